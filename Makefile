@@ -1,0 +1,42 @@
+# Two commands on a fresh Linux machine: `make demo` and `make test`. Both make the same .venv first.
+PYTHON ?= python3
+PY := .venv/bin/python
+PINS := $(shell cat constraints.txt pyproject.toml | sha256sum | cut -c1-16)
+STAMP := .venv/.installed-$(PINS)
+
+.PHONY: help install demo test check format clean
+
+help:
+	@echo "make demo    the whole path on planted people, about 10 minutes"
+	@echo "make test    all tests"
+	@echo "make check   formatting, types, import directions"
+	@echo "make clean   remove .venv, planted data, shards, results"
+
+# Made again when a pin changes: the stamp carries the hash of the pins.
+$(STAMP):
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; give it as make PYTHON=python3.11")'
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+install: $(STAMP)
+
+demo: $(STAMP)
+	$(PY) jobs/demo.py jobs/experiments/demo.yaml
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+check: $(STAMP)
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/basedpyright
+	.venv/bin/lint-imports
+
+format: $(STAMP)
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+clean:
+	rm -rf .venv data results cache

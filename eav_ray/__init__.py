@@ -1,0 +1,1 @@
+"""Distributed emotion recognition from EEG, audio and video, on Ray."""

@@ -1,0 +1,449 @@
+"""One YAML file is one Experiment: frozen, typed, checked before anything starts.
+
+The command line, the search and the tests change an experiment in one way only:
+`override(experiment, {"optim.lr": 3e-4})`.
+Runs without torch and without ray.
+"""
+
+import contextlib
+import hashlib
+import json
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from eav_ray.errors import ConfigError, nearest
+
+Modality = Literal["audio", "eeg", "video"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+Protocol = Literal["paper", "within", "within_validated", "subject_kfold", "loso"]
+STRICT = ConfigDict(extra="forbid")
+
+
+def _check_heads(heads: int, *widths: int) -> None:
+    if any(width % heads for width in widths):
+        allowed = [h for h in range(1, 65) if not any(width % h for width in widths)]
+        shown = " and ".join(map(str, dict.fromkeys(widths)))
+        raise ValueError(f"heads is {heads}, which does not divide width {shown}; use one of {allowed}")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Data:
+    set: Literal["eav", "ravdess", "eegmat", "manifest"] = Field(
+        default="eav", description="which reader opens `data.root`"
+    )
+    root: str = Field(default="", description="folder of the data set, or the CSV/Parquet file of `data.set=manifest`")
+    modalities: tuple[Modality, ...] = Field(default=MODALITIES, description="any subset of audio, eeg, video")
+    tasks: tuple[Literal["speaking", "listening"], ...] = Field(
+        default=("speaking",), description="EAV: which recordings; listening rows are only ever trained on"
+    )
+    subjects: tuple[str, ...] = Field(default=(), description="only these people, by the reader's ids; empty means all")
+    labels: Literal["true", "permuted"] = Field(
+        default="true", description="permuted: labels shuffled within each person, a control that must score at chance"
+    )
+
+    @model_validator(mode="after")
+    def _modalities_are_a_set(self) -> "Data":
+        if not self.modalities or len(set(self.modalities)) != len(self.modalities):
+            raise ValueError("data.modalities must name at least one modality, each once")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class EEGProfile:
+    hz: int = Field(default=100, gt=0, description="sampling rate of the stored windows, Hz")
+    low_hz: float = Field(default=0.5, gt=0, description="lower edge of the pass band, Hz")
+    high_hz: float = Field(default=45.0, gt=0, description="upper edge of the pass band, Hz")
+    notch_hz: float = Field(default=50.0, ge=0, description="mains frequency, notched before decimation; 0 for none")
+    reference: Literal["average", "none"] = Field(default="average", description="average reference, or as recorded")
+    unit: Literal["auto", "microvolt", "volt"] = Field(default="auto", description="unit of the raw numbers")
+
+    @model_validator(mode="after")
+    def _band_fits(self) -> "EEGProfile":
+        if not self.low_hz < self.high_hz < self.hz / 2:
+            raise ValueError(f"needs low_hz < high_hz < hz / 2 = {self.hz / 2:g}")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class AudioProfile:
+    hz: Literal[16000] = Field(default=16000, description="AST's filter bank is defined at 16 kHz")
+
+
+@dataclass(frozen=True, config=STRICT)
+class VideoProfile:
+    fps: int = Field(default=5, gt=0, description="frames per second that are kept, chosen by time stamp")
+    size: int = Field(default=224, gt=0, description="stored frames are size x size pixels")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Profile:
+    """What the shards contain. Shards of different profiles never mix: its hash is in their path."""
+
+    window_s: int = Field(default=5, gt=0, description="length of a window, seconds")
+    eeg: EEGProfile = EEGProfile()
+    audio: AudioProfile = AudioProfile()
+    video: VideoProfile = VideoProfile()
+    on_bad: Literal["quarantine", "fail"] = Field(
+        default="quarantine", description="a recording that cannot be read: set aside with its reason, or stop"
+    )
+    chunk: int = Field(default=25, gt=0, description="recordings per shard")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Fold:
+    protocol: Protocol = Field(default="subject_kfold", description="how people and recordings are divided")
+    index: int = Field(default=0, ge=0, description="which fold; within-subject protocols: which person")
+    of: int = Field(default=6, ge=2, description="subject_kfold: number of folds")
+    inner: int = Field(default=3, ge=2, description="inner folds of the training people, for every choice")
+    seed: int = Field(default=0, ge=0, description="shuffles people into folds")
+
+
+@dataclass(frozen=True, config=STRICT)
+class EEGformer:
+    """Wan et al. 2023 (Frontiers in Neuroscience 17:1148855)."""
+
+    kind: Literal["eegformer"] = "eegformer"
+    filters: int = Field(default=32, gt=0, description="filters per electrode of the 1-D convolutions (C)")
+    width: int = Field(default=128, gt=0, description="width of the regional and synchronous blocks (D)")
+    temporal_width: int = Field(default=256, gt=0, description="width of the temporal blocks and of the tokens (Dt)")
+    segments: int = Field(default=8, gt=0, description="contiguous time segments, one token each (M)")
+    depth: int = Field(default=2, gt=0, description="blocks per stage")
+    heads: int = Field(default=8, gt=0, description="attention heads; must divide both widths")
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> "EEGformer":
+        _check_heads(self.heads, self.width, self.temporal_width)
+        if self.width % self.segments:
+            raise ValueError(f"segments is {self.segments}, which does not divide width {self.width}")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class AST:
+    """Gong et al. 2021, through `transformers.ASTModel`."""
+
+    kind: Literal["ast"] = "ast"
+    width: int = Field(default=768, gt=0, description="hidden size")
+    depth: int = Field(default=12, gt=0, description="layers")
+    heads: int = Field(default=12, gt=0, description="attention heads; must divide the width")
+    max_length: int = Field(
+        default=512, ge=16, description="spectrogram frames the model sees (10 ms each); 1024 is parity"
+    )
+    stride: int = Field(default=10, gt=0, description="stride of the 16 x 16 patches")
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> "AST":
+        _check_heads(self.heads, self.width)
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class ViT:
+    """A Vision Transformer of timm on single frames; its class tokens are the time tokens."""
+
+    kind: Literal["vit"] = "vit"
+    name: str = Field(default="vit_base_patch16_224", description="any `vit_*` of timm")
+    image_size: int = Field(default=224, gt=0, description="must equal profile.video.size")
+    patch: int = Field(default=16, gt=0, description="patch size; must divide image_size")
+    width: int = Field(default=768, gt=0, description="embedding width")
+    depth: int = Field(default=12, gt=0, description="blocks")
+    heads: int = Field(default=12, gt=0, description="attention heads; must divide the width")
+    frames: int = Field(default=25, gt=0, description="frames per window that are used, evenly spaced")
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> "ViT":
+        if self.image_size % self.patch:
+            raise ValueError(f"patch is {self.patch}, which does not divide image_size {self.image_size}")
+        _check_heads(self.heads, self.width)
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class Fusion:
+    kind: Literal["shared_attention", "late_mean"] = Field(
+        default="shared_attention",
+        description="shared multi-head attention over all tokens, or the mean of unimodal logits",
+    )
+    width: int = Field(default=256, gt=0, description="width of the shared tokens")
+    heads: int = Field(default=8, gt=0, description="attention heads; must divide the width")
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    modality_dropout: float = Field(
+        default=0.2, ge=0, lt=1, description="chance that training hides a modality; never all"
+    )
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Fusion":
+        _check_heads(self.heads, self.width)
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class Model:
+    eeg: EEGformer = EEGformer()
+    audio: AST = AST()
+    video: ViT = ViT()
+
+
+@dataclass(frozen=True, config=STRICT)
+class Optim:
+    """AdamW with a linear warm-up and a cosine decay to zero."""
+
+    lr: float = Field(default=3e-4, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=0.01, ge=0, description="not applied to biases and norms")
+    epochs: int = Field(default=10, gt=0)
+    batch: int = Field(default=32, gt=0, description="global batch, windows; must be a multiple of runtime.workers")
+    warmup: float = Field(default=0.1, ge=0, le=1, description="share of the steps that warm up")
+    clip: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 for none")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+@dataclass(frozen=True, config=STRICT)
+class EncoderOptim:
+    eeg: Optim = Optim(lr=1e-4, epochs=100)
+    audio: Optim = Optim(lr=5e-5, epochs=15, batch=32)
+    video: Optim = Optim(lr=5e-5, epochs=15, batch=64)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Train:
+    mode: Literal["staged", "end_to_end"] = Field(
+        default="staged", description="each encoder alone, then fusion on frozen encoders; or all together"
+    )
+    encoders: EncoderOptim = EncoderOptim()
+    checkpoint_epochs: int = Field(default=5, gt=0, description="a checkpoint to resume from every so many epochs")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Choice:
+    """One dimension of a search space: either `choice`, or `low` and `high`."""
+
+    choice: tuple[int | float | str, ...] = Field(default=(), description="allowed values")
+    low: float | None = Field(default=None, description="lower end of a range")
+    high: float | None = Field(default=None, description="upper end of a range")
+    log: bool = Field(default=False, description="search the range in its logarithm")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Choice":
+        ranged = self.low is not None and self.high is not None and self.low < self.high
+        if bool(self.choice) == ranged:
+            raise ValueError("give either choice: [...], or low: and high: with low < high")
+        if self.log and ranged and (self.low or 0) <= 0:
+            raise ValueError("a logarithmic range needs low > 0")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class Search:
+    candidates: int = Field(default=16, gt=0, description="how many sets of changes are tried")
+    batch: int = Field(
+        default=4, gt=0, description="candidates that are suggested together; part of what makes it repeatable"
+    )
+    sampler: Literal["tpe", "random"] = Field(default="tpe", description="Optuna's sampler")
+    space: dict[str, Choice] = Field(
+        default_factory=lambda: {
+            "fusion.heads": Choice(choice=(1, 2, 4, 8)),
+            "optim.lr": Choice(low=1e-4, high=3e-3, log=True),
+        },
+        description="dotted key -> choice or range; keys under fusion. and optim. only",
+    )
+
+
+@dataclass(frozen=True, config=STRICT)
+class Runtime:
+    address: str = Field(
+        default="", description="Ray cluster to join (host:port); empty: RAY_ADDRESS, else a Ray of its own"
+    )
+    workers: int = Field(default=2, gt=0, description="training workers of a group, one process each")
+    cpus_per_worker: float = Field(default=1, gt=0)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    groups: int = Field(default=1, gt=0, description="worker groups that pull runs from the queue side by side")
+    engine: Literal["deepspeed", "torch"] = Field(default="deepspeed", description="training engine")
+    zero_stage: Literal[0, 1, 2] = Field(default=1, description="DeepSpeed ZeRO stage")
+    bf16: bool = Field(default=False, description="bfloat16 instead of fp32")
+    dashboard: bool = Field(default=False, description="start Ray's dashboard with a local Ray")
+    dashboard_host: str = Field(default="127.0.0.1", description="beyond loopback only with RAY_AUTH_MODE=token")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Store:
+    shards: str = Field(default="data/shards", description="where preprocessing writes: a folder, s3:// or gs://")
+    results: str = Field(
+        default="results", description="checkpoints, embeddings and result tables: a folder, s3:// or gs://"
+    )
+    cache: str = Field(default="cache", description="local folder of the memory-mapped windows of each node")
+    cache_gb: float = Field(default=200.0, gt=0, description="largest size of that folder, GiB")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Experiment:
+    name: str = Field(
+        default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names its folder of results"
+    )
+    seed: int = Field(default=0, ge=0)
+    data: Data = Data()
+    profile: Profile = Profile()
+    fold: Fold = Fold()
+    model: Model = Model()
+    fusion: Fusion = Fusion()
+    optim: Optim = Field(default=Optim(), description="the fusion's, or everything's in end_to_end")
+    train: Train = Train()
+    search: Search = Search()
+    runtime: Runtime = Runtime()
+    store: Store = Store()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Experiment":
+        problems: list[str] = []
+        if "video" in self.data.modalities:
+            if self.model.video.image_size != self.profile.video.size:
+                problems.append(
+                    f"model.video.image_size is {self.model.video.image_size}, but profile.video.size is "
+                    f"{self.profile.video.size}; make them equal"
+                )
+            stored = self.profile.video.fps * self.profile.window_s
+            if self.model.video.frames > stored:
+                problems.append(
+                    f"model.video.frames is {self.model.video.frames}, but a window of the profile stores {stored}; "
+                    f"set model.video.frames to at most {stored}"
+                )
+        batches = {"optim.batch": self.optim.batch}
+        batches |= {f"train.encoders.{m}.batch": getattr(self.train.encoders, m).batch for m in self.data.modalities}
+        for key, batch in batches.items():
+            if batch % self.runtime.workers:
+                problems.append(
+                    f"{key} is {batch}, which runtime.workers={self.runtime.workers} does not divide; "
+                    f"use a multiple of {self.runtime.workers}"
+                )
+        for key in self.search.space:
+            if not key.startswith(("fusion.", "optim.")):
+                problems.append(f"search.space.{key}: only keys under fusion. and optim. can be searched")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+ADAPTER = TypeAdapter(Experiment)
+
+
+def keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any, str]]:
+    """Every dotted key with its type, default and description, for `--help` and for error messages."""
+    section = Experiment() if section is None else section
+    table: dict[str, tuple[str, Any, str]] = {}
+    hints = get_type_hints(type(section))
+    for field in fields(section):
+        hint, value = hints[field.name], getattr(section, field.name)
+        if is_dataclass(value):
+            table |= keys(value, f"{prefix}{field.name}.")
+        else:
+            info = type(section).__pydantic_fields__[field.name]
+            shown = (
+                " | ".join(map(repr, get_args(hint))) if str(hint).startswith("typing.Literal") else _type_name(hint)
+            )
+            table[prefix + field.name] = (shown, value, info.description or "")
+    return table
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+
+
+def build(tree: Any, *, source: str) -> Experiment:
+    """Check a nested dictionary and make it an Experiment.
+
+    Raises:
+        ConfigError: All problems at once, one a line, each with its key, what is allowed and the nearest right key.
+    """
+    try:
+        return ADAPTER.validate_python(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{source}: {_explain(e)}" for e in error.errors())) from None
+
+
+def _explain(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f'"{path}" is not a key of an experiment{nearest(path, _all_keys())} (`--help` lists all keys)'
+    if error["type"] == "value_error":
+        text = str(error["ctx"]["error"]).replace("\n", "; ")
+        return f"{path}: {text}" if path else text
+    return f"{path} is {error['input']!r}: {error['msg']}"
+
+
+def _all_keys() -> list[str]:
+    table = keys()
+    sections = {key.rsplit(".", 1)[0] for key in table if "." in key}
+    return [*table, *sections]
+
+
+def load(path: str | Path, changes: dict[str, Any] | None = None) -> Experiment:
+    """Read one YAML file, apply dotted changes, check everything.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds a wrong key or value.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except OSError:
+        here = ", ".join(sorted(str(p) for p in Path("jobs/experiments").glob("*.yaml"))) or "none found"
+        raise ConfigError(f"no experiment file {path}; the ones of this project: {here}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections such as `data:`; it holds {type(tree).__name__}")
+    return build(_merge(tree, changes or {}), source=str(path))
+
+
+def override(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
+    """A copy with dotted changes, checked as a whole: `override(e, {"optim.lr": 3e-4})`."""
+    return build(_merge(to_dict(experiment), changes), source="override")
+
+
+def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    tree = json.loads(json.dumps(tree))
+    for dotted, value in changes.items():
+        # The keys of search.space are themselves dotted, so what follows that prefix is one key.
+        head, space, rest = dotted.partition("search.space.")
+        parts = ["search", "space", rest] if space and not head else dotted.split(".")
+        node = tree
+        for part in parts[:-1]:
+            child = node.setdefault(part, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f'"{dotted}" is not a key of an experiment{nearest(dotted, _all_keys())}')
+            node = child
+        node[parts[-1]] = value
+    return tree
+
+
+def parse_changes(words: list[str]) -> dict[str, Any]:
+    """`["optim.lr=3e-4"]` to `{"optim.lr": 0.0003}`; values are read as YAML."""
+    changes: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f'"{word}" is not a change; write key=value, for example optim.lr=3e-4')
+        value = yaml.safe_load(text) if text else ""
+        if isinstance(value, str):  # YAML 1.1 takes 3e-4 for a string: it wants a dot in the mantissa
+            with contextlib.suppress(ValueError):
+                value = float(value)
+        changes[key] = value
+    return changes
+
+
+def to_dict(experiment: Any) -> dict[str, Any]:
+    """Plain lists, dictionaries and numbers, as they are written to JSON."""
+    return json.loads(json.dumps(asdict(experiment)))
+
+
+def digest(*parts: Any, length: int = 16) -> str:
+    """A short hash of JSON-like values; dataclasses count by their fields, and the order of keys is irrelevant."""
+    plain = [to_dict(p) if is_dataclass(p) and not isinstance(p, type) else p for p in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:length]

@@ -1,0 +1,44 @@
+"""Audio of one recording, decoded once to mono at the profile's rate."""
+
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+
+from eav_ray.errors import DataError
+
+BLOCK = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
+
+
+def read(path: str | Path, hz: int) -> np.ndarray:
+    """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3).
+
+    Returns:
+        (n,) float32 in [-1, 1], mono (mean of the channels), `hz` samples per second.
+    Raises:
+        DataError: The file is missing, unreadable, empty, or holds a value that is not finite.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path} is missing; expected an audio file such as .wav or .flac")
+    blocks: list[np.ndarray] = []
+    try:
+        with soundfile.SoundFile(path) as file:
+            source_hz = file.samplerate
+            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+                blocks.append(block.mean(axis=1))
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be decoded as audio ({' '.join(str(error).split())}); replace it or leave it out"
+        ) from None
+    if not blocks:
+        raise DataError(f"{path} holds no audio samples; replace it or leave it out")
+    x_T = np.concatenate(blocks)
+    if not np.isfinite(x_T).all():
+        raise DataError(f"{path} holds audio samples that are not finite; replace it or leave it out")
+    if source_hz != hz:
+        x_T = librosa.resample(x_T, orig_sr=source_hz, target_sr=hz, res_type="soxr_hq")
+    if not x_T.size:
+        raise DataError(f"{path} is shorter than one sample at {hz} Hz; replace it or leave it out")
+    # The resampler overshoots steep edges a little.
+    return np.clip(x_T, -1.0, 1.0).astype(np.float32, copy=False)

@@ -1,0 +1,97 @@
+"""Random access to windows, for training: shards turned once per node into memory-mapped, uncompressed Arrow files.
+
+Compressed Parquet can be neither mapped nor read a row at a time. The cache is keyed by the shards' hashes, so runs
+share it, and a changed shard never meets an old cache file.
+"""
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from eav_ray.data.shard import ID_COLUMNS, Index, read_shard
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.storage import Store
+
+
+class Windows:
+    """All windows of an index, by number: row i is always the same window, on every node and for any world size.
+
+    `ids` is a table with one row a window: subject, recording, window, label, task, order, has_<modality>, and `id`,
+    which is "subject/recording".
+    """
+
+    def __init__(self, shards: Store, index: Index, *, cache: str | Path, cache_gb: float) -> None:
+        folder = Path(cache)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.index = index
+        self._tables: list[pa.Table] = []
+        keep = [folder / f"{shard.sha256}.arrow" for shard in index.shards]
+        for shard, path in zip(index.shards, keep, strict=True):
+            if not path.exists():
+                table = read_shard(shards, shard)
+                _make_room(folder, table.nbytes, keep, cache_gb)
+                _write(table.combine_chunks(), path)
+            os.utime(path)  # last use, for the size cap
+            self._tables.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+            _check_schema(self._tables[-1].schema, self._tables[0].schema, index, shard.file)
+        self._starts = np.cumsum([0, *(t.num_rows for t in self._tables)])
+        columns = [*ID_COLUMNS, *(f"has_{m}" for m in index.modalities)]
+        self.ids = pd.concat([t.select(columns).to_pandas() for t in self._tables], ignore_index=True)
+        self.ids["id"] = self.ids["subject"] + "/" + self.ids["recording"]
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def get(self, rows: np.ndarray, column: str) -> np.ndarray:
+        """Windows by number, in the order asked for: (len(rows), *shape of one window)."""
+        which = np.searchsorted(self._starts, rows, side="right") - 1
+        parts = [self._view(int(t), column) for t in range(len(self._tables))] if len(rows) else []
+        return np.stack([parts[t][r - self._starts[t]] for t, r in zip(which, rows, strict=True)])
+
+    def _view(self, number: int, column: str) -> np.ndarray:
+        array = self._tables[number].column(column).chunk(0)
+        return array.to_numpy_ndarray() if isinstance(array, pa.FixedShapeTensorArray) else array.to_numpy()
+
+    def rows_of(self, recordings: tuple[str, ...]) -> np.ndarray:
+        """Row numbers of all windows of these recordings, ascending."""
+        return np.flatnonzero(self.ids["id"].isin(recordings).to_numpy())
+
+
+def _check_schema(found: pa.Schema, first: pa.Schema, index: Index, file: str) -> None:
+    for column in (*ID_COLUMNS, *index.modalities, *(f"has_{m}" for m in index.modalities)):
+        if column not in found.names:
+            raise DataError(f"shard {file} has no column {column}; preprocess again")
+        if found.field(column).type != first.field(column).type:
+            raise DataError(f"shard {file} holds {column} in another shape or type than the first; preprocess again")
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    partial = path.with_suffix(f".{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        os.replace(partial, path)  # several workers of a node may do this at once: all write the same bytes
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _make_room(folder: Path, needed: int, keep: list[Path], cache_gb: float) -> None:
+    """Delete the files that were not used for longest, but never one of this index."""
+    cap = cache_gb * 2**30
+    files = {p: p.stat() for p in folder.glob("*.arrow")}
+    used = sum(s.st_size for s in files.values())
+    for path in sorted(files, key=lambda p: files[p].st_mtime):
+        if used + needed > cap and path not in keep:
+            used -= files[path].st_size
+            with contextlib.suppress(FileNotFoundError):  # another worker was first
+                path.unlink()
+    if used + needed > cap:
+        raise ConfigError(
+            f"store.cache_gb is {cache_gb:g}, but the windows of this experiment need more "
+            f"({(used + needed) / 2**30:.2f} GiB so far); raise store.cache_gb"
+        )

@@ -1,0 +1,297 @@
+"""EAV: 42 people, EEG, audio and video of conversations with five emotions.
+
+Lee et al. 2024, Scientific Data 11:1026, doi:10.1038/s41597-024-03838-4. What is known about the files, and the
+oddities that were seen, are written where they are handled.
+
+The three-digit prefix of a media file is the key: the position, from 1, on the recording axis of the person's EEG file
+and of the label matrix. It joins the modalities. The number after `Trial_` differs between audio and video and means
+nothing here.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pymatreader
+import scipy.io
+from scipy.io.matlab import MatReadError
+
+from eav_ray.data.manifest import LISTENING, Listing, Problem, RawEEG, Recording
+from eav_ray.errors import DataError
+
+CLASSES = ("Neutral", "Sadness", "Anger", "Happiness", "Calmness")
+TASKS = (LISTENING, "speaking")  # by label row % 2; the official comments have it the wrong way round
+# fmt: off
+CHANNELS = (
+    "Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "FC5", "FC1", "FC2", "FC6", "T7", "C3", "Cz", "C4",
+    "T8", "CP5", "CP1", "CP2", "CP6", "P7", "P3", "Pz", "P4", "P8", "PO9", "O1", "Oz", "O2", "PO10",
+)
+# fmt: on
+EEG_HZ = 500.0
+EEG_KEYS = ("seg", "seg1")
+FOLDER = re.compile(r"subject0*([1-9]\d*)", re.IGNORECASE)
+MEDIA_NAME = re.compile(r"(\d{3})_trial_\d+_([a-z]+)_([a-z]+?)(?:_aud)?", re.IGNORECASE)
+# What SciPy and h5py raise on damaged files: they trust the lengths and types that the file states.
+MAT_ERRORS = (
+    MatReadError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+
+
+class EAV:
+    """Reader of `root/subject*/{EEG,Audio,Video}`.
+
+    Args:
+        root: The folder that contains `subject1` (or `subject01`) and so on.
+        tasks: Which of speaking and listening to list.
+        subjects: Only look at these, for example `subject1`; all where empty.
+    Raises:
+        DataError: No subject folder inside.
+    """
+
+    name = "eav"
+    classes: tuple[str, ...] = CLASSES
+    modalities: tuple[str, ...] = ("audio", "eeg", "video")
+    channels: tuple[str, ...] = CHANNELS
+
+    def __init__(self, root: str, tasks: Sequence[str] = ("speaking",), subjects: Sequence[str] = ()) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.tasks = tuple(tasks)
+        self.folders: dict[int, list[Path]] = {}
+        for folder in sorted(self.root.glob("[sS]*")):
+            if (match := FOLDER.fullmatch(folder.name)) and folder.is_dir():
+                self.folders.setdefault(int(match[1]), []).append(folder)
+        if not self.folders:
+            raise DataError(
+                f"{self.root} is not an EAV folder: no subject*/ inside; expected subject1/EEG, subject1/Audio and "
+                "subject1/Video; set data.root to the folder that contains subject1"
+            )
+        if subjects:
+            self.folders = {n: paths for n, paths in self.folders.items() if f"subject{n}" in subjects}
+        self._last: tuple[str, np.ndarray] | None = None
+
+    def scan(self) -> Listing:
+        """List recordings by names, label matrices and the headers of the EEG files; no signal is read.
+
+        Left out are recordings whose file name and label disagree, that exist twice, or of which no modality is there;
+        and people without labels. One missing modality costs that modality only.
+        """
+        recordings: list[Recording] = []
+        problems: list[Problem] = []
+        for number in sorted(self.folders):
+            found = _Person(f"subject{number}", self.folders[number], self.tasks)
+            recordings += found.recordings
+            problems += found.problems
+        return Listing(tuple(recordings), tuple(problems))
+
+    def read_eeg(self, recording: Recording) -> RawEEG:
+        """One recording, (30, samples) at 500 Hz, in the file's unit, which it does not state.
+
+        A person's recordings share one file of some 240 MB, so the file that was read last is kept.
+
+        Raises:
+            DataError: The file is missing, damaged, or not (samples, 30, recordings).
+        """
+        path = recording.eeg
+        if path is None:
+            raise DataError(f"{recording.id} has no EEG file")
+        if self._last is None or self._last[0] != path:
+            self._last = None  # first let go of the old one: two do not fit every worker
+            self._last = (path, _load_eeg(Path(path)))
+        values_TCN = self._last[1]
+        if not 0 <= recording.eeg_index < values_TCN.shape[2]:
+            raise DataError(
+                f"{path} holds {values_TCN.shape[2]} recordings, so none for key {recording.eeg_index + 1:03d}"
+            )
+        return RawEEG(values_TCN[:, :, recording.eeg_index].T, EEG_HZ, CHANNELS, "auto")
+
+
+class _Person:
+    """What the folder of one person holds, in `recordings` and `problems`."""
+
+    def __init__(self, subject: str, folders: list[Path], tasks: tuple[str, ...]) -> None:
+        self.subject, self.folder = subject, folders[0]
+        self.recordings: list[Recording] = []
+        self.problems: list[Problem] = []
+        if len(folders) > 1:
+            names = " and ".join(f.name for f in folders)
+            self._report("", folders[1], f"{names} name the same person; remove one")
+            return
+        try:
+            labels_N = _read_labels(self._single("eeg_label"))
+        except DataError as error:
+            self._report("", self.folder / "EEG", f"{error}; without labels nothing of this person can be used")
+            return
+        wrong: set[int] = set()
+        eeg = self._eeg(len(labels_N))
+        video = self._media("Video", ".mp4", labels_N, wrong)
+        audio = self._media("Audio", ".wav", labels_N, wrong) if "speaking" in tasks else {}
+        for index, row in enumerate(labels_N):
+            key = index + 1
+            if row is None:
+                self._report(f"{key:03d}", self.folder / "EEG", f"column {key} of the label matrix is not one-hot")
+                continue
+            task = TASKS[row % 2]
+            if task not in tasks or key in wrong:
+                continue
+            if video is not None and key not in video:
+                self._report(f"{key:03d}", self.folder / "Video", f"no video file begins with {key:03d}_")
+            if task == "speaking" and audio is not None and key not in audio:
+                self._report(f"{key:03d}", self.folder / "Audio", f"no audio file begins with {key:03d}_")
+            recording = Recording(
+                self.subject,
+                f"{key:03d}",
+                row // 2,
+                task,
+                index,
+                eeg=eeg,
+                eeg_index=index,
+                audio=(audio or {}).get(key) if task == "speaking" else None,
+                video=(video or {}).get(key),
+            )
+            if recording.eeg or recording.audio or recording.video:
+                self.recordings.append(recording)
+            else:
+                self._report(recording.recording, self.folder, "neither EEG, audio nor video can be used; left out")
+
+    def _report(self, recording: str, file: Path, reason: str) -> None:
+        self.problems.append(Problem(self.subject, recording, str(file), reason))
+
+    def _single(self, ending: str) -> Path:
+        """The person's one EEG file with that ending; `subject01` may stand for `subject1` here too."""
+        name = re.compile(rf"subject0*{self.subject.removeprefix('subject')}_{ending}\.mat", re.IGNORECASE)
+        found = [p for p in _files(self.folder / "EEG") if name.fullmatch(p.name)]
+        if len(found) != 1:
+            have = " and ".join(p.name for p in found) or "nothing of that kind"
+            raise DataError(f"expected one file EEG/{self.subject}_{ending}.mat, found {have}")
+        return found[0]
+
+    def _eeg(self, labels: int) -> str | None:
+        try:
+            path = self._single("eeg")
+            _, shape = _peek_eeg(path)
+            if shape[2] != labels:
+                raise DataError(f"{path} holds {shape[2]} recordings, but the label matrix {labels}; download it again")
+        except DataError as error:
+            self._report("", self.folder / "EEG", f"{error}; this person's EEG is not used")
+            return None
+        return str(path)
+
+    def _media(self, kind: str, suffix: str, labels_N: list[int | None], wrong: set[int]) -> dict[int, str] | None:
+        """Key -> path, or None where the folder has no such file at all. Keys that cannot be trusted go to `wrong`."""
+        found: dict[int, list[Path]] = {}
+        for path in _files(self.folder / kind):
+            if path.suffix.lower() != suffix:
+                continue
+            match = MEDIA_NAME.fullmatch(path.stem)
+            if match is None:
+                expected = f"002_Trial_02_Speaking_Neutral{'_Aud' if kind == 'Audio' else ''}{suffix}"
+                self._report(
+                    path.name[:3] if path.name[:3].isdecimal() else "", path, f"expected a name like {expected}"
+                )
+                if path.name[:3].isdecimal():
+                    wrong.add(int(path.name[:3]))
+                continue
+            key = int(match[1])
+            if not 1 <= key <= len(labels_N):
+                self._report(match[1], path, f"key {match[1]} is outside 001 to {len(labels_N):03d}; rename it")
+                continue
+            found.setdefault(key, []).append(path)
+            row = labels_N[key - 1]
+            if row is not None and (match[2].lower(), match[3].lower()) != (TASKS[row % 2], CLASSES[row // 2].lower()):
+                wrong.add(key)
+                says = f"{match[2]} {match[3]}, the label matrix {TASKS[row % 2]} {CLASSES[row // 2]}"
+                self._report(match[1], path, f"its name says {says}; left out, as one of them must be wrong")
+        if not found:
+            self._report(
+                "", self.folder / kind, f"no {suffix} file that can be used; recordings have no {kind.lower()}"
+            )
+            return None
+        for key, paths in found.items():
+            if len(paths) > 1:
+                wrong.add(key)
+                names = ", ".join(p.name for p in paths)
+                self._report(f"{key:03d}", paths[1], f"{len(paths)} files have key {key:03d} ({names}); keep one")
+        return {key: str(paths[0]) for key, paths in found.items()}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The visible files of a folder, sorted: the system's own order differs between machines."""
+    if folder.is_dir():
+        yield from (p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith("."))
+
+
+def _read_labels(path: Path) -> list[int | None]:
+    """The row 0 to 9 of each recording; None for a column that is not one-hot.
+
+    `row // 2` is the class and `row % 2` the task. The matrix is (10, n), or transposed.
+    """
+    try:
+        table = pymatreader.read_mat(str(path), variable_names=["label"]).get("label")
+        matrix = np.asarray(table, dtype=np.float64)
+    except MAT_ERRORS as error:
+        raise DataError(f"{path} cannot be read ({_one_line(error)}); download it again") from None
+    if matrix.shape == (10,):  # one recording: the reader drops axes of length one
+        matrix = matrix[:, None]
+    if matrix.ndim != 2 or 10 not in matrix.shape:
+        raise DataError(f'{path} must hold "label" of shape (10, recordings); it has {matrix.shape}')
+    if matrix.shape[0] != 10 or (matrix.shape[1] == 10 and (matrix.sum(axis=0) != 1).any()):
+        matrix = matrix.T
+    one_hot = (matrix.sum(axis=0) == 1) & (matrix.max(axis=0) == 1) & (matrix.min(axis=0) == 0)
+    return [int(column.argmax()) if good else None for column, good in zip(matrix.T, one_hot, strict=True)]
+
+
+def _peek_eeg(path: Path) -> tuple[str, tuple[int, int, int]]:
+    """Name and shape (samples, 30, recordings) of the EEG array, from the header alone."""
+    try:
+        if h5py.is_hdf5(path):  # MATLAB v7.3, which stores axes reversed
+            with h5py.File(path, "r") as file:
+                shapes = {k: tuple(reversed(d.shape)) for k in EEG_KEYS if isinstance(d := file.get(k), h5py.Dataset)}
+        else:
+            shapes = {name: tuple(shape) for name, shape, _ in scipy.io.whosmat(str(path)) if name in EEG_KEYS}
+    except MAT_ERRORS as error:
+        raise DataError(f"{path} cannot be read ({_one_line(error)}); download it again") from None
+    if len(shapes) != 1:
+        raise DataError(f"{path} must hold one array seg or seg1; it has {' and '.join(shapes) or 'neither'}")
+    ((name, shape),) = shapes.items()
+    if len(shape) == 2:  # MATLAB drops a last axis of length one
+        shape = (*shape, 1)
+    if len(shape) != 3 or shape[1] != len(CHANNELS):
+        raise DataError(f"{path}: {name} has shape {shape}; it must be (samples, {len(CHANNELS)} channels, recordings)")
+    return name, (int(shape[0]), int(shape[1]), int(shape[2]))
+
+
+def _load_eeg(path: Path) -> np.ndarray:
+    """The whole array of one person, (samples, 30, recordings)."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing")
+    name, shape = _peek_eeg(path)
+    try:
+        values = np.asarray(pymatreader.read_mat(str(path), variable_names=[name])[name]).reshape(shape)
+        if values.dtype.kind not in "fiu":
+            raise DataError(f"{path}: {name} holds {values.dtype}, not real numbers")
+    except DataError:
+        raise
+    except MAT_ERRORS as error:
+        raise DataError(f"{path} cannot be read to its end ({_one_line(error)}); download it again") from None
+    return values
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,148 @@
+"""Shards: the only contract between preprocessing and training. One window a row, in Parquet, with an Arrow schema.
+
+Signals are columns of Arrow's canonical fixed-shape tensor type, which Ray Data, pyarrow and pandas all read.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eav_ray.config import Profile
+from eav_ray.errors import DataError
+from eav_ray.storage import Store, checked_name, sha256
+
+INDEX = "manifest.json"
+ID_COLUMNS = ("subject", "recording", "window", "label", "task", "order")
+
+
+def window_shapes(profile: Profile, eeg_channels: int) -> dict[str, tuple[tuple[int, ...], pa.DataType]]:
+    """Shape and dtype of one window of each modality: EEG in microvolts, audio in [-1, 1], video in 0-255."""
+    frames, size = profile.video.fps * profile.window_s, profile.video.size
+    return {
+        "audio": ((profile.audio.hz * profile.window_s,), pa.float32()),
+        "eeg": ((eeg_channels, profile.eeg.hz * profile.window_s), pa.float32()),
+        "video": ((frames, size, size, 3), pa.uint8()),
+    }
+
+
+def schema(profile: Profile, eeg_channels: int, modalities: tuple[str, ...]) -> pa.Schema:
+    columns: list[tuple[str, pa.DataType]] = [
+        ("subject", pa.string()),
+        ("recording", pa.string()),
+        ("window", pa.int32()),
+        ("label", pa.int32()),
+        ("task", pa.string()),
+        ("order", pa.int32()),
+    ]
+    shapes = window_shapes(profile, eeg_channels)
+    for modality in sorted(modalities):
+        shape, dtype = shapes[modality]
+        columns += [
+            (modality, pa.fixed_shape_tensor(dtype, shape)),
+            (f"has_{modality}", pa.bool_()),
+            (f"{modality}_seconds", pa.float32()),
+        ]
+    if "eeg" in modalities:
+        columns.append(("eeg_bad_channels", pa.int32()))
+    return pa.schema(columns)
+
+
+def to_table(rows: list[dict[str, Any]], of: pa.Schema) -> pa.Table:
+    """Windows as `windows.cut` makes them, as one Arrow table."""
+    columns = []
+    for field in of:
+        values = [row[field.name] for row in rows]
+        if isinstance(field.type, pa.FixedShapeTensorType):
+            stacked = np.stack(values)
+            if stacked.shape[1:] != tuple(field.type.shape):
+                raise DataError(f"a window's {field.name} has shape {stacked.shape[1:]}, not {field.type.shape}")
+            flat = pa.array(stacked.reshape(-1), type=field.type.value_type)
+            lists = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(field.type.shape)))
+            columns.append(pa.ExtensionArray.from_storage(field.type, lists))
+        else:
+            columns.append(pa.array(values, type=field.type))
+    return pa.Table.from_arrays(columns, schema=of)
+
+
+def to_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    # Small row groups let a reader take a few windows; zstd at its fastest level costs less than the disk it saves.
+    pq.write_table(table, sink, row_group_size=32, compression="zstd", compression_level=1)
+    return sink.getvalue().to_pybytes()
+
+
+def from_bytes(data: bytes, *, name: str, columns: list[str] | None = None) -> pa.Table:
+    """Raises DataError, naming the shard, for whatever is not one."""
+    try:
+        return pq.read_table(pa.BufferReader(data), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"shard {name} cannot be read: {' '.join(str(error).split())}; preprocess again") from None
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    file: str  # relative to the index
+    sha256: str
+    rows: int
+    subject: str = ""  # whose recordings these are
+
+
+@dataclass(frozen=True)
+class Index:
+    """What preprocessing finished: the shards of one data set under one profile."""
+
+    key: str  # hash of the profile, the data set and its modalities
+    classes: tuple[str, ...]
+    modalities: tuple[str, ...]
+    eeg_channels: int
+    shards: tuple[ShardFile, ...]
+    versions: dict[str, str]
+
+    @property
+    def fingerprint(self) -> tuple[str, ...]:
+        """Content of all shards; equal for equal data, wherever they lie."""
+        return tuple(sorted(shard.sha256 for shard in self.shards))
+
+
+def read_index(store: Store) -> Index:
+    """Open the index of one data set's shards.
+
+    Raises:
+        DataError: Not preprocessed yet, or damaged.
+    """
+    if not store.exists(INDEX):
+        raise DataError(f"no shards in {store}; run jobs/preprocess.py with the same experiment first")
+    tree = store.read_json(INDEX)
+    try:
+        shards = tuple(
+            ShardFile(checked_name(s["file"]), str(s["sha256"]), int(s["rows"]), str(s["subject"]))
+            for s in tree["shards"]
+        )
+        return Index(
+            key=str(tree["key"]),
+            classes=tuple(map(str, tree["classes"])),
+            modalities=tuple(map(str, tree["modalities"])),
+            eeg_channels=int(tree["eeg_channels"]),
+            shards=shards,
+            versions={str(k): str(v) for k, v in tree["versions"].items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{store}/{INDEX} is not an index of shards ({error!r}); preprocess again") from None
+
+
+def read_shard(store: Store, shard: ShardFile) -> pa.Table:
+    """One shard, checked against its hash."""
+    data = store.read(shard.file)
+    if sha256(data) != shard.sha256:
+        raise DataError(f"shard {store}/{shard.file} is damaged: not the sha256 of {INDEX}; preprocess again")
+    table = from_bytes(data, name=shard.file)
+    if table.num_rows != shard.rows:
+        raise DataError(f"shard {store}/{shard.file} has {table.num_rows} rows, {INDEX} says {shard.rows}")
+    if not table.num_rows:
+        raise DataError(f"shard {store}/{shard.file} has no rows; preprocess again")
+    return table

@@ -1,0 +1,209 @@
+"""Who is trained on and who is tested: pure functions of (recordings, fold, seed).
+
+A split names recordings, never windows, so the windows of one recording cannot part. A search is given the splits of
+`inner_splits`, which hold no test rows at all.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from eav_ray.config import Data, Fold
+from eav_ray.data.manifest import LISTENING
+from eav_ray.errors import ConfigError
+
+ACROSS = ("subject_kfold", "loso")  # protocols that hold whole people out
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a split needs to know of a recording."""
+
+    id: str  # "subject/recording"
+    subject: str
+    label: int
+    task: str
+    order: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """Recording ids on each side. `validation` serves choices, `test` is scored once, after all choices."""
+
+    protocol: str
+    train: tuple[str, ...]
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+
+def items_of(ids: pd.DataFrame, data: Data, seed: int) -> list[Item]:
+    """The recordings of a table of windows (`Windows.ids`) that an experiment uses, each with one row of facts.
+
+    A recording in which none of the experiment's modalities exists is left out. With `data.labels=permuted` the labels
+    are shuffled among the recordings of each person and task: a control that keeps everything but the relation sought.
+
+    Raises:
+        ConfigError: A modality or a person that the shards do not hold, or nothing is left.
+    """
+    for modality in data.modalities:
+        if f"has_{modality}" not in ids.columns:
+            raise ConfigError(f"data.modalities names {modality}, which the shards do not hold; preprocess with it")
+    unknown = sorted(set(data.subjects) - set(ids["subject"]))
+    if unknown:
+        raise ConfigError(f"data.subjects names {unknown[0]}, which the shards do not hold; preprocess with it")
+    rows = ids[ids[[f"has_{m}" for m in data.modalities]].any(axis=1)]
+    if data.subjects:
+        rows = rows[rows["subject"].isin(data.subjects)]
+    first = rows.drop_duplicates("id").sort_values("id")
+    if first.empty:
+        raise ConfigError("no recording has any of data.modalities; nothing can be trained or tested")
+    columns = (first[c].tolist() for c in ("id", "subject", "label", "task", "order"))
+    items = [Item(i, s, int(label), t, int(o)) for i, s, label, t, o in zip(*columns, strict=True)]
+    return _permuted(items, seed) if data.labels == "permuted" else items
+
+
+def _permuted(items: list[Item], seed: int) -> list[Item]:
+    rng = np.random.default_rng([seed, 20])
+    shuffled: list[Item] = []
+    for subject, task in sorted({(i.subject, i.task) for i in items}):
+        group = [i for i in items if (i.subject, i.task) == (subject, task)]
+        labels = rng.permutation([i.label for i in group])
+        shuffled += [replace(i, label=int(label)) for i, label in zip(group, labels, strict=True)]
+    return shuffled
+
+
+def fold_count(items: Iterable[Item], fold: Fold) -> int:
+    people = len({i.subject for i in items})
+    return fold.of if fold.protocol == "subject_kfold" else people
+
+
+def make_split(items: list[Item], fold: Fold) -> Split:
+    """The outer split of one fold.
+
+    Raises:
+        ConfigError: The fold does not exist, or a side would be empty.
+    """
+    people = sorted({i.subject for i in items}, key=_natural)
+    if fold.protocol == "subject_kfold" and fold.of > len(people):
+        raise ConfigError(
+            f"fold.of is {fold.of}, but the manifest has only {len(people)} subjects; "
+            f"set fold.of to at most {len(people)}"
+        )
+    count = fold_count(items, fold)
+    if fold.index >= count:
+        raise ConfigError(f"fold.index is {fold.index}, but there are {count} folds; use 0 to {count - 1}")
+    if fold.protocol in ACROSS:
+        shuffled = list(people)
+        if fold.protocol == "subject_kfold":
+            np.random.default_rng(fold.seed).shuffle(shuffled)
+        held_out = set(shuffled[fold.index :: count])
+        train = [i for i in items if i.subject not in held_out]
+        split = Split(fold.protocol, _ids(train), (), _ids(_scored(i for i in items if i.subject in held_out)))
+    else:
+        person = [i for i in items if i.subject == people[fold.index]]
+        train, test = _in_time(person, lambda n: n - round(0.7 * n))
+        split = Split(fold.protocol, _ids(train), (), _ids(_scored(test)))
+    if fold.protocol == "within_validated":
+        split = _hold_out_last(split, items)
+    check(split, items)
+    return split
+
+
+def inner_splits(items: list[Item], fold: Fold) -> list[Split]:
+    """The splits on which every choice is made: training rows of the outer split only, and no test rows.
+
+    Raises:
+        ConfigError: The protocol has no rows to choose on, or there are fewer training people than inner folds.
+    """
+    outer = make_split(items, fold)
+    if fold.protocol == "within_validated":
+        return [replace(outer, test=())]
+    if fold.protocol not in ACROSS:
+        raise ConfigError(
+            f"fold.protocol={fold.protocol} has no rows to choose on, so it cannot be searched; "
+            "use fold.protocol=within_validated, subject_kfold or loso"
+        )
+    known = set(outer.train)
+    train = [i for i in items if i.id in known]
+    people = sorted({i.subject for i in train}, key=_natural)
+    if fold.inner > len(people):
+        raise ConfigError(
+            f"fold.inner is {fold.inner}, but fold {fold.index} trains on only {len(people)} people; "
+            f"set fold.inner to at most {len(people)}"
+        )
+    # Another shuffle than the outer one: the inner folds of one outer fold should not repeat those of the next.
+    np.random.default_rng([fold.seed, 1 + fold.index]).shuffle(people)
+    splits = []
+    for number in range(fold.inner):
+        held_out = set(people[number :: fold.inner])
+        split = Split(
+            fold.protocol,
+            _ids(i for i in train if i.subject not in held_out),
+            _ids(_scored(i for i in train if i.subject in held_out)),
+        )
+        check(split, items)
+        splits.append(split)
+    return splits
+
+
+def check(split: Split, items: list[Item]) -> None:
+    """Refuse a split that leaks: a recording on two sides, or, across people, a person on two sides.
+
+    Raises:
+        ConfigError: Naming the recording or the person, and the sides.
+    """
+    sides = {"train": split.train, "validation": split.validation, "test": split.test}
+    by_id = {i.id: i for i in items}
+    for name, ids in sides.items():
+        for unknown in set(ids) - set(by_id):
+            raise ConfigError(f"the split's {name} side names {unknown}, which is not in the manifest")
+    if not split.train:
+        raise ConfigError("the split leaves nothing to train on; use fewer folds or more recordings")
+    if not split.test and not split.validation:
+        raise ConfigError("the split leaves nothing to score; use fewer folds or more recordings")
+    pairs = (("train", "test"), ("train", "validation"), ("validation", "test"))
+    for one, other in pairs:
+        for shared in sorted(set(sides[one]) & set(sides[other])):
+            raise ConfigError(f"recording {shared} is both in {one} and in {other}; the run does not start")
+        if split.protocol in ACROSS:
+            people = [{by_id[i].subject for i in sides[side]} for side in (one, other)]
+            for shared in sorted(people[0] & people[1]):
+                raise ConfigError(f"subject {shared} is both in {one} and in {other}; the run does not start")
+
+
+def _hold_out_last(split: Split, items: list[Item]) -> Split:
+    known = set(split.train)
+    person = [i for i in items if i.id in known]
+    train, late = _in_time(person, lambda n: 3 if n >= 15 else max(1, round(0.2 * n)))
+    return replace(split, train=_ids(train), validation=_ids(_scored(late)))
+
+
+def _in_time(person: list[Item], held_out: Callable[[int], int]) -> tuple[list[Item], list[Item]]:
+    """Per task and class, in time order: the last `held_out(n)` of n recordings go to the second side."""
+    early: list[Item] = []
+    late: list[Item] = []
+    for task, label in sorted({(i.task, i.label) for i in person}):
+        group = sorted((i for i in person if (i.task, i.label) == (task, label)), key=lambda i: i.order)
+        cut = len(group) - held_out(len(group))
+        early += group[:cut]
+        late += group[cut:]
+    return early, late
+
+
+def _scored(items: Iterable[Item]) -> list[Item]:
+    return [i for i in items if i.task != LISTENING]
+
+
+def _ids(items: Iterable[Item]) -> tuple[str, ...]:
+    return tuple(sorted((i.id for i in items), key=_natural))
+
+
+def _natural(text: str) -> list[tuple[int, int, str]]:
+    """subject2 before subject10."""
+    parts: list[tuple[int, int, str]] = []
+    for word in text.replace("/", " ").split():
+        digits = "".join(c for c in word if c.isdigit())
+        parts.append((1, int(digits), word) if digits else (0, 0, word))
+    return parts

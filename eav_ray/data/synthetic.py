@@ -1,0 +1,445 @@
+"""Planted data: people in the exact on-disk layout of EAV, whose best possible accuracy is known.
+
+A recording has a true class. Each of its modalities shows a *latent* class, drawn from one row of that modality's
+confusion matrix and rendered unmistakably (`render.py`), so that for an ideal observer the draw is the only
+source of error. In 30 % of the recordings one modality is *useless*: it shows a class that was drawn without
+looking at the label, and carries a cue that says so. Who ignores the cue is misled.
+
+    python -m eav_ray.data.synthetic ROOT --people 8 --per-class 10
+
+The truth about a person is written beside the recordings, as `planted.json`. Training never reads it.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import scipy.io
+import soundfile
+
+from eav_ray.data import render
+from eav_ray.errors import ConfigError, DataError, nearest
+
+CLASSES = ("Neutral", "Sadness", "Anger", "Happiness", "Calmness")
+MODALITIES = ("audio", "eeg", "video")
+LISTENING, SPEAKING = "Listening", "Speaking"  # in the order of the label rows: row = 2 * class + (1 if speaking)
+AUDIO_RATES = (16000, 22050, 44100, 48000)
+USELESS_SHARE = 0.3  # of recordings, in one modality each, all present ones equally often
+PLANTED = "planted.json"
+RENDERER = 1  # raise when rendering changes: people planted by another version are not reused
+
+# P(latent | true class) in percent, a row per true class, in the order of CLASSES. No two classes are confused
+# much by more than one modality: that is why the three together know far more than the best alone.
+CONFUSION_PERCENT: dict[str, tuple[tuple[int, ...], ...]] = {
+    "audio": (  # hears arousal: anger and happiness are both loud and fast, sadness and calmness soft and slow
+        (74, 2, 4, 18, 2),
+        (1, 66, 1, 1, 31),
+        (2, 1, 68, 28, 1),
+        (2, 1, 28, 68, 1),
+        (3, 29, 1, 1, 66),
+    ),
+    "eeg": (  # sees valence: neutral and calmness, the negative pair, and the positive pair
+        (58, 4, 1, 1, 36),
+        (4, 62, 32, 1, 1),
+        (1, 32, 65, 1, 1),
+        (1, 1, 2, 64, 32),
+        (34, 1, 1, 2, 62),
+    ),
+    "video": (  # sees happiness best; sadness passes for neutral, suppressed anger too, calmness for a smile
+        (72, 24, 1, 1, 2),
+        (26, 70, 2, 1, 1),
+        (22, 3, 73, 1, 1),
+        (1, 1, 1, 88, 9),
+        (4, 2, 1, 20, 73),
+    ),
+}
+
+
+def confusion(modality: str) -> np.ndarray:
+    """P(latent | true class) of a usable signal: (5, 5), rows sum to 1.
+
+    Raises:
+        ConfigError: There is no such modality.
+    """
+    if modality not in CONFUSION_PERCENT:
+        allowed = ", ".join(MODALITIES)
+        raise ConfigError(f"no modality {modality!r}{nearest(modality, MODALITIES)} Allowed: {allowed}.")
+    return np.array(CONFUSION_PERCENT[modality]) / 100
+
+
+# --- what an ideal observer reaches ---
+
+
+def _joint(modalities: Sequence[str], present: Sequence[str]) -> dict[str | None, np.ndarray]:
+    """P(class, latents, useless modality) with uniform classes.
+
+    Returns:
+        Useless modality, or None -> (5,) + (5,) * len(modalities). All entries together sum to 1.
+    """
+    rows = {modality: confusion(modality) for modality in modalities}
+    blind = np.full((len(CLASSES), len(CLASSES)), 1 / len(CLASSES))
+    joint: dict[str | None, np.ndarray] = {}
+    for useless in (None, *present):
+        share = 1 - USELESS_SHARE if useless is None else USELESS_SHARE / len(present)
+        table = np.full(len(CLASSES), share / len(CLASSES))
+        for modality in modalities:
+            matrix = blind if modality == useless else rows[modality]
+            shape = (len(CLASSES), *[1] * (table.ndim - 1), len(CLASSES))
+            table = table[..., None] * matrix.reshape(shape)
+        joint[useless] = table
+    return joint
+
+
+def _check_modalities(modalities: Sequence[str], present: Sequence[str]) -> None:
+    wrong = set(modalities) - set(present)
+    if not modalities or wrong or len(set(modalities)) < len(modalities):
+        raise ConfigError(f"modalities is {list(modalities)}; name some of {', '.join(present)}, each once")
+
+
+def _marginal(modalities: Sequence[str]) -> np.ndarray:
+    """P(class, latents) for who does not know what is useless."""
+    return np.sum(list(_joint(modalities, MODALITIES).values()), axis=0)
+
+
+def bayes_accuracy(modalities: Sequence[str], *, present: Sequence[str] = MODALITIES) -> float:
+    """Accuracy of the ideal observer who sees these modalities and their cues, exactly.
+
+    Per recording, uniform classes, over all recordings, the 30 % included. Enumerates latents and quality states.
+
+    Args:
+        present: What the recordings have: the useless modality is one of these. Listening has no audio.
+    Raises:
+        ConfigError: A modality that is unknown, absent or named twice, or none at all.
+    """
+    _check_modalities(modalities, present)
+    seen: dict[str | None, np.ndarray] = {}
+    for useless, table in _joint(modalities, present).items():
+        state = useless if useless in modalities else None  # a cue elsewhere goes unnoticed, and does no harm
+        seen[state] = seen.get(state, 0) + table
+    return float(sum(table.max(axis=0).sum() for table in seen.values()))
+
+
+def bayes_cue_blind() -> float:
+    """Accuracy of the ideal observer of all three latents who does not see the cues, exactly.
+
+    No fixed combination of the three latents can be better; weights that depend on the cue can.
+    """
+    return float(_marginal(MODALITIES).max(axis=0).sum())
+
+
+def best_fixed_weights(steps: int = 21) -> tuple[dict[str, float], float]:
+    """Best fixed weights in sum over modalities of w * log P(latent | class), blind to cues, and their exact accuracy.
+
+    P is averaged over quality: what a calibrated classifier of one modality says that overlooks the cue. Only the
+    ratios of weights matter, so the largest is 1 and the others lie on a grid of `steps` values from 0 to 1.
+    """
+    logs = {
+        m: np.log(_marginal([m])) for m in MODALITIES
+    }  # of the joint with a uniform class: the same up to a constant
+    total = _marginal(MODALITIES)
+    best: tuple[dict[str, float], float] = ({}, -1.0)
+    for weights in itertools.product(np.linspace(0, 1, steps), repeat=len(MODALITIES)):
+        if max(weights) < 1:
+            continue
+        audio, eeg, video = (w * logs[m] for w, m in zip(weights, MODALITIES, strict=True))
+        score = audio[:, :, None, None] + eeg[:, None, :, None] + video[:, None, None, :]
+        accuracy = float(np.take_along_axis(total, score.argmax(axis=0)[None], axis=0).sum())
+        if accuracy > best[1] + 1e-12:
+            best = {m: float(w) for m, w in zip(MODALITIES, weights, strict=True)}, accuracy
+    return best
+
+
+# --- the plan and its truth ---
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to plant. Equal plans give equal values, person by person; `people` may grow later.
+
+    Raises:
+        ConfigError: A value that cannot be planted.
+    """
+
+    people: int = 8
+    per_class: int = 10  # speaking recordings per class and person, and as many listening ones if there are any
+    listening: bool = False
+    seconds: int = 20
+    eeg_hz: int = 500
+    audio_hz: int = 16000
+    video_size: tuple[int, int] = (96, 72)  # width, height
+    fps: int = 30
+    seed: int = 0
+    mat_version: str = "5"  # of the EEG file: "5", or "7.3", which is HDF5
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)}; {rule}"
+            for name, fine, rule in (
+                ("people", self.people >= 1, "at least 1"),
+                ("per_class", self.per_class >= 1 and self.recordings <= 999, "1 to 999 recordings have 3-digit keys"),
+                ("seconds", self.seconds >= 5, "at least 5, one window"),
+                ("eeg_hz", self.eeg_hz >= 200, "at least 200, the artefacts need it"),
+                ("audio_hz", self.audio_hz in AUDIO_RATES, f"one of {AUDIO_RATES}"),
+                ("video_size", all(n >= 48 and n % 2 == 0 for n in self.video_size), "even, at least 48"),
+                ("fps", self.fps >= 1, "at least 1"),
+                ("seed", self.seed >= 0, "at least 0"),
+                ("mat_version", self.mat_version in ("5", "7.3"), '"5" or "7.3"'),
+            )
+            if not fine
+        ]
+        if problems:
+            raise ConfigError("cannot plant: " + "; ".join(problems))
+
+    @property
+    def recordings(self) -> int:
+        """Recordings per person."""
+        return self.per_class * len(CLASSES) * (2 if self.listening else 1)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What was planted in one recording."""
+
+    key: int  # 1-based index on the EEG recording axis
+    label: int
+    task: str
+    latents: dict[str, int]  # of the modalities that exist
+    useless: str | None
+
+
+def truths(plan: Plan, person: int) -> tuple[Truth, ...]:
+    """A person's recordings in time, classes and tasks shuffled.
+
+    Args:
+        person: 1-based.
+    """
+    rng = np.random.default_rng([plan.seed, person])
+    tasks = (LISTENING, SPEAKING) if plan.listening else (SPEAKING,)
+    slots = [(label, task) for label in range(len(CLASSES)) for task in tasks for _ in range(plan.per_class)]
+    return tuple(_draw(rng, key, *slots[slot]) for key, slot in enumerate(rng.permutation(len(slots)), start=1))
+
+
+def _draw(rng: np.random.Generator, key: int, label: int, task: str) -> Truth:
+    present = [m for m in MODALITIES if m != "audio" or task == SPEAKING]
+    useless = present[rng.integers(len(present))] if rng.random() < USELESS_SHARE else None
+    latents = {
+        m: int(rng.integers(len(CLASSES)) if m == useless else rng.choice(len(CLASSES), p=confusion(m)[label]))
+        for m in present
+    }
+    return Truth(key, label, task, latents, useless)
+
+
+# --- writing ---
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """How one person looks, sounds and wears the cap."""
+
+    scalp: render.Scalp
+    voice: render.Voice
+    face: render.Face
+
+
+def _rng(plan: Plan, person: int, key: int, stream: int) -> np.random.Generator:
+    """Counted randomness: a recording's signal does not depend on what was drawn before it."""
+    return np.random.default_rng([plan.seed, person, key, stream])
+
+
+def _cast(plan: Plan, person: int) -> _Cast:
+    scalp, voice, face = (_rng(plan, person, 0, stream) for stream in range(3))
+    return _Cast(render.draw_scalp(scalp), render.draw_voice(voice), render.draw_face(face))
+
+
+def _write_mat73(path: Path, key: str, values: np.ndarray) -> None:
+    """MATLAB v7.3: HDF5 behind a 512-byte header. MATLAB is column-major, so the file's shape is reversed."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file.create_dataset(key, data=values.T).attrs["MATLAB_class"] = np.bytes_("single")
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file, planted".ljust(116) + bytes(8) + b"\x00\x02IM")
+
+
+def _write_eeg(folder: Path, plan: Plan, person: int, cast: _Cast, recordings: Sequence[Truth]) -> None:
+    shape = (plan.seconds * plan.eeg_hz, len(render.ELECTRODES), len(recordings))
+    values = np.empty(shape, np.float32, order="F")  # the order of a .mat file: no second copy on writing
+    label = np.zeros((2 * len(CLASSES), len(recordings)))
+    for truth in recordings:
+        column = truth.key - 1
+        shown, useless = truth.latents["eeg"], truth.useless == "eeg"
+        rng = _rng(plan, person, truth.key, 0)
+        values[:, :, column] = render.render_eeg(cast.scalp, shown, useless, rng, hz=plan.eeg_hz, seconds=plan.seconds)
+        label[2 * truth.label + (truth.task == SPEAKING), column] = 1
+    key = "seg" if person % 4 == 1 else "seg1"  # about the proportion in EAV: 11 people and 31
+    if plan.mat_version == "5":
+        scipy.io.savemat(folder / f"subject{person}_eeg.mat", {key: values})
+    else:
+        _write_mat73(folder / f"subject{person}_eeg.mat", key, values)
+    scipy.io.savemat(folder / f"subject{person}_eeg_label.mat", {"label": label})
+
+
+def _write_audio(folder: Path, plan: Plan, person: int, cast: _Cast, recordings: Sequence[Truth]) -> None:
+    spoken = [truth for truth in recordings if "audio" in truth.latents]
+    numbers = _trial_numbers(spoken[::-1])  # backwards: a reader that joins by Trial_NN must not get away with it
+    suffix = "Aud" if person % 2 else "aud"
+    for truth in spoken:
+        name = f"{truth.key:03d}_Trial_{numbers[truth.key]:02d}_{truth.task}_{CLASSES[truth.label]}_{suffix}.wav"
+        shown, useless = truth.latents["audio"], truth.useless == "audio"
+        rng = _rng(plan, person, truth.key, 1)
+        sound = render.render_audio(cast.voice, shown, useless, rng, hz=plan.audio_hz, seconds=plan.seconds)
+        soundfile.write(folder / name, sound, plan.audio_hz, subtype="PCM_16")
+
+
+def _write_video(folder: Path, plan: Plan, person: int, cast: _Cast, recordings: Sequence[Truth]) -> None:
+    numbers = _trial_numbers(recordings)
+    for truth in recordings:
+        name = f"{truth.key:03d}_Trial_{numbers[truth.key]:02d}_{truth.task}_{CLASSES[truth.label]}.mp4"
+        shown, useless = truth.latents["video"], truth.useless == "video"
+        rng = _rng(plan, person, truth.key, 2)
+        frames = render.render_video(
+            cast.face, shown, useless, rng, size=plan.video_size, fps=plan.fps, seconds=plan.seconds
+        )
+        render.encode_video(folder / name, frames, size=plan.video_size, fps=plan.fps)
+
+
+def _trial_numbers(recordings: Sequence[Truth]) -> dict[int, int]:
+    """Key -> Trial_NN: a count within class and task, in the order given."""
+    counts: Counter[tuple[int, str]] = Counter()
+    numbers = {}
+    for truth in recordings:
+        counts[truth.label, truth.task] += 1
+        numbers[truth.key] = counts[truth.label, truth.task]
+    return numbers
+
+
+def _record(plan: Plan, recordings: Sequence[Truth]) -> dict[str, object]:
+    return {
+        "renderer": RENDERER,
+        "plan": {**asdict(plan), "video_size": list(plan.video_size), "people": None},  # people may grow
+        "recordings": [asdict(truth) for truth in recordings],
+    }
+
+
+def _is_planted(folder: Path, plan: Plan) -> bool:
+    """Whether this person is already there. Folders are renamed into place, so one that exists is complete.
+
+    Raises:
+        ConfigError: The folder holds something else.
+    """
+    if not folder.exists():
+        return False
+    path = folder / PLANTED
+    if not path.is_file():
+        raise ConfigError(f"{folder} exists and was not planted by this program; choose another root")
+    found, wanted = json.loads(path.read_text()), _record(plan, ())
+    if any(found.get(name) != wanted[name] for name in ("renderer", "plan")):
+        raise ConfigError(f"{folder} was planted by another plan, see {PLANTED}; remove it or choose another root")
+    return True
+
+
+def plant_person(root: str | os.PathLike[str], person: int, plan: Plan) -> None:
+    """Write one person, or do nothing where the same plan has written it before.
+
+    Files go to a hidden sibling folder that is renamed to `subjectN` last, so an interrupted run leaves no half
+    person behind. Deterministic in (plan.seed, person).
+
+    Args:
+        person: 1-based.
+    Raises:
+        ConfigError: `subjectN` exists, but is not what this plan would write.
+    """
+    if person < 1:
+        raise ConfigError(f"person is {person}; people count from 1")
+    folder = Path(root) / f"subject{person}"
+    if _is_planted(folder, plan):
+        return
+    growing = folder.with_name(f".planting-{folder.name}")
+    shutil.rmtree(growing, ignore_errors=True)  # left by an interrupted run
+    recordings, cast = truths(plan, person), _cast(plan, person)
+    for name, write in (("EEG", _write_eeg), ("Audio", _write_audio), ("Video", _write_video)):
+        (growing / name).mkdir(parents=True)
+        write(growing / name, plan, person, cast, recordings)
+    (growing / PLANTED).write_text(json.dumps(_record(plan, recordings)))
+    os.replace(growing, folder)
+
+
+def read_truth(root: str | os.PathLike[str], person: int) -> tuple[Truth, ...]:
+    """What `planted.json` says about a person, in time. For tests and reference figures, never for training.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    path = Path(root) / f"subject{person}" / PLANTED
+    if not path.is_file():
+        raise DataError(f"{path} is missing; plant this person first")
+    return tuple(Truth(**entry) for entry in json.loads(path.read_text())["recordings"])
+
+
+def plant(
+    root: str | os.PathLike[str],
+    plan: Plan,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write everyone, or whoever is still missing.
+
+    Args:
+        workers: Processes. They are spawned, not forked: the caller may hold threads.
+        progress: Called with (people done, people in all).
+    Raises:
+        ConfigError: A `subjectN` exists that this plan would not write.
+    """
+    people = range(1, plan.people + 1)
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, plan.people)
+
+    Path(root).mkdir(parents=True, exist_ok=True)
+    if workers <= 1:
+        for person in people:
+            plant_person(root, person, plan)
+            tell()
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, plan.people), mp_context=spawn) as pool:
+        for future in as_completed([pool.submit(plant_person, root, person, plan) for person in people]):
+            future.result()
+            tell()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Plant from the command line and print what an ideal observer would reach."""
+    default = Plan()
+    parser = argparse.ArgumentParser(prog="python -m eav_ray.data.synthetic", description="Plant data as EAV has it.")
+    parser.add_argument("root", help="folder for subject1, subject2, ...")
+    for name in ("people", "per_class", "seconds", "eeg_hz", "audio_hz", "fps", "seed"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(default, name))
+    parser.add_argument("--video-size", type=int, nargs=2, default=default.video_size, metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--listening", action="store_true", help="add as many listening recordings, without audio")
+    parser.add_argument("--mat-version", choices=("5", "7.3"), default=default.mat_version)
+    parser.add_argument("--workers", type=int, default=1)
+    options = vars(parser.parse_args(arguments))
+    root, workers = options.pop("root"), options.pop("workers")
+    plan = Plan(**{**options, "video_size": tuple(options["video_size"])})
+    print(f"planting {plan.people} people with {plan.recordings} recordings each in {root}")
+    plant(root, plan, workers=workers, progress=lambda done, total: print(f"planted {done} of {total}", flush=True))
+    alone = ", ".join(f"{m} {bayes_accuracy([m]):.3f}" for m in MODALITIES)
+    print(f"best possible accuracy (speaking): {alone}, together {bayes_accuracy(MODALITIES):.3f}")
+
+
+if __name__ == "__main__":
+    main()

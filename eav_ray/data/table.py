@@ -1,0 +1,162 @@
+"""A user's own recordings, listed in a CSV or Parquet file."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from eav_ray.data import eeg
+from eav_ray.data.manifest import Listing, Problem, RawEEG, Recording
+from eav_ray.errors import DataError, nearest
+
+REQUIRED = ("subject", "recording", "label")
+MEDIA = ("eeg", "audio", "video")
+OPTIONAL = (*MEDIA, "task", "order")
+
+
+class Table:
+    """Reader of a table with the columns `subject`, `recording`, `label`, at least one of `eeg`, `audio`, `video`, and
+    optionally `task` (default speaking; listening is only ever trained on) and `order` (default the row's position).
+
+    Media are paths, relative to the table's folder or absolute; an empty cell means that the modality does not exist.
+    The classes are the sorted different labels, as text. EEG is any format that `mne.io.read_raw` opens.
+
+    Raises:
+        DataError: The file is missing, is no table, or lacks a column.
+    """
+
+    name = "manifest"
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path).expanduser().absolute()
+        columns = _columns(self.path)
+        for column in REQUIRED:
+            if column not in columns:
+                raise DataError(
+                    f"{self.path} has no column {column}; it has {', '.join(columns)}; required are "
+                    f"{', '.join(REQUIRED)}, optional {', '.join(OPTIONAL)}{nearest(column, columns)}"
+                )
+        self.modalities: tuple[str, ...] = tuple(m for m in sorted(MEDIA) if m in columns)
+        if not self.modalities:
+            raise DataError(
+                f"{self.path} has none of the columns {', '.join(MEDIA)}; it has {', '.join(columns)}; add at least one"
+            )
+        names = list(columns)
+        self.rows = [dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+        self.classes: tuple[str, ...] = tuple(sorted({row["label"] for row in self.rows if row["label"]}))
+        if not self.classes:
+            raise DataError(f"{self.path} has no row with a label; add at least one recording")
+        self._channels: tuple[str, ...] | None = None
+
+    def scan(self) -> Listing:
+        """Rows that name a recording twice, or lack a value, are left out; a missing file costs that modality."""
+        problems: list[Problem] = []
+        recordings: list[Recording] = []
+        lines: dict[tuple[str, str], list[int]] = {}
+        for line, row in enumerate(self.rows):
+            lines.setdefault((row["subject"], row["recording"]), []).append(line)
+        for (subject, name), found in lines.items():
+
+            def problem(reason: str, file: str = "", subject: str = subject, name: str = name) -> None:
+                problems.append(Problem(subject, name, file or str(self.path), reason))
+
+            row = self.rows[found[0]]
+            where = f"row {found[0] + 1}"
+            lacking = [c for c in REQUIRED if not row[c]]
+            if lacking:
+                problem(f"{where} has no {' and no '.join(lacking)}; fill it in")
+                continue
+            if len(found) > 1:
+                rows = ", ".join(str(i + 1) for i in found)
+                problem(f"rows {rows} name the same recording; keep one, or rename the others")
+                continue
+            order = row.get("order") or str(found[0])
+            if not order.isdecimal():
+                problem(f"{where}: order is {order!r}; it must be a whole number from 0")
+                continue
+            media: dict[str, str | None] = {}
+            for m in self.modalities:
+                path = str(self.path.parent / row[m]) if row[m] else None
+                if path is not None and not Path(path).is_file():
+                    problem(f"{where}: the {m} file does not exist; correct the path or empty the cell", path)
+                    path = None
+                media[m] = path
+            if not any(media.values()):
+                problem(f"{where} has no file of {', '.join(self.modalities)}; left out")
+                continue
+            recordings.append(
+                Recording(
+                    subject,
+                    name,
+                    self.classes.index(row["label"]),
+                    (row.get("task") or "speaking").lower(),
+                    int(order),
+                    eeg=media.get("eeg"),
+                    audio=media.get("audio"),
+                    video=media.get("video"),
+                )
+            )
+        recordings.sort(key=lambda r: (r.subject, r.order, r.recording))
+        return Listing(tuple(recordings), tuple(problems))
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the EEG channels, in the order of the first listed recording with EEG, which all others must have.
+
+        Raises:
+            DataError: That file cannot be opened or has no EEG channel.
+        """
+        if self._channels is None:
+            first = next((r.eeg for r in self.scan().recordings if r.eeg is not None), None)
+            self._channels = () if first is None else _eeg_names(first)
+        return self._channels
+
+    def read_eeg(self, recording: Recording) -> RawEEG:
+        """The channels of type EEG, (channels, samples), microvolts, in the order of `channels`.
+
+        Raises:
+            DataError: The file is missing, damaged, or its EEG channels are not those of the first recording.
+        """
+        if recording.eeg is None:
+            raise DataError(f"{recording.id} has no EEG file")
+        names = _eeg_names(recording.eeg)
+        if set(names) != set(self.channels):
+            differing = ", ".join(sorted(set(names) ^ set(self.channels)))
+            raise DataError(
+                f"{recording.eeg} has other EEG channels than the first recording of {self.path} (differing: "
+                f"{differing}); all recordings need the same: leave it out or select channels beforehand"
+            )
+        return eeg.read(recording.eeg, self.channels)
+
+
+def _eeg_names(path: str) -> tuple[str, ...]:
+    raw = eeg.open_raw(path)
+    names = tuple(n for n, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True) if kind == "eeg")
+    raw.close()
+    if not names:
+        raise DataError(f"{path} has no channel of type EEG; it has {', '.join(raw.ch_names)}")
+    return names
+
+
+def _columns(path: Path) -> dict[str, list[str]]:
+    """Column name -> its cells as stripped text, "" for a null."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing; set data.root to a CSV or Parquet file with {', '.join(REQUIRED)}")
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            table = parquet.read_table(path)
+        else:
+            # As text: "01" is the name of a person, not the number 1.
+            text = csv.ConvertOptions(column_types={c: pa.string() for c in REQUIRED + OPTIONAL})
+            table = csv.read_csv(path, convert_options=text)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} cannot be read as a CSV or Parquet table ({reason})") from None
+    if len(set(table.column_names)) < len(table.column_names):
+        raise DataError(f"{path} names a column twice: {', '.join(table.column_names)}; rename one")
+    return {name.strip(): [_text(cell) for cell in table[name].to_pylist()] for name in table.column_names}
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell).strip()

@@ -1,0 +1,110 @@
+"""Video of one recording: the frames of a fixed rate, chosen by time stamp in one pass."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+
+from eav_ray.errors import DataError
+
+LONGEST_GAP_S = 60.0  # a damaged time stamp may claim years, and every frame of the gap would be filled
+# PyAV's own errors, and what it lets through where a header holds nonsense.
+DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError, ArithmeticError, IndexError, MemoryError)
+
+
+def read(
+    path: str | Path,
+    fps: int,
+    size: int,
+    seconds: float | None = None,
+    threads: Literal["NONE", "SLICE", "FRAME", "AUTO"] = "NONE",
+) -> tuple[np.ndarray, float]:
+    """Decode a file once; frame k is the first whose time is at least k / fps, to within half a source frame.
+
+    Time stamps decide, not counts, so a variable or unusual source rate keeps the pace of the other modalities; a gap
+    is bridged by the frame after it. Only chosen frames are converted and resized. A file that breaks off yields what
+    could be decoded; frames that are missing at the end are not invented here.
+
+    Args:
+        fps: Frames per second to keep.
+        size: Height and width of a returned frame, pixels; the aspect ratio is not kept.
+        seconds: Stop there; None for the whole file.
+        threads: FFmpeg's decoder threads; one by default, since Ray runs one task a core.
+    Returns:
+        (n, size, size, 3) uint8 RGB, and the duration in seconds of what was decoded (at most `seconds`).
+    Raises:
+        DataError: The file is missing or damaged, has no video stream, or yields no frame.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path} is missing; expected a video file such as .mp4")
+    chosen: list[np.ndarray] = []
+    end_s = 0.0
+    reason = "no frame could be decoded"
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            if container.streams.video:
+                end_s = _choose(container, container.streams.video[0], fps, size, seconds, threads, chosen)
+            else:
+                reason = "it has no video stream"
+    except DECODE_ERRORS as error:
+        reason = " ".join(str(error).split())
+    if not chosen:
+        raise DataError(f"{path} cannot be decoded as video ({reason}); replace it or leave its video out")
+    return np.stack(chosen), end_s
+
+
+def _choose(
+    container: InputContainer,
+    stream: av.VideoStream,
+    fps: int,
+    size: int,
+    seconds: float | None,
+    threads: Literal["NONE", "SLICE", "FRAME", "AUTO"],
+    chosen: list[np.ndarray],
+) -> float:
+    """Append the chosen frames to `chosen`; returns the time at which the last decoded frame ends."""
+    stream.thread_type = threads
+    if threads == "NONE":
+        stream.thread_count = 1
+    rate = stream.average_rate or stream.guessed_rate
+    frame_s = 1 / float(rate) if rate else 0.0
+    slack_s = min(frame_s, 1 / fps) / 2  # keeps rounded time stamps from choosing a neighbour
+    start_s: float | None = None
+    end_s = 0.0
+    for index, frame in enumerate(_frames(container, stream)):
+        time_s = index * frame_s if frame.time is None else frame.time
+        start_s = time_s if start_s is None else start_s
+        time_s -= start_s
+        if time_s > end_s + LONGEST_GAP_S:
+            break
+        wanted = int((time_s + slack_s) * fps) + 1  # frames due by now: all k with k / fps <= time_s + slack_s
+        if seconds is not None:
+            wanted = min(wanted, round(seconds * fps))
+        if wanted > len(chosen):
+            picture = frame.reformat(size, size, format="rgb24", interpolation="AREA").to_ndarray()
+            chosen.extend([picture] * (wanted - len(chosen)))
+        end_s = max(end_s, time_s + frame_s)
+        if seconds is not None and end_s >= seconds:
+            return seconds
+    return end_s
+
+
+def _frames(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """All frames that decode. A damaged packet is skipped; where the file breaks off, the decoder is emptied."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except DECODE_ERRORS:
+            break
+        try:
+            yield from packet.decode()
+        except av.error.FFmpegError:
+            continue
+    yield from stream.codec_context.decode(None)

@@ -1,0 +1,19 @@
+"""The two errors that a user can cause. Both take one string: an exception with two arguments does not survive
+the trip between Ray processes."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """A request that cannot be met: a wrong key or value, a fold that does not exist, too many workers."""
+
+
+class DataError(ValueError):
+    """A file or store that is missing, damaged, or not what it should be."""
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """`'; did you mean "X"?'`, or nothing where no allowed word is close."""
+    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
+    return f'; did you mean "{close[0]}"?' if close else ""

@@ -1,0 +1,1 @@
+"""Encoders and fusion: plain modules that take plain arguments."""

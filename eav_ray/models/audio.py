@@ -1,0 +1,115 @@
+"""The Audio Spectrogram Transformer (Gong et al. 2021, arXiv 2104.01778) through `transformers.ASTModel`."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import ASTConfig, ASTModel
+
+from eav_ray.errors import ConfigError
+from eav_ray.models.encoder import Encoded, Encoder
+
+FRAME, HOP, FFT, MELS, HZ = 400, 160, 512, 128, 16000
+MEAN, SD = -4.2677393, 4.5689974  # AudioSet's log-mel statistics, which the published weights expect
+FLOOR = 1.1920929e-07
+
+
+class FilterBank(nn.Module):
+    """The 128 log-mel features of `transformers.ASTFeatureExtractor`, batched and differentiable.
+
+    Kaldi's recipe: frames of 25 ms every 10 ms, each with its mean removed and pre-emphasised on its own, a symmetric
+    Hann window, power spectrum, triangles in mel space without area normalisation, natural logarithm.
+    """
+
+    def __init__(self, max_length: int) -> None:
+        super().__init__()
+        self.max_length = max_length
+
+    def forward(self, wave_BT: Tensor) -> Tensor:
+        """(batch, samples) at 16 kHz in [-1, 1] to (batch, max_length, 128), normalised as AST expects.
+
+        Longer input is cut; shorter input is padded with zeros before normalisation, as the library does.
+        """
+        # In double precision: a quiet band beside a loud one drowns in the rounding of single precision. No buffers,
+        # because `module.to(dtype)` would round them.
+        window = torch.hann_window(FRAME, periodic=False, dtype=torch.float64, device=wave_BT.device)
+        frames = wave_BT.double().unfold(1, FRAME, HOP)
+        frames = frames - frames.mean(-1, keepdim=True)
+        previous = torch.cat([frames[..., :1], frames[..., :-1]], -1)
+        frames = (frames - 0.97 * previous) * window
+        spectrum = torch.fft.rfft(frames, n=FFT)
+        power = spectrum.real.square() + spectrum.imag.square()
+        logmel = torch.clamp(power @ _triangles().to(wave_BT.device), min=FLOOR).log().float()
+        missing = self.max_length - logmel.shape[1]
+        logmel = nn.functional.pad(logmel, (0, 0, 0, missing)) if missing > 0 else logmel[:, : self.max_length]
+        return (logmel - MEAN) / (2 * SD)
+
+
+def _triangles() -> Tensor:
+    """(257, 128) weights of the power bins: 130 equally spaced mel points from 20 to 8000 Hz."""
+
+    def mel(hz: Tensor) -> Tensor:
+        return 1127 * torch.log1p(hz / 700)
+
+    lowest, highest = (1127 * math.log1p(hz / 700) for hz in (20, 8000))
+    edges = torch.linspace(lowest, highest, MELS + 2, dtype=torch.float64)
+    bins = mel(torch.arange(FFT // 2 + 1, dtype=torch.float64) * HZ / FFT)[:, None]
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    return torch.clamp(torch.minimum(rising, falling), min=0)
+
+
+class AST(Encoder):
+    """Audio windows to time tokens: the patch tokens averaged over frequency.
+
+    Args:
+        max_length: Spectrogram frames (10 ms each) that the model sees.
+        stride: Of the 16 x 16 patches, in both directions.
+    """
+
+    real_N: Tensor  # True where a patch covers sound, not padding
+
+    def __init__(
+        self, *, window_s: float, width: int, depth: int, heads: int, max_length: int, stride: int, dropout: float
+    ) -> None:
+        super().__init__()
+        if window_s * HZ < FRAME:
+            raise ConfigError(f"profile.window_s is {window_s}, shorter than one audio frame of 25 ms")
+        self.width = width
+        self.bank = FilterBank(max_length)
+        self.model = ASTModel(
+            ASTConfig(
+                hidden_size=width,
+                num_hidden_layers=depth,
+                num_attention_heads=heads,
+                intermediate_size=4 * width,
+                hidden_dropout_prob=dropout,
+                attention_probs_dropout_prob=0.0,
+                time_stride=stride,
+                frequency_stride=stride,
+                max_length=max_length,
+                num_mel_bins=MELS,
+            )
+        )
+        self.bands = (MELS - 16) // stride + 1
+        n_tokens = (max_length - 16) // stride + 1
+        centre_frames = torch.arange(n_tokens) * stride + 8
+        times = torch.clamp(centre_frames * HOP / HZ, max=window_s)
+        self.register_buffer("times_s", times, persistent=False)
+        # Patches that lie wholly in the zero padding carry nothing.
+        real = math.floor((window_s * HZ - FRAME) / HOP) + 1
+        self.register_buffer("real_N", torch.arange(n_tokens) * stride < real, persistent=False)
+
+    def forward(self, x_BT: Tensor, present_B: Tensor) -> Encoded:
+        """
+        Args:
+            x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
+            present_B: True where the window has audio.
+        """
+        features = self.bank(x_BT).to(self.model.layernorm.weight.dtype)
+        out = self.model(features)
+        patches = out.last_hidden_state[:, 2:]  # after the two special tokens, frequency-major
+        b, _, d = patches.shape
+        tokens = patches.view(b, self.bands, -1, d).mean(1)
+        encoded = self.masked(tokens, out.pooler_output, present_B)
+        return encoded._replace(mask_BN=encoded.mask_BN & self.real_N)

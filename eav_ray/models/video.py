@@ -1,0 +1,73 @@
+"""A Vision Transformer (Dosovitskiy et al. 2021) of timm on the single frames of a window."""
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from eav_ray.errors import ConfigError, nearest
+from eav_ray.models.encoder import Encoded, Encoder, positions
+
+
+class ViT(Encoder):
+    """Video windows to one token a frame: its class token plus a learned time position.
+
+    Args:
+        name: Any `vit_*` of timm; the sizes that follow replace its own.
+        stored: Frames of a stored window.
+        frames: How many of them are used, evenly spaced.
+    """
+
+    chosen: Tensor  # (frames,) which stored frames are used
+    model: VisionTransformer
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        window_s: float,
+        stored: int,
+        frames: int,
+        image_size: int,
+        patch: int,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        if not name.startswith("vit_") or not timm.is_model(name):
+            known = timm.list_models("vit_*")
+            raise ConfigError(f'model.video.name is "{name}", which timm does not have{nearest(name, known)}')
+        self.width = width
+        model = timm.create_model(
+            name,
+            pretrained=False,
+            img_size=image_size,
+            patch_size=patch,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            num_classes=0,
+            proj_drop_rate=dropout,
+        )
+        assert isinstance(model, VisionTransformer)
+        self.model = model
+        chosen = ((torch.arange(frames) + 0.5) * stored / frames).long()
+        self.register_buffer("chosen", chosen, persistent=False)
+        self.register_buffer("times_s", (chosen + 0.5) * window_s / stored, persistent=False)
+        self.position = positions(frames, width)
+
+    def forward(self, x_BFHWC: Tensor, present_B: Tensor) -> Encoded:
+        """
+        Args:
+            x_BFHWC: Stored frames, uint8 RGB, (batch, frames, height, width, 3).
+            present_B: True where the window has video.
+        """
+        frames = x_BFHWC[:, self.chosen]
+        b, f = frames.shape[:2]
+        pixels = frames.reshape(b * f, *frames.shape[2:]).permute(0, 3, 1, 2)
+        scaled = (pixels.to(self.position.dtype) / 255 - 0.5) / 0.5  # mean = SD = 0.5, as the published weights expect
+        class_tokens = self.model.forward_features(scaled)[:, 0]
+        tokens = class_tokens.view(b, f, self.width) + self.position
+        return self.masked(tokens, tokens.mean(1), present_B)

@@ -1,0 +1,1 @@
+"""Statistics and tables made from results. Knows neither Ray nor torch."""

@@ -1,0 +1,118 @@
+"""Which Ray a job runs on: one of its own, or a cluster that it joins. Refuses what is not protected."""
+
+import ipaddress
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import ray.data
+
+from eav_ray.config import Runtime
+from eav_ray.errors import ConfigError
+
+LOCAL_OBJECT_STORE = 2**30  # bytes; shards pass by it, they are written by the workers
+
+
+@contextmanager
+def session(runtime: Runtime) -> Iterator[None]:
+    """A connection to Ray for the length of a job.
+
+    With `runtime.address`, or RAY_ADDRESS as `ray job submit` sets it, the job joins that cluster. Otherwise it starts
+    a Ray of its own on this machine and ends it. Within an open session this does nothing.
+
+    Raises:
+        ConfigError: More workers than this machine has CPUs, a dashboard open to the network without a token, or no
+            cluster at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = runtime.address or os.environ.get("RAY_ADDRESS", "")
+    if address and address != "local":
+        _join(address)
+    else:
+        _start(runtime)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_local(runtime: Runtime) -> None:
+    """What a machine cannot do is said before anything is read or started."""
+    if runtime.address or os.environ.get("RAY_ADDRESS"):
+        return
+    have, need = os.cpu_count() or 1, runtime.workers * runtime.groups * runtime.cpus_per_worker
+    if need > have:
+        raise ConfigError(
+            f"runtime.workers={runtime.workers} x runtime.groups={runtime.groups} x "
+            f"runtime.cpus_per_worker={runtime.cpus_per_worker:g} needs {need:g} CPUs, but this machine has {have}; "
+            f"set runtime.workers to at most {int(have / runtime.cpus_per_worker / runtime.groups)}, or join a cluster "
+            "with runtime.address"
+        )
+    if runtime.dashboard:
+        refuse_exposed(runtime.dashboard_host, "runtime.dashboard_host")
+
+
+def refuse_exposed(host: str, what: str) -> None:
+    """Whoever reaches a dashboard or job server without a token can run any code on the cluster."""
+    if not is_loopback(host) and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ConfigError(
+            f"{what} is {host}: a dashboard and job server beyond loopback without a token lets anyone who reaches it "
+            "run code; use 127.0.0.1, or set RAY_AUTH_MODE=token for the head and for this command"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def quiet_ray_data() -> None:
+    """The jobs draw one line a stage of their own."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def cpus() -> int:
+    """CPUs of the nodes that are there now."""
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
+def _start(runtime: Runtime) -> None:
+    check_local(runtime)
+    # address="local": a plain init would follow an address that a dead cluster left in Ray's temporary folder.
+    ray.init(
+        address="local",
+        num_cpus=os.cpu_count(),
+        include_dashboard=runtime.dashboard,
+        dashboard_host=runtime.dashboard_host,
+        object_store_memory=LOCAL_OBJECT_STORE,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _join(address: str) -> None:
+    try:
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}; start one with `ray start --head`, or "
+            "leave runtime.address and RAY_ADDRESS empty for a local one"
+        ) from None
+    url = context.dashboard_url
+    if url:
+        host = url.removeprefix("http://").removeprefix("https://").rsplit(":", 1)[0]
+        try:
+            refuse_exposed(host, f"the dashboard of the cluster at {address}")
+        except ConfigError:
+            ray.shutdown()
+            raise

@@ -1,0 +1,69 @@
+"""Test results and predictions as a person reads them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eav_ray.config import Experiment
+from eav_ray.report.table import SOURCES, TOGETHER, Comparison, compare, correct_per_recording, render
+from eav_ray.runtime.cli import with_data
+from eav_ray.runtime.predict import evaluate, open_checkpoint, predict
+from eav_ray.runtime.train import open_data
+from eav_ray.training.metrics import per_recording, predicted
+
+
+@dataclass(frozen=True)
+class Tested:
+    correct: pd.DataFrame  # one row a recording, one column a source
+    comparison: Comparison | None  # None where there is one modality only
+    text: str
+
+
+@dataclass(frozen=True)
+class Predictions:
+    recordings: pd.DataFrame
+    text: str
+
+
+def evaluate_checkpoint(experiment: Experiment, path: str, *, bayes: dict[str, float] | None = None) -> Tested:
+    data = open_data(experiment)
+    table = evaluate(experiment, path, data.shards, data.index, data.windows.ids)
+    names: list[str] = sorted(open_checkpoint(path).experiment.data.modalities)
+    sources = [s for s in SOURCES if s in names or (len(names) > 1 and s in TOGETHER)]
+    correct = correct_per_recording(table, sources)
+    people = correct["subject"].nunique()
+    lines = [
+        f"accuracy in percent, {len(correct)} recordings of {people} people that were never trained on or chosen by",
+        render(correct, sources, len(data.index.classes), bayes or {}),
+    ]
+    comparison = None
+    if len(names) > 1:
+        comparison = compare(correct, names)
+        lines.append(
+            f"fusion against {comparison.best_single}, paired over recordings: {comparison.fusion_only} right by "
+            f"fusion alone, {comparison.single_only} by {comparison.best_single} alone; exact McNemar p = "
+            f"{comparison.p_value:.3g}"
+        )
+    return Tested(correct, comparison, "\n".join(lines))
+
+
+def predict_to_csv(path: str, changes: dict[str, Any], out: str) -> Predictions:
+    """Predict, and write one CSV with a row a window and one with a row a recording."""
+    checkpoint = open_checkpoint(path)
+    experiment = with_data(checkpoint.experiment, changes)
+    windows, failed = predict(experiment, path)
+    recordings = per_recording(windows)
+    for table in (windows, recordings):
+        table["predicted"] = np.array(checkpoint.classes)[predicted(table, "fusion")]
+    target = Path(out)
+    by_window = target.with_name(f"{target.stem}-windows{target.suffix or '.csv'}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    recordings.to_csv(target, index=False)
+    windows.to_csv(by_window, index=False)
+    lines = [f"{len(recordings)} recordings ({len(windows)} windows) predicted: {target}, {by_window}"]
+    if failed:
+        lines += [f"{len(failed)} could not be used:", *(f"  {line}" for line in failed)]
+    return Predictions(recordings, "\n".join(lines))

@@ -1,0 +1,148 @@
+"""Groups of Ray Train workers that live as long as there are runs in the queue.
+
+A group whose worker dies is restarted by Ray Train, and takes its run up again from the last checkpoint. Torch is
+imported by the workers only: Ray Train's own actors load this module too.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from eav_ray.config import Experiment
+from eav_ray.data.shard import Index
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.report.progress import Bar, stage
+from eav_ray.runtime.queue import END, WAIT, Queue, State
+from eav_ray.storage import Store
+from eav_ray.training.plan import Progress, Run
+
+POLL_S = 0.2
+
+
+def run_all(experiment: Experiment, runs: list[Run], shards: Store, index: Index, *, title: str) -> dict[str, str]:
+    """Train all runs on `runtime.groups` groups of `runtime.workers`; finished ones are skipped.
+
+    Returns:
+        key -> prefix of the finished checkpoint in the results store.
+    Raises:
+        DataError: A run failed; the others were trained all the same.
+    """
+    unique = list({run.key: run for run in runs}.values())
+    queue: Any = Queue.remote(unique)  # pyright: ignore[reportAttributeAccessIssue]
+    total = sum(run.optim.epochs for run in unique)
+    with stage(title, total, "epochs") as bar, _watched(queue, bar):
+        others = [
+            _remote_group.remote(experiment, g, queue, str(shards), index) for g in range(1, experiment.runtime.groups)
+        ]
+        try:
+            _group(experiment, 0, queue, str(shards), index)
+            ray.get(others)
+        except (TrainingFailedError, RayError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise DataError(f"a group of training workers ended: {reason}; the same command continues") from None
+    state: State = ray.get(queue.state.remote())
+    ray.kill(queue)
+    if state.failed:
+        key, reason = next(iter(state.failed.items()))
+        raise DataError(f"{len(state.failed)} of {len(unique)} runs failed; the first, {key}: {reason}")
+    return state.done
+
+
+@contextmanager
+def _watched(queue: Any, bar: Bar) -> Iterator[None]:
+    """Keep the bar up to date while this process waits for its own group."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(1.0):
+            state: State = ray.get(queue.state.remote())
+            bar.to(state.epochs_done, note=state.note)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+        state: State = ray.get(queue.state.remote())
+        bar.to(state.epochs_done, note=state.note)
+    finally:
+        stop.set()
+        thread.join()
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _remote_group(experiment: Experiment, group: int, queue: Any, shards: str, index: Index) -> None:
+    _group(experiment, group, queue, shards, index)
+
+
+def _group(experiment: Experiment, group: int, queue: Any, shards: str, index: Index) -> None:
+    """Own one Ray Train worker group for as long as there are runs."""
+    runtime = experiment.runtime
+    results = experiment.store.results
+    storage = results if "://" in results else str(Path(results).absolute())
+    resources: dict[str, float] = {"CPU": runtime.cpus_per_worker}
+    if runtime.gpus_per_worker:
+        resources["GPU"] = runtime.gpus_per_worker
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={
+            "experiment": experiment,
+            "group": group,
+            "queue": queue,
+            "shards": shards,
+            "index": index,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=runtime.workers, use_gpu=runtime.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        torch_config=TorchConfig(backend="nccl" if runtime.gpus_per_worker else "gloo"),
+        run_config=RunConfig(
+            name=f"group-{group}-{int(time.time())}",
+            storage_path=f"{storage}/ray",
+            failure_config=FailureConfig(max_failures=3),
+        ),
+    )
+    trainer.fit()
+
+
+def _work(config: dict[str, Any]) -> None:
+    """A worker of a group: every rank runs every run, until the queue is empty."""
+    import torch
+
+    from eav_ray.training.run import execute, open_place, same_everywhere
+
+    experiment: Experiment = config["experiment"]
+    queue, group = config["queue"], config["group"]
+    rank = ray.train.get_context().get_world_rank()
+    torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
+    place = open_place(experiment, Store(config["shards"]), config["index"], get_device())
+
+    def report(progress: Progress) -> None:
+        queue.progress.remote(progress)
+
+    while True:
+        task = same_everywhere(ray.get(queue.pull.remote(group)) if rank == 0 else None)
+        if task == END:
+            return
+        if task == WAIT:
+            time.sleep(POLL_S)
+            continue
+        assert isinstance(task, Run)
+        try:
+            prefix = execute(task, place, report)
+        except (ConfigError, DataError) as error:
+            # A run's own fault, the same on every rank. Anything else ends the group, and Ray Train restarts it.
+            if rank == 0:
+                ray.get(queue.fail.remote(group, str(error)))
+            continue
+        if rank == 0:
+            ray.get(queue.finish.remote(group, prefix))

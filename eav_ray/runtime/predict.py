@@ -1,0 +1,203 @@
+"""A checkpoint at work, through Ray Data: on the test rows of its split, once, or on recordings that it never saw."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray
+import ray.data
+import torch
+
+from eav_ray.config import Data, Experiment, Profile, digest
+from eav_ray.data import sets
+from eav_ray.data.manifest import Recording
+from eav_ray.data.shard import Index, window_shapes
+from eav_ray.data.split import check, items_of
+from eav_ray.data.windows import cut
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.models.build import Shapes
+from eav_ray.report.progress import Bar, stage
+from eav_ray.runtime import cluster
+from eav_ray.storage import Store, sha256
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.run import empty_frame, to_frame
+
+BATCH = 32
+
+
+def open_checkpoint(path: str) -> ckpt.Checkpoint:
+    """A checkpoint by the path that `pull` or `train` printed: a folder, or `s3://.../runs/<key>/a0000/e0010-s000000`.
+
+    Raises:
+        DataError: There is none, it is not finished, or a file is damaged.
+    """
+    parent, _, name = path.rstrip("/").rpartition("/")
+    checkpoint = ckpt.load(Store(parent or "."), name)
+    if not checkpoint.finished:
+        raise DataError(f"{path} is from the middle of a training; the command that trained it continues it")
+    return checkpoint
+
+
+def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, labels: pd.DataFrame) -> pd.DataFrame:
+    """Predictions for the test rows of a checkpoint's own split, computed once and kept.
+
+    Args:
+        labels: The ids of all stored windows (`Windows.ids`).
+    Raises:
+        ConfigError: No test rows, or the split leaks.
+    """
+    checkpoint = open_checkpoint(path)
+    split = checkpoint.split
+    if not split.test:
+        raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; evaluate the refit checkpoint")
+    items = items_of(labels, checkpoint.experiment.data, checkpoint.experiment.seed)
+    check(split, items)
+    results = Store(experiment.store.results)
+    name = f"evaluations/{sha256(_commit_of(path))[:16]}-{digest(sorted(split.test), index.fingerprint)}.parquet"
+    if results.exists(name):
+        return pd.read_parquet(io.BytesIO(results.read(name)))
+    people = {i.subject for i in items if i.id in set(split.test)}
+    files = [shards.path(s.file) for s in index.shards if s.subject in people]
+    with cluster.session(experiment.runtime), stage("test, once", len(split.test), "recordings") as bar:
+        cluster.quiet_ray_data()
+        columns = _columns(checkpoint.experiment)
+        rows = ray.data.read_parquet(files, filesystem=shards.filesystem, columns=columns)
+        table = _collect(_predicted(rows, path, experiment, split.test), bar, len(split.test))
+    truth = {i.id: i.label for i in items}
+    table["label"] = [truth[f"{s}/{r}"] for s, r in zip(table["subject"], table["recording"], strict=True)]
+    sink = io.BytesIO()
+    table.to_parquet(sink, index=False)
+    results.write(name, sink.getvalue())
+    return table
+
+
+def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]:
+    """Predictions for raw recordings, with the preprocessing that the checkpoint was trained with.
+
+    Args:
+        experiment: The checkpoint's own, with `data` changed to where the new recordings are.
+    Returns:
+        One row a window, and a line for each recording that could not be read.
+    """
+    checkpoint = open_checkpoint(path)
+    dataset, listing = sets.scan(experiment.data)
+    if "eeg" in experiment.data.modalities:
+        n_chans = sets.eeg_channels(dataset, listing)
+        if n_chans != checkpoint.shapes.eeg_channels:
+            raise DataError(
+                f"{experiment.data.root} has {n_chans} EEG channels, but {path} was trained on "
+                f"{checkpoint.shapes.eeg_channels}; use recordings of the same montage"
+            )
+    recordings = list(listing.recordings)
+    failed = [f"{p.subject} {p.recording} {p.file}: {p.reason}" for p in listing.problems]
+    with cluster.session(experiment.runtime), stage("predict", len(recordings), "recordings") as bar:
+        cluster.quiet_ray_data()
+        size = max(1, min(cluster.cpus() // 2, len(recordings)))
+        rows = ray.data.from_items(
+            [{"recording": i} for i in range(len(recordings))], override_num_blocks=min(len(recordings), 4 * size)
+        ).flat_map(
+            _Cut,  # pyright: ignore[reportArgumentType]
+            fn_constructor_args=(experiment.data, checkpoint.experiment.profile, checkpoint.shapes, recordings),
+            num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(size=size),
+        )
+        table = _collect(_predicted(rows, path, experiment, ()), bar, len(recordings))
+    bad = table[table["reason"] != ""]
+    failed += [f"{row['subject']} {row['recording']}: {row['reason']}" for _, row in bad.iterrows()]
+    return table[table["reason"] == ""].drop(columns="reason").reset_index(drop=True), failed
+
+
+def _columns(experiment: Experiment) -> list[str]:
+    present = [f"has_{m}" for m in experiment.data.modalities]
+    return ["subject", "recording", "window", "label", *present, *experiment.data.modalities]
+
+
+def _predicted(rows: ray.data.Dataset, path: str, experiment: Experiment, wanted: tuple[str, ...]) -> ray.data.Dataset:
+    runtime = experiment.runtime
+    return rows.map_batches(
+        _Predict,  # pyright: ignore[reportArgumentType]
+        fn_constructor_args=(path, wanted, runtime.cpus_per_worker),
+        batch_size=BATCH,
+        num_cpus=runtime.cpus_per_worker,
+        num_gpus=runtime.gpus_per_worker or None,
+        compute=ray.data.ActorPoolStrategy(size=1),
+    )
+
+
+def _collect(rows: ray.data.Dataset, bar: Bar, total: int) -> pd.DataFrame:
+    parts: list[pd.DataFrame] = []
+    seen: set[tuple[str, str]] = set()
+    for batch in rows.iter_batches(batch_size=None, batch_format="pandas"):
+        assert isinstance(batch, pd.DataFrame)
+        if not len(batch):
+            continue
+        parts.append(batch)
+        seen |= set(zip(batch["subject"], batch["recording"], strict=True))
+        bar.to(min(len(seen), total))
+    if not parts:
+        raise DataError("there is nothing to predict: no recording with any of the modalities of the checkpoint")
+    table = pd.concat(parts, ignore_index=True)
+    # A batch in which nothing could be read has no numbers, and makes a column of objects of them all.
+    numbers = [c for c in table.columns if "logit_" in c or c.startswith(("weight.", "corrected."))]
+    table[numbers] = table[numbers].astype(float)
+    return table.sort_values(["subject", "recording", "window"], ignore_index=True)
+
+
+class _Cut:
+    """An actor: raw recordings to windows. What cannot be read becomes one row that says why."""
+
+    def __init__(self, data: Data, profile: Profile, shapes: Shapes, recordings: list[Recording]) -> None:
+        self.data, self.profile, self.shapes, self.recordings = data, profile, shapes, recordings
+        self.dataset = sets.open_data(data)
+
+    def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        recording = self.recordings[int(row["recording"])]
+        modalities = self.data.modalities
+        names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
+        try:
+            windows = cut(self.dataset, recording, self.profile, modalities, eeg_channels=self.shapes.eeg_channels)
+            return [{name: w[name] for name in names} | {"reason": ""} for w in windows]
+        except DataError as error:
+            empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
+            shapes = window_shapes(self.profile, self.shapes.eeg_channels)
+            for m in modalities:
+                shape, dtype = shapes[m]
+                empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
+            return [empty | {"window": 0, "label": recording.label, "reason": str(error)}]
+
+
+class _Predict:
+    """An actor: one loaded checkpoint, batch after batch."""
+
+    def __init__(self, path: str, wanted: tuple[str, ...], threads: float) -> None:
+        torch.set_num_threads(max(1, int(threads)))
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.wanted = set(wanted)
+        self.model = ckpt.load_model(open_checkpoint(path)).to(self.device).eval()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = self.model.names
+        ids = pd.DataFrame({c: batch[c] for c in ("subject", "recording", "window", "label")})
+        present = np.stack([batch[f"has_{m}"] for m in names], 1)
+        keep = np.asarray(present.any(1))
+        if self.wanted:
+            recordings = zip(ids["subject"], ids["recording"], strict=True)
+            keep = keep & np.array([f"{s}/{r}" in self.wanted for s, r in recordings])
+        inputs = {m: torch.from_numpy(np.ascontiguousarray(batch[m][keep])).to(self.device) for m in names}
+        table = empty_frame(names, self.model.n_outputs)
+        if keep.any():
+            with torch.no_grad():
+                output = self.model(inputs, torch.from_numpy(present[keep]).to(self.device))
+            table = to_frame(
+                output, ids.iloc[np.flatnonzero(keep)], present[keep], names, ids["label"].to_numpy()[keep]
+            )
+        if "reason" in batch:
+            bad = ids.iloc[np.flatnonzero(~keep)].assign(reason=batch["reason"][~keep])
+            table = pd.concat([table.assign(reason=""), bad], ignore_index=True)
+        return {str(c): table[c].to_numpy() for c in table.columns}
+
+
+def _commit_of(path: str) -> bytes:
+    parent, _, name = path.rstrip("/").rpartition("/")
+    return Store(parent or ".").read(f"{name}/COMMIT")

@@ -1,0 +1,68 @@
+"""A queue of runs, from which long-lived groups of workers (`groups.py`) pull.
+
+A protocol is many small runs; starting a group takes seconds, so a group is started once and trains one run after the
+other. A run that fails is reported and leaves its neighbours alone.
+
+Imports no torch: the queue is a process of its own, and loading torch takes seconds.
+"""
+
+from dataclasses import dataclass
+
+import ray
+
+from eav_ray.training.plan import Progress, Run
+
+WAIT, END = "wait", "end"
+
+
+@dataclass(frozen=True)
+class State:
+    """What the queue knows of all its runs."""
+
+    done: dict[str, str]  # key -> prefix of the checkpoint
+    failed: dict[str, str]  # key -> reason
+    epochs_done: int  # over all runs
+    note: str
+
+
+@ray.remote(num_cpus=0)
+class Queue:
+    """Hands out runs whose encoders are trained, in order."""
+
+    def __init__(self, runs: list[Run]) -> None:
+        self._runs = {run.key: run for run in runs}
+        self._running: dict[int, str] = {}
+        self._done: dict[str, str] = {}
+        self._failed: dict[str, str] = {}
+        self._epochs: dict[str, int] = {}
+        self._note = ""
+
+    def pull(self, group: int) -> Run | str:
+        if group in self._running:  # the group was restarted in the middle of this run
+            return self._runs[self._running[group]]
+        open_runs = [r for k, r in self._runs.items() if k not in self._done and k not in self._failed]
+        for run in open_runs:
+            broken = next((k for k in run.encoders.values() if k in self._failed), None)
+            if broken:
+                self._failed[run.key] = f"its encoder {broken} failed"
+            elif run.key not in self._running.values() and all(
+                k in self._done or k not in self._runs for k in run.encoders.values()
+            ):
+                self._running[group] = run.key
+                return run
+        return WAIT if any(r.key not in self._failed for r in open_runs) else END
+
+    def finish(self, group: int, prefix: str) -> None:
+        key = self._running.pop(group)
+        self._done[key] = prefix
+        self._epochs[key] = self._runs[key].optim.epochs
+
+    def fail(self, group: int, reason: str) -> None:
+        self._failed[self._running.pop(group)] = reason
+
+    def progress(self, progress: Progress) -> None:
+        self._epochs[progress.key] = progress.epoch
+        self._note = f" {progress.title} loss {progress.metrics['train_loss']:.3f}"
+
+    def state(self) -> State:
+        return State(dict(self._done), dict(self._failed), sum(self._epochs.values()), self._note)

@@ -1,0 +1,272 @@
+"""The search: Ray Tune runs the candidates that the study's owner asks for, each over all inner folds.
+
+One Tune trial is one candidate. What is known of the search lies in the results store, under `searches/<study>/`:
+`trials.parquet` (one row per candidate and fold), `best.json`, `experiment.json` and the study's journal. Tune's own
+store is scratch: opening it would unpickle it.
+"""
+
+import contextlib
+import io
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from ray import tune
+from ray.tune.search import Searcher
+
+from eav_ray.config import Experiment, digest, override, to_dict
+from eav_ray.data.cache import Windows
+from eav_ray.data.shard import Index
+from eav_ray.data.split import Split, inner_splits, items_of, make_split
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.report.progress import stage
+from eav_ray.runtime import cluster
+from eav_ray.runtime.groups import run_all
+from eav_ray.runtime.train import announce, open_data
+from eav_ray.search.study import SCORE, Candidate, Owner, study_name, trials_table
+from eav_ray.storage import Store, sha256, versions
+from eav_ray.training.checkpoint import is_finished
+from eav_ray.training.plan import Run, encoder_run, fusion_run
+from eav_ray.training.run import open_place, score_fold
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trainings of a search and of its refit, before anything starts."""
+
+    outer: Split
+    inner: list[Split]
+    inner_encoders: list[Run]  # equal sets of training rows are trained once
+    outer_encoders: list[Run]
+    embed: tuple[str, ...]  # recordings that the search may see at all
+    data: str
+    study: str
+
+    @property
+    def encoders(self) -> list[Run]:
+        return self.inner_encoders + self.outer_encoders
+
+    def searched(self, experiment: Experiment) -> list[Run]:
+        """One fusion training per candidate and inner fold."""
+        return [fusion_run(experiment, s, self.data, self.embed) for s in self.inner] * experiment.search.candidates
+
+
+@dataclass(frozen=True)
+class Best:
+    study: str
+    candidate: Candidate
+    inner_score: float
+    checkpoint: str  # prefix in the results store
+
+
+def tune_experiment(experiment: Experiment) -> Best:
+    """Search one outer fold, or continue that search."""
+    data = open_data(experiment)
+    planned = plan(experiment, data.windows)
+    with cluster.session(experiment.runtime):
+        announce(experiment, planned.encoders, data, searched=planned.searched(experiment))
+        return search(experiment, planned, data.shards, data.index)
+
+
+def plan(experiment: Experiment, windows: Windows) -> Plan:
+    """Which trainings a search needs.
+
+    Raises:
+        ConfigError: Nothing to fuse, a protocol without validation rows, a fold that does not exist, or a value of the
+            search space that the experiment does not allow.
+    """
+    e = experiment
+    if len(e.data.modalities) < 2 or e.fusion.kind == "late_mean":
+        raise ConfigError("a search needs two data.modalities or more, and a fusion.kind that has parameters")
+    check_space(e)
+    items = items_of(windows.ids, e.data, e.seed)
+    inner, outer = inner_splits(items, e.fold), refit_split(make_split(items, e.fold))
+    embed = outer.train
+    data = digest(windows.index.fingerprint)
+    names = sorted(e.data.modalities)
+    inner_encoders = [encoder_run(e, m, s, data, embed) for s in inner for m in names]
+    outer_encoders = [encoder_run(e, m, outer, data, embed) for m in names]
+    study = study_name(e, data, inner, [r.key for r in inner_encoders])
+    return Plan(outer, inner, list({r.key: r for r in inner_encoders}.values()), outer_encoders, embed, data, study)
+
+
+def refit_split(split: Split) -> Split:
+    """After the choice, the rows that served it are trained on too."""
+    return replace(split, train=tuple(sorted((*split.train, *split.validation))), validation=())
+
+
+def check_space(experiment: Experiment) -> None:
+    """Every corner of the space must be an experiment: a head count that does not divide the width, say, is refused."""
+    for key, choice in experiment.search.space.items():
+        for value in choice.choice or (choice.low, choice.high):
+            override(experiment, {key: value})
+
+
+def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -> Best:
+    """Train the encoders, try the candidates, refit the best one on all training rows.
+
+    Everything that is finished already is skipped, so the same command continues a search that was killed.
+    """
+    e = experiment
+    results = Store(e.store.results)
+    folder = f"searches/{planned.study}"
+    with results.lock(f"{folder}/lock"):
+        results.write_json(f"{folder}/experiment.json", to_dict(e))
+        results.write_json(f"{folder}/versions.json", versions())
+        if not all(is_finished(results, r.key) for r in planned.encoders):
+            run_all(e, planned.encoders, shards, index, title="train encoders")
+        owner = Owner(e.search, planned.study, _journal(results, folder))
+        _try_candidates(e, planned, shards, index, owner, results, folder)
+        found = owner.best()
+        if found is None:
+            raise DataError(f"not one of {owner.asked} candidates has a score; see {results}/{folder}/trials.parquet")
+        candidate, score = found
+        winner = fusion_run(override(e, candidate.changes), planned.outer, planned.data, planned.embed)
+        done = run_all(e, [winner], shards, index, title="refit the best candidate")
+        prefix = done[winner.key]
+        best = Best(planned.study, candidate, score, prefix)
+        results.write_json(
+            f"{folder}/best.json",
+            {
+                "study": planned.study,
+                "candidate": candidate.number,
+                "changes": candidate.changes,
+                "metric": SCORE,
+                "value": score,
+                "checkpoint": prefix,
+                "commit_sha256": sha256(results.read(f"{prefix}/COMMIT")),
+                "epoch": winner.optim.epochs,
+            },
+        )
+        return best
+
+
+def _journal(results: Store, folder: str) -> Path:
+    """The study's journal: beside the results on a local disk, else local and copied at every batch."""
+    if results.is_local:
+        path = Path(results.path(f"{folder}/journal.log"))
+    else:
+        path = Path("journals") / f"{folder.replace('/', '-')}.log"
+        if not path.exists() and results.exists(f"{folder}/journal.log"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(results.read(f"{folder}/journal.log"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _try_candidates(
+    e: Experiment, planned: Plan, shards: Store, index: Index, owner: Owner, results: Store, folder: str
+) -> None:
+    left = e.search.candidates - len(owner.told())
+    if left <= 0:
+        return
+    rows = _earlier_rows(results, folder, owner)
+    slots = max(1, int(cluster.cpus() / e.runtime.cpus_per_worker))
+    with stage("search", e.search.candidates, "candidates") as bar:
+        searcher = _Searcher(owner, rows, results, folder, bar.to)
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(_trial, experiment=e, planned=planned, shards=str(shards), index=index),
+                {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus_per_worker},
+            ),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=left,
+                max_concurrent_trials=min(slots, e.search.batch),
+                reuse_actors=True,  # a new process per candidate would spend seconds on imports
+            ),
+            run_config=tune.RunConfig(
+                name=f"{planned.study}-{int(time.time())}",
+                storage_path=f"{results.path('ray')}" if results.is_local else f"{results}/ray",
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=1),
+            ),
+        )
+        with contextlib.redirect_stdout(io.StringIO()):  # Tune prints where its scratch is, over the progress line
+            tuner.fit()
+        searcher.flush()
+
+
+def _earlier_rows(results: Store, folder: str, owner: Owner) -> list[dict[str, Any]]:
+    name = f"{folder}/trials.parquet"
+    if not results.exists(name):
+        return []
+    told = set(owner.told())
+    table = pd.read_parquet(io.BytesIO(results.read(name)))
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records") if row["candidate"] in told]
+
+
+class _Searcher(Searcher):
+    """What Tune sees of the study's owner. Runs in the driver, which is the only writer of the results."""
+
+    def __init__(self, owner: Owner, rows: list[dict[str, Any]], results: Store, folder: str, show: Any) -> None:
+        super().__init__(metric=SCORE, mode="max")
+        self._owner, self._rows, self._results, self._folder, self._show = owner, rows, results, folder, show
+        self._numbers: dict[str, Candidate] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        try:
+            candidate = self._owner.ask()
+        except StopIteration:
+            return Searcher.FINISHED
+        if candidate is None:
+            return None
+        self._numbers[trial_id] = candidate
+        return {"candidate": candidate.number, "changes": candidate.changes}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        candidate = self._numbers.pop(trial_id, None)
+        if candidate is None:
+            return
+        score = float((result or {}).get(SCORE, float("nan")))
+        finished = not error and bool((result or {}).get("folds_done"))
+        folds = json.loads((result or {}).get("folds", "[]"))
+        state = "COMPLETE" if finished and score == score else "FAIL"
+        for fold in folds or [{"fold": 0}]:
+            self._rows.append(
+                {"study": self._owner.name, "candidate": candidate.number, "state": state}
+                | {"changes": json.dumps(candidate.changes, sort_keys=True)}
+                | fold
+            )
+        # The rows first: a candidate that is told but has no rows could not be made up for.
+        self.flush()
+        self._owner.tell(candidate.number, score if state == "COMPLETE" else float("nan"))
+        self._show(len(self._owner.told()), note=self._note())
+
+    def flush(self) -> None:
+        if not self._rows:
+            return
+        sink = io.BytesIO()
+        trials_table(self._rows).to_parquet(sink, index=False)
+        self._results.write(f"{self._folder}/trials.parquet", sink.getvalue())
+        if not self._results.is_local:
+            self._results.write(f"{self._folder}/journal.log", _journal(self._results, self._folder).read_bytes())
+
+    def _note(self) -> str:
+        best = self._owner.best()
+        return f" best {best[1]:.3f}" if best else ""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a search is resumed from the study, never from Tune's pickles."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise ConfigError("a search is resumed by the same command, from its study; Tune's own state is not read")
+
+
+def _trial(config: dict[str, Any], experiment: Experiment, planned: Plan, shards: str, index: Index) -> None:
+    """One candidate over its inner folds, reporting the running mean."""
+    torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
+    candidate = override(experiment, config["changes"])
+    device = torch.device("cuda" if experiment.runtime.gpus_per_worker and torch.cuda.is_available() else "cpu")
+    place = open_place(candidate, Store(shards), index, device)
+    folds: list[dict[str, Any]] = []
+    for number, split in enumerate(planned.inner):
+        began = time.perf_counter()
+        metrics = score_fold(fusion_run(candidate, split, planned.data, planned.embed), place)
+        folds.append({"fold": number, "seconds": time.perf_counter() - began} | metrics)
+        mean = sum(f[SCORE] for f in folds) / len(folds)
+        tune.report({SCORE: mean, "folds_done": len(folds), "folds": json.dumps(folds)})

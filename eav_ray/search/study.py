@@ -1,0 +1,129 @@
+"""The owner of a study: the one process that asks Optuna for candidates and tells it their scores.
+
+Candidates are suggested in fixed batches, each by a sampler seeded from (study, candidate number), and a batch is only
+suggested when the one before it is told. A search that was killed and started again therefore suggests what the
+uninterrupted one would have.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState, create_trial
+
+from eav_ray.config import Choice, Experiment, Search, digest
+from eav_ray.data.split import Split
+
+SCORE = "validation_recording_balanced_accuracy"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    number: int
+    changes: dict[str, Any]  # dotted keys
+
+
+def study_name(experiment: Experiment, data: str, splits: list[Split], encoders: list[str]) -> str:
+    """Equal only for equal questions: space, data, protocol, fold, encoders, seed. Not for the budget.
+
+    Optuna's default name is one fixed string, and searches that share a storage would merge silently.
+    """
+    e = experiment
+    space = {key: vars(choice) for key, choice in e.search.space.items()}
+    fixed = (vars(e.fusion), vars(e.optim), e.search.sampler, e.search.batch, e.seed, vars(e.fold))
+    inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
+    return f"{e.name}-{digest(space, fixed, data, inner, sorted(encoders))}"
+
+
+class Owner:
+    """Asks and tells one study, whose journal is a local file.
+
+    Args:
+        journal: Created where it is missing; a study of that name in it is continued.
+    """
+
+    def __init__(self, search: Search, name: str, journal: Path) -> None:
+        self.search, self.name = search, name
+        self._space = {key: _distribution(choice) for key, choice in search.space.items()}
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        self._study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+        # What an earlier owner left running is run again, under its own number: nobody else owns this study.
+        self._waiting = [t.number for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+
+    @property
+    def asked(self) -> int:
+        return len(self._study.get_trials(deepcopy=False))
+
+    def ask(self) -> Candidate | None:
+        """The next candidate; None while the batch before it is not told. Raises StopIteration at the end."""
+        if self._waiting:
+            trial = self._study.get_trials(deepcopy=False)[self._waiting.pop(0)]
+            return Candidate(trial.number, dict(trial.params))
+        number = self.asked
+        if number >= self.search.candidates:
+            raise StopIteration
+        if number % self.search.batch == 0 and self._running():
+            return None
+        params = self._suggest(number)
+        # One entry of the journal: a search killed here leaves the whole candidate or none of it.
+        self._study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=self._space))
+        return Candidate(number, params)
+
+    def _suggest(self, number: int) -> dict[str, Any]:
+        """A function of the scores of earlier batches alone: its own batch counts as running."""
+        batch = number - number % self.search.batch
+        study = optuna.create_study(direction="maximize", sampler=self._sampler(number))
+        for trial in self._study.get_trials(deepcopy=False)[:number]:
+            if trial.number >= batch:
+                trial = create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self._space)
+            study.add_trial(trial)
+        return dict(study.ask(self._space).params)
+
+    def tell(self, number: int, score: float) -> None:
+        """A finished candidate. A score that is not a number is a failure, never the best."""
+        if math.isfinite(score):
+            self._study.tell(number, score)
+        else:
+            self._study.tell(number, state=TrialState.FAIL)
+
+    def told(self) -> list[int]:
+        return [t.number for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
+
+    def best(self) -> tuple[Candidate, float] | None:
+        """The best completed candidate; of equals the first."""
+        complete = [t for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+        if not complete:
+            return None
+        top = max(complete, key=lambda t: (t.value or 0.0, -t.number))
+        return Candidate(top.number, dict(top.params)), float(top.value or 0.0)
+
+    def _running(self) -> bool:
+        return any(t.state == TrialState.RUNNING for t in self._study.get_trials(deepcopy=False))
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        seed = int(digest(self.name, number, length=8), 16) % 2**31
+        match self.search.sampler:
+            case "tpe":
+                # The liar keeps the candidates of one batch apart while none of them has a score.
+                return optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=self.search.batch)
+            case "random":
+                return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _distribution(choice: Choice) -> BaseDistribution:
+    if choice.choice:
+        return CategoricalDistribution(choice.choice)
+    assert choice.low is not None and choice.high is not None
+    return FloatDistribution(choice.low, choice.high, log=choice.log)
+
+
+def trials_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """`trials.parquet`: one row per candidate and fold."""
+    return pd.DataFrame(rows).sort_values(["candidate", "fold"], ignore_index=True)

@@ -1,0 +1,192 @@
+"""Everything that is kept: a folder, `s3://` or `gs://` through pyarrow, and the rule by which a set of files counts.
+
+A prefix exists only once its `COMMIT` is there and every file in it has the hash that `COMMIT` names. `COMMIT` is
+written last, so a killed writer leaves nothing that a reader would take.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from eav_ray.errors import DataError
+
+COMMIT = "COMMIT"
+
+
+def checked_name(name: str) -> str:
+    """A relative name that stays below its folder.
+
+    Raises:
+        DataError: Absolute, empty, with `..` or a backslash: such a name could read or write elsewhere.
+    """
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise DataError(f"{name!r} is not a name inside a store; names are relative and without '..'")
+    return str(path)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of this program and of what its results depend on."""
+    names = ("eav-ray", "torch", "ray", "deepspeed", "timm", "transformers", "mne", "numpy", "pyarrow")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+class Store:
+    """Named bytes below one root. Writing is atomic: a reader sees the old content or the new, never a part."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root).rstrip("/")
+        if "://" in self.root:
+            self._fs, self._base = pafs.FileSystem.from_uri(self.root)
+        else:
+            self._fs, self._base = pafs.LocalFileSystem(), str(Path(self.root).absolute())
+        self.is_local = isinstance(self._fs, pafs.LocalFileSystem)
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        return self._fs
+
+    def __str__(self) -> str:
+        return self.root
+
+    def below(self, name: str) -> "Store":
+        return Store(f"{self.root}/{checked_name(name)}")
+
+    def path(self, name: str) -> str:
+        """The path that the file system knows. On a local disk, links that lead out of the root are refused."""
+        full = f"{self._base}/{checked_name(name)}"
+        if self.is_local and not Path(full).resolve().is_relative_to(Path(self._base).resolve()):
+            raise DataError(f"{self.root}/{name} leads outside of {self.root}; nothing is read or written there")
+        return full
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self.path(name)
+        if not self.is_local:
+            with self._fs.open_output_stream(path) as stream:  # an object appears when its upload is complete
+                stream.write(data)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError as error:
+            raise DataError(f"cannot write {self.root}/{name}: {error.strerror}; nothing was changed") from None
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+    def read(self, name: str) -> bytes:
+        try:
+            with self._fs.open_input_stream(self.path(name)) as stream:
+                return stream.read()
+        except FileNotFoundError:
+            raise DataError(f"{self.root}/{name} does not exist") from None
+        except OSError as error:
+            raise DataError(f"cannot read {self.root}/{name}: {error}") from None
+
+    def read_json(self, name: str) -> Any:
+        try:
+            return json.loads(self.read(name))
+        except ValueError:
+            raise DataError(f"{self.root}/{name} is not JSON; it was damaged or is not ours") from None
+
+    def exists(self, name: str) -> bool:
+        return self._fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound
+
+    def names(self, prefix: str = "") -> list[str]:
+        """All files below a prefix, sorted, relative to the root; partial files are not listed."""
+        base = self.path(prefix) if prefix else self._base
+        infos = self._fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
+        start = len(self._base.rstrip("/")) + 1
+        return sorted(i.path[start:] for i in infos if i.is_file and not i.path.endswith(".partial"))
+
+    def folders(self, prefix: str = "") -> list[str]:
+        """Names of the folders directly below a prefix, sorted."""
+        depth = len(PurePosixPath(prefix).parts)
+        parts = (PurePosixPath(name).parts for name in self.names(prefix))
+        return sorted({p[depth] for p in parts if len(p) > depth + 1})
+
+    def delete(self, prefix: str) -> None:
+        if self.exists(prefix):
+            self._fs.delete_dir(self.path(prefix))
+
+    def commit(self, prefix: str, files: dict[str, bytes], *, written: tuple[str, ...] = ()) -> None:
+        """Write files below a prefix, read them back, and only then the `COMMIT` that makes them count.
+
+        Args:
+            files: Content by name.
+            written: Names that other processes already wrote below the prefix, to be committed with the rest.
+        """
+        for name, data in files.items():
+            self.write(f"{prefix}/{name}", data)
+        hashes: dict[str, dict[str, Any]] = {}
+        for name in (*files, *written):
+            stored = self.read(f"{prefix}/{name}")
+            if name in files and stored != files[name]:
+                raise DataError(f"{self.root}/{prefix}/{name} reads back differently from what was written")
+            hashes[name] = {"sha256": sha256(stored), "bytes": len(stored)}
+        self.write_json(f"{prefix}/{COMMIT}", {"files": hashes})
+
+    def is_committed(self, prefix: str) -> bool:
+        return self.exists(f"{prefix}/{COMMIT}")
+
+    def read_committed(self, prefix: str) -> dict[str, bytes]:
+        """All files of a committed prefix, each with the hash that its `COMMIT` names.
+
+        Raises:
+            DataError: No COMMIT, a file is missing, or a hash differs.
+        """
+        if not self.is_committed(prefix):
+            raise DataError(f"{self.root}/{prefix} has no {COMMIT}: it was never finished, so it does not count")
+        listed = self.read_json(f"{prefix}/{COMMIT}")
+        if not isinstance(listed, dict) or not isinstance(listed.get("files"), dict):
+            raise DataError(f"{self.root}/{prefix}/{COMMIT} does not list files; it was damaged")
+        files: dict[str, bytes] = {}
+        for name, entry in listed["files"].items():
+            data = self.read(f"{prefix}/{checked_name(name)}")
+            if not isinstance(entry, dict) or sha256(data) != entry.get("sha256"):
+                raise DataError(f"{self.root}/{prefix}/{name} is damaged: its sha256 is not the one in {COMMIT}")
+            files[name] = data
+        return files
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """One writer at a time on a local file system; released when the process ends, however it ends.
+
+        Raises:
+            DataError: Another process holds it.
+        """
+        if not self.is_local:
+            yield  # object stores have no locks: there, attempts have their own prefixes
+            return
+        import fcntl
+
+        path = Path(self.path(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise DataError(
+                    f"{self.root} is being written by another process; wait for it, or give another store.results"
+                ) from None
+            yield

@@ -1,0 +1,107 @@
+"""The embedding cache: what a frozen encoder makes of windows, in Parquet, under a key that names all it depends on.
+
+The key holds the encoder's own key, and that one the set of recordings it was trained on: an encoder that saw a person
+can never serve a fold that tests on that person, because that fold asks for another key.
+"""
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from eav_ray.config import digest
+from eav_ray.data.cache import Windows
+from eav_ray.data.shard import from_bytes, to_bytes
+from eav_ray.errors import DataError
+from eav_ray.models.build import Classifier
+from eav_ray.storage import Store
+from eav_ray.training.loop import Batch
+
+ARRAYS = ("tokens", "mask", "logits")
+
+
+def cache_key(encoder_key: str, recordings: tuple[str, ...]) -> str:
+    return f"embeddings/{encoder_key}-{digest(sorted(recordings), length=8)}"
+
+
+def compute(
+    model: Classifier, batches: Iterator[tuple[np.ndarray, Batch]], windows: Windows, device: torch.device
+) -> pa.Table:
+    """One row a window: its id, tokens (N, D) float32, mask (N,), unimodal logits (classes,).
+
+    Args:
+        model: A classifier of one modality, on `device`.
+    """
+    (name,) = model.names
+    model.eval()
+    found: dict[str, list[np.ndarray]] = {array: [] for array in ARRAYS}
+    taken: list[np.ndarray] = []
+    dtype = next(model.parameters()).dtype
+    with torch.no_grad():
+        for rows, batch in batches:
+            inputs = batch.inputs[name].to(device)
+            inputs = {name: inputs.to(dtype) if inputs.is_floating_point() else inputs}
+            encoded, logits = model.encode(inputs, batch.present_BM.to(device))
+            found["tokens"].append(encoded[name].tokens_BND.float().cpu().numpy())
+            found["mask"].append(encoded[name].mask_BN.cpu().numpy().astype(np.uint8))
+            found["logits"].append(logits[name].float().cpu().numpy())
+            taken.append(rows)
+    ids = windows.ids.iloc[np.concatenate(taken)]
+    columns: dict[str, pa.Array] = {c: pa.array(ids[c].tolist()) for c in ("subject", "recording", "window")}
+    for array, parts in found.items():
+        columns[array] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.concatenate(parts))
+    return pa.table(columns)
+
+
+def write_part(store: Store, key: str, rank: int, table: pa.Table | None) -> None:
+    if table is not None:
+        store.write(f"{key}/part-{rank:04d}.parquet", to_bytes(table))
+
+
+def commit(store: Store, key: str, times_s: Tensor) -> None:
+    """Make all parts count, once every rank has written its own."""
+    parts = tuple(n.rsplit("/", 1)[1] for n in store.names(key) if n.endswith(".parquet"))
+    store.commit(key, {"times.json": json.dumps(times_s.tolist()).encode()}, written=parts)
+
+
+class Embeddings:
+    """Cached embeddings of several encoders, as a source of batches by row number of `Windows`."""
+
+    def __init__(self, store: Store, keys: dict[str, str], windows: Windows) -> None:
+        self.names = sorted(keys)
+        self.times_s: dict[str, Tensor] = {}
+        self._arrays: dict[str, np.ndarray] = {}
+        ids = windows.ids
+        wanted = {key: row for row, key in enumerate(zip(ids["subject"], ids["recording"], ids["window"], strict=True))}
+        self._present = ids[[f"has_{m}" for m in self.names]].to_numpy()
+        self._at = {m: np.full(len(windows), -1) for m in self.names}
+        for m in self.names:
+            files = store.read_committed(keys[m])
+            parts = [from_bytes(files[n], name=f"{keys[m]}/{n}") for n in sorted(files) if n.endswith(".parquet")]
+            table = pa.concat_tables(parts).combine_chunks()
+            self.times_s[m] = torch.tensor(json.loads(files["times.json"]))
+            for array in ARRAYS:
+                self._arrays[f"{m}.{array}"] = table.column(array).chunk(0).to_numpy_ndarray()
+            names = zip(*(table.column(c).to_pylist() for c in ("subject", "recording", "window")), strict=True)
+            self._at[m][[wanted[name] for name in names]] = np.arange(table.num_rows)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        return {m: self._arrays[f"{m}.tokens"].shape[-1] for m in self.names}
+
+    def get(self, rows: np.ndarray) -> dict[str, Tensor]:
+        inputs: dict[str, Tensor] = {}
+        for m in self.names:
+            at = self._at[m][rows]
+            if (at < 0).any():
+                raise DataError(f"the embedding cache of {m} lacks a window that is needed; delete it and train again")
+            for array in ARRAYS:
+                values = torch.from_numpy(self._arrays[f"{m}.{array}"][at])
+                inputs[f"{m}.{array}"] = values.bool() if array == "mask" else values
+        return inputs
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        return self._present[rows]

@@ -1,0 +1,263 @@
+"""Two engines behind one interface: plain PyTorch, and DeepSpeed with ZeRO. The only file that imports deepspeed.
+
+Optimizer state leaves and enters an engine by parameter name, so it has no world size. DeepSpeed's own
+`load_checkpoint` unpickles what it reads and is tied to the world size; it is not used.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from eav_ray.config import Optim, Runtime
+from eav_ray.models.build import Output
+from eav_ray.training.loop import Batch, Engine, decay_groups
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def make_engine(
+    module: nn.Module,
+    optim: Optim,
+    runtime: Runtime,
+    *,
+    device: torch.device,
+    resume: dict[str, Tensor] | None = None,
+) -> Engine:
+    """An engine on this process' rank of the default process group, or alone where there is none.
+
+    Args:
+        module: Already holds the weights to start from.
+        resume: Moments of a checkpoint, as `Engine.moments` returned them.
+    """
+    module.to(device, torch.bfloat16 if runtime.bf16 else torch.float32)
+    make = DeepSpeedEngine if runtime.engine == "deepspeed" else TorchEngine
+    return make(module, optim, runtime, device, resume)
+
+
+def world() -> tuple[int, int]:
+    """(rank, world size) of the default process group; (0, 1) where there is none."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    """Cross-entropy summed over this rank's windows; rows of weight 0 add nothing."""
+    each_B = nn.functional.cross_entropy(
+        logits_BK.float(), batch.label_B, reduction="none", label_smoothing=label_smoothing
+    )
+    return (each_B * batch.weight_B).sum()
+
+
+def to_device(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
+    def move(x: Tensor) -> Tensor:
+        return x.to(device, dtype if x.is_floating_point() else x.dtype, non_blocking=True)
+
+    return Batch(
+        {m: move(x) for m, x in batch.inputs.items()},
+        batch.present_BM.to(device),
+        batch.label_B.to(device),
+        batch.weight_B.to(device),
+        batch.count,
+        batch.seed,
+    )
+
+
+class _Common:
+    """What both engines share: the loss, dropout from counters, prediction in eval mode."""
+
+    def __init__(self, module: nn.Module, optim: Optim, device: torch.device) -> None:
+        self.rank, self.world = world()
+        self.module, self.optim, self.device = module, optim, device
+        self.dtype = next((p.dtype for p in module.parameters()), torch.float32)
+
+    def _loss(self, forward: Callable[..., Output], batch: Batch) -> tuple[Tensor, Tensor]:
+        # Dropout is a function of (seed, step, rank), never of what this process drew before.
+        torch.manual_seed(batch.seed * 1024 + self.rank)
+        batch = to_device(batch, self.device, self.dtype)
+        total = summed_loss(forward(batch.inputs, batch.present_BM).logits_BK, batch, self.optim.label_smoothing)
+        # Both engines average gradients over ranks, so each rank's share of the global mean is scaled by the world.
+        return total, total * (self.world / batch.count)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Output:
+        self.module.eval()
+        batch = to_device(batch, self.device, self.dtype)
+        return self.module(batch.inputs, batch.present_BM)
+
+    def weights(self) -> dict[str, Tensor]:
+        state = self.module.state_dict()
+        return {name: value.detach().float().cpu().clone() for name, value in state.items()}
+
+
+class TorchEngine(_Common):
+    """AdamW and, on several ranks, DistributedDataParallel."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optim: Optim,
+        runtime: Runtime,
+        device: torch.device,
+        resume: dict[str, Tensor] | None,
+    ) -> None:
+        super().__init__(module, optim, device)
+        self.optimizer = torch.optim.AdamW(decay_groups(module.named_parameters(), optim.weight_decay), lr=optim.lr)
+        if resume:
+            for name, parameter in module.named_parameters():
+                self.optimizer.state[parameter] = {
+                    "step": resume["step"].clone(),
+                    **{m: resume[f"{name}.{m}"].to(device, parameter.dtype) for m in MOMENTS},
+                }
+        # Modality dropout and missing modalities leave gradients at zero, not absent: every encoder runs in every step.
+        self.forward = DistributedDataParallel(module) if self.world > 1 else module
+
+    def train_step(self, batch: Batch, lr: float) -> float:
+        self.module.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        total, scaled = self._loss(self.forward, batch)
+        scaled.backward()
+        if self.optim.clip:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.optim.clip)
+        self.optimizer.step()
+        return total.item()
+
+    def moments(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.module.named_parameters():
+            state = self.optimizer.state[parameter]
+            found |= {f"{name}.{m}": state[m].float().cpu().clone() for m in MOMENTS}
+            found["step"] = torch.as_tensor(state["step"]).float().cpu().clone()
+        return found
+
+    def close(self) -> None:
+        self.optimizer.state.clear()
+
+
+class DeepSpeedEngine(_Common):
+    """DeepSpeed, ZeRO stages 0 to 2. At the sizes of these encoders ZeRO saves memory, not time."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optim: Optim,
+        runtime: Runtime,
+        device: torch.device,
+        resume: dict[str, Tensor] | None,
+    ) -> None:
+        import deepspeed
+        from deepspeed.ops import __compatible_ops__
+
+        if device.type == "cpu":
+            # Its CPU collectives are compiled at first use, and a machine without a compiler dies there. Gloo does it.
+            __compatible_ops__["deepspeed_shm_comm"] = False
+        _join_group_of_one(device)
+        with _quiet():
+            deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
+        super().__init__(module, optim, device)
+        # A client optimizer: DeepSpeed's own Adam is compiled on first use too.
+        client = torch.optim.AdamW(decay_groups(module.named_parameters(), optim.weight_decay), lr=optim.lr)
+        config = {
+            "train_micro_batch_size_per_gpu": max(1, optim.batch // self.world),
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": optim.clip,
+            "zero_optimization": {"stage": runtime.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "bf16": {"enabled": runtime.bf16},
+            "steps_per_print": 10**9,
+        }
+        with _quiet():
+            self.engine, optimizer, *_ = deepspeed.initialize(
+                model=module, optimizer=client, config=config, dist_init_required=False
+            )
+        self._optimizer: Any = optimizer  # the stage's wrapper around the client optimizer
+        if resume:
+            self._restore(resume)
+
+    @property
+    def _basic(self) -> Any:
+        """The client optimizer below whatever wrapper the stage put around it."""
+        return getattr(self._optimizer, "optimizer", self._optimizer)
+
+    def train_step(self, batch: Batch, lr: float) -> float:
+        self.engine.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        total, scaled = self._loss(self.engine, batch)
+        self.engine.backward(scaled)
+        self.engine.step()
+        return total.item()
+
+    def moments(self) -> dict[str, Tensor]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        self._link()
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.module.named_parameters():
+            for m in MOMENTS:
+                whole = safe_get_full_optimizer_state(parameter, m)
+                if whole is None:  # stage 0 keeps the client optimizer's own state
+                    whole = self._basic.state[parameter][m]
+                found[f"{name}.{m}"] = whole.detach().float().cpu().clone()
+        steps = [s["step"] for s in self._basic.state.values() if "step" in s]
+        found["step"] = torch.as_tensor(steps[0]).float().cpu().clone()
+        return found
+
+    def _link(self) -> None:
+        """Make the optimizer state of all parameter groups reachable by parameter.
+
+        DeepSpeed 0.19 links it once, after the first group's first step, when the other groups have none yet.
+        """
+        if hasattr(self._optimizer, "_lazy_init_hp_params_optimizer_state"):
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _restore(self, resume: dict[str, Tensor]) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        # The state exists only after a step: take one at learning rate 0, which changes no weight, then replace it.
+        for group in self._optimizer.param_groups:
+            group["lr"] = 0.0
+        zero = sum((p.sum() * 0 for p in self.module.parameters()), torch.zeros((), device=self.device))
+        self.engine.backward(zero)
+        self.engine.step()
+        self._link()
+        for name, parameter in self.module.named_parameters():
+            for m in MOMENTS:
+                value = resume[f"{name}.{m}"].to(self.device)
+                if parameter in self._basic.state:
+                    self._basic.state[parameter][m].copy_(value)
+                else:
+                    safe_set_full_optimizer_state(parameter, value, m)
+        for state in self._basic.state.values():
+            if "step" in state:
+                state["step"] = torch.as_tensor(resume["step"]).clone()
+
+    def close(self) -> None:
+        self.engine.destroy()
+
+
+def _join_group_of_one(device: torch.device) -> None:
+    """DeepSpeed needs a process group even for one process; a file store needs no port."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it, whoever started the process
+    if not dist.is_initialized():
+        path = os.path.join(tempfile.mkdtemp(prefix="eav-ray-"), "group")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method=f"file://{path}", rank=0, world_size=1)
+
+
+def _quiet() -> AbstractContextManager[None]:
+    """DeepSpeed logs a page for every engine, and a queue makes hundreds."""
+    import logging
+
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    return nullcontext()

@@ -1,0 +1,41 @@
+"""Scores per window and per recording. A recording's logits are the mean of its windows' logits."""
+
+import numpy as np
+import pandas as pd
+
+from eav_ray.training.loop import Metrics
+
+LOGIT = "logit_"
+
+
+def per_recording(windows: pd.DataFrame) -> pd.DataFrame:
+    """One row a recording: subject, recording, label, and the mean of every logit and weight column.
+
+    Columns are `<source>.logit_<class>` and `weight.<modality>`, as `run.predict` makes them. A recording's windows in
+    which a source has nothing to say (NaN logits) do not count for it.
+    """
+    means = [c for c in windows.columns if LOGIT in c or c.startswith(("weight.", "corrected."))]
+    return windows.groupby(["subject", "recording", "label"], sort=True)[means].mean().reset_index()
+
+
+def predicted(table: pd.DataFrame, source: str) -> np.ndarray:
+    """Class with the highest logit of one source (`fusion`, `late_mean`, `audio`, ...); -1 where it has none."""
+    columns = [c for c in table.columns if c.startswith(f"{source}.{LOGIT}")]
+    columns.sort(key=lambda c: int(c.rsplit("_", 1)[1]))
+    logits = table[columns].to_numpy()
+    known = np.isfinite(logits).all(1)
+    best = np.full(len(table), -1)
+    best[known] = logits[known].argmax(1)
+    return best
+
+
+def scores(windows: pd.DataFrame, source: str = "fusion") -> Metrics:
+    """Accuracy and balanced accuracy per window and per recording."""
+    found: Metrics = {}
+    for unit, table in (("window", windows), ("recording", per_recording(windows))):
+        guess, truth = predicted(table, source), table["label"].to_numpy()
+        found[f"{unit}_accuracy"] = float((guess == truth).mean())
+        # Over the classes that occur: a class that no row has can be neither right nor wrong.
+        classes = np.unique(truth)
+        found[f"{unit}_balanced_accuracy"] = float(np.mean([(guess[truth == c] == c).mean() for c in classes]))
+    return found

@@ -1,0 +1,317 @@
+"""One training from start to committed checkpoint, on one rank of a group. Knows nothing of Ray."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from eav_ray.config import Experiment
+from eav_ray.data.cache import Windows
+from eav_ray.data.shard import Index
+from eav_ray.data.split import items_of
+from eav_ray.errors import DataError
+from eav_ray.models.build import Classifier, FusionAlone, Output, Shapes, build_fusion
+from eav_ray.storage import Store
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.embeddings import Embeddings, cache_key, commit, compute, write_part
+from eav_ray.training.engine import make_engine, world
+from eav_ray.training.loop import Engine, Metrics, Position, fit, schedule
+from eav_ray.training.metrics import scores
+from eav_ray.training.plan import Progress, Run
+from eav_ray.training.source import Labels, Loader, RawSource, Source, plain_batches
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a process has at hand for any run."""
+
+    windows: Windows
+    results: Store
+    device: torch.device
+
+
+def open_place(experiment: Experiment, shards: Store, index: Index, device: torch.device) -> Place:
+    windows = Windows(shards, index, cache=experiment.store.cache, cache_gb=experiment.store.cache_gb)
+    return Place(windows, Store(experiment.store.results), device)
+
+
+def execute(run: Run, place: Place, report: Callable[[Progress], None]) -> str:
+    """Train, or continue, or skip what is finished; every rank of the group calls it.
+
+    Returns:
+        The prefix of the finished checkpoint in `place.results`.
+    """
+    done = ckpt.latest(place.results, run.key)
+    if done and done[1].finished and _embedded(run, place):
+        return done[0]
+    items = items_of(place.windows.ids, run.experiment.data, run.experiment.seed)
+    labels = Labels.of(place.windows, {i.id: i.label for i in items})
+    source = _source(run, place)
+    torch.manual_seed(run.experiment.seed)
+    module, shapes = _module(run, place, source)
+    if done and run.kind != "fusion":
+        module.load_state_dict(done[1].weights)
+    elif done:
+        module.load_state_dict({n: t for n, t in done[1].weights.items() if n.startswith("fusion.")})
+    if done and done[1].finished:
+        prefix = done[0]
+        module.to(place.device)
+    else:
+        prefix = _train(run, place, module, shapes, source, labels, done[1] if done else None, report)
+    if run.kind == "encoder" and isinstance(module, Classifier) and isinstance(source, RawSource):
+        _embed(run, place, module, source, labels)
+    return prefix
+
+
+def score_fold(run: Run, place: Place) -> Metrics:
+    """Train a fusion on one inner fold and score it on that fold's validation rows; nothing is kept."""
+    e, optim = run.experiment, run.optim
+    items = items_of(place.windows.ids, e.data, e.seed)
+    labels = Labels.of(place.windows, {i.id: i.label for i in items})
+    source = _source(run, place)
+    torch.manual_seed(e.seed)
+    module, _ = _module(run, place, source)
+    names = tuple(e.data.modalities)
+    rows = rows_with(place.windows, run.split.train, names)
+    loader = Loader(source, labels, rows, e.seed, optim.batch, e.fusion.modality_dropout, *world())
+    engine = make_engine(module, optim, e.runtime, device=place.device)
+    fit(
+        engine,
+        start=Position(0, 0),
+        stop=Position(optim.epochs, 0),
+        lr=schedule(optim, loader.steps),
+        batches=loader.batches,
+        report=lambda position, metrics: None,
+    )
+    validation = rows_with(place.windows, run.split.validation, names)
+    table = predict_rows(engine, source, labels, validation, place.windows, optim.batch)
+    engine.close()
+    return {f"validation_{k}": v for k, v in scores(table).items()}
+
+
+def _source(run: Run, place: Place) -> Source:
+    if run.kind != "fusion":
+        return RawSource(place.windows, list(run.experiment.data.modalities))
+    keys = {m: cache_key(key, run.embed) for m, key in run.encoders.items()}
+    return Embeddings(place.results, keys, place.windows)
+
+
+def _module(run: Run, place: Place, source: Source) -> tuple[nn.Module, Shapes]:
+    index = place.windows.index
+    shapes = Shapes(index.eeg_channels, len(index.classes))
+    if isinstance(source, Embeddings):
+        fusion = build_fusion(run.experiment, source.widths, source.times_s, shapes.n_outputs)
+        return FusionAlone(fusion, source.names), shapes
+    classifier = Classifier(run.experiment, shapes)
+    if "eeg" in classifier.names:
+        mean, sd = channel_statistics(place.windows, rows_with(place.windows, run.split.train, ("eeg",)))
+        classifier.normalise.mean.copy_(mean)
+        classifier.normalise.sd.copy_(sd)
+    return classifier, shapes
+
+
+def rows_with(windows: Windows, recordings: tuple[str, ...], modalities: tuple[str, ...]) -> np.ndarray:
+    """Rows of these recordings in which at least one of the modalities exists."""
+    rows = windows.rows_of(recordings)
+    return rows[windows.ids[[f"has_{m}" for m in modalities]].to_numpy()[rows].any(1)]
+
+
+def channel_statistics(windows: Windows, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and SD of each EEG channel over training rows: ((channels,), (channels,)), microvolts."""
+    total, squares, count = 0.0, 0.0, 0
+    for start in range(0, len(rows), 128):
+        x_BCT = windows.get(rows[start : start + 128], "eeg").astype(np.float64)
+        total = total + x_BCT.sum((0, 2))
+        squares = squares + np.square(x_BCT).sum((0, 2))
+        count += x_BCT.shape[0] * x_BCT.shape[2]
+    if not count:
+        raise DataError("no training row has EEG; take eeg out of data.modalities")
+    mean = total / count
+    sd = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+    # A channel that is masked in every training row has no spread; dividing by 1 leaves it at zero.
+    return torch.as_tensor(mean), torch.as_tensor(np.where(sd > 0, sd, 1.0))
+
+
+def _train(
+    run: Run,
+    place: Place,
+    module: nn.Module,
+    shapes: Shapes,
+    source: Source,
+    labels: Labels,
+    resume: ckpt.Checkpoint | None,
+    report: Callable[[Progress], None],
+) -> str:
+    e, optim = run.experiment, run.optim
+    rank, size = world()
+    names = tuple(e.data.modalities)
+    loader = Loader(
+        source,
+        labels,
+        rows_with(place.windows, run.split.train, names),
+        e.seed,
+        optim.batch,
+        e.fusion.modality_dropout if len(names) > 1 else 0.0,
+        rank,
+        size,
+    )
+    validation = rows_with(place.windows, run.split.validation, names) if run.kind != "encoder" else np.array([], int)
+    attempt = same_everywhere(ckpt.next_attempt(place.results, run.key))
+    prefix = ""
+    if not any(p.requires_grad for p in module.parameters()):  # late_mean has nothing to train
+        return _save(run, place, attempt, module.state_dict(), {}, shapes, Position(optim.epochs, 0), {})
+    engine = make_engine(module, optim, e.runtime, device=place.device, resume=resume.moments if resume else None)
+
+    def at_epoch(position: Position, measured: Metrics) -> None:
+        nonlocal prefix
+        sums = _gather([measured["loss_sum"], measured["count"]])
+        metrics: Metrics = {"train_loss": sum(s[0] for s in sums) / max(1, sum(s[1] for s in sums))}
+        finished = position.epoch == optim.epochs
+        if len(validation) and finished:
+            table = predict_rows(engine, source, labels, validation, place.windows, optim.batch)
+            metrics |= {f"validation_{k}": v for k, v in scores(table).items()}
+        if finished or position.epoch % e.train.checkpoint_epochs == 0:
+            weights, moments = engine.weights(), {} if finished else engine.moments()
+            prefix = _save(run, place, attempt, weights, moments, shapes, position, metrics)
+        if rank == 0:
+            report(Progress(run.key, run.title, position.epoch, optim.epochs, metrics))
+
+    fit(
+        engine,
+        start=resume.position if resume else Position(0, 0),
+        stop=Position(optim.epochs, 0),
+        lr=schedule(optim, loader.steps),
+        batches=loader.batches,
+        report=at_epoch,
+    )
+    engine.close()
+    return prefix
+
+
+def _save(
+    run: Run,
+    place: Place,
+    attempt: int,
+    weights: dict[str, Tensor],
+    moments: dict[str, Tensor],
+    shapes: Shapes,
+    position: Position,
+    metrics: Metrics,
+) -> str:
+    """Rank 0 writes; every rank waits until it is committed."""
+    prefix = ckpt.prefix_of(run.key, attempt, position)
+    if world()[0] == 0:
+        finished = position.epoch == run.optim.epochs
+        whole = dict(weights)
+        for m, key in run.encoders.items():
+            # A fusion checkpoint carries its encoders, so that one path is enough to predict.
+            found = ckpt.latest(place.results, key)
+            if found is None:
+                raise DataError(f"the encoder run {key} has no checkpoint; train it first")
+            whole |= {n: t for n, t in found[1].weights.items() if n.startswith((f"encoders.{m}.", f"heads.{m}."))}
+            if m == "eeg" or "normalise.mean" not in whole:
+                whole |= {n: t for n, t in found[1].weights.items() if n.startswith("normalise.")}
+        classes = place.windows.index.classes
+        saved = ckpt.Checkpoint(
+            run.experiment, run.split, classes, shapes, whole, moments, position, finished, dict(metrics), run.encoders
+        )
+        ckpt.save(place.results, run.key, attempt, saved)
+        ckpt.prune(place.results, run.key, keep=prefix)
+    _barrier()
+    return prefix
+
+
+def _embedded(run: Run, place: Place) -> bool:
+    return run.kind != "encoder" or not run.embed or place.results.is_committed(cache_key(run.key, run.embed))
+
+
+def _embed(run: Run, place: Place, model: Classifier, source: RawSource, labels: Labels) -> None:
+    """Embeddings of all wanted recordings, each rank its share."""
+    key = cache_key(run.key, run.embed)
+    if not run.embed or place.results.is_committed(key):
+        return
+    rank, size = world()
+    rows = place.windows.rows_of(run.embed)[rank::size]
+    batches = plain_batches(source, labels, rows, 64)
+    table = compute(model, batches, place.windows, place.device) if len(rows) else None
+    write_part(place.results, key, rank, table)
+    _barrier()
+    if rank == 0:
+        commit(place.results, key, _times(model))
+    _barrier()
+
+
+def _times(model: Classifier) -> Tensor:
+    times_s = model.encoders[model.names[0]].times_s
+    assert isinstance(times_s, Tensor)
+    return times_s
+
+
+def predict_rows(
+    engine: Engine, source: Source, labels: Labels, rows: np.ndarray, windows: Windows, batch: int
+) -> pd.DataFrame:
+    """Predictions of all rows, on every rank: each computes its share, every row once, whatever their number."""
+    mine = rows[engine.rank :: engine.world]
+    parts = []
+    for part, made in plain_batches(source, labels, mine, batch):
+        ids, present = windows.ids.iloc[part], source.present(part)
+        parts.append(to_frame(engine.predict(made), ids, present, source.names, labels.label[part]))
+    whole = [frame for frames in _gather(parts) for frame in frames]
+    return pd.concat(whole, ignore_index=True).sort_values(["subject", "recording", "window"], ignore_index=True)
+
+
+def to_frame(
+    output: Output, ids: pd.DataFrame, present_BM: np.ndarray, names: list[str], label: np.ndarray
+) -> pd.DataFrame:
+    """One row a window: ids, label, logits of the fusion, of `late_mean` and of each modality, modality weights.
+
+    A modality that a window lacks has NaN logits.
+    """
+    columns: dict[str, np.ndarray] = {c: ids[c].to_numpy() for c in ("subject", "recording", "window")}
+    columns["label"] = label
+    unimodal = {}
+    for position, m in enumerate(names):
+        logits = output.unimodal[m].float().cpu().numpy()
+        unimodal[m] = np.where(present_BM[:, position, None], logits, np.nan)
+    stacked = np.stack([unimodal[m] for m in names])
+    sources = {"fusion": output.logits_BK.float().cpu().numpy(), "late_mean": np.nanmean(stacked, 0)} | unimodal
+    for source, logits in sources.items():
+        columns |= {f"{source}.logit_{k}": logits[:, k] for k in range(logits.shape[1])}
+    for position, m in enumerate(names):
+        columns[f"weight.{m}"] = output.weights_BM[:, position].float().cpu().numpy()
+        columns[f"corrected.{m}"] = output.corrected_BM[:, position].float().cpu().numpy()
+    return pd.DataFrame(columns)
+
+
+def empty_frame(names: list[str], n_outputs: int) -> pd.DataFrame:
+    """`to_frame` of no windows: the same columns."""
+    none = torch.zeros(0, n_outputs)
+    weights = torch.zeros(0, len(names))
+    ids = pd.DataFrame({"subject": [], "recording": [], "window": []})
+    return to_frame(Output(none, {m: none for m in names}, weights, weights), ids, weights.numpy(), names, np.zeros(0))
+
+
+def _gather(value: T) -> list[T]:
+    size = world()[1]
+    if size == 1:
+        return [value]
+    gathered: list[T | None] = [None] * size
+    dist.all_gather_object(gathered, value)
+    return gathered  # pyright: ignore[reportReturnType]
+
+
+def same_everywhere(value: T) -> T:
+    """Rank 0's value."""
+    return _gather(value)[0]
+
+
+def _barrier() -> None:
+    if world()[1] > 1:
+        dist.barrier()

@@ -1,0 +1,128 @@
+"""Where batches come from, and in which order: functions of (seed, epoch, step), never of what a process drew."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eav_ray.data.cache import Windows
+from eav_ray.training.loop import Batch, Position, steps_per_epoch
+
+
+class Source(Protocol):
+    """Model inputs by row number of `Windows`."""
+
+    names: list[str]  # modalities, sorted
+
+    def get(self, rows: np.ndarray) -> dict[str, Tensor]: ...
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        """(rows, modalities) bool."""
+        ...
+
+
+class RawSource:
+    """Stored windows, from the memory-mapped cache."""
+
+    def __init__(self, windows: Windows, names: list[str]) -> None:
+        self.names = sorted(names)
+        self._windows = windows
+        self._present = windows.ids[[f"has_{m}" for m in self.names]].to_numpy()
+
+    def get(self, rows: np.ndarray) -> dict[str, Tensor]:
+        return {m: torch.from_numpy(self._windows.get(rows, m)) for m in self.names}
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        return self._present[rows]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the loop must know of every row of `Windows`, by row number."""
+
+    label: np.ndarray  # int64
+    sample: np.ndarray  # a number for each window, from its id alone: stable across shards and machines
+
+    @classmethod
+    def of(cls, windows: Windows, by_recording: dict[str, int]) -> "Labels":
+        ids = windows.ids
+        label = ids["id"].map(by_recording).fillna(-1).to_numpy().astype(np.int64)
+        names = [f"{i}/{w}" for i, w in zip(ids["id"], ids["window"], strict=True)]
+        return cls(label, np.array([zlib.crc32(n.encode()) for n in names], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Batches of one rank. The global batch of a step is the same whatever the number of ranks."""
+
+    source: Source
+    labels: Labels
+    rows: np.ndarray  # training rows, ascending
+    seed: int
+    batch: int
+    modality_dropout: float
+    rank: int
+    world: int
+
+    @property
+    def steps(self) -> int:
+        return steps_per_epoch(len(self.rows), self.batch)
+
+    def batches(self, position: Position) -> Iterator[Batch]:
+        """This rank's batches from a position to the end of its epoch."""
+        order = np.random.default_rng([self.seed, position.epoch]).permutation(self.rows)
+        for step in range(position.step, self.steps):
+            whole = order[step * self.batch : (step + 1) * self.batch]
+            seed = int(np.random.SeedSequence([self.seed, position.epoch, step]).generate_state(1)[0])
+            yield self.make(whole, position.epoch, seed)
+
+    def make(self, whole: np.ndarray, epoch: int, seed: int) -> Batch:
+        mine = whole[self.rank :: self.world]
+        # A ragged last batch may leave this rank fewer rows, or none: it steps all the same, on rows of weight 0.
+        size = -(-len(whole) // self.world)
+        weight = np.zeros(size, dtype=np.float32)
+        weight[: len(mine)] = 1
+        rows = np.concatenate([mine, np.repeat(whole[:1], size - len(mine))])
+        present = self.source.present(rows)
+        if self.modality_dropout:
+            present = self._drop(present, self.labels.sample[rows], epoch)
+        return Batch(
+            self.source.get(rows),
+            torch.from_numpy(present),
+            torch.from_numpy(self.labels.label[rows]),
+            torch.from_numpy(weight),
+            len(whole),
+            seed,
+        )
+
+    def _drop(self, present_BM: np.ndarray, samples: np.ndarray, epoch: int) -> np.ndarray:
+        """Hide modalities at random, never all that a window has."""
+        kept = present_BM.copy()
+        for row, sample in enumerate(samples):
+            rng = np.random.default_rng([self.seed, epoch, int(sample)])
+            keep = present_BM[row] & (rng.random(present_BM.shape[1]) >= self.modality_dropout)
+            if not keep.any():
+                keep[rng.choice(np.flatnonzero(present_BM[row]))] = True
+            kept[row] = keep
+        return kept
+
+
+def plain_batches(source: Source, labels: Labels, rows: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Rows in order, for prediction: (row numbers, batch)."""
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        yield (
+            part,
+            Batch(
+                source.get(part),
+                torch.from_numpy(source.present(part)),
+                torch.from_numpy(labels.label[part]),
+                torch.ones(len(part)),
+                len(part),
+                0,
+            ),
+        )

@@ -1,0 +1,18 @@
+"""Look at a data set before anything is computed: people, recordings per class, and everything that cannot be used.
+
+python jobs/check.py jobs/experiments/eav.yaml data.root=/data/EAV
+"""
+
+from eav_ray.runtime.check import check, report
+from eav_ray.runtime.cli import Arguments, door, experiment_of
+
+
+def job(arguments: Arguments) -> int:
+    experiment = experiment_of(arguments)
+    found = check(experiment)
+    print(report(found))
+    return 1 if found.problems and experiment.profile.on_bad == "fail" else 0
+
+
+if __name__ == "__main__":
+    door(__doc__ or "", job)

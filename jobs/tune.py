@@ -1,0 +1,20 @@
+"""Search the space of the experiment's `search:` over inner folds, then refit the best candidate on all training rows.
+
+python jobs/tune.py jobs/experiments/fusion.yaml search.candidates=32 fold.index=0
+"""
+
+from eav_ray.runtime.cli import Arguments, door, experiment_of
+from eav_ray.runtime.tune import tune_experiment
+
+
+def job(arguments: Arguments) -> None:
+    experiment = experiment_of(arguments)
+    best = tune_experiment(experiment)
+    print(f"best candidate {best.candidate.number}: {best.candidate.changes}, inner score {best.inner_score:.4f}")
+    print(f"study: {best.study}")
+    print(f"checkpoint: {experiment.store.results}/{best.checkpoint}")
+    print(f"pull it: python jobs/pull.py {experiment.store.results} --study {best.study} --to best")
+
+
+if __name__ == "__main__":
+    door(__doc__ or "", job)

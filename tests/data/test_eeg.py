@@ -1,0 +1,158 @@
+"""The clean profile keeps the phase, the band and the scale of EEG, and lets no bad channel into the others."""
+
+import numpy as np
+import pytest
+
+from eav_ray.config import EEGProfile
+from eav_ray.data import eeg
+from eav_ray.data.eav import CHANNELS
+from eav_ray.data.manifest import RawEEG
+from eav_ray.errors import DataError
+
+HZ, SECONDS = 500, 20
+TIME_T = np.arange(HZ * SECONDS) / HZ
+UNREFERENCED = EEGProfile(reference="none")
+
+
+def raw(values_CT: np.ndarray, *, hz: float = HZ, unit: str = "auto") -> RawEEG:
+    names = CHANNELS[: len(values_CT)]
+    return RawEEG(values_CT, hz, names, unit)
+
+
+def noise(channels: int = 30, seconds: float = SECONDS, hz: int = HZ) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 30, (channels, int(hz * seconds)))
+
+
+def tone(hz: float, sampled_hz: int = HZ, seconds: float = SECONDS) -> np.ndarray:
+    t = np.arange(int(sampled_hz * seconds)) / sampled_hz
+    return np.tile(50 * np.sin(2 * np.pi * hz * t + 0.7), (4, 1))
+
+
+def decibel(hz: float) -> float:
+    cleaned, _ = eeg.clean(raw(tone(hz)), UNREFERENCED)
+    return 20 * np.log10(cleaned[0, 200:-200].std() / tone(hz)[0].std())
+
+
+@pytest.mark.parametrize("hz", [1.0, 10.0])
+def test_a_tone_keeps_its_phase(hz: float) -> None:
+    cleaned, _ = eeg.clean(raw(tone(hz)), UNREFERENCED)
+    expected = tone(hz)[0, ::5]
+    middle = slice(500, 1500)
+    assert np.corrcoef(cleaned[0, middle], expected[middle])[0, 1] > 0.9999
+
+
+@pytest.mark.parametrize("hz", [2, 10, 30])
+def test_the_pass_band_is_kept_within_one_decibel(hz: float) -> None:
+    assert abs(decibel(hz)) < 1
+
+
+@pytest.mark.parametrize("hz", [0.1, 49.8, 50, 60, 70, 150])
+def test_drift_mains_and_what_would_fold_into_the_band_are_suppressed(hz: float) -> None:
+    assert decibel(hz) < -30
+
+
+def test_the_mains_are_suppressed_less_within_half_a_second_of_the_ends() -> None:
+    """The price of a filter that cannot know how the mains go on: -30 dB inside, about -10 dB at the ends."""
+    cleaned, _ = eeg.clean(raw(tone(50)), UNREFERENCED)
+    assert 20 * np.log10(cleaned[:, 75:-75].std() / tone(50).std()) < -30
+    assert 20 * np.log10(cleaned.std() / tone(50).std()) < -15
+
+
+def test_an_offset_and_a_drift_do_not_ring_at_the_ends() -> None:
+    offset_and_drift = noise() + 5000 + 20 * TIME_T
+    drifting, _ = eeg.clean(raw(offset_and_drift), EEGProfile())
+    still, _ = eeg.clean(raw(noise()), EEGProfile())
+    assert np.abs(drifting - still).max() < still.std()
+
+
+@pytest.mark.parametrize(("hz", "seconds"), [(500, 20), (500, 3.5), (256, 4), (100, 4), (200, 2), (1000, 2), (1024, 1)])
+def test_any_rate_becomes_the_profiles(hz: int, seconds: float) -> None:
+    cleaned, quality = eeg.clean(raw(noise(4, seconds, hz), hz=hz), EEGProfile())
+    assert cleaned.shape == (4, 100 * seconds)
+    assert cleaned.dtype == np.float32
+    assert quality["seconds"] == seconds
+
+
+def test_the_average_reference_leaves_no_mean() -> None:
+    cleaned, _ = eeg.clean(raw(noise() + 40 * np.sin(2 * np.pi * 10 * TIME_T)), EEGProfile())
+    np.testing.assert_allclose(cleaned.mean(axis=0), 0, atol=1e-4)
+
+
+def test_volts_are_recognised_and_become_microvolts() -> None:
+    as_microvolt, quality = eeg.clean(raw(noise()), EEGProfile())
+    as_volt, volt_quality = eeg.clean(raw(noise() * 1e-6), EEGProfile())
+    assert (quality["unit"], volt_quality["unit"]) == ("microvolt", "volt")
+    np.testing.assert_allclose(as_volt, as_microvolt, rtol=1e-3, atol=1e-3)
+
+
+def test_a_stated_unit_is_believed() -> None:
+    _, quality = eeg.clean(raw(noise() * 1e-6, unit="volt"), EEGProfile(unit="microvolt"))
+    assert quality["unit"] == "volt"
+    _, quality = eeg.clean(raw(noise()), EEGProfile(unit="microvolt"))
+    assert quality["unit"] == "microvolt"
+
+
+@pytest.mark.parametrize("damage", ["nan", "inf", "flat", "extreme"])
+def test_a_bad_channel_is_found_and_does_not_touch_the_others(damage: str) -> None:
+    x_CT = noise() + 40 * np.sin(2 * np.pi * 10 * TIME_T + np.arange(30)[:, None] / 10)
+    bad = CHANNELS.index("Cz")
+    spoiled = x_CT.copy()
+    match damage:
+        case "nan":
+            spoiled[bad, 17] = np.nan
+        case "inf":
+            spoiled[bad, 17:60] = np.inf
+        case "flat":
+            spoiled[bad] = -3276.8
+        case "extreme":
+            spoiled[bad] *= 1000
+    whole, none = eeg.clean(raw(x_CT), UNREFERENCED)
+    cleaned, quality = eeg.clean(raw(spoiled), UNREFERENCED)
+    assert (none["bad_channels"], quality["bad_channels"], quality["bad_names"]) == (0, 1, ("Cz",))
+    others = np.arange(30) != bad
+    np.testing.assert_allclose(cleaned[others], whole[others], atol=1e-3)
+    # Splines know what neighbours share, here 10 Hz, and not the channel's own noise.
+    assert np.corrcoef(cleaned[bad], whole[bad])[0, 1] > 0.8
+
+
+def test_a_bad_channel_without_a_known_position_is_zero() -> None:
+    x_CT = noise(6)
+    x_CT[2] = 0
+    cleaned, quality = eeg.clean(RawEEG(x_CT, HZ, ("A", "B", "C", "D", "E", "F"), "auto"), EEGProfile())
+    assert quality["masked_names"] == ("C",)
+    assert not cleaned[2].any() and cleaned[[0, 1, 3, 4, 5]].std(axis=1).all()
+
+
+@pytest.mark.parametrize("channels", [3, 4, 5, 8])
+def test_few_channels_are_enough(channels: int) -> None:
+    x_CT = noise(channels)
+    x_CT[1] = np.nan
+    cleaned, quality = eeg.clean(raw(x_CT), EEGProfile())
+    assert quality["bad_channels"] == 1 and np.isfinite(cleaned).all()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda x: x[0], "shape"),
+        (lambda x: x[:29], "30 channels"),
+        (lambda x: x[:, :499], "at least 1 s"),
+        (lambda x: np.where(np.arange(30)[:, None] < 16, 0, x), "16 of 30"),
+        (lambda x: x * np.nan, "30 of 30"),
+    ],
+)
+def test_what_is_no_recording_is_refused(spoil, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        eeg.clean(RawEEG(spoil(noise()), HZ, CHANNELS, "auto"), EEGProfile())
+
+
+def test_a_rate_too_slow_for_the_band_is_refused_with_the_way_out() -> None:
+    with pytest.raises(DataError, match="set profile.eeg.high_hz below 32"):
+        eeg.clean(raw(noise(4, 20, 64), hz=64), EEGProfile())
+
+
+def test_the_input_is_left_alone() -> None:
+    x_CT = noise()
+    before = x_CT.copy()
+    eeg.clean(raw(x_CT), EEGProfile())
+    np.testing.assert_array_equal(x_CT, before)

@@ -1,0 +1,104 @@
+"""Real recordings have the shapes and numbers that their authors state."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eav_ray.config import Data, Profile
+from eav_ray.data import audio, sets, video
+from eav_ray.data.windows import cut
+from eav_ray.errors import DataError
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def real() -> Path:
+    """The folder that EAV_RAY_REAL names, or shared/real beside the repository."""
+    named = os.environ.get("EAV_RAY_REAL")
+    folder = Path(named) if named else Path(__file__).resolve().parents[3] / "shared" / "real"
+    if not folder.is_dir():
+        reason = f"no real recordings: EAV_RAY_REAL is {named!r}, and {folder} is no folder"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+def test_ravdess_has_its_clips(real: Path) -> None:
+    dataset, listing = sets.scan(Data(set="ravdess", root=str(real), modalities=("audio",)))
+    assert listing.problems == ()
+    people = Counter(r.subject for r in listing.recordings)
+    assert set(people.values()) == {36}  # 4 neutral, 8 of each other emotion
+    of_one = Counter(dataset.classes[r.label] for r in listing.recordings if r.subject == "actor01")
+    assert of_one == {"Neutral": 4, "Sadness": 8, "Anger": 8, "Happiness": 8, "Calmness": 8}
+    assert sets.eeg_channels(dataset, listing) == 0
+
+
+def test_a_ravdess_clip_is_one_window(real: Path) -> None:
+    dataset, listing = sets.scan(Data(set="ravdess", root=str(real / "ravdess"), modalities=("audio",)))
+    for recording in listing.recordings[::50]:
+        (row,) = cut(dataset, recording, Profile(), ("audio",), eeg_channels=0)
+        assert row["has_audio"] and 2 < row["audio_seconds"] <= 5
+        assert 1e-4 < row["audio"].std() < 0.5
+
+
+def test_original_and_converted_clips_sound_the_same(real: Path) -> None:
+    """Two ways to 16 kHz: ours from what was published, and the converted copy."""
+    compared = 0
+    for original in sorted((real / "ravdess_original").glob("*.wav")):
+        copy = real / "ravdess" / f"Actor_{original.stem[-2:]}" / f"{original.stem}.flac"
+        if copy.is_file():
+            ours, theirs = audio.read(original, 16000), audio.read(copy, 16000)
+            n = min(len(ours), len(theirs))
+            assert abs(len(ours) - len(theirs)) < 160
+            power = [np.abs(np.fft.rfft(x[:n]))[: n // 5] for x in (ours, theirs)]
+            assert np.corrcoef(*power)[0, 1] > 0.99
+            compared += 1
+    assert compared
+
+
+def test_eegmat_has_its_shapes(real: Path) -> None:
+    dataset, listing = sets.scan(Data(set="eegmat", root=str(real / "eegmat"), modalities=("eeg",)))
+    assert listing.problems == ()
+    assert Counter(r.label for r in listing.recordings)[0] == len(listing.recordings) / 2
+    assert sets.eeg_channels(dataset, listing) == 19
+    for recording, seconds in zip(listing.recordings[:2], (182, 62), strict=True):
+        raw = dataset.read_eeg(recording)
+        assert raw.values_CT.shape == (19, 500 * seconds) and raw.hz == 500
+        assert not {"A2-A1", "ECG"} & set(raw.channels)
+        rows = cut(dataset, recording, Profile(), ("eeg",), eeg_channels=19)
+        assert len(rows) == seconds // 5
+        assert all(1 < row["eeg"].std() < 100 for row in rows)  # microvolts
+
+
+def test_a_broken_edf_is_a_data_error_or_shorter(real: Path, tmp_path: Path) -> None:
+    whole = (real / "eegmat" / "Subject00_2.edf").read_bytes()
+    path = tmp_path / "Subject00_1.edf"
+    rng = np.random.default_rng(0)
+    broken = [whole[: int(share * len(whole))] for share in (0, 0.001, 0.01, 0.5)]
+    for _ in range(20):
+        garbled = bytearray(whole[:100_000])
+        for place in rng.integers(0, 5000, 5):
+            garbled[place] = rng.integers(256)
+        broken.append(bytes(garbled))
+    for content in broken:
+        path.write_bytes(content)
+        dataset, listing = sets.scan(Data(set="eegmat", root=str(tmp_path), modalities=("eeg",)))
+        assert "Subject00_2.edf is missing" in listing.problems[0].reason
+        try:
+            dataset.read_eeg(listing.recordings[0])
+        except DataError as error:
+            assert path.name in str(error)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_every_film_keeps_its_length(real: Path, suffix: str) -> None:
+    for path in sorted((real / "video").glob(f"*{suffix}")):
+        frames, duration_s = video.read(path, 5, 64, seconds=5)
+        assert frames.shape[1:] == (64, 64, 3)
+        assert abs(len(frames) - 5 * duration_s) <= 1
+        assert frames.std() > 5

@@ -1,0 +1,346 @@
+"""Every encoder keeps one contract, and each computes what its paper or its library computes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+from eav_ray.config import Experiment, override
+from eav_ray.errors import ConfigError
+from eav_ray.models.audio import AST, HZ, SD, FilterBank
+from eav_ray.models.build import Classifier, Shapes, build_encoder
+from eav_ray.models.eegformer import EEGformer
+from eav_ray.models.encoder import Block, Encoder
+from eav_ray.models.video import ViT
+
+WINDOW_S, CHANNELS, EEG_HZ = 2, 5, 50
+SHAPES = Shapes(CHANNELS, 4)
+# Said by the library's own extractor: 257 bins leave the lowest of 128 triangles empty, as in Kaldi.
+pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values:UserWarning")
+
+
+def eegformer(**changes: Any) -> EEGformer:
+    sizes = dict(filters=4, width=16, temporal_width=24, segments=4, depth=1, heads=4, dropout=0.5) | changes
+    return EEGformer(CHANNELS, EEG_HZ * WINDOW_S, window_s=WINDOW_S, **sizes)
+
+
+def ast(**changes: Any) -> AST:
+    sizes = dict(width=24, depth=1, heads=2, max_length=256, stride=16, dropout=0.5) | changes
+    return AST(window_s=WINDOW_S, **sizes)
+
+
+def vit(**changes: Any) -> ViT:
+    sizes: dict[str, Any] = dict(image_size=16, patch=8, width=24, depth=1, heads=2, dropout=0.5, frames=3, stored=10)
+    return ViT("vit_base_patch16_224", window_s=WINDOW_S, **(sizes | changes))
+
+
+def eeg_input(n: int) -> Tensor:
+    return torch.randn(n, CHANNELS, EEG_HZ * WINDOW_S)
+
+
+def audio_input(n: int) -> Tensor:
+    return torch.rand(n, HZ * WINDOW_S) * 2 - 1
+
+
+def video_input(n: int) -> Tensor:
+    return torch.randint(0, 256, (n, 10, 16, 16, 3), dtype=torch.uint8)
+
+
+ENCODERS = [(eegformer, eeg_input, 4), (ast, audio_input, 16), (vit, video_input, 3)]
+contract = pytest.mark.parametrize(("make", "inputs", "n_tokens"), ENCODERS, ids=["eegformer", "ast", "vit"])
+Make, Inputs = Callable[[], Encoder], Callable[[int], Tensor]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def test_the_contract_covers_every_encoder() -> None:
+    covered = {type(make()) for make, _, _ in ENCODERS}
+
+    def below(kind: type) -> set[type]:
+        return {kind} | {k for sub in kind.__subclasses__() for k in below(sub)}
+
+    assert covered == below(Encoder) - {Encoder}
+
+
+@contract
+def test_shapes_and_masks_are_what_fusion_expects(make: Make, inputs: Inputs, n_tokens: int) -> None:
+    encoder = make()
+    present = torch.tensor([True, False, True])
+    tokens, mask, pooled = encoder(inputs(3), present)
+    assert tokens.shape == (3, n_tokens, encoder.width) and tokens.dtype == torch.float32
+    assert mask.shape == (3, n_tokens) and mask.dtype == torch.bool
+    assert pooled.shape == (3, encoder.width)
+    assert mask.any(1).tolist() == present.tolist()
+
+
+@contract
+def test_token_times_rise_within_the_window(make: Make, inputs: Inputs, n_tokens: int) -> None:
+    times = make().times_s
+    assert times.shape == (n_tokens,)
+    assert (times.diff() >= 0).all() and times.min() >= 0 and times.max() <= WINDOW_S
+    real = make()(inputs(1), torch.ones(1, dtype=torch.bool)).mask_BN[0]
+    assert (times[real].diff() > 0).all()
+
+
+@contract
+def test_every_parameter_gets_a_gradient(make: Make, inputs: Inputs, n_tokens: int) -> None:
+    encoder = make().eval()
+    tokens, _, pooled = encoder(inputs(2), torch.ones(2, dtype=torch.bool))
+    (tokens * torch.randn_like(tokens)).sum().add((pooled * torch.randn_like(pooled)).sum()).backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@contract
+def test_evaluation_draws_nothing_and_training_does(make: Make, inputs: Inputs, n_tokens: int) -> None:
+    encoder, x, present = make(), inputs(2), torch.ones(2, dtype=torch.bool)
+    encoder.eval()
+    assert torch.equal(encoder(x, present).tokens_BND, encoder(x, present).tokens_BND)
+    encoder.train()
+    assert not torch.equal(encoder(x, present).tokens_BND, encoder(x, present).tokens_BND)
+
+
+@contract
+def test_rows_of_a_batch_do_not_see_each_other(make: Make, inputs: Inputs, n_tokens: int) -> None:
+    encoder, x = make().eval(), inputs(3)
+    together = encoder(x, torch.tensor([True, False, True]))
+    for row in range(3):
+        alone = encoder(x[row : row + 1], torch.ones(1, dtype=torch.bool))
+        torch.testing.assert_close(together.tokens_BND[row : row + 1], alone.tokens_BND, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.pooled_BD[row : row + 1], alone.pooled_BD, rtol=1e-4, atol=1e-5)
+
+
+SIZES = [("eeg", 2.69e6), ("audio", 85.7e6), ("video", 85.8e6)]
+
+
+@pytest.mark.parametrize(("modality", "published"), SIZES)
+def test_the_default_sizes_are_the_published_ones(modality: str, published: float) -> None:
+    with torch.device("meta"):
+        encoder = build_encoder(Experiment(), modality, Shapes(30, 5))
+    count = sum(p.numel() for p in encoder.parameters())
+    assert count == pytest.approx(published, rel=2e-3)
+
+
+def sounds() -> dict[str, np.ndarray]:
+    seconds = np.arange(5 * HZ) / HZ
+    rng = np.random.default_rng(0)
+    return {
+        "noise": rng.uniform(-0.5, 0.5, len(seconds)),
+        "silence": np.zeros(len(seconds)),
+        "clipped sine": np.clip(3 * np.sin(2 * np.pi * 440 * seconds), -1, 1),
+        "chirp": 0.5 * np.sin(2 * np.pi * (50 + 700 * seconds) * seconds),
+        "offset": 0.3 + 0.01 * rng.normal(size=len(seconds)),
+        "short": rng.uniform(-0.5, 0.5, 2 * HZ),
+    }
+
+
+@pytest.mark.parametrize("name", sounds())
+@pytest.mark.parametrize("max_length", [512, 300])
+def test_the_filter_bank_is_that_of_the_library(name: str, max_length: int) -> None:
+    wave = sounds()[name].astype(np.float32)
+    library = ASTFeatureExtractor(max_length=max_length)
+    expected = library(wave, sampling_rate=HZ, return_tensors="np")["input_values"][0]
+    bank = FilterBank(max_length).to(torch.float32)  # as an engine does
+    found = bank(torch.from_numpy(wave)[None])[0].numpy()
+    assert found.shape == expected.shape
+    difference = np.abs(found - expected) * 2 * SD  # log-mel units
+    assert difference.max() < 1e-3
+    assert difference.mean() < 2e-5
+
+
+def test_five_seconds_are_498_frames() -> None:
+    features = FilterBank(512)(torch.randn(1, 5 * HZ))[0]
+    padding = features[498:]
+    assert (padding == padding[0, 0]).all()
+    assert not (features[497] == padding[0, 0]).any()
+
+
+def test_ast_is_the_librarys_model_averaged_over_frequency() -> None:
+    ours = ast(dropout=0.0).eval()
+    config = ASTConfig(
+        hidden_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=96,
+        time_stride=16,
+        frequency_stride=16,
+        max_length=256,
+    )
+    reference = ASTModel(config).eval()
+    reference.load_state_dict(ours.model.state_dict())
+    x = audio_input(2)
+    out = reference(ours.bank(x))
+    bands, times = 8, 16
+    expected = torch.stack(
+        [
+            torch.stack([out.last_hidden_state[:, 2 + f * times + t] for f in range(bands)]).mean(0)
+            for t in range(times)
+        ],
+        1,
+    )
+    found = ours(x, torch.ones(2, dtype=torch.bool))
+    torch.testing.assert_close(found.tokens_BND, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.pooled_BD, out.pooler_output, rtol=1e-5, atol=1e-6)
+
+
+def test_a_time_token_of_ast_covers_its_own_time_and_no_other() -> None:
+    ours = ast().eval()
+    features = torch.randn(1, 256, 128)
+    changed = features.clone()
+    changed[:, 16 * 5 : 16 * 6] += 1  # ten milliseconds a frame: the sixth patch in time
+    before, after = (ours.model.embeddings.patch_embeddings(f) for f in (features, changed))
+    moved = (before != after).any(-1).view(ours.bands, -1)
+    assert moved.all(0).tolist() == [t == 5 for t in range(16)]
+    assert moved.any(0).tolist() == [t == 5 for t in range(16)]
+    assert ours.times_s[5] == pytest.approx((16 * 5 + 8) * 0.01)
+
+
+def test_tokens_of_ast_that_lie_in_padding_are_masked() -> None:
+    encoder = ast(max_length=512)  # two seconds are 198 frames
+    mask = encoder(audio_input(1), torch.ones(1, dtype=torch.bool)).mask_BN[0]
+    assert mask.tolist() == [16 * t < 198 for t in range(32)]
+
+
+def watched(encoder: EEGformer, x: Tensor) -> dict[str, Tensor]:
+    """What goes in and comes out of each stage."""
+    seen: dict[str, Tensor] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[f"{names[module]}.in"], seen[f"{names[module]}.out"] = inputs[0].detach(), output.detach()
+
+    names = {getattr(encoder, n): n for n in ("filters", "regional", "synchronous", "temporal_in", "temporal")}
+    hooks = [module.register_forward_hook(note) for module in names]
+    encoder(x, torch.ones(len(x), dtype=torch.bool))
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def test_eegformer_attends_over_filters_within_an_electrode_first() -> None:
+    x = eeg_input(2)
+    changed = x.clone()
+    changed[1, 3] += torch.randn(x.shape[2])
+    encoder = eegformer().eval()
+    before, after = watched(encoder, x), watched(encoder, changed)
+    assert before["filters.out"].shape == (2 * CHANNELS, 4, 100 - 27)
+    assert before["regional.in"].shape == (2 * CHANNELS, 4, 16)
+    moved = (before["regional.out"] != after["regional.out"]).flatten(1).any(1)
+    assert moved.nonzero().flatten().tolist() == [1 * CHANNELS + 3]
+
+
+def test_eegformer_attends_over_electrodes_within_a_filter_second() -> None:
+    encoder = eegformer().eval()
+    seen = watched(encoder, eeg_input(2))
+    assert seen["synchronous.in"].shape == (2 * 4, CHANNELS, 16)
+    for sample in range(2):
+        for c in range(4):
+            for s in range(CHANNELS):
+                expected = seen["regional.out"][sample * CHANNELS + s, c] + encoder.synchronous_position[s]
+                torch.testing.assert_close(seen["synchronous.in"][sample * 4 + c, s], expected)
+
+
+def test_eegformers_segments_are_contiguous() -> None:
+    encoder = eegformer().eval()
+
+    def ramp(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return torch.arange(16.0).expand_as(output)
+
+    encoder.synchronous.register_forward_hook(ramp)
+    flat = watched(encoder, eeg_input(1))["temporal_in.in"]
+    assert flat.shape == (1, 4, CHANNELS * 4)
+    expected = torch.tensor([1.5, 5.5, 9.5, 13.5])[:, None].expand(4, CHANNELS * 4)
+    assert torch.equal(flat[0], expected)  # interleaved segments would give 6, 7, 8, 9
+
+
+def test_the_convolutions_are_the_same_for_every_electrode() -> None:
+    seen = watched(eegformer().eval(), torch.randn(1, 1, 100).expand(1, CHANNELS, 100))
+    assert torch.equal(seen["filters.out"], seen["filters.out"][:1].expand(CHANNELS, -1, -1))
+
+
+def test_our_block_is_torchs_pre_norm_layer_with_softmax_attention() -> None:
+    block = Block(24, 4, dropout=0.0).eval()
+    reference = nn.TransformerEncoderLayer(24, 4, 96, 0.0, "gelu", batch_first=True, norm_first=True).eval()
+    names = {
+        "norm1": reference.norm1,
+        "norm2": reference.norm2,
+        "proj": reference.self_attn.out_proj,
+        "mlp.0": reference.linear1,
+        "mlp.3": reference.linear2,
+    }
+    for name, module in names.items():
+        module.load_state_dict(block.get_submodule(name).state_dict())
+    with torch.no_grad():
+        reference.self_attn.in_proj_weight.copy_(block.qkv.weight)
+        reference.self_attn.in_proj_bias.copy_(block.qkv.bias)
+        x = torch.randn(2, 7, 24)
+        torch.testing.assert_close(block(x), reference(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_unimodal_head_gives_logits_and_no_softmax() -> None:
+    changes = {"data.modalities": ["eeg"], "profile.window_s": WINDOW_S, "profile.eeg.hz": 100}
+    small = {"filters": 4, "width": 16, "temporal_width": 16, "segments": 4, "depth": 1, "heads": 2}
+    model = Classifier(override(Experiment(), changes | {f"model.eeg.{k}": v for k, v in small.items()}), SHAPES).eval()
+    x, present = torch.randn(3, CHANNELS, 200), torch.ones(3, 1, dtype=torch.bool)
+    encoded, logits = model.encode({"eeg": x}, present)
+    expected = encoded["eeg"].pooled_BD @ model.heads["eeg"].weight.T + model.heads["eeg"].bias
+    torch.testing.assert_close(logits["eeg"], expected)
+    assert torch.equal(model({"eeg": x}, present).logits_BK, logits["eeg"])
+
+
+@pytest.mark.parametrize("n_times", [1, 27])
+def test_a_window_too_short_for_the_convolutions_is_refused(n_times: int) -> None:
+    sizes = dict(filters=4, width=16, temporal_width=16, segments=4, depth=1, heads=4, dropout=0.0)
+    with pytest.raises(ConfigError, match="at least 28"):
+        EEGformer(CHANNELS, n_times, window_s=1, **sizes)
+    EEGformer(CHANNELS, 28, window_s=1, **sizes)
+
+
+def test_a_patch_that_does_not_divide_the_image_is_refused() -> None:
+    with pytest.raises(ConfigError, match="patch is 9, which does not divide image_size 224"):
+        override(Experiment(), {"model.video.patch": 9})
+
+
+def test_an_unknown_vision_transformer_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match='did you mean "vit_'):
+        ViT(
+            "vit_base_patch16_223",
+            window_s=1,
+            stored=5,
+            frames=5,
+            image_size=16,
+            patch=8,
+            width=8,
+            depth=1,
+            heads=1,
+            dropout=0.0,
+        )
+
+
+def test_the_vision_transformer_sees_the_frames_its_times_name() -> None:
+    encoder = vit().eval()
+    assert encoder.chosen.tolist() == [1, 5, 8]
+    torch.testing.assert_close(encoder.times_s, (encoder.chosen + 0.5) * 0.2)
+    x = video_input(1)
+    before = encoder(x, torch.ones(1, dtype=torch.bool)).tokens_BND
+    for frame in range(10):
+        changed = x.clone()
+        changed[:, frame] = 255 - changed[:, frame]
+        moved = (encoder(changed, torch.ones(1, dtype=torch.bool)).tokens_BND != before).any(-1)[0]
+        assert moved.tolist() == [frame == c for c in (1, 5, 8)]
+
+
+def test_pixels_are_scaled_as_the_published_weights_expect() -> None:
+    encoder = vit().eval()
+    seen: list[Tensor] = []
+    encoder.model.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = video_input(1)
+    x[0, 1, 2, 3] = torch.tensor([0, 255, 51], dtype=torch.uint8)
+    encoder(x, torch.ones(1, dtype=torch.bool))
+    torch.testing.assert_close(seen[0][0, :, 2, 3], torch.tensor([-1.0, 1.0, -0.6]))

@@ -1,0 +1,50 @@
+"""Planted people and job commands for the tests on real Ray."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from eav_ray.data.synthetic import Plan, plant
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = REPOSITORY / "tests" / "ray" / "tiny.yaml"
+Job = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three people of ten recordings."""
+    root = tmp_path_factory.mktemp("planted")
+    plant(root, Plan(people=3, per_class=2, video_size=(64, 48), fps=5))
+    return root
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that one chain of jobs works in."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="session")
+def job(planted: Path, place: Path) -> Job:
+    """Run `python jobs/<name>.py <words>` as a user would, in a process of its own."""
+
+    def run(name: str, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        done = subprocess.run(
+            [sys.executable, str(REPOSITORY / "jobs" / f"{name}.py"), *words],
+            cwd=place,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == expect, f"{name} {words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run

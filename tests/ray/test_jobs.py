@@ -1,0 +1,94 @@
+"""The whole path runs as jobs on a real Ray: preprocess, train, tune, pull, evaluate, predict, on planted people."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+Job = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = pytest.mark.ray
+TINY = str(Path(__file__).with_name("tiny.yaml"))
+
+
+@pytest.fixture(scope="module")
+def preprocessed(job: Job, planted: Path) -> list[str]:
+    """The arguments that all jobs of the chain share, once the shards are there."""
+    words = [TINY, f"data.root={planted}"]
+    done = job("preprocess", *words)
+    assert "120 windows" in done.stdout
+    return words
+
+
+@pytest.fixture(scope="module")
+def tuned(job: Job, preprocessed: list[str], place: Path) -> Path:
+    """The results store after a search."""
+    done = job("tune", *preprocessed)
+    assert "9 encoder trainings" in done.stdout and "4 fusion trainings of the search" in done.stdout
+    return place / "results"
+
+
+def test_preprocessing_again_skips_what_is_finished(job: Job, preprocessed: list[str]) -> None:
+    assert "6 of them finished earlier" in job("preprocess", *preprocessed).stdout
+
+
+def test_a_recording_that_cannot_be_read_is_set_aside_with_its_reason(job: Job, planted: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "EAV"
+    shutil.copytree(planted / "subject1", copy / "subject1")
+    broken = sorted((copy / "subject1" / "Video").glob("*.mp4"))[3]
+    broken.write_bytes(broken.read_bytes()[:200])
+    done = job("preprocess", TINY, f"data.root={copy}", f"store.shards={tmp_path / 'shards'}")
+    assert "1 recordings or files set aside" in done.stdout and broken.name in done.stdout
+    job("preprocess", TINY, f"data.root={copy}", f"store.shards={tmp_path / 's2'}", "profile.on_bad=fail", expect=2)
+
+
+def test_the_search_keeps_a_row_per_candidate_and_fold(tuned: Path) -> None:
+    (study,) = (tuned / "searches").iterdir()
+    trials = pd.read_parquet(study / "trials.parquet")
+    assert sorted(zip(trials["candidate"], trials["fold"], strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert set(trials["state"]) == {"COMPLETE"}
+    best = json.loads((study / "best.json").read_text())
+    means = trials.groupby("candidate")["validation_recording_balanced_accuracy"].mean()
+    assert best["value"] == pytest.approx(means.max()) and best["candidate"] == means.idxmax()
+
+
+def test_the_same_search_again_runs_nothing_twice(job: Job, preprocessed: list[str], tuned: Path) -> None:
+    (study,) = (tuned / "searches").iterdir()
+    before = pd.read_parquet(study / "trials.parquet")
+    done = job("tune", *preprocessed)
+    assert "0 encoder trainings" in done.stdout
+    pd.testing.assert_frame_equal(before, pd.read_parquet(study / "trials.parquet"))
+
+
+def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
+    job: Job, preprocessed: list[str], tuned: Path, place: Path, planted: Path
+) -> None:
+    assert "tiny-" in job("pull", str(tuned), "--list").stdout
+    best = place / "best"
+    job("pull", str(tuned), "--to", str(best))
+    split = json.loads((best / "split.json").read_text())
+    assert not {r.split("/")[0] for r in split["train"]} & {r.split("/")[0] for r in split["test"]}
+    first = job("evaluate", *preprocessed, "--checkpoint", str(best))
+    assert "10 recordings of 1 people" in first.stdout and "late_mean" in first.stdout and "chance" in first.stdout
+    again = job("evaluate", *preprocessed, "--checkpoint", str(best))
+    assert again.stdout == first.stdout and len(list((tuned / "evaluations").iterdir())) == 1
+    person = split["test"][0].split("/")[0]
+    job("predict", str(best), f"data.root={planted}", f"data.subjects=[{person}]", "--out", str(place / "p.csv"))
+    predicted = pd.read_csv(place / "p.csv")
+    assert len(predicted) == 10
+    assert np.allclose(predicted[[c for c in predicted if c.startswith("weight.")]].sum(axis=1), 1, atol=1e-5)
+    # The shards and the raw files go through the same preprocessing, so both ways give the same logits.
+    (kept,) = (tuned / "evaluations").iterdir()
+    tested = pd.read_parquet(kept).groupby("recording")["fusion.logit_0"].mean()
+    by_raw = predicted.set_index(predicted["recording"].astype(str).str.zfill(3))["fusion.logit_0"]
+    assert np.allclose(tested, by_raw[tested.index], atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["deepspeed", "torch"])
+def test_end_to_end_training_runs_every_encoder_on_every_rank(job: Job, preprocessed: list[str], engine: str) -> None:
+    done = job("train", *preprocessed, "train.mode=end_to_end", f"runtime.engine={engine}", "optim.epochs=1")
+    assert "checkpoint: " in done.stdout

@@ -1,0 +1,215 @@
+"""A search that was killed, anywhere, suggests what the uninterrupted one would have, and asks nothing twice."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eav_ray.config import Choice, Experiment, Search, override
+from eav_ray.data.split import Split
+from eav_ray.search.study import Candidate, Owner, study_name, trials_table
+
+# Optuna calls its journal and the constant liar experimental.
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+SPACE = {"fusion.heads": Choice(choice=(1, 2, 4, 8)), "optim.lr": Choice(low=1e-4, high=1e-1, log=True)}
+TPE = Search(candidates=8, batch=2, sampler="tpe", space=SPACE)
+NAME = "study"
+
+
+def score(changes: dict[str, Any]) -> float:
+    return 1 / changes["fusion.heads"] - abs(changes["optim.lr"] - 0.01)
+
+
+def search(journal: Path, search: Search = TPE, *, told: int | None = None, eager: bool = False) -> list[Candidate]:
+    """Ask and tell until the end, or until so many were told; a fresh owner, as after a kill.
+
+    Args:
+        eager: Ask for all that can be had before telling anything; else one after the other.
+    """
+    owner, asked = Owner(search, NAME, journal), []
+    count = 0
+    while told is None or count < told:
+        open_now: list[Candidate] = []
+        try:
+            while (candidate := owner.ask()) is not None:
+                open_now.append(candidate)
+                asked.append(candidate)
+                if not eager:
+                    break
+        except StopIteration:
+            pass
+        if not open_now:
+            break
+        for candidate in open_now:
+            if told is None or count < told:
+                owner.tell(candidate.number, score(candidate.changes))
+                count += 1
+    return asked
+
+
+@pytest.fixture(scope="module", params=["tpe", "random"])
+def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, Any]:
+    of = Search(candidates=8, batch=2, sampler=request.param, space=SPACE)
+    folder = tmp_path_factory.mktemp("study")
+    return of, search(folder / "journal", of)
+
+
+def test_candidates_are_numbered_and_within_the_space(uninterrupted: tuple[Search, list[Candidate]]) -> None:
+    of, candidates = uninterrupted
+    assert [c.number for c in candidates] == list(range(of.candidates))
+    for candidate in candidates:
+        assert candidate.changes.keys() == SPACE.keys()
+        assert candidate.changes["fusion.heads"] in (1, 2, 4, 8)
+        assert 1e-4 <= candidate.changes["optim.lr"] <= 1e-1
+        override(Experiment(), candidate.changes)
+    assert len({c.changes["optim.lr"] for c in candidates}) == of.candidates
+
+
+def test_asking_a_batch_at_once_or_one_by_one_suggests_the_same(
+    uninterrupted: tuple[Search, list[Candidate]], tmp_path: Path
+) -> None:
+    of, candidates = uninterrupted
+    assert search(tmp_path / "journal", of, eager=True) == candidates
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("told", range(8))
+def test_a_search_killed_after_any_answer_goes_on_as_if_it_had_not_been(
+    uninterrupted: tuple[Search, list[Candidate]], told: int, eager: bool, tmp_path: Path
+) -> None:
+    of, candidates = uninterrupted
+    journal = tmp_path / "journal"
+    search(journal, of, told=told, eager=eager)
+    done = set(Owner(of, NAME, journal).told())
+    assert len(done) == told
+    rest = search(journal, of)
+    assert not {c.number for c in rest} & done  # nothing finished is asked again
+    assert sorted(rest, key=lambda c: c.number) == [c for c in candidates if c.number not in done]
+    with pytest.raises(StopIteration):
+        Owner(of, NAME, journal).ask()
+
+
+def test_a_journal_cut_at_any_line_goes_on_as_if_it_had_not_been(
+    uninterrupted: tuple[Search, list[Candidate]], tmp_path: Path
+) -> None:
+    of, candidates = uninterrupted
+    whole = tmp_path / "whole"
+    assert search(whole, of) == candidates
+    lines = whole.read_bytes().splitlines(keepends=True)
+    for cut in range(1, len(lines)):
+        journal = tmp_path / f"journal{cut}"
+        journal.write_bytes(b"".join(lines[:cut]))
+        done = set(Owner(of, NAME, journal).told())
+        rest = search(journal, of)
+        assert sorted(rest, key=lambda c: c.number) == [c for c in candidates if c.number not in done], cut
+
+
+def test_a_larger_budget_goes_on_where_the_smaller_ended(
+    uninterrupted: tuple[Search, list[Candidate]], tmp_path: Path
+) -> None:
+    of, candidates = uninterrupted
+    for smaller in (3, 4):
+        journal = tmp_path / f"journal{smaller}"
+        less = Search(candidates=smaller, batch=2, sampler=of.sampler, space=SPACE)
+        assert search(journal, less) == candidates[:smaller]
+        assert search(journal, of) == candidates[smaller:]
+
+
+def test_a_batch_is_suggested_only_when_the_one_before_it_is_told(tmp_path: Path) -> None:
+    owner = Owner(TPE, NAME, tmp_path / "journal")
+    first, second = owner.ask(), owner.ask()
+    assert first and second
+    assert owner.ask() is None
+    owner.tell(second.number, 0.5)
+    assert owner.ask() is None
+    owner.tell(first.number, 0.5)
+    assert owner.ask() is not None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_no_number_fails_and_is_never_the_best(tmp_path: Path, bad: float) -> None:
+    owner = Owner(Search(candidates=4, batch=4, space=SPACE), NAME, tmp_path / "journal")
+    assert owner.best() is None
+    for value in (bad, -2.0, -1.0, bad):
+        candidate = owner.ask()
+        assert candidate
+        owner.tell(candidate.number, value)
+    best = owner.best()
+    assert best and best[0].number == 2 and best[1] == -1.0
+    assert owner.told() == [0, 1, 2, 3]
+    with pytest.raises(StopIteration):
+        Owner(Search(candidates=4, batch=4, space=SPACE), NAME, tmp_path / "journal").ask()
+
+
+def test_nothing_is_best_when_everything_failed(tmp_path: Path) -> None:
+    owner = Owner(Search(candidates=1, batch=1, space=SPACE), NAME, tmp_path / "journal")
+    owner.ask()
+    owner.tell(0, float("nan"))
+    assert owner.best() is None
+
+
+def test_of_equals_the_first_is_best(tmp_path: Path) -> None:
+    owner = Owner(Search(candidates=3, batch=3, space=SPACE), NAME, tmp_path / "journal")
+    for value in (0.1, 0.0, 0.1):
+        candidate = owner.ask()
+        assert candidate
+        owner.tell(candidate.number, value)
+    best = owner.best()
+    assert best and best[0].number == 0
+
+
+SPLITS = [Split("loso", ("a/1", "b/1"), ("c/1",))]
+
+
+def named(changes: dict[str, Any] | None = None, data: str = "d", encoders: tuple[str, ...] = ("x", "y")) -> str:
+    return study_name(override(Experiment(), changes or {}), data, SPLITS, list(encoders))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search.space.fusion.heads": {"choice": [1, 2]}},
+        {"search.space.optim.lr": {"low": 1e-4, "high": 4e-3, "log": True}},
+        {"fold.index": 1},
+        {"fold.protocol": "loso"},
+        {"seed": 1},
+        {"optim.epochs": 11},
+        {"fusion.width": 128},
+        {"search.sampler": "random"},
+        {"search.batch": 3},
+        {"name": "other"},
+    ],
+    ids=str,
+)
+def test_another_question_is_another_study(changes: dict[str, Any]) -> None:
+    assert named(changes) != named()
+
+
+def test_other_data_splits_or_encoders_are_another_study() -> None:
+    other = [Split("loso", ("a/1", "c/1"), ("b/1",))]
+    names = {named(), named(data="e"), named(encoders=("x", "z")), study_name(Experiment(), "d", other, ["x", "y"])}
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    "changes", [{"search.candidates": 99}, {"runtime.workers": 4}, {"store.results": "elsewhere"}], ids=str
+)
+def test_the_budget_and_the_machines_do_not_make_another_study(changes: dict[str, Any]) -> None:
+    assert named(changes) == named()
+    assert named(encoders=("y", "x")) == named()
+
+
+def test_two_studies_share_a_journal_without_mixing(tmp_path: Path) -> None:
+    one, other = (Owner(TPE, name, tmp_path / "journal") for name in ("one", "other"))
+    first, second = one.ask(), other.ask()
+    assert first and second and first.number == second.number == 0
+    one.tell(0, 0.5)
+    assert one.told() == [0] and other.told() == []
+    assert first.changes != second.changes
+
+
+def test_the_table_of_trials_is_sorted_by_candidate_and_fold() -> None:
+    rows = [{"candidate": c, "fold": f, "value": c + f} for c in (2, 0, 1) for f in (1, 0)]
+    table = trials_table(rows)
+    assert list(zip(table["candidate"], table["fold"], strict=True)) == [(c, f) for c in (0, 1, 2) for f in (0, 1)]
+    assert (table["value"] == table["candidate"] + table["fold"]).all()

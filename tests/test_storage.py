@@ -1,0 +1,190 @@
+"""A set of files counts only when it is whole, and nothing is read or written outside of its store."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eav_ray.errors import DataError
+from eav_ray.storage import COMMIT, Store, checked_name
+
+FILES = {"a.json": b'{"a": 1}', "b.bin": bytes(range(256)), "deep/c.bin": b"c" * 1000}
+OUTSIDE = ["../secret", "a/../../secret", "/etc/passwd", "", "a\\..\\b", "a\0b", ".."]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def committed(store: Store) -> Path:
+    store.commit("run", FILES)
+    return Path(store.path("run"))
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_interrupted_write_leaves_the_old_content(
+    store: Store, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("x", b"old")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(DataError if isinstance(error, OSError) else KeyboardInterrupt):
+            store.write("x", b"new")
+    assert store.read("x") == b"old"
+    assert [p.name for p in Path(store.root).iterdir()] == ["x"]
+
+
+def test_a_partial_file_of_a_killed_writer_is_never_listed(store: Store) -> None:
+    store.write("x", b"old")
+    Path(store.path("x.1234.partial")).write_bytes(b"ne")
+    assert store.names() == ["x"]
+
+
+def test_what_is_committed_reads_back(store: Store) -> None:
+    committed(store)
+    assert store.read_committed("run") == FILES
+    assert store.names("run") == sorted([f"run/{COMMIT}", *(f"run/{n}" for n in FILES)])
+    assert store.folders("run") == ["deep"]
+
+
+def test_without_its_commit_nothing_counts(store: Store) -> None:
+    (committed(store) / COMMIT).unlink()
+    assert not store.is_committed("run")
+    with pytest.raises(DataError, match="never finished"):
+        store.read_committed("run")
+
+
+@pytest.mark.parametrize("name", [*FILES, COMMIT])
+def test_a_cut_anywhere_in_a_file_is_noticed(store: Store, name: str) -> None:
+    path = committed(store) / name
+    whole = path.read_bytes()
+    for length in sorted({0, 1, len(whole) // 2, len(whole) - 2}):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=name):
+            store.read_committed("run")
+    path.write_bytes(whole)
+    assert store.read_committed("run") == FILES
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_a_missing_file_and_a_single_flipped_bit_are_noticed(store: Store, name: str) -> None:
+    path = committed(store) / name
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        store.read_committed("run")
+    path.unlink()
+    with pytest.raises(DataError, match=name):
+        store.read_committed("run")
+
+
+def test_a_commit_comes_after_every_file_it_names(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    replace = os.replace
+
+    def noted(source: str, target: str) -> None:
+        order.append(os.path.relpath(target, store.path("run")))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    store.commit("run", FILES)
+    assert order == [*FILES, COMMIT]
+
+
+def test_a_disk_that_is_full_at_any_write_leaves_no_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+    for allowed in range(len(FILES) + 1):
+        left = allowed
+
+        def limited(source: str, target: str) -> None:
+            nonlocal left
+            if not left:
+                raise OSError(28, "No space left on device")
+            left -= 1
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", limited)
+            with pytest.raises(DataError, match="No space left"):
+                store.commit(f"run{allowed}", FILES)
+        assert not store.is_committed(f"run{allowed}")
+
+
+@pytest.mark.parametrize("listed", [b"[]", b"{}", b'{"files": []}', b'{"files": {"a.json": "x"}}', b"{", b"\xff\xfe"])
+def test_a_commit_that_lists_nothing_readable_is_damaged(store: Store, listed: bytes) -> None:
+    (committed(store) / COMMIT).write_bytes(listed)
+    with pytest.raises(DataError):
+        store.read_committed("run")
+
+
+def test_json_that_is_damaged_is_a_data_error(store: Store) -> None:
+    for data in (b"{", b"", b"\x80\x04N.", b"{'a': 1}"):
+        store.write("x.json", data)
+        with pytest.raises(DataError, match=r"x\.json is not JSON"):
+            store.read_json("x.json")
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_name_that_leads_outside_is_refused(store: Store, name: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    with pytest.raises(DataError):
+        checked_name(name)
+    for use in (store.read, store.exists, store.below, lambda n: store.write(n, b"x")):
+        with pytest.raises(DataError):
+            use(name)
+    assert (tmp_path / "secret").read_text() == "secret"
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd"])
+def test_a_commit_that_names_a_file_outside_reads_nothing_there(store: Store, name: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    committed(store)
+    store.write_json(f"run/{COMMIT}", {"files": {name: {"sha256": "0" * 64, "bytes": 6}}})
+    with pytest.raises(DataError, match="not a name inside a store"):
+        store.read_committed("run")
+
+
+def test_links_that_lead_outside_are_refused(store: Store, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("kept")
+    committed(store)
+    Path(store.path("linked")).symlink_to(outside)
+    Path(store.path("run")).joinpath("file").symlink_to(outside / "file")
+    for use in (store.read, store.exists, lambda n: store.write(n, b"x")):
+        for name in ("linked/file", "run/file"):
+            with pytest.raises(DataError, match="leads outside"):
+                use(name)
+    with pytest.raises(DataError, match="leads outside"):
+        store.delete("linked")
+    store.delete("run")
+    assert (outside / "file").read_text() == "kept"
+
+
+HOLDER = """
+import sys
+from eav_ray.storage import Store
+with Store(sys.argv[1]).lock("lock"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_has_one_holder_and_dies_with_it(store: Store) -> None:
+    command = [sys.executable, "-c", HOLDER, store.root]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout and holder.stdout.readline() == b"held\n"
+        with pytest.raises(DataError, match="another process"), store.lock("lock"):
+            pass
+        holder.kill()
+        holder.wait()
+    with store.lock("lock"), pytest.raises(DataError, match="another process"), Store(store.root).lock("lock"):
+        pass

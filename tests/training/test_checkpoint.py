@@ -1,0 +1,151 @@
+"""A checkpoint is whole or does not exist; what is damaged is passed over, and nothing in it is ever executed."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from eav_ray.config import Experiment, override
+from eav_ray.data.split import Split
+from eav_ray.errors import DataError
+from eav_ray.models.build import Shapes
+from eav_ray.storage import COMMIT, Store
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.loop import Position
+
+KEY = "run"
+WHOLE = ckpt.Checkpoint(
+    experiment=override(Experiment(), {"optim.lr": 1e-3, "data.modalities": ["eeg"]}),
+    split=Split("loso", ("a/1", "b/1"), ("c/1",), ("d/1",)),
+    classes=("calm", "sad"),
+    shapes=Shapes(3, 2),
+    weights={"w": torch.randn(2, 3), "normalise.mean": torch.zeros(3), "n": torch.tensor(3.0)},
+    moments={"w.exp_avg": torch.randn(2, 3), "w.exp_avg_sq": torch.rand(2, 3), "step": torch.tensor(7.0)},
+    position=Position(2, 3),
+    finished=False,
+    metrics={"train_loss": 0.5},
+    encoders={"eeg": "key"},
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def same(one: ckpt.Checkpoint, other: ckpt.Checkpoint) -> bool:
+    tensors = ((one.weights, other.weights), (one.moments, other.moments))
+    equal = all(a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in tensors)
+    return equal and replace(one, weights={}, moments={}) == replace(other, weights={}, moments={})
+
+
+def at(epoch: int, step: int = 0, *, finished: bool = False) -> ckpt.Checkpoint:
+    moments = {} if finished else WHOLE.moments
+    return replace(WHOLE, position=Position(epoch, step), finished=finished, moments=moments)
+
+
+@pytest.mark.parametrize("made", [WHOLE, at(4, finished=True)], ids=["unfinished", "finished"])
+def test_what_is_saved_is_loaded(store: Store, made: ckpt.Checkpoint) -> None:
+    prefix = ckpt.save(store, KEY, 1, made)
+    assert same(ckpt.load(store, prefix), made)
+    assert ckpt.is_finished(store, KEY) == made.finished
+
+
+def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(store: Store) -> None:
+    prefix = ckpt.save(store, KEY, 0, WHOLE)
+    names = {Path(n).name for n in store.names(prefix)}
+    assert {n for n in names if not n.endswith(".json")} == {"model.safetensors", "optimizer.safetensors", COMMIT}
+
+
+def test_the_latest_is_the_furthest_and_not_the_last_written(store: Store) -> None:
+    assert ckpt.latest(store, KEY) is None
+    for attempt, made in ((0, at(1)), (1, at(10)), (2, at(2, 9))):
+        ckpt.save(store, KEY, attempt, made)
+    found = ckpt.latest(store, KEY)
+    assert found and found[1].position == Position(10, 0) and found[2] == []
+    assert [p for p, _, _ in ckpt.committed(store, KEY)] == [Position(10, 0), Position(2, 9), Position(1, 0)]
+    assert ckpt.next_attempt(store, KEY) == 3
+    assert ckpt.latest(store, "ru") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "state.json", "experiment.json", COMMIT]
+)
+@pytest.mark.parametrize("harm", ["cut", "flip", "gone"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(store: Store, name: str, harm: str) -> None:
+    before, last = ckpt.save(store, KEY, 0, at(1)), ckpt.save(store, KEY, 0, at(2))
+    path = Path(store.path(f"{last}/{name}"))
+    data = bytearray(path.read_bytes())
+    match harm:
+        case "cut":
+            path.write_bytes(data[:-3])
+        case "flip":
+            data[len(data) // 2] ^= 4
+            path.write_bytes(data)
+        case "gone":
+            path.unlink()
+    found = ckpt.latest(store, KEY)
+    assert found and found[0] == before and same(found[1], at(1))
+    if (name, harm) == (COMMIT, "gone"):  # never finished, so there is nothing to say
+        assert found[2] == []
+    else:
+        assert len(found[2]) == 1 and last in found[2][0]
+
+
+def test_an_attempt_that_was_killed_while_writing_does_not_count(store: Store) -> None:
+    prefix = ckpt.prefix_of(KEY, 0, Position(5, 0))
+    store.write(f"{prefix}/model.safetensors", b"half")
+    assert ckpt.latest(store, KEY) is None
+    assert ckpt.next_attempt(store, KEY) == 1
+
+
+class Malicious:
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.proof,)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "experiment.json"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_malicious_pickle_is_refused_and_not_executed(store: Store, name: str, zipped: bool, tmp_path: Path) -> None:
+    proof, made = tmp_path / "executed", tmp_path / "made"
+    if zipped:
+        torch.save({"w": Malicious(proof)}, made)
+    else:
+        made.write_bytes(pickle.dumps(Malicious(proof)))
+    torch.load(made, weights_only=False) if zipped else pickle.loads(made.read_bytes())
+    assert proof.exists()  # it is malicious
+    proof.unlink()
+    prefix = ckpt.save(store, KEY, 0, WHOLE)
+    files = store.read_committed(prefix) | {name: made.read_bytes()}
+    store.commit(prefix, files)  # with the right hash: whoever can write files can write COMMIT
+    with pytest.raises(DataError, match="not a checkpoint of this program"):
+        ckpt.load(store, prefix)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json", "split.json", "metrics.json", "experiment.json"])
+@pytest.mark.parametrize("content", [b"[]", b"null", b'{"a": 1}', b"", None])
+def test_a_commit_of_other_files_is_not_a_checkpoint(store: Store, name: str, content: bytes | None) -> None:
+    files = store.read_committed(ckpt.save(store, KEY, 0, WHOLE))
+    files = {k: v for k, v in files.items() if k != name} | ({} if content is None else {name: content})
+    if (name, content) == ("metrics.json", b'{"a": 1}'):
+        return
+    if (name, content) == ("metrics.json", b"[]"):
+        assert ckpt.from_files(files, name="x").metrics == {}
+        return
+    with pytest.raises(DataError, match="x is not a checkpoint"):
+        ckpt.from_files(files, name="x")
+
+
+def test_pruning_keeps_the_one_that_is_named(store: Store) -> None:
+    prefixes = [ckpt.save(store, KEY, attempt, at(epoch)) for attempt, epoch in ((0, 1), (0, 2), (1, 3))]
+    other = ckpt.save(store, "other", 0, at(1))
+    ckpt.prune(store, KEY, keep=prefixes[2])
+    assert [prefix for _, _, prefix in ckpt.committed(store, KEY)] == [prefixes[2]]
+    assert same(ckpt.load(store, prefixes[2]), at(3))
+    assert same(ckpt.load(store, other), at(1))

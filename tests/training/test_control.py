@@ -1,0 +1,83 @@
+"""Permuted labels give chance, true labels do not: the whole path from windows to a score leaks nothing (R19)."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+from eav_ray.config import Experiment, load, override
+from eav_ray.data import render, shard, synthetic
+from eav_ray.data.cache import Windows
+from eav_ray.data.split import items_of, make_split
+from eav_ray.storage import Store, sha256, versions
+from eav_ray.training.checkpoint import load as load_checkpoint
+from eav_ray.training.checkpoint import load_model
+from eav_ray.training.plan import encoder_run
+from eav_ray.training.run import Place, execute
+
+PEOPLE, PER_CLASS, HZ = 4, 12, 100
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Four people's planted EEG as shards: one window a recording, rendered at the stored rate."""
+    folder = tmp_path_factory.mktemp("control")
+    experiment = experiment_of("true")
+    shards, of = Store(folder / "shards"), shard.schema(experiment.profile, 30, ("eeg",))
+    plan, files = synthetic.Plan(people=PEOPLE, per_class=PER_CLASS), []
+    for person in range(1, PEOPLE + 1):
+        rng = np.random.default_rng(person)
+        scalp, rows = render.draw_scalp(rng), []
+        for truth in synthetic.truths(plan, person):
+            x_TC = render.render_eeg(scalp, truth.latents["eeg"], False, rng, hz=HZ, seconds=5)
+            x_CT = (x_TC - x_TC.mean(0)).T.astype(np.float32)
+            ids = {"subject": f"subject{person}", "recording": f"{truth.key:03d}", "window": 0, "label": truth.label}
+            ids |= {"task": "speaking", "order": truth.key}
+            rows.append(ids | {"eeg": x_CT, "has_eeg": True, "eeg_seconds": 5.0, "eeg_bad_channels": 0})
+        content = shard.to_bytes(shard.to_table(rows, of))
+        shards.write(f"{person}.parquet", content)
+        files.append(shard.ShardFile(f"{person}.parquet", sha256(content), len(rows), f"subject{person}"))
+    index = shard.Index("control", synthetic.CLASSES, ("eeg",), 30, tuple(files), versions())
+    shards.write_json(shard.INDEX, asdict(index))
+    windows = Windows(shards, shard.read_index(shards), cache=folder / "cache", cache_gb=1)
+    return Place(windows, Store(folder / "results"), torch.device("cpu"))
+
+
+def experiment_of(labels: str) -> Experiment:
+    demo = Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml"
+    small = {"data.modalities": ["eeg"], "data.labels": labels, "fold.of": 2, "fold.protocol": "subject_kfold"}
+    trained = {"train.encoders.eeg.epochs": 5, "train.encoders.eeg.batch": 16}
+    return load(demo, small | trained | {"runtime.workers": 1, "runtime.engine": "torch"})
+
+
+def correct_and_count(place: Place, labels: str) -> tuple[int, int]:
+    """Recordings of people held out that are named rightly, over both folds."""
+    correct = count = 0
+    for index in range(1):
+        experiment = override(experiment_of(labels), {"fold.index": index})
+        items = items_of(place.windows.ids, experiment.data, experiment.seed)
+        split = make_split(items, experiment.fold)
+        prefix = execute(encoder_run(experiment, "eeg", split, "control", ()), place, lambda progress: None)
+        model = load_model(load_checkpoint(place.results, prefix)).eval()
+        rows = place.windows.rows_of(split.test)
+        with torch.no_grad():
+            x = torch.from_numpy(place.windows.get(rows, "eeg"))
+            guess = model({"eeg": x}, torch.ones(len(rows), 1, dtype=torch.bool)).logits_BK.argmax(1).numpy()
+        truth = {i.id: i.label for i in items}
+        correct += int((guess == place.windows.ids["id"].iloc[rows].map(truth).to_numpy()).sum())
+        count += len(rows)
+    return correct, count
+
+
+def test_permuted_labels_stay_inside_the_chance_band(place: Place) -> None:
+    correct, count = correct_and_count(place, "permuted")
+    low, high = binom.interval(0.999, count, 1 / len(synthetic.CLASSES))
+    assert low <= correct <= high
+
+
+def test_true_labels_are_learned_far_above_chance(place: Place) -> None:
+    correct, count = correct_and_count(place, "true")
+    assert correct > binom.ppf(0.9999, count, 1 / len(synthetic.CLASSES))

@@ -1,0 +1,159 @@
+"""DeepSpeed trains what plain PyTorch trains, and both go on from a checkpoint as if they had never stopped."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from eav_ray.config import MODALITIES, Optim, Runtime
+from eav_ray.models.build import FusionAlone
+from eav_ray.models.fusion import SharedAttention
+from eav_ray.training.engine import make_engine
+from eav_ray.training.loop import Batch, Engine
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:deepspeed.*"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:deepspeed.*"),
+]
+STEPS, WIDTH, TOKENS = 50, 6, 4
+OPTIM = Optim(lr=1e-2, batch=8, weight_decay=0.05, clip=0.5)
+ENGINES: list[tuple[Literal["deepspeed", "torch"], Literal[0, 1, 2]]] = [
+    ("torch", 0),
+    ("deepspeed", 0),
+    ("deepspeed", 1),
+    ("deepspeed", 2),
+]
+engines = pytest.mark.parametrize(("name", "stage"), ENGINES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group() -> Iterator[None]:
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def module(dropout: float) -> FusionAlone:
+    torch.manual_seed(0)
+    times = {m: torch.arange(TOKENS) / TOKENS for m in MODALITIES}
+    widths = dict.fromkeys(MODALITIES, WIDTH)
+    fusion = SharedAttention(widths, times, window_s=1, n_outputs=5, width=16, heads=4, dropout=dropout)
+    return FusionAlone(fusion, list(MODALITIES))
+
+
+def batch(step: int, n: int = 8) -> Batch:
+    draw = torch.Generator().manual_seed(step)
+    inputs: dict[str, torch.Tensor] = {}
+    for m in MODALITIES:
+        inputs[f"{m}.tokens"] = torch.randn(n, TOKENS, WIDTH, generator=draw)
+        inputs[f"{m}.mask"] = torch.ones(n, TOKENS, dtype=torch.bool)
+        inputs[f"{m}.logits"] = torch.randn(n, 5, generator=draw)
+    present = torch.rand(n, 3, generator=draw) < 0.7
+    present[:, 0] |= ~present.any(1)
+    label = (inputs["eeg.tokens"][:, 0, 0] > 0).long() + 2 * (inputs["audio.tokens"][:, 0, 0] > 0).long()
+    return Batch(inputs, present, label, torch.ones(n), n, step)
+
+
+def make(name: Any, stage: Any, *, dropout: float = 0.0, start: nn.Module | None = None, **resume: Any) -> Engine:
+    runtime = Runtime(engine=name, zero_stage=stage, workers=1)
+    return make_engine(start or module(dropout), OPTIM, runtime, device=torch.device("cpu"), **resume)
+
+
+def train(engine: Engine, first: int, end: int) -> list[float]:
+    # A rate that changes from step to step, as the schedule's does.
+    return [engine.train_step(batch(s), 1e-2 * (1 - s / (2 * STEPS))) / 8 for s in range(first, end)]
+
+
+@pytest.fixture(scope="module")
+def reference() -> list[float]:
+    """A loop in plain PyTorch, independent of both engines."""
+    plain = module(0.0)
+    matrices = [p for p in plain.parameters() if p.ndim > 1]
+    vectors = [p for p in plain.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2)
+    losses = []
+    for step in range(STEPS):
+        for part in optimizer.param_groups:
+            part["lr"] = 1e-2 * (1 - step / (2 * STEPS))
+        made = batch(step)
+        loss = nn.functional.cross_entropy(plain(made.inputs, made.present_BM).logits_BK, made.label_B)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@engines
+def test_each_engine_takes_the_steps_of_plain_pytorch(name: Any, stage: Any, reference: list[float]) -> None:
+    engine = make(name, stage)
+    losses = train(engine, 0, STEPS)
+    engine.close()
+    assert losses == pytest.approx(reference, abs=1e-6 if name == "torch" else 1e-5)
+    assert max(abs(a - b) for a, b in zip(losses[:20], reference[:20], strict=True)) < 1e-6
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
+@engines
+@pytest.mark.parametrize("stop", [1, 7])
+def test_a_resumed_training_ends_with_the_very_same_weights(name: Any, stage: Any, stop: int) -> None:
+    whole = make(name, stage, dropout=0.3)
+    train(whole, 0, 12)
+    first = make(name, stage, dropout=0.3)
+    train(first, 0, stop)
+    weights, moments = first.weights(), first.moments()
+    first.close()
+    assert moments["step"] == stop
+    again = module(0.3)
+    again.load_state_dict(weights)
+    second = make(name, stage, start=again, resume=moments)
+    assert {k: v.tolist() for k, v in second.weights().items()} == {k: v.tolist() for k, v in weights.items()}
+    train(second, stop, 12)
+    for wanted, found in ((whole.weights(), second.weights()), (whole.moments(), second.moments())):
+        assert wanted.keys() == found.keys()
+        for key in wanted:
+            assert torch.equal(wanted[key], found[key]), key
+    whole.close()
+    second.close()
+
+
+def test_moments_carry_names_and_no_engine() -> None:
+    """What one engine leaves another takes over."""
+    found = {}
+    for name, stage in ENGINES:
+        engine = make(name, stage)
+        train(engine, 0, 3)
+        found[name, stage] = engine.moments()
+        engine.close()
+    names = {n for n, _ in module(0.0).named_parameters()}
+    expected = {"step"} | {f"{n}.{m}" for n in names for m in ("exp_avg", "exp_avg_sq")}
+    for moments in found.values():
+        assert moments.keys() == expected
+        for key, value in moments.items():
+            torch.testing.assert_close(value, found["torch", 0][key], rtol=1e-4, atol=1e-7)
+
+
+@engines
+def test_prediction_draws_nothing_and_leaves_training_as_it_was(name: Any, stage: Any) -> None:
+    one, other = make(name, stage, dropout=0.3), make(name, stage, dropout=0.3)
+    first, again = one.predict(batch(0)).logits_BK, one.predict(batch(0)).logits_BK
+    assert torch.equal(first, again) and not first.requires_grad
+    assert train(one, 0, 3) == train(other, 0, 3)
+    one.close()
+    other.close()
+
+
+@engines
+def test_dropout_comes_from_the_step_and_not_from_what_was_drawn_before(name: Any, stage: Any) -> None:
+    losses = []
+    for drawn in (0, 17):
+        engine = make(name, stage, dropout=0.3)
+        torch.rand(drawn)
+        losses.append(train(engine, 0, 2))
+        engine.close()
+    assert losses[0] == losses[1]

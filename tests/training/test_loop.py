@@ -1,0 +1,274 @@
+"""Training is a function of (seed, epoch, step): whatever the world size, and wherever it was interrupted."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eav_ray.config import Optim
+from eav_ray.models.build import Output
+from eav_ray.training.engine import summed_loss
+from eav_ray.training.loop import Batch, Metrics, Position, decay_groups, fit, schedule
+from eav_ray.training.source import Labels, Loader, plain_batches
+
+N = 53  # a ragged last batch for every batch size below
+NAMES = ["audio", "eeg", "video"]
+
+
+class Rows:
+    """A source whose only input is the row number."""
+
+    names = NAMES
+
+    def __init__(self) -> None:
+        present = np.random.default_rng(0).random((N, 3)) < 0.7
+        present[~present.any(1), 1] = True
+        self._present = present
+
+    def get(self, rows: np.ndarray) -> dict[str, Tensor]:
+        return {"row": torch.from_numpy(np.asarray(rows))}
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        return self._present[rows]
+
+
+SOURCE = Rows()
+LABELS = Labels(np.arange(N) % 5, np.arange(N, dtype=np.int64) * 7919)
+ROWS = np.arange(N)[::2]  # 27 training rows
+
+
+def loader(*, batch: int = 6, rank: int = 0, world: int = 1, seed: int = 0, dropout: float = 0.0) -> Loader:
+    return Loader(SOURCE, LABELS, ROWS, seed, batch, dropout, rank, world)
+
+
+class Recorder:
+    """An engine that only writes down what it is given."""
+
+    def __init__(self, rank: int = 0, world: int = 1) -> None:
+        self.rank, self.world = rank, world
+        self.batches: list[Batch] = []
+        self.rates: list[float] = []
+
+    def train_step(self, batch: Batch, lr: float) -> float:
+        self.batches.append(batch)
+        self.rates.append(lr)
+        return float(batch.weight_B.sum())
+
+    def predict(self, batch: Batch) -> Output:
+        raise NotImplementedError
+
+    def weights(self) -> dict[str, Tensor]:
+        return {}
+
+    def moments(self) -> dict[str, Tensor]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def seen(self) -> list[list[int]]:
+        return [real(b) for b in self.batches]
+
+
+def real(batch: Batch) -> list[int]:
+    return batch.inputs["row"][batch.weight_B > 0].tolist()
+
+
+def run(engine: Recorder, of: Loader, start: Position, stop: Position) -> list[tuple[Position, Metrics]]:
+    reports: list[tuple[Position, Metrics]] = []
+    fit(
+        engine,
+        start=start,
+        stop=stop,
+        lr=schedule(Optim(epochs=3), of.steps),
+        batches=of.batches,
+        report=lambda position, metrics: reports.append((position, metrics)),
+    )
+    return reports
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("batch", [6, 12, 30])
+def test_each_window_is_seen_once_an_epoch_by_all_ranks_together(world: int, batch: int) -> None:
+    engines = [Recorder(rank, world) for rank in range(world)]
+    for engine in engines:
+        reports = run(engine, loader(batch=batch, rank=engine.rank, world=world), Position(0, 0), Position(2, 0))
+        assert [position for position, _ in reports] == [Position(1, 0), Position(2, 0)]
+        assert sum(m["count"] for _, m in reports) == sum(len(s) for s in engine.seen)
+    steps = len(engines[0].batches) // 2
+    assert {len(e.batches) for e in engines} == {2 * steps}
+    for epoch in range(2):
+        rows = [r for e in engines for s in e.seen[epoch * steps : (epoch + 1) * steps] for r in s]
+        assert Counter(rows) == Counter(ROWS.tolist())
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_global_batch_of_a_step_is_the_same_for_every_world_size(world: int) -> None:
+    alone = list(loader(dropout=0.4).batches(Position(1, 0)))
+    ranks = [list(loader(dropout=0.4, rank=r, world=world).batches(Position(1, 0))) for r in range(world)]
+    for step, whole in enumerate(alone):
+        parts = [r[step] for r in ranks]
+        assert sorted(row for p in parts for row in real(p)) == sorted(real(whole))
+        assert {p.count for p in parts} == {whole.count} == {len(real(whole))}
+        assert {p.seed for p in parts} == {whole.seed}
+        present = dict(zip(real(whole), whole.present_BM.tolist(), strict=True))
+        for part in parts:
+            assert all(
+                present[r] == p for r, p in zip(part.inputs["row"].tolist(), part.present_BM.tolist(), strict=True)
+            )
+
+
+def test_a_rank_without_rows_still_steps() -> None:
+    last = [list(loader(batch=13, rank=r, world=3).batches(Position(0, 0)))[-1] for r in range(3)]
+    assert [b.count for b in last] == [1, 1, 1]
+    assert [b.weight_B.tolist() for b in last] == [[1.0], [0.0], [0.0]]
+    assert [len(b.inputs["row"]) for b in last] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 4])
+def test_resuming_inside_an_epoch_gives_the_batches_that_were_left(step: int) -> None:
+    of = loader(dropout=0.3)
+    whole, rest = Recorder(), Recorder()
+    run(whole, of, Position(0, 0), Position(3, 0))
+    run(rest, of, Position(1, step), Position(3, 0))
+    left = whole.batches[of.steps + step :]
+    assert whole.rates[of.steps + step :] == rest.rates
+    assert len(left) == len(rest.batches)
+    for one, other in zip(left, rest.batches, strict=True):
+        assert torch.equal(one.inputs["row"], other.inputs["row"])
+        assert torch.equal(one.present_BM, other.present_BM)
+        assert torch.equal(one.label_B, other.label_B)
+        assert one.seed == other.seed
+
+
+@pytest.mark.parametrize("worlds", [(2, 1, 2), (1, 3, 2)])
+def test_a_world_that_changes_inside_an_epoch_sees_each_window_once(worlds: tuple[int, ...]) -> None:
+    seen: list[int] = []
+    cuts = [0, 2, 4, loader().steps]
+    for world, first, end in zip(worlds, cuts, cuts[1:], strict=False):
+        for rank in range(world):
+            batches = list(loader(rank=rank, world=world).batches(Position(0, first)))[: end - first]
+            seen += [row for b in batches for row in real(b)]
+    assert Counter(seen) == Counter(ROWS.tolist())
+
+
+def test_the_order_changes_with_the_epoch_and_the_seed_only() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        return [row for b in loader(seed=seed).batches(Position(epoch, 0)) for row in real(b)]
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+
+
+def test_every_step_has_a_seed_of_its_own() -> None:
+    seeds = [b.seed for e in range(10) for b in loader().batches(Position(e, 0))]
+    assert len(set(seeds)) == len(seeds)
+
+
+def hidden(seed: int, epoch: int, *, batch: int = 6, dropout: float = 0.5) -> dict[int, list[bool]]:
+    batches = list(loader(seed=seed, batch=batch, dropout=dropout).batches(Position(epoch, 0)))
+    return {r: p for b in batches for r, p in zip(b.inputs["row"].tolist(), b.present_BM.tolist(), strict=True)}
+
+
+def test_modality_dropout_is_a_function_of_seed_epoch_and_sample() -> None:
+    assert hidden(0, 0) == hidden(0, 0, batch=4)
+    assert hidden(0, 0) != hidden(0, 1)
+    assert hidden(0, 0) != hidden(1, 0)
+
+
+@pytest.mark.parametrize("dropout", [0.2, 0.5, 0.99])
+def test_modality_dropout_hides_at_its_rate_but_never_all_and_adds_nothing(dropout: float) -> None:
+    kept, there = 0, 0
+    for epoch in range(40):
+        for row, present in hidden(0, epoch, dropout=dropout).items():
+            had = SOURCE.present(np.array([row]))[0]
+            assert any(present)
+            assert not (np.array(present) & ~had).any()
+            if had.sum() == 3:
+                kept, there = kept + sum(present), there + 3
+    # All three are hidden with chance p^3, and then one is kept after all.
+    expected = 1 - dropout + dropout**3 / 3
+    assert kept / there == pytest.approx(expected, abs=4 * (expected * (1 - expected) / there) ** 0.5)
+
+
+def test_without_modality_dropout_nothing_is_hidden() -> None:
+    assert all(p == SOURCE.present(np.array([r]))[0].tolist() for r, p in hidden(0, 0, dropout=0.0).items())
+
+
+def test_prediction_takes_every_row_once_and_in_order() -> None:
+    parts = list(plain_batches(SOURCE, LABELS, ROWS, 10))
+    assert np.concatenate([rows for rows, _ in parts]).tolist() == ROWS.tolist()
+    for rows, batch in parts:
+        assert batch.inputs["row"].tolist() == rows.tolist()
+        assert (batch.weight_B == 1).all() and batch.count == len(rows)
+        assert batch.label_B.tolist() == (rows % 5).tolist()
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (10, 7), (3, 100)])
+def test_the_learning_rate_warms_up_to_its_peak_and_ends_near_zero(warmup: float, epochs: int, steps: int) -> None:
+    lr = schedule(Optim(lr=2.0, epochs=epochs, warmup=warmup), steps)
+    rates = [lr(Position(e, s)) for e in range(epochs) for s in range(steps)]
+    top = int(np.argmax(rates))
+    assert rates[top] == pytest.approx(2.0)
+    assert all(0 < r <= 2.0 for r in rates)
+    assert (np.diff(rates[: top + 1]) > 0).all()
+    assert (np.diff(rates[top + 1 :]) < 0).all()
+    assert top + 1 == max(1, round(warmup * epochs * steps))
+    if warmup < 1 and epochs * steps > 50:
+        assert rates[-1] < 0.01
+
+
+def test_the_warm_up_is_a_straight_line_and_the_decay_is_torchs_cosine() -> None:
+    optim = Optim(lr=1.0, epochs=10, warmup=0.2)
+    lr = schedule(optim, 10)
+    rates = [lr(Position(e, s)) for e in range(10) for s in range(10)]
+    np.testing.assert_allclose(rates[:20], np.arange(1, 21) / 20)
+    stepper = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(stepper, 80)
+    expected = []
+    for _ in range(80):
+        expected.append(cosine.get_last_lr()[0])
+        stepper.step()
+        cosine.step()
+    np.testing.assert_allclose(rates[20:], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_loss_and_gradient_are_the_mean_over_the_global_batch_however_it_is_split(world: int, smoothing: float) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(1, 5)
+
+    def shares(of: int) -> list[tuple[Tensor, Batch]]:
+        batches = [list(loader(rank=r, world=of).batches(Position(0, 0)))[-1] for r in range(of)]
+        return [(summed_loss(linear(b.inputs["row"][:, None] / N), b, smoothing), b) for b in batches]
+
+    rows = real(shares(1)[0][1])
+    inputs, labels = torch.tensor(rows)[:, None] / N, torch.tensor(LABELS.label[rows])
+    expected = nn.functional.cross_entropy(linear(inputs), labels, label_smoothing=smoothing)
+    parts = shares(world)
+    # As the engines do it: each rank's sum, times world over count, averaged over ranks.
+    mean = torch.stack([total * world / b.count for total, b in parts]).mean()
+    torch.testing.assert_close(mean, expected)
+    for found, wanted in zip(*(torch.autograd.grad(x, linear.parameters()) for x in (mean, expected)), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_that_only_fill_up_do_not_count() -> None:
+    batch = list(loader(batch=13, world=3, rank=0).batches(Position(0, 0)))[-1]
+    logits = torch.randn(1, 5, requires_grad=True)
+    summed_loss(logits, replace(batch, weight_B=torch.zeros(1)), 0.0).backward()
+    assert logits.grad is not None and not logits.grad.any()
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    decayed, kept = decay_groups(module.named_parameters(), 0.1)
+    assert [p.shape for p in decayed["params"]] == [(4, 3)] and decayed["weight_decay"] == 0.1
+    assert [p.shape for p in kept["params"]] == [(4,)] * 3 and kept["weight_decay"] == 0.0
