@@ -108,7 +108,7 @@ class Normaliser(nn.Module):
         self.register_buffer("sd", torch.ones(n_chans))
 
     def forward(self, x_BST: Tensor) -> Tensor:
-        return ((x_BST - self.mean[:, None]) / self.sd[:, None]).to(x_BST.dtype)
+        return (x_BST - self.mean.float()[:, None]) / self.sd.float()[:, None]
 
 
 class Classifier(nn.Module):
@@ -135,7 +135,7 @@ class Classifier(nn.Module):
         encoded: dict[str, Encoded] = {}
         logits: dict[str, Tensor] = {}
         for column, m in enumerate(self.names):
-            x = self.normalise(inputs[m]) if m == "eeg" else inputs[m]
+            x = self.normalise(inputs[m]).to(dtype_of(self)) if m == "eeg" else inputs[m]
             encoded[m] = self.encoders[m](x, present_BM[:, column])
             logits[m] = self.heads[m](encoded[m].pooled_BD)
         return encoded, logits
@@ -143,6 +143,11 @@ class Classifier(nn.Module):
     def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
         encoded, logits = self.encode(inputs, present_BM)
         return fuse(self.fusion, encoded, logits, present_BM)
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The precision that a module computes in; float32 where it has no parameters."""
+    return next((p.dtype for p in module.parameters()), torch.float32)
 
 
 class FusionAlone(nn.Module):
@@ -158,7 +163,9 @@ class FusionAlone(nn.Module):
     def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
         logits = {m: inputs[f"{m}.logits"] for m in self.names}
         encoded = {
-            m: Encoded(inputs[f"{m}.tokens"], inputs[f"{m}.mask"], inputs[f"{m}.tokens"].mean(1)) for m in self.names
+            m: Encoded(tokens.to(dtype_of(self)), inputs[f"{m}.mask"], tokens.mean(1))
+            for m in self.names
+            for tokens in (inputs[f"{m}.tokens"],)
         }
         return fuse(self.fusion, encoded, logits, present_BM)
 

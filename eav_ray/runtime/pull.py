@@ -24,8 +24,8 @@ def studies(store: str) -> str:
     found = finished_studies(_open(store))
     lines = [f"{'study':44}{'score':>8}{'candidate':>11}  changes"]
     for name, best in sorted(found.items()):
-        value, candidate = float(best.get("value", "nan")), best.get("candidate", -1)
-        lines.append(f"{name:44}{value:8.4f}{candidate:>11}  {best.get('changes')}")
+        value, candidate = best.get("value"), best.get("candidate", -1)
+        lines.append(f"{name:44}{value!s:>8.8}{candidate:>11}  {best.get('changes')}")
     return "\n".join(lines)
 
 

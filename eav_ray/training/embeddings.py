@@ -39,11 +39,9 @@ def compute(
     model.eval()
     found: dict[str, list[np.ndarray]] = {array: [] for array in ARRAYS}
     taken: list[np.ndarray] = []
-    dtype = next(model.parameters()).dtype
     with torch.no_grad():
         for rows, batch in batches:
-            inputs = batch.inputs[name].to(device)
-            inputs = {name: inputs.to(dtype) if inputs.is_floating_point() else inputs}
+            inputs = {name: batch.inputs[name].to(device)}
             encoded, logits = model.encode(inputs, batch.present_BM.to(device))
             found["tokens"].append(encoded[name].tokens_BND.float().cpu().numpy())
             found["mask"].append(encoded[name].mask_BN.cpu().numpy().astype(np.uint8))

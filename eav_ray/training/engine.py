@@ -54,12 +54,10 @@ def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tens
     return (each_B * batch.weight_B).sum()
 
 
-def to_device(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
-    def move(x: Tensor) -> Tensor:
-        return x.to(device, dtype if x.is_floating_point() else x.dtype, non_blocking=True)
-
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Inputs keep their precision: the modules cast after the filter bank and the normalisation, not before."""
     return Batch(
-        {m: move(x) for m, x in batch.inputs.items()},
+        {m: x.to(device, non_blocking=True) for m, x in batch.inputs.items()},
         batch.present_BM.to(device),
         batch.label_B.to(device),
         batch.weight_B.to(device),
@@ -74,12 +72,11 @@ class _Common:
     def __init__(self, module: nn.Module, optim: Optim, device: torch.device) -> None:
         self.rank, self.world = world()
         self.module, self.optim, self.device = module, optim, device
-        self.dtype = next((p.dtype for p in module.parameters()), torch.float32)
 
     def _loss(self, forward: Callable[..., Output], batch: Batch) -> tuple[Tensor, Tensor]:
         # Dropout is a function of (seed, step, rank), never of what this process drew before.
         torch.manual_seed(batch.seed * 1024 + self.rank)
-        batch = to_device(batch, self.device, self.dtype)
+        batch = to_device(batch, self.device)
         total = summed_loss(forward(batch.inputs, batch.present_BM).logits_BK, batch, self.optim.label_smoothing)
         # Both engines average gradients over ranks, so each rank's share of the global mean is scaled by the world.
         return total, total * (self.world / batch.count)
@@ -87,7 +84,7 @@ class _Common:
     @torch.no_grad()
     def predict(self, batch: Batch) -> Output:
         self.module.eval()
-        batch = to_device(batch, self.device, self.dtype)
+        batch = to_device(batch, self.device)
         return self.module(batch.inputs, batch.present_BM)
 
     def weights(self) -> dict[str, Tensor]:
