@@ -25,13 +25,22 @@ class Windows:
     which is "subject/recording".
     """
 
-    def __init__(self, shards: Store, index: Index, *, cache: str | Path, cache_gb: float) -> None:
+    def __init__(
+        self, shards: Store, index: Index, *, cache: str | Path, cache_gb: float, only: tuple[str, ...] | None = None
+    ) -> None:
+        """
+        Args:
+            only: The recordings that exist for this object, by id; row numbers count these alone. A search is given
+                its training recordings, so that no test row can reach it.
+        """
+        people = None if only is None else {recording.split("/")[0] for recording in only}
+        files = [s for s in index.shards if people is None or not s.subject or s.subject in people]
         folder = Path(cache)
         folder.mkdir(parents=True, exist_ok=True)
         self.index = index
         self._tables: list[pa.Table] = []
-        keep = [folder / f"{shard.sha256}.arrow" for shard in index.shards]
-        for shard, path in zip(index.shards, keep, strict=True):
+        keep = [folder / f"{shard.sha256}.arrow" for shard in files]
+        for shard, path in zip(files, keep, strict=True):
             if not path.exists():
                 table = read_shard(shards, shard)
                 _make_room(folder, table.nbytes, keep, cache_gb)
@@ -43,12 +52,16 @@ class Windows:
         columns = [*ID_COLUMNS, *(f"has_{m}" for m in index.modalities)]
         self.ids = pd.concat([t.select(columns).to_pandas() for t in self._tables], ignore_index=True)
         self.ids["id"] = self.ids["subject"] + "/" + self.ids["recording"]
+        known = np.ones(len(self.ids), bool) if only is None else self.ids["id"].isin(only).to_numpy()
+        self._stored = np.flatnonzero(known)  # where each row lies among all that the files hold
+        self.ids = self.ids[known].reset_index(drop=True)
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self._stored)
 
     def get(self, rows: np.ndarray, column: str) -> np.ndarray:
         """Windows by number, in the order asked for: (len(rows), *shape of one window)."""
+        rows = self._stored[rows]
         which = np.searchsorted(self._starts, rows, side="right") - 1
         parts = [self._view(int(t), column) for t in range(len(self._tables))] if len(rows) else []
         return np.stack([parts[t][r - self._starts[t]] for t, r in zip(which, rows, strict=True)])

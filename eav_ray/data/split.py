@@ -4,6 +4,7 @@ A split names recordings, never windows, so the windows of one recording cannot 
 `inner_splits`, which hold no test rows at all.
 """
 
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -65,10 +66,11 @@ def items_of(ids: pd.DataFrame, data: Data, seed: int) -> list[Item]:
 
 
 def _permuted(items: list[Item], seed: int) -> list[Item]:
-    rng = np.random.default_rng([seed, 20])
     shuffled: list[Item] = []
     for subject, task in sorted({(i.subject, i.task) for i in items}):
         group = [i for i in items if (i.subject, i.task) == (subject, task)]
+        # Of a person's own generator: who else is in the table must not matter.
+        rng = np.random.default_rng([seed, zlib.crc32(f"{subject}/{task}".encode())])
         labels = rng.permutation([i.label for i in group])
         shuffled += [replace(i, label=int(label)) for i, label in zip(group, labels, strict=True)]
     return shuffled

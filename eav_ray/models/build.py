@@ -129,6 +129,8 @@ class Classifier(nn.Module):
         if len(self.names) > 1:
             widths, times_s = ({m: getattr(e, key) for m, e in encoders.items()} for key in ("width", "times_s"))
             self.fusion = build_fusion(experiment, widths, times_s, shapes.n_outputs)
+        # Under a fusion that learns, the heads are probes: they read the encoders and do not pull at them.
+        self.probes = self.fusion is not None and any(True for _ in self.fusion.parameters())
 
     def encode(self, inputs: dict[str, Tensor], present_BM: Tensor) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
         """Tokens and unimodal logits. Every encoder runs, whatever is present: ranks must not diverge."""
@@ -137,7 +139,8 @@ class Classifier(nn.Module):
         for column, m in enumerate(self.names):
             x = self.normalise(inputs[m]).to(dtype_of(self)) if m == "eeg" else inputs[m]
             encoded[m] = self.encoders[m](x, present_BM[:, column])
-            logits[m] = self.heads[m](encoded[m].pooled_BD)
+            pooled_BD = encoded[m].pooled_BD.detach() if self.probes else encoded[m].pooled_BD
+            logits[m] = self.heads[m](pooled_BD)
         return encoded, logits
 
     def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:

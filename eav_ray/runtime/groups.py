@@ -29,8 +29,13 @@ from eav_ray.training.plan import Progress, Run
 POLL_S = 0.2
 
 
-def run_all(experiment: Experiment, runs: list[Run], shards: Store, index: Index, *, title: str) -> dict[str, str]:
+def run_all(
+    experiment: Experiment, runs: list[Run], shards: Store, index: Index, only: tuple[str, ...], *, title: str
+) -> dict[str, str]:
     """Train all runs on `runtime.groups` groups of `runtime.workers`; finished ones are skipped.
+
+    Args:
+        only: The recordings that the workers may see at all.
 
     Returns:
         key -> prefix of the finished checkpoint in the results store.
@@ -38,14 +43,15 @@ def run_all(experiment: Experiment, runs: list[Run], shards: Store, index: Index
         DataError: A run failed; the others were trained all the same.
     """
     unique = list({run.key: run for run in runs}.values())
-    queue: Any = Queue.remote(unique)  # pyright: ignore[reportAttributeAccessIssue]
+    queue: Any = ray.remote(num_cpus=0)(Queue).remote(unique)
     total = sum(run.optim.epochs for run in unique)
     with stage(title, total, "epochs") as bar, _watched(queue, bar):
         others = [
-            _remote_group.remote(experiment, g, queue, str(shards), index) for g in range(1, experiment.runtime.groups)
+            _remote_group.remote(experiment, g, queue, str(shards), index, only)
+            for g in range(1, experiment.runtime.groups)
         ]
         try:
-            _group(experiment, 0, queue, str(shards), index)
+            _group(experiment, 0, queue, str(shards), index, only)
             ray.get(others)
         except (TrainingFailedError, RayError) as error:
             reason = str(error).strip().splitlines()[-1]
@@ -80,11 +86,13 @@ def _watched(queue: Any, bar: Bar) -> Iterator[None]:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _remote_group(experiment: Experiment, group: int, queue: Any, shards: str, index: Index) -> None:
-    _group(experiment, group, queue, shards, index)
+def _remote_group(
+    experiment: Experiment, group: int, queue: Any, shards: str, index: Index, only: tuple[str, ...]
+) -> None:
+    _group(experiment, group, queue, shards, index, only)
 
 
-def _group(experiment: Experiment, group: int, queue: Any, shards: str, index: Index) -> None:
+def _group(experiment: Experiment, group: int, queue: Any, shards: str, index: Index, only: tuple[str, ...]) -> None:
     """Own one Ray Train worker group for as long as there are runs."""
     runtime = experiment.runtime
     results = experiment.store.results
@@ -100,6 +108,7 @@ def _group(experiment: Experiment, group: int, queue: Any, shards: str, index: I
             "queue": queue,
             "shards": shards,
             "index": index,
+            "only": only,
         },
         scaling_config=ScalingConfig(
             num_workers=runtime.workers, use_gpu=runtime.gpus_per_worker > 0, resources_per_worker=resources
@@ -124,7 +133,7 @@ def _work(config: dict[str, Any]) -> None:
     queue, group = config["queue"], config["group"]
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
-    place = open_place(experiment, Store(config["shards"]), config["index"], get_device())
+    place = open_place(experiment, Store(config["shards"]), config["index"], get_device(), only=config["only"])
 
     def report(progress: Progress) -> None:
         queue.progress.remote(progress)

@@ -8,8 +8,6 @@ Imports no torch: the queue is a process of its own, and loading torch takes sec
 
 from dataclasses import dataclass
 
-import ray
-
 from eav_ray.training.plan import Progress, Run
 
 WAIT, END = "wait", "end"
@@ -25,9 +23,8 @@ class State:
     note: str
 
 
-@ray.remote(num_cpus=0)
 class Queue:
-    """Hands out runs whose encoders are trained, in order."""
+    """Hands out runs whose encoders are trained, in order. `groups.py` makes it an actor."""
 
     def __init__(self, runs: list[Run]) -> None:
         self._runs = {run.key: run for run in runs}

@@ -60,7 +60,8 @@ def train(experiment: Experiment) -> str:
     results = Store(experiment.store.results)
     with cluster.session(experiment.runtime):
         announce(experiment, runs, data)
-        done = run_all(experiment, runs, data.shards, data.index, title="train")
+        seen = tuple(sorted({*split.train, *split.validation}))
+        done = run_all(experiment, runs, data.shards, data.index, seen, title="train")
     return f"{results}/{done[runs[-1].key]}"
 
 

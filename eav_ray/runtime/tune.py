@@ -118,7 +118,7 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
         results.write_json(f"{folder}/experiment.json", to_dict(e))
         results.write_json(f"{folder}/versions.json", versions())
         if not all(is_finished(results, r.key) for r in planned.encoders):
-            run_all(e, planned.encoders, shards, index, title="train encoders")
+            run_all(e, planned.encoders, shards, index, planned.embed, title="train encoders")
         owner = Owner(e.search, planned.study, _journal(results, folder))
         _try_candidates(e, planned, shards, index, owner, results, folder)
         found = owner.best()
@@ -126,7 +126,7 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
             raise DataError(f"not one of {owner.asked} candidates has a score; see {results}/{folder}/trials.parquet")
         candidate, score = found
         winner = fusion_run(override(e, candidate.changes), planned.outer, planned.data, planned.embed)
-        done = run_all(e, [winner], shards, index, title="refit the best candidate")
+        done = run_all(e, [winner], shards, index, planned.embed, title="refit the best candidate")
         prefix = done[winner.key]
         best = Best(planned.study, candidate, score, prefix)
         results.write_json(
@@ -262,7 +262,7 @@ def _trial(config: dict[str, Any], experiment: Experiment, planned: Plan, shards
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
     candidate = override(experiment, config["changes"])
     device = torch.device("cuda" if experiment.runtime.gpus_per_worker and torch.cuda.is_available() else "cpu")
-    place = open_place(candidate, Store(shards), index, device)
+    place = open_place(candidate, Store(shards), index, device, only=planned.embed)
     folds: list[dict[str, Any]] = []
     for number, split in enumerate(planned.inner):
         began = time.perf_counter()

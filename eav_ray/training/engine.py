@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -77,9 +78,17 @@ class _Common:
         # Dropout is a function of (seed, step, rank), never of what this process drew before.
         torch.manual_seed(batch.seed * 1024 + self.rank)
         batch = to_device(batch, self.device)
-        total = summed_loss(forward(batch.inputs, batch.present_BM).logits_BK, batch, self.optim.label_smoothing)
+        output = forward(batch.inputs, batch.present_BM)
+        total = summed_loss(output.logits_BK, batch, self.optim.label_smoothing)
+        every = total
+        if len(output.unimodal) > 1:
+            for column, m in enumerate(sorted(output.unimodal)):
+                # Their own loss trains the heads of encoders that are trained here; cached logits need none.
+                if output.unimodal[m].requires_grad:
+                    present = replace(batch, weight_B=batch.weight_B * batch.present_BM[:, column])
+                    every = every + summed_loss(output.unimodal[m], present, self.optim.label_smoothing)
         # Both engines average gradients over ranks, so each rank's share of the global mean is scaled by the world.
-        return total, total * (self.world / batch.count)
+        return total, every * (self.world / batch.count)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Output:

@@ -37,8 +37,11 @@ class Place:
     device: torch.device
 
 
-def open_place(experiment: Experiment, shards: Store, index: Index, device: torch.device) -> Place:
-    windows = Windows(shards, index, cache=experiment.store.cache, cache_gb=experiment.store.cache_gb)
+def open_place(
+    experiment: Experiment, shards: Store, index: Index, device: torch.device, *, only: tuple[str, ...]
+) -> Place:
+    store = experiment.store
+    windows = Windows(shards, index, cache=store.cache, cache_gb=store.cache_gb, only=only)
     return Place(windows, Store(experiment.store.results), device)
 
 

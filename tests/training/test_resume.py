@@ -1,0 +1,109 @@
+"""A run that was stopped and given again ends with the weights of the run that was not, bit for bit."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eav_ray.config import Experiment, load
+from eav_ray.data import shard
+from eav_ray.data.cache import Windows
+from eav_ray.data.split import Split
+from eav_ray.storage import Store, sha256, versions
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.plan import Progress, Run
+from eav_ray.training.run import Place, execute
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+TRAIN = tuple(f"subject1/{k:03d}" for k in range(7))
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing of ours catches it."""
+
+
+def experiment(engine: str) -> Experiment:
+    """Two modalities, dropout and modality dropout on, a ragged last batch."""
+    small = {"model.eeg.filters": 2, "model.eeg.width": 16, "model.eeg.temporal_width": 16, "model.eeg.dropout": 0.2}
+    small |= {"model.audio.width": 16, "model.audio.depth": 1, "model.audio.heads": 2, "fusion.width": 16}
+    small |= {"data.modalities": ["audio", "eeg"], "train.mode": "end_to_end", "train.checkpoint_epochs": 1}
+    small |= {"optim.epochs": 4, "optim.batch": 4, "runtime.engine": engine, "runtime.workers": 1}
+    return load(Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml", small)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+    """Noise, eight windows; the last recording is for the test side and must never be seen."""
+    folder, rng = tmp_path_factory.mktemp("resume"), np.random.default_rng(0)
+    profile = experiment("torch").profile
+    rows = []
+    for k in range(8):
+        ids = {"subject": "subject1", "recording": f"{k:03d}", "window": 0, "label": k % 5, "task": "", "order": k}
+        ids |= {f"has_{m}": not (k == 2 and m == "audio") for m in ("audio", "eeg")}
+        ids |= {"audio_seconds": 5.0, "eeg_seconds": 5.0, "eeg_bad_channels": 0}
+        signals = {"audio": 0.1 * rng.standard_normal(80000), "eeg": rng.standard_normal((30, 500))}
+        rows.append(ids | {m: x.astype(np.float32) for m, x in signals.items()})
+    store = Store(folder / "shards")
+    content = shard.to_bytes(shard.to_table(rows, shard.schema(profile, 30, ("audio", "eeg"))))
+    store.write("a.parquet", content)
+    file = shard.ShardFile("a.parquet", sha256(content), 8, "subject1")
+    index = shard.Index("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), versions())
+    store.write_json(shard.INDEX, asdict(index))
+    return Windows(store, shard.read_index(store), cache=folder / "cache", cache_gb=1, only=TRAIN)
+
+
+def train(
+    windows: Windows, folder: Path, engine: str, *, killed_after: tuple[int, ...] = ()
+) -> dict[str, torch.Tensor]:
+    """Train; give the same run again each time that it was killed after these epochs."""
+    place = Place(windows, Store(folder), torch.device("cpu"))
+    run = Run("joint", experiment(engine), Split("within", TRAIN, (), ("subject1/007",)), "data")
+    for epoch in (*killed_after, None):
+
+        def report(progress: Progress, epoch: int | None = epoch) -> None:
+            if progress.epoch == epoch:
+                raise Killed
+
+        try:
+            prefix = execute(run, place, report)
+        except Killed:
+            continue
+        return ckpt.load(place.results, prefix).weights
+    raise AssertionError("the run was never left to finish")
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_a_run_killed_twice_ends_bit_identical(windows: Windows, tmp_path: Path, engine: str) -> None:
+    whole = train(windows, tmp_path / "whole", engine)
+    resumed = train(windows, tmp_path / "resumed", engine, killed_after=(1, 3))
+    assert whole.keys() == resumed.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(windows: Windows, tmp_path: Path) -> None:
+    whole = train(windows, tmp_path / "whole", "torch")
+    with pytest.raises(AssertionError):
+        train_until_killed(windows, tmp_path / "damaged")
+    last = max((tmp_path / "damaged" / "runs").rglob("model.safetensors"))
+    last.write_bytes(last.read_bytes()[:-1])
+    resumed = train(windows, tmp_path / "damaged", "torch")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def train_until_killed(windows: Windows, folder: Path) -> None:
+    place = Place(windows, Store(folder), torch.device("cpu"))
+    run = Run("joint", experiment("torch"), Split("within", TRAIN, (), ("subject1/007",)), "data")
+
+    def report(progress: Progress) -> None:
+        assert progress.epoch < 2, "killed"
+
+    execute(run, place, report)
+
+
+def test_rows_outside_of_what_a_place_may_see_do_not_exist(windows: Windows) -> None:
+    assert len(windows) == len(TRAIN)
+    assert set(windows.ids["id"]) == set(TRAIN)
+    assert len(windows.rows_of(("subject1/007",))) == 0
