@@ -1,6 +1,6 @@
 """The whole path on planted people: plant, check, preprocess, train, search, refit, pull, test once, predict.
 
-python jobs/demo.py jobs/experiments/demo.yaml --people 8 --per-class 8
+python jobs/demo.py jobs/experiments/demo.yaml --people 9 --per-class 6
 """
 
 import os
@@ -11,7 +11,7 @@ from eav_ray.runtime.demo import demo
 
 def job(arguments: Arguments) -> int:
     experiment = experiment_of(arguments)
-    people, per_class = (int(arguments.flags.get(name, n)) for name, n in (("people", 8), ("per-class", 8)))
+    people, per_class = (int(arguments.flags.get(name, n)) for name, n in (("people", 9), ("per-class", 6)))
     return 0 if demo(experiment, people=people, per_class=per_class, workers=os.cpu_count() or 1) else 1
 
 
