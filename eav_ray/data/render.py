@@ -125,20 +125,20 @@ def draw_scalp(rng: np.random.Generator) -> Scalp:
 
 def draw_voice(rng: np.random.Generator) -> Voice:
     return Voice(
-        rng.uniform(95, 220), rng.uniform(0.88, 1.15), 0.03 * np.exp(rng.normal(0, 0.2)), rng.uniform(0.9, 1.1)
+        rng.uniform(105, 200), rng.uniform(0.94, 1.07), 0.03 * np.exp(rng.normal(0, 0.1)), rng.uniform(0.95, 1.05)
     )
 
 
 def draw_face(rng: np.random.Generator) -> Face:
-    tone = rng.uniform(0, 1)
+    tone = rng.uniform(0.1, 0.7)
     return Face(
         skin_3=np.array([235, 195, 170]) * (1 - tone) + np.array([150, 100, 75]) * tone,
-        hair_3=np.array([60, 40, 25]) * rng.uniform(0.3, 1.4),
-        backdrop_3=rng.uniform(60, 190, 3),
-        centre_2=rng.uniform(-0.04, 0.04, 2),
-        head=rng.uniform(0.78, 0.9),
-        mouth=rng.uniform(0.36, 0.44),
-        light=rng.uniform(-0.25, 0.25),
+        hair_3=np.array([60, 40, 25]) * rng.uniform(0.6, 1.2),
+        backdrop_3=rng.uniform(95, 150, 3),
+        centre_2=rng.uniform(-0.02, 0.02, 2),
+        head=rng.uniform(0.82, 0.9),
+        mouth=rng.uniform(0.38, 0.43),
+        light=rng.uniform(-0.12, 0.12),
     )
 
 
@@ -280,7 +280,7 @@ def _poses(face: Face, shape: Expression, rng: np.random.Generator, count: int) 
 
     eyes = np.where(rng.random(count) < 0.04, 0.05, shape.eyes)  # blinks
     talk = 0.03 * rng.random(count)
-    values = (face.centre_2[0] + sway(0.03), face.centre_2[1] + sway(0.02), sway(0.05), eyes, shape.opening + talk)
+    values = (face.centre_2[0] + sway(0.015), face.centre_2[1] + sway(0.01), sway(0.03), eyes, shape.opening + talk)
     return _Pose(*(v.astype(np.float32)[:, None, None] for v in values))
 
 

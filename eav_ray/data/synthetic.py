@@ -36,7 +36,7 @@ LISTENING, SPEAKING = "Listening", "Speaking"  # in the order of the label rows:
 AUDIO_RATES = (16000, 22050, 44100, 48000)
 USELESS_SHARE = 0.3  # of recordings, in one modality each, all present ones equally often
 PLANTED = "planted.json"
-RENDERER = 1  # raise when rendering changes: people planted by another version are not reused
+RENDERER = 2  # raise when rendering changes: people planted by another version are not reused
 
 # P(latent | true class) in percent, a row per true class, in the order of CLASSES. No two classes are confused
 # much by more than one modality: that is why the three together know far more than the best alone.
