@@ -46,14 +46,11 @@ def items_of(ids: pd.DataFrame, data: Data, seed: int) -> list[Item]:
     are shuffled among the recordings of each person and task: a control that keeps everything but the relation sought.
 
     Raises:
-        ConfigError: A modality or a person that the shards do not hold, or nothing is left.
+        ConfigError: A modality that the shards do not hold, or nothing is left.
     """
     for modality in data.modalities:
         if f"has_{modality}" not in ids.columns:
             raise ConfigError(f"data.modalities names {modality}, which the shards do not hold; preprocess with it")
-    unknown = sorted(set(data.subjects) - set(ids["subject"]))
-    if unknown:
-        raise ConfigError(f"data.subjects names {unknown[0]}, which the shards do not hold; preprocess with it")
     rows = ids[ids[[f"has_{m}" for m in data.modalities]].any(axis=1)]
     if data.subjects:
         rows = rows[rows["subject"].isin(data.subjects)]
@@ -63,6 +60,13 @@ def items_of(ids: pd.DataFrame, data: Data, seed: int) -> list[Item]:
     columns = (first[c].tolist() for c in ("id", "subject", "label", "task", "order"))
     items = [Item(i, s, int(label), t, int(o)) for i, s, label, t, o in zip(*columns, strict=True)]
     return _permuted(items, seed) if data.labels == "permuted" else items
+
+
+def check_subjects(ids: pd.DataFrame, data: Data) -> None:
+    """Refuse people that the shards do not hold; for the whole table, since a worker sees its own people alone."""
+    unknown = sorted(set(data.subjects) - set(ids["subject"]))
+    if unknown:
+        raise ConfigError(f"data.subjects names {unknown[0]}, which the shards do not hold; preprocess with it")
 
 
 def _permuted(items: list[Item], seed: int) -> list[Item]:

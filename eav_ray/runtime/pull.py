@@ -25,7 +25,8 @@ def studies(store: str) -> str:
     lines = [f"{'study':44}{'score':>8}{'candidate':>11}  changes"]
     for name, best in sorted(found.items()):
         value, candidate = best.get("value"), best.get("candidate", -1)
-        lines.append(f"{name:44}{value!s:>8.8}{candidate:>11}  {best.get('changes')}")
+        score = f"{value:.4f}" if isinstance(value, int | float) else "damaged"
+        lines.append(f"{name:44}{score:>8}{candidate:>11}  {best.get('changes')}")
     return "\n".join(lines)
 
 

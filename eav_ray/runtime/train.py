@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from eav_ray.config import Experiment, digest
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index
-from eav_ray.data.split import Split, items_of, make_split
+from eav_ray.data.split import Split, check_subjects, items_of, make_split
 from eav_ray.models.build import Shapes
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
@@ -32,7 +32,9 @@ class Data:
 def open_data(experiment: Experiment) -> Data:
     shards, index = open_index(experiment)
     store = experiment.store
-    return Data(shards, index, Windows(shards, index, cache=store.cache, cache_gb=store.cache_gb))
+    windows = Windows(shards, index, cache=store.cache, cache_gb=store.cache_gb)
+    check_subjects(windows.ids, experiment.data)
+    return Data(shards, index, windows)
 
 
 def runs_of(experiment: Experiment, split: Split, data: Data) -> list[Run]:

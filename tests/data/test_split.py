@@ -9,7 +9,7 @@ import pytest
 
 from eav_ray.config import Data, Fold, Protocol
 from eav_ray.data.manifest import LISTENING
-from eav_ray.data.split import Item, Split, check, fold_count, inner_splits, items_of, make_split
+from eav_ray.data.split import Item, Split, check, check_subjects, fold_count, inner_splits, items_of, make_split
 from eav_ray.errors import ConfigError
 
 PROTOCOLS = cast(tuple[Protocol, ...], get_args(Protocol))
@@ -223,4 +223,5 @@ def test_a_recording_without_any_wanted_modality_is_left_out() -> None:
 )
 def test_what_the_shards_do_not_hold_is_refused(data: Data, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
+        check_subjects(ids, data)
         items_of(table(ITEMS), data, 0)

@@ -1,11 +1,9 @@
 """DeepSpeed trains what plain PyTorch trains, and both go on from a checkpoint as if they had never stopped."""
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from eav_ray.config import MODALITIES, Optim, Runtime
@@ -27,13 +25,6 @@ ENGINES: list[tuple[Literal["deepspeed", "torch"], Literal[0, 1, 2]]] = [
     ("deepspeed", 2),
 ]
 engines = pytest.mark.parametrize(("name", "stage"), ENGINES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def group() -> Iterator[None]:
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def module(dropout: float) -> FusionAlone:
