@@ -223,5 +223,5 @@ def test_a_recording_without_any_wanted_modality_is_left_out() -> None:
 )
 def test_what_the_shards_do_not_hold_is_refused(data: Data, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_subjects(ids, data)
+        check_subjects(table(ITEMS), data)
         items_of(table(ITEMS), data, 0)
