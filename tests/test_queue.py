@@ -8,7 +8,7 @@ import pytest
 from eav_ray.config import Experiment, load
 from eav_ray.data.split import Split
 from eav_ray.runtime.queue import END, WAIT, Queue
-from eav_ray.training.plan import Run, encoder_run, fusion_run
+from eav_ray.training.plan import Progress, Run, encoder_run, fusion_run
 
 SPLIT = Split("subject_kfold", ("a/1", "b/1"), (), ("c/1",))
 
@@ -76,3 +76,11 @@ def test_a_key_names_the_training_rows_and_not_the_rows_that_are_scored(experime
 def test_a_fusion_never_reads_an_encoder_that_was_trained_on_other_rows(experiment: Experiment) -> None:
     here, there = (fusion_run(experiment, s, "data", ("a/1",)) for s in (SPLIT, replace(SPLIT, train=("a/1", "c/1"))))
     assert not set(here.encoders.values()) & set(there.encoders.values())
+
+
+def test_a_checkpoint_that_was_passed_over_is_told_once(runs: list[Run]) -> None:
+    queue = Queue(runs)
+    run = pull(queue, 0)
+    for epoch in (1, 2):
+        queue.progress(Progress(run.key, run.title, epoch, 2, {"train_loss": 1.0}, ("e0001 is damaged",)))
+    assert queue.state().damaged == ("e0001 is damaged",)

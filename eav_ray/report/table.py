@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
+
+from eav_ray.training.metrics import per_recording, predicted
 
 TOGETHER = ("late_mean", "fusion")
 SOURCES = ("video", "audio", "eeg", *TOGETHER)
@@ -16,15 +17,10 @@ def correct_per_recording(windows: pd.DataFrame, sources: list[str]) -> pd.DataF
     Args:
         windows: Predictions, one row a window, with columns `<source>.logit_<class>`; NaN where a source is missing.
     """
-    logits = [c for c in windows.columns if ".logit_" in c]
-    table = windows.groupby(["subject", "recording", "label"], sort=True)[logits].mean().reset_index()
+    table = per_recording(windows)
     result = table[["subject", "recording", "label"]].copy()
     for source in sources:
-        columns = sorted((c for c in logits if c.startswith(f"{source}.")), key=lambda c: int(c.rsplit("_", 1)[1]))
-        values = table[columns].to_numpy()
-        known = np.isfinite(values).all(1)
-        guess = np.where(known, np.nan_to_num(values).argmax(1), -1)
-        result[source] = guess == table["label"].to_numpy()
+        result[source] = predicted(table, source) == table["label"].to_numpy()
     return result
 
 

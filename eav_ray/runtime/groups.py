@@ -58,6 +58,8 @@ def run_all(
             raise DataError(f"a group of training workers ended: {reason}; the same command continues") from None
     state: State = ray.get(queue.state.remote())
     ray.kill(queue)
+    for line in state.damaged:
+        print(f"passed over a damaged checkpoint: {line}", flush=True)
     if state.failed:
         key, reason = next(iter(state.failed.items()))
         raise DataError(f"{len(state.failed)} of {len(unique)} runs failed; the first, {key}: {reason}")

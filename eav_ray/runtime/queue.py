@@ -21,6 +21,7 @@ class State:
     failed: dict[str, str]  # key -> reason
     epochs_done: int  # over all runs
     note: str
+    damaged: tuple[str, ...]  # checkpoints that were passed over
 
 
 class Queue:
@@ -33,6 +34,7 @@ class Queue:
         self._failed: dict[str, str] = {}
         self._epochs: dict[str, int] = {}
         self._note = ""
+        self._damaged: list[str] = []
 
     def pull(self, group: int) -> Run | str:
         if group in self._running:  # the group was restarted in the middle of this run
@@ -59,7 +61,8 @@ class Queue:
 
     def progress(self, progress: Progress) -> None:
         self._epochs[progress.key] = progress.epoch
+        self._damaged += [line for line in progress.damaged if line not in self._damaged]
         self._note = f" {progress.title} loss {progress.metrics['train_loss']:.3f}"
 
     def state(self) -> State:
-        return State(dict(self._done), dict(self._failed), sum(self._epochs.values()), self._note)
+        return State(dict(self._done), dict(self._failed), sum(self._epochs.values()), self._note, tuple(self._damaged))

@@ -127,19 +127,19 @@ def committed(store: Store, key: str) -> list[tuple[Position, int, str]]:
     return sorted(found, reverse=True)
 
 
-def latest(store: Store, key: str) -> tuple[str, Checkpoint, list[str]] | None:
-    """The furthest checkpoint of a run that is whole, and a line for each one that was passed over as damaged."""
+def latest(store: Store, key: str) -> tuple[tuple[str, Checkpoint] | None, list[str]]:
+    """The prefix and content of a run's furthest whole checkpoint, and a line for each damaged one passed over."""
     damaged = []
     for _, _, prefix in committed(store, key):
         try:
-            return prefix, load(store, prefix), damaged
+            return (prefix, load(store, prefix)), damaged
         except DataError as error:
-            damaged.append(f"passed over {error}")
-    return None
+            damaged.append(str(error))
+    return None, damaged
 
 
 def is_finished(store: Store, key: str) -> bool:
-    found = latest(store, key)
+    found, _ = latest(store, key)
     return found is not None and found[1].finished
 
 

@@ -4,10 +4,10 @@ Optimizer state leaves and enters an engine by parameter name, so it has no worl
 `load_checkpoint` unpickles what it reads and is tied to the world size; it is not used.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -160,13 +160,15 @@ class DeepSpeedEngine(_Common):
     ) -> None:
         import deepspeed
         from deepspeed.ops import __compatible_ops__
+        from deepspeed.utils import logger
+
+        logger.setLevel(logging.ERROR)  # it logs a page for every engine, and a queue makes hundreds
 
         if device.type == "cpu":
             # Its CPU collectives are compiled at first use, and a machine without a compiler dies there. Gloo does it.
             __compatible_ops__["deepspeed_shm_comm"] = False
         _join_group_of_one(device)
-        with _quiet():
-            deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
+        deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         super().__init__(module, optim, device)
         # A client optimizer: DeepSpeed's own Adam is compiled on first use too.
         client = torch.optim.AdamW(decay_groups(module.named_parameters(), optim.weight_decay), lr=optim.lr)
@@ -179,10 +181,9 @@ class DeepSpeedEngine(_Common):
             "bf16": {"enabled": runtime.bf16},
             "steps_per_print": 10**9,
         }
-        with _quiet():
-            self.engine, optimizer, *_ = deepspeed.initialize(
-                model=module, optimizer=client, config=config, dist_init_required=False
-            )
+        self.engine, optimizer, *_ = deepspeed.initialize(
+            model=module, optimizer=client, config=config, dist_init_required=False
+        )
         self._optimizer: Any = optimizer  # the stage's wrapper around the client optimizer
         if resume:
             self._restore(resume)
@@ -257,13 +258,3 @@ def _join_group_of_one(device: torch.device) -> None:
         path = os.path.join(tempfile.mkdtemp(prefix="eav-ray-"), "group")
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, init_method=f"file://{path}", rank=0, world_size=1)
-
-
-def _quiet() -> AbstractContextManager[None]:
-    """DeepSpeed logs a page for every engine, and a queue makes hundreds."""
-    import logging
-
-    from deepspeed.utils import logger
-
-    logger.setLevel(logging.ERROR)
-    return nullcontext()

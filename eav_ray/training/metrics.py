@@ -1,9 +1,7 @@
-"""Scores per window and per recording. A recording's logits are the mean of its windows' logits."""
+"""Scores per window and per recording. A recording's logits are the mean of its windows' logits. Runs without torch."""
 
 import numpy as np
 import pandas as pd
-
-from eav_ray.training.loop import Metrics
 
 LOGIT = "logit_"
 
@@ -29,9 +27,9 @@ def predicted(table: pd.DataFrame, source: str) -> np.ndarray:
     return best
 
 
-def scores(windows: pd.DataFrame, source: str = "fusion") -> Metrics:
+def scores(windows: pd.DataFrame, source: str = "fusion") -> dict[str, float]:
     """Accuracy and balanced accuracy per window and per recording."""
-    found: Metrics = {}
+    found: dict[str, float] = {}
     for unit, table in (("window", windows), ("recording", per_recording(windows))):
         guess, truth = predicted(table, source), table["label"].to_numpy()
         found[f"{unit}_accuracy"] = float((guess == truth).mean())

@@ -54,6 +54,7 @@ class Progress:
     epoch: int
     epochs: int
     metrics: dict[str, float]
+    damaged: tuple[str, ...] = ()  # a line for each checkpoint that was passed over when the run was taken up
 
 
 def encoder_run(experiment: Experiment, modality: str, split: Split, data: str, embed: tuple[str, ...]) -> Run:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -45,57 +46,92 @@ def open_place(
     return Place(windows, Store(experiment.store.results), device)
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """What a run trains, and on what."""
+
+    source: Source
+    labels: Labels
+    module: nn.Module
+    shapes: Shapes
+
+
 def execute(run: Run, place: Place, report: Callable[[Progress], None]) -> str:
     """Train, or continue, or skip what is finished; every rank of the group calls it.
 
     Returns:
         The prefix of the finished checkpoint in `place.results`.
     """
-    done = ckpt.latest(place.results, run.key)
+    done, damaged = ckpt.latest(place.results, run.key)
     if done and done[1].finished and _embedded(run, place):
         return done[0]
-    items = items_of(place.windows.ids, run.experiment.data, run.experiment.seed)
-    labels = Labels.of(place.windows, {i.id: i.label for i in items})
-    source = _source(run, place)
-    torch.manual_seed(run.experiment.seed)
-    module, shapes = _module(run, place, source)
+    ready = _prepare(run, place)
     if done and run.kind != "fusion":
-        module.load_state_dict(done[1].weights)
+        ready.module.load_state_dict(done[1].weights)
     elif done:
-        module.load_state_dict({n: t for n, t in done[1].weights.items() if n.startswith("fusion.")})
+        ready.module.load_state_dict({n: t for n, t in done[1].weights.items() if n.startswith("fusion.")})
     if done and done[1].finished:
         prefix = done[0]
-        module.to(place.device)
+        ready.module.to(place.device)
     else:
-        prefix = _train(run, place, module, shapes, source, labels, done[1] if done else None, report)
-    if run.kind == "encoder" and isinstance(module, Classifier) and isinstance(source, RawSource):
-        _embed(run, place, module, source, labels)
+        prefix = _train(run, place, ready, done[1] if done else None, damaged, report)
+    if run.kind == "encoder":
+        _embed(run, place, ready)
     return prefix
 
 
 def score_fold(run: Run, place: Place) -> Metrics:
     """Train a fusion on one inner fold and score it on that fold's validation rows; nothing is kept."""
-    e, optim = run.experiment, run.optim
-    items = items_of(place.windows.ids, e.data, e.seed)
+    ready = _prepare(run, place)
+    found: Metrics = {}
+
+    def at_epoch(engine: Engine, position: Position, measured: Metrics) -> None:
+        if position.epoch == run.optim.epochs:
+            found.update(_validate(run, place, ready, engine))
+
+    _fit(run, place, ready, None, at_epoch)
+    return found
+
+
+def _prepare(run: Run, place: Place) -> _Ready:
+    items = items_of(place.windows.ids, run.experiment.data, run.experiment.seed)
     labels = Labels.of(place.windows, {i.id: i.label for i in items})
     source = _source(run, place)
-    torch.manual_seed(e.seed)
-    module, _ = _module(run, place, source)
+    torch.manual_seed(run.experiment.seed)
+    return _Ready(source, labels, *_module(run, place, source))
+
+
+def _fit(
+    run: Run,
+    place: Place,
+    ready: _Ready,
+    resume: ckpt.Checkpoint | None,
+    at_epoch: Callable[[Engine, Position, Metrics], None],
+) -> None:
+    """Train from where `resume` stopped, whose weights the module already holds, to the last epoch."""
+    e, optim = run.experiment, run.optim
     names = tuple(e.data.modalities)
     rows = rows_with(place.windows, run.split.train, names)
-    loader = Loader(source, labels, rows, e.seed, optim.batch, e.fusion.modality_dropout, *world())
-    engine = make_engine(module, optim, e.runtime, device=place.device)
+    dropout = e.fusion.modality_dropout if len(names) > 1 else 0.0
+    loader = Loader(ready.source, ready.labels, rows, e.seed, optim.batch, dropout, *world())
+    moments = resume.moments if resume else None
+    engine = make_engine(ready.module, optim, e.runtime, device=place.device, resume=moments)
     fit(
         engine,
-        start=Position(0, 0),
+        start=resume.position if resume else Position(0, 0),
         stop=Position(optim.epochs, 0),
         lr=schedule(optim, loader.steps),
         batches=loader.batches,
-        report=lambda position, metrics: None,
+        report=partial(at_epoch, engine),
     )
-    validation = rows_with(place.windows, run.split.validation, names)
-    table = predict_rows(engine, source, labels, validation, place.windows, optim.batch)
     engine.close()
+
+
+def _validate(run: Run, place: Place, ready: _Ready, engine: Engine) -> Metrics:
+    rows = rows_with(place.windows, run.split.validation, tuple(run.experiment.data.modalities))
+    if not len(rows):
+        return {}
+    table = predict_rows(engine, ready.source, ready.labels, rows, place.windows, run.optim.batch)
     return {f"validation_{k}": v for k, v in scores(table).items()}
 
 
@@ -145,56 +181,33 @@ def channel_statistics(windows: Windows, rows: np.ndarray) -> tuple[Tensor, Tens
 def _train(
     run: Run,
     place: Place,
-    module: nn.Module,
-    shapes: Shapes,
-    source: Source,
-    labels: Labels,
+    ready: _Ready,
     resume: ckpt.Checkpoint | None,
+    damaged: list[str],
     report: Callable[[Progress], None],
 ) -> str:
-    e, optim = run.experiment, run.optim
-    rank, size = world()
-    names = tuple(e.data.modalities)
-    loader = Loader(
-        source,
-        labels,
-        rows_with(place.windows, run.split.train, names),
-        e.seed,
-        optim.batch,
-        e.fusion.modality_dropout if len(names) > 1 else 0.0,
-        rank,
-        size,
-    )
-    validation = rows_with(place.windows, run.split.validation, names) if run.kind != "encoder" else np.array([], int)
+    """Fit, saving on the way; returns the prefix of the finished checkpoint."""
+    e, epochs = run.experiment, run.optim.epochs
     attempt = same_everywhere(ckpt.next_attempt(place.results, run.key))
     prefix = ""
-    if not any(p.requires_grad for p in module.parameters()):  # late_mean has nothing to train
-        return _save(run, place, attempt, module.state_dict(), {}, shapes, Position(optim.epochs, 0), {})
-    engine = make_engine(module, optim, e.runtime, device=place.device, resume=resume.moments if resume else None)
+    if not any(p.requires_grad for p in ready.module.parameters()):  # late_mean has nothing to train
+        return _save(run, place, attempt, ready.module.state_dict(), {}, ready.shapes, Position(epochs, 0), {})
 
-    def at_epoch(position: Position, measured: Metrics) -> None:
+    def at_epoch(engine: Engine, position: Position, measured: Metrics) -> None:
         nonlocal prefix
         sums = _gather([measured["loss_sum"], measured["count"]])
         metrics: Metrics = {"train_loss": sum(s[0] for s in sums) / max(1, sum(s[1] for s in sums))}
-        finished = position.epoch == optim.epochs
-        if len(validation) and finished:
-            table = predict_rows(engine, source, labels, validation, place.windows, optim.batch)
-            metrics |= {f"validation_{k}": v for k, v in scores(table).items()}
+        finished = position.epoch == epochs
+        # What an encoder alone is worth is measured where the fusion is; its own key has no validation rows.
+        if finished and run.kind != "encoder":
+            metrics |= _validate(run, place, ready, engine)
         if finished or position.epoch % e.train.checkpoint_epochs == 0:
             weights, moments = engine.weights(), {} if finished else engine.moments()
-            prefix = _save(run, place, attempt, weights, moments, shapes, position, metrics)
-        if rank == 0:
-            report(Progress(run.key, run.title, position.epoch, optim.epochs, metrics))
+            prefix = _save(run, place, attempt, weights, moments, ready.shapes, position, metrics)
+        if engine.rank == 0:
+            report(Progress(run.key, run.title, position.epoch, epochs, metrics, tuple(damaged)))
 
-    fit(
-        engine,
-        start=resume.position if resume else Position(0, 0),
-        stop=Position(optim.epochs, 0),
-        lr=schedule(optim, loader.steps),
-        batches=loader.batches,
-        report=at_epoch,
-    )
-    engine.close()
+    _fit(run, place, ready, resume, at_epoch)
     return prefix
 
 
@@ -215,7 +228,7 @@ def _save(
         whole = dict(weights)
         for m, key in run.encoders.items():
             # A fusion checkpoint carries its encoders, so that one path is enough to predict.
-            found = ckpt.latest(place.results, key)
+            found, _ = ckpt.latest(place.results, key)
             if found is None:
                 raise DataError(f"the encoder run {key} has no checkpoint; train it first")
             whole |= {n: t for n, t in found[1].weights.items() if n.startswith((f"encoders.{m}.", f"heads.{m}."))}
@@ -235,19 +248,20 @@ def _embedded(run: Run, place: Place) -> bool:
     return run.kind != "encoder" or not run.embed or place.results.is_committed(cache_key(run.key, run.embed))
 
 
-def _embed(run: Run, place: Place, model: Classifier, source: RawSource, labels: Labels) -> None:
+def _embed(run: Run, place: Place, ready: _Ready) -> None:
     """Embeddings of all wanted recordings, each rank its share."""
     key = cache_key(run.key, run.embed)
     if not run.embed or place.results.is_committed(key):
         return
+    assert isinstance(ready.module, Classifier)
     rank, size = world()
     rows = place.windows.rows_of(run.embed)[rank::size]
-    batches = plain_batches(source, labels, rows, 64)
-    table = compute(model, batches, place.windows, place.device) if len(rows) else None
+    batches = plain_batches(ready.source, ready.labels, rows, 64)
+    table = compute(ready.module, batches, place.windows, place.device) if len(rows) else None
     write_part(place.results, key, rank, table)
     _barrier()
     if rank == 0:
-        commit(place.results, key, _times(model))
+        commit(place.results, key, _times(ready.module))
     _barrier()
 
 

@@ -60,14 +60,14 @@ def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(store: Store) -> 
 
 
 def test_the_latest_is_the_furthest_and_not_the_last_written(store: Store) -> None:
-    assert ckpt.latest(store, KEY) is None
+    assert ckpt.latest(store, KEY) == (None, [])
     for attempt, made in ((0, at(1)), (1, at(10)), (2, at(2, 9))):
         ckpt.save(store, KEY, attempt, made)
-    found = ckpt.latest(store, KEY)
-    assert found and found[1].position == Position(10, 0) and found[2] == []
+    found, damaged = ckpt.latest(store, KEY)
+    assert found and found[1].position == Position(10, 0) and damaged == []
     assert [p for p, _, _ in ckpt.committed(store, KEY)] == [Position(10, 0), Position(2, 9), Position(1, 0)]
     assert ckpt.next_attempt(store, KEY) == 3
-    assert ckpt.latest(store, "ru") is None
+    assert ckpt.latest(store, "ru") == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(store: Store, na
             path.write_bytes(data)
         case "gone":
             path.unlink()
-    found = ckpt.latest(store, KEY)
+    found, damaged = ckpt.latest(store, KEY)
     assert found and found[0] == before and same(found[1], at(1))
     if (name, harm) == (COMMIT, "gone"):  # never finished, so there is nothing to say
-        assert found[2] == []
+        assert damaged == []
     else:
-        assert len(found[2]) == 1 and last in found[2][0]
+        assert len(damaged) == 1 and last in damaged[0]
 
 
 def test_an_attempt_that_was_killed_while_writing_does_not_count(store: Store) -> None:
     prefix = ckpt.prefix_of(KEY, 0, Position(5, 0))
     store.write(f"{prefix}/model.safetensors", b"half")
-    assert ckpt.latest(store, KEY) is None
+    assert ckpt.latest(store, KEY) == (None, [])
     assert ckpt.next_attempt(store, KEY) == 1
 
 

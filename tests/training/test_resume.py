@@ -55,14 +55,20 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
 
 
 def train(
-    windows: Windows, folder: Path, engine: str, *, killed_after: tuple[int, ...] = ()
+    windows: Windows, folder: Path, engine: str, *, killed_after: tuple[int, ...] = (), told: set[str] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Train; give the same run again each time that it was killed after these epochs."""
+    """Train; give the same run again each time that it was killed after these epochs.
+
+    Args:
+        told: Gets what the run says of damaged checkpoints.
+    """
     place = Place(windows, Store(folder), torch.device("cpu"))
     run = Run("joint", experiment(engine), Split("within", TRAIN, (), ("subject1/007",)), "data")
     for epoch in (*killed_after, None):
 
         def report(progress: Progress, epoch: int | None = epoch) -> None:
+            if told is not None:
+                told.update(progress.damaged)
             if progress.epoch == epoch:
                 raise Killed
 
@@ -89,8 +95,11 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(windows: Windows
         train_until_killed(windows, tmp_path / "damaged")
     last = max((tmp_path / "damaged" / "runs").rglob("model.safetensors"))
     last.write_bytes(last.read_bytes()[:-1])
-    resumed = train(windows, tmp_path / "damaged", "torch")
+    told: set[str] = set()
+    resumed = train(windows, tmp_path / "damaged", "torch", told=told)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    (line,) = told
+    assert "model.safetensors" in line and last.parent.name in line
 
 
 def train_until_killed(windows: Windows, folder: Path) -> None:
