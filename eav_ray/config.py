@@ -55,17 +55,28 @@ class Data:
 
 @dataclass(frozen=True, config=STRICT)
 class EEGProfile:
+    kind: Literal["clean", "official"] = Field(
+        default="clean", description="our cleaning, or the steps of EAV's authors: causal, over the concatenation"
+    )
     hz: int = Field(default=100, gt=0, description="sampling rate of the stored windows, Hz")
     low_hz: float = Field(default=0.5, gt=0, description="lower edge of the pass band, Hz")
     high_hz: float = Field(default=45.0, gt=0, description="upper edge of the pass band, Hz")
     notch_hz: float = Field(default=50.0, ge=0, description="mains frequency, notched before decimation; 0 for none")
     reference: Literal["average", "none"] = Field(default="average", description="average reference, or as recorded")
     unit: Literal["auto", "microvolt", "volt"] = Field(default="auto", description="unit of the raw numbers")
+    correlation: float = Field(
+        default=0.4,
+        ge=0,
+        lt=1,
+        description="a channel that correlates less than this with every other is bad; 0 to not look",
+    )
 
     @model_validator(mode="after")
     def _band_fits(self) -> "EEGProfile":
         if not self.low_hz < self.high_hz < self.hz / 2:
             raise ValueError(f"needs low_hz < high_hz < hz / 2 = {self.hz / 2:g}")
+        if self.kind == "official" and (self.hz, self.low_hz, self.high_hz) != (100, 0.5, 45.0):
+            raise ValueError("kind=official is 100 Hz and 0.5 to 45 Hz; leave hz, low_hz and high_hz as they are")
         return self
 
 
@@ -78,6 +89,8 @@ class AudioProfile:
 class VideoProfile:
     fps: int = Field(default=5, gt=0, description="frames per second that are kept, chosen by time stamp")
     size: int = Field(default=224, gt=0, description="stored frames are size x size pixels")
+    codec: Literal["jpeg", "raw"] = Field(default="jpeg", description="how frames are stored")
+    quality: int = Field(default=95, ge=1, le=100, description="of JPEG frames")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -88,9 +101,12 @@ class Profile:
     eeg: EEGProfile = EEGProfile()
     audio: AudioProfile = AudioProfile()
     video: VideoProfile = VideoProfile()
-    on_bad: Literal["quarantine", "fail"] = Field(
-        default="quarantine", description="a recording that cannot be read: set aside with its reason, or stop"
+    on_bad: Literal["partial", "drop", "fail"] = Field(
+        default="partial",
+        description="a file that is missing or cannot be used: keep the recording's other modalities, leave the "
+        "recording out, or stop",
     )
+    file_timeout_s: int = Field(default=120, gt=0, description="a recording that takes longer to decode is set aside")
     chunk: int = Field(default=25, gt=0, description="recordings per shard")
 
 

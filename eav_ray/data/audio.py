@@ -1,5 +1,6 @@
 """Audio of one recording, decoded once to mono at the profile's rate."""
 
+import re
 from pathlib import Path
 
 import librosa
@@ -8,6 +9,8 @@ import soundfile
 
 from eav_ray.errors import DataError
 
+UNKNOWN_BYTES = 0x7FFFF000  # recorders that cannot go back to the header write a length like 0xFFFFFFFF
+LENGTH = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # in libsndfile's log of a header
 BLOCK = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
 
@@ -17,7 +20,8 @@ def read(path: str | Path, hz: int) -> np.ndarray:
     Returns:
         (n,) float32 in [-1, 1], mono (mean of the channels), `hz` samples per second.
     Raises:
-        DataError: The file is missing, unreadable, empty, or holds a value that is not finite.
+        DataError: The file is missing, unreadable, empty, shorter than its header says, or holds a value that is not
+            finite.
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected an audio file such as .wav or .flac")
@@ -25,12 +29,15 @@ def read(path: str | Path, hz: int) -> np.ndarray:
     try:
         with soundfile.SoundFile(path) as file:
             source_hz = file.samplerate
+            lost = _lost(file.extra_info)
             while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                 blocks.append(block.mean(axis=1))
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{path} cannot be decoded as audio ({' '.join(str(error).split())}); replace it or leave it out"
         ) from None
+    if lost:
+        raise DataError(f"{path} breaks off: {lost}; copy it again or leave it out")
     if not blocks:
         raise DataError(f"{path} holds no audio samples; replace it or leave it out")
     x_T = np.concatenate(blocks)
@@ -42,3 +49,11 @@ def read(path: str | Path, hz: int) -> np.ndarray:
         raise DataError(f"{path} is shorter than one sample at {hz} Hz; replace it or leave it out")
     # The resampler overshoots steep edges a little.
     return np.clip(x_T, -1.0, 1.0).astype(np.float32, copy=False)
+
+
+def _lost(log: str) -> str:
+    """What is missing at the end of a file, by its header; libsndfile reads on without a word."""
+    match = LENGTH.search(log)
+    if match is None or not int(match[2]) < int(match[1]) < UNKNOWN_BYTES:
+        return ""
+    return f"{match[2]} of {match[1]} bytes of samples are there"

@@ -8,11 +8,13 @@ import contextlib
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from eav_ray.data import frames
 from eav_ray.data.shard import ID_COLUMNS, Index, read_shard
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store
@@ -64,10 +66,16 @@ class Windows:
         rows = self._stored[rows]
         which = np.searchsorted(self._starts, rows, side="right") - 1
         parts = [self._view(int(t), column) for t in range(len(self._tables))] if len(rows) else []
+        shape = frames.shape_of(self._tables[0].schema.field(column)) if parts else None
+        if shape is not None:
+            files = (parts[t][int(r - self._starts[t])].as_py() for t, r in zip(which, rows, strict=True))
+            return frames.decode(files, shape)
         return np.stack([parts[t][r - self._starts[t]] for t, r in zip(which, rows, strict=True)])
 
-    def _view(self, number: int, column: str) -> np.ndarray:
+    def _view(self, number: int, column: str) -> Any:
         array = self._tables[number].column(column).chunk(0)
+        if pa.types.is_fixed_size_list(array.type):  # JPEG files: only those that are asked for leave the disk
+            return array
         return array.to_numpy_ndarray() if isinstance(array, pa.FixedShapeTensorArray) else array.to_numpy()
 
     def rows_of(self, recordings: tuple[str, ...]) -> np.ndarray:

@@ -12,6 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -99,6 +100,18 @@ class EAV:
             recordings += found.recordings
             problems += found.problems
         return Listing(tuple(recordings), tuple(problems))
+
+    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+        """All of the person's file, listening included, whatever `tasks` lists.
+
+        Raises:
+            DataError: The file is missing, damaged, or not (samples, 30, recordings).
+        """
+        first = recordings[0]
+        if first.eeg is None:
+            raise DataError(f"{first.id} has no EEG file")
+        _, (_, _, count) = _peek_eeg(Path(first.eeg))
+        return [replace(first, recording=f"{i + 1:03d}", eeg_index=i) for i in range(count)]
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         """One recording, (30, samples) at 500 Hz, in the file's unit, which it does not state.

@@ -4,6 +4,7 @@ Zyma et al. 2019, doi:10.3390/data4010014. 19 scalp channels at 500 Hz; `Subject
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from eav_ray.data import eeg
@@ -60,6 +61,9 @@ class EEGMAT:
                 else:
                     recordings.append(Recording(subject, name, label, "cognitive", label, eeg=str(path)))
         return Listing(tuple(recordings), tuple(problems))
+
+    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+        return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         """The 19 scalp channels, (19, samples), microvolts, named as in the 10-20 system without the prefix "EEG ".

@@ -3,6 +3,7 @@
 A *recording* is one interaction (20 s in EAV). A reader only lists and decodes; cutting windows is `windows.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -65,6 +66,14 @@ class DataSet(Protocol):
 
     def scan(self) -> Listing:
         """List all recordings in (subject, order), and everything that had to be left out."""
+        ...
+
+    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+        """All recordings of one person whose EEG was recorded one after the other with these, in that order.
+
+        Args:
+            recordings: Of one person, in order; the result contains them.
+        """
         ...
 
     def read_eeg(self, recording: Recording) -> RawEEG:

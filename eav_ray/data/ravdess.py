@@ -5,6 +5,7 @@ modality (03: audio only), channel (01: speech), emotion, intensity, statement, 
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from eav_ray.data.manifest import Listing, Problem, RawEEG, Recording
@@ -62,6 +63,9 @@ class RAVDESS:
                 label = LABEL_OF_CODE[stem.split("-")[2]]
                 recordings.append(Recording(subject, stem, label, "speaking", order, audio=str(paths[0])))
         return Listing(tuple(recordings), tuple(problems))
+
+    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+        return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         """Always fails: there is none."""

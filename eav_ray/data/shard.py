@@ -1,8 +1,10 @@
 """Shards: the only contract between preprocessing and training. One window a row, in Parquet, with an Arrow schema.
 
-Signals are columns of Arrow's canonical fixed-shape tensor type, which Ray Data, pyarrow and pandas all read.
+Signals are columns of Arrow's canonical fixed-shape tensor type, which Ray Data, pyarrow and pandas all read; frames of
+video may be JPEG files (`frames.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,43 +13,65 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eav_ray.config import Profile
+from eav_ray.data import frames
 from eav_ray.errors import DataError
 from eav_ray.storage import Store, checked_name, sha256
 
 INDEX = "manifest.json"
+# Columns that say how good a window is, of each modality.
+QUALITY = {
+    "audio": ("audio_db", "audio_clipped"),  # RMS level, dB of full scale; share of samples at full scale
+    "eeg": ("eeg_bad_channels",),
+    "video": ("video_luma", "video_held"),  # mean brightness, 0 to 255; share of frames equal to the one before
+}
 ID_COLUMNS = ("subject", "recording", "window", "label", "task", "order")
 
 
 def window_shapes(profile: Profile, eeg_channels: int) -> dict[str, tuple[tuple[int, ...], pa.DataType]]:
     """Shape and dtype of one window of each modality: EEG in microvolts, audio in [-1, 1], video in 0-255."""
-    frames, size = profile.video.fps * profile.window_s, profile.video.size
+    count, size = profile.video.fps * profile.window_s, profile.video.size
     return {
         "audio": ((profile.audio.hz * profile.window_s,), pa.float32()),
         "eeg": ((eeg_channels, profile.eeg.hz * profile.window_s), pa.float32()),
-        "video": ((frames, size, size, 3), pa.uint8()),
+        "video": ((count, size, size, 3), pa.uint8()),
     }
 
 
-def schema(profile: Profile, eeg_channels: int, modalities: tuple[str, ...]) -> pa.Schema:
-    columns: list[tuple[str, pa.DataType]] = [
-        ("subject", pa.string()),
-        ("recording", pa.string()),
-        ("window", pa.int32()),
-        ("label", pa.int32()),
-        ("task", pa.string()),
-        ("order", pa.int32()),
+def schema(profile: Profile, eeg_channels: int, modalities: Sequence[str]) -> pa.Schema:
+    columns = [
+        pa.field("subject", pa.string()),
+        pa.field("recording", pa.string()),
+        pa.field("window", pa.int32()),
+        pa.field("label", pa.int32()),
+        pa.field("task", pa.string()),
+        pa.field("order", pa.int32()),
     ]
     shapes = window_shapes(profile, eeg_channels)
-    for modality in sorted(modalities):
-        shape, dtype = shapes[modality]
+    for m in sorted(modalities):
+        shape, dtype = shapes[m]
+        stored = frames.field(profile.video, profile.window_s)
         columns += [
-            (modality, pa.fixed_shape_tensor(dtype, shape)),
-            (f"has_{modality}", pa.bool_()),
-            (f"{modality}_seconds", pa.float32()),
+            stored if m == "video" else pa.field(m, pa.fixed_shape_tensor(dtype, shape)),
+            pa.field(f"has_{m}", pa.bool_()),
+            pa.field(f"{m}_seconds", pa.float32()),
         ]
-    if "eeg" in modalities:
-        columns.append(("eeg_bad_channels", pa.int32()))
+        columns += [pa.field(name, pa.float32()) for name in QUALITY[m]]
     return pa.schema(columns)
+
+
+def as_stored(row: dict[str, Any], profile: Profile) -> dict[str, Any]:
+    """A window of `windows.cut` as a shard holds it: its frames encoded."""
+    return row | {"video": frames.encode(row["video"], profile.video)} if "video" in row else row
+
+
+def as_decoded(video: Any, profile: Profile, eeg_channels: int) -> np.ndarray:
+    """Video of one window or of several, as `as_stored` made it, as an array."""
+    if profile.video.codec == "raw":
+        return np.asarray(video)
+    shape = window_shapes(profile, eeg_channels)["video"][0]
+    one = isinstance(video[0], bytes) if len(video) else False
+    found = frames.decode([video] if one else video, shape)
+    return found[0] if one else found
 
 
 def to_table(rows: list[dict[str, Any]], of: pa.Schema) -> pa.Table:

@@ -1,5 +1,6 @@
 """A user's own recordings, listed in a CSV or Parquet file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,9 @@ class Table:
             first = next((r.eeg for r in self.scan().recordings if r.eeg is not None), None)
             self._channels = () if first is None else _eeg_names(first)
         return self._channels
+
+    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+        return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         """The channels of type EEG, (channels, samples), microvolts, in the order of `channels`.

@@ -1,5 +1,6 @@
 """Video of one recording: the frames of a fixed rate, chosen by time stamp in one pass."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -11,9 +12,14 @@ from av.container import InputContainer
 
 from eav_ray.errors import DataError
 
+LOST_S = 0.5  # a stream may state a few frames more than it has
 LONGEST_GAP_S = 60.0  # a damaged time stamp may claim years, and every frame of the gap would be filled
 # PyAV's own errors, and what it lets through where a header holds nonsense.
 DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError, ArithmeticError, IndexError, MemoryError)
+
+
+class _BreaksOff(Exception):
+    pass
 
 
 def read(
@@ -22,38 +28,51 @@ def read(
     size: int,
     seconds: float | None = None,
     threads: Literal["NONE", "SLICE", "FRAME", "AUTO"] = "NONE",
+    timeout_s: float = 120.0,
 ) -> tuple[np.ndarray, float]:
     """Decode a file once; frame k is the first whose time is at least k / fps, to within half a source frame.
 
     Time stamps decide, not counts, so a variable or unusual source rate keeps the pace of the other modalities; a gap
-    is bridged by the frame after it. Only chosen frames are converted and resized. A file that breaks off yields what
-    could be decoded; frames that are missing at the end are not invented here.
+    is bridged by the frame after it. Only chosen frames are converted and resized. Frames that are missing at the end
+    are not invented here.
 
     Args:
         fps: Frames per second to keep.
         size: Height and width of a returned frame, pixels; the aspect ratio is not kept.
         seconds: Stop there; None for the whole file.
+        timeout_s: Give up after so long.
         threads: FFmpeg's decoder threads; one by default, since Ray runs one task a core.
     Returns:
         (n, size, size, 3) uint8 RGB, and the duration in seconds of what was decoded (at most `seconds`).
     Raises:
-        DataError: The file is missing or damaged, has no video stream, or yields no frame.
+        DataError: The file is missing or damaged, has no video stream, yields no frame, breaks off before the length
+            that it states, or takes too long.
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected a video file such as .mp4")
     chosen: list[np.ndarray] = []
-    end_s = 0.0
+    end_s = stated_s = 0.0
     reason = "no frame could be decoded"
+    deadline = time.monotonic() + timeout_s
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with av.open(str(path), metadata_errors="ignore", timeout=timeout_s) as container:
             if container.streams.video:
-                end_s = _choose(container, container.streams.video[0], fps, size, seconds, threads, chosen)
+                stream = container.streams.video[0]
+                if stream.duration and stream.time_base:
+                    stated_s = float(stream.duration * stream.time_base)
+                end_s = _choose(container, stream, fps, size, seconds, threads, chosen, deadline)
             else:
                 reason = "it has no video stream"
+    except _BreaksOff:
+        raise DataError(f"{path} breaks off in the middle of a frame; copy it again or leave it out") from None
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split())
-    if not chosen:
+    if not chosen and time.monotonic() < deadline:
         raise DataError(f"{path} cannot be decoded as video ({reason}); replace it or leave its video out")
+    if time.monotonic() > deadline:
+        raise DataError(f"{path} takes over {timeout_s:g} s to decode; replace it, or raise profile.file_timeout_s")
+    if min(stated_s, seconds or stated_s) - end_s > LOST_S:
+        raise DataError(f"{path} breaks off: {end_s:.1f} of {stated_s:.1f} s decode; copy it again or leave it out")
     return np.stack(chosen), end_s
 
 
@@ -65,6 +84,7 @@ def _choose(
     seconds: float | None,
     threads: Literal["NONE", "SLICE", "FRAME", "AUTO"],
     chosen: list[np.ndarray],
+    deadline: float,
 ) -> float:
     """Append the chosen frames to `chosen`; returns the time at which the last decoded frame ends."""
     stream.thread_type = threads
@@ -79,7 +99,7 @@ def _choose(
         time_s = index * frame_s if frame.time is None else frame.time
         start_s = time_s if start_s is None else start_s
         time_s -= start_s
-        if time_s > end_s + LONGEST_GAP_S:
+        if time_s > end_s + LONGEST_GAP_S or time.monotonic() > deadline:
             break
         wanted = int((time_s + slack_s) * fps) + 1  # frames due by now: all k with k / fps <= time_s + slack_s
         if seconds is not None:
@@ -103,6 +123,8 @@ def _frames(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Vi
             return
         except DECODE_ERRORS:
             break
+        if packet.is_corrupt:  # only a part of it could be read: the file ends here
+            raise _BreaksOff
         try:
             yield from packet.decode()
         except av.error.FFmpegError:

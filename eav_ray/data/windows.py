@@ -1,28 +1,42 @@
 """Cut one recording into windows that do not overlap, all modalities on one clock that starts with the recording."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from eav_ray.config import Modality, Profile
-from eav_ray.data import audio, eeg, video
-from eav_ray.data.manifest import DataSet, Recording
+from eav_ray.data import audio, video
+from eav_ray.data.manifest import Problem, Recording
+from eav_ray.data.session import Prepared
+from eav_ray.data.shard import QUALITY
 from eav_ray.errors import DataError
 
+FULL_SCALE = 0.999
 PRESENT = 0.5  # share of a window that a modality must cover to count as present
 NEARLY = 0.05  # share of a window that the last one may lack: videos end some frames early
 
 
+@dataclass(frozen=True)
+class Cut:
+    """One recording, read and cut."""
+
+    windows: list[dict[str, Any]]  # none where the policy left the recording out
+    problems: tuple[Problem, ...]  # files that could not be used
+    quality: dict[str, Any]  # of the whole recording, for the table: JSON
+
+
 def cut(
-    dataset: DataSet,
     recording: Recording,
     profile: Profile,
     modalities: Sequence[Modality],
     *,
+    prepared: Prepared | DataError | None,
     eeg_channels: int,
-) -> list[dict[str, Any]]:
-    """Read, clean and cut one recording.
+) -> Cut:
+    """Read and cut one recording. A file that cannot be used is a problem; the policy says what becomes of the rest.
 
     The longest modality decides how many windows there are: the whole ones, at least one. A modality is present in a
     window where it covers at least half of it, or where it covers anything of the only window; what it lacks there
@@ -30,38 +44,45 @@ def cut(
 
     Args:
         modalities: Which keys the windows get; need not all exist in this recording.
+        prepared: The recording's EEG (`session.prepare`), why it cannot be used, or None where there is none.
         eeg_channels: Number of EEG channels of the data set, for recordings without EEG.
     Returns:
-        One dictionary a window: `subject`, `recording`, `window`, `label`, `task`, `order`; `eeg_bad_channels` (int);
-        for each modality `has_<m>` (bool), `<m>_seconds` (float, seconds of real signal), and its array:
+        Windows, one dictionary each: `subject`, `recording`, `window`, `label`, `task`, `order`; for each modality
+        `has_<m>` (bool), `<m>_seconds` (float, seconds of real signal), the columns of `shard.QUALITY`, and its array:
         `eeg` float32 (channels, eeg.hz * window_s) in microvolts, `audio` float32 (audio.hz * window_s,),
         `video` uint8 (video.fps * window_s, size, size, 3).
-    Raises:
-        DataError: A file cannot be read, or the recording has none of the modalities.
     """
     window_s = profile.window_s
     seconds: dict[str, float] = {}
     signals: dict[str, np.ndarray] = {}
+    problems: list[Problem] = []
+    quality: dict[str, Any] = {"recording": recording.recording, "label": recording.label}
     bad_channels = 0
-    if "eeg" in modalities and recording.eeg is not None:
+    for m in modalities:
         try:
-            x_CT, quality = eeg.clean(dataset.read_eeg(recording), profile.eeg)
+            match m:
+                case "eeg" if prepared is not None:
+                    if isinstance(prepared, DataError):
+                        raise prepared
+                    _check_channels(prepared, recording, eeg_channels)
+                    signals["eeg"], seconds["eeg"] = prepared.x_CT, prepared.x_CT.shape[1] / profile.eeg.hz
+                    bad_channels = len(prepared.bad)
+                    quality |= {"eeg_unit": prepared.unit, "eeg_bad": prepared.bad}
+                case "audio" if recording.audio is not None:
+                    signals["audio"] = audio.read(recording.audio, profile.audio.hz)
+                    seconds["audio"] = len(signals["audio"]) / profile.audio.hz
+                case "video" if recording.video is not None:
+                    v = profile.video
+                    signals["video"], seconds["video"] = video.read(
+                        recording.video, v.fps, v.size, timeout_s=profile.file_timeout_s
+                    )
+                case _:
+                    pass
         except DataError as error:
-            raise DataError(_naming(error, recording.eeg, recording)) from None
-        if len(x_CT) != eeg_channels:
-            raise DataError(
-                f"{recording.eeg} ({recording.id}) has {len(x_CT)} EEG channels, but the data set has {eeg_channels}; "
-                "leave this recording out"
-            )
-        signals["eeg"], seconds["eeg"] = x_CT, x_CT.shape[1] / profile.eeg.hz
-        bad_channels = quality["bad_channels"]
-    if "audio" in modalities and recording.audio is not None:
-        signals["audio"] = audio.read(recording.audio, profile.audio.hz)
-        seconds["audio"] = len(signals["audio"]) / profile.audio.hz
-    if "video" in modalities and recording.video is not None:
-        signals["video"], seconds["video"] = video.read(recording.video, profile.video.fps, profile.video.size)
-    if not signals:
-        raise DataError(f"recording {recording.id} has no {' and no '.join(modalities)}; leave it out")
+            problems.append(Problem(recording.subject, recording.recording, getattr(recording, m) or "", str(error)))
+    quality |= {f"{m}_seconds": s for m, s in seconds.items()}
+    if not signals or (problems and profile.on_bad != "partial"):
+        return Cut([], tuple(problems), quality)
 
     count = max(1, int(max(seconds.values()) / window_s + NEARLY))
     frames = (profile.video.fps * window_s, profile.video.size, profile.video.size, 3)
@@ -79,7 +100,6 @@ def cut(
             "label": recording.label,
             "task": recording.task,
             "order": recording.order,
-            "eeg_bad_channels": bad_channels,
         }
         for m in modalities:
             real_s = float(np.clip(seconds.get(m, 0.0) - w * window_s, 0.0, window_s))
@@ -89,8 +109,35 @@ def cut(
             row[m] = cutters[m](w)
             if not present:
                 row[m] = np.zeros_like(row[m])
+        if "eeg" in modalities:
+            row["eeg_bad_channels"] = bad_channels if row["has_eeg"] else 0
+        if "audio" in modalities:
+            row |= _audio_quality(row["audio"])
+        if "video" in modalities:
+            row |= _video_quality(row["video"])
         rows.append(row)
-    return rows
+    for name in (n for m in signals for n in QUALITY[m] if m != "eeg"):
+        quality[name] = float(np.mean([row[name] for row in rows]))
+    return Cut(rows, tuple(problems), quality)
+
+
+def _audio_quality(x_T: np.ndarray) -> dict[str, float]:
+    rms = float(np.sqrt(np.mean(np.square(x_T, dtype=np.float64))))
+    return {"audio_db": 20 * np.log10(max(rms, 1e-6)), "audio_clipped": float((np.abs(x_T) >= FULL_SCALE).mean())}
+
+
+def _video_quality(x_FHWC: np.ndarray) -> dict[str, float]:
+    held = [np.array_equal(a, b) for a, b in pairwise(x_FHWC)]
+    # A tenth of the pixels in each direction are enough for a mean.
+    return {"video_luma": float(x_FHWC[:, ::10, ::10].mean()), "video_held": float(np.mean(held)) if held else 0.0}
+
+
+def _check_channels(prepared: Prepared, recording: Recording, eeg_channels: int) -> None:
+    if len(prepared.x_CT) != eeg_channels:
+        raise DataError(
+            f"{recording.eeg} ({recording.id}) has {len(prepared.x_CT)} EEG channels, but the data set has "
+            f"{eeg_channels}; leave this recording out"
+        )
 
 
 def _samples(signal: np.ndarray | None, w: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -108,8 +155,3 @@ def _frames(frames: np.ndarray | None, w: int, shape: tuple[int, ...]) -> np.nda
         return np.zeros(shape, dtype=np.uint8)
     wanted = np.arange(w * shape[0], (w + 1) * shape[0])
     return frames[np.minimum(wanted, len(frames) - 1)]
-
-
-def _naming(error: DataError, file: str, recording: Recording) -> str:
-    """`eeg.clean` sees numbers only: say whose they are."""
-    return str(error) if file in str(error) else f"{file} ({recording.id}): {error}"

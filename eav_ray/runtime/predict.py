@@ -1,6 +1,8 @@
 """A checkpoint at work, through Ray Data: on the test rows of its split, once, or on recordings that it never saw."""
 
 import io
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -11,19 +13,19 @@ import torch
 
 from eav_ray.config import Data, Experiment, Profile, digest
 from eav_ray.data import sets
-from eav_ray.data.manifest import Recording
-from eav_ray.data.shard import Index, window_shapes
+from eav_ray.data.shard import Index, as_decoded, as_stored, window_shapes
 from eav_ray.data.split import check, items_of
 from eav_ray.data.windows import cut
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar, stage
-from eav_ray.runtime import cluster
+from eav_ray.runtime import cluster, eeg_stage
 from eav_ray.storage import Store, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.run import empty_frame, to_frame
 
 BATCH = 32
+UNIT = 8  # recordings that one task reads
 
 
 def open_checkpoint(path: str) -> ckpt.Checkpoint:
@@ -93,15 +95,14 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
     failed = [f"{p.subject} {p.recording} {p.file}: {p.reason}" for p in listing.problems]
     with cluster.session(experiment.runtime), stage("predict", len(recordings), "recordings") as bar:
         cluster.quiet_ray_data()
-        size = max(1, min(cluster.cpus() // 2, len(recordings)))
-        rows = ray.data.from_items(
-            [{"recording": i} for i in range(len(recordings))], override_num_blocks=min(len(recordings), 4 * size)
-        ).flat_map(
-            _Cut,  # pyright: ignore[reportArgumentType]
-            fn_constructor_args=(experiment.data, checkpoint.experiment.profile, checkpoint.shapes, recordings),
-            num_cpus=1,
-            compute=ray.data.ActorPoolStrategy(size=size),
-        )
+        profile = checkpoint.experiment.profile
+        units = [
+            tuple(part[i : i + UNIT])
+            for part in (list(g) for _, g in groupby(recordings, key=lambda r: r.subject))
+            for i in range(0, len(part), UNIT)
+        ]
+        work = partial(_windows, units=units, profile=profile, data=experiment.data, shapes=checkpoint.shapes)
+        rows = eeg_stage.units(experiment.data, profile, units).flat_map(work, num_cpus=1)
         table = _collect(_predicted(rows, path, experiment, ()), bar, len(recordings))
     bad = table[table["reason"] != ""]
     failed += [f"{row['subject']} {row['recording']}: {row['reason']}" for _, row in bad.iterrows()]
@@ -144,27 +145,26 @@ def _collect(rows: ray.data.Dataset, bar: Bar, total: int) -> pd.DataFrame:
     return table.sort_values(["subject", "recording", "window"], ignore_index=True)
 
 
-class _Cut:
-    """An actor: raw recordings to windows. What cannot be read becomes one row that says why."""
-
-    def __init__(self, data: Data, profile: Profile, shapes: Shapes, recordings: list[Recording]) -> None:
-        self.data, self.profile, self.shapes, self.recordings = data, profile, shapes, recordings
-        self.dataset = sets.open_data(data)
-
-    def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        recording = self.recordings[int(row["recording"])]
-        modalities = self.data.modalities
-        names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
-        try:
-            windows = cut(self.dataset, recording, self.profile, modalities, eeg_channels=self.shapes.eeg_channels)
-            return [{name: w[name] for name in names} | {"reason": ""} for w in windows]
-        except DataError as error:
+def _windows(
+    row: dict[str, Any], *, units: list[eeg_stage.Unit], profile: Profile, data: Data, shapes: Shapes
+) -> list[dict[str, Any]]:
+    """Raw recordings to windows, as a shard would hold them. What cannot be read becomes a row that says why."""
+    prepared, found = eeg_stage.unpack(row), []
+    names = ["subject", "recording", "window", "label", *data.modalities, *(f"has_{m}" for m in data.modalities)]
+    for recording in units[row["unit"]]:
+        eeg = prepared.get(recording.recording)
+        made = cut(recording, profile, data.modalities, prepared=eeg, eeg_channels=shapes.eeg_channels)
+        for w in made.windows:
+            if "video" in w:
+                w["video"] = as_decoded(as_stored(w, profile)["video"], profile, shapes.eeg_channels)
+            found.append({name: w[name] for name in names} | {"reason": ""})
+        for problem in made.problems:
             empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
-            shapes = window_shapes(self.profile, self.shapes.eeg_channels)
-            for m in modalities:
-                shape, dtype = shapes[m]
-                empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
-            return [empty | {"window": 0, "label": recording.label, "reason": str(error)}]
+            for m, (shape, dtype) in window_shapes(profile, shapes.eeg_channels).items():
+                if m in data.modalities:
+                    empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
+            found.append(empty | {"window": 0, "label": recording.label, "reason": problem.reason})
+    return found
 
 
 class _Predict:
@@ -174,7 +174,9 @@ class _Predict:
         torch.set_num_threads(max(1, int(threads)))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.wanted = set(wanted)
-        self.model = ckpt.load_model(open_checkpoint(path)).to(self.device).eval()
+        checkpoint = open_checkpoint(path)
+        self.profile, self.channels = checkpoint.experiment.profile, checkpoint.shapes.eeg_channels
+        self.model = ckpt.load_model(checkpoint).to(self.device).eval()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = self.model.names
@@ -184,7 +186,7 @@ class _Predict:
         if self.wanted:
             recordings = zip(ids["subject"], ids["recording"], strict=True)
             keep = keep & np.array([f"{s}/{r}" in self.wanted for s, r in recordings])
-        inputs = {m: torch.from_numpy(np.ascontiguousarray(batch[m][keep])).to(self.device) for m in names}
+        inputs = {m: torch.from_numpy(self._decoded(m, batch[m][keep])).to(self.device) for m in names}
         table = empty_frame(names, self.model.n_outputs)
         if keep.any():
             with torch.no_grad():
@@ -196,6 +198,9 @@ class _Predict:
             bad = ids.iloc[np.flatnonzero(~keep)].assign(reason=batch["reason"][~keep])
             table = pd.concat([table.assign(reason=""), bad], ignore_index=True)
         return {str(c): table[c].to_numpy() for c in table.columns}
+
+    def _decoded(self, modality: str, values: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(as_decoded(values, self.profile, self.channels) if modality == "video" else values)
 
 
 def _commit_of(path: str) -> bytes:

@@ -10,17 +10,14 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-import ray
-import ray.data
-
 from eav_ray.config import Data, Experiment, Profile, digest
 from eav_ray.data import sets
-from eav_ray.data.manifest import Listing, Problem, Recording
-from eav_ray.data.shard import INDEX, Index, ShardFile, read_index, schema, to_bytes, to_table
+from eav_ray.data.manifest import LISTENING, Listing, Problem, Recording
+from eav_ray.data.shard import INDEX, Index, ShardFile, as_stored, read_index, schema, to_bytes, to_table
 from eav_ray.data.windows import cut
 from eav_ray.errors import DataError
 from eav_ray.report.progress import stage
-from eav_ray.runtime import cluster
+from eav_ray.runtime import cluster, eeg_stage
 from eav_ray.storage import Store, sha256, versions
 
 
@@ -35,12 +32,16 @@ class Preprocessed:
     index: Index
     problems: tuple[Problem, ...]  # everything that was set aside, by the reader or while decoding
     skipped: int  # chunks that an earlier job had finished
+    quality: tuple[dict[str, Any], ...]  # one row a recording: subject, and what `windows.cut` measured
 
 
 def shard_store(experiment: Experiment) -> Store:
     """Where the shards of this data set under this profile lie; another profile lies elsewhere."""
     e = experiment
-    key = digest({**asdict(e.profile), "on_bad": "", "chunk": 0}, e.data.set, e.data.root, e.data.tasks)
+    # `fail` leaves only shards without a problem, which are those of `partial`.
+    policy = "drop" if e.profile.on_bad == "drop" else "partial"
+    content = {**asdict(e.profile), "on_bad": policy, "chunk": 0, "file_timeout_s": 0}
+    key = digest(content, e.data.set, e.data.root, e.data.tasks)
     return Store(e.store.shards).below(f"{e.data.set}-{key}")
 
 
@@ -73,9 +74,11 @@ def preprocess(experiment: Experiment) -> Preprocessed:
     """Make or complete the shards of an experiment.
 
     Raises:
-        DataError: No recording could be used, or some could not and `profile.on_bad=fail`.
+        DataError: No recording could be used, or some file could not and `profile.on_bad=fail`.
     """
     dataset, listing = sets.scan(experiment.data)
+    _heed(experiment, listing.problems)
+    listing = _admitted(experiment, listing)
     store = shard_store(experiment)
     wanted = chunks(experiment, listing)
     todo = [c for c in wanted if not store.exists(f"records/{c.name}.json")]
@@ -85,26 +88,49 @@ def preprocess(experiment: Experiment) -> Preprocessed:
             _run(experiment, todo, store, n_chans)
     records = [store.read_json(f"records/{c.name}.json") for c in wanted]
     problems = listing.problems + tuple(Problem(**p) for r in records for p in r["problems"])
+    _heed(experiment, problems)
     shards = tuple(ShardFile(r["file"], r["sha256"], r["rows"], r["subject"]) for r in records if r["rows"])
-    if problems and experiment.profile.on_bad == "fail":
-        raise DataError(
-            f"{len(problems)} recordings cannot be used as they are, and profile.on_bad=fail; the first: "
-            f"{problems[0].file or problems[0].subject}: {problems[0].reason}"
-        )
     if not shards:
         raise DataError(f"not one recording of {experiment.data.root} could be read; run jobs/check.py to see why")
     modalities = tuple(sorted(experiment.data.modalities))
     index = Index(store.root.rsplit("-", 1)[1], dataset.classes, modalities, n_chans, shards, versions())
     store.write_json(INDEX, asdict(index) | {"profile": asdict(experiment.profile), "data": asdict(experiment.data)})
     store.write_json("problems.json", [asdict(p) for p in problems])
-    return Preprocessed(index, problems, len(wanted) - len(todo))
+    quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
+    return Preprocessed(index, problems, len(wanted) - len(todo), quality)
+
+
+def _heed(experiment: Experiment, problems: tuple[Problem, ...]) -> None:
+    if problems and experiment.profile.on_bad == "fail":
+        first = problems[0]
+        raise DataError(
+            f"{len(problems)} problems, and profile.on_bad=fail; the first: {first.file or first.subject}: "
+            f"{first.reason}. jobs/check.py lists those that names and labels show; profile.on_bad=partial keeps what "
+            "can be used of such recordings, drop leaves them out"
+        )
+
+
+def _admitted(experiment: Experiment, listing: Listing) -> Listing:
+    """Where the policy is `drop`, only recordings with every modality that their task has."""
+    if experiment.profile.on_bad != "drop":
+        return listing
+    kept, problems = [], list(listing.problems)
+    for r in listing.recordings:
+        lacks = [m for m in experiment.data.modalities if getattr(r, m) is None]
+        if r.task == LISTENING and "audio" in lacks:  # which nobody spoke in
+            lacks.remove("audio")
+        if lacks:
+            reason = f"has no {' and no '.join(lacks)}; left out, as profile.on_bad=drop"
+            problems.append(Problem(r.subject, r.recording, "", reason))
+        else:
+            kept.append(r)
+    return Listing(tuple(kept), tuple(problems))
 
 
 def _run(experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int) -> None:
     cluster.quiet_ray_data()
     total = sum(len(c.recordings) for c in todo)
-    # The chunks travel as rows, in one block each, so that a task is one chunk and is retried alone.
-    rows = ray.data.from_items([{"chunk": i} for i in range(len(todo))], override_num_blocks=len(todo))
+    rows = eeg_stage.units(experiment.data, experiment.profile, [c.recordings for c in todo])
     write = partial(
         _write, todo=todo, data=experiment.data, profile=experiment.profile, root=store.root, n_chans=n_chans
     )
@@ -119,19 +145,21 @@ def _write(
     row: dict[str, Any], *, todo: list[Chunk], data: Data, profile: Profile, root: str, n_chans: int
 ) -> dict[str, Any]:
     """One chunk: its shard, and then its record."""
-    store, chunk, dataset = Store(root), todo[row["chunk"]], sets.open_data(data)
+    store, chunk, prepared = Store(root), todo[row["unit"]], eeg_stage.unpack(row)
     problems: list[Problem] = []
+    quality: list[dict[str, Any]] = []
     windows: list[dict[str, Any]] = []
     for recording in chunk.recordings:
-        try:
-            windows += cut(dataset, recording, profile, data.modalities, eeg_channels=n_chans)
-        except DataError as error:
-            problems.append(Problem(recording.subject, recording.recording, "", str(error)))
+        eeg = prepared.get(recording.recording)
+        made = cut(recording, profile, data.modalities, prepared=eeg, eeg_channels=n_chans)
+        problems += made.problems
+        quality.append(made.quality | {"windows": len(made.windows)})
+        windows += [as_stored(w, profile) for w in made.windows]
     record: dict[str, Any] = {"rows": len(windows), "file": "", "sha256": "", "subject": chunk.recordings[0].subject}
     if windows:
         content = to_bytes(to_table(windows, schema(profile, n_chans, data.modalities)))
         record |= {"file": f"shards/{chunk.name}.parquet", "sha256": sha256(content)}
         store.write(record["file"], content)
-    record["problems"] = [asdict(p) for p in problems]
+    record |= {"problems": [asdict(p) for p in problems], "quality": quality}
     store.write_json(f"records/{chunk.name}.json", record)
     return {"recordings": len(chunk.recordings)}

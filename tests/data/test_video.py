@@ -84,20 +84,18 @@ def test_threads_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.99])
-def test_a_film_that_breaks_off_gives_its_beginning(tmp_path: Path, share: float) -> None:
+def test_a_film_that_breaks_off_is_refused(tmp_path: Path, share: float) -> None:
     path = tmp_path / "a.mp4"
     write(path, np.arange(120) / 30, shape=(144, 192))
-    whole, _ = video.read(path, 5, 16)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    if share < 0.02:
-        with pytest.raises(DataError, match=r"a\.mp4"):
-            video.read(path, 5, 16)
-    else:
-        frames, duration_s = video.read(path, 5, 16)
-        assert 0 < len(frames) <= 20 and duration_s <= 4.05
-        assert len(frames) >= int(20 * share) - 6  # the index at the file's start takes some of the share
-        # The last frame may have been cut in two, which the decoder patches up.
-        np.testing.assert_array_equal(frames[:-1], whole[: len(frames) - 1])
+    with pytest.raises(DataError, match=r"a\.mp4 (breaks off|cannot be decoded)"):
+        video.read(path, 5, 16)
+
+
+def test_a_file_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    write(tmp_path / "a.mp4", np.arange(120) / 30)
+    with pytest.raises(DataError, match=r"file_timeout_s"):
+        video.read(tmp_path / "a.mp4", 5, 16, timeout_s=1e-9)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 0.5])

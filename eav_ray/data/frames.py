@@ -1,0 +1,79 @@
+"""How video windows are stored: as JPEG, a ninth of the bytes of raw frames, or raw (docs/decisions/0008)."""
+
+import io
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, UnidentifiedImageError
+
+from eav_ray.config import VideoProfile
+from eav_ray.errors import DataError
+
+SHAPE = b"shape"  # metadata of a column of JPEG windows: frames, height, width, 3
+THREADS = 4  # Pillow decodes without Python's global lock
+
+
+def field(profile: VideoProfile, window_s: int) -> pa.Field:
+    """The column `video` of a shard: a fixed-shape tensor of uint8, or a list of JPEG files, one a frame."""
+    shape = (profile.fps * window_s, profile.size, profile.size, 3)
+    if profile.codec == "raw":
+        return pa.field("video", pa.fixed_shape_tensor(pa.uint8(), shape))
+    return pa.field("video", pa.list_(pa.binary(), shape[0]), metadata={SHAPE: ",".join(map(str, shape)).encode()})
+
+
+def encode(frames_FHWC: np.ndarray, profile: VideoProfile) -> np.ndarray | list[bytes]:
+    """One window as it is stored. JPEG without colour subsampling; a window without video takes no bytes."""
+    if profile.codec == "raw":
+        return frames_FHWC
+    if not frames_FHWC.any():
+        return [b""] * len(frames_FHWC)
+    found: list[bytes] = []
+    for number, frame in enumerate(frames_FHWC):
+        if number and np.array_equal(frame, frames_FHWC[number - 1]):  # the last frame, held to the window's end
+            found.append(found[-1])
+            continue
+        sink = io.BytesIO()
+        Image.fromarray(frame).save(sink, "JPEG", quality=profile.quality, subsampling=0)
+        found.append(sink.getvalue())
+    return found
+
+
+def decode(windows: Iterable[Iterable[bytes]], shape: tuple[int, ...]) -> np.ndarray:
+    """Windows of JPEG files to (windows, *shape) uint8; no bytes are a black frame.
+
+    Raises:
+        DataError: A file is not a JPEG of that shape.
+    """
+    files = [file for window in windows for file in window]
+    frames = np.zeros((len(files), *shape[1:]), dtype=np.uint8)
+
+    def one(i: int) -> None:
+        if files[i]:
+            frames[i] = _picture(files[i], shape[1:])
+
+    if len(files) < 2 * THREADS:
+        for i in range(len(files)):
+            one(i)
+    else:
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(one, range(len(files)), chunksize=8))
+    return frames.reshape(-1, *shape)
+
+
+def _picture(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(file), formats=["JPEG"]) as image:
+            picture = np.asarray(image)
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise DataError(f"a stored frame is not a JPEG file ({error}); preprocess again") from None
+    if picture.shape != shape:
+        raise DataError(f"a stored frame has shape {picture.shape}, not {shape}; preprocess again")
+    return picture
+
+
+def shape_of(column: pa.Field) -> tuple[int, ...] | None:
+    """Shape of one window of a column of JPEG files; None for any other column."""
+    text = (column.metadata or {}).get(SHAPE)
+    return None if text is None else tuple(map(int, text.decode().split(",")))

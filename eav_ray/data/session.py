@@ -1,0 +1,65 @@
+"""EEG of one person's recordings, by the profile that the experiment names."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eav_ray.config import EEGProfile
+from eav_ray.data.clean import clean
+from eav_ray.data.manifest import DataSet, RawEEG, Recording
+from eav_ray.data.official import official
+from eav_ray.errors import DataError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    x_CT: np.ndarray  # float32, microvolts, at the profile's rate
+    unit: str  # that the file had
+    bad: dict[str, str]  # bad channel -> reason
+
+
+def prepare(
+    dataset: DataSet, recordings: Sequence[Recording], profile: EEGProfile
+) -> Iterator[tuple[Recording, Prepared | DataError]]:
+    """EEG of recordings of one person, in the order given; where one cannot be used, why.
+
+    `clean` sees one recording at a time; `official` filters all that the person recorded as one signal.
+    """
+    if profile.kind == "official":
+        yield from _as_one(dataset, recordings, profile)
+        return
+    for recording in recordings:
+        try:
+            x_CT, unit, bad, _ = clean(dataset.read_eeg(recording), profile)
+            yield recording, Prepared(x_CT, unit, bad)
+        except DataError as error:
+            yield recording, naming(error, recording)
+
+
+def _as_one(
+    dataset: DataSet, recordings: Sequence[Recording], profile: EEGProfile
+) -> Iterator[tuple[Recording, Prepared | DataError]]:
+    found: dict[str, Prepared | DataError] = {}
+    try:
+        raws: dict[str, RawEEG] = {}
+        for recording in dataset.sitting(recordings):
+            try:
+                raws[recording.id] = dataset.read_eeg(recording)
+            except DataError as error:
+                found[recording.id] = error
+        if raws:
+            signals, unit = official(list(raws.values()), profile)
+            for name, signal in zip(raws, signals, strict=True):
+                found[name] = signal if isinstance(signal, DataError) else Prepared(signal, unit, {})
+    except DataError as error:
+        found = {r.id: error for r in recordings}
+    for recording in recordings:
+        result = found[recording.id]
+        yield recording, naming(result, recording) if isinstance(result, DataError) else result
+
+
+def naming(error: DataError, recording: Recording) -> DataError:
+    """Signal processing sees numbers only: say whose they are."""
+    file = recording.eeg or ""
+    return error if file in str(error) else DataError(f"{file} ({recording.id}): {error}")

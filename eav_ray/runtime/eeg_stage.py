@@ -1,0 +1,75 @@
+"""The first stage of whatever reads raw recordings: the EEG of one person, who has one file for all of it in EAV.
+
+Each person's file is read once; the stages after it work on pieces of the person, as soon as their EEG is ready.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+import safetensors.numpy
+
+from eav_ray.config import Data, Profile
+from eav_ray.data import sets
+from eav_ray.data.manifest import Recording
+from eav_ray.data.session import Prepared, prepare
+from eav_ray.errors import DataError
+
+Unit = tuple[Recording, ...]  # recordings of one person that a later stage takes together
+BLOCK = 2**20  # bytes: a later stage is to get each unit as soon as it is ready, not a person's units together
+
+
+def units(data: Data, profile: Profile, wanted: list[Unit]) -> ray.data.Dataset:
+    """One row a unit: `unit` (its number), and its EEG for `unpack`."""
+    if "eeg" not in data.modalities or all(r.eeg is None for unit in wanted for r in unit):
+        rows = [{"unit": i, "eeg": b"", "facts": "{}"} for i in range(len(wanted))]
+        return ray.data.from_items(rows, override_num_blocks=len(rows))
+    ray.data.DataContext.get_current().target_max_block_size = BLOCK
+    people = [list(g) for _, g in groupby(range(len(wanted)), key=lambda i: wanted[i][0].subject)]
+    rows = [{"person": i} for i in range(len(people))]
+    work: Any = partial(_prepare, people=people, wanted=wanted, data=data, profile=profile)
+    # Its own max_retries keeps Ray Data from fusing it with the next stage, which would make one task of a person.
+    return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        work, batch_size=1, num_cpus=1, max_retries=2
+    )
+
+
+def _prepare(
+    batch: dict[str, np.ndarray], *, people: list[list[int]], wanted: list[Unit], data: Data, profile: Profile
+) -> Iterator[dict[str, np.ndarray]]:
+    mine = people[int(batch["person"][0])]
+    dataset = sets.open_data(data)
+    # All units in one go: the profile `official` filters a person as one signal.
+    results = prepare(dataset, [r for i in mine for r in wanted[i] if r.eeg is not None], profile.eeg)
+    for i in mine:
+        tensors: dict[str, np.ndarray] = {}
+        facts: dict[str, Any] = {}
+        for recording in wanted[i]:
+            if recording.eeg is None:
+                continue
+            _, found = next(results)
+            if isinstance(found, DataError):
+                facts[recording.recording] = str(found)
+            else:
+                facts[recording.recording] = {"unit": found.unit, "bad": found.bad}
+                tensors[recording.recording] = found.x_CT
+        yield {
+            "unit": np.array([i]),
+            "eeg": np.array([safetensors.numpy.save(tensors)], dtype=object),
+            "facts": np.array([json.dumps(facts)], dtype=object),
+        }
+
+
+def unpack(row: dict[str, Any]) -> dict[str, Prepared | DataError]:
+    """EEG of a unit's recordings, by name; recordings without EEG are not in it."""
+    facts = json.loads(row["facts"])
+    tensors = safetensors.numpy.load(row["eeg"]) if row["eeg"] else {}
+    return {
+        name: DataError(fact) if isinstance(fact, str) else Prepared(tensors[name], fact["unit"], fact["bad"])
+        for name, fact in facts.items()
+    }
