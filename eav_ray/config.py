@@ -330,6 +330,13 @@ class Experiment:
                     f"model.video.frames is {self.model.video.frames}, but a window of the profile stores {stored}; "
                     f"set model.video.frames to at most {stored}"
                 )
+        frames = 100 * self.profile.window_s - 2  # of 25 ms, every 10 ms
+        if "audio" in self.data.modalities and self.model.audio.max_length < frames:
+            problems.append(
+                f"profile.window_s is {self.profile.window_s}, which makes {frames} spectrogram frames, but "
+                f"model.audio.max_length is {self.model.audio.max_length} and would cut the rest of the audio off; "
+                f"set model.audio.max_length to at least {frames}"
+            )
         batches = {"optim.batch": self.optim.batch}
         batches |= {f"train.encoders.{m}.batch": getattr(self.train.encoders, m).batch for m in self.data.modalities}
         for key, batch in batches.items():
@@ -347,6 +354,25 @@ class Experiment:
 
 
 ADAPTER = TypeAdapter(Experiment)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without dates: no key takes one, so `name: 2026-11-22` is text."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a tag that its value does not fit
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{what} is not YAML: {where}{' '.join(str(reason).split())}") from None
 
 
 def keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any, str]]:
@@ -407,12 +433,13 @@ def load(path: str | Path, changes: dict[str, Any] | None = None) -> Experiment:
     """
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        text = path.read_text(encoding="utf-8")
     except OSError:
         here = ", ".join(sorted(str(p) for p in Path("jobs/experiments").glob("*.yaml"))) or "none found"
         raise ConfigError(f"no experiment file {path}; the ones of this project: {here}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text, at byte {error.start}; save it as UTF-8") from None
+    tree = _yaml(text, str(path)) or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of sections such as `data:`; it holds {type(tree).__name__}")
     return build(_merge(tree, changes or {}), source=str(path))
@@ -424,7 +451,7 @@ def override(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
 
 
 def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    tree = json.loads(json.dumps(tree))
+    tree = json.loads(json.dumps(tree, default=str))  # not deepcopy: an alias of YAML must not be changed twice
     for dotted, value in changes.items():
         # The keys of search.space are themselves dotted, so what follows that prefix is one key.
         head, space, rest = dotted.partition("search.space.")
@@ -446,7 +473,7 @@ def parse_changes(words: list[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ConfigError(f'"{word}" is not a change; write key=value, for example optim.lr=3e-4')
-        value = yaml.safe_load(text) if text else ""
+        value = _yaml(text, f"{key}={text!r}") if text else ""
         if isinstance(value, str):  # YAML 1.1 takes 3e-4 for a string: it wants a dot in the mantissa
             with contextlib.suppress(ValueError):
                 value = float(value)

@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from eav_ray.errors import DataError
 
 COMMIT = "COMMIT"
+SCHEMES = ("s3://", "gs://", "file://")
 
 
 def checked_name(name: str) -> str:
@@ -43,15 +45,47 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
+def split(path: str) -> tuple["Store", str]:
+    """A path to one thing, as users give it: the store that holds it, and its name there.
+
+    Raises:
+        DataError: There is nothing below a store in it, such as `/` or `s3://bucket`.
+    """
+    scheme, remote, rest = path.rpartition("://")
+    if path and not remote:
+        rest = os.path.abspath(os.path.expanduser(path))
+    parent, _, name = rest.rstrip("/").rpartition("/")
+    if not name or (remote and not parent):
+        raise DataError(f"{path!r} names no folder; give a folder, or one below a bucket: s3://bucket/folder")
+    return Store(f"{scheme}://{parent}" if remote else parent or "/"), name
+
+
+@contextlib.contextmanager
+def _told(what: str, after: str = "") -> Iterator[None]:
+    """What a file system refuses, as one line. pyarrow's own errors, and OSError for all that a network can do."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"cannot {what}: {reason}{after}") from None
+
+
 class Store:
     """Named bytes below one root. Writing is atomic: a reader sees the old content or the new, never a part."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = str(root).rstrip("/")
-        if "://" in self.root:
-            self._fs, self._base = pafs.FileSystem.from_uri(self.root)
+        given = str(root)
+        self.root = given.rstrip("/") or "/"
+        if "://" in given:
+            if not given.startswith(SCHEMES) or given in SCHEMES:
+                raise DataError(
+                    f"{given} is not a store; a store is a folder, s3://bucket/folder or gs://bucket/folder"
+                )
+            with _told(f"open the store {given}", "; check its name, the network and your credentials"):
+                self._fs, base = pafs.FileSystem.from_uri(self.root)
         else:
-            self._fs, self._base = pafs.LocalFileSystem(), str(Path(self.root).absolute())
+            self._fs, base = pafs.LocalFileSystem(), str(Path(self.root).absolute())
+        self._base = base.rstrip("/")  # empty for the root of the disk
         self.is_local = isinstance(self._fs, pafs.LocalFileSystem)
 
     @property
@@ -62,61 +96,66 @@ class Store:
         return self.root
 
     def below(self, name: str) -> "Store":
-        return Store(f"{self.root}/{checked_name(name)}")
+        return Store(self._shown(checked_name(name)))
 
     def path(self, name: str) -> str:
         """The path that the file system knows. On a local disk, links that lead out of the root are refused."""
         full = f"{self._base}/{checked_name(name)}"
-        if self.is_local and not Path(full).resolve().is_relative_to(Path(self._base).resolve()):
-            raise DataError(f"{self.root}/{name} leads outside of {self.root}; nothing is read or written there")
+        if self.is_local and not Path(full).resolve().is_relative_to(Path(self._base or "/").resolve()):
+            raise DataError(f"{self._shown(name)} leads outside of {self.root}; nothing is read or written there")
         return full
+
+    def _shown(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{name}"
 
     def write(self, name: str, data: bytes) -> None:
         path = self.path(name)
-        if not self.is_local:
-            with self._fs.open_output_stream(path) as stream:  # an object appears when its upload is complete
-                stream.write(data)
-            return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
-        try:
-            with open(partial, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError as error:
-            raise DataError(f"cannot write {self.root}/{name}: {error.strerror}; nothing was changed") from None
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
+        with _told(f"write {self._shown(name)}", "; nothing was changed"):
+            if not self.is_local:
+                with self._fs.open_output_stream(path) as stream:  # an object appears when its upload is complete
+                    stream.write(data)
+                return
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+            try:
+                with open(partial, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(partial, path)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(partial)
 
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
     def read(self, name: str) -> bytes:
-        try:
-            with self._fs.open_input_stream(self.path(name)) as stream:
-                return stream.read()
-        except FileNotFoundError:
-            raise DataError(f"{self.root}/{name} does not exist") from None
-        except OSError as error:
-            raise DataError(f"cannot read {self.root}/{name}: {error}") from None
+        path = self.path(name)
+        with _told(f"read {self._shown(name)}"):
+            try:
+                with self._fs.open_input_stream(path) as stream:
+                    return stream.read()
+            except FileNotFoundError:
+                raise DataError(f"{self._shown(name)} does not exist") from None
 
     def read_json(self, name: str) -> Any:
         try:
             return json.loads(self.read(name))
         except ValueError:
-            raise DataError(f"{self.root}/{name} is not JSON; it was damaged or is not ours") from None
+            raise DataError(f"{self._shown(name)} is not JSON; it was damaged or is not ours") from None
 
     def exists(self, name: str) -> bool:
-        return self._fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound
+        path = self.path(name)
+        with _told(f"look for {self._shown(name)}"):
+            return self._fs.get_file_info(path).type != pafs.FileType.NotFound
 
     def names(self, prefix: str = "") -> list[str]:
         """All files below a prefix, sorted, relative to the root; partial files are not listed."""
-        base = self.path(prefix) if prefix else self._base
-        infos = self._fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
-        start = len(self._base.rstrip("/")) + 1
+        base = self.path(prefix) if prefix else self._base or "/"
+        with _told(f"list {self._shown(prefix) if prefix else self.root}"):
+            infos = self._fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
+        start = len(self._base) + 1
         return sorted(i.path[start:] for i in infos if i.is_file and not i.path.endswith(".partial"))
 
     def folders(self, prefix: str = "") -> list[str]:
@@ -127,7 +166,8 @@ class Store:
 
     def delete(self, prefix: str) -> None:
         if self.exists(prefix):
-            self._fs.delete_dir(self.path(prefix))
+            with _told(f"delete {self._shown(prefix)}"):
+                self._fs.delete_dir(self.path(prefix))
 
     def commit(self, prefix: str, files: dict[str, bytes], *, written: tuple[str, ...] = ()) -> None:
         """Write files below a prefix, read them back, and only then the `COMMIT` that makes them count.
@@ -142,7 +182,7 @@ class Store:
         for name in (*files, *written):
             stored = self.read(f"{prefix}/{name}")
             if name in files and stored != files[name]:
-                raise DataError(f"{self.root}/{prefix}/{name} reads back differently from what was written")
+                raise DataError(f"{self._shown(prefix)}/{name} reads back differently from what was written")
             hashes[name] = {"sha256": sha256(stored), "bytes": len(stored)}
         self.write_json(f"{prefix}/{COMMIT}", {"files": hashes})
 
@@ -156,15 +196,15 @@ class Store:
             DataError: No COMMIT, a file is missing, or a hash differs.
         """
         if not self.is_committed(prefix):
-            raise DataError(f"{self.root}/{prefix} has no {COMMIT}: it was never finished, so it does not count")
+            raise DataError(f"{self._shown(prefix)} has no {COMMIT}: it was never finished, so it does not count")
         listed = self.read_json(f"{prefix}/{COMMIT}")
         if not isinstance(listed, dict) or not isinstance(listed.get("files"), dict):
-            raise DataError(f"{self.root}/{prefix}/{COMMIT} does not list files; it was damaged")
+            raise DataError(f"{self._shown(prefix)}/{COMMIT} does not list files; it was damaged")
         files: dict[str, bytes] = {}
         for name, entry in listed["files"].items():
             data = self.read(f"{prefix}/{checked_name(name)}")
             if not isinstance(entry, dict) or sha256(data) != entry.get("sha256"):
-                raise DataError(f"{self.root}/{prefix}/{name} is damaged: its sha256 is not the one in {COMMIT}")
+                raise DataError(f"{self._shown(prefix)}/{name} is damaged: its sha256 is not the one in {COMMIT}")
             files[name] = data
         return files
 
@@ -181,8 +221,10 @@ class Store:
         import fcntl
 
         path = Path(self.path(name))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a") as file:
+        with _told(f"write {self._shown(name)}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a")  # noqa: SIM115
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

@@ -1,6 +1,6 @@
 """Look at a data set before anything is computed: people, recordings per class, and everything that cannot be used.
 
-python jobs/check.py jobs/experiments/eav.yaml data.root=/data/EAV
+python jobs/check.py jobs/experiments/fusion.yaml data.root=/data/EAV
 """
 
 from eav_ray.runtime.check import check, report
@@ -8,7 +8,7 @@ from eav_ray.runtime.cli import Arguments, door, experiment_of
 
 
 def job(arguments: Arguments) -> int:
-    experiment = experiment_of(arguments)
+    experiment = experiment_of(arguments, uses=())
     found = check(experiment)
     print(report(found))
     return 1 if found.problems and experiment.profile.on_bad == "fail" else 0

@@ -11,7 +11,7 @@ from eav_ray.runtime.demo import demo
 
 def job(arguments: Arguments) -> int:
     experiment = experiment_of(arguments)
-    people, per_class = (int(arguments.flags.get(name, n)) for name, n in (("people", 9), ("per-class", 6)))
+    people, per_class = arguments.number("people", 9), arguments.number("per-class", 6)
     return 0 if demo(experiment, people=people, per_class=per_class, workers=os.cpu_count() or 1) else 1
 
 

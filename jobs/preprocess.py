@@ -1,21 +1,25 @@
 """Raw recordings to Parquet shards. What is finished is skipped, so the same command continues.
 
-python jobs/preprocess.py jobs/experiments/eav.yaml data.root=/data/EAV
+python jobs/preprocess.py jobs/experiments/fusion.yaml data.root=/data/EAV
+python jobs/preprocess.py jobs/experiments/fusion.yaml data.root=/data/EAV --frames   (faces on the quality page too)
 """
 
 from eav_ray.runtime.check import problem_lines
 from eav_ray.runtime.cli import Arguments, door, experiment_of
 from eav_ray.runtime.preprocess import preprocess, shard_store
+from eav_ray.runtime.quality import write_page
 
 
 def job(arguments: Arguments) -> None:
-    experiment = experiment_of(arguments)
+    experiment = experiment_of(arguments, uses=("shards",))
     done = preprocess(experiment)
     windows = sum(s.rows for s in done.index.shards)
     print(f"{windows} windows in {len(done.index.shards)} shards, {done.skipped} of them finished earlier")
     print(f"{len(done.problems)} recordings or files set aside", *problem_lines(done.problems), sep="\n")
-    print(f"shards: {shard_store(experiment)}")
+    table, page = write_page(experiment, done, frames="frames" in arguments.flags)
+    print(table)
+    print(f"shards: {shard_store(experiment)}\nquality: {page}")
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job)
+    door(__doc__ or "", job, flags=("frames!",))

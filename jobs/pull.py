@@ -5,7 +5,7 @@ python jobs/pull.py s3://lab/results --study eav-0f3a... --to best
 """
 
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.cli import Arguments, door
+from eav_ray.runtime.cli import Arguments, absolute_path, door
 from eav_ray.runtime.pull import pull, studies
 
 
@@ -16,7 +16,8 @@ def job(arguments: Arguments) -> None:
     if "list" in arguments.flags:
         print(studies(store))
         return
-    path = pull(store, arguments.flags.get("to", "best"), study=arguments.flags.get("study", ""))
+    to = absolute_path("--to", arguments.flags.get("to") or "best", remote=False)
+    path = pull(store, to, study=arguments.flags.get("study", ""))
     print(f"checkpoint: {path}")
     print(f"predict with it: python jobs/predict.py {path} data.root=... ")
 

@@ -1,5 +1,6 @@
 """An experiment is checked as a whole before anything starts, and one dotted key changes one thing."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from eav_ray.config import Choice, Experiment, build, digest, keys, load, override, parse_changes, to_dict
 from eav_ray.errors import ConfigError
 
-SHIPPED = sorted((Path(__file__).resolve().parents[1] / "jobs/experiments").glob("*.yaml"))
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHIPPED = sorted((REPOSITORY / "jobs/experiments").glob("*.yaml"))
+TEXTS = sorted([REPOSITORY / "README.md", REPOSITORY / "infra/README.md", *(REPOSITORY / "jobs").glob("*.py")])
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -144,6 +147,13 @@ def test_values_of_the_command_line_are_yaml() -> None:
         parse_changes(["optim.lr"])
 
 
+@pytest.mark.parametrize("word", ["data.modalities=[eeg", "name='x", "data.root=a: b: c", "name=\x1b"])
+def test_a_value_that_is_not_yaml_is_refused_by_name(word: str) -> None:
+    with pytest.raises(ConfigError, match="YAML") as caught:
+        parse_changes([word])
+    assert str(caught.value).startswith(word.partition("=")[0]) and "\n" not in str(caught.value)
+
+
 def test_the_dotted_keys_of_the_search_space_are_one_key_each() -> None:
     changes = parse_changes(["search.space.fusion.heads={choice: [2, 4]}"])
     space = override(Experiment(), changes).search.space
@@ -170,6 +180,73 @@ def test_a_file_is_an_experiment_or_a_config_error(text: str, tmp_path: Path) ->
         load(path)
     with pytest.raises(ConfigError, match="other.yaml"):
         load(tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize("text", ["2026-11-22", "2026-13-45"])
+def test_a_date_is_a_name_like_any_other(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: {text}\n")
+    assert load(path).name == text
+    assert override(Experiment(), parse_changes([f"name={text}"])).name == text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"name: caf\xe9\n",
+        b"\xff\xfen\x00",
+        b"name: \x00\n",
+        b"1: x\n",
+        b"data: {1: x}\n",
+        b"? [a]\n: x\n",
+        b"name: !!binary aGk=\n",
+        b"name: !!timestamp 2026-13-45\n",
+    ],
+)
+def test_a_file_that_holds_something_odd_is_a_config_error(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="mine.yaml"):
+        load(path, {"seed": 1})
+
+
+def test_a_change_to_one_of_two_aliased_sections_changes_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("train: {encoders: {audio: &same {lr: 0.1}, video: *same}}")
+    encoders = load(path, {"train.encoders.audio.lr": 0.2}).train.encoders
+    assert (encoders.audio.lr, encoders.video.lr) == (0.2, 0.1)
+
+
+def test_text_outside_of_ascii_is_read_as_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("data: {root: /Daten/Gefühle}".encode())
+    assert load(path).data.root == "/Daten/Gefühle"
+
+
+def test_audio_that_the_model_would_cut_off_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"profile\.window_s is 10.*model\.audio\.max_length.*at least 998"):
+        override(Experiment(), {"profile.window_s": 10})
+    with pytest.raises(ConfigError, match="at least 498"):
+        override(Experiment(), {"model.audio.max_length": 497})
+    assert override(Experiment(), {"model.audio.max_length": 498})
+    assert override(Experiment(), {"profile.window_s": 10, "model.audio.max_length": 998})
+    assert override(Experiment(), {"profile.window_s": 10, "data.modalities": ["eeg", "video"]})
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_what_the_texts_name_is_there(path: Path) -> None:
+    text = path.read_text()
+    for name in re.findall(r"\bjobs/[\w./-]*\w", text):
+        assert (REPOSITORY / name).exists(), name
+    for name in re.findall(r"[\w./-]+\.yaml\b", text):
+        assert any((folder / name).exists() for folder in (REPOSITORY, REPOSITORY / "jobs/experiments")), name
+    for key in re.findall(r"(?<![\w.{])([a-z_]+(?:\.[a-z_]+)+)=", text):
+        assert key in keys(), key
+
+
+def test_there_are_paths_and_keys_in_the_texts() -> None:
+    named = "".join(path.read_text() for path in TEXTS)
+    assert "jobs/experiments/fusion.yaml" in named and "data.root=/" in named
 
 
 def test_a_digest_depends_on_values_and_not_on_their_order() -> None:

@@ -11,6 +11,7 @@ from eav_ray.config import Experiment
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Shapes
+from eav_ray.runtime.demo import pulled
 from eav_ray.runtime.pull import pull, studies
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
@@ -153,3 +154,23 @@ def test_a_folder_that_is_not_empty_is_left_alone(store: Store, tmp_path: Path) 
         pull(str(store), str(tmp_path / "file"))
     (target / "notes.txt").unlink()
     pull(str(store), str(target))
+
+
+def test_the_demo_pulls_again_what_was_not_pulled_whole(store: Store) -> None:
+    best(store, "one")
+    target = Path(pulled(str(store), "one", "runs/one"))
+    assert target == Path(store.path("best/runs-one"))
+    whole = Store(target.parent).read_committed(target.name)
+    (target / COMMIT).unlink()
+    (target / "state.json").write_bytes(b"{")
+    (target / "state.json.1234.partial").write_bytes(b"")
+    assert pulled(str(store), "one", "runs/one") == str(target)
+    assert Store(target.parent).read_committed(target.name) == whole
+
+
+def test_the_demo_keeps_what_it_pulled(store: Store) -> None:
+    best(store, "one")
+    target = Path(pulled(str(store), "one", "runs/one"))
+    before = (target / COMMIT).stat().st_mtime_ns
+    assert pulled(str(store), "one", "runs/one") == str(target)
+    assert (target / COMMIT).stat().st_mtime_ns == before

@@ -7,7 +7,7 @@ import pytest
 
 from eav_ray.config import Experiment, load
 from eav_ray.data.split import Split
-from eav_ray.runtime.queue import END, WAIT, Queue
+from eav_ray.runtime.queue import ATTEMPTS, END, WAIT, Queue
 from eav_ray.training.plan import Progress, Run, encoder_run, fusion_run
 
 SPLIT = Split("subject_kfold", ("a/1", "b/1"), (), ("c/1",))
@@ -84,3 +84,19 @@ def test_a_checkpoint_that_was_passed_over_is_told_once(runs: list[Run]) -> None
     for epoch in (1, 2):
         queue.progress(Progress(run.key, run.title, epoch, 2, {"train_loss": 1.0}, ("e0001 is damaged",)))
     assert queue.state().damaged == ("e0001 is damaged",)
+
+
+def test_a_run_that_ends_its_workers_each_time_fails_and_leaves_the_others(runs: list[Run]) -> None:
+    queue = Queue(runs)
+    first = pull(queue, 0)
+    for _ in range(ATTEMPTS - 1):
+        queue.error(0, "RuntimeError: no memory")
+        assert pull(queue, 0).key == first.key
+    queue.error(0, "RuntimeError: no memory")
+    others = []
+    while isinstance(task := queue.pull(0), Run):
+        others.append(task.kind)
+        queue.finish(0, "prefix")
+    assert others == ["encoder", "encoder"]
+    failed = queue.state().failed
+    assert "RuntimeError: no memory" in failed[first.key] and len(failed) == 2  # and the fusion that needs it

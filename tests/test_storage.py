@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eav_ray.errors import DataError
-from eav_ray.storage import COMMIT, Store, checked_name
+from eav_ray.storage import COMMIT, Store, checked_name, split
 
 FILES = {"a.json": b'{"a": 1}', "b.bin": bytes(range(256)), "deep/c.bin": b"c" * 1000}
 OUTSIDE = ["../secret", "a/../../secret", "/etc/passwd", "", "a\\..\\b", "a\0b", ".."]
@@ -188,3 +188,108 @@ def test_a_lock_has_one_holder_and_dies_with_it(store: Store) -> None:
         holder.wait()
     with store.lock("lock"), pytest.raises(DataError, match="another process"), Store(store.root).lock("lock"):
         pass
+
+
+class Refusing:
+    """A remote file system that nobody answers for."""
+
+    def __getattr__(self, name: str) -> object:
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError("AWS Error NETWORK_CONNECTION\nDetails: no route")
+
+        return refuse
+
+
+class Remote:
+    @staticmethod
+    def from_uri(uri: str) -> tuple[Refusing, str]:
+        return Refusing(), uri.partition("://")[2]
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "name"),
+    [
+        ("/a/b/ckpt", "/a/b", "ckpt"),
+        ("/a/b/ckpt/", "/a/b", "ckpt"),
+        ("/a/../b/ckpt", "/b", "ckpt"),
+        ("/ckpt", "/", "ckpt"),
+        ("ckpt", "{here}", "ckpt"),
+        ("./ckpt//", "{here}", "ckpt"),
+        ("deep/ckpt", "{here}/deep", "ckpt"),
+        ("~/ckpt", "{home}", "ckpt"),
+        ("s3://lab/results/runs/ckpt/", "s3://lab/results/runs", "ckpt"),
+        ("s3://lab/ckpt", "s3://lab", "ckpt"),
+    ],
+)
+def test_a_path_is_split_into_a_store_and_a_name(
+    path: str, root: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr("pyarrow.fs.FileSystem", Remote)
+    store, found = split(path)
+    assert (str(store), found) == (root.format(here=tmp_path, home="/home/me"), name)
+
+
+@pytest.mark.parametrize("path", ["", "/", "s3://", "s3://lab", "s3://lab/"])
+def test_a_path_with_nothing_below_a_store_is_refused(path: str) -> None:
+    with pytest.raises(DataError, match="names no folder"):
+        split(path)
+
+
+def test_the_root_of_the_disk_is_a_store(tmp_path: Path) -> None:
+    store = Store("/")
+    inside = str(tmp_path / "x").lstrip("/")
+    store.write(inside, b"1")
+    assert store.read(inside) == b"1" and store.path(inside) == str(tmp_path / "x")
+    assert store.names(inside.rpartition("/")[0]) == [inside]
+    assert str(store.below(inside)) == str(tmp_path / "x")
+
+
+@pytest.mark.parametrize("root", ["http://x", "://x", "s3://", "hdfs://x/y", "nowhere://x"])
+def test_a_store_of_an_unknown_kind_is_refused_with_the_known_ones(root: str) -> None:
+    with pytest.raises(DataError, match=r"s3://.*gs://") as caught:
+        Store(root)
+    assert root in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_remote_store_that_does_not_answer_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyarrow.fs.FileSystem", Remote)
+    store = Store("s3://lab/results")
+    uses = {
+        "exists": lambda: store.exists("x"),
+        "names": lambda: store.names("x"),
+        "all names": lambda: store.names(),
+        "folders": lambda: store.folders("x"),
+        "read": lambda: store.read("x"),
+        "write": lambda: store.write("x", b""),
+        "delete": lambda: store.delete("x"),
+        "commit": lambda: store.commit("run", FILES),
+        "is_committed": lambda: store.is_committed("run"),
+    }
+    for name, use in uses.items():
+        with pytest.raises(DataError, match="s3://lab/results.*NETWORK_CONNECTION") as caught:
+            use()
+        assert "\n" not in str(caught.value), name
+
+
+def test_a_remote_store_that_cannot_be_found_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unresolved:
+        @staticmethod
+        def from_uri(uri: str) -> None:
+            raise OSError(f"When resolving region for {uri}: no route")
+
+    monkeypatch.setattr("pyarrow.fs.FileSystem", Unresolved)
+    with pytest.raises(DataError, match="s3://lab.*no route"):
+        Store("s3://lab")
+
+
+def test_a_folder_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    store = Store(tmp_path / "file")  # as a folder without permission, and root is refused too
+    for use in (lambda: store.write("x", b""), lambda: store.write("a/x", b""), lambda: store.commit("run", FILES)):
+        with pytest.raises(DataError, match=f"cannot write {tmp_path}/file/"):
+            use()
+    with pytest.raises(DataError, match=f"cannot write {tmp_path}/file/"), store.lock("a/lock"):
+        pass
+    assert (tmp_path / "file").read_text() == "kept"

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from eav_ray.data import frames
 from eav_ray.data.shard import ID_COLUMNS, Index, read_shard
+from eav_ray.data.split import with_peers
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store
 
@@ -23,8 +24,8 @@ from eav_ray.storage import Store
 class Windows:
     """All windows of an index, by number: row i is always the same window, on every node and for any world size.
 
-    `ids` is a table with one row a window: subject, recording, window, label, task, order, has_<modality>, and `id`,
-    which is "subject/recording".
+    `ids` is a table with one row a window: subject, recording, window, label, task, order, has_<modality>, `id`, which
+    is "subject/recording", and `place` and `peers` (`split.with_peers`), which count all that is stored.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class Windows:
             _check_schema(self._tables[-1].schema, self._tables[0].schema, index, shard.file)
         self._starts = np.cumsum([0, *(t.num_rows for t in self._tables)])
         columns = [*ID_COLUMNS, *(f"has_{m}" for m in index.modalities)]
-        self.ids = pd.concat([t.select(columns).to_pandas() for t in self._tables], ignore_index=True)
-        self.ids["id"] = self.ids["subject"] + "/" + self.ids["recording"]
-        known = np.ones(len(self.ids), bool) if only is None else self.ids["id"].isin(only).to_numpy()
+        ids = pd.concat([t.select(columns).to_pandas() for t in self._tables], ignore_index=True)
+        ids = with_peers(ids.assign(id=ids["subject"] + "/" + ids["recording"]))
+        known = np.ones(len(ids), bool) if only is None else ids["id"].isin(only).to_numpy()
         self._stored = np.flatnonzero(known)  # where each row lies among all that the files hold
-        self.ids = self.ids[known].reset_index(drop=True)
+        self.ids = ids[known].reset_index(drop=True)
 
     def __len__(self) -> int:
         return len(self._stored)

@@ -177,15 +177,15 @@ def _zero_phase(x_CT: np.ndarray, sos: np.ndarray, padding: int) -> np.ndarray:
 
 def _interpolate(x_CT: np.ndarray, good_C: np.ndarray, channels: tuple[str, ...], hz: int) -> np.ndarray:
     """Overwrite bad channels by spherical splines (Perrin et al. 1989, as in MNE); returns which could not be."""
-    montage = _montage()
-    known = {name.lower() for name in montage.ch_names}
+    positions = montage()
+    known = {name.lower() for name in positions.ch_names}
     placed_C = np.array([name.lower() in known for name in channels])
     bad = [name for name, wanted in zip(channels, ~good_C & placed_C, strict=True) if wanted]
     if not bad or (good_C & placed_C).sum() < 4:  # a spline through fewer points is no map of the scalp
         return ~good_C
     names = [name for name, placed in zip(channels, placed_C, strict=True) if placed]
     raw = mne.io.RawArray(x_CT[placed_C], mne.create_info(names, hz, "eeg", verbose="ERROR"), verbose="ERROR")
-    raw.set_montage(montage, match_case=False, verbose="ERROR")
+    raw.set_montage(positions, match_case=False, verbose="ERROR")
     raw.info["bads"] = bad
     # Fitting the sphere to the channels fails where they are few. MNE's stub says str, its documentation also a triple.
     origin: Any = HEAD_CENTRE
@@ -195,7 +195,7 @@ def _interpolate(x_CT: np.ndarray, good_C: np.ndarray, channels: tuple[str, ...]
 
 
 @lru_cache(maxsize=1)
-def _montage() -> mne.channels.DigMontage:
+def montage() -> mne.channels.DigMontage:
     """The 10-05 positions, which MNE renames in 1.14."""
     name = "colin27_1005" if "colin27_1005" in mne.channels.get_builtin_montages() else "standard_1005"
     return mne.channels.make_standard_montage(name)

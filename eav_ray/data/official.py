@@ -20,8 +20,8 @@ ORDER = 5
 def official(session: Sequence[RawEEG], profile: EEGProfile) -> tuple[list[np.ndarray | DataError], str]:
     """Filter the recordings of one person as if they were one.
 
-    Decimation runs in the precision of the file (single for EAV, within 5e-5 SD of double); the recursive filter runs
-    in double, since single precision loses 1e-3 SD there.
+    Decimation runs in the precision of the file (single for EAV); the recursive filter runs in double, since single
+    precision loses 1e-3 SD there.
 
     Args:
         session: All recordings in the order in which they were made; (channels, samples) each, one rate, one unit.
@@ -46,13 +46,18 @@ def official(session: Sequence[RawEEG], profile: EEGProfile) -> tuple[list[np.nd
     ends = -(-np.cumsum(lengths) * up // down)  # resample_poly rounds the number of samples up
     filtered_CT = np.empty((len(channels), int(ends[-1])), dtype=np.float32)
     whole_T = np.empty(sum(lengths), dtype=np.result_type(*{r.values_CT.dtype for r in session}, np.float32))
+    # Offsets are hundreds of times the signal and would take its last digits. Filters are linear: the offset is taken
+    # out before, and what becomes of it (it rings at the start) is added in double precision.
+    ringing_T = np.asarray(sosfilt(sos, resample_poly(np.ones(len(whole_T)), up, down)))
     for c in range(len(channels)):
         at = 0
         for r, length, good in zip(session, lengths, finite, strict=True):
             whole_T[at : at + length] = r.values_CT[c] if good else 0
             at += length
-        decimated_T = resample_poly(whole_T, up, down)
-        filtered_CT[c] = sosfilt(sos, decimated_T.astype(np.float64))
+        offset = whole_T.dtype.type(whole_T.mean(dtype=np.float64))
+        whole_T -= offset
+        decimated_T = resample_poly(whole_T, up, down).astype(np.float64)
+        filtered_CT[c] = sosfilt(sos, decimated_T) + float(offset) * ringing_T
     unit, scale = scale_of(session[0].unit, profile.unit, filtered_CT.std(axis=1))
     filtered_CT *= scale
     starts = [0, *ends[:-1].tolist()]

@@ -73,7 +73,7 @@ def eeg_channels(dataset: DataSet, listing: Listing) -> int:
     """Number of EEG channels of a data set, without reading signals where the reader knows; 0 where it has no EEG.
 
     Raises:
-        DataError: The first EEG file of a user's table cannot be opened.
+        DataError: Not one EEG file of a user's table can be opened.
     """
     if isinstance(dataset, EAV | EEGMAT | Table):
         return len(dataset.channels)

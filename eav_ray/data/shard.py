@@ -163,7 +163,9 @@ def read_shard(store: Store, shard: ShardFile) -> pa.Table:
     """One shard, checked against its hash."""
     data = store.read(shard.file)
     if sha256(data) != shard.sha256:
-        raise DataError(f"shard {store}/{shard.file} is damaged: not the sha256 of {INDEX}; preprocess again")
+        raise DataError(
+            f"shard {store}/{shard.file} is damaged: not the sha256 of {INDEX}; delete it and preprocess again"
+        )
     table = from_bytes(data, name=shard.file)
     if table.num_rows != shard.rows:
         raise DataError(f"shard {store}/{shard.file} has {table.num_rows} rows, {INDEX} says {shard.rows}")

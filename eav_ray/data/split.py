@@ -7,6 +7,7 @@ A split names recordings, never windows, so the windows of one recording cannot 
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -39,11 +40,28 @@ class Split:
     test: tuple[str, ...] = ()
 
 
+def with_peers(ids: pd.DataFrame) -> pd.DataFrame:
+    """Add to a table of windows what a permutation of labels needs: `peers`, the labels of all recordings of the same
+    person and task, and `place`, which of them this one is.
+
+    For all that is stored, before anything is left out: whoever sees fewer recordings must permute alike.
+    """
+    first = ids.drop_duplicates("id").sort_values("id")
+    groups = first.groupby(["subject", "task"])
+    places = dict(zip(first["id"], groups.cumcount(), strict=True))
+    peers = {name: tuple(map(int, group["label"])) for name, group in groups}
+    mine = [peers[key] for key in zip(ids["subject"], ids["task"], strict=True)]
+    return ids.assign(place=ids["id"].map(places), peers=pd.Series(mine, index=ids.index, dtype=object))
+
+
 def items_of(ids: pd.DataFrame, data: Data, seed: int) -> list[Item]:
     """The recordings of a table of windows (`Windows.ids`) that an experiment uses, each with one row of facts.
 
     A recording in which none of the experiment's modalities exists is left out. With `data.labels=permuted` the labels
-    are shuffled among the recordings of each person and task: a control that keeps everything but the relation sought.
+    are shuffled among all stored recordings of each person and task, whichever of them are used or seen here: the
+    driver, its workers, each encoder and the fusion have one permutation. It keeps each person's class counts, so
+    splits are as large as with true labels; and it is a valid control, because given the person a label no longer says
+    anything of the signals, while all else (who it is, when, how many of each class) stays as it was.
 
     Raises:
         ConfigError: A modality that the shards do not hold, or nothing is left.
@@ -59,7 +77,10 @@ def items_of(ids: pd.DataFrame, data: Data, seed: int) -> list[Item]:
         raise ConfigError("no recording has any of data.modalities; nothing can be trained or tested")
     columns = (first[c].tolist() for c in ("id", "subject", "label", "task", "order"))
     items = [Item(i, s, int(label), t, int(o)) for i, s, label, t, o in zip(*columns, strict=True)]
-    return _permuted(items, seed) if data.labels == "permuted" else items
+    if data.labels == "true":
+        return items
+    peers = zip(items, first["peers"], first["place"], strict=True)
+    return [replace(i, label=_permuted(i.subject, i.task, labels, seed)[place]) for i, labels, place in peers]
 
 
 def check_subjects(ids: pd.DataFrame, data: Data) -> None:
@@ -69,15 +90,11 @@ def check_subjects(ids: pd.DataFrame, data: Data) -> None:
         raise ConfigError(f"data.subjects names {unknown[0]}, which the shards do not hold; preprocess with it")
 
 
-def _permuted(items: list[Item], seed: int) -> list[Item]:
-    shuffled: list[Item] = []
-    for subject, task in sorted({(i.subject, i.task) for i in items}):
-        group = [i for i in items if (i.subject, i.task) == (subject, task)]
-        # Of a person's own generator: who else is in the table must not matter.
-        rng = np.random.default_rng([seed, zlib.crc32(f"{subject}/{task}".encode())])
-        labels = rng.permutation([i.label for i in group])
-        shuffled += [replace(i, label=int(label)) for i, label in zip(group, labels, strict=True)]
-    return shuffled
+@lru_cache(maxsize=1024)
+def _permuted(subject: str, task: str, labels: tuple[int, ...], seed: int) -> list[int]:
+    # Of a person's own generator: who else is in the table must not matter.
+    rng = np.random.default_rng([seed, zlib.crc32(f"{subject}/{task}".encode())])
+    return rng.permutation(labels).tolist()
 
 
 def fold_count(items: Iterable[Item], fold: Fold) -> int:

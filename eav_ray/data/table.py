@@ -1,6 +1,6 @@
 """A user's own recordings, listed in a CSV or Parquet file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from eav_ray.errors import DataError, nearest
 REQUIRED = ("subject", "recording", "label")
 MEDIA = ("eeg", "audio", "video")
 OPTIONAL = (*MEDIA, "task", "order")
+KEYS = ("subject", "recording")  # parts of file names and of recordings' ids
 
 
 class Table:
@@ -66,7 +67,13 @@ class Table:
             where = f"row {found[0] + 1}"
             lacking = [c for c in REQUIRED if not row[c]]
             if lacking:
-                problem(f"{where} has no {' and no '.join(lacking)}; fill it in")
+                why = ": training needs it; for prediction alone any text will do" if lacking == ["label"] else ""
+                problem(f"{where} has no {' and no '.join(lacking)}; fill it in{why}")
+                continue
+            unfit = next((c for c in KEYS if row[c] in (".", "..") or set(row[c]) & set("/\\\0")), None)
+            if unfit:
+                names = f"{unfit} is {row[unfit]!r}; it names files"
+                problem(f"{where}: {names}, so it must not contain / or \\, nor be . or ..; rename it")
                 continue
             if len(found) > 1:
                 rows = ", ".join(str(i + 1) for i in found)
@@ -103,14 +110,13 @@ class Table:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the EEG channels, in the order of the first listed recording with EEG, which all others must have.
+        """Names of the EEG channels, in the order of the first EEG file that can be read; all others must have them.
 
         Raises:
-            DataError: That file cannot be opened or has no EEG channel.
+            DataError: There are EEG files, and not one can be opened and has EEG channels; says why of the first.
         """
         if self._channels is None:
-            first = next((r.eeg for r in self.scan().recordings if r.eeg is not None), None)
-            self._channels = () if first is None else _eeg_names(first)
+            self._channels = _first_names(r.eeg for r in self.scan().recordings if r.eeg is not None)
         return self._channels
 
     def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
@@ -128,10 +134,22 @@ class Table:
         if set(names) != set(self.channels):
             differing = ", ".join(sorted(set(names) ^ set(self.channels)))
             raise DataError(
-                f"{recording.eeg} has other EEG channels than the first recording of {self.path} (differing: "
+                f"{recording.eeg} has other EEG channels than the first EEG file of {self.path} (differing: "
                 f"{differing}); all recordings need the same: leave it out or select channels beforehand"
             )
         return eeg.read(recording.eeg, self.channels)
+
+
+def _first_names(paths: Iterable[str]) -> tuple[str, ...]:
+    first: DataError | None = None
+    for path in paths:
+        try:
+            return _eeg_names(path)
+        except DataError as error:  # a damaged file costs its own recording, not the job
+            first = first or error
+    if first:
+        raise first
+    return ()
 
 
 def _eeg_names(path: str) -> tuple[str, ...]:
@@ -151,15 +169,18 @@ def _columns(path: Path) -> dict[str, list[str]]:
         if path.suffix.lower() in (".parquet", ".pq"):
             table = parquet.read_table(path)
         else:
-            # As text: "01" is the name of a person, not the number 1.
-            text = csv.ConvertOptions(column_types={c: pa.string() for c in REQUIRED + OPTIONAL})
+            # As text: "01" is the name of a person, not the number 1. pyarrow keeps spaces of the header in its names.
+            with csv.open_csv(path) as header:
+                names = header.schema.names
+            text = csv.ConvertOptions(column_types={n: pa.string() for n in names if n.strip() in REQUIRED + OPTIONAL})
             table = csv.read_csv(path, convert_options=text)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} cannot be read as a CSV or Parquet table ({reason})") from None
-    if len(set(table.column_names)) < len(table.column_names):
-        raise DataError(f"{path} names a column twice: {', '.join(table.column_names)}; rename one")
-    return {name.strip(): [_text(cell) for cell in table[name].to_pylist()] for name in table.column_names}
+    names = [name.strip() for name in table.column_names]
+    if len(set(names)) < len(names):
+        raise DataError(f"{path} names a column twice: {', '.join(names)}; rename one")
+    return {name: [_text(c) for c in cells.to_pylist()] for name, cells in zip(names, table.columns, strict=True)}
 
 
 def _text(cell: Any) -> str:

@@ -13,7 +13,8 @@ class ViT(Encoder):
     """Video windows to one token a frame: its class token plus a learned time position.
 
     Args:
-        name: Any `vit_*` of timm; the sizes that follow replace its own.
+        name: Any `vit_*` of timm that is a plain Vision Transformer with a class token; the sizes that follow
+            replace its own.
         stored: Frames of a stored window.
         frames: How many of them are used, evenly spaced.
     """
@@ -40,18 +41,25 @@ class ViT(Encoder):
             known = timm.list_models("vit_*")
             raise ConfigError(f'model.video.name is "{name}", which timm does not have{nearest(name, known)}')
         self.width = width
-        model = timm.create_model(
-            name,
-            pretrained=False,
-            img_size=image_size,
-            patch_size=patch,
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
-            num_classes=0,
-            proj_drop_rate=dropout,
-        )
-        assert isinstance(model, VisionTransformer)
+        try:
+            model = timm.create_model(
+                name,
+                pretrained=False,
+                img_size=image_size,
+                patch_size=patch,
+                embed_dim=width,
+                depth=depth,
+                num_heads=heads,
+                num_classes=0,
+                proj_drop_rate=dropout,
+            )
+        except (AssertionError, TypeError, ValueError):  # timm's way to say that a hybrid cannot have these sizes
+            model = None
+        if not isinstance(model, VisionTransformer) or model.cls_token is None or model.num_prefix_tokens < 1:
+            raise ConfigError(
+                f'model.video.name is "{name}", which is no plain Vision Transformer with a class token (as relpos, '
+                "rope, dinov3, resnet, siglip and gap models are not); use for example vit_base_patch16_224"
+            )
         self.model = model
         chosen = ((torch.arange(frames) + 0.5) * stored / frames).long()
         self.register_buffer("chosen", chosen, persistent=False)

@@ -1,6 +1,7 @@
 """What all jobs share: arguments, paths, and one clear line for whatever a user can get wrong."""
 
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -8,9 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayError, RayTaskError
+
 from eav_ray.config import Experiment, keys, load, override, parse_changes
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime import cluster
+
+STORES = ("shards", "results", "cache")
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,13 @@ class Arguments:
     paths: list[str]  # words without "="
     changes: dict[str, Any]  # words with "="
     flags: dict[str, str]  # --name value, or --name alone
+
+    def number(self, flag: str, default: int) -> int:
+        """A whole number from 1, given as `--flag`."""
+        text = self.flags.get(flag, str(default))
+        if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+            raise ConfigError(f"--{flag} is {text!r}; give a whole number from 1, for example --{flag} {default}")
+        return int(text)
 
 
 def door(usage: str, job: Callable[[Arguments], int | None], *, flags: tuple[str, ...] = ()) -> None:
@@ -34,14 +46,37 @@ def door(usage: str, job: Callable[[Arguments], int | None], *, flags: tuple[str
             code = 0
         else:
             code = job(_parse(words, flags)) or 0
-    except (ConfigError, DataError) as error:
-        for line in str(error).splitlines():
+    except (ConfigError, DataError, RayError) as error:
+        for line in problems(error):
             print(f"error: {line}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def problems(error: BaseException) -> list[str]:
+    """Lines that say what was at fault, for one of our errors or for what Ray raises in place of a task's error."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, ConfigError | DataError) and not isinstance(link, RayError):
+            return RAY_DATA_NOTE.sub("", str(link)).splitlines()
+        link = getattr(link, "cause", None) or link.__cause__
+    # An error that Ray Data or an actor raised came through a pickle, which keeps its text and not its cause.
+    text = str(error)
+    ours = OUR_ERROR.findall(text)
+    if ours:
+        return ours[-1:]
+    lines = text.strip().splitlines() or [type(error).__name__]
+    others = ANY_ERROR.findall(text) or [lines[-1 if isinstance(error, RayTaskError) else 0]]
+    reason = others[-1]
+    return [f"a Ray task failed: {reason}; Ray's logs, by default in /tmp/ray/session_latest/logs, have the traceback"]
+
+
+OUR_ERROR = re.compile(r"^eav_ray\.errors\.(?:ConfigError|DataError): (.+)", re.MULTILINE)
+ANY_ERROR = re.compile(r"^(?!ray\.)[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)(?:: .*)?$", re.MULTILINE)
+RAY_DATA_NOTE = re.compile(r"\nFailed to .* after \d+/\d+ attempts .*", re.DOTALL)
 
 
 def _parse(words: list[str], flags: tuple[str, ...]) -> Arguments:
@@ -66,37 +101,50 @@ def _parse(words: list[str], flags: tuple[str, ...]) -> Arguments:
     return Arguments(paths, parse_changes(changes), given)
 
 
-def experiment_of(arguments: Arguments) -> Experiment:
-    """The experiment of the command line, with absolute paths, checked against this machine."""
+def experiment_of(arguments: Arguments, uses: tuple[str, ...] = STORES) -> Experiment:
+    """The experiment of the command line, with absolute paths, checked against this machine.
+
+    Args:
+        uses: The stores that the job reads or writes; the paths of the others do not matter.
+    """
     if len(arguments.paths) != 1:
         raise ConfigError(
             f"give exactly one experiment file, for example jobs/experiments/demo.yaml; got {arguments.paths or 'none'}"
         )
-    experiment = absolute(load(arguments.paths[0], arguments.changes))
+    experiment = absolute(load(arguments.paths[0], arguments.changes), uses)
     cluster.check_local(experiment.runtime)
     return experiment
 
 
-def absolute(experiment: Experiment) -> Experiment:
+def absolute(experiment: Experiment, uses: tuple[str, ...] = STORES) -> Experiment:
     """Relative folders are relative to where the command was given, on whatever node they are used.
 
     Raises:
         ConfigError: A relative folder in a submitted job, which runs in a temporary copy of the working directory.
     """
-    named = {"data.root": experiment.data.root} | {
-        f"store.{k}": getattr(experiment.store, k) for k in ("shards", "results", "cache")
-    }
-    changes: dict[str, Any] = {}
-    for key, path in named.items():
-        if not path or "://" in path or Path(path).is_absolute():
-            continue
-        if submitted():
-            raise ConfigError(
-                f"{key} is {path}, a relative path, but a submitted job runs in a temporary copy of this folder; "
-                "give a folder that all nodes share, as an absolute path, or s3:// or gs://"
-            )
-        changes[key] = str(Path(path).absolute())
-    return override(experiment, changes)
+    named = {"data.root": experiment.data.root} | {f"store.{k}": getattr(experiment.store, k) for k in uses}
+    return override(experiment, {key: absolute_path(key, path) for key, path in named.items()})
+
+
+def absolute_path(key: str, path: str, *, remote: bool = True) -> str:
+    """A path as the user gave it by `key`, for whatever folder a process is in.
+
+    Args:
+        remote: Whether s3:// and gs:// will do.
+    Raises:
+        ConfigError: A relative path in a submitted job, or a remote one where that will not do.
+    """
+    if "://" in path and not remote:
+        raise ConfigError(f"{key} is {path}; give a path on a disk")
+    if not path or "://" in path:
+        return path
+    full = Path(os.path.expanduser(path))  # Path.expanduser raises for a user who does not exist
+    if submitted() and not full.is_absolute():
+        raise ConfigError(
+            f"{key} is {path}, a relative path, but a submitted job runs in a temporary copy of this folder; "
+            f"give a folder that all nodes share, as an absolute path{', or s3:// or gs://' if remote else ''}"
+        )
+    return str(full.absolute())
 
 
 def submitted() -> bool:
@@ -105,10 +153,10 @@ def submitted() -> bool:
 
 
 def with_data(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
-    """A checkpoint's experiment, pointed at other recordings and at this machine."""
+    """A checkpoint's experiment, pointed at other recordings and at this machine; it uses no store."""
     here = Experiment()
     own = replace(experiment, runtime=replace(here.runtime, workers=1), store=here.store)
-    return absolute(override(own, changes))
+    return absolute(override(own, changes), uses=())
 
 
 def _keys_text() -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import ray
 import ray.data
+from ray._private.accelerators import get_accelerator_manager_for_resource
 
 from eav_ray.config import Runtime
 from eav_ray.errors import ConfigError
@@ -23,15 +24,15 @@ def session(runtime: Runtime) -> Iterator[None]:
     a Ray of its own on this machine and ends it. Within an open session this does nothing.
 
     Raises:
-        ConfigError: More workers than this machine has CPUs, a dashboard open to the network without a token, or no
-            cluster at the address.
+        ConfigError: More workers than this machine has CPUs or GPUs, a dashboard open to the network without a token,
+            or no cluster at the address.
     """
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = runtime.address or os.environ.get("RAY_ADDRESS", "")
-    if address and address != "local":
+    address = address_of(runtime)
+    if address:
         _join(address)
     else:
         _start(runtime)
@@ -41,20 +42,44 @@ def session(runtime: Runtime) -> Iterator[None]:
         ray.shutdown()
 
 
+def address_of(runtime: Runtime) -> str:
+    """The cluster to join; empty for a Ray of its own, which Ray's own word for is "local"."""
+    address = runtime.address or os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" else address
+
+
 def check_local(runtime: Runtime) -> None:
     """What a machine cannot do is said before anything is read or started."""
-    if runtime.address or os.environ.get("RAY_ADDRESS"):
+    if address_of(runtime):
         return
-    have, need = os.cpu_count() or 1, runtime.workers * runtime.groups * runtime.cpus_per_worker
-    if need > have:
-        raise ConfigError(
-            f"runtime.workers={runtime.workers} x runtime.groups={runtime.groups} x "
-            f"runtime.cpus_per_worker={runtime.cpus_per_worker:g} needs {need:g} CPUs, but this machine has {have}; "
-            f"set runtime.workers to at most {int(have / runtime.cpus_per_worker / runtime.groups)}, or join a cluster "
-            "with runtime.address"
-        )
+    _check_room(runtime, "cpus_per_worker", os.cpu_count() or 1)
+    if runtime.gpus_per_worker:
+        _check_room(runtime, "gpus_per_worker", local_gpus(), "runtime.gpus_per_worker=0")
     if runtime.dashboard:
         refuse_exposed(runtime.dashboard_host, "runtime.dashboard_host")
+
+
+def local_gpus() -> int:
+    """As many as a local Ray will find: by Ray's own count, which neither starts Ray nor loads torch."""
+    manager = get_accelerator_manager_for_resource("GPU")
+    if manager is None:
+        return 0
+    found, visible = manager.get_current_node_num_accelerators(), manager.get_current_process_visible_accelerator_ids()
+    return found if visible is None else min(found, len(visible))
+
+
+def _check_room(runtime: Runtime, key: str, have: int, without: str = "") -> None:
+    each = getattr(runtime, key)
+    need, most = runtime.workers * runtime.groups * each, int(have / each / runtime.groups)
+    if need <= have:
+        return
+    ways = [f"runtime.workers to at most {most}"] if most else []
+    ways += [without] if without else []
+    way = f"set {' or '.join(ways)}" if ways else f"lower runtime.groups or runtime.{key}"
+    raise ConfigError(
+        f"runtime.workers={runtime.workers} x runtime.groups={runtime.groups} x runtime.{key}={each:g} needs {need:g} "
+        f"{key[:3].upper()}s, but this machine has {have}; {way}, or join a cluster with runtime.address"
+    )
 
 
 def refuse_exposed(host: str, what: str) -> None:
@@ -74,11 +99,15 @@ def is_loopback(host: str) -> bool:
 
 
 def quiet_ray_data() -> None:
-    """The jobs draw one line a stage of their own."""
+    """The jobs draw one line a stage of their own, and tell errors in one line; Ray's log file has the tracebacks."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logger = logging.getLogger("ray.data")
+    logger.setLevel(logging.ERROR)
+    for handler in logger.handlers:
+        if handler.name == "console":
+            handler.setLevel(logging.CRITICAL)
 
 
 def cpus() -> int:

@@ -1,5 +1,6 @@
 """`make demo`: the main job from raw files to predictions, on people who were planted with a known best accuracy."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from eav_ray.runtime.preprocess import preprocess
 from eav_ray.runtime.pull import pull
 from eav_ray.runtime.train import announce, open_data
 from eav_ray.runtime.tune import plan, search
+from eav_ray.storage import COMMIT
 
 
 def demo(experiment: Experiment, *, people: int, per_class: int, workers: int) -> bool:
@@ -38,8 +40,7 @@ def demo(experiment: Experiment, *, people: int, per_class: int, workers: int) -
         planned = plan(e, data.windows)
         announce(e, planned.encoders, data, searched=planned.searched(e))
         best = search(e, planned, data.shards, data.index)
-        target = Path(e.store.results) / "best" / best.checkpoint.replace("/", "-")
-        path = str(target) if target.exists() else pull(e.store.results, str(target), study=best.study)
+        path = pulled(e.store.results, best.study, best.checkpoint)
         bayes = {m: bayes_accuracy([m]) for m in ("audio", "eeg", "video")}
         bayes["fusion"] = bayes_accuracy(["audio", "eeg", "video"])
         tested = evaluate_checkpoint(e, path, bayes=bayes)
@@ -54,3 +55,12 @@ def demo(experiment: Experiment, *, people: int, per_class: int, workers: int) -
     if not tested.comparison.fusion_wins:
         print(f"fusion does not beat {tested.comparison.best_single}: the demo has failed")
     return tested.comparison.fusion_wins
+
+
+def pulled(results: str, study: str, checkpoint: str) -> str:
+    """Where an earlier demo pulled this checkpoint to, or a new copy; a pull that was killed is started over."""
+    target = Path(results) / "best" / checkpoint.replace("/", "-")
+    if (target / COMMIT).exists():
+        return str(target)
+    shutil.rmtree(target, ignore_errors=True)
+    return pull(results, str(target), study=study)

@@ -33,9 +33,9 @@ def units(data: Data, profile: Profile, wanted: list[Unit]) -> ray.data.Dataset:
     people = [list(g) for _, g in groupby(range(len(wanted)), key=lambda i: wanted[i][0].subject)]
     rows = [{"person": i} for i in range(len(people))]
     work: Any = partial(_prepare, people=people, wanted=wanted, data=data, profile=profile)
-    # Its own max_retries keeps Ray Data from fusing it with the next stage, which would make one task of a person.
+    # A byte of memory keeps Ray Data from fusing it with the next stage, which would make one task of a whole person.
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        work, batch_size=1, num_cpus=1, max_retries=2
+        work, batch_size=1, num_cpus=1, memory=1
     )
 
 

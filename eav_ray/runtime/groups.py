@@ -22,7 +22,7 @@ from eav_ray.config import Experiment
 from eav_ray.data.shard import Index
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.progress import Bar, stage
-from eav_ray.runtime.queue import END, WAIT, Queue, State
+from eav_ray.runtime.queue import ATTEMPTS, END, WAIT, Queue, State
 from eav_ray.storage import Store
 from eav_ray.training.plan import Progress, Run
 
@@ -47,11 +47,11 @@ def run_all(
     total = sum(run.optim.epochs for run in unique)
     with stage(title, total, "epochs") as bar, _watched(queue, bar):
         others = [
-            _remote_group.remote(experiment, g, queue, str(shards), index, only)
+            _remote_group.remote(experiment, g, queue, str(shards), index, only, len(unique))
             for g in range(1, experiment.runtime.groups)
         ]
         try:
-            _group(experiment, 0, queue, str(shards), index, only)
+            _group(experiment, 0, queue, str(shards), index, only, len(unique))
             ray.get(others)
         except (TrainingFailedError, RayError) as error:
             reason = str(error).strip().splitlines()[-1]
@@ -89,12 +89,14 @@ def _watched(queue: Any, bar: Bar) -> Iterator[None]:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _remote_group(
-    experiment: Experiment, group: int, queue: Any, shards: str, index: Index, only: tuple[str, ...]
+    experiment: Experiment, group: int, queue: Any, shards: str, index: Index, only: tuple[str, ...], runs: int
 ) -> None:
-    _group(experiment, group, queue, shards, index, only)
+    _group(experiment, group, queue, shards, index, only, runs)
 
 
-def _group(experiment: Experiment, group: int, queue: Any, shards: str, index: Index, only: tuple[str, ...]) -> None:
+def _group(
+    experiment: Experiment, group: int, queue: Any, shards: str, index: Index, only: tuple[str, ...], runs: int
+) -> None:
     """Own one Ray Train worker group for as long as there are runs."""
     runtime = experiment.runtime
     results = experiment.store.results
@@ -119,7 +121,8 @@ def _group(experiment: Experiment, group: int, queue: Any, shards: str, index: I
         run_config=RunConfig(
             name=f"group-{group}-{int(time.time())}",
             storage_path=f"{storage}/ray",
-            failure_config=FailureConfig(max_failures=3),
+            # Each run has its own few attempts, which the queue counts; a group that cannot even start ends at last.
+            failure_config=FailureConfig(max_failures=ATTEMPTS * runs + ATTEMPTS),
         ),
     )
     trainer.fit()
@@ -151,9 +154,12 @@ def _work(config: dict[str, Any]) -> None:
         try:
             prefix = execute(task, place, report)
         except (ConfigError, DataError) as error:
-            # A run's own fault, the same on every rank. Anything else ends the group, and Ray Train restarts it.
+            # A run's own fault, on every rank (`run.together`). Anything else ends the group, which Ray Train restarts.
             if rank == 0:
                 ray.get(queue.fail.remote(group, str(error)))
             continue
+        except Exception as error:
+            ray.get(queue.error.remote(group, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+            raise
         if rank == 0:
             ray.get(queue.finish.remote(group, prefix))

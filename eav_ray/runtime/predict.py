@@ -1,26 +1,28 @@
 """A checkpoint at work, through Ray Data: on the test rows of its split, once, or on recordings that it never saw."""
 
 import io
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import ray
 import ray.data
 import torch
 
-from eav_ray.config import Data, Experiment, Profile, digest
+from eav_ray.config import Experiment, Modality, Profile, digest
 from eav_ray.data import sets
-from eav_ray.data.shard import Index, as_decoded, as_stored, window_shapes
+from eav_ray.data.shard import Index, ShardFile, as_decoded, as_stored, read_shard, window_shapes
 from eav_ray.data.split import check, items_of
 from eav_ray.data.windows import cut
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster, eeg_stage
-from eav_ray.storage import Store, sha256
+from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.run import empty_frame, to_frame
 
@@ -34,8 +36,8 @@ def open_checkpoint(path: str) -> ckpt.Checkpoint:
     Raises:
         DataError: There is none, it is not finished, or a file is damaged.
     """
-    parent, _, name = path.rstrip("/").rpartition("/")
-    checkpoint = ckpt.load(Store(parent or "."), name)
+    store, name = split(path)
+    checkpoint = ckpt.load(store, name)
     if not checkpoint.finished:
         raise DataError(f"{path} is from the middle of a training; the command that trained it continues it")
     return checkpoint
@@ -47,31 +49,58 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, lab
     Args:
         labels: The ids of all stored windows (`Windows.ids`).
     Raises:
-        ConfigError: No test rows, or the split leaks.
+        ConfigError: No test rows, the split leaks, or the experiment's windows are not those of the checkpoint.
+        DataError: The shards hold other classes, or one is damaged.
     """
+    store, prefix = split(path)
     checkpoint = open_checkpoint(path)
-    split = checkpoint.split
-    if not split.test:
+    _check_windows(experiment, checkpoint, index, path)
+    tested = checkpoint.split
+    if not tested.test:
         raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; evaluate the refit checkpoint")
     items = items_of(labels, checkpoint.experiment.data, checkpoint.experiment.seed)
-    check(split, items)
+    check(tested, items)
     results = Store(experiment.store.results)
-    name = f"evaluations/{sha256(_commit_of(path))[:16]}-{digest(sorted(split.test), index.fingerprint)}.parquet"
+    identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
+    name = f"evaluations/{identity}-{digest(sorted(tested.test), index.fingerprint)}.parquet"
     if results.exists(name):
         return pd.read_parquet(io.BytesIO(results.read(name)))
-    people = {i.subject for i in items if i.id in set(split.test)}
-    files = [shards.path(s.file) for s in index.shards if s.subject in people]
-    with cluster.session(experiment.runtime), stage("test, once", len(split.test), "recordings") as bar:
+    people = {i.subject for i in items if i.id in set(tested.test)}
+    files = [s for s in index.shards if s.subject in people]
+    with cluster.session(experiment.runtime), stage("test, once", len(tested.test), "recordings") as bar:
         cluster.quiet_ray_data()
-        columns = _columns(checkpoint.experiment)
-        rows = ray.data.read_parquet(files, filesystem=shards.filesystem, columns=columns)
-        table = _collect(_predicted(rows, path, experiment, split.test), bar, len(split.test))
+        work: Any = partial(_shard, files=files, root=str(shards), columns=_columns(checkpoint.experiment))
+        numbers = [{"shard": i} for i in range(len(files))]
+        rows = ray.data.from_items(numbers, override_num_blocks=len(files)).map_batches(work, batch_size=1, num_cpus=1)
+        table = _collect(_predicted(rows, f"{store}/{prefix}", experiment, tested.test), bar, len(tested.test))
     truth = {i.id: i.label for i in items}
     table["label"] = [truth[f"{s}/{r}"] for s, r in zip(table["subject"], table["recording"], strict=True)]
     sink = io.BytesIO()
     table.to_parquet(sink, index=False)
     results.write(name, sink.getvalue())
     return table
+
+
+def _check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: Index, path: str) -> None:
+    """A checkpoint is worth what it is worth on windows that were made as its training windows were."""
+    sections = ("window_s", *checkpoint.experiment.data.modalities)
+    mine, theirs = (
+        to_flat({k: v for k, v in asdict(e.profile).items() if k in sections})
+        for e in (experiment, checkpoint.experiment)
+    )
+    other = [f"profile.{k}={theirs[k]} there, {mine[k]} here" for k in theirs if mine.get(k) != theirs[k]]
+    if other:
+        raise ConfigError(f"{path} was trained with another profile ({'; '.join(other)}); give the same one")
+    if index.classes != checkpoint.classes:
+        raise DataError(
+            f"{path} was trained on the classes {', '.join(checkpoint.classes)}, but these shards hold "
+            f"{', '.join(index.classes)}; evaluate it on a data set with the same classes"
+        )
+
+
+def _shard(batch: dict[str, np.ndarray], *, files: list[ShardFile], root: str, columns: list[str]) -> pa.Table:
+    """One shard, checked against its hash."""
+    return read_shard(Store(root), files[int(batch["shard"][0])]).select(columns)
 
 
 def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]:
@@ -82,7 +111,15 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
     Returns:
         One row a window, and a line for each recording that could not be read.
     """
+    store, prefix = split(path)
     checkpoint = open_checkpoint(path)
+    modalities = checkpoint.experiment.data.modalities
+    unknown = [m for m in experiment.data.modalities if m not in modalities]
+    if unknown:
+        raise ConfigError(
+            f"data.modalities names {', '.join(unknown)}, but {path} was trained on {', '.join(modalities)}; name some "
+            "of these"
+        )
     dataset, listing = sets.scan(experiment.data)
     if "eeg" in experiment.data.modalities:
         n_chans = sets.eeg_channels(dataset, listing)
@@ -91,7 +128,11 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
                 f"{experiment.data.root} has {n_chans} EEG channels, but {path} was trained on "
                 f"{checkpoint.shapes.eeg_channels}; use recordings of the same montage"
             )
-    recordings = list(listing.recordings)
+    # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
+    unwanted = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
+    recordings = [replace(r, **unwanted) for r in listing.recordings]
+    if not recordings:
+        raise DataError(f"there is nothing to predict in {experiment.data.root}; run jobs/check.py to see why")
     failed = [f"{p.subject} {p.recording} {p.file}: {p.reason}" for p in listing.problems]
     with cluster.session(experiment.runtime), stage("predict", len(recordings), "recordings") as bar:
         cluster.quiet_ray_data()
@@ -101,9 +142,9 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
             for part in (list(g) for _, g in groupby(recordings, key=lambda r: r.subject))
             for i in range(0, len(part), UNIT)
         ]
-        work = partial(_windows, units=units, profile=profile, data=experiment.data, shapes=checkpoint.shapes)
+        work = partial(_windows, units=units, profile=profile, modalities=modalities, shapes=checkpoint.shapes)
         rows = eeg_stage.units(experiment.data, profile, units).flat_map(work, num_cpus=1)
-        table = _collect(_predicted(rows, path, experiment, ()), bar, len(recordings))
+        table = _collect(_predicted(rows, f"{store}/{prefix}", experiment, ()), bar, len(recordings))
     bad = table[table["reason"] != ""]
     failed += [f"{row['subject']} {row['recording']}: {row['reason']}" for _, row in bad.iterrows()]
     return table[table["reason"] == ""].drop(columns="reason").reset_index(drop=True), failed
@@ -146,14 +187,19 @@ def _collect(rows: ray.data.Dataset, bar: Bar, total: int) -> pd.DataFrame:
 
 
 def _windows(
-    row: dict[str, Any], *, units: list[eeg_stage.Unit], profile: Profile, data: Data, shapes: Shapes
+    row: dict[str, Any],
+    *,
+    units: list[eeg_stage.Unit],
+    profile: Profile,
+    modalities: tuple[Modality, ...],
+    shapes: Shapes,
 ) -> list[dict[str, Any]]:
     """Raw recordings to windows, as a shard would hold them. What cannot be read becomes a row that says why."""
     prepared, found = eeg_stage.unpack(row), []
-    names = ["subject", "recording", "window", "label", *data.modalities, *(f"has_{m}" for m in data.modalities)]
+    names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
     for recording in units[row["unit"]]:
         eeg = prepared.get(recording.recording)
-        made = cut(recording, profile, data.modalities, prepared=eeg, eeg_channels=shapes.eeg_channels)
+        made = cut(recording, profile, modalities, prepared=eeg, eeg_channels=shapes.eeg_channels)
         for w in made.windows:
             if "video" in w:
                 w["video"] = as_decoded(as_stored(w, profile)["video"], profile, shapes.eeg_channels)
@@ -161,9 +207,17 @@ def _windows(
         for problem in made.problems:
             empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
             for m, (shape, dtype) in window_shapes(profile, shapes.eeg_channels).items():
-                if m in data.modalities:
+                if m in modalities:
                     empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
             found.append(empty | {"window": 0, "label": recording.label, "reason": problem.reason})
+    return found
+
+
+def to_flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections to dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= to_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
 
 
@@ -201,8 +255,3 @@ class _Predict:
 
     def _decoded(self, modality: str, values: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(as_decoded(values, self.profile, self.channels) if modality == "video" else values)
-
-
-def _commit_of(path: str) -> bytes:
-    parent, _, name = path.rstrip("/").rpartition("/")
-    return Store(parent or ".").read(f"{name}/COMMIT")

@@ -20,6 +20,8 @@ from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster, eeg_stage
 from eav_ray.storage import Store, sha256, versions
 
+FORMAT = 2  # raise when windows come out differently: shards of another version are not reused
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -35,19 +37,42 @@ class Preprocessed:
     quality: tuple[dict[str, Any], ...]  # one row a recording: subject, and what `windows.cut` measured
 
 
+def content_of(profile: Profile) -> dict[str, Any]:
+    """What of a profile shards depend on. Equal content, equal windows."""
+    # `fail` leaves only shards without a problem, which are those of `partial`.
+    policy = "drop" if profile.on_bad == "drop" else "partial"
+    return {**asdict(profile), "on_bad": policy, "chunk": 0, "file_timeout_s": 0}
+
+
 def shard_store(experiment: Experiment) -> Store:
     """Where the shards of this data set under this profile lie; another profile lies elsewhere."""
     e = experiment
-    # `fail` leaves only shards without a problem, which are those of `partial`.
-    policy = "drop" if e.profile.on_bad == "drop" else "partial"
-    content = {**asdict(e.profile), "on_bad": policy, "chunk": 0, "file_timeout_s": 0}
-    key = digest(content, e.data.set, e.data.root, e.data.tasks)
+    key = digest(FORMAT, content_of(e.profile), e.data.set, e.data.root, e.data.tasks)
     return Store(e.store.shards).below(f"{e.data.set}-{key}")
 
 
 def open_index(experiment: Experiment) -> tuple[Store, Index]:
+    """The finished shards of an experiment.
+
+    Raises:
+        DataError: There are none, or they hold fewer people or modalities than the experiment asks for.
+    """
     store = shard_store(experiment)
-    return store, read_index(store)
+    index = read_index(store)
+    made_of = tuple(store.read_json(INDEX).get("data", {}).get("subjects", ()))
+    wanted = experiment.data.subjects
+    if made_of and not (wanted and set(wanted) <= set(made_of)):
+        raise DataError(
+            f"the shards in {store} hold data.subjects={list(made_of)} only; run jobs/preprocess.py with the same "
+            "experiment first, or give the same data.subjects"
+        )
+    absent = [m for m in experiment.data.modalities if m not in index.modalities]
+    if absent:
+        raise DataError(
+            f"the shards in {store} hold {', '.join(index.modalities)}, not {', '.join(absent)}; run "
+            "jobs/preprocess.py with the same experiment first"
+        )
+    return store, index
 
 
 def chunks(experiment: Experiment, listing: Listing) -> list[Chunk]:
@@ -81,7 +106,7 @@ def preprocess(experiment: Experiment) -> Preprocessed:
     listing = _admitted(experiment, listing)
     store = shard_store(experiment)
     wanted = chunks(experiment, listing)
-    todo = [c for c in wanted if not store.exists(f"records/{c.name}.json")]
+    todo = [c for c in wanted if not _is_done(store, c)]
     n_chans = sets.eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else 0
     if todo:
         with cluster.session(experiment.runtime):
@@ -98,6 +123,13 @@ def preprocess(experiment: Experiment) -> Preprocessed:
     store.write_json("problems.json", [asdict(p) for p in problems])
     quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
     return Preprocessed(index, problems, len(wanted) - len(todo), quality)
+
+
+def _is_done(store: Store, chunk: Chunk) -> bool:
+    if not store.exists(f"records/{chunk.name}.json"):
+        return False
+    record = store.read_json(f"records/{chunk.name}.json")
+    return not record["rows"] or store.exists(record["file"])
 
 
 def _heed(experiment: Experiment, problems: tuple[Problem, ...]) -> None:

@@ -45,7 +45,7 @@ def pull(store: str, to: str, *, study: str = "") -> str:
         raise DataError(f"{store} holds no finished search; run jobs/tune.py with store.results={store} first")
     if study and study not in found:
         known = ", ".join(sorted(found))
-        raise ConfigError(f"{store} has no finished study {study}{nearest(study, found)} it has {known}")
+        raise ConfigError(f"{store} has no finished study {study}; it has {known}{nearest(study, found)}")
     if not study and len(found) > 1:
         raise ConfigError(f"{store} has {len(found)} studies; name one with --study: {', '.join(sorted(found))}")
     best = found[study or next(iter(found))]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from eav_ray.training.plan import Progress, Run
 
 WAIT, END = "wait", "end"
+ATTEMPTS = 3  # of one run: what ends its workers each time must not keep the runs after it from being trained
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,19 @@ class Queue:
         self._done: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         self._epochs: dict[str, int] = {}
+        self._attempts: dict[str, int] = {}
+        self._errors: dict[str, str] = {}
         self._note = ""
         self._damaged: list[str] = []
 
     def pull(self, group: int) -> Run | str:
         if group in self._running:  # the group was restarted in the middle of this run
-            return self._runs[self._running[group]]
+            key = self._running[group]
+            self._attempts[key] = self._attempts.get(key, 1) + 1
+            if self._attempts[key] <= ATTEMPTS:
+                return self._runs[key]
+            reason = self._errors.get(key, "the workers died without a word, of too little memory perhaps")
+            self.fail(group, f"its workers ended {ATTEMPTS} times: {reason}")
         open_runs = [r for k, r in self._runs.items() if k not in self._done and k not in self._failed]
         for run in open_runs:
             broken = next((k for k in run.encoders.values() if k in self._failed), None)
@@ -58,6 +66,10 @@ class Queue:
 
     def fail(self, group: int, reason: str) -> None:
         self._failed[self._running.pop(group)] = reason
+
+    def error(self, group: int, reason: str) -> None:
+        """What ended a group's workers, told by one of them just before."""
+        self._errors[self._running[group]] = reason
 
     def progress(self, progress: Progress) -> None:
         self._epochs[progress.key] = progress.epoch

@@ -11,9 +11,9 @@ from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.preprocess import open_index
 from eav_ray.storage import Store
-from eav_ray.training.checkpoint import is_finished
 from eav_ray.training.estimate import START_S, seconds_per_window
 from eav_ray.training.plan import Run, encoder_run, fusion_run
+from eav_ray.training.run import is_done
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def announce(experiment: Experiment, runs: list[Run], data: Data, *, searched: l
         searched: The fusion trainings of a search, one per candidate and fold.
     """
     results = Store(experiment.store.results)
-    todo = [r for r in {r.key: r for r in runs}.values() if not is_finished(results, r.key)]
+    todo = [r for r in {r.key: r for r in runs}.values() if not is_done(r, results)]
     shapes = Shapes(data.index.eeg_channels, len(data.index.classes))
     each = seconds_per_window(experiment, shapes)
     # Fusion on cached tokens costs next to nothing beside an encoder; a joint step costs what its encoders cost.

@@ -8,6 +8,8 @@ store is scratch: opening it would unpickle it.
 import contextlib
 import io
 import json
+import math
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +29,10 @@ from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.train import announce, open_data
-from eav_ray.search.study import SCORE, Candidate, Owner, study_name, trials_table
+from eav_ray.search.study import SCORE, Candidate, Owner, check_space, study_name, trials_table
 from eav_ray.storage import Store, sha256, versions
-from eav_ray.training.checkpoint import is_finished
 from eav_ray.training.plan import Run, encoder_run, fusion_run
-from eav_ray.training.run import open_place, score_fold
+from eav_ray.training.run import is_done, open_place, score_fold
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,6 @@ def refit_split(split: Split) -> Split:
     return replace(split, train=tuple(sorted((*split.train, *split.validation))), validation=())
 
 
-def check_space(experiment: Experiment) -> None:
-    """Every corner of the space must be an experiment: a head count that does not divide the width, say, is refused."""
-    for key, choice in experiment.search.space.items():
-        for value in choice.choice or (choice.low, choice.high):
-            override(experiment, {key: value})
-
-
 def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -> Best:
     """Train the encoders, try the candidates, refit the best one on all training rows.
 
@@ -117,9 +111,9 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
     with results.lock(f"{folder}/lock"):
         results.write_json(f"{folder}/experiment.json", to_dict(e))
         results.write_json(f"{folder}/versions.json", versions())
-        if not all(is_finished(results, r.key) for r in planned.encoders):
+        if not all(is_done(r, results) for r in planned.encoders):
             run_all(e, planned.encoders, shards, index, planned.embed, title="train encoders")
-        owner = Owner(e.search, planned.study, _journal(results, folder))
+        owner = Owner(e.search, planned.study, _open_journal(results, folder))
         _try_candidates(e, planned, shards, index, owner, results, folder)
         found = owner.best()
         if found is None:
@@ -146,15 +140,18 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
 
 
 def _journal(results: Store, folder: str) -> Path:
-    """The study's journal: beside the results on a local disk, else local and copied at every batch."""
+    """The study's journal: beside the results on a local disk, else a local file that is copied at every batch."""
     if results.is_local:
-        path = Path(results.path(f"{folder}/journal.log"))
-    else:
-        path = Path("journals") / f"{folder.replace('/', '-')}.log"
-        if not path.exists() and results.exists(f"{folder}/journal.log"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(results.read(f"{folder}/journal.log"))
+        return Path(results.path(f"{folder}/journal.log"))
+    return Path("journals") / f"{folder.replace('/', '-')}.log"
+
+
+def _open_journal(results: Store, folder: str) -> Path:
+    path = _journal(results, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not results.is_local and results.exists(f"{folder}/journal.log"):
+        # The store's copy counts: a local one may be of a search that was continued elsewhere since.
+        path.write_bytes(results.read(f"{folder}/journal.log"))
     return path
 
 
@@ -186,9 +183,19 @@ def _try_candidates(
                 failure_config=tune.FailureConfig(max_failures=1),
             ),
         )
+        # Tune would take Ctrl-C as the end of the search, and what is half searched would be refitted as the best.
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
         with contextlib.redirect_stdout(io.StringIO()):  # Tune prints where its scratch is, over the progress line
-            tuner.fit()
+            results_of = tuner.fit()
         searcher.flush()
+    if searcher.broken is not None:
+        errors = [str(error).strip().splitlines()[-1] for error in results_of.errors]
+        reason = errors[0] if errors else "it ended without a word"
+        raise DataError(f"candidate {searcher.broken} could not be tried: {reason}; the same command tries it again")
+    if len(owner.told()) < e.search.candidates:
+        raise DataError(
+            f"the search ended at {len(owner.told())} of {e.search.candidates} candidates; the same command continues"
+        )
 
 
 def _earlier_rows(results: Store, folder: str, owner: Owner) -> list[dict[str, Any]]:
@@ -207,8 +214,11 @@ class _Searcher(Searcher):
         super().__init__(metric=SCORE, mode="max")
         self._owner, self._rows, self._results, self._folder, self._show = owner, rows, results, folder, show
         self._numbers: dict[str, Candidate] = {}
+        self.broken: int | None = None  # a candidate whose trial ended in an error
 
     def suggest(self, trial_id: str) -> Any:
+        if self.broken is not None:
+            return Searcher.FINISHED
         try:
             candidate = self._owner.ask()
         except StopIteration:
@@ -222,11 +232,14 @@ class _Searcher(Searcher):
         candidate = self._numbers.pop(trial_id, None)
         if candidate is None:
             return
-        score = float((result or {}).get(SCORE, float("nan")))
-        finished = not error and bool((result or {}).get("folds_done"))
-        folds = json.loads((result or {}).get("folds", "[]"))
-        state = "COMPLETE" if finished and score == score else "FAIL"
-        for fold in folds or [{"fold": 0}]:
+        if error or not (result or {}).get("folds_done"):
+            # A dead worker or a store that does not answer says nothing of the candidate: it stays open in the study.
+            self.broken = candidate.number
+            return
+        assert result is not None
+        score, folds = float(result[SCORE]), json.loads(result["folds"])
+        state = "COMPLETE" if math.isfinite(score) else "FAIL"
+        for fold in folds:
             self._rows.append(
                 {"study": self._owner.name, "candidate": candidate.number, "state": state}
                 | {"changes": json.dumps(candidate.changes, sort_keys=True)}
@@ -234,7 +247,7 @@ class _Searcher(Searcher):
             )
         # The rows first: a candidate that is told but has no rows could not be made up for.
         self.flush()
-        self._owner.tell(candidate.number, score if state == "COMPLETE" else float("nan"))
+        self._owner.tell(candidate.number, score)
         self._show(len(self._owner.told()), note=self._note())
 
     def flush(self) -> None:
@@ -266,7 +279,10 @@ def _trial(config: dict[str, Any], experiment: Experiment, planned: Plan, shards
     folds: list[dict[str, Any]] = []
     for number, split in enumerate(planned.inner):
         began = time.perf_counter()
-        metrics = score_fold(fusion_run(candidate, split, planned.data, planned.embed), place)
+        try:
+            metrics = score_fold(fusion_run(candidate, split, planned.data, planned.embed), place)
+        except torch.cuda.OutOfMemoryError:
+            metrics = {SCORE: float("nan")}  # the candidate's own fault: it fails, and the search goes on
         folds.append({"fold": number, "seconds": time.perf_counter() - began} | metrics)
         mean = sum(f[SCORE] for f in folds) / len(folds)
         tune.report({SCORE: mean, "folds_done": len(folds), "folds": json.dumps(folds)})

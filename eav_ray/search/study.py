@@ -5,22 +5,27 @@ suggested when the one before it is told. A search that was killed and started a
 uninterrupted one would have.
 """
 
+import itertools
 import math
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
-from eav_ray.config import Choice, Experiment, Search, digest
+from eav_ray.config import Choice, Experiment, Search, digest, keys, override
 from eav_ray.data.split import Split
+from eav_ray.errors import ConfigError
 
 SCORE = "validation_recording_balanced_accuracy"
+COMBINATIONS = 4096  # of a space that are checked before it is searched; takes about 3 s
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Owner:
 
     def __init__(self, search: Search, name: str, journal: Path) -> None:
         self.search, self.name = search, name
-        self._space = {key: _distribution(choice) for key, choice in search.space.items()}
+        self._space = {key: _distribution(key, choice) for key, choice in search.space.items()}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         storage = JournalStorage(JournalFileBackend(str(journal)))
         self._study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
@@ -117,11 +122,69 @@ class Owner:
                 return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _distribution(choice: Choice) -> BaseDistribution:
+def _distribution(key: str, choice: Choice) -> BaseDistribution:
     if choice.choice:
         return CategoricalDistribution(choice.choice)
     assert choice.low is not None and choice.high is not None
+    if _is_whole(key):
+        return IntDistribution(int(choice.low), int(choice.high), log=choice.log)
     return FloatDistribution(choice.low, choice.high, log=choice.log)
+
+
+def _is_whole(key: str) -> bool:
+    return key in (table := keys()) and table[key][0] == "int"
+
+
+def check_space(experiment: Experiment) -> None:
+    """Refuse a space with a candidate that could not be trained: it would fail in a worker, after the encoders.
+
+    Every combination of the choices, of the ends of ranges, and of all values of whole-number ranges must be an
+    experiment. Of more than 4096 combinations, 4096 are drawn at random, the same each time.
+
+    Raises:
+        ConfigError: Naming the first combination that is refused, and why.
+    """
+    e = experiment
+    if e.train.mode != "staged":
+        raise ConfigError(
+            f"train.mode is {e.train.mode}, but a search tries fusions on the embeddings of frozen encoders; "
+            "set train.mode=staged"
+        )
+    if "late_mean" in getattr(e.search.space.get("fusion.kind"), "choice", ()):
+        raise ConfigError(
+            "search.space.fusion.kind holds late_mean, which has nothing to train; use shared_attention alone"
+        )
+    values = {key: _values(key, choice) for key, choice in e.search.space.items()}
+    count = math.prod(map(len, values.values()))
+    if count <= COMBINATIONS:
+        tried, share = itertools.product(*values.values()), ""
+    else:
+        draw = random.Random(0)
+        tried = ([draw.choice(v) for v in values.values()] for _ in range(COMBINATIONS))
+        share = f" ({COMBINATIONS} of {count} combinations were tried)"
+    for combination in tried:
+        changes = dict(zip(values, combination, strict=True))
+        try:
+            override(e, changes)
+        except ConfigError as error:
+            shown = " with ".join(f"{k}={v}" for k, v in changes.items())
+            reason = str(error).replace("override: ", "").replace("\n", "; ")
+            if ranges := [k for k, v in values.items() if isinstance(v, range)]:
+                reason += f"; a range of {ranges[0]} draws every whole number: list those that fit as choice: [...]"
+            raise ConfigError(f"search.space can draw {shown}: {reason}{share}") from None
+
+
+def _values(key: str, choice: Choice) -> Sequence[Any]:
+    if choice.choice:
+        return choice.choice
+    low, high = choice.low or 0.0, choice.high or 0.0
+    if not _is_whole(key):
+        return low, high
+    if not (low.is_integer() and high.is_integer()):
+        raise ConfigError(
+            f"search.space.{key} has low={low:g} and high={high:g}, but {key} is a whole number; use whole numbers"
+        )
+    return range(int(low), int(high) + 1)
 
 
 def trials_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""How long trainings will take, measured: a few real steps of each encoder, before anything long starts."""
+"""How long trainings will take: a few real steps of a small encoder, or the arithmetic of a large one, counted."""
 
 import time
 from dataclasses import replace
@@ -13,39 +13,63 @@ from eav_ray.training.engine import summed_loss
 from eav_ray.training.loop import Batch
 
 STEP_WINDOWS = 4
+TIMED_FLOPS = 2e9  # forward, of one window; a step of more would take long and gigabytes before the first line is said
 GPU_FLOPS = 5e13  # assumed of one GPU where there is none to measure on
+CPU_SHARE = 0.75  # of a bare matrix product's speed, reached by training AST and ViT; measured on a CPU core
 START_S = 20.0  # a group of workers, from asking to its first step
 
 
 def seconds_per_window(experiment: Experiment, shapes: Shapes) -> dict[str, float]:
-    """Seconds that one worker needs to train each encoder on one window, timed here on random input.
+    """Seconds that one worker needs to train each encoder on one window.
 
-    With `runtime.gpus_per_worker` the arithmetic of the model is counted instead, at 50 TFLOP/s a GPU.
+    Small encoders are timed here on random input. Of large ones the arithmetic is counted, and divided by what a
+    matrix product reaches here. With `runtime.gpus_per_worker` all are counted, at 50 TFLOP/s a GPU.
     """
-    return {m: _one(experiment, m, shapes) for m in sorted(experiment.data.modalities)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
+    try:
+        return {m: _one(experiment, m, shapes) for m in sorted(experiment.data.modalities)}
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _one(experiment: Experiment, modality: str, shapes: Shapes) -> float:
     alone = replace(experiment, data=replace(experiment.data, modalities=(modality,)))
-    model = Classifier(alone, shapes)
-    batch = _random(experiment, modality, shapes)
-    if experiment.runtime.gpus_per_worker:
-        with FlopCounterMode(display=False) as counter:
-            model(batch.inputs, batch.present_BM)
-        return 3 * counter.get_total_flops() / STEP_WINDOWS / GPU_FLOPS
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
+    forward = _forward_flops(alone, modality, shapes)
+    if experiment.runtime.gpus_per_worker or forward > TIMED_FLOPS:
+        # Backward is twice forward.
+        return 3 * forward / (GPU_FLOPS if experiment.runtime.gpus_per_worker else _cpu_flops())
+    model, batch = Classifier(alone, shapes), _random(experiment, modality, shapes, STEP_WINDOWS)
     times = []
     for _ in range(3):
         began = time.perf_counter()
         summed_loss(model(batch.inputs, batch.present_BM).logits_BK, batch, 0.0).backward()
         times.append(time.perf_counter() - began)
-    torch.set_num_threads(threads)
     return min(times) / STEP_WINDOWS
 
 
-def _random(experiment: Experiment, modality: str, shapes: Shapes) -> Batch:
-    p, n = experiment.profile, STEP_WINDOWS
+def _forward_flops(experiment: Experiment, modality: str, shapes: Shapes) -> int:
+    """Of one window. On the meta device nothing is computed, and weights take no memory."""
+    batch = _random(experiment, modality, shapes, 1)
+    with torch.device("meta"):
+        model = Classifier(experiment, shapes)
+    with FlopCounterMode(display=False) as counter:
+        model.encode({modality: batch.inputs[modality].to("meta")}, batch.present_BM.to("meta"))
+    return counter.get_total_flops()
+
+
+def _cpu_flops() -> float:
+    """What the threads of this process reach in training, per second."""
+    x, times = torch.randn(1024, 1024), []
+    for _ in range(3):
+        began = time.perf_counter()
+        torch.mm(x, x)
+        times.append(time.perf_counter() - began)
+    return CPU_SHARE * 2 * 1024**3 / min(times)
+
+
+def _random(experiment: Experiment, modality: str, shapes: Shapes, n: int) -> Batch:
+    p = experiment.profile
     rng = np.random.default_rng(0)
     match modality:
         case "eeg":

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 LOGIT = "logit_"
+EVERYWHERE = ("fusion", "late_mean")  # sources that speak of every window; a modality says nothing where it is absent
 
 
 def per_recording(windows: pd.DataFrame) -> pd.DataFrame:
@@ -18,17 +19,24 @@ def per_recording(windows: pd.DataFrame) -> pd.DataFrame:
 
 def predicted(table: pd.DataFrame, source: str) -> np.ndarray:
     """Class with the highest logit of one source (`fusion`, `late_mean`, `audio`, ...); -1 where it has none."""
-    columns = [c for c in table.columns if c.startswith(f"{source}.{LOGIT}")]
-    columns.sort(key=lambda c: int(c.rsplit("_", 1)[1]))
-    logits = table[columns].to_numpy()
+    logits = _logits(table, source)
     known = np.isfinite(logits).all(1)
     best = np.full(len(table), -1)
     best[known] = logits[known].argmax(1)
     return best
 
 
+def _logits(table: pd.DataFrame, source: str) -> np.ndarray:
+    columns = [c for c in table.columns if c.startswith(f"{source}.{LOGIT}")]
+    return table[sorted(columns, key=lambda c: int(c.rsplit("_", 1)[1]))].to_numpy()
+
+
 def scores(windows: pd.DataFrame, source: str = "fusion") -> dict[str, float]:
-    """Accuracy and balanced accuracy per window and per recording."""
+    """Accuracy and balanced accuracy per window and per recording.
+
+    All are NaN where a source that speaks of every window has a logit that is not finite: the model has diverged, and
+    a score, were it 0, would count in a search.
+    """
     found: dict[str, float] = {}
     for unit, table in (("window", windows), ("recording", per_recording(windows))):
         guess, truth = predicted(table, source), table["label"].to_numpy()
@@ -36,4 +44,5 @@ def scores(windows: pd.DataFrame, source: str = "fusion") -> dict[str, float]:
         # Over the classes that occur: a class that no row has can be neither right nor wrong.
         classes = np.unique(truth)
         found[f"{unit}_balanced_accuracy"] = float(np.mean([(guess[truth == c] == c).mean() for c in classes]))
-    return found
+    diverged = source in EVERYWHERE and not np.isfinite(_logits(windows, source)).all()
+    return dict.fromkeys(found, float("nan")) if diverged else found

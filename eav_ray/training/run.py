@@ -1,6 +1,8 @@
 """One training from start to committed checkpoint, on one rank of a group. Knows nothing of Ray."""
 
-from collections.abc import Callable
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -15,7 +17,7 @@ from eav_ray.config import Experiment
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index
 from eav_ray.data.split import items_of
-from eav_ray.errors import DataError
+from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Classifier, FusionAlone, Output, Shapes, build_fusion
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
@@ -27,6 +29,7 @@ from eav_ray.training.plan import Progress, Run
 from eav_ray.training.source import Labels, Loader, RawSource, Source, plain_batches
 
 T = TypeVar("T")
+LOCK_S = 30  # seconds to wait for the lock of a run
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ class _Ready:
     labels: Labels
     module: nn.Module
     shapes: Shapes
+    times_s: Tensor  # of an encoder's tokens; kept apart, as training in bf16 rounds the module's own
+
+
+def is_done(run: Run, results: Store) -> bool:
+    """Whether the run has a finished checkpoint and, for an encoder, the embeddings that are wanted of it."""
+    return ckpt.is_finished(results, run.key) and _is_embedded(run, results)
 
 
 def execute(run: Run, place: Place, report: Callable[[Progress], None]) -> str:
@@ -61,11 +70,24 @@ def execute(run: Run, place: Place, report: Callable[[Progress], None]) -> str:
 
     Returns:
         The prefix of the finished checkpoint in `place.results`.
+    Raises:
+        DataError: On every rank, if one rank has a reason: ranks that went on alone would wait for the others forever.
     """
-    done, damaged = ckpt.latest(place.results, run.key)
-    if done and done[1].finished and _embedded(run, place):
+    with contextlib.ExitStack() as stack:
+
+        def take() -> None:
+            if world()[0] == 0:
+                stack.enter_context(_lock(place.results, f"runs/{run.key}/lock"))
+
+        together(take)
+        return _execute(run, place, report)
+
+
+def _execute(run: Run, place: Place, report: Callable[[Progress], None]) -> str:
+    done, damaged = together(lambda: ckpt.latest(place.results, run.key))
+    if done and done[1].finished and _is_embedded(run, place.results):
         return done[0]
-    ready = _prepare(run, place)
+    ready = together(lambda: _prepare(run, place))
     if done and run.kind != "fusion":
         ready.module.load_state_dict(done[1].weights)
     elif done:
@@ -78,6 +100,22 @@ def execute(run: Run, place: Place, report: Callable[[Progress], None]) -> str:
     if run.kind == "encoder":
         _embed(run, place, ready)
     return prefix
+
+
+@contextlib.contextmanager
+def _lock(results: Store, name: str) -> Iterator[None]:
+    """Two jobs must not write one run. Workers of a group that has just died may hold the lock for some seconds yet."""
+    for left in range(LOCK_S, -1, -1):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(results.lock(name))
+            except DataError:
+                if not left:
+                    raise
+            else:
+                yield
+                return
+        time.sleep(1)
 
 
 def score_fold(run: Run, place: Place) -> Metrics:
@@ -98,7 +136,13 @@ def _prepare(run: Run, place: Place) -> _Ready:
     labels = Labels.of(place.windows, {i.id: i.label for i in items})
     source = _source(run, place)
     torch.manual_seed(run.experiment.seed)
-    return _Ready(source, labels, *_module(run, place, source))
+    module, shapes = _module(run, place, source)
+    times_s = torch.zeros(0)
+    if isinstance(module, Classifier) and run.kind == "encoder":
+        found = module.encoders[module.names[0]].times_s
+        assert isinstance(found, Tensor)
+        times_s = found.clone()
+    return _Ready(source, labels, module, shapes, times_s)
 
 
 def _fit(
@@ -112,6 +156,10 @@ def _fit(
     e, optim = run.experiment, run.optim
     names = tuple(e.data.modalities)
     rows = rows_with(place.windows, run.split.train, names)
+    if not len(rows):
+        raise DataError(
+            f"no training row has {' or '.join(names)}; take it out of data.modalities, or use another fold"
+        )
     dropout = e.fusion.modality_dropout if len(names) > 1 else 0.0
     loader = Loader(ready.source, ready.labels, rows, e.seed, optim.batch, dropout, *world())
     moments = resume.moments if resume else None
@@ -223,52 +271,51 @@ def _save(
 ) -> str:
     """Rank 0 writes; every rank waits until it is committed."""
     prefix = ckpt.prefix_of(run.key, attempt, position)
-    if world()[0] == 0:
-        finished = position.epoch == run.optim.epochs
+
+    def write() -> None:
+        if world()[0]:
+            return
         whole = dict(weights)
         for m, key in run.encoders.items():
             # A fusion checkpoint carries its encoders, so that one path is enough to predict.
             found, _ = ckpt.latest(place.results, key)
             if found is None:
                 raise DataError(f"the encoder run {key} has no checkpoint; train it first")
-            whole |= {n: t for n, t in found[1].weights.items() if n.startswith((f"encoders.{m}.", f"heads.{m}."))}
+            whole.update({n: t for n, t in found[1].weights.items() if n.startswith((f"encoders.{m}.", f"heads.{m}."))})
             if m == "eeg" or "normalise.mean" not in whole:
-                whole |= {n: t for n, t in found[1].weights.items() if n.startswith("normalise.")}
+                whole.update({n: t for n, t in found[1].weights.items() if n.startswith("normalise.")})
+        finished = position.epoch == run.optim.epochs
         classes = place.windows.index.classes
         saved = ckpt.Checkpoint(
             run.experiment, run.split, classes, shapes, whole, moments, position, finished, dict(metrics), run.encoders
         )
         ckpt.save(place.results, run.key, attempt, saved)
         ckpt.prune(place.results, run.key, keep=prefix)
-    _barrier()
+
+    together(write)
     return prefix
 
 
-def _embedded(run: Run, place: Place) -> bool:
-    return run.kind != "encoder" or not run.embed or place.results.is_committed(cache_key(run.key, run.embed))
+def _is_embedded(run: Run, results: Store) -> bool:
+    return run.kind != "encoder" or not run.embed or results.is_committed(cache_key(run.key, run.embed))
 
 
 def _embed(run: Run, place: Place, ready: _Ready) -> None:
     """Embeddings of all wanted recordings, each rank its share."""
     key = cache_key(run.key, run.embed)
-    if not run.embed or place.results.is_committed(key):
+    if not run.embed or same_everywhere(place.results.is_committed(key)):
         return
-    assert isinstance(ready.module, Classifier)
     rank, size = world()
-    rows = place.windows.rows_of(run.embed)[rank::size]
-    batches = plain_batches(ready.source, ready.labels, rows, 64)
-    table = compute(ready.module, batches, place.windows, place.device) if len(rows) else None
-    write_part(place.results, key, rank, table)
-    _barrier()
-    if rank == 0:
-        commit(place.results, key, _times(ready.module))
-    _barrier()
 
+    def write() -> None:
+        assert isinstance(ready.module, Classifier)
+        rows = place.windows.rows_of(run.embed)[rank::size]
+        batches = plain_batches(ready.source, ready.labels, rows, 64)
+        table = compute(ready.module, batches, place.windows, place.device) if len(rows) else None
+        write_part(place.results, key, rank, table)
 
-def _times(model: Classifier) -> Tensor:
-    times_s = model.encoders[model.names[0]].times_s
-    assert isinstance(times_s, Tensor)
-    return times_s
+    together(write)
+    together(lambda: commit(place.results, key, ready.times_s) if rank == 0 else None)
 
 
 def predict_rows(
@@ -329,6 +376,19 @@ def same_everywhere(value: T) -> T:
     return _gather(value)[0]
 
 
-def _barrier() -> None:
-    if world()[1] > 1:
-        dist.barrier()
+def together(action: Callable[[], T]) -> T:
+    """Do something that may fail on one rank alone, and fail on all of them if it does. Every rank must call it.
+
+    Raises:
+        DataError: The reason of the first rank that has one.
+    """
+    value, reason = None, ""
+    try:
+        value = action()
+    except (ConfigError, DataError) as error:
+        reason = str(error)
+    except OSError as error:
+        reason = f"{error.filename or 'storage'}: {error.strerror or error}"
+    if found := next((r for r in _gather(reason) if r), ""):
+        raise DataError(found)
+    return value  # pyright: ignore[reportReturnType]

@@ -9,6 +9,7 @@ import pytest
 
 from eav_ray.config import Data, Profile
 from eav_ray.data import audio, sets, video
+from eav_ray.data.session import prepare
 from eav_ray.data.windows import cut
 from eav_ray.errors import DataError
 
@@ -41,7 +42,9 @@ def test_ravdess_has_its_clips(real: Path) -> None:
 def test_a_ravdess_clip_is_one_window(real: Path) -> None:
     dataset, listing = sets.scan(Data(set="ravdess", root=str(real / "ravdess"), modalities=("audio",)))
     for recording in listing.recordings[::50]:
-        (row,) = cut(dataset, recording, Profile(), ("audio",), eeg_channels=0)
+        made = cut(recording, Profile(), ("audio",), prepared=None, eeg_channels=0)
+        (row,) = made.windows
+        assert made.problems == ()
         assert row["has_audio"] and 2 < row["audio_seconds"] <= 5
         assert 1e-4 < row["audio"].std() < 0.5
 
@@ -66,13 +69,14 @@ def test_eegmat_has_its_shapes(real: Path) -> None:
     assert listing.problems == ()
     assert Counter(r.label for r in listing.recordings)[0] == len(listing.recordings) / 2
     assert sets.eeg_channels(dataset, listing) == 19
-    for recording, seconds in zip(listing.recordings[:2], (182, 62), strict=True):
+    two = listing.recordings[:2]
+    for (recording, prepared), seconds in zip(prepare(dataset, two, Profile().eeg), (182, 62), strict=True):
         raw = dataset.read_eeg(recording)
         assert raw.values_CT.shape == (19, 500 * seconds) and raw.hz == 500
         assert not {"A2-A1", "ECG"} & set(raw.channels)
-        rows = cut(dataset, recording, Profile(), ("eeg",), eeg_channels=19)
-        assert len(rows) == seconds // 5
-        assert all(1 < row["eeg"].std() < 100 for row in rows)  # microvolts
+        made = cut(recording, Profile(), ("eeg",), prepared=prepared, eeg_channels=19)
+        assert made.problems == () and len(made.windows) == seconds // 5
+        assert all(1 < row["eeg"].std() < 100 for row in made.windows)  # microvolts
 
 
 def test_a_broken_edf_is_a_data_error_or_shorter(real: Path, tmp_path: Path) -> None:

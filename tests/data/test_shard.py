@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eav_ray.config import EEGProfile, Profile, VideoProfile
+from eav_ray.config import Data, EEGProfile, Modality, Profile, VideoProfile
 from eav_ray.data import frames
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import (
@@ -26,12 +26,13 @@ from eav_ray.data.shard import (
     to_bytes,
     to_table,
 )
+from eav_ray.data.split import items_of
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store, sha256
 
 PROFILE = Profile(window_s=1, eeg=EEGProfile(hz=50, high_hz=20.0), video=VideoProfile(fps=2, size=4, codec="raw"))
 CHANNELS = 3
-MODALITIES = ("audio", "eeg", "video")
+MODALITIES: tuple[Modality, ...] = ("audio", "eeg", "video")
 SCHEMA = schema(PROFILE, CHANNELS, MODALITIES)
 ARRAYS = {"audio": (16000,), "eeg": (CHANNELS, 50), "video": (2, 4, 4, 3)}
 
@@ -235,3 +236,25 @@ def test_jpeg_frames_come_back_in_any_order_as_close_as_jpeg_is(tmp_path: Path) 
 def test_a_stored_frame_that_is_no_jpeg_is_refused(file: bytes) -> None:
     with pytest.raises(DataError, match="not a JPEG"):
         frames.decode([[file]], (1, 4, 4, 3))
+
+
+def test_permuted_labels_do_not_depend_on_which_recordings_a_process_may_see(tmp_path: Path) -> None:
+    """Two people of two shards each; the first recording of each shard has no audio."""
+    made, files = Shards(tmp_path / "shards", ()), []
+    for subject in ("p0", "p1"):
+        for part in range(2):
+            recordings = [
+                row | {"subject": subject, "recording": f"{part}{r}", "window": 0, "label": r % 5, "has_audio": r > 0}
+                for r, row in enumerate(rows(10, part))
+            ]
+            files.append(replace(made.put(f"{subject}{part}.parquet", to_table(recordings, SCHEMA)), subject=subject))
+    made.files = files
+    whole = made.windows(tmp_path / "cache")
+    data = Data(modalities=MODALITIES, labels="permuted")
+    expected = {i.id: i.label for i in items_of(whole.ids, data, 0)}
+    only = ("p1/00", "p1/03", "p1/12", "p1/19")
+    few = Windows(made.store, made.index, cache=tmp_path / "cache", cache_gb=1, only=only)
+    for modalities in (MODALITIES, ("audio",)):
+        for windows in (whole, few):
+            items = items_of(windows.ids, replace(data, modalities=modalities), 0)
+            assert items and {i.id: i.label for i in items} == {i.id: expected[i.id] for i in items}

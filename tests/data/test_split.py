@@ -9,7 +9,17 @@ import pytest
 
 from eav_ray.config import Data, Fold, Protocol
 from eav_ray.data.manifest import LISTENING
-from eav_ray.data.split import Item, Split, check, check_subjects, fold_count, inner_splits, items_of, make_split
+from eav_ray.data.split import (
+    Item,
+    Split,
+    check,
+    check_subjects,
+    fold_count,
+    inner_splits,
+    items_of,
+    make_split,
+    with_peers,
+)
 from eav_ray.errors import ConfigError
 
 PROTOCOLS = cast(tuple[Protocol, ...], get_args(Protocol))
@@ -190,7 +200,7 @@ def table(items: list[Item]) -> pd.DataFrame:
         for i in items
         for w in range(4)
     ]
-    return pd.DataFrame(rows)
+    return with_peers(pd.DataFrame(rows))
 
 
 def test_permuted_labels_keep_each_persons_class_counts() -> None:
@@ -204,6 +214,21 @@ def test_permuted_labels_keep_each_persons_class_counts() -> None:
     assert 0.7 < changed < 0.9  # 4 of 5 by chance
     assert permuted == items_of(ids.sample(frac=1, random_state=0), Data(modalities=("audio",), labels="permuted"), 0)
     assert permuted != items_of(ids, Data(modalities=("audio",), labels="permuted"), 1)
+
+
+@pytest.mark.parametrize("protocol", ["within_validated", "subject_kfold"])
+def test_permuted_labels_are_those_of_all_recordings_however_few_are_seen(protocol: Protocol) -> None:
+    ids = table(ITEMS)
+    permuted = Data(modalities=("audio", "eeg"), labels="permuted")
+    labels = {i.id: i.label for i in items_of(ids, permuted, 0)}
+    train = make_split(items_of(ids, permuted, 0), Fold(protocol=protocol)).train
+    views = [
+        items_of(ids[ids["id"].isin(train)], permuted, 0),  # a worker
+        items_of(ids, Data(modalities=("eeg",), labels="permuted"), 0),  # an encoder whose file is missing once
+        items_of(ids, Data(modalities=("eeg",), labels="permuted", subjects=("subject3",)), 0),
+    ]
+    for seen in views:
+        assert {i.id: i.label for i in seen} == {i.id: labels[i.id] for i in seen}
 
 
 def test_a_recording_without_any_wanted_modality_is_left_out() -> None:

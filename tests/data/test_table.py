@@ -1,5 +1,6 @@
 """A user's own table is checked row by row, and its EEG has the same channels everywhere."""
 
+import re
 from pathlib import Path
 
 import mne
@@ -65,12 +66,30 @@ def test_parquet_and_csv_read_alike(media: Path) -> None:
         ("1,q,,a.wav,", "no label", ["1/x", "1/w"]),
         (",q,happy,a.wav,", "no subject", ["1/x", "1/w"]),
         ("1,q,happy,,", "no file of audio, video", ["1/x", "1/w"]),
+        ("lab/P1,q,happy,a.wav,", r"row 3: subject is 'lab/P1'; .* must not contain", ["1/x", "1/w"]),
+        ("..,q,happy,a.wav,", r"row 3: subject is '\.\.'; .* must not contain", ["1/x", "1/w"]),
+        ("1,a\\b,happy,a.wav,", r"row 3: recording is 'a\\\\b'; .* must not contain", ["1/x", "1/w"]),
+        ("1,.,happy,a.wav,", r"row 3: recording is '\.'; .* must not contain", ["1/x", "1/w"]),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(media: Path, row: str, words: str, kept: list[str]) -> None:
     listing = Table(write(media, "1,x,happy,a.wav,", "1,w,sad,a.wav,", row)).scan()
     assert [r.id for r in listing.recordings] == kept
-    assert len(listing.problems) == 1 and words in listing.problems[0].reason
+    assert len(listing.problems) == 1 and re.search(words, listing.problems[0].reason)
+
+
+def test_a_recording_without_a_label_is_told_that_training_needs_one(media: Path) -> None:
+    (problem,) = Table(write(media, "1,x,happy,a.wav,", "1,q,,a.wav,")).scan().problems
+    assert "row 2 has no label" in problem.reason and "training needs it" in problem.reason
+
+
+def test_spaces_in_the_header_do_not_make_numbers_of_names(media: Path) -> None:
+    header = "subject, recording , label, audio, video"
+    listing = Table(write(media, "01, 001, 1, a.wav,", "01, 1, 2, b.wav,", "1, 001, 1, b.wav,", header=header)).scan()
+    assert listing.problems == ()
+    assert sorted(r.id for r in listing.recordings) == ["01/001", "01/1", "1/001"]
+    with pytest.raises(DataError, match="names a column twice: subject, label, label"):
+        Table(write(media, "1,2,3", header="subject,label, label"))
 
 
 def test_a_missing_column_is_refused_with_the_nearest(media: Path) -> None:
@@ -128,3 +147,20 @@ def test_the_experiment_may_only_ask_for_what_there_is(media: Path) -> None:
     many = write(media, *(f"p{i},x,0,a.wav," for i in range(20)))
     with pytest.raises(ConfigError, match=r'"q1"; allowed are p0, p1, .*\(20 people\)'):
         sets.scan(Data(set="manifest", root=many, modalities=("audio",), subjects=("q1",)))
+
+
+def test_the_channels_are_those_of_the_first_eeg_that_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "bad.edf").write_bytes(b"no EEG")
+    (tmp_path / "worse.edf").touch()
+    values = save_eeg(tmp_path / "a_raw.fif")
+    header = "subject,recording,label,eeg"
+    rows = ["1,x,0,bad.edf", "1,y,0,worse.edf", "1,z,0,a_raw.fif"]
+    table = Table(write(tmp_path, *rows, header=header))
+    listing = table.scan()
+    assert sets.eeg_channels(table, listing) == 3
+    np.testing.assert_allclose(table.read_eeg(listing.recordings[2]).values_CT, values)
+    with pytest.raises(DataError, match="bad.edf"):
+        table.read_eeg(listing.recordings[0])
+    none = Table(write(tmp_path, *rows[:2], header=header))
+    with pytest.raises(DataError, match="bad.edf"):
+        sets.eeg_channels(none, none.scan())

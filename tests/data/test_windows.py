@@ -24,9 +24,9 @@ ALL = ("audio", "eeg", "video")
 class Noise:
     """EEG of a given length."""
 
-    name = "noise"
-    classes = ("a",)
-    modalities = ("eeg",)
+    name: str = "noise"
+    classes: tuple[str, ...] = ("a",)
+    modalities: tuple[str, ...] = ("eeg",)
 
     def __init__(self, seconds: float, channels: int = 4) -> None:
         self.values_CT = np.random.default_rng(0).normal(0, 20, (channels, int(seconds * 500)))

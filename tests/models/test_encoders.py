@@ -1,5 +1,6 @@
 """Every encoder keeps one contract, and each computes what its paper or its library computes."""
 
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from eav_ray.models.build import Classifier, Shapes, build_encoder
 from eav_ray.models.eegformer import EEGformer
 from eav_ray.models.encoder import Block, Encoder
 from eav_ray.models.video import ViT
+from eav_ray.training import estimate
 
 WINDOW_S, CHANNELS, EEG_HZ = 2, 5, 50
 SHAPES = Shapes(CHANNELS, 4)
@@ -33,9 +35,9 @@ def ast(**changes: Any) -> AST:
     return AST(window_s=WINDOW_S, **sizes)
 
 
-def vit(**changes: Any) -> ViT:
+def vit(name: str = "vit_base_patch16_224", **changes: Any) -> ViT:
     sizes: dict[str, Any] = dict(image_size=16, patch=8, width=24, depth=1, heads=2, dropout=0.5, frames=3, stored=10)
-    return ViT("vit_base_patch16_224", window_s=WINDOW_S, **(sizes | changes))
+    return ViT(name, window_s=WINDOW_S, **(sizes | changes))
 
 
 def eeg_input(n: int) -> Tensor:
@@ -126,6 +128,29 @@ def test_the_default_sizes_are_the_published_ones(modality: str, published: floa
         encoder = build_encoder(Experiment(), modality, Shapes(30, 5))
     count = sum(p.numel() for p in encoder.parameters())
     assert count == pytest.approx(published, rel=2e-3)
+
+
+@pytest.mark.parametrize(("gpus", "speed"), [(0, 1e9), (1, estimate.GPU_FLOPS)])
+def test_published_sizes_are_estimated_without_being_built(
+    gpus: int, speed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "_cpu_flops", lambda: 1e9)
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    longer = {"profile.video.fps": 20, "model.video.frames": 100, "runtime.gpus_per_worker": gpus}
+    found = estimate.seconds_per_window(override(Experiment(), longer), Shapes(30, 5))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 500_000
+    # ViT-B/16 is 17.6 billion multiplications with addition a frame; backward is twice forward.
+    assert found["video"] * speed == pytest.approx(3 * 100 * 2 * 17.6e9, rel=0.01)
+    assert found["eeg"] < found["audio"] < found["video"]
+
+
+def test_small_models_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "_cpu_flops", lambda: pytest.fail("it was counted"))
+    small = {f"model.eeg.{k}": v for k, v in {"filters": 4, "width": 32, "temporal_width": 32, "heads": 2}.items()}
+    threads = torch.get_num_threads()
+    found = estimate.seconds_per_window(override(Experiment(), small | {"data.modalities": ["eeg"]}), SHAPES)
+    assert list(found) == ["eeg"] and 0 < found["eeg"] < 10
+    assert torch.get_num_threads() == threads
 
 
 def sounds() -> dict[str, np.ndarray]:
@@ -309,18 +334,34 @@ def test_a_patch_that_does_not_divide_the_image_is_refused() -> None:
 
 def test_an_unknown_vision_transformer_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match='did you mean "vit_'):
-        ViT(
-            "vit_base_patch16_223",
-            window_s=1,
-            stored=5,
-            frames=5,
-            image_size=16,
-            patch=8,
-            width=8,
-            depth=1,
-            heads=1,
-            dropout=0.0,
-        )
+        vit("vit_base_patch16_223")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_relpos_small_patch16_224",
+        "vit_small_patch16_dinov3",
+        "vit_base_patch16_rope_224",
+        "vit_base_resnet50d_224",
+        "vit_base_patch16_sapiens2",
+        "vit_base_patch16_gap_224",
+        "vit_base_patch16_siglip_224",
+        "vit_base_patch16_reg4_gap_256",  # prefix tokens, but no class token
+    ],
+)
+def test_a_vision_transformer_without_a_class_token_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f'model.video.name is "{name}".*class token.*vit_base_patch16_224'):
+        vit(name)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_clip_224", "vit_small_patch14_reg4_dinov2"])
+def test_the_token_of_a_frame_is_its_class_token(name: str) -> None:
+    encoder = vit(name).eval()
+    x = video_input(1)
+    frames = x[0, encoder.chosen].permute(0, 3, 1, 2) / 127.5 - 1
+    expected = encoder.model(frames) + encoder.position  # timm's own pooling, without a head
+    torch.testing.assert_close(encoder(x, torch.ones(1, dtype=torch.bool)).tokens_BND[0], expected)
 
 
 def test_the_vision_transformer_sees_the_frames_its_times_name() -> None:

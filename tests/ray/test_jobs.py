@@ -86,6 +86,11 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     tested = pd.read_parquet(kept).groupby("recording")["fusion.logit_0"].mean()
     by_raw = predicted.set_index(predicted["recording"].astype(str).str.zfill(3))["fusion.logit_0"]
     assert np.allclose(tested, by_raw[tested.index], atol=1e-5)
+    # A modality that is not there, or not wanted, is a missing one: its weight is exactly 0.
+    changes = [f"data.root={planted}", f"data.subjects=[{person}]", "data.modalities=[audio,eeg]"]
+    job("predict", str(best), *changes, "--out", str(place / "two.csv"))
+    two = pd.read_csv(place / "two.csv")
+    assert len(two) == 10 and (two["weight.video"] == 0).all() and two["video.logit_0"].isna().all()
 
 
 @pytest.mark.parametrize("engine", ["deepspeed", "torch"])

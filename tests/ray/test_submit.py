@@ -108,7 +108,12 @@ def test_a_submitted_job_with_relative_folders_says_what_to_do(server: str, envi
     assert "a submitted job runs in a temporary copy" in done.stdout
 
 
-def test_the_job_server_refuses_who_has_no_token(server: str, environment: dict[str, str]) -> None:
+def test_the_job_server_refuses_who_has_no_token(server: str, environment: dict[str, str], planted: Path) -> None:
+    words = ["jobs/check.py", "tests/ray/tiny.yaml", f"data.root={planted}"]
     without = {k: v for k, v in environment.items() if not k.startswith("RAY_AUTH")} | {"RAY_AUTH_MODE": "disabled"}
-    done = submit(server, without, "jobs/check.py", "tests/ray/tiny.yaml")
-    assert done.returncode != 0
+    refused = submit(server, without, *words)
+    assert refused.returncode != 0
+    assert "Unauthorized: Missing authentication token" in refused.stdout + refused.stderr
+    admitted = submit(server, environment, *words)  # so it was the token, and nothing else
+    assert admitted.returncode == 0, admitted.stdout + admitted.stderr
+    assert "3 people, 30 recordings, 0 problems" in admitted.stdout

@@ -1,5 +1,6 @@
 """A search that was killed, anywhere, suggests what the uninterrupted one would have, and asks nothing twice."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 
 from eav_ray.config import Choice, Experiment, Search, override
 from eav_ray.data.split import Split
-from eav_ray.search.study import Candidate, Owner, study_name, trials_table
+from eav_ray.errors import ConfigError
+from eav_ray.search.study import Candidate, Owner, check_space, study_name, trials_table
 
 # Optuna calls its journal and the constant liar experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -156,6 +158,80 @@ def test_of_equals_the_first_is_best(tmp_path: Path) -> None:
         owner.tell(candidate.number, value)
     best = owner.best()
     assert best and best[0].number == 0
+
+
+WHOLE = {"fusion.width": Choice(low=64, high=512, log=True), "optim.epochs": Choice(low=2, high=9)}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_range_of_a_whole_number_is_searched_in_whole_numbers(sampler: Any, tmp_path: Path) -> None:
+    whole = {**WHOLE, "optim.lr": SPACE["optim.lr"]}
+    owner = Owner(Search(candidates=6, batch=2, sampler=sampler, space=whole), NAME, tmp_path / "journal")
+    for _ in range(6):
+        candidate = owner.ask()
+        assert candidate
+        assert [type(v) for v in candidate.changes.values()] == [int, int, float]
+        override(Experiment(), candidate.changes | {"fusion.heads": 1})
+        owner.tell(candidate.number, candidate.changes["optim.lr"])
+
+
+def searching(space: dict[str, Any], changes: dict[str, Any] | None = None) -> Experiment:
+    experiment = override(Experiment(), {"runtime.workers": 1} | (changes or {}))
+    return replace(experiment, search=Search(space={k: Choice(**v) for k, v in space.items()}))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {},
+        {"fusion.width": {"choice": [64, 48]}, "fusion.heads": {"choice": [8, 16]}},
+        # 12 would not divide with the experiment's own 8 heads, which no candidate has.
+        {"fusion.width": {"choice": [12, 24]}, "fusion.heads": {"choice": [1, 2, 4]}},
+        {"optim.batch": {"low": 8, "high": 64}, "optim.lr": {"low": 1e-5, "high": 1e-2, "log": True}},
+        {"optim.epochs": {"low": 1, "high": 1e9}},
+        {"fusion.kind": {"choice": ["shared_attention"]}},
+    ],
+    ids=str,
+)
+def test_a_space_of_experiments_passes(space: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eav_ray.search.study.COMBINATIONS", 128)
+    check_space(searching(space))
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            {"fusion.width": {"choice": [64, 48]}, "fusion.heads": {"choice": [8, 16, 32]}},
+            "fusion.width=48 with fusion.heads=32: .*heads is 32, which does not divide width 48",
+        ),
+        ({"fusion.width": {"low": 64, "high": 512}}, "fusion.width=65: .*does not divide width 65.*as choice"),
+        ({"fusion.width": {"low": 64.5, "high": 512}}, "low=64.5 and high=512, but fusion.width is a whole number"),
+        ({"fusion.dropout": {"low": 0.1, "high": 1.0}}, "fusion.dropout=1.0: .*less than 1"),
+        ({"fusion.widht": {"choice": [64, 48]}}, 'did you mean "fusion.width"'),
+        ({"fusion.kind": {"low": 0, "high": 1}}, "'shared_attention'"),
+        ({"fusion.kind": {"choice": ["shared_attention", "late_mean"]}}, "late_mean.*use shared_attention alone"),
+        (
+            {"fusion.width": {"low": 64, "high": 512}, "fusion.heads": {"low": 1, "high": 64}},
+            "does not divide width .*4096 of 28736 combinations were tried",
+        ),
+    ],
+    ids=str,
+)
+def test_a_combination_that_is_no_experiment_is_refused(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        check_space(searching(space))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_batch_that_the_workers_do_not_divide_is_refused() -> None:
+    with pytest.raises(ConfigError, match="optim.batch=9.*which runtime.workers=2 does not divide"):
+        check_space(searching({"optim.batch": {"low": 8, "high": 64}}, {"runtime.workers": 2}))
+
+
+def test_a_search_of_end_to_end_training_is_refused() -> None:
+    with pytest.raises(ConfigError, match="train.mode is end_to_end.*set train.mode=staged"):
+        check_space(searching({}, {"train.mode": "end_to_end"}))
 
 
 SPLITS = [Split("loso", ("a/1", "b/1"), ("c/1",))]

@@ -42,7 +42,7 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
     for k in range(8):
         ids = {"subject": "subject1", "recording": f"{k:03d}", "window": 0, "label": k % 5, "task": "", "order": k}
         ids |= {f"has_{m}": not (k == 2 and m == "audio") for m in ("audio", "eeg")}
-        ids |= {"audio_seconds": 5.0, "eeg_seconds": 5.0, "eeg_bad_channels": 0}
+        ids |= {"audio_seconds": 5.0, "eeg_seconds": 5.0, "eeg_bad_channels": 0, "audio_db": 0.0, "audio_clipped": 0.0}
         signals = {"audio": 0.1 * rng.standard_normal(80000), "eeg": rng.standard_normal((30, 500))}
         rows.append(ids | {m: x.astype(np.float32) for m, x in signals.items()})
     store = Store(folder / "shards")

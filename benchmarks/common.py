@@ -1,0 +1,74 @@
+"""What the benchmarks share: goals, and the page that a run leaves."""
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+def real_data() -> Path:
+    """The folder of real recordings: EAV_RAY_REAL, or `../shared/real` beside the project."""
+    folder = Path(os.environ.get("EAV_RAY_REAL", Path(__file__).parents[2] / "shared" / "real"))
+    if not folder.is_dir():
+        sys.exit("error: no real recordings; set EAV_RAY_REAL to the folder that holds eegmat, ravdess and video")
+    return folder
+
+
+@dataclass(frozen=True)
+class Goal:
+    name: str
+    figure: float
+    bar: float
+    unit: str = ""
+    at_least: bool = True
+
+    @property
+    def met(self) -> bool:
+        return self.figure >= self.bar if self.at_least else self.figure <= self.bar
+
+    def __str__(self) -> str:
+        needs = f"{'at least' if self.at_least else 'at most'} {self.bar:g}{self.unit}"
+        return f"goal {self.name}: {self.figure:.3g}{self.unit} (needs {needs}) {'met' if self.met else 'short'}"
+
+
+def finish(name: str, title: str, body: str, goals: list[Goal]) -> int:
+    """Print the goals and write the page; the exit code is 0 only if all goals are met."""
+    head = [
+        f"# {title}",
+        "",
+        f"- {datetime.date.today()}, commit {_commit()}",
+        f"- {_hardware()}, Python {platform.python_version()}",
+        f"- `python -m benchmarks.{name}{' '.join(['', *sys.argv[1:]])}`",
+        "",
+    ]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([*head, body.strip(), "", "```", *map(str, goals), "```", ""])
+    (RESULTS / f"{name}.md").write_text(text)
+    print(body.strip(), *goals, sep="\n")
+    return 0 if all(goal.met for goal in goals) else 1
+
+
+def spread(values: list[float] | np.ndarray, digits: int = 2) -> str:
+    """Median and range."""
+    return f"{np.median(values):.{digits}f} ({np.min(values):.{digits}f} to {np.max(values):.{digits}f})"
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
+    return done.stdout.strip() or "unknown"
+
+
+def _hardware() -> str:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{os.cpu_count()} cores of {model}"

@@ -1,0 +1,243 @@
+"""Whether the steps of the EEG profile `clean` help: artefacts of known waveform, mixed into real EEG.
+
+    EAV_RAY_REAL=... python -m benchmarks.eeg_cleaning
+
+The recordings of EEGMAT (16 people, 19 channels, 500 Hz, published after cleaning by hand) are cut into pieces of
+20 s. What the profile makes of a piece as it is, is the truth; what it makes of the piece with an artefact mixed in,
+with a step and without it, is compared with that truth. Each piece is its own control. A step pays if the median SNR
+over pieces is higher with it.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.signal import butter, sosfiltfilt, welch
+
+from benchmarks.common import Goal, finish, real_data, spread
+from eav_ray.config import EEGProfile
+from eav_ray.data.clean import _filter, clean, montage
+from eav_ray.data.eegmat import CHANNELS, EEGMAT
+from eav_ray.data.manifest import RawEEG
+from eav_ray.errors import DataError
+
+HZ, SECONDS = 500, 20
+PIECES = 3  # of each recording
+BANDS = {"delta": (0.5, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}
+BASE = EEGProfile(notch_hz=0, correlation=0)
+BAD_KINDS = ("not finite", "flat", "extreme", "uncorrelated")
+
+
+@dataclass(frozen=True)
+class Piece:
+    person: str
+    x_CT: np.ndarray  # microvolts
+
+
+def pieces() -> Iterator[Piece]:
+    dataset = EEGMAT(str(real_data() / "eegmat"))
+    for recording in dataset.scan().recordings:
+        x_CT = dataset.read_eeg(recording).values_CT
+        for k in range(min(PIECES, x_CT.shape[1] // (HZ * SECONDS))):
+            yield Piece(recording.subject, x_CT[:, k * HZ * SECONDS : (k + 1) * HZ * SECONDS])
+
+
+def cleaned(x_CT: np.ndarray, profile: EEGProfile) -> tuple[np.ndarray, set[str]]:
+    found = clean(RawEEG(x_CT, HZ, CHANNELS, "microvolt"), profile)
+    return found.x_CT, set(found.bad)
+
+
+def snr(truth_CT: np.ndarray, x_CT: np.ndarray) -> float:
+    """Decibel: power of the truth over power of what differs from it."""
+    return float(10 * np.log10(truth_CT.var() / max(np.square(x_CT - truth_CT).mean(), 1e-12)))
+
+
+def band_error(truth_CT: np.ndarray, x_CT: np.ndarray) -> float:
+    """Mean absolute error of the log power over channels and bands, decibel."""
+    f, p = welch(truth_CT, 100, nperseg=200)
+    _, q = welch(x_CT, 100, nperseg=200)
+    errors = []
+    for low, high in BANDS.values():
+        inside = (f >= low) & (f < high)
+        errors.append(np.abs(10 * np.log10(q[:, inside].mean(1) / np.maximum(p[:, inside].mean(1), 1e-12))))
+    return float(np.mean(errors))
+
+
+# --- what is mixed in ---
+
+
+def hum(x_CT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mains of 20 microvolts that wander by 0.1 Hz, with two harmonics, of another size on each channel."""
+    t = np.arange(x_CT.shape[1]) / HZ
+    phase = 2 * np.pi * np.cumsum(50 + 0.1 * np.sin(2 * np.pi * 0.05 * t + rng.uniform(0, 6))) / HZ
+    wave = sum(a * np.sin(n * phase + rng.uniform(0, 6)) for n, a in ((1, 20), (2, 6), (3, 4)))
+    return x_CT + rng.uniform(0.3, 1.7, (len(x_CT), 1)) * wave
+
+
+def blinks(x_CT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One of 150 microvolts at Fp1 and Fp2 every 4 s, falling off with the distance from the eyes."""
+    weight_C = np.exp(-_distance(("Fp1", "Fp2")) / 0.04)
+    wave = np.zeros(x_CT.shape[1])
+    for start in np.arange(0.5, SECONDS - 1, 4) + rng.uniform(0, 0.5):
+        n = int(0.4 * HZ)
+        wave[int(start * HZ) :][:n] += 150 * np.hanning(n)
+    return x_CT + weight_C[:, None] * wave
+
+
+def muscle(x_CT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Bursts of 0.5 s of 20 to 200 Hz, 30 microvolts at the temples, every 3 s."""
+    weight_C = np.exp(-_distance(("T3", "T4")) / 0.04)
+    noise = sosfiltfilt(butter(4, [20, 200], "bandpass", fs=HZ, output="sos"), rng.normal(size=x_CT.shape), axis=1)
+    envelope = np.zeros(x_CT.shape[1])
+    for start in np.arange(0.5, SECONDS - 1, 3) + rng.uniform(0, 1):
+        n = int(0.5 * HZ)
+        envelope[int(start * HZ) :][:n] = np.hanning(n)
+    return x_CT + 30 * weight_C[:, None] * envelope * noise / noise.std()
+
+
+def spoil(x_CT: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, str]]:
+    """One to three channels become bad, each in its own way."""
+    x_CT = x_CT.copy()
+    chosen: dict[str, str] = {}
+    for c in rng.choice(len(CHANNELS), rng.integers(1, 4), replace=False):
+        kind = chosen[CHANNELS[c]] = str(rng.choice(BAD_KINDS))
+        n = x_CT.shape[1]
+        match kind:
+            case "not finite":
+                x_CT[c, rng.integers(0, n, 20)] = np.nan
+            case "flat":
+                x_CT[c] = rng.normal(0, 0.01, n)
+            case "extreme":
+                x_CT[c] *= 50
+            case _:  # an electrode off the scalp: pink noise of the usual size
+                spectrum = np.fft.rfft(rng.normal(size=n)) / np.sqrt(np.maximum(np.arange(n // 2 + 1), 1))
+                pink = np.fft.irfft(spectrum, n)
+                x_CT[c] = pink / pink.std() * np.median(x_CT.std(axis=1))
+    return x_CT, chosen
+
+
+def _distance(names: tuple[str, ...]) -> np.ndarray:
+    """Of each channel from the nearest of these, metres."""
+    places = montage().get_positions()["ch_pos"]
+    at = np.array([places[c] for c in CHANNELS])
+    return np.min([np.linalg.norm(at - places[n], axis=1) for n in names], axis=0)
+
+
+def compare(mix: Callable[[np.ndarray, np.random.Generator], np.ndarray], **step: float) -> list[list[float]]:
+    """A row a piece: SNR without and with the step, band error without and with it, harm of the step where it is not
+    needed (SNR of the clean piece with the step)."""
+    rows = []
+    for i, piece in enumerate(pieces()):
+        truth, _ = cleaned(piece.x_CT, BASE)
+        mixed = mix(piece.x_CT, np.random.default_rng(i))
+        without, _ = cleaned(mixed, BASE)
+        with_it, _ = cleaned(mixed, replace(BASE, **step))  # pyright: ignore[reportArgumentType]
+        idle, _ = cleaned(piece.x_CT, replace(BASE, **step))  # pyright: ignore[reportArgumentType]
+        rows.append(
+            [snr(truth, without), snr(truth, with_it), band_error(truth, without), band_error(truth, with_it)]
+            + [snr(truth, idle)]
+        )
+    return rows
+
+
+def detection(profile: EEGProfile) -> dict[str, list[int]]:
+    """Hits, misses, false alarms of each kind of bad channel; what is found in a piece as it is counts for neither."""
+    counts = {kind: [0, 0, 0] for kind in BAD_KINDS}
+    for i, piece in enumerate(pieces()):
+        _, before = cleaned(piece.x_CT, profile)
+        spoiled, chosen = spoil(piece.x_CT, np.random.default_rng(i))
+        found = clean(RawEEG(spoiled, HZ, CHANNELS, "microvolt"), profile).bad
+        for name, kind in chosen.items():
+            if name not in before:
+                counts[kind][0 if name in found else 1] += 1
+        for name, reason in found.items():
+            if name not in chosen and name not in before:
+                counts[reason][2] += 1
+    return counts
+
+
+def plain(x_CT: np.ndarray) -> np.ndarray:
+    """Filters and average reference alone, whatever the channels hold."""
+    y_CT = _filter(x_CT - x_CT.mean(axis=1, keepdims=True), HZ, BASE)
+    return y_CT - y_CT.mean(axis=0)
+
+
+def repaired(profile: EEGProfile) -> list[list[float]]:
+    """SNR of a spoiled piece, its bad channels set to zero where they are not finite, against a repaired one."""
+    rows = []
+    for i, piece in enumerate(pieces()):
+        truth, before = cleaned(piece.x_CT, profile)
+        if before:
+            continue
+        spoiled, chosen = spoil(piece.x_CT, np.random.default_rng(i))
+        usual = plain(np.nan_to_num(spoiled))
+        try:
+            fixed, _ = cleaned(spoiled, profile)
+        except DataError:
+            continue
+        bad = [CHANNELS.index(c) for c in chosen]
+        good = np.setdiff1d(np.arange(len(CHANNELS)), bad)
+        rows.append([snr(truth[good], usual[good]), snr(truth[good], fixed[good]), snr(truth[bad], fixed[bad])])
+    return rows
+
+
+def main() -> int:
+    lines: list[str] = []
+    won: list[str] = []
+    goals: list[Goal] = []
+    n = sum(1 for _ in pieces())
+    lines += [f"{n} pieces of 20 s of 16 people, 19 channels. Each row: median (range) over pieces.", ""]
+
+    lines += ["| artefact and step | SNR without, dB | SNR with, dB | band error without, dB | with, dB | idle, dB |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name, mix, step in (("hum, notch", hum, {"notch_hz": 50.0}),):
+        rows = np.array(compare(mix, **step))
+        lines.append(
+            f"| {name} | " + " | ".join(spread(rows[:, k], 1 if k in (0, 1, 4) else 3) for k in range(5)) + " |"
+        )
+        gain = rows[:, 1] - rows[:, 0]
+        won.append(f"- {name}: {spread(gain, 1)} dB won; higher in {(gain > 0).mean():.0%} of pieces.")
+        goals.append(Goal(f"{name}: median SNR gain", float(np.median(gain)), 0, " dB"))
+
+    rows = np.array(repaired(replace(BASE, correlation=EEGProfile().correlation)))
+    others = " | ".join(spread(rows[:, k], 1) for k in (0, 1))
+    lines.append(f"| bad channels found and interpolated, the other channels | {others} | | | |")
+    lines.append(f"| the same, the bad channels themselves | | {spread(rows[:, 2], 1)} | | | |")
+    gain = rows[:, 1] - rows[:, 0]
+    won.append(
+        f"- bad channels, SNR of the others: {spread(gain, 1)} dB won; higher in {(gain > 0).mean():.0%} of pieces."
+    )
+    lines += ["", *won]
+    goals.append(Goal("bad channels: median SNR gain of the others", float(np.median(gain)), 0, " dB"))
+
+    lines += ["", "No step of the profile is made for these; what they cost, so that one may be judged by it:", ""]
+    for name, mix in (("blinks", blinks), ("muscle", muscle)):
+        rows = np.array(compare(mix))
+        lines.append(f"- {name}: SNR {spread(rows[:, 0], 1)} dB, band error {spread(rows[:, 2])} dB")
+
+    lines += [
+        "",
+        "Bad channels, one to three a piece. Precision counts false alarms of that reason on channels left alone.",
+        "",
+    ]
+    lines += [
+        "| correlation below | kind | found | missed | false | precision | recall |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for bar in sorted({0.0, 0.3, 0.4, 0.5, 0.6, EEGProfile().correlation}):
+        counts = detection(replace(BASE, correlation=bar))
+        for kind, (hit, miss, false) in counts.items():
+            if kind != "uncorrelated" and bar != EEGProfile().correlation:
+                continue
+            precision = f"{hit / (hit + false):.2f}" if hit + false else "-"
+            lines.append(f"| {bar:g} | {kind} | {hit} | {miss} | {false} | {precision} | {hit / (hit + miss):.2f} |")
+        if bar == EEGProfile().correlation:
+            total = np.sum(list(counts.values()), axis=0)
+            goals.append(Goal("bad channels: precision", total[0] / (total[0] + total[2]), 0.9))
+            goals.append(Goal("bad channels: recall", total[0] / (total[0] + total[1]), 0.9))
+    return finish("eeg_cleaning", "What the EEG profile `clean` wins on real EEG", "\n".join(lines), goals)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The quality page of a data set that was preprocessed."""
+
+import numpy as np
+from scipy.signal import welch
+
+from eav_ray.config import Experiment
+from eav_ray.data import sets
+from eav_ray.data.manifest import DataSet, Recording
+from eav_ray.data.shard import as_decoded, read_shard
+from eav_ray.errors import DataError
+from eav_ray.report.quality import Quality, Spectrum, as_html, as_text
+from eav_ray.runtime.preprocess import Preprocessed, shard_store
+
+PAGE = "quality.html"
+PEOPLE = 6  # whose spectrum is shown: each costs reading a file
+
+
+def write_page(experiment: Experiment, done: Preprocessed, *, frames: bool) -> tuple[str, str]:
+    """Write the page beside the shards.
+
+    Args:
+        frames: Show one frame of each person. Faces are personal data: only where somebody asks.
+    Returns:
+        The table for the terminal, and the path of the page.
+    """
+    dataset, listing = sets.scan(experiment.data)
+    store = shard_store(experiment)
+    quality = Quality(
+        done.index.classes,
+        done.quality,
+        done.problems,
+        channels=tuple(getattr(dataset, "channels", ())),
+        spectrum=_spectrum(experiment, done, dataset, list(listing.recordings)),
+        frames=_frames(experiment, done) if frames and "video" in done.index.modalities else None,
+    )
+    store.write(PAGE, as_html(quality).encode())
+    return as_text(quality), f"{store}/{PAGE}"
+
+
+def _spectrum(
+    experiment: Experiment, done: Preprocessed, dataset: DataSet, recordings: list[Recording]
+) -> Spectrum | None:
+    """Of the first recording of a few people: channels as recorded, and windows as stored."""
+    if "eeg" not in done.index.modalities:
+        return None
+    first = {r.subject: r for r in reversed(recordings) if r.eeg is not None}
+    chosen = [r for r in recordings if first.get(r.subject) is r]
+    step = max(1, len(chosen) // PEOPLE)
+    before, after = [], []
+    hz_before = hz_after = np.zeros(0)
+    store = shard_store(experiment)
+    for recording in chosen[::step][:PEOPLE]:
+        try:
+            raw = dataset.read_eeg(recording)
+            rows = [
+                table.filter((np.array(table.column("recording").to_pylist()) == recording.recording).tolist())
+                for table in (read_shard(store, s) for s in done.index.shards if s.subject == recording.subject)
+            ]
+        except DataError:
+            continue  # it is among the problems already
+        stored = [t.column("eeg").combine_chunks().to_numpy_ndarray() for t in rows if t.num_rows]
+        good_C = np.isfinite(raw.values_CT).all(axis=1)
+        if not stored or not good_C.any():
+            continue
+        scale = 1e6 if done.quality and _unit(done, recording) == "volt" else 1.0
+        hz_before, power = welch(raw.values_CT[good_C] * scale, raw.hz, nperseg=int(2 * raw.hz))
+        before.append(10 * np.log10(np.median(power, axis=0) + 1e-12))
+        x_CT = np.concatenate(list(stored[0]), axis=1)
+        hz_after, power = welch(x_CT, experiment.profile.eeg.hz, nperseg=2 * experiment.profile.eeg.hz)
+        after.append(10 * np.log10(np.median(power, axis=0) + 1e-12))
+    if not before or len({len(b) for b in before}) > 1:  # no EEG, or of several rates, which have no common axis
+        return None
+    return Spectrum(hz_before, np.stack(before), hz_after, np.stack(after))
+
+
+def _unit(done: Preprocessed, recording: Recording) -> str:
+    found = (q for q in done.quality if (q["subject"], q["recording"]) == (recording.subject, recording.recording))
+    return str(next(found, {}).get("eeg_unit", ""))
+
+
+def _frames(experiment: Experiment, done: Preprocessed) -> dict[str, np.ndarray]:
+    """The middle frame of the first window with video of each person."""
+    store = shard_store(experiment)
+    found: dict[str, np.ndarray] = {}
+    for shard in done.index.shards:
+        if shard.subject in found:
+            continue
+        table = read_shard(store, shard)
+        for i in np.flatnonzero(table.column("has_video").to_numpy())[:1].tolist():
+            column = table.column("video").combine_chunks()
+            stored = column.to_numpy_ndarray()[i] if experiment.profile.video.codec == "raw" else column[i].as_py()
+            video = as_decoded(stored, experiment.profile, done.index.eeg_channels)
+            found[shard.subject] = video[len(video) // 2]
+    return found

@@ -1,0 +1,104 @@
+"""The profile `official` is the published order of operations, sample for sample, and never meets the other profile."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.signal import butter, resample_poly, sosfilt
+
+from eav_ray.config import EEGProfile, Experiment, override
+from eav_ray.data.eav import CHANNELS
+from eav_ray.data.manifest import Listing, RawEEG, Recording
+from eav_ray.data.session import Prepared, prepare
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.runtime.preprocess import shard_store
+
+OFFICIAL = EEGProfile(kind="official")
+RECORDINGS = [Recording("p1", f"{i + 1:03d}", 0, "speaking", i, eeg="p1.mat", eeg_index=i) for i in range(4)]
+
+
+class Sitting:
+    """A person's file, single precision, of which only every second recording is listed."""
+
+    name: str = "sitting"
+    classes: tuple[str, ...] = ("a",)
+    modalities: tuple[str, ...] = ("eeg",)
+
+    def __init__(self, hz: float = 500.0) -> None:
+        rng = np.random.default_rng(0)
+        drift = np.cumsum(rng.normal(0, 2, (4, 30, 5000)), axis=2)
+        self.seg = (rng.normal(0, 40, (4, 30, 5000)) + drift + 3000 * rng.normal(size=(1, 30, 1))).astype(np.float32)
+        self.hz = [hz] * 4
+
+    def scan(self) -> Listing:
+        return Listing(())
+
+    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+        return RECORDINGS
+
+    def read_eeg(self, recording: Recording) -> RawEEG:
+        i = recording.eeg_index
+        return RawEEG(self.seg[i], self.hz[i], CHANNELS, "auto")
+
+
+def published(seg: np.ndarray) -> np.ndarray:
+    """The steps of EAV's authors in double precision: (recordings, channels, samples) to 100 Hz."""
+    whole_CT = np.concatenate(list(seg.astype(np.float64)), axis=1)
+    decimated_CT = resample_poly(whole_CT, 1, 5, axis=1)
+    sos = butter(5, [0.5, 45], btype="bandpass", fs=100, output="sos")
+    return np.stack(np.split(sosfilt(sos, decimated_CT, axis=1), len(seg), axis=1))
+
+
+def test_it_equals_the_published_steps() -> None:
+    """Max difference of all samples, float32 against double, in SD of the filtered signal."""
+    data = Sitting()
+    expected = published(data.seg)
+    listed = RECORDINGS[1::2]
+    found = [p.x_CT for _, p in prepare(data, listed, OFFICIAL) if isinstance(p, Prepared)]
+    assert len(found) == 2
+    for got, wanted in zip(found, expected[1::2], strict=True):
+        assert got.shape == (30, 1000) and got.dtype == np.float32
+        assert np.abs(got - wanted).max() < 1e-4 * wanted.std()
+
+
+def test_what_was_recorded_before_rings_into_a_recording() -> None:
+    """As published, and a reason why `clean` is the default: recordings that are not listed count too."""
+    data, other = Sitting(), Sitting()
+    other.seg[0] *= -1
+    first, second = (next(prepare(d, RECORDINGS[1:2], OFFICIAL))[1] for d in (data, other))
+    assert isinstance(first, Prepared) and isinstance(second, Prepared)
+    change = np.abs(first.x_CT - second.x_CT)
+    assert change[:, :50].max() > 1000 * change[:, -50:].max()
+
+
+def test_a_recording_that_is_not_finite_is_refused_and_reaches_no_other() -> None:
+    data = Sitting()
+    data.seg[1, 3, 17] = np.nan
+    found = dict(prepare(data, RECORDINGS, OFFICIAL))
+    bad = found[RECORDINGS[1]]
+    assert isinstance(bad, DataError) and "p1.mat (p1/002)" in str(bad) and "not finite" in str(bad)
+    for r in (RECORDINGS[0], *RECORDINGS[2:]):
+        good = found[r]
+        assert isinstance(good, Prepared) and np.isfinite(good.x_CT).all()
+
+
+def test_recordings_of_different_rates_are_no_single_signal() -> None:
+    data = Sitting()
+    data.hz[2] = 250.0
+    assert all("kind=clean" in str(error) for _, error in prepare(data, RECORDINGS, OFFICIAL))
+
+
+@pytest.mark.parametrize(
+    "change", [{"profile.eeg.hz": 200}, {"profile.eeg.low_hz": 1.0}, {"profile.eeg.high_hz": 40.0}]
+)
+def test_it_is_one_pipeline_and_not_a_family(change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="official is 100 Hz"):
+        override(Experiment(), {"profile.eeg.kind": "official"} | change)
+
+
+def test_the_profiles_share_no_shards() -> None:
+    clean = override(Experiment(), {"store.shards": "shards", "data.root": "EAV"})
+    official = override(clean, {"profile.eeg.kind": "official"})
+    assert shard_store(clean).root != shard_store(official).root
+    assert shard_store(clean).root == shard_store(replace(clean, name="another")).root
