@@ -165,7 +165,10 @@ class ViT:
     """A Vision Transformer of timm on single frames; its class tokens are the time tokens."""
 
     kind: Literal["vit"] = "vit"
-    name: str = Field(default="vit_base_patch16_224", description="any `vit_*` of timm")
+    name: str = Field(
+        default="vit_base_patch16_224",
+        description="a plain `vit_*` of timm with a class token: no relpos, rope, dinov3, siglip, gap",
+    )
     image_size: int = Field(default=224, gt=0, description="must equal profile.video.size")
     patch: int = Field(default=16, gt=0, description="patch size; must divide image_size")
     width: int = Field(default=768, gt=0, description="embedding width")

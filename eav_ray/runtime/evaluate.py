@@ -57,7 +57,8 @@ def predict_to_csv(path: str, changes: dict[str, Any], out: str) -> Predictions:
     windows, failed = predict(experiment, path)
     recordings = per_recording(windows)
     for table in (windows, recordings):
-        table["predicted"] = np.array(checkpoint.classes)[predicted(table, "fusion")]
+        # The empty name is that of -1: a prediction that is not a number names no class.
+        table["predicted"] = np.array([*checkpoint.classes, ""])[predicted(table, "fusion")]
     target = Path(out)
     by_window = target.with_name(f"{target.stem}-windows{target.suffix or '.csv'}")
     target.parent.mkdir(parents=True, exist_ok=True)

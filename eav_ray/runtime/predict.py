@@ -145,6 +145,8 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
         work = partial(_windows, units=units, profile=profile, modalities=modalities, shapes=checkpoint.shapes)
         rows = eeg_stage.units(experiment.data, profile, units).flat_map(work, num_cpus=1)
         table = _collect(_predicted(rows, f"{store}/{prefix}", experiment, ()), bar, len(recordings))
+    # Names, as the numbers are of these recordings' classes and not of the checkpoint's.
+    table["label"] = np.array(dataset.classes)[table["label"].astype(int)]
     bad = table[table["reason"] != ""]
     failed += [f"{row['subject']} {row['recording']}: {row['reason']}" for _, row in bad.iterrows()]
     return table[table["reason"] == ""].drop(columns="reason").reset_index(drop=True), failed

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from eav_ray.config import Experiment
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index
-from eav_ray.data.split import items_of
+from eav_ray.data.split import items_of, refuse_overlap
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Classifier, FusionAlone, Output, Shapes, build_fusion
 from eav_ray.storage import Store
@@ -73,6 +73,7 @@ def execute(run: Run, place: Place, report: Callable[[Progress], None]) -> str:
     Raises:
         DataError: On every rank, if one rank has a reason: ranks that went on alone would wait for the others forever.
     """
+    refuse_overlap(run.split)
     with contextlib.ExitStack() as stack:
 
         def take() -> None:
@@ -120,6 +121,7 @@ def _lock(results: Store, name: str) -> Iterator[None]:
 
 def score_fold(run: Run, place: Place) -> Metrics:
     """Train a fusion on one inner fold and score it on that fold's validation rows; nothing is kept."""
+    refuse_overlap(run.split)
     ready = _prepare(run, place)
     found: Metrics = {}
 

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from eav_ray.data.synthetic import CLASSES
+
 Job = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.ray
 TINY = str(Path(__file__).with_name("tiny.yaml"))
@@ -20,7 +22,9 @@ def preprocessed(job: Job, planted: Path) -> list[str]:
     """The arguments that all jobs of the chain share, once the shards are there."""
     words = [TINY, f"data.root={planted}"]
     done = job("preprocess", *words)
-    assert "120 windows" in done.stdout
+    assert "120 windows" in done.stdout and "bad channels" in done.stdout
+    page = Path(done.stdout.rsplit("quality: ", 1)[1].strip())
+    assert page.read_text().count("<img") == 3  # head, spectrum, levels; faces only where they are asked for
     return words
 
 
@@ -80,6 +84,7 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     job("predict", str(best), f"data.root={planted}", f"data.subjects=[{person}]", "--out", str(place / "p.csv"))
     predicted = pd.read_csv(place / "p.csv")
     assert len(predicted) == 10
+    assert set(predicted["label"]) | set(predicted["predicted"]) <= set(CLASSES)
     assert np.allclose(predicted[[c for c in predicted if c.startswith("weight.")]].sum(axis=1), 1, atol=1e-5)
     # The shards and the raw files go through the same preprocessing, so both ways give the same logits.
     (kept,) = (tuned / "evaluations").iterdir()

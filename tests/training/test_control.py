@@ -8,13 +8,15 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from eav_ray.config import Experiment, load
+from eav_ray.config import Experiment, load, override
 from eav_ray.data import render, shard, synthetic
 from eav_ray.data.cache import Windows
-from eav_ray.data.split import items_of, make_split
+from eav_ray.data.split import Split, items_of, make_split
+from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training.checkpoint import load as load_checkpoint
 from eav_ray.training.checkpoint import load_model
+from eav_ray.training.embeddings import cache_key
 from eav_ray.training.plan import encoder_run
 from eav_ray.training.run import Place, execute
 
@@ -80,3 +82,31 @@ def test_permuted_labels_stay_inside_the_chance_band(place: Place) -> None:
 def test_true_labels_are_learned_far_above_chance(place: Place) -> None:
     correct, count = correct_and_count(place, "true")
     assert correct > binom.ppf(0.9999, count, 1 / len(synthetic.CLASSES))
+
+
+@pytest.mark.parametrize("leak", ["subject2/001", "subject1/001"])
+def test_a_run_that_leaks_does_not_start(place: Place, leak: str) -> None:
+    """A recording of a training person, or a training recording itself, is forced into the test side."""
+    split = Split("subject_kfold", ("subject1/001", "subject2/002"), (), (leak,))
+    with pytest.raises(ConfigError, match="both in train and in test; the run does not start"):
+        execute(encoder_run(experiment_of("true"), "eeg", split, "leak", ()), place, lambda progress: None)
+
+
+def test_a_run_without_a_training_row_is_refused(place: Place) -> None:
+    """A person whose recordings lack the modality, in a protocol of one person."""
+    split = Split("loso", ("nobody/001",), (), ("subject1/001",))
+    with pytest.raises(DataError, match="no training row has EEG"):
+        execute(encoder_run(experiment_of("true"), "eeg", split, "none", ()), place, lambda progress: None)
+
+
+def test_bf16_trains_and_leaves_the_clock_exact(place: Place) -> None:
+    experiment = override(experiment_of("true"), {"runtime.bf16": True, "train.encoders.eeg.epochs": 1})
+    people = sorted(set(place.windows.ids["id"]))
+    split = Split("subject_kfold", tuple(people[:20]), (), (people[-1],))
+    run = encoder_run(experiment, "eeg", split, "bf16", tuple(people[:2]))
+    prefix = execute(run, place, lambda progress: None)
+    saved = load_checkpoint(place.results, prefix)
+    assert saved.metrics["train_loss"] < 2 and all(torch.isfinite(t).all() for t in saved.weights.values())
+    times = place.results.read_json(f"{cache_key(run.key, run.embed)}/times.json")
+    exact = load_model(saved).encoders["eeg"].times_s
+    assert isinstance(exact, torch.Tensor) and torch.equal(torch.tensor(times), exact)
