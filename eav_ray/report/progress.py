@@ -20,6 +20,10 @@ class Bar:
     _live: bool
     _shown: float = 0.0
 
+    @property
+    def done(self) -> float:
+        return self._bar.n
+
     def to(self, done: float, total: float | None = None, *, note: str = "") -> None:
         if total is not None:
             self._bar.total = total

@@ -30,13 +30,18 @@ def units(data: Data, profile: Profile, wanted: list[Unit]) -> ray.data.Dataset:
         rows = [{"unit": i, "eeg": b"", "facts": "{}"} for i in range(len(wanted))]
         return ray.data.from_items(rows, override_num_blocks=len(rows))
     ray.data.DataContext.get_current().target_max_block_size = BLOCK
-    people = [list(g) for _, g in groupby(range(len(wanted)), key=lambda i: wanted[i][0].subject)]
+    people = [list(g) for _, g in groupby(range(len(wanted)), key=lambda i: wanted[i][0].subject if wanted[i] else "")]
     rows = [{"person": i} for i in range(len(people))]
     work: Any = partial(_prepare, people=people, wanted=wanted, data=data, profile=profile)
     # A byte of memory keeps Ray Data from fusing it with the next stage, which would make one task of a whole person.
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        work, batch_size=1, num_cpus=1, memory=1
+        work, batch_size=1, num_cpus=1, memory=1, ray_remote_args_fn=once_more
     )
+
+
+def once_more() -> dict[str, Any]:
+    """Ray Data would try a task forever whose file ends its process."""
+    return {"max_retries": 1}
 
 
 def _prepare(

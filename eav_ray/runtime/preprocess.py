@@ -10,16 +10,21 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+import ray
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
+
 from eav_ray.config import Data, Experiment, Profile, digest
 from eav_ray.data import sets
 from eav_ray.data.manifest import LISTENING, Listing, Problem, Recording
+from eav_ray.data.session import prepare
 from eav_ray.data.shard import INDEX, Index, ShardFile, as_stored, read_index, schema, to_bytes, to_table
 from eav_ray.data.windows import cut
 from eav_ray.errors import DataError
-from eav_ray.report.progress import stage
+from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster, eeg_stage
 from eav_ray.storage import Store, sha256, versions
 
+DEATHS = (WorkerCrashedError, OutOfMemoryError)
 FORMAT = 2  # raise when windows come out differently: shards of another version are not reused
 
 
@@ -161,20 +166,62 @@ def _admitted(experiment: Experiment, listing: Listing) -> Listing:
 
 def _run(experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int) -> None:
     cluster.quiet_ray_data()
-    total = sum(len(c.recordings) for c in todo)
-    rows = eeg_stage.units(experiment.data, experiment.profile, [c.recordings for c in todo])
-    write = partial(
-        _write, todo=todo, data=experiment.data, profile=experiment.profile, root=store.root, n_chans=n_chans
-    )
-    with stage("preprocess", total, "recordings") as bar:
-        finished = 0
-        for row in rows.map(write, num_cpus=1).iter_rows():
-            finished += row["recordings"]
-            bar.to(finished)
+    with stage("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:
+        try:
+            _stream(experiment, todo, store, n_chans, {}, bar)
+        except DEATHS:
+            left = [c for c in todo if not _is_done(store, c)]
+            deadly = _deadly(experiment, left, n_chans)
+            bar.to(sum(len(c.recordings) for c in todo if c not in left))
+            _stream(experiment, left, store, n_chans, deadly, bar)
+
+
+def _stream(
+    experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int, deadly: dict[str, str], bar: Bar
+) -> None:
+    e, finished = experiment, bar.done
+    units = [tuple(r for r in c.recordings if r.id not in deadly) for c in todo]
+    rows = eeg_stage.units(e.data, e.profile, units)
+    write = partial(_write, todo=todo, deadly=deadly, data=e.data, profile=e.profile, root=store.root, n_chans=n_chans)
+    for row in rows.map(write, num_cpus=1, ray_remote_args_fn=eeg_stage.once_more).iter_rows():
+        finished += row["recordings"]
+        bar.to(finished)
+
+
+def _deadly(experiment: Experiment, chunks: list[Chunk], n_chans: int) -> dict[str, str]:
+    """Recordings that end the process which reads them, with the reason, by id: each is tried in a task of its own.
+
+    Decoders are C programs, and a damaged or hostile file can bring one down; that costs this recording and no other.
+    """
+    e = experiment
+    attempt: Any = ray.remote(num_cpus=1, max_retries=0)(_attempt)
+    tried = {r.id: attempt.remote(r, e.data, e.profile, n_chans) for c in chunks for r in c.recordings}
+    found: dict[str, str] = {}
+    for name, reference in tried.items():
+        try:
+            ray.get(reference)
+        except DEATHS as error:
+            kind = "takes more memory than there is" if isinstance(error, OutOfMemoryError) else "ends the process"
+            found[name] = f"reading one of its files {kind}; replace the files of this recording or leave it out"
+    return found
+
+
+def _attempt(recording: Recording, data: Data, profile: Profile, n_chans: int) -> None:
+    eeg = None
+    if "eeg" in data.modalities and recording.eeg is not None:
+        _, eeg = next(prepare(sets.open_data(data), [recording], profile.eeg))
+    cut(recording, profile, data.modalities, prepared=eeg, eeg_channels=n_chans)
 
 
 def _write(
-    row: dict[str, Any], *, todo: list[Chunk], data: Data, profile: Profile, root: str, n_chans: int
+    row: dict[str, Any],
+    *,
+    todo: list[Chunk],
+    deadly: dict[str, str],
+    data: Data,
+    profile: Profile,
+    root: str,
+    n_chans: int,
 ) -> dict[str, Any]:
     """One chunk: its shard, and then its record."""
     store, chunk, prepared = Store(root), todo[row["unit"]], eeg_stage.unpack(row)
@@ -182,6 +229,9 @@ def _write(
     quality: list[dict[str, Any]] = []
     windows: list[dict[str, Any]] = []
     for recording in chunk.recordings:
+        if recording.id in deadly:
+            problems.append(Problem(recording.subject, recording.recording, "", deadly[recording.id]))
+            continue
         eeg = prepared.get(recording.recording)
         made = cut(recording, profile, data.modalities, prepared=eeg, eeg_channels=n_chans)
         problems += made.problems

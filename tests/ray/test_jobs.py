@@ -50,6 +50,39 @@ def test_a_recording_that_cannot_be_read_is_set_aside_with_its_reason(job: Job, 
     job("preprocess", TINY, f"data.root={copy}", f"store.shards={tmp_path / 's2'}", "profile.on_bad=fail", expect=2)
 
 
+# Runs before anything else in every Python process: reading one of the videos ends the process, as a decoder that
+# fails in C would.
+DEADLY = """
+import importlib.abc, importlib.util, os, sys
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "eav_ray.data.video":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+        def exec_module(module):
+            load(module)
+            read = module.read
+            module.read = lambda path, *a, **k: os._exit(9) if "/004_" in str(path) else read(path, *a, **k)
+        spec.loader.exec_module = exec_module
+        return spec
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_a_file_that_ends_its_process_costs_one_recording(
+    job: Job, planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    copy = tmp_path / "EAV"
+    shutil.copytree(planted / "subject1", copy / "subject1")
+    done = job("preprocess", TINY, f"data.root={copy}", f"store.shards={tmp_path / 'shards'}")
+    assert "36 windows" in done.stdout and "1 recordings or files set aside" in done.stdout
+    assert "subject1 004: reading one of its files ends the process" in done.stdout
+
+
 def test_the_search_keeps_a_row_per_candidate_and_fold(tuned: Path) -> None:
     (study,) = (tuned / "searches").iterdir()
     trials = pd.read_parquet(study / "trials.parquet")

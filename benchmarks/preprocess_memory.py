@@ -1,0 +1,85 @@
+"""Memory of preprocessing: does it grow with the number of people?
+
+    python -m benchmarks.preprocess_memory [FOLDER]
+
+`jobs/preprocess.py` over 2 and over 8 generated people of 100 speaking recordings of 20 s (EEG files of EAV's size,
+small frames), three times each in turn. The figure is the peak, over the whole tree of processes, of the proportional
+set size (which counts a page of the object store once), less that of an idle Ray. FOLDER keeps the people from run to
+run.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from benchmarks.common import Goal, finish, spread
+from eav_ray.data.synthetic import Plan, plant
+
+RUNS = 3
+IDLE = """
+import time
+from eav_ray.config import Runtime
+from eav_ray.runtime import cluster
+with cluster.session(Runtime()):
+    import ray
+    ray.get([ray.remote(lambda: time.sleep(1)).remote() for _ in range(2)])
+    time.sleep(5)
+"""
+
+
+def peak(command: list[str]) -> float:
+    """Peak of the proportional set size of a command and all below it, GiB."""
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    highest = 0
+    while process.poll() is None:
+        total = 0
+        for p in (process, *process.children(recursive=True)):
+            try:
+                total += p.memory_full_info().pss
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        highest = max(highest, total)
+        time.sleep(0.3)
+    if process.returncode:
+        sys.exit(f"error: {' '.join(command)} ended with {process.returncode}")
+    return highest / 2**30
+
+
+def main() -> int:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+    plan = Plan(people=8, per_class=20, listening=True, fps=10)
+    plant(folder / "EAV", plan, workers=os.cpu_count() or 1)
+    idle = [peak([sys.executable, "-c", IDLE]) for _ in range(RUNS)]
+    people: dict[int, list[float]] = {2: [], 8: []}
+    for k in range(RUNS):
+        for count in (2, 8) if k % 2 == 0 else (8, 2):
+            shards = folder / "shards"
+            shutil.rmtree(shards, ignore_errors=True)
+            names = ",".join(f"subject{i + 1}" for i in range(count))
+            words = [f"data.root={folder / 'EAV'}", f"data.subjects=[{names}]", f"store.shards={shards}"]
+            job = ["jobs/preprocess.py", "jobs/experiments/fusion.yaml", *words]
+            people[count].append(peak([sys.executable, *job]))
+            print(f"run {k + 1}, {count} people: {people[count][-1]:.2f} GiB", flush=True)
+    few, many = (np.array(people[n]) - np.median(idle) for n in (2, 8))
+    lines = [
+        f"Peak of all processes, GiB, median (range) of {RUNS} runs; an idle Ray: {spread(idle)}.",
+        "",
+        "| people | peak | less an idle Ray |",
+        "|---|---|---|",
+        f"| 2 | {spread(people[2])} | {spread(few)} |",
+        f"| 8 | {spread(people[8])} | {spread(many)} |",
+    ]
+    ratio = float(np.median(many) / np.median(few))
+    goals = [Goal("memory over 8 people of that over 2", ratio, 1.2, at_least=False)]
+    return finish("preprocess_memory", "Memory of preprocessing", "\n".join(lines), goals)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
