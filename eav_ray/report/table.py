@@ -55,7 +55,9 @@ def per_person(correct: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
 def render(correct: pd.DataFrame, sources: list[str], n_classes: int, bayes: dict[str, float]) -> str:
     """Percent: one line a source with mean and SD over people, then chance, then Bayes where it is known."""
     people = per_person(correct, sources)
-    lines = [f"{'':12}{'mean':>8}{'SD':>8}   " + "  ".join(f"{p:>10}" for p in people.index) + f"{'Bayes':>12}"]
+    lines = [f"{'':12}{'mean':>8}{'SD':>8}   " + "  ".join(f"{p:>10}" for p in people.index)]
+    if bayes:
+        lines[0] += f"{'Bayes':>12}"
     for source in sources:
         column = people[source] * 100
         sd = f"{column.std(ddof=1):8.2f}" if len(column) > 1 else f"{'-':>8}"

@@ -37,4 +37,9 @@ def report(found: Found) -> str:
 
 
 def problem_lines(problems: tuple[Problem, ...]) -> list[str]:
-    return ["  " + " ".join(w for w in (p.subject, p.recording, p.file) if w) + f": {p.reason}" for p in problems]
+    """A line each: whose, and why; the file where the reason does not name it already."""
+    lines = []
+    for p in problems:
+        where = " ".join(w for w in (p.subject, p.recording, "" if p.file and p.file in p.reason else p.file) if w)
+        lines.append(f"  {where}: {p.reason}")
+    return lines

@@ -4,7 +4,8 @@ Each person's file is read once; the stages after it work on pieces of the perso
 """
 
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -34,14 +35,24 @@ def units(data: Data, profile: Profile, wanted: list[Unit]) -> ray.data.Dataset:
     rows = [{"person": i} for i in range(len(people))]
     work: Any = partial(_prepare, people=people, wanted=wanted, data=data, profile=profile)
     # A byte of memory keeps Ray Data from fusing it with the next stage, which would make one task of a whole person.
-    return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        work, batch_size=1, num_cpus=1, memory=1, ray_remote_args_fn=once_more
-    )
+    people_rows = ray.data.from_items(rows, override_num_blocks=len(rows))
+    return retried(people_rows.map_batches, work, batch_size=1, num_cpus=1, memory=1)
 
 
-def once_more() -> dict[str, Any]:
-    """Ray Data would try a task forever whose file ends its process."""
-    return {"max_retries": 1}
+def retried(method: Callable[..., ray.data.Dataset], work: Any, retries: int = 1, **options: Any) -> ray.data.Dataset:
+    """A map of a dataset whose tasks are tried again a few times only.
+
+    Ray Data's default is for ever, and a file that ends the process which reads it would hold the job up for ever. Ray
+    2.60 deprecates the argument that says so, and has no other yet.
+    """
+
+    def arguments() -> dict[str, Any]:
+        actor = "compute" in options
+        return {"max_restarts": retries, "max_task_retries": retries} if actor else {"max_retries": retries}
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*ray_remote_args_fn")
+        return method(work, ray_remote_args_fn=arguments, **options)
 
 
 def _prepare(

@@ -66,5 +66,5 @@ def predict_to_csv(path: str, changes: dict[str, Any], out: str) -> Predictions:
     windows.to_csv(by_window, index=False)
     lines = [f"{len(recordings)} recordings ({len(windows)} windows) predicted: {target}, {by_window}"]
     if failed:
-        lines += [f"{len(failed)} could not be used:", *(f"  {line}" for line in failed)]
+        lines += [f"{len(failed)} files or recordings could not be used:", *(f"  {line}" for line in failed)]
     return Predictions(recordings, "\n".join(lines))

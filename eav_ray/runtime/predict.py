@@ -143,7 +143,7 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
             for i in range(0, len(part), UNIT)
         ]
         work = partial(_windows, units=units, profile=profile, modalities=modalities, shapes=checkpoint.shapes)
-        rows = eeg_stage.units(experiment.data, profile, units).flat_map(work, num_cpus=1)
+        rows = eeg_stage.retried(eeg_stage.units(experiment.data, profile, units).flat_map, work, num_cpus=1)
         table = _collect(_predicted(rows, f"{store}/{prefix}", experiment, ()), bar, len(recordings))
     # Names, as the numbers are of these recordings' classes and not of the checkpoint's.
     table["label"] = np.array(dataset.classes)[table["label"].astype(int)]
@@ -159,8 +159,11 @@ def _columns(experiment: Experiment) -> list[str]:
 
 def _predicted(rows: ray.data.Dataset, path: str, experiment: Experiment, wanted: tuple[str, ...]) -> ray.data.Dataset:
     runtime = experiment.runtime
-    return rows.map_batches(
-        _Predict,  # pyright: ignore[reportArgumentType]
+    # Predicting is short: an actor that died is an error, and the same command starts anew.
+    return eeg_stage.retried(
+        rows.map_batches,
+        _Predict,
+        retries=0,
         fn_constructor_args=(path, wanted, runtime.cpus_per_worker),
         batch_size=BATCH,
         num_cpus=runtime.cpus_per_worker,
@@ -203,15 +206,15 @@ def _windows(
         eeg = prepared.get(recording.recording)
         made = cut(recording, profile, modalities, prepared=eeg, eeg_channels=shapes.eeg_channels)
         for w in made.windows:
-            if "video" in w:
-                w["video"] = as_decoded(as_stored(w, profile)["video"], profile, shapes.eeg_channels)
-            found.append({name: w[name] for name in names} | {"reason": ""})
+            kept = as_stored(w, profile)
+            found.append({name: kept[name] for name in names} | {"reason": ""})
         for problem in made.problems:
             empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
             for m, (shape, dtype) in window_shapes(profile, shapes.eeg_channels).items():
                 if m in modalities:
                     empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
-            found.append(empty | {"window": 0, "label": recording.label, "reason": problem.reason})
+            row_of = as_stored(empty, profile) | {"window": 0, "label": recording.label, "reason": problem.reason}
+            found.append(row_of)
     return found
 
 

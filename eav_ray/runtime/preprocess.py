@@ -183,7 +183,7 @@ def _stream(
     units = [tuple(r for r in c.recordings if r.id not in deadly) for c in todo]
     rows = eeg_stage.units(e.data, e.profile, units)
     write = partial(_write, todo=todo, deadly=deadly, data=e.data, profile=e.profile, root=store.root, n_chans=n_chans)
-    for row in rows.map(write, num_cpus=1, ray_remote_args_fn=eeg_stage.once_more).iter_rows():
+    for row in eeg_stage.retried(rows.map, write, num_cpus=1).iter_rows():
         finished += row["recordings"]
         bar.to(finished)
 
