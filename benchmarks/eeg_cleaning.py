@@ -10,7 +10,7 @@ over pieces is higher with it.
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy.signal import butter, sosfiltfilt, welch
@@ -29,18 +29,13 @@ BASE = EEGProfile(notch_hz=0, correlation=0)
 BAD_KINDS = ("not finite", "flat", "extreme", "uncorrelated")
 
 
-@dataclass(frozen=True)
-class Piece:
-    person: str
-    x_CT: np.ndarray  # microvolts
-
-
-def pieces() -> Iterator[Piece]:
+def pieces() -> Iterator[np.ndarray]:
+    """(channels, samples), microvolts."""
     dataset = EEGMAT(str(real_data() / "eegmat"))
     for recording in dataset.scan().recordings:
         x_CT = dataset.read_eeg(recording).values_CT
         for k in range(min(PIECES, x_CT.shape[1] // (HZ * SECONDS))):
-            yield Piece(recording.subject, x_CT[:, k * HZ * SECONDS : (k + 1) * HZ * SECONDS])
+            yield x_CT[:, k * HZ * SECONDS : (k + 1) * HZ * SECONDS]
 
 
 def cleaned(x_CT: np.ndarray, profile: EEGProfile) -> tuple[np.ndarray, set[str]]:
@@ -129,11 +124,11 @@ def compare(mix: Callable[[np.ndarray, np.random.Generator], np.ndarray], **step
     needed (SNR of the clean piece with the step)."""
     rows = []
     for i, piece in enumerate(pieces()):
-        truth, _ = cleaned(piece.x_CT, BASE)
-        mixed = mix(piece.x_CT, np.random.default_rng(i))
+        truth, _ = cleaned(piece, BASE)
+        mixed = mix(piece, np.random.default_rng(i))
         without, _ = cleaned(mixed, BASE)
         with_it, _ = cleaned(mixed, replace(BASE, **step))  # pyright: ignore[reportArgumentType]
-        idle, _ = cleaned(piece.x_CT, replace(BASE, **step))  # pyright: ignore[reportArgumentType]
+        idle, _ = cleaned(piece, replace(BASE, **step))  # pyright: ignore[reportArgumentType]
         rows.append(
             [snr(truth, without), snr(truth, with_it), band_error(truth, without), band_error(truth, with_it)]
             + [snr(truth, idle)]
@@ -145,8 +140,8 @@ def detection(profile: EEGProfile) -> dict[str, list[int]]:
     """Hits, misses, false alarms of each kind of bad channel; what is found in a piece as it is counts for neither."""
     counts = {kind: [0, 0, 0] for kind in BAD_KINDS}
     for i, piece in enumerate(pieces()):
-        _, before = cleaned(piece.x_CT, profile)
-        spoiled, chosen = spoil(piece.x_CT, np.random.default_rng(i))
+        _, before = cleaned(piece, profile)
+        spoiled, chosen = spoil(piece, np.random.default_rng(i))
         found = clean(RawEEG(spoiled, HZ, CHANNELS, "microvolt"), profile).bad
         for name, kind in chosen.items():
             if name not in before:
@@ -167,10 +162,10 @@ def repaired(profile: EEGProfile) -> list[list[float]]:
     """SNR of a spoiled piece, its bad channels set to zero where they are not finite, against a repaired one."""
     rows = []
     for i, piece in enumerate(pieces()):
-        truth, before = cleaned(piece.x_CT, profile)
+        truth, before = cleaned(piece, profile)
         if before:
             continue
-        spoiled, chosen = spoil(piece.x_CT, np.random.default_rng(i))
+        spoiled, chosen = spoil(piece, np.random.default_rng(i))
         usual = plain(np.nan_to_num(spoiled))
         try:
             fixed, _ = cleaned(spoiled, profile)

@@ -64,11 +64,11 @@ def as_stored(row: dict[str, Any], profile: Profile) -> dict[str, Any]:
     return row | {"video": frames.encode(row["video"], profile.video)} if "video" in row else row
 
 
-def as_decoded(video: Any, profile: Profile, eeg_channels: int) -> np.ndarray:
+def as_decoded(video: Any, profile: Profile) -> np.ndarray:
     """Video of one window or of several, as `as_stored` made it, as an array."""
     if profile.video.codec == "raw":
         return np.asarray(video)
-    shape = window_shapes(profile, eeg_channels)["video"][0]
+    shape = window_shapes(profile, eeg_channels=0)["video"][0]
     one = isinstance(video[0], bytes) if len(video) else False
     found = frames.decode([video] if one else video, shape)
     return found[0] if one else found

@@ -234,7 +234,7 @@ class _Predict:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.wanted = set(wanted)
         checkpoint = open_checkpoint(path)
-        self.profile, self.channels = checkpoint.experiment.profile, checkpoint.shapes.eeg_channels
+        self.profile = checkpoint.experiment.profile
         self.model = ckpt.load_model(checkpoint).to(self.device).eval()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -259,4 +259,4 @@ class _Predict:
         return {str(c): table[c].to_numpy() for c in table.columns}
 
     def _decoded(self, modality: str, values: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(as_decoded(values, self.profile, self.channels) if modality == "video" else values)
+        return np.ascontiguousarray(as_decoded(values, self.profile) if modality == "video" else values)

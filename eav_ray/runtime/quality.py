@@ -62,7 +62,7 @@ def _spectrum(
         good_C = np.isfinite(raw.values_CT).all(axis=1)
         if not stored or not good_C.any():
             continue
-        scale = 1e6 if done.quality and _unit(done, recording) == "volt" else 1.0
+        scale = 1e6 if _unit(done, recording) == "volt" else 1.0
         hz_before, power = welch(raw.values_CT[good_C] * scale, raw.hz, nperseg=int(2 * raw.hz))
         before.append(10 * np.log10(np.median(power, axis=0) + 1e-12))
         x_CT = np.concatenate(list(stored[0]), axis=1)
@@ -89,6 +89,6 @@ def _frames(experiment: Experiment, done: Preprocessed) -> dict[str, np.ndarray]
         for i in np.flatnonzero(table.column("has_video").to_numpy())[:1].tolist():
             column = table.column("video").combine_chunks()
             stored = column.to_numpy_ndarray()[i] if experiment.profile.video.codec == "raw" else column[i].as_py()
-            video = as_decoded(stored, experiment.profile, done.index.eeg_channels)
+            video = as_decoded(stored, experiment.profile)
             found[shard.subject] = video[len(video) // 2]
     return found
