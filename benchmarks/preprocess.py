@@ -46,7 +46,7 @@ def bare(paths: list[str], out: str) -> int:
     """What no preprocessing can do without: decode, resize, encode, write."""
     with open(out, "wb") as sink:
         for path in paths:
-            x_FHWC, _ = video.read(path, PROFILE.fps, PROFILE.size)
+            x_FHWC = video.read(path, PROFILE.fps, PROFILE.size).frames
             for start in range(0, len(x_FHWC), 25):
                 for file in frames.encode(x_FHWC[start : start + 25], PROFILE):
                     sink.write(file)

@@ -70,6 +70,10 @@ class EEGProfile:
         lt=1,
         description="a channel that correlates less than this with every other is bad; 0 to not look",
     )
+    artefacts: Literal["none", "blinks", "all"] = Field(
+        default="none",
+        description="take out independent components that ICLabel calls eye blinks, or all that it calls artefacts",
+    )
 
     @model_validator(mode="after")
     def _band_fits(self) -> "EEGProfile":
@@ -77,6 +81,8 @@ class EEGProfile:
             raise ValueError(f"needs low_hz < high_hz < hz / 2 = {self.hz / 2:g}")
         if self.kind == "official" and (self.hz, self.low_hz, self.high_hz) != (100, 0.5, 45.0):
             raise ValueError("kind=official is 100 Hz and 0.5 to 45 Hz; leave hz, low_hz and high_hz as they are")
+        if self.kind == "official" and self.artefacts != "none":
+            raise ValueError("kind=official handles no artefacts; use kind=clean for them")
         return self
 
 
@@ -91,6 +97,8 @@ class VideoProfile:
     size: int = Field(default=224, gt=0, description="stored frames are size x size pixels")
     codec: Literal["jpeg", "raw"] = Field(default="jpeg", description="how frames are stored")
     quality: int = Field(default=95, ge=1, le=100, description="of JPEG frames")
+    crop: Literal["none", "face"] = Field(default="none", description="the whole frame, or a square around the face")
+    face_step: int = Field(default=5, gt=0, description="the face is looked for in every so many kept frames")
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,10 +7,12 @@ written last, so a killed writer leaves nothing that a reader would take.
 import contextlib
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +22,7 @@ import pyarrow.fs as pafs
 from eav_ray.errors import DataError
 
 COMMIT = "COMMIT"
+FLUSH = 4 * 2**20  # bytes of a stream that are brought to the disk together
 SCHEMES = ("s3://", "gs://", "file://")
 
 
@@ -68,6 +71,33 @@ def _told(what: str, after: str = "") -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(f"cannot {what}: {reason}{after}") from None
+
+
+class Stream(io.RawIOBase):
+    """Where `Store.stream` writes to, with the hash of what has gone through."""
+
+    def __init__(self, file: Any, beside: ThreadPoolExecutor | None = None) -> None:
+        self._file, self._beside = file, beside
+        self._hash = hashlib.sha256()
+        self._fresh, self._flushing = 0, None if beside is None else beside.submit(int)
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._file.write(data)
+        self._hash.update(data)
+        size = memoryview(data).nbytes
+        self._fresh += size
+        if self._beside is not None and self._flushing is not None and self._fresh >= FLUSH and self._flushing.done():
+            self._flushing.result()  # a full disk may show only now
+            self._file.flush()
+            self._flushing, self._fresh = self._beside.submit(os.fsync, self._file.fileno()), 0
+        return size
 
 
 class Store:
@@ -120,6 +150,31 @@ class Store:
             try:
                 with open(partial, "wb") as file:
                     file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(partial, path)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(partial)
+
+    @contextlib.contextmanager
+    def stream(self, name: str) -> Iterator["Stream"]:
+        """Write one thing piece by piece; it appears under its name when the block ends.
+
+        What was written is brought to the disk, or uploaded, while the caller makes the next piece. On an object store
+        a block that ends by an exception may leave a part under the name: only name what a later record lists.
+        """
+        path = self.path(name)
+        with _told(f"write {self._shown(name)}", "; nothing was changed"):
+            if not self.is_local:
+                with self._fs.open_output_stream(path) as remote:
+                    yield Stream(remote)
+                return
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+            try:
+                with open(partial, "wb") as file, ThreadPoolExecutor(1) as beside:
+                    yield Stream(file, beside)
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(partial, path)

@@ -1,37 +1,58 @@
 """Audio of one recording, decoded once to mono at the profile's rate."""
 
 import re
+import time
 from pathlib import Path
 
 import librosa
 import numpy as np
 import soundfile
 
+from eav_ray.data.manifest import LONGEST_S
 from eav_ray.errors import DataError
 
+SLOWEST_HZ, FASTEST_HZ = 1_000, 768_000
 UNKNOWN_BYTES = 0x7FFFF000  # recorders that cannot go back to the header write a length like 0xFFFFFFFF
 LENGTH = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # in libsndfile's log of a header
 BLOCK = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
 
-def read(path: str | Path, hz: int) -> np.ndarray:
+def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
     """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3).
 
+    Args:
+        timeout_s: Give up after so long.
     Returns:
         (n,) float32 in [-1, 1], mono (mean of the channels), `hz` samples per second.
     Raises:
-        DataError: The file is missing, unreadable, empty, shorter than its header says, or holds a value that is not
-            finite.
+        DataError: The file is missing, unreadable, empty, shorter than its header says, longer than an hour, sampled
+            at a rate that no recorder has, takes too long, or holds a value that is not finite.
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected an audio file such as .wav or .flac")
     blocks: list[np.ndarray] = []
+    deadline = time.monotonic() + timeout_s
     try:
         with soundfile.SoundFile(path) as file:
             source_hz = file.samplerate
             lost = _lost(file.extra_info)
-            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+            if not SLOWEST_HZ <= source_hz <= FASTEST_HZ:
+                raise DataError(
+                    f"{path} says that it is sampled at {source_hz} Hz; {SLOWEST_HZ} to {FASTEST_HZ} Hz are read"
+                )
+            left = LONGEST_S * source_hz
+            # Mono already here: channels of a long file need not all be kept.
+            while len(block := file.read(max(1, BLOCK // file.channels), dtype="float32", always_2d=True)):
                 blocks.append(block.mean(axis=1))
+                left -= len(block)
+                if left < 0:
+                    raise DataError(f"{path} is longer than {LONGEST_S} s; cut it into recordings")
+                if time.monotonic() > deadline:
+                    raise DataError(
+                        f"{path} takes over {timeout_s:g} s to decode; replace it, or raise profile.file_timeout_s"
+                    )
+    except DataError:
+        raise
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{path} cannot be decoded as audio ({' '.join(str(error).split())}); replace it or leave it out"

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.signal import resample_poly, sosfiltfilt
 
 from eav_ray.config import EEGProfile
+from eav_ray.data.artefacts import artefacts
 from eav_ray.data.manifest import RawEEG
 from eav_ray.data.signal import ratio, scale_of
 from eav_ray.errors import DataError
@@ -28,13 +29,14 @@ class Cleaned(NamedTuple):
     unit: str  # of the input
     bad: dict[str, str]  # channel -> one of REASONS
     masked: tuple[str, ...]  # bad channels without a known position, hence zero
+    removed: tuple[str, ...] = ()  # labels of the components that were taken out
 
 
 def clean(raw: RawEEG, profile: EEGProfile) -> Cleaned:
     """Bring one recording to the profile's rate, band, reference and unit. Zero-phase throughout.
 
-    Offset, mains notch, decimation, band-pass, search for bad channels, interpolation, reference. The notch comes
-    before decimation because a mains frequency above the new Nyquist frequency would fold into the band.
+    Offset, mains notch, decimation, band-pass, search for bad channels, artefacts, interpolation, reference. The notch
+    comes before decimation because a mains frequency above the new Nyquist frequency would fold into the band.
 
     A unit that the file states wins; `profile.unit` speaks where it does not ("auto"); where both are "auto" a
     typical (median) channel SD below 1e-3 means volts.
@@ -59,6 +61,7 @@ def clean(raw: RawEEG, profile: EEGProfile) -> Cleaned:
     )
     _require_half(bad, raw.channels)
     x_CT *= scale
+    broad_CT = x_CT
     x_CT = _filter(x_CT, raw.hz, profile)
     for reason, find in (("extreme", extreme), ("uncorrelated", uncorrelated)):
         good = [i for i, name in enumerate(raw.channels) if name not in bad]
@@ -68,12 +71,19 @@ def clean(raw: RawEEG, profile: EEGProfile) -> Cleaned:
         _require_half(bad, raw.channels)
 
     good_C = np.array([name not in bad for name in raw.channels])
+    removed: tuple[str, ...] = ()
+    if profile.artefacts != "none":
+        used_C = good_C & _placed(raw.channels)
+        names = [name for name, used in zip(raw.channels, used_C, strict=True) if used]
+        part_CT, removed = artefacts(broad_CT[used_C], raw.hz, names, montage(), profile.artefacts)
+        if removed:  # filters are linear: what is taken out is filtered like what it is taken from
+            x_CT[used_C] -= _filter(part_CT, raw.hz, profile)
     masked_C = _interpolate(x_CT, good_C, raw.channels, profile.hz)
     if profile.reference == "average":
         x_CT -= x_CT[good_C].mean(axis=0)
     x_CT[masked_C] = 0.0
     masked = tuple(np.array(raw.channels)[masked_C].tolist())
-    return Cleaned(x_CT.astype(np.float32), unit, bad, masked)
+    return Cleaned(x_CT.astype(np.float32), unit, bad, masked, removed)
 
 
 def extreme(x_CT: np.ndarray, profile: EEGProfile) -> np.ndarray:
@@ -177,9 +187,7 @@ def _zero_phase(x_CT: np.ndarray, sos: np.ndarray, padding: int) -> np.ndarray:
 
 def _interpolate(x_CT: np.ndarray, good_C: np.ndarray, channels: tuple[str, ...], hz: int) -> np.ndarray:
     """Overwrite bad channels by spherical splines (Perrin et al. 1989, as in MNE); returns which could not be."""
-    positions = montage()
-    known = {name.lower() for name in positions.ch_names}
-    placed_C = np.array([name.lower() in known for name in channels])
+    positions, placed_C = montage(), _placed(channels)
     bad = [name for name, wanted in zip(channels, ~good_C & placed_C, strict=True) if wanted]
     if not bad or (good_C & placed_C).sum() < 4:  # a spline through fewer points is no map of the scalp
         return ~good_C
@@ -192,6 +200,11 @@ def _interpolate(x_CT: np.ndarray, good_C: np.ndarray, channels: tuple[str, ...]
     raw.interpolate_bads(origin=origin, verbose="ERROR")
     x_CT[placed_C] = raw.get_data()
     return ~good_C & ~placed_C
+
+
+def _placed(channels: tuple[str, ...]) -> np.ndarray:
+    known = {name.lower() for name in montage().ch_names}
+    return np.array([name.lower() in known for name in channels])
 
 
 @lru_cache(maxsize=1)

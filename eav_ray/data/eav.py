@@ -9,18 +9,13 @@ nothing here.
 """
 
 import re
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
-import pymatreader
-import scipy.io
-from scipy.io.matlab import MatReadError
 
+from eav_ray.data import mat
 from eav_ray.data.manifest import LISTENING, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError
 
@@ -36,23 +31,6 @@ EEG_HZ = 500.0
 EEG_KEYS = ("seg", "seg1")
 FOLDER = re.compile(r"subject0*([1-9]\d*)", re.IGNORECASE)
 MEDIA_NAME = re.compile(r"(\d{3})_trial_\d+_([a-z]+)_([a-z]+?)(?:_aud)?", re.IGNORECASE)
-# What SciPy and h5py raise on damaged files: they trust the lengths and types that the file states.
-MAT_ERRORS = (
-    MatReadError,
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    NotImplementedError,
-    RuntimeError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
 
 
 class EAV:
@@ -255,13 +233,10 @@ def _read_labels(path: Path) -> list[int | None]:
 
     `row // 2` is the class and `row % 2` the task. The matrix is (10, n), or transposed.
     """
-    try:
-        table = pymatreader.read_mat(str(path), variable_names=["label"]).get("label")
-        matrix = np.asarray(table, dtype=np.float64)
-    except MAT_ERRORS as error:
-        raise DataError(f"{path} cannot be read ({_one_line(error)}); download it again") from None
-    if matrix.shape == (10,):  # one recording: the reader drops axes of length one
-        matrix = matrix[:, None]
+    found = mat.shapes(path, ["label"])
+    if "label" not in found:
+        raise DataError(f'{path} must hold "label" of shape (10, recordings); it has no such array')
+    matrix = mat.load(path, "label", found["label"]).astype(np.float64)
     if matrix.ndim != 2 or 10 not in matrix.shape:
         raise DataError(f'{path} must hold "label" of shape (10, recordings); it has {matrix.shape}')
     if matrix.shape[0] != 10 or (matrix.shape[1] == 10 and (matrix.sum(axis=0) != 1).any()):
@@ -272,14 +247,7 @@ def _read_labels(path: Path) -> list[int | None]:
 
 def _peek_eeg(path: Path) -> tuple[str, tuple[int, int, int]]:
     """Name and shape (samples, 30, recordings) of the EEG array, from the header alone."""
-    try:
-        if h5py.is_hdf5(path):  # MATLAB v7.3, which stores axes reversed
-            with h5py.File(path, "r") as file:
-                shapes = {k: tuple(reversed(d.shape)) for k in EEG_KEYS if isinstance(d := file.get(k), h5py.Dataset)}
-        else:
-            shapes = {name: tuple(shape) for name, shape, _ in scipy.io.whosmat(str(path)) if name in EEG_KEYS}
-    except MAT_ERRORS as error:
-        raise DataError(f"{path} cannot be read ({_one_line(error)}); download it again") from None
+    shapes = mat.shapes(path, EEG_KEYS)
     if len(shapes) != 1:
         raise DataError(f"{path} must hold one array seg or seg1; it has {' and '.join(shapes) or 'neither'}")
     ((name, shape),) = shapes.items()
@@ -294,17 +262,4 @@ def _load_eeg(path: Path) -> np.ndarray:
     """The whole array of one person, (samples, 30, recordings)."""
     if not path.is_file():
         raise DataError(f"{path} is missing")
-    name, shape = _peek_eeg(path)
-    try:
-        values = np.asarray(pymatreader.read_mat(str(path), variable_names=[name])[name]).reshape(shape)
-        if values.dtype.kind not in "fiu":
-            raise DataError(f"{path}: {name} holds {values.dtype}, not real numbers")
-    except DataError:
-        raise
-    except MAT_ERRORS as error:
-        raise DataError(f"{path} cannot be read to its end ({_one_line(error)}); download it again") from None
-    return values
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return mat.load(path, *_peek_eeg(path))

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+LONGEST_S = 3600  # of one recording: longer files are damaged, hostile, or whole sessions
 LISTENING = "listening"  # recordings of this task are only ever trained on
 
 

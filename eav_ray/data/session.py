@@ -17,6 +17,7 @@ class Prepared:
     x_CT: np.ndarray  # float32, microvolts, at the profile's rate
     unit: str  # that the file had
     bad: dict[str, str]  # bad channel -> reason
+    removed: tuple[str, ...] = ()  # labels of the components that were taken out
 
 
 def prepare(
@@ -31,8 +32,8 @@ def prepare(
         return
     for recording in recordings:
         try:
-            x_CT, unit, bad, _ = clean(dataset.read_eeg(recording), profile)
-            yield recording, Prepared(x_CT, unit, bad)
+            found = clean(dataset.read_eeg(recording), profile)
+            yield recording, Prepared(found.x_CT, found.unit, found.bad, found.removed)
         except DataError as error:
             yield recording, naming(error, recording)
 

@@ -5,6 +5,7 @@ video may be JPEG files (`frames.py`).
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,18 @@ import pyarrow.parquet as pq
 from eav_ray.config import Profile
 from eav_ray.data import frames
 from eav_ray.errors import DataError
-from eav_ray.storage import Store, checked_name, sha256
+from eav_ray.storage import Store, Stream, checked_name, sha256
 
 INDEX = "manifest.json"
+ROW_GROUP = 32  # windows: a reader can take a few
+# zstd at its fastest level costs less than the disk it saves.
+COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 # Columns that say how good a window is, of each modality.
 QUALITY = {
     "audio": ("audio_db", "audio_clipped"),  # RMS level, dB of full scale; share of samples at full scale
     "eeg": ("eeg_bad_channels",),
-    "video": ("video_luma", "video_held"),  # mean brightness, 0 to 255; share of frames equal to the one before
+    # mean brightness, 0 to 255; share of frames equal to the one before; share without a face, null if not looked for
+    "video": ("video_luma", "video_held", "video_faceless"),
 }
 ID_COLUMNS = ("subject", "recording", "window", "label", "task", "order")
 
@@ -93,9 +98,48 @@ def to_table(rows: list[dict[str, Any]], of: pa.Schema) -> pa.Table:
 
 def to_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    # Small row groups let a reader take a few windows; zstd at its fastest level costs less than the disk it saves.
-    pq.write_table(table, sink, row_group_size=32, compression="zstd", compression_level=1)
+    pq.write_table(table, sink, row_group_size=ROW_GROUP, **COMPRESSION)
     return sink.getvalue().to_pybytes()
+
+
+class Writer:
+    """A shard, written while its windows are made. Its file exists from the first window on; use as a context manager.
+
+    Args:
+        store: Where it goes, under `name`.
+    """
+
+    def __init__(self, store: Store, name: str, of: pa.Schema) -> None:
+        self.name, self.sha256, self.rows = "", "", 0  # empty until there is a window
+        self._store, self._wanted, self._schema = store, name, of
+        self._waiting: list[dict[str, Any]] = []
+        self._stack = ExitStack()
+        self._stream: Stream | None = None
+        self._parquet: pq.ParquetWriter | None = None
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Windows as `as_stored` makes them."""
+        self._waiting += rows
+        if len(self._waiting) >= ROW_GROUP:
+            self._write()
+
+    def _write(self) -> None:
+        if self._parquet is None:
+            self._stream = self._stack.enter_context(self._store.stream(self._wanted))
+            self._parquet = self._stack.enter_context(pq.ParquetWriter(self._stream, self._schema, **COMPRESSION))
+        self._parquet.write_table(to_table(self._waiting, self._schema))
+        self.rows += len(self._waiting)
+        self._waiting = []
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None and self._waiting:
+            self._write()
+        self._stack.__exit__(*error)
+        if error[0] is None and self._stream is not None:
+            self.name, self.sha256 = self._wanted, self._stream.sha256
 
 
 def from_bytes(data: bytes, *, name: str, columns: list[str] | None = None) -> pa.Table:

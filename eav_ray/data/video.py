@@ -3,13 +3,15 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import av
 import av.error
 import numpy as np
 from av.container import InputContainer
 
+from eav_ray.data.face import Cropper
+from eav_ray.data.manifest import LONGEST_S
 from eav_ray.errors import DataError
 
 LOST_S = 0.5  # a stream may state a few frames more than it has
@@ -18,8 +20,33 @@ LONGEST_GAP_S = 60.0  # a damaged time stamp may claim years, and every frame of
 DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError, ArithmeticError, IndexError, MemoryError)
 
 
+class Film(NamedTuple):
+    frames: np.ndarray  # (n, size, size, 3) uint8 RGB
+    seconds: float  # duration of what was decoded
+    faceless: np.ndarray | None = None  # (n,) bool: no face was found; None where none was looked for
+
+
 class _BreaksOff(Exception):
     pass
+
+
+class _TooLong(Exception):
+    pass
+
+
+class _Whole:
+    """Frames to pictures as they are, whatever their aspect ratio."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.pictures: list[np.ndarray] = []
+
+    def add(self, frame: av.VideoFrame, times: int) -> None:
+        picture = frame.reformat(self.size, self.size, format="rgb24", interpolation="AREA").to_ndarray()
+        self.pictures += [picture] * times
+
+    def end(self) -> None:
+        pass
 
 
 def read(
@@ -29,7 +56,8 @@ def read(
     seconds: float | None = None,
     threads: Literal["NONE", "SLICE", "FRAME", "AUTO"] = "NONE",
     timeout_s: float = 120.0,
-) -> tuple[np.ndarray, float]:
+    face_step: int = 0,
+) -> Film:
     """Decode a file once; frame k is the first whose time is at least k / fps, to within half a source frame.
 
     Time stamps decide, not counts, so a variable or unusual source rate keeps the pace of the other modalities; a gap
@@ -42,15 +70,14 @@ def read(
         seconds: Stop there; None for the whole file.
         timeout_s: Give up after so long.
         threads: FFmpeg's decoder threads; one by default, since Ray runs one task a core.
-    Returns:
-        (n, size, size, 3) uint8 RGB, and the duration in seconds of what was decoded (at most `seconds`).
+        face_step: Crop to the face, looked for in every so many chosen frames (`face.py`); 0 for the whole frame.
     Raises:
         DataError: The file is missing or damaged, has no video stream, yields no frame, breaks off before the length
-            that it states, or takes too long.
+            that it states, is longer than an hour, or takes too long.
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected a video file such as .mp4")
-    chosen: list[np.ndarray] = []
+    keep = Cropper(size, face_step) if face_step else _Whole(size)
     end_s = stated_s = 0.0
     reason = "no frame could be decoded"
     deadline = time.monotonic() + timeout_s
@@ -60,33 +87,36 @@ def read(
                 stream = container.streams.video[0]
                 if stream.duration and stream.time_base:
                     stated_s = float(stream.duration * stream.time_base)
-                end_s = _choose(container, stream, fps, size, seconds, threads, chosen, deadline)
+                end_s = _choose(container, stream, fps, seconds, threads, keep, deadline)
+                keep.end()
             else:
                 reason = "it has no video stream"
     except _BreaksOff:
         raise DataError(f"{path} breaks off in the middle of a frame; copy it again or leave it out") from None
+    except _TooLong:
+        raise DataError(f"{path} is longer than {LONGEST_S} s; cut it into recordings") from None
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split())
-    if not chosen and time.monotonic() < deadline:
+    if not keep.pictures and time.monotonic() < deadline:
         raise DataError(f"{path} cannot be decoded as video ({reason}); replace it or leave its video out")
     if time.monotonic() > deadline:
         raise DataError(f"{path} takes over {timeout_s:g} s to decode; replace it, or raise profile.file_timeout_s")
     if min(stated_s, seconds or stated_s) - end_s > LOST_S:
         raise DataError(f"{path} breaks off: {end_s:.1f} of {stated_s:.1f} s decode; copy it again or leave it out")
-    return np.stack(chosen), end_s
+    faceless = np.array(keep.faceless) if isinstance(keep, Cropper) else None
+    return Film(np.stack(keep.pictures), end_s, faceless)
 
 
 def _choose(
     container: InputContainer,
     stream: av.VideoStream,
     fps: int,
-    size: int,
     seconds: float | None,
     threads: Literal["NONE", "SLICE", "FRAME", "AUTO"],
-    chosen: list[np.ndarray],
+    keep: "_Whole | Cropper",
     deadline: float,
 ) -> float:
-    """Append the chosen frames to `chosen`; returns the time at which the last decoded frame ends."""
+    """Give the chosen frames to `keep`; returns the time at which the last decoded frame ends."""
     stream.thread_type = threads
     if threads == "NONE":
         stream.thread_count = 1
@@ -94,7 +124,7 @@ def _choose(
     frame_s = 1 / float(rate) if rate else 0.0
     slack_s = min(frame_s, 1 / fps) / 2  # keeps rounded time stamps from choosing a neighbour
     start_s: float | None = None
-    end_s = 0.0
+    end_s, given = 0.0, 0
     for index, frame in enumerate(_frames(container, stream)):
         time_s = index * frame_s if frame.time is None else frame.time
         start_s = time_s if start_s is None else start_s
@@ -104,10 +134,12 @@ def _choose(
         wanted = int((time_s + slack_s) * fps) + 1  # frames due by now: all k with k / fps <= time_s + slack_s
         if seconds is not None:
             wanted = min(wanted, round(seconds * fps))
-        if wanted > len(chosen):
-            picture = frame.reformat(size, size, format="rgb24", interpolation="AREA").to_ndarray()
-            chosen.extend([picture] * (wanted - len(chosen)))
+        if wanted > given:
+            keep.add(frame, wanted - given)
+            given = wanted
         end_s = max(end_s, time_s + frame_s)
+        if end_s > LONGEST_S:
+            raise _TooLong
         if seconds is not None and end_s >= seconds:
             return seconds
     return end_s

@@ -58,6 +58,7 @@ def cut(
     problems: list[Problem] = []
     quality: dict[str, Any] = {"recording": recording.recording, "label": recording.label}
     bad_channels = 0
+    faceless: np.ndarray | None = None
     for m in modalities:
         try:
             match m:
@@ -68,13 +69,19 @@ def cut(
                     signals["eeg"], seconds["eeg"] = prepared.x_CT, prepared.x_CT.shape[1] / profile.eeg.hz
                     bad_channels = len(prepared.bad)
                     quality |= {"eeg_unit": prepared.unit, "eeg_bad": prepared.bad}
+                    if profile.eeg.artefacts != "none":
+                        quality["eeg_removed"] = prepared.removed
                 case "audio" if recording.audio is not None:
-                    signals["audio"] = audio.read(recording.audio, profile.audio.hz)
+                    signals["audio"] = audio.read(recording.audio, profile.audio.hz, profile.file_timeout_s)
                     seconds["audio"] = len(signals["audio"]) / profile.audio.hz
                 case "video" if recording.video is not None:
                     v = profile.video
-                    signals["video"], seconds["video"] = video.read(
-                        recording.video, v.fps, v.size, timeout_s=profile.file_timeout_s
+                    signals["video"], seconds["video"], faceless = video.read(
+                        recording.video,
+                        v.fps,
+                        v.size,
+                        timeout_s=profile.file_timeout_s,
+                        face_step=v.face_step if v.crop == "face" else 0,
                     )
                 case _:
                     pass
@@ -115,9 +122,11 @@ def cut(
             row |= _audio_quality(row["audio"])
         if "video" in modalities:
             row |= _video_quality(row["video"])
+            row["video_faceless"] = None if faceless is None or not row["has_video"] else _share(faceless, w, frames[0])
         rows.append(row)
     for name in (n for m in signals for n in QUALITY[m] if m != "eeg"):
-        quality[name] = float(np.mean([row[name] for row in rows]))
+        if measured := [row[name] for row in rows if row[name] is not None]:
+            quality[name] = float(np.mean(measured))
     return Cut(rows, tuple(problems), quality)
 
 
@@ -138,6 +147,10 @@ def _check_channels(prepared: Prepared, recording: Recording, eeg_channels: int)
             f"{recording.eeg} ({recording.id}) has {len(prepared.x_CT)} EEG channels, but the data set has "
             f"{eeg_channels}; leave this recording out"
         )
+
+
+def _share(flags: np.ndarray, w: int, count: int) -> float:
+    return float(flags[w * count : (w + 1) * count].mean())
 
 
 def _samples(signal: np.ndarray | None, w: int, shape: tuple[int, ...]) -> np.ndarray:

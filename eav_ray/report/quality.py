@@ -20,10 +20,12 @@ from eav_ray.data.manifest import Problem
 # (column, heading, format); a column is there where its modality is.
 COLUMNS = (
     ("bad", "bad channels", "{:.2f}"),
+    ("removed", "artefacts", "{:.2f}"),
     ("audio_db", "level dB", "{:.1f}"),
     ("audio_clipped", "clipped", "{:.2%}"),
     ("video_luma", "brightness", "{:.0f}"),
     ("video_held", "still", "{:.1%}"),
+    ("video_faceless", "no face", "{:.1%}"),
 )
 
 
@@ -60,6 +62,8 @@ def per_person(quality: Quality) -> pd.DataFrame:
     table = pd.DataFrame(list(quality.recordings))
     if "eeg_bad" in table:
         table["bad"] = table["eeg_bad"].map(lambda bad: len(bad) if isinstance(bad, dict) else np.nan)
+    if "eeg_removed" in table:
+        table["removed"] = table["eeg_removed"].map(lambda found: len(found) if isinstance(found, list) else np.nan)
     measured = [c for c, _, _ in COLUMNS if c in table]
     people = table.groupby("subject", sort=False)
     found = people[measured].mean()

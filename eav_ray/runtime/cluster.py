@@ -117,6 +117,9 @@ def cpus() -> int:
 
 def _start(runtime: Runtime) -> None:
     check_local(runtime)
+    # Ray gives its workers a low priority, by which Linux spreads them badly: two on one core, the other idle
+    # (docs/log.md). This Ray is the job's own, so nobody gains by it.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # address="local": a plain init would follow an address that a dead cluster left in Ray's temporary folder.
     ray.init(
         address="local",

@@ -72,7 +72,7 @@ def _prepare(
             if isinstance(found, DataError):
                 facts[recording.recording] = str(found)
             else:
-                facts[recording.recording] = {"unit": found.unit, "bad": found.bad}
+                facts[recording.recording] = {"unit": found.unit, "bad": found.bad, "removed": found.removed}
                 tensors[recording.recording] = found.x_CT
         yield {
             "unit": np.array([i]),
@@ -86,6 +86,8 @@ def unpack(row: dict[str, Any]) -> dict[str, Prepared | DataError]:
     facts = json.loads(row["facts"])
     tensors = safetensors.numpy.load(row["eeg"]) if row["eeg"] else {}
     return {
-        name: DataError(fact) if isinstance(fact, str) else Prepared(tensors[name], fact["unit"], fact["bad"])
+        name: DataError(fact)
+        if isinstance(fact, str)
+        else Prepared(tensors[name], fact["unit"], fact["bad"], tuple(fact["removed"]))
         for name, fact in facts.items()
     }

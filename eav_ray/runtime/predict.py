@@ -22,6 +22,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster, eeg_stage
+from eav_ray.runtime.preprocess import require_extras
 from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.run import empty_frame, to_frame
@@ -133,6 +134,7 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
     recordings = [replace(r, **unwanted) for r in listing.recordings]
     if not recordings:
         raise DataError(f"there is nothing to predict in {experiment.data.root}; run jobs/check.py to see why")
+    require_extras(experiment)
     failed = [f"{p.subject} {p.recording} {p.file}: {p.reason}" for p in listing.problems]
     with cluster.session(experiment.runtime), stage("predict", len(recordings), "recordings") as bar:
         cluster.quiet_ray_data()

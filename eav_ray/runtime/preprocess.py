@@ -14,18 +14,18 @@ import ray
 from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from eav_ray.config import Data, Experiment, Profile, digest
-from eav_ray.data import sets
+from eav_ray.data import artefacts, face, sets
 from eav_ray.data.manifest import LISTENING, Listing, Problem, Recording
 from eav_ray.data.session import prepare
-from eav_ray.data.shard import INDEX, Index, ShardFile, as_stored, read_index, schema, to_bytes, to_table
+from eav_ray.data.shard import INDEX, Index, ShardFile, Writer, as_stored, read_index, schema
 from eav_ray.data.windows import cut
 from eav_ray.errors import DataError
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster, eeg_stage
-from eav_ray.storage import Store, sha256, versions
+from eav_ray.storage import Store, versions
 
 DEATHS = (WorkerCrashedError, OutOfMemoryError)
-FORMAT = 2  # raise when windows come out differently: shards of another version are not reused
+FORMAT = 3  # raise when windows come out differently: shards of another version are not reused
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ def preprocess(experiment: Experiment) -> Preprocessed:
     dataset, listing = sets.scan(experiment.data)
     _heed(experiment, listing.problems)
     listing = _admitted(experiment, listing)
+    require_extras(experiment)
     store = shard_store(experiment)
     wanted = chunks(experiment, listing)
     todo = [c for c in wanted if not _is_done(store, c)]
@@ -128,6 +129,15 @@ def preprocess(experiment: Experiment) -> Preprocessed:
     store.write_json("problems.json", [asdict(p) for p in problems])
     quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
     return Preprocessed(index, problems, len(wanted) - len(todo), quality)
+
+
+def require_extras(experiment: Experiment) -> None:
+    """Raises ConfigError where the profile asks for what an optional package does, and it is not installed."""
+    profile, modalities = experiment.profile, experiment.data.modalities
+    if "eeg" in modalities and profile.eeg.artefacts != "none":
+        artefacts.require()
+    if "video" in modalities and profile.video.crop == "face":
+        face.require()
 
 
 def _is_done(store: Store, chunk: Chunk) -> bool:
@@ -227,21 +237,17 @@ def _write(
     store, chunk, prepared = Store(root), todo[row["unit"]], eeg_stage.unpack(row)
     problems: list[Problem] = []
     quality: list[dict[str, Any]] = []
-    windows: list[dict[str, Any]] = []
-    for recording in chunk.recordings:
-        if recording.id in deadly:
-            problems.append(Problem(recording.subject, recording.recording, "", deadly[recording.id]))
-            continue
-        eeg = prepared.get(recording.recording)
-        made = cut(recording, profile, data.modalities, prepared=eeg, eeg_channels=n_chans)
-        problems += made.problems
-        quality.append(made.quality | {"windows": len(made.windows)})
-        windows += [as_stored(w, profile) for w in made.windows]
-    record: dict[str, Any] = {"rows": len(windows), "file": "", "sha256": "", "subject": chunk.recordings[0].subject}
-    if windows:
-        content = to_bytes(to_table(windows, schema(profile, n_chans, data.modalities)))
-        record |= {"file": f"shards/{chunk.name}.parquet", "sha256": sha256(content)}
-        store.write(record["file"], content)
-    record |= {"problems": [asdict(p) for p in problems], "quality": quality}
+    with Writer(store, f"shards/{chunk.name}.parquet", schema(profile, n_chans, data.modalities)) as shard:
+        for recording in chunk.recordings:
+            if recording.id in deadly:
+                problems.append(Problem(recording.subject, recording.recording, "", deadly[recording.id]))
+                continue
+            eeg = prepared.get(recording.recording)
+            made = cut(recording, profile, data.modalities, prepared=eeg, eeg_channels=n_chans)
+            problems += made.problems
+            quality.append(made.quality | {"windows": len(made.windows)})
+            shard.add([as_stored(w, profile) for w in made.windows])
+    record: dict[str, Any] = {"rows": shard.rows, "file": shard.name, "sha256": shard.sha256}
+    record |= {"subject": chunk.recordings[0].subject, "problems": [asdict(p) for p in problems], "quality": quality}
     store.write_json(f"records/{chunk.name}.json", record)
     return {"recordings": len(chunk.recordings)}

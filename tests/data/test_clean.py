@@ -108,7 +108,8 @@ def test_a_bad_channel_is_found_and_does_not_touch_the_others(damage: str) -> No
             spoiled[bad] = -3276.8
         case "extreme":
             spoiled[bad] *= 1000
-    (whole, _, none, _), (cleaned, _, found, masked) = clean(raw(x_CT), UNREFERENCED), clean(raw(spoiled), UNREFERENCED)
+    whole, _, none, *_ = clean(raw(x_CT), UNREFERENCED)
+    cleaned, _, found, masked, _ = clean(raw(spoiled), UNREFERENCED)
     assert none == {} and found == {"Cz": damage} and masked == ()
     others = np.arange(30) != bad
     np.testing.assert_allclose(cleaned[others], whole[others], atol=1e-3)
@@ -119,7 +120,7 @@ def test_a_bad_channel_is_found_and_does_not_touch_the_others(damage: str) -> No
 def test_a_bad_channel_without_a_known_position_is_zero() -> None:
     x_CT = noise(6)
     x_CT[2] = 0
-    cleaned, _, bad, masked = clean(RawEEG(x_CT, HZ, ("A", "B", "C", "D", "E", "F"), "auto"), EEGProfile())
+    cleaned, _, bad, masked, _ = clean(RawEEG(x_CT, HZ, ("A", "B", "C", "D", "E", "F"), "auto"), EEGProfile())
     assert (bad, masked) == ({"C": "flat"}, ("C",))
     assert not cleaned[2].any() and cleaned[[0, 1, 3, 4, 5]].std(axis=1).all()
 

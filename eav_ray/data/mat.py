@@ -1,0 +1,142 @@
+"""Numeric arrays of MATLAB files, v5 to v7.3, of which nobody knows who wrote them.
+
+SciPy, h5py and pymatreader read them; what is here looks at what a file claims before they do. A file of some kilobytes
+may claim, and unpack to, gigabytes, and an HDF5 file may point into other files.
+"""
+
+import contextlib
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pymatreader
+import scipy.io
+from scipy.io.matlab import MatReadError
+
+from eav_ray.errors import DataError
+
+LARGEST = 2**28  # values in one array: four times a person of EAV, 2 GiB in double precision
+COMPRESSED, MATRIX = 15, 14  # types of data elements of a v5 file
+HEAD = 1024  # bytes of an element that hold its flags, shape, name and the size of its values
+# What SciPy and h5py raise on damaged files: they trust the lengths and types that the file states.
+ERRORS = (
+    MatReadError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+
+
+def shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of those of the named arrays that a file holds, in MATLAB's order of axes, from its headers alone.
+
+    Raises:
+        DataError: No MATLAB file; an array claims more values than `LARGEST`, or is not stored in this file.
+    """
+    try:
+        if h5py.is_hdf5(path):  # MATLAB v7.3, which stores axes reversed
+            with h5py.File(path, "r") as file:
+                found = {k: tuple(reversed(_own(file, k).shape)) for k in names if k in file}
+        else:
+            found = {name: tuple(map(int, s)) for name, s, _ in scipy.io.whosmat(str(path)) if name in names}
+            _check_claims(path, found)
+    except DataError:
+        raise
+    except ERRORS as error:
+        raise DataError(f"{path} cannot be read ({one_line(error)}); download it again") from None
+    for name, shape in found.items():
+        if np.prod(shape, dtype=float) > LARGEST:
+            raise DataError(
+                f"{path}: {name} claims the shape {shape}, more than {LARGEST:,} values; download it again, or cut "
+                "the person's recordings into several files and list them with data.set=manifest"
+            )
+    return found
+
+
+def load(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """One array whose shape `shapes` found.
+
+    Raises:
+        DataError: The file is damaged, or the array holds no real numbers.
+    """
+    try:
+        values = np.asarray(pymatreader.read_mat(str(path), variable_names=[name])[name]).reshape(shape)
+    except ERRORS as error:
+        raise DataError(f"{path} cannot be read to its end ({one_line(error)}); download it again") from None
+    if values.dtype.kind not in "fiu":
+        raise DataError(f"{path}: {name} holds {values.dtype}, not real numbers")
+    return values
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _own(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset whose values lie in this file: HDF5 can point to any other file that the reader may open."""
+    link, found = file.get(name, getlink=True), None
+    if isinstance(link, h5py.HardLink):
+        found = file[name]
+    if not isinstance(found, h5py.Dataset) or found.external is not None or found.is_virtual:
+        raise DataError(f"{file.filename}: {name} is no array stored in this file; save it from MATLAB again")
+    return found
+
+
+def _check_claims(path: Path, found: dict[str, tuple[int, ...]]) -> None:
+    """A v5 array states its size as a shape and in bytes; SciPy believes the bytes until it has unpacked them."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(126)
+        order = "<" if file.read(2) == b"IM" else ">"
+        while len(tag := file.read(8)) == 8:
+            kind, length = struct.unpack(order + "II", tag)
+            start = file.tell()
+            head = file.read(min(length, HEAD))
+            name, claimed = "", 0
+            with contextlib.suppress(struct.error):  # an object of MATLAB's, which is none of the arrays looked for
+                if kind == COMPRESSED:
+                    name, claimed = _claim(zlib.decompressobj().decompress(head, HEAD), order)
+                elif kind == MATRIX:
+                    name, claimed = _claim(tag + head, order)
+            if name in found and claimed > 8 * np.prod(found[name], dtype=float):
+                raise DataError(
+                    f"{path}: {name} has the shape {found[name]}, but claims {claimed:,} bytes; download it again"
+                )
+            if start + length > size:
+                break
+            file.seek(start + length)
+
+
+def _claim(head: bytes, order: str) -> tuple[str, int]:
+    """Name of an array, and the bytes that its values claim, from the beginning of its element."""
+    at, parts = 8, []  # behind the element's own tag: flags, shape, name, values
+    for _ in range(3):
+        data, at = _part(head, at, order)
+        parts.append(data)
+    _, length = _tag(head, at, order)
+    return parts[2].decode("latin-1"), length
+
+
+def _tag(head: bytes, at: int, order: str) -> tuple[bool, int]:
+    """Whether a part is a short one, with its data inside the tag, and its length in bytes."""
+    first, second = struct.unpack_from(order + "II", head, at)
+    return (True, first >> 16) if first >> 16 else (False, second)
+
+
+def _part(head: bytes, at: int, order: str) -> tuple[bytes, int]:
+    short, length = _tag(head, at, order)
+    start = at + (4 if short else 8)
+    return head[start : start + length], at + 8 if short else start + -(-length // 8) * 8
