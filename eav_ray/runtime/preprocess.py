@@ -141,10 +141,11 @@ def require_extras(experiment: Experiment) -> None:
 
 
 def _is_done(store: Store, chunk: Chunk) -> bool:
+    """Whether an earlier job made this chunk without a problem: what took too long or too much memory may do now."""
     if not store.exists(f"records/{chunk.name}.json"):
         return False
     record = store.read_json(f"records/{chunk.name}.json")
-    return not record["rows"] or store.exists(record["file"])
+    return not record["problems"] and (not record["rows"] or store.exists(record["file"]))
 
 
 def _heed(experiment: Experiment, problems: tuple[Problem, ...]) -> None:
@@ -177,25 +178,32 @@ def _admitted(experiment: Experiment, listing: Listing) -> Listing:
 def _run(experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int) -> None:
     cluster.quiet_ray_data()
     with stage("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:
+        finished: set[str] = set()
         try:
-            _stream(experiment, todo, store, n_chans, {}, bar)
+            _stream(experiment, todo, store, n_chans, {}, bar, finished)
         except DEATHS:
-            left = [c for c in todo if not _is_done(store, c)]
-            deadly = _deadly(experiment, left, n_chans)
-            bar.to(sum(len(c.recordings) for c in todo if c not in left))
-            _stream(experiment, left, store, n_chans, deadly, bar)
+            left = [c for c in todo if c.name not in finished]
+            _stream(experiment, left, store, n_chans, _deadly(experiment, left, n_chans), bar, finished)
 
 
 def _stream(
-    experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int, deadly: dict[str, str], bar: Bar
+    experiment: Experiment,
+    todo: list[Chunk],
+    store: Store,
+    n_chans: int,
+    deadly: dict[str, str],
+    bar: Bar,
+    finished: set[str],
 ) -> None:
-    e, finished = experiment, bar.done
+    """Make chunks; adds the names of those that are made to `finished` as they come."""
+    e = experiment
     units = [tuple(r for r in c.recordings if r.id not in deadly) for c in todo]
     rows = eeg_stage.units(e.data, e.profile, units)
     write = partial(_write, todo=todo, deadly=deadly, data=e.data, profile=e.profile, root=store.root, n_chans=n_chans)
     for row in eeg_stage.retried(rows.map, write, num_cpus=1).iter_rows():
-        finished += row["recordings"]
-        bar.to(finished)
+        chunk = todo[row["unit"]]
+        finished.add(chunk.name)
+        bar.to(bar.done + len(chunk.recordings))
 
 
 def _deadly(experiment: Experiment, chunks: list[Chunk], n_chans: int) -> dict[str, str]:
@@ -250,4 +258,4 @@ def _write(
     record: dict[str, Any] = {"rows": shard.rows, "file": shard.name, "sha256": shard.sha256}
     record |= {"subject": chunk.recordings[0].subject, "problems": [asdict(p) for p in problems], "quality": quality}
     store.write_json(f"records/{chunk.name}.json", record)
-    return {"recordings": len(chunk.recordings)}
+    return {"unit": row["unit"]}

@@ -18,6 +18,7 @@ from eav_ray.data.shard import (
     INDEX,
     Index,
     ShardFile,
+    Writer,
     as_stored,
     from_bytes,
     read_index,
@@ -258,3 +259,28 @@ def test_permuted_labels_do_not_depend_on_which_recordings_a_process_may_see(tmp
         for windows in (whole, few):
             items = items_of(windows.ids, replace(data, modalities=modalities), 0)
             assert items and {i.id: i.label for i in items} == {i.id: expected[i.id] for i in items}
+
+
+def test_a_shard_written_in_pieces_is_the_one_written_at_once(tmp_path: Path) -> None:
+    store, made = Store(tmp_path), rows(75, 0)
+    with Writer(store, "a.parquet", SCHEMA) as writer:
+        for start in range(0, 75, 4):
+            writer.add(made[start : start + 4])
+        assert not store.exists("a.parquet")
+    shard = ShardFile(writer.name, writer.sha256, writer.rows)
+    assert (shard.file, shard.rows) == ("a.parquet", 75)
+    assert read_shard(store, shard).combine_chunks().equals(to_table(made, SCHEMA).combine_chunks())
+    assert pq.ParquetFile(tmp_path / "a.parquet").metadata.num_row_groups >= 2
+
+
+def test_a_shard_without_windows_is_no_file(tmp_path: Path) -> None:
+    with Writer(Store(tmp_path), "a.parquet", SCHEMA) as writer:
+        writer.add([])
+    assert (writer.name, writer.sha256, writer.rows) == ("", "", 0) and list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_that_breaks_off_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Writer(Store(tmp_path), "a.parquet", SCHEMA) as writer:
+        writer.add(rows(40, 0))
+        raise ZeroDivisionError
+    assert writer.name == "" and list(tmp_path.iterdir()) == []

@@ -1,0 +1,84 @@
+"""What a second preprocessing job does again, and what it must not mix."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eav_ray.config import Experiment, Profile, override
+from eav_ray.data import artefacts, face
+from eav_ray.data.manifest import Listing, Recording
+from eav_ray.errors import ConfigError
+from eav_ray.runtime.preprocess import Chunk, _is_done, chunks, content_of, require_extras, shard_store
+from eav_ray.storage import Store
+
+PROBLEM = {"subject": "p1", "recording": "001", "file": "a.mp4", "reason": "takes over 120 s to decode"}
+
+
+@pytest.mark.parametrize(
+    ("record", "shard", "done"),
+    [
+        (None, False, False),
+        ({"rows": 4, "file": "shards/c.parquet", "problems": []}, True, True),
+        ({"rows": 4, "file": "shards/c.parquet", "problems": []}, False, False),
+        ({"rows": 4, "file": "shards/c.parquet", "problems": [PROBLEM]}, True, False),  # more time may help
+        ({"rows": 0, "file": "", "problems": []}, False, True),
+    ],
+)
+def test_a_chunk_is_done_if_it_has_a_record_without_problems_and_its_shard(
+    tmp_path: Path, record: dict | None, shard: bool, done: bool
+) -> None:
+    store = Store(tmp_path)
+    if record is not None:
+        store.write_json("records/c.json", record)
+    if shard:
+        store.write("shards/c.parquet", b"x")
+    assert _is_done(store, Chunk("c", ())) is done
+
+
+CHANGES = [
+    {"profile.eeg.kind": "official"},
+    {"profile.eeg.artefacts": "blinks"},
+    {"profile.eeg.notch_hz": 60.0},
+    {"profile.video.crop": "face"},
+    {"profile.video.quality": 90},
+    {"profile.window_s": 4},
+    {"profile.on_bad": "drop"},
+    {"data.root": "elsewhere"},
+    {"data.tasks": ["speaking", "listening"]},
+]
+
+
+def test_shards_of_different_windows_never_share_a_folder() -> None:
+    base = override(Experiment(), {"data.root": "here"})
+    stores = [shard_store(e).root for e in (base, *(override(base, change) for change in CHANGES))]
+    assert len(set(stores)) == len(stores)
+
+
+@pytest.mark.parametrize("change", [{"chunk": 7}, {"file_timeout_s": 5}, {"on_bad": "fail"}])
+def test_what_leaves_windows_as_they_are_leaves_shards_where_they_are(change: dict) -> None:
+    assert content_of(replace(Profile(), **change)) == content_of(Profile())
+
+
+def test_a_chunk_of_a_file_that_changed_is_another_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"one")
+    listing = Listing((Recording("p1", "001", 0, "speaking", 0, audio=str(path)),))
+    (before,) = chunks(Experiment(), listing)
+    assert chunks(Experiment(), listing) == [before]
+    path.write_bytes(b"other")
+    (after,) = chunks(Experiment(), listing)
+    assert before.name != after.name and before.recordings == after.recordings
+
+
+def test_optional_packages_are_asked_for_only_where_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise ConfigError("not installed")
+
+    monkeypatch.setattr(face, "require", missing)
+    monkeypatch.setattr(artefacts, "require", missing)
+    require_extras(Experiment())
+    for change in ({"profile.video.crop": "face"}, {"profile.eeg.artefacts": "all"}):
+        with pytest.raises(ConfigError, match="not installed"):
+            require_extras(override(Experiment(), change))
+        require_extras(override(Experiment(), change | {"data.modalities": ["audio"]}))
