@@ -42,7 +42,7 @@ CHANGES = [
     {"profile.eeg.notch_hz": 60.0},
     {"profile.video.crop": "face"},
     {"profile.video.quality": 90},
-    {"profile.window_s": 4},
+    {"profile.window_s": 4, "model.video.frames": 20},
     {"profile.on_bad": "drop"},
     {"data.root": "elsewhere"},
     {"data.tasks": ["speaking", "listening"]},
