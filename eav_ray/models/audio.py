@@ -30,6 +30,14 @@ class FilterBank(nn.Module):
 
         Longer input is cut; shorter input is padded with zeros before normalisation, as the library does.
         """
+        # One window at a time on a CPU, where its 3 MB stay in the cache: half the time of a batch.
+        parts = wave_BT.split(1) if wave_BT.device.type == "cpu" else [wave_BT]
+        logmel = torch.cat([self._logmel(part) for part in parts])
+        missing = self.max_length - logmel.shape[1]
+        logmel = nn.functional.pad(logmel, (0, 0, 0, missing)) if missing > 0 else logmel[:, : self.max_length]
+        return (logmel - MEAN) / (2 * SD)
+
+    def _logmel(self, wave_BT: Tensor) -> Tensor:
         # In double precision: a quiet band beside a loud one drowns in the rounding of single precision. No buffers,
         # because `module.to(dtype)` would round them.
         window = torch.hann_window(FRAME, periodic=False, dtype=torch.float64, device=wave_BT.device)
@@ -39,10 +47,7 @@ class FilterBank(nn.Module):
         frames = (frames - 0.97 * previous) * window
         spectrum = torch.fft.rfft(frames, n=FFT)
         power = spectrum.real.square() + spectrum.imag.square()
-        logmel = torch.clamp(power @ _triangles().to(wave_BT.device), min=FLOOR).log().float()
-        missing = self.max_length - logmel.shape[1]
-        logmel = nn.functional.pad(logmel, (0, 0, 0, missing)) if missing > 0 else logmel[:, : self.max_length]
-        return (logmel - MEAN) / (2 * SD)
+        return torch.clamp(power @ _triangles().to(wave_BT.device), min=FLOOR).log().float()
 
 
 def _triangles() -> Tensor:
