@@ -40,12 +40,13 @@ class Goal:
 
 def finish(name: str, title: str, body: str, goals: list[Goal]) -> int:
     """Print the goals and write the page; the exit code is 0 only if all goals are met."""
+    words = ["FOLDER" if Path(word).exists() else word for word in sys.argv[1:]]  # no path of this machine
     head = [
         f"# {title}",
         "",
         f"- {datetime.date.today()}, commit {_commit()}",
         f"- {_hardware()}, Python {platform.python_version()}",
-        f"- `python -m benchmarks.{name}{' '.join(['', *sys.argv[1:]])}`",
+        f"- `{' '.join([f'python -m benchmarks.{name}', *words])}`",
         "",
     ]
     RESULTS.mkdir(parents=True, exist_ok=True)

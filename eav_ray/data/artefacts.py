@@ -58,7 +58,7 @@ def artefacts(
 
     info = mne.create_info(list(channels), hz, "eeg", verbose="ERROR")
     broad = mne.io.RawArray(x_CT * 1e-6, info, verbose="ERROR")
-    broad.set_montage(montage, match_case=False, verbose="ERROR")
+    broad.set_montage(montage, verbose="ERROR")
     broad.set_eeg_reference("average", projection=False, verbose="ERROR")
     seen = broad.copy().filter(LOW_HZ, min(HIGH_HZ, hz / 2 - 1), method="iir", verbose="ERROR")
     # The average reference takes one dimension; few samples cannot tell many components apart.

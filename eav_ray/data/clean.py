@@ -3,6 +3,8 @@
 Every step sees one recording alone: filtering a concatenation of recordings lets each ring into the next.
 """
 
+import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,6 +23,8 @@ EXTREME = 10.0  # times the median channel's SD; blinks on frontal channels stay
 SHORTEST_S = 1.0
 HEAD_CENTRE = (0.0, 0.0, 0.04)  # of MNE's spherical head model, metres in head coordinates
 FEW = 8  # channels: fewer lie too far apart to expect anything of their correlation
+# What recorders write around the name of a position: a prefix, dots, and what it is referred to.
+AROUND = re.compile(r"^EEG[ _-]?|\.+$|-(?:ref|le|re|ar|avg?|[am]1|[am]2|a1a2|m1m2)$", re.IGNORECASE)
 REASONS = ("not finite", "flat", "extreme", "uncorrelated")
 
 
@@ -73,8 +77,9 @@ def clean(raw: RawEEG, profile: EEGProfile) -> Cleaned:
     good_C = np.array([name not in bad for name in raw.channels])
     removed: tuple[str, ...] = ()
     if profile.artefacts != "none":
-        used_C = good_C & _placed(raw.channels)
-        names = [name for name, used in zip(raw.channels, used_C, strict=True) if used]
+        at = sites(raw.channels)
+        used_C = good_C & np.array([site != "" for site in at])
+        names = [site for site, used in zip(at, used_C, strict=True) if used]
         part_CT, removed = artefacts(broad_CT[used_C], raw.hz, names, montage(), profile.artefacts)
         if removed:  # filters are linear: what is taken out is filtered like what it is taken from
             x_CT[used_C] -= _filter(part_CT, raw.hz, profile)
@@ -187,13 +192,14 @@ def _zero_phase(x_CT: np.ndarray, sos: np.ndarray, padding: int) -> np.ndarray:
 
 def _interpolate(x_CT: np.ndarray, good_C: np.ndarray, channels: tuple[str, ...], hz: int) -> np.ndarray:
     """Overwrite bad channels by spherical splines (Perrin et al. 1989, as in MNE); returns which could not be."""
-    positions, placed_C = montage(), _placed(channels)
-    bad = [name for name, wanted in zip(channels, ~good_C & placed_C, strict=True) if wanted]
+    at = sites(channels)
+    placed_C = np.array([site != "" for site in at])
+    bad = [site for site, wanted in zip(at, ~good_C & placed_C, strict=True) if wanted]
     if not bad or (good_C & placed_C).sum() < 4:  # a spline through fewer points is no map of the scalp
         return ~good_C
-    names = [name for name, placed in zip(channels, placed_C, strict=True) if placed]
+    names = [site for site in at if site]
     raw = mne.io.RawArray(x_CT[placed_C], mne.create_info(names, hz, "eeg", verbose="ERROR"), verbose="ERROR")
-    raw.set_montage(positions, match_case=False, verbose="ERROR")
+    raw.set_montage(montage(), verbose="ERROR")
     raw.info["bads"] = bad
     # Fitting the sphere to the channels fails where they are few. MNE's stub says str, its documentation also a triple.
     origin: Any = HEAD_CENTRE
@@ -202,9 +208,17 @@ def _interpolate(x_CT: np.ndarray, good_C: np.ndarray, channels: tuple[str, ...]
     return ~good_C & ~placed_C
 
 
-def _placed(channels: tuple[str, ...]) -> np.ndarray:
-    known = {name.lower() for name in montage().ch_names}
-    return np.array([name.lower() in known for name in channels])
+def sites(channels: Sequence[str]) -> list[str]:
+    """The 10-05 position that each channel's name means; "" where it means none, or one that is taken.
+
+    Recorders write `EEG Fp1-REF`, `FP1` or `Fp1.` for `Fp1`; a bipolar `Fp1-F7` has no one position.
+    """
+    known = {name.lower(): name for name in montage().ch_names}
+    found: list[str] = []
+    for channel in channels:
+        site = known.get(AROUND.sub("", channel.strip()).lower(), "")
+        found.append("" if site in found else site)
+    return found
 
 
 @lru_cache(maxsize=1)

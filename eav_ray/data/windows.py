@@ -124,9 +124,10 @@ def cut(
             row |= _video_quality(row["video"])
             row["video_faceless"] = None if faceless is None or not row["has_video"] else _share(faceless, w, frames[0])
         rows.append(row)
-    for name in (n for m in signals for n in QUALITY[m] if m != "eeg"):
-        if measured := [row[name] for row in rows if row[name] is not None]:
-            quality[name] = float(np.mean(measured))
+    for m in signals:
+        for name in QUALITY[m] if m != "eeg" else ():
+            if measured := [row[name] for row in rows if row[f"has_{m}"] and row[name] is not None]:
+                quality[name] = float(np.mean(measured))
     return Cut(rows, tuple(problems), quality)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eav_ray.data.clean import montage
+from eav_ray.data.clean import montage, sites
 from eav_ray.data.manifest import Problem
 
 # (column, heading, format); a column is there where its modality is.
@@ -158,11 +158,11 @@ def _classes(quality: Quality) -> str:
 def _head(bad: list[dict[str, str]], channels: tuple[str, ...]) -> str:
     """A map of the head: in which share of recordings each channel was bad."""
     share = np.array([sum(name in b for b in bad) / len(bad) for name in channels])
-    known = {name.lower(): name for name in montage().ch_names}
-    placed = [i for i, name in enumerate(channels) if name.lower() in known]
+    at = sites(channels)
+    placed = [i for i, site in enumerate(at) if site]
     if len(placed) < 4:
         return "<p>The positions of these channels are not known, so there is no map.</p>"
-    info = mne.create_info([known[channels[i].lower()] for i in placed], 100.0, "eeg")
+    info = mne.create_info([at[i] for i in placed], 100.0, "eeg")
     info.set_montage(montage())
     figure = Figure(figsize=(5, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -175,7 +175,7 @@ def _head(bad: list[dict[str, str]], channels: tuple[str, ...]) -> str:
         cmap="Reds",
         vlim=(0, top * 100),
         contours=0,
-        names=[channels[i] for i in placed],
+        names=[at[i] for i in placed],
         sensors=False,
     )
     figure.colorbar(image, ax=axes, label="bad in % of recordings", shrink=0.7)

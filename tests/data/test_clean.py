@@ -6,7 +6,7 @@ import pytest
 from scipy.signal import resample_poly
 
 from eav_ray.config import EEGProfile
-from eav_ray.data.clean import clean
+from eav_ray.data.clean import clean, sites
 from eav_ray.data.eav import CHANNELS
 from eav_ray.data.manifest import RawEEG
 from eav_ray.errors import DataError
@@ -193,3 +193,19 @@ def test_no_channel_is_uncorrelated_where_none_is_asked_about() -> None:
     assert clean(raw(x_CT), EEGProfile(correlation=0)).bad == {}
     with pytest.raises(DataError, match=r"uncorrelated.*profile\.eeg\.correlation=0"):
         clean(raw(x_CT), EEGProfile())
+
+
+def test_names_as_recorders_write_them_mean_their_positions() -> None:
+    names = ["EEG Fp1-REF", "FP2", "F3.", "EEG C3-A1", "EEG Oz", "eeg_t7", "Pz-M1"]
+    assert sites(names) == ["Fp1", "Fp2", "F3", "C3", "Oz", "T7", "Pz"]
+    assert sites(["Fp1-F7", "ECG", "", "EEG 1", "Cz", "EEG Cz"]) == ["", "", "", "", "Cz", ""]
+
+
+def test_a_bad_channel_is_interpolated_whatever_the_recorder_called_it() -> None:
+    x_CT = noise()
+    x_CT[5] = 0
+    plain = clean(raw(x_CT), EEGProfile())
+    named = RawEEG(x_CT, HZ, tuple(f"EEG {name.upper()}-REF" for name in CHANNELS), "auto")
+    found = clean(named, EEGProfile())
+    assert found.masked == () and found.bad == {f"EEG {CHANNELS[5].upper()}-REF": "flat"}
+    np.testing.assert_array_equal(found.x_CT, plain.x_CT)
