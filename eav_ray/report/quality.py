@@ -166,7 +166,7 @@ def _head(bad: list[dict[str, str]], channels: tuple[str, ...]) -> str:
     info.set_montage(montage())
     figure = Figure(figsize=(5, 4.2), layout="constrained")
     axes = figure.subplots()
-    top = max(0.01, float(share.max()))
+    top = max(0.01, float(share[placed].max()))
     image, _ = mne.viz.plot_topomap(
         share[placed] * 100,
         info,
@@ -176,7 +176,7 @@ def _head(bad: list[dict[str, str]], channels: tuple[str, ...]) -> str:
         vlim=(0, top * 100),
         contours=0,
         names=[at[i] for i in placed],
-        sensors=False,
+        sensors=True,  # without them MNE leaves the names out
     )
     figure.colorbar(image, ax=axes, label="bad in % of recordings", shrink=0.7)
     return _picture(figure)
