@@ -1,7 +1,7 @@
 """Numeric arrays of MATLAB files, v5 to v7.3, of which nobody knows who wrote them.
 
-SciPy, h5py and pymatreader read them; what is here looks at what a file claims before they do. A file of some kilobytes
-may claim, and unpack to, gigabytes, and an HDF5 file may point into other files.
+SciPy and h5py read them (pymatreader, over both, holds an array twice); what is here looks at what a file claims before
+they do. A file of some kilobytes may claim, and unpack to, gigabytes, and an HDF5 file may point into other files.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import pymatreader
 import scipy.io
 from scipy.io.matlab import MatReadError, matfile_version
 
@@ -87,7 +86,12 @@ def load(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
         DataError: The file is damaged, or the array holds no real numbers.
     """
     with _told(path, " to its end"):
-        values = np.asarray(pymatreader.read_mat(str(path), variable_names=[name])[name]).reshape(shape)
+        if h5py.is_hdf5(path):
+            with h5py.File(path, "r") as file:
+                values = np.asarray(_own(file, name)).T
+        else:
+            values = np.asarray(scipy.io.loadmat(str(path), variable_names=[name])[name])
+        values = values.reshape(shape)
     if values.dtype.kind not in "fiu":
         raise DataError(f"{path}: {name} holds {values.dtype}, not real numbers")
     return values
