@@ -24,6 +24,7 @@ SAME = 0.3  # overlap (IoU) with the last box from which a face is the same pers
 STEADY = 0.7  # overlap from which the last box is kept, so that the crop does not tremble
 MARGIN = 1.3  # side of the crop by the longer side of the face
 BATCH = 50  # kept frames that wait for the detector together, full size
+PIXELS = BATCH * 1920 * 1080  # and their pixels in all, which bound the memory for larger frames
 INPUT, OUTPUTS = "input.1", ("537", "538", "539")  # image; heat, log size / 4, offset of the centre
 
 Box = np.ndarray  # x0, y0, x1, y1 as shares of the frame's width and height
@@ -153,7 +154,7 @@ class Cropper:
     def add(self, frame: VideoFrame, times: int) -> None:
         """Take a frame that is shown `times` times."""
         self._waiting.append((frame, times))
-        if len(self._waiting) == BATCH:
+        if len(self._waiting) == BATCH or sum(f.width * f.height for f, _ in self._waiting) >= PIXELS:
             self.end()
 
     def end(self) -> None:
@@ -175,18 +176,14 @@ class Cropper:
         self._waiting = []
 
     def _detect(self, frames: Sequence[VideoFrame]) -> list[np.ndarray]:
-        found: list[np.ndarray] = []
-        # One call for frames of one size: a film may change its size on the way.
+        """Faces of each frame; one call for all frames of one size, as a film may change its size on the way."""
         groups: dict[tuple[int, int], list[int]] = {}
         for k, frame in enumerate(frames):
             groups.setdefault((frame.width, frame.height), []).append(k)
-        results: dict[int, np.ndarray] = {}
+        found: dict[int, np.ndarray] = {}
         for (width, height), group in groups.items():
             scale = LONG_SIDE / max(width, height)
             seen = [max(MULTIPLE, round(n * scale / MULTIPLE) * MULTIPLE) for n in (width, height)]
-            small = np.stack(
-                [frames[k].reformat(*seen, format="rgb24", interpolation="AREA").to_ndarray() for k in group]
-            )
-            results |= dict(zip(group, find(small), strict=True))
-        found = [results[k] for k in range(len(frames))]
-        return found
+            small = [frames[k].reformat(*seen, format="rgb24", interpolation="AREA").to_ndarray() for k in group]
+            found |= dict(zip(group, find(np.stack(small)), strict=True))
+        return [found[k] for k in range(len(frames))]

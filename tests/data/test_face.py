@@ -95,6 +95,16 @@ def test_frames_without_any_face_give_their_middle() -> None:
     assert all(abs(int(p.mean()) - 200) < 8 for p in cropper.pictures)
 
 
+def test_large_frames_do_not_wait_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(face, "PIXELS", 48 * 96 * 2)
+    cropper = Cropper(32, step=1)
+    for shape in ((48, 96, 3), (96, 48, 3), (48, 96, 3)):
+        cropper.add(VideoFrame.from_ndarray(np.full(shape, 90, np.uint8), format="rgb24"), 1)
+    assert len(cropper.pictures) == 2  # of two sizes, in one batch
+    cropper.end()
+    assert len(cropper.pictures) == 3
+
+
 def test_a_missing_detector_is_told_with_the_command_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     face.require()
     monkeypatch.setattr(face, "_weights", lambda: None)
