@@ -219,7 +219,7 @@ def broken(row):
 
 def job(arguments):
     with cluster.session(Runtime(workers=1)):
-        cluster.quiet_ray_data()
+        cluster.prepare_ray_data()
         for _ in ray.data.from_items([{"a": 1}]).map(broken).iter_rows():
             pass
 

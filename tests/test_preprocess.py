@@ -9,6 +9,7 @@ from eav_ray.config import Experiment, Profile, override
 from eav_ray.data import artefacts, face
 from eav_ray.data.manifest import Listing, Recording
 from eav_ray.errors import ConfigError
+from eav_ray.runtime import cluster
 from eav_ray.runtime.preprocess import Chunk, _is_done, chunks, content_of, require_extras, shard_store
 from eav_ray.storage import Store
 
@@ -82,3 +83,12 @@ def test_optional_packages_are_asked_for_only_where_they_are_used(monkeypatch: p
         with pytest.raises(ConfigError, match="not installed"):
             require_extras(override(Experiment(), change))
         require_extras(override(Experiment(), change | {"data.modalities": ["audio"]}))
+
+
+def test_the_ray_that_is_pinned_has_the_interval_that_is_shortened() -> None:
+    """Where a newer Ray has it no more, measure again whether the second core waits (benchmarks/preprocess.py)."""
+    from ray.data._internal.execution.resource_manager import ResourceManager
+
+    assert ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S in (1, 0.1)
+    cluster.start_ray_data_at_once()
+    assert ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S == 0.1

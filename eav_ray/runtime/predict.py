@@ -69,7 +69,7 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, lab
     people = {i.subject for i in items if i.id in set(tested.test)}
     files = [s for s in index.shards if s.subject in people]
     with cluster.session(experiment.runtime), stage("test, once", len(tested.test), "recordings") as bar:
-        cluster.quiet_ray_data()
+        cluster.prepare_ray_data()
         work: Any = partial(_shard, files=files, root=str(shards), columns=_columns(checkpoint.experiment))
         numbers = [{"shard": i} for i in range(len(files))]
         rows = ray.data.from_items(numbers, override_num_blocks=len(files)).map_batches(work, batch_size=1, num_cpus=1)
@@ -137,7 +137,7 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
     require_extras(experiment)
     failed = [f"{p.subject} {p.recording} {p.file}: {p.reason}" for p in listing.problems]
     with cluster.session(experiment.runtime), stage("predict", len(recordings), "recordings") as bar:
-        cluster.quiet_ray_data()
+        cluster.prepare_ray_data()
         profile = checkpoint.experiment.profile
         units = [
             tuple(part[i : i + UNIT])

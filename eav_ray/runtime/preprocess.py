@@ -176,7 +176,7 @@ def _admitted(experiment: Experiment, listing: Listing) -> Listing:
 
 
 def _run(experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int) -> None:
-    cluster.quiet_ray_data()
+    cluster.prepare_ray_data()
     with stage("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:
         finished: set[str] = set()
         try:
