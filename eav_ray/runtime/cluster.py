@@ -100,7 +100,10 @@ def is_loopback(host: str) -> bool:
 
 
 def prepare_ray_data() -> None:
-    """At once and quietly: the jobs draw one line a stage of their own, and tell errors in one line; Ray's log file has the tracebacks."""
+    """At once and quietly: the jobs draw one line a stage of their own, and tell errors in one line.
+
+    Ray's log file has the tracebacks.
+    """
     start_ray_data_at_once()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
