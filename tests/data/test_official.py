@@ -10,6 +10,7 @@ from scipy.signal import butter, resample_poly, sosfilt
 from eav_ray.config import EEGProfile, Experiment, override
 from eav_ray.data.eav import CHANNELS
 from eav_ray.data.manifest import Listing, RawEEG, Recording
+from eav_ray.data.official import decimate
 from eav_ray.data.session import Prepared, prepare
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime.preprocess import shard_store
@@ -102,3 +103,14 @@ def test_the_profiles_share_no_shards() -> None:
     official = override(clean, {"profile.eeg.kind": "official"})
     assert shard_store(clean).root != shard_store(official).root
     assert shard_store(clean).root == shard_store(replace(clean, name="another")).root
+
+
+@pytest.mark.parametrize("length", [1, 7, 101, 320, 321, 5000, 20_003])
+@pytest.mark.parametrize("down", [2, 5, 10])
+def test_decimation_is_that_of_scipy(length: int, down: int) -> None:
+    x_T = np.random.default_rng(length).normal(0, 100, length)
+    expected = resample_poly(x_T, 1, down)
+    np.testing.assert_allclose(decimate(x_T, 1, down), expected, atol=1e-9)
+    single = decimate(x_T.astype(np.float32), 1, down)
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, expected, atol=100 * 5e-6)
