@@ -24,7 +24,7 @@ SHORTEST_S = 1.0
 HEAD_CENTRE = (0.0, 0.0, 0.04)  # of MNE's spherical head model, metres in head coordinates
 FEW = 8  # channels: fewer lie too far apart to expect anything of their correlation
 # What recorders write around the name of a position: a prefix, dots, and what it is referred to.
-AROUND = re.compile(r"^EEG[ _-]?|\.+$|-(?:ref|le|re|ar|avg?|[am]1|[am]2|a1a2|m1m2)$", re.IGNORECASE)
+AROUND = re.compile(r"^EEG[ _-]?|\.+$|-(?:ref|le|re|ar|avg?|[am][12]|a1a2|m1m2)$", re.IGNORECASE)
 REASONS = ("not finite", "flat", "extreme", "uncorrelated")
 
 
