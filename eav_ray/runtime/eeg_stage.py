@@ -3,7 +3,6 @@
 Each person's file is read once; the stages after it work on pieces of the person, as soon as their EEG is ready.
 """
 
-import gc
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -59,7 +58,6 @@ def retried(method: Callable[..., ray.data.Dataset], work: Any, retries: int = 1
 def _prepare(
     batch: dict[str, np.ndarray], *, people: list[list[int]], wanted: list[Unit], data: Data, profile: Profile
 ) -> Iterator[dict[str, np.ndarray]]:
-    gc.collect()  # the person before, a file of 240 MB, may still hang in a cycle
     mine = people[int(batch["person"][0])]
     dataset = sets.open_data(data)
     # All units in one go: the profile `official` filters a person as one signal.
