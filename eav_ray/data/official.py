@@ -5,18 +5,16 @@ recording rings into the next, and a causal filter delays what it passes (292 ms
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from scipy.signal import butter, firwin, resample_poly, sosfilt
+from scipy.signal import butter, resample_poly, sosfilt
 
 from eav_ray.config import EEGProfile
 from eav_ray.data.manifest import RawEEG
-from eav_ray.data.signal import ratio, scale_of
+from eav_ray.data.signal import decimate, ratio, scale_of
 from eav_ray.errors import DataError
 
 ORDER = 5
-OUTPUTS = 64  # of one block of `decimate`: more are more arithmetic, fewer more overhead
 
 
 def official(session: Sequence[RawEEG], profile: EEGProfile) -> tuple[list[np.ndarray | DataError], str]:
@@ -68,27 +66,3 @@ def official(session: Sequence[RawEEG], profile: EEGProfile) -> tuple[list[np.nd
         bad = DataError("EEG holds values that are not finite; leave this recording out, or use profile.eeg.kind=clean")
         found.append(filtered_CT[:, start:end].copy() if good else bad)
     return found, unit
-
-
-def decimate(x_T: np.ndarray, up: int, down: int) -> np.ndarray:
-    """`scipy.signal.resample_poly` with its default filter, in the precision of the input.
-
-    Where only every n-th sample is kept, blocks of outputs are one matrix product, which halves what a person
-    takes in all (docs/log.md).
-    """
-    if up != 1 or down == 1:
-        return resample_poly(x_T, up, down)
-    half = 10 * down
-    kaiser: Any = ("kaiser", 5.0)  # SciPy's stub says str
-    taps = np.asarray(firwin(2 * half + 1, 1 / down, window=kaiser), x_T.dtype)
-    count, step = -(-len(x_T) // down), OUTPUTS * down
-    blocks = -(-count // OUTPUTS)
-    padded = np.zeros((blocks + 1) * step + 2 * half, x_T.dtype)
-    padded[half : half + len(x_T)] = x_T
-    # Column k holds the taps at the k-th output's place; a block sees its own samples, and the first of the next.
-    weights = np.zeros((step + 2 * half, OUTPUTS), x_T.dtype)
-    for k in range(OUTPUTS):
-        weights[k * down : k * down + 2 * half + 1, k] = taps
-    own = padded[: blocks * step].reshape(blocks, step)
-    following = padded[step : (blocks + 1) * step].reshape(blocks, step)[:, : 2 * half]
-    return (own @ weights[:step] + following @ weights[step:]).reshape(-1)[:count]

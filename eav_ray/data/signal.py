@@ -1,10 +1,14 @@
-"""What both EEG profiles need: resampling ratios and the unit of raw numbers."""
+"""What both EEG profiles need: resampling, and the unit of raw numbers."""
 
+from functools import lru_cache
 from math import gcd
+from typing import Any
 
 import numpy as np
+from scipy.signal import firwin, resample_poly
 
 VOLT_SD = 1e-3  # scalp EEG has an SD of some 1e-5 V or some 10 to 300 uV: anything in between is neither
+OUTPUTS = 64  # of one block of `decimate`: more are more arithmetic, fewer more overhead
 
 
 def ratio(target_hz: int, hz: float) -> tuple[int, int]:
@@ -28,3 +32,38 @@ def scale_of(stated: str, wanted: str, sd_C: np.ndarray) -> tuple[str, float]:
         sd_C = sd_C[np.isfinite(sd_C) & (sd_C > 0)]
         unit = "volt" if sd_C.size and np.median(sd_C) < VOLT_SD else "microvolt"
     return unit, 1e6 if unit == "volt" else 1.0
+
+
+def decimate(x: np.ndarray, up: int, down: int) -> np.ndarray:
+    """`scipy.signal.resample_poly` of the last axis with its default filter, in the precision of the input.
+
+    Where only every n-th sample is kept, blocks of outputs are one matrix product, which takes a third of the time
+    (docs/log.md).
+
+    Args:
+        x: (samples,) or (channels, samples), single or double precision.
+    """
+    if up != 1 or down == 1:
+        return resample_poly(x, up, down, axis=-1)
+    weights, half = _weights(down, x.dtype.str)
+    n_times = x.shape[-1]
+    count, step = -(-n_times // down), OUTPUTS * down
+    blocks = -(-count // OUTPUTS)
+    padded = np.zeros((*x.shape[:-1], (blocks + 1) * step + 2 * half), x.dtype)
+    padded[..., half : half + n_times] = x
+    # A block sees its own samples, and the first of the next.
+    own = padded[..., : blocks * step].reshape(*x.shape[:-1], blocks, step)
+    following = padded[..., step : (blocks + 1) * step].reshape(*x.shape[:-1], blocks, step)[..., : 2 * half]
+    return (own @ weights[:step] + following @ weights[step:]).reshape(*x.shape[:-1], -1)[..., :count]
+
+
+@lru_cache(maxsize=8)
+def _weights(down: int, dtype: str) -> tuple[np.ndarray, int]:
+    """Column k holds the taps of the filter at the k-th output's place; and how far they reach to each side."""
+    half = 10 * down
+    kaiser: Any = ("kaiser", 5.0)  # SciPy's stub says str
+    taps = np.asarray(firwin(2 * half + 1, 1 / down, window=kaiser), dtype)
+    weights = np.zeros((OUTPUTS * down + 2 * half, OUTPUTS), dtype)
+    for k in range(OUTPUTS):
+        weights[k * down : k * down + 2 * half + 1, k] = taps
+    return weights, half
