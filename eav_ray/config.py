@@ -10,10 +10,10 @@ import hashlib
 import json
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from eav_ray.errors import ConfigError, nearest
@@ -149,17 +149,62 @@ class EEGformer:
 
 
 @dataclass(frozen=True, config=STRICT)
+class EAVTransformer:
+    """The EEG transformer that the reference's released code trains, with its sizes."""
+
+    kind: Literal["eav_transformer"] = "eav_transformer"
+    width: int = Field(default=60, gt=0, description="filters of the second convolution, and width of the tokens")
+    feed_forward: int = Field(default=3, gt=0, description="width of the feed-forward layers")
+    depth: int = Field(default=6, gt=0, description="post-norm blocks")
+    heads: int = Field(default=4, gt=0, description="attention heads; must divide the width")
+    segments: int = Field(default=10, gt=0, description="time segments that fusion sees, one token each")
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> "EAVTransformer":
+        _check_heads(self.heads, self.width)
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class BandPower:
+    """Differential entropy of five frequency bands per electrode and segment of time, and a small network."""
+
+    kind: Literal["bandpower"] = "bandpower"
+    width: int = Field(default=64, gt=0, description="width of the hidden layer and of the tokens")
+    segments: int = Field(default=5, gt=0, description="time segments, one token each")
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+
+
+@dataclass(frozen=True, config=STRICT)
+class MFCC:
+    """Mel-frequency cepstral coefficients with their first and second differences, by librosa, and a small network."""
+
+    kind: Literal["mfcc"] = "mfcc"
+    coefficients: int = Field(default=20, gt=1, le=128, description="cepstral coefficients")
+    width: int = Field(default=64, gt=0, description="width of the hidden layer and of the tokens")
+    segments: int = Field(default=10, gt=0, description="time segments, one token each")
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+
+
+WEIGHTS = "published weights to start from: a folder as a hub has them (safetensors)"
+
+
+@dataclass(frozen=True, config=STRICT)
 class AST:
     """Gong et al. 2021, through `transformers.ASTModel`."""
 
     kind: Literal["ast"] = "ast"
+    weights: str = Field(default="", description=f"{WEIGHTS}, or its name on the Hugging Face hub")
     width: int = Field(default=768, gt=0, description="hidden size")
     depth: int = Field(default=12, gt=0, description="layers")
     heads: int = Field(default=12, gt=0, description="attention heads; must divide the width")
     max_length: int = Field(
         default=512, ge=16, description="spectrogram frames the model sees (10 ms each); 1024 is parity"
     )
-    stride: int = Field(default=10, gt=0, description="stride of the 16 x 16 patches")
+    stride: int = Field(default=10, gt=0, description="stride of the 16 x 16 patches; published weights want 10")
+    mask_bands: int = Field(default=0, ge=0, le=128, description="SpecAugment: at most so many mel bands are hidden")
+    mask_frames: int = Field(default=0, ge=0, description="SpecAugment: at most so many frames of 10 ms are hidden")
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -177,6 +222,11 @@ class ViT:
         default="vit_base_patch16_224",
         description="a plain `vit_*` of timm with a class token: no relpos, rope, dinov3, siglip, gap",
     )
+    weights: str = Field(
+        default="",
+        description=f'{WEIGHTS}, of timm or of a transformers ViT, or one such file; "timm" fetches timm\'s',
+    )
+    norm_eps: float = Field(default=1e-6, gt=0, description="of the LayerNorms; 1e-12 for weights of transformers")
     image_size: int = Field(default=224, gt=0, description="must equal profile.video.size")
     patch: int = Field(default=16, gt=0, description="patch size; must divide image_size")
     width: int = Field(default=768, gt=0, description="embedding width")
@@ -195,12 +245,19 @@ class ViT:
 
 @dataclass(frozen=True, config=STRICT)
 class Fusion:
-    kind: Literal["shared_attention", "late_mean"] = Field(
+    kind: Literal["shared_attention", "late_mean", "gated", "bottleneck", "single_token"] = Field(
         default="shared_attention",
-        description="shared multi-head attention over all tokens, or the mean of unimodal logits",
+        description="shared multi-head attention over all tokens; the mean of unimodal logits; a softmax gate over "
+        "pooled features; bottleneck tokens (MBT); or attention over their concatenation, as the reference ran it",
     )
-    width: int = Field(default=256, gt=0, description="width of the shared tokens")
+    input: Literal["tokens", "pooled"] = Field(
+        default="tokens",
+        description="what shared_attention and bottleneck read: all time tokens, or one pooled token a modality",
+    )
+    width: int = Field(default=256, gt=0, description="width of the shared tokens; single_token has that of its input")
     heads: int = Field(default=8, gt=0, description="attention heads; must divide the width")
+    depth: int = Field(default=2, gt=0, description="bottleneck: layers")
+    bottlenecks: int = Field(default=4, gt=0, description="bottleneck: tokens through which modalities exchange")
     dropout: float = Field(default=0.1, ge=0, lt=1)
     modality_dropout: float = Field(
         default=0.2, ge=0, lt=1, description="chance that training hides a modality; never all"
@@ -208,14 +265,33 @@ class Fusion:
 
     @model_validator(mode="after")
     def _divides(self) -> "Fusion":
-        _check_heads(self.heads, self.width)
+        if self.kind != "single_token":
+            _check_heads(self.heads, self.width)
         return self
+
+
+def _kind(first: type) -> Discriminator:
+    """Tells the members of a union by `kind`; without it, the first of them."""
+    return Discriminator(lambda v: v.get("kind", first.kind) if isinstance(v, dict) else getattr(v, "kind", None))
+
+
+EEGModel = Annotated[
+    Annotated[EEGformer, Tag("eegformer")]
+    | Annotated[EAVTransformer, Tag("eav_transformer")]
+    | Annotated[BandPower, Tag("bandpower")],
+    _kind(EEGformer),
+]
+AudioModel = Annotated[Annotated[AST, Tag("ast")] | Annotated[MFCC, Tag("mfcc")], _kind(AST)]
+KINDS: dict[str, dict[str, type]] = {  # the first is the default
+    "model.eeg": {"eegformer": EEGformer, "eav_transformer": EAVTransformer, "bandpower": BandPower},
+    "model.audio": {"ast": AST, "mfcc": MFCC},
+}
 
 
 @dataclass(frozen=True, config=STRICT)
 class Model:
-    eeg: EEGformer = EEGformer()
-    audio: AST = AST()
+    eeg: EEGModel = EEGformer()
+    audio: AudioModel = AST()
     video: ViT = ViT()
 
 
@@ -230,21 +306,41 @@ class Optim:
     warmup: float = Field(default=0.1, ge=0, le=1, description="share of the steps that warm up")
     clip: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 for none")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    encoder_lr: float = Field(
+        default=1.0, ge=0, description="learning rate of encoders, as a multiple of that of heads and fusion"
+    )
+    class_weights: bool = Field(default=False, description="weigh each class by the inverse of its training windows")
+    mixup: float = Field(
+        default=0.0, ge=0, description="alpha of the Beta distribution by which windows are mixed; 0 for none"
+    )
 
 
 @dataclass(frozen=True, config=STRICT)
-class EncoderOptim:
-    eeg: Optim = Optim(lr=1e-4, epochs=100)
-    audio: Optim = Optim(lr=5e-5, epochs=15, batch=32)
-    video: Optim = Optim(lr=5e-5, epochs=15, batch=64)
+class EncoderOptim(Optim):
+    """Of one encoder alone: published weights are first kept, under a head that learns, and then trained on."""
+
+    frozen_epochs: int = Field(
+        default=0, ge=0, description="epochs before `epochs` that train the head alone; skipped without model weights"
+    )
+    frozen_lr: float = Field(default=5e-4, gt=0, description="peak learning rate of those epochs")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Encoders:
+    eeg: EncoderOptim = EncoderOptim(lr=1e-4, epochs=100)
+    audio: EncoderOptim = EncoderOptim(lr=5e-5, epochs=15, batch=32, frozen_epochs=10)
+    video: EncoderOptim = EncoderOptim(lr=5e-5, epochs=15, batch=64, frozen_epochs=10)
 
 
 @dataclass(frozen=True, config=STRICT)
 class Train:
-    mode: Literal["staged", "end_to_end"] = Field(
-        default="staged", description="each encoder alone, then fusion on frozen encoders; or all together"
+    mode: Literal["staged", "end_to_end", "staged_then_joint"] = Field(
+        default="staged",
+        description="each encoder alone, then fusion on frozen encoders; all together from the start; or staged, and "
+        "then all together from there",
     )
-    encoders: EncoderOptim = EncoderOptim()
+    encoders: Encoders = Encoders()
+    joint: Optim = Field(default=Optim(lr=5e-6, epochs=5), description="the last part of staged_then_joint")
     checkpoint_epochs: int = Field(default=5, gt=0, description="a checkpoint to resume from every so many epochs")
 
 
@@ -295,6 +391,9 @@ class Runtime:
     engine: Literal["deepspeed", "torch"] = Field(default="deepspeed", description="training engine")
     zero_stage: Literal[0, 1, 2] = Field(default=1, description="DeepSpeed ZeRO stage")
     bf16: bool = Field(default=False, description="bfloat16 instead of fp32")
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations of encoders again in the backward pass: less memory, more time"
+    )
     dashboard: bool = Field(default=False, description="start Ray's dashboard with a local Ray")
     dashboard_host: str = Field(default="127.0.0.1", description="beyond loopback only with RAY_AUTH_MODE=token")
 
@@ -342,13 +441,22 @@ class Experiment:
                     f"set model.video.frames to at most {stored}"
                 )
         frames = 100 * self.profile.window_s - 2  # of 25 ms, every 10 ms
-        if "audio" in self.data.modalities and self.model.audio.max_length < frames:
+        audio = self.model.audio
+        if "audio" in self.data.modalities and isinstance(audio, AST) and audio.max_length < frames:
             problems.append(
                 f"profile.window_s is {self.profile.window_s}, which makes {frames} spectrogram frames, but "
-                f"model.audio.max_length is {self.model.audio.max_length} and would cut the rest of the audio off; "
+                f"model.audio.max_length is {audio.max_length} and would cut the rest of the audio off; "
                 f"set model.audio.max_length to at least {frames}"
             )
-        batches = {"optim.batch": self.optim.batch}
+        sections = [getattr(self.model, m) for m in self.data.modalities]
+        total = sum(s.temporal_width if isinstance(s, EEGformer) else s.width for s in sections)
+        if self.fusion.kind == "single_token" and total % self.fusion.heads:
+            allowed = [h for h in range(1, 65) if total % h == 0]
+            problems.append(
+                f"fusion.heads is {self.fusion.heads}, which does not divide {total}, the widths of all encoders "
+                f"together, over which fusion.kind=single_token attends; use one of {allowed}"
+            )
+        batches = {"optim.batch": self.optim.batch, "train.joint.batch": self.train.joint.batch}
         batches |= {f"train.encoders.{m}.batch": getattr(self.train.encoders, m).batch for m in self.data.modalities}
         for key, batch in batches.items():
             if batch % self.runtime.workers:
@@ -404,6 +512,15 @@ def keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any, str
     return table
 
 
+def other_kinds() -> list[tuple[str, dict[str, tuple[str, Any, str]]]]:
+    """The keys of sections that stand in the place of a default one: (`model.eeg.kind=bandpower`, its `keys`)."""
+    return [
+        (f"{place}.kind={kind}", keys(section(), f"{place}."))
+        for place, members in KINDS.items()
+        for kind, section in list(members.items())[1:]
+    ]
+
+
 def _type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
@@ -421,7 +538,10 @@ def build(tree: Any, *, source: str) -> Experiment:
 
 
 def _explain(error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"])
+    kinds = {kind for members in KINDS.values() for kind in members}
+    path = ".".join(str(part) for part in error["loc"] if part not in kinds)
+    if error["type"] == "union_tag_invalid":
+        return f"{path}.kind is {error['ctx']['tag']!r}; use one of {', '.join(KINDS[path])}"
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f'"{path}" is not a key of an experiment{nearest(path, _all_keys())} (`--help` lists all keys)'
     if error["type"] == "value_error":
@@ -431,7 +551,7 @@ def _explain(error: Any) -> str:
 
 
 def _all_keys() -> list[str]:
-    table = keys()
+    table = keys() | {key: row for _, rows in other_kinds() for key, row in rows.items()}
     sections = {key.rsplit(".", 1)[0] for key in table if "." in key}
     return [*table, *sections]
 
@@ -463,7 +583,8 @@ def override(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
 
 def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     tree = json.loads(json.dumps(tree, default=str))  # not deepcopy: an alias of YAML must not be changed twice
-    for dotted, value in changes.items():
+    # Another kind is another section: the keys of the one before do not come along.
+    for dotted, value in sorted(changes.items(), key=lambda change: not change[0].endswith(".kind")):
         # The keys of search.space are themselves dotted, so what follows that prefix is one key.
         head, space, rest = dotted.partition("search.space.")
         parts = ["search", "space", rest] if space and not head else dotted.split(".")
@@ -473,6 +594,9 @@ def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
             if not isinstance(child, dict):
                 raise ConfigError(f'"{dotted}" is not a key of an experiment{nearest(dotted, _all_keys())}')
             node = child
+        place = ".".join(parts[:-1])
+        if parts[-1] == "kind" and place in KINDS and value != node.get("kind", next(iter(KINDS[place]))):
+            node.clear()
         node[parts[-1]] = value
     return tree
 

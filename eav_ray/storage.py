@@ -13,6 +13,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -40,6 +41,20 @@ def checked_name(name: str) -> str:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def content(path: str) -> str:
+    """What a local file, or the files of a local folder, hold: equal content, equal text. Another name is itself."""
+    place = Path(path).expanduser()
+    files = sorted(place.iterdir()) if place.is_dir() else [place] if place.is_file() else []
+    hashes = [_file_sha256(f, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+    return sha256("".join(hashes).encode()) if hashes else path
+
+
+@lru_cache(maxsize=64)
+def _file_sha256(path: Path, size: int, changed_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:

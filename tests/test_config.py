@@ -6,7 +6,22 @@ from typing import Any
 
 import pytest
 
-from eav_ray.config import Choice, Experiment, build, digest, keys, load, override, parse_changes, to_dict
+from eav_ray.config import (
+    MFCC,
+    BandPower,
+    Choice,
+    EAVTransformer,
+    EEGformer,
+    Experiment,
+    build,
+    digest,
+    keys,
+    load,
+    other_kinds,
+    override,
+    parse_changes,
+    to_dict,
+)
 from eav_ray.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -254,3 +269,37 @@ def test_a_digest_depends_on_values_and_not_on_their_order() -> None:
     assert digest({"a": 1}) != digest({"a": 2})
     assert digest(Experiment()) == digest(to_dict(Experiment()))
     assert digest(Experiment()) != digest(override(Experiment(), {"seed": 1}))
+
+
+def test_another_kind_of_encoder_is_another_section() -> None:
+    small = override(Experiment(), {"model.eeg.filters": 8})
+    other = override(small, {"model.eeg.width": 32, "model.eeg.kind": "bandpower"})
+    assert other.model.eeg == BandPower(width=32)
+    assert override(other, {"model.eeg.segments": 4}).model.eeg == BandPower(width=32, segments=4)
+    assert override(small, {"model.eeg.kind": "eegformer"}) == small
+    assert build(to_dict(other), source="json") == other
+
+
+def test_a_file_without_a_kind_means_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: {eeg: {filters: 8}, audio: {kind: mfcc, width: 32}}")
+    assert load(path).model.eeg == EEGformer(filters=8)
+    assert load(path).model.audio == MFCC(width=32)
+    assert load(path, {"model.eeg.kind": "eav_transformer"}).model.eeg == EAVTransformer()
+
+
+def test_a_wrong_kind_or_key_of_a_kind_is_a_line_with_what_is_allowed() -> None:
+    with pytest.raises(ConfigError, match=r"model\.eeg\.kind is 'eegnet'; use one of eegformer, eav_transformer"):
+        override(Experiment(), {"model.eeg.kind": "eegnet"})
+    with pytest.raises(ConfigError, match=r'"model\.audio\.coeficients".*did you mean "model\.audio\.coefficients"'):
+        override(Experiment(), {"model.audio.kind": "mfcc", "model.audio.coeficients": 3})
+    with pytest.raises(ConfigError, match=r"model\.eeg: .*heads is 7, which does not divide width 60"):
+        override(Experiment(), {"model.eeg.kind": "eav_transformer", "model.eeg.heads": 7})
+
+
+@pytest.mark.parametrize(("title", "table"), other_kinds(), ids=lambda x: x if isinstance(x, str) else "")
+def test_every_key_of_every_kind_takes_its_own_default(title: str, table: dict[str, tuple[str, Any, str]]) -> None:
+    key, _, kind = title.partition("=")
+    e = override(Experiment(), {key: kind})
+    for name, (_, default, _) in table.items():
+        assert override(e, {name: default}) == e

@@ -64,23 +64,47 @@ def _triangles() -> Tensor:
     return torch.clamp(torch.minimum(rising, falling), min=0)
 
 
+def hide(x_BTF: Tensor, most: int, dim: int) -> Tensor:
+    """Set one run of random length, 0 to `most`, along an axis to 0, which is the mean; another one in each row."""
+    if not most:
+        return x_BTF
+    size, b = x_BTF.shape[dim], len(x_BTF)
+    length = torch.rand(b, 1, device=x_BTF.device) * (min(most, size) + 1) // 1
+    start = torch.rand(b, 1, device=x_BTF.device) * (size - length + 1) // 1
+    at = torch.arange(size, device=x_BTF.device)
+    hidden = (at >= start) & (at < start + length)
+    return x_BTF.masked_fill(hidden[:, :, None] if dim == 1 else hidden[:, None], 0)
+
+
 class AST(Encoder):
     """Audio windows to time tokens: the patch tokens averaged over frequency.
 
     Args:
         max_length: Spectrogram frames (10 ms each) that the model sees.
         stride: Of the 16 x 16 patches, in both directions.
+        mask_bands, mask_frames: SpecAugment (Park et al. 2019, arXiv 1904.08779): in training a run of mel bands
+            and one of frames, of random length up to these, are replaced by the mean.
     """
 
     real_N: Tensor  # True where a patch covers sound, not padding
 
     def __init__(
-        self, *, window_s: float, width: int, depth: int, heads: int, max_length: int, stride: int, dropout: float
+        self,
+        *,
+        window_s: float,
+        width: int,
+        depth: int,
+        heads: int,
+        max_length: int,
+        stride: int,
+        dropout: float,
+        mask_bands: int = 0,
+        mask_frames: int = 0,
     ) -> None:
         super().__init__()
         if window_s * HZ < FRAME:
             raise ConfigError(f"profile.window_s is {window_s}, shorter than one audio frame of 25 ms")
-        self.width = width
+        self.width, self.mask_bands, self.mask_frames = width, mask_bands, mask_frames
         self.bank = FilterBank(max_length)
         self.model = ASTModel(
             ASTConfig(
@@ -96,6 +120,10 @@ class AST(Encoder):
                 num_mel_bins=MELS,
             )
         )
+        # The library leaves these at zero, where a training from nothing starts without any order.
+        embeddings = self.model.embeddings
+        for table in (embeddings.position_embeddings, embeddings.cls_token, embeddings.distillation_token):
+            nn.init.trunc_normal_(table, std=0.02)
         self.bands = (MELS - 16) // stride + 1
         n_tokens = (max_length - 16) // stride + 1
         centre_frames = torch.arange(n_tokens) * stride + 8
@@ -105,6 +133,9 @@ class AST(Encoder):
         real = math.floor((window_s * HZ - FRAME) / HOP) + 1
         self.register_buffer("real_N", torch.arange(n_tokens) * stride < real, persistent=False)
 
+    def checkpoint_activations(self) -> None:
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
     def forward(self, x_BT: Tensor, present_B: Tensor) -> Encoded:
         """
         Args:
@@ -112,6 +143,8 @@ class AST(Encoder):
             present_B: True where the window has audio.
         """
         features = self.bank(x_BT).to(self.model.layernorm.weight.dtype)
+        if self.training:
+            features = hide(hide(features, self.mask_bands, 2), self.mask_frames, 1)
         out = self.model(features)
         patches = out.last_hidden_state[:, 2:]  # after the two special tokens, frequency-major
         b, _, d = patches.shape

@@ -1,19 +1,20 @@
 """From an experiment to modules: one `match` per closed union, and the classifier that puts the parts together."""
 
-from typing import NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import torch
 from torch import Tensor, nn
 
-from eav_ray.config import AST as ASTSection
-from eav_ray.config import EEGformer as EEGformerSection
+from eav_ray import config
 from eav_ray.config import Experiment
-from eav_ray.config import ViT as ViTSection
 from eav_ray.errors import DataError
 from eav_ray.models.audio import AST
+from eav_ray.models.bandpower import BandPower
+from eav_ray.models.eav_transformer import EAVTransformer
 from eav_ray.models.eegformer import EEGformer
 from eav_ray.models.encoder import Encoded, Encoder
-from eav_ray.models.fusion import Fused, LateMean, SharedAttention
+from eav_ray.models.fusion import Bottleneck, Fused, Fusion, Gated, LateMean, SharedAttention, SingleToken
+from eav_ray.models.mfcc import MFCC
 from eav_ray.models.video import ViT
 
 
@@ -33,67 +34,49 @@ class Output(NamedTuple):
 
 def build_encoder(experiment: Experiment, modality: str, shapes: Shapes) -> Encoder:
     profile = experiment.profile
+    window_s, n_times = profile.window_s, profile.eeg.hz * profile.window_s
     section = getattr(experiment.model, modality)
     match section:
-        case EEGformerSection():
-            return EEGformer(
-                shapes.eeg_channels,
-                profile.eeg.hz * profile.window_s,
-                window_s=profile.window_s,
-                filters=section.filters,
-                width=section.width,
-                temporal_width=section.temporal_width,
-                segments=section.segments,
-                depth=section.depth,
-                heads=section.heads,
-                dropout=section.dropout,
-            )
-        case ASTSection():
-            return AST(
-                window_s=profile.window_s,
-                width=section.width,
-                depth=section.depth,
-                heads=section.heads,
-                max_length=section.max_length,
-                stride=section.stride,
-                dropout=section.dropout,
-            )
-        case ViTSection():
-            return ViT(
-                section.name,
-                window_s=profile.window_s,
-                stored=profile.video.fps * profile.window_s,
-                frames=section.frames,
-                image_size=section.image_size,
-                patch=section.patch,
-                width=section.width,
-                depth=section.depth,
-                heads=section.heads,
-                dropout=section.dropout,
-            )
+        case config.EEGformer():
+            return EEGformer(shapes.eeg_channels, n_times, window_s=window_s, **_sizes(section))
+        case config.EAVTransformer():
+            return EAVTransformer(shapes.eeg_channels, n_times, window_s=window_s, **_sizes(section))
+        case config.BandPower():
+            return BandPower(shapes.eeg_channels, n_times, hz=profile.eeg.hz, window_s=window_s, **_sizes(section))
+        case config.AST():
+            return AST(window_s=window_s, **_sizes(section))
+        case config.MFCC():
+            return MFCC(window_s=window_s, **_sizes(section))
+        case config.ViT():
+            return ViT(window_s=window_s, stored=profile.video.fps * window_s, **_sizes(section))
         case _:
             assert_never(section)
 
 
-def build_fusion(
-    experiment: Experiment, widths: dict[str, int], times_s: dict[str, Tensor], n_outputs: int
-) -> nn.Module:
+def _sizes(section: Any) -> dict[str, Any]:
+    """The keys of a section that its module takes, which has the same names for them."""
+    return {k: v for k, v in vars(section).items() if k not in ("kind", "weights")}
+
+
+def build_fusion(experiment: Experiment, widths: dict[str, int], times_s: dict[str, Tensor], n_outputs: int) -> Fusion:
     """Fusion of tokens of these widths and times, (N_m,) seconds; it needs no encoder, so a search builds it alone."""
-    match experiment.fusion.kind:
+    f, window_s = experiment.fusion, experiment.profile.window_s
+    common: dict[str, Any] = {"n_outputs": n_outputs, "dropout": f.dropout}
+    match f.kind:
         case "late_mean":
             return LateMean()
         case "shared_attention":
-            return SharedAttention(
-                widths,
-                times_s,
-                window_s=experiment.profile.window_s,
-                n_outputs=n_outputs,
-                width=experiment.fusion.width,
-                heads=experiment.fusion.heads,
-                dropout=experiment.fusion.dropout,
-            )
+            common |= {"window_s": window_s, "width": f.width, "heads": f.heads, "pooled": f.input == "pooled"}
+            return SharedAttention(widths, times_s, **common)
+        case "bottleneck":
+            common |= {"window_s": window_s, "width": f.width, "heads": f.heads, "pooled": f.input == "pooled"}
+            return Bottleneck(widths, times_s, depth=f.depth, bottlenecks=f.bottlenecks, **common)
+        case "gated":
+            return Gated(widths, width=f.width, **common)
+        case "single_token":
+            return SingleToken(widths, heads=f.heads, **common)
         case _:
-            assert_never(experiment.fusion.kind)
+            assert_never(f.kind)
 
 
 class Normaliser(nn.Module):
@@ -112,7 +95,7 @@ class Normaliser(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Encoders, a linear head on each, and their fusion.
+    """Encoders, a head on each, and their fusion.
 
     With one modality there is nothing to fuse: the logits are those of its head.
     """
@@ -123,14 +106,30 @@ class Classifier(nn.Module):
         self.n_outputs = shapes.n_outputs
         encoders = {m: build_encoder(experiment, m, shapes) for m in self.names}
         self.encoders = nn.ModuleDict(encoders)
-        self.heads = nn.ModuleDict({m: nn.Linear(encoders[m].width, shapes.n_outputs) for m in self.names})
+        self.heads = nn.ModuleDict({m: encoders[m].head(shapes.n_outputs) for m in self.names})
         self.normalise = Normaliser(shapes.eeg_channels)
         self.fusion = None
         if len(self.names) > 1:
             widths, times_s = ({m: getattr(e, key) for m, e in encoders.items()} for key in ("width", "times_s"))
             self.fusion = build_fusion(experiment, widths, times_s, shapes.n_outputs)
+        self.frozen = False
+        if experiment.runtime.gradient_checkpointing:
+            for encoder in encoders.values():
+                encoder.checkpoint_activations()
         # Under a fusion that learns, the heads are probes: they read the encoders and do not pull at them.
         self.probes = self.fusion is not None and any(True for _ in self.fusion.parameters())
+
+    def freeze_encoders(self, frozen: bool) -> None:
+        """Frozen encoders get no gradient and stay in eval mode, whatever mode the rest is in."""
+        self.frozen = frozen
+        self.encoders.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        if self.frozen:
+            self.encoders.eval()
+        return self
 
     def encode(self, inputs: dict[str, Tensor], present_BM: Tensor) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
         """Tokens and unimodal logits. Every encoder runs, whatever is present: ranks must not diverge."""
@@ -143,9 +142,11 @@ class Classifier(nn.Module):
             logits[m] = self.heads[m](pooled_BD)
         return encoded, logits
 
-    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
-        encoded, logits = self.encode(inputs, present_BM)
+    def fuse(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Output:
         return fuse(self.fusion, encoded, logits, present_BM)
+
+    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
+        return self.fuse(*self.encode(inputs, present_BM), present_BM)
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
@@ -156,21 +157,26 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 class FusionAlone(nn.Module):
     """Fusion on what frozen encoders left in the embedding cache: the same names and numbers as inside a Classifier.
 
-    Inputs are `<modality>.tokens` (B, N, D), `<modality>.mask` (B, N) and `<modality>.logits` (B, classes).
+    Inputs are `<modality>.tokens` (B, N, D), `.mask` (B, N), `.pooled` (B, D) and `.logits` (B, classes).
     """
 
     def __init__(self, fusion: nn.Module, names: list[str]) -> None:
         super().__init__()
         self.fusion, self.names = fusion, sorted(names)
 
-    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
-        logits = {m: inputs[f"{m}.logits"] for m in self.names}
+    def encode(self, inputs: dict[str, Tensor], present_BM: Tensor) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
+        dtype = dtype_of(self)
         encoded = {
-            m: Encoded(tokens.to(dtype_of(self)), inputs[f"{m}.mask"], tokens.mean(1))
+            m: Encoded(inputs[f"{m}.tokens"].to(dtype), inputs[f"{m}.mask"], inputs[f"{m}.pooled"].to(dtype))
             for m in self.names
-            for tokens in (inputs[f"{m}.tokens"],)
         }
+        return encoded, {m: inputs[f"{m}.logits"] for m in self.names}
+
+    def fuse(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Output:
         return fuse(self.fusion, encoded, logits, present_BM)
+
+    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
+        return self.fuse(*self.encode(inputs, present_BM), present_BM)
 
 
 def fuse(

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Encoded(NamedTuple):
@@ -20,6 +21,16 @@ class Encoder(nn.Module):
     width: int
     times_s: Tensor  # (N,)
 
+    def head(self, n_outputs: int) -> nn.Module:
+        """What turns the pooled features into logits when this encoder works alone."""
+        return nn.Linear(self.width, n_outputs)
+
+    def checkpoint_activations(self) -> None:
+        """Compute the activations of the transformer blocks again in the backward pass, instead of keeping them."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.recompute = True
+
     def masked(self, tokens_BND: Tensor, pooled_BD: Tensor, present_B: Tensor) -> Encoded:
         """Rows without this modality are computed all the same, as every rank must run every encoder; then hidden."""
         mask_BN = present_B[:, None].expand(-1, tokens_BND.shape[1])
@@ -31,7 +42,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, *, dropout: float, mlp_ratio: int = 4) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.recompute = heads, dropout, False
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -44,10 +55,21 @@ class Block(nn.Module):
             nn.Dropout(dropout),
         )
 
-    def forward(self, x_BND: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            mask_BN: True where a token may be attended to; None for all. Every row must have one.
+        """
+        if self.recompute and self.training:
+            return checkpoint(self._forward, x_BND, mask_BN, use_reentrant=False)
+        return self._forward(x_BND, mask_BN)
+
+    def _forward(self, x_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
         b, n, d = x_BND.shape
         q, k, v = self.qkv(self.norm1(x_BND)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        mask = None if mask_BN is None else mask_BN[:, None, None]
+        dropout = self.dropout if self.training else 0.0
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         x_BND = x_BND + self.proj(mixed.transpose(1, 2).reshape(b, n, d))
         return x_BND + self.mlp(self.norm2(x_BND))
 
@@ -55,3 +77,10 @@ class Block(nn.Module):
 def positions(*shape: int) -> nn.Parameter:
     """A learned position table, initialised as in ViT."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=0.02))
+
+
+def feature_tokens(n_features: int, width: int, dropout: float) -> nn.Sequential:
+    """The small network of the branches that start from computed features: (..., n_features) to (..., width)."""
+    return nn.Sequential(
+        nn.LayerNorm(n_features), nn.Linear(n_features, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width)
+    )

@@ -1,6 +1,7 @@
-"""Fusion: from the tokens of the modalities that are present to one set of logits.
+"""Fusion: from what the encoders say of the modalities that are present to one set of logits.
 
-Modalities are always taken in sorted order, so the order in which a caller names them changes nothing.
+Modalities are always taken in sorted order, so the order in which a caller names them changes nothing. What a missing
+modality's row or a masked token holds, NaN included, is replaced before anything is computed with it.
 """
 
 from typing import NamedTuple
@@ -8,16 +9,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eav_ray.models.encoder import Encoded
+from eav_ray.models.encoder import Block, Encoded
 
 
 class Fused(NamedTuple):
     logits_BK: Tensor
-    weights_BM: Tensor  # attention mass per modality, sum 1; exactly 0 where a modality is missing
+    weights_BM: Tensor  # weight per modality, sum 1; exactly 0 where a modality is missing
     corrected_BM: Tensor  # the same after division by each modality's token count
 
 
-class LateMean(nn.Module):
+class Fusion(nn.Module):
+    """`forward(encoded, logits, present_BM) -> Fused`, and what the collapse check asks of it."""
+
+    n_keys: int | None = None  # over how many keys its attention goes when all is present; None without attention
+
+    def query_key_gradients(self) -> list[Tensor]:
+        """Gradients of the maps to queries and keys, after a backward pass."""
+        return []
+
+
+class LateMean(Fusion):
     """The mean of the unimodal logits of the modalities present. No parameters; hard to beat."""
 
     def forward(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Fused:
@@ -29,16 +40,53 @@ class LateMean(nn.Module):
         return Fused(mean, weights, weights)
 
 
-class SharedAttention(nn.Module):
-    """A learned query reads the tokens of all modalities through one multi-head attention that they share.
+class Tokens(nn.Module):
+    """What the modalities' encoders say, in one space: projected, normalised, marked with modality and time.
 
-    Each modality is projected to one width and normalised, and gets an embedding of its own; a token's place in time
-    is added from one clock in seconds, common to all modalities. What the query attends to depends on the sample: its
-    attention mass per modality, averaged over heads, is the modality weight.
+    A token's place in time is added from one clock in seconds, common to all modalities: equal times, equal marks.
 
     Args:
         widths: Token width of each modality.
         times_s: Token times of each modality, (N_m,) seconds.
+        pooled: One token a modality, its pooled features, in the middle of the window, instead of its time tokens.
+    """
+
+    def __init__(
+        self, widths: dict[str, int], times_s: dict[str, Tensor], *, window_s: float, width: int, pooled: bool
+    ) -> None:
+        super().__init__()
+        self.names, self.pooled = sorted(widths), pooled
+        self.inputs = nn.ModuleDict(
+            {m: nn.Sequential(nn.Linear(widths[m], width), nn.LayerNorm(width)) for m in self.names}
+        )
+        self.modality = nn.ParameterDict({m: nn.Parameter(torch.randn(width) * 0.02) for m in self.names})
+        self.count = 0
+        for m in self.names:
+            times = torch.tensor([window_s / 2]) if pooled else times_s[m]
+            self.count += len(times)
+            self.register_buffer(f"clock_{m}", _clock(times, window_s), persistent=False)
+        self.time = nn.Linear(2 * CLOCK_WAVES, width, bias=False)
+
+    def forward(self, encoded: dict[str, Encoded], present_BM: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Of each modality in sorted order: tokens (batch, N_m, width), and a mask that is True where one is real."""
+        tokens, masks = [], []
+        for column, m in enumerate(self.names):
+            e = encoded[m]
+            if self.pooled:
+                e = Encoded(e.pooled_BD[:, None], e.mask_BN.any(1, keepdim=True), e.pooled_BD)
+            mask_BN = e.mask_BN & present_BM[:, column, None]
+            # `where`, not a product: whatever padding holds, NaN included, must not change a bit.
+            clean = torch.where(mask_BN[..., None], e.tokens_BND, 0)
+            tokens.append(self.inputs[m](clean) + self.modality[m] + self.time(getattr(self, f"clock_{m}")))
+            masks.append(mask_BN)
+        return tokens, masks
+
+
+class SharedAttention(Fusion):
+    """A learned query reads the tokens of all modalities through one multi-head attention that they share.
+
+    What the query attends to depends on the sample: its attention mass per modality, averaged over heads, is the
+    modality weight. Arguments as for `Tokens`.
     """
 
     def __init__(
@@ -51,16 +99,12 @@ class SharedAttention(nn.Module):
         width: int,
         heads: int,
         dropout: float,
+        pooled: bool = False,
     ) -> None:
         super().__init__()
-        self.names, self.heads, self.dropout = sorted(widths), heads, dropout
-        self.inputs = nn.ModuleDict(
-            {m: nn.Sequential(nn.Linear(widths[m], width), nn.LayerNorm(width)) for m in self.names}
-        )
-        self.modality = nn.ParameterDict({m: nn.Parameter(torch.randn(width) * 0.02) for m in self.names})
-        for m in self.names:
-            self.register_buffer(f"clock_{m}", _clock(times_s[m], window_s), persistent=False)
-        self.time = nn.Linear(2 * CLOCK_WAVES, width, bias=False)
+        self.width, self.heads, self.dropout = width, heads, dropout
+        self.read = Tokens(widths, times_s, window_s=window_s, width=width, pooled=pooled)
+        self.n_keys = self.read.count
         self.query = nn.Parameter(torch.randn(width) * 0.02)
         self.norm = nn.LayerNorm(width)
         self.q = nn.Linear(width, width)
@@ -77,13 +121,7 @@ class SharedAttention(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_outputs))
 
     def forward(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Fused:
-        tokens, mask = [], []
-        for column, m in enumerate(self.names):
-            mask_BN = encoded[m].mask_BN & present_BM[:, column, None]
-            # `where`, not a product: whatever padding holds, NaN included, must not change a bit.
-            clean = torch.where(mask_BN[..., None], encoded[m].tokens_BND, 0)
-            tokens.append(self.inputs[m](clean) + self.modality[m] + self.time(getattr(self, f"clock_{m}")))
-            mask.append(mask_BN)
+        tokens, mask = self.read(encoded, present_BM)
         x_BND, mask_BN = self.norm(torch.cat(tokens, 1)), torch.cat(mask, 1)
         b, n, d = x_BND.shape
         q = self.q(self.query).view(self.heads, 1, d // self.heads)
@@ -95,6 +133,130 @@ class SharedAttention(nn.Module):
         x_BD = self.query + self.proj(mixed)
         x_BD = x_BD + self.feed_forward(x_BD)
         return Fused(self.head(x_BD), *_mass(attention.mean(1), mask))
+
+    def query_key_gradients(self) -> list[Tensor]:
+        kv = self.kv.weight.grad
+        return [g for g in (self.q.weight.grad, None if kv is None else kv[: self.width]) if g is not None]
+
+
+class Bottleneck(Fusion):
+    """Modalities exchange through a few tokens only: MBT (Nagrani et al. 2021, arXiv 2107.00135).
+
+    In each layer every modality's own block lets its tokens and the bottleneck tokens attend to each other; the
+    bottlenecks go on as the mean over the modalities present. At the end a softmax over what each modality left in
+    its copy of them gives the modality weights, and their weighted sum the logits. Arguments as for `Tokens`.
+    """
+
+    def __init__(
+        self,
+        widths: dict[str, int],
+        times_s: dict[str, Tensor],
+        *,
+        window_s: float,
+        n_outputs: int,
+        width: int,
+        heads: int,
+        depth: int,
+        bottlenecks: int,
+        dropout: float,
+        pooled: bool = False,
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.read = Tokens(widths, times_s, window_s=window_s, width=width, pooled=pooled)
+        self.n_keys = self.read.count + bottlenecks
+        self.bottlenecks = nn.Parameter(torch.randn(bottlenecks, width) * 0.02)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({m: Block(width, heads, dropout=dropout) for m in self.read.names}) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.gate = nn.Linear(width, 1, bias=False)  # a constant would change no weight
+        self.head = nn.Linear(width, n_outputs)
+
+    def forward(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Fused:
+        tokens, masks = self.read(encoded, present_BM)
+        b, count = len(present_BM), len(self.bottlenecks)
+        shared = self.bottlenecks.expand(b, -1, -1)
+        always = present_BM.new_ones(b, count)
+        own = [shared] * len(tokens)
+        for layer in self.layers:
+            assert isinstance(layer, nn.ModuleDict)
+            for i, m in enumerate(self.read.names):
+                out = layer[m](torch.cat([shared, tokens[i]], 1), torch.cat([always, masks[i]], 1))
+                own[i], tokens[i] = out[:, :count], out[:, count:]
+            stacked = torch.stack(own, 1)
+            here = present_BM[:, :, None, None]
+            shared = torch.where(here, stacked, 0).sum(1) / here.sum(1)
+        x_BMD = self.norm(torch.stack(own, 1).mean(2))
+        weights = _softmax(self.gate(x_BMD)[..., 0], present_BM)
+        return Fused(self.head((weights[..., None] * x_BMD).sum(1)), weights, weights)
+
+    def query_key_gradients(self) -> list[Tensor]:
+        blocks = [m for m in self.layers.modules() if isinstance(m, Block)]
+        grads = [block.qkv.weight.grad for block in blocks]
+        return [g[: 2 * self.width] for g in grads if g is not None]
+
+
+class Gated(Fusion):
+    """A softmax gate over the pooled features of the modalities present, computed from all of them."""
+
+    def __init__(self, widths: dict[str, int], *, n_outputs: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.names = sorted(widths)
+        self.inputs = nn.ModuleDict(
+            {m: nn.Sequential(nn.Linear(widths[m], width), nn.LayerNorm(width), nn.GELU()) for m in self.names}
+        )
+        self.gate = nn.Linear(len(self.names) * width, len(self.names))
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, n_outputs))
+
+    def forward(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Fused:
+        here = present_BM[..., None]
+        pooled = {m: torch.where(here[:, i], encoded[m].pooled_BD, 0) for i, m in enumerate(self.names)}
+        x_BMD = torch.where(here, torch.stack([self.inputs[m](pooled[m]) for m in self.names], 1), 0)
+        weights = _softmax(self.gate(x_BMD.flatten(1)), present_BM)
+        return Fused(self.head((weights[..., None] * x_BMD).sum(1)), weights, weights)
+
+
+class SingleToken(Fusion):
+    """What the reference's released code computes: attention over one token, the concatenated pooled features.
+
+    A softmax over one key is 1 whatever the sample, so the attention is a linear map, its query and key maps get no
+    gradient, and there are no modality weights: equal ones stand in their place. A missing modality's features are
+    zeros, which the reference does not provide for. 11,145,525 parameters at 768 + 768 + 60 features.
+    """
+
+    HIDDEN = (512, 256)
+    ORDER = ("video", "audio", "eeg")  # of the concatenation
+
+    def __init__(self, widths: dict[str, int], *, n_outputs: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.names = sorted(widths)
+        self.width, self.n_keys = sum(widths.values()), 1
+        self.attention = nn.MultiheadAttention(self.width, heads, batch_first=True)
+        self.reduce = nn.Linear(self.width, self.HIDDEN[0])
+        self.head = nn.Sequential(
+            nn.Linear(*self.HIDDEN), nn.ReLU(), nn.Dropout(dropout), nn.Linear(self.HIDDEN[1], n_outputs)
+        )
+
+    def concatenated(self, encoded: dict[str, Encoded], present_BM: Tensor) -> Tensor:
+        """(batch, 1, sum of widths)."""
+        order = [m for m in self.ORDER if m in self.names]
+        parts = [torch.where(present_BM[:, self.names.index(m), None], encoded[m].pooled_BD, 0) for m in order]
+        return torch.cat(parts, 1)[:, None]
+
+    def forward(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Fused:
+        x_B1D = self.concatenated(encoded, present_BM)
+        mixed, _ = self.attention(x_B1D, x_B1D, x_B1D, need_weights=False)
+        equal = present_BM / present_BM.sum(1, keepdim=True)
+        return Fused(self.head(self.reduce(mixed[:, 0])), equal, equal)
+
+    def query_key_gradients(self) -> list[Tensor]:
+        whole = self.attention.in_proj_weight.grad
+        return [] if whole is None else [whole[: 2 * self.width]]
+
+
+def _softmax(scores_BM: Tensor, present_BM: Tensor) -> Tensor:
+    return scores_BM.masked_fill(~present_BM, float("-inf")).softmax(-1)
 
 
 def _mass(attention_BN: Tensor, masks: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,12 @@
 """A Vision Transformer (Dosovitskiy et al. 2021) of timm on the single frames of a window."""
 
+from functools import partial
+from typing import Any
+
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from eav_ray.errors import ConfigError, nearest
 from eav_ray.models.encoder import Encoded, Encoder, positions
@@ -15,11 +18,14 @@ class ViT(Encoder):
     Args:
         name: Any `vit_*` of timm that is a plain Vision Transformer with a class token; the sizes that follow
             replace its own.
+        norm_eps: Added to the variance in the LayerNorms.
         stored: Frames of a stored window.
         frames: How many of them are used, evenly spaced.
     """
 
     chosen: Tensor  # (frames,) which stored frames are used
+    mean: Tensor  # (3, 1, 1) of the pixels that the published weights of this model expect, and their SD
+    sd: Tensor
     model: VisionTransformer
 
     def __init__(
@@ -35,12 +41,13 @@ class ViT(Encoder):
         depth: int,
         heads: int,
         dropout: float,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         if not name.startswith("vit_") or not timm.is_model(name):
             known = timm.list_models("vit_*")
             raise ConfigError(f'model.video.name is "{name}", which timm does not have{nearest(name, known)}')
-        self.width = width
+        self.name, self.width = name, width
         try:
             model = timm.create_model(
                 name,
@@ -52,6 +59,7 @@ class ViT(Encoder):
                 num_heads=heads,
                 num_classes=0,
                 proj_drop_rate=dropout,
+                norm_layer=partial(nn.LayerNorm, eps=norm_eps),
             )
         except (AssertionError, TypeError, ValueError):  # timm's way to say that a hybrid cannot have these sizes
             model = None
@@ -61,10 +69,16 @@ class ViT(Encoder):
                 "rope, dinov3, resnet, siglip and gap models are not); use for example vit_base_patch16_224"
             )
         self.model = model
+        expects: Any = model.pretrained_cfg
+        for key, values in (("mean", expects["mean"]), ("sd", expects["std"])):
+            self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
         chosen = ((torch.arange(frames) + 0.5) * stored / frames).long()
         self.register_buffer("chosen", chosen, persistent=False)
         self.register_buffer("times_s", (chosen + 0.5) * window_s / stored, persistent=False)
         self.position = positions(frames, width)
+
+    def checkpoint_activations(self) -> None:
+        self.model.set_grad_checkpointing(True)
 
     def forward(self, x_BFHWC: Tensor, present_B: Tensor) -> Encoded:
         """
@@ -75,7 +89,7 @@ class ViT(Encoder):
         frames = x_BFHWC[:, self.chosen]
         b, f = frames.shape[:2]
         pixels = frames.reshape(b * f, *frames.shape[2:]).permute(0, 3, 1, 2)
-        scaled = (pixels.to(self.position.dtype) / 255 - 0.5) / 0.5  # mean = SD = 0.5, as the published weights expect
+        scaled = ((pixels.to(self.position.dtype) / 255 - self.mean) / self.sd).to(self.position.dtype)
         class_tokens = self.model.forward_features(scaled)[:, 0]
         tokens = class_tokens.view(b, f, self.width) + self.position
         return self.masked(tokens, tokens.mean(1), present_B)

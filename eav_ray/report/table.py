@@ -1,6 +1,7 @@
 """The table at the end: accuracy per person of each source, with mean and SD, and fusion against the best of one."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from scipy.stats import binomtest
@@ -22,6 +23,11 @@ def correct_per_recording(windows: pd.DataFrame, sources: list[str]) -> pd.DataF
     for source in sources:
         result[source] = predicted(table, source) == table["label"].to_numpy()
     return result
+
+
+def warnings_of(metrics: dict[str, Any]) -> list[str]:
+    """What the collapse check found in a trained fusion, a line each; `metrics` as a checkpoint holds them."""
+    return [f"warning: {finding['text']}" for finding in metrics.get("collapse", [])]
 
 
 @dataclass(frozen=True)

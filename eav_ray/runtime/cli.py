@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
 
-from eav_ray.config import Experiment, keys, load, override, parse_changes
+from eav_ray.config import Experiment, keys, load, other_kinds, override, parse_changes
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime import cluster
 
@@ -123,6 +123,10 @@ def absolute(experiment: Experiment, uses: tuple[str, ...] = STORES) -> Experime
         ConfigError: A relative folder in a submitted job, which runs in a temporary copy of the working directory.
     """
     named = {"data.root": experiment.data.root} | {f"store.{k}": getattr(experiment.store, k) for k in uses}
+    for m in ("audio", "video"):
+        weights = getattr(getattr(experiment.model, m), "weights", "")
+        if weights and Path(weights).expanduser().exists():  # otherwise a name on a hub
+            named[f"model.{m}.weights"] = weights
     return override(experiment, {key: absolute_path(key, path) for key, path in named.items()})
 
 
@@ -161,7 +165,9 @@ def with_data(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
 
 def _keys_text() -> str:
     lines = ["Keys of an experiment, each may be given as key=value (default, type, meaning):"]
-    for key, (kind, default, meaning) in keys().items():
-        shown = repr(default) if not isinstance(default, dict) else "{...}"
-        lines.append(f"  {key} = {shown}  [{kind}]  {meaning}".rstrip())
+    for title, table in [("", keys()), *other_kinds()]:
+        lines += [f"With {title} instead:"] if title else []
+        for key, (kind, default, meaning) in table.items():
+            shown = repr(default) if not isinstance(default, dict) else "{...}"
+            lines.append(f"  {key} = {shown}  [{kind}]  {meaning}".rstrip())
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.config import Experiment
-from eav_ray.report.table import SOURCES, TOGETHER, Comparison, compare, correct_per_recording, render
+from eav_ray.report.table import SOURCES, TOGETHER, Comparison, compare, correct_per_recording, render, warnings_of
 from eav_ray.runtime.cli import with_data
 from eav_ray.runtime.predict import evaluate, open_checkpoint, predict
 from eav_ray.runtime.train import open_data
@@ -31,7 +31,8 @@ class Predictions:
 def evaluate_checkpoint(experiment: Experiment, path: str, *, bayes: dict[str, float] | None = None) -> Tested:
     data = open_data(experiment)
     table = evaluate(experiment, path, data.shards, data.index, data.windows.ids)
-    names: list[str] = sorted(open_checkpoint(path).experiment.data.modalities)
+    checkpoint = open_checkpoint(path)
+    names: list[str] = sorted(checkpoint.experiment.data.modalities)
     sources = [s for s in SOURCES if s in names or (len(names) > 1 and s in TOGETHER)]
     correct = correct_per_recording(table, sources)
     people = correct["subject"].nunique()
@@ -47,6 +48,7 @@ def evaluate_checkpoint(experiment: Experiment, path: str, *, bayes: dict[str, f
             f"fusion alone, {comparison.single_only} by {comparison.best_single} alone; exact McNemar p = "
             f"{comparison.p_value:.3g}"
         )
+        lines += warnings_of(checkpoint.metrics)
     return Tested(correct, comparison, "\n".join(lines))
 
 

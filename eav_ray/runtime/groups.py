@@ -44,7 +44,7 @@ def run_all(
     """
     unique = list({run.key: run for run in runs}.values())
     queue: Any = ray.remote(num_cpus=0)(Queue).remote(unique)
-    total = sum(run.optim.epochs for run in unique)
+    total = sum(run.epochs for run in unique)
     with stage(title, total, "epochs") as bar, _watched(queue, bar):
         others = [
             _remote_group.remote(experiment, g, queue, str(shards), index, only, len(unique))

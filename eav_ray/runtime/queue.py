@@ -49,11 +49,11 @@ class Queue:
             self.fail(group, f"its workers ended {ATTEMPTS} times: {reason}")
         open_runs = [r for k, r in self._runs.items() if k not in self._done and k not in self._failed]
         for run in open_runs:
-            broken = next((k for k in run.encoders.values() if k in self._failed), None)
+            broken = next((k for k in run.needs if k in self._failed), None)
             if broken:
                 self._failed[run.key] = f"its encoder {broken} failed"
             elif run.key not in self._running.values() and all(
-                k in self._done or k not in self._runs for k in run.encoders.values()
+                k in self._done or k not in self._runs for k in run.needs
             ):
                 self._running[group] = run.key
                 return run
@@ -62,7 +62,7 @@ class Queue:
     def finish(self, group: int, prefix: str) -> None:
         key = self._running.pop(group)
         self._done[key] = prefix
-        self._epochs[key] = self._runs[key].optim.epochs
+        self._epochs[key] = self._runs[key].epochs
 
     def fail(self, group: int, reason: str) -> None:
         self._failed[self._running.pop(group)] = reason

@@ -7,12 +7,13 @@ from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index
 from eav_ray.data.split import Split, check_subjects, items_of, make_split
 from eav_ray.models.build import Shapes
+from eav_ray.report.table import warnings_of
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.preprocess import open_index
 from eav_ray.storage import Store
 from eav_ray.training.estimate import START_S, seconds_per_window
-from eav_ray.training.plan import Run, encoder_run, fusion_run
+from eav_ray.training.plan import Run, encoder_run, fusion_run, joint_run
 from eav_ray.training.run import is_done
 
 
@@ -47,7 +48,10 @@ def runs_of(experiment: Experiment, split: Split, data: Data) -> list[Run]:
         return [replace(encoders[0], embed=())]
     if e.train.mode == "end_to_end":
         return [Run("joint", e, split, data.digest)]
-    return [*encoders, fusion_run(e, split, data.digest, embed)]
+    staged = [*encoders, fusion_run(e, split, data.digest, embed)]
+    if e.train.mode == "staged_then_joint":
+        return [*staged, joint_run(e, split, data.digest, embed)]
+    return staged
 
 
 def train(experiment: Experiment) -> str:
@@ -64,7 +68,10 @@ def train(experiment: Experiment) -> str:
         announce(experiment, runs, data)
         seen = tuple(sorted({*split.train, *split.validation}))
         done = run_all(experiment, runs, data.shards, data.index, seen, title="train")
-    return f"{results}/{done[runs[-1].key]}"
+    prefix = done[runs[-1].key]
+    for line in warnings_of(results.read_json(f"{prefix}/metrics.json")):
+        print(line)
+    return f"{results}/{prefix}"
 
 
 def announce(experiment: Experiment, runs: list[Run], data: Data, *, searched: list[Run] | None = None) -> float:
@@ -80,7 +87,7 @@ def announce(experiment: Experiment, runs: list[Run], data: Data, *, searched: l
     # Fusion on cached tokens costs next to nothing beside an encoder; a joint step costs what its encoders cost.
     seconds = START_S
     for run in todo:
-        windows = len(data.windows.rows_of(run.split.train)) * run.optim.epochs
+        windows = len(data.windows.rows_of(run.split.train)) * run.epochs
         cost = sum(each[m] for m in run.experiment.data.modalities) if run.kind != "fusion" else FUSION_S
         seconds += windows * cost / (experiment.runtime.workers * experiment.runtime.groups)
     for run in searched or []:

@@ -20,17 +20,18 @@ from eav_ray.models.build import Classifier
 from eav_ray.storage import Store
 from eav_ray.training.loop import Batch
 
-ARRAYS = ("tokens", "mask", "logits")
+ARRAYS = ("tokens", "mask", "pooled", "logits")
+FORMAT = 2  # raise when the arrays change: embeddings of another version are not read
 
 
 def cache_key(encoder_key: str, recordings: tuple[str, ...]) -> str:
-    return f"embeddings/{encoder_key}-{digest(sorted(recordings), length=8)}"
+    return f"embeddings/{encoder_key}-{digest(FORMAT, sorted(recordings), length=8)}"
 
 
 def compute(
     model: Classifier, batches: Iterator[tuple[np.ndarray, Batch]], windows: Windows, device: torch.device
 ) -> pa.Table:
-    """One row a window: its id, tokens (N, D) float32, mask (N,), unimodal logits (classes,).
+    """One row a window: its id, tokens (N, D) float32, mask (N,), pooled (D,), unimodal logits (classes,).
 
     Args:
         model: A classifier of one modality, on `device`.
@@ -45,6 +46,7 @@ def compute(
             encoded, logits = model.encode(inputs, batch.present_BM.to(device))
             found["tokens"].append(encoded[name].tokens_BND.float().cpu().numpy())
             found["mask"].append(encoded[name].mask_BN.cpu().numpy().astype(np.uint8))
+            found["pooled"].append(encoded[name].pooled_BD.float().cpu().numpy())
             found["logits"].append(logits[name].float().cpu().numpy())
             taken.append(rows)
     ids = windows.ids.iloc[np.concatenate(taken)]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eav_ray.config import Optim, Runtime
 from eav_ray.models.build import Output
-from eav_ray.training.loop import Batch, Engine, decay_groups
+from eav_ray.training.loop import Batch, Engine, parameter_groups
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -49,10 +50,41 @@ def world() -> tuple[int, int]:
 
 def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
     """Cross-entropy summed over this rank's windows; rows of weight 0 add nothing."""
-    each_B = nn.functional.cross_entropy(
-        logits_BK.float(), batch.label_B, reduction="none", label_smoothing=label_smoothing
-    )
+
+    def each(label_B: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(
+            logits_BK.float(), label_B, reduction="none", label_smoothing=label_smoothing
+        )
+
+    each_B = each(batch.label_B)
+    if batch.mixed is not None:
+        other_B, share_B = batch.mixed
+        each_B = share_B * each_B + (1 - share_B) * each(other_B)
     return (each_B * batch.weight_B).sum()
+
+
+def mixup(batch: Batch, alpha: float, rank: int) -> Batch:
+    """Zhang et al. 2018 (arXiv 1710.09412): each window becomes a mean of itself and of another of this rank's batch.
+
+    Windows that lack different modalities, or whose tokens are masked differently, are not mixed with each other.
+    """
+    rng = np.random.default_rng([batch.seed, rank])
+    n, device = len(batch.label_B), batch.label_B.device
+    share = float(rng.beta(alpha, alpha))
+    other = torch.from_numpy(rng.permutation(n)).to(device)
+    alike = (batch.present_BM == batch.present_BM[other]).all(1) & (batch.weight_B[other] > 0)
+    for x in batch.inputs.values():
+        if x.dtype == torch.bool:
+            alike = alike & (x == x[other]).flatten(1).all(1)
+    share_B = torch.where(alike, share, 1.0)
+    inputs = {}
+    for name, x in batch.inputs.items():
+        if x.dtype != torch.bool:
+            own = share_B.view(-1, *[1] * (x.ndim - 1))
+            mean = own * x + (1 - own) * x[other]
+            x = mean.round().to(x.dtype) if x.dtype == torch.uint8 else mean.to(x.dtype)
+        inputs[name] = x
+    return replace(batch, inputs=inputs, mixed=(batch.label_B[other], share_B))
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -78,6 +110,8 @@ class _Common:
         # Dropout is a function of (seed, step, rank), never of what this process drew before.
         torch.manual_seed(batch.seed * 1024 + self.rank)
         batch = to_device(batch, self.device)
+        if self.optim.mixup:
+            batch = mixup(batch, self.optim.mixup, self.rank)
         output = forward(batch.inputs, batch.present_BM)
         total = summed_loss(output.logits_BK, batch, self.optim.label_smoothing)
         every = total
@@ -96,6 +130,10 @@ class _Common:
         batch = to_device(batch, self.device)
         return self.module(batch.inputs, batch.present_BM)
 
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters that this engine moves, by name."""
+        return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+
     def weights(self) -> dict[str, Tensor]:
         state = self.module.state_dict()
         return {name: value.detach().float().cpu().clone() for name, value in state.items()}
@@ -113,9 +151,9 @@ class TorchEngine(_Common):
         resume: dict[str, Tensor] | None,
     ) -> None:
         super().__init__(module, optim, device)
-        self.optimizer = torch.optim.AdamW(decay_groups(module.named_parameters(), optim.weight_decay), lr=optim.lr)
+        self.optimizer = torch.optim.AdamW(parameter_groups(module.named_parameters(), optim), lr=optim.lr)
         if resume:
-            for name, parameter in module.named_parameters():
+            for name, parameter in self.trained():
                 self.optimizer.state[parameter] = {
                     "step": resume["step"].clone(),
                     **{m: resume[f"{name}.{m}"].to(device, parameter.dtype) for m in MOMENTS},
@@ -126,7 +164,7 @@ class TorchEngine(_Common):
     def train_step(self, batch: Batch, lr: float) -> float:
         self.module.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
         total, scaled = self._loss(self.forward, batch)
         scaled.backward()
@@ -137,7 +175,7 @@ class TorchEngine(_Common):
 
     def moments(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in self.trained():
             state = self.optimizer.state[parameter]
             found |= {f"{name}.{m}": state[m].float().cpu().clone() for m in MOMENTS}
             found["step"] = torch.as_tensor(state["step"]).float().cpu().clone()
@@ -171,7 +209,7 @@ class DeepSpeedEngine(_Common):
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         super().__init__(module, optim, device)
         # A client optimizer: DeepSpeed's own Adam is compiled on first use too.
-        client = torch.optim.AdamW(decay_groups(module.named_parameters(), optim.weight_decay), lr=optim.lr)
+        client = torch.optim.AdamW(parameter_groups(module.named_parameters(), optim), lr=optim.lr)
         config = {
             "train_micro_batch_size_per_gpu": max(1, optim.batch // self.world),
             "gradient_accumulation_steps": 1,
@@ -196,7 +234,7 @@ class DeepSpeedEngine(_Common):
     def train_step(self, batch: Batch, lr: float) -> float:
         self.engine.train()
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         total, scaled = self._loss(self.engine, batch)
         self.engine.backward(scaled)
         self.engine.step()
@@ -207,7 +245,7 @@ class DeepSpeedEngine(_Common):
 
         self._link()
         found: dict[str, Tensor] = {}
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in self.trained():
             for m in MOMENTS:
                 whole = safe_get_full_optimizer_state(parameter, m)
                 if whole is None:  # stage 0 keeps the client optimizer's own state
@@ -232,11 +270,11 @@ class DeepSpeedEngine(_Common):
         # The state exists only after a step: take one at learning rate 0, which changes no weight, then replace it.
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0
-        zero = sum((p.sum() * 0 for p in self.module.parameters()), torch.zeros((), device=self.device))
+        zero = sum((p.sum() * 0 for _, p in self.trained()), torch.zeros((), device=self.device))
         self.engine.backward(zero)
         self.engine.step()
         self._link()
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in self.trained():
             for m in MOMENTS:
                 value = resume[f"{name}.{m}"].to(self.device)
                 if parameter in self._basic.state:

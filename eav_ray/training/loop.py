@@ -23,7 +23,10 @@ class Position:
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a step. Rows of weight 0 only fill the batch up; they are computed but do not count."""
+    """One rank's part of a step. Rows of weight 0 only fill the batch up; they are computed but do not count.
+
+    Other weights than 1 are those of classes; they are 1 in the mean over the training windows.
+    """
 
     inputs: dict[str, Tensor]
     present_BM: Tensor  # bool; modalities in sorted order
@@ -31,6 +34,9 @@ class Batch:
     weight_B: Tensor
     count: int  # windows of this step over all ranks
     seed: int  # of this step's dropout
+    mixed: tuple[Tensor, Tensor] | None = (
+        None  # by mixup: labels of what was mixed in (B,), share of the own window (B,)
+    )
 
 
 class Engine(Protocol):
@@ -77,19 +83,23 @@ def fit(
         loss, count = 0.0, 0
         for batch in batches(position):
             loss += engine.train_step(batch, lr(position))
-            count += int(batch.weight_B.sum())
+            count += int((batch.weight_B > 0).sum())
             position = Position(position.epoch, position.step + 1)
         position = Position(position.epoch + 1, 0)
         report(position, {"loss_sum": loss, "count": count})
 
 
-def schedule(optim: Optim, steps_per_epoch: int) -> Callable[[Position], float]:
-    """Linear warm-up, then a cosine to zero; a function of the position, so that there is no state to save."""
+def schedule(optim: Optim, steps_per_epoch: int, *, first: int = 0) -> Callable[[Position], float]:
+    """Linear warm-up, then a cosine to zero; a function of the position, so that there is no state to save.
+
+    Args:
+        first: Epoch at which it begins.
+    """
     total = optim.epochs * steps_per_epoch
     warmup = max(1, round(optim.warmup * total))
 
     def lr(position: Position) -> float:
-        done = position.epoch * steps_per_epoch + position.step
+        done = (position.epoch - first) * steps_per_epoch + position.step
         if done < warmup:
             return optim.lr * (done + 1) / warmup
         return optim.lr * 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, total - warmup)))
@@ -101,10 +111,14 @@ def steps_per_epoch(windows: int, batch: int) -> int:
     return math.ceil(windows / batch)
 
 
-def decay_groups(named: Iterable[tuple[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: matrices decay, biases, norms and single vectors do not."""
-    parameters = [p for _, p in named if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def parameter_groups(named: Iterable[tuple[str, Any]], optim: Optim) -> list[dict[str, Any]]:
+    """Parameters that are trained, by what they share: matrices decay, biases, norms and single vectors do not.
+
+    `scale` is the group's multiple of the learning rate: encoders may learn more slowly than what reads them.
+    """
+    groups: dict[tuple[float, float], list[Any]] = {}
+    for name, p in named:
+        if p.requires_grad:
+            scale = optim.encoder_lr if name.startswith("encoders.") else 1.0
+            groups.setdefault((scale, optim.weight_decay if p.ndim > 1 else 0.0), []).append(p)
+    return [{"params": p, "scale": scale, "weight_decay": decay} for (scale, decay), p in groups.items()]

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from eav_ray.config import Experiment, Optim, digest
+from eav_ray.config import EncoderOptim, Experiment, Optim, digest
 from eav_ray.data.split import Split
+from eav_ray.storage import content
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Run:
     """One training.
 
     `encoder`: one modality alone, then its embeddings. `fusion`: on the embeddings of frozen encoders. `joint`: all
-    encoders and the fusion together.
+    encoders and the fusion together, from fresh or published weights, or from a fusion run's.
     """
 
     kind: Literal["encoder", "fusion", "joint"]
@@ -22,10 +23,34 @@ class Run:
     encoders: dict[str, str] = field(default_factory=dict)  # fusion: key of each modality's encoder run
     embed: tuple[str, ...] = ()  # encoder: recordings whose embeddings are wanted; fusion: those it reads
 
+    start: str = ""  # joint: key of the fusion run whose weights it starts from
+
     @property
     def optim(self) -> Optim:
         e = self.experiment
-        return getattr(e.train.encoders, e.data.modalities[0]) if self.kind == "encoder" else e.optim
+        if self.kind == "encoder":
+            return getattr(e.train.encoders, e.data.modalities[0])
+        return e.train.joint if self.start else e.optim
+
+    @property
+    def frozen_epochs(self) -> int:
+        """Epochs that train a head on an encoder that keeps its published weights; none where there are none."""
+        e, optim = self.experiment, self.optim
+        if not isinstance(optim, EncoderOptim) or not getattr(getattr(e.model, e.data.modalities[0]), "weights", ""):
+            return 0
+        return optim.frozen_epochs
+
+    @property
+    def epochs(self) -> int:
+        return self.frozen_epochs + self.optim.epochs
+
+    @property
+    def phases(self) -> list["Phase"]:
+        optim, frozen = self.optim, self.frozen_epochs
+        found = [Phase(frozen, self.epochs, optim, frozen=False)]
+        if frozen and isinstance(optim, EncoderOptim):
+            found.insert(0, Phase(0, frozen, replace(optim, lr=optim.frozen_lr, epochs=frozen), frozen=True))
+        return found
 
     @property
     def key(self) -> str:
@@ -37,14 +62,32 @@ class Run:
         common = (self.kind, self.data, sorted(self.split.train), e.seed, e.data.labels, e.runtime.bf16, self.optim)
         profile = {m: getattr(e.profile, m) for m in e.data.modalities} | {"window_s": e.profile.window_s}
         profile = {k: v if isinstance(v, int) else vars(v) for k, v in profile.items()}
-        models = {m: vars(getattr(e.model, m)) for m in e.data.modalities}
+        models = {m: dict(vars(getattr(e.model, m))) for m in e.data.modalities}
+        for section in models.values():
+            if section.get("weights"):
+                section["weights"] = content(section["weights"])
         fusion = None if self.kind == "encoder" else e.fusion
-        return f"{self.kind}-{digest(*common, profile, models, fusion, self.encoders)}"
+        return f"{self.kind}-{digest(*common, profile, models, fusion, self.encoders, self.start)}"
 
     @property
     def title(self) -> str:
         e = self.experiment
         return e.data.modalities[0] if self.kind == "encoder" else self.kind
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keys of the runs that must be finished before this one can start."""
+        return (*self.encoders.values(), *([self.start] if self.start else []))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run that has one optimizer and one schedule."""
+
+    first: int  # epoch
+    last: int  # the epoch after it
+    optim: Optim  # with the learning rate and number of epochs of this part
+    frozen: bool  # whether encoders stay as they are
 
 
 @dataclass(frozen=True)
@@ -66,3 +109,8 @@ def encoder_run(experiment: Experiment, modality: str, split: Split, data: str, 
 def fusion_run(experiment: Experiment, split: Split, data: str, embed: tuple[str, ...]) -> Run:
     encoders = {m: encoder_run(experiment, m, split, data, embed).key for m in sorted(experiment.data.modalities)}
     return Run("fusion", experiment, split, data, encoders, embed)
+
+
+def joint_run(experiment: Experiment, split: Split, data: str, embed: tuple[str, ...]) -> Run:
+    """All together, from where the staged training of the same split ends."""
+    return Run("joint", experiment, split, data, start=fusion_run(experiment, split, data, embed).key)

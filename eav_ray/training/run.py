@@ -3,9 +3,9 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,11 @@ from eav_ray.data.shard import Index
 from eav_ray.data.split import items_of, refuse_overlap
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Classifier, FusionAlone, Output, Shapes, build_fusion
+from eav_ray.models.encoder import Encoder
+from eav_ray.models.weights import load_published
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.collapse import find_collapse
 from eav_ray.training.embeddings import Embeddings, cache_key, commit, compute, write_part
 from eav_ray.training.engine import make_engine, world
 from eav_ray.training.loop import Engine, Metrics, Position, fit, schedule
@@ -29,6 +32,7 @@ from eav_ray.training.plan import Progress, Run
 from eav_ray.training.source import Labels, Loader, RawSource, Source, plain_batches
 
 T = TypeVar("T")
+COLLAPSE_WINDOWS = 512  # that the collapse check looks at, evenly taken
 LOCK_S = 30  # seconds to wait for the lock of a run
 
 
@@ -88,7 +92,7 @@ def _execute(run: Run, place: Place, report: Callable[[Progress], None]) -> str:
     done, damaged = together(lambda: ckpt.latest(place.results, run.key))
     if done and done[1].finished and _is_embedded(run, place.results):
         return done[0]
-    ready = together(lambda: _prepare(run, place))
+    ready = together(lambda: _prepare(run, place, fresh=done is None))
     if done and run.kind != "fusion":
         ready.module.load_state_dict(done[1].weights)
     elif done:
@@ -122,23 +126,34 @@ def _lock(results: Store, name: str) -> Iterator[None]:
 def score_fold(run: Run, place: Place) -> Metrics:
     """Train a fusion on one inner fold and score it on that fold's validation rows; nothing is kept."""
     refuse_overlap(run.split)
-    ready = _prepare(run, place)
+    ready = _prepare(run, place, fresh=True)
     found: Metrics = {}
 
     def at_epoch(engine: Engine, position: Position, measured: Metrics) -> None:
-        if position.epoch == run.optim.epochs:
+        if position.epoch == run.epochs:
             found.update(_validate(run, place, ready, engine))
 
     _fit(run, place, ready, None, at_epoch)
     return found
 
 
-def _prepare(run: Run, place: Place) -> _Ready:
+def _prepare(run: Run, place: Place, *, fresh: bool) -> _Ready:
+    """
+    Args:
+        fresh: Start from published weights, where the experiment names some; otherwise a checkpoint follows.
+    """
     items = items_of(place.windows.ids, run.experiment.data, run.experiment.seed)
     labels = Labels.of(place.windows, {i.id: i.label for i in items})
     source = _source(run, place)
     torch.manual_seed(run.experiment.seed)
     module, shapes = _module(run, place, source)
+    if fresh and run.start:
+        staged, _ = ckpt.latest(place.results, run.start)
+        if staged is None:
+            raise DataError(f"the fusion run {run.start} has no checkpoint; train it first")
+        module.load_state_dict(staged[1].weights)
+    elif fresh and isinstance(module, Classifier):
+        start_from_published(module, run.experiment)
     times_s = torch.zeros(0)
     if isinstance(module, Classifier) and run.kind == "encoder":
         found = module.encoders[module.names[0]].times_s
@@ -163,18 +178,35 @@ def _fit(
             f"no training row has {' or '.join(names)}; take it out of data.modalities, or use another fold"
         )
     dropout = e.fusion.modality_dropout if len(names) > 1 else 0.0
-    loader = Loader(ready.source, ready.labels, rows, e.seed, optim.batch, dropout, *world())
-    moments = resume.moments if resume else None
-    engine = make_engine(ready.module, optim, e.runtime, device=place.device, resume=moments)
-    fit(
-        engine,
-        start=resume.position if resume else Position(0, 0),
-        stop=Position(optim.epochs, 0),
-        lr=schedule(optim, loader.steps),
-        batches=loader.batches,
-        report=partial(at_epoch, engine),
-    )
-    engine.close()
+    weight = class_weights(ready.labels.label[rows], ready.shapes.n_outputs) if optim.class_weights else None
+    loader = Loader(ready.source, ready.labels, rows, e.seed, optim.batch, dropout, *world(), weight)
+    start = resume.position if resume else Position(0, 0)
+    for phase in run.phases:
+        if start >= Position(phase.last, 0):
+            continue
+        # At the border of two phases lie the moments of the one before, which had other parameters.
+        inside = resume is not None and start > Position(phase.first, 0)
+        if isinstance(ready.module, Classifier):
+            ready.module.freeze_encoders(phase.frozen)
+        moments = resume.moments if resume and inside else None
+        engine = make_engine(ready.module, phase.optim, e.runtime, device=place.device, resume=moments)
+        fit(
+            engine,
+            start=start,
+            stop=Position(phase.last, 0),
+            lr=schedule(phase.optim, loader.steps, first=phase.first),
+            batches=loader.batches,
+            report=partial(at_epoch, engine),
+        )
+        engine.close()
+        start = Position(phase.last, 0)
+
+
+def class_weights(labels: np.ndarray, n_outputs: int) -> np.ndarray:
+    """(classes,) inversely proportional to their number, 1 in the mean over the rows."""
+    counts = np.bincount(labels, minlength=n_outputs)
+    present = counts > 0
+    return np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0).astype(np.float32)
 
 
 def _validate(run: Run, place: Place, ready: _Ready, engine: Engine) -> Metrics:
@@ -193,17 +225,44 @@ def _source(run: Run, place: Place) -> Source:
 
 
 def _module(run: Run, place: Place, source: Source) -> tuple[nn.Module, Shapes]:
+    module, shapes = _build(run, place, source)
+    if isinstance(module, Classifier) and "eeg" in module.names:
+        mean, sd = channel_statistics(place.windows, rows_with(place.windows, run.split.train, ("eeg",)))
+        module.normalise.mean.copy_(mean)
+        module.normalise.sd.copy_(sd)
+    return module, shapes
+
+
+def _build(run: Run, place: Place, source: Source) -> tuple[Classifier | FusionAlone, Shapes]:
+    """A module with fresh weights."""
     index = place.windows.index
     shapes = Shapes(index.eeg_channels, len(index.classes))
     if isinstance(source, Embeddings):
         fusion = build_fusion(run.experiment, source.widths, source.times_s, shapes.n_outputs)
         return FusionAlone(fusion, source.names), shapes
-    classifier = Classifier(run.experiment, shapes)
-    if "eeg" in classifier.names:
-        mean, sd = channel_statistics(place.windows, rows_with(place.windows, run.split.train, ("eeg",)))
-        classifier.normalise.mean.copy_(mean)
-        classifier.normalise.sd.copy_(sd)
-    return classifier, shapes
+    return Classifier(run.experiment, shapes), shapes
+
+
+def _collapse(run: Run, place: Place, ready: _Ready, weights: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Findings about a trained fusion, on a module of their own: an engine's gradients belong to all ranks."""
+    if len(run.experiment.data.modalities) < 2:
+        return []
+    rows = rows_with(place.windows, run.split.validation or run.split.train, tuple(run.experiment.data.modalities))
+    module, _ = _build(run, place, ready.source)
+    module.load_state_dict(weights)
+    chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), COLLAPSE_WINDOWS)).astype(int)]
+    batches = (batch for _, batch in plain_batches(ready.source, ready.labels, chosen, run.optim.batch))
+    return [asdict(f) for f in find_collapse(module, batches, place.device)]
+
+
+def start_from_published(module: Classifier, experiment: Experiment) -> None:
+    """Raises ConfigError where the weights that the experiment names are not there or do not fit."""
+    for m in module.names:
+        weights = getattr(getattr(experiment.model, m), "weights", "")
+        if weights:
+            encoder = module.encoders[m]
+            assert isinstance(encoder, Encoder)
+            load_published(encoder, weights)
 
 
 def rows_with(windows: Windows, recordings: tuple[str, ...], modalities: tuple[str, ...]) -> np.ndarray:
@@ -237,11 +296,13 @@ def _train(
     report: Callable[[Progress], None],
 ) -> str:
     """Fit, saving on the way; returns the prefix of the finished checkpoint."""
-    e, epochs = run.experiment, run.optim.epochs
+    e, epochs = run.experiment, run.epochs
     attempt = same_everywhere(ckpt.next_attempt(place.results, run.key))
     prefix = ""
     if not any(p.requires_grad for p in ready.module.parameters()):  # late_mean has nothing to train
-        return _save(run, place, attempt, ready.module.state_dict(), {}, ready.shapes, Position(epochs, 0), {})
+        weights = ready.module.state_dict()
+        saved = {"collapse": together(lambda: _collapse(run, place, ready, weights))}
+        return _save(run, place, attempt, weights, {}, ready.shapes, Position(epochs, 0), saved)
 
     def at_epoch(engine: Engine, position: Position, measured: Metrics) -> None:
         nonlocal prefix
@@ -253,7 +314,9 @@ def _train(
             metrics |= _validate(run, place, ready, engine)
         if finished or position.epoch % e.train.checkpoint_epochs == 0:
             weights, moments = engine.weights(), {} if finished else engine.moments()
-            prefix = _save(run, place, attempt, weights, moments, ready.shapes, position, metrics)
+            findings = together(lambda: _collapse(run, place, ready, weights)) if finished else []
+            saved = metrics | {"collapse": findings}
+            prefix = _save(run, place, attempt, weights, moments, ready.shapes, position, saved)
         if engine.rank == 0:
             report(Progress(run.key, run.title, position.epoch, epochs, metrics, tuple(damaged)))
 
@@ -269,7 +332,7 @@ def _save(
     moments: dict[str, Tensor],
     shapes: Shapes,
     position: Position,
-    metrics: Metrics,
+    metrics: dict[str, Any],
 ) -> str:
     """Rank 0 writes; every rank waits until it is committed."""
     prefix = ckpt.prefix_of(run.key, attempt, position)
@@ -286,7 +349,7 @@ def _save(
             whole.update({n: t for n, t in found[1].weights.items() if n.startswith((f"encoders.{m}.", f"heads.{m}."))})
             if m == "eeg" or "normalise.mean" not in whole:
                 whole.update({n: t for n, t in found[1].weights.items() if n.startswith("normalise.")})
-        finished = position.epoch == run.optim.epochs
+        finished = position.epoch == run.epochs
         classes = place.windows.index.classes
         saved = ckpt.Checkpoint(
             run.experiment, run.split, classes, shapes, whole, moments, position, finished, dict(metrics), run.encoders

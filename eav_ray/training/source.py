@@ -67,6 +67,7 @@ class Loader:
     modality_dropout: float
     rank: int
     world: int
+    class_weight: np.ndarray | None = None  # by label
 
     @property
     def steps(self) -> int:
@@ -85,7 +86,7 @@ class Loader:
         # A ragged last batch may leave this rank fewer rows, or none: it steps all the same, on rows of weight 0.
         size = -(-len(whole) // self.world)
         weight = np.zeros(size, dtype=np.float32)
-        weight[: len(mine)] = 1
+        weight[: len(mine)] = 1 if self.class_weight is None else self.class_weight[self.labels.label[mine]]
         rows = np.concatenate([mine, np.repeat(whole[:1], size - len(mine))])
         present = self.source.present(rows)
         if self.modality_dropout:

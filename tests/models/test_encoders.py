@@ -4,8 +4,11 @@ import resource
 from collections.abc import Callable
 from typing import Any
 
+import librosa
 import numpy as np
 import pytest
+import safetensors.torch
+import scipy.signal
 import torch
 from torch import Tensor, nn
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
@@ -13,9 +16,12 @@ from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 from eav_ray.config import Experiment, override
 from eav_ray.errors import ConfigError
 from eav_ray.models.audio import AST, HZ, SD, FilterBank
+from eav_ray.models.bandpower import BandPower
 from eav_ray.models.build import Classifier, Shapes, build_encoder
+from eav_ray.models.eav_transformer import EAVTransformer
 from eav_ray.models.eegformer import EEGformer
 from eav_ray.models.encoder import Block, Encoder
+from eav_ray.models.mfcc import MFCC
 from eav_ray.models.video import ViT
 from eav_ray.training import estimate
 
@@ -40,6 +46,21 @@ def vit(name: str = "vit_base_patch16_224", **changes: Any) -> ViT:
     return ViT(name, window_s=WINDOW_S, **(sizes | changes))
 
 
+def eav_transformer(**changes: Any) -> EAVTransformer:
+    sizes = dict(width=12, feed_forward=3, depth=2, heads=4, segments=5, dropout=0.5) | changes
+    return EAVTransformer(CHANNELS, EEG_HZ * WINDOW_S, window_s=WINDOW_S, **sizes)
+
+
+def bandpower(**changes: Any) -> BandPower:
+    sizes = dict(width=16, segments=2, dropout=0.5) | changes
+    return BandPower(CHANNELS, EEG_HZ * WINDOW_S, hz=EEG_HZ, window_s=WINDOW_S, **sizes)
+
+
+def mfcc(**changes: Any) -> MFCC:
+    sizes = dict(coefficients=8, width=16, segments=4, dropout=0.5) | changes
+    return MFCC(window_s=WINDOW_S, **sizes)
+
+
 def eeg_input(n: int) -> Tensor:
     return torch.randn(n, CHANNELS, EEG_HZ * WINDOW_S)
 
@@ -52,8 +73,17 @@ def video_input(n: int) -> Tensor:
     return torch.randint(0, 256, (n, 10, 16, 16, 3), dtype=torch.uint8)
 
 
-ENCODERS = [(eegformer, eeg_input, 4), (ast, audio_input, 16), (vit, video_input, 3)]
-contract = pytest.mark.parametrize(("make", "inputs", "n_tokens"), ENCODERS, ids=["eegformer", "ast", "vit"])
+ENCODERS = [
+    (eegformer, eeg_input, 4),
+    (eav_transformer, eeg_input, 5),
+    (bandpower, eeg_input, 2),
+    (ast, audio_input, 16),
+    (mfcc, audio_input, 4),
+    (vit, video_input, 3),
+]
+contract = pytest.mark.parametrize(
+    ("make", "inputs", "n_tokens"), ENCODERS, ids=["eegformer", "eav_transformer", "bandpower", "ast", "mfcc", "vit"]
+)
 Make, Inputs = Callable[[], Encoder], Callable[[int], Tensor]
 
 
@@ -107,6 +137,89 @@ def test_evaluation_draws_nothing_and_training_does(make: Make, inputs: Inputs, 
     assert torch.equal(encoder(x, present).tokens_BND, encoder(x, present).tokens_BND)
     encoder.train()
     assert not torch.equal(encoder(x, present).tokens_BND, encoder(x, present).tokens_BND)
+
+
+@contract
+def test_state_survives_safetensors(make: Make, inputs: Inputs, n_tokens: int) -> None:
+    encoder, x, present = make().eval(), inputs(2), torch.ones(2, dtype=torch.bool)
+    other = make().eval()
+    other.load_state_dict(safetensors.torch.load(safetensors.torch.save(encoder.state_dict())))
+    for one, another in zip(encoder(x, present), other(x, present), strict=True):
+        assert torch.equal(one, another)
+
+
+@contract
+def test_bfloat16_is_close_to_single_precision(make: Make, inputs: Inputs, n_tokens: int) -> None:
+    encoder, x, present = make().eval(), inputs(2), torch.ones(2, dtype=torch.bool)
+    before = encoder(x, present).pooled_BD
+    encoder = encoder.to(torch.bfloat16)
+    y = x.to(torch.bfloat16) if inputs is eeg_input else x  # as the classifier hands it on
+    after = encoder(y, present).pooled_BD
+    assert after.dtype == torch.bfloat16
+    assert (after.float() - before).norm() < 0.1 * before.norm()
+
+
+@contract
+def test_tokens_in_another_order_of_time_give_another_result(make: Make, inputs: Inputs, n_tokens: int) -> None:
+    encoder, present = make().eval(), torch.ones(1, dtype=torch.bool)
+    x = inputs(1)
+    axis = 1 if inputs in (audio_input, video_input) else 2
+    turned = x.roll(x.shape[axis] // 2, axis)
+    before, after = encoder(x, present), encoder(turned, present)
+    assert not torch.allclose(before.tokens_BND, after.tokens_BND, atol=1e-4)
+    half = n_tokens // 2
+    shifted = before.tokens_BND.roll(half, 1)
+    if make is not eav_transformer:  # by the reference's design it has no positions
+        assert not torch.allclose(shifted, after.tokens_BND, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [eegformer, bandpower, ast, mfcc, vit])
+def test_every_position_table_is_used(make: Make) -> None:
+    encoder, present = make().eval(), torch.ones(1, dtype=torch.bool)
+    x = {eegformer: eeg_input, bandpower: eeg_input, ast: audio_input, mfcc: audio_input, vit: video_input}[make](1)
+    before = encoder(x, present).tokens_BND
+    tables = [n for n, _ in encoder.named_parameters() if "position" in n or "pos_embed" in n]
+    assert tables
+    for name in tables:
+        table = encoder.get_parameter(name)
+        kept = table.detach().clone()
+        with torch.no_grad():
+            table.zero_()
+            assert not torch.allclose(encoder(x, present).tokens_BND, before, atol=1e-5), name
+            table.copy_(kept)
+
+
+def test_the_tokens_of_all_modalities_lie_on_one_clock() -> None:
+    """A click at 3.6 s moves most the tokens that say they lie there."""
+    e = override(
+        Experiment(),
+        {
+            "model.audio": {"width": 24, "depth": 1, "heads": 2},
+            "model.eeg": {"kind": "bandpower", "width": 16},
+            "model.video": {"width": 24, "depth": 1, "heads": 2, "patch": 56},
+        },
+    )
+    at = {"audio": 57_600, "eeg": 360, "video": 18}
+    inputs = {
+        "audio": 1e-3 * torch.randn(1, 80_000),
+        "eeg": 1e-3 * torch.randn(1, CHANNELS, 500),
+        "video": torch.zeros(1, 25, 224, 224, 3, dtype=torch.uint8),
+    }
+    for modality, x in inputs.items():
+        encoder = build_encoder(e, modality, SHAPES).eval()
+        changed = x.clone()
+        place = (slice(None), slice(None), at["eeg"]) if modality == "eeg" else (slice(None), at[modality])
+        changed[place] = 255 if modality == "video" else 1.0
+        present = torch.ones(1, dtype=torch.bool)
+        with torch.no_grad():
+            if modality == "audio":  # attention spreads a click over all tokens: look at what enters it
+                assert isinstance(encoder, AST)
+                before, after = (encoder.model.embeddings.patch_embeddings(encoder.bank(w)) for w in (x, changed))
+                moved = (after - before).view(1, encoder.bands, -1, encoder.width).norm(dim=(1, 3))[0]
+            else:
+                moved = (encoder(changed, present).tokens_BND - encoder(x, present).tokens_BND).norm(dim=2)[0]
+        span = 5 / len(encoder.times_s)
+        assert abs(encoder.times_s[moved.argmax()] - 3.6) <= max(0.1, span), modality
 
 
 @contract
@@ -360,6 +473,7 @@ def test_the_token_of_a_frame_is_its_class_token(name: str) -> None:
     encoder = vit(name).eval()
     x = video_input(1)
     frames = x[0, encoder.chosen].permute(0, 3, 1, 2) / 127.5 - 1
+    frames = (frames / 2 + 0.5 - encoder.mean) / encoder.sd  # the scale that each model's weights expect
     expected = encoder.model(frames) + encoder.position  # timm's own pooling, without a head
     torch.testing.assert_close(encoder(x, torch.ones(1, dtype=torch.bool)).tokens_BND[0], expected)
 
@@ -385,3 +499,81 @@ def test_pixels_are_scaled_as_the_published_weights_expect() -> None:
     x[0, 1, 2, 3] = torch.tensor([0, 255, 51], dtype=torch.uint8)
     encoder(x, torch.ones(1, dtype=torch.bool))
     torch.testing.assert_close(seen[0][0, :, 2, 3], torch.tensor([-1.0, 1.0, -0.6]))
+
+
+def test_the_references_eeg_transformer_has_its_size_and_layers() -> None:
+    e = override(Experiment(), {"model.eeg.kind": "eav_transformer", "data.modalities": ["eeg"]})
+    encoder = build_encoder(e, "eeg", Shapes(30, 5))
+    assert sum(p.numel() for m in (encoder, encoder.head(5)) for p in m.parameters()) == 122_693
+    assert isinstance(encoder, EAVTransformer)
+    kinds = [type(m).__name__ for m in encoder.conv]
+    assert kinds == ["Conv1d", "BatchNorm1d", "ReLU", "Dropout1d", "Conv1d", "BatchNorm1d", "Dropout"]
+    assert len(encoder.blocks) == 6
+    x, present = torch.randn(2, 30, 500), torch.ones(2, dtype=torch.bool)
+    encoder.eval()
+    out = encoder(x, present)
+    samples = encoder.conv(x).transpose(1, 2)
+    for block in encoder.blocks:
+        assert isinstance(block, nn.TransformerEncoderLayer)
+        attended = block.self_attn(samples, samples, samples, need_weights=False)[0]
+        samples = block.norm1(samples + attended)  # post-norm
+        samples = block.norm2(samples + block.linear2(block.linear1(samples).relu()))
+    torch.testing.assert_close(out.pooled_BD, samples.mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out.tokens_BND.mean(1), samples.mean(1), rtol=1e-4, atol=1e-5)
+    assert [type(m).__name__ for m in encoder.head(5).children()] == ["Linear", "ReLU", "Dropout", "Linear"]
+
+
+@pytest.mark.parametrize("n_chans", [1, 19, 30, 64])
+@pytest.mark.parametrize("kind", ["eegformer", "eav_transformer", "bandpower"])
+def test_any_number_of_electrodes_and_samples_will_do(kind: str, n_chans: int) -> None:
+    for window_s, hz in ((5, 100), (2, 128), (3, 250)):
+        changes = {
+            "data.modalities": ["eeg"],
+            "model.eeg.kind": kind,
+            "profile.window_s": window_s,
+            "profile.eeg.hz": hz,
+        }
+        encoder = build_encoder(override(Experiment(), changes), "eeg", Shapes(n_chans, 3)).eval()
+        out = encoder(torch.randn(1, n_chans, window_s * hz), torch.ones(1, dtype=torch.bool))
+        assert out.tokens_BND.isfinite().all() and len(encoder.times_s) == out.tokens_BND.shape[1]
+
+
+def test_a_window_too_short_for_an_eeg_encoder_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs at least 11"):
+        EAVTransformer(CHANNELS, 10, window_s=1, width=12, feed_forward=3, depth=1, heads=4, segments=5, dropout=0.0)
+    with pytest.raises(ConfigError, match=r"model\.eeg\.segments"):
+        bandpower(segments=50)
+    with pytest.raises(ConfigError, match=r"model\.audio\.segments"):
+        mfcc(segments=100)
+
+
+def test_differential_entropy_is_that_of_the_band_passed_signal() -> None:
+    hz, encoder = 100, BandPower(2, 3000, hz=100, window_s=30, segments=1, width=8, dropout=0.0)
+    rng = np.random.default_rng(0)
+    x = scipy.signal.lfilter([1], [1, -0.8], rng.standard_normal((2, 3000)))
+    found = encoder.entropy(torch.from_numpy(x)[None]).view(2, 5)
+    for band, (low, high) in enumerate([(1, 4), (4, 8), (8, 13), (13, 30), (30, 45)]):
+        sos = scipy.signal.butter(8, [low, high], "bandpass", fs=hz, output="sos")
+        variance = scipy.signal.sosfiltfilt(sos, x).var(-1)
+        expected = 0.5 * np.log(2 * np.pi * np.e * variance)
+        np.testing.assert_allclose(found[:, band], expected, atol=0.1)
+
+
+def test_mfcc_are_librosas_window_by_window() -> None:
+    encoder, x = mfcc(segments=1), audio_input(2).numpy()
+    features = encoder.features(x)
+    for row in range(2):
+        mel = librosa.feature.melspectrogram(y=x[row], sr=HZ, n_fft=512, hop_length=160, n_mels=64)
+        expected = librosa.feature.mfcc(S=librosa.power_to_db(mel, top_db=None), sr=HZ, n_mfcc=8)
+        np.testing.assert_allclose(features[row, 0, :8], expected.mean(-1), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(features[row, 0, 24:32], expected.std(-1), rtol=1e-4, atol=1e-3)
+
+
+def test_digital_silence_at_the_end_is_not_sound() -> None:
+    encoder, present = mfcc().eval(), torch.ones(3, dtype=torch.bool)
+    x = audio_input(3)
+    x[0, HZ:] = 0  # the second half
+    x[1, : HZ // 2] = 0  # a pause at the start
+    x[2] = 0
+    mask = encoder(x, present).mask_BN
+    assert mask.tolist() == [[True, True, False, False], [True] * 4, [True] * 4]

@@ -1,16 +1,20 @@
 """What is missing counts for nothing, bit for bit; what is present is weighed, and the weights sum to 1."""
 
+from collections.abc import Callable
 from itertools import combinations
+from typing import Any, get_args, get_type_hints
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from eav_ray.config import MODALITIES
-from eav_ray.errors import DataError
-from eav_ray.models.build import FusionAlone, fuse
+from eav_ray import config
+from eav_ray.config import MODALITIES, Experiment, override
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.models.build import FusionAlone, build_fusion, fuse
 from eav_ray.models.encoder import Encoded
-from eav_ray.models.fusion import LateMean, SharedAttention
+from eav_ray.models.fusion import Bottleneck, Fusion, Gated, LateMean, SharedAttention, SingleToken
 
 WIDTHS = {"audio": 6, "eeg": 8, "video": 10}
 TOKENS = {"audio": 5, "eeg": 3, "video": 4}
@@ -36,7 +40,36 @@ def attention(
     return fusion.eval()
 
 
-FUSIONS = [attention, LateMean]
+def pooled_attention(names: tuple[str, ...] = MODALITIES) -> SharedAttention:
+    torch.manual_seed(1)
+    widths = {m: WIDTHS[m] for m in names}
+    return SharedAttention(
+        widths, TIMES, window_s=2, n_outputs=N_OUTPUTS, width=16, heads=4, dropout=0.0, pooled=True
+    ).eval()
+
+
+def bottleneck(names: tuple[str, ...] = MODALITIES, times: dict[str, Tensor] = TIMES) -> Bottleneck:
+    torch.manual_seed(1)
+    sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=4, depth=2, bottlenecks=3, dropout=0.0)
+    return Bottleneck({m: WIDTHS[m] for m in names}, times, window_s=2, **sizes).eval()
+
+
+def gated(names: tuple[str, ...] = MODALITIES) -> Gated:
+    torch.manual_seed(1)
+    return Gated({m: WIDTHS[m] for m in names}, n_outputs=N_OUTPUTS, width=16, dropout=0.0).eval()
+
+
+def single_token(names: tuple[str, ...] = MODALITIES) -> SingleToken:
+    torch.manual_seed(1)
+    return SingleToken({m: WIDTHS[m] for m in names}, n_outputs=N_OUTPUTS, heads=2, dropout=0.0).eval()
+
+
+def late_mean(names: tuple[str, ...] = MODALITIES) -> LateMean:
+    return LateMean()
+
+
+FUSIONS = [attention, pooled_attention, bottleneck, gated, single_token, late_mean]
+Make = Callable[..., Fusion]
 
 
 def encoded(n: int = BATCH, names: tuple[str, ...] = MODALITIES) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
@@ -53,9 +86,56 @@ def only(subset: tuple[str, ...], n: int = BATCH) -> Tensor:
     return torch.tensor([m in subset for m in MODALITIES]).expand(n, 3)
 
 
+def test_the_contract_covers_every_fusion() -> None:
+    assert {type(make()) for make in FUSIONS} == set(Fusion.__subclasses__())
+
+
+@pytest.mark.parametrize("make", FUSIONS)
+def test_every_parameter_gets_a_gradient(make: Make) -> None:
+    fusion = make()
+    parts, logits = encoded()
+    for part in logits.values():
+        part.requires_grad_()
+    nn.functional.cross_entropy(fusion(parts, logits, everyone()).logits_BK, torch.arange(BATCH)).backward()
+    for name, parameter in fusion.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    if fusion.n_keys and fusion.n_keys > 1:
+        assert all(g.abs().sum() > 0 for g in fusion.query_key_gradients())
+
+
+@pytest.mark.parametrize("make", FUSIONS)
+def test_evaluation_draws_nothing_and_state_survives_safetensors(make: Make) -> None:
+    fusion, (parts, logits) = make(), encoded()
+    other = make()
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.add_(0.1)
+    other.load_state_dict(safetensors.torch.load(safetensors.torch.save(fusion.state_dict())))
+    for one, another in zip(fusion(parts, logits, everyone()), other(parts, logits, everyone()), strict=True):
+        assert torch.equal(one, another)
+
+
+@pytest.mark.parametrize("make", [attention, bottleneck])
+def test_how_long_the_padding_is_changes_next_to_nothing(make: Callable[..., Fusion]) -> None:
+    """fp32, logits and weights after one forward pass."""
+    parts, logits = encoded()
+    before = make()(parts, logits, everyone())
+    times = {m: torch.cat([t, torch.full((40,), 2.0)]) for m, t in TIMES.items()}
+    longer = {
+        m: Encoded(
+            nn.functional.pad(e.tokens_BND, (0, 0, 0, 40), value=1e9),
+            nn.functional.pad(e.mask_BN, (0, 40)),
+            e.pooled_BD,
+        )
+        for m, e in parts.items()
+    }
+    for one, other in zip(before, make(times=times)(longer, logits, everyone()), strict=True):
+        assert (one - other).abs().max() <= 1e-5
+
+
 @pytest.mark.parametrize("content", [float("nan"), float("inf"), 1e9])
 @pytest.mark.parametrize("make", FUSIONS)
-def test_the_content_of_padding_changes_no_bit(make: type[nn.Module], content: float) -> None:
+def test_the_content_of_padding_changes_no_bit(make: Make, content: float) -> None:
     fusion, present = make(), everyone()
     present[0, 0] = present[1, 2] = present[2, 1] = False
     parts, logits = encoded()
@@ -64,6 +144,7 @@ def test_the_content_of_padding_changes_no_bit(make: type[nn.Module], content: f
     for column, m in enumerate(MODALITIES):
         hidden = ~(parts[m].mask_BN & present[:, column, None])
         parts[m].tokens_BND[hidden] = content
+        parts[m].pooled_BD[~present[:, column]] = content
         logits[m][~present[:, column]] = content
     after = fusion(parts, logits, present)
     for one, other in zip(before, after, strict=True):
@@ -71,15 +152,16 @@ def test_the_content_of_padding_changes_no_bit(make: type[nn.Module], content: f
 
 
 @pytest.mark.parametrize("make", FUSIONS)
-def test_gradients_do_not_see_the_content_of_padding(make: type[nn.Module]) -> None:
+def test_gradients_do_not_see_the_content_of_padding(make: Make) -> None:
     fusion = make()
     parts, logits = encoded()
-    leaves = [*(e.tokens_BND for e in parts.values()), *logits.values()]
+    leaves = [*(x for e in parts.values() for x in (e.tokens_BND, e.pooled_BD)), *logits.values()]
     for leaf in leaves:
         leaf[0] = float("nan")
         leaf.requires_grad_()
     present = everyone()
-    parts["eeg"].tokens_BND.data[0], logits["eeg"].data[0] = 0.5, 0.5
+    for leaf in (parts["eeg"].tokens_BND, parts["eeg"].pooled_BD, logits["eeg"]):
+        leaf.data[0] = 0.5
     present[0] = only(("eeg",), 1)[0]
     fusion(parts, logits, present).logits_BK.square().sum().backward()
     grads = [p.grad for p in [*fusion.parameters(), *leaves] if p.grad is not None]
@@ -87,24 +169,21 @@ def test_gradients_do_not_see_the_content_of_padding(make: type[nn.Module]) -> N
 
 
 @pytest.mark.parametrize("make", FUSIONS)
-def test_the_order_in_which_modalities_are_named_changes_nothing(make: type[nn.Module]) -> None:
+def test_the_order_in_which_modalities_are_named_changes_nothing(make: Make) -> None:
     fusion = make()
     parts, logits = encoded()
     before = fusion(parts, logits, everyone())
     other = dict(reversed(parts.items())), dict(reversed(logits.items()))
-    if isinstance(fusion, SharedAttention):
-        turned = attention(tuple(reversed(MODALITIES)))
-        turned.load_state_dict(fusion.state_dict())
-        fusion = turned
+    turned = make(tuple(reversed(MODALITIES)))
+    turned.load_state_dict(fusion.state_dict())
+    fusion = turned
     for one, another in zip(before, fusion(*other, everyone()), strict=True):
         assert torch.equal(one, another)
 
 
 @pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
 @pytest.mark.parametrize("make", FUSIONS)
-def test_each_subset_trains_and_what_is_missing_weighs_exactly_nothing(
-    make: type[nn.Module], subset: tuple[str, ...]
-) -> None:
+def test_each_subset_trains_and_what_is_missing_weighs_exactly_nothing(make: Make, subset: tuple[str, ...]) -> None:
     fusion = make().train()
     parts, logits = encoded()
     for part in logits.values():
@@ -121,8 +200,9 @@ def test_each_subset_trains_and_what_is_missing_weighs_exactly_nothing(
 
 
 @pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
-def test_a_missing_modality_is_as_if_it_had_never_been_there(subset: tuple[str, ...]) -> None:
-    whole, part = attention(), attention(subset)
+@pytest.mark.parametrize("make", [attention, pooled_attention, bottleneck])
+def test_a_missing_modality_is_as_if_it_had_never_been_there(make: Make, subset: tuple[str, ...]) -> None:
+    whole, part = make(), make(subset)
     part.load_state_dict({k: v for k, v in whole.state_dict().items() if k in part.state_dict()})
     parts, logits = encoded()
     masked = whole(parts, logits, only(subset)).logits_BK
@@ -134,7 +214,7 @@ def test_a_sample_with_nothing_is_an_error_and_not_a_number() -> None:
     parts, logits = encoded()
     present = everyone()
     present[2] = False
-    for fusion in (attention(), LateMean(), None):
+    for fusion in (*(make() for make in FUSIONS), None):
         with pytest.raises(DataError, match="none of the modalities"):
             fuse(fusion, parts, logits, present)
 
@@ -155,7 +235,9 @@ def test_attention_reads_its_tokens_as_torchs_attention_does() -> None:
         reference.in_proj_bias.copy_(torch.cat([fusion.q.bias, fusion.kv.bias]))
         reference.out_proj.load_state_dict(fusion.proj.state_dict())
     tokens = [
-        fusion.inputs[m](parts[m].tokens_BND) + fusion.modality[m] + fusion.time(fusion.get_buffer(f"clock_{m}"))
+        fusion.read.inputs[m](parts[m].tokens_BND)
+        + fusion.read.modality[m]
+        + fusion.read.time(fusion.read.get_buffer(f"clock_{m}"))
         for m in MODALITIES
     ]
     keys = fusion.norm(torch.cat(tokens, 1))
@@ -192,14 +274,16 @@ def test_the_time_of_a_token_matters() -> None:
     assert not torch.allclose(before, later(parts, logits, everyone()).logits_BK, atol=1e-4)
 
 
-def test_what_is_attended_to_depends_on_the_sample() -> None:
+@pytest.mark.parametrize("make", [attention, pooled_attention, bottleneck, gated])
+def test_the_weights_depend_on_the_sample(make: Make) -> None:
     parts, logits = encoded(16)
-    weights = attention()(parts, logits, everyone(16)).weights_BM
+    weights = make()(parts, logits, everyone(16)).weights_BM
     assert (weights.std(0) > 1e-3).all()
 
 
-def test_samples_of_a_batch_do_not_see_each_other() -> None:
-    fusion = attention()
+@pytest.mark.parametrize("make", FUSIONS)
+def test_samples_of_a_batch_do_not_see_each_other(make: Make) -> None:
+    fusion = make()
     parts, logits = encoded()
     together = fusion(parts, logits, everyone()).logits_BK
     for row in range(BATCH):
@@ -208,11 +292,14 @@ def test_samples_of_a_batch_do_not_see_each_other() -> None:
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-6)
 
 
-def test_fusion_on_cached_embeddings_is_the_fusion_inside_a_classifier() -> None:
-    fusion = attention()
+@pytest.mark.parametrize("make", FUSIONS)
+def test_fusion_on_cached_embeddings_is_the_fusion_inside_a_classifier(make: Make) -> None:
+    fusion = make()
     parts, logits = encoded()
     inputs = {f"{m}.tokens": e.tokens_BND for m, e in parts.items()} | {f"{m}.logits": x for m, x in logits.items()}
-    inputs |= {f"{m}.mask": e.mask_BN for m, e in parts.items()}
+    inputs |= {f"{m}.mask": e.mask_BN for m, e in parts.items()} | {
+        f"{m}.pooled": e.pooled_BD for m, e in parts.items()
+    }
     present = only(("audio", "eeg"))
     alone = FusionAlone(fusion, list(reversed(MODALITIES)))(inputs, present)
     inside = fuse(fusion, parts, logits, present)
@@ -225,3 +312,63 @@ def test_with_one_modality_its_own_head_decides() -> None:
     out = fuse(None, parts, logits, torch.ones(BATCH, 1, dtype=torch.bool))
     assert torch.equal(out.logits_BK, logits["eeg"])
     assert (out.weights_BM == 1).all()
+
+
+PUBLISHED = {"video": 768, "audio": 768, "eeg": 60}
+
+
+def published() -> SingleToken:
+    return SingleToken(PUBLISHED, n_outputs=5, heads=4, dropout=0.5).eval()
+
+
+def pooled_only(n: int) -> dict[str, Encoded]:
+    real = torch.ones(n, 1, dtype=torch.bool)
+    return {m: Encoded(torch.randn(n, 1, w), real, torch.randn(n, w)) for m, w in PUBLISHED.items()}
+
+
+def test_the_references_fusion_has_its_size() -> None:
+    assert sum(p.numel() for p in published().parameters()) == 11_145_525
+
+
+def test_the_references_fusion_attends_to_one_token_with_weight_one_and_is_a_linear_map() -> None:
+    fusion, parts = published(), pooled_only(6)
+    with torch.no_grad():
+        nn.init.normal_(fusion.attention.in_proj_bias)
+    x = fusion.concatenated(parts, everyone(6))
+    assert torch.equal(x[:, 0], torch.cat([parts[m].pooled_BD for m in ("video", "audio", "eeg")], 1))
+    _, attention_weight = fusion.attention(x, x, x, need_weights=True, average_attn_weights=False)
+    assert attention_weight.shape == (6, 4, 1, 1) and (attention_weight == 1).all()
+    d = fusion.width
+    value, bias = fusion.attention.in_proj_weight[2 * d :], fusion.attention.in_proj_bias[2 * d :]
+    linear = fusion.attention.out_proj(x[:, 0] @ value.T + bias)
+    expected = fusion.head(fusion.reduce(linear))
+    torch.testing.assert_close(fusion(parts, {}, everyone(6)).logits_BK, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_queries_and_keys_of_the_references_fusion_get_no_gradient() -> None:
+    fusion = published()
+    nn.functional.cross_entropy(fusion(pooled_only(6), {}, everyone(6)).logits_BK, torch.arange(6) % 5).backward()
+    whole = fusion.attention.in_proj_weight.grad
+    assert whole is not None and whole[2 * fusion.width :].abs().max() > 0
+    (query_key,) = fusion.query_key_gradients()
+    # 5,097,624 of its parameters, with their biases.
+    assert query_key.numel() + 2 * fusion.width == 5_097_624
+    assert query_key.abs().max() <= 1e-6 * whole.abs().max()
+
+
+def test_heads_that_do_not_divide_the_concatenation_are_refused_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match=r"fusion\.heads is 5.*1792.*use one of \[1, 2, 4, "):
+        override(Experiment(), {"fusion.kind": "single_token", "fusion.heads": 5})
+    e = override(Experiment(), {"fusion.kind": "single_token", "fusion.heads": 4, "model.eeg.kind": "eav_transformer"})
+    assert isinstance(build_fusion(e, PUBLISHED, {}, 5), SingleToken)
+
+
+@pytest.mark.parametrize("kind", get_args(get_type_hints(config.Fusion)["kind"]))
+@pytest.mark.parametrize("reads", ["tokens", "pooled"])
+def test_every_kind_of_the_experiment_is_built(kind: str, reads: str) -> None:
+    e = override(Experiment(), {"fusion.kind": kind, "fusion.input": reads, "fusion.width": 16, "fusion.heads": 4})
+    fusion = build_fusion(e, WIDTHS, TIMES, N_OUTPUTS)
+    parts, logits = encoded()
+    assert fusion(parts, logits, everyone()).logits_BK.shape == (BATCH, N_OUTPUTS)
+    if kind == "shared_attention":
+        assert fusion.n_keys == (12 if reads == "tokens" else 3)

@@ -41,6 +41,7 @@ def batch(step: int, n: int = 8) -> Batch:
     for m in MODALITIES:
         inputs[f"{m}.tokens"] = torch.randn(n, TOKENS, WIDTH, generator=draw)
         inputs[f"{m}.mask"] = torch.ones(n, TOKENS, dtype=torch.bool)
+        inputs[f"{m}.pooled"] = inputs[f"{m}.tokens"].mean(1)
         inputs[f"{m}.logits"] = torch.randn(n, 5, generator=draw)
     present = torch.rand(n, 3, generator=draw) < 0.7
     present[:, 0] |= ~present.any(1)

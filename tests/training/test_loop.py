@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from eav_ray.config import Optim
 from eav_ray.models.build import Output
-from eav_ray.training.engine import summed_loss
-from eav_ray.training.loop import Batch, Metrics, Position, decay_groups, fit, schedule
+from eav_ray.training.engine import mixup, summed_loss
+from eav_ray.training.loop import Batch, Metrics, Position, fit, parameter_groups, schedule
+from eav_ray.training.run import class_weights
 from eav_ray.training.source import Labels, Loader, plain_batches
 
 N = 53  # a ragged last batch for every batch size below
@@ -269,6 +270,87 @@ def test_rows_that_only_fill_up_do_not_count() -> None:
 
 def test_biases_and_norms_do_not_decay() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    decayed, kept = decay_groups(module.named_parameters(), 0.1)
+    decayed, kept = parameter_groups(module.named_parameters(), Optim(weight_decay=0.1))
     assert [p.shape for p in decayed["params"]] == [(4, 3)] and decayed["weight_decay"] == 0.1
     assert [p.shape for p in kept["params"]] == [(4,)] * 3 and kept["weight_decay"] == 0.0
+
+
+def test_encoders_may_learn_more_slowly_and_what_is_frozen_is_in_no_group() -> None:
+    module = nn.ModuleDict({"encoders": nn.Linear(3, 4), "heads": nn.Linear(4, 2), "other": nn.Linear(1, 1)})
+    module["other"].requires_grad_(False)
+    groups = parameter_groups(module.named_parameters(), Optim(weight_decay=0.1, encoder_lr=0.2))
+    found = {(g["scale"], g["weight_decay"]): [tuple(p.shape) for p in g["params"]] for g in groups}
+    assert found == {(0.2, 0.1): [(4, 3)], (0.2, 0.0): [(4,)], (1.0, 0.1): [(2, 4)], (1.0, 0.0): [(2,)]}
+
+
+def test_a_schedule_begins_at_its_phase() -> None:
+    optim = Optim(lr=1.0, epochs=3, warmup=0.2)
+    early, late = schedule(optim, 10), schedule(optim, 10, first=4)
+    assert [late(Position(e + 4, s)) for e in range(3) for s in range(10)] == [
+        early(Position(e, s)) for e in range(3) for s in range(10)
+    ]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_class_weights_balance_the_classes_and_keep_the_mean(world: int) -> None:
+    labels = LABELS.label[ROWS]
+    weight = class_weights(labels, 6)
+    counts = np.bincount(labels, minlength=6)
+    assert counts[5] == 0 and weight[5] == 0
+    np.testing.assert_allclose((weight * counts)[:5], len(labels) / 5, rtol=1e-6)
+    total = 0.0
+    for rank in range(world):
+        of = replace(loader(rank=rank, world=world), class_weight=weight)
+        for batch in of.batches(Position(0, 0)):
+            assert torch.equal(batch.weight_B > 0, torch.isin(batch.weight_B, torch.from_numpy(weight[:5])))
+            total += float(batch.weight_B.sum())
+    assert total == pytest.approx(len(ROWS), rel=1e-5)
+
+
+def mixable(n: int = 8) -> Batch:
+    present = torch.ones(n, 2, dtype=torch.bool)
+    present[n // 2 :, 1] = False
+    draw = torch.Generator().manual_seed(0)
+    inputs = {
+        "eeg": torch.randn(n, 3, generator=draw),
+        "video": torch.randint(0, 256, (n, 2, 2), dtype=torch.uint8, generator=draw),
+    }
+    return Batch(inputs, present, torch.arange(n), torch.ones(n), n, 7)
+
+
+def test_mixup_mixes_windows_of_one_kind_and_remembers_their_labels() -> None:
+    batch = mixable()
+    mixed = mixup(batch, 1.0, 0)
+    assert mixed.mixed is not None
+    other, share = mixed.mixed
+    assert sorted(other.tolist()) == list(range(8))
+    for row in range(8):
+        same = bool((batch.present_BM[row] == batch.present_BM[other[row]]).all())
+        assert (share[row] == 1.0) == (not same)
+        wanted = share[row] * batch.inputs["eeg"][row] + (1 - share[row]) * batch.inputs["eeg"][other[row]]
+        torch.testing.assert_close(mixed.inputs["eeg"][row], wanted)
+    assert mixed.inputs["video"].dtype == torch.uint8
+    assert ((share > 0) & (share <= 1)).all() and (share < 1).any()
+    again = mixup(batch, 1.0, 0)
+    assert torch.equal(again.inputs["eeg"], mixed.inputs["eeg"])  # from the step's counter
+    assert not torch.equal(mixup(replace(batch, seed=8), 1.0, 0).inputs["eeg"], mixed.inputs["eeg"])
+
+
+def test_the_loss_of_mixed_windows_is_that_of_soft_labels() -> None:
+    mixed = mixup(mixable(), 1.0, 0)
+    assert mixed.mixed is not None
+    other, share = mixed.mixed
+    logits = torch.randn(8, 8)
+    soft = share[:, None] * torch.eye(8)[mixed.label_B] + (1 - share[:, None]) * torch.eye(8)[other]
+    torch.testing.assert_close(
+        summed_loss(logits, mixed, 0.0), nn.functional.cross_entropy(logits, soft, reduction="sum")
+    )
+
+
+def test_windows_of_weight_nothing_are_not_mixed_in() -> None:
+    batch = mixable()
+    batch.weight_B[1:4] = 0
+    mixed = mixup(batch, 1.0, 0)
+    assert mixed.mixed is not None
+    other, share = mixed.mixed
+    assert (share[torch.isin(other, torch.tensor([1, 2, 3]))] == 1).all()

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import ASTConfig, ASTModel
 
-from eav_ray.config import Experiment, load
+from eav_ray.config import Experiment, load, override
 from eav_ray.data import shard
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
@@ -55,16 +56,25 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
 
 
 def train(
-    windows: Windows, folder: Path, engine: str, *, killed_after: tuple[int, ...] = (), told: set[str] | None = None
+    windows: Windows,
+    folder: Path,
+    engine: str,
+    *,
+    run: Run | None = None,
+    killed_after: tuple[int, ...] = (),
+    stop: int | None = None,
+    told: set[str] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Train; give the same run again each time that it was killed after these epochs.
 
     Args:
+        run: Of both modalities together, if none is given.
+        stop: Return what was saved after this epoch instead of the end.
         told: Gets what the run says of damaged checkpoints.
     """
     place = Place(windows, Store(folder), torch.device("cpu"))
-    run = Run("joint", experiment(engine), Split("within", TRAIN, (), ("subject1/007",)), "data")
-    for epoch in (*killed_after, None):
+    run = run or Run("joint", experiment(engine), Split("within", TRAIN, (), ("subject1/007",)), "data")
+    for epoch in (*killed_after, stop):
 
         def report(progress: Progress, epoch: int | None = epoch) -> None:
             if told is not None:
@@ -75,6 +85,10 @@ def train(
         try:
             prefix = execute(run, place, report)
         except Killed:
+            if epoch == stop:
+                (found, _) = ckpt.latest(place.results, run.key)
+                assert found is not None
+                return found[1].weights
             continue
         return ckpt.load(place.results, prefix).weights
     raise AssertionError("the run was never left to finish")
@@ -87,6 +101,29 @@ def test_a_run_killed_twice_ends_bit_identical(windows: Windows, tmp_path: Path,
     assert whole.keys() == resumed.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_a_training_from_published_weights_killed_in_each_phase_ends_bit_identical(
+    windows: Windows, tmp_path: Path, engine: str
+) -> None:
+    """Two frozen epochs and three others, mixup, SpecAugment, class weights and dropout on."""
+    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    published = ASTModel(ASTConfig(**sizes, time_stride=16, frequency_stride=16, max_length=512))
+    published.save_pretrained(tmp_path / "published")
+    changes = {"data.modalities": ["audio"], "model.audio.weights": str(tmp_path / "published")}
+    changes |= {f"model.audio.{k}": v for k, v in {"mask_bands": 20, "mask_frames": 40, "dropout": 0.1}.items()}
+    optim = {"frozen_epochs": 2, "epochs": 3, "batch": 4, "mixup": 0.4, "class_weights": True, "encoder_lr": 0.5}
+    changes |= {f"train.encoders.audio.{k}": v for k, v in optim.items()}
+    run = Run("encoder", override(experiment(engine), changes), Split("within", TRAIN, (), ()), "data")
+    whole = train(windows, tmp_path / "whole", engine, run=run)
+    resumed = train(windows, tmp_path / "resumed", engine, run=run, killed_after=(1, 2, 4))
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+    frozen = train(windows, tmp_path / "frozen", engine, run=run, stop=2)
+    for name, tensor in published.state_dict().items():
+        assert torch.equal(frozen[f"encoders.audio.model.{name}"], tensor), name
+        assert not torch.equal(whole[f"encoders.audio.model.{name}"], tensor), name
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(windows: Windows, tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Differential entropy of the frequency bands of EEG (Duan et al. 2013, IEEE EMBS NER), and a small network."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from eav_ray.errors import ConfigError
+from eav_ray.models.encoder import Encoded, Encoder, feature_tokens, positions
+
+BANDS_HZ = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}
+FLOOR = 1e-6  # of a standardised channel's variance: a flat channel has no logarithm
+
+
+class BandPower(Encoder):
+    """EEG windows to one token per time segment: what a band's power is, says most of what EEG tells about emotion.
+
+    Args:
+        n_chans: Electrodes; any number.
+        n_times: Samples of a window.
+        hz: Their rate.
+        window_s: Length of a window, seconds.
+        segments: Contiguous time segments; samples that do not fill the last are left out.
+    Raises:
+        ConfigError: A segment is too short to tell the bands apart.
+    """
+
+    window: Tensor
+    bins: Tensor
+
+    def __init__(
+        self, n_chans: int, n_times: int, *, hz: float, window_s: float, segments: int, width: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.width, self.segments, self.length = width, segments, n_times // segments
+        # Above half the rate there is nothing.
+        edges = [(low, high) for low, high in BANDS_HZ.values() if high <= hz / 2]
+        frequency = torch.fft.rfftfreq(max(1, self.length), 1 / hz, dtype=torch.float64)
+        bins = torch.stack([(frequency >= low) & (frequency < high) for low, high in edges]) if edges else None
+        if bins is None or not bins.any(1).all():
+            raise ConfigError(
+                f"an EEG segment of {self.length} samples at {hz:g} Hz cannot tell the bands of "
+                "model.eeg.kind=bandpower apart; lower model.eeg.segments, or raise profile.window_s or profile.eeg.hz"
+            )
+        window = torch.hann_window(self.length, dtype=torch.float64)
+        # A sum of these weights times the squared spectrum is the variance that the band holds.
+        weights = 2 * bins.double() / (self.length * window.square().sum())
+        self.register_buffer("window", window.float(), persistent=False)
+        self.register_buffer("bins", weights.float(), persistent=False)
+        self.register_buffer("times_s", (torch.arange(segments) + 0.5) * window_s / segments, persistent=False)
+        self.network = feature_tokens(n_chans * len(edges), width, dropout)
+        self.position = positions(segments, width)
+
+    def entropy(self, x_BST: Tensor) -> Tensor:
+        """Differential entropy of a Gaussian signal of each band's power: (batch, segments, electrodes * bands), nats.
+
+        Args:
+            x_BST: (batch, electrodes, samples).
+        """
+        b, s, _ = x_BST.shape
+        cut = x_BST.float()[..., : self.segments * self.length].reshape(b, s, self.segments, self.length)
+        spectrum = torch.fft.rfft((cut - cut.mean(-1, keepdim=True)) * self.window.float())
+        power = (spectrum.real.square() + spectrum.imag.square()) @ self.bins.float().T
+        entropy = 0.5 * torch.log(2 * math.pi * math.e * power.clamp(min=FLOOR))
+        return entropy.transpose(1, 2).reshape(b, self.segments, -1)
+
+    def forward(self, x_BST: Tensor, present_B: Tensor) -> Encoded:
+        """
+        Args:
+            x_BST: Standardised EEG, (batch, electrodes, samples).
+            present_B: True where the window has EEG.
+        """
+        tokens = self.network(self.entropy(x_BST).to(self.position.dtype)) + self.position
+        return self.masked(tokens, tokens.mean(1), present_B)

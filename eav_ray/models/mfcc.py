@@ -1,0 +1,70 @@
+"""Mel-frequency cepstral coefficients with their differences, by librosa, and a small network: a cheap audio branch."""
+
+import librosa
+import numpy as np
+import torch
+from torch import Tensor
+
+from eav_ray.errors import ConfigError
+from eav_ray.models.encoder import Encoded, Encoder, feature_tokens, positions
+
+HZ, FFT, HOP, MELS, WIDTH = 16000, 512, 160, 64, 9
+
+
+class MFCC(Encoder):
+    """Audio windows to one token per time segment: mean and SD of coefficients, first and second differences.
+
+    The features are computed on the CPU, wherever the network runs, and no gradient passes through them.
+
+    Args:
+        window_s: Length of a window, seconds.
+        coefficients: Cepstral coefficients.
+        segments: Contiguous time segments. Those that lie in the digital silence at a window's end, by which short
+            recordings are filled up, are masked.
+    Raises:
+        ConfigError: A segment is shorter than a spectrum.
+    """
+
+    def __init__(self, *, window_s: float, coefficients: int, segments: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.length = int(window_s * HZ) // segments
+        if self.length < FFT:
+            raise ConfigError(
+                f"an audio segment has {self.length} samples, but model.audio.kind=mfcc needs {FFT}; lower "
+                "model.audio.segments or raise profile.window_s"
+            )
+        self.width, self.segments, self.coefficients = width, segments, coefficients
+        self.register_buffer("times_s", (torch.arange(segments) + 0.5) * window_s / segments, persistent=False)
+        self.network = feature_tokens(6 * coefficients, width, dropout)
+        self.position = positions(segments, width)
+
+    def features(self, x_BT: np.ndarray) -> np.ndarray:
+        """(batch, samples) at 16 kHz to (batch, segments, 6 * coefficients): means and SDs over each segment."""
+        mel = librosa.feature.melspectrogram(y=x_BT, sr=HZ, n_fft=FFT, hop_length=HOP, n_mels=MELS)
+        # Without `top_db`, which cuts at the loudest of the whole batch: windows would see each other.
+        mfcc = librosa.feature.mfcc(S=librosa.power_to_db(mel, top_db=None), sr=HZ, n_mfcc=self.coefficients)
+        deltas = [librosa.feature.delta(mfcc, width=WIDTH, order=k, mode="nearest") for k in (1, 2)]
+        whole = np.concatenate([mfcc, *deltas], 1)
+        edges = np.linspace(0, whole.shape[-1], self.segments + 1).astype(int)
+        parts = [whole[..., a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return np.stack([np.concatenate([p.mean(-1), p.std(-1)], 1) for p in parts], 1).astype(np.float32)
+
+    def forward(self, x_BT: Tensor, present_B: Tensor) -> Encoded:
+        """
+        Args:
+            x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
+            present_B: True where the window has audio.
+        """
+        b = len(x_BT)
+        if x_BT.is_meta:  # where only the arithmetic is counted
+            features = x_BT.new_empty(b, self.segments, 6 * self.coefficients)
+        else:
+            features = torch.from_numpy(self.features(x_BT.float().cpu().numpy())).to(x_BT.device)
+        tokens = self.network(features.to(self.position.dtype)) + self.position
+        sound = x_BT[:, : self.segments * self.length].reshape(b, self.segments, self.length).ne(0).any(-1)
+        # From the end on, so that a pause inside a recording counts.
+        sound = sound.flip(1).cummax(1).values.flip(1)
+        sound = sound | ~sound.any(1, keepdim=True)  # nothing but silence is still something that was recorded
+        pooled = (tokens * sound[..., None]).sum(1) / sound.sum(1, keepdim=True)
+        encoded = self.masked(tokens, pooled, present_B)
+        return encoded._replace(mask_BN=encoded.mask_BN & sound)

@@ -1,0 +1,146 @@
+"""Published weights are first kept and then trained on; all of it can be stopped and goes on bit for bit."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eav_ray.config import MODALITIES, Experiment, override
+from eav_ray.data.split import Split
+from eav_ray.models.build import Classifier, Shapes
+from eav_ray.training.engine import make_engine
+from eav_ray.training.loop import Batch
+from eav_ray.training.plan import Run, encoder_run, fusion_run, joint_run
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+SPLIT = Split("within", ("subject1/001",), (), ())
+SMALL: dict[str, Any] = {
+    "model.eeg": {"filters": 2, "width": 16, "temporal_width": 16, "segments": 4, "depth": 1, "heads": 4},
+    "model.audio": {"width": 16, "depth": 1, "heads": 2, "stride": 16, "dropout": 0.3, "mask_bands": 16},
+    "model.video": {"width": 16, "depth": 1, "heads": 2, "image_size": 16, "patch": 8, "frames": 2, "dropout": 0.3},
+    "profile.video": {"fps": 1, "size": 16},
+    "fusion.width": 16,
+    "fusion.heads": 4,
+    "runtime.workers": 1,
+}
+
+
+def experiment(**changes: Any) -> Experiment:
+    return override(Experiment(), SMALL | changes)
+
+
+def batch(e: Experiment, n: int = 4) -> Batch:
+    torch.manual_seed(1)
+    inputs = {
+        "audio": 0.1 * torch.randn(n, 80_000),
+        "eeg": torch.randn(n, 5, 500),
+        "video": torch.randint(0, 256, (n, 5, 16, 16, 3), dtype=torch.uint8),
+    }
+    chosen = {m: inputs[m] for m in e.data.modalities}
+    present = torch.ones(n, len(chosen), dtype=torch.bool)
+    return Batch(chosen, present, torch.arange(n) % 3, torch.ones(n), n, 5)
+
+
+def test_frozen_encoders_stay_in_eval_mode_and_keep_every_bit() -> None:
+    e = experiment()
+    module = Classifier(e, Shapes(5, 3))
+    module.freeze_encoders(True)
+    before = {k: v.clone() for k, v in module.encoders.state_dict().items()}
+    heads = {k: v.clone() for k, v in module.heads.state_dict().items()}
+    engine = make_engine(module, e.optim, replace(e.runtime, engine="torch"), device=torch.device("cpu"))
+    for _ in range(3):
+        engine.train_step(batch(e), 1e-2)
+        assert module.training and not any(m.training for m in module.encoders.modules())
+    assert all(torch.equal(v, module.encoders.state_dict()[k]) for k, v in before.items())
+    assert any(not torch.equal(v, module.heads.state_dict()[k]) for k, v in heads.items())
+    assert not any(name.startswith("encoders.") for name in engine.moments())
+    module.freeze_encoders(False)
+    assert all(m.training for m in module.encoders.modules())
+
+
+@pytest.mark.parametrize("name", ["torch", "deepspeed"])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_both_engines_scale_the_learning_rate_of_encoders(name: Any, stage: Any) -> None:
+    e = experiment(**{"optim.encoder_lr": 0.0, "optim.weight_decay": 0.0})
+    module = Classifier(e, Shapes(5, 3))
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    runtime = replace(e.runtime, engine=name, zero_stage=stage)
+    engine = make_engine(module, e.optim, runtime, device=torch.device("cpu"))
+    engine.train_step(batch(e), 1e-2)
+    moved = {k for k, v in engine.weights().items() if not torch.equal(v, before[k])}
+    engine.close()
+    assert moved and not any(k.startswith("encoders.") for k in moved)
+    assert any(k.startswith("fusion.") for k in moved) and any(k.startswith("heads.") for k in moved)
+
+
+def test_without_published_weights_there_is_no_frozen_phase(tmp_path: Path) -> None:
+    e = experiment(**{"train.encoders.audio.frozen_epochs": 4, "train.encoders.audio.epochs": 3})
+    fresh = encoder_run(e, "audio", SPLIT, "data", ())
+    assert fresh.epochs == 3 and [p.frozen for p in fresh.phases] == [False]
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"one")
+    started = override(e, {"model.audio.weights": str(tmp_path)})
+    run = encoder_run(started, "audio", SPLIT, "data", ())
+    assert run.epochs == 7
+    assert [(p.first, p.last, p.frozen, p.optim.lr) for p in run.phases] == [
+        (0, 4, True, 5e-4),
+        (4, 7, False, e.train.encoders.audio.lr),
+    ]
+    before = run.key
+    assert before != fresh.key
+    file.write_bytes(b"other weights")
+    assert encoder_run(started, "audio", SPLIT, "data", ()).key != before
+
+
+def test_the_last_part_of_staged_then_joint_starts_from_the_fusion() -> None:
+    e = experiment(**{"train.mode": "staged_then_joint", "train.joint.epochs": 2})
+    fusion, joint = fusion_run(e, SPLIT, "data", ()), joint_run(e, SPLIT, "data", ())
+    assert joint.needs == (fusion.key,) and set(fusion.needs) == set(fusion.encoders.values())
+    assert joint.optim == e.train.joint and joint.epochs == 2
+    assert joint.key != Run("joint", e, SPLIT, "data").key
+
+
+@pytest.mark.parametrize(("modality", "kind"), [*((m, "") for m in MODALITIES), ("eeg", "eav_transformer")])
+def test_gradient_checkpointing_changes_no_gradient(modality: str, kind: str) -> None:
+    changes: dict[str, Any] = {"data.modalities": [modality]}
+    if kind:
+        changes["model.eeg"] = {"kind": kind}
+    found = []
+    for checkpointing in (False, True):
+        e = experiment(**changes, **{"runtime.gradient_checkpointing": checkpointing})
+        torch.manual_seed(0)
+        module = Classifier(e, Shapes(5, 3)).train()
+        made = batch(e)
+        torch.manual_seed(2)
+        torch.nn.functional.cross_entropy(module(made.inputs, made.present_BM).logits_BK, made.label_B).backward()
+        found.append({n: p.grad for n, p in module.named_parameters()})
+    for name, grad in found[0].items():
+        torch.testing.assert_close(found[1][name], grad, rtol=1e-5, atol=1e-7)
+
+
+def test_spec_augment_hides_a_run_of_bands_in_training_only() -> None:
+    from eav_ray.models.audio import hide
+
+    torch.manual_seed(0)
+    x = torch.ones(200, 30, 20)
+    for dim, size in ((1, 30), (2, 20)):
+        other = 3 - dim
+        lines = hide(x, 8, dim).amax(other)  # (rows, size)
+        assert torch.equal(lines, hide_lines(lines))
+        hidden = (lines == 0).sum(1)
+        assert hidden.min() == 0 and hidden.max() == 8
+        assert set(hidden.tolist()) == set(range(9))
+        assert (lines == 0).any(0).sum() == size  # every place is hidden at times
+    e = experiment(**{"data.modalities": ["audio"]})
+    encoder = Classifier(e, Shapes(5, 3)).eval().encoders["audio"]
+    wave, present = batch(e).inputs["audio"], torch.ones(4, dtype=torch.bool)
+    assert torch.equal(encoder(wave, present).pooled_BD, encoder(wave, present).pooled_BD)
+
+
+def hide_lines(lines: torch.Tensor) -> torch.Tensor:
+    """What is hidden is one run."""
+    edges = (lines[:, 1:] != lines[:, :-1]).sum(1)
+    assert (edges <= 2).all()
+    return lines
