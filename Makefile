@@ -4,12 +4,13 @@ PY := .venv/bin/python
 PINS := $(shell cat constraints.txt pyproject.toml | sha256sum | cut -c1-16)
 STAMP := .venv/.installed-$(PINS)
 
-.PHONY: help install demo test chaos check format clean
+.PHONY: help install demo test chaos results check format clean
 
 help:
 	@echo "make demo    the whole path on planted people, about 10 minutes"
 	@echo "make test    all tests"
 	@echo "make chaos   hostile files in thousands, for the background"
+	@echo "make results accuracy on real and planted people, hours; continues where it was stopped"
 	@echo "make check   formatting, types, import directions"
 	@echo "make clean   remove .venv, planted data, shards, results"
 
@@ -32,6 +33,12 @@ test: $(STAMP)
 
 chaos: $(STAMP)
 	EAV_RAY_HYPOTHESIS=chaos $(PY) -m pytest tests/data/test_hostile.py
+
+results: $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(PY) -m benchmarks.planted results/planted
+	$(PY) -m benchmarks.calibration results/planted
+	$(PY) -m benchmarks.accuracy results/accuracy
 
 check: $(STAMP)
 	.venv/bin/ruff format --check .

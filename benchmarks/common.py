@@ -45,7 +45,7 @@ def finish(name: str, title: str, body: str, goals: list[Goal]) -> int:
         f"# {title}",
         "",
         f"- {datetime.date.today()}, commit {_commit()}",
-        f"- {_hardware()}, Python {platform.python_version()}",
+        f"- {hardware()}, Python {platform.python_version()}",
         f"- `{' '.join([f'python -m benchmarks.{name}', *words])}`",
         "",
     ]
@@ -66,7 +66,7 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def _hardware() -> str:
+def hardware() -> str:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

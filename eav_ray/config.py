@@ -74,6 +74,11 @@ class EEGProfile:
         default="none",
         description="take out independent components that ICLabel calls eye blinks, or all that it calls artefacts",
     )
+    align: Literal["none", "standardise", "euclidean"] = Field(
+        default="none",
+        description="bring each person's EEG to common terms, by all of their recordings and no label: each channel to "
+        "SD 1, or their mean covariance to the identity",
+    )
 
     @model_validator(mode="after")
     def _band_fits(self) -> "EEGProfile":
@@ -341,6 +346,10 @@ class Train:
     )
     encoders: Encoders = Encoders()
     joint: Optim = Field(default=Optim(lr=5e-6, epochs=5), description="the last part of staged_then_joint")
+    calibration: Optim = Field(
+        default=Optim(lr=1e-4, epochs=10, batch=8, encoder_lr=0.0),
+        description="training on labelled recordings of a new person; with encoder_lr=0 encoders stay as they are",
+    )
     checkpoint_epochs: int = Field(default=5, gt=0, description="a checkpoint to resume from every so many epochs")
 
 
@@ -457,6 +466,7 @@ class Experiment:
                 f"together, over which fusion.kind=single_token attends; use one of {allowed}"
             )
         batches = {"optim.batch": self.optim.batch, "train.joint.batch": self.train.joint.batch}
+        batches |= {"train.calibration.batch": self.train.calibration.batch}
         batches |= {f"train.encoders.{m}.batch": getattr(self.train.encoders, m).batch for m in self.data.modalities}
         for key, batch in batches.items():
             if batch % self.runtime.workers:

@@ -1,11 +1,12 @@
 """EEG of one person's recordings, by the profile that the experiment names."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from eav_ray.config import EEGProfile
+from eav_ray.data.align import alignment
 from eav_ray.data.clean import clean
 from eav_ray.data.manifest import DataSet, RawEEG, Recording
 from eav_ray.data.official import official
@@ -14,19 +15,39 @@ from eav_ray.errors import DataError
 
 @dataclass(frozen=True)
 class Prepared:
-    x_CT: np.ndarray  # float32, microvolts, at the profile's rate
+    x_CT: np.ndarray  # float32, microvolts (without a unit where `profile.align` is set), at the profile's rate
     unit: str  # that the file had
     bad: dict[str, str]  # bad channel -> reason
     removed: tuple[str, ...] = ()  # labels of the components that were taken out
 
 
 def prepare(
-    dataset: DataSet, recordings: Sequence[Recording], profile: EEGProfile
+    dataset: DataSet, recordings: Sequence[Recording], profile: EEGProfile, whole: Sequence[Recording] = ()
 ) -> Iterator[tuple[Recording, Prepared | DataError]]:
     """EEG of recordings of one person, in the order given; where one cannot be used, why.
 
     `clean` sees one recording at a time; `official` filters all that the person recorded as one signal.
+
+    Args:
+        whole: All recordings of the person, to which `profile.align` brings each; without it, those given.
     """
+    if profile.align == "none":
+        yield from _filtered(dataset, recordings, profile)
+        return
+    everything = {r.id: r for r in (*whole, *recordings) if r.eeg is not None}
+    found = {r.id: result for r, result in _filtered(dataset, list(everything.values()), profile)}
+    usable = [p.x_CT for p in found.values() if isinstance(p, Prepared)]
+    matrix_CC = alignment(usable, profile.align) if usable else None
+    for recording in recordings:
+        result = found[recording.id]
+        if matrix_CC is not None and isinstance(result, Prepared):
+            result = replace(result, x_CT=(matrix_CC @ result.x_CT).astype(np.float32))
+        yield recording, result
+
+
+def _filtered(
+    dataset: DataSet, recordings: Sequence[Recording], profile: EEGProfile
+) -> Iterator[tuple[Recording, Prepared | DataError]]:
     if profile.kind == "official":
         yield from _as_one(dataset, recordings, profile)
         return

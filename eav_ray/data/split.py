@@ -171,6 +171,32 @@ def inner_splits(items: list[Item], fold: Fold) -> list[Split]:
     return splits
 
 
+def calibration_split(split: Split, items: list[Item], subject: str, recordings: int) -> Split:
+    """Some labelled recordings of one person of a test side to train on, and the rest of theirs to score.
+
+    The earliest of each class in turn, since a calibration comes before what it is for.
+
+    Raises:
+        ConfigError: The person is not on the test side, or nothing would be left to score.
+    """
+    mine = sorted((i for i in items if i.subject == subject and i.id in set(split.test)), key=lambda i: i.order)
+    if not mine:
+        people = sorted({i.split("/")[0] for i in split.test}, key=_natural)
+        raise ConfigError(f"{subject} is not among the people whom this checkpoint never saw: {', '.join(people)}")
+    if not 0 < recordings < len(mine):
+        raise ConfigError(
+            f"{recordings} recordings cannot calibrate {subject}, who has {len(mine)}: give 1 to {len(mine) - 1}, "
+            "as those that calibrate are never scored"
+        )
+    seen: dict[int, int] = {}
+    turns = []
+    for item in mine:
+        seen[item.label] = seen.get(item.label, 0) + 1
+        turns.append((seen[item.label], item.order, item))
+    chosen = {item.id for _, _, item in sorted(turns, key=lambda turn: turn[:2])[:recordings]}
+    return Split("calibrated", _ids(i for i in mine if i.id in chosen), (), _ids(i for i in mine if i.id not in chosen))
+
+
 def check(split: Split, items: list[Item]) -> None:
     """Refuse a split that leaks: a recording on two sides, or, across people, a person on two sides.
 

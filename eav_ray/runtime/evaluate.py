@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.config import Experiment
+from eav_ray.data.split import ACROSS, Split
 from eav_ray.report.table import SOURCES, TOGETHER, Comparison, compare, correct_per_recording, render, warnings_of
 from eav_ray.runtime.cli import with_data
 from eav_ray.runtime.predict import evaluate, open_checkpoint, predict
@@ -37,7 +38,7 @@ def evaluate_checkpoint(experiment: Experiment, path: str, *, bayes: dict[str, f
     correct = correct_per_recording(table, sources)
     people = correct["subject"].nunique()
     lines = [
-        f"accuracy in percent, {len(correct)} recordings of {people} people that were never trained on or chosen by",
+        f"accuracy in percent, {len(correct)} recordings of {people} people {_apart(checkpoint.split)}",
         render(correct, sources, len(data.index.classes), bayes or {}),
     ]
     comparison = None
@@ -50,6 +51,15 @@ def evaluate_checkpoint(experiment: Experiment, path: str, *, bayes: dict[str, f
         )
         lines += warnings_of(checkpoint.metrics)
     return Tested(correct, comparison, "\n".join(lines))
+
+
+def _apart(tested: Split) -> str:
+    """What sets the recordings that are scored apart from those that were trained on."""
+    if tested.protocol in ACROSS:
+        return "that were never trained on or chosen by"
+    if tested.protocol == "calibrated":
+        return f"after calibration with {len(tested.train)} others of theirs"
+    return "of whom other recordings were trained on"
 
 
 def predict_to_csv(path: str, changes: dict[str, Any], out: str) -> Predictions:

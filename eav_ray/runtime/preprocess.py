@@ -84,9 +84,12 @@ def chunks(experiment: Experiment, listing: Listing) -> list[Chunk]:
     found = []
     for subject, group in groupby(listing.recordings, key=lambda r: r.subject):
         recordings = list(group)
+        # Alignment makes a recording's windows depend on all recordings of the person.
+        aligned = "eeg" in experiment.data.modalities and experiment.profile.eeg.align != "none"
+        person = [_identity(r) for r in recordings] if aligned else []
         for start in range(0, len(recordings), experiment.profile.chunk):
             part = tuple(recordings[start : start + experiment.profile.chunk])
-            content = digest([_identity(r) for r in part], sorted(experiment.data.modalities), length=10)
+            content = digest([_identity(r) for r in part], sorted(experiment.data.modalities), person, length=10)
             found.append(Chunk(f"{subject}-{part[0].recording}-{content}", part))
     return found
 
@@ -116,7 +119,7 @@ def preprocess(experiment: Experiment) -> Preprocessed:
     n_chans = sets.eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else 0
     if todo:
         with cluster.session(experiment.runtime):
-            _run(experiment, todo, store, n_chans)
+            _run(experiment, todo, store, n_chans, listing.recordings)
     records = [store.read_json(f"records/{c.name}.json") for c in wanted]
     problems = listing.problems + tuple(Problem(**p) for r in records for p in r["problems"])
     _heed(experiment, problems)
@@ -175,15 +178,21 @@ def _admitted(experiment: Experiment, listing: Listing) -> Listing:
     return Listing(tuple(kept), tuple(problems))
 
 
-def _run(experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int) -> None:
+def _run(
+    experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int, listed: tuple[Recording, ...] = ()
+) -> None:
+    """
+    Args:
+        listed: All recordings of the people, finished ones included.
+    """
     cluster.prepare_ray_data()
     with stage("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:
         finished: set[str] = set()
         try:
-            _stream(experiment, todo, store, n_chans, {}, bar, finished)
+            _stream(experiment, todo, store, n_chans, {}, bar, finished, listed)
         except DEATHS:
             left = [c for c in todo if c.name not in finished]
-            _stream(experiment, left, store, n_chans, _deadly(experiment, left, n_chans), bar, finished)
+            _stream(experiment, left, store, n_chans, _deadly(experiment, left, n_chans), bar, finished, listed)
 
 
 def _stream(
@@ -194,11 +203,12 @@ def _stream(
     deadly: dict[str, str],
     bar: Bar,
     finished: set[str],
+    listed: tuple[Recording, ...],
 ) -> None:
     """Make chunks; adds the names of those that are made to `finished` as they come."""
     e = experiment
     units = [tuple(r for r in c.recordings if r.id not in deadly) for c in todo]
-    rows = eeg_stage.units(e.data, e.profile, units)
+    rows = eeg_stage.units(e.data, e.profile, units, tuple(r for r in listed if r.id not in deadly))
     write = partial(_write, todo=todo, deadly=deadly, data=e.data, profile=e.profile, root=store.root, n_chans=n_chans)
     for row in eeg_stage.retried(rows.map, write, num_cpus=1).iter_rows():
         chunk = todo[row["unit"]]

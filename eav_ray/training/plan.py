@@ -23,13 +23,16 @@ class Run:
     encoders: dict[str, str] = field(default_factory=dict)  # fusion: key of each modality's encoder run
     embed: tuple[str, ...] = ()  # encoder: recordings whose embeddings are wanted; fusion: those it reads
 
-    start: str = ""  # joint: key of the fusion run whose weights it starts from
+    start: str = ""  # joint: key of the run whose weights it starts from, or the path of a checkpoint
+    start_hash: str = ""  # of that checkpoint's COMMIT
 
     @property
     def optim(self) -> Optim:
         e = self.experiment
         if self.kind == "encoder":
             return getattr(e.train.encoders, e.data.modalities[0])
+        if self.start_hash:
+            return e.train.calibration
         return e.train.joint if self.start else e.optim
 
     @property
@@ -47,7 +50,7 @@ class Run:
     @property
     def phases(self) -> list["Phase"]:
         optim, frozen = self.optim, self.frozen_epochs
-        found = [Phase(frozen, self.epochs, optim, frozen=False)]
+        found = [Phase(frozen, self.epochs, optim, frozen=optim.encoder_lr == 0)]
         if frozen and isinstance(optim, EncoderOptim):
             found.insert(0, Phase(0, frozen, replace(optim, lr=optim.frozen_lr, epochs=frozen), frozen=True))
         return found
@@ -67,7 +70,7 @@ class Run:
             if section.get("weights"):
                 section["weights"] = content(section["weights"])
         fusion = None if self.kind == "encoder" else e.fusion
-        return f"{self.kind}-{digest(*common, profile, models, fusion, self.encoders, self.start)}"
+        return f"{self.kind}-{digest(*common, profile, models, fusion, self.encoders, self.start_hash or self.start)}"
 
     @property
     def title(self) -> str:
@@ -77,7 +80,7 @@ class Run:
     @property
     def needs(self) -> tuple[str, ...]:
         """Keys of the runs that must be finished before this one can start."""
-        return (*self.encoders.values(), *([self.start] if self.start else []))
+        return (*self.encoders.values(), *([self.start] if self.start and not self.start_hash else []))
 
 
 @dataclass(frozen=True)
@@ -114,3 +117,14 @@ def fusion_run(experiment: Experiment, split: Split, data: str, embed: tuple[str
 def joint_run(experiment: Experiment, split: Split, data: str, embed: tuple[str, ...]) -> Run:
     """All together, from where the staged training of the same split ends."""
     return Run("joint", experiment, split, data, start=fusion_run(experiment, split, data, embed).key)
+
+
+def calibration_run(experiment: Experiment, split: Split, data: str, path: str, commit: str) -> Run:
+    """A finished checkpoint, trained on for one person.
+
+    Args:
+        experiment: The checkpoint's own, with `train.calibration` and the runtime of now.
+        split: What `data.split.calibration_split` returns.
+        path, commit: Where the checkpoint lies, and the hash of its COMMIT.
+    """
+    return Run("joint", experiment, split, data, start=path, start_hash=commit)

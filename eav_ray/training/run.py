@@ -21,7 +21,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Classifier, FusionAlone, Output, Shapes, build_fusion
 from eav_ray.models.encoder import Encoder
 from eav_ray.models.weights import load_published
-from eav_ray.storage import Store
+from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.collapse import find_collapse
 from eav_ray.training.embeddings import Embeddings, cache_key, commit, compute, write_part
@@ -148,10 +148,7 @@ def _prepare(run: Run, place: Place, *, fresh: bool) -> _Ready:
     torch.manual_seed(run.experiment.seed)
     module, shapes = _module(run, place, source)
     if fresh and run.start:
-        staged, _ = ckpt.latest(place.results, run.start)
-        if staged is None:
-            raise DataError(f"the fusion run {run.start} has no checkpoint; train it first")
-        module.load_state_dict(staged[1].weights)
+        module.load_state_dict(_weights_to_start_from(run, place))
     elif fresh and isinstance(module, Classifier):
         start_from_published(module, run.experiment)
     times_s = torch.zeros(0)
@@ -160,6 +157,18 @@ def _prepare(run: Run, place: Place, *, fresh: bool) -> _Ready:
         assert isinstance(found, Tensor)
         times_s = found.clone()
     return _Ready(source, labels, module, shapes, times_s)
+
+
+def _weights_to_start_from(run: Run, place: Place) -> dict[str, Tensor]:
+    if run.start_hash:
+        store, name = split(run.start)
+        if sha256(store.read(f"{name}/{COMMIT}")) != run.start_hash:
+            raise DataError(f"{run.start} has changed since this run was planned; give the command again")
+        return ckpt.load(store, name).weights
+    staged, _ = ckpt.latest(place.results, run.start)
+    if staged is None:
+        raise DataError(f"the fusion run {run.start} has no checkpoint; train it first")
+    return staged[1].weights
 
 
 def _fit(

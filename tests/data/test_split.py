@@ -12,6 +12,7 @@ from eav_ray.data.manifest import LISTENING
 from eav_ray.data.split import (
     Item,
     Split,
+    calibration_split,
     check,
     check_subjects,
     fold_count,
@@ -201,6 +202,33 @@ def table(items: list[Item]) -> pd.DataFrame:
         for w in range(4)
     ]
     return with_peers(pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize("count", [1, 5, 7, 99])
+def test_what_calibrates_a_person_comes_first_is_balanced_and_is_never_scored(count: int) -> None:
+    outer = make_split(ITEMS, Fold(protocol="subject_kfold", of=4, index=1))
+    person = sorted(people(outer.test))[0]
+    split = calibration_split(outer, ITEMS, person, count)
+    check(split, ITEMS)
+    assert len(split.train) == count and not set(split.train) & set(split.test)
+    assert people(split.train) == people(split.test) == {person}
+    assert set(split.train) | set(split.test) == {i for i in outer.test if BY_ID[i].subject == person}
+    classes = Counter(BY_ID[i].label for i in split.train)
+    assert max(classes.values()) - min(classes.get(c, 0) for c in range(N_CLASSES)) <= 1
+    for label in classes:
+        used, left = ([BY_ID[i].order for i in side if BY_ID[i].label == label] for side in (split.train, split.test))
+        assert not left or max(used) < min(left)
+
+
+@pytest.mark.parametrize("count", [0, 100, 101])
+def test_a_calibration_that_leaves_nothing_to_score_is_refused(count: int) -> None:
+    outer = make_split(ITEMS, Fold(protocol="subject_kfold", of=4, index=1))
+    person = sorted(people(outer.test))[0]
+    with pytest.raises(ConfigError, match=f"{count} recordings cannot calibrate {person}, who has 100: give 1 to 99"):
+        calibration_split(outer, ITEMS, person, count)
+    trained = sorted(people(outer.train))[0]
+    with pytest.raises(ConfigError, match=f"{trained} is not among the people whom this checkpoint never saw"):
+        calibration_split(outer, ITEMS, trained, 5)
 
 
 def test_permuted_labels_keep_each_persons_class_counts() -> None:

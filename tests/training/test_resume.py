@@ -12,9 +12,10 @@ from eav_ray.config import Experiment, load, override
 from eav_ray.data import shard
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
+from eav_ray.errors import DataError
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.plan import Progress, Run
+from eav_ray.training.plan import Progress, Run, calibration_run
 from eav_ray.training.run import Place, execute
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -124,6 +125,24 @@ def test_a_training_from_published_weights_killed_in_each_phase_ends_bit_identic
     for name, tensor in published.state_dict().items():
         assert torch.equal(frozen[f"encoders.audio.model.{name}"], tensor), name
         assert not torch.equal(whole[f"encoders.audio.model.{name}"], tensor), name
+
+
+def test_a_calibration_moves_heads_and_fusion_and_keeps_the_encoders(windows: Windows, tmp_path: Path) -> None:
+    store = Store(tmp_path / "results")
+    place = Place(windows, store, torch.device("cpu"))
+    e = override(experiment("torch"), {"train.calibration.batch": 4, "train.calibration.epochs": 2})
+    base = execute(Run("joint", e, Split("within", TRAIN[:5], (), ()), "data"), place, lambda progress: None)
+    path = f"{store}/{base}"
+    chosen = Split("calibrated", TRAIN[5:6], (), TRAIN[6:])
+    commit = sha256(store.read(f"{base}/COMMIT"))
+    run = calibration_run(e, chosen, "data", path, commit)
+    assert run.needs == () and run.phases[0].frozen and run.epochs == 2
+    before, after = (ckpt.load(store, p).weights for p in (base, execute(run, place, lambda progress: None)))
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert moved and not any(name.startswith(("encoders.", "normalise.")) for name in moved)
+    assert any(name.startswith("fusion.") for name in moved) and any(name.startswith("heads.") for name in moved)
+    with pytest.raises(DataError, match="has changed since"):
+        execute(calibration_run(e, chosen, "data", path, "0" * 64), place, lambda progress: None)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(windows: Windows, tmp_path: Path) -> None:

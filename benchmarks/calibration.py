@@ -1,0 +1,71 @@
+"""What some labelled recordings of a new person are worth: accuracy over their number.
+
+    python -m benchmarks.calibration FOLDER
+
+On the planted people and the checkpoints that `python -m benchmarks.planted FOLDER` leaves. Every number of recordings
+is scored on the same ones: those that the largest number does not calibrate with. One seed.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import wilcoxon
+
+from benchmarks.common import Goal, finish
+from benchmarks.planted import FOLDS, PLAN, experiment_of
+from eav_ray.config import override
+from eav_ray.runtime import cluster
+from eav_ray.runtime.calibrate import plan_calibration
+from eav_ray.runtime.groups import run_all
+from eav_ray.runtime.predict import evaluate, open_checkpoint
+from eav_ray.runtime.train import announce, open_data, train
+from eav_ray.storage import Store
+from eav_ray.training.metrics import per_recording, predicted
+
+NUMBERS = (0, 5, 10, 20)
+
+
+def main() -> int:
+    folder = Path(sys.argv[1]).absolute()
+    e = experiment_of(folder, {"train.calibration.lr": 3e-4})
+    parts = []
+    with cluster.session(e.runtime):
+        data = open_data(e)
+        paths = [train(override(e, {"fold.index": fold})) for fold in range(FOLDS)]
+        people = {i.split("/")[0]: p for p in paths for i in open_checkpoint(p).split.test}
+        assert len(people) == PLAN.people
+        runs = {(s, k): plan_calibration(e, data, p, s, k) for s, p in people.items() for k in NUMBERS if k}
+        announce(e, list(runs.values()), data)
+        seen = tuple(sorted({i for run in runs.values() for i in run.split.train}))
+        done = run_all(e, list(runs.values()), data.shards, data.index, seen, title="calibrate")
+        for subject, path in people.items():
+            scored = {i.split("/")[1] for i in runs[subject, NUMBERS[-1]].split.test}
+            for k in NUMBERS:
+                where = path if not k else f"{Store(e.store.results)}/{done[runs[subject, k].key]}"
+                table = per_recording(evaluate(e, where, data.shards, data.index, data.windows.ids))
+                table = table[(table["subject"] == subject) & table["recording"].isin(scored)]
+                right = predicted(table, "fusion") == table["label"].to_numpy()
+                parts.append({"subject": subject, "recordings": k, "accuracy": right.mean(), "scored": len(right)})
+    table = pd.DataFrame(parts).pivot(index="subject", columns="recordings", values="accuracy") * 100
+    lines = [
+        f"{PLAN.people} planted people never seen before, {parts[0]['scored']} recordings of each scored; fusion and "
+        "heads trained on, encoders as they were.",
+        "",
+        "| labelled recordings | accuracy | SD over people | gain | better, worse | Wilcoxon p |",
+        "|---|---|---|---|---|---|",
+    ]
+    for k in NUMBERS:
+        gain = (table[k] - table[0]).to_numpy()
+        p = f"{wilcoxon(gain).pvalue:.2g}" if np.any(gain) else "-"
+        lines.append(
+            f"| {k} | {table[k].mean():.1f} | {table[k].std(ddof=1):.1f} | {gain.mean():+.1f} | "
+            f"{(gain > 0).sum()}, {(gain < 0).sum()} | {p} |"
+        )
+    goal = Goal(f"gain by {NUMBERS[-1]} recordings", float((table[NUMBERS[-1]] - table[0]).mean()), 0, " points")
+    return finish("calibration", "Calibration with labelled recordings of a new person", "\n".join(lines), [goal])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

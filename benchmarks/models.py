@@ -1,0 +1,130 @@
+"""Size and cost of every encoder and fusion: parameters, multiplications with addition, CPU time per window.
+
+    python -m benchmarks.models
+
+One thread; 5 s windows of 30 electrodes, 16 kHz, 25 frames. Writes the table of docs/models.md.
+"""
+
+import datetime
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import hardware, spread
+from eav_ray.config import MODALITIES, Experiment, override
+from eav_ray.models.build import Shapes, build_encoder, build_fusion
+from eav_ray.models.encoder import Encoded
+
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+SHAPES, RUNS = Shapes(30, 5), 5
+SMALL_VIT = {"image_size": 64, "patch": 16, "width": 96, "depth": 3, "heads": 3, "frames": 5}
+ENCODERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("EEGformer", "eeg", {}),
+    (
+        "EEGformer, small",
+        "eeg",
+        {"model.eeg": {"filters": 16, "width": 128, "temporal_width": 128, "depth": 1, "heads": 8}},
+    ),
+    ("eav_transformer", "eeg", {"model.eeg": {"kind": "eav_transformer"}}),
+    ("bandpower", "eeg", {"model.eeg": {"kind": "bandpower"}}),
+    ("AST, 512 frames", "audio", {}),
+    ("AST, 1024 frames", "audio", {"model.audio.max_length": 1024}),
+    ("AST, small", "audio", {"model.audio": {"width": 96, "depth": 4, "heads": 3, "stride": 16}}),
+    ("mfcc", "audio", {"model.audio": {"kind": "mfcc"}}),
+    ("ViT-B/16, 25 frames", "video", {}),
+    ("ViT, small, 5 frames of 64 px", "video", {"model.video": SMALL_VIT, "profile.video": {"fps": 1, "size": 64}}),
+)
+FUSIONS = ("shared_attention", "bottleneck", "gated", "single_token")
+
+
+def inputs(e: Experiment, modality: str) -> Tensor:
+    """One window."""
+    match modality:
+        case "eeg":
+            return torch.randn(1, SHAPES.eeg_channels, 500)
+        case "audio":
+            return 0.1 * torch.randn(1, 80_000)
+        case _:
+            size = e.profile.video.size
+            return torch.randint(0, 256, (1, 5 * e.profile.video.fps, size, size, 3), dtype=torch.uint8)
+
+
+def milliseconds(module: nn.Module, forward: Any) -> tuple[list[float], list[float]]:
+    """Of a prediction, and of forward and backward in training."""
+    predict, train = [], []
+    for _ in range(RUNS):
+        with torch.no_grad():
+            module.eval()
+            began = time.perf_counter()
+            forward()
+            predict.append(1e3 * (time.perf_counter() - began))
+        module.train()
+        began = time.perf_counter()
+        forward().sum().backward()
+        train.append(1e3 * (time.perf_counter() - began))
+    return predict, train
+
+
+def gmac(module: nn.Module, forward: Any) -> float:
+    module.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        forward()
+    return counter.get_total_flops() / 2e9
+
+
+def row(name: str, module: nn.Module, forward: Any) -> str:
+    parameters = sum(p.numel() for p in module.parameters())
+    predict, train = milliseconds(module, forward)
+    digits = 0 if min(predict) > 100 else 1
+    cost = f"{gmac(module, forward):.3g} | {spread(predict, digits)} | {spread(train, digits)}"
+    text = f"| {name} | {parameters:,} | {cost} |"
+    print(text, flush=True)
+    return text
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    lines = [
+        f"`python -m benchmarks.models`, {datetime.date.today()}, one core of {hardware()}. One window; median "
+        f"(range) of {RUNS} runs.",
+        "",
+        "| model | parameters | GMAC | predict, ms | train, ms |",
+        "|---|---|---|---|---|",
+    ]
+    present = torch.ones(1, dtype=torch.bool)
+    for name, modality, changes in ENCODERS:
+        e = override(Experiment(), changes)
+        encoder, x = build_encoder(e, modality, SHAPES), inputs(e, modality)
+        lines.append(row(name, encoder, lambda encoder=encoder, x=x: encoder(x, present).tokens_BND))
+        del encoder
+    widths, counts = {"audio": 768, "eeg": 256, "video": 768}, {"audio": 50, "eeg": 8, "video": 25}
+    parity = {"audio": 768, "eeg": 60, "video": 768}
+    for kind in FUSIONS:
+        wide = parity if kind == "single_token" else widths
+        changes = {"fusion.kind": kind, "fusion.heads": 4, "model.eeg.kind": "eav_transformer"}
+        e = override(Experiment(), changes if kind == "single_token" else {"fusion.kind": kind})
+        times = {m: (torch.arange(n) + 0.5) * 5 / n for m, n in counts.items()}
+        fusion = build_fusion(e, wide, times, SHAPES.n_outputs)
+        encoded = {
+            m: Encoded(
+                torch.randn(1, counts[m], wide[m]), torch.ones(1, counts[m], dtype=torch.bool), torch.randn(1, wide[m])
+            )
+            for m in MODALITIES
+        }
+        both = torch.ones(1, 3, dtype=torch.bool)
+        lines.append(row(f"fusion: {kind}", fusion, lambda f=fusion, x=encoded, p=both: f(x, {}, p).logits_BK))
+    text = PAGE.read_text()
+    table = "\n".join(["<!-- measured -->", *lines, "<!-- end -->"])
+    PAGE.write_text(re.sub(r"<!-- measured -->.*<!-- end -->", lambda _: table, text, flags=re.DOTALL))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

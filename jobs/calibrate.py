@@ -1,0 +1,23 @@
+"""Bring a checkpoint closer to a person it never saw, by the first few of their labelled recordings.
+
+python jobs/calibrate.py jobs/experiments/fusion.yaml --checkpoint best --subject subject9 --recordings 10
+python jobs/evaluate.py  jobs/experiments/fusion.yaml --checkpoint results/runs/joint-...
+"""
+
+from eav_ray.errors import ConfigError
+from eav_ray.runtime.calibrate import calibrate
+from eav_ray.runtime.cli import Arguments, absolute_path, door, experiment_of
+
+
+def job(arguments: Arguments) -> None:
+    experiment = experiment_of(arguments)
+    for flag in ("checkpoint", "subject"):
+        if not arguments.flags.get(flag):
+            raise ConfigError("name the checkpoint and the person: --checkpoint best --subject subject9")
+    path = absolute_path("--checkpoint", arguments.flags["checkpoint"])
+    done = calibrate(experiment, path, arguments.flags["subject"], arguments.number("recordings", 10))
+    print(f"checkpoint: {done}")
+
+
+if __name__ == "__main__":
+    door(__doc__ or "", job, flags=("checkpoint", "subject", "recordings"))
