@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+import scipy.signal
 import torch
 from torch import Tensor
 
@@ -35,18 +37,18 @@ class BandPower(Encoder):
         self.width, self.segments, self.length = width, segments, n_times // segments
         # Above half the rate there is nothing.
         edges = [(low, high) for low, high in BANDS_HZ.values() if high <= hz / 2]
-        frequency = torch.fft.rfftfreq(max(1, self.length), 1 / hz, dtype=torch.float64)
-        bins = torch.stack([(frequency >= low) & (frequency < high) for low, high in edges]) if edges else None
-        if bins is None or not bins.any(1).all():
+        frequency = np.fft.rfftfreq(max(1, self.length), 1 / hz)
+        bins = [(frequency >= low) & (frequency < high) for low, high in edges]
+        if not bins or not all(b.any() for b in bins):
             raise ConfigError(
                 f"an EEG segment of {self.length} samples at {hz:g} Hz cannot tell the bands of "
                 "model.eeg.kind=bandpower apart; lower model.eeg.segments, or raise profile.window_s or profile.eeg.hz"
             )
-        window = torch.hann_window(self.length, dtype=torch.float64)
+        window = scipy.signal.get_window("hann", self.length)
         # A sum of these weights times the squared spectrum is the variance that the band holds.
-        weights = 2 * bins.double() / (self.length * window.square().sum())
-        self.register_buffer("window", window.float(), persistent=False)
-        self.register_buffer("bins", weights.float(), persistent=False)
+        weights = 2 * np.array(bins) / (self.length * np.square(window).sum())
+        self.register_buffer("window", torch.tensor(window, dtype=torch.float32), persistent=False)
+        self.register_buffer("bins", torch.tensor(weights, dtype=torch.float32), persistent=False)
         self.register_buffer("times_s", (torch.arange(segments) + 0.5) * window_s / segments, persistent=False)
         self.network = feature_tokens(n_chans * len(edges), width, dropout)
         self.position = positions(segments, width)

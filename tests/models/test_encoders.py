@@ -257,6 +257,18 @@ def test_published_sizes_are_estimated_without_being_built(
     assert found["eeg"] < found["audio"] < found["video"]
 
 
+@pytest.mark.parametrize(
+    "kind", ["model.eeg.kind=eav_transformer", "model.eeg.kind=bandpower", "model.audio.kind=mfcc"]
+)
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_the_time_of_every_kind_is_estimated(kind: str, gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "_cpu_flops", lambda: 1e9)
+    key, _, value = kind.partition("=")
+    changes = {key: value, "data.modalities": [key.split(".")[1]], "runtime.gpus_per_worker": gpus}
+    (seconds,) = estimate.seconds_per_window(override(Experiment(), changes), Shapes(30, 5)).values()
+    assert 0 < seconds < 1
+
+
 def test_small_models_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "_cpu_flops", lambda: pytest.fail("it was counted"))
     small = {f"model.eeg.{k}": v for k, v in {"filters": 4, "width": 32, "temporal_width": 32, "heads": 2}.items()}
