@@ -131,7 +131,51 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     assert len(two) == 10 and (two["weight.video"] == 0).all() and two["video.logit_0"].isna().all()
 
 
-@pytest.mark.parametrize("engine", ["deepspeed", "torch"])
-def test_end_to_end_training_runs_every_encoder_on_every_rank(job: Job, preprocessed: list[str], engine: str) -> None:
-    done = job("train", *preprocessed, "train.mode=end_to_end", f"runtime.engine={engine}", "optim.epochs=1")
+def test_a_checkpoint_is_calibrated_to_a_person_and_scored_on_the_rest(
+    job: Job, preprocessed: list[str], tuned: Path, place: Path
+) -> None:
+    best = place / "to-calibrate"
+    job("pull", str(tuned), "--to", str(best))
+    person = json.loads((best / "split.json").read_text())["test"][0].split("/")[0]
+    words = ["--checkpoint", str(best), "--subject", person, "--recordings", "4"]
+    done = job("calibrate", *preprocessed, "train.calibration.batch=2", *words)
+    assert "1 fusion or joint trainings" in done.stdout
+    path = done.stdout.rsplit("checkpoint: ", 1)[1].strip()
+    tested = job("evaluate", *preprocessed, "--checkpoint", path).stdout
+    assert "6 recordings of 1 people after calibration with 4 others of theirs" in tested
+    trained = json.loads((best / "split.json").read_text())["train"][0].split("/")[0]
+    words[3] = trained
+    assert "never saw" in job("calibrate", *preprocessed, "train.calibration.batch=2", *words, expect=2).stderr
+
+
+# Every kind of encoder and fusion in some combination, on two ranks.
+WAYS = {
+    "deepspeed, cheap encoders": ["train.mode=end_to_end", "model.eeg.kind=bandpower", "model.audio.kind=mfcc"],
+    "torch, the reference's encoder": [
+        "train.mode=end_to_end",
+        "runtime.engine=torch",
+        "model.eeg.kind=eav_transformer",
+        "fusion.kind=bottleneck",
+        "runtime.gradient_checkpointing=true",
+        "optim.mixup=0.4",
+        "optim.class_weights=true",
+    ],
+    "staged, then joint": [
+        "train.mode=staged_then_joint",
+        "fusion.kind=gated",
+        "train.joint.epochs=1",
+        "train.joint.encoder_lr=0.1",
+    ],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_training_runs_every_encoder_on_every_rank(job: Job, preprocessed: list[str], way: str) -> None:
+    done = job("train", *preprocessed, "optim.epochs=1", *WAYS[way])
     assert "checkpoint: " in done.stdout
+
+
+def test_what_a_fusion_does_not_use_is_said_at_the_end(job: Job, preprocessed: list[str]) -> None:
+    done = job("train", *preprocessed, "fusion.kind=single_token", "fusion.heads=4", "optim.epochs=1")
+    assert "warning: the attention of this fusion sees 1 key" in done.stdout
+    assert "warning: queries and keys get no gradient" in done.stdout
