@@ -100,13 +100,13 @@ def report(table: pd.DataFrame, e: Experiment, warnings: list[str]) -> int:
         "| modality | weight where useful | where useless | Wilcoxon p over people |",
         "|---|---|---|---|",
     ]
+    persons = [(table["subject"] == s).to_numpy() for s in sorted(set(table["subject"]))]
     for m in MODALITIES:
         column = table[f"weight.{m}"].to_numpy()
         means = [column[(cue == m) == there].mean() for there in (False, True)]
-        by_person = [
-            column[(table["subject"] == s) & (cue != m)].mean() - column[(table["subject"] == s) & (cue == m)].mean()
-            for s in sorted(set(table["subject"]))
-        ]
+        # Of those who have recordings of both kinds.
+        sides = [(column[who & (cue != m)], column[who & (cue == m)]) for who in persons]
+        by_person = [useful.mean() - blind.mean() for useful, blind in sides if len(useful) and len(blind)]
         lines.append(f"| {m} | {means[0]:.3f} | {means[1]:.3f} | {wilcoxon(by_person).pvalue:.2g} |")
         goals.append(Goal(f"weight of {m} where useless of where useful", means[1] / means[0], 0.9, "", False))
     weights, by_fixed = best_fixed(table)

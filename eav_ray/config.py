@@ -459,7 +459,7 @@ class Experiment:
             )
         sections = [getattr(self.model, m) for m in self.data.modalities]
         total = sum(s.temporal_width if isinstance(s, EEGformer) else s.width for s in sections)
-        if self.fusion.kind == "single_token" and total % self.fusion.heads:
+        if self.fusion.kind == "single_token" and len(sections) > 1 and total % self.fusion.heads:
             allowed = [h for h in range(1, 65) if total % h == 0]
             problems.append(
                 f"fusion.heads is {self.fusion.heads}, which does not divide {total}, the widths of all encoders "
@@ -548,11 +548,19 @@ def build(tree: Any, *, source: str) -> Experiment:
 
 
 def _explain(error: Any) -> str:
-    kinds = {kind for members in KINDS.values() for kind in members}
-    path = ".".join(str(part) for part in error["loc"] if part not in kinds)
+    # The third part of the way into a union is the kind that was tried, which is no key.
+    loc = [str(part) for part in error["loc"]]
+    kind = loc.pop(2) if len(loc) > 2 and loc[2] in KINDS.get(".".join(loc[:2]), {}) else ""
+    path = ".".join(loc)
+    if error["type"] == "union_tag_not_found":
+        return f"{path} is {error['input']!r}; give a section with a kind of {', '.join(KINDS[path])}"
     if error["type"] == "union_tag_invalid":
         return f"{path}.kind is {error['ctx']['tag']!r}; use one of {', '.join(KINDS[path])}"
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        if kind:
+            place = ".".join(loc[:2])
+            table = keys(KINDS[place][kind](), f"{place}.")
+            return f'"{path}" is not a key of {place}.kind={kind}{nearest(path, table)} (`--help` lists all keys)'
         return f'"{path}" is not a key of an experiment{nearest(path, _all_keys())} (`--help` lists all keys)'
     if error["type"] == "value_error":
         text = str(error["ctx"]["error"]).replace("\n", "; ")
@@ -600,7 +608,9 @@ def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         parts = ["search", "space", rest] if space and not head else dotted.split(".")
         node = tree
         for part in parts[:-1]:
-            child = node.setdefault(part, {})
+            if node.get(part) is None:  # an empty section of YAML too
+                node[part] = {}
+            child = node[part]
             if not isinstance(child, dict):
                 raise ConfigError(f'"{dotted}" is not a key of an experiment{nearest(dotted, _all_keys())}')
             node = child

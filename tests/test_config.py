@@ -1,6 +1,7 @@
 """An experiment is checked as a whole before anything starts, and one dotted key changes one thing."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,32 @@ def test_a_wrong_kind_or_key_of_a_kind_is_a_line_with_what_is_allowed() -> None:
         override(Experiment(), {"model.audio.kind": "mfcc", "model.audio.coeficients": 3})
     with pytest.raises(ConfigError, match=r"model\.eeg: .*heads is 7, which does not divide width 60"):
         override(Experiment(), {"model.eeg.kind": "eav_transformer", "model.eeg.heads": 7})
+
+
+def test_the_key_of_another_kind_is_answered_by_this_kinds_keys() -> None:
+    with pytest.raises(
+        ConfigError, match=r'"model\.eeg\.filters" is not a key of model\.eeg\.kind=bandpower'
+    ) as caught:
+        override(Experiment(), {"model.eeg.kind": "bandpower", "model.eeg.filters": 4})
+    assert 'did you mean "model.eeg.filters"' not in str(caught.value)
+
+
+@pytest.mark.parametrize("section", [None, "bandpower", {"kind": None}, 3])
+def test_a_section_that_is_none_is_told_what_it_may_be(section: Any) -> None:
+    with pytest.raises(ConfigError, match=r"model\.eeg.*eegformer, eav_transformer, bandpower"):
+        override(Experiment(), {"model.eeg": section})
+
+
+def test_an_empty_section_of_a_file_takes_changes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("model:\n")
+    assert load(path, {"model.eeg.kind": "bandpower"}).model.eeg == BandPower()
+
+
+def test_heads_of_a_single_token_concern_the_modalities_together_only() -> None:
+    e = override(Experiment(), {"fusion.kind": "single_token", "fusion.heads": 7, "model.eeg.kind": "eav_transformer"})
+    for m in ("audio", "eeg", "video"):
+        assert replace(e, data=replace(e.data, modalities=(m,))).fusion.heads == 7
 
 
 @pytest.mark.parametrize(("title", "table"), other_kinds(), ids=lambda x: x if isinstance(x, str) else "")

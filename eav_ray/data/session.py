@@ -1,5 +1,6 @@
 """EEG of one person's recordings, by the profile that the experiment names."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -36,11 +37,14 @@ def prepare(
         return
     everything = {r.id: r for r in (*whole, *recordings) if r.eeg is not None}
     found = {r.id: result for r, result in _filtered(dataset, list(everything.values()), profile)}
-    usable = [p.x_CT for p in found.values() if isinstance(p, Prepared)]
-    matrix_CC = alignment(usable, profile.align) if usable else None
+    signals = [p.x_CT for p in found.values() if isinstance(p, Prepared)]
+    counts = Counter(len(x_CT) for x_CT in signals)
+    # A recording of another montage is left as it is: whoever cuts it says what is wrong with it.
+    n_chans = counts.most_common(1)[0][0] if counts else 0
+    matrix_CC = alignment([x_CT for x_CT in signals if len(x_CT) == n_chans], profile.align) if counts else None
     for recording in recordings:
         result = found[recording.id]
-        if matrix_CC is not None and isinstance(result, Prepared):
+        if matrix_CC is not None and isinstance(result, Prepared) and len(result.x_CT) == n_chans:
             result = replace(result, x_CT=(matrix_CC @ result.x_CT).astype(np.float32))
         yield recording, result
 

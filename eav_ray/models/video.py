@@ -47,7 +47,7 @@ class ViT(Encoder):
         if not name.startswith("vit_") or not timm.is_model(name):
             known = timm.list_models("vit_*")
             raise ConfigError(f'model.video.name is "{name}", which timm does not have{nearest(name, known)}')
-        self.name, self.width = name, width
+        self.name, self.width, self.image_size = name, width, image_size
         try:
             model = timm.create_model(
                 name,

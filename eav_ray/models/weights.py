@@ -5,9 +5,11 @@ A file of weights holds tensors and nothing that could run. Every tensor of the 
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
@@ -15,11 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eav_ray.errors import ConfigError
-from eav_ray.models.audio import AST
+from eav_ray.models.audio import AST, MEAN, SD
 from eav_ray.models.encoder import Encoder
 from eav_ray.models.video import ViT
 
 CONFIG = "config.json"
+HEADS = ("head.", "head_dist.", "fc_norm.", "pooler.", "classifier.")  # of published classifiers: not taken
 # Both libraries' older name of a module, and the one of transformers 5.
 RENAMED = (
     (r"^(audio_spectrogram_transformer|vit)\.", ""),
@@ -54,16 +57,13 @@ def load_published(encoder: Encoder, weights: str) -> None:
     match encoder:
         case AST():
             state, facts = _read(weights, "model.audio.weights")
-            _check_ast(encoder, facts, weights)
+            _check(facts, _ast_facts(encoder), "model.audio.weights", weights)
             _fill(encoder.model, _cropped(encoder, _renamed(state, RENAMED)), "model.audio.weights", weights)
         case ViT():
-            if weights == "timm":
-                _fill(encoder.model, _timm_state(encoder), "model.video.weights", weights)
-                return
-            state, facts = _read(weights, "model.video.weights")
+            state, facts = _of_timm(encoder) if weights == "timm" else _read(weights, "model.video.weights")
             state = _renamed(state, RENAMED)
+            _check(facts, _vit_facts(encoder), "model.video.weights", weights)
             if "embeddings.cls_token" in state:
-                _check_vit(encoder, facts, weights)
                 state = _as_timm(state)
             _fill(encoder.model, state, "model.video.weights", weights)
         case _:
@@ -89,7 +89,11 @@ def _read(weights: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state |= load_file(file)
         for name in (CONFIG, "preprocessor_config.json"):
             if (folder / name).is_file():
-                facts |= json.loads((folder / name).read_text(encoding="utf-8"))
+                told = json.loads((folder / name).read_text(encoding="utf-8"))
+                if not isinstance(told, dict):
+                    raise ValueError(f"{name} is no JSON object")
+                of_timm = told.get("pretrained_cfg")
+                facts |= told | (of_timm if isinstance(of_timm, dict) else {})
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"{key} is {weights}, which cannot be read: {' '.join(str(error).split())}") from None
     return state, facts
@@ -108,16 +112,17 @@ def _download(name: str, key: str) -> Path:
         ) from None
 
 
-def _timm_state(encoder: ViT) -> dict[str, Tensor]:
-    model = encoder.model
+def _of_timm(encoder: ViT) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        whole = timm.create_model(encoder.name, pretrained=True, num_classes=0, img_size=model.patch_embed.img_size)
+        whole: Any = timm.create_model(encoder.name, pretrained=True, num_classes=0, img_size=encoder.image_size)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"model.video.weights is timm, but timm's weights of {encoder.name} could not be had "
             f"({type(error).__name__}); save them as safetensors where there is a network and give the file"
         ) from None
-    return whole.state_dict()
+    block = whole.blocks[0]
+    facts = {"num_attention_heads": block.attn.num_heads, "layer_norm_eps": block.norm1.eps}
+    return whole.state_dict(), facts
 
 
 def _renamed(state: dict[str, Tensor], rules: Any) -> dict[str, Tensor]:
@@ -142,32 +147,61 @@ def _as_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _check_ast(encoder: AST, facts: dict[str, Any], weights: str) -> None:
-    ours = encoder.model.config
-    wrong = [
-        f"model.audio.{key} is {getattr(ours, name)}, but these weights have {facts[name]}"
-        for key, name in (("heads", "num_attention_heads"), ("stride", "time_stride"), ("stride", "frequency_stride"))
-        if name in facts and facts[name] != getattr(ours, name)
-    ]
+@dataclass(frozen=True)
+class _Fact:
+    """Something that shapes do not show, and that moves outputs and raises nothing where it differs."""
+
+    name: str  # in the files
+    ours: Any
+    way: str  # which key to set, and to what; or why not
+
+
+def _check(facts: dict[str, Any], wanted: list[_Fact], key: str, weights: str) -> None:
+    """Compare what the files beside the weights say with the encoder; what they do not say is not checked."""
+    wrong = []
+    for fact in wanted:
+        value = facts.get(fact.name)
+        if fact.name not in facts:
+            continue
+        try:
+            if isinstance(fact.ours, str):
+                same = value == fact.ours
+            else:
+                same = np.allclose(np.asarray(value, dtype=float), fact.ours, rtol=1e-6, atol=0)
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            wrong.append(f"{fact.name} is {value!r} there and {fact.ours!r} here ({fact.way})")
     if wrong:
-        raise ConfigError(f"model.audio.weights is {weights}: {'; '.join(dict.fromkeys(wrong))}")
+        raise ConfigError(f"{key} is {weights}: {'; '.join(wrong)}")
 
 
-def _check_vit(encoder: ViT, facts: dict[str, Any], weights: str) -> None:
-    """What shapes do not show: a wrong epsilon or scale of pixels moves the outputs and raises nothing."""
+def _ast_facts(encoder: AST) -> list[_Fact]:
+    ours, fixed = encoder.model.config, "the filter bank has AudioSet's"
+    return [
+        _Fact("num_attention_heads", ours.num_attention_heads, "model.audio.heads"),
+        _Fact("time_stride", ours.time_stride, "model.audio.stride"),
+        _Fact("frequency_stride", ours.frequency_stride, "model.audio.stride"),
+        _Fact("layer_norm_eps", ours.layer_norm_eps, "other weights are needed"),
+        _Fact("hidden_act", ours.hidden_act, "other weights are needed"),
+        _Fact("mean", MEAN, fixed),
+        _Fact("std", SD, fixed),
+    ]
+
+
+def _vit_facts(encoder: ViT) -> list[_Fact]:
     block: Any = encoder.model.blocks[0]
-    ours = {"layer_norm_eps": block.norm1.eps, "num_attention_heads": block.attn.num_heads}
-    keys = {"layer_norm_eps": "norm_eps", "num_attention_heads": "heads"}
-    wrong = [
-        f"model.video.{keys[name]} is {value:g}, but these weights want {facts[name]:g}"
-        for name, value in ours.items()
-        if name in facts and facts[name] != value
+    expects: Any = encoder.model.pretrained_cfg
+    scale = f"model.video.name={encoder.name} scales pixels so; name one that scales as the weights want"
+    return [
+        _Fact("layer_norm_eps", block.norm1.eps, "model.video.norm_eps"),
+        _Fact("num_attention_heads", block.attn.num_heads, "model.video.heads"),
+        _Fact("hidden_act", "gelu", "other weights are needed"),
+        _Fact("image_mean", list(expects["mean"]), scale),
+        _Fact("image_std", list(expects["std"]), scale),
+        _Fact("mean", list(expects["mean"]), scale),
+        _Fact("std", list(expects["std"]), scale),
     ]
-    for name, value in (("image_mean", encoder.mean), ("image_std", encoder.sd)):
-        if name in facts and list(facts[name]) != value.flatten().tolist():
-            wrong.append(f"these weights want {name} {facts[name]}, but {encoder.name} has {value.flatten().tolist()}")
-    if wrong:
-        raise ConfigError(f"model.video.weights is {weights}: {'; '.join(wrong)}")
 
 
 def _cropped(encoder: AST, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -183,7 +217,13 @@ def _cropped(encoder: AST, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor], key: str, weights: str) -> None:
-    """Every tensor of the module from `state`; what else is there, such as a classifier, is left."""
+    """Every tensor of the module from `state`; a classifier that is there too is left."""
+    unknown = [n for n in state if n not in module.state_dict() and not n.startswith(HEADS)]
+    if unknown:
+        raise ConfigError(
+            f"{key} is {weights}, which has {unknown[0]}{f' and {len(unknown) - 1} more' if unknown[1:] else ''}, for "
+            "which this encoder has no place; these are weights of another model"
+        )
     for name, own in module.state_dict().items():
         given = state.get(name)
         if given is None:

@@ -1,12 +1,11 @@
 """A trained checkpoint brought closer to one new person, by some labelled recordings of theirs."""
 
-from dataclasses import replace
-
-from eav_ray.config import Experiment
+from eav_ray.config import MODALITIES, Experiment, Optim, override, to_dict
 from eav_ray.data.split import calibration_split, items_of
+from eav_ray.errors import DataError
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
-from eav_ray.runtime.predict import open_checkpoint
+from eav_ray.runtime.predict import check_windows, open_checkpoint
 from eav_ray.runtime.train import Data, announce, open_data
 from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training.plan import Run, calibration_run
@@ -21,15 +20,28 @@ def plan_calibration(experiment: Experiment, data: Data, path: str, subject: str
     """
     checkpoint, (store, name) = open_checkpoint(path), split(path)
     own = checkpoint.experiment
-    e = replace(
+    check_windows(experiment, checkpoint, data.index, path)
+    if "eeg" in own.data.modalities and data.index.eeg_channels != checkpoint.shapes.eeg_channels:
+        raise DataError(
+            f"these shards have {data.index.eeg_channels} EEG channels, but {path} was trained on "
+            f"{checkpoint.shapes.eeg_channels}; use recordings of the same montage"
+        )
+    now = to_dict(experiment)
+    batches = {f"{key}.batch": to_dict(section)["batch"] for key, section in _optims(experiment).items()}
+    # Batches too, though only that of the calibration counts: the workers of now must divide all of them.
+    e = override(
         own,
-        runtime=experiment.runtime,
-        store=experiment.store,
-        train=replace(own.train, calibration=experiment.train.calibration),
+        {"runtime": now["runtime"], "store": now["store"], "train.calibration": now["train"]["calibration"], **batches},
     )
     items = items_of(data.windows.ids, own.data, own.seed)
     chosen = calibration_split(checkpoint.split, items, subject, recordings)
     return calibration_run(e, chosen, data.digest, path, sha256(store.read(f"{name}/{COMMIT}")))
+
+
+def _optims(experiment: Experiment) -> dict[str, Optim]:
+    train, encoders = experiment.train, experiment.train.encoders
+    named = {f"train.encoders.{m}": getattr(encoders, m) for m in MODALITIES}
+    return {"optim": experiment.optim, "train.joint": train.joint} | named
 
 
 def calibrate(experiment: Experiment, path: str, subject: str, recordings: int) -> str:

@@ -55,7 +55,7 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, lab
     """
     store, prefix = split(path)
     checkpoint = open_checkpoint(path)
-    _check_windows(experiment, checkpoint, index, path)
+    check_windows(experiment, checkpoint, index, path)
     tested = checkpoint.split
     if not tested.test:
         raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; evaluate the refit checkpoint")
@@ -82,7 +82,7 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, lab
     return table
 
 
-def _check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: Index, path: str) -> None:
+def check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: Index, path: str) -> None:
     """A checkpoint is worth what it is worth on windows that were made as its training windows were."""
     sections = ("window_s", *checkpoint.experiment.data.modalities)
     mine, theirs = (

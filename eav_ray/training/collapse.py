@@ -11,6 +11,7 @@ from eav_ray.models.fusion import Fusion
 from eav_ray.training.loop import Batch
 
 DEAD = 1e-6  # of the largest gradient: below, queries and keys learn nothing
+TELLING = 1e-8  # a largest gradient below says nothing: the windows are fitted
 MASS, NEARLY_ALL = 0.95, 0.95  # of the weight, and of the windows
 
 
@@ -33,32 +34,41 @@ def find_collapse(module: Classifier | FusionAlone, batches: Iterable[Batch], de
         return []
     module.to(device).eval()
     names = module.names
-    sums = _Sums(len(names))
-    first = None
+    sums, share = _Sums(len(names)), 0.0
+    told = False
     for batch in batches:
-        first = first or batch
-        sums.add(module, batch, device)
-    if first is None or not sums.windows:
+        several = (batch.present_BM.sum(1) > 1) & (batch.label_B >= 0)
+        if several.any():
+            sums.add(module, batch, several, device)
+            found = _share_of_queries(module, fusion, batch, several, device) if fusion.n_keys else None
+            told, share = told or found is not None, max(share, found or 0.0)
+    if not sums.windows:
         return []
-    return [*_attention(module, fusion, first, device), *sums.findings(names)]
+    return [*_attention(fusion, share if told else None), *sums.findings(names)]
 
 
-def _attention(module: Classifier | FusionAlone, fusion: Fusion, batch: Batch, device: torch.device) -> list[Finding]:
+def _share_of_queries(
+    module: Classifier | FusionAlone, fusion: Fusion, batch: Batch, several: Tensor, device: torch.device
+) -> float | None:
+    """The largest gradient of queries and keys, as a share of the fusion's largest; None where all are next to zero."""
+    module.zero_grad(set_to_none=True)
+    inputs = {k: x[several].to(device) for k, x in batch.inputs.items()}
+    output = module(inputs, batch.present_BM[several].to(device))
+    _loss(output.logits_BK, batch.label_B[several].to(device)).mean().backward()
+    largest = max((float(p.grad.abs().max()) for p in fusion.parameters() if p.grad is not None), default=0.0)
+    learning = max((float(g.abs().max()) for g in fusion.query_key_gradients()), default=0.0)
+    module.zero_grad(set_to_none=True)
+    return learning / largest if largest > TELLING else None
+
+
+def _attention(fusion: Fusion, share: float | None) -> list[Finding]:
     found = []
     if fusion.n_keys == 1:
         text = "the attention of this fusion sees 1 key: its weight is always 1, and it weighs no modality"
         found.append(Finding("one key", 1, text))
-    if fusion.n_keys:
-        module.zero_grad(set_to_none=True)
-        output = module({k: x.to(device) for k, x in batch.inputs.items()}, batch.present_BM.to(device))
-        nn.functional.cross_entropy(output.logits_BK.float(), batch.label_B.to(device)).backward()
-        largest = max((float(p.grad.abs().max()) for p in fusion.parameters() if p.grad is not None), default=0.0)
-        learning = max((float(g.abs().max()) for g in fusion.query_key_gradients()), default=0.0)
-        share = learning / largest if largest else 0.0
-        if share < DEAD:
-            text = f"queries and keys get no gradient (largest {share:.1g} of the fusion's largest): they learn nothing"
-            found.append(Finding("dead queries and keys", share, text))
-        module.zero_grad(set_to_none=True)
+    if share is not None and share < DEAD:
+        text = f"queries and keys get no gradient (largest {share:.1g} of the fusion's largest): they learn nothing"
+        found.append(Finding("dead queries and keys", share, text))
     return found
 
 
@@ -72,10 +82,7 @@ class _Sums:
         self.cost = torch.zeros(n_modalities, dtype=torch.float64)
 
     @torch.no_grad()
-    def add(self, module: Classifier | FusionAlone, batch: Batch, device: torch.device) -> None:
-        several = (batch.present_BM.sum(1) > 1) & (batch.label_B >= 0)
-        if not several.any():
-            return
+    def add(self, module: Classifier | FusionAlone, batch: Batch, several: Tensor, device: torch.device) -> None:
         inputs = {k: x[several].to(device) for k, x in batch.inputs.items()}
         present, label = batch.present_BM[several].to(device), batch.label_B[several].to(device)
         encoded, logits = module.encode(inputs, present)

@@ -56,11 +56,11 @@ def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tens
             logits_BK.float(), label_B, reduction="none", label_smoothing=label_smoothing
         )
 
-    each_B = each(batch.label_B)
+    each_B = each(batch.label_B) * batch.weight_B
     if batch.mixed is not None:
-        other_B, share_B = batch.mixed
-        each_B = share_B * each_B + (1 - share_B) * each(other_B)
-    return (each_B * batch.weight_B).sum()
+        other_B, weight_B, share_B = batch.mixed
+        each_B = share_B * each_B + (1 - share_B) * weight_B * each(other_B)
+    return each_B.sum()
 
 
 def mixup(batch: Batch, alpha: float, rank: int) -> Batch:
@@ -72,7 +72,7 @@ def mixup(batch: Batch, alpha: float, rank: int) -> Batch:
     n, device = len(batch.label_B), batch.label_B.device
     share = float(rng.beta(alpha, alpha))
     other = torch.from_numpy(rng.permutation(n)).to(device)
-    alike = (batch.present_BM == batch.present_BM[other]).all(1) & (batch.weight_B[other] > 0)
+    alike = (batch.present_BM == batch.present_BM[other]).all(1) & (batch.weight_B > 0) & (batch.weight_B[other] > 0)
     for x in batch.inputs.values():
         if x.dtype == torch.bool:
             alike = alike & (x == x[other]).flatten(1).all(1)
@@ -84,7 +84,7 @@ def mixup(batch: Batch, alpha: float, rank: int) -> Batch:
             mean = own * x + (1 - own) * x[other]
             x = mean.round().to(x.dtype) if x.dtype == torch.uint8 else mean.to(x.dtype)
         inputs[name] = x
-    return replace(batch, inputs=inputs, mixed=(batch.label_B[other], share_B))
+    return replace(batch, inputs=inputs, mixed=(batch.label_B[other], batch.weight_B[other], share_B))
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -133,6 +133,14 @@ class _Common:
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters that this engine moves, by name."""
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+
+    def settle(self) -> None:
+        # Neither DeepSpeed nor DistributedDataParallel leaves buffers equal after a step.
+        if self.world > 1:
+            for buffer in self.module.buffers():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= self.world
 
     def weights(self) -> dict[str, Tensor]:
         state = self.module.state_dict()

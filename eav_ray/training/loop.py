@@ -34,9 +34,8 @@ class Batch:
     weight_B: Tensor
     count: int  # windows of this step over all ranks
     seed: int  # of this step's dropout
-    mixed: tuple[Tensor, Tensor] | None = (
-        None  # by mixup: labels of what was mixed in (B,), share of the own window (B,)
-    )
+    # By mixup, (B,) each: labels of the windows that were mixed in, their weights, and the share of the own window.
+    mixed: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 class Engine(Protocol):
@@ -50,6 +49,10 @@ class Engine(Protocol):
         ...
 
     def predict(self, batch: Batch) -> Output: ...
+
+    def settle(self) -> None:
+        """Make what ranks gathered on their own, as batch statistics, the same on all. Every rank must call it."""
+        ...
 
     def weights(self) -> dict[str, Tensor]:
         """All parameters and buffers by name, on the CPU, whole on every rank. Every rank must call it."""

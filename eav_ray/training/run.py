@@ -130,6 +130,7 @@ def score_fold(run: Run, place: Place) -> Metrics:
     found: Metrics = {}
 
     def at_epoch(engine: Engine, position: Position, measured: Metrics) -> None:
+        engine.settle()
         if position.epoch == run.epochs:
             found.update(_validate(run, place, ready, engine))
 
@@ -146,7 +147,9 @@ def _prepare(run: Run, place: Place, *, fresh: bool) -> _Ready:
     labels = Labels.of(place.windows, {i.id: i.label for i in items})
     source = _source(run, place)
     torch.manual_seed(run.experiment.seed)
-    module, shapes = _module(run, place, source)
+    module, shapes = _build(run, place, source)
+    if fresh and not run.start:
+        _standardise(module, run, place)
     if fresh and run.start:
         module.load_state_dict(_weights_to_start_from(run, place))
     elif fresh and isinstance(module, Classifier):
@@ -233,13 +236,12 @@ def _source(run: Run, place: Place) -> Source:
     return Embeddings(place.results, keys, place.windows)
 
 
-def _module(run: Run, place: Place, source: Source) -> tuple[nn.Module, Shapes]:
-    module, shapes = _build(run, place, source)
+def _standardise(module: nn.Module, run: Run, place: Place) -> None:
+    """Fit the normalisation of EEG on the training rows; it is a part of the weights."""
     if isinstance(module, Classifier) and "eeg" in module.names:
         mean, sd = channel_statistics(place.windows, rows_with(place.windows, run.split.train, ("eeg",)))
         module.normalise.mean.copy_(mean)
         module.normalise.sd.copy_(sd)
-    return module, shapes
 
 
 def _build(run: Run, place: Place, source: Source) -> tuple[Classifier | FusionAlone, Shapes]:
@@ -315,6 +317,7 @@ def _train(
 
     def at_epoch(engine: Engine, position: Position, measured: Metrics) -> None:
         nonlocal prefix
+        engine.settle()
         sums = _gather([measured["loss_sum"], measured["count"]])
         metrics: Metrics = {"train_loss": sum(s[0] for s in sums) / max(1, sum(s[1] for s in sums))}
         finished = position.epoch == epochs

@@ -91,6 +91,17 @@ def test_a_part_of_a_persons_recordings_is_aligned_as_all_of_them(kind: str, ali
     assert all(isinstance(p, Prepared) and p.x_CT.dtype == np.float32 for p in everything.values())
 
 
+def test_a_recording_of_another_montage_is_left_to_be_refused() -> None:
+    class Odd(Planted):
+        def read_eeg(self, recording: Recording) -> RawEEG:
+            raw = super().read_eeg(recording)
+            n = 5 if recording.recording == "003" else 6
+            return RawEEG(raw.values_CT[:n], raw.hz, raw.channels[:n], raw.unit)
+
+    found = [p for _, p in prepare(Odd(), NAMES, EEGProfile(align="euclidean", correlation=0))]
+    assert [len(p.x_CT) for p in found if isinstance(p, Prepared)] == [6, 6, 6, 5, 6]
+
+
 def test_labels_change_nothing() -> None:
     profile = EEGProfile(align="euclidean", correlation=0)
     other = [replace(r, label=1 - r.label) for r in NAMES]

@@ -45,7 +45,7 @@ def ast(max_length: int = 512, **changes: Any) -> AST:
 
 def vit(**changes: Any) -> ViT:
     sizes: dict[str, Any] = dict(image_size=32, patch=8, width=24, depth=2, heads=2, dropout=0.0, frames=2, stored=2)
-    return ViT("vit_base_patch16_224", window_s=1, norm_eps=1e-12, **(sizes | changes)).eval()
+    return ViT("vit_base_patch16_224", window_s=1, **({"norm_eps": 1e-12} | sizes | changes)).eval()
 
 
 def older(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ def test_a_vit_of_transformers_gives_equal_outputs_in_timm(names: str, tmp_path:
 
 def test_a_wrong_epsilon_is_refused_because_it_would_not_be_seen(tmp_path: Path) -> None:
     ViTModel(ViTConfig(**VIT_SIZES)).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"model\.video\.norm_eps is 1e-06, but these weights want 1e-12"):
+    with pytest.raises(ConfigError, match=r"layer_norm_eps is 1e-12 there and 1e-06 here \(model\.video\.norm_eps\)"):
         load_published(ViT("vit_base_patch16_224", window_s=1, **SIZES), str(tmp_path))
 
 
@@ -144,6 +144,71 @@ def test_pixels_on_another_scale_are_refused(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(scale))
     with pytest.raises(ConfigError, match="image_mean"):
         load_published(vit(), str(tmp_path))
+
+
+def test_a_scale_that_fits_is_accepted_however_it_is_rounded(tmp_path: Path) -> None:
+    ViTModel(ViTConfig(**VIT_SIZES), add_pooling_layer=False).save_pretrained(tmp_path)
+    scale = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(scale))
+    load_published(ViT("vit_base_patch16_224.dino", window_s=1, **SIZES | {"norm_eps": 1e-12}), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("config.json", "layer_norm_eps", "tiny"),
+        ("config.json", "num_attention_heads", None),
+        ("config.json", "hidden_act", "quick_gelu"),
+        ("preprocessor_config.json", "image_mean", None),
+        ("preprocessor_config.json", "image_std", 0.229),
+        ("preprocessor_config.json", "image_mean", [0.5, 0.5]),
+    ],
+)
+def test_odd_facts_beside_the_weights_are_a_line(file: str, key: str, value: Any, tmp_path: Path) -> None:
+    ViTModel(ViTConfig(**VIT_SIZES), add_pooling_layer=False).save_pretrained(tmp_path)
+    facts = json.loads((tmp_path / file).read_text()) if (tmp_path / file).exists() else {}
+    (tmp_path / file).write_text(json.dumps(facts | {key: value}))
+    with pytest.raises(ConfigError, match=f"{key} is .* there and"):
+        load_published(vit(), str(tmp_path))
+
+
+def test_a_config_that_is_no_object_is_a_line(tmp_path: Path) -> None:
+    ViTModel(ViTConfig(**VIT_SIZES), add_pooling_layer=False).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="no JSON object"):
+        load_published(vit(), str(tmp_path))
+
+
+def test_the_statistics_of_another_spectrogram_are_refused(tmp_path: Path) -> None:
+    ASTModel(ASTConfig(**AST_SIZES)).save_pretrained(tmp_path)
+    facts = {"mean": -6.845978, "std": 5.5654526}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(facts))
+    with pytest.raises(ConfigError, match="mean is -6.845978 there"):
+        load_published(ast(), str(tmp_path))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"mean": -4.2677393, "std": 4.5689974}))
+    load_published(ast(1024), str(tmp_path))
+
+
+def test_tensors_for_which_there_is_no_place_are_refused(tmp_path: Path) -> None:
+    """LayerScale, as in DINOv2, changes every output and no shape of what is taken."""
+    sizes = dict(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=0)
+    other = timm.create_model("vit_base_patch16_224", init_values=1e-5, **sizes)
+    safetensors.torch.save_file(other.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"blocks\.0\.ls1\.gamma and 3 more.*another model"):
+        load_published(vit(), str(tmp_path))
+
+
+def test_what_timm_publishes_must_fit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = dict(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=4, num_classes=0)
+    published = timm.create_model("vit_base_patch16_224", **sizes)
+    other, ours = vit(), vit(heads=4, norm_eps=1e-6)
+    monkeypatch.setattr("eav_ray.models.weights.timm.create_model", lambda *args, **kwargs: published)
+    with pytest.raises(
+        ConfigError, match=r"num_attention_heads is 4 there and 2 here.*layer_norm_eps|layer_norm_eps.*num"
+    ):
+        load_published(other, "timm")
+    load_published(ours, "timm")
+    assert all(torch.equal(t, published.state_dict()[n]) for n, t in ours.model.state_dict().items())
 
 
 def test_a_vit_of_timm_is_taken_from_its_file(tmp_path: Path) -> None:
@@ -211,9 +276,9 @@ def test_other_sizes_are_refused_by_name(tmp_path: Path) -> None:
     ASTModel(ASTConfig(**AST_SIZES)).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"set the sizes under model\.audio"):
         load_published(ast(width=48), str(tmp_path))
-    with pytest.raises(ConfigError, match=r"model\.audio\.heads is 4, but these weights have 2"):
+    with pytest.raises(ConfigError, match=r"num_attention_heads is 2 there and 4 here \(model\.audio\.heads\)"):
         load_published(ast(heads=4), str(tmp_path))
-    with pytest.raises(ConfigError, match=r"model\.audio\.stride is 16, but these weights have 10"):
+    with pytest.raises(ConfigError, match=r"stride is 10 there and 16 here \(model\.audio\.stride\)"):
         load_published(ast(stride=16), str(tmp_path))
     with pytest.raises(ConfigError, match="EEGformer has no published weights"):
         sizes = dict(filters=4, width=16, temporal_width=16, segments=4, depth=1, heads=4, dropout=0.0)

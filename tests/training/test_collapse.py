@@ -106,6 +106,25 @@ def test_the_mean_of_logits_is_judged_by_what_its_modalities_add() -> None:
     assert [f.text.split()[1] for f in found] == ["video"]
 
 
+def test_a_first_batch_that_tells_nothing_is_no_finding() -> None:
+    """Windows with one modality, pooled tokens: one key. Labels that are not known."""
+    fusion = SharedAttention(WIDTHS, TIMES, window_s=1, n_outputs=8, width=16, heads=4, dropout=0.0, pooled=True)
+    module = trained(fusion, planted())
+    alone, unknown = planted(8), planted(8)
+    alone.present_BM[:, 1:] = False
+    unknown.label_B[:5] = -1
+    assert find_collapse(module, [alone, unknown, planted()], CPU) == []
+
+
+def test_a_fusion_that_has_fitted_its_windows_is_not_called_dead() -> None:
+    fusion = attention()
+    module = trained(fusion, planted())
+    with torch.no_grad():
+        for parameter in fusion.head[1].parameters():
+            parameter.mul_(1000)
+    assert not [f for f in find_collapse(module, [planted()], CPU) if f.check == "dead queries and keys"]
+
+
 def test_windows_with_one_modality_are_no_evidence() -> None:
     batch = planted()
     batch.present_BM[:, 1:] = False

@@ -67,6 +67,9 @@ class Recorder:
     def moments(self) -> dict[str, Tensor]:
         return {}
 
+    def settle(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -322,7 +325,7 @@ def test_mixup_mixes_windows_of_one_kind_and_remembers_their_labels() -> None:
     batch = mixable()
     mixed = mixup(batch, 1.0, 0)
     assert mixed.mixed is not None
-    other, share = mixed.mixed
+    other, _, share = mixed.mixed
     assert sorted(other.tolist()) == list(range(8))
     for row in range(8):
         same = bool((batch.present_BM[row] == batch.present_BM[other[row]]).all())
@@ -339,7 +342,7 @@ def test_mixup_mixes_windows_of_one_kind_and_remembers_their_labels() -> None:
 def test_the_loss_of_mixed_windows_is_that_of_soft_labels() -> None:
     mixed = mixup(mixable(), 1.0, 0)
     assert mixed.mixed is not None
-    other, share = mixed.mixed
+    other, _, share = mixed.mixed
     logits = torch.randn(8, 8)
     soft = share[:, None] * torch.eye(8)[mixed.label_B] + (1 - share[:, None]) * torch.eye(8)[other]
     torch.testing.assert_close(
@@ -347,10 +350,22 @@ def test_the_loss_of_mixed_windows_is_that_of_soft_labels() -> None:
     )
 
 
+def test_each_label_of_a_mixed_window_has_the_weight_of_its_own_class() -> None:
+    batch = mixable()
+    batch.weight_B[:] = torch.arange(1.0, 9.0)
+    mixed = mixup(batch, 1.0, 0)
+    assert mixed.mixed is not None
+    other, weight, share = mixed.mixed
+    assert torch.equal(weight, batch.weight_B[other])
+    logits = torch.zeros(8, 8)  # each cross-entropy is log 8
+    total = (share * batch.weight_B + (1 - share) * batch.weight_B[other]).sum() * np.log(8)
+    torch.testing.assert_close(summed_loss(logits, mixed, 0.0), total)
+
+
 def test_windows_of_weight_nothing_are_not_mixed_in() -> None:
     batch = mixable()
     batch.weight_B[1:4] = 0
     mixed = mixup(batch, 1.0, 0)
     assert mixed.mixed is not None
-    other, share = mixed.mixed
+    other, _, share = mixed.mixed
     assert (share[torch.isin(other, torch.tensor([1, 2, 3]))] == 1).all()

@@ -112,10 +112,13 @@ def test_gradient_checkpointing_changes_no_gradient(modality: str, kind: str) ->
         e = experiment(**changes, **{"runtime.gradient_checkpointing": checkpointing})
         torch.manual_seed(0)
         module = Classifier(e, Shapes(5, 3)).train()
-        made = batch(e)
+        made, passes = batch(e), []
+        norms = [m for m in module.encoders.modules() if isinstance(m, torch.nn.LayerNorm)]
+        norms[0].register_forward_hook(lambda *_, p=passes: p.append(1))
         torch.manual_seed(2)
         torch.nn.functional.cross_entropy(module(made.inputs, made.present_BM).logits_BK, made.label_B).backward()
         found.append({n: p.grad for n, p in module.named_parameters()})
+        assert len(passes) == 1 + checkpointing
     for name, grad in found[0].items():
         torch.testing.assert_close(found[1][name], grad, rtol=1e-5, atol=1e-7)
 

@@ -4,10 +4,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from eav_ray.config import Experiment, override
 from eav_ray.errors import DataError
+from eav_ray.models.build import Classifier, Shapes
+from eav_ray.training.engine import make_engine
+from eav_ray.training.loop import Batch
 from eav_ray.training.run import together
 
 
@@ -37,12 +42,38 @@ def rank(number: int, folder: str, size: int) -> None:
             continue
         raise AssertionError(f"rank {number} went on")
     assert together(lambda: number) == number  # and the ranks are still in step
+    for engine in ("torch", "deepspeed"):
+        batch_statistics_become_equal(number, size, engine)
     Path(folder, f"rank-{number}").touch()
     dist.destroy_process_group()
 
 
+def batch_statistics_become_equal(number: int, size: int, engine: str) -> None:
+    """What a batch normalisation gathers from a rank's own rows, all ranks have after `settle`."""
+    changes = {"data.modalities": ["eeg"], "model.eeg.kind": "eav_transformer", "model.eeg.depth": 1}
+    e = override(Experiment(), changes | {"runtime.engine": engine, "train.encoders.eeg.batch": 4})
+    torch.manual_seed(0)
+    module = Classifier(e, Shapes(5, 3))
+    made = make_engine(module, e.train.encoders.eeg, e.runtime, device=torch.device("cpu"))
+    x_BST = (1 + 9 * number) * torch.randn(2, 5, 100)
+    ones = torch.ones(2)
+    made.train_step(Batch({"eeg": x_BST}, ones[:, None].bool(), torch.arange(2), ones, 2 * size, 0), 1e-3)
+
+    def spread() -> float:
+        gathered: list[torch.Tensor | None] = [None] * size
+        dist.all_gather_object(gathered, made.weights()["encoders.eeg.conv.1.running_var"])
+        first = gathered[0]
+        assert first is not None
+        return max(float((other - first).abs().max()) for other in gathered if other is not None)
+
+    assert spread() > 0.1
+    made.settle()
+    assert spread() == 0
+    made.close()
+
+
 @pytest.mark.slow
-def test_an_error_on_one_rank_reaches_every_rank(tmp_path: Path) -> None:
+def test_an_error_on_one_rank_reaches_every_rank_and_what_they_gather_becomes_equal(tmp_path: Path) -> None:
     mp.spawn(rank, args=(str(tmp_path), 2), nprocs=2)
     assert {p.name for p in tmp_path.glob("rank-*")} == {"rank-0", "rank-1"}
 
