@@ -174,13 +174,15 @@ def _columns(path: Path) -> dict[str, list[str]]:
                 names = header.schema.names
             text = csv.ConvertOptions(column_types={n: pa.string() for n in names if n.strip() in REQUIRED + OPTIONAL})
             table = csv.read_csv(path, convert_options=text)
-    except (pa.ArrowException, OSError, ValueError) as error:
+        table.validate(full=True)  # text that is no UTF-8, offsets beyond the end: what a reader would trust
+        cells = [[_text(c) for c in column.to_pylist()] for column in table.columns]
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} cannot be read as a CSV or Parquet table ({reason})") from None
     names = [name.strip() for name in table.column_names]
     if len(set(names)) < len(names):
         raise DataError(f"{path} names a column twice: {', '.join(names)}; rename one")
-    return {name: [_text(c) for c in cells.to_pylist()] for name, cells in zip(names, table.columns, strict=True)}
+    return dict(zip(names, cells, strict=True))
 
 
 def _text(cell: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as parquet_files
 import pytest
 import scipy.io
 import soundfile
@@ -172,4 +173,21 @@ def test_table(folder: Path, damage: list[Change]) -> None:
     text = "subject,recording,label,audio\np1,r1,calm,a.wav\np1,r2,angry,b.wav\np2,r1,calm,\n"
     (folder / "a.csv").write_bytes(several(text.encode(), damage))
     listing = ours(lambda: Table(str(folder / "a.csv")).scan())
+    assert listing is None or all(r.subject and r.recording for r in listing.recordings)
+
+
+@cache
+def manifest_parquet() -> bytes:
+    """Columns of other types than text too, as other programs write them."""
+    columns: dict[str, Any] = {"subject": ["p1", "p1", "p2"], "recording": ["r1", "r2", "r1"], "label": [0, 1, 0]}
+    columns |= {"audio": ["a.wav", None, "b.wav"], "task": pa.array([0, 1, 2], pa.timestamp("ns"))}
+    sink = io.BytesIO()
+    parquet_files.write_table(pa.table(columns), sink, compression="none", use_dictionary=False)
+    return sink.getvalue()
+
+
+@given(damage=DAMAGE)
+def test_table_in_parquet(folder: Path, damage: list[Change]) -> None:
+    (folder / "a.parquet").write_bytes(several(manifest_parquet(), damage))
+    listing = ours(lambda: Table(str(folder / "a.parquet")).scan())
     assert listing is None or all(r.subject and r.recording for r in listing.recordings)
