@@ -465,8 +465,9 @@ class Experiment:
                 f"fusion.heads is {self.fusion.heads}, which does not divide {total}, the widths of all encoders "
                 f"together, over which fusion.kind=single_token attends; use one of {allowed}"
             )
-        batches = {"optim.batch": self.optim.batch, "train.joint.batch": self.train.joint.batch}
-        batches |= {"train.calibration.batch": self.train.calibration.batch}
+        batches = {"optim.batch": self.optim.batch}
+        if self.train.mode == "staged_then_joint":
+            batches["train.joint.batch"] = self.train.joint.batch
         batches |= {f"train.encoders.{m}.batch": getattr(self.train.encoders, m).batch for m in self.data.modalities}
         for key, batch in batches.items():
             if batch % self.runtime.workers:

@@ -2,7 +2,7 @@
 
 from eav_ray.config import MODALITIES, Experiment, Optim, override, to_dict
 from eav_ray.data.split import calibration_split, items_of
-from eav_ray.errors import DataError
+from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.predict import check_windows, open_checkpoint
@@ -18,6 +18,12 @@ def plan_calibration(experiment: Experiment, data: Data, path: str, subject: str
         experiment: Whose `train.calibration`, runtime and stores count; the rest is the checkpoint's.
         path: A finished checkpoint that was never trained on this person.
     """
+    batch, workers = experiment.train.calibration.batch, experiment.runtime.workers
+    if batch % workers:
+        raise ConfigError(
+            f"train.calibration.batch is {batch}, which runtime.workers={workers} does not divide; use a multiple of "
+            f"{workers}"
+        )
     checkpoint, (store, name) = open_checkpoint(path), split(path)
     own = checkpoint.experiment
     check_windows(experiment, checkpoint, data.index, path)
