@@ -62,15 +62,19 @@ def build_fusion(experiment: Experiment, widths: dict[str, int], times_s: dict[s
     """Fusion of tokens of these widths and times, (N_m,) seconds; it needs no encoder, so a search builds it alone."""
     f, window_s = experiment.fusion, experiment.profile.window_s
     common: dict[str, Any] = {"n_outputs": n_outputs, "dropout": f.dropout}
+    of_tokens: dict[str, Any] = {
+        "width": f.width,
+        "heads": f.heads,
+        "pooled": f.input == "pooled",
+        "window_s": window_s,
+    }
     match f.kind:
         case "late_mean":
             return LateMean()
         case "shared_attention":
-            common |= {"window_s": window_s, "width": f.width, "heads": f.heads, "pooled": f.input == "pooled"}
-            return SharedAttention(widths, times_s, **common)
+            return SharedAttention(widths, times_s, **common, **of_tokens)
         case "bottleneck":
-            common |= {"window_s": window_s, "width": f.width, "heads": f.heads, "pooled": f.input == "pooled"}
-            return Bottleneck(widths, times_s, depth=f.depth, bottlenecks=f.bottlenecks, **common)
+            return Bottleneck(widths, times_s, depth=f.depth, bottlenecks=f.bottlenecks, **common, **of_tokens)
         case "gated":
             return Gated(widths, width=f.width, **common)
         case "single_token":

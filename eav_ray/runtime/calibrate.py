@@ -2,10 +2,10 @@
 
 from eav_ray.config import MODALITIES, Experiment, Optim, override, to_dict
 from eav_ray.data.split import calibration_split, items_of
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import ConfigError
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
-from eav_ray.runtime.predict import check_windows, open_checkpoint
+from eav_ray.runtime.predict import check_channels, check_windows, open_checkpoint
 from eav_ray.runtime.train import Data, announce, open_data
 from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training.plan import Run, calibration_run
@@ -27,13 +27,10 @@ def plan_calibration(experiment: Experiment, data: Data, path: str, subject: str
     checkpoint, (store, name) = open_checkpoint(path), split(path)
     own = checkpoint.experiment
     check_windows(experiment, checkpoint, data.index, path)
-    if "eeg" in own.data.modalities and data.index.eeg_channels != checkpoint.shapes.eeg_channels:
-        raise DataError(
-            f"these shards have {data.index.eeg_channels} EEG channels, but {path} was trained on "
-            f"{checkpoint.shapes.eeg_channels}; use recordings of the same montage"
-        )
+    if "eeg" in own.data.modalities:
+        check_channels(experiment, checkpoint, data.index.eeg_channels, path)
     now = to_dict(experiment)
-    batches = {f"{key}.batch": to_dict(section)["batch"] for key, section in _optims(experiment).items()}
+    batches = {f"{key}.batch": section.batch for key, section in _optims(experiment).items()}
     # Batches too, though only that of the calibration counts: the workers of now must divide all of them.
     e = override(
         own,

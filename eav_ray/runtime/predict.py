@@ -99,6 +99,14 @@ def check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: In
         )
 
 
+def check_channels(experiment: Experiment, checkpoint: ckpt.Checkpoint, n_chans: int, path: str) -> None:
+    if n_chans != checkpoint.shapes.eeg_channels:
+        raise DataError(
+            f"{experiment.data.root} has {n_chans} EEG channels, but {path} was trained on "
+            f"{checkpoint.shapes.eeg_channels}; use recordings of the same montage"
+        )
+
+
 def _shard(batch: dict[str, np.ndarray], *, files: list[ShardFile], root: str, columns: list[str]) -> pa.Table:
     """One shard, checked against its hash."""
     return read_shard(Store(root), files[int(batch["shard"][0])]).select(columns)
@@ -123,12 +131,7 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
         )
     dataset, listing = sets.scan(experiment.data)
     if "eeg" in experiment.data.modalities:
-        n_chans = sets.eeg_channels(dataset, listing)
-        if n_chans != checkpoint.shapes.eeg_channels:
-            raise DataError(
-                f"{experiment.data.root} has {n_chans} EEG channels, but {path} was trained on "
-                f"{checkpoint.shapes.eeg_channels}; use recordings of the same montage"
-            )
+        check_channels(experiment, checkpoint, sets.eeg_channels(dataset, listing), path)
     # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
     unwanted = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
     recordings = [replace(r, **unwanted) for r in listing.recordings]

@@ -135,12 +135,13 @@ class _Common:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
     def settle(self) -> None:
-        # Neither DeepSpeed nor DistributedDataParallel leaves buffers equal after a step.
+        # Neither DeepSpeed nor DistributedDataParallel leaves them equal after a step. Other buffers are constants.
         if self.world > 1:
-            for buffer in self.module.buffers():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer)
-                    buffer /= self.world
+            for norm in (m for m in self.module.modules() if isinstance(m, nn.BatchNorm1d)):
+                for buffer in (norm.running_mean, norm.running_var):
+                    if buffer is not None:
+                        dist.all_reduce(buffer)
+                        buffer /= self.world
 
     def weights(self) -> dict[str, Tensor]:
         state = self.module.state_dict()

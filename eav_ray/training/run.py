@@ -256,7 +256,7 @@ def _build(run: Run, place: Place, source: Source) -> tuple[Classifier | FusionA
 
 def _collapse(run: Run, place: Place, ready: _Ready, weights: dict[str, Tensor]) -> list[dict[str, Any]]:
     """Findings about a trained fusion, on a module of their own: an engine's gradients belong to all ranks."""
-    if len(run.experiment.data.modalities) < 2:
+    if len(run.experiment.data.modalities) < 2 or world()[0]:  # rank 0 saves
         return []
     rows = rows_with(place.windows, run.split.validation or run.split.train, tuple(run.experiment.data.modalities))
     module, _ = _build(run, place, ready.source)
