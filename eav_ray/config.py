@@ -267,6 +267,16 @@ class Fusion:
     modality_dropout: float = Field(
         default=0.2, ge=0, lt=1, description="chance that training hides a modality; never all"
     )
+    skip: bool = Field(
+        default=True,
+        description="shared_attention: what it reads is added to the unimodal log probabilities, weighed by the "
+        "modality weights",
+    )
+    weight_loss: float = Field(
+        default=1.0,
+        ge=0,
+        description="how much training draws modality weights to the modalities that are right; 0 for not at all",
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> "Fusion":

@@ -70,17 +70,19 @@ def build_fusion(experiment: Experiment, widths: dict[str, int], times_s: dict[s
     }
     match f.kind:
         case "late_mean":
-            return LateMean()
+            fusion = LateMean()
         case "shared_attention":
-            return SharedAttention(widths, times_s, **common, **of_tokens)
+            fusion = SharedAttention(widths, times_s, skip=f.skip, **common, **of_tokens)
         case "bottleneck":
-            return Bottleneck(widths, times_s, depth=f.depth, bottlenecks=f.bottlenecks, **common, **of_tokens)
+            fusion = Bottleneck(widths, times_s, depth=f.depth, bottlenecks=f.bottlenecks, **common, **of_tokens)
         case "gated":
-            return Gated(widths, width=f.width, **common)
+            fusion = Gated(widths, width=f.width, **common)
         case "single_token":
-            return SingleToken(widths, heads=f.heads, **common)
+            fusion = SingleToken(widths, heads=f.heads, **common)
         case _:
             assert_never(f.kind)
+    fusion.weight_loss = f.weight_loss
+    return fusion
 
 
 class Normaliser(nn.Module):
@@ -135,13 +137,16 @@ class Classifier(nn.Module):
             self.encoders.eval()
         return self
 
+    def prepared(self, modality: str, x: Tensor) -> Tensor:
+        """Stored windows as the modality's encoder takes them."""
+        return self.normalise(x).to(dtype_of(self)) if modality == "eeg" else x
+
     def encode(self, inputs: dict[str, Tensor], present_BM: Tensor) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
         """Tokens and unimodal logits. Every encoder runs, whatever is present: ranks must not diverge."""
         encoded: dict[str, Encoded] = {}
         logits: dict[str, Tensor] = {}
         for column, m in enumerate(self.names):
-            x = self.normalise(inputs[m]).to(dtype_of(self)) if m == "eeg" else inputs[m]
-            encoded[m] = self.encoders[m](x, present_BM[:, column])
+            encoded[m] = self.encoders[m](self.prepared(m, inputs[m]), present_BM[:, column])
             pooled_BD = encoded[m].pooled_BD.detach() if self.probes else encoded[m].pooled_BD
             logits[m] = self.heads[m](pooled_BD)
         return encoded, logits

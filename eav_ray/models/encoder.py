@@ -1,5 +1,6 @@
 """The one interface of all encoders, and the transformer block that our own models share."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,13 @@ class Encoder(nn.Module):
 
     width: int
     times_s: Tensor  # (N,)
+
+    def fit_statistics(self, parts: Iterable[Tensor]) -> None:
+        """Take statistics of training rows, before training; most encoders need none.
+
+        Args:
+            parts: Windows that have this modality, as `forward` takes them.
+        """
 
     def head(self, n_outputs: int) -> nn.Module:
         """What turns the pooled features into logits when this encoder works alone."""
@@ -74,6 +82,40 @@ class Block(nn.Module):
         return x_BND + self.mlp(self.norm2(x_BND))
 
 
+class Standardiser(nn.Module):
+    """Features less their mean, over their SD: of training rows, kept with the weights."""
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("sd", torch.ones(n_features))
+
+    def fit(self, parts: Iterable[Tensor]) -> None:
+        """
+        Args:
+            parts: (rows, features) each; nothing changes where there are no rows.
+        """
+        count = 0
+        total = torch.zeros(len(self.mean), dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for part in parts:
+            x = part.double().cpu()
+            count, total, squares = count + len(x), total + x.sum(0), squares + x.square().sum(0)
+        if not count:
+            return
+        mean = total / count
+        sd = (squares / count - mean.square()).clamp(min=0).sqrt()
+        self.mean.copy_(mean)
+        # What never changes has no spread; divided by 1 it stays 0.
+        self.sd.copy_(torch.where(sd > 1e-6 * (1 + mean.abs()), sd, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.float() - self.mean.float()) / self.sd.float()
+
+
 def positions(*shape: int) -> nn.Parameter:
     """A learned position table, initialised as in ViT."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=0.02))
@@ -81,6 +123,4 @@ def positions(*shape: int) -> nn.Parameter:
 
 def feature_tokens(n_features: int, width: int, dropout: float) -> nn.Sequential:
     """The small network of the branches that start from computed features: (..., n_features) to (..., width)."""
-    return nn.Sequential(
-        nn.LayerNorm(n_features), nn.Linear(n_features, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width)
-    )
+    return nn.Sequential(nn.Linear(n_features, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width))

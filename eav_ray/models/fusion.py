@@ -22,6 +22,7 @@ class Fusion(nn.Module):
     """`forward(encoded, logits, present_BM) -> Fused`, and what the collapse check asks of it."""
 
     n_keys: int | None = None  # over how many keys its attention goes when all is present; None without attention
+    weight_loss: float = 0.0  # how much training draws its modality weights to the modalities that are right
 
     def query_key_gradients(self) -> list[Tensor]:
         """Gradients of the maps to queries and keys, after a backward pass."""
@@ -87,6 +88,10 @@ class SharedAttention(Fusion):
 
     What the query attends to depends on the sample: its attention mass per modality, averaged over heads, is the
     modality weight. Arguments as for `Tokens`.
+
+    Args:
+        skip: What was read is added to the unimodal log probabilities, weighed by the modality weights, and starts
+            next to nothing: training starts from late fusion, and the weights say what they say of that part.
     """
 
     def __init__(
@@ -100,9 +105,10 @@ class SharedAttention(Fusion):
         heads: int,
         dropout: float,
         pooled: bool = False,
+        skip: bool = True,
     ) -> None:
         super().__init__()
-        self.width, self.heads, self.dropout = width, heads, dropout
+        self.width, self.heads, self.dropout, self.skip = width, heads, dropout, skip
         self.read = Tokens(widths, times_s, window_s=window_s, width=width, pooled=pooled)
         self.n_keys = self.read.count
         self.query = nn.Parameter(torch.randn(width) * 0.02)
@@ -118,7 +124,11 @@ class SharedAttention(Fusion):
             nn.Linear(4 * width, width),
             nn.Dropout(dropout),
         )
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_outputs))
+        last = nn.Linear(width, n_outputs)
+        if skip:
+            nn.init.trunc_normal_(last.weight, std=1e-3)
+            nn.init.zeros_(last.bias)
+        self.head = nn.Sequential(nn.LayerNorm(width), last)
 
     def forward(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Fused:
         tokens, mask = self.read(encoded, present_BM)
@@ -132,7 +142,11 @@ class SharedAttention(Fusion):
         mixed = (dropped[:, :, None] @ v).reshape(b, d)
         x_BD = self.query + self.proj(mixed)
         x_BD = x_BD + self.feed_forward(x_BD)
-        return Fused(self.head(x_BD), *_mass(attention.mean(1), mask))
+        weights_BM, corrected_BM = _mass(attention.mean(1), mask)
+        found_BK = self.head(x_BD)
+        if self.skip:
+            found_BK = found_BK + evidence(logits, weights_BM, present_BM).to(found_BK.dtype)
+        return Fused(found_BK, weights_BM, corrected_BM)
 
     def query_key_gradients(self) -> list[Tensor]:
         kv = self.kv.weight.grad
@@ -253,6 +267,17 @@ class SingleToken(Fusion):
     def query_key_gradients(self) -> list[Tensor]:
         whole = self.attention.in_proj_weight.grad
         return [] if whole is None else [whole[: 2 * self.width]]
+
+
+def evidence(logits: dict[str, Tensor], weights_BM: Tensor, present_BM: Tensor) -> Tensor:
+    """(batch, classes): the weighed unimodal log probabilities, with equal weights their sum over what is present.
+
+    No gradient goes into the logits: they stay what the modality alone says.
+    """
+    stacked = torch.stack([logits[m].detach().float().log_softmax(-1) for m in sorted(logits)], 1)
+    known = torch.where(present_BM[..., None], stacked, 0)  # before the product, whose gradient would meet a NaN
+    share_BM = weights_BM * present_BM.sum(1, keepdim=True)
+    return (known * share_BM[..., None]).sum(1)
 
 
 def _softmax(scores_BM: Tensor, present_BM: Tensor) -> Tensor:

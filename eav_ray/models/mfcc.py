@@ -1,12 +1,14 @@
 """Mel-frequency cepstral coefficients with their differences, by librosa, and a small network: a cheap audio branch."""
 
+from collections.abc import Iterable
+
 import librosa
 import numpy as np
 import torch
 from torch import Tensor
 
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoder import Encoded, Encoder, feature_tokens, positions
+from eav_ray.models.encoder import Encoded, Encoder, Standardiser, feature_tokens, positions
 
 HZ, FFT, HOP, MELS, WIDTH = 16000, 512, 160, 64, 9
 
@@ -35,6 +37,7 @@ class MFCC(Encoder):
             )
         self.width, self.segments, self.coefficients = width, segments, coefficients
         self.register_buffer("times_s", (torch.arange(segments) + 0.5) * window_s / segments, persistent=False)
+        self.standardise = Standardiser(6 * coefficients)
         self.network = feature_tokens(6 * coefficients, width, dropout)
         self.position = positions(segments, width)
 
@@ -49,22 +52,29 @@ class MFCC(Encoder):
         parts = [whole[..., a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
         return np.stack([np.concatenate([p.mean(-1), p.std(-1)], 1) for p in parts], 1).astype(np.float32)
 
+    def sound(self, x_BT: Tensor) -> Tensor:
+        """(batch, segments): False in the digital silence at a window's end; a window of nothing else is all True."""
+        b = len(x_BT)
+        sound = x_BT[:, : self.segments * self.length].reshape(b, self.segments, self.length).ne(0).any(-1)
+        # From the end on, so that a pause inside a recording counts.
+        sound = sound.flip(1).cummax(1).values.flip(1)
+        return sound | ~sound.any(1, keepdim=True)
+
+    def fit_statistics(self, parts: Iterable[Tensor]) -> None:
+        self.standardise.fit(torch.from_numpy(self.features(x.cpu().numpy()))[self.sound(x)] for x in parts)
+
     def forward(self, x_BT: Tensor, present_B: Tensor) -> Encoded:
         """
         Args:
             x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
             present_B: True where the window has audio.
         """
-        b = len(x_BT)
         if x_BT.is_meta:  # where only the arithmetic is counted
-            features = x_BT.new_empty(b, self.segments, 6 * self.coefficients)
+            features = x_BT.new_empty(len(x_BT), self.segments, 6 * self.coefficients)
         else:
             features = torch.from_numpy(self.features(x_BT.float().cpu().numpy())).to(x_BT.device)
-        tokens = self.network(features.to(self.position.dtype)) + self.position
-        sound = x_BT[:, : self.segments * self.length].reshape(b, self.segments, self.length).ne(0).any(-1)
-        # From the end on, so that a pause inside a recording counts.
-        sound = sound.flip(1).cummax(1).values.flip(1)
-        sound = sound | ~sound.any(1, keepdim=True)  # nothing but silence is still something that was recorded
+        tokens = self.network(self.standardise(features).to(self.position.dtype)) + self.position
+        sound = self.sound(x_BT)
         pooled = (tokens * sound[..., None]).sum(1) / sound.sum(1, keepdim=True)
         encoded = self.masked(tokens, pooled, present_B)
         return encoded._replace(mask_BN=encoded.mask_BN & sound)

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eav_ray.config import Optim, Runtime
 from eav_ray.models.build import Output
+from eav_ray.models.fusion import Fusion
 from eav_ray.training.loop import Batch, Engine, parameter_groups
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -48,8 +49,8 @@ def world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
-    """Cross-entropy summed over this rank's windows; rows of weight 0 add nothing."""
+def losses(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    """(batch,) cross-entropy of this rank's windows; rows of weight 0 are 0."""
 
     def each(label_B: Tensor) -> Tensor:
         return nn.functional.cross_entropy(
@@ -60,7 +61,25 @@ def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tens
     if batch.mixed is not None:
         other_B, weight_B, share_B = batch.mixed
         each_B = share_B * each_B + (1 - share_B) * weight_B * each(other_B)
-    return each_B.sum()
+    return each_B
+
+
+def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    return losses(logits_BK, batch, label_smoothing).sum()
+
+
+def weight_loss(output: Output, batch: Batch) -> Tensor:
+    """Cross-entropy of the modality weights against who of the modalities is right, summed over this rank's windows.
+
+    The target is the softmax of the negative losses of the modalities alone, which get no gradient from it. Weights
+    that fall where a modality's own loss is high generalise better: Zhang et al. 2023 (ICML, arXiv 2306.02050).
+    """
+    names = sorted(output.unimodal)
+    alone_BM = torch.stack([losses(output.unimodal[m].detach(), batch, 0.0) for m in names], 1)
+    target_BM = (-alone_BM).masked_fill(~batch.present_BM, float("-inf")).softmax(1)
+    log_BM = output.weights_BM.float().clamp(min=1e-8).log()
+    each_B = -torch.where(batch.present_BM, target_BM * log_BM, 0).sum(1)
+    return (each_B * batch.weight_B).sum()
 
 
 def mixup(batch: Batch, alpha: float, rank: int) -> Batch:
@@ -105,6 +124,8 @@ class _Common:
     def __init__(self, module: nn.Module, optim: Optim, device: torch.device) -> None:
         self.rank, self.world = world()
         self.module, self.optim, self.device = module, optim, device
+        fusion = getattr(module, "fusion", None)
+        self.weight_loss = fusion.weight_loss if isinstance(fusion, Fusion) else 0.0
 
     def _loss(self, forward: Callable[..., Output], batch: Batch) -> tuple[Tensor, Tensor]:
         # Dropout is a function of (seed, step, rank), never of what this process drew before.
@@ -121,6 +142,8 @@ class _Common:
                 if output.unimodal[m].requires_grad:
                     present = replace(batch, weight_B=batch.weight_B * batch.present_BM[:, column])
                     every = every + summed_loss(output.unimodal[m], present, self.optim.label_smoothing)
+        if self.weight_loss and output.weights_BM.requires_grad:
+            every = every + self.weight_loss * weight_loss(output, batch)
         # Both engines average gradients over ranks, so each rank's share of the global mean is scaled by the world.
         return total, every * (self.world / batch.count)
 

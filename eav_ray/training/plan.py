@@ -7,6 +7,10 @@ from eav_ray.config import EncoderOptim, Experiment, Optim, digest
 from eav_ray.data.split import Split
 from eav_ray.storage import content
 
+# Of what an encoder of a kind computes, 1 where it is not named; raise it when that changes, so that what was trained
+# before is not taken for finished.
+REVISIONS = {"mfcc": 2, "bandpower": 2}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -67,6 +71,8 @@ class Run:
         profile = {k: v if isinstance(v, int) else vars(v) for k, v in profile.items()}
         models = {m: dict(vars(getattr(e.model, m))) for m in e.data.modalities}
         for section in models.values():
+            if section.get("kind") in REVISIONS:
+                section["revision"] = REVISIONS[section["kind"]]
             if section.get("weights"):
                 section["weights"] = content(section["weights"])
         fusion = None if self.kind == "encoder" else e.fusion

@@ -33,6 +33,7 @@ from eav_ray.training.source import Labels, Loader, RawSource, Source, plain_bat
 
 T = TypeVar("T")
 COLLAPSE_WINDOWS = 512  # that the collapse check looks at, evenly taken
+STATISTICS_WINDOWS = 2048  # that the statistics of computed features are taken of
 LOCK_S = 30  # seconds to wait for the lock of a run
 
 
@@ -125,17 +126,23 @@ def _lock(results: Store, name: str) -> Iterator[None]:
 
 def score_fold(run: Run, place: Place) -> Metrics:
     """Train a fusion on one inner fold and score it on that fold's validation rows; nothing is kept."""
+    return _named(predict_fold(run, place))
+
+
+def predict_fold(run: Run, place: Place) -> pd.DataFrame:
+    """Train on the training rows of a split; predictions of its validation rows (see `to_frame`). Nothing is kept."""
     refuse_overlap(run.split)
     ready = _prepare(run, place, fresh=True)
-    found: Metrics = {}
+    found: list[pd.DataFrame] = []
 
     def at_epoch(engine: Engine, position: Position, measured: Metrics) -> None:
         engine.settle()
         if position.epoch == run.epochs:
-            found.update(_validate(run, place, ready, engine))
+            found.append(_validation(run, place, ready, engine))
 
     _fit(run, place, ready, None, at_epoch)
-    return found
+    (table,) = found
+    return table
 
 
 def _prepare(run: Run, place: Place, *, fresh: bool) -> _Ready:
@@ -221,12 +228,15 @@ def class_weights(labels: np.ndarray, n_outputs: int) -> np.ndarray:
     return np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0).astype(np.float32)
 
 
-def _validate(run: Run, place: Place, ready: _Ready, engine: Engine) -> Metrics:
+def _validation(run: Run, place: Place, ready: _Ready, engine: Engine) -> pd.DataFrame:
     rows = rows_with(place.windows, run.split.validation, tuple(run.experiment.data.modalities))
     if not len(rows):
-        return {}
-    table = predict_rows(engine, ready.source, ready.labels, rows, place.windows, run.optim.batch)
-    return {f"validation_{k}": v for k, v in scores(table).items()}
+        return empty_frame(ready.source.names, ready.shapes.n_outputs)
+    return predict_rows(engine, ready.source, ready.labels, rows, place.windows, run.optim.batch)
+
+
+def _named(table: pd.DataFrame) -> Metrics:
+    return {f"validation_{k}": v for k, v in scores(table).items()} if len(table) else {}
 
 
 def _source(run: Run, place: Place) -> Source:
@@ -237,11 +247,24 @@ def _source(run: Run, place: Place) -> Source:
 
 
 def _standardise(module: nn.Module, run: Run, place: Place) -> None:
-    """Fit the normalisation of EEG on the training rows; it is a part of the weights."""
-    if isinstance(module, Classifier) and "eeg" in module.names:
+    """Fit the normalisation of EEG, and of what encoders compute, on training rows; it is a part of the weights."""
+    if not isinstance(module, Classifier):
+        return
+    if "eeg" in module.names:
         mean, sd = channel_statistics(place.windows, rows_with(place.windows, run.split.train, ("eeg",)))
         module.normalise.mean.copy_(mean)
         module.normalise.sd.copy_(sd)
+    for m in module.names:
+        encoder = module.encoders[m]
+        assert isinstance(encoder, Encoder)
+        rows = evenly(rows_with(place.windows, run.split.train, (m,)), STATISTICS_WINDOWS)
+        parts = (rows[start : start + 64] for start in range(0, len(rows), 64))
+        # Only those that need them read them.
+        encoder.fit_statistics(module.prepared(m, torch.from_numpy(place.windows.get(part, m))) for part in parts)
+
+
+def evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
 
 
 def _build(run: Run, place: Place, source: Source) -> tuple[Classifier | FusionAlone, Shapes]:
@@ -261,7 +284,7 @@ def _collapse(run: Run, place: Place, ready: _Ready, weights: dict[str, Tensor])
     rows = rows_with(place.windows, run.split.validation or run.split.train, tuple(run.experiment.data.modalities))
     module, _ = _build(run, place, ready.source)
     module.load_state_dict(weights)
-    chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), COLLAPSE_WINDOWS)).astype(int)]
+    chosen = evenly(rows, COLLAPSE_WINDOWS)
     batches = (batch for _, batch in plain_batches(ready.source, ready.labels, chosen, run.optim.batch))
     return [asdict(f) for f in find_collapse(module, batches, place.device)]
 
@@ -323,7 +346,7 @@ def _train(
         finished = position.epoch == epochs
         # What an encoder alone is worth is measured where the fusion is; its own key has no validation rows.
         if finished and run.kind != "encoder":
-            metrics |= _validate(run, place, ready, engine)
+            metrics |= _named(_validation(run, place, ready, engine))
         if finished or position.epoch % e.train.checkpoint_epochs == 0:
             weights, moments = engine.weights(), {} if finished else engine.moments()
             findings = together(lambda: _collapse(run, place, ready, weights)) if finished else []

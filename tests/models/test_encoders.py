@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import librosa
@@ -13,14 +14,17 @@ import torch
 from torch import Tensor, nn
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
+from eav_ray import config
 from eav_ray.config import Experiment, override
+from eav_ray.data import sets
+from eav_ray.data.audio import read as read_audio
 from eav_ray.errors import ConfigError
 from eav_ray.models.audio import AST, HZ, SD, FilterBank
 from eav_ray.models.bandpower import BandPower
 from eav_ray.models.build import Classifier, Shapes, build_encoder
 from eav_ray.models.eav_transformer import EAVTransformer
 from eav_ray.models.eegformer import EEGformer
-from eav_ray.models.encoder import Block, Encoder
+from eav_ray.models.encoder import Block, Encoder, Standardiser
 from eav_ray.models.mfcc import MFCC
 from eav_ray.models.video import ViT
 from eav_ray.training import estimate
@@ -301,6 +305,23 @@ def test_the_filter_bank_is_that_of_the_library(name: str, max_length: int) -> N
     found = bank(torch.from_numpy(wave)[None])[0].numpy()
     assert found.shape == expected.shape
     difference = np.abs(found - expected) * 2 * SD  # log-mel units
+    assert difference.max() < 1e-3
+    assert difference.mean() < 2e-5
+
+
+@pytest.mark.parametrize("max_length", [512, 1024])
+def test_the_filter_bank_is_that_of_the_library_on_real_speech(real: Path, max_length: int) -> None:
+    _, listing = sets.scan(config.Data(set="ravdess", root=str(real), modalities=("audio",)))
+    some = [r for r in listing.recordings if r.audio is not None][::16]
+    assert len({r.subject for r in some}) > 12
+    library = ASTFeatureExtractor(max_length=max_length)
+    waves = np.zeros((len(some), 5 * HZ), np.float32)
+    for row, recording in zip(waves, some, strict=True):
+        assert recording.audio is not None
+        clip = read_audio(recording.audio, HZ)[: len(row)]
+        row[: len(clip)] = clip
+    expected = library(list(waves), sampling_rate=HZ, return_tensors="np")["input_values"]
+    difference = np.abs(FilterBank(max_length)(torch.from_numpy(waves)).numpy() - expected) * 2 * SD
     assert difference.max() < 1e-3
     assert difference.mean() < 2e-5
 
@@ -589,3 +610,12 @@ def test_digital_silence_at_the_end_is_not_sound() -> None:
     x[2] = 0
     mask = encoder(x, present).mask_BN
     assert mask.tolist() == [[True, True, False, False], [True] * 4, [True] * 4]
+
+
+def test_a_feature_that_never_changes_stays_zero_and_no_rows_change_nothing() -> None:
+    standardise = Standardiser(3)
+    standardise.fit([torch.zeros(0, 3)])
+    x = torch.tensor([[1.0, 5.0, -300.0], [3.0, 5.0, -300.00001]])
+    torch.testing.assert_close(standardise(x), x)
+    standardise.fit([x[:1], x[1:]])
+    torch.testing.assert_close(standardise(x), torch.tensor([[-1.0, 0, 0], [1, 0, 0]]))

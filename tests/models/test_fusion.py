@@ -31,13 +31,18 @@ def seeded() -> None:
 
 
 def attention(
-    names: tuple[str, ...] = MODALITIES, times: dict[str, Tensor] = TIMES, dropout: float = 0.0
+    names: tuple[str, ...] = MODALITIES, times: dict[str, Tensor] = TIMES, dropout: float = 0.0, skip: bool = True
 ) -> SharedAttention:
     torch.manual_seed(1)
     widths = {m: WIDTHS[m] for m in names}
-    fusion = SharedAttention(widths, times, window_s=2, n_outputs=N_OUTPUTS, width=16, heads=4, dropout=dropout)
+    sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=4, dropout=dropout, skip=skip)
+    fusion = SharedAttention(widths, times, window_s=2, **sizes)
     nn.init.normal_(fusion.query)  # away from its small start, so that attention differs between tokens
     return fusion.eval()
+
+
+def plain_attention(names: tuple[str, ...] = MODALITIES) -> SharedAttention:
+    return attention(names, skip=False)
 
 
 def pooled_attention(names: tuple[str, ...] = MODALITIES) -> SharedAttention:
@@ -68,7 +73,7 @@ def late_mean(names: tuple[str, ...] = MODALITIES) -> LateMean:
     return LateMean()
 
 
-FUSIONS = [attention, pooled_attention, bottleneck, gated, single_token, late_mean]
+FUSIONS = [attention, plain_attention, pooled_attention, bottleneck, gated, single_token, late_mean]
 Make = Callable[..., Fusion]
 
 
@@ -227,7 +232,7 @@ def test_late_mean_is_the_mean_of_the_logits_that_are_present() -> None:
 
 
 def test_attention_reads_its_tokens_as_torchs_attention_does() -> None:
-    fusion = attention()
+    fusion = plain_attention()
     parts, logits = encoded()
     reference = nn.MultiheadAttention(16, 4, batch_first=True).eval()
     with torch.no_grad():
@@ -372,3 +377,22 @@ def test_every_kind_of_the_experiment_is_built(kind: str, reads: str) -> None:
     assert fusion(parts, logits, everyone()).logits_BK.shape == (BATCH, N_OUTPUTS)
     if kind == "shared_attention":
         assert fusion.n_keys == (12 if reads == "tokens" else 3)
+
+
+def test_a_fresh_attention_is_late_fusion_by_its_weights() -> None:
+    torch.manual_seed(1)
+    sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=4, dropout=0.0)
+    fusion = SharedAttention(WIDTHS, TIMES, window_s=2, **sizes).eval()
+    parts, logits = encoded()
+    fused = fusion(parts, logits, only(("audio", "video")))
+    share = 2 * fused.weights_BM
+    expected = sum(share[:, [c]] * logits[m].log_softmax(-1) for c, m in enumerate(MODALITIES))
+    torch.testing.assert_close(fused.logits_BK, expected, atol=0.02, rtol=0)
+
+
+def test_the_skip_sends_no_gradient_into_the_modalities_own_logits() -> None:
+    parts, logits = encoded()
+    for part in logits.values():
+        part.requires_grad_()
+    attention()(parts, logits, everyone()).logits_BK.sum().backward()
+    assert all(part.grad is None for part in logits.values())

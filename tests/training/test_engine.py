@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from eav_ray.config import MODALITIES, Optim, Runtime
-from eav_ray.models.build import FusionAlone
+from eav_ray.models.build import FusionAlone, Output
 from eav_ray.models.fusion import SharedAttention
-from eav_ray.training.engine import make_engine
+from eav_ray.training.engine import make_engine, weight_loss
 from eav_ray.training.loop import Batch, Engine
 
 pytestmark = [
@@ -31,7 +31,7 @@ def module(dropout: float) -> FusionAlone:
     torch.manual_seed(0)
     times = {m: torch.arange(TOKENS) / TOKENS for m in MODALITIES}
     widths = dict.fromkeys(MODALITIES, WIDTH)
-    fusion = SharedAttention(widths, times, window_s=1, n_outputs=5, width=16, heads=4, dropout=dropout)
+    fusion = SharedAttention(widths, times, window_s=1, n_outputs=5, width=16, heads=4, dropout=dropout, skip=False)
     return FusionAlone(fusion, list(MODALITIES))
 
 
@@ -149,3 +149,18 @@ def test_dropout_comes_from_the_step_and_not_from_what_was_drawn_before(name: An
         losses.append(train(engine, 0, 2))
         engine.close()
     assert losses[0] == losses[1]
+
+
+def test_the_weight_loss_is_least_where_weights_follow_who_is_right() -> None:
+    """Against autograd on a plain softmax: the gradient is the difference of the weights and their target."""
+    logits = {"audio": torch.tensor([[4.0, 0], [4, 0]]), "eeg": torch.tensor([[0.0, 4], [0, 0]])}
+    present = torch.tensor([[True, True], [True, False]])
+    batch = Batch({}, present, torch.tensor([0, 1]), torch.ones(2), 2, 0)
+    scores = torch.zeros(2, 2, requires_grad=True)
+    weights = scores.masked_fill(~present, float("-inf")).softmax(1)
+    weight_loss(Output(torch.zeros(2, 2), logits, weights, weights), batch).backward()
+    alone = torch.tensor([-nn.functional.cross_entropy(logits[m], batch.label_B, reduction="none")[0] for m in logits])
+    assert scores.grad is not None
+    torch.testing.assert_close(scores.grad[0], 0.5 - alone.softmax(0))
+    assert scores.grad[0, 0] < 0 < scores.grad[0, 1]
+    assert scores.grad[1].tolist() == [0, 0]  # who is alone has all the weight, right or wrong

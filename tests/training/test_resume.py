@@ -13,6 +13,9 @@ from eav_ray.data import shard
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
 from eav_ray.errors import DataError
+from eav_ray.models.bandpower import BandPower
+from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.mfcc import MFCC
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.plan import Progress, Run, calibration_run
@@ -172,3 +175,23 @@ def test_rows_outside_of_what_a_place_may_see_do_not_exist(windows: Windows) -> 
     assert len(windows) == len(TRAIN)
     assert set(windows.ids["id"]) == set(TRAIN)
     assert len(windows.rows_of(("subject1/007",))) == 0
+
+
+def test_computed_features_are_standardised_by_the_training_rows_that_have_them(
+    windows: Windows, tmp_path: Path
+) -> None:
+    kinds = {"model.audio": {"kind": "mfcc", "segments": 2}, "model.eeg": {"kind": "bandpower", "segments": 2}}
+    e = override(load(Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml"), kinds)
+    e = override(e, {"data.modalities": ["audio", "eeg"], "train.mode": "end_to_end", "optim.epochs": 1})
+    e = override(e, {"runtime.engine": "torch", "runtime.workers": 1, "fusion.width": 16, "optim.batch": 4})
+    weights = train(windows, tmp_path, "torch", run=Run("joint", e, Split("within", TRAIN[:5], (), TRAIN[5:]), "data"))
+    model = Classifier(e, Shapes(30, 5))
+    model.load_state_dict(weights)
+    for m, rows in (("audio", [0, 1, 3, 4]), ("eeg", [0, 1, 2, 3, 4])):
+        x = model.prepared(m, torch.from_numpy(windows.get(np.array(rows), m)))
+        encoder = model.encoders[m]
+        assert isinstance(encoder, MFCC | BandPower)
+        found = torch.from_numpy(encoder.features(x.numpy())) if isinstance(encoder, MFCC) else encoder.entropy(x)
+        made = encoder.standardise(found).flatten(0, 1)
+        torch.testing.assert_close(made.mean(0), torch.zeros(made.shape[1]), atol=1e-3, rtol=0)
+        torch.testing.assert_close(made.std(0, unbiased=False), torch.ones(made.shape[1]), atol=1e-3, rtol=0)

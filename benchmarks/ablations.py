@@ -1,0 +1,197 @@
+"""What each option of training wins or costs, over people never seen: the reason for every default.
+
+    EAV_RAY_REAL=... python -m benchmarks.ablations FOLDER [part=fusion|audio|spectrogram|joint] [workers=2]
+
+One option at a time is turned from its default, three seeds, the same folds; accuracy is compared pairwise over people,
+seeds averaged first. FOLDER is that of `python -m benchmarks.planted FOLDER`, whose people and frozen encoders serve
+here; what is done is kept there, and the same command continues.
+
+- fusion: shared attention on frozen encoders of planted people.
+- audio: the `mfcc` encoder on RAVDESS, balanced accuracy of windows.
+- spectrogram: SpecAugment, on the small AST and planted people.
+- joint: learning rate of encoders when all is trained together, on the cheap encoders and planted people.
+"""
+
+import io
+import multiprocessing
+import os
+import sys
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from scipy.stats import wilcoxon
+
+from benchmarks import accuracy, planted
+from benchmarks.common import finish
+from eav_ray.config import Experiment, digest, override
+from eav_ray.data.split import Split, items_of, make_split
+from eav_ray.runtime.preprocess import preprocess
+from eav_ray.runtime.train import Data, open_data
+from eav_ray.storage import Store
+from eav_ray.training.metrics import per_recording, predicted
+from eav_ray.training.plan import Run, encoder_run, fusion_run
+from eav_ray.training.run import Place, execute, predict_fold
+
+SEEDS = 3
+CHEAP = {
+    "data.modalities": ["audio", "eeg"],
+    "model.audio": {"kind": "mfcc"},
+    "model.eeg": {"kind": "bandpower"},
+    "train.mode": "end_to_end",
+    "optim.epochs": 8,
+    "optim.batch": 32,
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    part: str
+    name: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+OPTIONS = (
+    Option("fusion", "none"),
+    Option("fusion", "mixup 0.2", {"optim.mixup": 0.2}),
+    Option("fusion", "label smoothing 0.1", {"optim.label_smoothing": 0.1}),
+    Option("fusion", "no warm-up", {"optim.warmup": 0.0}),
+    Option("fusion", "no modality dropout", {"fusion.modality_dropout": 0.0}),
+    Option("fusion", "no weight loss", {"fusion.weight_loss": 0.0}),
+    Option("fusion", "no skip", {"fusion.skip": False}),
+    Option("fusion", "pooled input", {"fusion.input": "pooled"}),
+    Option("audio", "none"),
+    Option("audio", "class weights", {"train.encoders.audio.class_weights": True}),
+    Option("audio", "mixup 0.2", {"train.encoders.audio.mixup": 0.2}),
+    Option("audio", "label smoothing 0.1", {"train.encoders.audio.label_smoothing": 0.1}),
+    Option("audio", "no warm-up", {"train.encoders.audio.warmup": 0.0}),
+    Option("spectrogram", "none"),
+    Option("spectrogram", "SpecAugment", {"model.audio.mask_bands": 24, "model.audio.mask_frames": 48}),
+    Option("joint", "none", CHEAP),
+    Option("joint", "encoders at 0.1 of the rate", CHEAP | {"optim.encoder_lr": 0.1}),
+    Option("joint", "encoders at 0.3 of the rate", CHEAP | {"optim.encoder_lr": 0.3}),
+)
+PARTS = {
+    "fusion": "shared attention on frozen encoders, planted people, accuracy of recordings",
+    "audio": "`mfcc` on RAVDESS, balanced accuracy of windows",
+    "spectrogram": "AST (96 wide, 3 layers), planted people, accuracy of recordings",
+    "joint": "`mfcc` and `bandpower` trained end to end, planted people, accuracy of recordings",
+}
+Job = tuple[Option, int, int]  # fold, seed
+
+
+def experiment_of(option: Option, folder: Path, fold: int) -> Experiment:
+    if option.part == "audio":
+        case = next(c for c in accuracy.CASES if c.name == "mfcc")
+        plain = {"train.encoders.audio.class_weights": False}
+        return override(accuracy.experiment_of(case, folder, fold), plain | option.changes)
+    here = {"runtime.engine": "torch", "runtime.workers": 1, "fold.index": fold}
+    return planted.experiment_of(folder, here | option.changes)
+
+
+def folds(part: str) -> int:
+    return accuracy.FOLDS if part == "audio" else planted.FOLDS
+
+
+def run_of(part: str, e: Experiment, data: Data, seed: int) -> Run:
+    """The training of an option, validated on the people that the fold holds out."""
+    split = make_split(items_of(data.windows.ids, e.data, e.seed), e.fold)
+    split = Split(split.protocol, split.train, split.test, ())
+    if part == "fusion":
+        run = fusion_run(e, split, data.digest, (*split.train, *split.validation))
+    elif part == "joint":
+        run = Run("joint", e, split, data.digest)
+    else:
+        run = encoder_run(e, "audio", split, data.digest, ())
+    # Another seed of the training, on the same folds and frozen encoders.
+    return replace(run, experiment=override(run.experiment, {"seed": seed}))
+
+
+def one(job: Job, folder: Path) -> pd.DataFrame:
+    """`subject`, and the share of right recordings or the balanced accuracy of windows, by subject."""
+    torch.set_num_threads(1)
+    accuracy.remember_features()
+    option, fold, seed = job
+    e = experiment_of(option, folder, fold)
+    data = open_data(e)
+    run = run_of(option.part, e, data, seed)
+    results, name = Store(e.store.results), f"ablations/{digest(run.key, run.embed, seed)}.parquet"
+    if results.exists(name):
+        return pd.read_parquet(io.BytesIO(results.read(name)))
+    table = predict_fold(run, Place(data.windows, results, torch.device("cpu")))
+    if option.part == "audio":
+        guess = table[[c for c in table if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
+        people = accuracy.per_person([table.assign(guess=guess)])
+    else:
+        table = per_recording(table)
+        people = pd.Series(predicted(table, "fusion") == table["label"]).groupby(table["subject"]).mean()
+    found = people.rename("accuracy").rename_axis("subject").reset_index()
+    sink = io.BytesIO()
+    found.to_parquet(sink, index=False)
+    results.write(name, sink.getvalue())
+    return found
+
+
+def embed(folder: Path, fold: int) -> None:
+    """What the frozen encoders make of everybody, those held out included."""
+    torch.set_num_threads(1)
+    e = planted.experiment_of(folder, {"runtime.engine": "torch", "runtime.workers": 1, "fold.index": fold})
+    data = open_data(e)
+    run = run_of("fusion", e, data, e.seed)
+    place = Place(data.windows, Store(e.store.results), torch.device("cpu"))
+    for m in e.data.modalities:
+        execute(encoder_run(e, m, run.split, data.digest, run.embed), place, lambda progress: None)
+
+
+def tell(tables: dict[tuple[str, str], list[pd.DataFrame]]) -> list[str]:
+    lines = [
+        "One option at a time turned from `none`; people never seen, seeds averaged first, then paired over people.",
+    ]
+    for part, says in PARTS.items():
+        options = [o for o in OPTIONS if o.part == part and (part, o.name) in tables]
+        if not options:
+            continue
+        people = {o.name: 100 * pd.concat(tables[part, o.name]).groupby("subject")["accuracy"].mean() for o in options}
+        lines += [
+            "",
+            f"## {says}",
+            "",
+            f"{len(people['none'])} people, {SEEDS} seeds.",
+            "",
+            "| turned | mean | SD over people | gain | better, worse | Wilcoxon p |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, values in people.items():
+            gain = (values - people["none"]).round(6).to_numpy()
+            p = f"{wilcoxon(gain).pvalue:.2g}" if gain.any() else "-"
+            lines.append(
+                f"| {name} | {values.mean():.1f} | {values.std(ddof=1):.1f} | {gain.mean():+.1f} | "
+                f"{(gain > 0).sum()}, {(gain < 0).sum()} | {p} |"
+            )
+    return lines
+
+
+def main() -> int:
+    words = dict(w.split("=", 1) for w in sys.argv[1:] if "=" in w)
+    folder = Path(next(w for w in sys.argv[1:] if "=" not in w)).absolute()
+    workers = int(words.get("workers", os.cpu_count() or 1))
+    options = [o for o in OPTIONS if words.get("part", o.part) == o.part]
+    jobs = [(o, fold, seed) for seed in range(SEEDS) for o in options for fold in range(folds(o.part))]
+    if any(o.part == "audio" for o in options):
+        preprocess(experiment_of(next(o for o in options if o.part == "audio"), folder, 0))
+    print(f"to do: {len(jobs)} trainings, less what is done in FOLDER; about half an hour on 2 cores", flush=True)
+    tables: dict[tuple[str, str], list[pd.DataFrame]] = {}
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        if any(o.part == "fusion" for o in options):
+            pool.map(partial(embed, folder), range(planted.FOLDS))
+        for k, (job, table) in enumerate(zip(jobs, pool.imap(partial(one, folder=folder), jobs), strict=True), 1):
+            tables.setdefault((job[0].part, job[0].name), []).append(table)
+            print(f"{k}/{len(jobs)} {job[0].part}, {job[0].name}", flush=True)
+    return finish("ablations", "What options of training are worth", "\n".join(tell(tables)), [])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The filter bank of the audio encoder beside the library's, on the same real clips: deviation and time.
+
+    EAV_RAY_REAL=... python -m benchmarks.filter_bank
+
+Windows of 5 s of RAVDESS speech, both sides in one process with one thread, in turn. `ASTFeatureExtractor` takes
+clips one by one inside, whether it is given a list or not; it is given the list, which is faster.
+"""
+
+import sys
+import time
+
+import numpy as np
+import torch
+from transformers import ASTFeatureExtractor
+
+from benchmarks.common import Goal, finish, spread
+from benchmarks.log_mel import waves
+from eav_ray.models.audio import HZ, SD, FilterBank
+
+CLIPS, RUNS = 64, 15
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    x_BT = waves(CLIPS)
+    clips, batch = list(x_BT), torch.from_numpy(x_BT)
+    lines = [
+        f"{CLIPS} windows of 5 s, one thread. Median (range) of {RUNS} runs, milliseconds a window; deviation in "
+        "log-mel units.",
+        "",
+        "| frames | ASTFeatureExtractor | ours | ratio | largest deviation | mean deviation |",
+        "|---|---|---|---|---|---|",
+    ]
+    goals = []
+    for max_length in (512, 1024):
+        library, bank = ASTFeatureExtractor(max_length=max_length), FilterBank(max_length)
+        made: dict[str, np.ndarray] = {}
+
+        def theirs(library: ASTFeatureExtractor = library) -> np.ndarray:
+            return library(clips, sampling_rate=HZ, return_tensors="np")["input_values"]
+
+        def ours(bank: FilterBank = bank) -> np.ndarray:
+            return bank(batch).numpy()
+
+        sides = {"theirs": theirs, "ours": ours}
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for k in range(-1, RUNS):  # the first is not counted
+            for name in sides if k % 2 == 0 else reversed(sides):
+                began = time.perf_counter()
+                made[name] = sides[name]()
+                took = 1e3 * (time.perf_counter() - began) / CLIPS
+                times[name] += [took] if k >= 0 else []
+        ratio = np.array(times["theirs"]) / np.array(times["ours"])
+        difference = np.abs(made["ours"] - made["theirs"]) * 2 * SD
+        lines.append(
+            f"| {max_length} | {spread(times['theirs'])} | {spread(times['ours'])} | {spread(ratio)} | "
+            f"{difference.max():.1e} | {difference.mean():.1e} |"
+        )
+        goals += [
+            Goal(f"extractor's time over ours, {max_length} frames", float(np.median(ratio)), 1),
+            Goal(f"largest deviation, {max_length} frames", float(difference.max()), 1e-3, "", False),
+            Goal(f"mean deviation, {max_length} frames", float(difference.mean()), 2e-5, "", False),
+        ]
+    return finish("filter_bank", "The filter bank beside ASTFeatureExtractor", "\n".join(lines), goals)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
