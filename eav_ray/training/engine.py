@@ -6,7 +6,6 @@ Optimizer state leaves and enters an engine by parameter name, so it has no worl
 
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -322,9 +321,8 @@ class DeepSpeedEngine(_Common):
 
 
 def _join_group_of_one(device: torch.device) -> None:
-    """DeepSpeed needs a process group even for one process; a file store needs no port."""
+    """DeepSpeed needs a process group even for one process; a store in memory needs no port and leaves no file."""
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it, whoever started the process
     if not dist.is_initialized():
-        path = os.path.join(tempfile.mkdtemp(prefix="eav-ray-"), "group")
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, init_method=f"file://{path}", rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
