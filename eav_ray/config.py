@@ -602,7 +602,23 @@ def load(path: str | Path, changes: dict[str, Any] | None = None) -> Experiment:
     tree = _yaml(text, str(path)) or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of sections such as `data:`; it holds {type(tree).__name__}")
-    return build(_merge(tree, changes or {}), source=str(path))
+    return build(_merge(_over(to_dict(Experiment()), tree), changes or {}), source=str(path))
+
+
+def _over(defaults: dict[str, Any], tree: dict[str, Any], place: str = "") -> dict[str, Any]:
+    """What a file says, with the defaults of where it says nothing.
+
+    The defaults of a section are those of its place and not of its type: `train.encoders.audio` has its own.
+    """
+    whole = dict(defaults)
+    for key, value in tree.items():
+        inner, here = defaults.get(key), f"{place}{key}"
+        whole[key] = value
+        if isinstance(inner, dict) and isinstance(value, dict) and here != "search.space":
+            # Another kind has other keys.
+            if here not in KINDS or value.get("kind", inner["kind"]) == inner["kind"]:
+                whole[key] = _over(inner, value, f"{here}.")
+    return whole
 
 
 def override(experiment: Experiment, changes: dict[str, Any]) -> Experiment:

@@ -1,5 +1,6 @@
 """An experiment is checked as a whole before anything starts, and one dotted key changes one thing."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,19 @@ def test_every_shipped_experiment_loads_and_survives_json(path: Path) -> None:
 @pytest.mark.parametrize("key", sorted(keys()))
 def test_every_key_takes_its_own_default(key: str) -> None:
     assert override(Experiment(), {key: keys()[key][1]}) == Experiment()
+
+
+@pytest.mark.parametrize("key", sorted(keys()))
+def test_a_file_that_gives_a_key_its_own_default_changes_no_other(key: str, tmp_path: Path) -> None:
+    value = json.loads(json.dumps(keys()[key][1], default=to_dict))
+    tree: Any = value
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    path = tmp_path / "e.yaml"
+    path.write_text(json.dumps(tree))
+    assert load(path) == Experiment()
+    path.write_text("name: experiment")
+    assert load(path, {key: value, "name": Experiment().name}) == Experiment()
 
 
 @pytest.mark.parametrize(

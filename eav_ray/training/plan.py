@@ -66,7 +66,10 @@ class Run:
         Validation and test rows are not in it, training rows are.
         """
         e = self.experiment
-        common = (self.kind, self.data, sorted(self.split.train), e.seed, e.data.labels, e.runtime.bf16, self.optim)
+        optim = self.optim
+        if isinstance(optim, EncoderOptim) and not self.frozen_epochs:
+            optim = replace(optim, frozen_epochs=0, frozen_lr=EncoderOptim().frozen_lr)
+        common = (self.kind, self.data, sorted(self.split.train), e.seed, e.data.labels, e.runtime.bf16, optim)
         profile = {m: getattr(e.profile, m) for m in e.data.modalities} | {"window_s": e.profile.window_s}
         profile = {k: v if isinstance(v, int) else vars(v) for k, v in profile.items()}
         models = {m: dict(vars(getattr(e.model, m))) for m in e.data.modalities}
