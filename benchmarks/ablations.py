@@ -1,10 +1,10 @@
-"""What each option of training wins or costs, over people never seen: the reason for every default.
+"""What options of training win or cost, over people never seen.
 
     EAV_RAY_REAL=... python -m benchmarks.ablations FOLDER [part=fusion|audio|spectrogram|joint] [workers=2]
 
-One option at a time is turned from its default, three seeds, the same folds; accuracy is compared pairwise over people,
-seeds averaged first. FOLDER is that of `python -m benchmarks.planted FOLDER`, whose people and frozen encoders serve
-here; what is done is kept there, and the same command continues.
+One option at a time is turned from what it is by default, three seeds, the same folds; accuracy is compared pairwise
+over people, seeds averaged first. FOLDER is that of `python -m benchmarks.planted FOLDER`, whose people and frozen
+encoders serve here; what is done is kept there, and the same command continues.
 
 - fusion: shared attention on frozen encoders of planted people.
 - audio: the `mfcc` encoder on RAVDESS, balanced accuracy of windows.
@@ -73,6 +73,8 @@ OPTIONS = (
     Option("joint", "none", CHEAP),
     Option("joint", "encoders at 0.1 of the rate", CHEAP | {"optim.encoder_lr": 0.1}),
     Option("joint", "encoders at 0.3 of the rate", CHEAP | {"optim.encoder_lr": 0.3}),
+    Option("joint", "no skip", CHEAP | {"fusion.skip": False}),
+    Option("joint", "no weight loss", CHEAP | {"fusion.weight_loss": 0.0}),
 )
 PARTS = {
     "fusion": "shared attention on frozen encoders, planted people, accuracy of recordings",
@@ -190,6 +192,9 @@ def main() -> int:
         for k, (job, table) in enumerate(zip(jobs, pool.imap(partial(one, folder=folder), jobs), strict=True), 1):
             tables.setdefault((job[0].part, job[0].name), []).append(table)
             print(f"{k}/{len(jobs)} {job[0].part}, {job[0].name}", flush=True)
+    if len(options) < len(OPTIONS):  # the page is of all parts
+        print("\n".join(tell(tables)))
+        return 0
     return finish("ablations", "What options of training are worth", "\n".join(tell(tables)), [])
 
 

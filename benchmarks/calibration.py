@@ -29,7 +29,7 @@ NUMBERS = (0, 5, 10, 20)
 
 def main() -> int:
     folder = Path(sys.argv[1]).absolute()
-    e = experiment_of(folder, {"train.calibration.lr": 3e-4})
+    e = experiment_of(folder, {})
     parts = []
     with cluster.session(e.runtime):
         data = open_data(e)

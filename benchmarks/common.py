@@ -62,7 +62,8 @@ def spread(values: list[float] | np.ndarray, digits: int = 2) -> str:
 
 
 def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
+    command = ["git", "describe", "--always", "--dirty=, changed"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent)
     return done.stdout.strip() or "unknown"
 
 

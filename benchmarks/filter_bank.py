@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from transformers import ASTFeatureExtractor
 
 from benchmarks.common import Goal, finish, spread
@@ -22,6 +23,7 @@ CLIPS, RUNS = 64, 15
 
 def main() -> int:
     torch.set_num_threads(1)
+    threadpool_limits(1)  # NumPy's
     x_BT = waves(CLIPS)
     clips, batch = list(x_BT), torch.from_numpy(x_BT)
     lines = [

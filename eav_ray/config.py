@@ -357,7 +357,7 @@ class Train:
     encoders: Encoders = Encoders()
     joint: Optim = Field(default=Optim(lr=5e-6, epochs=5), description="the last part of staged_then_joint")
     calibration: Optim = Field(
-        default=Optim(lr=1e-4, epochs=10, batch=8, encoder_lr=0.0),
+        default=Optim(lr=3e-5, epochs=10, batch=8, encoder_lr=0.0),
         description="training on labelled recordings of a new person; with encoder_lr=0 encoders stay as they are",
     )
     checkpoint_epochs: int = Field(default=5, gt=0, description="a checkpoint to resume from every so many epochs")
@@ -613,11 +613,12 @@ def _over(defaults: dict[str, Any], tree: dict[str, Any], place: str = "") -> di
     whole = dict(defaults)
     for key, value in tree.items():
         inner, here = defaults.get(key), f"{place}{key}"
+        if value is None and isinstance(inner, dict):
+            continue  # a section with nothing in it
         whole[key] = value
         if isinstance(inner, dict) and isinstance(value, dict) and here != "search.space":
-            # Another kind has other keys.
-            if here not in KINDS or value.get("kind", inner["kind"]) == inner["kind"]:
-                whole[key] = _over(inner, value, f"{here}.")
+            other = here in KINDS and value.get("kind", inner["kind"]) != inner["kind"]  # which has other keys
+            whole[key] = value if other else _over(inner, value, f"{here}.")
     return whole
 
 
@@ -644,8 +645,18 @@ def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         place = ".".join(parts[:-1])
         if parts[-1] == "kind" and place in KINDS and value != node.get("kind", next(iter(KINDS[place]))):
             node.clear()
-        node[parts[-1]] = value
+        node[parts[-1]] = _with_defaults(".".join(parts), value)
     return tree
+
+
+def _with_defaults(place: str, value: Any) -> Any:
+    """A section that a change gives as a whole, with the defaults of its place for the keys that it leaves out."""
+    default: Any = to_dict(Experiment())
+    for part in place.split("."):
+        default = default.get(part) if isinstance(default, dict) else None
+    if not isinstance(value, dict) or not isinstance(default, dict) or place in (*KINDS, "search.space"):
+        return value
+    return _over(default, value, f"{place}.")
 
 
 def parse_changes(words: list[str]) -> dict[str, Any]:

@@ -326,6 +326,16 @@ def test_a_section_that_is_none_is_told_what_it_may_be(section: Any) -> None:
         override(Experiment(), {"model.eeg": section})
 
 
+@pytest.mark.parametrize("text", ["", "train:", "train: {encoders: }", "train: {encoders: {audio: }}"])
+def test_defaults_of_a_place_survive_an_empty_section_and_a_section_given_as_a_whole(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text(text)
+    default = Experiment().train.encoders.audio
+    for change in ({"train.encoders.audio.lr": 1e-3}, {"train.encoders.audio": {"lr": 1e-3}}):
+        assert load(path, change).train.encoders.audio == replace(default, lr=1e-3)
+    assert load(path) == Experiment()
+
+
 def test_an_empty_section_of_a_file_takes_changes(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("model:\n")

@@ -1,15 +1,14 @@
 """Differential entropy of the frequency bands of EEG (Duan et al. 2013, IEEE EMBS NER), and a small network."""
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import scipy.signal
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoder import Encoded, Encoder, Standardiser, feature_tokens, positions
+from eav_ray.models.encoder import Encoded, Encoder, feature_tokens, positions
 
 BANDS_HZ = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}
 FLOOR = 1e-6  # of a standardised channel's variance: a flat channel has no logarithm
@@ -51,8 +50,9 @@ class BandPower(Encoder):
         self.register_buffer("window", torch.tensor(window, dtype=torch.float32), persistent=False)
         self.register_buffer("bins", torch.tensor(weights, dtype=torch.float32), persistent=False)
         self.register_buffer("times_s", (torch.arange(segments) + 0.5) * window_s / segments, persistent=False)
-        self.standardise = Standardiser(n_chans * len(edges))
-        self.network = feature_tokens(n_chans * len(edges), width, dropout)
+        n_features = n_chans * len(edges)
+        # Over all of a segment's features: what is left is how the power is spread, not how much there is.
+        self.network = nn.Sequential(nn.LayerNorm(n_features), *feature_tokens(n_features, width, dropout))
         self.position = positions(segments, width)
 
     def entropy(self, x_BST: Tensor) -> Tensor:
@@ -68,14 +68,11 @@ class BandPower(Encoder):
         entropy = 0.5 * torch.log(2 * math.pi * math.e * power.clamp(min=FLOOR))
         return entropy.transpose(1, 2).reshape(b, self.segments, -1)
 
-    def fit_statistics(self, parts: Iterable[Tensor]) -> None:
-        self.standardise.fit(self.entropy(x).flatten(0, 1) for x in parts)
-
     def forward(self, x_BST: Tensor, present_B: Tensor) -> Encoded:
         """
         Args:
             x_BST: Standardised EEG, (batch, electrodes, samples).
             present_B: True where the window has EEG.
         """
-        tokens = self.network(self.standardise(self.entropy(x_BST)).to(self.position.dtype)) + self.position
+        tokens = self.network(self.entropy(x_BST).to(self.position.dtype)) + self.position
         return self.masked(tokens, tokens.mean(1), present_B)

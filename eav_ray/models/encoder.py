@@ -82,6 +82,9 @@ class Block(nn.Module):
         return x_BND + self.mlp(self.norm2(x_BND))
 
 
+FARTHEST_SD = 10
+
+
 class Standardiser(nn.Module):
     """Features less their mean, over their SD: of training rows, kept with the weights."""
 
@@ -113,7 +116,8 @@ class Standardiser(nn.Module):
         self.sd.copy_(torch.where(sd > 1e-6 * (1 + mean.abs()), sd, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x.float() - self.mean.float()) / self.sd.float()
+        # What training never saw, digital silence for one, can lie hundreds of SD away.
+        return ((x.float() - self.mean.float()) / self.sd.float()).clamp(-FARTHEST_SD, FARTHEST_SD)
 
 
 def positions(*shape: int) -> nn.Parameter:

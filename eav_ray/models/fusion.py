@@ -90,8 +90,8 @@ class SharedAttention(Fusion):
     modality weight. Arguments as for `Tokens`.
 
     Args:
-        skip: What was read is added to the unimodal log probabilities, weighed by the modality weights, and starts
-            next to nothing: training starts from late fusion, and the weights say what they say of that part.
+        skip: What was read is added to the unimodal log probabilities, weighed by the count-corrected modality
+            weights, and starts next to nothing: training starts from late fusion, whatever the numbers of tokens.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class SharedAttention(Fusion):
         weights_BM, corrected_BM = _mass(attention.mean(1), mask)
         found_BK = self.head(x_BD)
         if self.skip:
-            found_BK = found_BK + evidence(logits, weights_BM, present_BM).to(found_BK.dtype)
+            found_BK = found_BK.float() + evidence(logits, corrected_BM, present_BM)
         return Fused(found_BK, weights_BM, corrected_BM)
 
     def query_key_gradients(self) -> list[Tensor]:

@@ -68,6 +68,10 @@ def save(store: Store, key: str, attempt: int, checkpoint: Checkpoint) -> str:
     return prefix
 
 
+# Keys that checkpoints of earlier versions do not have, with what the program did then: their defaults are others.
+LATER: dict[str, dict[str, Any]] = {"fusion": {"skip": False, "weight_loss": 0.0}}
+
+
 def load(store: Store, prefix: str) -> Checkpoint:
     """Read a committed checkpoint, each file against its hash.
 
@@ -81,6 +85,8 @@ def from_files(files: dict[str, bytes], *, name: str) -> Checkpoint:
     try:
         documents = {d: json.loads(files[f"{d}.json"]) for d in ("experiment", "split", "metrics", "state")}
         state, split = documents["state"], documents["split"]
+        for section, before in LATER.items():
+            documents["experiment"][section] = before | documents["experiment"][section]
         experiment = build(documents["experiment"], source=f"{name}/experiment.json")
         classes = tuple(map(str, state["classes"]))
         return Checkpoint(

@@ -49,18 +49,28 @@ def world() -> tuple[int, int]:
 
 
 def losses(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
-    """(batch,) cross-entropy of this rank's windows; rows of weight 0 are 0."""
+    """(batch,) cross-entropy of this rank's windows; rows of weight 0 are 0, whatever their logits are."""
 
-    def each(label_B: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(
+    def each(label_B: Tensor, weight_B: Tensor) -> Tensor:
+        loss_B = nn.functional.cross_entropy(
             logits_BK.float(), label_B, reduction="none", label_smoothing=label_smoothing
         )
+        return torch.where(weight_B > 0, loss_B * weight_B, 0)
 
-    each_B = each(batch.label_B) * batch.weight_B
+    each_B = each(batch.label_B, batch.weight_B)
     if batch.mixed is not None:
         other_B, weight_B, share_B = batch.mixed
-        each_B = share_B * each_B + (1 - share_B) * weight_B * each(other_B)
+        each_B = share_B * each_B + (1 - share_B) * each(other_B, weight_B)
     return each_B
+
+
+def alone(batch: Batch, column: int) -> Batch:
+    """The batch as one modality sees it: windows that lack it weigh nothing."""
+    present_B = batch.present_BM[:, column]
+    mixed = batch.mixed
+    if mixed is not None:  # only windows with the same modalities are mixed
+        mixed = (mixed[0], mixed[1] * present_B, mixed[2])
+    return replace(batch, weight_B=batch.weight_B * present_B, mixed=mixed)
 
 
 def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
@@ -70,15 +80,24 @@ def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tens
 def weight_loss(output: Output, batch: Batch) -> Tensor:
     """Cross-entropy of the modality weights against who of the modalities is right, summed over this rank's windows.
 
-    The target is the softmax of the negative losses of the modalities alone, which get no gradient from it. Weights
-    that fall where a modality's own loss is high generalise better: Zhang et al. 2023 (ICML, arXiv 2306.02050).
+    The target is the softmax of the negative losses of the modalities alone, which get no gradient from it; the weights
+    are the count-corrected ones. That weights should fall with a modality's own loss is from Zhang et al. 2023 (ICML,
+    arXiv 2306.02050).
     """
     names = sorted(output.unimodal)
-    alone_BM = torch.stack([losses(output.unimodal[m].detach(), batch, 0.0) for m in names], 1)
-    target_BM = (-alone_BM).masked_fill(~batch.present_BM, float("-inf")).softmax(1)
-    log_BM = output.weights_BM.float().clamp(min=1e-8).log()
+    # What a window's class weighs says how much the window counts, not how wrong a modality is.
+    ones = torch.ones_like(batch.weight_B)
+    mixed = None if batch.mixed is None else (batch.mixed[0], ones, batch.mixed[2])
+    plain = replace(batch, weight_B=ones, mixed=mixed)
+    each_BM = [losses(output.unimodal[m].detach(), alone(plain, i), 0.0) for i, m in enumerate(names)]
+    target_BM = (-torch.stack(each_BM, 1)).masked_fill(~batch.present_BM, float("-inf")).softmax(1)
+    log_BM = output.corrected_BM.float().clamp(min=1e-8).log()
     each_B = -torch.where(batch.present_BM, target_BM * log_BM, 0).sum(1)
-    return (each_B * batch.weight_B).sum()
+    counts_B = batch.weight_B
+    if batch.mixed is not None:
+        _, weight_B, share_B = batch.mixed
+        counts_B = share_B * counts_B + (1 - share_B) * weight_B
+    return (each_B * counts_B).sum()
 
 
 def mixup(batch: Batch, alpha: float, rank: int) -> Batch:
@@ -139,9 +158,8 @@ class _Common:
             for column, m in enumerate(sorted(output.unimodal)):
                 # Their own loss trains the heads of encoders that are trained here; cached logits need none.
                 if output.unimodal[m].requires_grad:
-                    present = replace(batch, weight_B=batch.weight_B * batch.present_BM[:, column])
-                    every = every + summed_loss(output.unimodal[m], present, self.optim.label_smoothing)
-        if self.weight_loss and output.weights_BM.requires_grad:
+                    every = every + summed_loss(output.unimodal[m], alone(batch, column), self.optim.label_smoothing)
+        if self.weight_loss and output.corrected_BM.requires_grad:
             every = every + self.weight_loss * weight_loss(output, batch)
         # Both engines average gradients over ranks, so each rank's share of the global mean is scaled by the world.
         return total, every * (self.world / batch.count)

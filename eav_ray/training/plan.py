@@ -7,9 +7,9 @@ from eav_ray.config import EncoderOptim, Experiment, Optim, digest
 from eav_ray.data.split import Split
 from eav_ray.storage import content
 
-# Of what an encoder of a kind computes, 1 where it is not named; raise it when that changes, so that what was trained
-# before is not taken for finished.
-REVISIONS = {"mfcc": 2, "bandpower": 2}
+# Of what an encoder or a fusion of a kind computes, 1 where it is not named; raise it when that changes, so that what
+# was trained before is not taken for finished.
+REVISIONS = {"mfcc": 2, "shared_attention": 2}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ class Run:
                 section["revision"] = REVISIONS[section["kind"]]
             if section.get("weights"):
                 section["weights"] = content(section["weights"])
-        fusion = None if self.kind == "encoder" else e.fusion
+        fusion = (
+            None if self.kind == "encoder" else dict(vars(e.fusion)) | {"revision": REVISIONS.get(e.fusion.kind, 1)}
+        )
         return f"{self.kind}-{digest(*common, profile, models, fusion, self.encoders, self.start_hash or self.start)}"
 
     @property

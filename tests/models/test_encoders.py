@@ -615,7 +615,8 @@ def test_digital_silence_at_the_end_is_not_sound() -> None:
 def test_a_feature_that_never_changes_stays_zero_and_no_rows_change_nothing() -> None:
     standardise = Standardiser(3)
     standardise.fit([torch.zeros(0, 3)])
-    x = torch.tensor([[1.0, 5.0, -300.0], [3.0, 5.0, -300.00001]])
+    x = torch.tensor([[1.0, 5.0, -9.0], [3.0, 5.0, -9.0000005]])
     torch.testing.assert_close(standardise(x), x)
     standardise.fit([x[:1], x[1:]])
     torch.testing.assert_close(standardise(x), torch.tensor([[-1.0, 0, 0], [1, 0, 0]]))
+    assert standardise(torch.tensor([[-500.0, 5, -9]])).tolist() == [[-10, 0, 0]]

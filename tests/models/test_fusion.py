@@ -379,15 +379,17 @@ def test_every_kind_of_the_experiment_is_built(kind: str, reads: str) -> None:
         assert fusion.n_keys == (12 if reads == "tokens" else 3)
 
 
-def test_a_fresh_attention_is_late_fusion_by_its_weights() -> None:
+def test_a_fresh_attention_is_late_fusion_whatever_the_numbers_of_tokens() -> None:
     torch.manual_seed(1)
     sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=4, dropout=0.0)
     fusion = SharedAttention(WIDTHS, TIMES, window_s=2, **sizes).eval()
     parts, logits = encoded()
+    with torch.no_grad():
+        fusion.q.bias.zero_()  # as random as its weights, it prefers tokens a little
     fused = fusion(parts, logits, only(("audio", "video")))
-    share = 2 * fused.weights_BM
-    expected = sum(share[:, [c]] * logits[m].log_softmax(-1) for c, m in enumerate(MODALITIES))
-    torch.testing.assert_close(fused.logits_BK, expected, atol=0.02, rtol=0)
+    expected = logits["audio"].log_softmax(-1) + logits["video"].log_softmax(-1)
+    torch.testing.assert_close(fused.logits_BK, expected, atol=0.1, rtol=0)
+    assert len(set(TOKENS.values())) == 3
 
 
 def test_the_skip_sends_no_gradient_into_the_modalities_own_logits() -> None:

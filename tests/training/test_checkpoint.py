@@ -1,5 +1,6 @@
 """A checkpoint is whole or does not exist; what is damaged is passed over, and nothing in it is ever executed."""
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,16 @@ def test_what_is_saved_is_loaded(store: Store, made: ckpt.Checkpoint) -> None:
     prefix = ckpt.save(store, KEY, 1, made)
     assert same(ckpt.load(store, prefix), made)
     assert ckpt.is_finished(store, KEY) == made.finished
+
+
+def test_a_fusion_saved_before_it_had_a_skip_is_loaded_without_one(store: Store) -> None:
+    prefix = ckpt.save(store, KEY, 0, WHOLE)
+    files = store.read_committed(prefix)
+    tree = json.loads(files["experiment.json"])
+    assert tree["fusion"]["skip"] is True
+    del tree["fusion"]["skip"], tree["fusion"]["weight_loss"]
+    loaded = ckpt.from_files(files | {"experiment.json": json.dumps(tree).encode()}, name="old")
+    assert not loaded.experiment.fusion.skip and loaded.experiment.fusion.weight_loss == 0
 
 
 def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(store: Store) -> None:

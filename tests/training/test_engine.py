@@ -9,7 +9,7 @@ from torch import nn
 from eav_ray.config import MODALITIES, Optim, Runtime
 from eav_ray.models.build import FusionAlone, Output
 from eav_ray.models.fusion import SharedAttention
-from eav_ray.training.engine import make_engine, weight_loss
+from eav_ray.training.engine import alone, make_engine, summed_loss, weight_loss
 from eav_ray.training.loop import Batch, Engine
 
 pytestmark = [
@@ -149,6 +149,32 @@ def test_dropout_comes_from_the_step_and_not_from_what_was_drawn_before(name: An
         losses.append(train(engine, 0, 2))
         engine.close()
     assert losses[0] == losses[1]
+
+
+def test_the_weight_loss_counts_windows_by_their_class_and_does_not_sharpen_its_target() -> None:
+    logits = {"audio": torch.tensor([[2.0, 0]]), "eeg": torch.tensor([[0.0, 1]])}
+
+    def gradient(weight: float, mixed: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        present = torch.tensor([[True, True]])
+        batch = Batch({}, present, torch.tensor([0]), torch.tensor([weight]), 1, 0, mixed)
+        scores = torch.zeros(1, 2, requires_grad=True)
+        weights = scores.softmax(1)
+        weight_loss(Output(torch.zeros(1, 2), logits, weights, weights), batch).backward()
+        assert scores.grad is not None
+        return scores.grad[0]
+
+    torch.testing.assert_close(gradient(3.0), 3 * gradient(1.0))
+    itself = (torch.tensor([0]), torch.tensor([5.0]), torch.tensor([0.25]))
+    torch.testing.assert_close(gradient(1.0, itself), 4 * gradient(1.0))  # 0.25 * 1 + 0.75 * 5
+
+
+def test_a_mixed_window_without_a_modality_adds_nothing_to_the_loss_of_it_alone() -> None:
+    present = torch.tensor([[True, False], [True, False]])
+    mixed = (torch.tensor([1, 0]), torch.ones(2), torch.full((2,), 0.3))
+    batch = Batch({}, present, torch.tensor([0, 1]), torch.ones(2), 2, 0, mixed)
+    logits = torch.full((2, 2), float("nan"))
+    assert summed_loss(logits, alone(batch, 1), 0.0) == 0
+    assert summed_loss(torch.randn(2, 2), alone(batch, 0), 0.0) > 0
 
 
 def test_the_weight_loss_is_least_where_weights_follow_who_is_right() -> None:

@@ -13,7 +13,6 @@ from eav_ray.data import shard
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
 from eav_ray.errors import DataError
-from eav_ray.models.bandpower import BandPower
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.models.mfcc import MFCC
 from eav_ray.storage import Store, sha256, versions
@@ -187,11 +186,9 @@ def test_computed_features_are_standardised_by_the_training_rows_that_have_them(
     weights = train(windows, tmp_path, "torch", run=Run("joint", e, Split("within", TRAIN[:5], (), TRAIN[5:]), "data"))
     model = Classifier(e, Shapes(30, 5))
     model.load_state_dict(weights)
-    for m, rows in (("audio", [0, 1, 3, 4]), ("eeg", [0, 1, 2, 3, 4])):
-        x = model.prepared(m, torch.from_numpy(windows.get(np.array(rows), m)))
-        encoder = model.encoders[m]
-        assert isinstance(encoder, MFCC | BandPower)
-        found = torch.from_numpy(encoder.features(x.numpy())) if isinstance(encoder, MFCC) else encoder.entropy(x)
-        made = encoder.standardise(found).flatten(0, 1)
-        torch.testing.assert_close(made.mean(0), torch.zeros(made.shape[1]), atol=1e-3, rtol=0)
-        torch.testing.assert_close(made.std(0, unbiased=False), torch.ones(made.shape[1]), atol=1e-3, rtol=0)
+    rows = np.array([0, 1, 3, 4])  # the third has no sound
+    encoder = model.encoders["audio"]
+    assert isinstance(encoder, MFCC)
+    made = encoder.standardise(torch.from_numpy(encoder.features(windows.get(rows, "audio")))).flatten(0, 1)
+    torch.testing.assert_close(made.mean(0), torch.zeros(made.shape[1]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(made.std(0, unbiased=False), torch.ones(made.shape[1]), atol=1e-3, rtol=0)

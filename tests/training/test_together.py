@@ -22,7 +22,7 @@ def rank(number: int, folder: str, size: int) -> None:
         init_method=f"file://{folder}/group",
         rank=number,
         world_size=size,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=300),
     )
 
     def fails_on_the_first() -> int:
