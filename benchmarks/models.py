@@ -118,8 +118,9 @@ def main() -> int:
             )
             for m in MODALITIES
         }
+        alone = {m: torch.randn(1, SHAPES.n_outputs) for m in MODALITIES}
         both = torch.ones(1, 3, dtype=torch.bool)
-        lines.append(row(f"fusion: {kind}", fusion, lambda f=fusion, x=encoded, p=both: f(x, {}, p).logits_BK))
+        lines.append(row(f"fusion: {kind}", fusion, lambda f=fusion, x=encoded, a=alone, p=both: f(x, a, p).logits_BK))
     text = PAGE.read_text()
     table = "\n".join(["<!-- measured -->", *lines, "<!-- end -->"])
     PAGE.write_text(re.sub(r"<!-- measured -->.*<!-- end -->", lambda _: table, text, flags=re.DOTALL))
