@@ -38,6 +38,7 @@ results: $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(PY) -m benchmarks.planted results/planted
 	$(PY) -m benchmarks.calibration results/planted
+	$(PY) -m benchmarks.ablations results/planted
 	$(PY) -m benchmarks.accuracy results/accuracy
 
 check: $(STAMP)

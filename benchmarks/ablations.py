@@ -184,7 +184,7 @@ def main() -> int:
     jobs = [(o, fold, seed) for seed in range(SEEDS) for o in options for fold in range(folds(o.part))]
     if any(o.part == "audio" for o in options):
         preprocess(experiment_of(next(o for o in options if o.part == "audio"), folder, 0))
-    print(f"to do: {len(jobs)} trainings, less what is done in FOLDER; about half an hour on 2 cores", flush=True)
+    print(f"to do: {len(jobs)} trainings, less what is done in FOLDER; about an hour on 2 cores", flush=True)
     tables: dict[tuple[str, str], list[pd.DataFrame]] = {}
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         if any(o.part == "fusion" for o in options):

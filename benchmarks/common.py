@@ -50,7 +50,8 @@ def finish(name: str, title: str, body: str, goals: list[Goal]) -> int:
         "",
     ]
     RESULTS.mkdir(parents=True, exist_ok=True)
-    text = "\n".join([*head, body.strip(), "", "```", *map(str, goals), "```", ""])
+    told = ["", "```", *map(str, goals), "```"] if goals else []
+    text = "\n".join([*head, body.strip(), *told, ""])
     (RESULTS / f"{name}.md").write_text(text)
     print(body.strip(), *goals, sep="\n")
     return 0 if all(goal.met for goal in goals) else 1
