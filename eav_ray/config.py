@@ -636,9 +636,7 @@ def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         parts = ["search", "space", rest] if space and not head else dotted.split(".")
         node = tree
         for part in parts[:-1]:
-            if node.get(part) is None:  # an empty section of YAML too
-                node[part] = {}
-            child = node[part]
+            child = node.setdefault(part, {})
             if not isinstance(child, dict):
                 raise ConfigError(f'"{dotted}" is not a key of an experiment{nearest(dotted, _all_keys())}')
             node = child
@@ -651,12 +649,12 @@ def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _with_defaults(place: str, value: Any) -> Any:
     """A section that a change gives as a whole, with the defaults of its place for the keys that it leaves out."""
+    if not isinstance(value, dict) or place in (*KINDS, "search.space"):
+        return value
     default: Any = to_dict(Experiment())
     for part in place.split("."):
         default = default.get(part) if isinstance(default, dict) else None
-    if not isinstance(value, dict) or not isinstance(default, dict) or place in (*KINDS, "search.space"):
-        return value
-    return _over(default, value, f"{place}.")
+    return _over(default, value, f"{place}.") if isinstance(default, dict) else value
 
 
 def parse_changes(words: list[str]) -> dict[str, Any]:

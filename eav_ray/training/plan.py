@@ -1,7 +1,7 @@
 """What a training is, before it runs: its parts, its key, its place in a queue. Runs without torch."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from eav_ray.config import EncoderOptim, Experiment, Optim, digest
 from eav_ray.data.split import Split
@@ -72,15 +72,11 @@ class Run:
         common = (self.kind, self.data, sorted(self.split.train), e.seed, e.data.labels, e.runtime.bf16, optim)
         profile = {m: getattr(e.profile, m) for m in e.data.modalities} | {"window_s": e.profile.window_s}
         profile = {k: v if isinstance(v, int) else vars(v) for k, v in profile.items()}
-        models = {m: dict(vars(getattr(e.model, m))) for m in e.data.modalities}
+        models = {m: _section(getattr(e.model, m)) for m in e.data.modalities}
         for section in models.values():
-            if section.get("kind") in REVISIONS:
-                section["revision"] = REVISIONS[section["kind"]]
             if section.get("weights"):
                 section["weights"] = content(section["weights"])
-        fusion = (
-            None if self.kind == "encoder" else dict(vars(e.fusion)) | {"revision": REVISIONS.get(e.fusion.kind, 1)}
-        )
+        fusion = None if self.kind == "encoder" else _section(e.fusion)
         return f"{self.kind}-{digest(*common, profile, models, fusion, self.encoders, self.start_hash or self.start)}"
 
     @property
@@ -92,6 +88,12 @@ class Run:
     def needs(self) -> tuple[str, ...]:
         """Keys of the runs that must be finished before this one can start."""
         return (*self.encoders.values(), *([self.start] if self.start and not self.start_hash else []))
+
+
+def _section(section: Any) -> dict[str, Any]:
+    """What a section of an experiment says, and the revision of its kind where that is not the first."""
+    values = dict(vars(section))
+    return values | ({"revision": REVISIONS[values["kind"]]} if values.get("kind") in REVISIONS else {})
 
 
 @dataclass(frozen=True)
