@@ -12,7 +12,6 @@ encoders serve here; what is done is kept there, and the same command continues.
 - joint: learning rate of encoders when all is trained together, on the cheap encoders and planted people.
 """
 
-import io
 import multiprocessing
 import os
 import sys
@@ -26,7 +25,7 @@ import torch
 from scipy.stats import wilcoxon
 
 from benchmarks import accuracy, planted
-from benchmarks.common import finish
+from benchmarks.common import finish, keep, stored
 from eav_ray.config import Experiment, digest, override
 from eav_ray.data.split import Split, items_of, make_split
 from eav_ray.runtime.preprocess import preprocess
@@ -121,8 +120,9 @@ def one(job: Job, folder: Path) -> pd.DataFrame:
     data = open_data(e)
     run = run_of(option.part, e, data, seed)
     results, name = Store(e.store.results), f"ablations/{digest(run.key, run.embed, seed)}.parquet"
-    if results.exists(name):
-        return pd.read_parquet(io.BytesIO(results.read(name)))
+    found = stored(results, name)
+    if found is not None:
+        return found
     table = predict_fold(run, Place(data.windows, results, torch.device("cpu")))
     if option.part == "audio":
         guess = table[[c for c in table if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
@@ -130,11 +130,7 @@ def one(job: Job, folder: Path) -> pd.DataFrame:
     else:
         table = per_recording(table)
         people = pd.Series(predicted(table, "fusion") == table["label"]).groupby(table["subject"]).mean()
-    found = people.rename("accuracy").rename_axis("subject").reset_index()
-    sink = io.BytesIO()
-    found.to_parquet(sink, index=False)
-    results.write(name, sink.getvalue())
-    return found
+    return keep(results, name, people.rename("accuracy").rename_axis("subject").reset_index())
 
 
 def embed(folder: Path, fold: int) -> None:

@@ -10,7 +10,6 @@ with `train=no` the page is written of the seeds that are whole.
 """
 
 import hashlib
-import io
 import multiprocessing
 import os
 import sys
@@ -31,7 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from benchmarks.common import Goal, finish, real_data
+from benchmarks.common import Goal, finish, keep, real_data, stored
 from eav_ray.config import Experiment, digest, load, override
 from eav_ray.data.split import items_of, make_split
 from eav_ray.models.bandpower import BandPower
@@ -155,10 +154,9 @@ def one(case: Case, folder: Path, fold: int, seed: int, train: bool = True) -> p
     (run,) = runs_of(e, split, data)
     key = digest(run.key, case.features, sorted(split.test), FEATURES)
     results, name = Store(e.store.results), f"accuracy/{key}.parquet"
-    if results.exists(name):
-        return pd.read_parquet(io.BytesIO(results.read(name)))
-    if not train:
-        return None
+    found = stored(results, name)
+    if found is not None or not train:
+        return found
     labels = Labels.of(data.windows, {i.id: i.label for i in items})
     rows = data.windows.rows_of(split.test)
     if case.features:
@@ -170,10 +168,7 @@ def one(case: Case, folder: Path, fold: int, seed: int, train: bool = True) -> p
         guess = predicted(model, data, labels, rows)
     ids = data.windows.ids.iloc[rows]
     table = pd.DataFrame({"subject": ids["subject"].to_numpy(), "label": labels.label[rows], "guess": guess})
-    sink = io.BytesIO()
-    table.to_parquet(sink, index=False)
-    results.write(name, sink.getvalue())
-    return table
+    return keep(results, name, table)
 
 
 def predicted(model: Classifier, data: Data, labels: Labels, rows: np.ndarray) -> np.ndarray:

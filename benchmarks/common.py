@@ -1,6 +1,7 @@
 """What the benchmarks share: goals, and the page that a run leaves."""
 
 import datetime
+import io
 import os
 import platform
 import subprocess
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+
+from eav_ray.storage import Store
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -19,6 +23,18 @@ def real_data() -> Path:
     if not folder.is_dir():
         sys.exit("error: no real recordings; set EAV_RAY_REAL to the folder that holds eegmat, ravdess and video")
     return folder
+
+
+def stored(store: Store, name: str) -> pd.DataFrame | None:
+    """A table that an earlier call kept; None where there is none."""
+    return pd.read_parquet(io.BytesIO(store.read(name))) if store.exists(name) else None
+
+
+def keep(store: Store, name: str, table: pd.DataFrame) -> pd.DataFrame:
+    sink = io.BytesIO()
+    table.to_parquet(sink, index=False)
+    store.write(name, sink.getvalue())
+    return table
 
 
 @dataclass(frozen=True)
