@@ -25,7 +25,7 @@ import torch
 from scipy.stats import wilcoxon
 
 from benchmarks import accuracy, planted
-from benchmarks.common import finish, keep, stored
+from benchmarks.common import arguments, finish, keep, stored
 from eav_ray.config import Experiment, digest, override
 from eav_ray.data.split import Split, items_of, make_split
 from eav_ray.runtime.preprocess import preprocess
@@ -173,8 +173,7 @@ def tell(tables: dict[tuple[str, str], list[pd.DataFrame]]) -> list[str]:
 
 
 def main() -> int:
-    words = dict(w.split("=", 1) for w in sys.argv[1:] if "=" in w)
-    folder = Path(next(w for w in sys.argv[1:] if "=" not in w)).absolute()
+    folder, words = arguments(__doc__, ("part", "workers"))
     workers = int(words.get("workers", os.cpu_count() or 1))
     options = [o for o in OPTIONS if words.get("part", o.part) == o.part]
     jobs = [(o, fold, seed) for seed in range(SEEDS) for o in options for fold in range(folds(o.part))]

@@ -13,7 +13,6 @@ import hashlib
 import multiprocessing
 import os
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +29,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from benchmarks.common import Goal, finish, keep, real_data, stored
+from benchmarks.common import Goal, arguments, finish, keep, real_data, stored
 from eav_ray.config import Experiment, digest, load, override
 from eav_ray.data.split import items_of, make_split
 from eav_ray.models.bandpower import BandPower
@@ -300,9 +299,7 @@ def p_value(gain: np.ndarray) -> str:
 
 
 def main() -> int:
-    words = dict(w.split("=", 1) for w in sys.argv[1:] if "=" in w)
-    folders = [w for w in sys.argv[1:] if "=" not in w]
-    folder = Path(folders[0]).absolute() if folders else Path(tempfile.mkdtemp())
+    folder, words = arguments(__doc__, ("set", "case", "seeds", "workers", "train"))
     seeds, workers = int(words.get("seeds", SEEDS)), int(words.get("workers", os.cpu_count() or 1))
     cases = [c for c in CASES if words.get("set", c.set) == c.set and words.get("case", c.name) == c.name]
     made: set[str] = set()

@@ -7,13 +7,12 @@ is scored on the same ones: those that the largest number does not calibrate wit
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import wilcoxon
 
-from benchmarks.common import Goal, finish
+from benchmarks.common import Goal, arguments, finish
 from benchmarks.planted import FOLDS, PLAN, experiment_of
 from eav_ray.config import override
 from eav_ray.runtime import cluster
@@ -28,7 +27,7 @@ NUMBERS = (0, 5, 10, 20)
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]).absolute()
+    folder, _ = arguments(__doc__)
     e = experiment_of(folder, {})
     parts = []
     with cluster.session(e.runtime):

@@ -1,11 +1,14 @@
 """What the benchmarks share: goals, and the page that a run leaves."""
 
+import argparse
 import datetime
 import io
 import os
 import platform
 import subprocess
 import sys
+import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +26,26 @@ def real_data() -> Path:
     if not folder.is_dir():
         sys.exit("error: no real recordings; set EAV_RAY_REAL to the folder that holds eegmat, ravdess and video")
     return folder
+
+
+def arguments(says: str | None, known: Collection[str] | None = ()) -> tuple[Path, dict[str, str]]:
+    """The folder that is worked in, a temporary one if none is given, and `key=value` words.
+
+    Args:
+        says: What `--help` prints: the benchmark's own docstring.
+        known: Keys that are allowed; None allows any.
+    """
+    parser = argparse.ArgumentParser(description=says, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="FOLDER | key=value")
+    given: list[str] = parser.parse_args().words
+    words = dict(w.split("=", 1) for w in given if "=" in w)
+    folders = [w for w in given if "=" not in w]
+    if len(folders) > 1:
+        parser.error(f"one folder, not {len(folders)}: {' '.join(folders)}")
+    for key in words:
+        if known is not None and key not in known:
+            parser.error(f"no key {key!r}; allowed: {', '.join(known) or 'none'}")
+    return Path(folders[0] if folders else tempfile.mkdtemp()).absolute(), words
 
 
 def stored(store: Store, name: str) -> pd.DataFrame | None:

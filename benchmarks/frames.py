@@ -10,7 +10,6 @@ the same frames. FOLDER keeps the planted people from one run to the next.
 import io
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import binomtest
 
-from benchmarks.common import Goal, finish, real_data, spread
+from benchmarks.common import Goal, arguments, finish, real_data, spread
 from eav_ray.config import VideoProfile
 from eav_ray.data import frames, video
 from eav_ray.data.synthetic import Plan, plant
@@ -100,7 +99,7 @@ def program(*words: str) -> str:
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+    folder, _ = arguments(__doc__)
     folder.mkdir(parents=True, exist_ok=True)
     windows = real_windows()
     table: dict[str, list[dict[str, float]]] = {"raw": [], "JPEG 95": [], "JPEG 90": []}

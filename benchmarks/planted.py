@@ -10,7 +10,6 @@ in every modality what was planted there but no cue. FOLDER keeps what is done.
 """
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, wilcoxon
 
-from benchmarks.common import Goal, finish
+from benchmarks.common import Goal, arguments, finish
 from eav_ray.config import MODALITIES, Experiment, load, override, parse_changes
 from eav_ray.data.synthetic import (
     CLASSES,
@@ -202,10 +201,8 @@ def report(table: pd.DataFrame, folds: np.ndarray, e: Experiment, warnings: list
 
 
 def main() -> int:
-    folders = [w for w in sys.argv[1:] if "=" not in w]
-    changes = parse_changes([w for w in sys.argv[1:] if "=" in w])
-    folder = Path(folders[0]).absolute() if folders else Path(tempfile.mkdtemp())
-    e = experiment_of(folder, changes)
+    folder, words = arguments(__doc__, None)
+    e = experiment_of(folder, parse_changes([f"{key}={value}" for key, value in words.items()]))
     print(f"to do: {FOLDS} folds of 3 encoder trainings and a fusion; about 15 minutes on 2 cores", flush=True)
     plant(e.data.root, PLAN, workers=2)
     tables, warnings = [], []

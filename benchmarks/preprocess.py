@@ -28,7 +28,7 @@ import ray.data
 import soundfile
 from scipy.signal import butter, resample_poly, sosfilt
 
-from benchmarks.common import Goal, finish, spread
+from benchmarks.common import Goal, arguments, finish, spread
 from eav_ray.config import EEGProfile, Experiment, VideoProfile, override
 from eav_ray.data import frames, sets, video
 from eav_ray.data.eav import EAV
@@ -196,7 +196,7 @@ def wall_seconds(work: Callable[[], Any]) -> float:
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+    folder, _ = arguments(__doc__)
     root = person(folder / "EAV")
     many = copies(root, folder / "people")
     listing = EAV(str(root)).scan()

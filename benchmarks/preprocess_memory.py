@@ -12,14 +12,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 
-from benchmarks.common import Goal, finish, spread
+from benchmarks.common import Goal, arguments, finish, spread
 from eav_ray.data.synthetic import Plan, plant
 
 RUNS = 3
@@ -53,7 +51,7 @@ def peak(command: list[str]) -> float:
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+    folder, _ = arguments(__doc__)
     plan = Plan(people=8, per_class=20, listening=True, fps=10)
     plant(folder / "EAV", plan, workers=os.cpu_count() or 1)
     idle = [peak([sys.executable, "-c", IDLE]) for _ in range(RUNS)]
