@@ -408,8 +408,17 @@ class Runtime:
     gpus_per_worker: float = Field(default=0, ge=0)
     groups: int = Field(default=1, gt=0, description="worker groups that pull runs from the queue side by side")
     engine: Literal["deepspeed", "torch"] = Field(default="deepspeed", description="training engine")
-    zero_stage: Literal[0, 1, 2] = Field(default=1, description="DeepSpeed ZeRO stage")
-    bf16: bool = Field(default=False, description="bfloat16 instead of fp32")
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=1, description="DeepSpeed ZeRO stage")
+    offload: bool = Field(
+        default=False, description="keep the optimizer state in CPU memory; deepspeed with zero_stage 1 to 3"
+    )
+    micro_batch: int = Field(
+        default=0,
+        ge=0,
+        description="windows that a worker computes at once; gradients of its share of the batch are accumulated. "
+        "0: the whole share at once",
+    )
+    bf16: bool = Field(default=False, description="compute in bfloat16; weights and optimizer state stay in fp32")
     gradient_checkpointing: bool = Field(
         default=False, description="compute activations of encoders again in the backward pass: less memory, more time"
     )
@@ -485,6 +494,11 @@ class Experiment:
                     f"{key} is {batch}, which runtime.workers={self.runtime.workers} does not divide; "
                     f"use a multiple of {self.runtime.workers}"
                 )
+        if self.runtime.offload and (self.runtime.engine != "deepspeed" or not self.runtime.zero_stage):
+            problems.append(
+                f"runtime.offload needs runtime.engine=deepspeed and runtime.zero_stage of 1, 2 or 3; they are "
+                f"{self.runtime.engine} and {self.runtime.zero_stage}"
+            )
         for key in self.search.space:
             if not key.startswith(("fusion.", "optim.")):
                 problems.append(f"search.space.{key}: only keys under fusion. and optim. can be searched")

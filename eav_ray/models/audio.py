@@ -38,8 +38,8 @@ class FilterBank(nn.Module):
         return (logmel - MEAN) / (2 * SD)
 
     def _logmel(self, wave_BT: Tensor) -> Tensor:
-        # In double precision: a quiet band beside a loud one drowns in the rounding of single precision. No buffers,
-        # because `module.to(dtype)` would round them.
+        # In double precision, which autocast leaves alone: a quiet band beside a loud one drowns in the rounding of
+        # single precision.
         window = torch.hann_window(FRAME, periodic=False, dtype=torch.float64, device=wave_BT.device)
         frames = wave_BT.double().unfold(1, FRAME, HOP)
         frames = frames - frames.mean(-1, keepdim=True)
@@ -142,7 +142,7 @@ class AST(Encoder):
             x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
             present_B: True where the window has audio.
         """
-        features = self.bank(x_BT).to(self.model.layernorm.weight.dtype)
+        features = self.bank(x_BT)
         if self.training:
             features = hide(hide(features, self.mask_bands, 2), self.mask_frames, 1)
         out = self.model(features)

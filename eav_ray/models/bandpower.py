@@ -63,8 +63,9 @@ class BandPower(Encoder):
         """
         b, s, _ = x_BST.shape
         cut = x_BST.float()[..., : self.segments * self.length].reshape(b, s, self.segments, self.length)
-        spectrum = torch.fft.rfft((cut - cut.mean(-1, keepdim=True)) * self.window.float())
-        power = (spectrum.real.square() + spectrum.imag.square()) @ self.bins.float().T
+        spectrum = torch.fft.rfft((cut - cut.mean(-1, keepdim=True)) * self.window)
+        # In double precision, which autocast leaves alone.
+        power = ((spectrum.real.square() + spectrum.imag.square()).double() @ self.bins.double().T).float()
         entropy = 0.5 * torch.log(2 * math.pi * math.e * power.clamp(min=FLOOR))
         return entropy.transpose(1, 2).reshape(b, self.segments, -1)
 
@@ -74,5 +75,5 @@ class BandPower(Encoder):
             x_BST: Standardised EEG, (batch, electrodes, samples).
             present_B: True where the window has EEG.
         """
-        tokens = self.network(self.entropy(x_BST).to(self.position.dtype)) + self.position
+        tokens = self.network(self.entropy(x_BST)) + self.position
         return self.masked(tokens, tokens.mean(1), present_B)

@@ -97,7 +97,7 @@ class Normaliser(nn.Module):
         self.register_buffer("sd", torch.ones(n_chans))
 
     def forward(self, x_BST: Tensor) -> Tensor:
-        return (x_BST - self.mean.float()[:, None]) / self.sd.float()[:, None]
+        return (x_BST - self.mean[:, None]) / self.sd[:, None]
 
 
 class Classifier(nn.Module):
@@ -139,7 +139,7 @@ class Classifier(nn.Module):
 
     def prepared(self, modality: str, x: Tensor) -> Tensor:
         """Stored windows as the modality's encoder takes them."""
-        return self.normalise(x).to(dtype_of(self)) if modality == "eeg" else x
+        return self.normalise(x) if modality == "eeg" else x
 
     def encode(self, inputs: dict[str, Tensor], present_BM: Tensor) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
         """Tokens and unimodal logits. Every encoder runs, whatever is present: ranks must not diverge."""
@@ -158,11 +158,6 @@ class Classifier(nn.Module):
         return self.fuse(*self.encode(inputs, present_BM), present_BM)
 
 
-def dtype_of(module: nn.Module) -> torch.dtype:
-    """The precision that a module computes in; float32 where it has no parameters."""
-    return next((p.dtype for p in module.parameters()), torch.float32)
-
-
 class FusionAlone(nn.Module):
     """Fusion on what frozen encoders left in the embedding cache: the same names and numbers as inside a Classifier.
 
@@ -174,11 +169,7 @@ class FusionAlone(nn.Module):
         self.fusion, self.names = fusion, sorted(names)
 
     def encode(self, inputs: dict[str, Tensor], present_BM: Tensor) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
-        dtype = dtype_of(self)
-        encoded = {
-            m: Encoded(inputs[f"{m}.tokens"].to(dtype), inputs[f"{m}.mask"], inputs[f"{m}.pooled"].to(dtype))
-            for m in self.names
-        }
+        encoded = {m: Encoded(inputs[f"{m}.tokens"], inputs[f"{m}.mask"], inputs[f"{m}.pooled"]) for m in self.names}
         return encoded, {m: inputs[f"{m}.logits"] for m in self.names}
 
     def fuse(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Output:

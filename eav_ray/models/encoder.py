@@ -117,7 +117,7 @@ class Standardiser(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # What training never saw, digital silence for one, can lie hundreds of SD away.
-        return ((x.float() - self.mean.float()) / self.sd.float()).clamp(-FARTHEST_SD, FARTHEST_SD)
+        return ((x - self.mean) / self.sd).clamp(-FARTHEST_SD, FARTHEST_SD)
 
 
 def positions(*shape: int) -> nn.Parameter:

@@ -72,8 +72,8 @@ class MFCC(Encoder):
         if x_BT.is_meta:  # where only the arithmetic is counted
             features = x_BT.new_empty(len(x_BT), self.segments, 6 * self.coefficients)
         else:
-            features = torch.from_numpy(self.features(x_BT.float().cpu().numpy())).to(x_BT.device)
-        tokens = self.network(self.standardise(features).to(self.position.dtype)) + self.position
+            features = torch.from_numpy(self.features(x_BT.cpu().numpy())).to(x_BT.device)
+        tokens = self.network(self.standardise(features)) + self.position
         sound = self.sound(x_BT)
         pooled = (tokens * sound[..., None]).sum(1) / sound.sum(1, keepdim=True)
         encoded = self.masked(tokens, pooled, present_B)

@@ -89,7 +89,7 @@ class ViT(Encoder):
         frames = x_BFHWC[:, self.chosen]
         b, f = frames.shape[:2]
         pixels = frames.reshape(b * f, *frames.shape[2:]).permute(0, 3, 1, 2)
-        scaled = ((pixels.to(self.position.dtype) / 255 - self.mean) / self.sd).to(self.position.dtype)
+        scaled = (pixels.float() / 255 - self.mean) / self.sd
         class_tokens = self.model.forward_features(scaled)[:, 0]
         tokens = class_tokens.view(b, f, self.width) + self.position
         return self.masked(tokens, tokens.mean(1), present_B)

@@ -29,18 +29,24 @@ def cache_key(encoder_key: str, recordings: tuple[str, ...]) -> str:
 
 
 def compute(
-    model: Classifier, batches: Iterator[tuple[np.ndarray, Batch]], windows: Windows, device: torch.device
+    model: Classifier,
+    batches: Iterator[tuple[np.ndarray, Batch]],
+    windows: Windows,
+    device: torch.device,
+    *,
+    bf16: bool = False,
 ) -> pa.Table:
     """One row a window: its id, tokens (N, D) float32, mask (N,), pooled (D,), unimodal logits (classes,).
 
     Args:
         model: A classifier of one modality, on `device`.
+        bf16: Compute in bfloat16, as the encoder was trained.
     """
     (name,) = model.names
     model.eval()
     found: dict[str, list[np.ndarray]] = {array: [] for array in ARRAYS}
     taken: list[np.ndarray] = []
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for rows, batch in batches:
             inputs = {name: batch.inputs[name].to(device)}
             encoded, logits = model.encode(inputs, batch.present_BM.to(device))

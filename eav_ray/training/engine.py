@@ -4,6 +4,8 @@ Optimizer state leaves and enters an engine by parameter name, so it has no worl
 `load_checkpoint` unpickles what it reads and is tied to the world size; it is not used.
 """
 
+import contextlib
+import copy
 import logging
 import os
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from eav_ray.models.fusion import Fusion
 from eav_ray.training.loop import Batch, Engine, parameter_groups
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+PERSISTENT = 100_000  # elements; ZeRO 3 leaves smaller parameters whole on every rank (DeepSpeed's default)
 
 
 def make_engine(
@@ -35,10 +38,10 @@ def make_engine(
     """An engine on this process' rank of the default process group, or alone where there is none.
 
     Args:
-        module: Already holds the weights to start from.
+        module: Already holds the weights to start from. It has those of the engine once that is closed.
         resume: Moments of a checkpoint, as `Engine.moments` returned them.
     """
-    module.to(device, torch.bfloat16 if runtime.bf16 else torch.float32)
+    module.to(device)
     make = DeepSpeedEngine if runtime.engine == "deepspeed" else TorchEngine
     return make(module, optim, runtime, device, resume)
 
@@ -71,6 +74,12 @@ def alone(batch: Batch, column: int) -> Batch:
     if mixed is not None:  # only windows with the same modalities are mixed
         mixed = (mixed[0], mixed[1] * present_B, mixed[2])
     return replace(batch, weight_B=batch.weight_B * present_B, mixed=mixed)
+
+
+def single_precision(output: Output) -> Output:
+    """What was computed in bfloat16 as float32: losses and tables are made of it."""
+    logits = {m: x.float() for m, x in output.unimodal.items()}
+    return Output(output.logits_BK.float(), logits, output.weights_BM.float(), output.corrected_BM.float())
 
 
 def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
@@ -136,22 +145,55 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     )
 
 
-class _Common:
-    """What both engines share: the loss, dropout from counters, prediction in eval mode."""
+def parts_of(batch: Batch, size: int) -> list[Batch]:
+    """The batch in parts of at most `size` windows; 0 for one part. Their losses add up to the batch's."""
+    n = len(batch.label_B)
+    if not size or size >= n:
+        return [batch]
 
-    def __init__(self, module: nn.Module, optim: Optim, device: torch.device) -> None:
+    def cut(start: int) -> Batch:
+        rows = slice(start, start + size)
+        return replace(
+            batch,
+            inputs={m: x[rows] for m, x in batch.inputs.items()},
+            present_BM=batch.present_BM[rows],
+            label_B=batch.label_B[rows],
+            weight_B=batch.weight_B[rows],
+            mixed=batch.mixed and (batch.mixed[0][rows], batch.mixed[1][rows], batch.mixed[2][rows]),
+        )
+
+    return [cut(start) for start in range(0, n, size)]
+
+
+class _Common:
+    """What both engines share: the loss, dropout from counters, prediction in eval mode.
+
+    Weights and moments are in single precision. With `runtime.bf16` the forward pass computes in bfloat16 by
+    autocast, and nothing that a checkpoint holds is rounded.
+    """
+
+    def __init__(self, module: nn.Module, optim: Optim, runtime: Runtime, device: torch.device) -> None:
         self.rank, self.world = world()
         self.module, self.optim, self.device = module, optim, device
+        self.bf16, self.micro_batch = runtime.bf16, runtime.micro_batch
         fusion = getattr(module, "fusion", None)
         self.weight_loss = fusion.weight_loss if isinstance(fusion, Fusion) else 0.0
 
-    def _loss(self, forward: Callable[..., Output], batch: Batch) -> tuple[Tensor, Tensor]:
-        # Dropout is a function of (seed, step, rank), never of what this process drew before.
-        torch.manual_seed(batch.seed * 1024 + self.rank)
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """What is computed at once, on the device. As many on every rank, which have equally many rows."""
         batch = to_device(batch, self.device)
         if self.optim.mixup:
             batch = mixup(batch, self.optim.mixup, self.rank)
-        output = forward(batch.inputs, batch.present_BM)
+        return parts_of(batch, self.micro_batch)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _loss(self, forward: Callable[..., Output], batch: Batch, part: int) -> tuple[Tensor, Tensor]:
+        """(summed loss of these windows, what is differentiated)."""
+        # Dropout is a function of (seed, step, rank, part), never of what this process drew before.
+        torch.manual_seed((part << 44) + batch.seed * 1024 + self.rank)
+        output = single_precision(forward(batch.inputs, batch.present_BM))
         total = summed_loss(output.logits_BK, batch, self.optim.label_smoothing)
         every = total
         if len(output.unimodal) > 1:
@@ -168,7 +210,8 @@ class _Common:
     def predict(self, batch: Batch) -> Output:
         self.module.eval()
         batch = to_device(batch, self.device)
-        return self.module(batch.inputs, batch.present_BM)
+        with self._autocast():
+            return single_precision(self.module(batch.inputs, batch.present_BM))
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters that this engine moves, by name."""
@@ -199,7 +242,7 @@ class TorchEngine(_Common):
         device: torch.device,
         resume: dict[str, Tensor] | None,
     ) -> None:
-        super().__init__(module, optim, device)
+        super().__init__(module, optim, runtime, device)
         self.optimizer = torch.optim.AdamW(parameter_groups(module.named_parameters(), optim), lr=optim.lr)
         if resume:
             for name, parameter in self.trained():
@@ -208,19 +251,28 @@ class TorchEngine(_Common):
                     **{m: resume[f"{name}.{m}"].to(device, parameter.dtype) for m in MOMENTS},
                 }
         # Modality dropout and missing modalities leave gradients at zero, not absent: every encoder runs in every step.
-        self.forward = DistributedDataParallel(module) if self.world > 1 else module
+        self.replica = DistributedDataParallel(module) if self.world > 1 else None
+
+    def _forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
+        with self._autocast():
+            return (self.replica or self.module)(inputs, present_BM)
 
     def train_step(self, batch: Batch, lr: float) -> float:
         self.module.train()
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
-        total, scaled = self._loss(self.forward, batch)
-        scaled.backward()
+        parts, summed = self._parts(batch), 0.0
+        for k, part in enumerate(parts):
+            # Ranks exchange gradients once, when the last part has added its own.
+            with self.replica.no_sync() if self.replica and k < len(parts) - 1 else contextlib.nullcontext():
+                total, scaled = self._loss(self._forward, part, k)
+                scaled.backward()
+            summed += total.item()
         if self.optim.clip:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.optim.clip)
         self.optimizer.step()
-        return total.item()
+        return summed
 
     def moments(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -235,7 +287,7 @@ class TorchEngine(_Common):
 
 
 class DeepSpeedEngine(_Common):
-    """DeepSpeed, ZeRO stages 0 to 2. At the sizes of these encoders ZeRO saves memory, not time."""
+    """DeepSpeed, ZeRO stages 0 to 3. At the sizes of these encoders ZeRO saves memory, not time."""
 
     def __init__(
         self,
@@ -256,16 +308,24 @@ class DeepSpeedEngine(_Common):
             __compatible_ops__["deepspeed_shm_comm"] = False
         _join_group_of_one(device)
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
-        super().__init__(module, optim, device)
+        # Stage 3 takes a module's parameters apart for good.
+        self._given, self._stage = module, runtime.zero_stage
+        module = copy.deepcopy(module) if self._stage == 3 else module
+        super().__init__(module, optim, runtime, device)
         # A client optimizer: DeepSpeed's own Adam is compiled on first use too.
         client = torch.optim.AdamW(parameter_groups(module.named_parameters(), optim), lr=optim.lr)
+        zero: dict[str, Any] = {"stage": self._stage, "stage3_param_persistence_threshold": PERSISTENT}
+        if runtime.offload:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
         config = {
             "train_micro_batch_size_per_gpu": max(1, optim.batch // self.world),
             "gradient_accumulation_steps": 1,
             "gradient_clipping": optim.clip,
-            "zero_optimization": {"stage": runtime.zero_stage},
+            "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
-            "bf16": {"enabled": runtime.bf16},
+            "zero_force_ds_cpu_optimizer": False,
+            # No module's gradients travel in bfloat16.
+            "torch_autocast": {"enabled": self.bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []},
             "steps_per_print": 10**9,
         }
         self.engine, optimizer, *_ = deepspeed.initialize(
@@ -284,10 +344,26 @@ class DeepSpeedEngine(_Common):
         self.engine.train()
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["scale"]
-        total, scaled = self._loss(self.engine, batch)
-        self.engine.backward(scaled)
-        self.engine.step()
-        return total.item()
+        parts, summed = self._parts(batch), 0.0
+        for k, part in enumerate(parts):
+            self.engine.set_gradient_accumulation_boundary(k == len(parts) - 1)
+            total, scaled = self._loss(self.engine, part, k)
+            self.engine.backward(scaled)
+            self.engine.step()
+            summed += total.item()
+        return summed
+
+    def weights(self) -> dict[str, Tensor]:
+        with self._whole():
+            return super().weights()
+
+    def _whole(self) -> contextlib.AbstractContextManager[Any]:
+        """In which the module's parameters have their values on every rank, for reading."""
+        if self._stage < 3:
+            return contextlib.nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(list(self.module.parameters()))
 
     def moments(self) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -319,8 +395,9 @@ class DeepSpeedEngine(_Common):
         # The state exists only after a step: take one at learning rate 0, which changes no weight, then replace it.
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0
-        zero = sum((p.sum() * 0 for _, p in self.trained()), torch.zeros((), device=self.device))
-        self.engine.backward(zero)
+        with self._whole():
+            zero = sum((p.sum() * 0 for _, p in self.trained()), torch.zeros((), device=self.device))
+            self.engine.backward(zero)
         self.engine.step()
         self._link()
         for name, parameter in self.trained():
@@ -328,13 +405,30 @@ class DeepSpeedEngine(_Common):
                 value = resume[f"{name}.{m}"].to(self.device)
                 if parameter in self._basic.state:
                     self._basic.state[parameter][m].copy_(value)
+                elif self._stage == 3:
+                    self._restore_part(parameter, m, value)
                 else:
                     safe_set_full_optimizer_state(parameter, value, m)
         for state in self._basic.state.values():
             if "step" in state:
                 state["step"] = torch.as_tensor(resume["step"]).clone()
 
+    def _restore_part(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
+        """This rank's part of a parameter that ZeRO 3 has split; the last part is filled up with zeros.
+
+        DeepSpeed 0.19's setter of whole values fails where the world size does not divide the parameter's size.
+        """
+        from deepspeed.utils import safe_get_local_optimizer_state, safe_set_local_optimizer_state
+
+        size = safe_get_local_optimizer_state(parameter, moment).numel()
+        part = torch.zeros(size, device=value.device)
+        mine = value.flatten()[self.rank * size : (self.rank + 1) * size]
+        part[: len(mine)] = mine
+        safe_set_local_optimizer_state(parameter, part, moment)
+
     def close(self) -> None:
+        if self._stage == 3:
+            self._given.load_state_dict(self.weights())
         self.engine.destroy()
 
 

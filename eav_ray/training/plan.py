@@ -69,7 +69,15 @@ class Run:
         optim = self.optim
         if isinstance(optim, EncoderOptim) and not self.frozen_epochs:
             optim = replace(optim, frozen_epochs=0, frozen_lr=EncoderOptim().frozen_lr)
-        common = (self.kind, self.data, sorted(self.split.train), e.seed, e.data.labels, e.runtime.bf16, optim)
+        common = (
+            self.kind,
+            self.data,
+            sorted(self.split.train),
+            e.seed,
+            e.data.labels,
+            e.runtime.bf16 and "autocast",
+            optim,
+        )
         profile = {m: getattr(e.profile, m) for m in e.data.modalities} | {"window_s": e.profile.window_s}
         profile = {k: v if isinstance(v, int) else vars(v) for k, v in profile.items()}
         models = {m: _section(getattr(e.model, m)) for m in e.data.modalities}

@@ -62,7 +62,6 @@ class _Ready:
     labels: Labels
     module: nn.Module
     shapes: Shapes
-    times_s: Tensor  # of an encoder's tokens; kept apart, as training in bf16 rounds the module's own
 
 
 def is_done(run: Run, results: Store) -> bool:
@@ -161,12 +160,7 @@ def _prepare(run: Run, place: Place, *, fresh: bool) -> _Ready:
         module.load_state_dict(_weights_to_start_from(run, place))
     elif fresh and isinstance(module, Classifier):
         start_from_published(module, run.experiment)
-    times_s = torch.zeros(0)
-    if isinstance(module, Classifier) and run.kind == "encoder":
-        found = module.encoders[module.names[0]].times_s
-        assert isinstance(found, Tensor)
-        times_s = found.clone()
-    return _Ready(source, labels, module, shapes, times_s)
+    return _Ready(source, labels, module, shapes)
 
 
 def _weights_to_start_from(run: Run, place: Place) -> dict[str, Tensor]:
@@ -411,11 +405,15 @@ def _embed(run: Run, place: Place, ready: _Ready) -> None:
         assert isinstance(ready.module, Classifier)
         rows = place.windows.rows_of(run.embed)[rank::size]
         batches = plain_batches(ready.source, ready.labels, rows, 64)
-        table = compute(ready.module, batches, place.windows, place.device) if len(rows) else None
+        bf16 = run.experiment.runtime.bf16
+        table = compute(ready.module, batches, place.windows, place.device, bf16=bf16) if len(rows) else None
         write_part(place.results, key, rank, table)
 
     together(write)
-    together(lambda: commit(place.results, key, ready.times_s) if rank == 0 else None)
+    assert isinstance(ready.module, Classifier)
+    times_s = ready.module.encoders[ready.module.names[0]].times_s
+    assert isinstance(times_s, Tensor)
+    together(lambda: commit(place.results, key, times_s) if rank == 0 else None)
 
 
 def predict_rows(
