@@ -361,6 +361,19 @@ class Train:
         description="training on labelled recordings of a new person; with encoder_lr=0 encoders stay as they are",
     )
     checkpoint_epochs: int = Field(default=5, gt=0, description="a checkpoint to resume from every so many epochs")
+    checkpoint_steps: int = Field(default=0, ge=0, description="and every so many steps; 0 for none")
+    checkpoint_minutes: float = Field(
+        default=10.0, ge=0, description="and when the last one is so many minutes old; 0 for none"
+    )
+    keep: int = Field(
+        default=2, gt=0, description="checkpoints that are kept while a training runs, beside the best by validation"
+    )
+    validate_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="measure a fusion or joint training on its validation rows, and save it, every so many epochs; "
+        "0: only at the end. The result is the last epoch all the same",
+    )
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -1,5 +1,5 @@
-"""The two errors that a user can cause. Both take one string: an exception with two arguments does not survive
-the trip between Ray processes."""
+"""The two errors that a user can cause, and the end of a training that was asked to leave. All take one string: an
+exception with two arguments does not survive the trip between Ray processes."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,6 +11,10 @@ class ConfigError(ValueError):
 
 class DataError(ValueError):
     """A file or store that is missing, damaged, or not what it should be."""
+
+
+class Interrupted(Exception):
+    """A training saved and left before its end, because it was asked to; the text says why."""
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

@@ -17,6 +17,8 @@ from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Position
 
+FIRST = "a0000-aaaaaaaa"  # attempt
+
 
 def saved(store: Store, key: str) -> str:
     made = ckpt.Checkpoint(
@@ -31,7 +33,7 @@ def saved(store: Store, key: str) -> str:
         metrics={},
         encoders={},
     )
-    return ckpt.save(store, key, 0, made)
+    return ckpt.save(store, key, FIRST, made)
 
 
 def best(store: Store, study: str, **changes: Any) -> None:
@@ -51,7 +53,7 @@ def test_the_best_checkpoint_is_copied_whole(store: Store, tmp_path: Path) -> No
     target = pull(str(store), str(tmp_path / "mine"))
     assert target == str(tmp_path / "mine")
     copied = Store(tmp_path).read_committed("mine")
-    assert copied == store.read_committed(ckpt.prefix_of("run-one", 0, Position(3, 0)))
+    assert copied == store.read_committed(ckpt.prefix_of("run-one", FIRST, Position(3, 0)))
     assert ckpt.load(Store(tmp_path), "mine").classes == ("calm", "sad")
 
 
@@ -121,7 +123,7 @@ def test_a_checkpoint_that_was_replaced_since_is_refused(store: Store, tmp_path:
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
 def test_a_damaged_file_is_refused_and_nothing_is_written(store: Store, name: str, tmp_path: Path) -> None:
     best(store, "one")
-    path = Path(store.path(f"{ckpt.prefix_of('run-one', 0, Position(3, 0))}/{name}"))
+    path = Path(store.path(f"{ckpt.prefix_of('run-one', FIRST, Position(3, 0))}/{name}"))
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(DataError, match=f"{name} is damaged"):
         pull(str(store), str(tmp_path / "mine"))
@@ -130,7 +132,7 @@ def test_a_damaged_file_is_refused_and_nothing_is_written(store: Store, name: st
 
 def test_a_commit_that_names_files_outside_writes_nothing_there(store: Store, tmp_path: Path) -> None:
     best(store, "one")
-    prefix = ckpt.prefix_of("run-one", 0, Position(3, 0))
+    prefix = ckpt.prefix_of("run-one", FIRST, Position(3, 0))
     listed = json.loads(store.read(f"{prefix}/{COMMIT}"))
     listed["files"]["../../../../evil"] = listed["files"]["state.json"]
     store.write_json(f"{prefix}/{COMMIT}", listed)

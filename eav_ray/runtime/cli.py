@@ -12,7 +12,7 @@ from typing import Any
 from ray.exceptions import RayError, RayTaskError
 
 from eav_ray.config import Experiment, keys, load, other_kinds, override, parse_changes
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import ConfigError, DataError, Interrupted
 from eav_ray.runtime import cluster
 
 STORES = ("shards", "results", "cache")
@@ -52,6 +52,9 @@ def door(usage: str, job: Callable[[Arguments], int | None], *, flags: tuple[str
         code = 2
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
+        code = 130
+    except Interrupted as error:
+        print(f"stopped: {error}; the same command continues", file=sys.stderr)
         code = 130
     sys.exit(code)
 

@@ -4,6 +4,7 @@ A group whose worker dies is restarted by Ray Train, and takes its run up again 
 imported by the workers only: Ray Train's own actors load this module too.
 """
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -20,13 +21,14 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from eav_ray.config import Experiment
 from eav_ray.data.shard import Index
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import ConfigError, DataError, Interrupted
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime.queue import ATTEMPTS, END, WAIT, Queue, State
 from eav_ray.storage import Store
 from eav_ray.training.plan import Progress, Run
 
 POLL_S = 0.2
+STOPPED = "the job was told to end"
 
 
 def run_all(
@@ -41,11 +43,12 @@ def run_all(
         key -> prefix of the finished checkpoint in the results store.
     Raises:
         DataError: A run failed; the others were trained all the same.
+        Interrupted: The job was told to end (SIGTERM, or Ctrl-C), and the runs were saved where they were.
     """
     unique = list({run.key: run for run in runs}.values())
     queue: Any = ray.remote(num_cpus=0)(Queue).remote(unique)
     total = sum(run.epochs for run in unique)
-    with stage(title, total, "epochs") as bar, _watched(queue, bar):
+    with stage(title, total, "epochs") as bar, _watched(queue, bar), _told_to_end(queue):
         others = [
             _remote_group.remote(experiment, g, queue, str(shards), index, only, len(unique))
             for g in range(1, experiment.runtime.groups)
@@ -58,12 +61,27 @@ def run_all(
             raise DataError(f"a group of training workers ended: {reason}; the same command continues") from None
     state: State = ray.get(queue.state.remote())
     ray.kill(queue)
+    if state.stopped or len(state.done) + len(state.failed) < len(unique):
+        raise Interrupted(f"{len(state.done)} of {len(unique)} trainings are finished")
     for line in state.damaged:
         print(f"passed over a damaged checkpoint: {line}", flush=True)
     if state.failed:
         key, reason = next(iter(state.failed.items()))
         raise DataError(f"{len(state.failed)} of {len(unique)} runs failed; the first, {key}: {reason}")
     return state.done
+
+
+@contextmanager
+def _told_to_end(queue: Any) -> Iterator[None]:
+    """While this lasts, SIGTERM makes the groups save and leave. `ray job stop` sends it before it kills."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: queue.stop.remote())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -132,7 +150,8 @@ def _work(config: dict[str, Any]) -> None:
     """A worker of a group: every rank runs every run, until the queue is empty."""
     import torch
 
-    from eav_ray.training.run import execute, open_place, same_everywhere
+    from eav_ray.training.ranks import same_everywhere
+    from eav_ray.training.run import execute, open_place
 
     experiment: Experiment = config["experiment"]
     queue, group = config["queue"], config["group"]
@@ -143,6 +162,12 @@ def _work(config: dict[str, Any]) -> None:
     def report(progress: Progress) -> None:
         queue.progress.remote(progress)
 
+    def interrupted() -> str:
+        if same_everywhere(ray.get(queue.stopped.remote()) if rank == 0 else None):
+            return STOPPED
+        # A node that is drained says when it goes. Who raises on all ranks is started again elsewhere at once.
+        return "" if ray.train.get_preemption_info() is None else "its node is about to go"
+
     while True:
         task = same_everywhere(ray.get(queue.pull.remote(group)) if rank == 0 else None)
         if task == END:
@@ -152,12 +177,18 @@ def _work(config: dict[str, Any]) -> None:
             continue
         assert isinstance(task, Run)
         try:
-            prefix = execute(task, place, report)
+            prefix = execute(task, place, report, interrupted)
         except (ConfigError, DataError) as error:
             # A run's own fault, on every rank (`run.together`). Anything else ends the group, which Ray Train restarts.
             if rank == 0:
                 ray.get(queue.fail.remote(group, str(error)))
             continue
+        except Interrupted as error:
+            if rank == 0:
+                ray.get(queue.leave.remote(group))
+            if str(error) == STOPPED:
+                return
+            raise
         except Exception as error:
             ray.get(queue.error.remote(group, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
             raise

@@ -20,8 +20,9 @@ class State:
 
     done: dict[str, str]  # key -> prefix of the checkpoint
     failed: dict[str, str]  # key -> reason
-    epochs_done: int  # over all runs
+    epochs_done: float  # over all runs
     note: str
+    stopped: bool
     damaged: tuple[str, ...]  # checkpoints that were passed over
 
 
@@ -33,11 +34,12 @@ class Queue:
         self._running: dict[int, str] = {}
         self._done: dict[str, str] = {}
         self._failed: dict[str, str] = {}
-        self._epochs: dict[str, int] = {}
+        self._epochs: dict[str, float] = {}
         self._attempts: dict[str, int] = {}
         self._errors: dict[str, str] = {}
         self._note = ""
         self._damaged: list[str] = []
+        self._stopped = False
 
     def pull(self, group: int) -> Run | str:
         if group in self._running:  # the group was restarted in the middle of this run
@@ -47,6 +49,8 @@ class Queue:
                 return self._runs[key]
             reason = self._errors.get(key, "the workers died without a word, of too little memory perhaps")
             self.fail(group, f"its workers ended {ATTEMPTS} times: {reason}")
+        if self._stopped:
+            return END
         open_runs = [r for k, r in self._runs.items() if k not in self._done and k not in self._failed]
         for run in open_runs:
             broken = next((k for k in run.needs if k in self._failed), None)
@@ -67,6 +71,17 @@ class Queue:
     def fail(self, group: int, reason: str) -> None:
         self._failed[self._running.pop(group)] = reason
 
+    def stop(self) -> None:
+        """Hand out nothing more; groups that ask `stopped` save and leave."""
+        self._stopped = True
+
+    def stopped(self) -> bool:
+        return self._stopped
+
+    def leave(self, group: int) -> None:
+        """A group has saved its run and left it, through no fault of the run's."""
+        self._running.pop(group)
+
     def error(self, group: int, reason: str) -> None:
         """What ended a group's workers, told by one of them just before."""
         self._errors[self._running[group]] = reason
@@ -74,7 +89,18 @@ class Queue:
     def progress(self, progress: Progress) -> None:
         self._epochs[progress.key] = progress.epoch
         self._damaged += [line for line in progress.damaged if line not in self._damaged]
-        self._note = f" {progress.title} loss {progress.metrics['train_loss']:.3f}"
+        self._note = _note(progress)
 
     def state(self) -> State:
-        return State(dict(self._done), dict(self._failed), sum(self._epochs.values()), self._note, tuple(self._damaged))
+        epochs = sum(self._epochs.values())
+        return State(dict(self._done), dict(self._failed), epochs, self._note, self._stopped, tuple(self._damaged))
+
+
+def _note(progress: Progress) -> str:
+    m = progress.metrics
+    note = f" {progress.title} loss {m['train_loss']:.3f}"
+    if (score := m.get("validation_recording_balanced_accuracy")) is not None:
+        note += f" val {score:.1%}"
+    if "windows_s" in m:
+        note += f" {m['windows_s']:.0f} windows/s, data {m['wait']:.0%}"
+    return note

@@ -1,10 +1,12 @@
 """Checkpoints: named tensors in safetensors and JSON beside them, no pickle, no world size.
 
-A run's folder is `runs/<key>/a<attempt>/e<epoch>-s<step>/`. What has no valid COMMIT does not exist.
+A run's folder is `runs/<key>/<attempt>/e<epoch>-s<step>/`. What has no valid COMMIT does not exist. An attempt is named
+`a<number>-<random>`: two processes that start at once on a store without locks do not share a name.
 """
 
 import json
 import re
+import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +21,7 @@ from eav_ray.models.build import Classifier, Shapes
 from eav_ray.storage import Store, versions
 from eav_ray.training.loop import Position
 
-NAME = re.compile(r"a(\d+)/e(\d+)-s(\d+)$")
+NAME = re.compile(r"(a\d+(?:-[0-9a-f]+)?)/e(\d+)-s(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,11 @@ class Checkpoint:
     encoders: dict[str, str]  # keys of the encoder runs that a fusion was trained on
 
 
-def prefix_of(key: str, attempt: int, position: Position) -> str:
-    return f"runs/{key}/a{attempt:04d}/e{position.epoch:04d}-s{position.step:06d}"
+def prefix_of(key: str, attempt: str, position: Position) -> str:
+    return f"runs/{key}/{attempt}/e{position.epoch:04d}-s{position.step:06d}"
 
 
-def save(store: Store, key: str, attempt: int, checkpoint: Checkpoint) -> str:
+def save(store: Store, key: str, attempt: str, checkpoint: Checkpoint) -> str:
     """Write one checkpoint, COMMIT last; returns its prefix."""
     prefix = prefix_of(key, attempt, checkpoint.position)
     documents = {
@@ -122,19 +124,23 @@ def load_model(checkpoint: Checkpoint) -> Classifier:
 EMPTY = safetensors.torch.save({})
 
 
-def committed(store: Store, key: str) -> list[tuple[Position, int, str]]:
-    """(position, attempt, prefix) of a run's committed checkpoints, the furthest first."""
+def committed(store: Store, key: str) -> list[tuple[str, Position, str]]:
+    """(attempt, position, prefix) of a run's committed checkpoints, the newest first.
+
+    The latest attempt comes before all others, however far they are: one that was given up, and writes on because
+    it does not know, cannot win.
+    """
     found = []
     for name in store.names(f"runs/{key}"):
         match = NAME.search(name.removesuffix("/COMMIT"))
         if name.endswith("/COMMIT") and match:
-            attempt, epoch, step = map(int, match.groups())
-            found.append((Position(epoch, step), attempt, name.removesuffix("/COMMIT")))
+            attempt, epoch, step = match.groups()
+            found.append((attempt, Position(int(epoch), int(step)), name.removesuffix("/COMMIT")))
     return sorted(found, reverse=True)
 
 
 def latest(store: Store, key: str) -> tuple[tuple[str, Checkpoint] | None, list[str]]:
-    """The prefix and content of a run's furthest whole checkpoint, and a line for each damaged one passed over."""
+    """The prefix and content of a run's newest whole checkpoint, and a line for each damaged one passed over."""
     damaged = []
     for _, _, prefix in committed(store, key):
         try:
@@ -149,13 +155,37 @@ def is_finished(store: Store, key: str) -> bool:
     return found is not None and found[1].finished
 
 
-def next_attempt(store: Store, key: str) -> int:
-    attempts = [int(name[1:]) for name in store.folders(f"runs/{key}") if re.fullmatch(r"a\d+", name)]
-    return max(attempts, default=-1) + 1
+def new_attempt(store: Store, key: str) -> str:
+    """A name that sorts after those of all attempts that were made."""
+    names = [name for name in store.folders(f"runs/{key}") if re.fullmatch(r"a\d+(-[0-9a-f]+)?", name)]
+    number = max((int(name[1:].split("-")[0]) for name in names), default=-1) + 1
+    return f"a{number:04d}-{uuid.uuid4().hex[:8]}"
 
 
-def prune(store: Store, key: str, *, keep: str) -> None:
-    """Delete a run's other checkpoints, once `keep` is committed."""
-    for _, _, prefix in committed(store, key):
-        if prefix != keep:
+def prune(store: Store, key: str, attempt: str, *, keep: int) -> None:
+    """Delete what an attempt and those before it committed, but for the newest `keep`, and the best by validation.
+
+    Args:
+        attempt: Who asks. What later attempts committed is left alone.
+    """
+    own = [(position, prefix) for name, position, prefix in committed(store, key) if name <= attempt]
+    best = _best(store, [prefix for _, prefix in own])
+    for _, prefix in own[keep:]:
+        if prefix != best:
             store.delete(prefix)
+
+
+SCORE = "validation_recording_balanced_accuracy"
+
+
+def _best(store: Store, prefixes: list[str]) -> str:
+    """The one with the best validation score, the newest of equals; empty where none was validated."""
+    scored = []
+    for prefix in prefixes:
+        try:
+            score = store.read_json(f"{prefix}/metrics.json").get(SCORE)
+        except (DataError, AttributeError):
+            continue
+        if isinstance(score, float) and score == score:
+            scored.append((score, prefix))
+    return max(scored, key=lambda s: s[0], default=(0.0, ""))[1]

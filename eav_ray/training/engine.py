@@ -22,6 +22,7 @@ from eav_ray.config import Optim, Runtime
 from eav_ray.models.build import Output
 from eav_ray.models.fusion import Fusion
 from eav_ray.training.loop import Batch, Engine, parameter_groups
+from eav_ray.training.ranks import world
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 PERSISTENT = 100_000  # elements; ZeRO 3 leaves smaller parameters whole on every rank (DeepSpeed's default)
@@ -44,11 +45,6 @@ def make_engine(
     module.to(device)
     make = DeepSpeedEngine if runtime.engine == "deepspeed" else TorchEngine
     return make(module, optim, runtime, device, resume)
-
-
-def world() -> tuple[int, int]:
-    """(rank, world size) of the default process group; (0, 1) where there is none."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def losses(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:

@@ -1,10 +1,12 @@
 """The loop: a pure function of steps. It runs in milliseconds in a test and unchanged inside a Ray Train worker."""
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from eav_ray.config import Optim
@@ -43,6 +45,7 @@ class Engine(Protocol):
 
     rank: int
     world: int
+    device: torch.device
 
     def train_step(self, batch: Batch, lr: float) -> float:
         """One optimizer step on the mean loss over the global count; returns this rank's summed loss."""
@@ -73,23 +76,37 @@ def fit(
     lr: Callable[[Position], float],
     batches: Callable[[Position], Iterable[Batch]],
     report: Callable[[Position, Metrics], None],
+    after_step: Callable[[Position, Metrics], None] = lambda position, sums: None,
+    so_far: Metrics | None = None,
 ) -> None:
     """Train from one position to another.
 
     Args:
         batches: This rank's batches from a position to the end of its epoch; a function of the position alone.
-        report: Called at the end of every epoch with the next position and this rank's summed loss and count. It may
-            validate and save; it is called on every rank.
+        report: Called at the end of every epoch with the next position and this rank's sums over the epoch: `loss_sum`,
+            `count` of windows, `seconds`, and `wait_s`, those in which it waited for data. It may validate and save; it
+            is called on every rank.
+        after_step: Called on every rank after each step with the next position and the sums so far. It may save, and
+            leave by an exception.
+        so_far: Sums of the part of the first epoch that lies before `start`.
     """
     position = start
     while position < stop:
-        loss, count = 0.0, 0
-        for batch in batches(position):
-            loss += engine.train_step(batch, lr(position))
-            count += int((batch.weight_B > 0).sum())
-            position = Position(position.epoch, position.step + 1)
+        sums: Metrics = {"loss_sum": 0.0, "count": 0, "seconds": 0.0, "wait_s": 0.0} | (so_far or {})
+        so_far, made, began = None, iter(batches(position)), time.perf_counter()
+        while True:
+            batch = next(made, None)
+            sums["wait_s"] += time.perf_counter() - began
+            if batch is None:
+                break
+            sums["loss_sum"] += engine.train_step(batch, lr(position))
+            sums["count"] += int((batch.weight_B > 0).sum())
+            position, ended = Position(position.epoch, position.step + 1), time.perf_counter()
+            sums["seconds"] += ended - began
+            after_step(position, sums)
+            began = time.perf_counter()
         position = Position(position.epoch + 1, 0)
-        report(position, {"loss_sum": loss, "count": count})
+        report(position, sums)
 
 
 def schedule(optim: Optim, steps_per_epoch: int, *, first: int = 0) -> Callable[[Position], float]:

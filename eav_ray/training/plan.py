@@ -118,9 +118,9 @@ class Phase:
 class Progress:
     key: str
     title: str
-    epoch: int
+    epoch: float  # with the part of one that is under way
     epochs: int
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # train_loss, windows_s, wait (share of the time), pause_s; validation_* where measured
     damaged: tuple[str, ...] = ()  # a line for each checkpoint that was passed over when the run was taken up
 
 

@@ -5,19 +5,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from eav_ray.config import Experiment
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index
 from eav_ray.data.split import items_of, refuse_overlap
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import DataError, Interrupted
 from eav_ray.models.build import Classifier, FusionAlone, Output, Shapes, build_fusion
 from eav_ray.models.encoder import Encoder
 from eav_ray.models.weights import load_published
@@ -25,13 +24,14 @@ from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.collapse import find_collapse
 from eav_ray.training.embeddings import Embeddings, cache_key, commit, compute, write_part
-from eav_ray.training.engine import make_engine, world
+from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Engine, Metrics, Position, fit, schedule
 from eav_ray.training.metrics import scores
 from eav_ray.training.plan import Progress, Run
-from eav_ray.training.source import Labels, Loader, RawSource, Source, plain_batches
+from eav_ray.training.ranks import gather, same_everywhere, together, world
+from eav_ray.training.saving import Saver, Watch
+from eav_ray.training.source import Labels, Loader, RawSource, Source, ahead, plain_batches
 
-T = TypeVar("T")
 COLLAPSE_WINDOWS = 512  # that the collapse check looks at, evenly taken
 STATISTICS_WINDOWS = 2048  # that the statistics of computed features are taken of
 LOCK_S = 30  # seconds to wait for the lock of a run
@@ -69,12 +69,18 @@ def is_done(run: Run, results: Store) -> bool:
     return ckpt.is_finished(results, run.key) and _is_embedded(run, results)
 
 
-def execute(run: Run, place: Place, report: Callable[[Progress], None]) -> str:
+def execute(
+    run: Run, place: Place, report: Callable[[Progress], None], interrupted: Callable[[], str] = lambda: ""
+) -> str:
     """Train, or continue, or skip what is finished; every rank of the group calls it.
 
+    Args:
+        interrupted: Why the training should save and leave, empty if it should not; asked every few seconds, by every
+            rank together.
     Returns:
         The prefix of the finished checkpoint in `place.results`.
     Raises:
+        Interrupted: It was asked to leave, and saved.
         DataError: On every rank, if one rank has a reason: ranks that went on alone would wait for the others forever.
     """
     refuse_overlap(run.split)
@@ -85,10 +91,10 @@ def execute(run: Run, place: Place, report: Callable[[Progress], None]) -> str:
                 stack.enter_context(_lock(place.results, f"runs/{run.key}/lock"))
 
         together(take)
-        return _execute(run, place, report)
+        return _execute(run, place, report, interrupted)
 
 
-def _execute(run: Run, place: Place, report: Callable[[Progress], None]) -> str:
+def _execute(run: Run, place: Place, report: Callable[[Progress], None], interrupted: Callable[[], str]) -> str:
     done, damaged = together(lambda: ckpt.latest(place.results, run.key))
     if done and done[1].finished and _is_embedded(run, place.results):
         return done[0]
@@ -101,7 +107,7 @@ def _execute(run: Run, place: Place, report: Callable[[Progress], None]) -> str:
         prefix = done[0]
         ready.module.to(place.device)
     else:
-        prefix = _train(run, place, ready, done[1] if done else None, damaged, report)
+        prefix = _train(run, place, ready, done[1] if done else None, damaged, report, interrupted)
     if run.kind == "encoder":
         _embed(run, place, ready)
     return prefix
@@ -134,7 +140,7 @@ def predict_fold(run: Run, place: Place) -> pd.DataFrame:
     ready = _prepare(run, place, fresh=True)
     found: list[pd.DataFrame] = []
 
-    def at_epoch(engine: Engine, position: Position, measured: Metrics) -> None:
+    def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
         engine.settle()
         if position.epoch == run.epochs:
             found.append(_validation(run, place, ready, engine))
@@ -181,18 +187,12 @@ def _fit(
     ready: _Ready,
     resume: ckpt.Checkpoint | None,
     at_epoch: Callable[[Engine, Position, Metrics], None],
+    after_step: Callable[[Engine, Position, Metrics], None] = lambda engine, position, sums: None,
 ) -> None:
     """Train from where `resume` stopped, whose weights the module already holds, to the last epoch."""
-    e, optim = run.experiment, run.optim
-    names = tuple(e.data.modalities)
-    rows = rows_with(place.windows, run.split.train, names)
-    if not len(rows):
-        raise DataError(
-            f"no training row has {' or '.join(names)}; take it out of data.modalities, or use another fold"
-        )
-    dropout = e.fusion.modality_dropout if len(names) > 1 else 0.0
-    weight = class_weights(ready.labels.label[rows], ready.shapes.n_outputs) if optim.class_weights else None
-    loader = Loader(ready.source, ready.labels, rows, e.seed, optim.batch, dropout, *world(), weight)
+    e, loader = run.experiment, _loader(run, place, ready)
+    # Sums of an epoch that was left in its middle are those of all ranks.
+    so_far = resume.metrics.get("so_far") if resume and world()[0] == 0 else None
     start = resume.position if resume else Position(0, 0)
     for phase in run.phases:
         if start >= Position(phase.last, 0):
@@ -208,11 +208,27 @@ def _fit(
             start=start,
             stop=Position(phase.last, 0),
             lr=schedule(phase.optim, loader.steps, first=phase.first),
-            batches=loader.batches,
+            batches=lambda position: ahead(loader.batches(position)),
             report=partial(at_epoch, engine),
+            after_step=partial(after_step, engine),
+            so_far=so_far,
         )
         engine.close()
+        so_far = None
         start = Position(phase.last, 0)
+
+
+def _loader(run: Run, place: Place, ready: _Ready) -> Loader:
+    e, optim = run.experiment, run.optim
+    names = tuple(e.data.modalities)
+    rows = rows_with(place.windows, run.split.train, names)
+    if not len(rows):
+        raise DataError(
+            f"no training row has {' or '.join(names)}; take it out of data.modalities, or use another fold"
+        )
+    dropout = e.fusion.modality_dropout if len(names) > 1 else 0.0
+    weight = class_weights(ready.labels.label[rows], ready.shapes.n_outputs) if optim.class_weights else None
+    return Loader(ready.source, ready.labels, rows, e.seed, optim.batch, dropout, *world(), weight)
 
 
 def class_weights(labels: np.ndarray, n_outputs: int) -> np.ndarray:
@@ -322,72 +338,69 @@ def _train(
     resume: ckpt.Checkpoint | None,
     damaged: list[str],
     report: Callable[[Progress], None],
+    interrupted: Callable[[], str],
 ) -> str:
     """Fit, saving on the way; returns the prefix of the finished checkpoint."""
     e, epochs = run.experiment, run.epochs
-    attempt = same_everywhere(ckpt.next_attempt(place.results, run.key))
-    prefix = ""
-    if not any(p.requires_grad for p in ready.module.parameters()):  # late_mean has nothing to train
-        weights = ready.module.state_dict()
-        saved = {"collapse": together(lambda: _collapse(run, place, ready, weights))}
-        return _save(run, place, attempt, weights, {}, ready.shapes, Position(epochs, 0), saved)
+    saver = Saver(run, place.results, place.windows.index, ready.shapes)
+    with contextlib.closing(saver):
+        if not any(p.requires_grad for p in ready.module.parameters()):  # late_mean has nothing to train
+            weights = ready.module.state_dict()
+            found = together(lambda: _collapse(run, place, ready, weights))
+            return saver.finish(weights, Position(epochs, 0), {"collapse": found})
+        prefix = ""
+        steps = _loader(run, place, ready).steps
+        watch = Watch(run, steps, saver, interrupted)
 
-    def at_epoch(engine: Engine, position: Position, measured: Metrics) -> None:
-        nonlocal prefix
-        engine.settle()
-        sums = _gather([measured["loss_sum"], measured["count"]])
-        metrics: Metrics = {"train_loss": sum(s[0] for s in sums) / max(1, sum(s[1] for s in sums))}
-        finished = position.epoch == epochs
-        # What an encoder alone is worth is measured where the fusion is; its own key has no validation rows.
-        if finished and run.kind != "encoder":
-            metrics |= _named(_validation(run, place, ready, engine))
-        if finished or position.epoch % e.train.checkpoint_epochs == 0:
-            weights, moments = engine.weights(), {} if finished else engine.moments()
-            findings = together(lambda: _collapse(run, place, ready, weights)) if finished else []
-            saved = metrics | {"collapse": findings}
-            prefix = _save(run, place, attempt, weights, moments, ready.shapes, position, saved)
-        if engine.rank == 0:
-            report(Progress(run.key, run.title, position.epoch, epochs, metrics, tuple(damaged)))
+        def tell(engine: Engine, position: Position, sums: Metrics, validation: Metrics) -> None:
+            if engine.rank == 0:
+                seconds = max(1e-9, sums["seconds"] + sums["wait_s"])
+                told = {
+                    "train_loss": sums["loss_sum"] / max(1, sums["count"]),
+                    "windows_s": sums["count"] / seconds,
+                    "wait": sums["wait_s"] / seconds,
+                    "pause_s": saver.pause_s,
+                }
+                done = position.epoch + position.step / steps
+                report(Progress(run.key, run.title, done, epochs, told | validation, tuple(damaged)))
 
-    _fit(run, place, ready, resume, at_epoch)
-    return prefix
+        def after_step(engine: Engine, position: Position, sums: Metrics) -> None:
+            due, telling, reason = watch.after(position, engine)
+            if due:
+                engine.settle()
+                saver.save(engine, position, {"so_far": _summed(sums)})
+            if telling:
+                tell(engine, position, sums, {})
+            if reason:
+                raise Interrupted(reason)
+
+        def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
+            nonlocal prefix
+            engine.settle()
+            sums = _summed(sums)
+            metrics: Metrics = {"train_loss": sums["loss_sum"] / max(1, sums["count"])}
+            finished = position.epoch == epochs
+            # What an encoder alone is worth is measured where the fusion is; its own key has no validation rows.
+            every = e.train.validate_epochs
+            validation: Metrics = {}
+            if run.kind != "encoder" and (finished or (every and position.epoch % every == 0)):
+                validation = _named(_validation(run, place, ready, engine))
+            if finished:
+                weights = engine.weights()
+                findings = together(lambda: _collapse(run, place, ready, weights))
+                prefix = saver.finish(weights, position, metrics | validation | {"collapse": findings})
+            elif validation or position.epoch % e.train.checkpoint_epochs == 0:
+                saver.save(engine, position, metrics | validation)
+            tell(engine, position, sums, validation)
+
+        _fit(run, place, ready, resume, at_epoch, after_step)
+        return prefix
 
 
-def _save(
-    run: Run,
-    place: Place,
-    attempt: int,
-    weights: dict[str, Tensor],
-    moments: dict[str, Tensor],
-    shapes: Shapes,
-    position: Position,
-    metrics: dict[str, Any],
-) -> str:
-    """Rank 0 writes; every rank waits until it is committed."""
-    prefix = ckpt.prefix_of(run.key, attempt, position)
-
-    def write() -> None:
-        if world()[0]:
-            return
-        whole = dict(weights)
-        for m, key in run.encoders.items():
-            # A fusion checkpoint carries its encoders, so that one path is enough to predict.
-            found, _ = ckpt.latest(place.results, key)
-            if found is None:
-                raise DataError(f"the encoder run {key} has no checkpoint; train it first")
-            whole.update({n: t for n, t in found[1].weights.items() if n.startswith((f"encoders.{m}.", f"heads.{m}."))})
-            if m == "eeg" or "normalise.mean" not in whole:
-                whole.update({n: t for n, t in found[1].weights.items() if n.startswith("normalise.")})
-        finished = position.epoch == run.epochs
-        classes = place.windows.index.classes
-        saved = ckpt.Checkpoint(
-            run.experiment, run.split, classes, shapes, whole, moments, position, finished, dict(metrics), run.encoders
-        )
-        ckpt.save(place.results, run.key, attempt, saved)
-        ckpt.prune(place.results, run.key, keep=prefix)
-
-    together(write)
-    return prefix
+def _summed(sums: Metrics) -> Metrics:
+    """Over all ranks; seconds are those of the slowest."""
+    each = gather(sums)
+    return {k: (max if k in ("seconds", "wait_s") else sum)(s[k] for s in each) for k in sums}
 
 
 def _is_embedded(run: Run, results: Store) -> bool:
@@ -421,11 +434,14 @@ def predict_rows(
 ) -> pd.DataFrame:
     """Predictions of all rows, on every rank: each computes its share, every row once, whatever their number."""
     mine = rows[engine.rank :: engine.world]
+    # Equally many forward passes on every rank: in ZeRO 3 each of them gathers parameters from all.
+    short = -(-len(rows) // engine.world) - len(mine)
     parts = []
-    for part, made in plain_batches(source, labels, mine, batch):
+    for part, made in plain_batches(source, labels, np.concatenate([mine, rows[:short]]), batch):
         ids, present = windows.ids.iloc[part], source.present(part)
         parts.append(to_frame(engine.predict(made), ids, present, source.names, labels.label[part]))
-    whole = [frame for frames in _gather(parts) for frame in frames]
+    own = [pd.concat(parts, ignore_index=True).iloc[: len(mine)]] if len(mine) else []
+    whole = [frame for frames in gather(own) for frame in frames]
     return pd.concat(whole, ignore_index=True).sort_values(["subject", "recording", "window"], ignore_index=True)
 
 
@@ -458,35 +474,3 @@ def empty_frame(names: list[str], n_outputs: int) -> pd.DataFrame:
     weights = torch.zeros(0, len(names))
     ids = pd.DataFrame({"subject": [], "recording": [], "window": []})
     return to_frame(Output(none, {m: none for m in names}, weights, weights), ids, weights.numpy(), names, np.zeros(0))
-
-
-def _gather(value: T) -> list[T]:
-    size = world()[1]
-    if size == 1:
-        return [value]
-    gathered: list[T | None] = [None] * size
-    dist.all_gather_object(gathered, value)
-    return gathered  # pyright: ignore[reportReturnType]
-
-
-def same_everywhere(value: T) -> T:
-    """Rank 0's value."""
-    return _gather(value)[0]
-
-
-def together(action: Callable[[], T]) -> T:
-    """Do something that may fail on one rank alone, and fail on all of them if it does. Every rank must call it.
-
-    Raises:
-        DataError: The reason of the first rank that has one.
-    """
-    value, reason = None, ""
-    try:
-        value = action()
-    except (ConfigError, DataError) as error:
-        reason = str(error)
-    except OSError as error:
-        reason = f"{error.filename or 'storage'}: {error.strerror or error}"
-    if found := next((r for r in _gather(reason) if r), ""):
-        raise DataError(found)
-    return value  # pyright: ignore[reportReturnType]

@@ -1,9 +1,12 @@
 """Where batches come from, and in which order: functions of (seed, epoch, step), never of what a process drew."""
 
+import contextlib
+import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from queue import Full, Queue
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +14,8 @@ from torch import Tensor
 
 from eav_ray.data.cache import Windows
 from eav_ray.training.loop import Batch, Position, steps_per_epoch
+
+T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -38,6 +43,45 @@ class RawSource:
 
     def present(self, rows: np.ndarray) -> np.ndarray:
         return self._present[rows]
+
+
+def ahead(batches: Iterable[T], depth: int = 2) -> Iterator[T]:
+    """The same, made by a thread while the last ones are used.
+
+    Args:
+        depth: How many wait at most.
+    """
+    made: Queue[Any] = Queue(depth)
+    stop, end = threading.Event(), object()
+
+    def put(item: Any) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(Full):
+                return made.put(item, timeout=0.1)
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                put((batch, None))
+                if stop.is_set():
+                    return
+            put((end, None))
+        except BaseException as error:  # noqa: BLE001 - told to the one who waits
+            put((end, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            batch, error = made.get()
+            if error is not None:
+                raise error
+            if batch is end:
+                return
+            yield batch
+    finally:
+        stop.set()
+        thread.join()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Position
 
 KEY = "run"
+FIRST, SECOND, THIRD = "a0000-aaaaaaaa", "a0001-00000000", "a0002-77777777"  # attempts, as `new_attempt` names them
 WHOLE = ckpt.Checkpoint(
     experiment=override(Experiment(), {"optim.lr": 1e-3, "data.modalities": ["eeg"]}),
     split=Split("loso", ("a/1", "b/1"), ("c/1",), ("d/1",)),
@@ -49,13 +50,13 @@ def at(epoch: int, step: int = 0, *, finished: bool = False) -> ckpt.Checkpoint:
 
 @pytest.mark.parametrize("made", [WHOLE, at(4, finished=True)], ids=["unfinished", "finished"])
 def test_what_is_saved_is_loaded(store: Store, made: ckpt.Checkpoint) -> None:
-    prefix = ckpt.save(store, KEY, 1, made)
+    prefix = ckpt.save(store, KEY, FIRST, made)
     assert same(ckpt.load(store, prefix), made)
     assert ckpt.is_finished(store, KEY) == made.finished
 
 
 def test_a_fusion_saved_before_it_had_a_skip_is_loaded_without_one(store: Store) -> None:
-    prefix = ckpt.save(store, KEY, 0, WHOLE)
+    prefix = ckpt.save(store, KEY, FIRST, WHOLE)
     files = store.read_committed(prefix)
     tree = json.loads(files["experiment.json"])
     assert tree["fusion"]["skip"] is True
@@ -65,20 +66,48 @@ def test_a_fusion_saved_before_it_had_a_skip_is_loaded_without_one(store: Store)
 
 
 def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(store: Store) -> None:
-    prefix = ckpt.save(store, KEY, 0, WHOLE)
+    prefix = ckpt.save(store, KEY, FIRST, WHOLE)
     names = {Path(n).name for n in store.names(prefix)}
     assert {n for n in names if not n.endswith(".json")} == {"model.safetensors", "optimizer.safetensors", COMMIT}
 
 
 def test_the_latest_is_the_furthest_and_not_the_last_written(store: Store) -> None:
     assert ckpt.latest(store, KEY) == (None, [])
-    for attempt, made in ((0, at(1)), (1, at(10)), (2, at(2, 9))):
-        ckpt.save(store, KEY, attempt, made)
+    for made in (at(1), at(10), at(2, 9)):
+        ckpt.save(store, KEY, FIRST, made)
     found, damaged = ckpt.latest(store, KEY)
     assert found and found[1].position == Position(10, 0) and damaged == []
-    assert [p for p, _, _ in ckpt.committed(store, KEY)] == [Position(10, 0), Position(2, 9), Position(1, 0)]
-    assert ckpt.next_attempt(store, KEY) == 3
+    assert [p for _, p, _ in ckpt.committed(store, KEY)] == [Position(10, 0), Position(2, 9), Position(1, 0)]
     assert ckpt.latest(store, "ru") == (None, [])
+
+
+def test_an_attempt_that_was_given_up_and_writes_on_cannot_win(store: Store) -> None:
+    """On an object store, which has no locks, a process may live on that was taken for dead."""
+    ckpt.save(store, KEY, FIRST, at(1))
+    second = ckpt.save(store, KEY, SECOND, at(1, 5))
+    late = ckpt.save(store, KEY, FIRST, at(4, finished=True))
+    ckpt.prune(store, KEY, FIRST, keep=1)
+    found, _ = ckpt.latest(store, KEY)
+    assert found and found[0] == second and not ckpt.is_finished(store, KEY)
+    assert [prefix for _, _, prefix in ckpt.committed(store, KEY)] == [second, late]
+    ckpt.prune(store, KEY, SECOND, keep=1)
+    assert [prefix for _, _, prefix in ckpt.committed(store, KEY)] == [second]
+
+
+def test_two_processes_that_start_at_once_write_different_folders(store: Store) -> None:
+    ckpt.save(store, KEY, FIRST, at(1))
+    one, other = ckpt.new_attempt(store, KEY), ckpt.new_attempt(store, KEY)
+    assert one != other and one.startswith("a0001-") and other.startswith("a0001-") and min(one, other) > FIRST
+    prefixes = {ckpt.save(store, KEY, attempt, at(2)) for attempt in (one, other)}
+    assert len(prefixes) == 2 and ckpt.new_attempt(store, KEY) > max(one, other)
+    assert prefixes < {prefix for _, _, prefix in ckpt.committed(store, KEY)}
+
+
+def test_a_checkpoint_of_an_earlier_version_is_found(store: Store) -> None:
+    """Attempts were numbers alone."""
+    prefix = ckpt.save(store, KEY, "a0000", at(1))
+    found, _ = ckpt.latest(store, KEY)
+    assert found and found[0] == prefix and ckpt.new_attempt(store, KEY).startswith("a0001-")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +115,7 @@ def test_the_latest_is_the_furthest_and_not_the_last_written(store: Store) -> No
 )
 @pytest.mark.parametrize("harm", ["cut", "flip", "gone"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(store: Store, name: str, harm: str) -> None:
-    before, last = ckpt.save(store, KEY, 0, at(1)), ckpt.save(store, KEY, 0, at(2))
+    before, last = ckpt.save(store, KEY, FIRST, at(1)), ckpt.save(store, KEY, FIRST, at(2))
     path = Path(store.path(f"{last}/{name}"))
     data = bytearray(path.read_bytes())
     match harm:
@@ -106,10 +135,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(store: Store, na
 
 
 def test_an_attempt_that_was_killed_while_writing_does_not_count(store: Store) -> None:
-    prefix = ckpt.prefix_of(KEY, 0, Position(5, 0))
+    prefix = ckpt.prefix_of(KEY, FIRST, Position(5, 0))
     store.write(f"{prefix}/model.safetensors", b"half")
     assert ckpt.latest(store, KEY) == (None, [])
-    assert ckpt.next_attempt(store, KEY) == 1
+    assert ckpt.new_attempt(store, KEY).startswith("a0001-")
 
 
 class Malicious:
@@ -131,7 +160,7 @@ def test_a_malicious_pickle_is_refused_and_not_executed(store: Store, name: str,
     torch.load(made, weights_only=False) if zipped else pickle.loads(made.read_bytes())
     assert proof.exists()  # it is malicious
     proof.unlink()
-    prefix = ckpt.save(store, KEY, 0, WHOLE)
+    prefix = ckpt.save(store, KEY, FIRST, WHOLE)
     files = store.read_committed(prefix) | {name: made.read_bytes()}
     store.commit(prefix, files)  # with the right hash: whoever can write files can write COMMIT
     with pytest.raises(DataError, match="not a checkpoint of this program"):
@@ -142,7 +171,7 @@ def test_a_malicious_pickle_is_refused_and_not_executed(store: Store, name: str,
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json", "split.json", "metrics.json", "experiment.json"])
 @pytest.mark.parametrize("content", [b"[]", b"null", b'{"a": 1}', b"", None])
 def test_a_commit_of_other_files_is_not_a_checkpoint(store: Store, name: str, content: bytes | None) -> None:
-    files = store.read_committed(ckpt.save(store, KEY, 0, WHOLE))
+    files = store.read_committed(ckpt.save(store, KEY, FIRST, WHOLE))
     files = {k: v for k, v in files.items() if k != name} | ({} if content is None else {name: content})
     if (name, content) == ("metrics.json", b'{"a": 1}'):
         return
@@ -153,10 +182,19 @@ def test_a_commit_of_other_files_is_not_a_checkpoint(store: Store, name: str, co
         ckpt.from_files(files, name="x")
 
 
-def test_pruning_keeps_the_one_that_is_named(store: Store) -> None:
-    prefixes = [ckpt.save(store, KEY, attempt, at(epoch)) for attempt, epoch in ((0, 1), (0, 2), (1, 3))]
-    other = ckpt.save(store, "other", 0, at(1))
-    ckpt.prune(store, KEY, keep=prefixes[2])
+def test_pruning_keeps_the_newest_and_the_best_by_validation(store: Store) -> None:
+    scores = {1: 0.5, 2: 0.7, 3: 0.7, 4: float("nan"), 5: 0.6, 6: None, 7: 0.1}
+    for epoch, score in scores.items():
+        metrics = {} if score is None else {ckpt.SCORE: score}
+        ckpt.save(store, KEY, FIRST, replace(at(epoch), metrics=metrics))
+        ckpt.prune(store, KEY, FIRST, keep=2)
+    assert [p.epoch for _, p, _ in ckpt.committed(store, KEY)] == [7, 6, 3]
+
+
+def test_pruning_keeps_the_last_of_all_attempts_and_leaves_other_runs(store: Store) -> None:
+    prefixes = [ckpt.save(store, KEY, attempt, at(epoch)) for attempt, epoch in ((FIRST, 1), (FIRST, 2), (SECOND, 3))]
+    other = ckpt.save(store, "other", FIRST, at(1))
+    ckpt.prune(store, KEY, THIRD, keep=1)
     assert [prefix for _, _, prefix in ckpt.committed(store, KEY)] == [prefixes[2]]
     assert same(ckpt.load(store, prefixes[2]), at(3))
     assert same(ckpt.load(store, other), at(1))

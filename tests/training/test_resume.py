@@ -1,6 +1,7 @@
 """A run that was stopped and given again ends with the weights of the run that was not, bit for bit."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from eav_ray.config import Experiment, load, override
 from eav_ray.data import shard
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
-from eav_ray.errors import DataError
+from eav_ray.errors import DataError, Interrupted
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.models.mfcc import MFCC
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training import checkpoint as ckpt
+from eav_ray.training import saving
+from eav_ray.training.loop import Position
 from eav_ray.training.plan import Progress, Run, calibration_run
 from eav_ray.training.run import Place, execute
 
@@ -192,3 +195,65 @@ def test_computed_features_are_standardised_by_the_training_rows_that_have_them(
     made = encoder.standardise(torch.from_numpy(encoder.features(windows.get(rows, "audio")))).flatten(0, 1)
     torch.testing.assert_close(made.mean(0), torch.zeros(made.shape[1]), atol=1e-3, rtol=0)
     torch.testing.assert_close(made.std(0, unbiased=False), torch.ones(made.shape[1]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_a_run_that_ends_at_any_step_goes_on_bit_identical(
+    windows: Windows, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved every third step, inside epochs; mixup, dropout and modality dropout on; ends that no one announced."""
+    monkeypatch.setattr(saving, "WATCH_S", 0.0)
+    e = override(experiment(engine), {"train.checkpoint_steps": 3, "optim.mixup": 0.4, "optim.batch": 2})
+    e = override(e, {"fusion.modality_dropout": 0.4, "train.keep": 1, "train.checkpoint_epochs": 9})
+    run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
+    whole = train(windows, tmp_path / "whole", engine, run=run)
+    place, seen = Place(windows, Store(tmp_path / "resumed"), torch.device("cpu")), []
+    for steps in (1, 5, 2, 4, 7):  # until the end of the process, of 16 in all
+
+        def ends(left: list[int]) -> str:
+            left[0] -= 1
+            if not left[0]:
+                raise Killed
+            return ""
+
+        with pytest.raises(Killed):
+            execute(run, place, lambda progress: None, partial(ends, [steps]))
+        found, _ = ckpt.latest(place.results, run.key)
+        seen.append(found and found[1].position)
+    assert seen == [None, Position(0, 3), Position(0, 3), Position(1, 2), Position(2, 4)]
+    saved = ckpt.load(place.results, execute(run, place, lambda progress: None))
+    assert all(torch.equal(tensor, saved.weights[name]) for name, tensor in whole.items())
+    assert [p for _, p, _ in ckpt.committed(place.results, run.key)] == [Position(4, 0)]
+
+
+def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_epoch(
+    windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "WATCH_S", 0.0)
+    e = override(experiment("torch"), {"train.checkpoint_epochs": 9, "optim.batch": 2})
+    run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
+    told: dict[float, float] = {}
+
+    def report(progress: Progress) -> None:
+        told[progress.epoch] = progress.metrics["train_loss"]
+
+    execute(run, Place(windows, Store(tmp_path / "whole"), torch.device("cpu")), report)
+    whole = dict(told)
+    assert set(whole) == {k / 4 for k in range(1, 17)} | {1, 2, 3, 4}
+    place = Place(windows, Store(tmp_path / "left"), torch.device("cpu"))
+    with pytest.raises(Interrupted, match="the node goes"):
+        execute(run, place, report, iter(["", "", "", "", "", "the node goes"]).__next__)
+    found, _ = ckpt.latest(place.results, run.key)
+    assert found and found[1].position == Position(1, 2)
+    told.clear()
+    execute(run, place, report)
+    assert told == {epoch: loss for epoch, loss in whole.items() if epoch > 1.5}
+
+
+def test_validation_on_the_way_is_told_and_the_best_is_kept(windows: Windows, tmp_path: Path) -> None:
+    e = override(experiment("torch"), {"train.validate_epochs": 1, "train.keep": 1})
+    run = Run("joint", e, Split("within", TRAIN[:5], TRAIN[5:], ()), "data")
+    place, told = Place(windows, Store(tmp_path), torch.device("cpu")), []
+    execute(run, place, lambda p: told.append(p.metrics[ckpt.SCORE]) if ckpt.SCORE in p.metrics else None)
+    kept = {p.epoch for _, p, _ in ckpt.committed(place.results, run.key)}
+    assert len(told) == 4 and kept == {4, 4 - told[::-1].index(max(told))}

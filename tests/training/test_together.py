@@ -13,7 +13,7 @@ from eav_ray.errors import DataError
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Batch
-from eav_ray.training.run import together
+from eav_ray.training.ranks import together
 
 
 def rank(number: int, folder: str, size: int) -> None:

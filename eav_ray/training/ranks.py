@@ -1,0 +1,58 @@
+"""What the ranks of a process group tell each other. Alone, all of it is at once true."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from eav_ray.errors import ConfigError, DataError
+
+T = TypeVar("T")
+
+
+def world() -> tuple[int, int]:
+    """(rank, world size) of the default process group; (0, 1) where there is none."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def gather(value: T) -> list[T]:
+    """The value of each rank, on every rank."""
+    size = world()[1]
+    if size == 1:
+        return [value]
+    gathered: list[T | None] = [None] * size
+    dist.all_gather_object(gathered, value)
+    return gathered  # pyright: ignore[reportReturnType]
+
+
+def same_everywhere(value: T) -> T:
+    """Rank 0's value."""
+    return gather(value)[0]
+
+
+def from_first(number: int, device: torch.device) -> int:
+    """Rank 0's number; cheap enough for every step."""
+    if world()[1] == 1:
+        return number
+    told = torch.tensor(number, device=device)
+    dist.broadcast(told, 0)
+    return int(told)
+
+
+def together(action: Callable[[], T]) -> T:
+    """Do something that may fail on one rank alone, and fail on all of them if it does. Every rank must call it.
+
+    Raises:
+        DataError: The reason of the first rank that has one.
+    """
+    value, reason = None, ""
+    try:
+        value = action()
+    except (ConfigError, DataError) as error:
+        reason = str(error)
+    except OSError as error:
+        reason = f"{error.filename or 'storage'}: {error.strerror or error}"
+    if found := next((r for r in gather(reason) if r), ""):
+        raise DataError(found)
+    return value  # pyright: ignore[reportReturnType]

@@ -1,0 +1,120 @@
+"""When a training saves, and the writing of it beside the training."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from torch import Tensor
+
+from eav_ray.data.shard import Index
+from eav_ray.errors import DataError
+from eav_ray.models.build import Shapes
+from eav_ray.storage import Store
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.loop import Engine, Position
+from eav_ray.training.plan import Run
+from eav_ray.training.ranks import from_first, same_everywhere, together, world
+
+WATCH_S = 2.0  # seconds between two questions whether to leave
+
+
+class Saver:
+    """A run's checkpoints of one attempt. Every rank must make the same calls; rank 0 writes.
+
+    A checkpoint is written by a thread while the training goes on; what goes wrong there is told, on every rank, by
+    the next call.
+    """
+
+    def __init__(self, run: Run, results: Store, index: Index, shapes: Shapes) -> None:
+        self._run, self._results, self._classes, self._shapes = run, results, index.classes, shapes
+        self.attempt = same_everywhere(ckpt.new_attempt(results, run.key))
+        self._pool = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+        self.saved_at = time.monotonic()
+        self.pause_s = 0.0  # that the training stood still for the last one
+
+    def save(self, engine: Engine, position: Position, metrics: dict[str, Any]) -> None:
+        """One to go on from. Returns when the tensors are copied and the writing has begun."""
+        began = time.monotonic()
+        self._begin(engine.weights(), engine.moments(), position, metrics)
+        self.saved_at = time.monotonic()
+        self.pause_s = self.saved_at - began
+
+    def finish(self, weights: dict[str, Tensor], position: Position, metrics: dict[str, Any]) -> str:
+        """The last one, of weights alone. Returns its prefix when it is committed."""
+        self._begin(weights, {}, position, metrics)
+        together(self._wait)
+        return ckpt.prefix_of(self._run.key, self.attempt, position)
+
+    def close(self) -> None:
+        """Ends when all that was begun is written, whatever ended the training."""
+        self._pool.shutdown(wait=True)
+
+    def _begin(
+        self, weights: dict[str, Tensor], moments: dict[str, Tensor], position: Position, metrics: dict[str, Any]
+    ) -> None:
+        together(self._wait)
+        if world()[0] == 0:
+            self._writing = self._pool.submit(self._write, weights, moments, position, metrics)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(
+        self, weights: dict[str, Tensor], moments: dict[str, Tensor], position: Position, metrics: dict[str, Any]
+    ) -> None:
+        run, whole = self._run, dict(weights)
+        for m, key in run.encoders.items():
+            # A fusion checkpoint carries its encoders, so that one path is enough to predict.
+            found, _ = ckpt.latest(self._results, key)
+            if found is None:
+                raise DataError(f"the encoder run {key} has no checkpoint; train it first")
+            whole.update({n: t for n, t in found[1].weights.items() if n.startswith((f"encoders.{m}.", f"heads.{m}."))})
+            if m == "eeg" or "normalise.mean" not in whole:
+                whole.update({n: t for n, t in found[1].weights.items() if n.startswith("normalise.")})
+        finished = position.epoch == run.epochs
+        saved = ckpt.Checkpoint(
+            run.experiment,
+            run.split,
+            self._classes,
+            self._shapes,
+            whole,
+            moments,
+            position,
+            finished,
+            dict(metrics),
+            run.encoders,
+        )
+        ckpt.save(self._results, run.key, self.attempt, saved)
+        ckpt.prune(self._results, run.key, self.attempt, keep=1 if finished else run.experiment.train.keep)
+
+
+class Watch:
+    """Says after each step what is due; the same on every rank, by the clock of the first."""
+
+    def __init__(self, run: Run, steps: int, saver: Saver, interrupted: Callable[[], str]) -> None:
+        """
+        Args:
+            steps: Of an epoch.
+            interrupted: Why the training should leave; empty if it should not. Every rank calls it together.
+        """
+        self._train, self._steps = run.experiment.train, steps
+        self._saver, self._interrupted = saver, interrupted
+        self._asked = time.monotonic()
+
+    def after(self, position: Position, engine: Engine) -> tuple[bool, bool, str]:
+        """(whether to save, whether to tell how far it is, why to leave)."""
+        now, minutes = time.monotonic(), self._train.checkpoint_minutes
+        ask = 1 if now - self._asked >= WATCH_S else 0
+        late = 2 if minutes and now - self._saver.saved_at >= 60 * minutes else 0
+        due = from_first(ask + late, engine.device)
+        reason = ""
+        if due & 1:
+            self._asked = now
+            reason = self._interrupted()
+        every = self._train.checkpoint_steps
+        counted = bool(every) and (position.epoch * self._steps + position.step) % every == 0
+        return bool(due & 2) or counted or bool(reason), bool(due & 1), reason
