@@ -285,6 +285,7 @@ WORK = {
     "evaluate": "evaluate_checkpoint",
     "predict": "predict_to_csv",
     "preprocess": "preprocess",
+    "protocol": "run_protocol",
     "train": "train",
     "tune": "tune_experiment",
 }
@@ -294,6 +295,7 @@ SUBMITTED = [
     ["jobs/check.py", DEMO, "data.root=/mnt/EAV"],
     ["jobs/preprocess.py", DEMO, "data.root=/mnt/EAV", STORES[0]],
     ["jobs/train.py", DEMO, "data.root=/mnt/EAV", *STORES],
+    ["jobs/protocol.py", DEMO, "data.root=/mnt/EAV", *STORES],
     ["jobs/evaluate.py", DEMO, "data.root=/mnt/EAV", "--checkpoint", "s3://lab/best", *STORES],
     ["jobs/predict.py", "s3://lab/best", "data.root=/mnt/new", "--out", "/mnt/predictions.csv"],
 ]

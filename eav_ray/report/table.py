@@ -1,5 +1,7 @@
 """The table at the end: accuracy per person of each source, with mean and SD, and fusion against the best of one."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,12 @@ from eav_ray.training.metrics import per_recording, predicted
 
 TOGETHER = ("late_mean", "fusion")
 SOURCES = ("video", "audio", "eeg", *TOGETHER)
+LINES = 12  # folds of a protocol, at most, that have a line each
+
+
+def sources_of(modalities: Sequence[str]) -> list[str]:
+    """What predictions of these modalities are accounted for by, in the order of the table."""
+    return [s for s in SOURCES if s in modalities or (len(modalities) > 1 and s in TOGETHER)]
 
 
 def correct_per_recording(windows: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
@@ -43,8 +51,14 @@ class Comparison:
     def fusion_wins(self) -> bool:
         return self.fusion_only > self.single_only
 
+    def __str__(self) -> str:
+        return (
+            f"fusion against {self.best_single}, paired over recordings: {self.fusion_only} right by fusion alone, "
+            f"{self.single_only} by {self.best_single} alone; exact McNemar p = {self.p_value:.3g}"
+        )
 
-def compare(correct: pd.DataFrame, singles: list[str]) -> Comparison:
+
+def compare(correct: pd.DataFrame, singles: Sequence[str]) -> Comparison:
     best = max(singles, key=lambda m: float(correct[m].mean()))
     fusion_only = int((correct["fusion"] & ~correct[best]).sum())
     single_only = int((~correct["fusion"] & correct[best]).sum())
@@ -58,16 +72,52 @@ def per_person(correct: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
     return correct.groupby("subject")[sources].mean()
 
 
-def render(correct: pd.DataFrame, sources: list[str], n_classes: int, bayes: dict[str, float]) -> str:
-    """Percent: one line a source with mean and SD over people, then chance, then Bayes where it is known."""
+def render(
+    correct: pd.DataFrame, sources: list[str], n_classes: int, bayes: dict[str, float], *, columns: bool = True
+) -> str:
+    """Percent: one line a source with mean and SD over people, then chance, then Bayes where it is known.
+
+    Args:
+        columns: Whether each person has one.
+    """
     people = per_person(correct, sources)
-    lines = [f"{'':12}{'mean':>8}{'SD':>8}   " + "  ".join(f"{p:>10}" for p in people.index)]
+    shown = people if columns else people[:0]
+    lines = [f"{'':12}{'mean':>8}{'SD':>8}   " + "  ".join(f"{p:>10}" for p in shown.index)]
     if bayes:
         lines[0] += f"{'Bayes':>12}"
     for source in sources:
         column = people[source] * 100
         sd = f"{column.std(ddof=1):8.2f}" if len(column) > 1 else f"{'-':>8}"
         known = f"{bayes[source] * 100:12.2f}" if source in bayes else f"{'':12}"
-        lines.append(f"{source:12}{column.mean():8.2f}{sd}   " + "  ".join(f"{v:10.2f}" for v in column) + known)
+        each = "  ".join(f"{v:10.2f}" for v in shown[source] * 100)
+        lines.append(f"{source:12}{column.mean():8.2f}{sd}   {each}{known}")
     lines.append(f"{'chance':12}{100 / n_classes:8.2f}")
+    return "\n".join(lines)
+
+
+def protocol_table(
+    windows: pd.DataFrame, modalities: Sequence[str], n_classes: int, findings: dict[int, list[dict[str, Any]]]
+) -> str:
+    """Percent over all folds of a protocol together, a line a fold where they are few, and collapse warnings, counted.
+
+    Args:
+        windows: Predictions of all folds, as `correct_per_recording` takes them, with a column `fold`.
+        findings: What the collapse check found in the model of each fold.
+    """
+    sources = sources_of(modalities)
+    correct = correct_per_recording(windows, sources)
+    lines = [line.rstrip() for line in render(correct, sources, n_classes, {}, columns=False).splitlines()]
+    if len(modalities) > 1:
+        lines.append(str(compare(correct, modalities)))
+    folds = windows.drop_duplicates(["subject", "recording"])[["subject", "recording", "fold"]]
+    if folds["fold"].nunique() <= LINES:
+        lines.append(f"{'fold':>4}  {'people':12}" + "".join(f"{s:>10}" for s in sources))
+        for fold, mine in correct.merge(folds, on=["subject", "recording"]).groupby("fold"):
+            people = per_person(mine, sources)
+            who = f"{len(people)} people" if len(people) > 1 else f"{people.index[0]}"
+            lines.append(f"{fold:>4}  {who:12}" + "".join(f"{v:10.2f}" for v in people.mean() * 100))
+    counts = Counter(check for found in findings.values() for check in sorted({f["check"] for f in found}))
+    if counts:
+        told = ", ".join(f"{check} ({count} of {len(findings)})" for check, count in counts.most_common())
+        lines.append(f"warning: what the collapse check found, in how many folds: {told}")
     return "\n".join(lines)

@@ -132,6 +132,16 @@ def cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 0))
 
 
+def room(runtime: Runtime) -> int:
+    """How many workers fit on the nodes that are there now; at least 1, for which a cluster may grow.
+
+    Counted node by node: what two nodes have left over between them holds no worker.
+    """
+    needs = {"CPU": runtime.cpus_per_worker, "GPU": runtime.gpus_per_worker}
+    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return max(1, sum(min(int(have.get(k, 0) / each) for k, each in needs.items() if each) for have in nodes))
+
+
 def _start(runtime: Runtime) -> None:
     check_local(runtime)
     # Ray gives its workers a low priority, by which Linux spreads them badly: two on one core, the other idle

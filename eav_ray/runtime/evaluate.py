@@ -9,7 +9,7 @@ import pandas as pd
 
 from eav_ray.config import Experiment
 from eav_ray.data.split import ACROSS, Split
-from eav_ray.report.table import SOURCES, TOGETHER, Comparison, compare, correct_per_recording, render, warnings_of
+from eav_ray.report.table import Comparison, compare, correct_per_recording, render, sources_of, warnings_of
 from eav_ray.runtime.cli import with_data
 from eav_ray.runtime.predict import evaluate, open_checkpoint, predict
 from eav_ray.runtime.train import open_data
@@ -34,26 +34,22 @@ def evaluate_checkpoint(experiment: Experiment, path: str, *, bayes: dict[str, f
     table = evaluate(experiment, path, data.shards, data.index, data.windows.ids)
     checkpoint = open_checkpoint(path)
     names: list[str] = sorted(checkpoint.experiment.data.modalities)
-    sources = [s for s in SOURCES if s in names or (len(names) > 1 and s in TOGETHER)]
+    sources = sources_of(names)
     correct = correct_per_recording(table, sources)
     people = correct["subject"].nunique()
     lines = [
-        f"accuracy in percent, {len(correct)} recordings of {people} people {_apart(checkpoint.split)}",
+        f"accuracy in percent, {len(correct)} recordings of {people} people {apart(checkpoint.split)}",
         render(correct, sources, len(data.index.classes), bayes or {}),
     ]
     comparison = None
     if len(names) > 1:
         comparison = compare(correct, names)
-        lines.append(
-            f"fusion against {comparison.best_single}, paired over recordings: {comparison.fusion_only} right by "
-            f"fusion alone, {comparison.single_only} by {comparison.best_single} alone; exact McNemar p = "
-            f"{comparison.p_value:.3g}"
-        )
+        lines.append(str(comparison))
         lines += warnings_of(checkpoint.metrics)
     return Tested(correct, comparison, "\n".join(lines))
 
 
-def _apart(tested: Split) -> str:
+def apart(tested: Split) -> str:
     """What sets the recordings that are scored apart from those that were trained on."""
     if tested.protocol in ACROSS:
         return "that were never trained on or chosen by"

@@ -34,15 +34,31 @@ STOPPED = "the job was told to end"
 def run_all(
     experiment: Experiment, runs: list[Run], shards: Store, index: Index, only: tuple[str, ...], *, title: str
 ) -> dict[str, str]:
-    """Train all runs on `runtime.groups` groups of `runtime.workers`; finished ones are skipped.
-
-    Args:
-        only: The recordings that the workers may see at all.
+    """`run_each`, where every run is needed.
 
     Returns:
         key -> prefix of the finished checkpoint in the results store.
     Raises:
         DataError: A run failed; the others were trained all the same.
+        Interrupted: As `run_each`.
+    """
+    state = run_each(experiment, runs, shards, index, only, title=title)
+    if state.failed:
+        key, reason = next(iter(state.failed.items()))
+        total = len(state.done) + len(state.failed)
+        raise DataError(f"{len(state.failed)} of {total} runs failed; the first, {key}: {reason}")
+    return state.done
+
+
+def run_each(
+    experiment: Experiment, runs: list[Run], shards: Store, index: Index, only: tuple[str, ...], *, title: str
+) -> State:
+    """Train all runs on `runtime.groups` groups of `runtime.workers`; finished ones are skipped.
+
+    Args:
+        only: The recordings that the workers may see at all.
+    Raises:
+        DataError: A group could not start, or ended too often.
         Interrupted: The job was told to end (SIGTERM, or Ctrl-C), and the runs were saved where they were.
     """
     unique = list({run.key: run for run in runs}.values())
@@ -65,10 +81,7 @@ def run_all(
         raise Interrupted(f"{len(state.done)} of {len(unique)} trainings are finished")
     for line in state.damaged:
         print(f"passed over a damaged checkpoint: {line}", flush=True)
-    if state.failed:
-        key, reason = next(iter(state.failed.items()))
-        raise DataError(f"{len(state.failed)} of {len(unique)} runs failed; the first, {key}: {reason}")
-    return state.done
+    return state
 
 
 @contextmanager

@@ -1,6 +1,5 @@
-"""A checkpoint at work, through Ray Data: on the test rows of its split, once, or on recordings that it never saw."""
+"""A checkpoint at work: on the test rows of its split, once, or through Ray Data on recordings that it never saw."""
 
-import io
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
@@ -8,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import ray
 import ray.data
 import torch
 
-from eav_ray.config import Experiment, Modality, Profile, digest
+from eav_ray.config import Experiment, Modality, Profile
 from eav_ray.data import sets
-from eav_ray.data.shard import Index, ShardFile, as_decoded, as_stored, read_shard, window_shapes
+from eav_ray.data.shard import Index, as_decoded, as_stored, window_shapes
 from eav_ray.data.split import check, items_of
 from eav_ray.data.windows import cut
 from eav_ray.errors import ConfigError, DataError
@@ -23,7 +21,8 @@ from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster, eeg_stage
 from eav_ray.runtime.preprocess import require_extras
-from eav_ray.storage import COMMIT, Store, sha256, split
+from eav_ray.runtime.score import Task, score
+from eav_ray.storage import Store, split
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.run import empty_frame, to_frame
 
@@ -61,24 +60,12 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, lab
         raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; evaluate the refit checkpoint")
     items = items_of(labels, checkpoint.experiment.data, checkpoint.experiment.seed)
     check(tested, items)
-    results = Store(experiment.store.results)
-    identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
-    name = f"evaluations/{identity}-{digest(sorted(tested.test), index.fingerprint)}.parquet"
-    if results.exists(name):
-        return pd.read_parquet(io.BytesIO(results.read(name)))
-    people = {i.subject for i in items if i.id in set(tested.test)}
-    files = [s for s in index.shards if s.subject in people]
-    with cluster.session(experiment.runtime), stage("test, once", len(tested.test), "recordings") as bar:
-        cluster.prepare_ray_data()
-        work: Any = partial(_shard, files=files, root=str(shards), columns=_columns(checkpoint.experiment))
-        numbers = [{"shard": i} for i in range(len(files))]
-        rows = ray.data.from_items(numbers, override_num_blocks=len(files)).map_batches(work, batch_size=1, num_cpus=1)
-        table = _collect(_predicted(rows, f"{store}/{prefix}", experiment, tested.test), bar, len(tested.test))
-    truth = {i.id: i.label for i in items}
-    table["label"] = [truth[f"{s}/{r}"] for s, r in zip(table["subject"], table["recording"], strict=True)]
-    sink = io.BytesIO()
-    table.to_parquet(sink, index=False)
-    results.write(name, sink.getvalue())
+    # One worker, as its batches must not matter here; scoring takes all that there is room for.
+    runtime = replace(experiment.runtime, workers=1)
+    own = replace(checkpoint.experiment, store=experiment.store, runtime=runtime)
+    (table,) = score(own, [Task(f"{store}/{prefix}", tested.test)], shards, index)
+    if isinstance(table, str):
+        raise DataError(table)
     return table
 
 
@@ -105,11 +92,6 @@ def check_channels(experiment: Experiment, checkpoint: ckpt.Checkpoint, n_chans:
             f"{experiment.data.root} has {n_chans} EEG channels, but {path} was trained on "
             f"{checkpoint.shapes.eeg_channels}; use recordings of the same montage"
         )
-
-
-def _shard(batch: dict[str, np.ndarray], *, files: list[ShardFile], root: str, columns: list[str]) -> pa.Table:
-    """One shard, checked against its hash."""
-    return read_shard(Store(root), files[int(batch["shard"][0])]).select(columns)
 
 
 def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]:
@@ -149,7 +131,7 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
         ]
         work = partial(_windows, units=units, profile=profile, modalities=modalities, shapes=checkpoint.shapes)
         rows = eeg_stage.retried(eeg_stage.units(experiment.data, profile, units).flat_map, work, num_cpus=1)
-        table = _collect(_predicted(rows, f"{store}/{prefix}", experiment, ()), bar, len(recordings))
+        table = _collect(_predicted(rows, f"{store}/{prefix}", experiment), bar, len(recordings))
     # Names, as the numbers are of these recordings' classes and not of the checkpoint's.
     table["label"] = np.array(dataset.classes)[table["label"].astype(int)]
     bad = table[table["reason"] != ""]
@@ -157,19 +139,14 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
     return table[table["reason"] == ""].drop(columns="reason").reset_index(drop=True), failed
 
 
-def _columns(experiment: Experiment) -> list[str]:
-    present = [f"has_{m}" for m in experiment.data.modalities]
-    return ["subject", "recording", "window", "label", *present, *experiment.data.modalities]
-
-
-def _predicted(rows: ray.data.Dataset, path: str, experiment: Experiment, wanted: tuple[str, ...]) -> ray.data.Dataset:
+def _predicted(rows: ray.data.Dataset, path: str, experiment: Experiment) -> ray.data.Dataset:
     runtime = experiment.runtime
     # Predicting is short: an actor that died is an error, and the same command starts anew.
     return eeg_stage.retried(
         rows.map_batches,
         _Predict,
         retries=0,
-        fn_constructor_args=(path, wanted, runtime.cpus_per_worker),
+        fn_constructor_args=(path, runtime.cpus_per_worker),
         batch_size=BATCH,
         num_cpus=runtime.cpus_per_worker,
         num_gpus=runtime.gpus_per_worker or None,
@@ -234,10 +211,9 @@ def to_flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 class _Predict:
     """An actor: one loaded checkpoint, batch after batch."""
 
-    def __init__(self, path: str, wanted: tuple[str, ...], threads: float) -> None:
+    def __init__(self, path: str, threads: float) -> None:
         torch.set_num_threads(max(1, int(threads)))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.wanted = set(wanted)
         checkpoint = open_checkpoint(path)
         self.profile = checkpoint.experiment.profile
         self.model = ckpt.load_model(checkpoint).to(self.device).eval()
@@ -247,9 +223,6 @@ class _Predict:
         ids = pd.DataFrame({c: batch[c] for c in ("subject", "recording", "window", "label")})
         present = np.stack([batch[f"has_{m}"] for m in names], 1)
         keep = np.asarray(present.any(1))
-        if self.wanted:
-            recordings = zip(ids["subject"], ids["recording"], strict=True)
-            keep = keep & np.array([f"{s}/{r}" in self.wanted for s, r in recordings])
         inputs = {m: torch.from_numpy(self._decoded(m, batch[m][keep])).to(self.device) for m in names}
         table = empty_frame(names, self.model.n_outputs)
         if keep.any():

@@ -55,7 +55,7 @@ class Queue:
         for run in open_runs:
             broken = next((k for k in run.needs if k in self._failed), None)
             if broken:
-                self._failed[run.key] = f"its encoder {broken} failed"
+                self._failed[run.key] = f"its encoder {broken} failed: {self._failed[broken]}"
             elif run.key not in self._running.values() and all(
                 k in self._done or k not in self._runs for k in run.needs
             ):

@@ -81,6 +81,15 @@ def test_listening_is_trained_on_but_never_scored(fold: Fold) -> None:
     assert {BY_ID[i].task for i in split.validation + split.test} == {"speaking"}
 
 
+@pytest.mark.parametrize("protocol", ["within", "within_validated", "paper"])
+def test_within_people_there_is_a_fold_for_each_and_no_recording_is_tested_twice(protocol: Protocol) -> None:
+    assert fold_count(ITEMS, Fold(protocol=protocol, of=3)) == N_PEOPLE
+    splits = [make_split(ITEMS, Fold(protocol=protocol, index=i)) for i in range(N_PEOPLE)]
+    assert [len(people(s.train + s.test)) for s in splits] == [1] * N_PEOPLE
+    tested = [i for s in splits for i in s.test]
+    assert len(tested) == len(set(tested)) and people(tuple(tested)) == {i.subject for i in ITEMS}
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(
     ("protocol", "of"), [("subject_kfold", 2), ("subject_kfold", 3), ("subject_kfold", 8), ("loso", 2)]

@@ -48,3 +48,14 @@ def job(planted: Path, place: Path) -> Job:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def preprocessed(job: Job, planted: Path) -> list[str]:
+    """The arguments that all jobs share, once the shards are there."""
+    words = [str(TINY), f"data.root={planted}"]
+    done = job("preprocess", *words)
+    assert "120 windows" in done.stdout and "bad channels" in done.stdout
+    page = Path(done.stdout.rsplit("quality: ", 1)[1].strip())
+    assert page.read_text().count("<img") == 3  # head, spectrum, levels; faces only where they are asked for
+    return words

@@ -18,17 +18,6 @@ TINY = str(Path(__file__).with_name("tiny.yaml"))
 
 
 @pytest.fixture(scope="module")
-def preprocessed(job: Job, planted: Path) -> list[str]:
-    """The arguments that all jobs of the chain share, once the shards are there."""
-    words = [TINY, f"data.root={planted}"]
-    done = job("preprocess", *words)
-    assert "120 windows" in done.stdout and "bad channels" in done.stdout
-    page = Path(done.stdout.rsplit("quality: ", 1)[1].strip())
-    assert page.read_text().count("<img") == 3  # head, spectrum, levels; faces only where they are asked for
-    return words
-
-
-@pytest.fixture(scope="module")
 def tuned(job: Job, preprocessed: list[str], place: Path) -> Path:
     """The results store after a search."""
     done = job("tune", *preprocessed)

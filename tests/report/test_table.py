@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eav_ray.report.table import SOURCES, compare, correct_per_recording, per_person, render
+from eav_ray.report.table import LINES, SOURCES, compare, correct_per_recording, per_person, protocol_table, render
 
 N_CLASSES = 3
 
@@ -95,3 +95,55 @@ def test_the_table_shows_mean_and_sd_over_people_chance_and_bayes() -> None:
     assert lines[3].split() == ["chance", "20.00"]
     one = render(correct[:4], ["eeg"], 5, {}).splitlines()
     assert one[1].split() == ["eeg", "25.00", "-", "25.00"]
+
+
+NAMES = ["audio", "eeg", "video"]
+COLLAPSED = {"check": "one key", "figure": 1, "text": "the attention of this fusion sees 1 key"}
+UNUSED = {"check": "a modality that is not used", "figure": 0, "text": "without audio the loss is no higher"}
+
+
+def folds(people: int) -> pd.DataFrame:
+    """A person a fold."""
+    table = windows(people=people)
+    return table.assign(fold=table["subject"].str[1:].astype(int))
+
+
+def test_the_table_of_a_protocol_has_the_numbers_of_all_folds_together_and_of_each() -> None:
+    table = folds(4)
+    correct = correct_per_recording(table, list(SOURCES))
+    lines = protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
+    people = per_person(correct, list(SOURCES)) * 100
+    for line, source in zip(lines[1:6], SOURCES, strict=True):
+        assert line.split() == [source, f"{people[source].mean():.2f}", f"{people[source].std(ddof=1):.2f}"]
+    assert lines[6].split() == ["chance", "33.33"]
+    assert lines[7] == str(compare(correct, NAMES)) and "McNemar" in lines[7]
+    assert lines[8].split() == ["fold", "people", *SOURCES]
+    for number, line in enumerate(lines[9:]):
+        own = [f"{people.loc[f'p{number}', s]:.2f}" for s in SOURCES]
+        assert line.split() == [str(number), f"p{number}", *own]
+    assert len(lines) == 13
+
+
+def test_a_fold_of_several_people_is_the_mean_over_them() -> None:
+    table = folds(4).assign(fold=0)
+    lines = protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
+    assert lines[-1].split()[:3] == ["0", "4", "people"]
+    assert lines[-1].split()[3:] == [line.split()[1] for line in lines[1:6]]
+
+
+def test_many_folds_have_no_line_each() -> None:
+    few, many = (protocol_table(folds(n), NAMES, N_CLASSES, {}).splitlines() for n in (LINES, LINES + 1))
+    assert len(few) - len(many) == LINES + 1 and not any(line.startswith("fold ") for line in many)
+
+
+def test_one_modality_alone_is_compared_with_nothing() -> None:
+    text = protocol_table(folds(2), ["eeg"], N_CLASSES, {})
+    assert "fusion" not in text and "late_mean" not in text and "McNemar" not in text
+    assert [line.split()[0] for line in text.splitlines()[1:]] == ["eeg", "chance", "fold", "0", "1"]
+
+
+def test_collapse_warnings_are_counted_by_folds_in_one_line() -> None:
+    findings = {0: [COLLAPSED, UNUSED, UNUSED], 1: [], 2: [COLLAPSED], 3: []}
+    (line,) = [x for x in protocol_table(folds(4), NAMES, N_CLASSES, findings).splitlines() if "warning" in x]
+    assert "one key (2 of 4)" in line and "a modality that is not used (1 of 4)" in line
+    assert "warning" not in protocol_table(folds(4), NAMES, N_CLASSES, dict.fromkeys(range(4), []))

@@ -1,0 +1,201 @@
+"""All folds of a protocol as one job: trained by one queue, tested once, one table.
+
+A fold that fails is named at the end; the others are trained, scored and shown all the same.
+"""
+
+import contextlib
+import io
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from eav_ray.config import Experiment, digest, to_dict
+from eav_ray.data.split import Split, fold_count, items_of, make_split
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.report.table import protocol_table
+from eav_ray.runtime import cluster
+from eav_ray.runtime.evaluate import apart
+from eav_ray.runtime.groups import run_each
+from eav_ray.runtime.score import Task, as_parquet, score
+from eav_ray.runtime.train import Data, announce, open_data, runs_of
+from eav_ray.storage import COMMIT, Store, sha256, versions
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.plan import Run
+from eav_ray.training.run import is_done
+
+FORMAT = 1  # raise when what is kept of a protocol changes
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One fold: its split, and the trainings that it needs, the last of which is the result."""
+
+    number: int
+    split: Split
+    runs: list[Run]
+
+    @property
+    def people(self) -> list[str]:
+        return list(dict.fromkeys(i.split("/")[0] for i in self.split.test))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the results store keeps of a protocol."""
+
+    predictions: pd.DataFrame  # of all folds, one row a window, with a column `fold`
+    folds: list[dict[str, Any]]  # fold, run, checkpoint, commit_sha256, test, collapse
+
+
+@dataclass(frozen=True)
+class Done:
+    kept: Kept
+    failed: dict[int, str]  # fold -> reason
+    text: str
+
+
+def run_protocol(experiment: Experiment) -> Done:
+    """Train and test every fold, or what is left of them; `fold.index` does not matter.
+
+    Raises:
+        ConfigError: A fold that cannot be made, of too few people or recordings.
+        DataError: Not one fold could be scored, or another process is at the same protocol.
+    """
+    e = experiment
+    data, results = open_data(e), Store(e.store.results)
+    folds = plan(e, data)
+    name = f"protocols/{protocol_key(e, folds)}"
+    failed: dict[int, str] = {}
+    with results.lock(f"{name}/lock"):
+        if results.is_committed(name):
+            kept = _read(results, name)
+        else:
+            with cluster.session(e.runtime):
+                reasons = _train(e, folds, data, results)
+                kept, failed = _test(e, folds, data, results, reasons)
+            if not kept.folds:
+                raise DataError(missing(failed, folds))
+            if not failed:
+                results.commit(name, _files(e, kept))
+    return Done(kept, failed, text(e, folds, data.index.classes, kept, failed, f"{results}/{name}"))
+
+
+def plan(experiment: Experiment, data: Data) -> list[Planned]:
+    """Every fold of the experiment's protocol.
+
+    Raises:
+        ConfigError: A fold that cannot be made, by its number.
+    """
+    e = experiment
+    items = items_of(data.windows.ids, e.data, e.seed)
+    planned = []
+    for number in range(fold_count(items, e.fold)):
+        of_fold = replace(e, fold=replace(e.fold, index=number))
+        try:
+            split = make_split(items, of_fold.fold)
+        except ConfigError as error:
+            raise ConfigError(f"fold {number} cannot be made: {error}") from None
+        planned.append(Planned(number, split, runs_of(of_fold, split, data)))
+    return planned
+
+
+def protocol_key(experiment: Experiment, folds: list[Planned]) -> str:
+    """Equal only for equal models tested on equal recordings."""
+    return f"{experiment.name}-{digest(FORMAT, [[f.runs[-1].key, sorted(f.split.test)] for f in folds])}"
+
+
+def _train(e: Experiment, folds: list[Planned], data: Data, results: Store) -> dict[str, str]:
+    """Train what is not trained yet; returns why a run, by its key, could not be; "" stands for all others."""
+    announce(e, [run for f in folds for run in f.runs], data)
+    left = [f for f in folds if not is_done(f.runs[-1], results)]
+    if not left:
+        return {}
+    seen = tuple(sorted({i for f in left for i in (*f.split.train, *f.split.validation)}))
+    try:
+        return run_each(e, [run for f in left for run in f.runs], data.shards, data.index, seen, title="train").failed
+    except DataError as error:
+        return {"": str(error)}  # what was trained is in the store
+
+
+def _test(
+    e: Experiment, folds: list[Planned], data: Data, results: Store, reasons: dict[str, str]
+) -> tuple[Kept, dict[int, str]]:
+    """Score every fold that has a finished model.
+
+    Args:
+        reasons: Why a run has none (`_train`).
+    """
+    otherwise = reasons.get("", "it has no finished checkpoint")
+    prefixes = {f.number: finished(results, f.runs[-1].key) for f in folds}
+    failed = {f.number: reasons.get(f.runs[-1].key, otherwise) for f in folds if not prefixes[f.number]}
+    trained = [f for f in folds if f.number not in failed]
+    tasks = [Task(f"{results}/{prefixes[f.number]}", f.split.test) for f in trained]
+    tables, facts = [], []
+    for fold, table in zip(trained, score(e, tasks, data.shards, data.index), strict=True):
+        if isinstance(table, str):
+            failed[fold.number] = table
+            continue
+        prefix = prefixes[fold.number]
+        tables.append(table.assign(fold=fold.number))
+        facts.append(
+            {
+                "fold": fold.number,
+                "run": fold.runs[-1].key,
+                "checkpoint": prefix,
+                "commit_sha256": sha256(results.read(f"{prefix}/{COMMIT}")),
+                "test": list(fold.split.test),
+                "collapse": results.read_json(f"{prefix}/metrics.json").get("collapse", []),
+            }
+        )
+    return Kept(pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), facts), failed
+
+
+def finished(results: Store, key: str) -> str:
+    """The prefix of a run's finished checkpoint, empty where there is none. Reads no weights."""
+    for _, _, prefix in ckpt.committed(results, key):
+        with contextlib.suppress(DataError):  # a damaged one is passed over, as in training
+            if results.read_json(f"{prefix}/state.json")["finished"]:
+                return prefix
+    return ""
+
+
+def _files(e: Experiment, kept: Kept) -> dict[str, bytes]:
+    documents = {"experiment": to_dict(e), "folds": kept.folds, "versions": versions()}
+    files = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
+    return files | {"predictions.parquet": as_parquet(kept.predictions)}
+
+
+def _read(results: Store, name: str) -> Kept:
+    files = results.read_committed(name)
+    return Kept(pd.read_parquet(io.BytesIO(files["predictions.parquet"])), json.loads(files["folds.json"]))
+
+
+def text(
+    e: Experiment, folds: list[Planned], classes: tuple[str, ...], kept: Kept, failed: dict[int, str], path: str
+) -> str:
+    """The table of all folds that were scored, and a line for those that were not."""
+    scored = kept.predictions[["subject", "recording"]].drop_duplicates()
+    head = (
+        f"{e.fold.protocol}, {len(kept.folds)} of {len(folds)} folds: accuracy in percent, {len(scored)} recordings of "
+        f"{scored['subject'].nunique()} people {apart(folds[0].split)}"
+    )
+    findings = {fact["fold"]: fact["collapse"] for fact in kept.folds}
+    lines = [head, protocol_table(kept.predictions, sorted(e.data.modalities), len(classes), findings)]
+    lines.append(missing(failed, folds) if failed else f"predictions: {path}")
+    return "\n".join(lines)
+
+
+def missing(failed: dict[int, str], folds: list[Planned]) -> str:
+    """One line that names the folds that were not scored, and why the first was not."""
+    names = [_named(folds[number]) for number in sorted(failed)]
+    reason = failed[min(failed)]
+    return (
+        f"{len(failed)} of {len(folds)} folds could not be trained or scored: {', '.join(names)}; the same command "
+        f"takes them up again; the first: {reason}"
+    )
+
+
+def _named(fold: Planned) -> str:
+    return f"{fold.number} ({fold.people[0]})" if len(fold.people) == 1 else str(fold.number)

@@ -1,0 +1,147 @@
+"""Recordings scored by finished checkpoints, on the memory-mapped windows; each checkpoint once, then kept.
+
+A few actors, as many as the cluster has room for, open the windows once and go through all checkpoints: a process of
+its own for each would cost seconds.
+"""
+
+import io
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+import ray
+import torch
+from ray.util import ActorPool
+
+from eav_ray.config import Experiment, digest
+from eav_ray.data.shard import Index
+from eav_ray.data.split import items_of, refuse_overlap
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.report.progress import stage
+from eav_ray.runtime import cluster
+from eav_ray.storage import COMMIT, Store, sha256, split
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.run import open_place, rows_with, to_frame
+from eav_ray.training.source import Labels, RawSource, plain_batches
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """One checkpoint and what it is to score."""
+
+    path: str  # of a finished checkpoint
+    test: tuple[str, ...]  # ids of recordings
+
+
+def score(experiment: Experiment, tasks: list[Task], shards: Store, index: Index) -> list[pd.DataFrame | str]:
+    """Predictions of all tasks, computed once and kept under `evaluations/` in the results store.
+
+    Args:
+        experiment: Whose data and seed give the labels, and whose stores and runtime are used.
+    Returns:
+        For each task a table with one row a window (`training.run.to_frame`), or a line that says why there is none.
+    """
+    results = Store(experiment.store.results)
+    names = [_name(task, index) for task in tasks]
+    kept = {n: _read(results, name) for n, name in enumerate(names) if results.exists(name)}
+    todo = [n for n in range(len(tasks)) if n not in kept]
+    made = _scored(experiment, {n: tasks[n] for n in todo}, shards, index, names) if todo else {}
+    return [kept[n] if n in kept else made[n] for n in range(len(tasks))]
+
+
+def _name(task: Task, index: Index) -> str:
+    """By the hash of the checkpoint's files and the recordings: equal questions have one answer."""
+    store, prefix = split(task.path)
+    identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
+    return f"evaluations/{identity}-{digest(sorted(task.test), index.fingerprint)}.parquet"
+
+
+def _read(results: Store, name: str) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO(results.read(name)))
+
+
+def as_parquet(table: pd.DataFrame) -> bytes:
+    sink = io.BytesIO()
+    table.to_parquet(sink, index=False)
+    return sink.getvalue()
+
+
+def _scored(
+    experiment: Experiment, tasks: dict[int, Task], shards: Store, index: Index, names: list[str]
+) -> dict[int, pd.DataFrame | str]:
+    runtime, results = experiment.runtime, Store(experiment.store.results)
+    # A person at a time: one checkpoint that has many people to score is shared between the actors too.
+    parts = [
+        (number, task.path, tuple(ids))
+        for number, task in tasks.items()
+        for _, ids in groupby(sorted(task.test), key=lambda i: i.split("/")[0])
+    ]
+    left = {number: sum(p[0] == number for p in parts) for number in tasks}
+    tables: dict[int, list[pd.DataFrame]] = {number: [] for number in tasks}
+    found: dict[int, pd.DataFrame | str] = {}
+    everything = tuple(sorted({i for task in tasks.values() for i in task.test}))
+    total = sum(len(task.test) for task in tasks.values())
+    with cluster.session(runtime), stage("test, once", total, "recordings") as bar:
+        # An actor that died starts again and takes its part up again, once.
+        scorer: Any = ray.remote(
+            num_cpus=runtime.cpus_per_worker,
+            num_gpus=runtime.gpus_per_worker,
+            max_restarts=1,
+            max_task_retries=1,
+        )(_Scorer)
+        count = min(len(parts), cluster.room(runtime))
+        pool = ActorPool([scorer.remote(experiment, str(shards), index, everything) for _ in range(count)])
+        for number, table, size in pool.map_unordered(lambda actor, part: actor.score.remote(*part), parts):
+            bar.to(bar.done + size)
+            left[number] -= 1
+            if isinstance(table, str):
+                found[number] = table
+            else:
+                tables[number].append(table)
+            if not left[number] and number not in found:
+                order = ["subject", "recording", "window"]
+                whole = pd.concat(tables.pop(number), ignore_index=True).sort_values(order, ignore_index=True)
+                results.write(names[number], as_parquet(whole))
+                found[number] = whole
+    return found
+
+
+class _Scorer:
+    """An actor: the windows, opened once, and the checkpoint that it scored last."""
+
+    def __init__(self, experiment: Experiment, shards: str, index: Index, recordings: tuple[str, ...]) -> None:
+        torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
+        device = torch.device("cuda" if experiment.runtime.gpus_per_worker and torch.cuda.is_available() else "cpu")
+        self._place = open_place(experiment, Store(shards), index, device, only=recordings)
+        windows = self._place.windows
+        items = items_of(windows.ids, experiment.data, experiment.seed)
+        self._labels = Labels.of(windows, {i.id: i.label for i in items})
+        self._path = ""
+
+    def score(self, number: int, path: str, recordings: tuple[str, ...]) -> tuple[int, pd.DataFrame | str, int]:
+        """The number given, a table or why there is none, and how many recordings that was."""
+        try:
+            return number, self._table(path, recordings), len(recordings)
+        except (ConfigError, DataError) as error:
+            return number, str(error), len(recordings)
+
+    def _table(self, path: str, recordings: tuple[str, ...]) -> pd.DataFrame:
+        if path != self._path:
+            checkpoint = ckpt.load(*split(path))
+            self._split = checkpoint.split
+            self._model = ckpt.load_model(checkpoint).to(self._place.device).eval()
+            self._path = path
+        refuse_overlap(replace(self._split, validation=(), test=recordings))
+        windows, device, names = self._place.windows, self._place.device, self._model.names
+        source, parts = RawSource(windows, names), []
+        with torch.no_grad():
+            rows = rows_with(windows, recordings, tuple(names))
+            for part, batch in plain_batches(source, self._labels, rows, BATCH):
+                inputs = {m: x.to(device) for m, x in batch.inputs.items()}
+                output = self._model(inputs, batch.present_BM.to(device))
+                ids, label = windows.ids.iloc[part], self._labels.label[part]
+                parts.append(to_frame(output, ids, source.present(part), names, label))
+        return pd.concat(parts, ignore_index=True)
