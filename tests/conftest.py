@@ -12,6 +12,7 @@ settings.register_profile(
 settings.register_profile("chaos", settings.get_profile("default"), max_examples=5_000, derandomize=False)
 settings.load_profile(os.environ.get("EAV_RAY_HYPOTHESIS", "default"))
 
+CHAOS = os.environ.get("EAV_RAY_HYPOTHESIS") == "chaos"  # full counts instead of a short case (`make chaos`)
 REPOSITORY = Path(__file__).parents[1]
 
 

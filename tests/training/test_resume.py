@@ -42,8 +42,12 @@ def experiment(engine: str) -> Experiment:
 
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+    return windows_in(tmp_path_factory.mktemp("resume"))
+
+
+def windows_in(folder: Path) -> Windows:
     """Noise, eight windows; the last recording is for the test side and must never be seen."""
-    folder, rng = tmp_path_factory.mktemp("resume"), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     profile = experiment("torch").profile
     rows = []
     for k in range(8):

@@ -1,0 +1,105 @@
+"""R1: two ranks, killed with SIGKILL at random steps and started again, end with the weights of ranks that were not."""
+
+import os
+import signal
+from datetime import timedelta
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from eav_ray.config import override
+from eav_ray.data.split import Split
+from eav_ray.storage import Store
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training import saving
+from eav_ray.training.plan import Run
+from eav_ray.training.run import Place, execute
+from tests.conftest import CHAOS
+from tests.training.test_resume import TRAIN, experiment, windows_in
+
+pytestmark = pytest.mark.slow
+KILLS, EPOCHS, EVERY = (20 if CHAOS else 2), 6, 2  # four steps an epoch
+
+
+def the_run(engine: str) -> Run:
+    changes = {"optim.epochs": EPOCHS, "optim.batch": 2, "optim.mixup": 0.4, "fusion.modality_dropout": 0.4}
+    changes |= {"train.checkpoint_steps": EVERY, "train.checkpoint_epochs": 100, "runtime.workers": 2}
+    return Run("joint", override(experiment(engine), changes), Split("within", TRAIN, (), ("subject1/007",)), "data")
+
+
+def rank(number: int, folder: str, engine: str, attempt: int, steps: int, victims: tuple[int, ...]) -> None:
+    """Train, and kill this process, if it is a victim, after so many steps of this attempt."""
+    saving.WATCH_S = 0.0
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/group-{attempt}",
+        rank=number,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
+    left = steps
+
+    def ends() -> str:
+        nonlocal left
+        left -= 1
+        if left == 0 and number in victims:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ""
+
+    torch.set_num_threads(1)
+    place = Place(windows_in(Path(folder, f"rank-{number}")), Store(Path(folder, "results")), torch.device("cpu"))
+    execute(the_run(engine), place, lambda progress: None, ends)
+    dist.destroy_process_group()
+
+
+def start(folder: Path, engine: str, attempt: int, steps: int, victims: tuple[int, ...]) -> None:
+    """Both ranks, until they end; when one was killed, the other goes too, as Ray ends a group."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.test_kill", "deepspeed"])
+    ranks: list[BaseProcess] = [
+        context.Process(target=rank, args=(n, str(folder), engine, attempt, steps, victims)) for n in range(2)
+    ]
+    for process in ranks:
+        process.start()
+    for number in victims or (0, 1):
+        ranks[number].join(120)
+    for process in ranks:
+        if victims and process.is_alive():
+            process.kill()
+        process.join()
+    codes = [process.exitcode for process in ranks]
+    assert codes == [0, 0] if not victims else all(codes[v] == -signal.SIGKILL for v in victims), codes
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_killed_ranks_end_bit_identical(engine: str, tmp_path: Path) -> None:
+    """Weights in fp32 on a CPU, two ranks; mixup, dropout and modality dropout on; a checkpoint every second step."""
+    run, whole, killed = the_run(engine), tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    start(whole, engine, 0, 0, ())
+    rng = np.random.default_rng(len(engine))
+    store, position, lost = Store(killed / "results"), 0, []
+    for attempt in range(KILLS):
+        # At least one interval further each time, so that there is always something left to kill.
+        room = EPOCHS * 4 - position - 1
+        steps = int(rng.integers(1, max(2, min(room, 2 * EPOCHS * 4 // KILLS + EVERY))))
+        victims = ((0,), (1,), (0, 1))[attempt % 3]
+        start(killed, engine, attempt, steps, victims)
+        found, _ = ckpt.latest(store, run.key)
+        now = 0 if found is None else 4 * found[1].position.epoch + found[1].position.step
+        lost.append(position + steps - now)
+        position = now
+    # One interval, and the one that was being written when the end came.
+    assert all(0 <= steps <= 2 * EVERY for steps in lost), lost
+    start(killed, engine, KILLS, 0, ())
+    (a, _), (b, _) = (ckpt.latest(Store(folder / "results"), run.key) for folder in (whole, killed))
+    assert a and b and a[1].finished and b[1].finished
+    assert a[1].weights.keys() == b[1].weights.keys()
+    for name, tensor in a[1].weights.items():
+        assert torch.equal(tensor, b[1].weights[name]), name
