@@ -17,6 +17,8 @@ from eav_ray.training.plan import Run
 from eav_ray.training.ranks import from_first, same_everywhere, together, world
 
 WATCH_S = 2.0  # seconds between two questions whether to leave
+# A remote store may be away for a while, which costs a training nothing but the next checkpoint.
+TRIES, TRY_AGAIN_S = 20, 15.0
 
 
 class Saver:
@@ -88,8 +90,15 @@ class Saver:
             dict(metrics),
             run.encoders,
         )
-        ckpt.save(self._results, run.key, self.attempt, saved)
-        ckpt.prune(self._results, run.key, self.attempt, keep=1 if finished else run.experiment.train.keep)
+        keep = 1 if finished else run.experiment.train.keep
+        for left in range(0 if self._results.is_local else TRIES, -1, -1):
+            try:
+                ckpt.save(self._results, run.key, self.attempt, saved)
+                return ckpt.prune(self._results, run.key, self.attempt, keep=keep)
+            except DataError:
+                if not left:
+                    raise
+                time.sleep(TRY_AGAIN_S)
 
 
 class Watch:

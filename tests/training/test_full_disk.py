@@ -1,0 +1,73 @@
+"""R5: a disk that fills up at any write is one line; what was committed before loads, and the run goes on from it."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eav_ray.config import override
+from eav_ray.data.cache import Windows
+from eav_ray.data.split import Split
+from eav_ray.errors import DataError
+from eav_ray.storage import Store
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.plan import Run
+from eav_ray.training.run import Place, execute
+from tests.conftest import CHAOS
+from tests.training.test_resume import TRAIN, experiment, windows_in
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, kib: int) -> Iterator[None]:
+    """A file system in memory of this size; skips where this user may not mount one."""
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(place)], capture_output=True)
+    if done.returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+    return windows_in(tmp_path_factory.mktemp("windows"))
+
+
+def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: Windows, tmp_path: Path) -> None:
+    """Disks from one that holds nothing to one that is nearly large enough."""
+    run = Run("joint", override(experiment("torch"), {"train.keep": 3}), Split("within", TRAIN, (), ()), "data")
+    ample = Store(tmp_path / "ample")
+    whole = ckpt.load(ample, execute(run, Place(windows, ample, torch.device("cpu")), lambda progress: None))
+    # Weights and moments of three checkpoints lie there at once, and the last, of weights alone.
+    most = 4 * 3 * sum(len(ample.read(n)) for n in ample.names("runs")) // 1024
+    outcomes = set()
+    for number, kib in enumerate(np.linspace(most // 16, most, 40 if CHAOS else 5).astype(int)):
+        disk = tmp_path / f"disk-{number}"
+        with small_disk(disk, int(kib)):
+            store = Store(disk / "results")
+            place = Place(windows, store, torch.device("cpu"))
+            try:
+                execute(run, place, lambda progress: None)
+                outcomes.add("finished")
+            except DataError as error:
+                assert "No space left on device" in str(error) and "\n" not in str(error)
+                outcomes.add("full")
+            found, damaged = ckpt.latest(store, run.key)
+            assert damaged == []
+            # What there is goes on, elsewhere, to the very same end.
+            moved = Store(tmp_path / f"moved-{number}")
+            for name in store.names("runs"):
+                moved.write(name, store.read(name))
+            outcomes.add("saved" if found else "nothing")
+        prefix = execute(run, Place(windows, moved, torch.device("cpu")), lambda progress: None)
+        ended = ckpt.load(moved, prefix)
+        assert all(torch.equal(tensor, ended.weights[name]) for name, tensor in whole.weights.items())
+    assert outcomes == {"full", "finished", "saved", "nothing"}
