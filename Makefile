@@ -9,7 +9,7 @@ STAMP := .venv/.installed-$(PINS)
 help:
 	@echo "make demo    the whole path on planted people, about 10 minutes"
 	@echo "make test    all tests"
-	@echo "make chaos   hostile files in thousands, for the background"
+	@echo "make chaos   kills, damage and hostile files at full count, for the background; writes docs/results/reliability.md"
 	@echo "make results accuracy on real and planted people, hours; continues where it was stopped"
 	@echo "make check   formatting, types, import directions"
 	@echo "make clean   remove .venv, planted data, shards, results"
@@ -32,7 +32,7 @@ test: $(STAMP)
 	$(PY) -m pytest
 
 chaos: $(STAMP)
-	EAV_RAY_HYPOTHESIS=chaos $(PY) -m pytest tests/data/test_hostile.py
+	EAV_RAY_HYPOTHESIS=chaos $(PY) -m pytest -m reliability
 
 results: $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -77,20 +77,24 @@ class Goal:
         return f"goal {self.name}: {self.figure:.3g}{self.unit} (needs {needs}) {'met' if self.met else 'short'}"
 
 
-def finish(name: str, title: str, body: str, goals: list[Goal]) -> int:
-    """Print the goals and write the page; the exit code is 0 only if all goals are met."""
-    words = ["FOLDER" if Path(word).exists() else word for word in sys.argv[1:]]  # no path of this machine
-    head = [
+def head(title: str, command: str) -> list[str]:
+    """The lines that every page of results begins with."""
+    return [
         f"# {title}",
         "",
         f"- {datetime.date.today()}, commit {_commit()}",
         f"- {hardware()}, Python {platform.python_version()}",
-        f"- `{' '.join([f'python -m benchmarks.{name}', *words])}`",
+        f"- `{command}`",
         "",
     ]
+
+
+def finish(name: str, title: str, body: str, goals: list[Goal]) -> int:
+    """Print the goals and write the page; the exit code is 0 only if all goals are met."""
+    words = ["FOLDER" if Path(word).exists() else word for word in sys.argv[1:]]  # no path of this machine
     RESULTS.mkdir(parents=True, exist_ok=True)
     told = ["", "```", *map(str, goals), "```"] if goals else []
-    text = "\n".join([*head, body.strip(), *told, ""])
+    text = "\n".join([*head(title, " ".join([f"python -m benchmarks.{name}", *words])), body.strip(), *told, ""])
     (RESULTS / f"{name}.md").write_text(text)
     print(body.strip(), *goals, sep="\n")
     return 0 if all(goal.met for goal in goals) else 1

@@ -1,10 +1,13 @@
-"""Where the real recordings are, and nothing of Ray's that a test did not ask for."""
+"""Where the real recordings are, and the page that `make chaos` leaves."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.reliability import ROWS, rows_of
 
 settings.register_profile(
     "default", max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -25,3 +28,49 @@ def real() -> Path:
             pytest.fail(f"CI needs the real recordings, but {folder} does not exist; set EAV_RAY_REAL")
         pytest.skip(f"no real recordings in {folder}; set EAV_RAY_REAL")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if rows_of(item.nodeid):
+            item.add_marker(pytest.mark.reliability)
+
+
+class Page:
+    """docs/results/reliability.md, of the tests that ran."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.outcomes: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        if report.when == "call" or report.outcome != "passed":
+            self.outcomes[report.nodeid] = report.outcome
+
+    def pytest_sessionfinish(self) -> None:
+        from benchmarks.common import head
+
+        ran = {row for test in self.outcomes for row in rows_of(test)}
+        if ran < {row for row, (_, _, places) in ROWS.items() if places}:
+            return  # a part of the tests makes no page
+        lines = [
+            *head("What must survive", "make chaos"),
+            f"{(time.monotonic() - self.began) / 60:.0f} minutes; cases that draw at random drew anew. A case may kill, "
+            "cut or damage many times over.",
+            "",
+            "| row | what is done | what must come of it | cases | passed | failed | skipped | seconds |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row, (injection, outcome, _) in ROWS.items():
+            tests = [test for test in self.outcomes if row in rows_of(test)]
+            counts = [sum(self.outcomes[t] == kind for t in tests) for kind in ("passed", "failed", "skipped")]
+            told = " | ".join(map(str, (len(tests), *counts, round(sum(self.seconds[t] for t in tests)))))
+            lines.append(f"| {row} | {injection} | {outcome} | {told if tests else 'not shown yet | | | |'} |")
+        (REPOSITORY / "docs" / "results" / "reliability.md").write_text("\n".join([*lines, ""]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if CHAOS and not hasattr(config, "workerinput") and not config.option.collectonly:
+        config.pluginmanager.register(Page())

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eav_ray.errors import DataError
 from eav_ray.storage import COMMIT, Store, checked_name, sha256, split
+from tests.conftest import CHAOS
 
 FILES = {"a.json": b'{"a": 1}', "b.bin": bytes(range(256)), "deep/c.bin": b"c" * 1000}
 OUTSIDE = ["../secret", "a/../../secret", "/etc/passwd", "", "a\\..\\b", "a\0b", ".."]
@@ -66,7 +68,8 @@ def test_without_its_commit_nothing_counts(store: Store) -> None:
 def test_a_cut_anywhere_in_a_file_is_noticed(store: Store, name: str) -> None:
     path = committed(store) / name
     whole = path.read_bytes()
-    for length in sorted({0, 1, len(whole) // 2, len(whole) - 2}):
+    random = np.random.default_rng().integers(0, len(whole) - 1, 100 if CHAOS else 5)
+    for length in sorted({0, 1, len(whole) // 2, len(whole) - 2, *random.tolist()}):
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=name):
             store.read_committed("run")
@@ -77,11 +80,13 @@ def test_a_cut_anywhere_in_a_file_is_noticed(store: Store, name: str) -> None:
 @pytest.mark.parametrize("name", list(FILES))
 def test_a_missing_file_and_a_single_flipped_bit_are_noticed(store: Store, name: str) -> None:
     path = committed(store) / name
-    whole = bytearray(path.read_bytes())
-    whole[len(whole) // 2] ^= 1
-    path.write_bytes(whole)
-    with pytest.raises(DataError, match=f"{name} is damaged"):
-        store.read_committed("run")
+    whole = path.read_bytes()
+    for bit in np.random.default_rng().integers(0, 8 * len(whole), 100 if CHAOS else 5).tolist():
+        harmed = bytearray(whole)
+        harmed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(harmed)
+        with pytest.raises(DataError, match=f"{name} is damaged"):
+            store.read_committed("run")
     path.unlink()
     with pytest.raises(DataError, match=name):
         store.read_committed("run")

@@ -1,0 +1,25 @@
+"""Every row of what must survive names tests that exist."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.reliability import ROWS, rows_of
+
+REPOSITORY = Path(__file__).parents[1]
+NOT_SHOWN = {"R2", "R17"}  # they need a test cluster of several nodes
+
+
+@pytest.mark.parametrize("row", sorted(set(ROWS) - NOT_SHOWN))
+def test_a_row_names_tests_that_are_there(row: str) -> None:
+    places = ROWS[row][2]
+    assert places
+    for place in places:
+        file, _, test = place.partition("::")
+        assert f"def {test}" in (REPOSITORY / file).read_text(), place
+        assert row in rows_of(f"{file}::{test or 'test_anything'}[case]")
+
+
+def test_rows_are_complete_and_what_is_not_shown_says_so() -> None:
+    assert list(ROWS) == [f"R{n}" for n in range(1, 21)]
+    assert {row for row, (_, _, places) in ROWS.items() if not places} == NOT_SHOWN
