@@ -57,8 +57,8 @@ class Page:
             return  # a part of the tests makes no page
         lines = [
             *head("What must survive", "make chaos"),
-            f"{(time.monotonic() - self.began) / 60:.0f} minutes; cases that draw at random drew anew. A case may kill, "
-            "cut or damage many times over.",
+            f"{(time.monotonic() - self.began) / 60:.0f} minutes; cases that draw at random drew anew. A case may "
+            "kill, cut or damage many times over.",
             "",
             "| row | what is done | what must come of it | cases | passed | failed | skipped | seconds |",
             "|---|---|---|---|---|---|---|---|",

@@ -3,8 +3,8 @@
 `make chaos` writes docs/results/reliability.md from what these tests did.
 """
 
-# Row -> what is done to the program, what must come of it, and where that is tested. A place is a file, or the beginning
-# of a test's name in one.
+# Row -> what is done to the program, what must come of it, and where that is tested. A place is a file, or the
+# beginning of a test's name in one.
 ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "R1": (
         "SIGKILL of a training worker, or of all, at random steps",
