@@ -82,7 +82,7 @@ def test_a_checkpoint_that_was_passed_over_is_told_once(runs: list[Run]) -> None
     queue = Queue(runs)
     run = pull(queue, 0)
     for epoch in (1, 2):
-        queue.progress(Progress(run.key, run.title, epoch, 2, {"train_loss": 1.0}, ("e0001 is damaged",)))
+        queue.progress(Progress(run.key, run.title, epoch, 2, 5 * epoch, {"train_loss": 1.0}, ("e0001 is damaged",)))
     assert queue.state().damaged == ("e0001 is damaged",)
 
 

@@ -27,7 +27,7 @@ class Bar:
     def to(self, done: float, total: float | None = None, *, note: str = "") -> None:
         if total is not None:
             self._bar.total = total
-        self._bar.n = done
+        self._bar.n = int(done) if done == int(done) else round(done, 1)
         if note:
             self._bar.set_postfix_str(note, refresh=False)
         if self._live or time.monotonic() - self._shown > IN_A_FILE_S:
@@ -43,7 +43,7 @@ def stage(title: str, total: int, unit: str) -> Iterator[Bar]:
         total=total,
         desc=f"{title} ({unit})",
         bar_format=FORMAT,
-        ncols=110,
+        ncols=130,
         ascii=" #",
         file=sys.stderr,
     )

@@ -4,10 +4,11 @@ A group whose worker dies is restarted by Ray Train, and takes its run up again 
 imported by the workers only: Ray Train's own actors load this module too.
 """
 
+import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from eav_ray.config import Experiment
 from eav_ray.data.shard import Index
 from eav_ray.errors import ConfigError, DataError, Interrupted
+from eav_ray.report.board import Board
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime.queue import ATTEMPTS, END, WAIT, Queue, State
 from eav_ray.storage import Store
@@ -51,12 +53,21 @@ def run_all(
 
 
 def run_each(
-    experiment: Experiment, runs: list[Run], shards: Store, index: Index, only: tuple[str, ...], *, title: str
+    experiment: Experiment,
+    runs: list[Run],
+    shards: Store,
+    index: Index,
+    only: tuple[str, ...],
+    *,
+    title: str,
+    listen: Callable[[Progress], None] | None = None,
 ) -> State:
     """Train all runs on `runtime.groups` groups of `runtime.workers`; finished ones are skipped.
 
     Args:
         only: The recordings that the workers may see at all.
+        listen: Is told how far each training is, every few seconds and at the end of its epochs; a TensorBoard beside
+            the results if it is not given.
     Raises:
         DataError: A group could not start, or ended too often.
         Interrupted: The job was told to end (SIGTERM, or Ctrl-C), and the runs were saved where they were.
@@ -64,7 +75,14 @@ def run_each(
     unique = list({run.key: run for run in runs}.values())
     queue: Any = ray.remote(num_cpus=0)(Queue).remote(unique)
     total = sum(run.epochs for run in unique)
-    with stage(title, total, "epochs") as bar, _watched(queue, bar), _told_to_end(queue):
+    store = experiment.store
+    board = Board(Path(store.cache if "://" in store.results else store.results, "tensorboard"))
+    with (
+        contextlib.closing(board),
+        stage(title, total, "epochs") as bar,
+        _watched(queue, bar, listen or board.tell),
+        _told_to_end(queue),
+    ):
         others = [
             _remote_group.remote(experiment, g, queue, str(shards), index, only, len(unique))
             for g in range(1, experiment.runtime.groups)
@@ -98,24 +116,28 @@ def _told_to_end(queue: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(queue: Any, bar: Bar) -> Iterator[None]:
-    """Keep the bar up to date while this process waits for its own group."""
+def _watched(queue: Any, bar: Bar, listen: Callable[[Progress], None]) -> Iterator[None]:
+    """Keep the bar up to date, and who listens, while this process waits for its own group."""
     stop = threading.Event()
+
+    def look() -> None:
+        state: State = ray.get(queue.state.remote())
+        bar.to(state.epochs_done, note=state.note)
+        for progress in ray.get(queue.told.remote()):
+            listen(progress)
 
     def watch() -> None:
         while not stop.wait(1.0):
-            state: State = ray.get(queue.state.remote())
-            bar.to(state.epochs_done, note=state.note)
+            look()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
-        state: State = ray.get(queue.state.remote())
-        bar.to(state.epochs_done, note=state.note)
     finally:
         stop.set()
         thread.join()
+    look()
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -40,6 +40,7 @@ class Queue:
         self._note = ""
         self._damaged: list[str] = []
         self._stopped = False
+        self._told: list[Progress] = []
 
     def pull(self, group: int) -> Run | str:
         if group in self._running:  # the group was restarted in the middle of this run
@@ -87,9 +88,15 @@ class Queue:
         self._errors[self._running[group]] = reason
 
     def progress(self, progress: Progress) -> None:
+        self._told.append(progress)
         self._epochs[progress.key] = progress.epoch
         self._damaged += [line for line in progress.damaged if line not in self._damaged]
         self._note = _note(progress)
+
+    def told(self) -> list[Progress]:
+        """What was told since the last call."""
+        told, self._told = self._told, []
+        return told
 
     def state(self) -> State:
         epochs = sum(self._epochs.values())
@@ -102,5 +109,5 @@ def _note(progress: Progress) -> str:
     if (score := m.get("validation_recording_balanced_accuracy")) is not None:
         note += f" val {score:.1%}"
     if "windows_s" in m:
-        note += f" {m['windows_s']:.0f} windows/s, data {m['wait']:.0%}"
+        note += f" {m['windows_s']:.0f}/s, data {m['wait']:.0%}"
     return note

@@ -84,8 +84,8 @@ def fit(
     Args:
         batches: This rank's batches from a position to the end of its epoch; a function of the position alone.
         report: Called at the end of every epoch with the next position and this rank's sums over the epoch: `loss_sum`,
-            `count` of windows, `seconds`, and `wait_s`, those in which it waited for data. It may validate and save; it
-            is called on every rank.
+            `count` of windows, `seconds`, all that `after_step` took among them, and `wait_s`, those in which it waited
+            for data. It may validate and save; it is called on every rank.
         after_step: Called on every rank after each step with the next position and the sums so far. It may save, and
             leave by an exception.
         so_far: Sums of the part of the first epoch that lies before `start`.
@@ -95,16 +95,18 @@ def fit(
         sums: Metrics = {"loss_sum": 0.0, "count": 0, "seconds": 0.0, "wait_s": 0.0} | (so_far or {})
         so_far, made, began = None, iter(batches(position)), time.perf_counter()
         while True:
+            asked = time.perf_counter()
             batch = next(made, None)
-            sums["wait_s"] += time.perf_counter() - began
+            got = time.perf_counter()
+            sums["wait_s"] += got - asked
             if batch is None:
                 break
             sums["loss_sum"] += engine.train_step(batch, lr(position))
             sums["count"] += int((batch.weight_B > 0).sum())
-            position, ended = Position(position.epoch, position.step + 1), time.perf_counter()
-            sums["seconds"] += ended - began
-            after_step(position, sums)
+            position = Position(position.epoch, position.step + 1)
+            sums["seconds"] += time.perf_counter() - began
             began = time.perf_counter()
+            after_step(position, sums)
         position = Position(position.epoch + 1, 0)
         report(position, sums)
 

@@ -1,5 +1,6 @@
 """What a training is, before it runs: its parts, its key, its place in a queue. Runs without torch."""
 
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -120,8 +121,10 @@ class Progress:
     title: str
     epoch: float  # with the part of one that is under way
     epochs: int
+    step: int  # over all epochs
     metrics: dict[str, float]  # train_loss, windows_s, wait (share of the time), pause_s; validation_* where measured
     damaged: tuple[str, ...] = ()  # a line for each checkpoint that was passed over when the run was taken up
+    at: float = field(default_factory=time.time)
 
 
 def encoder_run(experiment: Experiment, modality: str, split: Split, data: str, embed: tuple[str, ...]) -> Run:

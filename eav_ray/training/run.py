@@ -354,7 +354,7 @@ def _train(
 
         def tell(engine: Engine, position: Position, sums: Metrics, validation: Metrics) -> None:
             if engine.rank == 0:
-                seconds = max(1e-9, sums["seconds"] + sums["wait_s"])
+                seconds = max(1e-9, sums["seconds"])
                 told = {
                     "train_loss": sums["loss_sum"] / max(1, sums["count"]),
                     "windows_s": sums["count"] / seconds,
@@ -362,7 +362,8 @@ def _train(
                     "pause_s": saver.pause_s,
                 }
                 done = position.epoch + position.step / steps
-                report(Progress(run.key, run.title, done, epochs, told | validation, tuple(damaged)))
+                step = position.epoch * steps + position.step
+                report(Progress(run.key, run.title, done, epochs, step, told | validation, tuple(damaged)))
 
         def after_step(engine: Engine, position: Position, sums: Metrics) -> None:
             due, telling, reason = watch.after(position, engine)

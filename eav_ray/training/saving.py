@@ -112,7 +112,7 @@ class Watch:
         """
         self._train, self._steps = run.experiment.train, steps
         self._saver, self._interrupted = saver, interrupted
-        self._asked = time.monotonic()
+        self._asked = float("-inf")  # the first step is told at once
 
     def after(self, position: Position, engine: Engine) -> tuple[bool, bool, str]:
         """(whether to save, whether to tell how far it is, why to leave)."""
