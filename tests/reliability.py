@@ -16,7 +16,11 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "tests/training/test_resume.py::test_a_run_that_ends",
         ),
     ),
-    "R2": ("a node is taken away without a warning", "as R1; no placement group is left", ()),
+    "R2": (
+        "a node is drained, another is taken away without a warning",
+        "as R1; no placement group is left",
+        ("tests/ray/test_nodes.py",),
+    ),
     "R3": (
         "the search's driver is killed after any answer",
         "no finished candidate runs twice; the set is that of the search that was left alone",

@@ -354,3 +354,10 @@ def test_every_key_of_every_kind_takes_its_own_default(title: str, table: dict[s
     e = override(Experiment(), {key: kind})
     for name, (_, default, _) in table.items():
         assert override(e, {name: default}) == e
+
+
+@pytest.mark.parametrize("changes", [{"runtime.engine": "torch"}, {"runtime.zero_stage": 0}])
+def test_offload_without_zero_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="runtime.offload needs runtime.engine=deepspeed and runtime.zero_stage of"):
+        override(Experiment(), {"runtime.offload": True} | changes)
+    assert override(Experiment(), {"runtime.offload": True}).runtime.offload

@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eav_ray.config import Experiment
 from eav_ray.data.shard import Index
@@ -73,7 +74,9 @@ def run_each(
         Interrupted: The job was told to end (SIGTERM, or Ctrl-C), and the runs were saved where they were.
     """
     unique = list({run.key: run for run in runs}.values())
-    queue: Any = ray.remote(num_cpus=0)(Queue).remote(unique)
+    # Where this process is: a node that goes must not take the queue along.
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Queue).remote(unique)
     total = sum(run.epochs for run in unique)
     store = experiment.store
     board = Board(Path(store.cache if "://" in store.results else store.results, "tensorboard"))
@@ -84,7 +87,9 @@ def run_each(
         _told_to_end(queue),
     ):
         others = [
-            _remote_group.remote(experiment, g, queue, str(shards), index, only, len(unique))
+            _remote_group.options(scheduling_strategy=here).remote(
+                experiment, g, queue, str(shards), index, only, len(unique)
+            )
             for g in range(1, experiment.runtime.groups)
         ]
         try:

@@ -59,3 +59,17 @@ def preprocessed(job: Job, planted: Path) -> list[str]:
     page = Path(done.stdout.rsplit("quality: ", 1)[1].strip())
     assert page.read_text().count("<img") == 3  # head, spectrum, levels; faces only where they are asked for
     return words
+
+
+@pytest.fixture(scope="session")
+def long_training(preprocessed: list[str]) -> list[str]:
+    """The arguments of a training that lasts long enough to be interrupted: 200 steps."""
+    words = ["data.modalities=[eeg]", "train.encoders.eeg.epochs=40", "train.checkpoint_steps=3"]
+    return [*preprocessed, *words, "model.eeg.dropout=0.2"]
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(job: Job, long_training: list[str], place: Path) -> Path:
+    """Results of that training, left alone."""
+    job("train", *long_training, "store.results=uninterrupted")
+    return place / "uninterrupted"

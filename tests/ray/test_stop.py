@@ -18,13 +18,12 @@ from eav_ray.training.loop import Position
 from tests.ray.conftest import REPOSITORY, Job
 
 pytestmark = pytest.mark.ray
-WORDS = ["data.modalities=[eeg]", "train.encoders.eeg.epochs=30", "train.checkpoint_steps=3", "model.eeg.dropout=0.2"]
 
 
 @pytest.fixture
-def started(preprocessed: list[str], place: Path) -> Iterator["subprocess.Popen[str]"]:
+def started(long_training: list[str], place: Path) -> Iterator["subprocess.Popen[str]"]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(REPOSITORY / "jobs" / "train.py"), *preprocessed, *WORDS, "store.results=stopped"]
+    command = [sys.executable, str(REPOSITORY / "jobs" / "train.py"), *long_training, "store.results=stopped"]
     process = subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True)
     yield process
     if process.poll() is None:
@@ -68,22 +67,21 @@ def last(results: Path) -> ckpt.Checkpoint:
 
 
 def test_a_killed_worker_and_a_job_that_is_told_to_end_change_nothing(
-    started: "subprocess.Popen[str]", job: Job, preprocessed: list[str], place: Path
+    started: "subprocess.Popen[str]", job: Job, long_training: list[str], place: Path, uninterrupted: Path
 ) -> None:
     first = wait_for(place / "stopped", Position(0, 0), started)
     victims = workers(started)
     assert len(victims) == 2
     victims[1].kill()
     second = wait_for(place / "stopped", first, started)
-    assert second < Position(20, 0)  # there is a training left to stop
+    assert second < Position(30, 0)  # there is a training left to stop
     started.send_signal(signal.SIGTERM)
     _, told = started.communicate(timeout=120)
     assert started.returncode == 130 and "Traceback" not in told
     assert "stopped: 0 of 1 trainings are finished; the same command continues" in told.splitlines()[-1]
-    assert second <= furthest(place / "stopped") < Position(30, 0)
-    job("train", *preprocessed, *WORDS, "store.results=stopped")
-    job("train", *preprocessed, *WORDS, "store.results=whole")
-    whole, stopped = last(place / "whole"), last(place / "stopped")
+    assert second <= furthest(place / "stopped") < Position(40, 0)
+    job("train", *long_training, "store.results=stopped")
+    whole, stopped = last(uninterrupted), last(place / "stopped")
     assert whole.weights.keys() == stopped.weights.keys()
     for name, tensor in whole.weights.items():
         assert torch.equal(tensor, stopped.weights[name]), name

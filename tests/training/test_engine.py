@@ -221,3 +221,18 @@ def test_bfloat16_leaves_weights_and_moments_in_single_precision(name: Any, stag
     assert losses != single and losses == pytest.approx(single, rel=0.05)
     for engine in (whole, second, exact):
         engine.close()
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_optimizer_state_in_cpu_memory_trains_the_same(stage: Any, reference: list[float]) -> None:
+    """Mean losses of 50 steps in fp32, and a resumed end bit for bit."""
+    runtime = Runtime(zero_stage=stage, workers=1, offload=True)
+    engine = make_engine(module(0.0), OPTIM, runtime, device=torch.device("cpu"))
+    assert train(engine, 0, 20) == pytest.approx(reference[:20], abs=1e-6)
+    again = module(0.0)
+    again.load_state_dict(engine.weights())
+    second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=engine.moments())
+    assert train(engine, 20, STEPS) == train(second, 20, STEPS)
+    assert all(torch.equal(tensor, second.weights()[name]) for name, tensor in engine.weights().items())
+    engine.close()
+    second.close()
