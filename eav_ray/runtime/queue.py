@@ -8,7 +8,7 @@ Imports no torch: the queue is a process of its own, and loading torch takes sec
 
 from dataclasses import dataclass
 
-from eav_ray.training.plan import Progress, Run
+from eav_ray.training.plan import SCORE, Progress, Run
 
 WAIT, END = "wait", "end"
 ATTEMPTS = 3  # of one run: what ends its workers each time must not keep the runs after it from being trained
@@ -106,7 +106,7 @@ class Queue:
 def _note(progress: Progress) -> str:
     m = progress.metrics
     note = f" {progress.title} loss {m['train_loss']:.3f}"
-    if (score := m.get("validation_recording_balanced_accuracy")) is not None:
+    if (score := m.get(SCORE)) is not None:
         note += f" val {score:.1%}"
     if "windows_s" in m:
         note += f" {m['windows_s']:.0f}/s, data {m['wait']:.0%}"

@@ -29,9 +29,9 @@ from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.train import announce, open_data
-from eav_ray.search.study import SCORE, Candidate, Owner, check_space, study_name, trials_table
+from eav_ray.search.study import Candidate, Owner, check_space, study_name, trials_table
 from eav_ray.storage import Store, sha256, versions
-from eav_ray.training.plan import Run, encoder_run, fusion_run
+from eav_ray.training.plan import SCORE, Run, encoder_run, fusion_run
 from eav_ray.training.run import is_done, open_place, score_fold
 
 

@@ -24,7 +24,6 @@ from eav_ray.config import Choice, Experiment, Search, digest, keys, override
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
 
-SCORE = "validation_recording_balanced_accuracy"
 COMBINATIONS = 4096  # of a space that are checked before it is searched; takes about 3 s
 
 

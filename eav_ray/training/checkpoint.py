@@ -20,6 +20,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.storage import Store, versions
 from eav_ray.training.loop import Position
+from eav_ray.training.plan import SCORE
 
 NAME = re.compile(r"(a\d+(?:-[0-9a-f]+)?)/e(\d+)-s(\d+)$")
 
@@ -173,9 +174,6 @@ def prune(store: Store, key: str, attempt: str, *, keep: int) -> None:
     for _, prefix in own[keep:]:
         if prefix != best:
             store.delete(prefix)
-
-
-SCORE = "validation_recording_balanced_accuracy"
 
 
 def _best(store: Store, prefixes: list[str]) -> str:

@@ -12,6 +12,8 @@ from eav_ray.storage import content
 # was trained before is not taken for finished.
 REVISIONS = {"mfcc": 2, "shared_attention": 2}
 
+SCORE = "validation_recording_balanced_accuracy"  # by which a candidate, or a checkpoint of a run, is the best
+
 
 @dataclass(frozen=True)
 class Run:
