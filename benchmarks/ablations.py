@@ -62,6 +62,7 @@ OPTIONS = (
     Option("fusion", "no weight loss", {"fusion.weight_loss": 0.0}),
     Option("fusion", "no skip", {"fusion.skip": False}),
     Option("fusion", "pooled input", {"fusion.input": "pooled"}),
+    Option("fusion", "two reads", {"fusion.reads": 2}),
     Option("audio", "none"),
     Option("audio", "class weights", {"train.encoders.audio.class_weights": True}),
     Option("audio", "mixup 0.2", {"train.encoders.audio.mixup": 0.2}),

@@ -40,8 +40,8 @@ from eav_ray.runtime.train import Data, open_data, runs_of
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.estimate import seconds_per_window
-from eav_ray.training.run import Place, execute, to_frame
-from eav_ray.training.source import Labels, RawSource, plain_batches
+from eav_ray.training.run import Place, execute, table_of
+from eav_ray.training.source import Labels, RawSource
 
 SEEDS, FOLDS = 3, 8
 MACHINE = "support-vector machine"
@@ -171,14 +171,10 @@ def one(case: Case, folder: Path, fold: int, seed: int, train: bool = True) -> p
 
 
 def predicted(model: Classifier, data: Data, labels: Labels, rows: np.ndarray) -> np.ndarray:
-    source, parts = RawSource(data.windows, model.names), []
+    source = RawSource(data.windows, model.names)
     with torch.no_grad():
-        for part, batch in plain_batches(source, labels, rows, 64):
-            output = model(batch.inputs, batch.present_BM)
-            frame = to_frame(output, data.windows.ids.iloc[part], source.present(part), model.names, labels.label[part])
-            logits = frame[[c for c in frame.columns if c.startswith("fusion.logit_")]].to_numpy()
-            parts.append(logits.argmax(1))
-    return np.concatenate(parts)
+        table = table_of(lambda b: model(b.inputs, b.present_BM), source, labels, rows, data.windows, 64)
+    return table[[c for c in table.columns if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
 
 
 FEATURES = 1  # raise when the features below change

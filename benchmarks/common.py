@@ -2,7 +2,6 @@
 
 import argparse
 import datetime
-import io
 import os
 import platform
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from eav_ray.data import arrow
 from eav_ray.storage import Store
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -50,13 +50,11 @@ def arguments(says: str | None, known: Collection[str] | None = ()) -> tuple[Pat
 
 def stored(store: Store, name: str) -> pd.DataFrame | None:
     """A table that an earlier call kept; None where there is none."""
-    return pd.read_parquet(io.BytesIO(store.read(name))) if store.exists(name) else None
+    return arrow.read_frame(store.read(name), f"{store}/{name}") if store.exists(name) else None
 
 
 def keep(store: Store, name: str, table: pd.DataFrame) -> pd.DataFrame:
-    sink = io.BytesIO()
-    table.to_parquet(sink, index=False)
-    store.write(name, sink.getvalue())
+    store.write(name, arrow.frame_bytes(table))
     return table
 
 
@@ -89,13 +87,18 @@ def head(title: str, command: str) -> list[str]:
     ]
 
 
-def finish(name: str, title: str, body: str, goals: list[Goal]) -> int:
-    """Print the goals and write the page; the exit code is 0 only if all goals are met."""
+def finish(name: str, title: str, body: str, goals: list[Goal], *, page: str = "") -> int:
+    """Print the goals and write the page; the exit code is 0 only if all goals are met.
+
+    Args:
+        name: Of the benchmark's module.
+        page: Its file's name, where that is another.
+    """
     words = ["FOLDER" if Path(word).exists() else word for word in sys.argv[1:]]  # no path of this machine
     RESULTS.mkdir(parents=True, exist_ok=True)
     told = ["", "```", *map(str, goals), "```"] if goals else []
     text = "\n".join([*head(title, " ".join([f"python -m benchmarks.{name}", *words])), body.strip(), *told, ""])
-    (RESULTS / f"{name}.md").write_text(text)
+    (RESULTS / f"{page or name}.md").write_text(text)
     print(body.strip(), *goals, sep="\n")
     return 0 if all(goal.met for goal in goals) else 1
 

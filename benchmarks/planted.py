@@ -1,15 +1,19 @@
 """Planted people never seen, whose best possible accuracy is known: encoders, fusion, and what its weights say.
 
-    python -m benchmarks.planted [FOLDER] [key=value ...]
+    python -m benchmarks.planted [FOLDER] [cue=next] [key=value ...]
 
 Twelve planted people of 50 recordings, four held out in each of three folds: each encoder alone, then the fusion on
 the frozen encoders, as in jobs/experiments/demo.yaml but for what this file changes. In 30 % of the recordings one
 modality is useless and carries a cue that says so: its weight must fall there, and weights that depend on the recording
 must beat the best fixed ones: of these encoders, whose logits heed the cue already, and of an ideal observer, who sees
 in every modality what was planted there but no cue. FOLDER keeps what is done.
+
+With `cue=next` the cue lies in another modality than the useless one: no encoder can heed it alone, so a fixed sum of
+what the encoders say is misled, and only weights that depend on the recording can tell. Another page: planted_next.md.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +62,12 @@ def experiment_of(folder: Path, changes: dict[str, Any]) -> Experiment:
     return load("jobs/experiments/demo.yaml", TRAINED | places | changes)
 
 
-def useless() -> dict[tuple[str, str], str]:
+def useless(plan: Plan) -> dict[tuple[str, str], str]:
     """Which modality carries nothing, by (person, recording)."""
     return {
         (f"subject{person}", f"{truth.key:03d}"): truth.useless or ""
-        for person in range(1, PLAN.people + 1)
-        for truth in truths(PLAN, person)
+        for person in range(1, plan.people + 1)
+        for truth in truths(plan, person)
     }
 
 
@@ -86,7 +90,7 @@ def best_fixed(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return candidates[best], rights[best]
 
 
-def ideal() -> tuple[pd.DataFrame, dict[str, float]]:
+def ideal(plan: Plan) -> tuple[pd.DataFrame, dict[str, float]]:
     """What ideal observers, who see the planted latents without error, make of each recording of these people.
 
     Returns:
@@ -98,11 +102,13 @@ def ideal() -> tuple[pd.DataFrame, dict[str, float]]:
     logs = {m: np.log(confusion(m)) for m in MODALITIES}
     mixed = {m: np.log((1 - blind) * confusion(m) + blind / len(CLASSES)) for m in MODALITIES}
     rows = []
-    for person in range(1, PLAN.people + 1):
-        for truth in truths(PLAN, person):
-            seen = {m: logs[m][:, truth.latents[m]] if m != truth.useless else np.zeros(len(CLASSES)) for m in logs}
-            votes = seen | {
-                "fusion": sum(seen.values()),
+    for person in range(1, plan.people + 1):
+        for truth in truths(plan, person):
+            said = {m: logs[m][:, truth.latents[m]] for m in MODALITIES}
+            nothing = np.zeros(len(CLASSES))
+            alone = {m: nothing if m == truth.useless == truth.cue else said[m] for m in MODALITIES}
+            votes = alone | {
+                "fusion": sum((said[m] for m in MODALITIES if m != truth.useless), nothing),
                 "fixed": sum(weights[m] * mixed[m][:, truth.latents[m]] for m in MODALITIES),
             }
             right = {name: _chance(np.asarray(vote), truth.label) for name, vote in votes.items()}
@@ -125,16 +131,17 @@ def crossed(table: pd.DataFrame, folds: np.ndarray) -> np.ndarray:
     return right
 
 
-def report(table: pd.DataFrame, folds: np.ndarray, e: Experiment, warnings: list[str]) -> int:
+def report(plan: Plan, table: pd.DataFrame, folds: np.ndarray, e: Experiment, warnings: list[str]) -> int:
     """
     Args:
         table: A row a recording, of people that the models had not seen.
         folds: (rows,) which fold's models.
     """
     truth = table["label"].to_numpy()
-    observed, ideal_weights = ideal()
+    observed, ideal_weights = ideal(plan)
     here = observed.loc[list(zip(table["subject"], table["recording"], strict=True))]
-    bayes = {m: bayes_accuracy([m]) for m in MODALITIES} | {"fusion": bayes_accuracy(MODALITIES)}
+    bayes = {m: bayes_accuracy([m], cue=plan.cue) for m in MODALITIES}
+    bayes["fusion"] = bayes_accuracy(MODALITIES, cue=plan.cue)
     lines = [
         f"{len(table)} recordings of {table['subject'].nunique()} people, each tested by models that never saw them; "
         "one seed, small models (jobs/experiments/demo.yaml).",
@@ -155,7 +162,7 @@ def report(table: pd.DataFrame, folds: np.ndarray, e: Experiment, warnings: list
         lines.append(f"| {source} | {right.mean():.1%} | {sd:.1f} | {limit:.1%} | {best:.1%} | {share:.1%} |")
         if source != "late_mean":
             goals.append(Goal(f"{source} of the ideal observer", 100 * share, 95 if source == "fusion" else 90, " %"))
-    useless_in = useless()
+    useless_in = useless(plan)
     cue = np.array([useless_in[key] for key in zip(table["subject"], table["recording"], strict=True)])
     lines += [
         "",
@@ -179,14 +186,19 @@ def report(table: pd.DataFrame, folds: np.ndarray, e: Experiment, warnings: list
         "the mean of unimodal logits": predicted(table, "late_mean") == truth,
         "fixed weights of the other folds' people": crossed(table, folds),
         "fixed weights chosen on these very recordings": by_fixed,
-        "fixed weights of an ideal observer": here["fixed"].to_numpy() > 0.5,
     }
-    shown = [", ".join(f"{w:.2f}" for w in ws) for ws in (weights, [ideal_weights[m] for m in MODALITIES])]
+    if plan.cue == "own":  # these encoders' sums heed the cue, so a sum that does not is another's
+        others["fixed weights of an ideal observer"] = here["fixed"].to_numpy() > 0.5
+    says = f"Chosen here: {', '.join(f'{w:.2f}' for w in weights)} (audio, EEG, video)."
+    if plan.cue == "own":
+        ideals = ", ".join(f"{ideal_weights[m]:.2f}" for m in MODALITIES)
+        says = (
+            "The first three weigh what these encoders say, which heed the cue already; the ideal observer sees what "
+            f"was planted without error, but no cue, and weighs {ideals}. {says}"
+        )
     lines += [
         "",
-        "Weights that depend on the recording against fixed ones, paired over recordings. The first three weigh what "
-        "these encoders say, which heed the cue already; the ideal observer sees what was planted without "
-        f"error, but no cue. Chosen here: {shown[0]}; ideal: {shown[1]} (audio, EEG, video).",
+        f"Weights that depend on the recording against fixed ones, paired over recordings. {says}",
         "",
         "| against | their accuracy | fusion alone right, they alone right | exact McNemar p |",
         "|---|---|---|---|",
@@ -197,14 +209,20 @@ def report(table: pd.DataFrame, folds: np.ndarray, e: Experiment, warnings: list
         lines.append(f"| {name} | {other.mean():.1%} | {only[0]}, {only[1]} | {p:.2g} |")
         goals.append(Goal(f"fusion less {name}", 100 * float(by_fusion.mean() - other.mean()), 0, " points"))
     lines += ["", *(f"- {w}" for w in warnings)]
-    return finish("planted", f"Planted people never seen, {e.fusion.kind}", "\n".join(lines), goals)
+    title, page = f"Planted people never seen, {e.fusion.kind}", "planted"
+    if plan.cue == "next":
+        title, page = f"{title}: the cue lies in another modality", "planted_next"
+    return finish("planted", title, "\n".join(lines), goals, page=page)
 
 
 def main() -> int:
     folder, words = arguments(__doc__, None)
+    plan = replace(PLAN, cue=words.pop("cue", PLAN.cue))
+    if plan.cue != PLAN.cue:
+        folder = folder / plan.cue
     e = experiment_of(folder, parse_changes([f"{key}={value}" for key, value in words.items()]))
     print(f"to do: {FOLDS} folds of 3 encoder trainings and a fusion; about 15 minutes on 2 cores", flush=True)
-    plant(e.data.root, PLAN, workers=2)
+    plant(e.data.root, plan, workers=2)
     tables, warnings = [], []
     with cluster.session(e.runtime):
         preprocess(e)
@@ -215,7 +233,7 @@ def main() -> int:
             tables.append(per_recording(evaluate(of_fold, path, data.shards, data.index, data.windows.ids)))
             warnings += [f"fold {fold}: {line}" for line in warnings_of(open_checkpoint(path).metrics)]
     folds = np.repeat(np.arange(FOLDS), [len(t) for t in tables])
-    return report(pd.concat(tables, ignore_index=True), folds, e, warnings)
+    return report(plan, pd.concat(tables, ignore_index=True), folds, e, warnings)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ Runs without torch and without ray.
 import contextlib
 import hashlib
 import json
+import math
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
@@ -21,6 +23,7 @@ from eav_ray.errors import ConfigError, nearest
 Modality = Literal["audio", "eeg", "video"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 Protocol = Literal["paper", "within", "within_validated", "subject_kfold", "loso"]
+Precision = Literal["fp32", "bf16", "fp16"]
 STRICT = ConfigDict(extra="forbid")
 
 
@@ -267,6 +270,12 @@ class Fusion:
     modality_dropout: float = Field(
         default=0.2, ge=0, lt=1, description="chance that training hides a modality; never all"
     )
+    reads: int = Field(
+        default=1,
+        gt=0,
+        description="shared_attention: how often its query reads all tokens; from the second on what it asks of one "
+        "modality depends on the others",
+    )
     skip: bool = Field(
         default=True,
         description="shared_attention: what it reads is added to the unimodal log probabilities, weighed by the "
@@ -417,11 +426,20 @@ class Runtime:
         default="", description="Ray cluster to join (host:port); empty: RAY_ADDRESS, else a Ray of its own"
     )
     workers: int = Field(default=2, gt=0, description="training workers of a group, one process each")
+    min_workers: int = Field(
+        default=0,
+        ge=0,
+        description="a group goes on with as few as these when nodes are lost, and grows again; 0: always `workers`",
+    )
     cpus_per_worker: float = Field(default=1, gt=0)
     gpus_per_worker: float = Field(default=0, ge=0)
     groups: int = Field(default=1, gt=0, description="worker groups that pull runs from the queue side by side")
     engine: Literal["deepspeed", "torch"] = Field(default="deepspeed", description="training engine")
-    zero_stage: Literal[0, 1, 2, 3] = Field(default=1, description="DeepSpeed ZeRO stage")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=0,
+        description="what DeepSpeed's ZeRO splits between workers: nothing, optimizer state, gradients too, weights "
+        "too. Each stage saves memory and costs time",
+    )
     offload: bool = Field(
         default=False, description="keep the optimizer state in CPU memory; deepspeed with zero_stage 1 to 3"
     )
@@ -431,12 +449,40 @@ class Runtime:
         description="windows that a worker computes at once; gradients of its share of the batch are accumulated. "
         "0: the whole share at once",
     )
-    bf16: bool = Field(default=False, description="compute in bfloat16; weights and optimizer state stay in fp32")
+    precision: Precision = Field(
+        default="fp32",
+        description="compute in float32, bfloat16 or float16, this with a dynamic scale of the loss; weights and "
+        "optimizer state stay in fp32",
+    )
     gradient_checkpointing: bool = Field(
         default=False, description="compute activations of encoders again in the backward pass: less memory, more time"
     )
     dashboard: bool = Field(default=False, description="start Ray's dashboard with a local Ray")
     dashboard_host: str = Field(default="127.0.0.1", description="beyond loopback only with RAY_AUTH_MODE=token")
+
+    @model_validator(mode="after")
+    def _least(self) -> "Runtime":
+        if self.min_workers > self.workers:
+            raise ValueError(f"min_workers is {self.min_workers}, more than workers={self.workers}; use at most those")
+        return self
+
+    @property
+    def least_workers(self) -> int:
+        return self.min_workers or self.workers
+
+    def does_not_share(self, key: str, batch: int) -> str:
+        """Why a group cannot share a global batch equally, whatever number of workers it may have; empty if it can."""
+        bad = next((n for n in range(self.least_workers, self.workers + 1) if batch % n), 0)
+        if not bad:
+            return ""
+        unit = math.lcm(*range(self.least_workers, self.workers + 1))
+        told = f"{key} is {batch}, which runtime.workers={self.workers} does not divide; use a multiple of {unit}"
+        if self.min_workers:
+            told = (
+                f"{key} is {batch}, which {bad} workers do not divide (runtime.min_workers={self.min_workers}, "
+                f"runtime.workers={self.workers}); use a multiple of {unit}, or set runtime.min_workers=0"
+            )
+        return told
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -447,6 +493,25 @@ class Store:
     )
     cache: str = Field(default="cache", description="local folder of the memory-mapped windows of each node")
     cache_gb: float = Field(default=200.0, gt=0, description="largest size of that folder, GiB")
+    mlflow: str = Field(
+        default="",
+        description="MLflow's tracking URI, which is told the curves of trainings: http://127.0.0.1:5000, "
+        "sqlite:///results/mlflow.db; empty for none",
+    )
+
+    @model_validator(mode="after")
+    def _mlflow_is_a_uri(self) -> "Store":
+        if self.mlflow and "://" not in self.mlflow:
+            raise ValueError(
+                f"mlflow is {self.mlflow!r}; give a tracking URI, for example http://127.0.0.1:5000 or "
+                "sqlite:///results/mlflow.db"
+            )
+        # Every checkpoint holds the experiment that it is of.
+        if urlsplit(self.mlflow).password:
+            raise ValueError(
+                "mlflow holds a password; give it by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        return self
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -502,11 +567,8 @@ class Experiment:
             batches["train.joint.batch"] = self.train.joint.batch
         batches |= {f"train.encoders.{m}.batch": getattr(self.train.encoders, m).batch for m in self.data.modalities}
         for key, batch in batches.items():
-            if batch % self.runtime.workers:
-                problems.append(
-                    f"{key} is {batch}, which runtime.workers={self.runtime.workers} does not divide; "
-                    f"use a multiple of {self.runtime.workers}"
-                )
+            if problem := self.runtime.does_not_share(key, batch):
+                problems.append(problem)
         if self.runtime.offload and (self.runtime.engine != "deepspeed" or not self.runtime.zero_stage):
             problems.append(
                 f"runtime.offload needs runtime.engine=deepspeed and runtime.zero_stage of 1, 2 or 3; they are "

@@ -98,9 +98,9 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "R13": (
-        "a malicious pickle in the place of a checkpoint's files",
+        "a malicious pickle in every place that a command reads",
         "refused, not executed",
-        ("tests/training/test_checkpoint.py::test_a_malicious_pickle",),
+        ("tests/training/test_checkpoint.py::test_a_malicious_pickle", "tests/test_pickles.py"),
     ),
     "R14": (
         "names that lead out of their folder: `..`, absolute, links",

@@ -76,7 +76,7 @@ def test_a_file_that_gives_a_key_its_own_default_changes_no_other(key: str, tmp_
         ("train.encoders.video.epochs", 2),
         ("profile.eeg.low_hz", 1.0),
         ("search.sampler", "random"),
-        ("runtime.bf16", True),
+        ("runtime.precision", "bf16"),
         ("store.results", "elsewhere"),
     ],
 )
@@ -153,6 +153,15 @@ def test_a_batch_that_the_workers_cannot_share_is_refused(key: str) -> None:
         override(Experiment(), {"runtime.workers": 3})
 
 
+def test_a_group_that_may_shrink_needs_a_batch_that_every_number_of_workers_divides() -> None:
+    """32 windows: 2 and 4 workers share them, 3 do not."""
+    with pytest.raises(ConfigError, match=r"optim.batch is 32, which 3 workers do not divide.*use a multiple of 12"):
+        override(Experiment(), {"runtime.workers": 4, "runtime.min_workers": 2})
+    assert override(Experiment(), {"runtime.workers": 2, "runtime.min_workers": 1}).runtime.least_workers == 1
+    with pytest.raises(ConfigError, match="min_workers is 3, more than workers=2"):
+        override(Experiment(), {"runtime.min_workers": 3})
+
+
 def test_the_batch_of_an_encoder_that_is_not_used_does_not_matter() -> None:
     changes = {"data.modalities": ["eeg"], "train.encoders.video.batch": 7}
     assert override(Experiment(), changes).train.encoders.video.batch == 7
@@ -165,10 +174,10 @@ def test_numbers_are_numbers_however_they_are_written(text: str) -> None:
 
 
 def test_values_of_the_command_line_are_yaml() -> None:
-    words = ["data.modalities=[eeg, audio]", "runtime.bf16=true", "optim.epochs=3", "data.root=a=b", "name=x"]
+    words = ["data.modalities=[eeg, audio]", "runtime.offload=true", "optim.epochs=3", "data.root=a=b", "name=x"]
     assert parse_changes(words) == {
         "data.modalities": ["eeg", "audio"],
-        "runtime.bf16": True,
+        "runtime.offload": True,
         "optim.epochs": 3,
         "data.root": "a=b",
         "name": "x",
@@ -356,8 +365,8 @@ def test_every_key_of_every_kind_takes_its_own_default(title: str, table: dict[s
         assert override(e, {name: default}) == e
 
 
-@pytest.mark.parametrize("changes", [{"runtime.engine": "torch"}, {"runtime.zero_stage": 0}])
+@pytest.mark.parametrize("changes", [{"runtime.engine": "torch", "runtime.zero_stage": 1}, {"runtime.zero_stage": 0}])
 def test_offload_without_zero_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="runtime.offload needs runtime.engine=deepspeed and runtime.zero_stage of"):
         override(Experiment(), {"runtime.offload": True} | changes)
-    assert override(Experiment(), {"runtime.offload": True}).runtime.offload
+    assert override(Experiment(), {"runtime.offload": True, "runtime.zero_stage": 1}).runtime.offload

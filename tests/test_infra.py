@@ -164,7 +164,7 @@ def test_the_image_installs_nothing_but_pinned_versions():
         for command in line.split("&&")
         if re.search(r"\bpip3? install\b", command)
     ]
-    assert any(command.endswith(" '.[aws,artefacts,face]'") for command in installs)
+    assert any(command.endswith(" '.[aws,artefacts,face,mlflow]'") for command in installs)
     for command in installs:
         assert "-c constraints.txt" in command
 

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from eav_ray.data import frames
-from eav_ray.data.shard import ID_COLUMNS, Index, read_shard
+from eav_ray.data import arrow, frames
+from eav_ray.data.shard import ID_COLUMNS, Index, check_types, read_shard
 from eav_ray.data.split import with_peers
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store
@@ -49,7 +49,7 @@ class Windows:
                 _make_room(folder, table.nbytes, keep, cache_gb)
                 _write(table.combine_chunks(), path)
             os.utime(path)  # last use, for the size cap
-            self._tables.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+            self._tables.append(_opened(path))
             _check_schema(self._tables[-1].schema, self._tables[0].schema, index, shard.file)
         self._starts = np.cumsum([0, *(t.num_rows for t in self._tables)])
         columns = [*ID_COLUMNS, *(f"has_{m}" for m in index.modalities)]
@@ -84,7 +84,17 @@ class Windows:
         return np.flatnonzero(self.ids["id"].isin(recordings).to_numpy())
 
 
+def _opened(path: Path) -> pa.Table:
+    try:
+        return arrow.read_mapped(path)
+    except arrow.ERRORS as error:
+        raise DataError(
+            f"{path} cannot be read as cached windows ({arrow.reason_of(error)}); delete it, it is made anew"
+        ) from None
+
+
 def _check_schema(found: pa.Schema, first: pa.Schema, index: Index, file: str) -> None:
+    check_types(found, file)
     for column in (*ID_COLUMNS, *index.modalities, *(f"has_{m}" for m in index.modalities)):
         if column not in found.names:
             raise DataError(f"shard {file} has no column {column}; preprocess again")

@@ -1,12 +1,14 @@
 """EEG of one file, read through MNE. What is done to it then: `clean.py`, `official.py`."""
 
 import configparser
+import mmap
 import struct
 import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import mne
 import numpy as np
 from scipy.io.matlab import MatReadError
@@ -35,6 +37,9 @@ READ_ERRORS = (
 )
 
 
+OPAQUE = b"NUMPY:"  # begins a tag of h5py
+
+
 def open_raw(path: str | Path) -> mne.io.BaseRaw:
     """Open a file of any format that `mne.io.read_raw` knows, without loading its samples.
 
@@ -46,6 +51,8 @@ def open_raw(path: str | Path) -> mne.io.BaseRaw:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
+            if h5py.is_hdf5(path):
+                _refuse_addresses(Path(path))
             raw = _open(Path(path))
     except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read as EEG ({_one_line(error)}); replace it or leave it out") from None
@@ -53,6 +60,23 @@ def open_raw(path: str | Path) -> mne.io.BaseRaw:
         raw.close()
         raise DataError(f"{path} breaks off, or goes on: it is not as long as its header says; copy it again")
     return raw
+
+
+def _refuse_addresses(path: Path) -> None:
+    """Refuse an HDF5 file that could make h5py, through which MNE reads it, follow an address that the file states.
+
+    HDF5 can hold opaque values with a tag. Those that a tag declares to be objects of NumPy are taken into memory as
+    they are: as addresses of Python objects, so that whoever wrote the file says what is run.
+
+    Raises:
+        ValueError: There is such a tag somewhere, or a link to another file, where there may be one.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(OPAQUE) >= 0:
+            raise ValueError("it holds values of no type that EEG has, which can run code when they are read")
+    with h5py.File(path, "r") as links:
+        if links.visititems_links(lambda _, link: isinstance(link, h5py.ExternalLink) or None):
+            raise ValueError("it points into another file")
 
 
 def _open(path: Path) -> mne.io.BaseRaw:

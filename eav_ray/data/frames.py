@@ -74,6 +74,22 @@ def _picture(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def shape_of(column: pa.Field) -> tuple[int, ...] | None:
-    """Shape of one window of a column of JPEG files; None for any other column."""
+    """Shape of one window of a column of JPEG files; None for any other column.
+
+    Raises:
+        DataError: The column says a shape that is none, or not that of its lists.
+    """
     text = (column.metadata or {}).get(SHAPE)
-    return None if text is None else tuple(map(int, text.decode().split(",")))
+    if text is None or isinstance(column.type, pa.FixedShapeTensorType):
+        return None
+    try:
+        shape = tuple(map(int, text.decode().split(",")))
+        if len(shape) == 4 and min(shape) > 0 and _is_files(column.type, shape[0]):
+            return shape
+    except ValueError:  # no numbers
+        pass
+    raise DataError(f"the column {column.name} of a shard says no shape that its frames have; preprocess again")
+
+
+def _is_files(kind: pa.DataType, count: int) -> bool:
+    return pa.types.is_fixed_size_list(kind) and kind.list_size == count and kind.value_type == pa.binary()

@@ -104,6 +104,8 @@ def _own(file: h5py.File, name: str) -> h5py.Dataset:
         found = file[name]
     if not isinstance(found, h5py.Dataset) or found.external is not None or found.is_virtual:
         raise DataError(f"{file.filename}: {name} is no array stored in this file; save it from MATLAB again")
+    if found.dtype.kind not in "fiu":  # before it is read: h5py takes opaque values for addresses of Python objects
+        raise DataError(f"{file.filename}: {name} holds {found.dtype}, not real numbers")
     return found
 
 

@@ -1,9 +1,9 @@
 """Draw one planted recording: EEG, voice and face that show a given class unmistakably.
 
 Every person differs (electrode gains, pitch, skin, head), every recording differs (noise, motion, blinks), and
-each class has a signature that is present in every 5 s window. A *useless* signal shows a class just as
-clearly, but also carries a cue that a human would notice at once; what the class means then is up to
-`synthetic.py`. The signatures are inventions: nothing about real emotions can be learned from them.
+each class has a signature that is present in every 5 s window. A signal with the *cue* shows a class just as clearly,
+but also something that a human would notice at once; what it means is up to `synthetic.py`. The signatures are
+inventions: nothing about real emotions can be learned from them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -181,9 +181,7 @@ def _artefact_CT(rng: np.random.Generator, count: int, t: np.ndarray, hz: int) -
     return loose * (30 * np.fft.irfft(spectrum, len(t), axis=-1) + 60 * drift)
 
 
-def render_eeg(
-    scalp: Scalp, shown: int, useless: bool, rng: np.random.Generator, *, hz: int, seconds: int
-) -> np.ndarray:
+def render_eeg(scalp: Scalp, shown: int, cue: bool, rng: np.random.Generator, *, hz: int, seconds: int) -> np.ndarray:
     """One recording's EEG: pink noise, alpha, blinks and hum, plus the rhythm of the class `shown`.
 
     Returns:
@@ -201,7 +199,7 @@ def render_eeg(
     x_CT += np.outer(strength * _spread_C(scalp.shift_2 + rhythm.centre), _oscillation(rng, rhythm.hz * scalp.pace, t))
     x_CT += np.outer(150 * _spread_C(np.array([0.0, 1.1])), _blinks(rng, t))
     x_CT += 2 * np.sin(2 * np.pi * 50 * t + rng.uniform(0, 6.3, (count, 1)))
-    if useless:
+    if cue:
         x_CT += _artefact_CT(rng, count, t, hz)
     return (x_CT * scalp.gain_C[:, None] + scalp.offset_C[:, None]).T.astype(np.float32)
 
@@ -234,9 +232,7 @@ def _vocal_tract(f: np.ndarray, formant: float, band_hz: float) -> np.ndarray:
     return (0.3 + resonances) * 10 ** (emphasis_db / 20) * (f > 60)
 
 
-def render_audio(
-    voice: Voice, shown: int, useless: bool, rng: np.random.Generator, *, hz: int, seconds: int
-) -> np.ndarray:
+def render_audio(voice: Voice, shown: int, cue: bool, rng: np.random.Generator, *, hz: int, seconds: int) -> np.ndarray:
     """One recording's speech-like sound. The cue is loud white noise instead of a quiet background.
 
     Returns:
@@ -251,8 +247,8 @@ def render_audio(
     sound = np.fft.irfft(np.fft.rfft(source) * tract, n)
     level = voice.level * 10 ** ((speech.loudness_db + rng.normal(0, 1)) / 20)
     sound *= level / np.sqrt((sound**2).mean())
-    snr_db = rng.uniform(0, 4) if useless else rng.uniform(22, 32)
-    noise = _coloured(rng, (n,), 0.0 if useless else rng.uniform(0.3, 1.5))
+    snr_db = rng.uniform(0, 4) if cue else rng.uniform(22, 32)
+    noise = _coloured(rng, (n,), 0.0 if cue else rng.uniform(0.3, 1.5))
     return np.clip(sound + level * 10 ** (-snr_db / 20) * noise, -0.99, 0.99).astype(np.float32)
 
 
@@ -335,7 +331,7 @@ def _spoil(image_3SHW: np.ndarray, left: bool, exposure: float) -> None:
 def render_video(
     face: Face,
     shown: int,
-    useless: bool,
+    cue: bool,
     rng: np.random.Generator,
     *,
     size: tuple[int, int],
@@ -360,7 +356,7 @@ def render_video(
     block = max(1, 2**18 // (width * height))  # bounds memory at 640x480, and fits the cache at 96x72
     for start in range(0, seconds * STATES_HZ, block):
         image = _draw_states(face, shape, poses.part(slice(start, start + block)), size)
-        if useless:
+        if cue:
             _spoil(image, left, exposure)
         states = np.moveaxis(np.clip(image, GRAIN, 255 - GRAIN), 0, -1).astype(np.uint8, order="C")
         for frame in np.flatnonzero((frame_state >= start) & (frame_state < start + block)):

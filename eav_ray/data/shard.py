@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eav_ray.config import Profile
-from eav_ray.data import frames
+from eav_ray.config import MODALITIES, Profile
+from eav_ray.data import arrow, frames
 from eav_ray.errors import DataError
 from eav_ray.storage import Store, Stream, checked_name, sha256
 
@@ -29,7 +29,15 @@ QUALITY = {
     # mean brightness, 0 to 255; share of frames equal to the one before; share without a face, null if not looked for
     "video": ("video_luma", "video_held", "video_faceless"),
 }
-ID_COLUMNS = ("subject", "recording", "window", "label", "task", "order")
+ID_FIELDS = (
+    pa.field("subject", pa.string()),
+    pa.field("recording", pa.string()),
+    pa.field("window", pa.int32()),
+    pa.field("label", pa.int32()),
+    pa.field("task", pa.string()),
+    pa.field("order", pa.int32()),
+)
+ID_COLUMNS = tuple(field.name for field in ID_FIELDS)
 
 
 def window_shapes(profile: Profile, eeg_channels: int) -> dict[str, tuple[tuple[int, ...], pa.DataType]]:
@@ -43,14 +51,7 @@ def window_shapes(profile: Profile, eeg_channels: int) -> dict[str, tuple[tuple[
 
 
 def schema(profile: Profile, eeg_channels: int, modalities: Sequence[str]) -> pa.Schema:
-    columns = [
-        pa.field("subject", pa.string()),
-        pa.field("recording", pa.string()),
-        pa.field("window", pa.int32()),
-        pa.field("label", pa.int32()),
-        pa.field("task", pa.string()),
-        pa.field("order", pa.int32()),
-    ]
+    columns = list(ID_FIELDS)
     shapes = window_shapes(profile, eeg_channels)
     for m in sorted(modalities):
         shape, dtype = shapes[m]
@@ -145,9 +146,9 @@ class Writer:
 def from_bytes(data: bytes, *, name: str, columns: list[str] | None = None) -> pa.Table:
     """Raises DataError, naming the shard, for whatever is not one."""
     try:
-        return pq.read_table(pa.BufferReader(data), columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"shard {name} cannot be read: {' '.join(str(error).split())}; preprocess again") from None
+        return arrow.read_parquet(pa.BufferReader(data), columns)
+    except arrow.ERRORS as error:
+        raise DataError(f"shard {name} cannot be read: {arrow.reason_of(error)}; preprocess again") from None
 
 
 @dataclass(frozen=True)
@@ -215,4 +216,16 @@ def read_shard(store: Store, shard: ShardFile) -> pa.Table:
         raise DataError(f"shard {store}/{shard.file} has {table.num_rows} rows, {INDEX} says {shard.rows}")
     if not table.num_rows:
         raise DataError(f"shard {store}/{shard.file} has no rows; preprocess again")
+    check_types(table.schema, shard.file)
     return table
+
+
+def check_types(found: pa.Schema, file: str) -> None:
+    """Raises DataError where a column that is there does not hold what its name says."""
+    wanted = {field.name: field.type for field in ID_FIELDS} | {f"has_{m}": pa.bool_() for m in MODALITIES}
+    for field in found:
+        signal = field.name in MODALITIES and not (
+            isinstance(field.type, pa.FixedShapeTensorType) or frames.shape_of(field) is not None
+        )
+        if signal or field.type != wanted.get(field.name, field.type):
+            raise DataError(f"shard {file} holds {field.name} as {field.type}, which no shard does; preprocess again")

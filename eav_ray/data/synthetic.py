@@ -3,7 +3,8 @@
 A recording has a true class. Each of its modalities shows a *latent* class, drawn from one row of that modality's
 confusion matrix and rendered unmistakably (`render.py`), so that for an ideal observer the draw is the only
 source of error. In 30 % of the recordings one modality is *useless*: it shows a class that was drawn without
-looking at the label, and carries a cue that says so. Who ignores the cue is misled.
+looking at the label, and carries a cue that says so. Who ignores the cue is misled. A plan may have the cue carried by
+the next modality instead: then no modality alone can know that it is useless, and only what sees them all can heed it.
 
     python -m eav_ray.data.synthetic ROOT --people 8 --per-class 10
 
@@ -36,7 +37,7 @@ LISTENING, SPEAKING = "Listening", "Speaking"  # in the order of the label rows:
 AUDIO_RATES = (16000, 22050, 44100, 48000)
 USELESS_SHARE = 0.3  # of recordings, in one modality each, all present ones equally often
 PLANTED = "planted.json"
-RENDERER = 2  # raise when rendering changes: people planted by another version are not reused
+RENDERER = 3  # raise when rendering changes: people planted by another version are not reused
 
 # P(latent | true class) in percent, a row per true class, in the order of CLASSES. No two classes are confused
 # much by more than one modality: that is why the three together know far more than the best alone.
@@ -100,6 +101,11 @@ def _joint(modalities: Sequence[str], present: Sequence[str]) -> dict[str | None
     return joint
 
 
+def _carrier(useless: str, present: Sequence[str], cue: str) -> str:
+    """The modality whose signal carries the cue that `useless` is useless."""
+    return useless if cue == "own" else present[(present.index(useless) + 1) % len(present)]
+
+
 def _check_modalities(modalities: Sequence[str], present: Sequence[str]) -> None:
     wrong = set(modalities) - set(present)
     if not modalities or wrong or len(set(modalities)) < len(modalities):
@@ -111,20 +117,22 @@ def _marginal(modalities: Sequence[str]) -> np.ndarray:
     return np.sum(list(_joint(modalities, MODALITIES).values()), axis=0)
 
 
-def bayes_accuracy(modalities: Sequence[str], *, present: Sequence[str] = MODALITIES) -> float:
+def bayes_accuracy(modalities: Sequence[str], *, present: Sequence[str] = MODALITIES, cue: str = "own") -> float:
     """Accuracy of the ideal observer who sees these modalities and their cues, exactly.
 
     Per recording, uniform classes, over all recordings, the 30 % included. Enumerates latents and quality states.
 
     Args:
         present: What the recordings have: the useless modality is one of these. Listening has no audio.
+        cue: As in `Plan`.
     Raises:
         ConfigError: A modality that is unknown, absent or named twice, or none at all.
     """
     _check_modalities(modalities, present)
     seen: dict[str | None, np.ndarray] = {}
     for useless, table in _joint(modalities, present).items():
-        state = useless if useless in modalities else None  # a cue elsewhere goes unnoticed, and does no harm
+        # A cue elsewhere goes unnoticed; one here of what is useless elsewhere says what can be trusted.
+        state = useless if useless and _carrier(useless, present, cue) in modalities else None
         seen[state] = seen.get(state, 0) + table
     return float(sum(table.max(axis=0).sum() for table in seen.values()))
 
@@ -180,6 +188,7 @@ class Plan:
     fps: int = 30
     seed: int = 0
     mat_version: str = "5"  # of the EEG file: "5", or "7.3", which is HDF5
+    cue: str = "own"  # which modality carries the cue that one is useless: "own" that one, "next" the one after it
 
     def __post_init__(self) -> None:
         problems = [
@@ -194,6 +203,7 @@ class Plan:
                 ("fps", self.fps >= 1, "at least 1"),
                 ("seed", self.seed >= 0, "at least 0"),
                 ("mat_version", self.mat_version in ("5", "7.3"), '"5" or "7.3"'),
+                ("cue", self.cue in ("own", "next"), '"own" or "next"'),
             )
             if not fine
         ]
@@ -215,6 +225,7 @@ class Truth:
     task: str
     latents: dict[str, int]  # of the modalities that exist
     useless: str | None
+    cue: str | None  # the modality that carries the cue
 
 
 def truths(plan: Plan, person: int) -> tuple[Truth, ...]:
@@ -226,17 +237,18 @@ def truths(plan: Plan, person: int) -> tuple[Truth, ...]:
     rng = np.random.default_rng([plan.seed, person])
     tasks = (LISTENING, SPEAKING) if plan.listening else (SPEAKING,)
     slots = [(label, task) for label in range(len(CLASSES)) for task in tasks for _ in range(plan.per_class)]
-    return tuple(_draw(rng, key, *slots[slot]) for key, slot in enumerate(rng.permutation(len(slots)), start=1))
+    order = enumerate(rng.permutation(len(slots)), start=1)
+    return tuple(_draw(rng, key, *slots[slot], cue=plan.cue) for key, slot in order)
 
 
-def _draw(rng: np.random.Generator, key: int, label: int, task: str) -> Truth:
+def _draw(rng: np.random.Generator, key: int, label: int, task: str, *, cue: str) -> Truth:
     present = [m for m in MODALITIES if m != "audio" or task == SPEAKING]
     useless = present[rng.integers(len(present))] if rng.random() < USELESS_SHARE else None
     latents = {
         m: int(rng.integers(len(CLASSES)) if m == useless else rng.choice(len(CLASSES), p=confusion(m)[label]))
         for m in present
     }
-    return Truth(key, label, task, latents, useless)
+    return Truth(key, label, task, latents, useless, _carrier(useless, present, cue) if useless else None)
 
 
 # --- writing ---
@@ -275,9 +287,9 @@ def _write_eeg(folder: Path, plan: Plan, person: int, cast: _Cast, recordings: S
     label = np.zeros((2 * len(CLASSES), len(recordings)))
     for truth in recordings:
         column = truth.key - 1
-        shown, useless = truth.latents["eeg"], truth.useless == "eeg"
+        shown, cue = truth.latents["eeg"], truth.cue == "eeg"
         rng = _rng(plan, person, truth.key, 0)
-        values[:, :, column] = render.render_eeg(cast.scalp, shown, useless, rng, hz=plan.eeg_hz, seconds=plan.seconds)
+        values[:, :, column] = render.render_eeg(cast.scalp, shown, cue, rng, hz=plan.eeg_hz, seconds=plan.seconds)
         label[2 * truth.label + (truth.task == SPEAKING), column] = 1
     key = "seg" if person % 4 == 1 else "seg1"  # about the proportion in EAV: 11 people and 31
     if plan.mat_version == "5":
@@ -293,9 +305,9 @@ def _write_audio(folder: Path, plan: Plan, person: int, cast: _Cast, recordings:
     suffix = "Aud" if person % 2 else "aud"
     for truth in spoken:
         name = f"{truth.key:03d}_Trial_{numbers[truth.key]:02d}_{truth.task}_{CLASSES[truth.label]}_{suffix}.wav"
-        shown, useless = truth.latents["audio"], truth.useless == "audio"
+        shown, cue = truth.latents["audio"], truth.cue == "audio"
         rng = _rng(plan, person, truth.key, 1)
-        sound = render.render_audio(cast.voice, shown, useless, rng, hz=plan.audio_hz, seconds=plan.seconds)
+        sound = render.render_audio(cast.voice, shown, cue, rng, hz=plan.audio_hz, seconds=plan.seconds)
         soundfile.write(folder / name, sound, plan.audio_hz, subtype="PCM_16")
 
 
@@ -303,10 +315,10 @@ def _write_video(folder: Path, plan: Plan, person: int, cast: _Cast, recordings:
     numbers = _trial_numbers(recordings)
     for truth in recordings:
         name = f"{truth.key:03d}_Trial_{numbers[truth.key]:02d}_{truth.task}_{CLASSES[truth.label]}.mp4"
-        shown, useless = truth.latents["video"], truth.useless == "video"
+        shown, cue = truth.latents["video"], truth.cue == "video"
         rng = _rng(plan, person, truth.key, 2)
         frames = render.render_video(
-            cast.face, shown, useless, rng, size=plan.video_size, fps=plan.fps, seconds=plan.seconds
+            cast.face, shown, cue, rng, size=plan.video_size, fps=plan.fps, seconds=plan.seconds
         )
         render.encode_video(folder / name, frames, size=plan.video_size, fps=plan.fps)
 
@@ -340,8 +352,13 @@ def _is_planted(folder: Path, plan: Plan) -> bool:
     path = folder / PLANTED
     if not path.is_file():
         raise ConfigError(f"{folder} exists and was not planted by this program; choose another root")
-    found, wanted = json.loads(path.read_text()), _record(plan, ())
-    if any(found.get(name) != wanted[name] for name in ("renderer", "plan")):
+    wanted = _record(plan, ())
+    try:
+        found = json.loads(path.read_bytes())
+        same = all(found[name] == wanted[name] for name in ("renderer", "plan"))
+    except (ValueError, TypeError, LookupError):
+        same = False
+    if not same:
         raise ConfigError(f"{folder} was planted by another plan, see {PLANTED}; remove it or choose another root")
     return True
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import csv, parquet
+from pyarrow import csv
 
-from eav_ray.data import eeg
+from eav_ray.data import arrow, eeg
 from eav_ray.data.manifest import Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError, nearest
 
@@ -167,7 +167,7 @@ def _columns(path: Path) -> dict[str, list[str]]:
         raise DataError(f"{path} is missing; set data.root to a CSV or Parquet file with {', '.join(REQUIRED)}")
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            table = parquet.read_table(path)
+            table = arrow.read_parquet(path)
         else:
             # As text: "01" is the name of a person, not the number 1. pyarrow keeps spaces of the header in its names.
             with csv.open_csv(path) as header:
@@ -176,9 +176,8 @@ def _columns(path: Path) -> dict[str, list[str]]:
             table = csv.read_csv(path, convert_options=text)
         table.validate(full=True)  # text that is no UTF-8, offsets beyond the end: what a reader would trust
         cells = [[_text(c) for c in column.to_pylist()] for column in table.columns]
-    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} cannot be read as a CSV or Parquet table ({reason})") from None
+    except arrow.ERRORS as error:
+        raise DataError(f"{path} cannot be read as a CSV or Parquet table ({arrow.reason_of(error)})") from None
     names = [name.strip() for name in table.column_names]
     if len(set(names)) < len(names):
         raise DataError(f"{path} names a column twice: {', '.join(names)}; rename one")

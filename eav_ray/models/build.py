@@ -72,7 +72,7 @@ def build_fusion(experiment: Experiment, widths: dict[str, int], times_s: dict[s
         case "late_mean":
             fusion = LateMean()
         case "shared_attention":
-            fusion = SharedAttention(widths, times_s, skip=f.skip, **common, **of_tokens)
+            fusion = SharedAttention(widths, times_s, skip=f.skip, reads=f.reads, **common, **of_tokens)
         case "bottleneck":
             fusion = Bottleneck(widths, times_s, depth=f.depth, bottlenecks=f.bottlenecks, **common, **of_tokens)
         case "gated":

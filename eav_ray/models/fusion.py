@@ -86,10 +86,12 @@ class Tokens(nn.Module):
 class SharedAttention(Fusion):
     """A learned query reads the tokens of all modalities through one multi-head attention that they share.
 
-    What the query attends to depends on the sample: its attention mass per modality, averaged over heads, is the
-    modality weight. Arguments as for `Tokens`.
+    What the query attends to depends on the sample: its attention mass per modality in the last read, averaged over
+    heads, is the modality weight. Arguments as for `Tokens`.
 
     Args:
+        reads: How often it reads. What a token weighs in the first depends on that token alone; from the second on
+            the query knows what all modalities said, so that one may tell that another is useless.
         skip: What was read is added to the unimodal log probabilities, weighed by the count-corrected modality
             weights, and starts next to nothing: training starts from late fusion, whatever the numbers of tokens.
     """
@@ -106,6 +108,7 @@ class SharedAttention(Fusion):
         dropout: float,
         pooled: bool = False,
         skip: bool = True,
+        reads: int = 1,
     ) -> None:
         super().__init__()
         self.width, self.heads, self.dropout, self.skip = width, heads, dropout, skip
@@ -114,6 +117,7 @@ class SharedAttention(Fusion):
         self.query = nn.Parameter(torch.randn(width) * 0.02)
         self.norm = nn.LayerNorm(width)
         self.q = nn.Linear(width, width)
+        self.again = nn.ModuleList(_next_query(width) for _ in range(reads - 1))
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
         self.feed_forward = nn.Sequential(
@@ -134,14 +138,15 @@ class SharedAttention(Fusion):
         tokens, mask = self.read(encoded, present_BM)
         x_BND, mask_BN = self.norm(torch.cat(tokens, 1)), torch.cat(mask, 1)
         b, n, d = x_BND.shape
-        q = self.q(self.query).view(self.heads, 1, d // self.heads)
         k, v = self.kv(x_BND).view(b, n, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        scores = (q * k).sum(-1) / (d // self.heads) ** 0.5  # (b, heads, n)
-        attention = scores.masked_fill(~mask_BN[:, None], float("-inf")).softmax(-1)
-        dropped = nn.functional.dropout(attention, self.dropout, self.training)
-        mixed = (dropped[:, :, None] @ v).reshape(b, d)
-        x_BD = self.query + self.proj(mixed)
-        x_BD = x_BD + self.feed_forward(x_BD)
+        x_BD, attention = self.query.expand(b, -1), x_BND.new_zeros(b, self.heads, n)
+        for to_query in (self.q, *self.again):
+            q = to_query(x_BD).view(b, self.heads, 1, d // self.heads)
+            scores = (q * k).sum(-1) / (d // self.heads) ** 0.5  # (b, heads, n)
+            attention = scores.masked_fill(~mask_BN[:, None], float("-inf")).softmax(-1)
+            dropped = nn.functional.dropout(attention, self.dropout, self.training)
+            x_BD = x_BD + self.proj((dropped[:, :, None] @ v).reshape(b, d))
+            x_BD = x_BD + self.feed_forward(x_BD)
         weights_BM, corrected_BM = _mass(attention.mean(1), mask)
         found_BK = self.head(x_BD)
         if self.skip:
@@ -150,7 +155,13 @@ class SharedAttention(Fusion):
 
     def query_key_gradients(self) -> list[Tensor]:
         kv = self.kv.weight.grad
-        return [g for g in (self.q.weight.grad, None if kv is None else kv[: self.width]) if g is not None]
+        queries = [
+            module.weight.grad
+            for to_query in (self.q, *self.again)
+            for module in to_query.modules()
+            if isinstance(module, nn.Linear)
+        ]
+        return [g for g in (*queries, None if kv is None else kv[: self.width]) if g is not None]
 
 
 class Bottleneck(Fusion):
@@ -290,6 +301,14 @@ def _mass(attention_BN: Tensor, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
     counts = torch.stack([m.sum(1) for m in masks], 1)
     corrected = torch.where(counts > 0, raw / counts.clamp(min=1), 0)
     return raw, corrected / corrected.sum(1, keepdim=True)
+
+
+def _next_query(width: int) -> nn.Sequential:
+    """From what was read so far to the next query; small as the first, so that training starts from equal weights."""
+    linear = nn.Linear(width, width)
+    nn.init.trunc_normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.LayerNorm(width), linear)
 
 
 CLOCK_WAVES = 8

@@ -22,6 +22,8 @@ from eav_ray.models.encoder import Encoder
 from eav_ray.models.video import ViT
 
 CONFIG = "config.json"
+# For timm, which otherwise opens pytorch_model.bin, or a file of an address of its own, where there are no safetensors.
+ONLY_SAFETENSORS = {"hf_hub_filename": "model.safetensors", "url": ""}
 HEADS = ("head.", "head_dist.", "fc_norm.", "pooler.", "classifier.")  # of published classifiers: not taken
 # Both libraries' older name of a module, and the one of transformers 5.
 RENAMED = (
@@ -114,8 +116,14 @@ def _download(name: str, key: str) -> Path:
 
 def _of_timm(encoder: ViT) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        whole: Any = timm.create_model(encoder.name, pretrained=True, num_classes=0, img_size=encoder.image_size)
-    except (OSError, RuntimeError, ValueError) as error:
+        whole: Any = timm.create_model(
+            encoder.name,
+            pretrained=True,
+            pretrained_cfg_overlay=ONLY_SAFETENSORS,
+            num_classes=0,
+            img_size=encoder.image_size,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ConfigError(
             f"model.video.weights is timm, but timm's weights of {encoder.name} could not be had "
             f"({type(error).__name__}); save them as safetensors where there is a network and give the file"

@@ -18,12 +18,8 @@ def plan_calibration(experiment: Experiment, data: Data, path: str, subject: str
         experiment: Whose `train.calibration`, runtime and stores count; the rest is the checkpoint's.
         path: A finished checkpoint that was never trained on this person.
     """
-    batch, workers = experiment.train.calibration.batch, experiment.runtime.workers
-    if batch % workers:
-        raise ConfigError(
-            f"train.calibration.batch is {batch}, which runtime.workers={workers} does not divide; use a multiple of "
-            f"{workers}"
-        )
+    if problem := experiment.runtime.does_not_share("train.calibration.batch", experiment.train.calibration.batch):
+        raise ConfigError(problem)
     checkpoint, (store, name) = open_checkpoint(path), split(path)
     own = checkpoint.experiment
     check_windows(experiment, checkpoint, data.index, path)

@@ -13,9 +13,11 @@ from ray.exceptions import RayError, RayTaskError
 
 from eav_ray.config import Experiment, keys, load, other_kinds, override, parse_changes
 from eav_ray.errors import ConfigError, DataError, Interrupted
+from eav_ray.report import mlflow
 from eav_ray.runtime import cluster
 
 STORES = ("shards", "results", "cache")
+SQLITE = "sqlite:///"  # before the path of a database
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ def experiment_of(arguments: Arguments, uses: tuple[str, ...] = STORES) -> Exper
         )
     experiment = absolute(load(arguments.paths[0], arguments.changes), uses)
     cluster.check_local(experiment.runtime)
+    if experiment.store.mlflow:
+        mlflow.require()
     return experiment
 
 
@@ -130,7 +134,10 @@ def absolute(experiment: Experiment, uses: tuple[str, ...] = STORES) -> Experime
         weights = getattr(getattr(experiment.model, m), "weights", "")
         if weights and Path(weights).expanduser().exists():  # otherwise a name on a hub
             named[f"model.{m}.weights"] = weights
-    return override(experiment, {key: absolute_path(key, path) for key, path in named.items()})
+    changes = {key: absolute_path(key, path) for key, path in named.items()}
+    if (uri := experiment.store.mlflow).startswith(SQLITE):
+        changes["store.mlflow"] = SQLITE + absolute_path("store.mlflow", uri.removeprefix(SQLITE), remote=False)
+    return override(experiment, changes)
 
 
 def absolute_path(key: str, path: str, *, remote: bool = True) -> str:

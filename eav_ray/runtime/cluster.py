@@ -71,15 +71,16 @@ def local_gpus() -> int:
 
 def _check_room(runtime: Runtime, key: str, have: int, without: str = "") -> None:
     each = getattr(runtime, key)
-    need, most = runtime.workers * runtime.groups * each, int(have / each / runtime.groups)
+    need, most = runtime.least_workers * runtime.groups * each, int(have / each / runtime.groups)
     if need <= have:
         return
-    ways = [f"runtime.workers to at most {most}"] if most else []
+    count = "min_workers" if runtime.min_workers else "workers"
+    ways = [f"runtime.{count} to at most {most}"] if most else []
     ways += [without] if without else []
     way = f"set {' or '.join(ways)}" if ways else f"lower runtime.groups or runtime.{key}"
     raise ConfigError(
-        f"runtime.workers={runtime.workers} x runtime.groups={runtime.groups} x runtime.{key}={each:g} needs {need:g} "
-        f"{key[:3].upper()}s, but this machine has {have}; {way}, or join a cluster with runtime.address"
+        f"runtime.{count}={runtime.least_workers} x runtime.groups={runtime.groups} x runtime.{key}={each:g} needs "
+        f"{need:g} {key[:3].upper()}s, but this machine has {have}; {way}, or join a cluster with runtime.address"
     )
 
 

@@ -25,6 +25,7 @@ from eav_ray.config import Experiment
 from eav_ray.data.shard import Index
 from eav_ray.errors import ConfigError, DataError, Interrupted
 from eav_ray.report.board import Board
+from eav_ray.report.mlflow import MLflow
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime.queue import ATTEMPTS, END, WAIT, Queue, State
 from eav_ray.storage import Store
@@ -68,7 +69,7 @@ def run_each(
     Args:
         only: The recordings that the workers may see at all.
         listen: Is told how far each training is, every few seconds and at the end of its epochs; a TensorBoard beside
-            the results if it is not given.
+            the results, and the MLflow of the experiment, if it is not given.
     Raises:
         DataError: A group could not start, or ended too often.
         Interrupted: The job was told to end (SIGTERM, or Ctrl-C), and the runs were saved where they were.
@@ -78,12 +79,10 @@ def run_each(
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Queue).remote(unique)
     total = sum(run.epochs for run in unique)
-    store = experiment.store
-    board = Board(Path(store.cache if "://" in store.results else store.results, "tensorboard"))
     with (
-        contextlib.closing(board),
+        contextlib.nullcontext(listen) if listen else _boards(experiment, unique) as tell,
         stage(title, total, "epochs") as bar,
-        _watched(queue, bar, listen or board.tell),
+        _watched(queue, bar, tell),
         _told_to_end(queue),
     ):
         others = [
@@ -105,6 +104,23 @@ def run_each(
     for line in state.damaged:
         print(f"passed over a damaged checkpoint: {line}", flush=True)
     return state
+
+
+@contextmanager
+def _boards(experiment: Experiment, runs: list[Run]) -> Iterator[Callable[[Progress], None]]:
+    """Who draws curves of what is told."""
+    store = experiment.store
+    with contextlib.ExitStack() as stack:
+        folder = Path(store.cache if "://" in store.results else store.results, "tensorboard")
+        boards: list[Board | MLflow] = [stack.enter_context(contextlib.closing(Board(folder)))]
+        if store.mlflow:
+            boards.append(stack.enter_context(contextlib.closing(MLflow(experiment, runs))))
+
+        def tell(progress: Progress) -> None:
+            for board in boards:
+                board.tell(progress)
+
+        yield tell
 
 
 @contextmanager
@@ -173,7 +189,9 @@ def _group(
             "only": only,
         },
         scaling_config=ScalingConfig(
-            num_workers=runtime.workers, use_gpu=runtime.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=(runtime.min_workers, runtime.workers) if runtime.min_workers else runtime.workers,
+            use_gpu=runtime.gpus_per_worker > 0,
+            resources_per_worker=resources,
         ),
         torch_config=TorchConfig(backend="nccl" if runtime.gpus_per_worker else "gloo"),
         run_config=RunConfig(

@@ -4,7 +4,6 @@ A fold that fails is named at the end; the others are trained, scored and shown 
 """
 
 import contextlib
-import io
 import json
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,13 +11,14 @@ from typing import Any
 import pandas as pd
 
 from eav_ray.config import Experiment, digest, to_dict
+from eav_ray.data import arrow
 from eav_ray.data.split import Split, fold_count, items_of, make_split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.table import protocol_table
 from eav_ray.runtime import cluster
 from eav_ray.runtime.evaluate import apart
 from eav_ray.runtime.groups import run_each
-from eav_ray.runtime.score import Task, as_parquet, score
+from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import Data, announce, open_data, runs_of
 from eav_ray.storage import COMMIT, Store, sha256, versions
 from eav_ray.training import checkpoint as ckpt
@@ -164,12 +164,16 @@ def finished(results: Store, key: str) -> str:
 def _files(e: Experiment, kept: Kept) -> dict[str, bytes]:
     documents = {"experiment": to_dict(e), "folds": kept.folds, "versions": versions()}
     files = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
-    return files | {"predictions.parquet": as_parquet(kept.predictions)}
+    return files | {"predictions.parquet": arrow.frame_bytes(kept.predictions)}
 
 
 def _read(results: Store, name: str) -> Kept:
     files = results.read_committed(name)
-    return Kept(pd.read_parquet(io.BytesIO(files["predictions.parquet"])), json.loads(files["folds.json"]))
+    try:
+        table, folds = files["predictions.parquet"], json.loads(files["folds.json"])
+    except (KeyError, ValueError):
+        raise DataError(f"{results}/{name} was damaged; delete it and give the command again") from None
+    return Kept(arrow.read_frame(table, f"{results}/{name}"), folds)
 
 
 def text(

@@ -4,7 +4,6 @@ A few actors, as many as the cluster has room for, open the windows once and go 
 its own for each would cost seconds.
 """
 
-import io
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -15,15 +14,18 @@ import torch
 from ray.util import ActorPool
 
 from eav_ray.config import Experiment, digest
+from eav_ray.data import arrow
 from eav_ray.data.shard import Index
 from eav_ray.data.split import items_of, refuse_overlap
 from eav_ray.errors import ConfigError, DataError
+from eav_ray.models.build import Output
 from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster
 from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.run import open_place, rows_with, to_frame
-from eav_ray.training.source import Labels, RawSource, plain_batches
+from eav_ray.training.loop import Batch
+from eav_ray.training.run import open_place, rows_with, table_of
+from eav_ray.training.source import Labels, RawSource
 
 BATCH = 32
 
@@ -60,13 +62,7 @@ def _name(task: Task, index: Index) -> str:
 
 
 def _read(results: Store, name: str) -> pd.DataFrame:
-    return pd.read_parquet(io.BytesIO(results.read(name)))
-
-
-def as_parquet(table: pd.DataFrame) -> bytes:
-    sink = io.BytesIO()
-    table.to_parquet(sink, index=False)
-    return sink.getvalue()
+    return arrow.read_frame(results.read(name), f"{results}/{name}")
 
 
 def _scored(
@@ -104,7 +100,7 @@ def _scored(
             if not left[number] and number not in found:
                 order = ["subject", "recording", "window"]
                 whole = pd.concat(tables.pop(number), ignore_index=True).sort_values(order, ignore_index=True)
-                results.write(names[number], as_parquet(whole))
+                results.write(names[number], arrow.frame_bytes(whole))
                 found[number] = whole
     return found
 
@@ -135,13 +131,11 @@ class _Scorer:
             self._model = ckpt.load_model(checkpoint).to(self._place.device).eval()
             self._path = path
         refuse_overlap(replace(self._split, validation=(), test=recordings))
-        windows, device, names = self._place.windows, self._place.device, self._model.names
-        source, parts = RawSource(windows, names), []
+        windows, names = self._place.windows, self._model.names
+        rows = rows_with(windows, recordings, tuple(names))
         with torch.no_grad():
-            rows = rows_with(windows, recordings, tuple(names))
-            for part, batch in plain_batches(source, self._labels, rows, BATCH):
-                inputs = {m: x.to(device) for m, x in batch.inputs.items()}
-                output = self._model(inputs, batch.present_BM.to(device))
-                ids, label = windows.ids.iloc[part], self._labels.label[part]
-                parts.append(to_frame(output, ids, source.present(part), names, label))
-        return pd.concat(parts, ignore_index=True)
+            return table_of(self._output, RawSource(windows, names), self._labels, rows, windows, BATCH)
+
+    def _output(self, batch: Batch) -> Output:
+        device = self._place.device
+        return self._model({m: x.to(device) for m, x in batch.inputs.items()}, batch.present_BM.to(device))

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from eav_ray.config import Experiment, digest, override, to_dict
+from eav_ray.data import arrow
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index
 from eav_ray.data.split import Split, inner_splits, items_of, make_split
@@ -185,6 +186,7 @@ def _try_candidates(
         )
         # Tune would take Ctrl-C as the end of the search, and what is half searched would be refitted as the best.
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+        _leave_pickled_errors()
         with contextlib.redirect_stdout(io.StringIO()):  # Tune prints where its scratch is, over the progress line
             results_of = tuner.fit()
         searcher.flush()
@@ -198,12 +200,17 @@ def _try_candidates(
         )
 
 
+def _leave_pickled_errors() -> None:
+    """Tune opens the pickled error of a failed trial, which lies in the results store; its text lies beside it."""
+    Trial.get_pickled_error = lambda self: None
+
+
 def _earlier_rows(results: Store, folder: str, owner: Owner) -> list[dict[str, Any]]:
     name = f"{folder}/trials.parquet"
     if not results.exists(name):
         return []
     told = set(owner.told())
-    table = pd.read_parquet(io.BytesIO(results.read(name)))
+    table = arrow.read_frame(results.read(name), f"{results}/{name}")
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records") if row["candidate"] in told]
 
 
@@ -253,9 +260,7 @@ class _Searcher(Searcher):
     def flush(self) -> None:
         if not self._rows:
             return
-        sink = io.BytesIO()
-        trials_table(self._rows).to_parquet(sink, index=False)
-        self._results.write(f"{self._folder}/trials.parquet", sink.getvalue())
+        self._results.write(f"{self._folder}/trials.parquet", arrow.frame_bytes(trials_table(self._rows)))
         if not self._results.is_local:
             self._results.write(f"{self._folder}/journal.log", _journal(self._results, self._folder).read_bytes())
 

@@ -21,9 +21,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 from eav_ray.config import Choice, Experiment, Search, digest, keys, override
+from eav_ray.data.arrow import reason_of
 from eav_ray.data.split import Split
-from eav_ray.errors import ConfigError
+from eav_ray.errors import ConfigError, DataError
 
+# What Optuna raises on a journal that it did not write: it believes every line.
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
 COMBINATIONS = 4096  # of a space that are checked before it is searched; takes about 3 s
 
 
@@ -50,14 +53,23 @@ class Owner:
 
     Args:
         journal: Created where it is missing; a study of that name in it is continued.
+    Raises:
+        DataError: The file is no journal, or was damaged.
     """
 
     def __init__(self, search: Search, name: str, journal: Path) -> None:
         self.search, self.name = search, name
         self._space = {key: _distribution(key, choice) for key, choice in search.space.items()}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        self._study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+        try:
+            storage = JournalStorage(JournalFileBackend(str(journal)))
+            self._study = optuna.create_study(
+                study_name=name, storage=storage, direction="maximize", load_if_exists=True
+            )
+        except DAMAGED as error:
+            raise DataError(
+                f"{journal} is no journal of a search ({reason_of(error)}); delete it and search anew"
+            ) from None
         # What an earlier owner left running is run again, under its own number: nobody else owns this study.
         self._waiting = [t.number for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
 

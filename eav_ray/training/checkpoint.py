@@ -90,6 +90,9 @@ def from_files(files: dict[str, bytes], *, name: str) -> Checkpoint:
         state, split = documents["state"], documents["split"]
         for section, before in LATER.items():
             documents["experiment"][section] = before | documents["experiment"][section]
+        runtime = documents["experiment"]["runtime"]
+        if "bf16" in runtime:  # the key before there was fp16
+            runtime["precision"] = "bf16" if runtime.pop("bf16") else "fp32"
         experiment = build(documents["experiment"], source=f"{name}/experiment.json")
         classes = tuple(map(str, state["classes"]))
         return Checkpoint(
@@ -158,22 +161,35 @@ def is_finished(store: Store, key: str) -> bool:
 
 def new_attempt(store: Store, key: str) -> str:
     """A name that sorts after those of all attempts that were made."""
-    names = [name for name in store.folders(f"runs/{key}") if re.fullmatch(r"a\d+(-[0-9a-f]+)?", name)]
-    number = max((int(name[1:].split("-")[0]) for name in names), default=-1) + 1
+    number = max((_number(name) for name in _attempts(store, key)), default=-1) + 1
     return f"a{number:04d}-{uuid.uuid4().hex[:8]}"
+
+
+def _attempts(store: Store, key: str) -> list[str]:
+    return [name for name in store.folders(f"runs/{key}") if re.fullmatch(r"a\d+(-[0-9a-f]+)?", name)]
+
+
+def _number(attempt: str) -> int:
+    return int(attempt[1:].split("-")[0])
 
 
 def prune(store: Store, key: str, attempt: str, *, keep: int) -> None:
     """Delete what an attempt and those before it committed, but for the newest `keep`, and the best by validation.
+
+    Of attempts before it that have nothing left, what they were writing when they died goes too.
 
     Args:
         attempt: Who asks. What later attempts committed is left alone.
     """
     own = [(position, prefix) for name, position, prefix in committed(store, key) if name <= attempt]
     best = _best(store, [prefix for _, prefix in own])
-    for _, prefix in own[keep:]:
-        if prefix != best:
-            store.delete(prefix)
+    gone = {prefix for _, prefix in own[keep:] if prefix != best}
+    for prefix in gone:
+        store.delete(prefix)
+    alive = {prefix.split("/")[2] for _, prefix in own if prefix not in gone}
+    for name in _attempts(store, key):
+        if _number(name) < _number(attempt) and name not in alive:
+            store.delete(f"runs/{key}/{name}")
 
 
 def _best(store: Store, prefixes: list[str]) -> str:

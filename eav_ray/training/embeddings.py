@@ -12,13 +12,15 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from eav_ray.config import digest
+from eav_ray.config import Precision, digest
+from eav_ray.data.arrow import ERRORS, reason_of
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import from_bytes, to_bytes
 from eav_ray.errors import DataError
 from eav_ray.models.build import Classifier
 from eav_ray.storage import Store
 from eav_ray.training.loop import Batch
+from eav_ray.training.precision import autocast
 
 ARRAYS = ("tokens", "mask", "pooled", "logits")
 FORMAT = 2  # raise when the arrays change: embeddings of another version are not read
@@ -34,19 +36,19 @@ def compute(
     windows: Windows,
     device: torch.device,
     *,
-    bf16: bool = False,
+    precision: Precision = "fp32",
 ) -> pa.Table:
     """One row a window: its id, tokens (N, D) float32, mask (N,), pooled (D,), unimodal logits (classes,).
 
     Args:
         model: A classifier of one modality, on `device`.
-        bf16: Compute in bfloat16, as the encoder was trained.
+        precision: What to compute in, as the encoder was trained.
     """
     (name,) = model.names
     model.eval()
     found: dict[str, list[np.ndarray]] = {array: [] for array in ARRAYS}
     taken: list[np.ndarray] = []
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    with torch.no_grad(), autocast(device, precision):
         for rows, batch in batches:
             inputs = {name: batch.inputs[name].to(device)}
             encoded, logits = model.encode(inputs, batch.present_BM.to(device))
@@ -87,12 +89,17 @@ class Embeddings:
         for m in self.names:
             files = store.read_committed(keys[m])
             parts = [from_bytes(files[n], name=f"{keys[m]}/{n}") for n in sorted(files) if n.endswith(".parquet")]
-            table = pa.concat_tables(parts).combine_chunks()
-            self.times_s[m] = torch.tensor(json.loads(files["times.json"]))
-            for array in ARRAYS:
-                self._arrays[f"{m}.{array}"] = table.column(array).chunk(0).to_numpy_ndarray()
-            names = zip(*(table.column(c).to_pylist() for c in ("subject", "recording", "window")), strict=True)
-            self._at[m][[wanted[name] for name in names]] = np.arange(table.num_rows)
+            try:
+                table = pa.concat_tables(parts).combine_chunks()
+                self.times_s[m] = torch.tensor(json.loads(files["times.json"]))
+                for array in ARRAYS:
+                    self._arrays[f"{m}.{array}"] = table.column(array).chunk(0).to_numpy_ndarray()
+                names = zip(*(table.column(c).to_pylist() for c in ("subject", "recording", "window")), strict=True)
+                self._at[m][[wanted[name] for name in names]] = np.arange(table.num_rows)
+            except ERRORS as error:
+                raise DataError(
+                    f"{store}/{keys[m]} is damaged ({reason_of(error)}); delete it and train again"
+                ) from None
 
     @property
     def widths(self) -> dict[str, int]:

@@ -18,10 +18,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from eav_ray.config import Optim, Runtime
+from eav_ray.config import Optim, Precision, Runtime
 from eav_ray.models.build import Output
 from eav_ray.models.fusion import Fusion
 from eav_ray.training.loop import Batch, Engine, parameter_groups
+from eav_ray.training.precision import DTYPES, LossScale, autocast
 from eav_ray.training.ranks import world
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -73,7 +74,7 @@ def alone(batch: Batch, column: int) -> Batch:
 
 
 def single_precision(output: Output) -> Output:
-    """What was computed in bfloat16 as float32: losses and tables are made of it."""
+    """What was computed in half precision as float32: losses and tables are made of it."""
     logits = {m: x.float() for m, x in output.unimodal.items()}
     return Output(output.logits_BK.float(), logits, output.weights_BM.float(), output.corrected_BM.float())
 
@@ -164,14 +165,16 @@ def parts_of(batch: Batch, size: int) -> list[Batch]:
 class _Common:
     """What both engines share: the loss, dropout from counters, prediction in eval mode.
 
-    Weights and moments are in single precision. With `runtime.bf16` the forward pass computes in bfloat16 by
-    autocast, and nothing that a checkpoint holds is rounded.
+    Weights and moments are in single precision. The forward pass computes in `runtime.precision` by autocast, and
+    nothing that a checkpoint holds is rounded.
     """
 
     def __init__(self, module: nn.Module, optim: Optim, runtime: Runtime, device: torch.device) -> None:
         self.rank, self.world = world()
         self.module, self.optim, self.device = module, optim, device
-        self.bf16, self.micro_batch = runtime.bf16, runtime.micro_batch
+        self.precision: Precision = runtime.precision
+        self.micro_batch = runtime.micro_batch
+        self.loss_scale = LossScale(device, runtime.precision)
         fusion = getattr(module, "fusion", None)
         self.weight_loss = fusion.weight_loss if isinstance(fusion, Fusion) else 0.0
 
@@ -182,8 +185,25 @@ class _Common:
             batch = mixup(batch, self.optim.mixup, self.rank)
         return parts_of(batch, self.micro_batch)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+    def train_step(self, batch: Batch, lr: float) -> float:
+        if self.precision != "fp16":
+            return self._step(batch, lr)
+        # A forward pass that overflows would leave no batch statistics behind.
+        before, scale = [b.clone() for b in self.module.buffers()], self.loss_scale.value
+        summed = self._step(batch, lr)
+        if self.loss_scale.value < scale:
+            for buffer, value in zip(self.module.buffers(), before, strict=True):
+                buffer.copy_(value)
+            self.loss_scale.check()
+        return summed
+
+    def _step(self, batch: Batch, lr: float) -> float:
+        raise NotImplementedError
+
+    def _first_moments(self) -> dict[str, Tensor]:
+        """Those before any step. Optimizers make them in their first, but in float16 there may be none for a while."""
+        zeros = {f"{name}.{m}": torch.zeros_like(p) for name, p in self.trained() for m in MOMENTS}
+        return zeros | {"step": torch.tensor(0.0)} | self.loss_scale.state()
 
     def _loss(self, forward: Callable[..., Output], batch: Batch, part: int) -> tuple[Tensor, Tensor]:
         """(summed loss of these windows, what is differentiated)."""
@@ -206,7 +226,7 @@ class _Common:
     def predict(self, batch: Batch) -> Output:
         self.module.eval()
         batch = to_device(batch, self.device)
-        with self._autocast():
+        with autocast(self.device, self.precision):
             return single_precision(self.module(batch.inputs, batch.present_BM))
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
@@ -240,34 +260,40 @@ class TorchEngine(_Common):
     ) -> None:
         super().__init__(module, optim, runtime, device)
         self.optimizer = torch.optim.AdamW(parameter_groups(module.named_parameters(), optim), lr=optim.lr)
-        if resume:
-            for name, parameter in self.trained():
-                self.optimizer.state[parameter] = {
-                    "step": resume["step"].clone(),
-                    **{m: resume[f"{name}.{m}"].to(device, parameter.dtype) for m in MOMENTS},
-                }
+        if resume or self.precision == "fp16":
+            self._restore(resume or self._first_moments())
         # Modality dropout and missing modalities leave gradients at zero, not absent: every encoder runs in every step.
         self.replica = DistributedDataParallel(module) if self.world > 1 else None
 
+    def _restore(self, moments: dict[str, Tensor]) -> None:
+        for name, parameter in self.trained():
+            self.optimizer.state[parameter] = {
+                "step": moments["step"].clone(),
+                **{m: moments[f"{name}.{m}"].to(self.device, parameter.dtype) for m in MOMENTS},
+            }
+        self.loss_scale.restore(moments)
+
     def _forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
-        with self._autocast():
+        with autocast(self.device, self.precision):
             return (self.replica or self.module)(inputs, present_BM)
 
-    def train_step(self, batch: Batch, lr: float) -> float:
+    def _step(self, batch: Batch, lr: float) -> float:
         self.module.train()
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
-        parts, summed = self._parts(batch), 0.0
+        parts, summed, scaler = self._parts(batch), 0.0, self.loss_scale.scaler
         for k, part in enumerate(parts):
             # Ranks exchange gradients once, when the last part has added its own.
             with self.replica.no_sync() if self.replica and k < len(parts) - 1 else contextlib.nullcontext():
                 total, scaled = self._loss(self._forward, part, k)
-                scaled.backward()
+                scaler.scale(scaled).backward()
             summed += total.item()
+        scaler.unscale_(self.optimizer)
         if self.optim.clip:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.optim.clip)
-        self.optimizer.step()
+        scaler.step(self.optimizer)
+        scaler.update()
         return summed
 
     def moments(self) -> dict[str, Tensor]:
@@ -276,14 +302,14 @@ class TorchEngine(_Common):
             state = self.optimizer.state[parameter]
             found |= {f"{name}.{m}": state[m].float().cpu().clone() for m in MOMENTS}
             found["step"] = torch.as_tensor(state["step"]).float().cpu().clone()
-        return found
+        return found | self.loss_scale.state()
 
     def close(self) -> None:
         self.optimizer.state.clear()
 
 
 class DeepSpeedEngine(_Common):
-    """DeepSpeed, ZeRO stages 0 to 3. At the sizes of these encoders ZeRO saves memory, not time."""
+    """DeepSpeed, ZeRO stages 0 to 3. At the sizes of these encoders ZeRO saves memory and costs time."""
 
     def __init__(
         self,
@@ -310,6 +336,7 @@ class DeepSpeedEngine(_Common):
         super().__init__(module, optim, runtime, device)
         # A client optimizer: DeepSpeed's own Adam is compiled on first use too.
         client = torch.optim.AdamW(parameter_groups(module.named_parameters(), optim), lr=optim.lr)
+        first = self._first_moments() if self.precision == "fp16" else None
         zero: dict[str, Any] = {"stage": self._stage, "stage3_param_persistence_threshold": PERSISTENT}
         if runtime.offload:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
@@ -320,24 +347,40 @@ class DeepSpeedEngine(_Common):
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
-            # No module's gradients travel in bfloat16.
-            "torch_autocast": {"enabled": self.bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []},
+            # No module's gradients travel in half precision.
+            "torch_autocast": {
+                "enabled": self.precision in DTYPES,
+                "dtype": str(DTYPES.get(self.precision, torch.bfloat16)).removeprefix("torch."),
+                "lower_precision_safe_modules": [],
+            },
             "steps_per_print": 10**9,
         }
         self.engine, optimizer, *_ = deepspeed.initialize(
             model=module, optimizer=client, config=config, dist_init_required=False
         )
         self._optimizer: Any = optimizer  # the stage's wrapper around the client optimizer
-        if resume:
-            self._restore(resume)
+        if not self._stage and self.world == 1:
+            self.engine.enable_backward_allreduce = False  # with nobody; it would copy all gradients there and back
+        # DeepSpeed 0.19 has scalers of its own. In stages 1 to 3 one clips gradients before it divides them, changes
+        # between two parameter groups of a step, never halves, and comes along in each later engine of a process that
+        # once had one in float16. What does work there is `override_loss_scale`.
+        if self._stage:
+            self._optimizer.torch_autocast_gradscaler = None
+        elif self.precision == "fp16":
+            self.engine.torch_autocast_z0_gradscaler = self.loss_scale.scaler
+        if begin := resume or first:
+            self._restore(begin)
 
     @property
     def _basic(self) -> Any:
         """The client optimizer below whatever wrapper the stage put around it."""
         return getattr(self._optimizer, "optimizer", self._optimizer)
 
-    def train_step(self, batch: Batch, lr: float) -> float:
+    def _step(self, batch: Batch, lr: float) -> float:
         self.engine.train()
+        by_hand = self.precision == "fp16" and self._stage > 0
+        if by_hand:
+            self._optimizer.override_loss_scale(self.loss_scale.value)
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         parts, summed = self._parts(batch), 0.0
@@ -347,6 +390,8 @@ class DeepSpeedEngine(_Common):
             self.engine.backward(scaled)
             self.engine.step()
             summed += total.item()
+        if by_hand:
+            self.loss_scale.told(self._optimizer.overflow)
         return summed
 
     def weights(self) -> dict[str, Tensor]:
@@ -374,7 +419,7 @@ class DeepSpeedEngine(_Common):
                 found[f"{name}.{m}"] = whole.detach().float().cpu().clone()
         steps = [s["step"] for s in self._basic.state.values() if "step" in s]
         found["step"] = torch.as_tensor(steps[0]).float().cpu().clone()
-        return found
+        return found | self.loss_scale.state()
 
     def _link(self) -> None:
         """Make the optimizer state of all parameter groups reachable by parameter.
@@ -395,6 +440,10 @@ class DeepSpeedEngine(_Common):
             zero = sum((p.sum() * 0 for _, p in self.trained()), torch.zeros((), device=self.device))
             self.engine.backward(zero)
         self.engine.step()
+        # Leaving this, ZeRO 3 splits what the step left whole. Which modules read another's parameters it learns where
+        # it meets these split; first after a checkpoint, when the order of reading stands, it would end with an error.
+        with self._whole():
+            pass
         self._link()
         for name, parameter in self.trained():
             for m in MOMENTS:
@@ -408,6 +457,7 @@ class DeepSpeedEngine(_Common):
         for state in self._basic.state.values():
             if "step" in state:
                 state["step"] = torch.as_tensor(resume["step"]).clone()
+        self.loss_scale.restore(resume)
 
     def _restore_part(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
         """This rank's part of a parameter that ZeRO 3 has split; the last part is filled up with zeros.
@@ -426,6 +476,12 @@ class DeepSpeedEngine(_Common):
         if self._stage == 3:
             self._given.load_state_dict(self.weights())
         self.engine.destroy()
+        if self._stage == 3:
+            from deepspeed.runtime.zero import parameter_offload
+
+            # DeepSpeed 0.19 puts the module of each engine on this stack for good, and with it all that hangs on it.
+            stack = parameter_offload.FWD_MODULE_STACK
+            stack[:] = [module for module in stack if module is not self.module]
 
 
 def _join_group_of_one(device: torch.device) -> None:

@@ -48,7 +48,10 @@ class Engine(Protocol):
     device: torch.device
 
     def train_step(self, batch: Batch, lr: float) -> float:
-        """One optimizer step on the mean loss over the global count; returns this rank's summed loss."""
+        """One optimizer step on the mean loss over the global count; returns this rank's summed loss.
+
+        In float16 a step whose gradients overflow changes nothing but the scale of the loss, on every rank.
+        """
         ...
 
     def predict(self, batch: Batch) -> Output: ...
@@ -62,7 +65,10 @@ class Engine(Protocol):
         ...
 
     def moments(self) -> dict[str, Tensor]:
-        """Optimizer state as `<parameter>.exp_avg`, `<parameter>.exp_avg_sq`, whole on every rank, and `step`."""
+        """Optimizer state as `<parameter>.exp_avg`, `<parameter>.exp_avg_sq`, whole on every rank, and `step`.
+
+        In float16 also `scale` of the loss and `scale_good_steps`, those without overflow since it last changed.
+        """
         ...
 
     def close(self) -> None: ...

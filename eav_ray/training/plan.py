@@ -12,6 +12,9 @@ from eav_ray.storage import content
 # was trained before is not taken for finished.
 REVISIONS = {"mfcc": 2, "shared_attention": 2}
 
+# Of runtime.precision; equal ones are those from before there was fp16, so that what was trained then is still found.
+COMPUTED = {"fp32": False, "bf16": "autocast", "fp16": "autocast in float16"}
+
 SCORE = "validation_recording_balanced_accuracy"  # by which a candidate, or a checkpoint of a run, is the best
 
 
@@ -78,7 +81,7 @@ class Run:
             sorted(self.split.train),
             e.seed,
             e.data.labels,
-            e.runtime.bf16 and "autocast",
+            COMPUTED[e.runtime.precision],
             optim,
         )
         profile = {m: getattr(e.profile, m) for m in e.data.modalities} | {"window_s": e.profile.window_s}

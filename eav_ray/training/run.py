@@ -25,7 +25,7 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.collapse import find_collapse
 from eav_ray.training.embeddings import Embeddings, cache_key, commit, compute, write_part
 from eav_ray.training.engine import make_engine
-from eav_ray.training.loop import Engine, Metrics, Position, fit, schedule
+from eav_ray.training.loop import Batch, Engine, Metrics, Position, fit, schedule
 from eav_ray.training.metrics import scores
 from eav_ray.training.plan import Progress, Run
 from eav_ray.training.ranks import gather, same_everywhere, together, world
@@ -370,7 +370,7 @@ def _train(
             if due:
                 engine.settle()
                 saver.save(engine, position, {"so_far": _summed(sums)})
-            if telling:
+            if telling and position.step < steps:  # the last step of an epoch is told with the epoch
                 tell(engine, position, sums, {})
             if reason:
                 raise Interrupted(reason)
@@ -419,8 +419,8 @@ def _embed(run: Run, place: Place, ready: _Ready) -> None:
         assert isinstance(ready.module, Classifier)
         rows = place.windows.rows_of(run.embed)[rank::size]
         batches = plain_batches(ready.source, ready.labels, rows, 64)
-        bf16 = run.experiment.runtime.bf16
-        table = compute(ready.module, batches, place.windows, place.device, bf16=bf16) if len(rows) else None
+        precision = run.experiment.runtime.precision
+        table = compute(ready.module, batches, place.windows, place.device, precision=precision) if len(rows) else None
         write_part(place.results, key, rank, table)
 
     together(write)
@@ -437,13 +437,25 @@ def predict_rows(
     mine = rows[engine.rank :: engine.world]
     # Equally many forward passes on every rank: in ZeRO 3 each of them gathers parameters from all.
     short = -(-len(rows) // engine.world) - len(mine)
-    parts = []
-    for part, made in plain_batches(source, labels, np.concatenate([mine, rows[:short]]), batch):
-        ids, present = windows.ids.iloc[part], source.present(part)
-        parts.append(to_frame(engine.predict(made), ids, present, source.names, labels.label[part]))
-    own = [pd.concat(parts, ignore_index=True).iloc[: len(mine)]] if len(mine) else []
+    padded = np.concatenate([mine, rows[:short]])
+    own = [table_of(engine.predict, source, labels, padded, windows, batch).iloc[: len(mine)]] if len(padded) else []
     whole = [frame for frames in gather(own) for frame in frames]
     return pd.concat(whole, ignore_index=True).sort_values(["subject", "recording", "window"], ignore_index=True)
+
+
+def table_of(
+    predict: Callable[[Batch], Output], source: Source, labels: Labels, rows: np.ndarray, windows: Windows, batch: int
+) -> pd.DataFrame:
+    """`to_frame` of some rows, at least one, in their order.
+
+    Args:
+        batch: Windows that are computed at once.
+    """
+    parts = []
+    for part, made in plain_batches(source, labels, rows, batch):
+        ids, present = windows.ids.iloc[part], source.present(part)
+        parts.append(to_frame(predict(made), ids, present, source.names, labels.label[part]))
+    return pd.concat(parts, ignore_index=True)
 
 
 def to_frame(

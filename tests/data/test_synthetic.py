@@ -50,6 +50,31 @@ def test_bayes_accuracy_is_what_an_observer_reaches_who_multiplies_what_can_be_t
     assert synthetic.bayes_accuracy(modalities) == pytest.approx((score.argmax(1) == label).mean(), abs=0.004)
 
 
+@pytest.mark.parametrize("modalities", [c for n in (1, 2, 3) for c in itertools.combinations(MODALITIES, n)])
+def test_a_cue_in_the_next_modality_helps_only_who_sees_that_one(modalities, drawn):
+    label, useless, latents = drawn
+    seen = [(index + 1) % 3 for index in range(3) if MODALITIES[(index + 1) % 3] in modalities]
+    logs = {m: np.log(synthetic.confusion(m)).T[latents[m]] for m in modalities}
+    # Where no cue is seen, each of the modalities whose cue would be elsewhere may be useless.
+    likelihood = np.zeros((DRAWS, 5))
+    for state, share in ((3, 0.7), (0, 0.1), (1, 0.1), (2, 0.1)):
+        rest = np.exp(sum((v for m, v in logs.items() if m != [*MODALITIES, ""][state]), np.zeros((DRAWS, 5))))
+        blind = rest * (0.2 if [*MODALITIES, ""][state] in modalities else 1)
+        cue_seen = state < 3 and (state + 1) % 3 in seen
+        matters = useless == state if cue_seen else ~np.isin(useless, [s for s in range(3) if (s + 1) % 3 in seen])
+        likelihood += np.where(matters[:, None], share * blind, 0)
+    likelihood *= 1 + 1e-9 * np.random.default_rng(0).random(likelihood.shape)
+    found = synthetic.bayes_accuracy(modalities, cue="next")
+    assert found == pytest.approx((likelihood.argmax(1) == label).mean(), abs=0.004)
+
+
+def test_the_cue_is_carried_by_the_useless_modality_or_by_the_next_one():
+    for cue, shift in (("own", 0), ("next", 1)):
+        for truth in synthetic.truths(Plan(cue=cue), 1):
+            carrier = truth.useless and MODALITIES[(MODALITIES.index(truth.useless) + shift) % 3]
+            assert truth.cue == carrier
+
+
 def test_the_cue_blind_accuracy_is_that_of_a_mixture_over_what_may_be_useless(drawn):
     label, _, latents = drawn
     rows = [synthetic.confusion(m).T[latents[m]] for m in MODALITIES]

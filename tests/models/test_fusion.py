@@ -31,18 +31,25 @@ def seeded() -> None:
 
 
 def attention(
-    names: tuple[str, ...] = MODALITIES, times: dict[str, Tensor] = TIMES, dropout: float = 0.0, skip: bool = True
+    names: tuple[str, ...] = MODALITIES,
+    times: dict[str, Tensor] = TIMES,
+    dropout: float = 0.0,
+    skip: bool = True,
+    reads: int = 2,
+    heads: int = 4,
 ) -> SharedAttention:
     torch.manual_seed(1)
     widths = {m: WIDTHS[m] for m in names}
-    sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=4, dropout=dropout, skip=skip)
+    sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=heads, dropout=dropout, skip=skip, reads=reads)
     fusion = SharedAttention(widths, times, window_s=2, **sizes)
-    nn.init.normal_(fusion.query)  # away from its small start, so that attention differs between tokens
+    nn.init.normal_(fusion.query)  # away from their small starts, so that attention differs between tokens
+    for linear in (module for module in fusion.again.modules() if isinstance(module, nn.Linear)):
+        nn.init.normal_(linear.weight)
     return fusion.eval()
 
 
 def plain_attention(names: tuple[str, ...] = MODALITIES) -> SharedAttention:
-    return attention(names, skip=False)
+    return attention(names, skip=False, reads=1)
 
 
 def pooled_attention(names: tuple[str, ...] = MODALITIES) -> SharedAttention:
@@ -259,8 +266,7 @@ def test_attention_reads_its_tokens_as_torchs_attention_does() -> None:
 def test_corrected_weights_forgive_the_number_of_tokens() -> None:
     fusion = attention()
     with torch.no_grad():
-        fusion.q.weight.zero_()
-        fusion.q.bias.zero_()  # every token gets the same attention
+        fusion.kv.weight[: fusion.width].zero_()  # every token gets the same attention
     parts, logits = encoded()
     fused = fusion(parts, logits, everyone())
     raw = torch.tensor([TOKENS[m] / 12 for m in MODALITIES]).expand(BATCH, 3)
@@ -284,6 +290,17 @@ def test_the_weights_depend_on_the_sample(make: Make) -> None:
     parts, logits = encoded(16)
     weights = make()(parts, logits, everyone(16)).weights_BM
     assert (weights.std(0) > 1e-3).all()
+
+
+@pytest.mark.parametrize(("reads", "told"), [(1, False), (2, True), (3, True)])
+def test_from_the_second_read_on_one_modality_tells_how_another_weighs(reads: int, told: bool) -> None:
+    """What EEG weighs beside video by one head, after the audio has changed; a first read cannot know."""
+    fusion, (parts, logits) = attention(reads=reads, heads=1), encoded()
+    other = parts | {"audio": parts["audio"]._replace(tokens_BND=torch.randn_like(parts["audio"].tokens_BND))}
+    one, another = (fusion(p, logits, everyone()).weights_BM for p in (parts, other))
+    ratio = (another[:, 1] / another[:, 2]) / (one[:, 1] / one[:, 2])
+    assert ((ratio - 1).abs() > 1e-2).any() == told
+    assert told or torch.allclose(ratio, torch.ones(BATCH), atol=1e-5)
 
 
 @pytest.mark.parametrize("make", FUSIONS)
@@ -381,7 +398,7 @@ def test_every_kind_of_the_experiment_is_built(kind: str, reads: str) -> None:
 
 def test_a_fresh_attention_is_late_fusion_whatever_the_numbers_of_tokens() -> None:
     torch.manual_seed(1)
-    sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=4, dropout=0.0)
+    sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=4, dropout=0.0, reads=2)
     fusion = SharedAttention(WIDTHS, TIMES, window_s=2, **sizes).eval()
     parts, logits = encoded()
     with torch.no_grad():

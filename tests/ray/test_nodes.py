@@ -1,4 +1,7 @@
-"""A training on a cluster of several nodes outlives a node that is drained and one that is gone at once (R2)."""
+"""A training on a cluster of several nodes outlives a node that is drained and one that is gone at once (R2).
+
+With `runtime.min_workers` it also goes on where nothing takes the place of a lost node.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +35,7 @@ GROUPS += "print(json.dumps([g['state'] for g in placement_group_table().values(
 
 @dataclass
 class Nodes:
-    """A head without CPUs and four nodes of one CPU each, on this machine, each a process group of its own."""
+    """A head without CPUs and some nodes of one CPU each, on this machine, each a process group of its own."""
 
     environment: dict[str, str]
     log: Path
@@ -101,7 +105,8 @@ def end(node: subprocess.Popen[bytes], how: signal.Signals) -> None:
 
 
 @pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[Nodes]:
+def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    """As many nodes as the test asks for."""
     (tmp_path / "token").write_text("b" * 64)
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
@@ -109,7 +114,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     kept |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
     made = Nodes(kept | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}, tmp_path / "log")
     try:
-        gcs, client, *agents = free_ports(7)
+        gcs, client, *agents = free_ports(3 + request.param)
         made.address = f"127.0.0.1:{gcs}"
         head = ("--head", "--num-cpus=0", f"--port={gcs}", f"--ray-client-server-port={client}")
         made.start(*head, "--include-dashboard=false", f"--dashboard-agent-listen-port={agents[0]}")
@@ -121,15 +126,26 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
             end(node, signal.SIGTERM)
 
 
+@contextmanager
+def training_on(nodes: Nodes, place: Path, results: str, words: list[str]) -> "Iterator[subprocess.Popen[str]]":
+    stores = {"shards": "data/shards", "results": results, "cache": "cache"}
+    words = [*words, f"runtime.address={nodes.address}", *(f"store.{k}={place / v}" for k, v in stores.items())]
+    command = [sys.executable, str(REPOSITORY / "jobs" / "train.py"), *words]
+    training = subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True, env=nodes.environment)
+    try:
+        yield training
+    finally:
+        if training.poll() is None:
+            training.send_signal(signal.SIGKILL)
+            training.wait()
+
+
+@pytest.mark.parametrize("nodes", [4], indirect=True)
 def test_a_drained_node_and_a_lost_one_change_nothing(
     nodes: Nodes, long_training: list[str], place: Path, uninterrupted: Path
 ) -> None:
     results = place / "moved"
-    stores = {"shards": "data/shards", "results": "moved", "cache": "cache"}
-    words = [*long_training, f"runtime.address={nodes.address}", *(f"store.{k}={place / v}" for k, v in stores.items())]
-    command = [sys.executable, str(REPOSITORY / "jobs" / "train.py"), *words]
-    training = subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True, env=nodes.environment)
-    try:
+    with training_on(nodes, place, "moved", long_training) as training:
         first = wait_for(results, Position(0, 0), training)
         drained = nodes.with_a_worker()
         nodes.drain(drained, 600)
@@ -141,16 +157,27 @@ def test_a_drained_node_and_a_lost_one_change_nothing(
         _, told = training.communicate(timeout=300)
         assert training.returncode == 0, told
         assert second < Position(40, 0)
-    finally:
-        if training.poll() is None:
-            training.send_signal(signal.SIGKILL)
-            training.wait()
     command = [sys.executable, "-c", GROUPS.format(nodes.address)]
     left = subprocess.run(command, check=True, capture_output=True, text=True, env=nodes.environment)
     assert set(json.loads(left.stdout.splitlines()[-1])) <= {"REMOVED"}
     whole, moved = last(uninterrupted), last(results)
     for name, tensor in whole.weights.items():
         assert torch.equal(tensor, moved.weights[name]), name
+
+
+@pytest.mark.parametrize("nodes", [2], indirect=True)
+def test_a_group_that_may_shrink_goes_on_with_the_nodes_that_are_left(
+    nodes: Nodes, long_training: list[str], place: Path
+) -> None:
+    results = place / "shrunk"
+    with training_on(nodes, place, "shrunk", [*long_training, "runtime.min_workers=1"]) as training:
+        wait_for(results, Position(0, 0), training)
+        assert all(nodes.has_a_worker(node) for node in nodes.running[1:])
+        nodes.lose(nodes.with_a_worker())
+        _, told = training.communicate(timeout=300)
+        assert training.returncode == 0, told
+    assert last(results).position == Position(40, 0)
+    assert len(attempts(results)) == 2
 
 
 def attempts(results: Path) -> list[str]:

@@ -55,6 +55,16 @@ def test_what_is_saved_is_loaded(store: Store, made: ckpt.Checkpoint) -> None:
     assert ckpt.is_finished(store, KEY) == made.finished
 
 
+@pytest.mark.parametrize(("before", "now"), [(True, "bf16"), (False, "fp32")])
+def test_a_checkpoint_saved_before_there_were_three_precisions_is_loaded(store: Store, before: bool, now: str) -> None:
+    files = store.read_committed(ckpt.save(store, KEY, FIRST, WHOLE))
+    tree = json.loads(files["experiment.json"])
+    del tree["runtime"]["precision"]
+    tree["runtime"]["bf16"] = before
+    loaded = ckpt.from_files(files | {"experiment.json": json.dumps(tree).encode()}, name="old")
+    assert loaded.experiment.runtime.precision == now
+
+
 def test_a_fusion_saved_before_it_had_a_skip_is_loaded_without_one(store: Store) -> None:
     prefix = ckpt.save(store, KEY, FIRST, WHOLE)
     files = store.read_committed(prefix)
@@ -189,6 +199,19 @@ def test_pruning_keeps_the_newest_and_the_best_by_validation(store: Store) -> No
         ckpt.save(store, KEY, FIRST, replace(at(epoch), metrics=metrics))
         ckpt.prune(store, KEY, FIRST, keep=2)
     assert [p.epoch for _, p, _ in ckpt.committed(store, KEY)] == [7, 6, 3]
+
+
+def test_pruning_sweeps_what_dead_attempts_were_writing_but_not_what_may_still_be_written(store: Store) -> None:
+    first = ckpt.save(store, KEY, FIRST, at(1))
+    halves = {attempt: f"runs/{KEY}/{attempt}/e0009-s000000/model.safetensors" for attempt in (FIRST, SECOND, THIRD)}
+    for name in halves.values():
+        store.write(name, b"half")
+    second = ckpt.save(store, KEY, SECOND, at(2))
+    ckpt.prune(store, KEY, SECOND, keep=2)
+    assert store.exists(halves[FIRST]) and ckpt.latest(store, KEY)[0]  # where something is left, nothing is swept
+    ckpt.prune(store, KEY, SECOND, keep=1)
+    assert not store.names(f"runs/{KEY}/{FIRST}") and not store.is_committed(first)
+    assert store.is_committed(second) and store.exists(halves[SECOND]) and store.exists(halves[THIRD])
 
 
 def test_pruning_keeps_the_last_of_all_attempts_and_leaves_other_runs(store: Store) -> None:

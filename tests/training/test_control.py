@@ -99,11 +99,12 @@ def test_a_run_without_a_training_row_is_refused(place: Place) -> None:
         execute(encoder_run(experiment_of("true"), "eeg", split, "none", ()), place, lambda progress: None)
 
 
-def test_bf16_trains_and_leaves_the_clock_exact(place: Place) -> None:
-    experiment = override(experiment_of("true"), {"runtime.bf16": True, "train.encoders.eeg.epochs": 1})
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_and_leaves_the_clock_exact(place: Place, precision: str) -> None:
+    experiment = override(experiment_of("true"), {"runtime.precision": precision, "train.encoders.eeg.epochs": 1})
     people = sorted(set(place.windows.ids["id"]))
     split = Split("subject_kfold", tuple(people[:20]), (), (people[-1],))
-    run = encoder_run(experiment, "eeg", split, "bf16", tuple(people[:2]))
+    run = encoder_run(experiment, "eeg", split, "half", tuple(people[:2]))
     prefix = execute(run, place, lambda progress: None)
     saved = load_checkpoint(place.results, prefix)
     assert saved.metrics["train_loss"] < 2 and all(torch.isfinite(t).all() for t in saved.weights.values())

@@ -1,0 +1,194 @@
+"""Training on one GPU: windows a second, and how much of the chip's own matrix rate they are worth.
+
+    python -m benchmarks.gpu [device=cuda] [size=base] [batch=16] [steps=20]
+
+ViT-B on 25 frames, AST, EEGformer and their fusion in bfloat16, with frozen encoders (heads and fusion learn) and in
+full training, by the program's PyTorch engine on windows that lie in CPU memory. Utilisation is the arithmetic of the
+model, counted, over that of a large matrix product in bfloat16, timed in the same run. Then one change at a time:
+DeepSpeed, windows that lie on the GPU, torch.compile, fused AdamW, each attention kernel. `device=cpu size=small` shows
+that the code runs; its figures mean nothing, and it writes no page.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import Goal, arguments, finish, spread
+from eav_ray.config import Experiment, override
+from eav_ray.models.build import Classifier, Shapes
+from eav_ray.training.engine import TorchEngine, make_engine, to_device
+from eav_ray.training.loop import Batch, Engine, parameter_groups
+
+SHAPES, WARM_UP = Shapes(30, 5), 3
+SIZES: dict[str, dict[str, Any]] = {
+    "base": {},
+    "small": {
+        "profile.video.size": 32,
+        "profile.video.fps": 1,
+        "model.eeg": {"filters": 4, "width": 32, "temporal_width": 32, "depth": 1},
+        "model.audio": {"width": 32, "depth": 1, "heads": 2, "stride": 16},
+        "model.video": {"image_size": 32, "patch": 16, "width": 32, "depth": 1, "heads": 2, "frames": 5},
+        "fusion.width": 32,
+    },
+}
+KERNELS = {
+    "flash attention": SDPBackend.FLASH_ATTENTION,
+    "memory-efficient attention": SDPBackend.EFFICIENT_ATTENTION,
+    "cuDNN attention": SDPBackend.CUDNN_ATTENTION,
+    "attention step by step": SDPBackend.MATH,
+}
+
+
+def experiment_of(size: str) -> Experiment:
+    plain = {"runtime.engine": "torch", "runtime.precision": "bf16", "runtime.workers": 1}
+    return override(Experiment(), SIZES[size] | plain)
+
+
+def windows(e: Experiment, n: int) -> Batch:
+    """Drawn at random, whole, in CPU memory."""
+    draw = torch.Generator().manual_seed(0)
+    size, frames = e.profile.video.size, e.profile.video.fps * e.profile.window_s
+    inputs = {
+        "audio": 0.1 * torch.randn(n, 16_000 * e.profile.window_s, generator=draw),
+        "eeg": torch.randn(n, SHAPES.eeg_channels, e.profile.eeg.hz * e.profile.window_s, generator=draw),
+        "video": torch.randint(0, 256, (n, frames, size, size, 3), dtype=torch.uint8, generator=draw),
+    }
+    label_B = torch.arange(n) % SHAPES.n_outputs
+    return Batch(inputs, torch.ones(n, 3, dtype=torch.bool), label_B, torch.ones(n), n, 0)
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(action: Callable[[], Any], device: torch.device, runs: int) -> list[float]:
+    found = []
+    for run in range(WARM_UP + runs):
+        synchronise(device)
+        began = time.perf_counter()
+        action()
+        synchronise(device)
+        if run >= WARM_UP:
+            found.append(time.perf_counter() - began)
+    return found
+
+
+def matrix_rate(device: torch.device, n: int) -> float:
+    """Multiplications and additions a second of an n x n product in bfloat16, the best of ten."""
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * n**3 / min(seconds(lambda: a @ b, device, 10))
+
+
+def classifier(e: Experiment, *, frozen: bool) -> Classifier:
+    torch.manual_seed(0)
+    module = Classifier(e, SHAPES)
+    module.freeze_encoders(frozen)
+    return module
+
+
+def arithmetic(e: Experiment, device: torch.device, *, frozen: bool) -> float:
+    """Multiplications and additions of a training step on one window, forward and backward."""
+    engine = make_engine(classifier(e, frozen=frozen), e.optim, e.runtime, device=device)
+    # Attention step by step is made of matrix products, which are counted on every device.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        engine.train_step(windows(e, 1), 1e-4)
+    engine.close()
+    return counter.get_total_flops()
+
+
+def compiled(module: Classifier) -> None:
+    for encoder in module.encoders.values():
+        encoder.compile()
+
+
+def fused(engine: Engine, module: nn.Module, e: Experiment) -> None:
+    assert isinstance(engine, TorchEngine)
+    groups = parameter_groups(module.named_parameters(), e.optim)
+    engine.optimizer = torch.optim.AdamW(groups, lr=e.optim.lr, fused=True)
+
+
+def timed(
+    e: Experiment, device: torch.device, change: str, batch: int, steps: int, *, frozen: bool
+) -> list[float] | str:
+    """Seconds of each step with one change; or why this attention kernel cannot do it here."""
+    if change == "DeepSpeed, ZeRO 1":
+        e = override(e, {"runtime.engine": "deepspeed", "runtime.zero_stage": 1})
+    module = classifier(e, frozen=frozen)
+    made = windows(e, batch)
+    engine = make_engine(module, replace(e.optim, batch=batch), e.runtime, device=device)
+    if change == "windows on the device":
+        made = to_device(made, device)
+    if change == "torch.compile":
+        compiled(module)
+    if change == "fused AdamW":
+        fused(engine, module, e)
+    kernel = sdpa_kernel(KERNELS[change]) if change in KERNELS else contextlib.nullcontext()
+    try:
+        with kernel:
+            return seconds(partial(engine.train_step, made, 1e-4), device, steps)
+    except RuntimeError as error:
+        if change not in KERNELS:
+            raise
+        return str(error).splitlines()[0]
+    finally:
+        engine.close()
+
+
+def main() -> int:
+    _, words = arguments(__doc__, ("device", "size", "batch", "steps"))
+    device, size = torch.device(words.get("device", "cuda")), words.get("size", "base")
+    if size not in SIZES:
+        sys.exit(f"error: size is {size!r}; use one of {', '.join(SIZES)}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("error: no GPU here; `device=cpu size=small` only shows that the code runs")
+    batch, steps = int(words.get("batch", 16)), int(words.get("steps", 20))
+    e = experiment_of(size)
+    rate = matrix_rate(device, 8192 if size == "base" else 512)
+    changes = ["as it is", "DeepSpeed, ZeRO 1", "windows on the device", "torch.compile", "fused AdamW", *KERNELS]
+    table, goals = [], []
+    for training, frozen in (("frozen encoders", True), ("full", False)):
+        work = arithmetic(e, device, frozen=frozen)
+        print(f"{training}: {work / 1e9:.3g} GFLOP a window", flush=True)
+        for change in changes:
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            found = timed(e, device, change, batch, steps, frozen=frozen)
+            if isinstance(found, str):
+                table.append(f"| {training} | {change} | {found} | | |")
+                continue
+            used = 100 * work * batch / np.median(found) / rate
+            gib = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
+            table.append(f"| {training} | {change} | {spread(batch / np.array(found), 1)} | {used:.1f} | {gib:.1f} |")
+            print(table[-1], flush=True)
+            if change == "as it is":
+                goals.append(Goal(f"utilisation, {training}", used, 40, " %"))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    body = "\n".join(
+        [
+            f"{name}, torch {torch.__version__}. A product of bfloat16 matrices runs at {rate / 1e12:.3g} TFLOP/s. "
+            f"{batch} windows a step, median (range) of {steps} steps; each change alone, against the first row.",
+            "",
+            "| training | change | windows/s | utilisation, % | memory, GiB |",
+            "|---|---|---|---|---|",
+            *table,
+        ]
+    )
+    if (device.type, size) != ("cuda", "base"):
+        print(body, "it runs; no page is written", sep="\n")
+        return 0
+    return finish("gpu", "Training on one GPU", body, goals)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""What a checkpoint costs a training: a pause while tensors are copied, and slower steps while they are written.
+
+    python -m benchmarks.pause [FOLDER] [checkpoints=6]
+
+The program's own loop (`training.run.execute`) in one process without Ray, on noise, with a checkpoint every few steps:
+the demo's EEGformer in steps of 50 to 100 ms, and a ViT of the published size on one frame a window. FOLDER, a
+temporary one if none is given, gets the checkpoints and says on which disk they are measured. ViT-B needs about 10 GB
+of memory.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from benchmarks.common import Goal, arguments, finish, spread
+from eav_ray.config import Experiment, load
+from eav_ray.data import shard
+from eav_ray.data.cache import Windows
+from eav_ray.data.split import Split
+from eav_ray.storage import Store, sha256, versions
+from eav_ray.training import run as running
+from eav_ray.training.checkpoint import prefix_of
+from eav_ray.training.loop import Engine, Position
+from eav_ray.training.plan import Run
+from eav_ray.training.saving import Saver, Watch
+
+EVERY_S = 300.0  # between two checkpoints, for which the cost is told
+BAR = 3.0  # % of the training time, as `benchmarks.train` allows for all that the program adds to a plain loop
+WARM_UP = 3  # steps that are slower than the rest
+
+EEG = {"data.modalities": ["eeg"], "train.encoders.eeg.batch": 8}
+VIT = {"data.modalities": ["video"], "train.encoders.video.batch": 1, "profile.video.codec": "raw"}
+VIT |= {"model.video.width": 768, "model.video.depth": 12, "model.video.heads": 12, "model.video.frames": 1}
+VIT |= {"model.video.image_size": 224, "profile.video.size": 224, "profile.window_s": 1}
+MODELS = {"EEGformer of the demo": (EEG, 20), "ViT-B": (VIT, 8)}  # changes, steps from one checkpoint to the next
+
+
+@dataclass
+class Record:
+    """Times of one training, seconds by `time.monotonic`."""
+
+    steps: list[tuple[float, float]] = field(default_factory=list)  # from, to
+    writes: list[tuple[float, float]] = field(default_factory=list)
+    copies: list[float] = field(default_factory=list)  # that the loop stood still for copying
+    waits: list[float] = field(default_factory=list)  # and for the writing of the checkpoint before
+    size: int = 0  # bytes of a checkpoint
+    goes_on: float = field(default_factory=time.monotonic)  # when the loop was last left to itself
+
+    def step_seconds(self) -> tuple[list[float], list[list[float]]]:
+        """Of steps while nothing is written; of those beside each writing."""
+        beside = [[b - a for a, b in self.steps if a < end and b > start] for start, end in self.writes]
+        alone = [b - a for a, b in self.steps[WARM_UP:] if all(b <= start or a >= end for start, end in self.writes)]
+        return alone, beside
+
+
+@contextmanager
+def recorded() -> Iterator[Record]:
+    """All that is trained meanwhile is recorded."""
+    record = Record()
+
+    class RecordedWatch(Watch):
+        def after(self, position: Position, engine: Engine) -> tuple[bool, bool, str]:
+            record.steps.append((record.goes_on, time.monotonic()))
+            due = super().after(position, engine)
+            record.goes_on = time.monotonic()
+            return due
+
+    class RecordedSaver(Saver):
+        def save(self, engine: Engine, position: Position, metrics: dict[str, Any]) -> None:
+            super().save(engine, position, metrics)
+            record.copies.append(self.pause_s - record.waits[-1])
+            record.goes_on = time.monotonic()
+
+        def _begin(self, *given: Any) -> None:
+            began = time.monotonic()
+            super()._begin(*given)
+            record.waits.append(time.monotonic() - began)
+
+        def _write(self, weights: Any, moments: Any, position: Position, metrics: Any) -> None:
+            began = time.monotonic()
+            super()._write(weights, moments, position, metrics)
+            if moments:  # the last checkpoint has none
+                record.writes.append((began, time.monotonic()))
+                folder = Path(self._results.path(prefix_of(self._run.key, self.attempt, position)))
+                record.size = sum(file.stat().st_size for file in folder.iterdir())
+
+    with patch.object(running, "Watch", RecordedWatch), patch.object(running, "Saver", RecordedSaver):
+        yield record
+
+
+def noise(folder: Path, e: Experiment, n: int) -> Windows:
+    """`n` stored windows of the experiment's one modality."""
+    rng = np.random.default_rng(0)
+    (m,) = e.data.modalities
+    p = e.profile
+    shape = (30, p.eeg.hz * p.window_s) if m == "eeg" else (p.video.fps * p.window_s, p.video.size, p.video.size, 3)
+    rows = []
+    for k in range(n):
+        row = {"subject": "subject1", "recording": f"{k:04d}", "window": 0, "label": k % 5, "task": "", "order": k}
+        row |= {f"has_{m}": True, f"{m}_seconds": float(p.window_s), "eeg_bad_channels": 0}
+        row |= {"video_luma": 0.0, "video_held": 0.0, "video_faceless": 0.0}
+        x = rng.integers(0, 256, shape, np.uint8) if m == "video" else rng.standard_normal(shape, np.float32)
+        rows.append(row | {m: x})
+    store = Store(folder / "shards")
+    content = shard.to_bytes(shard.to_table(rows, shard.schema(p, 30, (m,))))
+    store.write("a.parquet", content)
+    file = shard.ShardFile("a.parquet", sha256(content), n, "subject1")
+    index = shard.Index("k", tuple("abcde"), (m,), 30, (file,), versions())
+    store.write_json(shard.INDEX, asdict(index))
+    return Windows(store, shard.read_index(store), cache=folder / "cache", cache_gb=1)
+
+
+def train(folder: Path, engine: str, changes: dict[str, Any], every: int, checkpoints: int) -> Record:
+    """One epoch, which ends with steps beside which the last of the checkpoints is written."""
+    (m,) = changes["data.modalities"]
+    more = {f"train.encoders.{m}.epochs": 1, "train.checkpoint_steps": every, "train.checkpoint_minutes": 0.0}
+    more |= {"runtime.engine": engine, "runtime.workers": 1}
+    e = load("jobs/experiments/demo.yaml", changes | more)
+    windows = noise(folder, e, (every * (checkpoints + 1) - 1) * getattr(e.train.encoders, m).batch)
+    run = Run("encoder", e, Split("within", tuple(sorted(set(windows.ids["id"]))), (), ()), "benchmark")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with recorded() as record:
+        running.execute(run, running.Place(windows, Store(folder / "results"), device), lambda progress: None)
+    return record
+
+
+def main() -> int:
+    folder, words = arguments(__doc__, ("checkpoints",))
+    checkpoints = int(words.get("checkpoints", 6))
+    torch.set_num_threads(1)  # as a worker of the default `runtime.cpus_per_worker`
+    print(f"to do: 4 trainings with {checkpoints} checkpoints each; about {checkpoints} minutes on 2 cores", flush=True)
+    table, goals = [], []
+    for name, (changes, every) in MODELS.items():
+        for engine in ("torch", "deepspeed"):
+            record = train(folder / f"{engine}-{every}-{len(table)}", engine, changes, every, checkpoints)
+            alone, beside = record.step_seconds()
+            usual = median(alone)
+            slower = [sum(seconds) - len(seconds) * usual for seconds in beside]
+            lost = [copy + more for copy, more in zip(record.copies, slower, strict=True)]
+            writes = [end - start for start, end in record.writes]
+            table.append(
+                f"| {name} | {engine} | {record.size / 1e6:,.1f} | {spread(1000 * np.array(alone), 0)} | "
+                f"{spread(1000 * np.array(record.copies), 0)} | {spread(writes)} | {spread(slower)} | "
+                f"{max(record.waits):.2f} |"
+            )
+            print(table[-1], flush=True)
+            share = 100 * median(lost) / EVERY_S
+            goals.append(Goal(f"{name}, {engine}: lost at a checkpoint every 5 minutes", share, BAR, " %", False))
+    device = "a GPU" if torch.cuda.is_available() else "the CPU"
+    ago = " or ".join(str(steps) for steps in sorted({steps for _, steps in MODELS.values()}))
+    lines = [
+        f"Median (range) of {checkpoints} checkpoints of weights and AdamW's moments, fp32, one process with one "
+        f"thread on {device}, to a local disk. The pause is what the loop stands still for copying; a thread then "
+        "writes the copy, reads it back and hashes it. Slower: what steps beside a writing take longer than as many "
+        f"others, in all. Waiting: for the writing of the checkpoint before, which here is only {ago} steps ago.",
+        "",
+        "| model | engine | checkpoint, MB | step, ms | pause, ms | writing, s | slower, s | longest waiting, s |",
+        "|---|---|---|---|---|---|---|---|",
+        *table,
+        "",
+        f"The goal is pause and slower steps together, over {EVERY_S:.0f} s. {BAR:g} % is what `benchmarks.train` "
+        "allows for all that the program adds to a plain loop.",
+    ]
+    return finish("pause", "What a checkpoint costs a training", "\n".join(lines), goals)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
