@@ -105,6 +105,7 @@ def overflow_on_one(kind: tuple[str, int, int], number: int) -> tuple[list[float
 
 
 def rank(number: int, folder: str, size: int) -> None:
+    torch.set_num_threads(1)  # both ranks may have as few as two cores together
     engines.PERSISTENT = 0  # ZeRO 3 splits every parameter, one of five elements over two ranks too
     precision.FIRST_SCALE = 2.0**8  # at which no step of these overflows by itself
     dist.init_process_group(

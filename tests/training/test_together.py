@@ -17,6 +17,7 @@ from eav_ray.training.ranks import together
 
 
 def rank(number: int, folder: str, size: int) -> None:
+    torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/group",
