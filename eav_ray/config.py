@@ -293,6 +293,11 @@ class Fusion:
             _check_heads(self.heads, self.width)
         return self
 
+    @property
+    def reads_pooled(self) -> bool:
+        """Whether it reads nothing of a modality but its pooled features."""
+        return self.kind in ("gated", "single_token") or (self.kind != "late_mean" and self.input == "pooled")
+
 
 def _kind(first: type) -> Discriminator:
     """Tells the members of a union by `kind`; without it, the first of them."""
@@ -409,6 +414,15 @@ class Search:
     candidates: int = Field(default=16, gt=0, description="how many sets of changes are tried")
     batch: int = Field(
         default=4, gt=0, description="candidates that are suggested together; part of what makes it repeatable"
+    )
+    at_once: int = Field(
+        default=0,
+        ge=0,
+        description="candidates tried at the same time, at most a batch: a cluster grows for them as far as its own "
+        "limits let it. 0: as many as there is room for now",
+    )
+    together: int = Field(
+        default=64, gt=0, description="fusion trainings that are computed as one batch; 1: one after the other"
     )
     sampler: Literal["tpe", "random"] = Field(default="tpe", description="Optuna's sampler")
     space: dict[str, Choice] = Field(

@@ -126,7 +126,11 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "only our own errors",
         ("tests/data/test_hostile.py",),
     ),
-    "R17": ("a cluster grows and shrinks during a search", "all candidates finish", ()),
+    "R17": (
+        "a cluster grows from no worker node to three for a search, and shrinks to none",
+        "all candidates finish; no busy node is removed",
+        ("tests/ray/test_autoscaling.py",),
+    ),
     "R18": (
         "the S3 server goes away in a run, for a while or for good",
         "the same end, or one line; nothing half-written is loaded",

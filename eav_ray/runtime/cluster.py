@@ -14,6 +14,7 @@ from ray._private.accelerators import get_accelerator_manager_for_resource
 from eav_ray.config import Runtime
 from eav_ray.errors import ConfigError
 
+FAKE_GPUS = "EAV_RAY_FAKE_GPUS"  # in the environment of the nodes of a test cluster: their GPUs are only counted
 LOCAL_OBJECT_STORE = 2**30  # bytes; shards pass by it, they are written by the workers
 
 
@@ -128,9 +129,22 @@ def start_ray_data_at_once() -> None:
         ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 0.1  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def cpus() -> int:
-    """CPUs of the nodes that are there now."""
-    return int(ray.cluster_resources().get("CPU", 0))
+def has_gpu(runtime: Runtime) -> bool:
+    """Whether this worker computes on a GPU: if it has asked for one.
+
+    Raises:
+        ConfigError: Ray counts a GPU on this node that torch does not see; computing on without it would take for ever.
+    """
+    import torch
+
+    if not runtime.gpus_per_worker or FAKE_GPUS in os.environ:
+        return False
+    if torch.cuda.is_available():
+        return True
+    raise ConfigError(
+        f"Ray counts a GPU on node {ray.util.get_node_ip_address()}, but torch sees none there; check its driver, or "
+        "set runtime.gpus_per_worker=0"
+    )
 
 
 def room(runtime: Runtime) -> int:

@@ -27,6 +27,7 @@ from eav_ray.errors import ConfigError, DataError, Interrupted
 from eav_ray.report.board import Board
 from eav_ray.report.mlflow import MLflow
 from eav_ray.report.progress import Bar, stage
+from eav_ray.runtime import cluster
 from eav_ray.runtime.queue import ATTEMPTS, END, WAIT, Queue, State
 from eav_ray.storage import Store
 from eav_ray.training.plan import Progress, Run
@@ -193,7 +194,8 @@ def _group(
             use_gpu=runtime.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),
-        torch_config=TorchConfig(backend="nccl" if runtime.gpus_per_worker else "gloo"),
+        # NCCL refuses two ranks on one GPU.
+        torch_config=TorchConfig(backend="nccl" if runtime.gpus_per_worker >= 1 else "gloo"),
         run_config=RunConfig(
             name=f"group-{group}-{int(time.time())}",
             storage_path=f"{storage}/ray",
@@ -215,7 +217,8 @@ def _work(config: dict[str, Any]) -> None:
     queue, group = config["queue"], config["group"]
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
-    place = open_place(experiment, Store(config["shards"]), config["index"], get_device(), only=config["only"])
+    device = get_device() if cluster.has_gpu(experiment.runtime) else torch.device("cpu")
+    place = open_place(experiment, Store(config["shards"]), config["index"], device, only=config["only"])
 
     def report(progress: Progress) -> None:
         queue.progress.remote(progress)

@@ -110,7 +110,7 @@ class _Scorer:
 
     def __init__(self, experiment: Experiment, shards: str, index: Index, recordings: tuple[str, ...]) -> None:
         torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
-        device = torch.device("cuda" if experiment.runtime.gpus_per_worker and torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
         self._place = open_place(experiment, Store(shards), index, device, only=recordings)
         windows = self._place.windows
         items = items_of(windows.ids, experiment.data, experiment.seed)

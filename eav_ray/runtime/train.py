@@ -92,7 +92,7 @@ def announce(experiment: Experiment, runs: list[Run], data: Data, *, searched: l
         seconds += windows * cost / (experiment.runtime.workers * experiment.runtime.groups)
     for run in searched or []:
         windows = len(data.windows.rows_of(run.split.train)) * run.optim.epochs
-        seconds += windows * FUSION_S / max(1, cluster.cpus() / experiment.runtime.cpus_per_worker)
+        seconds += windows * FUSION_S / cluster.room(experiment.runtime)
     encoders = sum(r.kind == "encoder" for r in todo)
     parts = f"{encoders} encoder trainings, {len(todo) - encoders} fusion or joint trainings"
     if searched:

@@ -1,8 +1,8 @@
-"""The search: Ray Tune runs the candidates that the study's owner asks for, each over all inner folds.
+"""The search: Ray Tune runs the candidates that the study's owner suggests, each over all inner folds.
 
-One Tune trial is one candidate. What is known of the search lies in the results store, under `searches/<study>/`:
-`trials.parquet` (one row per candidate and fold), `best.json`, `experiment.json` and the study's journal. Tune's own
-store is scratch: opening it would unpickle it.
+One Tune trial is a lease of a few candidates, whose fusions are trained as one batch. What is known of the search lies
+in the results store, under `searches/<study>/`: `trials.parquet` (one row per candidate and fold), `best.json`,
+`experiment.json` and the study's journal. Tune's own store is scratch: opening it would unpickle it.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.train import announce, open_data
+from eav_ray.search.heads import score_heads, why_alone
 from eav_ray.search.study import Candidate, Owner, check_space, study_name, trials_table
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training.plan import SCORE, Run, encoder_run, fusion_run
-from eav_ray.training.run import is_done, open_place, score_fold
+from eav_ray.training.run import Place, is_done, open_place, score_fold
 
 
 @dataclass(frozen=True)
@@ -163,19 +165,21 @@ def _try_candidates(
     if left <= 0:
         return
     rows = _earlier_rows(results, folder, owner)
-    slots = max(1, int(cluster.cpus() / e.runtime.cpus_per_worker))
+    at_once = min(e.search.at_once or cluster.room(e.runtime), e.search.batch, left)
+    # What a cluster is to grow for must wait in its sight; by default Tune shows it one trial at a time.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
     with stage("search", e.search.candidates, "candidates") as bar:
-        searcher = _Searcher(owner, rows, results, folder, bar.to)
+        searcher = _Searcher(owner, -(-e.search.batch // at_once), rows, results, folder, bar.to)
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(_trial, experiment=e, planned=planned, shards=str(shards), index=index),
+                tune.with_parameters(_lease, experiment=e, planned=planned, shards=str(shards), index=index),
                 {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus_per_worker},
             ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=left,
-                max_concurrent_trials=min(slots, e.search.batch),
-                reuse_actors=True,  # a new process per candidate would spend seconds on imports
+                max_concurrent_trials=at_once,
+                reuse_actors=True,  # a new process per lease would spend seconds on imports
             ),
             run_config=tune.RunConfig(
                 name=f"{planned.study}-{int(time.time())}",
@@ -190,6 +194,8 @@ def _try_candidates(
         with contextlib.redirect_stdout(io.StringIO()):  # Tune prints where its scratch is, over the progress line
             results_of = tuner.fit()
         searcher.flush()
+    for reason, numbers in searcher.alone.items():
+        print(f"trained one by one: {len(numbers)} candidates, because {reason}", flush=True)
     if searcher.broken is not None:
         errors = [str(error).strip().splitlines()[-1] for error in results_of.errors]
         reason = errors[0] if errors else "it ended without a word"
@@ -217,45 +223,68 @@ def _earlier_rows(results: Store, folder: str, owner: Owner) -> list[dict[str, A
 class _Searcher(Searcher):
     """What Tune sees of the study's owner. Runs in the driver, which is the only writer of the results."""
 
-    def __init__(self, owner: Owner, rows: list[dict[str, Any]], results: Store, folder: str, show: Any) -> None:
+    def __init__(
+        self, owner: Owner, most: int, rows: list[dict[str, Any]], results: Store, folder: str, show: Any
+    ) -> None:
         super().__init__(metric=SCORE, mode="max")
-        self._owner, self._rows, self._results, self._folder, self._show = owner, rows, results, folder, show
-        self._numbers: dict[str, Candidate] = {}
+        self._owner, self._most, self._rows, self._results = owner, most, rows, results
+        self._folder, self._show = folder, show
+        self._leases: dict[str, dict[int, Candidate]] = {}
         self.broken: int | None = None  # a candidate whose trial ended in an error
+        self.alone: dict[str, list[int]] = {}  # why candidates could not be trained with others
 
     def suggest(self, trial_id: str) -> Any:
         if self.broken is not None:
             return Searcher.FINISHED
-        try:
-            candidate = self._owner.ask()
-        except StopIteration:
-            return Searcher.FINISHED
-        if candidate is None:
-            return None
-        self._numbers[trial_id] = candidate
-        return {"candidate": candidate.number, "changes": candidate.changes}
+        lease: dict[int, Candidate] = {}
+        ended = False
+        while len(lease) < self._most:
+            try:
+                candidate = self._owner.ask()
+            except StopIteration:
+                ended = True
+                break
+            if candidate is None:
+                break
+            lease[candidate.number] = candidate
+        if not lease:
+            return Searcher.FINISHED if ended else None
+        self._leases[trial_id] = lease
+        return {"candidates": [(c.number, c.changes) for c in lease.values()]}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        candidate = self._numbers.pop(trial_id, None)
-        if candidate is None:
-            return
-        if error or not (result or {}).get("folds_done"):
-            # A dead worker or a store that does not answer says nothing of the candidate: it stays open in the study.
-            self.broken = candidate.number
-            return
-        assert result is not None
-        score, folds = float(result[SCORE]), json.loads(result["folds"])
-        state = "COMPLETE" if math.isfinite(score) else "FAIL"
-        for fold in folds:
-            self._rows.append(
-                {"study": self._owner.name, "candidate": candidate.number, "state": state}
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Some candidates of a lease are finished."""
+        lease = self._leases.get(trial_id, {})
+        scores: dict[int, float] = {}
+        for found in json.loads(result.get("scored", "[]")):
+            candidate = lease.pop(found["candidate"], None)
+            if candidate is None:
+                continue
+            scores[candidate.number] = found[SCORE]
+            if found["alone"]:
+                self.alone.setdefault(found["alone"], []).append(candidate.number)
+            self._rows += [
+                {"study": self._owner.name, "candidate": candidate.number}
+                | {"state": "COMPLETE" if math.isfinite(found[SCORE]) else "FAIL"}
                 | {"changes": json.dumps(candidate.changes, sort_keys=True)}
                 | fold
-            )
+                for fold in found["folds"]
+            ]
+        if not scores:
+            return
         # The rows first: a candidate that is told but has no rows could not be made up for.
         self.flush()
-        self._owner.tell(candidate.number, score)
+        for number, score in scores.items():
+            self._owner.tell(number, score)
         self._show(len(self._owner.told()), note=self._note())
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if result and not error:
+            self.on_trial_result(trial_id, result)
+        for number in self._leases.pop(trial_id, {}):
+            # A dead worker or a store that does not answer says nothing of a candidate: it stays open in the study.
+            self.broken = number
+            return
 
     def flush(self) -> None:
         if not self._rows:
@@ -275,19 +304,42 @@ class _Searcher(Searcher):
         raise ConfigError("a search is resumed by the same command, from its study; Tune's own state is not read")
 
 
-def _trial(config: dict[str, Any], experiment: Experiment, planned: Plan, shards: str, index: Index) -> None:
-    """One candidate over its inner folds, reporting the running mean."""
+def _lease(config: dict[str, Any], experiment: Experiment, planned: Plan, shards: str, index: Index) -> None:
+    """Some candidates over their inner folds; told, a few at a time, with the mean over these."""
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
-    candidate = override(experiment, config["changes"])
-    device = torch.device("cuda" if experiment.runtime.gpus_per_worker and torch.cuda.is_available() else "cpu")
-    place = open_place(candidate, Store(shards), index, device, only=planned.embed)
-    folds: list[dict[str, Any]] = []
-    for number, split in enumerate(planned.inner):
+    device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
+    place = open_place(experiment, Store(shards), index, device, only=planned.embed)
+    candidates = {number: override(experiment, changes) for number, changes in config["candidates"]}
+    jobs = [(number, fold) for number in candidates for fold in range(len(planned.inner))]
+    runs = [fusion_run(candidates[n], planned.inner[fold], planned.data, planned.embed) for n, fold in jobs]
+    reasons = ["search.together=1" if experiment.search.together == 1 else why_alone(run) for run in runs]
+    found: dict[int, dict[int, dict[str, Any]]] = {number: {} for number in candidates}
+    began = time.perf_counter()
+    for numbers, metrics in _scored(runs, reasons, place, experiment.search.together):
+        seconds = (time.perf_counter() - began) / len(numbers)
+        for n, scored in zip(numbers, metrics, strict=True):
+            number, fold = jobs[n]
+            found[number][fold] = {"fold": fold, "seconds": seconds, "together": len(numbers)} | scored
+        told = []
+        for number in [number for number, folds in found.items() if len(folds) == len(planned.inner)]:
+            folds = [fold for _, fold in sorted(found.pop(number).items())]
+            mean = sum(fold[SCORE] for fold in folds) / len(folds)
+            told.append({"candidate": number, SCORE: mean, "folds": folds, "alone": reasons[jobs.index((number, 0))]})
+        if told:
+            tune.report({SCORE: told[0][SCORE], "scored": json.dumps(told)})
         began = time.perf_counter()
+
+
+def _scored(
+    runs: list[Run], reasons: list[str], place: Place, together: int
+) -> Iterator[tuple[list[int], list[dict[str, float]]]]:
+    """Numbers of runs and their scores, as they come."""
+    batched = [n for n, reason in enumerate(reasons) if not reason]
+    for numbers, metrics in score_heads([runs[n] for n in batched], place, at_once=together):
+        yield [batched[n] for n in numbers], metrics
+    for n in (n for n, reason in enumerate(reasons) if reason):
         try:
-            metrics = score_fold(fusion_run(candidate, split, planned.data, planned.embed), place)
+            metrics = score_fold(runs[n], place)
         except torch.cuda.OutOfMemoryError:
             metrics = {SCORE: float("nan")}  # the candidate's own fault: it fails, and the search goes on
-        folds.append({"fold": number, "seconds": time.perf_counter() - began} | metrics)
-        mean = sum(f[SCORE] for f in folds) / len(folds)
-        tune.report({SCORE: mean, "folds_done": len(folds), "folds": json.dumps(folds)})
+        yield [n], [metrics]

@@ -76,9 +76,14 @@ def commit(store: Store, key: str, times_s: Tensor) -> None:
 
 
 class Embeddings:
-    """Cached embeddings of several encoders, as a source of batches by row number of `Windows`."""
+    """Cached embeddings of several encoders, as a source of batches by row number of `Windows`.
 
-    def __init__(self, store: Store, keys: dict[str, str], windows: Windows) -> None:
+    Args:
+        pooled: Leave the time tokens out, for a fusion that does not read them: one token a modality, its pooled
+            features.
+    """
+
+    def __init__(self, store: Store, keys: dict[str, str], windows: Windows, *, pooled: bool = False) -> None:
         self.names = sorted(keys)
         self.times_s: dict[str, Tensor] = {}
         self._arrays: dict[str, np.ndarray] = {}
@@ -92,8 +97,10 @@ class Embeddings:
             try:
                 table = pa.concat_tables(parts).combine_chunks()
                 self.times_s[m] = torch.tensor(json.loads(files["times.json"]))
-                for array in ARRAYS:
-                    self._arrays[f"{m}.{array}"] = table.column(array).chunk(0).to_numpy_ndarray()
+                arrays = {array: table.column(array).chunk(0).to_numpy_ndarray() for array in ARRAYS}
+                if pooled:
+                    arrays |= {"tokens": arrays["pooled"][:, None], "mask": arrays["mask"].any(1, keepdims=True)}
+                self._arrays |= {f"{m}.{array}": values for array, values in arrays.items()}
                 names = zip(*(table.column(c).to_pylist() for c in ("subject", "recording", "window")), strict=True)
                 self._at[m][[wanted[name] for name in names]] = np.arange(table.num_rows)
             except ERRORS as error:

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eav_ray.config import Optim, Precision, Runtime
 from eav_ray.models.build import Output
+from eav_ray.models.encoder import at_least_single
 from eav_ray.models.fusion import Fusion
 from eav_ray.training.loop import Batch, Engine, parameter_groups
 from eav_ray.training.precision import DTYPES, LossScale, autocast
@@ -53,7 +55,7 @@ def losses(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
 
     def each(label_B: Tensor, weight_B: Tensor) -> Tensor:
         loss_B = nn.functional.cross_entropy(
-            logits_BK.float(), label_B, reduction="none", label_smoothing=label_smoothing
+            at_least_single(logits_BK), label_B, reduction="none", label_smoothing=label_smoothing
         )
         return torch.where(weight_B > 0, loss_B * weight_B, 0)
 
@@ -75,8 +77,9 @@ def alone(batch: Batch, column: int) -> Batch:
 
 def single_precision(output: Output) -> Output:
     """What was computed in half precision as float32: losses and tables are made of it."""
-    logits = {m: x.float() for m, x in output.unimodal.items()}
-    return Output(output.logits_BK.float(), logits, output.weights_BM.float(), output.corrected_BM.float())
+    logits = {m: at_least_single(x) for m, x in output.unimodal.items()}
+    rest = (at_least_single(x) for x in (output.weights_BM, output.corrected_BM))
+    return Output(at_least_single(output.logits_BK), logits, *rest)
 
 
 def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
@@ -97,7 +100,7 @@ def weight_loss(output: Output, batch: Batch) -> Tensor:
     plain = replace(batch, weight_B=ones, mixed=mixed)
     each_BM = [losses(output.unimodal[m].detach(), alone(plain, i), 0.0) for i, m in enumerate(names)]
     target_BM = (-torch.stack(each_BM, 1)).masked_fill(~batch.present_BM, float("-inf")).softmax(1)
-    log_BM = output.corrected_BM.float().clamp(min=1e-8).log()
+    log_BM = at_least_single(output.corrected_BM).clamp(min=1e-8).log()
     each_B = -torch.where(batch.present_BM, target_BM * log_BM, 0).sum(1)
     counts_B = batch.weight_B
     if batch.mixed is not None:
@@ -160,6 +163,19 @@ def parts_of(batch: Batch, size: int) -> list[Batch]:
         )
 
     return [cut(start) for start in range(0, n, size)]
+
+
+def replicated(module: nn.Module) -> DistributedDataParallel:
+    """The module with gradients that are averaged over ranks while the rest is computed, the same way each time.
+
+    By default it sorts its buckets anew after the first step, by when gradients came. From three ranks on the place in
+    a bucket decides the order in which ranks are added up, and a resumed training would differ in the last bits. It
+    never sorts where it looks for parameters without a gradient. There are none here: modality dropout and missing
+    modalities leave gradients at zero, since every encoder runs in every step.
+    """
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    # `settle` makes what batch norms have counted equal.
+    return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
 
 
 class _Common:
@@ -262,8 +278,7 @@ class TorchEngine(_Common):
         self.optimizer = torch.optim.AdamW(parameter_groups(module.named_parameters(), optim), lr=optim.lr)
         if resume or self.precision == "fp16":
             self._restore(resume or self._first_moments())
-        # Modality dropout and missing modalities leave gradients at zero, not absent: every encoder runs in every step.
-        self.replica = DistributedDataParallel(module) if self.world > 1 else None
+        self.replica = replicated(module) if self.world > 1 else None
 
     def _restore(self, moments: dict[str, Tensor]) -> None:
         for name, parameter in self.trained():
@@ -343,7 +358,7 @@ class DeepSpeedEngine(_Common):
         config = {
             "train_micro_batch_size_per_gpu": max(1, optim.batch // self.world),
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": optim.clip,
+            "gradient_clipping": optim.clip if self._stage else 0.0,
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
@@ -355,12 +370,15 @@ class DeepSpeedEngine(_Common):
             },
             "steps_per_print": 10**9,
         }
+        # DeepSpeed exchanges the gradients of stage 0 after the backward pass, and once more to clip them; torch does
+        # it within (docs/results/train.md).
+        self.replica = replicated(module) if self.world > 1 and not self._stage else None
         self.engine, optimizer, *_ = deepspeed.initialize(
-            model=module, optimizer=client, config=config, dist_init_required=False
+            model=self.replica or module, optimizer=client, config=config, dist_init_required=False
         )
         self._optimizer: Any = optimizer  # the stage's wrapper around the client optimizer
-        if not self._stage and self.world == 1:
-            self.engine.enable_backward_allreduce = False  # with nobody; it would copy all gradients there and back
+        if not self._stage:
+            self.engine.enable_backward_allreduce = False
         # DeepSpeed 0.19 has scalers of its own. In stages 1 to 3 one clips gradients before it divides them, changes
         # between two parameter groups of a step, never halves, and comes along in each later engine of a process that
         # once had one in float16. What does work there is `override_loss_scale`.
@@ -385,9 +403,15 @@ class DeepSpeedEngine(_Common):
             group["lr"] = lr * group["scale"]
         parts, summed = self._parts(batch), 0.0
         for k, part in enumerate(parts):
-            self.engine.set_gradient_accumulation_boundary(k == len(parts) - 1)
-            total, scaled = self._loss(self.engine, part, k)
-            self.engine.backward(scaled)
+            last = k == len(parts) - 1
+            self.engine.set_gradient_accumulation_boundary(last)
+            with self.replica.no_sync() if self.replica and not last else contextlib.nullcontext():
+                total, scaled = self._loss(self.engine, part, k)
+                self.engine.backward(scaled)
+            if last and not self._stage:
+                self.loss_scale.scaler.unscale_(self._basic)
+                if self.optim.clip:
+                    nn.utils.clip_grad_norm_(self.module.parameters(), self.optim.clip)
             self.engine.step()
             summed += total.item()
         if by_hand:

@@ -55,7 +55,7 @@ def open_place(
 
 
 @dataclass(frozen=True)
-class _Ready:
+class Ready:
     """What a run trains, and on what."""
 
     source: Source
@@ -98,7 +98,7 @@ def _execute(run: Run, place: Place, report: Callable[[Progress], None], interru
     done, damaged = together(lambda: ckpt.latest(place.results, run.key))
     if done and done[1].finished and _is_embedded(run, place.results):
         return done[0]
-    ready = together(lambda: _prepare(run, place, fresh=done is None))
+    ready = together(lambda: prepare(run, place, fresh=done is None))
     if done and run.kind != "fusion":
         ready.module.load_state_dict(done[1].weights)
     elif done:
@@ -137,7 +137,7 @@ def score_fold(run: Run, place: Place) -> Metrics:
 def predict_fold(run: Run, place: Place) -> pd.DataFrame:
     """Train on the training rows of a split; predictions of its validation rows (see `to_frame`). Nothing is kept."""
     refuse_overlap(run.split)
-    ready = _prepare(run, place, fresh=True)
+    ready = prepare(run, place, fresh=True)
     found: list[pd.DataFrame] = []
 
     def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
@@ -150,14 +150,15 @@ def predict_fold(run: Run, place: Place) -> pd.DataFrame:
     return table
 
 
-def _prepare(run: Run, place: Place, *, fresh: bool) -> _Ready:
+def prepare(
+    run: Run, place: Place, *, fresh: bool, source: Source | None = None, labels: Labels | None = None
+) -> Ready:
     """
     Args:
         fresh: Start from published weights, where the experiment names some; otherwise a checkpoint follows.
+        source, labels: Those of the run, where they are at hand.
     """
-    items = items_of(place.windows.ids, run.experiment.data, run.experiment.seed)
-    labels = Labels.of(place.windows, {i.id: i.label for i in items})
-    source = _source(run, place)
+    source, labels = source or open_source(run, place), labels or labels_of(run, place)
     torch.manual_seed(run.experiment.seed)
     module, shapes = _build(run, place, source)
     if fresh and not run.start:
@@ -166,7 +167,12 @@ def _prepare(run: Run, place: Place, *, fresh: bool) -> _Ready:
         module.load_state_dict(_weights_to_start_from(run, place))
     elif fresh and isinstance(module, Classifier):
         start_from_published(module, run.experiment)
-    return _Ready(source, labels, module, shapes)
+    return Ready(source, labels, module, shapes)
+
+
+def labels_of(run: Run, place: Place) -> Labels:
+    items = items_of(place.windows.ids, run.experiment.data, run.experiment.seed)
+    return Labels.of(place.windows, {i.id: i.label for i in items})
 
 
 def _weights_to_start_from(run: Run, place: Place) -> dict[str, Tensor]:
@@ -184,13 +190,13 @@ def _weights_to_start_from(run: Run, place: Place) -> dict[str, Tensor]:
 def _fit(
     run: Run,
     place: Place,
-    ready: _Ready,
+    ready: Ready,
     resume: ckpt.Checkpoint | None,
     at_epoch: Callable[[Engine, Position, Metrics], None],
     after_step: Callable[[Engine, Position, Metrics], None] = lambda engine, position, sums: None,
 ) -> None:
     """Train from where `resume` stopped, whose weights the module already holds, to the last epoch."""
-    e, loader = run.experiment, _loader(run, place, ready)
+    e, loader = run.experiment, loader_of(run, place, ready)
     # Sums of an epoch that was left in its middle are those of all ranks.
     so_far = resume.metrics.get("so_far") if resume and world()[0] == 0 else None
     start = resume.position if resume else Position(0, 0)
@@ -218,7 +224,7 @@ def _fit(
         start = Position(phase.last, 0)
 
 
-def _loader(run: Run, place: Place, ready: _Ready) -> Loader:
+def loader_of(run: Run, place: Place, ready: Ready) -> Loader:
     e, optim = run.experiment, run.optim
     names = tuple(e.data.modalities)
     rows = rows_with(place.windows, run.split.train, names)
@@ -238,7 +244,7 @@ def class_weights(labels: np.ndarray, n_outputs: int) -> np.ndarray:
     return np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0).astype(np.float32)
 
 
-def _validation(run: Run, place: Place, ready: _Ready, engine: Engine) -> pd.DataFrame:
+def _validation(run: Run, place: Place, ready: Ready, engine: Engine) -> pd.DataFrame:
     rows = rows_with(place.windows, run.split.validation, tuple(run.experiment.data.modalities))
     if not len(rows):
         return empty_frame(ready.source.names, ready.shapes.n_outputs)
@@ -249,11 +255,11 @@ def _named(table: pd.DataFrame) -> Metrics:
     return {f"validation_{k}": v for k, v in scores(table).items()} if len(table) else {}
 
 
-def _source(run: Run, place: Place) -> Source:
+def open_source(run: Run, place: Place) -> Source:
     if run.kind != "fusion":
         return RawSource(place.windows, list(run.experiment.data.modalities))
     keys = {m: cache_key(key, run.embed) for m, key in run.encoders.items()}
-    return Embeddings(place.results, keys, place.windows)
+    return Embeddings(place.results, keys, place.windows, pooled=run.experiment.fusion.reads_pooled)
 
 
 def _standardise(module: nn.Module, run: Run, place: Place) -> None:
@@ -287,7 +293,7 @@ def _build(run: Run, place: Place, source: Source) -> tuple[Classifier | FusionA
     return Classifier(run.experiment, shapes), shapes
 
 
-def _collapse(run: Run, place: Place, ready: _Ready, weights: dict[str, Tensor]) -> list[dict[str, Any]]:
+def _collapse(run: Run, place: Place, ready: Ready, weights: dict[str, Tensor]) -> list[dict[str, Any]]:
     """Findings about a trained fusion, on a module of their own: an engine's gradients belong to all ranks."""
     if len(run.experiment.data.modalities) < 2 or world()[0]:  # rank 0 saves
         return []
@@ -334,7 +340,7 @@ def channel_statistics(windows: Windows, rows: np.ndarray) -> tuple[Tensor, Tens
 def _train(
     run: Run,
     place: Place,
-    ready: _Ready,
+    ready: Ready,
     resume: ckpt.Checkpoint | None,
     damaged: list[str],
     report: Callable[[Progress], None],
@@ -349,7 +355,7 @@ def _train(
             found = together(lambda: _collapse(run, place, ready, weights))
             return saver.finish(weights, Position(epochs, 0), {"collapse": found})
         prefix = ""
-        steps = _loader(run, place, ready).steps
+        steps = loader_of(run, place, ready).steps
         watch = Watch(run, steps, saver, interrupted)
 
         def tell(engine: Engine, position: Position, sums: Metrics, validation: Metrics) -> None:
@@ -408,7 +414,7 @@ def _is_embedded(run: Run, results: Store) -> bool:
     return run.kind != "encoder" or not run.embed or results.is_committed(cache_key(run.key, run.embed))
 
 
-def _embed(run: Run, place: Place, ready: _Ready) -> None:
+def _embed(run: Run, place: Place, ready: Ready) -> None:
     """Embeddings of all wanted recordings, each rank its share."""
     key = cache_key(run.key, run.embed)
     if not run.embed or same_everywhere(place.results.is_committed(key)):

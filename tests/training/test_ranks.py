@@ -20,7 +20,11 @@ from tests.training.test_engine import ENGINES, OPTIM, batch, module
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 STEPS, STOP = 50, 7
-KINDS = [*((name, stage, 0) for name, stage in ENGINES), ("torch", 0, 1), ("deepspeed", 1, 1), ("deepspeed", 3, 1)]
+KINDS = [
+    *((name, stage, 0) for name, stage in ENGINES),
+    ("torch", 0, 1),
+    *(("deepspeed", stage, 1) for stage in (0, 1, 3)),
+]
 
 
 def whole(step: int) -> Batch:
@@ -104,30 +108,52 @@ def overflow_on_one(kind: tuple[str, int, int], number: int) -> tuple[list[float
     return losses, weights
 
 
-def rank(number: int, folder: str, size: int) -> None:
-    torch.set_num_threads(1)  # both ranks may have as few as two cores together
+def go_on(kind: tuple[str, int, int]) -> None:
+    """Weights and moments of a training that was left alone, and of one that went on from a checkpoint."""
+    without, first = make(kind, 0.3), make(kind, 0.3)
+    train(without, 0, STOP + 5)
+    train(first, 0, STOP)
+    again = make(kind, 0.3, first.weights(), resume=first.moments())
+    train(again, STOP, STOP + 5)
+    for wanted, found in ((without.weights(), again.weights()), (without.moments(), again.moments())):
+        assert wanted.keys() == found.keys()
+        for name in wanted:
+            assert torch.equal(wanted[name], found[name]), (kind, name)
+    for engine in (without, first, again):
+        engine.close()
+
+
+def join(number: int, folder: str, size: int) -> None:
+    torch.set_num_threads(1)  # all ranks may have as few as two cores together
     engines.PERSISTENT = 0  # ZeRO 3 splits every parameter, one of five elements over two ranks too
-    precision.FIRST_SCALE = 2.0**8  # at which no step of these overflows by itself
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/group", rank=number, world_size=size, timeout=timedelta(seconds=120)
     )
+
+
+def one_of_three(number: int, folder: str, size: int) -> None:
+    join(number, folder, size)
+    for name, stage in ENGINES:
+        go_on((name, stage, 0))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_three_ranks_go_on_bit_for_bit(tmp_path: Path) -> None:
+    """From three on the order matters in which the ranks' gradients are added up."""
+    mp.spawn(one_of_three, args=(str(tmp_path), 3), nprocs=3)
+
+
+def rank(number: int, folder: str, size: int) -> None:
+    join(number, folder, size)
+    precision.FIRST_SCALE = 2.0**8  # at which no step of these overflows by itself
     losses, saved = {}, {}
     for kind in KINDS:
         made = make(kind, 0.0)
         losses["-".join(map(str, kind))] = train(made, 0, STEPS)
         saved[kind] = made.weights()
         made.close()
-        without, first = make(kind, 0.3), make(kind, 0.3)
-        train(without, 0, STOP + 5)
-        train(first, 0, STOP)
-        again = make(kind, 0.3, first.weights(), resume=first.moments())
-        train(again, STOP, STOP + 5)
-        for wanted, found in ((without.weights(), again.weights()), (without.moments(), again.moments())):
-            assert wanted.keys() == found.keys()
-            for name in wanted:
-                assert torch.equal(wanted[name], found[name]), (kind, name)
-        for engine in (without, first, again):
-            engine.close()
+        go_on(kind)
         half = "-".join(map(str, (*kind, "fp16")))
         losses[half], weights = overflow_on_one(kind, number)
         safetensors.torch.save_file(weights, Path(folder, f"{half}-{number}.safetensors"))

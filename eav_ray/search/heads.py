@@ -1,0 +1,420 @@
+"""Many fusions trained together on the embedding cache, as one batched computation.
+
+A fusion on cached embeddings is so small that most of its training is the overhead of its operations. Here the weights
+of many are stacked, and each operation serves all of them. Every head keeps what is its own: initial weights, data
+order, modality dropout and dropout masks, learning rate, weight decay and length. It ends where `run.score_fold` would
+have ended, up to rounding.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap  # pyright: ignore[reportPrivateImportUsage]
+from torch.optim.adamw import adamw
+from torch.overrides import TorchFunctionMode
+
+from eav_ray.config import Optim
+from eav_ray.data.split import refuse_overlap
+from eav_ray.models.build import FusionAlone, Output
+from eav_ray.models.fusion import Fusion
+from eav_ray.training.engine import single_precision, summed_loss, weight_loss
+from eav_ray.training.loop import Batch, Metrics, Position, schedule
+from eav_ray.training.metrics import scores_of
+from eav_ray.training.plan import SCORE, Run
+from eav_ray.training.run import Place, Ready, labels_of, loader_of, open_source, prepare, rows_with
+from eav_ray.training.source import Labels, Loader, Source, plain_batches
+
+VALIDATED_AT_ONCE = 256  # windows
+AT_ONCE = 64  # heads of a stack; from about 16 on more gain little, and take memory
+BETAS, EPS = (0.9, 0.999), 1e-8  # of torch.optim.AdamW, which trains a head alone
+
+
+def why_alone(run: Run) -> str:
+    """What keeps a fusion run out of a stack, as a phrase; empty where nothing does."""
+    e = run.experiment
+    if e.fusion.kind == "late_mean":
+        return "fusion.kind=late_mean has nothing to train"
+    if e.optim.mixup:
+        return "optim.mixup draws other windows for each head"
+    if e.runtime.precision != "fp32":
+        return f"runtime.precision={e.runtime.precision}"
+    if 0 < e.runtime.micro_batch < e.optim.batch:
+        return f"runtime.micro_batch={e.runtime.micro_batch} splits its batches"
+    return ""
+
+
+def score_heads(runs: list[Run], place: Place, *, at_once: int = AT_ONCE) -> Iterator[tuple[list[int], list[Metrics]]]:
+    """`run.score_fold` of each run, none of which `why_alone` keeps out: numbers of runs and their scores.
+
+    A head that does not fit into a GPU's memory, even alone, has the score NaN.
+    """
+    opened = _Opened(place)
+    for run in runs:
+        refuse_overlap(run.split)
+    steps = [opened.loader(run, opened.ready(run)).steps for run in runs]
+    left = list(stacks(list(zip(runs, steps, strict=True)), at_once))
+    while left:
+        numbers = left.pop(0)
+        chosen = [runs[n] for n in numbers]
+        try:
+            heads = [opened.head(run) for run in chosen]
+            stack = train_heads(heads, place.device)
+            yield numbers, _validate(stack, chosen, heads, place)
+        except torch.cuda.OutOfMemoryError:
+            half = len(numbers) // 2
+            if half:
+                left[:0] = [numbers[:half], numbers[half:]]
+            else:
+                yield numbers, [{SCORE: float("nan")}]
+
+
+def stacks(runs: list[tuple[Run, int]], at_once: int) -> Iterator[list[int]]:
+    """Numbers of runs that can be trained in one stack: of one structure, and with as many steps an epoch.
+
+    Args:
+        runs: Each with its steps an epoch.
+    """
+    alike: dict[Any, list[int]] = {}
+    for number, (run, steps) in enumerate(runs):
+        e = run.experiment
+        # What each head of a stack has for itself.
+        fusion = replace(e.fusion, dropout=0.0, modality_dropout=0.0, weight_loss=float(e.fusion.weight_loss > 0))
+        names = tuple(sorted(e.data.modalities))
+        key = (fusion, names, e.optim.batch, e.optim.label_smoothing, e.optim.clip > 0, steps)
+        alike.setdefault(key, []).append(number)
+    for numbers in alike.values():
+        # Those that end first lie together: what is left of a stack is as full as can be.
+        numbers.sort(key=lambda n: runs[n][0].epochs)
+        for start in range(0, len(numbers), at_once):
+            yield numbers[start : start + at_once]
+
+
+@dataclass(frozen=True)
+class Head:
+    """One fusion to train, with fresh weights, and its batches."""
+
+    module: FusionAlone
+    optim: Optim
+    loader: Loader
+
+
+class Stack:
+    """The weights of several heads of one structure and their optimizer state, one row a head.
+
+    Args:
+        modules: With fresh weights, on `device`.
+        optims: `weight_decay` and `clip` of each count.
+    """
+
+    def __init__(self, modules: list[FusionAlone], optims: list[Optim], device: torch.device) -> None:
+        fusions = [cast(Fusion, module.fusion) for module in modules]
+        self._dropout = [max((m.p for m in f.modules() if isinstance(m, nn.Dropout)), default=0.0) for f in fusions]
+        # Where one drops, the structure must ask for masks; a head without dropout gets ones.
+        self.module = modules[int(np.argmax(self._dropout))]
+        self.names = self.module.names
+        # Matrices, which decay, lie before vectors, which do not.
+        parameters = sorted(self.module.named_parameters(), key=lambda named: named[1].ndim < 2)
+        self._shapes = {name: p.shape for name, p in parameters}
+        self._decayed = sum(p.numel() for _, p in parameters if p.ndim > 1)
+        rows = [[dict(module.named_parameters())[name].detach() for name in self._shapes] for module in modules]
+        flat = torch.stack([torch.cat([p.flatten() for p in row]) for row in rows]).to(device)
+        self._weights = flat.requires_grad_()
+        self._moments = torch.zeros_like(flat), torch.zeros_like(flat)
+        self._steps = torch.zeros((), dtype=torch.float32, device=device)
+        self._decay = [optim.weight_decay for optim in optims]
+        self._clip = torch.tensor([optim.clip for optim in optims], dtype=flat.dtype, device=device)
+        self._smoothing = optims[0].label_smoothing
+        self._weight_loss = torch.tensor([f.weight_loss for f in fusions], dtype=flat.dtype, device=device)
+        self._draws: dict[int, tuple[list[tuple[tuple[int, ...], torch.dtype]], bool]] = {}
+
+    def __len__(self) -> int:
+        return len(self._decay)
+
+    def weights(self, row: int) -> dict[str, Tensor]:
+        """One head's parameters by name."""
+        return {name: p[row].detach().clone() for name, p in self._parameters().items()}
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these heads only."""
+        self._weights = self._weights.detach()[rows].requires_grad_()
+        self._moments = self._moments[0][rows], self._moments[1][rows]
+        self._decay, self._dropout = [self._decay[r] for r in rows], [self._dropout[r] for r in rows]
+        self._clip, self._weight_loss = self._clip[rows], self._weight_loss[rows]
+
+    def _parameters(self) -> dict[str, Tensor]:
+        parts = self._weights.split([shape.numel() for shape in self._shapes.values()], 1)
+        return {name: p.unflatten(1, shape) for (name, shape), p in zip(self._shapes.items(), parts, strict=True)}
+
+    def step(self, batches: list[Batch], stream: list[int], lr: list[float]) -> Tensor:
+        """One step of AdamW of every head, on its own batch.
+
+        Args:
+            batches: As a `Loader` of one rank makes them.
+            stream: Which of them each head gets.
+            lr: Of each head.
+        Returns:
+            (heads,) each head's summed loss.
+        """
+        needs = [self._needs(batch) for batch in batches]
+        weighed = needs[0][1]
+        data = self._stacked(batches, stream)
+        masks = self._masks(batches, [draws for draws, _ in needs], stream)
+        count = torch.tensor([batches[s].count for s in stream], device=self._weights.device)
+
+        def loss(parameters: dict[str, Tensor], data: dict[str, Tensor], masks: list[Tensor], share: Tensor) -> Any:
+            output, batch = self._forward(parameters, data, masks)
+            total = summed_loss(output.logits_BK, batch, self._smoothing)
+            return total, total + share * weight_loss(output, batch) if weighed else total
+
+        self.module.train()
+        total, every = vmap(loss)(self._parameters(), data, masks, self._weight_loss)
+        (gradient,) = torch.autograd.grad((every / count).sum(), self._weights)
+        self._update(gradient, lr)
+        return total.detach()
+
+    @torch.no_grad()
+    def logits(self, batch: Batch, rows: list[int]) -> Tensor:
+        """(heads, batch, classes): what these heads say of the same windows, in eval mode."""
+        data = self._stacked([batch], [0] * len(rows))
+        parameters = {name: p[rows] for name, p in self._parameters().items()}
+
+        def logits(parameters: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
+            return self._forward(parameters, data, [])[0].logits_BK
+
+        self.module.eval()
+        return vmap(logits)(parameters, data)
+
+    def _forward(self, parameters: dict[str, Tensor], data: dict[str, Tensor], masks: list[Tensor]) -> Any:
+        inputs = {name: x for name, x in data.items() if "." in name}
+        batch = Batch(inputs, data["present"], data["label"], data["weight"], 0, 0)
+        with _Together(masks):
+            encoded, logits = self.module.encode(inputs, batch.present_BM)
+            named = {name.removeprefix("fusion."): p for name, p in parameters.items()}
+            fused = functional_call(cast(nn.Module, self.module.fusion), named, (encoded, logits, batch.present_BM))
+        return single_precision(Output(fused.logits_BK, logits, fused.weights_BM, fused.corrected_BM)), batch
+
+    def _stacked(self, batches: list[Batch], stream: list[int]) -> dict[str, Tensor]:
+        """Each head's batch, filled up with rows of weight 0 to the longest.
+
+        Each has a copy of its own: products with shared ones would be computed in another way.
+        """
+        device, size = self._weights.device, max(len(b.label_B) for b in batches)
+        columns = [b.inputs | {"present": b.present_BM, "label": b.label_B, "weight": b.weight_B} for b in batches]
+        chosen, data = torch.tensor(stream, device=device), {}
+        for name in columns[0]:
+            filled = torch.stack([_fill(c[name], size, 0 if name == "weight" else None) for c in columns])
+            data[name] = filled.to(device)[chosen]
+        return data
+
+    def _needs(self, batch: Batch) -> tuple[list[tuple[tuple[int, ...], torch.dtype]], bool]:
+        """What a head alone draws for a batch of this size, and whether its modality weights learn."""
+        size = len(batch.label_B)
+        if size not in self._draws:
+            self.module.train()
+            seen = _Seen()
+            device = self._weights.device
+            with seen:
+                inputs = {name: x.to(device) for name, x in batch.inputs.items()}
+                output = self.module(inputs, batch.present_BM.to(device))
+            learns = output.corrected_BM.requires_grad and bool((self._weight_loss > 0).any())
+            self._draws[size] = seen.draws, learns
+        return self._draws[size]
+
+    def _masks(
+        self, batches: list[Batch], draws: list[list[tuple[tuple[int, ...], torch.dtype]]], stream: list[int]
+    ) -> list[Tensor]:
+        """Dropout masks of every head, as it would draw them alone (`engine._Common._loss`)."""
+        if not any(self._dropout):
+            return [torch.ones(len(self), 1, device=self._weights.device) for _ in draws[0]]
+        device, size = self._weights.device, max(len(b.label_B) for b in batches)
+        made: dict[tuple[int, int, float], list[Tensor]] = {}
+        rows = []
+        for s, p in zip(stream, self._dropout, strict=True):
+            key = (batches[s].seed, len(batches[s].label_B), p)
+            if key not in made:
+                torch.manual_seed(batches[s].seed * 1024)
+                ones = (torch.ones(shape, dtype=dtype, device=device) for shape, dtype in draws[s])
+                made[key] = [_fill(nn.functional.dropout(x, p), size, 1) for x in ones]
+            rows.append(made[key])
+        return [torch.stack(masks) for masks in zip(*rows, strict=True)]
+
+    @torch.no_grad()
+    def _update(self, gradient: Tensor, lr: list[float]) -> None:
+        if self._clip[0] > 0:
+            scale = self._clip / (gradient.norm(dim=1) + 1e-6)
+            if (scale < 1).any():
+                gradient = gradient * scale.clamp(max=1)[:, None]
+        weights, (first, second) = self._weights.detach(), self._moments
+        for row, (rate, decay) in enumerate(zip(lr, self._decay, strict=True)):
+            for part, wd in ((slice(None, self._decayed), decay), (slice(self._decayed, None), 0.0)):
+                w, g, m, v = ([x[row, part]] for x in (weights, gradient, first, second))
+                adamw(
+                    w,
+                    g,
+                    m,
+                    v,
+                    [],
+                    [self._steps.clone()],  # which it counts up
+                    fused=True,
+                    amsgrad=False,
+                    beta1=BETAS[0],
+                    beta2=BETAS[1],
+                    lr=rate,
+                    weight_decay=wd,
+                    eps=EPS,
+                    maximize=False,
+                )
+        self._steps += 1
+
+
+def train_heads(
+    heads: list[Head], device: torch.device, told: Callable[[int, list[float]], None] = lambda step, losses: None
+) -> Stack:
+    """Train every head to its own last epoch.
+
+    Args:
+        heads: Of one structure, with as many steps an epoch (`stacks`).
+        told: The summed losses of each step, of the heads that are still trained.
+    Returns:
+        All heads, finished, in their order.
+    """
+    stack = Stack([head.module for head in heads], [head.optim for head in heads], device)
+    rates = [schedule(head.optim, head.loader.steps) for head in heads]
+    streams = list({id(head.loader): head.loader for head in heads}.values())  # heads may share batches
+    place = {id(loader): number for number, loader in enumerate(streams)}
+    stream_of = [place[id(head.loader)] for head in heads]
+    ended: dict[int, dict[str, Tensor]] = {}
+    running, number = list(range(len(heads))), 0
+    for epoch in range(max(head.optim.epochs for head in heads)):
+        used = sorted({stream_of[h] for h in running})
+        stream = [used.index(stream_of[h]) for h in running]
+        loaders = (streams[s].batches(Position(epoch, 0)) for s in used)
+        for step, batches in enumerate(zip(*loaders, strict=True)):
+            losses = stack.step(list(batches), stream, [rates[h](Position(epoch, step)) for h in running])
+            told(number, losses.tolist())
+            number += 1
+        for row, h in enumerate(running):
+            if heads[h].optim.epochs == epoch + 1:
+                ended[h] = stack.weights(row)
+        left = [row for row, h in enumerate(running) if h not in ended]
+        if left and len(left) < len(running):
+            stack.keep(left)
+        running = [running[row] for row in left]
+    for h, head in enumerate(heads):
+        head.module.load_state_dict(ended[h], strict=False)
+    return Stack([head.module for head in heads], [head.optim for head in heads], device)
+
+
+class _Opened:
+    """What several runs share: embeddings by their encoders, labels, batches."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._sources: dict[Any, Source] = {}
+        self._labels: dict[Any, Labels] = {}
+        self._loaders: dict[Any, Loader] = {}
+
+    def ready(self, run: Run) -> Ready:
+        e = run.experiment
+        source = (tuple(sorted(run.encoders.items())), run.embed, e.fusion.reads_pooled)
+        if source not in self._sources:
+            self._sources[source] = open_source(run, self._place)
+        labels = (e.data, e.seed)
+        if labels not in self._labels:
+            self._labels[labels] = labels_of(run, self._place)
+        return prepare(run, self._place, fresh=True, source=self._sources[source], labels=self._labels[labels])
+
+    def loader(self, run: Run, ready: Ready) -> Loader:
+        """One and the same for runs with the same batches."""
+        e = run.experiment
+        key = (id(ready.source), run.split, e.seed, e.optim.batch, e.optim.class_weights, e.fusion.modality_dropout)
+        if key not in self._loaders:
+            self._loaders[key] = loader_of(run, self._place, ready)
+        return self._loaders[key]
+
+    def head(self, run: Run) -> Head:
+        ready = self.ready(run)
+        assert isinstance(ready.module, FusionAlone)
+        return Head(ready.module.to(self._place.device), run.optim, self.loader(run, ready))
+
+
+def _fill(x: Tensor, size: int, value: float | None) -> Tensor:
+    """As many rows, the new ones of one value, or like the first."""
+    short = size - len(x)
+    if not short:
+        return x
+    first = x[:1] if value is None else torch.full_like(x[:1], value)
+    return torch.cat([x, first.expand(short, *x.shape[1:])])
+
+
+class _Seen(TorchFunctionMode):
+    """Notes the shape and dtype of everything that dropout draws, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws: list[tuple[tuple[int, ...], torch.dtype]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.functional.dropout and kwargs.get("p", args[1] if len(args) > 1 else 0.5):
+            self.draws.append((tuple(args[0].shape), args[0].dtype))
+        if func is nn.functional.scaled_dot_product_attention and kwargs.get("dropout_p"):
+            q, k = args[:2]
+            self.draws.append(((*q.shape[:-1], k.shape[-2]), q.dtype))
+        return func(*args, **kwargs)
+
+
+class _Together(TorchFunctionMode):
+    """In which a module computes one of many heads: with given dropout masks, and linear maps of matrices."""
+
+    def __init__(self, masks: list[Tensor]) -> None:
+        super().__init__()
+        self._masks = iter(masks)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.functional.dropout:
+            drops = kwargs.get("p", args[1] if len(args) > 1 else 0.5) and kwargs.get("training", args[2:3] != (False,))
+            return args[0] * next(self._masks) if drops else args[0]
+        # Neither is there a batched kernel of attention.
+        if func is nn.functional.scaled_dot_product_attention:
+            q, k, v = args
+            drop = next(self._masks) if kwargs.get("dropout_p") else None
+            return _attention(q, k, v, kwargs.get("attn_mask"), drop)
+        if func is nn.functional.multi_head_attention_forward:
+            kwargs["need_weights"] = True
+        # Of all windows and tokens at once: batched over heads, it would else be a product for each window.
+        if func is nn.functional.linear and args[0].ndim > 2:
+            x = args[0]
+            return func(x.flatten(0, -2), *args[1:], **kwargs).unflatten(0, x.shape[:-1])
+        return func(*args, **kwargs)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, drop: Tensor | None) -> Tensor:
+    scores = (q @ k.transpose(-2, -1)) / q.shape[-1] ** 0.5
+    if real is not None:
+        scores = scores.masked_fill(~real, float("-inf"))
+    attention = scores.softmax(-1)
+    return (attention if drop is None else attention * drop) @ v
+
+
+def _validate(stack: Stack, runs: list[Run], heads: list[Head], place: Place) -> list[Metrics]:
+    """`validation_` scores of every head on its own split's validation rows."""
+    together: dict[Any, list[int]] = {}
+    for number, (run, head) in enumerate(zip(runs, heads, strict=True)):
+        together.setdefault((id(head.loader.source), run.split), []).append(number)
+    found: dict[int, Metrics] = {}
+    for numbers in together.values():
+        run, loader = runs[numbers[0]], heads[numbers[0]].loader
+        rows = rows_with(place.windows, run.split.validation, tuple(run.experiment.data.modalities))
+        batches = plain_batches(loader.source, loader.labels, rows, VALIDATED_AT_ONCE)
+        parts = [stack.logits(batch, numbers).cpu().numpy() for _, batch in batches]
+        recording = place.windows.ids.iloc[rows].groupby(["subject", "recording"]).ngroup().to_numpy()
+        for number, logits_VK in zip(numbers, np.concatenate(parts, 1) if parts else [], strict=False):
+            scored = scores_of(logits_VK, loader.labels.label[rows], recording, everywhere=True)
+            found[number] = {f"validation_{k}": v for k, v in scored.items()}
+    return [found.get(number, {}) for number in range(len(runs))]

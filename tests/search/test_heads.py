@@ -1,0 +1,190 @@
+"""Fusions that are trained together are the fusions that would have been trained alone."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from eav_ray.config import Experiment, override
+from eav_ray.data.split import Split
+from eav_ray.models.build import FusionAlone, build_fusion
+from eav_ray.search.heads import Head, stacks, train_heads, why_alone
+from eav_ray.training.engine import TorchEngine
+from eav_ray.training.loop import Position, fit, schedule
+from eav_ray.training.plan import Run
+from eav_ray.training.source import Labels, Loader
+
+WIDTHS = {"audio": 6, "eeg": 8, "video": 10}
+TOKENS = {"audio": 5, "eeg": 3, "video": 4}
+TIMES = {m: (torch.arange(n) + 0.5) * 5 / n for m, n in TOKENS.items()}
+OUTPUTS, WINDOWS = 5, 150
+BASE: dict[str, Any] = {
+    "fusion.width": 16,
+    "fusion.heads": 4,
+    "fusion.depth": 1,
+    "optim.epochs": 3,
+    "optim.batch": 32,
+    "optim.warmup": 0.2,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "tokens": {},
+    "pooled": {"fusion.input": "pooled"},
+    "plain": {"fusion.skip": False, "fusion.weight_loss": 0.0},
+    "two reads": {"fusion.reads": 2},
+    "gated": {"fusion.kind": "gated"},
+    "bottleneck": {"fusion.kind": "bottleneck"},
+    "single token": {"fusion.kind": "single_token", "fusion.heads": 2},
+}
+# What heads of one stack may have for themselves.
+OWN: list[dict[str, Any]] = [
+    {"optim.lr": 3e-3, "seed": 0},
+    {"optim.lr": 1e-3, "seed": 1, "fusion.dropout": 0.4, "optim.epochs": 1},
+    {"optim.lr": 1e-2, "seed": 1, "fusion.dropout": 0.0, "optim.weight_decay": 0.3, "optim.clip": 0.05},
+    {"optim.lr": 2e-3, "seed": 0, "fusion.modality_dropout": 0.5, "optim.epochs": 2},
+]
+
+
+class Made:
+    """Embeddings of windows, two thirds of which lack a modality or have padding."""
+
+    def __init__(self, dtype: torch.dtype, shift: int = 0) -> None:
+        g = torch.Generator().manual_seed(7 + shift)
+        self.names = sorted(WIDTHS)
+        self._inputs: dict[str, Tensor] = {}
+        for m, n in TOKENS.items():
+            mask = torch.rand(WINDOWS, n, generator=g) < 0.8
+            mask[:, 0] = True
+            self._inputs |= {
+                f"{m}.tokens": torch.randn(WINDOWS, n, WIDTHS[m], generator=g).to(dtype),
+                f"{m}.mask": mask,
+                f"{m}.pooled": torch.randn(WINDOWS, WIDTHS[m], generator=g).to(dtype),
+                f"{m}.logits": torch.randn(WINDOWS, OUTPUTS, generator=g).to(dtype),
+            }
+        present = np.random.default_rng(3).random((WINDOWS, 3)) < 0.7
+        present[~present.any(1), 0] = True
+        self._present = present
+        self.labels = Labels(np.arange(WINDOWS) % OUTPUTS, np.arange(WINDOWS) * 7919)
+
+    def get(self, rows: np.ndarray) -> dict[str, Tensor]:
+        return {name: x[rows] for name, x in self._inputs.items()}
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        return self._present[rows]
+
+
+def experiment(*changes: dict[str, Any]) -> Experiment:
+    whole: dict[str, Any] = dict(BASE)
+    for change in changes:
+        whole |= change
+    return override(Experiment(), whole)
+
+
+def module(e: Experiment, dtype: torch.dtype) -> FusionAlone:
+    torch.manual_seed(e.seed)
+    return FusionAlone(build_fusion(e, WIDTHS, TIMES, OUTPUTS), sorted(WIDTHS)).to(dtype)
+
+
+def loader(e: Experiment, made: Made, rows: np.ndarray) -> Loader:
+    return Loader(made, made.labels, rows, e.seed, e.optim.batch, e.fusion.modality_dropout, 0, 1)
+
+
+def train_alone(e: Experiment, made: Made, rows: np.ndarray, dtype: torch.dtype) -> tuple[list[float], TorchEngine]:
+    """Summed losses of each step, as a run of its own takes them."""
+    engine = TorchEngine(module(e, dtype), e.optim, replace(e.runtime, engine="torch"), torch.device("cpu"), None)
+    load, losses = loader(e, made, rows), []
+    step = engine.train_step
+    engine.train_step = lambda batch, lr: losses.append(step(batch, lr)) or losses[-1]
+    fit(
+        engine,
+        start=Position(0, 0),
+        stop=Position(e.optim.epochs, 0),
+        lr=schedule(e.optim, load.steps),
+        batches=load.batches,
+        report=lambda position, sums: None,
+    )
+    return losses, engine
+
+
+def compare(experiments: list[Experiment], folds: list[np.ndarray], dtype: torch.dtype, within: float) -> None:
+    """Losses of all steps, and what each head says of all windows in the end."""
+    made = Made(dtype)
+    heads = [Head(module(e, dtype), e.optim, loader(e, made, rows)) for e in experiments for rows in folds]
+    told: list[list[float]] = []
+    stack = train_heads(heads, torch.device("cpu"), lambda step, losses: told.append(losses))
+    whole = next(iter(Loader(made, made.labels, np.arange(WINDOWS), 0, WINDOWS, 0.0, 0, 1).batches(Position(0, 0))))
+    said = stack.logits(whole, list(range(len(heads))))
+    running = list(range(len(heads)))
+    found: dict[int, list[float]] = {n: [] for n in running}
+    for step, losses in enumerate(told):
+        steps = heads[0].loader.steps
+        running = [n for n in running if heads[n].optim.epochs * steps > step]
+        for n, loss in zip(running, losses, strict=True):
+            found[n].append(loss)
+    for number, (e, rows) in enumerate((e, rows) for e in experiments for rows in folds):
+        losses, engine = train_alone(e, made, rows, dtype)
+        assert found[number] == pytest.approx(losses, abs=within), number
+        assert torch.allclose(said[number], engine.predict(whole).logits_BK, atol=100 * within, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_together_are_heads_alone(kind: str) -> None:
+    """Summed losses of a whole run in fp64, within 1e-7: of other rates, seeds, dropouts, lengths and folds.
+
+    The folds differ in size, the last batch of one is shorter than that of the other.
+    """
+    kinds = KINDS[kind]
+    experiments = [experiment(kinds, own) for own in OWN]
+    compare(experiments, [np.arange(0, 120), np.arange(30, 147)], torch.float64, 1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_single_precision_the_first_steps_are_the_same(kind: str) -> None:
+    """Summed losses of 50 steps in fp32, each over 32 windows, within 1e-5 a window."""
+    long = {"optim.epochs": 13, "optim.lr": 1e-3}  # of 4 steps
+    compare([experiment(KINDS[kind], long, {"seed": s}) for s in (0, 1)], [np.arange(120)], torch.float32, 32e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_head_becomes_does_not_depend_on_who_is_trained_with_it(kind: str) -> None:
+    """Bit for bit in fp32: a search that was killed may share out what is left in another way."""
+    made = Made(torch.float32)
+    experiments = [experiment(KINDS[kind], own) for own in (*OWN, *OWN[::-1])]
+
+    def train(chosen: list[Experiment]) -> list[dict[str, Tensor]]:
+        folds = (np.arange(0, 120), np.arange(30, 147))
+        heads = [Head(module(e, torch.float32), e.optim, loader(e, made, rows)) for e in chosen for rows in folds]
+        stack = train_heads(heads, torch.device("cpu"))
+        return [stack.weights(row) for row in range(len(heads))]
+
+    whole = train(experiments)
+    for part in (slice(0, 1), slice(1, 4), slice(2, 7)):
+        rows = range(2 * part.start, 2 * part.stop)
+        for row, weights in zip(rows, train(experiments[part]), strict=True):
+            assert all(torch.equal(weights[name], whole[row][name]) for name in weights), (part, row)
+
+
+def test_what_cannot_be_batched_says_why() -> None:
+    split = Split("within", ("a/1",), ("a/2",), ())
+    reasons = {
+        "fusion.kind": "late_mean",
+        "optim.mixup": 0.2,
+        "runtime.precision": "bf16",
+        "runtime.micro_batch": 4,
+    }
+    for key, value in reasons.items():
+        run = Run("fusion", experiment({key: value, "runtime.workers": 1}), split, "data")
+        assert key in why_alone(run)
+    assert not why_alone(Run("fusion", experiment(), split, "data"))
+
+
+def test_only_what_is_alike_shares_a_stack() -> None:
+    split = Split("within", ("a/1",), ("a/2",), ())
+    changes: list[dict[str, Any]] = [{"fusion.heads": h} for h in (1, 2, 4, 1, 2, 4)]
+    changes += [{"fusion.heads": 1, "optim.lr": 0.01}, {"fusion.heads": 1, "optim.batch": 16}]
+    runs = [Run("fusion", experiment(change), split, "data") for change in changes]
+    assert sorted(map(sorted, stacks([(run, 4) for run in runs], 64))) == [[0, 3, 6], [1, 4], [2, 5], [7]]
+    assert sorted(map(len, stacks([(run, 4) for run in runs], 2))) == [1, 1, 2, 2, 2]
+    assert len(list(stacks([(runs[0], 4), (runs[0], 5)], 64))) == 2
