@@ -75,7 +75,12 @@ def run_each(
         DataError: A group could not start, or ended too often.
         Interrupted: The job was told to end (SIGTERM, or Ctrl-C), and the runs were saved where they were.
     """
+    from eav_ray.training.run import finished
+
     unique = list({run.key: run for run in runs}.values())
+    done = {run.key: finished(run, Store(experiment.store.results)) for run in unique}
+    if all(done.values()):  # a group would start, find nothing to do and end: half a minute
+        return State(done, {}, 0.0, "", False, ())
     # Where this process is: a node that goes must not take the queue along.
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Queue).remote(unique)

@@ -35,7 +35,7 @@ from eav_ray.search.heads import score_heads, why_alone
 from eav_ray.search.study import Candidate, Owner, check_space, study_name, trials_table
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training.plan import SCORE, Run, encoder_run, fusion_run
-from eav_ray.training.run import Place, is_done, open_place, score_fold
+from eav_ray.training.run import Place, open_place, score_fold
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,7 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
     with results.lock(f"{folder}/lock"):
         results.write_json(f"{folder}/experiment.json", to_dict(e))
         results.write_json(f"{folder}/versions.json", versions())
-        if not all(is_done(r, results) for r in planned.encoders):
-            run_all(e, planned.encoders, shards, index, planned.embed, title="train encoders")
+        run_all(e, planned.encoders, shards, index, planned.embed, title="train encoders")
         owner = Owner(e.search, planned.study, _open_journal(results, folder))
         _try_candidates(e, planned, shards, index, owner, results, folder)
         found = owner.best()

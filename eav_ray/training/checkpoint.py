@@ -154,11 +154,6 @@ def latest(store: Store, key: str) -> tuple[tuple[str, Checkpoint] | None, list[
     return None, damaged
 
 
-def is_finished(store: Store, key: str) -> bool:
-    found, _ = latest(store, key)
-    return found is not None and found[1].finished
-
-
 def new_attempt(store: Store, key: str) -> str:
     """A name that sorts after those of all attempts that were made."""
     number = max((_number(name) for name in _attempts(store, key)), default=-1) + 1

@@ -64,9 +64,14 @@ class Ready:
     shapes: Shapes
 
 
+def finished(run: Run, results: Store) -> str:
+    """The prefix of the run's finished checkpoint, if there are also the embeddings that are wanted of it; or empty."""
+    found, _ = ckpt.latest(results, run.key)
+    return found[0] if found and found[1].finished and _is_embedded(run, results) else ""
+
+
 def is_done(run: Run, results: Store) -> bool:
-    """Whether the run has a finished checkpoint and, for an encoder, the embeddings that are wanted of it."""
-    return ckpt.is_finished(results, run.key) and _is_embedded(run, results)
+    return bool(finished(run, results))
 
 
 def execute(
