@@ -424,7 +424,20 @@ class Search:
     together: int = Field(
         default=64, gt=0, description="fusion trainings that are computed as one batch; 1: one after the other"
     )
-    sampler: Literal["tpe", "random"] = Field(default="tpe", description="Optuna's sampler")
+    sampler: Literal["tpe", "random", "cmaes", "grid"] = Field(
+        default="tpe",
+        description="Optuna's; cmaes draws what is no number at random; grid takes every combination of lists in turn",
+    )
+    prune: bool = Field(
+        default=False,
+        description="train a candidate on no more folds once the mean of its scores lies below the median that "
+        "candidates of earlier batches had on as many folds",
+    )
+    storage: str = Field(
+        default="",
+        description="database of the study, as sqlite:///search.db or postgresql://user@host/name; empty: a journal in "
+        "the results store",
+    )
     space: dict[str, Choice] = Field(
         default_factory=lambda: {
             "fusion.heads": Choice(choice=(1, 2, 4, 8)),

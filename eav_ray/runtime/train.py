@@ -12,7 +12,7 @@ from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.preprocess import open_index
 from eav_ray.storage import Store
-from eav_ray.training.estimate import START_S, seconds_per_window
+from eav_ray.training.estimate import START_S, seconds_per_fused_window, seconds_per_window
 from eav_ray.training.plan import Run, encoder_run, fusion_run, joint_run
 from eav_ray.training.run import is_done
 
@@ -84,15 +84,15 @@ def announce(experiment: Experiment, runs: list[Run], data: Data, *, searched: l
     todo = [r for r in {r.key: r for r in runs}.values() if not is_done(r, results)]
     shapes = Shapes(data.index.eeg_channels, len(data.index.classes))
     each = seconds_per_window(experiment, shapes)
-    # Fusion on cached tokens costs next to nothing beside an encoder; a joint step costs what its encoders cost.
-    seconds = START_S
+    fusion_s = seconds_per_fused_window(experiment, shapes)
+    seconds = START_S  # a joint step costs what its encoders cost
     for run in todo:
         windows = len(data.windows.rows_of(run.split.train)) * run.epochs
-        cost = sum(each[m] for m in run.experiment.data.modalities) if run.kind != "fusion" else FUSION_S
+        cost = sum(each[m] for m in run.experiment.data.modalities) if run.kind != "fusion" else fusion_s
         seconds += windows * cost / (experiment.runtime.workers * experiment.runtime.groups)
     for run in searched or []:
         windows = len(data.windows.rows_of(run.split.train)) * run.optim.epochs
-        seconds += windows * FUSION_S / cluster.room(experiment.runtime)
+        seconds += windows * fusion_s / cluster.room(experiment.runtime)
     encoders = sum(r.kind == "encoder" for r in todo)
     parts = f"{encoders} encoder trainings, {len(todo) - encoders} fusion or joint trainings"
     if searched:
@@ -101,9 +101,6 @@ def announce(experiment: Experiment, runs: list[Run], data: Data, *, searched: l
     already = f" ({skipped} finished earlier)" if skipped else ""
     print(f"to do: {parts}{already}; about {duration(seconds)}", flush=True)
     return seconds
-
-
-FUSION_S = 4e-4  # seconds a window, a shared attention of width 64 on cached tokens; measured on a CPU core
 
 
 def duration(seconds: float) -> str:

@@ -32,7 +32,7 @@ from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.train import announce, open_data
 from eav_ray.search.heads import score_heads, why_alone
-from eav_ray.search.study import Candidate, Owner, check_space, study_name, trials_table
+from eav_ray.search.study import Candidate, Owner, check_space, medians, study_name, trials_table
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training.plan import SCORE, Run, encoder_run, fusion_run
 from eav_ray.training.run import Place, open_place, score_fold
@@ -115,7 +115,7 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
         results.write_json(f"{folder}/experiment.json", to_dict(e))
         results.write_json(f"{folder}/versions.json", versions())
         run_all(e, planned.encoders, shards, index, planned.embed, title="train encoders")
-        owner = Owner(e.search, planned.study, _open_journal(results, folder))
+        owner = Owner(e.search, planned.study, e.search.storage or _open_journal(results, folder))
         _try_candidates(e, planned, shards, index, owner, results, folder)
         found = owner.best()
         if found is None:
@@ -160,14 +160,14 @@ def _open_journal(results: Store, folder: str) -> Path:
 def _try_candidates(
     e: Experiment, planned: Plan, shards: Store, index: Index, owner: Owner, results: Store, folder: str
 ) -> None:
-    left = e.search.candidates - len(owner.told())
+    left = owner.candidates - len(owner.told())
     if left <= 0:
         return
     rows = _earlier_rows(results, folder, owner)
     at_once = min(e.search.at_once or cluster.room(e.runtime), e.search.batch, left)
     # What a cluster is to grow for must wait in its sight; by default Tune shows it one trial at a time.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
-    with stage("search", e.search.candidates, "candidates") as bar:
+    with stage("search", owner.candidates, "candidates") as bar:
         searcher = _Searcher(owner, -(-e.search.batch // at_once), rows, results, folder, bar.to)
         tuner = tune.Tuner(
             tune.with_resources(
@@ -199,9 +199,9 @@ def _try_candidates(
         errors = [str(error).strip().splitlines()[-1] for error in results_of.errors]
         reason = errors[0] if errors else "it ended without a word"
         raise DataError(f"candidate {searcher.broken} could not be tried: {reason}; the same command tries it again")
-    if len(owner.told()) < e.search.candidates:
+    if len(owner.told()) < owner.candidates:
         raise DataError(
-            f"the search ended at {len(owner.told())} of {e.search.candidates} candidates; the same command continues"
+            f"the search ended at {len(owner.told())} of {owner.candidates} candidates; the same command continues"
         )
 
 
@@ -249,22 +249,27 @@ class _Searcher(Searcher):
         if not lease:
             return Searcher.FINISHED if ended else None
         self._leases[trial_id] = lease
-        return {"candidates": [(c.number, c.changes) for c in lease.values()]}
+        bars: dict[int, float] = {}
+        if self._owner.search.prune:
+            first = min(lease)
+            bars = medians(self._rows, SCORE, first - first % self._owner.search.batch)
+        return {"candidates": [(c.number, c.changes) for c in lease.values()], "bars": sorted(bars.items())}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Some candidates of a lease are finished."""
         lease = self._leases.get(trial_id, {})
-        scores: dict[int, float] = {}
+        scores: dict[int, tuple[float, bool]] = {}
         for found in json.loads(result.get("scored", "[]")):
             candidate = lease.pop(found["candidate"], None)
             if candidate is None:
                 continue
-            scores[candidate.number] = found[SCORE]
+            scores[candidate.number] = found[SCORE], found["pruned"]
+            state = "PRUNED" if found["pruned"] else "COMPLETE"
             if found["alone"]:
                 self.alone.setdefault(found["alone"], []).append(candidate.number)
             self._rows += [
                 {"study": self._owner.name, "candidate": candidate.number}
-                | {"state": "COMPLETE" if math.isfinite(found[SCORE]) else "FAIL"}
+                | {"state": state if math.isfinite(found[SCORE]) else "FAIL"}
                 | {"changes": json.dumps(candidate.changes, sort_keys=True)}
                 | fold
                 for fold in found["folds"]
@@ -273,8 +278,8 @@ class _Searcher(Searcher):
             return
         # The rows first: a candidate that is told but has no rows could not be made up for.
         self.flush()
-        for number, score in scores.items():
-            self._owner.tell(number, score)
+        for number, (score, pruned) in scores.items():
+            self._owner.tell(number, score, pruned=pruned)
         self._show(len(self._owner.told()), note=self._note())
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -309,24 +314,37 @@ def _lease(config: dict[str, Any], experiment: Experiment, planned: Plan, shards
     device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
     place = open_place(experiment, Store(shards), index, device, only=planned.embed)
     candidates = {number: override(experiment, changes) for number, changes in config["candidates"]}
-    jobs = [(number, fold) for number in candidates for fold in range(len(planned.inner))]
-    runs = [fusion_run(candidates[n], planned.inner[fold], planned.data, planned.embed) for n, fold in jobs]
-    reasons = ["search.together=1" if experiment.search.together == 1 else why_alone(run) for run in runs]
-    found: dict[int, dict[int, dict[str, Any]]] = {number: {} for number in candidates}
-    began = time.perf_counter()
-    for numbers, metrics in _scored(runs, reasons, place, experiment.search.together):
-        seconds = (time.perf_counter() - began) / len(numbers)
-        for n, scored in zip(numbers, metrics, strict=True):
-            number, fold = jobs[n]
-            found[number][fold] = {"fold": fold, "seconds": seconds, "together": len(numbers)} | scored
-        told = []
-        for number in [number for number, folds in found.items() if len(folds) == len(planned.inner)]:
-            folds = [fold for _, fold in sorted(found.pop(number).items())]
-            mean = sum(fold[SCORE] for fold in folds) / len(folds)
-            told.append({"candidate": number, SCORE: mean, "folds": folds, "alone": reasons[jobs.index((number, 0))]})
-        if told:
-            tune.report({SCORE: told[0][SCORE], "scored": json.dumps(told)})
+    bars, folds = dict(config["bars"]), range(len(planned.inner))
+    found: dict[int, list[dict[str, Any]]] = {number: [] for number in candidates}
+    # Without a bar all folds are trained at once.
+    for part in [[fold] for fold in folds] if bars else [list(folds)]:
+        jobs = [(number, fold) for number in found for fold in part]
+        runs = [fusion_run(candidates[n], planned.inner[fold], planned.data, planned.embed) for n, fold in jobs]
+        reasons = ["search.together=1" if experiment.search.together == 1 else why_alone(run) for run in runs]
         began = time.perf_counter()
+        for numbers, metrics in _scored(runs, reasons, place, experiment.search.together):
+            seconds = (time.perf_counter() - began) / len(numbers)
+            for n, scored in zip(numbers, metrics, strict=True):
+                number, fold = jobs[n]
+                found[number].append({"fold": fold, "seconds": seconds, "together": len(numbers)} | scored)
+            alone = {number: reasons[n] for n, (number, _) in enumerate(jobs)}
+            told = [_told(n, f, alone[n], len(folds), bars) for n, f in found.items() if len(f) > part[-1]]
+            told = [candidate for candidate in told if candidate]
+            if told:
+                tune.report({SCORE: told[0][SCORE], "scored": json.dumps(told)})
+            for candidate in told:
+                del found[candidate["candidate"]]
+            began = time.perf_counter()
+
+
+def _told(number: int, scored: list[dict[str, Any]], alone: str, folds: int, bars: dict[int, float]) -> dict[str, Any]:
+    """A candidate that has its last fold behind it, or a mean below the bar; empty for any other."""
+    mean = sum(fold[SCORE] for fold in scored) / len(scored)
+    ended, pruned = len(scored) == folds, mean < bars.get(len(scored), -math.inf)
+    if not ended and not pruned and math.isfinite(mean):
+        return {}
+    whole = sorted(scored, key=lambda fold: fold["fold"])
+    return {"candidate": number, SCORE: mean, "folds": whole, "alone": alone, "pruned": pruned and not ended}
 
 
 def _scored(

@@ -244,12 +244,13 @@ class Stack:
 
     @torch.no_grad()
     def _update(self, gradient: Tensor, lr: list[float]) -> None:
+        clip = [1.0] * len(self)
         if self._clip[0] > 0:
-            scale = self._clip / (gradient.norm(dim=1) + 1e-6)
-            if (scale < 1).any():
-                gradient = gradient * scale.clamp(max=1)[:, None]
+            clip = (self._clip / (gradient.norm(dim=1) + 1e-6)).clamp(max=1).tolist()
         weights, (first, second) = self._weights.detach(), self._moments
         for row, (rate, decay) in enumerate(zip(lr, self._decay, strict=True)):
+            if clip[row] != 1:
+                gradient[row].mul_(clip[row])
             for part, wd in ((slice(None, self._decayed), decay), (slice(self._decayed, None), 0.0)):
                 w, g, m, v = ([x[row, part]] for x in (weights, gradient, first, second))
                 adamw(

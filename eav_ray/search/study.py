@@ -8,6 +8,8 @@ uninterrupted one would have.
 import itertools
 import math
 import random
+import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from eav_ray.errors import ConfigError, DataError
 
 # What Optuna raises on a journal that it did not write: it believes every line.
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
+LEAST_CMAES = 4  # candidates of a generation; of fewer, the better half is one
 COMBINATIONS = 4096  # of a space that are checked before it is searched; takes about 3 s
 
 
@@ -45,33 +48,34 @@ def study_name(experiment: Experiment, data: str, splits: list[Split], encoders:
     space = {key: vars(choice) for key, choice in e.search.space.items()}
     fixed = (vars(e.fusion), vars(e.optim), e.search.sampler, e.search.batch, e.seed, vars(e.fold))
     inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
-    return f"{e.name}-{digest(space, fixed, data, inner, sorted(encoders))}"
+    pruned = ("prune",) if e.search.prune else ()  # so that studies from before there was pruning keep their names
+    return f"{e.name}-{digest(space, fixed, data, inner, sorted(encoders), *pruned)}"
 
 
 class Owner:
-    """Asks and tells one study, whose journal is a local file.
+    """Asks and tells one study.
 
     Args:
-        journal: Created where it is missing; a study of that name in it is continued.
+        storage: A local file, Optuna's journal, or the URL of a database. Created where it is missing; a study of that
+            name in it is continued.
     Raises:
         DataError: The file is no journal, or was damaged.
+        ConfigError: The database cannot be opened.
     """
 
-    def __init__(self, search: Search, name: str, journal: Path) -> None:
+    def __init__(self, search: Search, name: str, storage: Path | str) -> None:
         self.search, self.name = search, name
         self._space = {key: _distribution(key, choice) for key, choice in search.space.items()}
+        self._grid = _grid(search.space) if search.sampler == "grid" else []
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        try:
-            storage = JournalStorage(JournalFileBackend(str(journal)))
-            self._study = optuna.create_study(
-                study_name=name, storage=storage, direction="maximize", load_if_exists=True
-            )
-        except DAMAGED as error:
-            raise DataError(
-                f"{journal} is no journal of a search ({reason_of(error)}); delete it and search anew"
-            ) from None
+        self._study = _open(storage, name)
         # What an earlier owner left running is run again, under its own number: nobody else owns this study.
         self._waiting = [t.number for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+
+    @property
+    def candidates(self) -> int:
+        """How many there will be: what was asked for, but not more than a grid has."""
+        return min(self.search.candidates, len(self._grid) or self.search.candidates)
 
     @property
     def asked(self) -> int:
@@ -83,7 +87,7 @@ class Owner:
             trial = self._study.get_trials(deepcopy=False)[self._waiting.pop(0)]
             return Candidate(trial.number, dict(trial.params))
         number = self.asked
-        if number >= self.search.candidates:
+        if number >= self.candidates:
             raise StopIteration
         if number % self.search.batch == 0 and self._running():
             return None
@@ -94,20 +98,27 @@ class Owner:
 
     def _suggest(self, number: int) -> dict[str, Any]:
         """A function of the scores of earlier batches alone: its own batch counts as running."""
+        if self._grid:
+            return self._grid[number]
         batch = number - number % self.search.batch
         study = optuna.create_study(direction="maximize", sampler=self._sampler(number))
-        for trial in self._study.get_trials(deepcopy=False)[:number]:
+        trials = self._study.get_trials(deepcopy=False)[:number]
+        if self.search.sampler == "cmaes":
+            return _replayed(study, trials, self.search.batch, self._space)
+        for trial in trials:
             if trial.number >= batch:
                 trial = create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self._space)
             study.add_trial(trial)
         return dict(study.ask(self._space).params)
 
-    def tell(self, number: int, score: float) -> None:
-        """A finished candidate. A score that is not a number is a failure, never the best."""
-        if math.isfinite(score):
-            self._study.tell(number, score)
-        else:
+    def tell(self, number: int, score: float, *, pruned: bool = False) -> None:
+        """A finished candidate. A score that is not a number is a failure, never the best; nor is one on some folds."""
+        if not math.isfinite(score):
             self._study.tell(number, state=TrialState.FAIL)
+        elif pruned:
+            self._study.tell(number, state=TrialState.PRUNED)
+        else:
+            self._study.tell(number, score)
 
     def told(self) -> list[int]:
         return [t.number for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
@@ -129,8 +140,61 @@ class Owner:
             case "tpe":
                 # The liar keeps the candidates of one batch apart while none of them has a score.
                 return optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=self.search.batch)
-            case "random":
+            case "cmaes":
+                # One for all candidates: it is followed from the first on (`_replayed`).
+                return _cmaes(int(digest(self.name, length=8), 16) % 2**31, self.search.batch)
+            case _:
                 return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _open(storage: Path | str, name: str) -> optuna.Study:
+    if isinstance(storage, str):
+        try:
+            return optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+        except Exception as error:  # noqa: BLE001 - what a database's driver raises is its own
+            raise ConfigError(
+                f"search.storage={_without_password(storage)} cannot be opened: {reason_of(error)}"
+            ) from None
+    try:
+        backend = JournalStorage(JournalFileBackend(str(storage)))
+        return optuna.create_study(study_name=name, storage=backend, direction="maximize", load_if_exists=True)
+    except DAMAGED as error:
+        raise DataError(
+            f"{storage} is no journal of a search ({reason_of(error)}); delete it and search anew"
+        ) from None
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", url)
+
+
+def _cmaes(seed: int, batch: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.CmaEsSampler(seed=seed, popsize=batch, n_startup_trials=0, warn_independent_sampling=False)
+
+
+def _replayed(
+    study: optuna.Study, trials: Sequence[optuna.trial.FrozenTrial], batch: int, space: dict[str, BaseDistribution]
+) -> dict[str, Any]:
+    """What a sampler with a state suggests next, which is led through all that came before.
+
+    Optuna keeps that state as a pickle beside the study; here it never leaves the memory.
+    """
+    for start in range(0, len(trials), batch):
+        part = trials[start : start + batch]
+        asked = [study.ask(space) for _ in part]
+        if len(part) < batch:
+            break  # its own batch, of which nothing is told
+        for trial, known in zip(asked, part, strict=True):
+            if known.state == TrialState.COMPLETE:
+                study.tell(trial, known.value)
+            else:
+                study.tell(trial, state=TrialState.FAIL)
+    return dict(study.ask(space).params)
+
+
+def _grid(space: dict[str, Choice]) -> list[dict[str, Any]]:
+    """Every combination, the last key first to change."""
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*(c.choice for c in space.values()))]
 
 
 def _distribution(key: str, choice: Choice) -> BaseDistribution:
@@ -160,6 +224,16 @@ def check_space(experiment: Experiment) -> None:
         raise ConfigError(
             f"train.mode is {e.train.mode}, but a search tries fusions on the embeddings of frozen encoders; "
             "set train.mode=staged"
+        )
+    ranges = [key for key, choice in e.search.space.items() if not choice.choice]
+    if e.search.sampler == "grid" and ranges:
+        raise ConfigError(
+            f"search.sampler is grid, but search.space.{ranges[0]} is a range; list its values as choice: [...]"
+        )
+    if e.search.sampler == "cmaes" and e.search.batch < LEAST_CMAES:
+        raise ConfigError(
+            f"search.batch is {e.search.batch}, but search.sampler=cmaes learns from {LEAST_CMAES} or more at a time; "
+            f"set search.batch to at least {LEAST_CMAES}"
         )
     if "late_mean" in getattr(e.search.space.get("fusion.kind"), "choice", ()):
         raise ConfigError(
@@ -196,6 +270,27 @@ def _values(key: str, choice: Choice) -> Sequence[Any]:
             f"search.space.{key} has low={low:g} and high={high:g}, but {key} is a whole number; use whole numbers"
         )
     return range(int(low), int(high) + 1)
+
+
+def medians(rows: Sequence[dict[str, Any]], metric: str, before: int) -> dict[int, float]:
+    """By how many folds were scored: the median of the means that earlier candidates had on as many first folds.
+
+    Args:
+        rows: Of `trials.parquet`.
+        before: Candidates with a lower number count.
+    """
+    scores: dict[int, dict[int, float]] = {}
+    for row in rows:
+        if row["candidate"] < before:
+            scores.setdefault(row["candidate"], {})[row["fold"]] = row[metric]
+    means: dict[int, list[float]] = {}
+    for folds in scores.values():
+        known = [score for _, score in sorted(folds.items())]
+        for count in range(1, len(known) + 1):
+            mean = sum(known[:count]) / count
+            if math.isfinite(mean):
+                means.setdefault(count, []).append(mean)
+    return {count: statistics.median(found) for count, found in means.items()}
 
 
 def trials_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

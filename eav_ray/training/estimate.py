@@ -16,6 +16,8 @@ STEP_WINDOWS = 4
 TIMED_FLOPS = 2e9  # forward, of one window; a step of more would take long and gigabytes before the first line is said
 GPU_FLOPS = 5e13  # assumed of one GPU where there is none to measure on
 CPU_SHARE = 0.75  # of a bare matrix product's speed, reached by training AST and ViT; measured on a CPU core
+FUSION_SHARE = 0.2  # of what training encoders reaches, reached by fusions in stacks of 64; measured on a CPU core
+LEAST_FUSION_S = 5e-5  # a fusion takes for a window, however small it is
 START_S = 20.0  # a group of workers, from asking to its first step
 
 
@@ -31,6 +33,27 @@ def seconds_per_window(experiment: Experiment, shapes: Shapes) -> dict[str, floa
         return {m: _one(experiment, m, shapes) for m in sorted(experiment.data.modalities)}
     finally:
         torch.set_num_threads(threads)
+
+
+def seconds_per_fused_window(experiment: Experiment, shapes: Shapes) -> float:
+    """Seconds that one worker needs to train a fusion on one window of the embedding cache; 0 where none is trained."""
+    e = experiment
+    if len(e.data.modalities) < 2:
+        return 0.0
+    inputs, n = {}, len(e.data.modalities)
+    for m in e.data.modalities:
+        inputs[m] = _random(e, m, shapes, 1).inputs[m].to("meta")
+    with torch.device("meta"):
+        model = Classifier(e, shapes)
+        encoded, logits = model.encode(inputs, torch.ones(1, n, dtype=torch.bool))
+    assert model.fusion is not None
+    with FlopCounterMode(display=False) as counter:
+        model.fusion(encoded, logits, torch.ones(1, n, dtype=torch.bool, device="meta"))
+    flops = counter.get_total_flops()
+    if not flops:
+        return 0.0
+    rate = GPU_FLOPS if e.runtime.gpus_per_worker else _cpu_flops()
+    return max(LEAST_FUSION_S, 3 * flops / (FUSION_SHARE * rate))
 
 
 def _one(experiment: Experiment, modality: str, shapes: Shapes) -> float:

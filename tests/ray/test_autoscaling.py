@@ -118,7 +118,7 @@ def growing(tmp_path: Path) -> Iterator[Growing]:
 
 def test_a_search_grows_a_cluster_and_gives_it_back(growing: Growing, preprocessed: list[str], place: Path) -> None:
     words = [*preprocessed, "store.results=grown", "data.modalities=[audio,eeg]"]
-    words += ["search.candidates=6", "search.batch=3", "optim.epochs=12"]
+    words += ["search.candidates=6", "search.batch=3", "search.prune=true", "optim.epochs=12"]
     cluster = [f"runtime.address={growing.address}", "runtime.gpus_per_worker=0.5", "runtime.workers=1"]
     assert growing.alive()[-1:] in ([], [0])
     command = [sys.executable, str(REPOSITORY / "jobs" / "tune.py"), *words, *cluster, f"search.at_once={NODES}"]
@@ -133,7 +133,9 @@ def test_a_search_grows_a_cluster_and_gives_it_back(growing: Growing, preprocess
     assert max(growing.alive()) == NODES
     (trials,) = (place / "grown" / "searches").glob("*/trials.parquet")
     rows = pd.read_parquet(trials)
-    assert sorted(set(rows["candidate"])) == list(range(6)) and set(rows["state"]) == {"COMPLETE"}
+    folds = rows.groupby(["candidate", "state"])["fold"].count()
+    assert [number for number, _ in folds.index] == list(range(6))
+    assert all(count == {"COMPLETE": 2, "PRUNED": 1}[state] for (_, state), count in folds.items())
     # Not one trial was lost with its node: Tune leaves the errors of attempts that it repeats.
     assert not list((place / "grown" / "ray").rglob("error.txt"))
     busy: dict[str, bool] = {}

@@ -1,5 +1,6 @@
 """A search that was killed, anywhere, suggests what the uninterrupted one would have, and asks nothing twice."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from eav_ray.config import Choice, Experiment, Search, override
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
-from eav_ray.search.study import Candidate, Owner, check_space, study_name, trials_table
+from eav_ray.search.study import Candidate, Owner, check_space, medians, study_name, trials_table
 
 # Optuna calls its journal and the constant liar experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -22,7 +23,9 @@ def score(changes: dict[str, Any]) -> float:
     return 1 / changes["fusion.heads"] - abs(changes["optim.lr"] - 0.01)
 
 
-def search(journal: Path, search: Search = TPE, *, told: int | None = None, eager: bool = False) -> list[Candidate]:
+def search(
+    journal: Path | str, search: Search = TPE, *, told: int | None = None, eager: bool = False
+) -> list[Candidate]:
     """Ask and tell until the end, or until so many were told; a fresh owner, as after a kill.
 
     Args:
@@ -49,9 +52,14 @@ def search(journal: Path, search: Search = TPE, *, told: int | None = None, eage
     return asked
 
 
-@pytest.fixture(scope="module", params=["tpe", "random"])
+LISTS = {"fusion.heads": Choice(choice=(1, 2, 4, 8)), "optim.lr": Choice(choice=(1e-4, 1e-3, 1e-2, 1e-1))}
+
+
+@pytest.fixture(scope="module", params=["tpe", "random", "cmaes", "grid"])
 def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, Any]:
-    of = Search(candidates=8, batch=2, sampler=request.param, space=SPACE)
+    space = LISTS if request.param == "grid" else SPACE
+    batch = 4 if request.param == "cmaes" else 2
+    of = Search(candidates=8, batch=batch, sampler=request.param, space=space)
     folder = tmp_path_factory.mktemp("study")
     return of, search(folder / "journal", of)
 
@@ -64,7 +72,8 @@ def test_candidates_are_numbered_and_within_the_space(uninterrupted: tuple[Searc
         assert candidate.changes["fusion.heads"] in (1, 2, 4, 8)
         assert 1e-4 <= candidate.changes["optim.lr"] <= 1e-1
         override(Experiment(), candidate.changes)
-    assert len({c.changes["optim.lr"] for c in candidates}) == of.candidates
+    drawn = of.candidates if of.sampler != "grid" else 4
+    assert len({c.changes["optim.lr"] for c in candidates}) == drawn
 
 
 def test_asking_a_batch_at_once_or_one_by_one_suggests_the_same(
@@ -112,9 +121,78 @@ def test_a_larger_budget_goes_on_where_the_smaller_ended(
     of, candidates = uninterrupted
     for smaller in (3, 4):
         journal = tmp_path / f"journal{smaller}"
-        less = Search(candidates=smaller, batch=2, sampler=of.sampler, space=SPACE)
+        less = replace(of, candidates=smaller)
         assert search(journal, less) == candidates[:smaller]
         assert search(journal, of) == candidates[smaller:]
+
+
+def test_a_grid_takes_every_combination_once_and_ends(tmp_path: Path) -> None:
+    of = Search(candidates=50, batch=4, sampler="grid", space=LISTS)
+    candidates = search(tmp_path / "journal", of)
+    assert Owner(of, NAME, tmp_path / "journal").candidates == 16
+    assert len({tuple(c.changes.items()) for c in candidates}) == len(candidates) == 16
+
+
+def test_a_grid_of_ranges_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"search.sampler is grid, but search.space.optim.lr is a range; list its"):
+        check_space(replace(searching({}), search=replace(TPE, sampler="grid")))
+
+
+def test_a_batch_too_small_for_cmaes_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="search.batch is 2, but search.sampler=cmaes learns from 4 or more at a time"
+    ):
+        check_space(replace(searching({}), search=replace(TPE, sampler="cmaes")))
+
+
+def test_cmaes_learns_from_what_it_is_told(tmp_path: Path) -> None:
+    """The mean of its last learning rates lies nearer to the best one than that of its first."""
+    space = {"optim.lr": Choice(low=1e-5, high=1e-1, log=True), "fusion.dropout": Choice(low=0.0, high=0.9)}
+    owner = Owner(Search(candidates=60, batch=6, sampler="cmaes", space=space), NAME, tmp_path / "journal")
+    far = []
+    for _ in range(60):
+        candidate = owner.ask()
+        assert candidate
+        far.append(abs(math.log10(candidate.changes["optim.lr"]) + 2) + abs(candidate.changes["fusion.dropout"] - 0.8))
+        owner.tell(candidate.number, -far[-1])
+    assert sum(far[-12:]) < 0.5 * sum(far[:12])
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
+def test_a_database_keeps_a_study_as_a_journal_does(sampler: Any, tmp_path: Path) -> None:
+    of = replace(TPE, sampler=sampler, batch=4)
+    whole = search(tmp_path / "journal", of)
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    first = search(url, of, told=3)
+    rest = search(url, of)
+    assert [*first[:3], *rest] == whole and Owner(of, NAME, url).told() == list(range(8))
+
+
+def test_a_database_that_cannot_be_opened_is_one_line_without_its_password(tmp_path: Path) -> None:
+    for url in ("nothing://me:secret@nowhere/x", f"sqlite:///{tmp_path / 'no' / 'folder.db'}"):
+        with pytest.raises(ConfigError, match=r"search.storage=\S+ cannot be opened: ") as told:
+            Owner(TPE, NAME, url)
+        assert "secret" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_pruned_candidate_is_never_the_best(tmp_path: Path) -> None:
+    owner = Owner(Search(candidates=2, batch=2, space=SPACE), NAME, tmp_path / "journal")
+    for value, pruned in ((0.9, True), (0.1, False)):
+        candidate = owner.ask()
+        assert candidate
+        owner.tell(candidate.number, value, pruned=pruned)
+    best = owner.best()
+    assert best and best[0].number == 1 and owner.told() == [0, 1]
+
+
+def test_the_bar_is_the_median_of_earlier_candidates_on_as_many_folds() -> None:
+    rows = [{"candidate": c, "fold": f, "s": s} for c, folds in enumerate(SCORED) for f, s in enumerate(folds)]
+    assert medians(rows, "s", 3) == {1: 0.4, 2: pytest.approx(0.55)}
+    assert medians(rows, "s", 2) == {1: pytest.approx(0.3), 2: pytest.approx(0.55)}
+    assert medians(rows, "s", 0) == {}
+
+
+SCORED = [[0.4, 0.7], [0.2], [0.5, float("nan")], [9.0, 9.0]]
 
 
 def test_a_batch_is_suggested_only_when_the_one_before_it_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,295 @@
+"""What it costs to search fusions: trained together as one batch, one after the other, or one Ray Train run each.
+
+    python -m benchmarks.search [FOLDER] [only=a,b,c] [people=42]
+
+a: `jobs/tune.py` with 200 candidates of three inner folds of about 200 windows and ten epochs, on planted people, from
+the command to the last candidate; against one Ray Train run a candidate on the same embeddings, as many side by side as
+there are cores. b: windows a second of 64 candidates times three folds, no start-up, against the same fusions one after
+the other in one warm process. c: the published scale within people, 64 candidates for each of 42 people with 280
+training windows, 50 epochs. Head counts are 1, 2, 4 and 8 in equal parts. b and c read made-up pooled features as wide
+as those of the published encoders, 768, 768 and 60 a window.
+"""
+
+import multiprocessing as mp
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import Tensor
+
+from benchmarks.common import Goal, arguments, finish, spread
+from eav_ray.config import Experiment, load, override
+from eav_ray.data import arrow
+from eav_ray.data.split import Split
+from eav_ray.data.synthetic import Plan, plant
+from eav_ray.models.build import FusionAlone, build_fusion
+from eav_ray.runtime import cluster, tune
+from eav_ray.runtime.preprocess import preprocess
+from eav_ray.runtime.train import Data, open_data
+from eav_ray.search.heads import Head, stacks, train_heads
+from eav_ray.training.engine import TorchEngine
+from eav_ray.training.loop import Position, fit, schedule
+from eav_ray.training.plan import Run, fusion_run
+from eav_ray.training.run import open_place, score_fold
+from eav_ray.training.source import Labels, Loader
+
+CANDIDATES, BATCH, EPOCHS = 200, 50, 10  # of a
+WIDTHS, OUTPUTS = {"audio": 768, "eeg": 60, "video": 768}, 5
+TIMES = {m: torch.tensor([2.5]) for m in WIDTHS}
+HEADS = (1, 2, 4, 8)
+CORES = os.cpu_count() or 1
+
+
+# a: the job against a run of Ray Train for each candidate
+
+
+def experiment_of(folder: Path) -> Experiment:
+    changes: dict[str, Any] = {"data.root": str(folder / "EAV"), "fold.of": 5, "fold.inner": 3}
+    changes |= {f"store.{k}": str(folder / k) for k in ("shards", "results", "cache")}
+    changes |= {f"train.encoders.{m}.epochs": 1 for m in WIDTHS}
+    changes |= {"fusion.width": 64, "fusion.input": "pooled", "optim.epochs": EPOCHS, "search.batch": BATCH}
+    changes |= {"runtime.workers": 1, "runtime.groups": CORES}
+    return load("jobs/experiments/demo.yaml", changes)
+
+
+def words_of(e: Experiment, candidates: int) -> list[str]:
+    keys = ("fold.of", "fold.inner", "fusion.width", "fusion.input", "optim.epochs", "search.batch", "runtime.workers")
+    tree: dict[str, Any] = {key: getattr(getattr(e, key.split(".")[0]), key.split(".")[1]) for key in keys}
+    tree |= {"runtime.groups": e.runtime.groups, "data.root": e.data.root, "search.candidates": candidates}
+    tree |= {f"train.encoders.{m}.epochs": 1 for m in WIDTHS}
+    tree |= {f"store.{k}": getattr(e.store, k) for k in ("shards", "results", "cache")}
+    return [f"{key}={value}" for key, value in tree.items()]
+
+
+def searched(folder: Path, e: Experiment, planned: tune.Plan) -> float:
+    """Seconds from the command to the last candidate; the refit, which the rival lacks, is not waited for."""
+    trials = folder / "results" / "searches" / planned.study / "trials.parquet"
+    began = time.time()
+    command = [sys.executable, "jobs/tune.py", "jobs/experiments/demo.yaml", *words_of(e, CANDIDATES)]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = arrow.read_frame(trials.read_bytes(), str(trials))
+    assert rows["candidate"].nunique() == CANDIDATES and set(rows["state"]) == {"COMPLETE"}
+    return trials.stat().st_mtime - began
+
+
+def _candidate(config: dict[str, Any]) -> None:
+    """What each run of Ray Train does: a candidate over its inner folds."""
+    torch.set_num_threads(1)
+    data: Data = config["data"]
+    e = override(config["experiment"], config["changes"])
+    planned: tune.Plan = config["planned"]
+    place = open_place(e, data.shards, data.index, torch.device("cpu"), only=planned.embed)
+    for split in planned.inner:
+        score_fold(fusion_run(e, split, planned.data, planned.embed), place)
+
+
+@ray.remote(num_cpus=0)
+def _lane(e: Experiment, planned: tune.Plan, data: Data, changes: list[dict[str, Any]], folder: str) -> None:
+    for number, change in enumerate(changes):
+        name = f"candidate-{os.getpid()}-{number}"
+        config = {"experiment": e, "planned": planned, "data": data, "changes": change}
+        TorchTrainer(
+            _candidate,
+            train_loop_config=config,
+            scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(name=name, storage_path=folder),
+        ).fit()
+
+
+def a_run_each(folder: Path, e: Experiment, planned: tune.Plan, data: Data, sample: int) -> float:
+    """Seconds a candidate, of some, as many side by side as there are cores; Ray runs already."""
+    light = replace(data, windows=None)  # workers open their own
+    with cluster.session(e.runtime):
+        began = time.perf_counter()
+        lanes = [
+            _lane.remote(
+                e, planned, light, [{"fusion.heads": HEADS[k % 4]} for k in range(sample)], str(folder / "ray")
+            )
+            for _ in range(CORES)
+        ]
+        ray.get(lanes)
+        return (time.perf_counter() - began) / (sample * CORES)
+
+
+def part_a(folder: Path) -> tuple[list[str], list[Goal]]:
+    plant(folder / "EAV", Plan(people=10, per_class=2, video_size=(64, 48), fps=5), workers=CORES)
+    e = experiment_of(folder)
+    preprocess(e)
+    data = open_data(e)
+    subprocess.run(
+        [sys.executable, "jobs/tune.py", "jobs/experiments/demo.yaml", *words_of(e, 1)], check=True, capture_output=True
+    )  # the encoders
+    planned = tune.plan(override(e, {"search.candidates": CANDIDATES}), data.windows)
+    windows = median(len(data.windows.rows_of(split.train)) for split in planned.inner)
+    each = [a_run_each(folder, e, planned, data, 3) for _ in range(2)]
+    ours = searched(folder, e, planned)
+    ratio = median(each) * (CANDIDATES - 1) / ours
+    told = [
+        f"a. {CANDIDATES - 1} candidates x 3 inner folds x {EPOCHS} epochs of {windows:.0f} windows (one came with "
+        f"the encoders): {ours:.0f} s from the command to the last candidate. One Ray Train run each, {CORES} side by "
+        f"side, of which {CORES * 3} were timed twice: {spread(each, 1)} s a candidate, "
+        f"{median(each) * (CANDIDATES - 1) / 60:.0f} minutes for all.",
+        "",
+    ]
+    return told, [Goal("a: the job against one Ray Train run a candidate", ratio, 150, " times")]
+
+
+# b and c: heads on made-up features
+
+
+class Made:
+    """Pooled features in which classes differ, of as many windows."""
+
+    def __init__(self, windows: int, seed: int) -> None:
+        g = torch.Generator().manual_seed(seed)
+        self.names = sorted(WIDTHS)
+        self.labels = Labels(np.arange(windows) % OUTPUTS, np.arange(windows) * 7919)
+        self._windows, self._inputs = windows, {}
+        label = torch.from_numpy(self.labels.label)
+        for m, width in WIDTHS.items():
+            pooled = torch.randn(windows, width, generator=g) + 0.3 * torch.randn(OUTPUTS, width, generator=g)[label]
+            self._inputs |= {f"{m}.pooled": pooled, f"{m}.tokens": pooled[:, None]}
+            self._inputs |= {f"{m}.mask": torch.ones(windows, 1, dtype=torch.bool)}
+            self._inputs |= {f"{m}.logits": torch.randn(windows, OUTPUTS, generator=g)}
+
+    def get(self, rows: np.ndarray) -> dict[str, Tensor]:
+        return {name: x[rows] for name, x in self._inputs.items()}
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        return np.ones((len(rows), len(WIDTHS)), dtype=bool)
+
+    def loader(self, e: Experiment) -> Loader:
+        dropout = e.fusion.modality_dropout
+        return Loader(self, self.labels, np.arange(self._windows), e.seed, e.optim.batch, dropout, 0, 1)
+
+
+def candidates_of(count: int, epochs: int) -> list[Experiment]:
+    """Head counts in equal parts, each with a learning rate, a decay and a dropout of its own."""
+    rng = np.random.default_rng(0)
+    base = override(Experiment(), {"fusion.width": 64, "fusion.input": "pooled", "optim.epochs": epochs})
+    return [
+        override(
+            base,
+            {
+                "fusion.heads": HEADS[n % 4],
+                "fusion.dropout": round(float(rng.uniform(0, 0.3)), 3),
+                "optim.lr": float(10 ** rng.uniform(-4, -2.5)),
+                "optim.weight_decay": float(10 ** rng.uniform(-3, -1)),
+            },
+        )
+        for n in range(count)
+    ]
+
+
+def module_of(e: Experiment) -> FusionAlone:
+    torch.manual_seed(e.seed)
+    return FusionAlone(build_fusion(e, WIDTHS, TIMES, OUTPUTS), sorted(WIDTHS))
+
+
+def together(job: tuple[list[Experiment], list[tuple[int, int]], int]) -> float:
+    """Train all candidates on each (windows, seed) of made-up features, in stacks; returns seconds."""
+    experiments, folds, threads = job
+    torch.set_num_threads(threads)
+    began = time.perf_counter()
+    made = [Made(*fold) for fold in folds]
+    pairs = [(e, n) for e in experiments for n in range(len(made))]
+    split = Split("within", (), (), ())
+    loaders = [m.loader(experiments[0]) for m in made]
+    runs = [(Run("fusion", e, split, "made"), loaders[n].steps) for e, n in pairs]
+    for numbers in stacks(runs, experiments[0].search.together):
+        chosen = [pairs[number] for number in numbers]
+        train_heads([Head(module_of(e), e.optim, loaders[n]) for e, n in chosen], torch.device("cpu"))
+    return time.perf_counter() - began
+
+
+def one_by_one(experiments: list[Experiment], made: Made, threads: int) -> float:
+    """Seconds of all, each with an engine of its own."""
+    torch.set_num_threads(threads)
+    began = time.perf_counter()
+    for e in experiments:
+        runtime = replace(e.runtime, engine="torch")
+        engine = TorchEngine(module_of(e), e.optim, runtime, torch.device("cpu"), None)
+        loader = made.loader(e)
+        fit(
+            engine,
+            start=Position(0, 0),
+            stop=Position(e.optim.epochs, 0),
+            lr=schedule(e.optim, loader.steps),
+            batches=loader.batches,
+            report=lambda position, sums: None,
+        )
+    return time.perf_counter() - began
+
+
+def part_b(pool: ProcessPoolExecutor, rounds: int = 3) -> tuple[list[str], list[Goal]]:
+    epochs, windows = 6, 200
+    experiments = candidates_of(64, epochs)
+    folds = [(windows, n) for n in range(3)]
+    whole, few = 64 * len(folds) * epochs * windows, 8 * epochs * windows
+    one_by_one(experiments[:2], Made(windows, 0), 1)
+    rates: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for threads in (1, CORES):
+            rate = few / one_by_one(experiments[:8], Made(windows, 0), threads)
+            rates.setdefault(f"one after the other, {threads} threads", []).append(rate)
+        began = time.perf_counter()
+        list(pool.map(together, [(experiments[k::CORES], folds, 1) for k in range(CORES)]))
+        rates.setdefault(f"together, {CORES} processes", []).append(whole / (time.perf_counter() - began))
+        rate = 32 * len(folds) * epochs * windows / together((experiments[:32], folds, CORES))
+        rates.setdefault(f"together, one process of {CORES} threads", []).append(rate)
+    *alone, ours, _ = (median(r) for r in rates.values())
+    told = ["b. 64 candidates x 3 folds, width 64, pooled, batches of 32:", "", "| way | head-windows a second |"]
+    told += ["|---|---|", *(f"| {way} | {spread(np.array(r), 0)} |" for way, r in rates.items()), ""]
+    return told, [Goal("b: together against one after the other", ours / max(alone), 2.5, " times")]
+
+
+def part_c(pool: ProcessPoolExecutor, people: int) -> tuple[list[str], list[Goal]]:
+    experiments = candidates_of(64, 50)
+    began = time.perf_counter()
+    jobs = [(experiments, [(280, person)], 1) for person in range(people)]
+    for number, seconds in enumerate(pool.map(together, jobs)):
+        print(f"person {number + 1} of {people}: {seconds:.0f} s", flush=True)
+    minutes = (time.perf_counter() - began) / 60 * 42 / people
+    told = [
+        f"c. 64 candidates x {people} people x 50 epochs of 280 windows, {CORES} processes: {minutes:.1f} minutes"
+        + ("" if people == 42 else " for 42 people, extrapolated")
+        + ". Nothing is pruned: that is not there yet.",
+        "",
+    ]
+    return told, [Goal("c: the published scale without pruning", minutes, 20, " minutes", False)]
+
+
+def main() -> int:
+    folder, words = arguments(__doc__, ("only", "people"))
+    parts, people = words.get("only", "a,b,c").split(","), int(words.get("people", 42))
+    print(
+        f"to do: parts {', '.join(parts)}; about {12 * ('a' in parts) + 3 + people // 2} minutes on 2 cores", flush=True
+    )
+    told, goals = [], []
+    if "a" in parts:
+        lines, found = part_a(folder)
+        told, goals = told + lines, goals + found
+    with ProcessPoolExecutor(CORES, mp.get_context("spawn")) as pool:
+        list(pool.map(together, [(candidates_of(4, 1), [(64, 0)], 1)] * CORES))  # warm
+        if "b" in parts:
+            lines, found = part_b(pool)
+            told, goals = told + lines, goals + found
+        if "c" in parts:
+            lines, found = part_c(pool, people)
+            told, goals = told + lines, goals + found
+    return finish("search", "What it costs to search fusions", "\n".join(told), goals)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
