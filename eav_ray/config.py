@@ -428,6 +428,9 @@ class Search:
         default="tpe",
         description="Optuna's; cmaes draws what is no number at random; grid takes every combination of lists in turn",
     )
+    refit: int = Field(
+        default=1, gt=0, description="how many of the best candidates are trained again, on all training rows, and kept"
+    )
     prune: bool = Field(
         default=False,
         description="train a candidate on no more folds once the mean of its scores lies below the median that "

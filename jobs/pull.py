@@ -1,26 +1,40 @@
-"""Fetch the best checkpoint of a search from its results store, every file checked against its hash.
+"""Fetch the best checkpoints of a search from its results store, every file checked against its hash.
 
 python jobs/pull.py results --list
-python jobs/pull.py s3://lab/results --study eav-0f3a... --to best
+python jobs/pull.py results --list --study eav-0f3a... [--metric validation_window_accuracy] [--top 10]
+python jobs/pull.py s3://lab/results --study eav-0f3a... --to best [--top 3] [--next-best]
+
+--list shows the searches of a store, or the candidates of one, also while it runs. --top K fetches the K best, of which
+the search keeps as many as search.refit says. --next-best takes the next one where one is damaged.
 """
 
 from eav_ray.errors import ConfigError
 from eav_ray.runtime.cli import Arguments, absolute_path, door
-from eav_ray.runtime.pull import pull, studies
+from eav_ray.runtime.pull import candidates, pull, studies
+from eav_ray.training.plan import SCORE
 
 
 def job(arguments: Arguments) -> None:
     if len(arguments.paths) != 1 or arguments.changes:
         raise ConfigError("give exactly one results store, for example: python jobs/pull.py results --list")
-    (store,) = arguments.paths
-    if "list" in arguments.flags:
-        print(studies(store))
+    (store,), flags = arguments.paths, arguments.flags
+    study, top = flags.get("study", ""), flags.get("top", "")
+    if top and not (top.isdigit() and int(top)):
+        raise ConfigError(f"--top={top} is not a number of 1 or more")
+    if "list" in flags:
+        shown = int(top or 20)
+        print(candidates(store, study, metric=flags.get("metric") or SCORE, top=shown) if study else studies(store))
         return
-    to = absolute_path("--to", arguments.flags.get("to") or "best", remote=False)
-    path = pull(store, to, study=arguments.flags.get("study", ""))
-    print(f"checkpoint: {path}")
-    print(f"predict with it: python jobs/predict.py {path} data.root=... ")
+    if "metric" in flags:
+        raise ConfigError("--metric orders what --list --study shows; the best are those by the search's own score")
+    to = absolute_path("--to", flags.get("to") or "best", remote=False)
+    pulled = pull(store, to, study=study, top=int(top or 1), next_best="next-best" in flags)
+    for line in pulled.passed_over:
+        print(f"passed over: {line}")
+    for path in pulled.paths:
+        print(f"checkpoint: {path}")
+    print(f"predict with it: python jobs/predict.py {pulled.paths[0]} data.root=... ")
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job, flags=("list!", "to", "study"))
+    door(__doc__ or "", job, flags=("list!", "to", "study", "top", "metric", "next-best!"))

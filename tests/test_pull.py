@@ -4,18 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 from eav_ray.config import Experiment
+from eav_ray.data import arrow
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Shapes
 from eav_ray.runtime.demo import pulled
-from eav_ray.runtime.pull import pull, studies
+from eav_ray.runtime.pull import candidates, pull, studies
+from eav_ray.search.study import trials_table
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Position
+from eav_ray.training.plan import SCORE
 
 FIRST = "a0000-aaaaaaaa"  # attempt
 
@@ -50,19 +54,86 @@ def store(tmp_path: Path) -> Store:
 
 def test_the_best_checkpoint_is_copied_whole(store: Store, tmp_path: Path) -> None:
     best(store, "one")
-    target = pull(str(store), str(tmp_path / "mine"))
-    assert target == str(tmp_path / "mine")
+    pulled = pull(str(store), str(tmp_path / "mine"))
+    assert pulled.paths == [str(tmp_path / "mine")] and not pulled.passed_over
     copied = Store(tmp_path).read_committed("mine")
     assert copied == store.read_committed(ckpt.prefix_of("run-one", FIRST, Position(3, 0)))
     assert ckpt.load(Store(tmp_path), "mine").classes == ("calm", "sad")
 
 
-def test_finished_studies_are_listed(store: Store) -> None:
+def test_studies_are_listed_and_what_is_not_finished_says_so(store: Store) -> None:
     best(store, "one")
     best(store, "other", value=0.5)
     store.write("searches/unfinished/journal", b"")
     lines = studies(str(store)).splitlines()
-    assert [line.split()[:3] for line in lines[1:]] == [["one", "0.7500", "3"], ["other", "0.5000", "3"]]
+    shown = [line.split()[:3] for line in lines[1:]]
+    assert shown == [["one", "0.7500", "3"], ["other", "0.5000", "3"], ["unfinished", "not", "finished;"]]
+
+
+def ranked(store: Store, count: int) -> list[str]:
+    """A study that kept several candidates; the prefixes of their checkpoints, the best first."""
+    prefixes = [saved(store, f"run-{n}") for n in range(count)]
+    hashes = [sha256(store.read(f"{prefix}/{COMMIT}")) for prefix in prefixes]
+    records = [{"checkpoint": p, "commit_sha256": h} for p, h in zip(prefixes, hashes, strict=True)]
+    store.write_json("searches/one/best.json", {"value": 0.7, "candidate": 1} | records[0] | {"next": records[1:]})
+    return prefixes
+
+
+def test_the_best_few_are_copied_into_folders_of_their_own(store: Store, tmp_path: Path) -> None:
+    prefixes = ranked(store, 3)
+    pulled = pull(str(store), str(tmp_path / "mine"), top=2)
+    assert pulled.paths == [str(tmp_path / "mine"), str(tmp_path / "mine-2")]
+    for path, prefix in zip(pulled.paths, prefixes, strict=False):
+        assert Store(tmp_path).read_committed(Path(path).name) == store.read_committed(prefix)
+    with pytest.raises(DataError, match="keeps 3 whole checkpoints of this study, not 4; search again with a larger"):
+        pull(str(store), str(tmp_path / "other"), top=4)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_next_best_is_taken_only_when_that_is_said(store: Store, tmp_path: Path) -> None:
+    prefixes = ranked(store, 2)
+    damaged = Path(store.path(f"{prefixes[0]}/model.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(DataError, match="model.safetensors is damaged.*--next-best takes the next one that is whole"):
+        pull(str(store), str(tmp_path / "mine"))
+    assert not (tmp_path / "mine").exists()
+    pulled = pull(str(store), str(tmp_path / "mine"), next_best=True)
+    assert len(pulled.passed_over) == 1 and "model.safetensors is damaged" in pulled.passed_over[0]
+    assert Store(tmp_path).read_committed("mine") == store.read_committed(prefixes[1])
+
+
+def test_candidates_of_a_search_that_still_runs_are_listed_by_any_metric(store: Store) -> None:
+    rows = [
+        {
+            "candidate": n,
+            "fold": fold,
+            "state": state,
+            "changes": "{}",
+            SCORE: score,
+            "validation_window_accuracy": -score,
+        }
+        for n, (state, scores) in enumerate(
+            [("COMPLETE", [0.2, 0.4]), ("COMPLETE", [0.5, 0.6]), ("PRUNED", [0.9]), ("FAIL", [float("nan")])]
+        )
+        for fold, score in enumerate(scores)
+    ]
+    store.write("searches/one/trials.parquet", arrow.frame_bytes(trials_table(rows)))
+    lines = candidates(str(store), "one").splitlines()
+    assert [line.split()[:4] for line in lines[2:]] == [
+        ["1", "0.5500", "2", "COMPLETE"],
+        ["0", "0.3000", "2", "COMPLETE"],
+        ["2", "0.9000", "1", "PRUNED"],
+        ["3", "nan", "1", "FAIL"],
+    ]
+    lines = candidates(str(store), "one", metric="validation_window_accuracy", top=1).splitlines()
+    assert lines[2].split()[0] == "0" and len(lines) == 3
+    with pytest.raises(ConfigError, match="--metric=accuracy is not in searches/one/trials.parquet; it has valid"):
+        candidates(str(store), "one", metric="accuracy")
+    with pytest.raises(ConfigError, match='no such study on; it has one; did you mean "one"'):
+        candidates(str(store), "on")
+    store.write("searches/one/trials.parquet", arrow.frame_bytes(pd.DataFrame({"fold": [1]})))
+    with pytest.raises(DataError, match="is damaged: it has no column candidate"):
+        candidates(str(store), "one")
 
 
 def test_several_studies_need_a_name(store: Store, tmp_path: Path) -> None:

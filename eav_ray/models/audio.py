@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from transformers import ASTConfig, ASTModel
 
 from eav_ray.errors import ConfigError
 from eav_ray.models.encoder import Encoded, Encoder
@@ -104,6 +103,9 @@ class AST(Encoder):
         super().__init__()
         if window_s * HZ < FRAME:
             raise ConfigError(f"profile.window_s is {window_s}, shorter than one audio frame of 25 ms")
+        # Two seconds, in every process that a search or a group starts; most of them build no AST.
+        from transformers import ASTConfig, ASTModel
+
         self.width, self.mask_bands, self.mask_frames = width, mask_bands, mask_frames
         self.bank = FilterBank(max_length)
         self.model = ASTModel(

@@ -63,4 +63,5 @@ def pulled(results: str, study: str, checkpoint: str) -> str:
     if (target / COMMIT).exists():
         return str(target)
     shutil.rmtree(target, ignore_errors=True)
-    return pull(results, str(target), study=study)
+    (path,) = pull(results, str(target), study=study).paths
+    return path

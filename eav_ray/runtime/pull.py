@@ -1,11 +1,15 @@
-"""The best checkpoint of a search, out of the results store. Reads JSON and safetensors only; needs no Ray."""
+"""The best checkpoints of a search, out of the results store. Reads JSON and safetensors only; needs no Ray."""
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eav_ray.data import arrow
 from eav_ray.errors import ConfigError, DataError, nearest
 from eav_ray.storage import COMMIT, Store, checked_name, sha256
 from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.plan import SCORE
 
 
 def finished_studies(results: Store) -> dict[str, dict[str, Any]]:
@@ -20,48 +24,123 @@ def finished_studies(results: Store) -> dict[str, dict[str, Any]]:
 
 
 def studies(store: str) -> str:
-    """A table of the finished searches of a store."""
-    found = finished_studies(_open(store))
+    """A table of the searches of a store, those that still run or were stopped among them."""
+    results = _open(store)
+    found = finished_studies(results)
     lines = [f"{'study':44}{'score':>8}{'candidate':>11}  changes"]
-    for name, best in sorted(found.items()):
+    for name in sorted(results.folders("searches")):
+        best = found.get(name)
+        if best is None:
+            lines.append(f"{name:44}{'':>8}{'':>11}  not finished; --study {name} shows its candidates")
+            continue
         value, candidate = best.get("value"), best.get("candidate", -1)
         score = f"{value:.4f}" if isinstance(value, int | float) else "damaged"
         lines.append(f"{name:44}{score:>8}{candidate:>11}  {best.get('changes')}")
     return "\n".join(lines)
 
 
-def pull(store: str, to: str, *, study: str = "") -> str:
-    """Copy a study's best checkpoint into a new folder.
+def candidates(store: str, study: str, *, metric: str = SCORE, top: int = 20) -> str:
+    """A table of a study's candidates by the mean of a metric over their folds, as far as the search is.
 
-    Returns:
-        The folder, which all jobs take as a checkpoint.
     Raises:
-        ConfigError: Several studies and none named, an unknown one, or the folder exists.
-        DataError: No finished search, or a file does not have the hash that was recorded.
+        ConfigError: No such study or metric.
+    """
+    results = _open(store)
+    name = f"searches/{_known(study, results.folders('searches'), store)}/trials.parquet"
+    if not results.exists(name):
+        raise DataError(f"{store} has no candidate of {study} yet")
+    table = arrow.read_frame(results.read(name), f"{results}/{name}")
+    if missing := [c for c in ("candidate", "state", "changes") if c not in table]:
+        raise DataError(f"{results}/{name} is damaged: it has no column {missing[0]}; run jobs/tune.py again")
+    metrics = [str(c) for c in table.columns if str(c).startswith("validation_")]
+    if metric not in metrics:
+        raise ConfigError(f"--metric={metric} is not in {name}; it has {', '.join(metrics)}{nearest(metric, metrics)}")
+    rows = table.groupby("candidate").agg(
+        score=(metric, "mean"), folds=(metric, "size"), state=("state", "first"), changes=("changes", "first")
+    )
+    # On fewer folds, or without a number, a mean is no rank.
+    rows = rows.assign(last=rows["state"] != "COMPLETE").sort_values(["last", "score"], ascending=[True, False])
+    lines = [f"{'candidate':>9}{'score':>8}{'folds':>7}  {'state':10}changes"]
+    for number, row in rows.head(top).iterrows():
+        lines.append(f"{number:>9}{row['score']:>8.4f}{row['folds']:>7}  {row['state']:10}{row['changes']}")
+    return "\n".join([f"{len(rows)} candidates of {study} by {metric}", *lines])
+
+
+@dataclass(frozen=True)
+class Pulled:
+    paths: list[str]  # folders, which all jobs take as checkpoints; the best first
+    passed_over: list[str]  # why better ones are not among them
+
+
+def pull(store: str, to: str, *, study: str = "", top: int = 1, next_best: bool = False) -> Pulled:
+    """Copy a study's best checkpoints into new folders, `to`, `to-2`, ...
+
+    Args:
+        top: How many; the search keeps `search.refit` of them.
+        next_best: Take the next one for each that is damaged.
+    Raises:
+        ConfigError: Several studies and none named, an unknown one, or a folder exists.
+        DataError: No finished search, fewer checkpoints than wanted, or a file does not have the hash that was
+            recorded. Nothing was written.
     """
     results = _open(store)
     found = finished_studies(results)
     if not found:
         raise DataError(f"{store} holds no finished search; run jobs/tune.py with store.results={store} first")
-    if study and study not in found:
-        known = ", ".join(sorted(found))
-        raise ConfigError(f"{store} has no finished study {study}; it has {known}{nearest(study, found)}")
     if not study and len(found) > 1:
         raise ConfigError(f"{store} has {len(found)} studies; name one with --study: {', '.join(sorted(found))}")
-    best = found[study or next(iter(found))]
+    best = found[_known(study, found, store) if study else next(iter(found))]
+    whole, damaged = [], []
+    for record in [best, *_next(best, store)]:
+        try:
+            whole.append(_files(results, record, store))
+        except DataError as error:
+            damaged.append(str(error))
+            if not next_best:
+                way = "; --next-best takes the next one that is whole" if _next(best, store) else ""
+                raise DataError(f"{error}{way}") from None
+        if len(whole) == top:
+            break
+    if len(whole) < top:
+        why = f" ({'; '.join(damaged)})" if damaged else ""
+        raise DataError(
+            f"{store} keeps {len(whole)} whole checkpoints of this study, not {top}{why}; search again with a larger "
+            "search.refit, or give a smaller --top"
+        )
+    targets = [Path(to if not n else f"{to}-{n + 1}").absolute() for n in range(top)]
+    for target in targets:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ConfigError(f"{target} exists and is not empty; give another folder with --to")
+    for target, files in zip(targets, whole, strict=True):
+        Store(target.parent).commit(target.name, files)
+    return Pulled([str(target) for target in targets], damaged)
+
+
+def _known(study: str, found: Collection[str], store: str) -> str:
+    if study not in found:
+        known = ", ".join(sorted(found))
+        raise ConfigError(f"{store} has no such study {study}; it has {known}{nearest(study, found)}")
+    return study
+
+
+def _next(best: dict[str, Any], store: str) -> list[dict[str, Any]]:
+    others = best.get("next", [])
+    if not isinstance(others, list) or not all(isinstance(other, dict) for other in others):
+        raise DataError(f"the best.json of {store} is damaged; run jobs/tune.py again")
+    return others
+
+
+def _files(results: Store, record: dict[str, Any], store: str) -> dict[str, bytes]:
+    """Of the checkpoint that is recorded, each against its hash."""
     try:
-        prefix, expected = checked_name(str(best["checkpoint"])), best["commit_sha256"]
+        prefix, expected = checked_name(str(record["checkpoint"])), record["commit_sha256"]
     except (KeyError, TypeError) as error:
         raise DataError(f"the best.json of {store} is damaged: {error!r}; run jobs/tune.py again") from None
     if sha256(results.read(f"{prefix}/{COMMIT}")) != expected:
         raise DataError(f"{store}/{prefix} is not the checkpoint that best.json names; run jobs/tune.py again")
     files = results.read_committed(prefix)
     ckpt.from_files(files, name=f"{store}/{prefix}")  # it opens, or nothing is written
-    target = Path(to).absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{to} exists and is not empty; give another folder with --to")
-    Store(target.parent).commit(target.name, files)
-    return str(target)
+    return files
 
 
 def _open(store: str) -> Store:

@@ -83,7 +83,7 @@ def announce(experiment: Experiment, runs: list[Run], data: Data, *, searched: l
     results = Store(experiment.store.results)
     todo = [r for r in {r.key: r for r in runs}.values() if not is_done(r, results)]
     shapes = Shapes(data.index.eeg_channels, len(data.index.classes))
-    each = seconds_per_window(experiment, shapes)
+    each = seconds_per_window(experiment, shapes) if any(run.kind != "fusion" for run in todo) else {}
     fusion_s = seconds_per_fused_window(experiment, shapes)
     seconds = START_S  # a joint step costs what its encoders cost
     for run in todo:

@@ -117,28 +117,27 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
         run_all(e, planned.encoders, shards, index, planned.embed, title="train encoders")
         owner = Owner(e.search, planned.study, e.search.storage or _open_journal(results, folder))
         _try_candidates(e, planned, shards, index, owner, results, folder)
-        found = owner.best()
-        if found is None:
+        ranking = owner.ranking()[: e.search.refit]
+        if not ranking:
             raise DataError(f"not one of {owner.asked} candidates has a score; see {results}/{folder}/trials.parquet")
-        candidate, score = found
-        winner = fusion_run(override(e, candidate.changes), planned.outer, planned.data, planned.embed)
-        done = run_all(e, [winner], shards, index, planned.embed, title="refit the best candidate")
-        prefix = done[winner.key]
-        best = Best(planned.study, candidate, score, prefix)
-        results.write_json(
-            f"{folder}/best.json",
+        winners = [fusion_run(override(e, c.changes), planned.outer, planned.data, planned.embed) for c, _ in ranking]
+        title = "refit the best candidate" if len(winners) == 1 else f"refit the best {len(winners)} candidates"
+        done = run_all(e, winners, shards, index, planned.embed, title=title)
+        kept = [
             {
-                "study": planned.study,
                 "candidate": candidate.number,
                 "changes": candidate.changes,
                 "metric": SCORE,
                 "value": score,
-                "checkpoint": prefix,
-                "commit_sha256": sha256(results.read(f"{prefix}/COMMIT")),
+                "checkpoint": done[winner.key],
+                "commit_sha256": sha256(results.read(f"{done[winner.key]}/COMMIT")),
                 "epoch": winner.optim.epochs,
-            },
-        )
-        return best
+            }
+            for (candidate, score), winner in zip(ranking, winners, strict=True)
+        ]
+        results.write_json(f"{folder}/best.json", {"study": planned.study} | kept[0] | {"next": kept[1:]})
+        (candidate, score), *_ = ranking
+        return Best(planned.study, candidate, score, done[winners[0].key])
 
 
 def _journal(results: Store, folder: str) -> Path:

@@ -20,7 +20,7 @@ import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from eav_ray.config import Choice, Experiment, Search, digest, keys, override
 from eav_ray.data.arrow import reason_of
@@ -69,6 +69,7 @@ class Owner:
         self._grid = _grid(search.space) if search.sampler == "grid" else []
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._study = _open(storage, name)
+        self._copy: optuna.Study | None = None  # of the batch that is asked for
         # What an earlier owner left running is run again, under its own number: nobody else owns this study.
         self._waiting = [t.number for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
 
@@ -100,16 +101,28 @@ class Owner:
         """A function of the scores of earlier batches alone: its own batch counts as running."""
         if self._grid:
             return self._grid[number]
-        batch = number - number % self.search.batch
-        study = optuna.create_study(direction="maximize", sampler=self._sampler(number))
         trials = self._study.get_trials(deepcopy=False)[:number]
         if self.search.sampler == "cmaes":
+            study = optuna.create_study(direction="maximize", sampler=self._sampler(number))
             return _replayed(study, trials, self.search.batch, self._space)
+        if (
+            self._copy is None
+            or number % self.search.batch == 0
+            or len(self._copy.get_trials(deepcopy=False)) != number
+        ):
+            self._copy = self._copied(trials, number - number % self.search.batch)
+        # What it suggests stays in the copy as running, as it does in the study.
+        self._copy.sampler = self._sampler(number)
+        return dict(self._copy.ask(self._space).params)
+
+    def _copied(self, trials: Sequence[FrozenTrial], batch: int) -> optuna.Study:
+        """The study in memory, without the scores of the batch that begins with this number."""
+        study = optuna.create_study(direction="maximize")
         for trial in trials:
             if trial.number >= batch:
                 trial = create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self._space)
             study.add_trial(trial)
-        return dict(study.ask(self._space).params)
+        return study
 
     def tell(self, number: int, score: float, *, pruned: bool = False) -> None:
         """A finished candidate. A score that is not a number is a failure, never the best; nor is one on some folds."""
@@ -125,11 +138,13 @@ class Owner:
 
     def best(self) -> tuple[Candidate, float] | None:
         """The best completed candidate; of equals the first."""
+        return next(iter(self.ranking()), None)
+
+    def ranking(self) -> list[tuple[Candidate, float]]:
+        """Completed candidates and their scores, the best first."""
         complete = [t for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-        if not complete:
-            return None
-        top = max(complete, key=lambda t: (t.value or 0.0, -t.number))
-        return Candidate(top.number, dict(top.params)), float(top.value or 0.0)
+        ranked = sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))
+        return [(Candidate(t.number, dict(t.params)), float(t.value or 0.0)) for t in ranked]
 
     def _running(self) -> bool:
         return any(t.state == TrialState.RUNNING for t in self._study.get_trials(deepcopy=False))
@@ -173,7 +188,7 @@ def _cmaes(seed: int, batch: int) -> optuna.samplers.BaseSampler:
 
 
 def _replayed(
-    study: optuna.Study, trials: Sequence[optuna.trial.FrozenTrial], batch: int, space: dict[str, BaseDistribution]
+    study: optuna.Study, trials: Sequence[FrozenTrial], batch: int, space: dict[str, BaseDistribution]
 ) -> dict[str, Any]:
     """What a sampler with a state suggests next, which is led through all that came before.
 

@@ -73,3 +73,11 @@ def uninterrupted(job: Job, long_training: list[str], place: Path) -> Path:
     """Results of that training, left alone."""
     job("train", *long_training, "store.results=uninterrupted")
     return place / "uninterrupted"
+
+
+@pytest.fixture(scope="session")
+def tuned(job: Job, preprocessed: list[str], place: Path) -> Path:
+    """The results store after a search."""
+    done = job("tune", *preprocessed)
+    assert "9 encoder trainings" in done.stdout and "4 fusion trainings of the search" in done.stdout
+    return place / "results"

@@ -24,7 +24,7 @@ from tests.ray.test_submit import RAY, free_ports
 
 pytestmark = pytest.mark.ray
 HEAD = "f" * 51 + "00000"  # what Ray's fake provider calls the head
-NODES, IDLE_S = 3, 9
+NODES, IDLE_S = 3, 6
 
 # Prints, a line every half second, which nodes are alive, whether those with a GPU have work, and the words of those
 # that died. A driver of its own: the test process must join no cluster.
@@ -126,6 +126,7 @@ def test_a_search_grows_a_cluster_and_gives_it_back(growing: Growing, preprocess
         command, cwd=place, env=growing.environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert searched.returncode == 0, searched.stdout + searched.stderr
+    assert "0 encoder trainings" in searched.stdout
     ended = time.time()
     while growing.alive()[-1]:
         assert time.time() < ended + 60, growing.seen()[-1]

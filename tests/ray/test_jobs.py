@@ -17,14 +17,6 @@ pytestmark = pytest.mark.ray
 TINY = str(Path(__file__).with_name("tiny.yaml"))
 
 
-@pytest.fixture(scope="module")
-def tuned(job: Job, preprocessed: list[str], place: Path) -> Path:
-    """The results store after a search."""
-    done = job("tune", *preprocessed)
-    assert "9 encoder trainings" in done.stdout and "4 fusion trainings of the search" in done.stdout
-    return place / "results"
-
-
 def test_preprocessing_again_skips_what_is_finished(job: Job, preprocessed: list[str]) -> None:
     assert "6 of them finished earlier" in job("preprocess", *preprocessed).stdout
 

@@ -1,20 +1,27 @@
 """Fusions that are trained together are the fusions that would have been trained alone."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
 
 from eav_ray.config import Experiment, override
+from eav_ray.data import shard
+from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
+from eav_ray.data.synthetic import CLASSES
 from eav_ray.models.build import FusionAlone, build_fusion
-from eav_ray.search.heads import Head, stacks, train_heads, why_alone
+from eav_ray.search.heads import Head, score_heads, stacks, train_heads, why_alone
+from eav_ray.storage import Store, sha256, versions
+from eav_ray.training.embeddings import cache_key, commit, write_part
 from eav_ray.training.engine import TorchEngine
 from eav_ray.training.loop import Position, fit, schedule
-from eav_ray.training.plan import Run
+from eav_ray.training.plan import Run, fusion_run
+from eav_ray.training.run import Place, score_fold
 from eav_ray.training.source import Labels, Loader
 
 WIDTHS = {"audio": 6, "eeg": 8, "video": 10}
@@ -188,3 +195,68 @@ def test_only_what_is_alike_shares_a_stack() -> None:
     assert sorted(map(sorted, stacks([(run, 4) for run in runs], 64))) == [[0, 3, 6], [1, 4], [2, 5], [7]]
     assert sorted(map(len, stacks([(run, 4) for run in runs], 2))) == [1, 1, 2, 2, 2]
     assert len(list(stacks([(runs[0], 4), (runs[0], 5)], 64))) == 2
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Sixty windows of four people, with sound and EEG of noise: only their embeddings are read here."""
+    folder = tmp_path_factory.mktemp("heads")
+    shards, of = Store(folder / "shards"), shard.schema(TWO.profile, 3, ("audio", "eeg"))
+    rows = []
+    for n in range(60):
+        ids = {"subject": f"p{n % 4}", "recording": f"{n // 8:02d}", "window": n // 4 % 2, "label": n // 8 % 5}
+        rows.append(dict.fromkeys(of.names, 0) | ids)
+        rows[-1] |= {"task": "speaking", "order": n // 8, "has_audio": n % 7 > 0, "has_eeg": True}
+        rows[-1] |= {"audio": np.zeros(80_000, np.float32), "eeg": np.zeros((3, 500), np.float32)}
+        rows[-1] |= {"audio_seconds": 5.0, "eeg_seconds": 5.0, "eeg_bad_channels": 0}
+    content = shard.to_bytes(shard.to_table(rows, of))
+    shards.write("all.parquet", content)
+    files = (shard.ShardFile("all.parquet", sha256(content), len(rows), ""),)
+    index = shard.Index("heads", CLASSES, ("audio", "eeg"), 3, files, versions())
+    shards.write_json(shard.INDEX, asdict(index))
+    windows = Windows(shards, shard.read_index(shards), cache=folder / "cache", cache_gb=1)
+    return Place(windows, Store(folder / "results"), torch.device("cpu"))
+
+
+TWO = experiment(
+    {"data.modalities": ["audio", "eeg"], "optim.batch": 8, "runtime.workers": 1, "runtime.engine": "torch"}
+)
+
+
+def embed(run: Run, place: Place) -> None:
+    """Embeddings that tell something of the labels, in place of those of encoders."""
+    rng = np.random.default_rng(5)
+    ids = place.windows.ids
+    for key in run.encoders.values():
+        label = ids["label"].to_numpy()
+        pooled = np.eye(8)[label] + rng.normal(size=(len(ids), 8))
+        arrays = {"tokens": pooled[:, None] + rng.normal(size=(len(ids), 3, 8)), "pooled": pooled}
+        arrays |= {"logits": np.eye(5)[label] + rng.normal(size=(len(ids), 5)), "mask": np.ones((len(ids), 3))}
+        columns: dict[str, Any] = {c: pa.array(ids[c].tolist()) for c in ("subject", "recording", "window")}
+        for name, x in arrays.items():
+            x = x.astype(np.uint8 if name == "mask" else np.float32)
+            columns[name] = pa.FixedShapeTensorArray.from_numpy_ndarray(x)
+        if not place.results.is_committed(cache_key(key, run.embed)):
+            write_part(place.results, cache_key(key, run.embed), 0, pa.table(columns))
+            commit(place.results, cache_key(key, run.embed), torch.tensor([1.0, 2.5, 4.0]))
+
+
+@pytest.mark.parametrize("kind", ["tokens", "pooled", "gated"])
+@pytest.mark.parametrize("at_once", [64, 3])
+def test_folds_are_scored_as_each_would_be_alone(kind: str, at_once: int, place: Place) -> None:
+    ids = sorted(set(place.windows.ids["id"]))
+    people = [tuple(i for i in ids if i.startswith(f"p{n}/")) for n in range(4)]
+    splits = [
+        Split("subject_kfold", people[0] + people[1], people[2], ()),
+        Split("subject_kfold", people[1] + people[2] + people[3], people[0][:3], ()),
+    ]
+    changes = [KINDS[kind] | {k: v for k, v in own.items() if k != "seed"} for own in OWN]
+    runs = [fusion_run(override(TWO, change), split, "data", tuple(ids)) for change in changes for split in splits]
+    for run in runs:
+        embed(run, place)
+    found: dict[int, Any] = {}
+    for numbers, scored in score_heads(runs, place, at_once=at_once):
+        found |= dict(zip(numbers, scored, strict=True))
+    assert len({str(scores) for scores in found.values()}) > 3
+    for number, run in enumerate(runs):
+        assert found[number] == pytest.approx(score_fold(run, place))
