@@ -15,6 +15,8 @@ from packaging.utils import canonicalize_name
 from ray._private.authentication.authentication_token_setup import _get_default_token_path
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from eav_ray.config import load
+
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -53,6 +55,58 @@ def shipped_files() -> list[str]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
     return [name for name in listed if (ROOT / name).is_file()]
+
+
+# Kubernetes
+
+KUBERAY = yaml.safe_load((ROOT / "infra" / "kuberay-cluster.yaml").read_text())["spec"]
+SEARCH = yaml.safe_load((ROOT / "infra" / "kuberay-search.yaml").read_text())["spec"]
+GROUPS = {group["groupName"]: group for group in KUBERAY["workerGroupSpecs"]}
+
+
+def test_both_manifests_describe_one_cluster():
+    assert SEARCH["rayClusterSpec"] == KUBERAY
+
+
+def test_kubernetes_has_the_limits_of_the_cluster_file():
+    assert GROUPS.keys() == WORKERS.keys()
+    for name, group in GROUPS.items():
+        limits = (group["replicas"], group["minReplicas"], group["maxReplicas"])
+        assert limits == (0, WORKERS[name]["min_workers"], WORKERS[name]["max_workers"])
+    assert KUBERAY["autoscalerOptions"]["idleTimeoutSeconds"] == 60 * CLUSTER["idle_timeout_minutes"]
+    assert KUBERAY["enableInTreeAutoscaling"] and KUBERAY["autoscalerOptions"]["version"] == "v2"
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_pod_has_what_a_node_of_the_cluster_file_has(name):
+    (container,) = GROUPS[name]["template"]["spec"]["containers"]
+    limits = container["resources"]["limits"]
+    assert limits == container["resources"]["requests"]  # a pod that is promised less may be removed while it works
+    wanted = WORKERS[name]["resources"]
+    assert int(limits["cpu"]) == wanted["CPU"] and int(limits.get("nvidia.com/gpu", 0)) == wanted.get("GPU", 0)
+
+
+def test_kubernetes_runs_the_same_ray_and_image_with_a_token():
+    assert KUBERAY["rayVersion"] == PINS["ray"] and KUBERAY["authOptions"] == {"mode": "token"}
+    assert KUBERAY["headGroupSpec"]["rayStartParams"]["num-cpus"] == str(
+        CLUSTER["available_node_types"]["head"]["resources"]["CPU"]
+    )
+    for group in (KUBERAY["headGroupSpec"], *GROUPS.values()):
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["image"] == CLUSTER["docker"]["image"]
+        assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
+        assert not any("token" in str(variable).lower() for variable in container["env"])
+
+
+def test_the_search_on_kubernetes_is_a_command_that_the_program_takes():
+    python, job, experiment, *changes = SEARCH["entrypoint"].split()
+    assert python == "python"
+    copied = {target for _, target in (line.split()[1:] for line in DOCKERFILE if line.startswith("COPY jobs"))}
+    assert copied == {"jobs"}  # beside the working folder of the image
+    for path in (job, experiment):
+        assert (ROOT / path.removeprefix("/opt/eav-ray/")).is_file()
+    e = load(ROOT / experiment.removeprefix("/opt/eav-ray/"), dict(change.split("=", 1) for change in changes))
+    assert e.search.at_once <= GROUPS["gpu"]["maxReplicas"] and e.runtime.gpus_per_worker == 1
 
 
 # cluster.yaml

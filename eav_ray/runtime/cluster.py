@@ -147,6 +147,15 @@ def has_gpu(runtime: Runtime) -> bool:
     )
 
 
+def a_worker(runtime: Runtime) -> str:
+    """What one worker needs, and how many nodes there are, as words."""
+    needs = f"{runtime.cpus_per_worker:g} CPU"
+    if runtime.gpus_per_worker:
+        needs += f" and {runtime.gpus_per_worker:g} GPU"
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return f"a node with {needs} free ({nodes} {'node is' if nodes == 1 else 'nodes are'} there)"
+
+
 def room(runtime: Runtime) -> int:
     """How many workers fit on the nodes that are there now; at least 1, for which a cluster may grow.
 

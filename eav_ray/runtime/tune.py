@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from eav_ray.search.study import Candidate, Owner, check_space, medians, study_n
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training.plan import SCORE, Run, encoder_run, fusion_run
 from eav_ray.training.run import Place, open_place, score_fold
+
+WAITS_S = 20.0  # without a running trial, after which the progress line says what is waited for
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def _try_candidates(
                 storage_path=f"{results.path('ray')}" if results.is_local else f"{results}/ray",
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=1),
+                callbacks=[_Waiting(lambda: bar.to(bar.done, note=f" waits for {cluster.a_worker(e.runtime)}"))],
             ),
         )
         # Tune would take Ctrl-C as the end of the search, and what is half searched would be refitted as the best.
@@ -202,6 +205,24 @@ def _try_candidates(
         raise DataError(
             f"the search ended at {len(owner.told())} of {owner.candidates} candidates; the same command continues"
         )
+
+
+class _Waiting(tune.Callback):
+    """Tells when no trial has run for a while, though some are there: nothing has room for them.
+
+    Args:
+        tell: Called every now and then while that lasts.
+    """
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell, self._since = tell, time.monotonic()
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        open_trials = [trial for trial in trials if not trial.is_finished()]
+        if not open_trials or any(trial.status == Trial.RUNNING for trial in open_trials):
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since > WAITS_S:
+            self._tell()
 
 
 def _leave_pickled_errors() -> None:
@@ -293,7 +314,7 @@ class _Searcher(Searcher):
         if not self._rows:
             return
         self._results.write(f"{self._folder}/trials.parquet", arrow.frame_bytes(trials_table(self._rows)))
-        if not self._results.is_local:
+        if not self._results.is_local and not self._owner.search.storage:
             self._results.write(f"{self._folder}/journal.log", _journal(self._results, self._folder).read_bytes())
 
     def _note(self) -> str:
@@ -319,7 +340,7 @@ def _lease(config: dict[str, Any], experiment: Experiment, planned: Plan, shards
     for part in [[fold] for fold in folds] if bars else [list(folds)]:
         jobs = [(number, fold) for number in found for fold in part]
         runs = [fusion_run(candidates[n], planned.inner[fold], planned.data, planned.embed) for n, fold in jobs]
-        reasons = ["search.together=1" if experiment.search.together == 1 else why_alone(run) for run in runs]
+        reasons = [why_alone(run) for run in runs]
         began = time.perf_counter()
         for numbers, metrics in _scored(runs, reasons, place, experiment.search.together):
             seconds = (time.perf_counter() - began) / len(numbers)

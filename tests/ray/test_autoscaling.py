@@ -3,9 +3,10 @@
 Nodes are raylets on this machine, which Ray's fake provider starts and ends for its autoscaler.
 """
 
+import contextlib
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -15,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from eav_ray.runtime.cluster import FAKE_GPUS
 from tests.ray.conftest import REPOSITORY
-from tests.ray.test_nodes import end
 from tests.ray.test_submit import RAY, free_ports
 
 pytestmark = pytest.mark.ray
@@ -57,6 +58,17 @@ class Growing:
 
     def alive(self) -> list[int]:
         return [sum(alive for alive, _, _ in nodes.values()) for _, nodes in self.seen()]
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """With all that it started; nodes are groups of their own."""
+    whole = psutil.Process(process.pid).children(recursive=True)
+    for child in whole:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.kill()
+    process.wait(timeout=60)
+    psutil.wait_procs(whole, timeout=20)
 
 
 @pytest.fixture
@@ -113,11 +125,16 @@ def growing(tmp_path: Path) -> Iterator[Growing]:
             yield Growing(address, kept, tmp_path / "watched")
         finally:
             for process in reversed(running):
-                end(process, signal.SIGTERM)
+                end(process)
 
 
-def test_a_search_grows_a_cluster_and_gives_it_back(growing: Growing, preprocessed: list[str], place: Path) -> None:
-    words = [*preprocessed, "store.results=grown", "data.modalities=[audio,eeg]"]
+def test_a_search_grows_a_cluster_and_gives_it_back(
+    growing: Growing, preprocessed: list[str], tuned: Path, place: Path
+) -> None:
+    """Its encoders are those of a search that was here before."""
+    for kept in ("runs", "embeddings"):
+        shutil.copytree(tuned / kept, place / "grown" / kept)
+    words = [*preprocessed, "store.results=grown"]
     words += ["search.candidates=6", "search.batch=3", "search.prune=true", "optim.epochs=12"]
     cluster = [f"runtime.address={growing.address}", "runtime.gpus_per_worker=0.5", "runtime.workers=1"]
     assert growing.alive()[-1:] in ([], [0])
