@@ -8,6 +8,7 @@ Same model, loss, batches, threads and order; one worker against one process, tw
 the other, in turns; what is compared is the time of all steps after the first epoch, pair by pair.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -115,13 +117,42 @@ def by_hand(e: Experiment, workers: int, folder: Path) -> list[float]:
     return json.loads(Path(out).read_text())
 
 
-def by_program(e: Experiment, runs: list[Run]) -> list[Progress]:
+class Beside:
+    """CPU time of all that the program started, but for the training workers, after the first epoch."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, dict[int, float]]] = []
+
+    def look(self, progress: Progress) -> None:
+        if progress.epoch > 1:
+            used = {}
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    times = process.cpu_times()
+                    if "RayTrainWorker" not in " ".join(process.cmdline()):
+                        used[process.pid] = times.user + times.system
+            self._seen.append((time.perf_counter(), used))
+
+    @property
+    def percent(self) -> float:
+        """Of one core."""
+        (began, first), (ended, last) = self._seen[0], self._seen[-1]
+        return 100 * sum(last[pid] - first[pid] for pid in first.keys() & last.keys()) / (ended - began)
+
+
+def by_program(e: Experiment, runs: list[Run], beside: Beside | None = None) -> list[Progress]:
     """What the program tells of trainings that it has never seen."""
     told: list[Progress] = []
+
+    def listen(progress: Progress) -> None:
+        told.append(progress)
+        if beside:
+            beside.look(progress)
+
     shards, index = open_index(e)
     for run in runs:
         shutil.rmtree(Path(e.store.results) / "runs" / run.key, ignore_errors=True)
-    run_each(e, runs, shards, index, runs[0].split.train, title="train", listen=told.append)
+    run_each(e, runs, shards, index, runs[0].split.train, title="train", listen=listen)
     return told
 
 
@@ -168,15 +199,17 @@ def main() -> int:
     for workers, rival in ((1, "a plain PyTorch loop"), (2, "bare DistributedDataParallel")):
         e = experiment_of(folder, workers)
         run = run_of(e)
-        ratios, steps, waits, pauses = [], [], [], []
+        ratios, steps, waits, pauses, others = [], [], [], [], []
         for k in range(rounds):
             sides: dict[str, list[float]] = {}
             for side in ("hand", "program") if k % 2 == 0 else ("program", "hand"):
                 if side == "hand":
                     sides[side] = by_hand(e, workers, folder)
                     continue
+                beside = Beside()
                 with cluster.session(e.runtime):
-                    told = by_program(e, [run])
+                    told = by_program(e, [run], beside)
+                others.append(beside.percent)
                 ends = [p for p in told if p.step and p.step % steps_of(e) == 0 and p.epoch > 1]
                 windows = e.optim.batch * steps_of(e)
                 sides[side] = [windows / p.metrics["windows_s"] for p in ends]
@@ -188,7 +221,7 @@ def main() -> int:
             print(f"{workers}: {1000 * hand / steps_of(e):.0f} ms a step, ratio {ratios[-1]:.3f}", flush=True)
         table.append(
             f"| {workers} | {rival} | {spread(steps, 0)} | {spread(ratios, 3)} | {100 * max(waits):.1f} % | "
-            f"{1000 * max(pauses):.0f} |"
+            f"{1000 * max(pauses):.0f} | {spread(others, 0)} |"
         )
         goals.append(Goal(f"{workers} workers against {rival}", median(ratios), 1.03, "", False))
         goals.append(Goal(f"waiting for data, {workers} workers", 100 * max(waits), 3, " %", False))
@@ -197,8 +230,9 @@ def main() -> int:
         f"worker and step, DeepSpeed at ZeRO {e.runtime.zero_stage}, fp32; a checkpoint every other epoch, written "
         "beside the training.",
         "",
-        "| workers | against | its step, ms | ours to its time | most waiting for data | longest pause to save, ms |",
-        "|---|---|---|---|---|---|",
+        "| workers | against | its step, ms | ours to its time | most waiting for data | longest pause to save, ms | "
+        "Ray's own processes, % of a core |",
+        "|---|---|---|---|---|---|---|",
         *table,
         "",
         *first_steps(folder),

@@ -9,13 +9,23 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from eav_ray.errors import ConfigError, nearest
@@ -418,7 +428,7 @@ class Search:
     at_once: int = Field(
         default=0,
         ge=0,
-        description="candidates tried at the same time, at most a batch: a cluster grows for them as far as its own "
+        description="workers that a batch of candidates is shared out to: a cluster grows for them as far as its own "
         "limits let it. 0: as many as there is room for now",
     )
     together: int = Field(
@@ -441,6 +451,15 @@ class Search:
         description="database of the study, as sqlite:///search.db or postgresql://user@host/name; empty: a journal in "
         "the results store",
     )
+
+    @field_validator("storage")
+    @classmethod
+    def _without_password(cls, url: str) -> str:
+        # It is a part of every experiment.json.
+        if re.search(r"://[^/@:]*:[^/@]*@", url):
+            raise ValueError("a password does not belong into an experiment; give it by PGPASSWORD or ~/.pgpass")
+        return url
+
     space: dict[str, Choice] = Field(
         default_factory=lambda: {
             "fusion.heads": Choice(choice=(1, 2, 4, 8)),

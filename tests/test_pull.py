@@ -70,6 +70,13 @@ def test_studies_are_listed_and_what_is_not_finished_says_so(store: Store) -> No
     assert shown == [["one", "0.7500", "3"], ["other", "0.5000", "3"], ["unfinished", "not", "finished;"]]
 
 
+def test_a_search_that_is_not_finished_is_not_pulled(store: Store, tmp_path: Path) -> None:
+    best(store, "one")
+    store.write("searches/unfinished/journal", b"")
+    with pytest.raises(DataError, match="the search unfinished is not finished; give its command again, or see its"):
+        pull(str(store), str(tmp_path / "mine"), study="unfinished")
+
+
 def ranked(store: Store, count: int) -> list[str]:
     """A study that kept several candidates; the prefixes of their checkpoints, the best first."""
     prefixes = [saved(store, f"run-{n}") for n in range(count)]

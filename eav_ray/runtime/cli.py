@@ -135,8 +135,9 @@ def absolute(experiment: Experiment, uses: tuple[str, ...] = STORES) -> Experime
         if weights and Path(weights).expanduser().exists():  # otherwise a name on a hub
             named[f"model.{m}.weights"] = weights
     changes = {key: absolute_path(key, path) for key, path in named.items()}
-    if (uri := experiment.store.mlflow).startswith(SQLITE):
-        changes["store.mlflow"] = SQLITE + absolute_path("store.mlflow", uri.removeprefix(SQLITE), remote=False)
+    for key, uri in (("store.mlflow", experiment.store.mlflow), ("search.storage", experiment.search.storage)):
+        if uri.startswith(SQLITE):
+            changes[key] = SQLITE + absolute_path(key, uri.removeprefix(SQLITE), remote=False)
     return override(experiment, changes)
 
 

@@ -78,8 +78,12 @@ def run_each(
     from eav_ray.training.run import finished
 
     unique = list({run.key: run for run in runs}.values())
-    done = {run.key: finished(run, Store(experiment.store.results)) for run in unique}
-    if all(done.values()):  # a group would start, find nothing to do and end: half a minute
+    done: dict[str, str] = {}
+    for run in unique:
+        if not (prefix := finished(run, Store(experiment.store.results))):
+            break
+        done[run.key] = prefix
+    else:  # a group would start, find nothing to do and end: half a minute
         return State(done, {}, 0.0, "", False, ())
     # Where this process is: a node that goes must not take the queue along.
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -215,14 +219,19 @@ def _work(config: dict[str, Any]) -> None:
     """A worker of a group: every rank runs every run, until the queue is empty."""
     import torch
 
-    from eav_ray.training.ranks import same_everywhere
+    from eav_ray.training.ranks import gather, same_everywhere
     from eav_ray.training.run import execute, open_place
 
     experiment: Experiment = config["experiment"]
     queue, group = config["queue"], config["group"]
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
-    device = get_device() if cluster.has_gpu(experiment.runtime) else torch.device("cpu")
+    unfit, device = "", torch.device("cpu")
+    try:
+        device = get_device() if cluster.has_gpu(experiment.runtime) else device
+    except ConfigError as error:
+        unfit = str(error)  # told for each run: an error here would only start the group again
+    unfit = next((reason for reason in gather(unfit) if reason), "")
     place = open_place(experiment, Store(config["shards"]), config["index"], device, only=config["only"])
 
     def report(progress: Progress) -> None:
@@ -243,6 +252,8 @@ def _work(config: dict[str, Any]) -> None:
             continue
         assert isinstance(task, Run)
         try:
+            if unfit:
+                raise ConfigError(unfit)
             prefix = execute(task, place, report, interrupted)
         except (ConfigError, DataError) as error:
             # A run's own fault, on every rank (`run.together`). Anything else ends the group, which Ray Train restarts.

@@ -85,6 +85,11 @@ def pull(store: str, to: str, *, study: str = "", top: int = 1, next_best: bool 
     """
     results = _open(store)
     found = finished_studies(results)
+    if study not in found and study in results.folders("searches"):
+        raise DataError(
+            f"the search {study} is not finished; give its command again, or see its candidates with --list --study "
+            f"{study}"
+        )
     if not found:
         raise DataError(f"{store} holds no finished search; run jobs/tune.py with store.results={store} first")
     if not study and len(found) > 1:

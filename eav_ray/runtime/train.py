@@ -90,9 +90,10 @@ def announce(experiment: Experiment, runs: list[Run], data: Data, *, searched: l
         windows = len(data.windows.rows_of(run.split.train)) * run.epochs
         cost = sum(each[m] for m in run.experiment.data.modalities) if run.kind != "fusion" else fusion_s
         seconds += windows * cost / (experiment.runtime.workers * experiment.runtime.groups)
+    workers = min(experiment.search.at_once or cluster.room(experiment.runtime), experiment.search.batch)
     for run in searched or []:
         windows = len(data.windows.rows_of(run.split.train)) * run.optim.epochs
-        seconds += windows * fusion_s / cluster.room(experiment.runtime)
+        seconds += windows * fusion_s / workers
     encoders = sum(r.kind == "encoder" for r in todo)
     parts = f"{encoders} encoder trainings, {len(todo) - encoders} fusion or joint trainings"
     if searched:

@@ -32,7 +32,7 @@ from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.train import announce, open_data
 from eav_ray.search.heads import score_heads, why_alone
-from eav_ray.search.study import Candidate, Owner, check_space, medians, study_name, trials_table
+from eav_ray.search.study import Candidate, Owner, check_space, count, medians, study_name, trials_table
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training.plan import SCORE, Run, encoder_run, fusion_run
 from eav_ray.training.run import Place, open_place, score_fold
@@ -58,7 +58,7 @@ class Plan:
 
     def searched(self, experiment: Experiment) -> list[Run]:
         """One fusion training per candidate and inner fold."""
-        return [fusion_run(experiment, s, self.data, self.embed) for s in self.inner] * experiment.search.candidates
+        return [fusion_run(experiment, s, self.data, self.embed) for s in self.inner] * count(experiment.search)
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,15 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
         run_all(e, planned.encoders, shards, index, planned.embed, title="train encoders")
         owner = Owner(e.search, planned.study, e.search.storage or _open_journal(results, folder))
         _try_candidates(e, planned, shards, index, owner, results, folder)
-        ranking = owner.ranking()[: e.search.refit]
-        if not ranking:
+        # Lists of values are drawn again and again: equal candidates are refitted once.
+        ranked: dict[str, tuple[Run, Candidate, float]] = {}
+        for candidate, score in owner.ranking():
+            run = fusion_run(override(e, candidate.changes), planned.outer, planned.data, planned.embed)
+            if run.key not in ranked and len(ranked) < e.search.refit:
+                ranked[run.key] = run, candidate, score
+        if not ranked:
             raise DataError(f"not one of {owner.asked} candidates has a score; see {results}/{folder}/trials.parquet")
-        winners = [fusion_run(override(e, c.changes), planned.outer, planned.data, planned.embed) for c, _ in ranking]
+        winners = [run for run, _, _ in ranked.values()]
         title = "refit the best candidate" if len(winners) == 1 else f"refit the best {len(winners)} candidates"
         done = run_all(e, winners, shards, index, planned.embed, title=title)
         kept = [
@@ -131,15 +136,15 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
                 "changes": candidate.changes,
                 "metric": SCORE,
                 "value": score,
-                "checkpoint": done[winner.key],
-                "commit_sha256": sha256(results.read(f"{done[winner.key]}/COMMIT")),
-                "epoch": winner.optim.epochs,
+                "checkpoint": done[key],
+                "commit_sha256": sha256(results.read(f"{done[key]}/COMMIT")),
+                "epoch": run.optim.epochs,
             }
-            for (candidate, score), winner in zip(ranking, winners, strict=True)
+            for key, (run, candidate, score) in ranked.items()
         ]
         results.write_json(f"{folder}/best.json", {"study": planned.study} | kept[0] | {"next": kept[1:]})
-        (candidate, score), *_ = ranking
-        return Best(planned.study, candidate, score, done[winners[0].key])
+        run, candidate, score = next(iter(ranked.values()))
+        return Best(planned.study, candidate, score, done[run.key])
 
 
 def _journal(results: Store, folder: str) -> Path:
@@ -165,6 +170,11 @@ def _try_candidates(
     if left <= 0:
         return
     rows = _earlier_rows(results, folder, owner)
+    if missing := set(owner.told()) - {row["candidate"] for row in rows}:
+        raise DataError(
+            f"the study {owner.name} has {len(missing)} candidates of which {results}/{folder}/trials.parquet knows "
+            "nothing: they were searched with another store.results; use that one, or another search.storage"
+        )
     at_once = min(e.search.at_once or cluster.room(e.runtime), e.search.batch, left)
     # What a cluster is to grow for must wait in its sight; by default Tune shows it one trial at a time.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
@@ -186,7 +196,13 @@ def _try_candidates(
                 storage_path=f"{results.path('ray')}" if results.is_local else f"{results}/ray",
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=1),
-                callbacks=[_Waiting(lambda: bar.to(bar.done, note=f" waits for {cluster.a_worker(e.runtime)}"))],
+                callbacks=[
+                    _Waiting(
+                        lambda waits: bar.to(
+                            bar.done, note=f" waits for {cluster.a_worker(e.runtime)}" if waits else " "
+                        )
+                    )
+                ],
             ),
         )
         # Tune would take Ctrl-C as the end of the search, and what is half searched would be refitted as the best.
@@ -211,18 +227,22 @@ class _Waiting(tune.Callback):
     """Tells when no trial has run for a while, though some are there: nothing has room for them.
 
     Args:
-        tell: Called every now and then while that lasts.
+        tell: Called with True every now and then while that lasts, and with False when it is over.
     """
 
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self._tell, self._since = tell, time.monotonic()
+    def __init__(self, tell: Callable[[bool], None]) -> None:
+        self._tell, self._since, self._told = tell, time.monotonic(), False
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         open_trials = [trial for trial in trials if not trial.is_finished()]
         if not open_trials or any(trial.status == Trial.RUNNING for trial in open_trials):
             self._since = time.monotonic()
+            if self._told:
+                self._told = False
+                self._tell(False)
         elif time.monotonic() - self._since > WAITS_S:
-            self._tell()
+            self._told = True
+            self._tell(True)
 
 
 def _leave_pickled_errors() -> None:

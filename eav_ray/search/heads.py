@@ -6,7 +6,7 @@ order, modality dropout and dropout masks, learning rate, weight decay and lengt
 have ended, up to rounding.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -28,8 +28,9 @@ from eav_ray.training.plan import SCORE, Run
 from eav_ray.training.run import Place, Ready, labels_of, loader_of, open_source, prepare, rows_with
 from eav_ray.training.source import Labels, Loader, Source, plain_batches
 
-VALIDATED_AT_ONCE = 256  # windows
 AT_ONCE = 64  # heads of a stack; from about 16 on more gain little, and take memory
+VALIDATED_AT_ONCE = 2048  # windows times heads
+PARAMETERS_AT_ONCE = 50_000_000  # of a stack; they are there four times, with gradients and moments
 BETAS, EPS = (0.9, 0.999), 1e-8  # of torch.optim.AdamW, which trains a head alone
 
 
@@ -59,17 +60,25 @@ def score_heads(runs: list[Run], place: Place, *, at_once: int = AT_ONCE) -> Ite
     left = list(stacks(list(zip(runs, steps, strict=True)), at_once))
     while left:
         numbers = left.pop(0)
-        chosen = [runs[n] for n in numbers]
+        size = sum(p.numel() for p in opened.ready(runs[numbers[0]]).module.parameters())
+        most = max(1, PARAMETERS_AT_ONCE // size)
+        if len(numbers) > most:
+            left[:0] = [numbers[start : start + most] for start in range(0, len(numbers), most)]
+            continue
         try:
-            heads = [opened.head(run) for run in chosen]
-            stack = train_heads(heads, place.device)
-            yield numbers, _validate(stack, chosen, heads, place)
+            metrics = _trained_and_scored([runs[n] for n in numbers], opened, place)
         except torch.cuda.OutOfMemoryError:
             half = len(numbers) // 2
             if half:
                 left[:0] = [numbers[:half], numbers[half:]]
-            else:
-                yield numbers, [{SCORE: float("nan")}]
+                continue
+            metrics = [{SCORE: float("nan")}]
+        yield numbers, metrics
+
+
+def _trained_and_scored(runs: list[Run], opened: "_Opened", place: Place) -> list[Metrics]:
+    heads = [opened.head(run) for run in runs]
+    return _validate(train_heads(heads, place.device), runs, heads, place)
 
 
 def stacks(runs: list[tuple[Run, int]], at_once: int) -> Iterator[list[int]]:
@@ -127,7 +136,7 @@ class Stack:
         self._steps = torch.zeros((), dtype=torch.float32, device=device)
         self._decay = [optim.weight_decay for optim in optims]
         self._clip = torch.tensor([optim.clip for optim in optims], dtype=flat.dtype, device=device)
-        self._smoothing = optims[0].label_smoothing
+        self._smoothing, self._batch = optims[0].label_smoothing, optims[0].batch
         self._weight_loss = torch.tensor([f.weight_loss for f in fusions], dtype=flat.dtype, device=device)
         self._draws: dict[int, tuple[list[tuple[tuple[int, ...], torch.dtype]], bool]] = {}
 
@@ -161,7 +170,7 @@ class Stack:
         """
         needs = [self._needs(batch) for batch in batches]
         weighed = needs[0][1]
-        data = self._stacked(batches, stream)
+        data = self._stacked(batches, stream, self._batch)
         masks = self._masks(batches, [draws for draws, _ in needs], stream)
         count = torch.tensor([batches[s].count for s in stream], device=self._weights.device)
 
@@ -179,14 +188,15 @@ class Stack:
     @torch.no_grad()
     def logits(self, batch: Batch, rows: list[int]) -> Tensor:
         """(heads, batch, classes): what these heads say of the same windows, in eval mode."""
-        data = self._stacked([batch], [0] * len(rows))
-        parameters = {name: p[rows] for name, p in self._parameters().items()}
+        chosen = _never_one(rows)
+        data = self._stacked([batch], [0] * len(chosen), len(batch.label_B))
+        parameters = {name: p[chosen] for name, p in self._parameters().items()}
 
         def logits(parameters: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
             return self._forward(parameters, data, [])[0].logits_BK
 
         self.module.eval()
-        return vmap(logits)(parameters, data)
+        return vmap(logits)(parameters, data)[: len(rows)]
 
     def _forward(self, parameters: dict[str, Tensor], data: dict[str, Tensor], masks: list[Tensor]) -> Any:
         inputs = {name: x for name, x in data.items() if "." in name}
@@ -197,12 +207,12 @@ class Stack:
             fused = functional_call(cast(nn.Module, self.module.fusion), named, (encoded, logits, batch.present_BM))
         return single_precision(Output(fused.logits_BK, logits, fused.weights_BM, fused.corrected_BM)), batch
 
-    def _stacked(self, batches: list[Batch], stream: list[int]) -> dict[str, Tensor]:
-        """Each head's batch, filled up with rows of weight 0 to the longest.
+    def _stacked(self, batches: list[Batch], stream: list[int], size: int) -> dict[str, Tensor]:
+        """Each head's batch, filled up with rows of weight 0 to a size that does not depend on the other heads.
 
         Each has a copy of its own: products with shared ones would be computed in another way.
         """
-        device, size = self._weights.device, max(len(b.label_B) for b in batches)
+        device = self._weights.device
         columns = [b.inputs | {"present": b.present_BM, "label": b.label_B, "weight": b.weight_B} for b in batches]
         chosen, data = torch.tensor(stream, device=device), {}
         for name in columns[0]:
@@ -230,7 +240,7 @@ class Stack:
         """Dropout masks of every head, as it would draw them alone (`engine._Common._loss`)."""
         if not any(self._dropout):
             return [torch.ones(len(self), 1, device=self._weights.device) for _ in draws[0]]
-        device, size = self._weights.device, max(len(b.label_B) for b in batches)
+        device, size = self._weights.device, self._batch
         made: dict[tuple[int, int, float], list[Tensor]] = {}
         rows = []
         for s, p in zip(stream, self._dropout, strict=True):
@@ -283,31 +293,37 @@ def train_heads(
     Returns:
         All heads, finished, in their order.
     """
-    stack = Stack([head.module for head in heads], [head.optim for head in heads], device)
     rates = [schedule(head.optim, head.loader.steps) for head in heads]
     streams = list({id(head.loader): head.loader for head in heads}.values())  # heads may share batches
     place = {id(loader): number for number, loader in enumerate(streams)}
     stream_of = [place[id(head.loader)] for head in heads]
     ended: dict[int, dict[str, Tensor]] = {}
-    running, number = list(range(len(heads))), 0
+    running, number = _never_one(range(len(heads))), 0
+    stack = Stack([heads[h].module for h in running], [heads[h].optim for h in running], device)
     for epoch in range(max(head.optim.epochs for head in heads)):
         used = sorted({stream_of[h] for h in running})
         stream = [used.index(stream_of[h]) for h in running]
         loaders = (streams[s].batches(Position(epoch, 0)) for s in used)
         for step, batches in enumerate(zip(*loaders, strict=True)):
             losses = stack.step(list(batches), stream, [rates[h](Position(epoch, step)) for h in running])
-            told(number, losses.tolist())
+            told(number, losses[: len(set(running))].tolist())
             number += 1
         for row, h in enumerate(running):
             if heads[h].optim.epochs == epoch + 1:
                 ended[h] = stack.weights(row)
-        left = [row for row, h in enumerate(running) if h not in ended]
-        if left and len(left) < len(running):
+        left = _never_one(row for row, h in enumerate(running) if h not in ended)
+        if left and left != list(range(len(running))):
             stack.keep(left)
         running = [running[row] for row in left]
     for h, head in enumerate(heads):
         head.module.load_state_dict(ended[h], strict=False)
     return Stack([head.module for head in heads], [head.optim for head in heads], device)
+
+
+def _never_one(rows: Iterable[int]) -> list[int]:
+    """A single one twice: products of a stack of one are computed in another way than those of two or more."""
+    found = list(rows)
+    return 2 * found if len(found) == 1 else found
 
 
 class _Opened:
@@ -412,7 +428,7 @@ def _validate(stack: Stack, runs: list[Run], heads: list[Head], place: Place) ->
     for numbers in together.values():
         run, loader = runs[numbers[0]], heads[numbers[0]].loader
         rows = rows_with(place.windows, run.split.validation, tuple(run.experiment.data.modalities))
-        batches = plain_batches(loader.source, loader.labels, rows, VALIDATED_AT_ONCE)
+        batches = plain_batches(loader.source, loader.labels, rows, max(1, VALIDATED_AT_ONCE // len(numbers)))
         parts = [stack.logits(batch, numbers).cpu().numpy() for _, batch in batches]
         recording = place.windows.ids.iloc[rows].groupby(["subject", "recording"]).ngroup().to_numpy()
         for number, logits_VK in zip(numbers, np.concatenate(parts, 1) if parts else [], strict=False):

@@ -8,7 +8,6 @@ uninterrupted one would have.
 import itertools
 import math
 import random
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +65,6 @@ class Owner:
     def __init__(self, search: Search, name: str, storage: Path | str) -> None:
         self.search, self.name = search, name
         self._space = {key: _distribution(key, choice) for key, choice in search.space.items()}
-        self._grid = _grid(search.space) if search.sampler == "grid" else []
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._study = _open(storage, name)
         self._copy: optuna.Study | None = None  # of the batch that is asked for
@@ -75,8 +73,7 @@ class Owner:
 
     @property
     def candidates(self) -> int:
-        """How many there will be: what was asked for, but not more than a grid has."""
-        return min(self.search.candidates, len(self._grid) or self.search.candidates)
+        return count(self.search)
 
     @property
     def asked(self) -> int:
@@ -99,8 +96,8 @@ class Owner:
 
     def _suggest(self, number: int) -> dict[str, Any]:
         """A function of the scores of earlier batches alone: its own batch counts as running."""
-        if self._grid:
-            return self._grid[number]
+        if self.search.sampler == "grid":
+            return _combination(self.search.space, number)
         trials = self._study.get_trials(deepcopy=False)[:number]
         if self.search.sampler == "cmaes":
             study = optuna.create_study(direction="maximize", sampler=self._sampler(number))
@@ -162,14 +159,19 @@ class Owner:
                 return optuna.samplers.RandomSampler(seed=seed)
 
 
+def count(search: Search) -> int:
+    """How many candidates there will be: what was asked for, but not more than a grid has."""
+    if search.sampler != "grid":
+        return search.candidates
+    return min(search.candidates, math.prod(len(choice.choice) for choice in search.space.values()))
+
+
 def _open(storage: Path | str, name: str) -> optuna.Study:
     if isinstance(storage, str):
         try:
             return optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
         except Exception as error:  # noqa: BLE001 - what a database's driver raises is its own
-            raise ConfigError(
-                f"search.storage={_without_password(storage)} cannot be opened: {reason_of(error)}"
-            ) from None
+            raise ConfigError(f"search.storage={storage} cannot be opened: {reason_of(error)}") from None
     try:
         backend = JournalStorage(JournalFileBackend(str(storage)))
         return optuna.create_study(study_name=name, storage=backend, direction="maximize", load_if_exists=True)
@@ -177,10 +179,6 @@ def _open(storage: Path | str, name: str) -> optuna.Study:
         raise DataError(
             f"{storage} is no journal of a search ({reason_of(error)}); delete it and search anew"
         ) from None
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", url)
 
 
 def _cmaes(seed: int, batch: int) -> optuna.samplers.BaseSampler:
@@ -194,6 +192,7 @@ def _replayed(
 
     Optuna keeps that state as a pickle beside the study; here it never leaves the memory.
     """
+    worst = min((t.value for t in trials if t.value is not None), default=0.0)
     for start in range(0, len(trials), batch):
         part = trials[start : start + batch]
         asked = [study.ask(space) for _ in part]
@@ -202,14 +201,20 @@ def _replayed(
         for trial, known in zip(asked, part, strict=True):
             if known.state == TrialState.COMPLETE:
                 study.tell(trial, known.value)
+            elif known.state == TrialState.PRUNED:
+                study.tell(trial, worst)  # it learns nothing from one without a value
             else:
                 study.tell(trial, state=TrialState.FAIL)
     return dict(study.ask(space).params)
 
 
-def _grid(space: dict[str, Choice]) -> list[dict[str, Any]]:
-    """Every combination, the last key first to change."""
-    return [dict(zip(space, values, strict=True)) for values in itertools.product(*(c.choice for c in space.values()))]
+def _combination(space: dict[str, Choice], number: int) -> dict[str, Any]:
+    """Of a grid, the last key first to change."""
+    found: dict[str, Any] = {}
+    for key, choice in reversed(space.items()):
+        number, at = divmod(number, len(choice.choice))
+        found[key] = choice.choice[at]
+    return {key: found[key] for key in space}
 
 
 def _distribution(key: str, choice: Choice) -> BaseDistribution:

@@ -38,7 +38,7 @@ while True:
     free = available_resources_per_node()
     nodes = {n["NodeID"]: n for n in ray.nodes() if n["Resources"].get("GPU") or not n["Alive"]}
     told = {k: [n["Alive"], free.get(k, {}).get("GPU", 0.0), n["DeathReasonMessage"]] for k, n in nodes.items()}
-    print(json.dumps([time.time(), told]), flush=True)
+    print("seen", json.dumps([time.time(), told]), flush=True)
     time.sleep(0.5)
 """
 
@@ -54,7 +54,8 @@ class Growing:
     def seen(self) -> list[tuple[float, dict[str, tuple[bool, float, str]]]]:
         """What was seen until now: (time, node -> (alive, free GPUs, why it died))."""
         lines = self.watched.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        # Ray writes there too.
+        return [json.loads(line[5:]) for line in lines if line.startswith("seen ") and line.endswith("\n")]
 
     def alive(self) -> list[int]:
         return [sum(alive for alive, _, _ in nodes.values()) for _, nodes in self.seen()]
