@@ -175,7 +175,13 @@ def replicated(module: nn.Module) -> DistributedDataParallel:
     """
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     # `settle` makes what batch norms have counted equal.
-    return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
+    return DistributedDataParallel(module, find_unused_parameters=True, forward_sync_buffers=False)
+
+
+def let_go(replica: DistributedDataParallel | None) -> None:
+    """Of the process group, and of the module's gradients: what is left of it may live until the process ends."""
+    if replica is not None:
+        replica.reducer = replica.logger = None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Common:
@@ -321,6 +327,7 @@ class TorchEngine(_Common):
 
     def close(self) -> None:
         self.optimizer.state.clear()
+        let_go(self.replica)
 
 
 class DeepSpeedEngine(_Common):
@@ -500,6 +507,7 @@ class DeepSpeedEngine(_Common):
         if self._stage == 3:
             self._given.load_state_dict(self.weights())
         self.engine.destroy()
+        let_go(self.replica)
         if self._stage == 3:
             from deepspeed.runtime.zero import parameter_offload
 
