@@ -54,30 +54,27 @@ CORES = os.cpu_count() or 1
 # a: the job against a run of Ray Train for each candidate
 
 
-def experiment_of(folder: Path) -> Experiment:
+DEMO = "jobs/experiments/demo.yaml"
+
+
+def changes_of(folder: Path) -> dict[str, Any]:
     changes: dict[str, Any] = {"data.root": str(folder / "EAV"), "fold.of": 5, "fold.inner": 3}
     changes |= {f"store.{k}": str(folder / k) for k in ("shards", "results", "cache")}
     changes |= {f"train.encoders.{m}.epochs": 1 for m in WIDTHS}
     changes |= {"fusion.width": 64, "fusion.input": "pooled", "optim.epochs": EPOCHS, "search.batch": BATCH}
-    changes |= {"runtime.workers": 1, "runtime.groups": CORES}
-    return load("jobs/experiments/demo.yaml", changes)
+    return changes | {"runtime.workers": 1, "runtime.groups": CORES}
 
 
-def words_of(e: Experiment, candidates: int) -> list[str]:
-    keys = ("fold.of", "fold.inner", "fusion.width", "fusion.input", "optim.epochs", "search.batch", "runtime.workers")
-    tree: dict[str, Any] = {key: getattr(getattr(e, key.split(".")[0]), key.split(".")[1]) for key in keys}
-    tree |= {"runtime.groups": e.runtime.groups, "data.root": e.data.root, "search.candidates": candidates}
-    tree |= {f"train.encoders.{m}.epochs": 1 for m in WIDTHS}
-    tree |= {f"store.{k}": getattr(e.store, k) for k in ("shards", "results", "cache")}
-    return [f"{key}={value}" for key, value in tree.items()]
+def tune_command(folder: Path, candidates: int) -> list[str]:
+    changes = changes_of(folder) | {"search.candidates": candidates}
+    return [sys.executable, "jobs/tune.py", DEMO, *(f"{key}={value}" for key, value in changes.items())]
 
 
-def searched(folder: Path, e: Experiment, planned: tune.Plan) -> float:
+def searched(folder: Path, planned: tune.Plan) -> float:
     """Seconds from the command to the last candidate; the refit, which the rival lacks, is not waited for."""
     trials = folder / "results" / "searches" / planned.study / "trials.parquet"
     began = time.time()
-    command = [sys.executable, "jobs/tune.py", "jobs/experiments/demo.yaml", *words_of(e, CANDIDATES)]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(tune_command(folder, CANDIDATES), check=True, capture_output=True)
     rows = arrow.read_frame(trials.read_bytes(), str(trials))
     assert rows["candidate"].nunique() == CANDIDATES and set(rows["state"]) == {"COMPLETE"}
     return trials.stat().st_mtime - began
@@ -124,16 +121,14 @@ def a_run_each(folder: Path, e: Experiment, planned: tune.Plan, data: Data, samp
 
 def part_a(folder: Path) -> tuple[list[str], list[Goal]]:
     plant(folder / "EAV", Plan(people=10, per_class=2, video_size=(64, 48), fps=5), workers=CORES)
-    e = experiment_of(folder)
+    e = load(DEMO, changes_of(folder))
     preprocess(e)
     data = open_data(e)
-    subprocess.run(
-        [sys.executable, "jobs/tune.py", "jobs/experiments/demo.yaml", *words_of(e, 1)], check=True, capture_output=True
-    )  # the encoders
+    subprocess.run(tune_command(folder, 1), check=True, capture_output=True)  # the encoders
     planned = tune.plan(override(e, {"search.candidates": CANDIDATES}), data.windows)
     windows = median(len(data.windows.rows_of(split.train)) for split in planned.inner)
     each = [a_run_each(folder, e, planned, data, 3) for _ in range(2)]
-    ours = searched(folder, e, planned)
+    ours = searched(folder, planned)
     ratio = median(each) * (CANDIDATES - 1) / ours
     told = [
         f"a. {CANDIDATES - 1} candidates x 3 inner folds x {EPOCHS} epochs of {windows:.0f} windows (one came with "

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import math
-import re
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -456,7 +455,7 @@ class Search:
     @classmethod
     def _without_password(cls, url: str) -> str:
         # It is a part of every experiment.json.
-        if re.search(r"://[^/@:]*:[^/@]*@", url):
+        if urlsplit(url).password is not None:
             raise ValueError("a password does not belong into an experiment; give it by PGPASSWORD or ~/.pgpass")
         return url
 

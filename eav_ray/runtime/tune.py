@@ -361,13 +361,13 @@ def _lease(config: dict[str, Any], experiment: Experiment, planned: Plan, shards
         jobs = [(number, fold) for number in found for fold in part]
         runs = [fusion_run(candidates[n], planned.inner[fold], planned.data, planned.embed) for n, fold in jobs]
         reasons = [why_alone(run) for run in runs]
+        alone = {number: reason for (number, _), reason in zip(jobs, reasons, strict=True)}
         began = time.perf_counter()
         for numbers, metrics in _scored(runs, reasons, place, experiment.search.together):
             seconds = (time.perf_counter() - began) / len(numbers)
             for n, scored in zip(numbers, metrics, strict=True):
                 number, fold = jobs[n]
                 found[number].append({"fold": fold, "seconds": seconds, "together": len(numbers)} | scored)
-            alone = {number: reasons[n] for n, (number, _) in enumerate(jobs)}
             told = [_told(n, f, alone[n], len(folds), bars) for n, f in found.items() if len(f) > part[-1]]
             told = [candidate for candidate in told if candidate]
             if told:
