@@ -86,9 +86,9 @@ def _candidate(config: dict[str, Any]) -> None:
     data: Data = config["data"]
     e = override(config["experiment"], config["changes"])
     planned: tune.Plan = config["planned"]
-    place = open_place(e, data.shards, data.index, torch.device("cpu"), only=planned.embed)
-    for split in planned.inner:
-        score_fold(fusion_run(e, split, planned.data, planned.embed), place)
+    place = open_place(e, data.shards, data.index, torch.device("cpu"), only=planned.question.embed)
+    for split in planned.question.inner:
+        score_fold(fusion_run(e, split, planned.question.data, planned.question.embed), place)
 
 
 @ray.remote(num_cpus=0)
@@ -126,7 +126,7 @@ def part_a(folder: Path) -> tuple[list[str], list[Goal]]:
     data = open_data(e)
     subprocess.run(tune_command(folder, 1), check=True, capture_output=True)  # the encoders
     planned = tune.plan(override(e, {"search.candidates": CANDIDATES}), data.windows)
-    windows = median(len(data.windows.rows_of(split.train)) for split in planned.inner)
+    windows = median(len(data.windows.rows_of(split.train)) for split in planned.question.inner)
     each = [a_run_each(folder, e, planned, data, 3) for _ in range(2)]
     ours = searched(folder, planned)
     ratio = median(each) * (CANDIDATES - 1) / ours

@@ -420,6 +420,11 @@ class Choice:
 
 @dataclass(frozen=True, config=STRICT)
 class Search:
+    mode: Literal["fusion", "full"] = Field(
+        default="fusion",
+        description="what a candidate trains: the fusion, on embeddings of encoders that are trained once; or "
+        "everything, as train.mode says, by a group of runtime.workers of its own",
+    )
     candidates: int = Field(default=16, gt=0, description="how many sets of changes are tried")
     batch: int = Field(
         default=4, gt=0, description="candidates that are suggested together; part of what makes it repeatable"
@@ -427,8 +432,9 @@ class Search:
     at_once: int = Field(
         default=0,
         ge=0,
-        description="workers that a batch of candidates is shared out to: a cluster grows for them as far as its own "
-        "limits let it. 0: as many as there is room for now",
+        description="workers that a batch of candidates is shared out to, with mode=full groups of workers: a cluster "
+        "grows for them as far as its own limits let it. 0: as many as there is room for, by those limits where they "
+        "are known",
     )
     together: int = Field(
         default=64, gt=0, description="fusion trainings that are computed as one batch; 1: one after the other"
@@ -464,7 +470,8 @@ class Search:
             "fusion.heads": Choice(choice=(1, 2, 4, 8)),
             "optim.lr": Choice(low=1e-4, high=3e-3, log=True),
         },
-        description="dotted key -> choice or range; keys under fusion. and optim. only",
+        description="dotted key -> choice or range; keys under fusion. and optim., with mode=full under model. and "
+        "train. too",
     )
 
 
@@ -622,9 +629,12 @@ class Experiment:
                 f"runtime.offload needs runtime.engine=deepspeed and runtime.zero_stage of 1, 2 or 3; they are "
                 f"{self.runtime.engine} and {self.runtime.zero_stage}"
             )
+        allowed = ("fusion.", "optim.") if self.search.mode == "fusion" else ("fusion.", "optim.", "model.", "train.")
         for key in self.search.space:
-            if not key.startswith(("fusion.", "optim.")):
-                problems.append(f"search.space.{key}: only keys under fusion. and optim. can be searched")
+            if not key.startswith(allowed):
+                way = "" if len(allowed) > 2 else "; with search.mode=full also those under model. and train."
+                told = f"{', '.join(allowed[:-1])} and {allowed[-1]}"
+                problems.append(f"search.space.{key}: only keys under {told} can be searched{way}")
         if problems:
             raise ValueError("\n".join(problems))
         return self

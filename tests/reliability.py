@@ -27,6 +27,7 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (
             "tests/search/test_study.py::test_a_search_killed_after_any_answer",
             "tests/search/test_study.py::test_a_journal_cut",
+            "tests/ray/test_full_search.py",
         ),
     ),
     "R4": (

@@ -304,7 +304,7 @@ def journal(folder: Path, before: bool) -> Place:
 
 def trials(folder: Path) -> Place:
     store, owner, name = Store(folder), cast(Owner, SimpleNamespace(told=lambda: [0])), "searches/s/trials.parquet"
-    return Place(partial(store.write, name), lambda: tune._earlier_rows(store, "searches/s", owner), name)
+    return Place(partial(store.write, name), lambda: tune.earlier_rows(store, "searches/s", owner), name)
 
 
 def predictions(folder: Path) -> Place:
@@ -689,7 +689,7 @@ def test_the_pickled_error_of_a_candidate_is_not_opened(
     trial.status = Trial.ERROR
     (tmp_path / "error.pkl").write_bytes(pickle.dumps(Malicious(proof)))
     (tmp_path / "error.txt").write_text("Failure # 1\nValueError: no\n")
-    tune._leave_pickled_errors()
+    tune.leave_pickled_errors()
     assert "ValueError: no" in str(ResultGrid._populate_exception(trial))
     assert not proof.exists()
     monkeypatch.undo()

@@ -1,15 +1,26 @@
-"""A search that nothing has room for says so, and only then."""
+"""Which candidates are handed out when, to which trial, and what is said while nothing has room for them."""
 
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.search import Searcher
 
-from eav_ray.config import Experiment, Runtime, override
+from eav_ray.config import Choice, Experiment, Runtime, Search, override
+from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
-from eav_ray.runtime import cluster, tune
+from eav_ray.runtime import cluster
 from eav_ray.runtime.cli import absolute
+from eav_ray.runtime.searcher import Leases, Waiting
+from eav_ray.runtime.trial import Question, candidate_runs, of_folds
+from eav_ray.search.study import Candidate, Owner, check_space
+from eav_ray.training.plan import SCORE
+
+# Optuna calls its journal experimental.
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
 @dataclass
@@ -22,9 +33,9 @@ class Trial:
 
 def test_only_trials_that_do_not_start_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("eav_ray.runtime.tune.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("eav_ray.runtime.searcher.time.monotonic", lambda: now[0])
     told: list[tuple[float, bool]] = []
-    waiting = tune._Waiting(lambda waits: told.append((now[0], waits)))
+    waiting = Waiting(lambda waits: told.append((now[0], waits)))
 
     def step(at: float, *states: str) -> None:
         now[0] = at
@@ -56,3 +67,103 @@ def test_a_database_in_a_file_lies_where_the_command_was_given(tmp_path: Path, m
     shared = {"data.root": "/d", "store.shards": "/d", "store.results": "/d", "store.cache": "/d"}
     with pytest.raises(ConfigError, match="search.storage is search.db, a relative path, but a submitted job runs in"):
         absolute(override(e, shared))
+
+
+class Trained:
+    """A search of whole trainings, without Ray: what would be handed out, and to which trial."""
+
+    def __init__(self, folder: Path, changes: list[dict[str, Any]], needs: dict[str, str], **search: Any) -> None:
+        values = sorted({c["optim.lr"] for c in changes})
+        space = {"optim.lr": Choice(choice=tuple(values))}
+        self.owner = Owner(Search(candidates=len(changes), space=space, **search), "s", folder / "journal")
+        self._left = [Candidate(n, c) for n, c in enumerate(changes)]
+        self._told: set[int] = set()
+        self.owner.ask = self._ask
+        self.owner.tell = lambda number, score, pruned=False: self._told.add(number)
+        self.owner.told = lambda: sorted(self._told)
+        self.kept: list[dict[str, Any]] = []
+        self.forgotten: list[int] = []
+        self.leases = Leases(
+            self.owner,
+            1,
+            [],
+            lambda rows: self.kept.extend(rows[len(self.kept) :]),
+            lambda count, note: None,
+            needs=lambda c: frozenset([needs.get(str(c.changes["optim.lr"]), ""), str(c.changes["optim.lr"])]),
+            told=lambda c: self.forgotten.append(c.number),
+        )
+
+    def _ask(self) -> Candidate | None:
+        if not self._left:
+            raise StopIteration
+        return self._left.pop(0)
+
+    def number(self, trial: str) -> int | str | None:
+        found = self.leases.suggest(trial)
+        return found["candidates"][0][0] if isinstance(found, dict) else found
+
+    def finish(self, trial: str, number: int, score: float = 0.5) -> None:
+        folds = [{"fold": 0, SCORE: score}, {"fold": 1, SCORE: score}]
+        told = [of_folds(number, folds, 2, {}, failed="" if math.isfinite(score) else "no memory")]
+        self.leases.on_trial_complete(trial, {"scored": json.dumps(told)})
+
+
+def test_what_one_candidate_trains_no_other_trains_beside_it(tmp_path: Path) -> None:
+    """Candidates 0 and 1 share an encoder that is not trained yet; 2 is by itself; 3 is equal to 0."""
+    changes = [{"optim.lr": lr} for lr in (0.1, 0.2, 0.3, 0.1)]
+    search = Trained(tmp_path, changes, {"0.1": "shared", "0.2": "shared", "0.3": "own"})
+    assert search.number("a") == 0
+    assert search.number("b") == 2  # 1 waits
+    assert search.number("c") is None  # so does 3
+    search.finish("b", 2)
+    assert search.number("c") is None
+    search.finish("a", 0)
+    assert search.number("c") == 1
+    assert search.number("d") is None
+    search.finish("c", 1)
+    found = search.leases.suggest("d")
+    assert found["candidates"] == [(3, {"optim.lr": 0.1})]
+    assert [row["fold"] for row in found["known"]] == [0, 1]  # of candidate 0, which was the same
+    search.finish("d", 3)
+    assert search.number("e") == Searcher.FINISHED
+    assert search.forgotten == [2, 0, 1, 3] and len(search.kept) == 8
+
+
+def test_a_candidate_without_a_score_says_why_and_one_that_left_stays_open(tmp_path: Path) -> None:
+    search = Trained(tmp_path, [{"optim.lr": lr} for lr in (0.1, 0.2)], {"0.1": "a", "0.2": "b"})
+    assert search.number("a") == 0 and search.number("b") == 1
+    search.finish("a", 0, math.nan)
+    assert search.leases.failed == {0: "no memory"} and search.leases.broken is None
+    search.leases.on_trial_complete("b", {SCORE: math.nan})
+    assert search.leases.broken == 1 and search.forgotten == [0]
+    assert {row["state"] for row in search.kept} == {"FAIL"}
+
+
+SPLIT = ("subject_kfold", ("p0/1", "p1/1"), ("p2/1",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds"),
+    [
+        ({"train.mode": "end_to_end"}, ["joint"]),
+        ({"train.mode": "staged_then_joint"}, ["encoder"] * 3 + ["fusion", "joint"]),
+        ({}, ["encoder"] * 3 + ["fusion"]),
+        ({"data.modalities": ["eeg"]}, ["encoder"]),
+    ],
+)
+def test_a_whole_candidate_trains_what_the_experiment_trains(changes: dict[str, Any], kinds: list[str]) -> None:
+    question = Question([Split(*SPLIT), Split(*SPLIT)], "data", ("p0/1", "p1/1", "p2/1"))
+    e = override(Experiment(), {"search.mode": "full"} | changes)
+    folds = candidate_runs(e, question)
+    assert [[run.kind for run in fold] for fold in folds] == [kinds, kinds]
+    assert folds[0][-1].split.validation == ("p2/1",)
+
+
+def test_only_whole_candidates_change_encoders() -> None:
+    space = {"search.space.train.encoders.eeg.lr": {"choice": [1e-4, 1e-3]}}
+    with pytest.raises(ConfigError, match=r"only keys under fusion. and optim. can be searched; with search.mode=full"):
+        override(Experiment(), space)
+    e = override(Experiment(), space | {"search.mode": "full", "search.space.model.eeg.depth": {"low": 1, "high": 3}})
+    check_space(e)
+    with pytest.raises(ConfigError, match="fusion., optim., model. and train. can be searched$"):
+        override(e, {"search.space.data.seed": {"choice": [1, 2]}})

@@ -149,21 +149,40 @@ def has_gpu(runtime: Runtime) -> bool:
 
 def a_worker(runtime: Runtime) -> str:
     """What one worker needs, and how many nodes there are, as words."""
-    needs = f"{runtime.cpus_per_worker:g} CPU"
-    if runtime.gpus_per_worker:
-        needs += f" and {runtime.gpus_per_worker:g} GPU"
+    return f"a node with {each_needs(runtime)} free ({_nodes()})"
+
+
+def a_group(runtime: Runtime) -> str:
+    """What a group of workers needs, and how many nodes there are, as words."""
+    if runtime.least_workers == 1:
+        return a_worker(runtime)
+    return f"{runtime.least_workers} workers' {each_needs(runtime)} each to be free ({_nodes()})"
+
+
+def each_needs(runtime: Runtime) -> str:
+    return " and ".join(f"{each:g} {k}" for k, each in _needs(runtime).items())
+
+
+def _nodes() -> str:
     nodes = sum(node["Alive"] for node in ray.nodes())
-    return f"a node with {needs} free ({nodes} {'node is' if nodes == 1 else 'nodes are'} there)"
+    return f"{nodes} {'node is' if nodes == 1 else 'nodes are'} there"
+
+
+def _needs(runtime: Runtime) -> dict[str, float]:
+    """Of one worker."""
+    return {k: each for k, each in (("CPU", runtime.cpus_per_worker), ("GPU", runtime.gpus_per_worker)) if each}
 
 
 def room(runtime: Runtime) -> int:
-    """How many workers fit on the nodes that are there now; at least 1, for which a cluster may grow.
+    """How many workers fit on the nodes that are there now; at least 1, for which a cluster may grow."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max(1, workers_on(nodes, runtime))
 
-    Counted node by node: what two nodes have left over between them holds no worker.
-    """
-    needs = {"CPU": runtime.cpus_per_worker, "GPU": runtime.gpus_per_worker}
-    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return max(1, sum(min(int(have.get(k, 0) / each) for k, each in needs.items() if each) for have in nodes))
+
+def workers_on(nodes: list[dict[str, float]], runtime: Runtime) -> int:
+    """Counted node by node: what two nodes have left over between them holds no worker."""
+    needs = _needs(runtime)
+    return sum(min(int(have.get(k, 0) / each) for k, each in needs.items()) for have in nodes)
 
 
 def _start(runtime: Runtime) -> None:

@@ -13,8 +13,8 @@ from eav_ray.runtime.check import check
 from eav_ray.runtime.evaluate import evaluate_checkpoint, predict_to_csv
 from eav_ray.runtime.preprocess import preprocess
 from eav_ray.runtime.pull import pull
-from eav_ray.runtime.train import announce, open_data
-from eav_ray.runtime.tune import plan, search
+from eav_ray.runtime.train import open_data
+from eav_ray.runtime.tune import announce_search, plan, search
 from eav_ray.storage import COMMIT
 
 
@@ -38,7 +38,7 @@ def demo(experiment: Experiment, *, people: int, per_class: int, workers: int) -
         preprocess(e)
         data = open_data(e)
         planned = plan(e, data.windows)
-        announce(e, planned.encoders, data, searched=planned.searched(e))
+        announce_search(e, [planned], data)
         best = search(e, planned, data.shards, data.index)
         path = pulled(e.store.results, best.study, best.checkpoint)
         bayes = {m: bayes_accuracy([m]) for m in ("audio", "eeg", "video")}

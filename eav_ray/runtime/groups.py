@@ -5,11 +5,13 @@ imported by the workers only: Ray Train's own actors load this module too.
 """
 
 import contextlib
+import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from eav_ray.config import Experiment
+from eav_ray.config import Experiment, Runtime
 from eav_ray.data.shard import Index
 from eav_ray.errors import ConfigError, DataError, Interrupted
 from eav_ray.report.board import Board
@@ -33,6 +35,7 @@ from eav_ray.storage import Store
 from eav_ray.training.plan import Progress, Run
 
 POLL_S = 0.2
+WAITS_S = 20.0  # without a worker, after which the progress line says what is waited for
 STOPPED = "the job was told to end"
 
 
@@ -64,6 +67,7 @@ def run_each(
     *,
     title: str,
     listen: Callable[[Progress], None] | None = None,
+    ends: Callable[[State], bool] = lambda state: False,
 ) -> State:
     """Train all runs on `runtime.groups` groups of `runtime.workers`; finished ones are skipped.
 
@@ -71,9 +75,11 @@ def run_each(
         only: The recordings that the workers may see at all.
         listen: Is told how far each training is, every few seconds and at the end of its epochs; a TensorBoard beside
             the results, and the MLflow of the experiment, if it is not given.
+        ends: Is told every second how far all are; where it says True, the runs are saved where they are, and left.
     Raises:
         DataError: A group could not start, or ended too often.
-        Interrupted: The job was told to end (SIGTERM, or Ctrl-C), and the runs were saved where they were.
+        Interrupted: The job was told to end (SIGTERM, or Ctrl-C, or by `ends`), and the runs were saved where they
+            were.
     """
     from eav_ray.training.run import finished
 
@@ -92,7 +98,7 @@ def run_each(
     with (
         contextlib.nullcontext(listen) if listen else _boards(experiment, unique) as tell,
         stage(title, total, "epochs") as bar,
-        _watched(queue, bar, tell),
+        _watched(queue, bar, tell, ends, experiment.runtime),
         _told_to_end(queue),
     ):
         others = [
@@ -147,15 +153,21 @@ def _told_to_end(queue: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(queue: Any, bar: Bar, listen: Callable[[Progress], None]) -> Iterator[None]:
+def _watched(
+    queue: Any, bar: Bar, listen: Callable[[Progress], None], ends: Callable[[State], bool], runtime: Runtime
+) -> Iterator[None]:
     """Keep the bar up to date, and who listens, while this process waits for its own group."""
-    stop = threading.Event()
+    stop, began = threading.Event(), time.monotonic()
 
     def look() -> None:
         state: State = ray.get(queue.state.remote())
-        bar.to(state.epochs_done, note=state.note)
+        if not state.asked and time.monotonic() - began > WAITS_S:
+            state = replace(state, note=f" waits for {cluster.a_group(runtime)}")
+        bar.to(state.epochs_done, note=state.note or " ")
         for progress in ray.get(queue.told.remote()):
             listen(progress)
+        if ends(state) and not state.stopped:
+            queue.stop.remote()
 
     def watch() -> None:
         while not stop.wait(1.0):
@@ -206,7 +218,8 @@ def _group(
         # NCCL refuses two ranks on one GPU.
         torch_config=TorchConfig(backend="nccl" if runtime.gpus_per_worker >= 1 else "gloo"),
         run_config=RunConfig(
-            name=f"group-{group}-{int(time.time())}",
+            # Candidates of a search start groups side by side.
+            name=f"group-{group}-{int(time.time())}-{secrets.token_hex(4)}",
             storage_path=f"{storage}/ray",
             # Each run has its own few attempts, which the queue counts; a group that cannot even start ends at last.
             failure_config=FailureConfig(max_failures=ATTEMPTS * runs + ATTEMPTS),

@@ -97,7 +97,7 @@ def plan(experiment: Experiment, data: Data) -> list[Planned]:
             split = make_split(items, of_fold.fold)
         except ConfigError as error:
             raise ConfigError(f"fold {number} cannot be made: {error}") from None
-        planned.append(Planned(number, split, runs_of(of_fold, split, data)))
+        planned.append(Planned(number, split, runs_of(of_fold, split, data.digest)))
     return planned
 
 

@@ -24,6 +24,7 @@ class State:
     note: str
     stopped: bool
     damaged: tuple[str, ...]  # checkpoints that were passed over
+    asked: bool = True  # whether a group has ever asked for a run: before that, its workers have not started
 
 
 class Queue:
@@ -39,10 +40,11 @@ class Queue:
         self._errors: dict[str, str] = {}
         self._note = ""
         self._damaged: list[str] = []
-        self._stopped = False
+        self._stopped = self._asked = False
         self._told: list[Progress] = []
 
     def pull(self, group: int) -> Run | str:
+        self._asked = True
         if group in self._running:  # the group was restarted in the middle of this run
             key = self._running[group]
             self._attempts[key] = self._attempts.get(key, 1) + 1
@@ -100,7 +102,8 @@ class Queue:
 
     def state(self) -> State:
         epochs = sum(self._epochs.values())
-        return State(dict(self._done), dict(self._failed), epochs, self._note, self._stopped, tuple(self._damaged))
+        damaged = tuple(self._damaged)
+        return State(dict(self._done), dict(self._failed), epochs, self._note, self._stopped, damaged, self._asked)
 
 
 def _note(progress: Progress) -> str:

@@ -1,5 +1,7 @@
 """One outer fold: each encoder alone, then the fusion on all of them; or all together."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from eav_ray.config import Experiment, digest
@@ -38,19 +40,24 @@ def open_data(experiment: Experiment) -> Data:
     return Data(shards, index, windows)
 
 
-def runs_of(experiment: Experiment, split: Split, data: Data) -> list[Run]:
-    """The trainings that one split needs; the last one is the result."""
+def runs_of(experiment: Experiment, split: Split, data: str, *, embed: tuple[str, ...] = ()) -> list[Run]:
+    """The trainings that one split needs; the last one is the result.
+
+    Args:
+        data: Digest of the shards' content.
+        embed: Recordings whose embeddings are kept; those that the split trains and validates on, where none are named.
+    """
     e = experiment
-    embed = tuple(sorted({*split.train, *split.validation}))
+    embed = embed or tuple(sorted({*split.train, *split.validation}))
     names = sorted(e.data.modalities)
-    encoders = [encoder_run(e, m, split, data.digest, embed) for m in names]
+    encoders = [encoder_run(e, m, split, data, embed) for m in names]
     if len(names) == 1:
         return [replace(encoders[0], embed=())]
     if e.train.mode == "end_to_end":
-        return [Run("joint", e, split, data.digest)]
-    staged = [*encoders, fusion_run(e, split, data.digest, embed)]
+        return [Run("joint", e, split, data)]
+    staged = [*encoders, fusion_run(e, split, data, embed)]
     if e.train.mode == "staged_then_joint":
-        return [*staged, joint_run(e, split, data.digest, embed)]
+        return [*staged, joint_run(e, split, data, embed)]
     return staged
 
 
@@ -62,7 +69,7 @@ def train(experiment: Experiment) -> str:
     """
     data = open_data(experiment)
     split = make_split(items_of(data.windows.ids, experiment.data, experiment.seed), experiment.fold)
-    runs = runs_of(experiment, split, data)
+    runs = runs_of(experiment, split, data.digest)
     results = Store(experiment.store.results)
     with cluster.session(experiment.runtime):
         announce(experiment, runs, data)
@@ -74,34 +81,53 @@ def train(experiment: Experiment) -> str:
     return f"{results}/{prefix}"
 
 
-def announce(experiment: Experiment, runs: list[Run], data: Data, *, searched: list[Run] | None = None) -> float:
+def announce(
+    experiment: Experiment,
+    runs: list[Run],
+    data: Data,
+    *,
+    searched: Sequence[Run] = (),
+    refitted: Sequence[Run] = (),
+    lanes: int = 1,
+) -> float:
     """Say how many trainings are left and about how long they will take, before they start; returns seconds.
 
     Args:
-        searched: The fusion trainings of a search, one per candidate and fold.
+        searched: The trainings of a search, of all candidates and folds.
+        refitted: Those of its best candidates.
+        lanes: How many of a search go on side by side: fusions on a worker each, other trainings each on a group.
     """
-    results = Store(experiment.store.results)
+    e = experiment
+    results = Store(e.store.results)
     todo = [r for r in {r.key: r for r in runs}.values() if not is_done(r, results)]
     shapes = Shapes(data.index.eeg_channels, len(data.index.classes))
-    each = seconds_per_window(experiment, shapes) if any(run.kind != "fusion" for run in todo) else {}
-    fusion_s = seconds_per_fused_window(experiment, shapes)
-    seconds = START_S  # a joint step costs what its encoders cost
-    for run in todo:
+    raw = any(run.kind != "fusion" for run in (*todo, *searched, *refitted))
+    each = seconds_per_window(e, shapes) if raw else {}
+    fusion_s = seconds_per_fused_window(e, shapes)
+
+    def cost(run: Run) -> float:
+        """Seconds of one worker; a joint step costs what its encoders cost."""
         windows = len(data.windows.rows_of(run.split.train)) * run.epochs
-        cost = sum(each[m] for m in run.experiment.data.modalities) if run.kind != "fusion" else fusion_s
-        seconds += windows * cost / (experiment.runtime.workers * experiment.runtime.groups)
-    workers = min(experiment.search.at_once or cluster.room(experiment.runtime), experiment.search.batch)
-    for run in searched or []:
-        windows = len(data.windows.rows_of(run.split.train)) * run.optim.epochs
-        seconds += windows * fusion_s / workers
+        return windows * (sum(each[m] for m in run.experiment.data.modalities) if run.kind != "fusion" else fusion_s)
+
+    seconds = START_S + sum(map(cost, (*todo, *refitted))) / (e.runtime.workers * e.runtime.groups)
     encoders = sum(r.kind == "encoder" for r in todo)
-    parts = f"{encoders} encoder trainings, {len(todo) - encoders} fusion or joint trainings"
+    parts = [f"{encoders} encoder trainings, {len(todo) - encoders} fusion or joint trainings"]
     if searched:
-        parts += f", {len(searched)} fusion trainings of the search"
+        alone = e.search.mode == "fusion"
+        seconds += sum(map(cost, searched)) / (lanes * (1 if alone else e.runtime.workers))
+        seconds += 0 if alone else START_S * e.search.candidates / lanes  # each starts a group
+        parts += [f"{counted(searched)} of the search", f"{counted(refitted)} of the refit"]
     skipped = len({r.key for r in runs}) - len(todo)
     already = f" ({skipped} finished earlier)" if skipped else ""
-    print(f"to do: {parts}{already}; about {duration(seconds)}", flush=True)
+    print(f"to do: {'; '.join(parts)}{already}; about {duration(seconds)}", flush=True)
     return seconds
+
+
+def counted(runs: Sequence[Run]) -> str:
+    """`24 encoder trainings, 8 fusion trainings`."""
+    kinds = Counter(run.kind for run in runs)
+    return ", ".join(f"{kinds[kind]} {kind} trainings" for kind in ("encoder", "fusion", "joint") if kinds[kind])
 
 
 def duration(seconds: float) -> str:

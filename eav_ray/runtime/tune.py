@@ -8,36 +8,39 @@ in the results store, under `searches/<study>/`: `trials.parquet` (one row per c
 import contextlib
 import io
 import json
-import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+import ray
 from ray import tune
-from ray.tune.experiment import Trial
-from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eav_ray.config import Experiment, digest, override, to_dict
 from eav_ray.data import arrow
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index
 from eav_ray.data.split import Split, inner_splits, items_of, make_split
-from eav_ray.errors import ConfigError, DataError
-from eav_ray.report.progress import stage
+from eav_ray.errors import ConfigError, DataError, Interrupted
+from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster
+from eav_ray.runtime.capacity import capacity, groups_at_once, leases_at_once
 from eav_ray.runtime.groups import run_all
-from eav_ray.runtime.train import announce, open_data
-from eav_ray.search.heads import score_heads, why_alone
-from eav_ray.search.study import Candidate, Owner, check_space, count, medians, study_name, trials_table
+from eav_ray.runtime.protocol import finished
+from eav_ray.runtime.searcher import Leases, Row, Waiting, leave_pickled_errors
+from eav_ray.runtime.train import Data, announce, open_data, runs_of
+from eav_ray.runtime.trial import Control, Question, candidate_runs, full, lease
+from eav_ray.search.study import Candidate, Owner, check_space, count, study_name, trials_table
 from eav_ray.storage import Store, sha256, versions
-from eav_ray.training.plan import SCORE, Run, encoder_run, fusion_run
-from eav_ray.training.run import Place, open_place, score_fold
-
-WAITS_S = 20.0  # without a running trial, after which the progress line says what is waited for
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.plan import SCORE, Run, encoder_run
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,9 @@ class Plan:
     """All trainings of a search and of its refit, before anything starts."""
 
     outer: Split
-    inner: list[Split]
-    inner_encoders: list[Run]  # equal sets of training rows are trained once
+    question: Question
+    inner_encoders: list[Run]  # equal sets of training rows are trained once; none where candidates train their own
     outer_encoders: list[Run]
-    embed: tuple[str, ...]  # recordings that the search may see at all
-    data: str
     study: str
 
     @property
@@ -57,8 +58,16 @@ class Plan:
         return self.inner_encoders + self.outer_encoders
 
     def searched(self, experiment: Experiment) -> list[Run]:
-        """One fusion training per candidate and inner fold."""
-        return [fusion_run(experiment, s, self.data, self.embed) for s in self.inner] * count(experiment.search)
+        """What all candidates train on all inner folds, beside those encoders."""
+        shared = {run.key for run in self.inner_encoders}
+        each = [run for fold in candidate_runs(experiment, self.question) for run in fold if run.key not in shared]
+        return each * count(experiment.search)
+
+    def refitted(self, experiment: Experiment) -> list[Run]:
+        """What the refit of the best candidates trains, beside those encoders."""
+        shared = {run.key for run in self.outer_encoders}
+        each = runs_of(experiment, self.outer, self.question.data, embed=self.question.embed)
+        return [run for run in each if run.key not in shared] * min(experiment.search.refit, count(experiment.search))
 
 
 @dataclass(frozen=True)
@@ -74,30 +83,63 @@ def tune_experiment(experiment: Experiment) -> Best:
     data = open_data(experiment)
     planned = plan(experiment, data.windows)
     with cluster.session(experiment.runtime):
-        announce(experiment, planned.encoders, data, searched=planned.searched(experiment))
+        announce_search(experiment, [planned], data)
         return search(experiment, planned, data.shards, data.index)
+
+
+def announce_search(experiment: Experiment, planned: list[Plan], data: Data) -> None:
+    """Say what is to do, of one search or several, before anything starts."""
+    announce(
+        experiment,
+        [run for one in planned for run in one.encoders],
+        data,
+        searched=[run for one in planned for run in one.searched(experiment)],
+        refitted=[run for one in planned for run in one.refitted(experiment)],
+        lanes=side_by_side(experiment),
+    )
 
 
 def plan(experiment: Experiment, windows: Windows) -> Plan:
     """Which trainings a search needs.
 
     Raises:
-        ConfigError: Nothing to fuse, a protocol without validation rows, a fold that does not exist, or a value of the
-            search space that the experiment does not allow.
+        ConfigError: Nothing to search, a protocol without validation rows, a fold that does not exist, or a value of
+            the search space that the experiment does not allow.
     """
     e = experiment
-    if len(e.data.modalities) < 2 or e.fusion.kind == "late_mean":
-        raise ConfigError("a search needs two data.modalities or more, and a fusion.kind that has parameters")
+    if e.search.mode == "fusion" and (len(e.data.modalities) < 2 or e.fusion.kind == "late_mean"):
+        raise ConfigError(
+            "a search of fusions needs two data.modalities or more, and a fusion.kind that has parameters; "
+            "search.mode=full searches trainings of everything"
+        )
     check_space(e)
     items = items_of(windows.ids, e.data, e.seed)
     inner, outer = inner_splits(items, e.fold), refit_split(make_split(items, e.fold))
-    embed = outer.train
-    data = digest(windows.index.fingerprint)
-    names = sorted(e.data.modalities)
-    inner_encoders = [encoder_run(e, m, s, data, embed) for s in inner for m in names]
-    outer_encoders = [encoder_run(e, m, outer, data, embed) for m in names]
-    study = study_name(e, data, inner, [r.key for r in inner_encoders])
-    return Plan(outer, inner, list({r.key: r for r in inner_encoders}.values()), outer_encoders, embed, data, study)
+    question = Question(inner, digest(windows.index.fingerprint), outer.train)
+    names = sorted(e.data.modalities) if _encoders_are_shared(e) else []
+    inner_encoders = [encoder_run(e, m, s, question.data, question.embed) for s in inner for m in names]
+    outer_encoders = [encoder_run(e, m, outer, question.data, question.embed) for m in names]
+    # Where candidates train all themselves, what the experiment as it stands would train says what else they have.
+    own = [run for fold in candidate_runs(e, question) for run in fold] if e.search.mode == "full" else []
+    study = study_name(e, question.data, inner, [r.key for r in inner_encoders or own])
+    return Plan(outer, question, list({r.key: r for r in inner_encoders}.values()), outer_encoders, study)
+
+
+def _encoders_are_shared(e: Experiment) -> bool:
+    """Whether all candidates have the same encoders, which are then trained before them."""
+    own = e.train.mode == "end_to_end" or len(e.data.modalities) == 1
+    return not own and all(key.startswith(("fusion.", "optim.")) for key in e.search.space)
+
+
+def side_by_side(experiment: Experiment) -> int:
+    """How many trials of a search run at once, on the cluster that this process is connected to.
+
+    Raises:
+        ConfigError: The cluster cannot hold that many (`capacity.at_once`).
+    """
+    e = experiment
+    most = groups_at_once if e.search.mode == "full" else leases_at_once
+    return min(most(e, capacity()), e.search.batch, count(e.search))
 
 
 def refit_split(split: Split) -> Split:
@@ -110,26 +152,27 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
 
     Everything that is finished already is skipped, so the same command continues a search that was killed.
     """
-    e = experiment
+    e, question = experiment, planned.question
     results = Store(e.store.results)
     folder = f"searches/{planned.study}"
     with results.lock(f"{folder}/lock"):
         results.write_json(f"{folder}/experiment.json", to_dict(e))
         results.write_json(f"{folder}/versions.json", versions())
-        run_all(e, planned.encoders, shards, index, planned.embed, title="train encoders")
+        if planned.encoders:
+            run_all(e, planned.encoders, shards, index, question.embed, title="train encoders")
         owner = Owner(e.search, planned.study, e.search.storage or _open_journal(results, folder))
         _try_candidates(e, planned, shards, index, owner, results, folder)
         # Lists of values are drawn again and again: equal candidates are refitted once.
-        ranked: dict[str, tuple[Run, Candidate, float]] = {}
+        ranked: dict[str, tuple[list[Run], Candidate, float]] = {}
         for candidate, score in owner.ranking():
-            run = fusion_run(override(e, candidate.changes), planned.outer, planned.data, planned.embed)
-            if run.key not in ranked and len(ranked) < e.search.refit:
-                ranked[run.key] = run, candidate, score
+            runs = runs_of(override(e, candidate.changes), planned.outer, question.data, embed=question.embed)
+            if runs[-1].key not in ranked and len(ranked) < e.search.refit:
+                ranked[runs[-1].key] = runs, candidate, score
         if not ranked:
             raise DataError(f"not one of {owner.asked} candidates has a score; see {results}/{folder}/trials.parquet")
-        winners = [run for run, _, _ in ranked.values()]
-        title = "refit the best candidate" if len(winners) == 1 else f"refit the best {len(winners)} candidates"
-        done = run_all(e, winners, shards, index, planned.embed, title=title)
+        title = "refit the best candidate" if len(ranked) == 1 else f"refit the best {len(ranked)} candidates"
+        todo = [run for runs, _, _ in ranked.values() for run in runs]
+        done = run_all(e, todo, shards, index, question.embed, title=title)
         kept = [
             {
                 "candidate": candidate.number,
@@ -138,13 +181,13 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
                 "value": score,
                 "checkpoint": done[key],
                 "commit_sha256": sha256(results.read(f"{done[key]}/COMMIT")),
-                "epoch": run.optim.epochs,
+                "epoch": runs[-1].epochs,
             }
-            for key, (run, candidate, score) in ranked.items()
+            for key, (runs, candidate, score) in ranked.items()
         ]
         results.write_json(f"{folder}/best.json", {"study": planned.study} | kept[0] | {"next": kept[1:]})
-        run, candidate, score = next(iter(ranked.values()))
-        return Best(planned.study, candidate, score, done[run.key])
+        runs, candidate, score = next(iter(ranked.values()))
+        return Best(planned.study, candidate, score, done[runs[-1].key])
 
 
 def _journal(results: Store, folder: str) -> Path:
@@ -169,234 +212,158 @@ def _try_candidates(
     left = owner.candidates - len(owner.told())
     if left <= 0:
         return
-    rows = _earlier_rows(results, folder, owner)
+    rows = earlier_rows(results, folder, owner)
     if missing := set(owner.told()) - {row["candidate"] for row in rows}:
         raise DataError(
             f"the study {owner.name} has {len(missing)} candidates of which {results}/{folder}/trials.parquet knows "
             "nothing: they were searched with another store.results; use that one, or another search.storage"
         )
-    at_once = min(e.search.at_once or cluster.room(e.runtime), e.search.batch, left)
+    lanes = min(side_by_side(e), left)
     # What a cluster is to grow for must wait in its sight; by default Tune shows it one trial at a time.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(lanes)
+    keep = partial(_keep, owner, results, folder)
     with stage("search", owner.candidates, "candidates") as bar:
-        searcher = _Searcher(owner, -(-e.search.batch // at_once), rows, results, folder, bar.to)
-        tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(_lease, experiment=e, planned=planned, shards=str(shards), index=index),
-                {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus_per_worker},
-            ),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=left,
-                max_concurrent_trials=at_once,
-                reuse_actors=True,  # a new process per lease would spend seconds on imports
-            ),
-            run_config=tune.RunConfig(
-                name=f"{planned.study}-{int(time.time())}",
-                storage_path=f"{results.path('ray')}" if results.is_local else f"{results}/ray",
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=1),
-                callbacks=[
-                    _Waiting(
-                        lambda waits: bar.to(
-                            bar.done, note=f" waits for {cluster.a_worker(e.runtime)}" if waits else " "
-                        )
-                    )
-                ],
-            ),
-        )
-        # Tune would take Ctrl-C as the end of the search, and what is half searched would be refitted as the best.
-        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-        _leave_pickled_errors()
-        with contextlib.redirect_stdout(io.StringIO()):  # Tune prints where its scratch is, over the progress line
-            results_of = tuner.fit()
-        searcher.flush()
+        known = {"experiment": e, "question": planned.question, "shards": str(shards), "index": index}
+        if e.search.mode == "fusion":
+            searcher = Leases(owner, -(-e.search.batch // lanes), rows, keep, bar.to)
+            needs = {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus_per_worker}
+            found = _run(tune.with_parameters(lease, **known), needs, searcher, lanes, left, results, [_waits(e, bar)])
+        else:
+            with _control(owner, bar) as (control, stopped):
+                searcher = Leases(
+                    owner,
+                    1,
+                    rows,
+                    keep,
+                    lambda count, note: None,  # `_control` shows it
+                    needs=partial(_needs, e, planned, results),
+                    told=partial(_forget, e, planned, results),
+                )
+                stopped.append(lambda: setattr(searcher, "stopped", True))
+                # Beside this process: a node that goes must not take drivers along, and they need no CPU of a worker.
+                here = {f"node:{ray.util.get_node_ip_address()}": 0.001, "CPU": 0}
+                trial = tune.with_parameters(full, **known, control=control)
+                found = _run(trial, here, searcher, lanes, left, results, [])
+    searcher.flush()
     for reason, numbers in searcher.alone.items():
         print(f"trained one by one: {len(numbers)} candidates, because {reason}", flush=True)
+    if searcher.failed:
+        number, reason = next(iter(searcher.failed.items()))
+        print(f"no score: {len(searcher.failed)} candidates; the first, {number}: {reason}", flush=True)
+    told = f"{len(owner.told())} of {owner.candidates} candidates"
+    if searcher.stopped:
+        raise Interrupted(f"{told} are finished")
     if searcher.broken is not None:
-        errors = [str(error).strip().splitlines()[-1] for error in results_of.errors]
-        reason = errors[0] if errors else "it ended without a word"
+        reason = found[0] if found else "it ended without a word"
         raise DataError(f"candidate {searcher.broken} could not be tried: {reason}; the same command tries it again")
     if len(owner.told()) < owner.candidates:
-        raise DataError(
-            f"the search ended at {len(owner.told())} of {owner.candidates} candidates; the same command continues"
-        )
+        raise DataError(f"the search ended at {told}; the same command continues")
 
 
-class _Waiting(tune.Callback):
-    """Tells when no trial has run for a while, though some are there: nothing has room for them.
+def _run(
+    trial: Any, needs: dict[str, float], searcher: Leases, lanes: int, most: int, results: Store, callbacks: list[Any]
+) -> list[str]:
+    """Let Tune run trials until the searcher has no more; returns the errors of those that failed, a line each."""
+    tuner = tune.Tuner(
+        tune.with_resources(trial, needs),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=most,
+            max_concurrent_trials=lanes,
+            reuse_actors=True,  # a new process per trial would spend seconds on imports
+        ),
+        run_config=tune.RunConfig(
+            name=f"search-{int(time.time())}",
+            storage_path=f"{results.path('ray')}" if results.is_local else f"{results}/ray",
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=1),
+            callbacks=callbacks,
+        ),
+    )
+    # Tune would take Ctrl-C as the end of the search, and what is half searched would be refitted as the best.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    leave_pickled_errors()
+    with contextlib.redirect_stdout(io.StringIO()):  # Tune prints where its scratch is, over the progress line
+        found = tuner.fit()
+    return [str(error).strip().splitlines()[-1] for error in found.errors]
 
-    Args:
-        tell: Called with True every now and then while that lasts, and with False when it is over.
+
+def _waits(e: Experiment, bar: Bar) -> Waiting:
+    return Waiting(lambda waits: bar.to(bar.done, note=f" waits for {cluster.a_worker(e.runtime)}" if waits else " "))
+
+
+@contextmanager
+def _control(owner: Owner, bar: Bar) -> Iterator[tuple[Any, list[Callable[[], None]]]]:
+    """An actor that speaks with the drivers of candidates; while it lives, the bar shows how far they are.
+
+    SIGTERM makes them save and leave.
+
+    Yields:
+        The actor, and what else is called on SIGTERM.
     """
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    control: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Control).remote()
+    ends: list[Callable[[], None]] = [lambda: control.stop.remote()]
+    stop = threading.Event()
 
-    def __init__(self, tell: Callable[[bool], None]) -> None:
-        self._tell, self._since, self._told = tell, time.monotonic(), False
+    def watch() -> None:
+        while not stop.wait(1.0):
+            told: dict[int, tuple[float, str]] = ray.get(control.told.remote())
+            done = owner.told()
+            running = {number: share for number, (share, _) in told.items() if number not in done}
+            notes = [note for number, (_, note) in told.items() if number in running and note.strip()]
+            best = owner.best()
+            bar.to(
+                round(len(done) + sum(running.values()), 2),
+                note=(f" best {best[1]:.3f}" if best else "") + (notes[-1] if notes else " "),
+            )
 
-    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        open_trials = [trial for trial in trials if not trial.is_finished()]
-        if not open_trials or any(trial.status == Trial.RUNNING for trial in open_trials):
-            self._since = time.monotonic()
-            if self._told:
-                self._told = False
-                self._tell(False)
-        elif time.monotonic() - self._since > WAITS_S:
-            self._told = True
-            self._tell(True)
+    thread = threading.Thread(target=watch, daemon=True)
+    before: Any = None
+    main = threading.current_thread() is threading.main_thread()
+    if main:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: [end() for end in ends])
+    thread.start()
+    try:
+        yield control, ends
+    finally:
+        stop.set()
+        thread.join()
+        if main:
+            signal.signal(signal.SIGTERM, before)
+        ray.kill(control)
 
 
-def _leave_pickled_errors() -> None:
-    """Tune opens the pickled error of a failed trial, which lies in the results store; its text lies beside it."""
-    Trial.get_pickled_error = lambda self: None
+def _needs(e: Experiment, planned: Plan, results: Store, candidate: Candidate) -> frozenset[str]:
+    """What a candidate will train, as far as it is not there yet."""
+    runs = candidate_runs(override(e, candidate.changes), planned.question)
+    shared = {run.key for run in planned.inner_encoders}
+    last = {fold[-1].key for fold in runs}
+    keys = {run.key for fold in runs for run in fold} - shared
+    return frozenset(key for key in keys if key in last or not finished(results, key))
 
 
-def _earlier_rows(results: Store, folder: str, owner: Owner) -> list[dict[str, Any]]:
+def _forget(e: Experiment, planned: Plan, results: Store, candidate: Candidate) -> None:
+    """Its rows are kept; models of inner folds, which nobody will use, would fill the store."""
+    folds = candidate_runs(override(e, candidate.changes), planned.question)
+    for runs, split in zip(folds, planned.question.inner, strict=True):
+        key, mine = runs[-1].key, json.loads(json.dumps(asdict(split)))
+        prefixes = [prefix for _, _, prefix in ckpt.committed(results, key)]
+        # What another job trained, and tests, stays.
+        if all(results.read_json(f"{prefix}/split.json") == mine for prefix in prefixes):
+            results.delete(f"runs/{key}")
+
+
+def _keep(owner: Owner, results: Store, folder: str, rows: list[Row]) -> None:
+    results.write(f"{folder}/trials.parquet", arrow.frame_bytes(trials_table(rows)))
+    if not results.is_local and not owner.search.storage:
+        results.write(f"{folder}/journal.log", _journal(results, folder).read_bytes())
+
+
+def earlier_rows(results: Store, folder: str, owner: Owner) -> list[Row]:
     name = f"{folder}/trials.parquet"
     if not results.exists(name):
         return []
     told = set(owner.told())
     table = arrow.read_frame(results.read(name), f"{results}/{name}")
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records") if row["candidate"] in told]
-
-
-class _Searcher(Searcher):
-    """What Tune sees of the study's owner. Runs in the driver, which is the only writer of the results."""
-
-    def __init__(
-        self, owner: Owner, most: int, rows: list[dict[str, Any]], results: Store, folder: str, show: Any
-    ) -> None:
-        super().__init__(metric=SCORE, mode="max")
-        self._owner, self._most, self._rows, self._results = owner, most, rows, results
-        self._folder, self._show = folder, show
-        self._leases: dict[str, dict[int, Candidate]] = {}
-        self.broken: int | None = None  # a candidate whose trial ended in an error
-        self.alone: dict[str, list[int]] = {}  # why candidates could not be trained with others
-
-    def suggest(self, trial_id: str) -> Any:
-        if self.broken is not None:
-            return Searcher.FINISHED
-        lease: dict[int, Candidate] = {}
-        ended = False
-        while len(lease) < self._most:
-            try:
-                candidate = self._owner.ask()
-            except StopIteration:
-                ended = True
-                break
-            if candidate is None:
-                break
-            lease[candidate.number] = candidate
-        if not lease:
-            return Searcher.FINISHED if ended else None
-        self._leases[trial_id] = lease
-        bars: dict[int, float] = {}
-        if self._owner.search.prune:
-            first = min(lease)
-            bars = medians(self._rows, SCORE, first - first % self._owner.search.batch)
-        return {"candidates": [(c.number, c.changes) for c in lease.values()], "bars": sorted(bars.items())}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Some candidates of a lease are finished."""
-        lease = self._leases.get(trial_id, {})
-        scores: dict[int, tuple[float, bool]] = {}
-        for found in json.loads(result.get("scored", "[]")):
-            candidate = lease.pop(found["candidate"], None)
-            if candidate is None:
-                continue
-            scores[candidate.number] = found[SCORE], found["pruned"]
-            state = "PRUNED" if found["pruned"] else "COMPLETE"
-            if found["alone"]:
-                self.alone.setdefault(found["alone"], []).append(candidate.number)
-            self._rows += [
-                {"study": self._owner.name, "candidate": candidate.number}
-                | {"state": state if math.isfinite(found[SCORE]) else "FAIL"}
-                | {"changes": json.dumps(candidate.changes, sort_keys=True)}
-                | fold
-                for fold in found["folds"]
-            ]
-        if not scores:
-            return
-        # The rows first: a candidate that is told but has no rows could not be made up for.
-        self.flush()
-        for number, (score, pruned) in scores.items():
-            self._owner.tell(number, score, pruned=pruned)
-        self._show(len(self._owner.told()), note=self._note())
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if result and not error:
-            self.on_trial_result(trial_id, result)
-        for number in self._leases.pop(trial_id, {}):
-            # A dead worker or a store that does not answer says nothing of a candidate: it stays open in the study.
-            self.broken = number
-            return
-
-    def flush(self) -> None:
-        if not self._rows:
-            return
-        self._results.write(f"{self._folder}/trials.parquet", arrow.frame_bytes(trials_table(self._rows)))
-        if not self._results.is_local and not self._owner.search.storage:
-            self._results.write(f"{self._folder}/journal.log", _journal(self._results, self._folder).read_bytes())
-
-    def _note(self) -> str:
-        best = self._owner.best()
-        return f" best {best[1]:.3f}" if best else ""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: a search is resumed from the study, never from Tune's pickles."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise ConfigError("a search is resumed by the same command, from its study; Tune's own state is not read")
-
-
-def _lease(config: dict[str, Any], experiment: Experiment, planned: Plan, shards: str, index: Index) -> None:
-    """Some candidates over their inner folds; told, a few at a time, with the mean over these."""
-    torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
-    device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
-    place = open_place(experiment, Store(shards), index, device, only=planned.embed)
-    candidates = {number: override(experiment, changes) for number, changes in config["candidates"]}
-    bars, folds = dict(config["bars"]), range(len(planned.inner))
-    found: dict[int, list[dict[str, Any]]] = {number: [] for number in candidates}
-    # Without a bar all folds are trained at once.
-    for part in [[fold] for fold in folds] if bars else [list(folds)]:
-        jobs = [(number, fold) for number in found for fold in part]
-        runs = [fusion_run(candidates[n], planned.inner[fold], planned.data, planned.embed) for n, fold in jobs]
-        reasons = [why_alone(run) for run in runs]
-        alone = {number: reason for (number, _), reason in zip(jobs, reasons, strict=True)}
-        began = time.perf_counter()
-        for numbers, metrics in _scored(runs, reasons, place, experiment.search.together):
-            seconds = (time.perf_counter() - began) / len(numbers)
-            for n, scored in zip(numbers, metrics, strict=True):
-                number, fold = jobs[n]
-                found[number].append({"fold": fold, "seconds": seconds, "together": len(numbers)} | scored)
-            told = [_told(n, f, alone[n], len(folds), bars) for n, f in found.items() if len(f) > part[-1]]
-            told = [candidate for candidate in told if candidate]
-            if told:
-                tune.report({SCORE: told[0][SCORE], "scored": json.dumps(told)})
-            for candidate in told:
-                del found[candidate["candidate"]]
-            began = time.perf_counter()
-
-
-def _told(number: int, scored: list[dict[str, Any]], alone: str, folds: int, bars: dict[int, float]) -> dict[str, Any]:
-    """A candidate that has its last fold behind it, or a mean below the bar; empty for any other."""
-    mean = sum(fold[SCORE] for fold in scored) / len(scored)
-    ended, pruned = len(scored) == folds, mean < bars.get(len(scored), -math.inf)
-    if not ended and not pruned and math.isfinite(mean):
-        return {}
-    whole = sorted(scored, key=lambda fold: fold["fold"])
-    return {"candidate": number, SCORE: mean, "folds": whole, "alone": alone, "pruned": pruned and not ended}
-
-
-def _scored(
-    runs: list[Run], reasons: list[str], place: Place, together: int
-) -> Iterator[tuple[list[int], list[dict[str, float]]]]:
-    """Numbers of runs and their scores, as they come."""
-    batched = [n for n, reason in enumerate(reasons) if not reason]
-    for numbers, metrics in score_heads([runs[n] for n in batched], place, at_once=together):
-        yield [batched[n] for n in numbers], metrics
-    for n in (n for n, reason in enumerate(reasons) if reason):
-        try:
-            metrics = score_fold(runs[n], place)
-        except torch.cuda.OutOfMemoryError:
-            metrics = {SCORE: float("nan")}  # the candidate's own fault: it fails, and the search goes on
-        yield [n], [metrics]

@@ -21,7 +21,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from eav_ray.config import Choice, Experiment, Search, digest, keys, override
+from eav_ray.config import Choice, Experiment, Search, digest, keys, other_kinds, override
 from eav_ray.data.arrow import reason_of
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
@@ -42,13 +42,17 @@ def study_name(experiment: Experiment, data: str, splits: list[Split], encoders:
     """Equal only for equal questions: space, data, protocol, fold, encoders, seed. Not for the budget.
 
     Optuna's default name is one fixed string, and searches that share a storage would merge silently.
+
+    Args:
+        encoders: Keys of the trainings that all candidates share, or of those that they would all have without changes.
     """
     e = experiment
     space = {key: vars(choice) for key, choice in e.search.space.items()}
     fixed = (vars(e.fusion), vars(e.optim), e.search.sampler, e.search.batch, e.seed, vars(e.fold))
     inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
-    pruned = ("prune",) if e.search.prune else ()  # so that studies from before there was pruning keep their names
-    return f"{e.name}-{digest(space, fixed, data, inner, sorted(encoders), *pruned)}"
+    # Named only where they are not what they were before there was a choice, so that studies keep their names.
+    others = [word for word, there in (("prune", e.search.prune), ("full", e.search.mode == "full")) if there]
+    return f"{e.name}-{digest(space, fixed, data, inner, sorted(encoders), *others)}"
 
 
 class Owner:
@@ -227,7 +231,8 @@ def _distribution(key: str, choice: Choice) -> BaseDistribution:
 
 
 def _is_whole(key: str) -> bool:
-    return key in (table := keys()) and table[key][0] == "int"
+    tables = [keys(), *(table for _, table in other_kinds())]
+    return any(table[key][0] == "int" for table in tables if key in table)
 
 
 def check_space(experiment: Experiment) -> None:
@@ -240,10 +245,11 @@ def check_space(experiment: Experiment) -> None:
         ConfigError: Naming the first combination that is refused, and why.
     """
     e = experiment
-    if e.train.mode != "staged":
+    alone = e.search.mode == "fusion"
+    if alone and e.train.mode != "staged":
         raise ConfigError(
-            f"train.mode is {e.train.mode}, but a search tries fusions on the embeddings of frozen encoders; "
-            "set train.mode=staged"
+            f"train.mode is {e.train.mode}, but search.mode=fusion tries fusions on the embeddings of frozen encoders; "
+            "set train.mode=staged, or search.mode=full"
         )
     ranges = [key for key, choice in e.search.space.items() if not choice.choice]
     if e.search.sampler == "grid" and ranges:
@@ -255,7 +261,7 @@ def check_space(experiment: Experiment) -> None:
             f"search.batch is {e.search.batch}, but search.sampler=cmaes learns from {LEAST_CMAES} or more at a time; "
             f"set search.batch to at least {LEAST_CMAES}"
         )
-    if "late_mean" in getattr(e.search.space.get("fusion.kind"), "choice", ()):
+    if alone and "late_mean" in getattr(e.search.space.get("fusion.kind"), "choice", ()):
         raise ConfigError(
             "search.space.fusion.kind holds late_mean, which has nothing to train; use shared_attention alone"
         )

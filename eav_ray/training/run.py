@@ -392,10 +392,10 @@ def _train(
             sums = _summed(sums)
             metrics: Metrics = {"train_loss": sums["loss_sum"] / max(1, sums["count"])}
             finished = position.epoch == epochs
-            # What an encoder alone is worth is measured where the fusion is; its own key has no validation rows.
+            # What an encoder is worth that a fusion follows is measured where the fusion is.
             every = e.train.validate_epochs
             validation: Metrics = {}
-            if run.kind != "encoder" and (finished or (every and position.epoch % every == 0)):
+            if (run.kind != "encoder" or not run.embed) and (finished or (every and position.epoch % every == 0)):
                 validation = _named(_validation(run, place, ready, engine))
             if finished:
                 weights = engine.weights()

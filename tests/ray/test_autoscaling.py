@@ -132,14 +132,14 @@ def growing(tmp_path: Path) -> Iterator[Growing]:
 def test_a_search_grows_a_cluster_and_gives_it_back(
     growing: Growing, preprocessed: list[str], tuned: Path, place: Path
 ) -> None:
-    """Its encoders are those of a search that was here before."""
+    """Its encoders are those of a search that was here before; how far to grow says the autoscaler's configuration."""
     for kept in ("runs", "embeddings"):
         shutil.copytree(tuned / kept, place / "grown" / kept)
     words = [*preprocessed, "store.results=grown"]
     words += ["search.candidates=6", "search.batch=3", "search.prune=true", "optim.epochs=12"]
     cluster = [f"runtime.address={growing.address}", "runtime.gpus_per_worker=0.5", "runtime.workers=1"]
     assert growing.alive()[-1:] in ([], [0])
-    command = [sys.executable, str(REPOSITORY / "jobs" / "tune.py"), *words, *cluster, f"search.at_once={NODES}"]
+    command = [sys.executable, str(REPOSITORY / "jobs" / "tune.py"), *words, *cluster]
     searched = subprocess.run(
         command, cwd=place, env=growing.environment, capture_output=True, text=True, timeout=240, check=False
     )

@@ -1,0 +1,198 @@
+"""What Ray Tune sees of a study: trials to start, and who is told what they found. Runs in the search's driver.
+
+A trial is a lease of one or more candidates. The driver is the only writer of the study and of its rows.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from eav_ray.errors import ConfigError
+from eav_ray.runtime.groups import WAITS_S
+from eav_ray.search.study import Candidate, Owner, medians
+from eav_ray.training.plan import SCORE
+
+Row = dict[str, Any]
+
+
+class Leases(Searcher):
+    """Hands candidates out and tells the study what became of them.
+
+    Args:
+        most: Candidates of a lease.
+        rows: Of earlier runs of this search; one per candidate and fold.
+        keep: Writes all rows, and whatever the study itself keeps, to the results store.
+        show: Is told how many candidates are finished, and a note.
+        needs: Keys of what a candidate will train and leave in the results store. What one trial is about to train,
+            no other may: a candidate that needs it too waits.
+        told: Is called with each candidate that the study knows the score of.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        most: int,
+        rows: list[Row],
+        keep: Callable[[list[Row]], None],
+        show: Callable[..., None],
+        *,
+        needs: Callable[[Candidate], frozenset[str]] = lambda candidate: frozenset(),
+        told: Callable[[Candidate], None] = lambda candidate: None,
+    ) -> None:
+        super().__init__(metric=SCORE, mode="max")
+        self._owner, self._most, self._rows = owner, most, rows
+        self._keep, self._show, self._needs, self._told = keep, show, needs, told
+        self._leases: dict[str, dict[int, Candidate]] = {}
+        self._claimed: dict[str, frozenset[str]] = {}
+        self._held: list[Candidate] = []  # that wait for what a trial is training
+        self.broken: int | None = None  # a candidate whose trial ended in an error
+        self.stopped = False
+        self.alone: dict[str, list[int]] = {}  # why candidates could not be trained with others
+        self.failed: dict[int, str] = {}  # why candidates have no score
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.broken is not None or self.stopped:
+            return Searcher.FINISHED
+        lease: dict[int, Candidate] = {}
+        ended = False
+        while len(lease) < self._most:
+            try:
+                candidate = self._next(trial_id)
+            except StopIteration:
+                ended = True
+                break
+            if candidate is None:
+                break
+            lease[candidate.number] = candidate
+        if not lease:
+            return Searcher.FINISHED if ended else None
+        self._leases[trial_id] = lease
+        bars: dict[int, float] = {}
+        if self._owner.search.prune:
+            first = min(lease)
+            bars = medians(self._rows, SCORE, first - first % self._owner.search.batch)
+        return {
+            "candidates": [(c.number, c.changes) for c in lease.values()],
+            "bars": sorted(bars.items()),
+            "known": [row for c in lease.values() for row in self._known(c)],
+        }
+
+    def _next(self, trial_id: str) -> Candidate | None:
+        """One that may start now, which this trial then has a claim on what it needs."""
+        for candidate in self._held:
+            if self._claim(trial_id, candidate):
+                self._held.remove(candidate)
+                return candidate
+        while True:
+            try:
+                candidate = self._owner.ask()
+            except StopIteration:
+                if self._held:
+                    return None
+                raise
+            if candidate is None or self._claim(trial_id, candidate):
+                return candidate
+            self._held.append(candidate)
+
+    def _claim(self, trial_id: str, candidate: Candidate) -> bool:
+        needs = self._needs(candidate)
+        others = (claimed for trial, claimed in self._claimed.items() if trial != trial_id)
+        if any(needs & claimed for claimed in others):
+            return False
+        self._claimed[trial_id] = self._claimed.get(trial_id, frozenset()) | needs
+        return True
+
+    def _known(self, candidate: Candidate) -> list[Row]:
+        """Rows of an equal candidate that was scored before: lists of values are drawn again and again."""
+        if not self._needs(candidate):
+            return []  # so cheap that it is trained again
+        changes = json.dumps(candidate.changes, sort_keys=True)
+        equal = [r for r in self._rows if r["changes"] == changes and math.isfinite(r[SCORE])]
+        return list({row["fold"]: row for row in equal}.values())
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Some candidates of a lease are finished."""
+        lease = self._leases.get(trial_id, {})
+        finished: list[tuple[Candidate, float, bool]] = []
+        for found in json.loads(result.get("scored", "[]")):
+            candidate = lease.pop(found["candidate"], None)
+            if candidate is None:
+                continue
+            score = found[SCORE]
+            finished.append((candidate, score, found["pruned"]))
+            state = "PRUNED" if found["pruned"] else "COMPLETE"
+            if found["alone"]:
+                self.alone.setdefault(found["alone"], []).append(candidate.number)
+            if found.get("failed"):
+                self.failed[candidate.number] = found["failed"]
+            self._rows += [
+                {"study": self._owner.name, "candidate": candidate.number}
+                | {"state": state if math.isfinite(score) else "FAIL"}
+                | {"changes": json.dumps(candidate.changes, sort_keys=True)}
+                | fold
+                for fold in found["folds"]
+            ]
+        if not finished:
+            return
+        # The rows first: a candidate that is told but has no rows could not be made up for.
+        self.flush()
+        for candidate, score, pruned in finished:
+            self._owner.tell(candidate.number, score, pruned=pruned)
+            self._told(candidate)
+        self._show(len(self._owner.told()), note=self._note())
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if result and not error:
+            self.on_trial_result(trial_id, result)
+        self._claimed.pop(trial_id, None)
+        for number in self._leases.pop(trial_id, {}):
+            # A dead worker or a store that does not answer says nothing of a candidate: it stays open in the study.
+            self.broken = number
+            return
+
+    def flush(self) -> None:
+        if self._rows:
+            self._keep(self._rows)
+
+    def _note(self) -> str:
+        best = self._owner.best()
+        return f" best {best[1]:.3f}" if best else ""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a search is resumed from the study, never from Tune's pickles."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise ConfigError("a search is resumed by the same command, from its study; Tune's own state is not read")
+
+
+class Waiting(tune.Callback):
+    """Tells when no trial has run for a while, though some are there: nothing has room for them.
+
+    Args:
+        tell: Called with True every now and then while that lasts, and with False when it is over.
+    """
+
+    def __init__(self, tell: Callable[[bool], None]) -> None:
+        self._tell, self._since, self._told = tell, time.monotonic(), False
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        open_trials = [trial for trial in trials if not trial.is_finished()]
+        if not open_trials or any(trial.status == Trial.RUNNING for trial in open_trials):
+            self._since = time.monotonic()
+            if self._told:
+                self._told = False
+                self._tell(False)
+        elif time.monotonic() - self._since > WAITS_S:
+            self._told = True
+            self._tell(True)
+
+
+def leave_pickled_errors() -> None:
+    """Tune opens the pickled error of a failed trial, which lies in the results store; its text lies beside it."""
+    Trial.get_pickled_error = lambda self: None

@@ -1,0 +1,221 @@
+"""What a Tune trial of a search does: train a lease of candidates on the inner folds, and tell their scores.
+
+Told is a mean over the folds, with a row for each fold.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from eav_ray.config import Experiment, override
+from eav_ray.data.shard import Index
+from eav_ray.data.split import Split
+from eav_ray.errors import Interrupted
+from eav_ray.runtime import cluster
+from eav_ray.runtime.groups import run_each
+from eav_ray.runtime.queue import State
+from eav_ray.runtime.score import Task, score
+from eav_ray.runtime.train import runs_of
+from eav_ray.search.heads import score_heads, why_alone
+from eav_ray.storage import Store
+from eav_ray.training.metrics import scores
+from eav_ray.training.plan import SCORE, Run, fusion_run
+from eav_ray.training.run import Place, open_place, score_fold
+
+Fold = dict[str, Any]  # what is known of a candidate on one fold: a row
+NOTHING = {SCORE: math.nan}  # of a candidate that has saved and left: it stays open in the study
+OF_CANDIDATE = ("study", "candidate", "state", "changes")  # columns of a row that are not of its fold
+
+
+@dataclass(frozen=True)
+class Question:
+    """What every candidate of a search is scored on."""
+
+    inner: list[Split]
+    data: str  # digest of the shards' content
+    embed: tuple[str, ...]  # recordings that the search may see at all
+
+
+# Fusions on embeddings
+
+
+def lease(config: dict[str, Any], experiment: Experiment, question: Question, shards: str, index: Index) -> None:
+    """Some candidates over their inner folds; told a few at a time."""
+    torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
+    device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
+    place = open_place(experiment, Store(shards), index, device, only=question.embed)
+    candidates = {number: override(experiment, changes) for number, changes in config["candidates"]}
+    bars, folds = dict(config["bars"]), range(len(question.inner))
+    found: dict[int, list[Fold]] = {number: [] for number in candidates}
+    # Without a bar all folds are trained at once.
+    for part in [[fold] for fold in folds] if bars else [list(folds)]:
+        jobs = [(number, fold) for number in found for fold in part]
+        runs = [fusion_run(candidates[n], question.inner[fold], question.data, question.embed) for n, fold in jobs]
+        reasons = [why_alone(run) for run in runs]
+        alone = {number: reason for (number, _), reason in zip(jobs, reasons, strict=True)}
+        began = time.perf_counter()
+        for numbers, metrics in _scored(runs, reasons, place, experiment.search.together):
+            seconds = (time.perf_counter() - began) / len(numbers)
+            for n, scored in zip(numbers, metrics, strict=True):
+                number, fold = jobs[n]
+                found[number].append({"fold": fold, "seconds": seconds, "together": len(numbers)} | scored)
+            told = [of_folds(n, f, len(folds), bars, alone=alone[n]) for n, f in found.items() if len(f) > part[-1]]
+            told = [candidate for candidate in told if candidate]
+            if told:
+                tune.report({SCORE: told[0][SCORE], "scored": json.dumps(told)})
+            for candidate in told:
+                del found[candidate["candidate"]]
+            began = time.perf_counter()
+
+
+def of_folds(
+    number: int, scored: list[Fold], folds: int, bars: dict[int, float], *, alone: str = "", failed: str = ""
+) -> dict[str, Any]:
+    """A candidate that has its last fold behind it, or a mean below the bar, or has failed; empty for any other."""
+    mean = sum(fold[SCORE] for fold in scored) / len(scored) if scored else math.nan
+    ended, pruned = len(scored) == folds, mean < bars.get(len(scored), -math.inf)
+    if not ended and not pruned and math.isfinite(mean) and not failed:
+        return {}
+    whole = sorted(scored, key=lambda fold: fold["fold"])
+    found = {"candidate": number, SCORE: mean, "folds": whole, "alone": alone, "pruned": pruned and not ended}
+    return found | ({"failed": failed} if failed else {})
+
+
+def _scored(
+    runs: list[Run], reasons: list[str], place: Place, together: int
+) -> Iterator[tuple[list[int], list[dict[str, float]]]]:
+    """Numbers of runs and their scores, as they come."""
+    batched = [n for n, reason in enumerate(reasons) if not reason]
+    for numbers, metrics in score_heads([runs[n] for n in batched], place, at_once=together):
+        yield [batched[n] for n in numbers], metrics
+    for n in (n for n, reason in enumerate(reasons) if reason):
+        try:
+            metrics = score_fold(runs[n], place)
+        except torch.cuda.OutOfMemoryError:
+            metrics = {SCORE: float("nan")}  # the candidate's own fault: it fails, and the search goes on
+        yield [n], [metrics]
+
+
+# Everything trained
+
+
+class Control:
+    """An actor beside the search's driver, by which it speaks with the drivers of candidates (`full`)."""
+
+    def __init__(self) -> None:
+        self._stopped = False
+        self._told: dict[int, tuple[float, str]] = {}
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def tell(self, number: int, share: float, note: str) -> bool:
+        """How much of a candidate is trained, 0 to 1; whether its driver should save and leave."""
+        self._told[number] = share, note
+        return self._stopped
+
+    def told(self) -> dict[int, tuple[float, str]]:
+        return self._told
+
+
+def candidate_runs(experiment: Experiment, question: Question) -> list[list[Run]]:
+    """What one candidate trains on each inner fold; the last run of each is scored."""
+    return [runs_of(experiment, split, question.data, embed=question.embed) for split in question.inner]
+
+
+def full(
+    config: dict[str, Any], experiment: Experiment, question: Question, shards: str, index: Index, control: Any
+) -> None:
+    """The driver of one candidate: a group of workers trains it on one inner fold after the other."""
+    ((number, changes),) = config["candidates"]
+    e = override(experiment, changes)
+    e = replace(e, runtime=replace(e.runtime, groups=1))
+    results, bars = Store(e.store.results), dict(config["bars"])
+    known = {row["fold"]: row for row in config["known"]}
+    runs = candidate_runs(e, question)
+    found: dict[int, Fold] = {}  # in the order of the folds
+    pruned_at: list[float] = []
+    leaving = False
+    looked = time.monotonic()
+
+    def pruned() -> bool:
+        """Whether the folds so far are enough to leave this candidate."""
+        if not found or len(found) == len(runs):
+            return False
+        mean = sum(fold[SCORE] for fold in found.values()) / len(found)
+        return not math.isfinite(mean) or mean < bars.get(len(found), -math.inf)
+
+    def look(state: State) -> bool:
+        nonlocal looked, leaving
+        while len(found) < len(runs) and not pruned():
+            fold = len(found)
+            if fold in known:
+                found[fold] = {k: v for k, v in known[fold].items() if k not in OF_CANDIDATE}
+                continue
+            key = runs[fold][-1].key
+            if key not in state.done:
+                break
+            measured = _measured(results, state.done[key], question.inner[fold])
+            if not measured:
+                break
+            found[fold] = {"fold": fold, "seconds": time.monotonic() - looked, "together": 1} | measured
+            looked = time.monotonic()
+        if pruned() and not pruned_at:
+            pruned_at.append(time.monotonic())
+        share = state.epochs_done / sum(run.epochs for run in {r.key: r for fold in runs for r in fold}.values())
+        leaving = ray.get(control.tell.remote(number, min(1.0, share), state.note))
+        return bool(leaving or pruned_at)
+
+    state = State({}, {}, 0.0, "", False, ())
+    look(state)
+    todo = [run for fold, of_fold in enumerate(runs) if fold not in known for run in of_fold]
+    if todo and not pruned_at and not leaving:
+        try:
+            state = run_each(e, todo, Store(shards), index, question.embed, title=f"candidate {number}", ends=look)
+        except Interrupted:
+            if not pruned_at:
+                return tune.report(NOTHING)
+        else:
+            look(state)
+    if leaving and not pruned_at and len(found) < len(runs):
+        return tune.report(NOTHING)
+    failed = next((f"{key}: {reason}" for key, reason in state.failed.items()), "")
+    for fold in range(len(found), len(runs)):
+        # Equal training rows were trained before, and judged by other rows than those of this fold.
+        key = runs[fold][-1].key
+        if pruned_at or key not in state.done:
+            break
+        began = time.monotonic()
+        (table,) = score(
+            e, [Task(f"{results}/{state.done[key]}", question.inner[fold].validation)], Store(shards), index
+        )
+        if isinstance(table, str):
+            failed = failed or table
+            break
+        found[fold] = {"fold": fold, "seconds": time.monotonic() - began, "together": 1}
+        found[fold] |= {f"validation_{name}": value for name, value in scores(table).items()}
+    rows = list(found.values())
+    if failed:
+        rows += [{"fold": len(rows), "seconds": math.nan, "together": 1, SCORE: math.nan}]
+    if pruned_at:
+        rows[-1]["released_s"] = time.monotonic() - pruned_at[0]  # until its workers' CPUs and GPUs were free again
+    told = of_folds(number, rows, len(runs), bars, failed=failed)
+    tune.report({SCORE: told[SCORE], "scored": json.dumps([told])} if told else NOTHING)
+
+
+def _measured(results: Store, prefix: str, split: Split) -> dict[str, float]:
+    """What the training itself measured on the validation rows of this split; empty if it was of another."""
+    kept = results.read_json(f"{prefix}/split.json")
+    if sorted(kept["validation"]) != sorted(split.validation):
+        return {}
+    metrics = results.read_json(f"{prefix}/metrics.json")
+    return (
+        {name: value for name, value in metrics.items() if name.startswith("validation_")} if SCORE in metrics else {}
+    )
