@@ -443,6 +443,11 @@ class Search:
         default="tpe",
         description="Optuna's; cmaes draws what is no number at random; grid takes every combination of lists in turn",
     )
+    cost: Literal["", "parameters", "gmac"] = Field(
+        default="",
+        description="what is kept small beside a high score: the parameters of the whole model, or its multiplications "
+        "for a window (10^9). The best candidates are then those that no other beats in both",
+    )
     refit: int = Field(
         default=1, gt=0, description="how many of the best candidates are trained again, on all training rows, and kept"
     )

@@ -2,17 +2,22 @@
 
 python jobs/protocol.py jobs/experiments/fusion.yaml fold.protocol=loso
 python jobs/protocol.py jobs/experiments/fusion.yaml fold.protocol=within data.modalities=[eeg] runtime.groups=4
+python jobs/protocol.py jobs/experiments/fusion.yaml fold.of=5 --search
+
+--search: each fold is searched first, as jobs/tune.py does, on inner folds of its own training people.
 """
 
 from eav_ray.runtime.cli import Arguments, door, experiment_of
+from eav_ray.runtime.nested import run_nested
 from eav_ray.runtime.protocol import run_protocol
 
 
 def job(arguments: Arguments) -> int:
-    done = run_protocol(experiment_of(arguments))
+    run = run_nested if "search" in arguments.flags else run_protocol
+    done = run(experiment_of(arguments))
     print(done.text)
     return 1 if done.failed else 0
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job)
+    door(__doc__ or "", job, flags=("search!",))

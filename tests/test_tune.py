@@ -79,7 +79,7 @@ class Trained:
         self._left = [Candidate(n, c) for n, c in enumerate(changes)]
         self._told: set[int] = set()
         self.owner.ask = self._ask
-        self.owner.tell = lambda number, score, pruned=False: self._told.add(number)
+        self.owner.tell = lambda number, score, pruned=False, cost=0.0: self._told.add(number)
         self.owner.told = lambda: sorted(self._told)
         self.kept: list[dict[str, Any]] = []
         self.forgotten: list[int] = []

@@ -1,7 +1,6 @@
 """What preprocessing saw of each person: a table for the terminal, and an HTML page with figures."""
 
 import base64
-import html
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 
 from eav_ray.data.clean import montage, sites
 from eav_ray.data.manifest import Problem
+from eav_ray.report.page import document, section, table
 
 # (column, heading, format); a column is there where its modality is.
 COLUMNS = (
@@ -96,38 +96,16 @@ def as_html(quality: Quality) -> str:
     parts = [f"<h1>Quality of {len(quality.recordings)} recordings</h1>", _people(quality), _classes(quality)]
     bad = [q["eeg_bad"] for q in quality.recordings if "eeg_bad" in q]
     if bad:
-        parts.append(_section("Bad EEG channels", _head(bad, quality.channels), _reasons(bad)))
+        parts.append(section("Bad EEG channels", _head(bad, quality.channels), _reasons(bad)))
     if quality.spectrum is not None:
-        parts.append(_section("EEG spectrum, before and after", _picture(_spectrum(quality.spectrum))))
+        parts.append(section("EEG spectrum, before and after", _picture(_spectrum(quality.spectrum))))
     levels = [q["audio_db"] for q in quality.recordings if "audio_db" in q]
     if levels:
-        parts.append(_section("Audio level", _picture(_histogram(levels, "RMS level, dB of full scale"))))
+        parts.append(section("Audio level", _picture(_histogram(levels, "RMS level, dB of full scale"))))
     if quality.frames:
-        parts.append(_section("One frame a person", _picture(_frames(quality.frames))))
+        parts.append(section("One frame a person", _picture(_frames(quality.frames))))
     parts.append(_problems(quality.problems))
-    return PAGE.format(body="\n".join(parts))
-
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Quality of recordings</title><style>
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; margin: .5rem 0 }} td, th {{ padding: .15rem .7rem; text-align: right }}
-td:first-child, th:first-child {{ text-align: left }} tr:nth-child(even) {{ background: #f4f4f4 }}
-th {{ border-bottom: 1px solid #999 }} img {{ max-width: 100% }} .left td {{ text-align: left }}
-</style></head><body>
-{body}
-</body></html>
-"""
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<h2>{html.escape(title)}</h2>\n" + "\n".join(parts)
-
-
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    top = "".join(f"<th>{html.escape(h)}</th>" for h in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>\n" for row in rows)
-    return f'<table class="{kind}"><tr>{top}</tr>\n{body}</table>'
+    return document("Quality of recordings", parts)
 
 
 def _people(quality: Quality) -> str:
@@ -142,7 +120,7 @@ def _people(quality: Quality) -> str:
     note = (
         "<p>Means over recordings. Clipped: share of samples at full scale. Still: frames equal to the one before.</p>"
     )
-    return _section("People", _rows(["person", "recordings", "windows", *titles, "problems"], rows), note)
+    return section("People", table(["person", "recordings", "windows", *titles, "problems"], rows), note)
 
 
 def _classes(quality: Quality) -> str:
@@ -152,7 +130,7 @@ def _classes(quality: Quality) -> str:
     rows = [[name, *(str(c[k]) for k in range(len(quality.classes)))] for name, c in counts.items()]
     total = sum(counts.values(), Counter())
     rows.append(["all", *(str(total[k]) for k in range(len(quality.classes)))])
-    return _section("Recordings per class", _rows(["person", *quality.classes], rows))
+    return section("Recordings per class", table(["person", *quality.classes], rows))
 
 
 def _head(bad: list[dict[str, str]], channels: tuple[str, ...]) -> str:
@@ -185,7 +163,7 @@ def _head(bad: list[dict[str, str]], channels: tuple[str, ...]) -> str:
 def _reasons(bad: list[dict[str, str]]) -> str:
     found = Counter((name, reason) for b in bad for name, reason in b.items())
     rows = [[name, reason, str(n), f"{n / len(bad):.1%}"] for (name, reason), n in found.most_common(15)]
-    return _rows(["channel", "reason", "recordings", "share"], rows) if rows else "<p>None.</p>"
+    return table(["channel", "reason", "recordings", "share"], rows) if rows else "<p>None.</p>"
 
 
 def _spectrum(s: Spectrum) -> Figure:
@@ -224,9 +202,9 @@ def _frames(frames: dict[str, np.ndarray]) -> Figure:
 
 def _problems(problems: tuple[Problem, ...]) -> str:
     if not problems:
-        return _section("Set aside", "<p>Nothing.</p>")
+        return section("Set aside", "<p>Nothing.</p>")
     rows = [[p.subject, p.recording, p.file, p.reason] for p in problems]
-    return _section(f"Set aside: {len(rows)}", _rows(["person", "recording", "file", "why"], rows, "left"))
+    return section(f"Set aside: {len(rows)}", table(["person", "recording", "file", "why"], rows, "left"))
 
 
 def _picture(figure: Figure) -> str:

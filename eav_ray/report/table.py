@@ -1,5 +1,6 @@
 """The table at the end: accuracy per person of each source, with mean and SD, and fusion against the best of one."""
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import binomtest
 
-from eav_ray.training.metrics import per_recording, predicted
+from eav_ray.training.metrics import per_recording, predicted, scores
 
 TOGETHER = ("late_mean", "fusion")
 SOURCES = ("video", "audio", "eeg", *TOGETHER)
@@ -121,3 +122,46 @@ def protocol_table(
         told = ", ".join(f"{check} ({count} of {len(findings)})" for check, count in counts.most_common())
         lines.append(f"warning: what the collapse check found, in how many folds: {told}")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Optimism:
+    """What a search promised and what came of it: balanced accuracy of recordings, of the candidate that it chose."""
+
+    inner: float  # mean over inner folds, by which it was chosen
+    outer: float  # of the test recordings
+    changes: dict[str, Any]
+
+    @property
+    def points(self) -> float:
+        return 100 * (self.inner - self.outer)
+
+
+def optimism(windows: pd.DataFrame, inner: float, changes: dict[str, Any]) -> Optimism:
+    """
+    Args:
+        windows: Predictions of the test recordings.
+    """
+    return Optimism(inner, scores(windows)["recording_balanced_accuracy"], changes)
+
+
+def optimism_text(folds: dict[int, Optimism]) -> str:
+    """Of every outer fold of a search, and a line for each where they are few."""
+    found = list(folds.values())
+    points = [one.points for one in found]
+    inner, outer = (100 * statistics.mean(side) for side in ([o.inner for o in found], [o.outer for o in found]))
+    spread = f" (SD {statistics.stdev(points):.2f} over {len(points)} folds)" if len(points) > 1 else ""
+    lines = [
+        f"search: chosen by {inner:.2f} on inner folds, tested {outer:.2f}; its optimism is "
+        f"{statistics.mean(points):+.2f} points{spread}; balanced accuracy of recordings"
+    ]
+    if 1 < len(folds) <= LINES:
+        lines.append(f"{'fold':>4}{'inner':>9}{'tested':>9}{'optimism':>10}  chosen")
+        for fold, one in sorted(folds.items()):
+            chosen = ", ".join(f"{key}={_short(value)}" for key, value in one.changes.items())
+            lines.append(f"{fold:>4}{100 * one.inner:9.2f}{100 * one.outer:9.2f}{one.points:+10.2f}  {chosen}")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -8,6 +8,7 @@ from eav_ray.config import Experiment
 from eav_ray.data.synthetic import Plan as Planted
 from eav_ray.data.synthetic import bayes_accuracy, plant
 from eav_ray.report.progress import stage
+from eav_ray.report.table import Optimism, optimism_text
 from eav_ray.runtime import cluster
 from eav_ray.runtime.check import check
 from eav_ray.runtime.evaluate import evaluate_checkpoint, predict_to_csv
@@ -47,9 +48,11 @@ def demo(experiment: Experiment, *, people: int, per_class: int, workers: int) -
         person = tested.correct["subject"].iloc[0]
         out = str(Path(e.store.results) / f"predictions-{person}.csv")
         predictions = predict_to_csv(path, {"data.root": e.data.root, "data.subjects": [person]}, out)
-    print(f"\n{predictions.text}\n\n{tested.text}\n")
+    right = tested.correct.groupby("label")["fusion"].mean().mean()
+    promised = optimism_text({0: Optimism(best.inner_score, float(right), best.candidate.changes)})
+    print(f"\n{predictions.text}\n\n{tested.text}\n{promised}\n")
     print(f"checkpoint: {path}")
-    print(f"results:    {e.store.results}/searches/{best.study}")
+    print(f"results:    {e.store.results}/searches/{best.study} (search.html)")
     print(f"took {(time.perf_counter() - began) / 60:.1f} minutes")
     assert tested.comparison is not None
     if not tested.comparison.fusion_wins:

@@ -14,7 +14,7 @@ from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data import arrow
 from eav_ray.data.split import Split, fold_count, items_of, make_split
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.report.table import protocol_table
+from eav_ray.report.table import optimism, optimism_text, protocol_table
 from eav_ray.runtime import cluster
 from eav_ray.runtime.evaluate import apart
 from eav_ray.runtime.groups import run_each
@@ -46,7 +46,7 @@ class Kept:
     """What the results store keeps of a protocol."""
 
     predictions: pd.DataFrame  # of all folds, one row a window, with a column `fold`
-    folds: list[dict[str, Any]]  # fold, run, checkpoint, commit_sha256, test, collapse
+    folds: list[dict[str, Any]]  # fold, run, checkpoint, commit_sha256, test, collapse; with a search, what it chose
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,15 @@ def run_protocol(experiment: Experiment) -> Done:
     failed: dict[int, str] = {}
     with results.lock(f"{name}/lock"):
         if results.is_committed(name):
-            kept = _read(results, name)
+            kept = read(results, name)
         else:
             with cluster.session(e.runtime):
                 reasons = _train(e, folds, data, results)
-                kept, failed = _test(e, folds, data, results, reasons)
+                kept, failed = tested(e, folds, data, results, reasons)
             if not kept.folds:
                 raise DataError(missing(failed, folds))
             if not failed:
-                results.commit(name, _files(e, kept))
+                results.commit(name, files(e, kept))
     return Done(kept, failed, text(e, folds, data.index.classes, kept, failed, f"{results}/{name}"))
 
 
@@ -119,7 +119,7 @@ def _train(e: Experiment, folds: list[Planned], data: Data, results: Store) -> d
         return {"": str(error)}  # what was trained is in the store
 
 
-def _test(
+def tested(
     e: Experiment, folds: list[Planned], data: Data, results: Store, reasons: dict[str, str]
 ) -> tuple[Kept, dict[int, str]]:
     """Score every fold that has a finished model.
@@ -161,16 +161,16 @@ def finished(results: Store, key: str) -> str:
     return ""
 
 
-def _files(e: Experiment, kept: Kept) -> dict[str, bytes]:
+def files(e: Experiment, kept: Kept) -> dict[str, bytes]:
     documents = {"experiment": to_dict(e), "folds": kept.folds, "versions": versions()}
-    files = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
-    return files | {"predictions.parquet": arrow.frame_bytes(kept.predictions)}
+    made = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
+    return made | {"predictions.parquet": arrow.frame_bytes(kept.predictions)}
 
 
-def _read(results: Store, name: str) -> Kept:
-    files = results.read_committed(name)
+def read(results: Store, name: str) -> Kept:
+    found = results.read_committed(name)
     try:
-        table, folds = files["predictions.parquet"], json.loads(files["folds.json"])
+        table, folds = found["predictions.parquet"], json.loads(found["folds.json"])
     except (KeyError, ValueError):
         raise DataError(f"{results}/{name} was damaged; delete it and give the command again") from None
     return Kept(arrow.read_frame(table, f"{results}/{name}"), folds)
@@ -187,6 +187,10 @@ def text(
     )
     findings = {fact["fold"]: fact["collapse"] for fact in kept.folds}
     lines = [head, protocol_table(kept.predictions, sorted(e.data.modalities), len(classes), findings)]
+    searched = {fact["fold"]: fact["search"] for fact in kept.folds if "search" in fact}
+    if searched:
+        of_fold = {n: rows for n, rows in kept.predictions.groupby("fold")}
+        lines.append(optimism_text({n: optimism(of_fold[n], s["inner"], s["changes"]) for n, s in searched.items()}))
     lines.append(missing(failed, folds) if failed else f"predictions: {path}")
     return "\n".join(lines)
 

@@ -55,14 +55,22 @@ def candidates(store: str, study: str, *, metric: str = SCORE, top: int = 20) ->
     metrics = [str(c) for c in table.columns if str(c).startswith("validation_")]
     if metric not in metrics:
         raise ConfigError(f"--metric={metric} is not in {name}; it has {', '.join(metrics)}{nearest(metric, metrics)}")
+    if "cost" not in table:
+        table["cost"] = float("nan")
     rows = table.groupby("candidate").agg(
-        score=(metric, "mean"), folds=(metric, "size"), state=("state", "first"), changes=("changes", "first")
+        score=(metric, "mean"),
+        folds=(metric, "size"),
+        state=("state", "first"),
+        changes=("changes", "first"),
+        cost=("cost", "first"),
     )
     # On fewer folds, or without a number, a mean is no rank.
     rows = rows.assign(last=rows["state"] != "COMPLETE").sort_values(["last", "score"], ascending=[True, False])
-    lines = [f"{'candidate':>9}{'score':>8}{'folds':>7}  {'state':10}changes"]
+    priced = bool(rows["cost"].notna().any())  # a search with search.cost
+    lines = [f"{'candidate':>9}{'score':>8}{'cost' if priced else '':>{13 * priced}}{'folds':>7}  {'state':10}changes"]
     for number, row in rows.head(top).iterrows():
-        lines.append(f"{number:>9}{row['score']:>8.4f}{row['folds']:>7}  {row['state']:10}{row['changes']}")
+        price = f"{row['cost']:>13,.6g}" if priced else ""
+        lines.append(f"{number:>9}{row['score']:>8.4f}{price}{row['folds']:>7}  {row['state']:10}{row['changes']}")
     return "\n".join([f"{len(rows)} candidates of {study} by {metric}", *lines])
 
 

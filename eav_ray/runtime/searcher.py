@@ -32,6 +32,7 @@ class Leases(Searcher):
         needs: Keys of what a candidate will train and leave in the results store. What one trial is about to train,
             no other may: a candidate that needs it too waits.
         told: Is called with each candidate that the study knows the score of.
+        cost: Of a candidate, where the search has such an objective.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Leases(Searcher):
         *,
         needs: Callable[[Candidate], frozenset[str]] = lambda candidate: frozenset(),
         told: Callable[[Candidate], None] = lambda candidate: None,
+        cost: Callable[[Candidate], float] = lambda candidate: math.nan,
     ) -> None:
         super().__init__(metric=SCORE, mode="max")
         self._owner, self._most, self._rows = owner, most, rows
-        self._keep, self._show, self._needs, self._told = keep, show, needs, told
+        self._keep, self._show, self._needs, self._told, self._cost = keep, show, needs, told, cost
         self._leases: dict[str, dict[int, Candidate]] = {}
         self._claimed: dict[str, frozenset[str]] = {}
         self._held: list[Candidate] = []  # that wait for what a trial is training
@@ -119,13 +121,13 @@ class Leases(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Some candidates of a lease are finished."""
         lease = self._leases.get(trial_id, {})
-        finished: list[tuple[Candidate, float, bool]] = []
+        finished: list[tuple[Candidate, float, bool, float]] = []
         for found in json.loads(result.get("scored", "[]")):
             candidate = lease.pop(found["candidate"], None)
             if candidate is None:
                 continue
-            score = found[SCORE]
-            finished.append((candidate, score, found["pruned"]))
+            score, cost = found[SCORE], self._cost(candidate)
+            finished.append((candidate, score, found["pruned"], cost))
             state = "PRUNED" if found["pruned"] else "COMPLETE"
             if found["alone"]:
                 self.alone.setdefault(found["alone"], []).append(candidate.number)
@@ -135,6 +137,7 @@ class Leases(Searcher):
                 {"study": self._owner.name, "candidate": candidate.number}
                 | {"state": state if math.isfinite(score) else "FAIL"}
                 | {"changes": json.dumps(candidate.changes, sort_keys=True)}
+                | ({"cost": cost} if self._owner.search.cost else {})
                 | fold
                 for fold in found["folds"]
             ]
@@ -142,8 +145,8 @@ class Leases(Searcher):
             return
         # The rows first: a candidate that is told but has no rows could not be made up for.
         self.flush()
-        for candidate, score, pruned in finished:
-            self._owner.tell(candidate.number, score, pruned=pruned)
+        for candidate, score, pruned, cost in finished:
+            self._owner.tell(candidate.number, score, pruned=pruned, cost=cost)
             self._told(candidate)
         self._show(len(self._owner.told()), note=self._note())
 

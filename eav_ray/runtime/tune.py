@@ -8,6 +8,7 @@ in the results store, under `searches/<study>/`: `trials.parquet` (one row per c
 import contextlib
 import io
 import json
+import math
 import os
 import signal
 import threading
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -29,7 +31,9 @@ from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index
 from eav_ray.data.split import Split, inner_splits, items_of, make_split
 from eav_ray.errors import ConfigError, DataError, Interrupted
+from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar, stage
+from eav_ray.report.search import page
 from eav_ray.runtime import cluster
 from eav_ray.runtime.capacity import capacity, groups_at_once, leases_at_once
 from eav_ray.runtime.groups import run_all
@@ -40,6 +44,7 @@ from eav_ray.runtime.trial import Control, Question, candidate_runs, full, lease
 from eav_ray.search.study import Candidate, Owner, check_space, count, study_name, trials_table
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.estimate import cost
 from eav_ray.training.plan import SCORE, Run, encoder_run
 
 
@@ -152,42 +157,83 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
 
     Everything that is finished already is skipped, so the same command continues a search that was killed.
     """
-    e, question = experiment, planned.question
-    results = Store(e.store.results)
-    folder = f"searches/{planned.study}"
+    if planned.encoders:
+        run_all(experiment, planned.encoders, shards, index, planned.question.embed, title="train encoders")
+    with opened(experiment, planned):
+        chosen = choose(experiment, planned, shards, index)
+        title = "refit the best candidate" if len(chosen) == 1 else f"refit the best {len(chosen)} candidates"
+        todo = [run for one in chosen for run in one.runs]
+        done = run_all(experiment, todo, shards, index, planned.question.embed, title=title)
+        return keep_best(experiment, planned, chosen, done)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One of the best candidates, and what its refit trains, last of all the result."""
+
+    candidate: Candidate
+    score: float  # mean over the inner folds
+    runs: list[Run]
+
+
+@contextmanager
+def opened(experiment: Experiment, planned: Plan) -> Iterator[None]:
+    """The folder of a search in the results store, for this process alone."""
+    results, folder = Store(experiment.store.results), _folder(planned)
     with results.lock(f"{folder}/lock"):
-        results.write_json(f"{folder}/experiment.json", to_dict(e))
+        results.write_json(f"{folder}/experiment.json", to_dict(experiment))
         results.write_json(f"{folder}/versions.json", versions())
-        if planned.encoders:
-            run_all(e, planned.encoders, shards, index, question.embed, title="train encoders")
-        owner = Owner(e.search, planned.study, e.search.storage or _open_journal(results, folder))
-        _try_candidates(e, planned, shards, index, owner, results, folder)
-        # Lists of values are drawn again and again: equal candidates are refitted once.
-        ranked: dict[str, tuple[list[Run], Candidate, float]] = {}
-        for candidate, score in owner.ranking():
-            runs = runs_of(override(e, candidate.changes), planned.outer, question.data, embed=question.embed)
-            if runs[-1].key not in ranked and len(ranked) < e.search.refit:
-                ranked[runs[-1].key] = runs, candidate, score
-        if not ranked:
-            raise DataError(f"not one of {owner.asked} candidates has a score; see {results}/{folder}/trials.parquet")
-        title = "refit the best candidate" if len(ranked) == 1 else f"refit the best {len(ranked)} candidates"
-        todo = [run for runs, _, _ in ranked.values() for run in runs]
-        done = run_all(e, todo, shards, index, question.embed, title=title)
-        kept = [
-            {
-                "candidate": candidate.number,
-                "changes": candidate.changes,
-                "metric": SCORE,
-                "value": score,
-                "checkpoint": done[key],
-                "commit_sha256": sha256(results.read(f"{done[key]}/COMMIT")),
-                "epoch": runs[-1].epochs,
-            }
-            for key, (runs, candidate, score) in ranked.items()
-        ]
-        results.write_json(f"{folder}/best.json", {"study": planned.study} | kept[0] | {"next": kept[1:]})
-        runs, candidate, score = next(iter(ranked.values()))
-        return Best(planned.study, candidate, score, done[runs[-1].key])
+        yield
+
+
+def choose(experiment: Experiment, planned: Plan, shards: Store, index: Index) -> list[Chosen]:
+    """Try the candidates that are not tried yet; returns the best of all, as many as are refitted.
+
+    Raises:
+        DataError: Not one has a score, or the search could not go on.
+    """
+    e, question = experiment, planned.question
+    results, folder = Store(e.store.results), _folder(planned)
+    owner = Owner(e.search, planned.study, e.search.storage or _open_journal(results, folder))
+    _try_candidates(e, planned, shards, index, owner, results, folder)
+    # Lists of values are drawn again and again: equal candidates are refitted once.
+    ranked: dict[str, Chosen] = {}
+    for candidate, score in owner.ranking():
+        runs = runs_of(override(e, candidate.changes), planned.outer, question.data, embed=question.embed)
+        if runs[-1].key not in ranked and len(ranked) < e.search.refit:
+            ranked[runs[-1].key] = Chosen(candidate, score, runs)
+    if not ranked:
+        raise DataError(f"not one of {owner.asked} candidates has a score; see {results}/{folder}/trials.parquet")
+    shown = page(planned.study, _rows(results, folder), owner.importances(), e.search)
+    results.write(f"{folder}/search.html", shown.encode())
+    return list(ranked.values())
+
+
+def keep_best(experiment: Experiment, planned: Plan, chosen: list[Chosen], done: dict[str, str]) -> Best:
+    """Write `best.json`.
+
+    Args:
+        done: Prefixes of the finished checkpoints of the refit, by key.
+    """
+    results = Store(experiment.store.results)
+    kept = [
+        {
+            "candidate": one.candidate.number,
+            "changes": one.candidate.changes,
+            "metric": SCORE,
+            "value": one.score,
+            "checkpoint": done[one.runs[-1].key],
+            "commit_sha256": sha256(results.read(f"{done[one.runs[-1].key]}/COMMIT")),
+            "epoch": one.runs[-1].epochs,
+        }
+        for one in chosen
+    ]
+    results.write_json(f"{_folder(planned)}/best.json", {"study": planned.study} | kept[0] | {"next": kept[1:]})
+    return Best(planned.study, chosen[0].candidate, chosen[0].score, done[chosen[0].runs[-1].key])
+
+
+def _folder(planned: Plan) -> str:
+    return f"searches/{planned.study}"
 
 
 def _journal(results: Store, folder: str) -> Path:
@@ -222,10 +268,15 @@ def _try_candidates(
     # What a cluster is to grow for must wait in its sight; by default Tune shows it one trial at a time.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(lanes)
     keep = partial(_keep, owner, results, folder)
+    shapes = Shapes(index.eeg_channels, len(index.classes))
+
+    def price(candidate: Candidate) -> float:
+        return cost(override(e, candidate.changes), shapes) if e.search.cost else math.nan
+
     with stage("search", owner.candidates, "candidates") as bar:
         known = {"experiment": e, "question": planned.question, "shards": str(shards), "index": index}
         if e.search.mode == "fusion":
-            searcher = Leases(owner, -(-e.search.batch // lanes), rows, keep, bar.to)
+            searcher = Leases(owner, -(-e.search.batch // lanes), rows, keep, bar.to, cost=price)
             needs = {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus_per_worker}
             found = _run(tune.with_parameters(lease, **known), needs, searcher, lanes, left, results, [_waits(e, bar)])
         else:
@@ -238,6 +289,7 @@ def _try_candidates(
                     lambda count, note: None,  # `_control` shows it
                     needs=partial(_needs, e, planned, results),
                     told=partial(_forget, e, planned, results),
+                    cost=price,
                 )
                 stopped.append(lambda: setattr(searcher, "stopped", True))
                 # Beside this process: a node that goes must not take drivers along, and they need no CPU of a worker.
@@ -361,9 +413,11 @@ def _keep(owner: Owner, results: Store, folder: str, rows: list[Row]) -> None:
 
 
 def earlier_rows(results: Store, folder: str, owner: Owner) -> list[Row]:
-    name = f"{folder}/trials.parquet"
-    if not results.exists(name):
-        return []
     told = set(owner.told())
-    table = arrow.read_frame(results.read(name), f"{results}/{name}")
+    table = _rows(results, folder)
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records") if row["candidate"] in told]
+
+
+def _rows(results: Store, folder: str) -> pd.DataFrame:
+    name = f"{folder}/trials.parquet"
+    return arrow.read_frame(results.read(name), f"{results}/{name}") if results.exists(name) else pd.DataFrame()

@@ -19,6 +19,7 @@ import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from eav_ray.config import Choice, Experiment, Search, digest, keys, other_kinds, override
@@ -51,7 +52,8 @@ def study_name(experiment: Experiment, data: str, splits: list[Split], encoders:
     fixed = (vars(e.fusion), vars(e.optim), e.search.sampler, e.search.batch, e.seed, vars(e.fold))
     inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
     # Named only where they are not what they were before there was a choice, so that studies keep their names.
-    others = [word for word, there in (("prune", e.search.prune), ("full", e.search.mode == "full")) if there]
+    full = e.search.mode if e.search.mode == "full" else ""
+    others = [word for word in ("prune" if e.search.prune else "", full, e.search.cost) if word]
     return f"{e.name}-{digest(space, fixed, data, inner, sorted(encoders), *others)}"
 
 
@@ -70,7 +72,8 @@ class Owner:
         self.search, self.name = search, name
         self._space = {key: _distribution(key, choice) for key, choice in search.space.items()}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._study = _open(storage, name)
+        self._directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if search.cost else [])]
+        self._study = _open(storage, name, self._directions)
         self._copy: optuna.Study | None = None  # of the batch that is asked for
         # What an earlier owner left running is run again, under its own number: nobody else owns this study.
         self._waiting = [t.number for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
@@ -104,7 +107,7 @@ class Owner:
             return _combination(self.search.space, number)
         trials = self._study.get_trials(deepcopy=False)[:number]
         if self.search.sampler == "cmaes":
-            study = optuna.create_study(direction="maximize", sampler=self._sampler(number))
+            study = optuna.create_study(directions=self._directions, sampler=self._sampler(number))
             return _replayed(study, trials, self.search.batch, self._space)
         if (
             self._copy is None
@@ -118,21 +121,25 @@ class Owner:
 
     def _copied(self, trials: Sequence[FrozenTrial], batch: int) -> optuna.Study:
         """The study in memory, without the scores of the batch that begins with this number."""
-        study = optuna.create_study(direction="maximize")
+        study = optuna.create_study(directions=self._directions)
         for trial in trials:
             if trial.number >= batch:
                 trial = create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self._space)
             study.add_trial(trial)
         return study
 
-    def tell(self, number: int, score: float, *, pruned: bool = False) -> None:
-        """A finished candidate. A score that is not a number is a failure, never the best; nor is one on some folds."""
+    def tell(self, number: int, score: float, *, pruned: bool = False, cost: float = math.nan) -> None:
+        """A finished candidate. A score that is not a number is a failure, never the best; nor is one on some folds.
+
+        Args:
+            cost: Where there is a `search.cost`.
+        """
         if not math.isfinite(score):
             self._study.tell(number, state=TrialState.FAIL)
         elif pruned:
             self._study.tell(number, state=TrialState.PRUNED)
         else:
-            self._study.tell(number, score)
+            self._study.tell(number, [score, cost] if self.search.cost else score)
 
     def told(self) -> list[int]:
         return [t.number for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
@@ -142,10 +149,29 @@ class Owner:
         return next(iter(self.ranking()), None)
 
     def ranking(self) -> list[tuple[Candidate, float]]:
-        """Completed candidates and their scores, the best first."""
+        """Completed candidates and their scores, the best first.
+
+        With a cost, those that no other beats in both.
+        """
         complete = [t for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-        ranked = sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))
-        return [(Candidate(t.number, dict(t.params)), float(t.value or 0.0)) for t in ranked]
+        if self.search.cost:
+            complete = self._study.best_trials
+        ranked = sorted(complete, key=lambda t: (*(-s * v for s, v in zip((1, -1), t.values, strict=False)), t.number))
+        return [(Candidate(t.number, dict(t.params)), float(t.values[0])) for t in ranked]
+
+    def importances(self) -> dict[str, float]:
+        """How much of the spread of the scores each key of the space explains, in all 1; empty of too few to say.
+
+        By Optuna's fANOVA (Hutter, Hoos and Leyton-Brown, 2014).
+        """
+        scores = {t.values[0] for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE}
+        varied = [key for key, distribution in self._space.items() if not distribution.single()]
+        if len(scores) < 2 or not varied:
+            return {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        return optuna.importance.get_param_importances(
+            self._study, evaluator=evaluator, params=varied, target=lambda t: t.values[0]
+        )
 
     def _running(self) -> bool:
         return any(t.state == TrialState.RUNNING for t in self._study.get_trials(deepcopy=False))
@@ -170,15 +196,15 @@ def count(search: Search) -> int:
     return min(search.candidates, math.prod(len(choice.choice) for choice in search.space.values()))
 
 
-def _open(storage: Path | str, name: str) -> optuna.Study:
+def _open(storage: Path | str, name: str, directions: Sequence[StudyDirection]) -> optuna.Study:
     if isinstance(storage, str):
         try:
-            return optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+            return optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
         except Exception as error:  # noqa: BLE001 - what a database's driver raises is its own
             raise ConfigError(f"search.storage={storage} cannot be opened: {reason_of(error)}") from None
     try:
         backend = JournalStorage(JournalFileBackend(str(storage)))
-        return optuna.create_study(study_name=name, storage=backend, direction="maximize", load_if_exists=True)
+        return optuna.create_study(study_name=name, storage=backend, directions=directions, load_if_exists=True)
     except DAMAGED as error:
         raise DataError(
             f"{storage} is no journal of a search ({reason_of(error)}); delete it and search anew"
@@ -260,6 +286,10 @@ def check_space(experiment: Experiment) -> None:
         raise ConfigError(
             f"search.batch is {e.search.batch}, but search.sampler=cmaes learns from {LEAST_CMAES} or more at a time; "
             f"set search.batch to at least {LEAST_CMAES}"
+        )
+    if e.search.sampler == "cmaes" and e.search.cost:
+        raise ConfigError(
+            f"search.sampler is cmaes, which has one objective, but search.cost={e.search.cost} is a second; use tpe"
         )
     if alone and "late_mean" in getattr(e.search.space.get("fusion.kind"), "choice", ()):
         raise ConfigError(

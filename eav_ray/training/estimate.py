@@ -37,9 +37,18 @@ def seconds_per_window(experiment: Experiment, shapes: Shapes) -> dict[str, floa
 
 def seconds_per_fused_window(experiment: Experiment, shapes: Shapes) -> float:
     """Seconds that one worker needs to train a fusion on one window of the embedding cache; 0 where none is trained."""
+    flops = _fusion_flops(experiment, shapes)
+    if not flops:
+        return 0.0
+    rate = GPU_FLOPS if experiment.runtime.gpus_per_worker else _cpu_flops()
+    return max(LEAST_FUSION_S, 3 * flops / (FUSION_SHARE * rate))
+
+
+def _fusion_flops(experiment: Experiment, shapes: Shapes) -> int:
+    """Forward, of one window; 0 where there is nothing to fuse."""
     e = experiment
     if len(e.data.modalities) < 2:
-        return 0.0
+        return 0
     inputs, n = {}, len(e.data.modalities)
     for m in e.data.modalities:
         inputs[m] = _random(e, m, shapes, 1).inputs[m].to("meta")
@@ -49,11 +58,17 @@ def seconds_per_fused_window(experiment: Experiment, shapes: Shapes) -> float:
     assert model.fusion is not None
     with FlopCounterMode(display=False) as counter:
         model.fusion(encoded, logits, torch.ones(1, n, dtype=torch.bool, device="meta"))
-    flops = counter.get_total_flops()
-    if not flops:
-        return 0.0
-    rate = GPU_FLOPS if e.runtime.gpus_per_worker else _cpu_flops()
-    return max(LEAST_FUSION_S, 3 * flops / (FUSION_SHARE * rate))
+    return counter.get_total_flops()
+
+
+def cost(experiment: Experiment, shapes: Shapes) -> float:
+    """The `search.cost` of a whole model: its parameters, or its multiplications for a window, in 10^9."""
+    with torch.device("meta"):
+        model = Classifier(experiment, shapes)
+    if experiment.search.cost == "parameters":
+        return float(sum(p.numel() for p in model.parameters()))
+    encoders = sum(_forward_flops(experiment, m, shapes) for m in experiment.data.modalities)
+    return (encoders + _fusion_flops(experiment, shapes)) / 2e9
 
 
 def _one(experiment: Experiment, modality: str, shapes: Shapes) -> float:

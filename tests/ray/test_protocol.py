@@ -83,3 +83,33 @@ def test_a_protocol_is_one_job_that_continues(job: Job, preprocessed: list[str],
     (anew,) = (tmp_path / "evaluations").iterdir()
     expected = predictions[predictions["fold"] == 1].drop(columns="fold").reset_index(drop=True)
     pd.testing.assert_frame_equal(pd.read_parquet(anew), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_each_fold_has_a_search_of_its_own(job: Job, preprocessed: list[str], place: Path, tmp_path: Path) -> None:
+    places = [*preprocessed[1:], f"store.results={tmp_path}"]
+    places += [f"store.{name}={place / folder}" for name, folder in (("shards", "data/shards"), ("cache", "cache"))]
+    words = [TINY, *places, *CHANGES, "fold.protocol=subject_kfold", "--search"]
+    done = job("protocol", *words)
+    assert "12 encoder trainings" in done.stdout and "12 fusion trainings of the search" in done.stdout
+    assert "3 fusion trainings of the refit" in done.stdout
+    lines = done.stdout.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("search: chosen by"))
+    folds = json.loads(next((tmp_path / "protocols").iterdir()).joinpath("folds.json").read_text())
+    for fold, line in zip(folds, lines[start + 2 : start + 5], strict=True):
+        folder = tmp_path / "searches" / fold["search"]["study"]
+        best = json.loads((folder / "best.json").read_text())
+        assert (best["checkpoint"], best["value"]) == (fold["checkpoint"], fold["search"]["inner"])
+        assert line.split()[:2] == [str(fold["fold"]), f"{100 * best['value']:.2f}"]
+        assert (folder / "search.html").stat().st_size > 10_000
+        split = json.loads((tmp_path / fold["checkpoint"] / "split.json").read_text())
+        assert not set(split["train"]) & set(fold["test"]) and not split["validation"]
+    before = files_of(tmp_path)
+    assert job("protocol", *words).stdout.splitlines() == lines[start - len(table_of_search(lines)) + 1 :]
+    assert files_of(tmp_path) == before
+
+
+def table_of_search(lines: list[str]) -> list[str]:
+    """From the head of the table to the line of the search."""
+    start = next(n for n, line in enumerate(lines) if line.startswith("subject_kfold, "))
+    end = next(n for n, line in enumerate(lines) if line.startswith("search: chosen by"))
+    return lines[start : end + 1]

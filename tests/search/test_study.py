@@ -373,3 +373,56 @@ def test_the_table_of_trials_is_sorted_by_candidate_and_fold() -> None:
     table = trials_table(rows)
     assert list(zip(table["candidate"], table["fold"], strict=True)) == [(c, f) for c in (0, 1, 2) for f in (0, 1)]
     assert (table["value"] == table["candidate"] + table["fold"]).all()
+
+
+def priced(journal: Path, of: Search, *, told: int | None = None) -> Owner:
+    """The score rises with the number of heads, and so does the cost; of equal scores the cheaper is better."""
+    owner = Owner(of, NAME, journal)
+    for _ in range(of.candidates if told is None else told):
+        try:
+            candidate = owner.ask()
+        except StopIteration:
+            break
+        assert candidate is not None
+        heads, lr = candidate.changes["fusion.heads"], candidate.changes["optim.lr"]
+        owner.tell(candidate.number, heads / 10, cost=heads * 100 + lr, pruned=candidate.number % 5 == 4)
+    return owner
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_with_a_cost_the_best_are_those_that_no_other_beats_in_both(sampler: Any, tmp_path: Path) -> None:
+    of = Search(candidates=30, batch=5, sampler=sampler, space=SPACE, cost="parameters")
+    owner = priced(tmp_path / "whole", of)
+    ranked = owner.ranking()
+    scores = [score for _, score in ranked]
+    assert scores == sorted(scores, reverse=True) and set(scores) == {0.1, 0.2, 0.4, 0.8}
+    whole = [t for t in range(30) if t % 5 != 4]
+    again = Owner(of, NAME, tmp_path / "whole")
+    assert owner.told() == list(range(30)) and again.ranking() == ranked
+    # Of each number of heads, the cheapest is the one on the front.
+    assert all(candidate.number in whole for candidate, _ in ranked)
+    assert owner.best() == ranked[0]
+    # Killed after any answer, it goes on as if it had not been.
+    priced(tmp_path / "killed", of, told=13)
+    assert priced(tmp_path / "killed", of).ranking() == ranked
+
+
+def test_one_objective_and_two_never_share_a_study() -> None:
+    e = Experiment()
+    split = [Split("subject_kfold", ("a/1",), ("b/1",))]
+    costs: tuple[Any, ...] = ("", "parameters", "gmac")
+    names = {study_name(override(e, {"search.cost": cost}), "data", split, ["k"]) for cost in costs}
+    assert len(names) == 3
+    with pytest.raises(ConfigError, match="search.sampler is cmaes, which has one objective"):
+        check_space(override(e, {"search.cost": "gmac", "search.sampler": "cmaes"}))
+
+
+def test_the_key_that_matters_is_the_important_one(tmp_path: Path) -> None:
+    owner = Owner(Search(candidates=40, batch=10, sampler="random", space=SPACE), NAME, tmp_path / "journal")
+    assert owner.importances() == {}
+    for _ in range(40):
+        candidate = owner.ask()
+        assert candidate is not None
+        owner.tell(candidate.number, candidate.changes["fusion.heads"] / 10)
+    found = owner.importances()
+    assert found["fusion.heads"] > 0.9 and sum(found.values()) == pytest.approx(1)

@@ -1,0 +1,130 @@
+"""A protocol whose every fold has a search of its own: chosen on inner folds of its training people, tested once.
+
+One search for all folds would have seen each fold's test people in the inner folds of the others.
+"""
+
+import contextlib
+from dataclasses import dataclass, replace
+
+from eav_ray.config import Experiment, digest
+from eav_ray.data.split import fold_count, items_of
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.runtime import cluster
+from eav_ray.runtime.groups import run_each
+from eav_ray.runtime.protocol import Done, Kept, Planned, files, missing, read, tested, text
+from eav_ray.runtime.train import Data, open_data
+from eav_ray.runtime.tune import Chosen, Plan, announce_search, choose, keep_best, opened, plan
+from eav_ray.storage import Store
+
+FORMAT = 1  # raise when what is kept changes
+
+
+@dataclass(frozen=True)
+class Fold:
+    number: int
+    experiment: Experiment  # with this fold's index
+    search: Plan
+
+
+def run_nested(experiment: Experiment) -> Done:
+    """Search, refit and test every fold, or what is left of them; `fold.index` does not matter.
+
+    Raises:
+        ConfigError: A fold that cannot be searched.
+        DataError: Not one fold could be scored, or another process is at the same.
+    """
+    e = experiment
+    data, results = open_data(e), Store(e.store.results)
+    folds = plan_folds(e, data)
+    name = f"protocols/{nested_key(e, folds)}"
+    failed: dict[int, str] = {}
+    with results.lock(f"{name}/lock"):
+        planned = [Planned(f.number, f.search.outer, []) for f in folds]
+        if results.is_committed(name):
+            kept = read(results, name)
+        else:
+            with cluster.session(e.runtime):
+                kept, failed = _searched_and_tested(e, folds, data, results)
+            if not kept.folds:
+                raise DataError(missing(failed, planned))
+            if not failed:
+                results.commit(name, files(e, kept))
+    return Done(kept, failed, text(e, planned, data.index.classes, kept, failed, f"{results}/{name}"))
+
+
+def plan_folds(experiment: Experiment, data: Data) -> list[Fold]:
+    """The search of every fold of the experiment's protocol.
+
+    Raises:
+        ConfigError: A fold that cannot be searched, by its number.
+    """
+    e, found = experiment, []
+    for number in range(fold_count(items_of(data.windows.ids, e.data, e.seed), e.fold)):
+        of_fold = replace(e, fold=replace(e.fold, index=number))
+        try:
+            found.append(Fold(number, of_fold, plan(of_fold, data.windows)))
+        except ConfigError as error:
+            raise ConfigError(f"fold {number} cannot be searched: {error}") from None
+    return found
+
+
+def nested_key(experiment: Experiment, folds: list[Fold]) -> str:
+    """Equal only for equal searches of equal length that are tested on equal recordings."""
+    asked = [[f.search.study, sorted(f.search.outer.test)] for f in folds]
+    return f"{experiment.name}-searched-{digest(FORMAT, asked, experiment.search.candidates)}"
+
+
+def _searched_and_tested(e: Experiment, folds: list[Fold], data: Data, results: Store) -> tuple[Kept, dict[int, str]]:
+    announce_search(e, [f.search for f in folds], data)
+    chosen, failed = _searched(folds, data, _encoders(e, folds, data))
+    by_number = {f.number: f for f in folds}
+    with contextlib.ExitStack() as stack:
+        for number in chosen:
+            stack.enter_context(opened(by_number[number].experiment, by_number[number].search))
+        todo = [run for some in chosen.values() for one in some for run in one.runs]
+        seen = tuple(sorted({i for number in chosen for i in by_number[number].search.question.embed}))
+        state = run_each(e, todo, data.shards, data.index, seen, title="refit the best of each fold")
+        for number, some in chosen.items():
+            if all(one.runs[-1].key in state.done for one in some):
+                keep_best(by_number[number].experiment, by_number[number].search, some, state.done)
+    planned = [Planned(n, by_number[n].search.outer, some[0].runs) for n, some in chosen.items()]
+    kept, untested = tested(e, planned, data, results, state.failed)
+    for fact in kept.folds:
+        best = chosen[fact["fold"]][0]
+        fact["search"] = {
+            "study": by_number[fact["fold"]].search.study,
+            "candidate": best.candidate.number,
+            "changes": best.candidate.changes,
+            "inner": best.score,
+        }
+    return kept, failed | untested
+
+
+def _encoders(e: Experiment, folds: list[Fold], data: Data) -> dict[str, str]:
+    """Train the encoders of all searches by one queue; returns why one, by its key, could not be."""
+    seen = tuple(sorted({i for f in folds for i in f.search.question.embed}))
+    left = list({(run.key, run.embed): run for f in folds for run in f.search.encoders}.values())
+    failed: dict[str, str] = {}
+    while left:
+        # Equal training rows are trained once; each further fold that shares them embeds its own recordings, and none
+        # that it tests.
+        now = {run.key: run for run in reversed(left)}
+        failed |= run_each(e, list(now.values()), data.shards, data.index, seen, title="train encoders").failed
+        left = [run for run in left if run is not now[run.key] and run.key not in failed]
+    return failed
+
+
+def _searched(folds: list[Fold], data: Data, broken: dict[str, str]) -> tuple[dict[int, list[Chosen]], dict[int, str]]:
+    """The best candidates of each fold, and why another fold has none."""
+    chosen: dict[int, list[Chosen]] = {}
+    failed: dict[int, str] = {}
+    for f in folds:
+        if reason := next((f"{run.key}: {broken[run.key]}" for run in f.search.encoders if run.key in broken), ""):
+            failed[f.number] = reason
+            continue
+        try:
+            with opened(f.experiment, f.search):
+                chosen[f.number] = choose(f.experiment, f.search, data.shards, data.index)
+        except DataError as error:
+            failed[f.number] = str(error)
+    return chosen, failed
