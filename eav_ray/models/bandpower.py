@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import scipy.signal
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +33,8 @@ class BandPower(Encoder):
         self, n_chans: int, n_times: int, *, hz: float, window_s: float, segments: int, width: int, dropout: float
     ) -> None:
         super().__init__()
+        import scipy.signal  # half a second, in every process that a search or a group starts
+
         self.width, self.segments, self.length = width, segments, n_times // segments
         # Above half the rate there is nothing.
         edges = [(low, high) for low, high in BANDS_HZ.values() if high <= hz / 2]

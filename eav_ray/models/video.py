@@ -1,15 +1,16 @@
 """A Vision Transformer (Dosovitskiy et al. 2021) of timm on the single frames of a window."""
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from eav_ray.errors import ConfigError, nearest
 from eav_ray.models.encoder import Encoded, Encoder, positions
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 
 class ViT(Encoder):
@@ -26,7 +27,7 @@ class ViT(Encoder):
     chosen: Tensor  # (frames,) which stored frames are used
     mean: Tensor  # (3, 1, 1) of the pixels that the published weights of this model expect, and their SD
     sd: Tensor
-    model: VisionTransformer
+    model: "VisionTransformer"
 
     def __init__(
         self,
@@ -44,6 +45,10 @@ class ViT(Encoder):
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
+        # A second and more, in every process that a search or a group starts; not all of them build one.
+        import timm
+        from timm.models.vision_transformer import VisionTransformer
+
         if not name.startswith("vit_") or not timm.is_model(name):
             known = timm.list_models("vit_*")
             raise ConfigError(f'model.video.name is "{name}", which timm does not have{nearest(name, known)}')

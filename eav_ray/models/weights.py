@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -115,6 +114,8 @@ def _download(name: str, key: str) -> Path:
 
 
 def _of_timm(encoder: ViT) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    import timm  # loaded only where it is used: it takes a second
+
     try:
         whole: Any = timm.create_model(
             encoder.name,

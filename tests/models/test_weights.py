@@ -202,7 +202,7 @@ def test_what_timm_publishes_must_fit_too(monkeypatch: pytest.MonkeyPatch) -> No
     sizes = dict(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=4, num_classes=0)
     published = timm.create_model("vit_base_patch16_224", **sizes)
     other, ours = vit(), vit(heads=4, norm_eps=1e-6)
-    monkeypatch.setattr("eav_ray.models.weights.timm.create_model", lambda *args, **kwargs: published)
+    monkeypatch.setattr("timm.create_model", lambda *args, **kwargs: published)
     with pytest.raises(
         ConfigError, match=r"num_attention_heads is 4 there and 2 here.*layer_norm_eps|layer_norm_eps.*num"
     ):
