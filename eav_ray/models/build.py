@@ -158,6 +158,29 @@ class Classifier(nn.Module):
         return self.fuse(*self.encode(inputs, present_BM), present_BM)
 
 
+class HeadAlone(nn.Module):
+    """The head of one frozen encoder on its features: the same names and numbers as inside a Classifier.
+
+    Inputs are `<modality>.tokens` (B, N, D), `.mask` (B, N) and `.pooled` (B, D).
+
+    Attributes:
+        body: Every other tensor of the classifier, by name, which a checkpoint holds too.
+    """
+
+    def __init__(self, whole: Classifier) -> None:
+        super().__init__()
+        (self.name,) = self.names = whole.names
+        self.heads, self.fusion = whole.heads, None
+        self.body = {n: t for n, t in whole.state_dict().items() if not n.startswith("heads.")}
+
+    def encode(self, inputs: dict[str, Tensor], present_BM: Tensor) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
+        tokens, mask, pooled = (inputs[f"{self.name}.{array}"] for array in ("tokens", "mask", "pooled"))
+        return {self.name: Encoded(tokens, mask, pooled)}, {self.name: self.heads[self.name](pooled)}
+
+    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
+        return fuse(None, *self.encode(inputs, present_BM), present_BM)
+
+
 class FusionAlone(nn.Module):
     """Fusion on what frozen encoders left in the embedding cache: the same names and numbers as inside a Classifier.
 

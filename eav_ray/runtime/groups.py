@@ -85,12 +85,17 @@ def run_each(
 
     unique = list({run.key: run for run in runs}.values())
     done: dict[str, str] = {}
+    results = experiment.store.results
     for run in unique:
-        if not (prefix := finished(run, Store(experiment.store.results))):
+        if not (prefix := finished(run, Store(results))):
             break
         done[run.key] = prefix
     else:  # a group would start, find nothing to do and end: half a minute
         return State(done, {}, 0.0, "", False, ())
+    if any(run.features for run in unique):
+        from eav_ray.runtime.embed import embed_frozen
+
+        embed_frozen(experiment, [run for run in unique if not finished(run, Store(results))], shards, index)
     # Where this process is: a node that goes must not take the queue along.
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Queue).remote(unique)

@@ -106,13 +106,20 @@ def announce(
     fusion_s = seconds_per_fused_window(e, shapes)
 
     def cost(run: Run) -> float:
-        """Seconds of one worker; a joint step costs what its encoders cost."""
+        """Seconds of one worker; a joint step costs what its encoders cost, the head of a frozen encoder nothing."""
         windows = len(data.windows.rows_of(run.split.train)) * run.epochs
-        return windows * (sum(each[m] for m in run.experiment.data.modalities) if run.kind != "fusion" else fusion_s)
+        if run.kind == "fusion":
+            return windows * fusion_s
+        return 0.0 if run.features else windows * sum(each[m] for m in run.experiment.data.modalities)
 
-    seconds = START_S + sum(map(cost, (*todo, *refitted))) / (e.runtime.workers * e.runtime.groups)
+    frozen = {run.features: run for run in (*todo, *searched, *refitted) if run.features}
+    frozen = {key: run for key, run in frozen.items() if not results.is_committed(key)}
+    # Backward, which they do without, is twice forward.
+    once = sum(len(data.windows) * each[run.experiment.data.modalities[0]] / 3 for run in frozen.values())
+    seconds = START_S + (once + sum(map(cost, (*todo, *refitted)))) / (e.runtime.workers * e.runtime.groups)
     encoders = sum(r.kind == "encoder" for r in todo)
-    parts = [f"{encoders} encoder trainings, {len(todo) - encoders} fusion or joint trainings"]
+    parts = [f"{len(frozen)} frozen encoders once over {len(data.windows)} windows"] if frozen else []
+    parts += [f"{encoders} encoder trainings, {len(todo) - encoders} fusion or joint trainings"]
     if searched:
         alone = e.search.mode == "fusion"
         seconds += sum(map(cost, searched)) / (lanes * (1 if alone else e.runtime.workers))

@@ -392,7 +392,11 @@ def _needs(e: Experiment, planned: Plan, results: Store, candidate: Candidate) -
     shared = {run.key for run in planned.inner_encoders}
     last = {fold[-1].key for fold in runs}
     keys = {run.key for fold in runs for run in fold} - shared
-    return frozenset(key for key in keys if key in last or not finished(results, key))
+    features = {run.features for fold in runs for run in fold} - {""}
+    return frozenset(
+        [key for key in keys if key in last or not finished(results, key)]
+        + [key for key in features if not results.is_committed(key)]
+    )
 
 
 def _forget(e: Experiment, planned: Plan, results: Store, candidate: Candidate) -> None:

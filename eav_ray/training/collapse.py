@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from eav_ray.models.build import Classifier, FusionAlone
+from eav_ray.models.build import Classifier, FusionAlone, HeadAlone
 from eav_ray.models.fusion import Fusion
 from eav_ray.training.loop import Batch
 
@@ -22,7 +22,9 @@ class Finding:
     text: str
 
 
-def find_collapse(module: Classifier | FusionAlone, batches: Iterable[Batch], device: torch.device) -> list[Finding]:
+def find_collapse(
+    module: Classifier | HeadAlone | FusionAlone, batches: Iterable[Batch], device: torch.device
+) -> list[Finding]:
     """What is degenerate in a trained fusion; empty for one modality alone, and for a fusion that is sound.
 
     Args:
@@ -30,7 +32,7 @@ def find_collapse(module: Classifier | FusionAlone, batches: Iterable[Batch], de
         batches: Windows that it is judged on, those that validate it where there are any.
     """
     fusion = module.fusion
-    if not isinstance(fusion, Fusion):
+    if not isinstance(fusion, Fusion) or isinstance(module, HeadAlone):
         return []
     module.to(device).eval()
     names = module.names

@@ -17,12 +17,13 @@ from eav_ray.data.arrow import ERRORS, reason_of
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import from_bytes, to_bytes
 from eav_ray.errors import DataError
-from eav_ray.models.build import Classifier
+from eav_ray.models.build import Classifier, HeadAlone
 from eav_ray.storage import Store
 from eav_ray.training.loop import Batch
 from eav_ray.training.precision import autocast
 
 ARRAYS = ("tokens", "mask", "pooled", "logits")
+FEATURES = ARRAYS[:-1]  # of an encoder without a head
 FORMAT = 2  # raise when the arrays change: embeddings of another version are not read
 
 
@@ -31,18 +32,20 @@ def cache_key(encoder_key: str, recordings: tuple[str, ...]) -> str:
 
 
 def compute(
-    model: Classifier,
+    model: Classifier | HeadAlone,
     batches: Iterator[tuple[np.ndarray, Batch]],
     windows: Windows,
     device: torch.device,
     *,
     precision: Precision = "fp32",
+    arrays: tuple[str, ...] = ARRAYS,
 ) -> pa.Table:
     """One row a window: its id, tokens (N, D) float32, mask (N,), pooled (D,), unimodal logits (classes,).
 
     Args:
-        model: A classifier of one modality, on `device`.
+        model: A classifier of one modality, on `device`; or its head, on batches of features.
         precision: What to compute in, as the encoder was trained.
+        arrays: `FEATURES` leaves the logits out.
     """
     (name,) = model.names
     model.eval()
@@ -50,7 +53,7 @@ def compute(
     taken: list[np.ndarray] = []
     with torch.no_grad(), autocast(device, precision):
         for rows, batch in batches:
-            inputs = {name: batch.inputs[name].to(device)}
+            inputs = {key: x.to(device) for key, x in batch.inputs.items()}
             encoded, logits = model.encode(inputs, batch.present_BM.to(device))
             found["tokens"].append(encoded[name].tokens_BND.float().cpu().numpy())
             found["mask"].append(encoded[name].mask_BN.cpu().numpy().astype(np.uint8))
@@ -59,14 +62,22 @@ def compute(
             taken.append(rows)
     ids = windows.ids.iloc[np.concatenate(taken)]
     columns: dict[str, pa.Array] = {c: pa.array(ids[c].tolist()) for c in ("subject", "recording", "window")}
-    for array, parts in found.items():
+    for array, parts in ((array, found[array]) for array in arrays):
         columns[array] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.concatenate(parts))
     return pa.table(columns)
 
 
-def write_part(store: Store, key: str, rank: int, table: pa.Table | None) -> None:
+def write_part(store: Store, key: str, part: int | str, table: pa.Table | None) -> None:
+    """
+    Args:
+        part: Its name, or the rank that computed it.
+    """
     if table is not None:
-        store.write(f"{key}/part-{rank:04d}.parquet", to_bytes(table))
+        store.write(part_name(key, part), to_bytes(table))
+
+
+def part_name(key: str, part: int | str) -> str:
+    return f"{key}/part-{part if isinstance(part, str) else f'{part:04d}'}.parquet"
 
 
 def commit(store: Store, key: str, times_s: Tensor) -> None:
@@ -79,12 +90,21 @@ class Embeddings:
     """Cached embeddings of several encoders, as a source of batches by row number of `Windows`.
 
     Args:
-        pooled: Leave the time tokens out, for a fusion that does not read them: one token a modality, its pooled
-            features.
+        pooled: Leave the time tokens out, for who does not read them: one token a modality, its pooled features.
+        arrays: What the cache holds; `FEATURES` of encoders without a head. Windows that `windows` does not know of
+            are left out.
     """
 
-    def __init__(self, store: Store, keys: dict[str, str], windows: Windows, *, pooled: bool = False) -> None:
-        self.names = sorted(keys)
+    def __init__(
+        self,
+        store: Store,
+        keys: dict[str, str],
+        windows: Windows,
+        *,
+        pooled: bool = False,
+        arrays: tuple[str, ...] = ARRAYS,
+    ) -> None:
+        self.names, self._read = sorted(keys), arrays
         self.times_s: dict[str, Tensor] = {}
         self._arrays: dict[str, np.ndarray] = {}
         ids = windows.ids
@@ -97,12 +117,13 @@ class Embeddings:
             try:
                 table = pa.concat_tables(parts).combine_chunks()
                 self.times_s[m] = torch.tensor(json.loads(files["times.json"]))
-                arrays = {array: table.column(array).chunk(0).to_numpy_ndarray() for array in ARRAYS}
+                found = {array: table.column(array).chunk(0).to_numpy_ndarray() for array in arrays}
                 if pooled:
-                    arrays |= {"tokens": arrays["pooled"][:, None], "mask": arrays["mask"].any(1, keepdims=True)}
-                self._arrays |= {f"{m}.{array}": values for array, values in arrays.items()}
+                    found |= {"tokens": found["pooled"][:, None], "mask": found["mask"].any(1, keepdims=True)}
+                self._arrays |= {f"{m}.{array}": values for array, values in found.items()}
                 names = zip(*(table.column(c).to_pylist() for c in ("subject", "recording", "window")), strict=True)
-                self._at[m][[wanted[name] for name in names]] = np.arange(table.num_rows)
+                known = [(row, wanted[name]) for row, name in enumerate(names) if name in wanted]
+                self._at[m][[row for _, row in known]] = [row for row, _ in known]
             except ERRORS as error:
                 raise DataError(
                     f"{store}/{keys[m]} is damaged ({reason_of(error)}); delete it and train again"
@@ -118,7 +139,7 @@ class Embeddings:
             at = self._at[m][rows]
             if (at < 0).any():
                 raise DataError(f"the embedding cache of {m} lacks a window that is needed; delete it and train again")
-            for array in ARRAYS:
+            for array in self._read:
                 values = torch.from_numpy(self._arrays[f"{m}.{array}"][at])
                 inputs[f"{m}.{array}"] = values.bool() if array == "mask" else values
         return inputs

@@ -15,6 +15,8 @@ REVISIONS = {"mfcc": 2, "shared_attention": 2}
 # Of runtime.precision; equal ones are those from before there was fp16, so that what was trained then is still found.
 COMPUTED = {"fp32": False, "bf16": "autocast", "fp16": "autocast in float16"}
 
+FEATURES = 1  # raise when what is kept of frozen encoders changes
+
 SCORE = "validation_recording_balanced_accuracy"  # by which a candidate, or a checkpoint of a run, is the best
 
 
@@ -92,6 +94,24 @@ class Run:
                 section["weights"] = content(section["weights"])
         fusion = None if self.kind == "encoder" else _section(e.fusion)
         return f"{self.kind}-{digest(*common, profile, models, fusion, self.encoders, self.start_hash or self.start)}"
+
+    @property
+    def features(self) -> str:
+        """Where in the results store what its encoder makes of all windows lies; empty where training changes it.
+
+        Of an encoder that keeps its published weights that is the same whoever is trained on: it is computed once, and
+        only a head is trained. Augmentation would make it another in each epoch.
+        """
+        e, optim = self.experiment, self.optim
+        if self.kind != "encoder" or optim.encoder_lr or optim.mixup:
+            return ""
+        (m,) = e.data.modalities
+        section = _section(getattr(e.model, m))
+        if not section.get("weights") or section.get("mask_bands") or section.get("mask_frames"):
+            return ""
+        section["weights"] = content(section["weights"])
+        profile = [e.profile.window_s, vars(getattr(e.profile, m))]
+        return f"features/{m}-{digest(FEATURES, self.data, profile, section, COMPUTED[e.runtime.precision])}"
 
     @property
     def title(self) -> str:

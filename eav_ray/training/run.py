@@ -17,13 +17,13 @@ from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index
 from eav_ray.data.split import items_of, refuse_overlap
 from eav_ray.errors import DataError, Interrupted
-from eav_ray.models.build import Classifier, FusionAlone, Output, Shapes, build_fusion
+from eav_ray.models.build import Classifier, FusionAlone, HeadAlone, Output, Shapes, build_fusion
 from eav_ray.models.encoder import Encoder
 from eav_ray.models.weights import load_published
 from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.collapse import find_collapse
-from eav_ray.training.embeddings import Embeddings, cache_key, commit, compute, write_part
+from eav_ray.training.embeddings import FEATURES, Embeddings, cache_key, commit, compute, write_part
 from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Batch, Engine, Metrics, Position, fit, schedule
 from eav_ray.training.metrics import scores
@@ -104,10 +104,9 @@ def _execute(run: Run, place: Place, report: Callable[[Progress], None], interru
     if done and done[1].finished and _is_embedded(run, place.results):
         return done[0]
     ready = together(lambda: prepare(run, place, fresh=done is None))
-    if done and run.kind != "fusion":
-        ready.module.load_state_dict(done[1].weights)
-    elif done:
-        ready.module.load_state_dict({n: t for n, t in done[1].weights.items() if n.startswith("fusion.")})
+    if done:
+        own = ready.module.state_dict()  # a checkpoint also holds encoders that the run does not train
+        ready.module.load_state_dict({n: t for n, t in done[1].weights.items() if n in own})
     if done and done[1].finished:
         prefix = done[0]
         ready.module.to(place.device)
@@ -261,10 +260,17 @@ def _named(table: pd.DataFrame) -> Metrics:
 
 
 def open_source(run: Run, place: Place) -> Source:
+    if run.features:
+        return _features(run, place, pooled=True)
     if run.kind != "fusion":
         return RawSource(place.windows, list(run.experiment.data.modalities))
     keys = {m: cache_key(key, run.embed) for m, key in run.encoders.items()}
     return Embeddings(place.results, keys, place.windows, pooled=run.experiment.fusion.reads_pooled)
+
+
+def _features(run: Run, place: Place, *, pooled: bool = False) -> Embeddings:
+    (m,) = run.experiment.data.modalities
+    return Embeddings(place.results, {m: run.features}, place.windows, pooled=pooled, arrays=FEATURES)
 
 
 def _standardise(module: nn.Module, run: Run, place: Place) -> None:
@@ -288,10 +294,14 @@ def evenly(rows: np.ndarray, most: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
 
 
-def _build(run: Run, place: Place, source: Source) -> tuple[Classifier | FusionAlone, Shapes]:
+def _build(run: Run, place: Place, source: Source) -> tuple[Classifier | HeadAlone | FusionAlone, Shapes]:
     """A module with fresh weights."""
     index = place.windows.index
     shapes = Shapes(index.eeg_channels, len(index.classes))
+    if run.features:
+        whole = Classifier(run.experiment, shapes)
+        start_from_published(whole, run.experiment)
+        return HeadAlone(whole), shapes
     if isinstance(source, Embeddings):
         fusion = build_fusion(run.experiment, source.widths, source.times_s, shapes.n_outputs)
         return FusionAlone(fusion, source.names), shapes
@@ -353,7 +363,8 @@ def _train(
 ) -> str:
     """Fit, saving on the way; returns the prefix of the finished checkpoint."""
     e, epochs = run.experiment, run.epochs
-    saver = Saver(run, place.results, place.windows.index, ready.shapes)
+    body = ready.module.body if isinstance(ready.module, HeadAlone) else None
+    saver = Saver(run, place.results, place.windows.index, ready.shapes, body)
     with contextlib.closing(saver):
         if not any(p.requires_grad for p in ready.module.parameters()):  # late_mean has nothing to train
             weights = ready.module.state_dict()
@@ -426,19 +437,31 @@ def _embed(run: Run, place: Place, ready: Ready) -> None:
         return
     rank, size = world()
 
+    source = together(lambda: _features(run, place)) if run.features else ready.source
+
     def write() -> None:
-        assert isinstance(ready.module, Classifier)
+        assert isinstance(ready.module, Classifier | HeadAlone)
         rows = place.windows.rows_of(run.embed)[rank::size]
-        batches = plain_batches(ready.source, ready.labels, rows, 64)
+        batches = plain_batches(source, ready.labels, rows, 64)
         precision = run.experiment.runtime.precision
         table = compute(ready.module, batches, place.windows, place.device, precision=precision) if len(rows) else None
         write_part(place.results, key, rank, table)
 
     together(write)
-    assert isinstance(ready.module, Classifier)
-    times_s = ready.module.encoders[ready.module.names[0]].times_s
-    assert isinstance(times_s, Tensor)
+    if isinstance(source, Embeddings):
+        (times_s,) = source.times_s.values()
+    else:
+        assert isinstance(ready.module, Classifier)
+        times_s = times_of(ready.module)
     together(lambda: commit(place.results, key, times_s) if rank == 0 else None)
+
+
+def times_of(model: Classifier) -> Tensor:
+    """(N,) seconds: where the tokens of its only encoder lie on the window's clock."""
+    (name,) = model.names
+    times_s = model.encoders[name].times_s
+    assert isinstance(times_s, Tensor)
+    return times_s
 
 
 def predict_rows(

@@ -28,8 +28,15 @@ class Saver:
     the next call.
     """
 
-    def __init__(self, run: Run, results: Store, index: Index, shapes: Shapes) -> None:
+    def __init__(
+        self, run: Run, results: Store, index: Index, shapes: Shapes, body: dict[str, Tensor] | None = None
+    ) -> None:
+        """
+        Args:
+            body: Tensors that the training does not hold, and every checkpoint does.
+        """
         self._run, self._results, self._classes, self._shapes = run, results, index.classes, shapes
+        self._body = body or {}
         self.attempt = same_everywhere(ckpt.new_attempt(results, run.key))
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -68,7 +75,7 @@ class Saver:
     def _write(
         self, weights: dict[str, Tensor], moments: dict[str, Tensor], position: Position, metrics: dict[str, Any]
     ) -> None:
-        run, whole = self._run, dict(weights)
+        run, whole = self._run, self._body | weights
         for m, key in run.encoders.items():
             # A fusion checkpoint carries its encoders, so that one path is enough to predict.
             found, _ = ckpt.latest(self._results, key)

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
+import timm
+import torch
 
 from eav_ray.data.synthetic import CLASSES
 
@@ -149,6 +152,35 @@ WAYS = {
         "train.joint.encoder_lr=0.1",
     ],
 }
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the video encoder of tiny.yaml, as timm saves them."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(3)
+    sizes = dict(img_size=32, patch_size=16, embed_dim=16, depth=1, num_heads=2)
+    vit = timm.create_model("vit_base_patch16_224", num_classes=0, **sizes)
+    safetensors.torch.save_file(vit.state_dict(), folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def test_a_frozen_encoder_runs_once_over_all_shards(
+    job: Job, preprocessed: list[str], published: Path, place: Path
+) -> None:
+    """By Ray Data; what every fold then trains is a head."""
+    words = [*preprocessed, "store.results=frozen", "data.modalities=[video]", f"model.video.weights={published}"]
+    words += ["train.encoders.video.encoder_lr=0", "train.encoders.video.frozen_epochs=2"]
+    first = job("train", *words)
+    assert "1 frozen encoders once over 120 windows; 1 encoder trainings" in first.stdout
+    assert "embed video, once (windows)" in first.stderr
+    (features,) = [p for p in (place / "frozen" / "features").iterdir() if p.is_dir()]
+    parts = sorted(features.glob("*.parquet"))
+    assert sum(pd.read_parquet(part, columns=["window"]).shape[0] for part in parts) == 120
+    # The checkpoint is whole.
+    weights = safetensors.torch.load_file(Path(first.stdout.split("checkpoint: ")[1].strip()) / "model.safetensors")
+    for name, tensor in safetensors.torch.load_file(published).items():
+        assert torch.equal(weights[f"encoders.video.model.{name}"], tensor)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,0 +1,104 @@
+"""Encoders that keep their published weights run once over the shards: by Ray Data, on GPUs where there are.
+
+What they make of a window depends on nobody whom anything was trained on, so all folds of all protocols share it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import ray
+import torch
+
+from eav_ray.config import Experiment
+from eav_ray.data.cache import Windows
+from eav_ray.data.shard import Index, ShardFile
+from eav_ray.models.build import Classifier, Shapes
+from eav_ray.report.progress import stage
+from eav_ray.runtime import cluster
+from eav_ray.runtime.eeg_stage import retried
+from eav_ray.storage import Store
+from eav_ray.training.embeddings import FEATURES, commit, compute, part_name, write_part
+from eav_ray.training.plan import Run
+from eav_ray.training.run import start_from_published, times_of
+from eav_ray.training.source import Labels, RawSource, plain_batches
+
+BATCH = 32  # windows
+
+
+def embed_frozen(experiment: Experiment, runs: list[Run], shards: Store, index: Index) -> None:
+    """Compute the features that these runs train on, as far as they are not there; shards that are done are skipped.
+
+    Raises:
+        ConfigError: Published weights are not where the experiment says, or do not fit.
+    """
+    results = Store(experiment.store.results)
+    for key, run in {run.features: run for run in runs if run.features}.items():
+        if results.is_committed(key):
+            continue
+        with results.lock(f"{key}.lock"):
+            (m,) = run.experiment.data.modalities
+            shapes = Shapes(index.eeg_channels, len(index.classes))
+            whole = _published(run.experiment, shapes)  # what is wrong with the weights is said here
+            todo = [f for f in index.shards if not results.exists(part_name(key, _part(f)))]
+            total, done = sum(f.rows for f in index.shards), sum(f.rows for f in index.shards if f not in todo)
+            with stage(f"embed {m}, once", total, "windows") as bar:
+                bar.to(done)
+                for rows in _embedded(run, key, todo, shards, index, shapes) if todo else []:
+                    done += rows
+                    bar.to(done)
+            commit(results, key, times_of(whole))
+
+
+def _part(file: ShardFile) -> str:
+    return file.sha256[:16]
+
+
+def _published(experiment: Experiment, shapes: Shapes) -> Classifier:
+    model = Classifier(experiment, shapes)
+    start_from_published(model, experiment)
+    return model
+
+
+def _embedded(run: Run, key: str, todo: list[ShardFile], shards: Store, index: Index, shapes: Shapes) -> Iterator[int]:
+    """Yields how many windows were embedded, as they are."""
+    runtime = run.experiment.runtime
+    cluster.prepare_ray_data()
+    files = ray.data.from_items([{"file": file.file} for file in todo], override_num_blocks=len(todo))
+    parts = retried(
+        files.map_batches,
+        _Embed,
+        fn_constructor_args=(run, key, str(shards), index, shapes),
+        batch_size=1,
+        num_cpus=runtime.cpus_per_worker,
+        num_gpus=runtime.gpus_per_worker or None,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(len(todo), cluster.room(runtime)))),
+    )
+    for row in parts.iter_rows():
+        yield int(row["windows"])
+
+
+class _Embed:
+    """An actor of Ray Data: the encoder, loaded once; a shard in, its part of the features written."""
+
+    def __init__(self, run: Run, key: str, shards: str, index: Index, shapes: Shapes) -> None:
+        runtime = run.experiment.runtime
+        torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
+        self._device = torch.device("cuda" if cluster.has_gpu(runtime) else "cpu")
+        self._model = _published(run.experiment, shapes).to(self._device)
+        self._run, self._key, self._shards, self._index = run, key, Store(shards), index
+        self._files = {file.file: file for file in index.shards}
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"windows": np.array([self._embed(self._files[str(name)]) for name in batch["file"]])}
+
+    def _embed(self, file: ShardFile) -> int:
+        e = self._run.experiment
+        windows = Windows(
+            self._shards, replace(self._index, shards=(file,)), cache=e.store.cache, cache_gb=e.store.cache_gb
+        )
+        source = RawSource(windows, list(e.data.modalities))
+        batches = plain_batches(source, Labels.of(windows, {}), np.arange(len(windows)), BATCH)
+        table = compute(self._model, batches, windows, self._device, precision=e.runtime.precision, arrays=FEATURES)
+        write_part(Store(e.store.results), self._key, _part(file), table)
+        return len(windows)

@@ -1,0 +1,112 @@
+"""An encoder that keeps its published weights runs once; its head ends where it would, trained on the whole."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import ASTConfig, ASTModel
+
+from eav_ray.config import Experiment, override
+from eav_ray.data.cache import Windows
+from eav_ray.data.shard import read_index
+from eav_ray.data.split import Split
+from eav_ray.models.build import Classifier, Shapes
+from eav_ray.runtime.embed import _Embed
+from eav_ray.storage import Store
+from eav_ray.training.embeddings import Embeddings, cache_key, commit
+from eav_ray.training.plan import Run
+from eav_ray.training.run import times_of
+from tests.training.test_resume import TRAIN, experiment, train, windows_in
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+SEEN, REST = TRAIN[:5], TRAIN[5:]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    torch.manual_seed(5)
+    ASTModel(ASTConfig(**sizes, time_stride=16, frequency_stride=16, max_length=512)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Windows]:
+    folder = tmp_path_factory.mktemp("features")
+    return folder / "shards", windows_in(folder)
+
+
+def frozen(published: Path, engine: str = "torch", **optim: Any) -> Experiment:
+    """Two phases of a head under dropout, on an encoder that stays as it is."""
+    changes = {"data.modalities": ["audio"], "model.audio.weights": str(published), "model.audio.dropout": 0.1}
+    own = {"encoder_lr": 0.0, "frozen_epochs": 2, "epochs": 3, "batch": 4} | optim
+    return override(experiment(engine), changes | {f"train.encoders.audio.{k}": v for k, v in own.items()})
+
+
+def run_of(e: Experiment, embed: tuple[str, ...] = TRAIN) -> Run:
+    return Run("encoder", e, Split("within", SEEN, REST, ()), "data", embed=embed)
+
+
+def embed(run: Run, stored: tuple[Path, Windows], results: Path) -> None:
+    """As Ray Data does, in this process: all that is stored, the recording that is never trained on too."""
+    shards, windows = stored
+    here = {"store.results": str(results), "store.cache": str(results / "cache")}
+    mine, index = replace(run, experiment=override(run.experiment, here)), read_index(Store(shards))
+    actor = _Embed(mine, run.features, str(shards), index, Shapes(30, 5))
+    assert actor({"file": np.array([index.shards[0].file])})["windows"].tolist() == [8]
+    commit(Store(results), run.features, times_of(actor._model))
+    assert len(windows) == 7
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_a_head_on_features_ends_where_a_head_on_the_frozen_encoder_does(
+    stored: tuple[Path, Windows], published: Path, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp32, ten steps, embeddings and weights within 1e-5; every other tensor is the published one."""
+    run, (_, windows) = run_of(frozen(published, engine)), stored
+    assert run.features and not run_of(override(run.experiment, {"model.audio.weights": ""})).features
+    embed(run, stored, tmp_path / "once")
+    found = train(windows, tmp_path / "once", engine, run=run)
+    resumed = tmp_path / "resumed"
+    embed(run, stored, resumed)
+    for name, tensor in train(windows, resumed, engine, run=run, killed_after=(1, 3)).items():
+        assert torch.equal(tensor, found[name]), name
+    key = run.key
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "features", "")
+        assert run.key == key
+        expected = train(windows, tmp_path / "whole", engine, run=run)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5)
+        assert name.startswith("heads.") or torch.equal(found[name], tensor), name
+    fresh = Classifier(run.experiment, Shapes(30, 5))
+    fresh.load_state_dict(found)
+    keys = {"audio": cache_key(key, run.embed)}
+    once, whole = (Embeddings(Store(tmp_path / place), keys, windows) for place in ("once", "whole"))
+    assert torch.equal(once.times_s["audio"], whole.times_s["audio"])
+    rows = windows.rows_of(run.embed)
+    for name, tensor in whole.get(rows).items():
+        torch.testing.assert_close(once.get(rows)[name].float(), tensor.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_features_are_of_the_data_and_the_weights_and_of_nobody_trained_on(published: Path, tmp_path: Path) -> None:
+    one = run_of(frozen(published))
+    assert one.features.startswith("features/audio-")
+    same = [replace(one, split=Split("within", TRAIN[:3], (), ())), replace(one, embed=SEEN)]
+    same += [run_of(frozen(published, lr=1e-2, epochs=9)), run_of(override(one.experiment, {"seed": 3}))]
+    assert {run.features for run in same} == {one.features} and same[0].key != one.key
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    others = [replace(one, data="other"), run_of(override(one.experiment, {"model.audio.max_length": 1024}))]
+    others += [run_of(override(one.experiment, {"runtime.precision": "bf16"})), run_of(frozen(tmp_path))]
+    assert len({one.features, *(run.features for run in others)}) == 5
+
+
+@pytest.mark.parametrize("change", [{"encoder_lr": 0.1}, {"mixup": 0.2}])
+def test_what_changes_from_epoch_to_epoch_is_computed_in_each(published: Path, change: dict[str, float]) -> None:
+    assert not run_of(frozen(published, **change)).features
+    assert not run_of(override(frozen(published), {"model.audio.mask_bands": 8})).features
