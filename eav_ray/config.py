@@ -456,11 +456,23 @@ class Search:
         description="train a candidate on no more folds once the mean of its scores lies below the median that "
         "candidates of earlier batches had on as many folds",
     )
+    looks: tuple[float, ...] = Field(
+        default=(),
+        description="shares of its epochs, as [0.25, 0.5], after which a fusion is compared in the same way, and left; "
+        "with mode=fusion",
+    )
     storage: str = Field(
         default="",
         description="database of the study, as sqlite:///search.db or postgresql://user@host/name; empty: a journal in "
         "the results store",
     )
+
+    @field_validator("looks")
+    @classmethod
+    def _inside(cls, looks: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < look < 1 for look in looks) or list(looks) != sorted(set(looks)):
+            raise ValueError("give shares between 0 and 1 in ascending order, as [0.25, 0.5]")
+        return looks
 
     @field_validator("storage")
     @classmethod

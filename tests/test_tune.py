@@ -167,3 +167,17 @@ def test_only_whole_candidates_change_encoders() -> None:
     check_space(e)
     with pytest.raises(ConfigError, match="fusion., optim., model. and train. can be searched$"):
         override(e, {"search.space.data.seed": {"choice": [1, 2]}})
+
+
+def test_a_candidate_ends_where_it_is_below_the_bar_or_at_its_last_fold() -> None:
+    one, two = {"fold": 0, SCORE: 0.5}, {"fold": 1, SCORE: 0.7}
+    left = {"fold": 1, SCORE: 0.1, "share": 0.25}
+    bars = {0.25: 0.2, 1.0: 0.4, 1.25: 0.35, 2.0: 0.9}
+    assert of_folds(0, [one], 2, bars) == {}
+    assert of_folds(0, [one, two], 2, bars) | {"pruned": False, SCORE: pytest.approx(0.6)} == of_folds(
+        0, [two, one], 2, bars
+    )
+    ended = of_folds(0, [one, left], 2, bars)  # a mean of 0.3 after a quarter of the second fold
+    assert ended["pruned"] and ended[SCORE] == pytest.approx(0.3)
+    assert of_folds(0, [{"fold": 0, SCORE: 0.39}], 2, bars)["pruned"]
+    assert not of_folds(0, [{"fold": 0, SCORE: math.nan, "share": 0.25}], 2, {})["pruned"]

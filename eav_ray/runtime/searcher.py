@@ -75,10 +75,8 @@ class Leases(Searcher):
         if not lease:
             return Searcher.FINISHED if ended else None
         self._leases[trial_id] = lease
-        bars: dict[int, float] = {}
-        if self._owner.search.prune:
-            first = min(lease)
-            bars = medians(self._rows, SCORE, first - first % self._owner.search.batch)
+        first = min(lease)
+        bars = medians(self._rows, SCORE, first - first % self._owner.search.batch, self._owner.search)
         return {
             "candidates": [(c.number, c.changes) for c in lease.values()],
             "bars": sorted(bars.items()),

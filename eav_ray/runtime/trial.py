@@ -23,7 +23,8 @@ from eav_ray.runtime.groups import run_each
 from eav_ray.runtime.queue import State
 from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import runs_of
-from eav_ray.search.heads import score_heads, why_alone
+from eav_ray.search.heads import Looks, score_heads, why_alone
+from eav_ray.search.study import mean_of, reached
 from eav_ray.storage import Store
 from eav_ray.training.metrics import scores
 from eav_ray.training.plan import SCORE, Run, fusion_run
@@ -60,8 +61,16 @@ def lease(config: dict[str, Any], experiment: Experiment, question: Question, sh
         runs = [fusion_run(candidates[n], question.inner[fold], question.data, question.embed) for n, fold in jobs]
         reasons = [why_alone(run) for run in runs]
         alone = {number: reason for (number, _), reason in zip(jobs, reasons, strict=True)}
+
+        def stays(run: int, look: float, score: float, jobs: list[tuple[int, int]] = jobs) -> bool:
+            """Whether a candidate goes on in this fold; without a number there is nothing to go on with."""
+            number, fold = jobs[run]
+            mean = mean_of([*(f[SCORE] for f in found[number][:fold]), score]) if bars else 1.0
+            return math.isfinite(score) and mean >= bars.get(reached(fold, look), -math.inf)
+
         began = time.perf_counter()
-        for numbers, metrics in _scored(runs, reasons, place, experiment.search.together):
+        looks = Looks(experiment.search.looks, stays)
+        for numbers, metrics in _scored(runs, reasons, place, experiment.search.together, looks):
             seconds = (time.perf_counter() - began) / len(numbers)
             for n, scored in zip(numbers, metrics, strict=True):
                 number, fold = jobs[n]
@@ -76,24 +85,27 @@ def lease(config: dict[str, Any], experiment: Experiment, question: Question, sh
 
 
 def of_folds(
-    number: int, scored: list[Fold], folds: int, bars: dict[int, float], *, alone: str = "", failed: str = ""
+    number: int, scored: list[Fold], folds: int, bars: dict[float, float], *, alone: str = "", failed: str = ""
 ) -> dict[str, Any]:
     """A candidate that has its last fold behind it, or a mean below the bar, or has failed; empty for any other."""
-    mean = sum(fold[SCORE] for fold in scored) / len(scored) if scored else math.nan
-    ended, pruned = len(scored) == folds, mean < bars.get(len(scored), -math.inf)
-    if not ended and not pruned and math.isfinite(mean) and not failed:
-        return {}
     whole = sorted(scored, key=lambda fold: fold["fold"])
-    found = {"candidate": number, SCORE: mean, "folds": whole, "alone": alone, "pruned": pruned and not ended}
+    mean = mean_of([fold[SCORE] for fold in whole]) if whole else math.nan
+    ended = sum(fold.get("share", 1.0) == 1 for fold in whole)
+    far = reached(ended, whole[-1].get("share", 0.0) if ended < len(whole) else 0.0)
+    pruned = ended < folds and mean < bars.get(far, -math.inf)
+    if ended < folds and not pruned and math.isfinite(mean) and not failed:
+        return {}
+    found = {"candidate": number, SCORE: mean, "folds": whole, "alone": alone, "pruned": pruned}
     return found | ({"failed": failed} if failed else {})
 
 
 def _scored(
-    runs: list[Run], reasons: list[str], place: Place, together: int
+    runs: list[Run], reasons: list[str], place: Place, together: int, looks: Looks
 ) -> Iterator[tuple[list[int], list[dict[str, float]]]]:
     """Numbers of runs and their scores, as they come."""
     batched = [n for n, reason in enumerate(reasons) if not reason]
-    for numbers, metrics in score_heads([runs[n] for n in batched], place, at_once=together):
+    mine = replace(looks, stays=lambda n, look, score: looks.stays(batched[n], look, score))
+    for numbers, metrics in score_heads([runs[n] for n in batched], place, at_once=together, looks=mine):
         yield [batched[n] for n in numbers], metrics
     for n in (n for n, reason in enumerate(reasons) if reason):
         try:
@@ -149,8 +161,8 @@ def full(
         """Whether the folds so far are enough to leave this candidate."""
         if not found or len(found) == len(runs):
             return False
-        mean = sum(fold[SCORE] for fold in found.values()) / len(found)
-        return not math.isfinite(mean) or mean < bars.get(len(found), -math.inf)
+        mean = mean_of([fold[SCORE] for fold in found.values()])
+        return not math.isfinite(mean) or mean < bars.get(reached(len(found)), -math.inf)
 
     def look(state: State) -> bool:
         nonlocal looked, leaving

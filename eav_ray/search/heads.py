@@ -8,6 +8,7 @@ have ended, up to rounding.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from eav_ray.config import Optim
 from eav_ray.data.split import refuse_overlap
 from eav_ray.models.build import FusionAlone, Output
 from eav_ray.models.fusion import Fusion
+from eav_ray.search.study import look_name
 from eav_ray.training.engine import single_precision, summed_loss, weight_loss
 from eav_ray.training.loop import Batch, Metrics, Position, schedule
 from eav_ray.training.metrics import scores_of
@@ -48,11 +50,33 @@ def why_alone(run: Run) -> str:
     return ""
 
 
-def score_heads(runs: list[Run], place: Place, *, at_once: int = AT_ONCE) -> Iterator[tuple[list[int], list[Metrics]]]:
+@dataclass(frozen=True)
+class Looks:
+    """When heads are scored on the way, and which of them stay.
+
+    Attributes:
+        shares: Of a head's own epochs, ascending, between 0 and 1.
+        stays: Is asked of each head that it scored: its run's number, the share, the score. What it says must not
+            depend on other heads of this stack.
+    """
+
+    shares: tuple[float, ...] = ()
+    stays: Callable[[int, float, float], bool] = lambda run, share, score: True
+
+    def after(self, epochs: int) -> dict[int, float]:
+        """Epochs done -> the share that they are; of equal ones the last, and none at the end."""
+        return {n: share for share in self.shares if 0 < (n := round(share * epochs)) < epochs}
+
+
+def score_heads(
+    runs: list[Run], place: Place, *, at_once: int = AT_ONCE, looks: Looks | None = None
+) -> Iterator[tuple[list[int], list[Metrics]]]:
     """`run.score_fold` of each run, none of which `why_alone` keeps out: numbers of runs and their scores.
 
-    A head that does not fit into a GPU's memory, even alone, has the score NaN.
+    A head that does not fit into a GPU's memory, even alone, has the score NaN. With `looks` there is a score
+    `look_<share>` for each, and a head that did not stay has its last one, and that `share`.
     """
+    looks = looks or Looks()
     opened = _Opened(place)
     for run in runs:
         refuse_overlap(run.split)
@@ -66,7 +90,8 @@ def score_heads(runs: list[Run], place: Place, *, at_once: int = AT_ONCE) -> Ite
             left[:0] = [numbers[start : start + most] for start in range(0, len(numbers), most)]
             continue
         try:
-            metrics = _trained_and_scored([runs[n] for n in numbers], opened, place)
+            mine = replace(looks, stays=partial(_of_stack, looks.stays, numbers))
+            metrics = _trained_and_scored([runs[n] for n in numbers], opened, place, mine)
         except torch.cuda.OutOfMemoryError:
             half = len(numbers) // 2
             if half:
@@ -76,9 +101,30 @@ def score_heads(runs: list[Run], place: Place, *, at_once: int = AT_ONCE) -> Ite
         yield numbers, metrics
 
 
-def _trained_and_scored(runs: list[Run], opened: "_Opened", place: Place) -> list[Metrics]:
+def _of_stack(stays: Callable[[int, float, float], bool], numbers: list[int], head: int, *told: float) -> bool:
+    return stays(numbers[head], *told)
+
+
+def _trained_and_scored(runs: list[Run], opened: "_Opened", place: Place, looks: Looks) -> list[Metrics]:
     heads = [opened.head(run) for run in runs]
-    return _validate(train_heads(heads, place.device), runs, heads, place)
+    due = [looks.after(head.optim.epochs) for head in heads]
+    seen: list[Metrics] = [{} for _ in heads]
+    left: dict[int, Metrics] = {}
+
+    def look(epoch: int, stack: Stack, rows: dict[int, int]) -> set[int]:
+        """Scores of heads that are due after so many epochs; returns those that do not stay."""
+        scored = _validate(stack, {h: row for h, row in rows.items() if epoch in due[h]}, runs, heads, place)
+        for h, metrics in ((h, metrics) for h, metrics in scored.items() if metrics):
+            share, score = due[h][epoch], metrics[SCORE]
+            seen[h][look_name(share)] = score
+            if not looks.stays(h, share, score):
+                left[h] = metrics | {"share": share}
+        return scored.keys() & left.keys()
+
+    stack = train_heads(heads, place.device, look=look if any(due) else None)
+    ended = _validate(stack, {h: h for h in range(len(heads)) if h not in left}, runs, heads, place)
+    found = ended | left
+    return [found[h] | seen[h] for h in range(len(heads))]
 
 
 def stacks(runs: list[tuple[Run, int]], at_once: int) -> Iterator[list[int]]:
@@ -283,13 +329,18 @@ class Stack:
 
 
 def train_heads(
-    heads: list[Head], device: torch.device, told: Callable[[int, list[float]], None] = lambda step, losses: None
+    heads: list[Head],
+    device: torch.device,
+    told: Callable[[int, list[float]], None] = lambda step, losses: None,
+    look: Callable[[int, Stack, dict[int, int]], set[int]] | None = None,
 ) -> Stack:
     """Train every head to its own last epoch.
 
     Args:
         heads: Of one structure, with as many steps an epoch (`stacks`).
         told: The summed losses of each step, of the heads that are still trained.
+        look: Is shown the heads that are trained after each epoch: how many are done, the stack, and the row of each.
+            Those that it returns end there.
     Returns:
         All heads, finished, in their order.
     """
@@ -308,13 +359,17 @@ def train_heads(
             losses = stack.step(list(batches), stream, [rates[h](Position(epoch, step)) for h in running])
             told(number, losses[: len(set(running))].tolist())
             number += 1
-        for row, h in enumerate(running):
-            if heads[h].optim.epochs == epoch + 1:
-                ended[h] = stack.weights(row)
+        rows = {h: row for row, h in enumerate(running)}
+        over = {h for h in rows if heads[h].optim.epochs == epoch + 1}
+        if look and (open_rows := {h: row for h, row in rows.items() if h not in over}):
+            over |= look(epoch + 1, stack, open_rows)
+        ended |= {h: stack.weights(rows[h]) for h in over}
         left = _never_one(row for row, h in enumerate(running) if h not in ended)
         if left and left != list(range(len(running))):
             stack.keep(left)
         running = [running[row] for row in left]
+        if not running:
+            break
     for h, head in enumerate(heads):
         head.module.load_state_dict(ended[h], strict=False)
     return Stack([head.module for head in heads], [head.optim for head in heads], device)
@@ -419,19 +474,25 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, drop: Tenso
     return (attention if drop is None else attention * drop) @ v
 
 
-def _validate(stack: Stack, runs: list[Run], heads: list[Head], place: Place) -> list[Metrics]:
-    """`validation_` scores of every head on its own split's validation rows."""
+def _validate(
+    stack: Stack, rows: dict[int, int], runs: list[Run], heads: list[Head], place: Place
+) -> dict[int, Metrics]:
+    """`validation_` scores of heads on their own split's validation rows.
+
+    Args:
+        rows: Head -> its row of the stack.
+    """
     together: dict[Any, list[int]] = {}
-    for number, (run, head) in enumerate(zip(runs, heads, strict=True)):
-        together.setdefault((id(head.loader.source), run.split), []).append(number)
-    found: dict[int, Metrics] = {}
-    for numbers in together.values():
-        run, loader = runs[numbers[0]], heads[numbers[0]].loader
-        rows = rows_with(place.windows, run.split.validation, tuple(run.experiment.data.modalities))
-        batches = plain_batches(loader.source, loader.labels, rows, max(1, VALIDATED_AT_ONCE // len(numbers)))
-        parts = [stack.logits(batch, numbers).cpu().numpy() for _, batch in batches]
-        recording = place.windows.ids.iloc[rows].groupby(["subject", "recording"]).ngroup().to_numpy()
-        for number, logits_VK in zip(numbers, np.concatenate(parts, 1) if parts else [], strict=False):
-            scored = scores_of(logits_VK, loader.labels.label[rows], recording, everywhere=True)
-            found[number] = {f"validation_{k}": v for k, v in scored.items()}
-    return [found.get(number, {}) for number in range(len(runs))]
+    for h in rows:
+        together.setdefault((id(heads[h].loader.source), runs[h].split), []).append(h)
+    found: dict[int, Metrics] = {h: {} for h in rows}
+    for some in together.values():
+        run, loader = runs[some[0]], heads[some[0]].loader
+        windows = rows_with(place.windows, run.split.validation, tuple(run.experiment.data.modalities))
+        batches = plain_batches(loader.source, loader.labels, windows, max(1, VALIDATED_AT_ONCE // len(some)))
+        parts = [stack.logits(batch, [rows[h] for h in some]).cpu().numpy() for _, batch in batches]
+        recording = place.windows.ids.iloc[windows].groupby(["subject", "recording"]).ngroup().to_numpy()
+        for h, logits_VK in zip(some, np.concatenate(parts, 1) if parts else [], strict=False):
+            scored = scores_of(logits_VK, loader.labels.label[windows], recording, everywhere=True)
+            found[h] = {f"validation_{k}": v for k, v in scored.items()}
+    return found

@@ -53,7 +53,8 @@ def study_name(experiment: Experiment, data: str, splits: list[Split], encoders:
     inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
     # Named only where they are not what they were before there was a choice, so that studies keep their names.
     full = e.search.mode if e.search.mode == "full" else ""
-    others = [word for word in ("prune" if e.search.prune else "", full, e.search.cost) if word]
+    looks = f"looks {e.search.looks}" if e.search.looks else ""
+    others = [word for word in ("prune" if e.search.prune else "", full, e.search.cost, looks) if word]
     return f"{e.name}-{digest(space, fixed, data, inner, sorted(encoders), *others)}"
 
 
@@ -287,6 +288,11 @@ def check_space(experiment: Experiment) -> None:
             f"search.batch is {e.search.batch}, but search.sampler=cmaes learns from {LEAST_CMAES} or more at a time; "
             f"set search.batch to at least {LEAST_CMAES}"
         )
+    if not alone and e.search.looks:
+        raise ConfigError(
+            "search.looks compares fusions on the way, but search.mode=full trains all of a candidate; use "
+            "search.prune, which compares after folds"
+        )
     if e.search.sampler == "cmaes" and e.search.cost:
         raise ConfigError(
             f"search.sampler is cmaes, which has one objective, but search.cost={e.search.cost} is a second; use tpe"
@@ -328,25 +334,49 @@ def _values(key: str, choice: Choice) -> Sequence[Any]:
     return range(int(low), int(high) + 1)
 
 
-def medians(rows: Sequence[dict[str, Any]], metric: str, before: int) -> dict[int, float]:
-    """By how many folds were scored: the median of the means that earlier candidates had on as many first folds.
+def medians(rows: Sequence[dict[str, Any]], metric: str, before: int, search: Search) -> dict[float, float]:
+    """The bars of a candidate: by how far it is, the median of the means that earlier candidates had there.
+
+    How far it is counts folds: 1 after the first, 1.25 after a quarter of the epochs of the second. With `search.prune`
+    there are bars after folds, with `search.looks` inside them.
 
     Args:
         rows: Of `trials.parquet`.
         before: Candidates with a lower number count.
     """
-    scores: dict[int, dict[int, float]] = {}
+    candidates: dict[int, dict[int, dict[str, Any]]] = {}
     for row in rows:
         if row["candidate"] < before:
-            scores.setdefault(row["candidate"], {})[row["fold"]] = row[metric]
-    means: dict[int, list[float]] = {}
-    for folds in scores.values():
-        known = [score for _, score in sorted(folds.items())]
-        for count in range(1, len(known) + 1):
-            mean = sum(known[:count]) / count
-            if math.isfinite(mean):
-                means.setdefault(count, []).append(mean)
-    return {count: statistics.median(found) for count, found in means.items()}
+            candidates.setdefault(row["candidate"], {})[row["fold"]] = row
+    means: dict[float, list[float]] = {}
+    for folds in candidates.values():
+        ended: list[float] = []
+        for _, row in sorted(folds.items()):
+            for look in search.looks:
+                means.setdefault(reached(len(ended), look), []).append(
+                    mean_of([*ended, row.get(look_name(look), math.nan)])
+                )
+            if row.get("share", 1.0) < 1:
+                break  # it was left in this fold
+            ended.append(row[metric])
+            if search.prune:
+                means.setdefault(reached(len(ended)), []).append(mean_of(ended))
+    finite = {far: [mean for mean in found if math.isfinite(mean)] for far, found in means.items()}
+    return {far: statistics.median(found) for far, found in sorted(finite.items()) if found}
+
+
+def reached(folds: int, look: float = 0.0) -> float:
+    """How far a candidate is that has so many folds behind it, and this share of the epochs of the next."""
+    return round(folds + look, 6)
+
+
+def mean_of(scores: Sequence[float]) -> float:
+    return sum(scores) / len(scores)
+
+
+def look_name(look: float) -> str:
+    """Column of `trials.parquet` with the score at a look."""
+    return f"look_{look:g}"
 
 
 def trials_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -15,13 +15,13 @@ from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
 from eav_ray.data.synthetic import CLASSES
 from eav_ray.models.build import FusionAlone, build_fusion
-from eav_ray.search.heads import Head, score_heads, stacks, train_heads, why_alone
+from eav_ray.search.heads import Head, Looks, score_heads, stacks, train_heads, why_alone
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training.embeddings import cache_key, commit, write_part
 from eav_ray.training.engine import TorchEngine
-from eav_ray.training.loop import Position, fit, schedule
-from eav_ray.training.plan import Run, fusion_run
-from eav_ray.training.run import Place, score_fold
+from eav_ray.training.loop import Engine, Metrics, Position, fit, schedule
+from eav_ray.training.plan import SCORE, Run, fusion_run
+from eav_ray.training.run import Place, _fit, _named, _validation, prepare, score_fold
 from eav_ray.training.source import Labels, Loader
 
 WIDTHS = {"audio": 6, "eeg": 8, "video": 10}
@@ -245,9 +245,8 @@ def embed(run: Run, place: Place) -> None:
             commit(place.results, cache_key(key, run.embed), torch.tensor([1.0, 2.5, 4.0]))
 
 
-@pytest.mark.parametrize("kind", ["tokens", "pooled", "gated"])
-@pytest.mark.parametrize("at_once", [64, 3])
-def test_folds_are_scored_as_each_would_be_alone(kind: str, at_once: int, place: Place) -> None:
+def runs_of(kind: str, place: Place) -> list[Run]:
+    """Four fusions on two folds, whose encoders have embedded all windows."""
     ids = sorted(set(place.windows.ids["id"]))
     people = [tuple(i for i in ids if i.startswith(f"p{n}/")) for n in range(4)]
     splits = [
@@ -258,9 +257,67 @@ def test_folds_are_scored_as_each_would_be_alone(kind: str, at_once: int, place:
     runs = [fusion_run(override(TWO, change), split, "data", tuple(ids)) for change in changes for split in splits]
     for run in runs:
         embed(run, place)
-    found: dict[int, Any] = {}
-    for numbers, scored in score_heads(runs, place, at_once=at_once):
-        found |= dict(zip(numbers, scored, strict=True))
+    return runs
+
+
+def scored(runs: list[Run], place: Place, **options: Any) -> dict[int, dict[str, float]]:
+    found: dict[int, dict[str, float]] = {}
+    for numbers, metrics in score_heads(runs, place, **options):
+        found |= dict(zip(numbers, metrics, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["tokens", "pooled", "gated"])
+@pytest.mark.parametrize("at_once", [64, 3])
+def test_folds_are_scored_as_each_would_be_alone(kind: str, at_once: int, place: Place) -> None:
+    runs = runs_of(kind, place)
+    found = scored(runs, place, at_once=at_once)
     assert len({str(scores) for scores in found.values()}) > 3
     for number, run in enumerate(runs):
         assert found[number] == pytest.approx(score_fold(run, place))
+
+
+def by_epoch(run: Run, place: Place) -> dict[int, float]:
+    """The score after each epoch of a fusion that is trained alone."""
+    ready, found = prepare(run, place, fresh=True), {}
+
+    def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
+        engine.settle()
+        found[position.epoch] = _named(_validation(run, place, ready, engine))[SCORE]
+
+    _fit(run, place, ready, None, at_epoch)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["tokens", "pooled"])
+def test_a_look_sees_what_a_head_alone_scores_then_and_changes_nothing(kind: str, place: Place) -> None:
+    runs, shares = runs_of(kind, place), (0.34, 0.67)
+    whole = scored(runs, place)
+    for at_once in (64, 3):
+        looked = scored(runs, place, at_once=at_once, looks=Looks(shares))
+        for number, run in enumerate(runs):
+            alone, mine = by_epoch(run, place), looked[number]
+            assert {k: v for k, v in mine.items() if not k.startswith("look_")} == whole[number]
+            seen = {k: v for k, v in mine.items() if k.startswith("look_")}
+            # Of three epochs, the first two; of two, the first; of one, none.
+            expected = {3: {"look_0.34": 1, "look_0.67": 2}, 2: {"look_0.67": 1}, 1: {}}[run.epochs]
+            assert seen == pytest.approx({name: alone[epoch] for name, epoch in expected.items()})
+
+
+def test_a_head_that_does_not_stay_ends_there_and_leaves_no_trace_in_others(place: Place) -> None:
+    runs, asked = runs_of("pooled", place), []
+
+    def stays(run: int, share: float, score: float) -> bool:
+        asked.append((run, share))
+        return run != 4 and (run, share) != (1, 0.67)
+
+    whole, cut = scored(runs, place, looks=Looks((0.34, 0.67))), scored(runs, place, looks=Looks((0.34, 0.67), stays))
+    for number in whole:
+        if number == 4:
+            assert cut[4] == pytest.approx(cut[4] | {"share": 0.34, SCORE: whole[4]["look_0.34"]})
+            assert "look_0.67" not in cut[4]
+        elif number == 1:
+            assert (cut[1]["share"], cut[1][SCORE]) == (0.67, whole[1]["look_0.67"])
+        else:
+            assert cut[number] == whole[number]
+    assert (4, 0.67) not in asked and len(asked) == len(set(asked))

@@ -193,9 +193,34 @@ def test_a_pruned_candidate_is_never_the_best(tmp_path: Path) -> None:
 
 def test_the_bar_is_the_median_of_earlier_candidates_on_as_many_folds() -> None:
     rows = [{"candidate": c, "fold": f, "s": s} for c, folds in enumerate(SCORED) for f, s in enumerate(folds)]
-    assert medians(rows, "s", 3) == {1: 0.4, 2: pytest.approx(0.55)}
-    assert medians(rows, "s", 2) == {1: pytest.approx(0.3), 2: pytest.approx(0.55)}
-    assert medians(rows, "s", 0) == {}
+    pruned = replace(TPE, prune=True)
+    assert medians(rows, "s", 3, pruned) == {1: 0.4, 2: pytest.approx(0.55)}
+    assert medians(rows, "s", 2, pruned) == {1: pytest.approx(0.3), 2: pytest.approx(0.55)}
+    assert medians(rows, "s", 0, pruned) == {}
+    assert medians(rows, "s", 3, TPE) == {}
+
+
+def test_inside_a_fold_the_bar_is_the_median_of_those_who_were_as_far() -> None:
+    """The first candidate has both folds, the second was left in its second, the third in its first."""
+    rows: list[dict[str, Any]] = [
+        {"candidate": 0, "fold": 0, "s": 0.6, "look_0.25": 0.3, "look_0.5": 0.4},
+        {"candidate": 0, "fold": 1, "s": 0.8, "look_0.25": 0.4, "look_0.5": 0.6},
+        {"candidate": 1, "fold": 0, "s": 0.5, "look_0.25": 0.2, "look_0.5": 0.5},
+        {"candidate": 1, "fold": 1, "s": 0.3, "look_0.25": 0.3, "share": 0.25},
+        {"candidate": 2, "fold": 0, "s": 0.1, "look_0.25": 0.1, "look_0.5": math.nan, "share": 0.25},
+    ]
+    looked = replace(TPE, looks=(0.25, 0.5))
+    inside = {0.25: 0.2, 0.5: pytest.approx(0.45), 1.25: pytest.approx((0.5 + 0.4) / 2), 1.5: 0.6}
+    assert medians(rows, "s", 3, looked) == inside
+    ends = {1.0: pytest.approx(0.55), 2.0: pytest.approx(0.7)}
+    assert medians(rows, "s", 3, replace(looked, prune=True)) == inside | ends
+    e = override(Experiment(), {"search.looks": [0.25, 0.5]})
+    assert study_name(e, "d", [], ["k"]) != study_name(Experiment(), "d", [], ["k"])
+    for bad in ([0.5, 0.25], [0.0], [1.0], [0.5, 0.5]):
+        with pytest.raises(ConfigError, match="give shares between 0 and 1 in ascending order"):
+            override(Experiment(), {"search.looks": bad})
+    with pytest.raises(ConfigError, match="search.looks compares fusions on the way"):
+        check_space(override(e, {"search.mode": "full"}))
 
 
 SCORED = [[0.4, 0.7], [0.2], [0.5, float("nan")], [9.0, 9.0]]
