@@ -1,11 +1,16 @@
 """A search that was killed, anywhere, suggests what the uninterrupted one would have, and asks nothing twice."""
 
+import io
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna_dashboard
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from eav_ray.config import Choice, Experiment, Search, override
 from eav_ray.data.split import Split
@@ -400,7 +405,7 @@ def test_the_table_of_trials_is_sorted_by_candidate_and_fold() -> None:
     assert (table["value"] == table["candidate"] + table["fold"]).all()
 
 
-def priced(journal: Path, of: Search, *, told: int | None = None) -> Owner:
+def priced(journal: Path | str, of: Search, *, told: int | None = None) -> Owner:
     """The score rises with the number of heads, and so does the cost; of equal scores the cheaper is better."""
     owner = Owner(of, NAME, journal)
     for _ in range(of.candidates if told is None else told):
@@ -451,3 +456,27 @@ def test_the_key_that_matters_is_the_important_one(tmp_path: Path) -> None:
         owner.tell(candidate.number, candidate.changes["fusion.heads"] / 10)
     found = owner.importances()
     assert found["fusion.heads"] > 0.9 and sum(found.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("database", [False, True])
+@pytest.mark.parametrize("cost", ["", "parameters"])
+def test_optunas_dashboard_opens_what_a_search_leaves(database: bool, cost: Any, tmp_path: Path) -> None:
+    of = Search(candidates=10, batch=5, sampler="tpe", space=SPACE, cost=cost)
+    url = f"sqlite:///{tmp_path}/search.db"
+    owner = priced(url if database else tmp_path / "journal", of, told=7)
+    owner.ask()
+    storage = url if database else JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
+    app = optuna_dashboard.wsgi(storage)
+
+    def get(path: str) -> Any:
+        told: list[str] = []
+        asked = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "wsgi.input": io.BytesIO(), "wsgi.errors": io.StringIO()}
+        body = app(asked, lambda status, headers, *rest: told.append(status))
+        found = b"".join(body)
+        assert told == ["200 OK"]
+        return json.loads(found)
+
+    (study,) = get("/api/studies")["study_summaries"]
+    assert study["study_name"] == NAME and len(study["directions"]) == 1 + bool(cost)
+    states = [trial["state"] for trial in get(f"/api/studies/{study['study_id']}")["trials"]]
+    assert states == ["Complete"] * 4 + ["Pruned"] + ["Complete"] * 2 + ["Running"]
