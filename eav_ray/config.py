@@ -333,6 +333,11 @@ class Model:
     video: ViT = ViT()
 
 
+def token_width(section: Any) -> int:
+    """Width of the tokens that an encoder of this section of `model` makes."""
+    return section.temporal_width if isinstance(section, EEGformer) else section.width
+
+
 @dataclass(frozen=True, config=STRICT)
 class Optim:
     """AdamW with a linear warm-up and a cosine decay to zero."""
@@ -627,7 +632,7 @@ class Experiment:
                 f"set model.audio.max_length to at least {frames}"
             )
         sections = [getattr(self.model, m) for m in self.data.modalities]
-        total = sum(s.temporal_width if isinstance(s, EEGformer) else s.width for s in sections)
+        total = sum(map(token_width, sections))
         if self.fusion.kind == "single_token" and len(sections) > 1 and total % self.fusion.heads:
             allowed = [h for h in range(1, 65) if total % h == 0]
             problems.append(

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from eav_ray.config import Experiment
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.config import Experiment, token_width
+from eav_ray.models.build import Classifier, Shapes, build_fusion
+from eav_ray.models.encoder import Encoded
 from eav_ray.training.engine import summed_loss
 from eav_ray.training.loop import Batch
 
@@ -46,18 +47,24 @@ def seconds_per_fused_window(experiment: Experiment, shapes: Shapes) -> float:
 
 def _fusion_flops(experiment: Experiment, shapes: Shapes) -> int:
     """Forward, of one window; 0 where there is nothing to fuse."""
-    e = experiment
-    if len(e.data.modalities) < 2:
+    e, n = experiment, len(experiment.data.modalities)
+    if n < 2:
         return 0
-    inputs, n = {}, len(e.data.modalities)
-    for m in e.data.modalities:
-        inputs[m] = _random(e, m, shapes, 1).inputs[m].to("meta")
+    present = torch.ones(1, n, dtype=torch.bool, device="meta")
     with torch.device("meta"):
-        model = Classifier(e, shapes)
-        encoded, logits = model.encode(inputs, torch.ones(1, n, dtype=torch.bool))
-    assert model.fusion is not None
+        if e.fusion.reads_pooled:  # no encoder is needed, whose libraries take seconds to load
+            widths = {m: token_width(getattr(e.model, m)) for m in sorted(e.data.modalities)}
+            fusion = build_fusion(e, widths, {m: torch.zeros(1) for m in widths}, shapes.n_outputs)
+            tokens = {m: torch.zeros(1, 1, width) for m, width in widths.items()}
+            encoded = {m: Encoded(x, torch.ones(1, 1, dtype=torch.bool), x[:, 0]) for m, x in tokens.items()}
+            logits = {m: torch.zeros(1, shapes.n_outputs) for m in widths}
+        else:
+            model = Classifier(e, shapes)
+            inputs = {m: _random(e, m, shapes, 1).inputs[m].to("meta") for m in e.data.modalities}
+            (encoded, logits), fusion = model.encode(inputs, present), model.fusion
+    assert fusion is not None
     with FlopCounterMode(display=False) as counter:
-        model.fusion(encoded, logits, torch.ones(1, n, dtype=torch.bool, device="meta"))
+        fusion(encoded, logits, present)
     return counter.get_total_flops()
 
 
@@ -67,12 +74,12 @@ def cost(experiment: Experiment, shapes: Shapes) -> float:
         model = Classifier(experiment, shapes)
     if experiment.search.cost == "parameters":
         return float(sum(p.numel() for p in model.parameters()))
-    encoders = sum(_forward_flops(experiment, m, shapes) for m in experiment.data.modalities)
+    encoders = sum(_forward_flops(_alone(experiment, m), m, shapes) for m in experiment.data.modalities)
     return (encoders + _fusion_flops(experiment, shapes)) / 2e9
 
 
 def _one(experiment: Experiment, modality: str, shapes: Shapes) -> float:
-    alone = replace(experiment, data=replace(experiment.data, modalities=(modality,)))
+    alone = _alone(experiment, modality)
     forward = _forward_flops(alone, modality, shapes)
     if experiment.runtime.gpus_per_worker or forward > TIMED_FLOPS:
         # Backward is twice forward.
@@ -84,6 +91,10 @@ def _one(experiment: Experiment, modality: str, shapes: Shapes) -> float:
         summed_loss(model(batch.inputs, batch.present_BM).logits_BK, batch, 0.0).backward()
         times.append(time.perf_counter() - began)
     return min(times) / STEP_WINDOWS
+
+
+def _alone(experiment: Experiment, modality: str) -> Experiment:
+    return replace(experiment, data=replace(experiment.data, modalities=(modality,)))
 
 
 def _forward_flops(experiment: Experiment, modality: str, shapes: Shapes) -> int:
