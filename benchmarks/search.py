@@ -26,7 +26,6 @@ import numpy as np
 import ray
 import torch
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 from torch import Tensor
 
 from benchmarks.common import Goal, arguments, finish, spread
@@ -36,6 +35,7 @@ from eav_ray.data.split import Split
 from eav_ray.data.synthetic import Plan, plant
 from eav_ray.models.build import FusionAlone, build_fusion
 from eav_ray.runtime import cluster, tune
+from eav_ray.runtime.groups import Trainer
 from eav_ray.runtime.preprocess import preprocess
 from eav_ray.runtime.train import Data, open_data
 from eav_ray.search.heads import Head, Looks, Stack, stacks, train_heads
@@ -98,7 +98,7 @@ def _lane(e: Experiment, planned: tune.Plan, data: Data, changes: list[dict[str,
     for number, change in enumerate(changes):
         name = f"candidate-{os.getpid()}-{number}"
         config = {"experiment": e, "planned": planned, "data": data, "changes": change}
-        TorchTrainer(
+        Trainer(
             _candidate,
             train_loop_config=config,
             scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),

@@ -12,12 +12,14 @@ from ray.tune.search import Searcher
 from eav_ray.config import Choice, Experiment, Runtime, Search, override
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
-from eav_ray.runtime import cluster
+from eav_ray.runtime import cluster, tune
 from eav_ray.runtime.cli import absolute
 from eav_ray.runtime.searcher import Leases, Waiting
-from eav_ray.runtime.trial import Question, candidate_runs, of_folds
+from eav_ray.runtime.trial import OWNER, Question, candidate_runs, of_folds
 from eav_ray.search.study import Candidate, Owner, check_space
+from eav_ray.storage import Store
 from eav_ray.training.plan import SCORE
+from tests.test_protocol import stored
 
 # Optuna calls its journal experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -181,3 +183,58 @@ def test_a_candidate_ends_where_it_is_below_the_bar_or_at_its_last_fold() -> Non
     assert ended["pruned"] and ended[SCORE] == pytest.approx(0.3)
     assert of_folds(0, [{"fold": 0, SCORE: 0.39}], 2, bars)["pruned"]
     assert not of_folds(0, [{"fold": 0, SCORE: math.nan, "share": 0.25}], 2, {})["pruned"]
+
+
+def planned(folder: Path, **changes: Any) -> tune.Plan:
+    """Of a search on the noise of three people with EEG and audio, of whom only ids are read."""
+    e = override(Experiment(), {"data.modalities": ["audio", "eeg"], "fold.of": 4, "fold.inner": 3} | changes)
+    data = stored(e)
+    data.windows.index = data.index
+    return tune.plan(e, data.windows)
+
+
+FULL = {"search.mode": "full"}
+
+
+def test_a_study_is_of_all_that_its_candidates_train(tmp_path: Path) -> None:
+    staged = planned(tmp_path, **FULL)
+    joint = planned(tmp_path, **FULL, **{"train.mode": "staged_then_joint"})
+    other = planned(tmp_path, **FULL, **{"train.mode": "staged_then_joint", "train.joint.lr": 1e-3})
+    assert len({staged.study, joint.study, other.study, planned(tmp_path).study}) == 4
+    assert len(staged.inner_encoders) == 6 and len(joint.inner_encoders) == 6
+    own = {"search.space.model.eeg.depth": {"choice": [1, 2]}}
+    assert not planned(tmp_path, **FULL, **own).encoders
+    assert not planned(tmp_path, **FULL, **{"train.mode": "end_to_end"}).encoders
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"data.modalities": ["eeg"]}, "fusion.heads"),
+        ({"train.mode": "end_to_end", "search.space.train.encoders.eeg.lr": {"low": 1e-5, "high": 1e-3}}, "train.enc"),
+    ],
+)
+def test_a_key_that_changes_nothing_is_refused(changes: dict[str, Any], key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"search.space.{key}.* changes nothing that train.mode="):
+        planned(tmp_path, **FULL, **changes)
+
+
+def test_what_a_search_began_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
+    plan, results = planned(tmp_path, **FULL, **{"search.space.model.eeg.depth": {"choice": [1, 2]}}), Store(tmp_path)
+    e = override(Experiment(), {"data.modalities": ["audio", "eeg"], "search.mode": "full"})
+    candidate = Candidate(0, {"model.eeg.depth": 1})
+    folds = candidate_runs(override(e, candidate.changes), plan.question)
+    assert [[run.kind for run in fold] for fold in folds] == [["encoder", "encoder", "fusion"]] * 3
+    for fold, runs in enumerate(folds):
+        for run in runs:
+            results.write(f"runs/{run.key}/a0000/model", b"weights")
+            results.write_json(f"runs/{run.key}/{OWNER}", "another" if fold == 1 else plan.study)
+
+    def left() -> list[list[bool]]:
+        return [[bool(results.names(f"runs/{run.key}")) for run in runs] for runs in folds]
+
+    tune._forget(e, plan, results, candidate)
+    assert left() == [[True, True, False], [True, True, True], [True, True, False]]
+    with results.lock(f"runs/{folds[0][0].key}/lock"):  # another search is at it
+        tune._forget(e, plan, results, candidate, whole=True)
+    assert left() == [[True, False, False], [True, True, True], [False, False, False]]

@@ -14,6 +14,7 @@ from ray._private.accelerators import get_accelerator_manager_for_resource
 from eav_ray.config import Runtime
 from eav_ray.errors import ConfigError
 
+NO_DASHBOARD = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of the job's own that has none
 FAKE_GPUS = "EAV_RAY_FAKE_GPUS"  # in the environment of the nodes of a test cluster: their GPUs are only counted
 LOCAL_OBJECT_STORE = 2**30  # bytes; shards pass by it, they are written by the workers
 
@@ -42,6 +43,7 @@ def session(runtime: Runtime) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        os.environ.pop(NO_DASHBOARD, None)
 
 
 def address_of(runtime: Runtime) -> str:
@@ -185,8 +187,15 @@ def workers_on(nodes: list[dict[str, float]], runtime: Runtime) -> int:
     return sum(min(int(have.get(k, 0) / each) for k, each in needs.items()) for have in nodes)
 
 
+def is_without_dashboard() -> bool:
+    """Whether this process is of a Ray that has no dashboard to ask."""
+    return NO_DASHBOARD in os.environ
+
+
 def _start(runtime: Runtime) -> None:
     check_local(runtime)
+    if not runtime.dashboard:
+        os.environ[NO_DASHBOARD] = "1"
     # Ray gives its workers a low priority, by which Linux spreads them badly: two on one core, the other idle
     # (docs/log.md). This Ray is the job's own, so nobody gains by it.
     os.environ.setdefault("RAY_worker_niceness", "0")

@@ -3,7 +3,10 @@
 What they make of a window depends on nobody whom anything was trained on, so all folds of all protocols share it.
 """
 
+import contextlib
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +16,7 @@ import torch
 from eav_ray.config import Experiment
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index, ShardFile
+from eav_ray.errors import DataError
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster
@@ -24,6 +28,7 @@ from eav_ray.training.run import start_from_published, times_of
 from eav_ray.training.source import Labels, RawSource, plain_batches
 
 BATCH = 32  # windows
+WAIT_S = 2.0
 
 
 def embed_frozen(experiment: Experiment, runs: list[Run], shards: Store, index: Index) -> None:
@@ -36,8 +41,10 @@ def embed_frozen(experiment: Experiment, runs: list[Run], shards: Store, index: 
     for key, run in {run.features: run for run in runs if run.features}.items():
         if results.is_committed(key):
             continue
-        with results.lock(f"{key}.lock"):
-            (m,) = run.experiment.data.modalities
+        (m,) = run.experiment.data.modalities
+        with _only_one(results, key, m):
+            if results.is_committed(key):
+                continue
             shapes = Shapes(index.eeg_channels, len(index.classes))
             whole = _published(run.experiment, shapes)  # what is wrong with the weights is said here
             todo = [f for f in index.shards if not results.exists(part_name(key, _part(f)))]
@@ -48,6 +55,24 @@ def embed_frozen(experiment: Experiment, runs: list[Run], shards: Store, index: 
                     done += rows
                     bar.to(done)
             commit(results, key, times_of(whole))
+
+
+@contextmanager
+def _only_one(results: Store, key: str, modality: str) -> Iterator[None]:
+    """One job embeds; others that need the same wait for it."""
+    told = False
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(results.lock(f"{key}.lock"))
+            except DataError:
+                if not told:
+                    print(f"waits for another job that embeds {modality}", flush=True)
+                told = True
+            else:
+                yield
+                return
+        time.sleep(WAIT_S)
 
 
 def _part(file: ShardFile) -> str:

@@ -176,7 +176,8 @@ def _watched(
 
     def watch() -> None:
         while not stop.wait(1.0):
-            look()
+            with contextlib.suppress(DataError, RayError):  # a store that was away is asked again
+                look()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -195,6 +196,21 @@ def _remote_group(
     _group(experiment, group, queue, shards, index, only, runs)
 
 
+class Trainer(TorchTrainer):
+    """Ray Train's, which on a Ray without a dashboard ends at once.
+
+    Ray Train 2.60 starts an actor that frees the workers' resources should their controller die. It asks the dashboard
+    whether that lives, and where there is none, each group waits twelve seconds in the end for it to stop asking
+    (docs/log.md). Such a Ray is the job's own, and ends with it.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # pyright: ignore[reportAttributeAccessIssue]
+        if not cluster.is_without_dashboard():
+            return callbacks
+        return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+
+
 def _group(
     experiment: Experiment, group: int, queue: Any, shards: str, index: Index, only: tuple[str, ...], runs: int
 ) -> None:
@@ -205,7 +221,7 @@ def _group(
     resources: dict[str, float] = {"CPU": runtime.cpus_per_worker}
     if runtime.gpus_per_worker:
         resources["GPU"] = runtime.gpus_per_worker
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _work,
         train_loop_config={
             "experiment": experiment,
@@ -276,7 +292,7 @@ def _work(config: dict[str, Any]) -> None:
         except (ConfigError, DataError) as error:
             # A run's own fault, on every rank (`run.together`). Anything else ends the group, which Ray Train restarts.
             if rank == 0:
-                ray.get(queue.fail.remote(group, str(error)))
+                ray.get(queue.fail.remote(group, str(error), own=isinstance(error, ConfigError)))
             continue
         except Interrupted as error:
             if rank == 0:

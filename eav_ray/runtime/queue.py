@@ -24,6 +24,7 @@ class State:
     note: str
     stopped: bool
     damaged: tuple[str, ...]  # checkpoints that were passed over
+    own: frozenset[str] = frozenset()  # of those that failed, who would again: what they ask for cannot be had
     asked: bool = True  # whether a group has ever asked for a run: before that, its workers have not started
 
 
@@ -35,6 +36,7 @@ class Queue:
         self._running: dict[int, str] = {}
         self._done: dict[str, str] = {}
         self._failed: dict[str, str] = {}
+        self._own: set[str] = set()
         self._epochs: dict[str, float] = {}
         self._attempts: dict[str, int] = {}
         self._errors: dict[str, str] = {}
@@ -51,7 +53,7 @@ class Queue:
             if self._attempts[key] <= ATTEMPTS:
                 return self._runs[key]
             reason = self._errors.get(key, "the workers died without a word, of too little memory perhaps")
-            self.fail(group, f"its workers ended {ATTEMPTS} times: {reason}")
+            self.fail(group, f"its workers ended {ATTEMPTS} times: {reason}", own="OutOfMemoryError" in reason)
         if self._stopped:
             return END
         open_runs = [r for k, r in self._runs.items() if k not in self._done and k not in self._failed]
@@ -59,6 +61,7 @@ class Queue:
             broken = next((k for k in run.needs if k in self._failed), None)
             if broken:
                 self._failed[run.key] = f"its encoder {broken} failed: {self._failed[broken]}"
+                self._own |= {run.key} if broken in self._own else set()
             elif run.key not in self._running.values() and all(
                 k in self._done or k not in self._runs for k in run.needs
             ):
@@ -71,8 +74,15 @@ class Queue:
         self._done[key] = prefix
         self._epochs[key] = self._runs[key].epochs
 
-    def fail(self, group: int, reason: str) -> None:
-        self._failed[self._running.pop(group)] = reason
+    def fail(self, group: int, reason: str, *, own: bool = False) -> None:
+        """
+        Args:
+            own: The run would fail again, wherever it is trained.
+        """
+        key = self._running.pop(group)
+        self._failed[key] = reason
+        if own:
+            self._own.add(key)
 
     def stop(self) -> None:
         """Hand out nothing more; groups that ask `stopped` save and leave."""
@@ -102,8 +112,16 @@ class Queue:
 
     def state(self) -> State:
         epochs = sum(self._epochs.values())
-        damaged = tuple(self._damaged)
-        return State(dict(self._done), dict(self._failed), epochs, self._note, self._stopped, damaged, self._asked)
+        return State(
+            dict(self._done),
+            dict(self._failed),
+            epochs,
+            self._note,
+            self._stopped,
+            tuple(self._damaged),
+            frozenset(self._own),
+            self._asked,
+        )
 
 
 def _note(progress: Progress) -> str:

@@ -85,6 +85,7 @@ def _scored(
         scorer: Any = ray.remote(
             num_cpus=runtime.cpus_per_worker,
             num_gpus=runtime.gpus_per_worker,
+            scheduling_strategy="SPREAD",  # also where a trial asks, whose own place has no room
             max_restarts=1,
             max_task_retries=1,
         )(_Scorer)

@@ -145,6 +145,9 @@ class Leases(Searcher):
         self.flush()
         for candidate, score, pruned, cost in finished:
             self._owner.tell(candidate.number, score, pruned=pruned, cost=cost)
+        # Then the study, where a copy of it is kept; only what is known there may be forgotten here.
+        self.flush()
+        for candidate, *_ in finished:
             self._told(candidate)
         self._show(len(self._owner.told()), note=self._note())
 

@@ -17,7 +17,7 @@ from ray import tune
 from eav_ray.config import Experiment, override
 from eav_ray.data.shard import Index
 from eav_ray.data.split import Split
-from eav_ray.errors import Interrupted
+from eav_ray.errors import ConfigError, DataError, Interrupted
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_each
 from eav_ray.runtime.queue import State
@@ -31,6 +31,7 @@ from eav_ray.training.plan import SCORE, Run, fusion_run
 from eav_ray.training.run import Place, open_place, score_fold
 
 Fold = dict[str, Any]  # what is known of a candidate on one fold: a row
+OWNER = "search.json"  # beside a run's attempts: the study whose candidate began it
 NOTHING = {SCORE: math.nan}  # of a candidate that has saved and left: it stays open in the study
 OF_CANDIDATE = ("study", "candidate", "state", "changes")  # columns of a row that are not of its fold
 
@@ -143,9 +144,19 @@ def candidate_runs(experiment: Experiment, question: Question) -> list[list[Run]
 
 
 def full(
-    config: dict[str, Any], experiment: Experiment, question: Question, shards: str, index: Index, control: Any
+    config: dict[str, Any],
+    experiment: Experiment,
+    question: Question,
+    shards: str,
+    index: Index,
+    study: str,
+    control: Any,
 ) -> None:
-    """The driver of one candidate: a group of workers trains it on one inner fold after the other."""
+    """The driver of one candidate: a group of workers trains it on one inner fold after the other.
+
+    Raises:
+        DataError: Something that is not the candidate's fault; it stays open in the study.
+    """
     ((number, changes),) = config["candidates"]
     e = override(experiment, changes)
     e = replace(e, runtime=replace(e.runtime, groups=1))
@@ -153,9 +164,8 @@ def full(
     known = {row["fold"]: row for row in config["known"]}
     runs = candidate_runs(e, question)
     found: dict[int, Fold] = {}  # in the order of the folds
-    pruned_at: list[float] = []
-    leaving = False
-    looked = time.monotonic()
+    state = State({}, {}, 0.0, "", False, ())
+    pruned_at, leaving, looked = 0.0, False, time.monotonic()
 
     def pruned() -> bool:
         """Whether the folds so far are enough to leave this candidate."""
@@ -164,60 +174,60 @@ def full(
         mean = mean_of([fold[SCORE] for fold in found.values()])
         return not math.isfinite(mean) or mean < bars.get(reached(len(found)), -math.inf)
 
-    def look(state: State) -> bool:
-        nonlocal looked, leaving
+    def look(now: State) -> bool:
+        nonlocal state, looked, leaving, pruned_at
+        state = now
         while len(found) < len(runs) and not pruned():
             fold = len(found)
             if fold in known:
                 found[fold] = {k: v for k, v in known[fold].items() if k not in OF_CANDIDATE}
                 continue
             key = runs[fold][-1].key
-            if key not in state.done:
-                break
-            measured = _measured(results, state.done[key], question.inner[fold])
+            measured = _measured(results, state.done[key], question.inner[fold]) if key in state.done else {}
             if not measured:
                 break
             found[fold] = {"fold": fold, "seconds": time.monotonic() - looked, "together": 1} | measured
             looked = time.monotonic()
         if pruned() and not pruned_at:
-            pruned_at.append(time.monotonic())
+            pruned_at = time.monotonic()
         share = state.epochs_done / sum(run.epochs for run in {r.key: r for fold in runs for r in fold}.values())
         leaving = ray.get(control.tell.remote(number, min(1.0, share), state.note))
-        return bool(leaving or pruned_at)
+        return bool(leaving or pruned_at or state.failed)
 
-    state = State({}, {}, 0.0, "", False, ())
-    look(state)
+    failed = ""
     todo = [run for fold, of_fold in enumerate(runs) if fold not in known for run in of_fold]
-    if todo and not pruned_at and not leaving:
+    if not look(state) and todo:
+        for run in todo:
+            if not results.names(f"runs/{run.key}"):
+                results.write_json(f"runs/{run.key}/{OWNER}", study)
         try:
-            state = run_each(e, todo, Store(shards), index, question.embed, title=f"candidate {number}", ends=look)
+            look(run_each(e, todo, Store(shards), index, question.embed, title=f"candidate {number}", ends=look))
         except Interrupted:
-            if not pruned_at:
-                return tune.report(NOTHING)
-        else:
-            look(state)
-    if leaving and not pruned_at and len(found) < len(runs):
-        return tune.report(NOTHING)
-    failed = next((f"{key}: {reason}" for key, reason in state.failed.items()), "")
-    for fold in range(len(found), len(runs)):
+            pass  # by `look`, or another way that the job was told to end
+        except ConfigError as error:
+            failed = str(error)
+    if not pruned_at:
+        for key, reason in state.failed.items():
+            if key not in state.own:
+                raise DataError(f"{key}: {reason}")
+            failed = failed or f"{key}: {reason}"
+    for fold in range(len(found), len(runs)) if not pruned_at and not failed else ():
         # Equal training rows were trained before, and judged by other rows than those of this fold.
         key = runs[fold][-1].key
-        if pruned_at or key not in state.done:
-            break
+        if key not in state.done:
+            return tune.report(NOTHING)
         began = time.monotonic()
-        (table,) = score(
-            e, [Task(f"{results}/{state.done[key]}", question.inner[fold].validation)], Store(shards), index
-        )
+        task = Task(f"{results}/{state.done[key]}", question.inner[fold].validation)
+        (table,) = score(e, [task], Store(shards), index)
         if isinstance(table, str):
-            failed = failed or table
-            break
+            raise DataError(table)
         found[fold] = {"fold": fold, "seconds": time.monotonic() - began, "together": 1}
         found[fold] |= {f"validation_{name}": value for name, value in scores(table).items()}
     rows = list(found.values())
     if failed:
         rows += [{"fold": len(rows), "seconds": math.nan, "together": 1, SCORE: math.nan}]
     if pruned_at:
-        rows[-1]["released_s"] = time.monotonic() - pruned_at[0]  # until its workers' CPUs and GPUs were free again
+        rows[-1]["released_s"] = time.monotonic() - pruned_at  # until its workers' CPUs and GPUs were free again
     told = of_folds(number, rows, len(runs), bars, failed=failed)
     tune.report({SCORE: told[SCORE], "scored": json.dumps([told])} if told else NOTHING)
 

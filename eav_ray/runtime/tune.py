@@ -7,7 +7,6 @@ in the results store, under `searches/<study>/`: `trials.parquet` (one row per c
 
 import contextlib
 import io
-import json
 import math
 import os
 import signal
@@ -15,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import pandas as pd
 import ray
 from ray import tune
+from ray.tune.error import TuneError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eav_ray.config import Experiment, digest, override, to_dict
@@ -36,14 +36,15 @@ from eav_ray.report.progress import Bar, stage
 from eav_ray.report.search import page
 from eav_ray.runtime import cluster
 from eav_ray.runtime.capacity import capacity, groups_at_once, leases_at_once
+from eav_ray.runtime.cli import problems
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.protocol import finished
 from eav_ray.runtime.searcher import Leases, Row, Waiting, leave_pickled_errors
 from eav_ray.runtime.train import Data, announce, open_data, runs_of
-from eav_ray.runtime.trial import Control, Question, candidate_runs, full, lease
-from eav_ray.search.study import Candidate, Owner, check_space, count, study_name, trials_table
+from eav_ray.runtime.trial import OWNER, Control, Question, candidate_runs, full, lease
+from eav_ray.search.study import Candidate, Owner, check_space, count, is_whole, study_name, trials_table
 from eav_ray.storage import Store, sha256, versions
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.embeddings import cache_key
 from eav_ray.training.estimate import cost
 from eav_ray.training.plan import SCORE, Run, encoder_run
 
@@ -121,13 +122,36 @@ def plan(experiment: Experiment, windows: Windows) -> Plan:
     items = items_of(windows.ids, e.data, e.seed)
     inner, outer = inner_splits(items, e.fold), refit_split(make_split(items, e.fold))
     question = Question(inner, digest(windows.index.fingerprint), outer.train)
+    if e.search.mode == "full":
+        _check_effect(e, question)
     names = sorted(e.data.modalities) if _encoders_are_shared(e) else []
     inner_encoders = [encoder_run(e, m, s, question.data, question.embed) for s in inner for m in names]
     outer_encoders = [encoder_run(e, m, outer, question.data, question.embed) for m in names]
     # Where candidates train all themselves, what the experiment as it stands would train says what else they have.
     own = [run for fold in candidate_runs(e, question) for run in fold] if e.search.mode == "full" else []
-    study = study_name(e, question.data, inner, [r.key for r in inner_encoders or own])
+    study = study_name(e, question.data, inner, [r.key for r in (*inner_encoders, *own)])
     return Plan(outer, question, list({r.key: r for r in inner_encoders}.values()), outer_encoders, study)
+
+
+def _check_effect(e: Experiment, question: Question) -> None:
+    """Refuse a key that changes nothing that a candidate trains: all its values would be trained and compared.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    for key, choice in e.search.space.items():
+        values = (choice.choice[0], choice.choice[-1]) if choice.choice else (choice.low, choice.high)
+        found: list[list[list[str]]] = []
+        for value in values:
+            with contextlib.suppress(ConfigError):  # alone it may not fit the rest, where others of the space do
+                whole = int(value) if isinstance(value, float) and value.is_integer() and is_whole(key) else value
+                runs = candidate_runs(override(e, {key: whole}), question)
+                found.append([[run.key for run in fold] for fold in runs])
+        if len(found) == 2 and values[0] != values[1] and found[0] == found[1]:
+            raise ConfigError(
+                f"search.space.{key} changes nothing that train.mode={e.train.mode} trains of "
+                f"{', '.join(sorted(e.data.modalities))}; take it out of the space"
+            )
 
 
 def _encoders_are_shared(e: Experiment) -> bool:
@@ -196,6 +220,9 @@ def choose(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
     results, folder = Store(e.store.results), _folder(planned)
     owner = Owner(e.search, planned.study, e.search.storage or _open_journal(results, folder))
     _try_candidates(e, planned, shards, index, owner, results, folder)
+    if e.search.mode == "full":
+        for number, changes in owner.changes().items():
+            _forget(e, planned, results, Candidate(number, changes), whole=True)
     # Lists of values are drawn again and again: equal candidates are refitted once.
     ranked: dict[str, Chosen] = {}
     for candidate, score in owner.ranking():
@@ -271,14 +298,18 @@ def _try_candidates(
     shapes = Shapes(index.eeg_channels, len(index.classes))
 
     def price(candidate: Candidate) -> float:
-        return cost(override(e, candidate.changes), shapes) if e.search.cost else math.nan
+        try:
+            return cost(override(e, candidate.changes), shapes) if e.search.cost else math.nan
+        except ConfigError:  # such a model cannot be built, which its training says
+            return math.nan
 
     with stage("search", owner.candidates, "candidates") as bar:
         known = {"experiment": e, "question": planned.question, "shards": str(shards), "index": index}
         if e.search.mode == "fusion":
             searcher = Leases(owner, -(-e.search.batch // lanes), rows, keep, bar.to, cost=price)
             needs = {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus_per_worker}
-            found = _run(tune.with_parameters(lease, **known), needs, searcher, lanes, left, results, [_waits(e, bar)])
+            trial = tune.with_parameters(lease, **known)
+            found = _run(trial, needs, searcher, lanes, left, results, [_waits(e, bar)], retries=1)
         else:
             with _control(owner, bar) as (control, stopped):
                 searcher = Leases(
@@ -294,7 +325,7 @@ def _try_candidates(
                 stopped.append(lambda: setattr(searcher, "stopped", True))
                 # Beside this process: a node that goes must not take drivers along, and they need no CPU of a worker.
                 here = {f"node:{ray.util.get_node_ip_address()}": 0.001, "CPU": 0}
-                trial = tune.with_parameters(full, **known, control=control)
+                trial = tune.with_parameters(full, **known, study=planned.study, control=control)
                 found = _run(trial, here, searcher, lanes, left, results, [])
     searcher.flush()
     for reason, numbers in searcher.alone.items():
@@ -313,7 +344,14 @@ def _try_candidates(
 
 
 def _run(
-    trial: Any, needs: dict[str, float], searcher: Leases, lanes: int, most: int, results: Store, callbacks: list[Any]
+    trial: Any,
+    needs: dict[str, float],
+    searcher: Leases,
+    lanes: int,
+    most: int,
+    results: Store,
+    callbacks: list[Any],
+    retries: int = 0,
 ) -> list[str]:
     """Let Tune run trials until the searcher has no more; returns the errors of those that failed, a line each."""
     tuner = tune.Tuner(
@@ -328,7 +366,7 @@ def _run(
             name=f"search-{int(time.time())}",
             storage_path=f"{results.path('ray')}" if results.is_local else f"{results}/ray",
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=1),
+            failure_config=tune.FailureConfig(max_failures=retries),
             callbacks=callbacks,
         ),
     )
@@ -336,7 +374,10 @@ def _run(
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     leave_pickled_errors()
     with contextlib.redirect_stdout(io.StringIO()):  # Tune prints where its scratch is, over the progress line
-        found = tuner.fit()
+        try:
+            found = tuner.fit()
+        except TuneError as error:  # of ours, in what Tune calls: a store that does not answer
+            raise DataError(f"the search ended: {problems(error)[0]}; the same command continues") from None
     return [str(error).strip().splitlines()[-1] for error in found.errors]
 
 
@@ -393,21 +434,38 @@ def _needs(e: Experiment, planned: Plan, results: Store, candidate: Candidate) -
     last = {fold[-1].key for fold in runs}
     keys = {run.key for fold in runs for run in fold} - shared
     features = {run.features for fold in runs for run in fold} - {""}
+    there = {run.key for fold in runs for run in fold if _is_there(results, run)}
     return frozenset(
-        [key for key in keys if key in last or not finished(results, key)]
+        [key for key in keys if key in last or key not in there]
         + [key for key in features if not results.is_committed(key)]
     )
 
 
-def _forget(e: Experiment, planned: Plan, results: Store, candidate: Candidate) -> None:
-    """Its rows are kept; models of inner folds, which nobody will use, would fill the store."""
-    folds = candidate_runs(override(e, candidate.changes), planned.question)
-    for runs, split in zip(folds, planned.question.inner, strict=True):
-        key, mine = runs[-1].key, json.loads(json.dumps(asdict(split)))
-        prefixes = [prefix for _, _, prefix in ckpt.committed(results, key)]
-        # What another job trained, and tests, stays.
-        if all(results.read_json(f"{prefix}/split.json") == mine for prefix in prefixes):
-            results.delete(f"runs/{key}")
+def _is_there(results: Store, run: Run) -> bool:
+    """Whether a run is finished, with its embeddings; reads no weights."""
+    embedded = run.kind != "encoder" or not run.embed or results.is_committed(cache_key(run.key, run.embed))
+    return bool(embedded and finished(results, run.key))
+
+
+def _forget(e: Experiment, planned: Plan, results: Store, candidate: Candidate, *, whole: bool = False) -> None:
+    """Its rows are kept; models of inner folds, which nobody will use, would fill the store.
+
+    Args:
+        whole: The encoders too, which another candidate may share while the search goes on.
+    """
+    shared = {run.key for run in planned.encoders}
+    for runs in candidate_runs(override(e, candidate.changes), planned.question):
+        for run in runs if whole else runs[-1:]:
+            name = f"runs/{run.key}"
+            # What another job or search began is its own.
+            if run.key in shared or not results.exists(f"{name}/{OWNER}"):
+                continue
+            if results.read_json(f"{name}/{OWNER}") != planned.study:
+                continue
+            with contextlib.suppress(DataError), results.lock(f"{name}/lock"):  # somebody else is at it
+                if run.kind == "encoder" and run.embed:
+                    results.delete(cache_key(run.key, run.embed))
+                results.delete(name)
 
 
 def _keep(owner: Owner, results: Store, folder: str, rows: list[Row]) -> None:

@@ -31,7 +31,7 @@ from eav_ray.training.run import Place, Ready, labels_of, loader_of, open_source
 from eav_ray.training.source import Labels, Loader, Source, plain_batches
 
 AT_ONCE = 64  # heads of a stack; from about 16 on more gain little, and take memory
-VALIDATED_AT_ONCE = 2048  # windows times heads
+VALIDATED_AT_ONCE = 64  # windows, however many heads: another number could round otherwise
 PARAMETERS_AT_ONCE = 50_000_000  # of a stack; they are there four times, with gradients and moments
 BETAS, EPS = (0.9, 0.999), 1e-8  # of torch.optim.AdamW, which trains a head alone
 
@@ -489,7 +489,7 @@ def _validate(
     for some in together.values():
         run, loader = runs[some[0]], heads[some[0]].loader
         windows = rows_with(place.windows, run.split.validation, tuple(run.experiment.data.modalities))
-        batches = plain_batches(loader.source, loader.labels, windows, max(1, VALIDATED_AT_ONCE // len(some)))
+        batches = plain_batches(loader.source, loader.labels, windows, VALIDATED_AT_ONCE)
         parts = [stack.logits(batch, [rows[h] for h in some]).cpu().numpy() for _, batch in batches]
         recording = place.windows.ids.iloc[windows].groupby(["subject", "recording"]).ngroup().to_numpy()
         for h, logits_VK in zip(some, np.concatenate(parts, 1) if parts else [], strict=False):

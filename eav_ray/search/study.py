@@ -135,7 +135,7 @@ class Owner:
         Args:
             cost: Where there is a `search.cost`.
         """
-        if not math.isfinite(score):
+        if not math.isfinite(score) or (self.search.cost and not math.isfinite(cost)):
             self._study.tell(number, state=TrialState.FAIL)
         elif pruned:
             self._study.tell(number, state=TrialState.PRUNED)
@@ -144,6 +144,10 @@ class Owner:
 
     def told(self) -> list[int]:
         return [t.number for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
+
+    def changes(self) -> dict[int, dict[str, Any]]:
+        """Of every candidate that was told."""
+        return {t.number: dict(t.params) for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()}
 
     def best(self) -> tuple[Candidate, float] | None:
         """The best completed candidate; of equals the first."""
@@ -170,9 +174,12 @@ class Owner:
         if len(scores) < 2 or not varied:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        return optuna.importance.get_param_importances(
-            self._study, evaluator=evaluator, params=varied, target=lambda t: t.values[0]
-        )
+        try:
+            return optuna.importance.get_param_importances(
+                self._study, evaluator=evaluator, params=varied, target=lambda t: t.values[0]
+            )
+        except RuntimeError:  # scores that differ by nothing, or of equal candidates
+            return {}
 
     def _running(self) -> bool:
         return any(t.state == TrialState.RUNNING for t in self._study.get_trials(deepcopy=False))
@@ -252,12 +259,13 @@ def _distribution(key: str, choice: Choice) -> BaseDistribution:
     if choice.choice:
         return CategoricalDistribution(choice.choice)
     assert choice.low is not None and choice.high is not None
-    if _is_whole(key):
+    if is_whole(key):
         return IntDistribution(int(choice.low), int(choice.high), log=choice.log)
     return FloatDistribution(choice.low, choice.high, log=choice.log)
 
 
-def _is_whole(key: str) -> bool:
+def is_whole(key: str) -> bool:
+    """Whether a key of an experiment is a whole number."""
     tables = [keys(), *(table for _, table in other_kinds())]
     return any(table[key][0] == "int" for table in tables if key in table)
 
@@ -297,6 +305,11 @@ def check_space(experiment: Experiment) -> None:
         raise ConfigError(
             f"search.sampler is cmaes, which has one objective, but search.cost={e.search.cost} is a second; use tpe"
         )
+    if e.search.cost and (e.search.prune or e.search.looks):
+        raise ConfigError(
+            f"search.cost={e.search.cost} keeps cheap candidates with lower scores, which search.prune and "
+            "search.looks would leave; set search.prune=false and search.looks=[], or search.cost to nothing"
+        )
     if alone and "late_mean" in getattr(e.search.space.get("fusion.kind"), "choice", ()):
         raise ConfigError(
             "search.space.fusion.kind holds late_mean, which has nothing to train; use shared_attention alone"
@@ -325,7 +338,7 @@ def _values(key: str, choice: Choice) -> Sequence[Any]:
     if choice.choice:
         return choice.choice
     low, high = choice.low or 0.0, choice.high or 0.0
-    if not _is_whole(key):
+    if not is_whole(key):
         return low, high
     if not (low.is_integer() and high.is_integer()):
         raise ConfigError(

@@ -30,7 +30,7 @@ CHANGES += ["data.modalities=[audio,eeg]", "model.audio.kind=mfcc", "model.eeg.k
 PRUNED = f"""
 import runpy, sys
 from eav_ray.runtime import searcher
-searcher.medians = lambda rows, metric, before: {{1: 2.0}} if before == {LEFT} else {{}}
+searcher.medians = lambda rows, metric, before, search: {{1: 2.0}} if before == {LEFT} else {{}}
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -443,6 +443,9 @@ def test_one_objective_and_two_never_share_a_study() -> None:
     costs: tuple[Any, ...] = ("", "parameters", "gmac")
     names = {study_name(override(e, {"search.cost": cost}), "data", split, ["k"]) for cost in costs}
     assert len(names) == 3
+    for cut in ({"search.prune": True}, {"search.looks": [0.5]}):
+        with pytest.raises(ConfigError, match="search.cost=gmac keeps cheap candidates"):
+            check_space(override(e, {"search.cost": "gmac"} | cut))
     with pytest.raises(ConfigError, match="search.sampler is cmaes, which has one objective"):
         check_space(override(e, {"search.cost": "gmac", "search.sampler": "cmaes"}))
 
@@ -480,3 +483,18 @@ def test_optunas_dashboard_opens_what_a_search_leaves(database: bool, cost: Any,
     assert study["study_name"] == NAME and len(study["directions"]) == 1 + bool(cost)
     states = [trial["state"] for trial in get(f"/api/studies/{study['study_id']}")["trials"]]
     assert states == ["Complete"] * 4 + ["Pruned"] + ["Complete"] * 2 + ["Running"]
+
+
+def test_scores_that_differ_by_nothing_have_no_important_key(tmp_path: Path) -> None:
+    owner = Owner(Search(candidates=6, batch=6, sampler="random", space=SPACE), NAME, tmp_path / "journal")
+    for number in range(6):
+        owner.ask()
+        owner.tell(number, 0.5 + 1e-12 * number)
+    assert owner.importances() == {} or sum(owner.importances().values()) == pytest.approx(1)
+
+
+def test_a_cost_that_is_no_number_fails(tmp_path: Path) -> None:
+    owner = Owner(Search(candidates=2, batch=2, space=SPACE, cost="gmac"), NAME, tmp_path / "journal")
+    owner.ask()
+    owner.tell(0, 0.5, cost=math.nan)
+    assert owner.told() == [0] and owner.ranking() == []
