@@ -20,6 +20,7 @@ from eav_ray.training import saving
 from eav_ray.training.plan import Run
 from eav_ray.training.run import Place, execute
 from tests.conftest import CHAOS
+from tests.training.conftest import leave
 from tests.training.test_resume import TRAIN, experiment, windows_in
 
 pytestmark = pytest.mark.slow
@@ -54,7 +55,7 @@ def rank(number: int, folder: str, engine: str, attempt: int, steps: int, victim
     torch.set_num_threads(1)
     place = Place(windows_in(Path(folder, f"rank-{number}")), Store(Path(folder, "results")), torch.device("cpu"))
     execute(the_run(engine), place, lambda progress: None, ends)
-    dist.destroy_process_group()
+    leave()
 
 
 def start(folder: Path, engine: str, attempt: int, steps: int, victims: tuple[int, ...]) -> None:

@@ -16,6 +16,7 @@ from eav_ray.config import Precision, Runtime
 from eav_ray.training import engine as engines
 from eav_ray.training import precision
 from eav_ray.training.loop import Batch, Engine
+from tests.training.conftest import leave
 from tests.training.test_engine import ENGINES, OPTIM, batch, module
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -135,7 +136,7 @@ def one_of_three(number: int, folder: str, size: int) -> None:
     join(number, folder, size)
     for name, stage in ENGINES:
         go_on((name, stage, 0))
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.mark.slow
@@ -160,7 +161,7 @@ def rank(number: int, folder: str, size: int) -> None:
     for kind in KINDS:
         safetensors.torch.save_file(saved[kind], Path(folder, f"{'-'.join(map(str, kind))}-{number}.safetensors"))
     Path(folder, f"losses-{number}.json").write_text(json.dumps(losses))
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module")

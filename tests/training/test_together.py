@@ -14,6 +14,7 @@ from eav_ray.models.build import Classifier, Shapes
 from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Batch
 from eav_ray.training.ranks import together
+from tests.training.conftest import leave
 
 
 def rank(number: int, folder: str, size: int) -> None:
@@ -46,7 +47,7 @@ def rank(number: int, folder: str, size: int) -> None:
     for engine in ("torch", "deepspeed"):
         batch_statistics_become_equal(number, size, engine)
     Path(folder, f"rank-{number}").touch()
-    dist.destroy_process_group()
+    leave()
 
 
 def batch_statistics_become_equal(number: int, size: int, engine: str) -> None:
