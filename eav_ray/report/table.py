@@ -1,14 +1,16 @@
 """The table at the end: accuracy per person of each source, with mean and SD, and fusion against the best of one."""
 
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
 from scipy.stats import binomtest
 
+from eav_ray.report import statistics
+from eav_ray.report.statistics import per_person
 from eav_ray.training.metrics import per_recording, predicted, scores
 
 TOGETHER = ("late_mean", "fusion")
@@ -68,11 +70,6 @@ def compare(correct: pd.DataFrame, singles: Sequence[str]) -> Comparison:
     return Comparison(best, fusion_only, single_only, p)
 
 
-def per_person(correct: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
-    """Accuracy of each source for each person: rows people, columns sources."""
-    return correct.groupby("subject")[sources].mean()
-
-
 def render(
     correct: pd.DataFrame, sources: list[str], n_classes: int, bayes: dict[str, float], *, columns: bool = True
 ) -> str:
@@ -110,6 +107,8 @@ def protocol_table(
     lines = [line.rstrip() for line in render(correct, sources, n_classes, {}, columns=False).splitlines()]
     if len(modalities) > 1:
         lines.append(str(compare(correct, modalities)))
+    if correct["subject"].nunique() > 1:
+        lines.append(statistics.text(correct, modalities, n_classes))
     folds = windows.drop_duplicates(["subject", "recording"])[["subject", "recording", "fold"]]
     if folds["fold"].nunique() <= LINES:
         lines.append(f"{'fold':>4}  {'people':12}" + "".join(f"{s:>10}" for s in sources))
@@ -149,11 +148,11 @@ def optimism_text(folds: dict[int, Optimism]) -> str:
     """Of every outer fold of a search, and a line for each where they are few."""
     found = list(folds.values())
     points = [one.points for one in found]
-    inner, outer = (100 * statistics.mean(side) for side in ([o.inner for o in found], [o.outer for o in found]))
-    spread = f" (SD {statistics.stdev(points):.2f} over {len(points)} folds)" if len(points) > 1 else ""
+    inner, outer = (100 * mean(side) for side in ([o.inner for o in found], [o.outer for o in found]))
+    spread = f" (SD {stdev(points):.2f} over {len(points)} folds)" if len(points) > 1 else ""
     lines = [
         f"search: chosen by {inner:.2f} on inner folds, tested {outer:.2f}; its optimism is "
-        f"{statistics.mean(points):+.2f} points{spread}; balanced accuracy of recordings"
+        f"{mean(points):+.2f} points{spread}; balanced accuracy of recordings"
     ]
     if 1 < len(folds) <= LINES:
         lines.append(f"{'fold':>4}{'inner':>9}{'tested':>9}{'optimism':>10}  chosen")
