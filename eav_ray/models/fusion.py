@@ -94,7 +94,13 @@ class SharedAttention(Fusion):
             the query knows what all modalities said, so that one may tell that another is useless.
         skip: What was read is added to the unimodal log probabilities, weighed by the count-corrected modality
             weights, and starts next to nothing: training starts from late fusion, whatever the numbers of tokens.
+
+    Attributes:
+        heads_HD: 1 where a channel is of a head. All that is done head by head is a product with it, so that fusions
+            with other numbers of heads are the same computation (`search.heads`); rows of zeros are no heads.
     """
+
+    heads_HD: Tensor
 
     def __init__(
         self,
@@ -111,7 +117,8 @@ class SharedAttention(Fusion):
         reads: int = 1,
     ) -> None:
         super().__init__()
-        self.width, self.heads, self.dropout, self.skip = width, heads, dropout, skip
+        self.width, self.dropout, self.skip = width, dropout, skip
+        self.register_buffer("heads_HD", heads_of_channels(heads, width), persistent=False)
         self.read = Tokens(widths, times_s, window_s=window_s, width=width, pooled=pooled)
         self.n_keys = self.read.count
         self.query = nn.Parameter(torch.randn(width) * 0.02)
@@ -137,17 +144,22 @@ class SharedAttention(Fusion):
     def forward(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Fused:
         tokens, mask = self.read(encoded, present_BM)
         x_BND, mask_BN = self.norm(torch.cat(tokens, 1)), torch.cat(mask, 1)
-        b, n, d = x_BND.shape
-        k, v = self.kv(x_BND).view(b, n, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        x_BD, attention = self.query.expand(b, -1), x_BND.new_zeros(b, self.heads, n)
+        k_BND, v_BND = self.kv(x_BND).chunk(2, -1)
+        heads_HD = self.heads_HD.to(k_BND.dtype)
+        real_H1 = heads_HD.amax(1, keepdim=True)
+        scale = (real_H1.sum() / self.width) ** 0.5
+        x_BD, attention_BHN = (
+            self.query.expand(len(x_BND), -1),
+            x_BND.new_zeros(len(x_BND), len(heads_HD), x_BND.shape[1]),
+        )
         for to_query in (self.q, *self.again):
-            q = to_query(x_BD).view(b, self.heads, 1, d // self.heads)
-            scores = (q * k).sum(-1) / (d // self.heads) ** 0.5  # (b, heads, n)
-            attention = scores.masked_fill(~mask_BN[:, None], float("-inf")).softmax(-1)
-            dropped = nn.functional.dropout(attention, self.dropout, self.training)
-            x_BD = x_BD + self.proj((dropped[:, :, None] @ v).reshape(b, d))
+            scores_BHN = ((to_query(x_BD)[:, None] * k_BND) @ heads_HD.T).transpose(1, 2) * scale
+            attention_BHN = scores_BHN.masked_fill(~mask_BN[:, None], float("-inf")).softmax(-1)
+            dropped = nn.functional.dropout(attention_BHN, self.dropout, self.training)
+            read_BD = ((dropped.transpose(1, 2) @ heads_HD) * v_BND).sum(1)
+            x_BD = x_BD + self.proj(read_BD)
             x_BD = x_BD + self.feed_forward(x_BD)
-        weights_BM, corrected_BM = _mass(attention.mean(1), mask)
+        weights_BM, corrected_BM = _mass((attention_BHN * real_H1).sum(1) / real_H1.sum(), mask)
         found_BK = self.head(x_BD)
         if self.skip:
             found_BK = at_least_single(found_BK) + evidence(logits, corrected_BM, present_BM)
@@ -301,6 +313,12 @@ def _mass(attention_BN: Tensor, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
     counts = torch.stack([m.sum(1) for m in masks], 1)
     corrected = torch.where(counts > 0, raw / counts.clamp(min=1), 0)
     return raw, corrected / corrected.sum(1, keepdim=True)
+
+
+def heads_of_channels(heads: int, width: int, rows: int = 0) -> Tensor:
+    """(heads, width), or so many rows: 1 where a channel belongs to a head, in equal and contiguous parts."""
+    parts = torch.eye(heads).repeat_interleave(width // heads, 1)
+    return nn.functional.pad(parts, (0, 0, 0, max(0, rows - heads)))
 
 
 def _next_query(width: int) -> nn.Sequential:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from eav_ray.config import Optim
 from eav_ray.data.split import refuse_overlap
 from eav_ray.models.build import FusionAlone, Output
-from eav_ray.models.fusion import Fusion
+from eav_ray.models.fusion import Fusion, SharedAttention
 from eav_ray.search.study import look_name
 from eav_ray.training.engine import single_precision, summed_loss, weight_loss
 from eav_ray.training.loop import Batch, Metrics, Position, schedule
@@ -33,6 +33,9 @@ from eav_ray.training.source import Labels, Loader, Source, plain_batches
 AT_ONCE = 64  # heads of a stack; from about 16 on more gain little, and take memory
 VALIDATED_AT_ONCE = 64  # windows, however many heads: another number could round otherwise
 PARAMETERS_AT_ONCE = 50_000_000  # of a stack; they are there four times, with gradients and moments
+# Rows of every shared attention of a stack with as many heads or fewer, so that heads of all counts are one structure,
+# and what a head becomes does not depend on the counts of the others.
+HEADS = 16
 BETAS, EPS = (0.9, 0.999), 1e-8  # of torch.optim.AdamW, which trains a head alone
 
 
@@ -137,7 +140,9 @@ def stacks(runs: list[tuple[Run, int]], at_once: int) -> Iterator[list[int]]:
     for number, (run, steps) in enumerate(runs):
         e = run.experiment
         # What each head of a stack has for itself.
-        fusion = replace(e.fusion, dropout=0.0, modality_dropout=0.0, weight_loss=float(e.fusion.weight_loss > 0))
+        own = {"heads": 1} if e.fusion.kind == "shared_attention" and e.fusion.heads <= HEADS else {}
+        weight_loss = float(e.fusion.weight_loss > 0)
+        fusion = replace(e.fusion, dropout=0.0, modality_dropout=0.0, weight_loss=weight_loss, **own)
         names = tuple(sorted(e.data.modalities))
         key = (fusion, names, e.optim.batch, e.optim.label_smoothing, e.optim.clip > 0, steps)
         alike.setdefault(key, []).append(number)
@@ -155,6 +160,15 @@ class Head:
     module: FusionAlone
     optim: Optim
     loader: Loader
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What dropout draws once."""
+
+    shape: tuple[int, ...]  # batch first
+    dtype: torch.dtype
+    stacked: tuple[int, ...]  # of a window, where heads are filled up
 
 
 class Stack:
@@ -184,7 +198,13 @@ class Stack:
         self._clip = torch.tensor([optim.clip for optim in optims], dtype=flat.dtype, device=device)
         self._smoothing, self._batch = optims[0].label_smoothing, optims[0].batch
         self._weight_loss = torch.tensor([f.weight_loss for f in fusions], dtype=flat.dtype, device=device)
-        self._draws: dict[int, tuple[list[tuple[tuple[int, ...], torch.dtype]], bool]] = {}
+        self._draws: dict[tuple[int, int], tuple[list[Draw], bool]] = {}
+        # Of shared attention: which channels belong to which head of each row.
+        parts = [f.heads_HD.to(device) for f in fusions if isinstance(f, SharedAttention)]
+        self._counts = [len(p) for p in parts] or [0] * len(modules)
+        most = max(self._counts, default=0)
+        self._exact = {len(p): p for p in parts}
+        self._parts = torch.stack([_fill(p, HEADS if most <= HEADS else most, 0) for p in parts]) if parts else None
 
     def __len__(self) -> int:
         return len(self._decay)
@@ -199,10 +219,16 @@ class Stack:
         self._moments = self._moments[0][rows], self._moments[1][rows]
         self._decay, self._dropout = [self._decay[r] for r in rows], [self._dropout[r] for r in rows]
         self._clip, self._weight_loss = self._clip[rows], self._weight_loss[rows]
+        self._counts = [self._counts[r] for r in rows]
+        self._parts = None if self._parts is None else self._parts[rows]
 
     def _parameters(self) -> dict[str, Tensor]:
         parts = self._weights.split([shape.numel() for shape in self._shapes.values()], 1)
         return {name: p.unflatten(1, shape) for (name, shape), p in zip(self._shapes.items(), parts, strict=True)}
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """What of a module is neither trained nor the same in all rows."""
+        return {} if self._parts is None else {"fusion.heads_HD": self._parts}
 
     def step(self, batches: list[Batch], stream: list[int], lr: list[float]) -> Tensor:
         """One step of AdamW of every head, on its own batch.
@@ -214,10 +240,9 @@ class Stack:
         Returns:
             (heads,) each head's summed loss.
         """
-        needs = [self._needs(batch) for batch in batches]
-        weighed = needs[0][1]
+        weighed = self._needs(batches[0], self._counts[0])[1]
         data = self._stacked(batches, stream, self._batch)
-        masks = self._masks(batches, [draws for draws, _ in needs], stream)
+        masks = self._masks(batches, stream)
         count = torch.tensor([batches[s].count for s in stream], device=self._weights.device)
 
         def loss(parameters: dict[str, Tensor], data: dict[str, Tensor], masks: list[Tensor], share: Tensor) -> Any:
@@ -226,7 +251,7 @@ class Stack:
             return total, total + share * weight_loss(output, batch) if weighed else total
 
         self.module.train()
-        total, every = vmap(loss)(self._parameters(), data, masks, self._weight_loss)
+        total, every = vmap(loss)(self._parameters() | self._buffers(), data, masks, self._weight_loss)
         (gradient,) = torch.autograd.grad((every / count).sum(), self._weights)
         self._update(gradient, lr)
         return total.detach()
@@ -236,7 +261,7 @@ class Stack:
         """(heads, batch, classes): what these heads say of the same windows, in eval mode."""
         chosen = _never_one(rows)
         data = self._stacked([batch], [0] * len(chosen), len(batch.label_B))
-        parameters = {name: p[chosen] for name, p in self._parameters().items()}
+        parameters = {name: p[chosen] for name, p in (self._parameters() | self._buffers()).items()}
 
         def logits(parameters: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
             return self._forward(parameters, data, [])[0].logits_BK
@@ -266,35 +291,55 @@ class Stack:
             data[name] = filled.to(device)[chosen]
         return data
 
-    def _needs(self, batch: Batch) -> tuple[list[tuple[tuple[int, ...], torch.dtype]], bool]:
-        """What a head alone draws for a batch of this size, and whether its modality weights learn."""
-        size = len(batch.label_B)
-        if size not in self._draws:
-            self.module.train()
-            seen = _Seen()
-            device = self._weights.device
-            with seen:
-                inputs = {name: x.to(device) for name, x in batch.inputs.items()}
-                output = self.module(inputs, batch.present_BM.to(device))
-            learns = output.corrected_BM.requires_grad and bool((self._weight_loss > 0).any())
-            self._draws[size] = seen.draws, learns
-        return self._draws[size]
+    def _needs(self, batch: Batch, heads: int) -> tuple[list["Draw"], bool]:
+        """What a head alone draws for a batch of this size, and whether its modality weights learn.
 
-    def _masks(
-        self, batches: list[Batch], draws: list[list[tuple[tuple[int, ...], torch.dtype]]], stream: list[int]
-    ) -> list[Tensor]:
+        Args:
+            heads: Of its attention.
+        """
+        size = len(batch.label_B)
+        if (size, heads) not in self._draws:
+            self.module.train()
+            device = self._weights.device
+            inputs = {name: x.to(device) for name, x in batch.inputs.items()}
+            padded = self._parts[0] if self._parts is not None else None
+            seen, output = self._seen(inputs, batch.present_BM.to(device), self._exact.get(heads))
+            stacked, _ = self._seen(inputs, batch.present_BM.to(device), padded)
+            learns = output.corrected_BM.requires_grad and bool((self._weight_loss > 0).any())
+            draws = [Draw(shape, dtype, wider[1:]) for (shape, dtype), (wider, _) in zip(seen, stacked, strict=True)]
+            self._draws[size, heads] = draws, learns
+        return self._draws[size, heads]
+
+    def _seen(
+        self, inputs: dict[str, Tensor], present_BM: Tensor, heads_HD: Tensor | None
+    ) -> tuple[list[tuple[tuple[int, ...], torch.dtype]], Output]:
+        seen = _Seen()
+        others = {} if heads_HD is None else {"fusion.heads_HD": heads_HD}
+        with seen:
+            output = functional_call(self.module, others, (inputs, present_BM))
+        return seen.draws, output
+
+    def _masks(self, batches: list[Batch], stream: list[int]) -> list[Tensor]:
         """Dropout masks of every head, as it would draw them alone (`engine._Common._loss`)."""
         if not any(self._dropout):
-            return [torch.ones(len(self), 1, device=self._weights.device) for _ in draws[0]]
+            draws, _ = self._needs(batches[0], self._counts[0])
+            return [torch.ones(len(self), 1, device=self._weights.device) for _ in draws]
         device, size = self._weights.device, self._batch
-        made: dict[tuple[int, int, float], list[Tensor]] = {}
+        made: dict[tuple[int, int, int, float], list[Tensor]] = {}
         rows = []
-        for s, p in zip(stream, self._dropout, strict=True):
-            key = (batches[s].seed, len(batches[s].label_B), p)
+        for s, p, heads in zip(stream, self._dropout, self._counts, strict=True):
+            key = (batches[s].seed, len(batches[s].label_B), heads, p)
             if key not in made:
+                draws, _ = self._needs(batches[s], heads)  # which draws too: before the seed
                 torch.manual_seed(batches[s].seed * 1024)
-                ones = (torch.ones(shape, dtype=dtype, device=device) for shape, dtype in draws[s])
-                made[key] = [_fill(nn.functional.dropout(x, p), size, 1) for x in ones]
+                found = []
+                for draw in draws:
+                    mask = nn.functional.dropout(torch.ones(draw.shape, dtype=draw.dtype, device=device), p)
+                    # Rows that are no heads drop nothing.
+                    short = [wide - n for wide, n in zip(draw.stacked, mask.shape[1:], strict=True)]
+                    mask = nn.functional.pad(mask, [n for more in reversed(short) for n in (0, more)], value=1.0)
+                    found.append(_fill(mask, size, 1))
+                made[key] = found
             rows.append(made[key])
         return [torch.stack(masks) for masks in zip(*rows, strict=True)]
 

@@ -52,6 +52,15 @@ OWN: list[dict[str, Any]] = [
     {"optim.lr": 1e-2, "seed": 1, "fusion.dropout": 0.0, "optim.weight_decay": 0.3, "optim.clip": 0.05},
     {"optim.lr": 2e-3, "seed": 0, "fusion.modality_dropout": 0.5, "optim.epochs": 2},
 ]
+# Shared attention has its own number of heads too.
+HEADS: list[dict[str, Any]] = [
+    {"fusion.heads": heads, "fusion.dropout": 0.3, "seed": heads} for heads in (1, 2, 4, 8, 16)
+]
+
+
+def owns(kind: str) -> list[dict[str, Any]]:
+    shared = KINDS[kind].get("fusion.kind", "shared_attention") == "shared_attention"
+    return [*OWN, *(HEADS if shared else [])]
 
 
 class Made:
@@ -142,8 +151,7 @@ def test_heads_together_are_heads_alone(kind: str) -> None:
 
     The folds differ in size, the last batch of one is shorter than that of the other.
     """
-    kinds = KINDS[kind]
-    experiments = [experiment(kinds, own) for own in OWN]
+    experiments = [experiment(KINDS[kind], own) for own in owns(kind)]
     compare(experiments, [np.arange(0, 120), np.arange(30, 147)], torch.float64, 1e-7)
 
 
@@ -151,14 +159,15 @@ def test_heads_together_are_heads_alone(kind: str) -> None:
 def test_in_single_precision_the_first_steps_are_the_same(kind: str) -> None:
     """Summed losses of 50 steps in fp32, each over 32 windows, within 1e-5 a window."""
     long = {"optim.epochs": 13, "optim.lr": 1e-3}  # of 4 steps
-    compare([experiment(KINDS[kind], long, {"seed": s}) for s in (0, 1)], [np.arange(120)], torch.float32, 32e-5)
+    own = [{"seed": 0}, {"seed": 1}, *owns(kind)[len(OWN) :]]
+    compare([experiment(KINDS[kind], long, o) for o in own], [np.arange(120)], torch.float32, 32e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_head_becomes_does_not_depend_on_who_is_trained_with_it(kind: str) -> None:
     """Bit for bit in fp32: a search that was killed may share out what is left in another way."""
     made = Made(torch.float32)
-    experiments = [experiment(KINDS[kind], own) for own in (*OWN, *OWN[::-1])]
+    experiments = [experiment(KINDS[kind], own) for own in (*owns(kind), *owns(kind)[::-1])]
 
     def train(chosen: list[Experiment], shorter: bool = False) -> list[dict[str, Tensor]]:
         folds = (np.arange(0, 120), np.arange(30, 147))[shorter:]
@@ -195,9 +204,13 @@ def test_only_what_is_alike_shares_a_stack() -> None:
     split = Split("within", ("a/1",), ("a/2",), ())
     changes: list[dict[str, Any]] = [{"fusion.heads": h} for h in (1, 2, 4, 1, 2, 4)]
     changes += [{"fusion.heads": 1, "optim.lr": 0.01}, {"fusion.heads": 1, "optim.batch": 16}]
-    runs = [Run("fusion", experiment(change), split, "data") for change in changes]
+    runs = [Run("fusion", experiment(KINDS["bottleneck"], change), split, "data") for change in changes]
     assert sorted(map(sorted, stacks([(run, 4) for run in runs], 64))) == [[0, 3, 6], [1, 4], [2, 5], [7]]
     assert sorted(map(len, stacks([(run, 4) for run in runs], 2))) == [1, 1, 2, 2, 2]
+    # Shared attention computes heads of any number up to 16 alike.
+    changes += [{"fusion.heads": 32, "fusion.width": 64}, {"fusion.heads": 16, "fusion.width": 64}]
+    shared = [Run("fusion", experiment(change), split, "data") for change in changes]
+    assert sorted(map(sorted, stacks([(run, 4) for run in shared], 64))) == [[0, 1, 2, 3, 4, 5, 6], [7], [8], [9]]
     assert len(list(stacks([(runs[0], 4), (runs[0], 5)], 64))) == 2
 
 
