@@ -315,10 +315,9 @@ def _mass(attention_BN: Tensor, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
     return raw, corrected / corrected.sum(1, keepdim=True)
 
 
-def heads_of_channels(heads: int, width: int, rows: int = 0) -> Tensor:
-    """(heads, width), or so many rows: 1 where a channel belongs to a head, in equal and contiguous parts."""
-    parts = torch.eye(heads).repeat_interleave(width // heads, 1)
-    return nn.functional.pad(parts, (0, 0, 0, max(0, rows - heads)))
+def heads_of_channels(heads: int, width: int) -> Tensor:
+    """(heads, width): 1 where a channel belongs to a head, in equal and contiguous parts."""
+    return torch.eye(heads).repeat_interleave(width // heads, 1)
 
 
 def _next_query(width: int) -> nn.Sequential:

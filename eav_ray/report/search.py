@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from eav_ray.config import Search
 from eav_ray.report.page import document, figure_svg, section, table
+from eav_ray.report.table import short
 from eav_ray.training.plan import SCORE
 
 NAME = "balanced accuracy of recordings, %"
@@ -79,12 +80,8 @@ def _table(whole: pd.DataFrame) -> str:
     for number, row in best.iterrows():
         price = [f"{row['cost']:,.6g}" for _ in priced]
         spread = f"{row['sd']:.1f}" if row["sd"] == row["sd"] else "-"
-        lines.append([str(number), f"{row['score']:.1f}", spread, *price, *(_value(row["changes"][k]) for k in keys)])
+        lines.append([str(number), f"{row['score']:.1f}", spread, *price, *(short(row["changes"][k]) for k in keys)])
     return table(["candidate", "score, %", "SD over folds", *priced, *keys], lines)
-
-
-def _value(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _told_history(found: pd.DataFrame) -> str:
@@ -152,11 +149,11 @@ def _positions(values: Sequence[Any], log: bool) -> tuple[list[float], list[tupl
     distinct = sorted(set(values), key=lambda v: (isinstance(v, str), v))
     if len(distinct) <= 6 or any(isinstance(v, str) for v in distinct):
         at = {v: n / max(1, len(distinct) - 1) for n, v in enumerate(distinct)}
-        return [at[v] for v in values], [(at[v], _value(v)) for v in distinct]
+        return [at[v] for v in values], [(at[v], short(v)) for v in distinct]
     scaled = [math.log10(v) if log else float(v) for v in values]
     low, high = min(scaled), max(scaled)
     ends = [(share, low + share * (high - low)) for share in (0, 1 / 3, 2 / 3, 1)]
-    ticks = [(share, _value(float(10**end if log else end))) for share, end in ends]
+    ticks = [(share, short(float(10**end if log else end))) for share, end in ends]
     return [(v - low) / (high - low) for v in scaled], ticks
 
 

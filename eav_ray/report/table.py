@@ -157,10 +157,11 @@ def optimism_text(folds: dict[int, Optimism]) -> str:
     if 1 < len(folds) <= LINES:
         lines.append(f"{'fold':>4}{'inner':>9}{'tested':>9}{'optimism':>10}  chosen")
         for fold, one in sorted(folds.items()):
-            chosen = ", ".join(f"{key}={_short(value)}" for key, value in one.changes.items())
+            chosen = ", ".join(f"{key}={short(value)}" for key, value in one.changes.items())
             lines.append(f"{fold:>4}{100 * one.inner:9.2f}{100 * one.outer:9.2f}{one.points:+10.2f}  {chosen}")
     return "\n".join(lines)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value of a search space, as it is shown."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from eav_ray.config import Experiment, digest
 from eav_ray.data.split import fold_count, items_of
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_each
-from eav_ray.runtime.protocol import Done, Kept, Planned, files, missing, read, tested, text
+from eav_ray.runtime.protocol import Done, Kept, Planned, kept_or_made, tested
 from eav_ray.runtime.train import Data, open_data
 from eav_ray.runtime.tune import Chosen, Plan, announce_search, choose, keep_best, opened, plan
 from eav_ray.storage import Store
@@ -36,20 +35,8 @@ def run_nested(experiment: Experiment) -> Done:
     e = experiment
     data, results = open_data(e), Store(e.store.results)
     folds = plan_folds(e, data)
-    name = f"protocols/{nested_key(e, folds)}"
-    failed: dict[int, str] = {}
-    with results.lock(f"{name}/lock"):
-        planned = [Planned(f.number, f.search.outer, []) for f in folds]
-        if results.is_committed(name):
-            kept = read(results, name)
-        else:
-            with cluster.session(e.runtime):
-                kept, failed = _searched_and_tested(e, folds, data, results)
-            if not kept.folds:
-                raise DataError(missing(failed, planned))
-            if not failed:
-                results.commit(name, files(e, kept))
-    return Done(kept, failed, text(e, planned, data.index.classes, kept, failed, f"{results}/{name}"))
+    planned = [Planned(f.number, f.search.outer, []) for f in folds]  # its runs are known when it is searched
+    return kept_or_made(e, planned, data, nested_key(e, folds), lambda: _searched_and_tested(e, folds, data, results))
 
 
 def plan_folds(experiment: Experiment, data: Data) -> list[Fold]:

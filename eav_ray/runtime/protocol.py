@@ -5,6 +5,7 @@ A fold that fails is named at the end; the others are trained, scored and shown 
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,19 +67,35 @@ def run_protocol(experiment: Experiment) -> Done:
     e = experiment
     data, results = open_data(e), Store(e.store.results)
     folds = plan(e, data)
-    name = f"protocols/{protocol_key(e, folds)}"
+
+    def make() -> tuple[Kept, dict[int, str]]:
+        return tested(e, folds, data, results, _train(e, folds, data, results))
+
+    return kept_or_made(e, folds, data, protocol_key(e, folds), make)
+
+
+def kept_or_made(
+    e: Experiment, folds: list[Planned], data: Data, key: str, make: Callable[[], tuple[Kept, dict[int, str]]]
+) -> Done:
+    """What the results store keeps of a protocol of this key, or else what is made now, on a Ray.
+
+    Args:
+        make: Returns what is to be kept, and why folds are missing; where none is, it is committed.
+    Raises:
+        DataError: Not one fold could be scored, or another process is at the same.
+    """
+    results, name = Store(e.store.results), f"protocols/{key}"
     failed: dict[int, str] = {}
     with results.lock(f"{name}/lock"):
         if results.is_committed(name):
-            kept = read(results, name)
+            kept = _read(results, name)
         else:
             with cluster.session(e.runtime):
-                reasons = _train(e, folds, data, results)
-                kept, failed = tested(e, folds, data, results, reasons)
+                kept, failed = make()
             if not kept.folds:
                 raise DataError(missing(failed, folds))
             if not failed:
-                results.commit(name, files(e, kept))
+                results.commit(name, _files(e, kept))
     return Done(kept, failed, text(e, folds, data.index.classes, kept, failed, f"{results}/{name}"))
 
 
@@ -161,13 +178,13 @@ def finished(results: Store, key: str) -> str:
     return ""
 
 
-def files(e: Experiment, kept: Kept) -> dict[str, bytes]:
+def _files(e: Experiment, kept: Kept) -> dict[str, bytes]:
     documents = {"experiment": to_dict(e), "folds": kept.folds, "versions": versions()}
     made = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
     return made | {"predictions.parquet": arrow.frame_bytes(kept.predictions)}
 
 
-def read(results: Store, name: str) -> Kept:
+def _read(results: Store, name: str) -> Kept:
     found = results.read_committed(name)
     try:
         table, folds = found["predictions.parquet"], json.loads(found["folds.json"])

@@ -27,10 +27,11 @@ class Leases(Searcher):
     Args:
         most: Candidates of a lease.
         rows: Of earlier runs of this search; one per candidate and fold.
-        keep: Writes all rows, and whatever the study itself keeps, to the results store.
+        keep: Writes all rows to the results store.
         show: Is told how many candidates are finished, and a note.
         needs: Keys of what a candidate will train and leave in the results store. What one trial is about to train,
             no other may: a candidate that needs it too waits.
+        copy: Brings the study itself there, where it lies elsewhere.
         told: Is called with each candidate that the study knows the score of.
         cost: Of a candidate, where the search has such an objective.
     """
@@ -44,12 +45,14 @@ class Leases(Searcher):
         show: Callable[..., None],
         *,
         needs: Callable[[Candidate], frozenset[str]] = lambda candidate: frozenset(),
+        copy: Callable[[], None] = lambda: None,
         told: Callable[[Candidate], None] = lambda candidate: None,
         cost: Callable[[Candidate], float] = lambda candidate: math.nan,
     ) -> None:
         super().__init__(metric=SCORE, mode="max")
         self._owner, self._most, self._rows = owner, most, rows
-        self._keep, self._show, self._needs, self._told, self._cost = keep, show, needs, told, cost
+        self._keep, self._show, self._needs, self._copy = keep, show, needs, copy
+        self._told, self._cost = told, cost
         self._leases: dict[str, dict[int, Candidate]] = {}
         self._claimed: dict[str, frozenset[str]] = {}
         self._held: list[Candidate] = []  # that wait for what a trial is training
@@ -142,11 +145,11 @@ class Leases(Searcher):
         if not finished:
             return
         # The rows first: a candidate that is told but has no rows could not be made up for.
-        self.flush()
+        self._keep(self._rows)
         for candidate, score, pruned, cost in finished:
             self._owner.tell(candidate.number, score, pruned=pruned, cost=cost)
-        # Then the study, where a copy of it is kept; only what is known there may be forgotten here.
-        self.flush()
+        # Only what the kept study knows may be forgotten.
+        self._copy()
         for candidate, *_ in finished:
             self._told(candidate)
         self._show(len(self._owner.told()), note=self._note())
@@ -159,10 +162,6 @@ class Leases(Searcher):
             # A dead worker or a store that does not answer says nothing of a candidate: it stays open in the study.
             self.broken = number
             return
-
-    def flush(self) -> None:
-        if self._rows:
-            self._keep(self._rows)
 
     def _note(self) -> str:
         best = self._owner.best()

@@ -47,6 +47,7 @@ from eav_ray.storage import Store, sha256, versions
 from eav_ray.training.embeddings import cache_key
 from eav_ray.training.estimate import cost
 from eav_ray.training.plan import SCORE, Run, encoder_run
+from eav_ray.training.run import is_embedded
 
 
 @dataclass(frozen=True)
@@ -294,7 +295,7 @@ def _try_candidates(
     lanes = min(side_by_side(e), left)
     # What a cluster is to grow for must wait in its sight; by default Tune shows it one trial at a time.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(lanes)
-    keep = partial(_keep, owner, results, folder)
+    keep, copy = partial(_keep, results, folder), partial(_copy_journal, owner, results, folder)
     shapes = Shapes(index.eeg_channels, len(index.classes))
 
     def price(candidate: Candidate) -> float:
@@ -306,7 +307,7 @@ def _try_candidates(
     with stage("search", owner.candidates, "candidates") as bar:
         known = {"experiment": e, "question": planned.question, "shards": str(shards), "index": index}
         if e.search.mode == "fusion":
-            searcher = Leases(owner, -(-e.search.batch // lanes), rows, keep, bar.to, cost=price)
+            searcher = Leases(owner, -(-e.search.batch // lanes), rows, keep, bar.to, copy=copy, cost=price)
             needs = {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus_per_worker}
             trial = tune.with_parameters(lease, **known)
             found = _run(trial, needs, searcher, lanes, left, results, [_waits(e, bar)], retries=1)
@@ -319,6 +320,7 @@ def _try_candidates(
                     keep,
                     lambda count, note: None,  # `_control` shows it
                     needs=partial(_needs, e, planned, results),
+                    copy=copy,
                     told=partial(_forget, e, planned, results),
                     cost=price,
                 )
@@ -327,7 +329,6 @@ def _try_candidates(
                 here = {f"node:{ray.util.get_node_ip_address()}": 0.001, "CPU": 0}
                 trial = tune.with_parameters(full, **known, study=planned.study, control=control)
                 found = _run(trial, here, searcher, lanes, left, results, [])
-    searcher.flush()
     for reason, numbers in searcher.alone.items():
         print(f"trained one by one: {len(numbers)} candidates, because {reason}", flush=True)
     if searcher.failed:
@@ -434,17 +435,11 @@ def _needs(e: Experiment, planned: Plan, results: Store, candidate: Candidate) -
     last = {fold[-1].key for fold in runs}
     keys = {run.key for fold in runs for run in fold} - shared
     features = {run.features for fold in runs for run in fold} - {""}
-    there = {run.key for fold in runs for run in fold if _is_there(results, run)}
+    there = {run.key for fold in runs for run in fold if is_embedded(run, results) and finished(results, run.key)}
     return frozenset(
         [key for key in keys if key in last or key not in there]
         + [key for key in features if not results.is_committed(key)]
     )
-
-
-def _is_there(results: Store, run: Run) -> bool:
-    """Whether a run is finished, with its embeddings; reads no weights."""
-    embedded = run.kind != "encoder" or not run.embed or results.is_committed(cache_key(run.key, run.embed))
-    return bool(embedded and finished(results, run.key))
 
 
 def _forget(e: Experiment, planned: Plan, results: Store, candidate: Candidate, *, whole: bool = False) -> None:
@@ -468,8 +463,11 @@ def _forget(e: Experiment, planned: Plan, results: Store, candidate: Candidate, 
                 results.delete(name)
 
 
-def _keep(owner: Owner, results: Store, folder: str, rows: list[Row]) -> None:
+def _keep(results: Store, folder: str, rows: list[Row]) -> None:
     results.write(f"{folder}/trials.parquet", arrow.frame_bytes(trials_table(rows)))
+
+
+def _copy_journal(owner: Owner, results: Store, folder: str) -> None:
     if not results.is_local and not owner.search.storage:
         results.write(f"{folder}/journal.log", _journal(results, folder).read_bytes())
 

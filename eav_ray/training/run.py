@@ -67,7 +67,7 @@ class Ready:
 def finished(run: Run, results: Store) -> str:
     """The prefix of the run's finished checkpoint, if there are also the embeddings that are wanted of it; or empty."""
     found, _ = ckpt.latest(results, run.key)
-    return found[0] if found and found[1].finished and _is_embedded(run, results) else ""
+    return found[0] if found and found[1].finished and is_embedded(run, results) else ""
 
 
 def is_done(run: Run, results: Store) -> bool:
@@ -101,7 +101,7 @@ def execute(
 
 def _execute(run: Run, place: Place, report: Callable[[Progress], None], interrupted: Callable[[], str]) -> str:
     done, damaged = together(lambda: ckpt.latest(place.results, run.key))
-    if done and done[1].finished and _is_embedded(run, place.results):
+    if done and done[1].finished and is_embedded(run, place.results):
         return done[0]
     ready = together(lambda: prepare(run, place, fresh=done is None))
     if done:
@@ -426,7 +426,8 @@ def _summed(sums: Metrics) -> Metrics:
     return {k: (max if k in ("seconds", "wait_s") else sum)(s[k] for s in each) for k in sums}
 
 
-def _is_embedded(run: Run, results: Store) -> bool:
+def is_embedded(run: Run, results: Store) -> bool:
+    """Whether there are the embeddings that are wanted of a run."""
     return run.kind != "encoder" or not run.embed or results.is_committed(cache_key(run.key, run.embed))
 
 
