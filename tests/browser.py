@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from tests.chromium import FONTS, LIBRARIES, MISSING, PROGRAM
 
-PATIENCE = 20.0  # seconds until an answer counts as lost; each takes milliseconds
+PATIENCE = 60.0  # seconds until an answer counts as lost; each takes milliseconds on an idle machine
 COLOURS = 20  # a page of text and figures has more, by its smoothed edges alone; an empty one has 1
 PHONE = 500  # below this width the window is a phone's: the viewport that the page asks for counts
 
@@ -58,22 +59,23 @@ class Page:
         self.width = width  # CSS pixels
         self.console: list[str] = []  # errors and warnings, the browser's own too (policy, failed requests)
         self.requests: list[str] = []  # addresses that the page asked for beside itself
-        self._url, self._pipe, self._rest, self._asked, self._loaded = url, pipe, b"", 0, False
+        self._url, self._pipe, self._rest, self._asked = url, pipe, b"", 0
+        self._loaded: set[str] = set()  # navigations, about:blank's too
         self._session = ""
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
+        self.ask("Page.setLifecycleEventsEnabled", enabled=True)
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < PHONE}
         self.ask("Emulation.setDeviceMetricsOverride", **screen)
-        self._loaded = False
-        failed = self.ask("Page.navigate", url=url).get("errorText")
-        if failed:
-            raise RuntimeError(f"{url} does not open: {failed}")
+        opened = self.ask("Page.navigate", url=url)
+        if "errorText" in opened:
+            raise RuntimeError(f"{url} does not open: {opened['errorText']}")
         deadline = time.monotonic() + PATIENCE
-        while not self._loaded:
+        while opened["loaderId"] not in self._loaded:
             self._hear(deadline)
-        self.evaluate("document.fonts.ready.then(() => true)")
+        self.settle()
 
     def evaluate(self, script: str) -> Any:
         """The value of a JavaScript expression as JSON; a promise is awaited. What it throws is a RuntimeError."""
@@ -100,6 +102,12 @@ class Page:
         }})()""")
         for kind in ("mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits until what has been started is drawn, and what that said has come."""
+        frame = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+        self.evaluate(f"document.fonts.ready.then(() => {frame})")
 
     def screenshot(self, path: Path | None = None) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         """The whole page, below the window's edge too, as pixels (height, width, 3); a PNG file as well, if named."""
@@ -138,8 +146,8 @@ class Page:
         heard: dict[str, Any] = json.loads(one)
         told = heard.get("params", {})
         match heard.get("method"):
-            case "Page.loadEventFired":
-                self._loaded = True
+            case "Page.lifecycleEvent" if told["name"] == "load":
+                self._loaded.add(told["loaderId"])
             case "Runtime.exceptionThrown":
                 self.console.append(_told(told["exceptionDetails"]))
             case "Runtime.consoleAPICalled" if told["type"] in ("error", "warning", "assert"):
@@ -156,6 +164,7 @@ class Page:
 
 def faults(page: Page) -> list[str]:
     """What is wrong with a page of ours: each line a fault, none is good."""
+    page.settle()
     found = [f"console: {told}" for told in page.console] + [f"needs {address}" for address in page.requests]
     # Not against innerWidth: a phone widens its window to the page.
     if (wide := page.evaluate("document.documentElement.scrollWidth")) > page.width:
@@ -214,8 +223,24 @@ def open_page(page: Path | str, width: int = 1200, height: int = 800) -> Iterato
                 stderr.seek(0)
                 raise RuntimeError(f"the browser has ended: {stderr.read()[-1000:]}") from error
             finally:
-                os.killpg(process.pid, signal.SIGKILL)  # its own session: itself and its helpers
-                process.wait(PATIENCE)
+                _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Kills a browser and its helpers, and waits for all of them: one that lives still writes into the profile."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)  # its own session
+    process.wait(PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    while any(_lives(one) for one in family) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _told(thrown: dict[str, Any]) -> str:

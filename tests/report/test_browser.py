@@ -89,5 +89,5 @@ def test_no_process_and_no_file_of_a_browser_outlives_its_page() -> None:
         helpers = [p for p in psutil.Process().children(recursive=True) if "chromium" in p.name()]
         assert len(helpers) > 1 and Path(file).exists()
         raise ZeroDivisionError
-    gone, alive = psutil.wait_procs(helpers, timeout=5)
+    _, alive = psutil.wait_procs(helpers, timeout=0)
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] and not Path(file).parent.exists()
