@@ -9,6 +9,7 @@ import matplotlib
 
 from eav_ray.report import figures
 from eav_ray.report.page import document, figure_svg, note, section, table
+from eav_ray.report.statistics import ALPHA, LEAST_PEOPLE
 
 Tree = dict[str, Any]
 FORMAT = 1  # of results.json
@@ -331,9 +332,10 @@ def _quality(results: Tree) -> str:
     lines, drawn = [], []
     for one in results["quality"]:
         rho = "–" if one["rho"] is None else f"{one['rho']:+.2f}"
-        told = "the same for everybody" if one["rho"] is None else ""
-        few = len(one["points"]) < 6
-        told = told or ("too few people" if few else "significant" if one["holm"] < 0.05 else "not significant")
+        if one["rho"] is None:
+            told = "too few people" if len(one["points"]) < LEAST_PEOPLE else "the same for everybody"
+        else:
+            told = "significant" if one["holm"] < ALPHA else "not significant"
         name = one["measured"].replace("_", " ")
         lines.append(
             [name, one["source"], str(len(one["points"])), rho, p_text(one["p"]), p_text(one.get("holm")), told]

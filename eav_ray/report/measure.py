@@ -195,11 +195,12 @@ def quality(windows: pd.DataFrame, measured: pd.DataFrame, modalities: Sequence[
     for column in [c for c in measured.columns if c not in ("subject", "recording")]:
         m = column.split("_")[0]
         for source in dict.fromkeys((m, sources[-1])):
-            both = of_people[[column, source]].dropna()
-            if source not in sources or len(both) < 3:
+            both = of_people[[column, source]].dropna() if source in sources else of_people[:0]
+            if len(both) < 3:
                 continue
             constant = both[column].nunique() < 2 or both[source].nunique() < 2
-            told: Any = None if constant else stats.spearmanr(both[column], both[source])
+            few = len(both) < statistics.LEAST_PEOPLE
+            told: Any = None if constant or few else stats.spearmanr(both[column], both[source])
             points = [[str(p), float(x), float(y)] for p, (x, y) in zip(both.index, both.to_numpy(), strict=True)]
             rho, p = (None, None) if told is None else (float(told.statistic), float(told.pvalue))
             found.append({"measured": column, "source": source, "rho": rho, "p": p, "points": points})
