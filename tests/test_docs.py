@@ -1,4 +1,4 @@
-"""Every page of the documentation is reachable, its commands are such as the jobs take, and every error has its entry."""
+"""Every page of the documentation is reachable, its commands are taken by the jobs, and every error has its entry."""
 
 import ast
 import re
@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from eav_ray.config import load, parse_changes
+from eav_ray.config import Experiment, load, override
+from eav_ray.runtime.cli import _parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
 TROUBLES = DOCS / "troubleshooting.md"
-PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "infra/README.md", *DOCS.glob("*.md")])
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "infra/README.md", *sorted(DOCS.glob("*.md"))]
 
 # The entries of errors
 
@@ -119,8 +120,8 @@ def test_every_error_has_an_entry() -> None:
     shown = set(entries())
     missing = [f"{text}    ({told.place})" for text, told in ALL_TOLD.items() if text not in shown]
     assert not missing, (
-        f"{len(missing)} texts have no entry in docs/troubleshooting.md; add each, as it stands here before its place, to "
-        "a block of ```text there, with what to do:\n" + "\n".join(missing)
+        f"{len(missing)} texts have no entry in docs/troubleshooting.md; add each, as it stands here before its place, "
+        "to a block of ```text there, with what to do:\n" + "\n".join(missing)
     )
 
 
@@ -146,3 +147,66 @@ def test_an_error_that_passes_a_text_on_is_known() -> None:
         f"{t.place}: {source}" for t, source in passing if source not in PASSED_ON.get(t.place.split(":")[0], ())
     ]
     assert not unknown, "add these to PASSED_ON, and see that what they pass on is collected:\n" + "\n".join(unknown)
+
+
+# Pages and commands
+
+
+def paths_of(nav: Any) -> Iterator[str]:
+    match nav:
+        case str(path):
+            yield path
+        case list(entries):
+            for entry in entries:
+                yield from paths_of(entry)
+        case dict(titled):
+            for entry in titled.values():
+                yield from paths_of(entry)
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    shown = list(paths_of(yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]))
+    assert sorted(shown) == sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+
+
+def test_the_site_needs_no_network() -> None:
+    site = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())
+    assert site["theme"]["font"] is False
+    assert all((DOCS / name).is_file() for name in site["extra"]["polyfills"] + site["extra_css"])
+    for path in DOCS.rglob("*.md"):
+        assert not re.search(r"<(script|link|img)\b|!\[[^]]*\]\(https?:", path.read_text()), path
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The words from `jobs/...` on of each command in the blocks of a page."""
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    found = [re.search(r"python (jobs/\w+\.py .*)", line) for line in lines]
+    return [shlex.split(match[1], comments=True) for match in found if match]
+
+
+COMMANDS = [(path, words) for path in PAGES if path != TROUBLES for words in commands(path) if "..." not in words]
+
+
+def flags_of(job: Path) -> tuple[str, ...]:
+    """The options that a job's door takes."""
+    for node in ast.walk(ast.parse(job.read_text())):
+        match node:
+            case ast.Call(func=ast.Name(id="door"), keywords=keywords):
+                return next((ast.literal_eval(k.value) for k in keywords if k.arg == "flags"), ())
+    raise AssertionError(f"{job} has no door")
+
+
+def test_there_are_commands_in_the_pages() -> None:
+    assert len(COMMANDS) > 30
+    assert {path.name for path, _ in COMMANDS} >= {"README.md", "index.md", "eav.md", "data.md", "aws.md", "search.md"}
+
+
+@pytest.mark.parametrize(("path", "words"), COMMANDS, ids=lambda x: x.name if isinstance(x, Path) else " ".join(x))
+def test_every_command_of_a_page_is_taken_by_its_job(path: Path, words: list[str]) -> None:
+    job = REPOSITORY / words[0]
+    given = _parse(words[1:], flags_of(job))
+    assert all(given.flags.values()), "an option lacks its value"
+    files = [p for p in given.paths if p.endswith(".yaml")]
+    experiment = load(REPOSITORY / files[0], given.changes) if files else override(Experiment(), given.changes)
+    assert experiment == override(experiment, given.changes)
