@@ -15,7 +15,8 @@ MARK = re.compile(r"^<!-- (keys|modules|file)(?:: (\S+))? -->$", re.MULTILINE)
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
     """What mkdocs calls with the text of each page."""
-    return MARK.sub(_made, markdown)
+    # A block that has no language is called text as well: only those of errors are to wrap (assets/extra.css).
+    return MARK.sub(_made, markdown).replace("```text\n", "```{ .text .error }\n")
 
 
 def _made(mark: re.Match[str]) -> str:
@@ -47,8 +48,7 @@ def _table(rows: dict[str, tuple[str, Any, str]]) -> str:
     lines = ["| key | default | takes | meaning |", "|---|---|---|---|"]
     for key, (kind, default, meaning) in rows.items():
         shown = "see the experiment's file" if isinstance(default, dict) else f"`{default!r}`"
-        cells = (f"`{key}`", shown, f"`{kind}`", meaning)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append(f"| `{key}` | {shown} | `{kind}` | {meaning} |")
     return "\n".join(lines)
 
 
