@@ -18,16 +18,16 @@ from eav_ray.data import arrow
 from eav_ray.data.shard import Index
 from eav_ray.data.split import items_of, refuse_overlap
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.models.build import Output
 from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster
 from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.loop import Batch
-from eav_ray.training.run import open_place, rows_with, table_of
-from eav_ray.training.source import Labels, RawSource
+from eav_ray.training.frames import frames_right, output_and_frames
+from eav_ray.training.run import open_place, rows_with, to_frame
+from eav_ray.training.source import Labels, RawSource, plain_batches
 
 BATCH = 32
+FORMAT = 2  # raise when what is kept of a task changes
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Task:
 
     path: str  # of a finished checkpoint
     test: tuple[str, ...]  # ids of recordings
+    trained: bool = False  # these are recordings that it was trained on, for the gap between both
 
 
 def score(experiment: Experiment, tasks: list[Task], shards: Store, index: Index) -> list[pd.DataFrame | str]:
@@ -58,7 +59,7 @@ def _name(task: Task, index: Index) -> str:
     """By the hash of the checkpoint's files and the recordings: equal questions have one answer."""
     store, prefix = split(task.path)
     identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
-    return f"evaluations/{identity}-{digest(sorted(task.test), index.fingerprint)}.parquet"
+    return f"evaluations/{identity}-{digest(FORMAT, sorted(task.test), index.fingerprint)}.parquet"
 
 
 def _read(results: Store, name: str) -> pd.DataFrame:
@@ -71,7 +72,7 @@ def _scored(
     runtime, results = experiment.runtime, Store(experiment.store.results)
     # A person at a time: one checkpoint that has many people to score is shared between the actors too.
     parts = [
-        (number, task.path, tuple(ids))
+        (number, task.path, tuple(ids), task.trained)
         for number, task in tasks.items()
         for _, ids in groupby(sorted(task.test), key=lambda i: i.split("/")[0])
     ]
@@ -118,25 +119,29 @@ class _Scorer:
         self._labels = Labels.of(windows, {i.id: i.label for i in items})
         self._path = ""
 
-    def score(self, number: int, path: str, recordings: tuple[str, ...]) -> tuple[int, pd.DataFrame | str, int]:
+    def score(
+        self, number: int, path: str, recordings: tuple[str, ...], trained: bool
+    ) -> tuple[int, pd.DataFrame | str, int]:
         """The number given, a table or why there is none, and how many recordings that was."""
         try:
-            return number, self._table(path, recordings), len(recordings)
+            return number, self._table(path, recordings, trained), len(recordings)
         except (ConfigError, DataError) as error:
             return number, str(error), len(recordings)
 
-    def _table(self, path: str, recordings: tuple[str, ...]) -> pd.DataFrame:
+    def _table(self, path: str, recordings: tuple[str, ...], trained: bool) -> pd.DataFrame:
         if path != self._path:
             checkpoint = ckpt.load(*split(path))
             self._split = checkpoint.split
             self._model = ckpt.load_model(checkpoint).to(self._place.device).eval()
             self._path = path
-        refuse_overlap(replace(self._split, validation=(), test=recordings))
-        windows, names = self._place.windows, self._model.names
-        rows = rows_with(windows, recordings, tuple(names))
-        with torch.no_grad():
-            return table_of(self._output, RawSource(windows, names), self._labels, rows, windows, BATCH)
-
-    def _output(self, batch: Batch) -> Output:
-        device = self._place.device
-        return self._model({m: x.to(device) for m, x in batch.inputs.items()}, batch.present_BM.to(device))
+        if not trained:
+            refuse_overlap(replace(self._split, validation=(), test=recordings))
+        windows, names, device = self._place.windows, self._model.names, self._place.device
+        rows, source, parts = rows_with(windows, recordings, tuple(names)), RawSource(windows, names), []
+        for part, batch in plain_batches(source, self._labels, rows, BATCH):
+            inputs = {m: x.to(device) for m, x in batch.inputs.items()}
+            output, alone = output_and_frames(self._model, inputs, batch.present_BM.to(device))
+            present, label = source.present(part), self._labels.label[part]
+            table = to_frame(output, windows.ids.iloc[part], present, names, label)
+            parts.append(table.assign(**frames_right(alone, names, present, label)))
+        return pd.concat(parts, ignore_index=True)
