@@ -70,7 +70,7 @@ class _Opened:
 
 
 def write(
-    e: Experiment, data: Data, folds: Sequence[Fold], subject: Subject, out: str, held: pd.DataFrame | None
+    e: Experiment, data: Data, folds: Sequence[Fold], subject: Subject, out: str, held: pd.DataFrame | None = None
 ) -> str:
     """Audit, measure, and write `index.html`, `results.json` and `model_card.md`.
 

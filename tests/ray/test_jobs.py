@@ -96,7 +96,18 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     first = job("evaluate", *preprocessed, "--checkpoint", str(best))
     assert "10 recordings of 1 people" in first.stdout and "late_mean" in first.stdout and "chance" in first.stdout
     again = job("evaluate", *preprocessed, "--checkpoint", str(best))
-    assert again.stdout == first.stdout and len(list((tuned / "evaluations").iterdir())) == 1
+    assert again.stdout == first.stdout and len(list((tuned / "evaluations").iterdir())) == 2  # and the training side
+    page = Path(first.stdout.rsplit("page: ", 1)[1].strip())
+    assert page.parent.parent == tuned / "evidence" and "Leak audit" in page.read_text()
+    results = json.loads((page.parent / "results.json").read_text())
+    assert all(check["passed"] for check in results["audit"]["checks"]) and len(results["audit"]["checks"]) == 6
+    assert results["reference"] is None  # these people were drawn: no published number is of them
+    assert set(results["histories"]["0"]) == {"audio", "eeg", "video", "fusion"}
+    assert [h["epoch"] for h in results["histories"]["0"]["fusion"]] == [1, 2]
+    assert results["search"][0]["study"] in [p.name for p in (tuned / "searches").iterdir()]
+    frames = {s: one["frame"] for s, one in results["accuracy"]["sources"].items()}
+    assert frames["audio"] is None and 0 <= frames["video"] <= 1
+    assert (page.parent / "model_card.md").read_text().startswith("# tiny: a checkpoint")
     person = split["test"][0].split("/")[0]
     job("predict", str(best), f"data.root={planted}", f"data.subjects=[{person}]", "--out", str(place / "p.csv"))
     predicted = pd.read_csv(place / "p.csv")
@@ -104,8 +115,8 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     assert set(predicted["label"]) | set(predicted["predicted"]) <= set(CLASSES)
     assert np.allclose(predicted[[c for c in predicted if c.startswith("weight.")]].sum(axis=1), 1, atol=1e-5)
     # The shards and the raw files go through the same preprocessing, so both ways give the same logits.
-    (kept,) = (tuned / "evaluations").iterdir()
-    tested = pd.read_parquet(kept).groupby("recording")["fusion.logit_0"].mean()
+    tables = [pd.read_parquet(kept) for kept in (tuned / "evaluations").iterdir()]
+    (tested,) = [t.groupby("recording")["fusion.logit_0"].mean() for t in tables if set(t["subject"]) == {person}]
     by_raw = predicted.set_index(predicted["recording"].astype(str).str.zfill(3))["fusion.logit_0"]
     assert np.allclose(tested, by_raw[tested.index], atol=1e-5)
     # A modality that is not there, or not wanted, is a missing one: its weight is exactly 0.

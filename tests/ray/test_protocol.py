@@ -80,9 +80,24 @@ def test_a_protocol_is_one_job_that_continues(job: Job, preprocessed: list[str],
     means = [line.split()[1] for source in SOURCES for line in alone if line.startswith(f"{source:12}")]
     (mine,) = [line.split() for line in table if line.split()[:2] == ["1", "subject2"]]
     assert mine[2:] == means
-    (anew,) = (tmp_path / "evaluations").iterdir()
     expected = predictions[predictions["fold"] == 1].drop(columns="fold").reset_index(drop=True)
-    pd.testing.assert_frame_equal(pd.read_parquet(anew), expected, rtol=1e-4, atol=1e-5)
+    tables = [pd.read_parquet(path) for path in (tmp_path / "evaluations").iterdir()]
+    (anew,) = [t for t in tables if set(t["recording"]) == set(expected["recording"])]
+    pd.testing.assert_frame_equal(anew, expected, rtol=1e-4, atol=1e-5)
+
+    # The page of the whole protocol has every fold, audited, and the protocol beside those that were not run.
+    told = job("evaluate", TINY, *places, *CHANGES, "--out", str(tmp_path / "page")).stdout
+    assert told.splitlines()[: len(table)] == table
+    results = json.loads((tmp_path / "page" / "results.json").read_text())
+    assert len(results["audit"]["checks"]) == 3 * 6 and all(c["passed"] for c in results["audit"]["checks"])
+    assert [f["run"] for f in results["folds"]] == [f["run"] for f in folds]
+    assert results["accuracy"]["recordings"] == 15 and len(results["people"]) == 3
+    assert [row["protocol"] for row in results["protocols"]["rows"]] == ["within"]
+    assert results["gap"]["fusion"]["recordings"] == sum(10 - len(f["test"]) for f in folds)
+    refused = job("evaluate", TINY, *places, *CHANGES, "fold.protocol=paper", "--search", expect=2)
+    assert "has no rows to choose on" in refused.stderr
+    refused = job("evaluate", TINY, *places, *CHANGES, "fold.protocol=loso", expect=2)
+    assert "has no finished protocol loso" in refused.stderr
 
 
 def test_each_fold_has_a_search_of_its_own(job: Job, preprocessed: list[str], place: Path, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""What fails the audit has no page; planted people are never held against published numbers."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from eav_ray.config import Experiment, override, to_dict
+from eav_ray.data import arrow
+from eav_ray.data.eav import EAV
+from eav_ray.data.synthetic import Plan, plant_person
+from eav_ray.errors import DataError
+from eav_ray.runtime.evidence import Fold, Subject, kept_protocols, recorded_eav, write
+from eav_ray.storage import Store
+from eav_ray.training import checkpoint as ckpt
+from tests.report.test_measure import predictions
+from tests.training.test_audit import chosen, honest, store_windows
+
+
+def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
+    windows = store_windows(tmp_path)
+    leaking = chosen(honest(windows))
+    prefix = ckpt.save(Store(tmp_path / "results"), "run-1", "a0000", leaking)
+    fold = Fold(1, f"{tmp_path}/results/{prefix}", leaking.split.test, predictions())
+    data: Any = SimpleNamespace(windows=windows, index=windows.index, shards=Store(tmp_path / "shards"))
+    here = override(Experiment(), {"store.results": str(tmp_path / "results")})
+    with pytest.raises(DataError, match=r"fails the leak audit, so there is no page of it: split, derived again"):
+        write(here, data, [fold], Subject("t", "a", "b", "loso"), str(tmp_path / "page"))
+    assert not (tmp_path / "page").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "index", "real"),
+    [
+        ({}, {"recorded": True}, True),
+        ({}, {"recorded": False}, False),  # planted in EAV's layout
+        ({}, {}, False),  # shards of a version that did not say
+        ({"data.labels": "permuted"}, {"recorded": True}, False),
+        ({"data.set": "manifest"}, {"recorded": True}, False),
+        ({"data.set": "ravdess", "data.modalities": ["audio"]}, {"recorded": True}, False),
+    ],
+)
+def test_only_recorded_eav_is_held_against_the_published_rows(
+    data: dict[str, Any], index: dict[str, Any], real: bool
+) -> None:
+    opened: Any = SimpleNamespace(shards=SimpleNamespace(read_json=lambda name: index))
+    assert recorded_eav(override(Experiment(), data), opened) is real
+
+
+def test_the_reader_knows_who_was_planted_even_among_others(tmp_path: Path) -> None:
+    plant_person(tmp_path, 1, Plan(people=1, per_class=1, video_size=(64, 48), fps=5))
+    assert EAV(str(tmp_path)).recorded is False
+    (tmp_path / "subject2" / "EEG").mkdir(parents=True)
+    assert EAV(str(tmp_path), subjects=["subject2"]).recorded is False
+    (tmp_path / "subject1" / "planted.json").unlink()
+    assert EAV(str(tmp_path)).recorded is True
+
+
+def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path) -> None:
+    results, own, table = Store(tmp_path), Experiment(), predictions(people=2)
+    known = set(table["subject"] + "/" + table["recording"])
+
+    def keep(name: str, changes: dict[str, Any], predicted: Any = table) -> None:
+        e = override(own, changes)
+        files = {
+            "experiment.json": json.dumps(to_dict(e)).encode(),
+            "predictions.parquet": arrow.frame_bytes(predicted),
+        }
+        results.commit(f"protocols/{name}", files)
+
+    keep("a", {"fold.protocol": "within"})
+    keep("b", {"fold.protocol": "paper", "runtime.workers": 1, "store.results": "/elsewhere", "data.root": "/moved"})
+    keep("c", {"fold.protocol": "loso", "optim.lr": 1e-5})  # another experiment
+    keep("d", {"fold.protocol": "within", "seed": 7})
+    keep("x-searched-e", {"fold.protocol": "loso"})
+    keep("f", {"fold.protocol": "subject_kfold"}, table.assign(subject="stranger"))  # other people
+    data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": known}))
+    found, of_seed = kept_protocols(results, replace(own), data)
+    assert set(found) == {"within", "paper", "loso, searched"}
+    assert set(of_seed["within"]) == {own.seed, 7} and set(of_seed["paper"]) == {own.seed}
