@@ -10,6 +10,7 @@ import matplotlib
 from eav_ray.report import figures
 from eav_ray.report.page import document, figure_svg, note, section, table
 from eav_ray.report.statistics import ALPHA, LEAST_PEOPLE
+from eav_ray.report.table import short
 
 Tree = dict[str, Any]
 FORMAT = 1  # of results.json
@@ -40,6 +41,7 @@ def page(results: Tree, extra: Sequence[str] = ()) -> str:
         ("worst", _worst),
         ("quality", _quality),
         ("bands", _bands),
+        ("search", _search),
     ):
         if results.get(name):
             parts.append(make(results))
@@ -355,6 +357,19 @@ def _bands(results: Tree) -> str:
     if drawn is None:
         return section("Band power", note("The places of these channels are not known, so there is no map."))
     return section("Band power", figure_svg(drawn, told))
+
+
+def _search(results: Tree) -> str:
+    lines = []
+    for one in results["search"]:
+        changes = ", ".join(f"{k}={short(v)}" for k, v in (one["changes"] or {}).items())
+        gained = None if None in (one["inner"], one["test"]) else one["inner"] - one["test"]
+        lines.append(
+            [one["study"], str(one["candidates"]), percent(one["inner"]), percent(one["test"]), points(gained), changes]
+        )
+    head = ["study", "candidates", "inner folds", "tested", "optimism, points", "chosen"]
+    told = "Balanced accuracy of recordings, percent. The best of many is too good by luck: believe its test."
+    return section("Search", table(head, lines, "left"), note(told))
 
 
 def _audit(results: Tree) -> str:

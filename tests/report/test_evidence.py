@@ -65,6 +65,7 @@ def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> Tree:
         },
         "seeds": protocols.seeds({0: table, 1: other}, modalities),
         "reference": None,
+        "search": [{"study": "s-1", "candidates": 8, "inner": 0.9, "test": 0.85, "changes": {"fusion.heads": 4}}],
         "audit": {"checks": checks, "sha256": "0" * 64},
         "reproduce": {"command": "python jobs/evaluate.py a<b", "seed": "0", "versions": {"torch": "2"}},
     }
@@ -96,6 +97,7 @@ SECTIONS = [
     "Worst people",
     "Signal quality against accuracy",
     "Band power",
+    "Search",
     "Leak audit",
     "Reproduce",
 ]
@@ -104,7 +106,18 @@ SECTIONS = [
 def test_a_page_has_every_part_that_there_are_numbers_for_and_no_other(tree: Tree, shown: str) -> None:
     assert re.findall(r"<h2 id=\"[^\"]+\">(.*?)</h2>", shown) == SECTIONS
     bare = copy.deepcopy(tree)
-    for name in ("protocols", "seeds", "collapse", "histories", "gap", "worst", "quality", "bands", "weights"):
+    for name in (
+        "protocols",
+        "seeds",
+        "collapse",
+        "histories",
+        "gap",
+        "worst",
+        "quality",
+        "bands",
+        "weights",
+        "search",
+    ):
         bare[name] = None
     heads = re.findall(r"<h2 id=\"[^\"]+\">(.*?)</h2>", page(bare))
     assert heads == ["Accuracy", "People", "Comparisons", "Confusion", "Calibration", "Leak audit", "Reproduce"]
