@@ -45,7 +45,7 @@ def _check_heads(heads: int, *widths: int) -> None:
 
 @dataclass(frozen=True, config=STRICT)
 class Data:
-    set: Literal["eav", "ravdess", "eegmat", "manifest"] = Field(
+    set: Literal["eav", "ravdess", "cremad", "eegmat", "manifest"] = Field(
         default="eav", description="which reader opens `data.root`"
     )
     root: str = Field(default="", description="folder of the data set, or the CSV/Parquet file of `data.set=manifest`")

@@ -8,17 +8,18 @@ import librosa
 import numpy as np
 import soundfile
 
+from eav_ray.data import soundtrack
 from eav_ray.data.manifest import LONGEST_S
+from eav_ray.data.soundtrack import FASTEST_HZ, SLOWEST_HZ
 from eav_ray.errors import DataError
 
-SLOWEST_HZ, FASTEST_HZ = 1_000, 768_000
 UNKNOWN_BYTES = 0x7FFFF000  # recorders that cannot go back to the header write a length like 0xFFFFFFFF
 LENGTH = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # in libsndfile's log of a header
 BLOCK = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
 
 def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
-    """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3).
+    """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3), or a film.
 
     Args:
         timeout_s: Give up after so long.
@@ -26,10 +27,24 @@ def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
         (n,) float32 in [-1, 1], mono (mean of the channels), `hz` samples per second.
     Raises:
         DataError: The file is missing, unreadable, empty, shorter than its header says, longer than an hour, sampled
-            at a rate that no recorder has, takes too long, or holds a value that is not finite.
+            at a rate that no recorder has, takes too long, or holds a value that is not finite; or a film has no sound.
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected an audio file such as .wav or .flac")
+    film = Path(path).suffix.lower() in soundtrack.SUFFIXES
+    x_T, source_hz = soundtrack.read(path, timeout_s) if film else _read(path, timeout_s)
+    _require_finite(x_T, path)
+    if source_hz != hz:
+        x_T = librosa.resample(x_T, orig_sr=source_hz, target_sr=hz, res_type="soxr_hq")
+        _require_finite(x_T, path)  # the filter may carry a huge sample beyond what a float holds
+    if not x_T.size:
+        raise DataError(f"{path} is shorter than one sample at {hz} Hz; replace it or leave it out")
+    # The resampler overshoots steep edges a little.
+    return np.clip(x_T, -1.0, 1.0).astype(np.float32, copy=False)
+
+
+def _read(path: str | Path, timeout_s: float) -> tuple[np.ndarray, int]:
+    """What libsndfile makes of a file: (n,) float32, mono, and samples per second."""
     blocks: list[np.ndarray] = []
     deadline = time.monotonic() + timeout_s
     try:
@@ -62,15 +77,7 @@ def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
         raise DataError(f"{path} breaks off: {lost}; copy it again or leave it out")
     if not blocks:
         raise DataError(f"{path} holds no audio samples; replace it or leave it out")
-    x_T = np.concatenate(blocks)
-    _require_finite(x_T, path)
-    if source_hz != hz:
-        x_T = librosa.resample(x_T, orig_sr=source_hz, target_sr=hz, res_type="soxr_hq")
-        _require_finite(x_T, path)  # the filter may carry a huge sample beyond what a float holds
-    if not x_T.size:
-        raise DataError(f"{path} is shorter than one sample at {hz} Hz; replace it or leave it out")
-    # The resampler overshoots steep edges a little.
-    return np.clip(x_T, -1.0, 1.0).astype(np.float32, copy=False)
+    return np.concatenate(blocks), source_hz
 
 
 def _require_finite(x_T: np.ndarray, path: str | Path) -> None:

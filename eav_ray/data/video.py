@@ -85,8 +85,7 @@ def read(
         with av.open(str(path), metadata_errors="ignore", timeout=timeout_s) as container:
             if container.streams.video:
                 stream = container.streams.video[0]
-                if stream.duration and stream.time_base:
-                    stated_s = float(stream.duration * stream.time_base)
+                stated_s = length_s(container, stream)
                 end_s = _choose(container, stream, fps, seconds, threads, keep, deadline)
                 keep.end()
             else:
@@ -105,6 +104,15 @@ def read(
         raise DataError(f"{path} breaks off: {end_s:.1f} of {stated_s:.1f} s decode; copy it again or leave it out")
     faceless = np.array(keep.faceless) if isinstance(keep, Cropper) else None
     return Film(np.stack(keep.pictures), end_s, faceless)
+
+
+def length_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:
+    """Seconds that a stream lasts by its file; 0 where it does not say. A Flash file says one length for all."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if container.format.name == "flv" and container.duration:
+        return container.duration / av.time_base
+    return 0.0
 
 
 def _choose(
