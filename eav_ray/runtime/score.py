@@ -140,9 +140,7 @@ class _Scorer:
         rows = rows_with(windows, recordings, shown or tuple(names))
         source = RawSource(windows, names)
         with torch.no_grad():
-            return table_of(
-                self._output, Shown(source, shown) if shown else source, self._labels, rows, windows, BATCH
-            )
+            return table_of(self._output, Shown(source, shown) if shown else source, self._labels, rows, windows, BATCH)
 
     def _output(self, batch: Batch) -> Output:
         device = self._place.device
