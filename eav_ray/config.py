@@ -276,6 +276,11 @@ class Fusion:
     depth: int = Field(default=2, gt=0, description="bottleneck: layers")
     bottlenecks: int = Field(default=4, gt=0, description="bottleneck: tokens through which modalities exchange")
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    positions: bool = Field(
+        default=True,
+        description="shared_attention and bottleneck: time marks of tokens; without them, when something was said is "
+        "known only as far as the encoders tell",
+    )
     modality_dropout: float = Field(
         default=0.2, ge=0, lt=1, description="chance that training hides a modality; never all"
     )

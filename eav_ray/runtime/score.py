@@ -25,7 +25,7 @@ from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Batch
 from eav_ray.training.run import open_place, rows_with, table_of
-from eav_ray.training.source import Labels, RawSource
+from eav_ray.training.source import Labels, RawSource, Shown
 
 BATCH = 32
 
@@ -36,6 +36,7 @@ class Task:
 
     path: str  # of a finished checkpoint
     test: tuple[str, ...]  # ids of recordings
+    shown: tuple[str, ...] = ()  # modalities that it may see of them; all, where none are named
 
 
 def score(experiment: Experiment, tasks: list[Task], shards: Store, index: Index) -> list[pd.DataFrame | str]:
@@ -58,7 +59,8 @@ def _name(task: Task, index: Index) -> str:
     """By the hash of the checkpoint's files and the recordings: equal questions have one answer."""
     store, prefix = split(task.path)
     identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
-    return f"evaluations/{identity}-{digest(sorted(task.test), index.fingerprint)}.parquet"
+    seen = [sorted(task.shown)] if task.shown else []  # scores of all modalities keep their names
+    return f"evaluations/{identity}-{digest(sorted(task.test), index.fingerprint, *seen)}.parquet"
 
 
 def _read(results: Store, name: str) -> pd.DataFrame:
@@ -71,7 +73,7 @@ def _scored(
     runtime, results = experiment.runtime, Store(experiment.store.results)
     # A person at a time: one checkpoint that has many people to score is shared between the actors too.
     parts = [
-        (number, task.path, tuple(ids))
+        (number, task.path, tuple(ids), task.shown)
         for number, task in tasks.items()
         for _, ids in groupby(sorted(task.test), key=lambda i: i.split("/")[0])
     ]
@@ -118,14 +120,16 @@ class _Scorer:
         self._labels = Labels.of(windows, {i.id: i.label for i in items})
         self._path = ""
 
-    def score(self, number: int, path: str, recordings: tuple[str, ...]) -> tuple[int, pd.DataFrame | str, int]:
+    def score(
+        self, number: int, path: str, recordings: tuple[str, ...], shown: tuple[str, ...]
+    ) -> tuple[int, pd.DataFrame | str, int]:
         """The number given, a table or why there is none, and how many recordings that was."""
         try:
-            return number, self._table(path, recordings), len(recordings)
+            return number, self._table(path, recordings, shown), len(recordings)
         except (ConfigError, DataError) as error:
             return number, str(error), len(recordings)
 
-    def _table(self, path: str, recordings: tuple[str, ...]) -> pd.DataFrame:
+    def _table(self, path: str, recordings: tuple[str, ...], shown: tuple[str, ...]) -> pd.DataFrame:
         if path != self._path:
             checkpoint = ckpt.load(*split(path))
             self._split = checkpoint.split
@@ -133,9 +137,10 @@ class _Scorer:
             self._path = path
         refuse_overlap(replace(self._split, validation=(), test=recordings))
         windows, names = self._place.windows, self._model.names
-        rows = rows_with(windows, recordings, tuple(names))
+        rows = rows_with(windows, recordings, shown or tuple(names))
+        source = RawSource(windows, names)
         with torch.no_grad():
-            return table_of(self._output, RawSource(windows, names), self._labels, rows, windows, BATCH)
+            return table_of(self._output, Shown(source, shown) if shown else source, self._labels, rows, windows, BATCH)
 
     def _output(self, batch: Batch) -> Output:
         device = self._place.device

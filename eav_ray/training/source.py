@@ -45,6 +45,25 @@ class RawSource:
         return self._present[rows]
 
 
+class Shown:
+    """A source of which only some modalities are seen; the others are as if they were missing in every window.
+
+    Args:
+        modalities: Those that are seen.
+    """
+
+    def __init__(self, source: Source, modalities: tuple[str, ...]) -> None:
+        self.names = source.names
+        self._source = source
+        self._seen = np.array([m in modalities for m in self.names])
+
+    def get(self, rows: np.ndarray) -> dict[str, Tensor]:
+        return self._source.get(rows)
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        return self._source.present(rows) & self._seen
+
+
 def ahead(batches: Iterable[T], depth: int = 2) -> Iterator[T]:
     """The same, made by a thread while the last ones are used.
 
