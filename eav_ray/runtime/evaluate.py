@@ -1,31 +1,20 @@
-"""Test results and predictions as a person reads them."""
+"""Test results as a person reads them."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from eav_ray.config import Experiment
 from eav_ray.data.split import ACROSS, Split
 from eav_ray.report.table import Comparison, compare, correct_per_recording, render, sources_of, warnings_of
-from eav_ray.runtime.cli import with_data
-from eav_ray.runtime.predict import evaluate, open_checkpoint, predict
+from eav_ray.runtime.predict import evaluate, open_checkpoint
 from eav_ray.runtime.train import open_data
-from eav_ray.training.metrics import per_recording, predicted
 
 
 @dataclass(frozen=True)
 class Tested:
     correct: pd.DataFrame  # one row a recording, one column a source
     comparison: Comparison | None  # None where there is one modality only
-    text: str
-
-
-@dataclass(frozen=True)
-class Predictions:
-    recordings: pd.DataFrame
     text: str
 
 
@@ -56,23 +45,3 @@ def apart(tested: Split) -> str:
     if tested.protocol == "calibrated":
         return f"after calibration with {len(tested.train)} others of theirs"
     return "of whom other recordings were trained on"
-
-
-def predict_to_csv(path: str, changes: dict[str, Any], out: str) -> Predictions:
-    """Predict, and write one CSV with a row a window and one with a row a recording."""
-    checkpoint = open_checkpoint(path)
-    experiment = with_data(checkpoint.experiment, changes)
-    windows, failed = predict(experiment, path)
-    recordings = per_recording(windows)
-    for table in (windows, recordings):
-        # The empty name is that of -1: a prediction that is not a number names no class.
-        table["predicted"] = np.array([*checkpoint.classes, ""])[predicted(table, "fusion")]
-    target = Path(out)
-    by_window = target.with_name(f"{target.stem}-windows{target.suffix or '.csv'}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    recordings.to_csv(target, index=False)
-    windows.to_csv(by_window, index=False)
-    lines = [f"{len(recordings)} recordings ({len(windows)} windows) predicted: {target}, {by_window}"]
-    if failed:
-        lines += [f"{len(failed)} files or recordings could not be used:", *(f"  {line}" for line in failed)]
-    return Predictions(recordings, "\n".join(lines))
