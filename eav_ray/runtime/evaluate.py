@@ -9,6 +9,7 @@ from eav_ray.data.split import ACROSS, Split
 from eav_ray.report.table import Comparison, compare, correct_per_recording, render, sources_of, warnings_of
 from eav_ray.runtime.predict import evaluate, open_checkpoint
 from eav_ray.runtime.train import open_data
+from eav_ray.runtime.transfer import is_own, transfer
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Tested:
 
 def evaluate_checkpoint(experiment: Experiment, path: str, *, bayes: dict[str, float] | None = None) -> Tested:
     data = open_data(experiment)
+    if not is_own(experiment, open_checkpoint(path), data.index):
+        found = transfer(experiment, path)
+        return Tested(found.correct, found.comparison, found.text)
     table = evaluate(experiment, path, data.shards, data.index, data.windows.ids)
     checkpoint = open_checkpoint(path)
     names: list[str] = sorted(checkpoint.experiment.data.modalities)

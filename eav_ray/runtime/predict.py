@@ -1,6 +1,6 @@
 """A checkpoint at work: on the test rows of its split, once, or through Ray Data on recordings that it never saw."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -84,8 +84,14 @@ def check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: In
         )
 
 
-def check_profile(experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str) -> None:
-    sections = ("window_s", *checkpoint.experiment.data.modalities)
+def check_profile(
+    experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str, modalities: Sequence[str] | None = None
+) -> None:
+    """
+    Args:
+        modalities: Those whose profile must agree; all of the checkpoint's, where none are given.
+    """
+    sections = ("window_s", *(checkpoint.experiment.data.modalities if modalities is None else modalities))
     mine, theirs = (
         to_flat({k: v for k, v in asdict(e.profile).items() if k in sections})
         for e in (experiment, checkpoint.experiment)

@@ -15,7 +15,7 @@ from ray.util import ActorPool
 
 from eav_ray.config import Experiment, digest
 from eav_ray.data import arrow
-from eav_ray.data.shard import Index
+from eav_ray.data.shard import Index, window_shapes
 from eav_ray.data.split import items_of, refuse_overlap
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Output
@@ -37,6 +37,7 @@ class Task:
     path: str  # of a finished checkpoint
     test: tuple[str, ...]  # ids of recordings
     shown: tuple[str, ...] = ()  # modalities that it may see of them; all, where none are named
+    other_data: bool = False  # they are of another data set than its own, where an equal id is another person
 
 
 def score(experiment: Experiment, tasks: list[Task], shards: Store, index: Index) -> list[pd.DataFrame | str]:
@@ -73,7 +74,7 @@ def _scored(
     runtime, results = experiment.runtime, Store(experiment.store.results)
     # A person at a time: one checkpoint that has many people to score is shared between the actors too.
     parts = [
-        (number, task.path, tuple(ids), task.shown)
+        (number, task.path, tuple(ids), task.shown, task.other_data)
         for number, task in tasks.items()
         for _, ids in groupby(sorted(task.test), key=lambda i: i.split("/")[0])
     ]
@@ -121,24 +122,28 @@ class _Scorer:
         self._path = ""
 
     def score(
-        self, number: int, path: str, recordings: tuple[str, ...], shown: tuple[str, ...]
+        self, number: int, path: str, recordings: tuple[str, ...], shown: tuple[str, ...], other_data: bool
     ) -> tuple[int, pd.DataFrame | str, int]:
         """The number given, a table or why there is none, and how many recordings that was."""
         try:
-            return number, self._table(path, recordings, shown), len(recordings)
+            return number, self._table(path, recordings, shown, other_data), len(recordings)
         except (ConfigError, DataError) as error:
             return number, str(error), len(recordings)
 
-    def _table(self, path: str, recordings: tuple[str, ...], shown: tuple[str, ...]) -> pd.DataFrame:
+    def _table(self, path: str, recordings: tuple[str, ...], shown: tuple[str, ...], other_data: bool) -> pd.DataFrame:
         if path != self._path:
             checkpoint = ckpt.load(*split(path))
             self._split = checkpoint.split
+            self._shapes = window_shapes(checkpoint.experiment.profile, checkpoint.shapes.eeg_channels)
             self._model = ckpt.load_model(checkpoint).to(self._place.device).eval()
             self._path = path
-        refuse_overlap(replace(self._split, validation=(), test=recordings))
+        if not other_data:
+            refuse_overlap(replace(self._split, validation=(), test=recordings))
         windows, names = self._place.windows, self._model.names
         rows = rows_with(windows, recordings, shown or tuple(names))
-        source = RawSource(windows, names)
+        # What another data set lacks, or has of another shape, is zeros that are masked.
+        lacking = {m: self._shapes[m][0] for m in names if other_data and m not in shown}
+        source = RawSource(windows, names, lacking)
         with torch.no_grad():
             return table_of(self._output, Shown(source, shown) if shown else source, self._labels, rows, windows, BATCH)
 
