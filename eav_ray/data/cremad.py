@@ -27,13 +27,14 @@ class CREMAD:
 
     Args:
         root: The folder that contains these, or that contains it as `cremad/` or `CREMA-D/`.
+    Attributes:
+        modalities: Sound, which films have too, and video where there are films.
     Raises:
         DataError: There is no such folder, or its files were never fetched from Git LFS.
     """
 
     name = "cremad"
     classes: tuple[str, ...] = CLASSES
-    modalities: tuple[str, ...] = ("audio", "video")
 
     def __init__(self, root: str) -> None:
         given = Path(root).expanduser().absolute()
@@ -46,10 +47,15 @@ class CREMAD:
                 f"{given} is not a CREMA-D folder: no {', '.join((*AUDIO, *VIDEO))} inside; set data.root to the "
                 "folder with them"
             )
-        for place in self.folders.values():
-            first = next((p for p in sorted(place.iterdir()) if p.is_file()), None)
-            if first is not None and _begins(first, POINTER):
-                raise DataError(f"{first} is a pointer of Git LFS and no recording; run `git lfs pull` in {given}")
+        # Who wants the sound alone need not fetch the films.
+        pointers = {name for name, place in self.folders.items() if _is_pointer(place)}
+        if pointers == set(self.folders):
+            raise DataError(
+                f"{', '.join(sorted(pointers))} in {folder} hold pointers of Git LFS and no recordings; run "
+                "`git lfs pull` there"
+            )
+        self.folders = {name: place for name, place in self.folders.items() if name not in pointers}
+        self.modalities: tuple[str, ...] = ("audio", "video") if set(VIDEO) & set(self.folders) else ("audio",)
 
     def scan(self) -> Listing:
         """One recording a clip; disgust and fear are not listed. `order` is the position by file name.
@@ -106,6 +112,10 @@ class CREMAD:
         raise DataError(f"{recording.id}: CREMA-D has no EEG; set data.modalities=[audio,video] or one of them")
 
 
-def _begins(path: Path, with_: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(with_)) == with_
+def _is_pointer(folder: Path) -> bool:
+    """Whether the first file of a folder is what Git LFS puts in the place of one."""
+    first = next((p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")), None)
+    if first is None:
+        return False
+    with first.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER

@@ -91,7 +91,8 @@ def transfer(experiment: Experiment, path: str) -> Transferred:
         for named, title in ((checkpoint.classes, trained_on), (data.index.classes, tested_on))
         if set(named) - set(classes)
     ]
-    sources = [s for s in sources_of(sorted(checkpoint.experiment.data.modalities)) if s in (*shown, *TOGETHER)]
+    together = TOGETHER if len(shown) > 1 else TOGETHER[1:]  # the mean of one is that one
+    sources = [s for s in sources_of(sorted(checkpoint.experiment.data.modalities)) if s in (*shown, *together)]
     correct = correct_per_recording(windows, sources)
     comparison = compare(correct, shown) if len(shown) > 1 else None
     lines = [head, *left, *notes, *_table(windows, correct, sources, shown, len(classes))]
@@ -210,7 +211,7 @@ def _table(
     shares = ", ".join(f"{s} {100 * scores(windows, s)['recording_balanced_accuracy']:.2f}" for s in sources)
     return [
         f"accuracy in percent, {len(correct)} recordings of {people} people of the other data set",
-        render(correct, sources, n_classes, {}, columns=people <= LINES),
+        *(line.rstrip() for line in render(correct, sources, n_classes, {}, columns=people <= LINES).splitlines()),
         f"balanced accuracy of recordings: {shares}; chance {100 / n_classes:.2f}",
         statistics.text(correct, shown, n_classes),
     ]

@@ -106,7 +106,7 @@ def test_names_of_another_form_and_clips_twice_are_told(tmp_path: Path) -> None:
     wrong = ("1092_DFA_ANG_XX", "1001_DFA_JOY_XX", "1001-DFA-ANG-XX", "1001_DFA_ANG")
     touch(tmp_path, *(f"AudioWAV/{n}.wav" for n in (*wrong, "1001_DFA_SAD_XX", "1001_DFA_ANG_XX")))
     touch(tmp_path, "AudioWAV/1001_DFA_SAD_XX.flac", "AudioWAV/._1001_DFA_SAD_XX.wav", "AudioWAV/README.md")
-    _, listing = scan("cremad", tmp_path)
+    _, listing = scan("cremad", tmp_path, ("audio",))
     assert [r.recording for r in listing.recordings] == ["DFA_ANG_XX"]
     told = {p.recording: p.reason for p in listing.problems}
     assert set(told) == {*wrong, "DFA_SAD_XX"}
@@ -117,13 +117,18 @@ def test_no_such_folder_and_files_that_were_never_fetched_are_refused(tmp_path: 
     with pytest.raises(DataError, match="is not a CREMA-D folder: no AudioWAV, AudioMP3, VideoFlash inside"):
         scan("cremad", tmp_path)
     touch(tmp_path, "CREMA-D/AudioWAV/1001_DFA_ANG_XX.wav")
-    assert len(scan("cremad", tmp_path)[1].recordings) == 1
+    assert len(scan("cremad", tmp_path, ("audio",))[1].recordings) == 1
     (tmp_path / "CREMA-D/AudioWAV/1001_DFA_ANG_XX.wav").write_text("version https://git-lfs.github.com/spec/v1\noid x")
-    with pytest.raises(DataError, match="pointer of Git LFS and no recording; run `git lfs pull`"):
+    with pytest.raises(DataError, match="AudioWAV in .*CREMA-D hold pointers of Git LFS.*`git lfs pull`"):
         scan("cremad", tmp_path)
-    touch(tmp_path, "mine/AudioWAV/1001_DFA_ANG_XX.wav")
-    with pytest.raises(ConfigError, match="offers audio,video"):
-        scan("cremad", tmp_path / "mine", ("eeg",))
+    # Sound that was fetched is read where the films were not.
+    touch(tmp_path, "CREMA-D/VideoFlash/1001_DFA_ANG_XX.flv")
+    (tmp_path / "CREMA-D/VideoFlash/1001_DFA_ANG_XX.flv").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "CREMA-D/AudioWAV/1001_DFA_ANG_XX.wav").write_bytes(b"")
+    (one,) = scan("cremad", tmp_path, ("audio",))[1].recordings
+    assert files(one) == ("1001_DFA_ANG_XX.wav", "")
+    with pytest.raises(ConfigError, match="asks for video, but cremad in .* offers audio;"):
+        scan("cremad", tmp_path)
 
 
 # --- what becomes of them ---
