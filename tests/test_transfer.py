@@ -17,6 +17,7 @@ from eav_ray.data.split import Item, Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Classifier, Output, Shapes
 from eav_ray.runtime.predict import check_profile
+from eav_ray.runtime.score import _Scorer
 from eav_ray.runtime.transfer import (
     is_own,
     labels_of,
@@ -25,6 +26,8 @@ from eav_ray.runtime.transfer import (
     shared_classes,
     shared_modalities,
 )
+from eav_ray.storage import Store
+from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.checkpoint import Checkpoint
 from eav_ray.training.loop import Position
 from eav_ray.training.run import to_frame
@@ -136,6 +139,13 @@ def test_only_what_is_seen_needs_the_same_profile() -> None:
         check_profile(target(**{"profile.window_s": 6, "model.audio.max_length": 600}), trained(), "best", ("audio",))
 
 
+def small() -> Experiment:
+    """Of the windows of `Shards`, but for the number of EEG channels."""
+    changes = {"data.modalities": ["audio", "eeg"], "profile.window_s": 1, "profile.eeg.hz": 50}
+    changes |= {"model.audio.kind": "mfcc", "model.eeg.kind": "bandpower", "model.eeg.segments": 1}
+    return override(Experiment(), changes | {"profile.eeg.high_hz": 20.0, "model.video.frames": 5})
+
+
 def test_what_a_data_set_lacks_is_missing_to_the_model(tmp_path: Path) -> None:
     """Windows with EEG of another montage are to it as windows whose EEG is masked, whatever that holds."""
     windows = Shards(tmp_path / "shards").windows(tmp_path / "cache")
@@ -145,10 +155,7 @@ def test_what_a_data_set_lacks_is_missing_to_the_model(tmp_path: Path) -> None:
     assert source.present(rows).tolist() == [[True, False]] * 3 and whole.present(rows).all()
     assert torch.equal(inputs["audio"], whole.get(rows)["audio"])
     assert inputs["eeg"].shape == (3, 30, 50) and inputs["eeg"].dtype == whole.get(rows)["eeg"].dtype
-    changes = {"data.modalities": ["audio", "eeg"], "profile.window_s": 1, "profile.eeg.hz": 50}
-    changes |= {"model.audio.kind": "mfcc", "model.eeg.kind": "bandpower", "model.video.frames": 5}
-    changes |= {"model.eeg.segments": 1}
-    e = override(Experiment(), changes | {"profile.eeg.high_hz": 20.0})
+    e = small()
     torch.manual_seed(0)
     model = Classifier(e, Shapes(30, 2)).eval()
     present = torch.from_numpy(source.present(rows))
@@ -159,3 +166,21 @@ def test_what_a_data_set_lacks_is_missing_to_the_model(tmp_path: Path) -> None:
     torch.testing.assert_close(lacking.logits_BK, masked.logits_BK)
     assert (lacking.weights_BM == torch.tensor([1.0, 0.0])).all()
     assert not torch.allclose(lacking.logits_BK, heard.logits_BK)
+
+
+def test_an_equal_id_of_another_data_set_is_another_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scored where the sets differ, refused where they are one; and another montage's EEG is never read."""
+    shards, results = Shards(tmp_path / "shards"), Store(tmp_path / "results")
+    e = override(small(), {"store.results": str(results), "store.cache": str(tmp_path / "cache")})
+    model = Classifier(e, Shapes(30, 5))
+    split = Split("subject_kfold", ("p0/0", "p0/1"), (), ("p1/0",))
+    whole = Checkpoint(e, split, tuple("abcde"), Shapes(30, 5), model.state_dict(), {}, Position(1, 0), True, {}, {})
+    path = f"{results}/{ckpt.save(results, 'run', 'a0000-00000000', whole)}"
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # which an actor does for its own process
+    scorer = _Scorer(e, str(shards.store), shards.index, ("p0/0",))
+    _, refused, _ = scorer.score(0, path, ("p0/0",), ("audio",), False)
+    assert isinstance(refused, str) and "recording p0/0 is both in train and in test" in refused
+    _, table, count = scorer.score(0, path, ("p0/0",), ("audio",), True)
+    assert isinstance(table, pd.DataFrame) and (len(table), count) == (4, 1)
+    assert (table["weight.eeg"] == 0).all() and table["eeg.logit_0"].isna().all()
+    assert np.isfinite(table[[f"fusion.logit_{k}" for k in range(5)]]).all(axis=None)
