@@ -4,7 +4,6 @@ import argparse
 import datetime
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Collection
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.data import arrow
+from eav_ray.runtime.reproduce import commit, hardware
 from eav_ray.storage import Store
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -80,7 +80,7 @@ def head(title: str, command: str) -> list[str]:
     return [
         f"# {title}",
         "",
-        f"- {datetime.date.today()}, commit {_commit()}",
+        f"- {datetime.date.today()}, commit {commit()}",
         f"- {hardware()}, Python {platform.python_version()}",
         f"- `{command}`",
         "",
@@ -106,18 +106,3 @@ def finish(name: str, title: str, body: str, goals: list[Goal], *, page: str = "
 def spread(values: list[float] | np.ndarray, digits: int = 2) -> str:
     """Median and range."""
     return f"{np.median(values):.{digits}f} ({np.min(values):.{digits}f} to {np.max(values):.{digits}f})"
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty=, changed"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent)
-    return done.stdout.strip() or "unknown"
-
-
-def hardware() -> str:
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return f"{os.cpu_count()} cores of {model}"

@@ -1,19 +1,25 @@
-"""Test a checkpoint on the people or recordings that its split holds back. Computed once, then read back.
+"""What a checkpoint, or a whole protocol, is worth: tested once, audited for leaks, on one page.
 
-python jobs/evaluate.py jobs/experiments/fusion.yaml --checkpoint best
+python jobs/evaluate.py jobs/experiments/fusion.yaml --checkpoint best --out evidence
+python jobs/evaluate.py jobs/experiments/fusion.yaml fold.protocol=within --out evidence
+
+Without --checkpoint: the protocol that jobs/protocol.py finished, with --search where it was searched. --out: the
+folder of index.html, results.json and model_card.md. --temperature: train the inner folds to fit a temperature on.
 """
 
-from eav_ray.errors import ConfigError
-from eav_ray.runtime.cli import Arguments, door, experiment_of
-from eav_ray.runtime.evaluate import evaluate_checkpoint
+from eav_ray.runtime.cli import Arguments, absolute_path, door, experiment_of
+from eav_ray.runtime.evaluate import evaluate_checkpoint, evaluate_protocol
 
 
 def job(arguments: Arguments) -> None:
-    experiment = experiment_of(arguments)
-    if not arguments.flags.get("checkpoint"):
-        raise ConfigError("name the checkpoint to test with --checkpoint; jobs/train.py and jobs/pull.py print it")
-    print(evaluate_checkpoint(experiment, arguments.flags["checkpoint"]).text)
+    experiment, flags = experiment_of(arguments), arguments.flags
+    out = absolute_path("--out", flags.get("out") or "evidence")
+    temperature = "temperature" in flags
+    if flags.get("checkpoint"):
+        print(evaluate_checkpoint(experiment, flags["checkpoint"], out=out, temperature=temperature).text)
+    else:
+        print(evaluate_protocol(experiment, searched="search" in flags, out=out, temperature=temperature))
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job, flags=("checkpoint",))
+    door(__doc__ or "", job, flags=("checkpoint", "out", "search!", "temperature!"))

@@ -266,7 +266,8 @@ def test_home_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def submitted_commands() -> list[list[str]]:
     """The words after `python` of every `ray job submit` that the texts show."""
-    texts = "".join((REPOSITORY / name).read_text() for name in ("README.md", "infra/README.md"))
+    pages = [REPOSITORY / "README.md", REPOSITORY / "infra/README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    texts = "".join(page.read_text() for page in pages)
     lines = texts.replace("\\\n", " ").splitlines()
     return [shlex.split(line.partition(" python ")[2]) for line in lines if line.startswith("ray job submit")]
 

@@ -28,7 +28,8 @@ from eav_ray.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = sorted((REPOSITORY / "jobs/experiments").glob("*.yaml"))
-TEXTS = sorted([REPOSITORY / "README.md", REPOSITORY / "infra/README.md", *(REPOSITORY / "jobs").glob("*.py")])
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "infra/README.md", *(REPOSITORY / "docs").glob("*.md")]
+TEXTS = sorted([*(p for p in PAGES if p.name != "log.md"), *(REPOSITORY / "jobs").glob("*.py")])
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,8 +5,10 @@ share it, and a changed shard never meets an old cache file.
 """
 
 import contextlib
+import hashlib
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,37 @@ class Windows:
             files = (parts[t][int(r - self._starts[t])].as_py() for t, r in zip(which, rows, strict=True))
             return frames.decode(files, shape)
         return np.stack([parts[t][r - self._starts[t]] for t, r in zip(which, rows, strict=True)])
+
+    def facts(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Plain columns of the shards, those that all of them have, a row a window in the order of `ids`."""
+        known = [c for c in columns if all(c in t.schema.names for t in self._tables)]
+        parts = [t.select(known).to_pandas() for t in self._tables]
+        return pd.concat(parts, ignore_index=True).iloc[self._stored].reset_index(drop=True)
+
+    def digests(self, column: str) -> np.ndarray:
+        """(windows,) a hash of what is stored of a modality, for finding equal signals under different names.
+
+        Empty text where the modality is missing, or a signal is the same value throughout, as silence is.
+        """
+        has = self.ids[f"has_{column}"].to_numpy()
+        found = np.full(len(self), "", dtype=object)
+        for row in np.flatnonzero(has):
+            table, place = self._place(int(row))
+            stored = self._view(table, column)[place]
+            if not isinstance(stored, np.ndarray):
+                content = b"".join(stored.as_py())
+            elif stored.min() == stored.max():
+                continue
+            else:
+                content = np.ascontiguousarray(stored).tobytes()
+            found[row] = hashlib.blake2b(content, digest_size=16).hexdigest()
+        return found
+
+    def _place(self, row: int) -> tuple[int, int]:
+        """The table of a row, and where it lies in it."""
+        stored = int(self._stored[row])
+        table = int(np.searchsorted(self._starts, stored, side="right") - 1)
+        return table, stored - int(self._starts[table])
 
     def _view(self, number: int, column: str) -> Any:
         array = self._tables[number].column(column).chunk(0)

@@ -29,6 +29,7 @@ import scipy.io
 import soundfile
 
 from eav_ray.data import render
+from eav_ray.data.eav import PLANTED
 from eav_ray.errors import ConfigError, DataError, nearest
 
 CLASSES = ("Neutral", "Sadness", "Anger", "Happiness", "Calmness")
@@ -36,7 +37,6 @@ MODALITIES = ("audio", "eeg", "video")
 LISTENING, SPEAKING = "Listening", "Speaking"  # in the order of the label rows: row = 2 * class + (1 if speaking)
 AUDIO_RATES = (16000, 22050, 44100, 48000)
 USELESS_SHARE = 0.3  # of recordings, in one modality each, all present ones equally often
-PLANTED = "planted.json"
 RENDERER = 3  # raise when rendering changes: people planted by another version are not reused
 
 # P(latent | true class) in percent, a row per true class, in the order of CLASSES. No two classes are confused

@@ -98,3 +98,13 @@ class ViT(Encoder):
         class_tokens = self.model.forward_features(scaled)[:, 0]
         tokens = class_tokens.view(b, f, self.width) + self.position
         return self.masked(tokens, tokens.mean(1), present_B)
+
+    def held(self, tokens_BND: Tensor, frame: int) -> tuple[Tensor, Tensor]:
+        """What `forward` makes of windows that hold one of their frames throughout: tokens, and their mean.
+
+        Args:
+            tokens_BND: What it made of the windows.
+            frame: Which of the frames that are used.
+        """
+        tokens = (tokens_BND[:, frame] - self.position[frame])[:, None] + self.position
+        return tokens, tokens.mean(1)

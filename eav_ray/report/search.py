@@ -31,14 +31,22 @@ def page(study: str, trials: pd.DataFrame, importances: dict[str, float], search
     """
     matplotlib.use("agg")
     found = candidates(trials)
-    whole = found[found["state"] == "COMPLETE"]
     counts = ", ".join(
         f"{sum(found['state'] == s)} {told}" for s, (told, _) in STATES.items() if s in set(found["state"])
     )
-    parts = [
-        f"<h1>Search {html.escape(study)}</h1>",
+    head = (
+        f"<h1>Search {html.escape(study)}</h1>"
         f"<p>{len(found)} candidates: {counts}. A score is the mean over inner folds of the training people; nobody "
-        "who is tested has a part in it. The best of many is too good by luck: what it is worth says its test.</p>",
+        "who is tested has a part in it. The best of many is too good by luck: what it is worth says its test.</p>"
+    )
+    return document(f"Search {study}", [head, *sections(trials, importances, search)])
+
+
+def sections(trials: pd.DataFrame, importances: dict[str, float], search: Search) -> list[str]:
+    """The parts of the page, for a page that shows more. Arguments as for `page`."""
+    found = candidates(trials)
+    whole = found[found["state"] == "COMPLETE"]
+    parts = [
         section("Best candidates", _table(whole)),
         section("Scores, in the order of the search", figure_svg(_history(found), _told_history(found))),
     ]
@@ -52,7 +60,7 @@ def page(study: str, trials: pd.DataFrame, importances: dict[str, float], search
     if "cost" in whole:
         told = "Score against cost of each finished candidate; those that no other beats in both are joined."
         parts.append(section("Score against cost", figure_svg(_costs(whole, search.cost), told)))
-    return document(f"Search {study}", parts)
+    return parts
 
 
 def candidates(trials: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,36 @@ def _interval(values: Sequence[np.ndarray], seed: int) -> Interval:
     return Interval(float(means.mean()), sd, float(low), float(high))
 
 
+def balanced_interval(correct: pd.DataFrame, source: str, *, seed: int = 0) -> Interval:
+    """Of balanced accuracy: the mean over classes of the share that is right, of all people's recordings together.
+
+    The same two stages as `interval`; a draw without any recording of a class averages the others.
+
+    Args:
+        correct: One row a recording: `subject`, `label`, and whether the source is right.
+    Returns:
+        The SD is NaN: a single person need not have every class.
+    """
+    rng = np.random.default_rng(seed)
+    classes = np.unique(correct["label"])
+    people = [
+        np.array(
+            [[(~r).sum(), r.sum()] for r in (group.loc[group["label"] == k, source].to_numpy(bool) for k in classes)]
+        )
+        for _, group in correct.groupby("subject")
+    ]  # of each person: (classes, wrong and right)
+    drawn = np.stack([rng.multinomial(p.sum(), p.ravel() / p.sum(), DRAWS).reshape(DRAWS, *p.shape) for p in people], 1)
+    if len(people) > 1:
+        who = rng.integers(0, len(people), (DRAWS, len(people)))
+        turn = rng.permuted(np.tile(np.arange(DRAWS), (len(people), 1)), axis=1).T
+        drawn = drawn[turn, who]
+    counts = drawn.sum(1)
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(np.nanmean(counts[..., 1] / counts.sum(-1), axis=1), [0.025, 0.975])
+    whole = np.sum(people, axis=0)
+    return Interval(float((whole[:, 1] / whole.sum(1)).mean()), math.nan, float(low), float(high))
+
+
 def chance_band(recordings: int, n_classes: int) -> tuple[float, float]:
     """Accuracies that guessing reaches in 99.9 % of the cases: binomial over recordings."""
     low, high = stats.binom.interval(BAND, recordings, 1 / n_classes)
@@ -111,7 +141,16 @@ def against(correct: pd.DataFrame, ours: str, others: Mapping[str, pd.Series], *
         p, effect = signed_rank(means)
         found.append(Paired(ours, name, _interval(values, seed), len(values), p, effect))
     adjusted = holm([one.p_value for one in found])
-    return [Paired(**(vars(one) | {"holm": p})) for one, p in zip(found, adjusted, strict=True)]
+    return [replace(one, holm=p) for one, p in zip(found, adjusted, strict=True)]
+
+
+def pairwise(correct: pd.DataFrame, sources: Sequence[str], *, seed: int = 0) -> list[Paired]:
+    """Every source against every other, with Holm's correction for all pairs."""
+    found: list[Paired] = []
+    for n, ours in enumerate(sources):
+        found += against(correct, ours, {other: correct[other] for other in sources[n + 1 :]}, seed=seed)
+    adjusted = holm([one.p_value for one in found])
+    return [replace(one, holm=p) for one, p in zip(found, adjusted, strict=True)]
 
 
 def signed_rank(differences: np.ndarray) -> tuple[float, float]:

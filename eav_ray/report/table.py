@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import binomtest
 
+from eav_ray.data.split import ACROSS, Split
 from eav_ray.report import statistics
 from eav_ray.report.statistics import per_person
 from eav_ray.training.metrics import per_recording, predicted, scores
@@ -21,6 +22,15 @@ LINES = 12  # folds of a protocol, at most, that have a line each
 def sources_of(modalities: Sequence[str]) -> list[str]:
     """What predictions of these modalities are accounted for by, in the order of the table."""
     return [s for s in SOURCES if s in modalities or (len(modalities) > 1 and s in TOGETHER)]
+
+
+def apart(tested: Split) -> str:
+    """What sets the recordings that are scored apart from those that were trained on."""
+    if tested.protocol in ACROSS:
+        return "that were never trained on or chosen by"
+    if tested.protocol == "calibrated":
+        return f"after calibration with {len(tested.train)} others of theirs"
+    return "of whom other recordings were trained on"
 
 
 def correct_per_recording(windows: pd.DataFrame, sources: list[str]) -> pd.DataFrame:

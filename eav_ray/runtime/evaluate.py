@@ -1,15 +1,20 @@
-"""Test results as a person reads them."""
+"""Test results and predictions as a person reads them."""
 
 from dataclasses import dataclass
 
 import pandas as pd
 
 from eav_ray.config import Experiment
-from eav_ray.data.split import ACROSS, Split
-from eav_ray.report.table import Comparison, compare, correct_per_recording, render, sources_of, warnings_of
+from eav_ray.errors import DataError
+from eav_ray.report.table import Comparison, apart, compare, correct_per_recording, render, sources_of, warnings_of
+from eav_ray.runtime.evidence import Fold, Subject, write
+from eav_ray.runtime.inner import held_out
+from eav_ray.runtime.nested import nested_key, plan_folds
 from eav_ray.runtime.predict import evaluate, open_checkpoint
+from eav_ray.runtime.protocol import Planned, plan, protocol_key, read_kept, text
 from eav_ray.runtime.train import open_data
 from eav_ray.runtime.transfer import is_own, transfer
+from eav_ray.storage import Store
 
 
 @dataclass(frozen=True)
@@ -17,13 +22,29 @@ class Tested:
     correct: pd.DataFrame  # one row a recording, one column a source
     comparison: Comparison | None  # None where there is one modality only
     text: str
+    page: str = ""  # path of the page of evidence
 
 
-def evaluate_checkpoint(experiment: Experiment, path: str, *, bayes: dict[str, float] | None = None) -> Tested:
+def evaluate_checkpoint(
+    experiment: Experiment,
+    path: str,
+    *,
+    bayes: dict[str, float] | None = None,
+    out: str = "",
+    temperature: bool = False,
+) -> Tested:
+    """Test a checkpoint on its own test side, once; or on another data set, where the experiment names one.
+
+    Args:
+        bayes: The best possible accuracy of each source, where it is known.
+        out: Folder of the page of evidence; none is made without it.
+        temperature: Train the inner folds of its training people to fit a temperature (`inner.held_out`).
+    """
     data = open_data(experiment)
     if not is_own(experiment, open_checkpoint(path), data.index):
         found = transfer(experiment, path)
-        return Tested(found.correct, found.comparison, found.text)
+        told = f"{found.text}\nno page: it is of a checkpoint's own data set" if out else found.text
+        return Tested(found.correct, found.comparison, told)
     table = evaluate(experiment, path, data.shards, data.index, data.windows.ids)
     checkpoint = open_checkpoint(path)
     names: list[str] = sorted(checkpoint.experiment.data.modalities)
@@ -39,13 +60,53 @@ def evaluate_checkpoint(experiment: Experiment, path: str, *, bayes: dict[str, f
         comparison = compare(correct, names)
         lines.append(str(comparison))
         lines += warnings_of(checkpoint.metrics)
-    return Tested(correct, comparison, "\n".join(lines))
+    page = ""
+    if out:
+        own = checkpoint.experiment
+        folds = [Fold(own.fold.index, path, checkpoint.split.test, table)]
+        told = f"{own.name}, trained under {checkpoint.split.protocol}, fold {own.fold.index}, seed {own.seed}"
+        protocol = f"{checkpoint.split.protocol}, fold {own.fold.index} alone"
+        subject = Subject(f"{own.name}: a checkpoint", told, apart(checkpoint.split), protocol)
+        planned = [Planned(own.fold.index, checkpoint.split, [])]
+        held = held_out(experiment, own, planned, data) if temperature else None
+        page = write(experiment, data, folds, subject, out, held)
+        lines.append(f"page: {page}")
+    return Tested(correct, comparison, "\n".join(lines), page)
 
 
-def apart(tested: Split) -> str:
-    """What sets the recordings that are scored apart from those that were trained on."""
-    if tested.protocol in ACROSS:
-        return "that were never trained on or chosen by"
-    if tested.protocol == "calibrated":
-        return f"after calibration with {len(tested.train)} others of theirs"
-    return "of whom other recordings were trained on"
+def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, temperature: bool = False) -> str:
+    """The page of evidence of a whole protocol that `jobs/protocol.py` finished; returns what is printed.
+
+    Args:
+        searched: Of the protocol with a search in every fold.
+        out, temperature: As for `evaluate_checkpoint`.
+    Raises:
+        DataError: It has not been run, or not to its end.
+    """
+    e, data = experiment, open_data(experiment)
+    if searched:
+        of_search = plan_folds(e, data)
+        folds = [Planned(f.number, f.search.outer, []) for f in of_search]
+        key = nested_key(e, of_search)
+    else:
+        folds = plan(e, data)
+        key = protocol_key(e, folds)
+    results, name = Store(e.store.results), f"protocols/{key}"
+    if not results.is_committed(name):
+        raise DataError(
+            f"{results} has no finished protocol {e.fold.protocol} of this experiment; run jobs/protocol.py with the "
+            "same arguments first, or name a checkpoint with --checkpoint"
+        )
+    kept = read_kept(results, name)
+    by_fold = dict(list(kept.predictions.groupby("fold")))
+    tested = [
+        Fold(f["fold"], f"{results}/{f['checkpoint']}", tuple(f["test"]), by_fold[f["fold"]].reset_index(drop=True))
+        for f in kept.folds
+    ]
+    searched_too = ", every fold searched on inner folds of its own training people" if searched else ""
+    told = f"{e.name}, {len(tested)} folds of {e.fold.protocol}{searched_too}, seed {e.seed}"
+    protocol = e.fold.protocol + (", searched" if searched else "")
+    subject = Subject(f"{e.name}: {protocol}", told, apart(folds[0].split), protocol)
+    held = held_out(e, e, folds, data) if temperature else None
+    page = write(e, data, tested, subject, out, held)
+    return f"{text(e, folds, data.index.classes, kept, {}, f'{results}/{name}')}\npage: {page}"

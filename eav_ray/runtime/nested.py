@@ -15,7 +15,7 @@ from eav_ray.runtime.train import Data, open_data
 from eav_ray.runtime.tune import Chosen, Plan, announce_search, choose, keep_best, opened, plan
 from eav_ray.storage import Store
 
-FORMAT = 1  # raise when what is kept changes
+FORMAT = 2  # raise when what is kept changes
 
 
 @dataclass(frozen=True)

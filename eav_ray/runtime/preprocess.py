@@ -128,7 +128,9 @@ def preprocess(experiment: Experiment) -> Preprocessed:
         raise DataError(f"not one recording of {experiment.data.root} could be read; run jobs/check.py to see why")
     modalities = tuple(sorted(experiment.data.modalities))
     index = Index(store.root.rsplit("-", 1)[1], dataset.classes, modalities, n_chans, shards, versions())
-    store.write_json(INDEX, asdict(index) | {"profile": asdict(experiment.profile), "data": asdict(experiment.data)})
+    about = {"profile": asdict(experiment.profile), "data": asdict(experiment.data)}
+    about |= {"channels": list(getattr(dataset, "channels", ())), "recorded": getattr(dataset, "recorded", True)}
+    store.write_json(INDEX, asdict(index) | about)
     store.write_json("problems.json", [asdict(p) for p in problems])
     quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
     return Preprocessed(index, problems, len(wanted) - len(todo), quality)

@@ -15,9 +15,8 @@ from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data import arrow
 from eav_ray.data.split import Split, fold_count, items_of, make_split
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.report.table import optimism, optimism_text, protocol_table
+from eav_ray.report.table import apart, optimism, optimism_text, protocol_table
 from eav_ray.runtime import cluster
-from eav_ray.runtime.evaluate import apart
 from eav_ray.runtime.groups import run_each
 from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import Data, announce, open_data, runs_of
@@ -26,7 +25,7 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.plan import Run
 from eav_ray.training.run import is_done
 
-FORMAT = 1  # raise when what is kept of a protocol changes
+FORMAT = 2  # raise when what is kept of a protocol changes
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def kept_or_made(
     failed: dict[int, str] = {}
     with results.lock(f"{name}/lock"):
         if results.is_committed(name):
-            kept = _read(results, name)
+            kept = read_kept(results, name)
         else:
             with cluster.session(e.runtime):
                 kept, failed = make()
@@ -184,7 +183,8 @@ def _files(e: Experiment, kept: Kept) -> dict[str, bytes]:
     return made | {"predictions.parquet": arrow.frame_bytes(kept.predictions)}
 
 
-def _read(results: Store, name: str) -> Kept:
+def read_kept(results: Store, name: str) -> Kept:
+    """Raises DataError where it was damaged."""
     found = results.read_committed(name)
     try:
         table, folds = found["predictions.parquet"], json.loads(found["folds.json"])

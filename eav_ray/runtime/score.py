@@ -18,16 +18,16 @@ from eav_ray.data import arrow
 from eav_ray.data.shard import Index, window_shapes
 from eav_ray.data.split import items_of, refuse_overlap
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.models.build import Output
 from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster
 from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.loop import Batch
-from eav_ray.training.run import open_place, rows_with, table_of
-from eav_ray.training.source import Labels, RawSource, Shown
+from eav_ray.training.frames import frames_right, output_and_frames
+from eav_ray.training.run import open_place, rows_with, to_frame
+from eav_ray.training.source import Labels, RawSource, Shown, plain_batches
 
 BATCH = 32
+FORMAT = 2  # raise when what is kept of a task changes
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Task:
     test: tuple[str, ...]  # ids of recordings
     shown: tuple[str, ...] = ()  # modalities that it may see of them; all, where none are named
     other_data: bool = False  # they are of another data set than its own, where an equal id is another person
+    trained: bool = False  # these are recordings that it was trained on, for the gap between both
 
 
 def score(experiment: Experiment, tasks: list[Task], shards: Store, index: Index) -> list[pd.DataFrame | str]:
@@ -60,8 +61,8 @@ def _name(task: Task, index: Index) -> str:
     """By the hash of the checkpoint's files and the recordings: equal questions have one answer."""
     store, prefix = split(task.path)
     identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
-    seen = [sorted(task.shown)] if task.shown else []  # scores of all modalities keep their names
-    return f"evaluations/{identity}-{digest(sorted(task.test), index.fingerprint, *seen)}.parquet"
+    seen = [sorted(task.shown)] if task.shown else []
+    return f"evaluations/{identity}-{digest(FORMAT, sorted(task.test), index.fingerprint, *seen)}.parquet"
 
 
 def _read(results: Store, name: str) -> pd.DataFrame:
@@ -74,7 +75,7 @@ def _scored(
     runtime, results = experiment.runtime, Store(experiment.store.results)
     # A person at a time: one checkpoint that has many people to score is shared between the actors too.
     parts = [
-        (number, task.path, tuple(ids), task.shown, task.other_data)
+        (number, replace(task, test=tuple(ids)))
         for number, task in tasks.items()
         for _, ids in groupby(sorted(task.test), key=lambda i: i.split("/")[0])
     ]
@@ -121,32 +122,31 @@ class _Scorer:
         self._labels = Labels.of(windows, {i.id: i.label for i in items})
         self._path = ""
 
-    def score(
-        self, number: int, path: str, recordings: tuple[str, ...], shown: tuple[str, ...], other_data: bool
-    ) -> tuple[int, pd.DataFrame | str, int]:
+    def score(self, number: int, task: Task) -> tuple[int, pd.DataFrame | str, int]:
         """The number given, a table or why there is none, and how many recordings that was."""
         try:
-            return number, self._table(path, recordings, shown, other_data), len(recordings)
+            return number, self._table(task), len(task.test)
         except (ConfigError, DataError) as error:
-            return number, str(error), len(recordings)
+            return number, str(error), len(task.test)
 
-    def _table(self, path: str, recordings: tuple[str, ...], shown: tuple[str, ...], other_data: bool) -> pd.DataFrame:
-        if path != self._path:
-            checkpoint = ckpt.load(*split(path))
+    def _table(self, task: Task) -> pd.DataFrame:
+        if task.path != self._path:
+            checkpoint = ckpt.load(*split(task.path))
             self._split = checkpoint.split
             self._shapes = window_shapes(checkpoint.experiment.profile, checkpoint.shapes.eeg_channels)
             self._model = ckpt.load_model(checkpoint).to(self._place.device).eval()
-            self._path = path
-        if not other_data:
-            refuse_overlap(replace(self._split, validation=(), test=recordings))
-        windows, names = self._place.windows, self._model.names
-        rows = rows_with(windows, recordings, shown or tuple(names))
+            self._path = task.path
+        if not (task.trained or task.other_data):
+            refuse_overlap(replace(self._split, validation=(), test=task.test))
+        windows, names, device = self._place.windows, self._model.names, self._place.device
+        rows, parts = rows_with(windows, task.test, task.shown or tuple(names)), []
         # What another data set lacks, or has of another shape, is zeros that are masked.
-        lacking = {m: self._shapes[m][0] for m in names if other_data and m not in shown}
-        source = RawSource(windows, names, lacking)
-        with torch.no_grad():
-            return table_of(self._output, Shown(source, shown) if shown else source, self._labels, rows, windows, BATCH)
-
-    def _output(self, batch: Batch) -> Output:
-        device = self._place.device
-        return self._model({m: x.to(device) for m, x in batch.inputs.items()}, batch.present_BM.to(device))
+        lacking = {m: self._shapes[m][0] for m in names if task.other_data and m not in task.shown}
+        source = Shown(RawSource(windows, names, lacking), task.shown or tuple(names))
+        for part, batch in plain_batches(source, self._labels, rows, BATCH):
+            inputs = {m: x.to(device) for m, x in batch.inputs.items()}
+            output, alone = output_and_frames(self._model, inputs, batch.present_BM.to(device))
+            present, label = source.present(part), self._labels.label[part]
+            table = to_frame(output, windows.ids.iloc[part], present, names, label)
+            parts.append(table.assign(**frames_right(alone, names, present, label)))
+        return pd.concat(parts, ignore_index=True)

@@ -5,6 +5,7 @@ import pandas as pd
 
 Scores = dict[str, float]
 LOGIT = "logit_"
+FRAMES = ".frames_right"  # after the name of a source: share of a window's frames that are right (`training.frames`)
 EVERYWHERE = ("fusion", "late_mean")  # sources that speak of every window; a modality says nothing where it is absent
 
 
@@ -20,7 +21,7 @@ def per_recording(windows: pd.DataFrame) -> pd.DataFrame:
 
 def predicted(table: pd.DataFrame, source: str) -> np.ndarray:
     """Class with the highest logit of one source (`fusion`, `late_mean`, `audio`, ...); -1 where it has none."""
-    return _best(_logits(table, source))
+    return _best(logits_of(table, source))
 
 
 def _best(logits: np.ndarray) -> np.ndarray:
@@ -30,7 +31,8 @@ def _best(logits: np.ndarray) -> np.ndarray:
     return best
 
 
-def _logits(table: pd.DataFrame, source: str) -> np.ndarray:
+def logits_of(table: pd.DataFrame, source: str) -> np.ndarray:
+    """(rows, classes) of one source; NaN where it has nothing to say."""
     columns = [c for c in table.columns if c.startswith(f"{source}.{LOGIT}")]
     return table[sorted(columns, key=lambda c: int(c.rsplit("_", 1)[1]))].to_numpy()
 
@@ -43,7 +45,7 @@ def scores(windows: pd.DataFrame, source: str = "fusion") -> Scores:
     """
     recording = windows.groupby(["subject", "recording"]).ngroup().to_numpy()
     label = windows["label"].to_numpy()
-    return scores_of(_logits(windows, source), label, recording, everywhere=source in EVERYWHERE)
+    return scores_of(logits_of(windows, source), label, recording, everywhere=source in EVERYWHERE)
 
 
 def scores_of(logits_VK: np.ndarray, label_V: np.ndarray, recording_V: np.ndarray, *, everywhere: bool) -> Scores:

@@ -274,20 +274,23 @@ def _features(run: Run, place: Place, *, pooled: bool = False) -> Embeddings:
 
 
 def _standardise(module: nn.Module, run: Run, place: Place) -> None:
+    if isinstance(module, Classifier):
+        fit_statistics(module, place.windows, run.split.train)
+
+
+def fit_statistics(model: Classifier, windows: Windows, recordings: tuple[str, ...]) -> None:
     """Fit the normalisation of EEG, and of what encoders compute, on training rows; it is a part of the weights."""
-    if not isinstance(module, Classifier):
-        return
-    if "eeg" in module.names:
-        mean, sd = channel_statistics(place.windows, rows_with(place.windows, run.split.train, ("eeg",)))
-        module.normalise.mean.copy_(mean)
-        module.normalise.sd.copy_(sd)
-    for m in module.names:
-        encoder = module.encoders[m]
+    if "eeg" in model.names:
+        mean, sd = channel_statistics(windows, rows_with(windows, recordings, ("eeg",)))
+        model.normalise.mean.copy_(mean)
+        model.normalise.sd.copy_(sd)
+    for m in model.names:
+        encoder = model.encoders[m]
         assert isinstance(encoder, Encoder)
-        rows = evenly(rows_with(place.windows, run.split.train, (m,)), STATISTICS_WINDOWS)
+        rows = evenly(rows_with(windows, recordings, (m,)), STATISTICS_WINDOWS)
         parts = (rows[start : start + 64] for start in range(0, len(rows), 64))
         # Only those that need them read them.
-        encoder.fit_statistics(module.prepared(m, torch.from_numpy(place.windows.get(part, m))) for part in parts)
+        encoder.fit_statistics(model.prepared(m, torch.from_numpy(windows.get(part, m))) for part in parts)
 
 
 def evenly(rows: np.ndarray, most: int) -> np.ndarray:
@@ -371,6 +374,7 @@ def _train(
             found = together(lambda: _collapse(run, place, ready, weights))
             return saver.finish(weights, Position(epochs, 0), {"collapse": found})
         prefix = ""
+        history: list[Metrics] = list(resume.metrics.get("history", [])) if resume else []  # of finished epochs
         steps = loader_of(run, place, ready).steps
         watch = Watch(run, steps, saver, interrupted)
 
@@ -391,7 +395,7 @@ def _train(
             due, telling, reason = watch.after(position, engine)
             if due:
                 engine.settle()
-                saver.save(engine, position, {"so_far": _summed(sums)})
+                saver.save(engine, position, {"so_far": _summed(sums), "history": list(history)})
             if telling and position.step < steps:  # the last step of an epoch is told with the epoch
                 tell(engine, position, sums, {})
             if reason:
@@ -408,12 +412,15 @@ def _train(
             validation: Metrics = {}
             if (run.kind != "encoder" or not run.embed) and (finished or (every and position.epoch % every == 0)):
                 validation = _named(_validation(run, place, ready, engine))
+            told = {"epoch": position.epoch, "seconds": sums["seconds"], "windows": sums["count"]}
+            history.append(told | metrics | validation)
+            kept: dict[str, Any] = metrics | validation | {"history": list(history)}
             if finished:
                 weights = engine.weights()
                 findings = together(lambda: _collapse(run, place, ready, weights))
-                prefix = saver.finish(weights, position, metrics | validation | {"collapse": findings})
+                prefix = saver.finish(weights, position, kept | {"collapse": findings})
             elif validation or position.epoch % e.train.checkpoint_epochs == 0:
-                saver.save(engine, position, metrics | validation)
+                saver.save(engine, position, kept)
             tell(engine, position, sums, validation)
 
         _fit(run, place, ready, resume, at_epoch, after_step)

@@ -75,12 +75,13 @@ class Saver:
     def _write(
         self, weights: dict[str, Tensor], moments: dict[str, Tensor], position: Position, metrics: dict[str, Any]
     ) -> None:
-        run, whole = self._run, self._body | weights
+        run, whole, histories = self._run, self._body | weights, {}
         for m, key in run.encoders.items():
             # A fusion checkpoint carries its encoders, so that one path is enough to predict.
             found, _ = ckpt.latest(self._results, key)
             if found is None:
                 raise DataError(f"the encoder run {key} has no checkpoint; train it first")
+            histories[m] = found[1].metrics.get("history", [])
             whole.update({n: t for n, t in found[1].weights.items() if n.startswith((f"encoders.{m}.", f"heads.{m}."))})
             if m == "eeg" or "normalise.mean" not in whole:
                 whole.update({n: t for n, t in found[1].weights.items() if n.startswith("normalise.")})
@@ -94,7 +95,7 @@ class Saver:
             moments,
             position,
             finished,
-            dict(metrics),
+            metrics | ({"histories": histories} if histories else {}),
             run.encoders,
             run.data,
         )

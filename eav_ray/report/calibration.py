@@ -1,0 +1,91 @@
+"""Whether a model is as sure as it is right: reliability, expected calibration error, one temperature."""
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from eav_ray.training.metrics import logits_of, per_recording
+
+BINS = 10
+COLDEST, HOTTEST = 0.05, 20.0
+
+
+def reliability(logits_NK: np.ndarray, label_N: np.ndarray, temperature: float = 1.0) -> dict[str, object]:
+    """Guo et al. 2017 (arXiv 1706.04599): confidence against accuracy in bins of equal width.
+
+    Args:
+        logits_NK: Of each recording; rows that are not finite, of a source that said nothing, do not count.
+        temperature: Logits are divided by it.
+    Returns:
+        `ece` (mean gap between confidence and accuracy, weighted by the bins' counts), `nll` (nats), `brier`, `count`,
+        and `bins`: for each that has any, `count`, mean `confidence` and `accuracy`.
+    """
+    known = np.isfinite(logits_NK).all(1)
+    logits, label = logits_NK[known] / temperature, label_N[known]
+    if not len(label):
+        return {"ece": None, "nll": None, "brier": None, "count": 0, "bins": []}
+    p = softmax(logits, axis=1)
+    confidence, right = p.max(1), p.argmax(1) == label
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = [
+        {
+            "count": int((place == b).sum()),
+            "confidence": float(confidence[place == b].mean()),
+            "accuracy": float(right[place == b].mean()),
+        }
+        for b in np.unique(place)
+    ]
+    wanted = np.eye(p.shape[1])[label]
+    return {
+        "ece": sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / len(label),
+        "nll": float(-log_softmax(logits, axis=1)[np.arange(len(label)), label].mean()),
+        "brier": float(np.square(p - wanted).sum(1).mean()),
+        "count": len(label),
+        "bins": bins,
+    }
+
+
+def fit_temperature(logits_NK: np.ndarray, label_N: np.ndarray) -> float:
+    """The one number that logits are divided by to make the labels most likely.
+
+    Args:
+        logits_NK, label_N: Of validation recordings: never of those that are tested.
+    """
+    known = np.isfinite(logits_NK).all(1)
+    logits, label = logits_NK[known], label_N[known]
+
+    def loss(log_t: float) -> float:
+        return float(-log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(label)), label].mean())
+
+    found = minimize_scalar(loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def calibration(windows: pd.DataFrame, sources: list[str], validation: pd.DataFrame | None) -> dict[str, object]:
+    """Of each source: reliability on the tested recordings, and after a temperature that validation rows gave.
+
+    Args:
+        windows: Predictions of the test rows, with a column `fold`.
+        validation: Of each fold's validation rows by its own model, with a column `fold`; None where there are none.
+    """
+    tested = per_fold(windows)
+    found: dict[str, object] = {}
+    for source in sources:
+        logits, label = logits_of(tested, source), tested["label"].to_numpy()
+        one: dict[str, object] = {"raw": reliability(logits, label)}
+        if validation is not None:
+            held = per_fold(validation)
+            scale, temperatures = np.ones(len(tested)), {}
+            for fold, mine in held.groupby("fold"):
+                temperatures[str(fold)] = fit_temperature(logits_of(mine, source), mine["label"].to_numpy())
+                scale[(tested["fold"] == fold).to_numpy()] = temperatures[str(fold)]
+            one |= {"scaled": reliability(logits / scale[:, None], label), "temperatures": temperatures}
+        found[source] = one
+    return found
+
+
+def per_fold(windows: pd.DataFrame) -> pd.DataFrame:
+    """`per_recording`, fold by fold, with the column `fold`."""
+    parts = [per_recording(mine).assign(fold=fold) for fold, mine in windows.groupby("fold")]
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,210 @@
+"""Leaks: everything that a test score must not have known, looked for anew in what a checkpoint itself says.
+
+Nothing here trusts the code that trained: the split is taken from the checkpoint's own `split.json` and held against
+the recordings, against the content of their windows, and against the statistics among its weights.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eav_ray.config import Experiment
+from eav_ray.data.cache import Windows
+from eav_ray.data.split import ACROSS, Item, Split, inner_splits, items_of, make_split
+from eav_ray.errors import ConfigError
+from eav_ray.models.build import Classifier
+from eav_ray.storage import sha256
+from eav_ray.training.checkpoint import Checkpoint
+from eav_ray.training.run import fit_statistics
+
+CLOSE = 1e-4  # of statistics that are computed again: relative, float32
+SHOWN = 3  # names, at most, in a finding
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    passed: bool
+    detail: str  # what was compared, or what is wrong
+
+
+@dataclass(frozen=True)
+class Audit:
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def summary(self) -> list[dict[str, object]]:
+        return [asdict(check) for check in self.checks]
+
+    @property
+    def sha256(self) -> str:
+        """Of the summary as JSON, sorted keys."""
+        return sha256(json.dumps(self.summary, sort_keys=True).encode())
+
+    @property
+    def first_failure(self) -> str:
+        return next((f"{check.name}: {check.detail}" for check in self.checks if not check.passed), "")
+
+
+class Contents:
+    """Hashes of the content of all windows, computed once for any number of checkpoints."""
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows = windows
+        self._of: dict[str, np.ndarray] = {}
+
+    def of(self, modality: str) -> np.ndarray:
+        if modality not in self._of:
+            self._of[modality] = self.windows.digests(modality)
+        return self._of[modality]
+
+
+def audit(checkpoint: Checkpoint, contents: Contents, scored: Sequence[str] = ()) -> Audit:
+    """Every check of one checkpoint.
+
+    Args:
+        contents: Of all stored windows of the data set that it was trained and tested on.
+        scored: The recordings whose scores are reported; those of its own test side, if none are named.
+    """
+    e, windows = checkpoint.experiment, contents.windows
+    items = items_of(windows.ids, e.data, e.seed)
+    outer = _outer(items, e)
+    split = replace(checkpoint.split, test=tuple(scored) or checkpoint.split.test)
+    return Audit(
+        (
+            _derived(checkpoint.split, outer, items),
+            _recordings(split),
+            _people(split),
+            _content(split, contents, e.data.modalities),
+            _statistics(checkpoint, outer or split, windows),
+            _selection(checkpoint, split, items),
+        )
+    )
+
+
+def _outer(items: list[Item], e: Experiment) -> Split | None:
+    try:
+        return make_split(items, e.fold)
+    except ConfigError:
+        return None
+
+
+def _derived(split: Split, outer: Split | None, items: Sequence[Item]) -> Check:
+    """The split is the one that the experiment's protocol gives on the recordings that are stored."""
+    name = "split, derived again"
+    if outer is None:
+        return Check(name, False, "the experiment's fold cannot be made of the recordings that are stored")
+    if split.protocol == "calibrated":
+        strangers = {*split.train, *split.test} - set(outer.test)
+        detail = "the recordings that calibrated and those that are tested are of the fold's own test side"
+        return Check(name, not strangers, f"not of the fold's test side: {_some(strangers)}" if strangers else detail)
+    for side in ("train", "validation", "test"):
+        mine, theirs = set(getattr(split, side)), set(getattr(outer, side))
+        if mine != theirs:
+            told = f"its {side} side differs from what {split.protocol} gives: {_some(mine ^ theirs)}"
+            return Check(name, False, told)
+    counts = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
+    return Check(name, True, f"{split.protocol} gives the same sides of {len(items)} recordings: {counts}")
+
+
+def _recordings(split: Split) -> Check:
+    shared = _shared(split, lambda i: i)
+    return Check(
+        "recordings on two sides", not shared, f"shared: {_some(shared)}" if shared else "no recording is on two sides"
+    )
+
+
+def _people(split: Split) -> Check:
+    name = "people on two sides"
+    if split.protocol not in ACROSS:
+        return Check(name, True, f"{split.protocol} tests people of whom other recordings were trained on, and says so")
+    shared = _shared(split, lambda i: i.split("/")[0])
+    return Check(name, not shared, f"shared: {_some(shared)}" if shared else "no person is on two sides")
+
+
+def _shared(split: Split, key: Callable[[str], str]) -> set[str]:
+    train, validation, test = ({key(i) for i in side} for side in (split.train, split.validation, split.test))
+    return (train & test) | (train & validation) | (validation & test)
+
+
+def _content(split: Split, contents: Contents, modalities: Sequence[str]) -> Check:
+    """No signal of a test window is also among the windows of the other sides, under whatever name."""
+    name, windows = "equal windows on two sides", contents.windows
+    tested = windows.rows_of(split.test)
+    known = windows.rows_of((*split.train, *split.validation))
+    compared = 0
+    for m in modalities:
+        digests = contents.of(m)
+        mine, theirs = set(digests[tested]) - {""}, set(digests[known]) - {""}
+        compared += len(mine)
+        if shared := mine & theirs:
+            rows = [r for r in (*tested, *known) if digests[r] in shared]
+            ids = windows.ids.iloc[rows]
+            told = _some({f"{i} window {w}" for i, w in zip(ids["id"], ids["window"], strict=True)})
+            return Check(name, False, f"{len(shared)} equal signals of {m}: {told}")
+    return Check(name, True, f"{compared} signals of test windows, by content: none is on another side")
+
+
+def _statistics(checkpoint: Checkpoint, fitted_on: Split, windows: Windows) -> Check:
+    """What was fitted to data before training is what the training rows alone give."""
+    name = "statistics of training rows alone"
+    own, everyone = (
+        _fitted(checkpoint, windows, recordings)
+        for recordings in (fitted_on.train, (*fitted_on.train, *fitted_on.validation, *fitted_on.test))
+    )
+    if not own:
+        return Check(name, True, "its encoders have no statistics of data")
+    off = sorted(n for n, value in own.items() if not _close(checkpoint.weights[n], value))
+    if off:
+        return Check(name, False, f"{', '.join(off)} differ from what the training rows give")
+    telling = sum(not _close(own[n], everyone[n]) for n in own)
+    return Check(
+        name,
+        True,
+        f"{', '.join(sorted(own))} are those of the training rows; {telling} of {len(own)} would be others with test "
+        "rows among them",
+    )
+
+
+def _fitted(checkpoint: Checkpoint, windows: Windows, recordings: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors that are fitted before training, of these recordings."""
+    torch.manual_seed(0)
+    model = Classifier(checkpoint.experiment, checkpoint.shapes)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    fit_statistics(model, windows, recordings)
+    return {n: t for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=CLOSE, atol=CLOSE * float(b.abs().max()))
+
+
+def _selection(checkpoint: Checkpoint, split: Split, items: list[Item]) -> Check:
+    """Nothing was chosen by a test recording: neither an epoch, nor, on the inner folds of a search, a candidate."""
+    name = "choices"
+    if chosen := set(split.validation) & set(split.test):
+        return Check(name, False, f"test recordings among those that choices are made by: {_some(chosen)}")
+    told = "no recording of the test side validates"
+    if split.protocol in ACROSS:
+        try:
+            inner = inner_splits(items, checkpoint.experiment.fold)
+        except ConfigError:
+            inner = []
+        seen = {i for one in inner for i in (*one.train, *one.validation)}
+        if leaked := seen & set(split.test):
+            return Check(name, False, f"inner folds hold test recordings: {_some(leaked)}")
+        told += f"; {len(inner)} inner folds hold none of its {len(split.test)} test recordings"
+    return Check(name, True, f"{told}; the weights are those of the last epoch, {checkpoint.position.epoch}")
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

@@ -1,0 +1,174 @@
+"""The page says all that results.json holds, needs no other file, and opens in a browser without a fault."""
+
+import copy
+import json
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from eav_ray.data.bands import BANDS
+from eav_ray.data.eav import CHANNELS
+from eav_ray.report import calibration, measure, protocols
+from eav_ray.report.card import card
+from eav_ray.report.evidence import page
+from eav_ray.report.measure import Tree
+from tests.browser import faults, open_page, smallest_text
+from tests.report.test_measure import CLASSES, MODALITIES, predictions
+
+
+def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> Tree:
+    """All parts, of synthetic predictions."""
+    table, other = predictions(people), predictions(people, seed=4)
+    measured = (
+        table[["subject", "recording"]]
+        .drop_duplicates()
+        .assign(eeg_bad_channels=lambda t: t["subject"].str[1:].astype(float), audio_db=-20.0)
+    )
+    rng = np.random.default_rng(0)
+    names = ["fusion"] if len(modalities) == 1 else MODALITIES
+    history = [{"epoch": n, "train_loss": 2.0 / n, "seconds": 3.0, "windows": 90} for n in range(1, 5)]
+    checks = [{"fold": n, "name": "choices", "passed": True, "detail": "a<b>"} for n in range(2)]
+    rows = measure.people(table, modalities)
+    tree: Tree = {
+        "format": 1,
+        "title": "t<1>",
+        "about": "about & more",
+        "apart": "that were never trained on",
+        "protocol": "loso",
+        "modalities": modalities,
+        "classes": list(CLASSES),
+        "model": {"Fusion": "gated"},
+        "data": {"Data set": "eav"},
+        "accuracy": measure.accuracy(table, modalities, 3),
+        "chance_of_person": {"level": 1 / 3, "low": 0.1, "high": 0.6},
+        "people": rows,
+        "comparisons": measure.comparisons(table, modalities),
+        "confusion": measure.confusion(table, modalities, 3),
+        "weights": measure.weights(table, modalities, CLASSES),
+        "collapse": [{"fold": 0, "check": "one key", "figure": 1.0, "text": "sees <one> key"}],
+        "histories": {"0": dict.fromkeys(names, history), "1": dict.fromkeys(names, history)},
+        "gap": measure.gap(table, other, modalities),
+        "quality": measure.quality(table, measured, modalities),
+        "worst": measure.worst(rows, table, measured, CLASSES),
+        "bands": {
+            "channels": list(CHANNELS),
+            "values": {k: {b: rng.normal(size=30).tolist() for b in BANDS} for k in CLASSES},
+        },
+        "calibration": calibration.calibration(table, list(modalities), other),
+        "calibration_note": "Fitted on others.",
+        "protocols": {
+            "rows": protocols.protocols({"within": other, "loso": table}, modalities),
+            "inflation": protocols.inflation({"within": other, "loso": table}, modalities, "loso"),
+            "missing": ["paper"],
+        },
+        "seeds": protocols.seeds({0: table, 1: other}, modalities),
+        "reference": None,
+        "audit": {"checks": checks, "sha256": "0" * 64},
+        "reproduce": {"command": "python jobs/evaluate.py a<b", "seed": "0", "versions": {"torch": "2"}},
+    }
+    return measure.plain(tree)
+
+
+@pytest.fixture(scope="module")
+def tree() -> Tree:
+    return json.loads(json.dumps(evidence(), allow_nan=False))
+
+
+@pytest.fixture(scope="module")
+def shown(tree: Tree) -> str:
+    return page(tree)
+
+
+SECTIONS = [
+    "Accuracy",
+    "Protocols side by side",
+    "People",
+    "Comparisons",
+    "Seeds: the noise floor",
+    "Confusion",
+    "Modality weights",
+    "Collapse",
+    "Calibration",
+    "Learning curves",
+    "Training against test",
+    "Worst people",
+    "Signal quality against accuracy",
+    "Band power",
+    "Leak audit",
+    "Reproduce",
+]
+
+
+def test_a_page_has_every_part_that_there_are_numbers_for_and_no_other(tree: Tree, shown: str) -> None:
+    assert re.findall(r"<h2 id=\"[^\"]+\">(.*?)</h2>", shown) == SECTIONS
+    bare = copy.deepcopy(tree)
+    for name in ("protocols", "seeds", "collapse", "histories", "gap", "worst", "quality", "bands", "weights"):
+        bare[name] = None
+    heads = re.findall(r"<h2 id=\"[^\"]+\">(.*?)</h2>", page(bare))
+    assert heads == ["Accuracy", "People", "Comparisons", "Confusion", "Calibration", "Leak audit", "Reproduce"]
+    links = re.findall(r'<a href="#([^"]+)">', shown)
+    assert len(links) == len(SECTIONS) and all(f'<h2 id="{link}">' in shown for link in links)
+
+
+def test_what_data_say_is_text_and_nothing_is_fetched(shown: str) -> None:
+    assert "t&lt;1&gt;" in shown and "<1>" not in shown and "a&lt;b" in shown and "sees &lt;one&gt; key" in shown
+    links = re.findall(r'(?:href|src)="([^"]*)"', shown)
+    assert all(link.startswith(("#", "data:")) for link in links)
+    assert "published" not in shown.lower()  # only real EAV is held against published numbers
+
+
+def test_figures_are_drawings_that_are_also_told_in_words(shown: str) -> None:
+    figures = re.findall(r'<figure role="img" aria-label="([^"]+)">(<svg.*?</svg>)', shown, re.DOTALL)
+    assert len(figures) >= 8 and len(figures) == shown.count("<svg")
+    for told, drawn in figures:
+        assert len(told) > 20
+        ElementTree.fromstring(drawn)
+
+
+def test_the_page_changes_with_the_numbers_and_with_nothing_else(tree: Tree, shown: str) -> None:
+    assert page(tree) == shown
+    other = copy.deepcopy(tree)
+    other["accuracy"]["sources"]["eeg"]["mean"] = 0.12345
+    assert "12.35" in page(other) or "12.34" in page(other)
+
+
+def test_one_modality_and_few_people_have_a_page_too() -> None:
+    alone = page(evidence(["eeg"]))
+    assert "Modality weights" not in alone and "Comparisons" not in alone and "late_mean" not in alone
+    few = page(evidence(people=4))
+    assert "of 4 people no difference could be significant" in few and "too few people" in few
+
+
+def test_real_eav_is_held_against_the_published_rows(tree: Tree) -> None:
+    with_reference = copy.deepcopy(tree)
+    for n, row in enumerate(with_reference["people"]):
+        row["reference"] = {"multimodal": 0.5 + n / 100}
+    ours = predictions()
+    ours["subject"] = "subject" + (ours["subject"].str[1:].astype(int) + 1).astype(str)
+    rows = protocols.against_reference(protocols.as_published(ours, MODALITIES), MODALITIES)
+    with_reference["reference"] = {"source": protocols.REFERENCE, "note": "n", "rows": rows}
+    shown = page(measure.plain(with_reference))
+    assert (
+        "Against the published reference" in shown and "arXiv 2411.00822" in shown and "published multimodal" in shown
+    )
+
+
+def test_the_card_says_what_a_user_must_know(tree: Tree) -> None:
+    text = card(tree)
+    for part in ("## Model", "## Meant for", "## Data", "## Results", "## Limits", "## Reproduce", "sees <one> key"):
+        assert part in text
+    assert "| fusion | " in text and "Leak audit passed, sha256 " + "0" * 64 in text
+
+
+@pytest.mark.parametrize("width", [1200, 375])
+def test_it_opens_in_a_browser_without_a_fault_and_is_readable_on_a_phone(shown: str, width: int) -> None:
+    with open_page(shown, width, 800) as opened:
+        assert faults(opened) == []
+        assert smallest_text(opened) >= 7.5
+        before = opened.evaluate("document.querySelector('#people ~ .wide table').rows[1].cells[0].textContent")
+        opened.click("#people ~ .wide table th:nth-child(3) button")
+        cells = "[...document.querySelector('#people ~ .wide table').tBodies[0].rows].map(r => +r.cells[2].textContent)"
+        values = opened.evaluate(cells)
+        assert values == sorted(values) and len(values) == 8 and before

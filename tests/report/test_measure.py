@@ -1,0 +1,214 @@
+"""The numbers of the page are those of trusted references, and what could be chance is called so."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import balanced_accuracy_score, brier_score_loss, confusion_matrix, log_loss
+
+from eav_ray.report import measure, protocols
+from eav_ray.report.calibration import calibration, fit_temperature, reliability
+from eav_ray.report.statistics import balanced_interval, pairwise
+from eav_ray.training.metrics import per_recording, predicted
+
+CLASSES = ("calm", "glad", "sad")
+MODALITIES = ["audio", "eeg", "video"]
+STRENGTH = {"audio": 1.0, "eeg": 0.5, "video": 1.2, "late_mean": 1.6, "fusion": 2.0}
+
+
+def predictions(
+    people: int = 8, recordings: int = 12, *, seed: int = 0, gain: float = 0.0, unequal: bool = False
+) -> pd.DataFrame:
+    """Logits that know the class, each source as well as its strength; two windows a recording."""
+    rng, rows = np.random.default_rng(seed), []
+    for person in range(people):
+        for n in range(recordings):
+            label = 0 if unequal and n % 4 else n % 3
+            for window in range(2):
+                row = {"subject": f"p{person}", "recording": f"r{n}", "window": window, "label": label, "fold": person}
+                for s, strength in STRENGTH.items():
+                    logits = rng.normal(0, 1, 3) + (strength + gain) * (np.arange(3) == label)
+                    row |= {f"{s}.logit_{k}": float(v) for k, v in enumerate(logits)}
+                share = rng.dirichlet([4, 2 + 3 * (label == 1), 4])
+                for kind in ("weight", "corrected"):
+                    row |= {f"{kind}.{m}": float(w) for m, w in zip(MODALITIES, share, strict=True)}
+                row |= {f"{s}.frames_right": float(rng.integers(0, 6)) / 5 for s in ("video", "late_mean", "fusion")}
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+def test_accuracy_is_that_of_recordings_and_the_mean_over_people(unequal: bool) -> None:
+    table = predictions(unequal=unequal)
+    found = measure.accuracy(table, MODALITIES, 3)
+    assert (found["people"], found["recordings"], found["windows"], found["unequal"]) == (8, 96, 192, unequal)
+    recordings = per_recording(table)
+    for source, one in found["sources"].items():
+        guess, label = predicted(recordings, source), recordings["label"]
+        assert one["balanced"] == pytest.approx(balanced_accuracy_score(label, guess))
+        assert one["mean"] == pytest.approx((guess == label).groupby(recordings["subject"]).mean().mean())
+        assert one["recording"] == pytest.approx(one["mean"])
+        assert one["interval"][0] <= one["mean"] <= one["interval"][1]
+        assert one["balanced_interval"][0] <= one["balanced"] <= one["balanced_interval"][1]
+        right = predicted(table, source) == table["label"].to_numpy()
+        assert one["window"] == pytest.approx(pd.Series(right).groupby(table["subject"].to_numpy()).mean().mean())
+    frames = table.groupby("subject")["video.frames_right"].mean().mean()
+    assert found["sources"]["video"]["frame"] == pytest.approx(frames)
+    assert math.isnan(found["sources"]["audio"]["frame"])
+    assert found["oracle"] > found["sources"]["video"]["mean"]
+
+
+def test_an_interval_of_balanced_accuracy_holds_the_truth_where_classes_are_unequal() -> None:
+    inside = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        parts = []
+        for person in range(12):
+            label = (rng.random(30) < 0.2).astype(int)
+            right = rng.random(30) < np.where(label, 0.4, 0.9) + rng.normal(0, 0.05)
+            parts.append(pd.DataFrame({"subject": f"p{person}", "label": label, "eeg": right}))
+        found = balanced_interval(pd.concat(parts, ignore_index=True), "eeg")
+        inside += found.low <= 0.65 <= found.high
+    assert inside >= 52
+
+
+def test_guessing_is_called_guessing() -> None:
+    rng = np.random.default_rng(3)
+    table = predictions()
+    columns = [c for c in table if "logit_" in c]
+    table[columns] = rng.normal(size=(len(table), len(columns)))
+    found = measure.accuracy(table, MODALITIES, 3)
+    assert all(one["inside_chance"] for one in found["sources"].values())
+    compared = measure.comparisons(table, MODALITIES)
+    assert {c["verdict"] for c in compared["fusion"]} == {"not significant"}
+    assert not any(one["inside_chance"] for one in measure.accuracy(predictions(), MODALITIES, 3)["sources"].values())
+    few = measure.comparisons(predictions(people=4), MODALITIES)
+    assert {c["verdict"] for c in few["fusion"]} == {"of 4 people no difference could be significant"}
+
+
+def test_all_pairs_of_modalities_share_one_correction() -> None:
+    table = measure.comparisons(predictions(), MODALITIES)["modalities"]
+    assert {(c["ours"], c["other"]) for c in table} == {("video", "audio"), ("video", "eeg"), ("audio", "eeg")}
+    assert max(c["holm"] for c in table) <= 1 and all(c["holm"] >= c["p"] for c in table)
+    assert min(c["holm"] for c in table) == pytest.approx(min(1.0, 3 * min(c["p"] for c in table)))
+    correct = pd.DataFrame({"subject": [f"p{n // 2}" for n in range(16)], "a": [1.0] * 16, "b": [0.0] * 16})
+    (pair,) = pairwise(correct, ["a", "b"])
+    assert pair.holm == pair.p_value and pair.effect == 1
+
+
+def test_confusion_is_sklearns() -> None:
+    table = predictions()
+    table.loc[table["recording"] == "r0", [f"audio.logit_{k}" for k in range(3)]] = np.nan
+    recordings = per_recording(table)
+    found = measure.confusion(table, MODALITIES, 3)
+    for source, counts in found.items():
+        guess = predicted(recordings, source)
+        known = guess >= 0
+        expected = confusion_matrix(recordings["label"][known], guess[known], labels=range(3))
+        assert np.array(counts)[:, :3].tolist() == expected.tolist()
+        assert sum(row[3] for row in counts) == (~known).sum() == (8 if source == "audio" else 0)
+
+
+def test_weights_are_told_by_class_and_person_and_classes_that_differ_are_found() -> None:
+    found = measure.weights(predictions(), MODALITIES, CLASSES)
+    for kind in ("weight", "corrected"):
+        for row in (*found[kind]["by_class"].values(), *found[kind]["by_person"].values()):
+            assert sum(row.values()) == pytest.approx(1)
+        assert found[kind]["by_class"]["glad"]["eeg"] > found[kind]["by_class"]["sad"]["eeg"]
+    assert found["classes_differ"]["eeg"]["p"] < 0.01 and found["classes_differ"]["eeg"]["people"] == 8
+    assert measure.weights(predictions(), ["eeg"], CLASSES) == {}
+
+
+def test_reliability_is_what_it_is_by_hand_and_by_sklearn() -> None:
+    rng = np.random.default_rng(1)
+    logits, label = rng.normal(size=(400, 3)), rng.integers(0, 3, 400)
+    found = reliability(logits, label)
+    p = softmax(logits, axis=1)
+    assert found["nll"] == pytest.approx(log_loss(label, p))
+    assert found["brier"] == pytest.approx(sum(brier_score_loss((label == k).astype(int), p[:, k]) for k in range(3)))
+    confidence, right = p.max(1), p.argmax(1) == label
+    edges = [(confidence >= b / 10) & (confidence < (b + 1) / 10) for b in range(10)]
+    by_hand = sum(e.sum() * abs(confidence[e].mean() - right[e].mean()) for e in edges if e.any()) / 400
+    assert found["ece"] == pytest.approx(by_hand)
+    sure = reliability(np.array([[50.0, 0, 0]] * 10), np.array([0] * 7 + [1] * 3))
+    assert sure["ece"] == pytest.approx(0.3) and sure["bins"][0]["count"] == 10  # type: ignore[index]
+    empty = reliability(np.full((3, 3), np.nan), np.zeros(3, int))
+    assert empty["count"] == 0 and empty["ece"] is None
+
+
+def test_a_temperature_undoes_the_scale_of_logits_that_were_calibrated() -> None:
+    rng = np.random.default_rng(2)
+    logits = 2 * rng.normal(size=(4000, 3))
+    label = np.array([rng.choice(3, p=p) for p in softmax(logits, axis=1)])
+    for scale in (0.25, 1.0, 4.0):
+        assert fit_temperature(scale * logits, label) == pytest.approx(scale, rel=0.1)
+    t = fit_temperature(3 * logits, label)
+    for other in (0.8 * t, 1.25 * t):
+        assert reliability(3 * logits, label, other)["nll"] > reliability(3 * logits, label, t)["nll"]  # type: ignore[operator]
+
+
+def test_each_fold_is_scaled_by_its_own_validation_rows_and_answers_stay() -> None:
+    table, held = (predictions(people=4, recordings=60, seed=seed, gain=-1.2) for seed in (0, 9))
+    columns = [c for c in table if c.startswith("fusion.logit_")]
+    for one in (table, held):
+        one.loc[one["fold"] == 2, columns] *= 10  # a model that is far too sure
+    found = calibration(table, ["fusion"], held)["fusion"]
+    assert isinstance(found, dict)
+    assert found["temperatures"]["2"] > 4 * found["temperatures"]["1"]
+    assert found["scaled"]["ece"] < found["raw"]["ece"] and found["scaled"]["nll"] < found["raw"]["nll"]
+    assert "scaled" not in calibration(table, ["fusion"], None)["fusion"]  # type: ignore[operator]
+    told = per_recording(table)
+    logits = told[columns].to_numpy()
+    assert (log_softmax(logits / 3, axis=1).argmax(1) == predicted(told, "fusion")).all()
+
+
+def test_quality_that_goes_with_accuracy_is_told_from_quality_that_does_not() -> None:
+    table = predictions(people=12, recordings=30)
+    people = [f"p{n}" for n in range(12)]
+    right = measure.people(table, MODALITIES)
+    share = {row["subject"]: row["eeg"] for row in right}
+    rows = [
+        {"subject": p, "recording": f"r{n}", "eeg_bad_channels": -share[p], "audio_db": 1.0}
+        for p in people
+        for n in range(30)
+    ]
+    found = {(one["measured"], one["source"]): one for one in measure.quality(table, pd.DataFrame(rows), MODALITIES)}
+    assert found["eeg_bad_channels", "eeg"]["rho"] == pytest.approx(-1)
+    assert found["eeg_bad_channels", "eeg"]["holm"] < 0.01
+    assert found["audio_db", "audio"]["rho"] is None  # the same for everybody
+    assert ("audio_db", "eeg") not in found
+
+
+def test_protocols_are_paired_over_people_and_seeds_are_the_noise_floor() -> None:
+    tables = {"within": predictions(gain=1.0), "loso": predictions(seed=1)}
+    rows = protocols.protocols(tables, MODALITIES)
+    assert [row["protocol"] for row in rows] == ["within", "loso"]
+    (one,) = protocols.inflation(tables, MODALITIES, "loso")
+    means = [row["sources"]["fusion"]["recording"] for row in rows]
+    assert one["difference"] == pytest.approx(means[0] - means[1]) and one["people"] == 8
+    found = protocols.seeds({0: predictions(), 1: predictions(seed=1)}, MODALITIES)
+    means = list(found["sources"]["eeg"]["means"].values())
+    assert found["seeds"] == [0, 1] and found["sources"]["eeg"]["sd"] == pytest.approx(np.std(means, ddof=1))
+
+
+def test_the_published_rows_are_those_of_the_paper() -> None:
+    table = protocols.published()
+    assert len(table) == 42 and list(table.index[[0, 41]]) == ["subject1", "subject42"]
+    means = {"video": 67.22, "audio": 58.17, "eeg": 53.51, "multimodal": 70.86}
+    for column, mean in means.items():
+        assert 100 * table[column].mean() == pytest.approx(mean, abs=0.005)
+    ours = predictions(people=6)
+    ours["subject"] = "subject" + (ours["subject"].str[1:].astype(int) + 1).astype(str)
+    rows = protocols.against_reference(protocols.as_published(ours, MODALITIES), MODALITIES)
+    assert [row["ours"] for row in rows] == ["audio", "eeg", "video", "fusion"]
+    fusion = rows[-1]
+    assert fusion["mean"] == pytest.approx(ours["fusion.frames_right"].mean())  # frames, where video is seen
+    assert fusion["published"] == pytest.approx(table["multimodal"][:6].mean()) and fusion["people"] == 6
+
+
+def test_what_is_written_is_json_without_numbers_that_are_none() -> None:
+    tree = measure.plain({"a": math.nan, "b": [np.float32(1.5), np.int64(2)], "c": (True, None, "x")})
+    assert json.loads(json.dumps(tree, allow_nan=False)) == {"a": None, "b": [1.5, 2], "c": [True, None, "x"]}

@@ -1,0 +1,214 @@
+"""Every page of the documentation is reachable, its commands are taken by the jobs, and every error has its entry."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from eav_ray.config import Experiment, load, override
+from eav_ray.runtime.cli import _parse
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCS = REPOSITORY / "docs"
+TROUBLES = DOCS / "troubleshooting.md"
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "infra/README.md", *sorted(DOCS.glob("*.md"))]
+
+# The entries of errors
+
+
+@dataclass(frozen=True)
+class Told:
+    """A text that a user may be told, by the place in the code that makes it."""
+
+    place: str  # file:line
+    parts: tuple[str | None, ...]  # None: a name or a number
+
+    @property
+    def shown(self) -> str:
+        """As an entry shows it."""
+        return re.sub("…+", "…", "".join("…" if part is None else part for part in self.parts))
+
+    @property
+    def says_nothing(self) -> bool:
+        """It only passes on what was told elsewhere."""
+        return sum(c.isalpha() for part in self.parts for c in part or "") < 4
+
+
+ERRORS = ("ConfigError", "DataError", "ValueError", "Interrupted")
+LISTS = ("problems", "wrong")  # of texts that become one error
+SAYING = ("_explain", "does_not_share", "missing")  # functions that return a text
+REPORTING = ("problem", "_report")  # functions that are given a reason
+# Where an error passes a text on that was made elsewhere, and collected there.
+ANYWHERE = {"table"}  # a line of `runtime.score`: why there is no table
+PASSED_ON = {
+    "eav_ray/config.py": {"'\\n'.join(problems)", "'\\n'.join((f'{source}: {_explain(e)}' for e in error.errors()))"},
+    "eav_ray/data/session.py": {"f'{file} ({recording.id}): {error}'"},
+    "eav_ray/models/weights.py": {"f\"{key} is {weights}: {'; '.join(wrong)}\""},
+    "eav_ray/runtime/calibrate.py": {"problem"},
+    "eav_ray/runtime/eeg_stage.py": {"fact"},
+    "eav_ray/runtime/groups.py": {"unfit"},
+    "eav_ray/runtime/protocol.py": {"missing(failed, folds)"},
+    "eav_ray/runtime/pull.py": {"f'{error}{way}'"},
+    "eav_ray/runtime/trial.py": {"f'{key}: {reason}'"},
+    "eav_ray/training/ranks.py": {"found"},
+    "eav_ray/training/run.py": {"reason"},
+}
+
+
+def parts_of(node: ast.expr) -> Iterator[str | None]:
+    match node:
+        case ast.Constant(value=str(text)):
+            yield text
+        case ast.JoinedStr(values=values):
+            for value in values:
+                yield from parts_of(value)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            yield from parts_of(left)
+            yield from parts_of(right)
+        case _:
+            yield None
+
+
+def texts_of(path: Path) -> Iterator[tuple[Told, str, str]]:
+    """Each text of a file, the source that makes it, and the name of its error if it is one."""
+    name = str(path.relative_to(REPOSITORY))
+
+    def told(node: ast.expr, error: str = "") -> tuple[Told, str, str]:
+        return Told(f"{name}:{node.lineno}", tuple(parts_of(node))), ast.unparse(node), error
+
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Call(func=ast.Name(id=error), args=[text, *_]) if error in ERRORS:
+                yield told(text, error)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=names), attr="append"), args=[text]) if names in LISTS:
+                if isinstance(text, ast.JoinedStr | ast.Constant | ast.BinOp):
+                    yield told(text)
+            case ast.Call(func=ast.Name(id=f) | ast.Attribute(attr=f), args=[*texts]) if f in REPORTING:
+                yield from (told(t) for t in texts if isinstance(t, ast.JoinedStr | ast.Constant))
+            case ast.Assign(targets=[ast.Name(id="reason")], value=ast.JoinedStr() | ast.Constant() as text):
+                yield told(text)
+            case ast.FunctionDef(name=f) if f in SAYING:
+                for inner in ast.walk(node):
+                    match inner:
+                        case ast.Return(value=ast.JoinedStr() as text) | ast.Assign(value=ast.JoinedStr() as text):
+                            yield told(text)
+
+
+FILES = sorted([*(REPOSITORY / "eav_ray").rglob("*.py"), *(REPOSITORY / "jobs").glob("*.py")])
+TEXTS = [text for path in FILES for text in texts_of(path)]
+ALL_TOLD = {told.shown: told for told, _, _ in TEXTS if not told.says_nothing}
+
+
+def entries() -> list[str]:
+    """The lines of the page that show the text of an error."""
+    blocks = re.findall(r"^```text\n(.*?)^```", TROUBLES.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_the_texts_of_errors_are_found() -> None:
+    assert len(ALL_TOLD) > 200
+    assert any("optim.lr=3e-4" in shown for shown in ALL_TOLD)
+
+
+def test_every_error_has_an_entry() -> None:
+    shown = set(entries())
+    missing = [f"{text}    ({told.place})" for text, told in ALL_TOLD.items() if text not in shown]
+    assert not missing, (
+        f"{len(missing)} texts have no entry in docs/troubleshooting.md; add each, as it stands here before its place, "
+        "to a block of ```text there, with what to do:\n" + "\n".join(missing)
+    )
+
+
+def test_every_entry_is_an_error_that_the_code_has_and_there_once() -> None:
+    lines = entries()
+    stale = [line for line in lines if line not in ALL_TOLD]
+    assert not stale, "no code says this any more; take it out of docs/troubleshooting.md:\n" + "\n".join(stale)
+    assert sorted(lines) == sorted(set(lines))
+
+
+def test_every_entry_says_what_to_do() -> None:
+    """After the last block of each heading stands a paragraph."""
+    sections = re.split(r"^#+ ", TROUBLES.read_text(), flags=re.MULTILINE)[2:]
+    shown = [s for s in sections if "```text" in s]
+    assert len(shown) > 30
+    for section in shown:
+        assert len(section.rpartition("```")[2].split()) > 10, section
+
+
+def test_an_error_that_passes_a_text_on_is_known() -> None:
+    passing = [(t, source) for t, source, error in TEXTS if t.says_nothing and error in ("ConfigError", "DataError")]
+    unknown = [
+        f"{told.place}: {source}"
+        for told, source in passing
+        if source not in ANYWHERE | PASSED_ON.get(told.place.split(":")[0], set())
+    ]
+    assert not unknown, "add these to PASSED_ON, and see that what they pass on is collected:\n" + "\n".join(unknown)
+
+
+# Pages and commands
+
+
+def paths_of(nav: Any) -> Iterator[str]:
+    match nav:
+        case str(path):
+            yield path
+        case list(entries):
+            for entry in entries:
+                yield from paths_of(entry)
+        case dict(titled):
+            for entry in titled.values():
+                yield from paths_of(entry)
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    shown = list(paths_of(yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]))
+    assert sorted(shown) == sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+
+
+def test_the_site_needs_no_network() -> None:
+    site = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())
+    assert site["theme"]["font"] is False
+    assert all((DOCS / name).is_file() for name in site["extra"]["polyfills"] + site["extra_css"])
+    for path in DOCS.rglob("*.md"):
+        assert not re.search(r"<(script|link|img)\b|!\[[^]]*\]\(https?:", path.read_text()), path
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The words from `jobs/...` on of each command in the blocks of a page."""
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    found = [re.search(r"python (jobs/\w+\.py .*)", line) for line in lines]
+    return [shlex.split(match[1], comments=True) for match in found if match]
+
+
+COMMANDS = [(path, words) for path in PAGES if path != TROUBLES for words in commands(path) if "..." not in words]
+
+
+def flags_of(job: Path) -> tuple[str, ...]:
+    """The options that a job's door takes."""
+    for node in ast.walk(ast.parse(job.read_text())):
+        match node:
+            case ast.Call(func=ast.Name(id="door"), keywords=keywords):
+                return next((ast.literal_eval(k.value) for k in keywords if k.arg == "flags"), ())
+    raise AssertionError(f"{job} has no door")
+
+
+def test_there_are_commands_in_the_pages() -> None:
+    assert len(COMMANDS) > 30
+    assert {path.name for path, _ in COMMANDS} >= {"README.md", "index.md", "eav.md", "data.md", "aws.md", "search.md"}
+
+
+@pytest.mark.parametrize(("path", "words"), COMMANDS, ids=lambda x: x.name if isinstance(x, Path) else " ".join(x))
+def test_every_command_of_a_page_is_taken_by_its_job(path: Path, words: list[str]) -> None:
+    job = REPOSITORY / words[0]
+    given = _parse(words[1:], flags_of(job))
+    assert all(given.flags.values()), "an option lacks its value"
+    files = [p for p in given.paths if p.endswith(".yaml")]
+    experiment = load(REPOSITORY / files[0], given.changes) if files else override(Experiment(), given.changes)
+    assert experiment == override(experiment, given.changes)

@@ -1,0 +1,178 @@
+"""The audit finds every planted leak in what a checkpoint and the stored windows themselves say, and no other."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eav_ray.config import Experiment, load
+from eav_ray.data import shard
+from eav_ray.data.cache import Windows
+from eav_ray.data.split import items_of, make_split
+from eav_ray.models.build import Classifier, Shapes
+from eav_ray.storage import Store, sha256, versions
+from eav_ray.training.audit import Contents, audit
+from eav_ray.training.checkpoint import Checkpoint
+from eav_ray.training.loop import Position
+from eav_ray.training.run import fit_statistics
+
+PEOPLE, RECORDINGS = 4, 8
+DEMO = Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml"
+
+
+def experiment(protocol: str = "loso") -> Experiment:
+    changes = {"data.modalities": ["audio", "eeg"], "model.audio.kind": "mfcc", "model.eeg.kind": "bandpower"}
+    changes |= {"fold.protocol": protocol, "fold.inner": 2, "fold.index": 1, "train.mode": "end_to_end"}
+    return load(DEMO, changes)
+
+
+def store_windows(folder: Path, twin: tuple[int, int] | None = None, silent: bool = False) -> Windows:
+    """Noise of people who differ in loudness, a window a recording.
+
+    Args:
+        twin: Numbers of two windows, of which the second has the first one's EEG.
+        silent: All audio is digital silence, which is equal everywhere and no leak.
+    """
+    rng, rows, e = np.random.default_rng(0), [], experiment()
+    for n in range(PEOPLE * RECORDINGS):
+        person, k = divmod(n, RECORDINGS)
+        row = {"subject": f"p{person}", "recording": f"{k:03d}", "window": 0, "label": k % 2, "task": "", "order": k}
+        row |= {"has_audio": True, "has_eeg": True, "audio_seconds": 5.0, "eeg_seconds": 5.0}
+        row |= {"eeg_bad_channels": person, "audio_db": 0.0, "audio_clipped": 0.0}
+        row["audio"] = (0 if silent else 0.02 * (person + 1)) * rng.standard_normal(80000).astype(np.float32)
+        row["eeg"] = (person + 1) * rng.standard_normal((30, 500)).astype(np.float32)
+        rows.append(row)
+    if twin:
+        rows[twin[1]]["eeg"] = rows[twin[0]]["eeg"]
+    store = Store(folder / "shards")
+    content = shard.to_bytes(shard.to_table(rows, shard.schema(e.profile, 30, ("audio", "eeg"))))
+    store.write("a.parquet", content)
+    file = shard.ShardFile("a.parquet", sha256(content), len(rows))
+    index = shard.Index("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), versions())
+    store.write_json(shard.INDEX, asdict(index))
+    return Windows(store, shard.read_index(store), cache=folder / "cache", cache_gb=1)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+    return store_windows(tmp_path_factory.mktemp("audit"))
+
+
+@cache
+def contents(windows: Windows) -> Contents:
+    """Hashed once for all tests."""
+    return Contents(windows)
+
+
+def honest(windows: Windows, protocol: str = "loso") -> Checkpoint:
+    """A finished checkpoint whose statistics are of its training rows."""
+    e, shapes = experiment(protocol), Shapes(30, 5)
+    split = make_split(items_of(windows.ids, e.data, e.seed), e.fold)
+    torch.manual_seed(0)
+    model = Classifier(e, shapes)
+    fit_statistics(model, windows, split.train)
+    weights = model.state_dict()
+    return Checkpoint(e, split, tuple("abcde"), shapes, weights, {}, Position(2, 0), True, {}, {})
+
+
+def failed(checkpoint: Checkpoint, windows: Windows, scored: tuple[str, ...] = ()) -> list[str]:
+    return [c.name for c in audit(checkpoint, contents(windows), scored).checks if not c.passed]
+
+
+@pytest.mark.parametrize("protocol", ["loso", "within", "paper", "within_validated"])
+def test_an_honest_checkpoint_passes_and_says_what_was_compared(windows: Windows, protocol: str) -> None:
+    found = audit(honest(windows, protocol), contents(windows))
+    assert found.passed and not found.first_failure
+    told = {c.name: c.detail for c in found.checks}
+    assert len(told) == 6
+    assert "4 of 4 would be others with test rows among them" in told["statistics of training rows alone"]
+    tested = 2 * len(honest(windows, protocol).split.test)
+    assert told["equal windows on two sides"].startswith(f"{tested} signals")
+    again = audit(honest(windows, protocol), contents(windows))
+    assert again.sha256 == found.sha256 != audit(honest(windows, "subject_kfold"), contents(windows)).sha256
+
+
+def test_silence_is_no_leak(tmp_path: Path) -> None:
+    quiet = store_windows(tmp_path, silent=True)
+    assert failed(honest(quiet), quiet) == []
+
+
+def moved(one: Checkpoint) -> Checkpoint:
+    """A recording of the test side is trained on, too."""
+    return replace(one, split=replace(one.split, train=(*one.split.train, one.split.test[0])))
+
+
+def other_person(one: Checkpoint) -> Checkpoint:
+    """A person's recordings are divided between the sides."""
+    return replace(one, split=replace(one.split, train=(*one.split.train, one.split.test[0]), test=one.split.test[1:]))
+
+
+def chosen(one: Checkpoint) -> Checkpoint:
+    """What was tested had validated."""
+    return replace(one, split=replace(one.split, validation=one.split.test))
+
+
+LEAKS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], set[str]]] = {
+    "a recording on both sides": (
+        moved,
+        {"split, derived again", "recordings on two sides", "people on two sides", "equal windows on two sides"},
+    ),
+    "a person on both sides": (other_person, {"split, derived again", "people on two sides"}),
+    "choices by the test": (
+        chosen,
+        {
+            "split, derived again",
+            "recordings on two sides",
+            "people on two sides",
+            "equal windows on two sides",
+            "choices",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_leak_in_the_split_is_named(windows: Windows, leak: str) -> None:
+    change, expected = LEAKS[leak]
+    broken = change(honest(windows))
+    assert set(failed(broken, windows)) == expected
+    assert broken.split.test[0].split("/")[0] in audit(broken, contents(windows)).first_failure
+
+
+def test_equal_signals_under_two_names_are_found_where_the_split_parts_them(tmp_path: Path) -> None:
+    """The split is sound by all names; only the content tells."""
+    twins = store_windows(tmp_path, twin=(0, RECORDINGS))  # of p0 and of p1, who is tested
+    assert failed(honest(twins), twins) == ["equal windows on two sides"]
+    detail = audit(honest(twins), contents(twins)).first_failure
+    assert "1 equal signals of eeg" in detail and "p0/000 window 0" in detail and "p1/000 window 0" in detail
+    inside = store_windows(tmp_path / "same", twin=(0, 1))  # on one side: a duplicate, and no leak
+    assert failed(honest(inside), inside) == []
+
+
+def test_statistics_that_saw_test_rows_are_found(windows: Windows) -> None:
+    one = honest(windows)
+    model = Classifier(one.experiment, one.shapes)
+    fit_statistics(model, windows, (*one.split.train, *one.split.test))
+    fitted = {n for n in one.weights if not torch.equal(one.weights[n], model.state_dict()[n])}
+    statistics = {n for n in fitted if n.startswith("normalise.") or "standardise" in n}
+    assert len(statistics) == 4
+    for name in statistics:
+        leaked = replace(one, weights=one.weights | {name: model.state_dict()[name]})
+        assert failed(leaked, windows) == ["statistics of training rows alone"]
+        assert name in audit(leaked, contents(windows)).first_failure
+
+
+def test_scores_of_other_recordings_than_its_own_test_side_are_audited_too(windows: Windows) -> None:
+    one = honest(windows)
+    assert failed(one, windows, one.split.test[:2]) == []
+    assert "recordings on two sides" in failed(one, windows, (one.split.train[0],))
+
+
+def test_other_recordings_than_those_that_are_stored_do_not_pass(windows: Windows) -> None:
+    one = honest(windows)
+    smaller = replace(one, experiment=replace(one.experiment, data=replace(one.experiment.data, subjects=("p0", "p1"))))
+    assert "split, derived again" in failed(smaller, windows)
