@@ -4,7 +4,8 @@ python jobs/evaluate.py jobs/experiments/fusion.yaml --checkpoint best --out evi
 python jobs/evaluate.py jobs/experiments/fusion.yaml fold.protocol=within --out evidence
 
 Without --checkpoint: the protocol that jobs/protocol.py finished, with --search where it was searched. --out: the
-folder of index.html, results.json and model_card.md. --temperature: train the inner folds to fit a temperature on.
+folder of index.html, results.json and model_card.md; in the results store if none is named. --temperature: train the
+inner folds, to fit a temperature on.
 """
 
 from eav_ray.runtime.cli import Arguments, absolute_path, door, experiment_of
@@ -13,7 +14,7 @@ from eav_ray.runtime.evaluate import evaluate_checkpoint, evaluate_protocol
 
 def job(arguments: Arguments) -> None:
     experiment, flags = experiment_of(arguments), arguments.flags
-    out = absolute_path("--out", flags.get("out") or "evidence")
+    out = absolute_path("--out", flags.get("out", ""))
     temperature = "temperature" in flags
     if flags.get("checkpoint"):
         print(evaluate_checkpoint(experiment, flags["checkpoint"], out=out, temperature=temperature).text)

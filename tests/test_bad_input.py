@@ -88,7 +88,7 @@ CASES = {
     "a remote file of predictions": ("predict", ["best", "--out=s3://lab/p.csv"], ["--out is s3://lab/p.csv", "disk"]),
     "a checkpoint that is none": ("predict", ["/nowhere/best", "data.root=x"], ["/nowhere/best"]),
     "not a change": ("predict", ["a", "b"], ["exactly one checkpoint"]),
-    "an evaluation of nothing": ("evaluate", [DEMO], ["--checkpoint"]),
+    "an evaluation of two": ("evaluate", [DEMO, DEMO], ["exactly one experiment file"]),
 }
 
 

@@ -21,7 +21,8 @@ table:not(.left) td {{ white-space: nowrap }}
 th button {{ all: unset; cursor: pointer }} th button:focus-visible {{ outline: 2px solid #36c }}
 th[aria-sort=ascending] button::after {{ content: " ▴" }} th[aria-sort=descending] button::after {{ content: " ▾" }}
 img, svg {{ max-width: 100%; height: auto }} .wide, figure {{ overflow-x: auto }} figure {{ margin: .8rem 0 }}
-@media (max-width: 40rem) {{ figure svg {{ max-width: none }} }} figcaption {{ color: #555; font-size: .9em; max-width: 48rem }}
+@media (max-width: 40rem) {{ figure svg {{ max-width: none }} }}
+figcaption {{ color: #555; font-size: .9em; max-width: 48rem }}
 nav a {{ margin-right: 1rem; white-space: nowrap }} nav {{ line-height: 1.9; border-bottom: 1px solid #ccc }}
 pre {{ overflow-x: auto; background: #f4f4f4; padding: .5rem }} h2 {{ margin-top: 2.2rem }}
 .note {{ color: #555; max-width: 48rem }} .bad {{ color: #a00 }}

@@ -1,5 +1,6 @@
 """Test results and predictions as a person reads them."""
 
+import contextlib
 from dataclasses import dataclass
 
 import pandas as pd
@@ -7,14 +8,17 @@ import pandas as pd
 from eav_ray.config import Experiment
 from eav_ray.errors import DataError
 from eav_ray.report.table import Comparison, apart, compare, correct_per_recording, render, sources_of, warnings_of
+from eav_ray.runtime import cluster
 from eav_ray.runtime.evidence import Fold, Subject, write
 from eav_ray.runtime.inner import held_out
 from eav_ray.runtime.nested import nested_key, plan_folds
 from eav_ray.runtime.predict import evaluate, open_checkpoint
 from eav_ray.runtime.protocol import Planned, plan, protocol_key, read_kept, text
-from eav_ray.runtime.train import open_data
+from eav_ray.runtime.score import Task, is_kept
+from eav_ray.runtime.train import Data, open_data
 from eav_ray.runtime.transfer import is_own, transfer
-from eav_ray.storage import Store
+from eav_ray.storage import Store, split
+from eav_ray.training.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Tested:
     correct: pd.DataFrame  # one row a recording, one column a source
     comparison: Comparison | None  # None where there is one modality only
     text: str
-    page: str = ""  # path of the page of evidence
+    page: str  # path of the page of evidence; empty for another data set than the checkpoint's
 
 
 def evaluate_checkpoint(
@@ -37,40 +41,53 @@ def evaluate_checkpoint(
 
     Args:
         bayes: The best possible accuracy of each source, where it is known.
-        out: Folder of the page of evidence; none is made without it.
+        out: Folder of the page of evidence; by default `evidence/<key of the run>` in the results store.
         temperature: Train the inner folds of its training people to fit a temperature (`inner.held_out`).
     """
-    data = open_data(experiment)
-    if not is_own(experiment, open_checkpoint(path), data.index):
+    data, checkpoint = open_data(experiment), open_checkpoint(path)
+    if not is_own(experiment, checkpoint, data.index):
         found = transfer(experiment, path)
-        told = f"{found.text}\nno page: it is of a checkpoint's own data set" if out else found.text
-        return Tested(found.correct, found.comparison, told)
-    table = evaluate(experiment, path, data.shards, data.index, data.windows.ids)
-    checkpoint = open_checkpoint(path)
+        told = f"{found.text}\nno page, which is of a checkpoint's own data set"
+        return Tested(found.correct, found.comparison, told, "")
+    with contextlib.ExitStack() as stack:
+        if not is_kept(Store(experiment.store.results), Task(path, checkpoint.split.test), data.index):
+            stack.enter_context(cluster.session(experiment.runtime))  # one for all that is to be scored
+        table = evaluate(experiment, path, data.shards, data.index, data.windows.ids)
+        return _tested(experiment, path, data, checkpoint, table, bayes or {}, out, temperature)
+
+
+def _tested(
+    experiment: Experiment,
+    path: str,
+    data: Data,
+    checkpoint: Checkpoint,
+    table: pd.DataFrame,
+    bayes: dict[str, float],
+    out: str,
+    temperature: bool,
+) -> Tested:
     names: list[str] = sorted(checkpoint.experiment.data.modalities)
     sources = sources_of(names)
     correct = correct_per_recording(table, sources)
     people = correct["subject"].nunique()
     lines = [
         f"accuracy in percent, {len(correct)} recordings of {people} people {apart(checkpoint.split)}",
-        render(correct, sources, len(data.index.classes), bayes or {}),
+        render(correct, sources, len(data.index.classes), bayes),
     ]
     comparison = None
     if len(names) > 1:
         comparison = compare(correct, names)
         lines.append(str(comparison))
         lines += warnings_of(checkpoint.metrics)
-    page = ""
-    if out:
-        own = checkpoint.experiment
-        folds = [Fold(own.fold.index, path, checkpoint.split.test, table)]
-        told = f"{own.name}, trained under {checkpoint.split.protocol}, fold {own.fold.index}, seed {own.seed}"
-        protocol = f"{checkpoint.split.protocol}, fold {own.fold.index} alone"
-        subject = Subject(f"{own.name}: a checkpoint", told, apart(checkpoint.split), protocol)
-        planned = [Planned(own.fold.index, checkpoint.split, [])]
-        held = held_out(experiment, own, planned, data) if temperature else None
-        page = write(experiment, data, folds, subject, out, held)
-        lines.append(f"page: {page}")
+    own, fold = checkpoint.experiment, checkpoint.experiment.fold.index
+    store, name = split(path)
+    out = out or f"{Store(experiment.store.results)}/evidence/{store.read_json(f'{name}/state.json')['key']}"
+    told = f"{own.name}, trained under {checkpoint.split.protocol}, fold {fold}, seed {own.seed}"
+    protocol = f"{checkpoint.split.protocol}, fold {fold} alone"
+    subject = Subject(f"{own.name}: a checkpoint", told, apart(checkpoint.split), protocol)
+    held = held_out(experiment, own, [Planned(fold, checkpoint.split, [])], data) if temperature else None
+    page = write(experiment, data, [Fold(fold, path, checkpoint.split.test, table)], subject, out, held)
+    lines.append(f"page: {page}")
     return Tested(correct, comparison, "\n".join(lines), page)
 
 
@@ -108,5 +125,5 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
     protocol = e.fold.protocol + (", searched" if searched else "")
     subject = Subject(f"{e.name}: {protocol}", told, apart(folds[0].split), protocol)
     held = held_out(e, e, folds, data) if temperature else None
-    page = write(e, data, tested, subject, out, held)
+    page = write(e, data, tested, subject, out or f"{results}/evidence/{key}", held)
     return f"{text(e, folds, data.index.classes, kept, {}, f'{results}/{name}')}\npage: {page}"

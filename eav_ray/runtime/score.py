@@ -57,6 +57,10 @@ def score(experiment: Experiment, tasks: list[Task], shards: Store, index: Index
     return [kept[n] if n in kept else made[n] for n in range(len(tasks))]
 
 
+def is_kept(results: Store, task: Task, index: Index) -> bool:
+    return results.exists(_name(task, index))
+
+
 def _name(task: Task, index: Index) -> str:
     """By the hash of the checkpoint's files and the recordings: equal questions have one answer."""
     store, prefix = split(task.path)
