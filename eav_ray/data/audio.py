@@ -17,16 +17,17 @@ LENGTH = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # in libsndfi
 BLOCK = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
 
-def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
+def read(path: str | Path, hz: int, timeout_s: float = 120.0, longest_s: float = LONGEST_S) -> np.ndarray:
     """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3).
 
     Args:
         timeout_s: Give up after so long.
+        longest_s: Longer files are refused.
     Returns:
         (n,) float32 in [-1, 1], mono (mean of the channels), `hz` samples per second.
     Raises:
-        DataError: The file is missing, unreadable, empty, shorter than its header says, longer than an hour, sampled
-            at a rate that no recorder has, takes too long, or holds a value that is not finite.
+        DataError: The file is missing, unreadable, empty, shorter than its header says, longer than `longest_s`,
+            sampled at a rate that no recorder has, takes too long, or holds a value that is not finite.
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected an audio file such as .wav or .flac")
@@ -40,14 +41,14 @@ def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
                 raise DataError(
                     f"{path} says that it is sampled at {source_hz} Hz; {SLOWEST_HZ} to {FASTEST_HZ} Hz are read"
                 )
-            left = LONGEST_S * source_hz
+            left = longest_s * source_hz
             # Mono already here: channels of a long file need not all be kept.
             while len(block := file.read(max(1, BLOCK // file.channels), dtype="float32", always_2d=True)):
                 with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and told below
                     blocks.append(block.mean(axis=1))
                 left -= len(block)
                 if left < 0:
-                    raise DataError(f"{path} is longer than {LONGEST_S} s; cut it into recordings")
+                    raise DataError(f"{path} is longer than {longest_s:g} s; cut it into recordings")
                 if time.monotonic() > deadline:
                     raise DataError(
                         f"{path} takes over {timeout_s:g} s to decode; replace it, or raise profile.file_timeout_s"
@@ -62,7 +63,15 @@ def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
         raise DataError(f"{path} breaks off: {lost}; copy it again or leave it out")
     if not blocks:
         raise DataError(f"{path} holds no audio samples; replace it or leave it out")
-    x_T = np.concatenate(blocks)
+    return to_rate(np.concatenate(blocks), source_hz, hz, path)
+
+
+def to_rate(x_T: np.ndarray, source_hz: int, hz: int, path: str | Path) -> np.ndarray:
+    """Mono samples at another rate, (n,) float32 in [-1, 1].
+
+    Raises:
+        DataError: A value that is not finite, or nothing left. The text begins with `path`.
+    """
     _require_finite(x_T, path)
     if source_hz != hz:
         x_T = librosa.resample(x_T, orig_sr=source_hz, target_sr=hz, res_type="soxr_hq")
