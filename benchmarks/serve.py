@@ -190,8 +190,9 @@ def main() -> int:
         f"{np.nanmedian(stream.late_s):.3f} s after the last piece (median), p95 "
         f"{np.nanquantile(stream.late_s, 0.95):.3f} s.",
         "",
-        f"Resident memory of the replica: {mib[0]:.0f} MiB at the start, {mib[later][0]:.0f} MiB halfway, "
-        f"{mib[-1]:.0f} MiB at the end.",
+        "Resident memory of the replica, MiB, at the start and after each tenth of that time: "
+        + ", ".join(f"{v:.0f}" for v in np.interp(np.linspace(0, at[-1], 11), at, mib))
+        + ".",
     ]
     goals = [
         Goal("p95 of one window, preprocessing included", p95, P95_S, " s", at_least=False),
