@@ -17,7 +17,7 @@ SUFFIXES = (".mp4", ".m4a", ".m4v", ".mov", ".flv", ".mkv", ".webm", ".avi")
 SLOWEST_HZ, FASTEST_HZ = 1_000, 768_000
 
 
-def read(path: str | Path, timeout_s: float) -> tuple[np.ndarray, int]:
+def read(path: str | Path, timeout_s: float, longest_s: float = LONGEST_S) -> tuple[np.ndarray, int]:
     """Decode the whole stream, on the clock of the picture where there is one.
 
     Sound that begins after the first frame of the picture is preceded by silence, sound from before it is cut off: the
@@ -27,15 +27,15 @@ def read(path: str | Path, timeout_s: float) -> tuple[np.ndarray, int]:
     Returns:
         (n,) float32, mono (mean of the channels), and samples per second.
     Raises:
-        DataError: Damaged, without sound, breaks off before the length that it states, longer than an hour, sampled at
-            a rate that no recorder has, or takes too long.
+        DataError: Damaged, without sound, breaks off before the length that it states, longer than `longest_s`,
+            sampled at a rate that no recorder has, or takes too long.
     """
     deadline = time.monotonic() + timeout_s
     try:
         with av.open(str(path), metadata_errors="ignore", timeout=timeout_s) as container:
             if not container.streams.audio:
                 raise DataError(f"{path} has no sound; give an audio file, or leave its audio out")
-            return _decoded(container, path, deadline, timeout_s)
+            return _decoded(container, path, deadline, timeout_s, longest_s)
     except DataError:
         raise
     except DECODE_ERRORS as error:
@@ -45,7 +45,9 @@ def read(path: str | Path, timeout_s: float) -> tuple[np.ndarray, int]:
         raise DataError(f"{path} has sound that cannot be decoded ({reason}); replace it or leave it out") from None
 
 
-def _decoded(container: InputContainer, path: str | Path, deadline: float, timeout_s: float) -> tuple[np.ndarray, int]:
+def _decoded(
+    container: InputContainer, path: str | Path, deadline: float, timeout_s: float, longest_s: float
+) -> tuple[np.ndarray, int]:
     stream = container.streams.audio[0]
     stated_s = length_s(container, stream)
     hz, count, late_s = 0, 0, 0.0
@@ -61,8 +63,8 @@ def _decoded(container: InputContainer, path: str | Path, deadline: float, timeo
             raise DataError(f"{path} has sound whose sampling rate changes; convert it or leave it out")
         parts.append(_mono(frame))
         count += len(parts[-1])
-        if count > LONGEST_S * hz:
-            raise DataError(f"{path} is longer than {LONGEST_S} s; cut it into recordings")
+        if count > longest_s * hz:
+            raise DataError(f"{path} is longer than {longest_s:g} s; cut it into recordings")
         if time.monotonic() > deadline:
             raise _too_slow(path, timeout_s)
     if not count:

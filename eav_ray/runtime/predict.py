@@ -16,7 +16,7 @@ import torch
 
 from eav_ray.config import Experiment, Modality, Profile
 from eav_ray.data import sets
-from eav_ray.data.shard import Index, ShardFile, as_decoded, as_stored, read_shard, window_shapes
+from eav_ray.data.shard import Index, ShardFile, as_stored, read_shard, window_shapes
 from eav_ray.data.split import check, items_of
 from eav_ray.data.windows import cut
 from eav_ray.errors import ConfigError, DataError
@@ -27,8 +27,8 @@ from eav_ray.runtime.preprocess import open_index, require_extras
 from eav_ray.runtime.score import Task, score
 from eav_ray.storage import Store, split
 from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.predictor import Predictor
 from eav_ray.training.probabilities import is_mean
-from eav_ray.training.run import empty_frame, to_frame
 
 BATCH = 32
 UNIT = 8  # recordings that one task reads
@@ -313,28 +313,9 @@ class _Predict:
 
     def __init__(self, path: str, threads: float) -> None:
         torch.set_num_threads(max(1, int(threads)))
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        checkpoint = open_checkpoint(path)
-        self.profile = checkpoint.experiment.profile
-        self.model = ckpt.load_model(checkpoint).to(self.device).eval()
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._predictor = Predictor(open_checkpoint(path), device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        names = self.model.names
-        ids = pd.DataFrame({c: batch[c] for c in ("subject", "recording", "window", "label")})
-        present = np.stack([batch[f"has_{m}"] for m in names], 1)
-        keep = np.asarray(present.any(1))
-        inputs = {m: torch.from_numpy(self._decoded(m, batch[m][keep])).to(self.device) for m in names}
-        table = empty_frame(names, self.model.n_outputs)
-        if keep.any():
-            with torch.no_grad():
-                output = self.model(inputs, torch.from_numpy(present[keep]).to(self.device))
-            table = to_frame(
-                output, ids.iloc[np.flatnonzero(keep)], present[keep], names, ids["label"].to_numpy()[keep]
-            )
-        if "reason" in batch:
-            bad = ids.iloc[np.flatnonzero(~keep)].assign(reason=batch["reason"][~keep])
-            table = pd.concat([table.assign(reason=""), bad], ignore_index=True)
+        table = self._predictor(batch)
         return {str(c): table[c].to_numpy() for c in table.columns}
-
-    def _decoded(self, modality: str, values: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(as_decoded(values, self.profile) if modality == "video" else values)
