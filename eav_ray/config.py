@@ -45,7 +45,7 @@ def _check_heads(heads: int, *widths: int) -> None:
 
 @dataclass(frozen=True, config=STRICT)
 class Data:
-    set: Literal["eav", "ravdess", "eegmat", "manifest"] = Field(
+    set: Literal["eav", "ravdess", "cremad", "eegmat", "manifest"] = Field(
         default="eav", description="which reader opens `data.root`"
     )
     root: str = Field(default="", description="folder of the data set, or the CSV/Parquet file of `data.set=manifest`")
@@ -276,6 +276,11 @@ class Fusion:
     depth: int = Field(default=2, gt=0, description="bottleneck: layers")
     bottlenecks: int = Field(default=4, gt=0, description="bottleneck: tokens through which modalities exchange")
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    positions: bool = Field(
+        default=True,
+        description="shared_attention and bottleneck: time marks of tokens; without them, when something was said is "
+        "known only as far as the encoders tell",
+    )
     modality_dropout: float = Field(
         default=0.2, ge=0, lt=1, description="chance that training hides a modality; never all"
     )

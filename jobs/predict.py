@@ -1,21 +1,22 @@
-"""Predict raw recordings with a checkpoint: one row a window, one a recording, as CSV.
+"""Predict recordings with a checkpoint, to Parquet or, by the name of the file, CSV: a row a window, a row a recording.
 
-python jobs/predict.py best data.root=/data/new_people --out predictions.csv
+python jobs/predict.py best data.root=/data/new_people --out predictions.parquet
+python jobs/predict.py best data.root=/data/EAV store.shards=data/shards --shards     # windows that are preprocessed
 """
 
 from eav_ray.errors import ConfigError
 from eav_ray.runtime.cli import Arguments, absolute_path, door
-from eav_ray.runtime.evaluate import predict_to_csv
+from eav_ray.runtime.export import predict_to_file
 
 
 def job(arguments: Arguments) -> int:
     if len(arguments.paths) != 1:
         raise ConfigError("give exactly one checkpoint folder; jobs/train.py and jobs/pull.py print its path")
-    out = absolute_path("--out", arguments.flags.get("out") or "predictions.csv", remote=False)
-    done = predict_to_csv(arguments.paths[0], arguments.changes, out)
+    out = absolute_path("--out", arguments.flags.get("out") or "predictions.parquet", remote=False)
+    done = predict_to_file(arguments.paths[0], arguments.changes, out, shards="shards" in arguments.flags)
     print(done.text)
     return 0
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job, flags=("out",))
+    door(__doc__ or "", job, flags=("out", "shards!"))

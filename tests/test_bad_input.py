@@ -284,7 +284,7 @@ WORK = {
     "check": "check",
     "pull": "pull",
     "evaluate": "evaluate_checkpoint",
-    "predict": "predict_to_csv",
+    "predict": "predict_to_file",
     "preprocess": "preprocess",
     "protocol": "run_protocol",
     "train": "train",

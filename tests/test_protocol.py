@@ -118,4 +118,4 @@ def test_a_group_that_ends_does_not_end_the_job(experiment: Experiment, monkeypa
     monkeypatch.setattr(protocol, "is_done", lambda *_: False)
     monkeypatch.setattr(protocol, "run_each", run_each)
     data = stored(experiment)
-    assert "workers ended: no" in protocol._train(experiment, plan(experiment, data), data, Store("/nowhere"))[""]
+    assert "workers ended: no" in protocol.train_folds(experiment, plan(experiment, data), data, Store("/nowhere"))[""]

@@ -8,28 +8,38 @@ import librosa
 import numpy as np
 import soundfile
 
+from eav_ray.data import soundtrack
 from eav_ray.data.manifest import LONGEST_S
+from eav_ray.data.soundtrack import FASTEST_HZ, SLOWEST_HZ
 from eav_ray.errors import DataError
 
-SLOWEST_HZ, FASTEST_HZ = 1_000, 768_000
 UNKNOWN_BYTES = 0x7FFFF000  # recorders that cannot go back to the header write a length like 0xFFFFFFFF
 LENGTH = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # in libsndfile's log of a header
 BLOCK = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
 
-def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
-    """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3).
+def read(path: str | Path, hz: int, timeout_s: float = 120.0, longest_s: float = LONGEST_S) -> np.ndarray:
+    """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3), or a film.
 
     Args:
         timeout_s: Give up after so long.
+        longest_s: Longer files are refused.
     Returns:
         (n,) float32 in [-1, 1], mono (mean of the channels), `hz` samples per second.
     Raises:
-        DataError: The file is missing, unreadable, empty, shorter than its header says, longer than an hour, sampled
-            at a rate that no recorder has, takes too long, or holds a value that is not finite.
+        DataError: The file is missing, unreadable, empty, shorter than its header says, longer than `longest_s`,
+            sampled at a rate that no recorder has, takes too long, or holds a value that is not finite; or a film has
+            no sound.
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected an audio file such as .wav or .flac")
+    film = Path(path).suffix.lower() in soundtrack.SUFFIXES
+    x_T, source_hz = (soundtrack.read if film else _read)(path, timeout_s, longest_s)
+    return to_rate(x_T, source_hz, hz, path)
+
+
+def _read(path: str | Path, timeout_s: float, longest_s: float) -> tuple[np.ndarray, int]:
+    """What libsndfile makes of a file: (n,) float32, mono, and samples per second."""
     blocks: list[np.ndarray] = []
     deadline = time.monotonic() + timeout_s
     try:
@@ -40,14 +50,14 @@ def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
                 raise DataError(
                     f"{path} says that it is sampled at {source_hz} Hz; {SLOWEST_HZ} to {FASTEST_HZ} Hz are read"
                 )
-            left = LONGEST_S * source_hz
+            left = longest_s * source_hz
             # Mono already here: channels of a long file need not all be kept.
             while len(block := file.read(max(1, BLOCK // file.channels), dtype="float32", always_2d=True)):
                 with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and told below
                     blocks.append(block.mean(axis=1))
                 left -= len(block)
                 if left < 0:
-                    raise DataError(f"{path} is longer than {LONGEST_S} s; cut it into recordings")
+                    raise DataError(f"{path} is longer than {longest_s:g} s; cut it into recordings")
                 if time.monotonic() > deadline:
                     raise DataError(
                         f"{path} takes over {timeout_s:g} s to decode; replace it, or raise profile.file_timeout_s"
@@ -62,7 +72,15 @@ def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
         raise DataError(f"{path} breaks off: {lost}; copy it again or leave it out")
     if not blocks:
         raise DataError(f"{path} holds no audio samples; replace it or leave it out")
-    x_T = np.concatenate(blocks)
+    return np.concatenate(blocks), source_hz
+
+
+def to_rate(x_T: np.ndarray, source_hz: int, hz: int, path: str | Path) -> np.ndarray:
+    """Mono samples at another rate, (n,) float32 in [-1, 1].
+
+    Raises:
+        DataError: A value that is not finite, or nothing left. The text begins with `path`.
+    """
     _require_finite(x_T, path)
     if source_hz != hz:
         x_T = librosa.resample(x_T, orig_sr=source_hz, target_sr=hz, res_type="soxr_hq")

@@ -1,11 +1,12 @@
-"""RAVDESS, speech, audio only, with the five emotions of EAV.
+"""RAVDESS, speech, with the five emotions of EAV: audio and video.
 
-Livingstone and Russo 2018, doi:10.1371/journal.pone.0196391. A file name is seven two-digit fields:
-modality (03: audio only), channel (01: speech), emotion, intensity, statement, repetition, actor.
+Livingstone and Russo 2018, doi:10.1371/journal.pone.0196391. A file name is seven two-digit fields: modality (01: film
+with sound, 02: film without, 03: sound), channel (01: speech), emotion, intensity, statement, repetition, actor. The
+other six name a clip, which is published in all three modalities.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from eav_ray.data.manifest import Listing, Problem, RawEEG, Recording
@@ -13,55 +14,63 @@ from eav_ray.errors import DataError
 
 CLASSES = ("Neutral", "Sadness", "Anger", "Happiness", "Calmness")
 LABEL_OF_CODE = {"01": 0, "04": 1, "05": 2, "03": 3, "02": 4}
-CLIP = re.compile(r"03-01-(\d\d)-\d\d-\d\d-\d\d-(\d\d)\.(wav|flac)", re.IGNORECASE)
+FILE = re.compile(r"(?:(0[12])-(01-.*)\.mp4|(03)-(01-.*)\.(?:wav|flac))", re.IGNORECASE)
+CLIP = re.compile(r"01-(\d\d)-\d\d-\d\d-\d\d-(\d\d)")
 ACTOR = re.compile(r"Actor_(\d\d)")
+# As the archives unpack: Actor_NN/, or Video_Speech_Actor_NN/Actor_NN/ and Audio_Speech_Actors_01-24/Actor_NN/.
+PLACES = ("Actor_*", "*_Speech_Actor*/Actor_*")
 
 
 class RAVDESS:
-    """Reader of `root/Actor_NN/03-01-EE-..-NN.(wav|flac)`.
+    """Reader of `root/Actor_NN/MM-01-EE-..-NN.(wav|flac|mp4)`, and of the archives' folders around `Actor_NN`.
 
     Args:
-        root: The folder that contains `Actor_*`, or that contains `ravdess/Actor_*`.
+        root: The folder that contains `Actor_*` or the archives, or that contains these in `ravdess/`.
     Raises:
         DataError: There is no such folder.
     """
 
     name = "ravdess"
     classes: tuple[str, ...] = CLASSES
-    modalities: tuple[str, ...] = ("audio",)
+    modalities: tuple[str, ...] = ("audio", "video")
 
     def __init__(self, root: str) -> None:
         given = Path(root).expanduser().absolute()
         for folder in (given, given / "ravdess"):
-            self.actors = sorted(p for p in folder.glob("Actor_*") if ACTOR.fullmatch(p.name) and p.is_dir())
+            found = sorted(p for place in PLACES for p in folder.glob(place) if ACTOR.fullmatch(p.name) and p.is_dir())
+            self.actors: dict[str, list[Path]] = {}
+            for path in found:
+                self.actors.setdefault(path.name[-2:], []).append(path)
             if self.actors:
                 return
         raise DataError(f"{given} is not a RAVDESS folder: no Actor_NN/ inside; set data.root to the folder with them")
 
     def scan(self) -> Listing:
-        """One recording a clip; other emotions are not listed. `order` is the position by file name."""
+        """One recording a clip; other emotions are not listed. `order` is the position by file name.
+
+        Audio is the file of sound, or that of the film where there is none; video is the film with sound, or without.
+        """
         recordings: list[Recording] = []
         problems: list[Problem] = []
-        for folder in self.actors:
-            number = folder.name[-2:]
+        for number, folders in sorted(self.actors.items()):
             subject = f"actor{number}"
-            clips: dict[str, list[Path]] = {}
-            for path in sorted(folder.iterdir()):
-                match = CLIP.fullmatch(path.name)
-                if match is None or match[1] not in LABEL_OF_CODE:
+            clips: dict[str, dict[str, list[Path]]] = {}
+            for path, modality, clip, actor in _files(folders):
+                if actor != number:
+                    reason = f"its name says actor {actor}, its folder {number}; move or rename it"
+                    problems.append(Problem(subject, clip, str(path), reason))
+                else:
+                    clips.setdefault(clip, {}).setdefault(modality, []).append(path)
+            for order, (clip, files) in enumerate(sorted(clips.items())):
+                twice = next((paths for paths in files.values() if len(paths) > 1), None)
+                if twice:
+                    names = ", ".join(p.name for p in twice)
+                    problems.append(Problem(subject, clip, str(twice[1]), f"the same clip twice ({names}); keep one"))
                     continue
-                if match[2] != number:
-                    reason = f"its name says actor {match[2]}, its folder {number}; move or rename it"
-                    problems.append(Problem(subject, path.stem, str(path), reason))
-                    continue
-                clips.setdefault(path.stem, []).append(path)
-            for order, (stem, paths) in enumerate(sorted(clips.items())):
-                if len(paths) > 1:
-                    names = ", ".join(p.name for p in paths)
-                    problems.append(Problem(subject, stem, str(paths[1]), f"the same clip twice ({names}); keep one"))
-                    continue
-                label = LABEL_OF_CODE[stem.split("-")[2]]
-                recordings.append(Recording(subject, stem, label, "speaking", order, audio=str(paths[0])))
+                path_of = {modality: str(path) for modality, (path,) in files.items()}
+                label = LABEL_OF_CODE[clip.split("-")[1]]
+                audio, video = path_of.get("03", path_of.get("01")), path_of.get("01", path_of.get("02"))
+                recordings.append(Recording(subject, clip, label, "speaking", order, audio=audio, video=video))
         return Listing(tuple(recordings), tuple(problems))
 
     def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
@@ -69,4 +78,16 @@ class RAVDESS:
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         """Always fails: there is none."""
-        raise DataError(f"{recording.id}: RAVDESS has no EEG; set data.modalities=[audio]")
+        raise DataError(f"{recording.id}: RAVDESS has no EEG; set data.modalities=[audio,video] or one of them")
+
+
+def _files(folders: Sequence[Path]) -> Iterator[tuple[Path, str, str, str]]:
+    """(path, modality, clip, actor) of every file of one of the five emotions."""
+    for path in sorted(path for folder in folders for path in folder.iterdir()):
+        match = FILE.fullmatch(path.name)
+        if match is None:
+            continue
+        modality, clip = match[1] or match[3], match[2] or match[4]
+        fields = CLIP.fullmatch(clip)
+        if fields is not None and fields[1] in LABEL_OF_CODE:
+            yield path, modality, clip, fields[2]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from eav_ray.config import Data
+from eav_ray.data.cremad import CREMAD
 from eav_ray.data.eav import EAV
 from eav_ray.data.eegmat import EEGMAT
 from eav_ray.data.manifest import LISTENING, DataSet, Listing, Problem
@@ -25,6 +26,8 @@ def open_data(data: Data) -> DataSet:
             dataset = EAV(data.root, data.tasks, data.subjects)
         case "ravdess":
             dataset = RAVDESS(data.root)
+        case "cremad":
+            dataset = CREMAD(data.root)
         case "eegmat":
             dataset = EEGMAT(data.root)
         case "manifest":

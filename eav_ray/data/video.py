@@ -34,7 +34,7 @@ class _TooLong(Exception):
     pass
 
 
-class _Whole:
+class Whole:
     """Frames to pictures as they are, whatever their aspect ratio."""
 
     def __init__(self, size: int) -> None:
@@ -57,6 +57,7 @@ def read(
     threads: Literal["NONE", "SLICE", "FRAME", "AUTO"] = "NONE",
     timeout_s: float = 120.0,
     face_step: int = 0,
+    longest_s: float = LONGEST_S,
 ) -> Film:
     """Decode a file once; frame k is the first whose time is at least k / fps, to within half a source frame.
 
@@ -71,13 +72,14 @@ def read(
         timeout_s: Give up after so long.
         threads: FFmpeg's decoder threads; one by default, since Ray runs one task a core.
         face_step: Crop to the face, looked for in every so many chosen frames (`face.py`); 0 for the whole frame.
+        longest_s: Longer files are refused.
     Raises:
         DataError: The file is missing or damaged, has no video stream, yields no frame, breaks off before the length
-            that it states, is longer than an hour, or takes too long.
+            that it states, is longer than `longest_s`, or takes too long.
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected a video file such as .mp4")
-    keep = Cropper(size, face_step) if face_step else _Whole(size)
+    keep = Cropper(size, face_step) if face_step else Whole(size)
     end_s = stated_s = 0.0
     reason = "no frame could be decoded"
     deadline = time.monotonic() + timeout_s
@@ -85,16 +87,15 @@ def read(
         with av.open(str(path), metadata_errors="ignore", timeout=timeout_s) as container:
             if container.streams.video:
                 stream = container.streams.video[0]
-                if stream.duration and stream.time_base:
-                    stated_s = float(stream.duration * stream.time_base)
-                end_s = _choose(container, stream, fps, seconds, threads, keep, deadline)
+                stated_s = length_s(container, stream)
+                end_s = _choose(container, stream, fps, seconds, threads, keep, deadline, longest_s)
                 keep.end()
             else:
                 reason = "it has no video stream"
     except _BreaksOff:
         raise DataError(f"{path} breaks off in the middle of a frame; copy it again or leave it out") from None
     except _TooLong:
-        raise DataError(f"{path} is longer than {LONGEST_S} s; cut it into recordings") from None
+        raise DataError(f"{path} is longer than {longest_s:g} s; cut it into recordings") from None
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split())
     if not keep.pictures and time.monotonic() < deadline:
@@ -107,14 +108,24 @@ def read(
     return Film(np.stack(keep.pictures), end_s, faceless)
 
 
+def length_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:
+    """Seconds that a stream lasts by its file; 0 where it does not say. A Flash file says one length for all."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if container.format.name == "flv" and container.duration:
+        return container.duration / av.time_base
+    return 0.0
+
+
 def _choose(
     container: InputContainer,
     stream: av.VideoStream,
     fps: int,
     seconds: float | None,
     threads: Literal["NONE", "SLICE", "FRAME", "AUTO"],
-    keep: "_Whole | Cropper",
+    keep: "Whole | Cropper",
     deadline: float,
+    longest_s: float,
 ) -> float:
     """Give the chosen frames to `keep`; returns the time at which the last decoded frame ends."""
     stream.thread_type = threads
@@ -138,7 +149,7 @@ def _choose(
             keep.add(frame, wanted - given)
             given = wanted
         end_s = max(end_s, time_s + frame_s)
-        if end_s > LONGEST_S:
+        if end_s > longest_s:
             raise _TooLong
         if seconds is not None and end_s >= seconds:
             return seconds

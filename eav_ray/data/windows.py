@@ -9,7 +9,7 @@ import numpy as np
 
 from eav_ray.config import Modality, Profile
 from eav_ray.data import audio, video
-from eav_ray.data.manifest import Problem, Recording
+from eav_ray.data.manifest import LONGEST_S, Problem, Recording
 from eav_ray.data.session import Prepared
 from eav_ray.data.shard import QUALITY
 from eav_ray.errors import DataError
@@ -35,6 +35,7 @@ def cut(
     *,
     prepared: Prepared | DataError | None,
     eeg_channels: int,
+    longest_s: float = LONGEST_S,
 ) -> Cut:
     """Read and cut one recording. A file that cannot be used is a problem; the policy says what becomes of the rest.
 
@@ -46,6 +47,7 @@ def cut(
         modalities: Which keys the windows get; need not all exist in this recording.
         prepared: The recording's EEG (`session.prepare`), why it cannot be used, or None where there is none.
         eeg_channels: Number of EEG channels of the data set, for recordings without EEG.
+        longest_s: A file that lasts longer is refused.
     Returns:
         Windows, one dictionary each: `subject`, `recording`, `window`, `label`, `task`, `order`; for each modality
         `has_<m>` (bool), `<m>_seconds` (float, seconds of real signal), the columns of `shard.QUALITY`, and its array:
@@ -72,7 +74,7 @@ def cut(
                     if profile.eeg.artefacts != "none":
                         quality["eeg_removed"] = prepared.removed
                 case "audio" if recording.audio is not None:
-                    signals["audio"] = audio.read(recording.audio, profile.audio.hz, profile.file_timeout_s)
+                    signals["audio"] = audio.read(recording.audio, profile.audio.hz, profile.file_timeout_s, longest_s)
                     seconds["audio"] = len(signals["audio"]) / profile.audio.hz
                 case "video" if recording.video is not None:
                     v = profile.video
@@ -82,6 +84,7 @@ def cut(
                         v.size,
                         timeout_s=profile.file_timeout_s,
                         face_step=v.face_step if v.crop == "face" else 0,
+                        longest_s=longest_s,
                     )
                 case _:
                     pass

@@ -66,6 +66,7 @@ def build_fusion(experiment: Experiment, widths: dict[str, int], times_s: dict[s
         "width": f.width,
         "heads": f.heads,
         "pooled": f.input == "pooled",
+        "positions": f.positions,
         "window_s": window_s,
     }
     match f.kind:

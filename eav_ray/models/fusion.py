@@ -50,10 +50,18 @@ class Tokens(nn.Module):
         widths: Token width of each modality.
         times_s: Token times of each modality, (N_m,) seconds.
         pooled: One token a modality, its pooled features, in the middle of the window, instead of its time tokens.
+        positions: Whether tokens are marked with their time; without, their order changes nothing.
     """
 
     def __init__(
-        self, widths: dict[str, int], times_s: dict[str, Tensor], *, window_s: float, width: int, pooled: bool
+        self,
+        widths: dict[str, int],
+        times_s: dict[str, Tensor],
+        *,
+        window_s: float,
+        width: int,
+        pooled: bool,
+        positions: bool = True,
     ) -> None:
         super().__init__()
         self.names, self.pooled = sorted(widths), pooled
@@ -66,7 +74,8 @@ class Tokens(nn.Module):
             times = torch.tensor([window_s / 2]) if pooled else times_s[m]
             self.count += len(times)
             self.register_buffer(f"clock_{m}", _clock(times, window_s), persistent=False)
-        self.time = nn.Linear(2 * CLOCK_WAVES, width, bias=False)
+        marks = nn.Linear(2 * CLOCK_WAVES, width, bias=False)  # drawn in any case: all else starts from equal weights
+        self.time = marks if positions else None
 
     def forward(self, encoded: dict[str, Encoded], present_BM: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Of each modality in sorted order: tokens (batch, N_m, width), and a mask that is True where one is real."""
@@ -78,7 +87,8 @@ class Tokens(nn.Module):
             mask_BN = e.mask_BN & present_BM[:, column, None]
             # `where`, not a product: whatever padding holds, NaN included, must not change a bit.
             clean = torch.where(mask_BN[..., None], e.tokens_BND, 0)
-            tokens.append(self.inputs[m](clean) + self.modality[m] + self.time(getattr(self, f"clock_{m}")))
+            marked = self.inputs[m](clean) + self.modality[m]
+            tokens.append(marked if self.time is None else marked + self.time(getattr(self, f"clock_{m}")))
             masks.append(mask_BN)
         return tokens, masks
 
@@ -113,13 +123,14 @@ class SharedAttention(Fusion):
         heads: int,
         dropout: float,
         pooled: bool = False,
+        positions: bool = True,
         skip: bool = True,
         reads: int = 1,
     ) -> None:
         super().__init__()
         self.width, self.dropout, self.skip = width, dropout, skip
         self.register_buffer("heads_HD", heads_of_channels(heads, width), persistent=False)
-        self.read = Tokens(widths, times_s, window_s=window_s, width=width, pooled=pooled)
+        self.read = Tokens(widths, times_s, window_s=window_s, width=width, pooled=pooled, positions=positions)
         self.n_keys = self.read.count
         self.query = nn.Parameter(torch.randn(width) * 0.02)
         self.norm = nn.LayerNorm(width)
@@ -197,10 +208,11 @@ class Bottleneck(Fusion):
         bottlenecks: int,
         dropout: float,
         pooled: bool = False,
+        positions: bool = True,
     ) -> None:
         super().__init__()
         self.width = width
-        self.read = Tokens(widths, times_s, window_s=window_s, width=width, pooled=pooled)
+        self.read = Tokens(widths, times_s, window_s=window_s, width=width, pooled=pooled, positions=positions)
         self.n_keys = self.read.count + bottlenecks
         self.bottlenecks = nn.Parameter(torch.randn(bottlenecks, width) * 0.02)
         self.layers = nn.ModuleList(

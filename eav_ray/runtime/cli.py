@@ -167,11 +167,15 @@ def submitted() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def with_data(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
-    """A checkpoint's experiment, pointed at other recordings and at this machine; it uses no store."""
+def with_data(experiment: Experiment, changes: dict[str, Any], uses: tuple[str, ...] = ()) -> Experiment:
+    """A checkpoint's experiment, pointed at other recordings and at this machine.
+
+    Args:
+        uses: As of `absolute`.
+    """
     here = Experiment()
     own = replace(experiment, runtime=replace(here.runtime, workers=1), store=here.store)
-    return absolute(override(own, changes), uses=())
+    return absolute(override(own, changes), uses=uses)
 
 
 def _keys_text() -> str:

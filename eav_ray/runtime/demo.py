@@ -11,7 +11,8 @@ from eav_ray.report.progress import stage
 from eav_ray.report.table import Optimism, optimism_text
 from eav_ray.runtime import cluster
 from eav_ray.runtime.check import check
-from eav_ray.runtime.evaluate import evaluate_checkpoint, predict_to_csv
+from eav_ray.runtime.evaluate import evaluate_checkpoint
+from eav_ray.runtime.export import predict_to_file
 from eav_ray.runtime.preprocess import preprocess
 from eav_ray.runtime.pull import pull
 from eav_ray.runtime.train import open_data
@@ -47,7 +48,7 @@ def demo(experiment: Experiment, *, people: int, per_class: int, workers: int) -
         tested = evaluate_checkpoint(e, path, bayes=bayes)
         person = tested.correct["subject"].iloc[0]
         out = str(Path(e.store.results) / f"predictions-{person}.csv")
-        predictions = predict_to_csv(path, {"data.root": e.data.root, "data.subjects": [person]}, out)
+        predictions = predict_to_file(path, {"data.root": e.data.root, "data.subjects": [person]}, out)
     right = tested.correct.groupby("label")["fusion"].mean().mean()
     promised = optimism_text({0: Optimism(best.inner_score, float(right), best.candidate.changes)})
     print(f"\n{predictions.text}\n\n{tested.text}\n{promised}\n")

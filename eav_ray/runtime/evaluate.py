@@ -2,27 +2,23 @@
 
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from eav_ray.config import Experiment
 from eav_ray.errors import DataError
 from eav_ray.report.table import Comparison, apart, compare, correct_per_recording, render, sources_of, warnings_of
 from eav_ray.runtime import cluster
-from eav_ray.runtime.cli import with_data
 from eav_ray.runtime.evidence import Fold, Subject, write
 from eav_ray.runtime.inner import held_out
 from eav_ray.runtime.nested import nested_key, plan_folds
-from eav_ray.runtime.predict import evaluate, open_checkpoint, predict
+from eav_ray.runtime.predict import evaluate, open_checkpoint
 from eav_ray.runtime.protocol import Planned, plan, protocol_key, read_kept, text
 from eav_ray.runtime.score import Task, is_kept
 from eav_ray.runtime.train import Data, open_data
+from eav_ray.runtime.transfer import is_own, transfer
 from eav_ray.storage import Store, split
 from eav_ray.training.checkpoint import Checkpoint
-from eav_ray.training.metrics import per_recording, predicted
 
 
 @dataclass(frozen=True)
@@ -30,13 +26,7 @@ class Tested:
     correct: pd.DataFrame  # one row a recording, one column a source
     comparison: Comparison | None  # None where there is one modality only
     text: str
-    page: str  # path of the page of evidence
-
-
-@dataclass(frozen=True)
-class Predictions:
-    recordings: pd.DataFrame
-    text: str
+    page: str  # path of the page of evidence; empty for another data set than the checkpoint's
 
 
 def evaluate_checkpoint(
@@ -47,7 +37,7 @@ def evaluate_checkpoint(
     out: str = "",
     temperature: bool = False,
 ) -> Tested:
-    """Test a checkpoint on its own test side, once.
+    """Test a checkpoint on its own test side, once; or on another data set, where the experiment names one.
 
     Args:
         bayes: The best possible accuracy of each source, where it is known.
@@ -55,6 +45,10 @@ def evaluate_checkpoint(
         temperature: Train the inner folds of its training people to fit a temperature (`inner.held_out`).
     """
     data, checkpoint = open_data(experiment), open_checkpoint(path)
+    if not is_own(experiment, checkpoint, data.index):
+        found = transfer(experiment, path)
+        told = f"{found.text}\nno page, which is of a checkpoint's own data set"
+        return Tested(found.correct, found.comparison, told, "")
     with contextlib.ExitStack() as stack:
         if not is_kept(Store(experiment.store.results), Task(path, checkpoint.split.test), data.index):
             stack.enter_context(cluster.session(experiment.runtime))  # one for all that is to be scored
@@ -133,23 +127,3 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
     held = held_out(e, e, folds, data) if temperature else None
     page = write(e, data, tested, subject, out or f"{results}/evidence/{key}", held)
     return f"{text(e, folds, data.index.classes, kept, {}, f'{results}/{name}')}\npage: {page}"
-
-
-def predict_to_csv(path: str, changes: dict[str, Any], out: str) -> Predictions:
-    """Predict, and write one CSV with a row a window and one with a row a recording."""
-    checkpoint = open_checkpoint(path)
-    experiment = with_data(checkpoint.experiment, changes)
-    windows, failed = predict(experiment, path)
-    recordings = per_recording(windows)
-    for table in (windows, recordings):
-        # The empty name is that of -1: a prediction that is not a number names no class.
-        table["predicted"] = np.array([*checkpoint.classes, ""])[predicted(table, "fusion")]
-    target = Path(out)
-    by_window = target.with_name(f"{target.stem}-windows{target.suffix or '.csv'}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    recordings.to_csv(target, index=False)
-    windows.to_csv(by_window, index=False)
-    lines = [f"{len(recordings)} recordings ({len(windows)} windows) predicted: {target}, {by_window}"]
-    if failed:
-        lines += [f"{len(failed)} files or recordings could not be used:", *(f"  {line}" for line in failed)]
-    return Predictions(recordings, "\n".join(lines))

@@ -1,5 +1,7 @@
 """A checkpoint at work: on the test rows of its split, once, or through Ray Data on recordings that it never saw."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
@@ -7,27 +9,30 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import ray
 import ray.data
 import torch
 
 from eav_ray.config import Experiment, Modality, Profile
 from eav_ray.data import sets
-from eav_ray.data.shard import Index, as_decoded, as_stored, window_shapes
+from eav_ray.data.shard import Index, ShardFile, as_stored, read_shard, window_shapes
 from eav_ray.data.split import check, items_of
 from eav_ray.data.windows import cut
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster, eeg_stage
-from eav_ray.runtime.preprocess import require_extras
+from eav_ray.runtime.preprocess import open_index, require_extras
 from eav_ray.runtime.score import Task, score
 from eav_ray.storage import Store, split
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.run import empty_frame, to_frame
+from eav_ray.training.predictor import Predictor
+from eav_ray.training.probabilities import is_mean
 
 BATCH = 32
 UNIT = 8  # recordings that one task reads
+Take = Callable[[pd.DataFrame], None]
 
 
 def open_checkpoint(path: str) -> ckpt.Checkpoint:
@@ -71,7 +76,22 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, lab
 
 def check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: Index, path: str) -> None:
     """A checkpoint is worth what it is worth on windows that were made as its training windows were."""
-    sections = ("window_s", *checkpoint.experiment.data.modalities)
+    check_profile(experiment, checkpoint, path)
+    if index.classes != checkpoint.classes:
+        raise DataError(
+            f"{path} was trained on the classes {', '.join(checkpoint.classes)}, but these shards hold "
+            f"{', '.join(index.classes)}; evaluate it on a data set with the same classes"
+        )
+
+
+def check_profile(
+    experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str, modalities: Sequence[str] | None = None
+) -> None:
+    """
+    Args:
+        modalities: Those whose profile must agree; all of the checkpoint's, where none are given.
+    """
+    sections = ("window_s", *(checkpoint.experiment.data.modalities if modalities is None else modalities))
     mine, theirs = (
         to_flat({k: v for k, v in asdict(e.profile).items() if k in sections})
         for e in (experiment, checkpoint.experiment)
@@ -79,11 +99,6 @@ def check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: In
     other = [f"profile.{k}={theirs[k]} there, {mine[k]} here" for k in theirs if mine.get(k) != theirs[k]]
     if other:
         raise ConfigError(f"{path} was trained with another profile ({'; '.join(other)}); give the same one")
-    if index.classes != checkpoint.classes:
-        raise DataError(
-            f"{path} was trained on the classes {', '.join(checkpoint.classes)}, but these shards hold "
-            f"{', '.join(index.classes)}; evaluate it on a data set with the same classes"
-        )
 
 
 def check_channels(experiment: Experiment, checkpoint: ckpt.Checkpoint, n_chans: int, path: str) -> None:
@@ -94,23 +109,19 @@ def check_channels(experiment: Experiment, checkpoint: ckpt.Checkpoint, n_chans:
         )
 
 
-def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]:
+def predict(experiment: Experiment, path: str, take: Take) -> list[str]:
     """Predictions for raw recordings, with the preprocessing that the checkpoint was trained with.
 
     Args:
         experiment: The checkpoint's own, with `data` changed to where the new recordings are.
+        take: Is given the predictions, one row a window (`run.to_frame`, with labels by name), part after part, in the
+            order of the recordings.
     Returns:
-        One row a window, and a line for each recording that could not be read.
+        A line for each recording that could not be read.
     """
     store, prefix = split(path)
     checkpoint = open_checkpoint(path)
-    modalities = checkpoint.experiment.data.modalities
-    unknown = [m for m in experiment.data.modalities if m not in modalities]
-    if unknown:
-        raise ConfigError(
-            f"data.modalities names {', '.join(unknown)}, but {path} was trained on {', '.join(modalities)}; name some "
-            "of these"
-        )
+    modalities = _wanted(experiment, checkpoint, path)
     dataset, listing = sets.scan(experiment.data)
     if "eeg" in experiment.data.modalities:
         check_channels(experiment, checkpoint, sets.eeg_channels(dataset, listing), path)
@@ -121,8 +132,7 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
         raise DataError(f"there is nothing to predict in {experiment.data.root}; run jobs/check.py to see why")
     require_extras(experiment)
     failed = [f"{p.subject} {p.recording} {p.file}: {p.reason}" for p in listing.problems]
-    with cluster.session(experiment.runtime), stage("predict", len(recordings), "recordings") as bar:
-        cluster.prepare_ray_data()
+    with cluster.session(experiment.runtime), _in_order(), stage("predict", len(recordings), "recordings") as bar:
         profile = checkpoint.experiment.profile
         units = [
             tuple(part[i : i + UNIT])
@@ -131,12 +141,59 @@ def predict(experiment: Experiment, path: str) -> tuple[pd.DataFrame, list[str]]
         ]
         work = partial(_windows, units=units, profile=profile, modalities=modalities, shapes=checkpoint.shapes)
         rows = eeg_stage.retried(eeg_stage.units(experiment.data, profile, units).flat_map, work, num_cpus=1)
-        table = _collect(_predicted(rows, f"{store}/{prefix}", experiment), bar, len(recordings))
-    # Names, as the numbers are of these recordings' classes and not of the checkpoint's.
-    table["label"] = np.array(dataset.classes)[table["label"].astype(int)]
-    bad = table[table["reason"] != ""]
-    failed += [f"{row['subject']} {row['recording']}: {row['reason']}" for _, row in bad.iterrows()]
-    return table[table["reason"] == ""].drop(columns="reason").reset_index(drop=True), failed
+        return failed + _hand_on(_predicted(rows, f"{store}/{prefix}", experiment), dataset.classes, take, bar)
+
+
+def predict_shards(experiment: Experiment, path: str, take: Take) -> list[str]:
+    """As `predict`, for the windows that preprocessing left in `store.shards`."""
+    store, prefix = split(path)
+    checkpoint = open_checkpoint(path)
+    modalities = _wanted(experiment, checkpoint, path)
+    check_profile(experiment, checkpoint, path)
+    shards, index = open_index(experiment)
+    if "eeg" in experiment.data.modalities:
+        check_channels(experiment, checkpoint, index.eeg_channels, path)
+    people = experiment.data.subjects
+    files = [s for s in index.shards if not people or not s.subject or s.subject in people]
+    total = sum(s.rows for s in files)
+    if not total:
+        raise DataError(f"there is nothing to predict in {shards}; run jobs/check.py to see why")
+    with cluster.session(experiment.runtime), _in_order(), stage("predict", total, "windows") as bar:
+        work = partial(
+            _of_shard,
+            files=files,
+            shards=str(shards),
+            experiment=experiment,
+            modalities=modalities,
+            channels=checkpoint.shapes.eeg_channels,
+        )
+        numbers = ray.data.from_items([{"shard": i} for i in range(len(files))], override_num_blocks=len(files))
+        rows = eeg_stage.retried(numbers.flat_map, work, num_cpus=1)
+        return _hand_on(_predicted(rows, f"{store}/{prefix}", experiment), index.classes, take, bar, windows=True)
+
+
+def _wanted(experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str) -> tuple[Modality, ...]:
+    """The modalities of the checkpoint, of which the experiment names some."""
+    modalities = checkpoint.experiment.data.modalities
+    unknown = [m for m in experiment.data.modalities if m not in modalities]
+    if unknown:
+        raise ConfigError(
+            f"data.modalities names {', '.join(unknown)}, but {path} was trained on {', '.join(modalities)}; name some "
+            "of these"
+        )
+    return modalities
+
+
+@contextmanager
+def _in_order() -> Iterator[None]:
+    """Ray Data, quietly, and giving out rows in the order in which they went in: tables are written as they come."""
+    cluster.prepare_ray_data()
+    options = ray.data.DataContext.get_current().execution_options
+    before, options.preserve_order = options.preserve_order, True
+    try:
+        yield
+    finally:
+        options.preserve_order = before
 
 
 def _predicted(rows: ray.data.Dataset, path: str, experiment: Experiment) -> ray.data.Dataset:
@@ -154,23 +211,66 @@ def _predicted(rows: ray.data.Dataset, path: str, experiment: Experiment) -> ray
     )
 
 
-def _collect(rows: ray.data.Dataset, bar: Bar, total: int) -> pd.DataFrame:
-    parts: list[pd.DataFrame] = []
-    seen: set[tuple[str, str]] = set()
+def _hand_on(
+    rows: ray.data.Dataset, classes: tuple[str, ...], take: Take, bar: Bar, *, windows: bool = False
+) -> list[str]:
+    """Give predictions to `take`; a line for each row that says why there is none."""
+    failed: list[str] = []
+    done: set[tuple[str, str]] = set()
+    count = taken = 0
     for batch in rows.iter_batches(batch_size=None, batch_format="pandas"):
         assert isinstance(batch, pd.DataFrame)
         if not len(batch):
             continue
-        parts.append(batch)
-        seen |= set(zip(batch["subject"], batch["recording"], strict=True))
-        bar.to(min(len(seen), total))
-    if not parts:
+        count += len(batch)
+        done |= set(zip(batch["subject"], batch["recording"], strict=True))
+        bad = batch[batch["reason"] != ""]
+        failed += [f"{row['subject']} {row['recording']}: {row['reason']}" for _, row in bad.iterrows()]
+        good = batch[batch["reason"] == ""].drop(columns="reason").reset_index(drop=True)
+        if len(good):
+            # A part in which something could not be read has a column of objects of its numbers.
+            numbers = [c for c in good.columns if is_mean(c)]
+            good[numbers] = good[numbers].astype(float)
+            # Names, as the numbers are of these recordings' classes and not of the checkpoint's.
+            good["label"] = np.array(classes)[good["label"].astype(int)]
+            good["window"] = good["window"].astype(int)
+            take(good)
+            taken += len(good)
+        bar.to(count if windows else len(done))
+    if not taken and not failed:
         raise DataError("there is nothing to predict: no recording with any of the modalities of the checkpoint")
-    table = pd.concat(parts, ignore_index=True)
-    # A batch in which nothing could be read has no numbers, and makes a column of objects of them all.
-    numbers = [c for c in table.columns if "logit_" in c or c.startswith(("weight.", "corrected."))]
-    table[numbers] = table[numbers].astype(float)
-    return table.sort_values(["subject", "recording", "window"], ignore_index=True)
+    return failed
+
+
+def _of_shard(
+    row: dict[str, Any],
+    *,
+    files: list[ShardFile],
+    shards: str,
+    experiment: Experiment,
+    modalities: tuple[Modality, ...],
+    channels: int,
+) -> list[dict[str, Any]]:
+    """The windows of one shard, as `_windows` makes those of raw files."""
+    table = read_shard(Store(shards), files[row["shard"]])
+    shapes = window_shapes(experiment.profile, channels)
+    columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in ("subject", "recording", "window", "label")}
+    for m in modalities:
+        if m not in experiment.data.modalities:
+            shape, dtype = shapes[m]
+            empty = as_stored({m: np.zeros(shape, dtype.to_pandas_dtype())}, experiment.profile)[m]
+            columns |= {m: [empty] * len(table), f"has_{m}": [False] * len(table)}
+            continue
+        array = table.column(m).combine_chunks()
+        tensor = isinstance(array, pa.FixedShapeTensorArray)
+        columns[m] = list(array.to_numpy_ndarray()) if tensor else array.to_pylist()
+        columns[f"has_{m}"] = table.column(f"has_{m}").to_pylist()
+    reason = f"this window has no {' and no '.join(experiment.data.modalities)}"
+    found = []
+    for i in range(len(table)):
+        one = {name: values[i] for name, values in columns.items()}
+        found.append(one | {"reason": "" if any(one[f"has_{m}"] for m in modalities) else reason})
+    return found
 
 
 def _windows(
@@ -213,28 +313,9 @@ class _Predict:
 
     def __init__(self, path: str, threads: float) -> None:
         torch.set_num_threads(max(1, int(threads)))
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        checkpoint = open_checkpoint(path)
-        self.profile = checkpoint.experiment.profile
-        self.model = ckpt.load_model(checkpoint).to(self.device).eval()
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._predictor = Predictor(open_checkpoint(path), device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        names = self.model.names
-        ids = pd.DataFrame({c: batch[c] for c in ("subject", "recording", "window", "label")})
-        present = np.stack([batch[f"has_{m}"] for m in names], 1)
-        keep = np.asarray(present.any(1))
-        inputs = {m: torch.from_numpy(self._decoded(m, batch[m][keep])).to(self.device) for m in names}
-        table = empty_frame(names, self.model.n_outputs)
-        if keep.any():
-            with torch.no_grad():
-                output = self.model(inputs, torch.from_numpy(present[keep]).to(self.device))
-            table = to_frame(
-                output, ids.iloc[np.flatnonzero(keep)], present[keep], names, ids["label"].to_numpy()[keep]
-            )
-        if "reason" in batch:
-            bad = ids.iloc[np.flatnonzero(~keep)].assign(reason=batch["reason"][~keep])
-            table = pd.concat([table.assign(reason=""), bad], ignore_index=True)
+        table = self._predictor(batch)
         return {str(c): table[c].to_numpy() for c in table.columns}
-
-    def _decoded(self, modality: str, values: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(as_decoded(values, self.profile) if modality == "video" else values)

@@ -68,7 +68,7 @@ def run_protocol(experiment: Experiment) -> Done:
     folds = plan(e, data)
 
     def make() -> tuple[Kept, dict[int, str]]:
-        return tested(e, folds, data, results, _train(e, folds, data, results))
+        return tested(e, folds, data, results, train_folds(e, folds, data, results))
 
     return kept_or_made(e, folds, data, protocol_key(e, folds), make)
 
@@ -122,7 +122,7 @@ def protocol_key(experiment: Experiment, folds: list[Planned]) -> str:
     return f"{experiment.name}-{digest(FORMAT, [[f.runs[-1].key, sorted(f.split.test)] for f in folds])}"
 
 
-def _train(e: Experiment, folds: list[Planned], data: Data, results: Store) -> dict[str, str]:
+def train_folds(e: Experiment, folds: list[Planned], data: Data, results: Store) -> dict[str, str]:
     """Train what is not trained yet; returns why a run, by its key, could not be; "" stands for all others."""
     announce(e, [run for f in folds for run in f.runs], data)
     left = [f for f in folds if not is_done(f.runs[-1], results)]
@@ -141,7 +141,7 @@ def tested(
     """Score every fold that has a finished model.
 
     Args:
-        reasons: Why a run has none (`_train`).
+        reasons: Why a run has none (`train_folds`).
     """
     otherwise = reasons.get("", "it has no finished checkpoint")
     prefixes = {f.number: finished(results, f.runs[-1].key) for f in folds}

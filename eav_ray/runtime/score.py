@@ -15,7 +15,7 @@ from ray.util import ActorPool
 
 from eav_ray.config import Experiment, digest
 from eav_ray.data import arrow
-from eav_ray.data.shard import Index
+from eav_ray.data.shard import Index, window_shapes
 from eav_ray.data.split import items_of, refuse_overlap
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.progress import stage
@@ -24,7 +24,7 @@ from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.frames import frames_right, output_and_frames
 from eav_ray.training.run import open_place, rows_with, to_frame
-from eav_ray.training.source import Labels, RawSource, plain_batches
+from eav_ray.training.source import Labels, RawSource, Shown, plain_batches
 
 BATCH = 32
 FORMAT = 2  # raise when what is kept of a task changes
@@ -36,6 +36,8 @@ class Task:
 
     path: str  # of a finished checkpoint
     test: tuple[str, ...]  # ids of recordings
+    shown: tuple[str, ...] = ()  # modalities that it may see of them; all, where none are named
+    other_data: bool = False  # they are of another data set than its own, where an equal id is another person
     trained: bool = False  # these are recordings that it was trained on, for the gap between both
 
 
@@ -63,7 +65,8 @@ def _name(task: Task, index: Index) -> str:
     """By the hash of the checkpoint's files and the recordings: equal questions have one answer."""
     store, prefix = split(task.path)
     identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
-    return f"evaluations/{identity}-{digest(FORMAT, sorted(task.test), index.fingerprint)}.parquet"
+    seen = [sorted(task.shown)] if task.shown else []
+    return f"evaluations/{identity}-{digest(FORMAT, sorted(task.test), index.fingerprint, *seen)}.parquet"
 
 
 def _read(results: Store, name: str) -> pd.DataFrame:
@@ -76,7 +79,7 @@ def _scored(
     runtime, results = experiment.runtime, Store(experiment.store.results)
     # A person at a time: one checkpoint that has many people to score is shared between the actors too.
     parts = [
-        (number, task.path, tuple(ids), task.trained)
+        (number, replace(task, test=tuple(ids)))
         for number, task in tasks.items()
         for _, ids in groupby(sorted(task.test), key=lambda i: i.split("/")[0])
     ]
@@ -123,25 +126,27 @@ class _Scorer:
         self._labels = Labels.of(windows, {i.id: i.label for i in items})
         self._path = ""
 
-    def score(
-        self, number: int, path: str, recordings: tuple[str, ...], trained: bool
-    ) -> tuple[int, pd.DataFrame | str, int]:
+    def score(self, number: int, task: Task) -> tuple[int, pd.DataFrame | str, int]:
         """The number given, a table or why there is none, and how many recordings that was."""
         try:
-            return number, self._table(path, recordings, trained), len(recordings)
+            return number, self._table(task), len(task.test)
         except (ConfigError, DataError) as error:
-            return number, str(error), len(recordings)
+            return number, str(error), len(task.test)
 
-    def _table(self, path: str, recordings: tuple[str, ...], trained: bool) -> pd.DataFrame:
-        if path != self._path:
-            checkpoint = ckpt.load(*split(path))
+    def _table(self, task: Task) -> pd.DataFrame:
+        if task.path != self._path:
+            checkpoint = ckpt.load(*split(task.path))
             self._split = checkpoint.split
+            self._shapes = window_shapes(checkpoint.experiment.profile, checkpoint.shapes.eeg_channels)
             self._model = ckpt.load_model(checkpoint).to(self._place.device).eval()
-            self._path = path
-        if not trained:
-            refuse_overlap(replace(self._split, validation=(), test=recordings))
+            self._path = task.path
+        if not (task.trained or task.other_data):
+            refuse_overlap(replace(self._split, validation=(), test=task.test))
         windows, names, device = self._place.windows, self._model.names, self._place.device
-        rows, source, parts = rows_with(windows, recordings, tuple(names)), RawSource(windows, names), []
+        rows, parts = rows_with(windows, task.test, task.shown or tuple(names)), []
+        # What another data set lacks, or has of another shape, is zeros that are masked.
+        lacking = {m: self._shapes[m][0] for m in names if task.other_data and m not in task.shown}
+        source = Shown(RawSource(windows, names, lacking), task.shown or tuple(names))
         for part, batch in plain_batches(source, self._labels, rows, BATCH):
             inputs = {m: x.to(device) for m, x in batch.inputs.items()}
             output, alone = output_and_frames(self._model, inputs, batch.present_BM.to(device))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from eav_ray.config import Experiment, digest
+from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index
 from eav_ray.data.split import Split, check_subjects, items_of, make_split
@@ -100,22 +100,21 @@ def announce(
     e = experiment
     results = Store(e.store.results)
     todo = [r for r in {r.key: r for r in runs}.values() if not is_done(r, results)]
-    shapes = Shapes(data.index.eeg_channels, len(data.index.classes))
-    raw = any(run.kind != "fusion" for run in (*todo, *searched, *refitted))
-    each = seconds_per_window(e, shapes) if raw else {}
-    fusion_s = seconds_per_fused_window(e, shapes)
+    models = {r.key: r.experiment for r in todo}  # candidates of a search are taken to be as large as the experiment
+    speed = _Speed(Shapes(data.index.eeg_channels, len(data.index.classes)))
 
     def cost(run: Run) -> float:
         """Seconds of one worker; a joint step costs what its encoders cost, the head of a frozen encoder nothing."""
         windows = len(data.windows.rows_of(run.split.train)) * run.epochs
+        model = models.get(run.key, e)
         if run.kind == "fusion":
-            return windows * fusion_s
-        return 0.0 if run.features else windows * sum(each[m] for m in run.experiment.data.modalities)
+            return windows * speed.fusion(model)
+        return 0.0 if run.features else windows * sum(speed.encoder(model, m) for m in run.experiment.data.modalities)
 
     frozen = {run.features: run for run in (*todo, *searched, *refitted) if run.features}
     frozen = {key: run for key, run in frozen.items() if not results.is_committed(key)}
     # Backward, which they do without, is twice forward.
-    once = sum(len(data.windows) * each[run.experiment.data.modalities[0]] / 3 for run in frozen.values())
+    once = sum(len(data.windows) * speed.encoder(e, run.experiment.data.modalities[0]) / 3 for run in frozen.values())
     seconds = START_S + (once + sum(map(cost, (*todo, *refitted)))) / (e.runtime.workers * e.runtime.groups)
     encoders = sum(r.kind == "encoder" for r in todo)
     parts = [f"{len(frozen)} frozen encoders once over {len(data.windows)} windows"] if frozen else []
@@ -129,6 +128,28 @@ def announce(
     already = f" ({skipped} finished earlier)" if skipped else ""
     print(f"to do: {'; '.join(parts)}{already}; about {duration(seconds)}", flush=True)
     return seconds
+
+
+class _Speed:
+    """Seconds that one worker trains on a window, of each model once."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._shapes = shapes
+        self._found: dict[str, float] = {}
+
+    def encoder(self, experiment: Experiment, modality: str) -> float:
+        key = digest(modality, getattr(experiment.model, modality))
+        if key not in self._found:
+            alone = replace(experiment, data=replace(experiment.data, modalities=(modality,)))
+            self._found[key] = seconds_per_window(alone, self._shapes)[modality]
+        return self._found[key]
+
+    def fusion(self, experiment: Experiment) -> float:
+        names = sorted(experiment.data.modalities)
+        key = digest(experiment.fusion, [to_dict(getattr(experiment.model, m)) for m in names], names)
+        if key not in self._found:
+            self._found[key] = seconds_per_fused_window(experiment, self._shapes)
+        return self._found[key]
 
 
 def counted(runs: Sequence[Run]) -> str:

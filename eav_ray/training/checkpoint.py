@@ -39,6 +39,7 @@ class Checkpoint:
     finished: bool
     metrics: dict[str, Any]
     encoders: dict[str, str]  # keys of the encoder runs that a fusion was trained on
+    data: str = ""  # digest of the content of the shards that it was trained on; empty in those of earlier versions
 
 
 def prefix_of(key: str, attempt: str, position: Position) -> str:
@@ -61,6 +62,7 @@ def save(store: Store, key: str, attempt: str, checkpoint: Checkpoint) -> str:
             "classes": list(checkpoint.classes),
             "eeg_channels": checkpoint.shapes.eeg_channels,
             "encoders": checkpoint.encoders,
+            "data": checkpoint.data,
         },
     }
     files = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
@@ -106,6 +108,7 @@ def from_files(files: dict[str, bytes], *, name: str) -> Checkpoint:
             finished=bool(state["finished"]),
             metrics=dict(documents["metrics"]),
             encoders={str(k): str(v) for k, v in state["encoders"].items()},
+            data=str(state.get("data", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, SafetensorError, ConfigError) as error:
         raise DataError(f"{name} is not a checkpoint of this program: {error!r}") from None

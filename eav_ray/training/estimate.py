@@ -19,6 +19,7 @@ GPU_FLOPS = 5e13  # assumed of one GPU where there is none to measure on
 CPU_SHARE = 0.75  # of a bare matrix product's speed, reached by training AST and ViT; measured on a CPU core
 FUSION_SHARE = 0.2  # of what training encoders reaches, reached by fusions in stacks of 64; measured on a CPU core
 LEAST_FUSION_S = 5e-5  # a fusion takes for a window, however small it is
+WARM, LEAST_REPEATS, REPEATS, LATENCY_S = 3, 5, 100, 2.0  # windows of a latency, and when there are enough
 START_S = 20.0  # a group of workers, from asking to its first step
 
 
@@ -76,6 +77,33 @@ def cost(experiment: Experiment, shapes: Shapes) -> float:
         return float(sum(p.numel() for p in model.parameters()))
     encoders = sum(_forward_flops(_alone(experiment, m), m, shapes) for m in experiment.data.modalities)
     return (encoders + _fusion_flops(experiment, shapes)) / 2e9
+
+
+def latency_ms(experiment: Experiment, shapes: Shapes, device: torch.device) -> list[float]:
+    """Milliseconds of one window through a whole model, warm, of each repeat.
+
+    The model alone, on random input and fresh weights, which take as long as trained ones, by as many threads as a
+    worker has.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
+    try:
+        model = Classifier(experiment, shapes).to(device).eval()
+        names = sorted(experiment.data.modalities)
+        inputs = {m: _random(experiment, m, shapes, 1).inputs[m].to(device) for m in names}
+        present = torch.ones(1, len(names), dtype=torch.bool, device=device)
+        found: list[float] = []
+        with torch.no_grad():
+            began = time.perf_counter()
+            while len(found) < WARM + LEAST_REPEATS or (
+                len(found) < WARM + REPEATS and time.perf_counter() - began < LATENCY_S
+            ):
+                start = time.perf_counter()
+                model(inputs, present).logits_BK.cpu()  # which waits for a GPU
+                found.append(1e3 * (time.perf_counter() - start))
+        return found[WARM:]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _one(experiment: Experiment, modality: str, shapes: Shapes) -> float:

@@ -15,6 +15,10 @@ REVISIONS = {"mfcc": 2, "shared_attention": 2}
 # Of runtime.precision; equal ones are those from before there was fp16, so that what was trained then is still found.
 COMPUTED = {"fp32": False, "bf16": "autocast", "fp16": "autocast in float16"}
 
+# Keys that came later, each with the value at which all is computed as before there was the key. There they are no part
+# of what names a training or a study: what was trained before is found.
+ADDED = {"positions": True}
+
 FEATURES = 1  # raise when what is kept of frozen encoders changes
 
 SCORE = "validation_recording_balanced_accuracy"  # by which a candidate, or a checkpoint of a run, is the best
@@ -126,8 +130,13 @@ class Run:
 
 def _section(section: Any) -> dict[str, Any]:
     """What a section of an experiment says, and the revision of its kind where that is not the first."""
-    values = dict(vars(section))
+    values = as_before(section)
     return values | ({"revision": REVISIONS[values["kind"]]} if values.get("kind") in REVISIONS else {})
+
+
+def as_before(section: Any) -> dict[str, Any]:
+    """What a section of an experiment says, but for keys that came later and change nothing (`ADDED`)."""
+    return {k: v for k, v in vars(section).items() if k not in ADDED or v != ADDED[k]}
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ class Saver:
             finished,
             metrics | ({"histories": histories} if histories else {}),
             run.encoders,
+            run.data,
         )
         keep = 1 if finished else run.experiment.train.keep
         for left in range(0 if self._results.is_local else TRIES, -1, -1):

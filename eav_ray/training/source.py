@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from queue import Full, Queue
 from typing import Any, Protocol, TypeVar
@@ -16,6 +16,7 @@ from eav_ray.data.cache import Windows
 from eav_ray.training.loop import Batch, Position, steps_per_epoch
 
 T = TypeVar("T")
+DTYPES = {"audio": torch.float32, "eeg": torch.float32, "video": torch.uint8}  # of stored windows
 
 
 class Source(Protocol):
@@ -31,18 +32,50 @@ class Source(Protocol):
 
 
 class RawSource:
-    """Stored windows, from the memory-mapped cache."""
+    """Stored windows, from the memory-mapped cache.
 
-    def __init__(self, windows: Windows, names: list[str]) -> None:
+    Args:
+        lacking: Modalities that are not read but missing in every window, with the shape of a window.
+    """
+
+    def __init__(
+        self, windows: Windows, names: list[str], lacking: Mapping[str, tuple[int, ...]] | None = None
+    ) -> None:
         self.names = sorted(names)
-        self._windows = windows
-        self._present = windows.ids[[f"has_{m}" for m in self.names]].to_numpy()
+        self._windows, self._lacking = windows, lacking or {}
+        never = np.zeros(len(windows), dtype=bool)
+        has = [never if m in self._lacking else windows.ids[f"has_{m}"].to_numpy() for m in self.names]
+        self._present = np.stack(has, axis=1)
 
     def get(self, rows: np.ndarray) -> dict[str, Tensor]:
-        return {m: torch.from_numpy(self._windows.get(rows, m)) for m in self.names}
+        return {m: self._get(rows, m) for m in self.names}
+
+    def _get(self, rows: np.ndarray, modality: str) -> Tensor:
+        if modality in self._lacking:
+            return torch.zeros(len(rows), *self._lacking[modality], dtype=DTYPES[modality])
+        return torch.from_numpy(self._windows.get(rows, modality))
 
     def present(self, rows: np.ndarray) -> np.ndarray:
         return self._present[rows]
+
+
+class Shown:
+    """A source of which only some modalities are seen; the others are as if they were missing in every window.
+
+    Args:
+        modalities: Those that are seen.
+    """
+
+    def __init__(self, source: Source, modalities: tuple[str, ...]) -> None:
+        self.names = source.names
+        self._source = source
+        self._seen = np.array([m in modalities for m in self.names])
+
+    def get(self, rows: np.ndarray) -> dict[str, Tensor]:
+        return self._source.get(rows)
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        return self._source.present(rows) & self._seen
 
 
 def ahead(batches: Iterable[T], depth: int = 2) -> Iterator[T]:

@@ -27,6 +27,7 @@ from eav_ray.data.shard import INDEX, Index, from_bytes, read_index, to_bytes
 from eav_ray.data.table import Table
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store
+from tests.speech import write_film
 
 Change = Callable[[bytes], bytes]
 
@@ -136,6 +137,23 @@ def test_film(folder: Path, damage: list[Change]) -> None:
     path.write_bytes(several(film(), damage))
     found = ours(lambda: video.read(path, 5, 16, timeout_s=10))
     assert found is None or (found.frames.shape[1:] == (16, 16, 3) and 0 < found.seconds <= 3600)
+
+
+@cache
+def film_with_sound(suffix: str) -> bytes:
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / f"a{suffix}"
+        write_film(path, 0.3 * np.sin(np.arange(22_050) / 9), 44_100, seconds=0.5, fps=10)
+        return path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".flv"])
+@given(damage=DAMAGE)
+def test_sound_of_a_film(folder: Path, suffix: str, damage: list[Change]) -> None:
+    path = folder / f"b{suffix}"
+    path.write_bytes(several(film_with_sound(suffix), damage))
+    x_T = ours(lambda: audio.read(path, 16_000, timeout_s=10))
+    assert x_T is None or (x_T.ndim == 1 and x_T.size and np.isfinite(x_T).all() and np.abs(x_T).max() <= 1)
 
 
 @pytest.mark.parametrize("kind", ["plain", "compressed", "7.3"])

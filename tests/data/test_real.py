@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -106,3 +107,23 @@ def test_every_film_keeps_its_length(real: Path, suffix: str) -> None:
         assert frames.shape[1:] == (64, 64, 3)
         assert abs(len(frames) - 5 * duration_s) <= 1
         assert frames.std() > 5
+
+
+def test_every_film_is_heard_when_it_sounds(real: Path) -> None:
+    """One of them has its sound from 2.4 s on."""
+    ends = {}
+    for path in sorted((real / "video").glob("*.m[op][v4]")):
+        with av.open(str(path)) as container:
+            streams = container.streams.audio
+            if not streams:
+                with pytest.raises(DataError, match="has no sound"):
+                    audio.read(path, 16000)
+                continue
+            unit, start, length = streams[0].time_base, streams[0].start_time or 0, streams[0].duration or 0
+            assert unit is not None
+            begin_s, end_s = float(start * unit), float((start + length) * unit)
+        x_T = audio.read(path, 16000)
+        assert len(x_T) / 16000 == pytest.approx(end_s, abs=0.05)
+        assert not x_T[: max(0, round((begin_s - 0.05) * 16000))].any()
+        ends[path.name] = begin_s
+    assert max(ends.values()) > 2

@@ -1,0 +1,206 @@
+"""Serving one window: how long an answer takes, preprocessing included, and whether memory grows.
+
+    python -m benchmarks.serve [FOLDER] [minutes=30] [requests=200]
+
+A model with the sizes of jobs/experiments/demo.yaml, as `jobs/serve.py` serves it, on planted people. First each
+recording of 5 s (EEG, audio, video as files) is asked for alone, one after the other: the time is what a client on the
+same machine waits. Then, for some minutes, one client asks without a pause while another streams in real time; the
+resident memory of the replica is read once a second, and its slope is that of a line through the second half.
+"""
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from benchmarks.common import Goal, arguments, finish
+from eav_ray.config import load
+from eav_ray.data.eav import CHANNELS, CLASSES, EAV
+from eav_ray.data.manifest import Recording
+from eav_ray.data.split import Split
+from eav_ray.data.synthetic import Plan, plant
+from eav_ray.models.build import Classifier, Shapes
+from eav_ray.storage import Store
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.loop import Position
+
+REPOSITORY = Path(__file__).parents[1]
+P95_S = 1.0
+GROWTH = 2.0  # MiB a minute over the second half, at most: 2.8 GiB a day
+PLAN = Plan(people=1, per_class=4, seconds=5)
+PIECE_S = 0.1
+
+
+def checkpoint(folder: Path) -> str:
+    """Weights that nobody trained: they cost what others cost."""
+    e = load(REPOSITORY / "jobs" / "experiments" / "demo.yaml")
+    torch.manual_seed(0)
+    shapes = Shapes(len(CHANNELS), len(CLASSES))
+    model = Classifier(e, shapes)
+    model.normalise.sd.fill_(20.0)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    split = Split("loso", ("a/1",), (), ("b/1",))
+    made = ckpt.Checkpoint(e, split, CLASSES, shapes, weights, {}, Position(1, 0), True, {}, {})
+    return f"{folder}/{ckpt.save(Store(folder), 'served', 'a0000-aaaaaaaa', made)}"
+
+
+def bodies(root: Path) -> tuple[list[bytes], EAV, list[Recording]]:
+    """One request a recording."""
+    dataset = EAV(str(root))
+    recordings = list(dataset.scan().recordings)
+    found = []
+    for r in recordings:
+        raw = dataset.read_eeg(r)
+        assert r.audio and r.video
+        tree = {
+            "eeg": {
+                "hz": raw.hz,
+                "channels": list(raw.channels),
+                "values": base64.b64encode(raw.values_CT.astype("<f4").tobytes()).decode(),
+            },
+            "audio": base64.b64encode(Path(r.audio).read_bytes()).decode(),
+            "video": base64.b64encode(Path(r.video).read_bytes()).decode(),
+        }
+        found.append(json.dumps(tree).encode())
+    return found, dataset, recordings
+
+
+def ask(url: str, body: bytes) -> float:
+    """Seconds until the answer is there."""
+    began = time.perf_counter()
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/predict", body), timeout=60) as done:
+        tree = json.load(done)
+    seconds = time.perf_counter() - began
+    assert tree["predicted"] in CLASSES and not tree["not_used"], tree
+    return seconds
+
+
+class Stream:
+    """One client that sends EEG and audio of planted people at the pace at which they were recorded."""
+
+    def __init__(self, url: str, dataset: EAV, recording: Recording) -> None:
+        raw = dataset.read_eeg(recording)
+        self._eeg_CT, self._hz = raw.values_CT.astype("<f4"), int(raw.hz)
+        self._url = url.replace("http://", "ws://") + "/stream"
+        self.answers, self.late_s, self.used = 0, [], set[str]()
+        self._sent: dict[float, float] = {}  # stream's second -> when its last piece was sent
+
+    def run(self, stop: threading.Event) -> None:
+        with connect(self._url) as socket:
+            reader = threading.Thread(target=self._read, args=(socket,))
+            reader.start()
+            began, k = time.monotonic(), 0
+            noise_T = (np.random.default_rng(0).normal(0, 3000, 16_000)).astype("<i2")
+            while not stop.is_set():
+                at_s = k * PIECE_S
+                n, m = round(PIECE_S * self._hz), round(PIECE_S * 16_000)
+                at = (k * n) % (self._eeg_CT.shape[1] - n)
+                eeg = {"modality": "eeg", "time": at_s, "hz": self._hz, "channels": list(CHANNELS)}
+                sound = {"modality": "audio", "time": at_s, "hz": 16_000, "dtype": "int16"}
+                socket.send(json.dumps(eeg).encode() + b"\n" + self._eeg_CT[:, at : at + n].T.tobytes())
+                socket.send(json.dumps(sound).encode() + b"\n" + noise_T[:m].tobytes())
+                k += 1
+                self._sent[round(k * PIECE_S, 3)] = time.monotonic()
+                time.sleep(max(0.0, began + k * PIECE_S - time.monotonic()))
+        reader.join()
+
+    def _read(self, socket: ClientConnection) -> None:
+        try:
+            for text in socket:
+                tree: dict[str, Any] = json.loads(text)
+                if "waiting" not in tree:
+                    self.answers += 1
+                    self.used |= set(tree["used"])
+                    self.late_s.append(time.monotonic() - self._sent.get(round(tree["time"], 3), np.nan))
+        except ConnectionClosed:
+            return
+
+
+def replica(process: "subprocess.Popen[str]") -> psutil.Process:
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if "ServeReplica" in " ".join(child.cmdline()):
+            return child
+    sys.exit("error: no replica is running")
+
+
+def main() -> int:
+    folder, words = arguments(__doc__, known=("minutes", "requests"))
+    minutes, requests = float(words.get("minutes", 30)), int(words.get("requests", 200))
+    plant(folder / "EAV", PLAN)
+    whole, dataset, recordings = bodies(folder / "EAV")
+    command = [sys.executable, "jobs/serve.py", checkpoint(folder), "--port", "18765"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("EAV_RAY_SERVE")}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment)
+    assert server.stdout is not None
+    try:
+        match = re.search(r"http://\S+", server.stdout.readline())
+        if match is None:
+            sys.exit("error: nothing is served")
+        url = match[0]
+        for body in whole[:5]:
+            ask(url, body)
+        alone = np.array([ask(url, body) for body, _ in zip(cycle(whole), range(requests), strict=False)])
+        print(f"alone: median {np.median(alone):.3f} s, p95 {np.quantile(alone, 0.95):.3f} s", flush=True)
+
+        model, stop = replica(server), threading.Event()
+        stream = Stream(url, dataset, recordings[0])
+        streaming = threading.Thread(target=stream.run, args=(stop,))
+        streaming.start()
+        loaded: list[float] = []
+        memory: list[tuple[float, float]] = []  # minutes, MiB
+        began = time.monotonic()
+        for body in cycle(whole):
+            loaded.append(ask(url, body))
+            now = (time.monotonic() - began) / 60
+            if not memory or now - memory[-1][0] >= 1 / 60:
+                memory.append((now, model.memory_info().rss / 2**20))
+            if now >= minutes:
+                break
+        stop.set()
+        streaming.join()
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+    at, mib = np.array(memory).T
+    later = at >= at[-1] / 2
+    slope = float(np.polyfit(at[later], mib[later], 1)[0])
+    p95 = float(np.quantile(alone, 0.95))
+    lines = [
+        f"One window of 5 s (EEG, audio and video as files), one client, {requests} requests: median "
+        f"{np.median(alone):.3f} s, p95 {p95:.3f} s, slowest {alone.max():.3f} s.",
+        "",
+        f"{minutes:g} minutes of one client that asks without a pause and one that streams EEG and audio: "
+        f"{len(loaded)} requests, median {np.median(loaded):.3f} s, p95 {np.quantile(loaded, 0.95):.3f} s; "
+        f"{stream.answers} answers to the stream (used: {', '.join(sorted(stream.used))}), which come "
+        f"{np.nanmedian(stream.late_s):.3f} s after the last piece (median), p95 "
+        f"{np.nanquantile(stream.late_s, 0.95):.3f} s.",
+        "",
+        "Resident memory of the replica, MiB, at the start and after each tenth of that time: "
+        + ", ".join(f"{v:.0f}" for v in np.interp(np.linspace(0, at[-1], 11), at, mib))
+        + ".",
+    ]
+    goals = [
+        Goal("p95 of one window, preprocessing included", p95, P95_S, " s", at_least=False),
+        Goal("growth of memory over the second half", slope, GROWTH, " MiB/minute", at_least=False),
+        Goal("answers to the stream a second", stream.answers / (minutes * 60), 0.95),
+    ]
+    return finish("serve", "Serving", "\n".join(lines), goals)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""The last seconds of signals that arrive in pieces, each on the clock of its time stamps."""
+
+from dataclasses import dataclass, field
+
+import av
+import numpy as np
+
+JITTER_S = 0.02  # a piece whose time is off by less follows the one before: its samples keep better time
+GAP_S = 1.0  # a frame is shown until the next, but no longer than this: what comes later was not there
+
+
+class Samples:
+    """A sampled signal on the grid of its own rate; where nothing came, there is nothing.
+
+    Args:
+        keep_s: Older samples are forgotten.
+    """
+
+    def __init__(self, n_chans: int, hz: float, keep_s: float) -> None:
+        self.n_chans, self.hz = n_chans, hz
+        self._keep = int(np.ceil(keep_s * hz))
+        # Twice the room, so that samples are moved up once in a while only.
+        self._x_CT = np.zeros((n_chans, 2 * self._keep), np.float32)
+        self._here_T = np.zeros(2 * self._keep, bool)
+        self._origin_s: float | None = None  # time of sample 0
+        self._base = 0  # number of the first sample that the array has room for
+        self._end = 0  # number of the sample after the last
+
+    def push(self, time_s: float, x_CT: np.ndarray) -> None:
+        """Take a piece that begins at a time. What is there already stays."""
+        if self._origin_s is None:
+            self._origin_s = time_s
+        at = round((time_s - self._origin_s) * self.hz)
+        if abs(at - self._end) <= JITTER_S * self.hz:
+            at = self._end
+        stop = at + x_CT.shape[1]
+        if stop > self._base + self._here_T.size:
+            self._move(stop)
+        first = max(at, self._base)
+        if stop <= first:
+            return  # too late
+        piece, place = x_CT[:, first - at :], slice(first - self._base, stop - self._base)
+        new_T = ~self._here_T[place]
+        if new_T.all():
+            self._x_CT[:, place] = piece
+        else:
+            self._x_CT[:, place][:, new_T] = piece[:, new_T]
+        self._here_T[place] = True
+        self._end = max(self._end, stop)
+
+    def _move(self, stop: int) -> None:
+        """Make room up to a sample, by forgetting what is older than is kept."""
+        base = max(self._base, stop - self._keep)
+        kept = max(self._base + self._here_T.size - base, 0)
+        for array in (self._x_CT, self._here_T):
+            array[..., :kept] = array[..., array.shape[-1] - kept :].copy()
+            array[..., kept:] = 0
+        self._base = base
+
+    @property
+    def end_s(self) -> float:
+        return (self._origin_s or 0.0) + self._end / self.hz
+
+    def take(self, start_s: float, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+        """A stretch of time: samples (channels, n), zero where nothing came, and (n,) whether it did."""
+        n = round(seconds * self.hz)
+        x_CT, here_T = np.zeros((self.n_chans, n), np.float32), np.zeros(n, bool)
+        if self._origin_s is not None:
+            at = round((start_s - self._origin_s) * self.hz) - self._base
+            first, last = max(at, 0), min(at + n, self._here_T.size)
+            if first < last:
+                x_CT[:, first - at : last - at] = self._x_CT[:, first:last]
+                here_T[first - at : last - at] = self._here_T[first:last]
+        return x_CT, here_T
+
+    def run(self, stop_s: float) -> tuple[np.ndarray, float]:
+        """What came without a gap up to a time: samples (channels, n), and the time of the first; none, where nothing.
+
+        The last run that ends before that time, of at most `keep_s`.
+        """
+        if self._origin_s is None:
+            return np.zeros((self.n_chans, 0), np.float32), stop_s
+        stop = min(max(round((stop_s - self._origin_s) * self.hz) - self._base, 0), self._here_T.size)
+        here = np.flatnonzero(self._here_T[:stop])
+        if not here.size:
+            return np.zeros((self.n_chans, 0), np.float32), stop_s
+        last = here[-1] + 1
+        gaps = np.flatnonzero(~self._here_T[:last])
+        first = max(gaps[-1] + 1 if gaps.size else 0, last - self._keep)
+        return self._x_CT[:, first:last].copy(), self._origin_s + (first + self._base) / self.hz
+
+
+@dataclass(eq=False)
+class Frame:
+    time_s: float
+    jpeg: bytes
+    picture: np.ndarray | None = field(default=None, repr=False)  # of the profile's size, once it was wanted
+    decoded: av.VideoFrame | None = field(default=None, repr=False)  # where the picture depends on other frames
+
+
+class Frames:
+    """Single frames, in the order of their times.
+
+    Args:
+        keep_s: Older frames are forgotten, as are those before the newest `most`.
+    """
+
+    def __init__(self, keep_s: float, most: int) -> None:
+        self._keep_s, self._most = keep_s, most
+        self._frames: list[Frame] = []
+
+    def push(self, time_s: float, jpeg: bytes) -> None:
+        at = len(self._frames)
+        while at and self._frames[at - 1].time_s > time_s:
+            at -= 1
+        if at and self._frames[at - 1].time_s == time_s:
+            return  # what is there already stays
+        self._frames.insert(at, Frame(time_s, jpeg))
+        oldest = self._frames[-1].time_s - self._keep_s
+        drop = sum(f.time_s < oldest for f in self._frames)
+        del self._frames[: max(drop, len(self._frames) - self._most)]
+
+    @property
+    def end_s(self) -> float:
+        return self._frames[-1].time_s if self._frames else 0.0
+
+    def before(self, stop_s: float) -> list[Frame]:
+        return [f for f in self._frames if f.time_s < stop_s]
+
+
+def chosen(times: np.ndarray, start_s: float, stop_s: float, fps: int, count: int) -> tuple[np.ndarray, float]:
+    """Which frames a window has, by the rule of `video.read`: frame k is the first whose time is at least k / fps.
+
+    A gap is bridged by the frame after it, the end by the last frame.
+
+    Args:
+        times: Of the frames there are, ascending, seconds.
+        stop_s: Up to here something can have come; at most the window's end.
+        count: Frames of a window, fps * its length.
+    Returns:
+        (count,) numbers of frames, empty where there is none in the window; and the seconds that frames speak of.
+    """
+    steps = np.diff(times)
+    frame_s = float(np.median(steps)) if steps.size else 1 / fps
+    slack_s = min(frame_s, 1 / fps) / 2
+    inside = np.flatnonzero(times >= start_s - slack_s)
+    if not inside.size:
+        return np.zeros(0, int), 0.0
+    wanted = np.searchsorted(times[inside], start_s + np.arange(count) / fps - slack_s)
+    ends = np.minimum(np.append(times[1:], times[-1] + frame_s), times + GAP_S)
+    covered = np.clip(ends, start_s, stop_s) - np.clip(times, start_s, stop_s)
+    return inside[np.minimum(wanted, inside.size - 1)], float(covered.sum())

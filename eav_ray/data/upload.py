@@ -1,0 +1,195 @@
+"""One recording as it is sent, to windows: through the code that preprocessing uses, by files that last as long."""
+
+import io
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from eav_ray.config import MODALITIES, Modality, Profile
+from eav_ray.data import wire
+from eav_ray.data.manifest import Listing, RawEEG, Recording
+from eav_ray.data.session import Prepared, prepare
+from eav_ray.data.video import DECODE_ERRORS
+from eav_ray.data.windows import Cut, cut
+from eav_ray.errors import DataError
+
+LONGEST_S = 120  # of what is sent
+TIMEOUT_S = 20  # to decode one file
+NOT_SENT = "not sent"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What was sent of each modality: as it came, or why it cannot be used. Keys are the modalities that were sent."""
+
+    eeg: RawEEG | None = None
+    eeg_named: bool = False  # channels by their own names
+    audio: bytes | None = None
+    video: bytes | None = None
+    frames: tuple[bytes, ...] = ()  # JPEG, instead of `video`
+    frames_hz: float = 0.0
+    wrong: dict[str, str] | None = None  # modality -> reason
+
+
+def upload_of(tree: dict[str, Any]) -> Upload:
+    """`{"eeg": {...}, "audio": base64, "video": base64 or {"hz", "frames": [base64]}}`, any of them.
+
+    A modality that is wrong is set aside with its reason; a key that means nothing is an error.
+    """
+    wire.known(tree, MODALITIES, "the request")
+    found: dict[str, Any] = {}
+    wrong: dict[str, str] = {}
+    for m, value in tree.items():
+        if value is None:
+            continue
+        try:
+            match m:
+                case "eeg":
+                    found |= {"eeg": wire.eeg_of(value), "eeg_named": isinstance(value.get("channels"), list)}
+                case "audio":
+                    found["audio"] = wire.checked_audio(_bytes(value, m))
+                case _ if isinstance(value, dict):
+                    found |= _frames(value)
+                case _:
+                    found["video"] = wire.checked_film(_bytes(value, m))
+        except DataError as error:
+            wrong[m] = str(error)
+    return Upload(**found, wrong=wrong)
+
+
+def _bytes(value: Any, what: str) -> bytes:
+    return value if isinstance(value, bytes) else wire.bytes_of(value, what)
+
+
+def _frames(tree: dict[str, Any]) -> dict[str, Any]:
+    wire.known(tree, ("hz", "frames"), "video")
+    hz = wire.number(tree, "hz", 0.1, 240)
+    frames = tree.get("frames")
+    if not isinstance(frames, list) or not frames:
+        raise DataError("video.frames is no list of base64 JPEG files")
+    if len(frames) / hz > LONGEST_S:
+        raise DataError(f"video is longer than {LONGEST_S} s; cut it into recordings")
+    return {"frames": tuple(wire.checked_jpeg(_bytes(f, "a frame")) for f in frames), "frames_hz": hz}
+
+
+def windows_of(
+    upload: Upload, profile: Profile, modalities: Sequence[Modality], eeg_channels: int, montage: tuple[str, ...]
+) -> tuple[Cut, dict[str, str]]:
+    """Windows of what was sent, as `windows.cut` makes them, and for each modality without any, why.
+
+    Args:
+        modalities: Of the model.
+        montage: Names of its EEG channels, where they are known.
+    """
+    reasons = dict.fromkeys(modalities, NOT_SENT) | {m: r for m, r in (upload.wrong or {}).items() if m in modalities}
+    own = replace(profile, on_bad="partial", file_timeout_s=min(profile.file_timeout_s, TIMEOUT_S))
+    with tempfile.TemporaryDirectory(prefix="eav-ray-") as folder:
+        files: dict[str, str] = {}
+        for m in ("audio", "video"):
+            try:
+                if m in modalities and (path := _written(upload, m, Path(folder))):
+                    files[m] = str(path)
+            except DataError as error:
+                reasons[m] = str(error)
+        audio, video = files.get("audio"), files.get("video")
+        recording = Recording("sent", "sent", 0, "speaking", 0, audio=audio, video=video)
+        prepared: Prepared | DataError | None = None
+        if upload.eeg is not None and "eeg" in modalities:
+            recording = replace(recording, eeg="eeg")
+            prepared = prepared_of(upload.eeg, own, eeg_channels, montage, named=upload.eeg_named)
+        made = cut(recording, own, modalities, prepared=prepared, eeg_channels=eeg_channels, longest_s=LONGEST_S)
+    for problem in made.problems:
+        m = next((m for m, path in files.items() if path == problem.file), "eeg")
+        reasons[m] = problem.reason.replace(problem.file, m)
+    sent = {m for m in modalities if any(w[f"has_{m}"] for w in made.windows)}
+    return made, {m: reason for m, reason in reasons.items() if m not in sent}
+
+
+def prepared_of(
+    raw: RawEEG, profile: Profile, eeg_channels: int, montage: tuple[str, ...], *, named: bool
+) -> Prepared | DataError:
+    """EEG of one recording alone, cleaned as the profile says; or why it cannot be used."""
+    try:
+        seconds = raw.values_CT.shape[1] / raw.hz
+        if seconds > LONGEST_S:
+            raise DataError(f"EEG is {seconds:.0f} s long; at most {LONGEST_S} s are taken: cut it into recordings")
+        raw = wire.arranged(raw, eeg_channels, montage, named=named)
+        ((_, found),) = prepare(_Sent(raw), [Recording("sent", "sent", 0, "", 0, eeg="eeg")], profile.eeg)
+        if isinstance(found, Prepared) and not np.isfinite(found.x_CT).all():
+            raise DataError("EEG holds values that are too large to filter")
+        return found
+    except DataError as error:
+        return error
+
+
+class _Sent:
+    """A data set of one recording, for `session.prepare`."""
+
+    name = "sent"
+
+    def __init__(self, raw: RawEEG) -> None:
+        self.raw = raw
+        self.classes: tuple[str, ...] = ()
+        self.modalities: tuple[str, ...] = ("eeg",)
+
+    def scan(self) -> Listing:
+        return Listing(())
+
+    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+        return list(recordings)
+
+    def read_eeg(self, recording: Recording) -> RawEEG:
+        return self.raw
+
+
+def _written(upload: Upload, m: str, folder: Path) -> Path | None:
+    if m == "audio" and upload.audio is not None:
+        path = folder / "audio"
+        path.write_bytes(upload.audio)
+        return path
+    if m == "video" and upload.video is not None:
+        path = folder / "video"
+        path.write_bytes(upload.video)
+        _check_size(path)
+        return path
+    if m == "video" and upload.frames:
+        path = folder / "video.mkv"
+        _join(upload.frames, upload.frames_hz, path)
+        return path
+    return None
+
+
+def _check_size(path: Path) -> None:
+    """A film of huge pictures would take the memory of everybody."""
+    try:
+        with av.open(str(path), metadata_errors="ignore", timeout=TIMEOUT_S) as container:
+            for stream in container.streams.video:
+                if max(stream.width or 0, stream.height or 0) > wire.PIXELS:
+                    raise DataError(
+                        f"video has {stream.width} x {stream.height} pixels; at most {wire.PIXELS} x {wire.PIXELS}"
+                    )
+    except DataError:
+        raise
+    except DECODE_ERRORS:
+        return  # `video.read` says what is wrong with it
+
+
+def _join(frames: Sequence[bytes], hz: float, path: Path) -> None:
+    """JPEG files to a film, as they are."""
+    rate = Fraction(hz).limit_denominator(1000)
+    with Image.open(io.BytesIO(frames[0])) as first:
+        width, height = first.size
+    with av.open(str(path), "w", format="matroska") as container:
+        stream = container.add_stream("mjpeg", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuvj420p"
+        for k, frame in enumerate(frames):
+            packet = av.Packet(frame)
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, 1 / rate, k, k
+            container.mux(packet)

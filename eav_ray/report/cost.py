@@ -1,0 +1,133 @@
+"""Accuracy against what it costs: parameters, multiplications, training time and latency; and what EEG adds to both."""
+
+import html
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from eav_ray.report.ablation import percent, points
+from eav_ray.report.page import figure_svg, section, table
+from eav_ray.report.search import front
+
+AXES = {  # key of a cost: (its axis, what it is divided by)
+    "parameters": ("parameters, millions", 1e6),
+    "gmac": ("GMAC a window", 1.0),
+    "latency_ms": ("latency of one window, ms", 1.0),
+    "seconds": ("training of a fold, s", 1.0),
+}
+
+
+def sections(tree: dict[str, Any]) -> list[str]:
+    """Of the page: the table and figure of cost, and what EEG adds. None where nothing has a cost.
+
+    Args:
+        tree: `results.json` of an ablation.
+    """
+    matplotlib.use("agg")
+    entries = priced(tree)
+    made = []
+    if entries:
+        told = _told(entries)
+        figure = figure_svg(_figure(entries), told)
+        made.append(section("Accuracy against cost", f"<p>{html.escape(_note(tree))}</p>", figure, _table(entries)))
+    if tree["eeg"]:
+        note = (
+            "Each set of modalities with EEG against the same without it, paired over people. A masked model computes "
+            "its EEG encoder all the same."
+        )
+        made.append(section("What EEG adds, and what it costs", f"<p>{note}</p>", _eeg_table(tree)))
+    return made
+
+
+def priced(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models that were trained, each once: one that is masked costs what the whole does."""
+    found: dict[str, dict[str, Any]] = {}
+    for v in tree["variants"]:
+        if v["how"] != "masked" and v["cost"]:
+            found.setdefault(v["name"], v)
+    # Two names of one model, a subset and a size without EEG, are one point.
+    unique: dict[str, dict[str, Any]] = {}
+    for v in found.values():
+        unique.setdefault(v["cost"].get("model", v["name"]), v)
+    return list(unique.values())
+
+
+def _note(tree: dict[str, Any]) -> str:
+    h = tree["hardware"]
+    seen = {(g["people"], g["recordings"]) for g in tree["groups"].values()}
+    other = "" if len(seen) == 1 else " Groups of variants are scored on different recordings: see their tables."
+    return (
+        f"Latency: the model alone, one window, warm, {h['threads']} thread{'s' if h['threads'] > 1 else ''} on "
+        f"{h['device']}. Training: seconds of all epochs of one fold, encoders included, the mean over folds; by "
+        f"{h['workers']} worker{'s' if h['workers'] > 1 else ''}. Filled points see EEG, hollow ones do not; the line "
+        f"joins what no other beats in both.{other}"
+    )
+
+
+def _table(entries: list[dict[str, Any]]) -> str:
+    head = ["", "variant", "modalities", "accuracy, %", "95 %", "parameters", "GMAC a window", "training, s"]
+    head += ["latency, ms", "95th percentile, ms"]
+    lines = []
+    for number, v in enumerate(entries, 1):
+        a, c = v["accuracy"], v["cost"]
+        row = [str(number), v["name"], ", ".join(v["modalities"]), percent(a["mean"])]
+        row += [f"{percent(a['low'])} to {percent(a['high'])}", f"{c['parameters']:,.0f}", f"{c['gmac']:.3g}"]
+        row += ["-" if c["seconds"] is None else f"{c['seconds']:.1f}", f"{c['latency_ms']:.1f}", f"{c['p95_ms']:.1f}"]
+        lines.append(row)
+    return table(head, lines)
+
+
+def _frame(entries: list[dict[str, Any]], key: str) -> pd.DataFrame:
+    rows = [
+        {"number": n, "cost": v["cost"][key] / AXES[key][1], "score": 100 * v["accuracy"]["mean"], "entry": v}
+        for n, v in enumerate(entries, 1)
+        if v["cost"].get(key) is not None
+    ]
+    return pd.DataFrame(rows, columns=["number", "cost", "score", "entry"])
+
+
+def _figure(entries: list[dict[str, Any]]) -> Figure:
+    keys = [key for key in AXES if len(_frame(entries, key)) > 1]
+    figure = Figure(figsize=(7.5, 3.0 * ((len(keys) + 1) // 2)), layout="constrained")
+    grid = figure.subplots((len(keys) + 1) // 2, 2, squeeze=False).ravel()
+    for axes, key in zip(grid, keys, strict=False):
+        found = _frame(entries, key)
+        best = front(found)
+        axes.plot(best["cost"].to_numpy(), best["score"].to_numpy(), "-", color="0.7", lw=1.2, zorder=1)
+        for row in found.itertuples():
+            entry: Any = row.entry
+            fill = "C0" if "eeg" in entry["modalities"] else "white"
+            axes.plot([row.cost], [row.score], "o", mfc=fill, mec="C0", ms=5, zorder=2)
+            axes.annotate(str(row.number), (row.cost, row.score), (4, 3), textcoords="offset points", fontsize=7)
+        if found["cost"].min() > 0:
+            axes.set_xscale("log")
+        axes.set(xlabel=AXES[key][0], ylabel="accuracy, %")
+    for axes in grid[len(keys) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _told(entries: list[dict[str, Any]]) -> str:
+    named = "; ".join(f"{n} {v['name']} ({percent(v['accuracy']['mean'])} %)" for n, v in enumerate(entries, 1))
+    fronts = []
+    for key, (name, _) in AXES.items():
+        found = _frame(entries, key)
+        if len(found) > 1:
+            fronts.append(f"{name}: {', '.join(map(str, front(found)['number']))}")
+    return f"Accuracy against cost of {named}. Beaten by none in both, the cheapest first: {'; '.join(fronts)}."
+
+
+def _eeg_table(tree: dict[str, Any]) -> str:
+    head = ["with EEG", "without", "how", "adds, points", "95 %", "Holm", "rank-biserial", ""]
+    head += ["parameters", "GMAC a window", "training, s", "latency, ms"]
+    lines = []
+    for pair in tree["eeg"]:
+        d, x = pair["difference"], pair["extra"]
+        row = [pair["with"], pair["without"], pair["how"], points(d["mean"])]
+        row += [f"{points(d['low'])} to {points(d['high'])}", f"{d['holm']:.3g}", f"{d['effect']:+.2f}", d["verdict"]]
+        shown = {"parameters": "+,.0f", "gmac": "+.3g", "seconds": "+.1f", "latency_ms": "+.1f"}
+        row += [format(x[key], form) if key in x else "-" for key, form in shown.items()]
+        lines.append(row)
+    return table(head, lines)

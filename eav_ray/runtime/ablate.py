@@ -1,0 +1,263 @@
+"""What the parts of an experiment are worth, and what they cost: its variants over all folds of its protocol.
+
+The trainings of all variants and folds are one queue, equal ones once: variants share the encoders that they do not
+change. Each test recording is scored once by each variant's model of its fold.
+"""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from eav_ray.config import Experiment, digest, to_dict
+from eav_ray.data import arrow
+from eav_ray.errors import DataError
+from eav_ray.models.build import Shapes
+from eav_ray.report import ablation, cost
+from eav_ray.report.page import document
+from eav_ray.report.progress import stage
+from eav_ray.runtime import cluster
+from eav_ray.runtime.protocol import Planned, finished, plan, train_folds
+from eav_ray.runtime.score import Task, score
+from eav_ray.runtime.train import Data, open_data, runs_of
+from eav_ray.storage import Store, versions
+from eav_ray.training import estimate
+from eav_ray.training.plan import Run
+from eav_ray.training.variants import BASE, PARTS, Variant, variants
+
+FORMAT = 1  # raise when what is kept of an ablation changes
+KEPT = ("subject", "recording", "window", "label", "fold", "variant")  # and the fusion's logits and weights
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One variant on one fold."""
+
+    variant: Variant
+    fold: Planned  # whose runs are the variant's
+    test: tuple[str, ...]  # test recordings in which there is something for it to see
+
+
+@dataclass(frozen=True)
+class Ablated:
+    tree: dict[str, Any]  # results.json
+    path: str  # where it lies, empty where something is missing
+    failed: list[str]
+    text: str
+
+
+def run_ablation(
+    experiment: Experiment, parts: Sequence[str] = PARTS, sizes: Sequence[str] = ("cheap", "half")
+) -> Ablated:
+    """Train and test every variant on every fold, or what is left of them; `fold.index` does not matter.
+
+    Raises:
+        ConfigError: A variant or a fold that cannot be made.
+        DataError: Nothing could be scored, or another process is at the same.
+    """
+    e = experiment
+    made, left_out = variants(e, parts, sizes)
+    data, results = open_data(e), Store(e.store.results)
+    trials = plan_trials(e, made, data)
+    name = f"ablations/{ablation_key(e, trials)}"
+    failed: list[str] = []
+    with results.lock(f"{name}/lock"):
+        if results.is_committed(name):
+            tree = _read(results, name)
+        else:
+            with cluster.session(e.runtime):
+                reasons = train_folds(e, [t.fold for t in trials], data, results)
+                predictions, failed = _scored(e, trials, data, results, reasons)
+            if predictions.empty:
+                raise DataError(f"no variant could be scored; the first: {failed[0]}")
+            costs = _costs(e, made, trials, data, results)
+            tree = _tree(e, made, trials, data, predictions, costs)
+            if not failed:
+                results.commit(name, _files(e, tree, predictions))
+    return Ablated(
+        tree, "" if failed else f"{results}/{name}", failed, _text(tree, left_out, failed, f"{results}/{name}")
+    )
+
+
+def plan_trials(experiment: Experiment, made: Sequence[Variant], data: Data) -> list[Trial]:
+    """Every variant on every fold of the experiment's own splits; equal trainings are one `Run`."""
+    ids = data.windows.ids
+    trials: list[Trial] = []
+    for fold in plan(experiment, data):
+        for variant in made:
+            e = variant.experiment(replace(experiment, fold=replace(experiment.fold, index=fold.number)))
+            seen = ids[ids[[f"has_{m}" for m in variant.modalities(experiment)]].any(axis=1)]
+            known = set(seen["id"])
+            test = tuple(i for i in fold.split.test if i in known)
+            runs = runs_of(e, fold.split, data.digest)
+            trials.append(Trial(variant, Planned(fold.number, fold.split, runs), test))
+    # An encoder alone wants no embeddings, and the same encoder under a fusion does.
+    whole = {run.key: run for t in trials for run in t.fold.runs if run.embed}
+    return [replace(t, fold=replace(t.fold, runs=[whole.get(r.key, r) for r in t.fold.runs])) for t in trials]
+
+
+def ablation_key(experiment: Experiment, trials: Sequence[Trial]) -> str:
+    """Equal only for equal variants, tested on equal recordings."""
+    asked = [
+        [
+            t.variant.name,
+            t.variant.group,
+            t.variant.against,
+            sorted(t.variant.shown),
+            t.fold.runs[-1].key,
+            sorted(t.test),
+        ]
+        for t in trials
+    ]
+    return f"{experiment.name}-{digest(FORMAT, asked)}"
+
+
+def _scored(
+    e: Experiment, trials: Sequence[Trial], data: Data, results: Store, reasons: dict[str, str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Predictions of all variants, and a line for each model that is missing."""
+    failed: dict[str, None] = {}  # in order, each once
+    tasks: list[tuple[Trial, Task]] = []
+    prefixes = {key: finished(results, key) for key in dict.fromkeys(t.fold.runs[-1].key for t in trials)}
+    for trial in trials:
+        key = trial.fold.runs[-1].key
+        if not prefixes[key]:
+            reason = reasons.get(key, reasons.get("", "it has no finished checkpoint"))
+            failed[f"{_named(trial)} could not be trained: {reason}"] = None
+        elif trial.test:
+            tasks.append((trial, Task(f"{results}/{prefixes[key]}", trial.test, trial.variant.shown)))
+    # Equal questions of two variants are one; those of one checkpoint lie together, which is then read once.
+    unique = sorted({task for _, task in tasks}, key=lambda t: (t.path, t.shown))
+    found = dict(zip(unique, score(e, unique, data.shards, data.index), strict=True))
+    tables = []
+    for trial, task in tasks:
+        table = found[task]
+        if isinstance(table, str):
+            failed[f"{_named(trial)} could not be scored: {table}"] = None
+            continue
+        table = table.assign(fold=trial.fold.number, variant=trial.variant.name)
+        tables.append(table[[c for c in table if c in KEPT or str(c).startswith(("fusion.logit_", "weight."))]])
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), list(failed)
+
+
+def _named(trial: Trial) -> str:
+    return f'fold {trial.fold.number} of "{trial.variant.name}"'
+
+
+def _costs(
+    e: Experiment, made: Sequence[Variant], trials: Sequence[Trial], data: Data, results: Store
+) -> dict[str, dict[str, Any]]:
+    """By a variant's name; one that is masked costs what its whole model does."""
+    shapes = Shapes(data.index.eeg_channels, len(data.index.classes))
+    device = _device(e)
+    models = {v.name: v.experiment(e) for v in made}
+    named = {name: _model(x) for name, x in models.items()}
+    measured: dict[str, dict[str, Any]] = {}
+    with stage("latency", len(set(named.values())), "models") as bar:
+        for name, x in models.items():
+            if named[name] not in measured:
+                counted = {k: estimate.cost(_priced_by(x, k), shapes) for k in ("parameters", "gmac")}
+                times = estimate.latency_ms(x, shapes, device)
+                counted |= {"latency_ms": float(np.median(times)), "p95_ms": float(np.quantile(times, 0.95))}
+                measured[named[name]] = counted | {"repeats": len(times)}
+                bar.to(bar.done + 1)
+    seconds = {v.name: _seconds([t.fold.runs for t in trials if t.variant is v], results) for v in made}
+    return {n: measured[model] | {"model": model, "seconds": seconds[n]} for n, model in named.items()}
+
+
+def _priced_by(experiment: Experiment, what: Any) -> Experiment:
+    return replace(experiment, search=replace(experiment.search, cost=what))
+
+
+def _model(experiment: Experiment) -> str:
+    """Equal for models that compute the same."""
+    names = sorted(experiment.data.modalities)
+    sections = {m: to_dict(getattr(experiment.model, m)) for m in names}
+    return digest(sections, experiment.fusion if len(names) > 1 else None)
+
+
+def _seconds(folds: Sequence[Sequence[Run]], results: Store) -> float | None:
+    """Of the training of one fold, encoders included: all epochs of all its runs, whichever attempt they were of; the
+    mean over folds. None where a training was not timed."""
+    each = [[_seconds_of(run, results) for run in runs] for runs in folds]
+    whole = [sum(s for s in runs if s is not None) for runs in each if None not in runs]
+    return float(np.mean(whole)) if whole and len(whole) == len(each) else None
+
+
+def _seconds_of(run: Run, results: Store) -> float | None:
+    if run.kind == "fusion" and run.experiment.fusion.kind == "late_mean":
+        return 0.0  # nothing to train
+    prefix = finished(results, run.key)
+    history = results.read_json(f"{prefix}/metrics.json").get("history", []) if prefix else []
+    return float(sum(epoch["seconds"] for epoch in history)) if history else None
+
+
+def _device(e: Experiment) -> torch.device:
+    """Where latency is measured: this process's GPU, where trainings are on GPUs and it has one."""
+    return torch.device("cuda" if e.runtime.gpus_per_worker and torch.cuda.is_available() else "cpu")
+
+
+def hardware(e: Experiment) -> dict[str, Any]:
+    """Of the machine that measures latency, and how many workers a training has."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    device = torch.cuda.get_device_name() if _device(e).type == "cuda" else name
+    threads = max(1, int(e.runtime.cpus_per_worker))
+    return {"device": device, "threads": threads, "workers": e.runtime.workers, "gpus": e.runtime.gpus_per_worker}
+
+
+def _tree(
+    e: Experiment,
+    made: Sequence[Variant],
+    trials: Sequence[Trial],
+    data: Data,
+    predictions: pd.DataFrame,
+    costs: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "name": e.name,
+        "protocol": e.fold.protocol,
+        "folds": len({t.fold.number for t in trials}),
+        "modalities": sorted(e.data.modalities),
+        "classes": list(data.index.classes),
+        "runs": {str(t.fold.number): t.fold.runs[-1].key for t in trials if t.variant.name == BASE},
+        "hardware": hardware(e),
+    } | ablation.comparisons(predictions, made, e, costs)
+
+
+def _files(e: Experiment, tree: dict[str, Any], predictions: pd.DataFrame) -> dict[str, bytes]:
+    documents = {"experiment": to_dict(e), "results": tree, "versions": versions()}
+    found = {
+        f"{n}.json": json.dumps(d, indent=1, sort_keys=True, allow_nan=False).encode() for n, d in documents.items()
+    }
+    page = document(f"Ablation {tree['name']}", [*ablation.sections(tree), *cost.sections(tree)])
+    return found | {"predictions.parquet": arrow.frame_bytes(predictions), "ablation.html": page.encode()}
+
+
+def _read(results: Store, name: str) -> dict[str, Any]:
+    found = results.read_committed(name)
+    try:
+        return json.loads(found["results.json"])
+    except (KeyError, ValueError):
+        raise DataError(f"{results}/{name} was damaged; delete it and give the command again") from None
+
+
+def _text(tree: dict[str, Any], left_out: list[str], failed: list[str], path: str) -> str:
+    h = tree["hardware"]
+    head = f"{tree['protocol']}, {tree['folds']} folds; latency: one window, {h['threads']} thread(s) of {h['device']}"
+    lines = [head, *left_out, ablation.text(tree), ""]
+    if failed:
+        count = len(failed)
+        lines.append(f"{count} models are missing; the same command takes them up again; the first: {failed[0]}")
+    else:
+        lines.append(f"results: {path}")
+    return "\n".join(lines)

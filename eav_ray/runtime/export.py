@@ -1,0 +1,102 @@
+"""Predictions in a file: one row a window and one a recording, as Parquet or CSV."""
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.runtime.cli import with_data
+from eav_ray.runtime.predict import open_checkpoint, predict, predict_shards
+from eav_ray.training.probabilities import Recordings, with_probabilities
+
+KINDS = (".parquet", ".csv")
+SHOWN = 20  # recordings that could not be used, of those that are printed
+
+
+@dataclass(frozen=True)
+class Predictions:
+    recordings: pd.DataFrame
+    text: str
+
+
+def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: bool = False) -> Predictions:
+    """Predict, and write one table with a row a recording, `out`, and one with a row a window, `<out>-windows`.
+
+    Columns: `subject, recording, window` (a recording: `windows`, their number), `label`, the class that the data say;
+    `predicted`; `probability.<class>` of the fusion and `<modality>.probability.<class>` of each modality, NaN where it
+    was not there; the logits that these are of, `<source>.logit_<k>`; `weight.<modality>` and `corrected.<modality>`,
+    the modality weights as they are and with the length of values considered. A recording has the means of its
+    windows' logits and weights, and the softmax of these means.
+
+    Args:
+        changes: Of the checkpoint's experiment: `data.root` and what else differs.
+        out: Its ending says the kind of file. Windows are written as they come, so that many need no memory.
+        shards: Predict the windows in `store.shards` instead of raw recordings.
+    Raises:
+        ConfigError: Another ending, or changes that do not fit the checkpoint.
+        DataError: Nothing to predict, or a damaged checkpoint.
+    """
+    target = Path(out)
+    if target.suffix not in KINDS:
+        raise ConfigError(f"--out is {target.name}; give a name that ends in {' or '.join(KINDS)}")
+    checkpoint = open_checkpoint(path)
+    experiment = with_data(checkpoint.experiment, changes, uses=("shards",) if shards else ())
+    by_window = target.with_name(f"{target.stem}-windows{target.suffix}")
+    recordings, count = Recordings(), 0
+
+    with Table(by_window) as table:
+
+        def take(windows: pd.DataFrame) -> None:
+            nonlocal count
+            recordings.add(windows)
+            table.add(with_probabilities(windows, checkpoint.classes))
+            count += len(windows)
+
+        failed = (predict_shards if shards else predict)(experiment, path, take)
+        if not count:
+            raise DataError(f"none of {len(failed)} recordings can be predicted; the first: {failed[0]}")
+        made = with_probabilities(recordings.means(), checkpoint.classes)
+        with Table(target) as other:
+            other.add(made)
+    lines = [f"{len(made)} recordings ({count} windows) predicted: {target}, {by_window}"]
+    if failed:
+        lines += [f"{len(failed)} files or recordings could not be used:", *(f"  {line}" for line in failed[:SHOWN])]
+        lines += [f"  and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
+    return Predictions(made, "\n".join(lines))
+
+
+class Table:
+    """A table of numbers and text that grows block by block; its file appears under its name when the block ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        self._parquet: pq.ParquetWriter | None = None
+
+    def add(self, rows: pd.DataFrame) -> None:
+        if self._path.suffix == ".csv":
+            first = not self._partial.exists()
+            rows.to_csv(self._partial, mode="a", header=first, index=False)
+            return
+        table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
+        if self._parquet is None:
+            self._parquet = pq.ParquetWriter(self._partial, table.schema)
+        self._parquet.write_table(table.cast(self._parquet.schema))
+
+    def __enter__(self) -> "Table":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if self._parquet is not None:
+            self._parquet.close()
+        if kind is None:
+            os.replace(self._partial, self._path)
+        else:
+            self._partial.unlink(missing_ok=True)

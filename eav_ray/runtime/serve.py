@@ -1,0 +1,152 @@
+"""A checkpoint behind Ray Serve, on a Ray of its own or on a cluster that it joins."""
+
+import logging
+import re
+import signal
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from starlette.types import ASGIApp
+
+from eav_ray.config import Runtime
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.runtime import cluster
+from eav_ray.runtime.access import digest_of, refuse_open, token_of
+from eav_ray.runtime.app import make_app
+from eav_ray.runtime.cli import with_data
+from eav_ray.runtime.predict import open_checkpoint
+from eav_ray.storage import split
+from eav_ray.training.predictor import Predictor
+
+with warnings.catch_warnings():  # of Ray's own declarations, by pydantic
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from ray import serve
+    from ray.serve.config import HTTPOptions, ProxyLocation
+    from ray.serve.exceptions import RayServeException
+    from ray.serve.schema import LoggingConfig
+
+OPEN_AT_ONCE = 64  # requests and streams that one replica has open: `app.Limits` are below
+ALIVE_S = 10.0
+LOG = LoggingConfig(log_level="WARNING", enable_access_log=False)
+
+
+def serve_checkpoint(
+    path: str, changes: dict[str, Any], *, host: str, port: int, token_file: str, name: str, route: str, replicas: int
+) -> None:
+    """Serve until SIGINT or SIGTERM comes.
+
+    Args:
+        changes: `runtime.*`: which Ray, and what a replica may use (`cpus_per_worker`, `gpus_per_worker`).
+        token_file: Holds the token; empty for that in the environment, if any.
+        name: Of the application on the cluster.
+        route: Prefix of its paths.
+    Raises:
+        ConfigError: Beyond loopback without a token, a port or a name that is taken, or what does not fit the machine.
+        DataError: The checkpoint is damaged or not finished, or cannot be opened where it is to be served.
+    """
+    checkpoint = open_checkpoint(path)
+    experiment = with_data(checkpoint.experiment, changes)
+    runtime = experiment.runtime
+    token = token_of(token_file)
+    refuse_open(host, token)
+    joined = cluster.address_of(runtime)
+    if not joined:
+        cluster.check_local(runtime)
+        _check_port(host, port)
+    with cluster.session(runtime), _until_told() as told:  # Ray sets a handler of its own when it starts
+        url = _start(host, port, token, route)
+        place = "/".join(map(str, split(path)))
+        _deploy(place, digest_of(token) if token else "", runtime, name, route, replicas)
+        print(f"serving {path} at {url} (health, predict, stream){'' if token else ', without a token'}", flush=True)
+        try:
+            while not told.wait(ALIVE_S):
+                serve.status()  # raises where the cluster is gone
+        finally:
+            # Not Ray Serve itself, by which others may serve; it ends with a Ray of our own.
+            with suppress(RayServeException):
+                serve.delete(name)
+    print("stopped", flush=True)
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host.strip("[]"), port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(f"cannot listen at --host {host} --port {port}: {reason}; use another") from None
+
+
+@contextmanager
+def _until_told() -> Iterator[threading.Event]:
+    """Set by SIGINT and SIGTERM."""
+    told = threading.Event()
+
+    def tell(number: int, frame: Any) -> None:
+        if told.is_set():
+            raise KeyboardInterrupt  # asked twice
+        told.set()
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start(host: str, port: int, token: str, route: str) -> str:
+    """Ray Serve at this address, unless the cluster has one; its address."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    options = HTTPOptions(host=host, port=port)
+    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=LOG)
+    # Ray's own name: where it listens, which another job may have said.
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client()
+    have = client.http_config if client is not None else options
+    if have.host and have.host != host:
+        refuse_open(have.host, token)
+    return f"http://{have.host}:{have.port}{'' if route == '/' else route}"
+
+
+def _deploy(path: str, token_digest: str, runtime: Runtime, name: str, route: str, replicas: int) -> None:
+    there = serve.status().applications
+    if name in there:
+        raise ConfigError(f"the cluster serves an application {name} already; give another --name and --route")
+    resources = {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker}
+    deployment: Any = serve.deployment(
+        name="model",
+        num_replicas=replicas,
+        max_ongoing_requests=OPEN_AT_ONCE,
+        ray_actor_options=resources,
+        graceful_shutdown_timeout_s=2,
+        logging_config=LOG,
+    )(serve.ingress()(Model))
+    try:
+        serve.run(deployment.bind(path, token_digest, runtime), name=name, route_prefix=route)
+    except (RayServeException, RuntimeError, ValueError) as error:
+        reason = serve.status().applications.get(name)
+        text = " ".join((reason.message if reason and reason.message else str(error)).split())
+        ours = re.search(r"eav_ray\.errors\.\w+: (.+?)(?= Traceback|$)", text)
+        raise DataError(f"{name} cannot be served: {ours[1] if ours else text[-400:]}") from None
+
+
+class Model:
+    """A replica: one loaded checkpoint."""
+
+    def __init__(self, path: str, token_digest: str, runtime: Runtime) -> None:
+        torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
+        device = torch.device("cuda" if cluster.has_gpu(runtime) else "cpu")
+        predictor = Predictor(open_checkpoint(path), device)
+        self._made = make_app(predictor, path.rstrip("/").rsplit("/", 1)[-1], token_digest)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return self._made

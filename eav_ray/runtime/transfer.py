@@ -1,0 +1,217 @@
+"""A checkpoint tested on another data set than the one it was trained on, over the classes that both have by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from eav_ray.config import Data, Experiment, digest
+from eav_ray.data.manifest import LISTENING
+from eav_ray.data.shard import Index
+from eav_ray.data.split import Item, items_of
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.report import statistics
+from eav_ray.report.table import LINES, TOGETHER, Comparison, compare, correct_per_recording, render, sources_of
+from eav_ray.runtime.predict import check_channels, check_profile, open_checkpoint
+from eav_ray.runtime.score import Task, score
+from eav_ray.runtime.train import open_data
+from eav_ray.storage import split
+from eav_ray.training.checkpoint import Checkpoint
+from eav_ray.training.metrics import LOGIT, scores
+
+IDS = ("subject", "recording", "window", "label")
+
+
+@dataclass(frozen=True)
+class Transferred:
+    windows: pd.DataFrame  # as `predict.evaluate` returns them; labels and logits are numbered by `classes`
+    classes: tuple[str, ...]  # that both sets have, in the checkpoint's order
+    modalities: tuple[str, ...]  # that were seen
+    correct: pd.DataFrame  # one row a recording, one column a source
+    comparison: Comparison | None  # None where one modality was seen
+    text: str
+
+
+def is_own(experiment: Experiment, checkpoint: Checkpoint, index: Index) -> bool:
+    """Whether an experiment names the data set that a checkpoint was trained on, so that equal ids are equal people.
+
+    A reader names the same people wherever the files lie and whatever is made of them; two tables of a user are one
+    data set where they lie in one place or their windows are the same. A checkpoint of an earlier version does not say
+    what its windows were: its table counts as the one that is named.
+    """
+    mine, theirs = experiment.data, checkpoint.experiment.data
+    if checkpoint.data == digest(index.fingerprint):
+        return True
+    return mine.set == theirs.set and (mine.set != "manifest" or mine.root == theirs.root or not checkpoint.data)
+
+
+def transfer(experiment: Experiment, path: str) -> Transferred:
+    """Predictions for all recordings of another data set, computed once and kept.
+
+    Logits are those of the shared classes alone, so that a class which cannot be right is not named. A modality of the
+    checkpoint that the other set lacks, or that `data.modalities` leaves out, is missing to the model.
+
+    Args:
+        experiment: Names the shards of the other data set; `data.subjects` may name some of its people.
+        path: A finished checkpoint.
+    Raises:
+        ConfigError: Fewer than two classes or no modality in common, another profile, nothing to score, or it is the
+            checkpoint's own data set and holds people whom it was trained on or chosen by.
+        DataError: The checkpoint or a shard is damaged.
+    """
+    data = open_data(experiment)
+    checkpoint = open_checkpoint(path)
+    items = items_of(data.windows.ids, experiment.data, experiment.seed)
+    if is_own(experiment, checkpoint, data.index):
+        refuse_known(items, checkpoint, path)
+    trained_on, tested_on = titles(checkpoint.experiment.data, experiment.data)
+    classes = shared_classes(checkpoint.classes, data.index.classes, trained_on, tested_on)
+    shown, notes = shared_modalities(experiment, checkpoint, data.index.eeg_channels, path)
+    check_profile(experiment, checkpoint, path, shown)
+    label_of = labels_of(items, data.index.classes, classes)
+    ids = data.windows.ids
+    seen = set(ids["id"][ids[[f"has_{m}" for m in shown]].any(axis=1)])
+    test = tuple(sorted(i for i in label_of if i in seen))
+    if not test:
+        raise ConfigError(
+            f"no recording of {tested_on} has both a class of {', '.join(classes)} and {', '.join(shown)}"
+        )
+    store, prefix = split(path)
+    # One worker, as its batches must not matter here; scoring takes all that there is room for.
+    alone = replace(experiment, runtime=replace(experiment.runtime, workers=1))
+    task = Task(f"{store}/{prefix}", test, shown, other_data=True)
+    (table,) = score(alone, [task], data.shards, data.index)
+    if isinstance(table, str):
+        raise DataError(table)
+    windows = restricted(table, checkpoint.classes, classes, label_of, shown)
+    head = f"trained on {trained_on}, tested on {tested_on}, {len(classes)} shared classes: {', '.join(classes)}"
+    left = [
+        f"not shared: {', '.join(k for k in named if k not in classes)} ({title})"
+        for named, title in ((checkpoint.classes, trained_on), (data.index.classes, tested_on))
+        if set(named) - set(classes)
+    ]
+    together = TOGETHER if len(shown) > 1 else TOGETHER[1:]  # the mean of one is that one
+    sources = [s for s in sources_of(sorted(checkpoint.experiment.data.modalities)) if s in (*shown, *together)]
+    correct = correct_per_recording(windows, sources)
+    comparison = compare(correct, shown) if len(shown) > 1 else None
+    lines = [head, *left, *notes, *_table(windows, correct, sources, shown, len(classes))]
+    if comparison:
+        lines.append(str(comparison))
+    return Transferred(windows, classes, shown, correct, comparison, "\n".join(lines))
+
+
+def titles(trained: Data, tested: Data) -> tuple[str, str]:
+    """What the two data sets are called: by their readers, and by where they lie where one reader reads both."""
+    if trained.set != tested.set:
+        return trained.set, tested.set
+    return f"{trained.set} ({trained.root})", f"{tested.set} ({tested.root})"
+
+
+def refuse_known(items: Sequence[Item], checkpoint: Checkpoint, path: str) -> None:
+    """Raises ConfigError where someone of these recordings was trained on or chosen by."""
+    known = {i.split("/")[0] for i in (*checkpoint.split.train, *checkpoint.split.validation)}
+    both = sorted({i.subject for i in items} & known)
+    if both:
+        more = f" and {len(both) - 1} more" if both[1:] else ""
+        raise ConfigError(
+            f"{path} was trained on this very data set, {both[0]}{more} among others; test it on its own test side "
+            "with jobs/evaluate.py, or name people in data.subjects whom it never saw"
+        )
+
+
+def shared_classes(theirs: Sequence[str], mine: Sequence[str], trained_on: str, tested_on: str) -> tuple[str, ...]:
+    """The classes of a checkpoint that another data set has too, by name.
+
+    Raises:
+        ConfigError: Fewer than two.
+    """
+    shared = tuple(k for k in theirs if k in mine)
+    if len(shared) < 2:
+        raise ConfigError(
+            f"{trained_on} and {tested_on} have {len(shared)} classes in common, and at least 2 are needed: the "
+            f"checkpoint knows {', '.join(theirs)}; the data set has {', '.join(mine)}; classes are the same where "
+            "they are spelled alike"
+        )
+    return shared
+
+
+def shared_modalities(
+    experiment: Experiment, checkpoint: Checkpoint, n_chans: int, path: str
+) -> tuple[tuple[str, ...], list[str]]:
+    """The modalities that are seen, and a line for what is told of them.
+
+    EEG of another number of channels is left out where there is something else to go by. How many there are is all
+    that a checkpoint says of its montage.
+
+    Args:
+        n_chans: EEG channels of the other data set.
+    Raises:
+        ConfigError: None in common.
+        DataError: Only EEG, and of another montage.
+    """
+    theirs, mine = sorted(checkpoint.experiment.data.modalities), sorted(experiment.data.modalities)
+    shown = [m for m in theirs if m in mine]
+    if not shown:
+        raise ConfigError(
+            f"data.modalities names {', '.join(mine)}, but {path} was trained on {', '.join(theirs)}: none in common; "
+            "name one of these that the data set offers"
+        )
+    notes = []
+    if "eeg" in shown:
+        if n_chans == checkpoint.shapes.eeg_channels:
+            notes.append(f"eeg: {n_chans} channels in both; that they are the same electrodes is not known")
+        elif len(shown) > 1:
+            shown.remove("eeg")
+            there = checkpoint.shapes.eeg_channels
+            notes.append(f"eeg is masked: {n_chans} channels here, {there} there, so it is another montage")
+        else:
+            check_channels(experiment, checkpoint, n_chans, path)
+    hidden = [m for m in theirs if m not in mine]
+    if hidden:
+        notes.append(f"masked, as not in data.modalities: {', '.join(hidden)}")
+    if ignored := [m for m in mine if m not in theirs]:
+        notes.append(f"ignored, as never trained on: {', '.join(ignored)}")
+    return tuple(shown), notes
+
+
+def labels_of(items: Sequence[Item], mine: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
+    """Id -> number of the class in `classes`, for the recordings that can be scored.
+
+    Args:
+        mine: Classes by the numbers that the items' labels are.
+    """
+    number = {label: classes.index(k) for label, k in enumerate(mine) if k in classes}
+    return {i.id: number[i.label] for i in items if i.label in number and i.task != LISTENING}
+
+
+def restricted(
+    table: pd.DataFrame, theirs: Sequence[str], classes: Sequence[str], label_of: dict[str, int], shown: Sequence[str]
+) -> pd.DataFrame:
+    """Predictions of a checkpoint, with the logits of some of its classes alone, in that order.
+
+    Args:
+        table: As `training.run.to_frame` makes it, logits numbered by `theirs`.
+        label_of: The new labels, by id.
+        shown: Modalities whose columns are kept.
+    """
+    columns = {c: table[c].to_numpy() for c in IDS}
+    ids = table["subject"] + "/" + table["recording"]
+    columns["label"] = ids.map(label_of).to_numpy(np.int64)
+    for source in (*TOGETHER[::-1], *shown):
+        columns |= {f"{source}.{LOGIT}{n}": table[f"{source}.{LOGIT}{theirs.index(k)}"] for n, k in enumerate(classes)}
+    columns |= {f"{part}.{m}": table[f"{part}.{m}"] for m in shown for part in ("weight", "corrected")}
+    return pd.DataFrame(columns)
+
+
+def _table(
+    windows: pd.DataFrame, correct: pd.DataFrame, sources: list[str], shown: Sequence[str], n_classes: int
+) -> list[str]:
+    people = correct["subject"].nunique()
+    shares = ", ".join(f"{s} {100 * scores(windows, s)['recording_balanced_accuracy']:.2f}" for s in sources)
+    return [
+        f"accuracy in percent, {len(correct)} recordings of {people} people of the other data set",
+        *(line.rstrip() for line in render(correct, sources, n_classes, {}, columns=people <= LINES).splitlines()),
+        f"balanced accuracy of recordings: {shares}; chance {100 / n_classes:.2f}",
+        statistics.text(correct, shown, n_classes),
+    ]

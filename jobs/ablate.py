@@ -1,0 +1,28 @@
+"""Train and test variants of an experiment over all folds of its protocol: what each part is worth, and what it costs.
+
+python jobs/ablate.py jobs/experiments/fusion.yaml fold.protocol=loso
+python jobs/ablate.py jobs/experiments/fusion.yaml --parts subsets,kinds
+python jobs/ablate.py jobs/experiments/fusion.yaml --parts sizes --sizes cheap,quarter,half
+
+--parts: any of subsets (of modalities, trained alone and masked), kinds (of fusion), dropout (of modalities), positions
+(time marks of tokens), sizes; all, if it is not given.
+--sizes: any of cheap (band power and MFCC), quarter, half, double; cheap,half if it is not given.
+"""
+
+from eav_ray.runtime.ablate import run_ablation
+from eav_ray.runtime.cli import Arguments, door, experiment_of
+from eav_ray.training.variants import PARTS
+
+
+def job(arguments: Arguments) -> int:
+    experiment = experiment_of(arguments)
+    parts, sizes = (
+        arguments.flags.get(f, d).split(",") for f, d in (("parts", ",".join(PARTS)), ("sizes", "cheap,half"))
+    )
+    done = run_ablation(experiment, parts, sizes)
+    print(done.text)
+    return 1 if done.failed else 0
+
+
+if __name__ == "__main__":
+    door(__doc__ or "", job, flags=("parts", "sizes"))
