@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import librosa
@@ -17,11 +18,17 @@ LENGTH = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # in libsndfi
 BLOCK = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
 
-def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
+def read(
+    path: str | Path,
+    hz: int,
+    timeout_s: float = 120.0,
+    distort: Callable[[np.ndarray, int], np.ndarray] | None = None,
+) -> np.ndarray:
     """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3).
 
     Args:
         timeout_s: Give up after so long.
+        distort: What becomes of the decoded signal, at the file's rate (`distort_audio.py`).
     Returns:
         (n,) float32 in [-1, 1], mono (mean of the channels), `hz` samples per second.
     Raises:
@@ -64,6 +71,8 @@ def read(path: str | Path, hz: int, timeout_s: float = 120.0) -> np.ndarray:
         raise DataError(f"{path} holds no audio samples; replace it or leave it out")
     x_T = np.concatenate(blocks)
     _require_finite(x_T, path)
+    if distort is not None:
+        x_T = distort(x_T, source_hz)
     if source_hz != hz:
         x_T = librosa.resample(x_T, orig_sr=source_hz, target_sr=hz, res_type="soxr_hq")
         _require_finite(x_T, path)  # the filter may carry a huge sample beyond what a float holds
