@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.fft import irfft, rfft, rfftfreq
+from numpy.fft import irfft, rfft, rfftfreq
 from scipy.signal import butter, detrend, sosfiltfilt
 
 from eav_ray.data.clean import sites
@@ -65,7 +65,7 @@ def distort(raw: RawEEG, distortion: Distortion, recording: str, unit: str = "au
     kind, level, rng = distortion.name, distortion.level, distortion.rng(recording)
     dtype = raw.values_CT.dtype if raw.values_CT.dtype.kind == "f" else np.dtype(np.float64)
     x_CT = raw.values_CT.astype(np.float64)
-    finite_C = np.isfinite(x_CT).all(axis=1)
+    finite_C = np.asarray(np.isfinite(x_CT).all(axis=1))
     clean_CT = np.where(finite_C[:, None], x_CT, 0.0)
     power_C = power(clean_CT, raw.hz)
     stated, to_microvolts = scale_of(raw.unit, unit, clean_CT[finite_C].std(axis=1))
