@@ -60,8 +60,8 @@ def distort(raw: RawEEG, distortion: Distortion, recording: str, unit: str = "au
     Raises:
         DataError: The rate is too low to hold what is to be added.
     """
-    if distortion.harmless:
-        return raw
+    if distortion.harmless or raw.hz <= 0 or raw.values_CT.shape[-1] < raw.hz:
+        return raw  # less than a second is for the preprocessing to refuse
     kind, level, rng = distortion.name, distortion.level, distortion.rng(recording)
     dtype = raw.values_CT.dtype if raw.values_CT.dtype.kind == "f" else np.dtype(np.float64)
     x_CT = raw.values_CT.astype(np.float64)
