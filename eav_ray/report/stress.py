@@ -219,7 +219,8 @@ def _claims(tree: Tree, weight: str) -> str:
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(2.9 * columns + 0.4, 2.5 * rows + 0.5), layout="constrained")
+    # The legend above wants its width, whatever stands below.
+    figure = Figure(figsize=(max(5.5, 2.9 * columns + 0.4), 2.5 * rows + 0.5), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel().tolist()
     for spare in axes[count:]:
         spare.remove()

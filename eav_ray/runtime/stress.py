@@ -212,10 +212,11 @@ def _tables(
             room = cluster.room(runtime)
             seconds = price.seconds(groups, work, room, max(1, room // 2))
             minutes = max(1, round(seconds / 60))
-            kept = f" ({len(conditions) - len(todo)} others are there)" if len(todo) < len(conditions) else ""
+            what = f"{len(todo)} {'condition' if len(todo) == 1 else 'conditions'}"
+            what += f" ({len(conditions) - len(todo)} others are there)" if len(todo) < len(conditions) else ""
             print(
-                f"stress: {len(todo)} conditions{kept} x {count} recordings of {len(work.people)} people; about "
-                f"{minutes} {'minute' if minutes == 1 else 'minutes'} on {room} CPUs",
+                f"stress: {what} x {count} recordings of {len(work.people)} people; about {minutes} "
+                f"{'minute' if minutes == 1 else 'minutes'} on {room} CPUs",
                 flush=True,
             )
             with stage("stress", len(todo) * count, "recordings") as bar:
