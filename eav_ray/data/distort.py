@@ -29,6 +29,7 @@ class Kind:
     harmless: float  # the level that changes nothing
     text: str
     log: bool = False  # steps are ratios, not differences
+    whole: bool = False  # levels are whole numbers
 
 
 SNR = "dB SNR"
@@ -52,7 +53,9 @@ KINDS: dict[str, Kind] = {
     "video.occlusion": Kind("video", "of the picture", 0.1, 0.6, 0, "a black square in front of the camera"),
     "video.dropped": Kind("video", "of the time", 0.3, 0.9, 0, "frames lost for half a second; the next one bridges"),
     "video.frozen": Kind("video", "of the time", 0.3, 0.9, 0, "the picture stands still for two seconds"),
-    "video.compression": Kind("video", "JPEG quality", 20, 2, INF, "each frame encoded as JPEG and decoded", log=True),
+    "video.compression": Kind(
+        "video", "JPEG quality", 20, 2, INF, "each frame encoded as JPEG and decoded", log=True, whole=True
+    ),
 }
 # All modalities at once, by the first of these that is asked for.
 TOGETHER: dict[str, tuple[str, ...]] = {
@@ -97,7 +100,7 @@ def levels(kind: str, steps: int) -> tuple[float, ...]:
     k = KINDS[kind]
     place = np.geomspace if k.log else np.linspace
     found = place(k.mildest, k.strongest, steps) if steps > 1 else np.array([k.strongest])
-    return tuple(float(f"{level:.3g}") for level in found)
+    return tuple(float(round(level)) if k.whole else float(f"{level:.3g}") for level in found)
 
 
 def chosen(words: Sequence[str], modalities: Sequence[str]) -> tuple[str, ...]:

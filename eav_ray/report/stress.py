@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from eav_ray.report.degradation import LEFT
 from eav_ray.report.page import figure_svg, section, table
 
 COLUMNS = 3  # panels beside each other
@@ -40,10 +41,8 @@ def text(tree: Tree) -> str:
         area = _area(tree, kind)["sources"][joint]["of_clean"]
         claim = _claim(tree, kind, "corrected")
         shown = f"{area:.2f}" if area is not None else "-"
-        refused = _refused(last)
-        lines.append(
-            f"{kind + ', ' + level(last):44}{_percent(last, joint):>8}{itself:>8}{shown:>7}  {_weighed(claim)}{refused}"
-        )
+        told = _weighed(claim, last) + _refused(last)
+        lines.append(f"{kind + ', ' + level(last):44}{_percent(last, joint):>8}{itself:>8}{shown:>7}  {told}")
     lines.append(f"chance {100 * tree['chance']:.1f}; area: 1 where nothing is lost. {summary(tree)}")
     return "\n".join(lines)
 
@@ -77,25 +76,22 @@ def summary(tree: Tree) -> str:
     claims = [c for c in tree["claims"] if c["weight"] == "corrected"]
     if not claims:
         return "One modality has no weights to test." if len(tree["modalities"]) < 2 else ""
-    of = {
-        v: [c["kind"] for c in claims if c["verdict"] == v]
-        for v in ("falls", "rises", "not significant", "not testable")
-    }
+    verdicts = {c["verdict"] for c in claims}
+    of = {v: ", ".join(c["kind"] for c in claims if c["verdict"] == v) for v in verdicts}
     tested = [c for c in claims if c["p"] is not None]
     if tested and all(abs(c["difference"]) < 1e-9 for c in tested):
         return "The weights do not depend on the input: this fusion gives every modality that is there the same."
-    told = [f"The weight of the disturbed modality falls in {len(of['falls'])} of {len(tested)} kinds of distortion"]
-    told += [f"does not fall significantly in {', '.join(of['not significant'])}"] if of["not significant"] else []
-    told += [f"RISES in {', '.join(of['rises'])}"] if of["rises"] else []
-    told += (
-        [f"is not testable in {', '.join(of['not testable'])}, as preprocessing refused most of it"]
-        if of["not testable"]
-        else []
-    )
+    falls = sum(c["verdict"] == "falls" for c in claims)
+    told = [f"The weight of the disturbed modality falls in {falls} of {len(tested)} kinds of distortion"]
+    told += [f"does not fall significantly in {of['not significant']}"] if "not significant" in of else []
+    told += [f"RISES in {of['rises']}"] if "rises" in of else []
+    refused = "as preprocessing refused most of it"
+    told += [f"is not testable in {of['not testable']}, {refused}"] if "not testable" in of else []
     first = tested[0] if tested else None
     unit = f", paired over {first['n']} {first['over']}" if first else ""
     few = " (fewer than 6 people: recordings of one person are not independent)" if unit.endswith("recordings") else ""
-    return f"{'; '.join(told)}. Wilcoxon's signed-rank test with Holm's correction{unit}{few}."
+    test = "Wilcoxon's signed-rank test with Holm's correction"
+    return f"{'; '.join(told)}. {test}{unit}{few}; the 95 % interval must leave 0 out as well."
 
 
 def level(condition: Tree) -> str:
@@ -130,14 +126,19 @@ def _refused(condition: Tree) -> str:
     return f" ({' and '.join(lost)} refused by preprocessing)" if lost else ""
 
 
-def _weighed(claim: Tree | None) -> str:
+def _weighed(claim: Tree | None, last: Tree) -> str:
+    """
+    Args:
+        last: The strongest step of its kind, at which nothing may be left to be weighed.
+    """
     if claim is None:
         return ""
     if claim["p"] is None:
         return "not testable"
+    at = f" at {claim['level']:g}" if claim["step"] != last["step"] else ""
     return (
         f"{claim['clean']:.3f} to {claim['disturbed']:.3f} ({claim['low']:+.3f} to {claim['high']:+.3f}), "
-        f"{claim['holm']:.2g}: {claim['verdict']}"
+        f"{claim['holm']:.2g}: {claim['verdict']}{at}"
     )
 
 
@@ -241,6 +242,9 @@ def _curves(tree: Tree, kinds: Sequence[str], modality: str) -> str:
             low, high = ([100 * one[end] for one in scores] for end in ("low", "high"))
             if s in ("fusion", modality):
                 axes.fill_between(range(len(steps)), low, high, color=colour, alpha=0.12, lw=0)
+        for x, c in enumerate(steps):
+            if max(c["refused"].values(), default=0) >= LEFT:
+                axes.annotate("masked", (x - 0.1, 8), ha="right", fontsize=7, color="0.3")
         axes.axhline(100 * tree["chance"], color="0.5", lw=0.8, ls=":", label="chance")
         together = len(steps[-1]["levels"]) > 1
         unit = "step" if together else steps[-1]["levels"][0]["unit"]
@@ -265,8 +269,8 @@ def _told(tree: Tree, kinds: Sequence[str], modality: str, shown: Sequence[str])
         ends.append(f"{kind} at {level(last)}: " + ", ".join(f"{s} {_percent(last, s)}" for s in shown))
     begins = ", ".join(f"{s} {_percent(clean, s)}" for s in shown)
     return (
-        f"Accuracy in percent as {what} is disturbed, with 95 % intervals. Clean: {begins}. Strongest step: "
-        f"{'; '.join(ends)}."
+        f"Accuracy in percent with {what} disturbed, with 95 % intervals; masked: preprocessing refused most of what "
+        f"was disturbed. Clean: {begins}. Strongest step: {'; '.join(ends)}."
     )
 
 
@@ -289,7 +293,7 @@ def _weight_figure(tree: Tree, groups: Mapping[str, Sequence[str]]) -> str:
     ends = []
     for kind in (k for kinds in groups.values() for k in kinds):
         claim = _claim(tree, kind, "corrected")
-        ends.append(f"{kind} {_weighed(claim)}")
+        ends.append(f"{kind} {_weighed(claim, _kinds(tree)[kind][-1])}")
     return figure_svg(
         figure, f"Weight of the disturbed modality, {WEIGHTS['corrected']}, at each step. {'; '.join(ends)}."
     )

@@ -14,9 +14,12 @@ import safetensors.torch
 import timm
 import torch
 
+from eav_ray.config import load, parse_changes
 from eav_ray.data.synthetic import CLASSES
 from eav_ray.errors import DataError
+from eav_ray.runtime.score import _Scorer
 from eav_ray.runtime.stress import Asked, run_stress
+from eav_ray.runtime.train import open_data
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.ray
@@ -136,7 +139,7 @@ def test_a_checkpoint_is_calibrated_to_a_person_and_scored_on_the_rest(
 
 
 def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continues(
-    job: Job, tuned: Path, place: Path, planted: Path
+    job: Job, preprocessed: list[str], tuned: Path, place: Path, planted: Path
 ) -> None:
     best, out = place / "to-stress", place / "stressed"
     job("pull", str(tuned), "--to", str(best))
@@ -149,9 +152,14 @@ def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continu
     tables = {c["name"]: pd.read_parquet(folder / f"{c['name']}.parquet") for c in tree["conditions"]}
     clean = tables["clean"]
     # Undisturbed recordings are predicted as jobs/evaluate.py does from the shards.
-    for kept in (pd.read_parquet(p) for p in (tuned / "evaluations").iterdir()):
-        if set(kept["subject"]) == set(clean["subject"]) and len(kept) == len(clean):
-            assert np.allclose(kept["audio.logit_0"], clean["audio.logit_0"], atol=1e-5)
+    places = [f"store.{key}={place / folder}" for key, folder in (("shards", "data/shards"), ("cache", "cache"))]
+    experiment = load(TINY, parse_changes([*preprocessed[1:], *places]))
+    data, test = open_data(experiment), tuple(json.loads((best / "split.json").read_text())["test"])
+    _, kept, _ = _Scorer(experiment, str(data.shards), data.index, test).score(0, str(best), test)
+    assert isinstance(kept, pd.DataFrame) and len(kept) == len(clean) == 40
+    kept = kept.sort_values(["subject", "recording", "window"], ignore_index=True)
+    for column in [c for c in kept.columns if "logit_" in c or "weight." in c]:
+        assert np.allclose(kept[column], clean[column], atol=1e-5)
     for kind in ("audio.gaussian", "eeg.gaussian", "video.darkness"):
         disturbed = kind.partition(".")[0]
         moved = []

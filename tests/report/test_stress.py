@@ -113,6 +113,20 @@ def test_of_few_people_the_recordings_are_paired_and_it_is_said() -> None:
     assert "fewer than 6 people" in summary(tree)
 
 
+def test_what_only_one_of_three_people_shows_is_not_significant() -> None:
+    """However sure it is over recordings: the interval draws people."""
+    made = table(3, 0.8, 0.5, noise=0.001)
+    made["corrected.eeg"] += np.where(made["subject"] == "p0", -0.2, -0.002)
+    same = table(3, 0.8, 0.5, noise=0.001)
+    same["corrected.eeg"] += np.where(same["subject"] == "p0", 0, 0.0045)
+    conditions = [condition("clean", 0), condition("eeg.pink", 1)]
+    tree = tree_of({"clean.0": same, "eeg.pink.1": made}, conditions, NAMES, N_CLASSES, FACTS)
+    assert claim(tree)["holm"] < 1e-6 and claim(tree)["verdict"] == "falls"  # all fall, if by little
+    made.loc[made["subject"] == "p1", "corrected.eeg"] += 0.008
+    tree = tree_of({"clean.0": same, "eeg.pink.1": made}, conditions, NAMES, N_CLASSES, FACTS)
+    assert claim(tree)["holm"] < 0.05 < claim(tree)["high"] + 0.05 and claim(tree)["verdict"] == "not significant"
+
+
 def test_a_modality_that_is_masked_says_nothing_of_its_weight() -> None:
     """Its weight is 0 because it was taken out, not because the fusion weighed it."""
     tree = stressed(pink=[table(8, 0.8, 0.5, heard=0.75), table(8, 0.8, 0.0, heard=0.0)])
