@@ -31,8 +31,8 @@ def text(tree: Tree) -> str:
     lines = [
         f"stress: {tree['recordings']} recordings of {tree['people']} people, {tree['recordings_are']}; accuracy in "
         f"percent, mean over people; clean: " + ", ".join(f"{s} {_percent(clean, s)}" for s in sources),
-        f"{'strongest step':44}{joint:>8}{'itself':>8}{'area':>7}  weight of what is disturbed (95 %), "
-        + ("Holm" if tree["claims"] else ""),
+        f"{'strongest step':44}{joint:>8}{'itself':>8}{'area':>7}  "
+        + ("weight of what is disturbed (95 %), Holm" if tree["claims"] else ""),
     ]
     for kind, steps in _kinds(tree).items():
         last = steps[-1]
@@ -42,7 +42,7 @@ def text(tree: Tree) -> str:
         claim = _claim(tree, kind, "corrected")
         shown = f"{area:.2f}" if area is not None else "-"
         told = _weighed(claim, last) + _refused(last)
-        lines.append(f"{kind + ', ' + level(last):44}{_percent(last, joint):>8}{itself:>8}{shown:>7}  {told}")
+        lines.append(f"{kind + ', ' + level(last):44}{_percent(last, joint):>8}{itself:>8}{shown:>7}  {told}".rstrip())
     lines.append(f"chance {100 * tree['chance']:.1f}; area: 1 where nothing is lost. {summary(tree)}")
     return "\n".join(lines)
 
