@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import librosa
@@ -18,12 +19,19 @@ LENGTH = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # in libsndfi
 BLOCK = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
 
-def read(path: str | Path, hz: int, timeout_s: float = 120.0, longest_s: float = LONGEST_S) -> np.ndarray:
+def read(
+    path: str | Path,
+    hz: int,
+    timeout_s: float = 120.0,
+    longest_s: float = LONGEST_S,
+    distort: Callable[[np.ndarray, int], np.ndarray] | None = None,
+) -> np.ndarray:
     """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3), or a film.
 
     Args:
         timeout_s: Give up after so long.
         longest_s: Longer files are refused.
+        distort: What becomes of the decoded signal, at the file's rate (`distort_audio.py`).
     Returns:
         (n,) float32 in [-1, 1], mono (mean of the channels), `hz` samples per second.
     Raises:
@@ -35,6 +43,9 @@ def read(path: str | Path, hz: int, timeout_s: float = 120.0, longest_s: float =
         raise DataError(f"{path} is missing; expected an audio file such as .wav or .flac")
     film = Path(path).suffix.lower() in soundtrack.SUFFIXES
     x_T, source_hz = (soundtrack.read if film else _read)(path, timeout_s, longest_s)
+    if distort is not None:
+        _require_finite(x_T, path)
+        x_T = distort(x_T, source_hz)
     return to_rate(x_T, source_hz, hz, path)
 
 

@@ -10,6 +10,7 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 
+from eav_ray.data.distort_video import VideoDistortion
 from eav_ray.data.face import Cropper
 from eav_ray.data.manifest import LONGEST_S
 from eav_ray.errors import DataError
@@ -58,6 +59,7 @@ def read(
     timeout_s: float = 120.0,
     face_step: int = 0,
     longest_s: float = LONGEST_S,
+    distort: VideoDistortion | None = None,
 ) -> Film:
     """Decode a file once; frame k is the first whose time is at least k / fps, to within half a source frame.
 
@@ -73,6 +75,7 @@ def read(
         threads: FFmpeg's decoder threads; one by default, since Ray runs one task a core.
         face_step: Crop to the face, looked for in every so many chosen frames (`face.py`); 0 for the whole frame.
         longest_s: Longer files are refused.
+        distort: What becomes of decoded frames before they are chosen and resized.
     Raises:
         DataError: The file is missing or damaged, has no video stream, yields no frame, breaks off before the length
             that it states, is longer than `longest_s`, or takes too long.
@@ -88,7 +91,7 @@ def read(
             if container.streams.video:
                 stream = container.streams.video[0]
                 stated_s = length_s(container, stream)
-                end_s = _choose(container, stream, fps, seconds, threads, keep, deadline, longest_s)
+                end_s = _choose(container, stream, fps, seconds, threads, keep, deadline, longest_s, distort)
                 keep.end()
             else:
                 reason = "it has no video stream"
@@ -126,6 +129,7 @@ def _choose(
     keep: "Whole | Cropper",
     deadline: float,
     longest_s: float,
+    distort: VideoDistortion | None,
 ) -> float:
     """Give the chosen frames to `keep`; returns the time at which the last decoded frame ends."""
     stream.thread_type = threads
@@ -145,8 +149,9 @@ def _choose(
         wanted = int((time_s + slack_s) * fps) + 1  # frames due by now: all k with k / fps <= time_s + slack_s
         if seconds is not None:
             wanted = min(wanted, round(seconds * fps))
-        if wanted > given:
-            keep.add(frame, wanted - given)
+        shown = frame if distort is None else distort.show(frame, time_s)
+        if wanted > given and shown is not None:
+            keep.add(shown if distort is None else distort.picture(shown), wanted - given)
             given = wanted
         end_s = max(end_s, time_s + frame_s)
         if end_s > longest_s:

@@ -1,7 +1,7 @@
 """Cut one recording into windows that do not overlap, all modalities on one clock that starts with the recording."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from eav_ray.config import Modality, Profile
 from eav_ray.data import audio, video
+from eav_ray.data.distort_audio import AudioDistortion
+from eav_ray.data.distort_video import VideoDistortion
 from eav_ray.data.manifest import LONGEST_S, Problem, Recording
 from eav_ray.data.session import Prepared
 from eav_ray.data.shard import QUALITY
@@ -28,7 +30,18 @@ class Cut:
     quality: dict[str, Any]  # of the whole recording, for the table: JSON
 
 
-def cut(
+@dataclass(frozen=True)
+class Signals:
+    """One recording, read: what there is of each modality, at the profile's rates."""
+
+    arrays: Mapping[str, np.ndarray]
+    seconds: Mapping[str, float]
+    problems: tuple[Problem, ...] = ()
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    faceless: np.ndarray | None = None
+
+
+def read(
     recording: Recording,
     profile: Profile,
     modalities: Sequence[Modality],
@@ -36,30 +49,22 @@ def cut(
     prepared: Prepared | DataError | None,
     eeg_channels: int,
     longest_s: float = LONGEST_S,
-) -> Cut:
-    """Read and cut one recording. A file that cannot be used is a problem; the policy says what becomes of the rest.
-
-    The longest modality decides how many windows there are: the whole ones, at least one. A modality is present in a
-    window where it covers at least half of it, or where it covers anything of the only window; what it lacks there
-    is padded (audio and EEG with zeros, video with its last frame). Where it is not present its array is zero.
+    hear: AudioDistortion | None = None,
+    see: VideoDistortion | None = None,
+) -> Signals:
+    """Read one recording. A file that cannot be used is a problem, and its modality is not there.
 
     Args:
-        modalities: Which keys the windows get; need not all exist in this recording.
+        modalities: Which to read; need not all exist in this recording.
         prepared: The recording's EEG (`session.prepare`), why it cannot be used, or None where there is none.
-        eeg_channels: Number of EEG channels of the data set, for recordings without EEG.
+        eeg_channels: Number of EEG channels of the data set.
         longest_s: A file that lasts longer is refused.
-    Returns:
-        Windows, one dictionary each: `subject`, `recording`, `window`, `label`, `task`, `order`; for each modality
-        `has_<m>` (bool), `<m>_seconds` (float, seconds of real signal), the columns of `shard.QUALITY`, and its array:
-        `eeg` float32 (channels, eeg.hz * window_s) in microvolts, `audio` float32 (audio.hz * window_s,),
-        `video` uint8 (video.fps * window_s, size, size, 3).
+        hear, see: What becomes of decoded audio and video.
     """
-    window_s = profile.window_s
     seconds: dict[str, float] = {}
     signals: dict[str, np.ndarray] = {}
     problems: list[Problem] = []
-    quality: dict[str, Any] = {"recording": recording.recording, "label": recording.label}
-    bad_channels = 0
+    quality: dict[str, Any] = {}
     faceless: np.ndarray | None = None
     for m in modalities:
         try:
@@ -69,12 +74,12 @@ def cut(
                         raise prepared
                     _check_channels(prepared, recording, eeg_channels)
                     signals["eeg"], seconds["eeg"] = prepared.x_CT, prepared.x_CT.shape[1] / profile.eeg.hz
-                    bad_channels = len(prepared.bad)
                     quality |= {"eeg_unit": prepared.unit, "eeg_bad": prepared.bad}
                     if profile.eeg.artefacts != "none":
                         quality["eeg_removed"] = prepared.removed
                 case "audio" if recording.audio is not None:
-                    signals["audio"] = audio.read(recording.audio, profile.audio.hz, profile.file_timeout_s, longest_s)
+                    limit_s = profile.file_timeout_s
+                    signals["audio"] = audio.read(recording.audio, profile.audio.hz, limit_s, longest_s, hear)
                     seconds["audio"] = len(signals["audio"]) / profile.audio.hz
                 case "video" if recording.video is not None:
                     v = profile.video
@@ -85,14 +90,54 @@ def cut(
                         timeout_s=profile.file_timeout_s,
                         face_step=v.face_step if v.crop == "face" else 0,
                         longest_s=longest_s,
+                        distort=see,
                     )
                 case _:
                     pass
         except DataError as error:
             problems.append(Problem(recording.subject, recording.recording, getattr(recording, m) or "", str(error)))
+    return Signals(signals, seconds, tuple(problems), quality, faceless)
+
+
+def cut(
+    recording: Recording,
+    profile: Profile,
+    modalities: Sequence[Modality],
+    *,
+    prepared: Prepared | DataError | None,
+    eeg_channels: int,
+    longest_s: float = LONGEST_S,
+) -> Cut:
+    """Read and cut one recording (`read`, `cut_signals`). The policy says what becomes of one with a problem."""
+    signals = read(recording, profile, modalities, prepared=prepared, eeg_channels=eeg_channels, longest_s=longest_s)
+    return cut_signals(signals, recording, profile, modalities, eeg_channels=eeg_channels)
+
+
+def cut_signals(
+    read: Signals, recording: Recording, profile: Profile, modalities: Sequence[Modality], *, eeg_channels: int
+) -> Cut:
+    """Cut what was read of one recording.
+
+    The longest modality decides how many windows there are: the whole ones, at least one. A modality is present in a
+    window where it covers at least half of it, or where it covers anything of the only window; what it lacks there
+    is padded (audio and EEG with zeros, video with its last frame). Where it is not present its array is zero.
+
+    Args:
+        modalities: Which keys the windows get; need not all exist in this recording.
+        eeg_channels: Number of EEG channels of the data set, for recordings without EEG.
+    Returns:
+        Windows, one dictionary each: `subject`, `recording`, `window`, `label`, `task`, `order`; for each modality
+        `has_<m>` (bool), `<m>_seconds` (float, seconds of real signal), the columns of `shard.QUALITY`, and its array:
+        `eeg` float32 (channels, eeg.hz * window_s) in microvolts, `audio` float32 (audio.hz * window_s,),
+        `video` uint8 (video.fps * window_s, size, size, 3).
+    """
+    window_s = profile.window_s
+    signals, seconds, problems, faceless = read.arrays, read.seconds, read.problems, read.faceless
+    quality: dict[str, Any] = {"recording": recording.recording, "label": recording.label, **read.quality}
+    bad_channels = len(quality.get("eeg_bad", ()))
     quality |= {f"{m}_seconds": s for m, s in seconds.items()}
     if not signals or (problems and profile.on_bad != "partial"):
-        return Cut([], tuple(problems), quality)
+        return Cut([], problems, quality)
 
     count = max(1, int(max(seconds.values()) / window_s + NEARLY))
     frames = (profile.video.fps * window_s, profile.video.size, profile.video.size, 3)
@@ -131,7 +176,7 @@ def cut(
         for name in QUALITY[m] if m != "eeg" else ():
             if measured := [row[name] for row in rows if row[f"has_{m}"] and row[name] is not None]:
                 quality[name] = float(np.mean(measured))
-    return Cut(rows, tuple(problems), quality)
+    return Cut(rows, problems, quality)
 
 
 def _audio_quality(x_T: np.ndarray) -> dict[str, float]:

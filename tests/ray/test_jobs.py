@@ -9,11 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 import safetensors.torch
 import timm
 import torch
 
+from eav_ray.config import load, parse_changes
 from eav_ray.data.synthetic import CLASSES
+from eav_ray.errors import DataError
+from eav_ray.runtime.score import _Scorer
+from eav_ray.runtime.stress import Asked, run_stress
+from eav_ray.runtime.train import open_data
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.ray
@@ -141,6 +147,68 @@ def test_a_checkpoint_is_calibrated_to_a_person_and_scored_on_the_rest(
     trained = json.loads((best / "split.json").read_text())["train"][0].split("/")[0]
     words[3] = trained
     assert "never saw" in job("calibrate", *preprocessed, "train.calibration.batch=2", *words, expect=2).stderr
+
+
+def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continues(
+    job: Job, preprocessed: list[str], tuned: Path, place: Path, planted: Path
+) -> None:
+    best, out = place / "to-stress", place / "stressed"
+    job("pull", str(tuned), "--to", str(best))
+    asked = ["--kinds", "gaussian,eeg.dropout,darkness", "--steps", "2", "--out", str(out)]
+    done = job("stress", str(best), f"data.root={planted}", *asked)
+    assert "stress: 11 conditions x 10 recordings of 1 people; about 1 minute" in done.stdout
+    (folder,) = (out / "stress").iterdir()
+    tree = json.loads((folder / "results.json").read_text())
+    assert len(tree["conditions"]) == 11 and tree["checkpoint"]["commit_sha256"]
+    tables = {c["name"]: pd.read_parquet(folder / f"{c['name']}.parquet") for c in tree["conditions"]}
+    clean = tables["clean"]
+    # Undisturbed recordings are predicted as jobs/evaluate.py does from the shards.
+    places = [f"store.{key}={place / folder}" for key, folder in (("shards", "data/shards"), ("cache", "cache"))]
+    experiment = load(TINY, parse_changes([*preprocessed[1:], *places]))
+    data, test = open_data(experiment), tuple(json.loads((best / "split.json").read_text())["test"])
+    _, kept, _ = _Scorer(experiment, str(data.shards), data.index, test).score(0, str(best), test)
+    assert isinstance(kept, pd.DataFrame) and len(kept) == len(clean) == 40
+    kept = kept.sort_values(["subject", "recording", "window"], ignore_index=True)
+    for column in [c for c in kept.columns if "logit_" in c or "weight." in c]:
+        assert np.allclose(kept[column], clean[column], atol=1e-5)
+    for kind in ("audio.gaussian", "eeg.gaussian", "video.darkness"):
+        disturbed = kind.partition(".")[0]
+        moved = []
+        for step in (1, 2):
+            now = tables[f"{kind}.{step}"]
+            for m in ("audio", "eeg", "video"):
+                logits = [f"{m}.logit_{k}" for k in range(len(CLASSES))]
+                far = np.abs(now[now["reason"] == ""][logits].to_numpy() - clean[logits].to_numpy())
+                if m == disturbed:
+                    moved.append(np.nanmean(far) if np.isfinite(far).any() else np.inf)
+                else:
+                    assert far.max() < 1e-5  # another modality is as it was
+        assert 0 < moved[0] < moved[1]
+    # Of ten electrodes seven are off: the cleaning refuses the recording's EEG, which is then masked, not missed.
+    off = tables["eeg.dropout.2"]
+    assert off[off["reason"] == ""]["eeg.logit_0"].isna().all() and (off[off["reason"] == ""]["weight.eeg"] == 0).all()
+    assert "100 % of eeg refused by preprocessing" in done.stdout
+
+    # A condition that is not there is computed again, without its neighbours, and comes out as it was.
+    (folder / "results.json").unlink()
+    (folder / "audio.gaussian.2.parquet").unlink()
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
+    again = job("stress", str(best), f"data.root={planted}", *asked)
+    assert "stress: 1 condition (10 others are there) x 10 recordings" in again.stdout
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "audio.gaussian.2.parquet"), tables["audio.gaussian.2"])
+    assert again.stdout.splitlines()[1:] == done.stdout.splitlines()[1:]
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+    # What is whole is read, and Ray is not started.
+    words = Asked(kinds=("gaussian", "eeg.dropout", "darkness"), steps=2)
+    read = run_stress(str(best), {"data.root": str(planted)}, words, str(out))
+    assert read.text.splitlines() == done.stdout.splitlines()[1:] and not ray.is_initialized()
+    other = place / "others" / "subject9"
+    shutil.copytree(planted / "subject1", other)
+    (other / "EEG" / "subject1_eeg.mat").rename(other / "EEG" / "subject9_eeg.mat")
+    (other / "EEG" / "subject1_eeg_label.mat").rename(other / "EEG" / "subject9_eeg_label.mat")
+    with pytest.raises(DataError, match=r"does not hold 10 of the 10 recordings .*; set data\.root to .*--all"):
+        run_stress(str(best), {"data.root": str(other.parent)}, words, str(out))
 
 
 # Every kind of encoder and fusion in some combination, on two ranks.

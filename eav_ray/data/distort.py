@@ -1,0 +1,143 @@
+"""What can go wrong with a recording, in physical terms: the kinds, their steps of severity, and their randomness.
+
+A distortion acts on the raw signal at its own rate, before any preprocessing, so that what the preprocessing takes out
+of it is taken out. `distort_eeg.py`, `distort_audio.py` and `distort_video.py` say what each kind does. What is drawn
+for a recording depends on the seed, its id and the kind alone: other recordings do not matter, and a stronger step is
+more of the same noise, the same electrodes and a few more.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eav_ray.config import Modality
+from eav_ray.errors import ConfigError, nearest
+
+GROUP = 10  # blocks of time of which an exact share is lost
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to disturb one modality."""
+
+    modality: Modality
+    unit: str  # of a level
+    mildest: float
+    strongest: float
+    harmless: float  # the level that changes nothing
+    text: str
+    log: bool = False  # steps are ratios, not differences
+    whole: bool = False  # levels are whole numbers
+
+
+SNR = "dB SNR"
+INF = float("inf")
+# The milder end is what a good laboratory has on a bad day, the stronger what would be thrown away by hand.
+KINDS: dict[str, Kind] = {
+    "eeg.gaussian": Kind("eeg", SNR, 10, -10, INF, "white noise of each channel's own"),
+    "eeg.pink": Kind("eeg", SNR, 10, -10, INF, "1/f noise of each channel's own, from 0.5 Hz"),
+    "eeg.mains": Kind("eeg", SNR, 0, -30, INF, "mains hum at 50 Hz and its third harmonic"),
+    "eeg.dropout": Kind("eeg", "of electrodes flat", 0.1, 0.7, 0, "electrodes that have come off"),
+    "eeg.drift": Kind("eeg", "uV at most", 50, 5000, 0, "electrodes that wander, as a random walk", log=True),
+    "eeg.blinks": Kind("eeg", "uV at Fp", 100, 500, 0, "30 blinks a minute, strongest in front"),
+    "eeg.muscle": Kind("eeg", SNR, 10, -10, INF, "bursts of muscle, 20 to 150 Hz, in half of the time"),
+    "audio.babble": Kind("audio", SNR, 10, -10, INF, "speech of four other people of the data set at once"),
+    "audio.gaussian": Kind("audio", SNR, 20, -10, INF, "white noise"),
+    "audio.clipping": Kind("audio", "dB below the peak", 10, 30, 0, "samples cut off at a level"),
+    "audio.band": Kind("audio", "Hz", 4000, 1000, INF, "nothing above a frequency, as on a telephone", log=True),
+    "audio.silence": Kind("audio", "of the time", 0.2, 0.8, 0, "half seconds without sound"),
+    "video.blur": Kind("video", "% of the height", 1, 8, 0, "out of focus: SD of a Gaussian blur", log=True),
+    "video.darkness": Kind("video", "stops", 1, 5, 0, "light halved again and again"),
+    "video.occlusion": Kind("video", "of the picture", 0.1, 0.6, 0, "a black square in front of the camera"),
+    "video.dropped": Kind("video", "of the time", 0.3, 0.9, 0, "frames lost for half a second; the next one bridges"),
+    "video.frozen": Kind("video", "of the time", 0.3, 0.9, 0, "the picture stands still for two seconds"),
+    "video.compression": Kind(
+        "video", "JPEG quality", 20, 2, INF, "each frame encoded as JPEG and decoded", log=True, whole=True
+    ),
+}
+# All modalities at once, by the first of these that is asked for.
+TOGETHER: dict[str, tuple[str, ...]] = {
+    "eeg": ("eeg.pink", "eeg.gaussian", "eeg.muscle"),
+    "audio": ("audio.babble", "audio.gaussian"),
+    "video": ("video.blur", "video.occlusion", "video.darkness"),
+}
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """One kind at one level."""
+
+    kind: str  # of KINDS
+    level: float
+    seed: int
+
+    @property
+    def modality(self) -> Modality:
+        return KINDS[self.kind].modality
+
+    @property
+    def name(self) -> str:
+        """Without the modality."""
+        return self.kind.partition(".")[2]
+
+    @property
+    def harmless(self) -> bool:
+        return self.level == KINDS[self.kind].harmless
+
+    def rng(self, recording: str) -> np.random.Generator:
+        """
+        Args:
+            recording: Its id, `subject/recording`.
+        """
+        words = hashlib.sha256(f"{recording}\n{self.kind}".encode()).digest()
+        return np.random.default_rng([self.seed, *np.frombuffer(words[:16], np.uint32).tolist()])
+
+
+def levels(kind: str, steps: int) -> tuple[float, ...]:
+    """Evenly from the mildest to the strongest; one step is the strongest."""
+    k = KINDS[kind]
+    place = np.geomspace if k.log else np.linspace
+    found = place(k.mildest, k.strongest, steps) if steps > 1 else np.array([k.strongest])
+    return tuple(float(round(level)) if k.whole else float(f"{level:.3g}") for level in found)
+
+
+def chosen(words: Sequence[str], modalities: Sequence[str]) -> tuple[str, ...]:
+    """The kinds that words name, of these modalities, in the order of KINDS: `eeg.pink`, or `gaussian` for each.
+
+    Raises:
+        ConfigError: There is no such kind, or not of these modalities.
+    """
+    offered = [name for name, kind in KINDS.items() if kind.modality in modalities]
+    if not words:
+        return tuple(offered)
+    found: set[str] = set()
+    for word in words:
+        mine = {name for name in offered if word in (name, name.partition(".")[2])}
+        if not mine:
+            raise ConfigError(
+                f"--kinds names {word!r}, which is no distortion of {', '.join(modalities)}; allowed are "
+                f"{', '.join(offered)}{nearest(word, offered)}"
+            )
+        found |= mine
+    return tuple(name for name in offered if name in found)
+
+
+def at_snr(noise: np.ndarray, power: np.ndarray | float, snr_db: float) -> np.ndarray:
+    """Noise, without its mean, scaled so that `power` over its own power is the ratio asked for: along the last axis.
+
+    Args:
+        power: Of the signal; a signal without power gets no noise.
+    """
+    noise = noise - noise.mean(axis=-1, keepdims=True)
+    own = np.square(noise).mean(axis=-1)
+    gain = np.sqrt(np.divide(power, own * 10 ** (snr_db / 10), out=np.zeros_like(own), where=own > 0))
+    return noise * gain[..., None]
+
+
+def lapses(rng: np.random.Generator, blocks: int, share: float) -> np.ndarray:
+    """Which blocks of time are lost: (blocks,) bool. Of each ten an exact share; a larger share loses these too."""
+    groups = -(-blocks // GROUP)
+    ranks = rng.permuted(np.tile(np.arange(GROUP), (groups, 1)), axis=1).ravel()[:blocks]
+    return ranks < round(share * GROUP)

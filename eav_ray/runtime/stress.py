@@ -1,0 +1,233 @@
+"""What a checkpoint is worth when recordings go bad: its test recordings disturbed in steps, and predicted again."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+
+from eav_ray.config import MODALITIES, Experiment, Modality, Runtime, digest
+from eav_ray.data import arrow, sets
+from eav_ray.data.distort import KINDS, TOGETHER, Distortion, chosen, levels
+from eav_ray.data.manifest import DataSet, Listing, Recording
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.report.degradation import FORMAT as TREE_FORMAT
+from eav_ray.report.degradation import tree_of
+from eav_ray.report.progress import stage
+from eav_ray.report.stress import text
+from eav_ray.runtime import cluster
+from eav_ray.runtime.cli import with_data
+from eav_ray.runtime.predict import check_channels, open_checkpoint
+from eav_ray.runtime.preprocess import require_extras
+from eav_ray.runtime.stress_stage import Condition, Work, measure, predicted
+from eav_ray.storage import COMMIT, Store, sha256, split, versions
+from eav_ray.training.checkpoint import Checkpoint
+
+FORMAT = 1  # raise when distortions or predictions come out differently
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for, beside the checkpoint and the data."""
+
+    modalities: tuple[str, ...] = ()  # to disturb; all where empty
+    steps: int = 3
+    kinds: tuple[str, ...] = ()  # all where empty
+    everything: bool = False  # all recordings of the data root, not the test side of the checkpoint
+
+
+@dataclass(frozen=True)
+class Stressed:
+    tree: dict[str, Any]  # of results.json
+    path: str  # of the folder that holds it
+    text: str
+
+
+def run_stress(path: str, changes: dict[str, Any], asked: Asked, out: str) -> Stressed:
+    """Predict the test recordings of a checkpoint as they are, under each kind and step, and with everything disturbed.
+
+    Args:
+        changes: Keys of the checkpoint's experiment: `data.root`, `runtime.cpus_per_worker`.
+        out: The results store; what it holds already is not computed again.
+    Raises:
+        ConfigError: An unknown kind or modality.
+        DataError: The data root does not hold the test recordings, or has other classes or channels.
+    """
+    checkpoint = open_checkpoint(path)
+    experiment = with_data(checkpoint.experiment, changes)
+    dataset, listing = sets.scan(experiment.data)
+    recordings, tested = _wanted(checkpoint, experiment, dataset, listing, asked, path)
+    others = _speech(experiment)
+    conditions = plan(experiment, asked, {person for person, _ in others})
+    results = Store(out)
+    store, prefix = split(path)
+    commit = sha256(store.read(f"{prefix}/{COMMIT}"))
+    data = {k: v for k, v in asdict(experiment.data).items() if k != "subjects"}
+    question = digest(FORMAT, data, [asdict(c) for c in conditions], [r.id for r in recordings])
+    name = f"stress/{sha256(f'{commit}{question}'.encode())[:16]}"
+    facts = {
+        "checkpoint": {"path": f"{store}/{prefix}", "commit_sha256": commit},
+        "data": data,
+        "seed": experiment.seed,
+        "steps": asked.steps,
+        "protocol": checkpoint.split.protocol,
+        "recordings_are": tested,
+        "classes": list(checkpoint.classes),
+        "versions": versions(),
+    }
+    with results.lock(f"{name}/lock"):
+        tree = results.read_json(f"{name}/results.json") if results.exists(f"{name}/results.json") else {}
+        if tree.get("format") != TREE_FORMAT:  # predictions of an earlier version are counted anew
+            work = _work(checkpoint, experiment, listing, recordings, others)
+            tables = _tables(work, conditions, f"{store}/{prefix}", experiment.runtime, results, name)
+            modalities = sorted(experiment.data.modalities)
+            tree = tree_of(tables, [_told(c) for c in conditions], modalities, len(checkpoint.classes), facts)
+            results.write_json(f"{name}/results.json", tree)
+    return Stressed(tree, f"{results}/{name}", f"{text(tree)}\nstress: {results}/{name}/results.json")
+
+
+def plan(experiment: Experiment, asked: Asked, speakers: set[str]) -> list[Condition]:
+    """All conditions, those of a kind together, the clean one first.
+
+    Args:
+        speakers: Who there is speech of in the data set.
+    """
+    modalities = experiment.data.modalities
+    unknown = [m for m in asked.modalities if m not in modalities]
+    if unknown:
+        raise ConfigError(f"--modalities names {', '.join(unknown)}; it may name some of {', '.join(modalities)}")
+    kinds = chosen(asked.kinds, asked.modalities or modalities)
+    if "audio.babble" in kinds and len(speakers) < 2:
+        if asked.kinds:
+            raise ConfigError(
+                "babble is speech of other people, and the data root has only one person with audio; leave it out of "
+                "--kinds, or give a data.root with more people"
+            )
+        print("audio.babble is left out: the data root has only one person with audio", flush=True)
+        kinds = tuple(k for k in kinds if k != "audio.babble")
+    found = [Condition("clean", "clean", 0, ())]
+    for kind in kinds:
+        for step, level in enumerate(levels(kind, asked.steps), start=1):
+            found.append(Condition(f"{kind}.{step}", kind, step, (Distortion(kind, level, experiment.seed),)))
+    return found + _together(kinds, asked.steps, experiment.seed)
+
+
+def _together(kinds: Sequence[str], steps: int, seed: int) -> list[Condition]:
+    """All modalities disturbed at once, each by one kind; nothing where there is one modality only."""
+    of = {m: [k for k in kinds if KINDS[k].modality == m] for m in MODALITIES}
+    picked = [next((k for k in TOGETHER[m] if k in own), own[0]) for m, own in of.items() if own]
+    if len(picked) < 2:
+        return []
+    return [
+        Condition(
+            f"together.{n + 1}", "together", n + 1, tuple(Distortion(k, levels(k, steps)[n], seed) for k in picked)
+        )
+        for n in range(steps)
+    ]
+
+
+def _wanted(
+    checkpoint: Checkpoint, experiment: Experiment, dataset: DataSet, listing: Listing, asked: Asked, path: str
+) -> tuple[list[Recording], str]:
+    """The recordings that are predicted, and in words which these are."""
+    root, tested = experiment.data.root, set(checkpoint.split.test)
+    if dataset.classes != checkpoint.classes:
+        raise DataError(
+            f"{path} was trained on the classes {', '.join(checkpoint.classes)}, but {root} has "
+            f"{', '.join(dataset.classes)}; give a data root with the same classes"
+        )
+    absent = [m for m in experiment.data.modalities if m not in checkpoint.experiment.data.modalities]
+    if absent:
+        raise ConfigError(f"data.modalities names {', '.join(absent)}, which {path} was not trained on")
+    if "eeg" in experiment.data.modalities:
+        check_channels(experiment, checkpoint, sets.eeg_channels(dataset, listing), path)
+    if asked.everything:
+        if not listing.recordings:
+            raise DataError(f"there is no recording in {root}; run jobs/check.py to see why")
+        seen = {*checkpoint.split.train, *checkpoint.split.validation}
+        trained = sum(r.id in seen for r in listing.recordings) if _same_data(checkpoint, experiment) else 0
+        return list(listing.recordings), f"all recordings of the data root, {trained} of them trained on or chosen by"
+    if not tested:
+        raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; give the refit checkpoint")
+    people = experiment.data.subjects
+    wanted = {i for i in tested if not people or i.partition("/")[0] in people}
+    if not wanted:
+        mine = ", ".join(sorted({i.partition("/")[0] for i in tested}))
+        raise ConfigError(f"data.subjects names nobody whom {path} is tested on; those are {mine}")
+    missing = sorted(wanted - {r.id for r in listing.recordings})
+    if missing:
+        raise DataError(
+            f"{root} does not hold {len(missing)} of the {len(wanted)} recordings that {path} is tested on (the first: "
+            f"{missing[0]}); set data.root to the data that it was trained from, or give --all to stress whatever is "
+            "there"
+        )
+    return [r for r in listing.recordings if r.id in wanted], "the test side of the checkpoint's own split"
+
+
+def _same_data(checkpoint: Checkpoint, experiment: Experiment) -> bool:
+    mine, theirs = experiment.data, checkpoint.experiment.data
+    return mine.set == theirs.set and os.path.abspath(mine.root) == os.path.abspath(theirs.root)
+
+
+def _speech(experiment: Experiment) -> tuple[tuple[str, str], ...]:
+    """(person, path) of all speech of the data set, whoever is predicted."""
+    if "audio" not in experiment.data.modalities:
+        return ()
+    _, listing = sets.scan(replace(experiment.data, subjects=()))
+    return tuple((r.subject, r.audio) for r in listing.recordings if r.audio is not None)
+
+
+def _work(
+    checkpoint: Checkpoint,
+    experiment: Experiment,
+    listing: Listing,
+    recordings: list[Recording],
+    others: tuple[tuple[str, str], ...],
+) -> Work:
+    require_extras(experiment)
+    # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
+    modalities: tuple[Modality, ...] = checkpoint.experiment.data.modalities
+    unwanted = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
+    people = [tuple(replace(r, **unwanted) for r in group) for _, group in groupby(recordings, key=lambda r: r.subject)]
+    whole = {of[0].subject: tuple(r for r in listing.recordings if r.subject == of[0].subject) for of in people}
+    # A modality that its preprocessing refuses is masked, as it would be in use, whatever training did with such.
+    profile = replace(checkpoint.experiment.profile, on_bad="partial")
+    return Work(experiment.data, profile, modalities, checkpoint.shapes, tuple(people), whole, others)
+
+
+def _tables(
+    work: Work, conditions: list[Condition], path: str, runtime: Runtime, results: Store, name: str
+) -> dict[str, pd.DataFrame]:
+    """Predictions of all conditions; those that the store lacks are computed, and kept each as it ends."""
+    files = {c.name: f"{name}/{c.name}.parquet" for c in conditions}
+    todo = [c for c in conditions if not results.exists(files[c.name])]
+    if todo:
+        groups = [tuple(group) for _, group in groupby(todo, key=lambda c: c.kind)]
+        count = sum(map(len, work.people))
+        price = measure(work, groups, path, runtime.cpus_per_worker)
+        with cluster.session(runtime):
+            cluster.prepare_ray_data()
+            room = cluster.room(runtime)
+            seconds = price.seconds(groups, work, room, max(1, room // 2))
+            minutes = max(1, round(seconds / 60))
+            what = f"{len(todo)} {'condition' if len(todo) == 1 else 'conditions'}"
+            what += f" ({len(conditions) - len(todo)} others are there)" if len(todo) < len(conditions) else ""
+            print(
+                f"stress: {what} x {count} recordings of {len(work.people)} people; about {minutes} "
+                f"{'minute' if minutes == 1 else 'minutes'} on {room} CPUs",
+                flush=True,
+            )
+            with stage("stress", len(todo) * count, "recordings") as bar:
+                for done, table in predicted(work, groups, path, runtime, bar):
+                    results.write(files[done], arrow.frame_bytes(table))
+    return {c: arrow.read_frame(results.read(file), f"{results}/{file}") for c, file in files.items()}
+
+
+def _told(condition: Condition) -> dict[str, Any]:
+    """A condition, for the tree."""
+    found: dict[str, Any] = {"name": condition.name, "kind": condition.kind, "step": condition.step}
+    found["modalities"] = [d.modality for d in condition.distortions]
+    found["levels"] = [{"kind": d.kind, "level": d.level, "unit": KINDS[d.kind].unit} for d in condition.distortions]
+    return found

@@ -1,0 +1,27 @@
+"""Disturb a checkpoint's test recordings in steps, before preprocessing, and see what is left of its accuracy.
+
+python jobs/stress.py best data.root=/data/EAV
+python jobs/stress.py best data.root=/data/EAV --modalities eeg,audio --steps 5 --kinds pink,babble,eeg.dropout
+
+--modalities: which to disturb, one at a time, then all together. --kinds: which distortions. --all: all recordings of
+the data root, which may be another data set of the same classes. --out: the results store, as store.results names it.
+"""
+
+from eav_ray.errors import ConfigError
+from eav_ray.runtime.cli import Arguments, absolute_path, door
+from eav_ray.runtime.stress import Asked, run_stress
+
+
+def job(arguments: Arguments) -> None:
+    if len(arguments.paths) != 1:
+        raise ConfigError("give exactly one checkpoint folder; jobs/train.py and jobs/pull.py print its path")
+    flags, changes = arguments.flags, dict(arguments.changes)
+    store = str(changes.pop("store.results", "results"))
+    out = absolute_path("--out" if "out" in flags else "store.results", flags.get("out") or store)
+    modalities, kinds = (tuple(filter(None, flags.get(f, "").split(","))) for f in ("modalities", "kinds"))
+    asked = Asked(modalities, arguments.number("steps", 3), kinds, "all" in flags)
+    print(run_stress(arguments.paths[0], changes, asked, out).text)
+
+
+if __name__ == "__main__":
+    door(__doc__ or "", job, flags=("modalities", "steps", "kinds", "all!", "out"))
