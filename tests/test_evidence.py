@@ -13,7 +13,8 @@ from eav_ray.data import arrow
 from eav_ray.data.eav import EAV
 from eav_ray.data.synthetic import Plan, plant_person
 from eav_ray.errors import DataError
-from eav_ray.runtime.evidence import Fold, Subject, kept_protocols, recorded_eav, write
+from eav_ray.runtime.beside import Fold, kept_protocols, recorded_eav
+from eav_ray.runtime.evidence import Subject, write
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from tests.report.test_measure import predictions

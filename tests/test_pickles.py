@@ -318,7 +318,7 @@ def predictions(folder: Path) -> Place:
 def folds(folder: Path, name: str) -> Place:
     store = Store(folder)
     kept = {"predictions.parquet": arrow.frame_bytes(pd.DataFrame({"subject": ["p0"]})), "folds.json": b"[]"}
-    return Place(lambda data: store.commit("p", kept | {name: data}), lambda: protocol._read(store, "p"), "/p ")
+    return Place(lambda data: store.commit("p", kept | {name: data}), lambda: protocol.read_kept(store, "p"), "/p ")
 
 
 def embedded(folder: Path, name: str) -> Place:

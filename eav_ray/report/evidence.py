@@ -141,7 +141,8 @@ def _protocols(results: Tree) -> str:
     ]
     if found["inflation"]:
         lines = [
-            [one["protocol"], one["base"], one["source"], str(one["people"]), points(one["difference"])]
+            [f"{one['protocol']}, per {one['unit']}", one["base"], one["source"], str(one["people"])]
+            + [points(one["difference"])]
             + [p_text(one["p"]), p_text(one["holm"]), f"{one['effect']:+.2f}", one["verdict"]]
             for one in found["inflation"]
         ]
@@ -376,7 +377,8 @@ def _audit(results: Tree) -> str:
     audit, lines = results["audit"], []
     for name in dict.fromkeys(one["name"] for one in audit["checks"]):
         mine = [one for one in audit["checks"] if one["name"] == name]
-        passed = f"{sum(one['passed'] for one in mine)} of {len(mine)} passed"
+        looked = [one for one in mine if one["passed"] is not None]
+        passed = f"{sum(one['passed'] for one in looked)} of {len(mine)} passed" if looked else "not looked at"
         lines.append([name, passed, mine[0]["detail"] + (f" (fold {mine[0]['fold']})" if len(mine) > 1 else "")])
     told = (
         "Derived again from each checkpoint's own split.json, its weights and the content of the windows. A run that "

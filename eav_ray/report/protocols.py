@@ -48,9 +48,17 @@ def protocols(tables: dict[str, pd.DataFrame], modalities: Sequence[str]) -> lis
 
 
 def inflation(tables: dict[str, pd.DataFrame], modalities: Sequence[str], base: str) -> list[Tree]:
-    """What a protocol adds to the accuracy of `base`, paired over the people of both, Holm over the protocols."""
+    """What a protocol adds to the accuracy of `base`, paired over the people of both, Holm over the protocols.
+
+    Each in its own unit: `paper` per frame, all others per recording.
+    """
     source = sources_of(modalities)[-1]
-    means = {n: statistics.per_person(correct_per_recording(t, [source]), [source])[source] for n, t in tables.items()}
+    means = {
+        name: as_published(table, modalities)[source]
+        if name == "paper"
+        else statistics.per_person(correct_per_recording(table, [source]), [source])[source]
+        for name, table in tables.items()
+    }
     found = []
     for name, mine in means.items():
         if name == base:
@@ -61,6 +69,7 @@ def inflation(tables: dict[str, pd.DataFrame], modalities: Sequence[str], base: 
         found.append(
             {
                 "protocol": name,
+                "unit": "frame" if name == "paper" else "recording",
                 "base": base,
                 "source": source,
                 "people": len(both),

@@ -5,18 +5,19 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from eav_ray.config import Experiment
+from eav_ray.config import Experiment, digest
 from eav_ray.errors import DataError
 from eav_ray.report.table import Comparison, apart, compare, correct_per_recording, render, sources_of, warnings_of
 from eav_ray.runtime import cluster
-from eav_ray.runtime.evidence import Fold, Subject, write
+from eav_ray.runtime.beside import Fold
+from eav_ray.runtime.evidence import Subject, write, write_transfer
 from eav_ray.runtime.inner import held_out
 from eav_ray.runtime.nested import nested_key, plan_folds
 from eav_ray.runtime.predict import evaluate, open_checkpoint
 from eav_ray.runtime.protocol import Planned, plan, protocol_key, read_kept, text
 from eav_ray.runtime.score import Task, is_kept
 from eav_ray.runtime.train import Data, open_data
-from eav_ray.runtime.transfer import is_own, transfer
+from eav_ray.runtime.transfer import is_own, titles, transfer
 from eav_ray.storage import Store, split
 from eav_ray.training.checkpoint import Checkpoint
 
@@ -26,7 +27,7 @@ class Tested:
     correct: pd.DataFrame  # one row a recording, one column a source
     comparison: Comparison | None  # None where there is one modality only
     text: str
-    page: str  # path of the page of evidence; empty for another data set than the checkpoint's
+    page: str  # path of the page of evidence
 
 
 def evaluate_checkpoint(
@@ -46,9 +47,7 @@ def evaluate_checkpoint(
     """
     data, checkpoint = open_data(experiment), open_checkpoint(path)
     if not is_own(experiment, checkpoint, data.index):
-        found = transfer(experiment, path)
-        told = f"{found.text}\nno page, which is of a checkpoint's own data set"
-        return Tested(found.correct, found.comparison, told, "")
+        return _tested_elsewhere(experiment, path, data, checkpoint, out)
     with contextlib.ExitStack() as stack:
         if not is_kept(Store(experiment.store.results), Task(path, checkpoint.split.test), data.index):
             stack.enter_context(cluster.session(experiment.runtime))  # one for all that is to be scored
@@ -89,6 +88,26 @@ def _tested(
     page = write(experiment, data, [Fold(fold, path, checkpoint.split.test, table)], subject, out, held)
     lines.append(f"page: {page}")
     return Tested(correct, comparison, "\n".join(lines), page)
+
+
+def _tested_elsewhere(experiment: Experiment, path: str, data: Data, checkpoint: Checkpoint, out: str) -> Tested:
+    found = transfer(experiment, path)
+    store, name = split(path)
+    key = digest(store.read_json(f"{name}/state.json")["key"], data.digest, sorted(found.modalities))
+    trained, tested = titles(checkpoint.experiment.data, experiment.data)
+    own = checkpoint.experiment
+    told = f"{own.name}, trained on {trained}, tested on {tested}, over the classes that both have: "
+    subject = Subject(
+        f"{own.name}: {trained} to {tested}",
+        told + ", ".join(found.classes),
+        "of another data set",
+        f"from {trained} to {tested}",
+    )
+    test = tuple(sorted(set(found.windows["subject"] + "/" + found.windows["recording"])))
+    fold = Fold(0, path, test, found.windows)
+    out = out or f"{Store(experiment.store.results)}/evidence/transfer-{key}"
+    page = write_transfer(experiment, data, fold, sorted(found.modalities), found.classes, subject, out)
+    return Tested(found.correct, found.comparison, f"{found.text}\npage: {page}", page)
 
 
 def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, temperature: bool = False) -> str:

@@ -4,7 +4,7 @@ A run that does not pass the audit has no page.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,40 +12,28 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.config import Experiment, digest, to_dict
-from eav_ray.data import arrow
 from eav_ray.data.bands import BANDS, band_power
 from eav_ray.data.eav import CHANNELS
 from eav_ray.data.shard import INDEX, QUALITY
 from eav_ray.data.split import items_of
-from eav_ray.errors import DataError
-from eav_ray.report import calibration, evidence, measure, protocols, search, statistics
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.report import calibration, evidence, measure, protocols, statistics
 from eav_ray.report.card import card
-from eav_ray.report.table import correct_per_recording, sources_of
+from eav_ray.report.table import sources_of
 from eav_ray.runtime import cluster
-from eav_ray.runtime.pull import finished_studies
+from eav_ray.runtime.beside import Fold, Opened, beside, of_other_jobs, of_searches, recorded_eav
 from eav_ray.runtime.reproduce import reproduction
 from eav_ray.runtime.score import Task, score
-from eav_ray.runtime.train import Data
-from eav_ray.storage import Store, sha256, split
+from eav_ray.runtime.train import Data, open_data
+from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.audit import Audit, Contents, audit
+from eav_ray.training.audit import Audit, Contents, audit, audit_elsewhere
 from eav_ray.training.run import evenly
 
 TRAINED = 100  # recordings of the training side that are scored for the gap, of each checkpoint
 BAND_WINDOWS = 4096  # that the band power of a page is taken of
-PROTOCOLS = ("paper", "within", "within_validated", "subject_kfold", "loso")
 
 Tree = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One tested checkpoint."""
-
-    number: int
-    path: str  # of the checkpoint
-    test: tuple[str, ...]  # recordings whose scores are reported
-    windows: pd.DataFrame  # predictions of them
 
 
 @dataclass(frozen=True)
@@ -56,17 +44,6 @@ class Subject:
     about: str
     apart: str  # what sets the tested recordings apart from those that were trained on
     protocol: str
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """Of a checkpoint, all but its weights."""
-
-    fold: Fold
-    checkpoint: ckpt.Checkpoint
-    parameters: int
-    audit: Audit
-    key: str  # of its run
 
 
 def write(
@@ -86,47 +63,82 @@ def write(
     """
     results = Store(e.store.results)
     contents = Contents(data.windows)
-    opened = [_open(fold, contents) for fold in folds]
+    opened = [_open(fold, lambda checkpoint, of=fold: audit(checkpoint, contents, of.test)) for fold in folds]
     own = opened[0].checkpoint.experiment
     names: list[str] = sorted(own.data.modalities)
     windows = pd.concat([f.windows.assign(fold=f.number) for f in folds], ignore_index=True)
     with cluster.session(e.runtime):
         trained, validation = _more(e, opened, data)
-    tree = _tree(own, data, opened, subject, windows, names)
+    tree = _tree(own, own, data, opened, subject, windows, names, data.index.classes)
     validation = held if held is not None else validation
     tree["calibration"] = calibration.calibration(windows, sources_of(names), validation)
     tree["calibration_note"] = _temperature_note(validation, held is not None)
     tree["gap"] = measure.gap(windows, trained, names)
-    measured = _quality(data, windows)
-    tree["quality"] = measure.quality(windows, measured, names)
-    tree["worst"] = measure.worst(tree["people"], windows, measured, data.index.classes)
-    tree["bands"] = _bands(own, data, windows) if "eeg" in names else None
-    tree |= _beside(own, results, data, subject, windows, names)
-    extra, tree["search"] = _search(results, opened, own)
-    tree = measure.plain(tree)
+    tree |= beside(own, results, data, subject.protocol, windows, names)
+    extra, tree["search"] = of_searches(results, opened, own)
+    return _publish(tree, extra, results, opened, out)
+
+
+def write_transfer(
+    e: Experiment, data: Data, fold: Fold, names: list[str], classes: tuple[str, ...], subject: Subject, out: str
+) -> str:
+    """The page of a checkpoint that was tested on another data set.
+
+    Args:
+        e: Names the other data set.
+        fold: Its predictions, labels and logits numbered by `classes`.
+        names: The modalities that were shown.
+        classes: Those that both sets have.
+    Returns, raises: As `write`.
+    """
+    contents = Contents(data.windows)
+
+    def audited(checkpoint: ckpt.Checkpoint) -> Audit:
+        return audit_elsewhere(checkpoint, _own_windows(e, checkpoint), contents, fold.test, names)
+
+    opened = [_open(fold, audited)]
+    windows = fold.windows.assign(fold=0)
+    tree = _tree(opened[0].checkpoint.experiment, e, data, opened, subject, windows, names, classes)
+    tree["calibration"] = calibration.calibration(windows, sources_of(names), None)
+    tree["calibration_note"] = "No temperature: the other data set has no rows to fit one on."
+    return _publish(tree, [], Store(e.store.results), [], out)
+
+
+def _own_windows(e: Experiment, checkpoint: ckpt.Checkpoint) -> Contents | None:
+    """Of the data set that a checkpoint was trained on, where its shards lie where they did."""
+    try:
+        own = open_data(replace(checkpoint.experiment, store=replace(checkpoint.experiment.store, cache=e.store.cache)))
+    except (ConfigError, DataError):
+        return None
+    return Contents(own.windows) if checkpoint.data in ("", own.digest) else None
+
+
+def _publish(tree: Tree, extra: list[str], results: Store, opened: list[Opened], out: str) -> str:
+    more, found = of_other_jobs(results, opened)
+    tree = measure.plain(tree | found)
     store, name = split(out)
     place = store.below(name)
     place.write("results.json", json.dumps(tree, indent=1).encode())
     place.write("model_card.md", card(tree).encode())
-    place.write("index.html", evidence.page(tree, extra).encode())
+    place.write("index.html", evidence.page(tree, [*more, *extra]).encode())
     return f"{place}/index.html"
 
 
-def _open(fold: Fold, contents: Contents) -> _Opened:
+def _open(fold: Fold, audited: Callable[[ckpt.Checkpoint], Audit]) -> Opened:
     store, name = split(fold.path)
     checkpoint = ckpt.load(store, name)
-    found = audit(checkpoint, contents, fold.test)
+    found = audited(checkpoint)
     if not found.passed:
         raise DataError(
             f"{fold.path} fails the leak audit, so there is no page of it: {found.first_failure}; train it again on a "
             "split that holds"
         )
     parameters = sum(t.numel() for t in checkpoint.weights.values())
-    key = str(store.read_json(f"{name}/state.json")["key"])
-    return _Opened(fold, replace(checkpoint, weights={}, moments={}), parameters, found, key)
+    key, commit = str(store.read_json(f"{name}/state.json")["key"]), sha256(store.read(f"{name}/{COMMIT}"))
+    return Opened(fold, replace(checkpoint, weights={}, moments={}), parameters, found, key, commit)
 
 
-def _more(e: Experiment, opened: list[_Opened], data: Data) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+def _more(e: Experiment, opened: list[Opened], data: Data) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Predictions of some recordings of the training sides, and of the validation sides where there are any."""
     sides: list[tuple[int, Task]] = []
     for one in opened:
@@ -146,15 +158,29 @@ def _more(e: Experiment, opened: list[_Opened], data: Data) -> tuple[pd.DataFram
 
 
 def _tree(
-    own: Experiment, data: Data, opened: list[_Opened], subject: Subject, windows: pd.DataFrame, names: list[str]
+    own: Experiment,
+    tested: Experiment,
+    data: Data,
+    opened: list[Opened],
+    subject: Subject,
+    windows: pd.DataFrame,
+    names: list[str],
+    classes: tuple[str, ...],
 ) -> Tree:
-    classes = data.index.classes
+    """What is said of any predictions.
+
+    Args:
+        own, tested: The experiment that the checkpoints are of, and the one that names the tested data.
+        data: The tested data.
+        classes: What labels and logits are numbered by.
+    """
     accuracy = measure.accuracy(windows, names, len(classes))
     low, high = statistics.chance_band(max(1, accuracy["recordings"] // accuracy["people"]), len(classes))
-    published = protocols.published() if recorded_eav(own, data) else None
+    published = protocols.published() if own is tested and recorded_eav(own, data) else None
     checks = [{"fold": one.fold.number, **check} for one in opened for check in one.audit.summary]
-    first = opened[0].checkpoint
     trained = sorted({i for one in opened for i in one.checkpoint.split.train})
+    trainers = {i.split("/")[0] for i in trained}
+    people, measured = measure.people(windows, names, published), _quality(data, windows)
     return {
         "format": evidence.FORMAT,
         "title": subject.title,
@@ -166,18 +192,20 @@ def _tree(
         "experiment": to_dict(own),
         "model": {
             "Tensors": f"{opened[0].parameters:,} numbers",
-            "Encoders": ", ".join(f"{m}: {getattr(getattr(own.model, m), 'kind', 'vit')}" for m in names),
-            "Fusion": own.fusion.kind if len(names) > 1 else "none",
+            "Encoders": ", ".join(
+                f"{m}: {getattr(getattr(own.model, m), 'kind', 'vit')}" for m in sorted(own.data.modalities)
+            ),
+            "Fusion": own.fusion.kind if len(own.data.modalities) > 1 else "none",
         },
         "data": {
-            "Data set": f"{own.data.set}, {', '.join(own.data.tasks)}" if own.data.set == "eav" else own.data.set,
+            "Trained on": f"{own.data.set}, {len(trained)} recordings of {len(trainers)} people",
+            "Tested on": f"{tested.data.set}, {accuracy['recordings']} recordings of {accuracy['people']} people",
             "Labels": own.data.labels,
-            "Trained on": f"{len(trained)} recordings of {len({i.split('/')[0] for i in trained})} people, all folds",
-            "Shards": f"{data.index.key}, content {digest(data.index.fingerprint)}",
+            "Shards that were tested": f"{data.index.key}, content {digest(data.index.fingerprint)}",
         },
         "accuracy": accuracy,
         "chance_of_person": {"level": 1 / len(classes), "low": low, "high": high},
-        "people": measure.people(windows, names, published),
+        "people": people,
         "comparisons": measure.comparisons(windows, names),
         "confusion": measure.confusion(windows, names, len(classes)),
         "weights": measure.weights(windows, names, classes),
@@ -187,8 +215,11 @@ def _tree(
             for finding in one.checkpoint.metrics.get("collapse", [])
         ],
         "histories": {
-            str(one.fold.number): found for one in opened if (found := _histories(one.checkpoint.metrics, first))
+            str(one.fold.number): found for one in opened if (found := _histories(one.checkpoint.metrics, own))
         },
+        "quality": measure.quality(windows, measured, names),
+        "worst": measure.worst(people, windows, measured, classes),
+        "bands": _bands(tested, data, windows) if "eeg" in names else None,
         "folds": [
             {"fold": one.fold.number, "run": one.key, "checkpoint": one.fold.path, "test": list(one.fold.test)}
             for one in opened
@@ -198,11 +229,11 @@ def _tree(
     }
 
 
-def _histories(metrics: dict[str, Any], checkpoint: ckpt.Checkpoint) -> Tree:
+def _histories(metrics: dict[str, Any], own: Experiment) -> Tree:
     """Part of the model -> what was measured after each epoch of its training."""
-    names = checkpoint.experiment.data.modalities
-    own = names[0] if len(names) == 1 else "fusion"
-    found = {**metrics.get("histories", {}), own: metrics.get("history", [])}
+    names = own.data.modalities
+    last = names[0] if len(names) == 1 else "fusion"
+    found = {**metrics.get("histories", {}), last: metrics.get("history", [])}
     return {part: history for part, history in found.items() if history}
 
 
@@ -216,11 +247,6 @@ def _temperature_note(validation: pd.DataFrame | None, inner: bool) -> str:
     return f"The temperature was fitted on {len(validation)} windows {of}, none of which is tested."
 
 
-def recorded_eav(own: Experiment, data: Data) -> bool:
-    """Whether these are the people of the published results: EAV, as recorded, and not drawn in its layout."""
-    return own.data.set == "eav" and own.data.labels == "true" and data.shards.read_json(INDEX).get("recorded") is True
-
-
 def _quality(data: Data, windows: pd.DataFrame) -> pd.DataFrame:
     """What preprocessing measured of the tested recordings: `subject`, `recording`, means of the shards' columns."""
     columns = [c for m in data.index.modalities for c in QUALITY[m]]
@@ -231,16 +257,16 @@ def _quality(data: Data, windows: pd.DataFrame) -> pd.DataFrame:
     return found.merge(tested, on=["subject", "recording"]).dropna(axis=1, how="all")
 
 
-def _bands(own: Experiment, data: Data, windows: pd.DataFrame) -> Tree | None:
+def _bands(tested: Experiment, data: Data, windows: pd.DataFrame) -> Tree | None:
     """Band power of the tested recordings by class, less each person's mean over classes."""
-    items = {i.id: i.label for i in items_of(data.windows.ids, own.data, own.seed)}
-    tested = tuple(sorted(set(windows["subject"] + "/" + windows["recording"])))
-    rows = data.windows.rows_of(tested)
+    items = {i.id: i.label for i in items_of(data.windows.ids, tested.data, tested.seed)}
+    rows = data.windows.rows_of(tuple(set(windows["subject"] + "/" + windows["recording"])))
     rows = evenly(rows[data.windows.ids["has_eeg"].to_numpy()[rows]], BAND_WINDOWS)
     if not len(rows):
         return None
     parts = [
-        band_power(data.windows.get(rows[at : at + 256], "eeg"), own.profile.eeg.hz) for at in range(0, len(rows), 256)
+        band_power(data.windows.get(rows[at : at + 256], "eeg"), tested.profile.eeg.hz)
+        for at in range(0, len(rows), 256)
     ]
     power_BCF = np.concatenate(parts)
     ids = data.windows.ids.iloc[rows]
@@ -253,102 +279,7 @@ def _bands(own: Experiment, data: Data, windows: pd.DataFrame) -> Tree | None:
         data.index.classes[int(k)]: dict(zip(BANDS, np.nan_to_num(row.reshape(shape)).T.tolist(), strict=True))
         for k, row in zip(mean.index, mean.to_numpy(), strict=True)
     }
-    channels = data.shards.read_json(INDEX).get("channels") or (CHANNELS if own.data.set == "eav" else ())
+    channels = data.shards.read_json(INDEX).get("channels") or (CHANNELS if tested.data.set == "eav" else ())
     if len(channels) != shape[0]:
         return None
     return {"channels": list(channels), "values": values, "people": int(ids["subject"].nunique())}
-
-
-def _beside(
-    own: Experiment, results: Store, data: Data, subject: Subject, windows: pd.DataFrame, names: list[str]
-) -> Tree:
-    """Protocols side by side, seeds, and the published reference."""
-    kept, of_seed = kept_protocols(results, own, data)
-    kept[subject.protocol] = windows
-    found: Tree = {"protocols": None, "seeds": None, "reference": None}
-    ordered = {p: kept[p] for p in (*PROTOCOLS, *sorted(set(kept) - set(PROTOCOLS))) if p in kept}
-    if len(ordered) > 1 or subject.protocol in PROTOCOLS:
-        base = next((p for p in ("loso", "subject_kfold", "within_validated", "within") if p in ordered), "")
-        found["protocols"] = {
-            "rows": protocols.protocols(ordered, names),
-            "inflation": protocols.inflation(ordered, names, base) if base else [],
-            "missing": [p for p in PROTOCOLS if p not in ordered],
-        }
-    of_seed = {**of_seed.get(subject.protocol, {}), own.seed: windows}
-    if len(of_seed) > 1:
-        found["seeds"] = protocols.seeds(of_seed, names)
-    if recorded_eav(own, data):
-        source = "paper" if "paper" in ordered else subject.protocol
-        ours = protocols.as_published(ordered[source], names)
-        known = ours[ours.index.isin(protocols.published().index)]
-        if len(known):
-            told = f"Ours is {source}, per frame where a source sees video, else per window."
-            if source != "paper":
-                told += " That is another protocol: only fold.protocol=paper asks what the published number answers."
-            rows = protocols.against_reference(known, names)
-            found["reference"] = {"source": protocols.REFERENCE, "note": told, "rows": rows}
-    return found
-
-
-def kept_protocols(
-    results: Store, own: Experiment, data: Data
-) -> tuple[dict[str, pd.DataFrame], dict[str, dict[int, pd.DataFrame]]]:
-    """Predictions of whole protocols that the results store keeps of this experiment, and of others of its seeds."""
-    wanted, known = _identity(own), set(data.windows.ids["id"])
-    found: dict[str, pd.DataFrame] = {}
-    of_seed: dict[str, dict[int, pd.DataFrame]] = {}
-    for name in results.folders("protocols"):
-        prefix = f"protocols/{name}"
-        if not results.is_committed(prefix):
-            continue
-        tree = results.read_json(f"{prefix}/experiment.json")
-        if _identity_of(tree) != wanted:
-            continue
-        table = arrow.read_frame(results.read(f"{prefix}/predictions.parquet"), f"{results}/{prefix}")
-        if not set(table["subject"] + "/" + table["recording"]) <= known:
-            continue
-        label = tree["fold"]["protocol"] + (", searched" if "-searched-" in name else "")
-        of_seed.setdefault(label, {})[tree["seed"]] = table
-        if tree["seed"] == own.seed:
-            found[label] = table
-    return found, of_seed
-
-
-def _identity(e: Experiment) -> str:
-    return _identity_of(to_dict(e))
-
-
-def _identity_of(tree: Tree) -> str:
-    """Of what makes two protocols comparable: all but how they are divided, seeded, computed and kept."""
-    beside = ("fold", "seed", "runtime", "store", "search", "name")
-    kept = {k: v for k, v in tree.items() if k not in beside}
-    kept["data"] = {k: v for k, v in tree["data"].items() if k != "root"}
-    kept["profile"] = {k: v for k, v in tree["profile"].items() if k not in ("chunk", "file_timeout_s")}
-    return digest(kept)
-
-
-def _search(results: Store, opened: list[_Opened], own: Experiment) -> tuple[list[str], list[Tree]]:
-    """The searches that these checkpoints are the winners of: sections of the first, and what each said."""
-    keys = {one.key for one in opened}
-    sections: list[str] = []
-    told: list[Tree] = []
-    for study, best in finished_studies(results).items():
-        if str(best.get("checkpoint", "")).split("/")[1:2] not in [[k] for k in keys]:
-            continue
-        name = f"searches/{study}/trials.parquet"
-        trials = arrow.read_frame(results.read(name), f"{results}/{name}")
-        if not sections:
-            sections = search.sections(trials, {}, own.search)
-        correct = [correct_per_recording(one.fold.windows, ["fusion"]) for one in opened if one.key in str(best)]
-        test = float(np.mean([c.groupby("label")["fusion"].mean().mean() for c in correct])) if correct else None
-        told.append(
-            {
-                "study": study,
-                "candidates": int(trials["candidate"].nunique()),
-                "inner": best.get("value"),
-                "test": test,
-                "changes": best.get("changes"),
-                "trials": trials.to_dict("records"),
-            }
-        )
-    return sections, told

@@ -28,7 +28,7 @@ SHOWN = 3  # names, at most, in a finding
 @dataclass(frozen=True)
 class Check:
     name: str
-    passed: bool
+    passed: bool | None  # None where it could not be looked at
     detail: str  # what was compared, or what is wrong
 
 
@@ -38,7 +38,7 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
+        return all(check.passed is not False for check in self.checks)
 
     @property
     def summary(self) -> list[dict[str, object]]:
@@ -51,7 +51,7 @@ class Audit:
 
     @property
     def first_failure(self) -> str:
-        return next((f"{check.name}: {check.detail}" for check in self.checks if not check.passed), "")
+        return next((f"{check.name}: {check.detail}" for check in self.checks if check.passed is False), "")
 
 
 class Contents:
@@ -86,6 +86,45 @@ def audit(checkpoint: Checkpoint, contents: Contents, scored: Sequence[str] = ()
             _content(split, contents, e.data.modalities),
             _statistics(checkpoint, outer or split, windows),
             _selection(checkpoint, split, items),
+        )
+    )
+
+
+def audit_elsewhere(
+    checkpoint: Checkpoint, own: Contents | None, contents: Contents, scored: Sequence[str], shown: Sequence[str]
+) -> Audit:
+    """Every check of a checkpoint that is tested on another data set.
+
+    Args:
+        own: Of the windows that it was trained on; None where they are not at hand.
+        contents: Of the other data set.
+        scored: Recordings of the other data set.
+        shown: The modalities that it is tested with.
+    """
+    away = "its own shards are not at hand: give the store.shards, data.root and profile that it was trained with"
+    twins = "equal windows on two sides"
+    if own is None:
+        compared = Check(twins, None, away)
+        statistics = Check("statistics of training rows alone", None, away)
+    else:
+        rows, tested = own.windows.rows_of((*checkpoint.split.train, *checkpoint.split.validation)), contents.windows
+        found: Check | None = None
+        for m in shown:
+            shared = ({*own.of(m)[rows]} & {*contents.of(m)[tested.rows_of(tuple(scored))]}) - {""}
+            if shared:
+                ids = tested.ids["id"][[digest in shared for digest in contents.of(m)]]
+                found = found or Check(twins, False, f"{len(shared)} equal signals of {m}: {_some(set(ids))}")
+        compared = found or Check(twins, True, f"no signal of {len(scored)} recordings is among those of the training")
+        e = checkpoint.experiment
+        outer = _outer(items_of(own.windows.ids, e.data, e.seed), e)
+        statistics = _statistics(checkpoint, outer or checkpoint.split, own.windows)
+    names = "names of two data sets say nothing of each other; the content of the windows was compared instead"
+    return Audit(
+        (
+            Check("people on two sides", None, names),
+            compared,
+            statistics,
+            Check("choices", True, "nothing was chosen or fitted on the other data set"),
         )
     )
 

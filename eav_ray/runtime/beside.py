@@ -1,0 +1,175 @@
+"""What the results store has beside a tested checkpoint: other protocols, other seeds, searches, ablations, stress."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eav_ray.config import Experiment, digest, to_dict
+from eav_ray.data import arrow
+from eav_ray.data.shard import INDEX
+from eav_ray.report import ablation, cost, protocols, search, stress
+from eav_ray.report.table import correct_per_recording
+from eav_ray.runtime.pull import finished_studies
+from eav_ray.runtime.train import Data
+from eav_ray.storage import Store
+from eav_ray.training.audit import Audit
+from eav_ray.training.checkpoint import Checkpoint
+
+PROTOCOLS = ("paper", "within", "within_validated", "subject_kfold", "loso")
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One tested checkpoint."""
+
+    number: int
+    path: str  # of the checkpoint
+    test: tuple[str, ...]  # recordings whose scores are reported
+    windows: pd.DataFrame  # predictions of them
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Of a checkpoint, all but its weights."""
+
+    fold: Fold
+    checkpoint: Checkpoint
+    parameters: int
+    audit: Audit
+    key: str  # of its run
+    commit: str  # sha256 of its COMMIT
+
+
+def of_other_jobs(results: Store, opened: Sequence[Opened]) -> tuple[list[str], Tree]:
+    """Sections and numbers of the ablation and the stress test that the results store has of these checkpoints."""
+    commits, keys = {one.commit for one in opened}, {one.key for one in opened}
+    found: Tree = {"ablation": None, "stress": None}
+    for name in results.folders("ablations"):
+        tree = _json(results, f"ablations/{name}/results.json")
+        if tree and keys & set(tree["runs"].values()) and _more(tree, found["ablation"], "variants"):
+            found["ablation"] = tree
+    for name in results.folders("stress"):
+        tree = _json(results, f"stress/{name}/results.json")
+        if tree and tree["checkpoint"]["commit_sha256"] in commits and _more(tree, found["stress"], "conditions"):
+            found["stress"] = tree
+    sections = []
+    if found["ablation"]:
+        sections += [*ablation.sections(found["ablation"]), *cost.sections(found["ablation"])]
+    if found["stress"]:
+        sections += stress.sections(found["stress"])
+    return sections, found
+
+
+def _more(tree: Tree, other: Tree | None, of: str) -> bool:
+    return other is None or len(tree[of]) > len(other[of])
+
+
+def _json(results: Store, name: str) -> Tree | None:
+    return results.read_json(name) if results.exists(name) else None
+
+
+def recorded_eav(own: Experiment, data: Data) -> bool:
+    """Whether these are the people of the published results: EAV, as recorded, and not drawn in its layout."""
+    return own.data.set == "eav" and own.data.labels == "true" and data.shards.read_json(INDEX).get("recorded") is True
+
+
+def beside(own: Experiment, results: Store, data: Data, protocol: str, windows: pd.DataFrame, names: list[str]) -> Tree:
+    """Protocols side by side, seeds, and the published reference."""
+    kept, of_seed = kept_protocols(results, own, data)
+    kept[protocol] = windows
+    # They divide alike, so what is kept of one is kept of the other; they differ in the unit of their score.
+    for one, other in (("paper", "within"), ("within", "paper")):
+        if one in kept:
+            kept.setdefault(other, kept[one])
+    found: Tree = {"protocols": None, "seeds": None, "reference": None}
+    ordered = {p: kept[p] for p in (*PROTOCOLS, *sorted(set(kept) - set(PROTOCOLS))) if p in kept}
+    if len(ordered) > 1 or protocol in PROTOCOLS:
+        base = next((p for p in ("loso", "subject_kfold", "within_validated", "within") if p in ordered), "")
+        found["protocols"] = {
+            "rows": protocols.protocols(ordered, names),
+            "inflation": protocols.inflation(ordered, names, base) if base else [],
+            "missing": [p for p in PROTOCOLS if p not in ordered],
+        }
+    of_seed = {**of_seed.get(protocol, {}), own.seed: windows}
+    if len(of_seed) > 1:
+        found["seeds"] = protocols.seeds(of_seed, names)
+    if recorded_eav(own, data):
+        source = "paper" if "paper" in ordered else protocol
+        ours = protocols.as_published(ordered[source], names)
+        known = ours[ours.index.isin(protocols.published().index)]
+        if len(known):
+            told = f"Ours is {source}, per frame where a source sees video, else per window."
+            if source != "paper":
+                told += " That is another protocol: only fold.protocol=paper asks what the published number answers."
+            rows = protocols.against_reference(known, names)
+            found["reference"] = {"source": protocols.REFERENCE, "note": told, "rows": rows}
+    return found
+
+
+def kept_protocols(
+    results: Store, own: Experiment, data: Data
+) -> tuple[dict[str, pd.DataFrame], dict[str, dict[int, pd.DataFrame]]]:
+    """Predictions of whole protocols that the results store keeps of this experiment, and of others of its seeds."""
+    wanted, known = _identity(own), set(data.windows.ids["id"])
+    found: dict[str, pd.DataFrame] = {}
+    of_seed: dict[str, dict[int, pd.DataFrame]] = {}
+    for name in results.folders("protocols"):
+        prefix = f"protocols/{name}"
+        if not results.is_committed(prefix):
+            continue
+        tree = results.read_json(f"{prefix}/experiment.json")
+        if _identity_of(tree) != wanted:
+            continue
+        table = arrow.read_frame(results.read(f"{prefix}/predictions.parquet"), f"{results}/{prefix}")
+        if not set(table["subject"] + "/" + table["recording"]) <= known:
+            continue
+        label = tree["fold"]["protocol"] + (", searched" if "-searched-" in name else "")
+        of_seed.setdefault(label, {})[tree["seed"]] = table
+        if tree["seed"] == own.seed:
+            found[label] = table
+    return found, of_seed
+
+
+def _identity(e: Experiment) -> str:
+    return _identity_of(to_dict(e))
+
+
+def _identity_of(tree: Tree) -> str:
+    """Of what makes two protocols comparable: all but how they are divided, seeded, computed and kept."""
+    beside = ("fold", "seed", "runtime", "store", "search", "name")
+    kept = {k: v for k, v in tree.items() if k not in beside}
+    kept["data"] = {k: v for k, v in tree["data"].items() if k != "root"}
+    kept["profile"] = {k: v for k, v in tree["profile"].items() if k not in ("chunk", "file_timeout_s")}
+    return digest(kept)
+
+
+def of_searches(results: Store, opened: Sequence[Opened], own: Experiment) -> tuple[list[str], list[Tree]]:
+    """The searches that these checkpoints are the winners of: sections of the first, and what each said."""
+    keys = {one.key for one in opened}
+    sections: list[str] = []
+    told: list[Tree] = []
+    for study, best in finished_studies(results).items():
+        if str(best.get("checkpoint", "")).split("/")[1:2] not in [[k] for k in keys]:
+            continue
+        name = f"searches/{study}/trials.parquet"
+        trials = arrow.read_frame(results.read(name), f"{results}/{name}")
+        if not sections:
+            sections = search.sections(trials, {}, own.search)
+        correct = [correct_per_recording(one.fold.windows, ["fusion"]) for one in opened if one.key in str(best)]
+        test = float(np.mean([c.groupby("label")["fusion"].mean().mean() for c in correct])) if correct else None
+        told.append(
+            {
+                "study": study,
+                "candidates": int(trials["candidate"].nunique()),
+                "inner": best.get("value"),
+                "test": test,
+                "changes": best.get("changes"),
+                "trials": trials.to_dict("records"),
+            }
+        )
+    return sections, told
