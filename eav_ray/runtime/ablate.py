@@ -72,7 +72,8 @@ def run_ablation(
             tree = _read(results, name)
         else:
             with cluster.session(e.runtime):
-                reasons = train_folds(e, [t.fold for t in trials], data, results)
+                models = {t.fold.runs[-1].key: t.fold for t in trials}  # those that are masked are others' own
+                reasons = train_folds(e, list(models.values()), data, results)
                 predictions, failed = _scored(e, trials, data, results, reasons)
             if predictions.empty:
                 raise DataError(f"no variant could be scored; the first: {failed[0]}")
