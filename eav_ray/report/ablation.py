@@ -165,7 +165,8 @@ def p_text(value: float | None) -> str:
 def text(tree: dict[str, Any]) -> str:
     """For the terminal: a table a group."""
     lines = []
-    for group, size in tree["groups"].items():
+    for group in [g for g in PARTS if g in tree["groups"]]:
+        size = tree["groups"][group]
         wide = max(len(v["name"]) for v in _of(tree, group)) + 2
         lines += [
             "",

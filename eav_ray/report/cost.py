@@ -47,22 +47,25 @@ def priced(tree: dict[str, Any]) -> list[dict[str, Any]]:
     for v in tree["variants"]:
         if v["how"] != "masked" and v["cost"]:
             found.setdefault(v["name"], v)
-    # Two names of one model, a subset and a size without EEG, are one point.
+    # Two names of one training, a subset and a size without EEG, are one point.
     unique: dict[str, dict[str, Any]] = {}
     for v in found.values():
-        unique.setdefault(v["cost"].get("model", v["name"]), v)
+        unique.setdefault(v["cost"]["run"], v)
     return list(unique.values())
 
 
 def _note(tree: dict[str, Any]) -> str:
     h = tree["hardware"]
+    repeats = sorted({v["cost"]["repeats"] for v in priced(tree)})
+    counted = " to ".join(str(n) for n in dict.fromkeys((repeats[0], repeats[-1])))
     seen = {(g["people"], g["recordings"]) for g in tree["groups"].values()}
     other = "" if len(seen) == 1 else " Groups of variants are scored on different recordings: see their tables."
+    threads, workers = (f"{h[k]} {k[:-1]}{'s' if h[k] > 1 else ''}" for k in ("threads", "workers"))
     return (
-        f"Latency: the model alone, one window, warm, {h['threads']} thread{'s' if h['threads'] > 1 else ''} on "
-        f"{h['device']}. Training: seconds of all epochs of one fold, encoders included, the mean over folds; by "
-        f"{h['workers']} worker{'s' if h['workers'] > 1 else ''}. Filled points see EEG, hollow ones do not; the line "
-        f"joins what no other beats in both.{other}"
+        f"Latency: the model alone, one window, warm, {threads} on {h['device']}, whose load average was "
+        f"{h['load']:.1f}; the median and the 95th percentile of {counted} repeats. Training: seconds of all epochs of "
+        f"one fold, encoders included, the mean over folds; by {workers}. Filled points see EEG, hollow ones do not; "
+        f"the line joins what no other beats in both.{other}"
     )
 
 
