@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eav_ray.config import Experiment
+from eav_ray.config import Experiment, override
 from eav_ray.report import ablation, cost, statistics
 from eav_ray.report.statistics import against, holm, interval
 from eav_ray.training.variants import BASE, Variant, variants
 
+E = override(Experiment(), {"data.modalities": ["audio", "eeg"]})
 PARTS = ("subsets", "dropout", "sizes")
 HARDWARE = {"device": "a machine", "threads": 1, "workers": 2, "gpus": 0, "load": 0.5}
 
@@ -22,7 +23,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made() -> list[Variant]:
-    return variants(Experiment(), PARTS, ["half"])[0]
+    return variants(E, PARTS, ["half"])[0]
 
 
 def predictions(rates: dict[str, float], people: int, *, recordings: int = 20, otherwise: float = 0.6) -> pd.DataFrame:
@@ -50,7 +51,7 @@ def priced(**more: float) -> dict[str, dict[str, Any]]:
 
 
 def tree(table: pd.DataFrame) -> dict[str, Any]:
-    found = ablation.comparisons(table, made(), Experiment(), priced())
+    found = ablation.comparisons(table, made(), E, priced())
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found | {"hardware": HARDWARE}
 
@@ -61,7 +62,7 @@ def entry(found: dict[str, Any], name: str, group: str = "subsets") -> dict[str,
 
 
 def test_accuracies_and_differences_are_those_of_the_statistics_of_recordings_and_people() -> None:
-    table = predictions({BASE: 0.9, "eeg": 0.3}, people=10)
+    table = predictions({BASE: 0.9, "eeg": 0.3}, people=8)
     found = tree(table)
     one = table[table["window"] == 0].assign(right=lambda t: t["fusion.logit_1"] == t["label"])
     wide = one.pivot(index=["subject", "recording"], columns="variant", values="right").reset_index()
@@ -76,17 +77,17 @@ def test_accuracies_and_differences_are_those_of_the_statistics_of_recordings_an
 
 
 def test_holm_corrects_for_the_comparisons_of_a_group_and_for_no_others() -> None:
-    found = tree(predictions({BASE: 0.75}, people=8))
+    found = tree(predictions({BASE: 0.75}, people=7))
     for group in PARTS:
         compared = [v["against"] for v in found["variants"] if v["group"] == group and v["against"]]
         assert [c["holm"] for c in compared] == holm([c["p_value"] for c in compared])
     counts = {g: sum(v["group"] == g for v in found["variants"]) for g in PARTS}
-    assert counts == {"subsets": 13, "dropout": 8, "sizes": 4}
+    assert counts == {"subsets": 5, "dropout": 4, "sizes": 4}
 
 
 def test_with_modalities_hidden_a_model_is_compared_with_the_same_hidden_of_the_other() -> None:
     found = tree(
-        predictions({"audio (others hidden)": 0.2, "no modality dropout, audio (others hidden)": 0.9}, people=8)
+        predictions({"audio (others hidden)": 0.2, "no modality dropout, audio (others hidden)": 0.9}, people=7)
     )
     one = entry(found, "no modality dropout, audio (others hidden)", "dropout")["against"]
     assert one["other"] == "audio (others hidden)" and one["mean"] > 0.5
@@ -120,25 +121,25 @@ def test_of_few_people_nothing_is_called_significant(people: int) -> None:
 
 
 def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:
-    found = tree(predictions({"audio + eeg": 0.95, "audio": 0.4}, people=9))
+    found = tree(predictions({BASE: 0.95, "audio": 0.4}, people=7))
     pairs = {(p["with"], p["without"], p["how"]): p for p in found["eeg"]}
-    assert len(found["eeg"]) == 3 + 3 + 2
-    one = pairs["audio + eeg", "audio", "retrained"]
+    assert len(found["eeg"]) == 1 + 1 + 2
+    one = pairs[BASE, "audio", "retrained"]
     assert one["difference"]["mean"] > 0.4 and one["difference"]["significant"]
     costs = priced()
     for key in ("parameters", "gmac", "latency_ms"):
-        assert one["extra"][key] == costs["audio + eeg"][key] - costs["audio"][key]
+        assert one["extra"][key] == costs[BASE][key] - costs["audio"][key]
     assert "seconds" not in one["extra"]  # nobody timed them
-    assert (BASE, "audio + video (others hidden)", "masked") in pairs and (
+    assert (BASE, "audio (others hidden)", "masked") in pairs and (
         "half",
         "half without eeg",
         "retrained",
     ) in pairs
-    assert not pairs[BASE, "audio + video (others hidden)", "masked"]["extra"]
+    assert not pairs[BASE, "audio (others hidden)", "masked"]["extra"]
 
 
 def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:
-    found = tree(predictions({BASE: 0.9, "eeg": 0.3}, people=10))
+    found = tree(predictions({BASE: 0.9, "eeg": 0.3}, people=7))
     page = [*ablation.sections(found), *cost.sections(found)]
     whole = "\n".join(page)
     assert [*ablation.sections(found), *cost.sections(found)] == page and len(page) == 3 + 2
@@ -146,7 +147,7 @@ def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:
         assert v["name"] in whole and f"{100 * v['accuracy']['mean']:.1f}" in whole
     assert "not significant" in whole and "significant (Holm" in whole
     assert whole.count('<figure role="img" aria-label="') == 4
-    assert "200 test recordings of 10 people, which all of these could score" in whole
+    assert "140 test recordings of 7 people, which all of these could score" in whole
     told = ablation.text(found)
     assert all(v["name"] in told for v in found["variants"]) and "not significant" in told and "EEG:" in told
 
@@ -162,7 +163,7 @@ def test_what_no_other_beats_in_accuracy_and_cost_is_the_front() -> None:
 
 def test_two_names_of_one_training_are_one_point() -> None:
     costs = priced()
-    costs["as given without eeg"]["run"] = costs["audio + video"]["run"]
-    found = ablation.comparisons(predictions({}, people=6), made(), Experiment(), costs)
+    costs["as given without eeg"]["run"] = costs["audio"]["run"]
+    found = ablation.comparisons(predictions({}, people=6), made(), E, costs)
     names = [v["name"] for v in cost.priced(found)]
-    assert "audio + video" in names and "as given without eeg" not in names
+    assert "audio" in names and "as given without eeg" not in names
