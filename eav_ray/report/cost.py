@@ -42,10 +42,12 @@ def sections(tree: dict[str, Any]) -> list[str]:
 
 
 def priced(tree: dict[str, Any]) -> list[dict[str, Any]]:
-    """The models that were trained, each once: one that is masked costs what the whole does."""
+    """Subsets and sizes that were trained, each once: one that is masked costs what the whole does. Where there are
+    neither, all that was trained."""
     found: dict[str, dict[str, Any]] = {}
+    groups = [g for g in ("subsets", "sizes") if g in tree["groups"]] or list(tree["groups"])
     for v in tree["variants"]:
-        if v["how"] != "masked" and v["cost"]:
+        if v["group"] in groups and v["how"] != "masked" and v["cost"]:
             found.setdefault(v["name"], v)
     # Two names of one training, a subset and a size without EEG, are one point.
     unique: dict[str, dict[str, Any]] = {}
@@ -104,7 +106,7 @@ def _figure(entries: list[dict[str, Any]]) -> Figure:
             fill = "C0" if "eeg" in entry["modalities"] else "white"
             axes.plot([row.cost], [row.score], "o", mfc=fill, mec="C0", ms=5, zorder=2)
             axes.annotate(str(row.number), (row.cost, row.score), (4, 3), textcoords="offset points", fontsize=7)
-        if found["cost"].min() > 0:
+        if found["cost"].max() > 10 * found["cost"].min() > 0:
             axes.set_xscale("log")
         axes.set(xlabel=AXES[key][0], ylabel="accuracy, %")
     for axes in grid[len(keys) :]:
