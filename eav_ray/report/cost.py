@@ -56,6 +56,13 @@ def priced(tree: dict[str, Any]) -> list[dict[str, Any]]:
     return list(unique.values())
 
 
+def busy(hardware: dict[str, Any]) -> str:
+    """Where more processes wanted the machine than it has cores: a warning, to be put after what was measured."""
+    if hardware["load"] <= hardware["cores"]:
+        return ""
+    return f"; {hardware['load']:.0f} processes shared its {hardware['cores']} cores: alone they would be shorter"
+
+
 def _note(tree: dict[str, Any]) -> str:
     h = tree["hardware"]
     repeats = sorted({v["cost"]["repeats"] for v in priced(tree)})
@@ -64,8 +71,8 @@ def _note(tree: dict[str, Any]) -> str:
     other = "" if len(seen) == 1 else " Groups of variants are scored on different recordings: see their tables."
     threads, workers = (f"{h[k]} {k[:-1]}{'s' if h[k] > 1 else ''}" for k in ("threads", "workers"))
     return (
-        f"Latency: the model alone, one window, warm, {threads} on {h['device']}, whose load average was "
-        f"{h['load']:.1f}; the median and the 95th percentile of {counted} repeats. Training: seconds of all epochs of "
+        f"Latency: the model alone, one window, warm, {threads} on {h['device']}, the median and the "
+        f"95th percentile of {counted} repeats{busy(h)}. Training: seconds of all epochs of "
         f"one fold, encoders included, the mean over folds; by {workers}. Filled points see EEG, hollow ones do not; "
         f"the line joins what no other beats in both.{other}"
     )

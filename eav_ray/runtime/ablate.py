@@ -222,7 +222,7 @@ def hardware(e: Experiment) -> dict[str, Any]:
     name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     device = torch.cuda.get_device_name() if _device(e).type == "cuda" else name
     threads = max(1, int(e.runtime.cpus_per_worker))
-    at = {"device": device, "threads": threads, "load": os.getloadavg()[0]}
+    at = {"device": device, "threads": threads, "cores": os.cpu_count() or 1, "load": os.getloadavg()[0]}
     return at | {"workers": e.runtime.workers, "gpus": e.runtime.gpus_per_worker}
 
 
@@ -266,7 +266,7 @@ def _read(results: Store, name: str) -> dict[str, Any]:
 def _text(tree: dict[str, Any], left_out: list[str], failed: list[str], path: str) -> str:
     h = tree["hardware"]
     head = f"{tree['protocol']}, {tree['folds']} folds; latency: one window, {h['threads']} thread(s) of {h['device']}"
-    head += f", load average {h['load']:.1f}"
+    head += cost.busy(h)
     lines = [head, *left_out, ablation.text(tree), ""]
     if failed:
         count = len(failed)

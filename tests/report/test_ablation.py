@@ -14,7 +14,7 @@ from eav_ray.training.variants import BASE, Variant, variants
 
 E = override(Experiment(), {"data.modalities": ["audio", "eeg"]})
 PARTS = ("subsets", "dropout", "sizes")
-HARDWARE = {"device": "a machine", "threads": 1, "workers": 2, "gpus": 0, "load": 0.5}
+HARDWARE = {"device": "a machine", "threads": 1, "workers": 2, "gpus": 0, "cores": 2, "load": 0.5}
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +162,12 @@ def test_what_no_other_beats_in_accuracy_and_cost_is_the_front() -> None:
     (front,) = [part for part in cost._told(entries).split("; ") if part.startswith("GMAC")]
     numbers = {v["name"]: n for n, v in enumerate(entries, 1)}
     assert front == f"GMAC a window: {numbers[BASE]}, {numbers['audio']}"  # the cheapest first
+
+
+def test_latencies_of_a_busy_machine_come_with_a_warning() -> None:
+    found = tree(predictions({}, people=6))
+    calm, crowded = ("".join(cost.sections(found | {"hardware": HARDWARE | {"load": load}})) for load in (1.0, 9.0))
+    assert "9 processes shared its 2 cores" in crowded and "processes shared" not in calm
 
 
 def test_two_names_of_one_training_are_one_point() -> None:
