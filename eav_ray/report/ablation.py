@@ -165,8 +165,9 @@ def p_text(value: float | None) -> str:
 def text(tree: dict[str, Any]) -> str:
     """For the terminal: a table a group."""
     lines = []
-    wide = max((len(v["name"]) for v in tree["variants"]), default=0) + 2
-    for group, size in tree["groups"].items():
+    for group in [g for g in PARTS if g in tree["groups"]]:
+        size = tree["groups"][group]
+        wide = max(len(v["name"]) for v in _of(tree, group)) + 2
         lines += [
             "",
             f"{TITLES[group]}: {size['recordings']} recordings of {size['people']} people that all could score",
@@ -302,9 +303,7 @@ def _forest(tree: dict[str, Any], group: str) -> Figure:
     axes.axvline(0, color="0.3", lw=1)
     axes.set_yticks(range(len(entries)), [v["name"] for v in entries], fontsize=8)
     axes.invert_yaxis()
-    axes.set(
-        xlabel="difference to what it is compared with, points; grey: not significant", ylim=(len(entries) - 0.4, -0.6)
-    )
+    axes.set(xlabel="difference, points; grey: not significant", ylim=(len(entries) - 0.4, -0.6))
     return figure
 
 

@@ -42,27 +42,39 @@ def sections(tree: dict[str, Any]) -> list[str]:
 
 
 def priced(tree: dict[str, Any]) -> list[dict[str, Any]]:
-    """The models that were trained, each once: one that is masked costs what the whole does."""
+    """Subsets and sizes that were trained, each once: one that is masked costs what the whole does. Where there are
+    neither, all that was trained."""
     found: dict[str, dict[str, Any]] = {}
+    groups = [g for g in ("subsets", "sizes") if g in tree["groups"]] or list(tree["groups"])
     for v in tree["variants"]:
-        if v["how"] != "masked" and v["cost"]:
+        if v["group"] in groups and v["how"] != "masked" and v["cost"]:
             found.setdefault(v["name"], v)
-    # Two names of one model, a subset and a size without EEG, are one point.
+    # Two names of one training, a subset and a size without EEG, are one point.
     unique: dict[str, dict[str, Any]] = {}
     for v in found.values():
-        unique.setdefault(v["cost"].get("model", v["name"]), v)
+        unique.setdefault(v["cost"]["run"], v)
     return list(unique.values())
+
+
+def busy(hardware: dict[str, Any]) -> str:
+    """Where more processes wanted the machine than it has cores: a warning, to be put after what was measured."""
+    if hardware["load"] <= hardware["cores"]:
+        return ""
+    return f"; {hardware['load']:.0f} processes shared its {hardware['cores']} cores: alone they would be shorter"
 
 
 def _note(tree: dict[str, Any]) -> str:
     h = tree["hardware"]
+    repeats = sorted({v["cost"]["repeats"] for v in priced(tree)})
+    counted = " to ".join(str(n) for n in dict.fromkeys((repeats[0], repeats[-1])))
     seen = {(g["people"], g["recordings"]) for g in tree["groups"].values()}
     other = "" if len(seen) == 1 else " Groups of variants are scored on different recordings: see their tables."
+    threads, workers = (f"{h[k]} {k[:-1]}{'s' if h[k] > 1 else ''}" for k in ("threads", "workers"))
     return (
-        f"Latency: the model alone, one window, warm, {h['threads']} thread{'s' if h['threads'] > 1 else ''} on "
-        f"{h['device']}. Training: seconds of all epochs of one fold, encoders included, the mean over folds; by "
-        f"{h['workers']} worker{'s' if h['workers'] > 1 else ''}. Filled points see EEG, hollow ones do not; the line "
-        f"joins what no other beats in both.{other}"
+        f"Latency: the model alone, one window, warm, {threads} on {h['device']}, the median and the "
+        f"95th percentile of {counted} repeats{busy(h)}. Training: seconds of all epochs of "
+        f"one fold, encoders included, the mean over folds; by {workers}. Filled points see EEG, hollow ones do not; "
+        f"the line joins what no other beats in both.{other}"
     )
 
 
@@ -101,7 +113,7 @@ def _figure(entries: list[dict[str, Any]]) -> Figure:
             fill = "C0" if "eeg" in entry["modalities"] else "white"
             axes.plot([row.cost], [row.score], "o", mfc=fill, mec="C0", ms=5, zorder=2)
             axes.annotate(str(row.number), (row.cost, row.score), (4, 3), textcoords="offset points", fontsize=7)
-        if found["cost"].min() > 0:
+        if found["cost"].max() > 10 * found["cost"].min() > 0:
             axes.set_xscale("log")
         axes.set(xlabel=AXES[key][0], ylabel="accuracy, %")
     for axes in grid[len(keys) :]:

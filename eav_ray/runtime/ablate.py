@@ -5,6 +5,7 @@ change. Each test recording is scored once by each variant's model of its fold.
 """
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from eav_ray.training.plan import Run
 from eav_ray.training.variants import BASE, PARTS, Variant, variants
 
 FORMAT = 1  # raise when what is kept of an ablation changes
+ROUNDS = 3  # in which latencies are measured
 KEPT = ("subject", "recording", "window", "label", "fold", "variant")  # and the fusion's logits and weights
 
 
@@ -72,7 +74,8 @@ def run_ablation(
             tree = _read(results, name)
         else:
             with cluster.session(e.runtime):
-                reasons = train_folds(e, [t.fold for t in trials], data, results)
+                models = {t.fold.runs[-1].key: t.fold for t in trials}  # those that are masked are others' own
+                reasons = train_folds(e, list(models.values()), data, results)
                 predictions, failed = _scored(e, trials, data, results, reasons)
             if predictions.empty:
                 raise DataError(f"no variant could be scored; the first: {failed[0]}")
@@ -155,42 +158,50 @@ def _costs(
 ) -> dict[str, dict[str, Any]]:
     """By a variant's name; one that is masked costs what its whole model does."""
     shapes = Shapes(data.index.eeg_channels, len(data.index.classes))
-    device = _device(e)
-    models = {v.name: v.experiment(e) for v in made}
-    named = {name: _model(x) for name, x in models.items()}
-    measured: dict[str, dict[str, Any]] = {}
-    with stage("latency", len(set(named.values())), "models") as bar:
-        for name, x in models.items():
-            if named[name] not in measured:
-                counted = {k: estimate.cost(_priced_by(x, k), shapes) for k in ("parameters", "gmac")}
-                times = estimate.latency_ms(x, shapes, device)
-                counted |= {"latency_ms": float(np.median(times)), "p95_ms": float(np.quantile(times, 0.95))}
-                measured[named[name]] = counted | {"repeats": len(times)}
+    experiments = {v.name: v.experiment(e) for v in made}
+    alike = {name: _computes(x) for name, x in experiments.items()}
+    one_of = {model: experiments[name] for name, model in alike.items()}
+    times: dict[str, list[float]] = {model: [] for model in one_of}
+    with stage("latency", ROUNDS * len(one_of), "models") as bar:
+        for _ in range(ROUNDS):  # in turns: what else the machine does meanwhile is not held against one of them
+            for model, x in one_of.items():
+                times[model] += estimate.latency_ms(x, shapes, _device(e))
                 bar.to(bar.done + 1)
-    seconds = {v.name: _seconds([t.fold.runs for t in trials if t.variant is v], results) for v in made}
-    return {n: measured[model] | {"model": model, "seconds": seconds[n]} for n, model in named.items()}
+    measured = {}
+    for model, ms in times.items():
+        counted = {k: estimate.cost(_priced_by(one_of[model], k), shapes) for k in ("parameters", "gmac")}
+        latency = {"latency_ms": float(np.median(ms)), "p95_ms": float(np.quantile(ms, 0.95)), "repeats": len(ms)}
+        measured[model] = counted | latency
+    every = {run.key: run for t in trials for run in t.fold.runs}
+    timed = {key: _seconds_of(run, results) for key, run in every.items()}
+    found = {}
+    for v in made:
+        folds = [t.fold.runs for t in trials if t.variant is v]
+        trained = {"seconds": _mean([[timed[run.key] for run in runs] for runs in folds]), "run": folds[0][-1].key}
+        found[v.name] = measured[alike[v.name]] | trained
+    return found
 
 
 def _priced_by(experiment: Experiment, what: Any) -> Experiment:
     return replace(experiment, search=replace(experiment.search, cost=what))
 
 
-def _model(experiment: Experiment) -> str:
-    """Equal for models that compute the same."""
+def _computes(experiment: Experiment) -> str:
+    """Equal for models that compute the same of a window, however they were trained."""
     names = sorted(experiment.data.modalities)
     sections = {m: to_dict(getattr(experiment.model, m)) for m in names}
-    return digest(sections, experiment.fusion if len(names) > 1 else None)
+    fusion = replace(experiment.fusion, dropout=0.0, modality_dropout=0.0, weight_loss=0.0)
+    return digest(sections, fusion if len(names) > 1 else None)
 
 
-def _seconds(folds: Sequence[Sequence[Run]], results: Store) -> float | None:
-    """Of the training of one fold, encoders included: all epochs of all its runs, whichever attempt they were of; the
-    mean over folds. None where a training was not timed."""
-    each = [[_seconds_of(run, results) for run in runs] for runs in folds]
-    whole = [sum(s for s in runs if s is not None) for runs in each if None not in runs]
-    return float(np.mean(whole)) if whole and len(whole) == len(each) else None
+def _mean(folds: Sequence[Sequence[float | None]]) -> float | None:
+    """Seconds of the training of one fold, of all its runs; the mean over folds. None where one was not timed."""
+    sums = [sum(s for s in runs if s is not None) for runs in folds if None not in runs]
+    return float(np.mean(sums)) if sums and len(sums) == len(folds) else None
 
 
 def _seconds_of(run: Run, results: Store) -> float | None:
+    """Of all epochs of a run, whichever attempt they were of; None where they were not timed."""
     if run.kind == "fusion" and run.experiment.fusion.kind == "late_mean":
         return 0.0  # nothing to train
     prefix = finished(results, run.key)
@@ -204,14 +215,15 @@ def _device(e: Experiment) -> torch.device:
 
 
 def hardware(e: Experiment) -> dict[str, Any]:
-    """Of the machine that measures latency, and how many workers a training has."""
+    """Of the machine that measures latency, and how busy it is; and the workers of a training."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     device = torch.cuda.get_device_name() if _device(e).type == "cuda" else name
     threads = max(1, int(e.runtime.cpus_per_worker))
-    return {"device": device, "threads": threads, "workers": e.runtime.workers, "gpus": e.runtime.gpus_per_worker}
+    at = {"device": device, "threads": threads, "cores": os.cpu_count() or 1, "load": os.getloadavg()[0]}
+    return at | {"workers": e.runtime.workers, "gpus": e.runtime.gpus_per_worker}
 
 
 def _tree(
@@ -254,6 +266,7 @@ def _read(results: Store, name: str) -> dict[str, Any]:
 def _text(tree: dict[str, Any], left_out: list[str], failed: list[str], path: str) -> str:
     h = tree["hardware"]
     head = f"{tree['protocol']}, {tree['folds']} folds; latency: one window, {h['threads']} thread(s) of {h['device']}"
+    head += cost.busy(h)
     lines = [head, *left_out, ablation.text(tree), ""]
     if failed:
         count = len(failed)

@@ -19,7 +19,7 @@ GPU_FLOPS = 5e13  # assumed of one GPU where there is none to measure on
 CPU_SHARE = 0.75  # of a bare matrix product's speed, reached by training AST and ViT; measured on a CPU core
 FUSION_SHARE = 0.2  # of what training encoders reaches, reached by fusions in stacks of 64; measured on a CPU core
 LEAST_FUSION_S = 5e-5  # a fusion takes for a window, however small it is
-WARM, LEAST_REPEATS, REPEATS, LATENCY_S = 3, 5, 100, 2.0  # windows of a latency, and when there are enough
+WARM, LEAST_REPEATS, REPEATS, LATENCY_S = 3, 5, 50, 1.0  # windows of a latency, and when there are enough
 START_S = 20.0  # a group of workers, from asking to its first step
 
 

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from eav_ray.config import EncoderOptim, Experiment, Optim, digest
@@ -71,7 +72,7 @@ class Run:
             found.insert(0, Phase(0, frozen, replace(optim, lr=optim.frozen_lr, epochs=frozen), frozen=True))
         return found
 
-    @property
+    @cached_property  # it is asked for often, and hashes all training rows
     def key(self) -> str:
         """Everything that the weights depend on, and nothing else: equal keys are trained once.
 

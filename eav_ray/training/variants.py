@@ -60,8 +60,8 @@ def variants(base: Experiment, parts: Sequence[str], sizes: Sequence[str]) -> tu
     _check("--sizes", sizes, (CHEAP, *SIZES))
     if len(base.data.modalities) < 2 and set(parts) != {"sizes"}:
         raise ConfigError(
-            f"data.modalities is [{base.data.modalities[0]}]; an ablation wants two modalities or more, of one alone "
-            "there are --parts sizes only"
+            f"data.modalities is [{', '.join(base.data.modalities)}]; an ablation wants two modalities or more, of one "
+            "alone there are --parts sizes only"
         )
     made = {
         "subsets": lambda: _subsets(base),

@@ -98,6 +98,36 @@ def only(subset: tuple[str, ...], n: int = BATCH) -> Tensor:
     return torch.tensor([m in subset for m in MODALITIES]).expand(n, 3)
 
 
+@pytest.mark.parametrize("kind", ["shared_attention", "bottleneck"])
+@pytest.mark.parametrize("positions", [True, False])
+def test_the_order_of_tokens_matters_by_their_time_marks_alone(kind: str, positions: bool) -> None:
+    changes = {"fusion.kind": kind, "fusion.positions": positions, "fusion.width": 16, "fusion.heads": 4}
+    e = override(Experiment(), changes)
+    torch.manual_seed(1)
+    fusion = build_fusion(e, WIDTHS, TIMES, N_OUTPUTS).double().eval()
+    for parameter in fusion.parameters():  # away from their small starts
+        nn.init.normal_(parameter, std=0.3)
+    parts, logits = encoded()
+    parts = {m: Encoded(e.tokens_BND.double(), e.mask_BN, e.pooled_BD.double()) for m, e in parts.items()}
+    logits = {m: x.double() for m, x in logits.items()}
+    turned = {m: Encoded(e.tokens_BND.flip(1), e.mask_BN, e.pooled_BD) for m, e in parts.items()}
+    one, other = (fusion(some, logits, everyone()) for some in (parts, turned))
+    for a, b in zip(one, other, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-9) != positions
+
+
+@pytest.mark.parametrize("kind", ["shared_attention", "bottleneck"])
+def test_without_time_marks_all_else_starts_from_the_same_weights(kind: str) -> None:
+    made = []
+    for positions in (True, False):
+        torch.manual_seed(1)
+        e = override(Experiment(), {"fusion.kind": kind, "fusion.positions": positions})
+        made.append(build_fusion(e, WIDTHS, TIMES, N_OUTPUTS).state_dict())
+    marked, plain = made
+    assert marked.keys() - plain.keys() == {"read.time.weight"} and not plain.keys() - marked.keys()
+    assert all(torch.equal(plain[name], marked[name]) for name in plain)
+
+
 def test_the_contract_covers_every_fusion() -> None:
     assert {type(make()) for make in FUSIONS} == set(Fusion.__subclasses__())
 

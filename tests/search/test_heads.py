@@ -40,7 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "tokens": {},
     "pooled": {"fusion.input": "pooled"},
     "plain": {"fusion.skip": False, "fusion.weight_loss": 0.0},
-    "two reads": {"fusion.reads": 2},
+    "two reads, no time marks": {"fusion.reads": 2, "fusion.positions": False},
     "gated": {"fusion.kind": "gated"},
     "bottleneck": {"fusion.kind": "bottleneck"},
     "single token": {"fusion.kind": "single_token", "fusion.heads": 2},
