@@ -114,6 +114,7 @@ DAMAGED = {
     "EEG is a list": {"eeg": [1, 2]},
     "EEG without a rate": {"eeg": {"values": [[1.0] * 900] * 30}},
     "a rate of 0": {"eeg": eeg(hz=0)},
+    "a rate of odd thousandths": {"eeg": eeg(hz=99_999.999)},
     "a rate of 20 Hz": {"eeg": eeg(hz=20)},
     "a rate of text": {"eeg": eeg(hz="fast")},
     "29 channels": {"eeg": eeg(channels=29, values=[[1.0] * 900] * 29)},

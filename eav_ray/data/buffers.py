@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import av
 import numpy as np
 
 JITTER_S = 0.02  # a piece whose time is off by less follows the one before: its samples keep better time
@@ -95,18 +94,19 @@ class Frame:
     time_s: float
     jpeg: bytes
     picture: np.ndarray | None = field(default=None, repr=False)  # of the profile's size, once it was wanted
-    decoded: av.VideoFrame | None = field(default=None, repr=False)  # where the picture depends on other frames
 
 
 class Frames:
     """Single frames, in the order of their times.
 
     Args:
-        keep_s: Older frames are forgotten, as are those before the newest `most`.
+        keep_s: Older frames are forgotten,
+        most: as are those before the newest so many,
+        most_bytes: or before the newest of so many bytes.
     """
 
-    def __init__(self, keep_s: float, most: int) -> None:
-        self._keep_s, self._most = keep_s, most
+    def __init__(self, keep_s: float, most: int, most_bytes: int = 64 * 2**20) -> None:
+        self._keep_s, self._most, self._most_bytes = keep_s, most, most_bytes
         self._frames: list[Frame] = []
 
     def push(self, time_s: float, jpeg: bytes) -> None:
@@ -119,6 +119,8 @@ class Frames:
         oldest = self._frames[-1].time_s - self._keep_s
         drop = sum(f.time_s < oldest for f in self._frames)
         del self._frames[: max(drop, len(self._frames) - self._most)]
+        while sum(len(f.jpeg) for f in self._frames) > self._most_bytes:
+            del self._frames[0]
 
     @property
     def end_s(self) -> float:

@@ -123,6 +123,7 @@ class Live:
         self.newest_s = max(self.newest_s, end_s)
 
     def _check_eeg(self, chunk: wire.Chunk) -> None:
+        wire.check_rate(chunk.hz, self.profile.eeg.hz)
         names = chunk.channels or tuple(map(str, range(len(chunk.values_CT))))
         raw = RawEEG(chunk.values_CT[:, :1], chunk.hz, names, chunk.unit)
         wire.arranged(raw, self.eeg_channels, self.montage, named=bool(chunk.channels))
@@ -232,7 +233,7 @@ def _eeg(shot: Snapshot, profile: Profile, channels: int, montage: tuple[str, ..
         return max(inside_s, 0.0)  # too little to filter
     found = prepared_of(shot.eeg, profile, channels, montage, named=shot.eeg_named)
     if not isinstance(found, Prepared):
-        raise DataError(str(found).removeprefix("eeg (sent/sent): "))
+        raise found
     at = round((shot.start_s - shot.eeg_start_s) * hz)  # of the window in the run; negative where the run is younger
     piece = found.x_CT[:, max(at, 0) : at + out_CT.shape[1]]
     out_CT[:, max(-at, 0) : max(-at, 0) + piece.shape[1]] = piece
@@ -255,36 +256,38 @@ def _film(shot: Snapshot, profile: Profile, empty: np.ndarray) -> tuple[np.ndarr
         if not which.size or seconds < PRESENT * profile.window_s - 1e-6:
             return empty, seconds
         wanted = [frames[i] for i in which.tolist()]
-        bad = [frame for frame in dict.fromkeys(wanted) if not _decode(frame, profile.video)]
+        decoded = {frame: _picture(frame, profile.video) for frame in dict.fromkeys(wanted)}
+        bad = [frame for frame, picture in decoded.items() if picture is None]
         if not bad:
             break
         frames = [frame for frame in frames if frame not in bad]
+    pictures = [decoded[frame] for frame in wanted]
     if profile.video.crop != "face":
-        return np.stack([frame.picture for frame in wanted if frame.picture is not None]), seconds
-    # The box that is followed depends on the frames before, so a picture of one window is not that of the next.
+        return np.stack([p for p in pictures if isinstance(p, np.ndarray)]), seconds
     cropper = Cropper(profile.video.size, profile.video.face_step)
-    for frame in wanted:
-        assert frame.decoded is not None
-        cropper.add(frame.decoded, 1)
+    for picture in pictures:
+        assert isinstance(picture, av.VideoFrame)
+        cropper.add(picture, 1)
     cropper.end()
     return np.stack(cropper.pictures), seconds
 
 
-def _decode(frame: Frame, video: VideoProfile) -> bool:
-    """Decode a frame, once; whether it can be."""
-    if frame.decoded is None and frame.picture is None:
+def _picture(frame: Frame, video: VideoProfile) -> np.ndarray | av.VideoFrame | None:
+    """A frame at the profile's size, decoded once; None where it cannot be.
+
+    The box around a face follows it from frame to frame, so that a picture of one window is not that of the next: with
+    it, frames as they came.
+    """
+    if frame.picture is None:
         decoder = av.CodecContext.create("mjpeg", "r")
         assert isinstance(decoder, av.VideoCodecContext)
         try:
             found = [*decoder.decode(av.Packet(frame.jpeg)), *decoder.decode(None)]
         except DECODE_ERRORS:
             found = []
-        if not found:
-            return False
-        if video.crop == "face":
-            frame.decoded = found[0]
-        else:
-            whole = Whole(video.size)
-            whole.add(found[0], 1)
-            frame.picture = whole.pictures[0]
-    return True
+        if not found or video.crop == "face":
+            return found[0] if found else None
+        whole = Whole(video.size)
+        whole.add(found[0], 1)
+        frame.picture = whole.pictures[0]
+    return frame.picture

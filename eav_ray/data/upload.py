@@ -120,9 +120,12 @@ def prepared_of(
         seconds = raw.values_CT.shape[1] / raw.hz
         if seconds > LONGEST_S:
             raise DataError(f"EEG is {seconds:.0f} s long; at most {LONGEST_S} s are taken: cut it into recordings")
+        wire.check_rate(raw.hz, profile.eeg.hz)
         raw = wire.arranged(raw, eeg_channels, montage, named=named)
         ((_, found),) = prepare(_Sent(raw), [Recording("sent", "sent", 0, "", 0, eeg="eeg")], profile.eeg)
-        if isinstance(found, Prepared) and not np.isfinite(found.x_CT).all():
+        if isinstance(found, DataError):
+            return DataError(str(found).removeprefix("eeg (sent/sent): "))
+        if not np.isfinite(found.x_CT).all():
             raise DataError("EEG holds values that are too large to filter")
         return found
     except DataError as error:

@@ -17,13 +17,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from eav_ray.data.manifest import RawEEG
+from eav_ray.data.signal import ratio
 from eav_ray.errors import DataError, nearest
 
 HEADER_BYTES = 32 * 1024
 MESSAGE_BYTES = 4 * 2**20
 SLOWEST_HZ, FASTEST_HZ = 1.0, 768_000.0
 MOST_CHANNELS = 512
-MOST_VALUES = 1_000_000  # a second, of all channels together
+MOST_VALUES = 400_000  # a second, of all channels together
+MOST_STEPS = 10_000  # of a ratio of two sampling rates: the filter between them is so long
+JPEG_BYTES = 2 * 2**20
 PIXELS = 4096  # of a frame, in each direction
 UNITS = ("auto", "microvolt", "volt")
 DTYPES = {"eeg": ("float32", "float64"), "audio": ("int16", "float32")}
@@ -153,6 +156,14 @@ def arranged(raw: RawEEG, count: int, montage: tuple[str, ...], *, named: bool) 
     return RawEEG(raw.values_CT, raw.hz, montage or raw.channels, raw.unit)
 
 
+def check_rate(hz: float, target_hz: int) -> None:
+    """Raises DataError for a rate that only a huge filter could bring to another."""
+    if max(ratio(target_hz, hz)) > MOST_STEPS or hz > MOST_VALUES:
+        raise DataError(
+            f"EEG is sampled at {hz:g} Hz, which has no simple ratio to {target_hz} Hz; give the nominal rate"
+        )
+
+
 def bytes_of(text: Any, what: str) -> bytes:
     """The bytes of a base64 text."""
     if not isinstance(text, str):
@@ -178,6 +189,8 @@ def checked_film(data: bytes) -> bytes:
 
 def checked_jpeg(data: bytes) -> bytes:
     """A whole JPEG file of a reasonable size, by its header and its end; it is decoded later."""
+    if len(data) > JPEG_BYTES:
+        raise DataError(f"a frame has {len(data)} bytes; at most {JPEG_BYTES} are taken")
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             width, height = image.size

@@ -9,21 +9,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import ray
 import ray.data
 import torch
 
-from eav_ray.config import Experiment, Modality, Profile
+from eav_ray.config import Experiment, Modality
 from eav_ray.data import sets
-from eav_ray.data.shard import Index, ShardFile, as_stored, read_shard, window_shapes
+from eav_ray.data.shard import Index
 from eav_ray.data.split import check, items_of
-from eav_ray.data.windows import cut
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster, eeg_stage
 from eav_ray.runtime.preprocess import open_index, require_extras
+from eav_ray.runtime.rows import raw_rows, shard_rows
 from eav_ray.runtime.score import Task, score
 from eav_ray.storage import Store, split
 from eav_ray.training import checkpoint as ckpt
@@ -139,7 +137,7 @@ def predict(experiment: Experiment, path: str, take: Take) -> list[str]:
             for part in (list(g) for _, g in groupby(recordings, key=lambda r: r.subject))
             for i in range(0, len(part), UNIT)
         ]
-        work = partial(_windows, units=units, profile=profile, modalities=modalities, shapes=checkpoint.shapes)
+        work = partial(raw_rows, units=units, profile=profile, modalities=modalities, shapes=checkpoint.shapes)
         rows = eeg_stage.retried(eeg_stage.units(experiment.data, profile, units).flat_map, work, num_cpus=1)
         return failed + _hand_on(_predicted(rows, f"{store}/{prefix}", experiment), dataset.classes, take, bar)
 
@@ -160,7 +158,7 @@ def predict_shards(experiment: Experiment, path: str, take: Take) -> list[str]:
         raise DataError(f"there is nothing to predict in {shards}; run jobs/check.py to see why")
     with cluster.session(experiment.runtime), _in_order(), stage("predict", total, "windows") as bar:
         work = partial(
-            _of_shard,
+            shard_rows,
             files=files,
             shards=str(shards),
             experiment=experiment,
@@ -240,64 +238,6 @@ def _hand_on(
     if not taken and not failed:
         raise DataError("there is nothing to predict: no recording with any of the modalities of the checkpoint")
     return failed
-
-
-def _of_shard(
-    row: dict[str, Any],
-    *,
-    files: list[ShardFile],
-    shards: str,
-    experiment: Experiment,
-    modalities: tuple[Modality, ...],
-    channels: int,
-) -> list[dict[str, Any]]:
-    """The windows of one shard, as `_windows` makes those of raw files."""
-    table = read_shard(Store(shards), files[row["shard"]])
-    shapes = window_shapes(experiment.profile, channels)
-    columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in ("subject", "recording", "window", "label")}
-    for m in modalities:
-        if m not in experiment.data.modalities:
-            shape, dtype = shapes[m]
-            empty = as_stored({m: np.zeros(shape, dtype.to_pandas_dtype())}, experiment.profile)[m]
-            columns |= {m: [empty] * len(table), f"has_{m}": [False] * len(table)}
-            continue
-        array = table.column(m).combine_chunks()
-        tensor = isinstance(array, pa.FixedShapeTensorArray)
-        columns[m] = list(array.to_numpy_ndarray()) if tensor else array.to_pylist()
-        columns[f"has_{m}"] = table.column(f"has_{m}").to_pylist()
-    reason = f"this window has no {' and no '.join(experiment.data.modalities)}"
-    found = []
-    for i in range(len(table)):
-        one = {name: values[i] for name, values in columns.items()}
-        found.append(one | {"reason": "" if any(one[f"has_{m}"] for m in modalities) else reason})
-    return found
-
-
-def _windows(
-    row: dict[str, Any],
-    *,
-    units: list[eeg_stage.Unit],
-    profile: Profile,
-    modalities: tuple[Modality, ...],
-    shapes: Shapes,
-) -> list[dict[str, Any]]:
-    """Raw recordings to windows, as a shard would hold them. What cannot be read becomes a row that says why."""
-    prepared, found = eeg_stage.unpack(row), []
-    names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
-    for recording in units[row["unit"]]:
-        eeg = prepared.get(recording.recording)
-        made = cut(recording, profile, modalities, prepared=eeg, eeg_channels=shapes.eeg_channels)
-        for w in made.windows:
-            kept = as_stored(w, profile)
-            found.append({name: kept[name] for name in names} | {"reason": ""})
-        for problem in made.problems:
-            empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
-            for m, (shape, dtype) in window_shapes(profile, shapes.eeg_channels).items():
-                if m in modalities:
-                    empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
-            row_of = as_stored(empty, profile) | {"window": 0, "label": recording.label, "reason": problem.reason}
-            found.append(row_of)
-    return found
 
 
 def to_flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -135,8 +135,8 @@ def _deploy(path: str, token_digest: str, runtime: Runtime, name: str, route: st
     except (RayServeException, RuntimeError, ValueError) as error:
         reason = serve.status().applications.get(name)
         text = " ".join((reason.message if reason and reason.message else str(error)).split())
-        ours = re.search(r"eav_ray\.errors\.\w+: (.+?)(?= Traceback|$)", text)
-        raise DataError(f"{name} cannot be served: {ours[1] if ours else text[-400:]}") from None
+        found = re.findall(r"(?:eav_ray\.errors|ray\.serve\.exceptions)\.\w+: (.+?)(?= Traceback|$)", text)
+        raise DataError(f"{name} cannot be served: {found[-1] if found else text[-400:]}") from None
 
 
 class Model:

@@ -188,6 +188,9 @@ def test_frames_that_come_late_are_put_in_their_place() -> None:
     for time_s in (1.0, 2.0, 1.5, 2.0, 9.0, 8.0, 3.0):
         frames.push(time_s, b"")
     assert [f.time_s for f in frames.before(9.5)] == [8.0, 9.0] and frames.end_s == 9.0
+    for k in range(200):
+        frames.push(9.0 + k / 100, bytes(2**20))
+    assert len(frames.before(99.0)) == 64
 
 
 def test_a_slow_camera_covers_its_seconds_and_a_frozen_one_does_not() -> None:
@@ -232,6 +235,7 @@ WRONG = {
     "29 channels": eeg(0, ZEROS[:29], channels=29),
     "other channels": eeg(0, ZEROS, channels=[f"x{i}" for i in range(30)]),
     "one channel twice": eeg(0, ZEROS, channels=["Cz"] * 30),
+    "a rate of odd thousandths": eeg(0, ZEROS, hz=511.999),
     "another unit": eeg(0, ZEROS, unit="parsec"),
     "no JPEG": video(0, b"GIF89a"),
     "half a JPEG": video(0, jpeg(np.random.default_rng(0))[:-40]),

@@ -125,6 +125,12 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     (tested,) = [t.groupby("recording")["fusion.logit_0"].mean() for t in tables if set(t["subject"]) == {person}]
     by_raw = predicted.set_index(predicted["recording"].astype(str).str.zfill(3))["fusion.logit_0"]
     assert np.allclose(tested, by_raw[tested.index], atol=1e-5)
+    words = [f"data.subjects=[{person}]", "--shards", "--out", str(place / "p.parquet")]
+    job("predict", str(best), f"data.root={planted}", *words)
+    by_shards = pd.read_parquet(place / "p.parquet")
+    assert by_shards["predicted"].tolist() == predicted["predicted"].tolist()
+    assert np.allclose(by_shards.filter(like="probability."), predicted.filter(like="probability."), atol=1e-5)
+    assert len(pd.read_parquet(place / "p-windows.parquet")) == 40
     # A modality that is not there, or not wanted, is a missing one: its weight is exactly 0.
     changes = [f"data.root={planted}", f"data.subjects=[{person}]", "data.modalities=[audio,eeg]"]
     job("predict", str(best), *changes, "--out", str(place / "two.csv"))

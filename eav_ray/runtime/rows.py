@@ -1,0 +1,71 @@
+"""Windows as Ray Data hands them to a model: of raw recordings, and of shards."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from eav_ray.config import Experiment, Modality, Profile
+from eav_ray.data.shard import ShardFile, as_stored, read_shard, window_shapes
+from eav_ray.data.windows import cut
+from eav_ray.models.build import Shapes
+from eav_ray.runtime import eeg_stage
+from eav_ray.storage import Store
+
+
+def shard_rows(
+    row: dict[str, Any],
+    *,
+    files: list[ShardFile],
+    shards: str,
+    experiment: Experiment,
+    modalities: tuple[Modality, ...],
+    channels: int,
+) -> list[dict[str, Any]]:
+    """The windows of one shard, as `raw_rows` makes those of raw files."""
+    table = read_shard(Store(shards), files[row["shard"]])
+    shapes = window_shapes(experiment.profile, channels)
+    columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in ("subject", "recording", "window", "label")}
+    for m in modalities:
+        if m not in experiment.data.modalities:
+            shape, dtype = shapes[m]
+            empty = as_stored({m: np.zeros(shape, dtype.to_pandas_dtype())}, experiment.profile)[m]
+            columns |= {m: [empty] * len(table), f"has_{m}": [False] * len(table)}
+            continue
+        array = table.column(m).combine_chunks()
+        tensor = isinstance(array, pa.FixedShapeTensorArray)
+        columns[m] = list(array.to_numpy_ndarray()) if tensor else array.to_pylist()
+        columns[f"has_{m}"] = table.column(f"has_{m}").to_pylist()
+    reason = f"this window has no {' and no '.join(experiment.data.modalities)}"
+    found = []
+    for i in range(len(table)):
+        one = {name: values[i] for name, values in columns.items()}
+        found.append(one | {"reason": "" if any(one[f"has_{m}"] for m in modalities) else reason})
+    return found
+
+
+def raw_rows(
+    row: dict[str, Any],
+    *,
+    units: list[eeg_stage.Unit],
+    profile: Profile,
+    modalities: tuple[Modality, ...],
+    shapes: Shapes,
+) -> list[dict[str, Any]]:
+    """Raw recordings to windows, as a shard would hold them. What cannot be read becomes a row that says why."""
+    prepared, found = eeg_stage.unpack(row), []
+    names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
+    for recording in units[row["unit"]]:
+        eeg = prepared.get(recording.recording)
+        made = cut(recording, profile, modalities, prepared=eeg, eeg_channels=shapes.eeg_channels)
+        for w in made.windows:
+            kept = as_stored(w, profile)
+            found.append({name: kept[name] for name in names} | {"reason": ""})
+        for problem in made.problems:
+            empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
+            for m, (shape, dtype) in window_shapes(profile, shapes.eeg_channels).items():
+                if m in modalities:
+                    empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
+            row_of = as_stored(empty, profile) | {"window": 0, "label": recording.label, "reason": problem.reason}
+            found.append(row_of)
+    return found
