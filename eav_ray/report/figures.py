@@ -76,8 +76,6 @@ def confusion(found: Mapping[str, Any], classes: Sequence[str]) -> Figure:
         axes.set_xticks(range(n), classes, rotation=45, ha="right", fontsize=7)
         axes.set_yticks(range(n), classes, fontsize=7)
         axes.set_title(source, fontsize=9)
-    grid[0].set_ylabel("true", fontsize=8)
-    grid[0].set_xlabel("predicted", fontsize=8)
     return figure
 
 
@@ -162,7 +160,7 @@ def protocols(rows: Sequence[Tree]) -> Figure:
     for unit, mark in marks.items():
         axes.plot([], [], mark, color="0.3", ms=5, label=f"per {unit}")
     axes.set_yticks(range(len(rows)), [r["protocol"] for r in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set(xlabel="accuracy, %")
     axes.legend(fontsize=7, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return figure

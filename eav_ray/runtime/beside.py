@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eav_ray.config import Experiment, digest, to_dict
+from eav_ray.config import Experiment, build, digest, to_dict
 from eav_ray.data import arrow
 from eav_ray.data.shard import INDEX
+from eav_ray.errors import ConfigError
 from eav_ray.report import ablation, cost, protocols, search, stress
 from eav_ray.report.table import correct_per_recording
 from eav_ray.runtime.pull import finished_studies
@@ -122,30 +123,29 @@ def kept_protocols(
         prefix = f"protocols/{name}"
         if not results.is_committed(prefix):
             continue
-        tree = results.read_json(f"{prefix}/experiment.json")
-        if _identity_of(tree) != wanted:
+        try:  # of an earlier version, which had fewer keys, or of one that had others
+            kept = build(results.read_json(f"{prefix}/experiment.json"), source=prefix)
+        except ConfigError:
+            continue
+        if _identity(kept) != wanted:
             continue
         table = arrow.read_frame(results.read(f"{prefix}/predictions.parquet"), f"{results}/{prefix}")
         if not set(table["subject"] + "/" + table["recording"]) <= known:
             continue
-        label = tree["fold"]["protocol"] + (", searched" if "-searched-" in name else "")
-        of_seed.setdefault(label, {})[tree["seed"]] = table
-        if tree["seed"] == own.seed:
+        label = kept.fold.protocol + (", searched" if "-searched-" in name else "")
+        of_seed.setdefault(label, {})[kept.seed] = table
+        if kept.seed == own.seed:
             found[label] = table
     return found, of_seed
 
 
 def _identity(e: Experiment) -> str:
-    return _identity_of(to_dict(e))
-
-
-def _identity_of(tree: Tree) -> str:
     """Of what makes two protocols comparable: all but how they are divided, seeded, computed and kept."""
     beside = ("fold", "seed", "runtime", "store", "search", "name")
-    kept = {k: v for k, v in tree.items() if k not in beside}
-    kept["data"] = {k: v for k, v in tree["data"].items() if k != "root"}
-    kept["profile"] = {k: v for k, v in tree["profile"].items() if k not in ("chunk", "file_timeout_s")}
-    return digest(kept)
+    tree = {k: v for k, v in to_dict(e).items() if k not in beside}
+    tree["data"] = {k: v for k, v in tree["data"].items() if k != "root"}
+    tree["profile"] = {k: v for k, v in tree["profile"].items() if k not in ("chunk", "file_timeout_s")}
+    return digest(tree)
 
 
 def of_searches(results: Store, opened: Sequence[Opened], own: Experiment) -> tuple[list[str], list[Tree]]:
