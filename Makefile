@@ -8,7 +8,7 @@ BROWSER := .venv/.browser-$(shell sha256sum tests/chromium.py | cut -c1-16)
 .PHONY: help install demo test chaos results docs check format clean
 
 help:
-	@echo "make demo    the whole path on planted people, about 10 minutes"
+	@echo "make demo    the whole path on planted people, about 5 minutes"
 	@echo "make test    all tests"
 	@echo "make chaos   kills, damage and hostile files at full count, for the background; writes docs/results/reliability.md"
 	@echo "make results accuracy on real and planted people, hours; continues where it was stopped"

@@ -48,7 +48,9 @@ REPORTING = ("problem", "_report")  # functions that are given a reason
 ANYWHERE = {"table"}  # a line of `runtime.score`: why there is no table
 PASSED_ON = {
     "eav_ray/config.py": {"'\\n'.join(problems)", "'\\n'.join((f'{source}: {_explain(e)}' for e in error.errors()))"},
+    "eav_ray/data/live.py": {"shot.wrong.get(m, NOT_SENT)"},
     "eav_ray/data/session.py": {"f'{file} ({recording.id}): {error}'"},
+    "eav_ray/data/upload.py": {"str(found).removeprefix('eeg (sent/sent): ')"},
     "eav_ray/models/weights.py": {"f\"{key} is {weights}: {'; '.join(wrong)}\""},
     "eav_ray/runtime/calibrate.py": {"problem"},
     "eav_ray/runtime/eeg_stage.py": {"fact"},

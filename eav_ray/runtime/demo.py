@@ -29,7 +29,7 @@ def demo(experiment: Experiment, *, people: int, per_class: int, workers: int) -
     print(
         f"demo: {people} planted people, {people * per_class * 5} recordings; {runs} encoder trainings, "
         f"{e.search.candidates} candidates x {e.fold.inner} inner folds = {e.search.candidates * e.fold.inner} fusion "
-        "trainings, 1 refit; about 9 minutes on 2 cores",
+        "trainings, 1 refit; about 4 minutes on 2 cores",
         flush=True,
     )
     with stage("plant", people, "people") as bar:
