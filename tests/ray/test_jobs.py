@@ -17,7 +17,7 @@ import torch
 from eav_ray.config import load, parse_changes
 from eav_ray.data.synthetic import CLASSES
 from eav_ray.errors import DataError
-from eav_ray.runtime.score import _Scorer
+from eav_ray.runtime.score import Task, _Scorer
 from eav_ray.runtime.stress import Asked, run_stress
 from eav_ray.runtime.train import open_data
 
@@ -172,7 +172,7 @@ def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continu
     places = [f"store.{key}={place / folder}" for key, folder in (("shards", "data/shards"), ("cache", "cache"))]
     experiment = load(TINY, parse_changes([*preprocessed[1:], *places]))
     data, test = open_data(experiment), tuple(json.loads((best / "split.json").read_text())["test"])
-    _, kept, _ = _Scorer(experiment, str(data.shards), data.index, test).score(0, str(best), test)
+    _, kept, _ = _Scorer(experiment, str(data.shards), data.index, test).score(0, Task(str(best), test))
     assert isinstance(kept, pd.DataFrame) and len(kept) == len(clean) == 40
     kept = kept.sort_values(["subject", "recording", "window"], ignore_index=True)
     for column in [c for c in kept.columns if "logit_" in c or "weight." in c]:
