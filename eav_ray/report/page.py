@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,"><title>{title}</title><style>
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222;
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 74rem; margin: 2rem auto; padding: 0 1rem; color: #222;
   overflow-wrap: anywhere }}
 table {{ border-collapse: collapse; margin: .5rem 0; overflow-wrap: normal }}
 td, th {{ padding: .15rem .7rem; text-align: right }}
-td:first-child, th:first-child {{ text-align: left }} tbody tr:nth-child(odd) {{ background: #f4f4f4 }}
+td:first-child, th:first-child {{ text-align: left; position: sticky; left: 0; background: inherit }}
+tr {{ background: #fff }} tbody tr:nth-child(odd) {{ background: #f4f4f4 }}
 th {{ border-bottom: 1px solid #999; vertical-align: bottom }} .left td, .left th {{ text-align: left }}
 table:not(.left) td {{ white-space: nowrap }}
 th button {{ all: unset; cursor: pointer }} th button:focus-visible {{ outline: 2px solid #36c }}
