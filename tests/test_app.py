@@ -3,9 +3,11 @@
 The whole ASGI app without Ray, with a model that nobody trained.
 """
 
+import asyncio
 import base64
 import io
 import json
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
@@ -23,7 +26,7 @@ from eav_ray.data.upload import upload_of, windows_of
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import access
 from eav_ray.runtime.access import digest_of
-from eav_ray.runtime.app import Limits, make_app
+from eav_ray.runtime.app import Limits, Service, make_app
 from eav_ray.training.predictor import answers
 from tests.serving import Sent, audio, jpeg, message, predictor, profile
 
@@ -211,6 +214,15 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
 )
+
+
+@pytest.mark.parametrize("what", [b'"eeg":{"hz":', b'"video":{"hz":', b'"eeg":{"hz":5,"unit":'])
+def test_what_is_nested_as_deeply_as_can_just_be_read_gets_no_500(client: TestClient, what: bytes) -> None:
+    """To write it into the reason takes more of the stack than to read it."""
+    for depth in range(960, 1000):
+        one_line(client.post("/predict", content=b"{" + what + b"[" * depth + b"]" * depth + b"}}"))
+
+
 PARTS = st.sampled_from(["eeg", "audio", "video", "values", "hz", "channels", "unit", "frames"])
 
 
@@ -228,6 +240,39 @@ def test_too_many_requests_are_told_to_come_again() -> None:
     with TestClient(make_app(predictor(), "tiny", limits=Limits(requests=0))) as client:
         done = client.post("/predict", json=SENT.tree("audio"))
         assert done.status_code == 503 and "try again" in done.json()["error"]
+
+
+def test_work_that_nobody_waits_for_any_more_counts_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that come and go pile up no bodies."""
+    service, go, answered = Service(predictor(), "tiny", Limits()), threading.Event(), []
+
+    def slow(body: bytes) -> dict[str, Any]:
+        go.wait(10)
+        answered.append(body)
+        return {}
+
+    monkeypatch.setattr(service, "_answered", slow)
+
+    async def asked(body: bytes) -> Any:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return await service.predict(Request({"type": "http", "method": "POST", "headers": []}, receive))
+
+    async def all_of_it() -> None:
+        tasks = [asyncio.create_task(asked(body)) for body in (b"runs", b"waits", b"stays")]
+        await asyncio.sleep(0.05)
+        assert service._requests == 3
+        tasks[0].cancel()
+        tasks[1].cancel()
+        await asyncio.sleep(0.05)
+        assert service._requests == 2  # the one that is computed, and the one that still wants its answer
+        go.set()
+        assert (await tasks[2]).status_code == 200
+        await asyncio.sleep(0.05)
+        assert service._requests == 0 and answered == [b"runs", b"stays"]
+
+    asyncio.run(all_of_it())
 
 
 # Streams

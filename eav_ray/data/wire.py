@@ -247,5 +247,8 @@ def _channels(given: Any) -> tuple[tuple[str, ...], int]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
+    try:
+        text = json.dumps(value, default=str)
+    except RecursionError:  # writing happens deeper in the stack than reading did
+        text = "nested too deeply"
     return text if len(text) <= 60 else f"{text[:57]}..."

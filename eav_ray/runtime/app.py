@@ -76,6 +76,7 @@ class Service:
         self._requests = self._streams = 0
         # One each: more at once would only share the cores, and hold more memory. A long recording holds up no stream.
         self._for_requests, self._for_streams = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._turn = asyncio.Lock()
 
     async def health(self, request: Request) -> Response:
         p = self._predictor
@@ -102,9 +103,20 @@ class Service:
             kind = request.headers.get("content-type", "")
             form = await _form(request, body) if kind.lower().startswith("multipart/") else None
             work = partial(self._answered, body if form is None else form)
-            return as_json(await asyncio.get_running_loop().run_in_executor(self._for_requests, work))
-        finally:
+            await self._turn.acquire()
+        except BaseException:
             self._requests -= 1
+            raise
+        # A client that goes away meanwhile does not end the work: it counts, and holds up others, until it is done.
+        answer = asyncio.get_running_loop().run_in_executor(self._for_requests, work)
+        answer.add_done_callback(self._done)
+        return as_json(await asyncio.shield(answer))
+
+    def _done(self, answer: "asyncio.Future[dict[str, Any]]") -> None:
+        self._turn.release()
+        self._requests -= 1
+        if not answer.cancelled():
+            answer.exception()  # asked for, in case nobody waits for it any more
 
     async def _body(self, request: Request) -> bytes:
         most = self._limits.body_bytes
