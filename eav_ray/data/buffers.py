@@ -94,6 +94,7 @@ class Frame:
     time_s: float
     jpeg: bytes
     picture: np.ndarray | None = field(default=None, repr=False)  # of the profile's size, once it was wanted
+    bad: bool = False  # it was wanted, and cannot be decoded
 
 
 class Frames:

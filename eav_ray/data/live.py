@@ -4,6 +4,7 @@ Audio and frames of a window are those of the file that the stream could have be
 beyond the window: they see the last `EEG_S` seconds and nothing that comes later, where those of a file see all of it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -249,27 +250,37 @@ def _sound(shot: Snapshot, profile: Profile, out_T: np.ndarray) -> float:
 
 def _film(shot: Snapshot, profile: Profile, empty: np.ndarray) -> tuple[np.ndarray, float]:
     """Frames that cannot be decoded are as if they had not come."""
-    frames = list(shot.frames)
+    video = profile.video
     while True:
+        frames = [frame for frame in shot.frames if not frame.bad]
         times = np.array([f.time_s for f in frames])
-        which, seconds = chosen(times, shot.start_s, shot.stop_s, profile.video.fps, len(empty))
+        which, seconds = chosen(times, shot.start_s, shot.stop_s, video.fps, len(empty))
         if not which.size or seconds < PRESENT * profile.window_s - 1e-6:
             return empty, seconds
-        wanted = [frames[i] for i in which.tolist()]
-        decoded = {frame: _picture(frame, profile.video) for frame in dict.fromkeys(wanted)}
-        bad = [frame for frame, picture in decoded.items() if picture is None]
-        if not bad:
-            break
-        frames = [frame for frame in frames if frame not in bad]
-    pictures = [decoded[frame] for frame in wanted]
-    if profile.video.crop != "face":
-        return np.stack([p for p in pictures if isinstance(p, np.ndarray)]), seconds
-    cropper = Cropper(profile.video.size, profile.video.face_step)
-    for picture in pictures:
-        assert isinstance(picture, av.VideoFrame)
-        cropper.add(picture, 1)
+        pictures = _pictures([frames[i] for i in which.tolist()], video)
+        if pictures:
+            return np.stack(pictures), seconds
+
+
+def _pictures(wanted: Sequence[Frame], video: VideoProfile) -> list[np.ndarray]:
+    """Frames at the profile's size; none, where one of them cannot be decoded, which they say from then on.
+
+    One is decoded at a time: those of a window, whole, would take gigabytes where they are large.
+    """
+    cropper, found = Cropper(video.size, video.face_step), list[np.ndarray]()
+    for frame, times in Counter(wanted).items():
+        picture = _picture(frame, video)
+        if picture is None:
+            frame.bad = True
+        elif isinstance(picture, np.ndarray):
+            found += [picture] * times
+        else:
+            for _ in range(times):
+                cropper.add(picture, 1)
+    if any(frame.bad for frame in wanted):
+        return []
     cropper.end()
-    return np.stack(cropper.pictures), seconds
+    return found or cropper.pictures
 
 
 def _picture(frame: Frame, video: VideoProfile) -> np.ndarray | av.VideoFrame | None:

@@ -1,6 +1,8 @@
 """A stream's windows are those of the file that it could have been, and what did not come in time is masked."""
 
 import json
+import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -149,6 +151,49 @@ def test_a_damaged_frame_is_as_if_it_had_not_come() -> None:
     row, reasons = window_of(shot, *MODEL)
     assert "video" not in reasons
     assert np.array_equal(row["video"][1:], good["video"][1:]) and row["video"][0].any()
+
+
+def test_of_large_frames_whose_faces_are_wanted_one_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window of them would take gigabytes. And one that cannot be decoded is tried once."""
+    decoded: list[bytes] = []
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    most = 0
+
+    class Picture:
+        """In place of a decoded frame, of which it has what the crop needs."""
+
+    class Crops:
+        def __init__(self, size: int, step: int) -> None:
+            self.pictures: list[np.ndarray] = []
+            self.size = size
+
+        def add(self, frame: Any, times: int) -> None:
+            nonlocal most
+            most = max(most, len(alive))
+            self.pictures += [np.zeros((self.size, self.size, 3), np.uint8)] * times
+
+        def end(self) -> None:
+            pass
+
+    def picture(frame: Any, _: Any) -> Any:
+        decoded.append(frame.jpeg)
+        if frame.jpeg == sent.frames[0]:
+            return None
+        made = Picture()
+        alive.add(made)
+        return made
+
+    monkeypatch.setattr("eav_ray.data.live._picture", picture)
+    monkeypatch.setattr("eav_ray.data.live.Cropper", Crops)
+    p, sent = profile(), Sent(5)
+    model: Any = (replace(p, video=replace(p.video, crop="face")), *MODEL[1:])
+    live = Live(*model)
+    for _, data in sent.messages("video"):
+        live.push(data, 0.0)
+    for _ in range(2):
+        row, reasons = window_of(live.snapshot(105.0), *model)
+        assert "video" not in reasons and row["has_video"]
+    assert most <= 2 and decoded.count(sent.frames[0]) == 1
 
 
 # Buffers
