@@ -137,7 +137,12 @@ def at_snr(noise: np.ndarray, power: np.ndarray | float, snr_db: float) -> np.nd
 
 
 def lapses(rng: np.random.Generator, blocks: int, share: float) -> np.ndarray:
-    """Which blocks of time are lost: (blocks,) bool. Of each ten an exact share; a larger share loses these too."""
+    """Which blocks of time are lost: (blocks,) bool. A larger share loses these too, and others.
+
+    Of each ten an exact share where that is a whole number of blocks; else one block more or less, drawn at random, so
+    that the share is exact in the mean.
+    """
     groups = -(-blocks // GROUP)
-    ranks = rng.permuted(np.tile(np.arange(GROUP), (groups, 1)), axis=1).ravel()[:blocks]
-    return ranks < round(share * GROUP)
+    ranks = rng.permuted(np.tile(np.arange(GROUP), (groups, 1)), axis=1)
+    ranks = ranks + rng.uniform(size=(groups, 1))
+    return ranks.ravel()[:blocks] < round(share * GROUP, 6)

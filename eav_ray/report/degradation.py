@@ -138,7 +138,8 @@ def _claims(
         mine = []
         for kind in dict.fromkeys(c["kind"] for c in told if len(c["modalities"]) == 1):
             m = next(c["modalities"][0] for c in told if c["kind"] == kind)
-            steps = [c for c in told if c["kind"] == kind and 1 - c["refused"][m] >= LEFT]
+            there = len(_with(_windows(clean), m))  # nothing can be lost where there is nothing
+            steps = [c for c in told if there and c["kind"] == kind and 1 - c["refused"][m] >= LEFT]
             if steps:
                 mine.append(_claim(clean, tables[steps[-1]["name"]], steps[-1], m, weight, column))
             else:

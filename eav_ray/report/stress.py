@@ -85,7 +85,7 @@ def summary(tree: Tree) -> str:
     told = [f"The weight of the disturbed modality falls in {falls} of {len(tested)} kinds of distortion"]
     told += [f"does not fall significantly in {of['not significant']}"] if "not significant" in of else []
     told += [f"RISES in {of['rises']}"] if "rises" in of else []
-    refused = "as preprocessing refused most of it"
+    refused = "as it was not there, or preprocessing refused most of it"
     told += [f"is not testable in {of['not testable']}, {refused}"] if "not testable" in of else []
     first = tested[0] if tested else None
     unit = f", paired over {first['n']} {first['over']}" if first else ""

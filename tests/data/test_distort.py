@@ -1,6 +1,7 @@
 """A distortion is as strong as its level says, the same every time, and nobody's business but the recording's own."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -236,6 +237,13 @@ def test_silence_takes_its_share_of_the_time(room: tuple[tuple[str, str], ...]) 
 def test_more_lapses_are_the_same_ones_and_others() -> None:
     few, many = (lapses(np.random.default_rng(4), 35, share) for share in (0.3, 0.9))
     assert few[:30].sum() == 9 and many[:30].sum() == 27 and (many | ~few).all()
+
+
+def test_a_share_of_ten_that_is_no_whole_number_is_met_in_the_mean() -> None:
+    drawn = [lapses(np.random.default_rng(4), 100_000, share) for share in (0.3, 0.35, 0.45, 0.6)]
+    assert [one.mean() for one in drawn] == pytest.approx([0.3, 0.35, 0.45, 0.6], abs=0.003)
+    assert all((more | ~less).all() for less, more in pairwise(drawn))
+    assert set(drawn[1].reshape(-1, 10).sum(axis=1)) == {3, 4}
 
 
 def film(path: Path, seconds: float = 10, rate: int = 20) -> Path:

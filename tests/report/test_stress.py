@@ -153,6 +153,15 @@ def test_a_recording_that_cannot_be_predicted_is_wrong() -> None:
     assert tree["conditions"][1]["sources"]["fusion"]["accuracy"] == pytest.approx(1 - 1 / PER_PERSON)
 
 
+def test_nothing_is_said_of_the_weight_of_what_is_nowhere() -> None:
+    silent = table(8, 0.8, 0.5, heard=0.0)
+    conditions = [condition("clean", 0), condition("eeg.pink", 1)]
+    tree = tree_of({"clean.0": silent, "eeg.pink.1": silent}, conditions, NAMES, N_CLASSES, FACTS)
+    json.dumps(tree, allow_nan=False)
+    assert claim(tree)["verdict"] == "not testable" and "not testable in eeg.pink" in summary(tree)
+    assert "not testable" in text(tree) and sections(tree)
+
+
 def test_a_fusion_without_weights_is_said_to_have_none() -> None:
     same = table(8, 0.8, 0.5, noise=0)
     conditions = [condition("clean", 0), condition("eeg.pink", 1)]
