@@ -1,15 +1,22 @@
-"""A checkpoint is only evaluated on windows that were made as its training windows were."""
+"""A checkpoint only sees windows that were made as its training windows were, and what is left out is told."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from eav_ray.config import Experiment, override
+from eav_ray.data.manifest import Recording
 from eav_ray.data.shard import Index
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Shapes
+from eav_ray.runtime.export import Table
 from eav_ray.runtime.predict import check_windows
+from eav_ray.runtime.rows import raw_rows
+from eav_ray.runtime.stress import _same_data
 from eav_ray.training.checkpoint import Checkpoint
 from eav_ray.training.loop import Position
 
@@ -32,6 +39,40 @@ def test_another_profile_is_refused_with_the_key_that_differs() -> None:
 )
 def test_what_does_not_change_its_windows_may_differ(change: dict[str, Any]) -> None:
     check_windows(override(Experiment(), change), trained(), INDEX, "best")
+
+
+@pytest.mark.parametrize(("data", "same"), [("eav", True), ("manifest", False)])
+def test_a_copy_of_a_data_set_holds_the_people_who_were_trained_on(data: Any, same: bool) -> None:
+    there = override(Experiment(), {"data.set": data, "data.root": "/data/here"})
+    checkpoint = replace(trained(), experiment=there)
+    assert _same_data(checkpoint, override(there, {"data.root": "/mnt/a/copy"})) == same
+    assert _same_data(checkpoint, there)
+
+
+def test_a_recording_with_nothing_to_predict_from_is_told() -> None:
+    e, shapes = trained().experiment, Shapes(30, 2)
+    units: Any = [(Recording("p", "1", 0, "", 0),)]
+    row = {"unit": 0, "facts": "{}", "eeg": b""}
+    (made,) = raw_rows(row, units=units, profile=e.profile, modalities=("audio", "eeg"), shapes=shapes)
+    assert made["reason"] == "it has none of the modalities" and not made["has_audio"] and not made["has_eeg"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_that_cannot_be_written_is_told_before_anything_is_computed(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"folder{suffix}").mkdir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / f"folder{suffix}", tmp_path / "file" / f"p{suffix}"):
+        with pytest.raises(DataError, match=f"cannot write {path}: "), Table(path):
+            raise AssertionError
+    with pytest.raises(KeyError), Table(tmp_path / f"half{suffix}") as table:
+        table.add(pd.DataFrame({"a": [1]}))
+        raise KeyError
+    with Table(tmp_path / f"whole{suffix}") as table:
+        table.add(pd.DataFrame({"a": [1]}))
+        table.add(pd.DataFrame({"a": [2]}))
+    assert {p.name for p in tmp_path.iterdir()} == {f"folder{suffix}", "file", f"whole{suffix}"}
+    read = pd.read_csv if suffix == ".csv" else pd.read_parquet
+    assert read(tmp_path / f"whole{suffix}")["a"].tolist() == [1, 2]
 
 
 def test_other_classes_are_refused() -> None:

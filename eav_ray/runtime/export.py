@@ -1,5 +1,6 @@
 """Predictions in a file: one row a window and one a recording, as Parquet or CSV."""
 
+import errno
 import os
 import uuid
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime.cli import with_data
 from eav_ray.runtime.predict import open_checkpoint, predict, predict_shards
+from eav_ray.storage import told
 from eav_ray.training.probabilities import Recordings, with_probabilities
 
 KINDS = (".parquet", ".csv")
@@ -40,7 +42,7 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
         shards: Predict the windows in `store.shards` instead of raw recordings.
     Raises:
         ConfigError: Another ending, or changes that do not fit the checkpoint.
-        DataError: Nothing to predict, or a damaged checkpoint.
+        DataError: Nothing to predict, a damaged checkpoint, or no place to write to.
     """
     target = Path(out)
     if target.suffix not in KINDS:
@@ -50,7 +52,7 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
     by_window = target.with_name(f"{target.stem}-windows{target.suffix}")
     recordings, count = Recordings(), 0
 
-    with Table(by_window) as table:
+    with Table(target) as whole, Table(by_window) as table:
 
         def take(windows: pd.DataFrame) -> None:
             nonlocal count
@@ -62,8 +64,7 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
         if not count:
             raise DataError(f"none of {len(failed)} recordings can be predicted; the first: {failed[0]}")
         made = with_probabilities(recordings.means(), checkpoint.classes)
-        with Table(target) as other:
-            other.add(made)
+        whole.add(made)
     lines = [f"{len(made)} recordings ({count} windows) predicted: {target}, {by_window}"]
     if failed:
         lines += [f"{len(failed)} files or recordings could not be used:", *(f"  {line}" for line in failed[:SHOWN])]
@@ -72,7 +73,11 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
 
 
 class Table:
-    """A table of numbers and text that grows block by block; its file appears under its name when the block ends."""
+    """A table of numbers and text that grows block by block; its file appears under its name when the block ends.
+
+    Raises:
+        DataError: There cannot be such a file, which is said before anything is added, or the disk is full.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -80,23 +85,30 @@ class Table:
         self._parquet: pq.ParquetWriter | None = None
 
     def add(self, rows: pd.DataFrame) -> None:
-        if self._path.suffix == ".csv":
-            first = not self._partial.exists()
-            rows.to_csv(self._partial, mode="a", header=first, index=False)
-            return
-        table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
-        if self._parquet is None:
-            self._parquet = pq.ParquetWriter(self._partial, table.schema)
-        self._parquet.write_table(table.cast(self._parquet.schema))
+        with told(f"write {self._path}"):
+            if self._path.suffix == ".csv":
+                first = not self._partial.stat().st_size
+                rows.to_csv(self._partial, mode="a", header=first, index=False)
+                return
+            table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
+            if self._parquet is None:
+                self._parquet = pq.ParquetWriter(self._partial, table.schema)
+            self._parquet.write_table(table.cast(self._parquet.schema))
 
     def __enter__(self) -> "Table":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with told(f"write {self._path}"):
+            if self._path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial.touch()
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        if self._parquet is not None:
-            self._parquet.close()
-        if kind is None:
-            os.replace(self._partial, self._path)
-        else:
+        try:
+            with told(f"write {self._path}"):
+                if self._parquet is not None:
+                    self._parquet.close()
+                if kind is None:
+                    os.replace(self._partial, self._path)
+        finally:
             self._partial.unlink(missing_ok=True)

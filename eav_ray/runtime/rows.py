@@ -61,11 +61,13 @@ def raw_rows(
         for w in made.windows:
             kept = as_stored(w, profile)
             found.append({name: kept[name] for name in names} | {"reason": ""})
-        for problem in made.problems:
+        reasons = [p.reason for p in made.problems]
+        # What has nothing to predict from is told too, and not left out in silence.
+        for reason in reasons or ([] if made.windows else ["it has none of the modalities"]):
             empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
             for m, (shape, dtype) in window_shapes(profile, shapes.eeg_channels).items():
                 if m in modalities:
                     empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
-            row_of = as_stored(empty, profile) | {"window": 0, "label": recording.label, "reason": problem.reason}
+            row_of = as_stored(empty, profile) | {"window": 0, "label": recording.label, "reason": reason}
             found.append(row_of)
     return found
