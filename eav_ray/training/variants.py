@@ -68,7 +68,7 @@ def variants(base: Experiment, parts: Sequence[str], sizes: Sequence[str]) -> tu
         "kinds": lambda: _kinds(base),
         "dropout": lambda: _dropout(base, masked="subsets" in parts),
         "positions": lambda: _positions(base),
-        "sizes": lambda: _sizes(base, sizes),
+        "sizes": lambda: _sizes(base, tuple(dict.fromkeys(sizes))),
     }
     found, left_out = [Variant(BASE, "")], []
     for part in PARTS:

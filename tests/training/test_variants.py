@@ -100,6 +100,7 @@ def test_sizes_are_ordered_by_cost_and_each_also_goes_without_eeg() -> None:
     order = ["quarter", "half", BASE, "double"]
     assert [found[size] for size in order] == sorted(found[size] for size in order)
     assert all(found[f"{size} without eeg"] < found[size] for size in (*order, "cheap"))
+    assert variants(e, ["sizes"], ["half", "half"]) == variants(e, ["sizes"], ["half"])
     frozen = override(Experiment(), {"train.encoders.video.encoder_lr": 0.0})
     assert "keeps published weights" in variants(frozen, ["sizes"], ALL)[1][0]
 
@@ -138,6 +139,9 @@ class Stored(Windows):
             for n in range(6)
         ]
         self.ids = pd.DataFrame(rows)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def get(self, rows: np.ndarray, column: str) -> np.ndarray:
         return self._inputs[column][rows].numpy()
