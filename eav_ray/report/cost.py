@@ -29,9 +29,9 @@ def sections(tree: dict[str, Any]) -> list[str]:
     entries = priced(tree)
     made = []
     if entries:
-        told = _told(entries)
-        figure = figure_svg(_figure(entries), told)
-        made.append(section("Accuracy against cost", f"<p>{html.escape(_note(tree))}</p>", figure, _table(entries)))
+        # One training alone, such as of a size that changes nothing, has nothing to be drawn against.
+        figures = [figure_svg(_figure(entries), _told(entries))] if len(entries) > 1 else []
+        made.append(section("Accuracy against cost", f"<p>{html.escape(_note(tree))}</p>", *figures, _table(entries)))
     if tree["eeg"]:
         note = (
             "Each set of modalities with EEG against the same without it, paired over people. A masked model computes "

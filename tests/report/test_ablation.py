@@ -176,3 +176,7 @@ def test_two_names_of_one_training_are_one_point() -> None:
     found = ablation.comparisons(predictions({}, people=6), made(), E, costs)
     names = [v["name"] for v in cost.priced(found)]
     assert "audio" in names and "as given without eeg" not in names
+    one = {name: each | {"run": "one"} for name, each in costs.items()}
+    found = ablation.comparisons(predictions({}, people=6), made(), E, one) | {"hardware": HARDWARE}
+    page = "".join(cost.sections(found))
+    assert len(cost.priced(found)) == 1 and "Accuracy against cost" in page and "<svg" not in page
