@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 JITTER_S = 0.02  # a piece whose time is off by less follows the one before: its samples keep better time
+FOLLOW = 0.1  # of what such a piece is off, so that a clock that is slow by some 100 ppm tears no gap once in a while
 GAP_S = 1.0  # a frame is shown until the next, but no longer than this: what comes later was not there
 
 
@@ -29,9 +30,11 @@ class Samples:
         """Take a piece that begins at a time. What is there already stays."""
         if self._origin_s is None:
             self._origin_s = time_s
-        at = round((time_s - self._origin_s) * self.hz)
-        if abs(at - self._end) <= JITTER_S * self.hz:
+        late = (time_s - self._origin_s) * self.hz - self._end
+        at = round(late) + self._end
+        if abs(late) <= JITTER_S * self.hz:
             at = self._end
+            self._origin_s += FOLLOW * late / self.hz
         stop = at + x_CT.shape[1]
         if stop > self._base + self._here_T.size:
             self._move(stop)

@@ -225,7 +225,17 @@ def test_times_that_tremble_do_not_tear_a_signal() -> None:
     for k in range(50):
         samples.push(7 + k / 10 + rng.uniform(-0.009, 0.009) * (k > 0), x_T[:, 100 * k : 100 * k + 100])
     found, start_s = samples.run(20.0)
-    assert np.array_equal(found, x_T) and start_s == 7
+    assert np.array_equal(found, x_T) and start_s == pytest.approx(7, abs=0.005)
+
+
+@pytest.mark.parametrize("ppm", [-200, 200])
+def test_a_clock_that_drifts_does_not_tear_a_signal(ppm: float) -> None:
+    samples, count = Samples(1, 100.0, keep_s=10.0), 4000
+    for k in range(count):  # 800 s
+        samples.push(0.2 * k * (1 + ppm / 1e6), np.full((1, 20), k))
+    found, start_s = samples.run(1e6)
+    assert found.shape[1] >= 1000 and found[0, -1] == count - 1
+    assert start_s + found.shape[1] / 100 == pytest.approx(0.2 * count * (1 + ppm / 1e6), abs=0.002)
 
 
 def test_frames_that_come_late_are_put_in_their_place() -> None:
