@@ -20,8 +20,11 @@ MIN_TOKEN = 16  # characters
 
 
 def token_of(file: str) -> str:
-    """The token that requests must bring: the content of a file, or what the environment says; empty for none."""
-    token, where = os.environ.get(TOKEN, ""), TOKEN
+    """The token that requests must bring: the content of a file, or what the environment says; empty for none.
+
+    It is taken out of the environment, which all processes of a Ray inherit that is started from here.
+    """
+    token, where = os.environ.pop(TOKEN, ""), TOKEN
     if file:
         where = f"--token-file {file}"
         try:
