@@ -107,7 +107,7 @@ class Windows:
     def _plain(self, file: bytes, column: str, table: int) -> bool:
         """Whether a picture is one colour."""
         shape = frames.shape_of(self._tables[table].schema.field(column))
-        picture = frames.decode([[file]], shape) if shape else np.zeros(1)
+        picture = frames.decode([[file]], (1, *shape[1:])) if shape else np.zeros(1)
         return bool(picture.min() == picture.max())
 
     def _place(self, row: int) -> tuple[int, int]:

@@ -114,6 +114,8 @@ def _accuracy(results: Tree) -> str:
             " Classes are unequal, so naming the largest one beats chance: read the balanced columns, in which "
             f"guessing stays between {percent(chance['balanced_low'])} and {percent(chance['balanced_high'])} as often."
         )
+    silent = [f"{one['silent']} of {s}" for s, one in accuracy["sources"].items() if one["silent"]]
+    told += f" Recordings in which a source has nothing to say count as wrong: {', '.join(silent)}." if silent else ""
     inside = [s for s, one in accuracy["sources"].items() if one["inside_chance"]]
     told += f" Inside the band of chance: {', '.join(inside)}." if inside else ""
     if accuracy.get("oracle") is not None:

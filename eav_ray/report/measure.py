@@ -58,6 +58,7 @@ def accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -
             "interval": [mean.low, mean.high],
             "balanced": balanced.mean,
             "balanced_interval": [balanced.low, balanced.high],
+            "silent": int((guess < 0).sum()),
             "macro_f1": statistics.macro_f1(recordings["label"].to_numpy(), guess),
             "inside_chance": statistics.inside_chance(correct, source, n_classes),
             **units(windows, source),

@@ -115,9 +115,11 @@ def beside(
     ordered = {p: kept[p] for p in (*PROTOCOLS, *sorted(set(kept) - set(PROTOCOLS))) if p in kept}
     if len(ordered) > 1 or protocol in PROTOCOLS:
         base = next((p for p in ("loso", "subject_kfold", "within_validated", "within") if p in ordered), "")
+        # A fold of the base alone adds nothing to it.
+        others = {p: t for p, t in ordered.items() if not (p.startswith(f"{base}, fold ") and p.endswith(" alone"))}
         found["protocols"] = {
             "rows": protocols.protocols(ordered, names),
-            "inflation": protocols.inflation(ordered, names, base) if base else [],
+            "inflation": protocols.inflation(others, names, base) if base else [],
             "missing": [p for p in PROTOCOLS if p not in ordered],
         }
     of_seed = {**of_seed.get(protocol, {}), own.seed: windows}

@@ -147,8 +147,13 @@ def _outer(items: list[Item], e: Experiment) -> Split | None:
 
 def _derive(checkpoint: Checkpoint, windows: Windows) -> tuple[list[Item], Split | None]:
     """The recordings and the split that agree with a checkpoint's own; where none do, those of its experiment."""
-    derived = list(_derivations(windows, checkpoint.experiment))
-    return next((one for one in derived if one[1] and not _differs(checkpoint.split, one[1])), derived[0])
+    first: tuple[list[Item], Split | None] | None = None
+    for items, outer in _derivations(windows, checkpoint.experiment):
+        if outer and not _differs(checkpoint.split, outer):
+            return items, outer
+        first = first or (items, outer)
+    assert first is not None
+    return first
 
 
 def _derivations(windows: Windows, e: Experiment) -> Iterator[tuple[list[Item], Split | None]]:

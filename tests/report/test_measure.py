@@ -52,6 +52,7 @@ def test_accuracy_is_that_of_recordings_and_the_mean_over_people(unequal: bool) 
         assert one["balanced"] == pytest.approx(balanced_accuracy_score(label, guess))
         assert one["mean"] == pytest.approx((guess == label).groupby(recordings["subject"]).mean().mean())
         assert one["recording"] == pytest.approx(one["mean"])
+        assert one["silent"] == 0
         assert one["interval"][0] <= one["mean"] <= one["interval"][1]
         assert one["balanced_interval"][0] <= one["balanced"] <= one["balanced_interval"][1]
         right = predicted(table, source) == table["label"].to_numpy()
