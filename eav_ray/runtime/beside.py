@@ -10,6 +10,7 @@ import pandas as pd
 from eav_ray.config import Experiment, build, digest, to_dict
 from eav_ray.data import arrow
 from eav_ray.data.shard import INDEX
+from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report import ablation, cost, protocols, search, stress
 from eav_ray.report.table import correct_per_recording
@@ -34,6 +35,7 @@ class Fold:
     path: str  # of the checkpoint
     test: tuple[str, ...]  # recordings whose scores are reported
     windows: pd.DataFrame  # predictions of them
+    split: Split | None = None  # of the protocol that asks, where another may have trained the checkpoint
 
 
 @dataclass(frozen=True)

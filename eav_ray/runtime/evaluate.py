@@ -99,7 +99,7 @@ def _tested_elsewhere(experiment: Experiment, path: str, data: Data, checkpoint:
     told = f"{own.name}, trained on {trained}, tested on {tested}, over the classes that both have: "
     subject = Subject(
         f"{own.name}: {trained} to {tested}",
-        told + ", ".join(found.classes),
+        told + ", ".join(found.classes) + _labels(own),
         "of another data set",
         f"from {trained} to {tested}",
     )
@@ -139,8 +139,15 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
         )
     kept = read_kept(results, name)
     by_fold = dict(list(kept.predictions.groupby("fold")))
+    sides = {f.number: f.split for f in folds}
     tested = [
-        Fold(f["fold"], f"{results}/{f['checkpoint']}", tuple(f["test"]), by_fold[f["fold"]].reset_index(drop=True))
+        Fold(
+            f["fold"],
+            f"{results}/{f['checkpoint']}",
+            tuple(f["test"]),
+            by_fold[f["fold"]].reset_index(drop=True),
+            sides[f["fold"]],
+        )
         for f in kept.folds
     ]
     for f in kept.folds:

@@ -70,7 +70,8 @@ def write(
     def checked(fold: Fold) -> Opened:
         # Whatever is reported is audited, whether or not it is what was said to be.
         scored = tuple(sorted({*fold.test, *(fold.windows["subject"] + "/" + fold.windows["recording"])}))
-        return _open(fold, lambda c: audit(c, contents, scored, _trained_on(results, c)))
+        asked = subject.own and replace(subject.own, fold=replace(subject.own.fold, index=fold.number))
+        return _open(fold, lambda c: audit(c, contents, scored, _trained_on(results, c), asked))
 
     opened = [checked(fold) for fold in folds]
     own = subject.own or opened[0].checkpoint.experiment
@@ -168,7 +169,7 @@ def _more(e: Experiment, opened: list[Opened], data: Data) -> tuple[pd.DataFrame
     ids = data.windows.ids
     heard = set(ids["id"][ids["task"] != LISTENING])
     for one in opened:
-        split_ = one.checkpoint.split
+        split_ = one.fold.split or one.checkpoint.split
         some = evenly(np.array([i for i in split_.train if i in heard] or split_.train), TRAINED)
         sides.append((one.fold.number, Task(one.fold.path, tuple(map(str, some)), trained=True)))
         if split_.validation:

@@ -73,6 +73,7 @@ def audit(
     contents: Contents,
     scored: Sequence[str] = (),
     encoders: Mapping[str, tuple[str, ...]] | None = None,
+    asked: Experiment | None = None,
 ) -> Audit:
     """Every check of one checkpoint.
 
@@ -81,20 +82,29 @@ def audit(
         scored: The recordings whose scores are reported; those of its own test side, if none are named.
         encoders: What the encoders that it was trained on were themselves trained on: modality -> recordings, of those
             whose own checkpoints are at hand.
+        asked: Whose fold is tested, where that is not the checkpoint's own: equal training rows are trained once, for
+            an inner fold or another protocol perhaps, whose other sides are not those of this one.
     """
-    e, windows = checkpoint.experiment, contents.windows
-    items, outer = _derive(checkpoint, windows)
-    split = replace(checkpoint.split, test=tuple(scored) or checkpoint.split.test)
+    e, windows = asked or checkpoint.experiment, contents.windows
+    if asked:
+        items = items_of(windows.ids, asked.data, asked.seed)
+        outer = _outer(items, asked)
+        validation = outer.validation if outer else ()
+        own = Split(asked.fold.protocol, checkpoint.split.train, validation, tuple(scored))
+    else:
+        own = checkpoint.split
+        items, outer = _derive(e, own, windows)
+    split = replace(own, test=tuple(scored) or own.test)
     # Whoever calibrates a model starts from one that was trained on the other side of its fold.
     before = (*outer.train, *outer.validation) if outer and split.protocol == "calibrated" else ()
     return Audit(
         (
-            _derived(checkpoint.split, outer, items),
+            _derived(own, outer, items),
             _recordings(split),
             _people(split),
             _content(split, before, contents, e.data.modalities),
             _statistics(checkpoint, outer or split, windows),
-            _selection(checkpoint, split, items),
+            _selection(e, split, items, checkpoint.position.epoch),
             *([_encoders(checkpoint, split, encoders or {})] if checkpoint.encoders else []),
         )
     )
@@ -125,7 +135,7 @@ def audit_elsewhere(
                 ids = tested.ids["id"][[digest in shared for digest in contents.of(m)]]
                 found = found or Check(twins, False, f"{len(shared)} equal signals of {m}: {_some(set(ids))}")
         compared = found or Check(twins, True, f"no signal of {len(scored)} recordings is among those of the training")
-        _, outer = _derive(checkpoint, own.windows)
+        _, outer = _derive(checkpoint.experiment, checkpoint.split, own.windows)
         statistics = _statistics(checkpoint, outer or checkpoint.split, own.windows)
     names = "names of two data sets say nothing of each other; the content of the windows was compared instead"
     return Audit(
@@ -145,11 +155,11 @@ def _outer(items: list[Item], e: Experiment) -> Split | None:
         return None
 
 
-def _derive(checkpoint: Checkpoint, windows: Windows) -> tuple[list[Item], Split | None]:
-    """The recordings and the split that agree with a checkpoint's own; where none do, those of its experiment."""
+def _derive(e: Experiment, split: Split, windows: Windows) -> tuple[list[Item], Split | None]:
+    """The recordings and the split that agree with the one that is given; where none do, those of the experiment."""
     first: tuple[list[Item], Split | None] | None = None
-    for items, outer in _derivations(windows, checkpoint.experiment):
-        if outer and not _differs(checkpoint.split, outer):
+    for items, outer in _derivations(windows, e):
+        if outer and not _differs(split, outer):
             return items, outer
         first = first or (items, outer)
     assert first is not None
@@ -274,7 +284,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=CLOSE, atol=CLOSE * float(b.abs().max()))
 
 
-def _selection(checkpoint: Checkpoint, split: Split, items: list[Item]) -> Check:
+def _selection(e: Experiment, split: Split, items: list[Item], epoch: int) -> Check:
     """Nothing was chosen by a test recording: neither an epoch, nor, on the inner folds of a search, a candidate."""
     name = "choices"
     if chosen := set(split.validation) & set(split.test):
@@ -282,14 +292,14 @@ def _selection(checkpoint: Checkpoint, split: Split, items: list[Item]) -> Check
     told = "no recording of the test side validates"
     if split.protocol in ACROSS:
         try:
-            inner = inner_splits(items, checkpoint.experiment.fold)
+            inner = inner_splits(items, e.fold)
         except ConfigError:
             inner = []
         seen = {i for one in inner for i in (*one.train, *one.validation)}
         if leaked := seen & set(split.test):
             return Check(name, False, f"inner folds hold test recordings: {_some(leaked)}")
         told += f"; {len(inner)} inner folds hold none of its {len(split.test)} test recordings"
-    return Check(name, True, f"{told}; the weights are those of the last epoch, {checkpoint.position.epoch}")
+    return Check(name, True, f"{told}; the weights are those of the last epoch, {epoch}")
 
 
 def _encoders(checkpoint: Checkpoint, split: Split, encoders: Mapping[str, tuple[str, ...]]) -> Check:

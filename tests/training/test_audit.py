@@ -132,6 +132,27 @@ def test_what_trained_before_a_calibration_is_known_too(tmp_path: Path) -> None:
     assert "split, derived again" in failed(stranger, sound)
 
 
+def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_that_is_tested(
+    windows: Windows,
+) -> None:
+    """Equal training rows are trained once. Its weights are of the last epoch, whoever was validated on beside."""
+    one = honest(windows)
+    inner = replace(one, split=replace(one.split, validation=one.split.test, test=()))
+    assert "split, derived again" in failed(inner, windows)
+
+    def told(scored: tuple[str, ...], changes: Callable[[Checkpoint], Checkpoint] = lambda c: c) -> list[str]:
+        found = audit(changes(inner), contents(windows), scored, asked=one.experiment)
+        return [c.name for c in found.checks if not c.passed]
+
+    assert told(one.split.test) == []
+    assert told(one.split.test[1:]) == ["split, derived again"]
+    assert "recordings on two sides" in told(one.split.test, lambda c: moved(replace(c, split=one.split)))
+    validated = honest(windows, "within_validated")
+    bare = replace(validated, split=replace(validated.split, test=()))
+    found = audit(bare, contents(windows), validated.split.test, asked=validated.experiment)
+    assert found.passed and "p1/007" in validated.split.test
+
+
 def test_encoders_that_saw_more_than_the_fusion_are_found(windows: Windows) -> None:
     one = replace(honest(windows), encoders={"audio": "encoder-1", "eeg": "encoder-2"})
     name = "encoders of training rows alone"
