@@ -274,8 +274,9 @@ def _temperature_note(validation: pd.DataFrame | None, inner: bool) -> str:
             "No temperature: this split has no validation rows. --temperature trains the inner folds of the training "
             "people and takes it from their predictions."
         )
-    of = "of inner folds" if inner else "of the validation side"
-    return f"The temperature was fitted on {len(validation)} windows {of}, none of which is tested."
+    of = "of its inner folds" if inner else "of its validation side"
+    told = f"Each model has a temperature {of}, {len(validation)} windows in all"
+    return f"{told}: never of recordings that it is tested on."
 
 
 def _quality(data: Data, windows: pd.DataFrame) -> pd.DataFrame:
