@@ -374,6 +374,8 @@ def _search(results: Tree) -> str:
         )
     head = ["study", "candidates", "inner folds", "tested", "optimism, points", "chosen"]
     told = "Balanced accuracy of recordings, percent. The best of many is too good by luck: believe its test."
+    if len(lines) > 1:
+        told += f" Candidates are shown of the first alone, {results['search'][0]['study']}."
     return section("Search", table(head, lines, "left"), note(told))
 
 
