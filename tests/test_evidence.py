@@ -13,11 +13,11 @@ from eav_ray.data import arrow
 from eav_ray.data.eav import EAV
 from eav_ray.data.synthetic import Plan, plant_person
 from eav_ray.errors import DataError
-from eav_ray.runtime.beside import Fold, kept_protocols, recorded_eav
+from eav_ray.runtime.beside import Fold, Opened, beside, kept_protocols, of_other_jobs, of_searches, recorded_eav
 from eav_ray.runtime.evidence import Subject, write
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
-from tests.report.test_measure import predictions
+from tests.report.test_measure import MODALITIES, predictions
 from tests.training.test_audit import chosen, honest, store_windows
 
 
@@ -64,11 +64,13 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
     results, own, table = Store(tmp_path), Experiment(), predictions(people=2)
     known = set(table["subject"] + "/" + table["recording"])
 
-    def keep(name: str, changes: dict[str, Any], predicted: Any = table) -> None:
+    def keep(name: str, changes: dict[str, Any], predicted: Any = table, of: str = "shards") -> None:
         e = override(own, changes)
+        results.write_json(f"runs/{name}/state.json", {"data": of})
         files = {
             "experiment.json": json.dumps(to_dict(e)).encode(),
             "predictions.parquet": arrow.frame_bytes(predicted),
+            "folds.json": json.dumps([{"checkpoint": f"runs/{name}"}]).encode(),
         }
         results.commit(f"protocols/{name}", files)
 
@@ -78,7 +80,47 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
     keep("d", {"fold.protocol": "within", "seed": 7})
     keep("x-searched-e", {"fold.protocol": "loso"})
     keep("f", {"fold.protocol": "subject_kfold"}, table.assign(subject="stranger"))  # other people
-    data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": known}))
-    found, of_seed = kept_protocols(results, replace(own), data)
-    assert set(found) == {"within", "paper", "loso, searched"}
+    keep("g", {"fold.protocol": "within_validated"}, of="what the folder held before")
+    keep("h", {"fold.protocol": "subject_kfold", "fold.of": 2})  # divided in another way
+    keep("i", {"fold.protocol": "subject_kfold", "fold.of": 2, "seed": 7})
+    keep("y-searched-j", {"fold.protocol": "loso", "seed": 7, "search.candidates": 3})
+    keep("k", {"fold.protocol": "within_validated"})
+    results.write("protocols/k/predictions.parquet", b"half a fi")
+    keep("l", {})
+    results.write("protocols/l/experiment.json", b"{")
+    data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": known}), digest="shards")
+    unread: list[str] = []
+    found, of_seed = kept_protocols(results, replace(own), data, unread)
+    of_2 = f"subject_kfold, of 2, fold seed {own.fold.seed}"
+    assert set(found) == {"within", "paper", "loso, searched", of_2}
     assert set(of_seed["within"]) == {own.seed, 7} and set(of_seed["paper"]) == {own.seed}
+    assert set(of_seed["loso, searched"]) == {own.seed} and "subject_kfold" not in of_seed
+    assert len(unread) == 2 and "protocols/k" in unread[0] and "experiment.json is not JSON" in unread[1]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"runs": {}', b'{"runs": {"a": "run-1"}, "variants": [{}]}'])
+def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: Path, content: bytes) -> None:
+    results, nothing = Store(tmp_path), SimpleNamespace()
+    opened: Any = Opened(Fold(0, "p", (), predictions()), nothing, 0, nothing, "run-1", "c")  # type: ignore[arg-type]
+    for folder in ("ablations", "stress"):
+        results.write(f"{folder}/a/results.json", content)
+    results.write("searches/s/best.json", b"{")
+    results.write("searches/t/best.json", b'{"checkpoint": "runs/run-1/a0000/e0001-s000000"}')  # no candidates
+    unread: list[str] = []
+    sections, found = of_other_jobs(results, [opened], unread)
+    assert sections == [] and found == {"ablation": None, "stress": None}
+    assert len(unread) == 2 and "ablations/a" in unread[0] and "stress/a" in unread[1]
+    assert of_searches(results, [opened], Experiment(), unread) == ([], [])
+    assert len(unread) == 4 and "searches/s" in unread[2] and "searches/t" in unread[3]
+
+
+def test_a_fold_of_paper_is_held_against_the_reference_as_paper(tmp_path: Path) -> None:
+    ours = predictions(people=1).assign(subject="subject4")
+    shards: Any = SimpleNamespace(read_json=lambda name: {"recorded": True})
+    data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": set()}), digest="", shards=shards)
+    for protocol, other in (("paper, fold 3 alone", False), ("loso, fold 3 alone", True)):
+        found = beside(Experiment(), Store(tmp_path), data, protocol, ours, MODALITIES, [])["reference"]
+        assert ("another protocol" in found["note"]) is other
+    pair = ours.drop(columns=[c for c in ours if c.startswith("eeg.") or c.endswith(".eeg")])
+    rows = beside(Experiment(), Store(tmp_path), data, "paper, fold 3 alone", pair, ["audio", "video"], [])["reference"]
+    assert [row["ours"] for row in rows["rows"]] == ["audio", "video"]  # the published fusion reads EEG too

@@ -84,7 +84,8 @@ class Windows:
     def digests(self, column: str) -> np.ndarray:
         """(windows,) a hash of what is stored of a modality, for finding equal signals under different names.
 
-        Empty text where the modality is missing, or a signal is the same value throughout, as silence is.
+        Empty text where the modality is missing, or a signal is the same value throughout, as silence and a covered
+        camera are.
         """
         has = self.ids[f"has_{column}"].to_numpy()
         found = np.full(len(self), "", dtype=object)
@@ -92,13 +93,22 @@ class Windows:
             table, place = self._place(int(row))
             stored = self._view(table, column)[place]
             if not isinstance(stored, np.ndarray):
-                content = b"".join(stored.as_py())
+                files = stored.as_py()
+                if len(set(files)) == 1 and self._plain(files[0], column, table):
+                    continue
+                content = b"".join(files)
             elif stored.min() == stored.max():
                 continue
             else:
                 content = np.ascontiguousarray(stored).tobytes()
             found[row] = hashlib.blake2b(content, digest_size=16).hexdigest()
         return found
+
+    def _plain(self, file: bytes, column: str, table: int) -> bool:
+        """Whether a picture is one colour."""
+        shape = frames.shape_of(self._tables[table].schema.field(column))
+        picture = frames.decode([[file]], (1, *shape[1:])) if shape else np.zeros(1)
+        return bool(picture.min() == picture.max())
 
     def _place(self, row: int) -> tuple[int, int]:
         """The table of a row, and where it lies in it."""

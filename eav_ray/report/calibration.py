@@ -51,9 +51,13 @@ def fit_temperature(logits_NK: np.ndarray, label_N: np.ndarray) -> float:
 
     Args:
         logits_NK, label_N: Of validation recordings: never of those that are tested.
+    Returns:
+        NaN where no row has logits.
     """
     known = np.isfinite(logits_NK).all(1)
     logits, label = logits_NK[known], label_N[known]
+    if not len(label):
+        return float("nan")
 
     def loss(log_t: float) -> float:
         return float(-log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(label)), label].mean())
@@ -78,8 +82,10 @@ def calibration(windows: pd.DataFrame, sources: list[str], validation: pd.DataFr
             held = per_fold(validation)
             scale, temperatures = np.ones(len(tested)), {}
             for fold, mine in held.groupby("fold"):
-                temperatures[str(fold)] = fit_temperature(logits_of(mine, source), mine["label"].to_numpy())
-                scale[(tested["fold"] == fold).to_numpy()] = temperatures[str(fold)]
+                found_here = fit_temperature(logits_of(mine, source), mine["label"].to_numpy())
+                if np.isfinite(found_here):  # else, of a source that no validation row has, it stays as it is
+                    temperatures[str(fold)] = found_here
+                    scale[(tested["fold"] == fold).to_numpy()] = found_here
             one |= {"scaled": reliability(logits / scale[:, None], label), "temperatures": temperatures}
         found[source] = one
     return found

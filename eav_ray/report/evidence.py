@@ -45,7 +45,7 @@ def page(results: Tree, extra: Sequence[str] = ()) -> str:
     ):
         if results.get(name):
             parts.append(make(results))
-    parts += [*extra, _audit(results), _reproduce(results)]
+    parts += [*extra, _audit(results), *_unread(results), _reproduce(results)]
     return document(results["title"], parts, contents=True)
 
 
@@ -110,7 +110,12 @@ def _accuracy(results: Tree) -> str:
         "cases (binomial over recordings)."
     )
     if accuracy["unequal"]:
-        told += " Classes are unequal: read the balanced columns."
+        told += (
+            " Classes are unequal, so naming the largest one beats chance: read the balanced columns, in which "
+            f"guessing stays between {percent(chance['balanced_low'])} and {percent(chance['balanced_high'])} as often."
+        )
+    silent = [f"{one['silent']} of {s}" for s, one in accuracy["sources"].items() if one["silent"]]
+    told += f" Recordings in which a source has nothing to say count as wrong: {', '.join(silent)}." if silent else ""
     inside = [s for s, one in accuracy["sources"].items() if one["inside_chance"]]
     told += f" Inside the band of chance: {', '.join(inside)}." if inside else ""
     if accuracy.get("oracle") is not None:
@@ -169,15 +174,17 @@ def _reference(results: Tree) -> str:
 def _people(results: Tree) -> str:
     rows = results["people"]
     sources = [s for s in results["accuracy"]["sources"]]
-    known = any("reference" in r for r in rows)
-    head = ["person", "recordings", *sources, *([f"{PUBLISHED} multimodal"] if known else [])]
+    known, main = any("reference" in r for r in rows), sources[-1]
+    # What the bars are: one modality is held against the same one.
+    column = figures.published_column(sources)
+    head = ["person", "recordings", *sources, *([f"{PUBLISHED} {column}"] if known else [])]
     lines = [
         [r["subject"], str(r["recordings"]), *(percent(r[s]) for s in sources)]
-        + ([percent(r["reference"]["multimodal"]) if "reference" in r else "–"] if known else [])
+        + ([percent(r["reference"][column]) if "reference" in r else "–"] if known else [])
         for r in rows
     ]
-    main = sources[-1]
     told = f"{main} of {len(rows)} people, from {percent(rows[0][main])} to {percent(rows[-1][main])} %."
+    told += f" {PUBLISHED.capitalize()}: per frame, under the protocol paper." if known else ""
     drawn = figures.people(rows, sources, results["chance_of_person"], published=known)
     return section("People", figure_svg(drawn, told), table(head, lines))
 
@@ -233,22 +240,14 @@ def _weights(results: Tree) -> str:
     head = ["class", *modalities, *(f"{m}, per token" for m in modalities)]
     by_class = found["weight"]["by_class"]
     lines = [
-        [
-            k,
-            *(f"{row[m]:.3f}" for m in modalities),
-            *(f"{found['corrected']['by_class'][k][m]:.3f}" for m in modalities),
-        ]
+        [k, *(_three(row[m]) for m in modalities), *(_three(found["corrected"]["by_class"][k][m]) for m in modalities)]
         for k, row in by_class.items()
     ]
     parts.append(table(head, lines))
     head[0] = "person"
     by_person = found["weight"]["by_person"]
     lines = [
-        [
-            k,
-            *(f"{row[m]:.3f}" for m in modalities),
-            *(f"{found['corrected']['by_person'][k][m]:.3f}" for m in modalities),
-        ]
+        [k, *(_three(row[m]) for m in modalities), *(_three(found["corrected"]["by_person"][k][m]) for m in modalities)]
         for k, row in by_person.items()
     ]
     parts.append(f"<details><summary>By person</summary>{table(head, lines)}</details>")
@@ -276,7 +275,10 @@ def _calibration(results: Tree) -> str:
         line = [source, str(raw["count"]), *(_three(raw[k]) for k in ("ece", "nll", "brier"))]
         if scaled:
             values = list(one["temperatures"].values())
-            line += [f"{sum(values) / len(values):.2f}", *(_three(one["scaled"][k]) for k in ("ece", "nll", "brier"))]
+            line += [
+                f"{sum(values) / len(values):.2f}" if values else "–",
+                *(_three(one["scaled"][k]) for k in ("ece", "nll", "brier")),
+            ]
         lines.append(line)
     told = (
         "A model that says 80 % should be right in 80 % of the cases. ECE is the mean gap over 10 bins of equal width; "
@@ -307,14 +309,16 @@ def _gap(results: Tree) -> str:
             source,
             percent(one["train"]),
             percent(one["test"]),
-            points(one["train"] - one["test"]),
+            points(None if None in (one["train"], one["test"]) else one["train"] - one["test"]),
             str(one["recordings"]),
         ]
         for source, one in results["gap"].items()
     ]
     head = ["source", "trained on, %", "tested, %", "gap, points", "recordings of training"]
     return section(
-        "Training against test", table(head, lines), note("Accuracy per recording, evenly taken of training.")
+        "Training against test",
+        table(head, lines),
+        note("Accuracy per recording that has the source, evenly taken of training."),
     )
 
 
@@ -370,6 +374,8 @@ def _search(results: Tree) -> str:
         )
     head = ["study", "candidates", "inner folds", "tested", "optimism, points", "chosen"]
     told = "Balanced accuracy of recordings, percent. The best of many is too good by luck: believe its test."
+    if len(lines) > 1:
+        told += f" Candidates are shown of the first alone, {results['search'][0]['study']}."
     return section("Search", table(head, lines, "left"), note(told))
 
 
@@ -385,6 +391,12 @@ def _audit(results: Tree) -> str:
         f"fails has no page. sha256 of the summary: {audit['sha256']}."
     )
     return section("Leak audit", note(told), table(["check", "checkpoints", "detail"], lines, "left"))
+
+
+def _unread(results: Tree) -> list[str]:
+    lines = results.get("unread") or []
+    told = "What the results store has beside these checkpoints and could not be read is not on this page."
+    return [section("Passed over", note(told), table(["what"], [[line] for line in lines], "left"))] if lines else []
 
 
 def _reproduce(results: Tree) -> str:

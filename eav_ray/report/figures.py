@@ -44,11 +44,12 @@ def people(rows: Sequence[Tree], sources: Sequence[str], chance: Mapping[str, fl
     for source in sources[:-1]:
         axes.plot(at, [100 * r[source] for r in rows], "o", ms=3.2, color=colour(source), label=source)
     if published:
-        known = [(i, 100 * r["reference"]["multimodal"]) for i, r in enumerate(rows) if "reference" in r]
+        column = published_column(sources)
+        known = [(i, 100 * r["reference"][column]) for i, r in enumerate(rows) if "reference" in r]
         axes.hlines(
             [y for _, y in known], [i - 0.45 for i, _ in known], [i + 0.45 for i, _ in known], color="k", lw=1.4
         )
-        axes.plot([], [], "k-", lw=1.4, label="published, multimodal")
+        axes.plot([], [], "k-", lw=1.4, label=f"published, {column}")
     shown = [str(r["subject"]) for r in rows]
     axes.set_xticks(at, shown, rotation=90 if len(rows) > 8 else 0, fontsize=7)
     axes.set(ylabel="accuracy per recording, %", ylim=(0, 102), xlim=(-0.6, len(rows) - 0.4))
@@ -56,12 +57,18 @@ def people(rows: Sequence[Tree], sources: Sequence[str], chance: Mapping[str, fl
     return figure
 
 
+def published_column(sources: Sequence[str]) -> str:
+    """Which of the published numbers the last of these sources, which the bars show, is held against."""
+    return sources[0] if len(sources) == 1 else "multimodal"
+
+
 def confusion(found: Mapping[str, Any], classes: Sequence[str]) -> Figure:
     """A matrix a source, share of each true class in percent."""
     sources, n = list(found), len(classes)
     columns = min(3, len(sources))
     lines = math.ceil(len(sources) / columns)
-    figure = Figure(figsize=(2.75 * columns + 0.6, 2.75 * lines + 0.3), layout="constrained")
+    size = max(2.75, 0.6 + 0.33 * n)  # inches: the numbers of many classes keep apart
+    figure = Figure(figsize=(size * columns + 0.6, size * lines + 0.3), layout="constrained")
     grid = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
     for axes in grid[len(sources) :]:
         axes.axis("off")
@@ -88,7 +95,9 @@ def weights(found: Mapping[str, Any], modalities: Sequence[str]) -> Figure:
         wide = 0.8 / len(modalities)
         for n, m in enumerate(modalities):
             at = np.arange(len(table)) + (n - (len(modalities) - 1) / 2) * wide
-            axes.bar(at, [row[m] for row in table.values()], wide * 0.92, color=colour(m), label=m)
+            # A model that diverged has no weights.
+            heights = [math.nan if row[m] is None else row[m] for row in table.values()]
+            axes.bar(at, heights, wide * 0.92, color=colour(m), label=m)
         axes.axhline(1 / len(modalities), color="0.5", lw=0.8)
         axes.set_xticks(range(len(table)), list(table), rotation=30, ha="right", fontsize=7)
         axes.set_title(title, fontsize=9)

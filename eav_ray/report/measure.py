@@ -18,7 +18,6 @@ from eav_ray.report.table import correct_per_recording, sources_of
 from eav_ray.training.metrics import FRAMES, per_recording, predicted, scores
 
 Tree = dict[str, Any]
-UNEQUAL = 1.05  # the largest class over the smallest, from which classes are called unequal
 WORST = 5  # people of whom more is said
 
 
@@ -31,14 +30,22 @@ def accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -
     sources = sources_of(modalities)
     correct = correct_per_recording(windows, sources)
     recordings = per_recording(windows)
-    counts = correct["label"].value_counts()
+    label = correct["label"].to_numpy()
     low, high = statistics.chance_band(len(correct), n_classes)
+    balanced_low, balanced_high = statistics.balanced_chance_band(label, n_classes)
     found: Tree = {
         "people": int(correct["subject"].nunique()),
         "recordings": len(correct),
         "windows": len(windows),
-        "unequal": bool(len(counts) > 1 and counts.max() > UNEQUAL * counts.min()) or len(counts) < n_classes,
-        "chance": {"level": 1 / n_classes, "low": low, "high": high, "band": statistics.BAND},
+        "unequal": statistics.unequal(label, n_classes),
+        "chance": {
+            "level": 1 / n_classes,
+            "low": low,
+            "high": high,
+            "balanced_low": balanced_low,
+            "balanced_high": balanced_high,
+            "band": statistics.BAND,
+        },
         "sources": {},
     }
     for source in sources:
@@ -51,8 +58,9 @@ def accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -
             "interval": [mean.low, mean.high],
             "balanced": balanced.mean,
             "balanced_interval": [balanced.low, balanced.high],
+            "silent": int((guess < 0).sum()),
             "macro_f1": statistics.macro_f1(recordings["label"].to_numpy(), guess),
-            "inside_chance": bool(low <= float(correct[source].mean()) <= high),
+            "inside_chance": statistics.inside_chance(correct, source, n_classes),
             **units(windows, source),
         }
     if len(modalities) > 1:
@@ -154,7 +162,8 @@ def weights(windows: pd.DataFrame, modalities: Sequence[str], classes: Sequence[
     found["classes_differ"] = {}
     for m in modalities:
         of_person = table.pivot_table(f"corrected.{m}", "subject", "label").dropna()
-        if len(of_person) >= statistics.LEAST_PEOPLE and of_person.shape[1] > 2:
+        varied = of_person.nunique(axis=1).max() > 1  # of a plain mean, and of one that diverged, there is no test
+        if len(of_person) >= statistics.LEAST_PEOPLE and of_person.shape[1] > 2 and varied:
             p = float(stats.friedmanchisquare(*of_person.to_numpy().T).pvalue)
             found["classes_differ"][m] = {"people": len(of_person), "p": p}
     return found
@@ -166,7 +175,8 @@ def _rows(table: pd.DataFrame, names: Sequence[str]) -> list[tuple[Any, dict[str
 
 
 def gap(windows: pd.DataFrame, trained: pd.DataFrame, modalities: Sequence[str]) -> Tree:
-    """Accuracy per recording on recordings that were trained on, and on those that were tested."""
+    """Accuracy per recording on recordings that were trained on, and on those that were tested: of those in which a
+    source has something to say, which need not be as many on both sides."""
     return {
         source: {"train": _share(trained, source), "test": _share(windows, source), "recordings": count(trained)}
         for source in sources_of(modalities)
@@ -175,7 +185,9 @@ def gap(windows: pd.DataFrame, trained: pd.DataFrame, modalities: Sequence[str])
 
 def _share(windows: pd.DataFrame, source: str) -> float:
     table = per_fold(windows)
-    return float((predicted(table, source) == table["label"].to_numpy()).mean())
+    guess = predicted(table, source)
+    right = (guess == table["label"].to_numpy())[guess >= 0]
+    return float(right.mean()) if len(right) else math.nan
 
 
 def count(windows: pd.DataFrame) -> int:

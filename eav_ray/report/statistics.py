@@ -12,6 +12,8 @@ from scipy import stats
 DRAWS = 10_000  # of a bootstrap
 ALPHA = 0.05
 BAND = 0.999  # of the chance band
+GUESSES = 200_000  # draws of the band of balanced accuracy, whose ends are rare
+UNEQUAL = 1.05  # the largest class over the smallest, from which classes are called unequal
 LEAST_PEOPLE = 6  # with fewer the smallest p value of a signed-rank test is above ALPHA
 
 
@@ -96,6 +98,42 @@ def chance_band(recordings: int, n_classes: int) -> tuple[float, float]:
     """Accuracies that guessing reaches in 99.9 % of the cases: binomial over recordings."""
     low, high = stats.binom.interval(BAND, recordings, 1 / n_classes)
     return float(low) / recordings, float(high) / recordings
+
+
+def unequal(label: np.ndarray, n_classes: int) -> bool:
+    """Whether classes differ so much in number that accuracy says little, or one is not there at all."""
+    counts = np.unique(label, return_counts=True)[1]
+    return len(counts) < n_classes or bool(counts.max() > UNEQUAL * counts.min())
+
+
+def balanced_chance_band(label: np.ndarray, n_classes: int, *, seed: int = 0) -> tuple[float, float]:
+    """As `chance_band`, of balanced accuracy: binomial over the recordings of each class that occurs.
+
+    Args:
+        label: Of each recording.
+    """
+    counts = np.unique(label, return_counts=True)[1]
+    rng = np.random.default_rng(seed)
+    drawn = np.mean([rng.binomial(n, 1 / n_classes, GUESSES) / n for n in counts], axis=0)
+    low, high = np.quantile(drawn, [(1 - BAND) / 2, (1 + BAND) / 2])
+    return float(low), float(high)
+
+
+def inside_chance(correct: pd.DataFrame, source: str, n_classes: int) -> bool:
+    """Whether a source does no better or worse than guessing may: by balanced accuracy where classes are unequal, as
+    naming the largest class is guessing too.
+
+    Args:
+        correct: One row a recording: `label`, and whether the source is right.
+    """
+    label = correct["label"].to_numpy()
+    if unequal(label, n_classes):
+        low, high = balanced_chance_band(label, n_classes)
+        share = float(correct.groupby("label")[source].mean().mean())
+    else:
+        low, high = chance_band(len(correct), n_classes)
+        share = float(correct[source].mean())
+    return low <= share <= high
 
 
 @dataclass(frozen=True)
@@ -216,11 +254,12 @@ def text(correct: pd.DataFrame, modalities: Sequence[str], n_classes: int) -> st
     lines = [f"intervals: bootstrap over {people} people and their {recordings} recordings, {DRAWS:,} draws"]
     for source in [c for c in correct.columns if c not in ("subject", "recording", "label")]:
         found = interval(correct, source)
-        inside = (
-            f"; inside the {100 * BAND:.1f} % band of chance" if low <= float(correct[source].mean()) <= high else ""
-        )
+        inside = f"; inside the {100 * BAND:.1f} % band of chance" if inside_chance(correct, source, n_classes) else ""
         lines.append(f"{source:12}    95 % {100 * found.low:6.2f} to {100 * found.high:6.2f}{inside}")
     lines.append(f"{'chance':12}  {100 * BAND:.1f} % {100 * low:6.2f} to {100 * high:6.2f}")
+    if unequal(correct["label"].to_numpy(), n_classes):
+        low, high = balanced_chance_band(correct["label"].to_numpy(), n_classes)
+        lines.append(f"classes are unequal: judged by balanced accuracy, chance {100 * low:.2f} to {100 * high:.2f}")
     if len(modalities) > 1:
         lines.append(
             f"{'oracle':12}{100 * float(oracle(correct, modalities).mean()):8.2f}, right where any modality is"

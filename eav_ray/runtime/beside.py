@@ -10,16 +10,19 @@ import pandas as pd
 from eav_ray.config import Experiment, build, digest, to_dict
 from eav_ray.data import arrow
 from eav_ray.data.shard import INDEX
-from eav_ray.errors import ConfigError
+from eav_ray.data.split import Split
+from eav_ray.errors import ConfigError, DataError
 from eav_ray.report import ablation, cost, protocols, search, stress
 from eav_ray.report.table import correct_per_recording
-from eav_ray.runtime.pull import finished_studies
 from eav_ray.runtime.train import Data
 from eav_ray.storage import Store
 from eav_ray.training.audit import Audit
 from eav_ray.training.checkpoint import Checkpoint
 
 PROTOCOLS = ("paper", "within", "within_validated", "subject_kfold", "loso")
+# What files that other commands left can raise that are damaged, half a file, or of another version. A sound checkpoint
+# keeps its page: they are passed over, and named on it.
+DAMAGED = (DataError, KeyError, TypeError, AttributeError, ValueError, IndexError)
 
 Tree = dict[str, Any]
 
@@ -32,6 +35,7 @@ class Fold:
     path: str  # of the checkpoint
     test: tuple[str, ...]  # recordings whose scores are reported
     windows: pd.DataFrame  # predictions of them
+    split: Split | None = None  # of the protocol that asks, where another may have trained the checkpoint
 
 
 @dataclass(frozen=True)
@@ -46,24 +50,38 @@ class Opened:
     commit: str  # sha256 of its COMMIT
 
 
-def of_other_jobs(results: Store, opened: Sequence[Opened]) -> tuple[list[str], Tree]:
-    """Sections and numbers of the ablation and the stress test that the results store has of these checkpoints."""
+def of_other_jobs(results: Store, opened: Sequence[Opened], unread: list[str]) -> tuple[list[str], Tree]:
+    """Sections and numbers of the ablation and the stress test that the results store has of these checkpoints.
+
+    Args:
+        unread: Is given a line for each file that is damaged, here and below.
+    """
     commits, keys = {one.commit for one in opened}, {one.key for one in opened}
     found: Tree = {"ablation": None, "stress": None}
+    sections: dict[str, list[str]] = {}
     for name in results.folders("ablations"):
-        tree = _json(results, f"ablations/{name}/results.json")
-        if tree and keys & set(tree["runs"].values()) and _more(tree, found["ablation"], "variants"):
-            found["ablation"] = tree
+        path = f"ablations/{name}/results.json"
+        try:
+            tree = _json(results, path)
+            if tree and keys & set(tree["runs"].values()) and _more(tree, found["ablation"], "variants"):
+                sections["ablation"] = [*ablation.sections(tree), *cost.sections(tree)]
+                found["ablation"] = tree
+        except DAMAGED as error:
+            unread.append(_told(results, path, error))
     for name in results.folders("stress"):
-        tree = _json(results, f"stress/{name}/results.json")
-        if tree and tree["checkpoint"]["commit_sha256"] in commits and _more(tree, found["stress"], "conditions"):
-            found["stress"] = tree
-    sections = []
-    if found["ablation"]:
-        sections += [*ablation.sections(found["ablation"]), *cost.sections(found["ablation"])]
-    if found["stress"]:
-        sections += stress.sections(found["stress"])
-    return sections, found
+        path = f"stress/{name}/results.json"
+        try:
+            tree = _json(results, path)
+            if tree and tree["checkpoint"]["commit_sha256"] in commits and _more(tree, found["stress"], "conditions"):
+                sections["stress"] = stress.sections(tree)
+                found["stress"] = tree
+        except DAMAGED as error:
+            unread.append(_told(results, path, error))
+    return [part for of_job in sections.values() for part in of_job], found
+
+
+def _told(results: Store, path: str, error: Exception) -> str:
+    return str(error) if isinstance(error, DataError) else f"{results}/{path} cannot be read: {error!r}"
 
 
 def _more(tree: Tree, other: Tree | None, of: str) -> bool:
@@ -79,9 +97,17 @@ def recorded_eav(own: Experiment, data: Data) -> bool:
     return own.data.set == "eav" and own.data.labels == "true" and data.shards.read_json(INDEX).get("recorded") is True
 
 
-def beside(own: Experiment, results: Store, data: Data, protocol: str, windows: pd.DataFrame, names: list[str]) -> Tree:
+def beside(
+    own: Experiment,
+    results: Store,
+    data: Data,
+    protocol: str,
+    windows: pd.DataFrame,
+    names: list[str],
+    unread: list[str],
+) -> Tree:
     """Protocols side by side, seeds, and the published reference."""
-    kept, of_seed = kept_protocols(results, own, data)
+    kept, of_seed = kept_protocols(results, own, data, unread)
     kept[protocol] = windows
     # They divide alike, so what is kept of one is kept of the other; they differ in the unit of their score.
     for one, other in (("paper", "within"), ("within", "paper")):
@@ -91,9 +117,11 @@ def beside(own: Experiment, results: Store, data: Data, protocol: str, windows: 
     ordered = {p: kept[p] for p in (*PROTOCOLS, *sorted(set(kept) - set(PROTOCOLS))) if p in kept}
     if len(ordered) > 1 or protocol in PROTOCOLS:
         base = next((p for p in ("loso", "subject_kfold", "within_validated", "within") if p in ordered), "")
+        # A fold of the base alone adds nothing to it.
+        others = {p: t for p, t in ordered.items() if not (p.startswith(f"{base}, fold ") and p.endswith(" alone"))}
         found["protocols"] = {
             "rows": protocols.protocols(ordered, names),
-            "inflation": protocols.inflation(ordered, names, base) if base else [],
+            "inflation": protocols.inflation(others, names, base) if base else [],
             "missing": [p for p in PROTOCOLS if p not in ordered],
         }
     of_seed = {**of_seed.get(protocol, {}), own.seed: windows}
@@ -105,7 +133,7 @@ def beside(own: Experiment, results: Store, data: Data, protocol: str, windows: 
         known = ours[ours.index.isin(protocols.published().index)]
         if len(known):
             told = f"Ours is {source}, per frame where a source sees video, else per window."
-            if source != "paper":
+            if source.split(",")[0] not in ("paper", "within"):  # a fold of theirs is of the same protocol
                 told += " That is another protocol: only fold.protocol=paper asks what the published number answers."
             rows = protocols.against_reference(known, names)
             found["reference"] = {"source": protocols.REFERENCE, "note": told, "rows": rows}
@@ -113,7 +141,7 @@ def beside(own: Experiment, results: Store, data: Data, protocol: str, windows: 
 
 
 def kept_protocols(
-    results: Store, own: Experiment, data: Data
+    results: Store, own: Experiment, data: Data, unread: list[str]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict[int, pd.DataFrame]]]:
     """Predictions of whole protocols that the results store keeps of this experiment, and of others of its seeds."""
     wanted, known = _identity(own), set(data.windows.ids["id"])
@@ -123,20 +151,40 @@ def kept_protocols(
         prefix = f"protocols/{name}"
         if not results.is_committed(prefix):
             continue
-        try:  # of an earlier version, which had fewer keys, or of one that had others
+        try:
             kept = build(results.read_json(f"{prefix}/experiment.json"), source=prefix)
-        except ConfigError:
+            if _identity(kept) != wanted or _data_of(results, prefix) not in ("", data.digest):
+                continue
+            table = arrow.read_frame(results.read(f"{prefix}/predictions.parquet"), f"{results}/{prefix}")
+            if not set(table["subject"] + "/" + table["recording"]) <= known:
+                continue
+        except ConfigError:  # of an earlier version, which had fewer keys, or of one that had others
             continue
-        if _identity(kept) != wanted:
+        except DAMAGED as error:
+            unread.append(_told(results, prefix, error))
             continue
-        table = arrow.read_frame(results.read(f"{prefix}/predictions.parquet"), f"{results}/{prefix}")
-        if not set(table["subject"] + "/" + table["recording"]) <= known:
-            continue
-        label = kept.fold.protocol + (", searched" if "-searched-" in name else "")
+        label = _label(kept, own, searched="-searched-" in name)
         of_seed.setdefault(label, {})[kept.seed] = table
         if kept.seed == own.seed:
             found[label] = table
     return found, of_seed
+
+
+def _data_of(results: Store, prefix: str) -> str:
+    """Digest of the shards that a kept protocol was trained on; empty where that is not known any more."""
+    folds = results.read_json(f"{prefix}/folds.json")
+    state = f"{folds[0]['checkpoint']}/state.json"
+    return str(results.read_json(state).get("data", "")) if results.exists(state) else ""
+
+
+def _label(kept: Experiment, own: Experiment, *, searched: bool) -> str:
+    """What a protocol is called beside one's own: equal only where it divides, and searches, alike."""
+    label = kept.fold.protocol + (", searched" if searched else "")
+    if kept.fold.protocol == "subject_kfold" and (kept.fold.of, kept.fold.seed) != (own.fold.of, own.fold.seed):
+        label += f", of {kept.fold.of}, fold seed {kept.fold.seed}"
+    if searched and (kept.search, kept.fold.inner) != (own.search, own.fold.inner):
+        label += ", another search"
+    return label
 
 
 def _identity(e: Experiment) -> str:
@@ -148,24 +196,31 @@ def _identity(e: Experiment) -> str:
     return digest(tree)
 
 
-def of_searches(results: Store, opened: Sequence[Opened], own: Experiment) -> tuple[list[str], list[Tree]]:
+def of_searches(
+    results: Store, opened: Sequence[Opened], own: Experiment, unread: list[str]
+) -> tuple[list[str], list[Tree]]:
     """The searches that these checkpoints are the winners of: sections of the first, and what each said."""
     keys = {one.key for one in opened}
     sections: list[str] = []
     told: list[Tree] = []
-    for study, best in finished_studies(results).items():
-        if str(best.get("checkpoint", "")).split("/")[1:2] not in [[k] for k in keys]:
+    for study in results.folders("searches"):
+        try:
+            best = _json(results, f"searches/{study}/best.json")
+            if best is None or str(best.get("checkpoint", "")).split("/")[1:2] not in [[k] for k in keys]:
+                continue
+            name = f"searches/{study}/trials.parquet"
+            trials = arrow.read_frame(results.read(name), f"{results}/{name}")
+            sections = sections or search.sections(trials, {}, own.search)
+            candidates = int(trials["candidate"].nunique())
+        except DAMAGED as error:
+            unread.append(_told(results, f"searches/{study}", error))
             continue
-        name = f"searches/{study}/trials.parquet"
-        trials = arrow.read_frame(results.read(name), f"{results}/{name}")
-        if not sections:
-            sections = search.sections(trials, {}, own.search)
         correct = [correct_per_recording(one.fold.windows, ["fusion"]) for one in opened if one.key in str(best)]
         test = float(np.mean([c.groupby("label")["fusion"].mean().mean() for c in correct])) if correct else None
         told.append(
             {
                 "study": study,
-                "candidates": int(trials["candidate"].nunique()),
+                "candidates": candidates,
                 "inner": best.get("value"),
                 "test": test,
                 "changes": best.get("changes"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from eav_ray.config import Experiment, digest
+from eav_ray.config import Experiment, digest, override
 from eav_ray.errors import DataError
 from eav_ray.report.table import Comparison, apart, compare, correct_per_recording, render, sources_of, warnings_of
 from eav_ray.runtime import cluster
@@ -18,7 +18,7 @@ from eav_ray.runtime.protocol import Planned, plan, protocol_key, read_kept, tex
 from eav_ray.runtime.score import Task, is_kept
 from eav_ray.runtime.train import Data, open_data
 from eav_ray.runtime.transfer import is_own, titles, transfer
-from eav_ray.storage import Store, split
+from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training.checkpoint import Checkpoint
 
 
@@ -81,10 +81,10 @@ def _tested(
     own, fold = checkpoint.experiment, checkpoint.experiment.fold.index
     store, name = split(path)
     out = out or f"{Store(experiment.store.results)}/evidence/{store.read_json(f'{name}/state.json')['key']}"
-    told = f"{own.name}, trained under {checkpoint.split.protocol}, fold {fold}, seed {own.seed}"
+    told = f"{own.name}, trained under {checkpoint.split.protocol}, fold {fold}, seed {own.seed}{_labels(own)}"
     protocol = f"{checkpoint.split.protocol}, fold {fold} alone"
     subject = Subject(f"{own.name}: a checkpoint", told, apart(checkpoint.split), protocol)
-    held = held_out(experiment, own, [Planned(fold, checkpoint.split, [])], data) if temperature else None
+    held = held_out(experiment, [(fold, own)], data) if temperature else None
     page = write(experiment, data, [Fold(fold, path, checkpoint.split.test, table)], subject, out, held)
     lines.append(f"page: {page}")
     return Tested(correct, comparison, "\n".join(lines), page)
@@ -99,7 +99,7 @@ def _tested_elsewhere(experiment: Experiment, path: str, data: Data, checkpoint:
     told = f"{own.name}, trained on {trained}, tested on {tested}, over the classes that both have: "
     subject = Subject(
         f"{own.name}: {trained} to {tested}",
-        told + ", ".join(found.classes),
+        told + ", ".join(found.classes) + _labels(own),
         "of another data set",
         f"from {trained} to {tested}",
     )
@@ -108,6 +108,10 @@ def _tested_elsewhere(experiment: Experiment, path: str, data: Data, checkpoint:
     out = out or f"{Store(experiment.store.results)}/evidence/transfer-{key}"
     page = write_transfer(experiment, data, fold, sorted(found.modalities), found.classes, subject, out)
     return Tested(found.correct, found.comparison, f"{found.text}\npage: {page}", page)
+
+
+def _labels(e: Experiment) -> str:
+    return "" if e.data.labels == "true" else f"; labels are {e.data.labels}: a control that must end at chance"
 
 
 def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, temperature: bool = False) -> str:
@@ -135,14 +139,29 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
         )
     kept = read_kept(results, name)
     by_fold = dict(list(kept.predictions.groupby("fold")))
+    sides = {f.number: f.split for f in folds}
     tested = [
-        Fold(f["fold"], f"{results}/{f['checkpoint']}", tuple(f["test"]), by_fold[f["fold"]].reset_index(drop=True))
+        Fold(
+            f["fold"],
+            f"{results}/{f['checkpoint']}",
+            tuple(f["test"]),
+            by_fold[f["fold"]].reset_index(drop=True),
+            sides[f["fold"]],
+        )
         for f in kept.folds
     ]
+    for f in kept.folds:
+        if sha256(results.read(f"{f['checkpoint']}/{COMMIT}")) != f["commit_sha256"]:
+            raise DataError(
+                f"{results}/{f['checkpoint']} is not the checkpoint that {results}/{name} has predictions of; delete "
+                f"{results}/{name} and run jobs/protocol.py again"
+            )
     searched_too = ", every fold searched on inner folds of its own training people" if searched else ""
-    told = f"{e.name}, {len(tested)} folds of {e.fold.protocol}{searched_too}, seed {e.seed}"
+    told = f"{e.name}, {len(tested)} folds of {e.fold.protocol}{searched_too}, seed {e.seed}{_labels(e)}"
     protocol = e.fold.protocol + (", searched" if searched else "")
-    subject = Subject(f"{e.name}: {protocol}", told, apart(folds[0].split), protocol)
-    held = held_out(e, e, folds, data) if temperature else None
+    subject = Subject(f"{e.name}: {protocol}", told, apart(folds[0].split), protocol, e)
+    # The temperature is that of models of the same shape: of what each fold's search chose.
+    own = [(f["fold"], override(e, f["search"]["changes"]) if "search" in f else e) for f in kept.folds]
+    held = held_out(e, own, data) if temperature else None
     page = write(e, data, tested, subject, out or f"{results}/evidence/{key}", held)
     return f"{text(e, folds, data.index.classes, kept, {}, f'{results}/{name}')}\npage: {page}"

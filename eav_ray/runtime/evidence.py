@@ -3,6 +3,7 @@
 A run that does not pass the audit has no page.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import pandas as pd
 from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data.bands import BANDS, band_power
 from eav_ray.data.eav import CHANNELS
+from eav_ray.data.manifest import LISTENING
 from eav_ray.data.shard import INDEX, QUALITY
 from eav_ray.data.split import items_of
 from eav_ray.errors import ConfigError, DataError
@@ -21,7 +23,7 @@ from eav_ray.report import calibration, evidence, measure, protocols, statistics
 from eav_ray.report.card import card
 from eav_ray.report.table import sources_of
 from eav_ray.runtime import cluster
-from eav_ray.runtime.beside import Fold, Opened, beside, of_other_jobs, of_searches, recorded_eav
+from eav_ray.runtime.beside import DAMAGED, Fold, Opened, beside, of_other_jobs, of_searches, recorded_eav
 from eav_ray.runtime.reproduce import reproduction
 from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import Data, open_data
@@ -44,6 +46,7 @@ class Subject:
     about: str
     apart: str  # what sets the tested recordings apart from those that were trained on
     protocol: str
+    own: Experiment | None = None  # that stands for all checkpoints, where each was given changes of its own
 
 
 def write(
@@ -63,8 +66,15 @@ def write(
     """
     results = Store(e.store.results)
     contents = Contents(data.windows)
-    opened = [_open(fold, lambda checkpoint, of=fold: audit(checkpoint, contents, of.test)) for fold in folds]
-    own = opened[0].checkpoint.experiment
+
+    def checked(fold: Fold) -> Opened:
+        # Whatever is reported is audited, whether or not it is what was said to be.
+        scored = tuple(sorted({*fold.test, *(fold.windows["subject"] + "/" + fold.windows["recording"])}))
+        asked = subject.own and replace(subject.own, fold=replace(subject.own.fold, index=fold.number))
+        return _open(fold, lambda c: audit(c, contents, scored, _trained_on(results, c), asked))
+
+    opened = [checked(fold) for fold in folds]
+    own = subject.own or opened[0].checkpoint.experiment
     names: list[str] = sorted(own.data.modalities)
     windows = pd.concat([f.windows.assign(fold=f.number) for f in folds], ignore_index=True)
     with cluster.session(e.runtime):
@@ -74,9 +84,10 @@ def write(
     tree["calibration"] = calibration.calibration(windows, sources_of(names), validation)
     tree["calibration_note"] = _temperature_note(validation, held is not None)
     tree["gap"] = measure.gap(windows, trained, names)
-    tree |= beside(own, results, data, subject.protocol, windows, names)
-    extra, tree["search"] = of_searches(results, opened, own)
-    return _publish(tree, extra, results, opened, out)
+    unread: list[str] = []
+    tree |= beside(own, results, data, subject.protocol, windows, names, unread)
+    extra, tree["search"] = of_searches(results, opened, own, unread)
+    return _publish(tree | {"unread": unread}, extra, results, opened, out)
 
 
 def write_transfer(
@@ -114,8 +125,9 @@ def _own_windows(e: Experiment, checkpoint: ckpt.Checkpoint) -> Contents | None:
 
 
 def _publish(tree: Tree, extra: list[str], results: Store, opened: list[Opened], out: str) -> str:
-    more, found = of_other_jobs(results, opened)
-    tree = measure.plain(tree | found)
+    unread = list(tree.get("unread", []))
+    more, found = of_other_jobs(results, opened, unread)
+    tree = measure.plain(tree | found | {"unread": unread})
     store, name = split(out)
     place = store.below(name)
     place.write("results.json", json.dumps(tree, indent=1).encode())
@@ -138,12 +150,27 @@ def _open(fold: Fold, audited: Callable[[ckpt.Checkpoint], Audit]) -> Opened:
     return Opened(fold, replace(checkpoint, weights={}, moments={}), parameters, found, key, commit)
 
 
+def _trained_on(results: Store, checkpoint: ckpt.Checkpoint) -> dict[str, tuple[str, ...]]:
+    """Of each encoder that a fusion was trained on, and whose own run is in the store: what that was trained on."""
+    found = {}
+    for m, key in checkpoint.encoders.items():
+        for _, _, prefix in ckpt.committed(results, key)[:1]:
+            with contextlib.suppress(*DAMAGED):
+                found[m] = tuple(results.read_json(f"{prefix}/split.json")["train"])
+    return found
+
+
 def _more(e: Experiment, opened: list[Opened], data: Data) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Predictions of some recordings of the training sides, and of the validation sides where there are any."""
+    """Predictions of some recordings of the training sides, and of the validation sides where there are any.
+
+    Of the kind that is tested: listening recordings, which are only ever trained on, would make another gap.
+    """
     sides: list[tuple[int, Task]] = []
+    ids = data.windows.ids
+    heard = set(ids["id"][ids["task"] != LISTENING])
     for one in opened:
-        split_ = one.checkpoint.split
-        some = evenly(np.array(split_.train), TRAINED)
+        split_ = one.fold.split or one.checkpoint.split
+        some = evenly(np.array([i for i in split_.train if i in heard] or split_.train), TRAINED)
         sides.append((one.fold.number, Task(one.fold.path, tuple(map(str, some)), trained=True)))
         if split_.validation:
             sides.append((one.fold.number, Task(one.fold.path, split_.validation)))
@@ -176,10 +203,14 @@ def _tree(
     """
     accuracy = measure.accuracy(windows, names, len(classes))
     low, high = statistics.chance_band(max(1, accuracy["recordings"] // accuracy["people"]), len(classes))
-    published = protocols.published() if own is tested and recorded_eav(own, data) else None
+    # The published fusion reads all three modalities: one of two is held against nothing.
+    same = own is tested and len(names) != 2
+    published = protocols.published() if same and recorded_eav(own, data) else None
     checks = [{"fold": one.fold.number, **check} for one in opened for check in one.audit.summary]
     trained = sorted({i for one in opened for i in one.checkpoint.split.train})
     trainers = {i.split("/")[0] for i in trained}
+    calibrated = opened[0].checkpoint.split.protocol == "calibrated"
+    before = "the training side of its fold, then " if calibrated else ""
     people, measured = measure.people(windows, names, published), _quality(data, windows)
     return {
         "format": evidence.FORMAT,
@@ -198,9 +229,9 @@ def _tree(
             "Fusion": own.fusion.kind if len(own.data.modalities) > 1 else "none",
         },
         "data": {
-            "Trained on": f"{own.data.set}, {len(trained)} recordings of {len(trainers)} people",
+            "Trained on": f"{own.data.set}, {before}{len(trained)} recordings of {len(trainers)} people",
             "Tested on": f"{tested.data.set}, {accuracy['recordings']} recordings of {accuracy['people']} people",
-            "Labels": own.data.labels,
+            "Labels": tested.data.labels,
             "Shards that were tested": f"{data.index.key}, content {digest(data.index.fingerprint)}",
         },
         "accuracy": accuracy,
@@ -243,8 +274,9 @@ def _temperature_note(validation: pd.DataFrame | None, inner: bool) -> str:
             "No temperature: this split has no validation rows. --temperature trains the inner folds of the training "
             "people and takes it from their predictions."
         )
-    of = "of inner folds" if inner else "of the validation side"
-    return f"The temperature was fitted on {len(validation)} windows {of}, none of which is tested."
+    of = "of its inner folds" if inner else "of its validation side"
+    told = f"Each model has a temperature {of}, {len(validation)} windows in all"
+    return f"{told}: never of recordings that it is tested on."
 
 
 def _quality(data: Data, windows: pd.DataFrame) -> pd.DataFrame:

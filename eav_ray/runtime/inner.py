@@ -14,27 +14,27 @@ from eav_ray.data.split import inner_splits, items_of
 from eav_ray.errors import DataError
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
-from eav_ray.runtime.protocol import Planned
 from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import Data, announce, runs_of
 from eav_ray.storage import Store
 
 
-def held_out(e: Experiment, own: Experiment, folds: Sequence[Planned], data: Data) -> pd.DataFrame:
+def held_out(e: Experiment, folds: Sequence[tuple[int, Experiment]], data: Data) -> pd.DataFrame:
     """Train what is not trained yet; predictions of the validation side of every inner fold, with a column `fold`.
 
     Args:
         e: Whose stores and runtime are used.
-        own: Whose models these are.
+        folds: Of each its number, and the experiment that its model is of.
     Raises:
         ConfigError: The protocol has no inner folds.
     """
-    own = replace(own, store=e.store, runtime=e.runtime)
+    each = [(number, replace(one, store=e.store, runtime=e.runtime)) for number, one in folds]
+    own = each[0][1]  # data, seed and fold are those of all
     items = items_of(data.windows.ids, own.data, own.seed)
     asked = [
-        (fold.number, inner, runs_of(replace(own, fold=replace(own.fold, index=fold.number)), inner, data.digest))
-        for fold in folds
-        for inner in inner_splits(items, replace(own.fold, index=fold.number))
+        (number, inner, runs_of(replace(one, fold=replace(one.fold, index=number)), inner, data.digest))
+        for number, one in each
+        for inner in inner_splits(items, replace(one.fold, index=number))
     ]
     runs = [run for _, _, needed in asked for run in needed]
     seen = tuple(sorted({i for _, inner, _ in asked for i in (*inner.train, *inner.validation)}))

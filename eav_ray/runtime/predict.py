@@ -61,8 +61,9 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, lab
     tested = checkpoint.split
     if not tested.test:
         raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; evaluate the refit checkpoint")
-    items = items_of(labels, checkpoint.experiment.data, checkpoint.experiment.seed)
-    check(tested, items)
+    # The split of an encoder that a fusion follows also names recordings without its modality.
+    whole = replace(checkpoint.experiment.data, modalities=index.modalities)
+    check(tested, items_of(labels, whole, checkpoint.experiment.seed))
     # One worker, as its batches must not matter here; scoring takes all that there is room for.
     runtime = replace(experiment.runtime, workers=1)
     own = replace(checkpoint.experiment, store=experiment.store, runtime=runtime)

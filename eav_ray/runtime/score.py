@@ -23,7 +23,7 @@ from eav_ray.runtime import cluster
 from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.frames import frames_right, output_and_frames
-from eav_ray.training.run import open_place, rows_with, to_frame
+from eav_ray.training.run import empty_frame, open_place, rows_with, to_frame
 from eav_ray.training.source import Labels, RawSource, Shown, plain_batches
 
 BATCH = 32
@@ -108,7 +108,11 @@ def _scored(
                 tables[number].append(table)
             if not left[number] and number not in found:
                 order = ["subject", "recording", "window"]
-                whole = pd.concat(tables.pop(number), ignore_index=True).sort_values(order, ignore_index=True)
+                parted = [part for part in tables.pop(number) if len(part)]
+                if not parted:
+                    found[number] = f"{tasks[number].path} has nothing to score: no recording has any of its modalities"
+                    continue
+                whole = pd.concat(parted, ignore_index=True).sort_values(order, ignore_index=True)
                 results.write(names[number], arrow.frame_bytes(whole))
                 found[number] = whole
     return found
@@ -153,4 +157,5 @@ class _Scorer:
             present, label = source.present(part), self._labels.label[part]
             table = to_frame(output, windows.ids.iloc[part], present, names, label)
             parts.append(table.assign(**frames_right(alone, names, present, label)))
-        return pd.concat(parts, ignore_index=True)
+        # An encoder that a fusion follows may be given people of whom nobody recorded its modality.
+        return pd.concat(parts, ignore_index=True) if parts else empty_frame(names, self._model.n_outputs)

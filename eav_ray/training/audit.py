@@ -5,8 +5,9 @@ the recordings, against the content of their windows, and against the statistics
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -67,25 +68,44 @@ class Contents:
         return self._of[modality]
 
 
-def audit(checkpoint: Checkpoint, contents: Contents, scored: Sequence[str] = ()) -> Audit:
+def audit(
+    checkpoint: Checkpoint,
+    contents: Contents,
+    scored: Sequence[str] = (),
+    encoders: Mapping[str, tuple[str, ...]] | None = None,
+    asked: Experiment | None = None,
+) -> Audit:
     """Every check of one checkpoint.
 
     Args:
         contents: Of all stored windows of the data set that it was trained and tested on.
         scored: The recordings whose scores are reported; those of its own test side, if none are named.
+        encoders: What the encoders that it was trained on were themselves trained on: modality -> recordings, of those
+            whose own checkpoints are at hand.
+        asked: Whose fold is tested, where that is not the checkpoint's own: equal training rows are trained once, for
+            an inner fold or another protocol perhaps, whose other sides are not those of this one.
     """
-    e, windows = checkpoint.experiment, contents.windows
-    items = items_of(windows.ids, e.data, e.seed)
-    outer = _outer(items, e)
-    split = replace(checkpoint.split, test=tuple(scored) or checkpoint.split.test)
+    e, windows = asked or checkpoint.experiment, contents.windows
+    if asked:
+        items = items_of(windows.ids, asked.data, asked.seed)
+        outer = _outer(items, asked)
+        validation = outer.validation if outer else ()
+        own = Split(asked.fold.protocol, checkpoint.split.train, validation, tuple(scored))
+    else:
+        own = checkpoint.split
+        items, outer = _derive(e, own, windows)
+    split = replace(own, test=tuple(scored) or own.test)
+    # Whoever calibrates a model starts from one that was trained on the other side of its fold.
+    before = (*outer.train, *outer.validation) if outer and split.protocol == "calibrated" else ()
     return Audit(
         (
-            _derived(checkpoint.split, outer, items),
+            _derived(own, outer, items),
             _recordings(split),
             _people(split),
-            _content(split, contents, e.data.modalities),
+            _content(split, before, contents, e.data.modalities),
             _statistics(checkpoint, outer or split, windows),
-            _selection(checkpoint, split, items),
+            _selection(e, split, items, checkpoint.position.epoch),
+            *([_encoders(checkpoint, split, encoders or {})] if checkpoint.encoders else []),
         )
     )
 
@@ -115,8 +135,7 @@ def audit_elsewhere(
                 ids = tested.ids["id"][[digest in shared for digest in contents.of(m)]]
                 found = found or Check(twins, False, f"{len(shared)} equal signals of {m}: {_some(set(ids))}")
         compared = found or Check(twins, True, f"no signal of {len(scored)} recordings is among those of the training")
-        e = checkpoint.experiment
-        outer = _outer(items_of(own.windows.ids, e.data, e.seed), e)
+        _, outer = _derive(checkpoint.experiment, checkpoint.split, own.windows)
         statistics = _statistics(checkpoint, outer or checkpoint.split, own.windows)
     names = "names of two data sets say nothing of each other; the content of the windows was compared instead"
     return Audit(
@@ -136,20 +155,52 @@ def _outer(items: list[Item], e: Experiment) -> Split | None:
         return None
 
 
+def _derive(e: Experiment, split: Split, windows: Windows) -> tuple[list[Item], Split | None]:
+    """The recordings and the split that agree with the one that is given; where none do, those of the experiment."""
+    first: tuple[list[Item], Split | None] | None = None
+    for items, outer in _derivations(windows, e):
+        if outer and not _differs(split, outer):
+            return items, outer
+        first = first or (items, outer)
+    assert first is not None
+    return first
+
+
+def _derivations(windows: Windows, e: Experiment) -> Iterator[tuple[list[Item], Split | None]]:
+    """The recordings that a split may have been made of, and the split; those of the experiment first.
+
+    An encoder that a fusion follows, and a variant of an ablation with fewer modalities, are trained on the split of
+    the whole experiment, which also has recordings without theirs.
+    """
+    own = e.data.modalities
+    rest = [m for m in windows.index.modalities if m not in own]
+    for n in range(len(rest) + 1):
+        for more in combinations(rest, n):
+            items = items_of(windows.ids, replace(e.data, modalities=(*own, *more)), e.seed)
+            yield items, _outer(items, e)
+
+
+def _differs(split: Split, outer: Split) -> str:
+    """How a split is not the one that was derived; empty where it is."""
+    if split.protocol == "calibrated":
+        strangers = {*split.train, *split.test} - set(outer.test)
+        return f"not of the fold's test side: {_some(strangers)}" if strangers else ""
+    for side in ("train", "validation", "test"):
+        mine, theirs = set(getattr(split, side)), set(getattr(outer, side))
+        if mine != theirs:
+            return f"its {side} side differs from what {split.protocol} gives: {_some(mine ^ theirs)}"
+    return ""
+
+
 def _derived(split: Split, outer: Split | None, items: Sequence[Item]) -> Check:
     """The split is the one that the experiment's protocol gives on the recordings that are stored."""
     name = "split, derived again"
     if outer is None:
         return Check(name, False, "the experiment's fold cannot be made of the recordings that are stored")
+    if told := _differs(split, outer):
+        return Check(name, False, told)
     if split.protocol == "calibrated":
-        strangers = {*split.train, *split.test} - set(outer.test)
-        detail = "the recordings that calibrated and those that are tested are of the fold's own test side"
-        return Check(name, not strangers, f"not of the fold's test side: {_some(strangers)}" if strangers else detail)
-    for side in ("train", "validation", "test"):
-        mine, theirs = set(getattr(split, side)), set(getattr(outer, side))
-        if mine != theirs:
-            told = f"its {side} side differs from what {split.protocol} gives: {_some(mine ^ theirs)}"
-            return Check(name, False, told)
+        return Check(name, True, "what calibrated and what is tested are of the fold's own test side")
     counts = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
     return Check(name, True, f"{split.protocol} gives the same sides of {len(items)} recordings: {counts}")
 
@@ -174,11 +225,15 @@ def _shared(split: Split, key: Callable[[str], str]) -> set[str]:
     return (train & test) | (train & validation) | (validation & test)
 
 
-def _content(split: Split, contents: Contents, modalities: Sequence[str]) -> Check:
-    """No signal of a test window is also among the windows of the other sides, under whatever name."""
+def _content(split: Split, before: tuple[str, ...], contents: Contents, modalities: Sequence[str]) -> Check:
+    """No signal of a test window is also among the windows of the other sides, under whatever name.
+
+    Args:
+        before: Recordings that were trained on, too, before the split's own training side.
+    """
     name, windows = "equal windows on two sides", contents.windows
     tested = windows.rows_of(split.test)
-    known = windows.rows_of((*split.train, *split.validation))
+    known = windows.rows_of((*split.train, *split.validation, *before))
     compared = 0
     for m in modalities:
         digests = contents.of(m)
@@ -195,10 +250,8 @@ def _content(split: Split, contents: Contents, modalities: Sequence[str]) -> Che
 def _statistics(checkpoint: Checkpoint, fitted_on: Split, windows: Windows) -> Check:
     """What was fitted to data before training is what the training rows alone give."""
     name = "statistics of training rows alone"
-    own, everyone = (
-        _fitted(checkpoint, windows, recordings)
-        for recordings in (fitted_on.train, (*fitted_on.train, *fitted_on.validation, *fitted_on.test))
-    )
+    sides = fitted_on.train, (*fitted_on.train, *fitted_on.validation, *fitted_on.test)
+    own, everyone = _fitted(checkpoint, windows, sides)
     if not own:
         return Check(name, True, "its encoders have no statistics of data")
     off = sorted(n for n, value in own.items() if not _close(checkpoint.weights[n], value))
@@ -213,20 +266,25 @@ def _statistics(checkpoint: Checkpoint, fitted_on: Split, windows: Windows) -> C
     )
 
 
-def _fitted(checkpoint: Checkpoint, windows: Windows, recordings: tuple[str, ...]) -> dict[str, Tensor]:
-    """The tensors that are fitted before training, of these recordings."""
+def _fitted(checkpoint: Checkpoint, windows: Windows, sides: Sequence[tuple[str, ...]]) -> list[dict[str, Tensor]]:
+    """The tensors that are fitted before training, of each of some sets of recordings, the names of the first alone."""
     torch.manual_seed(0)
     model = Classifier(checkpoint.experiment, checkpoint.shapes)
-    before = {n: t.clone() for n, t in model.state_dict().items()}
-    fit_statistics(model, windows, recordings)
-    return {n: t for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    kept = model.state_dict().keys()
+    buffers = {n: t for n, t in model.named_buffers() if n in kept}  # parameters are trained, not fitted
+    before, found = {n: t.clone() for n, t in buffers.items()}, []
+    for recordings in sides:
+        fit_statistics(model, windows, recordings)
+        found.append({n: t.clone() for n, t in buffers.items()})
+    names = [n for n in buffers if not torch.equal(found[0][n], before[n])]
+    return [{n: one[n] for n in names} for one in found]
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=CLOSE, atol=CLOSE * float(b.abs().max()))
 
 
-def _selection(checkpoint: Checkpoint, split: Split, items: list[Item]) -> Check:
+def _selection(e: Experiment, split: Split, items: list[Item], epoch: int) -> Check:
     """Nothing was chosen by a test recording: neither an epoch, nor, on the inner folds of a search, a candidate."""
     name = "choices"
     if chosen := set(split.validation) & set(split.test):
@@ -234,14 +292,28 @@ def _selection(checkpoint: Checkpoint, split: Split, items: list[Item]) -> Check
     told = "no recording of the test side validates"
     if split.protocol in ACROSS:
         try:
-            inner = inner_splits(items, checkpoint.experiment.fold)
+            inner = inner_splits(items, e.fold)
         except ConfigError:
             inner = []
         seen = {i for one in inner for i in (*one.train, *one.validation)}
         if leaked := seen & set(split.test):
             return Check(name, False, f"inner folds hold test recordings: {_some(leaked)}")
         told += f"; {len(inner)} inner folds hold none of its {len(split.test)} test recordings"
-    return Check(name, True, f"{told}; the weights are those of the last epoch, {checkpoint.position.epoch}")
+    return Check(name, True, f"{told}; the weights are those of the last epoch, {epoch}")
+
+
+def _encoders(checkpoint: Checkpoint, split: Split, encoders: Mapping[str, tuple[str, ...]]) -> Check:
+    """Frozen encoders, which were trained before, knew no more than the fusion that stands on them."""
+    name = "encoders of training rows alone"
+    for m, trained in sorted(encoders.items()):
+        if strangers := set(trained) - set(split.train):
+            return Check(
+                name, False, f"the encoder of {m} was trained on what is not of the training side: {_some(strangers)}"
+            )
+    away = sorted(set(checkpoint.encoders) - set(encoders))
+    if away:
+        return Check(name, None, f"the results store has not the encoder runs of {', '.join(away)}")
+    return Check(name, True, f"{', '.join(sorted(encoders))}: trained on recordings of the training side alone")
 
 
 def _some(names: set[str]) -> str:

@@ -233,6 +233,23 @@ def test_jpeg_frames_come_back_in_any_order_as_close_as_jpeg_is(tmp_path: Path) 
     assert not found[2].any()
 
 
+@pytest.mark.parametrize("codec", ["jpeg", "raw"])
+def test_what_a_covered_camera_saw_is_no_signal_that_could_be_known_again(tmp_path: Path, codec: str) -> None:
+    profile = replace(PROFILE, video=replace(PROFILE.video, size=32, codec=codec))  # type: ignore[arg-type]
+    made, rng = rows(4, 0), np.random.default_rng(0)
+    for row, level in zip(made, (0, 7, None, None), strict=True):  # black, grey, and two equal scenes
+        still = np.full((1, 32, 32, 3), level or 0, np.uint8)
+        scene = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+        row["video"] = scene if level is None else np.repeat(still, 2, 0)
+        row["eeg"] = rng.normal(0, 50, (CHANNELS, 50)).astype(np.float32)
+    store = Store(tmp_path / "shards")
+    data = to_bytes(to_table([as_stored(row, profile) for row in made], schema(profile, CHANNELS, MODALITIES)))
+    store.write("a.parquet", data)
+    index = Index("key", tuple("abcde"), MODALITIES, CHANNELS, (ShardFile("a.parquet", sha256(data), 4),), {})
+    found = Windows(store, index, cache=tmp_path / "cache", cache_gb=1).digests("video")
+    assert found[0] == found[1] == "" and found[2] == found[3] != ""
+
+
 @pytest.mark.parametrize("file", [b"no picture", b"\x89PNG\r\n", b"\xff\xd8\xff\xe0"])
 def test_a_stored_frame_that_is_no_jpeg_is_refused(file: bytes) -> None:
     with pytest.raises(DataError, match="not a JPEG"):

@@ -10,7 +10,7 @@ import pytest
 
 from eav_ray.data.bands import BANDS
 from eav_ray.data.eav import CHANNELS
-from eav_ray.report import calibration, measure, protocols
+from eav_ray.report import calibration, figures, measure, protocols
 from eav_ray.report.card import card
 from eav_ray.report.evidence import page
 from eav_ray.report.measure import Tree
@@ -166,6 +166,42 @@ def test_real_eav_is_held_against_the_published_rows(tree: Tree) -> None:
     assert (
         "Against the published reference" in shown and "arXiv 2411.00822" in shown and "published multimodal" in shown
     )
+
+
+def test_one_modality_is_held_against_the_published_number_of_the_same() -> None:
+    tree = evidence(["eeg"]) | dict.fromkeys(("protocols", "histories", "quality", "bands"))
+    for row in tree["people"]:
+        row["reference"] = {"eeg": 0.5351, "multimodal": 0.7086}
+    shown = page(tree)
+    assert "published eeg" in shown and "53.51" in shown and "70.86" not in shown
+
+
+def test_a_model_that_diverged_has_a_page() -> None:
+    tree = evidence()
+    table = predictions()
+    numbers = [c for c in table if "logit_" in c or c.startswith(("weight.", "corrected."))]
+    table[numbers] = np.nan
+    rows = measure.people(table, MODALITIES)
+    tree |= {
+        "accuracy": measure.accuracy(table, MODALITIES, 3),
+        "people": rows,
+        "comparisons": measure.comparisons(table, MODALITIES),
+        "weights": measure.weights(table, MODALITIES, CLASSES),
+        "gap": measure.gap(table, table, MODALITIES),
+        "worst": measure.worst(rows, table, None, CLASSES),
+        "calibration": calibration.calibration(table, MODALITIES, table),
+        "unread": ["ablations/a/results.json is not JSON"],
+        **dict.fromkeys(("protocols", "seeds", "histories", "quality", "bands", "confusion")),
+    }
+    tree = measure.plain(tree)
+    shown = page(tree)
+    assert "Modality weights" in shown and "Passed over" in shown and not re.search(r"\bnan\b", shown)
+    assert "Expected calibration error" not in card(tree)
+
+
+def test_many_classes_keep_apart(tree: Tree) -> None:
+    few, many = (figures.confusion({"eeg": np.eye(n, n + 1).tolist()}, [f"c{k}" for k in range(n)]) for n in (5, 12))
+    assert few.get_figwidth() < 4 < many.get_figwidth()
 
 
 def test_the_card_says_what_a_user_must_know(tree: Tree) -> None:

@@ -9,9 +9,10 @@ import pytest
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, confusion_matrix, log_loss
 
-from eav_ray.report import measure, protocols
+from eav_ray.report import measure, protocols, statistics
 from eav_ray.report.calibration import calibration, fit_temperature, reliability
 from eav_ray.report.statistics import balanced_interval, pairwise
+from eav_ray.report.table import correct_per_recording
 from eav_ray.training.metrics import per_recording, predicted
 
 CLASSES = ("calm", "glad", "sad")
@@ -51,6 +52,7 @@ def test_accuracy_is_that_of_recordings_and_the_mean_over_people(unequal: bool) 
         assert one["balanced"] == pytest.approx(balanced_accuracy_score(label, guess))
         assert one["mean"] == pytest.approx((guess == label).groupby(recordings["subject"]).mean().mean())
         assert one["recording"] == pytest.approx(one["mean"])
+        assert one["silent"] == 0
         assert one["interval"][0] <= one["mean"] <= one["interval"][1]
         assert one["balanced_interval"][0] <= one["balanced"] <= one["balanced_interval"][1]
         right = predicted(table, source) == table["label"].to_numpy()
@@ -87,6 +89,34 @@ def test_guessing_is_called_guessing() -> None:
     assert not any(one["inside_chance"] for one in measure.accuracy(predictions(), MODALITIES, 3)["sources"].values())
     few = measure.comparisons(predictions(people=4), MODALITIES)
     assert {c["verdict"] for c in few["fusion"]} == {"of 4 people no difference could be significant"}
+
+
+@pytest.mark.parametrize("skill", [0.0, 1.0])
+def test_naming_the_largest_class_is_called_guessing(skill: float) -> None:
+    table = predictions(people=9, recordings=12, unequal=True)
+    for k in range(3):
+        table[f"eeg.logit_{k}"] = float(k == 0) + 2 * skill * (table["label"] == k)
+    found = measure.accuracy(table, MODALITIES, 3)["sources"]["eeg"]
+    assert found["mean"] > 0.7 and found["balanced"] == pytest.approx(1 if skill else 1 / 3)
+    assert found["inside_chance"] is not bool(skill)
+    told = statistics.text(correct_per_recording(table, ["eeg"]), ["eeg"], 3)
+    assert ("inside the 99.9 % band" in told) is not bool(skill) and "classes are unequal" in told
+
+
+def test_the_band_of_balanced_accuracy_is_the_binomial_one_where_classes_are_equal() -> None:
+    equal = statistics.balanced_chance_band(np.arange(200) % 5, 5)
+    assert equal == pytest.approx(statistics.chance_band(200, 5), abs=0.006)
+    wider = statistics.balanced_chance_band(np.repeat([0, 1], [190, 10]), 2)
+    assert wider[1] - wider[0] > 1.5 * (statistics.chance_band(200, 2)[1] - statistics.chance_band(200, 2)[0])
+
+
+def test_the_gap_is_that_of_recordings_in_which_a_source_has_something_to_say() -> None:
+    trained, columns = predictions(), [f"audio.logit_{k}" for k in range(3)]
+    sure = trained.copy()
+    sure[columns] = np.eye(3)[sure["label"]]
+    silent = sure.copy()
+    silent.loc[silent["recording"] < "r5", columns] = np.nan
+    assert measure.gap(trained, silent, MODALITIES)["audio"]["train"] == 1
 
 
 def test_all_pairs_of_modalities_share_one_correction() -> None:
@@ -148,6 +178,13 @@ def test_a_temperature_undoes_the_scale_of_logits_that_were_calibrated() -> None
     t = fit_temperature(3 * logits, label)
     for other in (0.8 * t, 1.25 * t):
         assert reliability(3 * logits, label, other)["nll"] > reliability(3 * logits, label, t)["nll"]  # type: ignore[operator]
+
+
+def test_a_source_that_no_validation_row_has_stays_as_it_is() -> None:
+    table, held = predictions(people=3), predictions(people=3, seed=5)
+    held.loc[held["fold"] == 1, [f"eeg.logit_{k}" for k in range(3)]] = np.nan
+    found = calibration(table, ["eeg"], held)["eeg"]
+    assert isinstance(found, dict) and set(found["temperatures"]) == {"0", "2"} and found["scaled"]["count"] == 36
 
 
 def test_each_fold_is_scaled_by_its_own_validation_rows_and_answers_stay() -> None:

@@ -30,21 +30,24 @@ def experiment(protocol: str = "loso") -> Experiment:
     return load(DEMO, changes)
 
 
-def store_windows(folder: Path, twin: tuple[int, int] | None = None, silent: bool = False) -> Windows:
+def store_windows(
+    folder: Path, twin: tuple[int, int] | None = None, silent: bool = False, without: tuple[int, ...] = ()
+) -> Windows:
     """Noise of people who differ in loudness, a window a recording.
 
     Args:
         twin: Numbers of two windows, of which the second has the first one's EEG.
         silent: All audio is digital silence, which is equal everywhere and no leak.
+        without: Numbers of windows that have no EEG.
     """
     rng, rows, e = np.random.default_rng(0), [], experiment()
     for n in range(PEOPLE * RECORDINGS):
         person, k = divmod(n, RECORDINGS)
         row = {"subject": f"p{person}", "recording": f"{k:03d}", "window": 0, "label": k % 2, "task": "", "order": k}
-        row |= {"has_audio": True, "has_eeg": True, "audio_seconds": 5.0, "eeg_seconds": 5.0}
+        row |= {"has_audio": True, "has_eeg": n not in without, "audio_seconds": 5.0, "eeg_seconds": 5.0}
         row |= {"eeg_bad_channels": person, "audio_db": 0.0, "audio_clipped": 0.0}
         row["audio"] = (0 if silent else 0.02 * (person + 1)) * rng.standard_normal(80000).astype(np.float32)
-        row["eeg"] = (person + 1) * rng.standard_normal((30, 500)).astype(np.float32)
+        row["eeg"] = (person + 1) * row["has_eeg"] * rng.standard_normal((30, 500)).astype(np.float32)
         rows.append(row)
     if twin:
         rows[twin[1]]["eeg"] = rows[twin[0]]["eeg"]
@@ -99,6 +102,68 @@ def test_an_honest_checkpoint_passes_and_says_what_was_compared(windows: Windows
 def test_silence_is_no_leak(tmp_path: Path) -> None:
     quiet = store_windows(tmp_path, silent=True)
     assert failed(honest(quiet), quiet) == []
+
+
+def test_an_encoder_that_a_fusion_follows_passes_though_people_lack_its_modality(tmp_path: Path) -> None:
+    """Its split is of the whole experiment: of all by their EEG alone, the second person would be another one."""
+    lacking = store_windows(tmp_path, without=(*range(RECORDINGS), 2 * RECORDINGS))  # p0, and one recording of p2
+    for protocol in ("loso", "within"):
+        whole = honest(lacking, protocol)
+        alone = replace(whole.experiment, data=replace(whole.experiment.data, modalities=("eeg",)))
+        model = Classifier(alone, whole.shapes)
+        fit_statistics(model, lacking, whole.split.train)
+        encoder = replace(whole, experiment=alone, weights=model.state_dict())
+        assert failed(encoder, lacking) == []
+        assert "split, derived again" in failed(moved(encoder), lacking)
+
+
+def test_what_trained_before_a_calibration_is_known_too(tmp_path: Path) -> None:
+    def calibrated(windows: Windows) -> Checkpoint:
+        one = honest(windows)
+        own = one.split.test
+        return replace(one, split=replace(one.split, protocol="calibrated", train=own[:2], test=own[2:]))
+
+    twins = store_windows(tmp_path, twin=(0, RECORDINGS + 5))  # of p0, who trained the fold, and of p1
+    assert failed(calibrated(twins), twins) == ["equal windows on two sides"]
+    sound = store_windows(tmp_path / "sound")
+    assert failed(calibrated(sound), sound) == []
+    stranger = calibrated(sound)
+    stranger = replace(stranger, split=replace(stranger.split, test=(*stranger.split.test, "p0/000")))
+    assert "split, derived again" in failed(stranger, sound)
+
+
+def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_that_is_tested(
+    windows: Windows,
+) -> None:
+    """Equal training rows are trained once. Its weights are of the last epoch, whoever was validated on beside."""
+    one = honest(windows)
+    inner = replace(one, split=replace(one.split, validation=one.split.test, test=()))
+    assert "split, derived again" in failed(inner, windows)
+
+    def told(scored: tuple[str, ...], changes: Callable[[Checkpoint], Checkpoint] = lambda c: c) -> list[str]:
+        found = audit(changes(inner), contents(windows), scored, asked=one.experiment)
+        return [c.name for c in found.checks if not c.passed]
+
+    assert told(one.split.test) == []
+    assert told(one.split.test[1:]) == ["split, derived again"]
+    assert "recordings on two sides" in told(one.split.test, lambda c: moved(replace(c, split=one.split)))
+    validated = honest(windows, "within_validated")
+    bare = replace(validated, split=replace(validated.split, test=()))
+    found = audit(bare, contents(windows), validated.split.test, asked=validated.experiment)
+    assert found.passed and "p1/007" in validated.split.test
+
+
+def test_encoders_that_saw_more_than_the_fusion_are_found(windows: Windows) -> None:
+    one = replace(honest(windows), encoders={"audio": "encoder-1", "eeg": "encoder-2"})
+    name = "encoders of training rows alone"
+
+    def told(encoders: dict[str, tuple[str, ...]]) -> bool | None:
+        return {c.name: c.passed for c in audit(one, contents(windows), (), encoders).checks}[name]
+
+    sound = dict.fromkeys(("audio", "eeg"), one.split.train)
+    assert told(sound) is True
+    assert told({"audio": one.split.train}) is None  # the other's run is not at hand
+    assert told(sound | {"eeg": (*one.split.train, one.split.test[0])}) is False
 
 
 def moved(one: Checkpoint) -> Checkpoint:
