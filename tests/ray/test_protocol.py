@@ -72,6 +72,20 @@ def continued(job: Job, preprocessed: list[str], place: Path, tmp_path_factory: 
     return Continued(results, places, encoder.key, part, before, whole, files_of(results / "evaluations"))
 
 
+@dataclass(frozen=True)
+class Ablated:
+    done: subprocess.CompletedProcess[str]
+    new: int  # trainings
+
+
+@pytest.fixture(scope="module")
+def ablated(job: Job, continued: Continued) -> Ablated:
+    runs = continued.results / "runs"
+    before = set(runs.iterdir())
+    done = job("ablate", TINY, *continued.places, *CHANGES, "--parts", "subsets,positions")
+    return Ablated(done, len(set(runs.iterdir()) - before))
+
+
 def test_a_protocol_is_one_job_that_continues(job: Job, continued: Continued) -> None:
     results, places, part = continued.results, continued.places, continued.part
     assert "to do: 6 encoder trainings, 3 fusion or joint trainings" in part.stdout
@@ -115,12 +129,10 @@ def test_a_protocol_is_one_job_that_continues(job: Job, continued: Continued) ->
     pd.testing.assert_frame_equal(anew, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_an_ablation_trains_what_is_new_and_compares_all_folds(job: Job, continued: Continued) -> None:
-    results, words = continued.results, [TINY, *continued.places, *CHANGES, "--parts", "subsets,positions"]
-    runs = set((results / "runs").iterdir())
-    done = job("ablate", *words)
+def test_an_ablation_trains_what_is_new_and_compares_all_folds(continued: Continued, ablated: Ablated) -> None:
+    results, done = continued.results, ablated.done
     assert "to do: 0 encoder trainings, 3 fusion or joint trainings (9 finished earlier)" in done.stdout
-    assert len(set((results / "runs").iterdir()) - runs) == 3
+    assert ablated.new == 3
     (kept,) = (p for p in (results / "ablations").iterdir() if p.is_dir())
     tree = json.loads((kept / "results.json").read_text())
     assert done.stdout.splitlines()[-1] == f"results: {kept}"
@@ -149,6 +161,7 @@ def test_an_ablation_trains_what_is_new_and_compares_all_folds(job: Job, continu
     assert again.tree == tree and done.stdout.endswith(again.text + "\n") and files_of(results) == written
 
 
+@pytest.mark.usefixtures("ablated")
 def test_a_page_has_every_fold_audited_and_the_ablation(job: Job, continued: Continued, tmp_path: Path) -> None:
     words = [TINY, *continued.places, *CHANGES]
     table = table_of(continued.whole)
