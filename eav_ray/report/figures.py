@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from eav_ray.data.bands import BANDS
 from eav_ray.data.clean import montage, sites
+from eav_ray.training.plan import SCORE
 
 Tree = dict[str, Any]
 # Okabe and Ito's colours, told apart by who cannot tell red from green.
@@ -147,9 +148,6 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             other.set_ylabel("validation, %", fontsize=7)
     panels[0].set(ylabel="training loss", xlabel="epoch")
     return figure
-
-
-SCORE = "validation_recording_balanced_accuracy"
 
 
 def protocols(rows: Sequence[Tree]) -> Figure:

@@ -54,14 +54,25 @@ def _interval(values: Sequence[np.ndarray], seed: int) -> Interval:
             drawn[:, person] = rng.binomial(len(v), v.mean(), DRAWS) / len(v)
         else:
             drawn[:, person] = v[rng.integers(0, len(v), (DRAWS, len(v)))].mean(1)
-    if len(values) > 1:
-        # Someone who is drawn twice has their recordings drawn twice, each time anew.
-        who = rng.integers(0, len(values), (DRAWS, len(values)))
-        turn = rng.permuted(np.tile(np.arange(DRAWS), (len(values), 1)), axis=1).T
-        drawn = drawn[turn, who]
+    drawn = _people_drawn(drawn, rng)
     low, high = np.quantile(drawn.mean(1), [0.025, 0.975])
     sd = float(means.std(ddof=1)) if len(means) > 1 else math.nan
     return Interval(float(means.mean()), sd, float(low), float(high))
+
+
+def _people_drawn(drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The second stage of a bootstrap: people with replacement.
+
+    Args:
+        drawn: (draws, people, ...) of the first, in which each person's recordings were drawn.
+    """
+    draws, people = drawn.shape[:2]
+    if people == 1:
+        return drawn
+    # Someone who is drawn twice has their recordings drawn twice, each time anew.
+    who = rng.integers(0, people, (draws, people))
+    turn = rng.permuted(np.tile(np.arange(draws), (people, 1)), axis=1).T
+    return drawn[turn, who]
 
 
 def balanced_interval(correct: pd.DataFrame, source: str, *, seed: int = 0) -> Interval:
@@ -83,11 +94,7 @@ def balanced_interval(correct: pd.DataFrame, source: str, *, seed: int = 0) -> I
         for _, group in correct.groupby("subject")
     ]  # of each person: (classes, wrong and right)
     drawn = np.stack([rng.multinomial(p.sum(), p.ravel() / p.sum(), DRAWS).reshape(DRAWS, *p.shape) for p in people], 1)
-    if len(people) > 1:
-        who = rng.integers(0, len(people), (DRAWS, len(people)))
-        turn = rng.permuted(np.tile(np.arange(DRAWS), (len(people), 1)), axis=1).T
-        drawn = drawn[turn, who]
-    counts = drawn.sum(1)
+    counts = _people_drawn(drawn, rng).sum(1)
     with np.errstate(invalid="ignore"):
         low, high = np.quantile(np.nanmean(counts[..., 1] / counts.sum(-1), axis=1), [0.025, 0.975])
     whole = np.sum(people, axis=0)

@@ -13,7 +13,7 @@ import ray
 import ray.data
 import torch
 
-from eav_ray.config import Experiment, Modality
+from eav_ray.config import Experiment, Modality, Runtime
 from eav_ray.data import sets
 from eav_ray.data.shard import Index
 from eav_ray.data.split import check, items_of
@@ -25,8 +25,8 @@ from eav_ray.runtime.rows import raw_rows, shard_rows
 from eav_ray.runtime.score import Task, score
 from eav_ray.storage import Store, split
 from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.metrics import is_mean
 from eav_ray.training.predictor import Predictor
-from eav_ray.training.probabilities import is_mean
 
 BATCH = 32
 UNIT = 8  # recordings that one task reads
@@ -140,7 +140,9 @@ def predict(experiment: Experiment, path: str, take: Take) -> list[str]:
         ]
         work = partial(raw_rows, units=units, profile=profile, modalities=modalities, shapes=checkpoint.shapes)
         rows = eeg_stage.retried(eeg_stage.units(experiment.data, profile, units).flat_map, work, num_cpus=1)
-        return failed + _hand_on(_predicted(rows, f"{store}/{prefix}", experiment), dataset.classes, take, bar)
+        return failed + _hand_on(
+            on_actors(rows, Predict, f"{store}/{prefix}", experiment.runtime), dataset.classes, take, bar
+        )
 
 
 def predict_shards(experiment: Experiment, path: str, take: Take) -> list[str]:
@@ -168,7 +170,9 @@ def predict_shards(experiment: Experiment, path: str, take: Take) -> list[str]:
         )
         numbers = ray.data.from_items([{"shard": i} for i in range(len(files))], override_num_blocks=len(files))
         rows = eeg_stage.retried(numbers.flat_map, work, num_cpus=1)
-        return _hand_on(_predicted(rows, f"{store}/{prefix}", experiment), index.classes, take, bar, windows=True)
+        return _hand_on(
+            on_actors(rows, Predict, f"{store}/{prefix}", experiment.runtime), index.classes, take, bar, windows=True
+        )
 
 
 def _wanted(experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str) -> tuple[Modality, ...]:
@@ -195,18 +199,25 @@ def _in_order() -> Iterator[None]:
         options.preserve_order = before
 
 
-def _predicted(rows: ray.data.Dataset, path: str, experiment: Experiment) -> ray.data.Dataset:
-    runtime = experiment.runtime
+def on_actors(
+    rows: ray.data.Dataset, actor: type["Predict"], path: str, runtime: Runtime, *, most: int = 1
+) -> ray.data.Dataset:
+    """Windows through actors that have loaded a checkpoint, batch after batch.
+
+    Args:
+        path: Of the checkpoint.
+        most: How many actors there may be.
+    """
     # Predicting is short: an actor that died is an error, and the same command starts anew.
     return eeg_stage.retried(
         rows.map_batches,
-        _Predict,
+        actor,
         retries=0,
         fn_constructor_args=(path, runtime.cpus_per_worker),
         batch_size=BATCH,
         num_cpus=runtime.cpus_per_worker,
         num_gpus=runtime.gpus_per_worker or None,
-        compute=ray.data.ActorPoolStrategy(size=1),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
     )
 
 
@@ -249,7 +260,7 @@ def to_flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-class _Predict:
+class Predict:
     """An actor: one loaded checkpoint, batch after batch."""
 
     def __init__(self, path: str, threads: float) -> None:

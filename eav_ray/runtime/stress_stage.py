@@ -29,7 +29,8 @@ from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar
 from eav_ray.runtime import cluster
 from eav_ray.runtime.eeg_stage import retried
-from eav_ray.runtime.predict import BATCH, UNIT, _Predict
+from eav_ray.runtime.predict import UNIT, Predict, on_actors
+from eav_ray.training.metrics import is_mean
 
 MEASURED = 2  # recordings that are read and predicted to say how long all will take
 
@@ -69,16 +70,7 @@ def predicted(
     rows = [{"group": g, "person": p} for g in range(len(groups)) for p in range(len(work.people))]
     tasks: Any = partial(_windows, groups=tuple(groups), work=work)
     read = retried(ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map, tasks, num_cpus=1)
-    made = retried(
-        read.map_batches,
-        _PredictEach,
-        retries=0,
-        fn_constructor_args=(path, runtime.cpus_per_worker),
-        batch_size=BATCH,
-        num_cpus=runtime.cpus_per_worker,
-        num_gpus=runtime.gpus_per_worker or None,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, cluster.room(runtime) // 2)),
-    )
+    made = on_actors(read, _PredictEach, path, runtime, most=max(1, cluster.room(runtime) // 2))
     total = sum(len(recordings) for recordings in work.people)
     parts: dict[str, list[pd.DataFrame]] = {c.name: [] for group in groups for c in group}
     seen: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in parts}
@@ -101,7 +93,7 @@ def predicted(
 def _whole(parts: list[pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True).drop(columns=["condition", "rows"])
     # A batch in which nothing could be read has no numbers, and makes a column of objects of them all.
-    numbers = [c for c in table.columns if "logit_" in c or c.startswith(("weight.", "corrected."))]
+    numbers = [c for c in table.columns if is_mean(c)]
     table[numbers] = table[numbers].astype(float)
     table["label"] = table["label"].astype(int)
     return table.sort_values(["subject", "recording", "reason", "window"], ignore_index=True)
@@ -181,7 +173,7 @@ def _rows(recording: Recording, work: Work, signals: windows.Signals) -> list[di
     return found
 
 
-class _PredictEach(_Predict):
+class _PredictEach(Predict):
     """An actor: one loaded checkpoint, batches of windows under several conditions."""
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -9,13 +9,18 @@ FRAMES = ".frames_right"  # after the name of a source: share of a window's fram
 EVERYWHERE = ("fusion", "late_mean")  # sources that speak of every window; a modality says nothing where it is absent
 
 
+def is_mean(column: str) -> bool:
+    """Whether a recording has the mean of its windows in this column."""
+    return LOGIT in column or column.startswith(("weight.", "corrected."))
+
+
 def per_recording(windows: pd.DataFrame) -> pd.DataFrame:
     """One row a recording: subject, recording, label, and the mean of every logit and weight column.
 
     Columns are `<source>.logit_<class>` and `weight.<modality>`, as `run.predict` makes them. A recording's windows in
     which a source has nothing to say (NaN logits) do not count for it.
     """
-    means = [c for c in windows.columns if LOGIT in c or c.startswith(("weight.", "corrected."))]
+    means = [c for c in windows.columns if is_mean(c)]
     return windows.groupby(["subject", "recording", "label"], sort=True)[means].mean().reset_index()
 
 

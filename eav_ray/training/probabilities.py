@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from eav_ray.training.metrics import LOGIT, predicted
+from eav_ray.training.metrics import EVERYWHERE, LOGIT, is_mean, predicted
 
-FUSED = ("fusion", "late_mean")
 PREDICTED = "predicted"
 
 
@@ -27,7 +26,7 @@ def probability(source: str, name: str) -> str:
 def modalities_of(table: pd.DataFrame) -> list[str]:
     """Modalities that a table of predictions speaks of, in its order."""
     ends = f".{LOGIT}0"
-    return [s for c in table.columns if c.endswith(ends) and (s := c.removesuffix(ends)) not in FUSED]
+    return [s for c in table.columns if c.endswith(ends) and (s := c.removesuffix(ends)) not in EVERYWHERE]
 
 
 def with_probabilities(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -44,11 +43,6 @@ def with_probabilities(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFr
     numbers = [c for c in table.columns if is_mean(c)]
     # Answers first, then what they come from.
     return pd.concat([table[ids], pd.DataFrame(made, index=table.index), table[numbers]], axis=1)
-
-
-def is_mean(column: str) -> bool:
-    """Whether a recording has the mean of its windows in this column."""
-    return LOGIT in column or column.startswith(("weight.", "corrected."))
 
 
 class Recordings:
