@@ -145,7 +145,7 @@ def embed(folder: Path, fold: int) -> None:
         execute(encoder_run(e, m, run.split, data.digest, run.embed), place, lambda progress: None)
 
 
-def tell(tables: dict[tuple[str, str], list[pd.DataFrame]]) -> list[str]:
+def format_report(tables: dict[tuple[str, str], list[pd.DataFrame]]) -> list[str]:
     lines = [
         "One option at a time turned from `none`; people never seen, seeds averaged first, then paired over people.",
     ]
@@ -189,9 +189,9 @@ def main() -> int:
             tables.setdefault((job[0].part, job[0].name), []).append(table)
             print(f"{k}/{len(jobs)} {job[0].part}, {job[0].name}", flush=True)
     if len(options) < len(OPTIONS):  # the page is of all parts
-        print("\n".join(tell(tables)))
+        print("\n".join(format_report(tables)))
         return 0
-    return finish("ablations", "What options of training are worth", "\n".join(tell(tables)), [])
+    return finish("ablations", "What options of training are worth", "\n".join(format_report(tables)), [])
 
 
 if __name__ == "__main__":

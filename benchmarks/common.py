@@ -96,8 +96,8 @@ def finish(name: str, title: str, body: str, goals: list[Goal], *, page: str = "
     """
     words = ["FOLDER" if Path(word).exists() else word for word in sys.argv[1:]]  # no path of this machine
     RESULTS.mkdir(parents=True, exist_ok=True)
-    told = ["", "```", *map(str, goals), "```"] if goals else []
-    text = "\n".join([*head(title, " ".join([f"python -m benchmarks.{name}", *words])), body.strip(), *told, ""])
+    goal_lines = ["", "```", *map(str, goals), "```"] if goals else []
+    text = "\n".join([*head(title, " ".join([f"python -m benchmarks.{name}", *words])), body.strip(), *goal_lines, ""])
     (RESULTS / f"{page or name}.md").write_text(text)
     print(body.strip(), *goals, sep="\n")
     return 0 if all(goal.met for goal in goals) else 1

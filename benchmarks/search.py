@@ -132,14 +132,14 @@ def part_a(folder: Path) -> tuple[list[str], list[Goal]]:
     each = [a_run_each(folder, e, planned, data, 3) for _ in range(2)]
     ours = searched(folder, planned)
     ratio = median(each) * (CANDIDATES - 1) / ours
-    told = [
+    lines = [
         f"a. {CANDIDATES - 1} candidates x 3 inner folds x {EPOCHS} epochs of {windows:.0f} windows (one came with "
         f"the encoders): {ours:.0f} s from the command to the last candidate. One Ray Train run each, {CORES} side by "
         f"side, of which {CORES * 3} were timed twice: {spread(each, 1)} s a candidate, "
         f"{median(each) * (CANDIDATES - 1) / 60:.0f} minutes for all.",
         "",
     ]
-    return told, [Goal("a: the job against one Ray Train run a candidate", ratio, 150, " times")]
+    return lines, [Goal("a: the job against one Ray Train run a candidate", ratio, 150, " times")]
 
 
 # b and c: heads on made-up features
@@ -285,9 +285,9 @@ def part_b(pool: ProcessPoolExecutor, rounds: int = 3) -> tuple[list[str], list[
         rate = 32 * len(folds) * epochs * windows / together((experiments[:32], folds, CORES))
         rates.setdefault(f"together, one process of {CORES} threads", []).append(rate)
     *alone, ours, _ = (median(r) for r in rates.values())
-    told = ["b. 64 candidates x 3 folds, width 64, pooled, batches of 32:", "", "| way | head-windows a second |"]
-    told += ["|---|---|", *(f"| {way} | {spread(np.array(r), 0)} |" for way, r in rates.items()), ""]
-    return told, [Goal("b: together against one after the other", ours / max(alone), 2.5, " times")]
+    lines = ["b. 64 candidates x 3 folds, width 64, pooled, batches of 32:", "", "| way | head-windows a second |"]
+    lines += ["|---|---|", *(f"| {way} | {spread(np.array(r), 0)} |" for way, r in rates.items()), ""]
+    return lines, [Goal("b: together against one after the other", ours / max(alone), 2.5, " times")]
 
 
 def part_c(pool: ProcessPoolExecutor, people: int) -> tuple[list[str], list[Goal]]:
@@ -305,13 +305,13 @@ def part_c(pool: ProcessPoolExecutor, people: int) -> tuple[list[str], list[Goal
         print(f"person {number + 1} of {people}, with looks: {seconds:.0f} s, {share:.0%} of the epochs", flush=True)
     looked = (time.perf_counter() - began) / 60 * 42 / people
     extrapolated = "" if people == 42 else " for 42 people, extrapolated"
-    told = [
+    lines = [
         f"c. 64 candidates x {people} people x 50 epochs of 280 windows, {CORES} processes: {minutes:.1f} minutes "
         f"whole, {looked:.1f} with looks at {LOOKS[0]:g} and {LOOKS[1]:g} of the epochs in batches of {LOOKED_BATCH}, "
         f"which train {median(shares):.0%} of them{extrapolated}.",
         "",
     ]
-    return told, [
+    return lines, [
         Goal("c: the published scale without pruning", minutes, 20, " minutes", False),
         Goal("c: the published scale with pruning", looked, 10, " minutes", False),
     ]
@@ -321,19 +321,19 @@ def main() -> int:
     folder, words = arguments(__doc__, ("only", "people"))
     parts, people = words.get("only", "a,b,c").split(","), int(words.get("people", 42))
     print(f"to do: parts {', '.join(parts)}; about {12 * ('a' in parts) + 3 + people} minutes on 2 cores", flush=True)
-    told, goals = [], []
+    report_lines, goals = [], []
     if "a" in parts:
         lines, found = part_a(folder)
-        told, goals = told + lines, goals + found
+        report_lines, goals = report_lines + lines, goals + found
     with ProcessPoolExecutor(CORES, mp.get_context("spawn")) as pool:
         list(pool.map(together, [(candidates_of(4, 1), [(64, 0)], 1)] * CORES))  # warm
         if "b" in parts:
             lines, found = part_b(pool)
-            told, goals = told + lines, goals + found
+            report_lines, goals = report_lines + lines, goals + found
         if "c" in parts:
             lines, found = part_c(pool, people)
-            told, goals = told + lines, goals + found
-    return finish("search", "What it costs to search fusions", "\n".join(told), goals)
+            report_lines, goals = report_lines + lines, goals + found
+    return finish("search", "What it costs to search fusions", "\n".join(report_lines), goals)
 
 
 if __name__ == "__main__":

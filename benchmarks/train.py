@@ -142,10 +142,10 @@ class Beside:
 
 def by_program(e: Experiment, runs: list[Run], beside: Beside | None = None) -> list[Progress]:
     """What the program tells of trainings that it has never seen."""
-    told: list[Progress] = []
+    progress_reports: list[Progress] = []
 
     def listen(progress: Progress) -> None:
-        told.append(progress)
+        progress_reports.append(progress)
         if beside:
             beside.look(progress)
 
@@ -153,7 +153,7 @@ def by_program(e: Experiment, runs: list[Run], beside: Beside | None = None) -> 
     for run in runs:
         shutil.rmtree(Path(e.store.results) / "runs" / run.key, ignore_errors=True)
     run_each(e, runs, shards, index, runs[0].split.train, title="train", listen=listen)
-    return told
+    return progress_reports
 
 
 def steps_of(e: Experiment) -> int:
@@ -172,9 +172,9 @@ def first_steps(folder: Path) -> list[str]:
     began = time.perf_counter()
     with cluster.session(e.runtime):
         ray_s, started = time.perf_counter() - began, time.time()
-        told = by_program(e, runs)
-    first = {run.key: min(p.at for p in told if p.key == run.key) for run in runs}
-    last = {run.key: max(p.at for p in told if p.key == run.key) for run in runs}
+        progress_reports = by_program(e, runs)
+    first = {run.key: min(p.at for p in progress_reports if p.key == run.key) for run in runs}
+    last = {run.key: max(p.at for p in progress_reports if p.key == run.key) for run in runs}
     between = [first[b.key] - last[a.key] for a, b in zip(runs, runs[1:], strict=False)]
     return [
         "| from the command to the first step | seconds |",
@@ -208,9 +208,9 @@ def main() -> int:
                     continue
                 beside = Beside()
                 with cluster.session(e.runtime):
-                    told = by_program(e, [run], beside)
+                    progress_reports = by_program(e, [run], beside)
                 others.append(beside.percent)
-                ends = [p for p in told if p.step and p.step % steps_of(e) == 0 and p.epoch > 1]
+                ends = [p for p in progress_reports if p.step and p.step % steps_of(e) == 0 and p.epoch > 1]
                 windows = e.optim.batch * steps_of(e)
                 sides[side] = [windows / p.metrics["windows_s"] for p in ends]
                 waits += [p.metrics["wait"] for p in ends]

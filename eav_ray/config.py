@@ -558,13 +558,13 @@ class Runtime:
         if not bad:
             return ""
         unit = math.lcm(*range(self.least_workers, self.workers + 1))
-        told = f"{key} is {batch}, which runtime.workers={self.workers} does not divide; use a multiple of {unit}"
+        problem = f"{key} is {batch}, which runtime.workers={self.workers} does not divide; use a multiple of {unit}"
         if self.min_workers:
-            told = (
+            problem = (
                 f"{key} is {batch}, which {bad} workers do not divide (runtime.min_workers={self.min_workers}, "
                 f"runtime.workers={self.workers}); use a multiple of {unit}, or set runtime.min_workers=0"
             )
-        return told
+        return problem
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -660,8 +660,8 @@ class Experiment:
         for key in self.search.space:
             if not key.startswith(allowed):
                 way = "" if len(allowed) > 2 else "; with search.mode=full also those under model. and train."
-                told = f"{', '.join(allowed[:-1])} and {allowed[-1]}"
-                problems.append(f"search.space.{key}: only keys under {told} can be searched{way}")
+                prefixes = f"{', '.join(allowed[:-1])} and {allowed[-1]}"
+                problems.append(f"search.space.{key}: only keys under {prefixes} can be searched{way}")
         if problems:
             raise ValueError("\n".join(problems))
         return self

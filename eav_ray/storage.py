@@ -79,7 +79,7 @@ def split(path: str) -> tuple["Store", str]:
 
 
 @contextlib.contextmanager
-def told(what: str, after: str = "") -> Iterator[None]:
+def io_errors(what: str, after: str = "") -> Iterator[None]:
     """What a file system refuses, as one line. pyarrow's own errors, and OSError for all that a network can do."""
     try:
         yield
@@ -126,7 +126,7 @@ class Store:
                 raise DataError(
                     f"{given} is not a store; a store is a folder, s3://bucket/folder or gs://bucket/folder"
                 )
-            with told(f"open the store {given}", "; check its name, the network and your credentials"):
+            with io_errors(f"open the store {given}", "; check its name, the network and your credentials"):
                 self._fs, base = pafs.FileSystem.from_uri(self.root)
         else:
             self._fs, base = pafs.LocalFileSystem(), str(Path(self.root).absolute())
@@ -155,7 +155,7 @@ class Store:
 
     def write(self, name: str, data: bytes) -> None:
         path = self.path(name)
-        with told(f"write {self._shown(name)}", "; nothing was changed"):
+        with io_errors(f"write {self._shown(name)}", "; nothing was changed"):
             if not self.is_local:
                 with self._fs.open_output_stream(path) as stream:  # an object appears when its upload is complete
                     stream.write(data)
@@ -180,7 +180,7 @@ class Store:
         a block that ends by an exception may leave a part under the name: only name what a later record lists.
         """
         path = self.path(name)
-        with told(f"write {self._shown(name)}", "; nothing was changed"):
+        with io_errors(f"write {self._shown(name)}", "; nothing was changed"):
             if not self.is_local:
                 with self._fs.open_output_stream(path) as remote:
                     yield Stream(remote)
@@ -202,7 +202,7 @@ class Store:
 
     def read(self, name: str) -> bytes:
         path = self.path(name)
-        with told(f"read {self._shown(name)}"):
+        with io_errors(f"read {self._shown(name)}"):
             try:
                 with self._fs.open_input_stream(path) as stream:
                     return stream.read()
@@ -217,13 +217,13 @@ class Store:
 
     def exists(self, name: str) -> bool:
         path = self.path(name)
-        with told(f"look for {self._shown(name)}"):
+        with io_errors(f"look for {self._shown(name)}"):
             return self._fs.get_file_info(path).type != pafs.FileType.NotFound
 
     def names(self, prefix: str = "") -> list[str]:
         """All files below a prefix, sorted, relative to the root; partial files are not listed."""
         base = self.path(prefix) if prefix else self._base or "/"
-        with told(f"list {self._shown(prefix) if prefix else self.root}"):
+        with io_errors(f"list {self._shown(prefix) if prefix else self.root}"):
             infos = self._fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
         start = len(self._base) + 1
         return sorted(i.path[start:] for i in infos if i.is_file and not i.path.endswith(".partial"))
@@ -236,7 +236,7 @@ class Store:
 
     def delete(self, prefix: str) -> None:
         if self.exists(prefix):
-            with told(f"delete {self._shown(prefix)}"):
+            with io_errors(f"delete {self._shown(prefix)}"):
                 self._fs.delete_dir(self.path(prefix))
 
     def commit(self, prefix: str, files: dict[str, bytes], *, written: tuple[str, ...] = ()) -> None:
@@ -291,7 +291,7 @@ class Store:
         import fcntl
 
         path = Path(self.path(name))
-        with told(f"write {self._shown(name)}"):
+        with io_errors(f"write {self._shown(name)}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = open(path, "a")  # noqa: SIM115
         with file:

@@ -82,7 +82,7 @@ class Trained:
         self._told: set[int] = set()
         self.owner.ask = self._ask
         self.owner.tell = lambda number, score, pruned=False, cost=0.0: self._told.add(number)
-        self.owner.told = lambda: sorted(self._told)
+        self.owner.completed = lambda: sorted(self._told)
         self.kept: list[dict[str, Any]] = []
         self.forgotten: list[int] = []
         self.leases = Leases(
@@ -92,7 +92,7 @@ class Trained:
             lambda rows: self.kept.extend(rows[len(self.kept) :]),
             lambda count, note: None,
             needs=lambda c: frozenset([needs.get(str(c.changes["optim.lr"]), ""), str(c.changes["optim.lr"])]),
-            told=lambda c: self.forgotten.append(c.number),
+            on_completed=lambda c: self.forgotten.append(c.number),
         )
 
     def _ask(self) -> Candidate | None:

@@ -42,7 +42,7 @@ ERRORS = (
 
 
 @contextlib.contextmanager
-def _told(path: Path, what: str) -> Iterator[None]:
+def _translate_errors(path: Path, what: str) -> Iterator[None]:
     """Errors and remarks of the libraries about a damaged file, as one line."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what matters raises; a shape that they remark on is checked here
@@ -61,7 +61,7 @@ def shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     Raises:
         DataError: No MATLAB file; an array claims more values than `LARGEST`, or is not stored in this file.
     """
-    with _told(path, ""):
+    with _translate_errors(path, ""):
         if h5py.is_hdf5(path):  # MATLAB v7.3, which stores axes reversed
             with h5py.File(path, "r") as file:
                 found = {k: tuple(reversed(_own(file, k).shape)) for k in names if k in file}
@@ -85,7 +85,7 @@ def load(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         DataError: The file is damaged, or the array holds no real numbers.
     """
-    with _told(path, " to its end"):
+    with _translate_errors(path, " to its end"):
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
                 values = np.asarray(_own(file, name)).T

@@ -419,7 +419,7 @@ def plant(
     people = range(1, plan.people + 1)
     done = 0
 
-    def tell() -> None:
+    def report_progress() -> None:
         nonlocal done
         done += 1
         if progress:
@@ -429,13 +429,13 @@ def plant(
     if workers <= 1:
         for person in people:
             plant_person(root, person, plan)
-            tell()
+            report_progress()
         return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, plan.people), mp_context=spawn) as pool:
         for future in as_completed([pool.submit(plant_person, root, person, plan) for person in people]):
             future.result()
-            tell()
+            report_progress()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -90,11 +90,11 @@ def _read(weights: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state |= load_file(file)
         for name in (CONFIG, "preprocessor_config.json"):
             if (folder / name).is_file():
-                told = json.loads((folder / name).read_text(encoding="utf-8"))
-                if not isinstance(told, dict):
+                document = json.loads((folder / name).read_text(encoding="utf-8"))
+                if not isinstance(document, dict):
                     raise ValueError(f"{name} is no JSON object")
-                of_timm = told.get("pretrained_cfg")
-                facts |= told | (of_timm if isinstance(of_timm, dict) else {})
+                of_timm = document.get("pretrained_cfg")
+                facts |= document | (of_timm if isinstance(of_timm, dict) else {})
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"{key} is {weights}, which cannot be read: {' '.join(str(error).split())}") from None
     return state, facts

@@ -73,7 +73,7 @@ def comparisons(
                     "modalities": variant.modalities(base),
                     "accuracy": _finite(asdict(interval(common, variant.name))),
                     "balanced_accuracy": _number(scores(windows)["recording_balanced_accuracy"]),
-                    "against": told(one) if one else None,
+                    "against": comparison_to_dict(one) if one else None,
                     "cost": costs.get(variant.name, {}),
                 }
             )
@@ -92,7 +92,7 @@ def paired(common: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[Paire
     return [replace(one, holm=p) for one, p in zip(alone, adjusted, strict=True)]
 
 
-def told(one: Paired) -> dict[str, Any]:
+def comparison_to_dict(one: Paired) -> dict[str, Any]:
     """A comparison, as it is kept."""
     facts = {"other": one.other, "people": one.people, "p_value": one.p_value, "holm": one.holm, "effect": one.effect}
     return _finite(asdict(one.difference) | facts) | {"significant": one.significant, "verdict": verdict(one)}
@@ -132,7 +132,7 @@ def _eeg(
     for (how, size, ours, other), one in zip(rows, paired(common, [(r[2], r[3]) for r in rows]), strict=True):
         extra = _extra(costs.get(ours, {}), costs.get(other, {})) if how == "retrained" else {}
         found.append({"group": group, "how": how, "size": size, "with": ours, "without": other, "extra": extra})
-        found[-1]["difference"] = told(one)
+        found[-1]["difference"] = comparison_to_dict(one)
     return found
 
 
@@ -221,7 +221,7 @@ def sections(tree: dict[str, Any]) -> list[str]:
             "Each subset trained alone, and the model of all modalities with the others hidden when it is tested: what "
             "is lost without a modality, and how well the whole stands its absence."
         )
-        made.append(_section(tree, "subsets", note, figure_svg(_subset_figure(tree), _told_subsets(tree))))
+        made.append(_section(tree, "subsets", note, figure_svg(_subset_figure(tree), _describe_subsets(tree))))
     rest = [g for g in ("kinds", "dropout", "positions", "sizes") if g in tree["groups"]]
     notes = {
         "kinds": "single_token is what the reference's released code runs: attention over one token, whose weight is "
@@ -231,7 +231,7 @@ def sections(tree: dict[str, Any]) -> list[str]:
         "sizes": "Widths and depths of encoders and fusion together, all from fresh weights.",
     }
     return made + [
-        _section(tree, group, notes[group], figure_svg(_forest(tree, group), _told_forest(tree, group)))
+        _section(tree, group, notes[group], figure_svg(_forest(tree, group), _describe_forest(tree, group)))
         for group in rest
     ]
 
@@ -286,7 +286,7 @@ def _point(axes: Any, interval: dict[str, Any], at: float, colour: str, marker: 
     axes.plot([100 * interval["mean"]], [at], marker, color=colour, ms=5)
 
 
-def _told_subsets(tree: dict[str, Any]) -> str:
+def _describe_subsets(tree: dict[str, Any]) -> str:
     whole, *rest = _of(tree, "subsets")
     parts = [f"{v['name']} {percent(v['accuracy']['mean'])} %" for v in rest]
     return f"Accuracy of each modality subset. All together {percent(whole['accuracy']['mean'])} %; {'; '.join(parts)}."
@@ -307,7 +307,7 @@ def _forest(tree: dict[str, Any], group: str) -> Figure:
     return figure
 
 
-def _told_forest(tree: dict[str, Any], group: str) -> str:
+def _describe_forest(tree: dict[str, Any], group: str) -> str:
     parts = [
         f"{v['name']} {points(v['against']['mean'])} points against {v['against']['other']}, {v['against']['verdict']}"
         for v in _of(tree, group)

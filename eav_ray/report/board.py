@@ -14,7 +14,7 @@ class Board:
         self._folder = folder
         self._writers: dict[str, SummaryWriter] = {}
 
-    def tell(self, progress: Progress) -> None:
+    def log(self, progress: Progress) -> None:
         if progress.key not in self._writers:
             self._writers[progress.key] = SummaryWriter(str(self._folder / progress.key), flush_secs=10)
         writer = self._writers[progress.key]

@@ -54,8 +54,8 @@ def card(results: Mapping[str, Any]) -> str:
     worst = results.get("worst") or []
     main = list(accuracy["sources"])[-1]
     if worst:
-        told = ", ".join(f"{one['subject']} {percent(one[main])} %" for one in worst)
-        lines.append(f"- The lowest of all people: {told}.")
+        lowest = ", ".join(f"{one['subject']} {percent(one[main])} %" for one in worst)
+        lines.append(f"- The lowest of all people: {lowest}.")
     lines += [f"- {one['text']}" for one in results.get("collapse") or []]
     ece = results["calibration"].get(main, {}).get("raw", {}).get("ece") if results.get("calibration") else None
     if ece is not None:

@@ -30,7 +30,7 @@ def sections(tree: dict[str, Any]) -> list[str]:
     made = []
     if entries:
         # One training alone, such as of a size that changes nothing, has nothing to be drawn against.
-        figures = [figure_svg(_figure(entries), _told(entries))] if len(entries) > 1 else []
+        figures = [figure_svg(_figure(entries), _describe_cost(entries))] if len(entries) > 1 else []
         made.append(section("Accuracy against cost", f"<p>{html.escape(_note(tree))}</p>", *figures, _table(entries)))
     if tree["eeg"]:
         note = (
@@ -121,7 +121,7 @@ def _figure(entries: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _told(entries: list[dict[str, Any]]) -> str:
+def _describe_cost(entries: list[dict[str, Any]]) -> str:
     named = "; ".join(f"{n} {v['name']} ({percent(v['accuracy']['mean'])} %)" for n, v in enumerate(entries, 1))
     fronts = []
     for key, (name, _) in AXES.items():

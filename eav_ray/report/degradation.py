@@ -36,7 +36,7 @@ def tree_of(
     clean = tables[conditions[0]["name"]]
     recordings = clean[[*IDS, "label"]].drop_duplicates(IDS)
     counts = recordings["label"].value_counts()
-    told = [
+    summaries = [
         {**c, **_condition(tables[c["name"]], c, clean, recordings, sources, modalities, unequal=counts.nunique() > 1)}
         for c in conditions
     ]
@@ -48,9 +48,9 @@ def tree_of(
         "chance": 1 / n_classes,
         "modalities": list(modalities),
         "sources": sources,
-        "conditions": told,
-        "areas": _areas(told, sources),
-        "claims": _claims(tables, told, modalities),
+        "conditions": summaries,
+        "areas": _areas(summaries, sources),
+        "claims": _claims(tables, summaries, modalities),
     }
 
 
@@ -108,11 +108,11 @@ def _mean_weights(windows: pd.DataFrame, modality: str) -> dict[str, float | Non
     return {kind: _number(means[f"{column}.{modality}"]) for kind, column in KINDS_OF_WEIGHT.items()}
 
 
-def _areas(told: list[dict[str, Any]], sources: list[str]) -> list[dict[str, Any]]:
+def _areas(conditions: list[dict[str, Any]], sources: list[str]) -> list[dict[str, Any]]:
     """Under accuracy against the steps, the clean recordings first, all steps equally far apart."""
     found = []
-    for kind in dict.fromkeys(c["kind"] for c in told[1:]):
-        steps = [told[0], *(c for c in told if c["kind"] == kind)]
+    for kind in dict.fromkeys(c["kind"] for c in conditions[1:]):
+        steps = [conditions[0], *(c for c in conditions if c["kind"] == kind)]
         areas = {}
         for s in sources:
             curve = np.array([c["sources"][s]["accuracy"] for c in steps])
@@ -123,7 +123,7 @@ def _areas(told: list[dict[str, Any]], sources: list[str]) -> list[dict[str, Any
 
 
 def _claims(
-    tables: Mapping[str, pd.DataFrame], told: list[dict[str, Any]], modalities: Sequence[str]
+    tables: Mapping[str, pd.DataFrame], conditions: list[dict[str, Any]], modalities: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Does the weight of the disturbed modality fall? Clean against the strongest step at which it is still used.
 
@@ -132,14 +132,14 @@ def _claims(
     """
     if len(modalities) < 2:
         return []
-    clean = tables[told[0]["name"]]
+    clean = tables[conditions[0]["name"]]
     found: list[dict[str, Any]] = []
     for weight, column in KINDS_OF_WEIGHT.items():
         mine = []
-        for kind in dict.fromkeys(c["kind"] for c in told if len(c["modalities"]) == 1):
-            m = next(c["modalities"][0] for c in told if c["kind"] == kind)
+        for kind in dict.fromkeys(c["kind"] for c in conditions if len(c["modalities"]) == 1):
+            m = next(c["modalities"][0] for c in conditions if c["kind"] == kind)
             there = len(_with(_windows(clean), m))  # nothing can be lost where there is nothing
-            steps = [c for c in told if there and c["kind"] == kind and 1 - c["refused"][m] >= LEFT]
+            steps = [c for c in conditions if there and c["kind"] == kind and 1 - c["refused"][m] >= LEFT]
             if steps:
                 mine.append(_claim(clean, tables[steps[-1]["name"]], steps[-1], m, weight, column))
             else:

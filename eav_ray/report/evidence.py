@@ -73,14 +73,14 @@ def _head(results: Tree) -> str:
     low_high = one["balanced_interval" if accuracy["unequal"] else "interval"]
     name = "balanced accuracy" if accuracy["unequal"] else "accuracy"
     chance = accuracy["chance"]
-    told = (
+    headline = (
         f"{main}: {name} {percent(one[kind])} % (95 % {span(low_high)}) over {accuracy['recordings']} recordings of"
         f" {accuracy['people']} people {results['apart']}; chance {percent(chance['level'])} %"
     )
     if one["inside_chance"]:
-        told += "; this is inside the band of chance"
+        headline += "; this is inside the band of chance"
     return (
-        f"<h1>{html.escape(results['title'])}</h1><p><strong>{html.escape(told)}.</strong></p>"
+        f"<h1>{html.escape(results['title'])}</h1><p><strong>{html.escape(headline)}.</strong></p>"
         f"<p>{html.escape(results['about'])}</p>"
     )
 
@@ -103,24 +103,26 @@ def _accuracy(results: Tree) -> str:
         for source, one in accuracy["sources"].items()
     ]
     chance = accuracy["chance"]
-    told = (
+    explanation = (
         f"Percent. Mean and SD over people; intervals by a bootstrap over {accuracy['people']} people and their "
         f"{accuracy['recordings']} recordings, never over windows. Chance is {percent(chance['level'])}; guessing "
         f"stays between {percent(chance['low'])} and {percent(chance['high'])} in {100 * chance['band']:.1f} % of the "
         "cases (binomial over recordings)."
     )
     if accuracy["unequal"]:
-        told += (
+        explanation += (
             " Classes are unequal, so naming the largest one beats chance: read the balanced columns, in which "
             f"guessing stays between {percent(chance['balanced_low'])} and {percent(chance['balanced_high'])} as often."
         )
     silent = [f"{one['silent']} of {s}" for s, one in accuracy["sources"].items() if one["silent"]]
-    told += f" Recordings in which a source has nothing to say count as wrong: {', '.join(silent)}." if silent else ""
+    explanation += (
+        f" Recordings in which a source has nothing to say count as wrong: {', '.join(silent)}." if silent else ""
+    )
     inside = [s for s, one in accuracy["sources"].items() if one["inside_chance"]]
-    told += f" Inside the band of chance: {', '.join(inside)}." if inside else ""
+    explanation += f" Inside the band of chance: {', '.join(inside)}." if inside else ""
     if accuracy.get("oracle") is not None:
-        told += f" An oracle that always heeds a right modality would reach {percent(accuracy['oracle'])}."
-    return section("Accuracy", table(head, rows), note(told))
+        explanation += f" An oracle that always heeds a right modality would reach {percent(accuracy['oracle'])}."
+    return section("Accuracy", table(head, rows), note(explanation))
 
 
 def _protocols(results: Tree) -> str:
@@ -167,8 +169,8 @@ def _reference(results: Tree) -> str:
         for one in results["reference"]["rows"]
     ]
     head = ["source", "people", "ours", PUBLISHED, "points", "Wilcoxon p", "Holm", "rank-biserial", "verdict"]
-    told = f"Published: {results['reference']['source']}. Paired over people. {results['reference']['note']}"
-    return section("Against the published reference", table(head, lines, "left"), note(told))
+    explanation = f"Published: {results['reference']['source']}. Paired over people. {results['reference']['note']}"
+    return section("Against the published reference", table(head, lines, "left"), note(explanation))
 
 
 def _people(results: Tree) -> str:
@@ -183,15 +185,18 @@ def _people(results: Tree) -> str:
         + ([percent(r["reference"][column]) if "reference" in r else "–"] if known else [])
         for r in rows
     ]
-    told = f"{main} of {len(rows)} people, from {percent(rows[0][main])} to {percent(rows[-1][main])} %."
-    told += f" {PUBLISHED.capitalize()}: per frame, under the protocol paper." if known else ""
+    caption = f"{main} of {len(rows)} people, from {percent(rows[0][main])} to {percent(rows[-1][main])} %."
+    caption += f" {PUBLISHED.capitalize()}: per frame, under the protocol paper." if known else ""
     drawn = figures.people(rows, sources, results["chance_of_person"], published=known)
-    return section("People", figure_svg(drawn, told), table(head, lines))
+    return section("People", figure_svg(drawn, caption), table(head, lines))
 
 
 def _comparisons(results: Tree) -> str:
     parts = []
-    for name, told in (("fusion", "The fusion against the rest"), ("modalities", "Modalities against each other")):
+    for name, explanation in (
+        ("fusion", "The fusion against the rest"),
+        ("modalities", "Modalities against each other"),
+    ):
         lines = [
             [f"{c['ours']} – {c['other']}", str(c["people"]), points(c["difference"])]
             + [f"{points(c['interval'][0])} to {points(c['interval'][1])}", p_text(c["p"]), p_text(c["holm"])]
@@ -200,14 +205,14 @@ def _comparisons(results: Tree) -> str:
         ]
         if lines:
             head = ["difference", "people", "points", "95 % interval", "Wilcoxon p", "Holm", "rank-biserial", "verdict"]
-            parts += [f"<h3>{told}</h3>", table(head, lines, "left")]
+            parts += [f"<h3>{explanation}</h3>", table(head, lines, "left")]
     if not parts:
         return ""
-    told = (
+    explanation = (
         "Paired over people: Wilcoxon's signed-rank test, two-sided, Holm's correction within each table. The best "
         "single per person is chosen with its test labels, so it is an upper bound that no honest choice reaches."
     )
-    return section("Comparisons", *parts, note(told))
+    return section("Comparisons", *parts, note(explanation))
 
 
 def _seeds(results: Tree) -> str:
@@ -216,17 +221,19 @@ def _seeds(results: Tree) -> str:
         [source, *(percent(one["means"][str(s)]) for s in found["seeds"]), percent(one["sd"])]
         for source, one in found["sources"].items()
     ]
-    told = "Trainings that differ by their seed alone. A difference below this spread is noise."
-    return section("Seeds: the noise floor", table(["source", *map(str, found["seeds"]), "SD"], lines), note(told))
+    explanation = "Trainings that differ by their seed alone. A difference below this spread is noise."
+    return section(
+        "Seeds: the noise floor", table(["source", *map(str, found["seeds"]), "SD"], lines), note(explanation)
+    )
 
 
 def _confusion(results: Tree) -> str:
     found, classes = results["confusion"], results["classes"]
     main = list(found)[-1]
     lines = [[k, *map(str, row)] for k, row in zip(classes, found[main], strict=True)]
-    told = f"Share of each true class (rows) that was given each class (columns), percent: {', '.join(found)}."
+    caption = f"Share of each true class (rows) that was given each class (columns), percent: {', '.join(found)}."
     counts = table([f"{main}: true", *classes, "none"], lines)
-    return section("Confusion", figure_svg(figures.confusion(found, classes), told), counts)
+    return section("Confusion", figure_svg(figures.confusion(found, classes), caption), counts)
 
 
 def _weights(results: Tree) -> str:
@@ -251,17 +258,19 @@ def _weights(results: Tree) -> str:
         for k, row in by_person.items()
     ]
     parts.append(f"<details><summary>By person</summary>{table(head, lines)}</details>")
-    told = [f"{m}: p = {p_text(one['p'])}, {one['people']} people" for m, one in found["classes_differ"].items()]
-    if told:
-        parts.append(note(f"Do weights differ between classes? Friedman's test over people: {'; '.join(told)}."))
+    tests = [f"{m}: p = {p_text(one['p'])}, {one['people']} people" for m, one in found["classes_differ"].items()]
+    if tests:
+        parts.append(note(f"Do weights differ between classes? Friedman's test over people: {'; '.join(tests)}."))
     parts.append(note("A weight says where attention went, not what the answer rests on: see ablation and stress."))
     return section("Modality weights", *parts)
 
 
 def _collapse(results: Tree) -> str:
     lines = [[str(one["fold"]), one["check"], one["text"]] for one in results["collapse"]]
-    told = note("What the check of each trained fusion found: a modality that is not used, or has all the weight.")
-    return section("Collapse", table(["fold", "check", "finding"], lines, "left"), told)
+    explanation = note(
+        "What the check of each trained fusion found: a modality that is not used, or has all the weight."
+    )
+    return section("Collapse", table(["fold", "check", "finding"], lines, "left"), explanation)
 
 
 def _calibration(results: Tree) -> str:
@@ -280,15 +289,15 @@ def _calibration(results: Tree) -> str:
                 *(_three(one["scaled"][k]) for k in ("ece", "nll", "brier")),
             ]
         lines.append(line)
-    told = (
+    explanation = (
         "A model that says 80 % should be right in 80 % of the cases. ECE is the mean gap over 10 bins of equal width; "
         "of few recordings it is above 0 even for a perfect model. "
     )
-    told += results["calibration_note"]
+    explanation += results["calibration_note"]
     drawn = figure_svg(
         figures.reliability(found), "Confidence against accuracy of recordings; the diagonal is calibrated."
     )
-    return section("Calibration", drawn, table(head, lines), note(told))
+    return section("Calibration", drawn, table(head, lines), note(explanation))
 
 
 def _three(value: float | None) -> str:
@@ -340,28 +349,28 @@ def _quality(results: Tree) -> str:
     for one in results["quality"]:
         rho = "–" if one["rho"] is None else f"{one['rho']:+.2f}"
         if one["rho"] is None:
-            told = "too few people" if len(one["points"]) < LEAST_PEOPLE else "the same for everybody"
+            explanation = "too few people" if len(one["points"]) < LEAST_PEOPLE else "the same for everybody"
         else:
-            told = "significant" if one["holm"] < ALPHA else "not significant"
+            explanation = "significant" if one["holm"] < ALPHA else "not significant"
         name = one["measured"].replace("_", " ")
         lines.append(
-            [name, one["source"], str(len(one["points"])), rho, p_text(one["p"]), p_text(one.get("holm")), told]
+            [name, one["source"], str(len(one["points"])), rho, p_text(one["p"]), p_text(one.get("holm")), explanation]
         )
         if one["rho"] is not None and one["measured"].startswith("eeg"):
             text = f"{name} against accuracy of {one['source']}, a dot a person."
             drawn.append(figure_svg(figures.quality(one, one["source"]), text))
     head = ["measured", "accuracy of", "people", "Spearman", "p", "Holm", "verdict"]
-    told = note("Means over each person's tested recordings, as preprocessing measured them.")
-    return section("Signal quality against accuracy", table(head, lines, "left"), told, *drawn)
+    explanation = note("Means over each person's tested recordings, as preprocessing measured them.")
+    return section("Signal quality against accuracy", table(head, lines, "left"), explanation, *drawn)
 
 
 def _bands(results: Tree) -> str:
     found = results["bands"]
     drawn = figures.heads(found["values"], found["channels"])
-    told = "EEG band power by class: dB above or below each person's mean over classes, mean over people."
+    caption = "EEG band power by class: dB above or below each person's mean over classes, mean over people."
     if drawn is None:
         return section("Band power", note("The places of these channels are not known, so there is no map."))
-    return section("Band power", figure_svg(drawn, told))
+    return section("Band power", figure_svg(drawn, caption))
 
 
 def _search(results: Tree) -> str:
@@ -373,10 +382,10 @@ def _search(results: Tree) -> str:
             [one["study"], str(one["candidates"]), percent(one["inner"]), percent(one["test"]), points(gained), changes]
         )
     head = ["study", "candidates", "inner folds", "tested", "optimism, points", "chosen"]
-    told = "Balanced accuracy of recordings, percent. The best of many is too good by luck: believe its test."
+    explanation = "Balanced accuracy of recordings, percent. The best of many is too good by luck: believe its test."
     if len(lines) > 1:
-        told += f" Candidates are shown of the first alone, {results['search'][0]['study']}."
-    return section("Search", table(head, lines, "left"), note(told))
+        explanation += f" Candidates are shown of the first alone, {results['search'][0]['study']}."
+    return section("Search", table(head, lines, "left"), note(explanation))
 
 
 def _audit(results: Tree) -> str:
@@ -386,17 +395,21 @@ def _audit(results: Tree) -> str:
         looked = [one for one in mine if one["passed"] is not None]
         passed = f"{sum(one['passed'] for one in looked)} of {len(mine)} passed" if looked else "not looked at"
         lines.append([name, passed, mine[0]["detail"] + (f" (fold {mine[0]['fold']})" if len(mine) > 1 else "")])
-    told = (
+    explanation = (
         "Derived again from each checkpoint's own split.json, its weights and the content of the windows. A run that "
         f"fails has no page. sha256 of the summary: {audit['sha256']}."
     )
-    return section("Leak audit", note(told), table(["check", "checkpoints", "detail"], lines, "left"))
+    return section("Leak audit", note(explanation), table(["check", "checkpoints", "detail"], lines, "left"))
 
 
 def _unread(results: Tree) -> list[str]:
     lines = results.get("unread") or []
-    told = "What the results store has beside these checkpoints and could not be read is not on this page."
-    return [section("Passed over", note(told), table(["what"], [[line] for line in lines], "left"))] if lines else []
+    explanation = "What the results store has beside these checkpoints and could not be read is not on this page."
+    return (
+        [section("Passed over", note(explanation), table(["what"], [[line] for line in lines], "left"))]
+        if lines
+        else []
+    )
 
 
 def _reproduce(results: Tree) -> str:

@@ -70,10 +70,10 @@ def accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -
 
 def units(windows: pd.DataFrame, source: str) -> Tree:
     """Accuracy per frame, window and recording, each the mean over people; None per frame where there is no video."""
-    told = scores_of_people(windows, source)
+    means = scores_of_people(windows, source)
     column = source + FRAMES
     per_frame = windows.groupby("subject")[column].mean().mean() if column in windows else math.nan
-    return {"frame": float(per_frame), "window": told["window"], "recording": told["recording"]}
+    return {"frame": float(per_frame), "window": means["window"], "recording": means["recording"]}
 
 
 def scores_of_people(windows: pd.DataFrame, source: str) -> dict[str, float]:
@@ -212,12 +212,12 @@ def quality(windows: pd.DataFrame, measured: pd.DataFrame, modalities: Sequence[
                 continue
             constant = both[column].nunique() < 2 or both[source].nunique() < 2
             few = len(both) < statistics.LEAST_PEOPLE
-            told: Any = None if constant or few else stats.spearmanr(both[column], both[source])
+            correlation: Any = None if constant or few else stats.spearmanr(both[column], both[source])
             points = [[str(p), float(x), float(y)] for p, (x, y) in zip(both.index, both.to_numpy(), strict=True)]
-            rho, p = (None, None) if told is None else (float(told.statistic), float(told.pvalue))
+            rho, p = (None, None) if correlation is None else (float(correlation.statistic), float(correlation.pvalue))
             found.append({"measured": column, "source": source, "rho": rho, "p": p, "points": points})
-    told_of = [one for one in found if one["p"] is not None]
-    for one, p in zip(told_of, statistics.holm([one["p"] for one in told_of]), strict=True):
+    tested = [one for one in found if one["p"] is not None]
+    for one, p in zip(tested, statistics.holm([one["p"] for one in tested]), strict=True):
         one["holm"] = p
     return found
 

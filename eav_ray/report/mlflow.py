@@ -64,7 +64,7 @@ class MLflow:
         """
         self._uri, self._name = experiment.store.mlflow, experiment.name
         self._runs = {run.key: run for run in runs}
-        self._told: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
         self._client: Any = None
         self._experiment_id = ""
         self._ids: dict[str, str] = {}  # key -> id of the MLflow run
@@ -73,15 +73,15 @@ class MLflow:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
-    def tell(self, progress: Progress) -> None:
-        self._told.put(progress)
+    def log(self, progress: Progress) -> None:
+        self._queue.put(progress)
 
     def close(self) -> None:
         """Set the state of the MLflow runs: finished where the last epoch was told, failed where it was not.
 
         A training that was stopped is failed until it goes on.
         """
-        self._told.put(None)
+        self._queue.put(None)
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
             self._complain("no answer")
@@ -90,12 +90,12 @@ class MLflow:
         untold: deque[Progress] = deque(maxlen=KEPT)
         closing = False
         while not closing:
-            progress = self._told.get()
+            progress = self._queue.get()
             if progress is None:
                 closing = True
             else:
                 untold.append(progress)
-            if not closing and (not self._told.empty() or time.monotonic() < self._again_at):
+            if not closing and (not self._queue.empty() or time.monotonic() < self._again_at):
                 continue
             try:
                 if untold:

@@ -62,7 +62,7 @@ def document(title: str, parts: Sequence[str], *, contents: bool = False) -> str
     parts = list(parts)
     if contents:
         heads = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', "\n".join(parts))
-        links = " ".join(f'<a href="#{name}">{told}</a>' for name, told in heads)
+        links = " ".join(f'<a href="#{name}">{heading}</a>' for name, heading in heads)
         parts.insert(1, f'<nav aria-label="Sections">{links}</nav>')
     return PAGE.format(title=html.escape(title), body="\n".join(parts))
 

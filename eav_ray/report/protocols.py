@@ -123,8 +123,8 @@ def _with_holm(found: list[Tree]) -> list[Tree]:
     """Adds `holm` and a `verdict` to comparisons that have `p` and `people`."""
     for one, p in zip(found, statistics.holm([one["p"] for one in found]), strict=True):
         few = one["people"] < statistics.LEAST_PEOPLE
-        told = "significant" if p < statistics.ALPHA else "not significant"
-        one |= {"holm": p, "verdict": f"of {one['people']} people none could be significant" if few else told}
+        significance = "significant" if p < statistics.ALPHA else "not significant"
+        one |= {"holm": p, "verdict": f"of {one['people']} people none could be significant" if few else significance}
     return found
 
 

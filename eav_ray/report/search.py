@@ -32,7 +32,7 @@ def page(study: str, trials: pd.DataFrame, importances: dict[str, float], search
     matplotlib.use("agg")
     found = candidates(trials)
     counts = ", ".join(
-        f"{sum(found['state'] == s)} {told}" for s, (told, _) in STATES.items() if s in set(found["state"])
+        f"{sum(found['state'] == s)} {label}" for s, (label, _) in STATES.items() if s in set(found["state"])
     )
     head = (
         f"<h1>Search {html.escape(study)}</h1>"
@@ -48,18 +48,18 @@ def sections(trials: pd.DataFrame, importances: dict[str, float], search: Search
     whole = found[found["state"] == "COMPLETE"]
     parts = [
         section("Best candidates", _table(whole)),
-        section("Scores, in the order of the search", figure_svg(_history(found), _told_history(found))),
+        section("Scores, in the order of the search", figure_svg(_history(found), _describe_history(found))),
     ]
     if importances:
-        told = ", ".join(f"{key} {share:.0%}" for key, share in sorted(importances.items(), key=lambda kv: -kv[1]))
+        caption = ", ".join(f"{key} {share:.0%}" for key, share in sorted(importances.items(), key=lambda kv: -kv[1]))
         note = "<p>Share of the spread of the scores that each key explains (fANOVA).</p>"
-        parts.append(section("Which keys mattered", note, figure_svg(_importances(importances), told)))
+        parts.append(section("Which keys mattered", note, figure_svg(_importances(importances), caption)))
     if len(whole) > 1:
-        told = "Each line is a finished candidate, through its values and its score; the table above has the best."
-        parts.append(section("Which values went together", figure_svg(_parallel(whole, search), told)))
+        caption = "Each line is a finished candidate, through its values and its score; the table above has the best."
+        parts.append(section("Which values went together", figure_svg(_parallel(whole, search), caption)))
     if "cost" in whole:
-        told = "Score against cost of each finished candidate; those that no other beats in both are joined."
-        parts.append(section("Score against cost", figure_svg(_costs(whole, search.cost), told)))
+        caption = "Score against cost of each finished candidate; those that no other beats in both are joined."
+        parts.append(section("Score against cost", figure_svg(_costs(whole, search.cost), caption)))
     return parts
 
 
@@ -92,7 +92,7 @@ def _table(whole: pd.DataFrame) -> str:
     return table(["candidate", "score, %", "SD over folds", *priced, *keys], lines)
 
 
-def _told_history(found: pd.DataFrame) -> str:
+def _describe_history(found: pd.DataFrame) -> str:
     whole = found[found["state"] == "COMPLETE"]["score"]
     if whole.empty:
         return "No candidate has a score."
@@ -104,12 +104,12 @@ def _told_history(found: pd.DataFrame) -> str:
 def _history(found: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     axes = figure.subplots()
-    for state, (told, marker) in STATES.items():
+    for state, (label, marker) in STATES.items():
         mine = found[found["state"] == state]
         # One that failed has no score; it stands at the lower edge.
         scores = mine["score"].fillna(found["score"].min() if found["score"].notna().any() else 0.0)
         if len(mine):
-            axes.plot(mine.index.to_numpy(), scores.to_numpy(), marker, ms=4, label=told)
+            axes.plot(mine.index.to_numpy(), scores.to_numpy(), marker, ms=4, label=label)
     whole = found[found["state"] == "COMPLETE"]["score"]
     axes.step(whole.index.to_numpy(), whole.cummax().to_numpy(), where="post", lw=1, color="0.3", label="best so far")
     axes.set(xlabel="candidate", ylabel=NAME)

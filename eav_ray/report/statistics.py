@@ -161,14 +161,14 @@ class Paired:
 
     def __str__(self) -> str:
         d = self.difference
-        told = (
+        description = (
             f"{self.ours} against {self.other}, paired over {self.people} people: {100 * d.mean:+.2f} points "
             f"(95 % {100 * d.low:+.2f} to {100 * d.high:+.2f}), Wilcoxon p = {self.p_value:.3g}, Holm {self.holm:.3g}, "
             f"rank-biserial {self.effect:+.2f}"
         )
         if self.people < LEAST_PEOPLE:
-            return f"{told}: of {self.people} people no difference could be significant"
-        return told if self.significant else f"{told}: not significant"
+            return f"{description}: of {self.people} people no difference could be significant"
+        return description if self.significant else f"{description}: not significant"
 
 
 def against(correct: pd.DataFrame, ours: str, others: Mapping[str, pd.Series], *, seed: int = 0) -> list[Paired]:
@@ -200,12 +200,12 @@ def pairwise(correct: pd.DataFrame, sources: Sequence[str], *, seed: int = 0) ->
 
 def signed_rank(differences: np.ndarray) -> tuple[float, float]:
     """(p value, rank-biserial correlation) of paired differences; people without one say nothing."""
-    told = differences[np.abs(differences) > 1e-12]
-    if not len(told):
+    nonzero = differences[np.abs(differences) > 1e-12]
+    if not len(nonzero):
         return 1.0, 0.0
-    ranks = stats.rankdata(np.abs(told))
-    effect = float((ranks * np.sign(told)).sum() / ranks.sum())
-    found: Any = stats.wilcoxon(told)
+    ranks = stats.rankdata(np.abs(nonzero))
+    effect = float((ranks * np.sign(nonzero)).sum() / ranks.sum())
+    found: Any = stats.wilcoxon(nonzero)
     return float(found.pvalue), effect
 
 

@@ -41,8 +41,10 @@ def text(tree: Tree) -> str:
         area = _area(tree, kind)["sources"][joint]["of_clean"]
         claim = _claim(tree, kind, "corrected")
         shown = f"{area:.2f}" if area is not None else "-"
-        told = _weighed(claim, last) + _refused(last)
-        lines.append(f"{kind + ', ' + level(last):44}{_percent(last, joint):>8}{itself:>8}{shown:>7}  {told}".rstrip())
+        weight_change = _weighed(claim, last) + _refused(last)
+        lines.append(
+            f"{kind + ', ' + level(last):44}{_percent(last, joint):>8}{itself:>8}{shown:>7}  {weight_change}".rstrip()
+        )
     lines.append(f"chance {100 * tree['chance']:.1f}; area: 1 where nothing is lost. {summary(tree)}")
     return "\n".join(lines)
 
@@ -82,16 +84,16 @@ def summary(tree: Tree) -> str:
     if tested and all(abs(c["difference"]) < 1e-9 for c in tested):
         return "The weights do not depend on the input: this fusion gives every modality that is there the same."
     falls = sum(c["verdict"] == "falls" for c in claims)
-    told = [f"The weight of the disturbed modality falls in {falls} of {len(tested)} kinds of distortion"]
-    told += [f"does not fall significantly in {of['not significant']}"] if "not significant" in of else []
-    told += [f"RISES in {of['rises']}"] if "rises" in of else []
+    clauses = [f"The weight of the disturbed modality falls in {falls} of {len(tested)} kinds of distortion"]
+    clauses += [f"does not fall significantly in {of['not significant']}"] if "not significant" in of else []
+    clauses += [f"RISES in {of['rises']}"] if "rises" in of else []
     refused = "as it was not there, or preprocessing refused most of it"
-    told += [f"is not testable in {of['not testable']}, {refused}"] if "not testable" in of else []
+    clauses += [f"is not testable in {of['not testable']}, {refused}"] if "not testable" in of else []
     first = tested[0] if tested else None
     unit = f", paired over {first['n']} {first['over']}" if first else ""
     few = " (fewer than 6 people: recordings of one person are not independent)" if unit.endswith("recordings") else ""
     test = "Wilcoxon's signed-rank test with Holm's correction"
-    return f"{'; '.join(told)}. {test}{unit}{few}; the 95 % interval must leave 0 out as well."
+    return f"{'; '.join(clauses)}. {test}{unit}{few}; the 95 % interval must leave 0 out as well."
 
 
 def level(condition: Tree) -> str:
@@ -257,10 +259,10 @@ def _curves(tree: Tree, kinds: Sequence[str], modality: str) -> str:
     panels[0].set_ylabel("accuracy of recordings, %", fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=len(labels), loc="outside upper center", frameon=False, fontsize=8)
-    return figure_svg(figure, _told(tree, kinds, modality, shown))
+    return figure_svg(figure, _describe_curves(tree, kinds, modality, shown))
 
 
-def _told(tree: Tree, kinds: Sequence[str], modality: str, shown: Sequence[str]) -> str:
+def _describe_curves(tree: Tree, kinds: Sequence[str], modality: str, shown: Sequence[str]) -> str:
     clean = tree["conditions"][0]
     what = "all modalities" if modality == "all" else TITLES[modality]
     ends = []

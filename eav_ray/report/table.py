@@ -128,8 +128,8 @@ def protocol_table(
             lines.append(f"{fold:>4}  {who:12}" + "".join(f"{v:10.2f}" for v in people.mean() * 100))
     counts = Counter(check for found in findings.values() for check in sorted({f["check"] for f in found}))
     if counts:
-        told = ", ".join(f"{check} ({count} of {len(findings)})" for check, count in counts.most_common())
-        lines.append(f"warning: what the collapse check found, in how many folds: {told}")
+        counted = ", ".join(f"{check} ({count} of {len(findings)})" for check, count in counts.most_common())
+        lines.append(f"warning: what the collapse check found, in how many folds: {counted}")
     return "\n".join(lines)
 
 

@@ -145,8 +145,8 @@ class Service:
             raise Refused(400, str(error)) from None
         made, not_used = windows_of(upload, p.profile, p.modalities, p.eeg_channels, p.montage)
         if not made.windows:
-            told = "; ".join(f"{m}: {reason}" for m, reason in not_used.items())
-            raise Refused(422, f"nothing in this request can be used ({told})", not_used=not_used)
+            reasons = "; ".join(f"{m}: {reason}" for m, reason in not_used.items())
+            raise Refused(422, f"nothing in this request can be used ({reasons})", not_used=not_used)
         table = p.of_rows(made.windows)
         whole = Recordings()
         whole.add(table)
@@ -214,7 +214,7 @@ class Streaming:
 
     async def _answer(self, hearing: "asyncio.Task[None]") -> str:
         """Returns why the stream ends, empty where the client has ended it."""
-        told = self._loop.time()
+        last_sent_s = self._loop.time()
         while not hearing.done():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._new.wait(), TICK_S)
@@ -224,13 +224,13 @@ class Streaming:
             if end_s is not None:
                 shot = self._live.snapshot(end_s)
                 tree = await self._loop.run_in_executor(self._pool, partial(self._predicted, shot))
-            elif now - told >= HOP_S:
+            elif now - last_sent_s >= HOP_S:
                 tree = {"time": self._live.newest_s, "waiting": "not a second of anything new has come"}
             else:
                 tree = {}
             if tree:
                 await self._socket.send_text(as_text(tree | self._complaints()))
-                told = max(told + HOP_S, now) if end_s is None else now
+                last_sent_s = max(last_sent_s + HOP_S, now) if end_s is None else now
             if self._bad >= self._limits.in_a_row:
                 return f"{self._bad} messages in a row cannot be used"
             if now - self._heard > self._limits.idle_s:

@@ -67,7 +67,7 @@ def of_other_jobs(results: Store, opened: Sequence[Opened], unread: list[str]) -
                 sections["ablation"] = [*ablation.sections(tree), *cost.sections(tree)]
                 found["ablation"] = tree
         except DAMAGED as error:
-            unread.append(_told(results, path, error))
+            unread.append(_describe_damage(results, path, error))
     for name in results.folders("stress"):
         path = f"stress/{name}/results.json"
         try:
@@ -76,11 +76,11 @@ def of_other_jobs(results: Store, opened: Sequence[Opened], unread: list[str]) -
                 sections["stress"] = stress.sections(tree)
                 found["stress"] = tree
         except DAMAGED as error:
-            unread.append(_told(results, path, error))
+            unread.append(_describe_damage(results, path, error))
     return [part for of_job in sections.values() for part in of_job], found
 
 
-def _told(results: Store, path: str, error: Exception) -> str:
+def _describe_damage(results: Store, path: str, error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else f"{results}/{path} cannot be read: {error!r}"
 
 
@@ -132,11 +132,13 @@ def beside(
         ours = protocols.as_published(ordered[source], names)
         known = ours[ours.index.isin(protocols.published().index)]
         if len(known):
-            told = f"Ours is {source}, per frame where a source sees video, else per window."
+            reference_note = f"Ours is {source}, per frame where a source sees video, else per window."
             if source.split(",")[0] not in ("paper", "within"):  # a fold of theirs is of the same protocol
-                told += " That is another protocol: only fold.protocol=paper asks what the published number answers."
+                reference_note += (
+                    " That is another protocol: only fold.protocol=paper asks what the published number answers."
+                )
             rows = protocols.against_reference(known, names)
-            found["reference"] = {"source": protocols.REFERENCE, "note": told, "rows": rows}
+            found["reference"] = {"source": protocols.REFERENCE, "note": reference_note, "rows": rows}
     return found
 
 
@@ -161,7 +163,7 @@ def kept_protocols(
         except ConfigError:  # of an earlier version, which had fewer keys, or of one that had others
             continue
         except DAMAGED as error:
-            unread.append(_told(results, prefix, error))
+            unread.append(_describe_damage(results, prefix, error))
             continue
         label = _label(kept, own, searched="-searched-" in name)
         of_seed.setdefault(label, {})[kept.seed] = table
@@ -202,7 +204,7 @@ def of_searches(
     """The searches that these checkpoints are the winners of: sections of the first, and what each said."""
     keys = {one.key for one in opened}
     sections: list[str] = []
-    told: list[Tree] = []
+    searches: list[Tree] = []
     for study in results.folders("searches"):
         try:
             best = _json(results, f"searches/{study}/best.json")
@@ -213,11 +215,11 @@ def of_searches(
             sections = sections or search.sections(trials, {}, own.search)
             candidates = int(trials["candidate"].nunique())
         except DAMAGED as error:
-            unread.append(_told(results, f"searches/{study}", error))
+            unread.append(_describe_damage(results, f"searches/{study}", error))
             continue
         correct = [correct_per_recording(one.fold.windows, ["fusion"]) for one in opened if one.key in str(best)]
         test = float(np.mean([c.groupby("label")["fusion"].mean().mean() for c in correct])) if correct else None
-        told.append(
+        searches.append(
             {
                 "study": study,
                 "candidates": candidates,
@@ -227,4 +229,4 @@ def of_searches(
                 "trials": trials.to_dict("records"),
             }
         )
-    return sections, told
+    return sections, searches

@@ -106,11 +106,11 @@ def groups_at_once(experiment: Experiment, known: Capacity) -> int:
     way = f"set {ways[0]}" if ways else "lower runtime.cpus_per_worker or runtime.gpus_per_worker"
     raise ConfigError(
         f"{asked} x runtime.workers={runtime.workers} needs {need} workers with {each_needs(runtime)} each (drivers "
-        f"need no CPU), but the cluster has room for {workers} on {_told(known)}; {way}"
+        f"need no CPU), but the cluster has room for {workers} on {_describe_nodes(known)}; {way}"
     )
 
 
-def _told(known: Capacity) -> str:
+def _describe_nodes(known: Capacity) -> str:
     assert known.grown is not None
     nodes = f"{len(known.now)} node{'s' * (len(known.now) != 1)}"
     more = len(known.grown) - len(known.now)

@@ -60,15 +60,15 @@ def embed_frozen(experiment: Experiment, runs: list[Run], shards: Store, index: 
 @contextmanager
 def _only_one(results: Store, key: str, modality: str) -> Iterator[None]:
     """One job embeds; others that need the same wait for it."""
-    told = False
+    announced = False
     while True:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(results.lock(f"{key}.lock"))
             except DataError:
-                if not told:
+                if not announced:
                     print(f"waits for another job that embeds {modality}", flush=True)
-                told = True
+                announced = True
             else:
                 yield
                 return

@@ -81,9 +81,9 @@ def _tested(
     own, fold = checkpoint.experiment, checkpoint.experiment.fold.index
     store, name = split(path)
     out = out or f"{Store(experiment.store.results)}/evidence/{store.read_json(f'{name}/state.json')['key']}"
-    told = f"{own.name}, trained under {checkpoint.split.protocol}, fold {fold}, seed {own.seed}{_labels(own)}"
+    description = f"{own.name}, trained under {checkpoint.split.protocol}, fold {fold}, seed {own.seed}{_labels(own)}"
     protocol = f"{checkpoint.split.protocol}, fold {fold} alone"
-    subject = Subject(f"{own.name}: a checkpoint", told, apart(checkpoint.split), protocol)
+    subject = Subject(f"{own.name}: a checkpoint", description, apart(checkpoint.split), protocol)
     held = held_out(experiment, [(fold, own)], data) if temperature else None
     page = write(experiment, data, [Fold(fold, path, checkpoint.split.test, table)], subject, out, held)
     lines.append(f"page: {page}")
@@ -96,10 +96,10 @@ def _tested_elsewhere(experiment: Experiment, path: str, data: Data, checkpoint:
     key = digest(store.read_json(f"{name}/state.json")["key"], data.digest, sorted(found.modalities))
     trained, tested = titles(checkpoint.experiment.data, experiment.data)
     own = checkpoint.experiment
-    told = f"{own.name}, trained on {trained}, tested on {tested}, over the classes that both have: "
+    description = f"{own.name}, trained on {trained}, tested on {tested}, over the classes that both have: "
     subject = Subject(
         f"{own.name}: {trained} to {tested}",
-        told + ", ".join(found.classes) + _labels(own),
+        description + ", ".join(found.classes) + _labels(own),
         "of another data set",
         f"from {trained} to {tested}",
     )
@@ -157,9 +157,9 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
                 f"{results}/{name} and run jobs/protocol.py again"
             )
     searched_too = ", every fold searched on inner folds of its own training people" if searched else ""
-    told = f"{e.name}, {len(tested)} folds of {e.fold.protocol}{searched_too}, seed {e.seed}{_labels(e)}"
+    description = f"{e.name}, {len(tested)} folds of {e.fold.protocol}{searched_too}, seed {e.seed}{_labels(e)}"
     protocol = e.fold.protocol + (", searched" if searched else "")
-    subject = Subject(f"{e.name}: {protocol}", told, apart(folds[0].split), protocol, e)
+    subject = Subject(f"{e.name}: {protocol}", description, apart(folds[0].split), protocol, e)
     # The temperature is that of models of the same shape: of what each fold's search chose.
     own = [(f["fold"], override(e, f["search"]["changes"]) if "search" in f else e) for f in kept.folds]
     held = held_out(e, own, data) if temperature else None

@@ -275,8 +275,8 @@ def _temperature_note(validation: pd.DataFrame | None, inner: bool) -> str:
             "people and takes it from their predictions."
         )
     of = "of its inner folds" if inner else "of its validation side"
-    told = f"Each model has a temperature {of}, {len(validation)} windows in all"
-    return f"{told}: never of recordings that it is tested on."
+    sentence = f"Each model has a temperature {of}, {len(validation)} windows in all"
+    return f"{sentence}: never of recordings that it is tested on."
 
 
 def _quality(data: Data, windows: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime.cli import with_data
 from eav_ray.runtime.predict import open_checkpoint, predict, predict_shards
-from eav_ray.storage import told
+from eav_ray.storage import io_errors
 from eav_ray.training.probabilities import Recordings, with_probabilities
 
 KINDS = (".parquet", ".csv")
@@ -85,7 +85,7 @@ class Table:
         self._parquet: pq.ParquetWriter | None = None
 
     def add(self, rows: pd.DataFrame) -> None:
-        with told(f"write {self._path}"):
+        with io_errors(f"write {self._path}"):
             if self._path.suffix == ".csv":
                 first = not self._partial.stat().st_size
                 rows.to_csv(self._partial, mode="a", header=first, index=False)
@@ -96,7 +96,7 @@ class Table:
             self._parquet.write_table(table.cast(self._parquet.schema))
 
     def __enter__(self) -> "Table":
-        with told(f"write {self._path}"):
+        with io_errors(f"write {self._path}"):
             if self._path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ class Table:
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         try:
-            with told(f"write {self._path}"):
+            with io_errors(f"write {self._path}"):
                 if self._parquet is not None:
                     self._parquet.close()
                 if kind is None:

@@ -101,10 +101,10 @@ def run_each(
     queue: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Queue).remote(unique)
     total = sum(run.epochs for run in unique)
     with (
-        contextlib.nullcontext(listen) if listen else _boards(experiment, unique) as tell,
+        contextlib.nullcontext(listen) if listen else _boards(experiment, unique) as log_progress,
         stage(title, total, "epochs") as bar,
-        _watched(queue, bar, tell, ends, experiment.runtime),
-        _told_to_end(queue),
+        _watched(queue, bar, log_progress, ends, experiment.runtime),
+        _stop_on_sigterm(queue),
     ):
         others = [
             _remote_group.options(scheduling_strategy=here).remote(
@@ -137,15 +137,15 @@ def _boards(experiment: Experiment, runs: list[Run]) -> Iterator[Callable[[Progr
         if store.mlflow:
             boards.append(stack.enter_context(contextlib.closing(MLflow(experiment, runs))))
 
-        def tell(progress: Progress) -> None:
+        def log_progress(progress: Progress) -> None:
             for board in boards:
-                board.tell(progress)
+                board.log(progress)
 
-        yield tell
+        yield log_progress
 
 
 @contextmanager
-def _told_to_end(queue: Any) -> Iterator[None]:
+def _stop_on_sigterm(queue: Any) -> Iterator[None]:
     """While this lasts, SIGTERM makes the groups save and leave. `ray job stop` sends it before it kills."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -43,7 +43,7 @@ class Queue:
         self._note = ""
         self._damaged: list[str] = []
         self._stopped = self._asked = False
-        self._told: list[Progress] = []
+        self._progress: list[Progress] = []
 
     def pull(self, group: int) -> Run | str:
         self._asked = True
@@ -100,15 +100,15 @@ class Queue:
         self._errors[self._running[group]] = reason
 
     def progress(self, progress: Progress) -> None:
-        self._told.append(progress)
+        self._progress.append(progress)
         self._epochs[progress.key] = progress.epoch
         self._damaged += [line for line in progress.damaged if line not in self._damaged]
         self._note = _note(progress)
 
-    def told(self) -> list[Progress]:
+    def drain_progress(self) -> list[Progress]:
         """What was told since the last call."""
-        told, self._told = self._told, []
-        return told
+        progress, self._progress = self._progress, []
+        return progress
 
     def state(self) -> State:
         epochs = sum(self._epochs.values())

@@ -46,13 +46,13 @@ class Leases(Searcher):
         *,
         needs: Callable[[Candidate], frozenset[str]] = lambda candidate: frozenset(),
         copy: Callable[[], None] = lambda: None,
-        told: Callable[[Candidate], None] = lambda candidate: None,
+        on_completed: Callable[[Candidate], None] = lambda candidate: None,
         cost: Callable[[Candidate], float] = lambda candidate: math.nan,
     ) -> None:
         super().__init__(metric=SCORE, mode="max")
         self._owner, self._most, self._rows = owner, most, rows
         self._keep, self._show, self._needs, self._copy = keep, show, needs, copy
-        self._told, self._cost = told, cost
+        self._on_completed, self._cost = on_completed, cost
         self._leases: dict[str, dict[int, Candidate]] = {}
         self._claimed: dict[str, frozenset[str]] = {}
         self._held: list[Candidate] = []  # that wait for what a trial is training
@@ -151,8 +151,8 @@ class Leases(Searcher):
         # Only what the kept study knows may be forgotten.
         self._copy()
         for candidate, *_ in finished:
-            self._told(candidate)
-        self._show(len(self._owner.told()), note=self._note())
+            self._on_completed(candidate)
+        self._show(len(self._owner.completed()), note=self._note())
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if result and not error:
@@ -181,19 +181,19 @@ class Waiting(tune.Callback):
         tell: Called with True every now and then while that lasts, and with False when it is over.
     """
 
-    def __init__(self, tell: Callable[[bool], None]) -> None:
-        self._tell, self._since, self._told = tell, time.monotonic(), False
+    def __init__(self, notify: Callable[[bool], None]) -> None:
+        self._notify, self._since, self._notified = notify, time.monotonic(), False
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         open_trials = [trial for trial in trials if not trial.is_finished()]
         if not open_trials or any(trial.status == Trial.RUNNING for trial in open_trials):
             self._since = time.monotonic()
-            if self._told:
-                self._told = False
-                self._tell(False)
+            if self._notified:
+                self._notified = False
+                self._notify(False)
         elif time.monotonic() - self._since > WAITS_S:
-            self._told = True
-            self._tell(True)
+            self._notified = True
+            self._notify(True)
 
 
 def leave_pickled_errors() -> None:

@@ -58,13 +58,13 @@ def serve_checkpoint(
     if not joined:
         cluster.check_local(runtime)
         _check_port(host, port)
-    with cluster.session(runtime), _until_told() as told:  # Ray sets a handler of its own when it starts
+    with cluster.session(runtime), _until_told() as stop_requested:  # Ray sets a handler of its own when it starts
         url = _start(host, port, token, route)
         place = "/".join(map(str, split(path)))
         _deploy(place, digest_of(token) if token else "", runtime, name, route, replicas)
         print(f"serving {path} at {url} (health, predict, stream){'' if token else ', without a token'}", flush=True)
         try:
-            while not told.wait(ALIVE_S):
+            while not stop_requested.wait(ALIVE_S):
                 serve.status()  # raises where the cluster is gone
         finally:
             # Not Ray Serve itself, by which others may serve; it ends with a Ray of our own.
@@ -87,16 +87,16 @@ def _check_port(host: str, port: int) -> None:
 @contextmanager
 def _until_told() -> Iterator[threading.Event]:
     """Set by SIGINT and SIGTERM."""
-    told = threading.Event()
+    stop_requested = threading.Event()
 
-    def tell(number: int, frame: Any) -> None:
-        if told.is_set():
+    def handle_signal(number: int, frame: Any) -> None:
+        if stop_requested.is_set():
             raise KeyboardInterrupt  # asked twice
-        told.set()
+        stop_requested.set()
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield told
+        yield stop_requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

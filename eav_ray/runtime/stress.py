@@ -84,7 +84,9 @@ def run_stress(path: str, changes: dict[str, Any], asked: Asked, out: str) -> St
             work = _work(checkpoint, experiment, listing, recordings, others)
             tables = _tables(work, conditions, f"{store}/{prefix}", experiment.runtime, results, name)
             modalities = sorted(experiment.data.modalities)
-            tree = tree_of(tables, [_told(c) for c in conditions], modalities, len(checkpoint.classes), facts)
+            tree = tree_of(
+                tables, [_condition_to_dict(c) for c in conditions], modalities, len(checkpoint.classes), facts
+            )
             results.write_json(f"{name}/results.json", tree)
     return Stressed(tree, f"{results}/{name}", f"{text(tree)}\nstress: {results}/{name}/results.json")
 
@@ -229,7 +231,7 @@ def _tables(
     return {c: arrow.read_frame(results.read(file), f"{results}/{file}") for c, file in files.items()}
 
 
-def _told(condition: Condition) -> dict[str, Any]:
+def _condition_to_dict(condition: Condition) -> dict[str, Any]:
     """A condition, for the tree."""
     found: dict[str, Any] = {"name": condition.name, "kind": condition.kind, "step": condition.step}
     found["modalities"] = [d.modality for d in condition.distortions]

@@ -76,11 +76,11 @@ def lease(config: dict[str, Any], experiment: Experiment, question: Question, sh
             for n, scored in zip(numbers, metrics, strict=True):
                 number, fold = jobs[n]
                 found[number].append({"fold": fold, "seconds": seconds, "together": len(numbers)} | scored)
-            told = [of_folds(n, f, len(folds), bars, alone=alone[n]) for n, f in found.items() if len(f) > part[-1]]
-            told = [candidate for candidate in told if candidate]
-            if told:
-                tune.report({SCORE: told[0][SCORE], "scored": json.dumps(told)})
-            for candidate in told:
+            finished = [of_folds(n, f, len(folds), bars, alone=alone[n]) for n, f in found.items() if len(f) > part[-1]]
+            finished = [candidate for candidate in finished if candidate]
+            if finished:
+                tune.report({SCORE: finished[0][SCORE], "scored": json.dumps(finished)})
+            for candidate in finished:
                 del found[candidate["candidate"]]
             began = time.perf_counter()
 
@@ -124,18 +124,18 @@ class Control:
 
     def __init__(self) -> None:
         self._stopped = False
-        self._told: dict[int, tuple[float, str]] = {}
+        self._progress: dict[int, tuple[float, str]] = {}
 
     def stop(self) -> None:
         self._stopped = True
 
-    def tell(self, number: int, share: float, note: str) -> bool:
+    def report_progress(self, number: int, share: float, note: str) -> bool:
         """How much of a candidate is trained, 0 to 1; whether its driver should save and leave."""
-        self._told[number] = share, note
+        self._progress[number] = share, note
         return self._stopped
 
-    def told(self) -> dict[int, tuple[float, str]]:
-        return self._told
+    def get_progress(self) -> dict[int, tuple[float, str]]:
+        return self._progress
 
 
 def candidate_runs(experiment: Experiment, question: Question) -> list[list[Run]]:
@@ -228,8 +228,8 @@ def full(
         rows += [{"fold": len(rows), "seconds": math.nan, "together": 1, SCORE: math.nan}]
     if pruned_at:
         rows[-1]["released_s"] = time.monotonic() - pruned_at  # until its workers' CPUs and GPUs were free again
-    told = of_folds(number, rows, len(runs), bars, failed=failed)
-    tune.report({SCORE: told[SCORE], "scored": json.dumps([told])} if told else NOTHING)
+    summary = of_folds(number, rows, len(runs), bars, failed=failed)
+    tune.report({SCORE: summary[SCORE], "scored": json.dumps([summary])} if summary else NOTHING)
 
 
 def _measured(results: Store, prefix: str, split: Split) -> dict[str, float]:

@@ -283,11 +283,11 @@ def _open_journal(results: Store, folder: str) -> Path:
 def _try_candidates(
     e: Experiment, planned: Plan, shards: Store, index: Index, owner: Owner, results: Store, folder: str
 ) -> None:
-    left = owner.candidates - len(owner.told())
+    left = owner.candidates - len(owner.completed())
     if left <= 0:
         return
     rows = earlier_rows(results, folder, owner)
-    if missing := set(owner.told()) - {row["candidate"] for row in rows}:
+    if missing := set(owner.completed()) - {row["candidate"] for row in rows}:
         raise DataError(
             f"the study {owner.name} has {len(missing)} candidates of which {results}/{folder}/trials.parquet knows "
             "nothing: they were searched with another store.results; use that one, or another search.storage"
@@ -321,7 +321,7 @@ def _try_candidates(
                     lambda count, note: None,  # `_control` shows it
                     needs=partial(_needs, e, planned, results),
                     copy=copy,
-                    told=partial(_forget, e, planned, results),
+                    on_completed=partial(_forget, e, planned, results),
                     cost=price,
                 )
                 stopped.append(lambda: setattr(searcher, "stopped", True))
@@ -334,14 +334,14 @@ def _try_candidates(
     if searcher.failed:
         number, reason = next(iter(searcher.failed.items()))
         print(f"no score: {len(searcher.failed)} candidates; the first, {number}: {reason}", flush=True)
-    told = f"{len(owner.told())} of {owner.candidates} candidates"
+    progress = f"{len(owner.completed())} of {owner.candidates} candidates"
     if searcher.stopped:
-        raise Interrupted(f"{told} are finished")
+        raise Interrupted(f"{progress} are finished")
     if searcher.broken is not None:
         reason = found[0] if found else "it ended without a word"
         raise DataError(f"candidate {searcher.broken} could not be tried: {reason}; the same command tries it again")
-    if len(owner.told()) < owner.candidates:
-        raise DataError(f"the search ended at {told}; the same command continues")
+    if len(owner.completed()) < owner.candidates:
+        raise DataError(f"the search ended at {progress}; the same command continues")
 
 
 def _run(
@@ -402,10 +402,10 @@ def _control(owner: Owner, bar: Bar) -> Iterator[tuple[Any, list[Callable[[], No
 
     def watch() -> None:
         while not stop.wait(1.0):
-            told: dict[int, tuple[float, str]] = ray.get(control.told.remote())
-            done = owner.told()
-            running = {number: share for number, (share, _) in told.items() if number not in done}
-            notes = [note for number, (_, note) in told.items() if number in running and note.strip()]
+            progress: dict[int, tuple[float, str]] = ray.get(control.told.remote())
+            done = owner.completed()
+            running = {number: share for number, (share, _) in progress.items() if number not in done}
+            notes = [note for number, (_, note) in progress.items() if number in running and note.strip()]
             best = owner.best()
             bar.to(
                 round(len(done) + sum(running.values()), 2),
@@ -473,9 +473,9 @@ def _copy_journal(owner: Owner, results: Store, folder: str) -> None:
 
 
 def earlier_rows(results: Store, folder: str, owner: Owner) -> list[Row]:
-    told = set(owner.told())
+    completed = set(owner.completed())
     table = _rows(results, folder)
-    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records") if row["candidate"] in told]
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records") if row["candidate"] in completed]
 
 
 def _rows(results: Store, folder: str) -> pd.DataFrame:

@@ -104,8 +104,10 @@ def score_heads(
         yield numbers, metrics
 
 
-def _of_stack(stays: Callable[[int, float, float], bool], numbers: list[int], head: int, *told: float) -> bool:
-    return stays(numbers[head], *told)
+def _of_stack(
+    stays: Callable[[int, float, float], bool], numbers: list[int], head: int, *rung_and_score: float
+) -> bool:
+    return stays(numbers[head], *rung_and_score)
 
 
 def _trained_and_scored(runs: list[Run], opened: "_Opened", place: Place, looks: Looks) -> list[Metrics]:
@@ -376,7 +378,7 @@ class Stack:
 def train_heads(
     heads: list[Head],
     device: torch.device,
-    told: Callable[[int, list[float]], None] = lambda step, losses: None,
+    on_step: Callable[[int, list[float]], None] = lambda step, losses: None,
     look: Callable[[int, Stack, dict[int, int]], set[int]] | None = None,
 ) -> Stack:
     """Train every head to its own last epoch.
@@ -402,7 +404,7 @@ def train_heads(
         loaders = (streams[s].batches(Position(epoch, 0)) for s in used)
         for step, batches in enumerate(zip(*loaders, strict=True)):
             losses = stack.step(list(batches), stream, [rates[h](Position(epoch, step)) for h in running])
-            told(number, losses[: len(set(running))].tolist())
+            on_step(number, losses[: len(set(running))].tolist())
             number += 1
         rows = {h: row for row, h in enumerate(running)}
         over = {h for h in rows if heads[h].optim.epochs == epoch + 1}

@@ -143,7 +143,7 @@ class Owner:
         else:
             self._study.tell(number, [score, cost] if self.search.cost else score)
 
-    def told(self) -> list[int]:
+    def completed(self) -> list[int]:
         return [t.number for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
 
     def changes(self) -> dict[int, dict[str, Any]]:

@@ -197,8 +197,8 @@ def _derived(split: Split, outer: Split | None, items: Sequence[Item]) -> Check:
     name = "split, derived again"
     if outer is None:
         return Check(name, False, "the experiment's fold cannot be made of the recordings that are stored")
-    if told := _differs(split, outer):
-        return Check(name, False, told)
+    if difference := _differs(split, outer):
+        return Check(name, False, difference)
     if split.protocol == "calibrated":
         return Check(name, True, "what calibrated and what is tested are of the fold's own test side")
     counts = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
@@ -242,8 +242,8 @@ def _content(split: Split, before: tuple[str, ...], contents: Contents, modaliti
         if shared := mine & theirs:
             rows = [r for r in (*tested, *known) if digests[r] in shared]
             ids = windows.ids.iloc[rows]
-            told = _some({f"{i} window {w}" for i, w in zip(ids["id"], ids["window"], strict=True)})
-            return Check(name, False, f"{len(shared)} equal signals of {m}: {told}")
+            examples = _some({f"{i} window {w}" for i, w in zip(ids["id"], ids["window"], strict=True)})
+            return Check(name, False, f"{len(shared)} equal signals of {m}: {examples}")
     return Check(name, True, f"{compared} signals of test windows, by content: none is on another side")
 
 
@@ -289,7 +289,7 @@ def _selection(e: Experiment, split: Split, items: list[Item], epoch: int) -> Ch
     name = "choices"
     if chosen := set(split.validation) & set(split.test):
         return Check(name, False, f"test recordings among those that choices are made by: {_some(chosen)}")
-    told = "no recording of the test side validates"
+    detail = "no recording of the test side validates"
     if split.protocol in ACROSS:
         try:
             inner = inner_splits(items, e.fold)
@@ -298,8 +298,8 @@ def _selection(e: Experiment, split: Split, items: list[Item], epoch: int) -> Ch
         seen = {i for one in inner for i in (*one.train, *one.validation)}
         if leaked := seen & set(split.test):
             return Check(name, False, f"inner folds hold test recordings: {_some(leaked)}")
-        told += f"; {len(inner)} inner folds hold none of its {len(split.test)} test recordings"
-    return Check(name, True, f"{told}; the weights are those of the last epoch, {epoch}")
+        detail += f"; {len(inner)} inner folds hold none of its {len(split.test)} test recordings"
+    return Check(name, True, f"{detail}; the weights are those of the last epoch, {epoch}")
 
 
 def _encoders(checkpoint: Checkpoint, split: Split, encoders: Mapping[str, tuple[str, ...]]) -> Check:

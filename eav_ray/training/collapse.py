@@ -37,16 +37,16 @@ def find_collapse(
     module.to(device).eval()
     names = module.names
     sums, share = _Sums(len(names)), 0.0
-    told = False
+    has_gradients = False
     for batch in batches:
         several = (batch.present_BM.sum(1) > 1) & (batch.label_B >= 0)
         if several.any():
             sums.add(module, batch, several, device)
             found = _share_of_queries(module, fusion, batch, several, device) if fusion.n_keys else None
-            told, share = told or found is not None, max(share, found or 0.0)
+            has_gradients, share = has_gradients or found is not None, max(share, found or 0.0)
     if not sums.windows:
         return []
-    return [*_attention(fusion, share if told else None), *sums.findings(names)]
+    return [*_attention(fusion, share if has_gradients else None), *sums.findings(names)]
 
 
 def _share_of_queries(

@@ -422,7 +422,7 @@ class DeepSpeedEngine(_Common):
             self.engine.step()
             summed += total.item()
         if by_hand:
-            self.loss_scale.told(self._optimizer.overflow)
+            self.loss_scale.record_step(self._optimizer.overflow)
         return summed
 
     def weights(self) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class LossScale:
     def value(self) -> float:
         return self.scaler.get_scale()
 
-    def told(self, overflow: bool) -> None:
+    def record_step(self, overflow: bool) -> None:
         """A step is over that the scaler did not see."""
         state = self.scaler.state_dict()
         good = 0 if overflow else state["_growth_tracker"] + 1

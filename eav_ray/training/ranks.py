@@ -35,9 +35,9 @@ def from_first(number: int, device: torch.device) -> int:
     """Rank 0's number; cheap enough for every step."""
     if world()[1] == 1:
         return number
-    told = torch.tensor(number, device=device)
-    dist.broadcast(told, 0)
-    return int(told)
+    tensor = torch.tensor(number, device=device)
+    dist.broadcast(tensor, 0)
+    return int(tensor)
 
 
 def together(action: Callable[[], T]) -> T:

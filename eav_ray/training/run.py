@@ -378,10 +378,10 @@ def _train(
         steps = loader_of(run, place, ready).steps
         watch = Watch(run, steps, saver, interrupted)
 
-        def tell(engine: Engine, position: Position, sums: Metrics, validation: Metrics) -> None:
+        def report_progress(engine: Engine, position: Position, sums: Metrics, validation: Metrics) -> None:
             if engine.rank == 0:
                 seconds = max(1e-9, sums["seconds"])
-                told = {
+                metrics = {
                     "train_loss": sums["loss_sum"] / max(1, sums["count"]),
                     "windows_s": sums["count"] / seconds,
                     "wait": sums["wait_s"] / seconds,
@@ -389,7 +389,7 @@ def _train(
                 }
                 done = position.epoch + position.step / steps
                 step = position.epoch * steps + position.step
-                report(Progress(run.key, run.title, done, epochs, step, told | validation, tuple(damaged)))
+                report(Progress(run.key, run.title, done, epochs, step, metrics | validation, tuple(damaged)))
 
         def after_step(engine: Engine, position: Position, sums: Metrics) -> None:
             due, telling, reason = watch.after(position, engine)
@@ -397,7 +397,7 @@ def _train(
                 engine.settle()
                 saver.save(engine, position, {"so_far": _summed(sums), "history": list(history)})
             if telling and position.step < steps:  # the last step of an epoch is told with the epoch
-                tell(engine, position, sums, {})
+                report_progress(engine, position, sums, {})
             if reason:
                 raise Interrupted(reason)
 
@@ -412,8 +412,8 @@ def _train(
             validation: Metrics = {}
             if (run.kind != "encoder" or not run.embed) and (finished or (every and position.epoch % every == 0)):
                 validation = _named(_validation(run, place, ready, engine))
-            told = {"epoch": position.epoch, "seconds": sums["seconds"], "windows": sums["count"]}
-            history.append(told | metrics | validation)
+            epoch_record = {"epoch": position.epoch, "seconds": sums["seconds"], "windows": sums["count"]}
+            history.append(epoch_record | metrics | validation)
             kept: dict[str, Any] = metrics | validation | {"history": list(history)}
             if finished:
                 weights = engine.weights()
@@ -421,7 +421,7 @@ def _train(
                 prefix = saver.finish(weights, position, kept | {"collapse": findings})
             elif validation or position.epoch % e.train.checkpoint_epochs == 0:
                 saver.save(engine, position, kept)
-            tell(engine, position, sums, validation)
+            report_progress(engine, position, sums, validation)
 
         _fit(run, place, ready, resume, at_epoch, after_step)
         return prefix

@@ -110,7 +110,7 @@ def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, 
     e = load(str(TINY), parse_changes(search.words[1:]))
     owner = Owner(e.search, folder.name, place / "replayed.log")
     changes, scores = rows.groupby("candidate")["changes"].first(), rows.groupby("candidate")[SCORE].mean()
-    while (number := len(owner.told())) < e.search.candidates:
+    while (number := len(owner.completed())) < e.search.candidates:
         candidate = owner.ask()
         assert candidate is not None and candidate.number == number
         assert candidate.changes == json.loads(changes[number])

@@ -29,7 +29,7 @@ def test_each_training_has_curves_of_its_own(tmp_path: Path) -> None:
     assert not (tmp_path / "board").exists()
     for key, start in (("encoder-a", 2.0), ("fusion-b", 1.0)):
         for epoch in (0.5, 1, 2):
-            board.tell(Progress(key, "x", epoch, 2, int(10 * epoch), {"train_loss": start / epoch, "windows_s": 7.0}))
+            board.log(Progress(key, "x", epoch, 2, int(10 * epoch), {"train_loss": start / epoch, "windows_s": 7.0}))
     board.close()
     assert {p.name for p in (tmp_path / "board").iterdir()} == {"encoder-a", "fusion-b"}
     found = curves(tmp_path / "board" / "encoder-a")

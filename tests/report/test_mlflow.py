@@ -49,7 +49,7 @@ def told(run: Run, *epochs: float, of: int = 3) -> list[Progress]:
 def tell(e: Experiment, run: Run, *epochs: float) -> None:
     with closing(MLflow(e, [run])) as board:
         for progress in told(run, *epochs):
-            board.tell(progress)
+            board.log(progress)
 
 
 def runs_of(uri: str, name: str) -> list[Any]:
@@ -80,7 +80,7 @@ def test_a_training_that_is_resumed_continues_its_run(uri: str) -> None:
     other = training(override(e, {"seed": 1}))
     with closing(MLflow(e, [run, other])) as board:
         for progress in [*told(run, 0.5, 1), *told(other, 1, 3)]:
-            board.tell(progress)
+            board.log(progress)
     first, second = sorted(runs_of(uri, "resumed"), key=lambda r: r.data.tags[TAG] != run.key)
     assert (first.info.status, second.info.status) == ("FAILED", "FINISHED")
     again = override(e, {"runtime.workers": 1})  # which the key does not hold
@@ -113,7 +113,7 @@ def test_what_a_server_did_not_take_is_told_when_it_is_back(
     e = experiment(uri, "away")
     with closing(MLflow(e, [training(e)])) as board:
         for progress in told(training(e), 0.5, 1, 3):
-            board.tell(progress)
+            board.log(progress)
             assert failed.wait(60)
     (found,) = runs_of(uri, "away")
     assert [step for step, _ in curve(uri, found.info.run_id)] == [5, 10, 30] and found.info.status == "FINISHED"
@@ -128,7 +128,7 @@ def test_an_unreachable_server_is_one_line(capsys: pytest.CaptureFixture[str]) -
     e = experiment(uri, "unreachable")
     board = MLflow(e, [training(e)])
     for progress in told(training(e), 0.5, 1, 2):
-        board.tell(progress)
+        board.log(progress)
         time.sleep(0.05)
     board.close()
     out, err = capsys.readouterr()
@@ -147,7 +147,7 @@ def test_a_server_that_never_answers_holds_nothing_up(
         began = time.monotonic()
         board = MLflow(e, [training(e)])
         for progress in told(training(e), 1, 2):
-            board.tell(progress)
+            board.log(progress)
         board.close()
         assert time.monotonic() - began < 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -96,7 +96,7 @@ def test_a_search_killed_after_any_answer_goes_on_as_if_it_had_not_been(
     of, candidates = uninterrupted
     journal = tmp_path / "journal"
     search(journal, of, told=told, eager=eager)
-    done = set(Owner(of, NAME, journal).told())
+    done = set(Owner(of, NAME, journal).completed())
     assert len(done) == told
     rest = search(journal, of)
     assert not {c.number for c in rest} & done  # nothing finished is asked again
@@ -115,7 +115,7 @@ def test_a_journal_cut_at_any_line_goes_on_as_if_it_had_not_been(
     for cut in range(1, len(lines)):
         journal = tmp_path / f"journal{cut}"
         journal.write_bytes(b"".join(lines[:cut]))
-        done = set(Owner(of, NAME, journal).told())
+        done = set(Owner(of, NAME, journal).completed())
         rest = search(journal, of)
         assert sorted(rest, key=lambda c: c.number) == [c for c in candidates if c.number not in done], cut
 
@@ -170,7 +170,7 @@ def test_a_database_keeps_a_study_as_a_journal_does(sampler: Any, tmp_path: Path
     url = f"sqlite:///{tmp_path / 'search.db'}"
     first = search(url, of, told=3)
     rest = search(url, of)
-    assert [*first[:3], *rest] == whole and Owner(of, NAME, url).told() == list(range(8))
+    assert [*first[:3], *rest] == whole and Owner(of, NAME, url).completed() == list(range(8))
 
 
 def test_a_password_is_refused_before_it_is_written_anywhere() -> None:
@@ -193,7 +193,7 @@ def test_a_pruned_candidate_is_never_the_best(tmp_path: Path) -> None:
         assert candidate
         owner.tell(candidate.number, value, pruned=pruned)
     best = owner.best()
-    assert best and best[0].number == 1 and owner.told() == [0, 1]
+    assert best and best[0].number == 1 and owner.completed() == [0, 1]
 
 
 def test_the_bar_is_the_median_of_earlier_candidates_on_as_many_folds() -> None:
@@ -252,7 +252,7 @@ def test_a_score_that_is_no_number_fails_and_is_never_the_best(tmp_path: Path, b
         owner.tell(candidate.number, value)
     best = owner.best()
     assert best and best[0].number == 2 and best[1] == -1.0
-    assert owner.told() == [0, 1, 2, 3]
+    assert owner.completed() == [0, 1, 2, 3]
     with pytest.raises(StopIteration):
         Owner(Search(candidates=4, batch=4, space=SPACE), NAME, tmp_path / "journal").ask()
 
@@ -394,7 +394,7 @@ def test_two_studies_share_a_journal_without_mixing(tmp_path: Path) -> None:
     first, second = one.ask(), other.ask()
     assert first and second and first.number == second.number == 0
     one.tell(0, 0.5)
-    assert one.told() == [0] and other.told() == []
+    assert one.completed() == [0] and other.completed() == []
     assert first.changes != second.changes
 
 
@@ -428,7 +428,7 @@ def test_with_a_cost_the_best_are_those_that_no_other_beats_in_both(sampler: Any
     assert scores == sorted(scores, reverse=True) and set(scores) == {0.1, 0.2, 0.4, 0.8}
     whole = [t for t in range(30) if t % 5 != 4]
     again = Owner(of, NAME, tmp_path / "whole")
-    assert owner.told() == list(range(30)) and again.ranking() == ranked
+    assert owner.completed() == list(range(30)) and again.ranking() == ranked
     # Of each number of heads, the cheapest is the one on the front.
     assert all(candidate.number in whole for candidate, _ in ranked)
     assert owner.best() == ranked[0]
@@ -497,4 +497,4 @@ def test_a_cost_that_is_no_number_fails(tmp_path: Path) -> None:
     owner = Owner(Search(candidates=2, batch=2, space=SPACE, cost="gmac"), NAME, tmp_path / "journal")
     owner.ask()
     owner.tell(0, 0.5, cost=math.nan)
-    assert owner.told() == [0] and owner.ranking() == []
+    assert owner.completed() == [0] and owner.ranking() == []
