@@ -168,7 +168,7 @@ def program(*words: str) -> float:
     return time.perf_counter() - began
 
 
-def job(root: Path, shards: Path) -> float:
+def time_job(root: Path, shards: Path) -> float:
     shutil.rmtree(shards, ignore_errors=True)
     words = [f"data.root={root}", f"store.shards={shards}"]
     return program("jobs/preprocess.py", "jobs/experiments/fusion.yaml", *words)
@@ -232,7 +232,7 @@ def main() -> int:
         measure(k, eeg_sides)
     for k in range(RUNS):
         whole_sides: dict[str, Callable[[], float]] = {
-            "job": partial(job, many, folder / "job-shards"),
+            "job": partial(time_job, many, folder / "job-shards"),
             "serial": partial(serial, many, True),
         }
         if k == 0:  # once, to tell what the spectrograms take of the serial side

@@ -10,11 +10,11 @@ python jobs/ablate.py jobs/experiments/fusion.yaml --parts sizes --sizes cheap,q
 """
 
 from eav_ray.runtime.ablate import run_ablation
-from eav_ray.runtime.cli import Arguments, door, experiment_of
+from eav_ray.runtime.cli import Arguments, experiment_of, run_command
 from eav_ray.training.variants import PARTS
 
 
-def job(arguments: Arguments) -> int:
+def main(arguments: Arguments) -> int:
     experiment = experiment_of(arguments)
     parts, sizes = (
         arguments.flags.get(f, d).split(",") for f, d in (("parts", ",".join(PARTS)), ("sizes", "cheap,half"))
@@ -25,4 +25,4 @@ def job(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job, flags=("parts", "sizes"))
+    run_command(__doc__ or "", main, flags=("parts", "sizes"))

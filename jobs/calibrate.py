@@ -6,10 +6,10 @@ python jobs/evaluate.py  jobs/experiments/fusion.yaml --checkpoint results/runs/
 
 from eav_ray.errors import ConfigError
 from eav_ray.runtime.calibrate import calibrate
-from eav_ray.runtime.cli import Arguments, absolute_path, door, experiment_of
+from eav_ray.runtime.cli import Arguments, absolute_path, experiment_of, run_command
 
 
-def job(arguments: Arguments) -> None:
+def main(arguments: Arguments) -> None:
     experiment = experiment_of(arguments)
     for flag in ("checkpoint", "subject"):
         if not arguments.flags.get(flag):
@@ -20,4 +20,4 @@ def job(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job, flags=("checkpoint", "subject", "recordings"))
+    run_command(__doc__ or "", main, flags=("checkpoint", "subject", "recordings"))

@@ -4,10 +4,10 @@ python jobs/check.py jobs/experiments/fusion.yaml data.root=/data/EAV
 """
 
 from eav_ray.runtime.check import check, report
-from eav_ray.runtime.cli import Arguments, door, experiment_of
+from eav_ray.runtime.cli import Arguments, experiment_of, run_command
 
 
-def job(arguments: Arguments) -> int:
+def main(arguments: Arguments) -> int:
     experiment = experiment_of(arguments, uses=())
     found = check(experiment)
     print(report(found))
@@ -15,4 +15,4 @@ def job(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job)
+    run_command(__doc__ or "", main)

@@ -8,11 +8,11 @@ folder of index.html, results.json and model_card.md; in the results store if no
 inner folds, to fit a temperature on.
 """
 
-from eav_ray.runtime.cli import Arguments, absolute_path, door, experiment_of
+from eav_ray.runtime.cli import Arguments, absolute_path, experiment_of, run_command
 from eav_ray.runtime.evaluate import evaluate_checkpoint, evaluate_protocol
 
 
-def job(arguments: Arguments) -> None:
+def main(arguments: Arguments) -> None:
     experiment, flags = experiment_of(arguments), arguments.flags
     out = absolute_path("--out", flags.get("out", ""))
     temperature = "temperature" in flags
@@ -23,4 +23,4 @@ def job(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job, flags=("checkpoint", "out", "search!", "temperature!"))
+    run_command(__doc__ or "", main, flags=("checkpoint", "out", "search!", "temperature!"))

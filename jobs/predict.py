@@ -5,11 +5,11 @@ python jobs/predict.py best data.root=/data/EAV store.shards=data/shards --shard
 """
 
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.cli import Arguments, absolute_path, door
+from eav_ray.runtime.cli import Arguments, absolute_path, run_command
 from eav_ray.runtime.export import predict_to_file
 
 
-def job(arguments: Arguments) -> int:
+def main(arguments: Arguments) -> int:
     if len(arguments.paths) != 1:
         raise ConfigError("give exactly one checkpoint folder; jobs/train.py and jobs/pull.py print its path")
     out = absolute_path("--out", arguments.flags.get("out") or "predictions.parquet", remote=False)
@@ -19,4 +19,4 @@ def job(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job, flags=("out", "shards!"))
+    run_command(__doc__ or "", main, flags=("out", "shards!"))

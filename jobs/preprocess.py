@@ -5,12 +5,12 @@ python jobs/preprocess.py jobs/experiments/fusion.yaml data.root=/data/EAV --fra
 """
 
 from eav_ray.runtime.check import problem_lines
-from eav_ray.runtime.cli import Arguments, door, experiment_of
+from eav_ray.runtime.cli import Arguments, experiment_of, run_command
 from eav_ray.runtime.preprocess import preprocess, shard_store
 from eav_ray.runtime.quality import write_page
 
 
-def job(arguments: Arguments) -> None:
+def main(arguments: Arguments) -> None:
     experiment = experiment_of(arguments, uses=("shards",))
     done = preprocess(experiment)
     windows = sum(s.rows for s in done.index.shards)
@@ -22,4 +22,4 @@ def job(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job, flags=("frames!",))
+    run_command(__doc__ or "", main, flags=("frames!",))

@@ -7,12 +7,12 @@ python jobs/protocol.py jobs/experiments/fusion.yaml fold.of=5 --search
 --search: each fold is searched first, as jobs/tune.py does, on inner folds of its own training people.
 """
 
-from eav_ray.runtime.cli import Arguments, door, experiment_of
+from eav_ray.runtime.cli import Arguments, experiment_of, run_command
 from eav_ray.runtime.nested import run_nested
 from eav_ray.runtime.protocol import run_protocol
 
 
-def job(arguments: Arguments) -> int:
+def main(arguments: Arguments) -> int:
     run = run_nested if "search" in arguments.flags else run_protocol
     done = run(experiment_of(arguments))
     print(done.text)
@@ -20,4 +20,4 @@ def job(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job, flags=("search!",))
+    run_command(__doc__ or "", main, flags=("search!",))

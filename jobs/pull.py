@@ -9,12 +9,12 @@ the search keeps as many as search.refit says. --next-best takes the next one wh
 """
 
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.cli import Arguments, absolute_path, door
+from eav_ray.runtime.cli import Arguments, absolute_path, run_command
 from eav_ray.runtime.pull import candidates, pull, studies
 from eav_ray.training.plan import SCORE
 
 
-def job(arguments: Arguments) -> None:
+def main(arguments: Arguments) -> None:
     if len(arguments.paths) != 1 or arguments.changes:
         raise ConfigError("give exactly one results store, for example: python jobs/pull.py results --list")
     (store,), flags = arguments.paths, arguments.flags
@@ -37,4 +37,4 @@ def job(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job, flags=("list!", "to", "study", "top", "metric", "next-best!"))
+    run_command(__doc__ or "", main, flags=("list!", "to", "study", "top", "metric", "next-best!"))

@@ -8,11 +8,11 @@ With runtime.address=HOST:PORT it is an application of a cluster (--name, --rout
 """
 
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.cli import Arguments, door
+from eav_ray.runtime.cli import Arguments, run_command
 from eav_ray.runtime.serve import serve_checkpoint
 
 
-def job(arguments: Arguments) -> None:
+def main(arguments: Arguments) -> None:
     if len(arguments.paths) != 1:
         raise ConfigError("give exactly one checkpoint folder; jobs/train.py and jobs/pull.py print its path")
     flags = arguments.flags
@@ -29,4 +29,4 @@ def job(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job, flags=("host", "port", "token-file", "name", "route", "replicas"))
+    run_command(__doc__ or "", main, flags=("host", "port", "token-file", "name", "route", "replicas"))

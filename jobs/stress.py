@@ -8,11 +8,11 @@ the data root, which may be another data set of the same classes. --out: the res
 """
 
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.cli import Arguments, absolute_path, door
+from eav_ray.runtime.cli import Arguments, absolute_path, run_command
 from eav_ray.runtime.stress import Asked, run_stress
 
 
-def job(arguments: Arguments) -> None:
+def main(arguments: Arguments) -> None:
     if len(arguments.paths) != 1:
         raise ConfigError("give exactly one checkpoint folder; jobs/train.py and jobs/pull.py print its path")
     flags, changes = arguments.flags, dict(arguments.changes)
@@ -24,4 +24,4 @@ def job(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job, flags=("modalities", "steps", "kinds", "all!", "out"))
+    run_command(__doc__ or "", main, flags=("modalities", "steps", "kinds", "all!", "out"))

@@ -3,11 +3,11 @@
 python jobs/tune.py jobs/experiments/fusion.yaml search.candidates=32 fold.index=0
 """
 
-from eav_ray.runtime.cli import Arguments, door, experiment_of
+from eav_ray.runtime.cli import Arguments, experiment_of, run_command
 from eav_ray.runtime.tune import tune_experiment
 
 
-def job(arguments: Arguments) -> None:
+def main(arguments: Arguments) -> None:
     experiment = experiment_of(arguments)
     best = tune_experiment(experiment)
     print(f"best candidate {best.candidate.number}: {best.candidate.changes}, inner score {best.inner_score:.4f}")
@@ -17,4 +17,4 @@ def job(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    door(__doc__ or "", job)
+    run_command(__doc__ or "", main)

@@ -18,7 +18,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError, UserC
 from eav_ray.config import Experiment, Runtime
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime import cluster
-from eav_ray.runtime.cli import Arguments, absolute, door, with_data
+from eav_ray.runtime.cli import Arguments, absolute, run_command, with_data
 
 REPOSITORY = Path(__file__).parents[1]
 DEMO = str(REPOSITORY / "jobs" / "experiments" / "demo.yaml")
@@ -190,7 +190,7 @@ def test_an_error_of_a_task_is_told_as_an_error_of_the_job(
 
     monkeypatch.setattr(sys, "argv", ["job"])
     with pytest.raises(SystemExit) as ended:
-        door("usage", job)
+        run_command("usage", job)
     assert ended.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(expected)
@@ -204,7 +204,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(sys, "argv", ["job"])
     with pytest.raises(KeyError):
-        door("usage", job)
+        run_command("usage", job)
 
 
 ON_RAY = """
@@ -311,7 +311,7 @@ def submit(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     name = Path(words[0]).stem
     module = module_of(name, called="job")
     monkeypatch.setattr(module, WORK[name], reached)
-    door("", module.job, flags=("checkpoint", "out", "to"))
+    run_command("", module.job, flags=("checkpoint", "out", "to"))
 
 
 def test_there_are_submitted_commands_in_the_texts() -> None:

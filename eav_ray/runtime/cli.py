@@ -34,7 +34,7 @@ class Arguments:
         return int(text)
 
 
-def door(usage: str, job: Callable[[Arguments], int | None], *, flags: tuple[str, ...] = ()) -> None:
+def run_command(usage: str, command: Callable[[Arguments], int | None], *, flags: tuple[str, ...] = ()) -> None:
     """Run a job: exit 0 when it is done, 2 with one line a problem when the request or the data are at fault.
 
     Args:
@@ -47,7 +47,7 @@ def door(usage: str, job: Callable[[Arguments], int | None], *, flags: tuple[str
             print(textwrap.dedent(usage).strip() + "\n\n" + _keys_text())
             code = 0
         else:
-            code = job(_parse(words, flags)) or 0
+            code = command(_parse(words, flags)) or 0
     except (ConfigError, DataError, RayError) as error:
         for line in problems(error):
             print(f"error: {line}", file=sys.stderr)
