@@ -44,7 +44,7 @@ from eav_ray.runtime.predict import open_checkpoint
 from eav_ray.runtime.preprocess import Chunk, _write, chunks, open_index, preprocess, shard_store
 from eav_ray.runtime.pull import pull, studies
 from eav_ray.runtime.score import Task, _name, score
-from eav_ray.search.study import Owner
+from eav_ray.search.study import StudyClient
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.embeddings import ARRAYS, Embeddings
@@ -292,18 +292,22 @@ def journal(folder: Path, before: bool) -> Place:
     of = Search(candidates=2, batch=2, sampler="random", space={"fusion.heads": Choice(choice=(1, 2))})
     path = folder / "journal.log"
     if before:
-        Owner(of, "study", path).ask()
+        StudyClient(of, "study", path).ask()
     earlier = path.read_bytes() if before else b""
 
     def read() -> None:
-        Owner(of, "study", path).ask()
-        Owner(of, "study", path).ask()
+        StudyClient(of, "study", path).ask()
+        StudyClient(of, "study", path).ask()
 
     return Place(lambda data: path.write_bytes(earlier + data), read, "journal.log")
 
 
 def trials(folder: Path) -> Place:
-    store, owner, name = Store(folder), cast(Owner, SimpleNamespace(told=lambda: [0])), "searches/s/trials.parquet"
+    store, owner, name = (
+        Store(folder),
+        cast(StudyClient, SimpleNamespace(told=lambda: [0])),
+        "searches/s/trials.parquet",
+    )
     return Place(partial(store.write, name), lambda: tune.earlier_rows(store, "searches/s", owner), name)
 
 

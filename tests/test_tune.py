@@ -15,8 +15,8 @@ from eav_ray.errors import ConfigError
 from eav_ray.runtime import cluster, tune
 from eav_ray.runtime.cli import absolute
 from eav_ray.runtime.searcher import Leases, Waiting
-from eav_ray.runtime.trial import OWNER, Question, candidate_runs, of_folds
-from eav_ray.search.study import Candidate, Owner, check_space
+from eav_ray.runtime.trial import STUDY_FILE, Question, candidate_runs, of_folds
+from eav_ray.search.study import Candidate, StudyClient, check_space
 from eav_ray.storage import Store
 from eav_ray.training.plan import SCORE
 from tests.test_protocol import stored
@@ -77,7 +77,7 @@ class Trained:
     def __init__(self, folder: Path, changes: list[dict[str, Any]], needs: dict[str, str], **search: Any) -> None:
         values = sorted({c["optim.lr"] for c in changes})
         space = {"optim.lr": Choice(choice=tuple(values))}
-        self.owner = Owner(Search(candidates=len(changes), space=space, **search), "s", folder / "journal")
+        self.owner = StudyClient(Search(candidates=len(changes), space=space, **search), "s", folder / "journal")
         self._left = [Candidate(n, c) for n, c in enumerate(changes)]
         self._told: set[int] = set()
         self.owner.ask = self._ask
@@ -228,7 +228,7 @@ def test_what_a_search_began_is_forgotten_and_nothing_else(tmp_path: Path) -> No
     for fold, runs in enumerate(folds):
         for run in runs:
             results.write(f"runs/{run.key}/a0000/model", b"weights")
-            results.write_json(f"runs/{run.key}/{OWNER}", "another" if fold == 1 else plan.study)
+            results.write_json(f"runs/{run.key}/{STUDY_FILE}", "another" if fold == 1 else plan.study)
 
     def left() -> list[list[bool]]:
         return [[bool(results.names(f"runs/{run.key}")) for run in runs] for runs in folds]

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from eav_ray.errors import ConfigError
 from eav_ray.runtime.groups import WAITS_S
-from eav_ray.search.study import Candidate, Owner, medians
+from eav_ray.search.study import Candidate, StudyClient, medians
 from eav_ray.training.plan import SCORE
 
 Row = dict[str, Any]
@@ -38,7 +38,7 @@ class Leases(Searcher):
 
     def __init__(
         self,
-        owner: Owner,
+        study: StudyClient,
         most: int,
         rows: list[Row],
         keep: Callable[[list[Row]], None],
@@ -50,7 +50,7 @@ class Leases(Searcher):
         cost: Callable[[Candidate], float] = lambda candidate: math.nan,
     ) -> None:
         super().__init__(metric=SCORE, mode="max")
-        self._owner, self._most, self._rows = owner, most, rows
+        self._owner, self._most, self._rows = study, most, rows
         self._keep, self._show, self._needs, self._copy = keep, show, needs, copy
         self._on_completed, self._cost = on_completed, cost
         self._leases: dict[str, dict[int, Candidate]] = {}

@@ -31,7 +31,7 @@ from eav_ray.training.plan import SCORE, Run, fusion_run
 from eav_ray.training.run import Place, open_place, score_fold
 
 Fold = dict[str, Any]  # what is known of a candidate on one fold: a row
-OWNER = "search.json"  # beside a run's attempts: the study whose candidate began it
+STUDY_FILE = "search.json"  # beside a run's attempts: the study whose candidate began it
 NOTHING = {SCORE: math.nan}  # of a candidate that has saved and left: it stays open in the study
 OF_CANDIDATE = ("study", "candidate", "state", "changes")  # columns of a row that are not of its fold
 
@@ -199,7 +199,7 @@ def full(
     if not look(state) and todo:
         for run in todo:
             if not results.names(f"runs/{run.key}"):
-                results.write_json(f"runs/{run.key}/{OWNER}", study)
+                results.write_json(f"runs/{run.key}/{STUDY_FILE}", study)
         try:
             look(run_each(e, todo, Store(shards), index, question.embed, title=f"candidate {number}", ends=look))
         except Interrupted:

@@ -41,8 +41,8 @@ from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.protocol import finished
 from eav_ray.runtime.searcher import Leases, Row, Waiting, leave_pickled_errors
 from eav_ray.runtime.train import Data, announce, open_data, runs_of
-from eav_ray.runtime.trial import OWNER, Control, Question, candidate_runs, full, lease
-from eav_ray.search.study import Candidate, Owner, check_space, count, is_whole, study_name, trials_table
+from eav_ray.runtime.trial import STUDY_FILE, Control, Question, candidate_runs, full, lease
+from eav_ray.search.study import Candidate, StudyClient, check_space, count, is_whole, study_name, trials_table
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training.embeddings import cache_key
 from eav_ray.training.estimate import cost
@@ -219,20 +219,20 @@ def choose(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
     """
     e, question = experiment, planned.question
     results, folder = Store(e.store.results), _folder(planned)
-    owner = Owner(e.search, planned.study, e.search.storage or _open_journal(results, folder))
-    _try_candidates(e, planned, shards, index, owner, results, folder)
+    study = StudyClient(e.search, planned.study, e.search.storage or _open_journal(results, folder))
+    _try_candidates(e, planned, shards, index, study, results, folder)
     if e.search.mode == "full":
-        for number, changes in owner.changes().items():
+        for number, changes in study.changes().items():
             _forget(e, planned, results, Candidate(number, changes), whole=True)
     # Lists of values are drawn again and again: equal candidates are refitted once.
     ranked: dict[str, Chosen] = {}
-    for candidate, score in owner.ranking():
+    for candidate, score in study.ranking():
         runs = runs_of(override(e, candidate.changes), planned.outer, question.data, embed=question.embed)
         if runs[-1].key not in ranked and len(ranked) < e.search.refit:
             ranked[runs[-1].key] = Chosen(candidate, score, runs)
     if not ranked:
-        raise DataError(f"not one of {owner.asked} candidates has a score; see {results}/{folder}/trials.parquet")
-    shown = page(planned.study, _rows(results, folder), owner.importances(), e.search)
+        raise DataError(f"not one of {study.asked} candidates has a score; see {results}/{folder}/trials.parquet")
+    shown = page(planned.study, _rows(results, folder), study.importances(), e.search)
     results.write(f"{folder}/search.html", shown.encode())
     return list(ranked.values())
 
@@ -281,21 +281,21 @@ def _open_journal(results: Store, folder: str) -> Path:
 
 
 def _try_candidates(
-    e: Experiment, planned: Plan, shards: Store, index: Index, owner: Owner, results: Store, folder: str
+    e: Experiment, planned: Plan, shards: Store, index: Index, study: StudyClient, results: Store, folder: str
 ) -> None:
-    left = owner.candidates - len(owner.completed())
+    left = study.candidates - len(study.completed())
     if left <= 0:
         return
-    rows = earlier_rows(results, folder, owner)
-    if missing := set(owner.completed()) - {row["candidate"] for row in rows}:
+    rows = earlier_rows(results, folder, study)
+    if missing := set(study.completed()) - {row["candidate"] for row in rows}:
         raise DataError(
-            f"the study {owner.name} has {len(missing)} candidates of which {results}/{folder}/trials.parquet knows "
+            f"the study {study.name} has {len(missing)} candidates of which {results}/{folder}/trials.parquet knows "
             "nothing: they were searched with another store.results; use that one, or another search.storage"
         )
     lanes = min(side_by_side(e), left)
     # What a cluster is to grow for must wait in its sight; by default Tune shows it one trial at a time.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(lanes)
-    keep, copy = partial(_keep, results, folder), partial(_copy_journal, owner, results, folder)
+    keep, copy = partial(_keep, results, folder), partial(_copy_journal, study, results, folder)
     shapes = Shapes(index.eeg_channels, len(index.classes))
 
     def price(candidate: Candidate) -> float:
@@ -304,17 +304,17 @@ def _try_candidates(
         except ConfigError:  # such a model cannot be built, which its training says
             return math.nan
 
-    with stage("search", owner.candidates, "candidates") as bar:
+    with stage("search", study.candidates, "candidates") as bar:
         known = {"experiment": e, "question": planned.question, "shards": str(shards), "index": index}
         if e.search.mode == "fusion":
-            searcher = Leases(owner, -(-e.search.batch // lanes), rows, keep, bar.to, copy=copy, cost=price)
+            searcher = Leases(study, -(-e.search.batch // lanes), rows, keep, bar.to, copy=copy, cost=price)
             needs = {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus_per_worker}
             trial = tune.with_parameters(lease, **known)
             found = _run(trial, needs, searcher, lanes, left, results, [_waits(e, bar)], retries=1)
         else:
-            with _control(owner, bar) as (control, stopped):
+            with _control(study, bar) as (control, stopped):
                 searcher = Leases(
-                    owner,
+                    study,
                     1,
                     rows,
                     keep,
@@ -334,13 +334,13 @@ def _try_candidates(
     if searcher.failed:
         number, reason = next(iter(searcher.failed.items()))
         print(f"no score: {len(searcher.failed)} candidates; the first, {number}: {reason}", flush=True)
-    progress = f"{len(owner.completed())} of {owner.candidates} candidates"
+    progress = f"{len(study.completed())} of {study.candidates} candidates"
     if searcher.stopped:
         raise Interrupted(f"{progress} are finished")
     if searcher.broken is not None:
         reason = found[0] if found else "it ended without a word"
         raise DataError(f"candidate {searcher.broken} could not be tried: {reason}; the same command tries it again")
-    if len(owner.completed()) < owner.candidates:
+    if len(study.completed()) < study.candidates:
         raise DataError(f"the search ended at {progress}; the same command continues")
 
 
@@ -387,7 +387,7 @@ def _waits(e: Experiment, bar: Bar) -> Waiting:
 
 
 @contextmanager
-def _control(owner: Owner, bar: Bar) -> Iterator[tuple[Any, list[Callable[[], None]]]]:
+def _control(study: StudyClient, bar: Bar) -> Iterator[tuple[Any, list[Callable[[], None]]]]:
     """An actor that speaks with the drivers of candidates; while it lives, the bar shows how far they are.
 
     SIGTERM makes them save and leave.
@@ -403,10 +403,10 @@ def _control(owner: Owner, bar: Bar) -> Iterator[tuple[Any, list[Callable[[], No
     def watch() -> None:
         while not stop.wait(1.0):
             progress: dict[int, tuple[float, str]] = ray.get(control.told.remote())
-            done = owner.completed()
+            done = study.completed()
             running = {number: share for number, (share, _) in progress.items() if number not in done}
             notes = [note for number, (_, note) in progress.items() if number in running and note.strip()]
-            best = owner.best()
+            best = study.best()
             bar.to(
                 round(len(done) + sum(running.values()), 2),
                 note=(f" best {best[1]:.3f}" if best else "") + (notes[-1] if notes else " "),
@@ -453,9 +453,9 @@ def _forget(e: Experiment, planned: Plan, results: Store, candidate: Candidate, 
         for run in runs if whole else runs[-1:]:
             name = f"runs/{run.key}"
             # What another job or search began is its own.
-            if run.key in shared or not results.exists(f"{name}/{OWNER}"):
+            if run.key in shared or not results.exists(f"{name}/{STUDY_FILE}"):
                 continue
-            if results.read_json(f"{name}/{OWNER}") != planned.study:
+            if results.read_json(f"{name}/{STUDY_FILE}") != planned.study:
                 continue
             with contextlib.suppress(DataError), results.lock(f"{name}/lock"):  # somebody else is at it
                 if run.kind == "encoder" and run.embed:
@@ -467,13 +467,13 @@ def _keep(results: Store, folder: str, rows: list[Row]) -> None:
     results.write(f"{folder}/trials.parquet", arrow.frame_bytes(trials_table(rows)))
 
 
-def _copy_journal(owner: Owner, results: Store, folder: str) -> None:
-    if not results.is_local and not owner.search.storage:
+def _copy_journal(study: StudyClient, results: Store, folder: str) -> None:
+    if not results.is_local and not study.search.storage:
         results.write(f"{folder}/journal.log", _journal(results, folder).read_bytes())
 
 
-def earlier_rows(results: Store, folder: str, owner: Owner) -> list[Row]:
-    completed = set(owner.completed())
+def earlier_rows(results: Store, folder: str, study: StudyClient) -> list[Row]:
+    completed = set(study.completed())
     table = _rows(results, folder)
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records") if row["candidate"] in completed]
 

@@ -59,7 +59,7 @@ def study_name(experiment: Experiment, data: str, splits: list[Split], encoders:
     return f"{e.name}-{digest(space, fixed, data, inner, sorted(encoders), *others)}"
 
 
-class Owner:
+class StudyClient:
     """Asks and tells one study.
 
     Args:

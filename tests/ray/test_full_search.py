@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from eav_ray.config import load, parse_changes
-from eav_ray.search.study import Owner
+from eav_ray.search.study import StudyClient
 from eav_ray.training.plan import SCORE
 from tests.ray.conftest import REPOSITORY, TINY
 from tests.ray.test_stop import workers
@@ -108,7 +108,7 @@ def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, 
     # a search that nobody stopped.
     pd.testing.assert_frame_equal(rows[rows["candidate"].isin(before["candidate"])][before.columns], before)
     e = load(str(TINY), parse_changes(search.words[1:]))
-    owner = Owner(e.search, folder.name, place / "replayed.log")
+    owner = StudyClient(e.search, folder.name, place / "replayed.log")
     changes, scores = rows.groupby("candidate")["changes"].first(), rows.groupby("candidate")[SCORE].mean()
     while (number := len(owner.completed())) < e.search.candidates:
         candidate = owner.ask()

@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from eav_ray.config import Choice, Experiment, Search, override
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
-from eav_ray.search.study import Candidate, Owner, check_space, medians, study_name, trials_table
+from eav_ray.search.study import Candidate, StudyClient, check_space, medians, study_name, trials_table
 
 # Optuna calls its journal and the constant liar experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -36,7 +36,7 @@ def search(
     Args:
         eager: Ask for all that can be had before telling anything; else one after the other.
     """
-    owner, asked = Owner(search, NAME, journal), []
+    owner, asked = StudyClient(search, NAME, journal), []
     count = 0
     while told is None or count < told:
         open_now: list[Candidate] = []
@@ -96,13 +96,13 @@ def test_a_search_killed_after_any_answer_goes_on_as_if_it_had_not_been(
     of, candidates = uninterrupted
     journal = tmp_path / "journal"
     search(journal, of, told=told, eager=eager)
-    done = set(Owner(of, NAME, journal).completed())
+    done = set(StudyClient(of, NAME, journal).completed())
     assert len(done) == told
     rest = search(journal, of)
     assert not {c.number for c in rest} & done  # nothing finished is asked again
     assert sorted(rest, key=lambda c: c.number) == [c for c in candidates if c.number not in done]
     with pytest.raises(StopIteration):
-        Owner(of, NAME, journal).ask()
+        StudyClient(of, NAME, journal).ask()
 
 
 def test_a_journal_cut_at_any_line_goes_on_as_if_it_had_not_been(
@@ -115,7 +115,7 @@ def test_a_journal_cut_at_any_line_goes_on_as_if_it_had_not_been(
     for cut in range(1, len(lines)):
         journal = tmp_path / f"journal{cut}"
         journal.write_bytes(b"".join(lines[:cut]))
-        done = set(Owner(of, NAME, journal).completed())
+        done = set(StudyClient(of, NAME, journal).completed())
         rest = search(journal, of)
         assert sorted(rest, key=lambda c: c.number) == [c for c in candidates if c.number not in done], cut
 
@@ -134,7 +134,7 @@ def test_a_larger_budget_goes_on_where_the_smaller_ended(
 def test_a_grid_takes_every_combination_once_and_ends(tmp_path: Path) -> None:
     of = Search(candidates=50, batch=4, sampler="grid", space=LISTS)
     candidates = search(tmp_path / "journal", of)
-    assert Owner(of, NAME, tmp_path / "journal").candidates == 16
+    assert StudyClient(of, NAME, tmp_path / "journal").candidates == 16
     assert len({tuple(c.changes.items()) for c in candidates}) == len(candidates) == 16
 
 
@@ -153,7 +153,7 @@ def test_a_batch_too_small_for_cmaes_is_refused() -> None:
 def test_cmaes_learns_from_what_it_is_told(tmp_path: Path) -> None:
     """The mean of its last learning rates lies nearer to the best one than that of its first."""
     space = {"optim.lr": Choice(low=1e-5, high=1e-1, log=True), "fusion.dropout": Choice(low=0.0, high=0.9)}
-    owner = Owner(Search(candidates=60, batch=6, sampler="cmaes", space=space), NAME, tmp_path / "journal")
+    owner = StudyClient(Search(candidates=60, batch=6, sampler="cmaes", space=space), NAME, tmp_path / "journal")
     far = []
     for _ in range(60):
         candidate = owner.ask()
@@ -170,7 +170,7 @@ def test_a_database_keeps_a_study_as_a_journal_does(sampler: Any, tmp_path: Path
     url = f"sqlite:///{tmp_path / 'search.db'}"
     first = search(url, of, told=3)
     rest = search(url, of)
-    assert [*first[:3], *rest] == whole and Owner(of, NAME, url).completed() == list(range(8))
+    assert [*first[:3], *rest] == whole and StudyClient(of, NAME, url).completed() == list(range(8))
 
 
 def test_a_password_is_refused_before_it_is_written_anywhere() -> None:
@@ -182,12 +182,12 @@ def test_a_password_is_refused_before_it_is_written_anywhere() -> None:
 def test_a_database_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     for url in ("nothing://me@nowhere/x", f"sqlite:///{tmp_path / 'no' / 'folder.db'}"):
         with pytest.raises(ConfigError, match=r"search.storage=\S+ cannot be opened: ") as told:
-            Owner(TPE, NAME, url)
+            StudyClient(TPE, NAME, url)
         assert "\n" not in str(told.value)
 
 
 def test_a_pruned_candidate_is_never_the_best(tmp_path: Path) -> None:
-    owner = Owner(Search(candidates=2, batch=2, space=SPACE), NAME, tmp_path / "journal")
+    owner = StudyClient(Search(candidates=2, batch=2, space=SPACE), NAME, tmp_path / "journal")
     for value, pruned in ((0.9, True), (0.1, False)):
         candidate = owner.ask()
         assert candidate
@@ -232,7 +232,7 @@ SCORED = [[0.4, 0.7], [0.2], [0.5, float("nan")], [9.0, 9.0]]
 
 
 def test_a_batch_is_suggested_only_when_the_one_before_it_is_told(tmp_path: Path) -> None:
-    owner = Owner(TPE, NAME, tmp_path / "journal")
+    owner = StudyClient(TPE, NAME, tmp_path / "journal")
     first, second = owner.ask(), owner.ask()
     assert first and second
     assert owner.ask() is None
@@ -244,7 +244,7 @@ def test_a_batch_is_suggested_only_when_the_one_before_it_is_told(tmp_path: Path
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_that_is_no_number_fails_and_is_never_the_best(tmp_path: Path, bad: float) -> None:
-    owner = Owner(Search(candidates=4, batch=4, space=SPACE), NAME, tmp_path / "journal")
+    owner = StudyClient(Search(candidates=4, batch=4, space=SPACE), NAME, tmp_path / "journal")
     assert owner.best() is None
     for value in (bad, -2.0, -1.0, bad):
         candidate = owner.ask()
@@ -254,18 +254,18 @@ def test_a_score_that_is_no_number_fails_and_is_never_the_best(tmp_path: Path, b
     assert best and best[0].number == 2 and best[1] == -1.0
     assert owner.completed() == [0, 1, 2, 3]
     with pytest.raises(StopIteration):
-        Owner(Search(candidates=4, batch=4, space=SPACE), NAME, tmp_path / "journal").ask()
+        StudyClient(Search(candidates=4, batch=4, space=SPACE), NAME, tmp_path / "journal").ask()
 
 
 def test_nothing_is_best_when_everything_failed(tmp_path: Path) -> None:
-    owner = Owner(Search(candidates=1, batch=1, space=SPACE), NAME, tmp_path / "journal")
+    owner = StudyClient(Search(candidates=1, batch=1, space=SPACE), NAME, tmp_path / "journal")
     owner.ask()
     owner.tell(0, float("nan"))
     assert owner.best() is None
 
 
 def test_of_equals_the_first_is_best(tmp_path: Path) -> None:
-    owner = Owner(Search(candidates=3, batch=3, space=SPACE), NAME, tmp_path / "journal")
+    owner = StudyClient(Search(candidates=3, batch=3, space=SPACE), NAME, tmp_path / "journal")
     for value in (0.1, 0.0, 0.1):
         candidate = owner.ask()
         assert candidate
@@ -280,7 +280,7 @@ WHOLE = {"fusion.width": Choice(low=64, high=512, log=True), "optim.epochs": Cho
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_range_of_a_whole_number_is_searched_in_whole_numbers(sampler: Any, tmp_path: Path) -> None:
     whole = {**WHOLE, "optim.lr": SPACE["optim.lr"]}
-    owner = Owner(Search(candidates=6, batch=2, sampler=sampler, space=whole), NAME, tmp_path / "journal")
+    owner = StudyClient(Search(candidates=6, batch=2, sampler=sampler, space=whole), NAME, tmp_path / "journal")
     for _ in range(6):
         candidate = owner.ask()
         assert candidate
@@ -390,7 +390,7 @@ def test_the_budget_and_the_machines_do_not_make_another_study(changes: dict[str
 
 
 def test_two_studies_share_a_journal_without_mixing(tmp_path: Path) -> None:
-    one, other = (Owner(TPE, name, tmp_path / "journal") for name in ("one", "other"))
+    one, other = (StudyClient(TPE, name, tmp_path / "journal") for name in ("one", "other"))
     first, second = one.ask(), other.ask()
     assert first and second and first.number == second.number == 0
     one.tell(0, 0.5)
@@ -405,9 +405,9 @@ def test_the_table_of_trials_is_sorted_by_candidate_and_fold() -> None:
     assert (table["value"] == table["candidate"] + table["fold"]).all()
 
 
-def priced(journal: Path | str, of: Search, *, told: int | None = None) -> Owner:
+def priced(journal: Path | str, of: Search, *, told: int | None = None) -> StudyClient:
     """The score rises with the number of heads, and so does the cost; of equal scores the cheaper is better."""
-    owner = Owner(of, NAME, journal)
+    owner = StudyClient(of, NAME, journal)
     for _ in range(of.candidates if told is None else told):
         try:
             candidate = owner.ask()
@@ -427,7 +427,7 @@ def test_with_a_cost_the_best_are_those_that_no_other_beats_in_both(sampler: Any
     scores = [score for _, score in ranked]
     assert scores == sorted(scores, reverse=True) and set(scores) == {0.1, 0.2, 0.4, 0.8}
     whole = [t for t in range(30) if t % 5 != 4]
-    again = Owner(of, NAME, tmp_path / "whole")
+    again = StudyClient(of, NAME, tmp_path / "whole")
     assert owner.completed() == list(range(30)) and again.ranking() == ranked
     # Of each number of heads, the cheapest is the one on the front.
     assert all(candidate.number in whole for candidate, _ in ranked)
@@ -451,7 +451,7 @@ def test_one_objective_and_two_never_share_a_study() -> None:
 
 
 def test_the_key_that_matters_is_the_important_one(tmp_path: Path) -> None:
-    owner = Owner(Search(candidates=40, batch=10, sampler="random", space=SPACE), NAME, tmp_path / "journal")
+    owner = StudyClient(Search(candidates=40, batch=10, sampler="random", space=SPACE), NAME, tmp_path / "journal")
     assert owner.importances() == {}
     for _ in range(40):
         candidate = owner.ask()
@@ -486,7 +486,7 @@ def test_optunas_dashboard_opens_what_a_search_leaves(database: bool, cost: Any,
 
 
 def test_scores_that_differ_by_nothing_have_no_important_key(tmp_path: Path) -> None:
-    owner = Owner(Search(candidates=6, batch=6, sampler="random", space=SPACE), NAME, tmp_path / "journal")
+    owner = StudyClient(Search(candidates=6, batch=6, sampler="random", space=SPACE), NAME, tmp_path / "journal")
     for number in range(6):
         owner.ask()
         owner.tell(number, 0.5 + 1e-12 * number)
@@ -494,7 +494,7 @@ def test_scores_that_differ_by_nothing_have_no_important_key(tmp_path: Path) -> 
 
 
 def test_a_cost_that_is_no_number_fails(tmp_path: Path) -> None:
-    owner = Owner(Search(candidates=2, batch=2, space=SPACE, cost="gmac"), NAME, tmp_path / "journal")
+    owner = StudyClient(Search(candidates=2, batch=2, space=SPACE, cost="gmac"), NAME, tmp_path / "journal")
     owner.ask()
     owner.tell(0, 0.5, cost=math.nan)
     assert owner.completed() == [0] and owner.ranking() == []
