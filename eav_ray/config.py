@@ -543,21 +543,21 @@ class Runtime:
     dashboard_host: str = Field(default="127.0.0.1", description="beyond loopback only with RAY_AUTH_MODE=token")
 
     @model_validator(mode="after")
-    def _least(self) -> "Runtime":
+    def _check_min_workers(self) -> "Runtime":
         if self.min_workers > self.workers:
             raise ValueError(f"min_workers is {self.min_workers}, more than workers={self.workers}; use at most those")
         return self
 
     @property
-    def least_workers(self) -> int:
+    def min_group_size(self) -> int:
         return self.min_workers or self.workers
 
     def does_not_share(self, key: str, batch: int) -> str:
         """Why a group cannot share a global batch equally, whatever number of workers it may have; empty if it can."""
-        bad = next((n for n in range(self.least_workers, self.workers + 1) if batch % n), 0)
+        bad = next((n for n in range(self.min_group_size, self.workers + 1) if batch % n), 0)
         if not bad:
             return ""
-        unit = math.lcm(*range(self.least_workers, self.workers + 1))
+        unit = math.lcm(*range(self.min_group_size, self.workers + 1))
         problem = f"{key} is {batch}, which runtime.workers={self.workers} does not divide; use a multiple of {unit}"
         if self.min_workers:
             problem = (

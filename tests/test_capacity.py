@@ -9,7 +9,7 @@ import yaml
 from eav_ray.config import Experiment, override
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import capacity
-from eav_ray.runtime.capacity import Capacity, groups_at_once, leases_at_once, nodes_of
+from eav_ray.runtime.capacity import Capacity, count_concurrent_workers, groups_at_once, nodes_of
 
 CLUSTER = Path(__file__).parents[1] / "cluster.yaml"
 HEAD, GPU, CPU = {"CPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}
@@ -62,8 +62,8 @@ def test_limits_that_are_not_known_refuse_nothing() -> None:
     assert groups_at_once(override(wanted, {"search.at_once": 5}), Capacity([HEAD], None)) == 5
     assert groups_at_once(wanted, Capacity([GPU] * 9, None)) == 2
     one = override(Experiment(), {"runtime.gpus_per_worker": 0.5})
-    assert leases_at_once(one, Capacity([HEAD], None)) == 1
-    assert leases_at_once(one, Capacity([HEAD], [HEAD, GPU, GPU])) == 4
+    assert count_concurrent_workers(one, Capacity([HEAD], None)) == 1
+    assert count_concurrent_workers(one, Capacity([HEAD], [HEAD, GPU, GPU])) == 4
 
 
 class Process:

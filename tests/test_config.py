@@ -158,7 +158,7 @@ def test_a_group_that_may_shrink_needs_a_batch_that_every_number_of_workers_divi
     """32 windows: 2 and 4 workers share them, 3 do not."""
     with pytest.raises(ConfigError, match=r"optim.batch is 32, which 3 workers do not divide.*use a multiple of 12"):
         override(Experiment(), {"runtime.workers": 4, "runtime.min_workers": 2})
-    assert override(Experiment(), {"runtime.workers": 2, "runtime.min_workers": 1}).runtime.least_workers == 1
+    assert override(Experiment(), {"runtime.workers": 2, "runtime.min_workers": 1}).runtime.min_group_size == 1
     with pytest.raises(ConfigError, match="min_workers is 3, more than workers=2"):
         override(Experiment(), {"runtime.min_workers": 3})
 

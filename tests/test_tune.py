@@ -14,7 +14,7 @@ from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import cluster, tune
 from eav_ray.runtime.cli import absolute
-from eav_ray.runtime.searcher import Leases, Waiting
+from eav_ray.runtime.searcher import CandidateSearcher, Waiting
 from eav_ray.runtime.trial import STUDY_FILE, Question, candidate_runs, of_folds
 from eav_ray.search.study import Candidate, StudyClient, check_space
 from eav_ray.storage import Store
@@ -85,7 +85,7 @@ class Trained:
         self.owner.completed = lambda: sorted(self._told)
         self.kept: list[dict[str, Any]] = []
         self.forgotten: list[int] = []
-        self.leases = Leases(
+        self.leases = CandidateSearcher(
             self.owner,
             1,
             [],

@@ -153,6 +153,6 @@ def _blinks(rng: np.random.Generator, n_times: int, hz: float) -> np.ndarray:
     return blinks_T
 
 
-def _require(hz: float, least_hz: float, what: str) -> None:
-    if hz / 2 <= least_hz:
+def _require(hz: float, min_hz: float, what: str) -> None:
+    if hz / 2 <= min_hz:
         raise DataError(f"EEG is sampled at {hz:g} Hz, too slow to hold {what}; leave it out with --kinds")

@@ -214,7 +214,7 @@ def known(tree: dict[str, Any], allowed: Iterable[str], what: str) -> None:
             )
 
 
-def number(tree: dict[str, Any], key: str, least: float, most: float) -> float:
+def number(tree: dict[str, Any], key: str, minimum: float, most: float) -> float:
     value = tree.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{key} is {_shown(value)}; give a number")
@@ -222,8 +222,8 @@ def number(tree: dict[str, Any], key: str, least: float, most: float) -> float:
         found = float(value)
     except OverflowError:
         found = math.inf
-    if not least <= found <= most:  # not for NaN either
-        raise DataError(f"{key} is {_shown(value)}; give a number from {least:g} to {most:g}")
+    if not minimum <= found <= most:  # not for NaN either
+        raise DataError(f"{key} is {_shown(value)}; give a number from {minimum:g} to {most:g}")
     return found
 
 

@@ -82,7 +82,7 @@ class Block(nn.Module):
         return x_BND + self.mlp(self.norm2(x_BND))
 
 
-def at_least_single(x: Tensor) -> Tensor:
+def upcast_half_precision(x: Tensor) -> Tensor:
     """Half precision as float32; anything else as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 

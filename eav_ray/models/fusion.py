@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eav_ray.models.encoder import Block, Encoded, at_least_single
+from eav_ray.models.encoder import Block, Encoded, upcast_half_precision
 
 
 class Fused(NamedTuple):
@@ -173,7 +173,7 @@ class SharedAttention(Fusion):
         weights_BM, corrected_BM = _mass((attention_BHN * real_H1).sum(1) / real_H1.sum(), mask)
         found_BK = self.head(x_BD)
         if self.skip:
-            found_BK = at_least_single(found_BK) + evidence(logits, corrected_BM, present_BM)
+            found_BK = upcast_half_precision(found_BK) + evidence(logits, corrected_BM, present_BM)
         return Fused(found_BK, weights_BM, corrected_BM)
 
     def query_key_gradients(self) -> list[Tensor]:
@@ -309,7 +309,7 @@ def evidence(logits: dict[str, Tensor], weights_BM: Tensor, present_BM: Tensor) 
 
     No gradient goes into the logits: they stay what the modality alone says.
     """
-    stacked = torch.stack([at_least_single(logits[m].detach()).log_softmax(-1) for m in sorted(logits)], 1)
+    stacked = torch.stack([upcast_half_precision(logits[m].detach()).log_softmax(-1) for m in sorted(logits)], 1)
     known = torch.where(present_BM[..., None], stacked, 0)  # before the product, whose gradient would meet a NaN
     share_BM = weights_BM * present_BM.sum(1, keepdim=True)
     return (known * share_BM[..., None]).sum(1)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from eav_ray.config import Experiment
 from eav_ray.report.page import figure_svg, section, table
-from eav_ray.report.statistics import ALPHA, LEAST_PEOPLE, Paired, against, holm, interval
+from eav_ray.report.statistics import ALPHA, MIN_SUBJECTS, Paired, against, holm, interval
 from eav_ray.report.table import correct_per_recording
 from eav_ray.training.metrics import scores
 from eav_ray.training.variants import BASE, PARTS, Variant, hidden_name, subset_name, subsets
@@ -99,7 +99,7 @@ def comparison_to_dict(one: Paired) -> dict[str, Any]:
 
 
 def verdict(one: Paired) -> str:
-    if one.people < LEAST_PEOPLE:
+    if one.people < MIN_SUBJECTS:
         return f"{one.people} people: none could be significant"
     return f"significant (Holm p < {ALPHA:g})" if one.significant else "not significant"
 

@@ -165,7 +165,7 @@ def _claim(
     means = both.drop(columns="window").groupby(IDS).mean().reset_index()
     means["difference"] = means[f"{column}.{m}_disturbed"] - means[f"{column}.{m}_clean"]
     people = means.groupby("subject").mean(numeric_only=True)
-    over_people = len(people) >= statistics.LEAST_PEOPLE
+    over_people = len(people) >= statistics.MIN_SUBJECTS
     p, effect = statistics.signed_rank((people if over_people else means)["difference"].to_numpy())
     apart = statistics.interval(means, "difference")
     return {

@@ -9,7 +9,7 @@ import matplotlib
 
 from eav_ray.report import figures
 from eav_ray.report.page import document, figure_svg, note, section, table
-from eav_ray.report.statistics import ALPHA, LEAST_PEOPLE
+from eav_ray.report.statistics import ALPHA, MIN_SUBJECTS
 from eav_ray.report.table import short
 
 Tree = dict[str, Any]
@@ -349,7 +349,7 @@ def _quality(results: Tree) -> str:
     for one in results["quality"]:
         rho = "–" if one["rho"] is None else f"{one['rho']:+.2f}"
         if one["rho"] is None:
-            explanation = "too few people" if len(one["points"]) < LEAST_PEOPLE else "the same for everybody"
+            explanation = "too few people" if len(one["points"]) < MIN_SUBJECTS else "the same for everybody"
         else:
             explanation = "significant" if one["holm"] < ALPHA else "not significant"
         name = one["measured"].replace("_", " ")

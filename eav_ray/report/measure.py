@@ -126,7 +126,7 @@ def paired(one: statistics.Paired) -> Tree:
 
 
 def verdict(one: statistics.Paired) -> str:
-    if one.people < statistics.LEAST_PEOPLE:
+    if one.people < statistics.MIN_SUBJECTS:
         return f"of {one.people} people no difference could be significant"
     return "significant" if one.significant else "not significant"
 
@@ -163,7 +163,7 @@ def weights(windows: pd.DataFrame, modalities: Sequence[str], classes: Sequence[
     for m in modalities:
         of_person = table.pivot_table(f"corrected.{m}", "subject", "label").dropna()
         varied = of_person.nunique(axis=1).max() > 1  # of a plain mean, and of one that diverged, there is no test
-        if len(of_person) >= statistics.LEAST_PEOPLE and of_person.shape[1] > 2 and varied:
+        if len(of_person) >= statistics.MIN_SUBJECTS and of_person.shape[1] > 2 and varied:
             p = float(stats.friedmanchisquare(*of_person.to_numpy().T).pvalue)
             found["classes_differ"][m] = {"people": len(of_person), "p": p}
     return found
@@ -211,7 +211,7 @@ def quality(windows: pd.DataFrame, measured: pd.DataFrame, modalities: Sequence[
             if len(both) < 3:
                 continue
             constant = both[column].nunique() < 2 or both[source].nunique() < 2
-            few = len(both) < statistics.LEAST_PEOPLE
+            few = len(both) < statistics.MIN_SUBJECTS
             correlation: Any = None if constant or few else stats.spearmanr(both[column], both[source])
             points = [[str(p), float(x), float(y)] for p, (x, y) in zip(both.index, both.to_numpy(), strict=True)]
             rho, p = (None, None) if correlation is None else (float(correlation.statistic), float(correlation.pvalue))

@@ -122,7 +122,7 @@ def as_published(windows: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFra
 def _with_holm(found: list[Tree]) -> list[Tree]:
     """Adds `holm` and a `verdict` to comparisons that have `p` and `people`."""
     for one, p in zip(found, statistics.holm([one["p"] for one in found]), strict=True):
-        few = one["people"] < statistics.LEAST_PEOPLE
+        few = one["people"] < statistics.MIN_SUBJECTS
         significance = "significant" if p < statistics.ALPHA else "not significant"
         one |= {"holm": p, "verdict": f"of {one['people']} people none could be significant" if few else significance}
     return found

@@ -14,7 +14,7 @@ ALPHA = 0.05
 BAND = 0.999  # of the chance band
 GUESSES = 200_000  # draws of the band of balanced accuracy, whose ends are rare
 UNEQUAL = 1.05  # the largest class over the smallest, from which classes are called unequal
-LEAST_PEOPLE = 6  # with fewer the smallest p value of a signed-rank test is above ALPHA
+MIN_SUBJECTS = 6  # with fewer the smallest p value of a signed-rank test is above ALPHA
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Paired:
             f"(95 % {100 * d.low:+.2f} to {100 * d.high:+.2f}), Wilcoxon p = {self.p_value:.3g}, Holm {self.holm:.3g}, "
             f"rank-biserial {self.effect:+.2f}"
         )
-        if self.people < LEAST_PEOPLE:
+        if self.people < MIN_SUBJECTS:
             return f"{description}: of {self.people} people no difference could be significant"
         return description if self.significant else f"{description}: not significant"
 
@@ -271,8 +271,8 @@ def text(correct: pd.DataFrame, modalities: Sequence[str], n_classes: int) -> st
         lines.append(
             f"{'oracle':12}{100 * float(oracle(correct, modalities).mean()):8.2f}, right where any modality is"
         )
-        if people < LEAST_PEOPLE:
-            lines.append(f"{people} people are too few for a test over people, which wants {LEAST_PEOPLE}")
+        if people < MIN_SUBJECTS:
+            lines.append(f"{people} people are too few for a test over people, which wants {MIN_SUBJECTS}")
         else:
             lines += [str(one) for one in against(correct, "fusion", rivals(correct, modalities))]
     return "\n".join(lines)

@@ -76,7 +76,7 @@ def _size(node: Node) -> tuple[float, float]:
     return -node.get("GPU", 0.0), -node.get("CPU", 0.0)
 
 
-def leases_at_once(experiment: Experiment, known: Capacity) -> int:
+def count_concurrent_workers(experiment: Experiment, known: Capacity) -> int:
     """How many workers of `search.mode=fusion` train side by side; at least 1, for which a cluster may grow."""
     most = max(workers_on(known.grown or [], experiment.runtime), workers_on(known.now, experiment.runtime))
     return experiment.search.at_once or max(1, most)
@@ -92,15 +92,15 @@ def groups_at_once(experiment: Experiment, known: Capacity) -> int:
         ConfigError: The cluster cannot hold one group, or not as many as `search.at_once` asks for, whatever it grows.
     """
     runtime, wanted = experiment.runtime, experiment.search.at_once
-    now = workers_on(known.now, runtime) // runtime.least_workers
+    now = workers_on(known.now, runtime) // runtime.min_group_size
     if known.grown is None:
         return wanted or max(1, now)
     workers = max(workers_on(known.grown, runtime), workers_on(known.now, runtime))
-    most = workers // runtime.least_workers
+    most = workers // runtime.min_group_size
     if most >= max(1, wanted):
         return wanted or most
     asked = f"search.at_once={wanted} candidates" if wanted > 1 else "one candidate"
-    need = max(1, wanted) * runtime.least_workers
+    need = max(1, wanted) * runtime.min_group_size
     ways = [f"search.at_once to at most {most}"] if most else []
     ways += [f"runtime.workers to at most {workers}"] if not most and workers else []
     way = f"set {ways[0]}" if ways else "lower runtime.cpus_per_worker or runtime.gpus_per_worker"

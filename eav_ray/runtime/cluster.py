@@ -74,7 +74,7 @@ def local_gpus() -> int:
 
 def _check_room(runtime: Runtime, key: str, have: int, without: str = "") -> None:
     each = getattr(runtime, key)
-    need, most = runtime.least_workers * runtime.groups * each, int(have / each / runtime.groups)
+    need, most = runtime.min_group_size * runtime.groups * each, int(have / each / runtime.groups)
     if need <= have:
         return
     count = "min_workers" if runtime.min_workers else "workers"
@@ -82,7 +82,7 @@ def _check_room(runtime: Runtime, key: str, have: int, without: str = "") -> Non
     ways += [without] if without else []
     way = f"set {' or '.join(ways)}" if ways else f"lower runtime.groups or runtime.{key}"
     raise ConfigError(
-        f"runtime.{count}={runtime.least_workers} x runtime.groups={runtime.groups} x runtime.{key}={each:g} needs "
+        f"runtime.{count}={runtime.min_group_size} x runtime.groups={runtime.groups} x runtime.{key}={each:g} needs "
         f"{need:g} {key[:3].upper()}s, but this machine has {have}; {way}, or join a cluster with runtime.address"
     )
 
@@ -156,9 +156,9 @@ def a_worker(runtime: Runtime) -> str:
 
 def a_group(runtime: Runtime) -> str:
     """What a group of workers needs, and how many nodes there are, as words."""
-    if runtime.least_workers == 1:
+    if runtime.min_group_size == 1:
         return a_worker(runtime)
-    return f"{runtime.least_workers} workers' {each_needs(runtime)} each to be free ({_nodes()})"
+    return f"{runtime.min_group_size} workers' {each_needs(runtime)} each to be free ({_nodes()})"
 
 
 def each_needs(runtime: Runtime) -> str:

@@ -21,7 +21,7 @@ from eav_ray.training.plan import SCORE
 Row = dict[str, Any]
 
 
-class Leases(Searcher):
+class CandidateSearcher(Searcher):
     """Hands candidates out and tells the study what became of them.
 
     Args:
@@ -53,7 +53,7 @@ class Leases(Searcher):
         self._owner, self._most, self._rows = study, most, rows
         self._keep, self._show, self._needs, self._copy = keep, show, needs, copy
         self._on_completed, self._cost = on_completed, cost
-        self._leases: dict[str, dict[int, Candidate]] = {}
+        self._running: dict[str, dict[int, Candidate]] = {}
         self._claimed: dict[str, frozenset[str]] = {}
         self._held: list[Candidate] = []  # that wait for what a trial is training
         self.broken: int | None = None  # a candidate whose trial ended in an error
@@ -64,9 +64,9 @@ class Leases(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self.broken is not None or self.stopped:
             return Searcher.FINISHED
-        lease: dict[int, Candidate] = {}
+        candidates: dict[int, Candidate] = {}
         ended = False
-        while len(lease) < self._most:
+        while len(candidates) < self._most:
             try:
                 candidate = self._next(trial_id)
             except StopIteration:
@@ -74,16 +74,16 @@ class Leases(Searcher):
                 break
             if candidate is None:
                 break
-            lease[candidate.number] = candidate
-        if not lease:
+            candidates[candidate.number] = candidate
+        if not candidates:
             return Searcher.FINISHED if ended else None
-        self._leases[trial_id] = lease
-        first = min(lease)
+        self._running[trial_id] = candidates
+        first = min(candidates)
         bars = medians(self._rows, SCORE, first - first % self._owner.search.batch, self._owner.search)
         return {
-            "candidates": [(c.number, c.changes) for c in lease.values()],
+            "candidates": [(c.number, c.changes) for c in candidates.values()],
             "bars": sorted(bars.items()),
-            "known": [row for c in lease.values() for row in self._known(c)],
+            "known": [row for c in candidates.values() for row in self._known(c)],
         }
 
     def _next(self, trial_id: str) -> Candidate | None:
@@ -121,10 +121,10 @@ class Leases(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Some candidates of a lease are finished."""
-        lease = self._leases.get(trial_id, {})
+        running = self._running.get(trial_id, {})
         finished: list[tuple[Candidate, float, bool, float]] = []
         for found in json.loads(result.get("scored", "[]")):
-            candidate = lease.pop(found["candidate"], None)
+            candidate = running.pop(found["candidate"], None)
             if candidate is None:
                 continue
             score, cost = found[SCORE], self._cost(candidate)
@@ -158,7 +158,7 @@ class Leases(Searcher):
         if result and not error:
             self.on_trial_result(trial_id, result)
         self._claimed.pop(trial_id, None)
-        for number in self._leases.pop(trial_id, {}):
+        for number in self._running.pop(trial_id, {}):
             # A dead worker or a store that does not answer says nothing of a candidate: it stays open in the study.
             self.broken = number
             return

@@ -48,7 +48,9 @@ class Question:
 # Fusions on embeddings
 
 
-def lease(config: dict[str, Any], experiment: Experiment, question: Question, shards: str, index: Index) -> None:
+def run_fusion_batch(
+    config: dict[str, Any], experiment: Experiment, question: Question, shards: str, index: Index
+) -> None:
     """Some candidates over their inner folds; told a few at a time."""
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
     device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")

@@ -35,13 +35,13 @@ from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar, stage
 from eav_ray.report.search import page
 from eav_ray.runtime import cluster
-from eav_ray.runtime.capacity import capacity, groups_at_once, leases_at_once
+from eav_ray.runtime.capacity import capacity, count_concurrent_workers, groups_at_once
 from eav_ray.runtime.cli import problems
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.protocol import finished
-from eav_ray.runtime.searcher import Leases, Row, Waiting, leave_pickled_errors
+from eav_ray.runtime.searcher import CandidateSearcher, Row, Waiting, leave_pickled_errors
 from eav_ray.runtime.train import Data, announce, open_data, runs_of
-from eav_ray.runtime.trial import STUDY_FILE, Control, Question, candidate_runs, full, lease
+from eav_ray.runtime.trial import STUDY_FILE, Control, Question, candidate_runs, full, run_fusion_batch
 from eav_ray.search.study import Candidate, StudyClient, check_space, count, is_whole, study_name, trials_table
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training.embeddings import cache_key
@@ -168,7 +168,7 @@ def side_by_side(experiment: Experiment) -> int:
         ConfigError: The cluster cannot hold that many (`capacity.at_once`).
     """
     e = experiment
-    most = groups_at_once if e.search.mode == "full" else leases_at_once
+    most = groups_at_once if e.search.mode == "full" else count_concurrent_workers
     return min(most(e, capacity()), e.search.batch, count(e.search))
 
 
@@ -307,13 +307,13 @@ def _try_candidates(
     with stage("search", study.candidates, "candidates") as bar:
         known = {"experiment": e, "question": planned.question, "shards": str(shards), "index": index}
         if e.search.mode == "fusion":
-            searcher = Leases(study, -(-e.search.batch // lanes), rows, keep, bar.to, copy=copy, cost=price)
+            searcher = CandidateSearcher(study, -(-e.search.batch // lanes), rows, keep, bar.to, copy=copy, cost=price)
             needs = {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus_per_worker}
-            trial = tune.with_parameters(lease, **known)
+            trial = tune.with_parameters(run_fusion_batch, **known)
             found = _run(trial, needs, searcher, lanes, left, results, [_waits(e, bar)], retries=1)
         else:
             with _control(study, bar) as (control, stopped):
-                searcher = Leases(
+                searcher = CandidateSearcher(
                     study,
                     1,
                     rows,
@@ -347,7 +347,7 @@ def _try_candidates(
 def _run(
     trial: Any,
     needs: dict[str, float],
-    searcher: Leases,
+    searcher: CandidateSearcher,
     lanes: int,
     most: int,
     results: Store,

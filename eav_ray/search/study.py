@@ -30,7 +30,7 @@ from eav_ray.training.plan import as_before
 
 # What Optuna raises on a journal that it did not write: it believes every line.
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
-LEAST_CMAES = 4  # candidates of a generation; of fewer, the better half is one
+MIN_CMAES_BATCH = 4  # candidates of a generation; of fewer, the better half is one
 COMBINATIONS = 4096  # of a space that are checked before it is searched; takes about 3 s
 
 
@@ -292,10 +292,10 @@ def check_space(experiment: Experiment) -> None:
         raise ConfigError(
             f"search.sampler is grid, but search.space.{ranges[0]} is a range; list its values as choice: [...]"
         )
-    if e.search.sampler == "cmaes" and e.search.batch < LEAST_CMAES:
+    if e.search.sampler == "cmaes" and e.search.batch < MIN_CMAES_BATCH:
         raise ConfigError(
-            f"search.batch is {e.search.batch}, but search.sampler=cmaes learns from {LEAST_CMAES} or more at a time; "
-            f"set search.batch to at least {LEAST_CMAES}"
+            f"search.batch is {e.search.batch}, but search.sampler=cmaes learns from {MIN_CMAES_BATCH} or more at a time; "
+            f"set search.batch to at least {MIN_CMAES_BATCH}"
         )
     if not alone and e.search.looks:
         raise ConfigError(

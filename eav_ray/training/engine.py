@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eav_ray.config import Optim, Precision, Runtime
 from eav_ray.models.build import Output
-from eav_ray.models.encoder import at_least_single
+from eav_ray.models.encoder import upcast_half_precision
 from eav_ray.models.fusion import Fusion
 from eav_ray.training.loop import Batch, Engine, parameter_groups
 from eav_ray.training.precision import DTYPES, LossScale, autocast
@@ -55,7 +55,7 @@ def losses(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
 
     def each(label_B: Tensor, weight_B: Tensor) -> Tensor:
         loss_B = nn.functional.cross_entropy(
-            at_least_single(logits_BK), label_B, reduction="none", label_smoothing=label_smoothing
+            upcast_half_precision(logits_BK), label_B, reduction="none", label_smoothing=label_smoothing
         )
         return torch.where(weight_B > 0, loss_B * weight_B, 0)
 
@@ -77,9 +77,9 @@ def alone(batch: Batch, column: int) -> Batch:
 
 def single_precision(output: Output) -> Output:
     """What was computed in half precision as float32: losses and tables are made of it."""
-    logits = {m: at_least_single(x) for m, x in output.unimodal.items()}
-    rest = (at_least_single(x) for x in (output.weights_BM, output.corrected_BM))
-    return Output(at_least_single(output.logits_BK), logits, *rest)
+    logits = {m: upcast_half_precision(x) for m, x in output.unimodal.items()}
+    rest = (upcast_half_precision(x) for x in (output.weights_BM, output.corrected_BM))
+    return Output(upcast_half_precision(output.logits_BK), logits, *rest)
 
 
 def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
@@ -100,7 +100,7 @@ def weight_loss(output: Output, batch: Batch) -> Tensor:
     plain = replace(batch, weight_B=ones, mixed=mixed)
     each_BM = [losses(output.unimodal[m].detach(), alone(plain, i), 0.0) for i, m in enumerate(names)]
     target_BM = (-torch.stack(each_BM, 1)).masked_fill(~batch.present_BM, float("-inf")).softmax(1)
-    log_BM = at_least_single(output.corrected_BM).clamp(min=1e-8).log()
+    log_BM = upcast_half_precision(output.corrected_BM).clamp(min=1e-8).log()
     each_B = -torch.where(batch.present_BM, target_BM * log_BM, 0).sum(1)
     counts_B = batch.weight_B
     if batch.mixed is not None:

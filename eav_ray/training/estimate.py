@@ -18,8 +18,8 @@ TIMED_FLOPS = 2e9  # forward, of one window; a step of more would take long and 
 GPU_FLOPS = 5e13  # assumed of one GPU where there is none to measure on
 CPU_SHARE = 0.75  # of a bare matrix product's speed, reached by training AST and ViT; measured on a CPU core
 FUSION_SHARE = 0.2  # of what training encoders reaches, reached by fusions in stacks of 64; measured on a CPU core
-LEAST_FUSION_S = 5e-5  # a fusion takes for a window, however small it is
-WARM, LEAST_REPEATS, REPEATS, LATENCY_S = 3, 5, 50, 1.0  # windows of a latency, and when there are enough
+MIN_FUSION_S = 5e-5  # a fusion takes for a window, however small it is
+WARM, MIN_REPEATS, REPEATS, LATENCY_S = 3, 5, 50, 1.0  # windows of a latency, and when there are enough
 START_S = 20.0  # a group of workers, from asking to its first step
 
 
@@ -43,7 +43,7 @@ def seconds_per_fused_window(experiment: Experiment, shapes: Shapes) -> float:
     if not flops:
         return 0.0
     rate = GPU_FLOPS if experiment.runtime.gpus_per_worker else _cpu_flops()
-    return max(LEAST_FUSION_S, 3 * flops / (FUSION_SHARE * rate))
+    return max(MIN_FUSION_S, 3 * flops / (FUSION_SHARE * rate))
 
 
 def _fusion_flops(experiment: Experiment, shapes: Shapes) -> int:
@@ -95,7 +95,7 @@ def latency_ms(experiment: Experiment, shapes: Shapes, device: torch.device) -> 
         found: list[float] = []
         with torch.no_grad():
             began = time.perf_counter()
-            while len(found) < WARM + LEAST_REPEATS or (
+            while len(found) < WARM + MIN_REPEATS or (
                 len(found) < WARM + REPEATS and time.perf_counter() - began < LATENCY_S
             ):
                 start = time.perf_counter()

@@ -9,7 +9,7 @@ from eav_ray.errors import ConfigError
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_SCALE = 2.0**16  # of the loss in float16, as PyTorch and DeepSpeed begin
 GROWTH_INTERVAL = 2000  # steps without overflow in a row after which it doubles, as with both
-LEAST_SCALE = 1.0  # gradients that overflow at this scale do so for another reason
+MIN_LOSS_SCALE = 1.0  # gradients that overflow at this scale do so for another reason
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
@@ -46,7 +46,7 @@ class LossScale:
 
     def check(self) -> None:
         """Raises ConfigError, on every rank, where no scale is small enough."""
-        if self.value < LEAST_SCALE:
+        if self.value < MIN_LOSS_SCALE:
             raise ConfigError(
                 "runtime.precision is fp16, in which this training overflows at any scale of the loss; use bf16 or fp32"
             )
