@@ -38,7 +38,7 @@ from eav_ray.runtime import cluster, tune
 from eav_ray.runtime.groups import Trainer
 from eav_ray.runtime.preprocess import preprocess
 from eav_ray.runtime.train import Data, open_data
-from eav_ray.search.heads import Head, Looks, Stack, stacks, train_heads
+from eav_ray.search.heads import Head, PruningSchedule, Stack, stacks, train_heads
 from eav_ray.training.engine import TorchEngine
 from eav_ray.training.loop import Position, fit, schedule
 from eav_ray.training.plan import Run, fusion_run
@@ -49,7 +49,7 @@ CANDIDATES, BATCH, EPOCHS = 200, 100, 10  # of a
 WIDTHS, OUTPUTS = {"audio": 768, "eeg": 60, "video": 768}, 5
 TIMES = {m: torch.tensor([2.5]) for m in WIDTHS}
 HEADS = (1, 2, 4, 8)
-VALIDATED, LOOKS, LOOKED_BATCH = 60, (0.25, 0.5), 32  # of c
+VALIDATED, RUNGS, PRUNED_BATCH_SIZE = 60, (0.25, 0.5), 32  # of c
 CORES = os.cpu_count() or 1
 
 
@@ -211,7 +211,7 @@ def together(job: tuple[list[Experiment], list[tuple[int, int]], int]) -> float:
     return time.perf_counter() - began
 
 
-def with_looks(job: tuple[list[Experiment], int, int]) -> tuple[float, float]:
+def search_with_pruning(job: tuple[list[Experiment], int, int]) -> tuple[float, float]:
     """Search one (windows, person) of made-up features; returns seconds, and the share of epochs that were trained."""
     experiments, windows, person = job
     torch.set_num_threads(1)
@@ -220,31 +220,35 @@ def with_looks(job: tuple[list[Experiment], int, int]) -> tuple[float, float]:
     rows = np.arange(windows, windows + VALIDATED)
     ((_, batch),) = plain_batches(made, made.labels, rows, VALIDATED)
     epochs = experiments[0].optim.epochs
-    due = Looks(LOOKS).after(epochs)
+    due = PruningSchedule(RUNGS).after(epochs)
     seen: dict[int, list[float]] = {epoch: [] for epoch in due}  # accuracies of earlier batches
     trained = 0
-    for start in range(0, len(experiments), LOOKED_BATCH):
-        some = experiments[start : start + LOOKED_BATCH]
-        bars = {epoch: median(found) for epoch, found in seen.items() if found}
+    for start in range(0, len(experiments), PRUNED_BATCH_SIZE):
+        some = experiments[start : start + PRUNED_BATCH_SIZE]
+        pruning_thresholds = {epoch: median(found) for epoch, found in seen.items() if found}
         loader = made.loader(some[0])
         runs = [(Run("fusion", e, Split("within", (), (), ()), "made"), loader.steps) for e in some]
         for numbers in stacks(runs, some[0].search.together):
             cut: list[int] = []  # epochs of those that did not stay
 
-            def look(
-                epoch: int, stack: Stack, rows: dict[int, int], bars: dict[int, float] = bars, cut: list[int] = cut
+            def report_intermediate(
+                epoch: int,
+                stack: Stack,
+                rows: dict[int, int],
+                pruning_thresholds: dict[int, float] = pruning_thresholds,
+                cut: list[int] = cut,
             ) -> set[int]:
                 if epoch not in due:
                     return set()
                 guess = stack.logits(batch, list(rows.values())).argmax(2)
                 right = (guess == batch.label_B).float().mean(1).tolist()
                 seen[epoch] += right
-                out = {h for h, score in zip(rows, right, strict=True) if score < bars.get(epoch, 0.0)}
+                out = {h for h, score in zip(rows, right, strict=True) if score < pruning_thresholds.get(epoch, 0.0)}
                 cut.extend([epoch] * len(out))
                 return out
 
             heads = [Head(module_of(some[n]), some[n].optim, loader) for n in numbers]
-            train_heads(heads, torch.device("cpu"), look=look)
+            train_heads(heads, torch.device("cpu"), report_intermediate=report_intermediate)
             trained += sum(cut) + epochs * (len(heads) - len(cut))
     return time.perf_counter() - began, trained / (epochs * len(experiments))
 
@@ -299,21 +303,21 @@ def part_c(pool: ProcessPoolExecutor, people: int) -> tuple[list[str], list[Goal
     minutes = (time.perf_counter() - began) / 60 * 42 / people
     began, shares = time.perf_counter(), []
     for number, (seconds, share) in enumerate(
-        pool.map(with_looks, [(experiments, 280, person) for person in range(people)])
+        pool.map(search_with_pruning, [(experiments, 280, person) for person in range(people)])
     ):
         shares.append(share)
         print(f"person {number + 1} of {people}, with looks: {seconds:.0f} s, {share:.0%} of the epochs", flush=True)
-    looked = (time.perf_counter() - began) / 60 * 42 / people
+    pruned_minutes = (time.perf_counter() - began) / 60 * 42 / people
     extrapolated = "" if people == 42 else " for 42 people, extrapolated"
     lines = [
         f"c. 64 candidates x {people} people x 50 epochs of 280 windows, {CORES} processes: {minutes:.1f} minutes "
-        f"whole, {looked:.1f} with looks at {LOOKS[0]:g} and {LOOKS[1]:g} of the epochs in batches of {LOOKED_BATCH}, "
+        f"whole, {pruned_minutes:.1f} with looks at {RUNGS[0]:g} and {RUNGS[1]:g} of the epochs in batches of {PRUNED_BATCH_SIZE}, "
         f"which train {median(shares):.0%} of them{extrapolated}.",
         "",
     ]
     return lines, [
         Goal("c: the published scale without pruning", minutes, 20, " minutes", False),
-        Goal("c: the published scale with pruning", looked, 10, " minutes", False),
+        Goal("c: the published scale with pruning", pruned_minutes, 10, " minutes", False),
     ]
 
 

@@ -123,7 +123,7 @@ class Beside:
     def __init__(self) -> None:
         self._seen: list[tuple[float, dict[int, float]]] = []
 
-    def look(self, progress: Progress) -> None:
+    def record_sample(self, progress: Progress) -> None:
         if progress.epoch > 1:
             used = {}
             for process in psutil.Process().children(recursive=True):
@@ -147,7 +147,7 @@ def by_program(e: Experiment, runs: list[Run], beside: Beside | None = None) -> 
     def listen(progress: Progress) -> None:
         progress_reports.append(progress)
         if beside:
-            beside.look(progress)
+            beside.record_sample(progress)
 
     shards, index = open_index(e)
     for run in runs:

@@ -466,7 +466,7 @@ class Search:
         description="train a candidate on no more folds once the mean of its scores lies below the median that "
         "candidates of earlier batches had on as many folds",
     )
-    looks: tuple[float, ...] = Field(
+    rungs: tuple[float, ...] = Field(
         default=(),
         description="shares of its epochs, as [0.25, 0.5], after which a fusion is compared in the same way, and left; "
         "with mode=fusion",
@@ -479,10 +479,10 @@ class Search:
 
     @field_validator("looks")
     @classmethod
-    def _inside(cls, looks: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 0 < look < 1 for look in looks) or list(looks) != sorted(set(looks)):
+    def _inside(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < look < 1 for look in rungs) or list(rungs) != sorted(set(rungs)):
             raise ValueError("give shares between 0 and 1 in ascending order, as [0.25, 0.5]")
-        return looks
+        return rungs
 
     @field_validator("storage")
     @classmethod

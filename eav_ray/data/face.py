@@ -159,8 +159,8 @@ class Cropper:
 
     def end(self) -> None:
         """Work off what waits."""
-        looked = [k for k in range(len(self._waiting)) if (self._seen + k) % self.step == 0]
-        faces = dict(zip(looked, self._detect([self._waiting[k][0] for k in looked]), strict=True))
+        detected = [k for k in range(len(self._waiting)) if (self._seen + k) % self.step == 0]
+        faces = dict(zip(detected, self._detect([self._waiting[k][0] for k in detected]), strict=True))
         first = next((f for f in faces.values() if len(f)), None)
         if self._box is None and first is not None:
             self._box = follow(None, first)

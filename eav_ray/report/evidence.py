@@ -392,8 +392,8 @@ def _audit(results: Tree) -> str:
     audit, lines = results["audit"], []
     for name in dict.fromkeys(one["name"] for one in audit["checks"]):
         mine = [one for one in audit["checks"] if one["name"] == name]
-        looked = [one for one in mine if one["passed"] is not None]
-        passed = f"{sum(one['passed'] for one in looked)} of {len(mine)} passed" if looked else "not looked at"
+        performed = [one for one in mine if one["passed"] is not None]
+        passed = f"{sum(one['passed'] for one in performed)} of {len(mine)} passed" if performed else "not looked at"
         lines.append([name, passed, mine[0]["detail"] + (f" (fold {mine[0]['fold']})" if len(mine) > 1 else "")])
     explanation = (
         "Derived again from each checkpoint's own split.json, its weights and the content of the windows. A run that "

@@ -164,7 +164,7 @@ def _watched(
     """Keep the bar up to date, and who listens, while this process waits for its own group."""
     stop, began = threading.Event(), time.monotonic()
 
-    def look() -> None:
+    def poll_queue() -> None:
         state: State = ray.get(queue.state.remote())
         if not state.asked and time.monotonic() - began > WAITS_S:
             state = replace(state, note=f" waits for {cluster.a_group(runtime)}")
@@ -177,7 +177,7 @@ def _watched(
     def watch() -> None:
         while not stop.wait(1.0):
             with contextlib.suppress(DataError, RayError):  # a store that was away is asked again
-                look()
+                poll_queue()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -186,7 +186,7 @@ def _watched(
     finally:
         stop.set()
         thread.join()
-    look()
+    poll_queue()
 
 
 @ray.remote(num_cpus=0, max_retries=0)

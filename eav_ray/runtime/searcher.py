@@ -79,10 +79,10 @@ class CandidateSearcher(Searcher):
             return Searcher.FINISHED if ended else None
         self._running[trial_id] = candidates
         first = min(candidates)
-        bars = medians(self._rows, SCORE, first - first % self._owner.search.batch, self._owner.search)
+        thresholds = medians(self._rows, SCORE, first - first % self._owner.search.batch, self._owner.search)
         return {
             "candidates": [(c.number, c.changes) for c in candidates.values()],
-            "bars": sorted(bars.items()),
+            "bars": sorted(thresholds.items()),
             "known": [row for c in candidates.values() for row in self._known(c)],
         }
 

@@ -23,7 +23,7 @@ from eav_ray.runtime.groups import run_each
 from eav_ray.runtime.queue import State
 from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import runs_of
-from eav_ray.search.heads import Looks, score_heads, why_alone
+from eav_ray.search.heads import PruningSchedule, score_heads, why_alone
 from eav_ray.search.study import mean_of, reached
 from eav_ray.storage import Store
 from eav_ray.training.metrics import scores
@@ -56,29 +56,33 @@ def run_fusion_batch(
     device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
     place = open_place(experiment, Store(shards), index, device, only=question.embed)
     candidates = {number: override(experiment, changes) for number, changes in config["candidates"]}
-    bars, folds = dict(config["bars"]), range(len(question.inner))
+    pruning_thresholds, folds = dict(config["bars"]), range(len(question.inner))
     found: dict[int, list[Fold]] = {number: [] for number in candidates}
     # Without a bar all folds are trained at once.
-    for part in [[fold] for fold in folds] if bars else [list(folds)]:
+    for part in [[fold] for fold in folds] if pruning_thresholds else [list(folds)]:
         jobs = [(number, fold) for number in found for fold in part]
         runs = [fusion_run(candidates[n], question.inner[fold], question.data, question.embed) for n, fold in jobs]
         reasons = [why_alone(run) for run in runs]
         alone = {number: reason for (number, _), reason in zip(jobs, reasons, strict=True)}
 
-        def stays(run: int, look: float, score: float, jobs: list[tuple[int, int]] = jobs) -> bool:
+        def keeps_training(run: int, rung: float, score: float, jobs: list[tuple[int, int]] = jobs) -> bool:
             """Whether a candidate goes on in this fold; without a number there is nothing to go on with."""
             number, fold = jobs[run]
-            mean = mean_of([*(f[SCORE] for f in found[number][:fold]), score]) if bars else 1.0
-            return math.isfinite(score) and mean >= bars.get(reached(fold, look), -math.inf)
+            mean = mean_of([*(f[SCORE] for f in found[number][:fold]), score]) if pruning_thresholds else 1.0
+            return math.isfinite(score) and mean >= pruning_thresholds.get(reached(fold, rung), -math.inf)
 
         began = time.perf_counter()
-        looks = Looks(experiment.search.looks, stays)
-        for numbers, metrics in _scored(runs, reasons, place, experiment.search.together, looks):
+        pruning_schedule = PruningSchedule(experiment.search.rungs, keeps_training)
+        for numbers, metrics in _scored(runs, reasons, place, experiment.search.together, pruning_schedule):
             seconds = (time.perf_counter() - began) / len(numbers)
             for n, scored in zip(numbers, metrics, strict=True):
                 number, fold = jobs[n]
                 found[number].append({"fold": fold, "seconds": seconds, "together": len(numbers)} | scored)
-            finished = [of_folds(n, f, len(folds), bars, alone=alone[n]) for n, f in found.items() if len(f) > part[-1]]
+            finished = [
+                of_folds(n, f, len(folds), pruning_thresholds, alone=alone[n])
+                for n, f in found.items()
+                if len(f) > part[-1]
+            ]
             finished = [candidate for candidate in finished if candidate]
             if finished:
                 tune.report({SCORE: finished[0][SCORE], "scored": json.dumps(finished)})
@@ -88,14 +92,20 @@ def run_fusion_batch(
 
 
 def of_folds(
-    number: int, scored: list[Fold], folds: int, bars: dict[float, float], *, alone: str = "", failed: str = ""
+    number: int,
+    scored: list[Fold],
+    folds: int,
+    pruning_thresholds: dict[float, float],
+    *,
+    alone: str = "",
+    failed: str = "",
 ) -> dict[str, Any]:
     """A candidate that has its last fold behind it, or a mean below the bar, or has failed; empty for any other."""
     whole = sorted(scored, key=lambda fold: fold["fold"])
     mean = mean_of([fold[SCORE] for fold in whole]) if whole else math.nan
     ended = sum(fold.get("share", 1.0) == 1 for fold in whole)
     far = reached(ended, whole[-1].get("share", 0.0) if ended < len(whole) else 0.0)
-    pruned = ended < folds and mean < bars.get(far, -math.inf)
+    pruned = ended < folds and mean < pruning_thresholds.get(far, -math.inf)
     if ended < folds and not pruned and math.isfinite(mean) and not failed:
         return {}
     found = {"candidate": number, SCORE: mean, "folds": whole, "alone": alone, "pruned": pruned}
@@ -103,12 +113,14 @@ def of_folds(
 
 
 def _scored(
-    runs: list[Run], reasons: list[str], place: Place, together: int, looks: Looks
+    runs: list[Run], reasons: list[str], place: Place, together: int, pruning_schedule: PruningSchedule
 ) -> Iterator[tuple[list[int], list[dict[str, float]]]]:
     """Numbers of runs and their scores, as they come."""
     batched = [n for n, reason in enumerate(reasons) if not reason]
-    mine = replace(looks, stays=lambda n, look, score: looks.stays(batched[n], look, score))
-    for numbers, metrics in score_heads([runs[n] for n in batched], place, at_once=together, looks=mine):
+    mine = replace(
+        pruning_schedule, stays=lambda n, look, score: pruning_schedule.keeps_training(batched[n], look, score)
+    )
+    for numbers, metrics in score_heads([runs[n] for n in batched], place, at_once=together, pruning_schedule=mine):
         yield [batched[n] for n in numbers], metrics
     for n in (n for n, reason in enumerate(reasons) if reason):
         try:
@@ -162,22 +174,22 @@ def full(
     ((number, changes),) = config["candidates"]
     e = override(experiment, changes)
     e = replace(e, runtime=replace(e.runtime, groups=1))
-    results, bars = Store(e.store.results), dict(config["bars"])
+    results, pruning_thresholds = Store(e.store.results), dict(config["bars"])
     known = {row["fold"]: row for row in config["known"]}
     runs = candidate_runs(e, question)
     found: dict[int, Fold] = {}  # in the order of the folds
     state = State({}, {}, 0.0, "", False, ())
-    pruned_at, leaving, looked = 0.0, False, time.monotonic()
+    pruned_at, leaving, last_update = 0.0, False, time.monotonic()
 
     def pruned() -> bool:
         """Whether the folds so far are enough to leave this candidate."""
         if not found or len(found) == len(runs):
             return False
         mean = mean_of([fold[SCORE] for fold in found.values()])
-        return not math.isfinite(mean) or mean < bars.get(reached(len(found)), -math.inf)
+        return not math.isfinite(mean) or mean < pruning_thresholds.get(reached(len(found)), -math.inf)
 
-    def look(now: State) -> bool:
-        nonlocal state, looked, leaving, pruned_at
+    def update_progress(now: State) -> bool:
+        nonlocal state, last_update, leaving, pruned_at
         state = now
         while len(found) < len(runs) and not pruned():
             fold = len(found)
@@ -188,8 +200,8 @@ def full(
             measured = _measured(results, state.done[key], question.inner[fold]) if key in state.done else {}
             if not measured:
                 break
-            found[fold] = {"fold": fold, "seconds": time.monotonic() - looked, "together": 1} | measured
-            looked = time.monotonic()
+            found[fold] = {"fold": fold, "seconds": time.monotonic() - last_update, "together": 1} | measured
+            last_update = time.monotonic()
         if pruned() and not pruned_at:
             pruned_at = time.monotonic()
         share = state.epochs_done / sum(run.epochs for run in {r.key: r for fold in runs for r in fold}.values())
@@ -198,12 +210,16 @@ def full(
 
     failed = ""
     todo = [run for fold, of_fold in enumerate(runs) if fold not in known for run in of_fold]
-    if not look(state) and todo:
+    if not update_progress(state) and todo:
         for run in todo:
             if not results.names(f"runs/{run.key}"):
                 results.write_json(f"runs/{run.key}/{STUDY_FILE}", study)
         try:
-            look(run_each(e, todo, Store(shards), index, question.embed, title=f"candidate {number}", ends=look))
+            update_progress(
+                run_each(
+                    e, todo, Store(shards), index, question.embed, title=f"candidate {number}", ends=update_progress
+                )
+            )
         except Interrupted:
             pass  # by `look`, or another way that the job was told to end
         except ConfigError as error:
@@ -230,7 +246,7 @@ def full(
         rows += [{"fold": len(rows), "seconds": math.nan, "together": 1, SCORE: math.nan}]
     if pruned_at:
         rows[-1]["released_s"] = time.monotonic() - pruned_at  # until its workers' CPUs and GPUs were free again
-    summary = of_folds(number, rows, len(runs), bars, failed=failed)
+    summary = of_folds(number, rows, len(runs), pruning_thresholds, failed=failed)
     tune.report({SCORE: summary[SCORE], "scored": json.dumps([summary])} if summary else NOTHING)
 
 

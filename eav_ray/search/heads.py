@@ -22,7 +22,7 @@ from eav_ray.config import Optim
 from eav_ray.data.split import refuse_overlap
 from eav_ray.models.build import FusionAlone, Output
 from eav_ray.models.fusion import Fusion, SharedAttention
-from eav_ray.search.study import look_name
+from eav_ray.search.study import format_rung_column
 from eav_ray.training.engine import single_precision, summed_loss, weight_loss
 from eav_ray.training.loop import Batch, Metrics, Position, schedule
 from eav_ray.training.metrics import scores_of
@@ -54,7 +54,7 @@ def why_alone(run: Run) -> str:
 
 
 @dataclass(frozen=True)
-class Looks:
+class PruningSchedule:
     """When heads are scored on the way, and which of them stay.
 
     Attributes:
@@ -64,7 +64,7 @@ class Looks:
     """
 
     shares: tuple[float, ...] = ()
-    stays: Callable[[int, float, float], bool] = lambda run, share, score: True
+    keeps_training: Callable[[int, float, float], bool] = lambda run, share, score: True
 
     def after(self, epochs: int) -> dict[int, float]:
         """Epochs done -> the share that they are; of equal ones the last, and none at the end."""
@@ -72,14 +72,14 @@ class Looks:
 
 
 def score_heads(
-    runs: list[Run], place: Place, *, at_once: int = AT_ONCE, looks: Looks | None = None
+    runs: list[Run], place: Place, *, at_once: int = AT_ONCE, pruning_schedule: PruningSchedule | None = None
 ) -> Iterator[tuple[list[int], list[Metrics]]]:
     """`run.score_fold` of each run, none of which `why_alone` keeps out: numbers of runs and their scores.
 
     A head that does not fit into a GPU's memory, even alone, has the score NaN. With `looks` there is a score
     `look_<share>` for each, and a head that did not stay has its last one, and that `share`.
     """
-    looks = looks or Looks()
+    pruning_schedule = pruning_schedule or PruningSchedule()
     opened = _Opened(place)
     for run in runs:
         refuse_overlap(run.split)
@@ -93,7 +93,7 @@ def score_heads(
             left[:0] = [numbers[start : start + most] for start in range(0, len(numbers), most)]
             continue
         try:
-            mine = replace(looks, stays=partial(_of_stack, looks.stays, numbers))
+            mine = replace(pruning_schedule, stays=partial(_of_stack, pruning_schedule.keeps_training, numbers))
             metrics = _trained_and_scored([runs[n] for n in numbers], opened, place, mine)
         except torch.cuda.OutOfMemoryError:
             half = len(numbers) // 2
@@ -105,28 +105,30 @@ def score_heads(
 
 
 def _of_stack(
-    stays: Callable[[int, float, float], bool], numbers: list[int], head: int, *rung_and_score: float
+    keeps_training: Callable[[int, float, float], bool], numbers: list[int], head: int, *rung_and_score: float
 ) -> bool:
-    return stays(numbers[head], *rung_and_score)
+    return keeps_training(numbers[head], *rung_and_score)
 
 
-def _trained_and_scored(runs: list[Run], opened: "_Opened", place: Place, looks: Looks) -> list[Metrics]:
+def _trained_and_scored(
+    runs: list[Run], opened: "_Opened", place: Place, pruning_schedule: PruningSchedule
+) -> list[Metrics]:
     heads = [opened.head(run) for run in runs]
-    due = [looks.after(head.optim.epochs) for head in heads]
+    due = [pruning_schedule.after(head.optim.epochs) for head in heads]
     seen: list[Metrics] = [{} for _ in heads]
     left: dict[int, Metrics] = {}
 
-    def look(epoch: int, stack: Stack, rows: dict[int, int]) -> set[int]:
+    def report_intermediate(epoch: int, stack: Stack, rows: dict[int, int]) -> set[int]:
         """Scores of heads that are due after so many epochs; returns those that do not stay."""
         scored = _validate(stack, {h: row for h, row in rows.items() if epoch in due[h]}, runs, heads, place)
         for h, metrics in ((h, metrics) for h, metrics in scored.items() if metrics):
             share, score = due[h][epoch], metrics[SCORE]
-            seen[h][look_name(share)] = score
-            if not looks.stays(h, share, score):
+            seen[h][format_rung_column(share)] = score
+            if not pruning_schedule.keeps_training(h, share, score):
                 left[h] = metrics | {"share": share}
         return scored.keys() & left.keys()
 
-    stack = train_heads(heads, place.device, look=look if any(due) else None)
+    stack = train_heads(heads, place.device, report_intermediate=report_intermediate if any(due) else None)
     ended = _validate(stack, {h: h for h in range(len(heads)) if h not in left}, runs, heads, place)
     found = ended | left
     return [found[h] | seen[h] for h in range(len(heads))]
@@ -379,7 +381,7 @@ def train_heads(
     heads: list[Head],
     device: torch.device,
     on_step: Callable[[int, list[float]], None] = lambda step, losses: None,
-    look: Callable[[int, Stack, dict[int, int]], set[int]] | None = None,
+    report_intermediate: Callable[[int, Stack, dict[int, int]], set[int]] | None = None,
 ) -> Stack:
     """Train every head to its own last epoch.
 
@@ -408,8 +410,8 @@ def train_heads(
             number += 1
         rows = {h: row for row, h in enumerate(running)}
         over = {h for h in rows if heads[h].optim.epochs == epoch + 1}
-        if look and (open_rows := {h: row for h, row in rows.items() if h not in over}):
-            over |= look(epoch + 1, stack, open_rows)
+        if report_intermediate and (open_rows := {h: row for h, row in rows.items() if h not in over}):
+            over |= report_intermediate(epoch + 1, stack, open_rows)
         ended |= {h: stack.weights(rows[h]) for h in over}
         left = _never_one(row for row, h in enumerate(running) if h not in ended)
         if left and left != list(range(len(running))):

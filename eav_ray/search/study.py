@@ -54,8 +54,8 @@ def study_name(experiment: Experiment, data: str, splits: list[Split], encoders:
     inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
     # Named only where they are not what they were before there was a choice, so that studies keep their names.
     full = e.search.mode if e.search.mode == "full" else ""
-    looks = f"looks {e.search.looks}" if e.search.looks else ""
-    others = [word for word in ("prune" if e.search.prune else "", full, e.search.cost, looks) if word]
+    rungs = f"looks {e.search.rungs}" if e.search.rungs else ""
+    others = [word for word in ("prune" if e.search.prune else "", full, e.search.cost, rungs) if word]
     return f"{e.name}-{digest(space, fixed, data, inner, sorted(encoders), *others)}"
 
 
@@ -297,7 +297,7 @@ def check_space(experiment: Experiment) -> None:
             f"search.batch is {e.search.batch}, but search.sampler=cmaes learns from {MIN_CMAES_BATCH} or more at a time; "
             f"set search.batch to at least {MIN_CMAES_BATCH}"
         )
-    if not alone and e.search.looks:
+    if not alone and e.search.rungs:
         raise ConfigError(
             "search.looks compares fusions on the way, but search.mode=full trains all of a candidate; use "
             "search.prune, which compares after folds"
@@ -306,7 +306,7 @@ def check_space(experiment: Experiment) -> None:
         raise ConfigError(
             f"search.sampler is cmaes, which has one objective, but search.cost={e.search.cost} is a second; use tpe"
         )
-    if e.search.cost and (e.search.prune or e.search.looks):
+    if e.search.cost and (e.search.prune or e.search.rungs):
         raise ConfigError(
             f"search.cost={e.search.cost} keeps cheap candidates with lower scores, which search.prune and "
             "search.looks would leave; set search.prune=false and search.looks=[], or search.cost to nothing"
@@ -366,9 +366,9 @@ def medians(rows: Sequence[dict[str, Any]], metric: str, before: int, search: Se
     for folds in candidates.values():
         ended: list[float] = []
         for _, row in sorted(folds.items()):
-            for look in search.looks:
-                means.setdefault(reached(len(ended), look), []).append(
-                    mean_of([*ended, row.get(look_name(look), math.nan)])
+            for rung in search.rungs:
+                means.setdefault(reached(len(ended), rung), []).append(
+                    mean_of([*ended, row.get(format_rung_column(rung), math.nan)])
                 )
             if row.get("share", 1.0) < 1:
                 break  # it was left in this fold
@@ -379,18 +379,18 @@ def medians(rows: Sequence[dict[str, Any]], metric: str, before: int, search: Se
     return {far: statistics.median(found) for far, found in sorted(finite.items()) if found}
 
 
-def reached(folds: int, look: float = 0.0) -> float:
+def reached(folds: int, rung: float = 0.0) -> float:
     """How far a candidate is that has so many folds behind it, and this share of the epochs of the next."""
-    return round(folds + look, 6)
+    return round(folds + rung, 6)
 
 
 def mean_of(scores: Sequence[float]) -> float:
     return sum(scores) / len(scores)
 
 
-def look_name(look: float) -> str:
+def format_rung_column(rung: float) -> str:
     """Column of `trials.parquet` with the score at a look."""
-    return f"look_{look:g}"
+    return f"look_{rung:g}"
 
 
 def trials_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

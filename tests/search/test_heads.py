@@ -15,7 +15,7 @@ from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
 from eav_ray.data.synthetic import CLASSES
 from eav_ray.models.build import FusionAlone, build_fusion
-from eav_ray.search.heads import Head, Looks, score_heads, stacks, train_heads, why_alone
+from eav_ray.search.heads import Head, PruningSchedule, score_heads, stacks, train_heads, why_alone
 from eav_ray.storage import Store, sha256, versions
 from eav_ray.training.embeddings import cache_key, commit, write_part
 from eav_ray.training.engine import TorchEngine
@@ -307,7 +307,7 @@ def test_a_look_sees_what_a_head_alone_scores_then_and_changes_nothing(kind: str
     runs, shares = runs_of(kind, place), (0.34, 0.67)
     whole = scored(runs, place)
     for at_once in (64, 3):
-        looked = scored(runs, place, at_once=at_once, looks=Looks(shares))
+        looked = scored(runs, place, at_once=at_once, looks=PruningSchedule(shares))
         for number, run in enumerate(runs):
             alone, mine = by_epoch(run, place), looked[number]
             assert {k: v for k, v in mine.items() if not k.startswith("look_")} == whole[number]
@@ -324,7 +324,10 @@ def test_a_head_that_does_not_stay_ends_there_and_leaves_no_trace_in_others(plac
         asked.append((run, share))
         return run != 4 and (run, share) != (1, 0.67)
 
-    whole, cut = scored(runs, place, looks=Looks((0.34, 0.67))), scored(runs, place, looks=Looks((0.34, 0.67), stays))
+    whole, cut = (
+        scored(runs, place, looks=PruningSchedule((0.34, 0.67))),
+        scored(runs, place, looks=PruningSchedule((0.34, 0.67), stays)),
+    )
     for number in whole:
         if number == 4:
             assert cut[4] == pytest.approx(cut[4] | {"share": 0.34, SCORE: whole[4]["look_0.34"]})
