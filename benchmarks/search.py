@@ -111,13 +111,13 @@ def a_run_each(folder: Path, e: Experiment, planned: tune.Plan, data: Data, samp
     light = replace(data, windows=None)  # workers open their own
     with cluster.session(e.runtime):
         began = time.perf_counter()
-        lanes = [
+        tasks = [
             _lane.remote(
                 e, planned, light, [{"fusion.heads": HEADS[k % 4]} for k in range(sample)], str(folder / "ray")
             )
             for _ in range(CORES)
         ]
-        ray.get(lanes)
+        ray.get(tasks)
         return (time.perf_counter() - began) / (sample * CORES)
 
 
@@ -195,7 +195,7 @@ def module_of(e: Experiment) -> FusionAlone:
     return FusionAlone(build_fusion(e, WIDTHS, TIMES, OUTPUTS), sorted(WIDTHS))
 
 
-def together(job: tuple[list[Experiment], list[tuple[int, int]], int]) -> float:
+def train_batched(job: tuple[list[Experiment], list[tuple[int, int]], int]) -> float:
     """Train all candidates on each (windows, seed) of made-up features, in stacks; returns seconds."""
     experiments, folds, threads = job
     torch.set_num_threads(threads)
@@ -205,7 +205,7 @@ def together(job: tuple[list[Experiment], list[tuple[int, int]], int]) -> float:
     split = Split("within", (), (), ())
     loaders = [m.loader(experiments[0]) for m in made]
     runs = [(Run("fusion", e, split, "made"), loaders[n].steps) for e, n in pairs]
-    for numbers in stacks(runs, experiments[0].search.together):
+    for numbers in stacks(runs, experiments[0].search.fusion_batch_size):
         chosen = [pairs[number] for number in numbers]
         train_heads([Head(module_of(e), e.optim, loaders[n]) for e, n in chosen], torch.device("cpu"))
     return time.perf_counter() - began
@@ -228,7 +228,7 @@ def search_with_pruning(job: tuple[list[Experiment], int, int]) -> tuple[float, 
         pruning_thresholds = {epoch: median(found) for epoch, found in seen.items() if found}
         loader = made.loader(some[0])
         runs = [(Run("fusion", e, Split("within", (), (), ()), "made"), loader.steps) for e in some]
-        for numbers in stacks(runs, some[0].search.together):
+        for numbers in stacks(runs, some[0].search.fusion_batch_size):
             cut: list[int] = []  # epochs of those that did not stay
 
             def report_intermediate(
@@ -284,9 +284,9 @@ def part_b(pool: ProcessPoolExecutor, rounds: int = 3) -> tuple[list[str], list[
             rate = few / one_by_one(experiments[:8], Made(windows, 0), threads)
             rates.setdefault(f"one after the other, {threads} threads", []).append(rate)
         began = time.perf_counter()
-        list(pool.map(together, [(experiments[k::CORES], folds, 1) for k in range(CORES)]))
+        list(pool.map(train_batched, [(experiments[k::CORES], folds, 1) for k in range(CORES)]))
         rates.setdefault(f"together, {CORES} processes", []).append(whole / (time.perf_counter() - began))
-        rate = 32 * len(folds) * epochs * windows / together((experiments[:32], folds, CORES))
+        rate = 32 * len(folds) * epochs * windows / train_batched((experiments[:32], folds, CORES))
         rates.setdefault(f"together, one process of {CORES} threads", []).append(rate)
     *alone, ours, _ = (median(r) for r in rates.values())
     lines = ["b. 64 candidates x 3 folds, width 64, pooled, batches of 32:", "", "| way | head-windows a second |"]
@@ -298,7 +298,7 @@ def part_c(pool: ProcessPoolExecutor, people: int) -> tuple[list[str], list[Goal
     experiments = candidates_of(64, 50)
     began = time.perf_counter()
     jobs = [(experiments, [(280, person)], 1) for person in range(people)]
-    for number, seconds in enumerate(pool.map(together, jobs)):
+    for number, seconds in enumerate(pool.map(train_batched, jobs)):
         print(f"person {number + 1} of {people}: {seconds:.0f} s", flush=True)
     minutes = (time.perf_counter() - began) / 60 * 42 / people
     began, shares = time.perf_counter(), []
@@ -330,7 +330,7 @@ def main() -> int:
         lines, found = part_a(folder)
         report_lines, goals = report_lines + lines, goals + found
     with ProcessPoolExecutor(CORES, mp.get_context("spawn")) as pool:
-        list(pool.map(together, [(candidates_of(4, 1), [(64, 0)], 1)] * CORES))  # warm
+        list(pool.map(train_batched, [(candidates_of(4, 1), [(64, 0)], 1)] * CORES))  # warm
         if "b" in parts:
             lines, found = part_b(pool)
             report_lines, goals = report_lines + lines, goals + found

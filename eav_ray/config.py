@@ -439,14 +439,14 @@ class Search:
     batch: int = Field(
         default=4, gt=0, description="candidates that are suggested together; part of what makes it repeatable"
     )
-    at_once: int = Field(
+    max_concurrent_trials: int = Field(
         default=0,
         ge=0,
         description="workers that a batch of candidates is shared out to, with mode=full groups of workers: a cluster "
         "grows for them as far as its own limits let it. 0: as many as there is room for, by those limits where they "
         "are known",
     )
-    together: int = Field(
+    fusion_batch_size: int = Field(
         default=64, gt=0, description="fusion trainings that are computed as one batch; 1: one after the other"
     )
     sampler: Literal["tpe", "random", "cmaes", "grid"] = Field(

@@ -9,7 +9,7 @@ import yaml
 from eav_ray.config import Experiment, override
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import capacity
-from eav_ray.runtime.capacity import Capacity, count_concurrent_workers, groups_at_once, nodes_of
+from eav_ray.runtime.capacity import Capacity, count_concurrent_groups, count_concurrent_workers, nodes_of
 
 CLUSTER = Path(__file__).parents[1] / "cluster.yaml"
 HEAD, GPU, CPU = {"CPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}
@@ -30,20 +30,23 @@ def test_a_cluster_that_has_grown_has_as_many_nodes_as_its_limits() -> None:
 
 def test_drivers_take_nothing_and_workers_fit_node_by_node() -> None:
     known = Capacity([HEAD], [HEAD, *[GPU] * 8, *[CPU] * 4])
-    assert groups_at_once(experiment(runtime__workers=2, runtime__gpus_per_worker=1), known) == 4
-    assert groups_at_once(experiment(runtime__workers=4, runtime__gpus_per_worker=0.5), known) == 4
+    assert count_concurrent_groups(experiment(runtime__workers=2, runtime__gpus_per_worker=1), known) == 4
+    assert count_concurrent_groups(experiment(runtime__workers=4, runtime__gpus_per_worker=0.5), known) == 4
     # 7 of 8 and 14 of 16 CPUs: what is left over on two nodes holds no worker.
-    assert groups_at_once(experiment(runtime__workers=2, runtime__cpus_per_worker=7), known) == 8
+    assert count_concurrent_groups(experiment(runtime__workers=2, runtime__cpus_per_worker=7), known) == 8
     # Fewer workers will do, so more groups may start.
     fewer = experiment(runtime__workers=2, runtime__min_workers=1, runtime__gpus_per_worker=1)
-    assert groups_at_once(fewer, known) == 8
-    assert groups_at_once(experiment(runtime__workers=2, search__at_once=3, runtime__gpus_per_worker=1), known) == 3
+    assert count_concurrent_groups(fewer, known) == 8
+    assert (
+        count_concurrent_groups(experiment(runtime__workers=2, search__at_once=3, runtime__gpus_per_worker=1), known)
+        == 3
+    )
 
 
 def test_what_the_cluster_can_never_hold_is_refused_with_the_arithmetic() -> None:
     known = Capacity([HEAD, GPU], [HEAD, GPU, GPU, GPU])
     with pytest.raises(ConfigError) as told:
-        groups_at_once(experiment(runtime__workers=4, runtime__gpus_per_worker=1), known)
+        count_concurrent_groups(experiment(runtime__workers=4, runtime__gpus_per_worker=1), known)
     assert str(told.value) == (
         "one candidate x runtime.workers=4 needs 4 workers with 1 CPU and 1 GPU each (drivers need no CPU), but the "
         "cluster has room for 3 on its 2 nodes and the 2 that its autoscaler may add; set runtime.workers to at most 3"
@@ -51,16 +54,16 @@ def test_what_the_cluster_can_never_hold_is_refused_with_the_arithmetic() -> Non
     with pytest.raises(
         ConfigError, match="search.at_once=2 candidates x runtime.workers=2 needs 4 workers .* room for "
     ):
-        groups_at_once(experiment(runtime__workers=2, runtime__gpus_per_worker=1, search__at_once=2), known)
+        count_concurrent_groups(experiment(runtime__workers=2, runtime__gpus_per_worker=1, search__at_once=2), known)
     with pytest.raises(ConfigError, match="room for 0 on its 1 node; lower runtime.cpus_per_worker or runtime.gpus"):
-        groups_at_once(experiment(runtime__workers=1, runtime__gpus_per_worker=1), Capacity([CPU], [CPU]))
+        count_concurrent_groups(experiment(runtime__workers=1, runtime__gpus_per_worker=1), Capacity([CPU], [CPU]))
 
 
 def test_limits_that_are_not_known_refuse_nothing() -> None:
     wanted = experiment(runtime__workers=4, runtime__gpus_per_worker=1)
-    assert groups_at_once(wanted, Capacity([HEAD], None)) == 1  # it may grow
-    assert groups_at_once(override(wanted, {"search.at_once": 5}), Capacity([HEAD], None)) == 5
-    assert groups_at_once(wanted, Capacity([GPU] * 9, None)) == 2
+    assert count_concurrent_groups(wanted, Capacity([HEAD], None)) == 1  # it may grow
+    assert count_concurrent_groups(override(wanted, {"search.at_once": 5}), Capacity([HEAD], None)) == 5
+    assert count_concurrent_groups(wanted, Capacity([GPU] * 9, None)) == 2
     one = override(Experiment(), {"runtime.gpus_per_worker": 0.5})
     assert count_concurrent_workers(one, Capacity([HEAD], None)) == 1
     assert count_concurrent_workers(one, Capacity([HEAD], [HEAD, GPU, GPU])) == 4

@@ -106,7 +106,7 @@ def test_the_search_on_kubernetes_is_a_command_that_the_program_takes():
     for path in (job, experiment):
         assert (ROOT / path.removeprefix("/opt/eav-ray/")).is_file()
     e = load(ROOT / experiment.removeprefix("/opt/eav-ray/"), dict(change.split("=", 1) for change in changes))
-    assert e.search.at_once <= GROUPS["gpu"]["maxReplicas"] and e.runtime.gpus_per_worker == 1
+    assert e.search.max_concurrent_trials <= GROUPS["gpu"]["maxReplicas"] and e.runtime.gpus_per_worker == 1
 
 
 # cluster.yaml

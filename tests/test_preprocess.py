@@ -90,5 +90,5 @@ def test_the_ray_that_is_pinned_has_the_interval_that_is_shortened() -> None:
     from ray.data._internal.execution.resource_manager import ResourceManager
 
     assert ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S in (1, 0.1)
-    cluster.start_ray_data_at_once()
+    cluster.shorten_ray_data_startup()
     assert ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S == 0.1

@@ -248,11 +248,11 @@ def _curves(tree: Tree, kinds: Sequence[str], modality: str) -> str:
             if max(c["refused"].values(), default=0) >= LEFT:
                 axes.annotate("masked", (x - 0.1, 8), ha="right", fontsize=7, color="0.3")
         axes.axhline(100 * tree["chance"], color="0.5", lw=0.8, ls=":", label="chance")
-        together = len(steps[-1]["levels"]) > 1
-        unit = "step" if together else steps[-1]["levels"][0]["unit"]
-        marks = [str(c["step"]) if together else f"{c['levels'][0]['level']:g}" for c in steps[1:]]
+        all_modalities = len(steps[-1]["levels"]) > 1
+        unit = "step" if all_modalities else steps[-1]["levels"][0]["unit"]
+        marks = [str(c["step"]) if all_modalities else f"{c['levels'][0]['level']:g}" for c in steps[1:]]
         axes.set_xticks(range(len(steps)), ["clean", *marks], fontsize=7)
-        axes.set_title(level(steps[-1]) if together else kind.partition(".")[2], fontsize=9)
+        axes.set_title(level(steps[-1]) if all_modalities else kind.partition(".")[2], fontsize=9)
         axes.set_xlabel(unit, fontsize=8)
         axes.set_ylim(0, 102)
         axes.tick_params(axis="y", labelsize=7)

@@ -79,10 +79,10 @@ def _size(node: Node) -> tuple[float, float]:
 def count_concurrent_workers(experiment: Experiment, known: Capacity) -> int:
     """How many workers of `search.mode=fusion` train side by side; at least 1, for which a cluster may grow."""
     most = max(workers_on(known.grown or [], experiment.runtime), workers_on(known.now, experiment.runtime))
-    return experiment.search.at_once or max(1, most)
+    return experiment.search.max_concurrent_trials or max(1, most)
 
 
-def groups_at_once(experiment: Experiment, known: Capacity) -> int:
+def count_concurrent_groups(experiment: Experiment, known: Capacity) -> int:
     """How many candidates of `search.mode=full` are trained side by side, each by a group of `runtime.workers`.
 
     A candidate's driver takes no CPU: it runs beside the search, and what it costs is memory. So all CPUs and GPUs are
@@ -91,7 +91,7 @@ def groups_at_once(experiment: Experiment, known: Capacity) -> int:
     Raises:
         ConfigError: The cluster cannot hold one group, or not as many as `search.at_once` asks for, whatever it grows.
     """
-    runtime, wanted = experiment.runtime, experiment.search.at_once
+    runtime, wanted = experiment.runtime, experiment.search.max_concurrent_trials
     now = workers_on(known.now, runtime) // runtime.min_group_size
     if known.grown is None:
         return wanted or max(1, now)

@@ -108,7 +108,7 @@ def prepare_ray_data() -> None:
 
     Ray's log file has the tracebacks.
     """
-    start_ray_data_at_once()
+    shorten_ray_data_startup()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -119,7 +119,7 @@ def prepare_ray_data() -> None:
             handler.setLevel(logging.CRITICAL)
 
 
-def start_ray_data_at_once() -> None:
+def shorten_ray_data_startup() -> None:
     """All cores from the first moment on, instead of one core for the first second.
 
     Ray Data 2.60 refreshes its limits once a second, and takes them for the first time before its coordinator has

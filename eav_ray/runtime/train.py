@@ -88,7 +88,7 @@ def announce(
     *,
     searched: Sequence[Run] = (),
     refitted: Sequence[Run] = (),
-    lanes: int = 1,
+    max_concurrent_trials: int = 1,
 ) -> float:
     """Say how many trainings are left and about how long they will take, before they start; returns seconds.
 
@@ -121,8 +121,8 @@ def announce(
     parts += [f"{encoders} encoder trainings, {len(todo) - encoders} fusion or joint trainings"]
     if searched:
         alone = e.search.mode == "fusion"
-        seconds += sum(map(cost, searched)) / (lanes * (1 if alone else e.runtime.workers))
-        seconds += 0 if alone else START_S * e.search.candidates / lanes  # each starts a group
+        seconds += sum(map(cost, searched)) / (max_concurrent_trials * (1 if alone else e.runtime.workers))
+        seconds += 0 if alone else START_S * e.search.candidates / max_concurrent_trials  # each starts a group
         parts += [f"{counted(searched)} of the search", f"{counted(refitted)} of the refit"]
     skipped = len({r.key for r in runs}) - len(todo)
     already = f" ({skipped} finished earlier)" if skipped else ""

@@ -91,8 +91,8 @@ def transfer(experiment: Experiment, path: str) -> Transferred:
         for named, title in ((checkpoint.classes, trained_on), (data.index.classes, tested_on))
         if set(named) - set(classes)
     ]
-    together = TOGETHER if len(shown) > 1 else TOGETHER[1:]  # the mean of one is that one
-    sources = [s for s in sources_of(sorted(checkpoint.experiment.data.modalities)) if s in (*shown, *together)]
+    combined_sources = TOGETHER if len(shown) > 1 else TOGETHER[1:]  # the mean of one is that one
+    sources = [s for s in sources_of(sorted(checkpoint.experiment.data.modalities)) if s in (*shown, *combined_sources)]
     correct = correct_per_recording(windows, sources)
     comparison = compare(correct, shown) if len(shown) > 1 else None
     lines = [head, *left, *notes, *_table(windows, correct, sources, shown, len(classes))]

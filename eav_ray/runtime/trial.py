@@ -73,7 +73,7 @@ def run_fusion_batch(
 
         began = time.perf_counter()
         pruning_schedule = PruningSchedule(experiment.search.rungs, keeps_training)
-        for numbers, metrics in _scored(runs, reasons, place, experiment.search.together, pruning_schedule):
+        for numbers, metrics in _scored(runs, reasons, place, experiment.search.fusion_batch_size, pruning_schedule):
             seconds = (time.perf_counter() - began) / len(numbers)
             for n, scored in zip(numbers, metrics, strict=True):
                 number, fold = jobs[n]
@@ -113,14 +113,16 @@ def of_folds(
 
 
 def _scored(
-    runs: list[Run], reasons: list[str], place: Place, together: int, pruning_schedule: PruningSchedule
+    runs: list[Run], reasons: list[str], place: Place, fusion_batch_size: int, pruning_schedule: PruningSchedule
 ) -> Iterator[tuple[list[int], list[dict[str, float]]]]:
     """Numbers of runs and their scores, as they come."""
     batched = [n for n, reason in enumerate(reasons) if not reason]
     mine = replace(
         pruning_schedule, stays=lambda n, look, score: pruning_schedule.keeps_training(batched[n], look, score)
     )
-    for numbers, metrics in score_heads([runs[n] for n in batched], place, at_once=together, pruning_schedule=mine):
+    for numbers, metrics in score_heads(
+        [runs[n] for n in batched], place, fusion_batch_size=fusion_batch_size, pruning_schedule=mine
+    ):
         yield [batched[n] for n in numbers], metrics
     for n in (n for n, reason in enumerate(reasons) if reason):
         try:

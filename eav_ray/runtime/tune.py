@@ -35,7 +35,7 @@ from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar, stage
 from eav_ray.report.search import page
 from eav_ray.runtime import cluster
-from eav_ray.runtime.capacity import capacity, count_concurrent_workers, groups_at_once
+from eav_ray.runtime.capacity import capacity, count_concurrent_groups, count_concurrent_workers
 from eav_ray.runtime.cli import problems
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.protocol import finished
@@ -102,7 +102,7 @@ def announce_search(experiment: Experiment, planned: list[Plan], data: Data) -> 
         data,
         searched=[run for one in planned for run in one.searched(experiment)],
         refitted=[run for one in planned for run in one.refitted(experiment)],
-        lanes=side_by_side(experiment),
+        max_concurrent_trials=side_by_side(experiment),
     )
 
 
@@ -168,7 +168,7 @@ def side_by_side(experiment: Experiment) -> int:
         ConfigError: The cluster cannot hold that many (`capacity.at_once`).
     """
     e = experiment
-    most = groups_at_once if e.search.mode == "full" else count_concurrent_workers
+    most = count_concurrent_groups if e.search.mode == "full" else count_concurrent_workers
     return min(most(e, capacity()), e.search.batch, count(e.search))
 
 
@@ -292,9 +292,9 @@ def _try_candidates(
             f"the study {study.name} has {len(missing)} candidates of which {results}/{folder}/trials.parquet knows "
             "nothing: they were searched with another store.results; use that one, or another search.storage"
         )
-    lanes = min(side_by_side(e), left)
+    max_concurrent_trials = min(side_by_side(e), left)
     # What a cluster is to grow for must wait in its sight; by default Tune shows it one trial at a time.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(lanes)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max_concurrent_trials)
     keep, copy = partial(_keep, results, folder), partial(_copy_journal, study, results, folder)
     shapes = Shapes(index.eeg_channels, len(index.classes))
 
@@ -307,10 +307,12 @@ def _try_candidates(
     with stage("search", study.candidates, "candidates") as bar:
         known = {"experiment": e, "question": planned.question, "shards": str(shards), "index": index}
         if e.search.mode == "fusion":
-            searcher = CandidateSearcher(study, -(-e.search.batch // lanes), rows, keep, bar.to, copy=copy, cost=price)
+            searcher = CandidateSearcher(
+                study, -(-e.search.batch // max_concurrent_trials), rows, keep, bar.to, copy=copy, cost=price
+            )
             needs = {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus_per_worker}
             trial = tune.with_parameters(run_fusion_batch, **known)
-            found = _run(trial, needs, searcher, lanes, left, results, [_waits(e, bar)], retries=1)
+            found = _run(trial, needs, searcher, max_concurrent_trials, left, results, [_waits(e, bar)], retries=1)
         else:
             with _control(study, bar) as (control, stopped):
                 searcher = CandidateSearcher(
@@ -328,7 +330,7 @@ def _try_candidates(
                 # Beside this process: a node that goes must not take drivers along, and they need no CPU of a worker.
                 here = {f"node:{ray.util.get_node_ip_address()}": 0.001, "CPU": 0}
                 trial = tune.with_parameters(full, **known, study=planned.study, control=control)
-                found = _run(trial, here, searcher, lanes, left, results, [])
+                found = _run(trial, here, searcher, max_concurrent_trials, left, results, [])
     for reason, numbers in searcher.alone.items():
         print(f"trained one by one: {len(numbers)} candidates, because {reason}", flush=True)
     if searcher.failed:
@@ -348,7 +350,7 @@ def _run(
     trial: Any,
     needs: dict[str, float],
     searcher: CandidateSearcher,
-    lanes: int,
+    max_concurrent_trials: int,
     most: int,
     results: Store,
     callbacks: list[Any],
@@ -360,7 +362,7 @@ def _run(
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=most,
-            max_concurrent_trials=lanes,
+            max_concurrent_trials=max_concurrent_trials,
             reuse_actors=True,  # a new process per trial would spend seconds on imports
         ),
         run_config=tune.RunConfig(

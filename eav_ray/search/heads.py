@@ -72,7 +72,7 @@ class PruningSchedule:
 
 
 def score_heads(
-    runs: list[Run], place: Place, *, at_once: int = AT_ONCE, pruning_schedule: PruningSchedule | None = None
+    runs: list[Run], place: Place, *, fusion_batch_size: int = AT_ONCE, pruning_schedule: PruningSchedule | None = None
 ) -> Iterator[tuple[list[int], list[Metrics]]]:
     """`run.score_fold` of each run, none of which `why_alone` keeps out: numbers of runs and their scores.
 
@@ -84,7 +84,7 @@ def score_heads(
     for run in runs:
         refuse_overlap(run.split)
     steps = [opened.loader(run, opened.ready(run)).steps for run in runs]
-    left = list(stacks(list(zip(runs, steps, strict=True)), at_once))
+    left = list(stacks(list(zip(runs, steps, strict=True)), fusion_batch_size))
     while left:
         numbers = left.pop(0)
         size = sum(p.numel() for p in opened.ready(runs[numbers[0]]).module.parameters())
@@ -134,7 +134,7 @@ def _trained_and_scored(
     return [found[h] | seen[h] for h in range(len(heads))]
 
 
-def stacks(runs: list[tuple[Run, int]], at_once: int) -> Iterator[list[int]]:
+def stacks(runs: list[tuple[Run, int]], fusion_batch_size: int) -> Iterator[list[int]]:
     """Numbers of runs that can be trained in one stack: of one structure, and with as many steps an epoch.
 
     Args:
@@ -153,8 +153,8 @@ def stacks(runs: list[tuple[Run, int]], at_once: int) -> Iterator[list[int]]:
     for numbers in alike.values():
         # Those that end first lie together: what is left of a stack is as full as can be.
         numbers.sort(key=lambda n: runs[n][0].epochs)
-        for start in range(0, len(numbers), at_once):
-            yield numbers[start : start + at_once]
+        for start in range(0, len(numbers), fusion_batch_size):
+            yield numbers[start : start + fusion_batch_size]
 
 
 @dataclass(frozen=True)
@@ -531,11 +531,11 @@ def _validate(
     Args:
         rows: Head -> its row of the stack.
     """
-    together: dict[Any, list[int]] = {}
+    by_split: dict[Any, list[int]] = {}
     for h in rows:
-        together.setdefault((id(heads[h].loader.source), runs[h].split), []).append(h)
+        by_split.setdefault((id(heads[h].loader.source), runs[h].split), []).append(h)
     found: dict[int, Metrics] = {h: {} for h in rows}
-    for some in together.values():
+    for some in by_split.values():
         run, loader = runs[some[0]], heads[some[0]].loader
         windows = rows_with(place.windows, run.split.validation, tuple(run.experiment.data.modalities))
         batches = plain_batches(loader.source, loader.labels, windows, VALIDATED_AT_ONCE)

@@ -40,7 +40,7 @@ def from_first(number: int, device: torch.device) -> int:
     return int(tensor)
 
 
-def together(action: Callable[[], T]) -> T:
+def run_on_all_ranks(action: Callable[[], T]) -> T:
     """Do something that may fail on one rank alone, and fail on all of them if it does. Every rank must call it.
 
     Raises:

@@ -28,7 +28,7 @@ from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Batch, Engine, Metrics, Position, fit, schedule
 from eav_ray.training.metrics import scores
 from eav_ray.training.plan import Progress, Run
-from eav_ray.training.ranks import gather, same_everywhere, together, world
+from eav_ray.training.ranks import gather, run_on_all_ranks, same_everywhere, world
 from eav_ray.training.saving import Saver, Watch
 from eav_ray.training.source import Labels, Loader, RawSource, Source, ahead, plain_batches
 
@@ -95,15 +95,15 @@ def execute(
             if world()[0] == 0:
                 stack.enter_context(_lock(place.results, f"runs/{run.key}/lock"))
 
-        together(take)
+        run_on_all_ranks(take)
         return _execute(run, place, report, interrupted)
 
 
 def _execute(run: Run, place: Place, report: Callable[[Progress], None], interrupted: Callable[[], str]) -> str:
-    done, damaged = together(lambda: ckpt.latest(place.results, run.key))
+    done, damaged = run_on_all_ranks(lambda: ckpt.latest(place.results, run.key))
     if done and done[1].finished and is_embedded(run, place.results):
         return done[0]
-    ready = together(lambda: prepare(run, place, fresh=done is None))
+    ready = run_on_all_ranks(lambda: prepare(run, place, fresh=done is None))
     if done:
         own = ready.module.state_dict()  # a checkpoint also holds encoders that the run does not train
         ready.module.load_state_dict({n: t for n, t in done[1].weights.items() if n in own})
@@ -371,7 +371,7 @@ def _train(
     with contextlib.closing(saver):
         if not any(p.requires_grad for p in ready.module.parameters()):  # late_mean has nothing to train
             weights = ready.module.state_dict()
-            found = together(lambda: _collapse(run, place, ready, weights))
+            found = run_on_all_ranks(lambda: _collapse(run, place, ready, weights))
             return saver.finish(weights, Position(epochs, 0), {"collapse": found})
         prefix = ""
         history: list[Metrics] = list(resume.metrics.get("history", [])) if resume else []  # of finished epochs
@@ -417,7 +417,7 @@ def _train(
             kept: dict[str, Any] = metrics | validation | {"history": list(history)}
             if finished:
                 weights = engine.weights()
-                findings = together(lambda: _collapse(run, place, ready, weights))
+                findings = run_on_all_ranks(lambda: _collapse(run, place, ready, weights))
                 prefix = saver.finish(weights, position, kept | {"collapse": findings})
             elif validation or position.epoch % e.train.checkpoint_epochs == 0:
                 saver.save(engine, position, kept)
@@ -445,7 +445,7 @@ def _embed(run: Run, place: Place, ready: Ready) -> None:
         return
     rank, size = world()
 
-    source = together(lambda: _features(run, place)) if run.features else ready.source
+    source = run_on_all_ranks(lambda: _features(run, place)) if run.features else ready.source
 
     def write() -> None:
         assert isinstance(ready.module, Classifier | HeadAlone)
@@ -455,13 +455,13 @@ def _embed(run: Run, place: Place, ready: Ready) -> None:
         table = compute(ready.module, batches, place.windows, place.device, precision=precision) if len(rows) else None
         write_part(place.results, key, rank, table)
 
-    together(write)
+    run_on_all_ranks(write)
     if isinstance(source, Embeddings):
         (times_s,) = source.times_s.values()
     else:
         assert isinstance(ready.module, Classifier)
         times_s = times_of(ready.module)
-    together(lambda: commit(place.results, key, times_s) if rank == 0 else None)
+    run_on_all_ranks(lambda: commit(place.results, key, times_s) if rank == 0 else None)
 
 
 def times_of(model: Classifier) -> Tensor:

@@ -14,7 +14,7 @@ from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Engine, Position
 from eav_ray.training.plan import Run
-from eav_ray.training.ranks import from_first, same_everywhere, together, world
+from eav_ray.training.ranks import from_first, run_on_all_ranks, same_everywhere, world
 
 WATCH_S = 2.0  # seconds between two questions whether to leave
 # A remote store may be away for a while, which costs a training nothing but the next checkpoint.
@@ -53,7 +53,7 @@ class Saver:
     def finish(self, weights: dict[str, Tensor], position: Position, metrics: dict[str, Any]) -> str:
         """The last one, of weights alone. Returns its prefix when it is committed."""
         self._begin(weights, {}, position, metrics)
-        together(self._wait)
+        run_on_all_ranks(self._wait)
         return ckpt.prefix_of(self._run.key, self.attempt, position)
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class Saver:
     def _begin(
         self, weights: dict[str, Tensor], moments: dict[str, Tensor], position: Position, metrics: dict[str, Any]
     ) -> None:
-        together(self._wait)
+        run_on_all_ranks(self._wait)
         if world()[0] == 0:
             self._writing = self._pool.submit(self._write, weights, moments, position, metrics)
 

@@ -13,7 +13,7 @@ from eav_ray.errors import DataError
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Batch
-from eav_ray.training.ranks import together
+from eav_ray.training.ranks import run_on_all_ranks
 from tests.training.conftest import leave
 
 
@@ -38,12 +38,12 @@ def rank(number: int, folder: str, size: int) -> None:
 
     for action, words in ((fails_on_the_first, "the disk is full"), (fails_on_the_last, "model.safetensors: No space")):
         try:
-            together(action)
+            run_on_all_ranks(action)
         except DataError as error:
             assert words in str(error)
             continue
         raise AssertionError(f"rank {number} went on")
-    assert together(lambda: number) == number  # and the ranks are still in step
+    assert run_on_all_ranks(lambda: number) == number  # and the ranks are still in step
     for engine in ("torch", "deepspeed"):
         batch_statistics_become_equal(number, size, engine)
     Path(folder, f"rank-{number}").touch()
@@ -82,4 +82,4 @@ def test_an_error_on_one_rank_reaches_every_rank_and_what_they_gather_becomes_eq
 
 def test_alone_the_error_is_the_same() -> None:
     with pytest.raises(DataError, match="no disk"):
-        together(lambda: (_ for _ in ()).throw(DataError("no disk")))
+        run_on_all_ranks(lambda: (_ for _ in ()).throw(DataError("no disk")))
