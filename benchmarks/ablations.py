@@ -33,7 +33,7 @@ from eav_ray.runtime.train import Data, open_data
 from eav_ray.storage import Store
 from eav_ray.training.metrics import per_recording, predicted
 from eav_ray.training.plan import Run, encoder_run, fusion_run
-from eav_ray.training.run import Place, execute, predict_fold
+from eav_ray.training.run import WorkerContext, execute, predict_fold
 
 SEEDS = 3
 CHEAP = {
@@ -124,7 +124,7 @@ def one(job: Job, folder: Path) -> pd.DataFrame:
     found = stored(results, name)
     if found is not None:
         return found
-    table = predict_fold(run, Place(data.windows, results, torch.device("cpu")))
+    table = predict_fold(run, WorkerContext(data.windows, results, torch.device("cpu")))
     if option.part == "audio":
         guess = table[[c for c in table if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
         people = accuracy.per_person([table.assign(guess=guess)])
@@ -140,9 +140,9 @@ def embed(folder: Path, fold: int) -> None:
     e = planted.experiment_of(folder, {"runtime.engine": "torch", "runtime.workers": 1, "fold.index": fold})
     data = open_data(e)
     run = run_of("fusion", e, data, e.seed)
-    place = Place(data.windows, Store(e.store.results), torch.device("cpu"))
+    context = WorkerContext(data.windows, Store(e.store.results), torch.device("cpu"))
     for m in e.data.modalities:
-        execute(encoder_run(e, m, run.split, data.digest, run.embed), place, lambda progress: None)
+        execute(encoder_run(e, m, run.split, data.digest, run.embed), context, lambda progress: None)
 
 
 def format_report(tables: dict[tuple[str, str], list[pd.DataFrame]]) -> list[str]:

@@ -40,7 +40,7 @@ from eav_ray.runtime.train import Data, open_data, runs_of
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.estimate import seconds_per_window
-from eav_ray.training.run import Place, execute, table_of
+from eav_ray.training.run import WorkerContext, execute, table_of
 from eav_ray.training.source import Labels, RawSource
 
 SEEDS, FOLDS = 3, 8
@@ -161,8 +161,8 @@ def one(case: Case, folder: Path, fold: int, seed: int, train: bool = True) -> p
     if case.features:
         guess = machine(case.features, e, data, data.windows.rows_of(split.train), rows, labels.label)
     else:
-        place = Place(data.windows, results, torch.device("cpu"))
-        prefix = execute(run, place, lambda progress: None)
+        context = WorkerContext(data.windows, results, torch.device("cpu"))
+        prefix = execute(run, context, lambda progress: None)
         model = ckpt.load_model(ckpt.load(results, prefix)).eval()
         guess = predicted(model, data, labels, rows)
     ids = data.windows.ids.iloc[rows]

@@ -81,13 +81,13 @@ def raw(windows: list[np.ndarray], folder: Path) -> dict[str, float]:
 
 def accuracy(folder: Path, codec: str) -> pd.DataFrame:
     """Whether the video encoder is right: one row a recording of the people held out."""
-    place = folder / codec
+    folder_of_codec = folder / codec
     words = [DEMO, f"data.root={folder / 'planted'}", "data.modalities=[video]", f"profile.video.codec={codec}"]
-    words += [f"store.{k}={place / k}" for k in ("shards", "results", "cache")]
+    words += [f"store.{k}={folder_of_codec / k}" for k in ("shards", "results", "cache")]
     program("jobs/preprocess.py", *words)
     checkpoint = program("jobs/train.py", *words).rsplit("checkpoint: ", 1)[1].split()[0]
     program("jobs/evaluate.py", *words, "--checkpoint", checkpoint)
-    (kept,) = (place / "results" / "evaluations").glob("*.parquet")
+    (kept,) = (folder_of_codec / "results" / "evaluations").glob("*.parquet")
     return correct_per_recording(pd.read_parquet(kept), ["video"]).set_index(["subject", "recording"])
 
 

@@ -129,7 +129,7 @@ def train(folder: Path, engine: str, changes: dict[str, Any], every: int, checkp
     run = Run("encoder", e, Split("within", tuple(sorted(set(windows.ids["id"]))), (), ()), "benchmark")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with recorded() as record:
-        running.execute(run, running.Place(windows, Store(folder / "results"), device), lambda progress: None)
+        running.execute(run, running.WorkerContext(windows, Store(folder / "results"), device), lambda progress: None)
     return record
 
 

@@ -33,7 +33,7 @@ from eav_ray.config import EEGProfile, Experiment, VideoProfile, override
 from eav_ray.data import frames, sets, video
 from eav_ray.data.eav import EAV
 from eav_ray.data.manifest import Recording
-from eav_ray.data.session import Prepared, prepare
+from eav_ray.data.session import Prepared, prepare_eeg
 from eav_ray.data.synthetic import Plan, plant
 from eav_ray.runtime import cluster
 from eav_ray.runtime.preprocess import _run, chunks, shard_store
@@ -129,7 +129,7 @@ def ours(root: str, profile: EEGProfile) -> int:
     """The recordings that the job would prepare, file reading included."""
     dataset = EAV(root)
     recordings = dataset.scan().recordings
-    done = [found for _, found in prepare(dataset, recordings, profile) if isinstance(found, Prepared)]
+    done = [found for _, found in prepare_eeg(dataset, recordings, profile) if isinstance(found, Prepared)]
     assert len(done) == len(recordings)
     return len(done)
 

@@ -42,7 +42,7 @@ from eav_ray.search.heads import Head, PruningSchedule, Stack, stacks, train_hea
 from eav_ray.training.engine import TorchEngine
 from eav_ray.training.loop import Position, fit, schedule
 from eav_ray.training.plan import Run, fusion_run
-from eav_ray.training.run import open_place, score_fold
+from eav_ray.training.run import open_worker_context, score_fold
 from eav_ray.training.source import Labels, Loader, plain_batches
 
 CANDIDATES, BATCH, EPOCHS = 200, 100, 10  # of a
@@ -88,9 +88,9 @@ def _candidate(config: dict[str, Any]) -> None:
     data: Data = config["data"]
     e = override(config["experiment"], config["changes"])
     planned: tune.Plan = config["planned"]
-    place = open_place(e, data.shards, data.index, torch.device("cpu"), only=planned.question.embed)
+    context = open_worker_context(e, data.shards, data.index, torch.device("cpu"), only=planned.question.embed)
     for split in planned.question.inner:
-        score_fold(fusion_run(e, split, planned.question.data, planned.question.embed), place)
+        score_fold(fusion_run(e, split, planned.question.data, planned.question.embed), context)
 
 
 @ray.remote(num_cpus=0)

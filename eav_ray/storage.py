@@ -45,8 +45,8 @@ def sha256(data: bytes) -> str:
 
 def content(path: str) -> str:
     """What a local file, or the files of a local folder, hold: equal content, equal text. Another name is itself."""
-    place = Path(path).expanduser()
-    files = sorted(place.iterdir()) if place.is_dir() else [place] if place.is_file() else []
+    local_path = Path(path).expanduser()
+    files = sorted(local_path.iterdir()) if local_path.is_dir() else [local_path] if local_path.is_file() else []
     hashes = [_file_sha256(f, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
     return sha256("".join(hashes).encode()) if hashes else path
 

@@ -21,7 +21,7 @@ from eav_ray.storage import COMMIT, Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import saving
 from eav_ray.training.plan import Progress, Run
-from eav_ray.training.run import Place, execute
+from eav_ray.training.run import WorkerContext, execute
 from tests.training.test_resume import TRAIN, experiment, windows_in
 
 pytestmark = [
@@ -131,7 +131,7 @@ def test_a_training_outlives_its_store_and_ends_bit_identical(
             away[0].start()
 
     def train(store: Store, told: bool) -> ckpt.Checkpoint:
-        place = Place(windows, store, torch.device("cpu"))
+        place = WorkerContext(windows, store, torch.device("cpu"))
         return ckpt.load(store, execute(run, place, report if told else lambda progress: None))
 
     whole = train(Store(tmp_path), told=False)
@@ -156,7 +156,7 @@ def test_a_store_that_stays_away_is_one_line_and_the_last_checkpoint_stays(
             server.stop()
 
     with pytest.raises(DataError, match=r"cannot (write|list|read|look for|delete) s3://lab/away") as caught:
-        execute(run, Place(windows, store, torch.device("cpu")), report)
+        execute(run, WorkerContext(windows, store, torch.device("cpu")), report)
     assert "\n" not in str(caught.value)
     server.start()
     found, damaged = ckpt.latest(store, run.key)

@@ -41,13 +41,13 @@ class Samples:
         first = max(at, self._base)
         if stop <= first:
             return  # too late
-        piece, place = x_CT[:, first - at :], slice(first - self._base, stop - self._base)
-        new_T = ~self._here_T[place]
+        piece, target = x_CT[:, first - at :], slice(first - self._base, stop - self._base)
+        new_T = ~self._here_T[target]
         if new_T.all():
-            self._x_CT[:, place] = piece
+            self._x_CT[:, target] = piece
         else:
-            self._x_CT[:, place][:, new_T] = piece[:, new_T]
-        self._here_T[place] = True
+            self._x_CT[:, target][:, new_T] = piece[:, new_T]
+        self._here_T[target] = True
         self._end = max(self._end, stop)
 
     def _move(self, stop: int) -> None:

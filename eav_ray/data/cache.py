@@ -90,8 +90,8 @@ class Windows:
         has = self.ids[f"has_{column}"].to_numpy()
         found = np.full(len(self), "", dtype=object)
         for row in np.flatnonzero(has):
-            table, place = self._place(int(row))
-            stored = self._view(table, column)[place]
+            table, position = self._locate_row(int(row))
+            stored = self._view(table, column)[position]
             if not isinstance(stored, np.ndarray):
                 files = stored.as_py()
                 if len(set(files)) == 1 and self._plain(files[0], column, table):
@@ -110,7 +110,7 @@ class Windows:
         picture = frames.decode([[file]], (1, *shape[1:])) if shape else np.zeros(1)
         return bool(picture.min() == picture.max())
 
-    def _place(self, row: int) -> tuple[int, int]:
+    def _locate_row(self, row: int) -> tuple[int, int]:
         """The table of a row, and where it lies in it."""
         stored = int(self._stored[row])
         table = int(np.searchsorted(self._starts, stored, side="right") - 1)

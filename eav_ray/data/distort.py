@@ -98,8 +98,8 @@ class Distortion:
 def levels(kind: str, steps: int) -> tuple[float, ...]:
     """Evenly from the mildest to the strongest; one step is the strongest."""
     k = KINDS[kind]
-    place = np.geomspace if k.log else np.linspace
-    found = place(k.mildest, k.strongest, steps) if steps > 1 else np.array([k.strongest])
+    space = np.geomspace if k.log else np.linspace
+    found = space(k.mildest, k.strongest, steps) if steps > 1 else np.array([k.strongest])
     return tuple(float(round(level)) if k.whole else float(f"{level:.3g}") for level in found)
 
 

@@ -21,7 +21,7 @@ class VideoDistortion:
         rng = distortion.rng(recording)
         self._block_s = {"dropped": DROPPED_S, "frozen": FROZEN_S}.get(self._name, 0.0)
         self._lost = lapses(rng, int(LONGEST_S / self._block_s) + 1, self._level) if self._block_s else np.zeros(0)
-        self._place = rng.uniform(size=2)  # of the square, as shares of the room that it has
+        self._square_position = rng.uniform(size=2)  # of the square, as shares of the room that it has
         self._held: av.VideoFrame | None = None
 
     def show(self, frame: av.VideoFrame, time_s: float) -> av.VideoFrame | None:
@@ -49,7 +49,7 @@ class VideoDistortion:
                 grey = np.arange(256) / 255 * 2 ** (-self._level / GAMMA)
                 return np.rint(255 * grey).astype(np.uint8)[x_HWC]
             case "occlusion":
-                top, left, down, right = _square(height, width, self._level, self._place)
+                top, left, down, right = _square(height, width, self._level, self._square_position)
                 hidden = x_HWC.copy()
                 hidden[top:down, left:right] = 0
                 return hidden
@@ -61,11 +61,11 @@ class VideoDistortion:
                 return x_HWC
 
 
-def _square(height: int, width: int, share: float, place: np.ndarray) -> tuple[int, int, int, int]:
+def _square(height: int, width: int, share: float, position: np.ndarray) -> tuple[int, int, int, int]:
     """Top, left, bottom and right of a square of that share of the picture; one that is too high becomes wider."""
     side = np.sqrt(share * height * width)
     high = min(height, side)
     wide = min(width, share * height * width / high)
     high = min(height, share * height * width / wide)
-    top, left = (place * [height - high, width - wide]).tolist()
+    top, left = (position * [height - high, width - wide]).tolist()
     return round(top), round(left), round(top + high), round(left + wide)

@@ -168,8 +168,8 @@ class Cropper:
             if k in faces:
                 self._box, self._absent = follow(self._box, faces[k]), not len(faces[k])
             image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-            place = square(self._box, frame.width, frame.height)
-            picture = np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=place))
+            crop_box = square(self._box, frame.width, frame.height)
+            picture = np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=crop_box))
             self.pictures += [picture] * times
             self.faceless += [self._absent] * times
         self._seen += len(self._waiting)

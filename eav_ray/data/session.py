@@ -22,7 +22,7 @@ class Prepared:
     removed: tuple[str, ...] = ()  # labels of the components that were taken out
 
 
-def prepare(
+def prepare_eeg(
     dataset: DataSet, recordings: Sequence[Recording], profile: EEGProfile, whole: Sequence[Recording] = ()
 ) -> Iterator[tuple[Recording, Prepared | DataError]]:
     """EEG of recordings of one person, in the order given; where one cannot be used, why.

@@ -80,7 +80,7 @@ def items_of(ids: pd.DataFrame, data: Data, seed: int) -> list[Item]:
     if data.labels == "true":
         return items
     peers = zip(items, first["peers"], first["place"], strict=True)
-    return [replace(i, label=_permuted(i.subject, i.task, labels, seed)[place]) for i, labels, place in peers]
+    return [replace(i, label=_permuted(i.subject, i.task, labels, seed)[position]) for i, labels, position in peers]
 
 
 def check_subjects(ids: pd.DataFrame, data: Data) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from eav_ray.config import MODALITIES, Modality, Profile
 from eav_ray.data import wire
 from eav_ray.data.manifest import Listing, RawEEG, Recording
-from eav_ray.data.session import Prepared, prepare
+from eav_ray.data.session import Prepared, prepare_eeg
 from eav_ray.data.video import DECODE_ERRORS
 from eav_ray.data.windows import Cut, cut
 from eav_ray.errors import DataError
@@ -122,7 +122,7 @@ def prepared_of(
             raise DataError(f"EEG is {seconds:.0f} s long; at most {LONGEST_S} s are taken: cut it into recordings")
         wire.check_rate(raw.hz, profile.eeg.hz)
         raw = wire.arranged(raw, eeg_channels, montage, named=named)
-        ((_, found),) = prepare(_Sent(raw), [Recording("sent", "sent", 0, "", 0, eeg="eeg")], profile.eeg)
+        ((_, found),) = prepare_eeg(_Sent(raw), [Recording("sent", "sent", 0, "", 0, eeg="eeg")], profile.eeg)
         if isinstance(found, DataError):
             return DataError(str(found).removeprefix("eeg (sent/sent): "))
         if not np.isfinite(found.x_CT).all():

@@ -73,11 +73,11 @@ def load_published(encoder: Encoder, weights: str) -> None:
 
 def _read(weights: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors by name, and what `config.json` and `preprocessor_config.json` beside them say."""
-    place = Path(weights).expanduser()
-    if not place.exists():
-        place = _download(weights, key)
-    folder = place if place.is_dir() else place.parent
-    files = [place] if place.is_file() else sorted(folder.glob("*.safetensors"))
+    path = Path(weights).expanduser()
+    if not path.exists():
+        path = _download(weights, key)
+    folder = path if path.is_dir() else path.parent
+    files = [path] if path.is_file() else sorted(folder.glob("*.safetensors"))
     if not files or any(f.suffix != ".safetensors" for f in files):
         raise ConfigError(
             f"{key} is {weights}, where there is no .safetensors file; other formats can run code when they are "

@@ -27,14 +27,14 @@ def reliability(logits_NK: np.ndarray, label_N: np.ndarray, temperature: float =
         return {"ece": None, "nll": None, "brier": None, "count": 0, "bins": []}
     p = softmax(logits, axis=1)
     confidence, right = p.max(1), p.argmax(1) == label
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bin_index = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = [
         {
-            "count": int((place == b).sum()),
-            "confidence": float(confidence[place == b].mean()),
-            "accuracy": float(right[place == b].mean()),
+            "count": int((bin_index == b).sum()),
+            "confidence": float(confidence[bin_index == b].mean()),
+            "accuracy": float(right[bin_index == b].mean()),
         }
-        for b in np.unique(place)
+        for b in np.unique(bin_index)
     ]
     wanted = np.eye(p.shape[1])[label]
     return {

@@ -142,10 +142,10 @@ def _parallel(whole: pd.DataFrame, search: Search) -> Figure:
         axes.plot(
             range(len(columns)), [p[n] for p, _ in columns], color=colours(share), lw=0.8 + 1.2 * share, alpha=0.75
         )
-    for place, (_, ticks) in enumerate(columns):
-        axes.axvline(place, color="0.6", lw=0.8)
+    for axis, (_, ticks) in enumerate(columns):
+        axes.axvline(axis, color="0.6", lw=0.8)
         for at, label in ticks:
-            axes.text(place + 0.03, at, label, fontsize=7, va="center", bbox={"fc": "white", "ec": "none", "pad": 0.5})
+            axes.text(axis + 0.03, at, label, fontsize=7, va="center", bbox={"fc": "white", "ec": "none", "pad": 0.5})
     axes.set_xticks(range(len(columns)), [*keys, NAME.replace(" of ", "\nof ")], fontsize=8)
     axes.set(yticks=[], xlim=(-0.1, len(columns) - 0.6), ylim=(-0.06, 1.06))
     axes.spines[:].set_visible(False)

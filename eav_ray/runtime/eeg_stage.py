@@ -18,7 +18,7 @@ import safetensors.numpy
 from eav_ray.config import Data, Profile
 from eav_ray.data import sets
 from eav_ray.data.manifest import Recording
-from eav_ray.data.session import Prepared, prepare
+from eav_ray.data.session import Prepared, prepare_eeg
 from eav_ray.errors import DataError
 
 Unit = tuple[Recording, ...]  # recordings of one person that a later stage takes together
@@ -77,7 +77,7 @@ def _prepare(
     # All units in one go: the profile `official` filters a person as one signal.
     recordings = [r for i in mine for r in wanted[i] if r.eeg is not None]
     of_person = whole.get(recordings[0].subject, []) if recordings else []
-    results = prepare(dataset, recordings, profile.eeg, of_person)
+    results = prepare_eeg(dataset, recordings, profile.eeg, of_person)
     for i in mine:
         tensors: dict[str, np.ndarray] = {}
         facts: dict[str, Any] = {}

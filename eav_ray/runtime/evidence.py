@@ -129,11 +129,11 @@ def _publish(tree: Tree, extra: list[str], results: Store, opened: list[Opened],
     more, found = of_other_jobs(results, opened, unread)
     tree = measure.plain(tree | found | {"unread": unread})
     store, name = split(out)
-    place = store.below(name)
-    place.write("results.json", json.dumps(tree, indent=1).encode())
-    place.write("model_card.md", card(tree).encode())
-    place.write("index.html", evidence.page(tree, [*more, *extra]).encode())
-    return f"{place}/index.html"
+    folder = store.below(name)
+    folder.write("results.json", json.dumps(tree, indent=1).encode())
+    folder.write("model_card.md", card(tree).encode())
+    folder.write("index.html", evidence.page(tree, [*more, *extra]).encode())
+    return f"{folder}/index.html"
 
 
 def _open(fold: Fold, audited: Callable[[ckpt.Checkpoint], Audit]) -> Opened:

@@ -254,7 +254,7 @@ def _work(config: dict[str, Any]) -> None:
     import torch
 
     from eav_ray.training.ranks import gather, same_everywhere
-    from eav_ray.training.run import execute, open_place
+    from eav_ray.training.run import execute, open_worker_context
 
     experiment: Experiment = config["experiment"]
     queue, group = config["queue"], config["group"]
@@ -266,7 +266,7 @@ def _work(config: dict[str, Any]) -> None:
     except ConfigError as error:
         unfit = str(error)  # told for each run: an error here would only start the group again
     unfit = next((reason for reason in gather(unfit) if reason), "")
-    place = open_place(experiment, Store(config["shards"]), config["index"], device, only=config["only"])
+    context = open_worker_context(experiment, Store(config["shards"]), config["index"], device, only=config["only"])
 
     def report(progress: Progress) -> None:
         queue.progress.remote(progress)
@@ -288,7 +288,7 @@ def _work(config: dict[str, Any]) -> None:
         try:
             if unfit:
                 raise ConfigError(unfit)
-            prefix = execute(task, place, report, interrupted)
+            prefix = execute(task, context, report, interrupted)
         except (ConfigError, DataError) as error:
             # A run's own fault, on every rank (`run.together`). Anything else ends the group, which Ray Train restarts.
             if rank == 0:

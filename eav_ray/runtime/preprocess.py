@@ -16,7 +16,7 @@ from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 from eav_ray.config import Data, Experiment, Profile, digest
 from eav_ray.data import artefacts, face, sets
 from eav_ray.data.manifest import LISTENING, Listing, Problem, Recording
-from eav_ray.data.session import prepare
+from eav_ray.data.session import prepare_eeg
 from eav_ray.data.shard import INDEX, Index, ShardFile, Writer, as_stored, read_index, schema
 from eav_ray.data.windows import cut
 from eav_ray.errors import DataError
@@ -239,7 +239,7 @@ def _deadly(experiment: Experiment, chunks: list[Chunk], n_chans: int) -> dict[s
 def _attempt(recording: Recording, data: Data, profile: Profile, n_chans: int) -> None:
     eeg = None
     if "eeg" in data.modalities and recording.eeg is not None:
-        _, eeg = next(prepare(sets.open_data(data), [recording], profile.eeg))
+        _, eeg = next(prepare_eeg(sets.open_data(data), [recording], profile.eeg))
     cut(recording, profile, data.modalities, prepared=eeg, eeg_channels=n_chans)
 
 

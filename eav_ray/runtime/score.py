@@ -23,7 +23,7 @@ from eav_ray.runtime import cluster
 from eav_ray.storage import COMMIT, Store, sha256, split
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.frames import frames_right, output_and_frames
-from eav_ray.training.run import empty_frame, open_place, rows_with, to_frame
+from eav_ray.training.run import empty_frame, open_worker_context, rows_with, to_frame
 from eav_ray.training.source import Labels, RawSource, Shown, plain_batches
 
 BATCH = 32
@@ -124,8 +124,8 @@ class _Scorer:
     def __init__(self, experiment: Experiment, shards: str, index: Index, recordings: tuple[str, ...]) -> None:
         torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
         device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
-        self._place = open_place(experiment, Store(shards), index, device, only=recordings)
-        windows = self._place.windows
+        self._context = open_worker_context(experiment, Store(shards), index, device, only=recordings)
+        windows = self._context.windows
         items = items_of(windows.ids, experiment.data, experiment.seed)
         self._labels = Labels.of(windows, {i.id: i.label for i in items})
         self._path = ""
@@ -142,11 +142,11 @@ class _Scorer:
             checkpoint = ckpt.load(*split(task.path))
             self._split = checkpoint.split
             self._shapes = window_shapes(checkpoint.experiment.profile, checkpoint.shapes.eeg_channels)
-            self._model = ckpt.load_model(checkpoint).to(self._place.device).eval()
+            self._model = ckpt.load_model(checkpoint).to(self._context.device).eval()
             self._path = task.path
         if not (task.trained or task.other_data):
             refuse_overlap(replace(self._split, validation=(), test=task.test))
-        windows, names, device = self._place.windows, self._model.names, self._place.device
+        windows, names, device = self._context.windows, self._model.names, self._context.device
         rows, parts = rows_with(windows, task.test, task.shown or tuple(names)), []
         # What another data set lacks, or has of another shape, is zeros that are masked.
         lacking = {m: self._shapes[m][0] for m in names if task.other_data and m not in task.shown}

@@ -60,8 +60,8 @@ def serve_checkpoint(
         _check_port(host, port)
     with cluster.session(runtime), _until_told() as stop_requested:  # Ray sets a handler of its own when it starts
         url = _start(host, port, token, route)
-        place = "/".join(map(str, split(path)))
-        _deploy(place, digest_of(token) if token else "", runtime, name, route, replicas)
+        checkpoint_path = "/".join(map(str, split(path)))
+        _deploy(checkpoint_path, digest_of(token) if token else "", runtime, name, route, replicas)
         print(f"serving {path} at {url} (health, predict, stream){'' if token else ', without a token'}", flush=True)
         try:
             while not stop_requested.wait(ALIVE_S):

@@ -22,7 +22,7 @@ from eav_ray.data.distort_audio import AudioDistortion
 from eav_ray.data.distort_eeg import Distorted
 from eav_ray.data.distort_video import VideoDistortion
 from eav_ray.data.manifest import DataSet, Recording
-from eav_ray.data.session import Prepared, prepare
+from eav_ray.data.session import Prepared, prepare_eeg
 from eav_ray.data.shard import as_stored, window_shapes
 from eav_ray.errors import DataError
 from eav_ray.models.build import Shapes
@@ -126,7 +126,7 @@ def eeg_of(
     distortion = next((d for d in condition.distortions if d.modality == "eeg"), None) if condition else None
     source = Distorted(dataset, distortion, work.profile.eeg.unit) if distortion else dataset
     whole = work.whole.get(here[0].subject, ()) if here else ()
-    return {r.id: found for r, found in prepare(source, here, work.profile.eeg, whole)}
+    return {r.id: found for r, found in prepare_eeg(source, here, work.profile.eeg, whole)}
 
 
 def read(

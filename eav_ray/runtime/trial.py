@@ -28,7 +28,7 @@ from eav_ray.search.study import mean_of, reached
 from eav_ray.storage import Store
 from eav_ray.training.metrics import scores
 from eav_ray.training.plan import SCORE, Run, fusion_run
-from eav_ray.training.run import Place, open_place, score_fold
+from eav_ray.training.run import WorkerContext, open_worker_context, score_fold
 
 Fold = dict[str, Any]  # what is known of a candidate on one fold: a row
 STUDY_FILE = "search.json"  # beside a run's attempts: the study whose candidate began it
@@ -54,7 +54,7 @@ def run_fusion_batch(
     """Some candidates over their inner folds; told a few at a time."""
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
     device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
-    place = open_place(experiment, Store(shards), index, device, only=question.embed)
+    context = open_worker_context(experiment, Store(shards), index, device, only=question.embed)
     candidates = {number: override(experiment, changes) for number, changes in config["candidates"]}
     pruning_thresholds, folds = dict(config["bars"]), range(len(question.inner))
     found: dict[int, list[Fold]] = {number: [] for number in candidates}
@@ -73,7 +73,7 @@ def run_fusion_batch(
 
         began = time.perf_counter()
         pruning_schedule = PruningSchedule(experiment.search.rungs, keeps_training)
-        for numbers, metrics in _scored(runs, reasons, place, experiment.search.fusion_batch_size, pruning_schedule):
+        for numbers, metrics in _scored(runs, reasons, context, experiment.search.fusion_batch_size, pruning_schedule):
             seconds = (time.perf_counter() - began) / len(numbers)
             for n, scored in zip(numbers, metrics, strict=True):
                 number, fold = jobs[n]
@@ -113,7 +113,11 @@ def of_folds(
 
 
 def _scored(
-    runs: list[Run], reasons: list[str], place: Place, fusion_batch_size: int, pruning_schedule: PruningSchedule
+    runs: list[Run],
+    reasons: list[str],
+    context: WorkerContext,
+    fusion_batch_size: int,
+    pruning_schedule: PruningSchedule,
 ) -> Iterator[tuple[list[int], list[dict[str, float]]]]:
     """Numbers of runs and their scores, as they come."""
     batched = [n for n, reason in enumerate(reasons) if not reason]
@@ -121,12 +125,12 @@ def _scored(
         pruning_schedule, stays=lambda n, look, score: pruning_schedule.keeps_training(batched[n], look, score)
     )
     for numbers, metrics in score_heads(
-        [runs[n] for n in batched], place, fusion_batch_size=fusion_batch_size, pruning_schedule=mine
+        [runs[n] for n in batched], context, fusion_batch_size=fusion_batch_size, pruning_schedule=mine
     ):
         yield [batched[n] for n in numbers], metrics
     for n in (n for n, reason in enumerate(reasons) if reason):
         try:
-            metrics = score_fold(runs[n], place)
+            metrics = score_fold(runs[n], context)
         except torch.cuda.OutOfMemoryError:
             metrics = {SCORE: float("nan")}  # the candidate's own fault: it fails, and the search goes on
         yield [n], [metrics]

@@ -27,7 +27,7 @@ from eav_ray.training.engine import single_precision, summed_loss, weight_loss
 from eav_ray.training.loop import Batch, Metrics, Position, schedule
 from eav_ray.training.metrics import scores_of
 from eav_ray.training.plan import SCORE, Run
-from eav_ray.training.run import Place, Ready, labels_of, loader_of, open_source, prepare, rows_with
+from eav_ray.training.run import PreparedRun, WorkerContext, labels_of, loader_of, open_source, prepare_run, rows_with
 from eav_ray.training.source import Labels, Loader, Source, plain_batches
 
 AT_ONCE = 64  # heads of a stack; from about 16 on more gain little, and take memory
@@ -72,7 +72,11 @@ class PruningSchedule:
 
 
 def score_heads(
-    runs: list[Run], place: Place, *, fusion_batch_size: int = AT_ONCE, pruning_schedule: PruningSchedule | None = None
+    runs: list[Run],
+    context: WorkerContext,
+    *,
+    fusion_batch_size: int = AT_ONCE,
+    pruning_schedule: PruningSchedule | None = None,
 ) -> Iterator[tuple[list[int], list[Metrics]]]:
     """`run.score_fold` of each run, none of which `why_alone` keeps out: numbers of runs and their scores.
 
@@ -80,21 +84,21 @@ def score_heads(
     `look_<share>` for each, and a head that did not stay has its last one, and that `share`.
     """
     pruning_schedule = pruning_schedule or PruningSchedule()
-    opened = _Opened(place)
+    opened = _Opened(context)
     for run in runs:
         refuse_overlap(run.split)
-    steps = [opened.loader(run, opened.ready(run)).steps for run in runs]
+    steps = [opened.loader(run, opened.prepare(run)).steps for run in runs]
     left = list(stacks(list(zip(runs, steps, strict=True)), fusion_batch_size))
     while left:
         numbers = left.pop(0)
-        size = sum(p.numel() for p in opened.ready(runs[numbers[0]]).module.parameters())
+        size = sum(p.numel() for p in opened.prepare(runs[numbers[0]]).module.parameters())
         most = max(1, PARAMETERS_AT_ONCE // size)
         if len(numbers) > most:
             left[:0] = [numbers[start : start + most] for start in range(0, len(numbers), most)]
             continue
         try:
             mine = replace(pruning_schedule, stays=partial(_of_stack, pruning_schedule.keeps_training, numbers))
-            metrics = _trained_and_scored([runs[n] for n in numbers], opened, place, mine)
+            metrics = _trained_and_scored([runs[n] for n in numbers], opened, context, mine)
         except torch.cuda.OutOfMemoryError:
             half = len(numbers) // 2
             if half:
@@ -111,7 +115,7 @@ def _of_stack(
 
 
 def _trained_and_scored(
-    runs: list[Run], opened: "_Opened", place: Place, pruning_schedule: PruningSchedule
+    runs: list[Run], opened: "_Opened", context: WorkerContext, pruning_schedule: PruningSchedule
 ) -> list[Metrics]:
     heads = [opened.head(run) for run in runs]
     due = [pruning_schedule.after(head.optim.epochs) for head in heads]
@@ -120,7 +124,7 @@ def _trained_and_scored(
 
     def report_intermediate(epoch: int, stack: Stack, rows: dict[int, int]) -> set[int]:
         """Scores of heads that are due after so many epochs; returns those that do not stay."""
-        scored = _validate(stack, {h: row for h, row in rows.items() if epoch in due[h]}, runs, heads, place)
+        scored = _validate(stack, {h: row for h, row in rows.items() if epoch in due[h]}, runs, heads, context)
         for h, metrics in ((h, metrics) for h, metrics in scored.items() if metrics):
             share, score = due[h][epoch], metrics[SCORE]
             seen[h][format_rung_column(share)] = score
@@ -128,8 +132,8 @@ def _trained_and_scored(
                 left[h] = metrics | {"share": share}
         return scored.keys() & left.keys()
 
-    stack = train_heads(heads, place.device, report_intermediate=report_intermediate if any(due) else None)
-    ended = _validate(stack, {h: h for h in range(len(heads)) if h not in left}, runs, heads, place)
+    stack = train_heads(heads, context.device, report_intermediate=report_intermediate if any(due) else None)
+    ended = _validate(stack, {h: h for h in range(len(heads)) if h not in left}, runs, heads, context)
     found = ended | left
     return [found[h] | seen[h] for h in range(len(heads))]
 
@@ -395,8 +399,8 @@ def train_heads(
     """
     rates = [schedule(head.optim, head.loader.steps) for head in heads]
     streams = list({id(head.loader): head.loader for head in heads}.values())  # heads may share batches
-    place = {id(loader): number for number, loader in enumerate(streams)}
-    stream_of = [place[id(head.loader)] for head in heads]
+    stream_numbers = {id(loader): number for number, loader in enumerate(streams)}
+    stream_of = [stream_numbers[id(head.loader)] for head in heads]
     ended: dict[int, dict[str, Tensor]] = {}
     running, number = _never_one(range(len(heads))), 0
     stack = Stack([heads[h].module for h in running], [heads[h].optim for h in running], device)
@@ -433,34 +437,34 @@ def _never_one(rows: Iterable[int]) -> list[int]:
 class _Opened:
     """What several runs share: embeddings by their encoders, labels, batches."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
         self._sources: dict[Any, Source] = {}
         self._labels: dict[Any, Labels] = {}
         self._loaders: dict[Any, Loader] = {}
 
-    def ready(self, run: Run) -> Ready:
+    def prepare(self, run: Run) -> PreparedRun:
         e = run.experiment
         source = (tuple(sorted(run.encoders.items())), run.embed, e.fusion.reads_pooled)
         if source not in self._sources:
-            self._sources[source] = open_source(run, self._place)
+            self._sources[source] = open_source(run, self._context)
         labels = (e.data, e.seed)
         if labels not in self._labels:
-            self._labels[labels] = labels_of(run, self._place)
-        return prepare(run, self._place, fresh=True, source=self._sources[source], labels=self._labels[labels])
+            self._labels[labels] = labels_of(run, self._context)
+        return prepare_run(run, self._context, fresh=True, source=self._sources[source], labels=self._labels[labels])
 
-    def loader(self, run: Run, ready: Ready) -> Loader:
+    def loader(self, run: Run, prepared: PreparedRun) -> Loader:
         """One and the same for runs with the same batches."""
         e = run.experiment
-        key = (id(ready.source), run.split, e.seed, e.optim.batch, e.optim.class_weights, e.fusion.modality_dropout)
+        key = (id(prepared.source), run.split, e.seed, e.optim.batch, e.optim.class_weights, e.fusion.modality_dropout)
         if key not in self._loaders:
-            self._loaders[key] = loader_of(run, self._place, ready)
+            self._loaders[key] = loader_of(run, self._context, prepared)
         return self._loaders[key]
 
     def head(self, run: Run) -> Head:
-        ready = self.ready(run)
-        assert isinstance(ready.module, FusionAlone)
-        return Head(ready.module.to(self._place.device), run.optim, self.loader(run, ready))
+        prepared = self.prepare(run)
+        assert isinstance(prepared.module, FusionAlone)
+        return Head(prepared.module.to(self._context.device), run.optim, self.loader(run, prepared))
 
 
 def _fill(x: Tensor, size: int, value: float | None) -> Tensor:
@@ -524,7 +528,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, drop: Tenso
 
 
 def _validate(
-    stack: Stack, rows: dict[int, int], runs: list[Run], heads: list[Head], place: Place
+    stack: Stack, rows: dict[int, int], runs: list[Run], heads: list[Head], context: WorkerContext
 ) -> dict[int, Metrics]:
     """`validation_` scores of heads on their own split's validation rows.
 
@@ -537,10 +541,10 @@ def _validate(
     found: dict[int, Metrics] = {h: {} for h in rows}
     for some in by_split.values():
         run, loader = runs[some[0]], heads[some[0]].loader
-        windows = rows_with(place.windows, run.split.validation, tuple(run.experiment.data.modalities))
+        windows = rows_with(context.windows, run.split.validation, tuple(run.experiment.data.modalities))
         batches = plain_batches(loader.source, loader.labels, windows, VALIDATED_AT_ONCE)
         parts = [stack.logits(batch, [rows[h] for h in some]).cpu().numpy() for _, batch in batches]
-        recording = place.windows.ids.iloc[windows].groupby(["subject", "recording"]).ngroup().to_numpy()
+        recording = context.windows.ids.iloc[windows].groupby(["subject", "recording"]).ngroup().to_numpy()
         for h, logits_VK in zip(some, np.concatenate(parts, 1) if parts else [], strict=False):
             scored = scores_of(logits_VK, loader.labels.label[windows], recording, everywhere=True)
             found[h] = {f"validation_{k}": v for k, v in scored.items()}

@@ -38,7 +38,7 @@ LOCK_S = 30  # seconds to wait for the lock of a run
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerContext:
     """What a process has at hand for any run."""
 
     windows: Windows
@@ -46,16 +46,16 @@ class Place:
     device: torch.device
 
 
-def open_place(
+def open_worker_context(
     experiment: Experiment, shards: Store, index: Index, device: torch.device, *, only: tuple[str, ...]
-) -> Place:
+) -> WorkerContext:
     store = experiment.store
     windows = Windows(shards, index, cache=store.cache, cache_gb=store.cache_gb, only=only)
-    return Place(windows, Store(experiment.store.results), device)
+    return WorkerContext(windows, Store(experiment.store.results), device)
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedRun:
     """What a run trains, and on what."""
 
     source: Source
@@ -75,7 +75,7 @@ def is_done(run: Run, results: Store) -> bool:
 
 
 def execute(
-    run: Run, place: Place, report: Callable[[Progress], None], interrupted: Callable[[], str] = lambda: ""
+    run: Run, context: WorkerContext, report: Callable[[Progress], None], interrupted: Callable[[], str] = lambda: ""
 ) -> str:
     """Train, or continue, or skip what is finished; every rank of the group calls it.
 
@@ -93,27 +93,29 @@ def execute(
 
         def take() -> None:
             if world()[0] == 0:
-                stack.enter_context(_lock(place.results, f"runs/{run.key}/lock"))
+                stack.enter_context(_lock(context.results, f"runs/{run.key}/lock"))
 
         run_on_all_ranks(take)
-        return _execute(run, place, report, interrupted)
+        return _execute(run, context, report, interrupted)
 
 
-def _execute(run: Run, place: Place, report: Callable[[Progress], None], interrupted: Callable[[], str]) -> str:
-    done, damaged = run_on_all_ranks(lambda: ckpt.latest(place.results, run.key))
-    if done and done[1].finished and is_embedded(run, place.results):
+def _execute(
+    run: Run, context: WorkerContext, report: Callable[[Progress], None], interrupted: Callable[[], str]
+) -> str:
+    done, damaged = run_on_all_ranks(lambda: ckpt.latest(context.results, run.key))
+    if done and done[1].finished and is_embedded(run, context.results):
         return done[0]
-    ready = run_on_all_ranks(lambda: prepare(run, place, fresh=done is None))
+    prepared = run_on_all_ranks(lambda: prepare_run(run, context, fresh=done is None))
     if done:
-        own = ready.module.state_dict()  # a checkpoint also holds encoders that the run does not train
-        ready.module.load_state_dict({n: t for n, t in done[1].weights.items() if n in own})
+        own = prepared.module.state_dict()  # a checkpoint also holds encoders that the run does not train
+        prepared.module.load_state_dict({n: t for n, t in done[1].weights.items() if n in own})
     if done and done[1].finished:
         prefix = done[0]
-        ready.module.to(place.device)
+        prepared.module.to(context.device)
     else:
-        prefix = _train(run, place, ready, done[1] if done else None, damaged, report, interrupted)
+        prefix = _train(run, context, prepared, done[1] if done else None, damaged, report, interrupted)
     if run.kind == "encoder":
-        _embed(run, place, ready)
+        _embed(run, context, prepared)
     return prefix
 
 
@@ -133,59 +135,59 @@ def _lock(results: Store, name: str) -> Iterator[None]:
         time.sleep(1)
 
 
-def score_fold(run: Run, place: Place) -> Metrics:
+def score_fold(run: Run, context: WorkerContext) -> Metrics:
     """Train a fusion on one inner fold and score it on that fold's validation rows; nothing is kept."""
-    return _named(predict_fold(run, place))
+    return _named(predict_fold(run, context))
 
 
-def predict_fold(run: Run, place: Place) -> pd.DataFrame:
+def predict_fold(run: Run, context: WorkerContext) -> pd.DataFrame:
     """Train on the training rows of a split; predictions of its validation rows (see `to_frame`). Nothing is kept."""
     refuse_overlap(run.split)
-    ready = prepare(run, place, fresh=True)
+    prepared = prepare_run(run, context, fresh=True)
     found: list[pd.DataFrame] = []
 
     def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
         engine.settle()
         if position.epoch == run.epochs:
-            found.append(_validation(run, place, ready, engine))
+            found.append(_validation(run, context, prepared, engine))
 
-    _fit(run, place, ready, None, at_epoch)
+    _fit(run, context, prepared, None, at_epoch)
     (table,) = found
     return table
 
 
-def prepare(
-    run: Run, place: Place, *, fresh: bool, source: Source | None = None, labels: Labels | None = None
-) -> Ready:
+def prepare_run(
+    run: Run, context: WorkerContext, *, fresh: bool, source: Source | None = None, labels: Labels | None = None
+) -> PreparedRun:
     """
     Args:
         fresh: Start from published weights, where the experiment names some; otherwise a checkpoint follows.
         source, labels: Those of the run, where they are at hand.
     """
-    source, labels = source or open_source(run, place), labels or labels_of(run, place)
+    source, labels = source or open_source(run, context), labels or labels_of(run, context)
     torch.manual_seed(run.experiment.seed)
-    module, shapes = _build(run, place, source)
+    module, shapes = _build(run, context, source)
     if fresh and not run.start:
-        _standardise(module, run, place)
+        _standardise(module, run, context)
     if fresh and run.start:
-        module.load_state_dict(_weights_to_start_from(run, place))
+        module.load_state_dict(_weights_to_start_from(run, context))
     elif fresh and isinstance(module, Classifier):
         start_from_published(module, run.experiment)
-    return Ready(source, labels, module, shapes)
+    return PreparedRun(source, labels, module, shapes)
 
 
-def labels_of(run: Run, place: Place) -> Labels:
-    items = items_of(place.windows.ids, run.experiment.data, run.experiment.seed)
-    return Labels.of(place.windows, {i.id: i.label for i in items})
+def labels_of(run: Run, context: WorkerContext) -> Labels:
+    items = items_of(context.windows.ids, run.experiment.data, run.experiment.seed)
+    return Labels.of(context.windows, {i.id: i.label for i in items})
 
 
-def _weights_to_start_from(run: Run, place: Place) -> dict[str, Tensor]:
+def _weights_to_start_from(run: Run, context: WorkerContext) -> dict[str, Tensor]:
     if run.start_hash:
         store, name = split(run.start)
         if sha256(store.read(f"{name}/{COMMIT}")) != run.start_hash:
             raise DataError(f"{run.start} has changed since this run was planned; give the command again")
         return ckpt.load(store, name).weights
-    staged, _ = ckpt.latest(place.results, run.start)
+    staged, _ = ckpt.latest(context.results, run.start)
     if staged is None:
         raise DataError(f"the fusion run {run.start} has no checkpoint; train it first")
     return staged[1].weights
@@ -193,14 +195,14 @@ def _weights_to_start_from(run: Run, place: Place) -> dict[str, Tensor]:
 
 def _fit(
     run: Run,
-    place: Place,
-    ready: Ready,
+    context: WorkerContext,
+    prepared: PreparedRun,
     resume: ckpt.Checkpoint | None,
     at_epoch: Callable[[Engine, Position, Metrics], None],
     after_step: Callable[[Engine, Position, Metrics], None] = lambda engine, position, sums: None,
 ) -> None:
     """Train from where `resume` stopped, whose weights the module already holds, to the last epoch."""
-    e, loader = run.experiment, loader_of(run, place, ready)
+    e, loader = run.experiment, loader_of(run, context, prepared)
     # Sums of an epoch that was left in its middle are those of all ranks.
     so_far = resume.metrics.get("so_far") if resume and world()[0] == 0 else None
     start = resume.position if resume else Position(0, 0)
@@ -209,10 +211,10 @@ def _fit(
             continue
         # At the border of two phases lie the moments of the one before, which had other parameters.
         inside = resume is not None and start > Position(phase.first, 0)
-        if isinstance(ready.module, Classifier):
-            ready.module.freeze_encoders(phase.frozen)
+        if isinstance(prepared.module, Classifier):
+            prepared.module.freeze_encoders(phase.frozen)
         moments = resume.moments if resume and inside else None
-        engine = make_engine(ready.module, phase.optim, e.runtime, device=place.device, resume=moments)
+        engine = make_engine(prepared.module, phase.optim, e.runtime, device=context.device, resume=moments)
         fit(
             engine,
             start=start,
@@ -228,17 +230,17 @@ def _fit(
         start = Position(phase.last, 0)
 
 
-def loader_of(run: Run, place: Place, ready: Ready) -> Loader:
+def loader_of(run: Run, context: WorkerContext, prepared: PreparedRun) -> Loader:
     e, optim = run.experiment, run.optim
     names = tuple(e.data.modalities)
-    rows = rows_with(place.windows, run.split.train, names)
+    rows = rows_with(context.windows, run.split.train, names)
     if not len(rows):
         raise DataError(
             f"no training row has {' or '.join(names)}; take it out of data.modalities, or use another fold"
         )
     dropout = e.fusion.modality_dropout if len(names) > 1 else 0.0
-    weight = class_weights(ready.labels.label[rows], ready.shapes.n_outputs) if optim.class_weights else None
-    return Loader(ready.source, ready.labels, rows, e.seed, optim.batch, dropout, *world(), weight)
+    weight = class_weights(prepared.labels.label[rows], prepared.shapes.n_outputs) if optim.class_weights else None
+    return Loader(prepared.source, prepared.labels, rows, e.seed, optim.batch, dropout, *world(), weight)
 
 
 def class_weights(labels: np.ndarray, n_outputs: int) -> np.ndarray:
@@ -248,34 +250,34 @@ def class_weights(labels: np.ndarray, n_outputs: int) -> np.ndarray:
     return np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0).astype(np.float32)
 
 
-def _validation(run: Run, place: Place, ready: Ready, engine: Engine) -> pd.DataFrame:
-    rows = rows_with(place.windows, run.split.validation, tuple(run.experiment.data.modalities))
+def _validation(run: Run, context: WorkerContext, prepared: PreparedRun, engine: Engine) -> pd.DataFrame:
+    rows = rows_with(context.windows, run.split.validation, tuple(run.experiment.data.modalities))
     if not len(rows):
-        return empty_frame(ready.source.names, ready.shapes.n_outputs)
-    return predict_rows(engine, ready.source, ready.labels, rows, place.windows, run.optim.batch)
+        return empty_frame(prepared.source.names, prepared.shapes.n_outputs)
+    return predict_rows(engine, prepared.source, prepared.labels, rows, context.windows, run.optim.batch)
 
 
 def _named(table: pd.DataFrame) -> Metrics:
     return {f"validation_{k}": v for k, v in scores(table).items()} if len(table) else {}
 
 
-def open_source(run: Run, place: Place) -> Source:
+def open_source(run: Run, context: WorkerContext) -> Source:
     if run.features:
-        return _features(run, place, pooled=True)
+        return _features(run, context, pooled=True)
     if run.kind != "fusion":
-        return RawSource(place.windows, list(run.experiment.data.modalities))
+        return RawSource(context.windows, list(run.experiment.data.modalities))
     keys = {m: cache_key(key, run.embed) for m, key in run.encoders.items()}
-    return Embeddings(place.results, keys, place.windows, pooled=run.experiment.fusion.reads_pooled)
+    return Embeddings(context.results, keys, context.windows, pooled=run.experiment.fusion.reads_pooled)
 
 
-def _features(run: Run, place: Place, *, pooled: bool = False) -> Embeddings:
+def _features(run: Run, context: WorkerContext, *, pooled: bool = False) -> Embeddings:
     (m,) = run.experiment.data.modalities
-    return Embeddings(place.results, {m: run.features}, place.windows, pooled=pooled, arrays=FEATURES)
+    return Embeddings(context.results, {m: run.features}, context.windows, pooled=pooled, arrays=FEATURES)
 
 
-def _standardise(module: nn.Module, run: Run, place: Place) -> None:
+def _standardise(module: nn.Module, run: Run, context: WorkerContext) -> None:
     if isinstance(module, Classifier):
-        fit_statistics(module, place.windows, run.split.train)
+        fit_statistics(module, context.windows, run.split.train)
 
 
 def fit_statistics(model: Classifier, windows: Windows, recordings: tuple[str, ...]) -> None:
@@ -297,9 +299,9 @@ def evenly(rows: np.ndarray, most: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
 
 
-def _build(run: Run, place: Place, source: Source) -> tuple[Classifier | HeadAlone | FusionAlone, Shapes]:
+def _build(run: Run, context: WorkerContext, source: Source) -> tuple[Classifier | HeadAlone | FusionAlone, Shapes]:
     """A module with fresh weights."""
-    index = place.windows.index
+    index = context.windows.index
     shapes = Shapes(index.eeg_channels, len(index.classes))
     if run.features:
         whole = Classifier(run.experiment, shapes)
@@ -311,16 +313,18 @@ def _build(run: Run, place: Place, source: Source) -> tuple[Classifier | HeadAlo
     return Classifier(run.experiment, shapes), shapes
 
 
-def _collapse(run: Run, place: Place, ready: Ready, weights: dict[str, Tensor]) -> list[dict[str, Any]]:
+def _collapse(
+    run: Run, context: WorkerContext, prepared: PreparedRun, weights: dict[str, Tensor]
+) -> list[dict[str, Any]]:
     """Findings about a trained fusion, on a module of their own: an engine's gradients belong to all ranks."""
     if len(run.experiment.data.modalities) < 2 or world()[0]:  # rank 0 saves
         return []
-    rows = rows_with(place.windows, run.split.validation or run.split.train, tuple(run.experiment.data.modalities))
-    module, _ = _build(run, place, ready.source)
+    rows = rows_with(context.windows, run.split.validation or run.split.train, tuple(run.experiment.data.modalities))
+    module, _ = _build(run, context, prepared.source)
     module.load_state_dict(weights)
     chosen = evenly(rows, COLLAPSE_WINDOWS)
-    batches = (batch for _, batch in plain_batches(ready.source, ready.labels, chosen, run.optim.batch))
-    return [asdict(f) for f in find_collapse(module, batches, place.device)]
+    batches = (batch for _, batch in plain_batches(prepared.source, prepared.labels, chosen, run.optim.batch))
+    return [asdict(f) for f in find_collapse(module, batches, context.device)]
 
 
 def start_from_published(module: Classifier, experiment: Experiment) -> None:
@@ -357,8 +361,8 @@ def channel_statistics(windows: Windows, rows: np.ndarray) -> tuple[Tensor, Tens
 
 def _train(
     run: Run,
-    place: Place,
-    ready: Ready,
+    context: WorkerContext,
+    prepared: PreparedRun,
     resume: ckpt.Checkpoint | None,
     damaged: list[str],
     report: Callable[[Progress], None],
@@ -366,16 +370,16 @@ def _train(
 ) -> str:
     """Fit, saving on the way; returns the prefix of the finished checkpoint."""
     e, epochs = run.experiment, run.epochs
-    body = ready.module.body if isinstance(ready.module, HeadAlone) else None
-    saver = Saver(run, place.results, place.windows.index, ready.shapes, body)
+    body = prepared.module.body if isinstance(prepared.module, HeadAlone) else None
+    saver = Saver(run, context.results, context.windows.index, prepared.shapes, body)
     with contextlib.closing(saver):
-        if not any(p.requires_grad for p in ready.module.parameters()):  # late_mean has nothing to train
-            weights = ready.module.state_dict()
-            found = run_on_all_ranks(lambda: _collapse(run, place, ready, weights))
+        if not any(p.requires_grad for p in prepared.module.parameters()):  # late_mean has nothing to train
+            weights = prepared.module.state_dict()
+            found = run_on_all_ranks(lambda: _collapse(run, context, prepared, weights))
             return saver.finish(weights, Position(epochs, 0), {"collapse": found})
         prefix = ""
         history: list[Metrics] = list(resume.metrics.get("history", [])) if resume else []  # of finished epochs
-        steps = loader_of(run, place, ready).steps
+        steps = loader_of(run, context, prepared).steps
         watch = Watch(run, steps, saver, interrupted)
 
         def report_progress(engine: Engine, position: Position, sums: Metrics, validation: Metrics) -> None:
@@ -411,19 +415,19 @@ def _train(
             every = e.train.validate_epochs
             validation: Metrics = {}
             if (run.kind != "encoder" or not run.embed) and (finished or (every and position.epoch % every == 0)):
-                validation = _named(_validation(run, place, ready, engine))
+                validation = _named(_validation(run, context, prepared, engine))
             epoch_record = {"epoch": position.epoch, "seconds": sums["seconds"], "windows": sums["count"]}
             history.append(epoch_record | metrics | validation)
             kept: dict[str, Any] = metrics | validation | {"history": list(history)}
             if finished:
                 weights = engine.weights()
-                findings = run_on_all_ranks(lambda: _collapse(run, place, ready, weights))
+                findings = run_on_all_ranks(lambda: _collapse(run, context, prepared, weights))
                 prefix = saver.finish(weights, position, kept | {"collapse": findings})
             elif validation or position.epoch % e.train.checkpoint_epochs == 0:
                 saver.save(engine, position, kept)
             report_progress(engine, position, sums, validation)
 
-        _fit(run, place, ready, resume, at_epoch, after_step)
+        _fit(run, context, prepared, resume, at_epoch, after_step)
         return prefix
 
 
@@ -438,30 +442,34 @@ def is_embedded(run: Run, results: Store) -> bool:
     return run.kind != "encoder" or not run.embed or results.is_committed(cache_key(run.key, run.embed))
 
 
-def _embed(run: Run, place: Place, ready: Ready) -> None:
+def _embed(run: Run, context: WorkerContext, prepared: PreparedRun) -> None:
     """Embeddings of all wanted recordings, each rank its share."""
     key = cache_key(run.key, run.embed)
-    if not run.embed or same_everywhere(place.results.is_committed(key)):
+    if not run.embed or same_everywhere(context.results.is_committed(key)):
         return
     rank, size = world()
 
-    source = run_on_all_ranks(lambda: _features(run, place)) if run.features else ready.source
+    source = run_on_all_ranks(lambda: _features(run, context)) if run.features else prepared.source
 
     def write() -> None:
-        assert isinstance(ready.module, Classifier | HeadAlone)
-        rows = place.windows.rows_of(run.embed)[rank::size]
-        batches = plain_batches(source, ready.labels, rows, 64)
+        assert isinstance(prepared.module, Classifier | HeadAlone)
+        rows = context.windows.rows_of(run.embed)[rank::size]
+        batches = plain_batches(source, prepared.labels, rows, 64)
         precision = run.experiment.runtime.precision
-        table = compute(ready.module, batches, place.windows, place.device, precision=precision) if len(rows) else None
-        write_part(place.results, key, rank, table)
+        table = (
+            compute(prepared.module, batches, context.windows, context.device, precision=precision)
+            if len(rows)
+            else None
+        )
+        write_part(context.results, key, rank, table)
 
     run_on_all_ranks(write)
     if isinstance(source, Embeddings):
         (times_s,) = source.times_s.values()
     else:
-        assert isinstance(ready.module, Classifier)
-        times_s = times_of(ready.module)
-    run_on_all_ranks(lambda: commit(place.results, key, times_s) if rank == 0 else None)
+        assert isinstance(prepared.module, Classifier)
+        times_s = times_of(prepared.module)
+    run_on_all_ranks(lambda: commit(context.results, key, times_s) if rank == 0 else None)
 
 
 def times_of(model: Classifier) -> Tensor:

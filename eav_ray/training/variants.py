@@ -163,19 +163,19 @@ def _scaled(base: Experiment, factor: float) -> dict[str, Any]:
     """Widths, and depths, times a factor, as near as what divides them allows; published weights do not fit and go."""
     changes: dict[str, Any] = {}
     for m in sorted(base.data.modalities):
-        section, place = getattr(base.model, m), f"model.{m}"
+        section, section_path = getattr(base.model, m), f"model.{m}"
         for key in ("width", "temporal_width"):
             if hasattr(section, key):
                 unit = getattr(section, "heads", 1)
                 if section.kind == "eegformer" and key == "width":
                     unit = math.lcm(unit, section.segments)
-                changes[f"{place}.{key}"] = _multiple(getattr(section, key) * factor, unit)
+                changes[f"{section_path}.{key}"] = _multiple(getattr(section, key) * factor, unit)
         if section.kind == "eegformer":
-            changes[f"{place}.filters"] = max(1, round(section.filters * factor))
+            changes[f"{section_path}.filters"] = max(1, round(section.filters * factor))
         if hasattr(section, "depth"):
-            changes[f"{place}.depth"] = max(1, round(section.depth * factor))
+            changes[f"{section_path}.depth"] = max(1, round(section.depth * factor))
         if getattr(section, "weights", ""):
-            changes[f"{place}.weights"] = ""
+            changes[f"{section_path}.weights"] = ""
     if len(base.data.modalities) > 1:
         changes["fusion.width"] = _multiple(base.fusion.width * factor, base.fusion.heads)
     return changes
@@ -185,10 +185,10 @@ def _cheap(base: Experiment) -> dict[str, Any]:
     """Band power and MFCC for EEG and audio; video, for which there is no such thing, at a quarter of its size."""
     scaled = _scaled(base, SIZES["quarter"])
     changes: dict[str, Any] = {k: v for k, v in scaled.items() if k.startswith("model.video.")}
-    for place, kind in CHEAP_KINDS.items():
-        m = place.removeprefix("model.")
+    for section_path, kind in CHEAP_KINDS.items():
+        m = section_path.removeprefix("model.")
         if m in base.data.modalities and getattr(base.model, m).kind != kind:
-            changes[f"{place}.kind"] = kind
+            changes[f"{section_path}.kind"] = kind
     return changes
 
 

@@ -11,7 +11,7 @@ from eav_ray.config import EEGProfile, Experiment, override
 from eav_ray.data.eav import CHANNELS
 from eav_ray.data.manifest import Listing, RawEEG, Recording
 from eav_ray.data.official import decimate
-from eav_ray.data.session import Prepared, prepare
+from eav_ray.data.session import Prepared, prepare_eeg
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime.preprocess import shard_store
 
@@ -56,7 +56,7 @@ def test_it_equals_the_published_steps() -> None:
     data = Sitting()
     expected = published(data.seg)
     listed = RECORDINGS[1::2]
-    found = [p.x_CT for _, p in prepare(data, listed, OFFICIAL) if isinstance(p, Prepared)]
+    found = [p.x_CT for _, p in prepare_eeg(data, listed, OFFICIAL) if isinstance(p, Prepared)]
     assert len(found) == 2
     for got, wanted in zip(found, expected[1::2], strict=True):
         assert got.shape == (30, 1000) and got.dtype == np.float32
@@ -67,7 +67,7 @@ def test_what_was_recorded_before_rings_into_a_recording() -> None:
     """As published, and a reason why `clean` is the default: recordings that are not listed count too."""
     data, other = Sitting(), Sitting()
     other.seg[0] *= -1
-    first, second = (next(prepare(d, RECORDINGS[1:2], OFFICIAL))[1] for d in (data, other))
+    first, second = (next(prepare_eeg(d, RECORDINGS[1:2], OFFICIAL))[1] for d in (data, other))
     assert isinstance(first, Prepared) and isinstance(second, Prepared)
     change = np.abs(first.x_CT - second.x_CT)
     assert change[:, :50].max() > 1000 * change[:, -50:].max()
@@ -76,7 +76,7 @@ def test_what_was_recorded_before_rings_into_a_recording() -> None:
 def test_a_recording_that_is_not_finite_is_refused_and_reaches_no_other() -> None:
     data = Sitting()
     data.seg[1, 3, 17] = np.nan
-    found = dict(prepare(data, RECORDINGS, OFFICIAL))
+    found = dict(prepare_eeg(data, RECORDINGS, OFFICIAL))
     bad = found[RECORDINGS[1]]
     assert isinstance(bad, DataError) and "p1.mat (p1/002)" in str(bad) and "not finite" in str(bad)
     for r in (RECORDINGS[0], *RECORDINGS[2:]):
@@ -87,7 +87,7 @@ def test_a_recording_that_is_not_finite_is_refused_and_reaches_no_other() -> Non
 def test_recordings_of_different_rates_are_no_single_signal() -> None:
     data = Sitting()
     data.hz[2] = 250.0
-    assert all("kind=clean" in str(error) for _, error in prepare(data, RECORDINGS, OFFICIAL))
+    assert all("kind=clean" in str(error) for _, error in prepare_eeg(data, RECORDINGS, OFFICIAL))
 
 
 @pytest.mark.parametrize(

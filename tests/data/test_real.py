@@ -10,7 +10,7 @@ import pytest
 
 from eav_ray.config import Data, Profile
 from eav_ray.data import audio, sets, video
-from eav_ray.data.session import prepare
+from eav_ray.data.session import prepare_eeg
 from eav_ray.data.windows import cut
 from eav_ray.errors import DataError
 
@@ -71,7 +71,7 @@ def test_eegmat_has_its_shapes(real: Path) -> None:
     assert Counter(r.label for r in listing.recordings)[0] == len(listing.recordings) / 2
     assert sets.eeg_channels(dataset, listing) == 19
     two = listing.recordings[:2]
-    for (recording, prepared), seconds in zip(prepare(dataset, two, Profile().eeg), (182, 62), strict=True):
+    for (recording, prepared), seconds in zip(prepare_eeg(dataset, two, Profile().eeg), (182, 62), strict=True):
         raw = dataset.read_eeg(recording)
         assert raw.values_CT.shape == (19, 500 * seconds) and raw.hz == 500
         assert not {"A2-A1", "ECG"} & set(raw.channels)

@@ -14,7 +14,7 @@ import soundfile
 
 from eav_ray.config import Modality, Profile, VideoProfile
 from eav_ray.data.manifest import Listing, RawEEG, Recording
-from eav_ray.data.session import prepare
+from eav_ray.data.session import prepare_eeg
 from eav_ray.data.windows import Cut, cut
 
 PROFILE = Profile(window_s=1, video=VideoProfile(fps=5, size=16))
@@ -82,7 +82,7 @@ def recording(
 def cut_all(
     dataset: Noise, made: Recording, profile: Profile, modalities: tuple[Modality, ...], *, eeg_channels: int
 ) -> Cut:
-    prepared = next(prepare(dataset, [made], profile.eeg))[1] if made.eeg else None
+    prepared = next(prepare_eeg(dataset, [made], profile.eeg))[1] if made.eeg else None
     return cut(made, profile, modalities, prepared=prepared, eeg_channels=eeg_channels)
 
 

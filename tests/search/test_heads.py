@@ -21,7 +21,7 @@ from eav_ray.training.embeddings import cache_key, commit, write_part
 from eav_ray.training.engine import TorchEngine
 from eav_ray.training.loop import Engine, Metrics, Position, fit, schedule
 from eav_ray.training.plan import SCORE, Run, fusion_run
-from eav_ray.training.run import Place, _fit, _named, _validation, prepare, score_fold
+from eav_ray.training.run import WorkerContext, _fit, _named, _validation, prepare_run, score_fold
 from eav_ray.training.source import Labels, Loader
 
 WIDTHS = {"audio": 6, "eeg": 8, "video": 10}
@@ -215,7 +215,7 @@ def test_only_what_is_alike_shares_a_stack() -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
     """Sixty windows of four people, with sound and EEG of noise: only their embeddings are read here."""
     folder = tmp_path_factory.mktemp("heads")
     shards, of = Store(folder / "shards"), shard.schema(TWO.profile, 3, ("audio", "eeg"))
@@ -232,7 +232,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     index = shard.Index("heads", CLASSES, ("audio", "eeg"), 3, files, versions())
     shards.write_json(shard.INDEX, asdict(index))
     windows = Windows(shards, shard.read_index(shards), cache=folder / "cache", cache_gb=1)
-    return Place(windows, Store(folder / "results"), torch.device("cpu"))
+    return WorkerContext(windows, Store(folder / "results"), torch.device("cpu"))
 
 
 TWO = experiment(
@@ -240,7 +240,7 @@ TWO = experiment(
 )
 
 
-def embed(run: Run, place: Place) -> None:
+def embed(run: Run, place: WorkerContext) -> None:
     """Embeddings that tell something of the labels, in place of those of encoders."""
     rng = np.random.default_rng(5)
     ids = place.windows.ids
@@ -258,7 +258,7 @@ def embed(run: Run, place: Place) -> None:
             commit(place.results, cache_key(key, run.embed), torch.tensor([1.0, 2.5, 4.0]))
 
 
-def runs_of(kind: str, place: Place) -> list[Run]:
+def runs_of(kind: str, place: WorkerContext) -> list[Run]:
     """Four fusions on two folds, whose encoders have embedded all windows."""
     ids = sorted(set(place.windows.ids["id"]))
     people = [tuple(i for i in ids if i.startswith(f"p{n}/")) for n in range(4)]
@@ -273,7 +273,7 @@ def runs_of(kind: str, place: Place) -> list[Run]:
     return runs
 
 
-def scored(runs: list[Run], place: Place, **options: Any) -> dict[int, dict[str, float]]:
+def scored(runs: list[Run], place: WorkerContext, **options: Any) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for numbers, metrics in score_heads(runs, place, **options):
         found |= dict(zip(numbers, metrics, strict=True))
@@ -282,7 +282,7 @@ def scored(runs: list[Run], place: Place, **options: Any) -> dict[int, dict[str,
 
 @pytest.mark.parametrize("kind", ["tokens", "pooled", "gated"])
 @pytest.mark.parametrize("at_once", [64, 3])
-def test_folds_are_scored_as_each_would_be_alone(kind: str, at_once: int, place: Place) -> None:
+def test_folds_are_scored_as_each_would_be_alone(kind: str, at_once: int, place: WorkerContext) -> None:
     runs = runs_of(kind, place)
     found = scored(runs, place, at_once=at_once)
     assert len({str(scores) for scores in found.values()}) > 3
@@ -290,9 +290,9 @@ def test_folds_are_scored_as_each_would_be_alone(kind: str, at_once: int, place:
         assert found[number] == pytest.approx(score_fold(run, place))
 
 
-def by_epoch(run: Run, place: Place) -> dict[int, float]:
+def by_epoch(run: Run, place: WorkerContext) -> dict[int, float]:
     """The score after each epoch of a fusion that is trained alone."""
-    ready, found = prepare(run, place, fresh=True), {}
+    ready, found = prepare_run(run, place, fresh=True), {}
 
     def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
         engine.settle()
@@ -303,7 +303,7 @@ def by_epoch(run: Run, place: Place) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("kind", ["tokens", "pooled"])
-def test_a_look_sees_what_a_head_alone_scores_then_and_changes_nothing(kind: str, place: Place) -> None:
+def test_a_look_sees_what_a_head_alone_scores_then_and_changes_nothing(kind: str, place: WorkerContext) -> None:
     runs, shares = runs_of(kind, place), (0.34, 0.67)
     whole = scored(runs, place)
     for at_once in (64, 3):
@@ -317,7 +317,7 @@ def test_a_look_sees_what_a_head_alone_scores_then_and_changes_nothing(kind: str
             assert seen == pytest.approx({name: alone[epoch] for name, epoch in expected.items()})
 
 
-def test_a_head_that_does_not_stay_ends_there_and_leaves_no_trace_in_others(place: Place) -> None:
+def test_a_head_that_does_not_stay_ends_there_and_leaves_no_trace_in_others(place: WorkerContext) -> None:
     runs, asked = runs_of("pooled", place), []
 
     def stays(run: int, share: float, score: float) -> bool:

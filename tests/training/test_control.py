@@ -18,13 +18,13 @@ from eav_ray.training.checkpoint import load as load_checkpoint
 from eav_ray.training.checkpoint import load_model
 from eav_ray.training.embeddings import cache_key
 from eav_ray.training.plan import encoder_run
-from eav_ray.training.run import Place, execute
+from eav_ray.training.run import WorkerContext, execute
 
 PEOPLE, PER_CLASS, HZ = 4, 12, 100
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
     """Four people's planted EEG as shards: one window a recording, rendered at the stored rate."""
     folder = tmp_path_factory.mktemp("control")
     experiment = experiment_of("true")
@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     index = shard.Index("control", synthetic.CLASSES, ("eeg",), 30, tuple(files), versions())
     shards.write_json(shard.INDEX, asdict(index))
     windows = Windows(shards, shard.read_index(shards), cache=folder / "cache", cache_gb=1)
-    return Place(windows, Store(folder / "results"), torch.device("cpu"))
+    return WorkerContext(windows, Store(folder / "results"), torch.device("cpu"))
 
 
 def experiment_of(labels: str) -> Experiment:
@@ -56,7 +56,7 @@ def experiment_of(labels: str) -> Experiment:
     return load(demo, small | trained | {"runtime.workers": 1, "runtime.engine": "torch"})
 
 
-def correct_and_count(place: Place, labels: str) -> tuple[int, int]:
+def correct_and_count(place: WorkerContext, labels: str) -> tuple[int, int]:
     """Recordings of people held out that are named rightly, of one fold."""
     experiment = experiment_of(labels)
     items = items_of(place.windows.ids, experiment.data, experiment.seed)
@@ -73,26 +73,26 @@ def correct_and_count(place: Place, labels: str) -> tuple[int, int]:
     return correct, count
 
 
-def test_permuted_labels_stay_inside_the_chance_band(place: Place) -> None:
+def test_permuted_labels_stay_inside_the_chance_band(place: WorkerContext) -> None:
     correct, count = correct_and_count(place, "permuted")
     low, high = binom.interval(0.999, count, 1 / len(synthetic.CLASSES))
     assert low <= correct <= high
 
 
-def test_true_labels_are_learned_far_above_chance(place: Place) -> None:
+def test_true_labels_are_learned_far_above_chance(place: WorkerContext) -> None:
     correct, count = correct_and_count(place, "true")
     assert correct > binom.ppf(0.9999, count, 1 / len(synthetic.CLASSES))
 
 
 @pytest.mark.parametrize("leak", ["subject2/001", "subject1/001"])
-def test_a_run_that_leaks_does_not_start(place: Place, leak: str) -> None:
+def test_a_run_that_leaks_does_not_start(place: WorkerContext, leak: str) -> None:
     """A recording of a training person, or a training recording itself, is forced into the test side."""
     split = Split("subject_kfold", ("subject1/001", "subject2/002"), (), (leak,))
     with pytest.raises(ConfigError, match="both in train and in test; the run does not start"):
         execute(encoder_run(experiment_of("true"), "eeg", split, "leak", ()), place, lambda progress: None)
 
 
-def test_a_run_without_a_training_row_is_refused(place: Place) -> None:
+def test_a_run_without_a_training_row_is_refused(place: WorkerContext) -> None:
     """A person whose recordings lack the modality, in a protocol of one person."""
     split = Split("loso", ("nobody/001",), (), ("subject1/001",))
     with pytest.raises(DataError, match="no training row has EEG"):
@@ -100,7 +100,7 @@ def test_a_run_without_a_training_row_is_refused(place: Place) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains_and_leaves_the_clock_exact(place: Place, precision: str) -> None:
+def test_half_precision_trains_and_leaves_the_clock_exact(place: WorkerContext, precision: str) -> None:
     experiment = override(experiment_of("true"), {"runtime.precision": precision, "train.encoders.eeg.epochs": 1})
     people = sorted(set(place.windows.ids["id"]))
     split = Split("subject_kfold", tuple(people[:20]), (), (people[-1],))

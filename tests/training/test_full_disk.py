@@ -16,7 +16,7 @@ from eav_ray.errors import DataError
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.plan import Run
-from eav_ray.training.run import Place, execute
+from eav_ray.training.run import WorkerContext, execute
 from tests.conftest import CHAOS
 from tests.training.test_resume import TRAIN, experiment, windows_in
 
@@ -45,7 +45,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: Windows,
     """Disks from one that holds nothing to one that is nearly large enough."""
     run = Run("joint", override(experiment("torch"), {"train.keep": 3}), Split("within", TRAIN, (), ()), "data")
     ample = Store(tmp_path / "ample")
-    whole = ckpt.load(ample, execute(run, Place(windows, ample, torch.device("cpu")), lambda progress: None))
+    whole = ckpt.load(ample, execute(run, WorkerContext(windows, ample, torch.device("cpu")), lambda progress: None))
     # Weights and moments of three checkpoints lie there at once, and the last, of weights alone.
     most = 4 * 3 * sum(len(ample.read(n)) for n in ample.names("runs")) // 1024
     outcomes = set()
@@ -53,7 +53,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: Windows,
         disk = tmp_path / f"disk-{number}"
         with small_disk(disk, int(kib)):
             store = Store(disk / "results")
-            place = Place(windows, store, torch.device("cpu"))
+            place = WorkerContext(windows, store, torch.device("cpu"))
             try:
                 execute(run, place, lambda progress: None)
                 outcomes.add("finished")
@@ -67,7 +67,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: Windows,
             for name in store.names("runs"):
                 moved.write(name, store.read(name))
             outcomes.add("saved" if found else "nothing")
-        prefix = execute(run, Place(windows, moved, torch.device("cpu")), lambda progress: None)
+        prefix = execute(run, WorkerContext(windows, moved, torch.device("cpu")), lambda progress: None)
         ended = ckpt.load(moved, prefix)
         assert all(torch.equal(tensor, ended.weights[name]) for name, tensor in whole.weights.items())
     assert outcomes == {"full", "finished", "saved", "nothing"}

@@ -18,7 +18,7 @@ from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import saving
 from eav_ray.training.plan import Run
-from eav_ray.training.run import Place, execute
+from eav_ray.training.run import WorkerContext, execute
 from tests.conftest import CHAOS
 from tests.training.conftest import leave
 from tests.training.test_resume import TRAIN, experiment, windows_in
@@ -53,7 +53,9 @@ def rank(number: int, folder: str, engine: str, attempt: int, steps: int, victim
         return ""
 
     torch.set_num_threads(1)
-    place = Place(windows_in(Path(folder, f"rank-{number}")), Store(Path(folder, "results")), torch.device("cpu"))
+    place = WorkerContext(
+        windows_in(Path(folder, f"rank-{number}")), Store(Path(folder, "results")), torch.device("cpu")
+    )
     execute(the_run(engine), place, lambda progress: None, ends)
     leave()
 

@@ -21,7 +21,7 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import saving
 from eav_ray.training.loop import Position
 from eav_ray.training.plan import Progress, Run, calibration_run
-from eav_ray.training.run import Place, execute
+from eav_ray.training.run import WorkerContext, execute
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 TRAIN = tuple(f"subject1/{k:03d}" for k in range(7))
@@ -82,7 +82,7 @@ def train(
         stop: Return what was saved after this epoch instead of the end.
         told: Gets what the run says of damaged checkpoints.
     """
-    place = Place(windows, Store(folder), torch.device("cpu"))
+    place = WorkerContext(windows, Store(folder), torch.device("cpu"))
     run = run or Run("joint", experiment(engine), Split("within", TRAIN, (), ("subject1/007",)), "data")
     for epoch in (*killed_after, stop):
 
@@ -138,7 +138,7 @@ def test_a_training_from_published_weights_killed_in_each_phase_ends_bit_identic
 
 def test_a_calibration_moves_heads_and_fusion_and_keeps_the_encoders(windows: Windows, tmp_path: Path) -> None:
     store = Store(tmp_path / "results")
-    place = Place(windows, store, torch.device("cpu"))
+    place = WorkerContext(windows, store, torch.device("cpu"))
     e = override(experiment("torch"), {"train.calibration.batch": 4, "train.calibration.epochs": 2})
     base = execute(Run("joint", e, Split("within", TRAIN[:5], (), ()), "data"), place, lambda progress: None)
     path = f"{store}/{base}"
@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(windows: Windows
 
 
 def train_until_killed(windows: Windows, folder: Path) -> None:
-    place = Place(windows, Store(folder), torch.device("cpu"))
+    place = WorkerContext(windows, Store(folder), torch.device("cpu"))
     run = Run("joint", experiment("torch"), Split("within", TRAIN, (), ("subject1/007",)), "data")
 
     def report(progress: Progress) -> None:
@@ -211,7 +211,7 @@ def test_a_run_that_ends_at_any_step_goes_on_bit_identical(
     e = override(e, {"fusion.modality_dropout": 0.4, "train.keep": 1, "train.checkpoint_epochs": 9})
     run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
     whole = train(windows, tmp_path / "whole", engine, run=run)
-    place, seen = Place(windows, Store(tmp_path / "resumed"), torch.device("cpu")), []
+    place, seen = WorkerContext(windows, Store(tmp_path / "resumed"), torch.device("cpu")), []
     for steps in (1, 5, 2, 4, 7):  # until the end of the process, of 16 in all
 
         def ends(left: list[int]) -> str:
@@ -241,10 +241,10 @@ def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_ep
     def report(progress: Progress) -> None:
         told[progress.epoch] = progress.metrics["train_loss"]
 
-    execute(run, Place(windows, Store(tmp_path / "whole"), torch.device("cpu")), report)
+    execute(run, WorkerContext(windows, Store(tmp_path / "whole"), torch.device("cpu")), report)
     whole = dict(told)
     assert set(whole) == {k / 4 for k in range(1, 17)} | {1, 2, 3, 4}
-    place = Place(windows, Store(tmp_path / "left"), torch.device("cpu"))
+    place = WorkerContext(windows, Store(tmp_path / "left"), torch.device("cpu"))
     with pytest.raises(Interrupted, match="the node goes"):
         execute(run, place, report, iter(["", "", "", "", "", "the node goes"]).__next__)
     found, _ = ckpt.latest(place.results, run.key)
@@ -257,7 +257,7 @@ def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_ep
 def test_validation_on_the_way_is_told_and_the_best_is_kept(windows: Windows, tmp_path: Path) -> None:
     e = override(experiment("torch"), {"train.validate_epochs": 1, "train.keep": 1})
     run = Run("joint", e, Split("within", TRAIN[:5], TRAIN[5:], ()), "data")
-    place, told = Place(windows, Store(tmp_path), torch.device("cpu")), []
+    place, told = WorkerContext(windows, Store(tmp_path), torch.device("cpu")), []
     execute(run, place, lambda p: told.append(p.metrics[ckpt.SCORE]) if ckpt.SCORE in p.metrics else None)
     kept = {p.epoch for _, p, _ in ckpt.committed(place.results, run.key)}
     assert len(told) == 4 and kept == {4, 4 - told[::-1].index(max(told))}
