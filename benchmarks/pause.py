@@ -31,7 +31,7 @@ from eav_ray.training import run as running
 from eav_ray.training.checkpoint import prefix_of
 from eav_ray.training.loop import Engine, Position
 from eav_ray.training.plan import Run
-from eav_ray.training.saving import Saver, Watch
+from eav_ray.training.saving import CheckpointPolicy, CheckpointWriter
 
 EVERY_S = 300.0  # between two checkpoints, for which the cost is told
 BAR = 3.0  # % of the training time, as `benchmarks.train` allows for all that the program adds to a plain loop
@@ -67,14 +67,14 @@ def recorded() -> Iterator[Record]:
     """All that is trained meanwhile is recorded."""
     record = Record()
 
-    class RecordedWatch(Watch):
+    class RecordedWatch(CheckpointPolicy):
         def after(self, position: Position, engine: Engine) -> tuple[bool, bool, str]:
             record.steps.append((record.goes_on, time.monotonic()))
             due = super().after(position, engine)
             record.goes_on = time.monotonic()
             return due
 
-    class RecordedSaver(Saver):
+    class RecordedSaver(CheckpointWriter):
         def save(self, engine: Engine, position: Position, metrics: dict[str, Any]) -> None:
             super().save(engine, position, metrics)
             record.copies.append(self.pause_s - record.waits[-1])
@@ -85,10 +85,10 @@ def recorded() -> Iterator[Record]:
             super()._begin(*given)
             record.waits.append(time.monotonic() - began)
 
-        def _write(self, weights: Any, moments: Any, position: Position, metrics: Any) -> None:
+        def _write(self, weights: Any, optimizer_state: Any, position: Position, metrics: Any) -> None:
             began = time.monotonic()
-            super()._write(weights, moments, position, metrics)
-            if moments:  # the last checkpoint has none
+            super()._write(weights, optimizer_state, position, metrics)
+            if optimizer_state:  # the last checkpoint has none
                 record.writes.append((began, time.monotonic()))
                 folder = Path(self._results.path(prefix_of(self._run.key, self.attempt, position)))
                 record.size = sum(file.stat().st_size for file in folder.iterdir())

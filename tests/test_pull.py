@@ -31,7 +31,7 @@ def saved(store: Store, key: str) -> str:
         classes=("calm", "sad"),
         shapes=Shapes(3, 2),
         weights={"w": torch.randn(2, 3)},
-        moments={},
+        optimizer_state={},
         position=Position(3, 0),
         finished=True,
         metrics={},

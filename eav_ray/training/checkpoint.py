@@ -34,7 +34,7 @@ class Checkpoint:
     classes: tuple[str, ...]
     shapes: Shapes
     weights: dict[str, Tensor]
-    moments: dict[str, Tensor]  # empty once finished
+    optimizer_state: dict[str, Tensor]  # empty once finished
     position: Position
     finished: bool
     metrics: dict[str, Any]
@@ -67,8 +67,8 @@ def save(store: Store, key: str, attempt: str, checkpoint: Checkpoint) -> str:
     }
     files = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
     files["model.safetensors"] = safetensors.torch.save(checkpoint.weights)
-    if checkpoint.moments:
-        files["optimizer.safetensors"] = safetensors.torch.save(checkpoint.moments)
+    if checkpoint.optimizer_state:
+        files["optimizer.safetensors"] = safetensors.torch.save(checkpoint.optimizer_state)
     store.commit(prefix, files)
     return prefix
 
@@ -103,7 +103,7 @@ def from_files(files: dict[str, bytes], *, name: str) -> Checkpoint:
             classes=classes,
             shapes=Shapes(int(state["eeg_channels"]), len(classes)),
             weights=safetensors.torch.load(files["model.safetensors"]),
-            moments=safetensors.torch.load(files.get("optimizer.safetensors", EMPTY)),
+            optimizer_state=safetensors.torch.load(files.get("optimizer.safetensors", EMPTY)),
             position=Position(int(state["epoch"]), int(state["step"])),
             finished=bool(state["finished"]),
             metrics=dict(documents["metrics"]),

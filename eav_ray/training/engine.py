@@ -27,7 +27,7 @@ from eav_ray.training.loop import Batch, Engine, parameter_groups
 from eav_ray.training.precision import DTYPES, LossScale, autocast
 from eav_ray.training.ranks import world
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 PERSISTENT = 100_000  # elements; ZeRO 3 leaves smaller parameters whole on every rank (DeepSpeed's default)
 
 
@@ -178,7 +178,7 @@ def replicated(module: nn.Module) -> DistributedDataParallel:
     return DistributedDataParallel(module, find_unused_parameters=True, forward_sync_buffers=False)
 
 
-def let_go(replica: DistributedDataParallel | None) -> None:
+def release_ddp(replica: DistributedDataParallel | None) -> None:
     """Of the process group, and of the module's gradients: what is left of it may live until the process ends."""
     if replica is not None:
         replica.reducer = replica.logger = None  # pyright: ignore[reportAttributeAccessIssue]
@@ -224,7 +224,7 @@ class _Common:
 
     def _first_moments(self) -> dict[str, Tensor]:
         """Those before any step. Optimizers make them in their first, but in float16 there may be none for a while."""
-        zeros = {f"{name}.{m}": torch.zeros_like(p) for name, p in self.trained() for m in MOMENTS}
+        zeros = {f"{name}.{m}": torch.zeros_like(p) for name, p in self.trained() for m in ADAM_MOMENTS}
         return zeros | {"step": torch.tensor(0.0)} | self.loss_scale.state()
 
     def _loss(self, forward: Callable[..., Output], batch: Batch, part: int) -> tuple[Tensor, Tensor]:
@@ -255,7 +255,7 @@ class _Common:
         """The parameters that this engine moves, by name."""
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
-    def settle(self) -> None:
+    def sync_buffers(self) -> None:
         # Neither DeepSpeed nor DistributedDataParallel leaves them equal after a step. Other buffers are constants.
         if self.world > 1:
             for norm in (m for m in self.module.modules() if isinstance(m, nn.BatchNorm1d)):
@@ -286,13 +286,13 @@ class TorchEngine(_Common):
             self._restore(resume or self._first_moments())
         self.replica = replicated(module) if self.world > 1 else None
 
-    def _restore(self, moments: dict[str, Tensor]) -> None:
+    def _restore(self, optimizer_state: dict[str, Tensor]) -> None:
         for name, parameter in self.trained():
             self.optimizer.state[parameter] = {
-                "step": moments["step"].clone(),
-                **{m: moments[f"{name}.{m}"].to(self.device, parameter.dtype) for m in MOMENTS},
+                "step": optimizer_state["step"].clone(),
+                **{m: optimizer_state[f"{name}.{m}"].to(self.device, parameter.dtype) for m in ADAM_MOMENTS},
             }
-        self.loss_scale.restore(moments)
+        self.loss_scale.restore(optimizer_state)
 
     def _forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
         with autocast(self.device, self.precision):
@@ -317,17 +317,17 @@ class TorchEngine(_Common):
         scaler.update()
         return summed
 
-    def moments(self) -> dict[str, Tensor]:
+    def optimizer_state(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for name, parameter in self.trained():
             state = self.optimizer.state[parameter]
-            found |= {f"{name}.{m}": state[m].float().cpu().clone() for m in MOMENTS}
+            found |= {f"{name}.{m}": state[m].float().cpu().clone() for m in ADAM_MOMENTS}
             found["step"] = torch.as_tensor(state["step"]).float().cpu().clone()
         return found | self.loss_scale.state()
 
     def close(self) -> None:
         self.optimizer.state.clear()
-        let_go(self.replica)
+        release_ddp(self.replica)
 
 
 class DeepSpeedEngine(_Common):
@@ -437,13 +437,13 @@ class DeepSpeedEngine(_Common):
 
         return deepspeed.zero.GatheredParameters(list(self.module.parameters()))
 
-    def moments(self) -> dict[str, Tensor]:
+    def optimizer_state(self) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         self._link()
         found: dict[str, Tensor] = {}
         for name, parameter in self.trained():
-            for m in MOMENTS:
+            for m in ADAM_MOMENTS:
                 whole = safe_get_full_optimizer_state(parameter, m)
                 if whole is None:  # stage 0 keeps the client optimizer's own state
                     whole = self._basic.state[parameter][m]
@@ -477,7 +477,7 @@ class DeepSpeedEngine(_Common):
             pass
         self._link()
         for name, parameter in self.trained():
-            for m in MOMENTS:
+            for m in ADAM_MOMENTS:
                 value = resume[f"{name}.{m}"].to(self.device)
                 if parameter in self._basic.state:
                     self._basic.state[parameter][m].copy_(value)
@@ -507,7 +507,7 @@ class DeepSpeedEngine(_Common):
         if self._stage == 3:
             self._given.load_state_dict(self.weights())
         self.engine.destroy()
-        let_go(self.replica)
+        release_ddp(self.replica)
         if self._stage == 3:
             from deepspeed.runtime.zero import parameter_offload
 

@@ -56,7 +56,7 @@ class Engine(Protocol):
 
     def predict(self, batch: Batch) -> Output: ...
 
-    def settle(self) -> None:
+    def sync_buffers(self) -> None:
         """Make what ranks gathered on their own, as batch statistics, the same on all. Every rank must call it."""
         ...
 
@@ -64,7 +64,7 @@ class Engine(Protocol):
         """All parameters and buffers by name, on the CPU, whole on every rank. Every rank must call it."""
         ...
 
-    def moments(self) -> dict[str, Tensor]:
+    def optimizer_state(self) -> dict[str, Tensor]:
         """Optimizer state as `<parameter>.exp_avg`, `<parameter>.exp_avg_sq`, whole on every rank, and `step`.
 
         In float16 also `scale` of the loss and `scale_good_steps`, those without overflow since it last changed.

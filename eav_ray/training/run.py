@@ -29,7 +29,7 @@ from eav_ray.training.loop import Batch, Engine, Metrics, Position, fit, schedul
 from eav_ray.training.metrics import scores
 from eav_ray.training.plan import Progress, Run
 from eav_ray.training.ranks import gather, run_on_all_ranks, same_everywhere, world
-from eav_ray.training.saving import Saver, Watch
+from eav_ray.training.saving import CheckpointPolicy, CheckpointWriter
 from eav_ray.training.source import Labels, Loader, RawSource, Source, ahead, plain_batches
 
 COLLAPSE_WINDOWS = 512  # that the collapse check looks at, evenly taken
@@ -147,7 +147,7 @@ def predict_fold(run: Run, context: WorkerContext) -> pd.DataFrame:
     found: list[pd.DataFrame] = []
 
     def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
-        engine.settle()
+        engine.sync_buffers()
         if position.epoch == run.epochs:
             found.append(_validation(run, context, prepared, engine))
 
@@ -213,8 +213,8 @@ def _fit(
         inside = resume is not None and start > Position(phase.first, 0)
         if isinstance(prepared.module, Classifier):
             prepared.module.freeze_encoders(phase.frozen)
-        moments = resume.moments if resume and inside else None
-        engine = make_engine(prepared.module, phase.optim, e.runtime, device=context.device, resume=moments)
+        optimizer_state = resume.optimizer_state if resume and inside else None
+        engine = make_engine(prepared.module, phase.optim, e.runtime, device=context.device, resume=optimizer_state)
         fit(
             engine,
             start=start,
@@ -371,16 +371,16 @@ def _train(
     """Fit, saving on the way; returns the prefix of the finished checkpoint."""
     e, epochs = run.experiment, run.epochs
     body = prepared.module.body if isinstance(prepared.module, HeadAlone) else None
-    saver = Saver(run, context.results, context.windows.index, prepared.shapes, body)
-    with contextlib.closing(saver):
+    writer = CheckpointWriter(run, context.results, context.windows.index, prepared.shapes, body)
+    with contextlib.closing(writer):
         if not any(p.requires_grad for p in prepared.module.parameters()):  # late_mean has nothing to train
             weights = prepared.module.state_dict()
             found = run_on_all_ranks(lambda: _collapse(run, context, prepared, weights))
-            return saver.finish(weights, Position(epochs, 0), {"collapse": found})
+            return writer.finish(weights, Position(epochs, 0), {"collapse": found})
         prefix = ""
         history: list[Metrics] = list(resume.metrics.get("history", [])) if resume else []  # of finished epochs
         steps = loader_of(run, context, prepared).steps
-        watch = Watch(run, steps, saver, interrupted)
+        policy = CheckpointPolicy(run, steps, writer, interrupted)
 
         def report_progress(engine: Engine, position: Position, sums: Metrics, validation: Metrics) -> None:
             if engine.rank == 0:
@@ -389,17 +389,17 @@ def _train(
                     "train_loss": sums["loss_sum"] / max(1, sums["count"]),
                     "windows_s": sums["count"] / seconds,
                     "wait": sums["wait_s"] / seconds,
-                    "pause_s": saver.pause_s,
+                    "pause_s": writer.pause_s,
                 }
                 done = position.epoch + position.step / steps
                 step = position.epoch * steps + position.step
                 report(Progress(run.key, run.title, done, epochs, step, metrics | validation, tuple(damaged)))
 
         def after_step(engine: Engine, position: Position, sums: Metrics) -> None:
-            due, telling, reason = watch.after(position, engine)
+            due, telling, reason = policy.after(position, engine)
             if due:
-                engine.settle()
-                saver.save(engine, position, {"so_far": _summed(sums), "history": list(history)})
+                engine.sync_buffers()
+                writer.save(engine, position, {"so_far": _summed(sums), "history": list(history)})
             if telling and position.step < steps:  # the last step of an epoch is told with the epoch
                 report_progress(engine, position, sums, {})
             if reason:
@@ -407,7 +407,7 @@ def _train(
 
         def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
             nonlocal prefix
-            engine.settle()
+            engine.sync_buffers()
             sums = _summed(sums)
             metrics: Metrics = {"train_loss": sums["loss_sum"] / max(1, sums["count"])}
             finished = position.epoch == epochs
@@ -422,9 +422,9 @@ def _train(
             if finished:
                 weights = engine.weights()
                 findings = run_on_all_ranks(lambda: _collapse(run, context, prepared, weights))
-                prefix = saver.finish(weights, position, kept | {"collapse": findings})
+                prefix = writer.finish(weights, position, kept | {"collapse": findings})
             elif validation or position.epoch % e.train.checkpoint_epochs == 0:
-                saver.save(engine, position, kept)
+                writer.save(engine, position, kept)
             report_progress(engine, position, sums, validation)
 
         _fit(run, context, prepared, resume, at_epoch, after_step)

@@ -21,7 +21,7 @@ WATCH_S = 2.0  # seconds between two questions whether to leave
 TRIES, TRY_AGAIN_S = 20, 15.0
 
 
-class Saver:
+class CheckpointWriter:
     """A run's checkpoints of one attempt. Every rank must make the same calls; rank 0 writes.
 
     A checkpoint is written by a thread while the training goes on; what goes wrong there is told, on every rank, by
@@ -46,7 +46,7 @@ class Saver:
     def save(self, engine: Engine, position: Position, metrics: dict[str, Any]) -> None:
         """One to go on from. Returns when the tensors are copied and the writing has begun."""
         began = time.monotonic()
-        self._begin(engine.weights(), engine.moments(), position, metrics)
+        self._begin(engine.weights(), engine.optimizer_state(), position, metrics)
         self.saved_at = time.monotonic()
         self.pause_s = self.saved_at - began
 
@@ -61,11 +61,15 @@ class Saver:
         self._pool.shutdown(wait=True)
 
     def _begin(
-        self, weights: dict[str, Tensor], moments: dict[str, Tensor], position: Position, metrics: dict[str, Any]
+        self,
+        weights: dict[str, Tensor],
+        optimizer_state: dict[str, Tensor],
+        position: Position,
+        metrics: dict[str, Any],
     ) -> None:
         run_on_all_ranks(self._wait)
         if world()[0] == 0:
-            self._writing = self._pool.submit(self._write, weights, moments, position, metrics)
+            self._writing = self._pool.submit(self._write, weights, optimizer_state, position, metrics)
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, None
@@ -73,7 +77,11 @@ class Saver:
             writing.result()
 
     def _write(
-        self, weights: dict[str, Tensor], moments: dict[str, Tensor], position: Position, metrics: dict[str, Any]
+        self,
+        weights: dict[str, Tensor],
+        optimizer_state: dict[str, Tensor],
+        position: Position,
+        metrics: dict[str, Any],
     ) -> None:
         run, whole, histories = self._run, self._body | weights, {}
         for m, key in run.encoders.items():
@@ -92,7 +100,7 @@ class Saver:
             self._classes,
             self._shapes,
             whole,
-            moments,
+            optimizer_state,
             position,
             finished,
             metrics | ({"histories": histories} if histories else {}),
@@ -110,24 +118,24 @@ class Saver:
                 time.sleep(TRY_AGAIN_S)
 
 
-class Watch:
+class CheckpointPolicy:
     """Says after each step what is due; the same on every rank, by the clock of the first."""
 
-    def __init__(self, run: Run, steps: int, saver: Saver, interrupted: Callable[[], str]) -> None:
+    def __init__(self, run: Run, steps: int, writer: CheckpointWriter, interrupted: Callable[[], str]) -> None:
         """
         Args:
             steps: Of an epoch.
             interrupted: Why the training should leave; empty if it should not. Every rank calls it together.
         """
         self._train, self._steps = run.experiment.train, steps
-        self._saver, self._interrupted = saver, interrupted
+        self._writer, self._interrupted = writer, interrupted
         self._asked = float("-inf")  # the first step is told at once
 
     def after(self, position: Position, engine: Engine) -> tuple[bool, bool, str]:
         """(whether to save, whether to tell how far it is, why to leave)."""
         now, minutes = time.monotonic(), self._train.checkpoint_minutes
         ask = 1 if now - self._asked >= WATCH_S else 0
-        late = 2 if minutes and now - self._saver.saved_at >= 60 * minutes else 0
+        late = 2 if minutes and now - self._writer.saved_at >= 60 * minutes else 0
         due = from_first(ask + late, engine.device)
         reason = ""
         if due & 1:

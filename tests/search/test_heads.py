@@ -295,7 +295,7 @@ def by_epoch(run: Run, place: WorkerContext) -> dict[int, float]:
     ready, found = prepare_run(run, place, fresh=True), {}
 
     def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
-        engine.settle()
+        engine.sync_buffers()
         found[position.epoch] = _named(_validation(run, place, ready, engine))[SCORE]
 
     _fit(run, place, ready, None, at_epoch)

@@ -24,7 +24,7 @@ WHOLE = ckpt.Checkpoint(
     classes=("calm", "sad"),
     shapes=Shapes(3, 2),
     weights={"w": torch.randn(2, 3), "normalise.mean": torch.zeros(3), "n": torch.tensor(3.0)},
-    moments={"w.exp_avg": torch.randn(2, 3), "w.exp_avg_sq": torch.rand(2, 3), "step": torch.tensor(7.0)},
+    optimizer_state={"w.exp_avg": torch.randn(2, 3), "w.exp_avg_sq": torch.rand(2, 3), "step": torch.tensor(7.0)},
     position=Position(2, 3),
     finished=False,
     metrics={"train_loss": 0.5},
@@ -38,13 +38,13 @@ def store(tmp_path: Path) -> Store:
 
 
 def same(one: ckpt.Checkpoint, other: ckpt.Checkpoint) -> bool:
-    tensors = ((one.weights, other.weights), (one.moments, other.moments))
+    tensors = ((one.weights, other.weights), (one.optimizer_state, other.optimizer_state))
     equal = all(a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in tensors)
     return equal and replace(one, weights={}, moments={}) == replace(other, weights={}, moments={})
 
 
 def at(epoch: int, step: int = 0, *, finished: bool = False) -> ckpt.Checkpoint:
-    moments = {} if finished else WHOLE.moments
+    moments = {} if finished else WHOLE.optimizer_state
     return replace(WHOLE, position=Position(epoch, step), finished=finished, moments=moments)
 
 

@@ -98,7 +98,7 @@ def test_a_resumed_training_ends_with_the_very_same_weights(name: Any, stage: An
     train(whole, 0, 12)
     first = make(name, stage, dropout=0.3)
     train(first, 0, stop)
-    weights, moments = first.weights(), first.moments()
+    weights, moments = first.weights(), first.optimizer_state()
     first.close()
     assert moments["step"] == stop
     again = module(0.3)
@@ -108,7 +108,7 @@ def test_a_resumed_training_ends_with_the_very_same_weights(name: Any, stage: An
     train(second, stop, 10)
     second.weights()  # of a checkpoint on the way
     train(second, 10, 12)
-    for wanted, found in ((whole.weights(), second.weights()), (whole.moments(), second.moments())):
+    for wanted, found in ((whole.weights(), second.weights()), (whole.optimizer_state(), second.optimizer_state())):
         assert wanted.keys() == found.keys()
         for key in wanted:
             assert torch.equal(wanted[key], found[key]), key
@@ -122,7 +122,7 @@ def test_moments_carry_names_and_no_engine() -> None:
     for name, stage in ENGINES:
         engine = make(name, stage)
         train(engine, 0, 3)
-        found[name, stage] = engine.moments()
+        found[name, stage] = engine.optimizer_state()
         engine.close()
     names = {n for n, _ in module(0.0).named_parameters()}
     expected = {"step"} | {f"{n}.{m}" for n in names for m in ("exp_avg", "exp_avg_sq")}
@@ -208,7 +208,7 @@ def test_bfloat16_leaves_weights_and_moments_in_single_precision(name: Any, stag
     runtime = Runtime(engine=name, zero_stage=stage, workers=1, precision="bf16")
     engine = make_engine(module(0.3), OPTIM, runtime, device=torch.device("cpu"))
     train(engine, 0, 3)
-    weights, moments = engine.weights(), engine.moments()
+    weights, moments = engine.weights(), engine.optimizer_state()
     engine.close()
     whole = make_engine(module(0.3), OPTIM, runtime, device=torch.device("cpu"))
     train(whole, 0, 6)
@@ -233,7 +233,7 @@ def test_optimizer_state_in_cpu_memory_trains_the_same(stage: Any, reference: li
     assert train(engine, 0, 20) == pytest.approx(reference[:20], abs=1e-6)
     again = module(0.0)
     again.load_state_dict(engine.weights())
-    second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=engine.moments())
+    second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=engine.optimizer_state())
     assert train(engine, 20, STEPS) == train(second, 20, STEPS)
     assert all(torch.equal(tensor, second.weights()[name]) for name, tensor in engine.weights().items())
     engine.close()

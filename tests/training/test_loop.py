@@ -64,10 +64,10 @@ class Recorder:
     def weights(self) -> dict[str, Tensor]:
         return {}
 
-    def moments(self) -> dict[str, Tensor]:
+    def optimizer_state(self) -> dict[str, Tensor]:
         return {}
 
-    def settle(self) -> None:
+    def sync_buffers(self) -> None:
         pass
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ def test_frozen_encoders_stay_in_eval_mode_and_keep_every_bit() -> None:
         assert module.training and not any(m.training for m in module.encoders.modules())
     assert all(torch.equal(v, module.encoders.state_dict()[k]) for k, v in before.items())
     assert any(not torch.equal(v, module.heads.state_dict()[k]) for k, v in heads.items())
-    assert not any(name.startswith("encoders.") for name in engine.moments())
+    assert not any(name.startswith("encoders.") for name in engine.optimizer_state())
     module.freeze_encoders(False)
     assert all(m.training for m in module.encoders.modules())
 

@@ -32,7 +32,7 @@ def make(name: Any, stage: Any, *, dropout: float = 0.0, micro_batch: int = 0, o
 
 
 def state(engine: Engine) -> dict[str, torch.Tensor]:
-    return engine.weights() | engine.moments()
+    return engine.weights() | engine.optimizer_state()
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
@@ -45,7 +45,7 @@ def test_float16_follows_single_precision(name: Any, stage: Any, reference: list
     """Mean losses of 50 steps, within 5 %; three windows at once of eight, clipped gradients. Some steps overflow."""
     engine = make(name, stage, micro_batch=3)
     losses = train(engine, 0, STEPS)
-    moments = engine.moments()
+    moments = engine.optimizer_state()
     engine.close()
     assert losses != reference and losses == pytest.approx(reference, rel=0.05)
     skipped = math.log2(precision.FIRST_SCALE / moments["scale"].item())
@@ -61,11 +61,11 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale(
     monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**24)  # gradients of the outputs are near 2^-4
     engine = make(name, stage)
     before, skipped = state(engine), 0
-    while (losses := train(engine, 0, 1)) and engine.moments()["step"] == 0:
+    while (losses := train(engine, 0, 1)) and engine.optimizer_state()["step"] == 0:
         skipped += 1
         assert losses == expected  # of what was computed, which the scale of the loss does not touch
         assert changed(before, state(engine)) == {"scale"}
-        assert engine.moments()["scale"] == 2.0 ** (24 - skipped)
+        assert engine.optimizer_state()["scale"] == 2.0 ** (24 - skipped)
     assert 2 <= skipped <= 8
     found = state(engine)
     assert found["step"] == found["scale_good_steps"] == 1
@@ -79,9 +79,9 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale(
     bad.present_BM[2, 1] = True
     engine.train_step(bad, 1e-2)
     assert changed(before, state(engine)) == {"scale", "scale_good_steps"}
-    assert engine.moments()["scale_good_steps"] == 0
+    assert engine.optimizer_state()["scale_good_steps"] == 0
     train(engine, 4, 6)
-    assert engine.moments()["step"] > before["step"]
+    assert engine.optimizer_state()["step"] > before["step"]
     plain.close()
     engine.close()
 
@@ -96,7 +96,7 @@ def test_a_training_in_float16_resumes_bit_for_bit(
     monkeypatch.setattr(precision, "GROWTH_INTERVAL", 4)
     whole = make(name, stage, dropout=0.3)
     train(whole, 0, stop)
-    weights, moments = whole.weights(), whole.moments()
+    weights, moments = whole.weights(), whole.optimizer_state()
     again = module(0.3)
     again.load_state_dict(weights)
     monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**16)
@@ -116,7 +116,7 @@ def test_engines_take_the_same_steps_in_float16(monkeypatch: pytest.MonkeyPatch)
     found = []
     for name, stage, offload in [("torch", 0, False), *(("deepspeed", s, o) for s in range(4) for o in (False, s > 0))]:
         engine = make(name, stage, offload=offload)
-        losses, moments = train(engine, 0, 20), engine.moments()
+        losses, moments = train(engine, 0, 20), engine.optimizer_state()
         engine.close()
         found.append(((name, stage, offload), losses, {k: moments[k].item() for k in ("step", "scale")}))
     _, losses, told = found[0]

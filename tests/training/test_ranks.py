@@ -89,17 +89,17 @@ def overflow_on_one(kind: tuple[str, int, int], number: int) -> tuple[list[float
     steady.close()
     made = make(kind, 0.3, computed_in="fp16")
     train(made, 0, 5)
-    before = made.weights() | made.moments()
+    before = made.weights() | made.optimizer_state()
     bad = share(whole(5), number, made.world)
     if number == 1:
         bad = replace(
             bad, inputs={n: x.masked_fill(x != 0, 1e30) if "tokens" in n else x for n, x in bad.inputs.items()}
         )
     made.train_step(bad, 1e-2)
-    after = made.weights() | made.moments()
+    after = made.weights() | made.optimizer_state()
     assert {n for n in before if not torch.equal(before[n], after[n])} == {"scale", "scale_good_steps"}, kind
     assert after["scale"] == before["scale"] / 2 and after["scale_good_steps"] == 0, kind
-    again = make(kind, 0.3, made.weights(), "fp16", resume=made.moments())
+    again = make(kind, 0.3, made.weights(), "fp16", resume=made.optimizer_state())
     train(made, 6, 12)
     train(again, 6, 12)
     weights, found = made.weights(), again.weights()
@@ -114,9 +114,9 @@ def go_on(kind: tuple[str, int, int]) -> None:
     without, first = make(kind, 0.3), make(kind, 0.3)
     train(without, 0, STOP + 5)
     train(first, 0, STOP)
-    again = make(kind, 0.3, first.weights(), resume=first.moments())
+    again = make(kind, 0.3, first.weights(), resume=first.optimizer_state())
     train(again, STOP, STOP + 5)
-    for wanted, found in ((without.weights(), again.weights()), (without.moments(), again.moments())):
+    for wanted, found in ((without.weights(), again.weights()), (without.optimizer_state(), again.optimizer_state())):
         assert wanted.keys() == found.keys()
         for name in wanted:
             assert torch.equal(wanted[name], found[name]), (kind, name)

@@ -69,7 +69,7 @@ def batch_statistics_become_equal(number: int, size: int, engine: str) -> None:
         return max(float((other - first).abs().max()) for other in gathered if other is not None)
 
     assert spread() > 0.1
-    made.settle()
+    made.sync_buffers()
     assert spread() == 0
     made.close()
 
