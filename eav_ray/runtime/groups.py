@@ -253,7 +253,7 @@ def _work(config: dict[str, Any]) -> None:
     """A worker of a group: every rank runs every run, until the queue is empty."""
     import torch
 
-    from eav_ray.training.ranks import gather, same_everywhere
+    from eav_ray.training.ranks import broadcast_object, gather_from_all_ranks
     from eav_ray.training.run import execute, open_worker_context
 
     experiment: Experiment = config["experiment"]
@@ -265,20 +265,20 @@ def _work(config: dict[str, Any]) -> None:
         device = get_device() if cluster.has_gpu(experiment.runtime) else device
     except ConfigError as error:
         unfit = str(error)  # told for each run: an error here would only start the group again
-    unfit = next((reason for reason in gather(unfit) if reason), "")
+    unfit = next((reason for reason in gather_from_all_ranks(unfit) if reason), "")
     context = open_worker_context(experiment, Store(config["shards"]), config["index"], device, only=config["only"])
 
     def report(progress: Progress) -> None:
         queue.progress.remote(progress)
 
     def interrupted() -> str:
-        if same_everywhere(ray.get(queue.stopped.remote()) if rank == 0 else None):
+        if broadcast_object(ray.get(queue.stopped.remote()) if rank == 0 else None):
             return STOPPED
         # A node that is drained says when it goes. Who raises on all ranks is started again elsewhere at once.
         return "" if ray.train.get_preemption_info() is None else "its node is about to go"
 
     while True:
-        task = same_everywhere(ray.get(queue.pull.remote(group)) if rank == 0 else None)
+        task = broadcast_object(ray.get(queue.pull.remote(group)) if rank == 0 else None)
         if task == END:
             return
         if task == WAIT:

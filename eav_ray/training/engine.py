@@ -25,7 +25,7 @@ from eav_ray.models.encoder import upcast_half_precision
 from eav_ray.models.fusion import Fusion
 from eav_ray.training.loop import Batch, Engine, parameter_groups
 from eav_ray.training.precision import DTYPES, LossScale, autocast
-from eav_ray.training.ranks import world
+from eav_ray.training.ranks import rank_and_world_size
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 PERSISTENT = 100_000  # elements; ZeRO 3 leaves smaller parameters whole on every rank (DeepSpeed's default)
@@ -192,7 +192,7 @@ class _Common:
     """
 
     def __init__(self, module: nn.Module, optim: Optim, runtime: Runtime, device: torch.device) -> None:
-        self.rank, self.world = world()
+        self.rank, self.world_size = rank_and_world_size()
         self.module, self.optim, self.device = module, optim, device
         self.precision: Precision = runtime.precision
         self.micro_batch = runtime.micro_batch
@@ -242,7 +242,7 @@ class _Common:
         if self.weight_loss and output.corrected_BM.requires_grad:
             every = every + self.weight_loss * weight_loss(output, batch)
         # Both engines average gradients over ranks, so each rank's share of the global mean is scaled by the world.
-        return total, every * (self.world / batch.count)
+        return total, every * (self.world_size / batch.count)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Output:
@@ -257,12 +257,12 @@ class _Common:
 
     def sync_buffers(self) -> None:
         # Neither DeepSpeed nor DistributedDataParallel leaves them equal after a step. Other buffers are constants.
-        if self.world > 1:
+        if self.world_size > 1:
             for norm in (m for m in self.module.modules() if isinstance(m, nn.BatchNorm1d)):
                 for buffer in (norm.running_mean, norm.running_var):
                     if buffer is not None:
                         dist.all_reduce(buffer)
-                        buffer /= self.world
+                        buffer /= self.world_size
 
     def weights(self) -> dict[str, Tensor]:
         state = self.module.state_dict()
@@ -284,7 +284,7 @@ class TorchEngine(_Common):
         self.optimizer = torch.optim.AdamW(parameter_groups(module.named_parameters(), optim), lr=optim.lr)
         if resume or self.precision == "fp16":
             self._restore(resume or self._first_moments())
-        self.replica = replicated(module) if self.world > 1 else None
+        self.replica = replicated(module) if self.world_size > 1 else None
 
     def _restore(self, optimizer_state: dict[str, Tensor]) -> None:
         for name, parameter in self.trained():
@@ -363,7 +363,7 @@ class DeepSpeedEngine(_Common):
         if runtime.offload:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
         config = {
-            "train_micro_batch_size_per_gpu": max(1, optim.batch // self.world),
+            "train_micro_batch_size_per_gpu": max(1, optim.batch // self.world_size),
             "gradient_accumulation_steps": 1,
             "gradient_clipping": optim.clip if self._stage else 0.0,
             "zero_optimization": zero,
@@ -379,7 +379,7 @@ class DeepSpeedEngine(_Common):
         }
         # DeepSpeed exchanges the gradients of stage 0 after the backward pass, and once more to clip them; torch does
         # it within (docs/results/train.md).
-        self.replica = replicated(module) if self.world > 1 and not self._stage else None
+        self.replica = replicated(module) if self.world_size > 1 and not self._stage else None
         self.engine, optimizer, *_ = deepspeed.initialize(
             model=self.replica or module, optimizer=client, config=config, dist_init_required=False
         )

@@ -44,7 +44,7 @@ class Engine(Protocol):
     """A module and its optimizer on one rank of a group."""
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
     def train_step(self, batch: Batch, lr: float) -> float:

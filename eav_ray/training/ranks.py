@@ -11,14 +11,14 @@ from eav_ray.errors import ConfigError, DataError
 T = TypeVar("T")
 
 
-def world() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """(rank, world size) of the default process group; (0, 1) where there is none."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def gather(value: T) -> list[T]:
+def gather_from_all_ranks(value: T) -> list[T]:
     """The value of each rank, on every rank."""
-    size = world()[1]
+    size = rank_and_world_size()[1]
     if size == 1:
         return [value]
     gathered: list[T | None] = [None] * size
@@ -26,14 +26,14 @@ def gather(value: T) -> list[T]:
     return gathered  # pyright: ignore[reportReturnType]
 
 
-def same_everywhere(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """Rank 0's value."""
-    return gather(value)[0]
+    return gather_from_all_ranks(value)[0]
 
 
-def from_first(number: int, device: torch.device) -> int:
+def broadcast_int(number: int, device: torch.device) -> int:
     """Rank 0's number; cheap enough for every step."""
-    if world()[1] == 1:
+    if rank_and_world_size()[1] == 1:
         return number
     tensor = torch.tensor(number, device=device)
     dist.broadcast(tensor, 0)
@@ -53,6 +53,6 @@ def run_on_all_ranks(action: Callable[[], T]) -> T:
         reason = str(error)
     except OSError as error:
         reason = f"{error.filename or 'storage'}: {error.strerror or error}"
-    if found := next((r for r in gather(reason) if r), ""):
-        raise DataError(found)
+    if first_reason := next((r for r in gather_from_all_ranks(reason) if r), ""):
+        raise DataError(first_reason)
     return value  # pyright: ignore[reportReturnType]

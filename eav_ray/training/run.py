@@ -28,7 +28,7 @@ from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Batch, Engine, Metrics, Position, fit, schedule
 from eav_ray.training.metrics import scores
 from eav_ray.training.plan import Progress, Run
-from eav_ray.training.ranks import gather, run_on_all_ranks, same_everywhere, world
+from eav_ray.training.ranks import broadcast_object, gather_from_all_ranks, rank_and_world_size, run_on_all_ranks
 from eav_ray.training.saving import CheckpointPolicy, CheckpointWriter
 from eav_ray.training.source import Labels, Loader, RawSource, Source, ahead, plain_batches
 
@@ -92,7 +92,7 @@ def execute(
     with contextlib.ExitStack() as stack:
 
         def take() -> None:
-            if world()[0] == 0:
+            if rank_and_world_size()[0] == 0:
                 stack.enter_context(_lock(context.results, f"runs/{run.key}/lock"))
 
         run_on_all_ranks(take)
@@ -204,7 +204,7 @@ def _fit(
     """Train from where `resume` stopped, whose weights the module already holds, to the last epoch."""
     e, loader = run.experiment, loader_of(run, context, prepared)
     # Sums of an epoch that was left in its middle are those of all ranks.
-    so_far = resume.metrics.get("so_far") if resume and world()[0] == 0 else None
+    so_far = resume.metrics.get("so_far") if resume and rank_and_world_size()[0] == 0 else None
     start = resume.position if resume else Position(0, 0)
     for phase in run.phases:
         if start >= Position(phase.last, 0):
@@ -240,7 +240,7 @@ def loader_of(run: Run, context: WorkerContext, prepared: PreparedRun) -> Loader
         )
     dropout = e.fusion.modality_dropout if len(names) > 1 else 0.0
     weight = class_weights(prepared.labels.label[rows], prepared.shapes.n_outputs) if optim.class_weights else None
-    return Loader(prepared.source, prepared.labels, rows, e.seed, optim.batch, dropout, *world(), weight)
+    return Loader(prepared.source, prepared.labels, rows, e.seed, optim.batch, dropout, *rank_and_world_size(), weight)
 
 
 def class_weights(labels: np.ndarray, n_outputs: int) -> np.ndarray:
@@ -317,7 +317,7 @@ def _collapse(
     run: Run, context: WorkerContext, prepared: PreparedRun, weights: dict[str, Tensor]
 ) -> list[dict[str, Any]]:
     """Findings about a trained fusion, on a module of their own: an engine's gradients belong to all ranks."""
-    if len(run.experiment.data.modalities) < 2 or world()[0]:  # rank 0 saves
+    if len(run.experiment.data.modalities) < 2 or rank_and_world_size()[0]:  # rank 0 saves
         return []
     rows = rows_with(context.windows, run.split.validation or run.split.train, tuple(run.experiment.data.modalities))
     module, _ = _build(run, context, prepared.source)
@@ -433,7 +433,7 @@ def _train(
 
 def _summed(sums: Metrics) -> Metrics:
     """Over all ranks; seconds are those of the slowest."""
-    each = gather(sums)
+    each = gather_from_all_ranks(sums)
     return {k: (max if k in ("seconds", "wait_s") else sum)(s[k] for s in each) for k in sums}
 
 
@@ -445,9 +445,9 @@ def is_embedded(run: Run, results: Store) -> bool:
 def _embed(run: Run, context: WorkerContext, prepared: PreparedRun) -> None:
     """Embeddings of all wanted recordings, each rank its share."""
     key = cache_key(run.key, run.embed)
-    if not run.embed or same_everywhere(context.results.is_committed(key)):
+    if not run.embed or broadcast_object(context.results.is_committed(key)):
         return
-    rank, size = world()
+    rank, size = rank_and_world_size()
 
     source = run_on_all_ranks(lambda: _features(run, context)) if run.features else prepared.source
 
@@ -484,12 +484,12 @@ def predict_rows(
     engine: Engine, source: Source, labels: Labels, rows: np.ndarray, windows: Windows, batch: int
 ) -> pd.DataFrame:
     """Predictions of all rows, on every rank: each computes its share, every row once, whatever their number."""
-    mine = rows[engine.rank :: engine.world]
+    mine = rows[engine.rank :: engine.world_size]
     # Equally many forward passes on every rank: in ZeRO 3 each of them gathers parameters from all.
-    short = -(-len(rows) // engine.world) - len(mine)
+    short = -(-len(rows) // engine.world_size) - len(mine)
     padded = np.concatenate([mine, rows[:short]])
     own = [table_of(engine.predict, source, labels, padded, windows, batch).iloc[: len(mine)]] if len(padded) else []
-    whole = [frame for frames in gather(own) for frame in frames]
+    whole = [frame for frames in gather_from_all_ranks(own) for frame in frames]
     return pd.concat(whole, ignore_index=True).sort_values(["subject", "recording", "window"], ignore_index=True)
 
 

@@ -14,7 +14,7 @@ from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Engine, Position
 from eav_ray.training.plan import Run
-from eav_ray.training.ranks import from_first, run_on_all_ranks, same_everywhere, world
+from eav_ray.training.ranks import broadcast_int, broadcast_object, rank_and_world_size, run_on_all_ranks
 
 WATCH_S = 2.0  # seconds between two questions whether to leave
 # A remote store may be away for a while, which costs a training nothing but the next checkpoint.
@@ -37,7 +37,7 @@ class CheckpointWriter:
         """
         self._run, self._results, self._classes, self._shapes = run, results, index.classes, shapes
         self._body = body or {}
-        self.attempt = same_everywhere(ckpt.new_attempt(results, run.key))
+        self.attempt = broadcast_object(ckpt.new_attempt(results, run.key))
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
         self.saved_at = time.monotonic()
@@ -68,7 +68,7 @@ class CheckpointWriter:
         metrics: dict[str, Any],
     ) -> None:
         run_on_all_ranks(self._wait)
-        if world()[0] == 0:
+        if rank_and_world_size()[0] == 0:
             self._writing = self._pool.submit(self._write, weights, optimizer_state, position, metrics)
 
     def _wait(self) -> None:
@@ -136,7 +136,7 @@ class CheckpointPolicy:
         now, minutes = time.monotonic(), self._train.checkpoint_minutes
         ask = 1 if now - self._asked >= WATCH_S else 0
         late = 2 if minutes and now - self._writer.saved_at >= 60 * minutes else 0
-        due = from_first(ask + late, engine.device)
+        due = broadcast_int(ask + late, engine.device)
         reason = ""
         if due & 1:
             self._asked = now

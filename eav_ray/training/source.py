@@ -143,7 +143,7 @@ class Loader:
     batch: int
     modality_dropout: float
     rank: int
-    world: int
+    world_size: int
     class_weight: np.ndarray | None = None  # by label
 
     @property
@@ -159,9 +159,9 @@ class Loader:
             yield self.make(whole, position.epoch, seed)
 
     def make(self, whole: np.ndarray, epoch: int, seed: int) -> Batch:
-        mine = whole[self.rank :: self.world]
+        mine = whole[self.rank :: self.world_size]
         # A ragged last batch may leave this rank fewer rows, or none: it steps all the same, on rows of weight 0.
-        size = -(-len(whole) // self.world)
+        size = -(-len(whole) // self.world_size)
         weight = np.zeros(size, dtype=np.float32)
         weight[: len(mine)] = 1 if self.class_weight is None else self.class_weight[self.labels.label[mine]]
         rows = np.concatenate([mine, np.repeat(whole[:1], size - len(mine))])

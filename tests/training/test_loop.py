@@ -49,7 +49,7 @@ class Recorder:
     """An engine that only writes down what it is given."""
 
     def __init__(self, rank: int = 0, world: int = 1) -> None:
-        self.rank, self.world = rank, world
+        self.rank, self.world_size = rank, world
         self.batches: list[Batch] = []
         self.rates: list[float] = []
 

@@ -75,8 +75,10 @@ def train(engine: Engine, first: int, end: int) -> list[float]:
     losses = []
     for step in range(first, end):
         made = whole(step)
-        total = torch.tensor(engine.train_step(share(made, engine.rank, engine.world), 1e-2 * (1 - step / (2 * STEPS))))
-        if engine.world > 1:
+        total = torch.tensor(
+            engine.train_step(share(made, engine.rank, engine.world_size), 1e-2 * (1 - step / (2 * STEPS)))
+        )
+        if engine.world_size > 1:
             dist.all_reduce(total)
         losses.append(total.item() / made.count)
     return losses
@@ -90,7 +92,7 @@ def overflow_on_one(kind: tuple[str, int, int], number: int) -> tuple[list[float
     made = make(kind, 0.3, computed_in="fp16")
     train(made, 0, 5)
     before = made.weights() | made.optimizer_state()
-    bad = share(whole(5), number, made.world)
+    bad = share(whole(5), number, made.world_size)
     if number == 1:
         bad = replace(
             bad, inputs={n: x.masked_fill(x != 0, 1e30) if "tokens" in n else x for n, x in bad.inputs.items()}
