@@ -57,9 +57,9 @@ class Record:
 
     def step_seconds(self) -> tuple[list[float], list[list[float]]]:
         """Of steps while nothing is written; of those beside each writing."""
-        beside = [[b - a for a, b in self.steps if a < end and b > start] for start, end in self.writes]
+        while_writing = [[b - a for a, b in self.steps if a < end and b > start] for start, end in self.writes]
         alone = [b - a for a, b in self.steps[WARM_UP:] if all(b <= start or a >= end for start, end in self.writes)]
-        return alone, beside
+        return alone, while_writing
 
 
 @contextmanager
@@ -142,9 +142,9 @@ def main() -> int:
     for name, (changes, every) in MODELS.items():
         for engine in ("torch", "deepspeed"):
             record = train(folder / f"{engine}-{every}-{len(table)}", engine, changes, every, checkpoints)
-            alone, beside = record.step_seconds()
+            alone, while_writing = record.step_seconds()
             usual = median(alone)
-            slower = [sum(seconds) - len(seconds) * usual for seconds in beside]
+            slower = [sum(seconds) - len(seconds) * usual for seconds in while_writing]
             lost = [copy + more for copy, more in zip(record.copies, slower, strict=True)]
             writes = [end - start for start, end in record.writes]
             table.append(

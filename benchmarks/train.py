@@ -140,14 +140,14 @@ class Beside:
         return 100 * sum(last[pid] - first[pid] for pid in first.keys() & last.keys()) / (ended - began)
 
 
-def by_program(e: Experiment, runs: list[Run], beside: Beside | None = None) -> list[Progress]:
+def by_program(e: Experiment, runs: list[Run], background_cpu: Beside | None = None) -> list[Progress]:
     """What the program tells of trainings that it has never seen."""
     progress_reports: list[Progress] = []
 
     def listen(progress: Progress) -> None:
         progress_reports.append(progress)
-        if beside:
-            beside.record_sample(progress)
+        if background_cpu:
+            background_cpu.record_sample(progress)
 
     shards, index = open_index(e)
     for run in runs:
@@ -206,10 +206,10 @@ def main() -> int:
                 if side == "hand":
                     sides[side] = by_hand(e, workers, folder)
                     continue
-                beside = Beside()
+                background_cpu = Beside()
                 with cluster.session(e.runtime):
-                    progress_reports = by_program(e, [run], beside)
-                others.append(beside.percent)
+                    progress_reports = by_program(e, [run], background_cpu)
+                others.append(background_cpu.percent)
                 ends = [p for p in progress_reports if p.step and p.step % steps_of(e) == 0 and p.epoch > 1]
                 windows = e.optim.batch * steps_of(e)
                 sides[side] = [windows / p.metrics["windows_s"] for p in ends]

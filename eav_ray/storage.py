@@ -91,10 +91,10 @@ def io_errors(what: str, after: str = "") -> Iterator[None]:
 class Stream(io.RawIOBase):
     """Where `Store.stream` writes to, with the hash of what has gone through."""
 
-    def __init__(self, file: Any, beside: ThreadPoolExecutor | None = None) -> None:
-        self._file, self._beside = file, beside
+    def __init__(self, file: Any, flusher: ThreadPoolExecutor | None = None) -> None:
+        self._file, self._flusher = file, flusher
         self._hash = hashlib.sha256()
-        self._fresh, self._flushing = 0, None if beside is None else beside.submit(int)
+        self._fresh, self._flushing = 0, None if flusher is None else flusher.submit(int)
 
     @property
     def sha256(self) -> str:
@@ -108,10 +108,10 @@ class Stream(io.RawIOBase):
         self._hash.update(data)
         size = memoryview(data).nbytes
         self._fresh += size
-        if self._beside is not None and self._flushing is not None and self._fresh >= FLUSH and self._flushing.done():
+        if self._flusher is not None and self._flushing is not None and self._fresh >= FLUSH and self._flushing.done():
             self._flushing.result()  # a full disk may show only now
             self._file.flush()
-            self._flushing, self._fresh = self._beside.submit(os.fsync, self._file.fileno()), 0
+            self._flushing, self._fresh = self._flusher.submit(os.fsync, self._file.fileno()), 0
         return size
 
 
@@ -188,8 +188,8 @@ class Store:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
             try:
-                with open(partial, "wb") as file, ThreadPoolExecutor(1) as beside:
-                    yield Stream(file, beside)
+                with open(partial, "wb") as file, ThreadPoolExecutor(1) as flusher:
+                    yield Stream(file, flusher)
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(partial, path)

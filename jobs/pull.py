@@ -29,7 +29,7 @@ def main(arguments: Arguments) -> None:
         raise ConfigError("--metric orders what --list --study shows; the best are those by the search's own score")
     to = absolute_path("--to", flags.get("to") or "best", remote=False)
     pulled = pull(store, to, study=study, top=int(top or 1), next_best="next-best" in flags)
-    for line in pulled.passed_over:
+    for line in pulled.skipped:
         print(f"passed over: {line}")
     for path in pulled.paths:
         print(f"checkpoint: {path}")

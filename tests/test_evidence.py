@@ -13,7 +13,15 @@ from eav_ray.data import arrow
 from eav_ray.data.eav import EAV
 from eav_ray.data.synthetic import Plan, plant_person
 from eav_ray.errors import DataError
-from eav_ray.runtime.beside import Fold, Opened, beside, kept_protocols, of_other_jobs, of_searches, recorded_eav
+from eav_ray.runtime.beside import (
+    AuditedCheckpoint,
+    Fold,
+    collect_related,
+    compare_protocols,
+    kept_protocols,
+    of_searches,
+    recorded_eav,
+)
 from eav_ray.runtime.evidence import Subject, write
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
@@ -101,13 +109,13 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'{"runs": {}', b'{"runs": {"a": "run-1"}, "variants": [{}]}'])
 def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: Path, content: bytes) -> None:
     results, nothing = Store(tmp_path), SimpleNamespace()
-    opened: Any = Opened(Fold(0, "p", (), predictions()), nothing, 0, nothing, "run-1", "c")  # type: ignore[arg-type]
+    opened: Any = AuditedCheckpoint(Fold(0, "p", (), predictions()), nothing, 0, nothing, "run-1", "c")  # type: ignore[arg-type]
     for folder in ("ablations", "stress"):
         results.write(f"{folder}/a/results.json", content)
     results.write("searches/s/best.json", b"{")
     results.write("searches/t/best.json", b'{"checkpoint": "runs/run-1/a0000/e0001-s000000"}')  # no candidates
     unread: list[str] = []
-    sections, found = of_other_jobs(results, [opened], unread)
+    sections, found = collect_related(results, [opened], unread)
     assert sections == [] and found == {"ablation": None, "stress": None}
     assert len(unread) == 2 and "ablations/a" in unread[0] and "stress/a" in unread[1]
     assert of_searches(results, [opened], Experiment(), unread) == ([], [])
@@ -119,8 +127,10 @@ def test_a_fold_of_paper_is_held_against_the_reference_as_paper(tmp_path: Path) 
     shards: Any = SimpleNamespace(read_json=lambda name: {"recorded": True})
     data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": set()}), digest="", shards=shards)
     for protocol, other in (("paper, fold 3 alone", False), ("loso, fold 3 alone", True)):
-        found = beside(Experiment(), Store(tmp_path), data, protocol, ours, MODALITIES, [])["reference"]
+        found = compare_protocols(Experiment(), Store(tmp_path), data, protocol, ours, MODALITIES, [])["reference"]
         assert ("another protocol" in found["note"]) is other
     pair = ours.drop(columns=[c for c in ours if c.startswith("eeg.") or c.endswith(".eeg")])
-    rows = beside(Experiment(), Store(tmp_path), data, "paper, fold 3 alone", pair, ["audio", "video"], [])["reference"]
+    rows = compare_protocols(Experiment(), Store(tmp_path), data, "paper, fold 3 alone", pair, ["audio", "video"], [])[
+        "reference"
+    ]
     assert [row["ours"] for row in rows["rows"]] == ["audio", "video"]  # the published fusion reads EEG too

@@ -55,7 +55,7 @@ def store(tmp_path: Path) -> Store:
 def test_the_best_checkpoint_is_copied_whole(store: Store, tmp_path: Path) -> None:
     best(store, "one")
     pulled = pull(str(store), str(tmp_path / "mine"))
-    assert pulled.paths == [str(tmp_path / "mine")] and not pulled.passed_over
+    assert pulled.paths == [str(tmp_path / "mine")] and not pulled.skipped
     copied = Store(tmp_path).read_committed("mine")
     assert copied == store.read_committed(ckpt.prefix_of("run-one", FIRST, Position(3, 0)))
     assert ckpt.load(Store(tmp_path), "mine").classes == ("calm", "sad")
@@ -105,7 +105,7 @@ def test_the_next_best_is_taken_only_when_that_is_said(store: Store, tmp_path: P
         pull(str(store), str(tmp_path / "mine"))
     assert not (tmp_path / "mine").exists()
     pulled = pull(str(store), str(tmp_path / "mine"), next_best=True)
-    assert len(pulled.passed_over) == 1 and "model.safetensors is damaged" in pulled.passed_over[0]
+    assert len(pulled.skipped) == 1 and "model.safetensors is damaged" in pulled.skipped[0]
     assert Store(tmp_path).read_committed("mine") == store.read_committed(prefixes[1])
 
 

@@ -51,7 +51,7 @@ class Windows:
                 _make_room(folder, table.nbytes, keep, cache_gb)
                 _write(table.combine_chunks(), path)
             os.utime(path)  # last use, for the size cap
-            self._tables.append(_opened(path))
+            self._tables.append(_open_table(path))
             _check_schema(self._tables[-1].schema, self._tables[0].schema, index, shard.file)
         self._starts = np.cumsum([0, *(t.num_rows for t in self._tables)])
         columns = [*ID_COLUMNS, *(f"has_{m}" for m in index.modalities)]
@@ -127,7 +127,7 @@ class Windows:
         return np.flatnonzero(self.ids["id"].isin(recordings).to_numpy())
 
 
-def _opened(path: Path) -> pa.Table:
+def _open_table(path: Path) -> pa.Table:
     try:
         return arrow.read_mapped(path)
     except arrow.ERRORS as error:

@@ -45,7 +45,7 @@ def page(results: Tree, extra: Sequence[str] = ()) -> str:
     ):
         if results.get(name):
             parts.append(make(results))
-    parts += [*extra, _audit(results), *_unread(results), _reproduce(results)]
+    parts += [*extra, _audit(results), *render_skipped_results(results), _reproduce(results)]
     return document(results["title"], parts, contents=True)
 
 
@@ -402,7 +402,7 @@ def _audit(results: Tree) -> str:
     return section("Leak audit", note(explanation), table(["check", "checkpoints", "detail"], lines, "left"))
 
 
-def _unread(results: Tree) -> list[str]:
+def render_skipped_results(results: Tree) -> list[str]:
     lines = results.get("unread") or []
     explanation = "What the results store has beside these checkpoints and could not be read is not on this page."
     return (

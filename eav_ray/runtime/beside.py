@@ -39,7 +39,7 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Opened:
+class AuditedCheckpoint:
     """Of a checkpoint, all but its weights."""
 
     fold: Fold
@@ -50,13 +50,15 @@ class Opened:
     commit: str  # sha256 of its COMMIT
 
 
-def of_other_jobs(results: Store, opened: Sequence[Opened], unread: list[str]) -> tuple[list[str], Tree]:
+def collect_related(
+    results: Store, audited: Sequence[AuditedCheckpoint], skipped_results: list[str]
+) -> tuple[list[str], Tree]:
     """Sections and numbers of the ablation and the stress test that the results store has of these checkpoints.
 
     Args:
         unread: Is given a line for each file that is damaged, here and below.
     """
-    commits, keys = {one.commit for one in opened}, {one.key for one in opened}
+    commits, keys = {one.commit for one in audited}, {one.key for one in audited}
     found: Tree = {"ablation": None, "stress": None}
     sections: dict[str, list[str]] = {}
     for name in results.folders("ablations"):
@@ -67,7 +69,7 @@ def of_other_jobs(results: Store, opened: Sequence[Opened], unread: list[str]) -
                 sections["ablation"] = [*ablation.sections(tree), *cost.sections(tree)]
                 found["ablation"] = tree
         except DAMAGED as error:
-            unread.append(_describe_damage(results, path, error))
+            skipped_results.append(_describe_damage(results, path, error))
     for name in results.folders("stress"):
         path = f"stress/{name}/results.json"
         try:
@@ -76,7 +78,7 @@ def of_other_jobs(results: Store, opened: Sequence[Opened], unread: list[str]) -
                 sections["stress"] = stress.sections(tree)
                 found["stress"] = tree
         except DAMAGED as error:
-            unread.append(_describe_damage(results, path, error))
+            skipped_results.append(_describe_damage(results, path, error))
     return [part for of_job in sections.values() for part in of_job], found
 
 
@@ -97,17 +99,17 @@ def recorded_eav(own: Experiment, data: Data) -> bool:
     return own.data.set == "eav" and own.data.labels == "true" and data.shards.read_json(INDEX).get("recorded") is True
 
 
-def beside(
+def compare_protocols(
     own: Experiment,
     results: Store,
     data: Data,
     protocol: str,
     windows: pd.DataFrame,
     names: list[str],
-    unread: list[str],
+    skipped_results: list[str],
 ) -> Tree:
     """Protocols side by side, seeds, and the published reference."""
-    kept, of_seed = kept_protocols(results, own, data, unread)
+    kept, of_seed = kept_protocols(results, own, data, skipped_results)
     kept[protocol] = windows
     # They divide alike, so what is kept of one is kept of the other; they differ in the unit of their score.
     for one, other in (("paper", "within"), ("within", "paper")):
@@ -143,7 +145,7 @@ def beside(
 
 
 def kept_protocols(
-    results: Store, own: Experiment, data: Data, unread: list[str]
+    results: Store, own: Experiment, data: Data, skipped_results: list[str]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict[int, pd.DataFrame]]]:
     """Predictions of whole protocols that the results store keeps of this experiment, and of others of its seeds."""
     wanted, known = _identity(own), set(data.windows.ids["id"])
@@ -163,7 +165,7 @@ def kept_protocols(
         except ConfigError:  # of an earlier version, which had fewer keys, or of one that had others
             continue
         except DAMAGED as error:
-            unread.append(_describe_damage(results, prefix, error))
+            skipped_results.append(_describe_damage(results, prefix, error))
             continue
         label = _label(kept, own, searched="-searched-" in name)
         of_seed.setdefault(label, {})[kept.seed] = table
@@ -191,18 +193,18 @@ def _label(kept: Experiment, own: Experiment, *, searched: bool) -> str:
 
 def _identity(e: Experiment) -> str:
     """Of what makes two protocols comparable: all but how they are divided, seeded, computed and kept."""
-    beside = ("fold", "seed", "runtime", "store", "search", "name")
-    tree = {k: v for k, v in to_dict(e).items() if k not in beside}
+    ignored_sections = ("fold", "seed", "runtime", "store", "search", "name")
+    tree = {k: v for k, v in to_dict(e).items() if k not in ignored_sections}
     tree["data"] = {k: v for k, v in tree["data"].items() if k != "root"}
     tree["profile"] = {k: v for k, v in tree["profile"].items() if k not in ("chunk", "file_timeout_s")}
     return digest(tree)
 
 
 def of_searches(
-    results: Store, opened: Sequence[Opened], own: Experiment, unread: list[str]
+    results: Store, audited: Sequence[AuditedCheckpoint], own: Experiment, skipped_results: list[str]
 ) -> tuple[list[str], list[Tree]]:
     """The searches that these checkpoints are the winners of: sections of the first, and what each said."""
-    keys = {one.key for one in opened}
+    keys = {one.key for one in audited}
     sections: list[str] = []
     searches: list[Tree] = []
     for study in results.folders("searches"):
@@ -215,9 +217,9 @@ def of_searches(
             sections = sections or search.sections(trials, {}, own.search)
             candidates = int(trials["candidate"].nunique())
         except DAMAGED as error:
-            unread.append(_describe_damage(results, f"searches/{study}", error))
+            skipped_results.append(_describe_damage(results, f"searches/{study}", error))
             continue
-        correct = [correct_per_recording(one.fold.windows, ["fusion"]) for one in opened if one.key in str(best)]
+        correct = [correct_per_recording(one.fold.windows, ["fusion"]) for one in audited if one.key in str(best)]
         test = float(np.mean([c.groupby("label")["fusion"].mean().mean() for c in correct])) if correct else None
         searches.append(
             {

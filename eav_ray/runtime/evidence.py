@@ -23,7 +23,15 @@ from eav_ray.report import calibration, evidence, measure, protocols, statistics
 from eav_ray.report.card import card
 from eav_ray.report.table import sources_of
 from eav_ray.runtime import cluster
-from eav_ray.runtime.beside import DAMAGED, Fold, Opened, beside, of_other_jobs, of_searches, recorded_eav
+from eav_ray.runtime.beside import (
+    DAMAGED,
+    AuditedCheckpoint,
+    Fold,
+    collect_related,
+    compare_protocols,
+    of_searches,
+    recorded_eav,
+)
 from eav_ray.runtime.reproduce import reproduction
 from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import Data, open_data
@@ -67,27 +75,27 @@ def write(
     results = Store(e.store.results)
     contents = Contents(data.windows)
 
-    def checked(fold: Fold) -> Opened:
+    def checked(fold: Fold) -> AuditedCheckpoint:
         # Whatever is reported is audited, whether or not it is what was said to be.
         scored = tuple(sorted({*fold.test, *(fold.windows["subject"] + "/" + fold.windows["recording"])}))
         asked = subject.own and replace(subject.own, fold=replace(subject.own.fold, index=fold.number))
         return _open(fold, lambda c: audit(c, contents, scored, _trained_on(results, c), asked))
 
-    opened = [checked(fold) for fold in folds]
-    own = subject.own or opened[0].checkpoint.experiment
+    audited = [checked(fold) for fold in folds]
+    own = subject.own or audited[0].checkpoint.experiment
     names: list[str] = sorted(own.data.modalities)
     windows = pd.concat([f.windows.assign(fold=f.number) for f in folds], ignore_index=True)
     with cluster.session(e.runtime):
-        trained, validation = _more(e, opened, data)
-    tree = _tree(own, own, data, opened, subject, windows, names, data.index.classes)
+        trained, validation = _more(e, audited, data)
+    tree = _tree(own, own, data, audited, subject, windows, names, data.index.classes)
     validation = held if held is not None else validation
     tree["calibration"] = calibration.calibration(windows, sources_of(names), validation)
     tree["calibration_note"] = _temperature_note(validation, held is not None)
     tree["gap"] = measure.gap(windows, trained, names)
-    unread: list[str] = []
-    tree |= beside(own, results, data, subject.protocol, windows, names, unread)
-    extra, tree["search"] = of_searches(results, opened, own, unread)
-    return _publish(tree | {"unread": unread}, extra, results, opened, out)
+    skipped_results: list[str] = []
+    tree |= compare_protocols(own, results, data, subject.protocol, windows, names, skipped_results)
+    extra, tree["search"] = of_searches(results, audited, own, skipped_results)
+    return _publish(tree | {"unread": skipped_results}, extra, results, audited, out)
 
 
 def write_transfer(
@@ -107,9 +115,9 @@ def write_transfer(
     def audited(checkpoint: ckpt.Checkpoint) -> Audit:
         return audit_elsewhere(checkpoint, _own_windows(e, checkpoint), contents, fold.test, names)
 
-    opened = [_open(fold, audited)]
+    audited = [_open(fold, audited)]
     windows = fold.windows.assign(fold=0)
-    tree = _tree(opened[0].checkpoint.experiment, e, data, opened, subject, windows, names, classes)
+    tree = _tree(audited[0].checkpoint.experiment, e, data, audited, subject, windows, names, classes)
     tree["calibration"] = calibration.calibration(windows, sources_of(names), None)
     tree["calibration_note"] = "No temperature: the other data set has no rows to fit one on."
     return _publish(tree, [], Store(e.store.results), [], out)
@@ -124,10 +132,10 @@ def _own_windows(e: Experiment, checkpoint: ckpt.Checkpoint) -> Contents | None:
     return Contents(own.windows) if checkpoint.data in ("", own.digest) else None
 
 
-def _publish(tree: Tree, extra: list[str], results: Store, opened: list[Opened], out: str) -> str:
-    unread = list(tree.get("unread", []))
-    more, found = of_other_jobs(results, opened, unread)
-    tree = measure.plain(tree | found | {"unread": unread})
+def _publish(tree: Tree, extra: list[str], results: Store, audited: list[AuditedCheckpoint], out: str) -> str:
+    skipped_results = list(tree.get("unread", []))
+    more, found = collect_related(results, audited, skipped_results)
+    tree = measure.plain(tree | found | {"unread": skipped_results})
     store, name = split(out)
     folder = store.below(name)
     folder.write("results.json", json.dumps(tree, indent=1).encode())
@@ -136,7 +144,7 @@ def _publish(tree: Tree, extra: list[str], results: Store, opened: list[Opened],
     return f"{folder}/index.html"
 
 
-def _open(fold: Fold, audited: Callable[[ckpt.Checkpoint], Audit]) -> Opened:
+def _open(fold: Fold, audited: Callable[[ckpt.Checkpoint], Audit]) -> AuditedCheckpoint:
     store, name = split(fold.path)
     checkpoint = ckpt.load(store, name)
     found = audited(checkpoint)
@@ -147,7 +155,7 @@ def _open(fold: Fold, audited: Callable[[ckpt.Checkpoint], Audit]) -> Opened:
         )
     parameters = sum(t.numel() for t in checkpoint.weights.values())
     key, commit = str(store.read_json(f"{name}/state.json")["key"]), sha256(store.read(f"{name}/{COMMIT}"))
-    return Opened(fold, replace(checkpoint, weights={}, moments={}), parameters, found, key, commit)
+    return AuditedCheckpoint(fold, replace(checkpoint, weights={}, moments={}), parameters, found, key, commit)
 
 
 def _trained_on(results: Store, checkpoint: ckpt.Checkpoint) -> dict[str, tuple[str, ...]]:
@@ -160,7 +168,7 @@ def _trained_on(results: Store, checkpoint: ckpt.Checkpoint) -> dict[str, tuple[
     return found
 
 
-def _more(e: Experiment, opened: list[Opened], data: Data) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+def _more(e: Experiment, audited: list[AuditedCheckpoint], data: Data) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Predictions of some recordings of the training sides, and of the validation sides where there are any.
 
     Of the kind that is tested: listening recordings, which are only ever trained on, would make another gap.
@@ -168,13 +176,13 @@ def _more(e: Experiment, opened: list[Opened], data: Data) -> tuple[pd.DataFrame
     sides: list[tuple[int, Task]] = []
     ids = data.windows.ids
     heard = set(ids["id"][ids["task"] != LISTENING])
-    for one in opened:
+    for one in audited:
         split_ = one.fold.split or one.checkpoint.split
         some = evenly(np.array([i for i in split_.train if i in heard] or split_.train), TRAINED)
         sides.append((one.fold.number, Task(one.fold.path, tuple(map(str, some)), trained=True)))
         if split_.validation:
             sides.append((one.fold.number, Task(one.fold.path, split_.validation)))
-    own = replace(opened[0].checkpoint.experiment, store=e.store, runtime=e.runtime)
+    own = replace(audited[0].checkpoint.experiment, store=e.store, runtime=e.runtime)
     tables = score(own, [task for _, task in sides], data.shards, data.index)
     trained, validation = [], []
     for (number, task), table in zip(sides, tables, strict=True):
@@ -188,7 +196,7 @@ def _tree(
     own: Experiment,
     tested: Experiment,
     data: Data,
-    opened: list[Opened],
+    audited: list[AuditedCheckpoint],
     subject: Subject,
     windows: pd.DataFrame,
     names: list[str],
@@ -206,10 +214,10 @@ def _tree(
     # The published fusion reads all three modalities: one of two is held against nothing.
     same = own is tested and len(names) != 2
     published = protocols.published() if same and recorded_eav(own, data) else None
-    checks = [{"fold": one.fold.number, **check} for one in opened for check in one.audit.summary]
-    trained = sorted({i for one in opened for i in one.checkpoint.split.train})
+    checks = [{"fold": one.fold.number, **check} for one in audited for check in one.audit.summary]
+    trained = sorted({i for one in audited for i in one.checkpoint.split.train})
     trainers = {i.split("/")[0] for i in trained}
-    calibrated = opened[0].checkpoint.split.protocol == "calibrated"
+    calibrated = audited[0].checkpoint.split.protocol == "calibrated"
     before = "the training side of its fold, then " if calibrated else ""
     people, measured = measure.people(windows, names, published), _quality(data, windows)
     return {
@@ -222,7 +230,7 @@ def _tree(
         "classes": list(classes),
         "experiment": to_dict(own),
         "model": {
-            "Tensors": f"{opened[0].parameters:,} numbers",
+            "Tensors": f"{audited[0].parameters:,} numbers",
             "Encoders": ", ".join(
                 f"{m}: {getattr(getattr(own.model, m), 'kind', 'vit')}" for m in sorted(own.data.modalities)
             ),
@@ -242,18 +250,18 @@ def _tree(
         "weights": measure.weights(windows, names, classes),
         "collapse": [
             {"fold": one.fold.number, **finding}
-            for one in opened
+            for one in audited
             for finding in one.checkpoint.metrics.get("collapse", [])
         ],
         "histories": {
-            str(one.fold.number): found for one in opened if (found := _histories(one.checkpoint.metrics, own))
+            str(one.fold.number): found for one in audited if (found := _histories(one.checkpoint.metrics, own))
         },
         "quality": measure.quality(windows, measured, names),
         "worst": measure.worst(people, windows, measured, classes),
         "bands": _bands(tested, data, windows) if "eeg" in names else None,
         "folds": [
             {"fold": one.fold.number, "run": one.key, "checkpoint": one.fold.path, "test": list(one.fold.test)}
-            for one in opened
+            for one in audited
         ],
         "audit": {"checks": checks, "sha256": sha256(json.dumps(checks, sort_keys=True).encode())},
         "reproduce": reproduction(own, data.index),

@@ -12,7 +12,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime.groups import run_each
 from eav_ray.runtime.protocol import Done, Kept, Planned, kept_or_made, tested
 from eav_ray.runtime.train import Data, open_data
-from eav_ray.runtime.tune import Chosen, Plan, announce_search, choose, keep_best, opened, plan
+from eav_ray.runtime.tune import Chosen, Plan, announce_search, choose, keep_best, lock_search, plan
 from eav_ray.storage import Store
 
 FORMAT = 2  # raise when what is kept changes
@@ -67,7 +67,7 @@ def _searched_and_tested(e: Experiment, folds: list[Fold], data: Data, results: 
     by_number = {f.number: f for f in folds}
     with contextlib.ExitStack() as stack:
         for number in chosen:
-            stack.enter_context(opened(by_number[number].experiment, by_number[number].search))
+            stack.enter_context(lock_search(by_number[number].experiment, by_number[number].search))
         todo = [run for some in chosen.values() for one in some for run in one.runs]
         seen = tuple(sorted({i for number in chosen for i in by_number[number].search.question.embed}))
         state = run_each(e, todo, data.shards, data.index, seen, title="refit the best of each fold")
@@ -110,7 +110,7 @@ def _searched(folds: list[Fold], data: Data, broken: dict[str, str]) -> tuple[di
             failed[f.number] = reason
             continue
         try:
-            with opened(f.experiment, f.search):
+            with lock_search(f.experiment, f.search):
                 chosen[f.number] = choose(f.experiment, f.search, data.shards, data.index)
         except DataError as error:
             failed[f.number] = str(error)

@@ -77,7 +77,7 @@ def candidates(store: str, study: str, *, metric: str = SCORE, top: int = 20) ->
 @dataclass(frozen=True)
 class Pulled:
     paths: list[str]  # folders, which all jobs take as checkpoints; the best first
-    passed_over: list[str]  # why better ones are not among them
+    skipped: list[str]  # why better ones are not among them
 
 
 def pull(store: str, to: str, *, study: str = "", top: int = 1, next_best: bool = False) -> Pulled:

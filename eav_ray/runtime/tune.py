@@ -184,7 +184,7 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
     """
     if planned.encoders:
         run_all(experiment, planned.encoders, shards, index, planned.question.embed, title="train encoders")
-    with opened(experiment, planned):
+    with lock_search(experiment, planned):
         chosen = choose(experiment, planned, shards, index)
         title = "refit the best candidate" if len(chosen) == 1 else f"refit the best {len(chosen)} candidates"
         todo = [run for one in chosen for run in one.runs]
@@ -202,7 +202,7 @@ class Chosen:
 
 
 @contextmanager
-def opened(experiment: Experiment, planned: Plan) -> Iterator[None]:
+def lock_search(experiment: Experiment, planned: Plan) -> Iterator[None]:
     """The folder of a search in the results store, for this process alone."""
     results, folder = Store(experiment.store.results), _folder(planned)
     with results.lock(f"{folder}/lock"):

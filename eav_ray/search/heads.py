@@ -84,21 +84,21 @@ def score_heads(
     `look_<share>` for each, and a head that did not stay has its last one, and that `share`.
     """
     pruning_schedule = pruning_schedule or PruningSchedule()
-    opened = _Opened(context)
+    inputs = _SharedInputs(context)
     for run in runs:
         refuse_overlap(run.split)
-    steps = [opened.loader(run, opened.prepare(run)).steps for run in runs]
+    steps = [inputs.loader(run, inputs.prepare(run)).steps for run in runs]
     left = list(stacks(list(zip(runs, steps, strict=True)), fusion_batch_size))
     while left:
         numbers = left.pop(0)
-        size = sum(p.numel() for p in opened.prepare(runs[numbers[0]]).module.parameters())
+        size = sum(p.numel() for p in inputs.prepare(runs[numbers[0]]).module.parameters())
         most = max(1, PARAMETERS_AT_ONCE // size)
         if len(numbers) > most:
             left[:0] = [numbers[start : start + most] for start in range(0, len(numbers), most)]
             continue
         try:
             mine = replace(pruning_schedule, stays=partial(_of_stack, pruning_schedule.keeps_training, numbers))
-            metrics = _trained_and_scored([runs[n] for n in numbers], opened, context, mine)
+            metrics = _trained_and_scored([runs[n] for n in numbers], inputs, context, mine)
         except torch.cuda.OutOfMemoryError:
             half = len(numbers) // 2
             if half:
@@ -115,9 +115,9 @@ def _of_stack(
 
 
 def _trained_and_scored(
-    runs: list[Run], opened: "_Opened", context: WorkerContext, pruning_schedule: PruningSchedule
+    runs: list[Run], inputs: "_SharedInputs", context: WorkerContext, pruning_schedule: PruningSchedule
 ) -> list[Metrics]:
-    heads = [opened.head(run) for run in runs]
+    heads = [inputs.head(run) for run in runs]
     due = [pruning_schedule.after(head.optim.epochs) for head in heads]
     seen: list[Metrics] = [{} for _ in heads]
     left: dict[int, Metrics] = {}
@@ -434,7 +434,7 @@ def _never_one(rows: Iterable[int]) -> list[int]:
     return 2 * found if len(found) == 1 else found
 
 
-class _Opened:
+class _SharedInputs:
     """What several runs share: embeddings by their encoders, labels, batches."""
 
     def __init__(self, context: WorkerContext) -> None:
