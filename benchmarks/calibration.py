@@ -38,11 +38,11 @@ def main() -> int:
         runs = {(s, k): plan_calibration(e, data, p, s, k) for s, p in people.items() for k in NUMBERS if k}
         announce(e, list(runs.values()), data)
         seen = tuple(sorted({i for run in runs.values() for i in run.split.train}))
-        done = run_all(e, list(runs.values()), data.shards, data.index, seen, title="calibrate")
+        prefixes = run_all(e, list(runs.values()), data.shards, data.index, seen, title="calibrate")
         for subject, path in people.items():
             scored = {i.split("/")[1] for i in runs[subject, NUMBERS[-1]].split.test}
             for k in NUMBERS:
-                where = path if not k else f"{Store(e.store.results)}/{done[runs[subject, k].key]}"
+                where = path if not k else f"{Store(e.store.results)}/{prefixes[runs[subject, k].key]}"
                 table = per_recording(evaluate(e, where, data.shards, data.index, data.windows.ids))
                 table = table[(table["subject"] == subject) & table["recording"].isin(scored)]
                 right = predicted(table, "fusion") == table["label"].to_numpy()

@@ -104,9 +104,9 @@ def muscle(x_CT: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 def spoil(x_CT: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, str]]:
     """One to three channels become bad, each in its own way."""
     x_CT = x_CT.copy()
-    chosen: dict[str, str] = {}
+    bad_channels: dict[str, str] = {}
     for c in rng.choice(len(CHANNELS), rng.integers(1, 4), replace=False):
-        kind = chosen[CHANNELS[c]] = str(rng.choice(BAD_KINDS))
+        kind = bad_channels[CHANNELS[c]] = str(rng.choice(BAD_KINDS))
         n = x_CT.shape[1]
         match kind:
             case "not finite":
@@ -119,7 +119,7 @@ def spoil(x_CT: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict[
                 spectrum = np.fft.rfft(rng.normal(size=n)) / np.sqrt(np.maximum(np.arange(n // 2 + 1), 1))
                 pink = np.fft.irfft(spectrum, n)
                 x_CT[c] = pink / pink.std() * np.median(x_CT.std(axis=1))
-    return x_CT, chosen
+    return x_CT, bad_channels
 
 
 def _distance(names: tuple[str, ...]) -> np.ndarray:
@@ -152,13 +152,13 @@ def detection(profile: EEGProfile) -> dict[str, list[int]]:
     counts = {kind: [0, 0, 0] for kind in BAD_KINDS}
     for i, piece in enumerate(pieces()):
         _, before = cleaned(piece, profile)
-        spoiled, chosen = spoil(piece, np.random.default_rng(i))
+        spoiled, bad_channels = spoil(piece, np.random.default_rng(i))
         found = clean(RawEEG(spoiled, HZ, CHANNELS, "microvolt"), profile).bad
-        for name, kind in chosen.items():
+        for name, kind in bad_channels.items():
             if name not in before:
                 counts[kind][0 if name in found else 1] += 1
         for name, reason in found.items():
-            if name not in chosen and name not in before:
+            if name not in bad_channels and name not in before:
                 counts[reason][2] += 1
     return counts
 
@@ -176,13 +176,13 @@ def repaired(profile: EEGProfile) -> list[list[float]]:
         truth, before = cleaned(piece, profile)
         if before:
             continue
-        spoiled, chosen = spoil(piece, np.random.default_rng(i))
+        spoiled, bad_channels = spoil(piece, np.random.default_rng(i))
         usual = plain(np.nan_to_num(spoiled))
         try:
             fixed, _ = cleaned(spoiled, profile)
         except DataError:
             continue
-        bad = [CHANNELS.index(c) for c in chosen]
+        bad = [CHANNELS.index(c) for c in bad_channels]
         good = np.setdiff1d(np.arange(len(CHANNELS)), bad)
         rows.append([snr(truth[good], usual[good]), snr(truth[good], fixed[good]), snr(truth[bad], fixed[bad])])
     return rows

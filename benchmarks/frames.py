@@ -87,15 +87,15 @@ def accuracy(folder: Path, codec: str) -> pd.DataFrame:
     program("jobs/preprocess.py", *words)
     checkpoint = program("jobs/train.py", *words).rsplit("checkpoint: ", 1)[1].split()[0]
     program("jobs/evaluate.py", *words, "--checkpoint", checkpoint)
-    (kept,) = (folder_of_codec / "results" / "evaluations").glob("*.parquet")
-    return correct_per_recording(pd.read_parquet(kept), ["video"]).set_index(["subject", "recording"])
+    (predictions_file,) = (folder_of_codec / "results" / "evaluations").glob("*.parquet")
+    return correct_per_recording(pd.read_parquet(predictions_file), ["video"]).set_index(["subject", "recording"])
 
 
 def program(*words: str) -> str:
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"error: {' '.join(words)} ended with {done.returncode}: {done.stderr[-1000:]}")
-    return done.stdout
+    process = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    if process.returncode:
+        sys.exit(f"error: {' '.join(words)} ended with {process.returncode}: {process.stderr[-1000:]}")
+    return process.stdout
 
 
 def main() -> int:

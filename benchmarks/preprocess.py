@@ -129,9 +129,9 @@ def ours(root: str, profile: EEGProfile) -> int:
     """The recordings that the job would prepare, file reading included."""
     dataset = EAV(root)
     recordings = dataset.scan().recordings
-    done = [found for _, found in prepare_eeg(dataset, recordings, profile) if isinstance(found, Prepared)]
-    assert len(done) == len(recordings)
-    return len(done)
+    prepared = [found for _, found in prepare_eeg(dataset, recordings, profile) if isinstance(found, Prepared)]
+    assert len(prepared) == len(recordings)
+    return len(prepared)
 
 
 def serial_loaders(root: str, *, features: bool) -> int:
@@ -162,9 +162,9 @@ def program(*words: str) -> float:
     """Seconds of a Python program, its start included."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"error: {words} ended with {done.returncode}: {done.stderr[-2000:]}")
+    process = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        sys.exit(f"error: {words} ended with {process.returncode}: {process.stderr[-2000:]}")
     return time.perf_counter() - began
 
 

@@ -83,8 +83,8 @@ def bodies(root: Path) -> tuple[list[bytes], EAV, list[Recording]]:
 def ask(url: str, body: bytes) -> float:
     """Seconds until the answer is there."""
     began = time.perf_counter()
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/predict", body), timeout=60) as done:
-        tree = json.load(done)
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/predict", body), timeout=60) as response:
+        tree = json.load(response)
     seconds = time.perf_counter() - began
     assert tree["predicted"] in CLASSES and not tree["not_used"], tree
     return seconds

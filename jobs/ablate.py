@@ -19,9 +19,9 @@ def main(arguments: Arguments) -> int:
     parts, sizes = (
         arguments.flags.get(f, d).split(",") for f, d in (("parts", ",".join(PARTS)), ("sizes", "cheap,half"))
     )
-    done = run_ablation(experiment, parts, sizes)
-    print(done.text)
-    return 1 if done.failed else 0
+    result = run_ablation(experiment, parts, sizes)
+    print(result.text)
+    return 1 if result.failed else 0
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ def main(arguments: Arguments) -> None:
         if not arguments.flags.get(flag):
             raise ConfigError("name the checkpoint and the person: --checkpoint best --subject subject9")
     path = absolute_path("--checkpoint", arguments.flags["checkpoint"])
-    done = calibrate(experiment, path, arguments.flags["subject"], arguments.number("recordings", 10))
-    print(f"checkpoint: {done}")
+    adapted = calibrate(experiment, path, arguments.flags["subject"], arguments.number("recordings", 10))
+    print(f"checkpoint: {adapted}")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ def main(arguments: Arguments) -> int:
     if len(arguments.paths) != 1:
         raise ConfigError("give exactly one checkpoint folder; jobs/train.py and jobs/pull.py print its path")
     out = absolute_path("--out", arguments.flags.get("out") or "predictions.parquet", remote=False)
-    done = predict_to_file(arguments.paths[0], arguments.changes, out, shards="shards" in arguments.flags)
-    print(done.text)
+    result = predict_to_file(arguments.paths[0], arguments.changes, out, shards="shards" in arguments.flags)
+    print(result.text)
     return 0
 
 

@@ -12,11 +12,11 @@ from eav_ray.runtime.quality import write_page
 
 def main(arguments: Arguments) -> None:
     experiment = experiment_of(arguments, uses=("shards",))
-    done = preprocess(experiment)
-    windows = sum(s.rows for s in done.index.shards)
-    print(f"{windows} windows in {len(done.index.shards)} shards, {done.skipped} of them finished earlier")
-    print(f"{len(done.problems)} recordings or files set aside", *problem_lines(done.problems), sep="\n")
-    table, page = write_page(experiment, done, frames="frames" in arguments.flags)
+    result = preprocess(experiment)
+    windows = sum(s.rows for s in result.index.shards)
+    print(f"{windows} windows in {len(result.index.shards)} shards, {result.skipped} of them finished earlier")
+    print(f"{len(result.problems)} recordings or files set aside", *problem_lines(result.problems), sep="\n")
+    table, page = write_page(experiment, result, frames="frames" in arguments.flags)
     print(table)
     print(f"shards: {shard_store(experiment)}\nquality: {page}")
 

@@ -14,9 +14,9 @@ from eav_ray.runtime.protocol import run_protocol
 
 def main(arguments: Arguments) -> int:
     run = run_nested if "search" in arguments.flags else run_protocol
-    done = run(experiment_of(arguments))
-    print(done.text)
-    return 1 if done.failed else 0
+    report = run(experiment_of(arguments))
+    print(report.text)
+    return 1 if report.failed else 0
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from eav_ray.runtime.beside import (
     AuditedCheckpoint,
     Fold,
     collect_related,
+    collect_stored_protocols,
     compare_protocols,
-    kept_protocols,
     of_searches,
     recorded_eav,
 )
@@ -98,7 +98,7 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
     results.write("protocols/l/experiment.json", b"{")
     data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": known}), digest="shards")
     unread: list[str] = []
-    found, of_seed = kept_protocols(results, replace(own), data, unread)
+    found, of_seed = collect_stored_protocols(results, replace(own), data, unread)
     of_2 = f"subject_kfold, of 2, fold seed {own.fold.seed}"
     assert set(found) == {"within", "paper", "loso, searched", of_2}
     assert set(of_seed["within"]) == {own.seed, 7} and set(of_seed["paper"]) == {own.seed}

@@ -11,7 +11,7 @@ from eav_ray.data.split import with_peers
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.table import protocol_table
 from eav_ray.runtime import protocol
-from eav_ray.runtime.protocol import Kept, Planned, missing, plan, protocol_key, text
+from eav_ray.runtime.protocol import CVResult, Planned, missing, plan, protocol_key, text
 from eav_ray.runtime.train import Data
 from eav_ray.storage import Store
 
@@ -86,7 +86,7 @@ def test_other_test_recordings_of_the_same_models_are_another_result(experiment:
     assert protocol_key(experiment, whole) != protocol_key(experiment, less)
 
 
-def scored(folds: list[Planned]) -> Kept:
+def scored(folds: list[Planned]) -> CVResult:
     rng = np.random.default_rng(0)
     sources = ("audio", "eeg", "late_mean", "fusion")
     rows = [
@@ -95,7 +95,7 @@ def scored(folds: list[Planned]) -> Kept:
         for f in folds
         for n, i in enumerate(f.split.test)
     ]
-    return Kept(pd.DataFrame(rows), [{"fold": f.number, "collapse": []} for f in folds])
+    return CVResult(pd.DataFrame(rows), [{"fold": f.number, "collapse": []} for f in folds])
 
 
 def test_the_table_without_failed_folds_is_of_the_others_and_names_them(experiment: Experiment) -> None:

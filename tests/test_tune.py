@@ -233,8 +233,8 @@ def test_what_a_search_began_is_forgotten_and_nothing_else(tmp_path: Path) -> No
     def left() -> list[list[bool]]:
         return [[bool(results.names(f"runs/{run.key}")) for run in runs] for runs in folds]
 
-    tune._forget(e, plan, results, candidate)
+    tune.prune_candidate_runs(e, plan, results, candidate)
     assert left() == [[True, True, False], [True, True, True], [True, True, False]]
     with results.lock(f"runs/{folds[0][0].key}/lock"):  # another search is at it
-        tune._forget(e, plan, results, candidate, whole=True)
+        tune.prune_candidate_runs(e, plan, results, candidate, whole=True)
     assert left() == [[True, False, False], [True, True, True], [False, False, False]]

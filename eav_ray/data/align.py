@@ -31,5 +31,9 @@ def alignment(session: Sequence[np.ndarray], kind: str) -> np.ndarray:
         sd_C = np.sqrt(np.diag(mean_CC))
         return np.diag(np.where(sd_C > 0, 1 / np.where(sd_C > 0, sd_C, 1), 0))
     values, vectors = np.linalg.eigh(mean_CC)
-    kept = values > RANK * values.max()
-    return (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T if kept.any() else np.zeros_like(mean_CC)
+    is_nonzero = values > RANK * values.max()
+    return (
+        (vectors[:, is_nonzero] / np.sqrt(values[is_nonzero])) @ vectors[:, is_nonzero].T
+        if is_nonzero.any()
+        else np.zeros_like(mean_CC)
+    )

@@ -84,6 +84,6 @@ def artefacts(
     ]
     if not found:
         return np.zeros_like(x_CT), ()
-    kept = ica.apply(broad.copy(), exclude=[k for k, _ in found], verbose="ERROR")
-    part_CT = (broad.get_data() - kept.get_data()) * 1e6
+    cleaned = ica.apply(broad.copy(), exclude=[k for k, _ in found], verbose="ERROR")
+    part_CT = (broad.get_data() - cleaned.get_data()) * 1e6
     return part_CT, tuple(label for _, label in found)

@@ -53,10 +53,10 @@ class Samples:
     def _move(self, stop: int) -> None:
         """Make room up to a sample, by forgetting what is older than is kept."""
         base = max(self._base, stop - self._keep)
-        kept = max(self._base + self._here_T.size - base, 0)
+        n_kept = max(self._base + self._here_T.size - base, 0)
         for array in (self._x_CT, self._here_T):
-            array[..., :kept] = array[..., array.shape[-1] - kept :].copy()
-            array[..., kept:] = 0
+            array[..., :n_kept] = array[..., array.shape[-1] - n_kept :].copy()
+            array[..., n_kept:] = 0
         self._base = base
 
     @property
@@ -134,7 +134,7 @@ class Frames:
         return [f for f in self._frames if f.time_s < stop_s]
 
 
-def chosen(times: np.ndarray, start_s: float, stop_s: float, fps: int, count: int) -> tuple[np.ndarray, float]:
+def select_frames(times: np.ndarray, start_s: float, stop_s: float, fps: int, count: int) -> tuple[np.ndarray, float]:
     """Which frames a window has, by the rule of `video.read`: frame k is the first whose time is at least k / fps.
 
     A gap is bridged by the frame after it, the end by the last frame.

@@ -103,7 +103,7 @@ def levels(kind: str, steps: int) -> tuple[float, ...]:
     return tuple(float(round(level)) if k.whole else float(f"{level:.3g}") for level in found)
 
 
-def chosen(words: Sequence[str], modalities: Sequence[str]) -> tuple[str, ...]:
+def select_kinds(words: Sequence[str], modalities: Sequence[str]) -> tuple[str, ...]:
     """The kinds that words name, of these modalities, in the order of KINDS: `eeg.pink`, or `gaussian` for each.
 
     Raises:

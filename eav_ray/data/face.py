@@ -91,11 +91,11 @@ def find(frames_BHWC: np.ndarray) -> list[np.ndarray]:
 
 def _best(faces: np.ndarray) -> np.ndarray:
     """One box a face: of boxes that overlap, the one with the highest score."""
-    kept: list[np.ndarray] = []
+    selected: list[np.ndarray] = []
     for face in faces:
-        if all(overlap(face, other) < SAME for other in kept):
-            kept.append(face)
-    return np.array(kept).reshape(-1, 5)
+        if all(overlap(face, other) < SAME for other in selected):
+            selected.append(face)
+    return np.array(selected).reshape(-1, 5)
 
 
 def overlap(a: Box, b: Box) -> float:

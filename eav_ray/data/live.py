@@ -13,7 +13,7 @@ import numpy as np
 
 from eav_ray.config import Modality, Profile, VideoProfile
 from eav_ray.data import audio, wire
-from eav_ray.data.buffers import Frame, Frames, Samples, chosen
+from eav_ray.data.buffers import Frame, Frames, Samples, select_frames
 from eav_ray.data.face import Cropper
 from eav_ray.data.manifest import RawEEG
 from eav_ray.data.session import Prepared
@@ -254,7 +254,7 @@ def _film(shot: Snapshot, profile: Profile, empty: np.ndarray) -> tuple[np.ndarr
     while True:
         frames = [frame for frame in shot.frames if not frame.bad]
         times = np.array([f.time_s for f in frames])
-        which, seconds = chosen(times, shot.start_s, shot.stop_s, video.fps, len(empty))
+        which, seconds = select_frames(times, shot.start_s, shot.stop_s, video.fps, len(empty))
         if not which.size or seconds < PRESENT * profile.window_s - 1e-6:
             return empty, seconds
         pictures = _pictures([frames[i] for i in which.tolist()], video)

@@ -193,8 +193,10 @@ def calibration_split(split: Split, items: list[Item], subject: str, recordings:
     for item in mine:
         seen[item.label] = seen.get(item.label, 0) + 1
         turns.append((seen[item.label], item.order, item))
-    chosen = {item.id for _, _, item in sorted(turns, key=lambda turn: turn[:2])[:recordings]}
-    return Split("calibrated", _ids(i for i in mine if i.id in chosen), (), _ids(i for i in mine if i.id not in chosen))
+    train_ids = {item.id for _, _, item in sorted(turns, key=lambda turn: turn[:2])[:recordings]}
+    return Split(
+        "calibrated", _ids(i for i in mine if i.id in train_ids), (), _ids(i for i in mine if i.id not in train_ids)
+    )
 
 
 def check(split: Split, items: list[Item]) -> None:

@@ -417,13 +417,13 @@ def plant(
         ConfigError: A `subjectN` exists that this plan would not write.
     """
     people = range(1, plan.people + 1)
-    done = 0
+    n_done = 0
 
     def report_progress() -> None:
-        nonlocal done
-        done += 1
+        nonlocal n_done
+        n_done += 1
         if progress:
-            progress(done, plan.people)
+            progress(n_done, plan.people)
 
     Path(root).mkdir(parents=True, exist_ok=True)
     if workers <= 1:

@@ -24,7 +24,7 @@ class ViT(Encoder):
         frames: How many of them are used, evenly spaced.
     """
 
-    chosen: Tensor  # (frames,) which stored frames are used
+    frame_indices: Tensor  # (frames,) which stored frames are used
     mean: Tensor  # (3, 1, 1) of the pixels that the published weights of this model expect, and their SD
     sd: Tensor
     model: "VisionTransformer"
@@ -77,9 +77,9 @@ class ViT(Encoder):
         expects: Any = model.pretrained_cfg
         for key, values in (("mean", expects["mean"]), ("sd", expects["std"])):
             self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
-        chosen = ((torch.arange(frames) + 0.5) * stored / frames).long()
-        self.register_buffer("chosen", chosen, persistent=False)
-        self.register_buffer("times_s", (chosen + 0.5) * window_s / stored, persistent=False)
+        frame_indices = ((torch.arange(frames) + 0.5) * stored / frames).long()
+        self.register_buffer("chosen", frame_indices, persistent=False)
+        self.register_buffer("times_s", (frame_indices + 0.5) * window_s / stored, persistent=False)
         self.position = positions(frames, width)
 
     def checkpoint_activations(self) -> None:
@@ -91,7 +91,7 @@ class ViT(Encoder):
             x_BFHWC: Stored frames, uint8 RGB, (batch, frames, height, width, 3).
             present_B: True where the window has video.
         """
-        frames = x_BFHWC[:, self.chosen]
+        frames = x_BFHWC[:, self.frame_indices]
         b, f = frames.shape[:2]
         pixels = frames.reshape(b * f, *frames.shape[2:]).permute(0, 3, 1, 2)
         scaled = (pixels.float() / 255 - self.mean) / self.sd

@@ -225,8 +225,8 @@ def rivals(correct: pd.DataFrame, modalities: Sequence[str]) -> dict[str, pd.Ser
     if "late_mean" in correct:
         found["late_mean"] = correct["late_mean"]
     best = per_person(correct, list(modalities)).idxmax(axis=1)
-    chosen = correct["subject"].map(best)
-    right = [bool(row[m]) for m, (_, row) in zip(chosen, correct[list(modalities)].iterrows(), strict=True)]
+    best_per_recording = correct["subject"].map(best)
+    right = [bool(row[m]) for m, (_, row) in zip(best_per_recording, correct[list(modalities)].iterrows(), strict=True)]
     found["best single per person"] = pd.Series(right, index=correct.index)
     return found
 

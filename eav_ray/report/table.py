@@ -24,12 +24,12 @@ def sources_of(modalities: Sequence[str]) -> list[str]:
     return [s for s in SOURCES if s in modalities or (len(modalities) > 1 and s in TOGETHER)]
 
 
-def apart(tested: Split) -> str:
+def apart(split: Split) -> str:
     """What sets the recordings that are scored apart from those that were trained on."""
-    if tested.protocol in ACROSS:
+    if split.protocol in ACROSS:
         return "that were never trained on or chosen by"
-    if tested.protocol == "calibrated":
-        return f"after calibration with {len(tested.train)} others of theirs"
+    if split.protocol == "calibrated":
+        return f"after calibration with {len(split.train)} others of theirs"
     return "of whom other recordings were trained on"
 
 

@@ -109,10 +109,10 @@ class Service:
             raise
         # A client that goes away meanwhile does not end the work: it counts, and holds up others, until it is done.
         answer = asyncio.get_running_loop().run_in_executor(self._for_requests, work)
-        answer.add_done_callback(self._done)
+        answer.add_done_callback(self._finish_request)
         return as_json(await asyncio.shield(answer))
 
-    def _done(self, answer: "asyncio.Future[dict[str, Any]]") -> None:
+    def _finish_request(self, answer: "asyncio.Future[dict[str, Any]]") -> None:
         self._turn.release()
         self._requests -= 1
         if not answer.cancelled():

@@ -109,14 +109,14 @@ def compare_protocols(
     skipped_results: list[str],
 ) -> Tree:
     """Protocols side by side, seeds, and the published reference."""
-    kept, of_seed = kept_protocols(results, own, data, skipped_results)
-    kept[protocol] = windows
+    by_protocol, of_seed = collect_stored_protocols(results, own, data, skipped_results)
+    by_protocol[protocol] = windows
     # They divide alike, so what is kept of one is kept of the other; they differ in the unit of their score.
     for one, other in (("paper", "within"), ("within", "paper")):
-        if one in kept:
-            kept.setdefault(other, kept[one])
+        if one in by_protocol:
+            by_protocol.setdefault(other, by_protocol[one])
     found: Tree = {"protocols": None, "seeds": None, "reference": None}
-    ordered = {p: kept[p] for p in (*PROTOCOLS, *sorted(set(kept) - set(PROTOCOLS))) if p in kept}
+    ordered = {p: by_protocol[p] for p in (*PROTOCOLS, *sorted(set(by_protocol) - set(PROTOCOLS))) if p in by_protocol}
     if len(ordered) > 1 or protocol in PROTOCOLS:
         base = next((p for p in ("loso", "subject_kfold", "within_validated", "within") if p in ordered), "")
         # A fold of the base alone adds nothing to it.
@@ -144,7 +144,7 @@ def compare_protocols(
     return found
 
 
-def kept_protocols(
+def collect_stored_protocols(
     results: Store, own: Experiment, data: Data, skipped_results: list[str]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict[int, pd.DataFrame]]]:
     """Predictions of whole protocols that the results store keeps of this experiment, and of others of its seeds."""
@@ -156,8 +156,8 @@ def kept_protocols(
         if not results.is_committed(prefix):
             continue
         try:
-            kept = build(results.read_json(f"{prefix}/experiment.json"), source=prefix)
-            if _identity(kept) != wanted or _data_of(results, prefix) not in ("", data.digest):
+            stored = build(results.read_json(f"{prefix}/experiment.json"), source=prefix)
+            if _identity(stored) != wanted or _data_of(results, prefix) not in ("", data.digest):
                 continue
             table = arrow.read_frame(results.read(f"{prefix}/predictions.parquet"), f"{results}/{prefix}")
             if not set(table["subject"] + "/" + table["recording"]) <= known:
@@ -167,9 +167,9 @@ def kept_protocols(
         except DAMAGED as error:
             skipped_results.append(_describe_damage(results, prefix, error))
             continue
-        label = _label(kept, own, searched="-searched-" in name)
-        of_seed.setdefault(label, {})[kept.seed] = table
-        if kept.seed == own.seed:
+        label = _label(stored, own, searched="-searched-" in name)
+        of_seed.setdefault(label, {})[stored.seed] = table
+        if stored.seed == own.seed:
             found[label] = table
     return found, of_seed
 
@@ -181,12 +181,12 @@ def _data_of(results: Store, prefix: str) -> str:
     return str(results.read_json(state).get("data", "")) if results.exists(state) else ""
 
 
-def _label(kept: Experiment, own: Experiment, *, searched: bool) -> str:
+def _label(stored: Experiment, own: Experiment, *, searched: bool) -> str:
     """What a protocol is called beside one's own: equal only where it divides, and searches, alike."""
-    label = kept.fold.protocol + (", searched" if searched else "")
-    if kept.fold.protocol == "subject_kfold" and (kept.fold.of, kept.fold.seed) != (own.fold.of, own.fold.seed):
-        label += f", of {kept.fold.of}, fold seed {kept.fold.seed}"
-    if searched and (kept.search, kept.fold.inner) != (own.search, own.fold.inner):
+    label = stored.fold.protocol + (", searched" if searched else "")
+    if stored.fold.protocol == "subject_kfold" and (stored.fold.of, stored.fold.seed) != (own.fold.of, own.fold.seed):
+        label += f", of {stored.fold.of}, fold seed {stored.fold.seed}"
+    if searched and (stored.search, stored.fold.inner) != (own.search, own.fold.inner):
         label += ", another search"
     return label
 

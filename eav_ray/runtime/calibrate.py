@@ -33,8 +33,8 @@ def plan_calibration(experiment: Experiment, data: Data, path: str, subject: str
         {"runtime": now["runtime"], "store": now["store"], "train.calibration": now["train"]["calibration"], **batches},
     )
     items = items_of(data.windows.ids, own.data, own.seed)
-    chosen = calibration_split(checkpoint.split, items, subject, recordings)
-    return calibration_run(e, chosen, data.digest, path, sha256(store.read(f"{name}/{COMMIT}")))
+    adaptation_split = calibration_split(checkpoint.split, items, subject, recordings)
+    return calibration_run(e, adaptation_split, data.digest, path, sha256(store.read(f"{name}/{COMMIT}")))
 
 
 def _optims(experiment: Experiment) -> dict[str, Optim]:
@@ -49,5 +49,5 @@ def calibrate(experiment: Experiment, path: str, subject: str, recordings: int) 
     run = plan_calibration(experiment, data, path, subject, recordings)
     with cluster.session(experiment.runtime):
         announce(experiment, [run], data)
-        done = run_all(experiment, [run], data.shards, data.index, run.split.train, title="calibrate")
-    return f"{Store(experiment.store.results)}/{done[run.key]}"
+        checkpoint_prefixes = run_all(experiment, [run], data.shards, data.index, run.split.train, title="calibrate")
+    return f"{Store(experiment.store.results)}/{checkpoint_prefixes[run.key]}"

@@ -45,20 +45,20 @@ def demo(experiment: Experiment, *, people: int, per_class: int, workers: int) -
         path = pulled(e.store.results, best.study, best.checkpoint)
         bayes = {m: bayes_accuracy([m]) for m in ("audio", "eeg", "video")}
         bayes["fusion"] = bayes_accuracy(["audio", "eeg", "video"])
-        tested = evaluate_checkpoint(e, path, bayes=bayes)
-        person = tested.correct["subject"].iloc[0]
+        evaluation = evaluate_checkpoint(e, path, bayes=bayes)
+        person = evaluation.correct["subject"].iloc[0]
         out = str(Path(e.store.results) / f"predictions-{person}.csv")
         predictions = predict_to_file(path, {"data.root": e.data.root, "data.subjects": [person]}, out)
-    right = tested.correct.groupby("label")["fusion"].mean().mean()
+    right = evaluation.correct.groupby("label")["fusion"].mean().mean()
     promised = optimism_text({0: Optimism(best.inner_score, float(right), best.candidate.changes)})
-    print(f"\n{predictions.text}\n\n{tested.text}\n{promised}\n")
+    print(f"\n{predictions.text}\n\n{evaluation.text}\n{promised}\n")
     print(f"checkpoint: {path}")
     print(f"results:    {e.store.results}/searches/{best.study} (search.html)")
     print(f"took {(time.perf_counter() - began) / 60:.1f} minutes")
-    assert tested.comparison is not None
-    if not tested.comparison.fusion_wins:
-        print(f"fusion does not beat {tested.comparison.best_single}: the demo has failed")
-    return tested.comparison.fusion_wins
+    assert evaluation.comparison is not None
+    if not evaluation.comparison.fusion_wins:
+        print(f"fusion does not beat {evaluation.comparison.best_single}: the demo has failed")
+    return evaluation.comparison.fusion_wins
 
 
 def pulled(results: str, study: str, checkpoint: str) -> str:

@@ -52,10 +52,10 @@ def evaluate_checkpoint(
         if not is_kept(Store(experiment.store.results), Task(path, checkpoint.split.test), data.index):
             stack.enter_context(cluster.session(experiment.runtime))  # one for all that is to be scored
         table = evaluate(experiment, path, data.shards, data.index, data.windows.ids)
-        return _tested(experiment, path, data, checkpoint, table, bayes or {}, out, temperature)
+        return _write_checkpoint_page(experiment, path, data, checkpoint, table, bayes or {}, out, temperature)
 
 
-def _tested(
+def _write_checkpoint_page(
     experiment: Experiment,
     path: str,
     data: Data,
@@ -94,14 +94,14 @@ def _tested_elsewhere(experiment: Experiment, path: str, data: Data, checkpoint:
     found = transfer(experiment, path)
     store, name = split(path)
     key = digest(store.read_json(f"{name}/state.json")["key"], data.digest, sorted(found.modalities))
-    trained, tested = titles(checkpoint.experiment.data, experiment.data)
+    trained, tested_on = titles(checkpoint.experiment.data, experiment.data)
     own = checkpoint.experiment
-    description = f"{own.name}, trained on {trained}, tested on {tested}, over the classes that both have: "
+    description = f"{own.name}, trained on {trained}, tested on {tested_on}, over the classes that both have: "
     subject = Subject(
-        f"{own.name}: {trained} to {tested}",
+        f"{own.name}: {trained} to {tested_on}",
         description + ", ".join(found.classes) + _labels(own),
         "of another data set",
-        f"from {trained} to {tested}",
+        f"from {trained} to {tested_on}",
     )
     test = tuple(sorted(set(found.windows["subject"] + "/" + found.windows["recording"])))
     fold = Fold(0, path, test, found.windows)
@@ -137,10 +137,10 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
             f"{results} has no finished protocol {e.fold.protocol} of this experiment; run jobs/protocol.py with the "
             "same arguments first, or name a checkpoint with --checkpoint"
         )
-    kept = read_kept(results, name)
-    by_fold = dict(list(kept.predictions.groupby("fold")))
+    cv_result = read_kept(results, name)
+    by_fold = dict(list(cv_result.predictions.groupby("fold")))
     sides = {f.number: f.split for f in folds}
-    tested = [
+    evaluated = [
         Fold(
             f["fold"],
             f"{results}/{f['checkpoint']}",
@@ -148,20 +148,20 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
             by_fold[f["fold"]].reset_index(drop=True),
             sides[f["fold"]],
         )
-        for f in kept.folds
+        for f in cv_result.folds
     ]
-    for f in kept.folds:
+    for f in cv_result.folds:
         if sha256(results.read(f"{f['checkpoint']}/{COMMIT}")) != f["commit_sha256"]:
             raise DataError(
                 f"{results}/{f['checkpoint']} is not the checkpoint that {results}/{name} has predictions of; delete "
                 f"{results}/{name} and run jobs/protocol.py again"
             )
     searched_too = ", every fold searched on inner folds of its own training people" if searched else ""
-    description = f"{e.name}, {len(tested)} folds of {e.fold.protocol}{searched_too}, seed {e.seed}{_labels(e)}"
+    description = f"{e.name}, {len(evaluated)} folds of {e.fold.protocol}{searched_too}, seed {e.seed}{_labels(e)}"
     protocol = e.fold.protocol + (", searched" if searched else "")
     subject = Subject(f"{e.name}: {protocol}", description, apart(folds[0].split), protocol, e)
     # The temperature is that of models of the same shape: of what each fold's search chose.
-    own = [(f["fold"], override(e, f["search"]["changes"]) if "search" in f else e) for f in kept.folds]
+    own = [(f["fold"], override(e, f["search"]["changes"]) if "search" in f else e) for f in cv_result.folds]
     held = held_out(e, own, data) if temperature else None
-    page = write(e, data, tested, subject, out or f"{results}/evidence/{key}", held)
-    return f"{text(e, folds, data.index.classes, kept, {}, f'{results}/{name}')}\npage: {page}"
+    page = write(e, data, evaluated, subject, out or f"{results}/evidence/{key}", held)
+    return f"{text(e, folds, data.index.classes, cv_result, {}, f'{results}/{name}')}\npage: {page}"

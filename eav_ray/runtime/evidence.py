@@ -194,7 +194,7 @@ def _more(e: Experiment, audited: list[AuditedCheckpoint], data: Data) -> tuple[
 
 def _tree(
     own: Experiment,
-    tested: Experiment,
+    tested_experiment: Experiment,
     data: Data,
     audited: list[AuditedCheckpoint],
     subject: Subject,
@@ -212,7 +212,7 @@ def _tree(
     accuracy = measure.accuracy(windows, names, len(classes))
     low, high = statistics.chance_band(max(1, accuracy["recordings"] // accuracy["people"]), len(classes))
     # The published fusion reads all three modalities: one of two is held against nothing.
-    same = own is tested and len(names) != 2
+    same = own is tested_experiment and len(names) != 2
     published = protocols.published() if same and recorded_eav(own, data) else None
     checks = [{"fold": one.fold.number, **check} for one in audited for check in one.audit.summary]
     trained = sorted({i for one in audited for i in one.checkpoint.split.train})
@@ -238,8 +238,8 @@ def _tree(
         },
         "data": {
             "Trained on": f"{own.data.set}, {before}{len(trained)} recordings of {len(trainers)} people",
-            "Tested on": f"{tested.data.set}, {accuracy['recordings']} recordings of {accuracy['people']} people",
-            "Labels": tested.data.labels,
+            "Tested on": f"{tested_experiment.data.set}, {accuracy['recordings']} recordings of {accuracy['people']} people",
+            "Labels": tested_experiment.data.labels,
             "Shards that were tested": f"{data.index.key}, content {digest(data.index.fingerprint)}",
         },
         "accuracy": accuracy,
@@ -258,7 +258,7 @@ def _tree(
         },
         "quality": measure.quality(windows, measured, names),
         "worst": measure.worst(people, windows, measured, classes),
-        "bands": _bands(tested, data, windows) if "eeg" in names else None,
+        "bands": _bands(tested_experiment, data, windows) if "eeg" in names else None,
         "folds": [
             {"fold": one.fold.number, "run": one.key, "checkpoint": one.fold.path, "test": list(one.fold.test)}
             for one in audited
@@ -293,19 +293,19 @@ def _quality(data: Data, windows: pd.DataFrame) -> pd.DataFrame:
     facts = data.windows.facts(columns)
     ids = data.windows.ids[["subject", "recording"]]
     found = pd.concat([ids, facts], axis=1).groupby(["subject", "recording"], as_index=False).mean()
-    tested = windows[["subject", "recording"]].drop_duplicates()
-    return found.merge(tested, on=["subject", "recording"]).dropna(axis=1, how="all")
+    tested_recordings = windows[["subject", "recording"]].drop_duplicates()
+    return found.merge(tested_recordings, on=["subject", "recording"]).dropna(axis=1, how="all")
 
 
-def _bands(tested: Experiment, data: Data, windows: pd.DataFrame) -> Tree | None:
+def _bands(tested_experiment: Experiment, data: Data, windows: pd.DataFrame) -> Tree | None:
     """Band power of the tested recordings by class, less each person's mean over classes."""
-    items = {i.id: i.label for i in items_of(data.windows.ids, tested.data, tested.seed)}
+    items = {i.id: i.label for i in items_of(data.windows.ids, tested_experiment.data, tested_experiment.seed)}
     rows = data.windows.rows_of(tuple(set(windows["subject"] + "/" + windows["recording"])))
     rows = evenly(rows[data.windows.ids["has_eeg"].to_numpy()[rows]], BAND_WINDOWS)
     if not len(rows):
         return None
     parts = [
-        band_power(data.windows.get(rows[at : at + 256], "eeg"), tested.profile.eeg.hz)
+        band_power(data.windows.get(rows[at : at + 256], "eeg"), tested_experiment.profile.eeg.hz)
         for at in range(0, len(rows), 256)
     ]
     power_BCF = np.concatenate(parts)
@@ -319,7 +319,7 @@ def _bands(tested: Experiment, data: Data, windows: pd.DataFrame) -> Tree | None
         data.index.classes[int(k)]: dict(zip(BANDS, np.nan_to_num(row.reshape(shape)).T.tolist(), strict=True))
         for k, row in zip(mean.index, mean.to_numpy(), strict=True)
     }
-    channels = data.shards.read_json(INDEX).get("channels") or (CHANNELS if tested.data.set == "eav" else ())
+    channels = data.shards.read_json(INDEX).get("channels") or (CHANNELS if tested_experiment.data.set == "eav" else ())
     if len(channels) != shape[0]:
         return None
     return {"channels": list(channels), "values": values, "people": int(ids["subject"].nunique())}

@@ -10,9 +10,9 @@ from eav_ray.config import Experiment, digest
 from eav_ray.data.split import fold_count, items_of
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime.groups import run_each
-from eav_ray.runtime.protocol import Done, Kept, Planned, kept_or_made, tested
+from eav_ray.runtime.protocol import CVReport, CVResult, Planned, evaluate_folds, load_or_run
 from eav_ray.runtime.train import Data, open_data
-from eav_ray.runtime.tune import Chosen, Plan, announce_search, choose, keep_best, lock_search, plan
+from eav_ray.runtime.tune import Plan, RankedCandidate, announce_search, choose, lock_search, plan, write_best
 from eav_ray.storage import Store
 
 FORMAT = 2  # raise when what is kept changes
@@ -25,7 +25,7 @@ class Fold:
     search: Plan
 
 
-def run_nested(experiment: Experiment) -> Done:
+def run_nested(experiment: Experiment) -> CVReport:
     """Search, refit and test every fold, or what is left of them; `fold.index` does not matter.
 
     Raises:
@@ -36,7 +36,7 @@ def run_nested(experiment: Experiment) -> Done:
     data, results = open_data(e), Store(e.store.results)
     folds = plan_folds(e, data)
     planned = [Planned(f.number, f.search.outer, []) for f in folds]  # its runs are known when it is searched
-    return kept_or_made(e, planned, data, nested_key(e, folds), lambda: _searched_and_tested(e, folds, data, results))
+    return load_or_run(e, planned, data, nested_key(e, folds), lambda: _searched_and_tested(e, folds, data, results))
 
 
 def plan_folds(experiment: Experiment, data: Data) -> list[Fold]:
@@ -61,7 +61,9 @@ def nested_key(experiment: Experiment, folds: list[Fold]) -> str:
     return f"{experiment.name}-searched-{digest(FORMAT, asked, experiment.search.candidates)}"
 
 
-def _searched_and_tested(e: Experiment, folds: list[Fold], data: Data, results: Store) -> tuple[Kept, dict[int, str]]:
+def _searched_and_tested(
+    e: Experiment, folds: list[Fold], data: Data, results: Store
+) -> tuple[CVResult, dict[int, str]]:
     announce_search(e, [f.search for f in folds], data)
     chosen, failed = _searched(folds, data, _encoders(e, folds, data))
     by_number = {f.number: f for f in folds}
@@ -73,10 +75,10 @@ def _searched_and_tested(e: Experiment, folds: list[Fold], data: Data, results: 
         state = run_each(e, todo, data.shards, data.index, seen, title="refit the best of each fold")
         for number, some in chosen.items():
             if all(one.runs[-1].key in state.done for one in some):
-                keep_best(by_number[number].experiment, by_number[number].search, some, state.done)
+                write_best(by_number[number].experiment, by_number[number].search, some, state.done)
     planned = [Planned(n, by_number[n].search.outer, some[0].runs) for n, some in chosen.items()]
-    kept, untested = tested(e, planned, data, results, state.failed)
-    for fact in kept.folds:
+    result, untested = evaluate_folds(e, planned, data, results, state.failed)
+    for fact in result.folds:
         best = chosen[fact["fold"]][0]
         fact["search"] = {
             "study": by_number[fact["fold"]].search.study,
@@ -84,7 +86,7 @@ def _searched_and_tested(e: Experiment, folds: list[Fold], data: Data, results: 
             "changes": best.candidate.changes,
             "inner": best.score,
         }
-    return kept, failed | untested
+    return result, failed | untested
 
 
 def _encoders(e: Experiment, folds: list[Fold], data: Data) -> dict[str, str]:
@@ -101,9 +103,11 @@ def _encoders(e: Experiment, folds: list[Fold], data: Data) -> dict[str, str]:
     return failed
 
 
-def _searched(folds: list[Fold], data: Data, broken: dict[str, str]) -> tuple[dict[int, list[Chosen]], dict[int, str]]:
+def _searched(
+    folds: list[Fold], data: Data, broken: dict[str, str]
+) -> tuple[dict[int, list[RankedCandidate]], dict[int, str]]:
     """The best candidates of each fold, and why another fold has none."""
-    chosen: dict[int, list[Chosen]] = {}
+    chosen: dict[int, list[RankedCandidate]] = {}
     failed: dict[int, str] = {}
     for f in folds:
         if reason := next((f"{run.key}: {broken[run.key]}" for run in f.search.encoders if run.key in broken), ""):

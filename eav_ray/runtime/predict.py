@@ -58,16 +58,16 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, lab
     store, prefix = split(path)
     checkpoint = open_checkpoint(path)
     check_windows(experiment, checkpoint, index, path)
-    tested = checkpoint.split
-    if not tested.test:
+    checkpoint_split = checkpoint.split
+    if not checkpoint_split.test:
         raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; evaluate the refit checkpoint")
     # The split of an encoder that a fusion follows also names recordings without its modality.
     whole = replace(checkpoint.experiment.data, modalities=index.modalities)
-    check(tested, items_of(labels, whole, checkpoint.experiment.seed))
+    check(checkpoint_split, items_of(labels, whole, checkpoint.experiment.seed))
     # One worker, as its batches must not matter here; scoring takes all that there is room for.
     runtime = replace(experiment.runtime, workers=1)
     own = replace(checkpoint.experiment, store=experiment.store, runtime=runtime)
-    (table,) = score(own, [Task(f"{store}/{prefix}", tested.test)], shards, index)
+    (table,) = score(own, [Task(f"{store}/{prefix}", checkpoint_split.test)], shards, index)
     if isinstance(table, str):
         raise DataError(table)
     return table
@@ -226,14 +226,14 @@ def _hand_on(
 ) -> list[str]:
     """Give predictions to `take`; a line for each row that says why there is none."""
     failed: list[str] = []
-    done: set[tuple[str, str]] = set()
+    recordings_done: set[tuple[str, str]] = set()
     count = taken = 0
     for batch in rows.iter_batches(batch_size=None, batch_format="pandas"):
         assert isinstance(batch, pd.DataFrame)
         if not len(batch):
             continue
         count += len(batch)
-        done |= set(zip(batch["subject"], batch["recording"], strict=True))
+        recordings_done |= set(zip(batch["subject"], batch["recording"], strict=True))
         bad = batch[batch["reason"] != ""]
         failed += [f"{row['subject']} {row['recording']}: {row['reason']}" for _, row in bad.iterrows()]
         good = batch[batch["reason"] == ""].drop(columns="reason").reset_index(drop=True)
@@ -246,7 +246,7 @@ def _hand_on(
             good["window"] = good["window"].astype(int)
             take(good)
             taken += len(good)
-        bar.to(count if windows else len(done))
+        bar.to(count if windows else len(recordings_done))
     if not taken and not failed:
         raise DataError("there is nothing to predict: no recording with any of the modalities of the checkpoint")
     return failed

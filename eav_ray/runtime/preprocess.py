@@ -167,7 +167,7 @@ def _admitted(experiment: Experiment, listing: Listing) -> Listing:
     """Where the policy is `drop`, only recordings with every modality that their task has."""
     if experiment.profile.on_bad != "drop":
         return listing
-    kept, problems = [], list(listing.problems)
+    complete, problems = [], list(listing.problems)
     for r in listing.recordings:
         lacks = [m for m in experiment.data.modalities if getattr(r, m) is None]
         if r.task == LISTENING and "audio" in lacks:  # which nobody spoke in
@@ -176,8 +176,8 @@ def _admitted(experiment: Experiment, listing: Listing) -> Listing:
             reason = f"has no {' and no '.join(lacks)}; left out, as profile.on_bad=drop"
             problems.append(Problem(r.subject, r.recording, "", reason))
         else:
-            kept.append(r)
-    return Listing(tuple(kept), tuple(problems))
+            complete.append(r)
+    return Listing(tuple(complete), tuple(problems))
 
 
 def _run(

@@ -42,7 +42,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CVResult:
     """What the results store keeps of a protocol."""
 
     predictions: pd.DataFrame  # of all folds, one row a window, with a column `fold`
@@ -50,13 +50,13 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Done:
-    kept: Kept
+class CVReport:
+    result: CVResult
     failed: dict[int, str]  # fold -> reason
     text: str
 
 
-def run_protocol(experiment: Experiment) -> Done:
+def run_protocol(experiment: Experiment) -> CVReport:
     """Train and test every fold, or what is left of them; `fold.index` does not matter.
 
     Raises:
@@ -67,15 +67,15 @@ def run_protocol(experiment: Experiment) -> Done:
     data, results = open_data(e), Store(e.store.results)
     folds = plan(e, data)
 
-    def make() -> tuple[Kept, dict[int, str]]:
-        return tested(e, folds, data, results, train_folds(e, folds, data, results))
+    def make() -> tuple[CVResult, dict[int, str]]:
+        return evaluate_folds(e, folds, data, results, train_folds(e, folds, data, results))
 
-    return kept_or_made(e, folds, data, protocol_key(e, folds), make)
+    return load_or_run(e, folds, data, protocol_key(e, folds), make)
 
 
-def kept_or_made(
-    e: Experiment, folds: list[Planned], data: Data, key: str, make: Callable[[], tuple[Kept, dict[int, str]]]
-) -> Done:
+def load_or_run(
+    e: Experiment, folds: list[Planned], data: Data, key: str, make: Callable[[], tuple[CVResult, dict[int, str]]]
+) -> CVReport:
     """What the results store keeps of a protocol of this key, or else what is made now, on a Ray.
 
     Args:
@@ -87,15 +87,15 @@ def kept_or_made(
     failed: dict[int, str] = {}
     with results.lock(f"{name}/lock"):
         if results.is_committed(name):
-            kept = read_kept(results, name)
+            result = read_kept(results, name)
         else:
             with cluster.session(e.runtime):
-                kept, failed = make()
-            if not kept.folds:
+                result, failed = make()
+            if not result.folds:
                 raise DataError(missing(failed, folds))
             if not failed:
-                results.commit(name, _files(e, kept))
-    return Done(kept, failed, text(e, folds, data.index.classes, kept, failed, f"{results}/{name}"))
+                results.commit(name, _files(e, result))
+    return CVReport(result, failed, text(e, folds, data.index.classes, result, failed, f"{results}/{name}"))
 
 
 def plan(experiment: Experiment, data: Data) -> list[Planned]:
@@ -135,9 +135,9 @@ def train_folds(e: Experiment, folds: list[Planned], data: Data, results: Store)
         return {"": str(error)}  # what was trained is in the store
 
 
-def tested(
+def evaluate_folds(
     e: Experiment, folds: list[Planned], data: Data, results: Store, reasons: dict[str, str]
-) -> tuple[Kept, dict[int, str]]:
+) -> tuple[CVResult, dict[int, str]]:
     """Score every fold that has a finished model.
 
     Args:
@@ -165,7 +165,7 @@ def tested(
                 "collapse": results.read_json(f"{prefix}/metrics.json").get("collapse", []),
             }
         )
-    return Kept(pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), facts), failed
+    return CVResult(pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), facts), failed
 
 
 def finished(results: Store, key: str) -> str:
@@ -177,36 +177,36 @@ def finished(results: Store, key: str) -> str:
     return ""
 
 
-def _files(e: Experiment, kept: Kept) -> dict[str, bytes]:
-    documents = {"experiment": to_dict(e), "folds": kept.folds, "versions": versions()}
+def _files(e: Experiment, result: CVResult) -> dict[str, bytes]:
+    documents = {"experiment": to_dict(e), "folds": result.folds, "versions": versions()}
     made = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
-    return made | {"predictions.parquet": arrow.frame_bytes(kept.predictions)}
+    return made | {"predictions.parquet": arrow.frame_bytes(result.predictions)}
 
 
-def read_kept(results: Store, name: str) -> Kept:
+def read_kept(results: Store, name: str) -> CVResult:
     """Raises DataError where it was damaged."""
     found = results.read_committed(name)
     try:
         table, folds = found["predictions.parquet"], json.loads(found["folds.json"])
     except (KeyError, ValueError):
         raise DataError(f"{results}/{name} was damaged; delete it and give the command again") from None
-    return Kept(arrow.read_frame(table, f"{results}/{name}"), folds)
+    return CVResult(arrow.read_frame(table, f"{results}/{name}"), folds)
 
 
 def text(
-    e: Experiment, folds: list[Planned], classes: tuple[str, ...], kept: Kept, failed: dict[int, str], path: str
+    e: Experiment, folds: list[Planned], classes: tuple[str, ...], result: CVResult, failed: dict[int, str], path: str
 ) -> str:
     """The table of all folds that were scored, and a line for those that were not."""
-    scored = kept.predictions[["subject", "recording"]].drop_duplicates()
+    scored = result.predictions[["subject", "recording"]].drop_duplicates()
     head = (
-        f"{e.fold.protocol}, {len(kept.folds)} of {len(folds)} folds: accuracy in percent, {len(scored)} recordings of "
+        f"{e.fold.protocol}, {len(result.folds)} of {len(folds)} folds: accuracy in percent, {len(scored)} recordings of "
         f"{scored['subject'].nunique()} people {apart(folds[0].split)}"
     )
-    findings = {fact["fold"]: fact["collapse"] for fact in kept.folds}
-    lines = [head, protocol_table(kept.predictions, sorted(e.data.modalities), len(classes), findings)]
-    searched = {fact["fold"]: fact["search"] for fact in kept.folds if "search" in fact}
+    findings = {fact["fold"]: fact["collapse"] for fact in result.folds}
+    lines = [head, protocol_table(result.predictions, sorted(e.data.modalities), len(classes), findings)]
+    searched = {fact["fold"]: fact["search"] for fact in result.folds if "search" in fact}
     if searched:
-        of_fold = {n: rows for n, rows in kept.predictions.groupby("fold")}
+        of_fold = {n: rows for n, rows in result.predictions.groupby("fold")}
         lines.append(optimism_text({n: optimism(of_fold[n], s["inner"], s["changes"]) for n, s in searched.items()}))
     lines.append(missing(failed, folds) if failed else f"predictions: {path}")
     return "\n".join(lines)

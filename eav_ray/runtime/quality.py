@@ -15,7 +15,7 @@ PAGE = "quality.html"
 PEOPLE = 6  # whose spectrum is shown: each costs reading a file
 
 
-def write_page(experiment: Experiment, done: Preprocessed, *, frames: bool) -> tuple[str, str]:
+def write_page(experiment: Experiment, result: Preprocessed, *, frames: bool) -> tuple[str, str]:
     """Write the page beside the shards.
 
     Args:
@@ -26,35 +26,35 @@ def write_page(experiment: Experiment, done: Preprocessed, *, frames: bool) -> t
     dataset, listing = sets.scan(experiment.data)
     store = shard_store(experiment)
     quality = Quality(
-        done.index.classes,
-        done.quality,
-        done.problems,
+        result.index.classes,
+        result.quality,
+        result.problems,
         channels=tuple(getattr(dataset, "channels", ())),
-        spectrum=_spectrum(experiment, done, dataset, list(listing.recordings)),
-        frames=_frames(experiment, done) if frames and "video" in done.index.modalities else None,
+        spectrum=_spectrum(experiment, result, dataset, list(listing.recordings)),
+        frames=_frames(experiment, result) if frames and "video" in result.index.modalities else None,
     )
     store.write(PAGE, as_html(quality).encode())
     return as_text(quality), f"{store}/{PAGE}"
 
 
 def _spectrum(
-    experiment: Experiment, done: Preprocessed, dataset: DataSet, recordings: list[Recording]
+    experiment: Experiment, result: Preprocessed, dataset: DataSet, recordings: list[Recording]
 ) -> Spectrum | None:
     """Of the first recording of a few people: channels as recorded, and windows as stored."""
-    if "eeg" not in done.index.modalities:
+    if "eeg" not in result.index.modalities:
         return None
     first = {r.subject: r for r in reversed(recordings) if r.eeg is not None}
-    chosen = [r for r in recordings if first.get(r.subject) is r]
-    step = max(1, len(chosen) // PEOPLE)
+    first_recordings = [r for r in recordings if first.get(r.subject) is r]
+    step = max(1, len(first_recordings) // PEOPLE)
     before, after = [], []
     hz_before = hz_after = np.zeros(0)
     store = shard_store(experiment)
-    for recording in chosen[::step][:PEOPLE]:
+    for recording in first_recordings[::step][:PEOPLE]:
         try:
             raw = dataset.read_eeg(recording)
             rows = [
                 table.filter((np.array(table.column("recording").to_pylist()) == recording.recording).tolist())
-                for table in (read_shard(store, s) for s in done.index.shards if s.subject == recording.subject)
+                for table in (read_shard(store, s) for s in result.index.shards if s.subject == recording.subject)
             ]
         except DataError:
             continue  # it is among the problems already
@@ -62,7 +62,7 @@ def _spectrum(
         good_C = np.isfinite(raw.values_CT).all(axis=1)
         if not stored or not good_C.any():
             continue
-        scale = 1e6 if _unit(done, recording) == "volt" else 1.0
+        scale = 1e6 if _unit(result, recording) == "volt" else 1.0
         hz_before, power = welch(raw.values_CT[good_C] * scale, raw.hz, nperseg=int(2 * raw.hz))
         before.append(10 * np.log10(np.median(power, axis=0) + 1e-12))
         x_CT = np.concatenate(list(stored[0]), axis=1)
@@ -73,16 +73,16 @@ def _spectrum(
     return Spectrum(hz_before, np.stack(before), hz_after, np.stack(after))
 
 
-def _unit(done: Preprocessed, recording: Recording) -> str:
-    found = (q for q in done.quality if (q["subject"], q["recording"]) == (recording.subject, recording.recording))
+def _unit(result: Preprocessed, recording: Recording) -> str:
+    found = (q for q in result.quality if (q["subject"], q["recording"]) == (recording.subject, recording.recording))
     return str(next(found, {}).get("eeg_unit", ""))
 
 
-def _frames(experiment: Experiment, done: Preprocessed) -> dict[str, np.ndarray]:
+def _frames(experiment: Experiment, result: Preprocessed) -> dict[str, np.ndarray]:
     """The middle frame of the first window with video of each person."""
     store = shard_store(experiment)
     found: dict[str, np.ndarray] = {}
-    for shard in done.index.shards:
+    for shard in result.index.shards:
         if shard.subject in found:
             continue
         table = read_shard(store, shard)

@@ -33,10 +33,10 @@ def commit() -> str:
     """Of the working tree that this program runs from; "unknown" where it is none."""
     command = ["git", "describe", "--always", "--dirty=, changed", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=20)
+        process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=20)
     except (OSError, subprocess.TimeoutExpired):  # no git
         return "unknown"
-    return done.stdout.strip() or "unknown"
+    return process.stdout.strip() or "unknown"
 
 
 def hardware() -> str:

@@ -59,8 +59,8 @@ def raw_rows(
         eeg = prepared.get(recording.recording)
         made = cut(recording, profile, modalities, prepared=eeg, eeg_channels=shapes.eeg_channels)
         for w in made.windows:
-            kept = as_stored(w, profile)
-            found.append({name: kept[name] for name in names} | {"reason": ""})
+            stored_window = as_stored(w, profile)
+            found.append({name: stored_window[name] for name in names} | {"reason": ""})
         reasons = [p.reason for p in made.problems]
         # What has nothing to predict from is told too, and not left out in silence.
         for reason in reasons or ([] if made.windows else ["it has none of the modalities"]):

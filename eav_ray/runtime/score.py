@@ -51,10 +51,10 @@ def score(experiment: Experiment, tasks: list[Task], shards: Store, index: Index
     """
     results = Store(experiment.store.results)
     names = [_name(task, index) for task in tasks]
-    kept = {n: _read(results, name) for n, name in enumerate(names) if results.exists(name)}
-    todo = [n for n in range(len(tasks)) if n not in kept]
+    stored = {n: _read(results, name) for n, name in enumerate(names) if results.exists(name)}
+    todo = [n for n in range(len(tasks)) if n not in stored]
     made = _scored(experiment, {n: tasks[n] for n in todo}, shards, index, names) if todo else {}
-    return [kept[n] if n in kept else made[n] for n in range(len(tasks))]
+    return [stored[n] if n in stored else made[n] for n in range(len(tasks))]
 
 
 def is_kept(results: Store, task: Task, index: Index) -> bool:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from eav_ray.config import MODALITIES, Experiment, Modality, Runtime, digest
 from eav_ray.data import arrow, sets
-from eav_ray.data.distort import KINDS, TOGETHER, Distortion, chosen, levels
+from eav_ray.data.distort import KINDS, TOGETHER, Distortion, levels, select_kinds
 from eav_ray.data.manifest import DataSet, Listing, Recording
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.degradation import FORMAT as TREE_FORMAT
@@ -58,7 +58,7 @@ def run_stress(path: str, changes: dict[str, Any], asked: Asked, out: str) -> St
     checkpoint = open_checkpoint(path)
     experiment = with_data(checkpoint.experiment, changes)
     dataset, listing = sets.scan(experiment.data)
-    recordings, tested = _wanted(checkpoint, experiment, dataset, listing, asked, path)
+    recordings, recordings_description = _wanted(checkpoint, experiment, dataset, listing, asked, path)
     others = _speech(experiment)
     conditions = plan(experiment, asked, {person for person, _ in others})
     results = Store(out)
@@ -74,7 +74,7 @@ def run_stress(path: str, changes: dict[str, Any], asked: Asked, out: str) -> St
         "seed": experiment.seed,
         "steps": asked.steps,
         "protocol": checkpoint.split.protocol,
-        "recordings_are": tested,
+        "recordings_are": recordings_description,
         "classes": list(checkpoint.classes),
         "versions": versions(),
     }
@@ -101,7 +101,7 @@ def plan(experiment: Experiment, asked: Asked, speakers: set[str]) -> list[Condi
     unknown = [m for m in asked.modalities if m not in modalities]
     if unknown:
         raise ConfigError(f"--modalities names {', '.join(unknown)}; it may name some of {', '.join(modalities)}")
-    kinds = chosen(asked.kinds, asked.modalities or modalities)
+    kinds = select_kinds(asked.kinds, asked.modalities or modalities)
     if "audio.babble" in kinds and len(speakers) < 2:
         if asked.kinds:
             raise ConfigError(
@@ -135,7 +135,7 @@ def _wanted(
     checkpoint: Checkpoint, experiment: Experiment, dataset: DataSet, listing: Listing, asked: Asked, path: str
 ) -> tuple[list[Recording], str]:
     """The recordings that are predicted, and in words which these are."""
-    root, tested = experiment.data.root, set(checkpoint.split.test)
+    root, test_ids = experiment.data.root, set(checkpoint.split.test)
     if dataset.classes != checkpoint.classes:
         raise DataError(
             f"{path} was trained on the classes {', '.join(checkpoint.classes)}, but {root} has "
@@ -152,12 +152,12 @@ def _wanted(
         seen = {*checkpoint.split.train, *checkpoint.split.validation}
         trained = sum(r.id in seen for r in listing.recordings) if _same_data(checkpoint, experiment) else 0
         return list(listing.recordings), f"all recordings of the data root, {trained} of them trained on or chosen by"
-    if not tested:
+    if not test_ids:
         raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; give the refit checkpoint")
     people = experiment.data.subjects
-    wanted = {i for i in tested if not people or i.partition("/")[0] in people}
+    wanted = {i for i in test_ids if not people or i.partition("/")[0] in people}
     if not wanted:
-        mine = ", ".join(sorted({i.partition("/")[0] for i in tested}))
+        mine = ", ".join(sorted({i.partition("/")[0] for i in test_ids}))
         raise ConfigError(f"data.subjects names nobody whom {path} is tested on; those are {mine}")
     missing = sorted(wanted - {r.id for r in listing.recordings})
     if missing:
@@ -226,8 +226,8 @@ def _tables(
                 flush=True,
             )
             with stage("stress", len(todo) * count, "recordings") as bar:
-                for done, table in predicted(work, groups, path, runtime, bar):
-                    results.write(files[done], arrow.frame_bytes(table))
+                for condition_name, table in predicted(work, groups, path, runtime, bar):
+                    results.write(files[condition_name], arrow.frame_bytes(table))
     return {c: arrow.read_frame(results.read(file), f"{results}/{file}") for c, file in files.items()}
 
 

@@ -162,7 +162,7 @@ def _rows(recording: Recording, work: Work, signals: windows.Signals) -> list[di
     names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
     made = windows.cut_signals(signals, recording, profile, modalities, eeg_channels=shapes.eeg_channels)
     stored = [as_stored(w, profile) for w in made.windows]
-    found = [{name: kept[name] for name in names} | {"reason": ""} for kept in stored]
+    found = [{name: stored_window[name] for name in names} | {"reason": ""} for stored_window in stored]
     # What cannot be read at all is a row too: it is waited for, and scored as wrong.
     for reason in [p.reason for p in made.problems] or ([] if found else ["it has none of the modalities"]):
         empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording, "window": 0}

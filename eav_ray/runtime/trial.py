@@ -258,8 +258,8 @@ def full(
 
 def _measured(results: Store, prefix: str, split: Split) -> dict[str, float]:
     """What the training itself measured on the validation rows of this split; empty if it was of another."""
-    kept = results.read_json(f"{prefix}/split.json")
-    if sorted(kept["validation"]) != sorted(split.validation):
+    trained_split = results.read_json(f"{prefix}/split.json")
+    if sorted(trained_split["validation"]) != sorted(split.validation):
         return {}
     metrics = results.read_json(f"{prefix}/metrics.json")
     return (

@@ -185,15 +185,15 @@ def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
     if planned.encoders:
         run_all(experiment, planned.encoders, shards, index, planned.question.embed, title="train encoders")
     with lock_search(experiment, planned):
-        chosen = choose(experiment, planned, shards, index)
-        title = "refit the best candidate" if len(chosen) == 1 else f"refit the best {len(chosen)} candidates"
-        todo = [run for one in chosen for run in one.runs]
+        ranked = choose(experiment, planned, shards, index)
+        title = "refit the best candidate" if len(ranked) == 1 else f"refit the best {len(ranked)} candidates"
+        todo = [run for one in ranked for run in one.runs]
         done = run_all(experiment, todo, shards, index, planned.question.embed, title=title)
-        return keep_best(experiment, planned, chosen, done)
+        return write_best(experiment, planned, ranked, done)
 
 
 @dataclass(frozen=True)
-class Chosen:
+class RankedCandidate:
     """One of the best candidates, and what its refit trains, last of all the result."""
 
     candidate: Candidate
@@ -211,7 +211,7 @@ def lock_search(experiment: Experiment, planned: Plan) -> Iterator[None]:
         yield
 
 
-def choose(experiment: Experiment, planned: Plan, shards: Store, index: Index) -> list[Chosen]:
+def choose(experiment: Experiment, planned: Plan, shards: Store, index: Index) -> list[RankedCandidate]:
     """Try the candidates that are not tried yet; returns the best of all, as many as are refitted.
 
     Raises:
@@ -223,13 +223,13 @@ def choose(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
     _try_candidates(e, planned, shards, index, study, results, folder)
     if e.search.mode == "full":
         for number, changes in study.changes().items():
-            _forget(e, planned, results, Candidate(number, changes), whole=True)
+            prune_candidate_runs(e, planned, results, Candidate(number, changes), whole=True)
     # Lists of values are drawn again and again: equal candidates are refitted once.
-    ranked: dict[str, Chosen] = {}
+    ranked: dict[str, RankedCandidate] = {}
     for candidate, score in study.ranking():
         runs = runs_of(override(e, candidate.changes), planned.outer, question.data, embed=question.embed)
         if runs[-1].key not in ranked and len(ranked) < e.search.refit:
-            ranked[runs[-1].key] = Chosen(candidate, score, runs)
+            ranked[runs[-1].key] = RankedCandidate(candidate, score, runs)
     if not ranked:
         raise DataError(f"not one of {study.asked} candidates has a score; see {results}/{folder}/trials.parquet")
     shown = page(planned.study, _rows(results, folder), study.importances(), e.search)
@@ -237,27 +237,27 @@ def choose(experiment: Experiment, planned: Plan, shards: Store, index: Index) -
     return list(ranked.values())
 
 
-def keep_best(experiment: Experiment, planned: Plan, chosen: list[Chosen], done: dict[str, str]) -> Best:
+def write_best(experiment: Experiment, planned: Plan, ranked: list[RankedCandidate], prefixes: dict[str, str]) -> Best:
     """Write `best.json`.
 
     Args:
         done: Prefixes of the finished checkpoints of the refit, by key.
     """
     results = Store(experiment.store.results)
-    kept = [
+    records = [
         {
             "candidate": one.candidate.number,
             "changes": one.candidate.changes,
             "metric": SCORE,
             "value": one.score,
-            "checkpoint": done[one.runs[-1].key],
-            "commit_sha256": sha256(results.read(f"{done[one.runs[-1].key]}/COMMIT")),
+            "checkpoint": prefixes[one.runs[-1].key],
+            "commit_sha256": sha256(results.read(f"{prefixes[one.runs[-1].key]}/COMMIT")),
             "epoch": one.runs[-1].epochs,
         }
-        for one in chosen
+        for one in ranked
     ]
-    results.write_json(f"{_folder(planned)}/best.json", {"study": planned.study} | kept[0] | {"next": kept[1:]})
-    return Best(planned.study, chosen[0].candidate, chosen[0].score, done[chosen[0].runs[-1].key])
+    results.write_json(f"{_folder(planned)}/best.json", {"study": planned.study} | records[0] | {"next": records[1:]})
+    return Best(planned.study, ranked[0].candidate, ranked[0].score, prefixes[ranked[0].runs[-1].key])
 
 
 def _folder(planned: Plan) -> str:
@@ -323,7 +323,7 @@ def _try_candidates(
                     lambda count, note: None,  # `_control` shows it
                     needs=partial(_needs, e, planned, results),
                     copy=copy,
-                    on_completed=partial(_forget, e, planned, results),
+                    on_completed=partial(prune_candidate_runs, e, planned, results),
                     cost=price,
                 )
                 stopped.append(lambda: setattr(searcher, "stopped", True))
@@ -405,12 +405,12 @@ def _control(study: StudyClient, bar: Bar) -> Iterator[tuple[Any, list[Callable[
     def watch() -> None:
         while not stop.wait(1.0):
             progress: dict[int, tuple[float, str]] = ray.get(control.told.remote())
-            done = study.completed()
-            running = {number: share for number, (share, _) in progress.items() if number not in done}
+            completed = study.completed()
+            running = {number: share for number, (share, _) in progress.items() if number not in completed}
             notes = [note for number, (_, note) in progress.items() if number in running and note.strip()]
             best = study.best()
             bar.to(
-                round(len(done) + sum(running.values()), 2),
+                round(len(completed) + sum(running.values()), 2),
                 note=(f" best {best[1]:.3f}" if best else "") + (notes[-1] if notes else " "),
             )
 
@@ -444,7 +444,9 @@ def _needs(e: Experiment, planned: Plan, results: Store, candidate: Candidate) -
     )
 
 
-def _forget(e: Experiment, planned: Plan, results: Store, candidate: Candidate, *, whole: bool = False) -> None:
+def prune_candidate_runs(
+    e: Experiment, planned: Plan, results: Store, candidate: Candidate, *, whole: bool = False
+) -> None:
     """Its rows are kept; models of inner folds, which nobody will use, would fill the store.
 
     Args:

@@ -267,9 +267,9 @@ class Stack:
     @torch.no_grad()
     def logits(self, batch: Batch, rows: list[int]) -> Tensor:
         """(heads, batch, classes): what these heads say of the same windows, in eval mode."""
-        chosen = _never_one(rows)
-        data = self._stacked([batch], [0] * len(chosen), len(batch.label_B))
-        parameters = {name: p[chosen] for name, p in (self._parameters() | self._buffers()).items()}
+        padded_rows = _never_one(rows)
+        data = self._stacked([batch], [0] * len(padded_rows), len(batch.label_B))
+        parameters = {name: p[padded_rows] for name, p in (self._parameters() | self._buffers()).items()}
 
         def logits(parameters: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
             return self._forward(parameters, data, [])[0].logits_BK

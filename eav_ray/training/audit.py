@@ -127,12 +127,15 @@ def audit_elsewhere(
         compared = Check(twins, None, away)
         statistics = Check("statistics of training rows alone", None, away)
     else:
-        rows, tested = own.windows.rows_of((*checkpoint.split.train, *checkpoint.split.validation)), contents.windows
+        rows, test_windows = (
+            own.windows.rows_of((*checkpoint.split.train, *checkpoint.split.validation)),
+            contents.windows,
+        )
         found: Check | None = None
         for m in shown:
-            shared = ({*own.of(m)[rows]} & {*contents.of(m)[tested.rows_of(tuple(scored))]}) - {""}
+            shared = ({*own.of(m)[rows]} & {*contents.of(m)[test_windows.rows_of(tuple(scored))]}) - {""}
             if shared:
-                ids = tested.ids["id"][[digest in shared for digest in contents.of(m)]]
+                ids = test_windows.ids["id"][[digest in shared for digest in contents.of(m)]]
                 found = found or Check(twins, False, f"{len(shared)} equal signals of {m}: {_some(set(ids))}")
         compared = found or Check(twins, True, f"no signal of {len(scored)} recordings is among those of the training")
         _, outer = _derive(checkpoint.experiment, checkpoint.split, own.windows)
@@ -232,15 +235,15 @@ def _content(split: Split, before: tuple[str, ...], contents: Contents, modaliti
         before: Recordings that were trained on, too, before the split's own training side.
     """
     name, windows = "equal windows on two sides", contents.windows
-    tested = windows.rows_of(split.test)
+    test_rows = windows.rows_of(split.test)
     known = windows.rows_of((*split.train, *split.validation, *before))
     compared = 0
     for m in modalities:
         digests = contents.of(m)
-        mine, theirs = set(digests[tested]) - {""}, set(digests[known]) - {""}
+        mine, theirs = set(digests[test_rows]) - {""}, set(digests[known]) - {""}
         compared += len(mine)
         if shared := mine & theirs:
-            rows = [r for r in (*tested, *known) if digests[r] in shared]
+            rows = [r for r in (*test_rows, *known) if digests[r] in shared]
             ids = windows.ids.iloc[rows]
             examples = _some({f"{i} window {w}" for i, w in zip(ids["id"], ids["window"], strict=True)})
             return Check(name, False, f"{len(shared)} equal signals of {m}: {examples}")
@@ -270,8 +273,8 @@ def _fitted(checkpoint: Checkpoint, windows: Windows, sides: Sequence[tuple[str,
     """The tensors that are fitted before training, of each of some sets of recordings, the names of the first alone."""
     torch.manual_seed(0)
     model = Classifier(checkpoint.experiment, checkpoint.shapes)
-    kept = model.state_dict().keys()
-    buffers = {n: t for n, t in model.named_buffers() if n in kept}  # parameters are trained, not fitted
+    saved_names = model.state_dict().keys()
+    buffers = {n: t for n, t in model.named_buffers() if n in saved_names}  # parameters are trained, not fitted
     before, found = {n: t.clone() for n, t in buffers.items()}, []
     for recordings in sides:
         fit_statistics(model, windows, recordings)
@@ -287,8 +290,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def _selection(e: Experiment, split: Split, items: list[Item], epoch: int) -> Check:
     """Nothing was chosen by a test recording: neither an epoch, nor, on the inner folds of a search, a candidate."""
     name = "choices"
-    if chosen := set(split.validation) & set(split.test):
-        return Check(name, False, f"test recordings among those that choices are made by: {_some(chosen)}")
+    if leaked_validation := set(split.validation) & set(split.test):
+        return Check(name, False, f"test recordings among those that choices are made by: {_some(leaked_validation)}")
     detail = "no recording of the test side validates"
     if split.protocol in ACROSS:
         try:

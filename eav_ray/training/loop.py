@@ -127,10 +127,10 @@ def schedule(optim: Optim, steps_per_epoch: int, *, first: int = 0) -> Callable[
     warmup = max(1, round(optim.warmup * total))
 
     def lr(position: Position) -> float:
-        done = (position.epoch - first) * steps_per_epoch + position.step
-        if done < warmup:
-            return optim.lr * (done + 1) / warmup
-        return optim.lr * 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, total - warmup)))
+        steps_done = (position.epoch - first) * steps_per_epoch + position.step
+        if steps_done < warmup:
+            return optim.lr * (steps_done + 1) / warmup
+        return optim.lr * 0.5 * (1 + math.cos(math.pi * (steps_done - warmup) / max(1, total - warmup)))
 
     return lr
 

@@ -67,9 +67,9 @@ class Predictor:
         """As of a batch, for windows as `windows.cut` makes them: frames go through what a shard would hold of them."""
         tables = []
         for at in range(0, len(rows), BATCH):
-            kept = [as_stored(row, self.profile) for row in rows[at : at + BATCH]]
+            stored = [as_stored(row, self.profile) for row in rows[at : at + BATCH]]
             columns = [*IDS, *self.modalities, *(f"has_{m}" for m in self.modalities)]
-            tables.append(self({c: _column([row[c] for row in kept]) for c in columns}))
+            tables.append(self({c: _column([row[c] for row in stored]) for c in columns}))
         return pd.concat(tables, ignore_index=True)
 
 

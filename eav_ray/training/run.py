@@ -102,18 +102,18 @@ def execute(
 def _execute(
     run: Run, context: WorkerContext, report: Callable[[Progress], None], interrupted: Callable[[], str]
 ) -> str:
-    done, damaged = run_on_all_ranks(lambda: ckpt.latest(context.results, run.key))
-    if done and done[1].finished and is_embedded(run, context.results):
-        return done[0]
-    prepared = run_on_all_ranks(lambda: prepare_run(run, context, fresh=done is None))
-    if done:
+    latest, damaged = run_on_all_ranks(lambda: ckpt.latest(context.results, run.key))
+    if latest and latest[1].finished and is_embedded(run, context.results):
+        return latest[0]
+    prepared = run_on_all_ranks(lambda: prepare_run(run, context, fresh=latest is None))
+    if latest:
         own = prepared.module.state_dict()  # a checkpoint also holds encoders that the run does not train
-        prepared.module.load_state_dict({n: t for n, t in done[1].weights.items() if n in own})
-    if done and done[1].finished:
-        prefix = done[0]
+        prepared.module.load_state_dict({n: t for n, t in latest[1].weights.items() if n in own})
+    if latest and latest[1].finished:
+        prefix = latest[0]
         prepared.module.to(context.device)
     else:
-        prefix = _train(run, context, prepared, done[1] if done else None, damaged, report, interrupted)
+        prefix = _train(run, context, prepared, latest[1] if latest else None, damaged, report, interrupted)
     if run.kind == "encoder":
         _embed(run, context, prepared)
     return prefix
@@ -322,8 +322,8 @@ def _collapse(
     rows = rows_with(context.windows, run.split.validation or run.split.train, tuple(run.experiment.data.modalities))
     module, _ = _build(run, context, prepared.source)
     module.load_state_dict(weights)
-    chosen = evenly(rows, COLLAPSE_WINDOWS)
-    batches = (batch for _, batch in plain_batches(prepared.source, prepared.labels, chosen, run.optim.batch))
+    sampled_rows = evenly(rows, COLLAPSE_WINDOWS)
+    batches = (batch for _, batch in plain_batches(prepared.source, prepared.labels, sampled_rows, run.optim.batch))
     return [asdict(f) for f in find_collapse(module, batches, context.device)]
 
 
@@ -391,9 +391,9 @@ def _train(
                     "wait": sums["wait_s"] / seconds,
                     "pause_s": writer.pause_s,
                 }
-                done = position.epoch + position.step / steps
+                epochs_done = position.epoch + position.step / steps
                 step = position.epoch * steps + position.step
-                report(Progress(run.key, run.title, done, epochs, step, metrics | validation, tuple(damaged)))
+                report(Progress(run.key, run.title, epochs_done, epochs, step, metrics | validation, tuple(damaged)))
 
         def after_step(engine: Engine, position: Position, sums: Metrics) -> None:
             due, telling, reason = policy.after(position, engine)
@@ -418,13 +418,13 @@ def _train(
                 validation = _named(_validation(run, context, prepared, engine))
             epoch_record = {"epoch": position.epoch, "seconds": sums["seconds"], "windows": sums["count"]}
             history.append(epoch_record | metrics | validation)
-            kept: dict[str, Any] = metrics | validation | {"history": list(history)}
+            saved_metrics: dict[str, Any] = metrics | validation | {"history": list(history)}
             if finished:
                 weights = engine.weights()
                 findings = run_on_all_ranks(lambda: _collapse(run, context, prepared, weights))
-                prefix = writer.finish(weights, position, kept | {"collapse": findings})
+                prefix = writer.finish(weights, position, saved_metrics | {"collapse": findings})
             elif validation or position.epoch % e.train.checkpoint_epochs == 0:
-                writer.save(engine, position, kept)
+                writer.save(engine, position, saved_metrics)
             report_progress(engine, position, sums, validation)
 
         _fit(run, context, prepared, resume, at_epoch, after_step)

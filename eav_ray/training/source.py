@@ -179,14 +179,14 @@ class Loader:
 
     def _drop(self, present_BM: np.ndarray, samples: np.ndarray, epoch: int) -> np.ndarray:
         """Hide modalities at random, never all that a window has."""
-        kept = present_BM.copy()
+        remaining_BM = present_BM.copy()
         for row, sample in enumerate(samples):
             rng = np.random.default_rng([self.seed, epoch, int(sample)])
             keep = present_BM[row] & (rng.random(present_BM.shape[1]) >= self.modality_dropout)
             if not keep.any():
                 keep[rng.choice(np.flatnonzero(present_BM[row]))] = True
-            kept[row] = keep
-        return kept
+            remaining_BM[row] = keep
+        return remaining_BM
 
 
 def plain_batches(source: Source, labels: Labels, rows: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, Batch]]:

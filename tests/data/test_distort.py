@@ -11,7 +11,7 @@ import soundfile
 from scipy.signal import welch
 
 from eav_ray.data import audio, video
-from eav_ray.data.distort import KINDS, Distortion, chosen, lapses, levels
+from eav_ray.data.distort import KINDS, Distortion, lapses, levels, select_kinds
 from eav_ray.data.distort_audio import AudioDistortion, talkers
 from eav_ray.data.distort_eeg import Distorted, distort, frontal, power
 from eav_ray.data.distort_video import VideoDistortion
@@ -309,11 +309,11 @@ def test_a_stop_halves_the_light() -> None:
 
 
 def test_kinds_are_named_by_themselves_or_with_their_modality() -> None:
-    assert chosen(["gaussian"], ["eeg", "audio"]) == ("eeg.gaussian", "audio.gaussian")
-    assert chosen(["audio.gaussian", "pink"], ["eeg", "audio"]) == ("eeg.pink", "audio.gaussian")
-    assert chosen([], ["video"]) == tuple(OF["video"])
+    assert select_kinds(["gaussian"], ["eeg", "audio"]) == ("eeg.gaussian", "audio.gaussian")
+    assert select_kinds(["audio.gaussian", "pink"], ["eeg", "audio"]) == ("eeg.pink", "audio.gaussian")
+    assert select_kinds([], ["video"]) == tuple(OF["video"])
     with pytest.raises(ConfigError, match='did you mean "video.blur"'):
-        chosen(["vido.blur"], ["video"])
+        select_kinds(["vido.blur"], ["video"])
 
 
 def test_audio_is_disturbed_at_the_rate_of_the_file(tmp_path: Path) -> None:

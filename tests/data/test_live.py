@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eav_ray.data import wire
-from eav_ray.data.buffers import Frames, Samples, chosen
+from eav_ray.data.buffers import Frames, Samples, select_frames
 from eav_ray.data.eav import CHANNELS
 from eav_ray.data.live import EEG_S, GRACE_S, Live, window_of
 from eav_ray.data.upload import NOT_SENT, upload_of, windows_of
@@ -249,9 +249,9 @@ def test_frames_that_come_late_are_put_in_their_place() -> None:
 
 
 def test_a_slow_camera_covers_its_seconds_and_a_frozen_one_does_not() -> None:
-    _, covered = chosen(np.arange(0, 5, 0.5), 0.0, 5.0, 5, 25)
+    _, covered = select_frames(np.arange(0, 5, 0.5), 0.0, 5.0, 5, 25)
     assert covered == pytest.approx(5.0)
-    which, covered = chosen(np.array([0.0, 0.2, 4.0]), 0.0, 5.0, 5, 25)
+    which, covered = select_frames(np.array([0.0, 0.2, 4.0]), 0.0, 5.0, 5, 25)
     assert covered == pytest.approx(0.2 + 1.0 + 1.0) and which.tolist() == [0, 1] + [2] * 23
 
 

@@ -507,7 +507,7 @@ def test_a_vision_transformer_without_a_class_token_is_refused(name: str) -> Non
 def test_the_token_of_a_frame_is_its_class_token(name: str) -> None:
     encoder = vit(name).eval()
     x = video_input(1)
-    frames = x[0, encoder.chosen].permute(0, 3, 1, 2) / 127.5 - 1
+    frames = x[0, encoder.frame_indices].permute(0, 3, 1, 2) / 127.5 - 1
     frames = (frames / 2 + 0.5 - encoder.mean) / encoder.sd  # the scale that each model's weights expect
     expected = encoder.model(frames) + encoder.position  # timm's own pooling, without a head
     torch.testing.assert_close(encoder(x, torch.ones(1, dtype=torch.bool)).tokens_BND[0], expected)
@@ -515,8 +515,8 @@ def test_the_token_of_a_frame_is_its_class_token(name: str) -> None:
 
 def test_the_vision_transformer_sees_the_frames_its_times_name() -> None:
     encoder = vit().eval()
-    assert encoder.chosen.tolist() == [1, 5, 8]
-    torch.testing.assert_close(encoder.times_s, (encoder.chosen + 0.5) * 0.2)
+    assert encoder.frame_indices.tolist() == [1, 5, 8]
+    torch.testing.assert_close(encoder.times_s, (encoder.frame_indices + 0.5) * 0.2)
     x = video_input(1)
     before = encoder(x, torch.ones(1, dtype=torch.bool)).tokens_BND
     for frame in range(10):
