@@ -26,7 +26,7 @@ from eav_ray.data.eav import CHANNELS, CLASSES
 from eav_ray.data.upload import upload_of, windows_of
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import access
-from eav_ray.runtime.access import digest_of
+from eav_ray.runtime.access import hash_token
 from eav_ray.runtime.app import Limits, Service, make_app
 from eav_ray.training.predictor import answers
 from tests.serving import Sent, audio, jpeg, message, predictor, profile
@@ -337,7 +337,7 @@ def test_no_more_streams_than_there_is_room_for(client: TestClient) -> None:
 
 @pytest.mark.parametrize("given_", ["", "Bearer", "Bearer nope", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe9"])
 def test_without_the_token_there_is_a_401_for_everything(given_: str) -> None:
-    with TestClient(make_app(predictor(), "tiny", digest_of(TOKEN))) as client:
+    with TestClient(make_app(predictor(), "tiny", hash_token(TOKEN))) as client:
         headers = {"authorization": given_.encode("latin1")} if given_ else {}
         for method, path in (("GET", "/health"), ("POST", "/predict"), ("GET", "/nope")):
             done = client.request(method, path, headers=headers)
@@ -348,7 +348,7 @@ def test_without_the_token_there_is_a_401_for_everything(given_: str) -> None:
 
 
 def test_with_the_token_all_is_answered() -> None:
-    with TestClient(make_app(predictor(), "tiny", digest_of(TOKEN))) as client:
+    with TestClient(make_app(predictor(), "tiny", hash_token(TOKEN))) as client:
         headers = {"authorization": f"bearer {TOKEN}"}
         assert client.get("/health", headers=headers).status_code == 200
         with client.websocket_connect("/stream", headers=headers) as socket:
@@ -359,22 +359,22 @@ def test_with_the_token_all_is_answered() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.org", ""])
 def test_beyond_loopback_a_token_is_wanted(host: str) -> None:
     with pytest.raises(ConfigError, match="there is no token"):
-        access.refuse_open(host, "")
-    access.refuse_open(host, TOKEN)
-    access.refuse_open("127.0.0.1", "")
+        access.require_token(host, "")
+    access.require_token(host, TOKEN)
+    access.require_token("127.0.0.1", "")
 
 
 def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(access.TOKEN, raising=False)
-    assert access.token_of("") == ""
-    monkeypatch.setenv(access.TOKEN, TOKEN)
-    assert access.token_of("") == TOKEN and access.TOKEN not in os.environ
+    monkeypatch.delenv(access.TOKEN_VARIABLE, raising=False)
+    assert access.read_token("") == ""
+    monkeypatch.setenv(access.TOKEN_VARIABLE, TOKEN)
+    assert access.read_token("") == TOKEN and access.TOKEN_VARIABLE not in os.environ
     file = tmp_path / "token"
     file.write_text("another-token-of-16\n")
-    assert access.token_of(str(file)) == "another-token-of-16"
+    assert access.read_token(str(file)) == "another-token-of-16"
     for text in ("", "short", "with a space in it.", "ü" * 20):
         file.write_text(text)
         with pytest.raises(ConfigError, match="openssl rand"):
-            access.token_of(str(file))
+            access.read_token(str(file))
     with pytest.raises(ConfigError, match="cannot be read"):
-        access.token_of(str(tmp_path / "none"))
+        access.read_token(str(tmp_path / "none"))

@@ -28,7 +28,7 @@ from eav_ray.data.live import HOP_S, Live, Snapshot, window_of
 from eav_ray.data.upload import LONGEST_S, upload_of, windows_of
 from eav_ray.data.wire import parse_json
 from eav_ray.errors import DataError
-from eav_ray.runtime.access import Guard, as_json, as_text
+from eav_ray.runtime.access import TokenAuthMiddleware, encode_json, make_json_response
 from eav_ray.training.predictor import Predictor, answers
 from eav_ray.training.probabilities import Recordings
 
@@ -66,7 +66,7 @@ def make_app(predictor: Predictor, name: str, token_digest: str = "", limits: Li
         WebSocketRoute("/stream", service.stream),
     ]
     handlers: Any = {Refused: _refused, HTTPException: _http_error}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), token_digest)
+    return TokenAuthMiddleware(Starlette(routes=routes, exception_handlers=handlers), token_digest)
 
 
 class Service:
@@ -80,7 +80,7 @@ class Service:
 
     async def health(self, request: Request) -> Response:
         p = self._predictor
-        return as_json(
+        return make_json_response(
             {
                 "ok": True,
                 "checkpoint": self._name,
@@ -110,7 +110,7 @@ class Service:
         # A client that goes away meanwhile does not end the work: it counts, and holds up others, until it is done.
         answer = asyncio.get_running_loop().run_in_executor(self._for_requests, work)
         answer.add_done_callback(self._finish_request)
-        return as_json(await asyncio.shield(answer))
+        return make_json_response(await asyncio.shield(answer))
 
     def _finish_request(self, answer: "asyncio.Future[dict[str, Any]]") -> None:
         self._turn.release()
@@ -229,7 +229,7 @@ class Streaming:
             else:
                 tree = {}
             if tree:
-                await self._socket.send_text(as_text(tree | self._complaints()))
+                await self._socket.send_text(encode_json(tree | self._complaints()))
                 last_sent_s = max(last_sent_s + HOP_S, now) if end_s is None else now
             if self._bad >= self._limits.in_a_row:
                 return f"{self._bad} messages in a row cannot be used"
@@ -275,11 +275,11 @@ async def _form(request: Request, body: bytes) -> dict[str, Any]:
 
 
 async def _refused(request: Request, error: Refused) -> Response:
-    return as_json(error.tree, error.status)
+    return make_json_response(error.tree, error.status)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
     allowed = "GET /health, POST /predict, WebSocket /stream"
-    return as_json(
+    return make_json_response(
         {"error": f"{request.method} {request.url.path}: {error.detail}; there are {allowed}"}, error.status_code
     )

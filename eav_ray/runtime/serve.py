@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from eav_ray.config import Runtime
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime import cluster
-from eav_ray.runtime.access import digest_of, refuse_open, token_of
+from eav_ray.runtime.access import hash_token, read_token, require_token
 from eav_ray.runtime.app import make_app
 from eav_ray.runtime.cli import with_data
 from eav_ray.runtime.predict import open_checkpoint
@@ -52,8 +52,8 @@ def serve_checkpoint(
     checkpoint = open_checkpoint(path)
     experiment = with_data(checkpoint.experiment, changes)
     runtime = experiment.runtime
-    token = token_of(token_file)
-    refuse_open(host, token)
+    token = read_token(token_file)
+    require_token(host, token)
     joined = cluster.address_of(runtime)
     if not joined:
         cluster.check_local(runtime)
@@ -61,7 +61,7 @@ def serve_checkpoint(
     with cluster.session(runtime), _until_told() as stop_requested:  # Ray sets a handler of its own when it starts
         url = _start(host, port, token, route)
         checkpoint_path = "/".join(map(str, split(path)))
-        _deploy(checkpoint_path, digest_of(token) if token else "", runtime, name, route, replicas)
+        _deploy(checkpoint_path, hash_token(token) if token else "", runtime, name, route, replicas)
         print(f"serving {path} at {url} (health, predict, stream){'' if token else ', without a token'}", flush=True)
         try:
             while not stop_requested.wait(ALIVE_S):
@@ -113,7 +113,7 @@ def _start(host: str, port: int, token: str, route: str) -> str:
     client = _get_global_client()
     have = client.http_config if client is not None else options
     if have.host and have.host != host:
-        refuse_open(have.host, token)
+        require_token(have.host, token)
     return f"http://{have.host}:{have.port}{'' if route == '/' else route}"
 
 
