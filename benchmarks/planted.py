@@ -30,7 +30,7 @@ from eav_ray.data.synthetic import (
     bayes_accuracy,
     best_fixed_weights,
     confusion,
-    plant,
+    generate_dataset,
     truths,
 )
 from eav_ray.report.table import warnings_of
@@ -222,7 +222,7 @@ def main() -> int:
         folder = folder / plan.cue
     e = experiment_of(folder, parse_changes([f"{key}={value}" for key, value in words.items()]))
     print(f"to do: {FOLDS} folds of 3 encoder trainings and a fusion; about 15 minutes on 2 cores", flush=True)
-    plant(e.data.root, plan, workers=2)
+    generate_dataset(e.data.root, plan, workers=2)
     tables, warnings = [], []
     with cluster.session(e.runtime):
         preprocess(e)

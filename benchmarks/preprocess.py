@@ -34,7 +34,7 @@ from eav_ray.data import frames, sets, video
 from eav_ray.data.eav import EAV
 from eav_ray.data.manifest import Recording
 from eav_ray.data.session import Prepared, prepare_eeg
-from eav_ray.data.synthetic import Plan, plant
+from eav_ray.data.synthetic import Plan, generate_dataset
 from eav_ray.runtime import cluster
 from eav_ray.runtime.preprocess import _run, chunks, shard_store
 
@@ -46,7 +46,7 @@ PROFILE = VideoProfile()
 def person(folder: Path) -> Path:
     """One person with 100 speaking recordings of 20 s, 640 x 480 at 30 fps."""
     plan = Plan(people=1, per_class=20, listening=True, video_size=(640, 480), fps=30)
-    plant(folder, plan, workers=2)
+    generate_dataset(folder, plan, workers=2)
     return folder
 
 

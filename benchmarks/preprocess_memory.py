@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 
 from benchmarks.common import Goal, arguments, finish, spread
-from eav_ray.data.synthetic import Plan, plant
+from eav_ray.data.synthetic import Plan, generate_dataset
 
 RUNS = 3
 IDLE = """
@@ -53,7 +53,7 @@ def peak(command: list[str]) -> float:
 def main() -> int:
     folder, _ = arguments(__doc__)
     plan = Plan(people=8, per_class=20, listening=True, fps=10)
-    plant(folder / "EAV", plan, workers=os.cpu_count() or 1)
+    generate_dataset(folder / "EAV", plan, workers=os.cpu_count() or 1)
     idle = [peak([sys.executable, "-c", IDLE]) for _ in range(RUNS)]
     people: dict[int, list[float]] = {2: [], 8: []}
     for k in range(RUNS):

@@ -32,7 +32,7 @@ from benchmarks.common import Goal, arguments, finish, spread
 from eav_ray.config import Experiment, load, override
 from eav_ray.data import arrow
 from eav_ray.data.split import Split
-from eav_ray.data.synthetic import Plan, plant
+from eav_ray.data.synthetic import Plan, generate_dataset
 from eav_ray.models.build import FusionAlone, build_fusion
 from eav_ray.runtime import cluster, tune
 from eav_ray.runtime.groups import Trainer
@@ -122,7 +122,7 @@ def a_run_each(folder: Path, e: Experiment, planned: tune.Plan, data: Data, samp
 
 
 def part_a(folder: Path) -> tuple[list[str], list[Goal]]:
-    plant(folder / "EAV", Plan(people=10, per_class=2, video_size=(64, 48), fps=5), workers=CORES)
+    generate_dataset(folder / "EAV", Plan(people=10, per_class=2, video_size=(64, 48), fps=5), workers=CORES)
     e = load(DEMO, changes_of(folder))
     preprocess(e)
     data = open_data(e)

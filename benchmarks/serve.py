@@ -33,7 +33,7 @@ from eav_ray.config import load
 from eav_ray.data.eav import CHANNELS, CLASSES, EAV
 from eav_ray.data.manifest import Recording
 from eav_ray.data.split import Split
-from eav_ray.data.synthetic import Plan, plant
+from eav_ray.data.synthetic import Plan, generate_dataset
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
@@ -141,7 +141,7 @@ def replica(process: "subprocess.Popen[str]") -> psutil.Process:
 def main() -> int:
     folder, words = arguments(__doc__, known=("minutes", "requests"))
     minutes, requests = float(words.get("minutes", 30)), int(words.get("requests", 200))
-    plant(folder / "EAV", PLAN)
+    generate_dataset(folder / "EAV", PLAN)
     whole, dataset, recordings = bodies(folder / "EAV")
     command = [sys.executable, "jobs/serve.py", checkpoint(folder), "--port", "18765"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("EAV_RAY_SERVE")}

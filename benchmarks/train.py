@@ -32,7 +32,7 @@ from benchmarks.common import Goal, arguments, finish, spread
 from eav_ray.config import Experiment, load, override
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split, items_of
-from eav_ray.data.synthetic import Plan, plant
+from eav_ray.data.synthetic import Plan, generate_dataset
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_each
@@ -191,7 +191,7 @@ def main() -> int:
     folder, words = arguments(__doc__, ("rounds",))
     rounds = int(words.get("rounds", 5))
     print(f"to do: {rounds} rounds of 2 x 2 trainings; about {2 * rounds} minutes on 2 cores", flush=True)
-    plant(folder / "EAV", PLAN, workers=os.cpu_count() or 1)
+    generate_dataset(folder / "EAV", PLAN, workers=os.cpu_count() or 1)
     e = experiment_of(folder, 1)
     preprocess(e)
     table: list[str] = []

@@ -28,7 +28,7 @@ CHANNELS = (
 )
 # fmt: on
 EEG_HZ = 500.0
-PLANTED = "planted.json"  # in the folder of a person whom `synthetic` drew
+SYNTHETIC_MARKER = "planted.json"  # in the folder of a person whom `synthetic` drew
 EEG_KEYS = ("seg", "seg1")
 FOLDER = re.compile(r"subject0*([1-9]\d*)", re.IGNORECASE)
 MEDIA_NAME = re.compile(r"(\d{3})_trial_\d+_([a-z]+)_([a-z]+?)(?:_aud)?", re.IGNORECASE)
@@ -64,7 +64,7 @@ class EAV:
             )
         # People who were drawn in this layout carry a file that says so: published results are not of them.
         everyone = [path for paths in self.folders.values() for path in paths]
-        self.recorded = not any((path / PLANTED).exists() for path in everyone)
+        self.recorded = not any((path / SYNTHETIC_MARKER).exists() for path in everyone)
         if subjects:
             self.folders = {n: paths for n, paths in self.folders.items() if f"subject{n}" in subjects}
         self._last: tuple[str, np.ndarray] | None = None

@@ -29,7 +29,7 @@ import scipy.io
 import soundfile
 
 from eav_ray.data import render
-from eav_ray.data.eav import PLANTED
+from eav_ray.data.eav import SYNTHETIC_MARKER
 from eav_ray.errors import ConfigError, DataError, nearest
 
 CLASSES = ("Neutral", "Sadness", "Anger", "Happiness", "Calmness")
@@ -341,7 +341,7 @@ def _record(plan: Plan, recordings: Sequence[Truth]) -> dict[str, object]:
     }
 
 
-def _is_planted(folder: Path, plan: Plan) -> bool:
+def _is_generated(folder: Path, plan: Plan) -> bool:
     """Whether this person is already there. Folders are renamed into place, so one that exists is complete.
 
     Raises:
@@ -349,7 +349,7 @@ def _is_planted(folder: Path, plan: Plan) -> bool:
     """
     if not folder.exists():
         return False
-    path = folder / PLANTED
+    path = folder / SYNTHETIC_MARKER
     if not path.is_file():
         raise ConfigError(f"{folder} exists and was not planted by this program; choose another root")
     wanted = _record(plan, ())
@@ -359,11 +359,13 @@ def _is_planted(folder: Path, plan: Plan) -> bool:
     except (ValueError, TypeError, LookupError):
         same = False
     if not same:
-        raise ConfigError(f"{folder} was planted by another plan, see {PLANTED}; remove it or choose another root")
+        raise ConfigError(
+            f"{folder} was planted by another plan, see {SYNTHETIC_MARKER}; remove it or choose another root"
+        )
     return True
 
 
-def plant_person(root: str | os.PathLike[str], person: int, plan: Plan) -> None:
+def generate_subject(root: str | os.PathLike[str], person: int, plan: Plan) -> None:
     """Write one person, or do nothing where the same plan has written it before.
 
     Files go to a hidden sibling folder that is renamed to `subjectN` last, so an interrupted run leaves no half
@@ -377,7 +379,7 @@ def plant_person(root: str | os.PathLike[str], person: int, plan: Plan) -> None:
     if person < 1:
         raise ConfigError(f"person is {person}; people count from 1")
     folder = Path(root) / f"subject{person}"
-    if _is_planted(folder, plan):
+    if _is_generated(folder, plan):
         return
     growing = folder.with_name(f".planting-{folder.name}")
     shutil.rmtree(growing, ignore_errors=True)  # left by an interrupted run
@@ -385,7 +387,7 @@ def plant_person(root: str | os.PathLike[str], person: int, plan: Plan) -> None:
     for name, write in (("EEG", _write_eeg), ("Audio", _write_audio), ("Video", _write_video)):
         (growing / name).mkdir(parents=True)
         write(growing / name, plan, person, cast, recordings)
-    (growing / PLANTED).write_text(json.dumps(_record(plan, recordings)))
+    (growing / SYNTHETIC_MARKER).write_text(json.dumps(_record(plan, recordings)))
     os.replace(growing, folder)
 
 
@@ -395,13 +397,13 @@ def read_truth(root: str | os.PathLike[str], person: int) -> tuple[Truth, ...]:
     Raises:
         DataError: There is no such file.
     """
-    path = Path(root) / f"subject{person}" / PLANTED
+    path = Path(root) / f"subject{person}" / SYNTHETIC_MARKER
     if not path.is_file():
         raise DataError(f"{path} is missing; plant this person first")
     return tuple(Truth(**entry) for entry in json.loads(path.read_text())["recordings"])
 
 
-def plant(
+def generate_dataset(
     root: str | os.PathLike[str],
     plan: Plan,
     *,
@@ -428,12 +430,12 @@ def plant(
     Path(root).mkdir(parents=True, exist_ok=True)
     if workers <= 1:
         for person in people:
-            plant_person(root, person, plan)
+            generate_subject(root, person, plan)
             report_progress()
         return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, plan.people), mp_context=spawn) as pool:
-        for future in as_completed([pool.submit(plant_person, root, person, plan) for person in people]):
+        for future in as_completed([pool.submit(generate_subject, root, person, plan) for person in people]):
             future.result()
             report_progress()
 
@@ -453,7 +455,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root, workers = options.pop("root"), options.pop("workers")
     plan = Plan(**{**options, "video_size": tuple(options["video_size"])})
     print(f"planting {plan.people} people with {plan.recordings} recordings each in {root}")
-    plant(root, plan, workers=workers, progress=lambda done, total: print(f"planted {done} of {total}", flush=True))
+    generate_dataset(
+        root, plan, workers=workers, progress=lambda done, total: print(f"planted {done} of {total}", flush=True)
+    )
     alone = ", ".join(f"{m} {bayes_accuracy([m]):.3f}" for m in MODALITIES)
     print(f"best possible accuracy (speaking): {alone}, together {bayes_accuracy(MODALITIES):.3f}")
 

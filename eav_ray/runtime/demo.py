@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eav_ray.config import Experiment
 from eav_ray.data.synthetic import Plan as Planted
-from eav_ray.data.synthetic import bayes_accuracy, plant
+from eav_ray.data.synthetic import bayes_accuracy, generate_dataset
 from eav_ray.report.progress import stage
 from eav_ray.report.table import Optimism, optimism_text
 from eav_ray.runtime import cluster
@@ -24,7 +24,7 @@ def demo(experiment: Experiment, *, people: int, per_class: int, workers: int) -
     """Run everything, skipping what an earlier demo finished; whether fusion beat the best single modality."""
     began = time.perf_counter()
     e = experiment
-    planted = Planted(people=people, per_class=per_class)
+    synthetic_plan = Planted(people=people, per_class=per_class)
     runs = e.fold.inner * 3 + 3
     print(
         f"demo: {people} planted people, {people * per_class * 5} recordings; {runs} encoder trainings, "
@@ -33,7 +33,7 @@ def demo(experiment: Experiment, *, people: int, per_class: int, workers: int) -
         flush=True,
     )
     with stage("plant", people, "people") as bar:
-        plant(e.data.root, planted, workers=workers, progress=bar.to)
+        generate_dataset(e.data.root, synthetic_plan, workers=workers, progress=bar.to)
     found = check(e)
     print(f"check: {len(found.recordings)} recordings, {len(found.problems)} problems", flush=True)
     with cluster.session(e.runtime):

@@ -119,7 +119,7 @@ def test_drawn_recordings_follow_the_confusion_matrices():
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("planted")
-    synthetic.plant(folder, SMALL)
+    synthetic.generate_dataset(folder, SMALL)
     return folder
 
 
@@ -166,7 +166,7 @@ def test_classes_are_mixed_in_time(root):
 
 def test_a_v73_file_is_hdf5_with_reversed_axes(tmp_path):
     plan = Plan(people=1, per_class=1, seconds=5, video_size=(48, 48), fps=1, mat_version="7.3")
-    synthetic.plant_person(tmp_path, 1, plan)
+    synthetic.generate_subject(tmp_path, 1, plan)
     path = tmp_path / "subject1/EEG/subject1_eeg.mat"
     with pytest.raises(NotImplementedError):  # SciPy's way of saying: this is v7.3
         scipy.io.loadmat(path)
@@ -184,8 +184,8 @@ def _signals(root: Path, person: int) -> list[bytes]:
 def test_the_same_seed_gives_the_same_person_and_other_people_differ(tmp_path):
     plan = Plan(people=1, per_class=1, seconds=5, video_size=(48, 48), fps=2)
     for name in ("a", "b"):
-        synthetic.plant_person(tmp_path / name, 1, plan)
-    synthetic.plant_person(tmp_path / "a", 2, plan)
+        synthetic.generate_subject(tmp_path / name, 1, plan)
+    synthetic.generate_subject(tmp_path / "a", 2, plan)
     assert _signals(tmp_path / "a", 1) == _signals(tmp_path / "b", 1)
     assert not set(_signals(tmp_path / "a", 1)) & set(_signals(tmp_path / "a", 2))
 
@@ -195,13 +195,13 @@ def test_a_finished_person_is_kept_and_an_interrupted_one_is_redone(tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "_write_video", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            synthetic.plant(tmp_path, plan)
+            synthetic.generate_dataset(tmp_path, plan)
     assert not (tmp_path / "subject1").exists()
-    synthetic.plant(tmp_path, plan)
-    before = (tmp_path / "subject1" / synthetic.PLANTED).stat().st_mtime_ns
+    synthetic.generate_dataset(tmp_path, plan)
+    before = (tmp_path / "subject1" / synthetic.SYNTHETIC_MARKER).stat().st_mtime_ns
     calls = []
-    synthetic.plant(tmp_path, Plan(**{**vars(plan), "people": 2}), progress=lambda *n: calls.append(n))
-    assert (tmp_path / "subject1" / synthetic.PLANTED).stat().st_mtime_ns == before
+    synthetic.generate_dataset(tmp_path, Plan(**{**vars(plan), "people": 2}), progress=lambda *n: calls.append(n))
+    assert (tmp_path / "subject1" / synthetic.SYNTHETIC_MARKER).stat().st_mtime_ns == before
     assert calls == [(1, 2), (2, 2)]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["subject1", "subject2"]
 
@@ -209,10 +209,10 @@ def test_a_finished_person_is_kept_and_an_interrupted_one_is_redone(tmp_path, mo
 def test_folders_of_another_origin_are_not_touched(tmp_path):
     (tmp_path / "subject1").mkdir()
     with pytest.raises(ConfigError, match="was not planted"):
-        synthetic.plant_person(tmp_path, 1, Plan())
-    (tmp_path / "subject1" / synthetic.PLANTED).write_text(json.dumps({"renderer": 0, "plan": {}}))
+        synthetic.generate_subject(tmp_path, 1, Plan())
+    (tmp_path / "subject1" / synthetic.SYNTHETIC_MARKER).write_text(json.dumps({"renderer": 0, "plan": {}}))
     with pytest.raises(ConfigError, match="another plan"):
-        synthetic.plant_person(tmp_path, 1, Plan())
+        synthetic.generate_subject(tmp_path, 1, Plan())
 
 
 @pytest.mark.parametrize(
