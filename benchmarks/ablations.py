@@ -127,11 +127,11 @@ def one(job: Job, folder: Path) -> pd.DataFrame:
     table = predict_fold(run, WorkerContext(data.windows, results, torch.device("cpu")))
     if option.part == "audio":
         guess = table[[c for c in table if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
-        people = accuracy.per_person([table.assign(guess=guess)])
+        subject_accuracy = accuracy.compute_subject_accuracy([table.assign(guess=guess)])
     else:
         table = per_recording(table)
-        people = pd.Series(predicted(table, "fusion") == table["label"]).groupby(table["subject"]).mean()
-    return keep(results, name, people.rename("accuracy").rename_axis("subject").reset_index())
+        subject_accuracy = pd.Series(predicted(table, "fusion") == table["label"]).groupby(table["subject"]).mean()
+    return keep(results, name, subject_accuracy.rename("accuracy").rename_axis("subject").reset_index())
 
 
 def embed(folder: Path, fold: int) -> None:
@@ -153,18 +153,20 @@ def format_report(tables: dict[tuple[str, str], list[pd.DataFrame]]) -> list[str
         options = [o for o in OPTIONS if o.part == part and (part, o.name) in tables]
         if not options:
             continue
-        people = {o.name: 100 * pd.concat(tables[part, o.name]).groupby("subject")["accuracy"].mean() for o in options}
+        accuracy_by_option = {
+            o.name: 100 * pd.concat(tables[part, o.name]).groupby("subject")["accuracy"].mean() for o in options
+        }
         lines += [
             "",
             f"## {says}",
             "",
-            f"{len(people['none'])} people, {SEEDS} seeds.",
+            f"{len(accuracy_by_option['none'])} people, {SEEDS} seeds.",
             "",
             "| turned | mean | SD over people | gain | better, worse | Wilcoxon p |",
             "|---|---|---|---|---|---|",
         ]
-        for name, values in people.items():
-            gain = (values - people["none"]).round(6).to_numpy()
+        for name, values in accuracy_by_option.items():
+            gain = (values - accuracy_by_option["none"]).round(6).to_numpy()
             p = f"{wilcoxon(gain).pvalue:.2g}" if gain.any() else "-"
             lines.append(
                 f"| {name} | {values.mean():.1f} | {values.std(ddof=1):.1f} | {gain.mean():+.1f} | "

@@ -184,11 +184,11 @@ def machine(kind: str, e: Experiment, data: Data, train: np.ndarray, test: np.nd
     """A support-vector machine with a radial kernel, its penalty chosen on inner folds of the training people."""
     rows = np.concatenate([train, test])
     x = features(kind, e, data, rows)
-    people = data.windows.ids["subject"].to_numpy()[train]
+    train_subjects = data.windows.ids["subject"].to_numpy()[train]
     pipeline = make_pipeline(StandardScaler(), SVC(class_weight="balanced"))
     grid = {"svc__C": [0.1, 1, 10, 100], "svc__gamma": [0.3 / x.shape[1], 1 / x.shape[1], 3 / x.shape[1]]}
     search = GridSearchCV(pipeline, grid, scoring="balanced_accuracy", cv=GroupKFold(7))
-    search.fit(x[: len(train)], label[train], groups=people)
+    search.fit(x[: len(train)], label[train], groups=train_subjects)
     return search.predict(x[len(train) :])
 
 
@@ -211,7 +211,7 @@ def features(kind: str, e: Experiment, data: Data, rows: np.ndarray) -> np.ndarr
     return np.stack(found)
 
 
-def per_person(tables: list[pd.DataFrame]) -> pd.Series:
+def compute_subject_accuracy(tables: list[pd.DataFrame]) -> pd.Series:
     """Balanced accuracy over each person's windows, the mean over seeds."""
     whole = pd.concat(tables)
     right = whole["guess"] == whole["label"]
@@ -257,13 +257,15 @@ def report(tables: dict[str, list[pd.DataFrame]]) -> int:
         ("ravdess", "RAVDESS, five emotions", 20),
         ("eegmat", "EEGMAT, rest against arithmetic", 50),
     ):
-        people = {c.name: per_person(tables[c.name]) for c in CASES if c.set == name and c.name in tables}
-        machines = [c for c in CASES if c.set == name and c.features and c.name in people]
-        ours = [c for c in CASES if c.set == name and not c.features and c.name in people]
+        accuracy_by_case = {
+            c.name: compute_subject_accuracy(tables[c.name]) for c in CASES if c.set == name and c.name in tables
+        }
+        machines = [c for c in CASES if c.set == name and c.features and c.name in accuracy_by_case]
+        ours = [c for c in CASES if c.set == name and not c.features and c.name in accuracy_by_case]
         if not machines or not ours:
             continue
-        rival = max(machines, key=lambda c: people[c.name].mean())
-        count = len(people[rival.name])
+        rival = max(machines, key=lambda c: accuracy_by_case[c.name].mean())
+        count = len(accuracy_by_case[rival.name])
         lines += [
             "",
             f"## {title}, {count} people, chance {chance}",
@@ -272,15 +274,15 @@ def report(tables: dict[str, list[pd.DataFrame]]) -> int:
             "|---|---|---|---|---|---|---|",
         ]
         for case in (*machines, *ours):
-            mean, sd = 100 * people[case.name].mean(), 100 * people[case.name].std(ddof=1)
-            gain = (people[case.name] - people[rival.name]).to_numpy() * 100
+            mean, sd = 100 * accuracy_by_case[case.name].mean(), 100 * accuracy_by_case[case.name].std(ddof=1)
+            gain = (accuracy_by_case[case.name] - accuracy_by_case[rival.name]).to_numpy() * 100
             compared = f"{gain.mean():+.1f} | {(gain > 0).sum()}, {(gain < 0).sum()} | {p_value(gain)}"
             runs = "-" if case.features else len(tables[case.name]) // FOLDS
             lines.append(
                 f"| {case.says} | {runs} | {mean:.1f} | {sd:.1f} | {compared if case is not rival else '- | - | -'} |"
             )
-        best = max(ours, key=lambda c: people[c.name].mean())
-        gain = 100 * float((people[best.name] - people[rival.name]).mean())
+        best = max(ours, key=lambda c: accuracy_by_case[c.name].mean())
+        gain = 100 * float((accuracy_by_case[best.name] - accuracy_by_case[rival.name]).mean())
         goals.append(Goal(f"{title}: {best.name} less {rival.name}", gain, 0.0, " points"))
     lines += [
         "",
@@ -322,7 +324,7 @@ def main() -> int:
             tables.setdefault(name, []).extend(parts)
     if len(cases) < len(CASES):
         for name, parts in tables.items():
-            print(f"{name}: {100 * per_person(parts).mean():.1f}")
+            print(f"{name}: {100 * compute_subject_accuracy(parts).mean():.1f}")
         return 0
     return report(tables)
 

@@ -33,13 +33,15 @@ def main() -> int:
     with cluster.session(e.runtime):
         data = open_data(e)
         paths = [train(override(e, {"fold.index": fold})) for fold in range(FOLDS)]
-        people = {i.split("/")[0]: p for p in paths for i in open_checkpoint(p).split.test}
-        assert len(people) == PLAN.people
-        runs = {(s, k): plan_calibration(e, data, p, s, k) for s, p in people.items() for k in NUMBERS if k}
+        checkpoint_by_subject = {i.split("/")[0]: p for p in paths for i in open_checkpoint(p).split.test}
+        assert len(checkpoint_by_subject) == PLAN.n_subjects
+        runs = {
+            (s, k): plan_calibration(e, data, p, s, k) for s, p in checkpoint_by_subject.items() for k in NUMBERS if k
+        }
         announce(e, list(runs.values()), data)
         seen = tuple(sorted({i for run in runs.values() for i in run.split.train}))
         prefixes = run_all(e, list(runs.values()), data.shards, data.index, seen, title="calibrate")
-        for subject, path in people.items():
+        for subject, path in checkpoint_by_subject.items():
             scored = {i.split("/")[1] for i in runs[subject, NUMBERS[-1]].split.test}
             for k in NUMBERS:
                 where = path if not k else f"{Store(e.store.results)}/{prefixes[runs[subject, k].key]}"
@@ -49,7 +51,7 @@ def main() -> int:
                 parts.append({"subject": subject, "recordings": k, "accuracy": right.mean(), "scored": len(right)})
     table = pd.DataFrame(parts).pivot(index="subject", columns="recordings", values="accuracy") * 100
     lines = [
-        f"{PLAN.people} planted people never seen before, {parts[0]['scored']} recordings of each scored; fusion and "
+        f"{PLAN.n_subjects} planted people never seen before, {parts[0]['scored']} recordings of each scored; fusion and "
         "heads trained on, encoders as they were.",
         "",
         "| labelled recordings | accuracy | SD over people | gain | better, worse | Wilcoxon p |",

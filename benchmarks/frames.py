@@ -121,7 +121,7 @@ def main() -> int:
             f"| {name} | {one['bytes'][0]:,.0f} | {spread(one['encode'])} | {spread(one['decode'], 3)} | "
             f"{spread(one['wall'], 3)} | {psnr} |"
         )
-    generate_dataset(folder / "planted", Plan(people=9, per_class=6), workers=2)
+    generate_dataset(folder / "planted", Plan(n_subjects=9, per_class=6), workers=2)
     right = pd.concat({c: accuracy(folder, c)["video"] for c in ("raw", "jpeg")}, axis=1)
     only = {c: int((right[c] & ~right[o]).sum()) for c, o in (("raw", "jpeg"), ("jpeg", "raw"))}
     p = float(binomtest(only["raw"], sum(only.values())).pvalue) if sum(only.values()) else 1.0

@@ -41,7 +41,7 @@ from eav_ray.runtime.train import open_data, train
 from eav_ray.training.metrics import per_recording, predicted
 
 # Other people than those on whom the settings below and the defaults of the fusion were tried (seed 0).
-PLAN, FOLDS = Plan(people=12, per_class=10, seed=1), 3
+PLAN, FOLDS = Plan(n_subjects=12, per_class=10, seed=1), 3
 STEP = 0.05  # of the grid of fixed weights
 TRAINED: dict[str, Any] = {
     "train.encoders.audio.epochs": 5,
@@ -65,9 +65,9 @@ def experiment_of(folder: Path, changes: dict[str, Any]) -> Experiment:
 def useless(plan: Plan) -> dict[tuple[str, str], str]:
     """Which modality carries nothing, by (person, recording)."""
     return {
-        (f"subject{person}", f"{truth.key:03d}"): truth.useless or ""
-        for person in range(1, plan.people + 1)
-        for truth in truths(plan, person)
+        (f"subject{subject_number}", f"{truth.key:03d}"): truth.useless or ""
+        for subject_number in range(1, plan.n_subjects + 1)
+        for truth in truths(plan, subject_number)
     }
 
 
@@ -102,8 +102,8 @@ def ideal(plan: Plan) -> tuple[pd.DataFrame, dict[str, float]]:
     logs = {m: np.log(confusion(m)) for m in MODALITIES}
     mixed = {m: np.log((1 - blind) * confusion(m) + blind / len(CLASSES)) for m in MODALITIES}
     rows = []
-    for person in range(1, plan.people + 1):
-        for truth in truths(plan, person):
+    for subject_number in range(1, plan.n_subjects + 1):
+        for truth in truths(plan, subject_number):
             said = {m: logs[m][:, truth.latents[m]] for m in MODALITIES}
             nothing = np.zeros(len(CLASSES))
             alone = {m: nothing if m == truth.useless == truth.cue else said[m] for m in MODALITIES}
@@ -112,7 +112,7 @@ def ideal(plan: Plan) -> tuple[pd.DataFrame, dict[str, float]]:
                 "fixed": sum(weights[m] * mixed[m][:, truth.latents[m]] for m in MODALITIES),
             }
             right = {name: _chance(np.asarray(vote), truth.label) for name, vote in votes.items()}
-            rows.append({"subject": f"subject{person}", "recording": f"{truth.key:03d}"} | right)
+            rows.append({"subject": f"subject{subject_number}", "recording": f"{truth.key:03d}"} | right)
     return pd.DataFrame(rows).set_index(["subject", "recording"]), weights
 
 
@@ -154,11 +154,11 @@ def report(plan: Plan, table: pd.DataFrame, folds: np.ndarray, e: Experiment, wa
     goals = []
     for source in (*MODALITIES, "late_mean", "fusion"):
         right = predicted(table, source) == truth
-        people = pd.Series(right).groupby(table["subject"].to_numpy()).mean()
+        subject_accuracy = pd.Series(right).groupby(table["subject"].to_numpy()).mean()
         limit = bayes.get(source, bayes["fusion"])
         best = float(here[source if source in bayes else "fusion"].mean())
         share = float(right.mean()) / best
-        sd = 100 * people.std(ddof=1)
+        sd = 100 * subject_accuracy.std(ddof=1)
         lines.append(f"| {source} | {right.mean():.1%} | {sd:.1f} | {limit:.1%} | {best:.1%} | {share:.1%} |")
         if source != "late_mean":
             goals.append(Goal(f"{source} of the ideal observer", 100 * share, 95 if source == "fusion" else 90, " %"))
@@ -171,14 +171,14 @@ def report(plan: Plan, table: pd.DataFrame, folds: np.ndarray, e: Experiment, wa
         "| modality | weight where nothing is useless | where it is useless | Wilcoxon p over people |",
         "|---|---|---|---|",
     ]
-    persons = [(table["subject"] == s).to_numpy() for s in sorted(set(table["subject"]))]
+    subject_masks = [(table["subject"] == s).to_numpy() for s in sorted(set(table["subject"]))]
     for m in MODALITIES:
         column = table[f"corrected.{m}"].to_numpy()
         means = [column[cue == there].mean() for there in ("", m)]
         # Of those who have recordings of both kinds.
-        sides = [(column[who & (cue == "")], column[who & (cue == m)]) for who in persons]
-        by_person = [useful.mean() - blind.mean() for useful, blind in sides if len(useful) and len(blind)]
-        lines.append(f"| {m} | {means[0]:.3f} | {means[1]:.3f} | {wilcoxon(by_person).pvalue:.2g} |")
+        sides = [(column[who & (cue == "")], column[who & (cue == m)]) for who in subject_masks]
+        subject_differences = [useful.mean() - blind.mean() for useful, blind in sides if len(useful) and len(blind)]
+        lines.append(f"| {m} | {means[0]:.3f} | {means[1]:.3f} | {wilcoxon(subject_differences).pvalue:.2g} |")
         goals.append(Goal(f"weight of {m} where useless of where nothing is", means[1] / means[0], 0.9, "", False))
     weights, by_fixed = best_fixed(table)
     by_fusion = predicted(table, "fusion") == truth

@@ -39,20 +39,20 @@ from eav_ray.runtime import cluster
 from eav_ray.runtime.preprocess import _run, chunks, shard_store
 
 RUNS = 5
-PEOPLE = 4  # of the whole job
+N_SUBJECTS = 4  # of the whole job
 PROFILE = VideoProfile()
 
 
-def person(folder: Path) -> Path:
+def generate_one_subject(folder: Path) -> Path:
     """One person with 100 speaking recordings of 20 s, 640 x 480 at 30 fps."""
-    plan = Plan(people=1, per_class=20, listening=True, video_size=(640, 480), fps=30)
+    plan = Plan(n_subjects=1, per_class=20, listening=True, video_size=(640, 480), fps=30)
     generate_dataset(folder, plan, workers=2)
     return folder
 
 
 def copies(root: Path, folder: Path) -> Path:
     """The same person under several names, each with files of its own."""
-    for number in range(1, PEOPLE + 1):
+    for number in range(1, N_SUBJECTS + 1):
         for path in sorted((root / "subject1").rglob("*.*")):
             target = folder / f"subject{number}" / path.relative_to(root / "subject1")
             target = target.with_name(target.name.replace("subject1_", f"subject{number}_"))
@@ -197,7 +197,7 @@ def wall_seconds(work: Callable[[], Any]) -> float:
 
 def main() -> int:
     folder, _ = arguments(__doc__)
-    root = person(folder / "EAV")
+    root = generate_one_subject(folder / "EAV")
     many = copies(root, folder / "people")
     listing = EAV(str(root)).scan()
     paths = [r.video for r in listing.recordings if r.video is not None]
@@ -244,7 +244,7 @@ def main() -> int:
     one_core = "on one core" if os.environ.get("OMP_NUM_THREADS") == "1" else "threads of BLAS not limited"
     lines = [
         f"{len(paths)} videos of 600 frames, 640 x 480; EEG file of 200 recordings, {one_core}; the whole job on "
-        f"{PEOPLE} people of 100 recordings, all modalities. Median (range) of {RUNS} runs.",
+        f"{N_SUBJECTS} people of 100 recordings, all modalities. Median (range) of {RUNS} runs.",
         "",
         "| side | seconds | frames/s |",
         "|---|---|---|",

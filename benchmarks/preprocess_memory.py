@@ -52,10 +52,10 @@ def peak(command: list[str]) -> float:
 
 def main() -> int:
     folder, _ = arguments(__doc__)
-    plan = Plan(people=8, per_class=20, listening=True, fps=10)
+    plan = Plan(n_subjects=8, per_class=20, listening=True, fps=10)
     generate_dataset(folder / "EAV", plan, workers=os.cpu_count() or 1)
     idle = [peak([sys.executable, "-c", IDLE]) for _ in range(RUNS)]
-    people: dict[int, list[float]] = {2: [], 8: []}
+    peaks_by_subjects: dict[int, list[float]] = {2: [], 8: []}
     for k in range(RUNS):
         for count in (2, 8) if k % 2 == 0 else (8, 2):
             shards = folder / "shards"
@@ -63,16 +63,16 @@ def main() -> int:
             names = ",".join(f"subject{i + 1}" for i in range(count))
             words = [f"data.root={folder / 'EAV'}", f"data.subjects=[{names}]", f"store.shards={shards}"]
             job = ["jobs/preprocess.py", "jobs/experiments/fusion.yaml", *words]
-            people[count].append(peak([sys.executable, *job]))
-            print(f"run {k + 1}, {count} people: {people[count][-1]:.2f} GiB", flush=True)
-    few, many = (np.array(people[n]) - np.median(idle) for n in (2, 8))
+            peaks_by_subjects[count].append(peak([sys.executable, *job]))
+            print(f"run {k + 1}, {count} people: {peaks_by_subjects[count][-1]:.2f} GiB", flush=True)
+    few, many = (np.array(peaks_by_subjects[n]) - np.median(idle) for n in (2, 8))
     lines = [
         f"Peak of all processes, GiB, median (range) of {RUNS} runs; an idle Ray: {spread(idle)}.",
         "",
         "| people | peak | less an idle Ray |",
         "|---|---|---|",
-        f"| 2 | {spread(people[2])} | {spread(few)} |",
-        f"| 8 | {spread(people[8])} | {spread(many)} |",
+        f"| 2 | {spread(peaks_by_subjects[2])} | {spread(few)} |",
+        f"| 8 | {spread(peaks_by_subjects[8])} | {spread(many)} |",
     ]
     ratio = float(np.median(many) / np.median(few))
     goals = [Goal("memory over 8 people of that over 2", ratio, 1.2, at_least=False)]

@@ -122,7 +122,7 @@ def a_run_each(folder: Path, e: Experiment, planned: tune.Plan, data: Data, samp
 
 
 def part_a(folder: Path) -> tuple[list[str], list[Goal]]:
-    generate_dataset(folder / "EAV", Plan(people=10, per_class=2, video_size=(64, 48), fps=5), workers=CORES)
+    generate_dataset(folder / "EAV", Plan(n_subjects=10, per_class=2, video_size=(64, 48), fps=5), workers=CORES)
     e = load(DEMO, changes_of(folder))
     preprocess(e)
     data = open_data(e)
@@ -213,10 +213,10 @@ def train_batched(job: tuple[list[Experiment], list[tuple[int, int]], int]) -> f
 
 def search_with_pruning(job: tuple[list[Experiment], int, int]) -> tuple[float, float]:
     """Search one (windows, person) of made-up features; returns seconds, and the share of epochs that were trained."""
-    experiments, windows, person = job
+    experiments, windows, seed = job
     torch.set_num_threads(1)
     began = time.perf_counter()
-    made = Made(windows, person)
+    made = Made(windows, seed)
     rows = np.arange(windows, windows + VALIDATED)
     ((_, batch),) = plain_batches(made, made.labels, rows, VALIDATED)
     epochs = experiments[0].optim.epochs
@@ -294,23 +294,25 @@ def part_b(pool: ProcessPoolExecutor, rounds: int = 3) -> tuple[list[str], list[
     return lines, [Goal("b: together against one after the other", ours / max(alone), 2.5, " times")]
 
 
-def part_c(pool: ProcessPoolExecutor, people: int) -> tuple[list[str], list[Goal]]:
+def part_c(pool: ProcessPoolExecutor, n_subjects: int) -> tuple[list[str], list[Goal]]:
     experiments = candidates_of(64, 50)
     began = time.perf_counter()
-    jobs = [(experiments, [(280, person)], 1) for person in range(people)]
+    jobs = [(experiments, [(280, subject_number)], 1) for subject_number in range(n_subjects)]
     for number, seconds in enumerate(pool.map(train_batched, jobs)):
-        print(f"person {number + 1} of {people}: {seconds:.0f} s", flush=True)
-    minutes = (time.perf_counter() - began) / 60 * 42 / people
+        print(f"person {number + 1} of {n_subjects}: {seconds:.0f} s", flush=True)
+    minutes = (time.perf_counter() - began) / 60 * 42 / n_subjects
     began, shares = time.perf_counter(), []
     for number, (seconds, share) in enumerate(
-        pool.map(search_with_pruning, [(experiments, 280, person) for person in range(people)])
+        pool.map(search_with_pruning, [(experiments, 280, person) for person in range(n_subjects)])
     ):
         shares.append(share)
-        print(f"person {number + 1} of {people}, with looks: {seconds:.0f} s, {share:.0%} of the epochs", flush=True)
-    pruned_minutes = (time.perf_counter() - began) / 60 * 42 / people
-    extrapolated = "" if people == 42 else " for 42 people, extrapolated"
+        print(
+            f"person {number + 1} of {n_subjects}, with looks: {seconds:.0f} s, {share:.0%} of the epochs", flush=True
+        )
+    pruned_minutes = (time.perf_counter() - began) / 60 * 42 / n_subjects
+    extrapolated = "" if n_subjects == 42 else " for 42 people, extrapolated"
     lines = [
-        f"c. 64 candidates x {people} people x 50 epochs of 280 windows, {CORES} processes: {minutes:.1f} minutes "
+        f"c. 64 candidates x {n_subjects} people x 50 epochs of 280 windows, {CORES} processes: {minutes:.1f} minutes "
         f"whole, {pruned_minutes:.1f} with looks at {RUNGS[0]:g} and {RUNGS[1]:g} of the epochs in batches of {PRUNED_BATCH_SIZE}, "
         f"which train {median(shares):.0%} of them{extrapolated}.",
         "",
@@ -323,8 +325,10 @@ def part_c(pool: ProcessPoolExecutor, people: int) -> tuple[list[str], list[Goal
 
 def main() -> int:
     folder, words = arguments(__doc__, ("only", "people"))
-    parts, people = words.get("only", "a,b,c").split(","), int(words.get("people", 42))
-    print(f"to do: parts {', '.join(parts)}; about {12 * ('a' in parts) + 3 + people} minutes on 2 cores", flush=True)
+    parts, n_subjects = words.get("only", "a,b,c").split(","), int(words.get("people", 42))
+    print(
+        f"to do: parts {', '.join(parts)}; about {12 * ('a' in parts) + 3 + n_subjects} minutes on 2 cores", flush=True
+    )
     report_lines, goals = [], []
     if "a" in parts:
         lines, found = part_a(folder)
@@ -335,7 +339,7 @@ def main() -> int:
             lines, found = part_b(pool)
             report_lines, goals = report_lines + lines, goals + found
         if "c" in parts:
-            lines, found = part_c(pool, people)
+            lines, found = part_c(pool, n_subjects)
             report_lines, goals = report_lines + lines, goals + found
     return finish("search", "What it costs to search fusions", "\n".join(report_lines), goals)
 

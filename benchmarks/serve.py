@@ -42,7 +42,7 @@ from eav_ray.training.loop import Position
 REPOSITORY = Path(__file__).parents[1]
 P95_S = 1.0
 GROWTH = 2.0  # MiB a minute over the second half, at most: 2.8 GiB a day
-PLAN = Plan(people=1, per_class=4, seconds=5)
+PLAN = Plan(n_subjects=1, per_class=4, seconds=5)
 PIECE_S = 0.1
 
 

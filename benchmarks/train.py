@@ -42,7 +42,7 @@ from eav_ray.training.plan import Progress, Run
 from eav_ray.training.source import Labels, Loader, RawSource
 
 EPOCHS, BATCH = 4, 4  # windows of one worker
-PLAN = Plan(people=2, per_class=8)  # 320 windows
+PLAN = Plan(n_subjects=2, per_class=8)  # 320 windows
 
 
 def experiment_of(folder: Path, workers: int) -> Experiment:
@@ -158,7 +158,7 @@ def by_program(e: Experiment, runs: list[Run], background_cpu: Beside | None = N
 
 def steps_of(e: Experiment) -> int:
     """Steps of an epoch, all of whole batches."""
-    return PLAN.people * PLAN.recordings * 4 // e.optim.batch
+    return PLAN.n_subjects * PLAN.recordings * 4 // e.optim.batch
 
 
 def first_steps(folder: Path) -> list[str]:

@@ -11,8 +11,8 @@ from eav_ray.runtime.demo import demo
 
 def main(arguments: Arguments) -> int:
     experiment = experiment_of(arguments)
-    people, per_class = arguments.number("people", 9), arguments.number("per-class", 6)
-    return 0 if demo(experiment, people=people, per_class=per_class, workers=os.cpu_count() or 1) else 1
+    n_subjects, per_class = arguments.number("people", 9), arguments.number("per-class", 6)
+    return 0 if demo(experiment, n_subjects=n_subjects, per_class=per_class, workers=os.cpu_count() or 1) else 1
 
 
 if __name__ == "__main__":

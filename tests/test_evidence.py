@@ -60,7 +60,7 @@ def test_only_recorded_eav_is_held_against_the_published_rows(
 
 
 def test_the_reader_knows_who_was_planted_even_among_others(tmp_path: Path) -> None:
-    generate_subject(tmp_path, 1, Plan(people=1, per_class=1, video_size=(64, 48), fps=5))
+    generate_subject(tmp_path, 1, Plan(n_subjects=1, per_class=1, video_size=(64, 48), fps=5))
     assert EAV(str(tmp_path)).recorded is False
     (tmp_path / "subject2" / "EEG").mkdir(parents=True)
     assert EAV(str(tmp_path), subjects=["subject2"]).recorded is False

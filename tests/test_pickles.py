@@ -152,7 +152,9 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
         row: dict[str, Any] = {"unit": 0, "eeg": b"", "facts": "{}"}
         if medium == "eeg":
             batch = {"person": np.array([0])}
-            made = eeg_stage._prepare(batch, people=[[0]], wanted=[unit], data=data, profile=PROFILE, whole={})
+            made = eeg_stage._prepare(
+                batch, unit_indices_by_subject=[[0]], wanted=[unit], data=data, profile=PROFILE, whole={}
+            )
             row = {k: v[0] for k, v in next(made).items()}
         todo, root = [Chunk("c", unit)], str(folder / "shards")
         _write(row, todo=todo, deadly={}, data=data, profile=PROFILE, root=root, n_chans=n_chans)

@@ -38,8 +38,8 @@ class Windows:
             only: The recordings that exist for this object, by id; row numbers count these alone. A search is given
                 its training recordings, so that no test row can reach it.
         """
-        people = None if only is None else {recording.split("/")[0] for recording in only}
-        files = [s for s in index.shards if people is None or not s.subject or s.subject in people]
+        allowed_subjects = None if only is None else {recording.split("/")[0] for recording in only}
+        files = [s for s in index.shards if allowed_subjects is None or not s.subject or s.subject in allowed_subjects]
         folder = Path(cache)
         folder.mkdir(parents=True, exist_ok=True)
         self.index = index

@@ -92,7 +92,7 @@ def talkers(rng: np.random.Generator, subject: str, others: Sequence[tuple[str, 
     drawn = [others[n] for n in rng.permutation(len(others)) if others[n][0] != subject]
     turn: dict[str, int] = {}
     order = []
-    for n, (person, _) in enumerate(drawn):
-        turn[person] = turn.get(person, -1) + 1
-        order.append((turn[person], n))
+    for n, (talker, _) in enumerate(drawn):
+        turn[talker] = turn.get(talker, -1) + 1
+        order.append((turn[talker], n))
     return [drawn[n][1] for _, n in sorted(order)]

@@ -78,7 +78,7 @@ class EAV:
         recordings: list[Recording] = []
         problems: list[Problem] = []
         for number in sorted(self.folders):
-            found = _Person(f"subject{number}", self.folders[number], self.tasks)
+            found = _SubjectFolder(f"subject{number}", self.folders[number], self.tasks)
             recordings += found.recordings
             problems += found.problems
         return Listing(tuple(recordings), tuple(problems))
@@ -117,7 +117,7 @@ class EAV:
         return RawEEG(values_TCN[:, :, recording.eeg_index].T, EEG_HZ, CHANNELS, "auto")
 
 
-class _Person:
+class _SubjectFolder:
     """What the folder of one person holds, in `recordings` and `problems`."""
 
     def __init__(self, subject: str, folders: list[Path], tasks: tuple[str, ...]) -> None:

@@ -53,8 +53,8 @@ def scan(data: Data) -> tuple[DataSet, Listing]:
     """
     dataset = open_data(data)
     listing = dataset.scan()
-    people = {r.subject for r in listing.recordings} | {p.subject for p in listing.problems}
-    if not people.issuperset(data.subjects):
+    subjects = {r.subject for r in listing.recordings} | {p.subject for p in listing.problems}
+    if not subjects.issuperset(data.subjects):
         _, everyone = scan(replace(data, subjects=()))
         _refuse_unknown(data.subjects, [r.subject for r in everyone.recordings])
     # Only listening is ever unwanted: other sets have tasks of their own, which data.tasks does not name.

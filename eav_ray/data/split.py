@@ -98,8 +98,8 @@ def _permuted(subject: str, task: str, labels: tuple[int, ...], seed: int) -> li
 
 
 def fold_count(items: Iterable[Item], fold: Fold) -> int:
-    people = len({i.subject for i in items})
-    return fold.of if fold.protocol == "subject_kfold" else people
+    n_subjects = len({i.subject for i in items})
+    return fold.of if fold.protocol == "subject_kfold" else n_subjects
 
 
 def make_split(items: list[Item], fold: Fold) -> Split:
@@ -108,25 +108,25 @@ def make_split(items: list[Item], fold: Fold) -> Split:
     Raises:
         ConfigError: The fold does not exist, or a side would be empty.
     """
-    people = sorted({i.subject for i in items}, key=_natural)
-    if fold.protocol == "subject_kfold" and fold.of > len(people):
+    subjects = sorted({i.subject for i in items}, key=_natural)
+    if fold.protocol == "subject_kfold" and fold.of > len(subjects):
         raise ConfigError(
-            f"fold.of is {fold.of}, but the manifest has only {len(people)} subjects; "
-            f"set fold.of to at most {len(people)}"
+            f"fold.of is {fold.of}, but the manifest has only {len(subjects)} subjects; "
+            f"set fold.of to at most {len(subjects)}"
         )
     count = fold_count(items, fold)
     if fold.index >= count:
         raise ConfigError(f"fold.index is {fold.index}, but there are {count} folds; use 0 to {count - 1}")
     if fold.protocol in ACROSS:
-        shuffled = list(people)
+        shuffled = list(subjects)
         if fold.protocol == "subject_kfold":
             np.random.default_rng(fold.seed).shuffle(shuffled)
         held_out = set(shuffled[fold.index :: count])
         train = [i for i in items if i.subject not in held_out]
         split = Split(fold.protocol, _ids(train), (), _ids(_scored(i for i in items if i.subject in held_out)))
     else:
-        person = [i for i in items if i.subject == people[fold.index]]
-        train, test = _in_time(person, lambda n: n - round(0.7 * n))
+        subject_items = [i for i in items if i.subject == subjects[fold.index]]
+        train, test = _in_time(subject_items, lambda n: n - round(0.7 * n))
         split = Split(fold.protocol, _ids(train), (), _ids(_scored(test)))
     if fold.protocol == "within_validated":
         split = _hold_out_last(split, items)
@@ -150,17 +150,17 @@ def inner_splits(items: list[Item], fold: Fold) -> list[Split]:
         )
     known = set(outer.train)
     train = [i for i in items if i.id in known]
-    people = sorted({i.subject for i in train}, key=_natural)
-    if fold.inner > len(people):
+    subjects = sorted({i.subject for i in train}, key=_natural)
+    if fold.inner > len(subjects):
         raise ConfigError(
-            f"fold.inner is {fold.inner}, but fold {fold.index} trains on only {len(people)} people; "
-            f"set fold.inner to at most {len(people)}"
+            f"fold.inner is {fold.inner}, but fold {fold.index} trains on only {len(subjects)} people; "
+            f"set fold.inner to at most {len(subjects)}"
         )
     # Another shuffle than the outer one: the inner folds of one outer fold should not repeat those of the next.
-    np.random.default_rng([fold.seed, 1 + fold.index]).shuffle(people)
+    np.random.default_rng([fold.seed, 1 + fold.index]).shuffle(subjects)
     splits = []
     for number in range(fold.inner):
-        held_out = set(people[number :: fold.inner])
+        held_out = set(subjects[number :: fold.inner])
         split = Split(
             fold.protocol,
             _ids(i for i in train if i.subject not in held_out),
@@ -181,8 +181,10 @@ def calibration_split(split: Split, items: list[Item], subject: str, recordings:
     """
     mine = sorted((i for i in items if i.subject == subject and i.id in set(split.test)), key=lambda i: i.order)
     if not mine:
-        people = sorted({i.split("/")[0] for i in split.test}, key=_natural)
-        raise ConfigError(f"{subject} is not among the people whom this checkpoint never saw: {', '.join(people)}")
+        test_subjects = sorted({i.split("/")[0] for i in split.test}, key=_natural)
+        raise ConfigError(
+            f"{subject} is not among the people whom this checkpoint never saw: {', '.join(test_subjects)}"
+        )
     if not 0 < recordings < len(mine):
         raise ConfigError(
             f"{recordings} recordings cannot calibrate {subject}, who has {len(mine)}: give 1 to {len(mine) - 1}, "
@@ -228,24 +230,24 @@ def refuse_overlap(split: Split) -> None:
         for shared in sorted(set(sides[one]) & set(sides[other])):
             raise ConfigError(f"recording {shared} is both in {one} and in {other}; the run does not start")
         if split.protocol in ACROSS:
-            people = [{i.split("/")[0] for i in sides[side]} for side in (one, other)]
-            for shared in sorted(people[0] & people[1]):
+            side_subjects = [{i.split("/")[0] for i in sides[side]} for side in (one, other)]
+            for shared in sorted(side_subjects[0] & side_subjects[1]):
                 raise ConfigError(f"subject {shared} is both in {one} and in {other}; the run does not start")
 
 
 def _hold_out_last(split: Split, items: list[Item]) -> Split:
     known = set(split.train)
-    person = [i for i in items if i.id in known]
-    train, late = _in_time(person, lambda n: 3 if n >= 15 else max(1, round(0.2 * n)))
+    subject_items = [i for i in items if i.id in known]
+    train, late = _in_time(subject_items, lambda n: 3 if n >= 15 else max(1, round(0.2 * n)))
     return replace(split, train=_ids(train), validation=_ids(_scored(late)))
 
 
-def _in_time(person: list[Item], held_out: Callable[[int], int]) -> tuple[list[Item], list[Item]]:
+def _in_time(subject_items: list[Item], held_out: Callable[[int], int]) -> tuple[list[Item], list[Item]]:
     """Per task and class, in time order: the last `held_out(n)` of n recordings go to the second side."""
     early: list[Item] = []
     late: list[Item] = []
-    for task, label in sorted({(i.task, i.label) for i in person}):
-        group = sorted((i for i in person if (i.task, i.label) == (task, label)), key=lambda i: i.order)
+    for task, label in sorted({(i.task, i.label) for i in subject_items}):
+        group = sorted((i for i in subject_items if (i.task, i.label) == (task, label)), key=lambda i: i.order)
         cut = len(group) - held_out(len(group))
         early += group[:cut]
         late += group[cut:]

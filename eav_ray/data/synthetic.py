@@ -178,7 +178,7 @@ class Plan:
         ConfigError: A value that cannot be planted.
     """
 
-    people: int = 8
+    n_subjects: int = 8
     per_class: int = 10  # speaking recordings per class and person, and as many listening ones if there are any
     listening: bool = False
     seconds: int = 20
@@ -194,7 +194,7 @@ class Plan:
         problems = [
             f"{name} is {getattr(self, name)}; {rule}"
             for name, fine, rule in (
-                ("people", self.people >= 1, "at least 1"),
+                ("people", self.n_subjects >= 1, "at least 1"),
                 ("per_class", self.per_class >= 1 and self.recordings <= 999, "1 to 999 recordings have 3-digit keys"),
                 ("seconds", self.seconds >= 5, "at least 5, one window"),
                 ("eeg_hz", self.eeg_hz >= 200, "at least 200, the artefacts need it"),
@@ -228,13 +228,13 @@ class Truth:
     cue: str | None  # the modality that carries the cue
 
 
-def truths(plan: Plan, person: int) -> tuple[Truth, ...]:
+def truths(plan: Plan, subject_number: int) -> tuple[Truth, ...]:
     """A person's recordings in time, classes and tasks shuffled.
 
     Args:
         person: 1-based.
     """
-    rng = np.random.default_rng([plan.seed, person])
+    rng = np.random.default_rng([plan.seed, subject_number])
     tasks = (LISTENING, SPEAKING) if plan.listening else (SPEAKING,)
     slots = [(label, task) for label in range(len(CLASSES)) for task in tasks for _ in range(plan.per_class)]
     order = enumerate(rng.permutation(len(slots)), start=1)
@@ -263,13 +263,13 @@ class _Cast:
     face: render.Face
 
 
-def _rng(plan: Plan, person: int, key: int, stream: int) -> np.random.Generator:
+def _rng(plan: Plan, subject_number: int, key: int, stream: int) -> np.random.Generator:
     """Counted randomness: a recording's signal does not depend on what was drawn before it."""
-    return np.random.default_rng([plan.seed, person, key, stream])
+    return np.random.default_rng([plan.seed, subject_number, key, stream])
 
 
-def _cast(plan: Plan, person: int) -> _Cast:
-    scalp, voice, face = (_rng(plan, person, 0, stream) for stream in range(3))
+def _cast(plan: Plan, subject_number: int) -> _Cast:
+    scalp, voice, face = (_rng(plan, subject_number, 0, stream) for stream in range(3))
     return _Cast(render.draw_scalp(scalp), render.draw_voice(voice), render.draw_face(face))
 
 
@@ -281,42 +281,42 @@ def _write_mat73(path: Path, key: str, values: np.ndarray) -> None:
         file.write(b"MATLAB 7.3 MAT-file, planted".ljust(116) + bytes(8) + b"\x00\x02IM")
 
 
-def _write_eeg(folder: Path, plan: Plan, person: int, cast: _Cast, recordings: Sequence[Truth]) -> None:
+def _write_eeg(folder: Path, plan: Plan, subject_number: int, cast: _Cast, recordings: Sequence[Truth]) -> None:
     shape = (plan.seconds * plan.eeg_hz, len(render.ELECTRODES), len(recordings))
     values = np.empty(shape, np.float32, order="F")  # the order of a .mat file: no second copy on writing
     label = np.zeros((2 * len(CLASSES), len(recordings)))
     for truth in recordings:
         column = truth.key - 1
         shown, cue = truth.latents["eeg"], truth.cue == "eeg"
-        rng = _rng(plan, person, truth.key, 0)
+        rng = _rng(plan, subject_number, truth.key, 0)
         values[:, :, column] = render.render_eeg(cast.scalp, shown, cue, rng, hz=plan.eeg_hz, seconds=plan.seconds)
         label[2 * truth.label + (truth.task == SPEAKING), column] = 1
-    key = "seg" if person % 4 == 1 else "seg1"  # about the proportion in EAV: 11 people and 31
+    key = "seg" if subject_number % 4 == 1 else "seg1"  # about the proportion in EAV: 11 people and 31
     if plan.mat_version == "5":
-        scipy.io.savemat(folder / f"subject{person}_eeg.mat", {key: values})
+        scipy.io.savemat(folder / f"subject{subject_number}_eeg.mat", {key: values})
     else:
-        _write_mat73(folder / f"subject{person}_eeg.mat", key, values)
-    scipy.io.savemat(folder / f"subject{person}_eeg_label.mat", {"label": label})
+        _write_mat73(folder / f"subject{subject_number}_eeg.mat", key, values)
+    scipy.io.savemat(folder / f"subject{subject_number}_eeg_label.mat", {"label": label})
 
 
-def _write_audio(folder: Path, plan: Plan, person: int, cast: _Cast, recordings: Sequence[Truth]) -> None:
+def _write_audio(folder: Path, plan: Plan, subject_number: int, cast: _Cast, recordings: Sequence[Truth]) -> None:
     spoken = [truth for truth in recordings if "audio" in truth.latents]
     numbers = _trial_numbers(spoken[::-1])  # backwards: a reader that joins by Trial_NN must not get away with it
-    suffix = "Aud" if person % 2 else "aud"
+    suffix = "Aud" if subject_number % 2 else "aud"
     for truth in spoken:
         name = f"{truth.key:03d}_Trial_{numbers[truth.key]:02d}_{truth.task}_{CLASSES[truth.label]}_{suffix}.wav"
         shown, cue = truth.latents["audio"], truth.cue == "audio"
-        rng = _rng(plan, person, truth.key, 1)
+        rng = _rng(plan, subject_number, truth.key, 1)
         sound = render.render_audio(cast.voice, shown, cue, rng, hz=plan.audio_hz, seconds=plan.seconds)
         soundfile.write(folder / name, sound, plan.audio_hz, subtype="PCM_16")
 
 
-def _write_video(folder: Path, plan: Plan, person: int, cast: _Cast, recordings: Sequence[Truth]) -> None:
+def _write_video(folder: Path, plan: Plan, subject_number: int, cast: _Cast, recordings: Sequence[Truth]) -> None:
     numbers = _trial_numbers(recordings)
     for truth in recordings:
         name = f"{truth.key:03d}_Trial_{numbers[truth.key]:02d}_{truth.task}_{CLASSES[truth.label]}.mp4"
         shown, cue = truth.latents["video"], truth.cue == "video"
-        rng = _rng(plan, person, truth.key, 2)
+        rng = _rng(plan, subject_number, truth.key, 2)
         frames = render.render_video(
             cast.face, shown, cue, rng, size=plan.video_size, fps=plan.fps, seconds=plan.seconds
         )
@@ -365,7 +365,7 @@ def _is_generated(folder: Path, plan: Plan) -> bool:
     return True
 
 
-def generate_subject(root: str | os.PathLike[str], person: int, plan: Plan) -> None:
+def generate_subject(root: str | os.PathLike[str], subject_number: int, plan: Plan) -> None:
     """Write one person, or do nothing where the same plan has written it before.
 
     Files go to a hidden sibling folder that is renamed to `subjectN` last, so an interrupted run leaves no half
@@ -376,28 +376,28 @@ def generate_subject(root: str | os.PathLike[str], person: int, plan: Plan) -> N
     Raises:
         ConfigError: `subjectN` exists, but is not what this plan would write.
     """
-    if person < 1:
-        raise ConfigError(f"person is {person}; people count from 1")
-    folder = Path(root) / f"subject{person}"
+    if subject_number < 1:
+        raise ConfigError(f"person is {subject_number}; people count from 1")
+    folder = Path(root) / f"subject{subject_number}"
     if _is_generated(folder, plan):
         return
     growing = folder.with_name(f".planting-{folder.name}")
     shutil.rmtree(growing, ignore_errors=True)  # left by an interrupted run
-    recordings, cast = truths(plan, person), _cast(plan, person)
+    recordings, cast = truths(plan, subject_number), _cast(plan, subject_number)
     for name, write in (("EEG", _write_eeg), ("Audio", _write_audio), ("Video", _write_video)):
         (growing / name).mkdir(parents=True)
-        write(growing / name, plan, person, cast, recordings)
+        write(growing / name, plan, subject_number, cast, recordings)
     (growing / SYNTHETIC_MARKER).write_text(json.dumps(_record(plan, recordings)))
     os.replace(growing, folder)
 
 
-def read_truth(root: str | os.PathLike[str], person: int) -> tuple[Truth, ...]:
+def read_truth(root: str | os.PathLike[str], subject_number: int) -> tuple[Truth, ...]:
     """What `planted.json` says about a person, in time. For tests and reference figures, never for training.
 
     Raises:
         DataError: There is no such file.
     """
-    path = Path(root) / f"subject{person}" / SYNTHETIC_MARKER
+    path = Path(root) / f"subject{subject_number}" / SYNTHETIC_MARKER
     if not path.is_file():
         raise DataError(f"{path} is missing; plant this person first")
     return tuple(Truth(**entry) for entry in json.loads(path.read_text())["recordings"])
@@ -418,24 +418,24 @@ def generate_dataset(
     Raises:
         ConfigError: A `subjectN` exists that this plan would not write.
     """
-    people = range(1, plan.people + 1)
+    subject_numbers = range(1, plan.n_subjects + 1)
     n_done = 0
 
     def report_progress() -> None:
         nonlocal n_done
         n_done += 1
         if progress:
-            progress(n_done, plan.people)
+            progress(n_done, plan.n_subjects)
 
     Path(root).mkdir(parents=True, exist_ok=True)
     if workers <= 1:
-        for person in people:
-            generate_subject(root, person, plan)
+        for subject_number in subject_numbers:
+            generate_subject(root, subject_number, plan)
             report_progress()
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, plan.people), mp_context=spawn) as pool:
-        for future in as_completed([pool.submit(generate_subject, root, person, plan) for person in people]):
+    with ProcessPoolExecutor(min(workers, plan.n_subjects), mp_context=spawn) as pool:
+        for future in as_completed([pool.submit(generate_subject, root, person, plan) for person in subject_numbers]):
             future.result()
             report_progress()
 
@@ -454,7 +454,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     root, workers = options.pop("root"), options.pop("workers")
     plan = Plan(**{**options, "video_size": tuple(options["video_size"])})
-    print(f"planting {plan.people} people with {plan.recordings} recordings each in {root}")
+    print(f"planting {plan.n_subjects} people with {plan.recordings} recordings each in {root}")
     generate_dataset(
         root, plan, workers=workers, progress=lambda done, total: print(f"planted {done} of {total}", flush=True)
     )

@@ -94,13 +94,19 @@ def paired(common: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[Paire
 
 def comparison_to_dict(one: Paired) -> dict[str, Any]:
     """A comparison, as it is kept."""
-    facts = {"other": one.other, "people": one.people, "p_value": one.p_value, "holm": one.holm, "effect": one.effect}
+    facts = {
+        "other": one.other,
+        "people": one.n_subjects,
+        "p_value": one.p_value,
+        "holm": one.holm,
+        "effect": one.effect,
+    }
     return _finite(asdict(one.difference) | facts) | {"significant": one.significant, "verdict": verdict(one)}
 
 
 def verdict(one: Paired) -> str:
-    if one.people < MIN_SUBJECTS:
-        return f"{one.people} people: none could be significant"
+    if one.n_subjects < MIN_SUBJECTS:
+        return f"{one.n_subjects} people: none could be significant"
     return f"significant (Holm p < {ALPHA:g})" if one.significant else "not significant"
 
 

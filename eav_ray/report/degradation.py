@@ -164,9 +164,9 @@ def _claim(
     both = pair[0].merge(pair[1], on=[*IDS, "window"], suffixes=("_clean", "_disturbed"))
     means = both.drop(columns="window").groupby(IDS).mean().reset_index()
     means["difference"] = means[f"{column}.{m}_disturbed"] - means[f"{column}.{m}_clean"]
-    people = means.groupby("subject").mean(numeric_only=True)
-    over_people = len(people) >= statistics.MIN_SUBJECTS
-    p, effect = statistics.signed_rank((people if over_people else means)["difference"].to_numpy())
+    subject_means = means.groupby("subject").mean(numeric_only=True)
+    paired_over_subjects = len(subject_means) >= statistics.MIN_SUBJECTS
+    p, effect = statistics.signed_rank((subject_means if paired_over_subjects else means)["difference"].to_numpy())
     apart = statistics.interval(means, "difference")
     return {
         "kind": step["kind"],
@@ -175,13 +175,13 @@ def _claim(
         "step": step["step"],
         "level": step["levels"][0]["level"],
         "unit": step["levels"][0]["unit"],
-        "clean": float(people[f"{column}.{m}_clean"].mean()),
-        "disturbed": float(people[f"{column}.{m}_disturbed"].mean()),
+        "clean": float(subject_means[f"{column}.{m}_clean"].mean()),
+        "disturbed": float(subject_means[f"{column}.{m}_disturbed"].mean()),
         "difference": apart.mean,
         "low": apart.low,
         "high": apart.high,
-        "over": "people" if over_people else "recordings",
-        "n": len(people) if over_people else len(means),
+        "over": "people" if paired_over_subjects else "recordings",
+        "n": len(subject_means) if paired_over_subjects else len(means),
         "p": p,
         "effect": effect,
         "holm": None,

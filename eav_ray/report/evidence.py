@@ -29,7 +29,7 @@ def page(results: Tree, extra: Sequence[str] = ()) -> str:
     for name, make in (
         ("protocols", _protocols),
         ("reference", _reference),
-        ("people", _people),
+        ("people", render_subjects),
         ("comparisons", _comparisons),
         ("seeds", _seeds),
         ("confusion", _confusion),
@@ -173,7 +173,7 @@ def _reference(results: Tree) -> str:
     return section("Against the published reference", table(head, lines, "left"), note(explanation))
 
 
-def _people(results: Tree) -> str:
+def render_subjects(results: Tree) -> str:
     rows = results["people"]
     sources = [s for s in results["accuracy"]["sources"]]
     known, main = any("reference" in r for r in rows), sources[-1]
@@ -187,7 +187,7 @@ def _people(results: Tree) -> str:
     ]
     caption = f"{main} of {len(rows)} people, from {percent(rows[0][main])} to {percent(rows[-1][main])} %."
     caption += f" {PUBLISHED.capitalize()}: per frame, under the protocol paper." if known else ""
-    drawn = figures.people(rows, sources, results["chance_of_person"], published=known)
+    drawn = figures.plot_subjects(rows, sources, results["chance_of_person"], published=known)
     return section("People", figure_svg(drawn, caption), table(head, lines))
 
 
@@ -252,10 +252,10 @@ def _weights(results: Tree) -> str:
     ]
     parts.append(table(head, lines))
     head[0] = "person"
-    by_person = found["weight"]["by_person"]
+    by_subject = found["weight"]["by_person"]
     lines = [
         [k, *(_three(row[m]) for m in modalities), *(_three(found["corrected"]["by_person"][k][m]) for m in modalities)]
-        for k, row in by_person.items()
+        for k, row in by_subject.items()
     ]
     parts.append(f"<details><summary>By person</summary>{table(head, lines)}</details>")
     tests = [f"{m}: p = {p_text(one['p'])}, {one['people']} people" for m, one in found["classes_differ"].items()]

@@ -29,7 +29,9 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def people(rows: Sequence[Tree], sources: Sequence[str], chance: Mapping[str, float], *, published: bool) -> Figure:
+def plot_subjects(
+    rows: Sequence[Tree], sources: Sequence[str], chance: Mapping[str, float], *, published: bool
+) -> Figure:
     """A bar a person, the best first, with dots for the other sources, and the band of chance of one person.
 
     Args:

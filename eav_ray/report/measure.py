@@ -70,19 +70,23 @@ def accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -
 
 def units(windows: pd.DataFrame, source: str) -> Tree:
     """Accuracy per frame, window and recording, each the mean over people; None per frame where there is no video."""
-    means = scores_of_people(windows, source)
+    means = compute_subject_mean_scores(windows, source)
     column = source + FRAMES
     per_frame = windows.groupby("subject")[column].mean().mean() if column in windows else math.nan
     return {"frame": float(per_frame), "window": means["window"], "recording": means["recording"]}
 
 
-def scores_of_people(windows: pd.DataFrame, source: str) -> dict[str, float]:
+def compute_subject_mean_scores(windows: pd.DataFrame, source: str) -> dict[str, float]:
     """Mean over people of the accuracy per window and per recording; a window without the source counts as wrong."""
-    of_people = [scores(mine, source) for _, mine in windows.groupby("subject")]
-    return {unit: float(np.mean([s[f"{unit}_accuracy"] for s in of_people])) for unit in ("window", "recording")}
+    scores_per_subject = [scores(mine, source) for _, mine in windows.groupby("subject")]
+    return {
+        unit: float(np.mean([s[f"{unit}_accuracy"] for s in scores_per_subject])) for unit in ("window", "recording")
+    }
 
 
-def people(windows: pd.DataFrame, modalities: Sequence[str], reference: pd.DataFrame | None = None) -> list[Tree]:
+def summarize_subjects(
+    windows: pd.DataFrame, modalities: Sequence[str], reference: pd.DataFrame | None = None
+) -> list[Tree]:
     """One entry a person, the best by the fusion (or the only source) first.
 
     Args:
@@ -117,7 +121,7 @@ def paired(one: statistics.Paired) -> Tree:
         "other": one.other,
         "difference": one.difference.mean,
         "interval": [one.difference.low, one.difference.high],
-        "people": one.people,
+        "people": one.n_subjects,
         "p": one.p_value,
         "holm": one.holm,
         "effect": one.effect,
@@ -126,8 +130,8 @@ def paired(one: statistics.Paired) -> Tree:
 
 
 def verdict(one: statistics.Paired) -> str:
-    if one.people < statistics.MIN_SUBJECTS:
-        return f"of {one.people} people no difference could be significant"
+    if one.n_subjects < statistics.MIN_SUBJECTS:
+        return f"of {one.n_subjects} people no difference could be significant"
     return "significant" if one.significant else "not significant"
 
 
@@ -154,18 +158,18 @@ def weights(windows: pd.DataFrame, modalities: Sequence[str], classes: Sequence[
     for kind in ("weight", "corrected"):
         columns = [f"{kind}.{m}" for m in modalities]
         by_class = table.groupby("label")[columns].mean()
-        by_person = table.groupby("subject")[columns].mean()
+        by_subject = table.groupby("subject")[columns].mean()
         found[kind] = {
             "by_class": {classes[int(k)]: row for k, row in _rows(by_class, modalities)},
-            "by_person": {str(k): row for k, row in _rows(by_person, modalities)},
+            "by_person": {str(k): row for k, row in _rows(by_subject, modalities)},
         }
     found["classes_differ"] = {}
     for m in modalities:
-        of_person = table.pivot_table(f"corrected.{m}", "subject", "label").dropna()
-        varied = of_person.nunique(axis=1).max() > 1  # of a plain mean, and of one that diverged, there is no test
-        if len(of_person) >= statistics.MIN_SUBJECTS and of_person.shape[1] > 2 and varied:
-            p = float(stats.friedmanchisquare(*of_person.to_numpy().T).pvalue)
-            found["classes_differ"][m] = {"people": len(of_person), "p": p}
+        subject_means = table.pivot_table(f"corrected.{m}", "subject", "label").dropna()
+        varied = subject_means.nunique(axis=1).max() > 1  # of a plain mean, and of one that diverged, there is no test
+        if len(subject_means) >= statistics.MIN_SUBJECTS and subject_means.shape[1] > 2 and varied:
+            p = float(stats.friedmanchisquare(*subject_means.to_numpy().T).pvalue)
+            found["classes_differ"][m] = {"people": len(subject_means), "p": p}
     return found
 
 
@@ -202,12 +206,12 @@ def quality(windows: pd.DataFrame, measured: pd.DataFrame, modalities: Sequence[
     """
     sources = sources_of(modalities)
     correct = correct_per_recording(windows, sources).merge(measured, on=["subject", "recording"], how="left")
-    of_people = correct.drop(columns=["recording", "label"]).groupby("subject").mean()
+    subject_means = correct.drop(columns=["recording", "label"]).groupby("subject").mean()
     found: list[Tree] = []
     for column in [c for c in measured.columns if c not in ("subject", "recording")]:
         m = column.split("_")[0]
         for source in dict.fromkeys((m, sources[-1])):
-            both = of_people[[column, source]].dropna() if source in sources else of_people[:0]
+            both = subject_means[[column, source]].dropna() if source in sources else subject_means[:0]
             if len(both) < 3:
                 continue
             constant = both[column].nunique() < 2 or both[source].nunique() < 2

@@ -32,14 +32,17 @@ def protocols(tables: dict[str, pd.DataFrame], modalities: Sequence[str]) -> lis
     found = []
     for name, windows in tables.items():
         sources = sources_of(modalities)
-        of_people = statistics.per_person(correct_per_recording(windows, sources), sources)
+        subject_accuracy = statistics.compute_subject_accuracy(correct_per_recording(windows, sources), sources)
         found.append(
             {
                 "protocol": name,
-                "people": len(of_people),
+                "people": len(subject_accuracy),
                 "recordings": count(windows),
                 "sources": {
-                    s: {**units(windows, s), "sd": float(of_people[s].std(ddof=1)) if len(of_people) > 1 else math.nan}
+                    s: {
+                        **units(windows, s),
+                        "sd": float(subject_accuracy[s].std(ddof=1)) if len(subject_accuracy) > 1 else math.nan,
+                    }
                     for s in sources
                 },
             }
@@ -56,7 +59,7 @@ def inflation(tables: dict[str, pd.DataFrame], modalities: Sequence[str], base: 
     means = {
         name: as_published(table, modalities)[source]
         if name == "paper"
-        else statistics.per_person(correct_per_recording(table, [source]), [source])[source]
+        else statistics.compute_subject_accuracy(correct_per_recording(table, [source]), [source])[source]
         for name, table in tables.items()
     }
     found = []
@@ -136,7 +139,8 @@ def seeds(tables: dict[int, pd.DataFrame], modalities: Sequence[str]) -> Tree:
     """
     sources = sources_of(modalities)
     means = {
-        seed: statistics.per_person(correct_per_recording(t, sources), sources).mean() for seed, t in tables.items()
+        seed: statistics.compute_subject_accuracy(correct_per_recording(t, sources), sources).mean()
+        for seed, t in tables.items()
     }
     table = pd.DataFrame(means).T
     return {

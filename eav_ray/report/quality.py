@@ -57,7 +57,7 @@ class Quality:
     frames: dict[str, np.ndarray] | None = None
 
 
-def per_person(quality: Quality) -> pd.DataFrame:
+def summarize_quality_per_subject(quality: Quality) -> pd.DataFrame:
     """One row a person: recordings, windows, means over recordings of what was measured, EEG unit, problems."""
     table = pd.DataFrame(list(quality.recordings))
     if "eeg_bad" in table:
@@ -65,12 +65,12 @@ def per_person(quality: Quality) -> pd.DataFrame:
     if "eeg_removed" in table:
         table["removed"] = table["eeg_removed"].map(lambda found: len(found) if isinstance(found, list) else np.nan)
     measured = [c for c, _, _ in COLUMNS if c in table]
-    people = table.groupby("subject", sort=False)
-    found = people[measured].mean()
-    found.insert(0, "windows", people["windows"].sum())
-    found.insert(0, "recordings", people.size())
+    by_subject = table.groupby("subject", sort=False)
+    found = by_subject[measured].mean()
+    found.insert(0, "windows", by_subject["windows"].sum())
+    found.insert(0, "recordings", by_subject.size())
     if "eeg_unit" in table:
-        found["unit"] = people["eeg_unit"].agg(
+        found["unit"] = by_subject["eeg_unit"].agg(
             lambda units: ", ".join(sorted({u for u in units if isinstance(u, str)}))
         )
     found["problems"] = found.index.map(Counter(p.subject for p in quality.problems)).fillna(0).astype(int)
@@ -79,13 +79,13 @@ def per_person(quality: Quality) -> pd.DataFrame:
 
 def as_text(quality: Quality) -> str:
     """A line a person."""
-    people = per_person(quality)
-    shown = [(c, title, form) for c, title, form in COLUMNS if c in people]
+    summary = summarize_quality_per_subject(quality)
+    shown = [(c, title, form) for c, title, form in COLUMNS if c in summary]
     head = f"{'person':14}{'recordings':>11}{'windows':>9}" + "".join(f"{title:>14}" for _, title, _ in shown)
-    lines = [head + (f"{'unit':>12}" if "unit" in people else "") + f"{'problems':>10}"]
-    for name, row in people.iterrows():
+    lines = [head + (f"{'unit':>12}" if "unit" in summary else "") + f"{'problems':>10}"]
+    for name, row in summary.iterrows():
         values = "".join(f"{form.format(row[c]) if row[c] == row[c] else '-':>14}" for c, _, form in shown)
-        unit = f"{row['unit']:>12}" if "unit" in people else ""
+        unit = f"{row['unit']:>12}" if "unit" in summary else ""
         lines.append(f"{name:14}{row['recordings']:>11}{row['windows']:>9}{values}{unit}{row['problems']:>10}")
     return "\n".join(lines)
 
@@ -93,7 +93,7 @@ def as_text(quality: Quality) -> str:
 def as_html(quality: Quality) -> str:
     """One page that needs no other file."""
     matplotlib.use("agg")
-    parts = [f"<h1>Quality of {len(quality.recordings)} recordings</h1>", _people(quality), _classes(quality)]
+    parts = [f"<h1>Quality of {len(quality.recordings)} recordings</h1>", _render_subjects(quality), _classes(quality)]
     bad = [q["eeg_bad"] for q in quality.recordings if "eeg_bad" in q]
     if bad:
         parts.append(section("Bad EEG channels", _head(bad, quality.channels), _reasons(bad)))
@@ -108,15 +108,15 @@ def as_html(quality: Quality) -> str:
     return document("Quality of recordings", parts)
 
 
-def _people(quality: Quality) -> str:
-    people = per_person(quality)
-    shown = [(c, title, form) for c, title, form in COLUMNS if c in people]
+def _render_subjects(quality: Quality) -> str:
+    summary = summarize_quality_per_subject(quality)
+    shown = [(c, title, form) for c, title, form in COLUMNS if c in summary]
     rows = []
-    for name, row in people.iterrows():
+    for name, row in summary.iterrows():
         cells = [form.format(row[c]) if row[c] == row[c] else "-" for c, _, form in shown]
-        unit = [str(row["unit"])] if "unit" in people else []
+        unit = [str(row["unit"])] if "unit" in summary else []
         rows.append([str(name), str(row["recordings"]), str(row["windows"]), *cells, *unit, str(row["problems"])])
-    titles = [title for _, title, _ in shown] + (["EEG unit"] if "unit" in people else [])
+    titles = [title for _, title, _ in shown] + (["EEG unit"] if "unit" in summary else [])
     note = (
         "<p>Means over recordings. Clipped: share of samples at full scale. Still: frames equal to the one before.</p>"
     )

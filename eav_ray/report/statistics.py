@@ -48,30 +48,30 @@ def _interval(values: Sequence[np.ndarray], seed: int) -> Interval:
     rng = np.random.default_rng(seed)
     means = np.array([v.mean() for v in values])
     drawn = np.empty((DRAWS, len(values)))
-    for person, v in enumerate(values):
+    for subject, v in enumerate(values):
         # Of 0 and 1 a drawn mean is binomial; of differences it is drawn from the values.
         if set(np.unique(v)) <= {0.0, 1.0}:
-            drawn[:, person] = rng.binomial(len(v), v.mean(), DRAWS) / len(v)
+            drawn[:, subject] = rng.binomial(len(v), v.mean(), DRAWS) / len(v)
         else:
-            drawn[:, person] = v[rng.integers(0, len(v), (DRAWS, len(v)))].mean(1)
-    drawn = _people_drawn(drawn, rng)
+            drawn[:, subject] = v[rng.integers(0, len(v), (DRAWS, len(v)))].mean(1)
+    drawn = _resample_subjects(drawn, rng)
     low, high = np.quantile(drawn.mean(1), [0.025, 0.975])
     sd = float(means.std(ddof=1)) if len(means) > 1 else math.nan
     return Interval(float(means.mean()), sd, float(low), float(high))
 
 
-def _people_drawn(drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _resample_subjects(drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The second stage of a bootstrap: people with replacement.
 
     Args:
         drawn: (draws, people, ...) of the first, in which each person's recordings were drawn.
     """
-    draws, people = drawn.shape[:2]
-    if people == 1:
+    draws, n_subjects = drawn.shape[:2]
+    if n_subjects == 1:
         return drawn
     # Someone who is drawn twice has their recordings drawn twice, each time anew.
-    who = rng.integers(0, people, (draws, people))
-    turn = rng.permuted(np.tile(np.arange(draws), (people, 1)), axis=1).T
+    who = rng.integers(0, n_subjects, (draws, n_subjects))
+    turn = rng.permuted(np.tile(np.arange(draws), (n_subjects, 1)), axis=1).T
     return drawn[turn, who]
 
 
@@ -87,17 +87,19 @@ def balanced_interval(correct: pd.DataFrame, source: str, *, seed: int = 0) -> I
     """
     rng = np.random.default_rng(seed)
     classes = np.unique(correct["label"])
-    people = [
+    counts_per_subject = [
         np.array(
             [[(~r).sum(), r.sum()] for r in (group.loc[group["label"] == k, source].to_numpy(bool) for k in classes)]
         )
         for _, group in correct.groupby("subject")
     ]  # of each person: (classes, wrong and right)
-    drawn = np.stack([rng.multinomial(p.sum(), p.ravel() / p.sum(), DRAWS).reshape(DRAWS, *p.shape) for p in people], 1)
-    counts = _people_drawn(drawn, rng).sum(1)
+    drawn = np.stack(
+        [rng.multinomial(p.sum(), p.ravel() / p.sum(), DRAWS).reshape(DRAWS, *p.shape) for p in counts_per_subject], 1
+    )
+    counts = _resample_subjects(drawn, rng).sum(1)
     with np.errstate(invalid="ignore"):
         low, high = np.quantile(np.nanmean(counts[..., 1] / counts.sum(-1), axis=1), [0.025, 0.975])
-    whole = np.sum(people, axis=0)
+    whole = np.sum(counts_per_subject, axis=0)
     return Interval(float((whole[:, 1] / whole.sum(1)).mean()), math.nan, float(low), float(high))
 
 
@@ -150,7 +152,7 @@ class Paired:
     ours: str
     other: str
     difference: Interval  # ours less the other
-    people: int
+    n_subjects: int
     p_value: float  # Wilcoxon's signed-rank test, two-sided; 1 where nobody differs
     effect: float  # matched-pairs rank-biserial correlation (Kerby 2014): 1 where everybody gains
     holm: float = math.nan  # adjusted for the comparisons made with it
@@ -162,12 +164,12 @@ class Paired:
     def __str__(self) -> str:
         d = self.difference
         description = (
-            f"{self.ours} against {self.other}, paired over {self.people} people: {100 * d.mean:+.2f} points "
+            f"{self.ours} against {self.other}, paired over {self.n_subjects} people: {100 * d.mean:+.2f} points "
             f"(95 % {100 * d.low:+.2f} to {100 * d.high:+.2f}), Wilcoxon p = {self.p_value:.3g}, Holm {self.holm:.3g}, "
             f"rank-biserial {self.effect:+.2f}"
         )
-        if self.people < MIN_SUBJECTS:
-            return f"{description}: of {self.people} people no difference could be significant"
+        if self.n_subjects < MIN_SUBJECTS:
+            return f"{description}: of {self.n_subjects} people no difference could be significant"
         return description if self.significant else f"{description}: not significant"
 
 
@@ -224,14 +226,14 @@ def rivals(correct: pd.DataFrame, modalities: Sequence[str]) -> dict[str, pd.Ser
     found = {m: correct[m] for m in modalities}
     if "late_mean" in correct:
         found["late_mean"] = correct["late_mean"]
-    best = per_person(correct, list(modalities)).idxmax(axis=1)
+    best = compute_subject_accuracy(correct, list(modalities)).idxmax(axis=1)
     best_per_recording = correct["subject"].map(best)
     right = [bool(row[m]) for m, (_, row) in zip(best_per_recording, correct[list(modalities)].iterrows(), strict=True)]
     found["best single per person"] = pd.Series(right, index=correct.index)
     return found
 
 
-def per_person(correct: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
+def compute_subject_accuracy(correct: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
     """Accuracy of each source for each person: rows people, columns sources."""
     return correct.groupby("subject")[sources].mean()
 
@@ -256,9 +258,9 @@ def text(correct: pd.DataFrame, modalities: Sequence[str], n_classes: int) -> st
     Args:
         correct: As `table.correct_per_recording` makes it.
     """
-    people, recordings = correct["subject"].nunique(), len(correct)
+    n_subjects, recordings = correct["subject"].nunique(), len(correct)
     low, high = chance_band(recordings, n_classes)
-    lines = [f"intervals: bootstrap over {people} people and their {recordings} recordings, {DRAWS:,} draws"]
+    lines = [f"intervals: bootstrap over {n_subjects} people and their {recordings} recordings, {DRAWS:,} draws"]
     for source in [c for c in correct.columns if c not in ("subject", "recording", "label")]:
         found = interval(correct, source)
         inside = f"; inside the {100 * BAND:.1f} % band of chance" if inside_chance(correct, source, n_classes) else ""
@@ -271,8 +273,8 @@ def text(correct: pd.DataFrame, modalities: Sequence[str], n_classes: int) -> st
         lines.append(
             f"{'oracle':12}{100 * float(oracle(correct, modalities).mean()):8.2f}, right where any modality is"
         )
-        if people < MIN_SUBJECTS:
-            lines.append(f"{people} people are too few for a test over people, which wants {MIN_SUBJECTS}")
+        if n_subjects < MIN_SUBJECTS:
+            lines.append(f"{n_subjects} people are too few for a test over people, which wants {MIN_SUBJECTS}")
         else:
             lines += [str(one) for one in against(correct, "fusion", rivals(correct, modalities))]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from eav_ray.data.split import ACROSS, Split
 from eav_ray.report import statistics
-from eav_ray.report.statistics import per_person
+from eav_ray.report.statistics import compute_subject_accuracy
 from eav_ray.training.metrics import per_recording, predicted, scores
 
 TOGETHER = ("late_mean", "fusion")
@@ -88,13 +88,13 @@ def render(
     Args:
         columns: Whether each person has one.
     """
-    people = per_person(correct, sources)
-    shown = people if columns else people[:0]
+    subject_accuracy = compute_subject_accuracy(correct, sources)
+    shown = subject_accuracy if columns else subject_accuracy[:0]
     lines = [f"{'':12}{'mean':>8}{'SD':>8}   " + "  ".join(f"{p:>10}" for p in shown.index)]
     if bayes:
         lines[0] += f"{'Bayes':>12}"
     for source in sources:
-        column = people[source] * 100
+        column = subject_accuracy[source] * 100
         sd = f"{column.std(ddof=1):8.2f}" if len(column) > 1 else f"{'-':>8}"
         known = f"{bayes[source] * 100:12.2f}" if source in bayes else f"{'':12}"
         each = "  ".join(f"{v:10.2f}" for v in shown[source] * 100)
@@ -123,9 +123,9 @@ def protocol_table(
     if folds["fold"].nunique() <= LINES:
         lines.append(f"{'fold':>4}  {'people':12}" + "".join(f"{s:>10}" for s in sources))
         for fold, mine in correct.merge(folds, on=["subject", "recording"]).groupby("fold"):
-            people = per_person(mine, sources)
-            who = f"{len(people)} people" if len(people) > 1 else f"{people.index[0]}"
-            lines.append(f"{fold:>4}  {who:12}" + "".join(f"{v:10.2f}" for v in people.mean() * 100))
+            subject_accuracy = compute_subject_accuracy(mine, sources)
+            who = f"{len(subject_accuracy)} people" if len(subject_accuracy) > 1 else f"{subject_accuracy.index[0]}"
+            lines.append(f"{fold:>4}  {who:12}" + "".join(f"{v:10.2f}" for v in subject_accuracy.mean() * 100))
     counts = Counter(check for found in findings.values() for check in sorted({f["check"] for f in found}))
     if counts:
         counted = ", ".join(f"{check} ({count} of {len(findings)})" for check, count in counts.most_common())

@@ -22,17 +22,17 @@ def check(experiment: Experiment) -> Found:
 
 def report(found: Found) -> str:
     """A line a person: recordings per class and modality; then a line a problem."""
-    people: dict[str, list[Recording]] = {}
+    by_subject: dict[str, list[Recording]] = {}
     for recording in found.recordings:
-        people.setdefault(recording.subject, []).append(recording)
+        by_subject.setdefault(recording.subject, []).append(recording)
     head = f"{'person':14}{'recordings':>11}" + "".join(f"{c[:10]:>11}" for c in found.classes)
     lines = [head + f"{'eeg':>7}{'audio':>7}{'video':>7}"]
-    for person, recordings in people.items():
+    for subject, recordings in by_subject.items():
         classes = Counter(r.label for r in recordings)
         counts = "".join(f"{classes[k]:>11}" for k in range(len(found.classes)))
         present = "".join(f"{sum(getattr(r, m) is not None for r in recordings):>7}" for m in ("eeg", "audio", "video"))
-        lines.append(f"{person:14}{len(recordings):>11}{counts}{present}")
-    lines.append(f"{len(people)} people, {len(found.recordings)} recordings, {len(found.problems)} problems")
+        lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
+    lines.append(f"{len(by_subject)} people, {len(found.recordings)} recordings, {len(found.problems)} problems")
     return "\n".join([*lines, *problem_lines(found.problems)])
 
 

@@ -20,19 +20,19 @@ from eav_ray.runtime.tune import announce_search, plan, search
 from eav_ray.storage import COMMIT
 
 
-def demo(experiment: Experiment, *, people: int, per_class: int, workers: int) -> bool:
+def demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers: int) -> bool:
     """Run everything, skipping what an earlier demo finished; whether fusion beat the best single modality."""
     began = time.perf_counter()
     e = experiment
-    synthetic_plan = Planted(people=people, per_class=per_class)
+    synthetic_plan = Planted(n_subjects=n_subjects, per_class=per_class)
     runs = e.fold.inner * 3 + 3
     print(
-        f"demo: {people} planted people, {people * per_class * 5} recordings; {runs} encoder trainings, "
+        f"demo: {n_subjects} planted people, {n_subjects * per_class * 5} recordings; {runs} encoder trainings, "
         f"{e.search.candidates} candidates x {e.fold.inner} inner folds = {e.search.candidates * e.fold.inner} fusion "
         "trainings, 1 refit; about 4 minutes on 2 cores",
         flush=True,
     )
-    with stage("plant", people, "people") as bar:
+    with stage("plant", n_subjects, "people") as bar:
         generate_dataset(e.data.root, synthetic_plan, workers=workers, progress=bar.to)
     found = check(e)
     print(f"check: {len(found.recordings)} recordings, {len(found.problems)} problems", flush=True)
@@ -46,9 +46,9 @@ def demo(experiment: Experiment, *, people: int, per_class: int, workers: int) -
         bayes = {m: bayes_accuracy([m]) for m in ("audio", "eeg", "video")}
         bayes["fusion"] = bayes_accuracy(["audio", "eeg", "video"])
         evaluation = evaluate_checkpoint(e, path, bayes=bayes)
-        person = evaluation.correct["subject"].iloc[0]
-        out = str(Path(e.store.results) / f"predictions-{person}.csv")
-        predictions = predict_to_file(path, {"data.root": e.data.root, "data.subjects": [person]}, out)
+        subject = evaluation.correct["subject"].iloc[0]
+        out = str(Path(e.store.results) / f"predictions-{subject}.csv")
+        predictions = predict_to_file(path, {"data.root": e.data.root, "data.subjects": [subject]}, out)
     right = evaluation.correct.groupby("label")["fusion"].mean().mean()
     promised = optimism_text({0: Optimism(best.inner_score, float(right), best.candidate.changes)})
     print(f"\n{predictions.text}\n\n{evaluation.text}\n{promised}\n")

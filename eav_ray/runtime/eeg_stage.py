@@ -35,16 +35,25 @@ def units(data: Data, profile: Profile, wanted: list[Unit], listed: tuple[Record
         rows = [{"unit": i, "eeg": b"", "facts": "{}"} for i in range(len(wanted))]
         return ray.data.from_items(rows, override_num_blocks=len(rows))
     ray.data.DataContext.get_current().target_max_block_size = BLOCK
-    people = [list(g) for _, g in groupby(range(len(wanted)), key=lambda i: wanted[i][0].subject if wanted[i] else "")]
-    rows = [{"person": i} for i in range(len(people))]
+    unit_indices_by_subject = [
+        list(g) for _, g in groupby(range(len(wanted)), key=lambda i: wanted[i][0].subject if wanted[i] else "")
+    ]
+    rows = [{"person": i} for i in range(len(unit_indices_by_subject))]
     whole: dict[str, list[Recording]] = {}
     if profile.eeg.align != "none":
         for recording in listed or [r for unit in wanted for r in unit]:
             whole.setdefault(recording.subject, []).append(recording)
-    work: Any = partial(_prepare, people=people, wanted=wanted, data=data, profile=profile, whole=whole)
+    work: Any = partial(
+        _prepare,
+        unit_indices_by_subject=unit_indices_by_subject,
+        wanted=wanted,
+        data=data,
+        profile=profile,
+        whole=whole,
+    )
     # A byte of memory keeps Ray Data from fusing it with the next stage, which would make one task of a whole person.
-    people_rows = ray.data.from_items(rows, override_num_blocks=len(rows))
-    return retried(people_rows.map_batches, work, batch_size=1, num_cpus=1, memory=1)
+    subject_rows = ray.data.from_items(rows, override_num_blocks=len(rows))
+    return retried(subject_rows.map_batches, work, batch_size=1, num_cpus=1, memory=1)
 
 
 def retried(method: Callable[..., ray.data.Dataset], work: Any, retries: int = 1, **options: Any) -> ray.data.Dataset:
@@ -66,18 +75,18 @@ def retried(method: Callable[..., ray.data.Dataset], work: Any, retries: int = 1
 def _prepare(
     batch: dict[str, np.ndarray],
     *,
-    people: list[list[int]],
+    unit_indices_by_subject: list[list[int]],
     wanted: list[Unit],
     data: Data,
     profile: Profile,
     whole: dict[str, list[Recording]],
 ) -> Iterator[dict[str, np.ndarray]]:
-    mine = people[int(batch["person"][0])]
+    mine = unit_indices_by_subject[int(batch["person"][0])]
     dataset = sets.open_data(data)
     # All units in one go: the profile `official` filters a person as one signal.
     recordings = [r for i in mine for r in wanted[i] if r.eeg is not None]
-    of_person = whole.get(recordings[0].subject, []) if recordings else []
-    results = prepare_eeg(dataset, recordings, profile.eeg, of_person)
+    alignment_recordings = whole.get(recordings[0].subject, []) if recordings else []
+    results = prepare_eeg(dataset, recordings, profile.eeg, alignment_recordings)
     for i in mine:
         tensors: dict[str, np.ndarray] = {}
         facts: dict[str, Any] = {}

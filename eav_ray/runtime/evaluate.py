@@ -68,9 +68,9 @@ def _write_checkpoint_page(
     names: list[str] = sorted(checkpoint.experiment.data.modalities)
     sources = sources_of(names)
     correct = correct_per_recording(table, sources)
-    people = correct["subject"].nunique()
+    n_subjects = correct["subject"].nunique()
     lines = [
-        f"accuracy in percent, {len(correct)} recordings of {people} people {apart(checkpoint.split)}",
+        f"accuracy in percent, {len(correct)} recordings of {n_subjects} people {apart(checkpoint.split)}",
         render(correct, sources, len(data.index.classes), bayes),
     ]
     comparison = None

@@ -219,7 +219,7 @@ def _tree(
     trainers = {i.split("/")[0] for i in trained}
     calibrated = audited[0].checkpoint.split.protocol == "calibrated"
     before = "the training side of its fold, then " if calibrated else ""
-    people, measured = measure.people(windows, names, published), _quality(data, windows)
+    subject_scores, measured = measure.summarize_subjects(windows, names, published), _quality(data, windows)
     return {
         "format": evidence.FORMAT,
         "title": subject.title,
@@ -244,7 +244,7 @@ def _tree(
         },
         "accuracy": accuracy,
         "chance_of_person": {"level": 1 / len(classes), "low": low, "high": high},
-        "people": people,
+        "people": subject_scores,
         "comparisons": measure.comparisons(windows, names),
         "confusion": measure.confusion(windows, names, len(classes)),
         "weights": measure.weights(windows, names, classes),
@@ -257,7 +257,7 @@ def _tree(
             str(one.fold.number): found for one in audited if (found := _histories(one.checkpoint.metrics, own))
         },
         "quality": measure.quality(windows, measured, names),
-        "worst": measure.worst(people, windows, measured, classes),
+        "worst": measure.worst(subject_scores, windows, measured, classes),
         "bands": _bands(tested_experiment, data, windows) if "eeg" in names else None,
         "folds": [
             {"fold": one.fold.number, "run": one.key, "checkpoint": one.fold.path, "test": list(one.fold.test)}

@@ -154,8 +154,8 @@ def predict_shards(experiment: Experiment, path: str, take: Take) -> list[str]:
     shards, index = open_index(experiment)
     if "eeg" in experiment.data.modalities:
         check_channels(experiment, checkpoint, index.eeg_channels, path)
-    people = experiment.data.subjects
-    files = [s for s in index.shards if not people or not s.subject or s.subject in people]
+    subjects = experiment.data.subjects
+    files = [s for s in index.shards if not subjects or not s.subject or s.subject in subjects]
     total = sum(s.rows for s in files)
     if not total:
         raise DataError(f"there is nothing to predict in {shards}; run jobs/check.py to see why")

@@ -86,10 +86,10 @@ def chunks(experiment: Experiment, listing: Listing) -> list[Chunk]:
         recordings = list(group)
         # Alignment makes a recording's windows depend on all recordings of the person.
         aligned = "eeg" in experiment.data.modalities and experiment.profile.eeg.align != "none"
-        person = [_identity(r) for r in recordings] if aligned else []
+        subject_facts = [_identity(r) for r in recordings] if aligned else []
         for start in range(0, len(recordings), experiment.profile.chunk):
             part = tuple(recordings[start : start + experiment.profile.chunk])
-            content = digest([_identity(r) for r in part], sorted(experiment.data.modalities), person, length=10)
+            content = digest([_identity(r) for r in part], sorted(experiment.data.modalities), subject_facts, length=10)
             found.append(Chunk(f"{subject}-{part[0].recording}-{content}", part))
     return found
 

@@ -37,7 +37,7 @@ class Planned:
     runs: list[Run]
 
     @property
-    def people(self) -> list[str]:
+    def subjects(self) -> list[str]:
         return list(dict.fromkeys(i.split("/")[0] for i in self.split.test))
 
 
@@ -223,4 +223,4 @@ def missing(failed: dict[int, str], folds: list[Planned]) -> str:
 
 
 def _named(fold: Planned) -> str:
-    return f"{fold.number} ({fold.people[0]})" if len(fold.people) == 1 else str(fold.number)
+    return f"{fold.number} ({fold.subjects[0]})" if len(fold.subjects) == 1 else str(fold.number)

@@ -12,7 +12,7 @@ from eav_ray.report.quality import Quality, Spectrum, as_html, as_text
 from eav_ray.runtime.preprocess import Preprocessed, shard_store
 
 PAGE = "quality.html"
-PEOPLE = 6  # whose spectrum is shown: each costs reading a file
+MAX_SPECTRUM_SUBJECTS = 6  # whose spectrum is shown: each costs reading a file
 
 
 def write_page(experiment: Experiment, result: Preprocessed, *, frames: bool) -> tuple[str, str]:
@@ -45,11 +45,11 @@ def _spectrum(
         return None
     first = {r.subject: r for r in reversed(recordings) if r.eeg is not None}
     first_recordings = [r for r in recordings if first.get(r.subject) is r]
-    step = max(1, len(first_recordings) // PEOPLE)
+    step = max(1, len(first_recordings) // MAX_SPECTRUM_SUBJECTS)
     before, after = [], []
     hz_before = hz_after = np.zeros(0)
     store = shard_store(experiment)
-    for recording in first_recordings[::step][:PEOPLE]:
+    for recording in first_recordings[::step][:MAX_SPECTRUM_SUBJECTS]:
         try:
             raw = dataset.read_eeg(recording)
             rows = [

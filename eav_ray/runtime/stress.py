@@ -154,8 +154,8 @@ def _wanted(
         return list(listing.recordings), f"all recordings of the data root, {trained} of them trained on or chosen by"
     if not test_ids:
         raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; give the refit checkpoint")
-    people = experiment.data.subjects
-    wanted = {i for i in test_ids if not people or i.partition("/")[0] in people}
+    subjects = experiment.data.subjects
+    wanted = {i for i in test_ids if not subjects or i.partition("/")[0] in subjects}
     if not wanted:
         mine = ", ".join(sorted({i.partition("/")[0] for i in test_ids}))
         raise ConfigError(f"data.subjects names nobody whom {path} is tested on; those are {mine}")
@@ -196,11 +196,16 @@ def _work(
     # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
     modalities: tuple[Modality, ...] = checkpoint.experiment.data.modalities
     unwanted = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
-    people = [tuple(replace(r, **unwanted) for r in group) for _, group in groupby(recordings, key=lambda r: r.subject)]
-    whole = {of[0].subject: tuple(r for r in listing.recordings if r.subject == of[0].subject) for of in people}
+    recordings_by_subject = [
+        tuple(replace(r, **unwanted) for r in group) for _, group in groupby(recordings, key=lambda r: r.subject)
+    ]
+    whole = {
+        of[0].subject: tuple(r for r in listing.recordings if r.subject == of[0].subject)
+        for of in recordings_by_subject
+    }
     # A modality that its preprocessing refuses is masked, as it would be in use, whatever training did with such.
     profile = replace(checkpoint.experiment.profile, on_bad="partial")
-    return Work(experiment.data, profile, modalities, checkpoint.shapes, tuple(people), whole, others)
+    return Work(experiment.data, profile, modalities, checkpoint.shapes, tuple(recordings_by_subject), whole, others)
 
 
 def _tables(
@@ -211,7 +216,7 @@ def _tables(
     todo = [c for c in conditions if not results.exists(files[c.name])]
     if todo:
         groups = [tuple(group) for _, group in groupby(todo, key=lambda c: c.kind)]
-        count = sum(map(len, work.people))
+        count = sum(map(len, work.recordings_by_subject))
         price = measure(work, groups, path, runtime.cpus_per_worker)
         with cluster.session(runtime):
             cluster.prepare_ray_data()
@@ -221,7 +226,7 @@ def _tables(
             what = f"{len(todo)} {'condition' if len(todo) == 1 else 'conditions'}"
             what += f" ({len(conditions) - len(todo)} others are there)" if len(todo) < len(conditions) else ""
             print(
-                f"stress: {what} x {count} recordings of {len(work.people)} people; about {minutes} "
+                f"stress: {what} x {count} recordings of {len(work.recordings_by_subject)} people; about {minutes} "
                 f"{'minute' if minutes == 1 else 'minutes'} on {room} CPUs",
                 flush=True,
             )

@@ -53,7 +53,7 @@ class Work:
     profile: Profile
     modalities: tuple[Modality, ...]  # of the checkpoint
     shapes: Shapes
-    people: tuple[tuple[Recording, ...], ...]  # the recordings of each that are predicted
+    recordings_by_subject: tuple[tuple[Recording, ...], ...]  # the recordings of each that are predicted
     whole: dict[str, tuple[Recording, ...]]  # all recordings of each of them, which `profile.eeg.align` looks at
     others: tuple[tuple[str, str], ...]  # (person, path) of all speech of the data set
 
@@ -67,11 +67,11 @@ def predicted(
         groups: Conditions of one kind together.
         path: Of the checkpoint.
     """
-    rows = [{"group": g, "person": p} for g in range(len(groups)) for p in range(len(work.people))]
+    rows = [{"group": g, "person": p} for g in range(len(groups)) for p in range(len(work.recordings_by_subject))]
     tasks: Any = partial(_windows, groups=tuple(groups), work=work)
     read = retried(ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map, tasks, num_cpus=1)
     made = on_actors(read, _PredictEach, path, runtime, most=max(1, cluster.room(runtime) // 2))
-    total = sum(len(recordings) for recordings in work.people)
+    total = sum(len(recordings) for recordings in work.recordings_by_subject)
     parts: dict[str, list[pd.DataFrame]] = {c.name: [] for group in groups for c in group}
     seen: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in parts}
     left = dict.fromkeys(parts, total)
@@ -101,7 +101,7 @@ def _whole(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _windows(row: dict[str, Any], *, groups: tuple[tuple[Condition, ...], ...], work: Work) -> Iterator[dict[str, Any]]:
     """One person under the conditions of one kind: windows, as `predict` makes them, with their condition."""
-    conditions, recordings = groups[row["group"]], work.people[row["person"]]
+    conditions, recordings = groups[row["group"]], work.recordings_by_subject[row["person"]]
     touched = {d.modality for c in conditions for d in c.distortions}
     still: list[Modality] = [m for m in work.modalities if m not in touched]
     moved: list[Modality] = [m for m in work.modalities if m in touched]
@@ -201,13 +201,13 @@ class Price:
 
     def seconds(self, groups: Sequence[tuple[Condition, ...]], work: Work, cores: int, actors: int) -> float:
         """Of all groups: reading and predicting go on at once, where there is a core for each."""
-        count = sum(map(len, work.people))
+        count = sum(map(len, work.recordings_by_subject))
         reading = predicting = 0.0
         for group in groups:
             touched = {d.modality for c in group for d in c.distortions}
             for m, cost in self.read.items():
                 reading += count * cost * (len(group) if m in touched else 1)
-            reading += self.load * len(work.people)
+            reading += self.load * len(work.recordings_by_subject)
             predicting += count * self.predict * len(group)
         if cores <= actors:
             return reading + predicting
@@ -216,7 +216,7 @@ class Price:
 
 def measure(work: Work, groups: Sequence[tuple[Condition, ...]], path: str, threads: float) -> Price:
     """Read and predict a recording or two in this process, one of each kind of distortion at its strongest."""
-    some = work.people[0][:MEASURED]
+    some = work.recordings_by_subject[0][:MEASURED]
     dataset, model = sets.open_data(work.data), _PredictEach(path, threads)
     began = time.monotonic()
     prepared = eeg_of(dataset, some, work)

@@ -207,11 +207,11 @@ def restricted(
 def _table(
     windows: pd.DataFrame, correct: pd.DataFrame, sources: list[str], shown: Sequence[str], n_classes: int
 ) -> list[str]:
-    people = correct["subject"].nunique()
+    n_subjects = correct["subject"].nunique()
     shares = ", ".join(f"{s} {100 * scores(windows, s)['recording_balanced_accuracy']:.2f}" for s in sources)
     return [
-        f"accuracy in percent, {len(correct)} recordings of {people} people of the other data set",
-        *(line.rstrip() for line in render(correct, sources, n_classes, {}, columns=people <= LINES).splitlines()),
+        f"accuracy in percent, {len(correct)} recordings of {n_subjects} people of the other data set",
+        *(line.rstrip() for line in render(correct, sources, n_classes, {}, columns=n_subjects <= LINES).splitlines()),
         f"balanced accuracy of recordings: {shares}; chance {100 / n_classes:.2f}",
         statistics.text(correct, shown, n_classes),
     ]

@@ -101,7 +101,7 @@ def audit(
         (
             _derived(own, outer, items),
             _recordings(split),
-            _people(split),
+            _audit_subjects(split),
             _content(split, before, contents, e.data.modalities),
             _statistics(checkpoint, outer or split, windows),
             _selection(e, split, items, checkpoint.position.epoch),
@@ -215,7 +215,7 @@ def _recordings(split: Split) -> Check:
     )
 
 
-def _people(split: Split) -> Check:
+def _audit_subjects(split: Split) -> Check:
     name = "people on two sides"
     if split.protocol not in ACROSS:
         return Check(name, True, f"{split.protocol} tests people of whom other recordings were trained on, and says so")

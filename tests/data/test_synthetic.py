@@ -18,7 +18,7 @@ from eav_ray.data import render, synthetic
 from eav_ray.data.synthetic import CLASSES, MODALITIES, Plan
 from eav_ray.errors import ConfigError, DataError
 
-SMALL = Plan(people=2, per_class=2, listening=True, seconds=5, video_size=(64, 48), fps=10)
+SMALL = Plan(n_subjects=2, per_class=2, listening=True, seconds=5, video_size=(64, 48), fps=10)
 DRAWS = 200_000
 WINDOW_S, WINDOWS = 5, 2
 
@@ -165,7 +165,7 @@ def test_classes_are_mixed_in_time(root):
 
 
 def test_a_v73_file_is_hdf5_with_reversed_axes(tmp_path):
-    plan = Plan(people=1, per_class=1, seconds=5, video_size=(48, 48), fps=1, mat_version="7.3")
+    plan = Plan(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=1, mat_version="7.3")
     synthetic.generate_subject(tmp_path, 1, plan)
     path = tmp_path / "subject1/EEG/subject1_eeg.mat"
     with pytest.raises(NotImplementedError):  # SciPy's way of saying: this is v7.3
@@ -182,7 +182,7 @@ def _signals(root: Path, person: int) -> list[bytes]:
 
 
 def test_the_same_seed_gives_the_same_person_and_other_people_differ(tmp_path):
-    plan = Plan(people=1, per_class=1, seconds=5, video_size=(48, 48), fps=2)
+    plan = Plan(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=2)
     for name in ("a", "b"):
         synthetic.generate_subject(tmp_path / name, 1, plan)
     synthetic.generate_subject(tmp_path / "a", 2, plan)
@@ -191,7 +191,7 @@ def test_the_same_seed_gives_the_same_person_and_other_people_differ(tmp_path):
 
 
 def test_a_finished_person_is_kept_and_an_interrupted_one_is_redone(tmp_path, monkeypatch):
-    plan = Plan(people=1, per_class=1, seconds=5, video_size=(48, 48), fps=1)
+    plan = Plan(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=1)
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "_write_video", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

@@ -30,7 +30,7 @@ def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> Tree:
     names = ["fusion"] if len(modalities) == 1 else MODALITIES
     history = [{"epoch": n, "train_loss": 2.0 / n, "seconds": 3.0, "windows": 90} for n in range(1, 5)]
     checks = [{"fold": n, "name": "choices", "passed": True, "detail": "a<b>"} for n in range(2)]
-    rows = measure.people(table, modalities)
+    rows = measure.summarize_subjects(table, modalities)
     tree: Tree = {
         "format": 1,
         "title": "t<1>",
@@ -181,7 +181,7 @@ def test_a_model_that_diverged_has_a_page() -> None:
     table = predictions()
     numbers = [c for c in table if "logit_" in c or c.startswith(("weight.", "corrected."))]
     table[numbers] = np.nan
-    rows = measure.people(table, MODALITIES)
+    rows = measure.summarize_subjects(table, MODALITIES)
     tree |= {
         "accuracy": measure.accuracy(table, MODALITIES, 3),
         "people": rows,

@@ -205,7 +205,7 @@ def test_each_fold_is_scaled_by_its_own_validation_rows_and_answers_stay() -> No
 def test_quality_that_goes_with_accuracy_is_told_from_quality_that_does_not() -> None:
     table = predictions(people=12, recordings=30)
     people = [f"p{n}" for n in range(12)]
-    right = measure.people(table, MODALITIES)
+    right = measure.summarize_subjects(table, MODALITIES)
     share = {row["subject"]: row["eeg"] for row in right}
     rows = [
         {"subject": p, "recording": f"r{n}", "eeg_bad_channels": -share[p], "audio_db": 1.0}

@@ -8,7 +8,7 @@ import pytest
 
 from eav_ray.data.eav import CHANNELS
 from eav_ray.data.manifest import Problem
-from eav_ray.report.quality import Quality, Spectrum, as_html, as_text, per_person
+from eav_ray.report.quality import Quality, Spectrum, as_html, as_text, summarize_quality_per_subject
 
 
 def row(subject: str, recording: int, bad: dict[str, str] | None) -> dict[str, Any]:
@@ -28,7 +28,7 @@ QUALITY = Quality(
 
 
 def test_means_are_over_the_recordings_that_have_the_modality() -> None:
-    people = per_person(QUALITY)
+    people = summarize_quality_per_subject(QUALITY)
     assert people["bad"].tolist() == [1.5, 0.0]
     assert people["windows"].tolist() == [8, 8] and people["problems"].tolist() == [0, 1]
     assert people["audio_db"].tolist() == [-20.5, -20.5]

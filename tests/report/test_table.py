@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eav_ray.report.statistics import per_person, text
+from eav_ray.report.statistics import compute_subject_accuracy, text
 from eav_ray.report.table import LINES, SOURCES, compare, correct_per_recording, protocol_table, render
 
 N_CLASSES = 3
@@ -83,7 +83,9 @@ def test_equal_answers_are_no_win() -> None:
 
 
 def test_per_person_is_the_mean_over_that_persons_recordings() -> None:
-    people = per_person(of(fusion=[1, 1, 1, 0, 0, 0, 0, 1], eeg=[1, 0, 0, 0, 1, 1, 1, 1]), ["eeg", "fusion"])
+    people = compute_subject_accuracy(
+        of(fusion=[1, 1, 1, 0, 0, 0, 0, 1], eeg=[1, 0, 0, 0, 1, 1, 1, 1]), ["eeg", "fusion"]
+    )
     assert people.loc["p0"].to_dict() == {"eeg": 0.25, "fusion": 0.75}
     assert people.loc["p1"].to_dict() == {"eeg": 1.0, "fusion": 0.25}
 
@@ -113,7 +115,7 @@ def test_the_table_of_a_protocol_has_the_numbers_of_all_folds_together_and_of_ea
     table = folds(4)
     correct = correct_per_recording(table, list(SOURCES))
     lines = protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
-    people = per_person(correct, list(SOURCES)) * 100
+    people = compute_subject_accuracy(correct, list(SOURCES)) * 100
     for line, source in zip(lines[1:6], SOURCES, strict=True):
         assert line.split() == [source, f"{people[source].mean():.2f}", f"{people[source].std(ddof=1):.2f}"]
     assert lines[6].split() == ["chance", "33.33"]

@@ -29,7 +29,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
     folder = tmp_path_factory.mktemp("control")
     experiment = experiment_of("true")
     shards, of = Store(folder / "shards"), shard.schema(experiment.profile, 30, ("eeg",))
-    plan, files = synthetic.Plan(people=PEOPLE, per_class=PER_CLASS), []
+    plan, files = synthetic.Plan(n_subjects=PEOPLE, per_class=PER_CLASS), []
     for person in range(1, PEOPLE + 1):
         rng = np.random.default_rng(person)
         scalp, rows = render.draw_scalp(rng), []
