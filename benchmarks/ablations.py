@@ -100,7 +100,7 @@ def folds(part: str) -> int:
 
 def run_of(part: str, e: Experiment, data: Data, seed: int) -> Run:
     """The training of an option, validated on the people that the fold holds out."""
-    split = make_split(items_of(data.windows.ids, e.data, e.seed), e.fold)
+    split = make_split(items_of(data.windows.ids, e.data, e.seed), e.split)
     split = Split(split.protocol, split.train, split.test, ())
     if part == "fusion":
         run = fusion_run(e, split, data.digest, (*split.train, *split.validation))

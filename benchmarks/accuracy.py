@@ -30,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from benchmarks.common import Goal, arguments, finish, keep, real_data, stored
-from eav_ray.config import Experiment, digest, load, override
+from eav_ray.config import Experiment, digest, load_experiment, override
 from eav_ray.data.split import items_of, make_split
 from eav_ray.models.bandpower import BandPower
 from eav_ray.models.build import Classifier, Shapes
@@ -118,7 +118,7 @@ def experiment_of(case: Case, folder: Path, fold: int = 0, seed: int = 0) -> Exp
     common = {"data.root": str(real_data() / case.set), "fold.of": FOLDS, "fold.index": fold, "seed": seed}
     common |= {"runtime.engine": "torch", "runtime.workers": 1, "train.checkpoint_epochs": 1000}
     common |= {f"store.{k}": str(folder / k) for k in ("shards", "results", "cache")}
-    return load(f"jobs/experiments/{case.set}.yaml", common | case.changes)
+    return load_experiment(f"jobs/experiments/{case.set}.yaml", common | case.changes)
 
 
 def remember_features() -> None:
@@ -149,7 +149,7 @@ def one(case: Case, folder: Path, fold: int, seed: int, train: bool = True) -> p
     e = experiment_of(case, folder, fold, seed)
     data = open_data(e)
     items = items_of(data.windows.ids, e.data, e.seed)
-    split = make_split(items, e.fold)
+    split = make_split(items, e.split)
     (run,) = runs_of(e, split, data.digest)
     key = digest(run.key, case.features, sorted(split.test), FEATURES)
     results, name = Store(e.store.results), f"accuracy/{key}.parquet"
@@ -196,7 +196,9 @@ def features(kind: str, e: Experiment, data: Data, rows: np.ndarray) -> np.ndarr
     """(rows, features) of whole windows; of audio, of what was recorded, without the zeros that fill a window up."""
     if kind == "bands":
         x = torch.from_numpy(data.windows.get(rows, "eeg"))
-        bands = BandPower(x.shape[1], x.shape[2], hz=e.profile.eeg.hz, window_s=5, segments=1, width=1, dropout=0.0)
+        bands = BandPower(
+            x.shape[1], x.shape[2], hz=e.preprocessing.eeg.hz, window_s=5, segments=1, width=1, dropout=0.0
+        )
         return bands.entropy(x).flatten(1).numpy()
     found = []
     mfcc = MFCC(window_s=5, coefficients=20, segments=1, width=1, dropout=0.0)

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.signal import butter, sosfiltfilt, welch
 
 from benchmarks.common import Goal, finish, real_data, spread
-from eav_ray.config import EEGProfile
+from eav_ray.config import EEGPreprocessing
 from eav_ray.data.clean import _filter, clean, montage
 from eav_ray.data.eegmat import CHANNELS, EEGMAT
 from eav_ray.data.manifest import RawEEG
@@ -25,7 +25,7 @@ from eav_ray.errors import DataError
 HZ, SECONDS = 500, 20
 PIECES = 3  # of each recording
 BANDS = {"delta": (0.5, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}
-BASE = EEGProfile(notch_hz=0, correlation=0)
+BASE = EEGPreprocessing(notch_hz=0, bad_channel_correlation=0)
 BAD_KINDS = ("not finite", "flat", "extreme", "uncorrelated")
 
 
@@ -38,8 +38,8 @@ def pieces() -> Iterator[np.ndarray]:
             yield x_CT[:, k * HZ * SECONDS : (k + 1) * HZ * SECONDS]
 
 
-def cleaned(x_CT: np.ndarray, profile: EEGProfile) -> tuple[np.ndarray, set[str]]:
-    found = clean(RawEEG(x_CT, HZ, CHANNELS, "microvolt"), profile)
+def cleaned(x_CT: np.ndarray, preprocessing: EEGPreprocessing) -> tuple[np.ndarray, set[str]]:
+    found = clean(RawEEG(x_CT, HZ, CHANNELS, "microvolt"), preprocessing)
     return found.x_CT, set(found.bad)
 
 
@@ -147,13 +147,13 @@ def compare(mix: Mix, **step: float | str) -> list[list[float]]:
     return rows
 
 
-def detection(profile: EEGProfile) -> dict[str, list[int]]:
+def detection(preprocessing: EEGPreprocessing) -> dict[str, list[int]]:
     """Hits, misses, false alarms of each kind of bad channel; what is found in a piece as it is counts for neither."""
     counts = {kind: [0, 0, 0] for kind in BAD_KINDS}
     for i, piece in enumerate(pieces()):
-        _, before = cleaned(piece, profile)
+        _, before = cleaned(piece, preprocessing)
         spoiled, bad_channels = spoil(piece, np.random.default_rng(i))
-        found = clean(RawEEG(spoiled, HZ, CHANNELS, "microvolt"), profile).bad
+        found = clean(RawEEG(spoiled, HZ, CHANNELS, "microvolt"), preprocessing).bad
         for name, kind in bad_channels.items():
             if name not in before:
                 counts[kind][0 if name in found else 1] += 1
@@ -169,17 +169,17 @@ def plain(x_CT: np.ndarray) -> np.ndarray:
     return y_CT - y_CT.mean(axis=0)
 
 
-def repaired(profile: EEGProfile) -> list[list[float]]:
+def repaired(preprocessing: EEGPreprocessing) -> list[list[float]]:
     """SNR of a spoiled piece, its bad channels set to zero where they are not finite, against a repaired one."""
     rows = []
     for i, piece in enumerate(pieces()):
-        truth, before = cleaned(piece, profile)
+        truth, before = cleaned(piece, preprocessing)
         if before:
             continue
         spoiled, bad_channels = spoil(piece, np.random.default_rng(i))
         usual = plain(np.nan_to_num(spoiled))
         try:
-            fixed, _ = cleaned(spoiled, profile)
+            fixed, _ = cleaned(spoiled, preprocessing)
         except DataError:
             continue
         bad = [CHANNELS.index(c) for c in bad_channels]
@@ -200,7 +200,7 @@ def main() -> int:
         "| SNR of the piece as it is, with the step, dB (99: untouched) |"
     ]
     lines += ["|---|---|---|---|---|---|"]
-    default = EEGProfile()
+    default = EEGPreprocessing()
     steps: tuple[tuple[str, Mix, dict[str, float | str]], ...] = (
         ("hum, notch", hum, {"notch_hz": 50.0}),
         ("blinks, artefacts=blinks", blinks, {"artefacts": "blinks"}),
@@ -219,7 +219,7 @@ def main() -> int:
         if all(getattr(default, key) == value for key, value in step.items()) or name == "blinks, artefacts=blinks":
             goals.append(Goal(f"{name}: median SNR gain", float(np.median(gain)), 0, " dB"))
 
-    rows = np.array(repaired(replace(BASE, correlation=EEGProfile().correlation)))
+    rows = np.array(repaired(replace(BASE, correlation=EEGPreprocessing().bad_channel_correlation)))
     others = " | ".join(spread(rows[:, k], 1) for k in (0, 1))
     lines.append(f"| bad channels found and interpolated, the other channels | {others} | | | |")
     lines.append(f"| the same, the bad channels themselves | | {spread(rows[:, 2], 1)} | | | |")
@@ -239,14 +239,14 @@ def main() -> int:
         "| correlation below | kind | found | missed | false | precision | recall |",
         "|---|---|---|---|---|---|---|",
     ]
-    for bar in sorted({0.0, 0.3, 0.4, 0.5, 0.6, EEGProfile().correlation}):
+    for bar in sorted({0.0, 0.3, 0.4, 0.5, 0.6, EEGPreprocessing().bad_channel_correlation}):
         counts = detection(replace(BASE, correlation=bar))
         for kind, (hit, miss, false) in counts.items():
-            if kind != "uncorrelated" and bar != EEGProfile().correlation:
+            if kind != "uncorrelated" and bar != EEGPreprocessing().bad_channel_correlation:
                 continue
             precision = f"{hit / (hit + false):.2f}" if hit + false else "-"
             lines.append(f"| {bar:g} | {kind} | {hit} | {miss} | {false} | {precision} | {hit / (hit + miss):.2f} |")
-        if bar == EEGProfile().correlation:
+        if bar == EEGPreprocessing().bad_channel_correlation:
             total = np.sum(list(counts.values()), axis=0)
             goals.append(Goal("bad channels: precision", total[0] / (total[0] + total[2]), 0.9))
             goals.append(Goal("bad channels: recall", total[0] / (total[0] + total[1]), 0.9))

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from scipy.stats import binomtest
 
 from benchmarks.common import Goal, arguments, finish, real_data, spread
-from eav_ray.config import VideoProfile
+from eav_ray.config import VideoPreprocessing
 from eav_ray.data import frames, video
 from eav_ray.data.synthetic import Plan, generate_dataset
 from eav_ray.report.table import correct_per_recording
@@ -48,9 +48,9 @@ def parquet_bytes(stored: list[list[bytes]] | np.ndarray) -> int:
 
 
 def jpeg(windows: list[np.ndarray], quality: int) -> dict[str, float]:
-    profile = VideoProfile(quality=quality)
+    preprocessing = VideoPreprocessing(quality=quality)
     began = time.process_time()
-    stored: list[list[bytes]] = [list(frames.encode(w, profile)) for w in windows]
+    stored: list[list[bytes]] = [list(frames.encode(w, preprocessing)) for w in windows]
     encode_s = time.process_time() - began
     cpu, wall = time.process_time(), time.perf_counter()
     back = frames.decode(stored, windows[0].shape)

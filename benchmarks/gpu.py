@@ -57,10 +57,10 @@ def experiment_of(size: str) -> Experiment:
 def windows(e: Experiment, n: int) -> Batch:
     """Drawn at random, whole, in CPU memory."""
     draw = torch.Generator().manual_seed(0)
-    size, frames = e.profile.video.size, e.profile.video.fps * e.profile.window_s
+    size, frames = e.preprocessing.video.size, e.preprocessing.video.fps * e.preprocessing.window_s
     inputs = {
-        "audio": 0.1 * torch.randn(n, 16_000 * e.profile.window_s, generator=draw),
-        "eeg": torch.randn(n, SHAPES.eeg_channels, e.profile.eeg.hz * e.profile.window_s, generator=draw),
+        "audio": 0.1 * torch.randn(n, 16_000 * e.preprocessing.window_s, generator=draw),
+        "eeg": torch.randn(n, SHAPES.eeg_channels, e.preprocessing.eeg.hz * e.preprocessing.window_s, generator=draw),
         "video": torch.randint(0, 256, (n, frames, size, size, 3), dtype=torch.uint8, generator=draw),
     }
     label_B = torch.arange(n) % SHAPES.n_outputs

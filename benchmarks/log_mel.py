@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.common import Goal, finish, real_data, spread
-from eav_ray.config import Data, Experiment, load
+from eav_ray.config import DataConfig, Experiment, load_experiment
 from eav_ray.data import audio, sets
 from eav_ray.models.audio import AST, HZ
 
@@ -28,7 +28,7 @@ WINDOW_S = 5
 
 def waves(count: int) -> np.ndarray:
     """(count, samples) of 5 s, zero after the clip's end."""
-    _, listing = sets.scan(Data(set="ravdess", root=str(real_data()), modalities=("audio",)))
+    _, listing = sets.scan(DataConfig(dataset="ravdess", root=str(real_data()), modalities=("audio",)))
     found = np.zeros((count, HZ * WINDOW_S), np.float32)
     for row, recording in zip(found, listing.recordings, strict=False):
         assert recording.audio is not None
@@ -97,7 +97,7 @@ def main() -> int:
     ]
     goals: list[Goal] = []
     for name, (path, batch, steps) in SIZES.items():
-        experiment = load(path)
+        experiment = load_experiment(path)
         a = experiment.model.audio
         t, once_ms, sizes = measure(experiment, batch, steps)
         ratio = t["wave"] / t["stored"]

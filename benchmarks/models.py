@@ -51,8 +51,8 @@ def inputs(e: Experiment, modality: str) -> Tensor:
         case "audio":
             return 0.1 * torch.randn(1, 80_000)
         case _:
-            size = e.profile.video.size
-            return torch.randint(0, 256, (1, 5 * e.profile.video.fps, size, size, 3), dtype=torch.uint8)
+            size = e.preprocessing.video.size
+            return torch.randint(0, 256, (1, 5 * e.preprocessing.video.fps, size, size, 3), dtype=torch.uint8)
 
 
 def milliseconds(module: nn.Module, forward: Any) -> tuple[list[float], list[float]]:

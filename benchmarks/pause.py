@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import Goal, arguments, finish, spread
-from eav_ray.config import Experiment, load
+from eav_ray.config import Experiment, load_experiment
 from eav_ray.data import shard
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
@@ -101,7 +101,7 @@ def noise(folder: Path, e: Experiment, n: int) -> Windows:
     """`n` stored windows of the experiment's one modality."""
     rng = np.random.default_rng(0)
     (m,) = e.data.modalities
-    p = e.profile
+    p = e.preprocessing
     shape = (30, p.eeg.hz * p.window_s) if m == "eeg" else (p.video.fps * p.window_s, p.video.size, p.video.size, 3)
     rows = []
     for k in range(n):
@@ -124,7 +124,7 @@ def train(folder: Path, engine: str, changes: dict[str, Any], every: int, checkp
     (m,) = changes["data.modalities"]
     more = {f"train.encoders.{m}.epochs": 1, "train.checkpoint_steps": every, "train.checkpoint_minutes": 0.0}
     more |= {"runtime.engine": engine, "runtime.workers": 1}
-    e = load("jobs/experiments/demo.yaml", changes | more)
+    e = load_experiment("jobs/experiments/demo.yaml", changes | more)
     windows = noise(folder, e, (every * (checkpoints + 1) - 1) * getattr(e.train.encoders, m).batch)
     run = Run("encoder", e, Split("within", tuple(sorted(set(windows.ids["id"]))), (), ()), "benchmark")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -22,7 +22,7 @@ import pandas as pd
 from scipy.stats import binomtest, wilcoxon
 
 from benchmarks.common import Goal, arguments, finish
-from eav_ray.config import MODALITIES, Experiment, load, override, parse_changes
+from eav_ray.config import MODALITIES, Experiment, load_experiment, override, parse_changes
 from eav_ray.data.synthetic import (
     CLASSES,
     USELESS_SHARE,
@@ -59,7 +59,7 @@ def experiment_of(folder: Path, changes: dict[str, Any]) -> Experiment:
     places = {"data.root": str(folder / "EAV")} | {
         f"store.{k}": str(folder / k) for k in ("shards", "results", "cache")
     }
-    return load("jobs/experiments/demo.yaml", TRAINED | places | changes)
+    return load_experiment("jobs/experiments/demo.yaml", TRAINED | places | changes)
 
 
 def useless(plan: Plan) -> dict[tuple[str, str], str]:

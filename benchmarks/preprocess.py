@@ -29,7 +29,7 @@ import soundfile
 from scipy.signal import butter, resample_poly, sosfilt
 
 from benchmarks.common import Goal, arguments, finish, spread
-from eav_ray.config import EEGProfile, Experiment, VideoProfile, override
+from eav_ray.config import EEGPreprocessing, Experiment, VideoPreprocessing, override
 from eav_ray.data import frames, sets, video
 from eav_ray.data.eav import EAV
 from eav_ray.data.manifest import Recording
@@ -40,7 +40,7 @@ from eav_ray.runtime.preprocess import _run, chunks, shard_store
 
 RUNS = 5
 N_SUBJECTS = 4  # of the whole job
-PROFILE = VideoProfile()
+PROFILE = VideoPreprocessing()
 
 
 def generate_one_subject(folder: Path) -> Path:
@@ -125,11 +125,11 @@ def serial_scipy(path: str) -> np.ndarray:
     return sosfilt(sos, resample_poly(whole_CT, 1, 5, axis=1), axis=1)
 
 
-def ours(root: str, profile: EEGProfile) -> int:
+def ours(root: str, preprocessing: EEGPreprocessing) -> int:
     """The recordings that the job would prepare, file reading included."""
     dataset = EAV(root)
     recordings = dataset.scan().recordings
-    prepared = [found for _, found in prepare_eeg(dataset, recordings, profile) if isinstance(found, Prepared)]
+    prepared = [found for _, found in prepare_eeg(dataset, recordings, preprocessing) if isinstance(found, Prepared)]
     assert len(prepared) == len(recordings)
     return len(prepared)
 
@@ -225,8 +225,8 @@ def main() -> int:
             shutil.rmtree(scratch)
     for k in range(RUNS):
         eeg_sides: dict[str, Callable[[], float]] = {
-            "official": partial(alone, partial(ours, str(root), EEGProfile(kind="official"))),
-            "clean": partial(alone, partial(ours, str(root), EEGProfile())),
+            "official": partial(alone, partial(ours, str(root), EEGPreprocessing(kind="official"))),
+            "clean": partial(alone, partial(ours, str(root), EEGPreprocessing())),
             "scipy": partial(alone, partial(serial_scipy, eeg)),
         }
         measure(k, eeg_sides)

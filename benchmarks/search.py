@@ -29,7 +29,7 @@ from ray.train import RunConfig, ScalingConfig
 from torch import Tensor
 
 from benchmarks.common import Goal, arguments, finish, spread
-from eav_ray.config import Experiment, load, override
+from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data import arrow
 from eav_ray.data.split import Split
 from eav_ray.data.synthetic import Plan, generate_dataset
@@ -123,7 +123,7 @@ def a_run_each(folder: Path, e: Experiment, planned: tune.Plan, data: Data, samp
 
 def part_a(folder: Path) -> tuple[list[str], list[Goal]]:
     generate_dataset(folder / "EAV", Plan(n_subjects=10, per_class=2, video_size=(64, 48), fps=5), workers=CORES)
-    e = load(DEMO, changes_of(folder))
+    e = load_experiment(DEMO, changes_of(folder))
     preprocess(e)
     data = open_data(e)
     subprocess.run(tune_command(folder, 1), check=True, capture_output=True)  # the encoders

@@ -29,7 +29,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from benchmarks.common import Goal, arguments, finish
-from eav_ray.config import load
+from eav_ray.config import load_experiment
 from eav_ray.data.eav import CHANNELS, CLASSES, EAV
 from eav_ray.data.manifest import Recording
 from eav_ray.data.split import Split
@@ -48,7 +48,7 @@ PIECE_S = 0.1
 
 def checkpoint(folder: Path) -> str:
     """Weights that nobody trained: they cost what others cost."""
-    e = load(REPOSITORY / "jobs" / "experiments" / "demo.yaml")
+    e = load_experiment(REPOSITORY / "jobs" / "experiments" / "demo.yaml")
     torch.manual_seed(0)
     shapes = Shapes(len(CHANNELS), len(CLASSES))
     model = Classifier(e, shapes)

@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.common import Goal, arguments, finish, spread
-from eav_ray.config import Experiment, load, override
+from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split, items_of
 from eav_ray.data.synthetic import Plan, generate_dataset
@@ -51,7 +51,7 @@ def experiment_of(folder: Path, workers: int) -> Experiment:
     changes |= {"optim.epochs": EPOCHS, "optim.batch": BATCH * workers, "optim.warmup": 0.0}
     # The loss by hand is the plain one, of the fusion and of each modality.
     changes |= {"runtime.workers": workers, "train.checkpoint_epochs": 2, "fusion.weight_loss": 0.0}
-    return load("jobs/experiments/demo.yaml", changes)
+    return load_experiment("jobs/experiments/demo.yaml", changes)
 
 
 def run_of(e: Experiment) -> Run:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from eav_ray.config import keys, other_kinds
+from eav_ray.config import list_keys, list_other_kinds
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"^<!-- (keys|modules|file)(?:: (\S+))? -->$", re.MULTILINE)
@@ -38,9 +38,9 @@ def modules(package: str) -> list[str]:
 def key_tables() -> str:
     """A table for each section of an experiment, and for each kind that stands in the place of a default one."""
     sections: dict[str, dict[str, tuple[str, Any, str]]] = {}
-    for key, row in keys().items():
+    for key, row in list_keys().items():
         sections.setdefault(key.rpartition(".")[0] or "experiment", {})[key] = row
-    sections |= dict(other_kinds())
+    sections |= dict(list_other_kinds())
     return "\n\n".join(f"## {title}\n\n{_table(rows)}" for title, rows in sections.items())
 
 

@@ -44,8 +44,8 @@ def _check_heads(heads: int, *widths: int) -> None:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Data:
-    set: Literal["eav", "ravdess", "cremad", "eegmat", "manifest"] = Field(
+class DataConfig:
+    dataset: Literal["eav", "ravdess", "cremad", "eegmat", "manifest"] = Field(
         default="eav", description="which reader opens `data.root`"
     )
     root: str = Field(default="", description="folder of the data set, or the CSV/Parquet file of `data.set=manifest`")
@@ -59,14 +59,14 @@ class Data:
     )
 
     @model_validator(mode="after")
-    def _modalities_are_a_set(self) -> "Data":
+    def _check_modalities(self) -> "DataConfig":
         if not self.modalities or len(set(self.modalities)) != len(self.modalities):
             raise ValueError("data.modalities must name at least one modality, each once")
         return self
 
 
 @dataclass(frozen=True, config=STRICT)
-class EEGProfile:
+class EEGPreprocessing:
     kind: Literal["clean", "official"] = Field(
         default="clean", description="our cleaning, or the steps of EAV's authors: causal, over the concatenation"
     )
@@ -76,7 +76,7 @@ class EEGProfile:
     notch_hz: float = Field(default=50.0, ge=0, description="mains frequency, notched before decimation; 0 for none")
     reference: Literal["average", "none"] = Field(default="average", description="average reference, or as recorded")
     unit: Literal["auto", "microvolt", "volt"] = Field(default="auto", description="unit of the raw numbers")
-    correlation: float = Field(
+    bad_channel_correlation: float = Field(
         default=0.4,
         ge=0,
         lt=1,
@@ -93,7 +93,7 @@ class EEGProfile:
     )
 
     @model_validator(mode="after")
-    def _band_fits(self) -> "EEGProfile":
+    def _check_band(self) -> "EEGPreprocessing":
         if not self.low_hz < self.high_hz < self.hz / 2:
             raise ValueError(f"needs low_hz < high_hz < hz / 2 = {self.hz / 2:g}")
         if self.kind == "official" and (self.hz, self.low_hz, self.high_hz) != (100, 0.5, 45.0):
@@ -104,12 +104,12 @@ class EEGProfile:
 
 
 @dataclass(frozen=True, config=STRICT)
-class AudioProfile:
+class AudioPreprocessing:
     hz: Literal[16000] = Field(default=16000, description="AST's filter bank is defined at 16 kHz")
 
 
 @dataclass(frozen=True, config=STRICT)
-class VideoProfile:
+class VideoPreprocessing:
     fps: int = Field(default=5, gt=0, description="frames per second that are kept, chosen by time stamp")
     size: int = Field(default=224, gt=0, description="stored frames are size x size pixels")
     codec: Literal["jpeg", "raw"] = Field(default="jpeg", description="how frames are stored")
@@ -119,33 +119,33 @@ class VideoProfile:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Profile:
+class Preprocessing:
     """What the shards contain. Shards of different profiles never mix: its hash is in their path."""
 
     window_s: int = Field(default=5, gt=0, description="length of a window, seconds")
-    eeg: EEGProfile = EEGProfile()
-    audio: AudioProfile = AudioProfile()
-    video: VideoProfile = VideoProfile()
+    eeg: EEGPreprocessing = EEGPreprocessing()
+    audio: AudioPreprocessing = AudioPreprocessing()
+    video: VideoPreprocessing = VideoPreprocessing()
     on_bad: Literal["partial", "drop", "fail"] = Field(
         default="partial",
         description="a file that is missing or cannot be used: keep the recording's other modalities, leave the "
         "recording out, or stop",
     )
     file_timeout_s: int = Field(default=120, gt=0, description="a recording that takes longer to decode is set aside")
-    chunk: int = Field(default=25, gt=0, description="recordings per shard")
+    recordings_per_shard: int = Field(default=25, gt=0, description="recordings per shard")
 
 
 @dataclass(frozen=True, config=STRICT)
-class Fold:
+class SplitConfig:
     protocol: Protocol = Field(default="subject_kfold", description="how people and recordings are divided")
     index: int = Field(default=0, ge=0, description="which fold; within-subject protocols: which person")
-    of: int = Field(default=6, ge=2, description="subject_kfold: number of folds")
-    inner: int = Field(default=3, ge=2, description="inner folds of the training people, for every choice")
+    n_folds: int = Field(default=6, ge=2, description="subject_kfold: number of folds")
+    n_inner_folds: int = Field(default=3, ge=2, description="inner folds of the training people, for every choice")
     seed: int = Field(default=0, ge=0, description="shuffles people into folds")
 
 
 @dataclass(frozen=True, config=STRICT)
-class EEGformer:
+class EEGformerConfig:
     """Wan et al. 2023 (Frontiers in Neuroscience 17:1148855)."""
 
     kind: Literal["eegformer"] = "eegformer"
@@ -158,7 +158,7 @@ class EEGformer:
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _divides(self) -> "EEGformer":
+    def _check_sizes(self) -> "EEGformerConfig":
         _check_heads(self.heads, self.width, self.temporal_width)
         if self.width % self.segments:
             raise ValueError(f"segments is {self.segments}, which does not divide width {self.width}")
@@ -166,7 +166,7 @@ class EEGformer:
 
 
 @dataclass(frozen=True, config=STRICT)
-class EAVTransformer:
+class EAVTransformerConfig:
     """The EEG transformer that the reference's released code trains, with its sizes."""
 
     kind: Literal["eav_transformer"] = "eav_transformer"
@@ -178,13 +178,13 @@ class EAVTransformer:
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _divides(self) -> "EAVTransformer":
+    def _check_sizes(self) -> "EAVTransformerConfig":
         _check_heads(self.heads, self.width)
         return self
 
 
 @dataclass(frozen=True, config=STRICT)
-class BandPower:
+class BandPowerConfig:
     """Differential entropy of five frequency bands per electrode and segment of time, and a small network."""
 
     kind: Literal["bandpower"] = "bandpower"
@@ -194,7 +194,7 @@ class BandPower:
 
 
 @dataclass(frozen=True, config=STRICT)
-class MFCC:
+class MFCCConfig:
     """Mel-frequency cepstral coefficients with their first and second differences, by librosa, and a small network."""
 
     kind: Literal["mfcc"] = "mfcc"
@@ -204,15 +204,15 @@ class MFCC:
     dropout: float = Field(default=0.3, ge=0, lt=1)
 
 
-WEIGHTS = "published weights to start from: a folder as a hub has them (safetensors)"
+WEIGHTS_HELP = "published weights to start from: a folder as a hub has them (safetensors)"
 
 
 @dataclass(frozen=True, config=STRICT)
-class AST:
+class ASTConfig:
     """Gong et al. 2021, through `transformers.ASTModel`."""
 
     kind: Literal["ast"] = "ast"
-    weights: str = Field(default="", description=f"{WEIGHTS}, or its name on the Hugging Face hub")
+    weights: str = Field(default="", description=f"{WEIGHTS_HELP}, or its name on the Hugging Face hub")
     width: int = Field(default=768, gt=0, description="hidden size")
     depth: int = Field(default=12, gt=0, description="layers")
     heads: int = Field(default=12, gt=0, description="attention heads; must divide the width")
@@ -225,13 +225,13 @@ class AST:
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _divides(self) -> "AST":
+    def _check_sizes(self) -> "ASTConfig":
         _check_heads(self.heads, self.width)
         return self
 
 
 @dataclass(frozen=True, config=STRICT)
-class ViT:
+class ViTConfig:
     """A Vision Transformer of timm on single frames; its class tokens are the time tokens."""
 
     kind: Literal["vit"] = "vit"
@@ -241,7 +241,7 @@ class ViT:
     )
     weights: str = Field(
         default="",
-        description=f'{WEIGHTS}, of timm or of a transformers ViT, or one such file; "timm" fetches timm\'s',
+        description=f'{WEIGHTS_HELP}, of timm or of a transformers ViT, or one such file; "timm" fetches timm\'s',
     )
     norm_eps: float = Field(default=1e-6, gt=0, description="of the LayerNorms; 1e-12 for weights of transformers")
     image_size: int = Field(default=224, gt=0, description="must equal profile.video.size")
@@ -253,7 +253,7 @@ class ViT:
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _divides(self) -> "ViT":
+    def _check_sizes(self) -> "ViTConfig":
         if self.image_size % self.patch:
             raise ValueError(f"patch is {self.patch}, which does not divide image_size {self.image_size}")
         _check_heads(self.heads, self.width)
@@ -261,7 +261,7 @@ class ViT:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Fusion:
+class FusionConfig:
     kind: Literal["shared_attention", "late_mean", "gated", "bottleneck", "single_token"] = Field(
         default="shared_attention",
         description="shared multi-head attention over all tokens; the mean of unimodal logits; a softmax gate over "
@@ -284,67 +284,69 @@ class Fusion:
     modality_dropout: float = Field(
         default=0.2, ge=0, lt=1, description="chance that training hides a modality; never all"
     )
-    reads: int = Field(
+    n_query_steps: int = Field(
         default=1,
         gt=0,
         description="shared_attention: how often its query reads all tokens; from the second on what it asks of one "
         "modality depends on the others",
     )
-    skip: bool = Field(
+    late_fusion_residual: bool = Field(
         default=True,
         description="shared_attention: what it reads is added to the unimodal log probabilities, weighed by the "
         "modality weights",
     )
-    weight_loss: float = Field(
+    modality_weight_loss: float = Field(
         default=1.0,
         ge=0,
         description="how much training draws modality weights to the modalities that are right; 0 for not at all",
     )
 
     @model_validator(mode="after")
-    def _divides(self) -> "Fusion":
+    def _check_sizes(self) -> "FusionConfig":
         if self.kind != "single_token":
             _check_heads(self.heads, self.width)
         return self
 
     @property
-    def reads_pooled(self) -> bool:
+    def uses_pooled_features(self) -> bool:
         """Whether it reads nothing of a modality but its pooled features."""
         return self.kind in ("gated", "single_token") or (self.kind != "late_mean" and self.input == "pooled")
 
 
-def _kind(first: type) -> Discriminator:
+def _make_kind_discriminator(default: type) -> Discriminator:
     """Tells the members of a union by `kind`; without it, the first of them."""
-    return Discriminator(lambda v: v.get("kind", first.kind) if isinstance(v, dict) else getattr(v, "kind", None))
+    return Discriminator(lambda v: v.get("kind", default.kind) if isinstance(v, dict) else getattr(v, "kind", None))
 
 
-EEGModel = Annotated[
-    Annotated[EEGformer, Tag("eegformer")]
-    | Annotated[EAVTransformer, Tag("eav_transformer")]
-    | Annotated[BandPower, Tag("bandpower")],
-    _kind(EEGformer),
+EEGEncoderConfig = Annotated[
+    Annotated[EEGformerConfig, Tag("eegformer")]
+    | Annotated[EAVTransformerConfig, Tag("eav_transformer")]
+    | Annotated[BandPowerConfig, Tag("bandpower")],
+    _make_kind_discriminator(EEGformerConfig),
 ]
-AudioModel = Annotated[Annotated[AST, Tag("ast")] | Annotated[MFCC, Tag("mfcc")], _kind(AST)]
-KINDS: dict[str, dict[str, type]] = {  # the first is the default
-    "model.eeg": {"eegformer": EEGformer, "eav_transformer": EAVTransformer, "bandpower": BandPower},
-    "model.audio": {"ast": AST, "mfcc": MFCC},
+AudioEncoderConfig = Annotated[
+    Annotated[ASTConfig, Tag("ast")] | Annotated[MFCCConfig, Tag("mfcc")], _make_kind_discriminator(ASTConfig)
+]
+ENCODER_KINDS: dict[str, dict[str, type]] = {  # the first is the default
+    "model.eeg": {"eegformer": EEGformerConfig, "eav_transformer": EAVTransformerConfig, "bandpower": BandPowerConfig},
+    "model.audio": {"ast": ASTConfig, "mfcc": MFCCConfig},
 }
 
 
 @dataclass(frozen=True, config=STRICT)
-class Model:
-    eeg: EEGModel = EEGformer()
-    audio: AudioModel = AST()
-    video: ViT = ViT()
+class ModelConfig:
+    eeg: EEGEncoderConfig = EEGformerConfig()
+    audio: AudioEncoderConfig = ASTConfig()
+    video: ViTConfig = ViTConfig()
 
 
-def token_width(section: Any) -> int:
+def get_token_width(section: Any) -> int:
     """Width of the tokens that an encoder of this section of `model` makes."""
-    return section.temporal_width if isinstance(section, EEGformer) else section.width
+    return section.temporal_width if isinstance(section, EEGformerConfig) else section.width
 
 
 @dataclass(frozen=True, config=STRICT)
-class Optim:
+class OptimConfig:
     """AdamW with a linear warm-up and a cosine decay to zero."""
 
     lr: float = Field(default=3e-4, gt=0, description="peak learning rate")
@@ -354,7 +356,7 @@ class Optim:
     warmup: float = Field(default=0.1, ge=0, le=1, description="share of the steps that warm up")
     clip: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 for none")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    encoder_lr: float = Field(
+    encoder_lr_scale: float = Field(
         default=1.0, ge=0, description="learning rate of encoders, as a multiple of that of heads and fusion"
     )
     class_weights: bool = Field(default=False, description="weigh each class by the inverse of its training windows")
@@ -364,7 +366,7 @@ class Optim:
 
 
 @dataclass(frozen=True, config=STRICT)
-class EncoderOptim(Optim):
+class EncoderOptimConfig(OptimConfig):
     """Of one encoder alone: published weights are first kept, under a head that learns, and then trained on."""
 
     frozen_epochs: int = Field(
@@ -374,23 +376,23 @@ class EncoderOptim(Optim):
 
 
 @dataclass(frozen=True, config=STRICT)
-class Encoders:
-    eeg: EncoderOptim = EncoderOptim(lr=1e-4, epochs=100)
-    audio: EncoderOptim = EncoderOptim(lr=5e-5, epochs=15, batch=32, frozen_epochs=10)
-    video: EncoderOptim = EncoderOptim(lr=5e-5, epochs=15, batch=64, frozen_epochs=10)
+class PerModalityOptimConfig:
+    eeg: EncoderOptimConfig = EncoderOptimConfig(lr=1e-4, epochs=100)
+    audio: EncoderOptimConfig = EncoderOptimConfig(lr=5e-5, epochs=15, batch=32, frozen_epochs=10)
+    video: EncoderOptimConfig = EncoderOptimConfig(lr=5e-5, epochs=15, batch=64, frozen_epochs=10)
 
 
 @dataclass(frozen=True, config=STRICT)
-class Train:
+class TrainConfig:
     mode: Literal["staged", "end_to_end", "staged_then_joint"] = Field(
         default="staged",
         description="each encoder alone, then fusion on frozen encoders; all together from the start; or staged, and "
         "then all together from there",
     )
-    encoders: Encoders = Encoders()
-    joint: Optim = Field(default=Optim(lr=5e-6, epochs=5), description="the last part of staged_then_joint")
-    calibration: Optim = Field(
-        default=Optim(lr=3e-5, epochs=10, batch=8, encoder_lr=0.0),
+    encoders: PerModalityOptimConfig = PerModalityOptimConfig()
+    joint: OptimConfig = Field(default=OptimConfig(lr=5e-6, epochs=5), description="the last part of staged_then_joint")
+    adaptation: OptimConfig = Field(
+        default=OptimConfig(lr=3e-5, epochs=10, batch=8, encoder_lr_scale=0.0),
         description="training on labelled recordings of a new person; with encoder_lr=0 encoders stay as they are",
     )
     checkpoint_epochs: int = Field(default=5, gt=0, description="a checkpoint to resume from every so many epochs")
@@ -398,7 +400,7 @@ class Train:
     checkpoint_minutes: float = Field(
         default=10.0, ge=0, description="and when the last one is so many minutes old; 0 for none"
     )
-    keep: int = Field(
+    keep_checkpoints: int = Field(
         default=2, gt=0, description="checkpoints that are kept while a training runs, beside the best by validation"
     )
     validate_epochs: int = Field(
@@ -410,7 +412,7 @@ class Train:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Choice:
+class SearchDimension:
     """One dimension of a search space: either `choice`, or `low` and `high`."""
 
     choice: tuple[int | float | str, ...] = Field(default=(), description="allowed values")
@@ -419,7 +421,7 @@ class Choice:
     log: bool = Field(default=False, description="search the range in its logarithm")
 
     @model_validator(mode="after")
-    def _one_kind(self) -> "Choice":
+    def _check_one_kind(self) -> "SearchDimension":
         ranged = self.low is not None and self.high is not None and self.low < self.high
         if bool(self.choice) == ranged:
             raise ValueError("give either choice: [...], or low: and high: with low < high")
@@ -429,14 +431,14 @@ class Choice:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Search:
+class SearchConfig:
     mode: Literal["fusion", "full"] = Field(
         default="fusion",
         description="what a candidate trains: the fusion, on embeddings of encoders that are trained once; or "
         "everything, as train.mode says, by a group of runtime.workers of its own",
     )
     candidates: int = Field(default=16, gt=0, description="how many sets of changes are tried")
-    batch: int = Field(
+    ask_batch_size: int = Field(
         default=4, gt=0, description="candidates that are suggested together; part of what makes it repeatable"
     )
     max_concurrent_trials: int = Field(
@@ -479,23 +481,23 @@ class Search:
 
     @field_validator("looks")
     @classmethod
-    def _inside(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+    def _check_rungs(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
         if any(not 0 < look < 1 for look in rungs) or list(rungs) != sorted(set(rungs)):
             raise ValueError("give shares between 0 and 1 in ascending order, as [0.25, 0.5]")
         return rungs
 
     @field_validator("storage")
     @classmethod
-    def _without_password(cls, url: str) -> str:
+    def _check_no_password(cls, url: str) -> str:
         # It is a part of every experiment.json.
         if urlsplit(url).password is not None:
             raise ValueError("a password does not belong into an experiment; give it by PGPASSWORD or ~/.pgpass")
         return url
 
-    space: dict[str, Choice] = Field(
+    space: dict[str, SearchDimension] = Field(
         default_factory=lambda: {
-            "fusion.heads": Choice(choice=(1, 2, 4, 8)),
-            "optim.lr": Choice(low=1e-4, high=3e-3, log=True),
+            "fusion.heads": SearchDimension(choice=(1, 2, 4, 8)),
+            "optim.lr": SearchDimension(low=1e-4, high=3e-3, log=True),
         },
         description="dotted key -> choice or range; keys under fusion. and optim., with mode=full under model. and "
         "train. too",
@@ -503,7 +505,7 @@ class Search:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Runtime:
+class RuntimeConfig:
     address: str = Field(
         default="", description="Ray cluster to join (host:port); empty: RAY_ADDRESS, else a Ray of its own"
     )
@@ -543,7 +545,7 @@ class Runtime:
     dashboard_host: str = Field(default="127.0.0.1", description="beyond loopback only with RAY_AUTH_MODE=token")
 
     @model_validator(mode="after")
-    def _check_min_workers(self) -> "Runtime":
+    def _check_min_workers(self) -> "RuntimeConfig":
         if self.min_workers > self.workers:
             raise ValueError(f"min_workers is {self.min_workers}, more than workers={self.workers}; use at most those")
         return self
@@ -552,23 +554,23 @@ class Runtime:
     def min_group_size(self) -> int:
         return self.min_workers or self.workers
 
-    def does_not_share(self, key: str, batch: int) -> str:
+    def find_batch_problem(self, key: str, batch: int) -> str:
         """Why a group cannot share a global batch equally, whatever number of workers it may have; empty if it can."""
-        bad = next((n for n in range(self.min_group_size, self.workers + 1) if batch % n), 0)
-        if not bad:
+        indivisible = next((n for n in range(self.min_group_size, self.workers + 1) if batch % n), 0)
+        if not indivisible:
             return ""
         unit = math.lcm(*range(self.min_group_size, self.workers + 1))
         problem = f"{key} is {batch}, which runtime.workers={self.workers} does not divide; use a multiple of {unit}"
         if self.min_workers:
             problem = (
-                f"{key} is {batch}, which {bad} workers do not divide (runtime.min_workers={self.min_workers}, "
+                f"{key} is {batch}, which {indivisible} workers do not divide (runtime.min_workers={self.min_workers}, "
                 f"runtime.workers={self.workers}); use a multiple of {unit}, or set runtime.min_workers=0"
             )
         return problem
 
 
 @dataclass(frozen=True, config=STRICT)
-class Store:
+class StoreConfig:
     shards: str = Field(default="data/shards", description="where preprocessing writes: a folder, s3:// or gs://")
     results: str = Field(
         default="results", description="checkpoints, embeddings and result tables: a folder, s3:// or gs://"
@@ -582,7 +584,7 @@ class Store:
     )
 
     @model_validator(mode="after")
-    def _mlflow_is_a_uri(self) -> "Store":
+    def _check_mlflow_uri(self) -> "StoreConfig":
         if self.mlflow and "://" not in self.mlflow:
             raise ValueError(
                 f"mlflow is {self.mlflow!r}; give a tracking URI, for example http://127.0.0.1:5000 or "
@@ -602,46 +604,46 @@ class Experiment:
         default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names its folder of results"
     )
     seed: int = Field(default=0, ge=0)
-    data: Data = Data()
-    profile: Profile = Profile()
-    fold: Fold = Fold()
-    model: Model = Model()
-    fusion: Fusion = Fusion()
-    optim: Optim = Field(default=Optim(), description="the fusion's, or everything's in end_to_end")
-    train: Train = Train()
-    search: Search = Search()
-    runtime: Runtime = Runtime()
-    store: Store = Store()
+    data: DataConfig = DataConfig()
+    preprocessing: Preprocessing = Preprocessing()
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    fusion: FusionConfig = FusionConfig()
+    optim: OptimConfig = Field(default=OptimConfig(), description="the fusion's, or everything's in end_to_end")
+    train: TrainConfig = TrainConfig()
+    search: SearchConfig = SearchConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    store: StoreConfig = StoreConfig()
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> "Experiment":
+    def _check_consistency(self) -> "Experiment":
         problems: list[str] = []
         if "video" in self.data.modalities:
-            if self.model.video.image_size != self.profile.video.size:
+            if self.model.video.image_size != self.preprocessing.video.size:
                 problems.append(
                     f"model.video.image_size is {self.model.video.image_size}, but profile.video.size is "
-                    f"{self.profile.video.size}; make them equal"
+                    f"{self.preprocessing.video.size}; make them equal"
                 )
-            stored = self.profile.video.fps * self.profile.window_s
-            if self.model.video.frames > stored:
+            stored_frames = self.preprocessing.video.fps * self.preprocessing.window_s
+            if self.model.video.frames > stored_frames:
                 problems.append(
-                    f"model.video.frames is {self.model.video.frames}, but a window of the profile stores {stored}; "
-                    f"set model.video.frames to at most {stored}"
+                    f"model.video.frames is {self.model.video.frames}, but a window of the profile stores {stored_frames}; "
+                    f"set model.video.frames to at most {stored_frames}"
                 )
-        frames = 100 * self.profile.window_s - 2  # of 25 ms, every 10 ms
+        frames = 100 * self.preprocessing.window_s - 2  # of 25 ms, every 10 ms
         audio = self.model.audio
-        if "audio" in self.data.modalities and isinstance(audio, AST) and audio.max_length < frames:
+        if "audio" in self.data.modalities and isinstance(audio, ASTConfig) and audio.max_length < frames:
             problems.append(
-                f"profile.window_s is {self.profile.window_s}, which makes {frames} spectrogram frames, but "
+                f"profile.window_s is {self.preprocessing.window_s}, which makes {frames} spectrogram frames, but "
                 f"model.audio.max_length is {audio.max_length} and would cut the rest of the audio off; "
                 f"set model.audio.max_length to at least {frames}"
             )
         sections = [getattr(self.model, m) for m in self.data.modalities]
-        total = sum(map(token_width, sections))
-        if self.fusion.kind == "single_token" and len(sections) > 1 and total % self.fusion.heads:
-            allowed = [h for h in range(1, 65) if total % h == 0]
+        total_width = sum(map(get_token_width, sections))
+        if self.fusion.kind == "single_token" and len(sections) > 1 and total_width % self.fusion.heads:
+            allowed = [h for h in range(1, 65) if total_width % h == 0]
             problems.append(
-                f"fusion.heads is {self.fusion.heads}, which does not divide {total}, the widths of all encoders "
+                f"fusion.heads is {self.fusion.heads}, which does not divide {total_width}, the widths of all encoders "
                 f"together, over which fusion.kind=single_token attends; use one of {allowed}"
             )
         batches = {"optim.batch": self.optim.batch}
@@ -649,7 +651,7 @@ class Experiment:
             batches["train.joint.batch"] = self.train.joint.batch
         batches |= {f"train.encoders.{m}.batch": getattr(self.train.encoders, m).batch for m in self.data.modalities}
         for key, batch in batches.items():
-            if problem := self.runtime.does_not_share(key, batch):
+            if problem := self.runtime.find_batch_problem(key, batch):
                 problems.append(problem)
         if self.runtime.offload and (self.runtime.engine != "deepspeed" or not self.runtime.zero_stage):
             problems.append(
@@ -659,18 +661,18 @@ class Experiment:
         allowed = ("fusion.", "optim.") if self.search.mode == "fusion" else ("fusion.", "optim.", "model.", "train.")
         for key in self.search.space:
             if not key.startswith(allowed):
-                way = "" if len(allowed) > 2 else "; with search.mode=full also those under model. and train."
+                hint = "" if len(allowed) > 2 else "; with search.mode=full also those under model. and train."
                 prefixes = f"{', '.join(allowed[:-1])} and {allowed[-1]}"
-                problems.append(f"search.space.{key}: only keys under {prefixes} can be searched{way}")
+                problems.append(f"search.space.{key}: only keys under {prefixes} can be searched{hint}")
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
 
-ADAPTER = TypeAdapter(Experiment)
+EXPERIMENT_ADAPTER = TypeAdapter(Experiment)
 
 
-class _Loader(yaml.SafeLoader):
+class _YamlLoader(yaml.SafeLoader):
     """YAML without dates: no key takes one, so `name: 2026-11-22` is text."""
 
     yaml_implicit_resolvers = {
@@ -679,17 +681,17 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-def _yaml(text: str, what: str) -> Any:
+def _parse_yaml(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
+        return yaml.load(text, _YamlLoader)  # a SafeLoader
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a tag that its value does not fit
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{what} is not YAML: {where}{' '.join(str(reason).split())}") from None
+        raise ConfigError(f"{source} is not YAML: {where}{' '.join(str(reason).split())}") from None
 
 
-def keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any, str]]:
+def list_keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any, str]]:
     """Every dotted key with its type, default and description, for `--help` and for error messages."""
     section = Experiment() if section is None else section
     table: dict[str, tuple[str, Any, str]] = {}
@@ -697,69 +699,69 @@ def keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any, str
     for field in fields(section):
         hint, value = hints[field.name], getattr(section, field.name)
         if is_dataclass(value):
-            table |= keys(value, f"{prefix}{field.name}.")
+            table |= list_keys(value, f"{prefix}{field.name}.")
         else:
             info = type(section).__pydantic_fields__[field.name]
-            shown = (
-                " | ".join(map(repr, get_args(hint))) if str(hint).startswith("typing.Literal") else _type_name(hint)
+            shown_type = (
+                " | ".join(map(repr, get_args(hint))) if str(hint).startswith("typing.Literal") else _format_type(hint)
             )
-            table[prefix + field.name] = (shown, value, info.description or "")
+            table[prefix + field.name] = (shown_type, value, info.description or "")
     return table
 
 
-def other_kinds() -> list[tuple[str, dict[str, tuple[str, Any, str]]]]:
+def list_other_kinds() -> list[tuple[str, dict[str, tuple[str, Any, str]]]]:
     """The keys of sections that stand in the place of a default one: (`model.eeg.kind=bandpower`, its `keys`)."""
     return [
-        (f"{place}.kind={kind}", keys(section(), f"{place}."))
-        for place, members in KINDS.items()
+        (f"{place}.kind={kind}", list_keys(section(), f"{place}."))
+        for place, members in ENCODER_KINDS.items()
         for kind, section in list(members.items())[1:]
     ]
 
 
-def _type_name(hint: Any) -> str:
+def _format_type(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 
-def build(tree: Any, *, source: str) -> Experiment:
+def build_experiment(tree: Any, *, source: str) -> Experiment:
     """Check a nested dictionary and make it an Experiment.
 
     Raises:
         ConfigError: All problems at once, one a line, each with its key, what is allowed and the nearest right key.
     """
     try:
-        return ADAPTER.validate_python(tree)
+        return EXPERIMENT_ADAPTER.validate_python(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {_explain(e)}" for e in error.errors())) from None
+        raise ConfigError("\n".join(f"{source}: {_explain_validation_error(e)}" for e in error.errors())) from None
 
 
-def _explain(error: Any) -> str:
+def _explain_validation_error(error: Any) -> str:
     # The third part of the way into a union is the kind that was tried, which is no key.
     loc = [str(part) for part in error["loc"]]
-    kind = loc.pop(2) if len(loc) > 2 and loc[2] in KINDS.get(".".join(loc[:2]), {}) else ""
+    kind = loc.pop(2) if len(loc) > 2 and loc[2] in ENCODER_KINDS.get(".".join(loc[:2]), {}) else ""
     path = ".".join(loc)
     if error["type"] == "union_tag_not_found":
-        return f"{path} is {error['input']!r}; give a section with a kind of {', '.join(KINDS[path])}"
+        return f"{path} is {error['input']!r}; give a section with a kind of {', '.join(ENCODER_KINDS[path])}"
     if error["type"] == "union_tag_invalid":
-        return f"{path}.kind is {error['ctx']['tag']!r}; use one of {', '.join(KINDS[path])}"
+        return f"{path}.kind is {error['ctx']['tag']!r}; use one of {', '.join(ENCODER_KINDS[path])}"
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         if kind:
             place = ".".join(loc[:2])
-            table = keys(KINDS[place][kind](), f"{place}.")
+            table = list_keys(ENCODER_KINDS[place][kind](), f"{place}.")
             return f'"{path}" is not a key of {place}.kind={kind}{nearest(path, table)} (`--help` lists all keys)'
-        return f'"{path}" is not a key of an experiment{nearest(path, _all_keys())} (`--help` lists all keys)'
+        return f'"{path}" is not a key of an experiment{nearest(path, list_key_names())} (`--help` lists all keys)'
     if error["type"] == "value_error":
         text = str(error["ctx"]["error"]).replace("\n", "; ")
         return f"{path}: {text}" if path else text
     return f"{path} is {error['input']!r}: {error['msg']}"
 
 
-def _all_keys() -> list[str]:
-    table = keys() | {key: row for _, rows in other_kinds() for key, row in rows.items()}
+def list_key_names() -> list[str]:
+    table = list_keys() | {key: row for _, rows in list_other_kinds() for key, row in rows.items()}
     sections = {key.rsplit(".", 1)[0] for key in table if "." in key}
     return [*table, *sections]
 
 
-def load(path: str | Path, changes: dict[str, Any] | None = None) -> Experiment:
+def load_experiment(path: str | Path, changes: dict[str, Any] | None = None) -> Experiment:
     """Read one YAML file, apply dotted changes, check everything.
 
     Raises:
@@ -769,66 +771,74 @@ def load(path: str | Path, changes: dict[str, Any] | None = None) -> Experiment:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError:
-        here = ", ".join(sorted(str(p) for p in Path("jobs/experiments").glob("*.yaml"))) or "none found"
-        raise ConfigError(f"no experiment file {path}; the ones of this project: {here}") from None
+        known_files = ", ".join(sorted(str(p) for p in Path("jobs/experiments").glob("*.yaml"))) or "none found"
+        raise ConfigError(f"no experiment file {path}; the ones of this project: {known_files}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text, at byte {error.start}; save it as UTF-8") from None
-    tree = _yaml(text, str(path)) or {}
+    tree = _parse_yaml(text, str(path)) or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of sections such as `data:`; it holds {type(tree).__name__}")
-    return build(_merge(_over(to_dict(Experiment()), tree), changes or {}), source=str(path))
+    return build_experiment(
+        _apply_changes(_fill_defaults(to_dict(Experiment()), tree), changes or {}), source=str(path)
+    )
 
 
-def _over(defaults: dict[str, Any], tree: dict[str, Any], place: str = "") -> dict[str, Any]:
+def _fill_defaults(defaults: dict[str, Any], tree: dict[str, Any], place: str = "") -> dict[str, Any]:
     """What a file says, with the defaults of where it says nothing.
 
     The defaults of a section are those of its place and not of its type: `train.encoders.audio` has its own.
     """
-    whole = dict(defaults)
+    filled = dict(defaults)
     for key, value in tree.items():
-        inner, here = defaults.get(key), f"{place}{key}"
-        if value is None and isinstance(inner, dict):
+        default, key_path = defaults.get(key), f"{place}{key}"
+        if value is None and isinstance(default, dict):
             continue  # a section with nothing in it
-        whole[key] = value
-        if isinstance(inner, dict) and isinstance(value, dict) and here != "search.space":
-            other = here in KINDS and value.get("kind", inner["kind"]) != inner["kind"]  # which has other keys
-            whole[key] = value if other else _over(inner, value, f"{here}.")
-    return whole
+        filled[key] = value
+        if isinstance(default, dict) and isinstance(value, dict) and key_path != "search.space":
+            is_other_kind = (
+                key_path in ENCODER_KINDS and value.get("kind", default["kind"]) != default["kind"]
+            )  # which has other keys
+            filled[key] = value if is_other_kind else _fill_defaults(default, value, f"{key_path}.")
+    return filled
 
 
 def override(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
     """A copy with dotted changes, checked as a whole: `override(e, {"optim.lr": 3e-4})`."""
-    return build(_merge(to_dict(experiment), changes), source="override")
+    return build_experiment(_apply_changes(to_dict(experiment), changes), source="override")
 
 
-def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def _apply_changes(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     tree = json.loads(json.dumps(tree, default=str))  # not deepcopy: an alias of YAML must not be changed twice
     # Another kind is another section: the keys of the one before do not come along.
     for dotted, value in sorted(changes.items(), key=lambda change: not change[0].endswith(".kind")):
         # The keys of search.space are themselves dotted, so what follows that prefix is one key.
-        head, space, rest = dotted.partition("search.space.")
-        parts = ["search", "space", rest] if space and not head else dotted.split(".")
+        before, space, rest = dotted.partition("search.space.")
+        parts = ["search", "space", rest] if space and not before else dotted.split(".")
         node = tree
         for part in parts[:-1]:
             child = node.setdefault(part, {})
             if not isinstance(child, dict):
-                raise ConfigError(f'"{dotted}" is not a key of an experiment{nearest(dotted, _all_keys())}')
+                raise ConfigError(f'"{dotted}" is not a key of an experiment{nearest(dotted, list_key_names())}')
             node = child
         place = ".".join(parts[:-1])
-        if parts[-1] == "kind" and place in KINDS and value != node.get("kind", next(iter(KINDS[place]))):
+        if (
+            parts[-1] == "kind"
+            and place in ENCODER_KINDS
+            and value != node.get("kind", next(iter(ENCODER_KINDS[place])))
+        ):
             node.clear()
-        node[parts[-1]] = _with_defaults(".".join(parts), value)
+        node[parts[-1]] = _fill_section_defaults(".".join(parts), value)
     return tree
 
 
-def _with_defaults(place: str, value: Any) -> Any:
+def _fill_section_defaults(place: str, value: Any) -> Any:
     """A section that a change gives as a whole, with the defaults of its place for the keys that it leaves out."""
-    if not isinstance(value, dict) or place in (*KINDS, "search.space"):
+    if not isinstance(value, dict) or place in (*ENCODER_KINDS, "search.space"):
         return value
     default: Any = to_dict(Experiment())
     for part in place.split("."):
         default = default.get(part) if isinstance(default, dict) else None
-    return _over(default, value, f"{place}.") if isinstance(default, dict) else value
+    return _fill_defaults(default, value, f"{place}.") if isinstance(default, dict) else value
 
 
 def parse_changes(words: list[str]) -> dict[str, Any]:
@@ -838,7 +848,7 @@ def parse_changes(words: list[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ConfigError(f'"{word}" is not a change; write key=value, for example optim.lr=3e-4')
-        value = _yaml(text, f"{key}={text!r}") if text else ""
+        value = _parse_yaml(text, f"{key}={text!r}") if text else ""
         if isinstance(value, str):  # YAML 1.1 takes 3e-4 for a string: it wants a dot in the mantissa
             with contextlib.suppress(ValueError):
                 value = float(value)

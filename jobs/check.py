@@ -11,7 +11,7 @@ def main(arguments: Arguments) -> int:
     experiment = experiment_of(arguments, uses=())
     found = check(experiment)
     print(report(found))
-    return 1 if found.problems and experiment.profile.on_bad == "fail" else 0
+    return 1 if found.problems and experiment.preprocessing.on_bad == "fail" else 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from eav_ray.config import Profile, load
+from eav_ray.config import Preprocessing, load_experiment
 from eav_ray.data.eav import CHANNELS, CLASSES
 from eav_ray.data.split import Split
 from eav_ray.models.build import Classifier, Shapes
@@ -22,7 +22,7 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Position
 from eav_ray.training.predictor import Predictor
 
-EXPERIMENT = load(Path(__file__).parent / "ray" / "tiny.yaml")
+EXPERIMENT = load_experiment(Path(__file__).parent / "ray" / "tiny.yaml")
 EEG_HZ, AUDIO_HZ, FRAMES_HZ = 500, 16_000, 5
 
 
@@ -46,8 +46,8 @@ def saved(folder: Path) -> str:
     return f"{folder}/{ckpt.save(Store(folder), 'tiny', 'a0000-aaaaaaaa', checkpoint())}"
 
 
-def profile() -> Profile:
-    return EXPERIMENT.profile
+def profile() -> Preprocessing:
+    return EXPERIMENT.preprocessing
 
 
 class Sent:

@@ -15,7 +15,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError, UserCodeException
 
-from eav_ray.config import Experiment, Runtime
+from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime import cluster
 from eav_ray.runtime.cli import Arguments, absolute, run_command, with_data
@@ -360,7 +360,7 @@ def test_beyond_loopback_a_token_is_needed(host: str, monkeypatch: pytest.Monkey
 
 
 def test_a_local_request_that_fits_is_accepted() -> None:
-    cluster.check_local(Runtime(workers=1))
+    cluster.check_local(RuntimeConfig(workers=1))
 
 
 @pytest.mark.parametrize("where", ["runtime.address", "RAY_ADDRESS"])
@@ -368,27 +368,27 @@ def test_an_address_of_local_is_this_machine(where: str, monkeypatch: pytest.Mon
     if where == "RAY_ADDRESS":
         monkeypatch.setenv("RAY_ADDRESS", "local")
     address = "local" if where == "runtime.address" else ""
-    assert cluster.address_of(Runtime(address=address)) == ""
+    assert cluster.address_of(RuntimeConfig(address=address)) == ""
     with pytest.raises(ConfigError, match="needs 4096 CPUs"):
-        cluster.check_local(Runtime(address=address, workers=4096))
+        cluster.check_local(RuntimeConfig(address=address, workers=4096))
     with pytest.raises(ConfigError, match="RAY_AUTH_MODE=token"):
-        cluster.check_local(Runtime(address=address, workers=1, dashboard=True, dashboard_host="0.0.0.0"))
+        cluster.check_local(RuntimeConfig(address=address, workers=1, dashboard=True, dashboard_host="0.0.0.0"))
 
 
 def test_what_a_cluster_has_is_not_asked_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    many = Runtime(address="head:6379", workers=4096, gpus_per_worker=8)
+    many = RuntimeConfig(address="head:6379", workers=4096, gpus_per_worker=8)
     assert cluster.address_of(many) == "head:6379"
     cluster.check_local(many)
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    cluster.check_local(Runtime(workers=4096, gpus_per_worker=8))
+    cluster.check_local(RuntimeConfig(workers=4096, gpus_per_worker=8))
 
 
 def test_groups_that_do_not_fit_are_refused_with_a_number_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     with pytest.raises(ConfigError, match="needs 6 CPUs.*has 4; set runtime.workers to at most 2"):
-        cluster.check_local(Runtime(workers=3, groups=2))
+        cluster.check_local(RuntimeConfig(workers=3, groups=2))
     with pytest.raises(ConfigError, match="needs 8 CPUs.*has 4; lower runtime.groups or runtime.cpus_per_worker"):
-        cluster.check_local(Runtime(workers=1, groups=8))
+        cluster.check_local(RuntimeConfig(workers=1, groups=8))
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_gpus_that_this_machine_lacks_are_refused(
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setattr(cluster, "local_gpus", lambda: have)
-    runtime = Runtime(workers=asked, gpus_per_worker=1)
+    runtime = RuntimeConfig(workers=asked, gpus_per_worker=1)
     if not expected:
         cluster.check_local(runtime)
         return

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from eav_ray.config import (
-    MFCC,
-    BandPower,
-    Choice,
-    EAVTransformer,
-    EEGformer,
+    BandPowerConfig,
+    EAVTransformerConfig,
+    EEGformerConfig,
     Experiment,
-    build,
+    MFCCConfig,
+    SearchDimension,
+    build_experiment,
     digest,
-    keys,
-    load,
-    other_kinds,
+    list_keys,
+    list_other_kinds,
+    load_experiment,
     override,
     parse_changes,
     to_dict,
@@ -44,26 +44,26 @@ def test_there_are_experiments_to_check() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
 def test_every_shipped_experiment_loads_and_survives_json(path: Path) -> None:
-    experiment = load(path)
-    assert build(to_dict(experiment), source="json") == experiment
+    experiment = load_experiment(path)
+    assert build_experiment(to_dict(experiment), source="json") == experiment
 
 
-@pytest.mark.parametrize("key", sorted(keys()))
+@pytest.mark.parametrize("key", sorted(list_keys()))
 def test_every_key_takes_its_own_default(key: str) -> None:
-    assert override(Experiment(), {key: keys()[key][1]}) == Experiment()
+    assert override(Experiment(), {key: list_keys()[key][1]}) == Experiment()
 
 
-@pytest.mark.parametrize("key", sorted(keys()))
+@pytest.mark.parametrize("key", sorted(list_keys()))
 def test_a_file_that_gives_a_key_its_own_default_changes_no_other(key: str, tmp_path: Path) -> None:
-    value = json.loads(json.dumps(keys()[key][1], default=to_dict))
+    value = json.loads(json.dumps(list_keys()[key][1], default=to_dict))
     tree: Any = value
     for part in reversed(key.split(".")):
         tree = {part: tree}
     path = tmp_path / "e.yaml"
     path.write_text(json.dumps(tree))
-    assert load(path) == Experiment()
+    assert load_experiment(path) == Experiment()
     path.write_text("name: experiment")
-    assert load(path, {key: value, "name": Experiment().name}) == Experiment()
+    assert load_experiment(path, {key: value, "name": Experiment().name}) == Experiment()
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_value_that_is_not_yaml_is_refused_by_name(word: str) -> None:
 def test_the_dotted_keys_of_the_search_space_are_one_key_each() -> None:
     changes = parse_changes(["search.space.fusion.heads={choice: [2, 4]}"])
     space = override(Experiment(), changes).search.space
-    assert space == Experiment().search.space | {"fusion.heads": Choice(choice=(2, 4))}
+    assert space == Experiment().search.space | {"fusion.heads": SearchDimension(choice=(2, 4))}
 
 
 @pytest.mark.parametrize(
@@ -214,19 +214,19 @@ def test_a_file_is_an_experiment_or_a_config_error(text: str, tmp_path: Path) ->
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     if not text:
-        assert load(path) == Experiment()
+        assert load_experiment(path) == Experiment()
         return
     with pytest.raises(ConfigError, match="mine.yaml"):
-        load(path)
+        load_experiment(path)
     with pytest.raises(ConfigError, match="other.yaml"):
-        load(tmp_path / "other.yaml")
+        load_experiment(tmp_path / "other.yaml")
 
 
 @pytest.mark.parametrize("text", ["2026-11-22", "2026-13-45"])
 def test_a_date_is_a_name_like_any_other(text: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"name: {text}\n")
-    assert load(path).name == text
+    assert load_experiment(path).name == text
     assert override(Experiment(), parse_changes([f"name={text}"])).name == text
 
 
@@ -247,20 +247,20 @@ def test_a_file_that_holds_something_odd_is_a_config_error(content: bytes, tmp_p
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="mine.yaml"):
-        load(path, {"seed": 1})
+        load_experiment(path, {"seed": 1})
 
 
 def test_a_change_to_one_of_two_aliased_sections_changes_one(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("train: {encoders: {audio: &same {lr: 0.1}, video: *same}}")
-    encoders = load(path, {"train.encoders.audio.lr": 0.2}).train.encoders
+    encoders = load_experiment(path, {"train.encoders.audio.lr": 0.2}).train.encoders
     assert (encoders.audio.lr, encoders.video.lr) == (0.2, 0.1)
 
 
 def test_text_outside_of_ascii_is_read_as_utf8(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes("data: {root: /Daten/Gefühle}".encode())
-    assert load(path).data.root == "/Daten/Gefühle"
+    assert load_experiment(path).data.root == "/Daten/Gefühle"
 
 
 def test_audio_that_the_model_would_cut_off_is_refused() -> None:
@@ -281,7 +281,7 @@ def test_what_the_texts_name_is_there(path: Path) -> None:
     for name in re.findall(r"[\w./-]+\.yaml\b", text):
         assert any((folder / name).exists() for folder in (REPOSITORY, REPOSITORY / "jobs/experiments")), name
     for key in re.findall(r"(?<![\w.{])([a-z_]+(?:\.[a-z_]+)+)=", text):
-        assert key.removeprefix("search.space.") in keys(), key
+        assert key.removeprefix("search.space.") in list_keys(), key
 
 
 def test_there_are_paths_and_keys_in_the_texts() -> None:
@@ -299,18 +299,18 @@ def test_a_digest_depends_on_values_and_not_on_their_order() -> None:
 def test_another_kind_of_encoder_is_another_section() -> None:
     small = override(Experiment(), {"model.eeg.filters": 8})
     other = override(small, {"model.eeg.width": 32, "model.eeg.kind": "bandpower"})
-    assert other.model.eeg == BandPower(width=32)
-    assert override(other, {"model.eeg.segments": 4}).model.eeg == BandPower(width=32, segments=4)
+    assert other.model.eeg == BandPowerConfig(width=32)
+    assert override(other, {"model.eeg.segments": 4}).model.eeg == BandPowerConfig(width=32, segments=4)
     assert override(small, {"model.eeg.kind": "eegformer"}) == small
-    assert build(to_dict(other), source="json") == other
+    assert build_experiment(to_dict(other), source="json") == other
 
 
 def test_a_file_without_a_kind_means_the_default(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("model: {eeg: {filters: 8}, audio: {kind: mfcc, width: 32}}")
-    assert load(path).model.eeg == EEGformer(filters=8)
-    assert load(path).model.audio == MFCC(width=32)
-    assert load(path, {"model.eeg.kind": "eav_transformer"}).model.eeg == EAVTransformer()
+    assert load_experiment(path).model.eeg == EEGformerConfig(filters=8)
+    assert load_experiment(path).model.audio == MFCCConfig(width=32)
+    assert load_experiment(path, {"model.eeg.kind": "eav_transformer"}).model.eeg == EAVTransformerConfig()
 
 
 def test_a_wrong_kind_or_key_of_a_kind_is_a_line_with_what_is_allowed() -> None:
@@ -342,14 +342,14 @@ def test_defaults_of_a_place_survive_an_empty_section_and_a_section_given_as_a_w
     path.write_text(text)
     default = Experiment().train.encoders.audio
     for change in ({"train.encoders.audio.lr": 1e-3}, {"train.encoders.audio": {"lr": 1e-3}}):
-        assert load(path, change).train.encoders.audio == replace(default, lr=1e-3)
-    assert load(path) == Experiment()
+        assert load_experiment(path, change).train.encoders.audio == replace(default, lr=1e-3)
+    assert load_experiment(path) == Experiment()
 
 
 def test_an_empty_section_of_a_file_takes_changes(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("model:\n")
-    assert load(path, {"model.eeg.kind": "bandpower"}).model.eeg == BandPower()
+    assert load_experiment(path, {"model.eeg.kind": "bandpower"}).model.eeg == BandPowerConfig()
 
 
 def test_heads_of_a_single_token_concern_the_modalities_together_only() -> None:
@@ -358,7 +358,7 @@ def test_heads_of_a_single_token_concern_the_modalities_together_only() -> None:
         assert replace(e, data=replace(e.data, modalities=(m,))).fusion.heads == 7
 
 
-@pytest.mark.parametrize(("title", "table"), other_kinds(), ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(("title", "table"), list_other_kinds(), ids=lambda x: x if isinstance(x, str) else "")
 def test_every_key_of_every_kind_takes_its_own_default(title: str, table: dict[str, tuple[str, Any, str]]) -> None:
     key, _, kind = title.partition("=")
     e = override(Experiment(), {key: kind})

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from eav_ray.config import Experiment, load, override
+from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.runtime.cli import _parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -212,5 +212,7 @@ def test_every_command_of_a_page_is_taken_by_its_job(path: Path, words: list[str
     given = _parse(words[1:], flags_of(job))
     assert all(given.flags.values()), "an option lacks its value"
     files = [p for p in given.paths if p.endswith(".yaml")]
-    experiment = load(REPOSITORY / files[0], given.changes) if files else override(Experiment(), given.changes)
+    experiment = (
+        load_experiment(REPOSITORY / files[0], given.changes) if files else override(Experiment(), given.changes)
+    )
     assert experiment == override(experiment, given.changes)

@@ -15,7 +15,7 @@ from eav_ray.data.synthetic import Plan, generate_subject
 from eav_ray.errors import DataError
 from eav_ray.runtime.beside import (
     AuditedCheckpoint,
-    Fold,
+    EvaluatedCheckpoint,
     collect_related,
     collect_stored_protocols,
     compare_protocols,
@@ -33,7 +33,7 @@ def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
     windows = store_windows(tmp_path)
     leaking = chosen(honest(windows))
     prefix = ckpt.save(Store(tmp_path / "results"), "run-1", "a0000", leaking)
-    fold = Fold(1, f"{tmp_path}/results/{prefix}", leaking.split.test, predictions())
+    fold = EvaluatedCheckpoint(1, f"{tmp_path}/results/{prefix}", leaking.split.test, predictions())
     data: Any = SimpleNamespace(windows=windows, index=windows.index, shards=Store(tmp_path / "shards"))
     here = override(Experiment(), {"store.results": str(tmp_path / "results")})
     with pytest.raises(DataError, match=r"fails the leak audit, so there is no page of it: split, derived again"):
@@ -99,7 +99,7 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
     data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": known}), digest="shards")
     unread: list[str] = []
     found, of_seed = collect_stored_protocols(results, replace(own), data, unread)
-    of_2 = f"subject_kfold, of 2, fold seed {own.fold.seed}"
+    of_2 = f"subject_kfold, of 2, fold seed {own.split.seed}"
     assert set(found) == {"within", "paper", "loso, searched", of_2}
     assert set(of_seed["within"]) == {own.seed, 7} and set(of_seed["paper"]) == {own.seed}
     assert set(of_seed["loso, searched"]) == {own.seed} and "subject_kfold" not in of_seed
@@ -109,7 +109,7 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'{"runs": {}', b'{"runs": {"a": "run-1"}, "variants": [{}]}'])
 def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: Path, content: bytes) -> None:
     results, nothing = Store(tmp_path), SimpleNamespace()
-    opened: Any = AuditedCheckpoint(Fold(0, "p", (), predictions()), nothing, 0, nothing, "run-1", "c")  # type: ignore[arg-type]
+    opened: Any = AuditedCheckpoint(EvaluatedCheckpoint(0, "p", (), predictions()), nothing, 0, nothing, "run-1", "c")  # type: ignore[arg-type]
     for folder in ("ablations", "stress"):
         results.write(f"{folder}/a/results.json", content)
     results.write("searches/s/best.json", b"{")

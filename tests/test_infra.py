@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from ray._private.authentication.authentication_token_setup import _get_default_token_path
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from eav_ray.config import load
+from eav_ray.config import load_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
@@ -105,7 +105,9 @@ def test_the_search_on_kubernetes_is_a_command_that_the_program_takes():
     assert copied == {"jobs"}  # beside the working folder of the image
     for path in (job, experiment):
         assert (ROOT / path.removeprefix("/opt/eav-ray/")).is_file()
-    e = load(ROOT / experiment.removeprefix("/opt/eav-ray/"), dict(change.split("=", 1) for change in changes))
+    e = load_experiment(
+        ROOT / experiment.removeprefix("/opt/eav-ray/"), dict(change.split("=", 1) for change in changes)
+    )
     assert e.search.max_concurrent_trials <= GROUPS["gpu"]["maxReplicas"] and e.runtime.gpus_per_worker == 1
 
 

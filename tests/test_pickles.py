@@ -29,7 +29,16 @@ from ray.tune import ResultGrid
 from ray.tune.experiment import Trial
 from transformers import ASTConfig, ASTModel
 
-from eav_ray.config import Choice, Data, Experiment, Search, VideoProfile, load, override, parse_changes
+from eav_ray.config import (
+    DataConfig,
+    Experiment,
+    SearchConfig,
+    SearchDimension,
+    VideoPreprocessing,
+    load_experiment,
+    override,
+    parse_changes,
+)
 from eav_ray.data import arrow, mat, sets
 from eav_ray.data.frames import SHAPE
 from eav_ray.data.manifest import Recording
@@ -144,7 +153,7 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
     """One recording of a user's own table, through the stages of preprocessing."""
     listed = folder / "mine.csv"
     listed.write_text(f"subject,recording,label,{medium}\np1,r1,calm,{name}\n")
-    data = Data(set="manifest", root=str(listed), modalities=(medium,))
+    data = DataConfig(dataset="manifest", root=str(listed), modalities=(medium,))
 
     def read() -> None:
         dataset, listing = sets.scan(data)
@@ -153,11 +162,11 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
         if medium == "eeg":
             batch = {"person": np.array([0])}
             made = eeg_stage._prepare(
-                batch, unit_indices_by_subject=[[0]], wanted=[unit], data=data, profile=PROFILE, whole={}
+                batch, unit_indices_by_subject=[[0]], wanted=[unit], data=data, preprocessing=PROFILE, whole={}
             )
             row = {k: v[0] for k, v in next(made).items()}
         todo, root = [Chunk("c", unit)], str(folder / "shards")
-        _write(row, todo=todo, deadly={}, data=data, profile=PROFILE, root=root, n_chans=n_chans)
+        _write(row, todo=todo, deadly={}, data=data, preprocessing=PROFILE, root=root, n_chans=n_chans)
         told = Store(root).read_json("records/c.json")
         assert told["rows"] == 0 and name in told["problems"][0]["reason"]
 
@@ -224,7 +233,7 @@ def cached(folder: Path) -> Place:
 
 def frame(folder: Path) -> Place:
     shards = Shards(folder / "shards", ())
-    profile = replace(PROFILE, video=VideoProfile(fps=2, size=4))
+    profile = replace(PROFILE, video=VideoPreprocessing(fps=2, size=4))
 
     def put(data: bytes) -> None:
         made = [row | {"video": [data, b""]} for row in rows(3, 0)]
@@ -291,7 +300,9 @@ def pulled(folder: Path, name: str) -> Place:
 
 def journal(folder: Path, before: bool) -> Place:
     """Of a search: the payload alone, or behind what was written before it."""
-    of = Search(candidates=2, batch=2, sampler="random", space={"fusion.heads": Choice(choice=(1, 2))})
+    of = SearchConfig(
+        candidates=2, ask_batch_size=2, sampler="random", space={"fusion.heads": SearchDimension(choice=(1, 2))}
+    )
     path = folder / "journal.log"
     if before:
         StudyClient(of, "study", path).ask()
@@ -376,7 +387,9 @@ PLACES: dict[str, Callable[[Path], Place]] = {
     "labels of EAV": partial(of_eav, name="subject1_eeg_label.mat"),
     "a table in text": partial(table, name="mine.csv"),
     "a table in Parquet": partial(table, name="mine.parquet"),
-    "an experiment": lambda folder: Place((folder / "e.yaml").write_bytes, lambda: load(folder / "e.yaml"), "e.yaml"),
+    "an experiment": lambda folder: Place(
+        (folder / "e.yaml").write_bytes, lambda: load_experiment(folder / "e.yaml"), "e.yaml"
+    ),
     "the index of shards": index,
     "the record of a shard": record,
     "a shard": shard,
@@ -580,7 +593,7 @@ def test_a_pickle_in_what_a_table_says_of_itself_is_not_executed(place: str, tmp
 
 
 def test_a_pickle_in_the_place_of_the_shape_of_frames_is_refused(tmp_path: Path, proof: Path) -> None:
-    shards, profile = Shards(tmp_path / "shards", ()), replace(PROFILE, video=VideoProfile(fps=2, size=4))
+    shards, profile = Shards(tmp_path / "shards", ()), replace(PROFILE, video=VideoPreprocessing(fps=2, size=4))
     whole = to_table([row | {"video": [b"", b""]} for row in rows(3, 0)], schema(profile, CHANNELS, MODALITIES))
     at = whole.column_names.index("video")
     field = whole.schema.field(at).with_metadata({SHAPE: pickle.dumps(Malicious(proof))})
@@ -601,7 +614,7 @@ TAGS = {
 def test_a_tag_of_yaml_is_not_executed(tag: str, tmp_path: Path, proof: Path) -> None:
     text = TAGS[tag].format(proof=proof)
     (tmp_path / "e.yaml").write_text(f"name: {text}\n")
-    for read in (lambda: load(tmp_path / "e.yaml"), lambda: parse_changes([f"name={text}"])):
+    for read in (lambda: load_experiment(tmp_path / "e.yaml"), lambda: parse_changes([f"name={text}"])):
         with pytest.raises(ConfigError, match="is not YAML"):
             read()
     assert not proof.exists()

@@ -53,7 +53,7 @@ def test_a_recording_with_nothing_to_predict_from_is_told() -> None:
     e, shapes = trained().experiment, Shapes(30, 2)
     units: Any = [(Recording("p", "1", 0, "", 0),)]
     row = {"unit": 0, "facts": "{}", "eeg": b""}
-    (made,) = raw_rows(row, units=units, profile=e.profile, modalities=("audio", "eeg"), shapes=shapes)
+    (made,) = raw_rows(row, units=units, preprocessing=e.preprocessing, modalities=("audio", "eeg"), shapes=shapes)
     assert made["reason"] == "it has none of the modalities" and not made["has_audio"] and not made["has_eeg"]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eav_ray.config import Experiment, Profile, override
+from eav_ray.config import Experiment, Preprocessing, override
 from eav_ray.data import artefacts, face
 from eav_ray.data.manifest import Listing, Recording
 from eav_ray.errors import ConfigError
@@ -58,7 +58,7 @@ def test_shards_of_different_windows_never_share_a_folder() -> None:
 
 @pytest.mark.parametrize("change", [{"chunk": 7}, {"file_timeout_s": 5}, {"on_bad": "fail"}])
 def test_what_leaves_windows_as_they_are_leaves_shards_where_they_are(change: dict) -> None:
-    assert content_of(replace(Profile(), **change)) == content_of(Profile())
+    assert content_of(replace(Preprocessing(), **change)) == content_of(Preprocessing())
 
 
 def test_a_chunk_of_a_file_that_changed_is_another_chunk(tmp_path: Path) -> None:

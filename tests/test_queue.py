@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eav_ray.config import Experiment, load
+from eav_ray.config import Experiment, load_experiment
 from eav_ray.data.split import Split
 from eav_ray.runtime.queue import ATTEMPTS, END, WAIT, Queue
 from eav_ray.training.plan import Progress, Run, encoder_run, fusion_run
@@ -15,7 +15,7 @@ SPLIT = Split("subject_kfold", ("a/1", "b/1"), (), ("c/1",))
 
 @pytest.fixture
 def experiment() -> Experiment:
-    return load(Path(__file__).parents[1] / "jobs" / "experiments" / "demo.yaml")
+    return load_experiment(Path(__file__).parents[1] / "jobs" / "experiments" / "demo.yaml")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from eav_ray.config import Choice, Experiment, Runtime, Search, override
+from eav_ray.config import Experiment, RuntimeConfig, SearchConfig, SearchDimension, override
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import cluster, tune
@@ -56,7 +56,9 @@ def test_only_trials_that_do_not_start_are_waited_for(monkeypatch: pytest.Monkey
 
 def test_what_is_waited_for_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True}, {"Alive": False}])
-    assert cluster.a_worker(Runtime(gpus_per_worker=0.5)) == "a node with 1 CPU and 0.5 GPU free (1 node is there)"
+    assert (
+        cluster.a_worker(RuntimeConfig(gpus_per_worker=0.5)) == "a node with 1 CPU and 0.5 GPU free (1 node is there)"
+    )
 
 
 def test_a_database_in_a_file_lies_where_the_command_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +78,8 @@ class Trained:
 
     def __init__(self, folder: Path, changes: list[dict[str, Any]], needs: dict[str, str], **search: Any) -> None:
         values = sorted({c["optim.lr"] for c in changes})
-        space = {"optim.lr": Choice(choice=tuple(values))}
-        self.owner = StudyClient(Search(candidates=len(changes), space=space, **search), "s", folder / "journal")
+        space = {"optim.lr": SearchDimension(choice=tuple(values))}
+        self.owner = StudyClient(SearchConfig(candidates=len(changes), space=space, **search), "s", folder / "journal")
         self._left = [Candidate(n, c) for n, c in enumerate(changes)]
         self._told: set[int] = set()
         self.owner.ask = self._ask

@@ -12,7 +12,7 @@ import mne
 import numpy as np
 from scipy.signal import sosfiltfilt
 
-from eav_ray.config import EEGProfile
+from eav_ray.config import EEGPreprocessing
 from eav_ray.data.artefacts import artefacts
 from eav_ray.data.manifest import RawEEG
 from eav_ray.data.signal import decimate, ratio, scale_of
@@ -36,7 +36,7 @@ class Cleaned(NamedTuple):
     removed: tuple[str, ...] = ()  # labels of the components that were taken out
 
 
-def clean(raw: RawEEG, profile: EEGProfile) -> Cleaned:
+def clean(raw: RawEEG, preprocessing: EEGPreprocessing) -> Cleaned:
     """Bring one recording to the profile's rate, band, reference and unit. Zero-phase throughout.
 
     Offset, mains notch, decimation, band-pass, search for bad channels, artefacts, interpolation, reference. The notch
@@ -53,51 +53,51 @@ def clean(raw: RawEEG, profile: EEGProfile) -> Cleaned:
         DataError: Not two-dimensional, not one row per channel, shorter than 1 s, sampled too slowly for the band,
             or more than half of the channels are bad.
     """
-    _check(raw, profile)
+    _check(raw, preprocessing)
     x_CT = np.array(raw.values_CT, dtype=np.float64)
     finite_C = np.isfinite(x_CT).all(axis=1)
     x_CT[~finite_C] = 0.0  # one NaN would spread over its whole channel in the filters, and to all in the reference
     x_CT -= x_CT.mean(axis=1, keepdims=True)
     sd_C = x_CT.std(axis=1)
-    unit, scale = scale_of(raw.unit, profile.unit, sd_C[finite_C])
+    unit, scale = scale_of(raw.unit, preprocessing.unit, sd_C[finite_C])
     bad = _found(~finite_C, "not finite", raw.channels) | _found(
         finite_C & (sd_C * scale <= FLAT_UV), "flat", raw.channels
     )
     _require_half(bad, raw.channels)
     x_CT *= scale
     broad_CT = x_CT
-    x_CT = _filter(x_CT, raw.hz, profile)
+    x_CT = _filter(x_CT, raw.hz, preprocessing)
     for reason, find in (("extreme", extreme), ("uncorrelated", uncorrelated)):
         good = [i for i, name in enumerate(raw.channels) if name not in bad]
         wrong_C = np.zeros(len(raw.channels), dtype=bool)
-        wrong_C[good] = find(x_CT[good], profile)
+        wrong_C[good] = find(x_CT[good], preprocessing)
         bad |= _found(wrong_C, reason, raw.channels)
         _require_half(bad, raw.channels)
 
     good_C = np.array([name not in bad for name in raw.channels])
     removed: tuple[str, ...] = ()
-    if profile.artefacts != "none":
+    if preprocessing.artefacts != "none":
         at = sites(raw.channels)
         used_C = good_C & np.array([site != "" for site in at])
         names = [site for site, used in zip(at, used_C, strict=True) if used]
-        part_CT, removed = artefacts(broad_CT[used_C], raw.hz, names, montage(), profile.artefacts)
+        part_CT, removed = artefacts(broad_CT[used_C], raw.hz, names, montage(), preprocessing.artefacts)
         if removed:  # filters are linear: what is taken out is filtered like what it is taken from
-            x_CT[used_C] -= _filter(part_CT, raw.hz, profile)
-    masked_C = _interpolate(x_CT, good_C, raw.channels, profile.hz)
-    if profile.reference == "average":
+            x_CT[used_C] -= _filter(part_CT, raw.hz, preprocessing)
+    masked_C = _interpolate(x_CT, good_C, raw.channels, preprocessing.hz)
+    if preprocessing.reference == "average":
         x_CT -= x_CT[good_C].mean(axis=0)
     x_CT[masked_C] = 0.0
     masked = tuple(np.array(raw.channels)[masked_C].tolist())
     return Cleaned(x_CT.astype(np.float32), unit, bad, masked, removed)
 
 
-def extreme(x_CT: np.ndarray, profile: EEGProfile) -> np.ndarray:
+def extreme(x_CT: np.ndarray, preprocessing: EEGPreprocessing) -> np.ndarray:
     """Channels with many times the median channel's SD: (channels,) bool."""
     sd_C = x_CT.std(axis=1)
     return sd_C > EXTREME * np.median(sd_C)
 
 
-def uncorrelated(x_CT: np.ndarray, profile: EEGProfile) -> np.ndarray:
+def uncorrelated(x_CT: np.ndarray, preprocessing: EEGPreprocessing) -> np.ndarray:
     """Channels that hear what no other hears: (channels,) bool.
 
     Volume conduction makes neighbours alike, so a channel whose highest absolute correlation with any other stays
@@ -105,27 +105,27 @@ def uncorrelated(x_CT: np.ndarray, profile: EEGProfile) -> np.ndarray:
     correlation criterion of the PREP pipeline (Bigdely-Shamlo et al. 2015).
     """
     n_chans, n_times = x_CT.shape
-    count = n_times // profile.hz
-    if not profile.correlation or n_chans < FEW or not count:
+    count = n_times // preprocessing.hz
+    if not preprocessing.bad_channel_correlation or n_chans < FEW or not count:
         return np.zeros(n_chans, dtype=bool)
-    x_WCT = x_CT[:, : count * profile.hz].reshape(n_chans, count, profile.hz).transpose(1, 0, 2)
+    x_WCT = x_CT[:, : count * preprocessing.hz].reshape(n_chans, count, preprocessing.hz).transpose(1, 0, 2)
     x_WCT = x_WCT - x_WCT.mean(axis=2, keepdims=True)
     norm = np.sqrt(np.square(x_WCT).sum(axis=2, keepdims=True))
     x_WCT = x_WCT / np.where(norm > 0, norm, 1.0)
     r_WCC = np.abs(x_WCT @ x_WCT.transpose(0, 2, 1))
     r_WCC[:, np.arange(n_chans), np.arange(n_chans)] = 0.0
-    return (r_WCC.max(axis=2) < profile.correlation).mean(axis=0) > 0.5
+    return (r_WCC.max(axis=2) < preprocessing.bad_channel_correlation).mean(axis=0) > 0.5
 
 
-def _check(raw: RawEEG, profile: EEGProfile) -> None:
+def _check(raw: RawEEG, preprocessing: EEGPreprocessing) -> None:
     shape = raw.values_CT.shape
     if len(shape) != 2 or shape[0] != len(raw.channels):
         raise DataError(f"EEG has shape {shape}; it must be (channels, samples) with {len(raw.channels)} channels")
     if raw.hz <= 0 or shape[1] < SHORTEST_S * raw.hz:
         raise DataError(f"EEG has {shape[1]} samples at {raw.hz:g} Hz; the filters need at least {SHORTEST_S:g} s")
-    if profile.high_hz >= raw.hz / 2:
+    if preprocessing.high_hz >= raw.hz / 2:
         raise DataError(
-            f"EEG is sampled at {raw.hz:g} Hz, too slow for profile.eeg.high_hz={profile.high_hz:g}; "
+            f"EEG is sampled at {raw.hz:g} Hz, too slow for profile.eeg.high_hz={preprocessing.high_hz:g}; "
             f"set profile.eeg.high_hz below {raw.hz / 2:g}"
         )
 
@@ -143,30 +143,32 @@ def _require_half(bad: dict[str, str], channels: tuple[str, ...]) -> None:
         )
 
 
-def _filter(x_CT: np.ndarray, hz: float, profile: EEGProfile) -> np.ndarray:
+def _filter(x_CT: np.ndarray, hz: float, preprocessing: EEGPreprocessing) -> np.ndarray:
     """Notch at the recorded rate, decimate, then band-pass at the new rate, where it costs a fifth."""
-    for sos, padding in _notches(hz, profile):
+    for sos, padding in _notches(hz, preprocessing):
         x_CT = _zero_phase(x_CT, sos, padding)
-    if hz != profile.hz:
+    if hz != preprocessing.hz:
         # Beyond its ends a recording drifts on, along the line from its first sample to its last, as with SciPy's
         # padtype="line"; zeros there would make a step at each end. In single precision, for an error of 1e-6 SD.
-        up, down = ratio(profile.hz, hz)
+        up, down = ratio(preprocessing.hz, hz)
         first_C, slope_C = x_CT[:, :1], (x_CT[:, -1:] - x_CT[:, :1]) / (x_CT.shape[1] - 1)
         level_CT = (x_CT - (first_C + slope_C * np.arange(x_CT.shape[1]))).astype(np.float32)
         new_CT = decimate(level_CT, up, down)
         x_CT = new_CT + (first_C + slope_C * (np.arange(new_CT.shape[1]) * (down / up)))
-    return _zero_phase(x_CT, *_design(profile.hz, profile.low_hz, profile.high_hz, 4))
+    return _zero_phase(x_CT, *_design(preprocessing.hz, preprocessing.low_hz, preprocessing.high_hz, 4))
 
 
-def _notches(hz: float, profile: EEGProfile) -> list[tuple[np.ndarray, int]]:
+def _notches(hz: float, preprocessing: EEGPreprocessing) -> list[tuple[np.ndarray, int]]:
     """The mains itself, and those of its harmonics that the new rate can still hold.
 
     3 Hz wide: rings for some tenths of a second instead of the seconds of MNE's default width, and takes the mains'
     drift of 0.2 Hz along. Within half a second of the ends only some 10 dB are won.
     """
-    if not profile.notch_hz:
+    if not preprocessing.notch_hz:
         return []
-    mains = np.arange(profile.notch_hz, max(profile.hz / 2, profile.notch_hz) + 1e-9, profile.notch_hz)
+    mains = np.arange(
+        preprocessing.notch_hz, max(preprocessing.hz / 2, preprocessing.notch_hz) + 1e-9, preprocessing.notch_hz
+    )
     return [_design(hz, f + 1.5, f - 1.5, 1) for f in mains.tolist() if f + 2.5 < hz / 2]
 
 

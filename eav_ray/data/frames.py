@@ -8,24 +8,24 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
-from eav_ray.config import VideoProfile
+from eav_ray.config import VideoPreprocessing
 from eav_ray.errors import DataError
 
 SHAPE = b"shape"  # metadata of a column of JPEG windows: frames, height, width, 3
 THREADS = 4  # Pillow decodes without Python's global lock
 
 
-def field(profile: VideoProfile, window_s: int) -> pa.Field:
+def field(preprocessing: VideoPreprocessing, window_s: int) -> pa.Field:
     """The column `video` of a shard: a fixed-shape tensor of uint8, or a list of JPEG files, one a frame."""
-    shape = (profile.fps * window_s, profile.size, profile.size, 3)
-    if profile.codec == "raw":
+    shape = (preprocessing.fps * window_s, preprocessing.size, preprocessing.size, 3)
+    if preprocessing.codec == "raw":
         return pa.field("video", pa.fixed_shape_tensor(pa.uint8(), shape))
     return pa.field("video", pa.list_(pa.binary(), shape[0]), metadata={SHAPE: ",".join(map(str, shape)).encode()})
 
 
-def encode(frames_FHWC: np.ndarray, profile: VideoProfile) -> np.ndarray | list[bytes]:
+def encode(frames_FHWC: np.ndarray, preprocessing: VideoPreprocessing) -> np.ndarray | list[bytes]:
     """One window as it is stored. JPEG without colour subsampling; a window without video takes no bytes."""
-    if profile.codec == "raw":
+    if preprocessing.codec == "raw":
         return frames_FHWC
     if not frames_FHWC.any():
         return [b""] * len(frames_FHWC)
@@ -35,7 +35,7 @@ def encode(frames_FHWC: np.ndarray, profile: VideoProfile) -> np.ndarray | list[
             found.append(found[-1])
             continue
         sink = io.BytesIO()
-        Image.fromarray(frame).save(sink, "JPEG", quality=profile.quality, subsampling=0)
+        Image.fromarray(frame).save(sink, "JPEG", quality=preprocessing.quality, subsampling=0)
         found.append(sink.getvalue())
     return found
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from eav_ray.config import Modality, Profile, VideoProfile
+from eav_ray.config import Modality, Preprocessing, VideoPreprocessing
 from eav_ray.data import audio, wire
 from eav_ray.data.buffers import Frame, Frames, Samples, select_frames
 from eav_ray.data.face import Cropper
@@ -56,9 +56,9 @@ class Live:
     """
 
     def __init__(
-        self, profile: Profile, modalities: Sequence[Modality], eeg_channels: int, montage: tuple[str, ...]
+        self, preprocessing: Preprocessing, modalities: Sequence[Modality], eeg_channels: int, montage: tuple[str, ...]
     ) -> None:
-        self.profile, self.modalities = profile, tuple(modalities)
+        self.preprocessing, self.modalities = preprocessing, tuple(modalities)
         self.eeg_channels, self.montage = eeg_channels, montage
         self.refused = 0  # pieces
         self.start_s: float | None = None  # time of the first sample
@@ -67,7 +67,7 @@ class Live:
         self._wrong: dict[str, str] = {}
         self._eeg: tuple[Samples, wire.Chunk] | None = None
         self._audio: Samples | None = None
-        self._frames = Frames(profile.window_s + 2 * HOP_S, int((profile.window_s + 2 * HOP_S) * MOST_FPS))
+        self._frames = Frames(preprocessing.window_s + 2 * HOP_S, int((preprocessing.window_s + 2 * HOP_S) * MOST_FPS))
         self._ends: dict[str, float] = {}  # modality -> how far it is
         self._passed = 0.0  # wall time at which the next answer's end was first reached
 
@@ -101,7 +101,7 @@ class Live:
                 f"time is {chunk.time_s:g}, more than {JUMP_S:g} s from the newest of this stream, {self.newest_s:g}; "
                 "begin a new stream for a new clock"
             )
-        keep_s = self.profile.window_s + 2 * HOP_S
+        keep_s = self.preprocessing.window_s + 2 * HOP_S
         match chunk.modality:
             case "eeg":
                 self._check_eeg(chunk)
@@ -124,16 +124,16 @@ class Live:
         self.newest_s = max(self.newest_s, end_s)
 
     def _check_eeg(self, chunk: wire.Chunk) -> None:
-        wire.check_rate(chunk.hz, self.profile.eeg.hz)
+        wire.check_rate(chunk.hz, self.preprocessing.eeg.hz)
         names = chunk.channels or tuple(map(str, range(len(chunk.values_CT))))
         raw = RawEEG(chunk.values_CT[:, :1], chunk.hz, names, chunk.unit)
         wire.arranged(raw, self.eeg_channels, self.montage, named=bool(chunk.channels))
 
     def _add(self, samples: Samples, chunk: wire.Chunk) -> float:
         seconds = chunk.values_CT.shape[1] / chunk.hz
-        if seconds > self.profile.window_s:
+        if seconds > self.preprocessing.window_s:
             raise DataError(
-                f"a piece of {chunk.modality} is {seconds:g} s long; send at most {self.profile.window_s} s"
+                f"a piece of {chunk.modality} is {seconds:g} s long; send at most {self.preprocessing.window_s} s"
             )
         samples.push(chunk.time_s, chunk.values_CT)
         return chunk.time_s + seconds
@@ -151,11 +151,11 @@ class Live:
             return None
         end_s = self.start_s + np.floor((self.newest_s - self.start_s) / HOP_S + 1e-6) * HOP_S
         # Frames come one by one: the last before the end is up to a frame early.
-        slack_s = 1 / self.profile.video.fps
+        slack_s = 1 / self.preprocessing.video.fps
         behind = [
             m
             for m, at_s in self._ends.items()
-            if at_s < end_s - (slack_s if m == "video" else 1e-6) and at_s > end_s - self.profile.window_s
+            if at_s < end_s - (slack_s if m == "video" else 1e-6) and at_s > end_s - self.preprocessing.window_s
         ]
         if behind and self.newest_s < end_s + GRACE_S and wall_s < self._passed + GRACE_S:
             return None
@@ -165,7 +165,7 @@ class Live:
         """What there is of the window that ends at a time, or of the first, if the stream is younger."""
         assert self.start_s is not None
         self.answered_s, self._passed = end_s, 0.0
-        window_s = self.profile.window_s
+        window_s = self.preprocessing.window_s
         start_s = max(self.start_s, end_s - window_s)
         eeg, eeg_start_s, named = None, start_s, False
         if self._eeg is not None:
@@ -177,7 +177,7 @@ class Live:
             named = bool(like.channels)
             names = like.channels or tuple(f"channel {i + 1}" for i in range(len(x_CT)))
             eeg = RawEEG(x_CT, like.hz, names, like.unit)
-        sound, heard, hz = np.zeros(0, np.float32), np.zeros(0, bool), self.profile.audio.hz
+        sound, heard, hz = np.zeros(0, np.float32), np.zeros(0, bool), self.preprocessing.audio.hz
         if self._audio is not None:
             hz = int(self._audio.hz)
             x_CT, heard = self._audio.take(start_s - EDGE_S, end_s - start_s + EDGE_S)
@@ -191,28 +191,32 @@ def _same(a: wire.Chunk, b: wire.Chunk) -> bool:
 
 
 def window_of(
-    shot: Snapshot, profile: Profile, modalities: Sequence[Modality], eeg_channels: int, montage: tuple[str, ...]
+    shot: Snapshot,
+    preprocessing: Preprocessing,
+    modalities: Sequence[Modality],
+    eeg_channels: int,
+    montage: tuple[str, ...],
 ) -> tuple[dict[str, object], dict[str, str]]:
     """One window as `windows.cut` makes it, and for each modality that is not in it, why.
 
     A modality is present where it covers at least half of the window; what it lacks is zeros (video: its next frame,
     or the last one).
     """
-    window_s = profile.window_s
+    window_s = preprocessing.window_s
     row: dict[str, object] = {"subject": "stream", "recording": "stream", "window": 0, "label": 0}
     reasons: dict[str, str] = {}
-    shapes = window_shapes(profile, eeg_channels)
+    shapes = window_shapes(preprocessing, eeg_channels)
     for m in modalities:
         shape, dtype = shapes[m]
         values, seconds = np.zeros(shape, dtype.to_pandas_dtype()), 0.0
         try:
             match m:
                 case "eeg" if shot.eeg is not None:
-                    seconds = _eeg(shot, profile, eeg_channels, montage, values)
+                    seconds = _eeg(shot, preprocessing, eeg_channels, montage, values)
                 case "audio" if shot.sound.size:
-                    seconds = _sound(shot, profile, values)
+                    seconds = _sound(shot, preprocessing, values)
                 case "video" if shot.frames:
-                    values, seconds = _film(shot, profile, values)
+                    values, seconds = _film(shot, preprocessing, values)
                 case _:
                     raise DataError(shot.wrong.get(m, NOT_SENT))
             if seconds < PRESENT * window_s - 1e-6:
@@ -225,14 +229,16 @@ def window_of(
     return row, reasons
 
 
-def _eeg(shot: Snapshot, profile: Profile, channels: int, montage: tuple[str, ...], out_CT: np.ndarray) -> float:
+def _eeg(
+    shot: Snapshot, preprocessing: Preprocessing, channels: int, montage: tuple[str, ...], out_CT: np.ndarray
+) -> float:
     assert shot.eeg is not None
-    hz, window_s = profile.eeg.hz, profile.window_s
+    hz, window_s = preprocessing.eeg.hz, preprocessing.window_s
     seconds = shot.eeg.values_CT.shape[1] / shot.eeg.hz
     inside_s = shot.eeg_start_s + seconds - max(shot.start_s, shot.eeg_start_s)
     if inside_s < PRESENT * window_s - 1e-6:
         return max(inside_s, 0.0)  # too little to filter
-    found = prepared_of(shot.eeg, profile, channels, montage, named=shot.eeg_named)
+    found = prepared_of(shot.eeg, preprocessing, channels, montage, named=shot.eeg_named)
     if not isinstance(found, Prepared):
         raise found
     at = round((shot.start_s - shot.eeg_start_s) * hz)  # of the window in the run; negative where the run is younger
@@ -241,28 +247,28 @@ def _eeg(shot: Snapshot, profile: Profile, channels: int, montage: tuple[str, ..
     return piece.shape[1] / hz
 
 
-def _sound(shot: Snapshot, profile: Profile, out_T: np.ndarray) -> float:
-    hz = profile.audio.hz
+def _sound(shot: Snapshot, preprocessing: Preprocessing, out_T: np.ndarray) -> float:
+    hz = preprocessing.audio.hz
     x_T = audio.to_rate(shot.sound, shot.sound_hz, hz, "audio")[round(EDGE_S * hz) :]
     out_T[: len(x_T)] = x_T[: len(out_T)]
     return float(shot.heard[round(EDGE_S * shot.sound_hz) :].sum() / shot.sound_hz)
 
 
-def _film(shot: Snapshot, profile: Profile, empty: np.ndarray) -> tuple[np.ndarray, float]:
+def _film(shot: Snapshot, preprocessing: Preprocessing, empty: np.ndarray) -> tuple[np.ndarray, float]:
     """Frames that cannot be decoded are as if they had not come."""
-    video = profile.video
+    video = preprocessing.video
     while True:
         frames = [frame for frame in shot.frames if not frame.bad]
         times = np.array([f.time_s for f in frames])
         which, seconds = select_frames(times, shot.start_s, shot.stop_s, video.fps, len(empty))
-        if not which.size or seconds < PRESENT * profile.window_s - 1e-6:
+        if not which.size or seconds < PRESENT * preprocessing.window_s - 1e-6:
             return empty, seconds
         pictures = _pictures([frames[i] for i in which.tolist()], video)
         if pictures:
             return np.stack(pictures), seconds
 
 
-def _pictures(wanted: Sequence[Frame], video: VideoProfile) -> list[np.ndarray]:
+def _pictures(wanted: Sequence[Frame], video: VideoPreprocessing) -> list[np.ndarray]:
     """Frames at the profile's size; none, where one of them cannot be decoded, which they say from then on.
 
     One is decoded at a time: those of a window, whole, would take gigabytes where they are large.
@@ -283,7 +289,7 @@ def _pictures(wanted: Sequence[Frame], video: VideoProfile) -> list[np.ndarray]:
     return found or cropper.pictures
 
 
-def _picture(frame: Frame, video: VideoProfile) -> np.ndarray | av.VideoFrame | None:
+def _picture(frame: Frame, video: VideoPreprocessing) -> np.ndarray | av.VideoFrame | None:
     """A frame at the profile's size, decoded once; None where it cannot be.
 
     The box around a face follows it from frame to frame, so that a picture of one window is not that of the next: with

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.signal import butter, resample_poly, sosfilt
 
-from eav_ray.config import EEGProfile
+from eav_ray.config import EEGPreprocessing
 from eav_ray.data.manifest import RawEEG
 from eav_ray.data.signal import decimate, ratio, scale_of
 from eav_ray.errors import DataError
@@ -17,7 +17,7 @@ from eav_ray.errors import DataError
 ORDER = 5
 
 
-def official(session: Sequence[RawEEG], profile: EEGProfile) -> tuple[list[np.ndarray | DataError], str]:
+def official(session: Sequence[RawEEG], preprocessing: EEGPreprocessing) -> tuple[list[np.ndarray | DataError], str]:
     """Filter the recordings of one person as if they were one.
 
     Decimation runs in the precision of the file (single for EAV); the recursive filter runs in double, since single
@@ -37,10 +37,10 @@ def official(session: Sequence[RawEEG], profile: EEGProfile) -> tuple[list[np.nd
             "profile.eeg.kind=official filters all recordings of a person as one, but their sampling rates or channels "
             "differ; use profile.eeg.kind=clean"
         )
-    if profile.high_hz >= hz / 2:
-        raise DataError(f"EEG is sampled at {hz:g} Hz, too slow for {profile.high_hz:g} Hz")
-    up, down = ratio(profile.hz, hz)
-    sos = butter(ORDER, [profile.low_hz, profile.high_hz], "bandpass", fs=profile.hz, output="sos")
+    if preprocessing.high_hz >= hz / 2:
+        raise DataError(f"EEG is sampled at {hz:g} Hz, too slow for {preprocessing.high_hz:g} Hz")
+    up, down = ratio(preprocessing.hz, hz)
+    sos = butter(ORDER, [preprocessing.low_hz, preprocessing.high_hz], "bandpass", fs=preprocessing.hz, output="sos")
     lengths = [r.values_CT.shape[1] for r in session]
     finite = [bool(np.isfinite(r.values_CT).all()) for r in session]
     ends = -(-np.cumsum(lengths) * up // down)  # resample_poly rounds the number of samples up
@@ -58,7 +58,7 @@ def official(session: Sequence[RawEEG], profile: EEGProfile) -> tuple[list[np.nd
         whole_T -= offset
         decimated_T = decimate(whole_T, up, down).astype(np.float64)
         filtered_CT[c] = sosfilt(sos, decimated_T) + float(offset) * ringing_T
-    unit, scale = scale_of(session[0].unit, profile.unit, filtered_CT.std(axis=1))
+    unit, scale = scale_of(session[0].unit, preprocessing.unit, filtered_CT.std(axis=1))
     filtered_CT *= scale
     starts = [0, *ends[:-1].tolist()]
     found: list[np.ndarray | DataError] = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eav_ray.config import EEGProfile
+from eav_ray.config import EEGPreprocessing
 from eav_ray.data.align import alignment
 from eav_ray.data.clean import clean
 from eav_ray.data.manifest import DataSet, RawEEG, Recording
@@ -23,7 +23,7 @@ class Prepared:
 
 
 def prepare_eeg(
-    dataset: DataSet, recordings: Sequence[Recording], profile: EEGProfile, whole: Sequence[Recording] = ()
+    dataset: DataSet, recordings: Sequence[Recording], preprocessing: EEGPreprocessing, whole: Sequence[Recording] = ()
 ) -> Iterator[tuple[Recording, Prepared | DataError]]:
     """EEG of recordings of one person, in the order given; where one cannot be used, why.
 
@@ -32,16 +32,16 @@ def prepare_eeg(
     Args:
         whole: All recordings of the person, to which `profile.align` brings each; without it, those given.
     """
-    if profile.align == "none":
-        yield from _filtered(dataset, recordings, profile)
+    if preprocessing.align == "none":
+        yield from _filtered(dataset, recordings, preprocessing)
         return
     everything = {r.id: r for r in (*whole, *recordings) if r.eeg is not None}
-    found = {r.id: result for r, result in _filtered(dataset, list(everything.values()), profile)}
+    found = {r.id: result for r, result in _filtered(dataset, list(everything.values()), preprocessing)}
     signals = [p.x_CT for p in found.values() if isinstance(p, Prepared)]
     counts = Counter(len(x_CT) for x_CT in signals)
     # A recording of another montage is left as it is: whoever cuts it says what is wrong with it.
     n_chans = counts.most_common(1)[0][0] if counts else 0
-    matrix_CC = alignment([x_CT for x_CT in signals if len(x_CT) == n_chans], profile.align) if counts else None
+    matrix_CC = alignment([x_CT for x_CT in signals if len(x_CT) == n_chans], preprocessing.align) if counts else None
     for recording in recordings:
         result = found[recording.id]
         if matrix_CC is not None and isinstance(result, Prepared) and len(result.x_CT) == n_chans:
@@ -50,21 +50,21 @@ def prepare_eeg(
 
 
 def _filtered(
-    dataset: DataSet, recordings: Sequence[Recording], profile: EEGProfile
+    dataset: DataSet, recordings: Sequence[Recording], preprocessing: EEGPreprocessing
 ) -> Iterator[tuple[Recording, Prepared | DataError]]:
-    if profile.kind == "official":
-        yield from _as_one(dataset, recordings, profile)
+    if preprocessing.kind == "official":
+        yield from _as_one(dataset, recordings, preprocessing)
         return
     for recording in recordings:
         try:
-            found = clean(dataset.read_eeg(recording), profile)
+            found = clean(dataset.read_eeg(recording), preprocessing)
             yield recording, Prepared(found.x_CT, found.unit, found.bad, found.removed)
         except DataError as error:
             yield recording, naming(error, recording)
 
 
 def _as_one(
-    dataset: DataSet, recordings: Sequence[Recording], profile: EEGProfile
+    dataset: DataSet, recordings: Sequence[Recording], preprocessing: EEGPreprocessing
 ) -> Iterator[tuple[Recording, Prepared | DataError]]:
     found: dict[str, Prepared | DataError] = {}
     try:
@@ -75,7 +75,7 @@ def _as_one(
             except DataError as error:
                 found[recording.id] = error
         if raws:
-            signals, unit = official(list(raws.values()), profile)
+            signals, unit = official(list(raws.values()), preprocessing)
             for name, signal in zip(raws, signals, strict=True):
                 found[name] = signal if isinstance(signal, DataError) else Prepared(signal, unit, {})
     except DataError as error:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from eav_ray.config import Data
+from eav_ray.config import DataConfig
 from eav_ray.data.cremad import CREMAD
 from eav_ray.data.eav import EAV
 from eav_ray.data.eegmat import EEGMAT
@@ -12,7 +12,7 @@ from eav_ray.data.table import Table
 from eav_ray.errors import ConfigError, nearest
 
 
-def open_data(data: Data) -> DataSet:
+def open_data(data: DataConfig) -> DataSet:
     """The reader that `data.set` names.
 
     Raises:
@@ -20,8 +20,8 @@ def open_data(data: Data) -> DataSet:
         DataError: `data.root` is not such a data set.
     """
     if not data.root:
-        raise ConfigError(f"data.root is empty; set data.root=... to the folder (manifest: the file) of {data.set}")
-    match data.set:
+        raise ConfigError(f"data.root is empty; set data.root=... to the folder (manifest: the file) of {data.dataset}")
+    match data.dataset:
         case "eav":
             dataset = EAV(data.root, data.tasks, data.subjects)
         case "ravdess":
@@ -36,13 +36,13 @@ def open_data(data: Data) -> DataSet:
     if absent:
         offered = ",".join(dataset.modalities)
         raise ConfigError(
-            f"data.modalities asks for {', '.join(absent)}, but {data.set} in {data.root} offers {offered}; "
+            f"data.modalities asks for {', '.join(absent)}, but {data.dataset} in {data.root} offers {offered}; "
             f"set data.modalities=[{offered}] or fewer"
         )
     return dataset
 
 
-def scan(data: Data) -> tuple[DataSet, Listing]:
+def scan(data: DataConfig) -> tuple[DataSet, Listing]:
     """Open and list, keeping `data.subjects`, and of their recordings those with any of `data.modalities`.
 
     Listening recordings are kept only where `data.tasks` names them.

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eav_ray.config import MODALITIES, Profile
+from eav_ray.config import MODALITIES, Preprocessing
 from eav_ray.data import arrow, frames
 from eav_ray.errors import DataError
 from eav_ray.storage import Store, Stream, checked_name, sha256
@@ -40,22 +40,22 @@ ID_FIELDS = (
 ID_COLUMNS = tuple(field.name for field in ID_FIELDS)
 
 
-def window_shapes(profile: Profile, eeg_channels: int) -> dict[str, tuple[tuple[int, ...], pa.DataType]]:
+def window_shapes(preprocessing: Preprocessing, eeg_channels: int) -> dict[str, tuple[tuple[int, ...], pa.DataType]]:
     """Shape and dtype of one window of each modality: EEG in microvolts, audio in [-1, 1], video in 0-255."""
-    count, size = profile.video.fps * profile.window_s, profile.video.size
+    count, size = preprocessing.video.fps * preprocessing.window_s, preprocessing.video.size
     return {
-        "audio": ((profile.audio.hz * profile.window_s,), pa.float32()),
-        "eeg": ((eeg_channels, profile.eeg.hz * profile.window_s), pa.float32()),
+        "audio": ((preprocessing.audio.hz * preprocessing.window_s,), pa.float32()),
+        "eeg": ((eeg_channels, preprocessing.eeg.hz * preprocessing.window_s), pa.float32()),
         "video": ((count, size, size, 3), pa.uint8()),
     }
 
 
-def schema(profile: Profile, eeg_channels: int, modalities: Sequence[str]) -> pa.Schema:
+def schema(preprocessing: Preprocessing, eeg_channels: int, modalities: Sequence[str]) -> pa.Schema:
     columns = list(ID_FIELDS)
-    shapes = window_shapes(profile, eeg_channels)
+    shapes = window_shapes(preprocessing, eeg_channels)
     for m in sorted(modalities):
         shape, dtype = shapes[m]
-        stored = frames.field(profile.video, profile.window_s)
+        stored = frames.field(preprocessing.video, preprocessing.window_s)
         columns += [
             stored if m == "video" else pa.field(m, pa.fixed_shape_tensor(dtype, shape)),
             pa.field(f"has_{m}", pa.bool_()),
@@ -65,16 +65,16 @@ def schema(profile: Profile, eeg_channels: int, modalities: Sequence[str]) -> pa
     return pa.schema(columns)
 
 
-def as_stored(row: dict[str, Any], profile: Profile) -> dict[str, Any]:
+def as_stored(row: dict[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
     """A window of `windows.cut` as a shard holds it: its frames encoded."""
-    return row | {"video": frames.encode(row["video"], profile.video)} if "video" in row else row
+    return row | {"video": frames.encode(row["video"], preprocessing.video)} if "video" in row else row
 
 
-def as_decoded(video: Any, profile: Profile) -> np.ndarray:
+def as_decoded(video: Any, preprocessing: Preprocessing) -> np.ndarray:
     """Video of one window or of several, as `as_stored` made it, as an array."""
-    if profile.video.codec == "raw":
+    if preprocessing.video.codec == "raw":
         return np.asarray(video)
-    shape = window_shapes(profile, eeg_channels=0)["video"][0]
+    shape = window_shapes(preprocessing, eeg_channels=0)["video"][0]
     one = isinstance(video[0], bytes) if len(video) else False
     found = frames.decode([video] if one else video, shape)
     return found[0] if one else found

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from eav_ray.config import Data, Fold
+from eav_ray.config import DataConfig, SplitConfig
 from eav_ray.data.manifest import LISTENING
 from eav_ray.errors import ConfigError
 
@@ -54,7 +54,7 @@ def with_peers(ids: pd.DataFrame) -> pd.DataFrame:
     return ids.assign(place=ids["id"].map(places), peers=pd.Series(mine, index=ids.index, dtype=object))
 
 
-def items_of(ids: pd.DataFrame, data: Data, seed: int) -> list[Item]:
+def items_of(ids: pd.DataFrame, data: DataConfig, seed: int) -> list[Item]:
     """The recordings of a table of windows (`Windows.ids`) that an experiment uses, each with one row of facts.
 
     A recording in which none of the experiment's modalities exists is left out. With `data.labels=permuted` the labels
@@ -83,7 +83,7 @@ def items_of(ids: pd.DataFrame, data: Data, seed: int) -> list[Item]:
     return [replace(i, label=_permuted(i.subject, i.task, labels, seed)[position]) for i, labels, position in peers]
 
 
-def check_subjects(ids: pd.DataFrame, data: Data) -> None:
+def check_subjects(ids: pd.DataFrame, data: DataConfig) -> None:
     """Refuse people that the shards do not hold; for the whole table, since a worker sees its own people alone."""
     unknown = sorted(set(data.subjects) - set(ids["subject"]))
     if unknown:
@@ -97,72 +97,72 @@ def _permuted(subject: str, task: str, labels: tuple[int, ...], seed: int) -> li
     return rng.permutation(labels).tolist()
 
 
-def fold_count(items: Iterable[Item], fold: Fold) -> int:
+def fold_count(items: Iterable[Item], config: SplitConfig) -> int:
     n_subjects = len({i.subject for i in items})
-    return fold.of if fold.protocol == "subject_kfold" else n_subjects
+    return config.n_folds if config.protocol == "subject_kfold" else n_subjects
 
 
-def make_split(items: list[Item], fold: Fold) -> Split:
+def make_split(items: list[Item], config: SplitConfig) -> Split:
     """The outer split of one fold.
 
     Raises:
         ConfigError: The fold does not exist, or a side would be empty.
     """
     subjects = sorted({i.subject for i in items}, key=_natural)
-    if fold.protocol == "subject_kfold" and fold.of > len(subjects):
+    if config.protocol == "subject_kfold" and config.n_folds > len(subjects):
         raise ConfigError(
-            f"fold.of is {fold.of}, but the manifest has only {len(subjects)} subjects; "
+            f"fold.of is {config.n_folds}, but the manifest has only {len(subjects)} subjects; "
             f"set fold.of to at most {len(subjects)}"
         )
-    count = fold_count(items, fold)
-    if fold.index >= count:
-        raise ConfigError(f"fold.index is {fold.index}, but there are {count} folds; use 0 to {count - 1}")
-    if fold.protocol in ACROSS:
+    count = fold_count(items, config)
+    if config.index >= count:
+        raise ConfigError(f"fold.index is {config.index}, but there are {count} folds; use 0 to {count - 1}")
+    if config.protocol in ACROSS:
         shuffled = list(subjects)
-        if fold.protocol == "subject_kfold":
-            np.random.default_rng(fold.seed).shuffle(shuffled)
-        held_out = set(shuffled[fold.index :: count])
+        if config.protocol == "subject_kfold":
+            np.random.default_rng(config.seed).shuffle(shuffled)
+        held_out = set(shuffled[config.index :: count])
         train = [i for i in items if i.subject not in held_out]
-        split = Split(fold.protocol, _ids(train), (), _ids(_scored(i for i in items if i.subject in held_out)))
+        split = Split(config.protocol, _ids(train), (), _ids(_scored(i for i in items if i.subject in held_out)))
     else:
-        subject_items = [i for i in items if i.subject == subjects[fold.index]]
+        subject_items = [i for i in items if i.subject == subjects[config.index]]
         train, test = _in_time(subject_items, lambda n: n - round(0.7 * n))
-        split = Split(fold.protocol, _ids(train), (), _ids(_scored(test)))
-    if fold.protocol == "within_validated":
+        split = Split(config.protocol, _ids(train), (), _ids(_scored(test)))
+    if config.protocol == "within_validated":
         split = _hold_out_last(split, items)
     check(split, items)
     return split
 
 
-def inner_splits(items: list[Item], fold: Fold) -> list[Split]:
+def inner_splits(items: list[Item], config: SplitConfig) -> list[Split]:
     """The splits on which every choice is made: training rows of the outer split only, and no test rows.
 
     Raises:
         ConfigError: The protocol has no rows to choose on, or there are fewer training people than inner folds.
     """
-    outer = make_split(items, fold)
-    if fold.protocol == "within_validated":
+    outer = make_split(items, config)
+    if config.protocol == "within_validated":
         return [replace(outer, test=())]
-    if fold.protocol not in ACROSS:
+    if config.protocol not in ACROSS:
         raise ConfigError(
-            f"fold.protocol={fold.protocol} has no rows to choose on, so it cannot be searched; "
+            f"fold.protocol={config.protocol} has no rows to choose on, so it cannot be searched; "
             "use fold.protocol=within_validated, subject_kfold or loso"
         )
     known = set(outer.train)
     train = [i for i in items if i.id in known]
     subjects = sorted({i.subject for i in train}, key=_natural)
-    if fold.inner > len(subjects):
+    if config.n_inner_folds > len(subjects):
         raise ConfigError(
-            f"fold.inner is {fold.inner}, but fold {fold.index} trains on only {len(subjects)} people; "
+            f"fold.inner is {config.n_inner_folds}, but fold {config.index} trains on only {len(subjects)} people; "
             f"set fold.inner to at most {len(subjects)}"
         )
     # Another shuffle than the outer one: the inner folds of one outer fold should not repeat those of the next.
-    np.random.default_rng([fold.seed, 1 + fold.index]).shuffle(subjects)
+    np.random.default_rng([config.seed, 1 + config.index]).shuffle(subjects)
     splits = []
-    for number in range(fold.inner):
-        held_out = set(subjects[number :: fold.inner])
+    for number in range(config.n_inner_folds):
+        held_out = set(subjects[number :: config.n_inner_folds])
         split = Split(
-            fold.protocol,
+            config.protocol,
             _ids(i for i in train if i.subject not in held_out),
             _ids(_scored(i for i in train if i.subject in held_out)),
         )

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from eav_ray.config import MODALITIES, Modality, Profile
+from eav_ray.config import MODALITIES, Modality, Preprocessing
 from eav_ray.data import wire
 from eav_ray.data.manifest import Listing, RawEEG, Recording
 from eav_ray.data.session import Prepared, prepare_eeg
@@ -80,7 +80,11 @@ def _frames(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def windows_of(
-    upload: Upload, profile: Profile, modalities: Sequence[Modality], eeg_channels: int, montage: tuple[str, ...]
+    upload: Upload,
+    preprocessing: Preprocessing,
+    modalities: Sequence[Modality],
+    eeg_channels: int,
+    montage: tuple[str, ...],
 ) -> tuple[Cut, dict[str, str]]:
     """Windows of what was sent, as `windows.cut` makes them, and for each modality without any, why.
 
@@ -89,7 +93,7 @@ def windows_of(
         montage: Names of its EEG channels, where they are known.
     """
     reasons = dict.fromkeys(modalities, NOT_SENT) | {m: r for m, r in (upload.wrong or {}).items() if m in modalities}
-    own = replace(profile, on_bad="partial", file_timeout_s=min(profile.file_timeout_s, TIMEOUT_S))
+    own = replace(preprocessing, on_bad="partial", file_timeout_s=min(preprocessing.file_timeout_s, TIMEOUT_S))
     with tempfile.TemporaryDirectory(prefix="eav-ray-") as folder:
         files: dict[str, str] = {}
         for m in ("audio", "video"):
@@ -113,16 +117,16 @@ def windows_of(
 
 
 def prepared_of(
-    raw: RawEEG, profile: Profile, eeg_channels: int, montage: tuple[str, ...], *, named: bool
+    raw: RawEEG, preprocessing: Preprocessing, eeg_channels: int, montage: tuple[str, ...], *, named: bool
 ) -> Prepared | DataError:
     """EEG of one recording alone, cleaned as the profile says; or why it cannot be used."""
     try:
         seconds = raw.values_CT.shape[1] / raw.hz
         if seconds > LONGEST_S:
             raise DataError(f"EEG is {seconds:.0f} s long; at most {LONGEST_S} s are taken: cut it into recordings")
-        wire.check_rate(raw.hz, profile.eeg.hz)
+        wire.check_rate(raw.hz, preprocessing.eeg.hz)
         raw = wire.arranged(raw, eeg_channels, montage, named=named)
-        ((_, found),) = prepare_eeg(_Sent(raw), [Recording("sent", "sent", 0, "", 0, eeg="eeg")], profile.eeg)
+        ((_, found),) = prepare_eeg(_Sent(raw), [Recording("sent", "sent", 0, "", 0, eeg="eeg")], preprocessing.eeg)
         if isinstance(found, DataError):
             return DataError(str(found).removeprefix("eeg (sent/sent): "))
         if not np.isfinite(found.x_CT).all():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eav_ray.config import Modality, Profile
+from eav_ray.config import Modality, Preprocessing
 from eav_ray.data import audio, video
 from eav_ray.data.distort_audio import AudioDistortion
 from eav_ray.data.distort_video import VideoDistortion
@@ -43,7 +43,7 @@ class Signals:
 
 def read(
     recording: Recording,
-    profile: Profile,
+    preprocessing: Preprocessing,
     modalities: Sequence[Modality],
     *,
     prepared: Prepared | DataError | None,
@@ -73,21 +73,21 @@ def read(
                     if isinstance(prepared, DataError):
                         raise prepared
                     _check_channels(prepared, recording, eeg_channels)
-                    signals["eeg"], seconds["eeg"] = prepared.x_CT, prepared.x_CT.shape[1] / profile.eeg.hz
+                    signals["eeg"], seconds["eeg"] = prepared.x_CT, prepared.x_CT.shape[1] / preprocessing.eeg.hz
                     quality |= {"eeg_unit": prepared.unit, "eeg_bad": prepared.bad}
-                    if profile.eeg.artefacts != "none":
+                    if preprocessing.eeg.artefacts != "none":
                         quality["eeg_removed"] = prepared.removed
                 case "audio" if recording.audio is not None:
-                    limit_s = profile.file_timeout_s
-                    signals["audio"] = audio.read(recording.audio, profile.audio.hz, limit_s, longest_s, hear)
-                    seconds["audio"] = len(signals["audio"]) / profile.audio.hz
+                    limit_s = preprocessing.file_timeout_s
+                    signals["audio"] = audio.read(recording.audio, preprocessing.audio.hz, limit_s, longest_s, hear)
+                    seconds["audio"] = len(signals["audio"]) / preprocessing.audio.hz
                 case "video" if recording.video is not None:
-                    v = profile.video
+                    v = preprocessing.video
                     signals["video"], seconds["video"], faceless = video.read(
                         recording.video,
                         v.fps,
                         v.size,
-                        timeout_s=profile.file_timeout_s,
+                        timeout_s=preprocessing.file_timeout_s,
                         face_step=v.face_step if v.crop == "face" else 0,
                         longest_s=longest_s,
                         distort=see,
@@ -101,7 +101,7 @@ def read(
 
 def cut(
     recording: Recording,
-    profile: Profile,
+    preprocessing: Preprocessing,
     modalities: Sequence[Modality],
     *,
     prepared: Prepared | DataError | None,
@@ -109,12 +109,19 @@ def cut(
     longest_s: float = LONGEST_S,
 ) -> Cut:
     """Read and cut one recording (`read`, `cut_signals`). The policy says what becomes of one with a problem."""
-    signals = read(recording, profile, modalities, prepared=prepared, eeg_channels=eeg_channels, longest_s=longest_s)
-    return cut_signals(signals, recording, profile, modalities, eeg_channels=eeg_channels)
+    signals = read(
+        recording, preprocessing, modalities, prepared=prepared, eeg_channels=eeg_channels, longest_s=longest_s
+    )
+    return cut_signals(signals, recording, preprocessing, modalities, eeg_channels=eeg_channels)
 
 
 def cut_signals(
-    read: Signals, recording: Recording, profile: Profile, modalities: Sequence[Modality], *, eeg_channels: int
+    read: Signals,
+    recording: Recording,
+    preprocessing: Preprocessing,
+    modalities: Sequence[Modality],
+    *,
+    eeg_channels: int,
 ) -> Cut:
     """Cut what was read of one recording.
 
@@ -131,19 +138,19 @@ def cut_signals(
         `eeg` float32 (channels, eeg.hz * window_s) in microvolts, `audio` float32 (audio.hz * window_s,),
         `video` uint8 (video.fps * window_s, size, size, 3).
     """
-    window_s = profile.window_s
+    window_s = preprocessing.window_s
     signals, seconds, problems, faceless = read.arrays, read.seconds, read.problems, read.faceless
     quality: dict[str, Any] = {"recording": recording.recording, "label": recording.label, **read.quality}
     bad_channels = len(quality.get("eeg_bad", ()))
     quality |= {f"{m}_seconds": s for m, s in seconds.items()}
-    if not signals or (problems and profile.on_bad != "partial"):
+    if not signals or (problems and preprocessing.on_bad != "partial"):
         return Cut([], problems, quality)
 
     count = max(1, int(max(seconds.values()) / window_s + NEARLY))
-    frames = (profile.video.fps * window_s, profile.video.size, profile.video.size, 3)
+    frames = (preprocessing.video.fps * window_s, preprocessing.video.size, preprocessing.video.size, 3)
     cutters: dict[str, Callable[[int], np.ndarray]] = {
-        "eeg": lambda w: _samples(signals.get("eeg"), w, (eeg_channels, profile.eeg.hz * window_s)),
-        "audio": lambda w: _samples(signals.get("audio"), w, (profile.audio.hz * window_s,)),
+        "eeg": lambda w: _samples(signals.get("eeg"), w, (eeg_channels, preprocessing.eeg.hz * window_s)),
+        "audio": lambda w: _samples(signals.get("audio"), w, (preprocessing.audio.hz * window_s,)),
         "video": lambda w: _frames(signals.get("video"), w, frames),
     }
     rows: list[dict[str, Any]] = []

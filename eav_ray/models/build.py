@@ -33,22 +33,24 @@ class Output(NamedTuple):
 
 
 def build_encoder(experiment: Experiment, modality: str, shapes: Shapes) -> Encoder:
-    profile = experiment.profile
-    window_s, n_times = profile.window_s, profile.eeg.hz * profile.window_s
+    preprocessing = experiment.preprocessing
+    window_s, n_times = preprocessing.window_s, preprocessing.eeg.hz * preprocessing.window_s
     section = getattr(experiment.model, modality)
     match section:
-        case config.EEGformer():
+        case config.EEGformerConfig():
             return EEGformer(shapes.eeg_channels, n_times, window_s=window_s, **_sizes(section))
-        case config.EAVTransformer():
+        case config.EAVTransformerConfig():
             return EAVTransformer(shapes.eeg_channels, n_times, window_s=window_s, **_sizes(section))
-        case config.BandPower():
-            return BandPower(shapes.eeg_channels, n_times, hz=profile.eeg.hz, window_s=window_s, **_sizes(section))
-        case config.AST():
+        case config.BandPowerConfig():
+            return BandPower(
+                shapes.eeg_channels, n_times, hz=preprocessing.eeg.hz, window_s=window_s, **_sizes(section)
+            )
+        case config.ASTConfig():
             return AST(window_s=window_s, **_sizes(section))
-        case config.MFCC():
+        case config.MFCCConfig():
             return MFCC(window_s=window_s, **_sizes(section))
-        case config.ViT():
-            return ViT(window_s=window_s, stored=profile.video.fps * window_s, **_sizes(section))
+        case config.ViTConfig():
+            return ViT(window_s=window_s, stored=preprocessing.video.fps * window_s, **_sizes(section))
         case _:
             assert_never(section)
 
@@ -60,7 +62,7 @@ def _sizes(section: Any) -> dict[str, Any]:
 
 def build_fusion(experiment: Experiment, widths: dict[str, int], times_s: dict[str, Tensor], n_outputs: int) -> Fusion:
     """Fusion of tokens of these widths and times, (N_m,) seconds; it needs no encoder, so a search builds it alone."""
-    f, window_s = experiment.fusion, experiment.profile.window_s
+    f, window_s = experiment.fusion, experiment.preprocessing.window_s
     common: dict[str, Any] = {"n_outputs": n_outputs, "dropout": f.dropout}
     of_tokens: dict[str, Any] = {
         "width": f.width,
@@ -73,7 +75,9 @@ def build_fusion(experiment: Experiment, widths: dict[str, int], times_s: dict[s
         case "late_mean":
             fusion = LateMean()
         case "shared_attention":
-            fusion = SharedAttention(widths, times_s, skip=f.skip, reads=f.reads, **common, **of_tokens)
+            fusion = SharedAttention(
+                widths, times_s, skip=f.late_fusion_residual, reads=f.n_query_steps, **common, **of_tokens
+            )
         case "bottleneck":
             fusion = Bottleneck(widths, times_s, depth=f.depth, bottlenecks=f.bottlenecks, **common, **of_tokens)
         case "gated":
@@ -82,7 +86,7 @@ def build_fusion(experiment: Experiment, widths: dict[str, int], times_s: dict[s
             fusion = SingleToken(widths, heads=f.heads, **common)
         case _:
             assert_never(f.kind)
-    fusion.weight_loss = f.weight_loss
+    fusion.weight_loss = f.modality_weight_loss
     return fusion
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eav_ray.config import Search
+from eav_ray.config import SearchConfig
 from eav_ray.report.page import document, figure_svg, section, table
 from eav_ray.report.table import short
 from eav_ray.training.plan import SCORE
@@ -22,7 +22,7 @@ TOP = 20  # candidates of the table
 STATES = {"COMPLETE": ("finished", "o"), "PRUNED": ("pruned, on its first folds", "x"), "FAIL": ("failed", "v")}
 
 
-def page(study: str, trials: pd.DataFrame, importances: dict[str, float], search: Search) -> str:
+def page(study: str, trials: pd.DataFrame, importances: dict[str, float], search: SearchConfig) -> str:
     """One page that needs no other file.
 
     Args:
@@ -42,7 +42,7 @@ def page(study: str, trials: pd.DataFrame, importances: dict[str, float], search
     return document(f"Search {study}", [head, *sections(trials, importances, search)])
 
 
-def sections(trials: pd.DataFrame, importances: dict[str, float], search: Search) -> list[str]:
+def sections(trials: pd.DataFrame, importances: dict[str, float], search: SearchConfig) -> list[str]:
     """The parts of the page, for a page that shows more. Arguments as for `page`."""
     found = candidates(trials)
     whole = found[found["state"] == "COMPLETE"]
@@ -127,7 +127,7 @@ def _importances(importances: dict[str, float]) -> Figure:
     return figure
 
 
-def _parallel(whole: pd.DataFrame, search: Search) -> Figure:
+def _parallel(whole: pd.DataFrame, search: SearchConfig) -> Figure:
     """Parallel coordinates: an axis a key, the score as the last; a line a candidate, its colour the score."""
     keys = list(whole["changes"].iloc[0])
     columns = [_positions([c[key] for c in whole["changes"]], search.space[key].log) for key in keys]

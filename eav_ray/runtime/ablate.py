@@ -94,7 +94,7 @@ def plan_trials(experiment: Experiment, made: Sequence[Variant], data: Data) -> 
     trials: list[Trial] = []
     for fold in plan(experiment, data):
         for variant in made:
-            e = variant.experiment(replace(experiment, fold=replace(experiment.fold, index=fold.number)))
+            e = variant.experiment(replace(experiment, fold=replace(experiment.split, index=fold.number)))
             seen = ids[ids[[f"has_{m}" for m in variant.modalities(experiment)]].any(axis=1)]
             known = set(seen["id"])
             test = tuple(i for i in fold.split.test if i in known)
@@ -237,7 +237,7 @@ def _tree(
     return {
         "format": FORMAT,
         "name": e.name,
-        "protocol": e.fold.protocol,
+        "protocol": e.split.protocol,
         "folds": len({t.fold.number for t in trials}),
         "modalities": sorted(e.data.modalities),
         "classes": list(data.index.classes),

@@ -86,7 +86,7 @@ class Service:
                 "checkpoint": self._name,
                 "classes": list(p.classes),
                 "modalities": list(p.modalities),
-                "window_s": p.profile.window_s,
+                "window_s": p.preprocessing.window_s,
                 "eeg_channels": list(p.montage) or p.eeg_channels,
                 "uptime_s": round(time.monotonic() - self._began, 1),
                 "streams": self._streams,
@@ -143,7 +143,7 @@ class Service:
             upload = upload_of(tree)
         except DataError as error:
             raise Refused(400, str(error)) from None
-        made, not_used = windows_of(upload, p.profile, p.modalities, p.eeg_channels, p.montage)
+        made, not_used = windows_of(upload, p.preprocessing, p.modalities, p.eeg_channels, p.montage)
         if not made.windows:
             reasons = "; ".join(f"{m}: {reason}" for m, reason in not_used.items())
             raise Refused(422, f"nothing in this request can be used ({reasons})", not_used=not_used)
@@ -153,7 +153,7 @@ class Service:
         (recording,) = answers(whole.means(), p.classes)
         recording |= {"used": [m for m in p.modalities if m not in not_used], "not_used": not_used}
         windows = [
-            {"start_s": row["window"] * p.profile.window_s, "used": _used(row, p)} | answer
+            {"start_s": row["window"] * p.preprocessing.window_s, "used": _used(row, p)} | answer
             for row, answer in zip(made.windows, answers(table, p.classes), strict=True)
         ]
         return recording | {"windows": windows}
@@ -176,7 +176,7 @@ class Streaming:
     def __init__(self, socket: WebSocket, predictor: Predictor, limits: Limits, pool: ThreadPoolExecutor) -> None:
         p = predictor
         self._socket, self._predictor, self._limits, self._pool = socket, predictor, limits, pool
-        self._live = Live(p.profile, p.modalities, p.eeg_channels, p.montage)
+        self._live = Live(p.preprocessing, p.modalities, p.eeg_channels, p.montage)
         self._new = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
@@ -243,7 +243,7 @@ class Streaming:
 
     def _predicted(self, shot: Snapshot) -> dict[str, Any]:
         p = self._predictor
-        row, not_used = window_of(shot, p.profile, p.modalities, p.eeg_channels, p.montage)
+        row, not_used = window_of(shot, p.preprocessing, p.modalities, p.eeg_channels, p.montage)
         tree = {"time": shot.stop_s, "start": shot.start_s, "used": _used(row, p), "not_used": not_used}
         if not tree["used"]:
             return tree | {"predicted": None, "probabilities": None}

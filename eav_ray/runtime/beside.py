@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eav_ray.config import Experiment, build, digest, to_dict
+from eav_ray.config import Experiment, build_experiment, digest, to_dict
 from eav_ray.data import arrow
 from eav_ray.data.shard import INDEX
 from eav_ray.data.split import Split
@@ -28,7 +28,7 @@ Tree = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Fold:
+class EvaluatedCheckpoint:
     """One tested checkpoint."""
 
     number: int
@@ -42,7 +42,7 @@ class Fold:
 class AuditedCheckpoint:
     """Of a checkpoint, all but its weights."""
 
-    fold: Fold
+    evaluated: EvaluatedCheckpoint
     checkpoint: Checkpoint
     parameters: int
     audit: Audit
@@ -96,7 +96,9 @@ def _json(results: Store, name: str) -> Tree | None:
 
 def recorded_eav(own: Experiment, data: Data) -> bool:
     """Whether these are the people of the published results: EAV, as recorded, and not drawn in its layout."""
-    return own.data.set == "eav" and own.data.labels == "true" and data.shards.read_json(INDEX).get("recorded") is True
+    return (
+        own.data.dataset == "eav" and own.data.labels == "true" and data.shards.read_json(INDEX).get("recorded") is True
+    )
 
 
 def compare_protocols(
@@ -156,7 +158,7 @@ def collect_stored_protocols(
         if not results.is_committed(prefix):
             continue
         try:
-            stored = build(results.read_json(f"{prefix}/experiment.json"), source=prefix)
+            stored = build_experiment(results.read_json(f"{prefix}/experiment.json"), source=prefix)
             if _identity(stored) != wanted or _data_of(results, prefix) not in ("", data.digest):
                 continue
             table = arrow.read_frame(results.read(f"{prefix}/predictions.parquet"), f"{results}/{prefix}")
@@ -183,10 +185,13 @@ def _data_of(results: Store, prefix: str) -> str:
 
 def _label(stored: Experiment, own: Experiment, *, searched: bool) -> str:
     """What a protocol is called beside one's own: equal only where it divides, and searches, alike."""
-    label = stored.fold.protocol + (", searched" if searched else "")
-    if stored.fold.protocol == "subject_kfold" and (stored.fold.of, stored.fold.seed) != (own.fold.of, own.fold.seed):
-        label += f", of {stored.fold.of}, fold seed {stored.fold.seed}"
-    if searched and (stored.search, stored.fold.inner) != (own.search, own.fold.inner):
+    label = stored.split.protocol + (", searched" if searched else "")
+    if stored.split.protocol == "subject_kfold" and (stored.split.n_folds, stored.split.seed) != (
+        own.split.n_folds,
+        own.split.seed,
+    ):
+        label += f", of {stored.split.n_folds}, fold seed {stored.split.seed}"
+    if searched and (stored.search, stored.split.n_inner_folds) != (own.search, own.split.n_inner_folds):
         label += ", another search"
     return label
 
@@ -219,7 +224,7 @@ def of_searches(
         except DAMAGED as error:
             skipped_results.append(_describe_damage(results, f"searches/{study}", error))
             continue
-        correct = [correct_per_recording(one.fold.windows, ["fusion"]) for one in audited if one.key in str(best)]
+        correct = [correct_per_recording(one.evaluated.windows, ["fusion"]) for one in audited if one.key in str(best)]
         test = float(np.mean([c.groupby("label")["fusion"].mean().mean() for c in correct])) if correct else None
         searches.append(
             {

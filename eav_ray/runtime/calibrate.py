@@ -1,6 +1,6 @@
 """A trained checkpoint brought closer to one new person, by some labelled recordings of theirs."""
 
-from eav_ray.config import MODALITIES, Experiment, Optim, override, to_dict
+from eav_ray.config import MODALITIES, Experiment, OptimConfig, override, to_dict
 from eav_ray.data.split import calibration_split, items_of
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import cluster
@@ -18,7 +18,7 @@ def plan_calibration(experiment: Experiment, data: Data, path: str, subject: str
         experiment: Whose `train.calibration`, runtime and stores count; the rest is the checkpoint's.
         path: A finished checkpoint that was never trained on this person.
     """
-    if problem := experiment.runtime.does_not_share("train.calibration.batch", experiment.train.calibration.batch):
+    if problem := experiment.runtime.find_batch_problem("train.calibration.batch", experiment.train.adaptation.batch):
         raise ConfigError(problem)
     checkpoint, (store, name) = open_checkpoint(path), split(path)
     own = checkpoint.experiment
@@ -37,7 +37,7 @@ def plan_calibration(experiment: Experiment, data: Data, path: str, subject: str
     return calibration_run(e, adaptation_split, data.digest, path, sha256(store.read(f"{name}/{COMMIT}")))
 
 
-def _optims(experiment: Experiment) -> dict[str, Optim]:
+def _optims(experiment: Experiment) -> dict[str, OptimConfig]:
     train, encoders = experiment.train, experiment.train.encoders
     named = {f"train.encoders.{m}": getattr(encoders, m) for m in MODALITIES}
     return {"optim": experiment.optim, "train.joint": train.joint} | named

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
 
-from eav_ray.config import Experiment, keys, load, other_kinds, override, parse_changes
+from eav_ray.config import Experiment, list_keys, list_other_kinds, load_experiment, override, parse_changes
 from eav_ray.errors import ConfigError, DataError, Interrupted
 from eav_ray.report import mlflow
 from eav_ray.runtime import cluster
@@ -116,7 +116,7 @@ def experiment_of(arguments: Arguments, uses: tuple[str, ...] = STORES) -> Exper
         raise ConfigError(
             f"give exactly one experiment file, for example jobs/experiments/demo.yaml; got {arguments.paths or 'none'}"
         )
-    experiment = absolute(load(arguments.paths[0], arguments.changes), uses)
+    experiment = absolute(load_experiment(arguments.paths[0], arguments.changes), uses)
     cluster.check_local(experiment.runtime)
     if experiment.store.mlflow:
         mlflow.require()
@@ -180,7 +180,7 @@ def with_data(experiment: Experiment, changes: dict[str, Any], uses: tuple[str, 
 
 def _keys_text() -> str:
     lines = ["Keys of an experiment, each may be given as key=value (default, type, meaning):"]
-    for title, table in [("", keys()), *other_kinds()]:
+    for title, table in [("", list_keys()), *list_other_kinds()]:
         lines += [f"With {title} instead:"] if title else []
         for key, (kind, default, meaning) in table.items():
             shown = repr(default) if not isinstance(default, dict) else "{...}"

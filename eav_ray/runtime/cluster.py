@@ -11,7 +11,7 @@ import ray
 import ray.data
 from ray._private.accelerators import get_accelerator_manager_for_resource
 
-from eav_ray.config import Runtime
+from eav_ray.config import RuntimeConfig
 from eav_ray.errors import ConfigError
 
 NO_DASHBOARD = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of the job's own that has none
@@ -20,7 +20,7 @@ LOCAL_OBJECT_STORE = 2**30  # bytes; shards pass by it, they are written by the 
 
 
 @contextmanager
-def session(runtime: Runtime) -> Iterator[None]:
+def session(runtime: RuntimeConfig) -> Iterator[None]:
     """A connection to Ray for the length of a job.
 
     With `runtime.address`, or RAY_ADDRESS as `ray job submit` sets it, the job joins that cluster. Otherwise it starts
@@ -46,13 +46,13 @@ def session(runtime: Runtime) -> Iterator[None]:
         os.environ.pop(NO_DASHBOARD, None)
 
 
-def address_of(runtime: Runtime) -> str:
+def address_of(runtime: RuntimeConfig) -> str:
     """The cluster to join; empty for a Ray of its own, which Ray's own word for is "local"."""
     address = runtime.address or os.environ.get("RAY_ADDRESS", "")
     return "" if address == "local" else address
 
 
-def check_local(runtime: Runtime) -> None:
+def check_local(runtime: RuntimeConfig) -> None:
     """What a machine cannot do is said before anything is read or started."""
     if address_of(runtime):
         return
@@ -72,7 +72,7 @@ def local_gpus() -> int:
     return found if visible is None else min(found, len(visible))
 
 
-def _check_room(runtime: Runtime, key: str, have: int, without: str = "") -> None:
+def _check_room(runtime: RuntimeConfig, key: str, have: int, without: str = "") -> None:
     each = getattr(runtime, key)
     need, most = runtime.min_group_size * runtime.groups * each, int(have / each / runtime.groups)
     if need <= have:
@@ -131,7 +131,7 @@ def shorten_ray_data_startup() -> None:
         ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 0.1  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def has_gpu(runtime: Runtime) -> bool:
+def has_gpu(runtime: RuntimeConfig) -> bool:
     """Whether this worker computes on a GPU: if it has asked for one.
 
     Raises:
@@ -149,19 +149,19 @@ def has_gpu(runtime: Runtime) -> bool:
     )
 
 
-def a_worker(runtime: Runtime) -> str:
+def a_worker(runtime: RuntimeConfig) -> str:
     """What one worker needs, and how many nodes there are, as words."""
     return f"a node with {each_needs(runtime)} free ({_nodes()})"
 
 
-def a_group(runtime: Runtime) -> str:
+def a_group(runtime: RuntimeConfig) -> str:
     """What a group of workers needs, and how many nodes there are, as words."""
     if runtime.min_group_size == 1:
         return a_worker(runtime)
     return f"{runtime.min_group_size} workers' {each_needs(runtime)} each to be free ({_nodes()})"
 
 
-def each_needs(runtime: Runtime) -> str:
+def each_needs(runtime: RuntimeConfig) -> str:
     return " and ".join(f"{each:g} {k}" for k, each in _needs(runtime).items())
 
 
@@ -170,18 +170,18 @@ def _nodes() -> str:
     return f"{nodes} {'node is' if nodes == 1 else 'nodes are'} there"
 
 
-def _needs(runtime: Runtime) -> dict[str, float]:
+def _needs(runtime: RuntimeConfig) -> dict[str, float]:
     """Of one worker."""
     return {k: each for k, each in (("CPU", runtime.cpus_per_worker), ("GPU", runtime.gpus_per_worker)) if each}
 
 
-def room(runtime: Runtime) -> int:
+def room(runtime: RuntimeConfig) -> int:
     """How many workers fit on the nodes that are there now; at least 1, for which a cluster may grow."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return max(1, workers_on(nodes, runtime))
 
 
-def workers_on(nodes: list[dict[str, float]], runtime: Runtime) -> int:
+def workers_on(nodes: list[dict[str, float]], runtime: RuntimeConfig) -> int:
     """Counted node by node: what two nodes have left over between them holds no worker."""
     needs = _needs(runtime)
     return sum(min(int(have.get(k, 0) / each) for k, each in needs.items()) for have in nodes)
@@ -192,7 +192,7 @@ def is_without_dashboard() -> bool:
     return NO_DASHBOARD in os.environ
 
 
-def _start(runtime: Runtime) -> None:
+def _start(runtime: RuntimeConfig) -> None:
     check_local(runtime)
     if not runtime.dashboard:
         os.environ[NO_DASHBOARD] = "1"

@@ -25,10 +25,10 @@ def demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers: in
     began = time.perf_counter()
     e = experiment
     synthetic_plan = Planted(n_subjects=n_subjects, per_class=per_class)
-    runs = e.fold.inner * 3 + 3
+    runs = e.split.n_inner_folds * 3 + 3
     print(
         f"demo: {n_subjects} planted people, {n_subjects * per_class * 5} recordings; {runs} encoder trainings, "
-        f"{e.search.candidates} candidates x {e.fold.inner} inner folds = {e.search.candidates * e.fold.inner} fusion "
+        f"{e.search.candidates} candidates x {e.split.n_inner_folds} inner folds = {e.search.candidates * e.split.n_inner_folds} fusion "
         "trainings, 1 refit; about 4 minutes on 2 cores",
         flush=True,
     )

@@ -15,7 +15,7 @@ import ray
 import ray.data
 import safetensors.numpy
 
-from eav_ray.config import Data, Profile
+from eav_ray.config import DataConfig, Preprocessing
 from eav_ray.data import sets
 from eav_ray.data.manifest import Recording
 from eav_ray.data.session import Prepared, prepare_eeg
@@ -25,7 +25,9 @@ Unit = tuple[Recording, ...]  # recordings of one person that a later stage take
 BLOCK = 2**20  # bytes: a later stage is to get each unit as soon as it is ready, not a person's units together
 
 
-def units(data: Data, profile: Profile, wanted: list[Unit], listed: tuple[Recording, ...] = ()) -> ray.data.Dataset:
+def units(
+    data: DataConfig, preprocessing: Preprocessing, wanted: list[Unit], listed: tuple[Recording, ...] = ()
+) -> ray.data.Dataset:
     """One row a unit: `unit` (its number), and its EEG for `unpack`.
 
     Args:
@@ -40,7 +42,7 @@ def units(data: Data, profile: Profile, wanted: list[Unit], listed: tuple[Record
     ]
     rows = [{"person": i} for i in range(len(unit_indices_by_subject))]
     whole: dict[str, list[Recording]] = {}
-    if profile.eeg.align != "none":
+    if preprocessing.eeg.align != "none":
         for recording in listed or [r for unit in wanted for r in unit]:
             whole.setdefault(recording.subject, []).append(recording)
     work: Any = partial(
@@ -48,7 +50,7 @@ def units(data: Data, profile: Profile, wanted: list[Unit], listed: tuple[Record
         unit_indices_by_subject=unit_indices_by_subject,
         wanted=wanted,
         data=data,
-        profile=profile,
+        preprocessing=preprocessing,
         whole=whole,
     )
     # A byte of memory keeps Ray Data from fusing it with the next stage, which would make one task of a whole person.
@@ -77,8 +79,8 @@ def _prepare(
     *,
     unit_indices_by_subject: list[list[int]],
     wanted: list[Unit],
-    data: Data,
-    profile: Profile,
+    data: DataConfig,
+    preprocessing: Preprocessing,
     whole: dict[str, list[Recording]],
 ) -> Iterator[dict[str, np.ndarray]]:
     mine = unit_indices_by_subject[int(batch["person"][0])]
@@ -86,7 +88,7 @@ def _prepare(
     # All units in one go: the profile `official` filters a person as one signal.
     recordings = [r for i in mine for r in wanted[i] if r.eeg is not None]
     alignment_recordings = whole.get(recordings[0].subject, []) if recordings else []
-    results = prepare_eeg(dataset, recordings, profile.eeg, alignment_recordings)
+    results = prepare_eeg(dataset, recordings, preprocessing.eeg, alignment_recordings)
     for i in mine:
         tensors: dict[str, np.ndarray] = {}
         facts: dict[str, Any] = {}

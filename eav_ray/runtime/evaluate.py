@@ -9,7 +9,7 @@ from eav_ray.config import Experiment, digest, override
 from eav_ray.errors import DataError
 from eav_ray.report.table import Comparison, apart, compare, correct_per_recording, render, sources_of, warnings_of
 from eav_ray.runtime import cluster
-from eav_ray.runtime.beside import Fold
+from eav_ray.runtime.beside import EvaluatedCheckpoint
 from eav_ray.runtime.evidence import Subject, write, write_transfer
 from eav_ray.runtime.inner import held_out
 from eav_ray.runtime.nested import nested_key, plan_folds
@@ -78,14 +78,18 @@ def _write_checkpoint_page(
         comparison = compare(correct, names)
         lines.append(str(comparison))
         lines += warnings_of(checkpoint.metrics)
-    own, fold = checkpoint.experiment, checkpoint.experiment.fold.index
+    own, fold_index = checkpoint.experiment, checkpoint.experiment.split.index
     store, name = split(path)
     out = out or f"{Store(experiment.store.results)}/evidence/{store.read_json(f'{name}/state.json')['key']}"
-    description = f"{own.name}, trained under {checkpoint.split.protocol}, fold {fold}, seed {own.seed}{_labels(own)}"
-    protocol = f"{checkpoint.split.protocol}, fold {fold} alone"
+    description = (
+        f"{own.name}, trained under {checkpoint.split.protocol}, fold {fold_index}, seed {own.seed}{_labels(own)}"
+    )
+    protocol = f"{checkpoint.split.protocol}, fold {fold_index} alone"
     subject = Subject(f"{own.name}: a checkpoint", description, apart(checkpoint.split), protocol)
-    held = held_out(experiment, [(fold, own)], data) if temperature else None
-    page = write(experiment, data, [Fold(fold, path, checkpoint.split.test, table)], subject, out, held)
+    held = held_out(experiment, [(fold_index, own)], data) if temperature else None
+    page = write(
+        experiment, data, [EvaluatedCheckpoint(fold_index, path, checkpoint.split.test, table)], subject, out, held
+    )
     lines.append(f"page: {page}")
     return Tested(correct, comparison, "\n".join(lines), page)
 
@@ -104,9 +108,9 @@ def _tested_elsewhere(experiment: Experiment, path: str, data: Data, checkpoint:
         f"from {trained} to {tested_on}",
     )
     test = tuple(sorted(set(found.windows["subject"] + "/" + found.windows["recording"])))
-    fold = Fold(0, path, test, found.windows)
+    evaluated = EvaluatedCheckpoint(0, path, test, found.windows)
     out = out or f"{Store(experiment.store.results)}/evidence/transfer-{key}"
-    page = write_transfer(experiment, data, fold, sorted(found.modalities), found.classes, subject, out)
+    page = write_transfer(experiment, data, evaluated, sorted(found.modalities), found.classes, subject, out)
     return Tested(found.correct, found.comparison, f"{found.text}\npage: {page}", page)
 
 
@@ -134,14 +138,14 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
     results, name = Store(e.store.results), f"protocols/{key}"
     if not results.is_committed(name):
         raise DataError(
-            f"{results} has no finished protocol {e.fold.protocol} of this experiment; run jobs/protocol.py with the "
+            f"{results} has no finished protocol {e.split.protocol} of this experiment; run jobs/protocol.py with the "
             "same arguments first, or name a checkpoint with --checkpoint"
         )
     cv_result = read_kept(results, name)
     by_fold = dict(list(cv_result.predictions.groupby("fold")))
     sides = {f.number: f.split for f in folds}
     evaluated = [
-        Fold(
+        EvaluatedCheckpoint(
             f["fold"],
             f"{results}/{f['checkpoint']}",
             tuple(f["test"]),
@@ -157,8 +161,8 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
                 f"{results}/{name} and run jobs/protocol.py again"
             )
     searched_too = ", every fold searched on inner folds of its own training people" if searched else ""
-    description = f"{e.name}, {len(evaluated)} folds of {e.fold.protocol}{searched_too}, seed {e.seed}{_labels(e)}"
-    protocol = e.fold.protocol + (", searched" if searched else "")
+    description = f"{e.name}, {len(evaluated)} folds of {e.split.protocol}{searched_too}, seed {e.seed}{_labels(e)}"
+    protocol = e.split.protocol + (", searched" if searched else "")
     subject = Subject(f"{e.name}: {protocol}", description, apart(folds[0].split), protocol, e)
     # The temperature is that of models of the same shape: of what each fold's search chose.
     own = [(f["fold"], override(e, f["search"]["changes"]) if "search" in f else e) for f in cv_result.folds]

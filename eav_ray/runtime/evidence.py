@@ -26,7 +26,7 @@ from eav_ray.runtime import cluster
 from eav_ray.runtime.beside import (
     DAMAGED,
     AuditedCheckpoint,
-    Fold,
+    EvaluatedCheckpoint,
     collect_related,
     compare_protocols,
     of_searches,
@@ -58,7 +58,12 @@ class Subject:
 
 
 def write(
-    e: Experiment, data: Data, folds: Sequence[Fold], subject: Subject, out: str, held: pd.DataFrame | None = None
+    e: Experiment,
+    data: Data,
+    folds: Sequence[EvaluatedCheckpoint],
+    subject: Subject,
+    out: str,
+    held: pd.DataFrame | None = None,
 ) -> str:
     """Audit, measure, and write `index.html`, `results.json` and `model_card.md`.
 
@@ -75,10 +80,10 @@ def write(
     results = Store(e.store.results)
     contents = Contents(data.windows)
 
-    def checked(fold: Fold) -> AuditedCheckpoint:
+    def checked(fold: EvaluatedCheckpoint) -> AuditedCheckpoint:
         # Whatever is reported is audited, whether or not it is what was said to be.
         scored = tuple(sorted({*fold.test, *(fold.windows["subject"] + "/" + fold.windows["recording"])}))
-        asked = subject.own and replace(subject.own, fold=replace(subject.own.fold, index=fold.number))
+        asked = subject.own and replace(subject.own, fold=replace(subject.own.split, index=fold.number))
         return _open(fold, lambda c: audit(c, contents, scored, _trained_on(results, c), asked))
 
     audited = [checked(fold) for fold in folds]
@@ -99,7 +104,13 @@ def write(
 
 
 def write_transfer(
-    e: Experiment, data: Data, fold: Fold, names: list[str], classes: tuple[str, ...], subject: Subject, out: str
+    e: Experiment,
+    data: Data,
+    evaluated: EvaluatedCheckpoint,
+    names: list[str],
+    classes: tuple[str, ...],
+    subject: Subject,
+    out: str,
 ) -> str:
     """The page of a checkpoint that was tested on another data set.
 
@@ -113,10 +124,10 @@ def write_transfer(
     contents = Contents(data.windows)
 
     def audited(checkpoint: ckpt.Checkpoint) -> Audit:
-        return audit_elsewhere(checkpoint, _own_windows(e, checkpoint), contents, fold.test, names)
+        return audit_elsewhere(checkpoint, _own_windows(e, checkpoint), contents, evaluated.test, names)
 
-    audited = [_open(fold, audited)]
-    windows = fold.windows.assign(fold=0)
+    audited = [_open(evaluated, audited)]
+    windows = evaluated.windows.assign(fold=0)
     tree = _tree(audited[0].checkpoint.experiment, e, data, audited, subject, windows, names, classes)
     tree["calibration"] = calibration.calibration(windows, sources_of(names), None)
     tree["calibration_note"] = "No temperature: the other data set has no rows to fit one on."
@@ -144,18 +155,18 @@ def _publish(tree: Tree, extra: list[str], results: Store, audited: list[Audited
     return f"{folder}/index.html"
 
 
-def _open(fold: Fold, audited: Callable[[ckpt.Checkpoint], Audit]) -> AuditedCheckpoint:
-    store, name = split(fold.path)
+def _open(evaluated: EvaluatedCheckpoint, audited: Callable[[ckpt.Checkpoint], Audit]) -> AuditedCheckpoint:
+    store, name = split(evaluated.path)
     checkpoint = ckpt.load(store, name)
     found = audited(checkpoint)
     if not found.passed:
         raise DataError(
-            f"{fold.path} fails the leak audit, so there is no page of it: {found.first_failure}; train it again on a "
+            f"{evaluated.path} fails the leak audit, so there is no page of it: {found.first_failure}; train it again on a "
             "split that holds"
         )
     parameters = sum(t.numel() for t in checkpoint.weights.values())
     key, commit = str(store.read_json(f"{name}/state.json")["key"]), sha256(store.read(f"{name}/{COMMIT}"))
-    return AuditedCheckpoint(fold, replace(checkpoint, weights={}, moments={}), parameters, found, key, commit)
+    return AuditedCheckpoint(evaluated, replace(checkpoint, weights={}, moments={}), parameters, found, key, commit)
 
 
 def _trained_on(results: Store, checkpoint: ckpt.Checkpoint) -> dict[str, tuple[str, ...]]:
@@ -177,11 +188,11 @@ def _more(e: Experiment, audited: list[AuditedCheckpoint], data: Data) -> tuple[
     ids = data.windows.ids
     heard = set(ids["id"][ids["task"] != LISTENING])
     for one in audited:
-        split_ = one.fold.split or one.checkpoint.split
+        split_ = one.evaluated.split or one.checkpoint.split
         some = evenly(np.array([i for i in split_.train if i in heard] or split_.train), TRAINED)
-        sides.append((one.fold.number, Task(one.fold.path, tuple(map(str, some)), trained=True)))
+        sides.append((one.evaluated.number, Task(one.evaluated.path, tuple(map(str, some)), trained=True)))
         if split_.validation:
-            sides.append((one.fold.number, Task(one.fold.path, split_.validation)))
+            sides.append((one.evaluated.number, Task(one.evaluated.path, split_.validation)))
     own = replace(audited[0].checkpoint.experiment, store=e.store, runtime=e.runtime)
     tables = score(own, [task for _, task in sides], data.shards, data.index)
     trained, validation = [], []
@@ -214,7 +225,7 @@ def _tree(
     # The published fusion reads all three modalities: one of two is held against nothing.
     same = own is tested_experiment and len(names) != 2
     published = protocols.published() if same and recorded_eav(own, data) else None
-    checks = [{"fold": one.fold.number, **check} for one in audited for check in one.audit.summary]
+    checks = [{"fold": one.evaluated.number, **check} for one in audited for check in one.audit.summary]
     trained = sorted({i for one in audited for i in one.checkpoint.split.train})
     trainers = {i.split("/")[0] for i in trained}
     calibrated = audited[0].checkpoint.split.protocol == "calibrated"
@@ -237,8 +248,8 @@ def _tree(
             "Fusion": own.fusion.kind if len(own.data.modalities) > 1 else "none",
         },
         "data": {
-            "Trained on": f"{own.data.set}, {before}{len(trained)} recordings of {len(trainers)} people",
-            "Tested on": f"{tested_experiment.data.set}, {accuracy['recordings']} recordings of {accuracy['people']} people",
+            "Trained on": f"{own.data.dataset}, {before}{len(trained)} recordings of {len(trainers)} people",
+            "Tested on": f"{tested_experiment.data.dataset}, {accuracy['recordings']} recordings of {accuracy['people']} people",
             "Labels": tested_experiment.data.labels,
             "Shards that were tested": f"{data.index.key}, content {digest(data.index.fingerprint)}",
         },
@@ -249,18 +260,23 @@ def _tree(
         "confusion": measure.confusion(windows, names, len(classes)),
         "weights": measure.weights(windows, names, classes),
         "collapse": [
-            {"fold": one.fold.number, **finding}
+            {"fold": one.evaluated.number, **finding}
             for one in audited
             for finding in one.checkpoint.metrics.get("collapse", [])
         ],
         "histories": {
-            str(one.fold.number): found for one in audited if (found := _histories(one.checkpoint.metrics, own))
+            str(one.evaluated.number): found for one in audited if (found := _histories(one.checkpoint.metrics, own))
         },
         "quality": measure.quality(windows, measured, names),
         "worst": measure.worst(subject_scores, windows, measured, classes),
         "bands": _bands(tested_experiment, data, windows) if "eeg" in names else None,
         "folds": [
-            {"fold": one.fold.number, "run": one.key, "checkpoint": one.fold.path, "test": list(one.fold.test)}
+            {
+                "fold": one.evaluated.number,
+                "run": one.key,
+                "checkpoint": one.evaluated.path,
+                "test": list(one.evaluated.test),
+            }
             for one in audited
         ],
         "audit": {"checks": checks, "sha256": sha256(json.dumps(checks, sort_keys=True).encode())},
@@ -305,7 +321,7 @@ def _bands(tested_experiment: Experiment, data: Data, windows: pd.DataFrame) -> 
     if not len(rows):
         return None
     parts = [
-        band_power(data.windows.get(rows[at : at + 256], "eeg"), tested_experiment.profile.eeg.hz)
+        band_power(data.windows.get(rows[at : at + 256], "eeg"), tested_experiment.preprocessing.eeg.hz)
         for at in range(0, len(rows), 256)
     ]
     power_BCF = np.concatenate(parts)
@@ -319,7 +335,9 @@ def _bands(tested_experiment: Experiment, data: Data, windows: pd.DataFrame) -> 
         data.index.classes[int(k)]: dict(zip(BANDS, np.nan_to_num(row.reshape(shape)).T.tolist(), strict=True))
         for k, row in zip(mean.index, mean.to_numpy(), strict=True)
     }
-    channels = data.shards.read_json(INDEX).get("channels") or (CHANNELS if tested_experiment.data.set == "eav" else ())
+    channels = data.shards.read_json(INDEX).get("channels") or (
+        CHANNELS if tested_experiment.data.dataset == "eav" else ()
+    )
     if len(channels) != shape[0]:
         return None
     return {"channels": list(channels), "values": values, "people": int(ids["subject"].nunique())}

@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from eav_ray.config import Experiment, Runtime
+from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.data.shard import Index
 from eav_ray.errors import ConfigError, DataError, Interrupted
 from eav_ray.report.board import Board
@@ -159,7 +159,7 @@ def _stop_on_sigterm(queue: Any) -> Iterator[None]:
 
 @contextmanager
 def _watched(
-    queue: Any, bar: Bar, listen: Callable[[Progress], None], ends: Callable[[State], bool], runtime: Runtime
+    queue: Any, bar: Bar, listen: Callable[[Progress], None], ends: Callable[[State], bool], runtime: RuntimeConfig
 ) -> Iterator[None]:
     """Keep the bar up to date, and who listens, while this process waits for its own group."""
     stop, began = threading.Event(), time.monotonic()

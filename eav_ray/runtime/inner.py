@@ -32,9 +32,9 @@ def held_out(e: Experiment, folds: Sequence[tuple[int, Experiment]], data: Data)
     own = each[0][1]  # data, seed and fold are those of all
     items = items_of(data.windows.ids, own.data, own.seed)
     asked = [
-        (number, inner, runs_of(replace(one, fold=replace(one.fold, index=number)), inner, data.digest))
+        (number, inner, runs_of(replace(one, fold=replace(one.split, index=number)), inner, data.digest))
         for number, one in each
-        for inner in inner_splits(items, replace(one.fold, index=number))
+        for inner in inner_splits(items, replace(one.split, index=number))
     ]
     runs = [run for _, _, needed in asked for run in needed]
     seen = tuple(sorted({i for _, inner, _ in asked for i in (*inner.train, *inner.validation)}))

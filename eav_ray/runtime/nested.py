@@ -19,7 +19,7 @@ FORMAT = 2  # raise when what is kept changes
 
 
 @dataclass(frozen=True)
-class Fold:
+class FoldSearch:
     number: int
     experiment: Experiment  # with this fold's index
     search: Plan
@@ -39,30 +39,30 @@ def run_nested(experiment: Experiment) -> CVReport:
     return load_or_run(e, planned, data, nested_key(e, folds), lambda: _searched_and_tested(e, folds, data, results))
 
 
-def plan_folds(experiment: Experiment, data: Data) -> list[Fold]:
+def plan_folds(experiment: Experiment, data: Data) -> list[FoldSearch]:
     """The search of every fold of the experiment's protocol.
 
     Raises:
         ConfigError: A fold that cannot be searched, by its number.
     """
     e, found = experiment, []
-    for number in range(fold_count(items_of(data.windows.ids, e.data, e.seed), e.fold)):
-        of_fold = replace(e, fold=replace(e.fold, index=number))
+    for number in range(fold_count(items_of(data.windows.ids, e.data, e.seed), e.split)):
+        of_fold = replace(e, fold=replace(e.split, index=number))
         try:
-            found.append(Fold(number, of_fold, plan(of_fold, data.windows)))
+            found.append(FoldSearch(number, of_fold, plan(of_fold, data.windows)))
         except ConfigError as error:
             raise ConfigError(f"fold {number} cannot be searched: {error}") from None
     return found
 
 
-def nested_key(experiment: Experiment, folds: list[Fold]) -> str:
+def nested_key(experiment: Experiment, folds: list[FoldSearch]) -> str:
     """Equal only for equal searches of equal length that are tested on equal recordings."""
     asked = [[f.search.study, sorted(f.search.outer.test)] for f in folds]
     return f"{experiment.name}-searched-{digest(FORMAT, asked, experiment.search.candidates)}"
 
 
 def _searched_and_tested(
-    e: Experiment, folds: list[Fold], data: Data, results: Store
+    e: Experiment, folds: list[FoldSearch], data: Data, results: Store
 ) -> tuple[CVResult, dict[int, str]]:
     announce_search(e, [f.search for f in folds], data)
     chosen, failed = _searched(folds, data, _encoders(e, folds, data))
@@ -89,7 +89,7 @@ def _searched_and_tested(
     return result, failed | untested
 
 
-def _encoders(e: Experiment, folds: list[Fold], data: Data) -> dict[str, str]:
+def _encoders(e: Experiment, folds: list[FoldSearch], data: Data) -> dict[str, str]:
     """Train the encoders of all searches by one queue; returns why one, by its key, could not be."""
     seen = tuple(sorted({i for f in folds for i in f.search.question.embed}))
     left = list({(run.key, run.embed): run for f in folds for run in f.search.encoders}.values())
@@ -104,7 +104,7 @@ def _encoders(e: Experiment, folds: list[Fold], data: Data) -> dict[str, str]:
 
 
 def _searched(
-    folds: list[Fold], data: Data, broken: dict[str, str]
+    folds: list[FoldSearch], data: Data, broken: dict[str, str]
 ) -> tuple[dict[int, list[RankedCandidate]], dict[int, str]]:
     """The best candidates of each fold, and why another fold has none."""
     chosen: dict[int, list[RankedCandidate]] = {}

@@ -13,7 +13,7 @@ import ray
 import ray.data
 import torch
 
-from eav_ray.config import Experiment, Modality, Runtime
+from eav_ray.config import Experiment, Modality, RuntimeConfig
 from eav_ray.data import sets
 from eav_ray.data.shard import Index
 from eav_ray.data.split import check, items_of
@@ -92,7 +92,7 @@ def check_profile(
     """
     sections = ("window_s", *(checkpoint.experiment.data.modalities if modalities is None else modalities))
     mine, theirs = (
-        to_flat({k: v for k, v in asdict(e.profile).items() if k in sections})
+        to_flat({k: v for k, v in asdict(e.preprocessing).items() if k in sections})
         for e in (experiment, checkpoint.experiment)
     )
     other = [f"profile.{k}={theirs[k]} there, {mine[k]} here" for k in theirs if mine.get(k) != theirs[k]]
@@ -132,14 +132,16 @@ def predict(experiment: Experiment, path: str, take: Take) -> list[str]:
     require_extras(experiment)
     failed = [f"{p.subject} {p.recording} {p.file}: {p.reason}" for p in listing.problems]
     with cluster.session(experiment.runtime), _in_order(), stage("predict", len(recordings), "recordings") as bar:
-        profile = checkpoint.experiment.profile
+        preprocessing = checkpoint.experiment.preprocessing
         units = [
             tuple(part[i : i + UNIT])
             for part in (list(g) for _, g in groupby(recordings, key=lambda r: r.subject))
             for i in range(0, len(part), UNIT)
         ]
-        work = partial(raw_rows, units=units, profile=profile, modalities=modalities, shapes=checkpoint.shapes)
-        rows = eeg_stage.retried(eeg_stage.units(experiment.data, profile, units).flat_map, work, num_cpus=1)
+        work = partial(
+            raw_rows, units=units, preprocessing=preprocessing, modalities=modalities, shapes=checkpoint.shapes
+        )
+        rows = eeg_stage.retried(eeg_stage.units(experiment.data, preprocessing, units).flat_map, work, num_cpus=1)
         return failed + _hand_on(
             on_actors(rows, Predict, f"{store}/{prefix}", experiment.runtime), dataset.classes, take, bar
         )
@@ -200,7 +202,7 @@ def _in_order() -> Iterator[None]:
 
 
 def on_actors(
-    rows: ray.data.Dataset, actor: type["Predict"], path: str, runtime: Runtime, *, most: int = 1
+    rows: ray.data.Dataset, actor: type["Predict"], path: str, runtime: RuntimeConfig, *, most: int = 1
 ) -> ray.data.Dataset:
     """Windows through actors that have loaded a checkpoint, batch after batch.
 

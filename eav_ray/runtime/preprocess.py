@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
-from eav_ray.config import Data, Experiment, Profile, digest
+from eav_ray.config import DataConfig, Experiment, Preprocessing, digest
 from eav_ray.data import artefacts, face, sets
 from eav_ray.data.manifest import LISTENING, Listing, Problem, Recording
 from eav_ray.data.session import prepare_eeg
@@ -42,18 +42,18 @@ class Preprocessed:
     quality: tuple[dict[str, Any], ...]  # one row a recording: subject, and what `windows.cut` measured
 
 
-def content_of(profile: Profile) -> dict[str, Any]:
+def content_of(preprocessing: Preprocessing) -> dict[str, Any]:
     """What of a profile shards depend on. Equal content, equal windows."""
     # `fail` leaves only shards without a problem, which are those of `partial`.
-    policy = "drop" if profile.on_bad == "drop" else "partial"
-    return {**asdict(profile), "on_bad": policy, "chunk": 0, "file_timeout_s": 0}
+    policy = "drop" if preprocessing.on_bad == "drop" else "partial"
+    return {**asdict(preprocessing), "on_bad": policy, "chunk": 0, "file_timeout_s": 0}
 
 
 def shard_store(experiment: Experiment) -> Store:
     """Where the shards of this data set under this profile lie; another profile lies elsewhere."""
     e = experiment
-    key = digest(FORMAT, content_of(e.profile), e.data.set, e.data.root, e.data.tasks)
-    return Store(e.store.shards).below(f"{e.data.set}-{key}")
+    key = digest(FORMAT, content_of(e.preprocessing), e.data.dataset, e.data.root, e.data.tasks)
+    return Store(e.store.shards).below(f"{e.data.dataset}-{key}")
 
 
 def open_index(experiment: Experiment) -> tuple[Store, Index]:
@@ -85,10 +85,10 @@ def chunks(experiment: Experiment, listing: Listing) -> list[Chunk]:
     for subject, group in groupby(listing.recordings, key=lambda r: r.subject):
         recordings = list(group)
         # Alignment makes a recording's windows depend on all recordings of the person.
-        aligned = "eeg" in experiment.data.modalities and experiment.profile.eeg.align != "none"
+        aligned = "eeg" in experiment.data.modalities and experiment.preprocessing.eeg.align != "none"
         subject_facts = [_identity(r) for r in recordings] if aligned else []
-        for start in range(0, len(recordings), experiment.profile.chunk):
-            part = tuple(recordings[start : start + experiment.profile.chunk])
+        for start in range(0, len(recordings), experiment.preprocessing.recordings_per_shard):
+            part = tuple(recordings[start : start + experiment.preprocessing.recordings_per_shard])
             content = digest([_identity(r) for r in part], sorted(experiment.data.modalities), subject_facts, length=10)
             found.append(Chunk(f"{subject}-{part[0].recording}-{content}", part))
     return found
@@ -128,7 +128,7 @@ def preprocess(experiment: Experiment) -> Preprocessed:
         raise DataError(f"not one recording of {experiment.data.root} could be read; run jobs/check.py to see why")
     modalities = tuple(sorted(experiment.data.modalities))
     index = Index(store.root.rsplit("-", 1)[1], dataset.classes, modalities, n_chans, shards, versions())
-    about = {"profile": asdict(experiment.profile), "data": asdict(experiment.data)}
+    about = {"profile": asdict(experiment.preprocessing), "data": asdict(experiment.data)}
     about |= {"channels": list(getattr(dataset, "channels", ())), "recorded": getattr(dataset, "recorded", True)}
     store.write_json(INDEX, asdict(index) | about)
     store.write_json("problems.json", [asdict(p) for p in problems])
@@ -138,10 +138,10 @@ def preprocess(experiment: Experiment) -> Preprocessed:
 
 def require_extras(experiment: Experiment) -> None:
     """Raises ConfigError where the profile asks for what an optional package does, and it is not installed."""
-    profile, modalities = experiment.profile, experiment.data.modalities
-    if "eeg" in modalities and profile.eeg.artefacts != "none":
+    preprocessing, modalities = experiment.preprocessing, experiment.data.modalities
+    if "eeg" in modalities and preprocessing.eeg.artefacts != "none":
         artefacts.require()
-    if "video" in modalities and profile.video.crop == "face":
+    if "video" in modalities and preprocessing.video.crop == "face":
         face.require()
 
 
@@ -154,7 +154,7 @@ def _is_done(store: Store, chunk: Chunk) -> bool:
 
 
 def _heed(experiment: Experiment, problems: tuple[Problem, ...]) -> None:
-    if problems and experiment.profile.on_bad == "fail":
+    if problems and experiment.preprocessing.on_bad == "fail":
         first = problems[0]
         raise DataError(
             f"{len(problems)} problems, and profile.on_bad=fail; the first: {first.file or first.subject}: "
@@ -165,7 +165,7 @@ def _heed(experiment: Experiment, problems: tuple[Problem, ...]) -> None:
 
 def _admitted(experiment: Experiment, listing: Listing) -> Listing:
     """Where the policy is `drop`, only recordings with every modality that their task has."""
-    if experiment.profile.on_bad != "drop":
+    if experiment.preprocessing.on_bad != "drop":
         return listing
     complete, problems = [], list(listing.problems)
     for r in listing.recordings:
@@ -210,8 +210,10 @@ def _stream(
     """Make chunks; adds the names of those that are made to `finished` as they come."""
     e = experiment
     units = [tuple(r for r in c.recordings if r.id not in deadly) for c in todo]
-    rows = eeg_stage.units(e.data, e.profile, units, tuple(r for r in listed if r.id not in deadly))
-    write = partial(_write, todo=todo, deadly=deadly, data=e.data, profile=e.profile, root=store.root, n_chans=n_chans)
+    rows = eeg_stage.units(e.data, e.preprocessing, units, tuple(r for r in listed if r.id not in deadly))
+    write = partial(
+        _write, todo=todo, deadly=deadly, data=e.data, preprocessing=e.preprocessing, root=store.root, n_chans=n_chans
+    )
     for row in eeg_stage.retried(rows.map, write, num_cpus=1).iter_rows():
         chunk = todo[row["unit"]]
         finished.add(chunk.name)
@@ -225,7 +227,7 @@ def _deadly(experiment: Experiment, chunks: list[Chunk], n_chans: int) -> dict[s
     """
     e = experiment
     attempt: Any = ray.remote(num_cpus=1, max_retries=0)(_attempt)
-    tried = {r.id: attempt.remote(r, e.data, e.profile, n_chans) for c in chunks for r in c.recordings}
+    tried = {r.id: attempt.remote(r, e.data, e.preprocessing, n_chans) for c in chunks for r in c.recordings}
     found: dict[str, str] = {}
     for name, reference in tried.items():
         try:
@@ -236,11 +238,11 @@ def _deadly(experiment: Experiment, chunks: list[Chunk], n_chans: int) -> dict[s
     return found
 
 
-def _attempt(recording: Recording, data: Data, profile: Profile, n_chans: int) -> None:
+def _attempt(recording: Recording, data: DataConfig, preprocessing: Preprocessing, n_chans: int) -> None:
     eeg = None
     if "eeg" in data.modalities and recording.eeg is not None:
-        _, eeg = next(prepare_eeg(sets.open_data(data), [recording], profile.eeg))
-    cut(recording, profile, data.modalities, prepared=eeg, eeg_channels=n_chans)
+        _, eeg = next(prepare_eeg(sets.open_data(data), [recording], preprocessing.eeg))
+    cut(recording, preprocessing, data.modalities, prepared=eeg, eeg_channels=n_chans)
 
 
 def _write(
@@ -248,8 +250,8 @@ def _write(
     *,
     todo: list[Chunk],
     deadly: dict[str, str],
-    data: Data,
-    profile: Profile,
+    data: DataConfig,
+    preprocessing: Preprocessing,
     root: str,
     n_chans: int,
 ) -> dict[str, Any]:
@@ -257,16 +259,16 @@ def _write(
     store, chunk, prepared = Store(root), todo[row["unit"]], eeg_stage.unpack(row)
     problems: list[Problem] = []
     quality: list[dict[str, Any]] = []
-    with Writer(store, f"shards/{chunk.name}.parquet", schema(profile, n_chans, data.modalities)) as shard:
+    with Writer(store, f"shards/{chunk.name}.parquet", schema(preprocessing, n_chans, data.modalities)) as shard:
         for recording in chunk.recordings:
             if recording.id in deadly:
                 problems.append(Problem(recording.subject, recording.recording, "", deadly[recording.id]))
                 continue
             eeg = prepared.get(recording.recording)
-            made = cut(recording, profile, data.modalities, prepared=eeg, eeg_channels=n_chans)
+            made = cut(recording, preprocessing, data.modalities, prepared=eeg, eeg_channels=n_chans)
             problems += made.problems
             quality.append(made.quality | {"windows": len(made.windows)})
-            shard.add([as_stored(w, profile) for w in made.windows])
+            shard.add([as_stored(w, preprocessing) for w in made.windows])
     record: dict[str, Any] = {"rows": shard.rows, "file": shard.name, "sha256": shard.sha256}
     record |= {"subject": chunk.recordings[0].subject, "problems": [asdict(p) for p in problems], "quality": quality}
     store.write_json(f"records/{chunk.name}.json", record)

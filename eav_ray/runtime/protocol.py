@@ -107,10 +107,10 @@ def plan(experiment: Experiment, data: Data) -> list[Planned]:
     e = experiment
     items = items_of(data.windows.ids, e.data, e.seed)
     planned = []
-    for number in range(fold_count(items, e.fold)):
-        of_fold = replace(e, fold=replace(e.fold, index=number))
+    for number in range(fold_count(items, e.split)):
+        of_fold = replace(e, fold=replace(e.split, index=number))
         try:
-            split = make_split(items, of_fold.fold)
+            split = make_split(items, of_fold.split)
         except ConfigError as error:
             raise ConfigError(f"fold {number} cannot be made: {error}") from None
         planned.append(Planned(number, split, runs_of(of_fold, split, data.digest)))
@@ -199,7 +199,7 @@ def text(
     """The table of all folds that were scored, and a line for those that were not."""
     scored = result.predictions[["subject", "recording"]].drop_duplicates()
     head = (
-        f"{e.fold.protocol}, {len(result.folds)} of {len(folds)} folds: accuracy in percent, {len(scored)} recordings of "
+        f"{e.split.protocol}, {len(result.folds)} of {len(folds)} folds: accuracy in percent, {len(scored)} recordings of "
         f"{scored['subject'].nunique()} people {apart(folds[0].split)}"
     )
     findings = {fact["fold"]: fact["collapse"] for fact in result.folds}

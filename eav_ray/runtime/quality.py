@@ -66,7 +66,7 @@ def _spectrum(
         hz_before, power = welch(raw.values_CT[good_C] * scale, raw.hz, nperseg=int(2 * raw.hz))
         before.append(10 * np.log10(np.median(power, axis=0) + 1e-12))
         x_CT = np.concatenate(list(stored[0]), axis=1)
-        hz_after, power = welch(x_CT, experiment.profile.eeg.hz, nperseg=2 * experiment.profile.eeg.hz)
+        hz_after, power = welch(x_CT, experiment.preprocessing.eeg.hz, nperseg=2 * experiment.preprocessing.eeg.hz)
         after.append(10 * np.log10(np.median(power, axis=0) + 1e-12))
     if not before or len({len(b) for b in before}) > 1:  # no EEG, or of several rates, which have no common axis
         return None
@@ -88,7 +88,9 @@ def _frames(experiment: Experiment, result: Preprocessed) -> dict[str, np.ndarra
         table = read_shard(store, shard)
         for i in np.flatnonzero(table.column("has_video").to_numpy())[:1].tolist():
             column = table.column("video").combine_chunks()
-            stored = column.to_numpy_ndarray()[i] if experiment.profile.video.codec == "raw" else column[i].as_py()
-            video = as_decoded(stored, experiment.profile)
+            stored = (
+                column.to_numpy_ndarray()[i] if experiment.preprocessing.video.codec == "raw" else column[i].as_py()
+            )
+            video = as_decoded(stored, experiment.preprocessing)
             found[shard.subject] = video[len(video) // 2]
     return found

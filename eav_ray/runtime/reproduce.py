@@ -24,7 +24,7 @@ def reproduction(experiment: Experiment, index: Index) -> dict[str, Any]:
         "Python": platform.python_version(),
         "data manifest": f"{index.key}, {len(index.shards)} shards, content {digest(index.fingerprint)}",
         "seed": str(experiment.seed),
-        "fold seed": str(experiment.fold.seed),
+        "fold seed": str(experiment.split.seed),
         "hardware": hardware(),
     }
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from eav_ray.config import Experiment, Modality, Profile
+from eav_ray.config import Experiment, Modality, Preprocessing
 from eav_ray.data.shard import ShardFile, as_stored, read_shard, window_shapes
 from eav_ray.data.windows import cut
 from eav_ray.models.build import Shapes
@@ -24,12 +24,12 @@ def shard_rows(
 ) -> list[dict[str, Any]]:
     """The windows of one shard, as `raw_rows` makes those of raw files."""
     table = read_shard(Store(shards), files[row["shard"]])
-    shapes = window_shapes(experiment.profile, channels)
+    shapes = window_shapes(experiment.preprocessing, channels)
     columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in ("subject", "recording", "window", "label")}
     for m in modalities:
         if m not in experiment.data.modalities:
             shape, dtype = shapes[m]
-            empty = as_stored({m: np.zeros(shape, dtype.to_pandas_dtype())}, experiment.profile)[m]
+            empty = as_stored({m: np.zeros(shape, dtype.to_pandas_dtype())}, experiment.preprocessing)[m]
             columns |= {m: [empty] * len(table), f"has_{m}": [False] * len(table)}
             continue
         array = table.column(m).combine_chunks()
@@ -48,7 +48,7 @@ def raw_rows(
     row: dict[str, Any],
     *,
     units: list[eeg_stage.Unit],
-    profile: Profile,
+    preprocessing: Preprocessing,
     modalities: tuple[Modality, ...],
     shapes: Shapes,
 ) -> list[dict[str, Any]]:
@@ -57,17 +57,17 @@ def raw_rows(
     names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
     for recording in units[row["unit"]]:
         eeg = prepared.get(recording.recording)
-        made = cut(recording, profile, modalities, prepared=eeg, eeg_channels=shapes.eeg_channels)
+        made = cut(recording, preprocessing, modalities, prepared=eeg, eeg_channels=shapes.eeg_channels)
         for w in made.windows:
-            stored_window = as_stored(w, profile)
+            stored_window = as_stored(w, preprocessing)
             found.append({name: stored_window[name] for name in names} | {"reason": ""})
         reasons = [p.reason for p in made.problems]
         # What has nothing to predict from is told too, and not left out in silence.
         for reason in reasons or ([] if made.windows else ["it has none of the modalities"]):
             empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
-            for m, (shape, dtype) in window_shapes(profile, shapes.eeg_channels).items():
+            for m, (shape, dtype) in window_shapes(preprocessing, shapes.eeg_channels).items():
                 if m in modalities:
                     empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
-            row_of = as_stored(empty, profile) | {"window": 0, "label": recording.label, "reason": reason}
+            row_of = as_stored(empty, preprocessing) | {"window": 0, "label": recording.label, "reason": reason}
             found.append(row_of)
     return found

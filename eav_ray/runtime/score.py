@@ -141,7 +141,7 @@ class _Scorer:
         if task.path != self._path:
             checkpoint = ckpt.load(*split(task.path))
             self._split = checkpoint.split
-            self._shapes = window_shapes(checkpoint.experiment.profile, checkpoint.shapes.eeg_channels)
+            self._shapes = window_shapes(checkpoint.experiment.preprocessing, checkpoint.shapes.eeg_channels)
             self._model = ckpt.load_model(checkpoint).to(self._context.device).eval()
             self._path = task.path
         if not (task.trained or task.other_data):

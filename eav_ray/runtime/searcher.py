@@ -79,7 +79,7 @@ class CandidateSearcher(Searcher):
             return Searcher.FINISHED if ended else None
         self._running[trial_id] = candidates
         first = min(candidates)
-        thresholds = medians(self._rows, SCORE, first - first % self._owner.search.batch, self._owner.search)
+        thresholds = medians(self._rows, SCORE, first - first % self._owner.search.ask_batch_size, self._owner.search)
         return {
             "candidates": [(c.number, c.changes) for c in candidates.values()],
             "bars": sorted(thresholds.items()),

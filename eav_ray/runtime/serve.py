@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from starlette.types import ASGIApp
 
-from eav_ray.config import Runtime
+from eav_ray.config import RuntimeConfig
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime import cluster
 from eav_ray.runtime.access import hash_token, read_token, require_token
@@ -117,7 +117,7 @@ def _start(host: str, port: int, token: str, route: str) -> str:
     return f"http://{have.host}:{have.port}{'' if route == '/' else route}"
 
 
-def _deploy(path: str, token_digest: str, runtime: Runtime, name: str, route: str, replicas: int) -> None:
+def _deploy(path: str, token_digest: str, runtime: RuntimeConfig, name: str, route: str, replicas: int) -> None:
     there = serve.status().applications
     if name in there:
         raise ConfigError(f"the cluster serves an application {name} already; give another --name and --route")
@@ -142,7 +142,7 @@ def _deploy(path: str, token_digest: str, runtime: Runtime, name: str, route: st
 class Model:
     """A replica: one loaded checkpoint."""
 
-    def __init__(self, path: str, token_digest: str, runtime: Runtime) -> None:
+    def __init__(self, path: str, token_digest: str, runtime: RuntimeConfig) -> None:
         torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
         device = torch.device("cuda" if cluster.has_gpu(runtime) else "cpu")
         predictor = Predictor(open_checkpoint(path), device)

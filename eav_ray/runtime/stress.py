@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from eav_ray.config import MODALITIES, Experiment, Modality, Runtime, digest
+from eav_ray.config import MODALITIES, Experiment, Modality, RuntimeConfig, digest
 from eav_ray.data import arrow, sets
 from eav_ray.data.distort import KINDS, TOGETHER, Distortion, levels, select_kinds
 from eav_ray.data.manifest import DataSet, Listing, Recording
@@ -172,8 +172,8 @@ def _wanted(
 def _same_data(checkpoint: Checkpoint, experiment: Experiment) -> bool:
     """As `transfer.is_own`: a reader names the same people wherever the files lie, two tables of a user need not."""
     mine, theirs = experiment.data, checkpoint.experiment.data
-    return mine.set == theirs.set and (
-        mine.set != "manifest" or os.path.abspath(mine.root) == os.path.abspath(theirs.root)
+    return mine.dataset == theirs.dataset and (
+        mine.dataset != "manifest" or os.path.abspath(mine.root) == os.path.abspath(theirs.root)
     )
 
 
@@ -204,12 +204,14 @@ def _work(
         for of in recordings_by_subject
     }
     # A modality that its preprocessing refuses is masked, as it would be in use, whatever training did with such.
-    profile = replace(checkpoint.experiment.profile, on_bad="partial")
-    return Work(experiment.data, profile, modalities, checkpoint.shapes, tuple(recordings_by_subject), whole, others)
+    preprocessing = replace(checkpoint.experiment.preprocessing, on_bad="partial")
+    return Work(
+        experiment.data, preprocessing, modalities, checkpoint.shapes, tuple(recordings_by_subject), whole, others
+    )
 
 
 def _tables(
-    work: Work, conditions: list[Condition], path: str, runtime: Runtime, results: Store, name: str
+    work: Work, conditions: list[Condition], path: str, runtime: RuntimeConfig, results: Store, name: str
 ) -> dict[str, pd.DataFrame]:
     """Predictions of all conditions; those that the store lacks are computed, and kept each as it ends."""
     files = {c.name: f"{name}/{c.name}.parquet" for c in conditions}

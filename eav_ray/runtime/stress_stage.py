@@ -15,7 +15,7 @@ import pandas as pd
 import ray
 import ray.data
 
-from eav_ray.config import Data, Modality, Profile, Runtime
+from eav_ray.config import DataConfig, Modality, Preprocessing, RuntimeConfig
 from eav_ray.data import sets, windows
 from eav_ray.data.distort import Distortion
 from eav_ray.data.distort_audio import AudioDistortion
@@ -49,8 +49,8 @@ class Condition:
 class Work:
     """What every task knows."""
 
-    data: Data
-    profile: Profile
+    data: DataConfig
+    preprocessing: Preprocessing
     modalities: tuple[Modality, ...]  # of the checkpoint
     shapes: Shapes
     recordings_by_subject: tuple[tuple[Recording, ...], ...]  # the recordings of each that are predicted
@@ -59,7 +59,7 @@ class Work:
 
 
 def predicted(
-    work: Work, groups: Sequence[tuple[Condition, ...]], path: str, runtime: Runtime, bar: Bar
+    work: Work, groups: Sequence[tuple[Condition, ...]], path: str, runtime: RuntimeConfig, bar: Bar
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """The predictions of each condition (its name, a table) as soon as all recordings are through.
 
@@ -124,9 +124,9 @@ def eeg_of(
     """The EEG of recordings of one person, by id, under a condition."""
     here = [r for r in recordings if r.eeg is not None]
     distortion = next((d for d in condition.distortions if d.modality == "eeg"), None) if condition else None
-    source = Distorted(dataset, distortion, work.profile.eeg.unit) if distortion else dataset
+    source = Distorted(dataset, distortion, work.preprocessing.eeg.unit) if distortion else dataset
     whole = work.whole.get(here[0].subject, ()) if here else ()
-    return {r.id: found for r, found in prepare_eeg(source, here, work.profile.eeg, whole)}
+    return {r.id: found for r, found in prepare_eeg(source, here, work.preprocessing.eeg, whole)}
 
 
 def read(
@@ -140,7 +140,7 @@ def read(
     of = {d.modality: d for d in condition.distortions} if condition else {}
     return windows.read(
         recording,
-        work.profile,
+        work.preprocessing,
         modalities,
         prepared=prepared,
         eeg_channels=work.shapes.eeg_channels,
@@ -158,18 +158,18 @@ def joined(one: windows.Signals, other: windows.Signals) -> windows.Signals:
 
 def _rows(recording: Recording, work: Work, signals: windows.Signals) -> list[dict[str, Any]]:
     """Windows to be predicted, and one for each file that cannot be used, which says why."""
-    modalities, shapes, profile = work.modalities, work.shapes, work.profile
+    modalities, shapes, preprocessing = work.modalities, work.shapes, work.preprocessing
     names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
-    made = windows.cut_signals(signals, recording, profile, modalities, eeg_channels=shapes.eeg_channels)
-    stored = [as_stored(w, profile) for w in made.windows]
+    made = windows.cut_signals(signals, recording, preprocessing, modalities, eeg_channels=shapes.eeg_channels)
+    stored = [as_stored(w, preprocessing) for w in made.windows]
     found = [{name: stored_window[name] for name in names} | {"reason": ""} for stored_window in stored]
     # What cannot be read at all is a row too: it is waited for, and scored as wrong.
     for reason in [p.reason for p in made.problems] or ([] if found else ["it has none of the modalities"]):
         empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording, "window": 0}
-        for m, (shape, dtype) in window_shapes(profile, shapes.eeg_channels).items():
+        for m, (shape, dtype) in window_shapes(preprocessing, shapes.eeg_channels).items():
             if m in modalities:
                 empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
-        found.append(as_stored(empty, profile) | {"label": recording.label, "reason": reason})
+        found.append(as_stored(empty, preprocessing) | {"label": recording.label, "reason": reason})
     return found
 
 

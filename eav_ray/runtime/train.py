@@ -68,7 +68,7 @@ def train(experiment: Experiment) -> str:
         Path of the finished checkpoint.
     """
     data = open_data(experiment)
-    split = make_split(items_of(data.windows.ids, experiment.data, experiment.seed), experiment.fold)
+    split = make_split(items_of(data.windows.ids, experiment.data, experiment.seed), experiment.split)
     runs = runs_of(experiment, split, data.digest)
     results = Store(experiment.store.results)
     with cluster.session(experiment.runtime):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from eav_ray.config import Data, Experiment, digest
+from eav_ray.config import DataConfig, Experiment, digest
 from eav_ray.data.manifest import LISTENING
 from eav_ray.data.shard import Index
 from eav_ray.data.split import Item, items_of
@@ -43,7 +43,9 @@ def is_own(experiment: Experiment, checkpoint: Checkpoint, index: Index) -> bool
     mine, theirs = experiment.data, checkpoint.experiment.data
     if checkpoint.data == digest(index.fingerprint):
         return True
-    return mine.set == theirs.set and (mine.set != "manifest" or mine.root == theirs.root or not checkpoint.data)
+    return mine.dataset == theirs.dataset and (
+        mine.dataset != "manifest" or mine.root == theirs.root or not checkpoint.data
+    )
 
 
 def transfer(experiment: Experiment, path: str) -> Transferred:
@@ -101,11 +103,11 @@ def transfer(experiment: Experiment, path: str) -> Transferred:
     return Transferred(windows, classes, shown, correct, comparison, "\n".join(lines))
 
 
-def titles(trained: Data, tested: Data) -> tuple[str, str]:
+def titles(trained: DataConfig, tested: DataConfig) -> tuple[str, str]:
     """What the two data sets are called: by their readers, and by where they lie where one reader reads both."""
-    if trained.set != tested.set:
-        return trained.set, tested.set
-    return f"{trained.set} ({trained.root})", f"{tested.set} ({tested.root})"
+    if trained.dataset != tested.dataset:
+        return trained.dataset, tested.dataset
+    return f"{trained.dataset} ({trained.root})", f"{tested.dataset} ({tested.root})"
 
 
 def refuse_known(items: Sequence[Item], checkpoint: Checkpoint, path: str) -> None:

@@ -30,7 +30,7 @@ from eav_ray.training.metrics import scores
 from eav_ray.training.plan import SCORE, Run, fusion_run
 from eav_ray.training.run import WorkerContext, open_worker_context, score_fold
 
-Fold = dict[str, Any]  # what is known of a candidate on one fold: a row
+FoldScores = dict[str, Any]  # what is known of a candidate on one fold: a row
 STUDY_FILE = "search.json"  # beside a run's attempts: the study whose candidate began it
 NOTHING = {SCORE: math.nan}  # of a candidate that has saved and left: it stays open in the study
 OF_CANDIDATE = ("study", "candidate", "state", "changes")  # columns of a row that are not of its fold
@@ -57,7 +57,7 @@ def run_fusion_batch(
     context = open_worker_context(experiment, Store(shards), index, device, only=question.embed)
     candidates = {number: override(experiment, changes) for number, changes in config["candidates"]}
     pruning_thresholds, folds = dict(config["bars"]), range(len(question.inner))
-    found: dict[int, list[Fold]] = {number: [] for number in candidates}
+    found: dict[int, list[FoldScores]] = {number: [] for number in candidates}
     # Without a bar all folds are trained at once.
     for part in [[fold] for fold in folds] if pruning_thresholds else [list(folds)]:
         jobs = [(number, fold) for number in found for fold in part]
@@ -93,7 +93,7 @@ def run_fusion_batch(
 
 def of_folds(
     number: int,
-    scored: list[Fold],
+    scored: list[FoldScores],
     folds: int,
     pruning_thresholds: dict[float, float],
     *,
@@ -183,7 +183,7 @@ def full(
     results, pruning_thresholds = Store(e.store.results), dict(config["bars"])
     known = {row["fold"]: row for row in config["known"]}
     runs = candidate_runs(e, question)
-    found: dict[int, Fold] = {}  # in the order of the folds
+    found: dict[int, FoldScores] = {}  # in the order of the folds
     state = State({}, {}, 0.0, "", False, ())
     pruned_at, leaving, last_update = 0.0, False, time.monotonic()
 

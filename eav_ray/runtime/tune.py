@@ -121,7 +121,7 @@ def plan(experiment: Experiment, windows: Windows) -> Plan:
         )
     check_space(e)
     items = items_of(windows.ids, e.data, e.seed)
-    inner, outer = inner_splits(items, e.fold), refit_split(make_split(items, e.fold))
+    inner, outer = inner_splits(items, e.split), refit_split(make_split(items, e.split))
     question = Question(inner, digest(windows.index.fingerprint), outer.train)
     if e.search.mode == "full":
         _check_effect(e, question)
@@ -169,7 +169,7 @@ def side_by_side(experiment: Experiment) -> int:
     """
     e = experiment
     most = count_concurrent_groups if e.search.mode == "full" else count_concurrent_workers
-    return min(most(e, capacity()), e.search.batch, count(e.search))
+    return min(most(e, capacity()), e.search.ask_batch_size, count(e.search))
 
 
 def refit_split(split: Split) -> Split:
@@ -308,7 +308,7 @@ def _try_candidates(
         known = {"experiment": e, "question": planned.question, "shards": str(shards), "index": index}
         if e.search.mode == "fusion":
             searcher = CandidateSearcher(
-                study, -(-e.search.batch // max_concurrent_trials), rows, keep, bar.to, copy=copy, cost=price
+                study, -(-e.search.ask_batch_size // max_concurrent_trials), rows, keep, bar.to, copy=copy, cost=price
             )
             needs = {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus_per_worker}
             trial = tune.with_parameters(run_fusion_batch, **known)

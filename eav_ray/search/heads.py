@@ -18,7 +18,7 @@ from torch.func import functional_call, vmap  # pyright: ignore[reportPrivateImp
 from torch.optim.adamw import adamw
 from torch.overrides import TorchFunctionMode
 
-from eav_ray.config import Optim
+from eav_ray.config import OptimConfig
 from eav_ray.data.split import refuse_overlap
 from eav_ray.models.build import FusionAlone, Output
 from eav_ray.models.fusion import Fusion, SharedAttention
@@ -149,7 +149,7 @@ def stacks(runs: list[tuple[Run, int]], fusion_batch_size: int) -> Iterator[list
         e = run.experiment
         # What each head of a stack has for itself.
         own = {"heads": 1} if e.fusion.kind == "shared_attention" and e.fusion.heads <= HEADS else {}
-        weight_loss = float(e.fusion.weight_loss > 0)
+        weight_loss = float(e.fusion.modality_weight_loss > 0)
         fusion = replace(e.fusion, dropout=0.0, modality_dropout=0.0, weight_loss=weight_loss, **own)
         names = tuple(sorted(e.data.modalities))
         key = (fusion, names, e.optim.batch, e.optim.label_smoothing, e.optim.clip > 0, steps)
@@ -166,7 +166,7 @@ class Head:
     """One fusion to train, with fresh weights, and its batches."""
 
     module: FusionAlone
-    optim: Optim
+    optim: OptimConfig
     loader: Loader
 
 
@@ -187,7 +187,7 @@ class Stack:
         optims: `weight_decay` and `clip` of each count.
     """
 
-    def __init__(self, modules: list[FusionAlone], optims: list[Optim], device: torch.device) -> None:
+    def __init__(self, modules: list[FusionAlone], optims: list[OptimConfig], device: torch.device) -> None:
         fusions = [cast(Fusion, module.fusion) for module in modules]
         self._dropout = [max((m.p for m in f.modules() if isinstance(m, nn.Dropout)), default=0.0) for f in fusions]
         # Where one drops, the structure must ask for masks; a head without dropout gets ones.
@@ -445,7 +445,7 @@ class _SharedInputs:
 
     def prepare(self, run: Run) -> PreparedRun:
         e = run.experiment
-        source = (tuple(sorted(run.encoders.items())), run.embed, e.fusion.reads_pooled)
+        source = (tuple(sorted(run.encoders.items())), run.embed, e.fusion.uses_pooled_features)
         if source not in self._sources:
             self._sources[source] = open_source(run, self._context)
         labels = (e.data, e.seed)

@@ -22,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from eav_ray.config import Choice, Experiment, Search, digest, keys, other_kinds, override
+from eav_ray.config import Experiment, SearchConfig, SearchDimension, digest, list_keys, list_other_kinds, override
 from eav_ray.data.arrow import reason_of
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
@@ -50,7 +50,7 @@ def study_name(experiment: Experiment, data: str, splits: list[Split], encoders:
     """
     e = experiment
     space = {key: vars(choice) for key, choice in e.search.space.items()}
-    fixed = (as_before(e.fusion), vars(e.optim), e.search.sampler, e.search.batch, e.seed, vars(e.fold))
+    fixed = (as_before(e.fusion), vars(e.optim), e.search.sampler, e.search.ask_batch_size, e.seed, vars(e.split))
     inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
     # Named only where they are not what they were before there was a choice, so that studies keep their names.
     full = e.search.mode if e.search.mode == "full" else ""
@@ -70,7 +70,7 @@ class StudyClient:
         ConfigError: The database cannot be opened.
     """
 
-    def __init__(self, search: Search, name: str, storage: Path | str) -> None:
+    def __init__(self, search: SearchConfig, name: str, storage: Path | str) -> None:
         self.search, self.name = search, name
         self._space = {key: _distribution(key, choice) for key, choice in search.space.items()}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -96,7 +96,7 @@ class StudyClient:
         number = self.asked
         if number >= self.candidates:
             raise StopIteration
-        if number % self.search.batch == 0 and self._running():
+        if number % self.search.ask_batch_size == 0 and self._running():
             return None
         params = self._suggest(number)
         # One entry of the journal: a search killed here leaves the whole candidate or none of it.
@@ -110,13 +110,13 @@ class StudyClient:
         trials = self._study.get_trials(deepcopy=False)[:number]
         if self.search.sampler == "cmaes":
             study = optuna.create_study(directions=self._directions, sampler=self._sampler(number))
-            return _replayed(study, trials, self.search.batch, self._space)
+            return _replayed(study, trials, self.search.ask_batch_size, self._space)
         if (
             self._copy is None
-            or number % self.search.batch == 0
+            or number % self.search.ask_batch_size == 0
             or len(self._copy.get_trials(deepcopy=False)) != number
         ):
-            self._copy = self._copied(trials, number - number % self.search.batch)
+            self._copy = self._copied(trials, number - number % self.search.ask_batch_size)
         # What it suggests stays in the copy as running, as it does in the study.
         self._copy.sampler = self._sampler(number)
         return dict(self._copy.ask(self._space).params)
@@ -190,15 +190,17 @@ class StudyClient:
         match self.search.sampler:
             case "tpe":
                 # The liar keeps the candidates of one batch apart while none of them has a score.
-                return optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=self.search.batch)
+                return optuna.samplers.TPESampler(
+                    seed=seed, constant_liar=True, n_startup_trials=self.search.ask_batch_size
+                )
             case "cmaes":
                 # One for all candidates: it is followed from the first on (`_replayed`).
-                return _cmaes(int(digest(self.name, length=8), 16) % 2**31, self.search.batch)
+                return _cmaes(int(digest(self.name, length=8), 16) % 2**31, self.search.ask_batch_size)
             case _:
                 return optuna.samplers.RandomSampler(seed=seed)
 
 
-def count(search: Search) -> int:
+def count(search: SearchConfig) -> int:
     """How many candidates there will be: what was asked for, but not more than a grid has."""
     if search.sampler != "grid":
         return search.candidates
@@ -247,7 +249,7 @@ def _replayed(
     return dict(study.ask(space).params)
 
 
-def _combination(space: dict[str, Choice], number: int) -> dict[str, Any]:
+def _combination(space: dict[str, SearchDimension], number: int) -> dict[str, Any]:
     """Of a grid, the last key first to change."""
     found: dict[str, Any] = {}
     for key, choice in reversed(space.items()):
@@ -256,7 +258,7 @@ def _combination(space: dict[str, Choice], number: int) -> dict[str, Any]:
     return {key: found[key] for key in space}
 
 
-def _distribution(key: str, choice: Choice) -> BaseDistribution:
+def _distribution(key: str, choice: SearchDimension) -> BaseDistribution:
     if choice.choice:
         return CategoricalDistribution(choice.choice)
     assert choice.low is not None and choice.high is not None
@@ -267,7 +269,7 @@ def _distribution(key: str, choice: Choice) -> BaseDistribution:
 
 def is_whole(key: str) -> bool:
     """Whether a key of an experiment is a whole number."""
-    tables = [keys(), *(table for _, table in other_kinds())]
+    tables = [list_keys(), *(table for _, table in list_other_kinds())]
     return any(table[key][0] == "int" for table in tables if key in table)
 
 
@@ -292,9 +294,9 @@ def check_space(experiment: Experiment) -> None:
         raise ConfigError(
             f"search.sampler is grid, but search.space.{ranges[0]} is a range; list its values as choice: [...]"
         )
-    if e.search.sampler == "cmaes" and e.search.batch < MIN_CMAES_BATCH:
+    if e.search.sampler == "cmaes" and e.search.ask_batch_size < MIN_CMAES_BATCH:
         raise ConfigError(
-            f"search.batch is {e.search.batch}, but search.sampler=cmaes learns from {MIN_CMAES_BATCH} or more at a time; "
+            f"search.batch is {e.search.ask_batch_size}, but search.sampler=cmaes learns from {MIN_CMAES_BATCH} or more at a time; "
             f"set search.batch to at least {MIN_CMAES_BATCH}"
         )
     if not alone and e.search.rungs:
@@ -335,7 +337,7 @@ def check_space(experiment: Experiment) -> None:
             raise ConfigError(f"search.space can draw {shown}: {reason}{share}") from None
 
 
-def _values(key: str, choice: Choice) -> Sequence[Any]:
+def _values(key: str, choice: SearchDimension) -> Sequence[Any]:
     if choice.choice:
         return choice.choice
     low, high = choice.low or 0.0, choice.high or 0.0
@@ -348,7 +350,7 @@ def _values(key: str, choice: Choice) -> Sequence[Any]:
     return range(int(low), int(high) + 1)
 
 
-def medians(rows: Sequence[dict[str, Any]], metric: str, before: int, search: Search) -> dict[float, float]:
+def medians(rows: Sequence[dict[str, Any]], metric: str, before: int, search: SearchConfig) -> dict[float, float]:
     """The bars of a candidate: by how far it is, the median of the means that earlier candidates had there.
 
     How far it is counts folds: 1 after the first, 1.25 after a quarter of the epochs of the second. With `search.prune`

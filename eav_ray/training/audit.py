@@ -90,7 +90,7 @@ def audit(
         items = items_of(windows.ids, asked.data, asked.seed)
         outer = _outer(items, asked)
         validation = outer.validation if outer else ()
-        own = Split(asked.fold.protocol, checkpoint.split.train, validation, tuple(scored))
+        own = Split(asked.split.protocol, checkpoint.split.train, validation, tuple(scored))
     else:
         own = checkpoint.split
         items, outer = _derive(e, own, windows)
@@ -153,7 +153,7 @@ def audit_elsewhere(
 
 def _outer(items: list[Item], e: Experiment) -> Split | None:
     try:
-        return make_split(items, e.fold)
+        return make_split(items, e.split)
     except ConfigError:
         return None
 
@@ -295,7 +295,7 @@ def _selection(e: Experiment, split: Split, items: list[Item], epoch: int) -> Ch
     detail = "no recording of the test side validates"
     if split.protocol in ACROSS:
         try:
-            inner = inner_splits(items, e.fold)
+            inner = inner_splits(items, e.split)
         except ConfigError:
             inner = []
         seen = {i for one in inner for i in (*one.train, *one.validation)}

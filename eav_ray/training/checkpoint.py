@@ -14,7 +14,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from eav_ray.config import Experiment, build, to_dict
+from eav_ray.config import Experiment, build_experiment, to_dict
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Classifier, Shapes
@@ -95,7 +95,7 @@ def from_files(files: dict[str, bytes], *, name: str) -> Checkpoint:
         runtime = documents["experiment"]["runtime"]
         if "bf16" in runtime:  # the key before there was fp16
             runtime["precision"] = "bf16" if runtime.pop("bf16") else "fp32"
-        experiment = build(documents["experiment"], source=f"{name}/experiment.json")
+        experiment = build_experiment(documents["experiment"], source=f"{name}/experiment.json")
         classes = tuple(map(str, state["classes"]))
         return Checkpoint(
             experiment=experiment,

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from eav_ray.config import Optim, Precision, Runtime
+from eav_ray.config import OptimConfig, Precision, RuntimeConfig
 from eav_ray.models.build import Output
 from eav_ray.models.encoder import upcast_half_precision
 from eav_ray.models.fusion import Fusion
@@ -33,8 +33,8 @@ PERSISTENT = 100_000  # elements; ZeRO 3 leaves smaller parameters whole on ever
 
 def make_engine(
     module: nn.Module,
-    optim: Optim,
-    runtime: Runtime,
+    optim: OptimConfig,
+    runtime: RuntimeConfig,
     *,
     device: torch.device,
     resume: dict[str, Tensor] | None = None,
@@ -191,7 +191,7 @@ class _Common:
     nothing that a checkpoint holds is rounded.
     """
 
-    def __init__(self, module: nn.Module, optim: Optim, runtime: Runtime, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, optim: OptimConfig, runtime: RuntimeConfig, device: torch.device) -> None:
         self.rank, self.world_size = rank_and_world_size()
         self.module, self.optim, self.device = module, optim, device
         self.precision: Precision = runtime.precision
@@ -275,8 +275,8 @@ class TorchEngine(_Common):
     def __init__(
         self,
         module: nn.Module,
-        optim: Optim,
-        runtime: Runtime,
+        optim: OptimConfig,
+        runtime: RuntimeConfig,
         device: torch.device,
         resume: dict[str, Tensor] | None,
     ) -> None:
@@ -336,8 +336,8 @@ class DeepSpeedEngine(_Common):
     def __init__(
         self,
         module: nn.Module,
-        optim: Optim,
-        runtime: Runtime,
+        optim: OptimConfig,
+        runtime: RuntimeConfig,
         device: torch.device,
         resume: dict[str, Tensor] | None,
     ) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from eav_ray.config import Experiment, token_width
+from eav_ray.config import Experiment, get_token_width
 from eav_ray.models.build import Classifier, Shapes, build_fusion
 from eav_ray.models.encoder import Encoded
 from eav_ray.training.engine import summed_loss
@@ -53,8 +53,8 @@ def _fusion_flops(experiment: Experiment, shapes: Shapes) -> int:
         return 0
     present = torch.ones(1, n, dtype=torch.bool, device="meta")
     with torch.device("meta"):
-        if e.fusion.reads_pooled:  # no encoder is needed, whose libraries take seconds to load
-            widths = {m: token_width(getattr(e.model, m)) for m in sorted(e.data.modalities)}
+        if e.fusion.uses_pooled_features:  # no encoder is needed, whose libraries take seconds to load
+            widths = {m: get_token_width(getattr(e.model, m)) for m in sorted(e.data.modalities)}
             fusion = build_fusion(e, widths, {m: torch.zeros(1) for m in widths}, shapes.n_outputs)
             tokens = {m: torch.zeros(1, 1, width) for m, width in widths.items()}
             encoded = {m: Encoded(x, torch.ones(1, 1, dtype=torch.bool), x[:, 0]) for m, x in tokens.items()}
@@ -146,7 +146,7 @@ def _cpu_flops() -> float:
 
 
 def _random(experiment: Experiment, modality: str, shapes: Shapes, n: int) -> Batch:
-    p = experiment.profile
+    p = experiment.preprocessing
     rng = np.random.default_rng(0)
     match modality:
         case "eeg":

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from eav_ray.config import Optim
+from eav_ray.config import OptimConfig
 from eav_ray.models.build import Output
 
 Metrics = dict[str, float]
@@ -117,7 +117,7 @@ def fit(
         report(position, sums)
 
 
-def schedule(optim: Optim, steps_per_epoch: int, *, first: int = 0) -> Callable[[Position], float]:
+def schedule(optim: OptimConfig, steps_per_epoch: int, *, first: int = 0) -> Callable[[Position], float]:
     """Linear warm-up, then a cosine to zero; a function of the position, so that there is no state to save.
 
     Args:
@@ -139,7 +139,7 @@ def steps_per_epoch(windows: int, batch: int) -> int:
     return math.ceil(windows / batch)
 
 
-def parameter_groups(named: Iterable[tuple[str, Any]], optim: Optim) -> list[dict[str, Any]]:
+def parameter_groups(named: Iterable[tuple[str, Any]], optim: OptimConfig) -> list[dict[str, Any]]:
     """Parameters that are trained, by what they share: matrices decay, biases, norms and single vectors do not.
 
     `scale` is the group's multiple of the learning rate: encoders may learn more slowly than what reads them.
@@ -147,6 +147,6 @@ def parameter_groups(named: Iterable[tuple[str, Any]], optim: Optim) -> list[dic
     groups: dict[tuple[float, float], list[Any]] = {}
     for name, p in named:
         if p.requires_grad:
-            scale = optim.encoder_lr if name.startswith("encoders.") else 1.0
+            scale = optim.encoder_lr_scale if name.startswith("encoders.") else 1.0
             groups.setdefault((scale, optim.weight_decay if p.ndim > 1 else 0.0), []).append(p)
     return [{"params": p, "scale": scale, "weight_decay": decay} for (scale, decay), p in groups.items()]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from eav_ray.config import EncoderOptim, Experiment, Optim, digest
+from eav_ray.config import EncoderOptimConfig, Experiment, OptimConfig, digest
 from eav_ray.data.split import Split
 from eav_ray.storage import content
 
@@ -44,19 +44,21 @@ class Run:
     start_hash: str = ""  # of that checkpoint's COMMIT
 
     @property
-    def optim(self) -> Optim:
+    def optim(self) -> OptimConfig:
         e = self.experiment
         if self.kind == "encoder":
             return getattr(e.train.encoders, e.data.modalities[0])
         if self.start_hash:
-            return e.train.calibration
+            return e.train.adaptation
         return e.train.joint if self.start else e.optim
 
     @property
     def frozen_epochs(self) -> int:
         """Epochs that train a head on an encoder that keeps its published weights; none where there are none."""
         e, optim = self.experiment, self.optim
-        if not isinstance(optim, EncoderOptim) or not getattr(getattr(e.model, e.data.modalities[0]), "weights", ""):
+        if not isinstance(optim, EncoderOptimConfig) or not getattr(
+            getattr(e.model, e.data.modalities[0]), "weights", ""
+        ):
             return 0
         return optim.frozen_epochs
 
@@ -67,8 +69,8 @@ class Run:
     @property
     def phases(self) -> list["Phase"]:
         optim, frozen = self.optim, self.frozen_epochs
-        found = [Phase(frozen, self.epochs, optim, frozen=optim.encoder_lr == 0)]
-        if frozen and isinstance(optim, EncoderOptim):
+        found = [Phase(frozen, self.epochs, optim, frozen=optim.encoder_lr_scale == 0)]
+        if frozen and isinstance(optim, EncoderOptimConfig):
             found.insert(0, Phase(0, frozen, replace(optim, lr=optim.frozen_lr, epochs=frozen), frozen=True))
         return found
 
@@ -80,8 +82,8 @@ class Run:
         """
         e = self.experiment
         optim = self.optim
-        if isinstance(optim, EncoderOptim) and not self.frozen_epochs:
-            optim = replace(optim, frozen_epochs=0, frozen_lr=EncoderOptim().frozen_lr)
+        if isinstance(optim, EncoderOptimConfig) and not self.frozen_epochs:
+            optim = replace(optim, frozen_epochs=0, frozen_lr=EncoderOptimConfig().frozen_lr)
         common = (
             self.kind,
             self.data,
@@ -91,14 +93,16 @@ class Run:
             COMPUTED[e.runtime.precision],
             optim,
         )
-        profile = {m: getattr(e.profile, m) for m in e.data.modalities} | {"window_s": e.profile.window_s}
-        profile = {k: v if isinstance(v, int) else vars(v) for k, v in profile.items()}
+        preprocessing = {m: getattr(e.preprocessing, m) for m in e.data.modalities} | {
+            "window_s": e.preprocessing.window_s
+        }
+        preprocessing = {k: v if isinstance(v, int) else vars(v) for k, v in preprocessing.items()}
         models = {m: _section(getattr(e.model, m)) for m in e.data.modalities}
         for section in models.values():
             if section.get("weights"):
                 section["weights"] = content(section["weights"])
         fusion = None if self.kind == "encoder" else _section(e.fusion)
-        return f"{self.kind}-{digest(*common, profile, models, fusion, self.encoders, self.start_hash or self.start)}"
+        return f"{self.kind}-{digest(*common, preprocessing, models, fusion, self.encoders, self.start_hash or self.start)}"
 
     @property
     def features(self) -> str:
@@ -108,15 +112,15 @@ class Run:
         only a head is trained. Augmentation would make it another in each epoch.
         """
         e, optim = self.experiment, self.optim
-        if self.kind != "encoder" or optim.encoder_lr or optim.mixup:
+        if self.kind != "encoder" or optim.encoder_lr_scale or optim.mixup:
             return ""
         (m,) = e.data.modalities
         section = _section(getattr(e.model, m))
         if not section.get("weights") or section.get("mask_bands") or section.get("mask_frames"):
             return ""
         section["weights"] = content(section["weights"])
-        profile = [e.profile.window_s, vars(getattr(e.profile, m))]
-        return f"features/{m}-{digest(FEATURES, self.data, profile, section, COMPUTED[e.runtime.precision])}"
+        preprocessing = [e.preprocessing.window_s, vars(getattr(e.preprocessing, m))]
+        return f"features/{m}-{digest(FEATURES, self.data, preprocessing, section, COMPUTED[e.runtime.precision])}"
 
     @property
     def title(self) -> str:
@@ -146,7 +150,7 @@ class Phase:
 
     first: int  # epoch
     last: int  # the epoch after it
-    optim: Optim  # with the learning rate and number of epochs of this part
+    optim: OptimConfig  # with the learning rate and number of epochs of this part
     frozen: bool  # whether encoders stay as they are
 
 

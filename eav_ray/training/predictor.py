@@ -28,10 +28,10 @@ class Predictor:
 
     def __init__(self, checkpoint: ckpt.Checkpoint, device: torch.device) -> None:
         e = checkpoint.experiment
-        self.classes, self.profile = checkpoint.classes, e.profile
+        self.classes, self.preprocessing = checkpoint.classes, e.preprocessing
         self.modalities: tuple[Modality, ...] = e.data.modalities
         self.eeg_channels = checkpoint.shapes.eeg_channels
-        known = MONTAGES.get(e.data.set, ())
+        known = MONTAGES.get(e.data.dataset, ())
         self.montage: tuple[str, ...] = known if len(known) == self.eeg_channels else ()
         self._device = device
         self._model = ckpt.load_model(checkpoint).to(device).eval()
@@ -61,13 +61,13 @@ class Predictor:
         return table
 
     def _decoded(self, modality: str, values: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(as_decoded(values, self.profile) if modality == "video" else values)
+        return np.ascontiguousarray(as_decoded(values, self.preprocessing) if modality == "video" else values)
 
     def of_rows(self, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         """As of a batch, for windows as `windows.cut` makes them: frames go through what a shard would hold of them."""
         tables = []
         for at in range(0, len(rows), BATCH):
-            stored = [as_stored(row, self.profile) for row in rows[at : at + BATCH]]
+            stored = [as_stored(row, self.preprocessing) for row in rows[at : at + BATCH]]
             columns = [*IDS, *self.modalities, *(f"has_{m}" for m in self.modalities)]
             tables.append(self({c: _column([row[c] for row in stored]) for c in columns}))
         return pd.concat(tables, ignore_index=True)

@@ -267,7 +267,7 @@ def open_source(run: Run, context: WorkerContext) -> Source:
     if run.kind != "fusion":
         return RawSource(context.windows, list(run.experiment.data.modalities))
     keys = {m: cache_key(key, run.embed) for m, key in run.encoders.items()}
-    return Embeddings(context.results, keys, context.windows, pooled=run.experiment.fusion.reads_pooled)
+    return Embeddings(context.results, keys, context.windows, pooled=run.experiment.fusion.uses_pooled_features)
 
 
 def _features(run: Run, context: WorkerContext, *, pooled: bool = False) -> Embeddings:

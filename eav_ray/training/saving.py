@@ -107,7 +107,7 @@ class CheckpointWriter:
             run.encoders,
             run.data,
         )
-        keep = 1 if finished else run.experiment.train.keep
+        keep = 1 if finished else run.experiment.train.keep_checkpoints
         for left in range(0 if self._results.is_local else TRIES, -1, -1):
             try:
                 ckpt.save(self._results, run.key, self.attempt, saved)

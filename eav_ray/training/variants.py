@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, get_args, get_type_hints
 
-from eav_ray.config import Experiment, Fusion, override, token_width
+from eav_ray.config import Experiment, FusionConfig, get_token_width, override
 from eav_ray.errors import ConfigError
 
 PARTS = ("subsets", "kinds", "dropout", "positions", "sizes")
@@ -15,7 +15,7 @@ CHEAP = "cheap"  # features that are computed instead of learned, where a modali
 CHEAP_KINDS = {"model.eeg": "bandpower", "model.audio": "mfcc"}
 BASE = "as given"
 HIDDEN = "others hidden"
-KINDS: tuple[str, ...] = get_args(get_type_hints(Fusion)["kind"])
+KINDS: tuple[str, ...] = get_args(get_type_hints(FusionConfig)["kind"])
 SAID: dict[str, str] = {"single_token": "single_token, a linear map"}  # a softmax over one key is 1
 
 
@@ -125,7 +125,7 @@ def _dropout(base: Experiment, *, masked: bool) -> list[Variant] | str:
     """
     if base.fusion.kind == "late_mean":
         return "fusion.kind=late_mean has nothing to train"
-    rate = 0.0 if base.fusion.modality_dropout else Fusion().modality_dropout
+    rate = 0.0 if base.fusion.modality_dropout else FusionConfig().modality_dropout
     name = f"modality dropout {rate:g}" if rate else "no modality dropout"
     changes = {"fusion.modality_dropout": rate}
     hidden = [
@@ -135,7 +135,7 @@ def _dropout(base: Experiment, *, masked: bool) -> list[Variant] | str:
 
 
 def _positions(base: Experiment) -> list[Variant] | str:
-    if base.fusion.kind not in ("shared_attention", "bottleneck") or base.fusion.reads_pooled:
+    if base.fusion.kind not in ("shared_attention", "bottleneck") or base.fusion.uses_pooled_features:
         read = f"fusion.kind={base.fusion.kind}" if base.fusion.kind != "shared_attention" else "fusion.input=pooled"
         return f"{read} reads no time tokens"
     name = "no time marks" if base.fusion.positions else "time marks"
@@ -206,6 +206,6 @@ def _with_heads(base: Experiment, changes: dict[str, Any]) -> dict[str, Any]:
         return changes
     rest = {k: v for k, v in changes.items() if k not in ("fusion.kind", "data.modalities")}
     model = override(base, rest | {"fusion.kind": "late_mean"}).model
-    total = sum(token_width(getattr(model, m)) for m in changes.get("data.modalities", base.data.modalities))
+    total = sum(get_token_width(getattr(model, m)) for m in changes.get("data.modalities", base.data.modalities))
     heads = next(h for h in range(base.fusion.heads, 0, -1) if total % h == 0)
     return changes if heads == base.fusion.heads else changes | {"fusion.heads": heads}

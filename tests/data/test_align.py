@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eav_ray.config import EEGProfile
+from eav_ray.config import EEGPreprocessing
 from eav_ray.data.align import alignment
 from eav_ray.data.manifest import Listing, RawEEG, Recording
 from eav_ray.data.session import Prepared, prepare_eeg
@@ -81,7 +81,7 @@ class Planted:
 @pytest.mark.parametrize("kind", ["clean", "official"])
 @pytest.mark.parametrize("align", ["standardise", "euclidean"])
 def test_a_part_of_a_persons_recordings_is_aligned_as_all_of_them(kind: str, align: str) -> None:
-    profile = EEGProfile(kind=kind, align=align, correlation=0)  # pyright: ignore[reportArgumentType]
+    profile = EEGPreprocessing(kind=kind, align=align, bad_channel_correlation=0)  # pyright: ignore[reportArgumentType]
     everything = dict(prepare_eeg(Planted(), NAMES, profile))
     part = dict(prepare_eeg(Planted(), NAMES[3:], profile, NAMES))
     for recording in NAMES[3:]:
@@ -98,12 +98,12 @@ def test_a_recording_of_another_montage_is_left_to_be_refused() -> None:
             n = 5 if recording.recording == "003" else 6
             return RawEEG(raw.values_CT[:n], raw.hz, raw.channels[:n], raw.unit)
 
-    found = [p for _, p in prepare_eeg(Odd(), NAMES, EEGProfile(align="euclidean", correlation=0))]
+    found = [p for _, p in prepare_eeg(Odd(), NAMES, EEGPreprocessing(align="euclidean", bad_channel_correlation=0))]
     assert [len(p.x_CT) for p in found if isinstance(p, Prepared)] == [6, 6, 6, 5, 6]
 
 
 def test_labels_change_nothing() -> None:
-    profile = EEGProfile(align="euclidean", correlation=0)
+    profile = EEGPreprocessing(align="euclidean", bad_channel_correlation=0)
     other = [replace(r, label=1 - r.label) for r in NAMES]
     for (_, one), (_, two) in zip(
         prepare_eeg(Planted(), NAMES, profile), prepare_eeg(Planted(), other, profile), strict=True

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eav_ray.config import EEGProfile
+from eav_ray.config import EEGPreprocessing
 from eav_ray.data import artefacts
 from eav_ray.data.clean import clean
 from eav_ray.data.eegmat import EEGMAT
 from eav_ray.data.manifest import RawEEG
 from eav_ray.errors import ConfigError, DataError
 
-PLAIN = EEGProfile()
+PLAIN = EEGPreprocessing()
 BLINKS = replace(PLAIN, artefacts="blinks")
 FRONTAL = {"Fp1": 1.0, "Fp2": 1.0, "F7": 0.35, "F8": 0.35, "F3": 0.4, "F4": 0.4, "Fz": 0.4}
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.signal import resample_poly
 
-from eav_ray.config import EEGProfile
+from eav_ray.config import EEGPreprocessing
 from eav_ray.data.clean import clean, sites
 from eav_ray.data.eav import CHANNELS
 from eav_ray.data.manifest import RawEEG
@@ -13,7 +13,7 @@ from eav_ray.errors import DataError
 
 HZ, SECONDS = 500, 20
 TIME_T = np.arange(HZ * SECONDS) / HZ
-UNREFERENCED = EEGProfile(reference="none")
+UNREFERENCED = EEGPreprocessing(reference="none")
 
 
 def raw(values_CT: np.ndarray, *, hz: float = HZ, unit: str = "auto") -> RawEEG:
@@ -64,33 +64,33 @@ def test_the_mains_are_suppressed_less_within_half_a_second_of_the_ends() -> Non
 
 def test_an_offset_and_a_drift_do_not_ring_at_the_ends() -> None:
     offset_and_drift = noise() + 5000 + 20 * TIME_T
-    drifting = clean(raw(offset_and_drift), EEGProfile()).x_CT
-    still = clean(raw(noise()), EEGProfile()).x_CT
+    drifting = clean(raw(offset_and_drift), EEGPreprocessing()).x_CT
+    still = clean(raw(noise()), EEGPreprocessing()).x_CT
     assert np.abs(drifting - still).max() < still.std()
 
 
 @pytest.mark.parametrize(("hz", "seconds"), [(500, 20), (500, 3.5), (256, 4), (100, 4), (200, 2), (1000, 2), (1024, 1)])
 def test_any_rate_becomes_the_profiles(hz: int, seconds: float) -> None:
-    cleaned = clean(raw(noise(4, seconds, hz), hz=hz), EEGProfile()).x_CT
+    cleaned = clean(raw(noise(4, seconds, hz), hz=hz), EEGPreprocessing()).x_CT
     assert cleaned.shape == (4, 100 * seconds)
     assert cleaned.dtype == np.float32
 
 
 def test_the_average_reference_leaves_no_mean() -> None:
-    cleaned = clean(raw(noise() + 40 * np.sin(2 * np.pi * 10 * TIME_T)), EEGProfile()).x_CT
+    cleaned = clean(raw(noise() + 40 * np.sin(2 * np.pi * 10 * TIME_T)), EEGPreprocessing()).x_CT
     np.testing.assert_allclose(cleaned.mean(axis=0), 0, atol=1e-4)
 
 
 def test_volts_are_recognised_and_become_microvolts() -> None:
-    as_microvolt, as_volt = clean(raw(noise()), EEGProfile()), clean(raw(noise() * 1e-6), EEGProfile())
+    as_microvolt, as_volt = clean(raw(noise()), EEGPreprocessing()), clean(raw(noise() * 1e-6), EEGPreprocessing())
     assert (as_microvolt.unit, as_volt.unit) == ("microvolt", "volt")
     np.testing.assert_allclose(as_volt.x_CT, as_microvolt.x_CT, rtol=1e-3, atol=1e-3)
 
 
 def test_a_stated_unit_is_believed() -> None:
-    quality = clean(raw(noise() * 1e-6, unit="volt"), EEGProfile(unit="microvolt"))
+    quality = clean(raw(noise() * 1e-6, unit="volt"), EEGPreprocessing(unit="microvolt"))
     assert quality.unit == "volt"
-    quality = clean(raw(noise()), EEGProfile(unit="microvolt"))
+    quality = clean(raw(noise()), EEGPreprocessing(unit="microvolt"))
     assert quality.unit == "microvolt"
 
 
@@ -120,7 +120,7 @@ def test_a_bad_channel_is_found_and_does_not_touch_the_others(damage: str) -> No
 def test_a_bad_channel_without_a_known_position_is_zero() -> None:
     x_CT = noise(6)
     x_CT[2] = 0
-    cleaned, _, bad, masked, _ = clean(RawEEG(x_CT, HZ, ("A", "B", "C", "D", "E", "F"), "auto"), EEGProfile())
+    cleaned, _, bad, masked, _ = clean(RawEEG(x_CT, HZ, ("A", "B", "C", "D", "E", "F"), "auto"), EEGPreprocessing())
     assert (bad, masked) == ({"C": "flat"}, ("C",))
     assert not cleaned[2].any() and cleaned[[0, 1, 3, 4, 5]].std(axis=1).all()
 
@@ -129,7 +129,7 @@ def test_a_bad_channel_without_a_known_position_is_zero() -> None:
 def test_few_channels_are_enough(channels: int) -> None:
     x_CT = noise(channels)
     x_CT[1] = np.nan
-    cleaned = clean(raw(x_CT), EEGProfile())
+    cleaned = clean(raw(x_CT), EEGPreprocessing())
     assert cleaned.bad == {CHANNELS[1]: "not finite"} and np.isfinite(cleaned.x_CT).all()
 
 
@@ -145,18 +145,18 @@ def test_few_channels_are_enough(channels: int) -> None:
 )
 def test_what_is_no_recording_is_refused(spoil, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        clean(RawEEG(spoil(noise()), HZ, CHANNELS, "auto"), EEGProfile())
+        clean(RawEEG(spoil(noise()), HZ, CHANNELS, "auto"), EEGPreprocessing())
 
 
 def test_a_rate_too_slow_for_the_band_is_refused_with_the_way_out() -> None:
     with pytest.raises(DataError, match="set profile.eeg.high_hz below 32"):
-        clean(raw(noise(4, 20, 64), hz=64), EEGProfile())
+        clean(raw(noise(4, 20, 64), hz=64), EEGPreprocessing())
 
 
 def test_the_input_is_left_alone() -> None:
     x_CT = noise()
     before = x_CT.copy()
-    clean(raw(x_CT), EEGProfile())
+    clean(raw(x_CT), EEGPreprocessing())
     np.testing.assert_array_equal(x_CT, before)
 
 
@@ -190,9 +190,9 @@ def test_filters_are_those_of_mne() -> None:
 
 def test_no_channel_is_uncorrelated_where_none_is_asked_about() -> None:
     x_CT = np.random.default_rng(0).normal(0, 30, (30, 10000))
-    assert clean(raw(x_CT), EEGProfile(correlation=0)).bad == {}
+    assert clean(raw(x_CT), EEGPreprocessing(bad_channel_correlation=0)).bad == {}
     with pytest.raises(DataError, match=r"uncorrelated.*profile\.eeg\.correlation=0"):
-        clean(raw(x_CT), EEGProfile())
+        clean(raw(x_CT), EEGPreprocessing())
 
 
 def test_names_as_recorders_write_them_mean_their_positions() -> None:
@@ -204,8 +204,8 @@ def test_names_as_recorders_write_them_mean_their_positions() -> None:
 def test_a_bad_channel_is_interpolated_whatever_the_recorder_called_it() -> None:
     x_CT = noise()
     x_CT[5] = 0
-    plain = clean(raw(x_CT), EEGProfile())
+    plain = clean(raw(x_CT), EEGPreprocessing())
     named = RawEEG(x_CT, HZ, tuple(f"EEG {name.upper()}-REF" for name in CHANNELS), "auto")
-    found = clean(named, EEGProfile())
+    found = clean(named, EEGPreprocessing())
     assert found.masked == () and found.bad == {f"EEG {CHANNELS[5].upper()}-REF": "flat"}
     np.testing.assert_array_equal(found.x_CT, plain.x_CT)

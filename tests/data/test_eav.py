@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from eav_ray.config import Data
+from eav_ray.config import DataConfig
 from eav_ray.data import sets
 from eav_ray.data.eav import CLASSES, EAV
 from eav_ray.data.manifest import Listing
@@ -262,21 +262,21 @@ def test_a_folder_of_something_else_is_refused_with_what_was_expected(tmp_path: 
 def test_the_experiment_chooses_people(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         plant(tmp_path, number=number, folder=f"subject{number}")
-    data = Data(root=str(tmp_path), subjects=("subject2",))
+    data = DataConfig(root=str(tmp_path), subjects=("subject2",))
     dataset, listing = sets.scan(data)
     assert {r.subject for r in listing.recordings} == {"subject2"}
     assert sets.eeg_channels(dataset, listing) == 30
     with pytest.raises(ConfigError, match=r'"subject02"; allowed are subject1, subject2, subject3; did you mean "sub'):
-        sets.scan(Data(root=str(tmp_path), subjects=("subject02",)))
+        sets.scan(DataConfig(root=str(tmp_path), subjects=("subject02",)))
 
 
 def test_the_experiment_gets_only_recordings_that_it_can_use(tmp_path: Path) -> None:
     remove(plant(tmp_path), "Audio", "004")
-    _, listing = sets.scan(Data(root=str(tmp_path), modalities=("audio",), tasks=("speaking", "listening")))
+    _, listing = sets.scan(DataConfig(root=str(tmp_path), modalities=("audio",), tasks=("speaking", "listening")))
     assert keys(listing) == ["001", "003", "006"]
     assert [(p.recording, p.reason) for p in listing.problems][-1] == ("004", "has none of audio; left out")
 
 
 def test_a_root_and_modalities_are_checked() -> None:
     with pytest.raises(ConfigError, match=r"set data\.root=\.\.\."):
-        sets.open_data(Data())
+        sets.open_data(DataConfig())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.signal import butter, resample_poly, sosfilt
 
-from eav_ray.config import EEGProfile, Experiment, override
+from eav_ray.config import EEGPreprocessing, Experiment, override
 from eav_ray.data.eav import CHANNELS
 from eav_ray.data.manifest import Listing, RawEEG, Recording
 from eav_ray.data.official import decimate
@@ -15,7 +15,7 @@ from eav_ray.data.session import Prepared, prepare_eeg
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime.preprocess import shard_store
 
-OFFICIAL = EEGProfile(kind="official")
+OFFICIAL = EEGPreprocessing(kind="official")
 RECORDINGS = [Recording("p1", f"{i + 1:03d}", 0, "speaking", i, eeg="p1.mat", eeg_index=i) for i in range(4)]
 
 

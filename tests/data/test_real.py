@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from eav_ray.config import Data, Profile
+from eav_ray.config import DataConfig, Preprocessing
 from eav_ray.data import audio, sets, video
 from eav_ray.data.session import prepare_eeg
 from eav_ray.data.windows import cut
@@ -31,7 +31,7 @@ def real() -> Path:
 
 
 def test_ravdess_has_its_clips(real: Path) -> None:
-    dataset, listing = sets.scan(Data(set="ravdess", root=str(real), modalities=("audio",)))
+    dataset, listing = sets.scan(DataConfig(dataset="ravdess", root=str(real), modalities=("audio",)))
     assert listing.problems == ()
     people = Counter(r.subject for r in listing.recordings)
     assert set(people.values()) == {36}  # 4 neutral, 8 of each other emotion
@@ -41,9 +41,9 @@ def test_ravdess_has_its_clips(real: Path) -> None:
 
 
 def test_a_ravdess_clip_is_one_window(real: Path) -> None:
-    dataset, listing = sets.scan(Data(set="ravdess", root=str(real / "ravdess"), modalities=("audio",)))
+    dataset, listing = sets.scan(DataConfig(dataset="ravdess", root=str(real / "ravdess"), modalities=("audio",)))
     for recording in listing.recordings[::50]:
-        made = cut(recording, Profile(), ("audio",), prepared=None, eeg_channels=0)
+        made = cut(recording, Preprocessing(), ("audio",), prepared=None, eeg_channels=0)
         (row,) = made.windows
         assert made.problems == ()
         assert row["has_audio"] and 2 < row["audio_seconds"] <= 5
@@ -66,16 +66,16 @@ def test_original_and_converted_clips_sound_the_same(real: Path) -> None:
 
 
 def test_eegmat_has_its_shapes(real: Path) -> None:
-    dataset, listing = sets.scan(Data(set="eegmat", root=str(real / "eegmat"), modalities=("eeg",)))
+    dataset, listing = sets.scan(DataConfig(dataset="eegmat", root=str(real / "eegmat"), modalities=("eeg",)))
     assert listing.problems == ()
     assert Counter(r.label for r in listing.recordings)[0] == len(listing.recordings) / 2
     assert sets.eeg_channels(dataset, listing) == 19
     two = listing.recordings[:2]
-    for (recording, prepared), seconds in zip(prepare_eeg(dataset, two, Profile().eeg), (182, 62), strict=True):
+    for (recording, prepared), seconds in zip(prepare_eeg(dataset, two, Preprocessing().eeg), (182, 62), strict=True):
         raw = dataset.read_eeg(recording)
         assert raw.values_CT.shape == (19, 500 * seconds) and raw.hz == 500
         assert not {"A2-A1", "ECG"} & set(raw.channels)
-        made = cut(recording, Profile(), ("eeg",), prepared=prepared, eeg_channels=19)
+        made = cut(recording, Preprocessing(), ("eeg",), prepared=prepared, eeg_channels=19)
         assert made.problems == () and len(made.windows) == seconds // 5
         assert all(1 < row["eeg"].std() < 100 for row in made.windows)  # microvolts
 
@@ -92,7 +92,7 @@ def test_a_broken_edf_is_a_data_error_or_shorter(real: Path, tmp_path: Path) -> 
         broken.append(bytes(garbled))
     for content in broken:
         path.write_bytes(content)
-        dataset, listing = sets.scan(Data(set="eegmat", root=str(tmp_path), modalities=("eeg",)))
+        dataset, listing = sets.scan(DataConfig(dataset="eegmat", root=str(tmp_path), modalities=("eeg",)))
         assert "Subject00_2.edf is missing" in listing.problems[0].reason
         try:
             dataset.read_eeg(listing.recordings[0])

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eav_ray.config import Data, EEGProfile, Modality, Profile, VideoProfile
+from eav_ray.config import DataConfig, EEGPreprocessing, Modality, Preprocessing, VideoPreprocessing
 from eav_ray.data import frames
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import (
@@ -31,7 +31,9 @@ from eav_ray.data.split import items_of
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store, sha256
 
-PROFILE = Profile(window_s=1, eeg=EEGProfile(hz=50, high_hz=20.0), video=VideoProfile(fps=2, size=4, codec="raw"))
+PROFILE = Preprocessing(
+    window_s=1, eeg=EEGPreprocessing(hz=50, high_hz=20.0), video=VideoPreprocessing(fps=2, size=4, codec="raw")
+)
 CHANNELS = 3
 MODALITIES: tuple[Modality, ...] = ("audio", "eeg", "video")
 SCHEMA = schema(PROFILE, CHANNELS, MODALITIES)
@@ -137,7 +139,7 @@ def test_a_shard_that_lacks_a_column_is_named(shards: Shards, lacking: str, tmp_
 
 
 def test_a_shard_of_another_profile_is_named(shards: Shards, tmp_path: Path) -> None:
-    other = replace(PROFILE, eeg=EEGProfile(hz=100, high_hz=20.0))
+    other = replace(PROFILE, eeg=EEGPreprocessing(hz=100, high_hz=20.0))
     made = [row | {"eeg": np.zeros((CHANNELS, 100), np.float32)} for row in shards.parts[1]]
     shards.files[1] = shards.put("p1.parquet", to_table(made, schema(other, CHANNELS, MODALITIES)))
     with pytest.raises(DataError, match="p1.parquet.*preprocess again"):
@@ -215,7 +217,7 @@ def test_a_cap_below_one_experiment_is_a_config_error(shards: Shards, tmp_path: 
 
 def test_jpeg_frames_come_back_in_any_order_as_close_as_jpeg_is(tmp_path: Path) -> None:
     """Mean absolute difference in grey levels, of smooth frames at quality 95; no video comes back as exact zeros."""
-    profile = replace(PROFILE, video=VideoProfile(fps=2, size=32))
+    profile = replace(PROFILE, video=VideoPreprocessing(fps=2, size=32))
     of = schema(profile, CHANNELS, MODALITIES)
     made = rows(6, 0)
     ramp = np.linspace(0, 255, 32)
@@ -268,7 +270,7 @@ def test_permuted_labels_do_not_depend_on_which_recordings_a_process_may_see(tmp
             files.append(replace(made.put(f"{subject}{part}.parquet", to_table(recordings, SCHEMA)), subject=subject))
     made.files = files
     whole = made.windows(tmp_path / "cache")
-    data = Data(modalities=MODALITIES, labels="permuted")
+    data = DataConfig(modalities=MODALITIES, labels="permuted")
     expected = {i.id: i.label for i in items_of(whole.ids, data, 0)}
     only = ("p1/00", "p1/03", "p1/12", "p1/19")
     few = Windows(made.store, made.index, cache=tmp_path / "cache", cache_gb=1, only=only)

@@ -7,7 +7,7 @@ from typing import cast, get_args
 import pandas as pd
 import pytest
 
-from eav_ray.config import Data, Fold, Protocol
+from eav_ray.config import DataConfig, Protocol, SplitConfig
 from eav_ray.data.manifest import LISTENING
 from eav_ray.data.split import (
     Item,
@@ -44,14 +44,14 @@ def recordings(n_people: int = N_PEOPLE, *, listening: bool = True) -> list[Item
 ITEMS = recordings()
 BY_ID = {i.id: i for i in ITEMS}
 FOLDS = [
-    Fold(protocol=p, index=i, of=4, seed=seed)
+    SplitConfig(protocol=p, index=i, n_folds=4, seed=seed)
     for p in PROTOCOLS
     for seed in ((0, 1) if p == "subject_kfold" else (0,))
-    for i in range(fold_count(ITEMS, Fold(protocol=p, of=4)))
+    for i in range(fold_count(ITEMS, SplitConfig(protocol=p, n_folds=4)))
 ]
 
 
-def named(fold: Fold) -> str:
+def named(fold: SplitConfig) -> str:
     return f"{fold.protocol}-{fold.index}-{fold.seed}"
 
 
@@ -60,7 +60,7 @@ def people(ids: tuple[str, ...]) -> set[str]:
 
 
 @pytest.mark.parametrize("fold", FOLDS, ids=named)
-def test_no_recording_is_on_two_sides(fold: Fold) -> None:
+def test_no_recording_is_on_two_sides(fold: SplitConfig) -> None:
     split = make_split(ITEMS, fold)
     together = split.train + split.validation + split.test
     assert len(together) == len(set(together))
@@ -68,14 +68,14 @@ def test_no_recording_is_on_two_sides(fold: Fold) -> None:
 
 
 @pytest.mark.parametrize("fold", [f for f in FOLDS if f.protocol in ("subject_kfold", "loso")], ids=named)
-def test_no_person_is_both_trained_on_and_reported_on(fold: Fold) -> None:
+def test_no_person_is_both_trained_on_and_reported_on(fold: SplitConfig) -> None:
     split = make_split(ITEMS, fold)
     assert not people(split.train) & people(split.test)
     assert people(split.train) | people(split.test) == {i.subject for i in ITEMS}
 
 
 @pytest.mark.parametrize("fold", FOLDS, ids=named)
-def test_listening_is_trained_on_but_never_scored(fold: Fold) -> None:
+def test_listening_is_trained_on_but_never_scored(fold: SplitConfig) -> None:
     split = make_split(ITEMS, fold)
     assert LISTENING in {BY_ID[i].task for i in split.train}
     assert {BY_ID[i].task for i in split.validation + split.test} == {"speaking"}
@@ -83,8 +83,8 @@ def test_listening_is_trained_on_but_never_scored(fold: Fold) -> None:
 
 @pytest.mark.parametrize("protocol", ["within", "within_validated", "paper"])
 def test_within_people_there_is_a_fold_for_each_and_no_recording_is_tested_twice(protocol: Protocol) -> None:
-    assert fold_count(ITEMS, Fold(protocol=protocol, of=3)) == N_PEOPLE
-    splits = [make_split(ITEMS, Fold(protocol=protocol, index=i)) for i in range(N_PEOPLE)]
+    assert fold_count(ITEMS, SplitConfig(protocol=protocol, n_folds=3)) == N_PEOPLE
+    splits = [make_split(ITEMS, SplitConfig(protocol=protocol, index=i)) for i in range(N_PEOPLE)]
     assert [len(people(s.train + s.test)) for s in splits] == [1] * N_PEOPLE
     tested = [i for s in splits for i in s.test]
     assert len(tested) == len(set(tested)) and people(tuple(tested)) == {i.subject for i in ITEMS}
@@ -95,10 +95,10 @@ def test_within_people_there_is_a_fold_for_each_and_no_recording_is_tested_twice
     ("protocol", "of"), [("subject_kfold", 2), ("subject_kfold", 3), ("subject_kfold", 8), ("loso", 2)]
 )
 def test_every_person_is_tested_exactly_once(protocol: Protocol, of: int, seed: int) -> None:
-    fold = Fold(protocol=protocol, of=of, seed=seed)
+    fold = SplitConfig(protocol=protocol, n_folds=of, seed=seed)
     count = fold_count(ITEMS, fold)
     assert count == (of if protocol == "subject_kfold" else N_PEOPLE)
-    splits = [make_split(ITEMS, Fold(protocol=protocol, of=of, seed=seed, index=i)) for i in range(count)]
+    splits = [make_split(ITEMS, SplitConfig(protocol=protocol, n_folds=of, seed=seed, index=i)) for i in range(count)]
     tested = Counter(i for s in splits for i in s.test)
     assert tested == Counter(i.id for i in ITEMS if i.task != LISTENING)
     sizes = [len(people(s.test)) for s in splits]
@@ -108,7 +108,7 @@ def test_every_person_is_tested_exactly_once(protocol: Protocol, of: int, seed: 
 @pytest.mark.parametrize("protocol", ["paper", "within", "within_validated"])
 @pytest.mark.parametrize("index", range(N_PEOPLE))
 def test_within_a_person_the_test_is_the_last_30_percent_in_time_of_each_class(protocol: Protocol, index: int) -> None:
-    split = make_split(ITEMS, Fold(protocol=protocol, index=index))
+    split = make_split(ITEMS, SplitConfig(protocol=protocol, index=index))
     (person,) = people(split.train + split.test)
     assert person == f"subject{index + 1}"
     held_out = 3 if protocol == "within_validated" else 0
@@ -125,7 +125,7 @@ def test_within_a_person_the_test_is_the_last_30_percent_in_time_of_each_class(p
 
 
 @pytest.mark.parametrize("fold", [f for f in FOLDS if f.protocol in SEARCHED], ids=named)
-def test_choices_are_made_on_training_rows_alone(fold: Fold) -> None:
+def test_choices_are_made_on_training_rows_alone(fold: SplitConfig) -> None:
     outer, inner = make_split(ITEMS, fold), inner_splits(ITEMS, fold)
     for split in inner:
         assert split.test == ()
@@ -134,7 +134,7 @@ def test_choices_are_made_on_training_rows_alone(fold: Fold) -> None:
         assert not set(split.train) & set(split.validation)
     if fold.protocol == "within_validated":
         return
-    assert len(inner) == fold.inner
+    assert len(inner) == fold.n_inner_folds
     for split in inner:
         assert not people(split.train) & people(split.validation)
         assert not people(split.train + split.validation) & people(outer.test)
@@ -145,11 +145,11 @@ def test_choices_are_made_on_training_rows_alone(fold: Fold) -> None:
 @pytest.mark.parametrize("protocol", ["paper", "within"])
 def test_a_protocol_without_validation_rows_cannot_be_searched(protocol: Protocol) -> None:
     with pytest.raises(ConfigError, match="within_validated"):
-        inner_splits(ITEMS, Fold(protocol=protocol))
+        inner_splits(ITEMS, SplitConfig(protocol=protocol))
 
 
 @pytest.mark.parametrize("fold", FOLDS, ids=named)
-def test_a_split_is_a_function_of_recordings_fold_and_seed(fold: Fold) -> None:
+def test_a_split_is_a_function_of_recordings_fold_and_seed(fold: SplitConfig) -> None:
     shuffled = random.Random(1).sample(ITEMS, len(ITEMS))
     assert make_split(shuffled, fold) == make_split(ITEMS, fold)
     if fold.protocol in SEARCHED:
@@ -157,27 +157,27 @@ def test_a_split_is_a_function_of_recordings_fold_and_seed(fold: Fold) -> None:
 
 
 def test_the_seed_divides_people_anew() -> None:
-    tests = {make_split(ITEMS, Fold(of=4, seed=seed)).test for seed in range(5)}
+    tests = {make_split(ITEMS, SplitConfig(n_folds=4, seed=seed)).test for seed in range(5)}
     assert len(tests) > 1
 
 
 @pytest.mark.parametrize(
     ("fold", "message"),
     [
-        (Fold(of=9), "fold.of is 9, but the manifest has only 8 subjects; set fold.of to at most 8"),
-        (Fold(of=4, index=4), "fold.index is 4, but there are 4 folds; use 0 to 3"),
-        (Fold(protocol="loso", index=8), "use 0 to 7"),
-        (Fold(protocol="within", index=8), "use 0 to 7"),
+        (SplitConfig(n_folds=9), "fold.of is 9, but the manifest has only 8 subjects; set fold.of to at most 8"),
+        (SplitConfig(n_folds=4, index=4), "fold.index is 4, but there are 4 folds; use 0 to 3"),
+        (SplitConfig(protocol="loso", index=8), "use 0 to 7"),
+        (SplitConfig(protocol="within", index=8), "use 0 to 7"),
     ],
 )
-def test_a_fold_that_does_not_exist_is_refused_with_those_that_do(fold: Fold, message: str) -> None:
+def test_a_fold_that_does_not_exist_is_refused_with_those_that_do(fold: SplitConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_split(ITEMS, fold)
 
 
 def test_more_inner_folds_than_training_people_are_refused() -> None:
     with pytest.raises(ConfigError, match="set fold.inner to at most 4"):
-        inner_splits(ITEMS, Fold(of=2, inner=5))
+        inner_splits(ITEMS, SplitConfig(n_folds=2, n_inner_folds=5))
 
 
 A, B, C = "subject1/000", "subject1/002", "subject2/000"
@@ -215,7 +215,7 @@ def table(items: list[Item]) -> pd.DataFrame:
 
 @pytest.mark.parametrize("count", [1, 5, 7, 99])
 def test_what_calibrates_a_person_comes_first_is_balanced_and_is_never_scored(count: int) -> None:
-    outer = make_split(ITEMS, Fold(protocol="subject_kfold", of=4, index=1))
+    outer = make_split(ITEMS, SplitConfig(protocol="subject_kfold", n_folds=4, index=1))
     person = sorted(people(outer.test))[0]
     split = calibration_split(outer, ITEMS, person, count)
     check(split, ITEMS)
@@ -231,7 +231,7 @@ def test_what_calibrates_a_person_comes_first_is_balanced_and_is_never_scored(co
 
 @pytest.mark.parametrize("count", [0, 100, 101])
 def test_a_calibration_that_leaves_nothing_to_score_is_refused(count: int) -> None:
-    outer = make_split(ITEMS, Fold(protocol="subject_kfold", of=4, index=1))
+    outer = make_split(ITEMS, SplitConfig(protocol="subject_kfold", n_folds=4, index=1))
     person = sorted(people(outer.test))[0]
     with pytest.raises(ConfigError, match=f"{count} recordings cannot calibrate {person}, who has 100: give 1 to 99"):
         calibration_split(outer, ITEMS, person, count)
@@ -242,27 +242,29 @@ def test_a_calibration_that_leaves_nothing_to_score_is_refused(count: int) -> No
 
 def test_permuted_labels_keep_each_persons_class_counts() -> None:
     ids = table(ITEMS)
-    true = items_of(ids, Data(modalities=("audio",)), 0)
+    true = items_of(ids, DataConfig(modalities=("audio",)), 0)
     assert sorted(true, key=lambda i: i.id) == sorted(ITEMS, key=lambda i: i.id)
-    permuted = items_of(ids, Data(modalities=("audio",), labels="permuted"), 0)
+    permuted = items_of(ids, DataConfig(modalities=("audio",), labels="permuted"), 0)
     counts = [Counter((i.subject, i.task, i.label) for i in items) for items in (true, permuted)]
     assert counts[0] == counts[1]
     changed = sum(BY_ID[i.id].label != i.label for i in permuted) / len(permuted)
     assert 0.7 < changed < 0.9  # 4 of 5 by chance
-    assert permuted == items_of(ids.sample(frac=1, random_state=0), Data(modalities=("audio",), labels="permuted"), 0)
-    assert permuted != items_of(ids, Data(modalities=("audio",), labels="permuted"), 1)
+    assert permuted == items_of(
+        ids.sample(frac=1, random_state=0), DataConfig(modalities=("audio",), labels="permuted"), 0
+    )
+    assert permuted != items_of(ids, DataConfig(modalities=("audio",), labels="permuted"), 1)
 
 
 @pytest.mark.parametrize("protocol", ["within_validated", "subject_kfold"])
 def test_permuted_labels_are_those_of_all_recordings_however_few_are_seen(protocol: Protocol) -> None:
     ids = table(ITEMS)
-    permuted = Data(modalities=("audio", "eeg"), labels="permuted")
+    permuted = DataConfig(modalities=("audio", "eeg"), labels="permuted")
     labels = {i.id: i.label for i in items_of(ids, permuted, 0)}
-    train = make_split(items_of(ids, permuted, 0), Fold(protocol=protocol)).train
+    train = make_split(items_of(ids, permuted, 0), SplitConfig(protocol=protocol)).train
     views = [
         items_of(ids[ids["id"].isin(train)], permuted, 0),  # a worker
-        items_of(ids, Data(modalities=("eeg",), labels="permuted"), 0),  # an encoder whose file is missing once
-        items_of(ids, Data(modalities=("eeg",), labels="permuted", subjects=("subject3",)), 0),
+        items_of(ids, DataConfig(modalities=("eeg",), labels="permuted"), 0),  # an encoder whose file is missing once
+        items_of(ids, DataConfig(modalities=("eeg",), labels="permuted", subjects=("subject3",)), 0),
     ]
     for seen in views:
         assert {i.id: i.label for i in seen} == {i.id: labels[i.id] for i in seen}
@@ -270,20 +272,22 @@ def test_permuted_labels_are_those_of_all_recordings_however_few_are_seen(protoc
 
 def test_a_recording_without_any_wanted_modality_is_left_out() -> None:
     ids = table(ITEMS)
-    left = {i.id for i in items_of(ids, Data(modalities=("eeg",)), 0)}
+    left = {i.id for i in items_of(ids, DataConfig(modalities=("eeg",)), 0)}
     assert left == {i.id for i in ITEMS if i.order != 0}
-    assert len(items_of(ids, Data(modalities=("audio", "eeg")), 0)) == len(ITEMS)
-    assert {i.subject for i in items_of(ids, Data(modalities=("eeg",), subjects=("subject3",)), 0)} == {"subject3"}
+    assert len(items_of(ids, DataConfig(modalities=("audio", "eeg")), 0)) == len(ITEMS)
+    assert {i.subject for i in items_of(ids, DataConfig(modalities=("eeg",), subjects=("subject3",)), 0)} == {
+        "subject3"
+    }
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (Data(modalities=("video",)), "data.modalities names video"),
-        (Data(modalities=("eeg",), subjects=("subject9",)), "data.subjects names subject9"),
+        (DataConfig(modalities=("video",)), "data.modalities names video"),
+        (DataConfig(modalities=("eeg",), subjects=("subject9",)), "data.subjects names subject9"),
     ],
 )
-def test_what_the_shards_do_not_hold_is_refused(data: Data, message: str) -> None:
+def test_what_the_shards_do_not_hold_is_refused(data: DataConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_subjects(table(ITEMS), data)
         items_of(table(ITEMS), data, 0)

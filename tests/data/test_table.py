@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from eav_ray.config import Data
+from eav_ray.config import DataConfig
 from eav_ray.data import sets
 from eav_ray.data.table import Table
 from eav_ray.errors import ConfigError, DataError
@@ -143,10 +143,10 @@ def test_garbage_for_eeg_is_a_data_error(tmp_path: Path, suffix: str) -> None:
 def test_the_experiment_may_only_ask_for_what_there_is(media: Path) -> None:
     path = write(media, "1,x,0,a.wav,")
     with pytest.raises(ConfigError, match=r"asks for eeg, but manifest .* offers audio,video; set data.modalities="):
-        sets.open_data(Data(set="manifest", root=path))
+        sets.open_data(DataConfig(dataset="manifest", root=path))
     many = write(media, *(f"p{i},x,0,a.wav," for i in range(20)))
     with pytest.raises(ConfigError, match=r'"q1"; allowed are p0, p1, .*\(20 people\)'):
-        sets.scan(Data(set="manifest", root=many, modalities=("audio",), subjects=("q1",)))
+        sets.scan(DataConfig(dataset="manifest", root=many, modalities=("audio",), subjects=("q1",)))
 
 
 def test_the_channels_are_those_of_the_first_eeg_that_can_be_read(tmp_path: Path) -> None:

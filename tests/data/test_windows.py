@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from eav_ray.config import Modality, Profile, VideoProfile
+from eav_ray.config import Modality, Preprocessing, VideoPreprocessing
 from eav_ray.data.manifest import Listing, RawEEG, Recording
 from eav_ray.data.session import prepare_eeg
 from eav_ray.data.windows import Cut, cut
 
-PROFILE = Profile(window_s=1, video=VideoProfile(fps=5, size=16))
+PROFILE = Preprocessing(window_s=1, video=VideoPreprocessing(fps=5, size=16))
 ALL = ("audio", "eeg", "video")
 
 
@@ -80,7 +80,7 @@ def recording(
 
 
 def cut_all(
-    dataset: Noise, made: Recording, profile: Profile, modalities: tuple[Modality, ...], *, eeg_channels: int
+    dataset: Noise, made: Recording, profile: Preprocessing, modalities: tuple[Modality, ...], *, eeg_channels: int
 ) -> Cut:
     prepared = next(prepare_eeg(dataset, [made], profile.eeg))[1] if made.eeg else None
     return cut(made, profile, modalities, prepared=prepared, eeg_channels=eeg_channels)
@@ -115,7 +115,7 @@ def test_windows_are_aligned_and_typed(tmp_path: Path) -> None:
 def test_windows_put_together_are_the_whole_recording(tmp_path: Path) -> None:
     dataset, made = recording(tmp_path, eeg_s=4)
     short = cut_rows(dataset, made, PROFILE, ("eeg",), eeg_channels=4)
-    (whole,) = cut_rows(dataset, made, Profile(window_s=4), ("eeg",), eeg_channels=4)
+    (whole,) = cut_rows(dataset, made, Preprocessing(window_s=4), ("eeg",), eeg_channels=4)
     np.testing.assert_array_equal(np.concatenate([row["eeg"] for row in short], axis=1), whole["eeg"])
 
 
@@ -147,7 +147,7 @@ def test_the_longest_modality_decides_the_number(tmp_path: Path) -> None:
 
 
 def test_a_recording_shorter_than_a_window_is_one_window(tmp_path: Path) -> None:
-    profile = Profile(window_s=5, video=PROFILE.video)
+    profile = Preprocessing(window_s=5, video=PROFILE.video)
     (row,) = cut_rows(*recording(tmp_path, audio_s=1.5, video_s=0.3), profile, ALL, eeg_channels=4)
     assert row["has_audio"] and row["has_video"] and not row["has_eeg"]
     assert row["audio_seconds"] == 1.5 and row["video"].shape == (25, 16, 16, 3)

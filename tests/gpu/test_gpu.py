@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.gpu import classifier, experiment_of, windows
-from eav_ray.config import Precision, Runtime, override
+from eav_ray.config import Precision, RuntimeConfig, override
 from eav_ray.models.audio import FilterBank
 from eav_ray.training import precision
 from eav_ray.training.engine import make_engine
@@ -45,7 +45,7 @@ def make(
     offload: bool = False,
     **resume: Any,
 ) -> Engine:
-    runtime = Runtime(engine=name, zero_stage=stage, workers=1, precision=computed_in, offload=offload)
+    runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1, precision=computed_in, offload=offload)
     made = module(dropout)
     if start is not None:
         made.load_state_dict(start)

@@ -313,7 +313,7 @@ def test_the_filter_bank_is_that_of_the_library(name: str, max_length: int) -> N
 
 @pytest.mark.parametrize("max_length", [512, 1024])
 def test_the_filter_bank_is_that_of_the_library_on_real_speech(real: Path, max_length: int) -> None:
-    _, listing = sets.scan(config.Data(set="ravdess", root=str(real), modalities=("audio",)))
+    _, listing = sets.scan(config.DataConfig(dataset="ravdess", root=str(real), modalities=("audio",)))
     some = [r for r in listing.recordings if r.audio is not None][::16]
     assert len({r.subject for r in some}) > 12
     library = ASTFeatureExtractor(max_length=max_length)

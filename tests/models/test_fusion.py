@@ -415,7 +415,7 @@ def test_heads_that_do_not_divide_the_concatenation_are_refused_before_anything_
     assert isinstance(build_fusion(e, PUBLISHED, {}, 5), SingleToken)
 
 
-@pytest.mark.parametrize("kind", get_args(get_type_hints(config.Fusion)["kind"]))
+@pytest.mark.parametrize("kind", get_args(get_type_hints(config.FusionConfig)["kind"]))
 @pytest.mark.parametrize("reads", ["tokens", "pooled"])
 def test_every_kind_of_the_experiment_is_built(kind: str, reads: str) -> None:
     e = override(Experiment(), {"fusion.kind": kind, "fusion.input": reads, "fusion.width": 16, "fusion.heads": 4})

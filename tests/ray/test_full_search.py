@@ -15,7 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from eav_ray.config import load, parse_changes
+from eav_ray.config import load_experiment, parse_changes
 from eav_ray.search.study import StudyClient
 from eav_ray.training.plan import SCORE
 from tests.ray.conftest import REPOSITORY, TINY
@@ -107,7 +107,7 @@ def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, 
     # What was finished before the kill was not trained again, and all that was suggested follows from the scores, as in
     # a search that nobody stopped.
     pd.testing.assert_frame_equal(rows[rows["candidate"].isin(before["candidate"])][before.columns], before)
-    e = load(str(TINY), parse_changes(search.words[1:]))
+    e = load_experiment(str(TINY), parse_changes(search.words[1:]))
     owner = StudyClient(e.search, folder.name, place / "replayed.log")
     changes, scores = rows.groupby("candidate")["changes"].first(), rows.groupby("candidate")[SCORE].mean()
     while (number := len(owner.completed())) < e.search.candidates:

@@ -14,7 +14,7 @@ import safetensors.torch
 import timm
 import torch
 
-from eav_ray.config import load, parse_changes
+from eav_ray.config import load_experiment, parse_changes
 from eav_ray.data.synthetic import CLASSES
 from eav_ray.errors import DataError
 from eav_ray.runtime.score import Task, _Scorer
@@ -170,7 +170,7 @@ def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continu
     clean = tables["clean"]
     # Undisturbed recordings are predicted as jobs/evaluate.py does from the shards.
     places = [f"store.{key}={place / folder}" for key, folder in (("shards", "data/shards"), ("cache", "cache"))]
-    experiment = load(TINY, parse_changes([*preprocessed[1:], *places]))
+    experiment = load_experiment(TINY, parse_changes([*preprocessed[1:], *places]))
     data, test = open_data(experiment), tuple(json.loads((best / "split.json").read_text())["test"])
     _, kept, _ = _Scorer(experiment, str(data.shards), data.index, test).score(0, Task(str(best), test))
     assert isinstance(kept, pd.DataFrame) and len(kept) == len(clean) == 40

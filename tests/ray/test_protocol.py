@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eav_ray.config import load, parse_changes
+from eav_ray.config import load_experiment, parse_changes
 from eav_ray.errors import DataError
 from eav_ray.runtime.ablate import run_ablation
 from eav_ray.runtime.evaluate import evaluate_protocol
@@ -60,7 +60,7 @@ def continued(job: Job, preprocessed: list[str], place: Path, tmp_path_factory: 
     results = tmp_path_factory.mktemp("protocol")
     places = places_of(preprocessed, place, results)
     # An encoder of fold 1 cannot write its embeddings: what needs them fails, the other folds are trained and scored.
-    experiment = load(TINY, parse_changes([*places, *CHANGES]))
+    experiment = load_experiment(TINY, parse_changes([*places, *CHANGES]))
     encoder = plan(experiment, open_data(experiment))[1].runs[0]
     obstacle = results / cache_key(encoder.key, encoder.embed)
     obstacle.parent.mkdir()
@@ -113,7 +113,7 @@ def test_a_protocol_is_one_job_that_continues(job: Job, continued: Continued) ->
 
     # Given once more, it trains and scores nothing and says the same.
     written = files_of(results)
-    again = run_protocol(load(TINY, parse_changes([*places, *CHANGES])))
+    again = run_protocol(load_experiment(TINY, parse_changes([*places, *CHANGES])))
     assert again.text.splitlines() == table and files_of(results) == written
 
     # Fold 1 alone, scored anew, has the numbers of the table.
@@ -157,7 +157,7 @@ def test_an_ablation_trains_what_is_new_and_compares_all_folds(continued: Contin
 
     # Given once more, it trains, scores and measures nothing and says the same.
     written = files_of(results)
-    again = run_ablation(load(TINY, parse_changes([*continued.places, *CHANGES])), ["subsets", "positions"])
+    again = run_ablation(load_experiment(TINY, parse_changes([*continued.places, *CHANGES])), ["subsets", "positions"])
     assert again.tree == tree and done.stdout.endswith(again.text + "\n") and files_of(results) == written
 
 
@@ -174,7 +174,7 @@ def test_a_page_has_every_fold_audited_and_the_ablation(job: Job, continued: Con
     assert [row["protocol"] for row in tree["protocols"]["rows"]] == ["paper", "within"]  # which divide alike
     assert tree["gap"]["fusion"]["recordings"] == sum(10 - len(f["test"]) for f in folds)
     assert tree["ablation"]["groups"] and "Accuracy against cost" in (tmp_path / "index.html").read_text()
-    other = load(TINY, parse_changes([*continued.places, *CHANGES, "fold.protocol=loso"]))
+    other = load_experiment(TINY, parse_changes([*continued.places, *CHANGES, "fold.protocol=loso"]))
     with pytest.raises(DataError, match="has no finished protocol loso"):
         evaluate_protocol(other, searched=False, out="")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eav_ray.config import Search
+from eav_ray.config import SearchConfig
 from eav_ray.report.page import document, table
 from eav_ray.report.search import page
 from tests.browser import column, faults, open_page, smallest_text
@@ -17,7 +17,7 @@ READABLE = 8.0  # CSS pixels; the figures' labels are 7 points, 9.3 px
 
 @pytest.fixture(scope="module")
 def search() -> str:
-    return page("a<b>", trials(30, priced=True), SHARES, Search(space=SPACE, cost="parameters"))
+    return page("a<b>", trials(30, priced=True), SHARES, SearchConfig(space=SPACE, cost="parameters"))
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eav_ray.config import Experiment, load, override
+from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
 from eav_ray.report import mlflow
@@ -35,7 +35,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def experiment(uri: str, name: str, **changes: Any) -> Experiment:
-    return load(DEMO, {"store.mlflow": uri, "name": name} | changes)
+    return load_experiment(DEMO, {"store.mlflow": uri, "name": name} | changes)
 
 
 def training(e: Experiment) -> Run:
@@ -177,7 +177,7 @@ def test_without_the_package_a_job_does_not_start(monkeypatch: pytest.MonkeyPatc
 )
 def test_what_is_no_uri_or_holds_a_password_is_refused(uri: str, says: str) -> None:
     with pytest.raises(ConfigError) as error:
-        load(DEMO, {"store.mlflow": uri})
+        load_experiment(DEMO, {"store.mlflow": uri})
     assert says in str(error.value) and len(str(error.value).splitlines()) == 1 and "secret" not in str(error.value)
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eav_ray.config import Choice, Search
+from eav_ray.config import SearchConfig, SearchDimension
 from eav_ray.report.search import candidates, front, page
 from eav_ray.training.plan import SCORE
 
 SPACE = {
-    "fusion.heads": Choice(choice=(1, 2, 4, 8)),
-    "fusion.kind": Choice(choice=("gated", "shared_attention")),
-    "optim.lr": Choice(low=1e-4, high=1e-2, log=True),
+    "fusion.heads": SearchDimension(choice=(1, 2, 4, 8)),
+    "fusion.kind": SearchDimension(choice=("gated", "shared_attention")),
+    "optim.lr": SearchDimension(low=1e-4, high=1e-2, log=True),
 }
 SHARES = {"fusion.heads": 0.7, "optim.lr": 0.25, "fusion.kind": 0.05}
 
@@ -36,7 +36,7 @@ def trials(count: int, *, priced: bool = False) -> pd.DataFrame:
 @pytest.mark.parametrize("priced", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_a_page_needs_no_other_file_and_says_in_words_what_it_draws(count: int, priced: bool) -> None:
-    search = Search(space=SPACE, cost="parameters" if priced else "")
+    search = SearchConfig(space=SPACE, cost="parameters" if priced else "")
     shown = page("a<b>", trials(count, priced=priced), SHARES if count > 2 else {}, search)
     assert "Search a&lt;b&gt;" in shown and "<b>" not in shown
     figures = re.findall(r'<figure role="img" aria-label="([^"]+)">(<svg.*?</svg>)', shown, re.DOTALL)
@@ -51,7 +51,7 @@ def test_a_page_needs_no_other_file_and_says_in_words_what_it_draws(count: int, 
 
 def test_a_search_without_a_score_has_a_page() -> None:
     failed = trials(1).assign(**{"state": "FAIL", SCORE: np.nan})
-    assert "1 failed" in page("s", failed, {}, Search(space=SPACE))
+    assert "1 failed" in page("s", failed, {}, SearchConfig(space=SPACE))
 
 
 def test_each_candidate_is_one_row_with_the_mean_of_its_folds() -> None:

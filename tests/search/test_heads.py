@@ -218,7 +218,7 @@ def test_only_what_is_alike_shares_a_stack() -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
     """Sixty windows of four people, with sound and EEG of noise: only their embeddings are read here."""
     folder = tmp_path_factory.mktemp("heads")
-    shards, of = Store(folder / "shards"), shard.schema(TWO.profile, 3, ("audio", "eeg"))
+    shards, of = Store(folder / "shards"), shard.schema(TWO.preprocessing, 3, ("audio", "eeg"))
     rows = []
     for n in range(60):
         ids = {"subject": f"p{n % 4}", "recording": f"{n // 8:02d}", "window": n // 4 % 2, "label": n // 8 % 5}

@@ -12,15 +12,18 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from eav_ray.config import Choice, Experiment, Search, override
+from eav_ray.config import Experiment, SearchConfig, SearchDimension, override
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
 from eav_ray.search.study import Candidate, StudyClient, check_space, medians, study_name, trials_table
 
 # Optuna calls its journal and the constant liar experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-SPACE = {"fusion.heads": Choice(choice=(1, 2, 4, 8)), "optim.lr": Choice(low=1e-4, high=1e-1, log=True)}
-TPE = Search(candidates=8, batch=2, sampler="tpe", space=SPACE)
+SPACE = {
+    "fusion.heads": SearchDimension(choice=(1, 2, 4, 8)),
+    "optim.lr": SearchDimension(low=1e-4, high=1e-1, log=True),
+}
+TPE = SearchConfig(candidates=8, ask_batch_size=2, sampler="tpe", space=SPACE)
 NAME = "study"
 
 
@@ -29,7 +32,7 @@ def score(changes: dict[str, Any]) -> float:
 
 
 def search(
-    journal: Path | str, search: Search = TPE, *, told: int | None = None, eager: bool = False
+    journal: Path | str, search: SearchConfig = TPE, *, told: int | None = None, eager: bool = False
 ) -> list[Candidate]:
     """Ask and tell until the end, or until so many were told; a fresh owner, as after a kill.
 
@@ -57,19 +60,22 @@ def search(
     return asked
 
 
-LISTS = {"fusion.heads": Choice(choice=(1, 2, 4, 8)), "optim.lr": Choice(choice=(1e-4, 1e-3, 1e-2, 1e-1))}
+LISTS = {
+    "fusion.heads": SearchDimension(choice=(1, 2, 4, 8)),
+    "optim.lr": SearchDimension(choice=(1e-4, 1e-3, 1e-2, 1e-1)),
+}
 
 
 @pytest.fixture(scope="module", params=["tpe", "random", "cmaes", "grid"])
-def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, Any]:
+def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchConfig, Any]:
     space = LISTS if request.param == "grid" else SPACE
     batch = 4 if request.param == "cmaes" else 2
-    of = Search(candidates=8, batch=batch, sampler=request.param, space=space)
+    of = SearchConfig(candidates=8, ask_batch_size=batch, sampler=request.param, space=space)
     folder = tmp_path_factory.mktemp("study")
     return of, search(folder / "journal", of)
 
 
-def test_candidates_are_numbered_and_within_the_space(uninterrupted: tuple[Search, list[Candidate]]) -> None:
+def test_candidates_are_numbered_and_within_the_space(uninterrupted: tuple[SearchConfig, list[Candidate]]) -> None:
     of, candidates = uninterrupted
     assert [c.number for c in candidates] == list(range(of.candidates))
     for candidate in candidates:
@@ -82,7 +88,7 @@ def test_candidates_are_numbered_and_within_the_space(uninterrupted: tuple[Searc
 
 
 def test_asking_a_batch_at_once_or_one_by_one_suggests_the_same(
-    uninterrupted: tuple[Search, list[Candidate]], tmp_path: Path
+    uninterrupted: tuple[SearchConfig, list[Candidate]], tmp_path: Path
 ) -> None:
     of, candidates = uninterrupted
     assert search(tmp_path / "journal", of, eager=True) == candidates
@@ -91,7 +97,7 @@ def test_asking_a_batch_at_once_or_one_by_one_suggests_the_same(
 @pytest.mark.parametrize("eager", [False, True])
 @pytest.mark.parametrize("told", range(8))
 def test_a_search_killed_after_any_answer_goes_on_as_if_it_had_not_been(
-    uninterrupted: tuple[Search, list[Candidate]], told: int, eager: bool, tmp_path: Path
+    uninterrupted: tuple[SearchConfig, list[Candidate]], told: int, eager: bool, tmp_path: Path
 ) -> None:
     of, candidates = uninterrupted
     journal = tmp_path / "journal"
@@ -106,7 +112,7 @@ def test_a_search_killed_after_any_answer_goes_on_as_if_it_had_not_been(
 
 
 def test_a_journal_cut_at_any_line_goes_on_as_if_it_had_not_been(
-    uninterrupted: tuple[Search, list[Candidate]], tmp_path: Path
+    uninterrupted: tuple[SearchConfig, list[Candidate]], tmp_path: Path
 ) -> None:
     of, candidates = uninterrupted
     whole = tmp_path / "whole"
@@ -121,7 +127,7 @@ def test_a_journal_cut_at_any_line_goes_on_as_if_it_had_not_been(
 
 
 def test_a_larger_budget_goes_on_where_the_smaller_ended(
-    uninterrupted: tuple[Search, list[Candidate]], tmp_path: Path
+    uninterrupted: tuple[SearchConfig, list[Candidate]], tmp_path: Path
 ) -> None:
     of, candidates = uninterrupted
     for smaller in (3, 4):
@@ -132,7 +138,7 @@ def test_a_larger_budget_goes_on_where_the_smaller_ended(
 
 
 def test_a_grid_takes_every_combination_once_and_ends(tmp_path: Path) -> None:
-    of = Search(candidates=50, batch=4, sampler="grid", space=LISTS)
+    of = SearchConfig(candidates=50, ask_batch_size=4, sampler="grid", space=LISTS)
     candidates = search(tmp_path / "journal", of)
     assert StudyClient(of, NAME, tmp_path / "journal").candidates == 16
     assert len({tuple(c.changes.items()) for c in candidates}) == len(candidates) == 16
@@ -152,8 +158,13 @@ def test_a_batch_too_small_for_cmaes_is_refused() -> None:
 
 def test_cmaes_learns_from_what_it_is_told(tmp_path: Path) -> None:
     """The mean of its last learning rates lies nearer to the best one than that of its first."""
-    space = {"optim.lr": Choice(low=1e-5, high=1e-1, log=True), "fusion.dropout": Choice(low=0.0, high=0.9)}
-    owner = StudyClient(Search(candidates=60, batch=6, sampler="cmaes", space=space), NAME, tmp_path / "journal")
+    space = {
+        "optim.lr": SearchDimension(low=1e-5, high=1e-1, log=True),
+        "fusion.dropout": SearchDimension(low=0.0, high=0.9),
+    }
+    owner = StudyClient(
+        SearchConfig(candidates=60, ask_batch_size=6, sampler="cmaes", space=space), NAME, tmp_path / "journal"
+    )
     far = []
     for _ in range(60):
         candidate = owner.ask()
@@ -187,7 +198,7 @@ def test_a_database_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_pruned_candidate_is_never_the_best(tmp_path: Path) -> None:
-    owner = StudyClient(Search(candidates=2, batch=2, space=SPACE), NAME, tmp_path / "journal")
+    owner = StudyClient(SearchConfig(candidates=2, ask_batch_size=2, space=SPACE), NAME, tmp_path / "journal")
     for value, pruned in ((0.9, True), (0.1, False)):
         candidate = owner.ask()
         assert candidate
@@ -244,7 +255,7 @@ def test_a_batch_is_suggested_only_when_the_one_before_it_is_told(tmp_path: Path
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_that_is_no_number_fails_and_is_never_the_best(tmp_path: Path, bad: float) -> None:
-    owner = StudyClient(Search(candidates=4, batch=4, space=SPACE), NAME, tmp_path / "journal")
+    owner = StudyClient(SearchConfig(candidates=4, ask_batch_size=4, space=SPACE), NAME, tmp_path / "journal")
     assert owner.best() is None
     for value in (bad, -2.0, -1.0, bad):
         candidate = owner.ask()
@@ -254,18 +265,18 @@ def test_a_score_that_is_no_number_fails_and_is_never_the_best(tmp_path: Path, b
     assert best and best[0].number == 2 and best[1] == -1.0
     assert owner.completed() == [0, 1, 2, 3]
     with pytest.raises(StopIteration):
-        StudyClient(Search(candidates=4, batch=4, space=SPACE), NAME, tmp_path / "journal").ask()
+        StudyClient(SearchConfig(candidates=4, ask_batch_size=4, space=SPACE), NAME, tmp_path / "journal").ask()
 
 
 def test_nothing_is_best_when_everything_failed(tmp_path: Path) -> None:
-    owner = StudyClient(Search(candidates=1, batch=1, space=SPACE), NAME, tmp_path / "journal")
+    owner = StudyClient(SearchConfig(candidates=1, ask_batch_size=1, space=SPACE), NAME, tmp_path / "journal")
     owner.ask()
     owner.tell(0, float("nan"))
     assert owner.best() is None
 
 
 def test_of_equals_the_first_is_best(tmp_path: Path) -> None:
-    owner = StudyClient(Search(candidates=3, batch=3, space=SPACE), NAME, tmp_path / "journal")
+    owner = StudyClient(SearchConfig(candidates=3, ask_batch_size=3, space=SPACE), NAME, tmp_path / "journal")
     for value in (0.1, 0.0, 0.1):
         candidate = owner.ask()
         assert candidate
@@ -274,13 +285,15 @@ def test_of_equals_the_first_is_best(tmp_path: Path) -> None:
     assert best and best[0].number == 0
 
 
-WHOLE = {"fusion.width": Choice(low=64, high=512, log=True), "optim.epochs": Choice(low=2, high=9)}
+WHOLE = {"fusion.width": SearchDimension(low=64, high=512, log=True), "optim.epochs": SearchDimension(low=2, high=9)}
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_range_of_a_whole_number_is_searched_in_whole_numbers(sampler: Any, tmp_path: Path) -> None:
     whole = {**WHOLE, "optim.lr": SPACE["optim.lr"]}
-    owner = StudyClient(Search(candidates=6, batch=2, sampler=sampler, space=whole), NAME, tmp_path / "journal")
+    owner = StudyClient(
+        SearchConfig(candidates=6, ask_batch_size=2, sampler=sampler, space=whole), NAME, tmp_path / "journal"
+    )
     for _ in range(6):
         candidate = owner.ask()
         assert candidate
@@ -291,7 +304,7 @@ def test_a_range_of_a_whole_number_is_searched_in_whole_numbers(sampler: Any, tm
 
 def searching(space: dict[str, Any], changes: dict[str, Any] | None = None) -> Experiment:
     experiment = override(Experiment(), {"runtime.workers": 1} | (changes or {}))
-    return replace(experiment, search=Search(space={k: Choice(**v) for k, v in space.items()}))
+    return replace(experiment, search=SearchConfig(space={k: SearchDimension(**v) for k, v in space.items()}))
 
 
 @pytest.mark.parametrize(
@@ -405,7 +418,7 @@ def test_the_table_of_trials_is_sorted_by_candidate_and_fold() -> None:
     assert (table["value"] == table["candidate"] + table["fold"]).all()
 
 
-def priced(journal: Path | str, of: Search, *, told: int | None = None) -> StudyClient:
+def priced(journal: Path | str, of: SearchConfig, *, told: int | None = None) -> StudyClient:
     """The score rises with the number of heads, and so does the cost; of equal scores the cheaper is better."""
     owner = StudyClient(of, NAME, journal)
     for _ in range(of.candidates if told is None else told):
@@ -421,7 +434,7 @@ def priced(journal: Path | str, of: Search, *, told: int | None = None) -> Study
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_with_a_cost_the_best_are_those_that_no_other_beats_in_both(sampler: Any, tmp_path: Path) -> None:
-    of = Search(candidates=30, batch=5, sampler=sampler, space=SPACE, cost="parameters")
+    of = SearchConfig(candidates=30, ask_batch_size=5, sampler=sampler, space=SPACE, cost="parameters")
     owner = priced(tmp_path / "whole", of)
     ranked = owner.ranking()
     scores = [score for _, score in ranked]
@@ -451,7 +464,9 @@ def test_one_objective_and_two_never_share_a_study() -> None:
 
 
 def test_the_key_that_matters_is_the_important_one(tmp_path: Path) -> None:
-    owner = StudyClient(Search(candidates=40, batch=10, sampler="random", space=SPACE), NAME, tmp_path / "journal")
+    owner = StudyClient(
+        SearchConfig(candidates=40, ask_batch_size=10, sampler="random", space=SPACE), NAME, tmp_path / "journal"
+    )
     assert owner.importances() == {}
     for _ in range(40):
         candidate = owner.ask()
@@ -464,7 +479,7 @@ def test_the_key_that_matters_is_the_important_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("database", [False, True])
 @pytest.mark.parametrize("cost", ["", "parameters"])
 def test_optunas_dashboard_opens_what_a_search_leaves(database: bool, cost: Any, tmp_path: Path) -> None:
-    of = Search(candidates=10, batch=5, sampler="tpe", space=SPACE, cost=cost)
+    of = SearchConfig(candidates=10, ask_batch_size=5, sampler="tpe", space=SPACE, cost=cost)
     url = f"sqlite:///{tmp_path}/search.db"
     owner = priced(url if database else tmp_path / "journal", of, told=7)
     owner.ask()
@@ -486,7 +501,9 @@ def test_optunas_dashboard_opens_what_a_search_leaves(database: bool, cost: Any,
 
 
 def test_scores_that_differ_by_nothing_have_no_important_key(tmp_path: Path) -> None:
-    owner = StudyClient(Search(candidates=6, batch=6, sampler="random", space=SPACE), NAME, tmp_path / "journal")
+    owner = StudyClient(
+        SearchConfig(candidates=6, ask_batch_size=6, sampler="random", space=SPACE), NAME, tmp_path / "journal"
+    )
     for number in range(6):
         owner.ask()
         owner.tell(number, 0.5 + 1e-12 * number)
@@ -494,7 +511,9 @@ def test_scores_that_differ_by_nothing_have_no_important_key(tmp_path: Path) -> 
 
 
 def test_a_cost_that_is_no_number_fails(tmp_path: Path) -> None:
-    owner = StudyClient(Search(candidates=2, batch=2, space=SPACE, cost="gmac"), NAME, tmp_path / "journal")
+    owner = StudyClient(
+        SearchConfig(candidates=2, ask_batch_size=2, space=SPACE, cost="gmac"), NAME, tmp_path / "journal"
+    )
     owner.ask()
     owner.tell(0, 0.5, cost=math.nan)
     assert owner.completed() == [0] and owner.ranking() == []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from eav_ray.config import Experiment, load
+from eav_ray.config import Experiment, load_experiment
 from eav_ray.data import shard
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import items_of, make_split
@@ -27,7 +27,7 @@ DEMO = Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml"
 def experiment(protocol: str = "loso") -> Experiment:
     changes = {"data.modalities": ["audio", "eeg"], "model.audio.kind": "mfcc", "model.eeg.kind": "bandpower"}
     changes |= {"fold.protocol": protocol, "fold.inner": 2, "fold.index": 1, "train.mode": "end_to_end"}
-    return load(DEMO, changes)
+    return load_experiment(DEMO, changes)
 
 
 def store_windows(
@@ -52,7 +52,7 @@ def store_windows(
     if twin:
         rows[twin[1]]["eeg"] = rows[twin[0]]["eeg"]
     store = Store(folder / "shards")
-    content = shard.to_bytes(shard.to_table(rows, shard.schema(e.profile, 30, ("audio", "eeg"))))
+    content = shard.to_bytes(shard.to_table(rows, shard.schema(e.preprocessing, 30, ("audio", "eeg"))))
     store.write("a.parquet", content)
     file = shard.ShardFile("a.parquet", sha256(content), len(rows))
     index = shard.Index("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), versions())
@@ -74,7 +74,7 @@ def contents(windows: Windows) -> Contents:
 def honest(windows: Windows, protocol: str = "loso") -> Checkpoint:
     """A finished checkpoint whose statistics are of its training rows."""
     e, shapes = experiment(protocol), Shapes(30, 5)
-    split = make_split(items_of(windows.ids, e.data, e.seed), e.fold)
+    split = make_split(items_of(windows.ids, e.data, e.seed), e.split)
     torch.manual_seed(0)
     model = Classifier(e, shapes)
     fit_statistics(model, windows, split.train)

@@ -71,7 +71,7 @@ def test_a_fusion_saved_before_it_had_a_skip_is_loaded_without_one(store: Store)
     assert tree["fusion"]["skip"] is True
     del tree["fusion"]["skip"], tree["fusion"]["weight_loss"]
     loaded = ckpt.from_files(files | {"experiment.json": json.dumps(tree).encode()}, name="old")
-    assert not loaded.experiment.fusion.skip and loaded.experiment.fusion.weight_loss == 0
+    assert not loaded.experiment.fusion.late_fusion_residual and loaded.experiment.fusion.modality_weight_loss == 0
 
 
 def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(store: Store) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from eav_ray.config import Experiment, load, override
+from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data import render, shard, synthetic
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split, items_of, make_split
@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
     """Four people's planted EEG as shards: one window a recording, rendered at the stored rate."""
     folder = tmp_path_factory.mktemp("control")
     experiment = experiment_of("true")
-    shards, of = Store(folder / "shards"), shard.schema(experiment.profile, 30, ("eeg",))
+    shards, of = Store(folder / "shards"), shard.schema(experiment.preprocessing, 30, ("eeg",))
     plan, files = synthetic.Plan(n_subjects=PEOPLE, per_class=PER_CLASS), []
     for person in range(1, PEOPLE + 1):
         rng = np.random.default_rng(person)
@@ -53,14 +53,14 @@ def experiment_of(labels: str) -> Experiment:
     small = {"data.modalities": ["eeg"], "data.labels": labels, "fold.of": 2, "fold.protocol": "subject_kfold"}
     trained = {"train.encoders.eeg.epochs": 5, "train.encoders.eeg.batch": 16}
     small |= {f"model.eeg.{k}": v for k, v in {"filters": 4, "width": 32, "temporal_width": 32, "heads": 2}.items()}
-    return load(demo, small | trained | {"runtime.workers": 1, "runtime.engine": "torch"})
+    return load_experiment(demo, small | trained | {"runtime.workers": 1, "runtime.engine": "torch"})
 
 
 def correct_and_count(place: WorkerContext, labels: str) -> tuple[int, int]:
     """Recordings of people held out that are named rightly, of one fold."""
     experiment = experiment_of(labels)
     items = items_of(place.windows.ids, experiment.data, experiment.seed)
-    split = make_split(items, experiment.fold)
+    split = make_split(items, experiment.split)
     prefix = execute(encoder_run(experiment, "eeg", split, "control", ()), place, lambda progress: None)
     model = load_model(load_checkpoint(place.results, prefix)).eval()
     rows = place.windows.rows_of(split.test)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from eav_ray.config import MODALITIES, Optim, Runtime
+from eav_ray.config import MODALITIES, OptimConfig, RuntimeConfig
 from eav_ray.models.build import FusionAlone, Output
 from eav_ray.models.fusion import SharedAttention
 from eav_ray.training.engine import alone, make_engine, summed_loss, weight_loss
@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:deepspeed.*"),
 ]
 STEPS, WIDTH, TOKENS = 50, 6, 4
-OPTIM = Optim(lr=1e-2, batch=8, weight_decay=0.05, clip=0.5)
+OPTIM = OptimConfig(lr=1e-2, batch=8, weight_decay=0.05, clip=0.5)
 ENGINES: list[tuple[Literal["deepspeed", "torch"], Literal[0, 1, 2, 3]]] = [
     ("torch", 0),
     ("deepspeed", 0),
@@ -51,7 +51,7 @@ def batch(step: int, n: int = 8) -> Batch:
 
 
 def make(name: Any, stage: Any, *, dropout: float = 0.0, start: nn.Module | None = None, **resume: Any) -> Engine:
-    runtime = Runtime(engine=name, zero_stage=stage, workers=1)
+    runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1)
     return make_engine(start or module(dropout), OPTIM, runtime, device=torch.device("cpu"), **resume)
 
 
@@ -197,7 +197,7 @@ def test_the_weight_loss_is_least_where_weights_follow_who_is_right() -> None:
 @engines
 def test_parts_of_a_batch_train_what_the_whole_batch_trains(name: Any, stage: Any, reference: list[float]) -> None:
     """Mean losses of 50 steps in fp32, three windows at once of eight."""
-    runtime = Runtime(engine=name, zero_stage=stage, workers=1, micro_batch=3)
+    runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1, micro_batch=3)
     engine = make_engine(module(0.0), OPTIM, runtime, device=torch.device("cpu"))
     assert train(engine, 0, STEPS) == pytest.approx(reference, abs=1e-6)
     engine.close()
@@ -205,7 +205,7 @@ def test_parts_of_a_batch_train_what_the_whole_batch_trains(name: Any, stage: An
 
 @engines
 def test_bfloat16_leaves_weights_and_moments_in_single_precision(name: Any, stage: Any) -> None:
-    runtime = Runtime(engine=name, zero_stage=stage, workers=1, precision="bf16")
+    runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1, precision="bf16")
     engine = make_engine(module(0.3), OPTIM, runtime, device=torch.device("cpu"))
     train(engine, 0, 3)
     weights, moments = engine.weights(), engine.optimizer_state()
@@ -228,7 +228,7 @@ def test_bfloat16_leaves_weights_and_moments_in_single_precision(name: Any, stag
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_optimizer_state_in_cpu_memory_trains_the_same(stage: Any, reference: list[float]) -> None:
     """Mean losses of 50 steps in fp32, and a resumed end bit for bit."""
-    runtime = Runtime(zero_stage=stage, workers=1, offload=True)
+    runtime = RuntimeConfig(zero_stage=stage, workers=1, offload=True)
     engine = make_engine(module(0.0), OPTIM, runtime, device=torch.device("cpu"))
     assert train(engine, 0, 20) == pytest.approx(reference[:20], abs=1e-6)
     again = module(0.0)

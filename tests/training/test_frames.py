@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from eav_ray.config import load
+from eav_ray.config import load_experiment
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.training.frames import frames_right, output_and_frames
 
@@ -17,7 +17,7 @@ TINY = Path(__file__).parents[1] / "ray" / "tiny.yaml"
 def model(modalities: list[str], **changes: object) -> Classifier:
     torch.manual_seed(0)
     named = {"data.modalities": modalities, "model.eeg.kind": "bandpower", **changes}
-    return Classifier(load(TINY, named), Shapes(30, 5)).eval()
+    return Classifier(load_experiment(TINY, named), Shapes(30, 5)).eval()
 
 
 def batch(n: int = 6) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eav_ray.config import Optim
+from eav_ray.config import OptimConfig
 from eav_ray.models.build import Output
 from eav_ray.training.engine import mixup, summed_loss
 from eav_ray.training.loop import Batch, Metrics, Position, fit, parameter_groups, schedule
@@ -88,7 +88,7 @@ def run(engine: Recorder, of: Loader, start: Position, stop: Position) -> list[t
         engine,
         start=start,
         stop=stop,
-        lr=schedule(Optim(epochs=3), of.steps),
+        lr=schedule(OptimConfig(epochs=3), of.steps),
         batches=of.batches,
         report=lambda position, metrics: reports.append((position, metrics)),
     )
@@ -216,7 +216,7 @@ def test_prediction_takes_every_row_once_and_in_order() -> None:
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (10, 7), (3, 100)])
 def test_the_learning_rate_warms_up_to_its_peak_and_ends_near_zero(warmup: float, epochs: int, steps: int) -> None:
-    lr = schedule(Optim(lr=2.0, epochs=epochs, warmup=warmup), steps)
+    lr = schedule(OptimConfig(lr=2.0, epochs=epochs, warmup=warmup), steps)
     rates = [lr(Position(e, s)) for e in range(epochs) for s in range(steps)]
     top = int(np.argmax(rates))
     assert rates[top] == pytest.approx(2.0)
@@ -229,7 +229,7 @@ def test_the_learning_rate_warms_up_to_its_peak_and_ends_near_zero(warmup: float
 
 
 def test_the_warm_up_is_a_straight_line_and_the_decay_is_torchs_cosine() -> None:
-    optim = Optim(lr=1.0, epochs=10, warmup=0.2)
+    optim = OptimConfig(lr=1.0, epochs=10, warmup=0.2)
     lr = schedule(optim, 10)
     rates = [lr(Position(e, s)) for e in range(10) for s in range(10)]
     np.testing.assert_allclose(rates[:20], np.arange(1, 21) / 20)
@@ -273,7 +273,7 @@ def test_rows_that_only_fill_up_do_not_count() -> None:
 
 def test_biases_and_norms_do_not_decay() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    decayed, kept = parameter_groups(module.named_parameters(), Optim(weight_decay=0.1))
+    decayed, kept = parameter_groups(module.named_parameters(), OptimConfig(weight_decay=0.1))
     assert [p.shape for p in decayed["params"]] == [(4, 3)] and decayed["weight_decay"] == 0.1
     assert [p.shape for p in kept["params"]] == [(4,)] * 3 and kept["weight_decay"] == 0.0
 
@@ -281,13 +281,13 @@ def test_biases_and_norms_do_not_decay() -> None:
 def test_encoders_may_learn_more_slowly_and_what_is_frozen_is_in_no_group() -> None:
     module = nn.ModuleDict({"encoders": nn.Linear(3, 4), "heads": nn.Linear(4, 2), "other": nn.Linear(1, 1)})
     module["other"].requires_grad_(False)
-    groups = parameter_groups(module.named_parameters(), Optim(weight_decay=0.1, encoder_lr=0.2))
+    groups = parameter_groups(module.named_parameters(), OptimConfig(weight_decay=0.1, encoder_lr_scale=0.2))
     found = {(g["scale"], g["weight_decay"]): [tuple(p.shape) for p in g["params"]] for g in groups}
     assert found == {(0.2, 0.1): [(4, 3)], (0.2, 0.0): [(4,)], (1.0, 0.1): [(2, 4)], (1.0, 0.0): [(2,)]}
 
 
 def test_a_schedule_begins_at_its_phase() -> None:
-    optim = Optim(lr=1.0, epochs=3, warmup=0.2)
+    optim = OptimConfig(lr=1.0, epochs=3, warmup=0.2)
     early, late = schedule(optim, 10), schedule(optim, 10, first=4)
     assert [late(Position(e + 4, s)) for e in range(3) for s in range(10)] == [
         early(Position(e, s)) for e in range(3) for s in range(10)

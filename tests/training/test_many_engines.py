@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from eav_ray.config import MODALITIES, Runtime
+from eav_ray.config import MODALITIES, RuntimeConfig
 from eav_ray.models.build import FusionAlone
 from eav_ray.models.fusion import SharedAttention
 from eav_ray.training.engine import make_engine
@@ -33,7 +33,7 @@ def large() -> FusionAlone:
 
 @engines
 def test_thirty_engines_in_one_process_take_no_more_memory_than_a_few(name: Any, stage: Any) -> None:
-    runtime = Runtime(engine=name, zero_stage=stage, workers=1)
+    runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1)
     living: list[weakref.ref[Any]] = []
     after: list[int] = []
     gc.freeze()  # what was there before need not be looked through 30 times

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from eav_ray.config import Experiment, Optim, Runtime, override
+from eav_ray.config import Experiment, OptimConfig, RuntimeConfig, override
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
 from eav_ray.models.build import Classifier, Shapes
@@ -25,7 +25,7 @@ pytestmark = [
 
 
 def make(name: Any, stage: Any, *, dropout: float = 0.0, micro_batch: int = 0, offload: bool = False) -> Engine:
-    runtime = Runtime(
+    runtime = RuntimeConfig(
         engine=name, zero_stage=stage, workers=1, precision="fp16", micro_batch=micro_batch, offload=offload
     )
     return make_engine(module(dropout), OPTIM, runtime, device=torch.device("cpu"))
@@ -100,7 +100,7 @@ def test_a_training_in_float16_resumes_bit_for_bit(
     again = module(0.3)
     again.load_state_dict(weights)
     monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**16)
-    runtime = Runtime(engine=name, zero_stage=stage, workers=1, precision="fp16")
+    runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1, precision="fp16")
     second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=moments)
     assert not changed(weights | moments, state(second))
     assert train(whole, stop, 12) == train(second, stop, 12)
@@ -132,7 +132,7 @@ def test_one_engine_in_float16_leaves_the_next_alone(reference: list[float]) -> 
     train(first, 0, 1)
     first.close()
     for stage in (1, 2, 3):
-        engine = make_engine(module(0.0), OPTIM, Runtime(zero_stage=stage, workers=1), device=torch.device("cpu"))
+        engine = make_engine(module(0.0), OPTIM, RuntimeConfig(zero_stage=stage, workers=1), device=torch.device("cpu"))
         assert train(engine, 0, 5) == pytest.approx(reference[:5], abs=1e-6)
         engine.close()
 
@@ -150,8 +150,8 @@ def test_a_training_that_overflows_at_any_scale_ends_with_a_reason() -> None:
 def test_batch_statistics_stay_finite_where_the_forward_pass_does_not() -> None:
     e = override(Experiment(), {"data.modalities": ["eeg"], "model.eeg": {"kind": "eav_transformer", "depth": 1}})
     torch.manual_seed(0)
-    runtime = Runtime(engine="torch", workers=1, precision="fp16")
-    engine = make_engine(Classifier(e, Shapes(30, 5)), Optim(), runtime, device=torch.device("cpu"))
+    runtime = RuntimeConfig(engine="torch", workers=1, precision="fp16")
+    engine = make_engine(Classifier(e, Shapes(30, 5)), OptimConfig(), runtime, device=torch.device("cpu"))
 
     def step(factor: float) -> None:
         x = torch.randn(2, 30, 500, generator=torch.Generator().manual_seed(0)) * factor

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from eav_ray.config import Precision, Runtime
+from eav_ray.config import Precision, RuntimeConfig
 from eav_ray.training import engine as engines
 from eav_ray.training import precision
 from eav_ray.training.loop import Batch, Engine
@@ -58,7 +58,7 @@ def make(
     **resume: Any,
 ) -> Engine:
     name, stage, micro_batch = kind
-    runtime = Runtime(
+    runtime = RuntimeConfig(
         engine=name,  # pyright: ignore[reportArgumentType]
         zero_stage=stage,  # pyright: ignore[reportArgumentType]
         micro_batch=micro_batch,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import ASTConfig, ASTModel
 
-from eav_ray.config import Experiment, load, override
+from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data import shard
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
@@ -37,7 +37,7 @@ def experiment(engine: str) -> Experiment:
     small |= {"model.audio.width": 16, "model.audio.depth": 1, "model.audio.heads": 2, "fusion.width": 16}
     small |= {"data.modalities": ["audio", "eeg"], "train.mode": "end_to_end", "train.checkpoint_epochs": 1}
     small |= {"optim.epochs": 4, "optim.batch": 4, "runtime.engine": engine, "runtime.workers": 1}
-    return load(Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml", small)
+    return load_experiment(Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml", small)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
 def windows_in(folder: Path) -> Windows:
     """Noise, eight windows; the last recording is for the test side and must never be seen."""
     rng = np.random.default_rng(0)
-    profile = experiment("torch").profile
+    profile = experiment("torch").preprocessing
     rows = []
     for k in range(8):
         ids = {"subject": "subject1", "recording": f"{k:03d}", "window": 0, "label": k % 5, "task": "", "order": k}
@@ -187,7 +187,7 @@ def test_computed_features_are_standardised_by_the_training_rows_that_have_them(
     windows: Windows, tmp_path: Path
 ) -> None:
     kinds = {"model.audio": {"kind": "mfcc", "segments": 2}, "model.eeg": {"kind": "bandpower", "segments": 2}}
-    e = override(load(Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml"), kinds)
+    e = override(load_experiment(Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml"), kinds)
     e = override(e, {"data.modalities": ["audio", "eeg"], "train.mode": "end_to_end", "optim.epochs": 1})
     e = override(e, {"runtime.engine": "torch", "runtime.workers": 1, "fusion.width": 16, "optim.batch": 4})
     weights = train(windows, tmp_path, "torch", run=Run("joint", e, Split("within", TRAIN[:5], (), TRAIN[5:]), "data"))

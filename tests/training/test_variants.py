@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from eav_ray.config import Experiment, Fusion, load, override
+from eav_ray.config import Experiment, FusionConfig, load_experiment, override
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
@@ -35,7 +35,7 @@ def keys(variant: Variant, base: Experiment) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_every_shipped_experiment_has_variants_with_names_of_their_own(path: Path) -> None:
-    e = load(path)
+    e = load_experiment(path)
     parts = PARTS if len(e.data.modalities) > 1 else ("sizes",)
     found, _ = variants(e, parts, ALL)
     assert len({v.name for v in found}) == len(found) > 1 and found[0] == Variant(BASE, "")
@@ -95,7 +95,7 @@ def test_the_other_way_of_each_switch_is_taken() -> None:
 def test_sizes_are_ordered_by_cost_and_each_also_goes_without_eeg() -> None:
     shapes = Shapes(30, 5)
     changes = {"search.cost": "parameters", "data.modalities": ["audio", "eeg"], "model.audio.kind": "mfcc"}
-    e = load(SHIPPED[[p.stem for p in SHIPPED].index("demo")], changes)
+    e = load_experiment(SHIPPED[[p.stem for p in SHIPPED].index("demo")], changes)
     found = {v.name: cost(v.experiment(e), shapes) for v in variants(e, ["sizes"], ALL)[0]}
     order = ["quarter", "half", BASE, "double"]
     assert [found[size] for size in order] == sorted(found[size] for size in order)
@@ -122,7 +122,7 @@ def test_what_cannot_be_made_is_refused_in_one_line(parts: list[str], sizes: lis
 def test_a_key_that_came_later_changes_no_name_where_it_changes_nothing() -> None:
     e = Experiment()
     without = override(e, {"fusion.positions": False})
-    before = {f.name for f in fields(Fusion)} - {"positions"}
+    before = {f.name for f in fields(FusionConfig)} - {"positions"}
     assert as_before(e.fusion) == {name: getattr(e.fusion, name) for name in before}
     assert fusion_run(e, SPLIT, "data", ()).key != fusion_run(without, SPLIT, "data", ()).key
     assert study_name(e, "data", [SPLIT], []) != study_name(without, "data", [SPLIT], [])
