@@ -9,7 +9,7 @@ the data root, which may be another data set of the same classes. --out: the res
 
 from eav_ray.errors import ConfigError
 from eav_ray.runtime.cli import Arguments, absolute_path, run_command
-from eav_ray.runtime.stress import Asked, run_stress
+from eav_ray.runtime.stress import Asked, run_robustness
 
 
 def main(arguments: Arguments) -> None:
@@ -20,7 +20,7 @@ def main(arguments: Arguments) -> None:
     out = absolute_path("--out" if "out" in flags else "store.results", flags.get("out") or store)
     modalities, kinds = (tuple(filter(None, flags.get(f, "").split(","))) for f in ("modalities", "kinds"))
     asked = Asked(modalities, arguments.number("steps", 3), kinds, "all" in flags)
-    print(run_stress(arguments.paths[0], changes, asked, out).text)
+    print(run_robustness(arguments.paths[0], changes, asked, out).text)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def read(
     hz: int,
     timeout_s: float = 120.0,
     longest_s: float = LONGEST_S,
-    distort: Callable[[np.ndarray, int], np.ndarray] | None = None,
+    corruption: Callable[[np.ndarray, int], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3), or a film.
 
@@ -43,9 +43,9 @@ def read(
         raise DataError(f"{path} is missing; expected an audio file such as .wav or .flac")
     film = Path(path).suffix.lower() in soundtrack.SUFFIXES
     x_T, source_hz = (soundtrack.read if film else _read)(path, timeout_s, longest_s)
-    if distort is not None:
+    if corruption is not None:
         _require_finite(x_T, path)
-        x_T = distort(x_T, source_hz)
+        x_T = corruption(x_T, source_hz)
     return to_rate(x_T, source_hz, hz, path)
 
 

@@ -15,50 +15,60 @@ import numpy as np
 from eav_ray.config import Modality
 from eav_ray.errors import ConfigError, nearest
 
-GROUP = 10  # blocks of time of which an exact share is lost
+BLOCKS_PER_GROUP = 10  # blocks of time of which an exact share is lost
 
 
 @dataclass(frozen=True)
-class Kind:
+class CorruptionKind:
     """One way to disturb one modality."""
 
     modality: Modality
     unit: str  # of a level
     mildest: float
     strongest: float
-    harmless: float  # the level that changes nothing
-    text: str
-    log: bool = False  # steps are ratios, not differences
-    whole: bool = False  # levels are whole numbers
+    identity_level: float  # the level that changes nothing
+    description: str
+    log_scale: bool = False  # steps are ratios, not differences
+    is_integer: bool = False  # levels are whole numbers
 
 
-SNR = "dB SNR"
+SNR_UNIT = "dB SNR"
 INF = float("inf")
 # The milder end is what a good laboratory has on a bad day, the stronger what would be thrown away by hand.
-KINDS: dict[str, Kind] = {
-    "eeg.gaussian": Kind("eeg", SNR, 10, -10, INF, "white noise of each channel's own"),
-    "eeg.pink": Kind("eeg", SNR, 10, -10, INF, "1/f noise of each channel's own, from 0.5 Hz"),
-    "eeg.mains": Kind("eeg", SNR, 0, -30, INF, "mains hum at 50 Hz and its third harmonic"),
-    "eeg.dropout": Kind("eeg", "of electrodes flat", 0.1, 0.7, 0, "electrodes that have come off"),
-    "eeg.drift": Kind("eeg", "uV at most", 50, 5000, 0, "electrodes that wander, as a random walk", log=True),
-    "eeg.blinks": Kind("eeg", "uV at Fp", 100, 500, 0, "30 blinks a minute, strongest in front"),
-    "eeg.muscle": Kind("eeg", SNR, 10, -10, INF, "bursts of muscle, 20 to 150 Hz, in half of the time"),
-    "audio.babble": Kind("audio", SNR, 10, -10, INF, "speech of four other people of the data set at once"),
-    "audio.gaussian": Kind("audio", SNR, 20, -10, INF, "white noise"),
-    "audio.clipping": Kind("audio", "dB below the peak", 10, 30, 0, "samples cut off at a level"),
-    "audio.band": Kind("audio", "Hz", 4000, 1000, INF, "nothing above a frequency, as on a telephone", log=True),
-    "audio.silence": Kind("audio", "of the time", 0.2, 0.8, 0, "half seconds without sound"),
-    "video.blur": Kind("video", "% of the height", 1, 8, 0, "out of focus: SD of a Gaussian blur", log=True),
-    "video.darkness": Kind("video", "stops", 1, 5, 0, "light halved again and again"),
-    "video.occlusion": Kind("video", "of the picture", 0.1, 0.6, 0, "a black square in front of the camera"),
-    "video.dropped": Kind("video", "of the time", 0.3, 0.9, 0, "frames lost for half a second; the next one bridges"),
-    "video.frozen": Kind("video", "of the time", 0.3, 0.9, 0, "the picture stands still for two seconds"),
-    "video.compression": Kind(
-        "video", "JPEG quality", 20, 2, INF, "each frame encoded as JPEG and decoded", log=True, whole=True
+CORRUPTION_KINDS: dict[str, CorruptionKind] = {
+    "eeg.gaussian": CorruptionKind("eeg", SNR_UNIT, 10, -10, INF, "white noise of each channel's own"),
+    "eeg.pink": CorruptionKind("eeg", SNR_UNIT, 10, -10, INF, "1/f noise of each channel's own, from 0.5 Hz"),
+    "eeg.mains": CorruptionKind("eeg", SNR_UNIT, 0, -30, INF, "mains hum at 50 Hz and its third harmonic"),
+    "eeg.dropout": CorruptionKind("eeg", "of electrodes flat", 0.1, 0.7, 0, "electrodes that have come off"),
+    "eeg.drift": CorruptionKind(
+        "eeg", "uV at most", 50, 5000, 0, "electrodes that wander, as a random walk", log_scale=True
+    ),
+    "eeg.blinks": CorruptionKind("eeg", "uV at Fp", 100, 500, 0, "30 blinks a minute, strongest in front"),
+    "eeg.muscle": CorruptionKind("eeg", SNR_UNIT, 10, -10, INF, "bursts of muscle, 20 to 150 Hz, in half of the time"),
+    "audio.babble": CorruptionKind(
+        "audio", SNR_UNIT, 10, -10, INF, "speech of four other people of the data set at once"
+    ),
+    "audio.gaussian": CorruptionKind("audio", SNR_UNIT, 20, -10, INF, "white noise"),
+    "audio.clipping": CorruptionKind("audio", "dB below the peak", 10, 30, 0, "samples cut off at a level"),
+    "audio.band": CorruptionKind(
+        "audio", "Hz", 4000, 1000, INF, "nothing above a frequency, as on a telephone", log_scale=True
+    ),
+    "audio.silence": CorruptionKind("audio", "of the time", 0.2, 0.8, 0, "half seconds without sound"),
+    "video.blur": CorruptionKind(
+        "video", "% of the height", 1, 8, 0, "out of focus: SD of a Gaussian blur", log_scale=True
+    ),
+    "video.darkness": CorruptionKind("video", "stops", 1, 5, 0, "light halved again and again"),
+    "video.occlusion": CorruptionKind("video", "of the picture", 0.1, 0.6, 0, "a black square in front of the camera"),
+    "video.dropped": CorruptionKind(
+        "video", "of the time", 0.3, 0.9, 0, "frames lost for half a second; the next one bridges"
+    ),
+    "video.frozen": CorruptionKind("video", "of the time", 0.3, 0.9, 0, "the picture stands still for two seconds"),
+    "video.compression": CorruptionKind(
+        "video", "JPEG quality", 20, 2, INF, "each frame encoded as JPEG and decoded", log_scale=True, is_integer=True
     ),
 }
 # All modalities at once, by the first of these that is asked for.
-TOGETHER: dict[str, tuple[str, ...]] = {
+COMBINED_KINDS: dict[str, tuple[str, ...]] = {
     "eeg": ("eeg.pink", "eeg.gaussian", "eeg.muscle"),
     "audio": ("audio.babble", "audio.gaussian"),
     "video": ("video.blur", "video.occlusion", "video.darkness"),
@@ -66,7 +76,7 @@ TOGETHER: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Distortion:
+class Corruption:
     """One kind at one level."""
 
     kind: str  # of KINDS
@@ -75,7 +85,7 @@ class Distortion:
 
     @property
     def modality(self) -> Modality:
-        return KINDS[self.kind].modality
+        return CORRUPTION_KINDS[self.kind].modality
 
     @property
     def name(self) -> str:
@@ -83,10 +93,10 @@ class Distortion:
         return self.kind.partition(".")[2]
 
     @property
-    def harmless(self) -> bool:
-        return self.level == KINDS[self.kind].harmless
+    def is_identity(self) -> bool:
+        return self.level == CORRUPTION_KINDS[self.kind].identity_level
 
-    def rng(self, recording: str) -> np.random.Generator:
+    def make_rng(self, recording: str) -> np.random.Generator:
         """
         Args:
             recording: Its id, `subject/recording`.
@@ -95,54 +105,56 @@ class Distortion:
         return np.random.default_rng([self.seed, *np.frombuffer(words[:16], np.uint32).tolist()])
 
 
-def levels(kind: str, steps: int) -> tuple[float, ...]:
+def compute_levels(kind: str, steps: int) -> tuple[float, ...]:
     """Evenly from the mildest to the strongest; one step is the strongest."""
-    k = KINDS[kind]
-    space = np.geomspace if k.log else np.linspace
-    found = space(k.mildest, k.strongest, steps) if steps > 1 else np.array([k.strongest])
-    return tuple(float(round(level)) if k.whole else float(f"{level:.3g}") for level in found)
+    spec = CORRUPTION_KINDS[kind]
+    space = np.geomspace if spec.log_scale else np.linspace
+    values = space(spec.mildest, spec.strongest, steps) if steps > 1 else np.array([spec.strongest])
+    return tuple(float(round(level)) if spec.is_integer else float(f"{level:.3g}") for level in values)
 
 
-def select_kinds(words: Sequence[str], modalities: Sequence[str]) -> tuple[str, ...]:
+def select_kinds(names: Sequence[str], modalities: Sequence[str]) -> tuple[str, ...]:
     """The kinds that words name, of these modalities, in the order of KINDS: `eeg.pink`, or `gaussian` for each.
 
     Raises:
         ConfigError: There is no such kind, or not of these modalities.
     """
-    offered = [name for name, kind in KINDS.items() if kind.modality in modalities]
-    if not words:
-        return tuple(offered)
-    found: set[str] = set()
-    for word in words:
-        mine = {name for name in offered if word in (name, name.partition(".")[2])}
-        if not mine:
+    available = [name for name, kind in CORRUPTION_KINDS.items() if kind.modality in modalities]
+    if not names:
+        return tuple(available)
+    selected: set[str] = set()
+    for requested in names:
+        matching = {name for name in available if requested in (name, name.partition(".")[2])}
+        if not matching:
             raise ConfigError(
-                f"--kinds names {word!r}, which is no distortion of {', '.join(modalities)}; allowed are "
-                f"{', '.join(offered)}{nearest(word, offered)}"
+                f"--kinds names {requested!r}, which is no distortion of {', '.join(modalities)}; allowed are "
+                f"{', '.join(available)}{nearest(requested, available)}"
             )
-        found |= mine
-    return tuple(name for name in offered if name in found)
+        selected |= matching
+    return tuple(name for name in available if name in selected)
 
 
-def at_snr(noise: np.ndarray, power: np.ndarray | float, snr_db: float) -> np.ndarray:
+def scale_to_snr(noise: np.ndarray, power: np.ndarray | float, snr_db: float) -> np.ndarray:
     """Noise, without its mean, scaled so that `power` over its own power is the ratio asked for: along the last axis.
 
     Args:
         power: Of the signal; a signal without power gets no noise.
     """
     noise = noise - noise.mean(axis=-1, keepdims=True)
-    own = np.square(noise).mean(axis=-1)
-    gain = np.sqrt(np.divide(power, own * 10 ** (snr_db / 10), out=np.zeros_like(own), where=own > 0))
+    noise_power = np.square(noise).mean(axis=-1)
+    gain = np.sqrt(
+        np.divide(power, noise_power * 10 ** (snr_db / 10), out=np.zeros_like(noise_power), where=noise_power > 0)
+    )
     return noise * gain[..., None]
 
 
-def lapses(rng: np.random.Generator, blocks: int, share: float) -> np.ndarray:
+def draw_lost_blocks(rng: np.random.Generator, n_blocks: int, share: float) -> np.ndarray:
     """Which blocks of time are lost: (blocks,) bool. A larger share loses these too, and others.
 
     Of each ten an exact share where that is a whole number of blocks; else one block more or less, drawn at random, so
     that the share is exact in the mean.
     """
-    groups = -(-blocks // GROUP)
-    ranks = rng.permuted(np.tile(np.arange(GROUP), (groups, 1)), axis=1)
-    ranks = ranks + rng.uniform(size=(groups, 1))
-    return ranks.ravel()[:blocks] < round(share * GROUP, 6)
+    n_groups = -(-n_blocks // BLOCKS_PER_GROUP)
+    ranks = rng.permuted(np.tile(np.arange(BLOCKS_PER_GROUP), (n_groups, 1)), axis=1)
+    ranks = ranks + rng.uniform(size=(n_groups, 1))
+    return ranks.ravel()[:n_blocks] < round(share * BLOCKS_PER_GROUP, 6)

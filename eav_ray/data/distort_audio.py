@@ -7,26 +7,26 @@ import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
 from eav_ray.data import audio
-from eav_ray.data.distort import Distortion, at_snr, lapses
+from eav_ray.data.distort import Corruption, draw_lost_blocks, scale_to_snr
 from eav_ray.data.manifest import Recording
 from eav_ray.errors import DataError
 
-TALKERS = 4  # people who speak at once
+N_TALKERS = 4  # people who speak at once
 SILENCE_S = 0.5
-ORDER = 8  # of the low-pass, forwards and backwards
+FILTER_ORDER = 8  # of the low-pass, forwards and backwards
 
 
 @dataclass(frozen=True)
-class AudioDistortion:
+class AudioCorruption:
     """What `audio.read` takes: one distortion of one recording.
 
     Args:
         others: (person, path) of all speech of the data set, of which babble is made; the person's own is passed over.
     """
 
-    distortion: Distortion
+    corruption: Corruption
     recording: Recording
-    others: tuple[tuple[str, str], ...] = ()
+    speech_files: tuple[tuple[str, str], ...] = ()
 
     def __call__(self, x_T: np.ndarray, hz: int) -> np.ndarray:
         """Disturb one signal; the same length, within [-1, 1].
@@ -39,37 +39,37 @@ class AudioDistortion:
         Raises:
             DataError: Babble is asked for, and nobody else speaks.
         """
-        d = self.distortion
-        if d.harmless:
+        corruption = self.corruption
+        if corruption.is_identity:
             return x_T
-        rng, x = d.rng(self.recording.id), x_T.astype(np.float64)
-        match d.name:
+        rng, x = corruption.make_rng(self.recording.id), x_T.astype(np.float64)
+        match corruption.name:
             case "babble":
-                x = self._noisy(x, self._babble(rng, len(x), hz))
+                x = self._add_noise(x, self._make_babble(rng, len(x), hz))
             case "gaussian":
-                x = self._noisy(x, rng.standard_normal(len(x)))
+                x = self._add_noise(x, rng.standard_normal(len(x)))
             case "clipping":
-                top = float(np.abs(x).max()) * 10 ** (-d.level / 20)
-                x = np.clip(x, -top, top)
+                limit = float(np.abs(x).max()) * 10 ** (-corruption.level / 20)
+                x = np.clip(x, -limit, limit)
             case "band":
-                if d.level < hz / 2:
-                    sos = butter(ORDER, d.level, fs=hz, output="sos")
-                    x = np.clip(sosfiltfilt(sos, x, padlen=min(3 * ORDER, len(x) - 1)), -1, 1)
+                if corruption.level < hz / 2:
+                    sos = butter(FILTER_ORDER, corruption.level, fs=hz, output="sos")
+                    x = np.clip(sosfiltfilt(sos, x, padlen=min(3 * FILTER_ORDER, len(x) - 1)), -1, 1)
             case "silence":
                 block = np.arange(len(x)) // max(1, int(SILENCE_S * hz))
-                x[lapses(rng, int(block[-1]) + 1, d.level)[block]] = 0
+                x[draw_lost_blocks(rng, int(block[-1]) + 1, corruption.level)[block]] = 0
             case _:
-                raise AssertionError(d.name)
+                raise AssertionError(corruption.name)
         return x.astype(x_T.dtype)
 
-    def _noisy(self, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        mixed = x + at_snr(noise, np.square(x).mean(), self.distortion.level)
+    def _add_noise(self, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        mixed = x + scale_to_snr(noise, np.square(x).mean(), self.corruption.level)
         return mixed / max(1.0, float(np.abs(mixed).max()))
 
-    def _babble(self, rng: np.random.Generator, count: int, hz: int) -> np.ndarray:
+    def _make_babble(self, rng: np.random.Generator, count: int, hz: int) -> np.ndarray:
         """Several people at once, equally loud, each from somewhere in a recording of theirs, which begins anew."""
-        total, speaking = np.zeros(count), 0
-        for path in talkers(rng, self.recording.subject, self.others):
+        total, n_talkers = np.zeros(count), 0
+        for path in shuffle_talkers(rng, self.recording.subject, self.speech_files):
             try:
                 voice = audio.read(path, hz).astype(np.float64)
             except DataError:
@@ -79,20 +79,20 @@ class AudioDistortion:
                 continue
             start = int(rng.integers(len(voice)))
             total += np.resize(np.roll(voice, -start), count) / rms
-            speaking += 1
-            if speaking == TALKERS:
+            n_talkers += 1
+            if n_talkers == N_TALKERS:
                 return total
-        if not speaking:
+        if not n_talkers:
             raise DataError(f"{self.recording.id}: there is no speech of anybody else to make babble of")
         return total
 
 
-def talkers(rng: np.random.Generator, subject: str, others: Sequence[tuple[str, str]]) -> list[str]:
+def shuffle_talkers(rng: np.random.Generator, subject: str, speech_files: Sequence[tuple[str, str]]) -> list[str]:
     """Speech of other people in an order drawn at random: one recording of each first, then others of theirs."""
-    drawn = [others[n] for n in rng.permutation(len(others)) if others[n][0] != subject]
-    turn: dict[str, int] = {}
+    drawn = [speech_files[n] for n in rng.permutation(len(speech_files)) if speech_files[n][0] != subject]
+    turns: dict[str, int] = {}
     order = []
     for n, (talker, _) in enumerate(drawn):
-        turn[talker] = turn.get(talker, -1) + 1
-        order.append((turn[talker], n))
+        turns[talker] = turns.get(talker, -1) + 1
+        order.append((turns[talker], n))
     return [drawn[n][1] for _, n in sorted(order)]

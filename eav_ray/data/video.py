@@ -10,7 +10,7 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 
-from eav_ray.data.distort_video import VideoDistortion
+from eav_ray.data.distort_video import VideoCorruption
 from eav_ray.data.face import Cropper
 from eav_ray.data.manifest import LONGEST_S
 from eav_ray.errors import DataError
@@ -59,7 +59,7 @@ def read(
     timeout_s: float = 120.0,
     face_step: int = 0,
     longest_s: float = LONGEST_S,
-    distort: VideoDistortion | None = None,
+    corruption: VideoCorruption | None = None,
 ) -> Film:
     """Decode a file once; frame k is the first whose time is at least k / fps, to within half a source frame.
 
@@ -91,7 +91,7 @@ def read(
             if container.streams.video:
                 stream = container.streams.video[0]
                 stated_s = length_s(container, stream)
-                end_s = _choose(container, stream, fps, seconds, threads, keep, deadline, longest_s, distort)
+                end_s = _choose(container, stream, fps, seconds, threads, keep, deadline, longest_s, corruption)
                 keep.end()
             else:
                 reason = "it has no video stream"
@@ -129,7 +129,7 @@ def _choose(
     keep: "Whole | Cropper",
     deadline: float,
     longest_s: float,
-    distort: VideoDistortion | None,
+    corruption: VideoCorruption | None,
 ) -> float:
     """Give the chosen frames to `keep`; returns the time at which the last decoded frame ends."""
     stream.thread_type = threads
@@ -149,9 +149,9 @@ def _choose(
         wanted = int((time_s + slack_s) * fps) + 1  # frames due by now: all k with k / fps <= time_s + slack_s
         if seconds is not None:
             wanted = min(wanted, round(seconds * fps))
-        shown = frame if distort is None else distort.show(frame, time_s)
+        shown = frame if corruption is None else corruption.replace_lost_frame(frame, time_s)
         if wanted > given and shown is not None:
-            keep.add(shown if distort is None else distort.picture(shown), wanted - given)
+            keep.add(shown if corruption is None else corruption.corrupt_frame(shown), wanted - given)
             given = wanted
         end_s = max(end_s, time_s + frame_s)
         if end_s > longest_s:

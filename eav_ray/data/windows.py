@@ -9,8 +9,8 @@ import numpy as np
 
 from eav_ray.config import Modality, Preprocessing
 from eav_ray.data import audio, video
-from eav_ray.data.distort_audio import AudioDistortion
-from eav_ray.data.distort_video import VideoDistortion
+from eav_ray.data.distort_audio import AudioCorruption
+from eav_ray.data.distort_video import VideoCorruption
 from eav_ray.data.manifest import LONGEST_S, Problem, Recording
 from eav_ray.data.session import Prepared
 from eav_ray.data.shard import QUALITY
@@ -49,8 +49,8 @@ def read(
     prepared: Prepared | DataError | None,
     eeg_channels: int,
     longest_s: float = LONGEST_S,
-    hear: AudioDistortion | None = None,
-    see: VideoDistortion | None = None,
+    hear: AudioCorruption | None = None,
+    see: VideoCorruption | None = None,
 ) -> Signals:
     """Read one recording. A file that cannot be used is a problem, and its modality is not there.
 
@@ -90,7 +90,7 @@ def read(
                         timeout_s=preprocessing.file_timeout_s,
                         face_step=v.face_step if v.crop == "face" else 0,
                         longest_s=longest_s,
-                        distort=see,
+                        corruption=see,
                     )
                 case _:
                     pass

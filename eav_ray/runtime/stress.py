@@ -10,7 +10,7 @@ import pandas as pd
 
 from eav_ray.config import MODALITIES, Experiment, Modality, RuntimeConfig, digest
 from eav_ray.data import arrow, sets
-from eav_ray.data.distort import KINDS, TOGETHER, Distortion, levels, select_kinds
+from eav_ray.data.distort import COMBINED_KINDS, CORRUPTION_KINDS, Corruption, compute_levels, select_kinds
 from eav_ray.data.manifest import DataSet, Listing, Recording
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.degradation import FORMAT as TREE_FORMAT
@@ -39,13 +39,13 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Stressed:
+class RobustnessResult:
     tree: dict[str, Any]  # of results.json
     path: str  # of the folder that holds it
     text: str
 
 
-def run_stress(path: str, changes: dict[str, Any], asked: Asked, out: str) -> Stressed:
+def run_robustness(path: str, changes: dict[str, Any], asked: Asked, out: str) -> RobustnessResult:
     """Predict the test recordings of a checkpoint as they are, under each kind and step, and with everything disturbed.
 
     Args:
@@ -88,7 +88,7 @@ def run_stress(path: str, changes: dict[str, Any], asked: Asked, out: str) -> St
                 tables, [_condition_to_dict(c) for c in conditions], modalities, len(checkpoint.classes), facts
             )
             results.write_json(f"{name}/results.json", tree)
-    return Stressed(tree, f"{results}/{name}", f"{text(tree)}\nstress: {results}/{name}/results.json")
+    return RobustnessResult(tree, f"{results}/{name}", f"{text(tree)}\nstress: {results}/{name}/results.json")
 
 
 def plan(experiment: Experiment, asked: Asked, speakers: set[str]) -> list[Condition]:
@@ -112,20 +112,23 @@ def plan(experiment: Experiment, asked: Asked, speakers: set[str]) -> list[Condi
         kinds = tuple(k for k in kinds if k != "audio.babble")
     found = [Condition("clean", "clean", 0, ())]
     for kind in kinds:
-        for step, level in enumerate(levels(kind, asked.steps), start=1):
-            found.append(Condition(f"{kind}.{step}", kind, step, (Distortion(kind, level, experiment.seed),)))
+        for step, level in enumerate(compute_levels(kind, asked.steps), start=1):
+            found.append(Condition(f"{kind}.{step}", kind, step, (Corruption(kind, level, experiment.seed),)))
     return found + _together(kinds, asked.steps, experiment.seed)
 
 
 def _together(kinds: Sequence[str], steps: int, seed: int) -> list[Condition]:
     """All modalities disturbed at once, each by one kind; nothing where there is one modality only."""
-    of = {m: [k for k in kinds if KINDS[k].modality == m] for m in MODALITIES}
-    picked = [next((k for k in TOGETHER[m] if k in own), own[0]) for m, own in of.items() if own]
+    of = {m: [k for k in kinds if CORRUPTION_KINDS[k].modality == m] for m in MODALITIES}
+    picked = [next((k for k in COMBINED_KINDS[m] if k in own), own[0]) for m, own in of.items() if own]
     if len(picked) < 2:
         return []
     return [
         Condition(
-            f"together.{n + 1}", "together", n + 1, tuple(Distortion(k, levels(k, steps)[n], seed) for k in picked)
+            f"together.{n + 1}",
+            "together",
+            n + 1,
+            tuple(Corruption(k, compute_levels(k, steps)[n], seed) for k in picked),
         )
         for n in range(steps)
     ]
@@ -241,6 +244,8 @@ def _tables(
 def _condition_to_dict(condition: Condition) -> dict[str, Any]:
     """A condition, for the tree."""
     found: dict[str, Any] = {"name": condition.name, "kind": condition.kind, "step": condition.step}
-    found["modalities"] = [d.modality for d in condition.distortions]
-    found["levels"] = [{"kind": d.kind, "level": d.level, "unit": KINDS[d.kind].unit} for d in condition.distortions]
+    found["modalities"] = [d.modality for d in condition.corruptions]
+    found["levels"] = [
+        {"kind": d.kind, "level": d.level, "unit": CORRUPTION_KINDS[d.kind].unit} for d in condition.corruptions
+    ]
     return found

@@ -17,10 +17,10 @@ import ray.data
 
 from eav_ray.config import DataConfig, Modality, Preprocessing, RuntimeConfig
 from eav_ray.data import sets, windows
-from eav_ray.data.distort import Distortion
-from eav_ray.data.distort_audio import AudioDistortion
-from eav_ray.data.distort_eeg import Distorted
-from eav_ray.data.distort_video import VideoDistortion
+from eav_ray.data.distort import Corruption
+from eav_ray.data.distort_audio import AudioCorruption
+from eav_ray.data.distort_eeg import CorruptedDataset
+from eav_ray.data.distort_video import VideoCorruption
 from eav_ray.data.manifest import DataSet, Recording
 from eav_ray.data.session import Prepared, prepare_eeg
 from eav_ray.data.shard import as_stored, window_shapes
@@ -42,7 +42,7 @@ class Condition:
     name: str
     kind: str  # "clean", of `distort.KINDS`, or "together"
     step: int  # 0 for clean
-    distortions: tuple[Distortion, ...]
+    corruptions: tuple[Corruption, ...]
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def eeg_of(
 ) -> dict[str, Prepared | DataError]:
     """The EEG of recordings of one person, by id, under a condition."""
     here = [r for r in recordings if r.eeg is not None]
-    distortion = next((d for d in condition.distortions if d.modality == "eeg"), None) if condition else None
-    source = Distorted(dataset, distortion, work.preprocessing.eeg.unit) if distortion else dataset
+    corruption = next((d for d in condition.corruptions if d.modality == "eeg"), None) if condition else None
+    source = CorruptedDataset(dataset, corruption, work.preprocessing.eeg.unit) if corruption else dataset
     whole = work.whole.get(here[0].subject, ()) if here else ()
     return {r.id: found for r, found in prepare_eeg(source, here, work.preprocessing.eeg, whole)}
 
@@ -137,15 +137,15 @@ def read(
     condition: Condition | None = None,
 ) -> windows.Signals:
     """Some modalities of one recording, under a condition."""
-    of = {d.modality: d for d in condition.distortions} if condition else {}
+    of = {d.modality: d for d in condition.corruptions} if condition else {}
     return windows.read(
         recording,
         work.preprocessing,
         modalities,
         prepared=prepared,
         eeg_channels=work.shapes.eeg_channels,
-        hear=AudioDistortion(of["audio"], recording, work.others) if "audio" in of else None,
-        see=VideoDistortion(of["video"], recording.id) if "video" in of else None,
+        hear=AudioCorruption(of["audio"], recording, work.others) if "audio" in of else None,
+        see=VideoCorruption(of["video"], recording.id) if "video" in of else None,
     )
 
 
@@ -204,7 +204,7 @@ class Price:
         count = sum(map(len, work.recordings_by_subject))
         reading = predicting = 0.0
         for group in groups:
-            touched = {d.modality for c in group for d in c.distortions}
+            touched = {d.modality for c in group for d in c.corruptions}
             for m, cost in self.read.items():
                 reading += count * cost * (len(group) if m in touched else 1)
             reading += self.load * len(work.recordings_by_subject)
@@ -224,7 +224,7 @@ def measure(work: Work, groups: Sequence[tuple[Condition, ...]], path: str, thre
     cost = {m: [] for m in work.modalities}
     predict: list[float] = []
     for condition in [group[-1] for group in groups]:
-        moved: list[Modality] = [d.modality for d in condition.distortions] or list(work.modalities)
+        moved: list[Modality] = [d.modality for d in condition.corruptions] or list(work.modalities)
         for m in moved:
             began = time.monotonic()
             if m == "eeg":

@@ -11,17 +11,17 @@ import soundfile
 from scipy.signal import welch
 
 from eav_ray.data import audio, video
-from eav_ray.data.distort import KINDS, Distortion, lapses, levels, select_kinds
-from eav_ray.data.distort_audio import AudioDistortion, talkers
-from eav_ray.data.distort_eeg import Distorted, distort, frontal, power
-from eav_ray.data.distort_video import VideoDistortion
+from eav_ray.data.distort import CORRUPTION_KINDS, Corruption, compute_levels, draw_lost_blocks, select_kinds
+from eav_ray.data.distort_audio import AudioCorruption, shuffle_talkers
+from eav_ray.data.distort_eeg import CorruptedDataset, compute_blink_gains, compute_power, corrupt_eeg
+from eav_ray.data.distort_video import VideoCorruption
 from eav_ray.data.manifest import Listing, RawEEG, Recording
 from eav_ray.errors import ConfigError, DataError
 
 HZ, SECONDS = 500, 4
 CHANNELS = ("Fp1", "Fp2", "F3", "Fz", "C3", "Cz", "P3", "Pz", "O1", "O2")
-SNR = [name for name, kind in KINDS.items() if kind.unit == "dB SNR"]
-OF = {m: [name for name, kind in KINDS.items() if kind.modality == m] for m in ("eeg", "audio", "video")}
+SNR = [name for name, kind in CORRUPTION_KINDS.items() if kind.unit == "dB SNR"]
+OF = {m: [name for name, kind in CORRUPTION_KINDS.items() if kind.modality == m] for m in ("eeg", "audio", "video")}
 ME = Recording("me", "007", 0, "speaking", 0)
 
 
@@ -54,7 +54,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str], ...
 
 
 def heard(kind: str, level: float, room: tuple[tuple[str, str], ...], x: np.ndarray, of: Recording = ME) -> np.ndarray:
-    return AudioDistortion(Distortion(kind, level, 0), of, room)(x, 16000)
+    return AudioCorruption(Corruption(kind, level, 0), of, room)(x, 16000)
 
 
 @pytest.mark.parametrize("kind", [k for k in SNR if k.startswith("eeg.")])
@@ -62,7 +62,7 @@ def heard(kind: str, level: float, room: tuple[tuple[str, str], ...], x: np.ndar
 def test_eeg_has_the_ratio_of_signal_to_noise_that_was_asked_for(kind: str, snr_db: float) -> None:
     """In each channel, whatever its offset and drift."""
     raw = scalp()
-    noise_CT = distort(raw, Distortion(kind, snr_db, 0), "p/1").values_CT - raw.values_CT
+    noise_CT = corrupt_eeg(raw, Corruption(kind, snr_db, 0), "p/1").values_CT - raw.values_CT
     # By Welch's method, which shares nothing with how the noise was scaled.
     f, psd_CF = welch(raw.values_CT, HZ, nperseg=HZ * 2, detrend="linear")
     signal_C = psd_CF[:, f >= 0.5].sum(axis=1) * (f[1] - f[0])
@@ -73,7 +73,7 @@ def test_the_power_of_eeg_is_its_variance_without_offset_and_drift() -> None:
     level_CT = scalp().values_CT - scalp().values_CT.mean(axis=1, keepdims=True)
     t = np.arange(level_CT.shape[1])
     level_CT = np.stack([x - np.polyval(np.polyfit(t, x, 1), t) for x in level_CT])
-    np.testing.assert_allclose(power(scalp().values_CT, HZ), level_CT.var(axis=1), rtol=0.01)
+    np.testing.assert_allclose(compute_power(scalp().values_CT, HZ), level_CT.var(axis=1), rtol=0.01)
 
 
 @pytest.mark.parametrize("kind", ["audio.gaussian", "audio.babble"])
@@ -93,13 +93,13 @@ def test_audio_has_the_ratio_of_signal_to_noise_that_was_asked_for(
 
 @pytest.mark.parametrize("kind", [*OF["eeg"], *OF["audio"]])
 def test_a_distortion_is_drawn_from_its_recording_seed_and_kind(kind: str, room: tuple[tuple[str, str], ...]) -> None:
-    level = levels(kind, 3)[1]
+    level = compute_levels(kind, 3)[1]
 
     def made(seed: int = 0, recording: str = "me/007") -> np.ndarray:
-        d, of = Distortion(kind, level, seed), replace(ME, recording=recording.partition("/")[2])
+        d, of = Corruption(kind, level, seed), replace(ME, recording=recording.partition("/")[2])
         if d.modality == "eeg":
-            return distort(scalp(), d, recording).values_CT
-        return AudioDistortion(d, of, room)(speech(), 16000)
+            return corrupt_eeg(scalp(), d, recording).values_CT
+        return AudioCorruption(d, of, room)(speech(), 16000)
 
     once = made()
     np.testing.assert_array_equal(once, made())
@@ -109,32 +109,32 @@ def test_a_distortion_is_drawn_from_its_recording_seed_and_kind(kind: str, room:
         assert (once != made(seed=1)).any() and (once != made(recording="me/008")).any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CORRUPTION_KINDS)
 def test_the_harmless_level_changes_nothing(kind: str, room: tuple[tuple[str, str], ...], tmp_path: Path) -> None:
-    d = Distortion(kind, KINDS[kind].harmless, 0)
+    d = Corruption(kind, CORRUPTION_KINDS[kind].identity_level, 0)
     match d.modality:
         case "eeg":
-            np.testing.assert_array_equal(distort(scalp(), d, "p/1").values_CT, scalp().values_CT)
+            np.testing.assert_array_equal(corrupt_eeg(scalp(), d, "p/1").values_CT, scalp().values_CT)
         case "audio":
-            np.testing.assert_array_equal(AudioDistortion(d, ME, room)(speech(), 16000), speech())
+            np.testing.assert_array_equal(AudioCorruption(d, ME, room)(speech(), 16000), speech())
         case "video":
             path = film(tmp_path / "a.mp4", seconds=2)
             as_is = video.read(path, 5, 32).frames
-            np.testing.assert_array_equal(video.read(path, 5, 32, distort=VideoDistortion(d, "p/1")).frames, as_is)
+            np.testing.assert_array_equal(video.read(path, 5, 32, corruption=VideoCorruption(d, "p/1")).frames, as_is)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CORRUPTION_KINDS)
 def test_steps_grow_away_from_harmless(kind: str) -> None:
-    k, three = KINDS[kind], levels(kind, 3)
-    assert three[0] == k.mildest and three[-1] == k.strongest == levels(kind, 1)[0]
-    assert sorted(three, reverse=k.harmless == float("inf")) == list(three)
+    k, three = CORRUPTION_KINDS[kind], compute_levels(kind, 3)
+    assert three[0] == k.mildest and three[-1] == k.strongest == compute_levels(kind, 1)[0]
+    assert sorted(three, reverse=k.identity_level == float("inf")) == list(three)
 
 
 @pytest.mark.parametrize(("unit", "scale"), [("microvolt", 1.0), ("volt", 1e-6), ("auto", 1.0), ("auto", 1e-6)])
 @pytest.mark.parametrize(("kind", "level"), [("eeg.blinks", 300.0), ("eeg.drift", 5000.0)])
 def test_levels_in_microvolts_are_microvolts_in_any_unit(kind: str, level: float, unit: str, scale: float) -> None:
     raw = scalp(unit, scale)
-    found = distort(raw, Distortion(kind, level, 0), "p/1")
+    found = corrupt_eeg(raw, Corruption(kind, level, 0), "p/1")
     added_uv = (found.values_CT - raw.values_CT) / scale
     at_fp1 = np.abs(added_uv[0]).max()
     assert at_fp1 == pytest.approx(level, rel=1e-3)
@@ -143,14 +143,21 @@ def test_levels_in_microvolts_are_microvolts_in_any_unit(kind: str, level: float
 
 
 def test_blinks_are_strongest_in_front() -> None:
-    assert frontal(["EEG Fp1-REF", "AF3", "Fz", "FC1", "Cz", "O1"]).tolist() == [1, 0.7, 0.4, 0.15, 0.05, 0.02]
-    assert frontal(["E1", "E2"]).tolist() == [0.2, 0.2]
+    assert compute_blink_gains(["EEG Fp1-REF", "AF3", "Fz", "FC1", "Cz", "O1"]).tolist() == [
+        1,
+        0.7,
+        0.4,
+        0.15,
+        0.05,
+        0.02,
+    ]
+    assert compute_blink_gains(["E1", "E2"]).tolist() == [0.2, 0.2]
 
 
 def test_electrodes_come_off_one_after_the_other() -> None:
     before: set[int] = set()
     for share in (0.1, 0.4, 0.7):
-        x_CT = distort(scalp(), Distortion("eeg.dropout", share, 0), "p/1").values_CT
+        x_CT = corrupt_eeg(scalp(), Corruption("eeg.dropout", share, 0), "p/1").values_CT
         flat = set(np.flatnonzero(np.ptp(x_CT, axis=1) == 0).tolist())
         assert len(flat) == round(share * len(CHANNELS)) and before <= flat
         before = flat
@@ -159,13 +166,13 @@ def test_electrodes_come_off_one_after_the_other() -> None:
 def test_a_channel_that_is_not_finite_stays_so_and_touches_no_other() -> None:
     raw = scalp()
     raw.values_CT[3, 5] = np.nan
-    x_CT = distort(raw, Distortion("eeg.pink", 0, 0), "p/1").values_CT
+    x_CT = corrupt_eeg(raw, Corruption("eeg.pink", 0, 0), "p/1").values_CT
     assert np.isfinite(np.delete(x_CT, 3, axis=0)).all() and np.isnan(x_CT[3, 5])
 
 
 def test_a_rate_that_cannot_hold_the_noise_is_refused() -> None:
     with pytest.raises(DataError, match="100 Hz, too slow to hold mains hum"):
-        distort(replace(scalp(), hz=100.0), Distortion("eeg.mains", 0, 0), "p/1")
+        corrupt_eeg(replace(scalp(), hz=100.0), Corruption("eeg.mains", 0, 0), "p/1")
 
 
 class Source:
@@ -184,9 +191,9 @@ class Source:
 
 
 def test_a_data_set_reads_its_eeg_disturbed() -> None:
-    d = Distortion("eeg.pink", 0.0, 3)
-    found = Distorted(Source(), d, "auto").read_eeg(ME)
-    np.testing.assert_array_equal(found.values_CT, distort(scalp(), d, "me/007").values_CT)
+    d = Corruption("eeg.pink", 0.0, 3)
+    found = CorruptedDataset(Source(), d, "auto").read_eeg(ME)
+    np.testing.assert_array_equal(found.values_CT, corrupt_eeg(scalp(), d, "me/007").values_CT)
 
 
 def test_babble_is_of_other_people_and_of_several(room: tuple[tuple[str, str], ...]) -> None:
@@ -196,7 +203,7 @@ def test_babble_is_of_other_people_and_of_several(room: tuple[tuple[str, str], .
         loud = np.abs(np.fft.rfft(y))
         mine, others = (loud[[round(440 * n * len(y) / 16000) for n in people]] for people in ((1,), (2, 3, 4)))
         assert (others > 20 * mine.max()).all()
-    order = talkers(np.random.default_rng(0), "me", room)
+    order = shuffle_talkers(np.random.default_rng(0), "me", room)
     assert len(order) == 6 and {Path(p).name[0] for p in order[:3]} == {"a", "b", "c"}
     with pytest.raises(DataError, match="no speech of anybody else"):
         heard("audio.babble", 0.0, room[:3], speech())
@@ -235,12 +242,12 @@ def test_silence_takes_its_share_of_the_time(room: tuple[tuple[str, str], ...]) 
 
 
 def test_more_lapses_are_the_same_ones_and_others() -> None:
-    few, many = (lapses(np.random.default_rng(4), 35, share) for share in (0.3, 0.9))
+    few, many = (draw_lost_blocks(np.random.default_rng(4), 35, share) for share in (0.3, 0.9))
     assert few[:30].sum() == 9 and many[:30].sum() == 27 and (many | ~few).all()
 
 
 def test_a_share_of_ten_that_is_no_whole_number_is_met_in_the_mean() -> None:
-    drawn = [lapses(np.random.default_rng(4), 100_000, share) for share in (0.3, 0.35, 0.45, 0.6)]
+    drawn = [draw_lost_blocks(np.random.default_rng(4), 100_000, share) for share in (0.3, 0.35, 0.45, 0.6)]
     assert [one.mean() for one in drawn] == pytest.approx([0.3, 0.35, 0.45, 0.6], abs=0.003)
     assert all((more | ~less).all() for less, more in pairwise(drawn))
     assert set(drawn[1].reshape(-1, 10).sum(axis=1)) == {3, 4}
@@ -263,7 +270,7 @@ def film(path: Path, seconds: float = 10, rate: int = 20) -> Path:
 
 
 def seen(path: Path, kind: str, level: float, recording: str = "p/1") -> np.ndarray:
-    return video.read(path, 5, 48, distort=VideoDistortion(Distortion(kind, level, 0), recording)).frames
+    return video.read(path, 5, 48, corruption=VideoCorruption(Corruption(kind, level, 0), recording)).frames
 
 
 @pytest.mark.parametrize("kind", OF["video"])
@@ -271,15 +278,15 @@ def test_video_is_disturbed_by_recording_and_the_more_the_stronger(kind: str, tm
     path = film(tmp_path / "a.mp4")
     as_is = video.read(path, 5, 48).frames.astype(float)
     errors = []
-    for level in levels(kind, 3):
+    for level in compute_levels(kind, 3):
         once = seen(path, kind, level)
         np.testing.assert_array_equal(once, seen(path, kind, level))
         assert once.dtype == np.uint8 and once.shape[1:] == as_is.shape[1:] and len(once) <= len(as_is)
         errors.append(float(np.abs(once.astype(float) - as_is[: len(once)]).mean()))
     assert 0 < errors[0] < errors[1] < errors[2]
     if kind in ("video.occlusion", "video.dropped", "video.frozen"):
-        others = [seen(path, kind, levels(kind, 3)[1], f"p/{n}")[:30] for n in range(2, 6)]
-        assert any((other != seen(path, kind, levels(kind, 3)[1])[:30]).any() for other in others)
+        others = [seen(path, kind, compute_levels(kind, 3)[1], f"p/{n}")[:30] for n in range(2, 6)]
+        assert any((other != seen(path, kind, compute_levels(kind, 3)[1])[:30]).any() for other in others)
 
 
 def times_s(frames: np.ndarray) -> np.ndarray:
@@ -298,13 +305,13 @@ def test_lost_frames_are_bridged_by_the_next_and_frozen_ones_by_the_last(tmp_pat
 def test_a_square_hides_its_share_of_the_picture() -> None:
     white = np.full((72, 128, 3), 255, np.uint8)
     for share in (0.1, 0.35, 0.6):
-        hidden = VideoDistortion(Distortion("video.occlusion", share, 0), "p/1").pixels(white)
+        hidden = VideoCorruption(Corruption("video.occlusion", share, 0), "p/1").corrupt_pixels(white)
         assert (hidden == 0).mean() == pytest.approx(share, abs=0.02)
 
 
 def test_a_stop_halves_the_light() -> None:
     grey = np.full((4, 4, 3), 200, np.uint8)
-    dark = VideoDistortion(Distortion("video.darkness", 2, 0), "p/1").pixels(grey)
+    dark = VideoCorruption(Corruption("video.darkness", 2, 0), "p/1").corrupt_pixels(grey)
     assert (dark[0, 0, 0] / 200) ** 2.2 == pytest.approx(0.25, rel=0.02)
 
 
@@ -324,6 +331,6 @@ def test_audio_is_disturbed_at_the_rate_of_the_file(tmp_path: Path) -> None:
         rates.append((len(x_T), hz))
         return -x_T
 
-    flipped = audio.read(tmp_path / "a.wav", 16000, distort=distortion)
+    flipped = audio.read(tmp_path / "a.wav", 16000, corruption=distortion)
     np.testing.assert_allclose(flipped, -audio.read(tmp_path / "a.wav", 16000), atol=1e-6)
     assert rates == [(64000, 48000)]

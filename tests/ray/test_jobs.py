@@ -18,7 +18,7 @@ from eav_ray.config import load_experiment, parse_changes
 from eav_ray.data.synthetic import CLASSES
 from eav_ray.errors import DataError
 from eav_ray.runtime.score import Task, _Scorer
-from eav_ray.runtime.stress import Asked, run_stress
+from eav_ray.runtime.stress import Asked, run_robustness
 from eav_ray.runtime.train import open_data
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
@@ -207,14 +207,14 @@ def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continu
 
     # What is whole is read, and Ray is not started.
     words = Asked(kinds=("gaussian", "eeg.dropout", "darkness"), steps=2)
-    read = run_stress(str(best), {"data.root": str(planted)}, words, str(out))
+    read = run_robustness(str(best), {"data.root": str(planted)}, words, str(out))
     assert read.text.splitlines() == done.stdout.splitlines()[1:] and not ray.is_initialized()
     other = place / "others" / "subject9"
     shutil.copytree(planted / "subject1", other)
     (other / "EEG" / "subject1_eeg.mat").rename(other / "EEG" / "subject9_eeg.mat")
     (other / "EEG" / "subject1_eeg_label.mat").rename(other / "EEG" / "subject9_eeg_label.mat")
     with pytest.raises(DataError, match=r"does not hold 10 of the 10 recordings .*; set data\.root to .*--all"):
-        run_stress(str(best), {"data.root": str(other.parent)}, words, str(out))
+        run_robustness(str(best), {"data.root": str(other.parent)}, words, str(out))
 
 
 # Every kind of encoder and fusion in some combination, on two ranks.
