@@ -30,7 +30,7 @@ def main() -> int:
     folder, _ = arguments(__doc__)
     e = experiment_of(folder, {})
     parts = []
-    with cluster.session(e.runtime):
+    with cluster.connect_to_ray(e.runtime):
         data = open_data(e)
         paths = [train(override(e, {"fold.index": fold})) for fold in range(FOLDS)]
         checkpoint_by_subject = {i.split("/")[0]: p for p in paths for i in open_checkpoint(p).split.test}

@@ -26,7 +26,7 @@ from eav_ray.config import Experiment, load_experiment
 from eav_ray.data import shard
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
-from eav_ray.storage import Store, sha256, versions
+from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training import run as running
 from eav_ray.training.checkpoint import prefix_of
 from eav_ray.training.loop import Engine, Position
@@ -90,7 +90,7 @@ def recorded() -> Iterator[Record]:
             super()._write(weights, optimizer_state, position, metrics)
             if optimizer_state:  # the last checkpoint has none
                 record.writes.append((began, time.monotonic()))
-                folder = Path(self._results.path(prefix_of(self._run.key, self.attempt, position)))
+                folder = Path(self._results.resolve_path(prefix_of(self._run.key, self.attempt, position)))
                 record.size = sum(file.stat().st_size for file in folder.iterdir())
 
     with patch.object(running, "Watch", RecordedWatch), patch.object(running, "Saver", RecordedSaver):
@@ -114,7 +114,7 @@ def noise(folder: Path, e: Experiment, n: int) -> Windows:
     content = shard.to_bytes(shard.to_table(rows, shard.schema(p, 30, (m,))))
     store.write("a.parquet", content)
     file = shard.ShardFile("a.parquet", sha256(content), n, "subject1")
-    index = shard.Index("k", tuple("abcde"), (m,), 30, (file,), versions())
+    index = shard.Index("k", tuple("abcde"), (m,), 30, (file,), list_package_versions())
     store.write_json(shard.INDEX, asdict(index))
     return Windows(store, shard.read_index(store), cache=folder / "cache", cache_gb=1)
 

@@ -224,7 +224,7 @@ def main() -> int:
     print(f"to do: {FOLDS} folds of 3 encoder trainings and a fusion; about 15 minutes on 2 cores", flush=True)
     generate_dataset(e.data.root, plan, workers=2)
     tables, warnings = [], []
-    with cluster.session(e.runtime):
+    with cluster.connect_to_ray(e.runtime):
         preprocess(e)
         for fold in range(FOLDS):
             of_fold = override(e, {"fold.index": fold})

@@ -210,7 +210,7 @@ def main() -> int:
             table.setdefault(name, []).append(sides[name]())
             print(f"run {run + 1} {name}: {table[name][-1]:.1f} s", flush=True)
 
-    with cluster.session(experiment.runtime):
+    with cluster.connect_to_ray(experiment.runtime):
         ray.get([ray.remote(_warm).remote() for _ in range(4)])
         for k in range(RUNS):
             scratch = Path(tempfile.mkdtemp(dir=folder))

@@ -109,7 +109,7 @@ def _lane(e: Experiment, planned: tune.Plan, data: Data, changes: list[dict[str,
 def a_run_each(folder: Path, e: Experiment, planned: tune.Plan, data: Data, sample: int) -> float:
     """Seconds a candidate, of some, as many side by side as there are cores; Ray runs already."""
     light = replace(data, windows=None)  # workers open their own
-    with cluster.session(e.runtime):
+    with cluster.connect_to_ray(e.runtime):
         began = time.perf_counter()
         tasks = [
             _lane.remote(

@@ -170,7 +170,7 @@ def first_steps(folder: Path) -> list[str]:
     e = experiment_of(folder, 1)
     runs = [run_of(override(e, {"seed": seed, "optim.epochs": 1})) for seed in range(4)]
     began = time.perf_counter()
-    with cluster.session(e.runtime):
+    with cluster.connect_to_ray(e.runtime):
         ray_s, started = time.perf_counter() - began, time.time()
         progress_reports = by_program(e, runs)
     first = {run.key: min(p.at for p in progress_reports if p.key == run.key) for run in runs}
@@ -207,7 +207,7 @@ def main() -> int:
                     sides[side] = by_hand(e, workers, folder)
                     continue
                 background_cpu = Beside()
-                with cluster.session(e.runtime):
+                with cluster.connect_to_ray(e.runtime):
                     progress_reports = by_program(e, [run], background_cpu)
                 others.append(background_cpu.percent)
                 ends = [p for p in progress_reports if p.step and p.step % steps_of(e) == 0 and p.epoch > 1]

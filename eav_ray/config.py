@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from eav_ray.errors import ConfigError, nearest
+from eav_ray.errors import ConfigError, suggest_nearest
 
 Modality = Literal["audio", "eeg", "video"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
@@ -747,8 +747,12 @@ def _explain_validation_error(error: Any) -> str:
         if kind:
             place = ".".join(loc[:2])
             table = list_keys(ENCODER_KINDS[place][kind](), f"{place}.")
-            return f'"{path}" is not a key of {place}.kind={kind}{nearest(path, table)} (`--help` lists all keys)'
-        return f'"{path}" is not a key of an experiment{nearest(path, list_key_names())} (`--help` lists all keys)'
+            return (
+                f'"{path}" is not a key of {place}.kind={kind}{suggest_nearest(path, table)} (`--help` lists all keys)'
+            )
+        return (
+            f'"{path}" is not a key of an experiment{suggest_nearest(path, list_key_names())} (`--help` lists all keys)'
+        )
     if error["type"] == "value_error":
         text = str(error["ctx"]["error"]).replace("\n", "; ")
         return f"{path}: {text}" if path else text
@@ -818,7 +822,9 @@ def _apply_changes(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
         for part in parts[:-1]:
             child = node.setdefault(part, {})
             if not isinstance(child, dict):
-                raise ConfigError(f'"{dotted}" is not a key of an experiment{nearest(dotted, list_key_names())}')
+                raise ConfigError(
+                    f'"{dotted}" is not a key of an experiment{suggest_nearest(dotted, list_key_names())}'
+                )
             node = child
         place = ".".join(parts[:-1])
         if (

@@ -13,11 +13,11 @@ class DataError(ValueError):
     """A file or store that is missing, damaged, or not what it should be."""
 
 
-class Interrupted(Exception):
+class TrainingInterrupted(Exception):
     """A training saved and left before its end, because it was asked to; the text says why."""
 
 
-def nearest(word: str, allowed: Iterable[str]) -> str:
+def suggest_nearest(word: str, allowed: Iterable[str]) -> str:
     """`'; did you mean "X"?'`, or nothing where no allowed word is close."""
-    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
-    return f'; did you mean "{close[0]}"?' if close else ""
+    matches = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
+    return f'; did you mean "{matches[0]}"?' if matches else ""

@@ -23,11 +23,11 @@ import pyarrow.fs as pafs
 from eav_ray.errors import DataError
 
 COMMIT = "COMMIT"
-FLUSH = 4 * 2**20  # bytes of a stream that are brought to the disk together
+FLUSH_BYTES = 4 * 2**20  # bytes of a stream that are brought to the disk together
 SCHEMES = ("s3://", "gs://", "file://")
 
 
-def checked_name(name: str) -> str:
+def check_store_name(name: str) -> str:
     """A relative name that stays below its folder.
 
     Raises:
@@ -43,27 +43,27 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def content(path: str) -> str:
+def hash_content(path: str) -> str:
     """What a local file, or the files of a local folder, hold: equal content, equal text. Another name is itself."""
     local_path = Path(path).expanduser()
     files = sorted(local_path.iterdir()) if local_path.is_dir() else [local_path] if local_path.is_file() else []
-    hashes = [_file_sha256(f, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+    hashes = [_hash_file(f, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
     return sha256("".join(hashes).encode()) if hashes else path
 
 
 @lru_cache(maxsize=64)
-def _file_sha256(path: Path, size: int, changed_ns: int) -> str:
+def _hash_file(path: Path, size: int, modified_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def versions() -> dict[str, str]:
+def list_package_versions() -> dict[str, str]:
     """Of this program and of what its results depend on."""
     names = ("eav-ray", "torch", "ray", "deepspeed", "timm", "transformers", "mne", "numpy", "pyarrow")
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def split(path: str) -> tuple["Store", str]:
+def split_store_path(path: str) -> tuple["Store", str]:
     """A path to one thing, as users give it: the store that holds it, and its name there.
 
     Raises:
@@ -79,22 +79,22 @@ def split(path: str) -> tuple["Store", str]:
 
 
 @contextlib.contextmanager
-def io_errors(what: str, after: str = "") -> Iterator[None]:
+def io_errors(action: str, hint: str = "") -> Iterator[None]:
     """What a file system refuses, as one line. pyarrow's own errors, and OSError for all that a network can do."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"cannot {what}: {reason}{after}") from None
+        raise DataError(f"cannot {action}: {reason}{hint}") from None
 
 
-class Stream(io.RawIOBase):
+class HashingWriter(io.RawIOBase):
     """Where `Store.stream` writes to, with the hash of what has gone through."""
 
     def __init__(self, file: Any, flusher: ThreadPoolExecutor | None = None) -> None:
         self._file, self._flusher = file, flusher
         self._hash = hashlib.sha256()
-        self._fresh, self._flushing = 0, None if flusher is None else flusher.submit(int)
+        self._unflushed_bytes, self._pending_flush = 0, None if flusher is None else flusher.submit(int)
 
     @property
     def sha256(self) -> str:
@@ -107,11 +107,16 @@ class Stream(io.RawIOBase):
         self._file.write(data)
         self._hash.update(data)
         size = memoryview(data).nbytes
-        self._fresh += size
-        if self._flusher is not None and self._flushing is not None and self._fresh >= FLUSH and self._flushing.done():
-            self._flushing.result()  # a full disk may show only now
+        self._unflushed_bytes += size
+        if (
+            self._flusher is not None
+            and self._pending_flush is not None
+            and self._unflushed_bytes >= FLUSH_BYTES
+            and self._pending_flush.done()
+        ):
+            self._pending_flush.result()  # a full disk may show only now
             self._file.flush()
-            self._flushing, self._fresh = self._flusher.submit(os.fsync, self._file.fileno()), 0
+            self._pending_flush, self._unflushed_bytes = self._flusher.submit(os.fsync, self._file.fileno()), 0
         return size
 
 
@@ -119,14 +124,14 @@ class Store:
     """Named bytes below one root. Writing is atomic: a reader sees the old content or the new, never a part."""
 
     def __init__(self, root: str | Path) -> None:
-        given = str(root)
-        self.root = given.rstrip("/") or "/"
-        if "://" in given:
-            if not given.startswith(SCHEMES) or given in SCHEMES:
+        root_text = str(root)
+        self.root = root_text.rstrip("/") or "/"
+        if "://" in root_text:
+            if not root_text.startswith(SCHEMES) or root_text in SCHEMES:
                 raise DataError(
-                    f"{given} is not a store; a store is a folder, s3://bucket/folder or gs://bucket/folder"
+                    f"{root_text} is not a store; a store is a folder, s3://bucket/folder or gs://bucket/folder"
                 )
-            with io_errors(f"open the store {given}", "; check its name, the network and your credentials"):
+            with io_errors(f"open the store {root_text}", "; check its name, the network and your credentials"):
                 self._fs, base = pafs.FileSystem.from_uri(self.root)
         else:
             self._fs, base = pafs.LocalFileSystem(), str(Path(self.root).absolute())
@@ -140,22 +145,22 @@ class Store:
     def __str__(self) -> str:
         return self.root
 
-    def below(self, name: str) -> "Store":
-        return Store(self._shown(checked_name(name)))
+    def open_substore(self, name: str) -> "Store":
+        return Store(self._format_path(check_store_name(name)))
 
-    def path(self, name: str) -> str:
+    def resolve_path(self, name: str) -> str:
         """The path that the file system knows. On a local disk, links that lead out of the root are refused."""
-        full = f"{self._base}/{checked_name(name)}"
+        full = f"{self._base}/{check_store_name(name)}"
         if self.is_local and not Path(full).resolve().is_relative_to(Path(self._base or "/").resolve()):
-            raise DataError(f"{self._shown(name)} leads outside of {self.root}; nothing is read or written there")
+            raise DataError(f"{self._format_path(name)} leads outside of {self.root}; nothing is read or written there")
         return full
 
-    def _shown(self, name: str) -> str:
+    def _format_path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}"
 
     def write(self, name: str, data: bytes) -> None:
-        path = self.path(name)
-        with io_errors(f"write {self._shown(name)}", "; nothing was changed"):
+        path = self.resolve_path(name)
+        with io_errors(f"write {self._format_path(name)}", "; nothing was changed"):
             if not self.is_local:
                 with self._fs.open_output_stream(path) as stream:  # an object appears when its upload is complete
                     stream.write(data)
@@ -173,23 +178,23 @@ class Store:
                     os.unlink(partial)
 
     @contextlib.contextmanager
-    def stream(self, name: str) -> Iterator["Stream"]:
+    def open_writer(self, name: str) -> Iterator["HashingWriter"]:
         """Write one thing piece by piece; it appears under its name when the block ends.
 
         What was written is brought to the disk, or uploaded, while the caller makes the next piece. On an object store
         a block that ends by an exception may leave a part under the name: only name what a later record lists.
         """
-        path = self.path(name)
-        with io_errors(f"write {self._shown(name)}", "; nothing was changed"):
+        path = self.resolve_path(name)
+        with io_errors(f"write {self._format_path(name)}", "; nothing was changed"):
             if not self.is_local:
                 with self._fs.open_output_stream(path) as remote:
-                    yield Stream(remote)
+                    yield HashingWriter(remote)
                 return
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
             try:
                 with open(partial, "wb") as file, ThreadPoolExecutor(1) as flusher:
-                    yield Stream(file, flusher)
+                    yield HashingWriter(file, flusher)
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(partial, path)
@@ -201,45 +206,45 @@ class Store:
         self.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
     def read(self, name: str) -> bytes:
-        path = self.path(name)
-        with io_errors(f"read {self._shown(name)}"):
+        path = self.resolve_path(name)
+        with io_errors(f"read {self._format_path(name)}"):
             try:
                 with self._fs.open_input_stream(path) as stream:
                     return stream.read()
             except FileNotFoundError:
-                raise DataError(f"{self._shown(name)} does not exist") from None
+                raise DataError(f"{self._format_path(name)} does not exist") from None
 
     def read_json(self, name: str) -> Any:
         try:
             return json.loads(self.read(name))
         except ValueError:
-            raise DataError(f"{self._shown(name)} is not JSON; it was damaged or is not ours") from None
+            raise DataError(f"{self._format_path(name)} is not JSON; it was damaged or is not ours") from None
 
     def exists(self, name: str) -> bool:
-        path = self.path(name)
-        with io_errors(f"look for {self._shown(name)}"):
+        path = self.resolve_path(name)
+        with io_errors(f"look for {self._format_path(name)}"):
             return self._fs.get_file_info(path).type != pafs.FileType.NotFound
 
-    def names(self, prefix: str = "") -> list[str]:
+    def list_files(self, prefix: str = "") -> list[str]:
         """All files below a prefix, sorted, relative to the root; partial files are not listed."""
-        base = self.path(prefix) if prefix else self._base or "/"
-        with io_errors(f"list {self._shown(prefix) if prefix else self.root}"):
+        base = self.resolve_path(prefix) if prefix else self._base or "/"
+        with io_errors(f"list {self._format_path(prefix) if prefix else self.root}"):
             infos = self._fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
         start = len(self._base) + 1
         return sorted(i.path[start:] for i in infos if i.is_file and not i.path.endswith(".partial"))
 
-    def folders(self, prefix: str = "") -> list[str]:
+    def list_folders(self, prefix: str = "") -> list[str]:
         """Names of the folders directly below a prefix, sorted."""
         depth = len(PurePosixPath(prefix).parts)
-        parts = (PurePosixPath(name).parts for name in self.names(prefix))
+        parts = (PurePosixPath(name).parts for name in self.list_files(prefix))
         return sorted({p[depth] for p in parts if len(p) > depth + 1})
 
     def delete(self, prefix: str) -> None:
         if self.exists(prefix):
-            with io_errors(f"delete {self._shown(prefix)}"):
-                self._fs.delete_dir(self.path(prefix))
+            with io_errors(f"delete {self._format_path(prefix)}"):
+                self._fs.delete_dir(self.resolve_path(prefix))
 
-    def commit(self, prefix: str, files: dict[str, bytes], *, written: tuple[str, ...] = ()) -> None:
+    def commit(self, prefix: str, files: dict[str, bytes], *, already_written: tuple[str, ...] = ()) -> None:
         """Write files below a prefix, read them back, and only then the `COMMIT` that makes them count.
 
         Args:
@@ -249,10 +254,10 @@ class Store:
         for name, data in files.items():
             self.write(f"{prefix}/{name}", data)
         hashes: dict[str, dict[str, Any]] = {}
-        for name in (*files, *written):
+        for name in (*files, *already_written):
             stored = self.read(f"{prefix}/{name}")
             if name in files and stored != files[name]:
-                raise DataError(f"{self._shown(prefix)}/{name} reads back differently from what was written")
+                raise DataError(f"{self._format_path(prefix)}/{name} reads back differently from what was written")
             hashes[name] = {"sha256": sha256(stored), "bytes": len(stored)}
         self.write_json(f"{prefix}/{COMMIT}", {"files": hashes})
 
@@ -266,15 +271,15 @@ class Store:
             DataError: No COMMIT, a file is missing, or a hash differs.
         """
         if not self.is_committed(prefix):
-            raise DataError(f"{self._shown(prefix)} has no {COMMIT}: it was never finished, so it does not count")
-        listed = self.read_json(f"{prefix}/{COMMIT}")
-        if not isinstance(listed, dict) or not isinstance(listed.get("files"), dict):
-            raise DataError(f"{self._shown(prefix)}/{COMMIT} does not list files; it was damaged")
+            raise DataError(f"{self._format_path(prefix)} has no {COMMIT}: it was never finished, so it does not count")
+        commit = self.read_json(f"{prefix}/{COMMIT}")
+        if not isinstance(commit, dict) or not isinstance(commit.get("files"), dict):
+            raise DataError(f"{self._format_path(prefix)}/{COMMIT} does not list files; it was damaged")
         files: dict[str, bytes] = {}
-        for name, entry in listed["files"].items():
-            data = self.read(f"{prefix}/{checked_name(name)}")
+        for name, entry in commit["files"].items():
+            data = self.read(f"{prefix}/{check_store_name(name)}")
             if not isinstance(entry, dict) or sha256(data) != entry.get("sha256"):
-                raise DataError(f"{self._shown(prefix)}/{name} is damaged: its sha256 is not the one in {COMMIT}")
+                raise DataError(f"{self._format_path(prefix)}/{name} is damaged: its sha256 is not the one in {COMMIT}")
             files[name] = data
         return files
 
@@ -290,8 +295,8 @@ class Store:
             return
         import fcntl
 
-        path = Path(self.path(name))
-        with io_errors(f"write {self._shown(name)}"):
+        path = Path(self.resolve_path(name))
+        with io_errors(f"write {self._format_path(name)}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = open(path, "a")  # noqa: SIM115
         with file:

@@ -10,12 +10,12 @@ python jobs/ablate.py jobs/experiments/fusion.yaml --parts sizes --sizes cheap,q
 """
 
 from eav_ray.runtime.ablate import run_ablation
-from eav_ray.runtime.cli import Arguments, experiment_of, run_command
+from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
 from eav_ray.training.variants import PARTS
 
 
 def main(arguments: Arguments) -> int:
-    experiment = experiment_of(arguments)
+    experiment = prepare_experiment(arguments)
     parts, sizes = (
         arguments.flags.get(f, d).split(",") for f, d in (("parts", ",".join(PARTS)), ("sizes", "cheap,half"))
     )

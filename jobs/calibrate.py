@@ -6,16 +6,16 @@ python jobs/evaluate.py  jobs/experiments/fusion.yaml --checkpoint results/runs/
 
 from eav_ray.errors import ConfigError
 from eav_ray.runtime.calibrate import calibrate
-from eav_ray.runtime.cli import Arguments, absolute_path, experiment_of, run_command
+from eav_ray.runtime.cli import Arguments, prepare_experiment, resolve_user_path, run_command
 
 
 def main(arguments: Arguments) -> None:
-    experiment = experiment_of(arguments)
+    experiment = prepare_experiment(arguments)
     for flag in ("checkpoint", "subject"):
         if not arguments.flags.get(flag):
             raise ConfigError("name the checkpoint and the person: --checkpoint best --subject subject9")
-    path = absolute_path("--checkpoint", arguments.flags["checkpoint"])
-    adapted = calibrate(experiment, path, arguments.flags["subject"], arguments.number("recordings", 10))
+    path = resolve_user_path("--checkpoint", arguments.flags["checkpoint"])
+    adapted = calibrate(experiment, path, arguments.flags["subject"], arguments.parse_count("recordings", 10))
     print(f"checkpoint: {adapted}")
 
 

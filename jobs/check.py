@@ -3,15 +3,15 @@
 python jobs/check.py jobs/experiments/fusion.yaml data.root=/data/EAV
 """
 
-from eav_ray.runtime.check import check, report
-from eav_ray.runtime.cli import Arguments, experiment_of, run_command
+from eav_ray.runtime.check import check_dataset, format_dataset_check
+from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
 
 
 def main(arguments: Arguments) -> int:
-    experiment = experiment_of(arguments, uses=())
-    found = check(experiment)
-    print(report(found))
-    return 1 if found.problems and experiment.preprocessing.on_bad == "fail" else 0
+    experiment = prepare_experiment(arguments, used_stores=())
+    result = check_dataset(experiment)
+    print(format_dataset_check(result))
+    return 1 if result.problems and experiment.preprocessing.on_bad == "fail" else 0
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@ python jobs/demo.py jobs/experiments/demo.yaml --people 9 --per-class 6
 
 import os
 
-from eav_ray.runtime.cli import Arguments, experiment_of, run_command
-from eav_ray.runtime.demo import demo
+from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
+from eav_ray.runtime.demo import run_demo
 
 
 def main(arguments: Arguments) -> int:
-    experiment = experiment_of(arguments)
-    n_subjects, per_class = arguments.number("people", 9), arguments.number("per-class", 6)
-    return 0 if demo(experiment, n_subjects=n_subjects, per_class=per_class, workers=os.cpu_count() or 1) else 1
+    experiment = prepare_experiment(arguments)
+    n_subjects, per_class = arguments.parse_count("people", 9), arguments.parse_count("per-class", 6)
+    return 0 if run_demo(experiment, n_subjects=n_subjects, per_class=per_class, workers=os.cpu_count() or 1) else 1
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ folder of index.html, results.json and model_card.md; in the results store if no
 inner folds, to fit a temperature on.
 """
 
-from eav_ray.runtime.cli import Arguments, absolute_path, experiment_of, run_command
+from eav_ray.runtime.cli import Arguments, prepare_experiment, resolve_user_path, run_command
 from eav_ray.runtime.evaluate import evaluate_checkpoint, evaluate_protocol
 
 
 def main(arguments: Arguments) -> None:
-    experiment, flags = experiment_of(arguments), arguments.flags
-    out = absolute_path("--out", flags.get("out", ""))
+    experiment, flags = prepare_experiment(arguments), arguments.flags
+    out = resolve_user_path("--out", flags.get("out", ""))
     temperature = "temperature" in flags
     if flags.get("checkpoint"):
         print(evaluate_checkpoint(experiment, flags["checkpoint"], out=out, temperature=temperature).text)

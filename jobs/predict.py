@@ -5,14 +5,14 @@ python jobs/predict.py best data.root=/data/EAV store.shards=data/shards --shard
 """
 
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.cli import Arguments, absolute_path, run_command
+from eav_ray.runtime.cli import Arguments, resolve_user_path, run_command
 from eav_ray.runtime.export import predict_to_file
 
 
 def main(arguments: Arguments) -> int:
     if len(arguments.paths) != 1:
         raise ConfigError("give exactly one checkpoint folder; jobs/train.py and jobs/pull.py print its path")
-    out = absolute_path("--out", arguments.flags.get("out") or "predictions.parquet", remote=False)
+    out = resolve_user_path("--out", arguments.flags.get("out") or "predictions.parquet", allow_remote=False)
     result = predict_to_file(arguments.paths[0], arguments.changes, out, shards="shards" in arguments.flags)
     print(result.text)
     return 0

@@ -7,14 +7,14 @@ python jobs/protocol.py jobs/experiments/fusion.yaml fold.of=5 --search
 --search: each fold is searched first, as jobs/tune.py does, on inner folds of its own training people.
 """
 
-from eav_ray.runtime.cli import Arguments, experiment_of, run_command
+from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
 from eav_ray.runtime.nested import run_nested
 from eav_ray.runtime.protocol import run_protocol
 
 
 def main(arguments: Arguments) -> int:
     run = run_nested if "search" in arguments.flags else run_protocol
-    report = run(experiment_of(arguments))
+    report = run(prepare_experiment(arguments))
     print(report.text)
     return 1 if report.failed else 0
 

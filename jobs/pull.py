@@ -9,7 +9,7 @@ the search keeps as many as search.refit says. --next-best takes the next one wh
 """
 
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.cli import Arguments, absolute_path, run_command
+from eav_ray.runtime.cli import Arguments, resolve_user_path, run_command
 from eav_ray.runtime.pull import candidates, pull, studies
 from eav_ray.training.plan import SCORE
 
@@ -22,18 +22,18 @@ def main(arguments: Arguments) -> None:
     if top and not (top.isdigit() and int(top)):
         raise ConfigError(f"--top={top} is not a number of 1 or more")
     if "list" in flags:
-        shown = int(top or 20)
-        print(candidates(store, study, metric=flags.get("metric") or SCORE, top=shown) if study else studies(store))
+        n_shown = int(top or 20)
+        print(candidates(store, study, metric=flags.get("metric") or SCORE, top=n_shown) if study else studies(store))
         return
     if "metric" in flags:
         raise ConfigError("--metric orders what --list --study shows; the best are those by the search's own score")
-    to = absolute_path("--to", flags.get("to") or "best", remote=False)
-    pulled = pull(store, to, study=study, top=int(top or 1), next_best="next-best" in flags)
-    for line in pulled.skipped:
+    to = resolve_user_path("--to", flags.get("to") or "best", allow_remote=False)
+    result = pull(store, to, study=study, top=int(top or 1), next_best="next-best" in flags)
+    for line in result.skipped:
         print(f"passed over: {line}")
-    for path in pulled.paths:
+    for path in result.paths:
         print(f"checkpoint: {path}")
-    print(f"predict with it: python jobs/predict.py {pulled.paths[0]} data.root=... ")
+    print(f"predict with it: python jobs/predict.py {result.paths[0]} data.root=... ")
 
 
 if __name__ == "__main__":

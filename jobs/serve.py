@@ -20,11 +20,11 @@ def main(arguments: Arguments) -> None:
         arguments.paths[0],
         arguments.changes,
         host=flags.get("host") or "127.0.0.1",
-        port=arguments.number("port", 8000),
+        port=arguments.parse_count("port", 8000),
         token_file=flags.get("token-file", ""),
         name=flags.get("name") or "eav-ray",
         route=flags.get("route") or "/",
-        replicas=arguments.number("replicas", 1),
+        replicas=arguments.parse_count("replicas", 1),
     )
 
 

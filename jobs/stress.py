@@ -8,7 +8,7 @@ the data root, which may be another data set of the same classes. --out: the res
 """
 
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.cli import Arguments, absolute_path, run_command
+from eav_ray.runtime.cli import Arguments, resolve_user_path, run_command
 from eav_ray.runtime.stress import Asked, run_robustness
 
 
@@ -17,10 +17,10 @@ def main(arguments: Arguments) -> None:
         raise ConfigError("give exactly one checkpoint folder; jobs/train.py and jobs/pull.py print its path")
     flags, changes = arguments.flags, dict(arguments.changes)
     store = str(changes.pop("store.results", "results"))
-    out = absolute_path("--out" if "out" in flags else "store.results", flags.get("out") or store)
+    out = resolve_user_path("--out" if "out" in flags else "store.results", flags.get("out") or store)
     modalities, kinds = (tuple(filter(None, flags.get(f, "").split(","))) for f in ("modalities", "kinds"))
-    asked = Asked(modalities, arguments.number("steps", 3), kinds, "all" in flags)
-    print(run_robustness(arguments.paths[0], changes, asked, out).text)
+    request = Asked(modalities, arguments.parse_count("steps", 3), kinds, "all" in flags)
+    print(run_robustness(arguments.paths[0], changes, request, out).text)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ python jobs/train.py jobs/experiments/fusion.yaml optim.lr=3e-4 fold.index=2
 python jobs/train.py jobs/experiments/fusion.yaml data.modalities=[eeg]
 """
 
-from eav_ray.runtime.cli import Arguments, experiment_of, run_command
+from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
 from eav_ray.runtime.train import train
 
 
 def main(arguments: Arguments) -> None:
-    print(f"checkpoint: {train(experiment_of(arguments))}")
+    print(f"checkpoint: {train(prepare_experiment(arguments))}")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 python jobs/tune.py jobs/experiments/fusion.yaml search.candidates=32 fold.index=0
 """
 
-from eav_ray.runtime.cli import Arguments, experiment_of, run_command
+from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
 from eav_ray.runtime.tune import tune_experiment
 
 
 def main(arguments: Arguments) -> None:
-    experiment = experiment_of(arguments)
+    experiment = prepare_experiment(arguments)
     best = tune_experiment(experiment)
     print(f"best candidate {best.candidate.number}: {best.candidate.changes}, inner score {best.inner_score:.4f}")
     print(f"study: {best.study}")

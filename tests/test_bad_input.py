@@ -18,7 +18,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError, UserC
 from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime import cluster
-from eav_ray.runtime.cli import Arguments, absolute, run_command, with_data
+from eav_ray.runtime.cli import Arguments, resolve_experiment_paths, retarget_experiment, run_command
 
 REPOSITORY = Path(__file__).parents[1]
 DEMO = str(REPOSITORY / "jobs" / "experiments" / "demo.yaml")
@@ -241,17 +241,17 @@ def test_an_error_of_a_real_task_is_one_line() -> None:
 def test_relative_folders_are_refused_in_a_submitted_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(ConfigError, match=r"store\.\w+ is .*absolute path"):
-        absolute(Experiment())
+        resolve_experiment_paths(Experiment())
     with pytest.raises(ConfigError, match=r"store\.shards is .*absolute path"):
-        absolute(Experiment(), uses=("shards",))
+        resolve_experiment_paths(Experiment(), used_stores=("shards",))
     with pytest.raises(ConfigError, match=r"data\.root is .*absolute path"):
-        with_data(Experiment(), {"data.root": "new_people"})
+        retarget_experiment(Experiment(), {"data.root": "new_people"})
 
 
 def test_a_submitted_job_may_leave_alone_the_stores_that_it_does_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert absolute(Experiment(), uses=()).store == Experiment().store
-    assert with_data(Experiment(), {"data.root": "/data/new_people"}).data.root == "/data/new_people"
+    assert resolve_experiment_paths(Experiment(), used_stores=()).store == Experiment().store
+    assert retarget_experiment(Experiment(), {"data.root": "/data/new_people"}).data.root == "/data/new_people"
 
 
 def test_home_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ def test_home_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("HOME", "/home/me")
     changes = {"data.root": "~/EAV", "store.shards": "~/shards", "store.results": "s3://lab/~", "store.cache": "~"}
-    found = absolute(override(Experiment(), changes))
+    found = resolve_experiment_paths(override(Experiment(), changes))
     assert (found.data.root, found.store.shards) == ("/home/me/EAV", "/home/me/shards")
     assert (found.store.results, found.store.cache) == ("s3://lab/~", "/home/me")
 
@@ -348,19 +348,19 @@ def test_a_submitted_job_names_the_relative_path_that_it_uses(
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]"])
 def test_loopback_needs_no_token(host: str) -> None:
-    cluster.refuse_exposed(host, "host")
+    cluster.require_protected_address(host, "host")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "head.example.org"])
 def test_beyond_loopback_a_token_is_needed(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="token"):
-        cluster.refuse_exposed(host, "host")
+        cluster.require_protected_address(host, "host")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    cluster.refuse_exposed(host, "host")
+    cluster.require_protected_address(host, "host")
 
 
 def test_a_local_request_that_fits_is_accepted() -> None:
-    cluster.check_local(RuntimeConfig(workers=1))
+    cluster.check_local_resources(RuntimeConfig(workers=1))
 
 
 @pytest.mark.parametrize("where", ["runtime.address", "RAY_ADDRESS"])
@@ -368,27 +368,29 @@ def test_an_address_of_local_is_this_machine(where: str, monkeypatch: pytest.Mon
     if where == "RAY_ADDRESS":
         monkeypatch.setenv("RAY_ADDRESS", "local")
     address = "local" if where == "runtime.address" else ""
-    assert cluster.address_of(RuntimeConfig(address=address)) == ""
+    assert cluster.resolve_address(RuntimeConfig(address=address)) == ""
     with pytest.raises(ConfigError, match="needs 4096 CPUs"):
-        cluster.check_local(RuntimeConfig(address=address, workers=4096))
+        cluster.check_local_resources(RuntimeConfig(address=address, workers=4096))
     with pytest.raises(ConfigError, match="RAY_AUTH_MODE=token"):
-        cluster.check_local(RuntimeConfig(address=address, workers=1, dashboard=True, dashboard_host="0.0.0.0"))
+        cluster.check_local_resources(
+            RuntimeConfig(address=address, workers=1, dashboard=True, dashboard_host="0.0.0.0")
+        )
 
 
 def test_what_a_cluster_has_is_not_asked_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     many = RuntimeConfig(address="head:6379", workers=4096, gpus_per_worker=8)
-    assert cluster.address_of(many) == "head:6379"
-    cluster.check_local(many)
+    assert cluster.resolve_address(many) == "head:6379"
+    cluster.check_local_resources(many)
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    cluster.check_local(RuntimeConfig(workers=4096, gpus_per_worker=8))
+    cluster.check_local_resources(RuntimeConfig(workers=4096, gpus_per_worker=8))
 
 
 def test_groups_that_do_not_fit_are_refused_with_a_number_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     with pytest.raises(ConfigError, match="needs 6 CPUs.*has 4; set runtime.workers to at most 2"):
-        cluster.check_local(RuntimeConfig(workers=3, groups=2))
+        cluster.check_local_resources(RuntimeConfig(workers=3, groups=2))
     with pytest.raises(ConfigError, match="needs 8 CPUs.*has 4; lower runtime.groups or runtime.cpus_per_worker"):
-        cluster.check_local(RuntimeConfig(workers=1, groups=8))
+        cluster.check_local_resources(RuntimeConfig(workers=1, groups=8))
 
 
 @pytest.mark.parametrize(
@@ -406,12 +408,12 @@ def test_gpus_that_this_machine_lacks_are_refused(
     monkeypatch.setattr(cluster, "local_gpus", lambda: have)
     runtime = RuntimeConfig(workers=asked, gpus_per_worker=1)
     if not expected:
-        cluster.check_local(runtime)
+        cluster.check_local_resources(runtime)
         return
     with pytest.raises(ConfigError, match=expected):
-        cluster.check_local(runtime)
+        cluster.check_local_resources(runtime)
 
 
 def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert cluster.local_gpus() == 0
+    assert cluster.count_local_gpus() == 0

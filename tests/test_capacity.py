@@ -9,7 +9,7 @@ import yaml
 from eav_ray.config import Experiment, override
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import capacity
-from eav_ray.runtime.capacity import Capacity, count_concurrent_groups, count_concurrent_workers, nodes_of
+from eav_ray.runtime.capacity import ClusterCapacity, count_concurrent_groups, count_concurrent_workers, list_max_nodes
 
 CLUSTER = Path(__file__).parents[1] / "cluster.yaml"
 HEAD, GPU, CPU = {"CPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}
@@ -21,15 +21,15 @@ def experiment(**changes: Any) -> Experiment:
 
 def test_a_cluster_that_has_grown_has_as_many_nodes_as_its_limits() -> None:
     limits = yaml.safe_load(CLUSTER.read_text())
-    grown = nodes_of(limits)
+    grown = list_max_nodes(limits)
     assert grown.count(HEAD) == 1 and grown.count(GPU) == 8 and grown.count(CPU) == 4 and len(grown) == 13
     # Types that share a limit: the one with GPUs takes it.
-    assert nodes_of(limits | {"max_workers": 9}) == [HEAD, *[GPU] * 8, CPU]
-    assert nodes_of(limits | {"max_workers": 2}) == [HEAD, GPU, GPU]
+    assert list_max_nodes(limits | {"max_workers": 9}) == [HEAD, *[GPU] * 8, CPU]
+    assert list_max_nodes(limits | {"max_workers": 2}) == [HEAD, GPU, GPU]
 
 
 def test_drivers_take_nothing_and_workers_fit_node_by_node() -> None:
-    known = Capacity([HEAD], [HEAD, *[GPU] * 8, *[CPU] * 4])
+    known = ClusterCapacity([HEAD], [HEAD, *[GPU] * 8, *[CPU] * 4])
     assert count_concurrent_groups(experiment(runtime__workers=2, runtime__gpus_per_worker=1), known) == 4
     assert count_concurrent_groups(experiment(runtime__workers=4, runtime__gpus_per_worker=0.5), known) == 4
     # 7 of 8 and 14 of 16 CPUs: what is left over on two nodes holds no worker.
@@ -44,7 +44,7 @@ def test_drivers_take_nothing_and_workers_fit_node_by_node() -> None:
 
 
 def test_what_the_cluster_can_never_hold_is_refused_with_the_arithmetic() -> None:
-    known = Capacity([HEAD, GPU], [HEAD, GPU, GPU, GPU])
+    known = ClusterCapacity([HEAD, GPU], [HEAD, GPU, GPU, GPU])
     with pytest.raises(ConfigError) as told:
         count_concurrent_groups(experiment(runtime__workers=4, runtime__gpus_per_worker=1), known)
     assert str(told.value) == (
@@ -56,17 +56,19 @@ def test_what_the_cluster_can_never_hold_is_refused_with_the_arithmetic() -> Non
     ):
         count_concurrent_groups(experiment(runtime__workers=2, runtime__gpus_per_worker=1, search__at_once=2), known)
     with pytest.raises(ConfigError, match="room for 0 on its 1 node; lower runtime.cpus_per_worker or runtime.gpus"):
-        count_concurrent_groups(experiment(runtime__workers=1, runtime__gpus_per_worker=1), Capacity([CPU], [CPU]))
+        count_concurrent_groups(
+            experiment(runtime__workers=1, runtime__gpus_per_worker=1), ClusterCapacity([CPU], [CPU])
+        )
 
 
 def test_limits_that_are_not_known_refuse_nothing() -> None:
     wanted = experiment(runtime__workers=4, runtime__gpus_per_worker=1)
-    assert count_concurrent_groups(wanted, Capacity([HEAD], None)) == 1  # it may grow
-    assert count_concurrent_groups(override(wanted, {"search.at_once": 5}), Capacity([HEAD], None)) == 5
-    assert count_concurrent_groups(wanted, Capacity([GPU] * 9, None)) == 2
+    assert count_concurrent_groups(wanted, ClusterCapacity([HEAD], None)) == 1  # it may grow
+    assert count_concurrent_groups(override(wanted, {"search.at_once": 5}), ClusterCapacity([HEAD], None)) == 5
+    assert count_concurrent_groups(wanted, ClusterCapacity([GPU] * 9, None)) == 2
     one = override(Experiment(), {"runtime.gpus_per_worker": 0.5})
-    assert count_concurrent_workers(one, Capacity([HEAD], None)) == 1
-    assert count_concurrent_workers(one, Capacity([HEAD], [HEAD, GPU, GPU])) == 4
+    assert count_concurrent_workers(one, ClusterCapacity([HEAD], None)) == 1
+    assert count_concurrent_workers(one, ClusterCapacity([HEAD], [HEAD, GPU, GPU])) == 4
 
 
 class Process:
@@ -90,10 +92,12 @@ def test_the_autoscalers_file_is_found_by_its_process(
 
     monkeypatch.setattr("ray.get_runtime_context", Context)
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": HEAD}, {"Alive": False, "Resources": GPU}])
-    assert capacity.capacity() == Capacity([HEAD], None)  # the autoscaler runs elsewhere
+    assert capacity.read_cluster_capacity() == ClusterCapacity([HEAD], None)  # the autoscaler runs elsewhere
     processes.append(Process(*mine))
-    assert capacity.capacity() == Capacity([HEAD], [HEAD])  # and has nothing to grow by
+    assert capacity.read_cluster_capacity() == ClusterCapacity([HEAD], [HEAD])  # and has nothing to grow by
     processes[-1] = Process(*mine, option)
-    assert capacity.capacity() == Capacity([HEAD], nodes_of(yaml.safe_load(CLUSTER.read_text())))
+    assert capacity.read_cluster_capacity() == ClusterCapacity(
+        [HEAD], list_max_nodes(yaml.safe_load(CLUSTER.read_text()))
+    )
     limits.write_text(broken)
-    assert capacity.capacity() == Capacity([HEAD], None)
+    assert capacity.read_cluster_capacity() == ClusterCapacity([HEAD], None)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from eav_ray.config import Experiment, load_experiment, override
-from eav_ray.runtime.cli import _parse
+from eav_ray.runtime.cli import parse_arguments
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
@@ -209,7 +209,7 @@ def test_there_are_commands_in_the_pages() -> None:
 @pytest.mark.parametrize(("path", "words"), COMMANDS, ids=lambda x: x.name if isinstance(x, Path) else " ".join(x))
 def test_every_command_of_a_page_is_taken_by_its_job(path: Path, words: list[str]) -> None:
     job = REPOSITORY / words[0]
-    given = _parse(words[1:], flags_of(job))
+    given = parse_arguments(words[1:], flags_of(job))
     assert all(given.flags.values()), "an option lacks its value"
     files = [p for p in given.paths if p.endswith(".yaml")]
     experiment = (

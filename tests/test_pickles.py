@@ -48,7 +48,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.video import ViT
 from eav_ray.models.weights import load_published
 from eav_ray.runtime import eeg_stage, protocol, tune
-from eav_ray.runtime.check import check
+from eav_ray.runtime.check import check_dataset
 from eav_ray.runtime.predict import open_checkpoint
 from eav_ray.runtime.preprocess import Chunk, _write, chunks, open_index, preprocess, shard_store
 from eav_ray.runtime.pull import pull, studies
@@ -179,7 +179,7 @@ def of_eav(folder: Path, name: str) -> Place:
     e = override(Experiment(), {"data.set": "eav", "data.root": str(folder / "eav")})
 
     def read() -> None:
-        found = check(e)
+        found = check_dataset(e)
         assert any(name in p.reason for p in found.problems) and all(r.eeg is None for r in found.recordings)
 
     return Place((person / "EEG" / name).write_bytes, read)

@@ -13,7 +13,7 @@ from eav_ray.data import arrow
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Shapes
-from eav_ray.runtime.demo import pulled
+from eav_ray.runtime.demo import pull_if_missing
 from eav_ray.runtime.pull import candidates, pull, studies
 from eav_ray.search.study import trials_table
 from eav_ray.storage import COMMIT, Store, sha256
@@ -99,7 +99,7 @@ def test_the_best_few_are_copied_into_folders_of_their_own(store: Store, tmp_pat
 
 def test_the_next_best_is_taken_only_when_that_is_said(store: Store, tmp_path: Path) -> None:
     prefixes = ranked(store, 2)
-    damaged = Path(store.path(f"{prefixes[0]}/model.safetensors"))
+    damaged = Path(store.resolve_path(f"{prefixes[0]}/model.safetensors"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(DataError, match="model.safetensors is damaged.*--next-best takes the next one that is whole"):
         pull(str(store), str(tmp_path / "mine"))
@@ -174,7 +174,7 @@ def test_a_record_that_names_a_path_outside_is_refused(store: Store, name: str, 
 def test_a_record_that_names_a_link_to_outside_is_refused(store: Store, tmp_path: Path) -> None:
     prefix = saved(Store(tmp_path / "other"), "run")
     best(store, "one", checkpoint="link")
-    Path(store.path("link")).symlink_to(tmp_path / "other" / prefix)
+    Path(store.resolve_path("link")).symlink_to(tmp_path / "other" / prefix)
     with pytest.raises(DataError, match="leads outside"):
         pull(str(store), str(tmp_path / "mine"))
     assert not (tmp_path / "mine").exists()
@@ -201,7 +201,7 @@ def test_a_checkpoint_that_was_replaced_since_is_refused(store: Store, tmp_path:
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
 def test_a_damaged_file_is_refused_and_nothing_is_written(store: Store, name: str, tmp_path: Path) -> None:
     best(store, "one")
-    path = Path(store.path(f"{ckpt.prefix_of('run-one', FIRST, Position(3, 0))}/{name}"))
+    path = Path(store.resolve_path(f"{ckpt.prefix_of('run-one', FIRST, Position(3, 0))}/{name}"))
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(DataError, match=f"{name} is damaged"):
         pull(str(store), str(tmp_path / "mine"))
@@ -238,19 +238,19 @@ def test_a_folder_that_is_not_empty_is_left_alone(store: Store, tmp_path: Path) 
 
 def test_the_demo_pulls_again_what_was_not_pulled_whole(store: Store) -> None:
     best(store, "one")
-    target = Path(pulled(str(store), "one", "runs/one"))
-    assert target == Path(store.path("best/runs-one"))
+    target = Path(pull_if_missing(str(store), "one", "runs/one"))
+    assert target == Path(store.resolve_path("best/runs-one"))
     whole = Store(target.parent).read_committed(target.name)
     (target / COMMIT).unlink()
     (target / "state.json").write_bytes(b"{")
     (target / "state.json.1234.partial").write_bytes(b"")
-    assert pulled(str(store), "one", "runs/one") == str(target)
+    assert pull_if_missing(str(store), "one", "runs/one") == str(target)
     assert Store(target.parent).read_committed(target.name) == whole
 
 
 def test_the_demo_keeps_what_it_pulled(store: Store) -> None:
     best(store, "one")
-    target = Path(pulled(str(store), "one", "runs/one"))
+    target = Path(pull_if_missing(str(store), "one", "runs/one"))
     before = (target / COMMIT).stat().st_mtime_ns
-    assert pulled(str(store), "one", "runs/one") == str(target)
+    assert pull_if_missing(str(store), "one", "runs/one") == str(target)
     assert (target / COMMIT).stat().st_mtime_ns == before

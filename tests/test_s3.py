@@ -90,11 +90,11 @@ def test_what_is_committed_is_read_listed_and_deleted(server: Server) -> None:
     store.commit("runs/a/one", files)
     store.write("runs/b/two", b"x")
     assert store.is_committed("runs/a/one") and store.read_committed("runs/a/one") == files
-    assert store.folders("runs") == ["a", "b"] and not store.exists("runs/c")
-    assert [n for n in store.names("runs/a")] == [f"runs/a/one/{n}" for n in (COMMIT, *sorted(files))]
+    assert store.list_folders("runs") == ["a", "b"] and not store.exists("runs/c")
+    assert [n for n in store.list_files("runs/a")] == [f"runs/a/one/{n}" for n in (COMMIT, *sorted(files))]
     with pytest.raises(DataError, match="s3://lab/contract/nothing does not exist"):
         store.read("nothing")
-    with store.stream("streamed") as stream:
+    with store.open_writer("streamed") as stream:
         for _ in range(3):
             stream.write(b"12345")
     assert store.read("streamed") == b"12345" * 3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eav_ray.errors import DataError
-from eav_ray.storage import COMMIT, Store, checked_name, sha256, split
+from eav_ray.storage import COMMIT, Store, check_store_name, sha256, split_store_path
 from tests.conftest import CHAOS
 
 FILES = {"a.json": b'{"a": 1}', "b.bin": bytes(range(256)), "deep/c.bin": b"c" * 1000}
@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Store:
 
 def committed(store: Store) -> Path:
     store.commit("run", FILES)
-    return Path(store.path("run"))
+    return Path(store.resolve_path("run"))
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -46,15 +46,15 @@ def test_an_interrupted_write_leaves_the_old_content(
 
 def test_a_partial_file_of_a_killed_writer_is_never_listed(store: Store) -> None:
     store.write("x", b"old")
-    Path(store.path("x.1234.partial")).write_bytes(b"ne")
-    assert store.names() == ["x"]
+    Path(store.resolve_path("x.1234.partial")).write_bytes(b"ne")
+    assert store.list_files() == ["x"]
 
 
 def test_what_is_committed_reads_back(store: Store) -> None:
     committed(store)
     assert store.read_committed("run") == FILES
-    assert store.names("run") == sorted([f"run/{COMMIT}", *(f"run/{n}" for n in FILES)])
-    assert store.folders("run") == ["deep"]
+    assert store.list_files("run") == sorted([f"run/{COMMIT}", *(f"run/{n}" for n in FILES)])
+    assert store.list_folders("run") == ["deep"]
 
 
 def test_without_its_commit_nothing_counts(store: Store) -> None:
@@ -97,7 +97,7 @@ def test_a_commit_comes_after_every_file_it_names(store: Store, monkeypatch: pyt
     replace = os.replace
 
     def noted(source: str, target: str) -> None:
-        order.append(os.path.relpath(target, store.path("run")))
+        order.append(os.path.relpath(target, store.resolve_path("run")))
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", noted)
@@ -142,8 +142,8 @@ def test_json_that_is_damaged_is_a_data_error(store: Store) -> None:
 def test_a_name_that_leads_outside_is_refused(store: Store, name: str, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     with pytest.raises(DataError):
-        checked_name(name)
-    for use in (store.read, store.exists, store.below, lambda n: store.write(n, b"x")):
+        check_store_name(name)
+    for use in (store.read, store.exists, store.open_substore, lambda n: store.write(n, b"x")):
         with pytest.raises(DataError):
             use(name)
     assert (tmp_path / "secret").read_text() == "secret"
@@ -163,8 +163,8 @@ def test_links_that_lead_outside_are_refused(store: Store, tmp_path: Path) -> No
     outside.mkdir()
     (outside / "file").write_text("kept")
     committed(store)
-    Path(store.path("linked")).symlink_to(outside)
-    Path(store.path("run")).joinpath("file").symlink_to(outside / "file")
+    Path(store.resolve_path("linked")).symlink_to(outside)
+    Path(store.resolve_path("run")).joinpath("file").symlink_to(outside / "file")
     for use in (store.read, store.exists, lambda n: store.write(n, b"x")):
         for name in ("linked/file", "run/file"):
             with pytest.raises(DataError, match="leads outside"):
@@ -233,23 +233,23 @@ def test_a_path_is_split_into_a_store_and_a_name(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setattr("pyarrow.fs.FileSystem", Remote)
-    store, found = split(path)
+    store, found = split_store_path(path)
     assert (str(store), found) == (root.format(here=tmp_path, home="/home/me"), name)
 
 
 @pytest.mark.parametrize("path", ["", "/", "s3://", "s3://lab", "s3://lab/"])
 def test_a_path_with_nothing_below_a_store_is_refused(path: str) -> None:
     with pytest.raises(DataError, match="names no folder"):
-        split(path)
+        split_store_path(path)
 
 
 def test_the_root_of_the_disk_is_a_store(tmp_path: Path) -> None:
     store = Store("/")
     inside = str(tmp_path / "x").lstrip("/")
     store.write(inside, b"1")
-    assert store.read(inside) == b"1" and store.path(inside) == str(tmp_path / "x")
-    assert store.names(inside.rpartition("/")[0]) == [inside]
-    assert str(store.below(inside)) == str(tmp_path / "x")
+    assert store.read(inside) == b"1" and store.resolve_path(inside) == str(tmp_path / "x")
+    assert store.list_files(inside.rpartition("/")[0]) == [inside]
+    assert str(store.open_substore(inside)) == str(tmp_path / "x")
 
 
 @pytest.mark.parametrize("root", ["http://x", "://x", "s3://", "hdfs://x/y", "nowhere://x"])
@@ -264,9 +264,9 @@ def test_a_remote_store_that_does_not_answer_is_a_data_error(monkeypatch: pytest
     store = Store("s3://lab/results")
     uses = {
         "exists": lambda: store.exists("x"),
-        "names": lambda: store.names("x"),
-        "all names": lambda: store.names(),
-        "folders": lambda: store.folders("x"),
+        "names": lambda: store.list_files("x"),
+        "all names": lambda: store.list_files(),
+        "folders": lambda: store.list_folders("x"),
         "read": lambda: store.read("x"),
         "write": lambda: store.write("x", b""),
         "delete": lambda: store.delete("x"),
@@ -303,7 +303,7 @@ def test_a_folder_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None
 
 def test_a_stream_appears_whole_and_has_the_hash_of_what_it_holds(tmp_path: Path) -> None:
     store, pieces = Store(tmp_path), [bytes([i]) * 3 * 2**20 for i in range(5)]
-    with store.stream("a/b.bin") as stream:
+    with store.open_writer("a/b.bin") as stream:
         for piece in pieces:
             stream.write(piece)
         assert not store.exists("a/b.bin")
@@ -314,7 +314,7 @@ def test_a_stream_appears_whole_and_has_the_hash_of_what_it_holds(tmp_path: Path
 def test_a_stream_that_is_broken_off_leaves_nothing_behind(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write("a.bin", b"old")
-    with pytest.raises(ZeroDivisionError), store.stream("a.bin") as stream:
+    with pytest.raises(ZeroDivisionError), store.open_writer("a.bin") as stream:
         stream.write(bytes(10))
         raise ZeroDivisionError
     assert store.read("a.bin") == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
@@ -328,7 +328,10 @@ def test_a_full_disk_ends_a_stream_with_one_line(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(os, "fsync", full)
     store = Store(tmp_path)
-    with pytest.raises(DataError, match=r"cannot write .*a\.bin: No space left on device"), store.stream("a.bin") as s:
+    with (
+        pytest.raises(DataError, match=r"cannot write .*a\.bin: No space left on device"),
+        store.open_writer("a.bin") as s,
+    ):
         for _ in range(4):
             s.write(bytes(5 * 2**20))
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from eav_ray.config import Experiment, RuntimeConfig, SearchConfig, SearchDimens
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import cluster, tune
-from eav_ray.runtime.cli import absolute
+from eav_ray.runtime.cli import resolve_experiment_paths
 from eav_ray.runtime.searcher import CandidateSearcher, Waiting
 from eav_ray.runtime.trial import STUDY_FILE, Question, candidate_runs, of_folds
 from eav_ray.search.study import Candidate, StudyClient, check_space
@@ -57,7 +57,8 @@ def test_only_trials_that_do_not_start_are_waited_for(monkeypatch: pytest.Monkey
 def test_what_is_waited_for_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True}, {"Alive": False}])
     assert (
-        cluster.a_worker(RuntimeConfig(gpus_per_worker=0.5)) == "a node with 1 CPU and 0.5 GPU free (1 node is there)"
+        cluster.describe_worker_needs(RuntimeConfig(gpus_per_worker=0.5))
+        == "a node with 1 CPU and 0.5 GPU free (1 node is there)"
     )
 
 
@@ -66,11 +67,11 @@ def test_a_database_in_a_file_lies_where_the_command_was_given(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     e = override(Experiment(), {"search.storage": "sqlite:///search.db"})
-    assert absolute(e).search.storage == f"sqlite:///{tmp_path}/search.db"
+    assert resolve_experiment_paths(e).search.storage == f"sqlite:///{tmp_path}/search.db"
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     shared = {"data.root": "/d", "store.shards": "/d", "store.results": "/d", "store.cache": "/d"}
     with pytest.raises(ConfigError, match="search.storage is search.db, a relative path, but a submitted job runs in"):
-        absolute(override(e, shared))
+        resolve_experiment_paths(override(e, shared))
 
 
 class Trained:
@@ -233,7 +234,7 @@ def test_what_a_search_began_is_forgotten_and_nothing_else(tmp_path: Path) -> No
             results.write_json(f"runs/{run.key}/{STUDY_FILE}", "another" if fold == 1 else plan.study)
 
     def left() -> list[list[bool]]:
-        return [[bool(results.names(f"runs/{run.key}")) for run in runs] for runs in folds]
+        return [[bool(results.list_files(f"runs/{run.key}")) for run in runs] for runs in folds]
 
     tune.prune_candidate_runs(e, plan, results, candidate)
     assert left() == [[True, True, False], [True, True, True], [True, True, False]]

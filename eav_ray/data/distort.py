@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eav_ray.config import Modality
-from eav_ray.errors import ConfigError, nearest
+from eav_ray.errors import ConfigError, suggest_nearest
 
 BLOCKS_PER_GROUP = 10  # blocks of time of which an exact share is lost
 
@@ -128,7 +128,7 @@ def select_kinds(names: Sequence[str], modalities: Sequence[str]) -> tuple[str, 
         if not matching:
             raise ConfigError(
                 f"--kinds names {requested!r}, which is no distortion of {', '.join(modalities)}; allowed are "
-                f"{', '.join(available)}{nearest(requested, available)}"
+                f"{', '.join(available)}{suggest_nearest(requested, available)}"
             )
         selected |= matching
     return tuple(name for name in available if name in selected)

@@ -9,7 +9,7 @@ from eav_ray.data.eegmat import EEGMAT
 from eav_ray.data.manifest import LISTENING, DataSet, Listing, Problem
 from eav_ray.data.ravdess import RAVDESS
 from eav_ray.data.table import Table
-from eav_ray.errors import ConfigError, nearest
+from eav_ray.errors import ConfigError, suggest_nearest
 
 
 def open_data(data: DataConfig) -> DataSet:
@@ -89,4 +89,6 @@ def _refuse_unknown(wanted: tuple[str, ...], subjects: list[str]) -> None:
     shown = ", ".join(known) if len(known) <= 8 else f"{', '.join(known[:4])}, ..., {known[-1]} ({len(known)} people)"
     for name in wanted:
         if name not in known:
-            raise ConfigError(f'data.subjects: nobody is called "{name}"; allowed are {shown}{nearest(name, known)}')
+            raise ConfigError(
+                f'data.subjects: nobody is called "{name}"; allowed are {shown}{suggest_nearest(name, known)}'
+            )

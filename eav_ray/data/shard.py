@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from eav_ray.config import MODALITIES, Preprocessing
 from eav_ray.data import arrow, frames
 from eav_ray.errors import DataError
-from eav_ray.storage import Store, Stream, checked_name, sha256
+from eav_ray.storage import HashingWriter, Store, check_store_name, sha256
 
 INDEX = "manifest.json"
 ROW_GROUP = 32  # windows: a reader can take a few
@@ -115,7 +115,7 @@ class Writer:
         self._store, self._wanted, self._schema = store, name, of
         self._waiting: list[dict[str, Any]] = []
         self._stack = ExitStack()
-        self._stream: Stream | None = None
+        self._stream: HashingWriter | None = None
         self._parquet: pq.ParquetWriter | None = None
 
     def add(self, rows: list[dict[str, Any]]) -> None:
@@ -126,7 +126,7 @@ class Writer:
 
     def _write(self) -> None:
         if self._parquet is None:
-            self._stream = self._stack.enter_context(self._store.stream(self._wanted))
+            self._stream = self._stack.enter_context(self._store.open_writer(self._wanted))
             self._parquet = self._stack.enter_context(pq.ParquetWriter(self._stream, self._schema, **COMPRESSION))
         self._parquet.write_table(to_table(self._waiting, self._schema))
         self.rows += len(self._waiting)
@@ -187,7 +187,7 @@ def read_index(store: Store) -> Index:
     tree = store.read_json(INDEX)
     try:
         shards = tuple(
-            ShardFile(checked_name(s["file"]), str(s["sha256"]), int(s["rows"]), str(s["subject"]))
+            ShardFile(check_store_name(s["file"]), str(s["sha256"]), int(s["rows"]), str(s["subject"]))
             for s in tree["shards"]
         )
         return Index(

@@ -30,7 +30,7 @@ import soundfile
 
 from eav_ray.data import render
 from eav_ray.data.eav import SYNTHETIC_MARKER
-from eav_ray.errors import ConfigError, DataError, nearest
+from eav_ray.errors import ConfigError, DataError, suggest_nearest
 
 CLASSES = ("Neutral", "Sadness", "Anger", "Happiness", "Calmness")
 MODALITIES = ("audio", "eeg", "video")
@@ -74,7 +74,7 @@ def confusion(modality: str) -> np.ndarray:
     """
     if modality not in CONFUSION_PERCENT:
         allowed = ", ".join(MODALITIES)
-        raise ConfigError(f"no modality {modality!r}{nearest(modality, MODALITIES)} Allowed: {allowed}.")
+        raise ConfigError(f"no modality {modality!r}{suggest_nearest(modality, MODALITIES)} Allowed: {allowed}.")
     return np.array(CONFUSION_PERCENT[modality]) / 100
 
 

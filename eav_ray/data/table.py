@@ -9,7 +9,7 @@ from pyarrow import csv
 
 from eav_ray.data import arrow, eeg
 from eav_ray.data.manifest import Listing, Problem, RawEEG, Recording
-from eav_ray.errors import DataError, nearest
+from eav_ray.errors import DataError, suggest_nearest
 
 REQUIRED = ("subject", "recording", "label")
 MEDIA = ("eeg", "audio", "video")
@@ -37,7 +37,7 @@ class Table:
             if column not in columns:
                 raise DataError(
                     f"{self.path} has no column {column}; it has {', '.join(columns)}; required are "
-                    f"{', '.join(REQUIRED)}, optional {', '.join(OPTIONAL)}{nearest(column, columns)}"
+                    f"{', '.join(REQUIRED)}, optional {', '.join(OPTIONAL)}{suggest_nearest(column, columns)}"
                 )
         self.modalities: tuple[str, ...] = tuple(m for m in sorted(MEDIA) if m in columns)
         if not self.modalities:

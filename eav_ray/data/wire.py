@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from eav_ray.data.manifest import RawEEG
 from eav_ray.data.signal import ratio
-from eav_ray.errors import DataError, nearest
+from eav_ray.errors import DataError, suggest_nearest
 
 HEADER_BYTES = 32 * 1024
 MESSAGE_BYTES = 4 * 2**20
@@ -210,7 +210,7 @@ def known(tree: dict[str, Any], allowed: Iterable[str], what: str) -> None:
     for key in tree:
         if key not in allowed:
             raise DataError(
-                f"{what} has the key {_shown(key)}; it may have {', '.join(allowed)}{nearest(key, allowed)}"
+                f"{what} has the key {_shown(key)}; it may have {', '.join(allowed)}{suggest_nearest(key, allowed)}"
             )
 
 

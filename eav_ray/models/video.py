@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from eav_ray.errors import ConfigError, nearest
+from eav_ray.errors import ConfigError, suggest_nearest
 from eav_ray.models.encoder import Encoded, Encoder, positions
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ViT(Encoder):
 
         if not name.startswith("vit_") or not timm.is_model(name):
             known = timm.list_models("vit_*")
-            raise ConfigError(f'model.video.name is "{name}", which timm does not have{nearest(name, known)}')
+            raise ConfigError(f'model.video.name is "{name}", which timm does not have{suggest_nearest(name, known)}')
         self.name, self.width, self.image_size = name, width, image_size
         try:
             model = timm.create_model(

@@ -27,7 +27,7 @@ from eav_ray.runtime import cluster
 from eav_ray.runtime.protocol import Planned, finished, plan, train_folds
 from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import Data, open_data, runs_of
-from eav_ray.storage import Store, versions
+from eav_ray.storage import Store, list_package_versions
 from eav_ray.training import estimate
 from eav_ray.training.plan import Run
 from eav_ray.training.variants import BASE, PARTS, Variant, variants
@@ -73,7 +73,7 @@ def run_ablation(
         if results.is_committed(name):
             tree = _read(results, name)
         else:
-            with cluster.session(e.runtime):
+            with cluster.connect_to_ray(e.runtime):
                 models = {t.fold.runs[-1].key: t.fold for t in trials}  # those that are masked are others' own
                 reasons = train_folds(e, list(models.values()), data, results)
                 predictions, failed = _scored(e, trials, data, results, reasons)
@@ -247,7 +247,7 @@ def _tree(
 
 
 def _files(e: Experiment, tree: dict[str, Any], predictions: pd.DataFrame) -> dict[str, bytes]:
-    documents = {"experiment": to_dict(e), "results": tree, "versions": versions()}
+    documents = {"experiment": to_dict(e), "results": tree, "versions": list_package_versions()}
     found = {
         f"{n}.json": json.dumps(d, indent=1, sort_keys=True, allow_nan=False).encode() for n, d in documents.items()
     }

@@ -61,7 +61,7 @@ def collect_related(
     commits, keys = {one.commit for one in audited}, {one.key for one in audited}
     found: Tree = {"ablation": None, "stress": None}
     sections: dict[str, list[str]] = {}
-    for name in results.folders("ablations"):
+    for name in results.list_folders("ablations"):
         path = f"ablations/{name}/results.json"
         try:
             tree = _json(results, path)
@@ -70,7 +70,7 @@ def collect_related(
                 found["ablation"] = tree
         except DAMAGED as error:
             skipped_results.append(_describe_damage(results, path, error))
-    for name in results.folders("stress"):
+    for name in results.list_folders("stress"):
         path = f"stress/{name}/results.json"
         try:
             tree = _json(results, path)
@@ -153,7 +153,7 @@ def collect_stored_protocols(
     wanted, known = _identity(own), set(data.windows.ids["id"])
     found: dict[str, pd.DataFrame] = {}
     of_seed: dict[str, dict[int, pd.DataFrame]] = {}
-    for name in results.folders("protocols"):
+    for name in results.list_folders("protocols"):
         prefix = f"protocols/{name}"
         if not results.is_committed(prefix):
             continue
@@ -212,7 +212,7 @@ def of_searches(
     keys = {one.key for one in audited}
     sections: list[str] = []
     searches: list[Tree] = []
-    for study in results.folders("searches"):
+    for study in results.list_folders("searches"):
         try:
             best = _json(results, f"searches/{study}/best.json")
             if best is None or str(best.get("checkpoint", "")).split("/")[1:2] not in [[k] for k in keys]:

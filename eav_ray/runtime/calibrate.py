@@ -7,7 +7,7 @@ from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.predict import check_channels, check_windows, open_checkpoint
 from eav_ray.runtime.train import Data, announce, open_data
-from eav_ray.storage import COMMIT, Store, sha256, split
+from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training.plan import Run, calibration_run
 
 
@@ -20,7 +20,7 @@ def plan_calibration(experiment: Experiment, data: Data, path: str, subject: str
     """
     if problem := experiment.runtime.find_batch_problem("train.calibration.batch", experiment.train.adaptation.batch):
         raise ConfigError(problem)
-    checkpoint, (store, name) = open_checkpoint(path), split(path)
+    checkpoint, (store, name) = open_checkpoint(path), split_store_path(path)
     own = checkpoint.experiment
     check_windows(experiment, checkpoint, data.index, path)
     if "eeg" in own.data.modalities:
@@ -47,7 +47,7 @@ def calibrate(experiment: Experiment, path: str, subject: str, recordings: int) 
     """Returns the path of the calibrated checkpoint, whose test side is the rest of the person's recordings."""
     data = open_data(experiment)
     run = plan_calibration(experiment, data, path, subject, recordings)
-    with cluster.session(experiment.runtime):
+    with cluster.connect_to_ray(experiment.runtime):
         announce(experiment, [run], data)
         checkpoint_prefixes = run_all(experiment, [run], data.shards, data.index, run.split.train, title="calibrate")
     return f"{Store(experiment.store.results)}/{checkpoint_prefixes[run.key]}"

@@ -15,74 +15,86 @@ import yaml
 
 from eav_ray.config import Experiment
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.cluster import each_needs, workers_on
+from eav_ray.runtime.cluster import count_workers_on, describe_worker_resources
 
-OPTION = "--autoscaling-config="
-Node = dict[str, float]  # resource -> how much of it
+AUTOSCALING_CONFIG_OPTION = "--autoscaling-config="
+NodeResources = dict[str, float]  # resource -> how much of it
 
 
 @dataclass(frozen=True)
-class Capacity:
-    now: list[Node]
-    grown: list[Node] | None  # all nodes, once the cluster has grown as far as it may; None where that is not known
+class ClusterCapacity:
+    current_nodes: list[NodeResources]
+    max_nodes: (
+        list[NodeResources] | None
+    )  # all nodes, once the cluster has grown as far as it may; None where that is not known
 
 
-def capacity() -> Capacity:
+def read_cluster_capacity() -> ClusterCapacity:
     """Of the cluster that this process is connected to."""
-    now = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    found = _autoscaler(ray.get_runtime_context().gcs_address)
-    if found is None:
-        return Capacity(now, None)
-    if not found:
-        return Capacity(now, now)
+    current_nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    config_path = _find_autoscaler_config(ray.get_runtime_context().gcs_address)
+    if config_path is None:
+        return ClusterCapacity(current_nodes, None)
+    if not config_path:
+        return ClusterCapacity(current_nodes, current_nodes)
     try:
-        limits = yaml.safe_load(Path(found).expanduser().read_text())
-        grown = nodes_of(limits)
+        limits = yaml.safe_load(Path(config_path).expanduser().read_text())
+        max_nodes = list_max_nodes(limits)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return Capacity(now, None)  # it is Ray's file, not ours
-    return Capacity(now, grown)
+        return ClusterCapacity(current_nodes, None)  # it is Ray's file, not ours
+    return ClusterCapacity(current_nodes, max_nodes)
 
 
-def _autoscaler(gcs_address: str) -> str | None:
+def _find_autoscaler_config(gcs_address: str) -> str | None:
     """The file that the autoscaler of this cluster was started with; empty: it has none; None: it is not here."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if any(word.endswith("/monitor.py") for word in words) and f"--gcs-address={gcs_address}" in words:
-            return next((word.removeprefix(OPTION) for word in words if word.startswith(OPTION)), "")
+            return next(
+                (
+                    word.removeprefix(AUTOSCALING_CONFIG_OPTION)
+                    for word in words
+                    if word.startswith(AUTOSCALING_CONFIG_OPTION)
+                ),
+                "",
+            )
     return None
 
 
-def nodes_of(limits: dict[str, Any]) -> list[Node]:
+def list_max_nodes(limits: dict[str, Any]) -> list[NodeResources]:
     """All nodes of a cluster that has grown as far as its configuration lets it.
 
     Args:
         limits: What Ray's cluster launcher takes and its autoscaler reads.
     """
-    head, most = limits["head_node_type"], int(limits["max_workers"])
+    head, max_workers = limits["head_node_type"], int(limits["max_workers"])
     types = limits["available_node_types"]
-    nodes = [_resources(types[head])]
+    nodes = [_parse_resources(types[head])]
     for name, kind in types.items():
         if name != head:
-            nodes += [_resources(kind)] * int(kind.get("max_workers", most))
-    return nodes if len(nodes) <= most + 1 else nodes[:1] + sorted(nodes[1:], key=_size)[:most]
+            nodes += [_parse_resources(kind)] * int(kind.get("max_workers", max_workers))
+    return nodes if len(nodes) <= max_workers + 1 else nodes[:1] + sorted(nodes[1:], key=_rank_by_size)[:max_workers]
 
 
-def _resources(kind: dict[str, Any]) -> Node:
+def _parse_resources(kind: dict[str, Any]) -> NodeResources:
     return {name: float(amount) for name, amount in kind.get("resources", {}).items() if name in ("CPU", "GPU")}
 
 
-def _size(node: Node) -> tuple[float, float]:
+def _rank_by_size(node: NodeResources) -> tuple[float, float]:
     """The largest first: of types that share one limit, those with GPUs are what a search grows by."""
     return -node.get("GPU", 0.0), -node.get("CPU", 0.0)
 
 
-def count_concurrent_workers(experiment: Experiment, known: Capacity) -> int:
+def count_concurrent_workers(experiment: Experiment, capacity: ClusterCapacity) -> int:
     """How many workers of `search.mode=fusion` train side by side; at least 1, for which a cluster may grow."""
-    most = max(workers_on(known.grown or [], experiment.runtime), workers_on(known.now, experiment.runtime))
-    return experiment.search.max_concurrent_trials or max(1, most)
+    max_workers = max(
+        count_workers_on(capacity.max_nodes or [], experiment.runtime),
+        count_workers_on(capacity.current_nodes, experiment.runtime),
+    )
+    return experiment.search.max_concurrent_trials or max(1, max_workers)
 
 
-def count_concurrent_groups(experiment: Experiment, known: Capacity) -> int:
+def count_concurrent_groups(experiment: Experiment, capacity: ClusterCapacity) -> int:
     """How many candidates of `search.mode=full` are trained side by side, each by a group of `runtime.workers`.
 
     A candidate's driver takes no CPU: it runs beside the search, and what it costs is memory. So all CPUs and GPUs are
@@ -91,27 +103,27 @@ def count_concurrent_groups(experiment: Experiment, known: Capacity) -> int:
     Raises:
         ConfigError: The cluster cannot hold one group, or not as many as `search.at_once` asks for, whatever it grows.
     """
-    runtime, wanted = experiment.runtime, experiment.search.max_concurrent_trials
-    now = workers_on(known.now, runtime) // runtime.min_group_size
-    if known.grown is None:
-        return wanted or max(1, now)
-    workers = max(workers_on(known.grown, runtime), workers_on(known.now, runtime))
-    most = workers // runtime.min_group_size
-    if most >= max(1, wanted):
-        return wanted or most
-    asked = f"search.at_once={wanted} candidates" if wanted > 1 else "one candidate"
-    need = max(1, wanted) * runtime.min_group_size
-    ways = [f"search.at_once to at most {most}"] if most else []
-    ways += [f"runtime.workers to at most {workers}"] if not most and workers else []
-    way = f"set {ways[0]}" if ways else "lower runtime.cpus_per_worker or runtime.gpus_per_worker"
+    runtime, requested = experiment.runtime, experiment.search.max_concurrent_trials
+    current_groups = count_workers_on(capacity.current_nodes, runtime) // runtime.min_group_size
+    if capacity.max_nodes is None:
+        return requested or max(1, current_groups)
+    workers = max(count_workers_on(capacity.max_nodes, runtime), count_workers_on(capacity.current_nodes, runtime))
+    max_groups = workers // runtime.min_group_size
+    if max_groups >= max(1, requested):
+        return requested or max_groups
+    request = f"search.at_once={requested} candidates" if requested > 1 else "one candidate"
+    needed_workers = max(1, requested) * runtime.min_group_size
+    remedies = [f"search.at_once to at most {max_groups}"] if max_groups else []
+    remedies += [f"runtime.workers to at most {workers}"] if not max_groups and workers else []
+    remedy = f"set {remedies[0]}" if remedies else "lower runtime.cpus_per_worker or runtime.gpus_per_worker"
     raise ConfigError(
-        f"{asked} x runtime.workers={runtime.workers} needs {need} workers with {each_needs(runtime)} each (drivers "
-        f"need no CPU), but the cluster has room for {workers} on {_describe_nodes(known)}; {way}"
+        f"{request} x runtime.workers={runtime.workers} needs {needed_workers} workers with {describe_worker_resources(runtime)} each (drivers "
+        f"need no CPU), but the cluster has room for {workers} on {_describe_nodes(capacity)}; {remedy}"
     )
 
 
-def _describe_nodes(known: Capacity) -> str:
-    assert known.grown is not None
-    nodes = f"{len(known.now)} node{'s' * (len(known.now) != 1)}"
-    more = len(known.grown) - len(known.now)
-    return f"its {nodes}" if more <= 0 else f"its {nodes} and the {more} that its autoscaler may add"
+def _describe_nodes(capacity: ClusterCapacity) -> str:
+    assert capacity.max_nodes is not None
+    nodes = f"{len(capacity.current_nodes)} node{'s' * (len(capacity.current_nodes) != 1)}"
+    additional = len(capacity.max_nodes) - len(capacity.current_nodes)
+    return f"its {nodes}" if additional <= 0 else f"its {nodes} and the {additional} that its autoscaler may add"

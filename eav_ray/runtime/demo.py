@@ -10,7 +10,7 @@ from eav_ray.data.synthetic import bayes_accuracy, generate_dataset
 from eav_ray.report.progress import stage
 from eav_ray.report.table import Optimism, optimism_text
 from eav_ray.runtime import cluster
-from eav_ray.runtime.check import check
+from eav_ray.runtime.check import check_dataset
 from eav_ray.runtime.evaluate import evaluate_checkpoint
 from eav_ray.runtime.export import predict_to_file
 from eav_ray.runtime.preprocess import preprocess
@@ -20,7 +20,7 @@ from eav_ray.runtime.tune import announce_search, plan, search
 from eav_ray.storage import COMMIT
 
 
-def demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers: int) -> bool:
+def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers: int) -> bool:
     """Run everything, skipping what an earlier demo finished; whether fusion beat the best single modality."""
     began = time.perf_counter()
     e = experiment
@@ -34,24 +34,24 @@ def demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers: in
     )
     with stage("plant", n_subjects, "people") as bar:
         generate_dataset(e.data.root, synthetic_plan, workers=workers, progress=bar.to)
-    found = check(e)
+    found = check_dataset(e)
     print(f"check: {len(found.recordings)} recordings, {len(found.problems)} problems", flush=True)
-    with cluster.session(e.runtime):
+    with cluster.connect_to_ray(e.runtime):
         preprocess(e)
         data = open_data(e)
-        planned = plan(e, data.windows)
-        announce_search(e, [planned], data)
-        best = search(e, planned, data.shards, data.index)
-        path = pulled(e.store.results, best.study, best.checkpoint)
+        search_plan = plan(e, data.windows)
+        announce_search(e, [search_plan], data)
+        best = search(e, search_plan, data.shards, data.index)
+        path = pull_if_missing(e.store.results, best.study, best.checkpoint)
         bayes = {m: bayes_accuracy([m]) for m in ("audio", "eeg", "video")}
         bayes["fusion"] = bayes_accuracy(["audio", "eeg", "video"])
         evaluation = evaluate_checkpoint(e, path, bayes=bayes)
         subject = evaluation.correct["subject"].iloc[0]
         out = str(Path(e.store.results) / f"predictions-{subject}.csv")
         predictions = predict_to_file(path, {"data.root": e.data.root, "data.subjects": [subject]}, out)
-    right = evaluation.correct.groupby("label")["fusion"].mean().mean()
-    promised = optimism_text({0: Optimism(best.inner_score, float(right), best.candidate.changes)})
-    print(f"\n{predictions.text}\n\n{evaluation.text}\n{promised}\n")
+    correct = evaluation.correct.groupby("label")["fusion"].mean().mean()
+    optimism_line = optimism_text({0: Optimism(best.inner_score, float(correct), best.candidate.changes)})
+    print(f"\n{predictions.text}\n\n{evaluation.text}\n{optimism_line}\n")
     print(f"checkpoint: {path}")
     print(f"results:    {e.store.results}/searches/{best.study} (search.html)")
     print(f"took {(time.perf_counter() - began) / 60:.1f} minutes")
@@ -61,7 +61,7 @@ def demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers: in
     return evaluation.comparison.fusion_wins
 
 
-def pulled(results: str, study: str, checkpoint: str) -> str:
+def pull_if_missing(results: str, study: str, checkpoint: str) -> str:
     """Where an earlier demo pulled this checkpoint to, or a new copy; a pull that was killed is started over."""
     target = Path(results) / "best" / checkpoint.replace("/", "-")
     if (target / COMMIT).exists():

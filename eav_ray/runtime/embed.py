@@ -88,7 +88,7 @@ def _published(experiment: Experiment, shapes: Shapes) -> Classifier:
 def _embedded(run: Run, key: str, todo: list[ShardFile], shards: Store, index: Index, shapes: Shapes) -> Iterator[int]:
     """Yields how many windows were embedded, as they are."""
     runtime = run.experiment.runtime
-    cluster.prepare_ray_data()
+    cluster.configure_ray_data()
     files = ray.data.from_items([{"file": file.file} for file in todo], override_num_blocks=len(todo))
     parts = retried(
         files.map_batches,
@@ -97,7 +97,9 @@ def _embedded(run: Run, key: str, todo: list[ShardFile], shards: Store, index: I
         batch_size=1,
         num_cpus=runtime.cpus_per_worker,
         num_gpus=runtime.gpus_per_worker or None,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(len(todo), cluster.room(runtime)))),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=max(1, min(len(todo), cluster.count_fitting_workers(runtime)))
+        ),
     )
     for row in parts.iter_rows():
         yield int(row["windows"])

@@ -18,7 +18,7 @@ from eav_ray.runtime.protocol import Planned, plan, protocol_key, read_kept, tex
 from eav_ray.runtime.score import Task, is_kept
 from eav_ray.runtime.train import Data, open_data
 from eav_ray.runtime.transfer import is_own, titles, transfer
-from eav_ray.storage import COMMIT, Store, sha256, split
+from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training.checkpoint import Checkpoint
 
 
@@ -50,7 +50,7 @@ def evaluate_checkpoint(
         return _tested_elsewhere(experiment, path, data, checkpoint, out)
     with contextlib.ExitStack() as stack:
         if not is_kept(Store(experiment.store.results), Task(path, checkpoint.split.test), data.index):
-            stack.enter_context(cluster.session(experiment.runtime))  # one for all that is to be scored
+            stack.enter_context(cluster.connect_to_ray(experiment.runtime))  # one for all that is to be scored
         table = evaluate(experiment, path, data.shards, data.index, data.windows.ids)
         return _write_checkpoint_page(experiment, path, data, checkpoint, table, bayes or {}, out, temperature)
 
@@ -79,7 +79,7 @@ def _write_checkpoint_page(
         lines.append(str(comparison))
         lines += warnings_of(checkpoint.metrics)
     own, fold_index = checkpoint.experiment, checkpoint.experiment.split.index
-    store, name = split(path)
+    store, name = split_store_path(path)
     out = out or f"{Store(experiment.store.results)}/evidence/{store.read_json(f'{name}/state.json')['key']}"
     description = (
         f"{own.name}, trained under {checkpoint.split.protocol}, fold {fold_index}, seed {own.seed}{_labels(own)}"
@@ -96,7 +96,7 @@ def _write_checkpoint_page(
 
 def _tested_elsewhere(experiment: Experiment, path: str, data: Data, checkpoint: Checkpoint, out: str) -> Tested:
     found = transfer(experiment, path)
-    store, name = split(path)
+    store, name = split_store_path(path)
     key = digest(store.read_json(f"{name}/state.json")["key"], data.digest, sorted(found.modalities))
     trained, tested_on = titles(checkpoint.experiment.data, experiment.data)
     own = checkpoint.experiment

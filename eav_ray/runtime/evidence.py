@@ -35,7 +35,7 @@ from eav_ray.runtime.beside import (
 from eav_ray.runtime.reproduce import reproduction
 from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import Data, open_data
-from eav_ray.storage import COMMIT, Store, sha256, split
+from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.audit import Audit, Contents, audit, audit_elsewhere
 from eav_ray.training.run import evenly
@@ -90,7 +90,7 @@ def write(
     own = subject.own or audited[0].checkpoint.experiment
     names: list[str] = sorted(own.data.modalities)
     windows = pd.concat([f.windows.assign(fold=f.number) for f in folds], ignore_index=True)
-    with cluster.session(e.runtime):
+    with cluster.connect_to_ray(e.runtime):
         trained, validation = _more(e, audited, data)
     tree = _tree(own, own, data, audited, subject, windows, names, data.index.classes)
     validation = held if held is not None else validation
@@ -147,8 +147,8 @@ def _publish(tree: Tree, extra: list[str], results: Store, audited: list[Audited
     skipped_results = list(tree.get("unread", []))
     more, found = collect_related(results, audited, skipped_results)
     tree = measure.plain(tree | found | {"unread": skipped_results})
-    store, name = split(out)
-    folder = store.below(name)
+    store, name = split_store_path(out)
+    folder = store.open_substore(name)
     folder.write("results.json", json.dumps(tree, indent=1).encode())
     folder.write("model_card.md", card(tree).encode())
     folder.write("index.html", evidence.page(tree, [*more, *extra]).encode())
@@ -156,7 +156,7 @@ def _publish(tree: Tree, extra: list[str], results: Store, audited: list[Audited
 
 
 def _open(evaluated: EvaluatedCheckpoint, audited: Callable[[ckpt.Checkpoint], Audit]) -> AuditedCheckpoint:
-    store, name = split(evaluated.path)
+    store, name = split_store_path(evaluated.path)
     checkpoint = ckpt.load(store, name)
     found = audited(checkpoint)
     if not found.passed:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.runtime.cli import with_data
+from eav_ray.runtime.cli import retarget_experiment
 from eav_ray.runtime.predict import open_checkpoint, predict, predict_shards
 from eav_ray.storage import io_errors
 from eav_ray.training.probabilities import Recordings, with_probabilities
@@ -48,7 +48,7 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
     if target.suffix not in KINDS:
         raise ConfigError(f"--out is {target.name}; give a name that ends in {' or '.join(KINDS)}")
     checkpoint = open_checkpoint(path)
-    experiment = with_data(checkpoint.experiment, changes, uses=("shards",) if shards else ())
+    experiment = retarget_experiment(checkpoint.experiment, changes, used_stores=("shards",) if shards else ())
     by_window = target.with_name(f"{target.stem}-windows{target.suffix}")
     recordings, count = Recordings(), 0
 

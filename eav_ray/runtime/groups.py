@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.data.shard import Index
-from eav_ray.errors import ConfigError, DataError, Interrupted
+from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.report.board import Board
 from eav_ray.report.mlflow import MLflow
 from eav_ray.report.progress import Bar, stage
@@ -121,7 +121,7 @@ def run_each(
     state: State = ray.get(queue.state.remote())
     ray.kill(queue)
     if state.stopped or len(state.done) + len(state.failed) < len(unique):
-        raise Interrupted(f"{len(state.done)} of {len(unique)} trainings are finished")
+        raise TrainingInterrupted(f"{len(state.done)} of {len(unique)} trainings are finished")
     for line in state.damaged:
         print(f"passed over a damaged checkpoint: {line}", flush=True)
     return state
@@ -167,7 +167,7 @@ def _watched(
     def poll_queue() -> None:
         state: State = ray.get(queue.state.remote())
         if not state.asked and time.monotonic() - began > WAITS_S:
-            state = replace(state, note=f" waits for {cluster.a_group(runtime)}")
+            state = replace(state, note=f" waits for {cluster.describe_group_needs(runtime)}")
         bar.to(state.epochs_done, note=state.note or " ")
         for progress in ray.get(queue.told.remote()):
             listen(progress)
@@ -294,7 +294,7 @@ def _work(config: dict[str, Any]) -> None:
             if rank == 0:
                 ray.get(queue.fail.remote(group, str(error), own=isinstance(error, ConfigError)))
             continue
-        except Interrupted as error:
+        except TrainingInterrupted as error:
             if rank == 0:
                 ray.get(queue.leave.remote(group))
             if str(error) == STOPPED:

@@ -38,7 +38,7 @@ def held_out(e: Experiment, folds: Sequence[tuple[int, Experiment]], data: Data)
     ]
     runs = [run for _, _, needed in asked for run in needed]
     seen = tuple(sorted({i for _, inner, _ in asked for i in (*inner.train, *inner.validation)}))
-    with cluster.session(e.runtime):
+    with cluster.connect_to_ray(e.runtime):
         announce(own, runs, data)
         done = run_all(own, runs, data.shards, data.index, seen, title="train inner folds, for the temperature")
         results = Store(e.store.results)

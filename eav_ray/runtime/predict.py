@@ -23,7 +23,7 @@ from eav_ray.runtime import cluster, eeg_stage
 from eav_ray.runtime.preprocess import open_index, require_extras
 from eav_ray.runtime.rows import raw_rows, shard_rows
 from eav_ray.runtime.score import Task, score
-from eav_ray.storage import Store, split
+from eav_ray.storage import Store, split_store_path
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.metrics import is_mean
 from eav_ray.training.predictor import Predictor
@@ -39,7 +39,7 @@ def open_checkpoint(path: str) -> ckpt.Checkpoint:
     Raises:
         DataError: There is none, it is not finished, or a file is damaged.
     """
-    store, name = split(path)
+    store, name = split_store_path(path)
     checkpoint = ckpt.load(store, name)
     if not checkpoint.finished:
         raise DataError(f"{path} is from the middle of a training; the command that trained it continues it")
@@ -55,7 +55,7 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, lab
         ConfigError: No test rows, the split leaks, or the experiment's windows are not those of the checkpoint.
         DataError: The shards hold other classes, or one is damaged.
     """
-    store, prefix = split(path)
+    store, prefix = split_store_path(path)
     checkpoint = open_checkpoint(path)
     check_windows(experiment, checkpoint, index, path)
     checkpoint_split = checkpoint.split
@@ -118,7 +118,7 @@ def predict(experiment: Experiment, path: str, take: Take) -> list[str]:
     Returns:
         A line for each recording that could not be read.
     """
-    store, prefix = split(path)
+    store, prefix = split_store_path(path)
     checkpoint = open_checkpoint(path)
     modalities = _wanted(experiment, checkpoint, path)
     dataset, listing = sets.scan(experiment.data)
@@ -131,7 +131,11 @@ def predict(experiment: Experiment, path: str, take: Take) -> list[str]:
         raise DataError(f"there is nothing to predict in {experiment.data.root}; run jobs/check.py to see why")
     require_extras(experiment)
     failed = [f"{p.subject} {p.recording} {p.file}: {p.reason}" for p in listing.problems]
-    with cluster.session(experiment.runtime), _in_order(), stage("predict", len(recordings), "recordings") as bar:
+    with (
+        cluster.connect_to_ray(experiment.runtime),
+        _in_order(),
+        stage("predict", len(recordings), "recordings") as bar,
+    ):
         preprocessing = checkpoint.experiment.preprocessing
         units = [
             tuple(part[i : i + UNIT])
@@ -149,7 +153,7 @@ def predict(experiment: Experiment, path: str, take: Take) -> list[str]:
 
 def predict_shards(experiment: Experiment, path: str, take: Take) -> list[str]:
     """As `predict`, for the windows that preprocessing left in `store.shards`."""
-    store, prefix = split(path)
+    store, prefix = split_store_path(path)
     checkpoint = open_checkpoint(path)
     modalities = _wanted(experiment, checkpoint, path)
     check_profile(experiment, checkpoint, path)
@@ -161,7 +165,7 @@ def predict_shards(experiment: Experiment, path: str, take: Take) -> list[str]:
     total = sum(s.rows for s in files)
     if not total:
         raise DataError(f"there is nothing to predict in {shards}; run jobs/check.py to see why")
-    with cluster.session(experiment.runtime), _in_order(), stage("predict", total, "windows") as bar:
+    with cluster.connect_to_ray(experiment.runtime), _in_order(), stage("predict", total, "windows") as bar:
         work = partial(
             shard_rows,
             files=files,
@@ -192,7 +196,7 @@ def _wanted(experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str) -> t
 @contextmanager
 def _in_order() -> Iterator[None]:
     """Ray Data, quietly, and giving out rows in the order in which they went in: tables are written as they come."""
-    cluster.prepare_ray_data()
+    cluster.configure_ray_data()
     options = ray.data.DataContext.get_current().execution_options
     before, options.preserve_order = options.preserve_order, True
     try:

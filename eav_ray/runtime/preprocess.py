@@ -22,7 +22,7 @@ from eav_ray.data.windows import cut
 from eav_ray.errors import DataError
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster, eeg_stage
-from eav_ray.storage import Store, versions
+from eav_ray.storage import Store, list_package_versions
 
 DEATHS = (WorkerCrashedError, OutOfMemoryError)
 FORMAT = 3  # raise when windows come out differently: shards of another version are not reused
@@ -53,7 +53,7 @@ def shard_store(experiment: Experiment) -> Store:
     """Where the shards of this data set under this profile lie; another profile lies elsewhere."""
     e = experiment
     key = digest(FORMAT, content_of(e.preprocessing), e.data.dataset, e.data.root, e.data.tasks)
-    return Store(e.store.shards).below(f"{e.data.dataset}-{key}")
+    return Store(e.store.shards).open_substore(f"{e.data.dataset}-{key}")
 
 
 def open_index(experiment: Experiment) -> tuple[Store, Index]:
@@ -118,7 +118,7 @@ def preprocess(experiment: Experiment) -> Preprocessed:
     todo = [c for c in wanted if not _is_done(store, c)]
     n_chans = sets.eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else 0
     if todo:
-        with cluster.session(experiment.runtime):
+        with cluster.connect_to_ray(experiment.runtime):
             _run(experiment, todo, store, n_chans, listing.recordings)
     records = [store.read_json(f"records/{c.name}.json") for c in wanted]
     problems = listing.problems + tuple(Problem(**p) for r in records for p in r["problems"])
@@ -127,7 +127,7 @@ def preprocess(experiment: Experiment) -> Preprocessed:
     if not shards:
         raise DataError(f"not one recording of {experiment.data.root} could be read; run jobs/check.py to see why")
     modalities = tuple(sorted(experiment.data.modalities))
-    index = Index(store.root.rsplit("-", 1)[1], dataset.classes, modalities, n_chans, shards, versions())
+    index = Index(store.root.rsplit("-", 1)[1], dataset.classes, modalities, n_chans, shards, list_package_versions())
     about = {"profile": asdict(experiment.preprocessing), "data": asdict(experiment.data)}
     about |= {"channels": list(getattr(dataset, "channels", ())), "recorded": getattr(dataset, "recorded", True)}
     store.write_json(INDEX, asdict(index) | about)
@@ -187,7 +187,7 @@ def _run(
     Args:
         listed: All recordings of the people, finished ones included.
     """
-    cluster.prepare_ray_data()
+    cluster.configure_ray_data()
     with stage("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:
         finished: set[str] = set()
         try:

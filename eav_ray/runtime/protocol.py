@@ -20,7 +20,7 @@ from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_each
 from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import Data, announce, open_data, runs_of
-from eav_ray.storage import COMMIT, Store, sha256, versions
+from eav_ray.storage import COMMIT, Store, list_package_versions, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.plan import Run
 from eav_ray.training.run import is_done
@@ -89,7 +89,7 @@ def load_or_run(
         if results.is_committed(name):
             result = read_kept(results, name)
         else:
-            with cluster.session(e.runtime):
+            with cluster.connect_to_ray(e.runtime):
                 result, failed = make()
             if not result.folds:
                 raise DataError(missing(failed, folds))
@@ -178,7 +178,7 @@ def finished(results: Store, key: str) -> str:
 
 
 def _files(e: Experiment, result: CVResult) -> dict[str, bytes]:
-    documents = {"experiment": to_dict(e), "folds": result.folds, "versions": versions()}
+    documents = {"experiment": to_dict(e), "folds": result.folds, "versions": list_package_versions()}
     made = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
     return made | {"predictions.parquet": arrow.frame_bytes(result.predictions)}
 

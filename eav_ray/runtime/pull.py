@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from eav_ray.data import arrow
-from eav_ray.errors import ConfigError, DataError, nearest
-from eav_ray.storage import COMMIT, Store, checked_name, sha256
+from eav_ray.errors import ConfigError, DataError, suggest_nearest
+from eav_ray.storage import COMMIT, Store, check_store_name, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.plan import SCORE
 
@@ -15,7 +15,7 @@ from eav_ray.training.plan import SCORE
 def finished_studies(results: Store) -> dict[str, dict[str, Any]]:
     """Study name -> its `best.json`."""
     found: dict[str, dict[str, Any]] = {}
-    for name in results.folders("searches"):
+    for name in results.list_folders("searches"):
         if results.exists(f"searches/{name}/best.json"):
             found[name] = results.read_json(f"searches/{name}/best.json")
             if not isinstance(found[name], dict):
@@ -28,7 +28,7 @@ def studies(store: str) -> str:
     results = _open(store)
     found = finished_studies(results)
     lines = [f"{'study':44}{'score':>8}{'candidate':>11}  changes"]
-    for name in sorted(results.folders("searches")):
+    for name in sorted(results.list_folders("searches")):
         best = found.get(name)
         if best is None:
             lines.append(f"{name:44}{'':>8}{'':>11}  not finished; --study {name} shows its candidates")
@@ -46,7 +46,7 @@ def candidates(store: str, study: str, *, metric: str = SCORE, top: int = 20) ->
         ConfigError: No such study or metric.
     """
     results = _open(store)
-    name = f"searches/{_known(study, results.folders('searches'), store)}/trials.parquet"
+    name = f"searches/{_known(study, results.list_folders('searches'), store)}/trials.parquet"
     if not results.exists(name):
         raise DataError(f"{store} has no candidate of {study} yet")
     table = arrow.read_frame(results.read(name), f"{results}/{name}")
@@ -54,7 +54,9 @@ def candidates(store: str, study: str, *, metric: str = SCORE, top: int = 20) ->
         raise DataError(f"{results}/{name} is damaged: it has no column {missing[0]}; run jobs/tune.py again")
     metrics = [str(c) for c in table.columns if str(c).startswith("validation_")]
     if metric not in metrics:
-        raise ConfigError(f"--metric={metric} is not in {name}; it has {', '.join(metrics)}{nearest(metric, metrics)}")
+        raise ConfigError(
+            f"--metric={metric} is not in {name}; it has {', '.join(metrics)}{suggest_nearest(metric, metrics)}"
+        )
     if "cost" not in table:
         table["cost"] = float("nan")
     rows = table.groupby("candidate").agg(
@@ -93,7 +95,7 @@ def pull(store: str, to: str, *, study: str = "", top: int = 1, next_best: bool 
     """
     results = _open(store)
     found = finished_studies(results)
-    if study not in found and study in results.folders("searches"):
+    if study not in found and study in results.list_folders("searches"):
         raise DataError(
             f"the search {study} is not finished; give its command again, or see its candidates with --list --study "
             f"{study}"
@@ -132,7 +134,7 @@ def pull(store: str, to: str, *, study: str = "", top: int = 1, next_best: bool 
 def _known(study: str, found: Collection[str], store: str) -> str:
     if study not in found:
         known = ", ".join(sorted(found))
-        raise ConfigError(f"{store} has no such study {study}; it has {known}{nearest(study, found)}")
+        raise ConfigError(f"{store} has no such study {study}; it has {known}{suggest_nearest(study, found)}")
     return study
 
 
@@ -146,7 +148,7 @@ def _next(best: dict[str, Any], store: str) -> list[dict[str, Any]]:
 def _files(results: Store, record: dict[str, Any], store: str) -> dict[str, bytes]:
     """Of the checkpoint that is recorded, each against its hash."""
     try:
-        prefix, expected = checked_name(str(record["checkpoint"])), record["commit_sha256"]
+        prefix, expected = check_store_name(str(record["checkpoint"])), record["commit_sha256"]
     except (KeyError, TypeError) as error:
         raise DataError(f"the best.json of {store} is damaged: {error!r}; run jobs/tune.py again") from None
     if sha256(results.read(f"{prefix}/{COMMIT}")) != expected:
@@ -158,6 +160,6 @@ def _files(results: Store, record: dict[str, Any], store: str) -> dict[str, byte
 
 def _open(store: str) -> Store:
     results = Store(store)
-    if not results.names("searches"):
+    if not results.list_files("searches"):
         raise DataError(f"{store} is not a results store with searches; it is what store.results names")
     return results

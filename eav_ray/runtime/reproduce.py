@@ -11,7 +11,7 @@ from typing import Any
 
 from eav_ray.config import Experiment, digest
 from eav_ray.data.shard import Index
-from eav_ray.storage import versions
+from eav_ray.storage import list_package_versions
 
 
 def reproduction(experiment: Experiment, index: Index) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def reproduction(experiment: Experiment, index: Index) -> dict[str, Any]:
         "command": shlex.join(["python", *sys.argv]),
         "date": str(datetime.date.today()),
         "commit": commit(),
-        "versions": versions(),
+        "versions": list_package_versions(),
         "Python": platform.python_version(),
         "data manifest": f"{index.key}, {len(index.shards)} shards, content {digest(index.fingerprint)}",
         "seed": str(experiment.seed),

@@ -20,7 +20,7 @@ from eav_ray.data.split import items_of, refuse_overlap
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster
-from eav_ray.storage import COMMIT, Store, sha256, split
+from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.frames import frames_right, output_and_frames
 from eav_ray.training.run import empty_frame, open_worker_context, rows_with, to_frame
@@ -63,7 +63,7 @@ def is_kept(results: Store, task: Task, index: Index) -> bool:
 
 def _name(task: Task, index: Index) -> str:
     """By the hash of the checkpoint's files and the recordings: equal questions have one answer."""
-    store, prefix = split(task.path)
+    store, prefix = split_store_path(task.path)
     identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
     seen = [sorted(task.shown)] if task.shown else []
     return f"evaluations/{identity}-{digest(FORMAT, sorted(task.test), index.fingerprint, *seen)}.parquet"
@@ -88,7 +88,7 @@ def _scored(
     found: dict[int, pd.DataFrame | str] = {}
     everything = tuple(sorted({i for task in tasks.values() for i in task.test}))
     total = sum(len(task.test) for task in tasks.values())
-    with cluster.session(runtime), stage("test, once", total, "recordings") as bar:
+    with cluster.connect_to_ray(runtime), stage("test, once", total, "recordings") as bar:
         # An actor that died starts again and takes its part up again, once.
         scorer: Any = ray.remote(
             num_cpus=runtime.cpus_per_worker,
@@ -97,7 +97,7 @@ def _scored(
             max_restarts=1,
             max_task_retries=1,
         )(_Scorer)
-        count = min(len(parts), cluster.room(runtime))
+        count = min(len(parts), cluster.count_fitting_workers(runtime))
         pool = ActorPool([scorer.remote(experiment, str(shards), index, everything) for _ in range(count)])
         for number, table, size in pool.map_unordered(lambda actor, part: actor.score.remote(*part), parts):
             bar.to(bar.done + size)
@@ -139,7 +139,7 @@ class _Scorer:
 
     def _table(self, task: Task) -> pd.DataFrame:
         if task.path != self._path:
-            checkpoint = ckpt.load(*split(task.path))
+            checkpoint = ckpt.load(*split_store_path(task.path))
             self._split = checkpoint.split
             self._shapes = window_shapes(checkpoint.experiment.preprocessing, checkpoint.shapes.eeg_channels)
             self._model = ckpt.load_model(checkpoint).to(self._context.device).eval()

@@ -18,9 +18,9 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime import cluster
 from eav_ray.runtime.access import hash_token, read_token, require_token
 from eav_ray.runtime.app import make_app
-from eav_ray.runtime.cli import with_data
+from eav_ray.runtime.cli import retarget_experiment
 from eav_ray.runtime.predict import open_checkpoint
-from eav_ray.storage import split
+from eav_ray.storage import split_store_path
 from eav_ray.training.predictor import Predictor
 
 with warnings.catch_warnings():  # of Ray's own declarations, by pydantic
@@ -50,17 +50,20 @@ def serve_checkpoint(
         DataError: The checkpoint is damaged or not finished, or cannot be opened where it is to be served.
     """
     checkpoint = open_checkpoint(path)
-    experiment = with_data(checkpoint.experiment, changes)
+    experiment = retarget_experiment(checkpoint.experiment, changes)
     runtime = experiment.runtime
     token = read_token(token_file)
     require_token(host, token)
-    joined = cluster.address_of(runtime)
+    joined = cluster.resolve_address(runtime)
     if not joined:
-        cluster.check_local(runtime)
+        cluster.check_local_resources(runtime)
         _check_port(host, port)
-    with cluster.session(runtime), _until_told() as stop_requested:  # Ray sets a handler of its own when it starts
+    with (
+        cluster.connect_to_ray(runtime),
+        _until_told() as stop_requested,
+    ):  # Ray sets a handler of its own when it starts
         url = _start(host, port, token, route)
-        checkpoint_path = "/".join(map(str, split(path)))
+        checkpoint_path = "/".join(map(str, split_store_path(path)))
         _deploy(checkpoint_path, hash_token(token) if token else "", runtime, name, route, replicas)
         print(f"serving {path} at {url} (health, predict, stream){'' if token else ', without a token'}", flush=True)
         try:

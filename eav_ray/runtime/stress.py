@@ -18,11 +18,11 @@ from eav_ray.report.degradation import tree_of
 from eav_ray.report.progress import stage
 from eav_ray.report.stress import text
 from eav_ray.runtime import cluster
-from eav_ray.runtime.cli import with_data
+from eav_ray.runtime.cli import retarget_experiment
 from eav_ray.runtime.predict import check_channels, open_checkpoint
 from eav_ray.runtime.preprocess import require_extras
 from eav_ray.runtime.stress_stage import Condition, Work, measure, predicted
-from eav_ray.storage import COMMIT, Store, sha256, split, versions
+from eav_ray.storage import COMMIT, Store, list_package_versions, sha256, split_store_path
 from eav_ray.training.checkpoint import Checkpoint
 
 FORMAT = 2  # raise when distortions or predictions come out differently
@@ -56,13 +56,13 @@ def run_robustness(path: str, changes: dict[str, Any], asked: Asked, out: str) -
         DataError: The data root does not hold the test recordings, or has other classes or channels.
     """
     checkpoint = open_checkpoint(path)
-    experiment = with_data(checkpoint.experiment, changes)
+    experiment = retarget_experiment(checkpoint.experiment, changes)
     dataset, listing = sets.scan(experiment.data)
     recordings, recordings_description = _wanted(checkpoint, experiment, dataset, listing, asked, path)
     others = _speech(experiment)
     conditions = plan(experiment, asked, {person for person, _ in others})
     results = Store(out)
-    store, prefix = split(path)
+    store, prefix = split_store_path(path)
     commit = sha256(store.read(f"{prefix}/{COMMIT}"))
     data = {k: v for k, v in asdict(experiment.data).items() if k != "subjects"}
     heard = others if any(c.kind == "audio.babble" for c in conditions) else ()  # whoever came later is in it too
@@ -76,7 +76,7 @@ def run_robustness(path: str, changes: dict[str, Any], asked: Asked, out: str) -
         "protocol": checkpoint.split.protocol,
         "recordings_are": recordings_description,
         "classes": list(checkpoint.classes),
-        "versions": versions(),
+        "versions": list_package_versions(),
     }
     with results.lock(f"{name}/lock"):
         tree = results.read_json(f"{name}/results.json") if results.exists(f"{name}/results.json") else {}
@@ -223,9 +223,9 @@ def _tables(
         groups = [tuple(group) for _, group in groupby(todo, key=lambda c: c.kind)]
         count = sum(map(len, work.recordings_by_subject))
         price = measure(work, groups, path, runtime.cpus_per_worker)
-        with cluster.session(runtime):
-            cluster.prepare_ray_data()
-            room = cluster.room(runtime)
+        with cluster.connect_to_ray(runtime):
+            cluster.configure_ray_data()
+            room = cluster.count_fitting_workers(runtime)
             seconds = price.seconds(groups, work, room, max(1, room // 2))
             minutes = max(1, round(seconds / 60))
             what = f"{len(todo)} {'condition' if len(todo) == 1 else 'conditions'}"

@@ -70,7 +70,7 @@ def predicted(
     rows = [{"group": g, "person": p} for g in range(len(groups)) for p in range(len(work.recordings_by_subject))]
     tasks: Any = partial(_windows, groups=tuple(groups), work=work)
     read = retried(ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map, tasks, num_cpus=1)
-    made = on_actors(read, _PredictEach, path, runtime, most=max(1, cluster.room(runtime) // 2))
+    made = on_actors(read, _PredictEach, path, runtime, most=max(1, cluster.count_fitting_workers(runtime) // 2))
     total = sum(len(recordings) for recordings in work.recordings_by_subject)
     parts: dict[str, list[pd.DataFrame]] = {c.name: [] for group in groups for c in group}
     seen: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in parts}

@@ -71,7 +71,7 @@ def train(experiment: Experiment) -> str:
     split = make_split(items_of(data.windows.ids, experiment.data, experiment.seed), experiment.split)
     runs = runs_of(experiment, split, data.digest)
     results = Store(experiment.store.results)
-    with cluster.session(experiment.runtime):
+    with cluster.connect_to_ray(experiment.runtime):
         announce(experiment, runs, data)
         seen = tuple(sorted({*split.train, *split.validation}))
         done = run_all(experiment, runs, data.shards, data.index, seen, title="train")

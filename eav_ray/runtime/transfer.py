@@ -16,7 +16,7 @@ from eav_ray.report.table import LINES, TOGETHER, Comparison, compare, correct_p
 from eav_ray.runtime.predict import check_channels, check_profile, open_checkpoint
 from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import open_data
-from eav_ray.storage import split
+from eav_ray.storage import split_store_path
 from eav_ray.training.checkpoint import Checkpoint
 from eav_ray.training.metrics import LOGIT, scores
 
@@ -79,7 +79,7 @@ def transfer(experiment: Experiment, path: str) -> Transferred:
         raise ConfigError(
             f"no recording of {tested_on} has both a class of {', '.join(classes)} and {', '.join(shown)}"
         )
-    store, prefix = split(path)
+    store, prefix = split_store_path(path)
     # One worker, as its batches must not matter here; scoring takes all that there is room for.
     alone = replace(experiment, runtime=replace(experiment.runtime, workers=1))
     task = Task(f"{store}/{prefix}", test, shown, other_data=True)

@@ -17,7 +17,7 @@ from ray import tune
 from eav_ray.config import Experiment, override
 from eav_ray.data.shard import Index
 from eav_ray.data.split import Split
-from eav_ray.errors import ConfigError, DataError, Interrupted
+from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_each
 from eav_ray.runtime.queue import State
@@ -218,7 +218,7 @@ def full(
     todo = [run for fold, of_fold in enumerate(runs) if fold not in known for run in of_fold]
     if not update_progress(state) and todo:
         for run in todo:
-            if not results.names(f"runs/{run.key}"):
+            if not results.list_files(f"runs/{run.key}"):
                 results.write_json(f"runs/{run.key}/{STUDY_FILE}", study)
         try:
             update_progress(
@@ -226,7 +226,7 @@ def full(
                     e, todo, Store(shards), index, question.embed, title=f"candidate {number}", ends=update_progress
                 )
             )
-        except Interrupted:
+        except TrainingInterrupted:
             pass  # by `look`, or another way that the job was told to end
         except ConfigError as error:
             failed = str(error)

@@ -30,20 +30,20 @@ from eav_ray.data import arrow
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index
 from eav_ray.data.split import Split, inner_splits, items_of, make_split
-from eav_ray.errors import ConfigError, DataError, Interrupted
+from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar, stage
 from eav_ray.report.search import page
 from eav_ray.runtime import cluster
-from eav_ray.runtime.capacity import capacity, count_concurrent_groups, count_concurrent_workers
-from eav_ray.runtime.cli import problems
+from eav_ray.runtime.capacity import count_concurrent_groups, count_concurrent_workers, read_cluster_capacity
+from eav_ray.runtime.cli import explain_error
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.protocol import finished
 from eav_ray.runtime.searcher import CandidateSearcher, Row, Waiting, leave_pickled_errors
 from eav_ray.runtime.train import Data, announce, open_data, runs_of
 from eav_ray.runtime.trial import STUDY_FILE, Control, Question, candidate_runs, full, run_fusion_batch
 from eav_ray.search.study import Candidate, StudyClient, check_space, count, is_whole, study_name, trials_table
-from eav_ray.storage import Store, sha256, versions
+from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.embeddings import cache_key
 from eav_ray.training.estimate import cost
 from eav_ray.training.plan import SCORE, Run, encoder_run
@@ -89,7 +89,7 @@ def tune_experiment(experiment: Experiment) -> Best:
     """Search one outer fold, or continue that search."""
     data = open_data(experiment)
     planned = plan(experiment, data.windows)
-    with cluster.session(experiment.runtime):
+    with cluster.connect_to_ray(experiment.runtime):
         announce_search(experiment, [planned], data)
         return search(experiment, planned, data.shards, data.index)
 
@@ -169,7 +169,7 @@ def side_by_side(experiment: Experiment) -> int:
     """
     e = experiment
     most = count_concurrent_groups if e.search.mode == "full" else count_concurrent_workers
-    return min(most(e, capacity()), e.search.ask_batch_size, count(e.search))
+    return min(most(e, read_cluster_capacity()), e.search.ask_batch_size, count(e.search))
 
 
 def refit_split(split: Split) -> Split:
@@ -207,7 +207,7 @@ def lock_search(experiment: Experiment, planned: Plan) -> Iterator[None]:
     results, folder = Store(experiment.store.results), _folder(planned)
     with results.lock(f"{folder}/lock"):
         results.write_json(f"{folder}/experiment.json", to_dict(experiment))
-        results.write_json(f"{folder}/versions.json", versions())
+        results.write_json(f"{folder}/versions.json", list_package_versions())
         yield
 
 
@@ -267,7 +267,7 @@ def _folder(planned: Plan) -> str:
 def _journal(results: Store, folder: str) -> Path:
     """The study's journal: beside the results on a local disk, else a local file that is copied at every batch."""
     if results.is_local:
-        return Path(results.path(f"{folder}/journal.log"))
+        return Path(results.resolve_path(f"{folder}/journal.log"))
     return Path("journals") / f"{folder.replace('/', '-')}.log"
 
 
@@ -338,7 +338,7 @@ def _try_candidates(
         print(f"no score: {len(searcher.failed)} candidates; the first, {number}: {reason}", flush=True)
     progress = f"{len(study.completed())} of {study.candidates} candidates"
     if searcher.stopped:
-        raise Interrupted(f"{progress} are finished")
+        raise TrainingInterrupted(f"{progress} are finished")
     if searcher.broken is not None:
         reason = found[0] if found else "it ended without a word"
         raise DataError(f"candidate {searcher.broken} could not be tried: {reason}; the same command tries it again")
@@ -367,7 +367,7 @@ def _run(
         ),
         run_config=tune.RunConfig(
             name=f"search-{int(time.time())}",
-            storage_path=f"{results.path('ray')}" if results.is_local else f"{results}/ray",
+            storage_path=f"{results.resolve_path('ray')}" if results.is_local else f"{results}/ray",
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=retries),
             callbacks=callbacks,
@@ -380,12 +380,14 @@ def _run(
         try:
             found = tuner.fit()
         except TuneError as error:  # of ours, in what Tune calls: a store that does not answer
-            raise DataError(f"the search ended: {problems(error)[0]}; the same command continues") from None
+            raise DataError(f"the search ended: {explain_error(error)[0]}; the same command continues") from None
     return [str(error).strip().splitlines()[-1] for error in found.errors]
 
 
 def _waits(e: Experiment, bar: Bar) -> Waiting:
-    return Waiting(lambda waits: bar.to(bar.done, note=f" waits for {cluster.a_worker(e.runtime)}" if waits else " "))
+    return Waiting(
+        lambda waits: bar.to(bar.done, note=f" waits for {cluster.describe_worker_needs(e.runtime)}" if waits else " ")
+    )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from eav_ray.config import Experiment, build_experiment, to_dict
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Classifier, Shapes
-from eav_ray.storage import Store, versions
+from eav_ray.storage import Store, list_package_versions
 from eav_ray.training.loop import Position
 from eav_ray.training.plan import SCORE
 
@@ -53,7 +53,7 @@ def save(store: Store, key: str, attempt: str, checkpoint: Checkpoint) -> str:
         "experiment": to_dict(checkpoint.experiment),
         "split": asdict(checkpoint.split),
         "metrics": checkpoint.metrics,
-        "versions": versions(),
+        "versions": list_package_versions(),
         "state": {
             "key": key,
             "epoch": checkpoint.position.epoch,
@@ -138,7 +138,7 @@ def committed(store: Store, key: str) -> list[tuple[str, Position, str]]:
     it does not know, cannot win.
     """
     found = []
-    for name in store.names(f"runs/{key}"):
+    for name in store.list_files(f"runs/{key}"):
         match = NAME.search(name.removesuffix("/COMMIT"))
         if name.endswith("/COMMIT") and match:
             attempt, epoch, step = match.groups()
@@ -164,7 +164,7 @@ def new_attempt(store: Store, key: str) -> str:
 
 
 def _attempts(store: Store, key: str) -> list[str]:
-    return [name for name in store.folders(f"runs/{key}") if re.fullmatch(r"a\d+(-[0-9a-f]+)?", name)]
+    return [name for name in store.list_folders(f"runs/{key}") if re.fullmatch(r"a\d+(-[0-9a-f]+)?", name)]
 
 
 def _number(attempt: str) -> int:

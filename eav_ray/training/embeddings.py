@@ -82,8 +82,8 @@ def part_name(key: str, part: int | str) -> str:
 
 def commit(store: Store, key: str, times_s: Tensor) -> None:
     """Make all parts count, once every rank has written its own."""
-    parts = tuple(n.rsplit("/", 1)[1] for n in store.names(key) if n.endswith(".parquet"))
-    store.commit(key, {"times.json": json.dumps(times_s.tolist()).encode()}, written=parts)
+    parts = tuple(n.rsplit("/", 1)[1] for n in store.list_files(key) if n.endswith(".parquet"))
+    store.commit(key, {"times.json": json.dumps(times_s.tolist()).encode()}, already_written=parts)
 
 
 class Embeddings:

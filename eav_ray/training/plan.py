@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from eav_ray.config import EncoderOptimConfig, Experiment, OptimConfig, digest
 from eav_ray.data.split import Split
-from eav_ray.storage import content
+from eav_ray.storage import hash_content
 
 # Of what an encoder or a fusion of a kind computes, 1 where it is not named; raise it when that changes, so that what
 # was trained before is not taken for finished.
@@ -100,7 +100,7 @@ class Run:
         models = {m: _section(getattr(e.model, m)) for m in e.data.modalities}
         for section in models.values():
             if section.get("weights"):
-                section["weights"] = content(section["weights"])
+                section["weights"] = hash_content(section["weights"])
         fusion = None if self.kind == "encoder" else _section(e.fusion)
         return f"{self.kind}-{digest(*common, preprocessing, models, fusion, self.encoders, self.start_hash or self.start)}"
 
@@ -118,7 +118,7 @@ class Run:
         section = _section(getattr(e.model, m))
         if not section.get("weights") or section.get("mask_bands") or section.get("mask_frames"):
             return ""
-        section["weights"] = content(section["weights"])
+        section["weights"] = hash_content(section["weights"])
         preprocessing = [e.preprocessing.window_s, vars(getattr(e.preprocessing, m))]
         return f"features/{m}-{digest(FEATURES, self.data, preprocessing, section, COMPUTED[e.runtime.precision])}"
 

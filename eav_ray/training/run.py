@@ -16,11 +16,11 @@ from eav_ray.config import Experiment
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import Index
 from eav_ray.data.split import items_of, refuse_overlap
-from eav_ray.errors import DataError, Interrupted
+from eav_ray.errors import DataError, TrainingInterrupted
 from eav_ray.models.build import Classifier, FusionAlone, HeadAlone, Output, Shapes, build_fusion
 from eav_ray.models.encoder import Encoder
 from eav_ray.models.weights import load_published
-from eav_ray.storage import COMMIT, Store, sha256, split
+from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.collapse import find_collapse
 from eav_ray.training.embeddings import FEATURES, Embeddings, cache_key, commit, compute, write_part
@@ -183,7 +183,7 @@ def labels_of(run: Run, context: WorkerContext) -> Labels:
 
 def _weights_to_start_from(run: Run, context: WorkerContext) -> dict[str, Tensor]:
     if run.start_hash:
-        store, name = split(run.start)
+        store, name = split_store_path(run.start)
         if sha256(store.read(f"{name}/{COMMIT}")) != run.start_hash:
             raise DataError(f"{run.start} has changed since this run was planned; give the command again")
         return ckpt.load(store, name).weights
@@ -403,7 +403,7 @@ def _train(
             if telling and position.step < steps:  # the last step of an epoch is told with the epoch
                 report_progress(engine, position, sums, {})
             if reason:
-                raise Interrupted(reason)
+                raise TrainingInterrupted(reason)
 
         def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
             nonlocal prefix

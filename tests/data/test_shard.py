@@ -95,7 +95,7 @@ def test_a_round_trip_through_parquet_keeps_shape_type_and_every_bit() -> None:
 
 
 def test_any_program_can_read_the_shards_without_us(shards: Shards, tmp_path: Path) -> None:
-    plain = pq.read_table(shards.store.path("p0.parquet"))
+    plain = pq.read_table(shards.store.resolve_path("p0.parquet"))
     assert plain.column("eeg").type == pa.fixed_shape_tensor(pa.float32(), (CHANNELS, 50))
 
 
@@ -188,7 +188,7 @@ def test_a_second_reader_finds_the_cache_and_needs_no_shard(shards: Shards, tmp_
     cache = tmp_path / "cache"
     first = shards.windows(cache)
     for file in shards.files:
-        Path(shards.store.path(file.file)).unlink()
+        Path(shards.store.resolve_path(file.file)).unlink()
     second = shards.windows(cache)
     np.testing.assert_array_equal(first.get(np.arange(18), "eeg"), second.get(np.arange(18), "eeg"))
     assert len(list(cache.iterdir())) == len(shards.files)

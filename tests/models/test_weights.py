@@ -18,7 +18,7 @@ from eav_ray.models.audio import AST
 from eav_ray.models.eegformer import EEGformer
 from eav_ray.models.video import ViT
 from eav_ray.models.weights import load_published
-from eav_ray.storage import content
+from eav_ray.storage import hash_content
 
 PRESENT = torch.ones(2, dtype=torch.bool)
 AST_SIZES: dict[str, Any] = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96)
@@ -295,8 +295,8 @@ def test_content_names_what_a_folder_holds(tmp_path: Path) -> None:
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "model.safetensors").write_bytes(b"weights")
-    before = content(str(tmp_path / "one"))
-    assert before == content(str(tmp_path / "two"))
+    before = hash_content(str(tmp_path / "one"))
+    assert before == hash_content(str(tmp_path / "two"))
     file.write_bytes(b"other weights")
-    assert content(str(tmp_path / "one")) != before
-    assert content("MIT/ast-finetuned-audioset-10-10-0.4593") == "MIT/ast-finetuned-audioset-10-10-0.4593"
+    assert hash_content(str(tmp_path / "one")) != before
+    assert hash_content("MIT/ast-finetuned-audioset-10-10-0.4593") == "MIT/ast-finetuned-audioset-10-10-0.4593"

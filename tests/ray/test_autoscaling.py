@@ -19,7 +19,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from eav_ray.runtime.cluster import FAKE_GPUS
+from eav_ray.runtime.cluster import FAKE_GPUS_ENV
 from tests.ray.conftest import REPOSITORY
 from tests.ray.test_submit import RAY, free_ports
 
@@ -104,7 +104,7 @@ def growing(tmp_path: Path) -> Iterator[Growing]:
     kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "RAY_USAGE_STATS_ENABLED": "0"}
     kept |= {"OMP_NUM_THREADS": "1", "RAY_DEDUP_LOGS": "0"}
     fake = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    fake |= {FAKE_GPUS: "1", "RAY_CLOUD_INSTANCE_ID": HEAD, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD}
+    fake |= {FAKE_GPUS_ENV: "1", "RAY_CLOUD_INSTANCE_ID": HEAD, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD}
     words = ["start", "--head", "--block", "--num-cpus=0", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
     words += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
     words += ["--include-dashboard=false", "--object-store-memory=100000000"]

@@ -15,7 +15,7 @@ from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
 from eav_ray.report import mlflow
 from eav_ray.report.mlflow import TAG, MLflow, client_of, flat
-from eav_ray.runtime.cli import Arguments, absolute, experiment_of
+from eav_ray.runtime.cli import Arguments, prepare_experiment, resolve_experiment_paths
 from eav_ray.training.plan import Progress, Run
 
 DEMO = str(Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml")
@@ -164,8 +164,8 @@ def test_without_the_package_a_job_does_not_start(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "mlflow", None)
     words = {"store.mlflow": "http://127.0.0.1:5000", "runtime.workers": 1}
     with pytest.raises(ConfigError, match=r"^store\.mlflow needs mlflow-skinny; type .*\[mlflow\].*$"):
-        experiment_of(Arguments([DEMO], words, {}))
-    experiment_of(Arguments([DEMO], {"runtime.workers": 1}, {}))
+        prepare_experiment(Arguments([DEMO], words, {}))
+    prepare_experiment(Arguments([DEMO], {"runtime.workers": 1}, {}))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_where_curves_go_is_no_part_of_a_key(monkeypatch: pytest.MonkeyPatch, tm
     e = experiment("sqlite:///results/mlflow.db", "key")
     assert training(e).key == training(override(e, {"store.mlflow": ""})).key
     monkeypatch.chdir(tmp_path)
-    assert absolute(e).store.mlflow == f"sqlite:///{tmp_path}/results/mlflow.db"
+    assert resolve_experiment_paths(e).store.mlflow == f"sqlite:///{tmp_path}/results/mlflow.db"
 
 
 def test_telemetry_is_off(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

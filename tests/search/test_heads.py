@@ -16,7 +16,7 @@ from eav_ray.data.split import Split
 from eav_ray.data.synthetic import CLASSES
 from eav_ray.models.build import FusionAlone, build_fusion
 from eav_ray.search.heads import Head, PruningSchedule, score_heads, stacks, train_heads, why_alone
-from eav_ray.storage import Store, sha256, versions
+from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.embeddings import cache_key, commit, write_part
 from eav_ray.training.engine import TorchEngine
 from eav_ray.training.loop import Engine, Metrics, Position, fit, schedule
@@ -229,7 +229,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
     content = shard.to_bytes(shard.to_table(rows, of))
     shards.write("all.parquet", content)
     files = (shard.ShardFile("all.parquet", sha256(content), len(rows), ""),)
-    index = shard.Index("heads", CLASSES, ("audio", "eeg"), 3, files, versions())
+    index = shard.Index("heads", CLASSES, ("audio", "eeg"), 3, files, list_package_versions())
     shards.write_json(shard.INDEX, asdict(index))
     windows = Windows(shards, shard.read_index(shards), cache=folder / "cache", cache_gb=1)
     return WorkerContext(windows, Store(folder / "results"), torch.device("cpu"))

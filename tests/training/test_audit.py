@@ -14,7 +14,7 @@ from eav_ray.data import shard
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import items_of, make_split
 from eav_ray.models.build import Classifier, Shapes
-from eav_ray.storage import Store, sha256, versions
+from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.audit import Contents, audit
 from eav_ray.training.checkpoint import Checkpoint
 from eav_ray.training.loop import Position
@@ -55,7 +55,7 @@ def store_windows(
     content = shard.to_bytes(shard.to_table(rows, shard.schema(e.preprocessing, 30, ("audio", "eeg"))))
     store.write("a.parquet", content)
     file = shard.ShardFile("a.parquet", sha256(content), len(rows))
-    index = shard.Index("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), versions())
+    index = shard.Index("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
     store.write_json(shard.INDEX, asdict(index))
     return Windows(store, shard.read_index(store), cache=folder / "cache", cache_gb=1)
 

@@ -76,7 +76,7 @@ def test_a_fusion_saved_before_it_had_a_skip_is_loaded_without_one(store: Store)
 
 def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(store: Store) -> None:
     prefix = ckpt.save(store, KEY, FIRST, WHOLE)
-    names = {Path(n).name for n in store.names(prefix)}
+    names = {Path(n).name for n in store.list_files(prefix)}
     assert {n for n in names if not n.endswith(".json")} == {"model.safetensors", "optimizer.safetensors", COMMIT}
 
 
@@ -125,7 +125,7 @@ def test_a_checkpoint_of_an_earlier_version_is_found(store: Store) -> None:
 @pytest.mark.parametrize("harm", ["cut", "flip", "gone"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(store: Store, name: str, harm: str) -> None:
     before, last = ckpt.save(store, KEY, FIRST, at(1)), ckpt.save(store, KEY, FIRST, at(2))
-    path = Path(store.path(f"{last}/{name}"))
+    path = Path(store.resolve_path(f"{last}/{name}"))
     data = bytearray(path.read_bytes())
     match harm:
         case "cut":
@@ -209,7 +209,7 @@ def test_pruning_sweeps_what_dead_attempts_were_writing_but_not_what_may_still_b
     ckpt.prune(store, KEY, SECOND, keep=2)
     assert store.exists(halves[FIRST]) and ckpt.latest(store, KEY)[0]  # where something is left, nothing is swept
     ckpt.prune(store, KEY, SECOND, keep=1)
-    assert not store.names(f"runs/{KEY}/{FIRST}") and not store.is_committed(first)
+    assert not store.list_files(f"runs/{KEY}/{FIRST}") and not store.is_committed(first)
     assert store.is_committed(second) and store.exists(halves[SECOND]) and store.exists(halves[THIRD])
 
 

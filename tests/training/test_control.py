@@ -13,7 +13,7 @@ from eav_ray.data import render, shard, synthetic
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split, items_of, make_split
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.storage import Store, sha256, versions
+from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.checkpoint import load as load_checkpoint
 from eav_ray.training.checkpoint import load_model
 from eav_ray.training.embeddings import cache_key
@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
         content = shard.to_bytes(shard.to_table(rows, of))
         shards.write(f"{person}.parquet", content)
         files.append(shard.ShardFile(f"{person}.parquet", sha256(content), len(rows), f"subject{person}"))
-    index = shard.Index("control", synthetic.CLASSES, ("eeg",), 30, tuple(files), versions())
+    index = shard.Index("control", synthetic.CLASSES, ("eeg",), 30, tuple(files), list_package_versions())
     shards.write_json(shard.INDEX, asdict(index))
     windows = Windows(shards, shard.read_index(shards), cache=folder / "cache", cache_gb=1)
     return WorkerContext(windows, Store(folder / "results"), torch.device("cpu"))

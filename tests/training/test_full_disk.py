@@ -47,7 +47,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: Windows,
     ample = Store(tmp_path / "ample")
     whole = ckpt.load(ample, execute(run, WorkerContext(windows, ample, torch.device("cpu")), lambda progress: None))
     # Weights and moments of three checkpoints lie there at once, and the last, of weights alone.
-    most = 4 * 3 * sum(len(ample.read(n)) for n in ample.names("runs")) // 1024
+    most = 4 * 3 * sum(len(ample.read(n)) for n in ample.list_files("runs")) // 1024
     outcomes = set()
     for number, kib in enumerate(np.linspace(most // 16, most, 40 if CHAOS else 5).astype(int)):
         disk = tmp_path / f"disk-{number}"
@@ -64,7 +64,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: Windows,
             assert damaged == []
             # What there is goes on, elsewhere, to the very same end.
             moved = Store(tmp_path / f"moved-{number}")
-            for name in store.names("runs"):
+            for name in store.list_files("runs"):
                 moved.write(name, store.read(name))
             outcomes.add("saved" if found else "nothing")
         prefix = execute(run, WorkerContext(windows, moved, torch.device("cpu")), lambda progress: None)

@@ -13,10 +13,10 @@ from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data import shard
 from eav_ray.data.cache import Windows
 from eav_ray.data.split import Split
-from eav_ray.errors import DataError, Interrupted
+from eav_ray.errors import DataError, TrainingInterrupted
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.models.mfcc import MFCC
-from eav_ray.storage import Store, sha256, versions
+from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import saving
 from eav_ray.training.loop import Position
@@ -60,7 +60,7 @@ def windows_in(folder: Path) -> Windows:
     content = shard.to_bytes(shard.to_table(rows, shard.schema(profile, 30, ("audio", "eeg"))))
     store.write("a.parquet", content)
     file = shard.ShardFile("a.parquet", sha256(content), 8, "subject1")
-    index = shard.Index("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), versions())
+    index = shard.Index("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
     store.write_json(shard.INDEX, asdict(index))
     return Windows(store, shard.read_index(store), cache=folder / "cache", cache_gb=1, only=TRAIN)
 
@@ -245,7 +245,7 @@ def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_ep
     whole = dict(told)
     assert set(whole) == {k / 4 for k in range(1, 17)} | {1, 2, 3, 4}
     place = WorkerContext(windows, Store(tmp_path / "left"), torch.device("cpu"))
-    with pytest.raises(Interrupted, match="the node goes"):
+    with pytest.raises(TrainingInterrupted, match="the node goes"):
         execute(run, place, report, iter(["", "", "", "", "", "the node goes"]).__next__)
     found, _ = ckpt.latest(place.results, run.key)
     assert found and found[1].position == Position(1, 2)
