@@ -50,11 +50,11 @@ def arguments(says: str | None, known: Collection[str] | None = ()) -> tuple[Pat
 
 def stored(store: Store, name: str) -> pd.DataFrame | None:
     """A table that an earlier call kept; None where there is none."""
-    return arrow.read_frame(store.read(name), f"{store}/{name}") if store.exists(name) else None
+    return arrow.decode_dataframe(store.read(name), f"{store}/{name}") if store.exists(name) else None
 
 
 def keep(store: Store, name: str, table: pd.DataFrame) -> pd.DataFrame:
-    store.write(name, arrow.frame_bytes(table))
+    store.write(name, arrow.encode_dataframe(table))
     return table
 
 

@@ -17,8 +17,8 @@ from scipy.signal import butter, sosfiltfilt, welch
 
 from benchmarks.common import Goal, finish, real_data, spread
 from eav_ray.config import EEGPreprocessing
-from eav_ray.data.clean import _filter, clean, montage
-from eav_ray.data.eegmat import CHANNELS, EEGMAT
+from eav_ray.data.clean import _filter, clean_eeg, load_standard_montage
+from eav_ray.data.eegmat import EEGMAT, EEGMAT_CHANNELS
 from eav_ray.data.manifest import RawEEG
 from eav_ray.errors import DataError
 
@@ -39,8 +39,8 @@ def pieces() -> Iterator[np.ndarray]:
 
 
 def cleaned(x_CT: np.ndarray, preprocessing: EEGPreprocessing) -> tuple[np.ndarray, set[str]]:
-    found = clean(RawEEG(x_CT, HZ, CHANNELS, "microvolt"), preprocessing)
-    return found.x_CT, set(found.bad)
+    found = clean_eeg(RawEEG(x_CT, HZ, EEGMAT_CHANNELS, "microvolt"), preprocessing)
+    return found.x_CT, set(found.bad_channels)
 
 
 def snr(truth_CT: np.ndarray, x_CT: np.ndarray) -> float:
@@ -105,8 +105,8 @@ def spoil(x_CT: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict[
     """One to three channels become bad, each in its own way."""
     x_CT = x_CT.copy()
     bad_channels: dict[str, str] = {}
-    for c in rng.choice(len(CHANNELS), rng.integers(1, 4), replace=False):
-        kind = bad_channels[CHANNELS[c]] = str(rng.choice(BAD_KINDS))
+    for c in rng.choice(len(EEGMAT_CHANNELS), rng.integers(1, 4), replace=False):
+        kind = bad_channels[EEGMAT_CHANNELS[c]] = str(rng.choice(BAD_KINDS))
         n = x_CT.shape[1]
         match kind:
             case "not finite":
@@ -124,8 +124,8 @@ def spoil(x_CT: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict[
 
 def _distance(names: tuple[str, ...]) -> np.ndarray:
     """Of each channel from the nearest of these, metres."""
-    places = montage().get_positions()["ch_pos"]
-    at = np.array([places[c] for c in CHANNELS])
+    places = load_standard_montage().get_positions()["ch_pos"]
+    at = np.array([places[c] for c in EEGMAT_CHANNELS])
     return np.min([np.linalg.norm(at - places[n], axis=1) for n in names], axis=0)
 
 
@@ -153,7 +153,7 @@ def detection(preprocessing: EEGPreprocessing) -> dict[str, list[int]]:
     for i, piece in enumerate(pieces()):
         _, before = cleaned(piece, preprocessing)
         spoiled, bad_channels = spoil(piece, np.random.default_rng(i))
-        found = clean(RawEEG(spoiled, HZ, CHANNELS, "microvolt"), preprocessing).bad
+        found = clean_eeg(RawEEG(spoiled, HZ, EEGMAT_CHANNELS, "microvolt"), preprocessing).bad_channels
         for name, kind in bad_channels.items():
             if name not in before:
                 counts[kind][0 if name in found else 1] += 1
@@ -182,8 +182,8 @@ def repaired(preprocessing: EEGPreprocessing) -> list[list[float]]:
             fixed, _ = cleaned(spoiled, preprocessing)
         except DataError:
             continue
-        bad = [CHANNELS.index(c) for c in bad_channels]
-        good = np.setdiff1d(np.arange(len(CHANNELS)), bad)
+        bad = [EEGMAT_CHANNELS.index(c) for c in bad_channels]
+        good = np.setdiff1d(np.arange(len(EEGMAT_CHANNELS)), bad)
         rows.append([snr(truth[good], usual[good]), snr(truth[good], fixed[good]), snr(truth[bad], fixed[bad])])
     return rows
 

@@ -34,7 +34,7 @@ def real_windows() -> list[np.ndarray]:
     """(25, 224, 224, 3) each."""
     found = []
     for path in sorted((real_data() / "video").glob("*.m*")):
-        x_FHWC = video.read(path, 5, SIZE).frames
+        x_FHWC = video.read_video(path, 5, SIZE).frames
         found += [x_FHWC[i : i + WINDOW] for i in range(0, len(x_FHWC) - WINDOW + 1, WINDOW)]
     return found
 
@@ -50,10 +50,10 @@ def parquet_bytes(stored: list[list[bytes]] | np.ndarray) -> int:
 def jpeg(windows: list[np.ndarray], quality: int) -> dict[str, float]:
     preprocessing = VideoPreprocessing(quality=quality)
     began = time.process_time()
-    stored: list[list[bytes]] = [list(frames.encode(w, preprocessing)) for w in windows]
+    stored: list[list[bytes]] = [list(frames.encode_frames(w, preprocessing)) for w in windows]
     encode_s = time.process_time() - began
     cpu, wall = time.process_time(), time.perf_counter()
-    back = frames.decode(stored, windows[0].shape)
+    back = frames.decode_frames(stored, windows[0].shape)
     decode_s, wall_s = time.process_time() - cpu, time.perf_counter() - wall
     n = len(windows) * WINDOW
     error = np.square(np.stack(windows).astype(np.float32) - back).mean()
@@ -109,7 +109,7 @@ def main() -> int:
         table["JPEG 90"].append(jpeg(windows, 90))
     lines = [
         f"{len(windows)} windows of 25 frames of real face video at {SIZE} x {SIZE}, no colour subsampling. Median "
-        f"(range) of {RUNS} runs; milliseconds a frame of one core, and by the clock with {frames.THREADS} threads.",
+        f"(range) of {RUNS} runs; milliseconds a frame of one core, and by the clock with {frames.N_DECODE_THREADS} threads.",
         "",
         "| form | bytes a frame in a shard | encode, ms | read, ms of a core | read, ms by the clock | PSNR, dB |",
         "|---|---|---|---|---|---|",

@@ -28,11 +28,11 @@ WINDOW_S = 5
 
 def waves(count: int) -> np.ndarray:
     """(count, samples) of 5 s, zero after the clip's end."""
-    _, listing = sets.scan(DataConfig(dataset="ravdess", root=str(real_data()), modalities=("audio",)))
+    _, listing = sets.scan_dataset(DataConfig(dataset="ravdess", root=str(real_data()), modalities=("audio",)))
     found = np.zeros((count, HZ * WINDOW_S), np.float32)
     for row, recording in zip(found, listing.recordings, strict=False):
         assert recording.audio is not None
-        x_T = audio.read(recording.audio, HZ)[: found.shape[1]]
+        x_T = audio.read_audio(recording.audio, HZ)[: found.shape[1]]
         row[: len(x_T)] = x_T
     return found
 

@@ -33,7 +33,7 @@ from eav_ray.config import EEGPreprocessing, Experiment, VideoPreprocessing, ove
 from eav_ray.data import frames, sets, video
 from eav_ray.data.eav import EAV
 from eav_ray.data.manifest import Recording
-from eav_ray.data.session import Prepared, prepare_eeg
+from eav_ray.data.session import PreparedEEG, prepare_eeg
 from eav_ray.data.synthetic import Plan, generate_dataset
 from eav_ray.runtime import cluster
 from eav_ray.runtime.preprocess import _run, chunks, shard_store
@@ -66,9 +66,9 @@ def bare(paths: list[str], out: str) -> int:
     """What no preprocessing can do without: decode, resize, encode, write."""
     with open(out, "wb") as sink:
         for path in paths:
-            x_FHWC = video.read(path, PROFILE.fps, PROFILE.size).frames
+            x_FHWC = video.read_video(path, PROFILE.fps, PROFILE.size).frames
             for start in range(0, len(x_FHWC), 25):
-                for file in frames.encode(x_FHWC[start : start + 25], PROFILE):
+                for file in frames.encode_frames(x_FHWC[start : start + 25], PROFILE):
                     sink.write(file)
     return len(paths)
 
@@ -107,7 +107,7 @@ def through_ray(experiment: Experiment, shards: Path, cpus: float | None = None)
         cpus: Of how many cores Ray Data may use; None for all.
     """
     e = override(experiment, {"store.shards": str(shards)})
-    _, listing = sets.scan(e.data)
+    _, listing = sets.scan_dataset(e.data)
     options = ray.data.DataContext.get_current().execution_options
     options.resource_limits = ray.data.ExecutionResources.for_limits(cpu=cpus)
     began = time.perf_counter()
@@ -119,7 +119,7 @@ def serial_scipy(path: str) -> np.ndarray:
     """The published pipeline in double precision, over all 200 recordings, file reading included."""
     dataset = EAV(str(Path(path).parents[2]))
     first = Recording("subject1", "001", 0, "speaking", 0, eeg=path)
-    seg = np.stack([dataset.read_eeg(r).values_CT for r in dataset.sitting([first])])
+    seg = np.stack([dataset.read_eeg(r).values_CT for r in dataset.session_recordings([first])])
     whole_CT = seg.transpose(1, 0, 2).reshape(seg.shape[1], -1).astype(np.float64)
     sos = butter(5, [0.5, 45], "bandpass", fs=100, output="sos")
     return sosfilt(sos, resample_poly(whole_CT, 1, 5, axis=1), axis=1)
@@ -129,7 +129,7 @@ def ours(root: str, preprocessing: EEGPreprocessing) -> int:
     """The recordings that the job would prepare, file reading included."""
     dataset = EAV(root)
     recordings = dataset.scan().recordings
-    prepared = [found for _, found in prepare_eeg(dataset, recordings, preprocessing) if isinstance(found, Prepared)]
+    prepared = [found for _, found in prepare_eeg(dataset, recordings, preprocessing) if isinstance(found, PreparedEEG)]
     assert len(prepared) == len(recordings)
     return len(prepared)
 

@@ -77,7 +77,7 @@ def searched(folder: Path, planned: tune.Plan) -> float:
     trials = folder / "results" / "searches" / planned.study / "trials.parquet"
     began = time.time()
     subprocess.run(tune_command(folder, CANDIDATES), check=True, capture_output=True)
-    rows = arrow.read_frame(trials.read_bytes(), str(trials))
+    rows = arrow.decode_dataframe(trials.read_bytes(), str(trials))
     assert rows["candidate"].nunique() == CANDIDATES and set(rows["state"]) == {"COMPLETE"}
     return trials.stat().st_mtime - began
 

@@ -30,7 +30,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from benchmarks.common import Goal, arguments, finish
 from eav_ray.config import load_experiment
-from eav_ray.data.eav import CHANNELS, CLASSES, EAV
+from eav_ray.data.eav import EAV, EAV_CHANNELS, EAV_CLASSES
 from eav_ray.data.manifest import Recording
 from eav_ray.data.split import Split
 from eav_ray.data.synthetic import Plan, generate_dataset
@@ -50,12 +50,12 @@ def checkpoint(folder: Path) -> str:
     """Weights that nobody trained: they cost what others cost."""
     e = load_experiment(REPOSITORY / "jobs" / "experiments" / "demo.yaml")
     torch.manual_seed(0)
-    shapes = Shapes(len(CHANNELS), len(CLASSES))
+    shapes = Shapes(len(EAV_CHANNELS), len(EAV_CLASSES))
     model = Classifier(e, shapes)
     model.normalise.sd.fill_(20.0)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     split = Split("loso", ("a/1",), (), ("b/1",))
-    made = ckpt.Checkpoint(e, split, CLASSES, shapes, weights, {}, Position(1, 0), True, {}, {})
+    made = ckpt.Checkpoint(e, split, EAV_CLASSES, shapes, weights, {}, Position(1, 0), True, {}, {})
     return f"{folder}/{ckpt.save(Store(folder), 'served', 'a0000-aaaaaaaa', made)}"
 
 
@@ -86,7 +86,7 @@ def ask(url: str, body: bytes) -> float:
     with urllib.request.urlopen(urllib.request.Request(f"{url}/predict", body), timeout=60) as response:
         tree = json.load(response)
     seconds = time.perf_counter() - began
-    assert tree["predicted"] in CLASSES and not tree["not_used"], tree
+    assert tree["predicted"] in EAV_CLASSES and not tree["not_used"], tree
     return seconds
 
 
@@ -110,7 +110,7 @@ class Stream:
                 at_s = k * PIECE_S
                 n, m = round(PIECE_S * self._hz), round(PIECE_S * 16_000)
                 at = (k * n) % (self._eeg_CT.shape[1] - n)
-                eeg = {"modality": "eeg", "time": at_s, "hz": self._hz, "channels": list(CHANNELS)}
+                eeg = {"modality": "eeg", "time": at_s, "hz": self._hz, "channels": list(EAV_CHANNELS)}
                 sound = {"modality": "audio", "time": at_s, "hz": 16_000, "dtype": "int16"}
                 socket.send(json.dumps(eeg).encode() + b"\n" + self._eeg_CT[:, at : at + n].T.tobytes())
                 socket.send(json.dumps(sound).encode() + b"\n" + noise_T[:m].tobytes())

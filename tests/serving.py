@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from eav_ray.config import Preprocessing, load_experiment
-from eav_ray.data.eav import CHANNELS, CLASSES
+from eav_ray.data.eav import EAV_CHANNELS, EAV_CLASSES
 from eav_ray.data.split import Split
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.storage import Store
@@ -29,12 +29,12 @@ EEG_HZ, AUDIO_HZ, FRAMES_HZ = 500, 16_000, 5
 @cache
 def checkpoint() -> ckpt.Checkpoint:
     torch.manual_seed(0)
-    shapes = Shapes(len(CHANNELS), len(CLASSES))
+    shapes = Shapes(len(EAV_CHANNELS), len(EAV_CLASSES))
     model = Classifier(EXPERIMENT, shapes)
     model.normalise.sd.fill_(20.0)
     split = Split("loso", ("a/1",), (), ("b/1",))
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    return ckpt.Checkpoint(EXPERIMENT, split, CLASSES, shapes, weights, {}, Position(1, 0), True, {}, {})
+    return ckpt.Checkpoint(EXPERIMENT, split, EAV_CLASSES, shapes, weights, {}, Position(1, 0), True, {}, {})
 
 
 @cache
@@ -57,7 +57,7 @@ class Sent:
         rng = np.random.default_rng(seed)
         self.seconds, self.frames_hz = seconds, frames_hz
         common_T = rng.normal(0, 20, round(seconds * EEG_HZ))  # what all of a scalp hears
-        own_CT = rng.normal(0, 10, (len(CHANNELS), len(common_T)))
+        own_CT = rng.normal(0, 10, (len(EAV_CHANNELS), len(common_T)))
         self.eeg_CT = (common_T + own_CT).astype(np.float32)
         self.audio_T = rng.integers(-9000, 9000, round(seconds * AUDIO_HZ)).astype(np.int16)
         self.frames = [jpeg(rng) for _ in range(round(seconds * frames_hz))]
@@ -72,7 +72,7 @@ class Sent:
         whole = {
             "eeg": {
                 "hz": EEG_HZ,
-                "channels": list(CHANNELS),
+                "channels": list(EAV_CHANNELS),
                 "unit": "microvolt",
                 "values": base64.b64encode(self.eeg_CT.astype("<f4").tobytes()).decode(),
             },
@@ -105,7 +105,7 @@ def message(payload: bytes, **header: Any) -> bytes:
 
 
 def eeg(time_s: float, x_CT: np.ndarray, **changes: Any) -> bytes:
-    header = {"modality": "eeg", "time": time_s, "hz": EEG_HZ, "channels": list(CHANNELS), "unit": "microvolt"}
+    header = {"modality": "eeg", "time": time_s, "hz": EEG_HZ, "channels": list(EAV_CHANNELS), "unit": "microvolt"}
     return message(x_CT.T.astype("<f4").tobytes(), **header | changes)
 
 

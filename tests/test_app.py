@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from eav_ray.data.eav import CHANNELS, CLASSES
+from eav_ray.data.eav import EAV_CHANNELS, EAV_CLASSES
 from eav_ray.data.upload import upload_of, windows_of
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import access
@@ -44,14 +44,14 @@ def client() -> Iterator[TestClient]:
 
 def by_hand(tree: dict[str, Any]) -> list[dict[str, Any]]:
     p = predictor()
-    made, _ = windows_of(upload_of(tree), profile(), p.modalities, len(CHANNELS), CHANNELS)
+    made, _ = windows_of(upload_of(tree), profile(), p.modalities, len(EAV_CHANNELS), EAV_CHANNELS)
     return answers(p.of_rows(made.windows), p.classes)
 
 
 def test_health_says_what_is_served(client: TestClient) -> None:
     tree = client.get("/health").json()
-    assert tree["ok"] and tree["checkpoint"] == "tiny" and tree["classes"] == list(CLASSES)
-    assert tree["eeg_channels"] == list(CHANNELS) and tree["uptime_s"] >= 0
+    assert tree["ok"] and tree["checkpoint"] == "tiny" and tree["classes"] == list(EAV_CLASSES)
+    assert tree["eeg_channels"] == list(EAV_CHANNELS) and tree["uptime_s"] >= 0
 
 
 def test_a_recording_is_predicted_with_all_that_was_sent(client: TestClient) -> None:
@@ -122,7 +122,7 @@ DAMAGED = {
     "a rate of 20 Hz": {"eeg": eeg(hz=20)},
     "a rate of text": {"eeg": eeg(hz="fast")},
     "29 channels": {"eeg": eeg(channels=29, values=[[1.0] * 900] * 29)},
-    "31 names": {"eeg": eeg(channels=[*CHANNELS, "x"])},
+    "31 names": {"eeg": eeg(channels=[*EAV_CHANNELS, "x"])},
     "names of others": {"eeg": eeg(channels=[f"x{i}" for i in range(30)])},
     "names are numbers": {"eeg": eeg(channels=list(range(30)))},
     "ragged EEG": {"eeg": eeg(values=[[1.0] * (900 + i) for i in range(30)])},
@@ -157,7 +157,7 @@ def test_what_is_damaged_is_set_aside_with_its_reason(client: TestClient, what: 
     assert "nothing in this request can be used" in one_line(alone)
     beside = client.post("/predict", content=json.dumps(DAMAGED[what] | SENT.tree(other)))
     tree = beside.json()
-    assert beside.status_code == 200 and tree["used"] == [other] and tree["predicted"] in CLASSES
+    assert beside.status_code == 200 and tree["used"] == [other] and tree["predicted"] in EAV_CLASSES
     assert "\n" not in tree["not_used"][m] and "/tmp" not in tree["not_used"][m], tree["not_used"]
 
 

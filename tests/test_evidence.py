@@ -61,11 +61,11 @@ def test_only_recorded_eav_is_held_against_the_published_rows(
 
 def test_the_reader_knows_who_was_planted_even_among_others(tmp_path: Path) -> None:
     generate_subject(tmp_path, 1, Plan(n_subjects=1, per_class=1, video_size=(64, 48), fps=5))
-    assert EAV(str(tmp_path)).recorded is False
+    assert EAV(str(tmp_path)).is_real is False
     (tmp_path / "subject2" / "EEG").mkdir(parents=True)
-    assert EAV(str(tmp_path), subjects=["subject2"]).recorded is False
+    assert EAV(str(tmp_path), subjects=["subject2"]).is_real is False
     (tmp_path / "subject1" / "planted.json").unlink()
-    assert EAV(str(tmp_path)).recorded is True
+    assert EAV(str(tmp_path)).is_real is True
 
 
 def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
         results.write_json(f"runs/{name}/state.json", {"data": of})
         files = {
             "experiment.json": json.dumps(to_dict(e)).encode(),
-            "predictions.parquet": arrow.frame_bytes(predicted),
+            "predictions.parquet": arrow.encode_dataframe(predicted),
             "folds.json": json.dumps([{"checkpoint": f"runs/{name}"}]).encode(),
         }
         results.commit(f"protocols/{name}", files)

@@ -40,10 +40,10 @@ from eav_ray.config import (
     parse_changes,
 )
 from eav_ray.data import arrow, mat, sets
-from eav_ray.data.frames import SHAPE
+from eav_ray.data.frames import SHAPE_KEY
 from eav_ray.data.manifest import Recording
 from eav_ray.data.shard import INDEX, Index, ShardFile, schema, to_bytes, to_table
-from eav_ray.data.table import Table
+from eav_ray.data.table import RecordingsTable
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.video import ViT
 from eav_ray.models.weights import load_published
@@ -156,8 +156,8 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
     data = DataConfig(dataset="manifest", root=str(listed), modalities=(medium,))
 
     def read() -> None:
-        dataset, listing = sets.scan(data)
-        unit, n_chans = listing.recordings, sets.eeg_channels(dataset, listing) if medium == "eeg" else 0
+        dataset, listing = sets.scan_dataset(data)
+        unit, n_chans = listing.recordings, sets.count_eeg_channels(dataset, listing) if medium == "eeg" else 0
         row: dict[str, Any] = {"unit": 0, "eeg": b"", "facts": "{}"}
         if medium == "eeg":
             batch = {"person": np.array([0])}
@@ -186,7 +186,7 @@ def of_eav(folder: Path, name: str) -> Place:
 
 
 def table(folder: Path, name: str) -> Place:
-    return Place((folder / name).write_bytes, lambda: Table(str(folder / name)).scan(), name)
+    return Place((folder / name).write_bytes, lambda: RecordingsTable(str(folder / name)).scan(), name)
 
 
 def own_experiment(folder: Path) -> Experiment:
@@ -204,7 +204,7 @@ def index(folder: Path) -> Place:
 
 def record(folder: Path) -> Place:
     e = own_experiment(folder)
-    (chunk,) = chunks(e, sets.scan(e.data)[1])
+    (chunk,) = chunks(e, sets.scan_dataset(e.data)[1])
     return Place(partial(shard_store(e).write, f"records/{chunk.name}.json"), lambda: preprocess(e), chunk.name)
 
 
@@ -334,7 +334,7 @@ def predictions(folder: Path) -> Place:
 
 def folds(folder: Path, name: str) -> Place:
     store = Store(folder)
-    kept = {"predictions.parquet": arrow.frame_bytes(pd.DataFrame({"subject": ["p0"]})), "folds.json": b"[]"}
+    kept = {"predictions.parquet": arrow.encode_dataframe(pd.DataFrame({"subject": ["p0"]})), "folds.json": b"[]"}
     return Place(lambda data: store.commit("p", kept | {name: data}), lambda: protocol.read_kept(store, "p"), "/p ")
 
 
@@ -582,7 +582,7 @@ def test_a_type_that_can_run_code_is_not_read(place: str, kind: str, tmp_path: P
 def test_a_pickle_in_what_a_table_says_of_itself_is_not_executed(place: str, tmp_path: Path, proof: Path) -> None:
     base, stored, _ = TABLES[place]
     there, whole, payload = PLACES[place](tmp_path), base(), pickle.dumps(Malicious(proof))
-    said = {b"pandas": payload, SHAPE: payload}
+    said = {b"pandas": payload, SHAPE_KEY: payload}
     there.put(stored(whole.replace_schema_metadata(said)))
     passed_over(there.read, proof)
     there.put(stored(whole.cast(pa.schema([field.with_metadata(said) for field in whole.schema]))))
@@ -596,7 +596,7 @@ def test_a_pickle_in_the_place_of_the_shape_of_frames_is_refused(tmp_path: Path,
     shards, profile = Shards(tmp_path / "shards", ()), replace(PROFILE, video=VideoPreprocessing(fps=2, size=4))
     whole = to_table([row | {"video": [b"", b""]} for row in rows(3, 0)], schema(profile, CHANNELS, MODALITIES))
     at = whole.column_names.index("video")
-    field = whole.schema.field(at).with_metadata({SHAPE: pickle.dumps(Malicious(proof))})
+    field = whole.schema.field(at).with_metadata({SHAPE_KEY: pickle.dumps(Malicious(proof))})
     shards.files = [shards.put("a.parquet", whole.set_column(at, field, whole.column(at)))]
     refused(lambda: seen(shards, tmp_path), "video", proof)
 
@@ -665,7 +665,10 @@ def test_h5py_takes_opaque_values_for_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["values", "a part of values"])
 def test_addresses_in_the_place_of_a_matrix_are_refused_unread(how: str, tmp_path: Path) -> None:
     addressed(tmp_path / "a.mat", how, "seg")
-    for read in (lambda: mat.shapes(tmp_path / "a.mat", ["seg"]), lambda: mat.load(tmp_path / "a.mat", "seg", (3,))):
+    for read in (
+        lambda: mat.read_array_shapes(tmp_path / "a.mat", ["seg"]),
+        lambda: mat.read_array(tmp_path / "a.mat", "seg", (3,)),
+    ):
         with pytest.raises(DataError, match="seg holds .*, not real numbers"):
             read()
 
@@ -681,7 +684,7 @@ def test_eeg_with_addresses_does_not_reach_its_reader(
     monkeypatch.setattr("mne.io.read_raw", reached)
     addressed(tmp_path / f"a{suffix}", how, "data")
     (tmp_path / "mine.csv").write_text(f"subject,recording,label,eeg\np1,r1,calm,a{suffix}\n")
-    listing = Table(str(tmp_path / "mine.csv"))
+    listing = RecordingsTable(str(tmp_path / "mine.csv"))
     with pytest.raises(DataError, match=r"can run code|points into another file"):
         listing.read_eeg(Recording("p1", "r1", 0, "speaking", 0, eeg=str(tmp_path / f"a{suffix}")))
 
@@ -691,7 +694,7 @@ def test_objects_of_matlab_are_no_signal(compressed: bool, tmp_path: Path) -> No
     values = np.array([["x", {"a": 1}]], dtype=object)
     scipy.io.savemat(tmp_path / "a.mat", {"seg": values}, do_compression=compressed)
     with pytest.raises(DataError, match=r"a\.mat"):
-        mat.load(tmp_path / "a.mat", "seg", mat.shapes(tmp_path / "a.mat", ["seg"])["seg"])
+        mat.read_array(tmp_path / "a.mat", "seg", mat.read_array_shapes(tmp_path / "a.mat", ["seg"])["seg"])
 
 
 # What Ray Tune leaves in the results store

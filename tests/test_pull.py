@@ -124,7 +124,7 @@ def test_candidates_of_a_search_that_still_runs_are_listed_by_any_metric(store: 
         )
         for fold, score in enumerate(scores)
     ]
-    store.write("searches/one/trials.parquet", arrow.frame_bytes(trials_table(rows)))
+    store.write("searches/one/trials.parquet", arrow.encode_dataframe(trials_table(rows)))
     lines = candidates(str(store), "one").splitlines()
     assert [line.split()[:4] for line in lines[2:]] == [
         ["1", "0.5500", "2", "COMPLETE"],
@@ -138,7 +138,7 @@ def test_candidates_of_a_search_that_still_runs_are_listed_by_any_metric(store: 
         candidates(str(store), "one", metric="accuracy")
     with pytest.raises(ConfigError, match='no such study on; it has one; did you mean "one"'):
         candidates(str(store), "on")
-    store.write("searches/one/trials.parquet", arrow.frame_bytes(pd.DataFrame({"fold": [1]})))
+    store.write("searches/one/trials.parquet", arrow.encode_dataframe(pd.DataFrame({"fold": [1]})))
     with pytest.raises(DataError, match="is damaged: it has no column candidate"):
         candidates(str(store), "one")
 

@@ -10,20 +10,20 @@ import numpy as np
 import soundfile
 
 from eav_ray.data import soundtrack
-from eav_ray.data.manifest import LONGEST_S
-from eav_ray.data.soundtrack import FASTEST_HZ, SLOWEST_HZ
+from eav_ray.data.manifest import MAX_RECORDING_S
+from eav_ray.data.soundtrack import MAX_AUDIO_HZ, MIN_AUDIO_HZ
 from eav_ray.errors import DataError
 
-UNKNOWN_BYTES = 0x7FFFF000  # recorders that cannot go back to the header write a length like 0xFFFFFFFF
-LENGTH = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # in libsndfile's log of a header
-BLOCK = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
+UNKNOWN_LENGTH_BYTES = 0x7FFFF000  # recorders that cannot go back to the header write a length like 0xFFFFFFFF
+LENGTH_PATTERN = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # in libsndfile's log of a header
+BLOCK_SAMPLES = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
 
-def read(
+def read_audio(
     path: str | Path,
     hz: int,
     timeout_s: float = 120.0,
-    longest_s: float = LONGEST_S,
+    max_duration_s: float = MAX_RECORDING_S,
     corruption: Callable[[np.ndarray, int], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3), or a film.
@@ -41,34 +41,34 @@ def read(
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected an audio file such as .wav or .flac")
-    film = Path(path).suffix.lower() in soundtrack.SUFFIXES
-    x_T, source_hz = (soundtrack.read if film else _read)(path, timeout_s, longest_s)
+    is_video = Path(path).suffix.lower() in soundtrack.CONTAINER_SUFFIXES
+    x_T, source_hz = (soundtrack.read_soundtrack if is_video else _read_sound_file)(path, timeout_s, max_duration_s)
     if corruption is not None:
         _require_finite(x_T, path)
         x_T = corruption(x_T, source_hz)
-    return to_rate(x_T, source_hz, hz, path)
+    return resample_audio(x_T, source_hz, hz, path)
 
 
-def _read(path: str | Path, timeout_s: float, longest_s: float) -> tuple[np.ndarray, int]:
+def _read_sound_file(path: str | Path, timeout_s: float, max_duration_s: float) -> tuple[np.ndarray, int]:
     """What libsndfile makes of a file: (n,) float32, mono, and samples per second."""
     blocks: list[np.ndarray] = []
     deadline = time.monotonic() + timeout_s
     try:
         with soundfile.SoundFile(path) as file:
             source_hz = file.samplerate
-            lost = _lost(file.extra_info)
-            if not SLOWEST_HZ <= source_hz <= FASTEST_HZ:
+            truncation = _describe_truncation(file.extra_info)
+            if not MIN_AUDIO_HZ <= source_hz <= MAX_AUDIO_HZ:
                 raise DataError(
-                    f"{path} says that it is sampled at {source_hz} Hz; {SLOWEST_HZ} to {FASTEST_HZ} Hz are read"
+                    f"{path} says that it is sampled at {source_hz} Hz; {MIN_AUDIO_HZ} to {MAX_AUDIO_HZ} Hz are read"
                 )
-            left = longest_s * source_hz
+            remaining = max_duration_s * source_hz
             # Mono already here: channels of a long file need not all be kept.
-            while len(block := file.read(max(1, BLOCK // file.channels), dtype="float32", always_2d=True)):
+            while len(block := file.read(max(1, BLOCK_SAMPLES // file.channels), dtype="float32", always_2d=True)):
                 with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and told below
                     blocks.append(block.mean(axis=1))
-                left -= len(block)
-                if left < 0:
-                    raise DataError(f"{path} is longer than {longest_s:g} s; cut it into recordings")
+                remaining -= len(block)
+                if remaining < 0:
+                    raise DataError(f"{path} is longer than {max_duration_s:g} s; cut it into recordings")
                 if time.monotonic() > deadline:
                     raise DataError(
                         f"{path} takes over {timeout_s:g} s to decode; replace it, or raise profile.file_timeout_s"
@@ -79,14 +79,14 @@ def _read(path: str | Path, timeout_s: float, longest_s: float) -> tuple[np.ndar
         raise DataError(
             f"{path} cannot be decoded as audio ({' '.join(str(error).split())}); replace it or leave it out"
         ) from None
-    if lost:
-        raise DataError(f"{path} breaks off: {lost}; copy it again or leave it out")
+    if truncation:
+        raise DataError(f"{path} breaks off: {truncation}; copy it again or leave it out")
     if not blocks:
         raise DataError(f"{path} holds no audio samples; replace it or leave it out")
     return np.concatenate(blocks), source_hz
 
 
-def to_rate(x_T: np.ndarray, source_hz: int, hz: int, path: str | Path) -> np.ndarray:
+def resample_audio(x_T: np.ndarray, source_hz: int, hz: int, path: str | Path) -> np.ndarray:
     """Mono samples at another rate, (n,) float32 in [-1, 1].
 
     Raises:
@@ -107,9 +107,9 @@ def _require_finite(x_T: np.ndarray, path: str | Path) -> None:
         raise DataError(f"{path} holds audio samples that are not finite; replace it or leave it out")
 
 
-def _lost(log: str) -> str:
+def _describe_truncation(log: str) -> str:
     """What is missing at the end of a file, by its header; libsndfile reads on without a word."""
-    match = LENGTH.search(log)
-    if match is None or not int(match[2]) < int(match[1]) < UNKNOWN_BYTES:
+    match = LENGTH_PATTERN.search(log)
+    if match is None or not int(match[2]) < int(match[1]) < UNKNOWN_LENGTH_BYTES:
         return ""
     return f"{match[2]} of {match[1]} bytes of samples are there"

@@ -69,10 +69,10 @@ class Windows:
         rows = self._stored[rows]
         which = np.searchsorted(self._starts, rows, side="right") - 1
         parts = [self._view(int(t), column) for t in range(len(self._tables))] if len(rows) else []
-        shape = frames.shape_of(self._tables[0].schema.field(column)) if parts else None
+        shape = frames.read_jpeg_window_shape(self._tables[0].schema.field(column)) if parts else None
         if shape is not None:
             files = (parts[t][int(r - self._starts[t])].as_py() for t, r in zip(which, rows, strict=True))
-            return frames.decode(files, shape)
+            return frames.decode_frames(files, shape)
         return np.stack([parts[t][r - self._starts[t]] for t, r in zip(which, rows, strict=True)])
 
     def facts(self, columns: Sequence[str]) -> pd.DataFrame:
@@ -106,8 +106,8 @@ class Windows:
 
     def _plain(self, file: bytes, column: str, table: int) -> bool:
         """Whether a picture is one colour."""
-        shape = frames.shape_of(self._tables[table].schema.field(column))
-        picture = frames.decode([[file]], (1, *shape[1:])) if shape else np.zeros(1)
+        shape = frames.read_jpeg_window_shape(self._tables[table].schema.field(column))
+        picture = frames.decode_frames([[file]], (1, *shape[1:])) if shape else np.zeros(1)
         return bool(picture.min() == picture.max())
 
     def _locate_row(self, row: int) -> tuple[int, int]:
@@ -129,10 +129,10 @@ class Windows:
 
 def _open_table(path: Path) -> pa.Table:
     try:
-        return arrow.read_mapped(path)
-    except arrow.ERRORS as error:
+        return arrow.read_memory_mapped(path)
+    except arrow.ARROW_READ_ERRORS as error:
         raise DataError(
-            f"{path} cannot be read as cached windows ({arrow.reason_of(error)}); delete it, it is made anew"
+            f"{path} cannot be read as cached windows ({arrow.describe_error(error)}); delete it, it is made anew"
         ) from None
 
 

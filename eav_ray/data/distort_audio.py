@@ -71,7 +71,7 @@ class AudioCorruption:
         total, n_talkers = np.zeros(count), 0
         for path in shuffle_talkers(rng, self.recording.subject, self.speech_files):
             try:
-                voice = audio.read(path, hz).astype(np.float64)
+                voice = audio.read_audio(path, hz).astype(np.float64)
             except DataError:
                 continue  # a file that is damaged is told where it is itself read
             rms = float(np.sqrt(np.square(voice).mean()))

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.fft import irfft, rfft, rfftfreq
 from scipy.signal import butter, detrend, sosfiltfilt
 
-from eav_ray.data.clean import sites
+from eav_ray.data.clean import resolve_electrodes
 from eav_ray.data.distort import Corruption, scale_to_snr
-from eav_ray.data.manifest import DataSet, Listing, RawEEG, Recording
-from eav_ray.data.signal import scale_of
+from eav_ray.data.manifest import DatasetReader, Listing, RawEEG, Recording
+from eav_ray.data.signal import resolve_unit
 from eav_ray.errors import DataError
 
 MIN_SIGNAL_HZ = 0.5  # power below is offset and drift of the electrodes, and no signal
@@ -34,7 +34,7 @@ class CorruptedDataset:
         unit: `profile.eeg.unit`, which speaks where a file states none.
     """
 
-    def __init__(self, dataset: DataSet, corruption: Corruption, unit: str) -> None:
+    def __init__(self, dataset: DatasetReader, corruption: Corruption, unit: str) -> None:
         self._dataset, self._corruption, self._unit = dataset, corruption, unit
         self.name, self.classes, self.modalities = dataset.name, dataset.classes, dataset.modalities
 
@@ -42,7 +42,7 @@ class CorruptedDataset:
         return self._dataset.scan()
 
     def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
-        return self._dataset.sitting(recordings)
+        return self._dataset.session_recordings(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         return corrupt_eeg(self._dataset.read_eeg(recording), self._corruption, recording.id, self._unit)
@@ -68,7 +68,7 @@ def corrupt_eeg(raw: RawEEG, corruption: Corruption, recording: str, unit: str =
     finite_C = np.asarray(np.isfinite(x_CT).all(axis=1))
     clean_CT = np.where(finite_C[:, None], x_CT, 0.0)
     power_C = compute_power(clean_CT, raw.hz)
-    stated_unit, to_microvolts = scale_of(raw.unit, unit, clean_CT[finite_C].std(axis=1))
+    stated_unit, to_microvolts = resolve_unit(raw.unit, unit, clean_CT[finite_C].std(axis=1))
     shape = x_CT.shape
     match kind:
         case "gaussian":
@@ -103,7 +103,7 @@ def compute_power(x_CT: np.ndarray, hz: float) -> np.ndarray:
 
 def compute_blink_gains(channels: Sequence[str]) -> np.ndarray:
     """How much of a blink each channel sees, by its name: (channels,), 1 at Fp1 and Fp2."""
-    rows = [ELECTRODE_ROW.match(site) for site in sites(channels)]
+    rows = [ELECTRODE_ROW.match(site) for site in resolve_electrodes(channels)]
     return np.array(
         [BLINK_GAINS.get(row[0].upper(), POSTERIOR_BLINK_GAIN) if row else UNKNOWN_BLINK_GAIN for row in rows]
     )

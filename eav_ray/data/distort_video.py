@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from eav_ray.data.distort import Corruption, draw_lost_blocks
-from eav_ray.data.manifest import LONGEST_S
+from eav_ray.data.manifest import MAX_RECORDING_S
 
 DROPPED_S, FROZEN_S = 0.5, 2.0
 GAMMA = 2.2  # of a picture's numbers: half of the light is not half of the number
@@ -21,7 +21,9 @@ class VideoCorruption:
         rng = corruption.make_rng(recording)
         self._block_s = {"dropped": DROPPED_S, "frozen": FROZEN_S}.get(self._name, 0.0)
         self._is_lost = (
-            draw_lost_blocks(rng, int(LONGEST_S / self._block_s) + 1, self._level) if self._block_s else np.zeros(0)
+            draw_lost_blocks(rng, int(MAX_RECORDING_S / self._block_s) + 1, self._level)
+            if self._block_s
+            else np.zeros(0)
         )
         self._square_position = rng.uniform(size=2)  # of the square, as shares of the room that it has
         self._last_frame: av.VideoFrame | None = None

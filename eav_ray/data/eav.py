@@ -19,19 +19,19 @@ from eav_ray.data import mat
 from eav_ray.data.manifest import LISTENING, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError
 
-CLASSES = ("Neutral", "Sadness", "Anger", "Happiness", "Calmness")
+EAV_CLASSES = ("Neutral", "Sadness", "Anger", "Happiness", "Calmness")
 TASKS = (LISTENING, "speaking")  # by label row % 2; the official comments have it the wrong way round
 # fmt: off
-CHANNELS = (
+EAV_CHANNELS = (
     "Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "FC5", "FC1", "FC2", "FC6", "T7", "C3", "Cz", "C4",
     "T8", "CP5", "CP1", "CP2", "CP6", "P7", "P3", "Pz", "P4", "P8", "PO9", "O1", "Oz", "O2", "PO10",
 )
 # fmt: on
 EEG_HZ = 500.0
 SYNTHETIC_MARKER = "planted.json"  # in the folder of a person whom `synthetic` drew
-EEG_KEYS = ("seg", "seg1")
-FOLDER = re.compile(r"subject0*([1-9]\d*)", re.IGNORECASE)
-MEDIA_NAME = re.compile(r"(\d{3})_trial_\d+_([a-z]+)_([a-z]+?)(?:_aud)?", re.IGNORECASE)
+EEG_VARIABLES = ("seg", "seg1")
+SUBJECT_FOLDER_PATTERN = re.compile(r"subject0*([1-9]\d*)", re.IGNORECASE)
+MEDIA_NAME_PATTERN = re.compile(r"(\d{3})_trial_\d+_([a-z]+)_([a-z]+?)(?:_aud)?", re.IGNORECASE)
 
 
 class EAV:
@@ -46,16 +46,16 @@ class EAV:
     """
 
     name = "eav"
-    classes: tuple[str, ...] = CLASSES
+    classes: tuple[str, ...] = EAV_CLASSES
     modalities: tuple[str, ...] = ("audio", "eeg", "video")
-    channels: tuple[str, ...] = CHANNELS
+    channels: tuple[str, ...] = EAV_CHANNELS
 
     def __init__(self, root: str, tasks: Sequence[str] = ("speaking",), subjects: Sequence[str] = ()) -> None:
         self.root = Path(root).expanduser().absolute()
         self.tasks = tuple(tasks)
         self.folders: dict[int, list[Path]] = {}
         for folder in sorted(self.root.glob("[sS]*")):
-            if (match := FOLDER.fullmatch(folder.name)) and folder.is_dir():
+            if (match := SUBJECT_FOLDER_PATTERN.fullmatch(folder.name)) and folder.is_dir():
                 self.folders.setdefault(int(match[1]), []).append(folder)
         if not self.folders:
             raise DataError(
@@ -63,11 +63,11 @@ class EAV:
                 "subject1/Video; set data.root to the folder that contains subject1"
             )
         # People who were drawn in this layout carry a file that says so: published results are not of them.
-        everyone = [path for paths in self.folders.values() for path in paths]
-        self.recorded = not any((path / SYNTHETIC_MARKER).exists() for path in everyone)
+        all_folders = [path for paths in self.folders.values() for path in paths]
+        self.is_real = not any((path / SYNTHETIC_MARKER).exists() for path in all_folders)
         if subjects:
             self.folders = {n: paths for n, paths in self.folders.items() if f"subject{n}" in subjects}
-        self._last: tuple[str, np.ndarray] | None = None
+        self._cached_eeg: tuple[str, np.ndarray] | None = None
 
     def scan(self) -> Listing:
         """List recordings by names, label matrices and the headers of the EEG files; no signal is read.
@@ -78,12 +78,12 @@ class EAV:
         recordings: list[Recording] = []
         problems: list[Problem] = []
         for number in sorted(self.folders):
-            found = _SubjectFolder(f"subject{number}", self.folders[number], self.tasks)
-            recordings += found.recordings
-            problems += found.problems
+            subject_folder = _SubjectFolder(f"subject{number}", self.folders[number], self.tasks)
+            recordings += subject_folder.recordings
+            problems += subject_folder.problems
         return Listing(tuple(recordings), tuple(problems))
 
-    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         """All of the person's file, listening included, whatever `tasks` lists.
 
         Raises:
@@ -92,7 +92,7 @@ class EAV:
         first = recordings[0]
         if first.eeg is None:
             raise DataError(f"{first.id} has no EEG file")
-        _, (_, _, count) = _peek_eeg(Path(first.eeg))
+        _, (_, _, count) = _read_eeg_header(Path(first.eeg))
         return [replace(first, recording=f"{i + 1:03d}", eeg_index=i) for i in range(count)]
 
     def read_eeg(self, recording: Recording) -> RawEEG:
@@ -106,15 +106,15 @@ class EAV:
         path = recording.eeg
         if path is None:
             raise DataError(f"{recording.id} has no EEG file")
-        if self._last is None or self._last[0] != path:
-            self._last = None  # first let go of the old one: two do not fit every worker
-            self._last = (path, _load_eeg(Path(path)))
-        values_TCN = self._last[1]
+        if self._cached_eeg is None or self._cached_eeg[0] != path:
+            self._cached_eeg = None  # first let go of the old one: two do not fit every worker
+            self._cached_eeg = (path, _load_eeg(Path(path)))
+        values_TCN = self._cached_eeg[1]
         if not 0 <= recording.eeg_index < values_TCN.shape[2]:
             raise DataError(
                 f"{path} holds {values_TCN.shape[2]} recordings, so none for key {recording.eeg_index + 1:03d}"
             )
-        return RawEEG(values_TCN[:, :, recording.eeg_index].T, EEG_HZ, CHANNELS, "auto")
+        return RawEEG(values_TCN[:, :, recording.eeg_index].T, EEG_HZ, EAV_CHANNELS, "auto")
 
 
 class _SubjectFolder:
@@ -129,21 +129,21 @@ class _SubjectFolder:
             self._report("", folders[1], f"{names} name the same person; remove one")
             return
         try:
-            labels_N = _read_labels(self._single("eeg_label"))
+            labels_N = _read_labels(self._find_eeg_file("eeg_label"))
         except DataError as error:
             self._report("", self.folder / "EEG", f"{error}; without labels nothing of this person can be used")
             return
-        wrong: set[int] = set()
-        eeg = self._eeg(len(labels_N))
-        video = self._media("Video", ".mp4", labels_N, wrong)
-        audio = self._media("Audio", ".wav", labels_N, wrong) if "speaking" in tasks else {}
+        untrusted_keys: set[int] = set()
+        eeg = self._find_eeg(len(labels_N))
+        video = self._find_media("Video", ".mp4", labels_N, untrusted_keys)
+        audio = self._find_media("Audio", ".wav", labels_N, untrusted_keys) if "speaking" in tasks else {}
         for index, row in enumerate(labels_N):
             key = index + 1
             if row is None:
                 self._report(f"{key:03d}", self.folder / "EEG", f"column {key} of the label matrix is not one-hot")
                 continue
             task = TASKS[row % 2]
-            if task not in tasks or key in wrong:
+            if task not in tasks or key in untrusted_keys:
                 continue
             if video is not None and key not in video:
                 self._report(f"{key:03d}", self.folder / "Video", f"no video file begins with {key:03d}_")
@@ -168,65 +168,72 @@ class _SubjectFolder:
     def _report(self, recording: str, file: Path, reason: str) -> None:
         self.problems.append(Problem(self.subject, recording, str(file), reason))
 
-    def _single(self, ending: str) -> Path:
+    def _find_eeg_file(self, ending: str) -> Path:
         """The person's one EEG file with that ending; `subject01` may stand for `subject1` here too."""
         name = re.compile(rf"subject0*{self.subject.removeprefix('subject')}_{ending}\.mat", re.IGNORECASE)
-        found = [p for p in _files(self.folder / "EEG") if name.fullmatch(p.name)]
+        found = [p for p in _list_files(self.folder / "EEG") if name.fullmatch(p.name)]
         if len(found) != 1:
-            have = " and ".join(p.name for p in found) or "nothing of that kind"
-            raise DataError(f"expected one file EEG/{self.subject}_{ending}.mat, found {have}")
+            existing = " and ".join(p.name for p in found) or "nothing of that kind"
+            raise DataError(f"expected one file EEG/{self.subject}_{ending}.mat, found {existing}")
         return found[0]
 
-    def _eeg(self, labels: int) -> str | None:
+    def _find_eeg(self, n_labels: int) -> str | None:
         try:
-            path = self._single("eeg")
-            _, shape = _peek_eeg(path)
-            if shape[2] != labels:
-                raise DataError(f"{path} holds {shape[2]} recordings, but the label matrix {labels}; download it again")
+            path = self._find_eeg_file("eeg")
+            _, shape = _read_eeg_header(path)
+            if shape[2] != n_labels:
+                raise DataError(
+                    f"{path} holds {shape[2]} recordings, but the label matrix {n_labels}; download it again"
+                )
         except DataError as error:
             self._report("", self.folder / "EEG", f"{error}; this person's EEG is not used")
             return None
         return str(path)
 
-    def _media(self, kind: str, suffix: str, labels_N: list[int | None], wrong: set[int]) -> dict[int, str] | None:
+    def _find_media(
+        self, kind: str, suffix: str, labels_N: list[int | None], untrusted_keys: set[int]
+    ) -> dict[int, str] | None:
         """Key -> path, or None where the folder has no such file at all. Keys that cannot be trusted go to `wrong`."""
-        found: dict[int, list[Path]] = {}
-        for path in _files(self.folder / kind):
+        paths_by_key: dict[int, list[Path]] = {}
+        for path in _list_files(self.folder / kind):
             if path.suffix.lower() != suffix:
                 continue
-            match = MEDIA_NAME.fullmatch(path.stem)
+            match = MEDIA_NAME_PATTERN.fullmatch(path.stem)
             if match is None:
                 expected = f"002_Trial_02_Speaking_Neutral{'_Aud' if kind == 'Audio' else ''}{suffix}"
                 self._report(
                     path.name[:3] if path.name[:3].isdecimal() else "", path, f"expected a name like {expected}"
                 )
                 if path.name[:3].isdecimal():
-                    wrong.add(int(path.name[:3]))
+                    untrusted_keys.add(int(path.name[:3]))
                 continue
             key = int(match[1])
             if not 1 <= key <= len(labels_N):
                 self._report(match[1], path, f"key {match[1]} is outside 001 to {len(labels_N):03d}; rename it")
                 continue
-            found.setdefault(key, []).append(path)
+            paths_by_key.setdefault(key, []).append(path)
             row = labels_N[key - 1]
-            if row is not None and (match[2].lower(), match[3].lower()) != (TASKS[row % 2], CLASSES[row // 2].lower()):
-                wrong.add(key)
-                says = f"{match[2]} {match[3]}, the label matrix {TASKS[row % 2]} {CLASSES[row // 2]}"
-                self._report(match[1], path, f"its name says {says}; left out, as one of them must be wrong")
-        if not found:
+            if row is not None and (match[2].lower(), match[3].lower()) != (
+                TASKS[row % 2],
+                EAV_CLASSES[row // 2].lower(),
+            ):
+                untrusted_keys.add(key)
+                stated = f"{match[2]} {match[3]}, the label matrix {TASKS[row % 2]} {EAV_CLASSES[row // 2]}"
+                self._report(match[1], path, f"its name says {stated}; left out, as one of them must be wrong")
+        if not paths_by_key:
             self._report(
                 "", self.folder / kind, f"no {suffix} file that can be used; recordings have no {kind.lower()}"
             )
             return None
-        for key, paths in found.items():
+        for key, paths in paths_by_key.items():
             if len(paths) > 1:
-                wrong.add(key)
+                untrusted_keys.add(key)
                 names = ", ".join(p.name for p in paths)
                 self._report(f"{key:03d}", paths[1], f"{len(paths)} files have key {key:03d} ({names}); keep one")
-        return {key: str(paths[0]) for key, paths in found.items()}
+        return {key: str(paths[0]) for key, paths in paths_by_key.items()}
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _list_files(folder: Path) -> Iterator[Path]:
     """The visible files of a folder, sorted: the system's own order differs between machines."""
     if folder.is_dir():
         yield from (p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith("."))
@@ -237,10 +244,10 @@ def _read_labels(path: Path) -> list[int | None]:
 
     `row // 2` is the class and `row % 2` the task. The matrix is (10, n), or transposed.
     """
-    found = mat.shapes(path, ["label"])
-    if "label" not in found:
+    shapes = mat.read_array_shapes(path, ["label"])
+    if "label" not in shapes:
         raise DataError(f'{path} must hold "label" of shape (10, recordings); it has no such array')
-    matrix = mat.load(path, "label", found["label"]).astype(np.float64)
+    matrix = mat.read_array(path, "label", shapes["label"]).astype(np.float64)
     if matrix.ndim != 2 or 10 not in matrix.shape:
         raise DataError(f'{path} must hold "label" of shape (10, recordings); it has {matrix.shape}')
     if matrix.shape[0] != 10 or (matrix.shape[1] == 10 and (matrix.sum(axis=0) != 1).any()):
@@ -249,16 +256,18 @@ def _read_labels(path: Path) -> list[int | None]:
     return [int(column.argmax()) if good else None for column, good in zip(matrix.T, one_hot, strict=True)]
 
 
-def _peek_eeg(path: Path) -> tuple[str, tuple[int, int, int]]:
+def _read_eeg_header(path: Path) -> tuple[str, tuple[int, int, int]]:
     """Name and shape (samples, 30, recordings) of the EEG array, from the header alone."""
-    shapes = mat.shapes(path, EEG_KEYS)
+    shapes = mat.read_array_shapes(path, EEG_VARIABLES)
     if len(shapes) != 1:
         raise DataError(f"{path} must hold one array seg or seg1; it has {' and '.join(shapes) or 'neither'}")
     ((name, shape),) = shapes.items()
     if len(shape) == 2:  # MATLAB drops a last axis of length one
         shape = (*shape, 1)
-    if len(shape) != 3 or shape[1] != len(CHANNELS):
-        raise DataError(f"{path}: {name} has shape {shape}; it must be (samples, {len(CHANNELS)} channels, recordings)")
+    if len(shape) != 3 or shape[1] != len(EAV_CHANNELS):
+        raise DataError(
+            f"{path}: {name} has shape {shape}; it must be (samples, {len(EAV_CHANNELS)} channels, recordings)"
+        )
     return name, (int(shape[0]), int(shape[1]), int(shape[2]))
 
 
@@ -266,4 +275,4 @@ def _load_eeg(path: Path) -> np.ndarray:
     """The whole array of one person, (samples, 30, recordings)."""
     if not path.is_file():
         raise DataError(f"{path} is missing")
-    return mat.load(path, *_peek_eeg(path))
+    return mat.read_array(path, *_read_eeg_header(path))

@@ -37,10 +37,10 @@ READ_ERRORS = (
 )
 
 
-OPAQUE = b"NUMPY:"  # begins a tag of h5py
+NUMPY_TAG_PREFIX = b"NUMPY:"  # begins a tag of h5py
 
 
-def open_raw(path: str | Path) -> mne.io.BaseRaw:
+def open_eeg_file(path: str | Path) -> mne.io.BaseRaw:
     """Open a file of any format that `mne.io.read_raw` knows, without loading its samples.
 
     Raises:
@@ -52,17 +52,19 @@ def open_raw(path: str | Path) -> mne.io.BaseRaw:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if h5py.is_hdf5(path):
-                _refuse_addresses(Path(path))
-            raw = _open(Path(path))
+                _check_hdf5(Path(path))
+            raw = _open_by_suffix(Path(path))
     except READ_ERRORS as error:
-        raise DataError(f"{path} cannot be read as EEG ({_one_line(error)}); replace it or leave it out") from None
+        raise DataError(
+            f"{path} cannot be read as EEG ({_describe_error(error)}); replace it or leave it out"
+        ) from None
     if any("does not match the file size" in str(w.message) for w in caught):
         raw.close()
         raise DataError(f"{path} breaks off, or goes on: it is not as long as its header says; copy it again")
     return raw
 
 
-def _refuse_addresses(path: Path) -> None:
+def _check_hdf5(path: Path) -> None:
     """Refuse an HDF5 file that could make h5py, through which MNE reads it, follow an address that the file states.
 
     HDF5 can hold opaque values with a tag. Those that a tag declares to be objects of NumPy are taken into memory as
@@ -72,14 +74,14 @@ def _refuse_addresses(path: Path) -> None:
         ValueError: There is such a tag somewhere, or a link to another file, where there may be one.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data.find(OPAQUE) >= 0:
+        if data.find(NUMPY_TAG_PREFIX) >= 0:
             raise ValueError("it holds values of no type that EEG has, which can run code when they are read")
     with h5py.File(path, "r") as links:
         if links.visititems_links(lambda _, link: isinstance(link, h5py.ExternalLink) or None):
             raise ValueError("it points into another file")
 
 
-def _open(path: Path) -> mne.io.BaseRaw:
+def _open_by_suffix(path: Path) -> mne.io.BaseRaw:
     match path.suffix.lower():
         case ".edf":
             # latin1 decodes any byte: for others MNE raises a bare Exception, and annotations are not used here.
@@ -90,7 +92,7 @@ def _open(path: Path) -> mne.io.BaseRaw:
             return mne.io.read_raw(path, preload=False, verbose="WARNING")
 
 
-def read(path: str | Path, channels: Sequence[str]) -> RawEEG:
+def read_eeg_file(path: str | Path, channels: Sequence[str]) -> RawEEG:
     """Read the named channels of a file, in that order.
 
     MNE hands out volts; they become microvolts here, so that later steps need not guess.
@@ -100,7 +102,7 @@ def read(path: str | Path, channels: Sequence[str]) -> RawEEG:
     Raises:
         DataError: As `open_raw`; or a channel is missing.
     """
-    raw = open_raw(path)
+    raw = open_eeg_file(path)
     missing = [name for name in channels if name not in raw.ch_names]
     if missing:
         raise DataError(
@@ -110,11 +112,13 @@ def read(path: str | Path, channels: Sequence[str]) -> RawEEG:
     try:
         values_CT = np.asarray(raw.get_data(picks=np.array(channels), verbose="ERROR"), dtype=np.float64) * 1e6
     except READ_ERRORS as error:
-        raise DataError(f"{path} cannot be read to its end ({_one_line(error)}); replace it or leave it out") from None
+        raise DataError(
+            f"{path} cannot be read to its end ({_describe_error(error)}); replace it or leave it out"
+        ) from None
     finally:
         raw.close()
     return RawEEG(values_CT, float(raw.info["sfreq"]), tuple(channels), "microvolt")
 
 
-def _one_line(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -13,11 +13,11 @@ from eav_ray.errors import DataError
 
 # The file also has "EEG A2-A1", the two ears against each other, and an ECG: neither is scalp.
 # fmt: off
-CHANNELS = (
+EEGMAT_CHANNELS = (
     "Fp1", "Fp2", "F3", "F4", "F7", "F8", "T3", "T4", "C3", "C4", "T5", "T6", "P3", "P4", "O1", "O2", "Fz", "Cz", "Pz",
 )
 # fmt: on
-FILE = re.compile(r"Subject(\d\d)_([12])\.edf")
+FILE_PATTERN = re.compile(r"Subject(\d\d)_([12])\.edf")
 
 
 class EEGMAT:
@@ -32,7 +32,7 @@ class EEGMAT:
     name = "eegmat"
     classes: tuple[str, ...] = ("rest", "arithmetic")
     modalities: tuple[str, ...] = ("eeg",)
-    channels: tuple[str, ...] = CHANNELS
+    channels: tuple[str, ...] = EEGMAT_CHANNELS
 
     def __init__(self, root: str) -> None:
         given = Path(root).expanduser().absolute()
@@ -40,7 +40,7 @@ class EEGMAT:
             self.files = {
                 (match[1], match[2]): path
                 for path in sorted(folder.glob("Subject*.edf"))
-                if (match := FILE.fullmatch(path.name))
+                if (match := FILE_PATTERN.fullmatch(path.name))
             }
             if self.files:
                 return
@@ -53,16 +53,16 @@ class EEGMAT:
         for number in sorted({number for number, _ in self.files}):
             subject = f"subject{number}"
             for label, name in enumerate(self.classes):
-                run = str(label + 1)
-                path = self.files.get((number, run))
+                condition = str(label + 1)
+                path = self.files.get((number, condition))
                 if path is None:
-                    file = f"Subject{number}_{run}.edf"
+                    file = f"Subject{number}_{condition}.edf"
                     problems.append(Problem(subject, name, file, f"{file} is missing; download it from PhysioNet"))
                 else:
                     recordings.append(Recording(subject, name, label, "cognitive", label, eeg=str(path)))
         return Listing(tuple(recordings), tuple(problems))
 
-    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
@@ -73,5 +73,5 @@ class EEGMAT:
         """
         if recording.eeg is None:
             raise DataError(f"{recording.id} has no EEG file")
-        raw = eeg.read(recording.eeg, [f"EEG {name}" for name in CHANNELS])
-        return RawEEG(raw.values_CT, raw.hz, CHANNELS, raw.unit)
+        raw = eeg.read_eeg_file(recording.eeg, [f"EEG {name}" for name in EEGMAT_CHANNELS])
+        return RawEEG(raw.values_CT, raw.hz, EEGMAT_CHANNELS, raw.unit)

@@ -11,36 +11,36 @@ from PIL import Image, UnidentifiedImageError
 from eav_ray.config import VideoPreprocessing
 from eav_ray.errors import DataError
 
-SHAPE = b"shape"  # metadata of a column of JPEG windows: frames, height, width, 3
-THREADS = 4  # Pillow decodes without Python's global lock
+SHAPE_KEY = b"shape"  # metadata of a column of JPEG windows: frames, height, width, 3
+N_DECODE_THREADS = 4  # Pillow decodes without Python's global lock
 
 
-def field(preprocessing: VideoPreprocessing, window_s: int) -> pa.Field:
+def make_video_field(preprocessing: VideoPreprocessing, window_s: int) -> pa.Field:
     """The column `video` of a shard: a fixed-shape tensor of uint8, or a list of JPEG files, one a frame."""
     shape = (preprocessing.fps * window_s, preprocessing.size, preprocessing.size, 3)
     if preprocessing.codec == "raw":
         return pa.field("video", pa.fixed_shape_tensor(pa.uint8(), shape))
-    return pa.field("video", pa.list_(pa.binary(), shape[0]), metadata={SHAPE: ",".join(map(str, shape)).encode()})
+    return pa.field("video", pa.list_(pa.binary(), shape[0]), metadata={SHAPE_KEY: ",".join(map(str, shape)).encode()})
 
 
-def encode(frames_FHWC: np.ndarray, preprocessing: VideoPreprocessing) -> np.ndarray | list[bytes]:
+def encode_frames(frames_FHWC: np.ndarray, preprocessing: VideoPreprocessing) -> np.ndarray | list[bytes]:
     """One window as it is stored. JPEG without colour subsampling; a window without video takes no bytes."""
     if preprocessing.codec == "raw":
         return frames_FHWC
     if not frames_FHWC.any():
         return [b""] * len(frames_FHWC)
-    found: list[bytes] = []
+    files: list[bytes] = []
     for number, frame in enumerate(frames_FHWC):
         if number and np.array_equal(frame, frames_FHWC[number - 1]):  # the last frame, held to the window's end
-            found.append(found[-1])
+            files.append(files[-1])
             continue
         sink = io.BytesIO()
         Image.fromarray(frame).save(sink, "JPEG", quality=preprocessing.quality, subsampling=0)
-        found.append(sink.getvalue())
-    return found
+        files.append(sink.getvalue())
+    return files
 
 
-def decode(windows: Iterable[Iterable[bytes]], shape: tuple[int, ...]) -> np.ndarray:
+def decode_frames(windows: Iterable[Iterable[bytes]], shape: tuple[int, ...]) -> np.ndarray:
     """Windows of JPEG files to (windows, *shape) uint8; no bytes are a black frame.
 
     Raises:
@@ -49,20 +49,20 @@ def decode(windows: Iterable[Iterable[bytes]], shape: tuple[int, ...]) -> np.nda
     files = [file for window in windows for file in window]
     frames = np.zeros((len(files), *shape[1:]), dtype=np.uint8)
 
-    def one(i: int) -> None:
+    def decode_one(i: int) -> None:
         if files[i]:
-            frames[i] = _picture(files[i], shape[1:])
+            frames[i] = _decode_jpeg(files[i], shape[1:])
 
-    if len(files) < 2 * THREADS:
+    if len(files) < 2 * N_DECODE_THREADS:
         for i in range(len(files)):
-            one(i)
+            decode_one(i)
     else:
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(one, range(len(files)), chunksize=8))
+        with ThreadPoolExecutor(N_DECODE_THREADS) as pool:
+            list(pool.map(decode_one, range(len(files)), chunksize=8))
     return frames.reshape(-1, *shape)
 
 
-def _picture(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
+def _decode_jpeg(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(file), formats=["JPEG"]) as image:
             picture = np.asarray(image)
@@ -73,23 +73,23 @@ def _picture(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
     return picture
 
 
-def shape_of(column: pa.Field) -> tuple[int, ...] | None:
+def read_jpeg_window_shape(column: pa.Field) -> tuple[int, ...] | None:
     """Shape of one window of a column of JPEG files; None for any other column.
 
     Raises:
         DataError: The column says a shape that is none, or not that of its lists.
     """
-    text = (column.metadata or {}).get(SHAPE)
+    text = (column.metadata or {}).get(SHAPE_KEY)
     if text is None or isinstance(column.type, pa.FixedShapeTensorType):
         return None
     try:
         shape = tuple(map(int, text.decode().split(",")))
-        if len(shape) == 4 and min(shape) > 0 and _is_files(column.type, shape[0]):
+        if len(shape) == 4 and min(shape) > 0 and _is_jpeg_list(column.type, shape[0]):
             return shape
     except ValueError:  # no numbers
         pass
     raise DataError(f"the column {column.name} of a shard says no shape that its frames have; preprocess again")
 
 
-def _is_files(kind: pa.DataType, count: int) -> bool:
+def _is_jpeg_list(kind: pa.DataType, count: int) -> bool:
     return pa.types.is_fixed_size_list(kind) and kind.list_size == count and kind.value_type == pa.binary()

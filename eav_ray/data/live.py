@@ -14,13 +14,13 @@ import numpy as np
 from eav_ray.config import Modality, Preprocessing, VideoPreprocessing
 from eav_ray.data import audio, wire
 from eav_ray.data.buffers import Frame, Frames, Samples, select_frames
-from eav_ray.data.face import Cropper
+from eav_ray.data.face import FaceCropper
 from eav_ray.data.manifest import RawEEG
-from eav_ray.data.session import Prepared
+from eav_ray.data.session import PreparedEEG
 from eav_ray.data.shard import window_shapes
 from eav_ray.data.upload import NOT_SENT, prepared_of
-from eav_ray.data.video import DECODE_ERRORS, Whole
-from eav_ray.data.windows import PRESENT
+from eav_ray.data.video import DECODE_ERRORS, FrameResizer
+from eav_ray.data.windows import MIN_COVERAGE
 from eav_ray.errors import DataError
 
 HOP_S = 1.0  # an answer every second
@@ -109,8 +109,10 @@ class Live:
                     self._eeg = Samples(len(chunk.values_CT), chunk.hz, EEG_S + 2 * HOP_S), chunk
                 end_s = self._add(self._eeg[0], chunk)
             case "audio":
-                if chunk.hz != int(chunk.hz) or not audio.SLOWEST_HZ <= chunk.hz <= audio.FASTEST_HZ:
-                    raise DataError(f"hz of audio is {chunk.hz:g}; {audio.SLOWEST_HZ} to {audio.FASTEST_HZ} are taken")
+                if chunk.hz != int(chunk.hz) or not audio.MIN_AUDIO_HZ <= chunk.hz <= audio.MAX_AUDIO_HZ:
+                    raise DataError(
+                        f"hz of audio is {chunk.hz:g}; {audio.MIN_AUDIO_HZ} to {audio.MAX_AUDIO_HZ} are taken"
+                    )
                 if self._audio is None or self._audio.hz != chunk.hz:
                     self._audio = Samples(1, chunk.hz, keep_s + EDGE_S)
                 end_s = self._add(self._audio, chunk)
@@ -219,7 +221,7 @@ def window_of(
                     values, seconds = _film(shot, preprocessing, values)
                 case _:
                     raise DataError(shot.wrong.get(m, NOT_SENT))
-            if seconds < PRESENT * window_s - 1e-6:
+            if seconds < MIN_COVERAGE * window_s - 1e-6:
                 late = f": {shot.wrong[m]}" if m in shot.wrong else ""
                 raise DataError(f"{seconds:.1f} of the last {window_s} s came{late}")
         except DataError as error:
@@ -236,10 +238,10 @@ def _eeg(
     hz, window_s = preprocessing.eeg.hz, preprocessing.window_s
     seconds = shot.eeg.values_CT.shape[1] / shot.eeg.hz
     inside_s = shot.eeg_start_s + seconds - max(shot.start_s, shot.eeg_start_s)
-    if inside_s < PRESENT * window_s - 1e-6:
+    if inside_s < MIN_COVERAGE * window_s - 1e-6:
         return max(inside_s, 0.0)  # too little to filter
     found = prepared_of(shot.eeg, preprocessing, channels, montage, named=shot.eeg_named)
-    if not isinstance(found, Prepared):
+    if not isinstance(found, PreparedEEG):
         raise found
     at = round((shot.start_s - shot.eeg_start_s) * hz)  # of the window in the run; negative where the run is younger
     piece = found.x_CT[:, max(at, 0) : at + out_CT.shape[1]]
@@ -249,7 +251,7 @@ def _eeg(
 
 def _sound(shot: Snapshot, preprocessing: Preprocessing, out_T: np.ndarray) -> float:
     hz = preprocessing.audio.hz
-    x_T = audio.to_rate(shot.sound, shot.sound_hz, hz, "audio")[round(EDGE_S * hz) :]
+    x_T = audio.resample_audio(shot.sound, shot.sound_hz, hz, "audio")[round(EDGE_S * hz) :]
     out_T[: len(x_T)] = x_T[: len(out_T)]
     return float(shot.heard[round(EDGE_S * shot.sound_hz) :].sum() / shot.sound_hz)
 
@@ -261,7 +263,7 @@ def _film(shot: Snapshot, preprocessing: Preprocessing, empty: np.ndarray) -> tu
         frames = [frame for frame in shot.frames if not frame.bad]
         times = np.array([f.time_s for f in frames])
         which, seconds = select_frames(times, shot.start_s, shot.stop_s, video.fps, len(empty))
-        if not which.size or seconds < PRESENT * preprocessing.window_s - 1e-6:
+        if not which.size or seconds < MIN_COVERAGE * preprocessing.window_s - 1e-6:
             return empty, seconds
         pictures = _pictures([frames[i] for i in which.tolist()], video)
         if pictures:
@@ -273,7 +275,7 @@ def _pictures(wanted: Sequence[Frame], video: VideoPreprocessing) -> list[np.nda
 
     One is decoded at a time: those of a window, whole, would take gigabytes where they are large.
     """
-    cropper, found = Cropper(video.size, video.face_step), list[np.ndarray]()
+    cropper, found = FaceCropper(video.size, video.face_step), list[np.ndarray]()
     for frame, times in Counter(wanted).items():
         picture = _picture(frame, video)
         if picture is None:
@@ -285,7 +287,7 @@ def _pictures(wanted: Sequence[Frame], video: VideoPreprocessing) -> list[np.nda
                 cropper.add(picture, 1)
     if any(frame.bad for frame in wanted):
         return []
-    cropper.end()
+    cropper.flush()
     return found or cropper.pictures
 
 
@@ -304,7 +306,7 @@ def _picture(frame: Frame, video: VideoPreprocessing) -> np.ndarray | av.VideoFr
             found = []
         if not found or video.crop == "face":
             return found[0] if found else None
-        whole = Whole(video.size)
+        whole = FrameResizer(video.size)
         whole.add(found[0], 1)
         frame.picture = whole.pictures[0]
     return frame.picture

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-LONGEST_S = 3600  # of one recording: longer files are damaged, hostile, or whole sessions
+MAX_RECORDING_S = 3600  # of one recording: longer files are damaged, hostile, or whole sessions
 LISTENING = "listening"  # recordings of this task are only ever trained on
 
 
@@ -58,7 +58,7 @@ class RawEEG:
     unit: str  # "microvolt", "volt", or "auto" where the file does not say
 
 
-class DataSet(Protocol):
+class DatasetReader(Protocol):
     """A reader. Construction fails with DataError where `root` is not such a data set."""
 
     name: str
@@ -69,7 +69,7 @@ class DataSet(Protocol):
         """List all recordings in (subject, order), and everything that had to be left out."""
         ...
 
-    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         """All recordings of one person whose EEG was recorded one after the other with these, in that order.
 
         Args:

@@ -11,13 +11,15 @@ from scipy.signal import butter, resample_poly, sosfilt
 
 from eav_ray.config import EEGPreprocessing
 from eav_ray.data.manifest import RawEEG
-from eav_ray.data.signal import decimate, ratio, scale_of
+from eav_ray.data.signal import compute_resampling_ratio, decimate, resolve_unit
 from eav_ray.errors import DataError
 
-ORDER = 5
+FILTER_ORDER = 5
 
 
-def official(session: Sequence[RawEEG], preprocessing: EEGPreprocessing) -> tuple[list[np.ndarray | DataError], str]:
+def filter_official(
+    session: Sequence[RawEEG], preprocessing: EEGPreprocessing
+) -> tuple[list[np.ndarray | DataError], str]:
     """Filter the recordings of one person as if they were one.
 
     Decimation runs in the precision of the file (single for EAV); the recursive filter runs in double, since single
@@ -39,30 +41,32 @@ def official(session: Sequence[RawEEG], preprocessing: EEGPreprocessing) -> tupl
         )
     if preprocessing.high_hz >= hz / 2:
         raise DataError(f"EEG is sampled at {hz:g} Hz, too slow for {preprocessing.high_hz:g} Hz")
-    up, down = ratio(preprocessing.hz, hz)
-    sos = butter(ORDER, [preprocessing.low_hz, preprocessing.high_hz], "bandpass", fs=preprocessing.hz, output="sos")
+    up, down = compute_resampling_ratio(preprocessing.hz, hz)
+    sos = butter(
+        FILTER_ORDER, [preprocessing.low_hz, preprocessing.high_hz], "bandpass", fs=preprocessing.hz, output="sos"
+    )
     lengths = [r.values_CT.shape[1] for r in session]
     finite = [bool(np.isfinite(r.values_CT).all()) for r in session]
     ends = -(-np.cumsum(lengths) * up // down)  # resample_poly rounds the number of samples up
     filtered_CT = np.empty((len(channels), int(ends[-1])), dtype=np.float32)
-    whole_T = np.empty(sum(lengths), dtype=np.result_type(*{r.values_CT.dtype for r in session}, np.float32))
+    concatenated_T = np.empty(sum(lengths), dtype=np.result_type(*{r.values_CT.dtype for r in session}, np.float32))
     # Offsets are hundreds of times the signal and would take its last digits. Filters are linear: the offset is taken
     # out before, and what becomes of it (it rings at the start) is added in double precision.
-    ringing_T = np.asarray(sosfilt(sos, resample_poly(np.ones(len(whole_T)), up, down)))
+    step_response_T = np.asarray(sosfilt(sos, resample_poly(np.ones(len(concatenated_T)), up, down)))
     for c in range(len(channels)):
-        at = 0
+        offset_samples = 0
         for r, length, good in zip(session, lengths, finite, strict=True):
-            whole_T[at : at + length] = r.values_CT[c] if good else 0
-            at += length
-        offset = whole_T.dtype.type(whole_T.mean(dtype=np.float64))
-        whole_T -= offset
-        decimated_T = decimate(whole_T, up, down).astype(np.float64)
-        filtered_CT[c] = sosfilt(sos, decimated_T) + float(offset) * ringing_T
-    unit, scale = scale_of(session[0].unit, preprocessing.unit, filtered_CT.std(axis=1))
+            concatenated_T[offset_samples : offset_samples + length] = r.values_CT[c] if good else 0
+            offset_samples += length
+        offset = concatenated_T.dtype.type(concatenated_T.mean(dtype=np.float64))
+        concatenated_T -= offset
+        decimated_T = decimate(concatenated_T, up, down).astype(np.float64)
+        filtered_CT[c] = sosfilt(sos, decimated_T) + float(offset) * step_response_T
+    unit, scale = resolve_unit(session[0].unit, preprocessing.unit, filtered_CT.std(axis=1))
     filtered_CT *= scale
     starts = [0, *ends[:-1].tolist()]
-    found: list[np.ndarray | DataError] = []
+    results: list[np.ndarray | DataError] = []
     for start, end, good in zip(starts, ends.tolist(), finite, strict=True):
         bad = DataError("EEG holds values that are not finite; leave this recording out, or use profile.eeg.kind=clean")
-        found.append(filtered_CT[:, start:end].copy() if good else bad)
-    return found, unit
+        results.append(filtered_CT[:, start:end].copy() if good else bad)
+    return results, unit

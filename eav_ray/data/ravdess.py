@@ -13,12 +13,12 @@ from eav_ray.data.manifest import Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError
 
 CLASSES = ("Neutral", "Sadness", "Anger", "Happiness", "Calmness")
-LABEL_OF_CODE = {"01": 0, "04": 1, "05": 2, "03": 3, "02": 4}
-FILE = re.compile(r"(?:(0[12])-(01-.*)\.mp4|(03)-(01-.*)\.(?:wav|flac))", re.IGNORECASE)
-CLIP = re.compile(r"01-(\d\d)-\d\d-\d\d-\d\d-(\d\d)")
-ACTOR = re.compile(r"Actor_(\d\d)")
+CODE_TO_LABEL = {"01": 0, "04": 1, "05": 2, "03": 3, "02": 4}
+FILE_PATTERN = re.compile(r"(?:(0[12])-(01-.*)\.mp4|(03)-(01-.*)\.(?:wav|flac))", re.IGNORECASE)
+CLIP_PATTERN = re.compile(r"01-(\d\d)-\d\d-\d\d-\d\d-(\d\d)")
+ACTOR_PATTERN = re.compile(r"Actor_(\d\d)")
 # As the archives unpack: Actor_NN/, or Video_Speech_Actor_NN/Actor_NN/ and Audio_Speech_Actors_01-24/Actor_NN/.
-PLACES = ("Actor_*", "*_Speech_Actor*/Actor_*")
+ACTOR_FOLDER_GLOBS = ("Actor_*", "*_Speech_Actor*/Actor_*")
 
 
 class RAVDESS:
@@ -37,9 +37,14 @@ class RAVDESS:
     def __init__(self, root: str) -> None:
         given = Path(root).expanduser().absolute()
         for folder in (given, given / "ravdess"):
-            found = sorted(p for place in PLACES for p in folder.glob(place) if ACTOR.fullmatch(p.name) and p.is_dir())
+            actor_folders = sorted(
+                p
+                for place in ACTOR_FOLDER_GLOBS
+                for p in folder.glob(place)
+                if ACTOR_PATTERN.fullmatch(p.name) and p.is_dir()
+            )
             self.actors: dict[str, list[Path]] = {}
-            for path in found:
+            for path in actor_folders:
                 self.actors.setdefault(path.name[-2:], []).append(path)
             if self.actors:
                 return
@@ -55,25 +60,30 @@ class RAVDESS:
         for number, folders in sorted(self.actors.items()):
             subject = f"actor{number}"
             clips: dict[str, dict[str, list[Path]]] = {}
-            for path, modality, clip, actor in _files(folders):
+            for path, modality, clip, actor in _list_files(folders):
                 if actor != number:
                     reason = f"its name says actor {actor}, its folder {number}; move or rename it"
                     problems.append(Problem(subject, clip, str(path), reason))
                 else:
                     clips.setdefault(clip, {}).setdefault(modality, []).append(path)
             for order, (clip, files) in enumerate(sorted(clips.items())):
-                twice = next((paths for paths in files.values() if len(paths) > 1), None)
-                if twice:
-                    names = ", ".join(p.name for p in twice)
-                    problems.append(Problem(subject, clip, str(twice[1]), f"the same clip twice ({names}); keep one"))
+                duplicates = next((paths for paths in files.values() if len(paths) > 1), None)
+                if duplicates:
+                    names = ", ".join(p.name for p in duplicates)
+                    problems.append(
+                        Problem(subject, clip, str(duplicates[1]), f"the same clip twice ({names}); keep one")
+                    )
                     continue
-                path_of = {modality: str(path) for modality, (path,) in files.items()}
-                label = LABEL_OF_CODE[clip.split("-")[1]]
-                audio, video = path_of.get("03", path_of.get("01")), path_of.get("01", path_of.get("02"))
+                path_by_modality = {modality: str(path) for modality, (path,) in files.items()}
+                label = CODE_TO_LABEL[clip.split("-")[1]]
+                audio, video = (
+                    path_by_modality.get("03", path_by_modality.get("01")),
+                    path_by_modality.get("01", path_by_modality.get("02")),
+                )
                 recordings.append(Recording(subject, clip, label, "speaking", order, audio=audio, video=video))
         return Listing(tuple(recordings), tuple(problems))
 
-    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
@@ -81,13 +91,13 @@ class RAVDESS:
         raise DataError(f"{recording.id}: RAVDESS has no EEG; set data.modalities=[audio,video] or one of them")
 
 
-def _files(folders: Sequence[Path]) -> Iterator[tuple[Path, str, str, str]]:
+def _list_files(folders: Sequence[Path]) -> Iterator[tuple[Path, str, str, str]]:
     """(path, modality, clip, actor) of every file of one of the five emotions."""
     for path in sorted(path for folder in folders for path in folder.iterdir()):
-        match = FILE.fullmatch(path.name)
+        match = FILE_PATTERN.fullmatch(path.name)
         if match is None:
             continue
         modality, clip = match[1] or match[3], match[2] or match[4]
-        fields = CLIP.fullmatch(clip)
-        if fields is not None and fields[1] in LABEL_OF_CODE:
+        fields = CLIP_PATTERN.fullmatch(clip)
+        if fields is not None and fields[1] in CODE_TO_LABEL:
             yield path, modality, clip, fields[2]

@@ -55,7 +55,7 @@ def schema(preprocessing: Preprocessing, eeg_channels: int, modalities: Sequence
     shapes = window_shapes(preprocessing, eeg_channels)
     for m in sorted(modalities):
         shape, dtype = shapes[m]
-        stored = frames.field(preprocessing.video, preprocessing.window_s)
+        stored = frames.make_video_field(preprocessing.video, preprocessing.window_s)
         columns += [
             stored if m == "video" else pa.field(m, pa.fixed_shape_tensor(dtype, shape)),
             pa.field(f"has_{m}", pa.bool_()),
@@ -67,7 +67,7 @@ def schema(preprocessing: Preprocessing, eeg_channels: int, modalities: Sequence
 
 def as_stored(row: dict[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
     """A window of `windows.cut` as a shard holds it: its frames encoded."""
-    return row | {"video": frames.encode(row["video"], preprocessing.video)} if "video" in row else row
+    return row | {"video": frames.encode_frames(row["video"], preprocessing.video)} if "video" in row else row
 
 
 def as_decoded(video: Any, preprocessing: Preprocessing) -> np.ndarray:
@@ -76,7 +76,7 @@ def as_decoded(video: Any, preprocessing: Preprocessing) -> np.ndarray:
         return np.asarray(video)
     shape = window_shapes(preprocessing, eeg_channels=0)["video"][0]
     one = isinstance(video[0], bytes) if len(video) else False
-    found = frames.decode([video] if one else video, shape)
+    found = frames.decode_frames([video] if one else video, shape)
     return found[0] if one else found
 
 
@@ -146,9 +146,9 @@ class Writer:
 def from_bytes(data: bytes, *, name: str, columns: list[str] | None = None) -> pa.Table:
     """Raises DataError, naming the shard, for whatever is not one."""
     try:
-        return arrow.read_parquet(pa.BufferReader(data), columns)
-    except arrow.ERRORS as error:
-        raise DataError(f"shard {name} cannot be read: {arrow.reason_of(error)}; preprocess again") from None
+        return arrow.read_parquet_table(pa.BufferReader(data), columns)
+    except arrow.ARROW_READ_ERRORS as error:
+        raise DataError(f"shard {name} cannot be read: {arrow.describe_error(error)}; preprocess again") from None
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def check_types(found: pa.Schema, file: str) -> None:
     wanted = {field.name: field.type for field in ID_FIELDS} | {f"has_{m}": pa.bool_() for m in MODALITIES}
     for field in found:
         signal = field.name in MODALITIES and not (
-            isinstance(field.type, pa.FixedShapeTensorType) or frames.shape_of(field) is not None
+            isinstance(field.type, pa.FixedShapeTensorType) or frames.read_jpeg_window_shape(field) is not None
         )
         if signal or field.type != wanted.get(field.name, field.type):
             raise DataError(f"shard {file} holds {field.name} as {field.type}, which no shard does; preprocess again")

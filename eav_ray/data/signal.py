@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 from scipy.signal import firwin, resample_poly
 
-VOLT_SD = 1e-3  # scalp EEG has an SD of some 1e-5 V or some 10 to 300 uV: anything in between is neither
-OUTPUTS = 64  # of one block of `decimate`: more are more arithmetic, fewer more overhead
+MAX_VOLT_SD = 1e-3  # scalp EEG has an SD of some 1e-5 V or some 10 to 300 uV: anything in between is neither
+BLOCK_OUTPUTS = 64  # of one block of `decimate`: more are more arithmetic, fewer more overhead
 
 
-def ratio(target_hz: int, hz: float) -> tuple[int, int]:
+def compute_resampling_ratio(target_hz: int, hz: float) -> tuple[int, int]:
     """Up and down for polyphase resampling; rates are taken to a thousandth of a hertz."""
     up, down = target_hz * 1000, round(hz * 1000)
     divisor = gcd(up, down)
     return up // divisor, down // divisor
 
 
-def scale_of(stated: str, wanted: str, sd_C: np.ndarray) -> tuple[str, float]:
+def resolve_unit(file_unit: str, configured_unit: str, sd_C: np.ndarray) -> tuple[str, float]:
     """The unit of raw numbers, and what makes microvolts of them.
 
     What the file states wins; what the experiment says speaks where it does not; where both are "auto" a typical
@@ -27,10 +27,10 @@ def scale_of(stated: str, wanted: str, sd_C: np.ndarray) -> tuple[str, float]:
     Args:
         sd_C: SD of each channel, in the file's unit.
     """
-    unit = wanted if stated == "auto" else stated
+    unit = configured_unit if file_unit == "auto" else file_unit
     if unit == "auto":
         sd_C = sd_C[np.isfinite(sd_C) & (sd_C > 0)]
-        unit = "volt" if sd_C.size and np.median(sd_C) < VOLT_SD else "microvolt"
+        unit = "volt" if sd_C.size and np.median(sd_C) < MAX_VOLT_SD else "microvolt"
     return unit, 1e6 if unit == "volt" else 1.0
 
 
@@ -45,10 +45,10 @@ def decimate(x: np.ndarray, up: int, down: int) -> np.ndarray:
     """
     if up != 1 or down == 1:
         return resample_poly(x, up, down, axis=-1)
-    weights, half = _weights(down, x.dtype.str)
+    weights, half = _compute_block_weights(down, x.dtype.str)
     n_times = x.shape[-1]
-    count, step = -(-n_times // down), OUTPUTS * down
-    blocks = -(-count // OUTPUTS)
+    count, step = -(-n_times // down), BLOCK_OUTPUTS * down
+    blocks = -(-count // BLOCK_OUTPUTS)
     padded = np.zeros((*x.shape[:-1], (blocks + 1) * step + 2 * half), x.dtype)
     padded[..., half : half + n_times] = x
     # A block sees its own samples, and the first of the next.
@@ -58,12 +58,12 @@ def decimate(x: np.ndarray, up: int, down: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _weights(down: int, dtype: str) -> tuple[np.ndarray, int]:
+def _compute_block_weights(down: int, dtype: str) -> tuple[np.ndarray, int]:
     """Column k holds the taps of the filter at the k-th output's place; and how far they reach to each side."""
     half = 10 * down
     kaiser: Any = ("kaiser", 5.0)  # SciPy's stub says str
     taps = np.asarray(firwin(2 * half + 1, 1 / down, window=kaiser), dtype)
-    weights = np.zeros((OUTPUTS * down + 2 * half, OUTPUTS), dtype)
-    for k in range(OUTPUTS):
+    weights = np.zeros((BLOCK_OUTPUTS * down + 2 * half, BLOCK_OUTPUTS), dtype)
+    for k in range(BLOCK_OUTPUTS):
         weights[k * down : k * down + 2 * half + 1, k] = taps
     return weights, half

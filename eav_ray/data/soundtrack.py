@@ -9,15 +9,17 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 
-from eav_ray.data.manifest import LONGEST_S
-from eav_ray.data.video import DECODE_ERRORS, LONGEST_GAP_S, LOST_S, length_s
+from eav_ray.data.manifest import MAX_RECORDING_S
+from eav_ray.data.video import DECODE_ERRORS, MAX_GAP_S, MAX_MISSING_S, read_duration_s
 from eav_ray.errors import DataError
 
-SUFFIXES = (".mp4", ".m4a", ".m4v", ".mov", ".flv", ".mkv", ".webm", ".avi")
-SLOWEST_HZ, FASTEST_HZ = 1_000, 768_000
+CONTAINER_SUFFIXES = (".mp4", ".m4a", ".m4v", ".mov", ".flv", ".mkv", ".webm", ".avi")
+MIN_AUDIO_HZ, MAX_AUDIO_HZ = 1_000, 768_000
 
 
-def read(path: str | Path, timeout_s: float, longest_s: float = LONGEST_S) -> tuple[np.ndarray, int]:
+def read_soundtrack(
+    path: str | Path, timeout_s: float, max_duration_s: float = MAX_RECORDING_S
+) -> tuple[np.ndarray, int]:
     """Decode the whole stream, on the clock of the picture where there is one.
 
     Sound that begins after the first frame of the picture is preceded by silence, sound from before it is cut off: the
@@ -35,50 +37,50 @@ def read(path: str | Path, timeout_s: float, longest_s: float = LONGEST_S) -> tu
         with av.open(str(path), metadata_errors="ignore", timeout=timeout_s) as container:
             if not container.streams.audio:
                 raise DataError(f"{path} has no sound; give an audio file, or leave its audio out")
-            return _decoded(container, path, deadline, timeout_s, longest_s)
+            return _decode_stream(container, path, deadline, timeout_s, max_duration_s)
     except DataError:
         raise
     except DECODE_ERRORS as error:
         if time.monotonic() > deadline:
-            raise _too_slow(path, timeout_s) from None
+            raise _make_timeout_error(path, timeout_s) from None
         reason = " ".join(str(error).split())
         raise DataError(f"{path} has sound that cannot be decoded ({reason}); replace it or leave it out") from None
 
 
-def _decoded(
-    container: InputContainer, path: str | Path, deadline: float, timeout_s: float, longest_s: float
+def _decode_stream(
+    container: InputContainer, path: str | Path, deadline: float, timeout_s: float, max_duration_s: float
 ) -> tuple[np.ndarray, int]:
     stream = container.streams.audio[0]
-    stated_s = length_s(container, stream)
-    hz, count, late_s = 0, 0, 0.0
+    stated_s = read_duration_s(container, stream)
+    hz, n_samples, delay_s = 0, 0, 0.0
     parts: list[np.ndarray] = []
-    for frame in _frames(container, stream, path):
+    for frame in _iter_frames(container, stream, path):
         if not parts:
-            hz, late_s = frame.sample_rate, _late_s(container, frame)
-            if not SLOWEST_HZ <= hz <= FASTEST_HZ:
+            hz, delay_s = frame.sample_rate, _compute_delay_s(container, frame)
+            if not MIN_AUDIO_HZ <= hz <= MAX_AUDIO_HZ:
                 raise DataError(
-                    f"{path} says that its sound is sampled at {hz} Hz; {SLOWEST_HZ} to {FASTEST_HZ} Hz are read"
+                    f"{path} says that its sound is sampled at {hz} Hz; {MIN_AUDIO_HZ} to {MAX_AUDIO_HZ} Hz are read"
                 )
         elif frame.sample_rate != hz:
             raise DataError(f"{path} has sound whose sampling rate changes; convert it or leave it out")
-        parts.append(_mono(frame))
-        count += len(parts[-1])
-        if count > longest_s * hz:
-            raise DataError(f"{path} is longer than {longest_s:g} s; cut it into recordings")
+        parts.append(_to_mono(frame))
+        n_samples += len(parts[-1])
+        if n_samples > max_duration_s * hz:
+            raise DataError(f"{path} is longer than {max_duration_s:g} s; cut it into recordings")
         if time.monotonic() > deadline:
-            raise _too_slow(path, timeout_s)
-    if not count:
+            raise _make_timeout_error(path, timeout_s)
+    if not n_samples:
         raise DataError(f"{path} holds no audio samples; replace it or leave it out")
-    heard_s = count / hz + max(0.0, late_s)
-    if stated_s - heard_s > LOST_S:
+    decoded_s = n_samples / hz + max(0.0, delay_s)
+    if stated_s - decoded_s > MAX_MISSING_S:
         raise DataError(
-            f"{path} breaks off: {heard_s:.1f} of {stated_s:.1f} s of sound decode; copy it again or leave it out"
+            f"{path} breaks off: {decoded_s:.1f} of {stated_s:.1f} s of sound decode; copy it again or leave it out"
         )
-    silence = np.zeros(max(0, round(late_s * hz)), dtype=np.float32)
-    return np.concatenate([silence, *parts])[max(0, round(-late_s * hz)) :], hz
+    silence = np.zeros(max(0, round(delay_s * hz)), dtype=np.float32)
+    return np.concatenate([silence, *parts])[max(0, round(-delay_s * hz)) :], hz
 
 
-def _frames(container: InputContainer, stream: av.AudioStream, path: str | Path) -> Iterator[av.AudioFrame]:
+def _iter_frames(container: InputContainer, stream: av.AudioStream, path: str | Path) -> Iterator[av.AudioFrame]:
     for packet in container.demux(stream):
         if packet.is_corrupt:  # only a part of it could be read: the file ends here
             raise DataError(f"{path} breaks off in the middle of its sound; copy it again or leave it out")
@@ -87,27 +89,27 @@ def _frames(container: InputContainer, stream: av.AudioStream, path: str | Path)
                 yield frame
 
 
-def _late_s(container: InputContainer, first: av.AudioFrame) -> float:
+def _compute_delay_s(container: InputContainer, first: av.AudioFrame) -> float:
     """Seconds from the first frame of the picture to that of the sound; 0 where a file does not say, or cannot be."""
     if not container.streams.video or first.time is None:
         return 0.0
-    picture = container.streams.video[0]
-    if picture.start_time is None or picture.time_base is None:
+    video_stream = container.streams.video[0]
+    if video_stream.start_time is None or video_stream.time_base is None:
         return 0.0
-    late_s = first.time - float(picture.start_time * picture.time_base)
-    return late_s if abs(late_s) <= LONGEST_GAP_S else 0.0
+    delay_s = first.time - float(video_stream.start_time * video_stream.time_base)
+    return delay_s if abs(delay_s) <= MAX_GAP_S else 0.0
 
 
-def _mono(frame: av.AudioFrame) -> np.ndarray:
+def _to_mono(frame: av.AudioFrame) -> np.ndarray:
     x = frame.to_ndarray()
     if not frame.format.is_planar:
         x = x.reshape(-1, frame.layout.nb_channels).T
     if x.dtype.kind in "iu":
-        full = 2.0 ** (8 * x.dtype.itemsize - 1)
-        x = (x - (full if x.dtype.kind == "u" else 0.0)) / full
+        full_scale = 2.0 ** (8 * x.dtype.itemsize - 1)
+        x = (x - (full_scale if x.dtype.kind == "u" else 0.0)) / full_scale
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and told by who reads it
         return x.mean(axis=0).astype(np.float32)
 
 
-def _too_slow(path: str | Path, timeout_s: float) -> DataError:
+def _make_timeout_error(path: str | Path, timeout_s: float) -> DataError:
     return DataError(f"{path} takes over {timeout_s:g} s to decode; replace it, or raise profile.file_timeout_s")

@@ -11,13 +11,13 @@ from eav_ray.data import arrow, eeg
 from eav_ray.data.manifest import Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError, suggest_nearest
 
-REQUIRED = ("subject", "recording", "label")
-MEDIA = ("eeg", "audio", "video")
-OPTIONAL = (*MEDIA, "task", "order")
-KEYS = ("subject", "recording")  # parts of file names and of recordings' ids
+REQUIRED_COLUMNS = ("subject", "recording", "label")
+MEDIA_COLUMNS = ("eeg", "audio", "video")
+OPTIONAL_COLUMNS = (*MEDIA_COLUMNS, "task", "order")
+NAME_COLUMNS = ("subject", "recording")  # parts of file names and of recordings' ids
 
 
-class Table:
+class RecordingsTable:
     """Reader of a table with the columns `subject`, `recording`, `label`, at least one of `eeg`, `audio`, `video`, and
     optionally `task` (default speaking; listening is only ever trained on) and `order` (default the row's position).
 
@@ -32,17 +32,17 @@ class Table:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path).expanduser().absolute()
-        columns = _columns(self.path)
-        for column in REQUIRED:
+        columns = _read_columns(self.path)
+        for column in REQUIRED_COLUMNS:
             if column not in columns:
                 raise DataError(
                     f"{self.path} has no column {column}; it has {', '.join(columns)}; required are "
-                    f"{', '.join(REQUIRED)}, optional {', '.join(OPTIONAL)}{suggest_nearest(column, columns)}"
+                    f"{', '.join(REQUIRED_COLUMNS)}, optional {', '.join(OPTIONAL_COLUMNS)}{suggest_nearest(column, columns)}"
                 )
-        self.modalities: tuple[str, ...] = tuple(m for m in sorted(MEDIA) if m in columns)
+        self.modalities: tuple[str, ...] = tuple(m for m in sorted(MEDIA_COLUMNS) if m in columns)
         if not self.modalities:
             raise DataError(
-                f"{self.path} has none of the columns {', '.join(MEDIA)}; it has {', '.join(columns)}; add at least one"
+                f"{self.path} has none of the columns {', '.join(MEDIA_COLUMNS)}; it has {', '.join(columns)}; add at least one"
             )
         names = list(columns)
         self.rows = [dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
@@ -55,31 +55,31 @@ class Table:
         """Rows that name a recording twice, or lack a value, are left out; a missing file costs that modality."""
         problems: list[Problem] = []
         recordings: list[Recording] = []
-        lines: dict[tuple[str, str], list[int]] = {}
+        rows_by_id: dict[tuple[str, str], list[int]] = {}
         for line, row in enumerate(self.rows):
-            lines.setdefault((row["subject"], row["recording"]), []).append(line)
-        for (subject, name), found in lines.items():
+            rows_by_id.setdefault((row["subject"], row["recording"]), []).append(line)
+        for (subject, name), row_numbers in rows_by_id.items():
 
             def problem(reason: str, file: str = "", subject: str = subject, name: str = name) -> None:
                 problems.append(Problem(subject, name, file or str(self.path), reason))
 
-            row = self.rows[found[0]]
-            where = f"row {found[0] + 1}"
-            lacking = [c for c in REQUIRED if not row[c]]
-            if lacking:
-                why = ": training needs it; for prediction alone any text will do" if lacking == ["label"] else ""
-                problem(f"{where} has no {' and no '.join(lacking)}; fill it in{why}")
+            row = self.rows[row_numbers[0]]
+            where = f"row {row_numbers[0] + 1}"
+            missing = [c for c in REQUIRED_COLUMNS if not row[c]]
+            if missing:
+                why = ": training needs it; for prediction alone any text will do" if missing == ["label"] else ""
+                problem(f"{where} has no {' and no '.join(missing)}; fill it in{why}")
                 continue
-            unfit = next((c for c in KEYS if row[c] in (".", "..") or set(row[c]) & set("/\\\0")), None)
-            if unfit:
-                names = f"{unfit} is {row[unfit]!r}; it names files"
+            invalid = next((c for c in NAME_COLUMNS if row[c] in (".", "..") or set(row[c]) & set("/\\\0")), None)
+            if invalid:
+                names = f"{invalid} is {row[invalid]!r}; it names files"
                 problem(f"{where}: {names}, so it must not contain / or \\, nor be . or ..; rename it")
                 continue
-            if len(found) > 1:
-                rows = ", ".join(str(i + 1) for i in found)
+            if len(row_numbers) > 1:
+                rows = ", ".join(str(i + 1) for i in row_numbers)
                 problem(f"rows {rows} name the same recording; keep one, or rename the others")
                 continue
-            order = row.get("order") or str(found[0])
+            order = row.get("order") or str(row_numbers[0])
             if not order.isdecimal():
                 problem(f"{where}: order is {order!r}; it must be a whole number from 0")
                 continue
@@ -116,10 +116,10 @@ class Table:
             DataError: There are EEG files, and not one can be opened and has EEG channels; says why of the first.
         """
         if self._channels is None:
-            self._channels = _first_names(r.eeg for r in self.scan().recordings if r.eeg is not None)
+            self._channels = _read_first_channel_names(r.eeg for r in self.scan().recordings if r.eeg is not None)
         return self._channels
 
-    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
@@ -130,21 +130,21 @@ class Table:
         """
         if recording.eeg is None:
             raise DataError(f"{recording.id} has no EEG file")
-        names = _eeg_names(recording.eeg)
+        names = _read_channel_names(recording.eeg)
         if set(names) != set(self.channels):
             differing = ", ".join(sorted(set(names) ^ set(self.channels)))
             raise DataError(
                 f"{recording.eeg} has other EEG channels than the first EEG file of {self.path} (differing: "
                 f"{differing}); all recordings need the same: leave it out or select channels beforehand"
             )
-        return eeg.read(recording.eeg, self.channels)
+        return eeg.read_eeg_file(recording.eeg, self.channels)
 
 
-def _first_names(paths: Iterable[str]) -> tuple[str, ...]:
+def _read_first_channel_names(paths: Iterable[str]) -> tuple[str, ...]:
     first: DataError | None = None
     for path in paths:
         try:
-            return _eeg_names(path)
+            return _read_channel_names(path)
         except DataError as error:  # a damaged file costs its own recording, not the job
             first = first or error
     if first:
@@ -152,8 +152,8 @@ def _first_names(paths: Iterable[str]) -> tuple[str, ...]:
     return ()
 
 
-def _eeg_names(path: str) -> tuple[str, ...]:
-    raw = eeg.open_raw(path)
+def _read_channel_names(path: str) -> tuple[str, ...]:
+    raw = eeg.open_eeg_file(path)
     names = tuple(n for n, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True) if kind == "eeg")
     raw.close()
     if not names:
@@ -161,28 +161,30 @@ def _eeg_names(path: str) -> tuple[str, ...]:
     return names
 
 
-def _columns(path: Path) -> dict[str, list[str]]:
+def _read_columns(path: Path) -> dict[str, list[str]]:
     """Column name -> its cells as stripped text, "" for a null."""
     if not path.is_file():
-        raise DataError(f"{path} is missing; set data.root to a CSV or Parquet file with {', '.join(REQUIRED)}")
+        raise DataError(f"{path} is missing; set data.root to a CSV or Parquet file with {', '.join(REQUIRED_COLUMNS)}")
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            table = arrow.read_parquet(path)
+            table = arrow.read_parquet_table(path)
         else:
             # As text: "01" is the name of a person, not the number 1. pyarrow keeps spaces of the header in its names.
             with csv.open_csv(path) as header:
                 names = header.schema.names
-            text = csv.ConvertOptions(column_types={n: pa.string() for n in names if n.strip() in REQUIRED + OPTIONAL})
-            table = csv.read_csv(path, convert_options=text)
+            options = csv.ConvertOptions(
+                column_types={n: pa.string() for n in names if n.strip() in REQUIRED_COLUMNS + OPTIONAL_COLUMNS}
+            )
+            table = csv.read_csv(path, convert_options=options)
         table.validate(full=True)  # text that is no UTF-8, offsets beyond the end: what a reader would trust
-        cells = [[_text(c) for c in column.to_pylist()] for column in table.columns]
-    except arrow.ERRORS as error:
-        raise DataError(f"{path} cannot be read as a CSV or Parquet table ({arrow.reason_of(error)})") from None
+        cells = [[_cell_to_text(c) for c in column.to_pylist()] for column in table.columns]
+    except arrow.ARROW_READ_ERRORS as error:
+        raise DataError(f"{path} cannot be read as a CSV or Parquet table ({arrow.describe_error(error)})") from None
     names = [name.strip() for name in table.column_names]
     if len(set(names)) < len(names):
         raise DataError(f"{path} names a column twice: {', '.join(names)}; rename one")
     return dict(zip(names, cells, strict=True))
 
 
-def _text(cell: Any) -> str:
+def _cell_to_text(cell: Any) -> str:
     return "" if cell is None else str(cell).strip()

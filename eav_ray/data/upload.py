@@ -15,9 +15,9 @@ from PIL import Image
 from eav_ray.config import MODALITIES, Modality, Preprocessing
 from eav_ray.data import wire
 from eav_ray.data.manifest import Listing, RawEEG, Recording
-from eav_ray.data.session import Prepared, prepare_eeg
+from eav_ray.data.session import PreparedEEG, prepare_eeg
 from eav_ray.data.video import DECODE_ERRORS
-from eav_ray.data.windows import Cut, cut
+from eav_ray.data.windows import WindowedRecording, cut_recording
 from eav_ray.errors import DataError
 
 LONGEST_S = 120  # of what is sent
@@ -85,7 +85,7 @@ def windows_of(
     modalities: Sequence[Modality],
     eeg_channels: int,
     montage: tuple[str, ...],
-) -> tuple[Cut, dict[str, str]]:
+) -> tuple[WindowedRecording, dict[str, str]]:
     """Windows of what was sent, as `windows.cut` makes them, and for each modality without any, why.
 
     Args:
@@ -104,11 +104,13 @@ def windows_of(
                 reasons[m] = str(error)
         audio, video = files.get("audio"), files.get("video")
         recording = Recording("sent", "sent", 0, "speaking", 0, audio=audio, video=video)
-        prepared: Prepared | DataError | None = None
+        prepared: PreparedEEG | DataError | None = None
         if upload.eeg is not None and "eeg" in modalities:
             recording = replace(recording, eeg="eeg")
             prepared = prepared_of(upload.eeg, own, eeg_channels, montage, named=upload.eeg_named)
-        made = cut(recording, own, modalities, prepared=prepared, eeg_channels=eeg_channels, longest_s=LONGEST_S)
+        made = cut_recording(
+            recording, own, modalities, prepared_eeg=prepared, eeg_channels=eeg_channels, max_duration_s=LONGEST_S
+        )
     for problem in made.problems:
         m = next((m for m, path in files.items() if path == problem.file), "eeg")
         reasons[m] = problem.reason.replace(problem.file, m)
@@ -118,7 +120,7 @@ def windows_of(
 
 def prepared_of(
     raw: RawEEG, preprocessing: Preprocessing, eeg_channels: int, montage: tuple[str, ...], *, named: bool
-) -> Prepared | DataError:
+) -> PreparedEEG | DataError:
     """EEG of one recording alone, cleaned as the profile says; or why it cannot be used."""
     try:
         seconds = raw.values_CT.shape[1] / raw.hz
@@ -149,7 +151,7 @@ class _Sent:
     def scan(self) -> Listing:
         return Listing(())
 
-    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:

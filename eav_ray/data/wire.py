@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from eav_ray.data.manifest import RawEEG
-from eav_ray.data.signal import ratio
+from eav_ray.data.signal import compute_resampling_ratio
 from eav_ray.errors import DataError, suggest_nearest
 
 HEADER_BYTES = 32 * 1024
@@ -158,7 +158,7 @@ def arranged(raw: RawEEG, count: int, montage: tuple[str, ...], *, named: bool) 
 
 def check_rate(hz: float, target_hz: int) -> None:
     """Raises DataError for a rate that only a huge filter could bring to another."""
-    if max(ratio(target_hz, hz)) > MOST_STEPS or hz > MOST_VALUES:
+    if max(compute_resampling_ratio(target_hz, hz)) > MOST_STEPS or hz > MOST_VALUES:
         raise DataError(
             f"EEG is sampled at {hz:g} Hz, which has no simple ratio to {target_hz} Hz; give the nominal rate"
         )

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eav_ray.data.bands import BANDS
-from eav_ray.data.clean import montage, sites
+from eav_ray.data.bands import FREQUENCY_BANDS
+from eav_ray.data.clean import load_standard_montage, resolve_electrodes
 from eav_ray.training.plan import SCORE
 
 Tree = dict[str, Any]
@@ -191,13 +191,13 @@ def heads(bands: Mapping[str, Mapping[str, Sequence[float]]], channels: Sequence
     Returns:
         None where the places of the channels are not known.
     """
-    at = sites(tuple(channels))
+    at = resolve_electrodes(tuple(channels))
     placed = [i for i, site in enumerate(at) if site]
     if len(placed) < 4:
         return None
     info = mne.create_info([at[i] for i in placed], 100.0, "eeg")
-    info.set_montage(montage())
-    classes, names = list(bands), list(BANDS)
+    info.set_montage(load_standard_montage())
+    classes, names = list(bands), list(FREQUENCY_BANDS)
     figure = Figure(figsize=(1.35 * len(names) + 1.2, 1.3 * len(classes) + 0.3), layout="constrained")
     grid = figure.subplots(len(classes), len(names), squeeze=False)
     top = max(abs(v) for of_class in bands.values() for values in of_class.values() for v in values) or 1.0
@@ -210,7 +210,7 @@ def heads(bands: Mapping[str, Mapping[str, Sequence[float]]], channels: Sequence
                 res=32,
             )  # fmt: skip
             if not i:
-                low, high = BANDS[band]
+                low, high = FREQUENCY_BANDS[band]
                 grid[i, j].set_title(f"{band}\n{low}-{high} Hz", fontsize=7)
         grid[i, 0].set_ylabel(k, fontsize=8)
     figure.colorbar(image, ax=grid, label="dB", shrink=0.6)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eav_ray.data.clean import montage, sites
+from eav_ray.data.clean import load_standard_montage, resolve_electrodes
 from eav_ray.data.manifest import Problem
 from eav_ray.report.page import document, section, table
 
@@ -136,12 +136,12 @@ def _classes(quality: Quality) -> str:
 def _head(bad: list[dict[str, str]], channels: tuple[str, ...]) -> str:
     """A map of the head: in which share of recordings each channel was bad."""
     share = np.array([sum(name in b for b in bad) / len(bad) for name in channels])
-    at = sites(channels)
+    at = resolve_electrodes(channels)
     placed = [i for i, site in enumerate(at) if site]
     if len(placed) < 4:
         return "<p>The positions of these channels are not known, so there is no map.</p>"
     info = mne.create_info([at[i] for i in placed], 100.0, "eeg")
-    info.set_montage(montage())
+    info.set_montage(load_standard_montage())
     figure = Figure(figsize=(5, 4.2), layout="constrained")
     axes = figure.subplots()
     top = max(0.01, float(share[placed].max()))

@@ -252,7 +252,7 @@ def _files(e: Experiment, tree: dict[str, Any], predictions: pd.DataFrame) -> di
         f"{n}.json": json.dumps(d, indent=1, sort_keys=True, allow_nan=False).encode() for n, d in documents.items()
     }
     page = document(f"Ablation {tree['name']}", [*ablation.sections(tree), *cost.sections(tree)])
-    return found | {"predictions.parquet": arrow.frame_bytes(predictions), "ablation.html": page.encode()}
+    return found | {"predictions.parquet": arrow.encode_dataframe(predictions), "ablation.html": page.encode()}
 
 
 def _read(results: Store, name: str) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def collect_stored_protocols(
             stored = build_experiment(results.read_json(f"{prefix}/experiment.json"), source=prefix)
             if _identity(stored) != wanted or _data_of(results, prefix) not in ("", data.digest):
                 continue
-            table = arrow.read_frame(results.read(f"{prefix}/predictions.parquet"), f"{results}/{prefix}")
+            table = arrow.decode_dataframe(results.read(f"{prefix}/predictions.parquet"), f"{results}/{prefix}")
             if not set(table["subject"] + "/" + table["recording"]) <= known:
                 continue
         except ConfigError:  # of an earlier version, which had fewer keys, or of one that had others
@@ -218,7 +218,7 @@ def of_searches(
             if best is None or str(best.get("checkpoint", "")).split("/")[1:2] not in [[k] for k in keys]:
                 continue
             name = f"searches/{study}/trials.parquet"
-            trials = arrow.read_frame(results.read(name), f"{results}/{name}")
+            trials = arrow.decode_dataframe(results.read(name), f"{results}/{name}")
             sections = sections or search.sections(trials, {}, own.search)
             candidates = int(trials["candidate"].nunique())
         except DAMAGED as error:

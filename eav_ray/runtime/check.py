@@ -16,7 +16,7 @@ class DatasetCheck:
 
 
 def check_dataset(experiment: Experiment) -> DatasetCheck:
-    dataset, listing = sets.scan(experiment.data)
+    dataset, listing = sets.scan_dataset(experiment.data)
     return DatasetCheck(dataset.classes, listing.recordings, listing.problems)
 
 

@@ -18,7 +18,7 @@ import safetensors.numpy
 from eav_ray.config import DataConfig, Preprocessing
 from eav_ray.data import sets
 from eav_ray.data.manifest import Recording
-from eav_ray.data.session import Prepared, prepare_eeg
+from eav_ray.data.session import PreparedEEG, prepare_eeg
 from eav_ray.errors import DataError
 
 Unit = tuple[Recording, ...]  # recordings of one person that a later stage takes together
@@ -84,7 +84,7 @@ def _prepare(
     whole: dict[str, list[Recording]],
 ) -> Iterator[dict[str, np.ndarray]]:
     mine = unit_indices_by_subject[int(batch["person"][0])]
-    dataset = sets.open_data(data)
+    dataset = sets.open_reader(data)
     # All units in one go: the profile `official` filters a person as one signal.
     recordings = [r for i in mine for r in wanted[i] if r.eeg is not None]
     alignment_recordings = whole.get(recordings[0].subject, []) if recordings else []
@@ -99,7 +99,11 @@ def _prepare(
             if isinstance(found, DataError):
                 facts[recording.recording] = str(found)
             else:
-                facts[recording.recording] = {"unit": found.unit, "bad": found.bad, "removed": found.removed}
+                facts[recording.recording] = {
+                    "unit": found.unit,
+                    "bad": found.bad_channels,
+                    "removed": found.removed_components,
+                }
                 tensors[recording.recording] = found.x_CT
         yield {
             "unit": np.array([i]),
@@ -108,13 +112,13 @@ def _prepare(
         }
 
 
-def unpack(row: dict[str, Any]) -> dict[str, Prepared | DataError]:
+def unpack(row: dict[str, Any]) -> dict[str, PreparedEEG | DataError]:
     """EEG of a unit's recordings, by name; recordings without EEG are not in it."""
     facts = json.loads(row["facts"])
     tensors = safetensors.numpy.load(row["eeg"]) if row["eeg"] else {}
     return {
         name: DataError(fact)
         if isinstance(fact, str)
-        else Prepared(tensors[name], fact["unit"], fact["bad"], tuple(fact["removed"]))
+        else PreparedEEG(tensors[name], fact["unit"], fact["bad"], tuple(fact["removed"]))
         for name, fact in facts.items()
     }

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.config import Experiment, digest, to_dict
-from eav_ray.data.bands import BANDS, band_power
-from eav_ray.data.eav import CHANNELS
+from eav_ray.data.bands import FREQUENCY_BANDS, compute_band_power
+from eav_ray.data.eav import EAV_CHANNELS
 from eav_ray.data.manifest import LISTENING
 from eav_ray.data.shard import INDEX, QUALITY
 from eav_ray.data.split import items_of
@@ -321,7 +321,7 @@ def _bands(tested_experiment: Experiment, data: Data, windows: pd.DataFrame) -> 
     if not len(rows):
         return None
     parts = [
-        band_power(data.windows.get(rows[at : at + 256], "eeg"), tested_experiment.preprocessing.eeg.hz)
+        compute_band_power(data.windows.get(rows[at : at + 256], "eeg"), tested_experiment.preprocessing.eeg.hz)
         for at in range(0, len(rows), 256)
     ]
     power_BCF = np.concatenate(parts)
@@ -332,11 +332,13 @@ def _bands(tested_experiment: Experiment, data: Data, windows: pd.DataFrame) -> 
     mean = relative.groupby("label").mean()
     shape = power_BCF.shape[1:]
     values = {
-        data.index.classes[int(k)]: dict(zip(BANDS, np.nan_to_num(row.reshape(shape)).T.tolist(), strict=True))
+        data.index.classes[int(k)]: dict(
+            zip(FREQUENCY_BANDS, np.nan_to_num(row.reshape(shape)).T.tolist(), strict=True)
+        )
         for k, row in zip(mean.index, mean.to_numpy(), strict=True)
     }
     channels = data.shards.read_json(INDEX).get("channels") or (
-        CHANNELS if tested_experiment.data.dataset == "eav" else ()
+        EAV_CHANNELS if tested_experiment.data.dataset == "eav" else ()
     )
     if len(channels) != shape[0]:
         return None

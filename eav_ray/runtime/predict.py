@@ -121,9 +121,9 @@ def predict(experiment: Experiment, path: str, take: Take) -> list[str]:
     store, prefix = split_store_path(path)
     checkpoint = open_checkpoint(path)
     modalities = _wanted(experiment, checkpoint, path)
-    dataset, listing = sets.scan(experiment.data)
+    dataset, listing = sets.scan_dataset(experiment.data)
     if "eeg" in experiment.data.modalities:
-        check_channels(experiment, checkpoint, sets.eeg_channels(dataset, listing), path)
+        check_channels(experiment, checkpoint, sets.count_eeg_channels(dataset, listing), path)
     # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
     unwanted = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
     recordings = [replace(r, **unwanted) for r in listing.recordings]

@@ -18,7 +18,7 @@ from eav_ray.data import artefacts, face, sets
 from eav_ray.data.manifest import LISTENING, Listing, Problem, Recording
 from eav_ray.data.session import prepare_eeg
 from eav_ray.data.shard import INDEX, Index, ShardFile, Writer, as_stored, read_index, schema
-from eav_ray.data.windows import cut
+from eav_ray.data.windows import cut_recording
 from eav_ray.errors import DataError
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster, eeg_stage
@@ -109,14 +109,14 @@ def preprocess(experiment: Experiment) -> Preprocessed:
     Raises:
         DataError: No recording could be used, or some file could not and `profile.on_bad=fail`.
     """
-    dataset, listing = sets.scan(experiment.data)
+    dataset, listing = sets.scan_dataset(experiment.data)
     _heed(experiment, listing.problems)
     listing = _admitted(experiment, listing)
     require_extras(experiment)
     store = shard_store(experiment)
     wanted = chunks(experiment, listing)
     todo = [c for c in wanted if not _is_done(store, c)]
-    n_chans = sets.eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else 0
+    n_chans = sets.count_eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else 0
     if todo:
         with cluster.connect_to_ray(experiment.runtime):
             _run(experiment, todo, store, n_chans, listing.recordings)
@@ -140,9 +140,9 @@ def require_extras(experiment: Experiment) -> None:
     """Raises ConfigError where the profile asks for what an optional package does, and it is not installed."""
     preprocessing, modalities = experiment.preprocessing, experiment.data.modalities
     if "eeg" in modalities and preprocessing.eeg.artefacts != "none":
-        artefacts.require()
+        artefacts.require_ica_packages()
     if "video" in modalities and preprocessing.video.crop == "face":
-        face.require()
+        face.require_face_detector()
 
 
 def _is_done(store: Store, chunk: Chunk) -> bool:
@@ -241,8 +241,8 @@ def _deadly(experiment: Experiment, chunks: list[Chunk], n_chans: int) -> dict[s
 def _attempt(recording: Recording, data: DataConfig, preprocessing: Preprocessing, n_chans: int) -> None:
     eeg = None
     if "eeg" in data.modalities and recording.eeg is not None:
-        _, eeg = next(prepare_eeg(sets.open_data(data), [recording], preprocessing.eeg))
-    cut(recording, preprocessing, data.modalities, prepared=eeg, eeg_channels=n_chans)
+        _, eeg = next(prepare_eeg(sets.open_reader(data), [recording], preprocessing.eeg))
+    cut_recording(recording, preprocessing, data.modalities, prepared_eeg=eeg, eeg_channels=n_chans)
 
 
 def _write(
@@ -265,7 +265,7 @@ def _write(
                 problems.append(Problem(recording.subject, recording.recording, "", deadly[recording.id]))
                 continue
             eeg = prepared.get(recording.recording)
-            made = cut(recording, preprocessing, data.modalities, prepared=eeg, eeg_channels=n_chans)
+            made = cut_recording(recording, preprocessing, data.modalities, prepared_eeg=eeg, eeg_channels=n_chans)
             problems += made.problems
             quality.append(made.quality | {"windows": len(made.windows)})
             shard.add([as_stored(w, preprocessing) for w in made.windows])

@@ -180,7 +180,7 @@ def finished(results: Store, key: str) -> str:
 def _files(e: Experiment, result: CVResult) -> dict[str, bytes]:
     documents = {"experiment": to_dict(e), "folds": result.folds, "versions": list_package_versions()}
     made = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
-    return made | {"predictions.parquet": arrow.frame_bytes(result.predictions)}
+    return made | {"predictions.parquet": arrow.encode_dataframe(result.predictions)}
 
 
 def read_kept(results: Store, name: str) -> CVResult:
@@ -190,7 +190,7 @@ def read_kept(results: Store, name: str) -> CVResult:
         table, folds = found["predictions.parquet"], json.loads(found["folds.json"])
     except (KeyError, ValueError):
         raise DataError(f"{results}/{name} was damaged; delete it and give the command again") from None
-    return CVResult(arrow.read_frame(table, f"{results}/{name}"), folds)
+    return CVResult(arrow.decode_dataframe(table, f"{results}/{name}"), folds)
 
 
 def text(

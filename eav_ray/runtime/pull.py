@@ -49,7 +49,7 @@ def candidates(store: str, study: str, *, metric: str = SCORE, top: int = 20) ->
     name = f"searches/{_known(study, results.list_folders('searches'), store)}/trials.parquet"
     if not results.exists(name):
         raise DataError(f"{store} has no candidate of {study} yet")
-    table = arrow.read_frame(results.read(name), f"{results}/{name}")
+    table = arrow.decode_dataframe(results.read(name), f"{results}/{name}")
     if missing := [c for c in ("candidate", "state", "changes") if c not in table]:
         raise DataError(f"{results}/{name} is damaged: it has no column {missing[0]}; run jobs/tune.py again")
     metrics = [str(c) for c in table.columns if str(c).startswith("validation_")]

@@ -5,7 +5,7 @@ from scipy.signal import welch
 
 from eav_ray.config import Experiment
 from eav_ray.data import sets
-from eav_ray.data.manifest import DataSet, Recording
+from eav_ray.data.manifest import DatasetReader, Recording
 from eav_ray.data.shard import as_decoded, read_shard
 from eav_ray.errors import DataError
 from eav_ray.report.quality import Quality, Spectrum, as_html, as_text
@@ -23,7 +23,7 @@ def write_page(experiment: Experiment, result: Preprocessed, *, frames: bool) ->
     Returns:
         The table for the terminal, and the path of the page.
     """
-    dataset, listing = sets.scan(experiment.data)
+    dataset, listing = sets.scan_dataset(experiment.data)
     store = shard_store(experiment)
     quality = Quality(
         result.index.classes,
@@ -38,7 +38,7 @@ def write_page(experiment: Experiment, result: Preprocessed, *, frames: bool) ->
 
 
 def _spectrum(
-    experiment: Experiment, result: Preprocessed, dataset: DataSet, recordings: list[Recording]
+    experiment: Experiment, result: Preprocessed, dataset: DatasetReader, recordings: list[Recording]
 ) -> Spectrum | None:
     """Of the first recording of a few people: channels as recorded, and windows as stored."""
     if "eeg" not in result.index.modalities:

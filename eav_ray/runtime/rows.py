@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from eav_ray.config import Experiment, Modality, Preprocessing
 from eav_ray.data.shard import ShardFile, as_stored, read_shard, window_shapes
-from eav_ray.data.windows import cut
+from eav_ray.data.windows import cut_recording
 from eav_ray.models.build import Shapes
 from eav_ray.runtime import eeg_stage
 from eav_ray.storage import Store
@@ -57,7 +57,7 @@ def raw_rows(
     names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
     for recording in units[row["unit"]]:
         eeg = prepared.get(recording.recording)
-        made = cut(recording, preprocessing, modalities, prepared=eeg, eeg_channels=shapes.eeg_channels)
+        made = cut_recording(recording, preprocessing, modalities, prepared_eeg=eeg, eeg_channels=shapes.eeg_channels)
         for w in made.windows:
             stored_window = as_stored(w, preprocessing)
             found.append({name: stored_window[name] for name in names} | {"reason": ""})

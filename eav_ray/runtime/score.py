@@ -70,7 +70,7 @@ def _name(task: Task, index: Index) -> str:
 
 
 def _read(results: Store, name: str) -> pd.DataFrame:
-    return arrow.read_frame(results.read(name), f"{results}/{name}")
+    return arrow.decode_dataframe(results.read(name), f"{results}/{name}")
 
 
 def _scored(
@@ -113,7 +113,7 @@ def _scored(
                     found[number] = f"{tasks[number].path} has nothing to score: no recording has any of its modalities"
                     continue
                 whole = pd.concat(parted, ignore_index=True).sort_values(order, ignore_index=True)
-                results.write(names[number], arrow.frame_bytes(whole))
+                results.write(names[number], arrow.encode_dataframe(whole))
                 found[number] = whole
     return found
 

@@ -11,7 +11,7 @@ import pandas as pd
 from eav_ray.config import MODALITIES, Experiment, Modality, RuntimeConfig, digest
 from eav_ray.data import arrow, sets
 from eav_ray.data.distort import COMBINED_KINDS, CORRUPTION_KINDS, Corruption, compute_levels, select_kinds
-from eav_ray.data.manifest import DataSet, Listing, Recording
+from eav_ray.data.manifest import DatasetReader, Listing, Recording
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.degradation import FORMAT as TREE_FORMAT
 from eav_ray.report.degradation import tree_of
@@ -57,7 +57,7 @@ def run_robustness(path: str, changes: dict[str, Any], asked: Asked, out: str) -
     """
     checkpoint = open_checkpoint(path)
     experiment = retarget_experiment(checkpoint.experiment, changes)
-    dataset, listing = sets.scan(experiment.data)
+    dataset, listing = sets.scan_dataset(experiment.data)
     recordings, recordings_description = _wanted(checkpoint, experiment, dataset, listing, asked, path)
     others = _speech(experiment)
     conditions = plan(experiment, asked, {person for person, _ in others})
@@ -135,7 +135,7 @@ def _together(kinds: Sequence[str], steps: int, seed: int) -> list[Condition]:
 
 
 def _wanted(
-    checkpoint: Checkpoint, experiment: Experiment, dataset: DataSet, listing: Listing, asked: Asked, path: str
+    checkpoint: Checkpoint, experiment: Experiment, dataset: DatasetReader, listing: Listing, asked: Asked, path: str
 ) -> tuple[list[Recording], str]:
     """The recordings that are predicted, and in words which these are."""
     root, test_ids = experiment.data.root, set(checkpoint.split.test)
@@ -148,7 +148,7 @@ def _wanted(
     if absent:
         raise ConfigError(f"data.modalities names {', '.join(absent)}, which {path} was not trained on")
     if "eeg" in experiment.data.modalities:
-        check_channels(experiment, checkpoint, sets.eeg_channels(dataset, listing), path)
+        check_channels(experiment, checkpoint, sets.count_eeg_channels(dataset, listing), path)
     if asked.everything:
         if not listing.recordings:
             raise DataError(f"there is no recording in {root}; run jobs/check.py to see why")
@@ -184,7 +184,7 @@ def _speech(experiment: Experiment) -> tuple[tuple[str, str], ...]:
     """(person, path) of all speech of the data set, whoever is predicted."""
     if "audio" not in experiment.data.modalities:
         return ()
-    _, listing = sets.scan(replace(experiment.data, subjects=()))
+    _, listing = sets.scan_dataset(replace(experiment.data, subjects=()))
     return tuple((r.subject, r.audio) for r in listing.recordings if r.audio is not None)
 
 
@@ -237,8 +237,8 @@ def _tables(
             )
             with stage("stress", len(todo) * count, "recordings") as bar:
                 for condition_name, table in predicted(work, groups, path, runtime, bar):
-                    results.write(files[condition_name], arrow.frame_bytes(table))
-    return {c: arrow.read_frame(results.read(file), f"{results}/{file}") for c, file in files.items()}
+                    results.write(files[condition_name], arrow.encode_dataframe(table))
+    return {c: arrow.decode_dataframe(results.read(file), f"{results}/{file}") for c, file in files.items()}
 
 
 def _condition_to_dict(condition: Condition) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from eav_ray.data.distort import Corruption
 from eav_ray.data.distort_audio import AudioCorruption
 from eav_ray.data.distort_eeg import CorruptedDataset
 from eav_ray.data.distort_video import VideoCorruption
-from eav_ray.data.manifest import DataSet, Recording
-from eav_ray.data.session import Prepared, prepare_eeg
+from eav_ray.data.manifest import DatasetReader, Recording
+from eav_ray.data.session import PreparedEEG, prepare_eeg
 from eav_ray.data.shard import as_stored, window_shapes
 from eav_ray.errors import DataError
 from eav_ray.models.build import Shapes
@@ -105,7 +105,7 @@ def _windows(row: dict[str, Any], *, groups: tuple[tuple[Condition, ...], ...], 
     touched = {d.modality for c in conditions for d in c.distortions}
     still: list[Modality] = [m for m in work.modalities if m not in touched]
     moved: list[Modality] = [m for m in work.modalities if m in touched]
-    dataset = sets.open_data(work.data)
+    dataset = sets.open_reader(work.data)
     eeg_as_is = eeg_of(dataset, recordings, work) if "eeg" in still else {}
     eeg = {c.name: eeg_of(dataset, recordings, work, c) for c in conditions if "eeg" in moved}
     for at in range(0, len(recordings), UNIT):
@@ -119,8 +119,8 @@ def _windows(row: dict[str, Any], *, groups: tuple[tuple[Condition, ...], ...], 
 
 
 def eeg_of(
-    dataset: DataSet, recordings: Sequence[Recording], work: Work, condition: Condition | None = None
-) -> dict[str, Prepared | DataError]:
+    dataset: DatasetReader, recordings: Sequence[Recording], work: Work, condition: Condition | None = None
+) -> dict[str, PreparedEEG | DataError]:
     """The EEG of recordings of one person, by id, under a condition."""
     here = [r for r in recordings if r.eeg is not None]
     corruption = next((d for d in condition.corruptions if d.modality == "eeg"), None) if condition else None
@@ -133,30 +133,30 @@ def read(
     recording: Recording,
     work: Work,
     modalities: Sequence[Modality],
-    prepared: Prepared | DataError | None,
+    prepared: PreparedEEG | DataError | None,
     condition: Condition | None = None,
-) -> windows.Signals:
+) -> windows.RecordingSignals:
     """Some modalities of one recording, under a condition."""
     of = {d.modality: d for d in condition.corruptions} if condition else {}
-    return windows.read(
+    return windows.read_signals(
         recording,
         work.preprocessing,
         modalities,
-        prepared=prepared,
+        prepared_eeg=prepared,
         eeg_channels=work.shapes.eeg_channels,
-        hear=AudioCorruption(of["audio"], recording, work.others) if "audio" in of else None,
-        see=VideoCorruption(of["video"], recording.id) if "video" in of else None,
+        audio_corruption=AudioCorruption(of["audio"], recording, work.others) if "audio" in of else None,
+        video_corruption=VideoCorruption(of["video"], recording.id) if "video" in of else None,
     )
 
 
-def joined(one: windows.Signals, other: windows.Signals) -> windows.Signals:
+def joined(one: windows.RecordingSignals, other: windows.RecordingSignals) -> windows.RecordingSignals:
     """Two readings of one recording, of different modalities."""
-    return windows.Signals(
-        {**one.arrays, **other.arrays}, {**one.seconds, **other.seconds}, one.problems + other.problems
+    return windows.RecordingSignals(
+        {**one.arrays, **other.arrays}, {**one.durations_s, **other.durations_s}, one.problems + other.problems
     )
 
 
-def _rows(recording: Recording, work: Work, signals: windows.Signals) -> list[dict[str, Any]]:
+def _rows(recording: Recording, work: Work, signals: windows.RecordingSignals) -> list[dict[str, Any]]:
     """Windows to be predicted, and one for each file that cannot be used, which says why."""
     modalities, shapes, preprocessing = work.modalities, work.shapes, work.preprocessing
     names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
@@ -217,7 +217,7 @@ class Price:
 def measure(work: Work, groups: Sequence[tuple[Condition, ...]], path: str, threads: float) -> Price:
     """Read and predict a recording or two in this process, one of each kind of distortion at its strongest."""
     some = work.recordings_by_subject[0][:MEASURED]
-    dataset, model = sets.open_data(work.data), _PredictEach(path, threads)
+    dataset, model = sets.open_reader(work.data), _PredictEach(path, threads)
     began = time.monotonic()
     prepared = eeg_of(dataset, some, work)
     first = time.monotonic() - began

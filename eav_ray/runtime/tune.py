@@ -470,7 +470,7 @@ def prune_candidate_runs(
 
 
 def _keep(results: Store, folder: str, rows: list[Row]) -> None:
-    results.write(f"{folder}/trials.parquet", arrow.frame_bytes(trials_table(rows)))
+    results.write(f"{folder}/trials.parquet", arrow.encode_dataframe(trials_table(rows)))
 
 
 def _copy_journal(study: StudyClient, results: Store, folder: str) -> None:
@@ -486,4 +486,4 @@ def earlier_rows(results: Store, folder: str, study: StudyClient) -> list[Row]:
 
 def _rows(results: Store, folder: str) -> pd.DataFrame:
     name = f"{folder}/trials.parquet"
-    return arrow.read_frame(results.read(name), f"{results}/{name}") if results.exists(name) else pd.DataFrame()
+    return arrow.decode_dataframe(results.read(name), f"{results}/{name}") if results.exists(name) else pd.DataFrame()

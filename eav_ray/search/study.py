@@ -23,7 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from eav_ray.config import Experiment, SearchConfig, SearchDimension, digest, list_keys, list_other_kinds, override
-from eav_ray.data.arrow import reason_of
+from eav_ray.data.arrow import describe_error
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.training.plan import as_before
@@ -212,13 +212,13 @@ def _open(storage: Path | str, name: str, directions: Sequence[StudyDirection]) 
         try:
             return optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
         except Exception as error:  # noqa: BLE001 - what a database's driver raises is its own
-            raise ConfigError(f"search.storage={storage} cannot be opened: {reason_of(error)}") from None
+            raise ConfigError(f"search.storage={storage} cannot be opened: {describe_error(error)}") from None
     try:
         backend = JournalStorage(JournalFileBackend(str(storage)))
         return optuna.create_study(study_name=name, storage=backend, directions=directions, load_if_exists=True)
     except DAMAGED as error:
         raise DataError(
-            f"{storage} is no journal of a search ({reason_of(error)}); delete it and search anew"
+            f"{storage} is no journal of a search ({describe_error(error)}); delete it and search anew"
         ) from None
 
 

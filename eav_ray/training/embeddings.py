@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eav_ray.config import Precision, digest
-from eav_ray.data.arrow import ERRORS, reason_of
+from eav_ray.data.arrow import ARROW_READ_ERRORS, describe_error
 from eav_ray.data.cache import Windows
 from eav_ray.data.shard import from_bytes, to_bytes
 from eav_ray.errors import DataError
@@ -124,9 +124,9 @@ class Embeddings:
                 names = zip(*(table.column(c).to_pylist() for c in ("subject", "recording", "window")), strict=True)
                 known = [(row, wanted[name]) for row, name in enumerate(names) if name in wanted]
                 self._at[m][[row for _, row in known]] = [row for row, _ in known]
-            except ERRORS as error:
+            except ARROW_READ_ERRORS as error:
                 raise DataError(
-                    f"{store}/{keys[m]} is damaged ({reason_of(error)}); delete it and train again"
+                    f"{store}/{keys[m]} is damaged ({describe_error(error)}); delete it and train again"
                 ) from None
 
     @property

@@ -14,7 +14,7 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.probabilities import PREDICTED, modalities_of, probability, with_probabilities
 from eav_ray.training.run import empty_frame, to_frame
 
-MONTAGES = {"eav": eav.CHANNELS, "eegmat": eegmat.CHANNELS}
+MONTAGES = {"eav": eav.EAV_CHANNELS, "eegmat": eegmat.EEGMAT_CHANNELS}
 IDS = ("subject", "recording", "window", "label")
 BATCH = 32
 

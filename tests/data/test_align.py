@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from eav_ray.config import EEGPreprocessing
-from eav_ray.data.align import alignment
+from eav_ray.data.align import compute_alignment
 from eav_ray.data.manifest import Listing, RawEEG, Recording
-from eav_ray.data.session import Prepared, prepare_eeg
+from eav_ray.data.session import PreparedEEG, prepare_eeg
 
 CHANNELS, HZ = ("Fp1", "Fp2", "C3", "C4", "O1", "O2"), 200
 NAMES = tuple(Recording("subject1", f"{k:03d}", k % 2, "speaking", k, eeg=f"{k}") for k in range(5))
@@ -28,7 +28,7 @@ def mean_covariance(signals: Sequence[np.ndarray]) -> np.ndarray:
 
 def test_the_mean_covariance_becomes_the_identity() -> None:
     recordings = session()
-    matrix = alignment(recordings, "euclidean")
+    matrix = compute_alignment(recordings, "euclidean")
     np.testing.assert_allclose(mean_covariance([matrix @ x for x in recordings]), np.eye(6), atol=1e-9)
     np.testing.assert_allclose(matrix, matrix.T)
 
@@ -36,14 +36,14 @@ def test_the_mean_covariance_becomes_the_identity() -> None:
 def test_people_who_differ_by_a_mixture_differ_by_a_rotation_only() -> None:
     recordings = session()
     other = [np.diag([3.0, 0.5, 1, 2, 1, 0.1]) @ x for x in recordings]
-    one, two = (alignment(s, "euclidean") @ s[0] for s in (recordings, other))
+    one, two = (compute_alignment(s, "euclidean") @ s[0] for s in (recordings, other))
     rotation = two @ np.linalg.pinv(one)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(6), atol=1e-8)
 
 
 def test_standardisation_gives_each_channel_the_same_spread() -> None:
     recordings = session()
-    matrix = alignment(recordings, "standardise")
+    matrix = compute_alignment(recordings, "standardise")
     np.testing.assert_allclose(np.diag(mean_covariance([matrix @ x for x in recordings])), 1)
     assert (matrix == np.diag(np.diag(matrix))).all()
 
@@ -56,9 +56,9 @@ def test_an_average_reference_and_masked_channels_leave_finite_numbers(kind: str
     for x in whole:
         x[4] = 0
     for signals in (recordings, whole):
-        matrix = alignment(signals, kind)
+        matrix = compute_alignment(signals, kind)
         assert np.isfinite(matrix).all() and np.abs(matrix).max() < 1e3
-    assert not alignment(whole, kind)[4].any()
+    assert not compute_alignment(whole, kind)[4].any()
 
 
 class Planted:
@@ -69,7 +69,7 @@ class Planted:
     def scan(self) -> Listing:
         return Listing(NAMES, ())
 
-    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         return list(NAMES)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
@@ -86,9 +86,9 @@ def test_a_part_of_a_persons_recordings_is_aligned_as_all_of_them(kind: str, ali
     part = dict(prepare_eeg(Planted(), NAMES[3:], profile, NAMES))
     for recording in NAMES[3:]:
         one, other = everything[recording], part[recording]
-        assert isinstance(one, Prepared) and isinstance(other, Prepared)
+        assert isinstance(one, PreparedEEG) and isinstance(other, PreparedEEG)
         np.testing.assert_array_equal(one.x_CT, other.x_CT)
-    assert all(isinstance(p, Prepared) and p.x_CT.dtype == np.float32 for p in everything.values())
+    assert all(isinstance(p, PreparedEEG) and p.x_CT.dtype == np.float32 for p in everything.values())
 
 
 def test_a_recording_of_another_montage_is_left_to_be_refused() -> None:
@@ -99,7 +99,7 @@ def test_a_recording_of_another_montage_is_left_to_be_refused() -> None:
             return RawEEG(raw.values_CT[:n], raw.hz, raw.channels[:n], raw.unit)
 
     found = [p for _, p in prepare_eeg(Odd(), NAMES, EEGPreprocessing(align="euclidean", bad_channel_correlation=0))]
-    assert [len(p.x_CT) for p in found if isinstance(p, Prepared)] == [6, 6, 6, 5, 6]
+    assert [len(p.x_CT) for p in found if isinstance(p, PreparedEEG)] == [6, 6, 6, 5, 6]
 
 
 def test_labels_change_nothing() -> None:
@@ -108,5 +108,5 @@ def test_labels_change_nothing() -> None:
     for (_, one), (_, two) in zip(
         prepare_eeg(Planted(), NAMES, profile), prepare_eeg(Planted(), other, profile), strict=True
     ):
-        assert isinstance(one, Prepared) and isinstance(two, Prepared)
+        assert isinstance(one, PreparedEEG) and isinstance(two, PreparedEEG)
         np.testing.assert_array_equal(one.x_CT, two.x_CT)

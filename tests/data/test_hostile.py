@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from eav_ray.data import audio, mat, video
 from eav_ray.data.render import encode_video
 from eav_ray.data.shard import INDEX, Index, from_bytes, read_index, to_bytes
-from eav_ray.data.table import Table
+from eav_ray.data.table import RecordingsTable
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store
 from tests.speech import write_film
@@ -127,7 +127,7 @@ def ours(read: Callable[[], Any]) -> Any:
 def test_sound(folder: Path, suffix: str, subtype: str, damage: list[Change]) -> None:
     path = folder / f"a.{suffix.lower()}"
     path.write_bytes(several(sound(suffix, subtype), damage))
-    x_T = ours(lambda: audio.read(path, 16_000, timeout_s=10))
+    x_T = ours(lambda: audio.read_audio(path, 16_000, timeout_s=10))
     assert x_T is None or (x_T.ndim == 1 and x_T.size and np.isfinite(x_T).all() and np.abs(x_T).max() <= 1)
 
 
@@ -135,7 +135,7 @@ def test_sound(folder: Path, suffix: str, subtype: str, damage: list[Change]) ->
 def test_film(folder: Path, damage: list[Change]) -> None:
     path = folder / "a.mp4"
     path.write_bytes(several(film(), damage))
-    found = ours(lambda: video.read(path, 5, 16, timeout_s=10))
+    found = ours(lambda: video.read_video(path, 5, 16, timeout_s=10))
     assert found is None or (found.frames.shape[1:] == (16, 16, 3) and 0 < found.seconds <= 3600)
 
 
@@ -152,7 +152,7 @@ def film_with_sound(suffix: str) -> bytes:
 def test_sound_of_a_film(folder: Path, suffix: str, damage: list[Change]) -> None:
     path = folder / f"b{suffix}"
     path.write_bytes(several(film_with_sound(suffix), damage))
-    x_T = ours(lambda: audio.read(path, 16_000, timeout_s=10))
+    x_T = ours(lambda: audio.read_audio(path, 16_000, timeout_s=10))
     assert x_T is None or (x_T.ndim == 1 and x_T.size and np.isfinite(x_T).all() and np.abs(x_T).max() <= 1)
 
 
@@ -161,9 +161,9 @@ def test_sound_of_a_film(folder: Path, suffix: str, damage: list[Change]) -> Non
 def test_matlab(folder: Path, kind: str, damage: list[Change]) -> None:
     path = folder / "a.mat"
     path.write_bytes(several(matlab(kind), damage))
-    shapes = ours(lambda: mat.shapes(path, ["seg"])) or {}
+    shapes = ours(lambda: mat.read_array_shapes(path, ["seg"])) or {}
     for name, shape in shapes.items():
-        values = ours(lambda name=name, shape=shape: mat.load(path, name, shape))
+        values = ours(lambda name=name, shape=shape: mat.read_array(path, name, shape))
         assert values is None or (values.shape == shape and values.dtype.kind in "fiu")
 
 
@@ -190,7 +190,7 @@ def test_index(folder: Path, damage: list[Change]) -> None:
 def test_table(folder: Path, damage: list[Change]) -> None:
     text = "subject,recording,label,audio\np1,r1,calm,a.wav\np1,r2,angry,b.wav\np2,r1,calm,\n"
     (folder / "a.csv").write_bytes(several(text.encode(), damage))
-    listing = ours(lambda: Table(str(folder / "a.csv")).scan())
+    listing = ours(lambda: RecordingsTable(str(folder / "a.csv")).scan())
     assert listing is None or all(r.subject and r.recording for r in listing.recordings)
 
 
@@ -207,5 +207,5 @@ def manifest_parquet() -> bytes:
 @given(damage=DAMAGE)
 def test_table_in_parquet(folder: Path, damage: list[Change]) -> None:
     (folder / "a.parquet").write_bytes(several(manifest_parquet(), damage))
-    listing = ours(lambda: Table(str(folder / "a.parquet")).scan())
+    listing = ours(lambda: RecordingsTable(str(folder / "a.parquet")).scan())
     assert listing is None or all(r.subject and r.recording for r in listing.recordings)

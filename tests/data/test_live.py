@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from eav_ray.data import wire
 from eav_ray.data.buffers import Frames, Samples, select_frames
-from eav_ray.data.eav import CHANNELS
+from eav_ray.data.eav import EAV_CHANNELS
 from eav_ray.data.live import EEG_S, GRACE_S, Live, window_of
 from eav_ray.data.upload import NOT_SENT, upload_of, windows_of
 from eav_ray.errors import DataError
 from tests.serving import EEG_HZ, Sent, audio, eeg, jpeg, message, profile, video
 
 ALL = ("audio", "eeg", "video")
-MODEL: Any = (profile(), ALL, len(CHANNELS), CHANNELS)
+MODEL: Any = (profile(), ALL, len(EAV_CHANNELS), EAV_CHANNELS)
 
 
 def streamed(sent: Sent, end_s: float, *modalities: str, **words: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -172,7 +172,7 @@ def test_of_large_frames_whose_faces_are_wanted_one_is_held_at_a_time(monkeypatc
             most = max(most, len(alive))
             self.pictures += [np.zeros((self.size, self.size, 3), np.uint8)] * times
 
-        def end(self) -> None:
+        def flush(self) -> None:
             pass
 
     def picture(frame: Any, _: Any) -> Any:
@@ -334,7 +334,7 @@ def test_channels_are_found_by_name_and_put_in_the_order_of_the_model() -> None:
     order = np.random.default_rng(1).permutation(30)
     tree = sent.tree("eeg")
     wanted = windows_of(upload_of(tree), *MODEL)[0].windows[0]["eeg"]
-    tree["eeg"] |= {"channels": ["EKG", *(CHANNELS[i].upper() for i in order)]}
+    tree["eeg"] |= {"channels": ["EKG", *(EAV_CHANNELS[i].upper() for i in order)]}
     tree["eeg"]["values"] = np.vstack([np.zeros(2500), sent.eeg_CT[order]]).tolist()
     found, not_used = windows_of(upload_of(tree), *MODEL)
     assert "eeg" not in not_used and np.allclose(found.windows[0]["eeg"], wanted, atol=1e-4)

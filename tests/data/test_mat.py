@@ -22,8 +22,8 @@ def write_v5(path: Path, *, compressed: bool, **arrays: np.ndarray) -> None:
 def test_shape_and_values_survive(tmp_path: Path, compressed: bool, dtype: type) -> None:
     values = np.arange(120).reshape(4, 5, 6).astype(dtype)
     write_v5(tmp_path / "a.mat", compressed=compressed, seg=values, other=np.zeros(3))
-    assert mat.shapes(tmp_path / "a.mat", ["seg", "absent"]) == {"seg": (4, 5, 6)}
-    np.testing.assert_array_equal(mat.load(tmp_path / "a.mat", "seg", (4, 5, 6)), values)
+    assert mat.read_array_shapes(tmp_path / "a.mat", ["seg", "absent"]) == {"seg": (4, 5, 6)}
+    np.testing.assert_array_equal(mat.read_array(tmp_path / "a.mat", "seg", (4, 5, 6)), values)
 
 
 def element(kind: int, data: bytes) -> bytes:
@@ -46,14 +46,14 @@ def bomb(path: Path, *, shape: tuple[int, int, int], claimed: int, compressed: b
 def test_more_bytes_than_the_shape_holds_are_refused_unread(tmp_path: Path, compressed: bool) -> None:
     bomb(tmp_path / "a.mat", shape=(10, 30, 2), claimed=2**31, compressed=compressed)
     with pytest.raises(DataError, match=r"a\.mat: seg has the shape .* but claims 2,147,483,648 bytes"):
-        mat.shapes(tmp_path / "a.mat", ["seg"])
+        mat.read_array_shapes(tmp_path / "a.mat", ["seg"])
 
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_shape_beyond_any_person_is_refused(tmp_path: Path, compressed: bool) -> None:
     bomb(tmp_path / "a.mat", shape=(100_000, 30, 20_000), claimed=4096, compressed=compressed)
     with pytest.raises(DataError, match="more than 268,435,456 values"):
-        mat.shapes(tmp_path / "a.mat", ["seg"])
+        mat.read_array_shapes(tmp_path / "a.mat", ["seg"])
 
 
 def test_an_hdf5_shape_beyond_any_person_is_refused(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_an_hdf5_shape_beyond_any_person_is_refused(tmp_path: Path) -> None:
         file.create_dataset("seg", shape=(20_000, 30, 100_000), dtype="f4", chunks=(1, 30, 1000))
     assert (tmp_path / "a.mat").stat().st_size < 100_000
     with pytest.raises(DataError, match="more than 268,435,456 values"):
-        mat.shapes(tmp_path / "a.mat", ["seg"])
+        mat.read_array_shapes(tmp_path / "a.mat", ["seg"])
 
 
 @pytest.mark.parametrize("kind", ["external link", "soft link", "external storage", "virtual", "group"])
@@ -85,10 +85,10 @@ def test_hdf5_that_points_elsewhere_is_not_followed(tmp_path: Path, kind: str) -
             case _:
                 file.create_group("seg")
     with pytest.raises(DataError, match="no array stored in this file"):
-        mat.shapes(tmp_path / "a.mat", ["seg"])
+        mat.read_array_shapes(tmp_path / "a.mat", ["seg"])
 
 
 def test_cells_and_text_are_no_signal(tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / "a.mat", {"seg": np.array([["x"]], dtype=object)})
     with pytest.raises(DataError, match=r"a\.mat"):
-        mat.load(tmp_path / "a.mat", "seg", mat.shapes(tmp_path / "a.mat", ["seg"])["seg"])
+        mat.read_array(tmp_path / "a.mat", "seg", mat.read_array_shapes(tmp_path / "a.mat", ["seg"])["seg"])

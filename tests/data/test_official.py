@@ -8,10 +8,10 @@ import pytest
 from scipy.signal import butter, resample_poly, sosfilt
 
 from eav_ray.config import EEGPreprocessing, Experiment, override
-from eav_ray.data.eav import CHANNELS
+from eav_ray.data.eav import EAV_CHANNELS
 from eav_ray.data.manifest import Listing, RawEEG, Recording
 from eav_ray.data.official import decimate
-from eav_ray.data.session import Prepared, prepare_eeg
+from eav_ray.data.session import PreparedEEG, prepare_eeg
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime.preprocess import shard_store
 
@@ -35,12 +35,12 @@ class Sitting:
     def scan(self) -> Listing:
         return Listing(())
 
-    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         return RECORDINGS
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         i = recording.eeg_index
-        return RawEEG(self.seg[i], self.hz[i], CHANNELS, "auto")
+        return RawEEG(self.seg[i], self.hz[i], EAV_CHANNELS, "auto")
 
 
 def published(seg: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def test_it_equals_the_published_steps() -> None:
     data = Sitting()
     expected = published(data.seg)
     listed = RECORDINGS[1::2]
-    found = [p.x_CT for _, p in prepare_eeg(data, listed, OFFICIAL) if isinstance(p, Prepared)]
+    found = [p.x_CT for _, p in prepare_eeg(data, listed, OFFICIAL) if isinstance(p, PreparedEEG)]
     assert len(found) == 2
     for got, wanted in zip(found, expected[1::2], strict=True):
         assert got.shape == (30, 1000) and got.dtype == np.float32
@@ -68,7 +68,7 @@ def test_what_was_recorded_before_rings_into_a_recording() -> None:
     data, other = Sitting(), Sitting()
     other.seg[0] *= -1
     first, second = (next(prepare_eeg(d, RECORDINGS[1:2], OFFICIAL))[1] for d in (data, other))
-    assert isinstance(first, Prepared) and isinstance(second, Prepared)
+    assert isinstance(first, PreparedEEG) and isinstance(second, PreparedEEG)
     change = np.abs(first.x_CT - second.x_CT)
     assert change[:, :50].max() > 1000 * change[:, -50:].max()
 
@@ -81,7 +81,7 @@ def test_a_recording_that_is_not_finite_is_refused_and_reaches_no_other() -> Non
     assert isinstance(bad, DataError) and "p1.mat (p1/002)" in str(bad) and "not finite" in str(bad)
     for r in (RECORDINGS[0], *RECORDINGS[2:]):
         good = found[r]
-        assert isinstance(good, Prepared) and np.isfinite(good.x_CT).all()
+        assert isinstance(good, PreparedEEG) and np.isfinite(good.x_CT).all()
 
 
 def test_recordings_of_different_rates_are_no_single_signal() -> None:

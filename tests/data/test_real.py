@@ -11,7 +11,7 @@ import pytest
 from eav_ray.config import DataConfig, Preprocessing
 from eav_ray.data import audio, sets, video
 from eav_ray.data.session import prepare_eeg
-from eav_ray.data.windows import cut
+from eav_ray.data.windows import cut_recording
 from eav_ray.errors import DataError
 
 pytestmark = pytest.mark.real
@@ -31,19 +31,21 @@ def real() -> Path:
 
 
 def test_ravdess_has_its_clips(real: Path) -> None:
-    dataset, listing = sets.scan(DataConfig(dataset="ravdess", root=str(real), modalities=("audio",)))
+    dataset, listing = sets.scan_dataset(DataConfig(dataset="ravdess", root=str(real), modalities=("audio",)))
     assert listing.problems == ()
     people = Counter(r.subject for r in listing.recordings)
     assert set(people.values()) == {36}  # 4 neutral, 8 of each other emotion
     of_one = Counter(dataset.classes[r.label] for r in listing.recordings if r.subject == "actor01")
     assert of_one == {"Neutral": 4, "Sadness": 8, "Anger": 8, "Happiness": 8, "Calmness": 8}
-    assert sets.eeg_channels(dataset, listing) == 0
+    assert sets.count_eeg_channels(dataset, listing) == 0
 
 
 def test_a_ravdess_clip_is_one_window(real: Path) -> None:
-    dataset, listing = sets.scan(DataConfig(dataset="ravdess", root=str(real / "ravdess"), modalities=("audio",)))
+    dataset, listing = sets.scan_dataset(
+        DataConfig(dataset="ravdess", root=str(real / "ravdess"), modalities=("audio",))
+    )
     for recording in listing.recordings[::50]:
-        made = cut(recording, Preprocessing(), ("audio",), prepared=None, eeg_channels=0)
+        made = cut_recording(recording, Preprocessing(), ("audio",), prepared_eeg=None, eeg_channels=0)
         (row,) = made.windows
         assert made.problems == ()
         assert row["has_audio"] and 2 < row["audio_seconds"] <= 5
@@ -56,7 +58,7 @@ def test_original_and_converted_clips_sound_the_same(real: Path) -> None:
     for original in sorted((real / "ravdess_original").glob("*.wav")):
         copy = real / "ravdess" / f"Actor_{original.stem[-2:]}" / f"{original.stem}.flac"
         if copy.is_file():
-            ours, theirs = audio.read(original, 16000), audio.read(copy, 16000)
+            ours, theirs = audio.read_audio(original, 16000), audio.read_audio(copy, 16000)
             n = min(len(ours), len(theirs))
             assert abs(len(ours) - len(theirs)) < 160
             power = [np.abs(np.fft.rfft(x[:n]))[: n // 5] for x in (ours, theirs)]
@@ -66,16 +68,16 @@ def test_original_and_converted_clips_sound_the_same(real: Path) -> None:
 
 
 def test_eegmat_has_its_shapes(real: Path) -> None:
-    dataset, listing = sets.scan(DataConfig(dataset="eegmat", root=str(real / "eegmat"), modalities=("eeg",)))
+    dataset, listing = sets.scan_dataset(DataConfig(dataset="eegmat", root=str(real / "eegmat"), modalities=("eeg",)))
     assert listing.problems == ()
     assert Counter(r.label for r in listing.recordings)[0] == len(listing.recordings) / 2
-    assert sets.eeg_channels(dataset, listing) == 19
+    assert sets.count_eeg_channels(dataset, listing) == 19
     two = listing.recordings[:2]
     for (recording, prepared), seconds in zip(prepare_eeg(dataset, two, Preprocessing().eeg), (182, 62), strict=True):
         raw = dataset.read_eeg(recording)
         assert raw.values_CT.shape == (19, 500 * seconds) and raw.hz == 500
         assert not {"A2-A1", "ECG"} & set(raw.channels)
-        made = cut(recording, Preprocessing(), ("eeg",), prepared=prepared, eeg_channels=19)
+        made = cut_recording(recording, Preprocessing(), ("eeg",), prepared_eeg=prepared, eeg_channels=19)
         assert made.problems == () and len(made.windows) == seconds // 5
         assert all(1 < row["eeg"].std() < 100 for row in made.windows)  # microvolts
 
@@ -92,7 +94,7 @@ def test_a_broken_edf_is_a_data_error_or_shorter(real: Path, tmp_path: Path) -> 
         broken.append(bytes(garbled))
     for content in broken:
         path.write_bytes(content)
-        dataset, listing = sets.scan(DataConfig(dataset="eegmat", root=str(tmp_path), modalities=("eeg",)))
+        dataset, listing = sets.scan_dataset(DataConfig(dataset="eegmat", root=str(tmp_path), modalities=("eeg",)))
         assert "Subject00_2.edf is missing" in listing.problems[0].reason
         try:
             dataset.read_eeg(listing.recordings[0])
@@ -103,7 +105,7 @@ def test_a_broken_edf_is_a_data_error_or_shorter(real: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
 def test_every_film_keeps_its_length(real: Path, suffix: str) -> None:
     for path in sorted((real / "video").glob(f"*{suffix}")):
-        frames, duration_s, _ = video.read(path, 5, 64, seconds=5)
+        frames, duration_s, _ = video.read_video(path, 5, 64, seconds=5)
         assert frames.shape[1:] == (64, 64, 3)
         assert abs(len(frames) - 5 * duration_s) <= 1
         assert frames.std() > 5
@@ -117,12 +119,12 @@ def test_every_film_is_heard_when_it_sounds(real: Path) -> None:
             streams = container.streams.audio
             if not streams:
                 with pytest.raises(DataError, match="has no sound"):
-                    audio.read(path, 16000)
+                    audio.read_audio(path, 16000)
                 continue
             unit, start, length = streams[0].time_base, streams[0].start_time or 0, streams[0].duration or 0
             assert unit is not None
             begin_s, end_s = float(start * unit), float((start + length) * unit)
-        x_T = audio.read(path, 16000)
+        x_T = audio.read_audio(path, 16000)
         assert len(x_T) / 16000 == pytest.approx(end_s, abs=0.05)
         assert not x_T[: max(0, round((begin_s - 0.05) * 16000))].any()
         ends[path.name] = begin_s

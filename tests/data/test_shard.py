@@ -255,7 +255,7 @@ def test_what_a_covered_camera_saw_is_no_signal_that_could_be_known_again(tmp_pa
 @pytest.mark.parametrize("file", [b"no picture", b"\x89PNG\r\n", b"\xff\xd8\xff\xe0"])
 def test_a_stored_frame_that_is_no_jpeg_is_refused(file: bytes) -> None:
     with pytest.raises(DataError, match="not a JPEG"):
-        frames.decode([[file]], (1, 4, 4, 3))
+        frames.decode_frames([[file]], (1, 4, 4, 3))
 
 
 def test_permuted_labels_do_not_depend_on_which_recordings_a_process_may_see(tmp_path: Path) -> None:

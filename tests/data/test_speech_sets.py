@@ -11,7 +11,7 @@ from eav_ray.config import DataConfig, Modality, Preprocessing
 from eav_ray.data import sets
 from eav_ray.data.manifest import Listing, Recording
 from eav_ray.data.ravdess import RAVDESS
-from eav_ray.data.windows import cut
+from eav_ray.data.windows import cut_recording
 from eav_ray.errors import ConfigError, DataError
 from tests.speech import tone, write_film
 
@@ -28,7 +28,7 @@ def touch(root: Path, *names: str) -> None:
 def scan(
     which: Literal["ravdess", "cremad"], root: Path, modalities: tuple[Modality, ...] = BOTH
 ) -> tuple[tuple[str, ...], Listing]:
-    dataset, listing = sets.scan(DataConfig(dataset=which, root=str(root), modalities=modalities))
+    dataset, listing = sets.scan_dataset(DataConfig(dataset=which, root=str(root), modalities=modalities))
     return dataset.classes, listing
 
 
@@ -157,7 +157,9 @@ def test_a_film_becomes_a_window_of_sound_and_picture_and_a_damaged_one_a_proble
 ) -> None:
     write(tmp_path, *names)
     _, listing = scan(which, tmp_path)
-    whole, damaged = (cut(r, Preprocessing(), BOTH, prepared=None, eeg_channels=0) for r in listing.recordings)
+    whole, damaged = (
+        cut_recording(r, Preprocessing(), BOTH, prepared_eeg=None, eeg_channels=0) for r in listing.recordings
+    )
     (row,) = whole.windows
     assert row["has_audio"] and row["has_video"] and whole.problems == ()
     assert row["audio_seconds"] == pytest.approx(2, abs=0.05) and row["video_seconds"] == pytest.approx(2, abs=0.05)

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from eav_ray.config import DataConfig
 from eav_ray.data import sets
-from eav_ray.data.table import Table
+from eav_ray.data.table import RecordingsTable
 from eav_ray.errors import ConfigError, DataError
 
 
@@ -38,7 +38,7 @@ def media(tmp_path: Path) -> Path:
 def test_rows_become_recordings_sorted_by_person_and_order(media: Path) -> None:
     header = "subject,recording,label,audio,video,order,task,age"
     rows = ("02,x,happy,a.wav,,0,,31", "01,z,sad,,a.mp4,7,Listening,40", f"01,y,3,{media}/b.wav,a.mp4,2,speaking,")
-    table = Table(write(media, *rows, header=header))
+    table = RecordingsTable(write(media, *rows, header=header))
     listing = table.scan()
     assert listing.problems == ()
     assert table.classes == ("3", "happy", "sad") and table.modalities == ("audio", "video")
@@ -51,11 +51,11 @@ def test_rows_become_recordings_sorted_by_person_and_order(media: Path) -> None:
 
 
 def test_parquet_and_csv_read_alike(media: Path) -> None:
-    csv = Table(write(media, "1,x,0,a.wav,", "1,y,1,b.wav,a.mp4"))
+    csv = RecordingsTable(write(media, "1,x,0,a.wav,", "1,y,1,b.wav,a.mp4"))
     columns = {"subject": [1, 1], "recording": ["x", "y"], "label": [0, 1]}
     columns |= {"audio": ["a.wav", "b.wav"], "video": [None, "a.mp4"]}
     parquet.write_table(pa.table(columns), media / "mine.parquet")
-    assert Table(str(media / "mine.parquet")).scan() == csv.scan()
+    assert RecordingsTable(str(media / "mine.parquet")).scan() == csv.scan()
 
 
 @pytest.mark.parametrize(
@@ -73,30 +73,32 @@ def test_parquet_and_csv_read_alike(media: Path) -> None:
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(media: Path, row: str, words: str, kept: list[str]) -> None:
-    listing = Table(write(media, "1,x,happy,a.wav,", "1,w,sad,a.wav,", row)).scan()
+    listing = RecordingsTable(write(media, "1,x,happy,a.wav,", "1,w,sad,a.wav,", row)).scan()
     assert [r.id for r in listing.recordings] == kept
     assert len(listing.problems) == 1 and re.search(words, listing.problems[0].reason)
 
 
 def test_a_recording_without_a_label_is_told_that_training_needs_one(media: Path) -> None:
-    (problem,) = Table(write(media, "1,x,happy,a.wav,", "1,q,,a.wav,")).scan().problems
+    (problem,) = RecordingsTable(write(media, "1,x,happy,a.wav,", "1,q,,a.wav,")).scan().problems
     assert "row 2 has no label" in problem.reason and "training needs it" in problem.reason
 
 
 def test_spaces_in_the_header_do_not_make_numbers_of_names(media: Path) -> None:
     header = "subject, recording , label, audio, video"
-    listing = Table(write(media, "01, 001, 1, a.wav,", "01, 1, 2, b.wav,", "1, 001, 1, b.wav,", header=header)).scan()
+    listing = RecordingsTable(
+        write(media, "01, 001, 1, a.wav,", "01, 1, 2, b.wav,", "1, 001, 1, b.wav,", header=header)
+    ).scan()
     assert listing.problems == ()
     assert sorted(r.id for r in listing.recordings) == ["01/001", "01/1", "1/001"]
     with pytest.raises(DataError, match="names a column twice: subject, label, label"):
-        Table(write(media, "1,2,3", header="subject,label, label"))
+        RecordingsTable(write(media, "1,2,3", header="subject,label, label"))
 
 
 def test_a_missing_column_is_refused_with_the_nearest(media: Path) -> None:
     with pytest.raises(DataError, match=r'has no column label; it has .*did you mean "labels"\?'):
-        Table(write(media, "1,x,happy,a.wav", header="subject,recording,labels,audio"))
+        RecordingsTable(write(media, "1,x,happy,a.wav", header="subject,recording,labels,audio"))
     with pytest.raises(DataError, match="none of the columns eeg, audio, video"):
-        Table(write(media, "1,x,happy,a.wav", header="subject,recording,label,sound"))
+        RecordingsTable(write(media, "1,x,happy,a.wav", header="subject,recording,label,sound"))
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
@@ -107,17 +109,17 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rowless.csv").write_text("subject,recording,label,audio\n")
     for name in ("none.csv", "empty.csv", "noise.csv", "noise.parquet", "twice.csv", "rowless.csv"):
         with pytest.raises(DataError, match=name):
-            Table(str(tmp_path / name))
+            RecordingsTable(str(tmp_path / name))
 
 
 def test_eeg_is_read_in_microvolts_without_other_channels(tmp_path: Path) -> None:
     values = save_eeg(tmp_path / "a_raw.fif")
-    table = Table(write(tmp_path, "1,x,0,a_raw.fif", header="subject,recording,label,eeg"))
+    table = RecordingsTable(write(tmp_path, "1,x,0,a_raw.fif", header="subject,recording,label,eeg"))
     listing = table.scan()
     raw = table.read_eeg(listing.recordings[0])
     np.testing.assert_allclose(raw.values_CT, values)
     assert (raw.channels, raw.hz, raw.unit) == (("Fp1", "Cz", "O1"), 250, "microvolt")
-    assert sets.eeg_channels(table, listing) == 3
+    assert sets.count_eeg_channels(table, listing) == 3
 
 
 def test_channels_must_agree_and_come_in_one_order(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_channels_must_agree_and_come_in_one_order(tmp_path: Path) -> None:
     save_eeg(tmp_path / "b_raw.fif", ("O1", "Fp1", "Cz"))
     save_eeg(tmp_path / "c_raw.fif", ("Fp1", "Cz", "Oz"))
     rows = [f"1,{n},0,{n}_raw.fif" for n in "abc"]
-    table = Table(write(tmp_path, *rows, header="subject,recording,label,eeg"))
+    table = RecordingsTable(write(tmp_path, *rows, header="subject,recording,label,eeg"))
     _, other_order, other_channels = table.scan().recordings
     np.testing.assert_allclose(table.read_eeg(other_order).values_CT, values[[1, 2, 0]])
     with pytest.raises(DataError, match=r"c_raw.fif has other EEG channels .*differing: O1, Oz"):
@@ -135,7 +137,7 @@ def test_channels_must_agree_and_come_in_one_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".edf", ".fif", ".set", ".vhdr", ".bdf", ".xyz"])
 def test_garbage_for_eeg_is_a_data_error(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(np.random.default_rng(0).bytes(3000))
-    table = Table(write(tmp_path, f"1,x,0,a{suffix}", header="subject,recording,label,eeg"))
+    table = RecordingsTable(write(tmp_path, f"1,x,0,a{suffix}", header="subject,recording,label,eeg"))
     with pytest.raises(DataError, match=f"a{suffix}"):
         table.read_eeg(table.scan().recordings[0])
 
@@ -143,10 +145,10 @@ def test_garbage_for_eeg_is_a_data_error(tmp_path: Path, suffix: str) -> None:
 def test_the_experiment_may_only_ask_for_what_there_is(media: Path) -> None:
     path = write(media, "1,x,0,a.wav,")
     with pytest.raises(ConfigError, match=r"asks for eeg, but manifest .* offers audio,video; set data.modalities="):
-        sets.open_data(DataConfig(dataset="manifest", root=path))
+        sets.open_reader(DataConfig(dataset="manifest", root=path))
     many = write(media, *(f"p{i},x,0,a.wav," for i in range(20)))
     with pytest.raises(ConfigError, match=r'"q1"; allowed are p0, p1, .*\(20 people\)'):
-        sets.scan(DataConfig(dataset="manifest", root=many, modalities=("audio",), subjects=("q1",)))
+        sets.scan_dataset(DataConfig(dataset="manifest", root=many, modalities=("audio",), subjects=("q1",)))
 
 
 def test_the_channels_are_those_of_the_first_eeg_that_can_be_read(tmp_path: Path) -> None:
@@ -155,12 +157,12 @@ def test_the_channels_are_those_of_the_first_eeg_that_can_be_read(tmp_path: Path
     values = save_eeg(tmp_path / "a_raw.fif")
     header = "subject,recording,label,eeg"
     rows = ["1,x,0,bad.edf", "1,y,0,worse.edf", "1,z,0,a_raw.fif"]
-    table = Table(write(tmp_path, *rows, header=header))
+    table = RecordingsTable(write(tmp_path, *rows, header=header))
     listing = table.scan()
-    assert sets.eeg_channels(table, listing) == 3
+    assert sets.count_eeg_channels(table, listing) == 3
     np.testing.assert_allclose(table.read_eeg(listing.recordings[2]).values_CT, values)
     with pytest.raises(DataError, match="bad.edf"):
         table.read_eeg(listing.recordings[0])
-    none = Table(write(tmp_path, *rows[:2], header=header))
+    none = RecordingsTable(write(tmp_path, *rows[:2], header=header))
     with pytest.raises(DataError, match="bad.edf"):
-        sets.eeg_channels(none, none.scan())
+        sets.count_eeg_channels(none, none.scan())

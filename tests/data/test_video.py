@@ -37,7 +37,7 @@ def shown_s(frames: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("fps", [5, 4])
 def test_frame_k_is_the_one_at_k_by_fps(tmp_path: Path, rate: int, fps: int) -> None:
     write(tmp_path / "a.mp4", np.arange(4 * rate) / rate, rate=rate)
-    frames, duration_s, _ = video.read(tmp_path / "a.mp4", fps, 16)
+    frames, duration_s, _ = video.read_video(tmp_path / "a.mp4", fps, 16)
     assert frames.shape == (4 * fps, 16, 16, 3) and frames.dtype == np.uint8
     assert duration_s == pytest.approx(4, abs=0.05)
     late_s = shown_s(frames) - np.arange(4 * fps) / fps
@@ -48,7 +48,7 @@ def test_a_variable_rate_keeps_the_clock(tmp_path: Path) -> None:
     """Counting frames would be seconds off: half of them lie in the first second."""
     times_s = [*np.arange(40) / 40, *np.arange(1, 5, 0.1)]
     write(tmp_path / "a.mp4", times_s)
-    frames, _, _ = video.read(tmp_path / "a.mp4", 5, 16)
+    frames, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
     np.testing.assert_allclose(shown_s(frames), np.arange(len(frames)) / 5, atol=0.12)
     assert len(frames) == 25
 
@@ -56,7 +56,7 @@ def test_a_variable_rate_keeps_the_clock(tmp_path: Path) -> None:
 def test_a_gap_is_bridged_by_the_frame_after_it(tmp_path: Path) -> None:
     times_s = np.array([t for t in np.arange(120) / 30 if not 1 < t < 2])
     write(tmp_path / "a.mp4", times_s)
-    frames, _, _ = video.read(tmp_path / "a.mp4", 5, 16)
+    frames, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
     assert len(frames) == 20
     np.testing.assert_allclose(shown_s(frames)[6:10], 2, atol=0.08)
     np.testing.assert_allclose(shown_s(frames)[10:], np.arange(10, 20) / 5, atol=0.08)
@@ -64,22 +64,22 @@ def test_a_gap_is_bridged_by_the_frame_after_it(tmp_path: Path) -> None:
 
 def test_seconds_stop_the_reading(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4", np.arange(120) / 30)
-    frames, duration_s, _ = video.read(tmp_path / "a.mp4", 5, 16, seconds=2)
-    whole, _, _ = video.read(tmp_path / "a.mp4", 5, 16)
+    frames, duration_s, _ = video.read_video(tmp_path / "a.mp4", 5, 16, seconds=2)
+    whole, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
     assert duration_s == 2
     np.testing.assert_array_equal(frames, whole[:10])
 
 
 def test_missing_frames_at_the_end_are_not_invented(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4", np.arange(75) / 30)
-    frames, duration_s, _ = video.read(tmp_path / "a.mp4", 5, 16, seconds=4)
+    frames, duration_s, _ = video.read_video(tmp_path / "a.mp4", 5, 16, seconds=4)
     assert len(frames) == 13 and duration_s == pytest.approx(2.5, abs=0.05)
 
 
 def test_threads_change_nothing(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4", np.arange(60) / 30)
-    one, _, _ = video.read(tmp_path / "a.mp4", 5, 16)
-    many, _, _ = video.read(tmp_path / "a.mp4", 5, 16, threads="AUTO")
+    one, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
+    many, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16, threads="AUTO")
     np.testing.assert_array_equal(one, many)
 
 
@@ -89,13 +89,13 @@ def test_a_film_that_breaks_off_is_refused(tmp_path: Path, share: float) -> None
     write(path, np.arange(120) / 30, shape=(144, 192))
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(DataError, match=r"a\.mp4 (breaks off|cannot be decoded)"):
-        video.read(path, 5, 16)
+        video.read_video(path, 5, 16)
 
 
 def test_a_file_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4", np.arange(120) / 30)
     with pytest.raises(DataError, match=r"file_timeout_s"):
-        video.read(tmp_path / "a.mp4", 5, 16, timeout_s=1e-9)
+        video.read_video(tmp_path / "a.mp4", 5, 16, timeout_s=1e-9)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 0.5])
@@ -104,7 +104,7 @@ def test_a_film_that_lost_its_index_is_refused(tmp_path: Path, share: float) -> 
     write(path, np.arange(60) / 30, faststart=False)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(DataError, match=r"a\.mp4"):
-        video.read(path, 5, 16)
+        video.read_video(path, 5, 16)
 
 
 def test_what_is_no_film_is_refused(tmp_path: Path) -> None:
@@ -120,9 +120,9 @@ def test_what_is_no_film_is_refused(tmp_path: Path) -> None:
         container.mux(stream.encode())
     for name in ("none.mp4", "zero.mp4", "noise.mp4", "folder.mp4", "sound.mp4"):
         with pytest.raises(DataError, match=name):
-            video.read(tmp_path / name, 5, 16)
+            video.read_video(tmp_path / name, 5, 16)
     with pytest.raises(DataError, match="no video stream"):
-        video.read(tmp_path / "sound.mp4", 5, 16)
+        video.read_video(tmp_path / "sound.mp4", 5, 16)
 
 
 def test_garbled_bytes_give_frames_or_a_data_error(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_garbled_bytes_give_frames_or_a_data_error(tmp_path: Path) -> None:
             garbled[place] = rng.integers(256)
         path.write_bytes(bytes(garbled))
         try:
-            frames, _, _ = video.read(path, 5, 16)
+            frames, _, _ = video.read_video(path, 5, 16)
         except DataError as error:
             assert path.name in str(error)
         else:

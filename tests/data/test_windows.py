@@ -15,7 +15,7 @@ import soundfile
 from eav_ray.config import Modality, Preprocessing, VideoPreprocessing
 from eav_ray.data.manifest import Listing, RawEEG, Recording
 from eav_ray.data.session import prepare_eeg
-from eav_ray.data.windows import Cut, cut
+from eav_ray.data.windows import WindowedRecording, cut_recording
 
 PROFILE = Preprocessing(window_s=1, video=VideoPreprocessing(fps=5, size=16))
 ALL = ("audio", "eeg", "video")
@@ -34,7 +34,7 @@ class Noise:
     def scan(self) -> Listing:
         return Listing(())
 
-    def sitting(self, recordings: Sequence[Recording]) -> list[Recording]:
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
@@ -81,9 +81,9 @@ def recording(
 
 def cut_all(
     dataset: Noise, made: Recording, profile: Preprocessing, modalities: tuple[Modality, ...], *, eeg_channels: int
-) -> Cut:
+) -> WindowedRecording:
     prepared = next(prepare_eeg(dataset, [made], profile.eeg))[1] if made.eeg else None
-    return cut(made, profile, modalities, prepared=prepared, eeg_channels=eeg_channels)
+    return cut_recording(made, profile, modalities, prepared_eeg=prepared, eeg_channels=eeg_channels)
 
 
 def cut_rows(*args, eeg_channels: int) -> list[dict[str, Any]]:

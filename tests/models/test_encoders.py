@@ -17,7 +17,7 @@ from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 from eav_ray import config
 from eav_ray.config import Experiment, override
 from eav_ray.data import sets
-from eav_ray.data.audio import read as read_audio
+from eav_ray.data.audio import read_audio as read_audio
 from eav_ray.errors import ConfigError
 from eav_ray.models.audio import AST, HZ, SD, FilterBank
 from eav_ray.models.bandpower import BandPower
@@ -313,7 +313,7 @@ def test_the_filter_bank_is_that_of_the_library(name: str, max_length: int) -> N
 
 @pytest.mark.parametrize("max_length", [512, 1024])
 def test_the_filter_bank_is_that_of_the_library_on_real_speech(real: Path, max_length: int) -> None:
-    _, listing = sets.scan(config.DataConfig(dataset="ravdess", root=str(real), modalities=("audio",)))
+    _, listing = sets.scan_dataset(config.DataConfig(dataset="ravdess", root=str(real), modalities=("audio",)))
     some = [r for r in listing.recordings if r.audio is not None][::16]
     assert len({r.subject for r in some}) > 12
     library = ASTFeatureExtractor(max_length=max_length)

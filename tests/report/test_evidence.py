@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from eav_ray.data.bands import BANDS
-from eav_ray.data.eav import CHANNELS
+from eav_ray.data.bands import FREQUENCY_BANDS
+from eav_ray.data.eav import EAV_CHANNELS
 from eav_ray.report import calibration, figures, measure, protocols
 from eav_ray.report.card import card
 from eav_ray.report.evidence import page
@@ -53,8 +53,8 @@ def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> Tree:
         "quality": measure.quality(table, measured, modalities),
         "worst": measure.worst(rows, table, measured, CLASSES),
         "bands": {
-            "channels": list(CHANNELS),
-            "values": {k: {b: rng.normal(size=30).tolist() for b in BANDS} for k in CLASSES},
+            "channels": list(EAV_CHANNELS),
+            "values": {k: {b: rng.normal(size=30).tolist() for b in FREQUENCY_BANDS} for k in CLASSES},
         },
         "calibration": calibration.calibration(table, list(modalities), other),
         "calibration_note": "Fitted on others.",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eav_ray.data.eav import CHANNELS
+from eav_ray.data.eav import EAV_CHANNELS
 from eav_ray.data.manifest import Problem
 from eav_ray.report.quality import Quality, Spectrum, as_html, as_text, summarize_quality_per_subject
 
@@ -21,7 +21,7 @@ QUALITY = Quality(
     ("calm", "<angry>"),
     [row("p1", 0, {"Cz": "flat"}), row("p1", 1, {"Cz": "flat", "Pz": "extreme"}), row("p2", 0, {}), row("p2", 1, None)],
     (Problem("p2", "001", "a.mat", "3 of 30 channels & more"),),
-    CHANNELS,
+    EAV_CHANNELS,
     Spectrum(np.arange(251.0), np.zeros((2, 251)), np.arange(51.0), np.zeros((2, 51))),
     {"p1": np.zeros((8, 8, 3), np.uint8)},
 )
