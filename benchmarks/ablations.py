@@ -25,9 +25,9 @@ import torch
 from scipy.stats import wilcoxon
 
 from benchmarks import accuracy, planted
-from benchmarks.common import arguments, finish, keep, stored
+from benchmarks.common import finish_benchmark, parse_arguments, read_table, write_table
 from eav_ray.config import Experiment, digest, override
-from eav_ray.data.split import Split, items_of, make_split
+from eav_ray.data.split import Split, list_labeled_recordings, make_split
 from eav_ray.runtime.preprocess import preprocess
 from eav_ray.runtime.train import Data, open_data
 from eav_ray.storage import Store
@@ -36,7 +36,7 @@ from eav_ray.training.plan import Run, encoder_run, fusion_run
 from eav_ray.training.run import WorkerContext, execute, predict_fold
 
 SEEDS = 3
-CHEAP = {
+SMALL_JOINT_CHANGES = {
     "data.modalities": ["audio", "eeg"],
     "model.audio": {"kind": "mfcc"},
     "model.eeg": {"kind": "bandpower"},
@@ -70,13 +70,13 @@ OPTIONS = (
     Option("audio", "no warm-up", {"train.encoders.audio.warmup": 0.0}),
     Option("spectrogram", "none"),
     Option("spectrogram", "SpecAugment", {"model.audio.mask_bands": 24, "model.audio.mask_frames": 48}),
-    Option("joint", "none", CHEAP),
-    Option("joint", "encoders at 0.1 of the rate", CHEAP | {"optim.encoder_lr": 0.1}),
-    Option("joint", "encoders at 0.3 of the rate", CHEAP | {"optim.encoder_lr": 0.3}),
-    Option("joint", "no skip", CHEAP | {"fusion.skip": False}),
-    Option("joint", "no weight loss", CHEAP | {"fusion.weight_loss": 0.0}),
+    Option("joint", "none", SMALL_JOINT_CHANGES),
+    Option("joint", "encoders at 0.1 of the rate", SMALL_JOINT_CHANGES | {"optim.encoder_lr": 0.1}),
+    Option("joint", "encoders at 0.3 of the rate", SMALL_JOINT_CHANGES | {"optim.encoder_lr": 0.3}),
+    Option("joint", "no skip", SMALL_JOINT_CHANGES | {"fusion.skip": False}),
+    Option("joint", "no weight loss", SMALL_JOINT_CHANGES | {"fusion.weight_loss": 0.0}),
 )
-PARTS = {
+PART_DESCRIPTIONS = {
     "fusion": "shared attention on frozen encoders, planted people, accuracy of recordings",
     "audio": "`mfcc` on RAVDESS, balanced accuracy of windows",
     "spectrogram": "AST (96 wide, 3 layers), planted people, accuracy of recordings",
@@ -85,22 +85,22 @@ PARTS = {
 Job = tuple[Option, int, int]  # fold, seed
 
 
-def experiment_of(option: Option, folder: Path, fold: int) -> Experiment:
+def make_experiment(option: Option, folder: Path, fold: int) -> Experiment:
     if option.part == "audio":
         case = next(c for c in accuracy.CASES if c.name == "mfcc")
         plain = {"train.encoders.audio.class_weights": False}
-        return override(accuracy.experiment_of(case, folder, fold), plain | option.changes)
+        return override(accuracy.make_experiment(case, folder, fold), plain | option.changes)
     here = {"runtime.engine": "torch", "runtime.workers": 1, "fold.index": fold}
-    return planted.experiment_of(folder, here | option.changes)
+    return planted.make_experiment(folder, here | option.changes)
 
 
-def folds(part: str) -> int:
+def count_folds(part: str) -> int:
     return accuracy.FOLDS if part == "audio" else planted.FOLDS
 
 
-def run_of(part: str, e: Experiment, data: Data, seed: int) -> Run:
+def make_run(part: str, e: Experiment, data: Data, seed: int) -> Run:
     """The training of an option, validated on the people that the fold holds out."""
-    split = make_split(items_of(data.windows.ids, e.data, e.seed), e.split)
+    split = make_split(list_labeled_recordings(data.windows.ids, e.data, e.seed), e.split)
     split = Split(split.protocol, split.train, split.test, ())
     if part == "fusion":
         run = fusion_run(e, split, data.digest, (*split.train, *split.validation))
@@ -112,34 +112,34 @@ def run_of(part: str, e: Experiment, data: Data, seed: int) -> Run:
     return replace(run, experiment=override(run.experiment, {"seed": seed}))
 
 
-def one(job: Job, folder: Path) -> pd.DataFrame:
+def evaluate_option(job: Job, folder: Path) -> pd.DataFrame:
     """`subject`, and the share of right recordings or the balanced accuracy of windows, by subject."""
     torch.set_num_threads(1)
-    accuracy.remember_features()
+    accuracy.cache_features()
     option, fold, seed = job
-    e = experiment_of(option, folder, fold)
+    e = make_experiment(option, folder, fold)
     data = open_data(e)
-    run = run_of(option.part, e, data, seed)
+    run = make_run(option.part, e, data, seed)
     results, name = Store(e.store.results), f"ablations/{digest(run.key, run.embed, seed)}.parquet"
-    found = stored(results, name)
-    if found is not None:
-        return found
+    cached = read_table(results, name)
+    if cached is not None:
+        return cached
     table = predict_fold(run, WorkerContext(data.windows, results, torch.device("cpu")))
     if option.part == "audio":
-        guess = table[[c for c in table if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
-        subject_accuracy = accuracy.compute_subject_accuracy([table.assign(guess=guess)])
+        predicted_class = table[[c for c in table if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
+        subject_accuracy = accuracy.compute_subject_accuracy([table.assign(guess=predicted_class)])
     else:
         table = per_recording(table)
         subject_accuracy = pd.Series(predicted(table, "fusion") == table["label"]).groupby(table["subject"]).mean()
-    return keep(results, name, subject_accuracy.rename("accuracy").rename_axis("subject").reset_index())
+    return write_table(results, name, subject_accuracy.rename("accuracy").rename_axis("subject").reset_index())
 
 
-def embed(folder: Path, fold: int) -> None:
+def write_embeddings(folder: Path, fold: int) -> None:
     """What the frozen encoders make of everybody, those held out included."""
     torch.set_num_threads(1)
-    e = planted.experiment_of(folder, {"runtime.engine": "torch", "runtime.workers": 1, "fold.index": fold})
+    e = planted.make_experiment(folder, {"runtime.engine": "torch", "runtime.workers": 1, "fold.index": fold})
     data = open_data(e)
-    run = run_of("fusion", e, data, e.seed)
+    run = make_run("fusion", e, data, e.seed)
     context = WorkerContext(data.windows, Store(e.store.results), torch.device("cpu"))
     for m in e.data.modalities:
         execute(encoder_run(e, m, run.split, data.digest, run.embed), context, lambda progress: None)
@@ -149,7 +149,7 @@ def format_report(tables: dict[tuple[str, str], list[pd.DataFrame]]) -> list[str
     lines = [
         "One option at a time turned from `none`; people never seen, seeds averaged first, then paired over people.",
     ]
-    for part, says in PARTS.items():
+    for part, description in PART_DESCRIPTIONS.items():
         options = [o for o in OPTIONS if o.part == part and (part, o.name) in tables]
         if not options:
             continue
@@ -158,7 +158,7 @@ def format_report(tables: dict[tuple[str, str], list[pd.DataFrame]]) -> list[str
         }
         lines += [
             "",
-            f"## {says}",
+            f"## {description}",
             "",
             f"{len(accuracy_by_option['none'])} people, {SEEDS} seeds.",
             "",
@@ -176,24 +176,26 @@ def format_report(tables: dict[tuple[str, str], list[pd.DataFrame]]) -> list[str
 
 
 def main() -> int:
-    folder, words = arguments(__doc__, ("part", "workers"))
+    folder, words = parse_arguments(__doc__, ("part", "workers"))
     workers = int(words.get("workers", os.cpu_count() or 1))
     options = [o for o in OPTIONS if words.get("part", o.part) == o.part]
-    jobs = [(o, fold, seed) for seed in range(SEEDS) for o in options for fold in range(folds(o.part))]
+    jobs = [(o, fold, seed) for seed in range(SEEDS) for o in options for fold in range(count_folds(o.part))]
     if any(o.part == "audio" for o in options):
-        preprocess(experiment_of(next(o for o in options if o.part == "audio"), folder, 0))
+        preprocess(make_experiment(next(o for o in options if o.part == "audio"), folder, 0))
     print(f"to do: {len(jobs)} trainings, less what is done in FOLDER; about an hour on 2 cores", flush=True)
     tables: dict[tuple[str, str], list[pd.DataFrame]] = {}
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         if any(o.part == "fusion" for o in options):
-            pool.map(partial(embed, folder), range(planted.FOLDS))
-        for k, (job, table) in enumerate(zip(jobs, pool.imap(partial(one, folder=folder), jobs), strict=True), 1):
+            pool.map(partial(write_embeddings, folder), range(planted.FOLDS))
+        for k, (job, table) in enumerate(
+            zip(jobs, pool.imap(partial(evaluate_option, folder=folder), jobs), strict=True), 1
+        ):
             tables.setdefault((job[0].part, job[0].name), []).append(table)
             print(f"{k}/{len(jobs)} {job[0].part}, {job[0].name}", flush=True)
     if len(options) < len(OPTIONS):  # the page is of all parts
         print("\n".join(format_report(tables)))
         return 0
-    return finish("ablations", "What options of training are worth", "\n".join(format_report(tables)), [])
+    return finish_benchmark("ablations", "What options of training are worth", "\n".join(format_report(tables)), [])
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from benchmarks.common import Goal, arguments, finish, keep, real_data, stored
+from benchmarks.common import Goal, find_real_data, finish_benchmark, parse_arguments, read_table, write_table
 from eav_ray.config import Experiment, digest, load_experiment, override
-from eav_ray.data.split import items_of, make_split
+from eav_ray.data.split import list_labeled_recordings, make_split
 from eav_ray.models.bandpower import BandPower
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.models.mfcc import HZ, MFCC
@@ -44,45 +44,45 @@ from eav_ray.training.run import WorkerContext, execute, table_of
 from eav_ray.training.source import Labels, RawSource
 
 SEEDS, FOLDS = 3, 8
-MACHINE = "support-vector machine"
+SVM_LABEL = "support-vector machine"
 
 
 @dataclass(frozen=True)
 class Case:
-    set: str
+    dataset: str
     name: str
-    says: str  # in the table
+    label: str  # in the table
     changes: dict[str, Any] = field(default_factory=dict)
     features: str = ""  # of a support-vector machine; empty for an encoder
 
 
-def encoder(
-    set: str, name: str, says: str, kind: str, sizes: dict[str, Any], optim: dict[str, Any], **more: Any
+def make_encoder_case(
+    dataset: str, name: str, label: str, kind: str, sizes: dict[str, Any], optim: dict[str, Any], **more: Any
 ) -> Case:
-    modality = "audio" if set == "ravdess" else "eeg"
+    modality = "audio" if dataset == "ravdess" else "eeg"
     changes = {f"model.{modality}": {"kind": kind} | sizes} | {
         f"train.encoders.{modality}.{k}": v for k, v in ({"class_weights": True, "batch": 32} | optim).items()
     }
-    return Case(set, name, says, changes | {k.replace("__", "."): v for k, v in more.items()})
+    return Case(dataset, name, label, changes | {k.replace("__", "."): v for k, v in more.items()})
 
 
 AST_SMALL = {"width": 96, "depth": 4, "heads": 3, "stride": 16}
 EEGFORMER_SMALL = {"filters": 16, "width": 128, "temporal_width": 128, "depth": 1, "heads": 8, "dropout": 0.3}
 CASES = (
-    Case("ravdess", "svm-mfcc", f"{MACHINE}, statistics of MFCC", features="mfcc"),
-    Case("ravdess", "svm-logmel", f"{MACHINE}, statistics of log-mel bands", features="logmel"),
-    encoder("ravdess", "mfcc", "mfcc, 64 wide", "mfcc", {}, {"lr": 2e-3, "epochs": 30}),
-    encoder("ravdess", "ast", "AST, small (96 wide, 4 layers)", "ast", AST_SMALL, {"lr": 1e-3, "epochs": 20}),
-    Case("eegmat", "svm-bands", f"{MACHINE}, band powers", features="bands"),
+    Case("ravdess", "svm-mfcc", f"{SVM_LABEL}, statistics of MFCC", features="mfcc"),
+    Case("ravdess", "svm-logmel", f"{SVM_LABEL}, statistics of log-mel bands", features="logmel"),
+    make_encoder_case("ravdess", "mfcc", "mfcc, 64 wide", "mfcc", {}, {"lr": 2e-3, "epochs": 30}),
+    make_encoder_case("ravdess", "ast", "AST, small (96 wide, 4 layers)", "ast", AST_SMALL, {"lr": 1e-3, "epochs": 20}),
+    Case("eegmat", "svm-bands", f"{SVM_LABEL}, band powers", features="bands"),
     Case(
         "eegmat",
         "svm-bands-aligned",
-        f"{MACHINE}, band powers, people standardised",
+        f"{SVM_LABEL}, band powers, people standardised",
         {"profile.eeg.align": "standardise"},
         features="bands",
     ),
-    encoder("eegmat", "bandpower", "bandpower, 64 wide", "bandpower", {}, {"lr": 1e-3, "epochs": 10}),
-    encoder(
+    make_encoder_case("eegmat", "bandpower", "bandpower, 64 wide", "bandpower", {}, {"lr": 1e-3, "epochs": 10}),
+    make_encoder_case(
         "eegmat",
         "bandpower-aligned",
         "bandpower, 64 wide, people standardised",
@@ -91,7 +91,7 @@ CASES = (
         {"lr": 1e-3, "epochs": 10},
         profile__eeg__align="standardise",
     ),
-    encoder(
+    make_encoder_case(
         "eegmat",
         "bandpower-euclidean",
         "bandpower, 64 wide, Euclidean alignment",
@@ -100,8 +100,10 @@ CASES = (
         {"lr": 1e-3, "epochs": 10},
         profile__eeg__align="euclidean",
     ),
-    encoder("eegmat", "eegformer", "EEGformer, small", "eegformer", EEGFORMER_SMALL, {"lr": 5e-4, "epochs": 6}),
-    encoder(
+    make_encoder_case(
+        "eegmat", "eegformer", "EEGformer, small", "eegformer", EEGFORMER_SMALL, {"lr": 5e-4, "epochs": 6}
+    ),
+    make_encoder_case(
         "eegmat",
         "eegformer-aligned",
         "EEGformer, small, people standardised",
@@ -110,18 +112,20 @@ CASES = (
         {"lr": 5e-4, "epochs": 6},
         profile__eeg__align="standardise",
     ),
-    encoder("eegmat", "eav", "the reference's EEG transformer", "eav_transformer", {}, {"lr": 1e-3, "epochs": 4}),
+    make_encoder_case(
+        "eegmat", "eav", "the reference's EEG transformer", "eav_transformer", {}, {"lr": 1e-3, "epochs": 4}
+    ),
 )
 
 
-def experiment_of(case: Case, folder: Path, fold: int = 0, seed: int = 0) -> Experiment:
-    common = {"data.root": str(real_data() / case.set), "fold.of": FOLDS, "fold.index": fold, "seed": seed}
+def make_experiment(case: Case, folder: Path, fold: int = 0, seed: int = 0) -> Experiment:
+    common = {"data.root": str(find_real_data() / case.dataset), "fold.of": FOLDS, "fold.index": fold, "seed": seed}
     common |= {"runtime.engine": "torch", "runtime.workers": 1, "train.checkpoint_epochs": 1000}
     common |= {f"store.{k}": str(folder / k) for k in ("shards", "results", "cache")}
-    return load_experiment(f"jobs/experiments/{case.set}.yaml", common | case.changes)
+    return load_experiment(f"jobs/experiments/{case.dataset}.yaml", common | case.changes)
 
 
-def remember_features() -> None:
+def cache_features() -> None:
     """From here on this process computes the MFCC of a window once, not once an epoch: nearly all of their time."""
     if hasattr(MFCC.features, "known"):
         return
@@ -138,52 +142,56 @@ def remember_features() -> None:
     MFCC.features = features
 
 
-def one(case: Case, folder: Path, fold: int, seed: int, train: bool = True) -> pd.DataFrame | None:
+def evaluate_case(case: Case, folder: Path, fold: int, seed: int, train: bool = True) -> pd.DataFrame | None:
     """Predictions for the people held out, a row a window: `subject`, `label`, `guess`. Made once, then read back.
 
     Args:
         train: None is returned of what was not made yet, if not.
     """
     torch.set_num_threads(1)
-    remember_features()
-    e = experiment_of(case, folder, fold, seed)
+    cache_features()
+    e = make_experiment(case, folder, fold, seed)
     data = open_data(e)
-    items = items_of(data.windows.ids, e.data, e.seed)
+    items = list_labeled_recordings(data.windows.ids, e.data, e.seed)
     split = make_split(items, e.split)
     (run,) = runs_of(e, split, data.digest)
-    key = digest(run.key, case.features, sorted(split.test), FEATURES)
+    key = digest(run.key, case.features, sorted(split.test), FEATURES_VERSION)
     results, name = Store(e.store.results), f"accuracy/{key}.parquet"
-    found = stored(results, name)
-    if found is not None or not train:
-        return found
+    cached = read_table(results, name)
+    if cached is not None or not train:
+        return cached
     labels = Labels.of(data.windows, {i.id: i.label for i in items})
-    rows = data.windows.rows_of(split.test)
+    rows = data.windows.find_rows(split.test)
     if case.features:
-        guess = machine(case.features, e, data, data.windows.rows_of(split.train), rows, labels.label)
+        predicted_class = predict_by_svm(
+            case.features, e, data, data.windows.find_rows(split.train), rows, labels.label
+        )
     else:
         context = WorkerContext(data.windows, results, torch.device("cpu"))
         prefix = execute(run, context, lambda progress: None)
         model = ckpt.load_model(ckpt.load(results, prefix)).eval()
-        guess = predicted(model, data, labels, rows)
+        predicted_class = predict_classes(model, data, labels, rows)
     ids = data.windows.ids.iloc[rows]
-    table = pd.DataFrame({"subject": ids["subject"].to_numpy(), "label": labels.label[rows], "guess": guess})
-    return keep(results, name, table)
+    table = pd.DataFrame({"subject": ids["subject"].to_numpy(), "label": labels.label[rows], "guess": predicted_class})
+    return write_table(results, name, table)
 
 
-def predicted(model: Classifier, data: Data, labels: Labels, rows: np.ndarray) -> np.ndarray:
+def predict_classes(model: Classifier, data: Data, labels: Labels, rows: np.ndarray) -> np.ndarray:
     source = RawSource(data.windows, model.names)
     with torch.no_grad():
         table = table_of(lambda b: model(b.inputs, b.present_BM), source, labels, rows, data.windows, 64)
     return table[[c for c in table.columns if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
 
 
-FEATURES = 1  # raise when the features below change
+FEATURES_VERSION = 1  # raise when the features below change
 
 
-def machine(kind: str, e: Experiment, data: Data, train: np.ndarray, test: np.ndarray, label: np.ndarray) -> np.ndarray:
+def predict_by_svm(
+    kind: str, e: Experiment, data: Data, train: np.ndarray, test: np.ndarray, label: np.ndarray
+) -> np.ndarray:
     """A support-vector machine with a radial kernel, its penalty chosen on inner folds of the training people."""
     rows = np.concatenate([train, test])
-    x = features(kind, e, data, rows)
+    x = compute_features(kind, e, data, rows)
     train_subjects = data.windows.ids["subject"].to_numpy()[train]
     pipeline = make_pipeline(StandardScaler(), SVC(class_weight="balanced"))
     grid = {"svc__C": [0.1, 1, 10, 100], "svc__gamma": [0.3 / x.shape[1], 1 / x.shape[1], 3 / x.shape[1]]}
@@ -192,7 +200,7 @@ def machine(kind: str, e: Experiment, data: Data, train: np.ndarray, test: np.nd
     return search.predict(x[len(train) :])
 
 
-def features(kind: str, e: Experiment, data: Data, rows: np.ndarray) -> np.ndarray:
+def compute_features(kind: str, e: Experiment, data: Data, rows: np.ndarray) -> np.ndarray:
     """(rows, features) of whole windows; of audio, of what was recorded, without the zeros that fill a window up."""
     if kind == "bands":
         x = torch.from_numpy(data.windows.get(rows, "eeg"))
@@ -215,22 +223,22 @@ def features(kind: str, e: Experiment, data: Data, rows: np.ndarray) -> np.ndarr
 
 def compute_subject_accuracy(tables: list[pd.DataFrame]) -> pd.Series:
     """Balanced accuracy over each person's windows, the mean over seeds."""
-    whole = pd.concat(tables)
-    right = whole["guess"] == whole["label"]
-    by_class = right.groupby([whole["subject"], whole["label"]]).mean()
+    predictions = pd.concat(tables)
+    correct = predictions["guess"] == predictions["label"]
+    by_class = correct.groupby([predictions["subject"], predictions["label"]]).mean()
     return by_class.groupby(level=0).mean()
 
 
-def work(job: tuple[Case, int, int], folder: Path, train: bool) -> tuple[str, int, float, pd.DataFrame | None]:
+def run_job(job: tuple[Case, int, int], folder: Path, train: bool) -> tuple[str, int, float, pd.DataFrame | None]:
     began = time.perf_counter()
-    table = one(job[0], folder, job[1], job[2], train)
+    table = evaluate_case(job[0], folder, job[1], job[2], train)
     return job[0].name, job[2], time.perf_counter() - began, table
 
 
 def announce(jobs: list[tuple[Case, int, int]], folder: Path, workers: int) -> None:
     seconds, encoders = 0.0, 0
     for case in {c.name: c for c, _, _ in jobs}.values():
-        e = experiment_of(case, folder)
+        e = make_experiment(case, folder)
         data = open_data(e)
         count = sum(c.name == case.name for c, _, _ in jobs)
         windows = len(data.windows) * (FOLDS - 1) / FOLDS
@@ -249,7 +257,7 @@ def announce(jobs: list[tuple[Case, int, int]], folder: Path, workers: int) -> N
     )
 
 
-def report(tables: dict[str, list[pd.DataFrame]]) -> int:
+def write_report(tables: dict[str, list[pd.DataFrame]]) -> int:
     lines = [
         "Balanced accuracy of each person's windows, percent; seeds are averaged before people are compared. A machine "
         "has no seed."
@@ -260,14 +268,14 @@ def report(tables: dict[str, list[pd.DataFrame]]) -> int:
         ("eegmat", "EEGMAT, rest against arithmetic", 50),
     ):
         accuracy_by_case = {
-            c.name: compute_subject_accuracy(tables[c.name]) for c in CASES if c.set == name and c.name in tables
+            c.name: compute_subject_accuracy(tables[c.name]) for c in CASES if c.dataset == name and c.name in tables
         }
-        machines = [c for c in CASES if c.set == name and c.features and c.name in accuracy_by_case]
-        ours = [c for c in CASES if c.set == name and not c.features and c.name in accuracy_by_case]
-        if not machines or not ours:
+        svm_cases = [c for c in CASES if c.dataset == name and c.features and c.name in accuracy_by_case]
+        encoder_cases = [c for c in CASES if c.dataset == name and not c.features and c.name in accuracy_by_case]
+        if not svm_cases or not encoder_cases:
             continue
-        rival = max(machines, key=lambda c: accuracy_by_case[c.name].mean())
-        count = len(accuracy_by_case[rival.name])
+        best_svm = max(svm_cases, key=lambda c: accuracy_by_case[c.name].mean())
+        count = len(accuracy_by_case[best_svm.name])
         lines += [
             "",
             f"## {title}, {count} people, chance {chance}",
@@ -275,47 +283,47 @@ def report(tables: dict[str, list[pd.DataFrame]]) -> int:
             "| model | seeds | mean | SD over people | less the best machine | better, worse | Wilcoxon p |",
             "|---|---|---|---|---|---|---|",
         ]
-        for case in (*machines, *ours):
+        for case in (*svm_cases, *encoder_cases):
             mean, sd = 100 * accuracy_by_case[case.name].mean(), 100 * accuracy_by_case[case.name].std(ddof=1)
-            gain = (accuracy_by_case[case.name] - accuracy_by_case[rival.name]).to_numpy() * 100
-            compared = f"{gain.mean():+.1f} | {(gain > 0).sum()}, {(gain < 0).sum()} | {p_value(gain)}"
+            gain = (accuracy_by_case[case.name] - accuracy_by_case[best_svm.name]).to_numpy() * 100
+            compared = f"{gain.mean():+.1f} | {(gain > 0).sum()}, {(gain < 0).sum()} | {format_p_value(gain)}"
             runs = "-" if case.features else len(tables[case.name]) // FOLDS
             lines.append(
-                f"| {case.says} | {runs} | {mean:.1f} | {sd:.1f} | {compared if case is not rival else '- | - | -'} |"
+                f"| {case.label} | {runs} | {mean:.1f} | {sd:.1f} | {compared if case is not best_svm else '- | - | -'} |"
             )
-        best = max(ours, key=lambda c: accuracy_by_case[c.name].mean())
-        gain = 100 * float((accuracy_by_case[best.name] - accuracy_by_case[rival.name]).mean())
-        goals.append(Goal(f"{title}: {best.name} less {rival.name}", gain, 0.0, " points"))
+        best = max(encoder_cases, key=lambda c: accuracy_by_case[c.name].mean())
+        gain = 100 * float((accuracy_by_case[best.name] - accuracy_by_case[best_svm.name]).mean())
+        goals.append(Goal(f"{title}: {best.name} less {best_svm.name}", gain, 0.0, " points"))
     lines += [
         "",
         "Encoders are of the small sizes named, from random values. The video encoder has no labelled real recordings "
         "here: what it can do was shown on planted people only.",
     ]
-    return finish("accuracy", "Accuracy on real recordings, people never seen", "\n".join(lines), goals)
+    return finish_benchmark("accuracy", "Accuracy on real recordings, people never seen", "\n".join(lines), goals)
 
 
-def p_value(gain: np.ndarray) -> str:
+def format_p_value(gain: np.ndarray) -> str:
     return f"{wilcoxon(gain).pvalue:.3g}" if gain.any() else "1"
 
 
 def main() -> int:
-    folder, words = arguments(__doc__, ("set", "case", "seeds", "workers", "train"))
+    folder, words = parse_arguments(__doc__, ("set", "case", "seeds", "workers", "train"))
     seeds, workers = int(words.get("seeds", SEEDS)), int(words.get("workers", os.cpu_count() or 1))
-    cases = [c for c in CASES if words.get("set", c.set) == c.set and words.get("case", c.name) == c.name]
-    made: set[str] = set()
+    cases = [c for c in CASES if words.get("set", c.dataset) == c.dataset and words.get("case", c.name) == c.name]
+    preprocessed: set[str] = set()
     for case in cases:
-        e = experiment_of(case, folder)
+        e = make_experiment(case, folder)
         store = shard_store(e).root
-        if store not in made:
+        if store not in preprocessed:
             preprocess(override(e, {"runtime.engine": "deepspeed"}))
-            made.add(store)
+            preprocessed.add(store)
     jobs = [(c, f, s) for s in range(seeds) for c in cases for f in range(FOLDS) if not c.features or s == 0]
     train = words.get("train") != "no"
     if train:
         announce(jobs, folder, workers)
     found: dict[tuple[str, int], list[pd.DataFrame]] = {}
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        each = pool.imap_unordered(partial(work, folder=folder, train=train), jobs)
+        each = pool.imap_unordered(partial(run_job, folder=folder, train=train), jobs)
         for k, (name, seed, seconds, table) in enumerate(each, 1):
             if table is not None:
                 found.setdefault((name, seed), []).append(table)
@@ -328,7 +336,7 @@ def main() -> int:
         for name, parts in tables.items():
             print(f"{name}: {100 * compute_subject_accuracy(parts).mean():.1f}")
         return 0
-    return report(tables)
+    return write_report(tables)
 
 
 if __name__ == "__main__":

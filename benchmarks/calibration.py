@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import wilcoxon
 
-from benchmarks.common import Goal, arguments, finish
-from benchmarks.planted import FOLDS, PLAN, experiment_of
+from benchmarks.common import Goal, finish_benchmark, parse_arguments
+from benchmarks.planted import FOLDS, SPEC, make_experiment
 from eav_ray.config import override
 from eav_ray.runtime import cluster
 from eav_ray.runtime.calibrate import plan_calibration
@@ -23,49 +23,59 @@ from eav_ray.runtime.train import announce, open_data, train
 from eav_ray.storage import Store
 from eav_ray.training.metrics import per_recording, predicted
 
-NUMBERS = (0, 5, 10, 20)
+RECORDING_COUNTS = (0, 5, 10, 20)
 
 
 def main() -> int:
-    folder, _ = arguments(__doc__)
-    e = experiment_of(folder, {})
+    folder, _ = parse_arguments(__doc__)
+    e = make_experiment(folder, {})
     parts = []
     with cluster.connect_to_ray(e.runtime):
         data = open_data(e)
         paths = [train(override(e, {"fold.index": fold})) for fold in range(FOLDS)]
         checkpoint_by_subject = {i.split("/")[0]: p for p in paths for i in open_checkpoint(p).split.test}
-        assert len(checkpoint_by_subject) == PLAN.n_subjects
+        assert len(checkpoint_by_subject) == SPEC.n_subjects
         runs = {
-            (s, k): plan_calibration(e, data, p, s, k) for s, p in checkpoint_by_subject.items() for k in NUMBERS if k
+            (s, k): plan_calibration(e, data, p, s, k)
+            for s, p in checkpoint_by_subject.items()
+            for k in RECORDING_COUNTS
+            if k
         }
         announce(e, list(runs.values()), data)
-        seen = tuple(sorted({i for run in runs.values() for i in run.split.train}))
-        prefixes = run_all(e, list(runs.values()), data.shards, data.index, seen, title="calibrate")
+        train_recordings = tuple(sorted({i for run in runs.values() for i in run.split.train}))
+        prefixes = run_all(e, list(runs.values()), data.shards, data.index, train_recordings, title="calibrate")
         for subject, path in checkpoint_by_subject.items():
-            scored = {i.split("/")[1] for i in runs[subject, NUMBERS[-1]].split.test}
-            for k in NUMBERS:
-                where = path if not k else f"{Store(e.store.results)}/{prefixes[runs[subject, k].key]}"
-                table = per_recording(evaluate(e, where, data.shards, data.index, data.windows.ids))
+            scored = {i.split("/")[1] for i in runs[subject, RECORDING_COUNTS[-1]].split.test}
+            for k in RECORDING_COUNTS:
+                checkpoint_path = path if not k else f"{Store(e.store.results)}/{prefixes[runs[subject, k].key]}"
+                table = per_recording(evaluate(e, checkpoint_path, data.shards, data.index, data.windows.ids))
                 table = table[(table["subject"] == subject) & table["recording"].isin(scored)]
-                right = predicted(table, "fusion") == table["label"].to_numpy()
-                parts.append({"subject": subject, "recordings": k, "accuracy": right.mean(), "scored": len(right)})
+                correct = predicted(table, "fusion") == table["label"].to_numpy()
+                parts.append({"subject": subject, "recordings": k, "accuracy": correct.mean(), "scored": len(correct)})
     table = pd.DataFrame(parts).pivot(index="subject", columns="recordings", values="accuracy") * 100
     lines = [
-        f"{PLAN.n_subjects} planted people never seen before, {parts[0]['scored']} recordings of each scored; fusion and "
+        f"{SPEC.n_subjects} planted people never seen before, {parts[0]['scored']} recordings of each scored; fusion and "
         "heads trained on, encoders as they were.",
         "",
         "| labelled recordings | accuracy | SD over people | gain | better, worse | Wilcoxon p |",
         "|---|---|---|---|---|---|",
     ]
-    for k in NUMBERS:
+    for k in RECORDING_COUNTS:
         gain = (table[k] - table[0]).to_numpy()
         p = f"{wilcoxon(gain).pvalue:.2g}" if np.any(gain) else "-"
         lines.append(
             f"| {k} | {table[k].mean():.1f} | {table[k].std(ddof=1):.1f} | {gain.mean():+.1f} | "
             f"{(gain > 0).sum()}, {(gain < 0).sum()} | {p} |"
         )
-    goal = Goal(f"gain by {NUMBERS[-1]} recordings", float((table[NUMBERS[-1]] - table[0]).mean()), 0, " points")
-    return finish("calibration", "Calibration with labelled recordings of a new person", "\n".join(lines), [goal])
+    goal = Goal(
+        f"gain by {RECORDING_COUNTS[-1]} recordings",
+        float((table[RECORDING_COUNTS[-1]] - table[0]).mean()),
+        0,
+        " points",
+    )
+    return finish_benchmark(
+        "calibration", "Calibration with labelled recordings of a new person", "\n".join(lines), [goal]
+    )
 
 
 if __name__ == "__main__":

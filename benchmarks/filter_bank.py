@@ -14,8 +14,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from transformers import ASTFeatureExtractor
 
-from benchmarks.common import Goal, finish, spread
-from benchmarks.log_mel import waves
+from benchmarks.common import Goal, finish_benchmark, format_spread
+from benchmarks.log_mel import read_waveforms
 from eav_ray.models.audio import HZ, SD, FilterBank
 
 CLIPS, RUNS = 64, 15
@@ -24,7 +24,7 @@ CLIPS, RUNS = 64, 15
 def main() -> int:
     torch.set_num_threads(1)
     threadpool_limits(1)  # NumPy's
-    x_BT = waves(CLIPS)
+    x_BT = read_waveforms(CLIPS)
     clips, batch = list(x_BT), torch.from_numpy(x_BT)
     lines = [
         f"{CLIPS} windows of 5 s, one thread. Median (range) of {RUNS} runs, milliseconds a window; deviation in "
@@ -38,24 +38,24 @@ def main() -> int:
         library, bank = ASTFeatureExtractor(max_length=max_length), FilterBank(max_length)
         made: dict[str, np.ndarray] = {}
 
-        def theirs(library: ASTFeatureExtractor = library) -> np.ndarray:
+        def run_library(library: ASTFeatureExtractor = library) -> np.ndarray:
             return library(clips, sampling_rate=HZ, return_tensors="np")["input_values"]
 
-        def ours(bank: FilterBank = bank) -> np.ndarray:
+        def run_filter_bank(bank: FilterBank = bank) -> np.ndarray:
             return bank(batch).numpy()
 
-        sides = {"theirs": theirs, "ours": ours}
+        sides = {"theirs": run_library, "ours": run_filter_bank}
         times: dict[str, list[float]] = {name: [] for name in sides}
         for k in range(-1, RUNS):  # the first is not counted
             for name in sides if k % 2 == 0 else reversed(sides):
                 began = time.perf_counter()
                 made[name] = sides[name]()
-                took = 1e3 * (time.perf_counter() - began) / CLIPS
-                times[name] += [took] if k >= 0 else []
+                milliseconds = 1e3 * (time.perf_counter() - began) / CLIPS
+                times[name] += [milliseconds] if k >= 0 else []
         ratio = np.array(times["theirs"]) / np.array(times["ours"])
         difference = np.abs(made["ours"] - made["theirs"]) * 2 * SD
         lines.append(
-            f"| {max_length} | {spread(times['theirs'])} | {spread(times['ours'])} | {spread(ratio)} | "
+            f"| {max_length} | {format_spread(times['theirs'])} | {format_spread(times['ours'])} | {format_spread(ratio)} | "
             f"{difference.max():.1e} | {difference.mean():.1e} |"
         )
         goals += [
@@ -63,7 +63,7 @@ def main() -> int:
             Goal(f"largest deviation, {max_length} frames", float(difference.max()), 1e-3, "", False),
             Goal(f"mean deviation, {max_length} frames", float(difference.mean()), 2e-5, "", False),
         ]
-    return finish("filter_bank", "The filter bank beside ASTFeatureExtractor", "\n".join(lines), goals)
+    return finish_benchmark("filter_bank", "The filter bank beside ASTFeatureExtractor", "\n".join(lines), goals)
 
 
 if __name__ == "__main__":

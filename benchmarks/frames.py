@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import binomtest
 
-from benchmarks.common import Goal, arguments, finish, real_data, spread
+from benchmarks.common import Goal, find_real_data, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import VideoPreprocessing
 from eav_ray.data import frames, video
-from eav_ray.data.synthetic import Plan, generate_dataset
+from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
 from eav_ray.report.table import correct_per_recording
 
 RUNS = 5
@@ -30,16 +30,16 @@ SIZE, WINDOW = 224, 25
 DEMO = "jobs/experiments/demo.yaml"
 
 
-def real_windows() -> list[np.ndarray]:
+def read_real_windows() -> list[np.ndarray]:
     """(25, 224, 224, 3) each."""
     found = []
-    for path in sorted((real_data() / "video").glob("*.m*")):
+    for path in sorted((find_real_data() / "video").glob("*.m*")):
         x_FHWC = video.read_video(path, 5, SIZE).frames
         found += [x_FHWC[i : i + WINDOW] for i in range(0, len(x_FHWC) - WINDOW + 1, WINDOW)]
     return found
 
 
-def parquet_bytes(stored: list[list[bytes]] | np.ndarray) -> int:
+def measure_parquet_bytes(stored: list[list[bytes]] | np.ndarray) -> int:
     """As a column of a shard."""
     column = pa.array([w.tobytes() for w in stored]) if isinstance(stored, np.ndarray) else pa.array(stored)
     sink = io.BytesIO()
@@ -47,18 +47,18 @@ def parquet_bytes(stored: list[list[bytes]] | np.ndarray) -> int:
     return len(sink.getvalue())
 
 
-def jpeg(windows: list[np.ndarray], quality: int) -> dict[str, float]:
+def measure_jpeg(windows: list[np.ndarray], quality: int) -> dict[str, float]:
     preprocessing = VideoPreprocessing(quality=quality)
     began = time.process_time()
     stored: list[list[bytes]] = [list(frames.encode_frames(w, preprocessing)) for w in windows]
     encode_s = time.process_time() - began
     cpu, wall = time.process_time(), time.perf_counter()
-    back = frames.decode_frames(stored, windows[0].shape)
+    decoded = frames.decode_frames(stored, windows[0].shape)
     decode_s, wall_s = time.process_time() - cpu, time.perf_counter() - wall
     n = len(windows) * WINDOW
-    error = np.square(np.stack(windows).astype(np.float32) - back).mean()
+    error = np.square(np.stack(windows).astype(np.float32) - decoded).mean()
     return {
-        "bytes": parquet_bytes(stored) / n,
+        "bytes": measure_parquet_bytes(stored) / n,
         "encode": 1e3 * encode_s / n,
         "decode": 1e3 * decode_s / n,
         "wall": 1e3 * wall_s / n,
@@ -66,7 +66,7 @@ def jpeg(windows: list[np.ndarray], quality: int) -> dict[str, float]:
     }
 
 
-def raw(windows: list[np.ndarray], folder: Path) -> dict[str, float]:
+def measure_raw(windows: list[np.ndarray], folder: Path) -> dict[str, float]:
     """Raw frames as the cache holds them: uncompressed and mapped, copied when they are used."""
     stacked = np.stack(windows)
     path = folder / "raw.bin"
@@ -75,23 +75,23 @@ def raw(windows: list[np.ndarray], folder: Path) -> dict[str, float]:
     cpu, wall = time.process_time(), time.perf_counter()
     np.array(mapped)
     n = len(windows) * WINDOW
-    found = {"decode": 1e3 * (time.process_time() - cpu) / n, "wall": 1e3 * (time.perf_counter() - wall) / n}
-    return found | {"bytes": parquet_bytes(stacked) / n, "encode": 0.0, "psnr": float("inf")}
+    costs = {"decode": 1e3 * (time.process_time() - cpu) / n, "wall": 1e3 * (time.perf_counter() - wall) / n}
+    return costs | {"bytes": measure_parquet_bytes(stacked) / n, "encode": 0.0, "psnr": float("inf")}
 
 
-def accuracy(folder: Path, codec: str) -> pd.DataFrame:
+def score_codec(folder: Path, codec: str) -> pd.DataFrame:
     """Whether the video encoder is right: one row a recording of the people held out."""
     folder_of_codec = folder / codec
     words = [DEMO, f"data.root={folder / 'planted'}", "data.modalities=[video]", f"profile.video.codec={codec}"]
     words += [f"store.{k}={folder_of_codec / k}" for k in ("shards", "results", "cache")]
-    program("jobs/preprocess.py", *words)
-    checkpoint = program("jobs/train.py", *words).rsplit("checkpoint: ", 1)[1].split()[0]
-    program("jobs/evaluate.py", *words, "--checkpoint", checkpoint)
+    run_program("jobs/preprocess.py", *words)
+    checkpoint = run_program("jobs/train.py", *words).rsplit("checkpoint: ", 1)[1].split()[0]
+    run_program("jobs/evaluate.py", *words, "--checkpoint", checkpoint)
     (predictions_file,) = (folder_of_codec / "results" / "evaluations").glob("*.parquet")
     return correct_per_recording(pd.read_parquet(predictions_file), ["video"]).set_index(["subject", "recording"])
 
 
-def program(*words: str) -> str:
+def run_program(*words: str) -> str:
     process = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     if process.returncode:
         sys.exit(f"error: {' '.join(words)} ended with {process.returncode}: {process.stderr[-1000:]}")
@@ -99,14 +99,14 @@ def program(*words: str) -> str:
 
 
 def main() -> int:
-    folder, _ = arguments(__doc__)
+    folder, _ = parse_arguments(__doc__)
     folder.mkdir(parents=True, exist_ok=True)
-    windows = real_windows()
+    windows = read_real_windows()
     table: dict[str, list[dict[str, float]]] = {"raw": [], "JPEG 95": [], "JPEG 90": []}
     for _ in range(RUNS):
-        table["raw"].append(raw(windows, folder))
-        table["JPEG 95"].append(jpeg(windows, 95))
-        table["JPEG 90"].append(jpeg(windows, 90))
+        table["raw"].append(measure_raw(windows, folder))
+        table["JPEG 95"].append(measure_jpeg(windows, 95))
+        table["JPEG 90"].append(measure_jpeg(windows, 90))
     lines = [
         f"{len(windows)} windows of 25 frames of real face video at {SIZE} x {SIZE}, no colour subsampling. Median "
         f"(range) of {RUNS} runs; milliseconds a frame of one core, and by the clock with {frames.N_DECODE_THREADS} threads.",
@@ -118,18 +118,18 @@ def main() -> int:
         one = {k: [r[k] for r in runs] for k in runs[0]}
         psnr = "exact" if np.isinf(one["psnr"][0]) else f"{one['psnr'][0]:.1f}"
         lines.append(
-            f"| {name} | {one['bytes'][0]:,.0f} | {spread(one['encode'])} | {spread(one['decode'], 3)} | "
-            f"{spread(one['wall'], 3)} | {psnr} |"
+            f"| {name} | {one['bytes'][0]:,.0f} | {format_spread(one['encode'])} | {format_spread(one['decode'], 3)} | "
+            f"{format_spread(one['wall'], 3)} | {psnr} |"
         )
-    generate_dataset(folder / "planted", Plan(n_subjects=9, per_class=6), workers=2)
-    right = pd.concat({c: accuracy(folder, c)["video"] for c in ("raw", "jpeg")}, axis=1)
-    only = {c: int((right[c] & ~right[o]).sum()) for c, o in (("raw", "jpeg"), ("jpeg", "raw"))}
-    p = float(binomtest(only["raw"], sum(only.values())).pvalue) if sum(only.values()) else 1.0
+    generate_dataset(folder / "planted", SyntheticSpec(n_subjects=9, per_class=6), workers=2)
+    correct = pd.concat({c: score_codec(folder, c)["video"] for c in ("raw", "jpeg")}, axis=1)
+    discordant = {c: int((correct[c] & ~correct[o]).sum()) for c, o in (("raw", "jpeg"), ("jpeg", "raw"))}
+    p = float(binomtest(discordant["raw"], sum(discordant.values())).pvalue) if sum(discordant.values()) else 1.0
     lines += [
         "",
-        f"Accuracy on {len(right)} recordings of {right.index.get_level_values(0).nunique()} planted people never "
-        f"seen: raw {right['raw'].mean():.1%}, JPEG 95 {right['jpeg'].mean():.1%}; {only['raw']} recordings right by "
-        f"raw alone, {only['jpeg']} by JPEG alone; exact McNemar p = {p:.2g}. One seed.",
+        f"Accuracy on {len(correct)} recordings of {correct.index.get_level_values(0).nunique()} planted people never "
+        f"seen: raw {correct['raw'].mean():.1%}, JPEG 95 {correct['jpeg'].mean():.1%}; {discordant['raw']} recordings right by "
+        f"raw alone, {discordant['jpeg']} by JPEG alone; exact McNemar p = {p:.2g}. One seed.",
     ]
     ratio = table["raw"][0]["bytes"] / table["JPEG 95"][0]["bytes"]
     goals = [
@@ -143,12 +143,12 @@ def main() -> int:
         ),
         Goal(
             "accuracy of JPEG 95 less that of raw",
-            100 * float(right["jpeg"].mean() - right["raw"].mean()),
+            100 * float(correct["jpeg"].mean() - correct["raw"].mean()),
             -3,
             " points",
         ),
     ]
-    return finish("frames", "How video frames are stored", "\n".join(lines), goals)
+    return finish_benchmark("frames", "How video frames are stored", "\n".join(lines), goals)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import Goal, arguments, finish, spread
+from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import Experiment, override
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.training.engine import TorchEngine, make_engine, to_device
@@ -49,12 +49,12 @@ KERNELS = {
 }
 
 
-def experiment_of(size: str) -> Experiment:
+def make_experiment(size: str) -> Experiment:
     plain = {"runtime.engine": "torch", "runtime.precision": "bf16", "runtime.workers": 1}
     return override(Experiment(), SIZES[size] | plain)
 
 
-def windows(e: Experiment, n: int) -> Batch:
+def make_batch(e: Experiment, n: int) -> Batch:
     """Drawn at random, whole, in CPU memory."""
     draw = torch.Generator().manual_seed(0)
     size, frames = e.preprocessing.video.size, e.preprocessing.video.fps * e.preprocessing.window_s
@@ -67,76 +67,76 @@ def windows(e: Experiment, n: int) -> Batch:
     return Batch(inputs, torch.ones(n, 3, dtype=torch.bool), label_B, torch.ones(n), n, 0)
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize_device(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def seconds(action: Callable[[], Any], device: torch.device, runs: int) -> list[float]:
+def time_action(action: Callable[[], Any], device: torch.device, runs: int) -> list[float]:
     found = []
     for run in range(WARM_UP + runs):
-        synchronise(device)
+        synchronize_device(device)
         began = time.perf_counter()
         action()
-        synchronise(device)
+        synchronize_device(device)
         if run >= WARM_UP:
             found.append(time.perf_counter() - began)
     return found
 
 
-def matrix_rate(device: torch.device, n: int) -> float:
+def measure_matrix_rate(device: torch.device, n: int) -> float:
     """Multiplications and additions a second of an n x n product in bfloat16, the best of ten."""
     a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * n**3 / min(seconds(lambda: a @ b, device, 10))
+    return 2 * n**3 / min(time_action(lambda: a @ b, device, 10))
 
 
-def classifier(e: Experiment, *, frozen: bool) -> Classifier:
+def make_classifier(e: Experiment, *, frozen: bool) -> Classifier:
     torch.manual_seed(0)
     module = Classifier(e, SHAPES)
     module.freeze_encoders(frozen)
     return module
 
 
-def arithmetic(e: Experiment, device: torch.device, *, frozen: bool) -> float:
+def count_step_flops(e: Experiment, device: torch.device, *, frozen: bool) -> float:
     """Multiplications and additions of a training step on one window, forward and backward."""
-    engine = make_engine(classifier(e, frozen=frozen), e.optim, e.runtime, device=device)
+    engine = make_engine(make_classifier(e, frozen=frozen), e.optim, e.runtime, device=device)
     # Attention step by step is made of matrix products, which are counted on every device.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        engine.train_step(windows(e, 1), 1e-4)
+        engine.train_step(make_batch(e, 1), 1e-4)
     engine.close()
     return counter.get_total_flops()
 
 
-def compiled(module: Classifier) -> None:
+def compile_encoders(module: Classifier) -> None:
     for encoder in module.encoders.values():
         encoder.compile()
 
 
-def fused(engine: Engine, module: nn.Module, e: Experiment) -> None:
+def use_fused_adamw(engine: Engine, module: nn.Module, e: Experiment) -> None:
     assert isinstance(engine, TorchEngine)
     groups = parameter_groups(module.named_parameters(), e.optim)
     engine.optimizer = torch.optim.AdamW(groups, lr=e.optim.lr, fused=True)
 
 
-def timed(
+def time_training_steps(
     e: Experiment, device: torch.device, change: str, batch: int, steps: int, *, frozen: bool
 ) -> list[float] | str:
     """Seconds of each step with one change; or why this attention kernel cannot do it here."""
     if change == "DeepSpeed, ZeRO 1":
         e = override(e, {"runtime.engine": "deepspeed", "runtime.zero_stage": 1})
-    module = classifier(e, frozen=frozen)
-    made = windows(e, batch)
+    module = make_classifier(e, frozen=frozen)
+    step_batch = make_batch(e, batch)
     engine = make_engine(module, replace(e.optim, batch=batch), e.runtime, device=device)
     if change == "windows on the device":
-        made = to_device(made, device)
+        step_batch = to_device(step_batch, device)
     if change == "torch.compile":
-        compiled(module)
+        compile_encoders(module)
     if change == "fused AdamW":
-        fused(engine, module, e)
+        use_fused_adamw(engine, module, e)
     kernel = sdpa_kernel(KERNELS[change]) if change in KERNELS else contextlib.nullcontext()
     try:
         with kernel:
-            return seconds(partial(engine.train_step, made, 1e-4), device, steps)
+            return time_action(partial(engine.train_step, step_batch, 1e-4), device, steps)
     except RuntimeError as error:
         if change not in KERNELS:
             raise
@@ -146,33 +146,35 @@ def timed(
 
 
 def main() -> int:
-    _, words = arguments(__doc__, ("device", "size", "batch", "steps"))
+    _, words = parse_arguments(__doc__, ("device", "size", "batch", "steps"))
     device, size = torch.device(words.get("device", "cuda")), words.get("size", "base")
     if size not in SIZES:
         sys.exit(f"error: size is {size!r}; use one of {', '.join(SIZES)}")
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("error: no GPU here; `device=cpu size=small` only shows that the code runs")
     batch, steps = int(words.get("batch", 16)), int(words.get("steps", 20))
-    e = experiment_of(size)
-    rate = matrix_rate(device, 8192 if size == "base" else 512)
+    e = make_experiment(size)
+    rate = measure_matrix_rate(device, 8192 if size == "base" else 512)
     changes = ["as it is", "DeepSpeed, ZeRO 1", "windows on the device", "torch.compile", "fused AdamW", *KERNELS]
     table, goals = [], []
     for training, frozen in (("frozen encoders", True), ("full", False)):
-        work = arithmetic(e, device, frozen=frozen)
-        print(f"{training}: {work / 1e9:.3g} GFLOP a window", flush=True)
+        flops_per_window = count_step_flops(e, device, frozen=frozen)
+        print(f"{training}: {flops_per_window / 1e9:.3g} GFLOP a window", flush=True)
         for change in changes:
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            found = timed(e, device, change, batch, steps, frozen=frozen)
+            found = time_training_steps(e, device, change, batch, steps, frozen=frozen)
             if isinstance(found, str):
                 table.append(f"| {training} | {change} | {found} | | |")
                 continue
-            used = 100 * work * batch / np.median(found) / rate
+            utilization = 100 * flops_per_window * batch / np.median(found) / rate
             gib = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
-            table.append(f"| {training} | {change} | {spread(batch / np.array(found), 1)} | {used:.1f} | {gib:.1f} |")
+            table.append(
+                f"| {training} | {change} | {format_spread(batch / np.array(found), 1)} | {utilization:.1f} | {gib:.1f} |"
+            )
             print(table[-1], flush=True)
             if change == "as it is":
-                goals.append(Goal(f"utilisation, {training}", used, 40, " %"))
+                goals.append(Goal(f"utilisation, {training}", utilization, 40, " %"))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     body = "\n".join(
         [
@@ -187,7 +189,7 @@ def main() -> int:
     if (device.type, size) != ("cuda", "base"):
         print(body, "it runs; no page is written", sep="\n")
         return 0
-    return finish("gpu", "Training on one GPU", body, goals)
+    return finish_benchmark("gpu", "Training on one GPU", body, goals)
 
 
 if __name__ == "__main__":

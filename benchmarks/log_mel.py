@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.common import Goal, finish, real_data, spread
+from benchmarks.common import Goal, find_real_data, finish_benchmark, format_spread
 from eav_ray.config import DataConfig, Experiment, load_experiment
 from eav_ray.data import audio, sets
 from eav_ray.models.audio import AST, HZ
@@ -26,9 +26,9 @@ SIZES = {"demo": ("jobs/experiments/demo.yaml", 32, 8), "published": ("jobs/expe
 WINDOW_S = 5
 
 
-def waves(count: int) -> np.ndarray:
+def read_waveforms(count: int) -> np.ndarray:
     """(count, samples) of 5 s, zero after the clip's end."""
-    _, listing = sets.scan_dataset(DataConfig(dataset="ravdess", root=str(real_data()), modalities=("audio",)))
+    _, listing = sets.scan_dataset(DataConfig(dataset="ravdess", root=str(find_real_data()), modalities=("audio",)))
     found = np.zeros((count, HZ * WINDOW_S), np.float32)
     for row, recording in zip(found, listing.recordings, strict=False):
         assert recording.audio is not None
@@ -37,7 +37,7 @@ def waves(count: int) -> np.ndarray:
     return found
 
 
-class Side:
+class EncoderTraining:
     """An encoder with a linear head, and the file that it is trained from, `batch` windows a step."""
 
     def __init__(self, encoder: AST, stored: np.ndarray, path: Path, batch: int) -> None:
@@ -47,7 +47,7 @@ class Side:
         self.encoder, self.head = encoder, nn.Linear(encoder.width, 5)
         self.optimizer = torch.optim.AdamW([*encoder.parameters(), *self.head.parameters()], lr=1e-4)
 
-    def epoch(self) -> float:
+    def train_epoch(self) -> float:
         """Milliseconds a window."""
         began = time.perf_counter()
         for start in range(0, len(self.mapped), self.batch):
@@ -60,30 +60,32 @@ class Side:
         return 1e3 * (time.perf_counter() - began) / len(self.mapped)
 
 
-def encoder_of(experiment: Experiment) -> AST:
+def make_encoder(experiment: Experiment) -> AST:
     a = experiment.model.audio
     torch.manual_seed(0)
     sizes = {"width": a.width, "depth": a.depth, "heads": a.heads, "max_length": a.max_length, "stride": a.stride}
     return AST(window_s=WINDOW_S, dropout=0.0, **sizes)
 
 
-def measure(experiment: Experiment, batch: int, steps: int) -> tuple[dict[str, np.ndarray], float, dict[str, int]]:
+def measure_training(
+    experiment: Experiment, batch: int, steps: int
+) -> tuple[dict[str, np.ndarray], float, dict[str, int]]:
     """Milliseconds a window of each side, run by run; of making a spectrogram; and bytes of each form."""
-    x_BT = waves(batch * steps)
+    x_BT = read_waveforms(batch * steps)
     times: dict[str, list[float]] = {"wave": [], "stored": []}
     with tempfile.TemporaryDirectory() as folder:
-        from_wave = Side(encoder_of(experiment), x_BT, Path(folder) / "wave", batch)
+        from_wave = EncoderTraining(make_encoder(experiment), x_BT, Path(folder) / "wave", batch)
         began = time.perf_counter()
         with torch.no_grad():
             features = from_wave.encoder.bank(torch.from_numpy(x_BT)).numpy()
         once_ms = 1e3 * (time.perf_counter() - began) / len(x_BT)
-        stored = Side(encoder_of(experiment), features, Path(folder) / "mel", batch)
+        stored = EncoderTraining(make_encoder(experiment), features, Path(folder) / "mel", batch)
         stored.encoder.bank = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         sides = {"wave": from_wave, "stored": stored}
         for k in range(-1, RUNS):  # the first is not counted
             for name in sides if k % 2 == 0 else reversed(sides):
-                took = sides[name].epoch()
-                times[name] += [took] if k >= 0 else []
+                milliseconds = sides[name].train_epoch()
+                times[name] += [milliseconds] if k >= 0 else []
     return {k: np.array(v) for k, v in times.items()}, once_ms, {"wave": x_BT[0].nbytes, "mel": features[0].nbytes}
 
 
@@ -99,16 +101,18 @@ def main() -> int:
     for name, (path, batch, steps) in SIZES.items():
         experiment = load_experiment(path)
         a = experiment.model.audio
-        t, once_ms, sizes = measure(experiment, batch, steps)
+        t, once_ms, sizes = measure_training(experiment, batch, steps)
         ratio = t["wave"] / t["stored"]
         lines.append(
-            f"| {name}: width {a.width}, {a.depth} layers | {spread(t['wave'], 1)} | {spread(t['stored'], 1)} | "
-            f"{spread(ratio)} | {once_ms:.1f} |"
+            f"| {name}: width {a.width}, {a.depth} layers | {format_spread(t['wave'], 1)} | {format_spread(t['stored'], 1)} | "
+            f"{format_spread(ratio)} | {once_ms:.1f} |"
         )
-        bar = 1.02 if name == "published" else 1.25
-        goals.append(Goal(f"training from waveforms over from spectrograms, {name}", np.median(ratio), bar, "", False))
+        threshold = 1.02 if name == "published" else 1.25
+        goals.append(
+            Goal(f"training from waveforms over from spectrograms, {name}", np.median(ratio), threshold, "", False)
+        )
     lines += ["", f"A waveform is {sizes['wave']:,} bytes a window, a spectrogram {sizes['mel']:,}."]
-    return finish("log_mel", "Spectrograms: once, or in training", "\n".join(lines), goals)
+    return finish_benchmark("log_mel", "Spectrograms: once, or in training", "\n".join(lines), goals)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import hardware, spread
+from benchmarks.common import format_spread, hardware
 from eav_ray.config import MODALITIES, Experiment, override
 from eav_ray.models.build import Shapes, build_encoder, build_fusion
 from eav_ray.models.encoder import Encoded
@@ -43,7 +43,7 @@ ENCODERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 FUSIONS = ("shared_attention", "bottleneck", "gated", "single_token")
 
 
-def inputs(e: Experiment, modality: str) -> Tensor:
+def make_input(e: Experiment, modality: str) -> Tensor:
     """One window."""
     match modality:
         case "eeg":
@@ -55,7 +55,7 @@ def inputs(e: Experiment, modality: str) -> Tensor:
             return torch.randint(0, 256, (1, 5 * e.preprocessing.video.fps, size, size, 3), dtype=torch.uint8)
 
 
-def milliseconds(module: nn.Module, forward: Any) -> tuple[list[float], list[float]]:
+def time_module(module: nn.Module, forward: Any) -> tuple[list[float], list[float]]:
     """Of a prediction, and of forward and backward in training."""
     predict, train = [], []
     for _ in range(RUNS):
@@ -71,18 +71,18 @@ def milliseconds(module: nn.Module, forward: Any) -> tuple[list[float], list[flo
     return predict, train
 
 
-def gmac(module: nn.Module, forward: Any) -> float:
+def count_gmac(module: nn.Module, forward: Any) -> float:
     module.train()  # in eval mode torch's own transformer layer is one operation, which is not counted
     with FlopCounterMode(display=False) as counter:
         forward()
     return counter.get_total_flops() / 2e9
 
 
-def row(name: str, module: nn.Module, forward: Any) -> str:
+def measure_row(name: str, module: nn.Module, forward: Any) -> str:
     parameters = sum(p.numel() for p in module.parameters())
-    predict, train = milliseconds(module, forward)
+    predict, train = time_module(module, forward)
     digits = 0 if min(predict) > 100 else 1
-    cost = f"{gmac(module, forward):.3g} | {spread(predict, digits)} | {spread(train, digits)}"
+    cost = f"{count_gmac(module, forward):.3g} | {format_spread(predict, digits)} | {format_spread(train, digits)}"
     text = f"| {name} | {parameters:,} | {cost} |"
     print(text, flush=True)
     return text
@@ -101,8 +101,8 @@ def main() -> int:
     present = torch.ones(1, dtype=torch.bool)
     for name, modality, changes in ENCODERS:
         e = override(Experiment(), changes)
-        encoder, x = build_encoder(e, modality, SHAPES), inputs(e, modality)
-        lines.append(row(name, encoder, lambda encoder=encoder, x=x: encoder(x, present).tokens_BND))
+        encoder, x = build_encoder(e, modality, SHAPES), make_input(e, modality)
+        lines.append(measure_row(name, encoder, lambda encoder=encoder, x=x: encoder(x, present).tokens_BND))
         del encoder
     widths, counts = {"audio": 768, "eeg": 256, "video": 768}, {"audio": 50, "eeg": 8, "video": 25}
     parity = {"audio": 768, "eeg": 60, "video": 768}
@@ -118,9 +118,15 @@ def main() -> int:
             )
             for m in MODALITIES
         }
-        alone = {m: torch.randn(1, SHAPES.n_outputs) for m in MODALITIES}
-        both = torch.ones(1, 3, dtype=torch.bool)
-        lines.append(row(f"fusion: {kind}", fusion, lambda f=fusion, x=encoded, a=alone, p=both: f(x, a, p).logits_BK))
+        unimodal_logits = {m: torch.randn(1, SHAPES.n_outputs) for m in MODALITIES}
+        present_BM = torch.ones(1, 3, dtype=torch.bool)
+        lines.append(
+            measure_row(
+                f"fusion: {kind}",
+                fusion,
+                lambda f=fusion, x=encoded, a=unimodal_logits, p=present_BM: f(x, a, p).logits_BK,
+            )
+        )
     text = PAGE.read_text()
     table = "\n".join(["<!-- measured -->", *lines, "<!-- end -->"])
     PAGE.write_text(re.sub(r"<!-- measured -->.*<!-- end -->", lambda _: table, text, flags=re.DOTALL))

@@ -21,10 +21,10 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from benchmarks.common import Goal, arguments, finish, spread
+from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import Experiment, load_experiment
 from eav_ray.data import shard
-from eav_ray.data.cache import Windows
+from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training import run as running
@@ -33,8 +33,10 @@ from eav_ray.training.loop import Engine, Position
 from eav_ray.training.plan import Run
 from eav_ray.training.saving import CheckpointPolicy, CheckpointWriter
 
-EVERY_S = 300.0  # between two checkpoints, for which the cost is told
-BAR = 3.0  # % of the training time, as `benchmarks.train` allows for all that the program adds to a plain loop
+CHECKPOINT_INTERVAL_S = 300.0  # between two checkpoints, for which the cost is told
+MAX_LOST_PERCENT = (
+    3.0  # % of the training time, as `benchmarks.train` allows for all that the program adds to a plain loop
+)
 WARM_UP = 3  # steps that are slower than the rest
 
 EEG = {"data.modalities": ["eeg"], "train.encoders.eeg.batch": 8}
@@ -45,7 +47,7 @@ MODELS = {"EEGformer of the demo": (EEG, 20), "ViT-B": (VIT, 8)}  # changes, ste
 
 
 @dataclass
-class Record:
+class TrainingTimes:
     """Times of one training, seconds by `time.monotonic`."""
 
     steps: list[tuple[float, float]] = field(default_factory=list)  # from, to
@@ -53,32 +55,34 @@ class Record:
     copies: list[float] = field(default_factory=list)  # that the loop stood still for copying
     waits: list[float] = field(default_factory=list)  # and for the writing of the checkpoint before
     size: int = 0  # bytes of a checkpoint
-    goes_on: float = field(default_factory=time.monotonic)  # when the loop was last left to itself
+    loop_resumed_s: float = field(default_factory=time.monotonic)  # when the loop was last left to itself
 
-    def step_seconds(self) -> tuple[list[float], list[list[float]]]:
+    def split_step_seconds(self) -> tuple[list[float], list[list[float]]]:
         """Of steps while nothing is written; of those beside each writing."""
         while_writing = [[b - a for a, b in self.steps if a < end and b > start] for start, end in self.writes]
-        alone = [b - a for a, b in self.steps[WARM_UP:] if all(b <= start or a >= end for start, end in self.writes)]
-        return alone, while_writing
+        undisturbed = [
+            b - a for a, b in self.steps[WARM_UP:] if all(b <= start or a >= end for start, end in self.writes)
+        ]
+        return undisturbed, while_writing
 
 
 @contextmanager
-def recorded() -> Iterator[Record]:
+def record_training() -> Iterator[TrainingTimes]:
     """All that is trained meanwhile is recorded."""
-    record = Record()
+    record = TrainingTimes()
 
     class RecordedWatch(CheckpointPolicy):
         def after(self, position: Position, engine: Engine) -> tuple[bool, bool, str]:
-            record.steps.append((record.goes_on, time.monotonic()))
+            record.steps.append((record.loop_resumed_s, time.monotonic()))
             due = super().after(position, engine)
-            record.goes_on = time.monotonic()
+            record.loop_resumed_s = time.monotonic()
             return due
 
     class RecordedSaver(CheckpointWriter):
         def save(self, engine: Engine, position: Position, metrics: dict[str, Any]) -> None:
             super().save(engine, position, metrics)
             record.copies.append(self.pause_s - record.waits[-1])
-            record.goes_on = time.monotonic()
+            record.loop_resumed_s = time.monotonic()
 
         def _begin(self, *given: Any) -> None:
             began = time.monotonic()
@@ -97,7 +101,7 @@ def recorded() -> Iterator[Record]:
         yield record
 
 
-def noise(folder: Path, e: Experiment, n: int) -> Windows:
+def make_noise_windows(folder: Path, e: Experiment, n: int) -> WindowCache:
     """`n` stored windows of the experiment's one modality."""
     rng = np.random.default_rng(0)
     (m,) = e.data.modalities
@@ -111,50 +115,52 @@ def noise(folder: Path, e: Experiment, n: int) -> Windows:
         x = rng.integers(0, 256, shape, np.uint8) if m == "video" else rng.standard_normal(shape, np.float32)
         rows.append(row | {m: x})
     store = Store(folder / "shards")
-    content = shard.to_bytes(shard.to_table(rows, shard.schema(p, 30, (m,))))
+    content = shard.encode_parquet(shard.build_window_table(rows, shard.make_schema(p, 30, (m,))))
     store.write("a.parquet", content)
     file = shard.ShardFile("a.parquet", sha256(content), n, "subject1")
-    index = shard.Index("k", tuple("abcde"), (m,), 30, (file,), list_package_versions())
-    store.write_json(shard.INDEX, asdict(index))
-    return Windows(store, shard.read_index(store), cache=folder / "cache", cache_gb=1)
+    index = shard.ShardIndex("k", tuple("abcde"), (m,), 30, (file,), list_package_versions())
+    store.write_json(shard.INDEX_FILE, asdict(index))
+    return WindowCache(store, shard.read_index(store), cache=folder / "cache", cache_gb=1)
 
 
-def train(folder: Path, engine: str, changes: dict[str, Any], every: int, checkpoints: int) -> Record:
+def train_once(folder: Path, engine: str, changes: dict[str, Any], every: int, checkpoints: int) -> TrainingTimes:
     """One epoch, which ends with steps beside which the last of the checkpoints is written."""
     (m,) = changes["data.modalities"]
     more = {f"train.encoders.{m}.epochs": 1, "train.checkpoint_steps": every, "train.checkpoint_minutes": 0.0}
     more |= {"runtime.engine": engine, "runtime.workers": 1}
     e = load_experiment("jobs/experiments/demo.yaml", changes | more)
-    windows = noise(folder, e, (every * (checkpoints + 1) - 1) * getattr(e.train.encoders, m).batch)
+    windows = make_noise_windows(folder, e, (every * (checkpoints + 1) - 1) * getattr(e.train.encoders, m).batch)
     run = Run("encoder", e, Split("within", tuple(sorted(set(windows.ids["id"]))), (), ()), "benchmark")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with recorded() as record:
+    with record_training() as record:
         running.execute(run, running.WorkerContext(windows, Store(folder / "results"), device), lambda progress: None)
     return record
 
 
 def main() -> int:
-    folder, words = arguments(__doc__, ("checkpoints",))
+    folder, words = parse_arguments(__doc__, ("checkpoints",))
     checkpoints = int(words.get("checkpoints", 6))
     torch.set_num_threads(1)  # as a worker of the default `runtime.cpus_per_worker`
     print(f"to do: 4 trainings with {checkpoints} checkpoints each; about {checkpoints} minutes on 2 cores", flush=True)
     table, goals = [], []
     for name, (changes, every) in MODELS.items():
         for engine in ("torch", "deepspeed"):
-            record = train(folder / f"{engine}-{every}-{len(table)}", engine, changes, every, checkpoints)
-            alone, while_writing = record.step_seconds()
-            usual = median(alone)
-            slower = [sum(seconds) - len(seconds) * usual for seconds in while_writing]
-            lost = [copy + more for copy, more in zip(record.copies, slower, strict=True)]
+            record = train_once(folder / f"{engine}-{every}-{len(table)}", engine, changes, every, checkpoints)
+            undisturbed, while_writing = record.split_step_seconds()
+            undisturbed_s = median(undisturbed)
+            extra_s = [sum(seconds) - len(seconds) * undisturbed_s for seconds in while_writing]
+            lost_s = [copy + more for copy, more in zip(record.copies, extra_s, strict=True)]
             writes = [end - start for start, end in record.writes]
             table.append(
-                f"| {name} | {engine} | {record.size / 1e6:,.1f} | {spread(1000 * np.array(alone), 0)} | "
-                f"{spread(1000 * np.array(record.copies), 0)} | {spread(writes)} | {spread(slower)} | "
+                f"| {name} | {engine} | {record.size / 1e6:,.1f} | {format_spread(1000 * np.array(undisturbed), 0)} | "
+                f"{format_spread(1000 * np.array(record.copies), 0)} | {format_spread(writes)} | {format_spread(extra_s)} | "
                 f"{max(record.waits):.2f} |"
             )
             print(table[-1], flush=True)
-            share = 100 * median(lost) / EVERY_S
-            goals.append(Goal(f"{name}, {engine}: lost at a checkpoint every 5 minutes", share, BAR, " %", False))
+            share = 100 * median(lost_s) / CHECKPOINT_INTERVAL_S
+            goals.append(
+                Goal(f"{name}, {engine}: lost at a checkpoint every 5 minutes", share, MAX_LOST_PERCENT, " %", False)
+            )
     device = "a GPU" if torch.cuda.is_available() else "the CPU"
     ago = " or ".join(str(steps) for steps in sorted({steps for _, steps in MODELS.values()}))
     lines = [
@@ -167,10 +173,10 @@ def main() -> int:
         "|---|---|---|---|---|---|---|---|",
         *table,
         "",
-        f"The goal is pause and slower steps together, over {EVERY_S:.0f} s. {BAR:g} % is what `benchmarks.train` "
+        f"The goal is pause and slower steps together, over {CHECKPOINT_INTERVAL_S:.0f} s. {MAX_LOST_PERCENT:g} % is what `benchmarks.train` "
         "allows for all that the program adds to a plain loop.",
     ]
-    return finish("pause", "What a checkpoint costs a training", "\n".join(lines), goals)
+    return finish_benchmark("pause", "What a checkpoint costs a training", "\n".join(lines), goals)
 
 
 if __name__ == "__main__":

@@ -28,29 +28,29 @@ import ray.data
 import soundfile
 from scipy.signal import butter, resample_poly, sosfilt
 
-from benchmarks.common import Goal, arguments, finish, spread
+from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import EEGPreprocessing, Experiment, VideoPreprocessing, override
 from eav_ray.data import frames, sets, video
 from eav_ray.data.eav import EAV
 from eav_ray.data.manifest import Recording
 from eav_ray.data.session import PreparedEEG, prepare_eeg
-from eav_ray.data.synthetic import Plan, generate_dataset
+from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
 from eav_ray.runtime import cluster
 from eav_ray.runtime.preprocess import _run, chunks, shard_store
 
 RUNS = 5
 N_SUBJECTS = 4  # of the whole job
-PROFILE = VideoPreprocessing()
+VIDEO_PREPROCESSING = VideoPreprocessing()
 
 
 def generate_one_subject(folder: Path) -> Path:
     """One person with 100 speaking recordings of 20 s, 640 x 480 at 30 fps."""
-    plan = Plan(n_subjects=1, per_class=20, listening=True, video_size=(640, 480), fps=30)
-    generate_dataset(folder, plan, workers=2)
+    spec = SyntheticSpec(n_subjects=1, per_class=20, listening=True, video_size=(640, 480), fps=30)
+    generate_dataset(folder, spec, workers=2)
     return folder
 
 
-def copies(root: Path, folder: Path) -> Path:
+def copy_subject(root: Path, folder: Path) -> Path:
     """The same person under several names, each with files of its own."""
     for number in range(1, N_SUBJECTS + 1):
         for path in sorted((root / "subject1").rglob("*.*")):
@@ -62,45 +62,47 @@ def copies(root: Path, folder: Path) -> Path:
     return folder
 
 
-def bare(paths: list[str], out: str) -> int:
+def preprocess_minimally(paths: list[str], out: str) -> int:
     """What no preprocessing can do without: decode, resize, encode, write."""
     with open(out, "wb") as sink:
         for path in paths:
-            x_FHWC = video.read_video(path, PROFILE.fps, PROFILE.size).frames
+            x_FHWC = video.read_video(path, VIDEO_PREPROCESSING.fps, VIDEO_PREPROCESSING.size).frames
             for start in range(0, len(x_FHWC), 25):
-                for file in frames.encode_frames(x_FHWC[start : start + 25], PROFILE):
+                for file in frames.encode_frames(x_FHWC[start : start + 25], VIDEO_PREPROCESSING):
                     sink.write(file)
     return len(paths)
 
 
-def serial_opencv(paths: list[str]) -> int:
+def decode_with_opencv(paths: list[str]) -> int:
     """A loader as people write it: read all frames, resize every sixth, store nothing."""
-    seen = 0
+    n_frames = 0
     for path in paths:
         capture = cv2.VideoCapture(path)
         for k in range(600):
             good, frame = capture.read()
             if not good:
                 break
-            seen += 1
+            n_frames += 1
             if k % 6 == 0:
                 cv2.cvtColor(cv2.resize(frame, (224, 224), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
         capture.release()
-    return seen
+    return n_frames
 
 
-def processes(count: int, paths: list[str], scratch: Path) -> float:
+def time_processes(count: int, paths: list[str], scratch: Path) -> float:
     """Seconds that so many processes need which already run."""
     with multiprocessing.get_context("spawn").Pool(count) as pool:
-        pool.starmap(bare, [([paths[0]], str(scratch / f"w{i}")) for i in range(count)])  # imports are not counted
+        pool.starmap(
+            preprocess_minimally, [([paths[0]], str(scratch / f"w{i}")) for i in range(count)]
+        )  # imports are not counted
         began = time.perf_counter()
         # Small parts, so that all end together.
         parts = [(paths[i : i + 5], str(scratch / f"b{i}")) for i in range(0, len(paths), 5)]
-        pool.starmap(bare, parts, chunksize=1)
+        pool.starmap(preprocess_minimally, parts, chunksize=1)
         return time.perf_counter() - began
 
 
-def through_ray(experiment: Experiment, shards: Path, cpus: float | None = None) -> float:
+def time_ray_data(experiment: Experiment, shards: Path, cpus: float | None = None) -> float:
     """Seconds of the job's own pipeline, once Ray and its workers are up.
 
     Args:
@@ -115,7 +117,7 @@ def through_ray(experiment: Experiment, shards: Path, cpus: float | None = None)
     return time.perf_counter() - began
 
 
-def serial_scipy(path: str) -> np.ndarray:
+def filter_with_scipy(path: str) -> np.ndarray:
     """The published pipeline in double precision, over all 200 recordings, file reading included."""
     dataset = EAV(str(Path(path).parents[2]))
     first = Recording("subject1", "001", 0, "speaking", 0, eeg=path)
@@ -125,7 +127,7 @@ def serial_scipy(path: str) -> np.ndarray:
     return sosfilt(sos, resample_poly(whole_CT, 1, 5, axis=1), axis=1)
 
 
-def ours(root: str, preprocessing: EEGPreprocessing) -> int:
+def prepare_eeg_recordings(root: str, preprocessing: EEGPreprocessing) -> int:
     """The recordings that the job would prepare, file reading included."""
     dataset = EAV(root)
     recordings = dataset.scan().recordings
@@ -134,7 +136,7 @@ def ours(root: str, preprocessing: EEGPreprocessing) -> int:
     return len(prepared)
 
 
-def serial_loaders(root: str, *, features: bool) -> int:
+def load_serially(root: str, *, features: bool) -> int:
     """All modalities of all people as scripts do it: one file after the other, nothing stored.
 
     Args:
@@ -145,8 +147,8 @@ def serial_loaders(root: str, *, features: bool) -> int:
     extract, windows = ASTFeatureExtractor(), 0
     listing = EAV(root).scan()
     for eeg in sorted({r.eeg for r in listing.recordings if r.eeg is not None}):
-        serial_scipy(eeg)
-    serial_opencv([r.video for r in listing.recordings if r.video is not None])
+        filter_with_scipy(eeg)
+    decode_with_opencv([r.video for r in listing.recordings if r.video is not None])
     for recording in listing.recordings:
         assert recording.audio is not None
         x_T, hz = soundfile.read(recording.audio, dtype="float32")
@@ -158,7 +160,7 @@ def serial_loaders(root: str, *, features: bool) -> int:
     return windows
 
 
-def program(*words: str) -> float:
+def time_program(*words: str) -> float:
     """Seconds of a Python program, its start included."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     began = time.perf_counter()
@@ -171,34 +173,34 @@ def program(*words: str) -> float:
 def time_job(root: Path, shards: Path) -> float:
     shutil.rmtree(shards, ignore_errors=True)
     words = [f"data.root={root}", f"store.shards={shards}"]
-    return program("jobs/preprocess.py", "jobs/experiments/fusion.yaml", *words)
+    return time_program("jobs/preprocess.py", "jobs/experiments/fusion.yaml", *words)
 
 
-def serial(root: Path, features: bool) -> float:
+def time_serial_loaders(root: Path, features: bool) -> float:
     code = f"from benchmarks.preprocess import serial_loaders; serial_loaders({str(root)!r}, features={features})"
-    return program("-c", code)
+    return time_program("-c", code)
 
 
-def alone(work: Callable[[], Any]) -> float:
+def time_in_own_process(work: Callable[[], Any]) -> float:
     """Seconds in a process of its own, its start not counted.
 
     In one process for all sides a side's large arrays come from memory that another has just given back, or not: that
     moved the serial pipeline between 0.8 and 2.8 s (docs/log.md).
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(wall_seconds, (work,))
+        return pool.apply(time_work, (work,))
 
 
-def wall_seconds(work: Callable[[], Any]) -> float:
+def time_work(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def main() -> int:
-    folder, _ = arguments(__doc__)
+    folder, _ = parse_arguments(__doc__)
     root = generate_one_subject(folder / "EAV")
-    many = copies(root, folder / "people")
+    many_root = copy_subject(root, folder / "people")
     listing = EAV(str(root)).scan()
     paths = [r.video for r in listing.recordings if r.video is not None]
     eeg = next(r.eeg for r in listing.recordings if r.eeg is not None)
@@ -211,32 +213,34 @@ def main() -> int:
             print(f"run {run + 1} {name}: {table[name][-1]:.1f} s", flush=True)
 
     with cluster.connect_to_ray(experiment.runtime):
-        ray.get([ray.remote(_warm).remote() for _ in range(4)])
+        ray.get([ray.remote(_warm_up).remote() for _ in range(4)])
         for k in range(RUNS):
             scratch = Path(tempfile.mkdtemp(dir=folder))
             video_sides: dict[str, Callable[[], float]] = {
-                "ray": partial(through_ray, experiment, scratch / "shards"),
-                "bare": partial(processes, 2, paths, scratch),
-                "bare, one": partial(processes, 1, paths, scratch),
-                "opencv": partial(wall_seconds, partial(serial_opencv, paths)),
-                "ray, one core": partial(through_ray, experiment, scratch / "shards1", 1),
+                "ray": partial(time_ray_data, experiment, scratch / "shards"),
+                "bare": partial(time_processes, 2, paths, scratch),
+                "bare, one": partial(time_processes, 1, paths, scratch),
+                "opencv": partial(time_work, partial(decode_with_opencv, paths)),
+                "ray, one core": partial(time_ray_data, experiment, scratch / "shards1", 1),
             }
             measure(k, video_sides)
             shutil.rmtree(scratch)
     for k in range(RUNS):
         eeg_sides: dict[str, Callable[[], float]] = {
-            "official": partial(alone, partial(ours, str(root), EEGPreprocessing(kind="official"))),
-            "clean": partial(alone, partial(ours, str(root), EEGPreprocessing())),
-            "scipy": partial(alone, partial(serial_scipy, eeg)),
+            "official": partial(
+                time_in_own_process, partial(prepare_eeg_recordings, str(root), EEGPreprocessing(kind="official"))
+            ),
+            "clean": partial(time_in_own_process, partial(prepare_eeg_recordings, str(root), EEGPreprocessing())),
+            "scipy": partial(time_in_own_process, partial(filter_with_scipy, eeg)),
         }
         measure(k, eeg_sides)
     for k in range(RUNS):
         whole_sides: dict[str, Callable[[], float]] = {
-            "job": partial(time_job, many, folder / "job-shards"),
-            "serial": partial(serial, many, True),
+            "job": partial(time_job, many_root, folder / "job-shards"),
+            "serial": partial(time_serial_loaders, many_root, True),
         }
         if k == 0:  # once, to tell what the spectrograms take of the serial side
-            whole_sides["serial, no spectrograms"] = partial(serial, many, False)
+            whole_sides["serial, no spectrograms"] = partial(time_serial_loaders, many_root, False)
         measure(k, whole_sides)
     shutil.rmtree(folder / "job-shards")
     t = {name: np.array(values) for name, values in table.items()}
@@ -249,11 +253,11 @@ def main() -> int:
         "| side | seconds | frames/s |",
         "|---|---|---|",
         *(
-            f"| video, {m} | {spread(t[m])} | {spread(n / t[m], 0)} |"
+            f"| video, {m} | {format_spread(t[m])} | {format_spread(n / t[m], 0)} |"
             for m in ("ray", "ray, one core", "bare", "bare, one", "opencv")
         ),
-        *(f"| EEG, {name} | {spread(t[name])} | |" for name in ("official", "clean", "scipy")),
-        *(f"| whole, {name} | {spread(t[name])} | |" for name in ("job", "serial", "serial, no spectrograms")),
+        *(f"| EEG, {name} | {format_spread(t[name])} | |" for name in ("official", "clean", "scipy")),
+        *(f"| whole, {name} | {format_spread(t[name])} | |" for name in ("job", "serial", "serial, no spectrograms")),
         "",
         "The job stores its windows, cleans the EEG of the speaking recordings by the profile `clean` and leaves the",
         "spectrograms to training (docs/decisions/0011); the serial loaders store nothing. More than two cores were",
@@ -261,7 +265,7 @@ def main() -> int:
         "store or the network is full.",
         "",
         *(
-            f"- {what}: {spread(t[slow] / t[fast])}"
+            f"- {what}: {format_spread(t[slow] / t[fast])}"
             for what, slow, fast in (
                 ("video, two bare processes / Ray Data", "bare", "ray"),
                 ("video, serial OpenCV / Ray Data", "opencv", "ray"),
@@ -278,22 +282,22 @@ def main() -> int:
     # What a second core is worth is the machine's: two bare processes are not twice as fast as one either.
     gain = (t["ray, one core"] / t["ray"]) / (t["bare, one"] / t["bare"])
 
-    def goal(name: str, slow: str, fast: str, bar: float) -> Goal:
+    def make_goal(name: str, slow: str, fast: str, bar: float) -> Goal:
         return Goal(name, float(np.median(t[slow] / t[fast])), bar)
 
     goals = [
-        goal("video through Ray Data of two bare processes", "bare", "ray", 0.85),
-        goal("video through Ray Data of serial OpenCV", "opencv", "ray", 1.4),
-        goal("video through Ray Data, two cores of one", "ray, one core", "ray", 1.8),
+        make_goal("video through Ray Data of two bare processes", "bare", "ray", 0.85),
+        make_goal("video through Ray Data of serial OpenCV", "opencv", "ray", 1.4),
+        make_goal("video through Ray Data, two cores of one", "ray, one core", "ray", 1.8),
         Goal("what a second core adds, Ray Data of bare processes", float(np.median(gain)), 0.9),
-        goal("EEG official of serial scipy", "scipy", "official", 2.0),
-        goal("EEG clean of serial scipy", "scipy", "clean", 1.0),
-        goal("whole job of serial loaders", "serial", "job", 1.4),
+        make_goal("EEG official of serial scipy", "scipy", "official", 2.0),
+        make_goal("EEG clean of serial scipy", "scipy", "clean", 1.0),
+        make_goal("whole job of serial loaders", "serial", "job", 1.4),
     ]
-    return finish("preprocess", "Speed of preprocessing", "\n".join(lines), goals)
+    return finish_benchmark("preprocess", "Speed of preprocessing", "\n".join(lines), goals)
 
 
-def _warm() -> None:
+def _warm_up() -> None:
     """Long enough that each worker gets one, and has what the job needs imported."""
     importlib.import_module("eav_ray.runtime.preprocess")
     time.sleep(2)

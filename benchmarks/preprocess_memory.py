@@ -17,8 +17,8 @@ import time
 import numpy as np
 import psutil
 
-from benchmarks.common import Goal, arguments, finish, spread
-from eav_ray.data.synthetic import Plan, generate_dataset
+from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
+from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
 
 RUNS = 3
 IDLE = """
@@ -32,7 +32,7 @@ with cluster.session(Runtime()):
 """
 
 
-def peak(command: list[str]) -> float:
+def measure_peak_gib(command: list[str]) -> float:
     """Peak of the proportional set size of a command and all below it, GiB."""
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     highest = 0
@@ -51,10 +51,10 @@ def peak(command: list[str]) -> float:
 
 
 def main() -> int:
-    folder, _ = arguments(__doc__)
-    plan = Plan(n_subjects=8, per_class=20, listening=True, fps=10)
-    generate_dataset(folder / "EAV", plan, workers=os.cpu_count() or 1)
-    idle = [peak([sys.executable, "-c", IDLE]) for _ in range(RUNS)]
+    folder, _ = parse_arguments(__doc__)
+    spec = SyntheticSpec(n_subjects=8, per_class=20, listening=True, fps=10)
+    generate_dataset(folder / "EAV", spec, workers=os.cpu_count() or 1)
+    idle = [measure_peak_gib([sys.executable, "-c", IDLE]) for _ in range(RUNS)]
     peaks_by_subjects: dict[int, list[float]] = {2: [], 8: []}
     for k in range(RUNS):
         for count in (2, 8) if k % 2 == 0 else (8, 2):
@@ -63,20 +63,20 @@ def main() -> int:
             names = ",".join(f"subject{i + 1}" for i in range(count))
             words = [f"data.root={folder / 'EAV'}", f"data.subjects=[{names}]", f"store.shards={shards}"]
             job = ["jobs/preprocess.py", "jobs/experiments/fusion.yaml", *words]
-            peaks_by_subjects[count].append(peak([sys.executable, *job]))
+            peaks_by_subjects[count].append(measure_peak_gib([sys.executable, *job]))
             print(f"run {k + 1}, {count} people: {peaks_by_subjects[count][-1]:.2f} GiB", flush=True)
-    few, many = (np.array(peaks_by_subjects[n]) - np.median(idle) for n in (2, 8))
+    peak_of_2, peak_of_8 = (np.array(peaks_by_subjects[n]) - np.median(idle) for n in (2, 8))
     lines = [
-        f"Peak of all processes, GiB, median (range) of {RUNS} runs; an idle Ray: {spread(idle)}.",
+        f"Peak of all processes, GiB, median (range) of {RUNS} runs; an idle Ray: {format_spread(idle)}.",
         "",
         "| people | peak | less an idle Ray |",
         "|---|---|---|",
-        f"| 2 | {spread(peaks_by_subjects[2])} | {spread(few)} |",
-        f"| 8 | {spread(peaks_by_subjects[8])} | {spread(many)} |",
+        f"| 2 | {format_spread(peaks_by_subjects[2])} | {format_spread(peak_of_2)} |",
+        f"| 8 | {format_spread(peaks_by_subjects[8])} | {format_spread(peak_of_8)} |",
     ]
-    ratio = float(np.median(many) / np.median(few))
+    ratio = float(np.median(peak_of_8) / np.median(peak_of_2))
     goals = [Goal("memory over 8 people of that over 2", ratio, 1.2, at_least=False)]
-    return finish("preprocess_memory", "Memory of preprocessing", "\n".join(lines), goals)
+    return finish_benchmark("preprocess_memory", "Memory of preprocessing", "\n".join(lines), goals)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ import torch
 from ray.train import RunConfig, ScalingConfig
 from torch import Tensor
 
-from benchmarks.common import Goal, arguments, finish, spread
+from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data import arrow
 from eav_ray.data.split import Split
-from eav_ray.data.synthetic import Plan, generate_dataset
+from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
 from eav_ray.models.build import FusionAlone, build_fusion
 from eav_ray.runtime import cluster, tune
 from eav_ray.runtime.groups import Trainer
@@ -49,7 +49,7 @@ CANDIDATES, BATCH, EPOCHS = 200, 100, 10  # of a
 WIDTHS, OUTPUTS = {"audio": 768, "eeg": 60, "video": 768}, 5
 TIMES = {m: torch.tensor([2.5]) for m in WIDTHS}
 HEADS = (1, 2, 4, 8)
-VALIDATED, RUNGS, PRUNED_BATCH_SIZE = 60, (0.25, 0.5), 32  # of c
+N_VALIDATION_WINDOWS, RUNGS, PRUNED_BATCH_SIZE = 60, (0.25, 0.5), 32  # of c
 CORES = os.cpu_count() or 1
 
 
@@ -59,7 +59,7 @@ CORES = os.cpu_count() or 1
 DEMO = "jobs/experiments/demo.yaml"
 
 
-def changes_of(folder: Path) -> dict[str, Any]:
+def make_changes(folder: Path) -> dict[str, Any]:
     changes: dict[str, Any] = {"data.root": str(folder / "EAV"), "fold.of": 5, "fold.inner": 3}
     changes |= {f"store.{k}": str(folder / k) for k in ("shards", "results", "cache")}
     changes |= {f"train.encoders.{m}.epochs": 1 for m in WIDTHS}
@@ -67,53 +67,55 @@ def changes_of(folder: Path) -> dict[str, Any]:
     return changes | {"runtime.workers": 1, "runtime.groups": CORES}
 
 
-def tune_command(folder: Path, candidates: int) -> list[str]:
-    changes = changes_of(folder) | {"search.candidates": candidates}
+def make_tune_command(folder: Path, candidates: int) -> list[str]:
+    changes = make_changes(folder) | {"search.candidates": candidates}
     return [sys.executable, "jobs/tune.py", DEMO, *(f"{key}={value}" for key, value in changes.items())]
 
 
-def searched(folder: Path, planned: tune.Plan) -> float:
+def time_search(folder: Path, search_plan: tune.Plan) -> float:
     """Seconds from the command to the last candidate; the refit, which the rival lacks, is not waited for."""
-    trials = folder / "results" / "searches" / planned.study / "trials.parquet"
+    trials = folder / "results" / "searches" / search_plan.study / "trials.parquet"
     began = time.time()
-    subprocess.run(tune_command(folder, CANDIDATES), check=True, capture_output=True)
+    subprocess.run(make_tune_command(folder, CANDIDATES), check=True, capture_output=True)
     rows = arrow.decode_dataframe(trials.read_bytes(), str(trials))
     assert rows["candidate"].nunique() == CANDIDATES and set(rows["state"]) == {"COMPLETE"}
     return trials.stat().st_mtime - began
 
 
-def _candidate(config: dict[str, Any]) -> None:
+def _run_candidate(config: dict[str, Any]) -> None:
     """What each run of Ray Train does: a candidate over its inner folds."""
     torch.set_num_threads(1)
     data: Data = config["data"]
     e = override(config["experiment"], config["changes"])
-    planned: tune.Plan = config["planned"]
-    context = open_worker_context(e, data.shards, data.index, torch.device("cpu"), only=planned.question.embed)
-    for split in planned.question.inner:
-        score_fold(fusion_run(e, split, planned.question.data, planned.question.embed), context)
+    search_plan: tune.Plan = config["planned"]
+    context = open_worker_context(e, data.shards, data.index, torch.device("cpu"), only=search_plan.question.embed)
+    for split in search_plan.question.inner:
+        score_fold(fusion_run(e, split, search_plan.question.data, search_plan.question.embed), context)
 
 
 @ray.remote(num_cpus=0)
-def _lane(e: Experiment, planned: tune.Plan, data: Data, changes: list[dict[str, Any]], folder: str) -> None:
+def _run_candidates(
+    e: Experiment, search_plan: tune.Plan, data: Data, changes: list[dict[str, Any]], folder: str
+) -> None:
     for number, change in enumerate(changes):
         name = f"candidate-{os.getpid()}-{number}"
-        config = {"experiment": e, "planned": planned, "data": data, "changes": change}
+        config = {"experiment": e, "planned": search_plan, "data": data, "changes": change}
         Trainer(
-            _candidate,
+            _run_candidate,
             train_loop_config=config,
             scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(name=name, storage_path=folder),
         ).fit()
 
 
-def a_run_each(folder: Path, e: Experiment, planned: tune.Plan, data: Data, sample: int) -> float:
+def time_run_each(folder: Path, e: Experiment, search_plan: tune.Plan, data: Data, sample: int) -> float:
     """Seconds a candidate, of some, as many side by side as there are cores; Ray runs already."""
     light = replace(data, windows=None)  # workers open their own
     with cluster.connect_to_ray(e.runtime):
         began = time.perf_counter()
         tasks = [
-            _lane.remote(
-                e, planned, light, [{"fusion.heads": HEADS[k % 4]} for k in range(sample)], str(folder / "ray")
+            _run_candidates.remote(
+                e, search_plan, light, [{"fusion.heads": HEADS[k % 4]} for k in range(sample)], str(folder / "ray")
             )
             for _ in range(CORES)
         ]
@@ -121,22 +123,24 @@ def a_run_each(folder: Path, e: Experiment, planned: tune.Plan, data: Data, samp
         return (time.perf_counter() - began) / (sample * CORES)
 
 
-def part_a(folder: Path) -> tuple[list[str], list[Goal]]:
-    generate_dataset(folder / "EAV", Plan(n_subjects=10, per_class=2, video_size=(64, 48), fps=5), workers=CORES)
-    e = load_experiment(DEMO, changes_of(folder))
+def run_part_a(folder: Path) -> tuple[list[str], list[Goal]]:
+    generate_dataset(
+        folder / "EAV", SyntheticSpec(n_subjects=10, per_class=2, video_size=(64, 48), fps=5), workers=CORES
+    )
+    e = load_experiment(DEMO, make_changes(folder))
     preprocess(e)
     data = open_data(e)
-    subprocess.run(tune_command(folder, 1), check=True, capture_output=True)  # the encoders
-    planned = tune.plan(override(e, {"search.candidates": CANDIDATES}), data.windows)
-    windows = median(len(data.windows.rows_of(split.train)) for split in planned.question.inner)
-    each = [a_run_each(folder, e, planned, data, 3) for _ in range(2)]
-    ours = searched(folder, planned)
-    ratio = median(each) * (CANDIDATES - 1) / ours
+    subprocess.run(make_tune_command(folder, 1), check=True, capture_output=True)  # the encoders
+    search_plan = tune.plan(override(e, {"search.candidates": CANDIDATES}), data.windows)
+    windows = median(len(data.windows.find_rows(split.train)) for split in search_plan.question.inner)
+    one_by_one_s = [time_run_each(folder, e, search_plan, data, 3) for _ in range(2)]
+    search_s = time_search(folder, search_plan)
+    ratio = median(one_by_one_s) * (CANDIDATES - 1) / search_s
     lines = [
         f"a. {CANDIDATES - 1} candidates x 3 inner folds x {EPOCHS} epochs of {windows:.0f} windows (one came with "
-        f"the encoders): {ours:.0f} s from the command to the last candidate. One Ray Train run each, {CORES} side by "
-        f"side, of which {CORES * 3} were timed twice: {spread(each, 1)} s a candidate, "
-        f"{median(each) * (CANDIDATES - 1) / 60:.0f} minutes for all.",
+        f"the encoders): {search_s:.0f} s from the command to the last candidate. One Ray Train run each, {CORES} side by "
+        f"side, of which {CORES * 3} were timed twice: {format_spread(one_by_one_s, 1)} s a candidate, "
+        f"{median(one_by_one_s) * (CANDIDATES - 1) / 60:.0f} minutes for all.",
         "",
     ]
     return lines, [Goal("a: the job against one Ray Train run a candidate", ratio, 150, " times")]
@@ -145,14 +149,14 @@ def part_a(folder: Path) -> tuple[list[str], list[Goal]]:
 # b and c: heads on made-up features
 
 
-class Made:
+class SyntheticFeatures:
     """Pooled features in which classes differ, of as many windows to train on, and others to validate on."""
 
     def __init__(self, windows: int, seed: int) -> None:
         g = torch.Generator().manual_seed(seed)
         self.names = sorted(WIDTHS)
         self._windows, self._inputs = windows, {}
-        windows += VALIDATED
+        windows += N_VALIDATION_WINDOWS
         self.labels = Labels(np.arange(windows) % OUTPUTS, np.arange(windows) * 7919)
         label = torch.from_numpy(self.labels.label)
         for m, width in WIDTHS.items():
@@ -172,7 +176,7 @@ class Made:
         return Loader(self, self.labels, np.arange(self._windows), e.seed, e.optim.batch, dropout, 0, 1)
 
 
-def candidates_of(count: int, epochs: int) -> list[Experiment]:
+def make_candidates(count: int, epochs: int) -> list[Experiment]:
     """Head counts in equal parts, each with a learning rate, a decay and a dropout of its own."""
     rng = np.random.default_rng(0)
     base = override(Experiment(), {"fusion.width": 64, "fusion.input": "pooled", "optim.epochs": epochs})
@@ -190,7 +194,7 @@ def candidates_of(count: int, epochs: int) -> list[Experiment]:
     ]
 
 
-def module_of(e: Experiment) -> FusionAlone:
+def make_module(e: Experiment) -> FusionAlone:
     torch.manual_seed(e.seed)
     return FusionAlone(build_fusion(e, WIDTHS, TIMES, OUTPUTS), sorted(WIDTHS))
 
@@ -200,14 +204,14 @@ def train_batched(job: tuple[list[Experiment], list[tuple[int, int]], int]) -> f
     experiments, folds, threads = job
     torch.set_num_threads(threads)
     began = time.perf_counter()
-    made = [Made(*fold) for fold in folds]
-    pairs = [(e, n) for e in experiments for n in range(len(made))]
+    features = [SyntheticFeatures(*fold) for fold in folds]
+    pairs = [(e, n) for e in experiments for n in range(len(features))]
     split = Split("within", (), (), ())
-    loaders = [m.loader(experiments[0]) for m in made]
+    loaders = [m.loader(experiments[0]) for m in features]
     runs = [(Run("fusion", e, split, "made"), loaders[n].steps) for e, n in pairs]
     for numbers in stacks(runs, experiments[0].search.fusion_batch_size):
         chosen = [pairs[number] for number in numbers]
-        train_heads([Head(module_of(e), e.optim, loaders[n]) for e, n in chosen], torch.device("cpu"))
+        train_heads([Head(make_module(e), e.optim, loaders[n]) for e, n in chosen], torch.device("cpu"))
     return time.perf_counter() - began
 
 
@@ -216,51 +220,53 @@ def search_with_pruning(job: tuple[list[Experiment], int, int]) -> tuple[float, 
     experiments, windows, seed = job
     torch.set_num_threads(1)
     began = time.perf_counter()
-    made = Made(windows, seed)
-    rows = np.arange(windows, windows + VALIDATED)
-    ((_, batch),) = plain_batches(made, made.labels, rows, VALIDATED)
+    features = SyntheticFeatures(windows, seed)
+    rows = np.arange(windows, windows + N_VALIDATION_WINDOWS)
+    ((_, batch),) = plain_batches(features, features.labels, rows, N_VALIDATION_WINDOWS)
     epochs = experiments[0].optim.epochs
-    due = PruningSchedule(RUNGS).after(epochs)
-    seen: dict[int, list[float]] = {epoch: [] for epoch in due}  # accuracies of earlier batches
+    rung_epochs = PruningSchedule(RUNGS).after(epochs)
+    scores_by_epoch: dict[int, list[float]] = {epoch: [] for epoch in rung_epochs}  # accuracies of earlier batches
     trained = 0
     for start in range(0, len(experiments), PRUNED_BATCH_SIZE):
         some = experiments[start : start + PRUNED_BATCH_SIZE]
-        pruning_thresholds = {epoch: median(found) for epoch, found in seen.items() if found}
-        loader = made.loader(some[0])
+        pruning_thresholds = {epoch: median(found) for epoch, found in scores_by_epoch.items() if found}
+        loader = features.loader(some[0])
         runs = [(Run("fusion", e, Split("within", (), (), ()), "made"), loader.steps) for e in some]
         for numbers in stacks(runs, some[0].search.fusion_batch_size):
-            cut: list[int] = []  # epochs of those that did not stay
+            pruned_epochs: list[int] = []  # epochs of those that did not stay
 
             def report_intermediate(
                 epoch: int,
                 stack: Stack,
                 rows: dict[int, int],
                 pruning_thresholds: dict[int, float] = pruning_thresholds,
-                cut: list[int] = cut,
+                pruned_epochs: list[int] = pruned_epochs,
             ) -> set[int]:
-                if epoch not in due:
+                if epoch not in rung_epochs:
                     return set()
-                guess = stack.logits(batch, list(rows.values())).argmax(2)
-                right = (guess == batch.label_B).float().mean(1).tolist()
-                seen[epoch] += right
-                out = {h for h, score in zip(rows, right, strict=True) if score < pruning_thresholds.get(epoch, 0.0)}
-                cut.extend([epoch] * len(out))
-                return out
+                predicted_class = stack.logits(batch, list(rows.values())).argmax(2)
+                accuracies = (predicted_class == batch.label_B).float().mean(1).tolist()
+                scores_by_epoch[epoch] += accuracies
+                pruned = {
+                    h for h, score in zip(rows, accuracies, strict=True) if score < pruning_thresholds.get(epoch, 0.0)
+                }
+                pruned_epochs.extend([epoch] * len(pruned))
+                return pruned
 
-            heads = [Head(module_of(some[n]), some[n].optim, loader) for n in numbers]
+            heads = [Head(make_module(some[n]), some[n].optim, loader) for n in numbers]
             train_heads(heads, torch.device("cpu"), report_intermediate=report_intermediate)
-            trained += sum(cut) + epochs * (len(heads) - len(cut))
+            trained += sum(pruned_epochs) + epochs * (len(heads) - len(pruned_epochs))
     return time.perf_counter() - began, trained / (epochs * len(experiments))
 
 
-def one_by_one(experiments: list[Experiment], made: Made, threads: int) -> float:
+def train_one_by_one(experiments: list[Experiment], features: SyntheticFeatures, threads: int) -> float:
     """Seconds of all, each with an engine of its own."""
     torch.set_num_threads(threads)
     began = time.perf_counter()
     for e in experiments:
         runtime = replace(e.runtime, engine="torch")
-        engine = TorchEngine(module_of(e), e.optim, runtime, torch.device("cpu"), None)
-        loader = made.loader(e)
+        engine = TorchEngine(make_module(e), e.optim, runtime, torch.device("cpu"), None)
+        loader = features.loader(e)
         fit(
             engine,
             start=Position(0, 0),
@@ -272,30 +278,30 @@ def one_by_one(experiments: list[Experiment], made: Made, threads: int) -> float
     return time.perf_counter() - began
 
 
-def part_b(pool: ProcessPoolExecutor, rounds: int = 3) -> tuple[list[str], list[Goal]]:
+def run_part_b(pool: ProcessPoolExecutor, rounds: int = 3) -> tuple[list[str], list[Goal]]:
     epochs, windows = 6, 200
-    experiments = candidates_of(64, epochs)
+    experiments = make_candidates(64, epochs)
     folds = [(windows, n) for n in range(3)]
-    whole, few = 64 * len(folds) * epochs * windows, 8 * epochs * windows
-    one_by_one(experiments[:2], Made(windows, 0), 1)
+    n_batched_windows, n_single_windows = 64 * len(folds) * epochs * windows, 8 * epochs * windows
+    train_one_by_one(experiments[:2], SyntheticFeatures(windows, 0), 1)
     rates: dict[str, list[float]] = {}
     for _ in range(rounds):
         for threads in (1, CORES):
-            rate = few / one_by_one(experiments[:8], Made(windows, 0), threads)
+            rate = n_single_windows / train_one_by_one(experiments[:8], SyntheticFeatures(windows, 0), threads)
             rates.setdefault(f"one after the other, {threads} threads", []).append(rate)
         began = time.perf_counter()
         list(pool.map(train_batched, [(experiments[k::CORES], folds, 1) for k in range(CORES)]))
-        rates.setdefault(f"together, {CORES} processes", []).append(whole / (time.perf_counter() - began))
+        rates.setdefault(f"together, {CORES} processes", []).append(n_batched_windows / (time.perf_counter() - began))
         rate = 32 * len(folds) * epochs * windows / train_batched((experiments[:32], folds, CORES))
         rates.setdefault(f"together, one process of {CORES} threads", []).append(rate)
-    *alone, ours, _ = (median(r) for r in rates.values())
+    *one_by_one_rates, batched_rate, _ = (median(r) for r in rates.values())
     lines = ["b. 64 candidates x 3 folds, width 64, pooled, batches of 32:", "", "| way | head-windows a second |"]
-    lines += ["|---|---|", *(f"| {way} | {spread(np.array(r), 0)} |" for way, r in rates.items()), ""]
-    return lines, [Goal("b: together against one after the other", ours / max(alone), 2.5, " times")]
+    lines += ["|---|---|", *(f"| {way} | {format_spread(np.array(r), 0)} |" for way, r in rates.items()), ""]
+    return lines, [Goal("b: together against one after the other", batched_rate / max(one_by_one_rates), 2.5, " times")]
 
 
-def part_c(pool: ProcessPoolExecutor, n_subjects: int) -> tuple[list[str], list[Goal]]:
-    experiments = candidates_of(64, 50)
+def run_part_c(pool: ProcessPoolExecutor, n_subjects: int) -> tuple[list[str], list[Goal]]:
+    experiments = make_candidates(64, 50)
     began = time.perf_counter()
     jobs = [(experiments, [(280, subject_number)], 1) for subject_number in range(n_subjects)]
     for number, seconds in enumerate(pool.map(train_batched, jobs)):
@@ -324,24 +330,24 @@ def part_c(pool: ProcessPoolExecutor, n_subjects: int) -> tuple[list[str], list[
 
 
 def main() -> int:
-    folder, words = arguments(__doc__, ("only", "people"))
+    folder, words = parse_arguments(__doc__, ("only", "people"))
     parts, n_subjects = words.get("only", "a,b,c").split(","), int(words.get("people", 42))
     print(
         f"to do: parts {', '.join(parts)}; about {12 * ('a' in parts) + 3 + n_subjects} minutes on 2 cores", flush=True
     )
     report_lines, goals = [], []
     if "a" in parts:
-        lines, found = part_a(folder)
+        lines, found = run_part_a(folder)
         report_lines, goals = report_lines + lines, goals + found
     with ProcessPoolExecutor(CORES, mp.get_context("spawn")) as pool:
-        list(pool.map(train_batched, [(candidates_of(4, 1), [(64, 0)], 1)] * CORES))  # warm
+        list(pool.map(train_batched, [(make_candidates(4, 1), [(64, 0)], 1)] * CORES))  # warm
         if "b" in parts:
-            lines, found = part_b(pool)
+            lines, found = run_part_b(pool)
             report_lines, goals = report_lines + lines, goals + found
         if "c" in parts:
-            lines, found = part_c(pool, n_subjects)
+            lines, found = run_part_c(pool, n_subjects)
             report_lines, goals = report_lines + lines, goals + found
-    return finish("search", "What it costs to search fusions", "\n".join(report_lines), goals)
+    return finish_benchmark("search", "What it costs to search fusions", "\n".join(report_lines), goals)
 
 
 if __name__ == "__main__":

@@ -28,25 +28,25 @@ import torch
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from benchmarks.common import Goal, arguments, finish
+from benchmarks.common import Goal, finish_benchmark, parse_arguments
 from eav_ray.config import load_experiment
 from eav_ray.data.eav import EAV, EAV_CHANNELS, EAV_CLASSES
 from eav_ray.data.manifest import Recording
 from eav_ray.data.split import Split
-from eav_ray.data.synthetic import Plan, generate_dataset
+from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Position
 
 REPOSITORY = Path(__file__).parents[1]
-P95_S = 1.0
-GROWTH = 2.0  # MiB a minute over the second half, at most: 2.8 GiB a day
-PLAN = Plan(n_subjects=1, per_class=4, seconds=5)
-PIECE_S = 0.1
+MAX_P95_S = 1.0
+MAX_GROWTH = 2.0  # MiB a minute over the second half, at most: 2.8 GiB a day
+SPEC = SyntheticSpec(n_subjects=1, per_class=4, seconds=5)
+CHUNK_S = 0.1
 
 
-def checkpoint(folder: Path) -> str:
+def write_checkpoint(folder: Path) -> str:
     """Weights that nobody trained: they cost what others cost."""
     e = load_experiment(REPOSITORY / "jobs" / "experiments" / "demo.yaml")
     torch.manual_seed(0)
@@ -59,7 +59,7 @@ def checkpoint(folder: Path) -> str:
     return f"{folder}/{ckpt.save(Store(folder), 'served', 'a0000-aaaaaaaa', made)}"
 
 
-def bodies(root: Path) -> tuple[list[bytes], EAV, list[Recording]]:
+def make_request_bodies(root: Path) -> tuple[list[bytes], EAV, list[Recording]]:
     """One request a recording."""
     dataset = EAV(str(root))
     recordings = list(dataset.scan().recordings)
@@ -80,7 +80,7 @@ def bodies(root: Path) -> tuple[list[bytes], EAV, list[Recording]]:
     return found, dataset, recordings
 
 
-def ask(url: str, body: bytes) -> float:
+def time_request(url: str, body: bytes) -> float:
     """Seconds until the answer is there."""
     began = time.perf_counter()
     with urllib.request.urlopen(urllib.request.Request(f"{url}/predict", body), timeout=60) as response:
@@ -90,7 +90,7 @@ def ask(url: str, body: bytes) -> float:
     return seconds
 
 
-class Stream:
+class StreamClient:
     """One client that sends EEG and audio of planted people at the pace at which they were recorded."""
 
     def __init__(self, url: str, dataset: EAV, recording: Recording) -> None:
@@ -107,16 +107,16 @@ class Stream:
             began, k = time.monotonic(), 0
             noise_T = (np.random.default_rng(0).normal(0, 3000, 16_000)).astype("<i2")
             while not stop.is_set():
-                at_s = k * PIECE_S
-                n, m = round(PIECE_S * self._hz), round(PIECE_S * 16_000)
+                at_s = k * CHUNK_S
+                n, m = round(CHUNK_S * self._hz), round(CHUNK_S * 16_000)
                 at = (k * n) % (self._eeg_CT.shape[1] - n)
                 eeg = {"modality": "eeg", "time": at_s, "hz": self._hz, "channels": list(EAV_CHANNELS)}
                 sound = {"modality": "audio", "time": at_s, "hz": 16_000, "dtype": "int16"}
                 socket.send(json.dumps(eeg).encode() + b"\n" + self._eeg_CT[:, at : at + n].T.tobytes())
                 socket.send(json.dumps(sound).encode() + b"\n" + noise_T[:m].tobytes())
                 k += 1
-                self._sent[round(k * PIECE_S, 3)] = time.monotonic()
-                time.sleep(max(0.0, began + k * PIECE_S - time.monotonic()))
+                self._sent[round(k * CHUNK_S, 3)] = time.monotonic()
+                time.sleep(max(0.0, began + k * CHUNK_S - time.monotonic()))
         reader.join()
 
     def _read(self, socket: ClientConnection) -> None:
@@ -131,7 +131,7 @@ class Stream:
             return
 
 
-def replica(process: "subprocess.Popen[str]") -> psutil.Process:
+def find_replica(process: "subprocess.Popen[str]") -> psutil.Process:
     for child in psutil.Process(process.pid).children(recursive=True):
         if "ServeReplica" in " ".join(child.cmdline()):
             return child
@@ -139,11 +139,11 @@ def replica(process: "subprocess.Popen[str]") -> psutil.Process:
 
 
 def main() -> int:
-    folder, words = arguments(__doc__, known=("minutes", "requests"))
+    folder, words = parse_arguments(__doc__, allowed_keys=("minutes", "requests"))
     minutes, requests = float(words.get("minutes", 30)), int(words.get("requests", 200))
-    generate_dataset(folder / "EAV", PLAN)
-    whole, dataset, recordings = bodies(folder / "EAV")
-    command = [sys.executable, "jobs/serve.py", checkpoint(folder), "--port", "18765"]
+    generate_dataset(folder / "EAV", SPEC)
+    request_bodies, dataset, recordings = make_request_bodies(folder / "EAV")
+    command = [sys.executable, "jobs/serve.py", write_checkpoint(folder), "--port", "18765"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("EAV_RAY_SERVE")}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment)
     assert server.stdout is not None
@@ -152,20 +152,22 @@ def main() -> int:
         if match is None:
             sys.exit("error: nothing is served")
         url = match[0]
-        for body in whole[:5]:
-            ask(url, body)
-        alone = np.array([ask(url, body) for body, _ in zip(cycle(whole), range(requests), strict=False)])
-        print(f"alone: median {np.median(alone):.3f} s, p95 {np.quantile(alone, 0.95):.3f} s", flush=True)
+        for body in request_bodies[:5]:
+            time_request(url, body)
+        unloaded_s = np.array(
+            [time_request(url, body) for body, _ in zip(cycle(request_bodies), range(requests), strict=False)]
+        )
+        print(f"alone: median {np.median(unloaded_s):.3f} s, p95 {np.quantile(unloaded_s, 0.95):.3f} s", flush=True)
 
-        model, stop = replica(server), threading.Event()
-        stream = Stream(url, dataset, recordings[0])
+        model, stop = find_replica(server), threading.Event()
+        stream = StreamClient(url, dataset, recordings[0])
         streaming = threading.Thread(target=stream.run, args=(stop,))
         streaming.start()
-        loaded: list[float] = []
+        loaded_s: list[float] = []
         memory: list[tuple[float, float]] = []  # minutes, MiB
         began = time.monotonic()
-        for body in cycle(whole):
-            loaded.append(ask(url, body))
+        for body in cycle(request_bodies):
+            loaded_s.append(time_request(url, body))
             now = (time.monotonic() - began) / 60
             if not memory or now - memory[-1][0] >= 1 / 60:
                 memory.append((now, model.memory_info().rss / 2**20))
@@ -179,13 +181,13 @@ def main() -> int:
     at, mib = np.array(memory).T
     later = at >= at[-1] / 2
     slope = float(np.polyfit(at[later], mib[later], 1)[0])
-    p95 = float(np.quantile(alone, 0.95))
+    p95 = float(np.quantile(unloaded_s, 0.95))
     lines = [
         f"One window of 5 s (EEG, audio and video as files), one client, {requests} requests: median "
-        f"{np.median(alone):.3f} s, p95 {p95:.3f} s, slowest {alone.max():.3f} s.",
+        f"{np.median(unloaded_s):.3f} s, p95 {p95:.3f} s, slowest {unloaded_s.max():.3f} s.",
         "",
         f"{minutes:g} minutes of one client that asks without a pause and one that streams EEG and audio: "
-        f"{len(loaded)} requests, median {np.median(loaded):.3f} s, p95 {np.quantile(loaded, 0.95):.3f} s; "
+        f"{len(loaded_s)} requests, median {np.median(loaded_s):.3f} s, p95 {np.quantile(loaded_s, 0.95):.3f} s; "
         f"{stream.answers} answers to the stream (used: {', '.join(sorted(stream.used))}), which come "
         f"{np.nanmedian(stream.late_s):.3f} s after the last piece (median), p95 "
         f"{np.nanquantile(stream.late_s, 0.95):.3f} s.",
@@ -195,11 +197,11 @@ def main() -> int:
         + ".",
     ]
     goals = [
-        Goal("p95 of one window, preprocessing included", p95, P95_S, " s", at_least=False),
-        Goal("growth of memory over the second half", slope, GROWTH, " MiB/minute", at_least=False),
+        Goal("p95 of one window, preprocessing included", p95, MAX_P95_S, " s", at_least=False),
+        Goal("growth of memory over the second half", slope, MAX_GROWTH, " MiB/minute", at_least=False),
         Goal("answers to the stream a second", stream.answers / (minutes * 60), 0.95),
     ]
-    return finish("serve", "Serving", "\n".join(lines), goals)
+    return finish_benchmark("serve", "Serving", "\n".join(lines), goals)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.common import Goal, arguments, finish, spread
+from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import Experiment, load_experiment, override
-from eav_ray.data.cache import Windows
-from eav_ray.data.split import Split, items_of
-from eav_ray.data.synthetic import Plan, generate_dataset
+from eav_ray.data.cache import WindowCache
+from eav_ray.data.split import Split, list_labeled_recordings
+from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_each
@@ -42,10 +42,10 @@ from eav_ray.training.plan import Progress, Run
 from eav_ray.training.source import Labels, Loader, RawSource
 
 EPOCHS, BATCH = 4, 4  # windows of one worker
-PLAN = Plan(n_subjects=2, per_class=8)  # 320 windows
+SPEC = SyntheticSpec(n_subjects=2, per_class=8)  # 320 windows
 
 
-def experiment_of(folder: Path, workers: int) -> Experiment:
+def make_experiment(folder: Path, workers: int) -> Experiment:
     changes: dict[str, Any] = {"data.root": str(folder / "EAV"), "train.mode": "end_to_end"}
     changes |= {f"store.{k}": str(folder / k) for k in ("shards", "results", "cache")}
     changes |= {"optim.epochs": EPOCHS, "optim.batch": BATCH * workers, "optim.warmup": 0.0}
@@ -54,13 +54,13 @@ def experiment_of(folder: Path, workers: int) -> Experiment:
     return load_experiment("jobs/experiments/demo.yaml", changes)
 
 
-def run_of(e: Experiment) -> Run:
+def make_run(e: Experiment) -> Run:
     shards, index = open_index(e)
-    windows = Windows(shards, index, cache=e.store.cache, cache_gb=e.store.cache_gb)
+    windows = WindowCache(shards, index, cache=e.store.cache, cache_gb=e.store.cache_gb)
     return Run("joint", e, Split("within", tuple(sorted(set(windows.ids["id"]))), (), ()), "benchmark")
 
 
-def plain(rank: int, e: Experiment, workers: int, out: str, port: int) -> None:
+def train_plainly(rank: int, e: Experiment, workers: int, out: str, port: int) -> None:
     """The loop that someone writes who wants nothing but this one training."""
     torch.set_num_threads(1)
     if workers > 1:
@@ -72,12 +72,12 @@ def plain(rank: int, e: Experiment, workers: int, out: str, port: int) -> None:
             timeout=timedelta(seconds=120),
         )
     shards, index = open_index(e)
-    windows = Windows(shards, index, cache=e.store.cache, cache_gb=e.store.cache_gb)
-    items = items_of(windows.ids, e.data, e.seed)
+    windows = WindowCache(shards, index, cache=e.store.cache, cache_gb=e.store.cache_gb)
+    items = list_labeled_recordings(windows.ids, e.data, e.seed)
     labels = Labels.of(windows, {i.id: i.label for i in items})
     torch.manual_seed(e.seed)
     module = Classifier(e, Shapes(index.eeg_channels, len(index.classes)))
-    rows = windows.rows_of(tuple(sorted(set(windows.ids["id"]))))
+    rows = windows.find_rows(tuple(sorted(set(windows.ids["id"]))))
     dropout = e.fusion.modality_dropout
     loader = Loader(RawSource(windows, module.names), labels, rows, e.seed, e.optim.batch, dropout, rank, workers)
     rate = schedule(e.optim, loader.steps)
@@ -107,21 +107,21 @@ def plain(rank: int, e: Experiment, workers: int, out: str, port: int) -> None:
         dist.destroy_process_group()
 
 
-def by_hand(e: Experiment, workers: int, folder: Path) -> list[float]:
+def time_plain_loop(e: Experiment, workers: int, folder: Path) -> list[float]:
     """Seconds of each epoch."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     out = str(folder / "plain.json")
-    mp.spawn(plain, args=(e, workers, out, port), nprocs=workers)
+    mp.spawn(train_plainly, args=(e, workers, out, port), nprocs=workers)
     return json.loads(Path(out).read_text())
 
 
-class Beside:
+class BackgroundCPU:
     """CPU time of all that the program started, but for the training workers, after the first epoch."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[float, dict[int, float]]] = []
+        self._samples: list[tuple[float, dict[int, float]]] = []
 
     def record_sample(self, progress: Progress) -> None:
         if progress.epoch > 1:
@@ -131,20 +131,20 @@ class Beside:
                     times = process.cpu_times()
                     if "RayTrainWorker" not in " ".join(process.cmdline()):
                         used[process.pid] = times.user + times.system
-            self._seen.append((time.perf_counter(), used))
+            self._samples.append((time.perf_counter(), used))
 
     @property
     def percent(self) -> float:
         """Of one core."""
-        (began, first), (ended, last) = self._seen[0], self._seen[-1]
+        (began, first), (ended, last) = self._samples[0], self._samples[-1]
         return 100 * sum(last[pid] - first[pid] for pid in first.keys() & last.keys()) / (ended - began)
 
 
-def by_program(e: Experiment, runs: list[Run], background_cpu: Beside | None = None) -> list[Progress]:
+def train_by_program(e: Experiment, runs: list[Run], background_cpu: BackgroundCPU | None = None) -> list[Progress]:
     """What the program tells of trainings that it has never seen."""
     progress_reports: list[Progress] = []
 
-    def listen(progress: Progress) -> None:
+    def collect_progress(progress: Progress) -> None:
         progress_reports.append(progress)
         if background_cpu:
             background_cpu.record_sample(progress)
@@ -152,27 +152,27 @@ def by_program(e: Experiment, runs: list[Run], background_cpu: Beside | None = N
     shards, index = open_index(e)
     for run in runs:
         shutil.rmtree(Path(e.store.results) / "runs" / run.key, ignore_errors=True)
-    run_each(e, runs, shards, index, runs[0].split.train, title="train", listen=listen)
+    run_each(e, runs, shards, index, runs[0].split.train, title="train", listen=collect_progress)
     return progress_reports
 
 
-def steps_of(e: Experiment) -> int:
+def count_steps_per_epoch(e: Experiment) -> int:
     """Steps of an epoch, all of whole batches."""
-    return PLAN.n_subjects * PLAN.recordings * 4 // e.optim.batch
+    return SPEC.n_subjects * SPEC.recordings_per_subject * 4 // e.optim.batch
 
 
-def first_steps(folder: Path) -> list[str]:
+def time_first_steps(folder: Path) -> list[str]:
     """From the command to the first step, and from one training to the next in the same group, seconds."""
     command = [sys.executable, "-c", "import eav_ray.runtime.train"]
     began = time.perf_counter()
     subprocess.run(command, check=True)
     loading = time.perf_counter() - began
-    e = experiment_of(folder, 1)
-    runs = [run_of(override(e, {"seed": seed, "optim.epochs": 1})) for seed in range(4)]
+    e = make_experiment(folder, 1)
+    runs = [make_run(override(e, {"seed": seed, "optim.epochs": 1})) for seed in range(4)]
     began = time.perf_counter()
     with cluster.connect_to_ray(e.runtime):
         ray_s, started = time.perf_counter() - began, time.time()
-        progress_reports = by_program(e, runs)
+        progress_reports = train_by_program(e, runs)
     first = {run.key: min(p.at for p in progress_reports if p.key == run.key) for run in runs}
     last = {run.key: max(p.at for p in progress_reports if p.key == run.key) for run in runs}
     between = [first[b.key] - last[a.key] for a, b in zip(runs, runs[1:], strict=False)]
@@ -183,47 +183,51 @@ def first_steps(folder: Path) -> list[str]:
         f"| Ray starts | {ray_s:.1f} |",
         f"| a group of one worker starts, loads torch, opens the windows, builds the model, takes a step | "
         f"{first[runs[0].key] - started:.1f} |",
-        f"| from the end of a training to the first step of the next, in the same group | {spread(between)} |",
+        f"| from the end of a training to the first step of the next, in the same group | {format_spread(between)} |",
     ]
 
 
 def main() -> int:
-    folder, words = arguments(__doc__, ("rounds",))
+    folder, words = parse_arguments(__doc__, ("rounds",))
     rounds = int(words.get("rounds", 5))
     print(f"to do: {rounds} rounds of 2 x 2 trainings; about {2 * rounds} minutes on 2 cores", flush=True)
-    generate_dataset(folder / "EAV", PLAN, workers=os.cpu_count() or 1)
-    e = experiment_of(folder, 1)
+    generate_dataset(folder / "EAV", SPEC, workers=os.cpu_count() or 1)
+    e = make_experiment(folder, 1)
     preprocess(e)
     table: list[str] = []
     goals: list[Goal] = []
-    for workers, rival in ((1, "a plain PyTorch loop"), (2, "bare DistributedDataParallel")):
-        e = experiment_of(folder, workers)
-        run = run_of(e)
-        ratios, steps, waits, pauses, others = [], [], [], [], []
+    for workers, baseline in ((1, "a plain PyTorch loop"), (2, "bare DistributedDataParallel")):
+        e = make_experiment(folder, workers)
+        run = make_run(e)
+        ratios, steps, waits, pauses, background_percents = [], [], [], [], []
         for k in range(rounds):
             sides: dict[str, list[float]] = {}
             for side in ("hand", "program") if k % 2 == 0 else ("program", "hand"):
                 if side == "hand":
-                    sides[side] = by_hand(e, workers, folder)
+                    sides[side] = time_plain_loop(e, workers, folder)
                     continue
-                background_cpu = Beside()
+                background_cpu = BackgroundCPU()
                 with cluster.connect_to_ray(e.runtime):
-                    progress_reports = by_program(e, [run], background_cpu)
-                others.append(background_cpu.percent)
-                ends = [p for p in progress_reports if p.step and p.step % steps_of(e) == 0 and p.epoch > 1]
-                windows = e.optim.batch * steps_of(e)
+                    progress_reports = train_by_program(e, [run], background_cpu)
+                background_percents.append(background_cpu.percent)
+                ends = [
+                    p for p in progress_reports if p.step and p.step % count_steps_per_epoch(e) == 0 and p.epoch > 1
+                ]
+                windows = e.optim.batch * count_steps_per_epoch(e)
                 sides[side] = [windows / p.metrics["windows_s"] for p in ends]
                 waits += [p.metrics["wait"] for p in ends]
                 pauses += [p.metrics["pause_s"] for p in ends]
             hand, program = median(sides["hand"][1:]), median(sides["program"])
             ratios.append(program / hand)
-            steps.append(1000 * hand / steps_of(e))
-            print(f"{workers}: {1000 * hand / steps_of(e):.0f} ms a step, ratio {ratios[-1]:.3f}", flush=True)
+            steps.append(1000 * hand / count_steps_per_epoch(e))
+            print(
+                f"{workers}: {1000 * hand / count_steps_per_epoch(e):.0f} ms a step, ratio {ratios[-1]:.3f}", flush=True
+            )
         table.append(
-            f"| {workers} | {rival} | {spread(steps, 0)} | {spread(ratios, 3)} | {100 * max(waits):.1f} % | "
-            f"{1000 * max(pauses):.0f} | {spread(others, 0)} |"
+            f"| {workers} | {baseline} | {format_spread(steps, 0)} | {format_spread(ratios, 3)} | {100 * max(waits):.1f} % | "
+            f"{1000 * max(pauses):.0f} | {format_spread(background_percents, 0)} |"
         )
-        goals.append(Goal(f"{workers} workers against {rival}", median(ratios), 1.03, "", False))
+        goals.append(Goal(f"{workers} workers against {baseline}", median(ratios), 1.03, "", False))
         goals.append(Goal(f"waiting for data, {workers} workers", 100 * max(waits), 3, " %", False))
     lines = [
         f"Median (range) of {rounds} pairs. AST, EEGformer and ViT of small sizes and their fusion, {BATCH} windows a "
@@ -235,9 +239,9 @@ def main() -> int:
         "|---|---|---|---|---|---|---|",
         *table,
         "",
-        *first_steps(folder),
+        *time_first_steps(folder),
     ]
-    return finish("train", "What Ray Train and DeepSpeed cost", "\n".join(lines), goals)
+    return finish_benchmark("train", "What Ray Train and DeepSpeed cost", "\n".join(lines), goals)
 
 
 if __name__ == "__main__":

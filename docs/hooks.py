@@ -10,24 +10,24 @@ from typing import Any
 from eav_ray.config import list_keys, list_other_kinds
 
 ROOT = Path(__file__).resolve().parents[1]
-MARK = re.compile(r"^<!-- (keys|modules|file)(?:: (\S+))? -->$", re.MULTILINE)
+PLACEHOLDER = re.compile(r"^<!-- (keys|modules|file)(?:: (\S+))? -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
     """What mkdocs calls with the text of each page."""
     # A block that has no language is called text as well: only those of errors are to wrap (assets/extra.css).
-    return MARK.sub(_made, markdown).replace("```text\n", "```{ .text .error }\n")
+    return PLACEHOLDER.sub(_expand_placeholder, markdown).replace("```text\n", "```{ .text .error }\n")
 
 
-def _made(mark: re.Match[str]) -> str:
-    if mark[1] == "keys":
-        return key_tables()
-    if mark[1] == "modules":
-        return "\n\n".join(f"::: {name}" for name in modules(mark[2]))
-    return of_a_list((ROOT / mark[2]).read_text())
+def _expand_placeholder(match: re.Match[str]) -> str:
+    if match[1] == "keys":
+        return format_key_tables()
+    if match[1] == "modules":
+        return "\n\n".join(f"::: {name}" for name in list_modules(match[2]))
+    return indent_list_items((ROOT / match[2]).read_text())
 
 
-def modules(package: str) -> list[str]:
+def list_modules(package: str) -> list[str]:
     """The public modules of a package, or a module itself."""
     folder = ROOT / package.replace(".", "/")
     if not folder.is_dir():
@@ -35,23 +35,23 @@ def modules(package: str) -> list[str]:
     return [f"{package}.{path.stem}" for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")]
 
 
-def key_tables() -> str:
+def format_key_tables() -> str:
     """A table for each section of an experiment, and for each kind that stands in the place of a default one."""
     sections: dict[str, dict[str, tuple[str, Any, str]]] = {}
     for key, row in list_keys().items():
         sections.setdefault(key.rpartition(".")[0] or "experiment", {})[key] = row
     sections |= dict(list_other_kinds())
-    return "\n\n".join(f"## {title}\n\n{_table(rows)}" for title, rows in sections.items())
+    return "\n\n".join(f"## {title}\n\n{_format_table(rows)}" for title, rows in sections.items())
 
 
-def _table(rows: dict[str, tuple[str, Any, str]]) -> str:
+def _format_table(rows: dict[str, tuple[str, Any, str]]) -> str:
     lines = ["| key | default | takes | meaning |", "|---|---|---|---|"]
     for key, (kind, default, meaning) in rows.items():
-        shown = "see the experiment's file" if isinstance(default, dict) else f"`{default!r}`"
-        lines.append(f"| `{key}` | {shown} | `{kind}` | {meaning} |")
+        default_text = "see the experiment's file" if isinstance(default, dict) else f"`{default!r}`"
+        lines.append(f"| `{key}` | {default_text} | `{kind}` | {meaning} |")
     return "\n".join(lines)
 
 
-def of_a_list(text: str) -> str:
+def indent_list_items(text: str) -> str:
     """The site's Markdown wants what belongs to a numbered point by four spaces, where others take three."""
     return re.sub(r"^ {3}", "    ", text, flags=re.MULTILINE)

@@ -50,13 +50,13 @@ class Page:
             self.outcomes[report.nodeid] = report.outcome
 
     def pytest_sessionfinish(self) -> None:
-        from benchmarks.common import head
+        from benchmarks.common import format_page_head
 
         ran = {row for test in self.outcomes for row in rows_of(test)}
         if ran < {row for row, (_, _, places) in ROWS.items() if places}:
             return  # a part of the tests makes no page
         lines = [
-            *head("What must survive", "make chaos"),
+            *format_page_head("What must survive", "make chaos"),
             f"{(time.monotonic() - self.began) / 60:.0f} minutes; cases that draw at random drew anew. A case may "
             "kill, cut or damage many times over.",
             "",

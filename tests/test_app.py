@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from eav_ray.data.eav import EAV_CHANNELS, EAV_CLASSES
-from eav_ray.data.upload import upload_of, windows_of
+from eav_ray.data.upload import make_windows, parse_upload
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import access
 from eav_ray.runtime.access import hash_token
@@ -44,7 +44,7 @@ def client() -> Iterator[TestClient]:
 
 def by_hand(tree: dict[str, Any]) -> list[dict[str, Any]]:
     p = predictor()
-    made, _ = windows_of(upload_of(tree), profile(), p.modalities, len(EAV_CHANNELS), EAV_CHANNELS)
+    made, _ = make_windows(parse_upload(tree), profile(), p.modalities, len(EAV_CHANNELS), EAV_CHANNELS)
     return answers(p.of_rows(made.windows), p.classes)
 
 

@@ -11,7 +11,7 @@ import pytest
 from eav_ray.config import Experiment, override, to_dict
 from eav_ray.data import arrow
 from eav_ray.data.eav import EAV
-from eav_ray.data.synthetic import Plan, generate_subject
+from eav_ray.data.synthetic import SyntheticSpec, generate_subject
 from eav_ray.errors import DataError
 from eav_ray.runtime.beside import (
     AuditedCheckpoint,
@@ -60,7 +60,7 @@ def test_only_recorded_eav_is_held_against_the_published_rows(
 
 
 def test_the_reader_knows_who_was_planted_even_among_others(tmp_path: Path) -> None:
-    generate_subject(tmp_path, 1, Plan(n_subjects=1, per_class=1, video_size=(64, 48), fps=5))
+    generate_subject(tmp_path, 1, SyntheticSpec(n_subjects=1, per_class=1, video_size=(64, 48), fps=5))
     assert EAV(str(tmp_path)).is_real is False
     (tmp_path / "subject2" / "EEG").mkdir(parents=True)
     assert EAV(str(tmp_path), subjects=["subject2"]).is_real is False

@@ -42,7 +42,7 @@ from eav_ray.config import (
 from eav_ray.data import arrow, mat, sets
 from eav_ray.data.frames import SHAPE_KEY
 from eav_ray.data.manifest import Recording
-from eav_ray.data.shard import INDEX, Index, ShardFile, schema, to_bytes, to_table
+from eav_ray.data.shard import INDEX_FILE, ShardFile, ShardIndex, build_window_table, encode_parquet, make_schema
 from eav_ray.data.table import RecordingsTable
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.video import ViT
@@ -199,7 +199,7 @@ def own_experiment(folder: Path) -> Experiment:
 
 def index(folder: Path) -> Place:
     e = own_experiment(folder)
-    return Place(partial(shard_store(e).write, INDEX), lambda: open_index(e), INDEX)
+    return Place(partial(shard_store(e).write, INDEX_FILE), lambda: open_index(e), INDEX_FILE)
 
 
 def record(folder: Path) -> Place:
@@ -237,7 +237,7 @@ def frame(folder: Path) -> Place:
 
     def put(data: bytes) -> None:
         made = [row | {"video": [data, b""]} for row in rows(3, 0)]
-        shards.files = [shards.put("a.parquet", to_table(made, schema(profile, CHANNELS, MODALITIES)))]
+        shards.files = [shards.put("a.parquet", build_window_table(made, make_schema(profile, CHANNELS, MODALITIES)))]
 
     return Place(put, lambda: seen(shards, folder), "a stored frame")
 
@@ -327,7 +327,7 @@ def trials(folder: Path) -> Place:
 def predictions(folder: Path) -> Place:
     store = Store(folder / "results")
     e = override(Experiment(), {"store.results": str(store)})
-    task, of = Task(f"{store}/{saved(store, 'run')}", ("p0/0",)), Index("k", ("a", "b"), ("eeg",), 3, (), {})
+    task, of = Task(f"{store}/{saved(store, 'run')}", ("p0/0",)), ShardIndex("k", ("a", "b"), ("eeg",), 3, (), {})
     name = _name(task, of)
     return Place(partial(store.write, name), lambda: score(e, [task], store, of), name)
 
@@ -341,7 +341,7 @@ def folds(folder: Path, name: str) -> Place:
 def embedded(folder: Path, name: str) -> Place:
     shards = Shards(folder / "shards", (0,))
     store, windows = Store(folder / "results"), shards.windows(folder / "cache")
-    kept = {"part-0000.parquet": to_bytes(embedding()), "times.json": b"[0.5]"}
+    kept = {"part-0000.parquet": encode_parquet(embedding()), "times.json": b"[0.5]"}
 
     def read() -> None:
         Embeddings(store, {"eeg": "e"}, windows).get(np.arange(5))
@@ -536,7 +536,7 @@ def predicted() -> pa.Table:
 
 
 def windows() -> pa.Table:
-    return to_table(rows(5, 0), SCHEMA)
+    return build_window_table(rows(5, 0), SCHEMA)
 
 
 # Place -> the table that is there, how it is stored, and the columns that are looked at.
@@ -594,7 +594,9 @@ def test_a_pickle_in_what_a_table_says_of_itself_is_not_executed(place: str, tmp
 
 def test_a_pickle_in_the_place_of_the_shape_of_frames_is_refused(tmp_path: Path, proof: Path) -> None:
     shards, profile = Shards(tmp_path / "shards", ()), replace(PROFILE, video=VideoPreprocessing(fps=2, size=4))
-    whole = to_table([row | {"video": [b"", b""]} for row in rows(3, 0)], schema(profile, CHANNELS, MODALITIES))
+    whole = build_window_table(
+        [row | {"video": [b"", b""]} for row in rows(3, 0)], make_schema(profile, CHANNELS, MODALITIES)
+    )
     at = whole.column_names.index("video")
     field = whole.schema.field(at).with_metadata({SHAPE_KEY: pickle.dumps(Malicious(proof))})
     shards.files = [shards.put("a.parquet", whole.set_column(at, field, whole.column(at)))]

@@ -9,7 +9,7 @@ import pytest
 
 from eav_ray.config import Experiment, override
 from eav_ray.data.manifest import Recording
-from eav_ray.data.shard import Index
+from eav_ray.data.shard import ShardIndex
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Shapes
@@ -20,7 +20,7 @@ from eav_ray.runtime.stress import _same_data
 from eav_ray.training.checkpoint import Checkpoint
 from eav_ray.training.loop import Position
 
-INDEX = Index("k", ("a", "b"), ("audio", "eeg"), 30, (), {})
+INDEX = ShardIndex("k", ("a", "b"), ("audio", "eeg"), 30, (), {})
 
 
 def trained(**changes: Any) -> Checkpoint:
@@ -77,4 +77,4 @@ def test_a_table_that_cannot_be_written_is_told_before_anything_is_computed(tmp_
 
 def test_other_classes_are_refused() -> None:
     with pytest.raises(DataError, match="trained on the classes a, b, but these shards hold c, d"):
-        check_windows(Experiment(), trained(), Index("k", ("c", "d"), ("eeg",), 30, (), {}), "best")
+        check_windows(Experiment(), trained(), ShardIndex("k", ("c", "d"), ("eeg",), 30, (), {}), "best")

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from eav_ray.config import Experiment, Protocol, override
-from eav_ray.data.cache import Windows
-from eav_ray.data.shard import Index
-from eav_ray.data.split import with_peers
+from eav_ray.data.cache import WindowCache
+from eav_ray.data.shard import ShardIndex
+from eav_ray.data.split import add_permutation_groups
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.table import protocol_table
 from eav_ray.runtime import protocol
@@ -28,9 +28,9 @@ def stored(experiment: Experiment, *, without: str = "") -> Data:
         for r in range(RECORDINGS)
         if f"p{p}/{r:03d}" != without
     ]
-    windows = object.__new__(Windows)
-    windows.ids = with_peers(pd.DataFrame(rows))
-    return Data(Store("/nowhere"), Index("k", CLASSES, ("audio", "eeg"), 30, (), {}), windows)
+    windows = object.__new__(WindowCache)
+    windows.ids = add_permutation_groups(pd.DataFrame(rows))
+    return Data(Store("/nowhere"), ShardIndex("k", CLASSES, ("audio", "eeg"), 30, (), {}), windows)
 
 
 @pytest.fixture

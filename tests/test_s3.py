@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from eav_ray.config import override
-from eav_ray.data.cache import Windows
+from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split
 from eav_ray.errors import DataError
 from eav_ray.storage import COMMIT, Store
@@ -80,7 +80,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
     return windows_in(tmp_path_factory.mktemp("windows"))
 
 
@@ -116,7 +116,7 @@ def test_an_upload_that_is_not_whole_is_not_read(server: Server, harm: str) -> N
 
 
 def test_a_training_outlives_its_store_and_ends_bit_identical(
-    server: Server, windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, windows: WindowCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server is killed after the second epoch and comes back later; nothing half-written is ever loaded."""
     monkeypatch.setattr(saving, "TRY_AGAIN_S", 0.2)
@@ -143,7 +143,7 @@ def test_a_training_outlives_its_store_and_ends_bit_identical(
 
 
 def test_a_store_that_stays_away_is_one_line_and_the_last_checkpoint_stays(
-    server: Server, windows: Windows, monkeypatch: pytest.MonkeyPatch
+    server: Server, windows: WindowCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saving, "TRIES", 0)
     run = Run("joint", experiment("torch"), Split("within", TRAIN[:6], (), ("subject1/007",)), "data")

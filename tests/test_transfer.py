@@ -12,8 +12,8 @@ import torch
 from eav_ray.config import Experiment, digest, override
 from eav_ray.data.cremad import CREMAD
 from eav_ray.data.ravdess import RAVDESS
-from eav_ray.data.shard import Index, ShardFile
-from eav_ray.data.split import Item, Split
+from eav_ray.data.shard import ShardFile, ShardIndex
+from eav_ray.data.split import LabeledRecording, Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Classifier, Output, Shapes
 from eav_ray.runtime.predict import check_profile
@@ -34,7 +34,7 @@ from eav_ray.training.run import to_frame
 from eav_ray.training.source import RawSource
 from tests.data.test_shard import Shards
 
-INDEX = Index("k", ("a", "b"), ("audio", "eeg"), 30, (ShardFile("f", "0" * 64, 1),), {})
+INDEX = ShardIndex("k", ("a", "b"), ("audio", "eeg"), 30, (ShardFile("f", "0" * 64, 1),), {})
 OTHER = replace(INDEX, shards=(ShardFile("f", "1" * 64, 1),))
 
 
@@ -65,7 +65,7 @@ def test_a_readers_data_set_is_one_wherever_it_lies_and_a_table_where_it_is_the_
 
 @pytest.mark.parametrize("seen", ["p1", "p3"])
 def test_people_of_its_own_data_set_that_it_was_trained_on_or_chosen_by_are_refused(seen: str) -> None:
-    items = [Item(f"{p}/9", p, 0, "speaking", 0) for p in ("p4", seen)]
+    items = [LabeledRecording(f"{p}/9", p, 0, "speaking", 0) for p in ("p4", seen)]
     with pytest.raises(ConfigError, match=rf"trained on this very data set, {seen} among.*its own test side"):
         refuse_known(items, trained(), "best")
     refuse_known(items[:1], trained(), "best")
@@ -85,8 +85,8 @@ def test_labels_and_logits_follow_the_names() -> None:
     """Each recording's logits say which class they are of, so that a wrong column or label would show."""
     theirs, mine = RAVDESS.classes, CREMAD.classes
     shared = shared_classes(theirs, mine, "ravdess", "cremad")
-    items = [Item(f"p/{k}", "p", label, "speaking", 0) for label, k in enumerate(mine)]
-    items.append(Item("p/heard", "p", 0, "listening", 0))
+    items = [LabeledRecording(f"p/{k}", "p", label, "speaking", 0) for label, k in enumerate(mine)]
+    items.append(LabeledRecording("p/heard", "p", 0, "listening", 0))
     label_of = labels_of(items, mine, shared)
     assert label_of == {f"p/{k}": shared.index(k) for k in mine}
 

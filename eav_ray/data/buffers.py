@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 JITTER_S = 0.02  # a piece whose time is off by less follows the one before: its samples keep better time
-FOLLOW = 0.1  # of what such a piece is off, so that a clock that is slow by some 100 ppm tears no gap once in a while
-GAP_S = 1.0  # a frame is shown until the next, but no longer than this: what comes later was not there
+CLOCK_CORRECTION = (
+    0.1  # of what such a piece is off, so that a clock that is slow by some 100 ppm tears no gap once in a while
+)
+MAX_FRAME_S = 1.0  # a frame is shown until the next, but no longer than this: what comes later was not there
 
 
-class Samples:
+class SampleBuffer:
     """A sampled signal on the grid of its own rate; where nothing came, there is nothing.
 
     Args:
@@ -18,89 +20,89 @@ class Samples:
 
     def __init__(self, n_chans: int, hz: float, keep_s: float) -> None:
         self.n_chans, self.hz = n_chans, hz
-        self._keep = int(np.ceil(keep_s * hz))
+        self._capacity = int(np.ceil(keep_s * hz))
         # Twice the room, so that samples are moved up once in a while only.
-        self._x_CT = np.zeros((n_chans, 2 * self._keep), np.float32)
-        self._here_T = np.zeros(2 * self._keep, bool)
+        self._x_CT = np.zeros((n_chans, 2 * self._capacity), np.float32)
+        self._received_T = np.zeros(2 * self._capacity, bool)
         self._origin_s: float | None = None  # time of sample 0
-        self._base = 0  # number of the first sample that the array has room for
-        self._end = 0  # number of the sample after the last
+        self._first_sample = 0  # number of the first sample that the array has room for
+        self._end_sample = 0  # number of the sample after the last
 
     def push(self, time_s: float, x_CT: np.ndarray) -> None:
         """Take a piece that begins at a time. What is there already stays."""
         if self._origin_s is None:
             self._origin_s = time_s
-        late = (time_s - self._origin_s) * self.hz - self._end
-        at = round(late) + self._end
-        if abs(late) <= JITTER_S * self.hz:
-            at = self._end
-            self._origin_s += FOLLOW * late / self.hz
-        stop = at + x_CT.shape[1]
-        if stop > self._base + self._here_T.size:
-            self._move(stop)
-        first = max(at, self._base)
+        offset = (time_s - self._origin_s) * self.hz - self._end_sample
+        start = round(offset) + self._end_sample
+        if abs(offset) <= JITTER_S * self.hz:
+            start = self._end_sample
+            self._origin_s += CLOCK_CORRECTION * offset / self.hz
+        stop = start + x_CT.shape[1]
+        if stop > self._first_sample + self._received_T.size:
+            self._make_room(stop)
+        first = max(start, self._first_sample)
         if stop <= first:
             return  # too late
-        piece, target = x_CT[:, first - at :], slice(first - self._base, stop - self._base)
-        new_T = ~self._here_T[target]
+        piece, target = x_CT[:, first - start :], slice(first - self._first_sample, stop - self._first_sample)
+        new_T = ~self._received_T[target]
         if new_T.all():
             self._x_CT[:, target] = piece
         else:
             self._x_CT[:, target][:, new_T] = piece[:, new_T]
-        self._here_T[target] = True
-        self._end = max(self._end, stop)
+        self._received_T[target] = True
+        self._end_sample = max(self._end_sample, stop)
 
-    def _move(self, stop: int) -> None:
+    def _make_room(self, stop: int) -> None:
         """Make room up to a sample, by forgetting what is older than is kept."""
-        base = max(self._base, stop - self._keep)
-        n_kept = max(self._base + self._here_T.size - base, 0)
-        for array in (self._x_CT, self._here_T):
+        base = max(self._first_sample, stop - self._capacity)
+        n_kept = max(self._first_sample + self._received_T.size - base, 0)
+        for array in (self._x_CT, self._received_T):
             array[..., :n_kept] = array[..., array.shape[-1] - n_kept :].copy()
             array[..., n_kept:] = 0
-        self._base = base
+        self._first_sample = base
 
     @property
     def end_s(self) -> float:
-        return (self._origin_s or 0.0) + self._end / self.hz
+        return (self._origin_s or 0.0) + self._end_sample / self.hz
 
-    def take(self, start_s: float, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+    def read_span(self, start_s: float, seconds: float) -> tuple[np.ndarray, np.ndarray]:
         """A stretch of time: samples (channels, n), zero where nothing came, and (n,) whether it did."""
         n = round(seconds * self.hz)
-        x_CT, here_T = np.zeros((self.n_chans, n), np.float32), np.zeros(n, bool)
+        x_CT, received_T = np.zeros((self.n_chans, n), np.float32), np.zeros(n, bool)
         if self._origin_s is not None:
-            at = round((start_s - self._origin_s) * self.hz) - self._base
-            first, last = max(at, 0), min(at + n, self._here_T.size)
+            start = round((start_s - self._origin_s) * self.hz) - self._first_sample
+            first, last = max(start, 0), min(start + n, self._received_T.size)
             if first < last:
-                x_CT[:, first - at : last - at] = self._x_CT[:, first:last]
-                here_T[first - at : last - at] = self._here_T[first:last]
-        return x_CT, here_T
+                x_CT[:, first - start : last - start] = self._x_CT[:, first:last]
+                received_T[first - start : last - start] = self._received_T[first:last]
+        return x_CT, received_T
 
-    def run(self, stop_s: float) -> tuple[np.ndarray, float]:
+    def read_last_contiguous(self, stop_s: float) -> tuple[np.ndarray, float]:
         """What came without a gap up to a time: samples (channels, n), and the time of the first; none, where nothing.
 
         The last run that ends before that time, of at most `keep_s`.
         """
         if self._origin_s is None:
             return np.zeros((self.n_chans, 0), np.float32), stop_s
-        stop = min(max(round((stop_s - self._origin_s) * self.hz) - self._base, 0), self._here_T.size)
-        here = np.flatnonzero(self._here_T[:stop])
-        if not here.size:
+        stop = min(max(round((stop_s - self._origin_s) * self.hz) - self._first_sample, 0), self._received_T.size)
+        received = np.flatnonzero(self._received_T[:stop])
+        if not received.size:
             return np.zeros((self.n_chans, 0), np.float32), stop_s
-        last = here[-1] + 1
-        gaps = np.flatnonzero(~self._here_T[:last])
-        first = max(gaps[-1] + 1 if gaps.size else 0, last - self._keep)
-        return self._x_CT[:, first:last].copy(), self._origin_s + (first + self._base) / self.hz
+        last = received[-1] + 1
+        gaps = np.flatnonzero(~self._received_T[:last])
+        first = max(gaps[-1] + 1 if gaps.size else 0, last - self._capacity)
+        return self._x_CT[:, first:last].copy(), self._origin_s + (first + self._first_sample) / self.hz
 
 
 @dataclass(eq=False)
 class Frame:
     time_s: float
     jpeg: bytes
-    picture: np.ndarray | None = field(default=None, repr=False)  # of the profile's size, once it was wanted
-    bad: bool = False  # it was wanted, and cannot be decoded
+    resized: np.ndarray | None = field(default=None, repr=False)  # of the profile's size, once it was wanted
+    is_undecodable: bool = False  # it was wanted, and cannot be decoded
 
 
-class Frames:
+class FrameBuffer:
     """Single frames, in the order of their times.
 
     Args:
@@ -109,8 +111,8 @@ class Frames:
         most_bytes: or before the newest of so many bytes.
     """
 
-    def __init__(self, keep_s: float, most: int, most_bytes: int = 64 * 2**20) -> None:
-        self._keep_s, self._most, self._most_bytes = keep_s, most, most_bytes
+    def __init__(self, keep_s: float, max_frames: int, max_bytes: int = 64 * 2**20) -> None:
+        self._keep_s, self._max_frames, self._max_bytes = keep_s, max_frames, max_bytes
         self._frames: list[Frame] = []
 
     def push(self, time_s: float, jpeg: bytes) -> None:
@@ -122,19 +124,21 @@ class Frames:
         self._frames.insert(at, Frame(time_s, jpeg))
         oldest = self._frames[-1].time_s - self._keep_s
         drop = sum(f.time_s < oldest for f in self._frames)
-        del self._frames[: max(drop, len(self._frames) - self._most)]
-        while sum(len(f.jpeg) for f in self._frames) > self._most_bytes:
+        del self._frames[: max(drop, len(self._frames) - self._max_frames)]
+        while sum(len(f.jpeg) for f in self._frames) > self._max_bytes:
             del self._frames[0]
 
     @property
     def end_s(self) -> float:
         return self._frames[-1].time_s if self._frames else 0.0
 
-    def before(self, stop_s: float) -> list[Frame]:
+    def list_frames_before(self, stop_s: float) -> list[Frame]:
         return [f for f in self._frames if f.time_s < stop_s]
 
 
-def select_frames(times: np.ndarray, start_s: float, stop_s: float, fps: int, count: int) -> tuple[np.ndarray, float]:
+def select_frames(
+    times: np.ndarray, start_s: float, stop_s: float, fps: int, n_frames: int
+) -> tuple[np.ndarray, float]:
     """Which frames a window has, by the rule of `video.read`: frame k is the first whose time is at least k / fps.
 
     A gap is bridged by the frame after it, the end by the last frame.
@@ -152,7 +156,7 @@ def select_frames(times: np.ndarray, start_s: float, stop_s: float, fps: int, co
     inside = np.flatnonzero(times >= start_s - slack_s)
     if not inside.size:
         return np.zeros(0, int), 0.0
-    wanted = np.searchsorted(times[inside], start_s + np.arange(count) / fps - slack_s)
-    ends = np.minimum(np.append(times[1:], times[-1] + frame_s), times + GAP_S)
-    covered = np.clip(ends, start_s, stop_s) - np.clip(times, start_s, stop_s)
-    return inside[np.minimum(wanted, inside.size - 1)], float(covered.sum())
+    positions = np.searchsorted(times[inside], start_s + np.arange(n_frames) / fps - slack_s)
+    ends = np.minimum(np.append(times[1:], times[-1] + frame_s), times + MAX_FRAME_S)
+    covered_s = np.clip(ends, start_s, stop_s) - np.clip(times, start_s, stop_s)
+    return inside[np.minimum(positions, inside.size - 1)], float(covered_s.sum())

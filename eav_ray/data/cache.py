@@ -17,13 +17,13 @@ import pandas as pd
 import pyarrow as pa
 
 from eav_ray.data import arrow, frames
-from eav_ray.data.shard import ID_COLUMNS, Index, check_types, read_shard
-from eav_ray.data.split import with_peers
+from eav_ray.data.shard import ID_COLUMNS, ShardIndex, check_column_types, read_shard
+from eav_ray.data.split import add_permutation_groups
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store
 
 
-class Windows:
+class WindowCache:
     """All windows of an index, by number: row i is always the same window, on every node and for any world size.
 
     `ids` is a table with one row a window: subject, recording, window, label, task, order, has_<modality>, `id`, which
@@ -31,80 +31,90 @@ class Windows:
     """
 
     def __init__(
-        self, shards: Store, index: Index, *, cache: str | Path, cache_gb: float, only: tuple[str, ...] | None = None
+        self,
+        shards: Store,
+        index: ShardIndex,
+        *,
+        cache: str | Path,
+        cache_gb: float,
+        allowed_recordings: tuple[str, ...] | None = None,
     ) -> None:
         """
         Args:
             only: The recordings that exist for this object, by id; row numbers count these alone. A search is given
                 its training recordings, so that no test row can reach it.
         """
-        allowed_subjects = None if only is None else {recording.split("/")[0] for recording in only}
+        allowed_subjects = (
+            None if allowed_recordings is None else {recording.split("/")[0] for recording in allowed_recordings}
+        )
         files = [s for s in index.shards if allowed_subjects is None or not s.subject or s.subject in allowed_subjects]
         folder = Path(cache)
         folder.mkdir(parents=True, exist_ok=True)
         self.index = index
         self._tables: list[pa.Table] = []
-        keep = [folder / f"{shard.sha256}.arrow" for shard in files]
-        for shard, path in zip(files, keep, strict=True):
+        paths = [folder / f"{shard.sha256}.arrow" for shard in files]
+        for shard, path in zip(files, paths, strict=True):
             if not path.exists():
                 table = read_shard(shards, shard)
-                _make_room(folder, table.nbytes, keep, cache_gb)
-                _write(table.combine_chunks(), path)
+                _evict_files(folder, table.nbytes, paths, cache_gb)
+                _write_table(table.combine_chunks(), path)
             os.utime(path)  # last use, for the size cap
             self._tables.append(_open_table(path))
             _check_schema(self._tables[-1].schema, self._tables[0].schema, index, shard.file)
         self._starts = np.cumsum([0, *(t.num_rows for t in self._tables)])
         columns = [*ID_COLUMNS, *(f"has_{m}" for m in index.modalities)]
         ids = pd.concat([t.select(columns).to_pandas() for t in self._tables], ignore_index=True)
-        ids = with_peers(ids.assign(id=ids["subject"] + "/" + ids["recording"]))
-        known = np.ones(len(ids), bool) if only is None else ids["id"].isin(only).to_numpy()
-        self._stored = np.flatnonzero(known)  # where each row lies among all that the files hold
-        self.ids = ids[known].reset_index(drop=True)
+        ids = add_permutation_groups(ids.assign(id=ids["subject"] + "/" + ids["recording"]))
+        is_allowed = (
+            np.ones(len(ids), bool) if allowed_recordings is None else ids["id"].isin(allowed_recordings).to_numpy()
+        )
+        self._stored_rows = np.flatnonzero(is_allowed)  # where each row lies among all that the files hold
+        self.ids = ids[is_allowed].reset_index(drop=True)
 
     def __len__(self) -> int:
-        return len(self._stored)
+        return len(self._stored_rows)
 
     def get(self, rows: np.ndarray, column: str) -> np.ndarray:
         """Windows by number, in the order asked for: (len(rows), *shape of one window)."""
-        rows = self._stored[rows]
-        which = np.searchsorted(self._starts, rows, side="right") - 1
-        parts = [self._view(int(t), column) for t in range(len(self._tables))] if len(rows) else []
+        rows = self._stored_rows[rows]
+        table_numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        parts = [self._view_column(int(t), column) for t in range(len(self._tables))] if len(rows) else []
         shape = frames.read_jpeg_window_shape(self._tables[0].schema.field(column)) if parts else None
         if shape is not None:
-            files = (parts[t][int(r - self._starts[t])].as_py() for t, r in zip(which, rows, strict=True))
+            files = (parts[t][int(r - self._starts[t])].as_py() for t, r in zip(table_numbers, rows, strict=True))
             return frames.decode_frames(files, shape)
-        return np.stack([parts[t][r - self._starts[t]] for t, r in zip(which, rows, strict=True)])
+        return np.stack([parts[t][r - self._starts[t]] for t, r in zip(table_numbers, rows, strict=True)])
 
-    def facts(self, columns: Sequence[str]) -> pd.DataFrame:
+    def read_columns(self, columns: Sequence[str]) -> pd.DataFrame:
         """Plain columns of the shards, those that all of them have, a row a window in the order of `ids`."""
-        known = [c for c in columns if all(c in t.schema.names for t in self._tables)]
-        parts = [t.select(known).to_pandas() for t in self._tables]
-        return pd.concat(parts, ignore_index=True).iloc[self._stored].reset_index(drop=True)
+        shared_columns = [c for c in columns if all(c in t.schema.names for t in self._tables)]
+        parts = [t.select(shared_columns).to_pandas() for t in self._tables]
+        return pd.concat(parts, ignore_index=True).iloc[self._stored_rows].reset_index(drop=True)
 
-    def digests(self, column: str) -> np.ndarray:
+    def compute_digests(self, column: str) -> np.ndarray:
         """(windows,) a hash of what is stored of a modality, for finding equal signals under different names.
 
         Empty text where the modality is missing, or a signal is the same value throughout, as silence and a covered
         camera are.
         """
         has = self.ids[f"has_{column}"].to_numpy()
-        found = np.full(len(self), "", dtype=object)
+        hashes = np.full(len(self), "", dtype=object)
         for row in np.flatnonzero(has):
             table, position = self._locate_row(int(row))
-            stored = self._view(table, column)[position]
+            stored = self._view_column(table, column)[position]
             if not isinstance(stored, np.ndarray):
                 files = stored.as_py()
-                if len(set(files)) == 1 and self._plain(files[0], column, table):
+                if len(set(files)) == 1 and self._is_one_color(files[0], column, table):
                     continue
                 content = b"".join(files)
             elif stored.min() == stored.max():
                 continue
             else:
                 content = np.ascontiguousarray(stored).tobytes()
-            found[row] = hashlib.blake2b(content, digest_size=16).hexdigest()
-        return found
+            hashes[row] = hashlib.blake2b(content, digest_size=16).hexdigest()
+        return hashes
 
-    def _plain(self, file: bytes, column: str, table: int) -> bool:
+    def _is_one_color(self, file: bytes, column: str, table: int) -> bool:
         """Whether a picture is one colour."""
         shape = frames.read_jpeg_window_shape(self._tables[table].schema.field(column))
         picture = frames.decode_frames([[file]], (1, *shape[1:])) if shape else np.zeros(1)
@@ -112,17 +122,17 @@ class Windows:
 
     def _locate_row(self, row: int) -> tuple[int, int]:
         """The table of a row, and where it lies in it."""
-        stored = int(self._stored[row])
+        stored = int(self._stored_rows[row])
         table = int(np.searchsorted(self._starts, stored, side="right") - 1)
         return table, stored - int(self._starts[table])
 
-    def _view(self, number: int, column: str) -> Any:
+    def _view_column(self, number: int, column: str) -> Any:
         array = self._tables[number].column(column).chunk(0)
         if pa.types.is_fixed_size_list(array.type):  # JPEG files: only those that are asked for leave the disk
             return array
         return array.to_numpy_ndarray() if isinstance(array, pa.FixedShapeTensorArray) else array.to_numpy()
 
-    def rows_of(self, recordings: tuple[str, ...]) -> np.ndarray:
+    def find_rows(self, recordings: tuple[str, ...]) -> np.ndarray:
         """Row numbers of all windows of these recordings, ascending."""
         return np.flatnonzero(self.ids["id"].isin(recordings).to_numpy())
 
@@ -136,16 +146,16 @@ def _open_table(path: Path) -> pa.Table:
         ) from None
 
 
-def _check_schema(found: pa.Schema, first: pa.Schema, index: Index, file: str) -> None:
-    check_types(found, file)
+def _check_schema(schema: pa.Schema, first: pa.Schema, index: ShardIndex, file: str) -> None:
+    check_column_types(schema, file)
     for column in (*ID_COLUMNS, *index.modalities, *(f"has_{m}" for m in index.modalities)):
-        if column not in found.names:
+        if column not in schema.names:
             raise DataError(f"shard {file} has no column {column}; preprocess again")
-        if found.field(column).type != first.field(column).type:
+        if schema.field(column).type != first.field(column).type:
             raise DataError(f"shard {file} holds {column} in another shape or type than the first; preprocess again")
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def _write_table(table: pa.Table, path: Path) -> None:
     partial = path.with_suffix(f".{uuid.uuid4().hex[:8]}.partial")
     try:
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -155,18 +165,18 @@ def _write(table: pa.Table, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _make_room(folder: Path, needed: int, keep: list[Path], cache_gb: float) -> None:
+def _evict_files(folder: Path, needed_bytes: int, protected: list[Path], cache_gb: float) -> None:
     """Delete the files that were not used for longest, but never one of this index."""
-    cap = cache_gb * 2**30
+    max_bytes = cache_gb * 2**30
     files = {p: p.stat() for p in folder.glob("*.arrow")}
-    used = sum(s.st_size for s in files.values())
+    used_bytes = sum(s.st_size for s in files.values())
     for path in sorted(files, key=lambda p: files[p].st_mtime):
-        if used + needed > cap and path not in keep:
-            used -= files[path].st_size
+        if used_bytes + needed_bytes > max_bytes and path not in protected:
+            used_bytes -= files[path].st_size
             with contextlib.suppress(FileNotFoundError):  # another worker was first
                 path.unlink()
-    if used + needed > cap:
+    if used_bytes + needed_bytes > max_bytes:
         raise ConfigError(
             f"store.cache_gb is {cache_gb:g}, but the windows of this experiment need more "
-            f"({(used + needed) / 2**30:.2f} GiB so far); raise store.cache_gb"
+            f"({(used_bytes + needed_bytes) / 2**30:.2f} GiB so far); raise store.cache_gb"
         )

@@ -18,12 +18,12 @@ from eav_ray.data import arrow, frames
 from eav_ray.errors import DataError
 from eav_ray.storage import HashingWriter, Store, check_store_name, sha256
 
-INDEX = "manifest.json"
-ROW_GROUP = 32  # windows: a reader can take a few
+INDEX_FILE = "manifest.json"
+ROW_GROUP_SIZE = 32  # windows: a reader can take a few
 # zstd at its fastest level costs less than the disk it saves.
 COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 # Columns that say how good a window is, of each modality.
-QUALITY = {
+QUALITY_COLUMNS = {
     "audio": ("audio_db", "audio_clipped"),  # RMS level, dB of full scale; share of samples at full scale
     "eeg": ("eeg_bad_channels",),
     # mean brightness, 0 to 255; share of frames equal to the one before; share without a face, null if not looked for
@@ -40,50 +40,52 @@ ID_FIELDS = (
 ID_COLUMNS = tuple(field.name for field in ID_FIELDS)
 
 
-def window_shapes(preprocessing: Preprocessing, eeg_channels: int) -> dict[str, tuple[tuple[int, ...], pa.DataType]]:
+def compute_window_shapes(
+    preprocessing: Preprocessing, eeg_channels: int
+) -> dict[str, tuple[tuple[int, ...], pa.DataType]]:
     """Shape and dtype of one window of each modality: EEG in microvolts, audio in [-1, 1], video in 0-255."""
-    count, size = preprocessing.video.fps * preprocessing.window_s, preprocessing.video.size
+    n_frames, size = preprocessing.video.fps * preprocessing.window_s, preprocessing.video.size
     return {
         "audio": ((preprocessing.audio.hz * preprocessing.window_s,), pa.float32()),
         "eeg": ((eeg_channels, preprocessing.eeg.hz * preprocessing.window_s), pa.float32()),
-        "video": ((count, size, size, 3), pa.uint8()),
+        "video": ((n_frames, size, size, 3), pa.uint8()),
     }
 
 
-def schema(preprocessing: Preprocessing, eeg_channels: int, modalities: Sequence[str]) -> pa.Schema:
+def make_schema(preprocessing: Preprocessing, eeg_channels: int, modalities: Sequence[str]) -> pa.Schema:
     columns = list(ID_FIELDS)
-    shapes = window_shapes(preprocessing, eeg_channels)
+    shapes = compute_window_shapes(preprocessing, eeg_channels)
     for m in sorted(modalities):
         shape, dtype = shapes[m]
-        stored = frames.make_video_field(preprocessing.video, preprocessing.window_s)
+        video_field = frames.make_video_field(preprocessing.video, preprocessing.window_s)
         columns += [
-            stored if m == "video" else pa.field(m, pa.fixed_shape_tensor(dtype, shape)),
+            video_field if m == "video" else pa.field(m, pa.fixed_shape_tensor(dtype, shape)),
             pa.field(f"has_{m}", pa.bool_()),
             pa.field(f"{m}_seconds", pa.float32()),
         ]
-        columns += [pa.field(name, pa.float32()) for name in QUALITY[m]]
+        columns += [pa.field(name, pa.float32()) for name in QUALITY_COLUMNS[m]]
     return pa.schema(columns)
 
 
-def as_stored(row: dict[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
+def encode_window(row: dict[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
     """A window of `windows.cut` as a shard holds it: its frames encoded."""
     return row | {"video": frames.encode_frames(row["video"], preprocessing.video)} if "video" in row else row
 
 
-def as_decoded(video: Any, preprocessing: Preprocessing) -> np.ndarray:
+def decode_video(video: Any, preprocessing: Preprocessing) -> np.ndarray:
     """Video of one window or of several, as `as_stored` made it, as an array."""
     if preprocessing.video.codec == "raw":
         return np.asarray(video)
-    shape = window_shapes(preprocessing, eeg_channels=0)["video"][0]
-    one = isinstance(video[0], bytes) if len(video) else False
-    found = frames.decode_frames([video] if one else video, shape)
-    return found[0] if one else found
+    shape = compute_window_shapes(preprocessing, eeg_channels=0)["video"][0]
+    is_single = isinstance(video[0], bytes) if len(video) else False
+    decoded = frames.decode_frames([video] if is_single else video, shape)
+    return decoded[0] if is_single else decoded
 
 
-def to_table(rows: list[dict[str, Any]], of: pa.Schema) -> pa.Table:
+def build_window_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """Windows as `windows.cut` makes them, as one Arrow table."""
     columns = []
-    for field in of:
+    for field in schema:
         values = [row[field.name] for row in rows]
         if isinstance(field.type, pa.FixedShapeTensorType):
             stacked = np.stack(values)
@@ -94,56 +96,56 @@ def to_table(rows: list[dict[str, Any]], of: pa.Schema) -> pa.Table:
             columns.append(pa.ExtensionArray.from_storage(field.type, lists))
         else:
             columns.append(pa.array(values, type=field.type))
-    return pa.Table.from_arrays(columns, schema=of)
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
-def to_bytes(table: pa.Table) -> bytes:
+def encode_parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=ROW_GROUP, **COMPRESSION)
+    pq.write_table(table, sink, row_group_size=ROW_GROUP_SIZE, **COMPRESSION)
     return sink.getvalue().to_pybytes()
 
 
-class Writer:
+class ShardWriter:
     """A shard, written while its windows are made. Its file exists from the first window on; use as a context manager.
 
     Args:
         store: Where it goes, under `name`.
     """
 
-    def __init__(self, store: Store, name: str, of: pa.Schema) -> None:
+    def __init__(self, store: Store, name: str, schema: pa.Schema) -> None:
         self.name, self.sha256, self.rows = "", "", 0  # empty until there is a window
-        self._store, self._wanted, self._schema = store, name, of
-        self._waiting: list[dict[str, Any]] = []
+        self._store, self._target_name, self._schema = store, name, schema
+        self._pending: list[dict[str, Any]] = []
         self._stack = ExitStack()
         self._stream: HashingWriter | None = None
         self._parquet: pq.ParquetWriter | None = None
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         """Windows as `as_stored` makes them."""
-        self._waiting += rows
-        if len(self._waiting) >= ROW_GROUP:
-            self._write()
+        self._pending += rows
+        if len(self._pending) >= ROW_GROUP_SIZE:
+            self._flush()
 
-    def _write(self) -> None:
+    def _flush(self) -> None:
         if self._parquet is None:
-            self._stream = self._stack.enter_context(self._store.open_writer(self._wanted))
+            self._stream = self._stack.enter_context(self._store.open_writer(self._target_name))
             self._parquet = self._stack.enter_context(pq.ParquetWriter(self._stream, self._schema, **COMPRESSION))
-        self._parquet.write_table(to_table(self._waiting, self._schema))
-        self.rows += len(self._waiting)
-        self._waiting = []
+        self._parquet.write_table(build_window_table(self._pending, self._schema))
+        self.rows += len(self._pending)
+        self._pending = []
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if error[0] is None and self._waiting:
-            self._write()
+        if error[0] is None and self._pending:
+            self._flush()
         self._stack.__exit__(*error)
         if error[0] is None and self._stream is not None:
-            self.name, self.sha256 = self._wanted, self._stream.sha256
+            self.name, self.sha256 = self._target_name, self._stream.sha256
 
 
-def from_bytes(data: bytes, *, name: str, columns: list[str] | None = None) -> pa.Table:
+def decode_parquet(data: bytes, *, name: str, columns: list[str] | None = None) -> pa.Table:
     """Raises DataError, naming the shard, for whatever is not one."""
     try:
         return arrow.read_parquet_table(pa.BufferReader(data), columns)
@@ -160,7 +162,7 @@ class ShardFile:
 
 
 @dataclass(frozen=True)
-class Index:
+class ShardIndex:
     """What preprocessing finished: the shards of one data set under one profile."""
 
     key: str  # hash of the profile, the data set and its modalities
@@ -176,21 +178,21 @@ class Index:
         return tuple(sorted(shard.sha256 for shard in self.shards))
 
 
-def read_index(store: Store) -> Index:
+def read_index(store: Store) -> ShardIndex:
     """Open the index of one data set's shards.
 
     Raises:
         DataError: Not preprocessed yet, or damaged.
     """
-    if not store.exists(INDEX):
+    if not store.exists(INDEX_FILE):
         raise DataError(f"no shards in {store}; run jobs/preprocess.py with the same experiment first")
-    tree = store.read_json(INDEX)
+    tree = store.read_json(INDEX_FILE)
     try:
         shards = tuple(
             ShardFile(check_store_name(s["file"]), str(s["sha256"]), int(s["rows"]), str(s["subject"]))
             for s in tree["shards"]
         )
-        return Index(
+        return ShardIndex(
             key=str(tree["key"]),
             classes=tuple(map(str, tree["classes"])),
             modalities=tuple(map(str, tree["modalities"])),
@@ -201,7 +203,7 @@ def read_index(store: Store) -> Index:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{store}/{INDEX} is not an index of shards ({error!r}); preprocess again") from None
+        raise DataError(f"{store}/{INDEX_FILE} is not an index of shards ({error!r}); preprocess again") from None
 
 
 def read_shard(store: Store, shard: ShardFile) -> pa.Table:
@@ -209,23 +211,23 @@ def read_shard(store: Store, shard: ShardFile) -> pa.Table:
     data = store.read(shard.file)
     if sha256(data) != shard.sha256:
         raise DataError(
-            f"shard {store}/{shard.file} is damaged: not the sha256 of {INDEX}; delete it and preprocess again"
+            f"shard {store}/{shard.file} is damaged: not the sha256 of {INDEX_FILE}; delete it and preprocess again"
         )
-    table = from_bytes(data, name=shard.file)
+    table = decode_parquet(data, name=shard.file)
     if table.num_rows != shard.rows:
-        raise DataError(f"shard {store}/{shard.file} has {table.num_rows} rows, {INDEX} says {shard.rows}")
+        raise DataError(f"shard {store}/{shard.file} has {table.num_rows} rows, {INDEX_FILE} says {shard.rows}")
     if not table.num_rows:
         raise DataError(f"shard {store}/{shard.file} has no rows; preprocess again")
-    check_types(table.schema, shard.file)
+    check_column_types(table.schema, shard.file)
     return table
 
 
-def check_types(found: pa.Schema, file: str) -> None:
+def check_column_types(schema: pa.Schema, file: str) -> None:
     """Raises DataError where a column that is there does not hold what its name says."""
-    wanted = {field.name: field.type for field in ID_FIELDS} | {f"has_{m}": pa.bool_() for m in MODALITIES}
-    for field in found:
-        signal = field.name in MODALITIES and not (
+    expected_types = {field.name: field.type for field in ID_FIELDS} | {f"has_{m}": pa.bool_() for m in MODALITIES}
+    for field in schema:
+        is_bad_signal = field.name in MODALITIES and not (
             isinstance(field.type, pa.FixedShapeTensorType) or frames.read_jpeg_window_shape(field) is not None
         )
-        if signal or field.type != wanted.get(field.name, field.type):
+        if is_bad_signal or field.type != expected_types.get(field.name, field.type):
             raise DataError(f"shard {file} holds {field.name} as {field.type}, which no shard does; preprocess again")

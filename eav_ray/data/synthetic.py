@@ -37,11 +37,11 @@ MODALITIES = ("audio", "eeg", "video")
 LISTENING, SPEAKING = "Listening", "Speaking"  # in the order of the label rows: row = 2 * class + (1 if speaking)
 AUDIO_RATES = (16000, 22050, 44100, 48000)
 USELESS_SHARE = 0.3  # of recordings, in one modality each, all present ones equally often
-RENDERER = 3  # raise when rendering changes: people planted by another version are not reused
+RENDERER_VERSION = 3  # raise when rendering changes: people planted by another version are not reused
 
 # P(latent | true class) in percent, a row per true class, in the order of CLASSES. No two classes are confused
 # much by more than one modality: that is why the three together know far more than the best alone.
-CONFUSION_PERCENT: dict[str, tuple[tuple[int, ...], ...]] = {
+CONFUSION_PERCENT_BY_MODALITY: dict[str, tuple[tuple[int, ...], ...]] = {
     "audio": (  # hears arousal: anger and happiness are both loud and fast, sadness and calmness soft and slow
         (74, 2, 4, 18, 2),
         (1, 66, 1, 1, 31),
@@ -66,55 +66,55 @@ CONFUSION_PERCENT: dict[str, tuple[tuple[int, ...], ...]] = {
 }
 
 
-def confusion(modality: str) -> np.ndarray:
+def get_confusion_matrix(modality: str) -> np.ndarray:
     """P(latent | true class) of a usable signal: (5, 5), rows sum to 1.
 
     Raises:
         ConfigError: There is no such modality.
     """
-    if modality not in CONFUSION_PERCENT:
+    if modality not in CONFUSION_PERCENT_BY_MODALITY:
         allowed = ", ".join(MODALITIES)
         raise ConfigError(f"no modality {modality!r}{suggest_nearest(modality, MODALITIES)} Allowed: {allowed}.")
-    return np.array(CONFUSION_PERCENT[modality]) / 100
+    return np.array(CONFUSION_PERCENT_BY_MODALITY[modality]) / 100
 
 
 # --- what an ideal observer reaches ---
 
 
-def _joint(modalities: Sequence[str], present: Sequence[str]) -> dict[str | None, np.ndarray]:
+def _compute_joint_distribution(modalities: Sequence[str], present: Sequence[str]) -> dict[str | None, np.ndarray]:
     """P(class, latents, useless modality) with uniform classes.
 
     Returns:
         Useless modality, or None -> (5,) + (5,) * len(modalities). All entries together sum to 1.
     """
-    rows = {modality: confusion(modality) for modality in modalities}
-    blind = np.full((len(CLASSES), len(CLASSES)), 1 / len(CLASSES))
+    matrices = {modality: get_confusion_matrix(modality) for modality in modalities}
+    uninformative = np.full((len(CLASSES), len(CLASSES)), 1 / len(CLASSES))
     joint: dict[str | None, np.ndarray] = {}
     for useless in (None, *present):
         share = 1 - USELESS_SHARE if useless is None else USELESS_SHARE / len(present)
         table = np.full(len(CLASSES), share / len(CLASSES))
         for modality in modalities:
-            matrix = blind if modality == useless else rows[modality]
+            matrix = uninformative if modality == useless else matrices[modality]
             shape = (len(CLASSES), *[1] * (table.ndim - 1), len(CLASSES))
             table = table[..., None] * matrix.reshape(shape)
         joint[useless] = table
     return joint
 
 
-def _carrier(useless: str, present: Sequence[str], cue: str) -> str:
+def find_cue_modality(useless: str, present: Sequence[str], cue: str) -> str:
     """The modality whose signal carries the cue that `useless` is useless."""
     return useless if cue == "own" else present[(present.index(useless) + 1) % len(present)]
 
 
 def _check_modalities(modalities: Sequence[str], present: Sequence[str]) -> None:
-    wrong = set(modalities) - set(present)
-    if not modalities or wrong or len(set(modalities)) < len(modalities):
+    unknown = set(modalities) - set(present)
+    if not modalities or unknown or len(set(modalities)) < len(modalities):
         raise ConfigError(f"modalities is {list(modalities)}; name some of {', '.join(present)}, each once")
 
 
-def _marginal(modalities: Sequence[str]) -> np.ndarray:
+def _compute_marginal_distribution(modalities: Sequence[str]) -> np.ndarray:
     """P(class, latents) for who does not know what is useless."""
-    return np.sum(list(_joint(modalities, MODALITIES).values()), axis=0)
+    return np.sum(list(_compute_joint_distribution(modalities, MODALITIES).values()), axis=0)
 
 
 def bayes_accuracy(modalities: Sequence[str], *, present: Sequence[str] = MODALITIES, cue: str = "own") -> float:
@@ -129,32 +129,32 @@ def bayes_accuracy(modalities: Sequence[str], *, present: Sequence[str] = MODALI
         ConfigError: A modality that is unknown, absent or named twice, or none at all.
     """
     _check_modalities(modalities, present)
-    seen: dict[str | None, np.ndarray] = {}
-    for useless, table in _joint(modalities, present).items():
+    by_known_useless: dict[str | None, np.ndarray] = {}
+    for useless, table in _compute_joint_distribution(modalities, present).items():
         # A cue elsewhere goes unnoticed; one here of what is useless elsewhere says what can be trusted.
-        state = useless if useless and _carrier(useless, present, cue) in modalities else None
-        seen[state] = seen.get(state, 0) + table
-    return float(sum(table.max(axis=0).sum() for table in seen.values()))
+        state = useless if useless and find_cue_modality(useless, present, cue) in modalities else None
+        by_known_useless[state] = by_known_useless.get(state, 0) + table
+    return float(sum(table.max(axis=0).sum() for table in by_known_useless.values()))
 
 
-def bayes_cue_blind() -> float:
+def bayes_accuracy_without_cues() -> float:
     """Accuracy of the ideal observer of all three latents who does not see the cues, exactly.
 
     No fixed combination of the three latents can be better; weights that depend on the cue can.
     """
-    return float(_marginal(MODALITIES).max(axis=0).sum())
+    return float(_compute_marginal_distribution(MODALITIES).max(axis=0).sum())
 
 
-def best_fixed_weights(steps: int = 21) -> tuple[dict[str, float], float]:
+def find_best_fixed_weights(steps: int = 21) -> tuple[dict[str, float], float]:
     """Best fixed weights in sum over modalities of w * log P(latent | class), blind to cues, and their exact accuracy.
 
     P is averaged over quality: what a calibrated classifier of one modality says that overlooks the cue. Only the
     ratios of weights matter, so the largest is 1 and the others lie on a grid of `steps` values from 0 to 1.
     """
     logs = {
-        m: np.log(_marginal([m])) for m in MODALITIES
+        m: np.log(_compute_marginal_distribution([m])) for m in MODALITIES
     }  # of the joint with a uniform class: the same up to a constant
-    total = _marginal(MODALITIES)
+    total = _compute_marginal_distribution(MODALITIES)
     best: tuple[dict[str, float], float] = ({}, -1.0)
     for weights in itertools.product(np.linspace(0, 1, steps), repeat=len(MODALITIES)):
         if max(weights) < 1:
@@ -171,7 +171,7 @@ def best_fixed_weights(steps: int = 21) -> tuple[dict[str, float], float]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SyntheticSpec:
     """What to plant. Equal plans give equal values, person by person; `people` may grow later.
 
     Raises:
@@ -193,9 +193,13 @@ class Plan:
     def __post_init__(self) -> None:
         problems = [
             f"{name} is {getattr(self, name)}; {rule}"
-            for name, fine, rule in (
+            for name, is_valid, rule in (
                 ("people", self.n_subjects >= 1, "at least 1"),
-                ("per_class", self.per_class >= 1 and self.recordings <= 999, "1 to 999 recordings have 3-digit keys"),
+                (
+                    "per_class",
+                    self.per_class >= 1 and self.recordings_per_subject <= 999,
+                    "1 to 999 recordings have 3-digit keys",
+                ),
                 ("seconds", self.seconds >= 5, "at least 5, one window"),
                 ("eeg_hz", self.eeg_hz >= 200, "at least 200, the artefacts need it"),
                 ("audio_hz", self.audio_hz in AUDIO_RATES, f"one of {AUDIO_RATES}"),
@@ -205,72 +209,76 @@ class Plan:
                 ("mat_version", self.mat_version in ("5", "7.3"), '"5" or "7.3"'),
                 ("cue", self.cue in ("own", "next"), '"own" or "next"'),
             )
-            if not fine
+            if not is_valid
         ]
         if problems:
             raise ConfigError("cannot plant: " + "; ".join(problems))
 
     @property
-    def recordings(self) -> int:
+    def recordings_per_subject(self) -> int:
         """Recordings per person."""
         return self.per_class * len(CLASSES) * (2 if self.listening else 1)
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What was planted in one recording."""
 
     key: int  # 1-based index on the EEG recording axis
     label: int
     task: str
     latents: dict[str, int]  # of the modalities that exist
-    useless: str | None
-    cue: str | None  # the modality that carries the cue
+    useless_modality: str | None
+    cue_modality: str | None  # the modality that carries the cue
 
 
-def truths(plan: Plan, subject_number: int) -> tuple[Truth, ...]:
+def draw_ground_truths(spec: SyntheticSpec, subject_number: int) -> tuple[GroundTruth, ...]:
     """A person's recordings in time, classes and tasks shuffled.
 
     Args:
         person: 1-based.
     """
-    rng = np.random.default_rng([plan.seed, subject_number])
-    tasks = (LISTENING, SPEAKING) if plan.listening else (SPEAKING,)
-    slots = [(label, task) for label in range(len(CLASSES)) for task in tasks for _ in range(plan.per_class)]
+    rng = np.random.default_rng([spec.seed, subject_number])
+    tasks = (LISTENING, SPEAKING) if spec.listening else (SPEAKING,)
+    slots = [(label, task) for label in range(len(CLASSES)) for task in tasks for _ in range(spec.per_class)]
     order = enumerate(rng.permutation(len(slots)), start=1)
-    return tuple(_draw(rng, key, *slots[slot], cue=plan.cue) for key, slot in order)
+    return tuple(_draw_ground_truth(rng, key, *slots[slot], cue=spec.cue) for key, slot in order)
 
 
-def _draw(rng: np.random.Generator, key: int, label: int, task: str, *, cue: str) -> Truth:
+def _draw_ground_truth(rng: np.random.Generator, key: int, label: int, task: str, *, cue: str) -> GroundTruth:
     present = [m for m in MODALITIES if m != "audio" or task == SPEAKING]
     useless = present[rng.integers(len(present))] if rng.random() < USELESS_SHARE else None
     latents = {
-        m: int(rng.integers(len(CLASSES)) if m == useless else rng.choice(len(CLASSES), p=confusion(m)[label]))
+        m: int(
+            rng.integers(len(CLASSES)) if m == useless else rng.choice(len(CLASSES), p=get_confusion_matrix(m)[label])
+        )
         for m in present
     }
-    return Truth(key, label, task, latents, useless, _carrier(useless, present, cue) if useless else None)
+    return GroundTruth(
+        key, label, task, latents, useless, find_cue_modality(useless, present, cue) if useless else None
+    )
 
 
 # --- writing ---
 
 
 @dataclass(frozen=True)
-class _Cast:
+class _SubjectTraits:
     """How one person looks, sounds and wears the cap."""
 
-    scalp: render.Scalp
-    voice: render.Voice
-    face: render.Face
+    scalp: render.ScalpTraits
+    voice: render.VoiceTraits
+    face: render.FaceTraits
 
 
-def _rng(plan: Plan, subject_number: int, key: int, stream: int) -> np.random.Generator:
+def _make_rng(spec: SyntheticSpec, subject_number: int, key: int, stream: int) -> np.random.Generator:
     """Counted randomness: a recording's signal does not depend on what was drawn before it."""
-    return np.random.default_rng([plan.seed, subject_number, key, stream])
+    return np.random.default_rng([spec.seed, subject_number, key, stream])
 
 
-def _cast(plan: Plan, subject_number: int) -> _Cast:
-    scalp, voice, face = (_rng(plan, subject_number, 0, stream) for stream in range(3))
-    return _Cast(render.draw_scalp(scalp), render.draw_voice(voice), render.draw_face(face))
+def _draw_subject_traits(spec: SyntheticSpec, subject_number: int) -> _SubjectTraits:
+    scalp, voice, face = (_make_rng(spec, subject_number, 0, stream) for stream in range(3))
+    return _SubjectTraits(render.draw_scalp(scalp), render.draw_voice(voice), render.draw_face(face))
 
 
 def _write_mat73(path: Path, key: str, values: np.ndarray) -> None:
@@ -281,49 +289,57 @@ def _write_mat73(path: Path, key: str, values: np.ndarray) -> None:
         file.write(b"MATLAB 7.3 MAT-file, planted".ljust(116) + bytes(8) + b"\x00\x02IM")
 
 
-def _write_eeg(folder: Path, plan: Plan, subject_number: int, cast: _Cast, recordings: Sequence[Truth]) -> None:
-    shape = (plan.seconds * plan.eeg_hz, len(render.ELECTRODES), len(recordings))
+def _write_eeg(
+    folder: Path, spec: SyntheticSpec, subject_number: int, traits: _SubjectTraits, recordings: Sequence[GroundTruth]
+) -> None:
+    shape = (spec.seconds * spec.eeg_hz, len(render.ELECTRODES), len(recordings))
     values = np.empty(shape, np.float32, order="F")  # the order of a .mat file: no second copy on writing
     label = np.zeros((2 * len(CLASSES), len(recordings)))
     for truth in recordings:
         column = truth.key - 1
-        shown, cue = truth.latents["eeg"], truth.cue == "eeg"
-        rng = _rng(plan, subject_number, truth.key, 0)
-        values[:, :, column] = render.render_eeg(cast.scalp, shown, cue, rng, hz=plan.eeg_hz, seconds=plan.seconds)
+        latent_class, has_cue = truth.latents["eeg"], truth.cue_modality == "eeg"
+        rng = _make_rng(spec, subject_number, truth.key, 0)
+        values[:, :, column] = render.render_eeg(
+            traits.scalp, latent_class, has_cue, rng, hz=spec.eeg_hz, seconds=spec.seconds
+        )
         label[2 * truth.label + (truth.task == SPEAKING), column] = 1
     key = "seg" if subject_number % 4 == 1 else "seg1"  # about the proportion in EAV: 11 people and 31
-    if plan.mat_version == "5":
+    if spec.mat_version == "5":
         scipy.io.savemat(folder / f"subject{subject_number}_eeg.mat", {key: values})
     else:
         _write_mat73(folder / f"subject{subject_number}_eeg.mat", key, values)
     scipy.io.savemat(folder / f"subject{subject_number}_eeg_label.mat", {"label": label})
 
 
-def _write_audio(folder: Path, plan: Plan, subject_number: int, cast: _Cast, recordings: Sequence[Truth]) -> None:
+def _write_audio(
+    folder: Path, spec: SyntheticSpec, subject_number: int, traits: _SubjectTraits, recordings: Sequence[GroundTruth]
+) -> None:
     spoken = [truth for truth in recordings if "audio" in truth.latents]
-    numbers = _trial_numbers(spoken[::-1])  # backwards: a reader that joins by Trial_NN must not get away with it
+    numbers = _count_trial_numbers(spoken[::-1])  # backwards: a reader that joins by Trial_NN must not get away with it
     suffix = "Aud" if subject_number % 2 else "aud"
     for truth in spoken:
         name = f"{truth.key:03d}_Trial_{numbers[truth.key]:02d}_{truth.task}_{CLASSES[truth.label]}_{suffix}.wav"
-        shown, cue = truth.latents["audio"], truth.cue == "audio"
-        rng = _rng(plan, subject_number, truth.key, 1)
-        sound = render.render_audio(cast.voice, shown, cue, rng, hz=plan.audio_hz, seconds=plan.seconds)
-        soundfile.write(folder / name, sound, plan.audio_hz, subtype="PCM_16")
+        latent_class, has_cue = truth.latents["audio"], truth.cue_modality == "audio"
+        rng = _make_rng(spec, subject_number, truth.key, 1)
+        sound = render.render_audio(traits.voice, latent_class, has_cue, rng, hz=spec.audio_hz, seconds=spec.seconds)
+        soundfile.write(folder / name, sound, spec.audio_hz, subtype="PCM_16")
 
 
-def _write_video(folder: Path, plan: Plan, subject_number: int, cast: _Cast, recordings: Sequence[Truth]) -> None:
-    numbers = _trial_numbers(recordings)
+def _write_video(
+    folder: Path, spec: SyntheticSpec, subject_number: int, traits: _SubjectTraits, recordings: Sequence[GroundTruth]
+) -> None:
+    numbers = _count_trial_numbers(recordings)
     for truth in recordings:
         name = f"{truth.key:03d}_Trial_{numbers[truth.key]:02d}_{truth.task}_{CLASSES[truth.label]}.mp4"
-        shown, cue = truth.latents["video"], truth.cue == "video"
-        rng = _rng(plan, subject_number, truth.key, 2)
+        latent_class, has_cue = truth.latents["video"], truth.cue_modality == "video"
+        rng = _make_rng(spec, subject_number, truth.key, 2)
         frames = render.render_video(
-            cast.face, shown, cue, rng, size=plan.video_size, fps=plan.fps, seconds=plan.seconds
+            traits.face, latent_class, has_cue, rng, size=spec.video_size, fps=spec.fps, seconds=spec.seconds
         )
-        render.encode_video(folder / name, frames, size=plan.video_size, fps=plan.fps)
+        render.encode_video(folder / name, frames, size=spec.video_size, fps=spec.fps)
 
 
-def _trial_numbers(recordings: Sequence[Truth]) -> dict[int, int]:
+def _count_trial_numbers(recordings: Sequence[GroundTruth]) -> dict[int, int]:
     """Key -> Trial_NN: a count within class and task, in the order given."""
     counts: Counter[tuple[int, str]] = Counter()
     numbers = {}
@@ -333,15 +349,15 @@ def _trial_numbers(recordings: Sequence[Truth]) -> dict[int, int]:
     return numbers
 
 
-def _record(plan: Plan, recordings: Sequence[Truth]) -> dict[str, object]:
+def _build_metadata(spec: SyntheticSpec, recordings: Sequence[GroundTruth]) -> dict[str, object]:
     return {
-        "renderer": RENDERER,
-        "plan": {**asdict(plan), "video_size": list(plan.video_size), "people": None},  # people may grow
+        "renderer": RENDERER_VERSION,
+        "plan": {**asdict(spec), "video_size": list(spec.video_size), "people": None},  # people may grow
         "recordings": [asdict(truth) for truth in recordings],
     }
 
 
-def _is_generated(folder: Path, plan: Plan) -> bool:
+def _is_generated(folder: Path, spec: SyntheticSpec) -> bool:
     """Whether this person is already there. Folders are renamed into place, so one that exists is complete.
 
     Raises:
@@ -352,20 +368,20 @@ def _is_generated(folder: Path, plan: Plan) -> bool:
     path = folder / SYNTHETIC_MARKER
     if not path.is_file():
         raise ConfigError(f"{folder} exists and was not planted by this program; choose another root")
-    wanted = _record(plan, ())
+    expected = _build_metadata(spec, ())
     try:
-        found = json.loads(path.read_bytes())
-        same = all(found[name] == wanted[name] for name in ("renderer", "plan"))
+        metadata = json.loads(path.read_bytes())
+        is_same = all(metadata[name] == expected[name] for name in ("renderer", "plan"))
     except (ValueError, TypeError, LookupError):
-        same = False
-    if not same:
+        is_same = False
+    if not is_same:
         raise ConfigError(
             f"{folder} was planted by another plan, see {SYNTHETIC_MARKER}; remove it or choose another root"
         )
     return True
 
 
-def generate_subject(root: str | os.PathLike[str], subject_number: int, plan: Plan) -> None:
+def generate_subject(root: str | os.PathLike[str], subject_number: int, spec: SyntheticSpec) -> None:
     """Write one person, or do nothing where the same plan has written it before.
 
     Files go to a hidden sibling folder that is renamed to `subjectN` last, so an interrupted run leaves no half
@@ -379,19 +395,19 @@ def generate_subject(root: str | os.PathLike[str], subject_number: int, plan: Pl
     if subject_number < 1:
         raise ConfigError(f"person is {subject_number}; people count from 1")
     folder = Path(root) / f"subject{subject_number}"
-    if _is_generated(folder, plan):
+    if _is_generated(folder, spec):
         return
-    growing = folder.with_name(f".planting-{folder.name}")
-    shutil.rmtree(growing, ignore_errors=True)  # left by an interrupted run
-    recordings, cast = truths(plan, subject_number), _cast(plan, subject_number)
+    partial_folder = folder.with_name(f".planting-{folder.name}")
+    shutil.rmtree(partial_folder, ignore_errors=True)  # left by an interrupted run
+    recordings, traits = draw_ground_truths(spec, subject_number), _draw_subject_traits(spec, subject_number)
     for name, write in (("EEG", _write_eeg), ("Audio", _write_audio), ("Video", _write_video)):
-        (growing / name).mkdir(parents=True)
-        write(growing / name, plan, subject_number, cast, recordings)
-    (growing / SYNTHETIC_MARKER).write_text(json.dumps(_record(plan, recordings)))
-    os.replace(growing, folder)
+        (partial_folder / name).mkdir(parents=True)
+        write(partial_folder / name, spec, subject_number, traits, recordings)
+    (partial_folder / SYNTHETIC_MARKER).write_text(json.dumps(_build_metadata(spec, recordings)))
+    os.replace(partial_folder, folder)
 
 
-def read_truth(root: str | os.PathLike[str], subject_number: int) -> tuple[Truth, ...]:
+def read_ground_truths(root: str | os.PathLike[str], subject_number: int) -> tuple[GroundTruth, ...]:
     """What `planted.json` says about a person, in time. For tests and reference figures, never for training.
 
     Raises:
@@ -400,12 +416,12 @@ def read_truth(root: str | os.PathLike[str], subject_number: int) -> tuple[Truth
     path = Path(root) / f"subject{subject_number}" / SYNTHETIC_MARKER
     if not path.is_file():
         raise DataError(f"{path} is missing; plant this person first")
-    return tuple(Truth(**entry) for entry in json.loads(path.read_text())["recordings"])
+    return tuple(GroundTruth(**entry) for entry in json.loads(path.read_text())["recordings"])
 
 
 def generate_dataset(
     root: str | os.PathLike[str],
-    plan: Plan,
+    spec: SyntheticSpec,
     *,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -418,31 +434,31 @@ def generate_dataset(
     Raises:
         ConfigError: A `subjectN` exists that this plan would not write.
     """
-    subject_numbers = range(1, plan.n_subjects + 1)
+    subject_numbers = range(1, spec.n_subjects + 1)
     n_done = 0
 
     def report_progress() -> None:
         nonlocal n_done
         n_done += 1
         if progress:
-            progress(n_done, plan.n_subjects)
+            progress(n_done, spec.n_subjects)
 
     Path(root).mkdir(parents=True, exist_ok=True)
     if workers <= 1:
         for subject_number in subject_numbers:
-            generate_subject(root, subject_number, plan)
+            generate_subject(root, subject_number, spec)
             report_progress()
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, plan.n_subjects), mp_context=spawn) as pool:
-        for future in as_completed([pool.submit(generate_subject, root, person, plan) for person in subject_numbers]):
+    with ProcessPoolExecutor(min(workers, spec.n_subjects), mp_context=spawn) as pool:
+        for future in as_completed([pool.submit(generate_subject, root, person, spec) for person in subject_numbers]):
             future.result()
             report_progress()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Plant from the command line and print what an ideal observer would reach."""
-    default = Plan()
+    default = SyntheticSpec()
     parser = argparse.ArgumentParser(prog="python -m eav_ray.data.synthetic", description="Plant data as EAV has it.")
     parser.add_argument("root", help="folder for subject1, subject2, ...")
     for name in ("people", "per_class", "seconds", "eeg_hz", "audio_hz", "fps", "seed"):
@@ -453,13 +469,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = vars(parser.parse_args(arguments))
     root, workers = options.pop("root"), options.pop("workers")
-    plan = Plan(**{**options, "video_size": tuple(options["video_size"])})
-    print(f"planting {plan.n_subjects} people with {plan.recordings} recordings each in {root}")
+    spec = SyntheticSpec(**{**options, "video_size": tuple(options["video_size"])})
+    print(f"planting {spec.n_subjects} people with {spec.recordings_per_subject} recordings each in {root}")
     generate_dataset(
-        root, plan, workers=workers, progress=lambda done, total: print(f"planted {done} of {total}", flush=True)
+        root, spec, workers=workers, progress=lambda done, total: print(f"planted {done} of {total}", flush=True)
     )
-    alone = ", ".join(f"{m} {bayes_accuracy([m]):.3f}" for m in MODALITIES)
-    print(f"best possible accuracy (speaking): {alone}, together {bayes_accuracy(MODALITIES):.3f}")
+    unimodal = ", ".join(f"{m} {bayes_accuracy([m]):.3f}" for m in MODALITIES)
+    print(f"best possible accuracy (speaking): {unimodal}, together {bayes_accuracy(MODALITIES):.3f}")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from eav_ray.data.video import DECODE_ERRORS
 from eav_ray.data.windows import WindowedRecording, cut_recording
 from eav_ray.errors import DataError
 
-LONGEST_S = 120  # of what is sent
-TIMEOUT_S = 20  # to decode one file
+MAX_UPLOAD_S = 120  # of what is sent
+DECODE_TIMEOUT_S = 20  # to decode one file
 NOT_SENT = "not sent"
 
 
@@ -30,56 +30,56 @@ class Upload:
     """What was sent of each modality: as it came, or why it cannot be used. Keys are the modalities that were sent."""
 
     eeg: RawEEG | None = None
-    eeg_named: bool = False  # channels by their own names
+    eeg_names_given: bool = False  # channels by their own names
     audio: bytes | None = None
     video: bytes | None = None
     frames: tuple[bytes, ...] = ()  # JPEG, instead of `video`
     frames_hz: float = 0.0
-    wrong: dict[str, str] | None = None  # modality -> reason
+    errors: dict[str, str] | None = None  # modality -> reason
 
 
-def upload_of(tree: dict[str, Any]) -> Upload:
+def parse_upload(tree: dict[str, Any]) -> Upload:
     """`{"eeg": {...}, "audio": base64, "video": base64 or {"hz", "frames": [base64]}}`, any of them.
 
     A modality that is wrong is set aside with its reason; a key that means nothing is an error.
     """
-    wire.known(tree, MODALITIES, "the request")
-    found: dict[str, Any] = {}
-    wrong: dict[str, str] = {}
+    wire.check_keys(tree, MODALITIES, "the request")
+    parts: dict[str, Any] = {}
+    errors: dict[str, str] = {}
     for m, value in tree.items():
         if value is None:
             continue
         try:
             match m:
                 case "eeg":
-                    found |= {"eeg": wire.eeg_of(value), "eeg_named": isinstance(value.get("channels"), list)}
+                    parts |= {"eeg": wire.parse_eeg(value), "eeg_named": isinstance(value.get("channels"), list)}
                 case "audio":
-                    found["audio"] = wire.checked_audio(_bytes(value, m))
+                    parts["audio"] = wire.require_audio_file(_decode_bytes(value, m))
                 case _ if isinstance(value, dict):
-                    found |= _frames(value)
+                    parts |= _parse_frames(value)
                 case _:
-                    found["video"] = wire.checked_film(_bytes(value, m))
+                    parts["video"] = wire.require_video_file(_decode_bytes(value, m))
         except DataError as error:
-            wrong[m] = str(error)
-    return Upload(**found, wrong=wrong)
+            errors[m] = str(error)
+    return Upload(**parts, errors=errors)
 
 
-def _bytes(value: Any, what: str) -> bytes:
-    return value if isinstance(value, bytes) else wire.bytes_of(value, what)
+def _decode_bytes(value: Any, source: str) -> bytes:
+    return value if isinstance(value, bytes) else wire.decode_base64(value, source)
 
 
-def _frames(tree: dict[str, Any]) -> dict[str, Any]:
-    wire.known(tree, ("hz", "frames"), "video")
-    hz = wire.number(tree, "hz", 0.1, 240)
+def _parse_frames(tree: dict[str, Any]) -> dict[str, Any]:
+    wire.check_keys(tree, ("hz", "frames"), "video")
+    hz = wire.parse_number(tree, "hz", 0.1, 240)
     frames = tree.get("frames")
     if not isinstance(frames, list) or not frames:
         raise DataError("video.frames is no list of base64 JPEG files")
-    if len(frames) / hz > LONGEST_S:
-        raise DataError(f"video is longer than {LONGEST_S} s; cut it into recordings")
-    return {"frames": tuple(wire.checked_jpeg(_bytes(f, "a frame")) for f in frames), "frames_hz": hz}
+    if len(frames) / hz > MAX_UPLOAD_S:
+        raise DataError(f"video is longer than {MAX_UPLOAD_S} s; cut it into recordings")
+    return {"frames": tuple(wire.require_jpeg(_decode_bytes(f, "a frame")) for f in frames), "frames_hz": hz}
 
 
-def windows_of(
+def make_windows(
     upload: Upload,
     preprocessing: Preprocessing,
     modalities: Sequence[Modality],
@@ -92,13 +92,15 @@ def windows_of(
         modalities: Of the model.
         montage: Names of its EEG channels, where they are known.
     """
-    reasons = dict.fromkeys(modalities, NOT_SENT) | {m: r for m, r in (upload.wrong or {}).items() if m in modalities}
-    own = replace(preprocessing, on_bad="partial", file_timeout_s=min(preprocessing.file_timeout_s, TIMEOUT_S))
+    reasons = dict.fromkeys(modalities, NOT_SENT) | {m: r for m, r in (upload.errors or {}).items() if m in modalities}
+    upload_preprocessing = replace(
+        preprocessing, on_bad="partial", file_timeout_s=min(preprocessing.file_timeout_s, DECODE_TIMEOUT_S)
+    )
     with tempfile.TemporaryDirectory(prefix="eav-ray-") as folder:
         files: dict[str, str] = {}
         for m in ("audio", "video"):
             try:
-                if m in modalities and (path := _written(upload, m, Path(folder))):
+                if m in modalities and (path := _write_file(upload, m, Path(folder))):
                     files[m] = str(path)
             except DataError as error:
                 reasons[m] = str(error)
@@ -107,38 +109,47 @@ def windows_of(
         prepared: PreparedEEG | DataError | None = None
         if upload.eeg is not None and "eeg" in modalities:
             recording = replace(recording, eeg="eeg")
-            prepared = prepared_of(upload.eeg, own, eeg_channels, montage, named=upload.eeg_named)
-        made = cut_recording(
-            recording, own, modalities, prepared_eeg=prepared, eeg_channels=eeg_channels, max_duration_s=LONGEST_S
+            prepared = prepare_single_recording(
+                upload.eeg, upload_preprocessing, eeg_channels, montage, names_given=upload.eeg_names_given
+            )
+        result = cut_recording(
+            recording,
+            upload_preprocessing,
+            modalities,
+            prepared_eeg=prepared,
+            eeg_channels=eeg_channels,
+            max_duration_s=MAX_UPLOAD_S,
         )
-    for problem in made.problems:
+    for problem in result.problems:
         m = next((m for m, path in files.items() if path == problem.file), "eeg")
         reasons[m] = problem.reason.replace(problem.file, m)
-    sent = {m for m in modalities if any(w[f"has_{m}"] for w in made.windows)}
-    return made, {m: reason for m, reason in reasons.items() if m not in sent}
+    sent = {m for m in modalities if any(w[f"has_{m}"] for w in result.windows)}
+    return result, {m: reason for m, reason in reasons.items() if m not in sent}
 
 
-def prepared_of(
-    raw: RawEEG, preprocessing: Preprocessing, eeg_channels: int, montage: tuple[str, ...], *, named: bool
+def prepare_single_recording(
+    raw: RawEEG, preprocessing: Preprocessing, eeg_channels: int, montage: tuple[str, ...], *, names_given: bool
 ) -> PreparedEEG | DataError:
     """EEG of one recording alone, cleaned as the profile says; or why it cannot be used."""
     try:
         seconds = raw.values_CT.shape[1] / raw.hz
-        if seconds > LONGEST_S:
-            raise DataError(f"EEG is {seconds:.0f} s long; at most {LONGEST_S} s are taken: cut it into recordings")
+        if seconds > MAX_UPLOAD_S:
+            raise DataError(f"EEG is {seconds:.0f} s long; at most {MAX_UPLOAD_S} s are taken: cut it into recordings")
         wire.check_rate(raw.hz, preprocessing.eeg.hz)
-        raw = wire.arranged(raw, eeg_channels, montage, named=named)
-        ((_, found),) = prepare_eeg(_Sent(raw), [Recording("sent", "sent", 0, "", 0, eeg="eeg")], preprocessing.eeg)
-        if isinstance(found, DataError):
-            return DataError(str(found).removeprefix("eeg (sent/sent): "))
-        if not np.isfinite(found.x_CT).all():
+        raw = wire.arrange_channels(raw, eeg_channels, montage, names_given=names_given)
+        ((_, prepared),) = prepare_eeg(
+            _UploadedDataset(raw), [Recording("sent", "sent", 0, "", 0, eeg="eeg")], preprocessing.eeg
+        )
+        if isinstance(prepared, DataError):
+            return DataError(str(prepared).removeprefix("eeg (sent/sent): "))
+        if not np.isfinite(prepared.x_CT).all():
             raise DataError("EEG holds values that are too large to filter")
-        return found
+        return prepared
     except DataError as error:
         return error
 
 
-class _Sent:
+class _UploadedDataset:
     """A data set of one recording, for `session.prepare`."""
 
     name = "sent"
@@ -158,31 +169,31 @@ class _Sent:
         return self.raw
 
 
-def _written(upload: Upload, m: str, folder: Path) -> Path | None:
-    if m == "audio" and upload.audio is not None:
+def _write_file(upload: Upload, modality: str, folder: Path) -> Path | None:
+    if modality == "audio" and upload.audio is not None:
         path = folder / "audio"
         path.write_bytes(upload.audio)
         return path
-    if m == "video" and upload.video is not None:
+    if modality == "video" and upload.video is not None:
         path = folder / "video"
         path.write_bytes(upload.video)
-        _check_size(path)
+        _check_frame_size(path)
         return path
-    if m == "video" and upload.frames:
+    if modality == "video" and upload.frames:
         path = folder / "video.mkv"
-        _join(upload.frames, upload.frames_hz, path)
+        _write_mjpeg(upload.frames, upload.frames_hz, path)
         return path
     return None
 
 
-def _check_size(path: Path) -> None:
+def _check_frame_size(path: Path) -> None:
     """A film of huge pictures would take the memory of everybody."""
     try:
-        with av.open(str(path), metadata_errors="ignore", timeout=TIMEOUT_S) as container:
+        with av.open(str(path), metadata_errors="ignore", timeout=DECODE_TIMEOUT_S) as container:
             for stream in container.streams.video:
-                if max(stream.width or 0, stream.height or 0) > wire.PIXELS:
+                if max(stream.width or 0, stream.height or 0) > wire.MAX_FRAME_PIXELS:
                     raise DataError(
-                        f"video has {stream.width} x {stream.height} pixels; at most {wire.PIXELS} x {wire.PIXELS}"
+                        f"video has {stream.width} x {stream.height} pixels; at most {wire.MAX_FRAME_PIXELS} x {wire.MAX_FRAME_PIXELS}"
                     )
     except DataError:
         raise
@@ -190,7 +201,7 @@ def _check_size(path: Path) -> None:
         return  # `video.read` says what is wrong with it
 
 
-def _join(frames: Sequence[bytes], hz: float, path: Path) -> None:
+def _write_mjpeg(frames: Sequence[bytes], hz: float, path: Path) -> None:
     """JPEG files to a film, as they are."""
     rate = Fraction(hz).limit_denominator(1000)
     with Image.open(io.BytesIO(frames[0])) as first:

@@ -13,7 +13,7 @@ from eav_ray.data.distort_audio import AudioCorruption
 from eav_ray.data.distort_video import VideoCorruption
 from eav_ray.data.manifest import MAX_RECORDING_S, Problem, Recording
 from eav_ray.data.session import PreparedEEG
-from eav_ray.data.shard import QUALITY
+from eav_ray.data.shard import QUALITY_COLUMNS
 from eav_ray.errors import DataError
 
 FULL_SCALE = 0.999
@@ -197,7 +197,7 @@ def cut_signals(
             )
         rows.append(row)
     for m in arrays:
-        for name in QUALITY[m] if m != "eeg" else ():
+        for name in QUALITY_COLUMNS[m] if m != "eeg" else ():
             if measured := [row[name] for row in rows if row[f"has_{m}"] and row[name] is not None]:
                 quality[name] = float(np.mean(measured))
     return WindowedRecording(rows, problems, quality)

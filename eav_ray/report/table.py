@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import binomtest
 
-from eav_ray.data.split import ACROSS, Split
+from eav_ray.data.split import CROSS_SUBJECT_PROTOCOLS, Split
 from eav_ray.report import statistics
 from eav_ray.report.statistics import compute_subject_accuracy
 from eav_ray.training.metrics import per_recording, predicted, scores
@@ -26,7 +26,7 @@ def sources_of(modalities: Sequence[str]) -> list[str]:
 
 def apart(split: Split) -> str:
     """What sets the recordings that are scored apart from those that were trained on."""
-    if split.protocol in ACROSS:
+    if split.protocol in CROSS_SUBJECT_PROTOCOLS:
         return "that were never trained on or chosen by"
     if split.protocol == "calibrated":
         return f"after calibration with {len(split.train)} others of theirs"

@@ -24,8 +24,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from eav_ray.data.live import HOP_S, Live, Snapshot, window_of
-from eav_ray.data.upload import LONGEST_S, upload_of, windows_of
+from eav_ray.data.live import HOP_S, LiveStream, StreamSnapshot, make_window
+from eav_ray.data.upload import MAX_UPLOAD_S, make_windows, parse_upload
 from eav_ray.data.wire import parse_json
 from eav_ray.errors import DataError
 from eav_ray.runtime.access import TokenAuthMiddleware, encode_json, make_json_response
@@ -90,7 +90,7 @@ class Service:
                 "eeg_channels": list(p.montage) or p.eeg_channels,
                 "uptime_s": round(time.monotonic() - self._began, 1),
                 "streams": self._streams,
-                "longest_s": LONGEST_S,
+                "longest_s": MAX_UPLOAD_S,
             }
         )
 
@@ -140,10 +140,10 @@ class Service:
             tree = request if isinstance(request, dict) else parse_json(request, "the request")
             if isinstance(tree.get("eeg"), bytes):
                 tree["eeg"] = parse_json(tree["eeg"], "eeg")
-            upload = upload_of(tree)
+            upload = parse_upload(tree)
         except DataError as error:
             raise Refused(400, str(error)) from None
-        made, not_used = windows_of(upload, p.preprocessing, p.modalities, p.eeg_channels, p.montage)
+        made, not_used = make_windows(upload, p.preprocessing, p.modalities, p.eeg_channels, p.montage)
         if not made.windows:
             reasons = "; ".join(f"{m}: {reason}" for m, reason in not_used.items())
             raise Refused(422, f"nothing in this request can be used ({reasons})", not_used=not_used)
@@ -176,7 +176,7 @@ class Streaming:
     def __init__(self, socket: WebSocket, predictor: Predictor, limits: Limits, pool: ThreadPoolExecutor) -> None:
         p = predictor
         self._socket, self._predictor, self._limits, self._pool = socket, predictor, limits, pool
-        self._live = Live(p.preprocessing, p.modalities, p.eeg_channels, p.montage)
+        self._live = LiveStream(p.preprocessing, p.modalities, p.eeg_channels, p.montage)
         self._new = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
@@ -220,9 +220,9 @@ class Streaming:
                 await asyncio.wait_for(self._new.wait(), TICK_S)
             self._new.clear()
             now = self._loop.time()
-            end_s = self._live.due(now)
+            end_s = self._live.find_due_window_end(now)
             if end_s is not None:
-                shot = self._live.snapshot(end_s)
+                shot = self._live.take_snapshot(end_s)
                 tree = await self._loop.run_in_executor(self._pool, partial(self._predicted, shot))
             elif now - last_sent_s >= HOP_S:
                 tree = {"time": self._live.newest_s, "waiting": "not a second of anything new has come"}
@@ -239,11 +239,11 @@ class Streaming:
 
     def _complaints(self) -> dict[str, Any]:
         error, self._last_error = self._last_error, ""
-        return {"refused": self._live.refused} | ({"error": error} if error else {})
+        return {"refused": self._live.n_refused} | ({"error": error} if error else {})
 
-    def _predicted(self, shot: Snapshot) -> dict[str, Any]:
+    def _predicted(self, shot: StreamSnapshot) -> dict[str, Any]:
         p = self._predictor
-        row, not_used = window_of(shot, p.preprocessing, p.modalities, p.eeg_channels, p.montage)
+        row, not_used = make_window(shot, p.preprocessing, p.modalities, p.eeg_channels, p.montage)
         tree = {"time": shot.stop_s, "start": shot.start_s, "used": _used(row, p), "not_used": not_used}
         if not tree["used"]:
             return tree | {"predicted": None, "probabilities": None}

@@ -9,7 +9,7 @@ import pandas as pd
 
 from eav_ray.config import Experiment, build_experiment, digest, to_dict
 from eav_ray.data import arrow
-from eav_ray.data.shard import INDEX
+from eav_ray.data.shard import INDEX_FILE
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report import ablation, cost, protocols, search, stress
@@ -97,7 +97,9 @@ def _json(results: Store, name: str) -> Tree | None:
 def recorded_eav(own: Experiment, data: Data) -> bool:
     """Whether these are the people of the published results: EAV, as recorded, and not drawn in its layout."""
     return (
-        own.data.dataset == "eav" and own.data.labels == "true" and data.shards.read_json(INDEX).get("recorded") is True
+        own.data.dataset == "eav"
+        and own.data.labels == "true"
+        and data.shards.read_json(INDEX_FILE).get("recorded") is True
     )
 
 

@@ -1,7 +1,7 @@
 """A trained checkpoint brought closer to one new person, by some labelled recordings of theirs."""
 
 from eav_ray.config import MODALITIES, Experiment, OptimConfig, override, to_dict
-from eav_ray.data.split import calibration_split, items_of
+from eav_ray.data.split import list_labeled_recordings, make_adaptation_split
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
@@ -32,8 +32,8 @@ def plan_calibration(experiment: Experiment, data: Data, path: str, subject: str
         own,
         {"runtime": now["runtime"], "store": now["store"], "train.calibration": now["train"]["calibration"], **batches},
     )
-    items = items_of(data.windows.ids, own.data, own.seed)
-    adaptation_split = calibration_split(checkpoint.split, items, subject, recordings)
+    items = list_labeled_recordings(data.windows.ids, own.data, own.seed)
+    adaptation_split = make_adaptation_split(checkpoint.split, items, subject, recordings)
     return calibration_run(e, adaptation_split, data.digest, path, sha256(store.read(f"{name}/{COMMIT}")))
 
 

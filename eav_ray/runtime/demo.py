@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from eav_ray.config import Experiment
-from eav_ray.data.synthetic import Plan as Planted
+from eav_ray.data.synthetic import SyntheticSpec as Planted
 from eav_ray.data.synthetic import bayes_accuracy, generate_dataset
 from eav_ray.report.progress import stage
 from eav_ray.report.table import Optimism, optimism_text

@@ -14,8 +14,8 @@ import ray
 import torch
 
 from eav_ray.config import Experiment
-from eav_ray.data.cache import Windows
-from eav_ray.data.shard import Index, ShardFile
+from eav_ray.data.cache import WindowCache
+from eav_ray.data.shard import ShardFile, ShardIndex
 from eav_ray.errors import DataError
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.report.progress import stage
@@ -31,7 +31,7 @@ BATCH = 32  # windows
 WAIT_S = 2.0
 
 
-def embed_frozen(experiment: Experiment, runs: list[Run], shards: Store, index: Index) -> None:
+def embed_frozen(experiment: Experiment, runs: list[Run], shards: Store, index: ShardIndex) -> None:
     """Compute the features that these runs train on, as far as they are not there; shards that are done are skipped.
 
     Raises:
@@ -85,7 +85,9 @@ def _published(experiment: Experiment, shapes: Shapes) -> Classifier:
     return model
 
 
-def _embedded(run: Run, key: str, todo: list[ShardFile], shards: Store, index: Index, shapes: Shapes) -> Iterator[int]:
+def _embedded(
+    run: Run, key: str, todo: list[ShardFile], shards: Store, index: ShardIndex, shapes: Shapes
+) -> Iterator[int]:
     """Yields how many windows were embedded, as they are."""
     runtime = run.experiment.runtime
     cluster.configure_ray_data()
@@ -108,7 +110,7 @@ def _embedded(run: Run, key: str, todo: list[ShardFile], shards: Store, index: I
 class _Embed:
     """An actor of Ray Data: the encoder, loaded once; a shard in, its part of the features written."""
 
-    def __init__(self, run: Run, key: str, shards: str, index: Index, shapes: Shapes) -> None:
+    def __init__(self, run: Run, key: str, shards: str, index: ShardIndex, shapes: Shapes) -> None:
         runtime = run.experiment.runtime
         torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
         self._device = torch.device("cuda" if cluster.has_gpu(runtime) else "cpu")
@@ -121,7 +123,7 @@ class _Embed:
 
     def _embed(self, file: ShardFile) -> int:
         e = self._run.experiment
-        windows = Windows(
+        windows = WindowCache(
             self._shards, replace(self._index, shards=(file,)), cache=e.store.cache, cache_gb=e.store.cache_gb
         )
         source = RawSource(windows, list(e.data.modalities))

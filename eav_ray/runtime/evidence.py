@@ -16,8 +16,8 @@ from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data.bands import FREQUENCY_BANDS, compute_band_power
 from eav_ray.data.eav import EAV_CHANNELS
 from eav_ray.data.manifest import LISTENING
-from eav_ray.data.shard import INDEX, QUALITY
-from eav_ray.data.split import items_of
+from eav_ray.data.shard import INDEX_FILE, QUALITY_COLUMNS
+from eav_ray.data.split import list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report import calibration, evidence, measure, protocols, statistics
 from eav_ray.report.card import card
@@ -305,8 +305,8 @@ def _temperature_note(validation: pd.DataFrame | None, inner: bool) -> str:
 
 def _quality(data: Data, windows: pd.DataFrame) -> pd.DataFrame:
     """What preprocessing measured of the tested recordings: `subject`, `recording`, means of the shards' columns."""
-    columns = [c for m in data.index.modalities for c in QUALITY[m]]
-    facts = data.windows.facts(columns)
+    columns = [c for m in data.index.modalities for c in QUALITY_COLUMNS[m]]
+    facts = data.windows.read_columns(columns)
     ids = data.windows.ids[["subject", "recording"]]
     found = pd.concat([ids, facts], axis=1).groupby(["subject", "recording"], as_index=False).mean()
     tested_recordings = windows[["subject", "recording"]].drop_duplicates()
@@ -315,8 +315,10 @@ def _quality(data: Data, windows: pd.DataFrame) -> pd.DataFrame:
 
 def _bands(tested_experiment: Experiment, data: Data, windows: pd.DataFrame) -> Tree | None:
     """Band power of the tested recordings by class, less each person's mean over classes."""
-    items = {i.id: i.label for i in items_of(data.windows.ids, tested_experiment.data, tested_experiment.seed)}
-    rows = data.windows.rows_of(tuple(set(windows["subject"] + "/" + windows["recording"])))
+    items = {
+        i.id: i.label for i in list_labeled_recordings(data.windows.ids, tested_experiment.data, tested_experiment.seed)
+    }
+    rows = data.windows.find_rows(tuple(set(windows["subject"] + "/" + windows["recording"])))
     rows = evenly(rows[data.windows.ids["has_eeg"].to_numpy()[rows]], BAND_WINDOWS)
     if not len(rows):
         return None
@@ -337,7 +339,7 @@ def _bands(tested_experiment: Experiment, data: Data, windows: pd.DataFrame) -> 
         )
         for k, row in zip(mean.index, mean.to_numpy(), strict=True)
     }
-    channels = data.shards.read_json(INDEX).get("channels") or (
+    channels = data.shards.read_json(INDEX_FILE).get("channels") or (
         EAV_CHANNELS if tested_experiment.data.dataset == "eav" else ()
     )
     if len(channels) != shape[0]:

@@ -24,7 +24,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eav_ray.config import Experiment, RuntimeConfig
-from eav_ray.data.shard import Index
+from eav_ray.data.shard import ShardIndex
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.report.board import Board
 from eav_ray.report.mlflow import MLflow
@@ -40,7 +40,7 @@ STOPPED = "the job was told to end"
 
 
 def run_all(
-    experiment: Experiment, runs: list[Run], shards: Store, index: Index, only: tuple[str, ...], *, title: str
+    experiment: Experiment, runs: list[Run], shards: Store, index: ShardIndex, only: tuple[str, ...], *, title: str
 ) -> dict[str, str]:
     """`run_each`, where every run is needed.
 
@@ -62,7 +62,7 @@ def run_each(
     experiment: Experiment,
     runs: list[Run],
     shards: Store,
-    index: Index,
+    index: ShardIndex,
     only: tuple[str, ...],
     *,
     title: str,
@@ -191,7 +191,7 @@ def _watched(
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _remote_group(
-    experiment: Experiment, group: int, queue: Any, shards: str, index: Index, only: tuple[str, ...], runs: int
+    experiment: Experiment, group: int, queue: Any, shards: str, index: ShardIndex, only: tuple[str, ...], runs: int
 ) -> None:
     _group(experiment, group, queue, shards, index, only, runs)
 
@@ -212,7 +212,7 @@ class Trainer(TorchTrainer):
 
 
 def _group(
-    experiment: Experiment, group: int, queue: Any, shards: str, index: Index, only: tuple[str, ...], runs: int
+    experiment: Experiment, group: int, queue: Any, shards: str, index: ShardIndex, only: tuple[str, ...], runs: int
 ) -> None:
     """Own one Ray Train worker group for as long as there are runs."""
     runtime = experiment.runtime

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 
 from eav_ray.config import Experiment
-from eav_ray.data.split import inner_splits, items_of
+from eav_ray.data.split import list_labeled_recordings, make_inner_splits
 from eav_ray.errors import DataError
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
@@ -30,11 +30,11 @@ def held_out(e: Experiment, folds: Sequence[tuple[int, Experiment]], data: Data)
     """
     each = [(number, replace(one, store=e.store, runtime=e.runtime)) for number, one in folds]
     own = each[0][1]  # data, seed and fold are those of all
-    items = items_of(data.windows.ids, own.data, own.seed)
+    items = list_labeled_recordings(data.windows.ids, own.data, own.seed)
     asked = [
         (number, inner, runs_of(replace(one, fold=replace(one.split, index=number)), inner, data.digest))
         for number, one in each
-        for inner in inner_splits(items, replace(one.split, index=number))
+        for inner in make_inner_splits(items, replace(one.split, index=number))
     ]
     runs = [run for _, _, needed in asked for run in needed]
     seen = tuple(sorted({i for _, inner, _ in asked for i in (*inner.train, *inner.validation)}))

@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import dataclass, replace
 
 from eav_ray.config import Experiment, digest
-from eav_ray.data.split import fold_count, items_of
+from eav_ray.data.split import count_folds, list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime.groups import run_each
 from eav_ray.runtime.protocol import CVReport, CVResult, Planned, evaluate_folds, load_or_run
@@ -46,7 +46,7 @@ def plan_folds(experiment: Experiment, data: Data) -> list[FoldSearch]:
         ConfigError: A fold that cannot be searched, by its number.
     """
     e, found = experiment, []
-    for number in range(fold_count(items_of(data.windows.ids, e.data, e.seed), e.split)):
+    for number in range(count_folds(list_labeled_recordings(data.windows.ids, e.data, e.seed), e.split)):
         of_fold = replace(e, fold=replace(e.split, index=number))
         try:
             found.append(FoldSearch(number, of_fold, plan(of_fold, data.windows)))

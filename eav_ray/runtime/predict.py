@@ -15,8 +15,8 @@ import torch
 
 from eav_ray.config import Experiment, Modality, RuntimeConfig
 from eav_ray.data import sets
-from eav_ray.data.shard import Index
-from eav_ray.data.split import check, items_of
+from eav_ray.data.shard import ShardIndex
+from eav_ray.data.split import check_split, list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster, eeg_stage
@@ -46,7 +46,7 @@ def open_checkpoint(path: str) -> ckpt.Checkpoint:
     return checkpoint
 
 
-def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, labels: pd.DataFrame) -> pd.DataFrame:
+def evaluate(experiment: Experiment, path: str, shards: Store, index: ShardIndex, labels: pd.DataFrame) -> pd.DataFrame:
     """Predictions for the test rows of a checkpoint's own split, computed once and kept.
 
     Args:
@@ -63,7 +63,7 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, lab
         raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; evaluate the refit checkpoint")
     # The split of an encoder that a fusion follows also names recordings without its modality.
     whole = replace(checkpoint.experiment.data, modalities=index.modalities)
-    check(checkpoint_split, items_of(labels, whole, checkpoint.experiment.seed))
+    check_split(checkpoint_split, list_labeled_recordings(labels, whole, checkpoint.experiment.seed))
     # One worker, as its batches must not matter here; scoring takes all that there is room for.
     runtime = replace(experiment.runtime, workers=1)
     own = replace(checkpoint.experiment, store=experiment.store, runtime=runtime)
@@ -73,7 +73,7 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: Index, lab
     return table
 
 
-def check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: Index, path: str) -> None:
+def check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: ShardIndex, path: str) -> None:
     """A checkpoint is worth what it is worth on windows that were made as its training windows were."""
     check_profile(experiment, checkpoint, path)
     if index.classes != checkpoint.classes:

@@ -17,7 +17,7 @@ from eav_ray.config import DataConfig, Experiment, Preprocessing, digest
 from eav_ray.data import artefacts, face, sets
 from eav_ray.data.manifest import LISTENING, Listing, Problem, Recording
 from eav_ray.data.session import prepare_eeg
-from eav_ray.data.shard import INDEX, Index, ShardFile, Writer, as_stored, read_index, schema
+from eav_ray.data.shard import INDEX_FILE, ShardFile, ShardIndex, ShardWriter, encode_window, make_schema, read_index
 from eav_ray.data.windows import cut_recording
 from eav_ray.errors import DataError
 from eav_ray.report.progress import Bar, stage
@@ -36,7 +36,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Preprocessed:
-    index: Index
+    index: ShardIndex
     problems: tuple[Problem, ...]  # everything that was set aside, by the reader or while decoding
     skipped: int  # chunks that an earlier job had finished
     quality: tuple[dict[str, Any], ...]  # one row a recording: subject, and what `windows.cut` measured
@@ -56,7 +56,7 @@ def shard_store(experiment: Experiment) -> Store:
     return Store(e.store.shards).open_substore(f"{e.data.dataset}-{key}")
 
 
-def open_index(experiment: Experiment) -> tuple[Store, Index]:
+def open_index(experiment: Experiment) -> tuple[Store, ShardIndex]:
     """The finished shards of an experiment.
 
     Raises:
@@ -64,7 +64,7 @@ def open_index(experiment: Experiment) -> tuple[Store, Index]:
     """
     store = shard_store(experiment)
     index = read_index(store)
-    made_of = tuple(store.read_json(INDEX).get("data", {}).get("subjects", ()))
+    made_of = tuple(store.read_json(INDEX_FILE).get("data", {}).get("subjects", ()))
     wanted = experiment.data.subjects
     if made_of and not (wanted and set(wanted) <= set(made_of)):
         raise DataError(
@@ -127,10 +127,12 @@ def preprocess(experiment: Experiment) -> Preprocessed:
     if not shards:
         raise DataError(f"not one recording of {experiment.data.root} could be read; run jobs/check.py to see why")
     modalities = tuple(sorted(experiment.data.modalities))
-    index = Index(store.root.rsplit("-", 1)[1], dataset.classes, modalities, n_chans, shards, list_package_versions())
+    index = ShardIndex(
+        store.root.rsplit("-", 1)[1], dataset.classes, modalities, n_chans, shards, list_package_versions()
+    )
     about = {"profile": asdict(experiment.preprocessing), "data": asdict(experiment.data)}
     about |= {"channels": list(getattr(dataset, "channels", ())), "recorded": getattr(dataset, "recorded", True)}
-    store.write_json(INDEX, asdict(index) | about)
+    store.write_json(INDEX_FILE, asdict(index) | about)
     store.write_json("problems.json", [asdict(p) for p in problems])
     quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
     return Preprocessed(index, problems, len(wanted) - len(todo), quality)
@@ -259,7 +261,9 @@ def _write(
     store, chunk, prepared = Store(root), todo[row["unit"]], eeg_stage.unpack(row)
     problems: list[Problem] = []
     quality: list[dict[str, Any]] = []
-    with Writer(store, f"shards/{chunk.name}.parquet", schema(preprocessing, n_chans, data.modalities)) as shard:
+    with ShardWriter(
+        store, f"shards/{chunk.name}.parquet", make_schema(preprocessing, n_chans, data.modalities)
+    ) as shard:
         for recording in chunk.recordings:
             if recording.id in deadly:
                 problems.append(Problem(recording.subject, recording.recording, "", deadly[recording.id]))
@@ -268,7 +272,7 @@ def _write(
             made = cut_recording(recording, preprocessing, data.modalities, prepared_eeg=eeg, eeg_channels=n_chans)
             problems += made.problems
             quality.append(made.quality | {"windows": len(made.windows)})
-            shard.add([as_stored(w, preprocessing) for w in made.windows])
+            shard.add([encode_window(w, preprocessing) for w in made.windows])
     record: dict[str, Any] = {"rows": shard.rows, "file": shard.name, "sha256": shard.sha256}
     record |= {"subject": chunk.recordings[0].subject, "problems": [asdict(p) for p in problems], "quality": quality}
     store.write_json(f"records/{chunk.name}.json", record)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data import arrow
-from eav_ray.data.split import Split, fold_count, items_of, make_split
+from eav_ray.data.split import Split, count_folds, list_labeled_recordings, make_split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.table import apart, optimism, optimism_text, protocol_table
 from eav_ray.runtime import cluster
@@ -105,9 +105,9 @@ def plan(experiment: Experiment, data: Data) -> list[Planned]:
         ConfigError: A fold that cannot be made, by its number.
     """
     e = experiment
-    items = items_of(data.windows.ids, e.data, e.seed)
+    items = list_labeled_recordings(data.windows.ids, e.data, e.seed)
     planned = []
-    for number in range(fold_count(items, e.split)):
+    for number in range(count_folds(items, e.split)):
         of_fold = replace(e, fold=replace(e.split, index=number))
         try:
             split = make_split(items, of_fold.split)

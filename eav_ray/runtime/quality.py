@@ -6,7 +6,7 @@ from scipy.signal import welch
 from eav_ray.config import Experiment
 from eav_ray.data import sets
 from eav_ray.data.manifest import DatasetReader, Recording
-from eav_ray.data.shard import as_decoded, read_shard
+from eav_ray.data.shard import decode_video, read_shard
 from eav_ray.errors import DataError
 from eav_ray.report.quality import Quality, Spectrum, as_html, as_text
 from eav_ray.runtime.preprocess import Preprocessed, shard_store
@@ -91,6 +91,6 @@ def _frames(experiment: Experiment, result: Preprocessed) -> dict[str, np.ndarra
             stored = (
                 column.to_numpy_ndarray()[i] if experiment.preprocessing.video.codec == "raw" else column[i].as_py()
             )
-            video = as_decoded(stored, experiment.preprocessing)
+            video = decode_video(stored, experiment.preprocessing)
             found[shard.subject] = video[len(video) // 2]
     return found

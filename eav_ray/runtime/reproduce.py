@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from eav_ray.config import Experiment, digest
-from eav_ray.data.shard import Index
+from eav_ray.data.shard import ShardIndex
 from eav_ray.storage import list_package_versions
 
 
-def reproduction(experiment: Experiment, index: Index) -> dict[str, Any]:
+def reproduction(experiment: Experiment, index: ShardIndex) -> dict[str, Any]:
     """In the order in which it is shown."""
     return {
         "command": shlex.join(["python", *sys.argv]),

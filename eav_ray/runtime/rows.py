@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from eav_ray.config import Experiment, Modality, Preprocessing
-from eav_ray.data.shard import ShardFile, as_stored, read_shard, window_shapes
+from eav_ray.data.shard import ShardFile, compute_window_shapes, encode_window, read_shard
 from eav_ray.data.windows import cut_recording
 from eav_ray.models.build import Shapes
 from eav_ray.runtime import eeg_stage
@@ -24,12 +24,12 @@ def shard_rows(
 ) -> list[dict[str, Any]]:
     """The windows of one shard, as `raw_rows` makes those of raw files."""
     table = read_shard(Store(shards), files[row["shard"]])
-    shapes = window_shapes(experiment.preprocessing, channels)
+    shapes = compute_window_shapes(experiment.preprocessing, channels)
     columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in ("subject", "recording", "window", "label")}
     for m in modalities:
         if m not in experiment.data.modalities:
             shape, dtype = shapes[m]
-            empty = as_stored({m: np.zeros(shape, dtype.to_pandas_dtype())}, experiment.preprocessing)[m]
+            empty = encode_window({m: np.zeros(shape, dtype.to_pandas_dtype())}, experiment.preprocessing)[m]
             columns |= {m: [empty] * len(table), f"has_{m}": [False] * len(table)}
             continue
         array = table.column(m).combine_chunks()
@@ -59,15 +59,15 @@ def raw_rows(
         eeg = prepared.get(recording.recording)
         made = cut_recording(recording, preprocessing, modalities, prepared_eeg=eeg, eeg_channels=shapes.eeg_channels)
         for w in made.windows:
-            stored_window = as_stored(w, preprocessing)
+            stored_window = encode_window(w, preprocessing)
             found.append({name: stored_window[name] for name in names} | {"reason": ""})
         reasons = [p.reason for p in made.problems]
         # What has nothing to predict from is told too, and not left out in silence.
         for reason in reasons or ([] if made.windows else ["it has none of the modalities"]):
             empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
-            for m, (shape, dtype) in window_shapes(preprocessing, shapes.eeg_channels).items():
+            for m, (shape, dtype) in compute_window_shapes(preprocessing, shapes.eeg_channels).items():
                 if m in modalities:
                     empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
-            row_of = as_stored(empty, preprocessing) | {"window": 0, "label": recording.label, "reason": reason}
+            row_of = encode_window(empty, preprocessing) | {"window": 0, "label": recording.label, "reason": reason}
             found.append(row_of)
     return found

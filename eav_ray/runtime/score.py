@@ -15,8 +15,8 @@ from ray.util import ActorPool
 
 from eav_ray.config import Experiment, digest
 from eav_ray.data import arrow
-from eav_ray.data.shard import Index, window_shapes
-from eav_ray.data.split import items_of, refuse_overlap
+from eav_ray.data.shard import ShardIndex, compute_window_shapes
+from eav_ray.data.split import check_disjoint, list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster
@@ -41,7 +41,7 @@ class Task:
     trained: bool = False  # these are recordings that it was trained on, for the gap between both
 
 
-def score(experiment: Experiment, tasks: list[Task], shards: Store, index: Index) -> list[pd.DataFrame | str]:
+def score(experiment: Experiment, tasks: list[Task], shards: Store, index: ShardIndex) -> list[pd.DataFrame | str]:
     """Predictions of all tasks, computed once and kept under `evaluations/` in the results store.
 
     Args:
@@ -57,11 +57,11 @@ def score(experiment: Experiment, tasks: list[Task], shards: Store, index: Index
     return [stored[n] if n in stored else made[n] for n in range(len(tasks))]
 
 
-def is_kept(results: Store, task: Task, index: Index) -> bool:
+def is_kept(results: Store, task: Task, index: ShardIndex) -> bool:
     return results.exists(_name(task, index))
 
 
-def _name(task: Task, index: Index) -> str:
+def _name(task: Task, index: ShardIndex) -> str:
     """By the hash of the checkpoint's files and the recordings: equal questions have one answer."""
     store, prefix = split_store_path(task.path)
     identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
@@ -74,7 +74,7 @@ def _read(results: Store, name: str) -> pd.DataFrame:
 
 
 def _scored(
-    experiment: Experiment, tasks: dict[int, Task], shards: Store, index: Index, names: list[str]
+    experiment: Experiment, tasks: dict[int, Task], shards: Store, index: ShardIndex, names: list[str]
 ) -> dict[int, pd.DataFrame | str]:
     runtime, results = experiment.runtime, Store(experiment.store.results)
     # A person at a time: one checkpoint that has many people to score is shared between the actors too.
@@ -121,12 +121,12 @@ def _scored(
 class _Scorer:
     """An actor: the windows, opened once, and the checkpoint that it scored last."""
 
-    def __init__(self, experiment: Experiment, shards: str, index: Index, recordings: tuple[str, ...]) -> None:
+    def __init__(self, experiment: Experiment, shards: str, index: ShardIndex, recordings: tuple[str, ...]) -> None:
         torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
         device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
         self._context = open_worker_context(experiment, Store(shards), index, device, only=recordings)
         windows = self._context.windows
-        items = items_of(windows.ids, experiment.data, experiment.seed)
+        items = list_labeled_recordings(windows.ids, experiment.data, experiment.seed)
         self._labels = Labels.of(windows, {i.id: i.label for i in items})
         self._path = ""
 
@@ -141,11 +141,11 @@ class _Scorer:
         if task.path != self._path:
             checkpoint = ckpt.load(*split_store_path(task.path))
             self._split = checkpoint.split
-            self._shapes = window_shapes(checkpoint.experiment.preprocessing, checkpoint.shapes.eeg_channels)
+            self._shapes = compute_window_shapes(checkpoint.experiment.preprocessing, checkpoint.shapes.eeg_channels)
             self._model = ckpt.load_model(checkpoint).to(self._context.device).eval()
             self._path = task.path
         if not (task.trained or task.other_data):
-            refuse_overlap(replace(self._split, validation=(), test=task.test))
+            check_disjoint(replace(self._split, validation=(), test=task.test))
         windows, names, device = self._context.windows, self._model.names, self._context.device
         rows, parts = rows_with(windows, task.test, task.shown or tuple(names)), []
         # What another data set lacks, or has of another shape, is zeros that are masked.

@@ -23,7 +23,7 @@ from eav_ray.data.distort_eeg import CorruptedDataset
 from eav_ray.data.distort_video import VideoCorruption
 from eav_ray.data.manifest import DatasetReader, Recording
 from eav_ray.data.session import PreparedEEG, prepare_eeg
-from eav_ray.data.shard import as_stored, window_shapes
+from eav_ray.data.shard import compute_window_shapes, encode_window
 from eav_ray.errors import DataError
 from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar
@@ -161,15 +161,15 @@ def _rows(recording: Recording, work: Work, signals: windows.RecordingSignals) -
     modalities, shapes, preprocessing = work.modalities, work.shapes, work.preprocessing
     names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
     made = windows.cut_signals(signals, recording, preprocessing, modalities, eeg_channels=shapes.eeg_channels)
-    stored = [as_stored(w, preprocessing) for w in made.windows]
+    stored = [encode_window(w, preprocessing) for w in made.windows]
     found = [{name: stored_window[name] for name in names} | {"reason": ""} for stored_window in stored]
     # What cannot be read at all is a row too: it is waited for, and scored as wrong.
     for reason in [p.reason for p in made.problems] or ([] if found else ["it has none of the modalities"]):
         empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording, "window": 0}
-        for m, (shape, dtype) in window_shapes(preprocessing, shapes.eeg_channels).items():
+        for m, (shape, dtype) in compute_window_shapes(preprocessing, shapes.eeg_channels).items():
             if m in modalities:
                 empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
-        found.append(as_stored(empty, preprocessing) | {"label": recording.label, "reason": reason})
+        found.append(encode_window(empty, preprocessing) | {"label": recording.label, "reason": reason})
     return found
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from eav_ray.config import Experiment, digest, to_dict
-from eav_ray.data.cache import Windows
-from eav_ray.data.shard import Index
-from eav_ray.data.split import Split, check_subjects, items_of, make_split
+from eav_ray.data.cache import WindowCache
+from eav_ray.data.shard import ShardIndex
+from eav_ray.data.split import Split, check_subjects, list_labeled_recordings, make_split
 from eav_ray.models.build import Shapes
 from eav_ray.report.table import warnings_of
 from eav_ray.runtime import cluster
@@ -24,8 +24,8 @@ class Data:
     """The shards of an experiment, opened."""
 
     shards: Store
-    index: Index
-    windows: Windows
+    index: ShardIndex
+    windows: WindowCache
 
     @property
     def digest(self) -> str:
@@ -35,7 +35,7 @@ class Data:
 def open_data(experiment: Experiment) -> Data:
     shards, index = open_index(experiment)
     store = experiment.store
-    windows = Windows(shards, index, cache=store.cache, cache_gb=store.cache_gb)
+    windows = WindowCache(shards, index, cache=store.cache, cache_gb=store.cache_gb)
     check_subjects(windows.ids, experiment.data)
     return Data(shards, index, windows)
 
@@ -68,7 +68,7 @@ def train(experiment: Experiment) -> str:
         Path of the finished checkpoint.
     """
     data = open_data(experiment)
-    split = make_split(items_of(data.windows.ids, experiment.data, experiment.seed), experiment.split)
+    split = make_split(list_labeled_recordings(data.windows.ids, experiment.data, experiment.seed), experiment.split)
     runs = runs_of(experiment, split, data.digest)
     results = Store(experiment.store.results)
     with cluster.connect_to_ray(experiment.runtime):
@@ -105,7 +105,7 @@ def announce(
 
     def cost(run: Run) -> float:
         """Seconds of one worker; a joint step costs what its encoders cost, the head of a frozen encoder nothing."""
-        windows = len(data.windows.rows_of(run.split.train)) * run.epochs
+        windows = len(data.windows.find_rows(run.split.train)) * run.epochs
         model = models.get(run.key, e)
         if run.kind == "fusion":
             return windows * speed.fusion(model)

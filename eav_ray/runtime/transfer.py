@@ -8,8 +8,8 @@ import pandas as pd
 
 from eav_ray.config import DataConfig, Experiment, digest
 from eav_ray.data.manifest import LISTENING
-from eav_ray.data.shard import Index
-from eav_ray.data.split import Item, items_of
+from eav_ray.data.shard import ShardIndex
+from eav_ray.data.split import LabeledRecording, list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report import statistics
 from eav_ray.report.table import LINES, TOGETHER, Comparison, compare, correct_per_recording, render, sources_of
@@ -33,7 +33,7 @@ class Transferred:
     text: str
 
 
-def is_own(experiment: Experiment, checkpoint: Checkpoint, index: Index) -> bool:
+def is_own(experiment: Experiment, checkpoint: Checkpoint, index: ShardIndex) -> bool:
     """Whether an experiment names the data set that a checkpoint was trained on, so that equal ids are equal people.
 
     A reader names the same people wherever the files lie and whatever is made of them; two tables of a user are one
@@ -64,7 +64,7 @@ def transfer(experiment: Experiment, path: str) -> Transferred:
     """
     data = open_data(experiment)
     checkpoint = open_checkpoint(path)
-    items = items_of(data.windows.ids, experiment.data, experiment.seed)
+    items = list_labeled_recordings(data.windows.ids, experiment.data, experiment.seed)
     if is_own(experiment, checkpoint, data.index):
         refuse_known(items, checkpoint, path)
     trained_on, tested_on = titles(checkpoint.experiment.data, experiment.data)
@@ -110,7 +110,7 @@ def titles(trained: DataConfig, tested: DataConfig) -> tuple[str, str]:
     return f"{trained.dataset} ({trained.root})", f"{tested.dataset} ({tested.root})"
 
 
-def refuse_known(items: Sequence[Item], checkpoint: Checkpoint, path: str) -> None:
+def refuse_known(items: Sequence[LabeledRecording], checkpoint: Checkpoint, path: str) -> None:
     """Raises ConfigError where someone of these recordings was trained on or chosen by."""
     known = {i.split("/")[0] for i in (*checkpoint.split.train, *checkpoint.split.validation)}
     both = sorted({i.subject for i in items} & known)
@@ -177,7 +177,7 @@ def shared_modalities(
     return tuple(shown), notes
 
 
-def labels_of(items: Sequence[Item], mine: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
+def labels_of(items: Sequence[LabeledRecording], mine: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
     """Id -> number of the class in `classes`, for the recordings that can be scored.
 
     Args:

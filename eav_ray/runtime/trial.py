@@ -15,7 +15,7 @@ import torch
 from ray import tune
 
 from eav_ray.config import Experiment, override
-from eav_ray.data.shard import Index
+from eav_ray.data.shard import ShardIndex
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.runtime import cluster
@@ -49,7 +49,7 @@ class Question:
 
 
 def run_fusion_batch(
-    config: dict[str, Any], experiment: Experiment, question: Question, shards: str, index: Index
+    config: dict[str, Any], experiment: Experiment, question: Question, shards: str, index: ShardIndex
 ) -> None:
     """Some candidates over their inner folds; told a few at a time."""
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
@@ -168,7 +168,7 @@ def full(
     experiment: Experiment,
     question: Question,
     shards: str,
-    index: Index,
+    index: ShardIndex,
     study: str,
     control: Any,
 ) -> None:

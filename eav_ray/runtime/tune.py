@@ -27,9 +27,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eav_ray.config import Experiment, digest, override, to_dict
 from eav_ray.data import arrow
-from eav_ray.data.cache import Windows
-from eav_ray.data.shard import Index
-from eav_ray.data.split import Split, inner_splits, items_of, make_split
+from eav_ray.data.cache import WindowCache
+from eav_ray.data.shard import ShardIndex
+from eav_ray.data.split import Split, list_labeled_recordings, make_inner_splits, make_split
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.models.build import Shapes
 from eav_ray.report.progress import Bar, stage
@@ -106,7 +106,7 @@ def announce_search(experiment: Experiment, planned: list[Plan], data: Data) -> 
     )
 
 
-def plan(experiment: Experiment, windows: Windows) -> Plan:
+def plan(experiment: Experiment, windows: WindowCache) -> Plan:
     """Which trainings a search needs.
 
     Raises:
@@ -120,8 +120,8 @@ def plan(experiment: Experiment, windows: Windows) -> Plan:
             "search.mode=full searches trainings of everything"
         )
     check_space(e)
-    items = items_of(windows.ids, e.data, e.seed)
-    inner, outer = inner_splits(items, e.split), refit_split(make_split(items, e.split))
+    items = list_labeled_recordings(windows.ids, e.data, e.seed)
+    inner, outer = make_inner_splits(items, e.split), refit_split(make_split(items, e.split))
     question = Question(inner, digest(windows.index.fingerprint), outer.train)
     if e.search.mode == "full":
         _check_effect(e, question)
@@ -177,7 +177,7 @@ def refit_split(split: Split) -> Split:
     return replace(split, train=tuple(sorted((*split.train, *split.validation))), validation=())
 
 
-def search(experiment: Experiment, planned: Plan, shards: Store, index: Index) -> Best:
+def search(experiment: Experiment, planned: Plan, shards: Store, index: ShardIndex) -> Best:
     """Train the encoders, try the candidates, refit the best one on all training rows.
 
     Everything that is finished already is skipped, so the same command continues a search that was killed.
@@ -211,7 +211,7 @@ def lock_search(experiment: Experiment, planned: Plan) -> Iterator[None]:
         yield
 
 
-def choose(experiment: Experiment, planned: Plan, shards: Store, index: Index) -> list[RankedCandidate]:
+def choose(experiment: Experiment, planned: Plan, shards: Store, index: ShardIndex) -> list[RankedCandidate]:
     """Try the candidates that are not tried yet; returns the best of all, as many as are refitted.
 
     Raises:
@@ -281,7 +281,7 @@ def _open_journal(results: Store, folder: str) -> Path:
 
 
 def _try_candidates(
-    e: Experiment, planned: Plan, shards: Store, index: Index, study: StudyClient, results: Store, folder: str
+    e: Experiment, planned: Plan, shards: Store, index: ShardIndex, study: StudyClient, results: Store, folder: str
 ) -> None:
     left = study.candidates - len(study.completed())
     if left <= 0:

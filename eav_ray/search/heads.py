@@ -19,7 +19,7 @@ from torch.optim.adamw import adamw
 from torch.overrides import TorchFunctionMode
 
 from eav_ray.config import OptimConfig
-from eav_ray.data.split import refuse_overlap
+from eav_ray.data.split import check_disjoint
 from eav_ray.models.build import FusionAlone, Output
 from eav_ray.models.fusion import Fusion, SharedAttention
 from eav_ray.search.study import format_rung_column
@@ -86,7 +86,7 @@ def score_heads(
     pruning_schedule = pruning_schedule or PruningSchedule()
     inputs = _SharedInputs(context)
     for run in runs:
-        refuse_overlap(run.split)
+        check_disjoint(run.split)
     steps = [inputs.loader(run, inputs.prepare(run)).steps for run in runs]
     left = list(stacks(list(zip(runs, steps, strict=True)), fusion_batch_size))
     while left:

@@ -14,8 +14,15 @@ import torch
 from torch import Tensor
 
 from eav_ray.config import Experiment
-from eav_ray.data.cache import Windows
-from eav_ray.data.split import ACROSS, Item, Split, inner_splits, items_of, make_split
+from eav_ray.data.cache import WindowCache
+from eav_ray.data.split import (
+    CROSS_SUBJECT_PROTOCOLS,
+    LabeledRecording,
+    Split,
+    list_labeled_recordings,
+    make_inner_splits,
+    make_split,
+)
 from eav_ray.errors import ConfigError
 from eav_ray.models.build import Classifier
 from eav_ray.storage import sha256
@@ -58,13 +65,13 @@ class Audit:
 class Contents:
     """Hashes of the content of all windows, computed once for any number of checkpoints."""
 
-    def __init__(self, windows: Windows) -> None:
+    def __init__(self, windows: WindowCache) -> None:
         self.windows = windows
         self._of: dict[str, np.ndarray] = {}
 
     def of(self, modality: str) -> np.ndarray:
         if modality not in self._of:
-            self._of[modality] = self.windows.digests(modality)
+            self._of[modality] = self.windows.compute_digests(modality)
         return self._of[modality]
 
 
@@ -87,7 +94,7 @@ def audit(
     """
     e, windows = asked or checkpoint.experiment, contents.windows
     if asked:
-        items = items_of(windows.ids, asked.data, asked.seed)
+        items = list_labeled_recordings(windows.ids, asked.data, asked.seed)
         outer = _outer(items, asked)
         validation = outer.validation if outer else ()
         own = Split(asked.split.protocol, checkpoint.split.train, validation, tuple(scored))
@@ -128,12 +135,12 @@ def audit_elsewhere(
         statistics = Check("statistics of training rows alone", None, away)
     else:
         rows, test_windows = (
-            own.windows.rows_of((*checkpoint.split.train, *checkpoint.split.validation)),
+            own.windows.find_rows((*checkpoint.split.train, *checkpoint.split.validation)),
             contents.windows,
         )
         found: Check | None = None
         for m in shown:
-            shared = ({*own.of(m)[rows]} & {*contents.of(m)[test_windows.rows_of(tuple(scored))]}) - {""}
+            shared = ({*own.of(m)[rows]} & {*contents.of(m)[test_windows.find_rows(tuple(scored))]}) - {""}
             if shared:
                 ids = test_windows.ids["id"][[digest in shared for digest in contents.of(m)]]
                 found = found or Check(twins, False, f"{len(shared)} equal signals of {m}: {_some(set(ids))}")
@@ -151,16 +158,16 @@ def audit_elsewhere(
     )
 
 
-def _outer(items: list[Item], e: Experiment) -> Split | None:
+def _outer(items: list[LabeledRecording], e: Experiment) -> Split | None:
     try:
         return make_split(items, e.split)
     except ConfigError:
         return None
 
 
-def _derive(e: Experiment, split: Split, windows: Windows) -> tuple[list[Item], Split | None]:
+def _derive(e: Experiment, split: Split, windows: WindowCache) -> tuple[list[LabeledRecording], Split | None]:
     """The recordings and the split that agree with the one that is given; where none do, those of the experiment."""
-    first: tuple[list[Item], Split | None] | None = None
+    first: tuple[list[LabeledRecording], Split | None] | None = None
     for items, outer in _derivations(windows, e):
         if outer and not _differs(split, outer):
             return items, outer
@@ -169,7 +176,7 @@ def _derive(e: Experiment, split: Split, windows: Windows) -> tuple[list[Item], 
     return first
 
 
-def _derivations(windows: Windows, e: Experiment) -> Iterator[tuple[list[Item], Split | None]]:
+def _derivations(windows: WindowCache, e: Experiment) -> Iterator[tuple[list[LabeledRecording], Split | None]]:
     """The recordings that a split may have been made of, and the split; those of the experiment first.
 
     An encoder that a fusion follows, and a variant of an ablation with fewer modalities, are trained on the split of
@@ -179,7 +186,7 @@ def _derivations(windows: Windows, e: Experiment) -> Iterator[tuple[list[Item], 
     rest = [m for m in windows.index.modalities if m not in own]
     for n in range(len(rest) + 1):
         for more in combinations(rest, n):
-            items = items_of(windows.ids, replace(e.data, modalities=(*own, *more)), e.seed)
+            items = list_labeled_recordings(windows.ids, replace(e.data, modalities=(*own, *more)), e.seed)
             yield items, _outer(items, e)
 
 
@@ -195,7 +202,7 @@ def _differs(split: Split, outer: Split) -> str:
     return ""
 
 
-def _derived(split: Split, outer: Split | None, items: Sequence[Item]) -> Check:
+def _derived(split: Split, outer: Split | None, items: Sequence[LabeledRecording]) -> Check:
     """The split is the one that the experiment's protocol gives on the recordings that are stored."""
     name = "split, derived again"
     if outer is None:
@@ -217,7 +224,7 @@ def _recordings(split: Split) -> Check:
 
 def _audit_subjects(split: Split) -> Check:
     name = "people on two sides"
-    if split.protocol not in ACROSS:
+    if split.protocol not in CROSS_SUBJECT_PROTOCOLS:
         return Check(name, True, f"{split.protocol} tests people of whom other recordings were trained on, and says so")
     shared = _shared(split, lambda i: i.split("/")[0])
     return Check(name, not shared, f"shared: {_some(shared)}" if shared else "no person is on two sides")
@@ -235,8 +242,8 @@ def _content(split: Split, before: tuple[str, ...], contents: Contents, modaliti
         before: Recordings that were trained on, too, before the split's own training side.
     """
     name, windows = "equal windows on two sides", contents.windows
-    test_rows = windows.rows_of(split.test)
-    known = windows.rows_of((*split.train, *split.validation, *before))
+    test_rows = windows.find_rows(split.test)
+    known = windows.find_rows((*split.train, *split.validation, *before))
     compared = 0
     for m in modalities:
         digests = contents.of(m)
@@ -250,7 +257,7 @@ def _content(split: Split, before: tuple[str, ...], contents: Contents, modaliti
     return Check(name, True, f"{compared} signals of test windows, by content: none is on another side")
 
 
-def _statistics(checkpoint: Checkpoint, fitted_on: Split, windows: Windows) -> Check:
+def _statistics(checkpoint: Checkpoint, fitted_on: Split, windows: WindowCache) -> Check:
     """What was fitted to data before training is what the training rows alone give."""
     name = "statistics of training rows alone"
     sides = fitted_on.train, (*fitted_on.train, *fitted_on.validation, *fitted_on.test)
@@ -269,7 +276,7 @@ def _statistics(checkpoint: Checkpoint, fitted_on: Split, windows: Windows) -> C
     )
 
 
-def _fitted(checkpoint: Checkpoint, windows: Windows, sides: Sequence[tuple[str, ...]]) -> list[dict[str, Tensor]]:
+def _fitted(checkpoint: Checkpoint, windows: WindowCache, sides: Sequence[tuple[str, ...]]) -> list[dict[str, Tensor]]:
     """The tensors that are fitted before training, of each of some sets of recordings, the names of the first alone."""
     torch.manual_seed(0)
     model = Classifier(checkpoint.experiment, checkpoint.shapes)
@@ -287,15 +294,15 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=CLOSE, atol=CLOSE * float(b.abs().max()))
 
 
-def _selection(e: Experiment, split: Split, items: list[Item], epoch: int) -> Check:
+def _selection(e: Experiment, split: Split, items: list[LabeledRecording], epoch: int) -> Check:
     """Nothing was chosen by a test recording: neither an epoch, nor, on the inner folds of a search, a candidate."""
     name = "choices"
     if leaked_validation := set(split.validation) & set(split.test):
         return Check(name, False, f"test recordings among those that choices are made by: {_some(leaked_validation)}")
     detail = "no recording of the test side validates"
-    if split.protocol in ACROSS:
+    if split.protocol in CROSS_SUBJECT_PROTOCOLS:
         try:
-            inner = inner_splits(items, e.split)
+            inner = make_inner_splits(items, e.split)
         except ConfigError:
             inner = []
         seen = {i for one in inner for i in (*one.train, *one.validation)}

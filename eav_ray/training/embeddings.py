@@ -14,8 +14,8 @@ from torch import Tensor
 
 from eav_ray.config import Precision, digest
 from eav_ray.data.arrow import ARROW_READ_ERRORS, describe_error
-from eav_ray.data.cache import Windows
-from eav_ray.data.shard import from_bytes, to_bytes
+from eav_ray.data.cache import WindowCache
+from eav_ray.data.shard import decode_parquet, encode_parquet
 from eav_ray.errors import DataError
 from eav_ray.models.build import Classifier, HeadAlone
 from eav_ray.storage import Store
@@ -34,7 +34,7 @@ def cache_key(encoder_key: str, recordings: tuple[str, ...]) -> str:
 def compute(
     model: Classifier | HeadAlone,
     batches: Iterator[tuple[np.ndarray, Batch]],
-    windows: Windows,
+    windows: WindowCache,
     device: torch.device,
     *,
     precision: Precision = "fp32",
@@ -73,7 +73,7 @@ def write_part(store: Store, key: str, part: int | str, table: pa.Table | None) 
         part: Its name, or the rank that computed it.
     """
     if table is not None:
-        store.write(part_name(key, part), to_bytes(table))
+        store.write(part_name(key, part), encode_parquet(table))
 
 
 def part_name(key: str, part: int | str) -> str:
@@ -99,7 +99,7 @@ class Embeddings:
         self,
         store: Store,
         keys: dict[str, str],
-        windows: Windows,
+        windows: WindowCache,
         *,
         pooled: bool = False,
         arrays: tuple[str, ...] = ARRAYS,
@@ -113,7 +113,7 @@ class Embeddings:
         self._at = {m: np.full(len(windows), -1) for m in self.names}
         for m in self.names:
             files = store.read_committed(keys[m])
-            parts = [from_bytes(files[n], name=f"{keys[m]}/{n}") for n in sorted(files) if n.endswith(".parquet")]
+            parts = [decode_parquet(files[n], name=f"{keys[m]}/{n}") for n in sorted(files) if n.endswith(".parquet")]
             try:
                 table = pa.concat_tables(parts).combine_chunks()
                 self.times_s[m] = torch.tensor(json.loads(files["times.json"]))

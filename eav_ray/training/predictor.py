@@ -9,7 +9,7 @@ import torch
 
 from eav_ray.config import Modality
 from eav_ray.data import eav, eegmat
-from eav_ray.data.shard import as_decoded, as_stored
+from eav_ray.data.shard import decode_video, encode_window
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.probabilities import PREDICTED, modalities_of, probability, with_probabilities
 from eav_ray.training.run import empty_frame, to_frame
@@ -61,13 +61,13 @@ class Predictor:
         return table
 
     def _decoded(self, modality: str, values: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(as_decoded(values, self.preprocessing) if modality == "video" else values)
+        return np.ascontiguousarray(decode_video(values, self.preprocessing) if modality == "video" else values)
 
     def of_rows(self, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         """As of a batch, for windows as `windows.cut` makes them: frames go through what a shard would hold of them."""
         tables = []
         for at in range(0, len(rows), BATCH):
-            stored = [as_stored(row, self.preprocessing) for row in rows[at : at + BATCH]]
+            stored = [encode_window(row, self.preprocessing) for row in rows[at : at + BATCH]]
             columns = [*IDS, *self.modalities, *(f"has_{m}" for m in self.modalities)]
             tables.append(self({c: _column([row[c] for row in stored]) for c in columns}))
         return pd.concat(tables, ignore_index=True)

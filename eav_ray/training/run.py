@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from eav_ray.config import Experiment
-from eav_ray.data.cache import Windows
-from eav_ray.data.shard import Index
-from eav_ray.data.split import items_of, refuse_overlap
+from eav_ray.data.cache import WindowCache
+from eav_ray.data.shard import ShardIndex
+from eav_ray.data.split import check_disjoint, list_labeled_recordings
 from eav_ray.errors import DataError, TrainingInterrupted
 from eav_ray.models.build import Classifier, FusionAlone, HeadAlone, Output, Shapes, build_fusion
 from eav_ray.models.encoder import Encoder
@@ -41,16 +41,16 @@ LOCK_S = 30  # seconds to wait for the lock of a run
 class WorkerContext:
     """What a process has at hand for any run."""
 
-    windows: Windows
+    windows: WindowCache
     results: Store
     device: torch.device
 
 
 def open_worker_context(
-    experiment: Experiment, shards: Store, index: Index, device: torch.device, *, only: tuple[str, ...]
+    experiment: Experiment, shards: Store, index: ShardIndex, device: torch.device, *, only: tuple[str, ...]
 ) -> WorkerContext:
     store = experiment.store
-    windows = Windows(shards, index, cache=store.cache, cache_gb=store.cache_gb, only=only)
+    windows = WindowCache(shards, index, cache=store.cache, cache_gb=store.cache_gb, allowed_recordings=only)
     return WorkerContext(windows, Store(experiment.store.results), device)
 
 
@@ -88,7 +88,7 @@ def execute(
         Interrupted: It was asked to leave, and saved.
         DataError: On every rank, if one rank has a reason: ranks that went on alone would wait for the others forever.
     """
-    refuse_overlap(run.split)
+    check_disjoint(run.split)
     with contextlib.ExitStack() as stack:
 
         def take() -> None:
@@ -142,7 +142,7 @@ def score_fold(run: Run, context: WorkerContext) -> Metrics:
 
 def predict_fold(run: Run, context: WorkerContext) -> pd.DataFrame:
     """Train on the training rows of a split; predictions of its validation rows (see `to_frame`). Nothing is kept."""
-    refuse_overlap(run.split)
+    check_disjoint(run.split)
     prepared = prepare_run(run, context, fresh=True)
     found: list[pd.DataFrame] = []
 
@@ -177,7 +177,7 @@ def prepare_run(
 
 
 def labels_of(run: Run, context: WorkerContext) -> Labels:
-    items = items_of(context.windows.ids, run.experiment.data, run.experiment.seed)
+    items = list_labeled_recordings(context.windows.ids, run.experiment.data, run.experiment.seed)
     return Labels.of(context.windows, {i.id: i.label for i in items})
 
 
@@ -280,7 +280,7 @@ def _standardise(module: nn.Module, run: Run, context: WorkerContext) -> None:
         fit_statistics(module, context.windows, run.split.train)
 
 
-def fit_statistics(model: Classifier, windows: Windows, recordings: tuple[str, ...]) -> None:
+def fit_statistics(model: Classifier, windows: WindowCache, recordings: tuple[str, ...]) -> None:
     """Fit the normalisation of EEG, and of what encoders compute, on training rows; it is a part of the weights."""
     if "eeg" in model.names:
         mean, sd = channel_statistics(windows, rows_with(windows, recordings, ("eeg",)))
@@ -337,13 +337,13 @@ def start_from_published(module: Classifier, experiment: Experiment) -> None:
             load_published(encoder, weights)
 
 
-def rows_with(windows: Windows, recordings: tuple[str, ...], modalities: tuple[str, ...]) -> np.ndarray:
+def rows_with(windows: WindowCache, recordings: tuple[str, ...], modalities: tuple[str, ...]) -> np.ndarray:
     """Rows of these recordings in which at least one of the modalities exists."""
-    rows = windows.rows_of(recordings)
+    rows = windows.find_rows(recordings)
     return rows[windows.ids[[f"has_{m}" for m in modalities]].to_numpy()[rows].any(1)]
 
 
-def channel_statistics(windows: Windows, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+def channel_statistics(windows: WindowCache, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     """Mean and SD of each EEG channel over training rows: ((channels,), (channels,)), microvolts."""
     total, squares, count = 0.0, 0.0, 0
     for start in range(0, len(rows), 128):
@@ -453,7 +453,7 @@ def _embed(run: Run, context: WorkerContext, prepared: PreparedRun) -> None:
 
     def write() -> None:
         assert isinstance(prepared.module, Classifier | HeadAlone)
-        rows = context.windows.rows_of(run.embed)[rank::size]
+        rows = context.windows.find_rows(run.embed)[rank::size]
         batches = plain_batches(source, prepared.labels, rows, 64)
         precision = run.experiment.runtime.precision
         table = (
@@ -481,7 +481,7 @@ def times_of(model: Classifier) -> Tensor:
 
 
 def predict_rows(
-    engine: Engine, source: Source, labels: Labels, rows: np.ndarray, windows: Windows, batch: int
+    engine: Engine, source: Source, labels: Labels, rows: np.ndarray, windows: WindowCache, batch: int
 ) -> pd.DataFrame:
     """Predictions of all rows, on every rank: each computes its share, every row once, whatever their number."""
     mine = rows[engine.rank :: engine.world_size]
@@ -494,7 +494,12 @@ def predict_rows(
 
 
 def table_of(
-    predict: Callable[[Batch], Output], source: Source, labels: Labels, rows: np.ndarray, windows: Windows, batch: int
+    predict: Callable[[Batch], Output],
+    source: Source,
+    labels: Labels,
+    rows: np.ndarray,
+    windows: WindowCache,
+    batch: int,
 ) -> pd.DataFrame:
     """`to_frame` of some rows, at least one, in their order.
 

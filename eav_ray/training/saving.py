@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from eav_ray.data.shard import Index
+from eav_ray.data.shard import ShardIndex
 from eav_ray.errors import DataError
 from eav_ray.models.build import Shapes
 from eav_ray.storage import Store
@@ -29,7 +29,7 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, run: Run, results: Store, index: Index, shapes: Shapes, body: dict[str, Tensor] | None = None
+        self, run: Run, results: Store, index: ShardIndex, shapes: Shapes, body: dict[str, Tensor] | None = None
     ) -> None:
         """
         Args:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eav_ray.data.cache import Windows
+from eav_ray.data.cache import WindowCache
 from eav_ray.training.loop import Batch, Position, steps_per_epoch
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class RawSource:
     """
 
     def __init__(
-        self, windows: Windows, names: list[str], lacking: Mapping[str, tuple[int, ...]] | None = None
+        self, windows: WindowCache, names: list[str], lacking: Mapping[str, tuple[int, ...]] | None = None
     ) -> None:
         self.names = sorted(names)
         self._windows, self._lacking = windows, lacking or {}
@@ -125,7 +125,7 @@ class Labels:
     sample: np.ndarray  # a number for each window, from its id alone: stable across shards and machines
 
     @classmethod
-    def of(cls, windows: Windows, by_recording: dict[str, int]) -> "Labels":
+    def of(cls, windows: WindowCache, by_recording: dict[str, int]) -> "Labels":
         ids = windows.ids
         label = ids["id"].map(by_recording).fillna(-1).to_numpy().astype(np.int64)
         names = [f"{i}/{w}" for i, w in zip(ids["id"], ids["window"], strict=True)]

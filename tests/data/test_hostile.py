@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from eav_ray.data import audio, mat, video
 from eav_ray.data.render import encode_video
-from eav_ray.data.shard import INDEX, Index, from_bytes, read_index, to_bytes
+from eav_ray.data.shard import INDEX_FILE, ShardIndex, decode_parquet, encode_parquet, read_index
 from eav_ray.data.table import RecordingsTable
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store
@@ -106,7 +106,7 @@ def parquet() -> bytes:
     tensor = pa.fixed_shape_tensor(pa.float32(), (3, 8))
     flat = pa.array(np.random.default_rng(0).normal(size=240).astype(np.float32))
     eeg = pa.ExtensionArray.from_storage(tensor, pa.FixedSizeListArray.from_arrays(flat, 24))
-    return to_bytes(pa.table({"subject": ["p1"] * 10, "window": range(10), "eeg": eeg}))
+    return encode_parquet(pa.table({"subject": ["p1"] * 10, "window": range(10), "eeg": eeg}))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_matlab(folder: Path, kind: str, damage: list[Change]) -> None:
 
 @given(damage=DAMAGE)
 def test_shard(damage: list[Change]) -> None:
-    table = ours(lambda: from_bytes(several(parquet(), damage), name="x"))
+    table = ours(lambda: decode_parquet(several(parquet(), damage), name="x"))
     assert table is None or {len(column) for column in table.columns} <= {table.num_rows}
 
 
@@ -179,9 +179,9 @@ def test_index(folder: Path, damage: list[Change]) -> None:
         {"key": "k", "classes": ["a", "b"], "modalities": ["eeg"], "eeg_channels": 30, "versions": {"eav-ray": "1"}}
         | {"shards": [{"file": "shards/a.parquet", "sha256": "0" * 64, "rows": 3, "subject": "subject1"}]}
     )
-    (folder / INDEX).write_bytes(several(text.encode(), damage))
+    (folder / INDEX_FILE).write_bytes(several(text.encode(), damage))
     index = ours(lambda: read_index(Store(folder)))
-    assert index is None or isinstance(index, Index)
+    assert index is None or isinstance(index, ShardIndex)
     for shard in index.shards if index else ():
         assert not shard.file.startswith("/") and ".." not in shard.file.split("/")
 

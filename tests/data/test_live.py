@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eav_ray.data import wire
-from eav_ray.data.buffers import Frames, Samples, select_frames
+from eav_ray.data.buffers import FrameBuffer, SampleBuffer, select_frames
 from eav_ray.data.eav import EAV_CHANNELS
-from eav_ray.data.live import EEG_S, GRACE_S, Live, window_of
-from eav_ray.data.upload import NOT_SENT, upload_of, windows_of
+from eav_ray.data.live import EEG_CONTEXT_S, GRACE_S, LiveStream, make_window
+from eav_ray.data.upload import NOT_SENT, make_windows, parse_upload
 from eav_ray.errors import DataError
 from tests.serving import EEG_HZ, Sent, audio, eeg, jpeg, message, profile, video
 
@@ -23,14 +23,14 @@ MODEL: Any = (profile(), ALL, len(EAV_CHANNELS), EAV_CHANNELS)
 
 
 def streamed(sent: Sent, end_s: float, *modalities: str, **words: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    live = Live(*MODEL)
+    live = LiveStream(*MODEL)
     for _, data in sent.messages(*modalities, **words):
         live.push(data, 0.0)
-    return window_of(live.snapshot(end_s), *MODEL)
+    return make_window(live.take_snapshot(end_s), *MODEL)
 
 
 def of_file(sent: Sent, window: int) -> dict[str, Any]:
-    made, not_used = windows_of(upload_of(sent.tree()), *MODEL)
+    made, not_used = make_windows(parse_upload(sent.tree()), *MODEL)
     assert not not_used and not made.problems
     return made.windows[window]
 
@@ -49,11 +49,11 @@ def test_the_last_window_of_a_stream_is_that_of_the_file(seconds: int, piece_s: 
 
 def test_before_the_end_only_eeg_differs_and_most_at_its_end() -> None:
     """Its filters do not know yet what comes next."""
-    sent, live = Sent(10), Live(*MODEL)
+    sent, live = Sent(10), LiveStream(*MODEL)
     for time_s, data in sent.messages():
         if time_s <= 105:
             live.push(data, 0.0)
-    row, _ = window_of(live.snapshot(105.0), *MODEL)
+    row, _ = make_window(live.take_snapshot(105.0), *MODEL)
     wanted = of_file(sent, 0)
     assert np.array_equal(row["audio"], wanted["audio"]) and np.array_equal(row["video"], wanted["video"])
     error_T = np.abs(row["eeg"] - wanted["eeg"]).max(axis=0) / wanted["eeg"].std()
@@ -64,13 +64,13 @@ def test_a_stream_forgets_what_it_does_not_need() -> None:
     """After a minute it answers as if it had begun a while ago, and holds no more."""
     long, short = Sent(60), Sent(60)
     row, _ = streamed(long, 160.0)
-    late = Live(*MODEL)
+    late = LiveStream(*MODEL)
     for time_s, data in short.messages():
-        if time_s > 160 - EEG_S - 1.99:
+        if time_s > 160 - EEG_CONTEXT_S - 1.99:
             late.push(data, 0.0)
-    shot = late.snapshot(160.0)
-    again, _ = window_of(shot, *MODEL)
-    assert shot.eeg is not None and shot.eeg.values_CT.shape[1] == EEG_S * EEG_HZ
+    shot = late.take_snapshot(160.0)
+    again, _ = make_window(shot, *MODEL)
+    assert shot.eeg is not None and shot.eeg.values_CT.shape[1] == EEG_CONTEXT_S * EEG_HZ
     for m in ALL:
         assert np.array_equal(row[m], again[m]), m
 
@@ -84,12 +84,12 @@ def test_a_modality_that_is_not_sent_is_masked(absent: str) -> None:
 
 @pytest.mark.parametrize("m", ALL)
 def test_a_modality_that_stops_is_masked_once_half_a_window_lacks_it(m: str) -> None:
-    live = Live(*MODEL)
+    live = LiveStream(*MODEL)
     for time_s, data in Sent(12).messages():
         if json.loads(data.split(b"\n")[0])["modality"] != m or time_s <= 105.001:
             live.push(data, 0.0)
     for end_s in (106.0, 107.0, 108.0, 109.0, 110.0):
-        _, reasons = window_of(live.snapshot(end_s), *MODEL)
+        _, reasons = make_window(live.take_snapshot(end_s), *MODEL)
         assert (m in reasons) == (end_s > 107), end_s
         assert end_s <= 107 or "of the last 5 s came" in reasons[m]
 
@@ -97,42 +97,42 @@ def test_a_modality_that_stops_is_masked_once_half_a_window_lacks_it(m: str) -> 
 def test_a_gap_in_eeg_starts_its_filters_anew() -> None:
     """What lies before it does not ring into what comes after."""
     sent = Sent(12)
-    with_gap, fresh = Live(*MODEL), Live(*MODEL)
+    with_gap, fresh = LiveStream(*MODEL), LiveStream(*MODEL)
     for time_s, data in sent.messages("eeg"):
         if not 105.1 < time_s < 107.1:
             with_gap.push(data, 0.0)
         if time_s > 107.1:
             fresh.push(data, 0.0)
-    a, _ = window_of(with_gap.snapshot(112.0), *MODEL)
-    b, _ = window_of(fresh.snapshot(112.0), *MODEL)
+    a, _ = make_window(with_gap.take_snapshot(112.0), *MODEL)
+    b, _ = make_window(fresh.take_snapshot(112.0), *MODEL)
     assert a["has_eeg"] and np.array_equal(a["eeg"], b["eeg"])
 
 
 def test_an_answer_is_due_every_second_and_waits_a_little_for_the_last_modality() -> None:
-    live, due = Live(*MODEL), []
-    assert live.due(0.0) is None
+    live, due = LiveStream(*MODEL), []
+    assert live.find_due_window_end(0.0) is None
     for time_s, data in Sent(6).messages(piece_s=0.1):
         live.push(data, time_s)
-        if (end_s := live.due(time_s)) is not None:
+        if (end_s := live.find_due_window_end(time_s)) is not None:
             due.append(end_s)
-            live.snapshot(end_s)
+            live.take_snapshot(end_s)
     assert due == [101, 102, 103, 104, 105, 106]
-    late = Live(*MODEL)
+    late = LiveStream(*MODEL)
     late.push(audio(100.0, np.zeros(16_000)), 0.0)
     late.push(eeg(100.0, np.zeros((30, 400))), 0.0)  # 0.2 s short
-    assert late.due(0.0) is None and late.due(GRACE_S * 0.9) is None
-    assert late.due(GRACE_S) == 101.0
+    assert late.find_due_window_end(0.0) is None and late.find_due_window_end(GRACE_S * 0.9) is None
+    assert late.find_due_window_end(GRACE_S) == 101.0
     late.push(audio(101.0, np.zeros(8_000)), 0.0)  # so far ahead that nobody waits
-    assert late.due(0.0) == 101.0
+    assert late.find_due_window_end(0.0) == 101.0
 
 
 def test_seconds_that_nobody_could_answer_are_left_out() -> None:
-    live = Live(*MODEL)
+    live = LiveStream(*MODEL)
     for k in range(40):
         live.push(audio(100.0 + k, np.zeros(16_000)), 0.0)
-    assert live.due(9.0) == 140.0
-    live.snapshot(140.0)
-    assert live.due(9.0) is None
+    assert live.find_due_window_end(9.0) == 140.0
+    live.take_snapshot(140.0)
+    assert live.find_due_window_end(9.0) is None
 
 
 def test_a_damaged_frame_is_as_if_it_had_not_come() -> None:
@@ -142,13 +142,13 @@ def test_a_damaged_frame_is_as_if_it_had_not_come() -> None:
     start = middle.index(b"\xff\xc0")  # the header of the picture: its sizes
     middle[start + 5 : start + 9] = b"\x00\x00\x00\x00"
     with pytest.raises(DataError, match="no JPEG file|breaks off|cannot"):
-        wire.checked_jpeg(sent.frames[0][:200])
-    live = Live(*MODEL)
+        wire.require_jpeg(sent.frames[0][:200])
+    live = LiveStream(*MODEL)
     for k, frame in enumerate(sent.frames):
         live.push(video(100 + k / 5, frame), 0.0)
-    shot = live.snapshot(105.0)
+    shot = live.take_snapshot(105.0)
     shot.frames[0].jpeg = bytes(middle)  # what the header's check let through
-    row, reasons = window_of(shot, *MODEL)
+    row, reasons = make_window(shot, *MODEL)
     assert "video" not in reasons
     assert np.array_equal(row["video"][1:], good["video"][1:]) and row["video"][0].any()
 
@@ -187,11 +187,11 @@ def test_of_large_frames_whose_faces_are_wanted_one_is_held_at_a_time(monkeypatc
     monkeypatch.setattr("eav_ray.data.live.Cropper", Crops)
     p, sent = profile(), Sent(5)
     model: Any = (replace(p, video=replace(p.video, crop="face")), *MODEL[1:])
-    live = Live(*model)
+    live = LiveStream(*model)
     for _, data in sent.messages("video"):
         live.push(data, 0.0)
     for _ in range(2):
-        row, reasons = window_of(live.snapshot(105.0), *model)
+        row, reasons = make_window(live.take_snapshot(105.0), *model)
         assert "video" not in reasons and row["has_video"]
     assert most <= 2 and decoded.count(sent.frames[0]) == 1
 
@@ -206,7 +206,7 @@ def test_samples_lie_where_their_times_say_in_any_order(sizes: list[int], random
     order = list(range(len(sizes)))
     rest = order[1:]
     random.shuffle(rest)
-    samples = Samples(2, 100.0, keep_s=10.0)
+    samples = SampleBuffer(2, 100.0, keep_s=10.0)
     kept = np.zeros(x_CT.shape[1], bool)
     for k in [0, *rest[: len(rest) // 2], 0]:
         place = slice(starts[k], starts[k] + sizes[k])
@@ -215,37 +215,37 @@ def test_samples_lie_where_their_times_say_in_any_order(sizes: list[int], random
             continue
         samples.push(starts[k] / 100, x_CT[:, place])
         kept[place] = True
-    found_CT, here_T = samples.take(0.0, x_CT.shape[1] / 100)
+    found_CT, here_T = samples.read_span(0.0, x_CT.shape[1] / 100)
     assert np.array_equal(here_T, kept) and np.array_equal(found_CT, np.where(kept, x_CT, 0))
 
 
 def test_times_that_tremble_do_not_tear_a_signal() -> None:
     rng = np.random.default_rng(0)
-    samples, x_T = Samples(1, 1000.0, keep_s=10.0), np.arange(5000.0)[None]
+    samples, x_T = SampleBuffer(1, 1000.0, keep_s=10.0), np.arange(5000.0)[None]
     for k in range(50):
         samples.push(7 + k / 10 + rng.uniform(-0.009, 0.009) * (k > 0), x_T[:, 100 * k : 100 * k + 100])
-    found, start_s = samples.run(20.0)
+    found, start_s = samples.read_last_contiguous(20.0)
     assert np.array_equal(found, x_T) and start_s == pytest.approx(7, abs=0.005)
 
 
 @pytest.mark.parametrize("ppm", [-200, 200])
 def test_a_clock_that_drifts_does_not_tear_a_signal(ppm: float) -> None:
-    samples, count = Samples(1, 100.0, keep_s=10.0), 4000
+    samples, count = SampleBuffer(1, 100.0, keep_s=10.0), 4000
     for k in range(count):  # 800 s
         samples.push(0.2 * k * (1 + ppm / 1e6), np.full((1, 20), k))
-    found, start_s = samples.run(1e6)
+    found, start_s = samples.read_last_contiguous(1e6)
     assert found.shape[1] >= 1000 and found[0, -1] == count - 1
     assert start_s + found.shape[1] / 100 == pytest.approx(0.2 * count * (1 + ppm / 1e6), abs=0.002)
 
 
 def test_frames_that_come_late_are_put_in_their_place() -> None:
-    frames = Frames(keep_s=5.0, most=100)
+    frames = FrameBuffer(keep_s=5.0, max_frames=100)
     for time_s in (1.0, 2.0, 1.5, 2.0, 9.0, 8.0, 3.0):
         frames.push(time_s, b"")
-    assert [f.time_s for f in frames.before(9.5)] == [8.0, 9.0] and frames.end_s == 9.0
+    assert [f.time_s for f in frames.list_frames_before(9.5)] == [8.0, 9.0] and frames.end_s == 9.0
     for k in range(200):
         frames.push(9.0 + k / 100, bytes(2**20))
-    assert len(frames.before(99.0)) == 64
+    assert len(frames.list_frames_before(99.0)) == 64
 
 
 def test_a_slow_camera_covers_its_seconds_and_a_frozen_one_does_not() -> None:
@@ -265,7 +265,7 @@ WRONG = {
     "a list": b"[]\n",
     "nested": b"[" * 20_000 + b"\n",
     "huge number": b'{"modality":"video","time":' + b"9" * 5000 + b"}\n",
-    "too long": b'{"modality":"audio","time":0,"hz":16000}\n' + bytes(wire.MESSAGE_BYTES),
+    "too long": b'{"modality":"audio","time":0,"hz":16000}\n' + bytes(wire.MAX_MESSAGE_BYTES),
     "no modality": message(b""),
     "other modality": message(b"", modality="smell", time=0),
     "modality is a list": message(b"", modality=["eeg"], time=0),
@@ -300,17 +300,17 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_wrong_is_refused_in_one_line_and_the_stream_goes_on(what: str) -> None:
-    live = Live(*MODEL)
+    live = LiveStream(*MODEL)
     live.push(audio(0.0, np.zeros(100)), 0.0)
     with pytest.raises(DataError) as told:
         live.push(WRONG[what], 0.0)
     assert "\n" not in str(told.value) and len(str(told.value)) < 600
     live.push(audio(100 / 16000, np.zeros(16_000)), 0.0)
-    assert live.refused == 1 and live.due(1.0) == 1.0
+    assert live.n_refused == 1 and live.find_due_window_end(1.0) == 1.0
 
 
 def test_a_time_far_from_the_others_is_refused() -> None:
-    live = Live(*MODEL)
+    live = LiveStream(*MODEL)
     live.push(audio(5.0, np.zeros(1600)), 0.0)
     for time_s in (1e9, -1e9):
         with pytest.raises(DataError, match="begin a new stream"):
@@ -322,7 +322,7 @@ def test_a_time_far_from_the_others_is_refused() -> None:
 def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
     for message_ in (data, b'{"modality":"eeg","time":1,"hz":500,"channels":30}\n' + data):
         try:
-            wire.chunk_of(message_)
+            wire.parse_chunk(message_)
         except DataError as error:
             assert "\n" not in str(error)
         else:
@@ -333,8 +333,8 @@ def test_channels_are_found_by_name_and_put_in_the_order_of_the_model() -> None:
     sent = Sent(5)
     order = np.random.default_rng(1).permutation(30)
     tree = sent.tree("eeg")
-    wanted = windows_of(upload_of(tree), *MODEL)[0].windows[0]["eeg"]
+    wanted = make_windows(parse_upload(tree), *MODEL)[0].windows[0]["eeg"]
     tree["eeg"] |= {"channels": ["EKG", *(EAV_CHANNELS[i].upper() for i in order)]}
     tree["eeg"]["values"] = np.vstack([np.zeros(2500), sent.eeg_CT[order]]).tolist()
-    found, not_used = windows_of(upload_of(tree), *MODEL)
+    found, not_used = make_windows(parse_upload(tree), *MODEL)
     assert "eeg" not in not_used and np.allclose(found.windows[0]["eeg"], wanted, atol=1e-4)

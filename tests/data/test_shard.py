@@ -13,21 +13,21 @@ import pytest
 
 from eav_ray.config import DataConfig, EEGPreprocessing, Modality, Preprocessing, VideoPreprocessing
 from eav_ray.data import frames
-from eav_ray.data.cache import Windows
+from eav_ray.data.cache import WindowCache
 from eav_ray.data.shard import (
-    INDEX,
-    Index,
+    INDEX_FILE,
     ShardFile,
-    Writer,
-    as_stored,
-    from_bytes,
+    ShardIndex,
+    ShardWriter,
+    build_window_table,
+    decode_parquet,
+    encode_parquet,
+    encode_window,
+    make_schema,
     read_index,
     read_shard,
-    schema,
-    to_bytes,
-    to_table,
 )
-from eav_ray.data.split import items_of
+from eav_ray.data.split import list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store, sha256
 
@@ -36,7 +36,7 @@ PROFILE = Preprocessing(
 )
 CHANNELS = 3
 MODALITIES: tuple[Modality, ...] = ("audio", "eeg", "video")
-SCHEMA = schema(PROFILE, CHANNELS, MODALITIES)
+SCHEMA = make_schema(PROFILE, CHANNELS, MODALITIES)
 ARRAYS = {"audio": (16000,), "eeg": (CHANNELS, 50), "video": (2, 4, 4, 3)}
 
 
@@ -60,19 +60,21 @@ class Shards:
         self.store = Store(folder)
         self.parts = [rows(5 + seed, seed) for seed in seeds]
         self.rows = [row for part in self.parts for row in part]
-        self.files = [self.put(f"p{s}.parquet", to_table(p, SCHEMA)) for s, p in zip(seeds, self.parts, strict=True)]
+        self.files = [
+            self.put(f"p{s}.parquet", build_window_table(p, SCHEMA)) for s, p in zip(seeds, self.parts, strict=True)
+        ]
 
     def put(self, name: str, table: pa.Table) -> ShardFile:
-        data = to_bytes(table)
+        data = encode_parquet(table)
         self.store.write(name, data)
         return ShardFile(name, sha256(data), table.num_rows)
 
     @property
-    def index(self) -> Index:
-        return Index("key", tuple("abcde"), MODALITIES, CHANNELS, tuple(self.files), {})
+    def index(self) -> ShardIndex:
+        return ShardIndex("key", tuple("abcde"), MODALITIES, CHANNELS, tuple(self.files), {})
 
-    def windows(self, cache: Path, cache_gb: float = 1.0) -> Windows:
-        return Windows(self.store, self.index, cache=cache, cache_gb=cache_gb)
+    def windows(self, cache: Path, cache_gb: float = 1.0) -> WindowCache:
+        return WindowCache(self.store, self.index, cache=cache, cache_gb=cache_gb)
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def shards(tmp_path: Path) -> Shards:
 
 def test_a_round_trip_through_parquet_keeps_shape_type_and_every_bit() -> None:
     made = rows(70, 0)  # more than one row group
-    table = from_bytes(to_bytes(to_table(made, SCHEMA)), name="x")
+    table = decode_parquet(encode_parquet(build_window_table(made, SCHEMA)), name="x")
     assert table.schema.equals(SCHEMA)
     for name, shape in ARRAYS.items():
         values = table.column(name).combine_chunks().to_numpy_ndarray()
@@ -109,14 +111,14 @@ def test_a_window_of_another_shape_is_refused() -> None:
     for row in made:
         row["eeg"] = row["eeg"][:, :-1]
     with pytest.raises(DataError, match="eeg has shape"):
-        to_table(made, SCHEMA)
+        build_window_table(made, SCHEMA)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 4, 8, 100, -100, -8, -4, -1])
 def test_a_shard_with_its_footer_cut_is_named(shards: Shards, cut: int) -> None:
     whole = shards.store.read("p1.parquet")
     with pytest.raises(DataError, match="shard p1.parquet cannot be read"):
-        from_bytes(whole[:cut], name="p1.parquet")
+        decode_parquet(whole[:cut], name="p1.parquet")
     shards.store.write("p1.parquet", whole[:cut])
     with pytest.raises(DataError, match="p1.parquet is damaged"):
         read_shard(shards.store, shards.files[1])
@@ -133,7 +135,7 @@ def test_a_shard_with_one_flipped_byte_is_named(shards: Shards, seed: int, tmp_p
 
 @pytest.mark.parametrize("lacking", ["label", "has_eeg", "video"])
 def test_a_shard_that_lacks_a_column_is_named(shards: Shards, lacking: str, tmp_path: Path) -> None:
-    shards.files[1] = shards.put("p1.parquet", to_table(shards.parts[1], SCHEMA).drop_columns([lacking]))
+    shards.files[1] = shards.put("p1.parquet", build_window_table(shards.parts[1], SCHEMA).drop_columns([lacking]))
     with pytest.raises(DataError, match="p1.parquet.*preprocess again"):
         shards.windows(tmp_path / "cache")
 
@@ -141,7 +143,7 @@ def test_a_shard_that_lacks_a_column_is_named(shards: Shards, lacking: str, tmp_
 def test_a_shard_of_another_profile_is_named(shards: Shards, tmp_path: Path) -> None:
     other = replace(PROFILE, eeg=EEGPreprocessing(hz=100, high_hz=20.0))
     made = [row | {"eeg": np.zeros((CHANNELS, 100), np.float32)} for row in shards.parts[1]]
-    shards.files[1] = shards.put("p1.parquet", to_table(made, schema(other, CHANNELS, MODALITIES)))
+    shards.files[1] = shards.put("p1.parquet", build_window_table(made, make_schema(other, CHANNELS, MODALITIES)))
     with pytest.raises(DataError, match="p1.parquet.*preprocess again"):
         shards.windows(tmp_path / "cache")
 
@@ -165,7 +167,7 @@ def test_an_index_that_is_damaged_or_leads_outside_is_a_data_error(tmp_path: Pat
     store = Store(tmp_path)
     with pytest.raises(DataError, match="run jobs/preprocess.py"):
         read_index(store)
-    store.write(INDEX, index.encode())
+    store.write(INDEX_FILE, index.encode())
     with pytest.raises(DataError):
         read_index(store)
 
@@ -181,7 +183,7 @@ def test_a_window_is_the_row_of_its_number_in_any_order(shards: Shards, tmp_path
             np.testing.assert_array_equal(values, np.stack([shards.rows[i][name] for i in order]))
     assert windows.ids["id"].tolist() == [f"{r['subject']}/{r['recording']}" for r in shards.rows]
     expected = [i for i, r in enumerate(shards.rows) if (r["subject"], r["recording"]) in (("p0", "1"), ("p2", "0"))]
-    assert windows.rows_of(("p2/0", "p0/1")).tolist() == expected
+    assert windows.find_rows(("p2/0", "p0/1")).tolist() == expected
 
 
 def test_a_second_reader_finds_the_cache_and_needs_no_shard(shards: Shards, tmp_path: Path) -> None:
@@ -218,17 +220,17 @@ def test_a_cap_below_one_experiment_is_a_config_error(shards: Shards, tmp_path: 
 def test_jpeg_frames_come_back_in_any_order_as_close_as_jpeg_is(tmp_path: Path) -> None:
     """Mean absolute difference in grey levels, of smooth frames at quality 95; no video comes back as exact zeros."""
     profile = replace(PROFILE, video=VideoPreprocessing(fps=2, size=32))
-    of = schema(profile, CHANNELS, MODALITIES)
+    of = make_schema(profile, CHANNELS, MODALITIES)
     made = rows(6, 0)
     ramp = np.linspace(0, 255, 32)
     for i, row in enumerate(made):
         picture = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], 40.0 * i), -1).astype(np.uint8)
         row["video"] = np.zeros((2, 32, 32, 3), np.uint8) if i == 3 else np.stack([picture, picture.transpose(1, 0, 2)])
     store = Store(tmp_path / "shards")
-    data = to_bytes(to_table([as_stored(row, profile) for row in made], of))
+    data = encode_parquet(build_window_table([encode_window(row, profile) for row in made], of))
     store.write("a.parquet", data)
-    index = Index("key", tuple("abcde"), MODALITIES, CHANNELS, (ShardFile("a.parquet", sha256(data), 6),), {})
-    found = Windows(store, index, cache=tmp_path / "cache", cache_gb=1).get(np.array([4, 0, 3]), "video")
+    index = ShardIndex("key", tuple("abcde"), MODALITIES, CHANNELS, (ShardFile("a.parquet", sha256(data), 6),), {})
+    found = WindowCache(store, index, cache=tmp_path / "cache", cache_gb=1).get(np.array([4, 0, 3]), "video")
     assert found.shape == (3, 2, 32, 32, 3) and found.dtype == np.uint8
     for got, number in zip(found, (4, 0, 3), strict=True):
         assert np.abs(got.astype(int) - made[number]["video"]).mean() < 1.5
@@ -245,10 +247,12 @@ def test_what_a_covered_camera_saw_is_no_signal_that_could_be_known_again(tmp_pa
         row["video"] = scene if level is None else np.repeat(still, 2, 0)
         row["eeg"] = rng.normal(0, 50, (CHANNELS, 50)).astype(np.float32)
     store = Store(tmp_path / "shards")
-    data = to_bytes(to_table([as_stored(row, profile) for row in made], schema(profile, CHANNELS, MODALITIES)))
+    data = encode_parquet(
+        build_window_table([encode_window(row, profile) for row in made], make_schema(profile, CHANNELS, MODALITIES))
+    )
     store.write("a.parquet", data)
-    index = Index("key", tuple("abcde"), MODALITIES, CHANNELS, (ShardFile("a.parquet", sha256(data), 4),), {})
-    found = Windows(store, index, cache=tmp_path / "cache", cache_gb=1).digests("video")
+    index = ShardIndex("key", tuple("abcde"), MODALITIES, CHANNELS, (ShardFile("a.parquet", sha256(data), 4),), {})
+    found = WindowCache(store, index, cache=tmp_path / "cache", cache_gb=1).compute_digests("video")
     assert found[0] == found[1] == "" and found[2] == found[3] != ""
 
 
@@ -267,39 +271,41 @@ def test_permuted_labels_do_not_depend_on_which_recordings_a_process_may_see(tmp
                 row | {"subject": subject, "recording": f"{part}{r}", "window": 0, "label": r % 5, "has_audio": r > 0}
                 for r, row in enumerate(rows(10, part))
             ]
-            files.append(replace(made.put(f"{subject}{part}.parquet", to_table(recordings, SCHEMA)), subject=subject))
+            files.append(
+                replace(made.put(f"{subject}{part}.parquet", build_window_table(recordings, SCHEMA)), subject=subject)
+            )
     made.files = files
     whole = made.windows(tmp_path / "cache")
     data = DataConfig(modalities=MODALITIES, labels="permuted")
-    expected = {i.id: i.label for i in items_of(whole.ids, data, 0)}
+    expected = {i.id: i.label for i in list_labeled_recordings(whole.ids, data, 0)}
     only = ("p1/00", "p1/03", "p1/12", "p1/19")
-    few = Windows(made.store, made.index, cache=tmp_path / "cache", cache_gb=1, only=only)
+    few = WindowCache(made.store, made.index, cache=tmp_path / "cache", cache_gb=1, allowed_recordings=only)
     for modalities in (MODALITIES, ("audio",)):
         for windows in (whole, few):
-            items = items_of(windows.ids, replace(data, modalities=modalities), 0)
+            items = list_labeled_recordings(windows.ids, replace(data, modalities=modalities), 0)
             assert items and {i.id: i.label for i in items} == {i.id: expected[i.id] for i in items}
 
 
 def test_a_shard_written_in_pieces_is_the_one_written_at_once(tmp_path: Path) -> None:
     store, made = Store(tmp_path), rows(75, 0)
-    with Writer(store, "a.parquet", SCHEMA) as writer:
+    with ShardWriter(store, "a.parquet", SCHEMA) as writer:
         for start in range(0, 75, 4):
             writer.add(made[start : start + 4])
         assert not store.exists("a.parquet")
     shard = ShardFile(writer.name, writer.sha256, writer.rows)
     assert (shard.file, shard.rows) == ("a.parquet", 75)
-    assert read_shard(store, shard).combine_chunks().equals(to_table(made, SCHEMA).combine_chunks())
+    assert read_shard(store, shard).combine_chunks().equals(build_window_table(made, SCHEMA).combine_chunks())
     assert pq.ParquetFile(tmp_path / "a.parquet").metadata.num_row_groups >= 2
 
 
 def test_a_shard_without_windows_is_no_file(tmp_path: Path) -> None:
-    with Writer(Store(tmp_path), "a.parquet", SCHEMA) as writer:
+    with ShardWriter(Store(tmp_path), "a.parquet", SCHEMA) as writer:
         writer.add([])
     assert (writer.name, writer.sha256, writer.rows) == ("", "", 0) and list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_that_breaks_off_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Writer(Store(tmp_path), "a.parquet", SCHEMA) as writer:
+    with pytest.raises(ZeroDivisionError), ShardWriter(Store(tmp_path), "a.parquet", SCHEMA) as writer:
         writer.add(rows(40, 0))
         raise ZeroDivisionError
     assert writer.name == "" and list(tmp_path.iterdir()) == []

@@ -10,16 +10,16 @@ import pytest
 from eav_ray.config import DataConfig, Protocol, SplitConfig
 from eav_ray.data.manifest import LISTENING
 from eav_ray.data.split import (
-    Item,
+    LabeledRecording,
     Split,
-    calibration_split,
-    check,
+    add_permutation_groups,
+    check_split,
     check_subjects,
-    fold_count,
-    inner_splits,
-    items_of,
+    count_folds,
+    list_labeled_recordings,
+    make_adaptation_split,
+    make_inner_splits,
     make_split,
-    with_peers,
 )
 from eav_ray.errors import ConfigError
 
@@ -28,7 +28,7 @@ SEARCHED = ("within_validated", "subject_kfold", "loso")
 N_PEOPLE, N_CLASSES, PER_CLASS = 8, 5, 20
 
 
-def recordings(n_people: int = N_PEOPLE, *, listening: bool = True) -> list[Item]:
+def recordings(n_people: int = N_PEOPLE, *, listening: bool = True) -> list[LabeledRecording]:
     """People with 20 recordings of each class, speaking and listening in turn, classes mixed in time."""
     items = []
     for person in range(1, n_people + 1):
@@ -36,7 +36,7 @@ def recordings(n_people: int = N_PEOPLE, *, listening: bool = True) -> list[Item
             task = LISTENING if listening and order % 2 else "speaking"
             number = order // 2 if listening else order
             subject = f"subject{person}"
-            items.append(Item(f"{subject}/{order:03d}", subject, number % N_CLASSES, task, order))
+            items.append(LabeledRecording(f"{subject}/{order:03d}", subject, number % N_CLASSES, task, order))
     random.Random(0).shuffle(items)
     return items
 
@@ -47,7 +47,7 @@ FOLDS = [
     SplitConfig(protocol=p, index=i, n_folds=4, seed=seed)
     for p in PROTOCOLS
     for seed in ((0, 1) if p == "subject_kfold" else (0,))
-    for i in range(fold_count(ITEMS, SplitConfig(protocol=p, n_folds=4)))
+    for i in range(count_folds(ITEMS, SplitConfig(protocol=p, n_folds=4)))
 ]
 
 
@@ -83,7 +83,7 @@ def test_listening_is_trained_on_but_never_scored(fold: SplitConfig) -> None:
 
 @pytest.mark.parametrize("protocol", ["within", "within_validated", "paper"])
 def test_within_people_there_is_a_fold_for_each_and_no_recording_is_tested_twice(protocol: Protocol) -> None:
-    assert fold_count(ITEMS, SplitConfig(protocol=protocol, n_folds=3)) == N_PEOPLE
+    assert count_folds(ITEMS, SplitConfig(protocol=protocol, n_folds=3)) == N_PEOPLE
     splits = [make_split(ITEMS, SplitConfig(protocol=protocol, index=i)) for i in range(N_PEOPLE)]
     assert [len(people(s.train + s.test)) for s in splits] == [1] * N_PEOPLE
     tested = [i for s in splits for i in s.test]
@@ -96,7 +96,7 @@ def test_within_people_there_is_a_fold_for_each_and_no_recording_is_tested_twice
 )
 def test_every_person_is_tested_exactly_once(protocol: Protocol, of: int, seed: int) -> None:
     fold = SplitConfig(protocol=protocol, n_folds=of, seed=seed)
-    count = fold_count(ITEMS, fold)
+    count = count_folds(ITEMS, fold)
     assert count == (of if protocol == "subject_kfold" else N_PEOPLE)
     splits = [make_split(ITEMS, SplitConfig(protocol=protocol, n_folds=of, seed=seed, index=i)) for i in range(count)]
     tested = Counter(i for s in splits for i in s.test)
@@ -126,7 +126,7 @@ def test_within_a_person_the_test_is_the_last_30_percent_in_time_of_each_class(p
 
 @pytest.mark.parametrize("fold", [f for f in FOLDS if f.protocol in SEARCHED], ids=named)
 def test_choices_are_made_on_training_rows_alone(fold: SplitConfig) -> None:
-    outer, inner = make_split(ITEMS, fold), inner_splits(ITEMS, fold)
+    outer, inner = make_split(ITEMS, fold), make_inner_splits(ITEMS, fold)
     for split in inner:
         assert split.test == ()
         assert split.validation
@@ -145,7 +145,7 @@ def test_choices_are_made_on_training_rows_alone(fold: SplitConfig) -> None:
 @pytest.mark.parametrize("protocol", ["paper", "within"])
 def test_a_protocol_without_validation_rows_cannot_be_searched(protocol: Protocol) -> None:
     with pytest.raises(ConfigError, match="within_validated"):
-        inner_splits(ITEMS, SplitConfig(protocol=protocol))
+        make_inner_splits(ITEMS, SplitConfig(protocol=protocol))
 
 
 @pytest.mark.parametrize("fold", FOLDS, ids=named)
@@ -153,7 +153,7 @@ def test_a_split_is_a_function_of_recordings_fold_and_seed(fold: SplitConfig) ->
     shuffled = random.Random(1).sample(ITEMS, len(ITEMS))
     assert make_split(shuffled, fold) == make_split(ITEMS, fold)
     if fold.protocol in SEARCHED:
-        assert inner_splits(shuffled, fold) == inner_splits(ITEMS, fold)
+        assert make_inner_splits(shuffled, fold) == make_inner_splits(ITEMS, fold)
 
 
 def test_the_seed_divides_people_anew() -> None:
@@ -177,7 +177,7 @@ def test_a_fold_that_does_not_exist_is_refused_with_those_that_do(fold: SplitCon
 
 def test_more_inner_folds_than_training_people_are_refused() -> None:
     with pytest.raises(ConfigError, match="set fold.inner to at most 4"):
-        inner_splits(ITEMS, SplitConfig(n_folds=2, n_inner_folds=5))
+        make_inner_splits(ITEMS, SplitConfig(n_folds=2, n_inner_folds=5))
 
 
 A, B, C = "subject1/000", "subject1/002", "subject2/000"
@@ -199,10 +199,10 @@ A, B, C = "subject1/000", "subject1/002", "subject2/000"
 )
 def test_a_forced_leak_is_refused(split: Split, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check(split, ITEMS)
+        check_split(split, ITEMS)
 
 
-def table(items: list[Item]) -> pd.DataFrame:
+def table(items: list[LabeledRecording]) -> pd.DataFrame:
     """As `Windows.ids`: four windows a recording."""
     rows = [
         {"id": i.id, "subject": i.subject, "label": i.label, "task": i.task, "order": i.order, "window": w}
@@ -210,15 +210,15 @@ def table(items: list[Item]) -> pd.DataFrame:
         for i in items
         for w in range(4)
     ]
-    return with_peers(pd.DataFrame(rows))
+    return add_permutation_groups(pd.DataFrame(rows))
 
 
 @pytest.mark.parametrize("count", [1, 5, 7, 99])
 def test_what_calibrates_a_person_comes_first_is_balanced_and_is_never_scored(count: int) -> None:
     outer = make_split(ITEMS, SplitConfig(protocol="subject_kfold", n_folds=4, index=1))
     person = sorted(people(outer.test))[0]
-    split = calibration_split(outer, ITEMS, person, count)
-    check(split, ITEMS)
+    split = make_adaptation_split(outer, ITEMS, person, count)
+    check_split(split, ITEMS)
     assert len(split.train) == count and not set(split.train) & set(split.test)
     assert people(split.train) == people(split.test) == {person}
     assert set(split.train) | set(split.test) == {i for i in outer.test if BY_ID[i].subject == person}
@@ -234,37 +234,39 @@ def test_a_calibration_that_leaves_nothing_to_score_is_refused(count: int) -> No
     outer = make_split(ITEMS, SplitConfig(protocol="subject_kfold", n_folds=4, index=1))
     person = sorted(people(outer.test))[0]
     with pytest.raises(ConfigError, match=f"{count} recordings cannot calibrate {person}, who has 100: give 1 to 99"):
-        calibration_split(outer, ITEMS, person, count)
+        make_adaptation_split(outer, ITEMS, person, count)
     trained = sorted(people(outer.train))[0]
     with pytest.raises(ConfigError, match=f"{trained} is not among the people whom this checkpoint never saw"):
-        calibration_split(outer, ITEMS, trained, 5)
+        make_adaptation_split(outer, ITEMS, trained, 5)
 
 
 def test_permuted_labels_keep_each_persons_class_counts() -> None:
     ids = table(ITEMS)
-    true = items_of(ids, DataConfig(modalities=("audio",)), 0)
+    true = list_labeled_recordings(ids, DataConfig(modalities=("audio",)), 0)
     assert sorted(true, key=lambda i: i.id) == sorted(ITEMS, key=lambda i: i.id)
-    permuted = items_of(ids, DataConfig(modalities=("audio",), labels="permuted"), 0)
+    permuted = list_labeled_recordings(ids, DataConfig(modalities=("audio",), labels="permuted"), 0)
     counts = [Counter((i.subject, i.task, i.label) for i in items) for items in (true, permuted)]
     assert counts[0] == counts[1]
     changed = sum(BY_ID[i.id].label != i.label for i in permuted) / len(permuted)
     assert 0.7 < changed < 0.9  # 4 of 5 by chance
-    assert permuted == items_of(
+    assert permuted == list_labeled_recordings(
         ids.sample(frac=1, random_state=0), DataConfig(modalities=("audio",), labels="permuted"), 0
     )
-    assert permuted != items_of(ids, DataConfig(modalities=("audio",), labels="permuted"), 1)
+    assert permuted != list_labeled_recordings(ids, DataConfig(modalities=("audio",), labels="permuted"), 1)
 
 
 @pytest.mark.parametrize("protocol", ["within_validated", "subject_kfold"])
 def test_permuted_labels_are_those_of_all_recordings_however_few_are_seen(protocol: Protocol) -> None:
     ids = table(ITEMS)
     permuted = DataConfig(modalities=("audio", "eeg"), labels="permuted")
-    labels = {i.id: i.label for i in items_of(ids, permuted, 0)}
-    train = make_split(items_of(ids, permuted, 0), SplitConfig(protocol=protocol)).train
+    labels = {i.id: i.label for i in list_labeled_recordings(ids, permuted, 0)}
+    train = make_split(list_labeled_recordings(ids, permuted, 0), SplitConfig(protocol=protocol)).train
     views = [
-        items_of(ids[ids["id"].isin(train)], permuted, 0),  # a worker
-        items_of(ids, DataConfig(modalities=("eeg",), labels="permuted"), 0),  # an encoder whose file is missing once
-        items_of(ids, DataConfig(modalities=("eeg",), labels="permuted", subjects=("subject3",)), 0),
+        list_labeled_recordings(ids[ids["id"].isin(train)], permuted, 0),  # a worker
+        list_labeled_recordings(
+            ids, DataConfig(modalities=("eeg",), labels="permuted"), 0
+        ),  # an encoder whose file is missing once
+        list_labeled_recordings(ids, DataConfig(modalities=("eeg",), labels="permuted", subjects=("subject3",)), 0),
     ]
     for seen in views:
         assert {i.id: i.label for i in seen} == {i.id: labels[i.id] for i in seen}
@@ -272,12 +274,12 @@ def test_permuted_labels_are_those_of_all_recordings_however_few_are_seen(protoc
 
 def test_a_recording_without_any_wanted_modality_is_left_out() -> None:
     ids = table(ITEMS)
-    left = {i.id for i in items_of(ids, DataConfig(modalities=("eeg",)), 0)}
+    left = {i.id for i in list_labeled_recordings(ids, DataConfig(modalities=("eeg",)), 0)}
     assert left == {i.id for i in ITEMS if i.order != 0}
-    assert len(items_of(ids, DataConfig(modalities=("audio", "eeg")), 0)) == len(ITEMS)
-    assert {i.subject for i in items_of(ids, DataConfig(modalities=("eeg",), subjects=("subject3",)), 0)} == {
-        "subject3"
-    }
+    assert len(list_labeled_recordings(ids, DataConfig(modalities=("audio", "eeg")), 0)) == len(ITEMS)
+    assert {
+        i.subject for i in list_labeled_recordings(ids, DataConfig(modalities=("eeg",), subjects=("subject3",)), 0)
+    } == {"subject3"}
 
 
 @pytest.mark.parametrize(
@@ -290,4 +292,4 @@ def test_a_recording_without_any_wanted_modality_is_left_out() -> None:
 def test_what_the_shards_do_not_hold_is_refused(data: DataConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_subjects(table(ITEMS), data)
-        items_of(table(ITEMS), data, 0)
+        list_labeled_recordings(table(ITEMS), data, 0)

@@ -15,10 +15,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eav_ray.data import render, synthetic
-from eav_ray.data.synthetic import CLASSES, MODALITIES, Plan
+from eav_ray.data.synthetic import CLASSES, MODALITIES, SyntheticSpec
 from eav_ray.errors import ConfigError, DataError
 
-SMALL = Plan(n_subjects=2, per_class=2, listening=True, seconds=5, video_size=(64, 48), fps=10)
+SMALL = SyntheticSpec(n_subjects=2, per_class=2, listening=True, seconds=5, video_size=(64, 48), fps=10)
 DRAWS = 200_000
 WINDOW_S, WINDOWS = 5, 2
 
@@ -34,7 +34,7 @@ def drawn() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     useless = np.where(rng.random(DRAWS) < synthetic.USELESS_SHARE, rng.integers(3, size=DRAWS), 3)
     latents = {}
     for index, modality in enumerate(MODALITIES):
-        honest = (rng.random((DRAWS, 1)) > synthetic.confusion(modality).cumsum(1)[label][:, :-1]).sum(1)
+        honest = (rng.random((DRAWS, 1)) > synthetic.get_confusion_matrix(modality).cumsum(1)[label][:, :-1]).sum(1)
         latents[modality] = np.where(useless == index, rng.integers(5, size=DRAWS), honest)
     return label, useless, latents
 
@@ -45,7 +45,7 @@ def test_bayes_accuracy_is_what_an_observer_reaches_who_multiplies_what_can_be_t
     score = np.zeros((DRAWS, 5))
     for modality in modalities:
         trusted = useless != MODALITIES.index(modality)
-        score += trusted[:, None] * np.log(synthetic.confusion(modality)).T[latents[modality]]
+        score += trusted[:, None] * np.log(synthetic.get_confusion_matrix(modality)).T[latents[modality]]
     score += 1e-9 * np.random.default_rng(0).random(score.shape)  # guess where nothing is known
     assert synthetic.bayes_accuracy(modalities) == pytest.approx((score.argmax(1) == label).mean(), abs=0.004)
 
@@ -54,7 +54,7 @@ def test_bayes_accuracy_is_what_an_observer_reaches_who_multiplies_what_can_be_t
 def test_a_cue_in_the_next_modality_helps_only_who_sees_that_one(modalities, drawn):
     label, useless, latents = drawn
     seen = [(index + 1) % 3 for index in range(3) if MODALITIES[(index + 1) % 3] in modalities]
-    logs = {m: np.log(synthetic.confusion(m)).T[latents[m]] for m in modalities}
+    logs = {m: np.log(synthetic.get_confusion_matrix(m)).T[latents[m]] for m in modalities}
     # Where no cue is seen, each of the modalities whose cue would be elsewhere may be useless.
     likelihood = np.zeros((DRAWS, 5))
     for state, share in ((3, 0.7), (0, 0.1), (1, 0.1), (2, 0.1)):
@@ -70,23 +70,25 @@ def test_a_cue_in_the_next_modality_helps_only_who_sees_that_one(modalities, dra
 
 def test_the_cue_is_carried_by_the_useless_modality_or_by_the_next_one():
     for cue, shift in (("own", 0), ("next", 1)):
-        for truth in synthetic.truths(Plan(cue=cue), 1):
-            carrier = truth.useless and MODALITIES[(MODALITIES.index(truth.useless) + shift) % 3]
-            assert truth.cue == carrier
+        for truth in synthetic.draw_ground_truths(SyntheticSpec(cue=cue), 1):
+            carrier = truth.useless_modality and MODALITIES[(MODALITIES.index(truth.useless_modality) + shift) % 3]
+            assert truth.cue_modality == carrier
 
 
 def test_the_cue_blind_accuracy_is_that_of_a_mixture_over_what_may_be_useless(drawn):
     label, _, latents = drawn
-    rows = [synthetic.confusion(m).T[latents[m]] for m in MODALITIES]
+    rows = [synthetic.get_confusion_matrix(m).T[latents[m]] for m in MODALITIES]
     cases = [0.7 * np.prod(rows, axis=0)]
     cases += [0.1 * 0.2 * np.prod([r for k, r in enumerate(rows) if k != lost], axis=0) for lost in range(3)]
-    assert synthetic.bayes_cue_blind() == pytest.approx((np.sum(cases, axis=0).argmax(1) == label).mean(), abs=0.004)
+    assert synthetic.bayes_accuracy_without_cues() == pytest.approx(
+        (np.sum(cases, axis=0).argmax(1) == label).mean(), abs=0.004
+    )
 
 
 def test_the_best_fixed_weights_reach_what_they_promise(drawn):
     label, _, latents = drawn
-    weights, promised = synthetic.best_fixed_weights(steps=6)
-    score = sum(w * np.log(0.9 * synthetic.confusion(m) + 0.02).T[latents[m]] for m, w in weights.items())
+    weights, promised = synthetic.find_best_fixed_weights(steps=6)
+    score = sum(w * np.log(0.9 * synthetic.get_confusion_matrix(m) + 0.02).T[latents[m]] for m, w in weights.items())
     assert promised == pytest.approx((np.asarray(score).argmax(1) == label).mean(), abs=0.004)
 
 
@@ -97,20 +99,22 @@ def test_single_modalities_are_mediocre_and_ordered_and_the_three_together_are_g
 
 
 def test_whoever_sees_the_cue_beats_every_fixed_combination():
-    blind = synthetic.bayes_cue_blind()
-    assert synthetic.best_fixed_weights(steps=6)[1] <= blind + 1e-9
+    blind = synthetic.bayes_accuracy_without_cues()
+    assert synthetic.find_best_fixed_weights(steps=6)[1] <= blind + 1e-9
     assert synthetic.bayes_accuracy(MODALITIES) > blind + 0.02
 
 
 def test_drawn_recordings_follow_the_confusion_matrices():
-    people = [synthetic.truths(Plan(per_class=150), person) for person in range(1, 11)]
+    people = [synthetic.draw_ground_truths(SyntheticSpec(per_class=150), person) for person in range(1, 11)]
     drawn = list(itertools.chain(*people))
-    assert np.mean([t.useless is not None for t in drawn]) == pytest.approx(0.3, abs=0.03)
+    assert np.mean([t.useless_modality is not None for t in drawn]) == pytest.approx(0.3, abs=0.03)
     for modality in MODALITIES:
         counts = np.zeros((5, 5))
         for truth in drawn:
-            counts[truth.label, truth.latents[modality]] += truth.useless != modality
-        assert counts / counts.sum(1, keepdims=True) == pytest.approx(synthetic.confusion(modality), abs=0.05)
+            counts[truth.label, truth.latents[modality]] += truth.useless_modality != modality
+        assert counts / counts.sum(1, keepdims=True) == pytest.approx(
+            synthetic.get_confusion_matrix(modality), abs=0.05
+        )
 
 
 # --- on disk ---
@@ -129,14 +133,14 @@ def test_eeg_and_labels_have_the_keys_and_shapes_of_eav(root, person, key):
     label = scipy.io.loadmat(root / f"subject{person}/EEG/subject{person}_eeg_label.mat")["label"]
     assert eeg.shape == (2500, 30, 20) and eeg.dtype == np.float32 and np.isfinite(eeg).all()
     assert label.shape == (10, 20)
-    for truth in synthetic.read_truth(root, person):
+    for truth in synthetic.read_ground_truths(root, person):
         expected = np.eye(10)[2 * truth.label + (truth.task == "Speaking")]
         assert (label[:, truth.key - 1] == expected).all()
 
 
 @pytest.mark.parametrize("person", [1, 2])
 def test_file_names_carry_the_key_that_joins_modalities(root, person):
-    truth = {t.key: t for t in synthetic.read_truth(root, person)}
+    truth = {t.key: t for t in synthetic.read_ground_truths(root, person)}
     video = {int(p.name[:3]): p.stem.split("_") for p in (root / f"subject{person}/Video").iterdir()}
     audio = {int(p.name[:3]): p.stem.split("_") for p in (root / f"subject{person}/Audio").iterdir()}
     assert sorted(video) == sorted(truth) == list(range(1, 21))
@@ -160,12 +164,12 @@ def test_a_video_and_a_sound_decode_to_the_planned_size(root):
 
 
 def test_classes_are_mixed_in_time(root):
-    labels = [t.label for t in synthetic.read_truth(root, 1)]
+    labels = [t.label for t in synthetic.read_ground_truths(root, 1)]
     assert sum(a != b for a, b in itertools.pairwise(labels)) > 8
 
 
 def test_a_v73_file_is_hdf5_with_reversed_axes(tmp_path):
-    plan = Plan(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=1, mat_version="7.3")
+    plan = SyntheticSpec(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=1, mat_version="7.3")
     synthetic.generate_subject(tmp_path, 1, plan)
     path = tmp_path / "subject1/EEG/subject1_eeg.mat"
     with pytest.raises(NotImplementedError):  # SciPy's way of saying: this is v7.3
@@ -182,7 +186,7 @@ def _signals(root: Path, person: int) -> list[bytes]:
 
 
 def test_the_same_seed_gives_the_same_person_and_other_people_differ(tmp_path):
-    plan = Plan(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=2)
+    plan = SyntheticSpec(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=2)
     for name in ("a", "b"):
         synthetic.generate_subject(tmp_path / name, 1, plan)
     synthetic.generate_subject(tmp_path / "a", 2, plan)
@@ -191,7 +195,7 @@ def test_the_same_seed_gives_the_same_person_and_other_people_differ(tmp_path):
 
 
 def test_a_finished_person_is_kept_and_an_interrupted_one_is_redone(tmp_path, monkeypatch):
-    plan = Plan(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=1)
+    plan = SyntheticSpec(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=1)
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "_write_video", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -200,7 +204,9 @@ def test_a_finished_person_is_kept_and_an_interrupted_one_is_redone(tmp_path, mo
     synthetic.generate_dataset(tmp_path, plan)
     before = (tmp_path / "subject1" / synthetic.SYNTHETIC_MARKER).stat().st_mtime_ns
     calls = []
-    synthetic.generate_dataset(tmp_path, Plan(**{**vars(plan), "people": 2}), progress=lambda *n: calls.append(n))
+    synthetic.generate_dataset(
+        tmp_path, SyntheticSpec(**{**vars(plan), "people": 2}), progress=lambda *n: calls.append(n)
+    )
     assert (tmp_path / "subject1" / synthetic.SYNTHETIC_MARKER).stat().st_mtime_ns == before
     assert calls == [(1, 2), (2, 2)]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["subject1", "subject2"]
@@ -209,10 +215,10 @@ def test_a_finished_person_is_kept_and_an_interrupted_one_is_redone(tmp_path, mo
 def test_folders_of_another_origin_are_not_touched(tmp_path):
     (tmp_path / "subject1").mkdir()
     with pytest.raises(ConfigError, match="was not planted"):
-        synthetic.generate_subject(tmp_path, 1, Plan())
+        synthetic.generate_subject(tmp_path, 1, SyntheticSpec())
     (tmp_path / "subject1" / synthetic.SYNTHETIC_MARKER).write_text(json.dumps({"renderer": 0, "plan": {}}))
     with pytest.raises(ConfigError, match="another plan"):
-        synthetic.generate_subject(tmp_path, 1, Plan())
+        synthetic.generate_subject(tmp_path, 1, SyntheticSpec())
 
 
 @pytest.mark.parametrize(
@@ -220,7 +226,7 @@ def test_folders_of_another_origin_are_not_touched(tmp_path):
 )
 def test_a_plan_that_cannot_be_planted_names_the_key(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
-        Plan(**change)
+        SyntheticSpec(**change)
 
 
 @pytest.mark.parametrize("modalities", [[], ["smell"], ["eeg", "eeg"]])
@@ -231,7 +237,7 @@ def test_an_observer_of_nothing_or_of_something_unknown_is_refused(modalities):
 
 def test_a_missing_truth_is_reported(tmp_path):
     with pytest.raises(DataError, match="missing"):
-        synthetic.read_truth(tmp_path, 1)
+        synthetic.read_ground_truths(tmp_path, 1)
 
 
 # --- what the signals show, to a linear classifier, in an unseen person ---

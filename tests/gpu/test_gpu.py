@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.gpu import classifier, experiment_of, windows
+from benchmarks.gpu import make_batch, make_classifier, make_experiment
 from eav_ray.config import Precision, RuntimeConfig, override
 from eav_ray.models.audio import FilterBank
 from eav_ray.training import precision
@@ -135,11 +135,11 @@ def test_encoders_and_fusion_train_together(
 
     In float16 the first steps overflow.
     """
-    e = override(experiment_of("small"), {"runtime.engine": engine, "runtime.precision": computed_in})
-    made = make_engine(classifier(e, frozen=frozen), e.optim, e.runtime, device=device)
-    losses = [made.train_step(windows(e, 4), 1e-3) for _ in range(20)]
+    e = override(make_experiment("small"), {"runtime.engine": engine, "runtime.precision": computed_in})
+    made = make_engine(make_classifier(e, frozen=frozen), e.optim, e.runtime, device=device)
+    losses = [made.train_step(make_batch(e, 4), 1e-3) for _ in range(20)]
     assert losses[-1] < losses[0]
-    assert made.predict(windows(e, 4)).logits_BK.isfinite().all()
+    assert made.predict(make_batch(e, 4)).logits_BK.isfinite().all()
     made.close()
 
 

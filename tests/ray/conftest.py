@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eav_ray.data.synthetic import Plan, generate_dataset
+from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = REPOSITORY / "tests" / "ray" / "tiny.yaml"
@@ -19,7 +19,7 @@ Job = Callable[..., subprocess.CompletedProcess[str]]
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three people of ten recordings."""
     root = tmp_path_factory.mktemp("planted")
-    generate_dataset(root, Plan(n_subjects=3, per_class=2, video_size=(64, 48), fps=5))
+    generate_dataset(root, SyntheticSpec(n_subjects=3, per_class=2, video_size=(64, 48), fps=5))
     return root
 
 

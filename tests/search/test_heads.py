@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eav_ray.config import Experiment, override
 from eav_ray.data import shard
-from eav_ray.data.cache import Windows
+from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split
 from eav_ray.data.synthetic import CLASSES
 from eav_ray.models.build import FusionAlone, build_fusion
@@ -218,7 +218,7 @@ def test_only_what_is_alike_shares_a_stack() -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
     """Sixty windows of four people, with sound and EEG of noise: only their embeddings are read here."""
     folder = tmp_path_factory.mktemp("heads")
-    shards, of = Store(folder / "shards"), shard.schema(TWO.preprocessing, 3, ("audio", "eeg"))
+    shards, of = Store(folder / "shards"), shard.make_schema(TWO.preprocessing, 3, ("audio", "eeg"))
     rows = []
     for n in range(60):
         ids = {"subject": f"p{n % 4}", "recording": f"{n // 8:02d}", "window": n // 4 % 2, "label": n // 8 % 5}
@@ -226,12 +226,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
         rows[-1] |= {"task": "speaking", "order": n // 8, "has_audio": n % 7 > 0, "has_eeg": True}
         rows[-1] |= {"audio": np.zeros(80_000, np.float32), "eeg": np.zeros((3, 500), np.float32)}
         rows[-1] |= {"audio_seconds": 5.0, "eeg_seconds": 5.0, "eeg_bad_channels": 0}
-    content = shard.to_bytes(shard.to_table(rows, of))
+    content = shard.encode_parquet(shard.build_window_table(rows, of))
     shards.write("all.parquet", content)
     files = (shard.ShardFile("all.parquet", sha256(content), len(rows), ""),)
-    index = shard.Index("heads", CLASSES, ("audio", "eeg"), 3, files, list_package_versions())
-    shards.write_json(shard.INDEX, asdict(index))
-    windows = Windows(shards, shard.read_index(shards), cache=folder / "cache", cache_gb=1)
+    index = shard.ShardIndex("heads", CLASSES, ("audio", "eeg"), 3, files, list_package_versions())
+    shards.write_json(shard.INDEX_FILE, asdict(index))
+    windows = WindowCache(shards, shard.read_index(shards), cache=folder / "cache", cache_gb=1)
     return WorkerContext(windows, Store(folder / "results"), torch.device("cpu"))
 
 

@@ -11,8 +11,8 @@ import torch
 
 from eav_ray.config import Experiment, load_experiment
 from eav_ray.data import shard
-from eav_ray.data.cache import Windows
-from eav_ray.data.split import items_of, make_split
+from eav_ray.data.cache import WindowCache
+from eav_ray.data.split import list_labeled_recordings, make_split
 from eav_ray.models.build import Classifier, Shapes
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.audit import Contents, audit
@@ -32,7 +32,7 @@ def experiment(protocol: str = "loso") -> Experiment:
 
 def store_windows(
     folder: Path, twin: tuple[int, int] | None = None, silent: bool = False, without: tuple[int, ...] = ()
-) -> Windows:
+) -> WindowCache:
     """Noise of people who differ in loudness, a window a recording.
 
     Args:
@@ -52,29 +52,31 @@ def store_windows(
     if twin:
         rows[twin[1]]["eeg"] = rows[twin[0]]["eeg"]
     store = Store(folder / "shards")
-    content = shard.to_bytes(shard.to_table(rows, shard.schema(e.preprocessing, 30, ("audio", "eeg"))))
+    content = shard.encode_parquet(
+        shard.build_window_table(rows, shard.make_schema(e.preprocessing, 30, ("audio", "eeg")))
+    )
     store.write("a.parquet", content)
     file = shard.ShardFile("a.parquet", sha256(content), len(rows))
-    index = shard.Index("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
-    store.write_json(shard.INDEX, asdict(index))
-    return Windows(store, shard.read_index(store), cache=folder / "cache", cache_gb=1)
+    index = shard.ShardIndex("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
+    store.write_json(shard.INDEX_FILE, asdict(index))
+    return WindowCache(store, shard.read_index(store), cache=folder / "cache", cache_gb=1)
 
 
 @pytest.fixture(scope="module")
-def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
     return store_windows(tmp_path_factory.mktemp("audit"))
 
 
 @cache
-def contents(windows: Windows) -> Contents:
+def contents(windows: WindowCache) -> Contents:
     """Hashed once for all tests."""
     return Contents(windows)
 
 
-def honest(windows: Windows, protocol: str = "loso") -> Checkpoint:
+def honest(windows: WindowCache, protocol: str = "loso") -> Checkpoint:
     """A finished checkpoint whose statistics are of its training rows."""
     e, shapes = experiment(protocol), Shapes(30, 5)
-    split = make_split(items_of(windows.ids, e.data, e.seed), e.split)
+    split = make_split(list_labeled_recordings(windows.ids, e.data, e.seed), e.split)
     torch.manual_seed(0)
     model = Classifier(e, shapes)
     fit_statistics(model, windows, split.train)
@@ -82,12 +84,12 @@ def honest(windows: Windows, protocol: str = "loso") -> Checkpoint:
     return Checkpoint(e, split, tuple("abcde"), shapes, weights, {}, Position(2, 0), True, {}, {})
 
 
-def failed(checkpoint: Checkpoint, windows: Windows, scored: tuple[str, ...] = ()) -> list[str]:
+def failed(checkpoint: Checkpoint, windows: WindowCache, scored: tuple[str, ...] = ()) -> list[str]:
     return [c.name for c in audit(checkpoint, contents(windows), scored).checks if not c.passed]
 
 
 @pytest.mark.parametrize("protocol", ["loso", "within", "paper", "within_validated"])
-def test_an_honest_checkpoint_passes_and_says_what_was_compared(windows: Windows, protocol: str) -> None:
+def test_an_honest_checkpoint_passes_and_says_what_was_compared(windows: WindowCache, protocol: str) -> None:
     found = audit(honest(windows, protocol), contents(windows))
     assert found.passed and not found.first_failure
     told = {c.name: c.detail for c in found.checks}
@@ -118,7 +120,7 @@ def test_an_encoder_that_a_fusion_follows_passes_though_people_lack_its_modality
 
 
 def test_what_trained_before_a_calibration_is_known_too(tmp_path: Path) -> None:
-    def calibrated(windows: Windows) -> Checkpoint:
+    def calibrated(windows: WindowCache) -> Checkpoint:
         one = honest(windows)
         own = one.split.test
         return replace(one, split=replace(one.split, protocol="calibrated", train=own[:2], test=own[2:]))
@@ -133,7 +135,7 @@ def test_what_trained_before_a_calibration_is_known_too(tmp_path: Path) -> None:
 
 
 def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_that_is_tested(
-    windows: Windows,
+    windows: WindowCache,
 ) -> None:
     """Equal training rows are trained once. Its weights are of the last epoch, whoever was validated on beside."""
     one = honest(windows)
@@ -153,7 +155,7 @@ def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_
     assert found.passed and "p1/007" in validated.split.test
 
 
-def test_encoders_that_saw_more_than_the_fusion_are_found(windows: Windows) -> None:
+def test_encoders_that_saw_more_than_the_fusion_are_found(windows: WindowCache) -> None:
     one = replace(honest(windows), encoders={"audio": "encoder-1", "eeg": "encoder-2"})
     name = "encoders of training rows alone"
 
@@ -201,7 +203,7 @@ LEAKS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], set[str]]] = {
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_a_leak_in_the_split_is_named(windows: Windows, leak: str) -> None:
+def test_a_leak_in_the_split_is_named(windows: WindowCache, leak: str) -> None:
     change, expected = LEAKS[leak]
     broken = change(honest(windows))
     assert set(failed(broken, windows)) == expected
@@ -218,7 +220,7 @@ def test_equal_signals_under_two_names_are_found_where_the_split_parts_them(tmp_
     assert failed(honest(inside), inside) == []
 
 
-def test_statistics_that_saw_test_rows_are_found(windows: Windows) -> None:
+def test_statistics_that_saw_test_rows_are_found(windows: WindowCache) -> None:
     one = honest(windows)
     model = Classifier(one.experiment, one.shapes)
     fit_statistics(model, windows, (*one.split.train, *one.split.test))
@@ -231,13 +233,13 @@ def test_statistics_that_saw_test_rows_are_found(windows: Windows) -> None:
         assert name in audit(leaked, contents(windows)).first_failure
 
 
-def test_scores_of_other_recordings_than_its_own_test_side_are_audited_too(windows: Windows) -> None:
+def test_scores_of_other_recordings_than_its_own_test_side_are_audited_too(windows: WindowCache) -> None:
     one = honest(windows)
     assert failed(one, windows, one.split.test[:2]) == []
     assert "recordings on two sides" in failed(one, windows, (one.split.train[0],))
 
 
-def test_other_recordings_than_those_that_are_stored_do_not_pass(windows: Windows) -> None:
+def test_other_recordings_than_those_that_are_stored_do_not_pass(windows: WindowCache) -> None:
     one = honest(windows)
     smaller = replace(one, experiment=replace(one.experiment, data=replace(one.experiment.data, subjects=("p0", "p1"))))
     assert "split, derived again" in failed(smaller, windows)

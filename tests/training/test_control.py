@@ -10,8 +10,8 @@ from scipy.stats import binom
 
 from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data import render, shard, synthetic
-from eav_ray.data.cache import Windows
-from eav_ray.data.split import Split, items_of, make_split
+from eav_ray.data.cache import WindowCache
+from eav_ray.data.split import Split, list_labeled_recordings, make_split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.checkpoint import load as load_checkpoint
@@ -28,23 +28,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
     """Four people's planted EEG as shards: one window a recording, rendered at the stored rate."""
     folder = tmp_path_factory.mktemp("control")
     experiment = experiment_of("true")
-    shards, of = Store(folder / "shards"), shard.schema(experiment.preprocessing, 30, ("eeg",))
-    plan, files = synthetic.Plan(n_subjects=PEOPLE, per_class=PER_CLASS), []
+    shards, of = Store(folder / "shards"), shard.make_schema(experiment.preprocessing, 30, ("eeg",))
+    plan, files = synthetic.SyntheticSpec(n_subjects=PEOPLE, per_class=PER_CLASS), []
     for person in range(1, PEOPLE + 1):
         rng = np.random.default_rng(person)
         scalp, rows = render.draw_scalp(rng), []
-        for truth in synthetic.truths(plan, person):
+        for truth in synthetic.draw_ground_truths(plan, person):
             x_TC = render.render_eeg(scalp, truth.latents["eeg"], False, rng, hz=HZ, seconds=5)
             x_CT = (x_TC - x_TC.mean(0)).T.astype(np.float32)
             ids = {"subject": f"subject{person}", "recording": f"{truth.key:03d}", "window": 0, "label": truth.label}
             ids |= {"task": "speaking", "order": truth.key}
             rows.append(ids | {"eeg": x_CT, "has_eeg": True, "eeg_seconds": 5.0, "eeg_bad_channels": 0})
-        content = shard.to_bytes(shard.to_table(rows, of))
+        content = shard.encode_parquet(shard.build_window_table(rows, of))
         shards.write(f"{person}.parquet", content)
         files.append(shard.ShardFile(f"{person}.parquet", sha256(content), len(rows), f"subject{person}"))
-    index = shard.Index("control", synthetic.CLASSES, ("eeg",), 30, tuple(files), list_package_versions())
-    shards.write_json(shard.INDEX, asdict(index))
-    windows = Windows(shards, shard.read_index(shards), cache=folder / "cache", cache_gb=1)
+    index = shard.ShardIndex("control", synthetic.CLASSES, ("eeg",), 30, tuple(files), list_package_versions())
+    shards.write_json(shard.INDEX_FILE, asdict(index))
+    windows = WindowCache(shards, shard.read_index(shards), cache=folder / "cache", cache_gb=1)
     return WorkerContext(windows, Store(folder / "results"), torch.device("cpu"))
 
 
@@ -59,11 +59,11 @@ def experiment_of(labels: str) -> Experiment:
 def correct_and_count(place: WorkerContext, labels: str) -> tuple[int, int]:
     """Recordings of people held out that are named rightly, of one fold."""
     experiment = experiment_of(labels)
-    items = items_of(place.windows.ids, experiment.data, experiment.seed)
+    items = list_labeled_recordings(place.windows.ids, experiment.data, experiment.seed)
     split = make_split(items, experiment.split)
     prefix = execute(encoder_run(experiment, "eeg", split, "control", ()), place, lambda progress: None)
     model = load_model(load_checkpoint(place.results, prefix)).eval()
-    rows = place.windows.rows_of(split.test)
+    rows = place.windows.find_rows(split.test)
     with torch.no_grad():
         x = torch.from_numpy(place.windows.get(rows, "eeg"))
         guess = model({"eeg": x}, torch.ones(len(rows), 1, dtype=torch.bool)).logits_BK.argmax(1).numpy()

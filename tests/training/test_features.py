@@ -10,7 +10,7 @@ import torch
 from transformers import ASTConfig, ASTModel
 
 from eav_ray.config import Experiment, override
-from eav_ray.data.cache import Windows
+from eav_ray.data.cache import WindowCache
 from eav_ray.data.shard import read_index
 from eav_ray.data.split import Split
 from eav_ray.models.build import Classifier, Shapes
@@ -35,7 +35,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Windows]:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, WindowCache]:
     folder = tmp_path_factory.mktemp("features")
     return folder / "shards", windows_in(folder)
 
@@ -51,7 +51,7 @@ def run_of(e: Experiment, embed: tuple[str, ...] = TRAIN) -> Run:
     return Run("encoder", e, Split("within", SEEN, REST, ()), "data", embed=embed)
 
 
-def embed(run: Run, stored: tuple[Path, Windows], results: Path) -> None:
+def embed(run: Run, stored: tuple[Path, WindowCache], results: Path) -> None:
     """As Ray Data does, in this process: all that is stored, the recording that is never trained on too."""
     shards, windows = stored
     here = {"store.results": str(results), "store.cache": str(results / "cache")}
@@ -64,7 +64,7 @@ def embed(run: Run, stored: tuple[Path, Windows], results: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
 def test_a_head_on_features_ends_where_a_head_on_the_frozen_encoder_does(
-    stored: tuple[Path, Windows], published: Path, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+    stored: tuple[Path, WindowCache], published: Path, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """fp32, ten steps, embeddings and weights within 1e-5; every other tensor is the published one."""
     run, (_, windows) = run_of(frozen(published, engine)), stored
@@ -89,7 +89,7 @@ def test_a_head_on_features_ends_where_a_head_on_the_frozen_encoder_does(
     keys = {"audio": cache_key(key, run.embed)}
     once, whole = (Embeddings(Store(tmp_path / place), keys, windows) for place in ("once", "whole"))
     assert torch.equal(once.times_s["audio"], whole.times_s["audio"])
-    rows = windows.rows_of(run.embed)
+    rows = windows.find_rows(run.embed)
     for name, tensor in whole.get(rows).items():
         torch.testing.assert_close(once.get(rows)[name].float(), tensor.float(), rtol=1e-5, atol=1e-5)
 

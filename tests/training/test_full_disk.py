@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eav_ray.config import override
-from eav_ray.data.cache import Windows
+from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split
 from eav_ray.errors import DataError
 from eav_ray.storage import Store
@@ -37,11 +37,11 @@ def small_disk(place: Path, kib: int) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
     return windows_in(tmp_path_factory.mktemp("windows"))
 
 
-def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: Windows, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: WindowCache, tmp_path: Path) -> None:
     """Disks from one that holds nothing to one that is nearly large enough."""
     run = Run("joint", override(experiment("torch"), {"train.keep": 3}), Split("within", TRAIN, (), ()), "data")
     ample = Store(tmp_path / "ample")

@@ -11,7 +11,7 @@ from transformers import ASTConfig, ASTModel
 
 from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data import shard
-from eav_ray.data.cache import Windows
+from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split
 from eav_ray.errors import DataError, TrainingInterrupted
 from eav_ray.models.build import Classifier, Shapes
@@ -41,11 +41,11 @@ def experiment(engine: str) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
     return windows_in(tmp_path_factory.mktemp("resume"))
 
 
-def windows_in(folder: Path) -> Windows:
+def windows_in(folder: Path) -> WindowCache:
     """Noise, eight windows; the last recording is for the test side and must never be seen."""
     rng = np.random.default_rng(0)
     profile = experiment("torch").preprocessing
@@ -57,16 +57,16 @@ def windows_in(folder: Path) -> Windows:
         signals = {"audio": 0.1 * rng.standard_normal(80000), "eeg": rng.standard_normal((30, 500))}
         rows.append(ids | {m: x.astype(np.float32) for m, x in signals.items()})
     store = Store(folder / "shards")
-    content = shard.to_bytes(shard.to_table(rows, shard.schema(profile, 30, ("audio", "eeg"))))
+    content = shard.encode_parquet(shard.build_window_table(rows, shard.make_schema(profile, 30, ("audio", "eeg"))))
     store.write("a.parquet", content)
     file = shard.ShardFile("a.parquet", sha256(content), 8, "subject1")
-    index = shard.Index("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
-    store.write_json(shard.INDEX, asdict(index))
-    return Windows(store, shard.read_index(store), cache=folder / "cache", cache_gb=1, only=TRAIN)
+    index = shard.ShardIndex("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
+    store.write_json(shard.INDEX_FILE, asdict(index))
+    return WindowCache(store, shard.read_index(store), cache=folder / "cache", cache_gb=1, allowed_recordings=TRAIN)
 
 
 def train(
-    windows: Windows,
+    windows: WindowCache,
     folder: Path,
     engine: str,
     *,
@@ -105,7 +105,7 @@ def train(
 
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_a_run_killed_twice_ends_bit_identical(windows: Windows, tmp_path: Path, engine: str) -> None:
+def test_a_run_killed_twice_ends_bit_identical(windows: WindowCache, tmp_path: Path, engine: str) -> None:
     whole = train(windows, tmp_path / "whole", engine)
     resumed = train(windows, tmp_path / "resumed", engine, killed_after=(1, 3))
     assert whole.keys() == resumed.keys()
@@ -115,7 +115,7 @@ def test_a_run_killed_twice_ends_bit_identical(windows: Windows, tmp_path: Path,
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
 def test_a_training_from_published_weights_killed_in_each_phase_ends_bit_identical(
-    windows: Windows, tmp_path: Path, engine: str
+    windows: WindowCache, tmp_path: Path, engine: str
 ) -> None:
     """Two frozen epochs and three others, mixup, SpecAugment, class weights and dropout on."""
     sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
@@ -136,7 +136,7 @@ def test_a_training_from_published_weights_killed_in_each_phase_ends_bit_identic
         assert not torch.equal(whole[f"encoders.audio.model.{name}"], tensor), name
 
 
-def test_a_calibration_moves_heads_and_fusion_and_keeps_the_encoders(windows: Windows, tmp_path: Path) -> None:
+def test_a_calibration_moves_heads_and_fusion_and_keeps_the_encoders(windows: WindowCache, tmp_path: Path) -> None:
     store = Store(tmp_path / "results")
     place = WorkerContext(windows, store, torch.device("cpu"))
     e = override(experiment("torch"), {"train.calibration.batch": 4, "train.calibration.epochs": 2})
@@ -154,7 +154,7 @@ def test_a_calibration_moves_heads_and_fusion_and_keeps_the_encoders(windows: Wi
         execute(calibration_run(e, chosen, "data", path, "0" * 64), place, lambda progress: None)
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(windows: Windows, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(windows: WindowCache, tmp_path: Path) -> None:
     whole = train(windows, tmp_path / "whole", "torch")
     with pytest.raises(AssertionError):
         train_until_killed(windows, tmp_path / "damaged")
@@ -167,7 +167,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(windows: Windows
     assert "model.safetensors" in line and last.parent.name in line
 
 
-def train_until_killed(windows: Windows, folder: Path) -> None:
+def train_until_killed(windows: WindowCache, folder: Path) -> None:
     place = WorkerContext(windows, Store(folder), torch.device("cpu"))
     run = Run("joint", experiment("torch"), Split("within", TRAIN, (), ("subject1/007",)), "data")
 
@@ -177,14 +177,14 @@ def train_until_killed(windows: Windows, folder: Path) -> None:
     execute(run, place, report)
 
 
-def test_rows_outside_of_what_a_place_may_see_do_not_exist(windows: Windows) -> None:
+def test_rows_outside_of_what_a_place_may_see_do_not_exist(windows: WindowCache) -> None:
     assert len(windows) == len(TRAIN)
     assert set(windows.ids["id"]) == set(TRAIN)
-    assert len(windows.rows_of(("subject1/007",))) == 0
+    assert len(windows.find_rows(("subject1/007",))) == 0
 
 
 def test_computed_features_are_standardised_by_the_training_rows_that_have_them(
-    windows: Windows, tmp_path: Path
+    windows: WindowCache, tmp_path: Path
 ) -> None:
     kinds = {"model.audio": {"kind": "mfcc", "segments": 2}, "model.eeg": {"kind": "bandpower", "segments": 2}}
     e = override(load_experiment(Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml"), kinds)
@@ -203,7 +203,7 @@ def test_computed_features_are_standardised_by_the_training_rows_that_have_them(
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
 def test_a_run_that_ends_at_any_step_goes_on_bit_identical(
-    windows: Windows, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+    windows: WindowCache, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Saved every third step, inside epochs; mixup, dropout and modality dropout on; ends that no one announced."""
     monkeypatch.setattr(saving, "WATCH_S", 0.0)
@@ -231,7 +231,7 @@ def test_a_run_that_ends_at_any_step_goes_on_bit_identical(
 
 
 def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_epoch(
-    windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    windows: WindowCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saving, "WATCH_S", 0.0)
     e = override(experiment("torch"), {"train.checkpoint_epochs": 9, "optim.batch": 2})
@@ -254,7 +254,7 @@ def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_ep
     assert told == {epoch: loss for epoch, loss in whole.items() if epoch > 1.5}
 
 
-def test_validation_on_the_way_is_told_and_the_best_is_kept(windows: Windows, tmp_path: Path) -> None:
+def test_validation_on_the_way_is_told_and_the_best_is_kept(windows: WindowCache, tmp_path: Path) -> None:
     e = override(experiment("torch"), {"train.validate_epochs": 1, "train.keep": 1})
     run = Run("joint", e, Split("within", TRAIN[:5], TRAIN[5:], ()), "data")
     place, told = WorkerContext(windows, Store(tmp_path), torch.device("cpu")), []

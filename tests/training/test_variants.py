@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eav_ray.config import Experiment, FusionConfig, load_experiment, override
-from eav_ray.data.cache import Windows
+from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
 from eav_ray.models.build import Classifier, Output, Shapes
@@ -128,7 +128,7 @@ def test_a_key_that_came_later_changes_no_name_where_it_changes_nothing() -> Non
     assert study_name(e, "data", [SPLIT], []) != study_name(without, "data", [SPLIT], [])
 
 
-class Stored(Windows):
+class Stored(WindowCache):
     """Windows of three recordings of random signals."""
 
     def __init__(self, e: Experiment, hidden: tuple[str, ...] = ()) -> None:
