@@ -31,7 +31,7 @@ from eav_ray.data.split import Split, list_labeled_recordings, make_split
 from eav_ray.runtime.preprocess import preprocess
 from eav_ray.runtime.train import Data, open_data
 from eav_ray.storage import Store
-from eav_ray.training.metrics import per_recording, predicted
+from eav_ray.training.metrics import average_per_recording, predict_classes
 from eav_ray.training.plan import Run, encoder_run, fusion_run
 from eav_ray.training.run import WorkerContext, execute, predict_fold
 
@@ -129,8 +129,10 @@ def evaluate_option(job: Job, folder: Path) -> pd.DataFrame:
         predicted_class = table[[c for c in table if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
         subject_accuracy = accuracy.compute_subject_accuracy([table.assign(guess=predicted_class)])
     else:
-        table = per_recording(table)
-        subject_accuracy = pd.Series(predicted(table, "fusion") == table["label"]).groupby(table["subject"]).mean()
+        table = average_per_recording(table)
+        subject_accuracy = (
+            pd.Series(predict_classes(table, "fusion") == table["label"]).groupby(table["subject"]).mean()
+        )
     return write_table(results, name, subject_accuracy.rename("accuracy").rename_axis("subject").reset_index())
 
 

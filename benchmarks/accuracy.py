@@ -33,13 +33,13 @@ from benchmarks.common import Goal, find_real_data, finish_benchmark, parse_argu
 from eav_ray.config import Experiment, digest, load_experiment, override
 from eav_ray.data.split import list_labeled_recordings, make_split
 from eav_ray.models.bandpower import BandPower
-from eav_ray.models.build import Classifier, Shapes
-from eav_ray.models.mfcc import HZ, MFCC
+from eav_ray.models.build import Classifier, DataShapes
+from eav_ray.models.mfcc import MFCC, SAMPLE_RATE_HZ
 from eav_ray.runtime.preprocess import preprocess, shard_store
 from eav_ray.runtime.train import Data, open_data, runs_of
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.estimate import seconds_per_window
+from eav_ray.training.estimate import estimate_seconds_per_window
 from eav_ray.training.run import WorkerContext, execute, table_of
 from eav_ray.training.source import Labels, RawSource
 
@@ -127,9 +127,9 @@ def make_experiment(case: Case, folder: Path, fold: int = 0, seed: int = 0) -> E
 
 def cache_features() -> None:
     """From here on this process computes the MFCC of a window once, not once an epoch: nearly all of their time."""
-    if hasattr(MFCC.features, "known"):
+    if hasattr(MFCC.compute_features, "known"):
         return
-    plain, known = MFCC.features, {}
+    plain, known = MFCC.compute_features, {}
 
     def features(self: MFCC, x_BT: np.ndarray) -> np.ndarray:
         keys = [(self.segments, self.coefficients, hashlib.sha256(row.tobytes()).digest()) for row in x_BT]
@@ -139,7 +139,7 @@ def cache_features() -> None:
         return np.stack([known[key] for key in keys])
 
     features.known = known  # pyright: ignore[reportFunctionMemberAccess]
-    MFCC.features = features
+    MFCC.compute_features = features
 
 
 def evaluate_case(case: Case, folder: Path, fold: int, seed: int, train: bool = True) -> pd.DataFrame | None:
@@ -177,7 +177,7 @@ def evaluate_case(case: Case, folder: Path, fold: int, seed: int, train: bool = 
 
 
 def predict_classes(model: Classifier, data: Data, labels: Labels, rows: np.ndarray) -> np.ndarray:
-    source = RawSource(data.windows, model.names)
+    source = RawSource(data.windows, model.modalities)
     with torch.no_grad():
         table = table_of(lambda b: model(b.inputs, b.present_BM), source, labels, rows, data.windows, 64)
     return table[[c for c in table.columns if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
@@ -207,15 +207,15 @@ def compute_features(kind: str, e: Experiment, data: Data, rows: np.ndarray) -> 
         bands = BandPower(
             x.shape[1], x.shape[2], hz=e.preprocessing.eeg.hz, window_s=5, segments=1, width=1, dropout=0.0
         )
-        return bands.entropy(x).flatten(1).numpy()
+        return bands.compute_differential_entropy(x).flatten(1).numpy()
     found = []
     mfcc = MFCC(window_s=5, coefficients=20, segments=1, width=1, dropout=0.0)
     for wave in data.windows.get(rows, "audio"):
-        sound = wave[: int(np.flatnonzero(wave).max(initial=HZ)) + 1]
+        sound = wave[: int(np.flatnonzero(wave).max(initial=SAMPLE_RATE_HZ)) + 1]
         if kind == "mfcc":
-            found.append(mfcc.features(sound[None])[0, 0])
+            found.append(mfcc.compute_features(sound[None])[0, 0])
         else:
-            mel = librosa.feature.melspectrogram(y=sound, sr=HZ, n_fft=512, hop_length=160, n_mels=64)
+            mel = librosa.feature.melspectrogram(y=sound, sr=SAMPLE_RATE_HZ, n_fft=512, hop_length=160, n_mels=64)
             decibel = librosa.power_to_db(mel, top_db=None)
             found.append(np.concatenate([decibel.mean(-1), decibel.std(-1)]))
     return np.stack(found)
@@ -246,8 +246,8 @@ def announce(jobs: list[tuple[Case, int, int]], folder: Path, workers: int) -> N
             seconds += 10 * count
             continue
         encoders += count
-        shapes = Shapes(data.index.eeg_channels, len(data.index.classes))
-        (each,) = seconds_per_window(e, shapes).values()
+        shapes = DataShapes(data.index.eeg_channels, len(data.index.classes))
+        (each,) = estimate_seconds_per_window(e, shapes).values()
         epochs = getattr(e.train.encoders, e.data.modalities[0]).epochs
         seconds += each * windows * epochs * count
     print(

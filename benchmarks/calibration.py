@@ -21,7 +21,7 @@ from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.predict import evaluate, open_checkpoint
 from eav_ray.runtime.train import announce, open_data, train
 from eav_ray.storage import Store
-from eav_ray.training.metrics import per_recording, predicted
+from eav_ray.training.metrics import average_per_recording, predict_classes
 
 RECORDING_COUNTS = (0, 5, 10, 20)
 
@@ -48,9 +48,9 @@ def main() -> int:
             scored = {i.split("/")[1] for i in runs[subject, RECORDING_COUNTS[-1]].split.test}
             for k in RECORDING_COUNTS:
                 checkpoint_path = path if not k else f"{Store(e.store.results)}/{prefixes[runs[subject, k].key]}"
-                table = per_recording(evaluate(e, checkpoint_path, data.shards, data.index, data.windows.ids))
+                table = average_per_recording(evaluate(e, checkpoint_path, data.shards, data.index, data.windows.ids))
                 table = table[(table["subject"] == subject) & table["recording"].isin(scored)]
-                correct = predicted(table, "fusion") == table["label"].to_numpy()
+                correct = predict_classes(table, "fusion") == table["label"].to_numpy()
                 parts.append({"subject": subject, "recordings": k, "accuracy": correct.mean(), "scored": len(correct)})
     table = pd.DataFrame(parts).pivot(index="subject", columns="recordings", values="accuracy") * 100
     lines = [

@@ -16,7 +16,7 @@ from transformers import ASTFeatureExtractor
 
 from benchmarks.common import Goal, finish_benchmark, format_spread
 from benchmarks.log_mel import read_waveforms
-from eav_ray.models.audio import HZ, SD, FilterBank
+from eav_ray.models.audio import AUDIOSET_SD, SAMPLE_RATE_HZ, FilterBank
 
 CLIPS, RUNS = 64, 15
 
@@ -39,7 +39,7 @@ def main() -> int:
         made: dict[str, np.ndarray] = {}
 
         def run_library(library: ASTFeatureExtractor = library) -> np.ndarray:
-            return library(clips, sampling_rate=HZ, return_tensors="np")["input_values"]
+            return library(clips, sampling_rate=SAMPLE_RATE_HZ, return_tensors="np")["input_values"]
 
         def run_filter_bank(bank: FilterBank = bank) -> np.ndarray:
             return bank(batch).numpy()
@@ -53,7 +53,7 @@ def main() -> int:
                 milliseconds = 1e3 * (time.perf_counter() - began) / CLIPS
                 times[name] += [milliseconds] if k >= 0 else []
         ratio = np.array(times["theirs"]) / np.array(times["ours"])
-        difference = np.abs(made["ours"] - made["theirs"]) * 2 * SD
+        difference = np.abs(made["ours"] - made["theirs"]) * 2 * AUDIOSET_SD
         lines.append(
             f"| {max_length} | {format_spread(times['theirs'])} | {format_spread(times['ours'])} | {format_spread(ratio)} | "
             f"{difference.max():.1e} | {difference.mean():.1e} |"

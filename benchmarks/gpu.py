@@ -25,11 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import Experiment, override
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.training.engine import TorchEngine, make_engine, to_device
 from eav_ray.training.loop import Batch, Engine, parameter_groups
 
-SHAPES, WARM_UP = Shapes(30, 5), 3
+SHAPES, WARM_UP = DataShapes(30, 5), 3
 SIZES: dict[str, dict[str, Any]] = {
     "base": {},
     "small": {

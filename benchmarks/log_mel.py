@@ -19,7 +19,7 @@ from torch import nn
 from benchmarks.common import Goal, find_real_data, finish_benchmark, format_spread
 from eav_ray.config import DataConfig, Experiment, load_experiment
 from eav_ray.data import audio, sets
-from eav_ray.models.audio import AST, HZ
+from eav_ray.models.audio import AST, SAMPLE_RATE_HZ
 
 RUNS = 5
 SIZES = {"demo": ("jobs/experiments/demo.yaml", 32, 8), "published": ("jobs/experiments/fusion.yaml", 4, 1)}
@@ -29,10 +29,10 @@ WINDOW_S = 5
 def read_waveforms(count: int) -> np.ndarray:
     """(count, samples) of 5 s, zero after the clip's end."""
     _, listing = sets.scan_dataset(DataConfig(dataset="ravdess", root=str(find_real_data()), modalities=("audio",)))
-    found = np.zeros((count, HZ * WINDOW_S), np.float32)
+    found = np.zeros((count, SAMPLE_RATE_HZ * WINDOW_S), np.float32)
     for row, recording in zip(found, listing.recordings, strict=False):
         assert recording.audio is not None
-        x_T = audio.read_audio(recording.audio, HZ)[: found.shape[1]]
+        x_T = audio.read_audio(recording.audio, SAMPLE_RATE_HZ)[: found.shape[1]]
         row[: len(x_T)] = x_T
     return found
 
@@ -77,10 +77,10 @@ def measure_training(
         from_wave = EncoderTraining(make_encoder(experiment), x_BT, Path(folder) / "wave", batch)
         began = time.perf_counter()
         with torch.no_grad():
-            features = from_wave.encoder.bank(torch.from_numpy(x_BT)).numpy()
+            features = from_wave.encoder.filter_bank(torch.from_numpy(x_BT)).numpy()
         once_ms = 1e3 * (time.perf_counter() - began) / len(x_BT)
         stored = EncoderTraining(make_encoder(experiment), features, Path(folder) / "mel", batch)
-        stored.encoder.bank = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        stored.encoder.filter_bank = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         sides = {"wave": from_wave, "stored": stored}
         for k in range(-1, RUNS):  # the first is not counted
             for name in sides if k % 2 == 0 else reversed(sides):

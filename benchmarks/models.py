@@ -18,11 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import format_spread, hardware
 from eav_ray.config import MODALITIES, Experiment, override
-from eav_ray.models.build import Shapes, build_encoder, build_fusion
-from eav_ray.models.encoder import Encoded
+from eav_ray.models.build import DataShapes, build_encoder, build_fusion
+from eav_ray.models.encoder import EncoderOutput
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-SHAPES, RUNS = Shapes(30, 5), 5
+SHAPES, RUNS = DataShapes(30, 5), 5
 SMALL_VIT = {"image_size": 64, "patch": 16, "width": 96, "depth": 3, "heads": 3, "frames": 5}
 ENCODERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("EEGformer", "eeg", {}),
@@ -113,7 +113,7 @@ def main() -> int:
         times = {m: (torch.arange(n) + 0.5) * 5 / n for m, n in counts.items()}
         fusion = build_fusion(e, wide, times, SHAPES.n_outputs)
         encoded = {
-            m: Encoded(
+            m: EncoderOutput(
                 torch.randn(1, counts[m], wide[m]), torch.ones(1, counts[m], dtype=torch.bool), torch.randn(1, wide[m])
             )
             for m in MODALITIES

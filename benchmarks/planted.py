@@ -38,7 +38,7 @@ from eav_ray.runtime import cluster
 from eav_ray.runtime.predict import evaluate, open_checkpoint
 from eav_ray.runtime.preprocess import preprocess
 from eav_ray.runtime.train import open_data, train
-from eav_ray.training.metrics import per_recording, predicted
+from eav_ray.training.metrics import average_per_recording, predict_classes
 
 # Other people than those on whom the settings below and the defaults of the fusion were tried (seed 0).
 SPEC, FOLDS = SyntheticSpec(n_subjects=12, per_class=10, seed=1), 3
@@ -164,7 +164,7 @@ def write_report(
     ]
     goals = []
     for source in (*MODALITIES, "late_mean", "fusion"):
-        correct = predicted(table, source) == truth
+        correct = predict_classes(table, source) == truth
         subject_accuracy = pd.Series(correct).groupby(table["subject"].to_numpy()).mean()
         limit = bayes.get(source, bayes["fusion"])
         best = float(chances[source if source in bayes else "fusion"].mean())
@@ -197,9 +197,9 @@ def write_report(
         lines.append(f"| {m} | {means[0]:.3f} | {means[1]:.3f} | {wilcoxon(subject_differences).pvalue:.2g} |")
         goals.append(Goal(f"weight of {m} where useless of where nothing is", means[1] / means[0], 0.9, "", False))
     weights, by_fixed = fit_fixed_weights(table)
-    by_fusion = predicted(table, "fusion") == truth
+    by_fusion = predict_classes(table, "fusion") == truth
     others = {
-        "the mean of unimodal logits": predicted(table, "late_mean") == truth,
+        "the mean of unimodal logits": predict_classes(table, "late_mean") == truth,
         "fixed weights of the other folds' people": cross_validate_fixed_weights(table, folds),
         "fixed weights chosen on these very recordings": by_fixed,
     }
@@ -246,7 +246,9 @@ def main() -> int:
             fold_experiment = override(e, {"fold.index": fold})
             path = train(fold_experiment)
             data = open_data(fold_experiment)
-            tables.append(per_recording(evaluate(fold_experiment, path, data.shards, data.index, data.windows.ids)))
+            tables.append(
+                average_per_recording(evaluate(fold_experiment, path, data.shards, data.index, data.windows.ids))
+            )
             warnings += [f"fold {fold}: {line}" for line in warnings_of(open_checkpoint(path).metrics)]
     folds = np.repeat(np.arange(FOLDS), [len(t) for t in tables])
     return write_report(spec, pd.concat(tables, ignore_index=True), folds, e, warnings)

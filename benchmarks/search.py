@@ -33,7 +33,7 @@ from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data import arrow
 from eav_ray.data.split import Split
 from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
-from eav_ray.models.build import FusionAlone, build_fusion
+from eav_ray.models.build import FusionClassifier, build_fusion
 from eav_ray.runtime import cluster, tune
 from eav_ray.runtime.groups import Trainer
 from eav_ray.runtime.preprocess import preprocess
@@ -194,9 +194,9 @@ def make_candidates(count: int, epochs: int) -> list[Experiment]:
     ]
 
 
-def make_module(e: Experiment) -> FusionAlone:
+def make_module(e: Experiment) -> FusionClassifier:
     torch.manual_seed(e.seed)
-    return FusionAlone(build_fusion(e, WIDTHS, TIMES, OUTPUTS), sorted(WIDTHS))
+    return FusionClassifier(build_fusion(e, WIDTHS, TIMES, OUTPUTS), sorted(WIDTHS))
 
 
 def train_batched(job: tuple[list[Experiment], list[tuple[int, int]], int]) -> float:

@@ -34,7 +34,7 @@ from eav_ray.data.eav import EAV, EAV_CHANNELS, EAV_CLASSES
 from eav_ray.data.manifest import Recording
 from eav_ray.data.split import Split
 from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Position
@@ -50,7 +50,7 @@ def write_checkpoint(folder: Path) -> str:
     """Weights that nobody trained: they cost what others cost."""
     e = load_experiment(REPOSITORY / "jobs" / "experiments" / "demo.yaml")
     torch.manual_seed(0)
-    shapes = Shapes(len(EAV_CHANNELS), len(EAV_CLASSES))
+    shapes = DataShapes(len(EAV_CHANNELS), len(EAV_CLASSES))
     model = Classifier(e, shapes)
     model.normalise.sd.fill_(20.0)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

@@ -33,7 +33,7 @@ from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split, list_labeled_recordings
 from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_each
 from eav_ray.runtime.preprocess import open_index, preprocess
@@ -76,10 +76,10 @@ def train_plainly(rank: int, e: Experiment, workers: int, out: str, port: int) -
     items = list_labeled_recordings(windows.ids, e.data, e.seed)
     labels = Labels.of(windows, {i.id: i.label for i in items})
     torch.manual_seed(e.seed)
-    module = Classifier(e, Shapes(index.eeg_channels, len(index.classes)))
+    module = Classifier(e, DataShapes(index.eeg_channels, len(index.classes)))
     rows = windows.find_rows(tuple(sorted(set(windows.ids["id"]))))
     dropout = e.fusion.modality_dropout
-    loader = Loader(RawSource(windows, module.names), labels, rows, e.seed, e.optim.batch, dropout, rank, workers)
+    loader = Loader(RawSource(windows, module.modalities), labels, rows, e.seed, e.optim.batch, dropout, rank, workers)
     rate = schedule(e.optim, loader.steps)
     optimizer = torch.optim.AdamW(parameter_groups(module.named_parameters(), e.optim), lr=e.optim.lr)
     model = DistributedDataParallel(module) if workers > 1 else module
@@ -94,7 +94,7 @@ def train_plainly(rank: int, e: Experiment, workers: int, out: str, port: int) -
             loss = nn.functional.cross_entropy(output.logits_BK, batch.label_B)
             for m, logits in output.unimodal.items():
                 each = nn.functional.cross_entropy(logits, batch.label_B, reduction="none")
-                loss = loss + (each * batch.present_BM[:, module.names.index(m)]).mean()
+                loss = loss + (each * batch.present_BM[:, module.modalities.index(m)]).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(module.parameters(), e.optim.clip)

@@ -16,7 +16,7 @@ from PIL import Image
 from eav_ray.config import Preprocessing, load_experiment
 from eav_ray.data.eav import EAV_CHANNELS, EAV_CLASSES
 from eav_ray.data.split import Split
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Position
@@ -29,7 +29,7 @@ EEG_HZ, AUDIO_HZ, FRAMES_HZ = 500, 16_000, 5
 @cache
 def checkpoint() -> ckpt.Checkpoint:
     torch.manual_seed(0)
-    shapes = Shapes(len(EAV_CHANNELS), len(EAV_CLASSES))
+    shapes = DataShapes(len(EAV_CHANNELS), len(EAV_CLASSES))
     model = Classifier(EXPERIMENT, shapes)
     model.normalise.sd.fill_(20.0)
     split = Split("loso", ("a/1",), (), ("b/1",))

@@ -28,7 +28,7 @@ from eav_ray.errors import ConfigError
 from eav_ray.runtime import access
 from eav_ray.runtime.access import hash_token
 from eav_ray.runtime.app import Limits, Service, make_app
-from eav_ray.training.predictor import answers
+from eav_ray.training.predictor import build_prediction_trees
 from tests.serving import Sent, audio, jpeg, message, predictor, profile
 
 SENT = Sent(5)
@@ -45,7 +45,7 @@ def client() -> Iterator[TestClient]:
 def by_hand(tree: dict[str, Any]) -> list[dict[str, Any]]:
     p = predictor()
     made, _ = make_windows(parse_upload(tree), profile(), p.modalities, len(EAV_CHANNELS), EAV_CHANNELS)
-    return answers(p.of_rows(made.windows), p.classes)
+    return build_prediction_trees(p.predict_windows(made.windows), p.classes)
 
 
 def test_health_says_what_is_served(client: TestClient) -> None:

@@ -46,7 +46,7 @@ from eav_ray.data.shard import INDEX_FILE, ShardFile, ShardIndex, build_window_t
 from eav_ray.data.table import RecordingsTable
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.video import ViT
-from eav_ray.models.weights import load_published
+from eav_ray.models.weights import load_pretrained
 from eav_ray.runtime import eeg_stage, protocol, tune
 from eav_ray.runtime.check import check_dataset
 from eav_ray.runtime.predict import open_checkpoint
@@ -56,7 +56,7 @@ from eav_ray.runtime.score import Task, _name, score
 from eav_ray.search.study import StudyClient
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.embeddings import ARRAYS, Embeddings
+from eav_ray.training.embeddings import EMBEDDING_ARRAYS, EmbeddingSource
 from tests.data.test_eav import plant
 from tests.data.test_shard import CHANNELS, MODALITIES, PROFILE, SCHEMA, Shards, rows
 from tests.models.test_weights import AST_SIZES
@@ -344,14 +344,14 @@ def embedded(folder: Path, name: str) -> Place:
     kept = {"part-0000.parquet": encode_parquet(embedding()), "times.json": b"[0.5]"}
 
     def read() -> None:
-        Embeddings(store, {"eeg": "e"}, windows).get(np.arange(5))
+        EmbeddingSource(store, {"eeg": "e"}, windows).get(np.arange(5))
 
     return Place(lambda data: store.commit("e", kept | {name: data}), read, "e/part" if "part" in name else "/e ")
 
 
 def embedding() -> pa.Table:
     ids = {c: [row[c] for row in rows(5, 0)] for c in ("subject", "recording", "window")}
-    arrays = {a: pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((5, 1, 2), np.float32)) for a in ARRAYS}
+    arrays = {a: pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((5, 1, 2), np.float32)) for a in EMBEDDING_ARRAYS}
     return pa.table(ids | arrays)
 
 
@@ -368,7 +368,7 @@ def weights(folder: Path, name: str, *, beside: bool = False, given: str = "") -
         ASTModel(ASTConfig(**AST_SIZES)).save_pretrained(place)
     harmless = beside and name == "pytorch_model.bin"
     named = "" if harmless else "model.audio.weights"
-    return Place((place / name).write_bytes, lambda: load_published(encoder(), str(place / given)), named)
+    return Place((place / name).write_bytes, lambda: load_pretrained(encoder(), str(place / given)), named)
 
 
 @cache
@@ -451,7 +451,7 @@ def test_weights_of_timm_are_safetensors_or_nothing(
     sizes: dict[str, Any] = dict(image_size=32, patch=8, width=24, depth=1, heads=2, dropout=0.0, frames=2, stored=2)
     vit = ViT("vit_tiny_patch16_224", window_s=1, **sizes)
     vit.name = "test_vit"  # the smallest that timm has
-    refused(lambda: load_published(vit, "timm"), "model.video.weights is timm", proof)
+    refused(lambda: load_pretrained(vit, "timm"), "model.video.weights is timm", proof)
     assert asked == ["model.safetensors"]
 
 

@@ -12,7 +12,7 @@ from eav_ray.data.manifest import Recording
 from eav_ray.data.shard import ShardIndex
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.models.build import Shapes
+from eav_ray.models.build import DataShapes
 from eav_ray.runtime.export import Table
 from eav_ray.runtime.predict import check_windows
 from eav_ray.runtime.rows import raw_rows
@@ -26,7 +26,7 @@ INDEX = ShardIndex("k", ("a", "b"), ("audio", "eeg"), 30, (), {})
 def trained(**changes: Any) -> Checkpoint:
     e = override(Experiment(), {"data.modalities": ["audio", "eeg"]} | changes)
     split = Split("loso", ("p/1",), (), ("q/1",))
-    return Checkpoint(e, split, ("a", "b"), Shapes(30, 2), {}, {}, Position(1, 0), True, {}, {})
+    return Checkpoint(e, split, ("a", "b"), DataShapes(30, 2), {}, {}, Position(1, 0), True, {}, {})
 
 
 def test_another_profile_is_refused_with_the_key_that_differs() -> None:
@@ -50,7 +50,7 @@ def test_a_copy_of_a_data_set_holds_the_people_who_were_trained_on(data: Any, sa
 
 
 def test_a_recording_with_nothing_to_predict_from_is_told() -> None:
-    e, shapes = trained().experiment, Shapes(30, 2)
+    e, shapes = trained().experiment, DataShapes(30, 2)
     units: Any = [(Recording("p", "1", 0, "", 0),)]
     row = {"unit": 0, "facts": "{}", "eeg": b""}
     (made,) = raw_rows(row, units=units, preprocessing=e.preprocessing, modalities=("audio", "eeg"), shapes=shapes)

@@ -12,7 +12,7 @@ from eav_ray.config import Experiment
 from eav_ray.data import arrow
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.models.build import Shapes
+from eav_ray.models.build import DataShapes
 from eav_ray.runtime.demo import pull_if_missing
 from eav_ray.runtime.pull import candidates, pull, studies
 from eav_ray.search.study import trials_table
@@ -29,7 +29,7 @@ def saved(store: Store, key: str) -> str:
         experiment=Experiment(),
         split=Split("loso", ("a/1",), (), ("b/1",)),
         classes=("calm", "sad"),
-        shapes=Shapes(3, 2),
+        shapes=DataShapes(3, 2),
         weights={"w": torch.randn(2, 3)},
         optimizer_state={},
         position=Position(3, 0),

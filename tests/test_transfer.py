@@ -15,7 +15,7 @@ from eav_ray.data.ravdess import RAVDESS
 from eav_ray.data.shard import ShardFile, ShardIndex
 from eav_ray.data.split import LabeledRecording, Split
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.models.build import Classifier, Output, Shapes
+from eav_ray.models.build import Classifier, ClassifierOutput, DataShapes
 from eav_ray.runtime.predict import check_profile
 from eav_ray.runtime.score import Task, _Scorer
 from eav_ray.runtime.transfer import (
@@ -41,7 +41,7 @@ OTHER = replace(INDEX, shards=(ShardFile("f", "1" * 64, 1),))
 def trained(data: str = digest(INDEX.fingerprint), **changes: Any) -> Checkpoint:
     e = override(Experiment(), {"data.modalities": ["audio", "eeg"]} | changes)
     split = Split("subject_kfold", ("p1/1", "p2/1"), ("p3/1",), ("p4/1",))
-    return Checkpoint(e, split, ("a", "b"), Shapes(30, 2), {}, {}, Position(1, 0), True, {}, {}, data)
+    return Checkpoint(e, split, ("a", "b"), DataShapes(30, 2), {}, {}, Position(1, 0), True, {}, {}, data)
 
 
 def target(**changes: Any) -> Experiment:
@@ -97,7 +97,7 @@ def test_labels_and_logits_follow_the_names() -> None:
     logits[:, theirs.index("Calmness")] = 9.0
     weights = torch.full((4, 2), 0.5)
     ids = pd.DataFrame({"subject": ["p"] * 4, "recording": mine, "window": [0] * 4})
-    output = Output(logits, {"audio": logits, "eeg": logits}, weights, weights)
+    output = ClassifierOutput(logits, {"audio": logits, "eeg": logits}, weights, weights)
     present = np.array([[True, False]] * 4)
     table = to_frame(output, ids, present, ["audio", "eeg"], np.arange(4))
     found = restricted(table, theirs, shared, label_of, ("audio",))
@@ -157,7 +157,7 @@ def test_what_a_data_set_lacks_is_missing_to_the_model(tmp_path: Path) -> None:
     assert inputs["eeg"].shape == (3, 30, 50) and inputs["eeg"].dtype == whole.get(rows)["eeg"].dtype
     e = small()
     torch.manual_seed(0)
-    model = Classifier(e, Shapes(30, 2)).eval()
+    model = Classifier(e, DataShapes(30, 2)).eval()
     present = torch.from_numpy(source.present(rows))
     with torch.no_grad():
         lacking = model(inputs, present)
@@ -172,9 +172,11 @@ def test_an_equal_id_of_another_data_set_is_another_recording(tmp_path: Path, mo
     """Scored where the sets differ, refused where they are one; and another montage's EEG is never read."""
     shards, results = Shards(tmp_path / "shards"), Store(tmp_path / "results")
     e = override(small(), {"store.results": str(results), "store.cache": str(tmp_path / "cache")})
-    model = Classifier(e, Shapes(30, 5))
+    model = Classifier(e, DataShapes(30, 5))
     split = Split("subject_kfold", ("p0/0", "p0/1"), (), ("p1/0",))
-    whole = Checkpoint(e, split, tuple("abcde"), Shapes(30, 5), model.state_dict(), {}, Position(1, 0), True, {}, {})
+    whole = Checkpoint(
+        e, split, tuple("abcde"), DataShapes(30, 5), model.state_dict(), {}, Position(1, 0), True, {}, {}
+    )
     path = f"{results}/{ckpt.save(results, 'run', 'a0000-00000000', whole)}"
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # which an actor does for its own process
     scorer = _Scorer(e, str(shards.store), shards.index, ("p0/0",))

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoder import Encoded, Encoder
+from eav_ray.models.encoder import Encoder, EncoderOutput
 
-FRAME, HOP, FFT, MELS, HZ = 400, 160, 512, 128, 16000
-MEAN, SD = -4.2677393, 4.5689974  # AudioSet's log-mel statistics, which the published weights expect
-FLOOR = 1.1920929e-07
+FRAME_SAMPLES, HOP_SAMPLES, N_FFT, N_MELS, SAMPLE_RATE_HZ = 400, 160, 512, 128, 16000
+AUDIOSET_MEAN, AUDIOSET_SD = -4.2677393, 4.5689974  # AudioSet's log-mel statistics, which the published weights expect
+POWER_FLOOR = 1.1920929e-07
 
 
 class FilterBank(nn.Module):
@@ -30,49 +30,49 @@ class FilterBank(nn.Module):
         Longer input is cut; shorter input is padded with zeros before normalisation, as the library does.
         """
         # One window at a time on a CPU, where its 3 MB stay in the cache: half the time of a batch.
-        parts = wave_BT.split(1) if wave_BT.device.type == "cpu" else [wave_BT]
-        logmel = torch.cat([self._logmel(part) for part in parts])
+        chunks = wave_BT.split(1) if wave_BT.device.type == "cpu" else [wave_BT]
+        logmel = torch.cat([self._compute_log_mel(part) for part in chunks])
         missing = self.max_length - logmel.shape[1]
         logmel = nn.functional.pad(logmel, (0, 0, 0, missing)) if missing > 0 else logmel[:, : self.max_length]
-        return (logmel - MEAN) / (2 * SD)
+        return (logmel - AUDIOSET_MEAN) / (2 * AUDIOSET_SD)
 
-    def _logmel(self, wave_BT: Tensor) -> Tensor:
+    def _compute_log_mel(self, wave_BT: Tensor) -> Tensor:
         # In double precision, which autocast leaves alone: a quiet band beside a loud one drowns in the rounding of
         # single precision.
-        window = torch.hann_window(FRAME, periodic=False, dtype=torch.float64, device=wave_BT.device)
-        frames = wave_BT.double().unfold(1, FRAME, HOP)
+        window = torch.hann_window(FRAME_SAMPLES, periodic=False, dtype=torch.float64, device=wave_BT.device)
+        frames = wave_BT.double().unfold(1, FRAME_SAMPLES, HOP_SAMPLES)
         frames = frames - frames.mean(-1, keepdim=True)
         previous = torch.cat([frames[..., :1], frames[..., :-1]], -1)
         frames = (frames - 0.97 * previous) * window
-        spectrum = torch.fft.rfft(frames, n=FFT)
+        spectrum = torch.fft.rfft(frames, n=N_FFT)
         power = spectrum.real.square() + spectrum.imag.square()
-        return torch.clamp(power @ _triangles().to(wave_BT.device), min=FLOOR).log().float()
+        return torch.clamp(power @ _build_mel_filters().to(wave_BT.device), min=POWER_FLOOR).log().float()
 
 
-def _triangles() -> Tensor:
+def _build_mel_filters() -> Tensor:
     """(257, 128) weights of the power bins: 130 equally spaced mel points from 20 to 8000 Hz."""
 
-    def mel(hz: Tensor) -> Tensor:
+    def hz_to_mel(hz: Tensor) -> Tensor:
         return 1127 * torch.log1p(hz / 700)
 
     lowest, highest = (1127 * math.log1p(hz / 700) for hz in (20, 8000))
-    edges = torch.linspace(lowest, highest, MELS + 2, dtype=torch.float64)
-    bins = mel(torch.arange(FFT // 2 + 1, dtype=torch.float64) * HZ / FFT)[:, None]
+    edges = torch.linspace(lowest, highest, N_MELS + 2, dtype=torch.float64)
+    bins = hz_to_mel(torch.arange(N_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE_HZ / N_FFT)[:, None]
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
     return torch.clamp(torch.minimum(rising, falling), min=0)
 
 
-def hide(x_BTF: Tensor, most: int, dim: int) -> Tensor:
+def mask_random_span(x_BTF: Tensor, max_length: int, dim: int) -> Tensor:
     """Set one run of random length, 0 to `most`, along an axis to 0, which is the mean; another one in each row."""
-    if not most:
+    if not max_length:
         return x_BTF
     size, b = x_BTF.shape[dim], len(x_BTF)
-    length = torch.rand(b, 1, device=x_BTF.device) * (min(most, size) + 1) // 1
+    length = torch.rand(b, 1, device=x_BTF.device) * (min(max_length, size) + 1) // 1
     start = torch.rand(b, 1, device=x_BTF.device) * (size - length + 1) // 1
-    at = torch.arange(size, device=x_BTF.device)
-    hidden = (at >= start) & (at < start + length)
-    return x_BTF.masked_fill(hidden[:, :, None] if dim == 1 else hidden[:, None], 0)
+    index = torch.arange(size, device=x_BTF.device)
+    masked = (index >= start) & (index < start + length)
+    return x_BTF.masked_fill(masked[:, :, None] if dim == 1 else masked[:, None], 0)
 
 
 class AST(Encoder):
@@ -101,13 +101,13 @@ class AST(Encoder):
         mask_frames: int = 0,
     ) -> None:
         super().__init__()
-        if window_s * HZ < FRAME:
+        if window_s * SAMPLE_RATE_HZ < FRAME_SAMPLES:
             raise ConfigError(f"profile.window_s is {window_s}, shorter than one audio frame of 25 ms")
         # Two seconds, in every process that a search or a group starts; most of them build no AST.
         from transformers import ASTConfig, ASTModel
 
         self.width, self.mask_bands, self.mask_frames = width, mask_bands, mask_frames
-        self.bank = FilterBank(max_length)
+        self.filter_bank = FilterBank(max_length)
         self.model = ASTModel(
             ASTConfig(
                 hidden_size=width,
@@ -119,37 +119,37 @@ class AST(Encoder):
                 time_stride=stride,
                 frequency_stride=stride,
                 max_length=max_length,
-                num_mel_bins=MELS,
+                num_mel_bins=N_MELS,
             )
         )
         # The library leaves these at zero, where a training from nothing starts without any order.
         embeddings = self.model.embeddings
         for table in (embeddings.position_embeddings, embeddings.cls_token, embeddings.distillation_token):
             nn.init.trunc_normal_(table, std=0.02)
-        self.bands = (MELS - 16) // stride + 1
+        self.n_patch_bands = (N_MELS - 16) // stride + 1
         n_tokens = (max_length - 16) // stride + 1
         centre_frames = torch.arange(n_tokens) * stride + 8
-        times = torch.clamp(centre_frames * HOP / HZ, max=window_s)
+        times = torch.clamp(centre_frames * HOP_SAMPLES / SAMPLE_RATE_HZ, max=window_s)
         self.register_buffer("times_s", times, persistent=False)
         # Patches that lie wholly in the zero padding carry nothing.
-        real = math.floor((window_s * HZ - FRAME) / HOP) + 1
-        self.register_buffer("real_N", torch.arange(n_tokens) * stride < real, persistent=False)
+        n_valid_frames = math.floor((window_s * SAMPLE_RATE_HZ - FRAME_SAMPLES) / HOP_SAMPLES) + 1
+        self.register_buffer("real_N", torch.arange(n_tokens) * stride < n_valid_frames, persistent=False)
 
-    def checkpoint_activations(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def forward(self, x_BT: Tensor, present_B: Tensor) -> Encoded:
+    def forward(self, x_BT: Tensor, present_B: Tensor) -> EncoderOutput:
         """
         Args:
             x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
             present_B: True where the window has audio.
         """
-        features = self.bank(x_BT)
+        features = self.filter_bank(x_BT)
         if self.training:
-            features = hide(hide(features, self.mask_bands, 2), self.mask_frames, 1)
+            features = mask_random_span(mask_random_span(features, self.mask_bands, 2), self.mask_frames, 1)
         out = self.model(features)
         patches = out.last_hidden_state[:, 2:]  # after the two special tokens, frequency-major
         b, _, d = patches.shape
-        tokens = patches.view(b, self.bands, -1, d).mean(1)
-        encoded = self.masked(tokens, out.pooler_output, present_B)
+        tokens = patches.view(b, self.n_patch_bands, -1, d).mean(1)
+        encoded = self.build_output(tokens, out.pooler_output, present_B)
         return encoded._replace(mask_BN=encoded.mask_BN & self.real_N)

@@ -12,50 +12,66 @@ from eav_ray.models.audio import AST
 from eav_ray.models.bandpower import BandPower
 from eav_ray.models.eav_transformer import EAVTransformer
 from eav_ray.models.eegformer import EEGformer
-from eav_ray.models.encoder import Encoded, Encoder
-from eav_ray.models.fusion import Bottleneck, Fused, Fusion, Gated, LateMean, SharedAttention, SingleToken
+from eav_ray.models.encoder import Encoder, EncoderOutput
+from eav_ray.models.fusion import (
+    BottleneckFusion,
+    Fusion,
+    FusionOutput,
+    GatedFusion,
+    LateMeanFusion,
+    SharedAttentionFusion,
+    SingleTokenFusion,
+)
 from eav_ray.models.mfcc import MFCC
 from eav_ray.models.video import ViT
 
 
-class Shapes(NamedTuple):
+class DataShapes(NamedTuple):
     """What modules must know of the data."""
 
     eeg_channels: int
     n_outputs: int
 
 
-class Output(NamedTuple):
+class ClassifierOutput(NamedTuple):
     logits_BK: Tensor
-    unimodal: dict[str, Tensor]
+    unimodal_logits: dict[str, Tensor]
     weights_BM: Tensor
     corrected_BM: Tensor
 
 
-def build_encoder(experiment: Experiment, modality: str, shapes: Shapes) -> Encoder:
+def build_encoder(experiment: Experiment, modality: str, shapes: DataShapes) -> Encoder:
     preprocessing = experiment.preprocessing
     window_s, n_times = preprocessing.window_s, preprocessing.eeg.hz * preprocessing.window_s
     section = getattr(experiment.model, modality)
     match section:
         case config.EEGformerConfig():
-            return EEGformer(shapes.eeg_channels, n_times, window_s=window_s, **_sizes(section))
+            return EEGformer(shapes.eeg_channels, n_times, window_s=window_s, **_collect_module_arguments(section))
         case config.EAVTransformerConfig():
-            return EAVTransformer(shapes.eeg_channels, n_times, window_s=window_s, **_sizes(section))
+            return EAVTransformer(shapes.eeg_channels, n_times, window_s=window_s, **_collect_module_arguments(section))
         case config.BandPowerConfig():
             return BandPower(
-                shapes.eeg_channels, n_times, hz=preprocessing.eeg.hz, window_s=window_s, **_sizes(section)
+                shapes.eeg_channels,
+                n_times,
+                hz=preprocessing.eeg.hz,
+                window_s=window_s,
+                **_collect_module_arguments(section),
             )
         case config.ASTConfig():
-            return AST(window_s=window_s, **_sizes(section))
+            return AST(window_s=window_s, **_collect_module_arguments(section))
         case config.MFCCConfig():
-            return MFCC(window_s=window_s, **_sizes(section))
+            return MFCC(window_s=window_s, **_collect_module_arguments(section))
         case config.ViTConfig():
-            return ViT(window_s=window_s, stored=preprocessing.video.fps * window_s, **_sizes(section))
+            return ViT(
+                window_s=window_s,
+                n_stored_frames=preprocessing.video.fps * window_s,
+                **_collect_module_arguments(section),
+            )
         case _:
             assert_never(section)
 
 
-def _sizes(section: Any) -> dict[str, Any]:
+def _collect_module_arguments(section: Any) -> dict[str, Any]:
     """The keys of a section that its module takes, which has the same names for them."""
     return {k: v for k, v in vars(section).items() if k not in ("kind", "weights")}
 
@@ -63,8 +79,8 @@ def _sizes(section: Any) -> dict[str, Any]:
 def build_fusion(experiment: Experiment, widths: dict[str, int], times_s: dict[str, Tensor], n_outputs: int) -> Fusion:
     """Fusion of tokens of these widths and times, (N_m,) seconds; it needs no encoder, so a search builds it alone."""
     f, window_s = experiment.fusion, experiment.preprocessing.window_s
-    common: dict[str, Any] = {"n_outputs": n_outputs, "dropout": f.dropout}
-    of_tokens: dict[str, Any] = {
+    common_arguments: dict[str, Any] = {"n_outputs": n_outputs, "dropout": f.dropout}
+    token_arguments: dict[str, Any] = {
         "width": f.width,
         "heads": f.heads,
         "pooled": f.input == "pooled",
@@ -73,24 +89,31 @@ def build_fusion(experiment: Experiment, widths: dict[str, int], times_s: dict[s
     }
     match f.kind:
         case "late_mean":
-            fusion = LateMean()
+            fusion = LateMeanFusion()
         case "shared_attention":
-            fusion = SharedAttention(
-                widths, times_s, skip=f.late_fusion_residual, reads=f.n_query_steps, **common, **of_tokens
+            fusion = SharedAttentionFusion(
+                widths,
+                times_s,
+                late_fusion_residual=f.late_fusion_residual,
+                n_query_steps=f.n_query_steps,
+                **common_arguments,
+                **token_arguments,
             )
         case "bottleneck":
-            fusion = Bottleneck(widths, times_s, depth=f.depth, bottlenecks=f.bottlenecks, **common, **of_tokens)
+            fusion = BottleneckFusion(
+                widths, times_s, depth=f.depth, bottlenecks=f.bottlenecks, **common_arguments, **token_arguments
+            )
         case "gated":
-            fusion = Gated(widths, width=f.width, **common)
+            fusion = GatedFusion(widths, width=f.width, **common_arguments)
         case "single_token":
-            fusion = SingleToken(widths, heads=f.heads, **common)
+            fusion = SingleTokenFusion(widths, heads=f.heads, **common_arguments)
         case _:
             assert_never(f.kind)
     fusion.weight_loss = f.modality_weight_loss
     return fusion
 
 
-class Normaliser(nn.Module):
+class ChannelStandardizer(nn.Module):
     """Standardises each EEG channel with statistics of the training rows; they travel with the weights."""
 
     mean: Tensor
@@ -111,24 +134,24 @@ class Classifier(nn.Module):
     With one modality there is nothing to fuse: the logits are those of its head.
     """
 
-    def __init__(self, experiment: Experiment, shapes: Shapes) -> None:
+    def __init__(self, experiment: Experiment, shapes: DataShapes) -> None:
         super().__init__()
-        self.names: list[str] = sorted(experiment.data.modalities)
+        self.modalities: list[str] = sorted(experiment.data.modalities)
         self.n_outputs = shapes.n_outputs
-        encoders = {m: build_encoder(experiment, m, shapes) for m in self.names}
+        encoders = {m: build_encoder(experiment, m, shapes) for m in self.modalities}
         self.encoders = nn.ModuleDict(encoders)
-        self.heads = nn.ModuleDict({m: encoders[m].head(shapes.n_outputs) for m in self.names})
-        self.normalise = Normaliser(shapes.eeg_channels)
+        self.heads = nn.ModuleDict({m: encoders[m].build_head(shapes.n_outputs) for m in self.modalities})
+        self.normalise = ChannelStandardizer(shapes.eeg_channels)
         self.fusion = None
-        if len(self.names) > 1:
+        if len(self.modalities) > 1:
             widths, times_s = ({m: getattr(e, key) for m, e in encoders.items()} for key in ("width", "times_s"))
             self.fusion = build_fusion(experiment, widths, times_s, shapes.n_outputs)
         self.frozen = False
         if experiment.runtime.gradient_checkpointing:
             for encoder in encoders.values():
-                encoder.checkpoint_activations()
+                encoder.enable_gradient_checkpointing()
         # Under a fusion that learns, the heads are probes: they read the encoders and do not pull at them.
-        self.probes = self.fusion is not None and any(True for _ in self.fusion.parameters())
+        self.detach_heads = self.fusion is not None and any(True for _ in self.fusion.parameters())
 
     def freeze_encoders(self, frozen: bool) -> None:
         """Frozen encoders get no gradient and stay in eval mode, whatever mode the rest is in."""
@@ -142,28 +165,32 @@ class Classifier(nn.Module):
             self.encoders.eval()
         return self
 
-    def prepared(self, modality: str, x: Tensor) -> Tensor:
+    def prepare_input(self, modality: str, x: Tensor) -> Tensor:
         """Stored windows as the modality's encoder takes them."""
         return self.normalise(x) if modality == "eeg" else x
 
-    def encode(self, inputs: dict[str, Tensor], present_BM: Tensor) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
+    def encode(
+        self, inputs: dict[str, Tensor], present_BM: Tensor
+    ) -> tuple[dict[str, EncoderOutput], dict[str, Tensor]]:
         """Tokens and unimodal logits. Every encoder runs, whatever is present: ranks must not diverge."""
-        encoded: dict[str, Encoded] = {}
+        encoded: dict[str, EncoderOutput] = {}
         logits: dict[str, Tensor] = {}
-        for column, m in enumerate(self.names):
-            encoded[m] = self.encoders[m](self.prepared(m, inputs[m]), present_BM[:, column])
-            pooled_BD = encoded[m].pooled_BD.detach() if self.probes else encoded[m].pooled_BD
+        for column, m in enumerate(self.modalities):
+            encoded[m] = self.encoders[m](self.prepare_input(m, inputs[m]), present_BM[:, column])
+            pooled_BD = encoded[m].pooled_BD.detach() if self.detach_heads else encoded[m].pooled_BD
             logits[m] = self.heads[m](pooled_BD)
         return encoded, logits
 
-    def fuse(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Output:
+    def fuse(
+        self, encoded: dict[str, EncoderOutput], logits: dict[str, Tensor], present_BM: Tensor
+    ) -> ClassifierOutput:
         return fuse(self.fusion, encoded, logits, present_BM)
 
-    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
+    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> ClassifierOutput:
         return self.fuse(*self.encode(inputs, present_BM), present_BM)
 
 
-class HeadAlone(nn.Module):
+class HeadClassifier(nn.Module):
     """The head of one frozen encoder on its features: the same names and numbers as inside a Classifier.
 
     Inputs are `<modality>.tokens` (B, N, D), `.mask` (B, N) and `.pooled` (B, D).
@@ -172,49 +199,57 @@ class HeadAlone(nn.Module):
         body: Every other tensor of the classifier, by name, which a checkpoint holds too.
     """
 
-    def __init__(self, whole: Classifier) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        (self.name,) = self.names = whole.names
-        self.heads, self.fusion = whole.heads, None
-        self.body = {n: t for n, t in whole.state_dict().items() if not n.startswith("heads.")}
+        (self.modality,) = self.modalities = classifier.modalities
+        self.heads, self.fusion = classifier.heads, None
+        self.frozen_tensors = {n: t for n, t in classifier.state_dict().items() if not n.startswith("heads.")}
 
-    def encode(self, inputs: dict[str, Tensor], present_BM: Tensor) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
-        tokens, mask, pooled = (inputs[f"{self.name}.{array}"] for array in ("tokens", "mask", "pooled"))
-        return {self.name: Encoded(tokens, mask, pooled)}, {self.name: self.heads[self.name](pooled)}
+    def encode(
+        self, inputs: dict[str, Tensor], present_BM: Tensor
+    ) -> tuple[dict[str, EncoderOutput], dict[str, Tensor]]:
+        tokens, mask, pooled = (inputs[f"{self.modality}.{array}"] for array in ("tokens", "mask", "pooled"))
+        return {self.modality: EncoderOutput(tokens, mask, pooled)}, {self.modality: self.heads[self.modality](pooled)}
 
-    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
+    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> ClassifierOutput:
         return fuse(None, *self.encode(inputs, present_BM), present_BM)
 
 
-class FusionAlone(nn.Module):
+class FusionClassifier(nn.Module):
     """Fusion on what frozen encoders left in the embedding cache: the same names and numbers as inside a Classifier.
 
     Inputs are `<modality>.tokens` (B, N, D), `.mask` (B, N), `.pooled` (B, D) and `.logits` (B, classes).
     """
 
-    def __init__(self, fusion: nn.Module, names: list[str]) -> None:
+    def __init__(self, fusion: nn.Module, modalities: list[str]) -> None:
         super().__init__()
-        self.fusion, self.names = fusion, sorted(names)
+        self.fusion, self.modalities = fusion, sorted(modalities)
 
-    def encode(self, inputs: dict[str, Tensor], present_BM: Tensor) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
-        encoded = {m: Encoded(inputs[f"{m}.tokens"], inputs[f"{m}.mask"], inputs[f"{m}.pooled"]) for m in self.names}
-        return encoded, {m: inputs[f"{m}.logits"] for m in self.names}
+    def encode(
+        self, inputs: dict[str, Tensor], present_BM: Tensor
+    ) -> tuple[dict[str, EncoderOutput], dict[str, Tensor]]:
+        encoded = {
+            m: EncoderOutput(inputs[f"{m}.tokens"], inputs[f"{m}.mask"], inputs[f"{m}.pooled"]) for m in self.modalities
+        }
+        return encoded, {m: inputs[f"{m}.logits"] for m in self.modalities}
 
-    def fuse(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Output:
+    def fuse(
+        self, encoded: dict[str, EncoderOutput], logits: dict[str, Tensor], present_BM: Tensor
+    ) -> ClassifierOutput:
         return fuse(self.fusion, encoded, logits, present_BM)
 
-    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
+    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> ClassifierOutput:
         return self.fuse(*self.encode(inputs, present_BM), present_BM)
 
 
 def fuse(
-    fusion: nn.Module | None, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor
-) -> Output:
+    fusion: nn.Module | None, encoded: dict[str, EncoderOutput], logits: dict[str, Tensor], present_BM: Tensor
+) -> ClassifierOutput:
     if not present_BM.any(1).all():
         raise DataError("a window has none of the modalities of this experiment; leave it out or add its modality")
     if fusion is None:
-        (only,) = logits
-        fused = Fused(logits[only], present_BM.float(), present_BM.float())
+        (modality,) = logits
+        fused = FusionOutput(logits[modality], present_BM.float(), present_BM.float())
     else:
         fused = fusion(encoded, logits, present_BM)
-    return Output(fused.logits_BK, logits, fused.weights_BM, fused.corrected_BM)
+    return ClassifierOutput(fused.logits_BK, logits, fused.weights_BM, fused.corrected_BM)

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoder import Encoded, Encoder
+from eav_ray.models.encoder import Encoder, EncoderOutput
 
-KERNEL = 11
+KERNEL_SIZE = 11
 
 
 class EAVTransformer(Encoder):
@@ -39,19 +39,19 @@ class EAVTransformer(Encoder):
         dropout: float,
     ) -> None:
         super().__init__()
-        if n_times < max(KERNEL, segments):
+        if n_times < max(KERNEL_SIZE, segments):
             raise ConfigError(
-                f"an EEG window has {n_times} samples, but eav_transformer needs at least {max(KERNEL, segments)}; "
+                f"an EEG window has {n_times} samples, but eav_transformer needs at least {max(KERNEL_SIZE, segments)}; "
                 "raise profile.window_s or profile.eeg.hz"
             )
         self.width, self.segments, self.dropout, self.recompute = width, segments, dropout, False
         self.register_buffer("times_s", (torch.arange(segments) + 0.5) * window_s / segments, persistent=False)
         self.conv = nn.Sequential(
-            nn.Conv1d(n_chans, n_chans, KERNEL, padding=KERNEL // 2, bias=False),
+            nn.Conv1d(n_chans, n_chans, KERNEL_SIZE, padding=KERNEL_SIZE // 2, bias=False),
             nn.BatchNorm1d(n_chans),
             nn.ReLU(),
             nn.Dropout1d(dropout),
-            nn.Conv1d(n_chans, width, KERNEL, padding=KERNEL // 2, bias=False),
+            nn.Conv1d(n_chans, width, KERNEL_SIZE, padding=KERNEL_SIZE // 2, bias=False),
             nn.BatchNorm1d(width),
             nn.Dropout(dropout),
         )
@@ -59,16 +59,16 @@ class EAVTransformer(Encoder):
             *(nn.TransformerEncoderLayer(width, heads, feed_forward, dropout, batch_first=True) for _ in range(depth))
         )
 
-    def checkpoint_activations(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         self.recompute = True
 
-    def head(self, n_outputs: int) -> nn.Module:
+    def build_head(self, n_outputs: int) -> nn.Module:
         hidden = max(1, self.width // 4)
         return nn.Sequential(
             nn.Linear(self.width, hidden), nn.ReLU(), nn.Dropout(self.dropout), nn.Linear(hidden, n_outputs)
         )
 
-    def forward(self, x_BST: Tensor, present_B: Tensor) -> Encoded:
+    def forward(self, x_BST: Tensor, present_B: Tensor) -> EncoderOutput:
         """
         Args:
             x_BST: Standardised EEG, (batch, electrodes, samples).
@@ -76,7 +76,7 @@ class EAVTransformer(Encoder):
         """
         samples_BTD = self.conv(x_BST).transpose(1, 2)
         for block in self.blocks:
-            again = self.recompute and self.training
-            samples_BTD = checkpoint(block, samples_BTD, use_reentrant=False) if again else block(samples_BTD)
+            recompute = self.recompute and self.training
+            samples_BTD = checkpoint(block, samples_BTD, use_reentrant=False) if recompute else block(samples_BTD)
         tokens = nn.functional.adaptive_avg_pool1d(samples_BTD.transpose(1, 2), self.segments).transpose(1, 2)
-        return self.masked(tokens, samples_BTD.mean(1), present_B)
+        return self.build_output(tokens, samples_BTD.mean(1), present_B)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoder import Block, Encoded, Encoder, positions
+from eav_ray.models.encoder import Encoder, EncoderOutput, TransformerBlock, build_position_embedding
 
-KERNEL, LAYERS = 10, 3
+KERNEL_SIZE, N_CONV_LAYERS = 10, 3
 
 
-def _resampling(n_in: int, n_out: int) -> Tensor:
+def _build_resampling_matrix(n_in: int, n_out: int) -> Tensor:
     """(n_out, n_in): row i averages the input around its share of the time, with unit gain for white noise."""
     centres = (torch.arange(n_out) + 0.5) * n_in / n_out
     spread = max(1.0, n_in / n_out)
@@ -52,41 +52,41 @@ class EEGformer(Encoder):
         dropout: float,
     ) -> None:
         super().__init__()
-        n_left = n_times - LAYERS * (KERNEL - 1)
-        if n_left < 1:
+        n_conv_samples = n_times - N_CONV_LAYERS * (KERNEL_SIZE - 1)
+        if n_conv_samples < 1:
             raise ConfigError(
                 f"an EEG window has {n_times} samples, but EEGformer's convolutions need at least "
-                f"{LAYERS * (KERNEL - 1) + 1}; raise profile.window_s or profile.eeg.hz"
+                f"{N_CONV_LAYERS * (KERNEL_SIZE - 1) + 1}; raise profile.window_s or profile.eeg.hz"
             )
         self.width, self.segments = temporal_width, segments
         self.register_buffer("times_s", (torch.arange(segments) + 0.5) * window_s / segments, persistent=False)
         # Without a nonlinearity the three layers would be one filter, and a band's power, which carries most of what
         # EEG tells, is no linear function of the signal.
         self.filters = nn.Sequential(
-            nn.Conv1d(1, filters, KERNEL),
+            nn.Conv1d(1, filters, KERNEL_SIZE),
             nn.GELU(),
-            nn.Conv1d(filters, filters, KERNEL, groups=filters),
+            nn.Conv1d(filters, filters, KERNEL_SIZE, groups=filters),
             nn.GELU(),
-            nn.Conv1d(filters, filters, KERNEL, groups=filters),
+            nn.Conv1d(filters, filters, KERNEL_SIZE, groups=filters),
             nn.GELU(),
         )
         for layer in self.filters:
             if isinstance(layer, nn.Conv1d):  # PyTorch's default shrinks the signal to nothing over three layers
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias) if layer.bias is not None else None
-        self.regional_in = nn.Linear(n_left, width)
+        self.regional_in = nn.Linear(n_conv_samples, width)
         # D begins as the window's course in D steps, so that its M contiguous segments are segments of time.
-        self.regional_in.weight.data.copy_(_resampling(n_left, width))
-        self.regional_position = positions(filters, width)
-        self.regional = nn.Sequential(*(Block(width, heads, dropout=dropout) for _ in range(depth)))
-        self.synchronous_position = positions(n_chans, width)
-        self.synchronous = nn.Sequential(*(Block(width, heads, dropout=dropout) for _ in range(depth)))
+        self.regional_in.weight.data.copy_(_build_resampling_matrix(n_conv_samples, width))
+        self.regional_position = build_position_embedding(filters, width)
+        self.regional = nn.Sequential(*(TransformerBlock(width, heads, dropout=dropout) for _ in range(depth)))
+        self.synchronous_position = build_position_embedding(n_chans, width)
+        self.synchronous = nn.Sequential(*(TransformerBlock(width, heads, dropout=dropout) for _ in range(depth)))
         self.temporal_in = nn.Linear(n_chans * filters, temporal_width)
-        self.temporal_position = positions(segments, temporal_width)
-        self.temporal = nn.Sequential(*(Block(temporal_width, heads, dropout=dropout) for _ in range(depth)))
+        self.temporal_position = build_position_embedding(segments, temporal_width)
+        self.temporal = nn.Sequential(*(TransformerBlock(temporal_width, heads, dropout=dropout) for _ in range(depth)))
         self.norm = nn.LayerNorm(temporal_width)
 
-    def forward(self, x_BST: Tensor, present_B: Tensor) -> Encoded:
+    def forward(self, x_BST: Tensor, present_B: Tensor) -> EncoderOutput:
         """
         Args:
             x_BST: Standardised EEG, (batch, electrodes, samples).
@@ -103,4 +103,4 @@ class EEGformer(Encoder):
         segments = synchronous.view(b, c, s, self.segments, d // self.segments).mean(-1)
         flat_BMF = segments.permute(0, 3, 2, 1).reshape(b, self.segments, s * c)
         tokens = self.norm(self.temporal(self.temporal_in(flat_BMF) + self.temporal_position))
-        return self.masked(tokens, tokens.mean(1), present_B)
+        return self.build_output(tokens, tokens.mean(1), present_B)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-class Encoded(NamedTuple):
+class EncoderOutput(NamedTuple):
     """What an encoder makes of a batch of windows."""
 
     tokens_BND: Tensor
@@ -22,30 +22,30 @@ class Encoder(nn.Module):
     width: int
     times_s: Tensor  # (N,)
 
-    def fit_statistics(self, parts: Iterable[Tensor]) -> None:
+    def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Take statistics of training rows, before training; most encoders need none.
 
         Args:
             parts: Windows that have this modality, as `forward` takes them.
         """
 
-    def head(self, n_outputs: int) -> nn.Module:
+    def build_head(self, n_outputs: int) -> nn.Module:
         """What turns the pooled features into logits when this encoder works alone."""
         return nn.Linear(self.width, n_outputs)
 
-    def checkpoint_activations(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Compute the activations of the transformer blocks again in the backward pass, instead of keeping them."""
         for module in self.modules():
-            if isinstance(module, Block):
+            if isinstance(module, TransformerBlock):
                 module.recompute = True
 
-    def masked(self, tokens_BND: Tensor, pooled_BD: Tensor, present_B: Tensor) -> Encoded:
+    def build_output(self, tokens_BND: Tensor, pooled_BD: Tensor, present_B: Tensor) -> EncoderOutput:
         """Rows without this modality are computed all the same, as every rank must run every encoder; then hidden."""
         mask_BN = present_B[:, None].expand(-1, tokens_BND.shape[1])
-        return Encoded(tokens_BND, mask_BN, pooled_BD)
+        return EncoderOutput(tokens_BND, mask_BN, pooled_BD)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm transformer block: softmax attention, GELU MLP, residuals (Dosovitskiy et al., arXiv 2010.11929)."""
 
     def __init__(self, width: int, heads: int, *, dropout: float, mlp_ratio: int = 4) -> None:
@@ -87,10 +87,10 @@ def upcast_half_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-FARTHEST_SD = 10
+MAX_ABS_Z_SCORE = 10
 
 
-class Standardiser(nn.Module):
+class FeatureStandardizer(nn.Module):
     """Features less their mean, over their SD: of training rows, kept with the weights."""
 
     mean: Tensor
@@ -101,7 +101,7 @@ class Standardiser(nn.Module):
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("sd", torch.ones(n_features))
 
-    def fit(self, parts: Iterable[Tensor]) -> None:
+    def fit(self, batches: Iterable[Tensor]) -> None:
         """
         Args:
             parts: (rows, features) each; nothing changes where there are no rows.
@@ -109,8 +109,8 @@ class Standardiser(nn.Module):
         count = 0
         total = torch.zeros(len(self.mean), dtype=torch.float64)
         squares = torch.zeros_like(total)
-        for part in parts:
-            x = part.double().cpu()
+        for batch in batches:
+            x = batch.double().cpu()
             count, total, squares = count + len(x), total + x.sum(0), squares + x.square().sum(0)
         if not count:
             return
@@ -122,14 +122,14 @@ class Standardiser(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # What training never saw, digital silence for one, can lie hundreds of SD away.
-        return ((x - self.mean) / self.sd).clamp(-FARTHEST_SD, FARTHEST_SD)
+        return ((x - self.mean) / self.sd).clamp(-MAX_ABS_Z_SCORE, MAX_ABS_Z_SCORE)
 
 
-def positions(*shape: int) -> nn.Parameter:
+def build_position_embedding(*shape: int) -> nn.Parameter:
     """A learned position table, initialised as in ViT."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=0.02))
 
 
-def feature_tokens(n_features: int, width: int, dropout: float) -> nn.Sequential:
+def build_feature_mlp(n_features: int, width: int, dropout: float) -> nn.Sequential:
     """The small network of the branches that start from computed features: (..., n_features) to (..., width)."""
     return nn.Sequential(nn.Linear(n_features, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width))

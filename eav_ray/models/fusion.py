@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eav_ray.models.encoder import Block, Encoded, upcast_half_precision
+from eav_ray.models.encoder import EncoderOutput, TransformerBlock, upcast_half_precision
 
 
-class Fused(NamedTuple):
+class FusionOutput(NamedTuple):
     logits_BK: Tensor
     weights_BM: Tensor  # weight per modality, sum 1; exactly 0 where a modality is missing
     corrected_BM: Tensor  # the same after division by each modality's token count
@@ -24,24 +24,24 @@ class Fusion(nn.Module):
     n_keys: int | None = None  # over how many keys its attention goes when all is present; None without attention
     weight_loss: float = 0.0  # how much training draws its modality weights to the modalities that are right
 
-    def query_key_gradients(self) -> list[Tensor]:
+    def list_query_key_gradients(self) -> list[Tensor]:
         """Gradients of the maps to queries and keys, after a backward pass."""
         return []
 
 
-class LateMean(Fusion):
+class LateMeanFusion(Fusion):
     """The mean of the unimodal logits of the modalities present. No parameters; hard to beat."""
 
-    def forward(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Fused:
-        names = sorted(encoded)
+    def forward(self, encoded: dict[str, EncoderOutput], logits: dict[str, Tensor], present_BM: Tensor) -> FusionOutput:
+        modalities = sorted(encoded)
         weights = present_BM / present_BM.sum(1, keepdim=True)
         # `where`, not a product: what a missing modality's row holds, NaN included, must not reach the result.
-        stacked = torch.stack([logits[m] for m in names], 1)
+        stacked = torch.stack([logits[m] for m in modalities], 1)
         mean = torch.where(present_BM[..., None], stacked * weights[..., None], 0).sum(1)
-        return Fused(mean, weights, weights)
+        return FusionOutput(mean, weights, weights)
 
 
-class Tokens(nn.Module):
+class TokenProjector(nn.Module):
     """What the modalities' encoders say, in one space: projected, normalised, marked with modality and time.
 
     A token's place in time is added from one clock in seconds, common to all modalities: equal times, equal marks.
@@ -64,26 +64,28 @@ class Tokens(nn.Module):
         positions: bool = True,
     ) -> None:
         super().__init__()
-        self.names, self.pooled = sorted(widths), pooled
+        self.modalities, self.pooled = sorted(widths), pooled
         self.inputs = nn.ModuleDict(
-            {m: nn.Sequential(nn.Linear(widths[m], width), nn.LayerNorm(width)) for m in self.names}
+            {m: nn.Sequential(nn.Linear(widths[m], width), nn.LayerNorm(width)) for m in self.modalities}
         )
-        self.modality = nn.ParameterDict({m: nn.Parameter(torch.randn(width) * 0.02) for m in self.names})
-        self.count = 0
-        for m in self.names:
+        self.modality = nn.ParameterDict({m: nn.Parameter(torch.randn(width) * 0.02) for m in self.modalities})
+        self.n_tokens = 0
+        for m in self.modalities:
             times = torch.tensor([window_s / 2]) if pooled else times_s[m]
-            self.count += len(times)
-            self.register_buffer(f"clock_{m}", _clock(times, window_s), persistent=False)
-        marks = nn.Linear(2 * CLOCK_WAVES, width, bias=False)  # drawn in any case: all else starts from equal weights
-        self.time = marks if positions else None
+            self.n_tokens += len(times)
+            self.register_buffer(f"clock_{m}", _encode_times(times, window_s), persistent=False)
+        time_projection = nn.Linear(
+            2 * N_TIME_FREQUENCIES, width, bias=False
+        )  # drawn in any case: all else starts from equal weights
+        self.time = time_projection if positions else None
 
-    def forward(self, encoded: dict[str, Encoded], present_BM: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, encoded: dict[str, EncoderOutput], present_BM: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Of each modality in sorted order: tokens (batch, N_m, width), and a mask that is True where one is real."""
         tokens, masks = [], []
-        for column, m in enumerate(self.names):
+        for column, m in enumerate(self.modalities):
             e = encoded[m]
             if self.pooled:
-                e = Encoded(e.pooled_BD[:, None], e.mask_BN.any(1, keepdim=True), e.pooled_BD)
+                e = EncoderOutput(e.pooled_BD[:, None], e.mask_BN.any(1, keepdim=True), e.pooled_BD)
             mask_BN = e.mask_BN & present_BM[:, column, None]
             # `where`, not a product: whatever padding holds, NaN included, must not change a bit.
             clean = torch.where(mask_BN[..., None], e.tokens_BND, 0)
@@ -93,7 +95,7 @@ class Tokens(nn.Module):
         return tokens, masks
 
 
-class SharedAttention(Fusion):
+class SharedAttentionFusion(Fusion):
     """A learned query reads the tokens of all modalities through one multi-head attention that they share.
 
     What the query attends to depends on the sample: its attention mass per modality in the last read, averaged over
@@ -124,18 +126,20 @@ class SharedAttention(Fusion):
         dropout: float,
         pooled: bool = False,
         positions: bool = True,
-        skip: bool = True,
-        reads: int = 1,
+        late_fusion_residual: bool = True,
+        n_query_steps: int = 1,
     ) -> None:
         super().__init__()
-        self.width, self.dropout, self.skip = width, dropout, skip
-        self.register_buffer("heads_HD", heads_of_channels(heads, width), persistent=False)
-        self.read = Tokens(widths, times_s, window_s=window_s, width=width, pooled=pooled, positions=positions)
-        self.n_keys = self.read.count
+        self.width, self.dropout, self.late_fusion_residual = width, dropout, late_fusion_residual
+        self.register_buffer("heads_HD", build_head_mask(heads, width), persistent=False)
+        self.token_projector = TokenProjector(
+            widths, times_s, window_s=window_s, width=width, pooled=pooled, positions=positions
+        )
+        self.n_keys = self.token_projector.n_tokens
         self.query = nn.Parameter(torch.randn(width) * 0.02)
         self.norm = nn.LayerNorm(width)
         self.q = nn.Linear(width, width)
-        self.again = nn.ModuleList(_next_query(width) for _ in range(reads - 1))
+        self.next_queries = nn.ModuleList(_build_next_query(width) for _ in range(n_query_steps - 1))
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
         self.feed_forward = nn.Sequential(
@@ -146,48 +150,50 @@ class SharedAttention(Fusion):
             nn.Linear(4 * width, width),
             nn.Dropout(dropout),
         )
-        last = nn.Linear(width, n_outputs)
-        if skip:
-            nn.init.trunc_normal_(last.weight, std=1e-3)
-            nn.init.zeros_(last.bias)
-        self.head = nn.Sequential(nn.LayerNorm(width), last)
+        output_layer = nn.Linear(width, n_outputs)
+        if late_fusion_residual:
+            nn.init.trunc_normal_(output_layer.weight, std=1e-3)
+            nn.init.zeros_(output_layer.bias)
+        self.head = nn.Sequential(nn.LayerNorm(width), output_layer)
 
-    def forward(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Fused:
-        tokens, mask = self.read(encoded, present_BM)
+    def forward(self, encoded: dict[str, EncoderOutput], logits: dict[str, Tensor], present_BM: Tensor) -> FusionOutput:
+        tokens, mask = self.token_projector(encoded, present_BM)
         x_BND, mask_BN = self.norm(torch.cat(tokens, 1)), torch.cat(mask, 1)
         k_BND, v_BND = self.kv(x_BND).chunk(2, -1)
         heads_HD = self.heads_HD.to(k_BND.dtype)
-        real_H1 = heads_HD.amax(1, keepdim=True)
-        scale = (real_H1.sum() / self.width) ** 0.5
+        is_head_H1 = heads_HD.amax(1, keepdim=True)
+        scale = (is_head_H1.sum() / self.width) ** 0.5
         x_BD, attention_BHN = (
             self.query.expand(len(x_BND), -1),
             x_BND.new_zeros(len(x_BND), len(heads_HD), x_BND.shape[1]),
         )
-        for to_query in (self.q, *self.again):
+        for to_query in (self.q, *self.next_queries):
             scores_BHN = ((to_query(x_BD)[:, None] * k_BND) @ heads_HD.T).transpose(1, 2) * scale
             attention_BHN = scores_BHN.masked_fill(~mask_BN[:, None], float("-inf")).softmax(-1)
             dropped = nn.functional.dropout(attention_BHN, self.dropout, self.training)
-            read_BD = ((dropped.transpose(1, 2) @ heads_HD) * v_BND).sum(1)
-            x_BD = x_BD + self.proj(read_BD)
+            attended_BD = ((dropped.transpose(1, 2) @ heads_HD) * v_BND).sum(1)
+            x_BD = x_BD + self.proj(attended_BD)
             x_BD = x_BD + self.feed_forward(x_BD)
-        weights_BM, corrected_BM = _mass((attention_BHN * real_H1).sum(1) / real_H1.sum(), mask)
-        found_BK = self.head(x_BD)
-        if self.skip:
-            found_BK = upcast_half_precision(found_BK) + evidence(logits, corrected_BM, present_BM)
-        return Fused(found_BK, weights_BM, corrected_BM)
+        weights_BM, corrected_BM = _compute_attention_mass((attention_BHN * is_head_H1).sum(1) / is_head_H1.sum(), mask)
+        logits_BK = self.head(x_BD)
+        if self.late_fusion_residual:
+            logits_BK = upcast_half_precision(logits_BK) + sum_weighted_log_probabilities(
+                logits, corrected_BM, present_BM
+            )
+        return FusionOutput(logits_BK, weights_BM, corrected_BM)
 
-    def query_key_gradients(self) -> list[Tensor]:
+    def list_query_key_gradients(self) -> list[Tensor]:
         kv = self.kv.weight.grad
         queries = [
             module.weight.grad
-            for to_query in (self.q, *self.again)
+            for to_query in (self.q, *self.next_queries)
             for module in to_query.modules()
             if isinstance(module, nn.Linear)
         ]
         return [g for g in (*queries, None if kv is None else kv[: self.width]) if g is not None]
 
 
-class Bottleneck(Fusion):
+class BottleneckFusion(Fusion):
     """Modalities exchange through a few tokens only: MBT (Nagrani et al. 2021, arXiv 2107.00135).
 
     In each layer every modality's own block lets its tokens and the bottleneck tokens attend to each other; the
@@ -212,61 +218,64 @@ class Bottleneck(Fusion):
     ) -> None:
         super().__init__()
         self.width = width
-        self.read = Tokens(widths, times_s, window_s=window_s, width=width, pooled=pooled, positions=positions)
-        self.n_keys = self.read.count + bottlenecks
+        self.token_projector = TokenProjector(
+            widths, times_s, window_s=window_s, width=width, pooled=pooled, positions=positions
+        )
+        self.n_keys = self.token_projector.n_tokens + bottlenecks
         self.bottlenecks = nn.Parameter(torch.randn(bottlenecks, width) * 0.02)
         self.layers = nn.ModuleList(
-            nn.ModuleDict({m: Block(width, heads, dropout=dropout) for m in self.read.names}) for _ in range(depth)
+            nn.ModuleDict({m: TransformerBlock(width, heads, dropout=dropout) for m in self.token_projector.modalities})
+            for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
         self.gate = nn.Linear(width, 1, bias=False)  # a constant would change no weight
         self.head = nn.Linear(width, n_outputs)
 
-    def forward(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Fused:
-        tokens, masks = self.read(encoded, present_BM)
+    def forward(self, encoded: dict[str, EncoderOutput], logits: dict[str, Tensor], present_BM: Tensor) -> FusionOutput:
+        tokens, masks = self.token_projector(encoded, present_BM)
         b, count = len(present_BM), len(self.bottlenecks)
         shared = self.bottlenecks.expand(b, -1, -1)
-        always = present_BM.new_ones(b, count)
-        own = [shared] * len(tokens)
+        bottleneck_mask = present_BM.new_ones(b, count)
+        bottlenecks_by_modality = [shared] * len(tokens)
         for layer in self.layers:
             assert isinstance(layer, nn.ModuleDict)
-            for i, m in enumerate(self.read.names):
-                out = layer[m](torch.cat([shared, tokens[i]], 1), torch.cat([always, masks[i]], 1))
-                own[i], tokens[i] = out[:, :count], out[:, count:]
-            stacked = torch.stack(own, 1)
-            here = present_BM[:, :, None, None]
-            shared = torch.where(here, stacked, 0).sum(1) / here.sum(1)
-        x_BMD = self.norm(torch.stack(own, 1).mean(2))
-        weights = _softmax(self.gate(x_BMD)[..., 0], present_BM)
-        return Fused(self.head((weights[..., None] * x_BMD).sum(1)), weights, weights)
+            for i, m in enumerate(self.token_projector.modalities):
+                out = layer[m](torch.cat([shared, tokens[i]], 1), torch.cat([bottleneck_mask, masks[i]], 1))
+                bottlenecks_by_modality[i], tokens[i] = out[:, :count], out[:, count:]
+            stacked = torch.stack(bottlenecks_by_modality, 1)
+            present = present_BM[:, :, None, None]
+            shared = torch.where(present, stacked, 0).sum(1) / present.sum(1)
+        x_BMD = self.norm(torch.stack(bottlenecks_by_modality, 1).mean(2))
+        weights = masked_softmax(self.gate(x_BMD)[..., 0], present_BM)
+        return FusionOutput(self.head((weights[..., None] * x_BMD).sum(1)), weights, weights)
 
-    def query_key_gradients(self) -> list[Tensor]:
-        blocks = [m for m in self.layers.modules() if isinstance(m, Block)]
+    def list_query_key_gradients(self) -> list[Tensor]:
+        blocks = [m for m in self.layers.modules() if isinstance(m, TransformerBlock)]
         grads = [block.qkv.weight.grad for block in blocks]
         return [g[: 2 * self.width] for g in grads if g is not None]
 
 
-class Gated(Fusion):
+class GatedFusion(Fusion):
     """A softmax gate over the pooled features of the modalities present, computed from all of them."""
 
     def __init__(self, widths: dict[str, int], *, n_outputs: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.names = sorted(widths)
+        self.modalities = sorted(widths)
         self.inputs = nn.ModuleDict(
-            {m: nn.Sequential(nn.Linear(widths[m], width), nn.LayerNorm(width), nn.GELU()) for m in self.names}
+            {m: nn.Sequential(nn.Linear(widths[m], width), nn.LayerNorm(width), nn.GELU()) for m in self.modalities}
         )
-        self.gate = nn.Linear(len(self.names) * width, len(self.names))
+        self.gate = nn.Linear(len(self.modalities) * width, len(self.modalities))
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, n_outputs))
 
-    def forward(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Fused:
-        here = present_BM[..., None]
-        pooled = {m: torch.where(here[:, i], encoded[m].pooled_BD, 0) for i, m in enumerate(self.names)}
-        x_BMD = torch.where(here, torch.stack([self.inputs[m](pooled[m]) for m in self.names], 1), 0)
-        weights = _softmax(self.gate(x_BMD.flatten(1)), present_BM)
-        return Fused(self.head((weights[..., None] * x_BMD).sum(1)), weights, weights)
+    def forward(self, encoded: dict[str, EncoderOutput], logits: dict[str, Tensor], present_BM: Tensor) -> FusionOutput:
+        present = present_BM[..., None]
+        pooled = {m: torch.where(present[:, i], encoded[m].pooled_BD, 0) for i, m in enumerate(self.modalities)}
+        x_BMD = torch.where(present, torch.stack([self.inputs[m](pooled[m]) for m in self.modalities], 1), 0)
+        weights = masked_softmax(self.gate(x_BMD.flatten(1)), present_BM)
+        return FusionOutput(self.head((weights[..., None] * x_BMD).sum(1)), weights, weights)
 
 
-class SingleToken(Fusion):
+class SingleTokenFusion(Fusion):
     """What the reference's released code computes: attention over one token, the concatenated pooled features.
 
     A softmax over one key is 1 whatever the sample, so the attention is a linear map, its query and key maps get no
@@ -274,37 +283,37 @@ class SingleToken(Fusion):
     zeros, which the reference does not provide for. 11,145,525 parameters at 768 + 768 + 60 features.
     """
 
-    HIDDEN = (512, 256)
-    ORDER = ("video", "audio", "eeg")  # of the concatenation
+    HIDDEN_WIDTHS = (512, 256)
+    MODALITY_ORDER = ("video", "audio", "eeg")  # of the concatenation
 
     def __init__(self, widths: dict[str, int], *, n_outputs: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.names = sorted(widths)
+        self.modalities = sorted(widths)
         self.width, self.n_keys = sum(widths.values()), 1
         self.attention = nn.MultiheadAttention(self.width, heads, batch_first=True)
-        self.reduce = nn.Linear(self.width, self.HIDDEN[0])
+        self.reduce = nn.Linear(self.width, self.HIDDEN_WIDTHS[0])
         self.head = nn.Sequential(
-            nn.Linear(*self.HIDDEN), nn.ReLU(), nn.Dropout(dropout), nn.Linear(self.HIDDEN[1], n_outputs)
+            nn.Linear(*self.HIDDEN_WIDTHS), nn.ReLU(), nn.Dropout(dropout), nn.Linear(self.HIDDEN_WIDTHS[1], n_outputs)
         )
 
-    def concatenated(self, encoded: dict[str, Encoded], present_BM: Tensor) -> Tensor:
+    def concatenate_pooled(self, encoded: dict[str, EncoderOutput], present_BM: Tensor) -> Tensor:
         """(batch, 1, sum of widths)."""
-        order = [m for m in self.ORDER if m in self.names]
-        parts = [torch.where(present_BM[:, self.names.index(m), None], encoded[m].pooled_BD, 0) for m in order]
+        order = [m for m in self.MODALITY_ORDER if m in self.modalities]
+        parts = [torch.where(present_BM[:, self.modalities.index(m), None], encoded[m].pooled_BD, 0) for m in order]
         return torch.cat(parts, 1)[:, None]
 
-    def forward(self, encoded: dict[str, Encoded], logits: dict[str, Tensor], present_BM: Tensor) -> Fused:
-        x_B1D = self.concatenated(encoded, present_BM)
+    def forward(self, encoded: dict[str, EncoderOutput], logits: dict[str, Tensor], present_BM: Tensor) -> FusionOutput:
+        x_B1D = self.concatenate_pooled(encoded, present_BM)
         mixed, _ = self.attention(x_B1D, x_B1D, x_B1D, need_weights=False)
-        equal = present_BM / present_BM.sum(1, keepdim=True)
-        return Fused(self.head(self.reduce(mixed[:, 0])), equal, equal)
+        uniform_weights = present_BM / present_BM.sum(1, keepdim=True)
+        return FusionOutput(self.head(self.reduce(mixed[:, 0])), uniform_weights, uniform_weights)
 
-    def query_key_gradients(self) -> list[Tensor]:
-        whole = self.attention.in_proj_weight.grad
-        return [] if whole is None else [whole[: 2 * self.width]]
+    def list_query_key_gradients(self) -> list[Tensor]:
+        gradient = self.attention.in_proj_weight.grad
+        return [] if gradient is None else [gradient[: 2 * self.width]]
 
 
-def evidence(logits: dict[str, Tensor], weights_BM: Tensor, present_BM: Tensor) -> Tensor:
+def sum_weighted_log_probabilities(logits: dict[str, Tensor], weights_BM: Tensor, present_BM: Tensor) -> Tensor:
     """(batch, classes): the weighed unimodal log probabilities, with equal weights their sum over what is present.
 
     No gradient goes into the logits: they stay what the modality alone says.
@@ -315,11 +324,11 @@ def evidence(logits: dict[str, Tensor], weights_BM: Tensor, present_BM: Tensor) 
     return (known * share_BM[..., None]).sum(1)
 
 
-def _softmax(scores_BM: Tensor, present_BM: Tensor) -> Tensor:
+def masked_softmax(scores_BM: Tensor, present_BM: Tensor) -> Tensor:
     return scores_BM.masked_fill(~present_BM, float("-inf")).softmax(-1)
 
 
-def _mass(attention_BN: Tensor, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _compute_attention_mass(attention_BN: Tensor, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
     parts = attention_BN.split([m.shape[1] for m in masks], 1)
     raw = torch.stack([p.sum(1) for p in parts], 1)
     counts = torch.stack([m.sum(1) for m in masks], 1)
@@ -327,12 +336,12 @@ def _mass(attention_BN: Tensor, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
     return raw, corrected / corrected.sum(1, keepdim=True)
 
 
-def heads_of_channels(heads: int, width: int) -> Tensor:
+def build_head_mask(heads: int, width: int) -> Tensor:
     """(heads, width): 1 where a channel belongs to a head, in equal and contiguous parts."""
     return torch.eye(heads).repeat_interleave(width // heads, 1)
 
 
-def _next_query(width: int) -> nn.Sequential:
+def _build_next_query(width: int) -> nn.Sequential:
     """From what was read so far to the next query; small as the first, so that training starts from equal weights."""
     linear = nn.Linear(width, width)
     nn.init.trunc_normal_(linear.weight, std=0.02)
@@ -340,11 +349,11 @@ def _next_query(width: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), linear)
 
 
-CLOCK_WAVES = 8
+N_TIME_FREQUENCIES = 8
 
 
-def _clock(times_s: Tensor, window_s: float) -> Tensor:
+def _encode_times(times_s: Tensor, window_s: float) -> Tensor:
     """Sines and cosines of 1, 2, 4 ... 128 half periods a window: (N, 16). Equal times get equal rows."""
-    waves = 2.0 ** torch.arange(CLOCK_WAVES)
-    angle = torch.pi * waves * times_s[:, None].float() / window_s
+    frequencies = 2.0 ** torch.arange(N_TIME_FREQUENCIES)
+    angle = torch.pi * frequencies * times_s[:, None].float() / window_s
     return torch.cat([angle.sin(), angle.cos()], -1)

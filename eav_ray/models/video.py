@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from eav_ray.errors import ConfigError, suggest_nearest
-from eav_ray.models.encoder import Encoded, Encoder, positions
+from eav_ray.models.encoder import Encoder, EncoderOutput, build_position_embedding
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -34,7 +34,7 @@ class ViT(Encoder):
         name: str,
         *,
         window_s: float,
-        stored: int,
+        n_stored_frames: int,
         frames: int,
         image_size: int,
         patch: int,
@@ -74,18 +74,18 @@ class ViT(Encoder):
                 "rope, dinov3, resnet, siglip and gap models are not); use for example vit_base_patch16_224"
             )
         self.model = model
-        expects: Any = model.pretrained_cfg
-        for key, values in (("mean", expects["mean"]), ("sd", expects["std"])):
+        pretrained_config: Any = model.pretrained_cfg
+        for key, values in (("mean", pretrained_config["mean"]), ("sd", pretrained_config["std"])):
             self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
-        frame_indices = ((torch.arange(frames) + 0.5) * stored / frames).long()
+        frame_indices = ((torch.arange(frames) + 0.5) * n_stored_frames / frames).long()
         self.register_buffer("chosen", frame_indices, persistent=False)
-        self.register_buffer("times_s", (frame_indices + 0.5) * window_s / stored, persistent=False)
-        self.position = positions(frames, width)
+        self.register_buffer("times_s", (frame_indices + 0.5) * window_s / n_stored_frames, persistent=False)
+        self.position = build_position_embedding(frames, width)
 
-    def checkpoint_activations(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         self.model.set_grad_checkpointing(True)
 
-    def forward(self, x_BFHWC: Tensor, present_B: Tensor) -> Encoded:
+    def forward(self, x_BFHWC: Tensor, present_B: Tensor) -> EncoderOutput:
         """
         Args:
             x_BFHWC: Stored frames, uint8 RGB, (batch, frames, height, width, 3).
@@ -97,9 +97,9 @@ class ViT(Encoder):
         scaled = (pixels.float() / 255 - self.mean) / self.sd
         class_tokens = self.model.forward_features(scaled)[:, 0]
         tokens = class_tokens.view(b, f, self.width) + self.position
-        return self.masked(tokens, tokens.mean(1), present_B)
+        return self.build_output(tokens, tokens.mean(1), present_B)
 
-    def held(self, tokens_BND: Tensor, frame: int) -> tuple[Tensor, Tensor]:
+    def hold_frame(self, tokens_BND: Tensor, frame: int) -> tuple[Tensor, Tensor]:
         """What `forward` makes of windows that hold one of their frames throughout: tokens, and their mean.
 
         Args:

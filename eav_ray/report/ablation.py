@@ -14,7 +14,7 @@ from eav_ray.config import Experiment
 from eav_ray.report.page import figure_svg, section, table
 from eav_ray.report.statistics import ALPHA, MIN_SUBJECTS, Paired, against, holm, interval
 from eav_ray.report.table import correct_per_recording
-from eav_ray.training.metrics import scores
+from eav_ray.training.metrics import compute_scores
 from eav_ray.training.variants import BASE, PARTS, Variant, hidden_name, subset_name, subsets
 
 SOURCE = "fusion"  # of a model of one modality its only logits
@@ -72,7 +72,7 @@ def comparisons(
                     "changes": variant.changes,
                     "modalities": variant.modalities(base),
                     "accuracy": _finite(asdict(interval(common, variant.name))),
-                    "balanced_accuracy": _number(scores(windows)["recording_balanced_accuracy"]),
+                    "balanced_accuracy": _number(compute_scores(windows)["recording_balanced_accuracy"]),
                     "against": comparison_to_dict(one) if one else None,
                     "cost": costs.get(variant.name, {}),
                 }

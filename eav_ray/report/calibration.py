@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from eav_ray.training.metrics import logits_of, per_recording
+from eav_ray.training.metrics import average_per_recording, select_logits
 
 BINS = 10
 COLDEST, HOTTEST = 0.05, 20.0
@@ -76,13 +76,13 @@ def calibration(windows: pd.DataFrame, sources: list[str], validation: pd.DataFr
     tested = per_fold(windows)
     found: dict[str, object] = {}
     for source in sources:
-        logits, label = logits_of(tested, source), tested["label"].to_numpy()
+        logits, label = select_logits(tested, source), tested["label"].to_numpy()
         one: dict[str, object] = {"raw": reliability(logits, label)}
         if validation is not None:
             held = per_fold(validation)
             scale, temperatures = np.ones(len(tested)), {}
             for fold, mine in held.groupby("fold"):
-                found_here = fit_temperature(logits_of(mine, source), mine["label"].to_numpy())
+                found_here = fit_temperature(select_logits(mine, source), mine["label"].to_numpy())
                 if np.isfinite(found_here):  # else, of a source that no validation row has, it stays as it is
                     temperatures[str(fold)] = found_here
                     scale[(tested["fold"] == fold).to_numpy()] = found_here
@@ -93,5 +93,5 @@ def calibration(windows: pd.DataFrame, sources: list[str], validation: pd.DataFr
 
 def per_fold(windows: pd.DataFrame) -> pd.DataFrame:
     """`per_recording`, fold by fold, with the column `fold`."""
-    parts = [per_recording(mine).assign(fold=fold) for fold, mine in windows.groupby("fold")]
+    parts = [average_per_recording(mine).assign(fold=fold) for fold, mine in windows.groupby("fold")]
     return pd.concat(parts, ignore_index=True)

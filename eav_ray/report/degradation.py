@@ -9,7 +9,7 @@ import pandas as pd
 
 from eav_ray.report import statistics
 from eav_ray.report.table import correct_per_recording, sources_of
-from eav_ray.training.metrics import per_recording
+from eav_ray.training.metrics import average_per_recording
 
 FORMAT = 1  # raise when the tree changes
 KINDS_OF_WEIGHT = {"raw": "weight", "corrected": "corrected"}  # in the tree, in the predictions
@@ -103,7 +103,7 @@ def _with(windows: pd.DataFrame, modality: str) -> pd.DataFrame:
 
 def _mean_weights(windows: pd.DataFrame, modality: str) -> dict[str, float | None]:
     """Where the modality is used: mean over people of the means of their recordings."""
-    used = per_recording(_with(windows, modality))
+    used = average_per_recording(_with(windows, modality))
     means = used.groupby("subject")[[f"{column}.{modality}" for column in KINDS_OF_WEIGHT.values()]].mean().mean()
     return {kind: _number(means[f"{column}.{modality}"]) for kind, column in KINDS_OF_WEIGHT.items()}
 

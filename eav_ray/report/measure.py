@@ -15,7 +15,7 @@ from scipy import stats
 from eav_ray.report import statistics
 from eav_ray.report.calibration import per_fold
 from eav_ray.report.table import correct_per_recording, sources_of
-from eav_ray.training.metrics import FRAMES, per_recording, predicted, scores
+from eav_ray.training.metrics import FRAMES_CORRECT_SUFFIX, average_per_recording, compute_scores, predict_classes
 
 Tree = dict[str, Any]
 WORST = 5  # people of whom more is said
@@ -29,7 +29,7 @@ def accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -
     """
     sources = sources_of(modalities)
     correct = correct_per_recording(windows, sources)
-    recordings = per_recording(windows)
+    recordings = average_per_recording(windows)
     label = correct["label"].to_numpy()
     low, high = statistics.chance_band(len(correct), n_classes)
     balanced_low, balanced_high = statistics.balanced_chance_band(label, n_classes)
@@ -49,7 +49,7 @@ def accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -
         "sources": {},
     }
     for source in sources:
-        guess = predicted(recordings, source)
+        guess = predict_classes(recordings, source)
         mean = statistics.interval(correct, source)
         balanced = statistics.balanced_interval(correct, source)
         found["sources"][source] = {
@@ -71,14 +71,14 @@ def accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -
 def units(windows: pd.DataFrame, source: str) -> Tree:
     """Accuracy per frame, window and recording, each the mean over people; None per frame where there is no video."""
     means = compute_subject_mean_scores(windows, source)
-    column = source + FRAMES
+    column = source + FRAMES_CORRECT_SUFFIX
     per_frame = windows.groupby("subject")[column].mean().mean() if column in windows else math.nan
     return {"frame": float(per_frame), "window": means["window"], "recording": means["recording"]}
 
 
 def compute_subject_mean_scores(windows: pd.DataFrame, source: str) -> dict[str, float]:
     """Mean over people of the accuracy per window and per recording; a window without the source counts as wrong."""
-    scores_per_subject = [scores(mine, source) for _, mine in windows.groupby("subject")]
+    scores_per_subject = [compute_scores(mine, source) for _, mine in windows.groupby("subject")]
     return {
         unit: float(np.mean([s[f"{unit}_accuracy"] for s in scores_per_subject])) for unit in ("window", "recording")
     }
@@ -137,11 +137,11 @@ def verdict(one: statistics.Paired) -> str:
 
 def confusion(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -> Tree:
     """Counts of recordings of each source, rows true and columns predicted; the last column is for no prediction."""
-    recordings = per_recording(windows)
+    recordings = average_per_recording(windows)
     found: Tree = {}
     for source in sources_of(modalities):
         counts = np.zeros((n_classes, n_classes + 1), int)
-        np.add.at(counts, (recordings["label"].to_numpy(), predicted(recordings, source) % (n_classes + 1)), 1)
+        np.add.at(counts, (recordings["label"].to_numpy(), predict_classes(recordings, source) % (n_classes + 1)), 1)
         found[source] = counts.tolist()
     return found
 
@@ -153,7 +153,7 @@ def weights(windows: pd.DataFrame, modalities: Sequence[str], classes: Sequence[
     """
     if len(modalities) < 2:
         return {}
-    table = per_recording(windows)
+    table = average_per_recording(windows)
     found: Tree = {}
     for kind in ("weight", "corrected"):
         columns = [f"{kind}.{m}" for m in modalities]
@@ -189,7 +189,7 @@ def gap(windows: pd.DataFrame, trained: pd.DataFrame, modalities: Sequence[str])
 
 def _share(windows: pd.DataFrame, source: str) -> float:
     table = per_fold(windows)
-    guess = predicted(table, source)
+    guess = predict_classes(table, source)
     right = (guess == table["label"].to_numpy())[guess >= 0]
     return float(right.mean()) if len(right) else math.nan
 
@@ -232,11 +232,11 @@ def worst(rows: list[Tree], windows: pd.DataFrame, measured: pd.DataFrame | None
     Args:
         rows: From `people`.
     """
-    table = per_recording(windows)
+    table = average_per_recording(windows)
     found = []
     for row in rows[::-1][: min(WORST, len(rows) // 2)]:
         mine = table[table["subject"] == row["subject"]]
-        guess = predicted(mine, "fusion")
+        guess = predict_classes(mine, "fusion")
         wrong = guess != mine["label"].to_numpy()
         pairs = pd.Series(
             [f"{classes[t]} as {classes[g]}" for t, g in zip(mine["label"][wrong], guess[wrong], strict=True) if g >= 0]

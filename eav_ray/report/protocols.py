@@ -9,7 +9,7 @@ import pandas as pd
 from eav_ray.report import statistics
 from eav_ray.report.measure import Tree, count, units
 from eav_ray.report.table import correct_per_recording, sources_of
-from eav_ray.training.metrics import FRAMES, predicted
+from eav_ray.training.metrics import FRAMES_CORRECT_SUFFIX, predict_classes
 
 REFERENCE = "Yin, Shin, Li and Lee 2024, arXiv 2411.00822: one model a person, the protocol `paper`, per frame"
 
@@ -116,8 +116,10 @@ def as_published(windows: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFra
     sources = sources_of(modalities)
     right = pd.DataFrame({"subject": windows["subject"]})
     for source in sources:
-        of_windows = pd.Series((predicted(windows, source) == windows["label"].to_numpy()).astype(float), windows.index)
-        of_frames = windows.get(source + FRAMES)
+        of_windows = pd.Series(
+            (predict_classes(windows, source) == windows["label"].to_numpy()).astype(float), windows.index
+        )
+        of_frames = windows.get(source + FRAMES_CORRECT_SUFFIX)
         right[source] = of_windows if of_frames is None else of_frames.fillna(of_windows)
     return right.groupby("subject").mean()
 

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from eav_ray.data.split import CROSS_SUBJECT_PROTOCOLS, Split
 from eav_ray.report import statistics
 from eav_ray.report.statistics import compute_subject_accuracy
-from eav_ray.training.metrics import per_recording, predicted, scores
+from eav_ray.training.metrics import average_per_recording, compute_scores, predict_classes
 
 TOGETHER = ("late_mean", "fusion")
 SOURCES = ("video", "audio", "eeg", *TOGETHER)
@@ -39,10 +39,10 @@ def correct_per_recording(windows: pd.DataFrame, sources: list[str]) -> pd.DataF
     Args:
         windows: Predictions, one row a window, with columns `<source>.logit_<class>`; NaN where a source is missing.
     """
-    table = per_recording(windows)
+    table = average_per_recording(windows)
     result = table[["subject", "recording", "label"]].copy()
     for source in sources:
-        result[source] = predicted(table, source) == table["label"].to_numpy()
+        result[source] = predict_classes(table, source) == table["label"].to_numpy()
     return result
 
 
@@ -151,7 +151,7 @@ def optimism(windows: pd.DataFrame, inner: float, changes: dict[str, Any]) -> Op
     Args:
         windows: Predictions of the test recordings.
     """
-    return Optimism(inner, scores(windows)["recording_balanced_accuracy"], changes)
+    return Optimism(inner, compute_scores(windows)["recording_balanced_accuracy"], changes)
 
 
 def optimism_text(folds: dict[int, Optimism]) -> str:

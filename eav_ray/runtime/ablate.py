@@ -19,7 +19,7 @@ import torch
 from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data import arrow
 from eav_ray.errors import DataError
-from eav_ray.models.build import Shapes
+from eav_ray.models.build import DataShapes
 from eav_ray.report import ablation, cost
 from eav_ray.report.page import document
 from eav_ray.report.progress import stage
@@ -157,7 +157,7 @@ def _costs(
     e: Experiment, made: Sequence[Variant], trials: Sequence[Trial], data: Data, results: Store
 ) -> dict[str, dict[str, Any]]:
     """By a variant's name; one that is masked costs what its whole model does."""
-    shapes = Shapes(data.index.eeg_channels, len(data.index.classes))
+    shapes = DataShapes(data.index.eeg_channels, len(data.index.classes))
     experiments = {v.name: v.experiment(e) for v in made}
     alike = {name: _computes(x) for name, x in experiments.items()}
     one_of = {model: experiments[name] for name, model in alike.items()}
@@ -165,11 +165,11 @@ def _costs(
     with stage("latency", ROUNDS * len(one_of), "models") as bar:
         for _ in range(ROUNDS):  # in turns: what else the machine does meanwhile is not held against one of them
             for model, x in one_of.items():
-                times[model] += estimate.latency_ms(x, shapes, _device(e))
+                times[model] += estimate.measure_latency_ms(x, shapes, _device(e))
                 bar.to(bar.done + 1)
     measured = {}
     for model, ms in times.items():
-        counted = {k: estimate.cost(_priced_by(one_of[model], k), shapes) for k in ("parameters", "gmac")}
+        counted = {k: estimate.compute_model_cost(_priced_by(one_of[model], k), shapes) for k in ("parameters", "gmac")}
         latency = {"latency_ms": float(np.median(ms)), "p95_ms": float(np.quantile(ms, 0.95)), "repeats": len(ms)}
         measured[model] = counted | latency
     every = {run.key: run for t in trials for run in t.fold.runs}

@@ -29,8 +29,8 @@ from eav_ray.data.upload import MAX_UPLOAD_S, make_windows, parse_upload
 from eav_ray.data.wire import parse_json
 from eav_ray.errors import DataError
 from eav_ray.runtime.access import TokenAuthMiddleware, encode_json, make_json_response
-from eav_ray.training.predictor import Predictor, answers
-from eav_ray.training.probabilities import Recordings
+from eav_ray.training.predictor import Predictor, build_prediction_trees
+from eav_ray.training.probabilities import RecordingAverager
 
 TICK_S = 0.1
 
@@ -87,7 +87,7 @@ class Service:
                 "classes": list(p.classes),
                 "modalities": list(p.modalities),
                 "window_s": p.preprocessing.window_s,
-                "eeg_channels": list(p.montage) or p.eeg_channels,
+                "eeg_channels": list(p.eeg_channel_names) or p.eeg_channels,
                 "uptime_s": round(time.monotonic() - self._began, 1),
                 "streams": self._streams,
                 "longest_s": MAX_UPLOAD_S,
@@ -143,18 +143,18 @@ class Service:
             upload = parse_upload(tree)
         except DataError as error:
             raise Refused(400, str(error)) from None
-        made, not_used = make_windows(upload, p.preprocessing, p.modalities, p.eeg_channels, p.montage)
+        made, not_used = make_windows(upload, p.preprocessing, p.modalities, p.eeg_channels, p.eeg_channel_names)
         if not made.windows:
             reasons = "; ".join(f"{m}: {reason}" for m, reason in not_used.items())
             raise Refused(422, f"nothing in this request can be used ({reasons})", not_used=not_used)
-        table = p.of_rows(made.windows)
-        whole = Recordings()
+        table = p.predict_windows(made.windows)
+        whole = RecordingAverager()
         whole.add(table)
-        (recording,) = answers(whole.means(), p.classes)
+        (recording,) = build_prediction_trees(whole.compute_means(), p.classes)
         recording |= {"used": [m for m in p.modalities if m not in not_used], "not_used": not_used}
         windows = [
             {"start_s": row["window"] * p.preprocessing.window_s, "used": _used(row, p)} | answer
-            for row, answer in zip(made.windows, answers(table, p.classes), strict=True)
+            for row, answer in zip(made.windows, build_prediction_trees(table, p.classes), strict=True)
         ]
         return recording | {"windows": windows}
 
@@ -176,7 +176,7 @@ class Streaming:
     def __init__(self, socket: WebSocket, predictor: Predictor, limits: Limits, pool: ThreadPoolExecutor) -> None:
         p = predictor
         self._socket, self._predictor, self._limits, self._pool = socket, predictor, limits, pool
-        self._live = LiveStream(p.preprocessing, p.modalities, p.eeg_channels, p.montage)
+        self._live = LiveStream(p.preprocessing, p.modalities, p.eeg_channels, p.eeg_channel_names)
         self._new = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
@@ -243,11 +243,11 @@ class Streaming:
 
     def _predicted(self, shot: StreamSnapshot) -> dict[str, Any]:
         p = self._predictor
-        row, not_used = make_window(shot, p.preprocessing, p.modalities, p.eeg_channels, p.montage)
+        row, not_used = make_window(shot, p.preprocessing, p.modalities, p.eeg_channels, p.eeg_channel_names)
         tree = {"time": shot.stop_s, "start": shot.start_s, "used": _used(row, p), "not_used": not_used}
         if not tree["used"]:
             return tree | {"predicted": None, "probabilities": None}
-        (answer,) = answers(p.of_rows([row]), p.classes)
+        (answer,) = build_prediction_trees(p.predict_windows([row]), p.classes)
         return tree | answer
 
 

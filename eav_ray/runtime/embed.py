@@ -17,12 +17,18 @@ from eav_ray.config import Experiment
 from eav_ray.data.cache import WindowCache
 from eav_ray.data.shard import ShardFile, ShardIndex
 from eav_ray.errors import DataError
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster
 from eav_ray.runtime.eeg_stage import retried
 from eav_ray.storage import Store
-from eav_ray.training.embeddings import FEATURES, commit, compute, part_name, write_part
+from eav_ray.training.embeddings import (
+    FEATURE_ARRAYS,
+    build_part_name,
+    commit_embeddings,
+    compute_embeddings,
+    write_embedding_part,
+)
 from eav_ray.training.plan import Run
 from eav_ray.training.run import start_from_published, times_of
 from eav_ray.training.source import Labels, RawSource, plain_batches
@@ -45,16 +51,16 @@ def embed_frozen(experiment: Experiment, runs: list[Run], shards: Store, index: 
         with _only_one(results, key, m):
             if results.is_committed(key):
                 continue
-            shapes = Shapes(index.eeg_channels, len(index.classes))
+            shapes = DataShapes(index.eeg_channels, len(index.classes))
             whole = _published(run.experiment, shapes)  # what is wrong with the weights is said here
-            todo = [f for f in index.shards if not results.exists(part_name(key, _part(f)))]
+            todo = [f for f in index.shards if not results.exists(build_part_name(key, _part(f)))]
             total, done = sum(f.rows for f in index.shards), sum(f.rows for f in index.shards if f not in todo)
             with stage(f"embed {m}, once", total, "windows") as bar:
                 bar.to(done)
                 for rows in _embedded(run, key, todo, shards, index, shapes) if todo else []:
                     done += rows
                     bar.to(done)
-            commit(results, key, times_of(whole))
+            commit_embeddings(results, key, times_of(whole))
 
 
 @contextmanager
@@ -79,14 +85,14 @@ def _part(file: ShardFile) -> str:
     return file.sha256[:16]
 
 
-def _published(experiment: Experiment, shapes: Shapes) -> Classifier:
+def _published(experiment: Experiment, shapes: DataShapes) -> Classifier:
     model = Classifier(experiment, shapes)
     start_from_published(model, experiment)
     return model
 
 
 def _embedded(
-    run: Run, key: str, todo: list[ShardFile], shards: Store, index: ShardIndex, shapes: Shapes
+    run: Run, key: str, todo: list[ShardFile], shards: Store, index: ShardIndex, shapes: DataShapes
 ) -> Iterator[int]:
     """Yields how many windows were embedded, as they are."""
     runtime = run.experiment.runtime
@@ -110,7 +116,7 @@ def _embedded(
 class _Embed:
     """An actor of Ray Data: the encoder, loaded once; a shard in, its part of the features written."""
 
-    def __init__(self, run: Run, key: str, shards: str, index: ShardIndex, shapes: Shapes) -> None:
+    def __init__(self, run: Run, key: str, shards: str, index: ShardIndex, shapes: DataShapes) -> None:
         runtime = run.experiment.runtime
         torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
         self._device = torch.device("cuda" if cluster.has_gpu(runtime) else "cpu")
@@ -128,6 +134,8 @@ class _Embed:
         )
         source = RawSource(windows, list(e.data.modalities))
         batches = plain_batches(source, Labels.of(windows, {}), np.arange(len(windows)), BATCH)
-        table = compute(self._model, batches, windows, self._device, precision=e.runtime.precision, arrays=FEATURES)
-        write_part(Store(e.store.results), self._key, _part(file), table)
+        table = compute_embeddings(
+            self._model, batches, windows, self._device, precision=e.runtime.precision, arrays=FEATURE_ARRAYS
+        )
+        write_embedding_part(Store(e.store.results), self._key, _part(file), table)
         return len(windows)

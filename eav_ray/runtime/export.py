@@ -15,7 +15,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime.cli import retarget_experiment
 from eav_ray.runtime.predict import open_checkpoint, predict, predict_shards
 from eav_ray.storage import io_errors
-from eav_ray.training.probabilities import Recordings, with_probabilities
+from eav_ray.training.probabilities import RecordingAverager, add_probabilities
 
 KINDS = (".parquet", ".csv")
 SHOWN = 20  # recordings that could not be used, of those that are printed
@@ -50,20 +50,20 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
     checkpoint = open_checkpoint(path)
     experiment = retarget_experiment(checkpoint.experiment, changes, used_stores=("shards",) if shards else ())
     by_window = target.with_name(f"{target.stem}-windows{target.suffix}")
-    recordings, count = Recordings(), 0
+    recordings, count = RecordingAverager(), 0
 
     with Table(target) as whole, Table(by_window) as table:
 
         def take(windows: pd.DataFrame) -> None:
             nonlocal count
             recordings.add(windows)
-            table.add(with_probabilities(windows, checkpoint.classes))
+            table.add(add_probabilities(windows, checkpoint.classes))
             count += len(windows)
 
         failed = (predict_shards if shards else predict)(experiment, path, take)
         if not count:
             raise DataError(f"none of {len(failed)} recordings can be predicted; the first: {failed[0]}")
-        made = with_probabilities(recordings.means(), checkpoint.classes)
+        made = add_probabilities(recordings.compute_means(), checkpoint.classes)
         whole.add(made)
     lines = [f"{len(made)} recordings ({count} windows) predicted: {target}, {by_window}"]
     if failed:

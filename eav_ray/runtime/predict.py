@@ -25,7 +25,7 @@ from eav_ray.runtime.rows import raw_rows, shard_rows
 from eav_ray.runtime.score import Task, score
 from eav_ray.storage import Store, split_store_path
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.metrics import is_mean
+from eav_ray.training.metrics import is_averaged_column
 from eav_ray.training.predictor import Predictor
 
 BATCH = 32
@@ -245,7 +245,7 @@ def _hand_on(
         good = batch[batch["reason"] == ""].drop(columns="reason").reset_index(drop=True)
         if len(good):
             # A part in which something could not be read has a column of objects of its numbers.
-            numbers = [c for c in good.columns if is_mean(c)]
+            numbers = [c for c in good.columns if is_averaged_column(c)]
             good[numbers] = good[numbers].astype(float)
             # Names, as the numbers are of these recordings' classes and not of the checkpoint's.
             good["label"] = np.array(classes)[good["label"].astype(int)]

@@ -8,7 +8,7 @@ import pyarrow as pa
 from eav_ray.config import Experiment, Modality, Preprocessing
 from eav_ray.data.shard import ShardFile, compute_window_shapes, encode_window, read_shard
 from eav_ray.data.windows import cut_recording
-from eav_ray.models.build import Shapes
+from eav_ray.models.build import DataShapes
 from eav_ray.runtime import eeg_stage
 from eav_ray.storage import Store
 
@@ -50,7 +50,7 @@ def raw_rows(
     units: list[eeg_stage.Unit],
     preprocessing: Preprocessing,
     modalities: tuple[Modality, ...],
-    shapes: Shapes,
+    shapes: DataShapes,
 ) -> list[dict[str, Any]]:
     """Raw recordings to windows, as a shard would hold them. What cannot be read becomes a row that says why."""
     prepared, found = eeg_stage.unpack(row), []

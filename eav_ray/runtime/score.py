@@ -22,7 +22,7 @@ from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.frames import frames_right, output_and_frames
+from eav_ray.training.frames import compute_frames_correct, predict_with_frames
 from eav_ray.training.run import empty_frame, open_worker_context, rows_with, to_frame
 from eav_ray.training.source import Labels, RawSource, Shown, plain_batches
 
@@ -146,16 +146,16 @@ class _Scorer:
             self._path = task.path
         if not (task.trained or task.other_data):
             check_disjoint(replace(self._split, validation=(), test=task.test))
-        windows, names, device = self._context.windows, self._model.names, self._context.device
+        windows, names, device = self._context.windows, self._model.modalities, self._context.device
         rows, parts = rows_with(windows, task.test, task.shown or tuple(names)), []
         # What another data set lacks, or has of another shape, is zeros that are masked.
         lacking = {m: self._shapes[m][0] for m in names if task.other_data and m not in task.shown}
         source = Shown(RawSource(windows, names, lacking), task.shown or tuple(names))
         for part, batch in plain_batches(source, self._labels, rows, BATCH):
             inputs = {m: x.to(device) for m, x in batch.inputs.items()}
-            output, alone = output_and_frames(self._model, inputs, batch.present_BM.to(device))
+            output, alone = predict_with_frames(self._model, inputs, batch.present_BM.to(device))
             present, label = source.present(part), self._labels.label[part]
             table = to_frame(output, windows.ids.iloc[part], present, names, label)
-            parts.append(table.assign(**frames_right(alone, names, present, label)))
+            parts.append(table.assign(**compute_frames_correct(alone, names, present, label)))
         # An encoder that a fusion follows may be given people of whom nobody recorded its modality.
         return pd.concat(parts, ignore_index=True) if parts else empty_frame(names, self._model.n_outputs)

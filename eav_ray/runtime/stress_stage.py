@@ -25,12 +25,12 @@ from eav_ray.data.manifest import DatasetReader, Recording
 from eav_ray.data.session import PreparedEEG, prepare_eeg
 from eav_ray.data.shard import compute_window_shapes, encode_window
 from eav_ray.errors import DataError
-from eav_ray.models.build import Shapes
+from eav_ray.models.build import DataShapes
 from eav_ray.report.progress import Bar
 from eav_ray.runtime import cluster
 from eav_ray.runtime.eeg_stage import retried
 from eav_ray.runtime.predict import UNIT, Predict, on_actors
-from eav_ray.training.metrics import is_mean
+from eav_ray.training.metrics import is_averaged_column
 
 MEASURED = 2  # recordings that are read and predicted to say how long all will take
 
@@ -52,7 +52,7 @@ class Work:
     data: DataConfig
     preprocessing: Preprocessing
     modalities: tuple[Modality, ...]  # of the checkpoint
-    shapes: Shapes
+    shapes: DataShapes
     recordings_by_subject: tuple[tuple[Recording, ...], ...]  # the recordings of each that are predicted
     whole: dict[str, tuple[Recording, ...]]  # all recordings of each of them, which `profile.eeg.align` looks at
     others: tuple[tuple[str, str], ...]  # (person, path) of all speech of the data set
@@ -93,7 +93,7 @@ def predicted(
 def _whole(parts: list[pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True).drop(columns=["condition", "rows"])
     # A batch in which nothing could be read has no numbers, and makes a column of objects of them all.
-    numbers = [c for c in table.columns if is_mean(c)]
+    numbers = [c for c in table.columns if is_averaged_column(c)]
     table[numbers] = table[numbers].astype(float)
     table["label"] = table["label"].astype(int)
     return table.sort_values(["subject", "recording", "reason", "window"], ignore_index=True)

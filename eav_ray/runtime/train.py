@@ -8,13 +8,17 @@ from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data.cache import WindowCache
 from eav_ray.data.shard import ShardIndex
 from eav_ray.data.split import Split, check_subjects, list_labeled_recordings, make_split
-from eav_ray.models.build import Shapes
+from eav_ray.models.build import DataShapes
 from eav_ray.report.table import warnings_of
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.preprocess import open_index
 from eav_ray.storage import Store
-from eav_ray.training.estimate import START_S, seconds_per_fused_window, seconds_per_window
+from eav_ray.training.estimate import (
+    WORKER_GROUP_START_S,
+    estimate_seconds_per_fused_window,
+    estimate_seconds_per_window,
+)
 from eav_ray.training.plan import Run, encoder_run, fusion_run, joint_run
 from eav_ray.training.run import is_done
 
@@ -101,7 +105,7 @@ def announce(
     results = Store(e.store.results)
     todo = [r for r in {r.key: r for r in runs}.values() if not is_done(r, results)]
     models = {r.key: r.experiment for r in todo}  # candidates of a search are taken to be as large as the experiment
-    speed = _Speed(Shapes(data.index.eeg_channels, len(data.index.classes)))
+    speed = _Speed(DataShapes(data.index.eeg_channels, len(data.index.classes)))
 
     def cost(run: Run) -> float:
         """Seconds of one worker; a joint step costs what its encoders cost, the head of a frozen encoder nothing."""
@@ -115,14 +119,18 @@ def announce(
     frozen = {key: run for key, run in frozen.items() if not results.is_committed(key)}
     # Backward, which they do without, is twice forward.
     once = sum(len(data.windows) * speed.encoder(e, run.experiment.data.modalities[0]) / 3 for run in frozen.values())
-    seconds = START_S + (once + sum(map(cost, (*todo, *refitted)))) / (e.runtime.workers * e.runtime.groups)
+    seconds = WORKER_GROUP_START_S + (once + sum(map(cost, (*todo, *refitted)))) / (
+        e.runtime.workers * e.runtime.groups
+    )
     encoders = sum(r.kind == "encoder" for r in todo)
     parts = [f"{len(frozen)} frozen encoders once over {len(data.windows)} windows"] if frozen else []
     parts += [f"{encoders} encoder trainings, {len(todo) - encoders} fusion or joint trainings"]
     if searched:
         alone = e.search.mode == "fusion"
         seconds += sum(map(cost, searched)) / (max_concurrent_trials * (1 if alone else e.runtime.workers))
-        seconds += 0 if alone else START_S * e.search.candidates / max_concurrent_trials  # each starts a group
+        seconds += (
+            0 if alone else WORKER_GROUP_START_S * e.search.candidates / max_concurrent_trials
+        )  # each starts a group
         parts += [f"{counted(searched)} of the search", f"{counted(refitted)} of the refit"]
     skipped = len({r.key for r in runs}) - len(todo)
     already = f" ({skipped} finished earlier)" if skipped else ""
@@ -133,7 +141,7 @@ def announce(
 class _Speed:
     """Seconds that one worker trains on a window, of each model once."""
 
-    def __init__(self, shapes: Shapes) -> None:
+    def __init__(self, shapes: DataShapes) -> None:
         self._shapes = shapes
         self._found: dict[str, float] = {}
 
@@ -141,14 +149,14 @@ class _Speed:
         key = digest(modality, getattr(experiment.model, modality))
         if key not in self._found:
             alone = replace(experiment, data=replace(experiment.data, modalities=(modality,)))
-            self._found[key] = seconds_per_window(alone, self._shapes)[modality]
+            self._found[key] = estimate_seconds_per_window(alone, self._shapes)[modality]
         return self._found[key]
 
     def fusion(self, experiment: Experiment) -> float:
         names = sorted(experiment.data.modalities)
         key = digest(experiment.fusion, [to_dict(getattr(experiment.model, m)) for m in names], names)
         if key not in self._found:
-            self._found[key] = seconds_per_fused_window(experiment, self._shapes)
+            self._found[key] = estimate_seconds_per_fused_window(experiment, self._shapes)
         return self._found[key]
 
 

@@ -18,7 +18,7 @@ from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import open_data
 from eav_ray.storage import split_store_path
 from eav_ray.training.checkpoint import Checkpoint
-from eav_ray.training.metrics import LOGIT, scores
+from eav_ray.training.metrics import LOGIT_PREFIX, compute_scores
 
 IDS = ("subject", "recording", "window", "label")
 
@@ -201,7 +201,10 @@ def restricted(
     ids = table["subject"] + "/" + table["recording"]
     columns["label"] = ids.map(label_of).to_numpy(np.int64)
     for source in (*TOGETHER[::-1], *shown):
-        columns |= {f"{source}.{LOGIT}{n}": table[f"{source}.{LOGIT}{theirs.index(k)}"] for n, k in enumerate(classes)}
+        columns |= {
+            f"{source}.{LOGIT_PREFIX}{n}": table[f"{source}.{LOGIT_PREFIX}{theirs.index(k)}"]
+            for n, k in enumerate(classes)
+        }
     columns |= {f"{part}.{m}": table[f"{part}.{m}"] for m in shown for part in ("weight", "corrected")}
     return pd.DataFrame(columns)
 
@@ -210,7 +213,7 @@ def _table(
     windows: pd.DataFrame, correct: pd.DataFrame, sources: list[str], shown: Sequence[str], n_classes: int
 ) -> list[str]:
     n_subjects = correct["subject"].nunique()
-    shares = ", ".join(f"{s} {100 * scores(windows, s)['recording_balanced_accuracy']:.2f}" for s in sources)
+    shares = ", ".join(f"{s} {100 * compute_scores(windows, s)['recording_balanced_accuracy']:.2f}" for s in sources)
     return [
         f"accuracy in percent, {len(correct)} recordings of {n_subjects} people of the other data set",
         *(line.rstrip() for line in render(correct, sources, n_classes, {}, columns=n_subjects <= LINES).splitlines()),

@@ -26,7 +26,7 @@ from eav_ray.runtime.train import runs_of
 from eav_ray.search.heads import PruningSchedule, score_heads, why_alone
 from eav_ray.search.study import mean_of, reached
 from eav_ray.storage import Store
-from eav_ray.training.metrics import scores
+from eav_ray.training.metrics import compute_scores
 from eav_ray.training.plan import SCORE, Run, fusion_run
 from eav_ray.training.run import WorkerContext, open_worker_context, score_fold
 
@@ -246,7 +246,7 @@ def full(
         if isinstance(table, str):
             raise DataError(table)
         found[fold] = {"fold": fold, "seconds": time.monotonic() - began, "together": 1}
-        found[fold] |= {f"validation_{name}": value for name, value in scores(table).items()}
+        found[fold] |= {f"validation_{name}": value for name, value in compute_scores(table).items()}
     rows = list(found.values())
     if failed:
         rows += [{"fold": len(rows), "seconds": math.nan, "together": 1, SCORE: math.nan}]

@@ -31,7 +31,7 @@ from eav_ray.data.cache import WindowCache
 from eav_ray.data.shard import ShardIndex
 from eav_ray.data.split import Split, list_labeled_recordings, make_inner_splits, make_split
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
-from eav_ray.models.build import Shapes
+from eav_ray.models.build import DataShapes
 from eav_ray.report.progress import Bar, stage
 from eav_ray.report.search import page
 from eav_ray.runtime import cluster
@@ -44,8 +44,8 @@ from eav_ray.runtime.train import Data, announce, open_data, runs_of
 from eav_ray.runtime.trial import STUDY_FILE, Control, Question, candidate_runs, full, run_fusion_batch
 from eav_ray.search.study import Candidate, StudyClient, check_space, count, is_whole, study_name, trials_table
 from eav_ray.storage import Store, list_package_versions, sha256
-from eav_ray.training.embeddings import cache_key
-from eav_ray.training.estimate import cost
+from eav_ray.training.embeddings import build_embedding_key
+from eav_ray.training.estimate import compute_model_cost
 from eav_ray.training.plan import SCORE, Run, encoder_run
 from eav_ray.training.run import is_embedded
 
@@ -296,11 +296,11 @@ def _try_candidates(
     # What a cluster is to grow for must wait in its sight; by default Tune shows it one trial at a time.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max_concurrent_trials)
     keep, copy = partial(_keep, results, folder), partial(_copy_journal, study, results, folder)
-    shapes = Shapes(index.eeg_channels, len(index.classes))
+    shapes = DataShapes(index.eeg_channels, len(index.classes))
 
     def price(candidate: Candidate) -> float:
         try:
-            return cost(override(e, candidate.changes), shapes) if e.search.cost else math.nan
+            return compute_model_cost(override(e, candidate.changes), shapes) if e.search.cost else math.nan
         except ConfigError:  # such a model cannot be built, which its training says
             return math.nan
 
@@ -465,7 +465,7 @@ def prune_candidate_runs(
                 continue
             with contextlib.suppress(DataError), results.lock(f"{name}/lock"):  # somebody else is at it
                 if run.kind == "encoder" and run.embed:
-                    results.delete(cache_key(run.key, run.embed))
+                    results.delete(build_embedding_key(run.key, run.embed))
                 results.delete(name)
 
 

@@ -20,12 +20,12 @@ from torch.overrides import TorchFunctionMode
 
 from eav_ray.config import OptimConfig
 from eav_ray.data.split import check_disjoint
-from eav_ray.models.build import FusionAlone, Output
-from eav_ray.models.fusion import Fusion, SharedAttention
+from eav_ray.models.build import ClassifierOutput, FusionClassifier
+from eav_ray.models.fusion import Fusion, SharedAttentionFusion
 from eav_ray.search.study import format_rung_column
 from eav_ray.training.engine import single_precision, summed_loss, weight_loss
 from eav_ray.training.loop import Batch, Metrics, Position, schedule
-from eav_ray.training.metrics import scores_of
+from eav_ray.training.metrics import compute_scores_from_logits
 from eav_ray.training.plan import SCORE, Run
 from eav_ray.training.run import PreparedRun, WorkerContext, labels_of, loader_of, open_source, prepare_run, rows_with
 from eav_ray.training.source import Labels, Loader, Source, plain_batches
@@ -165,7 +165,7 @@ def stacks(runs: list[tuple[Run, int]], fusion_batch_size: int) -> Iterator[list
 class Head:
     """One fusion to train, with fresh weights, and its batches."""
 
-    module: FusionAlone
+    module: FusionClassifier
     optim: OptimConfig
     loader: Loader
 
@@ -187,12 +187,12 @@ class Stack:
         optims: `weight_decay` and `clip` of each count.
     """
 
-    def __init__(self, modules: list[FusionAlone], optims: list[OptimConfig], device: torch.device) -> None:
+    def __init__(self, modules: list[FusionClassifier], optims: list[OptimConfig], device: torch.device) -> None:
         fusions = [cast(Fusion, module.fusion) for module in modules]
         self._dropout = [max((m.p for m in f.modules() if isinstance(m, nn.Dropout)), default=0.0) for f in fusions]
         # Where one drops, the structure must ask for masks; a head without dropout gets ones.
         self.module = modules[int(np.argmax(self._dropout))]
-        self.names = self.module.names
+        self.names = self.module.modalities
         # Matrices, which decay, lie before vectors, which do not.
         parameters = sorted(self.module.named_parameters(), key=lambda named: named[1].ndim < 2)
         self._shapes = {name: p.shape for name, p in parameters}
@@ -208,7 +208,7 @@ class Stack:
         self._weight_loss = torch.tensor([f.weight_loss for f in fusions], dtype=flat.dtype, device=device)
         self._draws: dict[tuple[int, int], tuple[list[Draw], bool]] = {}
         # Of shared attention: which channels belong to which head of each row.
-        parts = [f.heads_HD.to(device) for f in fusions if isinstance(f, SharedAttention)]
+        parts = [f.heads_HD.to(device) for f in fusions if isinstance(f, SharedAttentionFusion)]
         self._counts = [len(p) for p in parts] or [0] * len(modules)
         most = max(self._counts, default=0)
         self._exact = {len(p): p for p in parts}
@@ -284,7 +284,7 @@ class Stack:
             encoded, logits = self.module.encode(inputs, batch.present_BM)
             named = {name.removeprefix("fusion."): p for name, p in parameters.items()}
             fused = functional_call(cast(nn.Module, self.module.fusion), named, (encoded, logits, batch.present_BM))
-        return single_precision(Output(fused.logits_BK, logits, fused.weights_BM, fused.corrected_BM)), batch
+        return single_precision(ClassifierOutput(fused.logits_BK, logits, fused.weights_BM, fused.corrected_BM)), batch
 
     def _stacked(self, batches: list[Batch], stream: list[int], size: int) -> dict[str, Tensor]:
         """Each head's batch, filled up with rows of weight 0 to a size that does not depend on the other heads.
@@ -320,7 +320,7 @@ class Stack:
 
     def _seen(
         self, inputs: dict[str, Tensor], present_BM: Tensor, heads_HD: Tensor | None
-    ) -> tuple[list[tuple[tuple[int, ...], torch.dtype]], Output]:
+    ) -> tuple[list[tuple[tuple[int, ...], torch.dtype]], ClassifierOutput]:
         seen = _Seen()
         others = {} if heads_HD is None else {"fusion.heads_HD": heads_HD}
         with seen:
@@ -463,7 +463,7 @@ class _SharedInputs:
 
     def head(self, run: Run) -> Head:
         prepared = self.prepare(run)
-        assert isinstance(prepared.module, FusionAlone)
+        assert isinstance(prepared.module, FusionClassifier)
         return Head(prepared.module.to(self._context.device), run.optim, self.loader(run, prepared))
 
 
@@ -546,6 +546,6 @@ def _validate(
         parts = [stack.logits(batch, [rows[h] for h in some]).cpu().numpy() for _, batch in batches]
         recording = context.windows.ids.iloc[windows].groupby(["subject", "recording"]).ngroup().to_numpy()
         for h, logits_VK in zip(some, np.concatenate(parts, 1) if parts else [], strict=False):
-            scored = scores_of(logits_VK, loader.labels.label[windows], recording, everywhere=True)
+            scored = compute_scores_from_logits(logits_VK, loader.labels.label[windows], recording, always_present=True)
             found[h] = {f"validation_{k}": v for k, v in scored.items()}
     return found

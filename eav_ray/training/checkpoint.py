@@ -17,7 +17,7 @@ from torch import Tensor
 from eav_ray.config import Experiment, build_experiment, to_dict
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.storage import Store, list_package_versions
 from eav_ray.training.loop import Position
 from eav_ray.training.plan import SCORE
@@ -32,7 +32,7 @@ class Checkpoint:
     experiment: Experiment
     split: Split
     classes: tuple[str, ...]
-    shapes: Shapes
+    shapes: DataShapes
     weights: dict[str, Tensor]
     optimizer_state: dict[str, Tensor]  # empty once finished
     position: Position
@@ -101,7 +101,7 @@ def from_files(files: dict[str, bytes], *, name: str) -> Checkpoint:
             experiment=experiment,
             split=Split(split["protocol"], tuple(split["train"]), tuple(split["validation"]), tuple(split["test"])),
             classes=classes,
-            shapes=Shapes(int(state["eeg_channels"]), len(classes)),
+            shapes=DataShapes(int(state["eeg_channels"]), len(classes)),
             weights=safetensors.torch.load(files["model.safetensors"]),
             optimizer_state=safetensors.torch.load(files.get("optimizer.safetensors", EMPTY)),
             position=Position(int(state["epoch"]), int(state["step"])),

@@ -17,28 +17,28 @@ from eav_ray.data.arrow import ARROW_READ_ERRORS, describe_error
 from eav_ray.data.cache import WindowCache
 from eav_ray.data.shard import decode_parquet, encode_parquet
 from eav_ray.errors import DataError
-from eav_ray.models.build import Classifier, HeadAlone
+from eav_ray.models.build import Classifier, HeadClassifier
 from eav_ray.storage import Store
 from eav_ray.training.loop import Batch
 from eav_ray.training.precision import autocast
 
-ARRAYS = ("tokens", "mask", "pooled", "logits")
-FEATURES = ARRAYS[:-1]  # of an encoder without a head
-FORMAT = 2  # raise when the arrays change: embeddings of another version are not read
+EMBEDDING_ARRAYS = ("tokens", "mask", "pooled", "logits")
+FEATURE_ARRAYS = EMBEDDING_ARRAYS[:-1]  # of an encoder without a head
+FORMAT_VERSION = 2  # raise when the arrays change: embeddings of another version are not read
 
 
-def cache_key(encoder_key: str, recordings: tuple[str, ...]) -> str:
-    return f"embeddings/{encoder_key}-{digest(FORMAT, sorted(recordings), length=8)}"
+def build_embedding_key(encoder_key: str, recordings: tuple[str, ...]) -> str:
+    return f"embeddings/{encoder_key}-{digest(FORMAT_VERSION, sorted(recordings), length=8)}"
 
 
-def compute(
-    model: Classifier | HeadAlone,
+def compute_embeddings(
+    model: Classifier | HeadClassifier,
     batches: Iterator[tuple[np.ndarray, Batch]],
     windows: WindowCache,
     device: torch.device,
     *,
     precision: Precision = "fp32",
-    arrays: tuple[str, ...] = ARRAYS,
+    arrays: tuple[str, ...] = EMBEDDING_ARRAYS,
 ) -> pa.Table:
     """One row a window: its id, tokens (N, D) float32, mask (N,), pooled (D,), unimodal logits (classes,).
 
@@ -47,46 +47,46 @@ def compute(
         precision: What to compute in, as the encoder was trained.
         arrays: `FEATURES` leaves the logits out.
     """
-    (name,) = model.names
+    (modality,) = model.modalities
     model.eval()
-    found: dict[str, list[np.ndarray]] = {array: [] for array in ARRAYS}
-    taken: list[np.ndarray] = []
+    outputs: dict[str, list[np.ndarray]] = {array: [] for array in EMBEDDING_ARRAYS}
+    window_rows: list[np.ndarray] = []
     with torch.no_grad(), autocast(device, precision):
         for rows, batch in batches:
             inputs = {key: x.to(device) for key, x in batch.inputs.items()}
             encoded, logits = model.encode(inputs, batch.present_BM.to(device))
-            found["tokens"].append(encoded[name].tokens_BND.float().cpu().numpy())
-            found["mask"].append(encoded[name].mask_BN.cpu().numpy().astype(np.uint8))
-            found["pooled"].append(encoded[name].pooled_BD.float().cpu().numpy())
-            found["logits"].append(logits[name].float().cpu().numpy())
-            taken.append(rows)
-    ids = windows.ids.iloc[np.concatenate(taken)]
+            outputs["tokens"].append(encoded[modality].tokens_BND.float().cpu().numpy())
+            outputs["mask"].append(encoded[modality].mask_BN.cpu().numpy().astype(np.uint8))
+            outputs["pooled"].append(encoded[modality].pooled_BD.float().cpu().numpy())
+            outputs["logits"].append(logits[modality].float().cpu().numpy())
+            window_rows.append(rows)
+    ids = windows.ids.iloc[np.concatenate(window_rows)]
     columns: dict[str, pa.Array] = {c: pa.array(ids[c].tolist()) for c in ("subject", "recording", "window")}
-    for array, parts in ((array, found[array]) for array in arrays):
+    for array, parts in ((array, outputs[array]) for array in arrays):
         columns[array] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.concatenate(parts))
     return pa.table(columns)
 
 
-def write_part(store: Store, key: str, part: int | str, table: pa.Table | None) -> None:
+def write_embedding_part(store: Store, key: str, part: int | str, table: pa.Table | None) -> None:
     """
     Args:
         part: Its name, or the rank that computed it.
     """
     if table is not None:
-        store.write(part_name(key, part), encode_parquet(table))
+        store.write(build_part_name(key, part), encode_parquet(table))
 
 
-def part_name(key: str, part: int | str) -> str:
+def build_part_name(key: str, part: int | str) -> str:
     return f"{key}/part-{part if isinstance(part, str) else f'{part:04d}'}.parquet"
 
 
-def commit(store: Store, key: str, times_s: Tensor) -> None:
+def commit_embeddings(store: Store, key: str, times_s: Tensor) -> None:
     """Make all parts count, once every rank has written its own."""
     parts = tuple(n.rsplit("/", 1)[1] for n in store.list_files(key) if n.endswith(".parquet"))
     store.commit(key, {"times.json": json.dumps(times_s.tolist()).encode()}, already_written=parts)
 
 
-class Embeddings:
+class EmbeddingSource:
     """Cached embeddings of several encoders, as a source of batches by row number of `Windows`.
 
     Args:
@@ -102,28 +102,30 @@ class Embeddings:
         windows: WindowCache,
         *,
         pooled: bool = False,
-        arrays: tuple[str, ...] = ARRAYS,
+        arrays: tuple[str, ...] = EMBEDDING_ARRAYS,
     ) -> None:
-        self.names, self._read = sorted(keys), arrays
+        self.names, self._array_names = sorted(keys), arrays
         self.times_s: dict[str, Tensor] = {}
         self._arrays: dict[str, np.ndarray] = {}
         ids = windows.ids
-        wanted = {key: row for row, key in enumerate(zip(ids["subject"], ids["recording"], ids["window"], strict=True))}
+        row_of_window = {
+            key: row for row, key in enumerate(zip(ids["subject"], ids["recording"], ids["window"], strict=True))
+        }
         self._present = ids[[f"has_{m}" for m in self.names]].to_numpy()
-        self._at = {m: np.full(len(windows), -1) for m in self.names}
+        self._table_rows = {m: np.full(len(windows), -1) for m in self.names}
         for m in self.names:
             files = store.read_committed(keys[m])
             parts = [decode_parquet(files[n], name=f"{keys[m]}/{n}") for n in sorted(files) if n.endswith(".parquet")]
             try:
                 table = pa.concat_tables(parts).combine_chunks()
                 self.times_s[m] = torch.tensor(json.loads(files["times.json"]))
-                found = {array: table.column(array).chunk(0).to_numpy_ndarray() for array in arrays}
+                columns = {array: table.column(array).chunk(0).to_numpy_ndarray() for array in arrays}
                 if pooled:
-                    found |= {"tokens": found["pooled"][:, None], "mask": found["mask"].any(1, keepdims=True)}
-                self._arrays |= {f"{m}.{array}": values for array, values in found.items()}
+                    columns |= {"tokens": columns["pooled"][:, None], "mask": columns["mask"].any(1, keepdims=True)}
+                self._arrays |= {f"{m}.{array}": values for array, values in columns.items()}
                 names = zip(*(table.column(c).to_pylist() for c in ("subject", "recording", "window")), strict=True)
-                known = [(row, wanted[name]) for row, name in enumerate(names) if name in wanted]
-                self._at[m][[row for _, row in known]] = [row for row, _ in known]
+                matches = [(row, row_of_window[name]) for row, name in enumerate(names) if name in row_of_window]
+                self._table_rows[m][[row for _, row in matches]] = [row for row, _ in matches]
             except ARROW_READ_ERRORS as error:
                 raise DataError(
                     f"{store}/{keys[m]} is damaged ({describe_error(error)}); delete it and train again"
@@ -136,11 +138,11 @@ class Embeddings:
     def get(self, rows: np.ndarray) -> dict[str, Tensor]:
         inputs: dict[str, Tensor] = {}
         for m in self.names:
-            at = self._at[m][rows]
-            if (at < 0).any():
+            table_rows = self._table_rows[m][rows]
+            if (table_rows < 0).any():
                 raise DataError(f"the embedding cache of {m} lacks a window that is needed; delete it and train again")
-            for array in self._read:
-                values = torch.from_numpy(self._arrays[f"{m}.{array}"][at])
+            for array in self._array_names:
+                values = torch.from_numpy(self._arrays[f"{m}.{array}"][table_rows])
                 inputs[f"{m}.{array}"] = values.bool() if array == "mask" else values
         return inputs
 

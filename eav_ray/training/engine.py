@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eav_ray.config import OptimConfig, Precision, RuntimeConfig
-from eav_ray.models.build import Output
+from eav_ray.models.build import ClassifierOutput
 from eav_ray.models.encoder import upcast_half_precision
 from eav_ray.models.fusion import Fusion
 from eav_ray.training.loop import Batch, Engine, parameter_groups
-from eav_ray.training.precision import DTYPES, LossScale, autocast
+from eav_ray.training.precision import AUTOCAST_DTYPES, LossScale, autocast
 from eav_ray.training.ranks import rank_and_world_size
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -75,30 +75,30 @@ def alone(batch: Batch, column: int) -> Batch:
     return replace(batch, weight_B=batch.weight_B * present_B, mixed=mixed)
 
 
-def single_precision(output: Output) -> Output:
+def single_precision(output: ClassifierOutput) -> ClassifierOutput:
     """What was computed in half precision as float32: losses and tables are made of it."""
-    logits = {m: upcast_half_precision(x) for m, x in output.unimodal.items()}
+    logits = {m: upcast_half_precision(x) for m, x in output.unimodal_logits.items()}
     rest = (upcast_half_precision(x) for x in (output.weights_BM, output.corrected_BM))
-    return Output(upcast_half_precision(output.logits_BK), logits, *rest)
+    return ClassifierOutput(upcast_half_precision(output.logits_BK), logits, *rest)
 
 
 def summed_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
     return losses(logits_BK, batch, label_smoothing).sum()
 
 
-def weight_loss(output: Output, batch: Batch) -> Tensor:
+def weight_loss(output: ClassifierOutput, batch: Batch) -> Tensor:
     """Cross-entropy of the modality weights against who of the modalities is right, summed over this rank's windows.
 
     The target is the softmax of the negative losses of the modalities alone, which get no gradient from it; the weights
     are the count-corrected ones. That weights should fall with a modality's own loss is from Zhang et al. 2023 (ICML,
     arXiv 2306.02050).
     """
-    names = sorted(output.unimodal)
+    names = sorted(output.unimodal_logits)
     # What a window's class weighs says how much the window counts, not how wrong a modality is.
     ones = torch.ones_like(batch.weight_B)
     mixed = None if batch.mixed is None else (batch.mixed[0], ones, batch.mixed[2])
     plain = replace(batch, weight_B=ones, mixed=mixed)
-    each_BM = [losses(output.unimodal[m].detach(), alone(plain, i), 0.0) for i, m in enumerate(names)]
+    each_BM = [losses(output.unimodal_logits[m].detach(), alone(plain, i), 0.0) for i, m in enumerate(names)]
     target_BM = (-torch.stack(each_BM, 1)).masked_fill(~batch.present_BM, float("-inf")).softmax(1)
     log_BM = upcast_half_precision(output.corrected_BM).clamp(min=1e-8).log()
     each_B = -torch.where(batch.present_BM, target_BM * log_BM, 0).sum(1)
@@ -225,27 +225,29 @@ class _Common:
     def _first_moments(self) -> dict[str, Tensor]:
         """Those before any step. Optimizers make them in their first, but in float16 there may be none for a while."""
         zeros = {f"{name}.{m}": torch.zeros_like(p) for name, p in self.trained() for m in ADAM_MOMENTS}
-        return zeros | {"step": torch.tensor(0.0)} | self.loss_scale.state()
+        return zeros | {"step": torch.tensor(0.0)} | self.loss_scale.state_dict()
 
-    def _loss(self, forward: Callable[..., Output], batch: Batch, part: int) -> tuple[Tensor, Tensor]:
+    def _loss(self, forward: Callable[..., ClassifierOutput], batch: Batch, part: int) -> tuple[Tensor, Tensor]:
         """(summed loss of these windows, what is differentiated)."""
         # Dropout is a function of (seed, step, rank, part), never of what this process drew before.
         torch.manual_seed((part << 44) + batch.seed * 1024 + self.rank)
         output = single_precision(forward(batch.inputs, batch.present_BM))
         total = summed_loss(output.logits_BK, batch, self.optim.label_smoothing)
         every = total
-        if len(output.unimodal) > 1:
-            for column, m in enumerate(sorted(output.unimodal)):
+        if len(output.unimodal_logits) > 1:
+            for column, m in enumerate(sorted(output.unimodal_logits)):
                 # Their own loss trains the heads of encoders that are trained here; cached logits need none.
-                if output.unimodal[m].requires_grad:
-                    every = every + summed_loss(output.unimodal[m], alone(batch, column), self.optim.label_smoothing)
+                if output.unimodal_logits[m].requires_grad:
+                    every = every + summed_loss(
+                        output.unimodal_logits[m], alone(batch, column), self.optim.label_smoothing
+                    )
         if self.weight_loss and output.corrected_BM.requires_grad:
             every = every + self.weight_loss * weight_loss(output, batch)
         # Both engines average gradients over ranks, so each rank's share of the global mean is scaled by the world.
         return total, every * (self.world_size / batch.count)
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Output:
+    def predict(self, batch: Batch) -> ClassifierOutput:
         self.module.eval()
         batch = to_device(batch, self.device)
         with autocast(self.device, self.precision):
@@ -292,9 +294,9 @@ class TorchEngine(_Common):
                 "step": optimizer_state["step"].clone(),
                 **{m: optimizer_state[f"{name}.{m}"].to(self.device, parameter.dtype) for m in ADAM_MOMENTS},
             }
-        self.loss_scale.restore(optimizer_state)
+        self.loss_scale.load_state_dict(optimizer_state)
 
-    def _forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
+    def _forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> ClassifierOutput:
         with autocast(self.device, self.precision):
             return (self.replica or self.module)(inputs, present_BM)
 
@@ -323,7 +325,7 @@ class TorchEngine(_Common):
             state = self.optimizer.state[parameter]
             found |= {f"{name}.{m}": state[m].float().cpu().clone() for m in ADAM_MOMENTS}
             found["step"] = torch.as_tensor(state["step"]).float().cpu().clone()
-        return found | self.loss_scale.state()
+        return found | self.loss_scale.state_dict()
 
     def close(self) -> None:
         self.optimizer.state.clear()
@@ -371,8 +373,8 @@ class DeepSpeedEngine(_Common):
             "zero_force_ds_cpu_optimizer": False,
             # No module's gradients travel in half precision.
             "torch_autocast": {
-                "enabled": self.precision in DTYPES,
-                "dtype": str(DTYPES.get(self.precision, torch.bfloat16)).removeprefix("torch."),
+                "enabled": self.precision in AUTOCAST_DTYPES,
+                "dtype": str(AUTOCAST_DTYPES.get(self.precision, torch.bfloat16)).removeprefix("torch."),
                 "lower_precision_safe_modules": [],
             },
             "steps_per_print": 10**9,
@@ -450,7 +452,7 @@ class DeepSpeedEngine(_Common):
                 found[f"{name}.{m}"] = whole.detach().float().cpu().clone()
         steps = [s["step"] for s in self._basic.state.values() if "step" in s]
         found["step"] = torch.as_tensor(steps[0]).float().cpu().clone()
-        return found | self.loss_scale.state()
+        return found | self.loss_scale.state_dict()
 
     def _link(self) -> None:
         """Make the optimizer state of all parameter groups reachable by parameter.
@@ -488,7 +490,7 @@ class DeepSpeedEngine(_Common):
         for state in self._basic.state.values():
             if "step" in state:
                 state["step"] = torch.as_tensor(resume["step"]).clone()
-        self.loss_scale.restore(resume)
+        self.loss_scale.load_state_dict(resume)
 
     def _restore_part(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
         """This rank's part of a parameter that ZeRO 3 has split; the last part is filled up with zeros.

@@ -8,22 +8,29 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from eav_ray.config import Experiment, get_token_width
-from eav_ray.models.build import Classifier, Shapes, build_fusion
-from eav_ray.models.encoder import Encoded
+from eav_ray.models.build import Classifier, DataShapes, build_fusion
+from eav_ray.models.encoder import EncoderOutput
 from eav_ray.training.engine import summed_loss
 from eav_ray.training.loop import Batch
 
-STEP_WINDOWS = 4
-TIMED_FLOPS = 2e9  # forward, of one window; a step of more would take long and gigabytes before the first line is said
-GPU_FLOPS = 5e13  # assumed of one GPU where there is none to measure on
-CPU_SHARE = 0.75  # of a bare matrix product's speed, reached by training AST and ViT; measured on a CPU core
-FUSION_SHARE = 0.2  # of what training encoders reaches, reached by fusions in stacks of 64; measured on a CPU core
+TIMED_WINDOWS = 4
+MAX_TIMED_FLOPS = (
+    2e9  # forward, of one window; a step of more would take long and gigabytes before the first line is said
+)
+ASSUMED_GPU_FLOPS = 5e13  # assumed of one GPU where there is none to measure on
+CPU_EFFICIENCY = 0.75  # of a bare matrix product's speed, reached by training AST and ViT; measured on a CPU core
+FUSION_EFFICIENCY = 0.2  # of what training encoders reaches, reached by fusions in stacks of 64; measured on a CPU core
 MIN_FUSION_S = 5e-5  # a fusion takes for a window, however small it is
-WARM, MIN_REPEATS, REPEATS, LATENCY_S = 3, 5, 50, 1.0  # windows of a latency, and when there are enough
-START_S = 20.0  # a group of workers, from asking to its first step
+N_WARMUP_WINDOWS, MIN_REPEATS, MAX_REPEATS, MAX_LATENCY_RUN_S = (
+    3,
+    5,
+    50,
+    1.0,
+)  # windows of a latency, and when there are enough
+WORKER_GROUP_START_S = 20.0  # a group of workers, from asking to its first step
 
 
-def seconds_per_window(experiment: Experiment, shapes: Shapes) -> dict[str, float]:
+def estimate_seconds_per_window(experiment: Experiment, shapes: DataShapes) -> dict[str, float]:
     """Seconds that one worker needs to train each encoder on one window.
 
     Small encoders are timed here on random input. Of large ones the arithmetic is counted, and divided by what a
@@ -32,21 +39,21 @@ def seconds_per_window(experiment: Experiment, shapes: Shapes) -> dict[str, floa
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
     try:
-        return {m: _one(experiment, m, shapes) for m in sorted(experiment.data.modalities)}
+        return {m: _estimate_encoder_seconds(experiment, m, shapes) for m in sorted(experiment.data.modalities)}
     finally:
         torch.set_num_threads(threads)
 
 
-def seconds_per_fused_window(experiment: Experiment, shapes: Shapes) -> float:
+def estimate_seconds_per_fused_window(experiment: Experiment, shapes: DataShapes) -> float:
     """Seconds that one worker needs to train a fusion on one window of the embedding cache; 0 where none is trained."""
-    flops = _fusion_flops(experiment, shapes)
+    flops = _count_fusion_flops(experiment, shapes)
     if not flops:
         return 0.0
-    rate = GPU_FLOPS if experiment.runtime.gpus_per_worker else _cpu_flops()
-    return max(MIN_FUSION_S, 3 * flops / (FUSION_SHARE * rate))
+    rate = ASSUMED_GPU_FLOPS if experiment.runtime.gpus_per_worker else _measure_cpu_flops()
+    return max(MIN_FUSION_S, 3 * flops / (FUSION_EFFICIENCY * rate))
 
 
-def _fusion_flops(experiment: Experiment, shapes: Shapes) -> int:
+def _count_fusion_flops(experiment: Experiment, shapes: DataShapes) -> int:
     """Forward, of one window; 0 where there is nothing to fuse."""
     e, n = experiment, len(experiment.data.modalities)
     if n < 2:
@@ -57,11 +64,11 @@ def _fusion_flops(experiment: Experiment, shapes: Shapes) -> int:
             widths = {m: get_token_width(getattr(e.model, m)) for m in sorted(e.data.modalities)}
             fusion = build_fusion(e, widths, {m: torch.zeros(1) for m in widths}, shapes.n_outputs)
             tokens = {m: torch.zeros(1, 1, width) for m, width in widths.items()}
-            encoded = {m: Encoded(x, torch.ones(1, 1, dtype=torch.bool), x[:, 0]) for m, x in tokens.items()}
+            encoded = {m: EncoderOutput(x, torch.ones(1, 1, dtype=torch.bool), x[:, 0]) for m, x in tokens.items()}
             logits = {m: torch.zeros(1, shapes.n_outputs) for m in widths}
         else:
             model = Classifier(e, shapes)
-            inputs = {m: _random(e, m, shapes, 1).inputs[m].to("meta") for m in e.data.modalities}
+            inputs = {m: _make_random_batch(e, m, shapes, 1).inputs[m].to("meta") for m in e.data.modalities}
             (encoded, logits), fusion = model.encode(inputs, present), model.fusion
     assert fusion is not None
     with FlopCounterMode(display=False) as counter:
@@ -69,17 +76,17 @@ def _fusion_flops(experiment: Experiment, shapes: Shapes) -> int:
     return counter.get_total_flops()
 
 
-def cost(experiment: Experiment, shapes: Shapes) -> float:
+def compute_model_cost(experiment: Experiment, shapes: DataShapes) -> float:
     """The `search.cost` of a whole model: its parameters, or its multiplications for a window, in 10^9."""
     with torch.device("meta"):
         model = Classifier(experiment, shapes)
     if experiment.search.cost == "parameters":
         return float(sum(p.numel() for p in model.parameters()))
-    encoders = sum(_forward_flops(_alone(experiment, m), m, shapes) for m in experiment.data.modalities)
-    return (encoders + _fusion_flops(experiment, shapes)) / 2e9
+    encoders = sum(_count_forward_flops(_select_modality(experiment, m), m, shapes) for m in experiment.data.modalities)
+    return (encoders + _count_fusion_flops(experiment, shapes)) / 2e9
 
 
-def latency_ms(experiment: Experiment, shapes: Shapes, device: torch.device) -> list[float]:
+def measure_latency_ms(experiment: Experiment, shapes: DataShapes, device: torch.device) -> list[float]:
     """Milliseconds of one window through a whole model, warm, of each repeat.
 
     The model alone, on random input and fresh weights, which take as long as trained ones, by as many threads as a
@@ -89,45 +96,45 @@ def latency_ms(experiment: Experiment, shapes: Shapes, device: torch.device) -> 
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
     try:
         model = Classifier(experiment, shapes).to(device).eval()
-        names = sorted(experiment.data.modalities)
-        inputs = {m: _random(experiment, m, shapes, 1).inputs[m].to(device) for m in names}
-        present = torch.ones(1, len(names), dtype=torch.bool, device=device)
-        found: list[float] = []
+        modalities = sorted(experiment.data.modalities)
+        inputs = {m: _make_random_batch(experiment, m, shapes, 1).inputs[m].to(device) for m in modalities}
+        present = torch.ones(1, len(modalities), dtype=torch.bool, device=device)
+        times_ms: list[float] = []
         with torch.no_grad():
             began = time.perf_counter()
-            while len(found) < WARM + MIN_REPEATS or (
-                len(found) < WARM + REPEATS and time.perf_counter() - began < LATENCY_S
+            while len(times_ms) < N_WARMUP_WINDOWS + MIN_REPEATS or (
+                len(times_ms) < N_WARMUP_WINDOWS + MAX_REPEATS and time.perf_counter() - began < MAX_LATENCY_RUN_S
             ):
                 start = time.perf_counter()
                 model(inputs, present).logits_BK.cpu()  # which waits for a GPU
-                found.append(1e3 * (time.perf_counter() - start))
-        return found[WARM:]
+                times_ms.append(1e3 * (time.perf_counter() - start))
+        return times_ms[N_WARMUP_WINDOWS:]
     finally:
         torch.set_num_threads(threads)
 
 
-def _one(experiment: Experiment, modality: str, shapes: Shapes) -> float:
-    alone = _alone(experiment, modality)
-    forward = _forward_flops(alone, modality, shapes)
-    if experiment.runtime.gpus_per_worker or forward > TIMED_FLOPS:
+def _estimate_encoder_seconds(experiment: Experiment, modality: str, shapes: DataShapes) -> float:
+    unimodal = _select_modality(experiment, modality)
+    forward_flops = _count_forward_flops(unimodal, modality, shapes)
+    if experiment.runtime.gpus_per_worker or forward_flops > MAX_TIMED_FLOPS:
         # Backward is twice forward.
-        return 3 * forward / (GPU_FLOPS if experiment.runtime.gpus_per_worker else _cpu_flops())
-    model, batch = Classifier(alone, shapes), _random(experiment, modality, shapes, STEP_WINDOWS)
+        return 3 * forward_flops / (ASSUMED_GPU_FLOPS if experiment.runtime.gpus_per_worker else _measure_cpu_flops())
+    model, batch = Classifier(unimodal, shapes), _make_random_batch(experiment, modality, shapes, TIMED_WINDOWS)
     times = []
     for _ in range(3):
         began = time.perf_counter()
         summed_loss(model(batch.inputs, batch.present_BM).logits_BK, batch, 0.0).backward()
         times.append(time.perf_counter() - began)
-    return min(times) / STEP_WINDOWS
+    return min(times) / TIMED_WINDOWS
 
 
-def _alone(experiment: Experiment, modality: str) -> Experiment:
+def _select_modality(experiment: Experiment, modality: str) -> Experiment:
     return replace(experiment, data=replace(experiment.data, modalities=(modality,)))
 
 
-def _forward_flops(experiment: Experiment, modality: str, shapes: Shapes) -> int:
+def _count_forward_flops(experiment: Experiment, modality: str, shapes: DataShapes) -> int:
     """Of one window. On the meta device nothing is computed, and weights take no memory."""
-    batch = _random(experiment, modality, shapes, 1)
+    batch = _make_random_batch(experiment, modality, shapes, 1)
     with torch.device("meta"):
         model = Classifier(experiment, shapes)
     with FlopCounterMode(display=False) as counter:
@@ -135,17 +142,17 @@ def _forward_flops(experiment: Experiment, modality: str, shapes: Shapes) -> int
     return counter.get_total_flops()
 
 
-def _cpu_flops() -> float:
+def _measure_cpu_flops() -> float:
     """What the threads of this process reach in training, per second."""
     x, times = torch.randn(1024, 1024), []
     for _ in range(3):
         began = time.perf_counter()
         torch.mm(x, x)
         times.append(time.perf_counter() - began)
-    return CPU_SHARE * 2 * 1024**3 / min(times)
+    return CPU_EFFICIENCY * 2 * 1024**3 / min(times)
 
 
-def _random(experiment: Experiment, modality: str, shapes: Shapes, n: int) -> Batch:
+def _make_random_batch(experiment: Experiment, modality: str, shapes: DataShapes, n: int) -> Batch:
     p = experiment.preprocessing
     rng = np.random.default_rng(0)
     match modality:

@@ -10,34 +10,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eav_ray.models.build import Classifier, Output
-from eav_ray.models.encoder import Encoded
+from eav_ray.models.build import Classifier, ClassifierOutput
+from eav_ray.models.encoder import EncoderOutput
 from eav_ray.models.video import ViT
-from eav_ray.training.metrics import FRAMES
+from eav_ray.training.metrics import FRAMES_CORRECT_SUFFIX
 
 
 @torch.no_grad()
-def output_and_frames(model: Classifier, inputs: dict[str, Tensor], present_BM: Tensor) -> tuple[Output, list[Output]]:
+def predict_with_frames(
+    model: Classifier, inputs: dict[str, Tensor], present_BM: Tensor
+) -> tuple[ClassifierOutput, list[ClassifierOutput]]:
     """What a model says of windows, and of each of their frames; none where the model sees no video.
 
     Args:
         inputs, present_BM: As `Classifier.forward` takes them. The video encoder runs once.
     """
     encoded, logits = model.encode(inputs, present_BM)
-    whole = model.fuse(encoded, logits, present_BM)
-    encoder = model.encoders["video"] if "video" in model.names else None
+    window_output = model.fuse(encoded, logits, present_BM)
+    encoder = model.encoders["video"] if "video" in model.modalities else None
     if not isinstance(encoder, ViT):
-        return whole, []
-    video, alone = encoded["video"], []
+        return window_output, []
+    video, frame_outputs = encoded["video"], []
     for frame in range(video.tokens_BND.shape[1]):
-        tokens, pooled = encoder.held(video.tokens_BND, frame)
-        of_frame = encoded | {"video": Encoded(tokens, video.mask_BN, pooled)}
-        alone.append(model.fuse(of_frame, logits | {"video": model.heads["video"](pooled)}, present_BM))
-    return whole, alone
+        tokens, pooled = encoder.hold_frame(video.tokens_BND, frame)
+        frame_encoded = encoded | {"video": EncoderOutput(tokens, video.mask_BN, pooled)}
+        frame_outputs.append(model.fuse(frame_encoded, logits | {"video": model.heads["video"](pooled)}, present_BM))
+    return window_output, frame_outputs
 
 
-def frames_right(
-    alone: list[Output], names: list[str], present_BM: np.ndarray, label_B: np.ndarray
+def compute_frames_correct(
+    frame_outputs: list[ClassifierOutput], modalities: list[str], present_BM: np.ndarray, label_B: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Share of each window's frames that a source gets right, a column a source; NaN where the window has no video.
 
@@ -46,23 +48,29 @@ def frames_right(
         names: The modalities of the model, in its order.
         label_B: True classes.
     """
-    if not alone:
+    if not frame_outputs:
         return {}
-    video = names.index("video")
-    read: dict[str, Callable[[Output], np.ndarray]] = {"video": lambda o: _numpy(o.unimodal["video"])}
-    if len(names) > 1:
-        read |= {"late_mean": lambda o: late_mean(o, names, present_BM), "fusion": lambda o: _numpy(o.logits_BK)}
-    right = {
-        source + FRAMES: np.mean([logits(o).argmax(1) == label_B for o in alone], 0) for source, logits in read.items()
+    video = modalities.index("video")
+    logits_by_source: dict[str, Callable[[ClassifierOutput], np.ndarray]] = {
+        "video": lambda o: _to_numpy(o.unimodal_logits["video"])
     }
-    return {name: np.where(present_BM[:, video], share, np.nan) for name, share in right.items()}
+    if len(modalities) > 1:
+        logits_by_source |= {
+            "late_mean": lambda o: average_unimodal_logits(o, modalities, present_BM),
+            "fusion": lambda o: _to_numpy(o.logits_BK),
+        }
+    correct = {
+        source + FRAMES_CORRECT_SUFFIX: np.mean([logits(o).argmax(1) == label_B for o in frame_outputs], 0)
+        for source, logits in logits_by_source.items()
+    }
+    return {name: np.where(present_BM[:, video], share, np.nan) for name, share in correct.items()}
 
 
-def late_mean(output: Output, names: list[str], present_BM: np.ndarray) -> np.ndarray:
+def average_unimodal_logits(output: ClassifierOutput, modalities: list[str], present_BM: np.ndarray) -> np.ndarray:
     """Mean of the logits of the modalities that a window has."""
-    stacked = np.stack([_numpy(output.unimodal[m]) for m in names], 1)
+    stacked = np.stack([_to_numpy(output.unimodal_logits[m]) for m in modalities], 1)
     return np.nanmean(np.where(present_BM[..., None], stacked, np.nan), 1)
 
 
-def _numpy(x: Tensor) -> np.ndarray:
+def _to_numpy(x: Tensor) -> np.ndarray:
     return x.float().cpu().numpy()

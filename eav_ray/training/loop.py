@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eav_ray.config import OptimConfig
-from eav_ray.models.build import Output
+from eav_ray.models.build import ClassifierOutput
 
 Metrics = dict[str, float]
 
@@ -54,7 +54,7 @@ class Engine(Protocol):
         """
         ...
 
-    def predict(self, batch: Batch) -> Output: ...
+    def predict(self, batch: Batch) -> ClassifierOutput: ...
 
     def sync_buffers(self) -> None:
         """Make what ranks gathered on their own, as batch statistics, the same on all. Every rank must call it."""

@@ -6,15 +6,15 @@ from torch import Tensor
 from eav_ray.config import Precision
 from eav_ray.errors import ConfigError
 
-DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-FIRST_SCALE = 2.0**16  # of the loss in float16, as PyTorch and DeepSpeed begin
+AUTOCAST_DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+INITIAL_LOSS_SCALE = 2.0**16  # of the loss in float16, as PyTorch and DeepSpeed begin
 GROWTH_INTERVAL = 2000  # steps without overflow in a row after which it doubles, as with both
 MIN_LOSS_SCALE = 1.0  # gradients that overflow at this scale do so for another reason
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """In which matrix products, convolutions and attention are computed in half precision; in fp32 nothing changes."""
-    return torch.autocast(device.type, DTYPES.get(precision), enabled=precision in DTYPES)
+    return torch.autocast(device.type, AUTOCAST_DTYPES.get(precision), enabled=precision in AUTOCAST_DTYPES)
 
 
 class LossScale:
@@ -29,7 +29,7 @@ class LossScale:
 
     def __init__(self, device: torch.device, precision: Precision) -> None:
         self.scaler = torch.amp.GradScaler(
-            device.type, init_scale=FIRST_SCALE, growth_interval=GROWTH_INTERVAL, enabled=precision == "fp16"
+            device.type, init_scale=INITIAL_LOSS_SCALE, growth_interval=GROWTH_INTERVAL, enabled=precision == "fp16"
         )
 
     @property
@@ -39,10 +39,12 @@ class LossScale:
     def record_step(self, overflow: bool) -> None:
         """A step is over that the scaler did not see."""
         state = self.scaler.state_dict()
-        good = 0 if overflow else state["_growth_tracker"] + 1
-        grown = good == state["growth_interval"]
+        good_steps = 0 if overflow else state["_growth_tracker"] + 1
+        grown = good_steps == state["growth_interval"]
         factor = state["backoff_factor"] if overflow else state["growth_factor"] if grown else 1.0
-        self.scaler.load_state_dict(state | {"scale": factor * self.value, "_growth_tracker": 0 if grown else good})
+        self.scaler.load_state_dict(
+            state | {"scale": factor * self.value, "_growth_tracker": 0 if grown else good_steps}
+        )
 
     def check(self) -> None:
         """Raises ConfigError, on every rank, where no scale is small enough."""
@@ -51,18 +53,18 @@ class LossScale:
                 "runtime.precision is fp16, in which this training overflows at any scale of the loss; use bf16 or fp32"
             )
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """`scale`, and `scale_good_steps` since it last changed; nothing where there is no scale."""
         if not self.scaler.is_enabled():
             return {}
         state = self.scaler.state_dict()
         return {"scale": torch.tensor(state["scale"]), "scale_good_steps": torch.tensor(state["_growth_tracker"])}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """
         Args:
             state: What `state` returned, among others.
         """
         if self.scaler.is_enabled():
-            found = {"scale": state["scale"].item(), "_growth_tracker": int(state["scale_good_steps"])}
-            self.scaler.load_state_dict(self.scaler.state_dict() | found)
+            scaler_state = {"scale": state["scale"].item(), "_growth_tracker": int(state["scale_good_steps"])}
+            self.scaler.load_state_dict(self.scaler.state_dict() | scaler_state)

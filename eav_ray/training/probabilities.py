@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from eav_ray.training.metrics import EVERYWHERE, LOGIT, is_mean, predicted
+from eav_ray.training.metrics import ALWAYS_PRESENT_SOURCES, LOGIT_PREFIX, is_averaged_column, predict_classes
 
-PREDICTED = "predicted"
+PREDICTED_COLUMN = "predicted"
 
 
 def softmax(logits_VK: np.ndarray) -> np.ndarray:
@@ -18,40 +18,40 @@ def softmax(logits_VK: np.ndarray) -> np.ndarray:
     return np.where(known, x_VK / x_VK.sum(-1, keepdims=True), np.nan)
 
 
-def probability(source: str, name: str) -> str:
+def name_probability_column(source: str, class_name: str) -> str:
     """The column of one class by one source: `probability.<class>` is the fusion's, `audio.probability.<class>`."""
-    return f"probability.{name}" if source == "fusion" else f"{source}.probability.{name}"
+    return f"probability.{class_name}" if source == "fusion" else f"{source}.probability.{class_name}"
 
 
-def modalities_of(table: pd.DataFrame) -> list[str]:
+def list_modalities(table: pd.DataFrame) -> list[str]:
     """Modalities that a table of predictions speaks of, in its order."""
-    ends = f".{LOGIT}0"
-    return [s for c in table.columns if c.endswith(ends) and (s := c.removesuffix(ends)) not in EVERYWHERE]
+    ends = f".{LOGIT_PREFIX}0"
+    return [s for c in table.columns if c.endswith(ends) and (s := c.removesuffix(ends)) not in ALWAYS_PRESENT_SOURCES]
 
 
-def with_probabilities(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+def add_probabilities(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """A table of logits (`run.to_frame`, or its means) with the predicted class and probabilities beside them.
 
     The softmax of a recording is that of the mean of its windows' logits. What a modality that was not there would say
     is NaN; a prediction that is not a number names no class: `predicted` is empty there.
     """
-    made = {PREDICTED: np.array([*classes, ""], dtype=object)[predicted(table, "fusion")]}
-    for source in ("fusion", *modalities_of(table)):
-        p_VK = softmax(table[[f"{source}.{LOGIT}{k}" for k in range(len(classes))]].to_numpy(dtype=np.float64))
-        made |= {probability(source, name): p_VK[:, k] for k, name in enumerate(classes)}
-    ids = [c for c in table.columns if not is_mean(c)]
-    numbers = [c for c in table.columns if is_mean(c)]
+    added = {PREDICTED_COLUMN: np.array([*classes, ""], dtype=object)[predict_classes(table, "fusion")]}
+    for source in ("fusion", *list_modalities(table)):
+        p_VK = softmax(table[[f"{source}.{LOGIT_PREFIX}{k}" for k in range(len(classes))]].to_numpy(dtype=np.float64))
+        added |= {name_probability_column(source, name): p_VK[:, k] for k, name in enumerate(classes)}
+    ids = [c for c in table.columns if not is_averaged_column(c)]
+    averaged = [c for c in table.columns if is_averaged_column(c)]
     # Answers first, then what they come from.
-    return pd.concat([table[ids], pd.DataFrame(made, index=table.index), table[numbers]], axis=1)
+    return pd.concat([table[ids], pd.DataFrame(added, index=table.index), table[averaged]], axis=1)
 
 
-class Recordings:
+class RecordingAverager:
     """Means over the windows of each recording, of windows that come block after block.
 
     The same means as `metrics.per_recording` of all windows at once, in the order in which recordings first came.
     """
 
-    KEYS = ("subject", "recording", "label")
+    KEY_COLUMNS = ("subject", "recording", "label")
 
     def __init__(self) -> None:
         self._sums: list[pd.DataFrame] = []
@@ -59,15 +59,15 @@ class Recordings:
     def add(self, windows: pd.DataFrame) -> None:
         if not len(windows):
             return
-        numbers = [c for c in windows.columns if is_mean(c)]
-        groups = windows.groupby(list(self.KEYS), sort=False)
-        counts = groups[numbers].count().add_suffix(" n")  # NaN: the source has nothing to say of that window
-        self._sums.append(pd.concat([groups[numbers].sum(), counts, groups.size().rename("windows")], axis=1))
+        averaged = [c for c in windows.columns if is_averaged_column(c)]
+        groups = windows.groupby(list(self.KEY_COLUMNS), sort=False)
+        counts = groups[averaged].count().add_suffix(" n")  # NaN: the source has nothing to say of that window
+        self._sums.append(pd.concat([groups[averaged].sum(), counts, groups.size().rename("windows")], axis=1))
 
-    def means(self) -> pd.DataFrame:
+    def compute_means(self) -> pd.DataFrame:
         """One row a recording: subject, recording, label, windows (their number), means."""
-        total = pd.concat(self._sums).groupby(level=list(self.KEYS), sort=False).sum()
-        numbers = [c for c in total.columns if is_mean(c) and not c.endswith(" n")]
-        for c in numbers:
+        total = pd.concat(self._sums).groupby(level=list(self.KEY_COLUMNS), sort=False).sum()
+        averaged = [c for c in total.columns if is_averaged_column(c) and not c.endswith(" n")]
+        for c in averaged:
             total[c] = total[c] / total[f"{c} n"].replace(0, np.nan)
-        return total[["windows", *numbers]].reset_index()
+        return total[["windows", *averaged]].reset_index()

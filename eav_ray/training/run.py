@@ -17,16 +17,30 @@ from eav_ray.data.cache import WindowCache
 from eav_ray.data.shard import ShardIndex
 from eav_ray.data.split import check_disjoint, list_labeled_recordings
 from eav_ray.errors import DataError, TrainingInterrupted
-from eav_ray.models.build import Classifier, FusionAlone, HeadAlone, Output, Shapes, build_fusion
+from eav_ray.models.build import (
+    Classifier,
+    ClassifierOutput,
+    DataShapes,
+    FusionClassifier,
+    HeadClassifier,
+    build_fusion,
+)
 from eav_ray.models.encoder import Encoder
-from eav_ray.models.weights import load_published
+from eav_ray.models.weights import load_pretrained
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.collapse import find_collapse
-from eav_ray.training.embeddings import FEATURES, Embeddings, cache_key, commit, compute, write_part
+from eav_ray.training.collapse import find_modality_collapse
+from eav_ray.training.embeddings import (
+    FEATURE_ARRAYS,
+    EmbeddingSource,
+    build_embedding_key,
+    commit_embeddings,
+    compute_embeddings,
+    write_embedding_part,
+)
 from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Batch, Engine, Metrics, Position, fit, schedule
-from eav_ray.training.metrics import scores
+from eav_ray.training.metrics import compute_scores
 from eav_ray.training.plan import Progress, Run
 from eav_ray.training.ranks import broadcast_object, gather_from_all_ranks, rank_and_world_size, run_on_all_ranks
 from eav_ray.training.saving import CheckpointPolicy, CheckpointWriter
@@ -61,7 +75,7 @@ class PreparedRun:
     source: Source
     labels: Labels
     module: nn.Module
-    shapes: Shapes
+    shapes: DataShapes
 
 
 def finished(run: Run, results: Store) -> str:
@@ -258,7 +272,7 @@ def _validation(run: Run, context: WorkerContext, prepared: PreparedRun, engine:
 
 
 def _named(table: pd.DataFrame) -> Metrics:
-    return {f"validation_{k}": v for k, v in scores(table).items()} if len(table) else {}
+    return {f"validation_{k}": v for k, v in compute_scores(table).items()} if len(table) else {}
 
 
 def open_source(run: Run, context: WorkerContext) -> Source:
@@ -266,13 +280,13 @@ def open_source(run: Run, context: WorkerContext) -> Source:
         return _features(run, context, pooled=True)
     if run.kind != "fusion":
         return RawSource(context.windows, list(run.experiment.data.modalities))
-    keys = {m: cache_key(key, run.embed) for m, key in run.encoders.items()}
-    return Embeddings(context.results, keys, context.windows, pooled=run.experiment.fusion.uses_pooled_features)
+    keys = {m: build_embedding_key(key, run.embed) for m, key in run.encoders.items()}
+    return EmbeddingSource(context.results, keys, context.windows, pooled=run.experiment.fusion.uses_pooled_features)
 
 
-def _features(run: Run, context: WorkerContext, *, pooled: bool = False) -> Embeddings:
+def _features(run: Run, context: WorkerContext, *, pooled: bool = False) -> EmbeddingSource:
     (m,) = run.experiment.data.modalities
-    return Embeddings(context.results, {m: run.features}, context.windows, pooled=pooled, arrays=FEATURES)
+    return EmbeddingSource(context.results, {m: run.features}, context.windows, pooled=pooled, arrays=FEATURE_ARRAYS)
 
 
 def _standardise(module: nn.Module, run: Run, context: WorkerContext) -> None:
@@ -282,34 +296,36 @@ def _standardise(module: nn.Module, run: Run, context: WorkerContext) -> None:
 
 def fit_statistics(model: Classifier, windows: WindowCache, recordings: tuple[str, ...]) -> None:
     """Fit the normalisation of EEG, and of what encoders compute, on training rows; it is a part of the weights."""
-    if "eeg" in model.names:
+    if "eeg" in model.modalities:
         mean, sd = channel_statistics(windows, rows_with(windows, recordings, ("eeg",)))
         model.normalise.mean.copy_(mean)
         model.normalise.sd.copy_(sd)
-    for m in model.names:
+    for m in model.modalities:
         encoder = model.encoders[m]
         assert isinstance(encoder, Encoder)
         rows = evenly(rows_with(windows, recordings, (m,)), STATISTICS_WINDOWS)
         parts = (rows[start : start + 64] for start in range(0, len(rows), 64))
         # Only those that need them read them.
-        encoder.fit_statistics(model.prepared(m, torch.from_numpy(windows.get(part, m))) for part in parts)
+        encoder.fit_statistics(model.prepare_input(m, torch.from_numpy(windows.get(part, m))) for part in parts)
 
 
 def evenly(rows: np.ndarray, most: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
 
 
-def _build(run: Run, context: WorkerContext, source: Source) -> tuple[Classifier | HeadAlone | FusionAlone, Shapes]:
+def _build(
+    run: Run, context: WorkerContext, source: Source
+) -> tuple[Classifier | HeadClassifier | FusionClassifier, DataShapes]:
     """A module with fresh weights."""
     index = context.windows.index
-    shapes = Shapes(index.eeg_channels, len(index.classes))
+    shapes = DataShapes(index.eeg_channels, len(index.classes))
     if run.features:
         whole = Classifier(run.experiment, shapes)
         start_from_published(whole, run.experiment)
-        return HeadAlone(whole), shapes
-    if isinstance(source, Embeddings):
+        return HeadClassifier(whole), shapes
+    if isinstance(source, EmbeddingSource):
         fusion = build_fusion(run.experiment, source.widths, source.times_s, shapes.n_outputs)
-        return FusionAlone(fusion, source.names), shapes
+        return FusionClassifier(fusion, source.names), shapes
     return Classifier(run.experiment, shapes), shapes
 
 
@@ -324,17 +340,17 @@ def _collapse(
     module.load_state_dict(weights)
     sampled_rows = evenly(rows, COLLAPSE_WINDOWS)
     batches = (batch for _, batch in plain_batches(prepared.source, prepared.labels, sampled_rows, run.optim.batch))
-    return [asdict(f) for f in find_collapse(module, batches, context.device)]
+    return [asdict(f) for f in find_modality_collapse(module, batches, context.device)]
 
 
 def start_from_published(module: Classifier, experiment: Experiment) -> None:
     """Raises ConfigError where the weights that the experiment names are not there or do not fit."""
-    for m in module.names:
+    for m in module.modalities:
         weights = getattr(getattr(experiment.model, m), "weights", "")
         if weights:
             encoder = module.encoders[m]
             assert isinstance(encoder, Encoder)
-            load_published(encoder, weights)
+            load_pretrained(encoder, weights)
 
 
 def rows_with(windows: WindowCache, recordings: tuple[str, ...], modalities: tuple[str, ...]) -> np.ndarray:
@@ -370,7 +386,7 @@ def _train(
 ) -> str:
     """Fit, saving on the way; returns the prefix of the finished checkpoint."""
     e, epochs = run.experiment, run.epochs
-    body = prepared.module.body if isinstance(prepared.module, HeadAlone) else None
+    body = prepared.module.frozen_tensors if isinstance(prepared.module, HeadClassifier) else None
     writer = CheckpointWriter(run, context.results, context.windows.index, prepared.shapes, body)
     with contextlib.closing(writer):
         if not any(p.requires_grad for p in prepared.module.parameters()):  # late_mean has nothing to train
@@ -439,12 +455,12 @@ def _summed(sums: Metrics) -> Metrics:
 
 def is_embedded(run: Run, results: Store) -> bool:
     """Whether there are the embeddings that are wanted of a run."""
-    return run.kind != "encoder" or not run.embed or results.is_committed(cache_key(run.key, run.embed))
+    return run.kind != "encoder" or not run.embed or results.is_committed(build_embedding_key(run.key, run.embed))
 
 
 def _embed(run: Run, context: WorkerContext, prepared: PreparedRun) -> None:
     """Embeddings of all wanted recordings, each rank its share."""
-    key = cache_key(run.key, run.embed)
+    key = build_embedding_key(run.key, run.embed)
     if not run.embed or broadcast_object(context.results.is_committed(key)):
         return
     rank, size = rank_and_world_size()
@@ -452,29 +468,29 @@ def _embed(run: Run, context: WorkerContext, prepared: PreparedRun) -> None:
     source = run_on_all_ranks(lambda: _features(run, context)) if run.features else prepared.source
 
     def write() -> None:
-        assert isinstance(prepared.module, Classifier | HeadAlone)
+        assert isinstance(prepared.module, Classifier | HeadClassifier)
         rows = context.windows.find_rows(run.embed)[rank::size]
         batches = plain_batches(source, prepared.labels, rows, 64)
         precision = run.experiment.runtime.precision
         table = (
-            compute(prepared.module, batches, context.windows, context.device, precision=precision)
+            compute_embeddings(prepared.module, batches, context.windows, context.device, precision=precision)
             if len(rows)
             else None
         )
-        write_part(context.results, key, rank, table)
+        write_embedding_part(context.results, key, rank, table)
 
     run_on_all_ranks(write)
-    if isinstance(source, Embeddings):
+    if isinstance(source, EmbeddingSource):
         (times_s,) = source.times_s.values()
     else:
         assert isinstance(prepared.module, Classifier)
         times_s = times_of(prepared.module)
-    run_on_all_ranks(lambda: commit(context.results, key, times_s) if rank == 0 else None)
+    run_on_all_ranks(lambda: commit_embeddings(context.results, key, times_s) if rank == 0 else None)
 
 
 def times_of(model: Classifier) -> Tensor:
     """(N,) seconds: where the tokens of its only encoder lie on the window's clock."""
-    (name,) = model.names
+    (name,) = model.modalities
     times_s = model.encoders[name].times_s
     assert isinstance(times_s, Tensor)
     return times_s
@@ -494,7 +510,7 @@ def predict_rows(
 
 
 def table_of(
-    predict: Callable[[Batch], Output],
+    predict: Callable[[Batch], ClassifierOutput],
     source: Source,
     labels: Labels,
     rows: np.ndarray,
@@ -514,7 +530,7 @@ def table_of(
 
 
 def to_frame(
-    output: Output, ids: pd.DataFrame, present_BM: np.ndarray, names: list[str], label: np.ndarray
+    output: ClassifierOutput, ids: pd.DataFrame, present_BM: np.ndarray, names: list[str], label: np.ndarray
 ) -> pd.DataFrame:
     """One row a window: ids, label, logits of the fusion, of `late_mean` and of each modality, modality weights.
 
@@ -524,7 +540,7 @@ def to_frame(
     columns["label"] = label
     unimodal = {}
     for position, m in enumerate(names):
-        logits = output.unimodal[m].float().cpu().numpy()
+        logits = output.unimodal_logits[m].float().cpu().numpy()
         unimodal[m] = np.where(present_BM[:, position, None], logits, np.nan)
     stacked = np.stack([unimodal[m] for m in names])
     sources = {"fusion": output.logits_BK.float().cpu().numpy(), "late_mean": np.nanmean(stacked, 0)} | unimodal
@@ -541,4 +557,6 @@ def empty_frame(names: list[str], n_outputs: int) -> pd.DataFrame:
     none = torch.zeros(0, n_outputs)
     weights = torch.zeros(0, len(names))
     ids = pd.DataFrame({"subject": [], "recording": [], "window": []})
-    return to_frame(Output(none, {m: none for m in names}, weights, weights), ids, weights.numpy(), names, np.zeros(0))
+    return to_frame(
+        ClassifierOutput(none, {m: none for m in names}, weights, weights), ids, weights.numpy(), names, np.zeros(0)
+    )

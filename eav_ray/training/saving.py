@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eav_ray.data.shard import ShardIndex
 from eav_ray.errors import DataError
-from eav_ray.models.build import Shapes
+from eav_ray.models.build import DataShapes
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Engine, Position
@@ -29,7 +29,7 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, run: Run, results: Store, index: ShardIndex, shapes: Shapes, body: dict[str, Tensor] | None = None
+        self, run: Run, results: Store, index: ShardIndex, shapes: DataShapes, body: dict[str, Tensor] | None = None
     ) -> None:
         """
         Args:

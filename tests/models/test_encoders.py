@@ -19,18 +19,18 @@ from eav_ray.config import Experiment, override
 from eav_ray.data import sets
 from eav_ray.data.audio import read_audio as read_audio
 from eav_ray.errors import ConfigError
-from eav_ray.models.audio import AST, HZ, SD, FilterBank
+from eav_ray.models.audio import AST, AUDIOSET_SD, SAMPLE_RATE_HZ, FilterBank
 from eav_ray.models.bandpower import BandPower
-from eav_ray.models.build import Classifier, Shapes, build_encoder
+from eav_ray.models.build import Classifier, DataShapes, build_encoder
 from eav_ray.models.eav_transformer import EAVTransformer
 from eav_ray.models.eegformer import EEGformer
-from eav_ray.models.encoder import Block, Encoder, Standardiser
+from eav_ray.models.encoder import Encoder, FeatureStandardizer, TransformerBlock
 from eav_ray.models.mfcc import MFCC
 from eav_ray.models.video import ViT
 from eav_ray.training import estimate
 
 WINDOW_S, CHANNELS, EEG_HZ = 2, 5, 50
-SHAPES = Shapes(CHANNELS, 4)
+SHAPES = DataShapes(CHANNELS, 4)
 # Said by the library's own extractor: 257 bins leave the lowest of 128 triangles empty, as in Kaldi.
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values:UserWarning")
 
@@ -70,7 +70,7 @@ def eeg_input(n: int) -> Tensor:
 
 
 def audio_input(n: int) -> Tensor:
-    return torch.rand(n, HZ * WINDOW_S) * 2 - 1
+    return torch.rand(n, SAMPLE_RATE_HZ * WINDOW_S) * 2 - 1
 
 
 def video_input(n: int) -> Tensor:
@@ -220,8 +220,10 @@ def test_the_tokens_of_all_modalities_lie_on_one_clock() -> None:
         with torch.no_grad():
             if modality == "audio":  # attention spreads a click over all tokens: look at what enters it
                 assert isinstance(encoder, AST)
-                before, after = (encoder.model.embeddings.patch_embeddings(encoder.bank(w)) for w in (x, changed))
-                moved = (after - before).view(1, encoder.bands, -1, encoder.width).norm(dim=(1, 3))[0]
+                before, after = (
+                    encoder.model.embeddings.patch_embeddings(encoder.filter_bank(w)) for w in (x, changed)
+                )
+                moved = (after - before).view(1, encoder.n_patch_bands, -1, encoder.width).norm(dim=(1, 3))[0]
             else:
                 moved = (encoder(changed, present).tokens_BND - encoder(x, present).tokens_BND).norm(dim=2)[0]
         span = 5 / len(encoder.times_s)
@@ -244,19 +246,19 @@ SIZES = [("eeg", 2.69e6), ("audio", 85.7e6), ("video", 85.8e6)]
 @pytest.mark.parametrize(("modality", "published"), SIZES)
 def test_the_default_sizes_are_the_published_ones(modality: str, published: float) -> None:
     with torch.device("meta"):
-        encoder = build_encoder(Experiment(), modality, Shapes(30, 5))
+        encoder = build_encoder(Experiment(), modality, DataShapes(30, 5))
     count = sum(p.numel() for p in encoder.parameters())
     assert count == pytest.approx(published, rel=2e-3)
 
 
-@pytest.mark.parametrize(("gpus", "speed"), [(0, 1e9), (1, estimate.GPU_FLOPS)])
+@pytest.mark.parametrize(("gpus", "speed"), [(0, 1e9), (1, estimate.ASSUMED_GPU_FLOPS)])
 def test_published_sizes_are_estimated_without_being_built(
     gpus: int, speed: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(estimate, "_cpu_flops", lambda: 1e9)
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     longer = {"profile.video.fps": 20, "model.video.frames": 100, "runtime.gpus_per_worker": gpus}
-    found = estimate.seconds_per_window(override(Experiment(), longer), Shapes(30, 5))
+    found = estimate.estimate_seconds_per_window(override(Experiment(), longer), DataShapes(30, 5))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 500_000
     # ViT-B/16 is 17.6 billion multiplications with addition a frame; backward is twice forward.
     assert found["video"] * speed == pytest.approx(3 * 100 * 2 * 17.6e9, rel=0.01)
@@ -271,7 +273,7 @@ def test_the_time_of_every_kind_is_estimated(kind: str, gpus: int, monkeypatch: 
     monkeypatch.setattr(estimate, "_cpu_flops", lambda: 1e9)
     key, _, value = kind.partition("=")
     changes = {key: value, "data.modalities": [key.split(".")[1]], "runtime.gpus_per_worker": gpus}
-    (seconds,) = estimate.seconds_per_window(override(Experiment(), changes), Shapes(30, 5)).values()
+    (seconds,) = estimate.estimate_seconds_per_window(override(Experiment(), changes), DataShapes(30, 5)).values()
     assert 0 < seconds < 1
 
 
@@ -279,13 +281,13 @@ def test_small_models_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "_cpu_flops", lambda: pytest.fail("it was counted"))
     small = {f"model.eeg.{k}": v for k, v in {"filters": 4, "width": 32, "temporal_width": 32, "heads": 2}.items()}
     threads = torch.get_num_threads()
-    found = estimate.seconds_per_window(override(Experiment(), small | {"data.modalities": ["eeg"]}), SHAPES)
+    found = estimate.estimate_seconds_per_window(override(Experiment(), small | {"data.modalities": ["eeg"]}), SHAPES)
     assert list(found) == ["eeg"] and 0 < found["eeg"] < 10
     assert torch.get_num_threads() == threads
 
 
 def sounds() -> dict[str, np.ndarray]:
-    seconds = np.arange(5 * HZ) / HZ
+    seconds = np.arange(5 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
     rng = np.random.default_rng(0)
     return {
         "noise": rng.uniform(-0.5, 0.5, len(seconds)),
@@ -293,7 +295,7 @@ def sounds() -> dict[str, np.ndarray]:
         "clipped sine": np.clip(3 * np.sin(2 * np.pi * 440 * seconds), -1, 1),
         "chirp": 0.5 * np.sin(2 * np.pi * (50 + 700 * seconds) * seconds),
         "offset": 0.3 + 0.01 * rng.normal(size=len(seconds)),
-        "short": rng.uniform(-0.5, 0.5, 2 * HZ),
+        "short": rng.uniform(-0.5, 0.5, 2 * SAMPLE_RATE_HZ),
     }
 
 
@@ -302,11 +304,11 @@ def sounds() -> dict[str, np.ndarray]:
 def test_the_filter_bank_is_that_of_the_library(name: str, max_length: int) -> None:
     wave = sounds()[name].astype(np.float32)
     library = ASTFeatureExtractor(max_length=max_length)
-    expected = library(wave, sampling_rate=HZ, return_tensors="np")["input_values"][0]
+    expected = library(wave, sampling_rate=SAMPLE_RATE_HZ, return_tensors="np")["input_values"][0]
     bank = FilterBank(max_length).to(torch.float32)  # as an engine does
     found = bank(torch.from_numpy(wave)[None])[0].numpy()
     assert found.shape == expected.shape
-    difference = np.abs(found - expected) * 2 * SD  # log-mel units
+    difference = np.abs(found - expected) * 2 * AUDIOSET_SD  # log-mel units
     assert difference.max() < 1e-3
     assert difference.mean() < 2e-5
 
@@ -317,19 +319,19 @@ def test_the_filter_bank_is_that_of_the_library_on_real_speech(real: Path, max_l
     some = [r for r in listing.recordings if r.audio is not None][::16]
     assert len({r.subject for r in some}) > 12
     library = ASTFeatureExtractor(max_length=max_length)
-    waves = np.zeros((len(some), 5 * HZ), np.float32)
+    waves = np.zeros((len(some), 5 * SAMPLE_RATE_HZ), np.float32)
     for row, recording in zip(waves, some, strict=True):
         assert recording.audio is not None
-        clip = read_audio(recording.audio, HZ)[: len(row)]
+        clip = read_audio(recording.audio, SAMPLE_RATE_HZ)[: len(row)]
         row[: len(clip)] = clip
-    expected = library(list(waves), sampling_rate=HZ, return_tensors="np")["input_values"]
-    difference = np.abs(FilterBank(max_length)(torch.from_numpy(waves)).numpy() - expected) * 2 * SD
+    expected = library(list(waves), sampling_rate=SAMPLE_RATE_HZ, return_tensors="np")["input_values"]
+    difference = np.abs(FilterBank(max_length)(torch.from_numpy(waves)).numpy() - expected) * 2 * AUDIOSET_SD
     assert difference.max() < 1e-3
     assert difference.mean() < 2e-5
 
 
 def test_five_seconds_are_498_frames() -> None:
-    features = FilterBank(512)(torch.randn(1, 5 * HZ))[0]
+    features = FilterBank(512)(torch.randn(1, 5 * SAMPLE_RATE_HZ))[0]
     padding = features[498:]
     assert (padding == padding[0, 0]).all()
     assert not (features[497] == padding[0, 0]).any()
@@ -349,7 +351,7 @@ def test_ast_is_the_librarys_model_averaged_over_frequency() -> None:
     reference = ASTModel(config).eval()
     reference.load_state_dict(ours.model.state_dict())
     x = audio_input(2)
-    out = reference(ours.bank(x))
+    out = reference(ours.filter_bank(x))
     bands, times = 8, 16
     expected = torch.stack(
         [
@@ -369,7 +371,7 @@ def test_a_time_token_of_ast_covers_its_own_time_and_no_other() -> None:
     changed = features.clone()
     changed[:, 16 * 5 : 16 * 6] += 1  # ten milliseconds a frame: the sixth patch in time
     before, after = (ours.model.embeddings.patch_embeddings(f) for f in (features, changed))
-    moved = (before != after).any(-1).view(ours.bands, -1)
+    moved = (before != after).any(-1).view(ours.n_patch_bands, -1)
     assert moved.all(0).tolist() == [t == 5 for t in range(16)]
     assert moved.any(0).tolist() == [t == 5 for t in range(16)]
     assert ours.times_s[5] == pytest.approx((16 * 5 + 8) * 0.01)
@@ -438,7 +440,7 @@ def test_the_convolutions_are_the_same_for_every_electrode() -> None:
 
 
 def test_our_block_is_torchs_pre_norm_layer_with_softmax_attention() -> None:
-    block = Block(24, 4, dropout=0.0).eval()
+    block = TransformerBlock(24, 4, dropout=0.0).eval()
     reference = nn.TransformerEncoderLayer(24, 4, 96, 0.0, "gelu", batch_first=True, norm_first=True).eval()
     names = {
         "norm1": reference.norm1,
@@ -538,8 +540,8 @@ def test_pixels_are_scaled_as_the_published_weights_expect() -> None:
 
 def test_the_references_eeg_transformer_has_its_size_and_layers() -> None:
     e = override(Experiment(), {"model.eeg.kind": "eav_transformer", "data.modalities": ["eeg"]})
-    encoder = build_encoder(e, "eeg", Shapes(30, 5))
-    assert sum(p.numel() for m in (encoder, encoder.head(5)) for p in m.parameters()) == 122_693
+    encoder = build_encoder(e, "eeg", DataShapes(30, 5))
+    assert sum(p.numel() for m in (encoder, encoder.build_head(5)) for p in m.parameters()) == 122_693
     assert isinstance(encoder, EAVTransformer)
     kinds = [type(m).__name__ for m in encoder.conv]
     assert kinds == ["Conv1d", "BatchNorm1d", "ReLU", "Dropout1d", "Conv1d", "BatchNorm1d", "Dropout"]
@@ -555,7 +557,7 @@ def test_the_references_eeg_transformer_has_its_size_and_layers() -> None:
         samples = block.norm2(samples + block.linear2(block.linear1(samples).relu()))
     torch.testing.assert_close(out.pooled_BD, samples.mean(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out.tokens_BND.mean(1), samples.mean(1), rtol=1e-4, atol=1e-5)
-    assert [type(m).__name__ for m in encoder.head(5).children()] == ["Linear", "ReLU", "Dropout", "Linear"]
+    assert [type(m).__name__ for m in encoder.build_head(5).children()] == ["Linear", "ReLU", "Dropout", "Linear"]
 
 
 @pytest.mark.parametrize("n_chans", [1, 19, 30, 64])
@@ -568,7 +570,7 @@ def test_any_number_of_electrodes_and_samples_will_do(kind: str, n_chans: int) -
             "profile.window_s": window_s,
             "profile.eeg.hz": hz,
         }
-        encoder = build_encoder(override(Experiment(), changes), "eeg", Shapes(n_chans, 3)).eval()
+        encoder = build_encoder(override(Experiment(), changes), "eeg", DataShapes(n_chans, 3)).eval()
         out = encoder(torch.randn(1, n_chans, window_s * hz), torch.ones(1, dtype=torch.bool))
         assert out.tokens_BND.isfinite().all() and len(encoder.times_s) == out.tokens_BND.shape[1]
 
@@ -586,7 +588,7 @@ def test_differential_entropy_is_that_of_the_band_passed_signal() -> None:
     hz, encoder = 100, BandPower(2, 3000, hz=100, window_s=30, segments=1, width=8, dropout=0.0)
     rng = np.random.default_rng(0)
     x = scipy.signal.lfilter([1], [1, -0.8], rng.standard_normal((2, 3000)))
-    found = encoder.entropy(torch.from_numpy(x)[None]).view(2, 5)
+    found = encoder.compute_differential_entropy(torch.from_numpy(x)[None]).view(2, 5)
     for band, (low, high) in enumerate([(1, 4), (4, 8), (8, 13), (13, 30), (30, 45)]):
         sos = scipy.signal.butter(8, [low, high], "bandpass", fs=hz, output="sos")
         variance = scipy.signal.sosfiltfilt(sos, x).var(-1)
@@ -596,10 +598,10 @@ def test_differential_entropy_is_that_of_the_band_passed_signal() -> None:
 
 def test_mfcc_are_librosas_window_by_window() -> None:
     encoder, x = mfcc(segments=1), audio_input(2).numpy()
-    features = encoder.features(x)
+    features = encoder.compute_features(x)
     for row in range(2):
-        mel = librosa.feature.melspectrogram(y=x[row], sr=HZ, n_fft=512, hop_length=160, n_mels=64)
-        expected = librosa.feature.mfcc(S=librosa.power_to_db(mel, top_db=None), sr=HZ, n_mfcc=8)
+        mel = librosa.feature.melspectrogram(y=x[row], sr=SAMPLE_RATE_HZ, n_fft=512, hop_length=160, n_mels=64)
+        expected = librosa.feature.mfcc(S=librosa.power_to_db(mel, top_db=None), sr=SAMPLE_RATE_HZ, n_mfcc=8)
         np.testing.assert_allclose(features[row, 0, :8], expected.mean(-1), rtol=1e-4, atol=1e-3)
         np.testing.assert_allclose(features[row, 0, 24:32], expected.std(-1), rtol=1e-4, atol=1e-3)
 
@@ -607,15 +609,15 @@ def test_mfcc_are_librosas_window_by_window() -> None:
 def test_digital_silence_at_the_end_is_not_sound() -> None:
     encoder, present = mfcc().eval(), torch.ones(3, dtype=torch.bool)
     x = audio_input(3)
-    x[0, HZ:] = 0  # the second half
-    x[1, : HZ // 2] = 0  # a pause at the start
+    x[0, SAMPLE_RATE_HZ:] = 0  # the second half
+    x[1, : SAMPLE_RATE_HZ // 2] = 0  # a pause at the start
     x[2] = 0
     mask = encoder(x, present).mask_BN
     assert mask.tolist() == [[True, True, False, False], [True] * 4, [True] * 4]
 
 
 def test_a_feature_that_never_changes_stays_zero_and_no_rows_change_nothing() -> None:
-    standardise = Standardiser(3)
+    standardise = FeatureStandardizer(3)
     standardise.fit([torch.zeros(0, 3)])
     x = torch.tensor([[1.0, 5.0, -9.0], [3.0, 5.0, -9.0000005]])
     torch.testing.assert_close(standardise(x), x)

@@ -12,9 +12,16 @@ from torch import Tensor, nn
 from eav_ray import config
 from eav_ray.config import MODALITIES, Experiment, override
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.models.build import FusionAlone, build_fusion, fuse
-from eav_ray.models.encoder import Encoded
-from eav_ray.models.fusion import Bottleneck, Fusion, Gated, LateMean, SharedAttention, SingleToken
+from eav_ray.models.build import FusionClassifier, build_fusion, fuse
+from eav_ray.models.encoder import EncoderOutput
+from eav_ray.models.fusion import (
+    BottleneckFusion,
+    Fusion,
+    GatedFusion,
+    LateMeanFusion,
+    SharedAttentionFusion,
+    SingleTokenFusion,
+)
 
 WIDTHS = {"audio": 6, "eeg": 8, "video": 10}
 TOKENS = {"audio": 5, "eeg": 3, "video": 4}
@@ -37,57 +44,59 @@ def attention(
     skip: bool = True,
     reads: int = 2,
     heads: int = 4,
-) -> SharedAttention:
+) -> SharedAttentionFusion:
     torch.manual_seed(1)
     widths = {m: WIDTHS[m] for m in names}
     sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=heads, dropout=dropout, skip=skip, reads=reads)
-    fusion = SharedAttention(widths, times, window_s=2, **sizes)
+    fusion = SharedAttentionFusion(widths, times, window_s=2, **sizes)
     nn.init.normal_(fusion.query)  # away from their small starts, so that attention differs between tokens
-    for linear in (module for module in fusion.again.modules() if isinstance(module, nn.Linear)):
+    for linear in (module for module in fusion.next_queries.modules() if isinstance(module, nn.Linear)):
         nn.init.normal_(linear.weight)
     return fusion.eval()
 
 
-def plain_attention(names: tuple[str, ...] = MODALITIES) -> SharedAttention:
+def plain_attention(names: tuple[str, ...] = MODALITIES) -> SharedAttentionFusion:
     return attention(names, skip=False, reads=1)
 
 
-def pooled_attention(names: tuple[str, ...] = MODALITIES) -> SharedAttention:
+def pooled_attention(names: tuple[str, ...] = MODALITIES) -> SharedAttentionFusion:
     torch.manual_seed(1)
     widths = {m: WIDTHS[m] for m in names}
-    return SharedAttention(
+    return SharedAttentionFusion(
         widths, TIMES, window_s=2, n_outputs=N_OUTPUTS, width=16, heads=4, dropout=0.0, pooled=True
     ).eval()
 
 
-def bottleneck(names: tuple[str, ...] = MODALITIES, times: dict[str, Tensor] = TIMES) -> Bottleneck:
+def bottleneck(names: tuple[str, ...] = MODALITIES, times: dict[str, Tensor] = TIMES) -> BottleneckFusion:
     torch.manual_seed(1)
     sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=4, depth=2, bottlenecks=3, dropout=0.0)
-    return Bottleneck({m: WIDTHS[m] for m in names}, times, window_s=2, **sizes).eval()
+    return BottleneckFusion({m: WIDTHS[m] for m in names}, times, window_s=2, **sizes).eval()
 
 
-def gated(names: tuple[str, ...] = MODALITIES) -> Gated:
+def gated(names: tuple[str, ...] = MODALITIES) -> GatedFusion:
     torch.manual_seed(1)
-    return Gated({m: WIDTHS[m] for m in names}, n_outputs=N_OUTPUTS, width=16, dropout=0.0).eval()
+    return GatedFusion({m: WIDTHS[m] for m in names}, n_outputs=N_OUTPUTS, width=16, dropout=0.0).eval()
 
 
-def single_token(names: tuple[str, ...] = MODALITIES) -> SingleToken:
+def single_token(names: tuple[str, ...] = MODALITIES) -> SingleTokenFusion:
     torch.manual_seed(1)
-    return SingleToken({m: WIDTHS[m] for m in names}, n_outputs=N_OUTPUTS, heads=2, dropout=0.0).eval()
+    return SingleTokenFusion({m: WIDTHS[m] for m in names}, n_outputs=N_OUTPUTS, heads=2, dropout=0.0).eval()
 
 
-def late_mean(names: tuple[str, ...] = MODALITIES) -> LateMean:
-    return LateMean()
+def late_mean(names: tuple[str, ...] = MODALITIES) -> LateMeanFusion:
+    return LateMeanFusion()
 
 
 FUSIONS = [attention, plain_attention, pooled_attention, bottleneck, gated, single_token, late_mean]
 Make = Callable[..., Fusion]
 
 
-def encoded(n: int = BATCH, names: tuple[str, ...] = MODALITIES) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
+def encoded(n: int = BATCH, names: tuple[str, ...] = MODALITIES) -> tuple[dict[str, EncoderOutput], dict[str, Tensor]]:
     tokens = {m: torch.randn(n, TOKENS[m], WIDTHS[m]) for m in names}
     real = {m: torch.ones(n, TOKENS[m], dtype=torch.bool) for m in names}
-    return {m: Encoded(t, real[m], t.mean(1)) for m, t in tokens.items()}, {m: torch.randn(n, N_OUTPUTS) for m in names}
+    return {m: EncoderOutput(t, real[m], t.mean(1)) for m, t in tokens.items()}, {
+        m: torch.randn(n, N_OUTPUTS) for m in names
+    }
 
 
 def everyone(n: int = BATCH) -> Tensor:
@@ -108,9 +117,9 @@ def test_the_order_of_tokens_matters_by_their_time_marks_alone(kind: str, positi
     for parameter in fusion.parameters():  # away from their small starts
         nn.init.normal_(parameter, std=0.3)
     parts, logits = encoded()
-    parts = {m: Encoded(e.tokens_BND.double(), e.mask_BN, e.pooled_BD.double()) for m, e in parts.items()}
+    parts = {m: EncoderOutput(e.tokens_BND.double(), e.mask_BN, e.pooled_BD.double()) for m, e in parts.items()}
     logits = {m: x.double() for m, x in logits.items()}
-    turned = {m: Encoded(e.tokens_BND.flip(1), e.mask_BN, e.pooled_BD) for m, e in parts.items()}
+    turned = {m: EncoderOutput(e.tokens_BND.flip(1), e.mask_BN, e.pooled_BD) for m, e in parts.items()}
     one, other = (fusion(some, logits, everyone()) for some in (parts, turned))
     for a, b in zip(one, other, strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-9) != positions
@@ -142,7 +151,7 @@ def test_every_parameter_gets_a_gradient(make: Make) -> None:
     for name, parameter in fusion.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
     if fusion.n_keys and fusion.n_keys > 1:
-        assert all(g.abs().sum() > 0 for g in fusion.query_key_gradients())
+        assert all(g.abs().sum() > 0 for g in fusion.list_query_key_gradients())
 
 
 @pytest.mark.parametrize("make", FUSIONS)
@@ -164,7 +173,7 @@ def test_how_long_the_padding_is_changes_next_to_nothing(make: Callable[..., Fus
     before = make()(parts, logits, everyone())
     times = {m: torch.cat([t, torch.full((40,), 2.0)]) for m, t in TIMES.items()}
     longer = {
-        m: Encoded(
+        m: EncoderOutput(
             nn.functional.pad(e.tokens_BND, (0, 0, 0, 40), value=1e9),
             nn.functional.pad(e.mask_BN, (0, 40)),
             e.pooled_BD,
@@ -265,7 +274,7 @@ def test_late_mean_is_the_mean_of_the_logits_that_are_present() -> None:
     parts, logits = encoded()
     for subset in SUBSETS:
         expected = torch.stack([logits[m] for m in subset]).mean(0)
-        torch.testing.assert_close(LateMean()(parts, logits, only(subset)).logits_BK, expected)
+        torch.testing.assert_close(LateMeanFusion()(parts, logits, only(subset)).logits_BK, expected)
 
 
 def test_attention_reads_its_tokens_as_torchs_attention_does() -> None:
@@ -277,9 +286,9 @@ def test_attention_reads_its_tokens_as_torchs_attention_does() -> None:
         reference.in_proj_bias.copy_(torch.cat([fusion.q.bias, fusion.kv.bias]))
         reference.out_proj.load_state_dict(fusion.proj.state_dict())
     tokens = [
-        fusion.read.inputs[m](parts[m].tokens_BND)
-        + fusion.read.modality[m]
-        + fusion.read.time(fusion.read.get_buffer(f"clock_{m}"))
+        fusion.token_projector.inputs[m](parts[m].tokens_BND)
+        + fusion.token_projector.modality[m]
+        + fusion.token_projector.time(fusion.token_projector.get_buffer(f"clock_{m}"))
         for m in MODALITIES
     ]
     keys = fusion.norm(torch.cat(tokens, 1))
@@ -339,7 +348,7 @@ def test_samples_of_a_batch_do_not_see_each_other(make: Make) -> None:
     parts, logits = encoded()
     together = fusion(parts, logits, everyone()).logits_BK
     for row in range(BATCH):
-        one = {m: Encoded(*(x[row : row + 1] for x in part)) for m, part in parts.items()}
+        one = {m: EncoderOutput(*(x[row : row + 1] for x in part)) for m, part in parts.items()}
         alone = fusion(one, {m: x[row : row + 1] for m, x in logits.items()}, everyone(1)).logits_BK
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-6)
 
@@ -353,7 +362,7 @@ def test_fusion_on_cached_embeddings_is_the_fusion_inside_a_classifier(make: Mak
         f"{m}.pooled": e.pooled_BD for m, e in parts.items()
     }
     present = only(("audio", "eeg"))
-    alone = FusionAlone(fusion, list(reversed(MODALITIES)))(inputs, present)
+    alone = FusionClassifier(fusion, list(reversed(MODALITIES)))(inputs, present)
     inside = fuse(fusion, parts, logits, present)
     assert torch.equal(alone.logits_BK, inside.logits_BK)
     assert torch.equal(alone.weights_BM, inside.weights_BM)
@@ -369,13 +378,13 @@ def test_with_one_modality_its_own_head_decides() -> None:
 PUBLISHED = {"video": 768, "audio": 768, "eeg": 60}
 
 
-def published() -> SingleToken:
-    return SingleToken(PUBLISHED, n_outputs=5, heads=4, dropout=0.5).eval()
+def published() -> SingleTokenFusion:
+    return SingleTokenFusion(PUBLISHED, n_outputs=5, heads=4, dropout=0.5).eval()
 
 
-def pooled_only(n: int) -> dict[str, Encoded]:
+def pooled_only(n: int) -> dict[str, EncoderOutput]:
     real = torch.ones(n, 1, dtype=torch.bool)
-    return {m: Encoded(torch.randn(n, 1, w), real, torch.randn(n, w)) for m, w in PUBLISHED.items()}
+    return {m: EncoderOutput(torch.randn(n, 1, w), real, torch.randn(n, w)) for m, w in PUBLISHED.items()}
 
 
 def test_the_references_fusion_has_its_size() -> None:
@@ -386,7 +395,7 @@ def test_the_references_fusion_attends_to_one_token_with_weight_one_and_is_a_lin
     fusion, parts = published(), pooled_only(6)
     with torch.no_grad():
         nn.init.normal_(fusion.attention.in_proj_bias)
-    x = fusion.concatenated(parts, everyone(6))
+    x = fusion.concatenate_pooled(parts, everyone(6))
     assert torch.equal(x[:, 0], torch.cat([parts[m].pooled_BD for m in ("video", "audio", "eeg")], 1))
     _, attention_weight = fusion.attention(x, x, x, need_weights=True, average_attn_weights=False)
     assert attention_weight.shape == (6, 4, 1, 1) and (attention_weight == 1).all()
@@ -402,7 +411,7 @@ def test_queries_and_keys_of_the_references_fusion_get_no_gradient() -> None:
     nn.functional.cross_entropy(fusion(pooled_only(6), {}, everyone(6)).logits_BK, torch.arange(6) % 5).backward()
     whole = fusion.attention.in_proj_weight.grad
     assert whole is not None and whole[2 * fusion.width :].abs().max() > 0
-    (query_key,) = fusion.query_key_gradients()
+    (query_key,) = fusion.list_query_key_gradients()
     # 5,097,624 of its parameters, with their biases.
     assert query_key.numel() + 2 * fusion.width == 5_097_624
     assert query_key.abs().max() <= 1e-6 * whole.abs().max()
@@ -412,7 +421,7 @@ def test_heads_that_do_not_divide_the_concatenation_are_refused_before_anything_
     with pytest.raises(ConfigError, match=r"fusion\.heads is 5.*1792.*use one of \[1, 2, 4, "):
         override(Experiment(), {"fusion.kind": "single_token", "fusion.heads": 5})
     e = override(Experiment(), {"fusion.kind": "single_token", "fusion.heads": 4, "model.eeg.kind": "eav_transformer"})
-    assert isinstance(build_fusion(e, PUBLISHED, {}, 5), SingleToken)
+    assert isinstance(build_fusion(e, PUBLISHED, {}, 5), SingleTokenFusion)
 
 
 @pytest.mark.parametrize("kind", get_args(get_type_hints(config.FusionConfig)["kind"]))
@@ -429,7 +438,7 @@ def test_every_kind_of_the_experiment_is_built(kind: str, reads: str) -> None:
 def test_a_fresh_attention_is_late_fusion_whatever_the_numbers_of_tokens() -> None:
     torch.manual_seed(1)
     sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=4, dropout=0.0, reads=2)
-    fusion = SharedAttention(WIDTHS, TIMES, window_s=2, **sizes).eval()
+    fusion = SharedAttentionFusion(WIDTHS, TIMES, window_s=2, **sizes).eval()
     parts, logits = encoded()
     with torch.no_grad():
         fusion.q.bias.zero_()  # as random as its weights, it prefers tokens a little

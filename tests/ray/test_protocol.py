@@ -18,7 +18,7 @@ from eav_ray.runtime.ablate import run_ablation
 from eav_ray.runtime.evaluate import evaluate_protocol
 from eav_ray.runtime.protocol import plan, run_protocol
 from eav_ray.runtime.train import open_data
-from eav_ray.training.embeddings import cache_key
+from eav_ray.training.embeddings import build_embedding_key
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.ray
@@ -62,7 +62,7 @@ def continued(job: Job, preprocessed: list[str], place: Path, tmp_path_factory: 
     # An encoder of fold 1 cannot write its embeddings: what needs them fails, the other folds are trained and scored.
     experiment = load_experiment(TINY, parse_changes([*places, *CHANGES]))
     encoder = plan(experiment, open_data(experiment))[1].runs[0]
-    obstacle = results / cache_key(encoder.key, encoder.embed)
+    obstacle = results / build_embedding_key(encoder.key, encoder.embed)
     obstacle.parent.mkdir()
     obstacle.touch()
     part = job("protocol", TINY, *places, *CHANGES, expect=1)

@@ -13,7 +13,7 @@ from eav_ray.report import measure, protocols, statistics
 from eav_ray.report.calibration import calibration, fit_temperature, reliability
 from eav_ray.report.statistics import balanced_interval, pairwise
 from eav_ray.report.table import correct_per_recording
-from eav_ray.training.metrics import per_recording, predicted
+from eav_ray.training.metrics import average_per_recording, predict_classes
 
 CLASSES = ("calm", "glad", "sad")
 MODALITIES = ["audio", "eeg", "video"]
@@ -46,16 +46,16 @@ def test_accuracy_is_that_of_recordings_and_the_mean_over_people(unequal: bool) 
     table = predictions(unequal=unequal)
     found = measure.accuracy(table, MODALITIES, 3)
     assert (found["people"], found["recordings"], found["windows"], found["unequal"]) == (8, 96, 192, unequal)
-    recordings = per_recording(table)
+    recordings = average_per_recording(table)
     for source, one in found["sources"].items():
-        guess, label = predicted(recordings, source), recordings["label"]
+        guess, label = predict_classes(recordings, source), recordings["label"]
         assert one["balanced"] == pytest.approx(balanced_accuracy_score(label, guess))
         assert one["mean"] == pytest.approx((guess == label).groupby(recordings["subject"]).mean().mean())
         assert one["recording"] == pytest.approx(one["mean"])
         assert one["silent"] == 0
         assert one["interval"][0] <= one["mean"] <= one["interval"][1]
         assert one["balanced_interval"][0] <= one["balanced"] <= one["balanced_interval"][1]
-        right = predicted(table, source) == table["label"].to_numpy()
+        right = predict_classes(table, source) == table["label"].to_numpy()
         assert one["window"] == pytest.approx(pd.Series(right).groupby(table["subject"].to_numpy()).mean().mean())
     frames = table.groupby("subject")["video.frames_right"].mean().mean()
     assert found["sources"]["video"]["frame"] == pytest.approx(frames)
@@ -132,10 +132,10 @@ def test_all_pairs_of_modalities_share_one_correction() -> None:
 def test_confusion_is_sklearns() -> None:
     table = predictions()
     table.loc[table["recording"] == "r0", [f"audio.logit_{k}" for k in range(3)]] = np.nan
-    recordings = per_recording(table)
+    recordings = average_per_recording(table)
     found = measure.confusion(table, MODALITIES, 3)
     for source, counts in found.items():
-        guess = predicted(recordings, source)
+        guess = predict_classes(recordings, source)
         known = guess >= 0
         expected = confusion_matrix(recordings["label"][known], guess[known], labels=range(3))
         assert np.array(counts)[:, :3].tolist() == expected.tolist()
@@ -197,9 +197,9 @@ def test_each_fold_is_scaled_by_its_own_validation_rows_and_answers_stay() -> No
     assert found["temperatures"]["2"] > 4 * found["temperatures"]["1"]
     assert found["scaled"]["ece"] < found["raw"]["ece"] and found["scaled"]["nll"] < found["raw"]["nll"]
     assert "scaled" not in calibration(table, ["fusion"], None)["fusion"]  # type: ignore[operator]
-    told = per_recording(table)
+    told = average_per_recording(table)
     logits = told[columns].to_numpy()
-    assert (log_softmax(logits / 3, axis=1).argmax(1) == predicted(told, "fusion")).all()
+    assert (log_softmax(logits / 3, axis=1).argmax(1) == predict_classes(told, "fusion")).all()
 
 
 def test_quality_that_goes_with_accuracy_is_told_from_quality_that_does_not() -> None:

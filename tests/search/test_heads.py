@@ -14,10 +14,10 @@ from eav_ray.data import shard
 from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split
 from eav_ray.data.synthetic import CLASSES
-from eav_ray.models.build import FusionAlone, build_fusion
+from eav_ray.models.build import FusionClassifier, build_fusion
 from eav_ray.search.heads import Head, PruningSchedule, score_heads, stacks, train_heads, why_alone
 from eav_ray.storage import Store, list_package_versions, sha256
-from eav_ray.training.embeddings import cache_key, commit, write_part
+from eav_ray.training.embeddings import build_embedding_key, commit_embeddings, write_embedding_part
 from eav_ray.training.engine import TorchEngine
 from eav_ray.training.loop import Engine, Metrics, Position, fit, schedule
 from eav_ray.training.plan import SCORE, Run, fusion_run
@@ -98,9 +98,9 @@ def experiment(*changes: dict[str, Any]) -> Experiment:
     return override(Experiment(), whole)
 
 
-def module(e: Experiment, dtype: torch.dtype) -> FusionAlone:
+def module(e: Experiment, dtype: torch.dtype) -> FusionClassifier:
     torch.manual_seed(e.seed)
-    return FusionAlone(build_fusion(e, WIDTHS, TIMES, OUTPUTS), sorted(WIDTHS)).to(dtype)
+    return FusionClassifier(build_fusion(e, WIDTHS, TIMES, OUTPUTS), sorted(WIDTHS)).to(dtype)
 
 
 def loader(e: Experiment, made: Made, rows: np.ndarray) -> Loader:
@@ -253,9 +253,9 @@ def embed(run: Run, place: WorkerContext) -> None:
         for name, x in arrays.items():
             x = x.astype(np.uint8 if name == "mask" else np.float32)
             columns[name] = pa.FixedShapeTensorArray.from_numpy_ndarray(x)
-        if not place.results.is_committed(cache_key(key, run.embed)):
-            write_part(place.results, cache_key(key, run.embed), 0, pa.table(columns))
-            commit(place.results, cache_key(key, run.embed), torch.tensor([1.0, 2.5, 4.0]))
+        if not place.results.is_committed(build_embedding_key(key, run.embed)):
+            write_embedding_part(place.results, build_embedding_key(key, run.embed), 0, pa.table(columns))
+            commit_embeddings(place.results, build_embedding_key(key, run.embed), torch.tensor([1.0, 2.5, 4.0]))
 
 
 def runs_of(kind: str, place: WorkerContext) -> list[Run]:

@@ -13,7 +13,7 @@ from eav_ray.config import Experiment, load_experiment
 from eav_ray.data import shard
 from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import list_labeled_recordings, make_split
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.audit import Contents, audit
 from eav_ray.training.checkpoint import Checkpoint
@@ -75,7 +75,7 @@ def contents(windows: WindowCache) -> Contents:
 
 def honest(windows: WindowCache, protocol: str = "loso") -> Checkpoint:
     """A finished checkpoint whose statistics are of its training rows."""
-    e, shapes = experiment(protocol), Shapes(30, 5)
+    e, shapes = experiment(protocol), DataShapes(30, 5)
     split = make_split(list_labeled_recordings(windows.ids, e.data, e.seed), e.split)
     torch.manual_seed(0)
     model = Classifier(e, shapes)

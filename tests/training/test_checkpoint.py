@@ -11,7 +11,7 @@ import torch
 from eav_ray.config import Experiment, override
 from eav_ray.data.split import Split
 from eav_ray.errors import DataError
-from eav_ray.models.build import Shapes
+from eav_ray.models.build import DataShapes
 from eav_ray.storage import COMMIT, Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Position
@@ -22,7 +22,7 @@ WHOLE = ckpt.Checkpoint(
     experiment=override(Experiment(), {"optim.lr": 1e-3, "data.modalities": ["eeg"]}),
     split=Split("loso", ("a/1", "b/1"), ("c/1",), ("d/1",)),
     classes=("calm", "sad"),
-    shapes=Shapes(3, 2),
+    shapes=DataShapes(3, 2),
     weights={"w": torch.randn(2, 3), "normalise.mean": torch.zeros(3), "n": torch.tensor(3.0)},
     optimizer_state={"w.exp_avg": torch.randn(2, 3), "w.exp_avg_sq": torch.rand(2, 3), "step": torch.tensor(7.0)},
     position=Position(2, 3),

@@ -16,7 +16,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.checkpoint import load as load_checkpoint
 from eav_ray.training.checkpoint import load_model
-from eav_ray.training.embeddings import cache_key
+from eav_ray.training.embeddings import build_embedding_key
 from eav_ray.training.plan import encoder_run
 from eav_ray.training.run import WorkerContext, execute
 
@@ -108,6 +108,6 @@ def test_half_precision_trains_and_leaves_the_clock_exact(place: WorkerContext, 
     prefix = execute(run, place, lambda progress: None)
     saved = load_checkpoint(place.results, prefix)
     assert saved.metrics["train_loss"] < 2 and all(torch.isfinite(t).all() for t in saved.weights.values())
-    times = place.results.read_json(f"{cache_key(run.key, run.embed)}/times.json")
+    times = place.results.read_json(f"{build_embedding_key(run.key, run.embed)}/times.json")
     exact = load_model(saved).encoders["eeg"].times_s
     assert isinstance(exact, torch.Tensor) and torch.equal(torch.tensor(times), exact)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from eav_ray.config import MODALITIES, OptimConfig, RuntimeConfig
-from eav_ray.models.build import FusionAlone, Output
-from eav_ray.models.fusion import SharedAttention
+from eav_ray.models.build import ClassifierOutput, FusionClassifier
+from eav_ray.models.fusion import SharedAttentionFusion
 from eav_ray.training.engine import alone, make_engine, summed_loss, weight_loss
 from eav_ray.training.loop import Batch, Engine
 
@@ -28,12 +28,14 @@ ENGINES: list[tuple[Literal["deepspeed", "torch"], Literal[0, 1, 2, 3]]] = [
 engines = pytest.mark.parametrize(("name", "stage"), ENGINES)
 
 
-def module(dropout: float) -> FusionAlone:
+def module(dropout: float) -> FusionClassifier:
     torch.manual_seed(0)
     times = {m: torch.arange(TOKENS) / TOKENS for m in MODALITIES}
     widths = dict.fromkeys(MODALITIES, WIDTH)
-    fusion = SharedAttention(widths, times, window_s=1, n_outputs=5, width=16, heads=4, dropout=dropout, skip=False)
-    return FusionAlone(fusion, list(MODALITIES))
+    fusion = SharedAttentionFusion(
+        widths, times, window_s=1, n_outputs=5, width=16, heads=4, dropout=dropout, late_fusion_residual=False
+    )
+    return FusionClassifier(fusion, list(MODALITIES))
 
 
 def batch(step: int, n: int = 8) -> Batch:
@@ -161,7 +163,7 @@ def test_the_weight_loss_counts_windows_by_their_class_and_does_not_sharpen_its_
         batch = Batch({}, present, torch.tensor([0]), torch.tensor([weight]), 1, 0, mixed)
         scores = torch.zeros(1, 2, requires_grad=True)
         weights = scores.softmax(1)
-        weight_loss(Output(torch.zeros(1, 2), logits, weights, weights), batch).backward()
+        weight_loss(ClassifierOutput(torch.zeros(1, 2), logits, weights, weights), batch).backward()
         assert scores.grad is not None
         return scores.grad[0]
 
@@ -186,7 +188,7 @@ def test_the_weight_loss_is_least_where_weights_follow_who_is_right() -> None:
     batch = Batch({}, present, torch.tensor([0, 1]), torch.ones(2), 2, 0)
     scores = torch.zeros(2, 2, requires_grad=True)
     weights = scores.masked_fill(~present, float("-inf")).softmax(1)
-    weight_loss(Output(torch.zeros(2, 2), logits, weights, weights), batch).backward()
+    weight_loss(ClassifierOutput(torch.zeros(2, 2), logits, weights, weights), batch).backward()
     alone = torch.tensor([-nn.functional.cross_entropy(logits[m], batch.label_B, reduction="none")[0] for m in logits])
     assert scores.grad is not None
     torch.testing.assert_close(scores.grad[0], 0.5 - alone.softmax(0))

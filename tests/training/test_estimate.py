@@ -7,11 +7,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from eav_ray.config import Experiment, override
-from eav_ray.models.build import Classifier, Shapes
-from eav_ray.training.estimate import _random, cost, seconds_per_fused_window
+from eav_ray.models.build import Classifier, DataShapes
+from eav_ray.training.estimate import _make_random_batch, compute_model_cost, estimate_seconds_per_fused_window
 from tests.training.test_modes import SMALL
 
-SHAPES = Shapes(5, 3)
+SHAPES = DataShapes(5, 3)
 FUSIONS: dict[str, dict[str, Any]] = {
     "tokens": {},
     "pooled": {"fusion.input": "pooled"},
@@ -27,11 +27,11 @@ FUSIONS: dict[str, dict[str, Any]] = {
 def test_the_cost_of_a_candidate_is_that_of_its_model(fusion: str) -> None:
     e = override(Experiment(), SMALL | FUSIONS[fusion])
     model = Classifier(e, SHAPES).eval()
-    inputs = {m: _random(e, m, SHAPES, 1).inputs[m] for m in e.data.modalities}
+    inputs = {m: _make_random_batch(e, m, SHAPES, 1).inputs[m] for m in e.data.modalities}
     with FlopCounterMode(display=False) as counter:
         model(inputs, torch.ones(1, len(inputs), dtype=torch.bool))
     counted = counter.get_total_flops() / 2e9
-    assert cost(override(e, {"search.cost": "gmac"}), SHAPES) == pytest.approx(counted, rel=0.02)
+    assert compute_model_cost(override(e, {"search.cost": "gmac"}), SHAPES) == pytest.approx(counted, rel=0.02)
     parameters = sum(p.numel() for p in model.parameters())
-    assert cost(override(e, {"search.cost": "parameters"}), SHAPES) == parameters
-    assert (seconds_per_fused_window(e, SHAPES) > 0) == (fusion != "one modality")
+    assert compute_model_cost(override(e, {"search.cost": "parameters"}), SHAPES) == parameters
+    assert (estimate_seconds_per_fused_window(e, SHAPES) > 0) == (fusion != "one modality")

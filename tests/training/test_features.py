@@ -13,10 +13,10 @@ from eav_ray.config import Experiment, override
 from eav_ray.data.cache import WindowCache
 from eav_ray.data.shard import read_index
 from eav_ray.data.split import Split
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.runtime.embed import _Embed
 from eav_ray.storage import Store
-from eav_ray.training.embeddings import Embeddings, cache_key, commit
+from eav_ray.training.embeddings import EmbeddingSource, build_embedding_key, commit_embeddings
 from eav_ray.training.plan import Run
 from eav_ray.training.run import times_of
 from tests.training.test_resume import TRAIN, experiment, train, windows_in
@@ -56,9 +56,9 @@ def embed(run: Run, stored: tuple[Path, WindowCache], results: Path) -> None:
     shards, windows = stored
     here = {"store.results": str(results), "store.cache": str(results / "cache")}
     mine, index = replace(run, experiment=override(run.experiment, here)), read_index(Store(shards))
-    actor = _Embed(mine, run.features, str(shards), index, Shapes(30, 5))
+    actor = _Embed(mine, run.features, str(shards), index, DataShapes(30, 5))
     assert actor({"file": np.array([index.shards[0].file])})["windows"].tolist() == [8]
-    commit(Store(results), run.features, times_of(actor._model))
+    commit_embeddings(Store(results), run.features, times_of(actor._model))
     assert len(windows) == 7
 
 
@@ -84,10 +84,10 @@ def test_a_head_on_features_ends_where_a_head_on_the_frozen_encoder_does(
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5)
         assert name.startswith("heads.") or torch.equal(found[name], tensor), name
-    fresh = Classifier(run.experiment, Shapes(30, 5))
+    fresh = Classifier(run.experiment, DataShapes(30, 5))
     fresh.load_state_dict(found)
-    keys = {"audio": cache_key(key, run.embed)}
-    once, whole = (Embeddings(Store(tmp_path / place), keys, windows) for place in ("once", "whole"))
+    keys = {"audio": build_embedding_key(key, run.embed)}
+    once, whole = (EmbeddingSource(Store(tmp_path / place), keys, windows) for place in ("once", "whole"))
     assert torch.equal(once.times_s["audio"], whole.times_s["audio"])
     rows = windows.find_rows(run.embed)
     for name, tensor in whole.get(rows).items():

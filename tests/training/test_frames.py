@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from eav_ray.config import load_experiment
-from eav_ray.models.build import Classifier, Shapes
-from eav_ray.training.frames import frames_right, output_and_frames
+from eav_ray.models.build import Classifier, DataShapes
+from eav_ray.training.frames import compute_frames_correct, predict_with_frames
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 TINY = Path(__file__).parents[1] / "ray" / "tiny.yaml"
@@ -17,7 +17,7 @@ TINY = Path(__file__).parents[1] / "ray" / "tiny.yaml"
 def model(modalities: list[str], **changes: object) -> Classifier:
     torch.manual_seed(0)
     named = {"data.modalities": modalities, "model.eeg.kind": "bandpower", **changes}
-    return Classifier(load_experiment(TINY, named), Shapes(30, 5)).eval()
+    return Classifier(load_experiment(TINY, named), DataShapes(30, 5)).eval()
 
 
 def batch(n: int = 6) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray]:
@@ -33,15 +33,15 @@ def batch(n: int = 6) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray
 def test_each_frame_is_what_the_model_says_of_a_window_that_holds_it(kind: str) -> None:
     whole = model(["eeg", "video"], **{"fusion.kind": kind, "fusion.heads": 2})
     inputs, present, label = batch()
-    output, alone = output_and_frames(whole, inputs, present)
+    output, alone = predict_with_frames(whole, inputs, present)
     assert torch.equal(output.logits_BK, whole(inputs, present).logits_BK) and len(alone) == 5
-    right = frames_right(alone, ["eeg", "video"], present.numpy(), label)
+    right = compute_frames_correct(alone, ["eeg", "video"], present.numpy(), label)
     expected = np.zeros(len(label))
     for frame, one in enumerate(alone):
         held = inputs["video"][:, frame : frame + 1].expand(-1, 5, -1, -1, -1)
         there = whole(inputs | {"video": held}, present)
         torch.testing.assert_close(one.logits_BK, there.logits_BK, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(one.unimodal["video"], there.unimodal["video"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.unimodal_logits["video"], there.unimodal["video"], rtol=1e-4, atol=1e-5)
         expected += there.logits_BK.argmax(1).numpy() == label
     assert right["fusion.frames_right"][1:].tolist() == pytest.approx((expected / 5)[1:].tolist())
     assert all(np.isnan(share[0]) for share in right.values())  # nothing is said of frames that are not there
@@ -53,14 +53,14 @@ def test_each_frame_is_what_the_model_says_of_a_window_that_holds_it(kind: str) 
 def test_without_video_there_are_no_frames_and_alone_it_is_its_own_fusion() -> None:
     inputs, present, label = batch()
     only = model(["eeg"])
-    _, alone = output_and_frames(only, {"eeg": inputs["eeg"]}, present[:, :1])
-    assert alone == [] and frames_right(alone, ["eeg"], present.numpy()[:, :1], label) == {}
+    _, alone = predict_with_frames(only, {"eeg": inputs["eeg"]}, present[:, :1])
+    assert alone == [] and compute_frames_correct(alone, ["eeg"], present.numpy()[:, :1], label) == {}
     video = model(["video"])
-    _, alone = output_and_frames(video, {"video": inputs["video"]}, present[:, :1])
-    right = frames_right(alone, ["video"], present.numpy()[:, :1], label)
+    _, alone = predict_with_frames(video, {"video": inputs["video"]}, present[:, :1])
+    right = compute_frames_correct(alone, ["video"], present.numpy()[:, :1], label)
     assert list(right) == ["video.frames_right"] and not np.isnan(right["video.frames_right"]).any()
     # A still window is one frame: all of its frames are as right as it is.
     still = inputs["video"][:, :1].expand(-1, 5, -1, -1, -1)
-    output, alone = output_and_frames(video, {"video": still}, present[:, :1])
-    right = frames_right(alone, ["video"], present.numpy()[:, :1], label)
+    output, alone = predict_with_frames(video, {"video": still}, present[:, :1])
+    right = compute_frames_correct(alone, ["video"], present.numpy()[:, :1], label)
     assert right["video.frames_right"].tolist() == (output.logits_BK.argmax(1).numpy() == label).tolist()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eav_ray.config import OptimConfig
-from eav_ray.models.build import Output
+from eav_ray.models.build import ClassifierOutput
 from eav_ray.training.engine import mixup, summed_loss
 from eav_ray.training.loop import Batch, Metrics, Position, fit, parameter_groups, schedule
 from eav_ray.training.run import class_weights
@@ -58,7 +58,7 @@ class Recorder:
         self.rates.append(lr)
         return float(batch.weight_B.sum())
 
-    def predict(self, batch: Batch) -> Output:
+    def predict(self, batch: Batch) -> ClassifierOutput:
         raise NotImplementedError
 
     def weights(self) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from eav_ray.config import MODALITIES, RuntimeConfig
-from eav_ray.models.build import FusionAlone
-from eav_ray.models.fusion import SharedAttention
+from eav_ray.models.build import FusionClassifier
+from eav_ray.models.fusion import SharedAttentionFusion
 from eav_ray.training.engine import make_engine
 from tests.training.test_engine import OPTIM, TOKENS, WIDTH, batch, engines
 
@@ -22,13 +22,13 @@ ENGINES, WARM = 30, 5
 MIB = 2**20
 
 
-def large() -> FusionAlone:
+def large() -> FusionClassifier:
     """0.2 million parameters: with gradients and moments 4 MB, 100 MB in 25 engines."""
     times = {m: torch.arange(TOKENS) / TOKENS for m in MODALITIES}
-    fusion = SharedAttention(
+    fusion = SharedAttentionFusion(
         dict.fromkeys(MODALITIES, WIDTH), times, window_s=1, n_outputs=5, width=128, heads=4, dropout=0.0
     )
-    return FusionAlone(fusion, list(MODALITIES))
+    return FusionClassifier(fusion, list(MODALITIES))
 
 
 @engines

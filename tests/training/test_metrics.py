@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eav_ray.training.metrics import scores
+from eav_ray.training.metrics import compute_scores
 
 
 def table() -> pd.DataFrame:
@@ -23,12 +23,14 @@ def table() -> pd.DataFrame:
 
 def test_windows_and_recordings_are_scored_apart() -> None:
     expected = {"window_accuracy": 5 / 6, "window_balanced_accuracy": 5 / 6}
-    assert scores(table()) == pytest.approx(expected | {"recording_accuracy": 1, "recording_balanced_accuracy": 1})
+    assert compute_scores(table()) == pytest.approx(
+        expected | {"recording_accuracy": 1, "recording_balanced_accuracy": 1}
+    )
 
 
 def test_a_modality_that_a_window_lacks_is_no_divergence() -> None:
-    assert scores(table(), "audio")["recording_accuracy"] == 1
-    assert scores(table(), "audio")["window_accuracy"] == 5 / 6
+    assert compute_scores(table(), "audio")["recording_accuracy"] == 1
+    assert compute_scores(table(), "audio")["window_accuracy"] == 5 / 6
 
 
 @pytest.mark.parametrize("source", ["fusion", "late_mean"])
@@ -37,5 +39,5 @@ def test_a_modality_that_a_window_lacks_is_no_divergence() -> None:
 def test_a_diverged_model_has_no_score(source: str, value: float, windows: list[int]) -> None:
     diverged = table()
     diverged.loc[list(windows), f"{source}.logit_1"] = value
-    found = scores(diverged, source)
+    found = compute_scores(diverged, source)
     assert len(found) == 4 and all(math.isnan(v) for v in found.values())

@@ -9,7 +9,7 @@ import torch
 
 from eav_ray.config import MODALITIES, Experiment, override
 from eav_ray.data.split import Split
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Batch
 from eav_ray.training.plan import Run, encoder_run, fusion_run, joint_run
@@ -45,7 +45,7 @@ def batch(e: Experiment, n: int = 4) -> Batch:
 
 def test_frozen_encoders_stay_in_eval_mode_and_keep_every_bit() -> None:
     e = experiment()
-    module = Classifier(e, Shapes(5, 3))
+    module = Classifier(e, DataShapes(5, 3))
     module.freeze_encoders(True)
     before = {k: v.clone() for k, v in module.encoders.state_dict().items()}
     heads = {k: v.clone() for k, v in module.heads.state_dict().items()}
@@ -64,7 +64,7 @@ def test_frozen_encoders_stay_in_eval_mode_and_keep_every_bit() -> None:
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_both_engines_scale_the_learning_rate_of_encoders(name: Any, stage: Any) -> None:
     e = experiment(**{"optim.encoder_lr": 0.0, "optim.weight_decay": 0.0})
-    module = Classifier(e, Shapes(5, 3))
+    module = Classifier(e, DataShapes(5, 3))
     before = {k: v.clone() for k, v in module.state_dict().items()}
     runtime = replace(e.runtime, engine=name, zero_stage=stage)
     engine = make_engine(module, e.optim, runtime, device=torch.device("cpu"))
@@ -111,7 +111,7 @@ def test_gradient_checkpointing_changes_no_gradient(modality: str, kind: str) ->
     for checkpointing in (False, True):
         e = experiment(**changes, **{"runtime.gradient_checkpointing": checkpointing})
         torch.manual_seed(0)
-        module = Classifier(e, Shapes(5, 3)).train()
+        module = Classifier(e, DataShapes(5, 3)).train()
         made, passes = batch(e), []
         norms = [m for m in module.encoders.modules() if isinstance(m, torch.nn.LayerNorm)]
         norms[0].register_forward_hook(lambda *_, p=passes: p.append(1))
@@ -124,20 +124,20 @@ def test_gradient_checkpointing_changes_no_gradient(modality: str, kind: str) ->
 
 
 def test_spec_augment_hides_a_run_of_bands_in_training_only() -> None:
-    from eav_ray.models.audio import hide
+    from eav_ray.models.audio import mask_random_span
 
     torch.manual_seed(0)
     x = torch.ones(200, 30, 20)
     for dim, size in ((1, 30), (2, 20)):
         other = 3 - dim
-        lines = hide(x, 8, dim).amax(other)  # (rows, size)
+        lines = mask_random_span(x, 8, dim).amax(other)  # (rows, size)
         assert torch.equal(lines, hide_lines(lines))
         hidden = (lines == 0).sum(1)
         assert hidden.min() == 0 and hidden.max() == 8
         assert set(hidden.tolist()) == set(range(9))
         assert (lines == 0).any(0).sum() == size  # every place is hidden at times
     e = experiment(**{"data.modalities": ["audio"]})
-    encoder = Classifier(e, Shapes(5, 3)).eval().encoders["audio"]
+    encoder = Classifier(e, DataShapes(5, 3)).eval().encoders["audio"]
     wave, present = batch(e).inputs["audio"], torch.ones(4, dtype=torch.bool)
     assert torch.equal(encoder(wave, present).pooled_BD, encoder(wave, present).pooled_BD)
 

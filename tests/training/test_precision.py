@@ -10,7 +10,7 @@ from torch import nn
 from eav_ray.config import Experiment, OptimConfig, RuntimeConfig, override
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.training import precision
 from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Batch, Engine
@@ -48,7 +48,7 @@ def test_float16_follows_single_precision(name: Any, stage: Any, reference: list
     moments = engine.optimizer_state()
     engine.close()
     assert losses != reference and losses == pytest.approx(reference, rel=0.05)
-    skipped = math.log2(precision.FIRST_SCALE / moments["scale"].item())
+    skipped = math.log2(precision.INITIAL_LOSS_SCALE / moments["scale"].item())
     assert skipped <= 2 and moments["step"] == STEPS - skipped
 
 
@@ -151,7 +151,7 @@ def test_batch_statistics_stay_finite_where_the_forward_pass_does_not() -> None:
     e = override(Experiment(), {"data.modalities": ["eeg"], "model.eeg": {"kind": "eav_transformer", "depth": 1}})
     torch.manual_seed(0)
     runtime = RuntimeConfig(engine="torch", workers=1, precision="fp16")
-    engine = make_engine(Classifier(e, Shapes(30, 5)), OptimConfig(), runtime, device=torch.device("cpu"))
+    engine = make_engine(Classifier(e, DataShapes(30, 5)), OptimConfig(), runtime, device=torch.device("cpu"))
 
     def step(factor: float) -> None:
         x = torch.randn(2, 30, 500, generator=torch.Generator().manual_seed(0)) * factor

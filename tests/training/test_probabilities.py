@@ -7,9 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eav_ray.training.metrics import per_recording
-from eav_ray.training.predictor import answers
-from eav_ray.training.probabilities import Recordings, modalities_of, probability, softmax, with_probabilities
+from eav_ray.training.metrics import average_per_recording
+from eav_ray.training.predictor import build_prediction_trees
+from eav_ray.training.probabilities import (
+    RecordingAverager,
+    add_probabilities,
+    list_modalities,
+    name_probability_column,
+    softmax,
+)
 
 CLASSES = ("calm", "sad", "logit_0")
 NAMES = ("audio", "video")
@@ -38,9 +44,9 @@ def test_softmax_is_that_of_torch_and_says_nothing_of_what_is_not_finite() -> No
 
 
 def test_each_row_has_the_class_with_the_highest_probability() -> None:
-    table = with_probabilities(windows(), CLASSES)
-    assert modalities_of(windows()) == list(NAMES)
-    p = table[[probability("fusion", c) for c in CLASSES]].to_numpy()
+    table = add_probabilities(windows(), CLASSES)
+    assert list_modalities(windows()) == list(NAMES)
+    p = table[[name_probability_column("fusion", c) for c in CLASSES]].to_numpy()
     assert np.allclose(p.sum(1), 1) and table["predicted"].tolist() == [CLASSES[i] for i in p.argmax(1)]
     assert table.loc[table["subject"] == "a", "video.probability.calm"].isna().all()
     assert list(table.columns[:4]) == ["subject", "recording", "window", "label"]
@@ -49,19 +55,19 @@ def test_each_row_has_the_class_with_the_highest_probability() -> None:
 @settings(max_examples=12)
 @given(st.lists(st.integers(1, 11), max_size=4))
 def test_blocks_have_the_means_of_the_whole(cuts: list[int]) -> None:
-    table, recordings = windows(), Recordings()
+    table, recordings = windows(), RecordingAverager()
     edges = [0, *sorted(set(cuts)), len(table)]
     for start, stop in zip(edges, edges[1:], strict=False):
         recordings.add(table.iloc[start:stop])
-    found = recordings.means().sort_values(["subject", "recording"], ignore_index=True)
+    found = recordings.compute_means().sort_values(["subject", "recording"], ignore_index=True)
     assert found["windows"].tolist() == [3, 3, 3, 3]
-    pd.testing.assert_frame_equal(found.drop(columns="windows"), per_recording(table), check_like=True)
+    pd.testing.assert_frame_equal(found.drop(columns="windows"), average_per_recording(table), check_like=True)
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_model_that_has_diverged_predicts_nothing() -> None:
     table = windows()
     table.loc[0, "fusion.logit_1"] = np.nan
-    first, second = answers(table, CLASSES)[:2]
+    first, second = build_prediction_trees(table, CLASSES)[:2]
     assert first["predicted"] is None and set(first["probabilities"].values()) == {None}
     assert second["predicted"] in CLASSES and set(second["by_modality"]["video"].values()) == {None}

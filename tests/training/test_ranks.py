@@ -149,7 +149,7 @@ def test_three_ranks_go_on_bit_for_bit(tmp_path: Path) -> None:
 
 def rank(number: int, folder: str, size: int) -> None:
     join(number, folder, size)
-    precision.FIRST_SCALE = 2.0**8  # at which no step of these overflows by itself
+    precision.INITIAL_LOSS_SCALE = 2.0**8  # at which no step of these overflows by itself
     losses, saved = {}, {}
     for kind in KINDS:
         made = make(kind, 0.0)

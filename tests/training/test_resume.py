@@ -14,7 +14,7 @@ from eav_ray.data import shard
 from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split
 from eav_ray.errors import DataError, TrainingInterrupted
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.models.mfcc import MFCC
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training import checkpoint as ckpt
@@ -191,12 +191,12 @@ def test_computed_features_are_standardised_by_the_training_rows_that_have_them(
     e = override(e, {"data.modalities": ["audio", "eeg"], "train.mode": "end_to_end", "optim.epochs": 1})
     e = override(e, {"runtime.engine": "torch", "runtime.workers": 1, "fusion.width": 16, "optim.batch": 4})
     weights = train(windows, tmp_path, "torch", run=Run("joint", e, Split("within", TRAIN[:5], (), TRAIN[5:]), "data"))
-    model = Classifier(e, Shapes(30, 5))
+    model = Classifier(e, DataShapes(30, 5))
     model.load_state_dict(weights)
     rows = np.array([0, 1, 3, 4])  # the third has no sound
     encoder = model.encoders["audio"]
     assert isinstance(encoder, MFCC)
-    made = encoder.standardise(torch.from_numpy(encoder.features(windows.get(rows, "audio")))).flatten(0, 1)
+    made = encoder.standardise(torch.from_numpy(encoder.compute_features(windows.get(rows, "audio")))).flatten(0, 1)
     torch.testing.assert_close(made.mean(0), torch.zeros(made.shape[1]), atol=1e-3, rtol=0)
     torch.testing.assert_close(made.std(0, unbiased=False), torch.ones(made.shape[1]), atol=1e-3, rtol=0)
 

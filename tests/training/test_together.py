@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 
 from eav_ray.config import Experiment, override
 from eav_ray.errors import DataError
-from eav_ray.models.build import Classifier, Shapes
+from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Batch
 from eav_ray.training.ranks import run_on_all_ranks
@@ -55,7 +55,7 @@ def batch_statistics_become_equal(number: int, size: int, engine: str) -> None:
     changes = {"data.modalities": ["eeg"], "model.eeg.kind": "eav_transformer", "model.eeg.depth": 1}
     e = override(Experiment(), changes | {"runtime.engine": engine, "train.encoders.eeg.batch": 4})
     torch.manual_seed(0)
-    module = Classifier(e, Shapes(5, 3))
+    module = Classifier(e, DataShapes(5, 3))
     made = make_engine(module, e.train.encoders.eeg, e.runtime, device=torch.device("cpu"))
     x_BST = (1 + 9 * number) * torch.randn(2, 5, 100)
     ones = torch.ones(2)

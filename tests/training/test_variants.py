@@ -13,10 +13,10 @@ from eav_ray.config import Experiment, FusionConfig, load_experiment, override
 from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
-from eav_ray.models.build import Classifier, Output, Shapes
+from eav_ray.models.build import Classifier, ClassifierOutput, DataShapes
 from eav_ray.runtime.train import runs_of
 from eav_ray.search.study import study_name
-from eav_ray.training.estimate import cost, latency_ms
+from eav_ray.training.estimate import compute_model_cost, measure_latency_ms
 from eav_ray.training.loop import Batch
 from eav_ray.training.plan import as_before, fusion_run
 from eav_ray.training.run import table_of
@@ -93,10 +93,10 @@ def test_the_other_way_of_each_switch_is_taken() -> None:
 
 
 def test_sizes_are_ordered_by_cost_and_each_also_goes_without_eeg() -> None:
-    shapes = Shapes(30, 5)
+    shapes = DataShapes(30, 5)
     changes = {"search.cost": "parameters", "data.modalities": ["audio", "eeg"], "model.audio.kind": "mfcc"}
     e = load_experiment(SHIPPED[[p.stem for p in SHIPPED].index("demo")], changes)
-    found = {v.name: cost(v.experiment(e), shapes) for v in variants(e, ["sizes"], ALL)[0]}
+    found = {v.name: compute_model_cost(v.experiment(e), shapes) for v in variants(e, ["sizes"], ALL)[0]}
     order = ["quarter", "half", BASE, "double"]
     assert [found[size] for size in order] == sorted(found[size] for size in order)
     assert all(found[f"{size} without eeg"] < found[size] for size in (*order, "cheap"))
@@ -151,16 +151,16 @@ class Stored(WindowCache):
 def test_a_modality_that_is_hidden_is_as_if_it_were_missing() -> None:
     e = override(Experiment(), SMALL | {"data.modalities": ["audio", "eeg"]})
     torch.manual_seed(0)
-    model = Classifier(e, Shapes(5, 3)).eval()
+    model = Classifier(e, DataShapes(5, 3)).eval()
     for parameter in model.fusion.parameters() if model.fusion else ():
         torch.nn.init.normal_(parameter, std=0.2)
 
-    def predict(batch: Batch) -> Output:
+    def predict(batch: Batch) -> ClassifierOutput:
         with torch.no_grad():
             return model(batch.inputs, batch.present_BM)
 
     def table(windows: Stored, seen: tuple[str, ...] = ()) -> pd.DataFrame:
-        source, labels = RawSource(windows, model.names), Labels(np.zeros(6, int), np.arange(6))
+        source, labels = RawSource(windows, model.modalities), Labels(np.zeros(6, int), np.arange(6))
         return table_of(predict, Shown(source, seen) if seen else source, labels, np.arange(6), windows, 4)
 
     hidden = table(Stored(e), ("eeg",))
@@ -174,5 +174,5 @@ def test_a_modality_that_is_hidden_is_as_if_it_were_missing() -> None:
 def test_latency_is_of_single_windows_and_leaves_the_threads_as_they_were() -> None:
     e = override(Experiment(), {"data.modalities": ["eeg"], "model.eeg.kind": "bandpower"})
     before = torch.get_num_threads()
-    times = latency_ms(e, Shapes(30, 5), torch.device("cpu"))
+    times = measure_latency_ms(e, DataShapes(30, 5), torch.device("cpu"))
     assert len(times) >= 5 and min(times) > 0 and torch.get_num_threads() == before
