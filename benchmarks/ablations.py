@@ -32,8 +32,8 @@ from eav_ray.runtime.preprocess import preprocess
 from eav_ray.runtime.train import Data, open_data
 from eav_ray.storage import Store
 from eav_ray.training.metrics import average_per_recording, predict_classes
-from eav_ray.training.plan import Run, encoder_run, fusion_run
-from eav_ray.training.run import WorkerContext, execute, predict_fold
+from eav_ray.training.plan import Run, plan_encoder_run, plan_fusion_run
+from eav_ray.training.run import WorkerContext, execute_run, train_and_predict_split
 
 SEEDS = 3
 SMALL_JOINT_CHANGES = {
@@ -103,11 +103,11 @@ def make_run(part: str, e: Experiment, data: Data, seed: int) -> Run:
     split = make_split(list_labeled_recordings(data.windows.ids, e.data, e.seed), e.split)
     split = Split(split.protocol, split.train, split.test, ())
     if part == "fusion":
-        run = fusion_run(e, split, data.digest, (*split.train, *split.validation))
+        run = plan_fusion_run(e, split, data.digest, (*split.train, *split.validation))
     elif part == "joint":
         run = Run("joint", e, split, data.digest)
     else:
-        run = encoder_run(e, "audio", split, data.digest, ())
+        run = plan_encoder_run(e, "audio", split, data.digest, ())
     # Another seed of the training, on the same folds and frozen encoders.
     return replace(run, experiment=override(run.experiment, {"seed": seed}))
 
@@ -120,11 +120,11 @@ def evaluate_option(job: Job, folder: Path) -> pd.DataFrame:
     e = make_experiment(option, folder, fold)
     data = open_data(e)
     run = make_run(option.part, e, data, seed)
-    results, name = Store(e.store.results), f"ablations/{digest(run.key, run.embed, seed)}.parquet"
+    results, name = Store(e.store.results), f"ablations/{digest(run.key, run.embedded_recordings, seed)}.parquet"
     cached = read_table(results, name)
     if cached is not None:
         return cached
-    table = predict_fold(run, WorkerContext(data.windows, results, torch.device("cpu")))
+    table = train_and_predict_split(run, WorkerContext(data.windows, results, torch.device("cpu")))
     if option.part == "audio":
         predicted_class = table[[c for c in table if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
         subject_accuracy = accuracy.compute_subject_accuracy([table.assign(guess=predicted_class)])
@@ -144,7 +144,9 @@ def write_embeddings(folder: Path, fold: int) -> None:
     run = make_run("fusion", e, data, e.seed)
     context = WorkerContext(data.windows, Store(e.store.results), torch.device("cpu"))
     for m in e.data.modalities:
-        execute(encoder_run(e, m, run.split, data.digest, run.embed), context, lambda progress: None)
+        execute_run(
+            plan_encoder_run(e, m, run.split, data.digest, run.embedded_recordings), context, lambda progress: None
+        )
 
 
 def format_report(tables: dict[tuple[str, str], list[pd.DataFrame]]) -> list[str]:

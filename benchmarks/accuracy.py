@@ -40,8 +40,8 @@ from eav_ray.runtime.train import Data, open_data, runs_of
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.estimate import estimate_seconds_per_window
-from eav_ray.training.run import WorkerContext, execute, table_of
-from eav_ray.training.source import Labels, RawSource
+from eav_ray.training.run import WorkerContext, compute_predictions, execute_run
+from eav_ray.training.source import RawSource, WindowLabels
 
 SEEDS, FOLDS = 3, 8
 SVM_LABEL = "support-vector machine"
@@ -160,7 +160,7 @@ def evaluate_case(case: Case, folder: Path, fold: int, seed: int, train: bool = 
     cached = read_table(results, name)
     if cached is not None or not train:
         return cached
-    labels = Labels.of(data.windows, {i.id: i.label for i in items})
+    labels = WindowLabels.from_windows(data.windows, {i.id: i.label for i in items})
     rows = data.windows.find_rows(split.test)
     if case.features:
         predicted_class = predict_by_svm(
@@ -168,18 +168,18 @@ def evaluate_case(case: Case, folder: Path, fold: int, seed: int, train: bool = 
         )
     else:
         context = WorkerContext(data.windows, results, torch.device("cpu"))
-        prefix = execute(run, context, lambda progress: None)
-        model = ckpt.load_model(ckpt.load(results, prefix)).eval()
+        prefix = execute_run(run, context, lambda progress: None)
+        model = ckpt.build_trained_model(ckpt.read_checkpoint(results, prefix)).eval()
         predicted_class = predict_classes(model, data, labels, rows)
     ids = data.windows.ids.iloc[rows]
     table = pd.DataFrame({"subject": ids["subject"].to_numpy(), "label": labels.label[rows], "guess": predicted_class})
     return write_table(results, name, table)
 
 
-def predict_classes(model: Classifier, data: Data, labels: Labels, rows: np.ndarray) -> np.ndarray:
+def predict_classes(model: Classifier, data: Data, labels: WindowLabels, rows: np.ndarray) -> np.ndarray:
     source = RawSource(data.windows, model.modalities)
     with torch.no_grad():
-        table = table_of(lambda b: model(b.inputs, b.present_BM), source, labels, rows, data.windows, 64)
+        table = compute_predictions(lambda b: model(b.inputs, b.present_BM), source, labels, rows, data.windows, 64)
     return table[[c for c in table.columns if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
 
 

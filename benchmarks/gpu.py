@@ -26,8 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import Experiment, override
 from eav_ray.models.build import Classifier, DataShapes
-from eav_ray.training.engine import TorchEngine, make_engine, to_device
-from eav_ray.training.loop import Batch, Engine, parameter_groups
+from eav_ray.training.engine import TorchEngine, make_engine, move_batch_to_device
+from eav_ray.training.loop import Batch, Engine, build_parameter_groups
 
 SHAPES, WARM_UP = DataShapes(30, 5), 3
 SIZES: dict[str, dict[str, Any]] = {
@@ -114,7 +114,7 @@ def compile_encoders(module: Classifier) -> None:
 
 def use_fused_adamw(engine: Engine, module: nn.Module, e: Experiment) -> None:
     assert isinstance(engine, TorchEngine)
-    groups = parameter_groups(module.named_parameters(), e.optim)
+    groups = build_parameter_groups(module.named_parameters(), e.optim)
     engine.optimizer = torch.optim.AdamW(groups, lr=e.optim.lr, fused=True)
 
 
@@ -128,7 +128,7 @@ def time_training_steps(
     step_batch = make_batch(e, batch)
     engine = make_engine(module, replace(e.optim, batch=batch), e.runtime, device=device)
     if change == "windows on the device":
-        step_batch = to_device(step_batch, device)
+        step_batch = move_batch_to_device(step_batch, device)
     if change == "torch.compile":
         compile_encoders(module)
     if change == "fused AdamW":

@@ -28,7 +28,7 @@ from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training import run as running
-from eav_ray.training.checkpoint import prefix_of
+from eav_ray.training.checkpoint import make_checkpoint_prefix
 from eav_ray.training.loop import Engine, Position
 from eav_ray.training.plan import Run
 from eav_ray.training.saving import CheckpointPolicy, CheckpointWriter
@@ -71,22 +71,22 @@ def record_training() -> Iterator[TrainingTimes]:
     """All that is trained meanwhile is recorded."""
     record = TrainingTimes()
 
-    class RecordedWatch(CheckpointPolicy):
-        def after(self, position: Position, engine: Engine) -> tuple[bool, bool, str]:
+    class RecordedPolicy(CheckpointPolicy):
+        def decide_after_step(self, position: Position, engine: Engine) -> tuple[bool, bool, str]:
             record.steps.append((record.loop_resumed_s, time.monotonic()))
-            due = super().after(position, engine)
+            due = super().decide_after_step(position, engine)
             record.loop_resumed_s = time.monotonic()
             return due
 
-    class RecordedSaver(CheckpointWriter):
+    class RecordedWriter(CheckpointWriter):
         def save(self, engine: Engine, position: Position, metrics: dict[str, Any]) -> None:
             super().save(engine, position, metrics)
             record.copies.append(self.pause_s - record.waits[-1])
             record.loop_resumed_s = time.monotonic()
 
-        def _begin(self, *given: Any) -> None:
+        def _begin_write(self, *given: Any) -> None:
             began = time.monotonic()
-            super()._begin(*given)
+            super()._begin_write(*given)
             record.waits.append(time.monotonic() - began)
 
         def _write(self, weights: Any, optimizer_state: Any, position: Position, metrics: Any) -> None:
@@ -94,10 +94,10 @@ def record_training() -> Iterator[TrainingTimes]:
             super()._write(weights, optimizer_state, position, metrics)
             if optimizer_state:  # the last checkpoint has none
                 record.writes.append((began, time.monotonic()))
-                folder = Path(self._results.resolve_path(prefix_of(self._run.key, self.attempt, position)))
+                folder = Path(self._results.resolve_path(make_checkpoint_prefix(self._run.key, self.attempt, position)))
                 record.size = sum(file.stat().st_size for file in folder.iterdir())
 
-    with patch.object(running, "Watch", RecordedWatch), patch.object(running, "Saver", RecordedSaver):
+    with patch.object(running, "Watch", RecordedPolicy), patch.object(running, "Saver", RecordedWriter):
         yield record
 
 
@@ -133,7 +133,9 @@ def train_once(folder: Path, engine: str, changes: dict[str, Any], every: int, c
     run = Run("encoder", e, Split("within", tuple(sorted(set(windows.ids["id"]))), (), ()), "benchmark")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with record_training() as record:
-        running.execute(run, running.WorkerContext(windows, Store(folder / "results"), device), lambda progress: None)
+        running.execute_run(
+            run, running.WorkerContext(windows, Store(folder / "results"), device), lambda progress: None
+        )
     return record
 
 

@@ -40,10 +40,10 @@ from eav_ray.runtime.preprocess import preprocess
 from eav_ray.runtime.train import Data, open_data
 from eav_ray.search.heads import Head, PruningSchedule, Stack, stacks, train_heads
 from eav_ray.training.engine import TorchEngine
-from eav_ray.training.loop import Position, fit, schedule
-from eav_ray.training.plan import Run, fusion_run
-from eav_ray.training.run import open_worker_context, score_fold
-from eav_ray.training.source import Labels, Loader, plain_batches
+from eav_ray.training.loop import Position, fit, make_lr_schedule
+from eav_ray.training.plan import Run, plan_fusion_run
+from eav_ray.training.run import open_worker_context, train_and_score_split
+from eav_ray.training.source import BatchLoader, WindowLabels, make_inference_batches
 
 CANDIDATES, BATCH, EPOCHS = 200, 100, 10  # of a
 WIDTHS, OUTPUTS = {"audio": 768, "eeg": 60, "video": 768}, 5
@@ -88,9 +88,11 @@ def _run_candidate(config: dict[str, Any]) -> None:
     data: Data = config["data"]
     e = override(config["experiment"], config["changes"])
     search_plan: tune.Plan = config["planned"]
-    context = open_worker_context(e, data.shards, data.index, torch.device("cpu"), only=search_plan.question.embed)
+    context = open_worker_context(
+        e, data.shards, data.index, torch.device("cpu"), allowed_recordings=search_plan.question.embed
+    )
     for split in search_plan.question.inner:
-        score_fold(fusion_run(e, split, search_plan.question.data, search_plan.question.embed), context)
+        train_and_score_split(plan_fusion_run(e, split, search_plan.question.data, search_plan.question.embed), context)
 
 
 @ray.remote(num_cpus=0)
@@ -157,7 +159,7 @@ class SyntheticFeatures:
         self.names = sorted(WIDTHS)
         self._windows, self._inputs = windows, {}
         windows += N_VALIDATION_WINDOWS
-        self.labels = Labels(np.arange(windows) % OUTPUTS, np.arange(windows) * 7919)
+        self.labels = WindowLabels(np.arange(windows) % OUTPUTS, np.arange(windows) * 7919)
         label = torch.from_numpy(self.labels.label)
         for m, width in WIDTHS.items():
             pooled = torch.randn(windows, width, generator=g) + 0.3 * torch.randn(OUTPUTS, width, generator=g)[label]
@@ -168,12 +170,12 @@ class SyntheticFeatures:
     def get(self, rows: np.ndarray) -> dict[str, Tensor]:
         return {name: x[rows] for name, x in self._inputs.items()}
 
-    def present(self, rows: np.ndarray) -> np.ndarray:
+    def get_presence(self, rows: np.ndarray) -> np.ndarray:
         return np.ones((len(rows), len(WIDTHS)), dtype=bool)
 
-    def loader(self, e: Experiment) -> Loader:
+    def loader(self, e: Experiment) -> BatchLoader:
         dropout = e.fusion.modality_dropout
-        return Loader(self, self.labels, np.arange(self._windows), e.seed, e.optim.batch, dropout, 0, 1)
+        return BatchLoader(self, self.labels, np.arange(self._windows), e.seed, e.optim.batch, dropout, 0, 1)
 
 
 def make_candidates(count: int, epochs: int) -> list[Experiment]:
@@ -208,7 +210,7 @@ def train_batched(job: tuple[list[Experiment], list[tuple[int, int]], int]) -> f
     pairs = [(e, n) for e in experiments for n in range(len(features))]
     split = Split("within", (), (), ())
     loaders = [m.loader(experiments[0]) for m in features]
-    runs = [(Run("fusion", e, split, "made"), loaders[n].steps) for e, n in pairs]
+    runs = [(Run("fusion", e, split, "made"), loaders[n].steps_per_epoch) for e, n in pairs]
     for numbers in stacks(runs, experiments[0].search.fusion_batch_size):
         chosen = [pairs[number] for number in numbers]
         train_heads([Head(make_module(e), e.optim, loaders[n]) for e, n in chosen], torch.device("cpu"))
@@ -222,7 +224,7 @@ def search_with_pruning(job: tuple[list[Experiment], int, int]) -> tuple[float, 
     began = time.perf_counter()
     features = SyntheticFeatures(windows, seed)
     rows = np.arange(windows, windows + N_VALIDATION_WINDOWS)
-    ((_, batch),) = plain_batches(features, features.labels, rows, N_VALIDATION_WINDOWS)
+    ((_, batch),) = make_inference_batches(features, features.labels, rows, N_VALIDATION_WINDOWS)
     epochs = experiments[0].optim.epochs
     rung_epochs = PruningSchedule(RUNGS).after(epochs)
     scores_by_epoch: dict[int, list[float]] = {epoch: [] for epoch in rung_epochs}  # accuracies of earlier batches
@@ -231,7 +233,7 @@ def search_with_pruning(job: tuple[list[Experiment], int, int]) -> tuple[float, 
         some = experiments[start : start + PRUNED_BATCH_SIZE]
         pruning_thresholds = {epoch: median(found) for epoch, found in scores_by_epoch.items() if found}
         loader = features.loader(some[0])
-        runs = [(Run("fusion", e, Split("within", (), (), ()), "made"), loader.steps) for e in some]
+        runs = [(Run("fusion", e, Split("within", (), (), ()), "made"), loader.steps_per_epoch) for e in some]
         for numbers in stacks(runs, some[0].search.fusion_batch_size):
             pruned_epochs: list[int] = []  # epochs of those that did not stay
 
@@ -271,9 +273,9 @@ def train_one_by_one(experiments: list[Experiment], features: SyntheticFeatures,
             engine,
             start=Position(0, 0),
             stop=Position(e.optim.epochs, 0),
-            lr=schedule(e.optim, loader.steps),
+            lr=make_lr_schedule(e.optim, loader.steps_per_epoch),
             batches=loader.batches,
-            report=lambda position, sums: None,
+            on_epoch_end=lambda position, sums: None,
         )
     return time.perf_counter() - began
 

@@ -56,7 +56,7 @@ def write_checkpoint(folder: Path) -> str:
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     split = Split("loso", ("a/1",), (), ("b/1",))
     made = ckpt.Checkpoint(e, split, EAV_CLASSES, shapes, weights, {}, Position(1, 0), True, {}, {})
-    return f"{folder}/{ckpt.save(Store(folder), 'served', 'a0000-aaaaaaaa', made)}"
+    return f"{folder}/{ckpt.write_checkpoint(Store(folder), 'served', 'a0000-aaaaaaaa', made)}"
 
 
 def make_request_bodies(root: Path) -> tuple[list[bytes], EAV, list[Recording]]:

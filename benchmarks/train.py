@@ -37,9 +37,9 @@ from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import run_each
 from eav_ray.runtime.preprocess import open_index, preprocess
-from eav_ray.training.loop import Position, parameter_groups, schedule
+from eav_ray.training.loop import Position, build_parameter_groups, make_lr_schedule
 from eav_ray.training.plan import Progress, Run
-from eav_ray.training.source import Labels, Loader, RawSource
+from eav_ray.training.source import BatchLoader, RawSource, WindowLabels
 
 EPOCHS, BATCH = 4, 4  # windows of one worker
 SPEC = SyntheticSpec(n_subjects=2, per_class=8)  # 320 windows
@@ -74,14 +74,16 @@ def train_plainly(rank: int, e: Experiment, workers: int, out: str, port: int) -
     shards, index = open_index(e)
     windows = WindowCache(shards, index, cache=e.store.cache, cache_gb=e.store.cache_gb)
     items = list_labeled_recordings(windows.ids, e.data, e.seed)
-    labels = Labels.of(windows, {i.id: i.label for i in items})
+    labels = WindowLabels.from_windows(windows, {i.id: i.label for i in items})
     torch.manual_seed(e.seed)
     module = Classifier(e, DataShapes(index.eeg_channels, len(index.classes)))
     rows = windows.find_rows(tuple(sorted(set(windows.ids["id"]))))
     dropout = e.fusion.modality_dropout
-    loader = Loader(RawSource(windows, module.modalities), labels, rows, e.seed, e.optim.batch, dropout, rank, workers)
-    rate = schedule(e.optim, loader.steps)
-    optimizer = torch.optim.AdamW(parameter_groups(module.named_parameters(), e.optim), lr=e.optim.lr)
+    loader = BatchLoader(
+        RawSource(windows, module.modalities), labels, rows, e.seed, e.optim.batch, dropout, rank, workers
+    )
+    rate = make_lr_schedule(e.optim, loader.steps_per_epoch)
+    optimizer = torch.optim.AdamW(build_parameter_groups(module.named_parameters(), e.optim), lr=e.optim.lr)
     model = DistributedDataParallel(module) if workers > 1 else module
     model.train()
     seconds = []
@@ -173,8 +175,8 @@ def time_first_steps(folder: Path) -> list[str]:
     with cluster.connect_to_ray(e.runtime):
         ray_s, started = time.perf_counter() - began, time.time()
         progress_reports = train_by_program(e, runs)
-    first = {run.key: min(p.at for p in progress_reports if p.key == run.key) for run in runs}
-    last = {run.key: max(p.at for p in progress_reports if p.key == run.key) for run in runs}
+    first = {run.key: min(p.timestamp for p in progress_reports if p.key == run.key) for run in runs}
+    last = {run.key: max(p.timestamp for p in progress_reports if p.key == run.key) for run in runs}
     between = [first[b.key] - last[a.key] for a, b in zip(runs, runs[1:], strict=False)]
     return [
         "| from the command to the first step | seconds |",

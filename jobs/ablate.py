@@ -11,13 +11,13 @@ python jobs/ablate.py jobs/experiments/fusion.yaml --parts sizes --sizes cheap,q
 
 from eav_ray.runtime.ablate import run_ablation
 from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
-from eav_ray.training.variants import PARTS
+from eav_ray.training.variants import ABLATION_PARTS
 
 
 def main(arguments: Arguments) -> int:
     experiment = prepare_experiment(arguments)
     parts, sizes = (
-        arguments.flags.get(f, d).split(",") for f, d in (("parts", ",".join(PARTS)), ("sizes", "cheap,half"))
+        arguments.flags.get(f, d).split(",") for f, d in (("parts", ",".join(ABLATION_PARTS)), ("sizes", "cheap,half"))
     )
     result = run_ablation(experiment, parts, sizes)
     print(result.text)

@@ -11,7 +11,7 @@ the search keeps as many as search.refit says. --next-best takes the next one wh
 from eav_ray.errors import ConfigError
 from eav_ray.runtime.cli import Arguments, resolve_user_path, run_command
 from eav_ray.runtime.pull import candidates, pull, studies
-from eav_ray.training.plan import SCORE
+from eav_ray.training.plan import SELECTION_METRIC
 
 
 def main(arguments: Arguments) -> None:
@@ -23,7 +23,11 @@ def main(arguments: Arguments) -> None:
         raise ConfigError(f"--top={top} is not a number of 1 or more")
     if "list" in flags:
         n_shown = int(top or 20)
-        print(candidates(store, study, metric=flags.get("metric") or SCORE, top=n_shown) if study else studies(store))
+        print(
+            candidates(store, study, metric=flags.get("metric") or SELECTION_METRIC, top=n_shown)
+            if study
+            else studies(store)
+        )
         return
     if "metric" in flags:
         raise ConfigError("--metric orders what --list --study shows; the best are those by the search's own score")

@@ -43,7 +43,7 @@ def predictor() -> Predictor:
 
 
 def saved(folder: Path) -> str:
-    return f"{folder}/{ckpt.save(Store(folder), 'tiny', 'a0000-aaaaaaaa', checkpoint())}"
+    return f"{folder}/{ckpt.write_checkpoint(Store(folder), 'tiny', 'a0000-aaaaaaaa', checkpoint())}"
 
 
 def profile() -> Preprocessing:

@@ -32,7 +32,7 @@ from tests.training.test_audit import chosen, honest, store_windows
 def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
     windows = store_windows(tmp_path)
     leaking = chosen(honest(windows))
-    prefix = ckpt.save(Store(tmp_path / "results"), "run-1", "a0000", leaking)
+    prefix = ckpt.write_checkpoint(Store(tmp_path / "results"), "run-1", "a0000", leaking)
     fold = EvaluatedCheckpoint(1, f"{tmp_path}/results/{prefix}", leaking.split.test, predictions())
     data: Any = SimpleNamespace(windows=windows, index=windows.index, shards=Store(tmp_path / "shards"))
     here = override(Experiment(), {"store.results": str(tmp_path / "results")})

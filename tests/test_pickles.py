@@ -263,12 +263,12 @@ def opened(store: Store, prefix: str) -> None:
 
 
 def continued(store: Store, prefix: str) -> None:
-    found, damaged = ckpt.latest(store, "run")
+    found, damaged = ckpt.find_latest_checkpoint(store, "run")
     assert found is None and prefix in damaged[0]
 
 
 def pruned(store: Store, prefix: str) -> None:
-    ckpt.prune(store, "run", "a0001", keep=0)
+    ckpt.prune_checkpoints(store, "run", "a0001", keep=0)
     assert not store.exists(prefix)
 
 

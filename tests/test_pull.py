@@ -19,7 +19,7 @@ from eav_ray.search.study import trials_table
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Position
-from eav_ray.training.plan import SCORE
+from eav_ray.training.plan import SELECTION_METRIC
 
 FIRST = "a0000-aaaaaaaa"  # attempt
 
@@ -35,9 +35,9 @@ def saved(store: Store, key: str) -> str:
         position=Position(3, 0),
         finished=True,
         metrics={},
-        encoders={},
+        encoder_keys={},
     )
-    return ckpt.save(store, key, FIRST, made)
+    return ckpt.write_checkpoint(store, key, FIRST, made)
 
 
 def best(store: Store, study: str, **changes: Any) -> None:
@@ -57,8 +57,8 @@ def test_the_best_checkpoint_is_copied_whole(store: Store, tmp_path: Path) -> No
     pulled = pull(str(store), str(tmp_path / "mine"))
     assert pulled.paths == [str(tmp_path / "mine")] and not pulled.skipped
     copied = Store(tmp_path).read_committed("mine")
-    assert copied == store.read_committed(ckpt.prefix_of("run-one", FIRST, Position(3, 0)))
-    assert ckpt.load(Store(tmp_path), "mine").classes == ("calm", "sad")
+    assert copied == store.read_committed(ckpt.make_checkpoint_prefix("run-one", FIRST, Position(3, 0)))
+    assert ckpt.read_checkpoint(Store(tmp_path), "mine").classes == ("calm", "sad")
 
 
 def test_studies_are_listed_and_what_is_not_finished_says_so(store: Store) -> None:
@@ -116,7 +116,7 @@ def test_candidates_of_a_search_that_still_runs_are_listed_by_any_metric(store: 
             "fold": fold,
             "state": state,
             "changes": "{}",
-            SCORE: score,
+            SELECTION_METRIC: score,
             "validation_window_accuracy": -score,
         }
         for n, (state, scores) in enumerate(
@@ -201,7 +201,7 @@ def test_a_checkpoint_that_was_replaced_since_is_refused(store: Store, tmp_path:
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
 def test_a_damaged_file_is_refused_and_nothing_is_written(store: Store, name: str, tmp_path: Path) -> None:
     best(store, "one")
-    path = Path(store.resolve_path(f"{ckpt.prefix_of('run-one', FIRST, Position(3, 0))}/{name}"))
+    path = Path(store.resolve_path(f"{ckpt.make_checkpoint_prefix('run-one', FIRST, Position(3, 0))}/{name}"))
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(DataError, match=f"{name} is damaged"):
         pull(str(store), str(tmp_path / "mine"))
@@ -210,7 +210,7 @@ def test_a_damaged_file_is_refused_and_nothing_is_written(store: Store, name: st
 
 def test_a_commit_that_names_files_outside_writes_nothing_there(store: Store, tmp_path: Path) -> None:
     best(store, "one")
-    prefix = ckpt.prefix_of("run-one", FIRST, Position(3, 0))
+    prefix = ckpt.make_checkpoint_prefix("run-one", FIRST, Position(3, 0))
     listed = json.loads(store.read(f"{prefix}/{COMMIT}"))
     listed["files"]["../../../../evil"] = listed["files"]["state.json"]
     store.write_json(f"{prefix}/{COMMIT}", listed)

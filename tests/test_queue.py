@@ -8,7 +8,7 @@ import pytest
 from eav_ray.config import Experiment, load_experiment
 from eav_ray.data.split import Split
 from eav_ray.runtime.queue import ATTEMPTS, END, WAIT, Queue
-from eav_ray.training.plan import Progress, Run, encoder_run, fusion_run
+from eav_ray.training.plan import Progress, Run, plan_encoder_run, plan_fusion_run
 
 SPLIT = Split("subject_kfold", ("a/1", "b/1"), (), ("c/1",))
 
@@ -21,8 +21,8 @@ def experiment() -> Experiment:
 @pytest.fixture
 def runs(experiment: Experiment) -> list[Run]:
     """The fusion first, then its encoders: the order given is not the order in which they can run."""
-    encoders = [encoder_run(experiment, m, SPLIT, "data", SPLIT.train) for m in ("audio", "eeg", "video")]
-    return [fusion_run(experiment, SPLIT, "data", SPLIT.train), *encoders]
+    encoders = [plan_encoder_run(experiment, m, SPLIT, "data", SPLIT.train) for m in ("audio", "eeg", "video")]
+    return [plan_fusion_run(experiment, SPLIT, "data", SPLIT.train), *encoders]
 
 
 def pull(queue: Queue, group: int) -> Run:
@@ -67,15 +67,17 @@ def test_a_failed_encoder_fails_its_fusion_and_nothing_else(runs: list[Run]) -> 
 
 def test_a_key_names_the_training_rows_and_not_the_rows_that_are_scored(experiment: Experiment) -> None:
     def key(split: Split) -> str:
-        return encoder_run(experiment, "eeg", split, "data", ()).key
+        return plan_encoder_run(experiment, "eeg", split, "data", ()).key
 
     assert key(SPLIT) == key(replace(SPLIT, test=("d/1",), validation=("c/1",)))
     assert key(SPLIT) != key(replace(SPLIT, train=("a/1", "c/1")))
 
 
 def test_a_fusion_never_reads_an_encoder_that_was_trained_on_other_rows(experiment: Experiment) -> None:
-    here, there = (fusion_run(experiment, s, "data", ("a/1",)) for s in (SPLIT, replace(SPLIT, train=("a/1", "c/1"))))
-    assert not set(here.encoders.values()) & set(there.encoders.values())
+    here, there = (
+        plan_fusion_run(experiment, s, "data", ("a/1",)) for s in (SPLIT, replace(SPLIT, train=("a/1", "c/1")))
+    )
+    assert not set(here.encoder_keys.values()) & set(there.encoder_keys.values())
 
 
 def test_a_checkpoint_that_was_passed_over_is_told_once(runs: list[Run]) -> None:

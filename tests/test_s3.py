@@ -21,7 +21,7 @@ from eav_ray.storage import COMMIT, Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import saving
 from eav_ray.training.plan import Progress, Run
-from eav_ray.training.run import WorkerContext, execute
+from eav_ray.training.run import WorkerContext, execute_run
 from tests.training.test_resume import TRAIN, experiment, windows_in
 
 pytestmark = [
@@ -132,14 +132,14 @@ def test_a_training_outlives_its_store_and_ends_bit_identical(
 
     def train(store: Store, told: bool) -> ckpt.Checkpoint:
         place = WorkerContext(windows, store, torch.device("cpu"))
-        return ckpt.load(store, execute(run, place, report if told else lambda progress: None))
+        return ckpt.read_checkpoint(store, execute_run(run, place, report if told else lambda progress: None))
 
     whole = train(Store(tmp_path), told=False)
     through = train(Store("s3://lab/results"), told=True)
     away[0].join()
     assert whole.weights.keys() == through.weights.keys()
     assert all(torch.equal(tensor, through.weights[name]) for name, tensor in whole.weights.items())
-    assert [p.epoch for _, p, _ in ckpt.committed(Store("s3://lab/results"), run.key)] == [6]
+    assert [p.epoch for _, p, _ in ckpt.list_checkpoints(Store("s3://lab/results"), run.key)] == [6]
 
 
 def test_a_store_that_stays_away_is_one_line_and_the_last_checkpoint_stays(
@@ -151,13 +151,13 @@ def test_a_store_that_stays_away_is_one_line_and_the_last_checkpoint_stays(
 
     def report(progress: Progress) -> None:
         if progress.epoch == 2:
-            while not ckpt.committed(store, run.key):
+            while not ckpt.list_checkpoints(store, run.key):
                 time.sleep(0.05)
             server.stop()
 
     with pytest.raises(DataError, match=r"cannot (write|list|read|look for|delete) s3://lab/away") as caught:
-        execute(run, WorkerContext(windows, store, torch.device("cpu")), report)
+        execute_run(run, WorkerContext(windows, store, torch.device("cpu")), report)
     assert "\n" not in str(caught.value)
     server.start()
-    found, damaged = ckpt.latest(store, run.key)
+    found, damaged = ckpt.find_latest_checkpoint(store, run.key)
     assert found and 1 <= found[1].position.epoch <= 2 and damaged == []

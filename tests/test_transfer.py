@@ -30,7 +30,7 @@ from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.checkpoint import Checkpoint
 from eav_ray.training.loop import Position
-from eav_ray.training.run import to_frame
+from eav_ray.training.run import build_predictions
 from eav_ray.training.source import RawSource
 from tests.data.test_shard import Shards
 
@@ -99,7 +99,7 @@ def test_labels_and_logits_follow_the_names() -> None:
     ids = pd.DataFrame({"subject": ["p"] * 4, "recording": mine, "window": [0] * 4})
     output = ClassifierOutput(logits, {"audio": logits, "eeg": logits}, weights, weights)
     present = np.array([[True, False]] * 4)
-    table = to_frame(output, ids, present, ["audio", "eeg"], np.arange(4))
+    table = build_predictions(output, ids, present, ["audio", "eeg"], np.arange(4))
     found = restricted(table, theirs, shared, label_of, ("audio",))
     assert [c for c in found.columns if c.startswith("fusion.")] == [f"fusion.logit_{k}" for k in range(4)]
     assert not [c for c in found.columns if "eeg" in c]
@@ -152,13 +152,13 @@ def test_what_a_data_set_lacks_is_missing_to_the_model(tmp_path: Path) -> None:
     rows = np.flatnonzero(windows.ids["has_eeg"] & windows.ids["has_audio"])[:3]
     source, whole = RawSource(windows, ["eeg", "audio"], {"eeg": (30, 50)}), RawSource(windows, ["eeg", "audio"])
     inputs = source.get(rows)
-    assert source.present(rows).tolist() == [[True, False]] * 3 and whole.present(rows).all()
+    assert source.get_presence(rows).tolist() == [[True, False]] * 3 and whole.get_presence(rows).all()
     assert torch.equal(inputs["audio"], whole.get(rows)["audio"])
     assert inputs["eeg"].shape == (3, 30, 50) and inputs["eeg"].dtype == whole.get(rows)["eeg"].dtype
     e = small()
     torch.manual_seed(0)
     model = Classifier(e, DataShapes(30, 2)).eval()
-    present = torch.from_numpy(source.present(rows))
+    present = torch.from_numpy(source.get_presence(rows))
     with torch.no_grad():
         lacking = model(inputs, present)
         masked = model(inputs | {"eeg": torch.randn(3, 30, 50)}, present)
@@ -177,7 +177,7 @@ def test_an_equal_id_of_another_data_set_is_another_recording(tmp_path: Path, mo
     whole = Checkpoint(
         e, split, tuple("abcde"), DataShapes(30, 5), model.state_dict(), {}, Position(1, 0), True, {}, {}
     )
-    path = f"{results}/{ckpt.save(results, 'run', 'a0000-00000000', whole)}"
+    path = f"{results}/{ckpt.write_checkpoint(results, 'run', 'a0000-00000000', whole)}"
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # which an actor does for its own process
     scorer = _Scorer(e, str(shards.store), shards.index, ("p0/0",))
     _, refused, _ = scorer.score(0, Task(path, ("p0/0",), ("audio",)))

@@ -18,7 +18,7 @@ from eav_ray.runtime.searcher import CandidateSearcher, Waiting
 from eav_ray.runtime.trial import STUDY_FILE, Question, candidate_runs, of_folds
 from eav_ray.search.study import Candidate, StudyClient, check_space
 from eav_ray.storage import Store
-from eav_ray.training.plan import SCORE
+from eav_ray.training.plan import SELECTION_METRIC
 from tests.test_protocol import stored
 
 # Optuna calls its journal experimental.
@@ -108,7 +108,7 @@ class Trained:
         return found["candidates"][0][0] if isinstance(found, dict) else found
 
     def finish(self, trial: str, number: int, score: float = 0.5) -> None:
-        folds = [{"fold": 0, SCORE: score}, {"fold": 1, SCORE: score}]
+        folds = [{"fold": 0, SELECTION_METRIC: score}, {"fold": 1, SELECTION_METRIC: score}]
         told = [of_folds(number, folds, 2, {}, failed="" if math.isfinite(score) else "no memory")]
         self.leases.on_trial_complete(trial, {"scored": json.dumps(told)})
 
@@ -139,7 +139,7 @@ def test_a_candidate_without_a_score_says_why_and_one_that_left_stays_open(tmp_p
     assert search.number("a") == 0 and search.number("b") == 1
     search.finish("a", 0, math.nan)
     assert search.leases.failed == {0: "no memory"} and search.leases.broken is None
-    search.leases.on_trial_complete("b", {SCORE: math.nan})
+    search.leases.on_trial_complete("b", {SELECTION_METRIC: math.nan})
     assert search.leases.broken == 1 and search.forgotten == [0]
     assert {row["state"] for row in search.kept} == {"FAIL"}
 
@@ -175,17 +175,17 @@ def test_only_whole_candidates_change_encoders() -> None:
 
 
 def test_a_candidate_ends_where_it_is_below_the_bar_or_at_its_last_fold() -> None:
-    one, two = {"fold": 0, SCORE: 0.5}, {"fold": 1, SCORE: 0.7}
-    left = {"fold": 1, SCORE: 0.1, "share": 0.25}
+    one, two = {"fold": 0, SELECTION_METRIC: 0.5}, {"fold": 1, SELECTION_METRIC: 0.7}
+    left = {"fold": 1, SELECTION_METRIC: 0.1, "share": 0.25}
     bars = {0.25: 0.2, 1.0: 0.4, 1.25: 0.35, 2.0: 0.9}
     assert of_folds(0, [one], 2, bars) == {}
-    assert of_folds(0, [one, two], 2, bars) | {"pruned": False, SCORE: pytest.approx(0.6)} == of_folds(
+    assert of_folds(0, [one, two], 2, bars) | {"pruned": False, SELECTION_METRIC: pytest.approx(0.6)} == of_folds(
         0, [two, one], 2, bars
     )
     ended = of_folds(0, [one, left], 2, bars)  # a mean of 0.3 after a quarter of the second fold
-    assert ended["pruned"] and ended[SCORE] == pytest.approx(0.3)
-    assert of_folds(0, [{"fold": 0, SCORE: 0.39}], 2, bars)["pruned"]
-    assert not of_folds(0, [{"fold": 0, SCORE: math.nan, "share": 0.25}], 2, {})["pruned"]
+    assert ended["pruned"] and ended[SELECTION_METRIC] == pytest.approx(0.3)
+    assert of_folds(0, [{"fold": 0, SELECTION_METRIC: 0.39}], 2, bars)["pruned"]
+    assert not of_folds(0, [{"fold": 0, SELECTION_METRIC: math.nan, "share": 0.25}], 2, {})["pruned"]
 
 
 def planned(folder: Path, **changes: Any) -> tune.Plan:

@@ -15,7 +15,14 @@ from eav_ray.report.page import figure_svg, section, table
 from eav_ray.report.statistics import ALPHA, MIN_SUBJECTS, Paired, against, holm, interval
 from eav_ray.report.table import correct_per_recording
 from eav_ray.training.metrics import compute_scores
-from eav_ray.training.variants import BASE, PARTS, Variant, hidden_name, subset_name, subsets
+from eav_ray.training.variants import (
+    ABLATION_PARTS,
+    BASE_VARIANT,
+    AblationVariant,
+    format_masked_name,
+    format_subset_name,
+    list_modality_subsets,
+)
 
 SOURCE = "fusion"  # of a model of one modality its only logits
 ID = ["subject", "recording"]
@@ -30,7 +37,7 @@ COLOURS = {"retrained": "C0", "masked": "C1"}
 
 
 def comparisons(
-    predictions: pd.DataFrame, made: Sequence[Variant], base: Experiment, costs: dict[str, dict[str, Any]]
+    predictions: pd.DataFrame, made: Sequence[AblationVariant], base: Experiment, costs: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """The part of an ablation's results that is told by its predictions, of plain lists, dictionaries and numbers.
 
@@ -49,28 +56,28 @@ def comparisons(
     right = {n: correct_per_recording(w, [SOURCE]).set_index(ID)[SOURCE] for n, w in of.items()}
     found: dict[str, Any] = {"groups": {}, "variants": [], "eeg": []}
     found["missing"] = [v.name for v in made if v.name not in right]
-    for group in [g for g in PARTS if any(v.group == g for v in made)]:
-        members = [v for v in made if v.group == group and {v.name, v.against} <= right.keys()]
-        if BASE not in right or not members:
+    for group in [g for g in ABLATION_PARTS if any(v.group == g for v in made)]:
+        members = [v for v in made if v.group == group and {v.name, v.reference} <= right.keys()]
+        if BASE_VARIANT not in right or not members:
             continue
-        names = list(dict.fromkeys([BASE, *(v.against for v in members), *(v.name for v in members)]))
+        names = list(dict.fromkeys([BASE_VARIANT, *(v.reference for v in members), *(v.name for v in members)]))
         common = pd.concat({n: right[n] for n in names}, axis=1, join="inner").reset_index()
         if common.empty:
             found["missing"] += [v.name for v in members]
             continue
         found["groups"][group] = {"people": int(common["subject"].nunique()), "recordings": len(common)}
-        shown = [next(v for v in made if v.name == BASE), *members]
-        pairs = paired(common, [(v.name, v.against) for v in members])
+        shown = [next(v for v in made if v.name == BASE_VARIANT), *members]
+        pairs = paired(common, [(v.name, v.reference) for v in members])
         for variant, one in zip(shown, [None, *pairs], strict=True):
             windows = of[variant.name].merge(common[ID], on=ID)
             found["variants"].append(
                 {
                     "group": group,
                     "name": variant.name,
-                    "how": variant.how if variant.name != BASE else "as given",
+                    "how": variant.method if variant.name != BASE_VARIANT else "as given",
                     "size": variant.size,
                     "changes": variant.changes,
-                    "modalities": variant.modalities(base),
+                    "modalities": variant.list_tested_modalities(base),
                     "accuracy": _finite(asdict(interval(common, variant.name))),
                     "balanced_accuracy": _number(compute_scores(windows)["recording_balanced_accuracy"]),
                     "against": comparison_to_dict(one) if one else None,
@@ -113,7 +120,7 @@ def verdict(one: Paired) -> str:
 def _eeg(
     common: pd.DataFrame,
     group: str,
-    members: Sequence[Variant],
+    members: Sequence[AblationVariant],
     base: Experiment,
     costs: dict[str, dict[str, Any]],
 ) -> list[dict[str, Any]]:
@@ -123,11 +130,11 @@ def _eeg(
     whole = tuple(sorted(base.data.modalities))
     rows: list[tuple[str, str, str, str]] = []  # how, size, with, without
     if group == "subsets":
-        for how, name in (("retrained", subset_name), ("masked", hidden_name)):
-            for some in (*subsets(base), whole):
+        for how, name in (("retrained", format_subset_name), ("masked", format_masked_name)):
+            for some in (*list_modality_subsets(base), whole):
                 rest = [m for m in some if m != "eeg"]
                 if "eeg" in some and rest:
-                    rows.append((how, BASE, BASE if some == whole else name(some), name(rest)))
+                    rows.append((how, BASE_VARIANT, BASE_VARIANT if some == whole else name(some), name(rest)))
     if group == "sizes":
         sizes = dict.fromkeys(v.size for v in members)
         rows = [("retrained", size, size, f"{size} without eeg") for size in sizes]
@@ -171,7 +178,7 @@ def p_text(value: float | None) -> str:
 def text(tree: dict[str, Any]) -> str:
     """For the terminal: a table a group."""
     lines = []
-    for group in [g for g in PARTS if g in tree["groups"]]:
+    for group in [g for g in ABLATION_PARTS if g in tree["groups"]]:
         size = tree["groups"][group]
         wide = max(len(v["name"]) for v in _of(tree, group)) + 2
         lines += [
@@ -280,7 +287,7 @@ def _subset_figure(tree: dict[str, Any]) -> Figure:
     axes.plot([], [], "o", color=COLOURS["retrained"], label="trained alone")
     axes.plot([], [], "s", color=COLOURS["masked"], label="of the whole, others hidden")
     axes.plot([], [], color="0.3", lw=1, label="whole")
-    axes.set_yticks(range(len(rows)), [subset_name(r) for r in rows])
+    axes.set_yticks(range(len(rows)), [format_subset_name(r) for r in rows])
     axes.invert_yaxis()
     axes.set(xlabel="accuracy of recordings, %; 95 % intervals over people and recordings")
     axes.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)

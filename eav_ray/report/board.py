@@ -19,7 +19,7 @@ class Board:
             self._writers[progress.key] = SummaryWriter(str(self._folder / progress.key), flush_secs=10)
         writer = self._writers[progress.key]
         for name, value in progress.metrics.items():
-            writer.add_scalar(name, value, progress.step, walltime=progress.at)
+            writer.add_scalar(name, value, progress.step, walltime=progress.timestamp)
 
     def close(self) -> None:
         for writer in self._writers.values():

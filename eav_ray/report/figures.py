@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from eav_ray.data.bands import FREQUENCY_BANDS
 from eav_ray.data.clean import load_standard_montage, resolve_electrodes
-from eav_ray.training.plan import SCORE
+from eav_ray.training.plan import SELECTION_METRIC
 
 Tree = dict[str, Any]
 # Okabe and Ito's colours, told apart by who cannot tell red from green.
@@ -142,7 +142,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         axes.set_title(part, fontsize=9)
         axes.set_ylim(bottom=0)
         axes.spines["top"].set_visible(False)
-        held = [(h["epoch"], h[SCORE]) for h in history if h.get(SCORE) is not None]
+        held = [(h["epoch"], h[SELECTION_METRIC]) for h in history if h.get(SELECTION_METRIC) is not None]
         if held:
             other = axes.twinx()
             other.plot([e for e, _ in held], [100 * v for _, v in held], "k.--", lw=0.8)

@@ -124,7 +124,7 @@ class MLflow:
             own = [p for p in untold if p.key == key]
             if key not in self._ids:
                 self._ids[key] = self._run_of(own[0])
-            metrics = [Metric(n, v, round(1000 * p.at), p.step) for p in own for n, v in p.metrics.items()]
+            metrics = [Metric(n, v, round(1000 * p.timestamp), p.step) for p in own for n, v in p.metrics.items()]
             for start in range(0, len(metrics), MOST_METRICS):
                 self._client.log_batch(self._ids[key], metrics=metrics[start : start + MOST_METRICS])
             self._ended[key] = own[-1].epoch == own[-1].epochs

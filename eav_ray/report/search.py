@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from eav_ray.config import SearchConfig
 from eav_ray.report.page import document, figure_svg, section, table
 from eav_ray.report.table import short
-from eav_ray.training.plan import SCORE
+from eav_ray.training.plan import SELECTION_METRIC
 
 NAME = "balanced accuracy of recordings, %"
 COSTS = {"parameters": "parameters of the model", "gmac": "10⁹ multiplications a window"}
@@ -66,7 +66,11 @@ def sections(trials: pd.DataFrame, importances: dict[str, float], search: Search
 def candidates(trials: pd.DataFrame) -> pd.DataFrame:
     """One row a candidate, in order: `state`, `score` (percent, mean over its folds), `folds`, `changes`, `cost`."""
     columns: dict[str, Any] = {"state": ("state", "first"), "changes": ("changes", "first")}
-    columns |= {"score": (SCORE, "mean"), "folds": (SCORE, "size"), "sd": (SCORE, "std")}
+    columns |= {
+        "score": (SELECTION_METRIC, "mean"),
+        "folds": (SELECTION_METRIC, "size"),
+        "sd": (SELECTION_METRIC, "std"),
+    }
     if "cost" in trials:
         columns["cost"] = ("cost", "first")
     found = trials.groupby("candidate").agg(**columns)

@@ -30,7 +30,7 @@ from eav_ray.runtime.train import Data, open_data, runs_of
 from eav_ray.storage import Store, list_package_versions
 from eav_ray.training import estimate
 from eav_ray.training.plan import Run
-from eav_ray.training.variants import BASE, PARTS, Variant, variants
+from eav_ray.training.variants import ABLATION_PARTS, BASE_VARIANT, AblationVariant, build_ablation_variants
 
 FORMAT = 1  # raise when what is kept of an ablation changes
 ROUNDS = 3  # in which latencies are measured
@@ -41,7 +41,7 @@ KEPT = ("subject", "recording", "window", "label", "fold", "variant")  # and the
 class Trial:
     """One variant on one fold."""
 
-    variant: Variant
+    variant: AblationVariant
     fold: Planned  # whose runs are the variant's
     test: tuple[str, ...]  # test recordings in which there is something for it to see
 
@@ -55,7 +55,7 @@ class Ablated:
 
 
 def run_ablation(
-    experiment: Experiment, parts: Sequence[str] = PARTS, sizes: Sequence[str] = ("cheap", "half")
+    experiment: Experiment, parts: Sequence[str] = ABLATION_PARTS, sizes: Sequence[str] = ("cheap", "half")
 ) -> Ablated:
     """Train and test every variant on every fold, or what is left of them; `fold.index` does not matter.
 
@@ -64,7 +64,7 @@ def run_ablation(
         DataError: Nothing could be scored, or another process is at the same.
     """
     e = experiment
-    made, left_out = variants(e, parts, sizes)
+    made, left_out = build_ablation_variants(e, parts, sizes)
     data, results = open_data(e), Store(e.store.results)
     trials = plan_trials(e, made, data)
     name = f"ablations/{ablation_key(e, trials)}"
@@ -88,20 +88,20 @@ def run_ablation(
     )
 
 
-def plan_trials(experiment: Experiment, made: Sequence[Variant], data: Data) -> list[Trial]:
+def plan_trials(experiment: Experiment, made: Sequence[AblationVariant], data: Data) -> list[Trial]:
     """Every variant on every fold of the experiment's own splits; equal trainings are one `Run`."""
     ids = data.windows.ids
     trials: list[Trial] = []
     for fold in plan(experiment, data):
         for variant in made:
-            e = variant.experiment(replace(experiment, fold=replace(experiment.split, index=fold.number)))
-            seen = ids[ids[[f"has_{m}" for m in variant.modalities(experiment)]].any(axis=1)]
+            e = variant.apply_to(replace(experiment, fold=replace(experiment.split, index=fold.number)))
+            seen = ids[ids[[f"has_{m}" for m in variant.list_tested_modalities(experiment)]].any(axis=1)]
             known = set(seen["id"])
             test = tuple(i for i in fold.split.test if i in known)
             runs = runs_of(e, fold.split, data.digest)
             trials.append(Trial(variant, Planned(fold.number, fold.split, runs), test))
     # An encoder alone wants no embeddings, and the same encoder under a fusion does.
-    whole = {run.key: run for t in trials for run in t.fold.runs if run.embed}
+    whole = {run.key: run for t in trials for run in t.fold.runs if run.embedded_recordings}
     return [replace(t, fold=replace(t.fold, runs=[whole.get(r.key, r) for r in t.fold.runs])) for t in trials]
 
 
@@ -111,8 +111,8 @@ def ablation_key(experiment: Experiment, trials: Sequence[Trial]) -> str:
         [
             t.variant.name,
             t.variant.group,
-            t.variant.against,
-            sorted(t.variant.shown),
+            t.variant.reference,
+            sorted(t.variant.visible_modalities),
             t.fold.runs[-1].key,
             sorted(t.test),
         ]
@@ -134,7 +134,7 @@ def _scored(
             reason = reasons.get(key, reasons.get("", "it has no finished checkpoint"))
             failed[f"{_named(trial)} could not be trained: {reason}"] = None
         elif trial.test:
-            tasks.append((trial, Task(f"{results}/{prefixes[key]}", trial.test, trial.variant.shown)))
+            tasks.append((trial, Task(f"{results}/{prefixes[key]}", trial.test, trial.variant.visible_modalities)))
     # Equal questions of two variants are one; those of one checkpoint lie together, which is then read once.
     unique = sorted({task for _, task in tasks}, key=lambda t: (t.path, t.shown))
     found = dict(zip(unique, score(e, unique, data.shards, data.index), strict=True))
@@ -154,11 +154,11 @@ def _named(trial: Trial) -> str:
 
 
 def _costs(
-    e: Experiment, made: Sequence[Variant], trials: Sequence[Trial], data: Data, results: Store
+    e: Experiment, made: Sequence[AblationVariant], trials: Sequence[Trial], data: Data, results: Store
 ) -> dict[str, dict[str, Any]]:
     """By a variant's name; one that is masked costs what its whole model does."""
     shapes = DataShapes(data.index.eeg_channels, len(data.index.classes))
-    experiments = {v.name: v.experiment(e) for v in made}
+    experiments = {v.name: v.apply_to(e) for v in made}
     alike = {name: _computes(x) for name, x in experiments.items()}
     one_of = {model: experiments[name] for name, model in alike.items()}
     times: dict[str, list[float]] = {model: [] for model in one_of}
@@ -228,7 +228,7 @@ def hardware(e: Experiment) -> dict[str, Any]:
 
 def _tree(
     e: Experiment,
-    made: Sequence[Variant],
+    made: Sequence[AblationVariant],
     trials: Sequence[Trial],
     data: Data,
     predictions: pd.DataFrame,
@@ -241,7 +241,7 @@ def _tree(
         "folds": len({t.fold.number for t in trials}),
         "modalities": sorted(e.data.modalities),
         "classes": list(data.index.classes),
-        "runs": {str(t.fold.number): t.fold.runs[-1].key for t in trials if t.variant.name == BASE},
+        "runs": {str(t.fold.number): t.fold.runs[-1].key for t in trials if t.variant.name == BASE_VARIANT},
         "hardware": hardware(e),
     } | ablation.comparisons(predictions, made, e, costs)
 

@@ -16,7 +16,7 @@ from eav_ray.report import ablation, cost, protocols, search, stress
 from eav_ray.report.table import correct_per_recording
 from eav_ray.runtime.train import Data
 from eav_ray.storage import Store
-from eav_ray.training.audit import Audit
+from eav_ray.training.audit import LeakAudit
 from eav_ray.training.checkpoint import Checkpoint
 
 PROTOCOLS = ("paper", "within", "within_validated", "subject_kfold", "loso")
@@ -45,7 +45,7 @@ class AuditedCheckpoint:
     evaluated: EvaluatedCheckpoint
     checkpoint: Checkpoint
     parameters: int
-    audit: Audit
+    audit: LeakAudit
     key: str  # of its run
     commit: str  # sha256 of its COMMIT
 

@@ -8,7 +8,7 @@ from eav_ray.runtime.groups import run_all
 from eav_ray.runtime.predict import check_channels, check_windows, open_checkpoint
 from eav_ray.runtime.train import Data, announce, open_data
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
-from eav_ray.training.plan import Run, calibration_run
+from eav_ray.training.plan import Run, plan_adaptation_run
 
 
 def plan_calibration(experiment: Experiment, data: Data, path: str, subject: str, recordings: int) -> Run:
@@ -34,7 +34,7 @@ def plan_calibration(experiment: Experiment, data: Data, path: str, subject: str
     )
     items = list_labeled_recordings(data.windows.ids, own.data, own.seed)
     adaptation_split = make_adaptation_split(checkpoint.split, items, subject, recordings)
-    return calibration_run(e, adaptation_split, data.digest, path, sha256(store.read(f"{name}/{COMMIT}")))
+    return plan_adaptation_run(e, adaptation_split, data.digest, path, sha256(store.read(f"{name}/{COMMIT}")))
 
 
 def _optims(experiment: Experiment) -> dict[str, OptimConfig]:

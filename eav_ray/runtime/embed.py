@@ -30,8 +30,8 @@ from eav_ray.training.embeddings import (
     write_embedding_part,
 )
 from eav_ray.training.plan import Run
-from eav_ray.training.run import start_from_published, times_of
-from eav_ray.training.source import Labels, RawSource, plain_batches
+from eav_ray.training.run import get_token_times, load_pretrained_encoders
+from eav_ray.training.source import RawSource, WindowLabels, make_inference_batches
 
 BATCH = 32  # windows
 WAIT_S = 2.0
@@ -44,7 +44,7 @@ def embed_frozen(experiment: Experiment, runs: list[Run], shards: Store, index: 
         ConfigError: Published weights are not where the experiment says, or do not fit.
     """
     results = Store(experiment.store.results)
-    for key, run in {run.features: run for run in runs if run.features}.items():
+    for key, run in {run.features_prefix: run for run in runs if run.features_prefix}.items():
         if results.is_committed(key):
             continue
         (m,) = run.experiment.data.modalities
@@ -60,7 +60,7 @@ def embed_frozen(experiment: Experiment, runs: list[Run], shards: Store, index: 
                 for rows in _embedded(run, key, todo, shards, index, shapes) if todo else []:
                     done += rows
                     bar.to(done)
-            commit_embeddings(results, key, times_of(whole))
+            commit_embeddings(results, key, get_token_times(whole))
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def _part(file: ShardFile) -> str:
 
 def _published(experiment: Experiment, shapes: DataShapes) -> Classifier:
     model = Classifier(experiment, shapes)
-    start_from_published(model, experiment)
+    load_pretrained_encoders(model, experiment)
     return model
 
 
@@ -133,7 +133,7 @@ class _Embed:
             self._shards, replace(self._index, shards=(file,)), cache=e.store.cache, cache_gb=e.store.cache_gb
         )
         source = RawSource(windows, list(e.data.modalities))
-        batches = plain_batches(source, Labels.of(windows, {}), np.arange(len(windows)), BATCH)
+        batches = make_inference_batches(source, WindowLabels.from_windows(windows, {}), np.arange(len(windows)), BATCH)
         table = compute_embeddings(
             self._model, batches, windows, self._device, precision=e.runtime.precision, arrays=FEATURE_ARRAYS
         )

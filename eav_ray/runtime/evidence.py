@@ -37,8 +37,8 @@ from eav_ray.runtime.score import Task, score
 from eav_ray.runtime.train import Data, open_data
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.audit import Audit, Contents, audit, audit_elsewhere
-from eav_ray.training.run import evenly
+from eav_ray.training.audit import LeakAudit, WindowDigests, audit_checkpoint, audit_transfer
+from eav_ray.training.run import subsample_evenly
 
 TRAINED = 100  # recordings of the training side that are scored for the gap, of each checkpoint
 BAND_WINDOWS = 4096  # that the band power of a page is taken of
@@ -78,13 +78,13 @@ def write(
         DataError: A checkpoint fails the audit.
     """
     results = Store(e.store.results)
-    contents = Contents(data.windows)
+    contents = WindowDigests(data.windows)
 
     def checked(fold: EvaluatedCheckpoint) -> AuditedCheckpoint:
         # Whatever is reported is audited, whether or not it is what was said to be.
         scored = tuple(sorted({*fold.test, *(fold.windows["subject"] + "/" + fold.windows["recording"])}))
         asked = subject.own and replace(subject.own, fold=replace(subject.own.split, index=fold.number))
-        return _open(fold, lambda c: audit(c, contents, scored, _trained_on(results, c), asked))
+        return _open(fold, lambda c: audit_checkpoint(c, contents, scored, _trained_on(results, c), asked))
 
     audited = [checked(fold) for fold in folds]
     own = subject.own or audited[0].checkpoint.experiment
@@ -121,10 +121,10 @@ def write_transfer(
         classes: Those that both sets have.
     Returns, raises: As `write`.
     """
-    contents = Contents(data.windows)
+    contents = WindowDigests(data.windows)
 
-    def audited(checkpoint: ckpt.Checkpoint) -> Audit:
-        return audit_elsewhere(checkpoint, _own_windows(e, checkpoint), contents, evaluated.test, names)
+    def audited(checkpoint: ckpt.Checkpoint) -> LeakAudit:
+        return audit_transfer(checkpoint, _own_windows(e, checkpoint), contents, evaluated.test, names)
 
     audited = [_open(evaluated, audited)]
     windows = evaluated.windows.assign(fold=0)
@@ -134,13 +134,13 @@ def write_transfer(
     return _publish(tree, [], Store(e.store.results), [], out)
 
 
-def _own_windows(e: Experiment, checkpoint: ckpt.Checkpoint) -> Contents | None:
+def _own_windows(e: Experiment, checkpoint: ckpt.Checkpoint) -> WindowDigests | None:
     """Of the data set that a checkpoint was trained on, where its shards lie where they did."""
     try:
         own = open_data(replace(checkpoint.experiment, store=replace(checkpoint.experiment.store, cache=e.store.cache)))
     except (ConfigError, DataError):
         return None
-    return Contents(own.windows) if checkpoint.data in ("", own.digest) else None
+    return WindowDigests(own.windows) if checkpoint.data_digest in ("", own.digest) else None
 
 
 def _publish(tree: Tree, extra: list[str], results: Store, audited: list[AuditedCheckpoint], out: str) -> str:
@@ -155,9 +155,9 @@ def _publish(tree: Tree, extra: list[str], results: Store, audited: list[Audited
     return f"{folder}/index.html"
 
 
-def _open(evaluated: EvaluatedCheckpoint, audited: Callable[[ckpt.Checkpoint], Audit]) -> AuditedCheckpoint:
+def _open(evaluated: EvaluatedCheckpoint, audited: Callable[[ckpt.Checkpoint], LeakAudit]) -> AuditedCheckpoint:
     store, name = split_store_path(evaluated.path)
-    checkpoint = ckpt.load(store, name)
+    checkpoint = ckpt.read_checkpoint(store, name)
     found = audited(checkpoint)
     if not found.passed:
         raise DataError(
@@ -172,8 +172,8 @@ def _open(evaluated: EvaluatedCheckpoint, audited: Callable[[ckpt.Checkpoint], A
 def _trained_on(results: Store, checkpoint: ckpt.Checkpoint) -> dict[str, tuple[str, ...]]:
     """Of each encoder that a fusion was trained on, and whose own run is in the store: what that was trained on."""
     found = {}
-    for m, key in checkpoint.encoders.items():
-        for _, _, prefix in ckpt.committed(results, key)[:1]:
+    for m, key in checkpoint.encoder_keys.items():
+        for _, _, prefix in ckpt.list_checkpoints(results, key)[:1]:
             with contextlib.suppress(*DAMAGED):
                 found[m] = tuple(results.read_json(f"{prefix}/split.json")["train"])
     return found
@@ -189,7 +189,7 @@ def _more(e: Experiment, audited: list[AuditedCheckpoint], data: Data) -> tuple[
     heard = set(ids["id"][ids["task"] != LISTENING])
     for one in audited:
         split_ = one.evaluated.split or one.checkpoint.split
-        some = evenly(np.array([i for i in split_.train if i in heard] or split_.train), TRAINED)
+        some = subsample_evenly(np.array([i for i in split_.train if i in heard] or split_.train), TRAINED)
         sides.append((one.evaluated.number, Task(one.evaluated.path, tuple(map(str, some)), trained=True)))
         if split_.validation:
             sides.append((one.evaluated.number, Task(one.evaluated.path, split_.validation)))
@@ -319,7 +319,7 @@ def _bands(tested_experiment: Experiment, data: Data, windows: pd.DataFrame) -> 
         i.id: i.label for i in list_labeled_recordings(data.windows.ids, tested_experiment.data, tested_experiment.seed)
     }
     rows = data.windows.find_rows(tuple(set(windows["subject"] + "/" + windows["recording"])))
-    rows = evenly(rows[data.windows.ids["has_eeg"].to_numpy()[rows]], BAND_WINDOWS)
+    rows = subsample_evenly(rows[data.windows.ids["has_eeg"].to_numpy()[rows]], BAND_WINDOWS)
     if not len(rows):
         return None
     parts = [

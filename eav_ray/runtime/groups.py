@@ -81,21 +81,23 @@ def run_each(
         Interrupted: The job was told to end (SIGTERM, or Ctrl-C, or by `ends`), and the runs were saved where they
             were.
     """
-    from eav_ray.training.run import finished
+    from eav_ray.training.run import find_finished_checkpoint
 
     unique = list({run.key: run for run in runs}.values())
     done: dict[str, str] = {}
     results = experiment.store.results
     for run in unique:
-        if not (prefix := finished(run, Store(results))):
+        if not (prefix := find_finished_checkpoint(run, Store(results))):
             break
         done[run.key] = prefix
     else:  # a group would start, find nothing to do and end: half a minute
         return State(done, {}, 0.0, "", False, ())
-    if any(run.features for run in unique):
+    if any(run.features_prefix for run in unique):
         from eav_ray.runtime.embed import embed_frozen
 
-        embed_frozen(experiment, [run for run in unique if not finished(run, Store(results))], shards, index)
+        embed_frozen(
+            experiment, [run for run in unique if not find_finished_checkpoint(run, Store(results))], shards, index
+        )
     # Where this process is: a node that goes must not take the queue along.
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Queue).remote(unique)
@@ -254,7 +256,7 @@ def _work(config: dict[str, Any]) -> None:
     import torch
 
     from eav_ray.training.ranks import broadcast_object, gather_from_all_ranks
-    from eav_ray.training.run import execute, open_worker_context
+    from eav_ray.training.run import execute_run, open_worker_context
 
     experiment: Experiment = config["experiment"]
     queue, group = config["queue"], config["group"]
@@ -266,7 +268,9 @@ def _work(config: dict[str, Any]) -> None:
     except ConfigError as error:
         unfit = str(error)  # told for each run: an error here would only start the group again
     unfit = next((reason for reason in gather_from_all_ranks(unfit) if reason), "")
-    context = open_worker_context(experiment, Store(config["shards"]), config["index"], device, only=config["only"])
+    context = open_worker_context(
+        experiment, Store(config["shards"]), config["index"], device, allowed_recordings=config["only"]
+    )
 
     def report(progress: Progress) -> None:
         queue.progress.remote(progress)
@@ -288,7 +292,7 @@ def _work(config: dict[str, Any]) -> None:
         try:
             if unfit:
                 raise ConfigError(unfit)
-            prefix = execute(task, context, report, interrupted)
+            prefix = execute_run(task, context, report, interrupted)
         except (ConfigError, DataError) as error:
             # A run's own fault, on every rank (`run.together`). Anything else ends the group, which Ray Train restarts.
             if rank == 0:

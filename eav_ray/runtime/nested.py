@@ -92,7 +92,7 @@ def _searched_and_tested(
 def _encoders(e: Experiment, folds: list[FoldSearch], data: Data) -> dict[str, str]:
     """Train the encoders of all searches by one queue; returns why one, by its key, could not be."""
     seen = tuple(sorted({i for f in folds for i in f.search.question.embed}))
-    left = list({(run.key, run.embed): run for f in folds for run in f.search.encoders}.values())
+    left = list({(run.key, run.embedded_recordings): run for f in folds for run in f.search.encoders}.values())
     failed: dict[str, str] = {}
     while left:
         # Equal training rows are trained once; each further fold that shares them embeds its own recordings, and none

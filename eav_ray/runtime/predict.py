@@ -40,7 +40,7 @@ def open_checkpoint(path: str) -> ckpt.Checkpoint:
         DataError: There is none, it is not finished, or a file is damaged.
     """
     store, name = split_store_path(path)
-    checkpoint = ckpt.load(store, name)
+    checkpoint = ckpt.read_checkpoint(store, name)
     if not checkpoint.finished:
         raise DataError(f"{path} is from the middle of a training; the command that trained it continues it")
     return checkpoint

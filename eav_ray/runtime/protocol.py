@@ -23,7 +23,7 @@ from eav_ray.runtime.train import Data, announce, open_data, runs_of
 from eav_ray.storage import COMMIT, Store, list_package_versions, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.plan import Run
-from eav_ray.training.run import is_done
+from eav_ray.training.run import is_run_finished
 
 FORMAT = 2  # raise when what is kept of a protocol changes
 
@@ -125,7 +125,7 @@ def protocol_key(experiment: Experiment, folds: list[Planned]) -> str:
 def train_folds(e: Experiment, folds: list[Planned], data: Data, results: Store) -> dict[str, str]:
     """Train what is not trained yet; returns why a run, by its key, could not be; "" stands for all others."""
     announce(e, [run for f in folds for run in f.runs], data)
-    left = [f for f in folds if not is_done(f.runs[-1], results)]
+    left = [f for f in folds if not is_run_finished(f.runs[-1], results)]
     if not left:
         return {}
     seen = tuple(sorted({i for f in left for i in (*f.split.train, *f.split.validation)}))
@@ -170,7 +170,7 @@ def evaluate_folds(
 
 def finished(results: Store, key: str) -> str:
     """The prefix of a run's finished checkpoint, empty where there is none. Reads no weights."""
-    for _, _, prefix in ckpt.committed(results, key):
+    for _, _, prefix in ckpt.list_checkpoints(results, key):
         with contextlib.suppress(DataError):  # a damaged one is passed over, as in training
             if results.read_json(f"{prefix}/state.json")["finished"]:
                 return prefix

@@ -9,7 +9,7 @@ from eav_ray.data import arrow
 from eav_ray.errors import ConfigError, DataError, suggest_nearest
 from eav_ray.storage import COMMIT, Store, check_store_name, sha256
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.plan import SCORE
+from eav_ray.training.plan import SELECTION_METRIC
 
 
 def finished_studies(results: Store) -> dict[str, dict[str, Any]]:
@@ -39,7 +39,7 @@ def studies(store: str) -> str:
     return "\n".join(lines)
 
 
-def candidates(store: str, study: str, *, metric: str = SCORE, top: int = 20) -> str:
+def candidates(store: str, study: str, *, metric: str = SELECTION_METRIC, top: int = 20) -> str:
     """A table of a study's candidates by the mean of a metric over their folds, as far as the search is.
 
     Raises:
@@ -154,7 +154,7 @@ def _files(results: Store, record: dict[str, Any], store: str) -> dict[str, byte
     if sha256(results.read(f"{prefix}/{COMMIT}")) != expected:
         raise DataError(f"{store}/{prefix} is not the checkpoint that best.json names; run jobs/tune.py again")
     files = results.read_committed(prefix)
-    ckpt.from_files(files, name=f"{store}/{prefix}")  # it opens, or nothing is written
+    ckpt.parse_checkpoint(files, name=f"{store}/{prefix}")  # it opens, or nothing is written
     return files
 
 

@@ -8,7 +8,7 @@ Imports no torch: the queue is a process of its own, and loading torch takes sec
 
 from dataclasses import dataclass
 
-from eav_ray.training.plan import SCORE, Progress, Run
+from eav_ray.training.plan import SELECTION_METRIC, Progress, Run
 
 WAIT, END = "wait", "end"
 ATTEMPTS = 3  # of one run: what ends its workers each time must not keep the runs after it from being trained
@@ -58,12 +58,12 @@ class Queue:
             return END
         open_runs = [r for k, r in self._runs.items() if k not in self._done and k not in self._failed]
         for run in open_runs:
-            broken = next((k for k in run.needs if k in self._failed), None)
+            broken = next((k for k in run.dependencies if k in self._failed), None)
             if broken:
                 self._failed[run.key] = f"its encoder {broken} failed: {self._failed[broken]}"
                 self._own |= {run.key} if broken in self._own else set()
             elif run.key not in self._running.values() and all(
-                k in self._done or k not in self._runs for k in run.needs
+                k in self._done or k not in self._runs for k in run.dependencies
             ):
                 self._running[group] = run.key
                 return run
@@ -102,7 +102,7 @@ class Queue:
     def progress(self, progress: Progress) -> None:
         self._progress.append(progress)
         self._epochs[progress.key] = progress.epoch
-        self._damaged += [line for line in progress.damaged if line not in self._damaged]
+        self._damaged += [line for line in progress.damaged_checkpoints if line not in self._damaged]
         self._note = _note(progress)
 
     def drain_progress(self) -> list[Progress]:
@@ -127,7 +127,7 @@ class Queue:
 def _note(progress: Progress) -> str:
     m = progress.metrics
     note = f" {progress.title} loss {m['train_loss']:.3f}"
-    if (score := m.get(SCORE)) is not None:
+    if (score := m.get(SELECTION_METRIC)) is not None:
         note += f" val {score:.1%}"
     if "windows_s" in m:
         note += f" {m['windows_s']:.0f}/s, data {m['wait']:.0%}"

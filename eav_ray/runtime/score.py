@@ -23,8 +23,13 @@ from eav_ray.runtime import cluster
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.frames import compute_frames_correct, predict_with_frames
-from eav_ray.training.run import empty_frame, open_worker_context, rows_with, to_frame
-from eav_ray.training.source import Labels, RawSource, Shown, plain_batches
+from eav_ray.training.run import (
+    build_empty_predictions,
+    build_predictions,
+    open_worker_context,
+    select_rows_with_modality,
+)
+from eav_ray.training.source import MaskedSource, RawSource, WindowLabels, make_inference_batches
 
 BATCH = 32
 FORMAT = 2  # raise when what is kept of a task changes
@@ -124,10 +129,10 @@ class _Scorer:
     def __init__(self, experiment: Experiment, shards: str, index: ShardIndex, recordings: tuple[str, ...]) -> None:
         torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
         device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
-        self._context = open_worker_context(experiment, Store(shards), index, device, only=recordings)
+        self._context = open_worker_context(experiment, Store(shards), index, device, allowed_recordings=recordings)
         windows = self._context.windows
         items = list_labeled_recordings(windows.ids, experiment.data, experiment.seed)
-        self._labels = Labels.of(windows, {i.id: i.label for i in items})
+        self._labels = WindowLabels.from_windows(windows, {i.id: i.label for i in items})
         self._path = ""
 
     def score(self, number: int, task: Task) -> tuple[int, pd.DataFrame | str, int]:
@@ -139,23 +144,23 @@ class _Scorer:
 
     def _table(self, task: Task) -> pd.DataFrame:
         if task.path != self._path:
-            checkpoint = ckpt.load(*split_store_path(task.path))
+            checkpoint = ckpt.read_checkpoint(*split_store_path(task.path))
             self._split = checkpoint.split
             self._shapes = compute_window_shapes(checkpoint.experiment.preprocessing, checkpoint.shapes.eeg_channels)
-            self._model = ckpt.load_model(checkpoint).to(self._context.device).eval()
+            self._model = ckpt.build_trained_model(checkpoint).to(self._context.device).eval()
             self._path = task.path
         if not (task.trained or task.other_data):
             check_disjoint(replace(self._split, validation=(), test=task.test))
         windows, names, device = self._context.windows, self._model.modalities, self._context.device
-        rows, parts = rows_with(windows, task.test, task.shown or tuple(names)), []
+        rows, parts = select_rows_with_modality(windows, task.test, task.shown or tuple(names)), []
         # What another data set lacks, or has of another shape, is zeros that are masked.
         lacking = {m: self._shapes[m][0] for m in names if task.other_data and m not in task.shown}
-        source = Shown(RawSource(windows, names, lacking), task.shown or tuple(names))
-        for part, batch in plain_batches(source, self._labels, rows, BATCH):
+        source = MaskedSource(RawSource(windows, names, lacking), task.shown or tuple(names))
+        for part, batch in make_inference_batches(source, self._labels, rows, BATCH):
             inputs = {m: x.to(device) for m, x in batch.inputs.items()}
             output, alone = predict_with_frames(self._model, inputs, batch.present_BM.to(device))
-            present, label = source.present(part), self._labels.label[part]
-            table = to_frame(output, windows.ids.iloc[part], present, names, label)
+            present, label = source.get_presence(part), self._labels.label[part]
+            table = build_predictions(output, windows.ids.iloc[part], present, names, label)
             parts.append(table.assign(**compute_frames_correct(alone, names, present, label)))
         # An encoder that a fusion follows may be given people of whom nobody recorded its modality.
-        return pd.concat(parts, ignore_index=True) if parts else empty_frame(names, self._model.n_outputs)
+        return pd.concat(parts, ignore_index=True) if parts else build_empty_predictions(names, self._model.n_outputs)

@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 from eav_ray.errors import ConfigError
 from eav_ray.runtime.groups import WAITS_S
 from eav_ray.search.study import Candidate, StudyClient, medians
-from eav_ray.training.plan import SCORE
+from eav_ray.training.plan import SELECTION_METRIC
 
 Row = dict[str, Any]
 
@@ -49,7 +49,7 @@ class CandidateSearcher(Searcher):
         on_completed: Callable[[Candidate], None] = lambda candidate: None,
         cost: Callable[[Candidate], float] = lambda candidate: math.nan,
     ) -> None:
-        super().__init__(metric=SCORE, mode="max")
+        super().__init__(metric=SELECTION_METRIC, mode="max")
         self._owner, self._most, self._rows = study, most, rows
         self._keep, self._show, self._needs, self._copy = keep, show, needs, copy
         self._on_completed, self._cost = on_completed, cost
@@ -79,7 +79,9 @@ class CandidateSearcher(Searcher):
             return Searcher.FINISHED if ended else None
         self._running[trial_id] = candidates
         first = min(candidates)
-        thresholds = medians(self._rows, SCORE, first - first % self._owner.search.ask_batch_size, self._owner.search)
+        thresholds = medians(
+            self._rows, SELECTION_METRIC, first - first % self._owner.search.ask_batch_size, self._owner.search
+        )
         return {
             "candidates": [(c.number, c.changes) for c in candidates.values()],
             "bars": sorted(thresholds.items()),
@@ -116,7 +118,7 @@ class CandidateSearcher(Searcher):
         if not self._needs(candidate):
             return []  # so cheap that it is trained again
         changes = json.dumps(candidate.changes, sort_keys=True)
-        equal = [r for r in self._rows if r["changes"] == changes and math.isfinite(r[SCORE])]
+        equal = [r for r in self._rows if r["changes"] == changes and math.isfinite(r[SELECTION_METRIC])]
         return list({row["fold"]: row for row in equal}.values())
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -127,7 +129,7 @@ class CandidateSearcher(Searcher):
             candidate = running.pop(found["candidate"], None)
             if candidate is None:
                 continue
-            score, cost = found[SCORE], self._cost(candidate)
+            score, cost = found[SELECTION_METRIC], self._cost(candidate)
             finished.append((candidate, score, found["pruned"], cost))
             state = "PRUNED" if found["pruned"] else "COMPLETE"
             if found["alone"]:

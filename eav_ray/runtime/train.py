@@ -19,8 +19,8 @@ from eav_ray.training.estimate import (
     estimate_seconds_per_fused_window,
     estimate_seconds_per_window,
 )
-from eav_ray.training.plan import Run, encoder_run, fusion_run, joint_run
-from eav_ray.training.run import is_done
+from eav_ray.training.plan import Run, plan_encoder_run, plan_fusion_run, plan_joint_run
+from eav_ray.training.run import is_run_finished
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ def runs_of(experiment: Experiment, split: Split, data: str, *, embed: tuple[str
     e = experiment
     embed = embed or tuple(sorted({*split.train, *split.validation}))
     names = sorted(e.data.modalities)
-    encoders = [encoder_run(e, m, split, data, embed) for m in names]
+    encoders = [plan_encoder_run(e, m, split, data, embed) for m in names]
     if len(names) == 1:
         return [replace(encoders[0], embed=())]
     if e.train.mode == "end_to_end":
         return [Run("joint", e, split, data)]
-    staged = [*encoders, fusion_run(e, split, data, embed)]
+    staged = [*encoders, plan_fusion_run(e, split, data, embed)]
     if e.train.mode == "staged_then_joint":
-        return [*staged, joint_run(e, split, data, embed)]
+        return [*staged, plan_joint_run(e, split, data, embed)]
     return staged
 
 
@@ -103,7 +103,7 @@ def announce(
     """
     e = experiment
     results = Store(e.store.results)
-    todo = [r for r in {r.key: r for r in runs}.values() if not is_done(r, results)]
+    todo = [r for r in {r.key: r for r in runs}.values() if not is_run_finished(r, results)]
     models = {r.key: r.experiment for r in todo}  # candidates of a search are taken to be as large as the experiment
     speed = _Speed(DataShapes(data.index.eeg_channels, len(data.index.classes)))
 
@@ -113,9 +113,13 @@ def announce(
         model = models.get(run.key, e)
         if run.kind == "fusion":
             return windows * speed.fusion(model)
-        return 0.0 if run.features else windows * sum(speed.encoder(model, m) for m in run.experiment.data.modalities)
+        return (
+            0.0
+            if run.features_prefix
+            else windows * sum(speed.encoder(model, m) for m in run.experiment.data.modalities)
+        )
 
-    frozen = {run.features: run for run in (*todo, *searched, *refitted) if run.features}
+    frozen = {run.features_prefix: run for run in (*todo, *searched, *refitted) if run.features_prefix}
     frozen = {key: run for key, run in frozen.items() if not results.is_committed(key)}
     # Backward, which they do without, is twice forward.
     once = sum(len(data.windows) * speed.encoder(e, run.experiment.data.modalities[0]) / 3 for run in frozen.values())

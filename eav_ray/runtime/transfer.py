@@ -41,10 +41,10 @@ def is_own(experiment: Experiment, checkpoint: Checkpoint, index: ShardIndex) ->
     what its windows were: its table counts as the one that is named.
     """
     mine, theirs = experiment.data, checkpoint.experiment.data
-    if checkpoint.data == digest(index.fingerprint):
+    if checkpoint.data_digest == digest(index.fingerprint):
         return True
     return mine.dataset == theirs.dataset and (
-        mine.dataset != "manifest" or mine.root == theirs.root or not checkpoint.data
+        mine.dataset != "manifest" or mine.root == theirs.root or not checkpoint.data_digest
     )
 
 

@@ -27,12 +27,12 @@ from eav_ray.search.heads import PruningSchedule, score_heads, why_alone
 from eav_ray.search.study import mean_of, reached
 from eav_ray.storage import Store
 from eav_ray.training.metrics import compute_scores
-from eav_ray.training.plan import SCORE, Run, fusion_run
-from eav_ray.training.run import WorkerContext, open_worker_context, score_fold
+from eav_ray.training.plan import SELECTION_METRIC, Run, plan_fusion_run
+from eav_ray.training.run import WorkerContext, open_worker_context, train_and_score_split
 
 FoldScores = dict[str, Any]  # what is known of a candidate on one fold: a row
 STUDY_FILE = "search.json"  # beside a run's attempts: the study whose candidate began it
-NOTHING = {SCORE: math.nan}  # of a candidate that has saved and left: it stays open in the study
+NOTHING = {SELECTION_METRIC: math.nan}  # of a candidate that has saved and left: it stays open in the study
 OF_CANDIDATE = ("study", "candidate", "state", "changes")  # columns of a row that are not of its fold
 
 
@@ -54,21 +54,21 @@ def run_fusion_batch(
     """Some candidates over their inner folds; told a few at a time."""
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
     device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
-    context = open_worker_context(experiment, Store(shards), index, device, only=question.embed)
+    context = open_worker_context(experiment, Store(shards), index, device, allowed_recordings=question.embed)
     candidates = {number: override(experiment, changes) for number, changes in config["candidates"]}
     pruning_thresholds, folds = dict(config["bars"]), range(len(question.inner))
     found: dict[int, list[FoldScores]] = {number: [] for number in candidates}
     # Without a bar all folds are trained at once.
     for part in [[fold] for fold in folds] if pruning_thresholds else [list(folds)]:
         jobs = [(number, fold) for number in found for fold in part]
-        runs = [fusion_run(candidates[n], question.inner[fold], question.data, question.embed) for n, fold in jobs]
+        runs = [plan_fusion_run(candidates[n], question.inner[fold], question.data, question.embed) for n, fold in jobs]
         reasons = [why_alone(run) for run in runs]
         alone = {number: reason for (number, _), reason in zip(jobs, reasons, strict=True)}
 
         def keeps_training(run: int, rung: float, score: float, jobs: list[tuple[int, int]] = jobs) -> bool:
             """Whether a candidate goes on in this fold; without a number there is nothing to go on with."""
             number, fold = jobs[run]
-            mean = mean_of([*(f[SCORE] for f in found[number][:fold]), score]) if pruning_thresholds else 1.0
+            mean = mean_of([*(f[SELECTION_METRIC] for f in found[number][:fold]), score]) if pruning_thresholds else 1.0
             return math.isfinite(score) and mean >= pruning_thresholds.get(reached(fold, rung), -math.inf)
 
         began = time.perf_counter()
@@ -85,7 +85,7 @@ def run_fusion_batch(
             ]
             finished = [candidate for candidate in finished if candidate]
             if finished:
-                tune.report({SCORE: finished[0][SCORE], "scored": json.dumps(finished)})
+                tune.report({SELECTION_METRIC: finished[0][SELECTION_METRIC], "scored": json.dumps(finished)})
             for candidate in finished:
                 del found[candidate["candidate"]]
             began = time.perf_counter()
@@ -102,13 +102,13 @@ def of_folds(
 ) -> dict[str, Any]:
     """A candidate that has its last fold behind it, or a mean below the bar, or has failed; empty for any other."""
     whole = sorted(scored, key=lambda fold: fold["fold"])
-    mean = mean_of([fold[SCORE] for fold in whole]) if whole else math.nan
+    mean = mean_of([fold[SELECTION_METRIC] for fold in whole]) if whole else math.nan
     ended = sum(fold.get("share", 1.0) == 1 for fold in whole)
     far = reached(ended, whole[-1].get("share", 0.0) if ended < len(whole) else 0.0)
     pruned = ended < folds and mean < pruning_thresholds.get(far, -math.inf)
     if ended < folds and not pruned and math.isfinite(mean) and not failed:
         return {}
-    found = {"candidate": number, SCORE: mean, "folds": whole, "alone": alone, "pruned": pruned}
+    found = {"candidate": number, SELECTION_METRIC: mean, "folds": whole, "alone": alone, "pruned": pruned}
     return found | ({"failed": failed} if failed else {})
 
 
@@ -130,9 +130,9 @@ def _scored(
         yield [batched[n] for n in numbers], metrics
     for n in (n for n, reason in enumerate(reasons) if reason):
         try:
-            metrics = score_fold(runs[n], context)
+            metrics = train_and_score_split(runs[n], context)
         except torch.cuda.OutOfMemoryError:
-            metrics = {SCORE: float("nan")}  # the candidate's own fault: it fails, and the search goes on
+            metrics = {SELECTION_METRIC: float("nan")}  # the candidate's own fault: it fails, and the search goes on
         yield [n], [metrics]
 
 
@@ -191,7 +191,7 @@ def full(
         """Whether the folds so far are enough to leave this candidate."""
         if not found or len(found) == len(runs):
             return False
-        mean = mean_of([fold[SCORE] for fold in found.values()])
+        mean = mean_of([fold[SELECTION_METRIC] for fold in found.values()])
         return not math.isfinite(mean) or mean < pruning_thresholds.get(reached(len(found)), -math.inf)
 
     def update_progress(now: State) -> bool:
@@ -249,11 +249,11 @@ def full(
         found[fold] |= {f"validation_{name}": value for name, value in compute_scores(table).items()}
     rows = list(found.values())
     if failed:
-        rows += [{"fold": len(rows), "seconds": math.nan, "together": 1, SCORE: math.nan}]
+        rows += [{"fold": len(rows), "seconds": math.nan, "together": 1, SELECTION_METRIC: math.nan}]
     if pruned_at:
         rows[-1]["released_s"] = time.monotonic() - pruned_at  # until its workers' CPUs and GPUs were free again
     summary = of_folds(number, rows, len(runs), pruning_thresholds, failed=failed)
-    tune.report({SCORE: summary[SCORE], "scored": json.dumps([summary])} if summary else NOTHING)
+    tune.report({SELECTION_METRIC: summary[SELECTION_METRIC], "scored": json.dumps([summary])} if summary else NOTHING)
 
 
 def _measured(results: Store, prefix: str, split: Split) -> dict[str, float]:
@@ -263,5 +263,7 @@ def _measured(results: Store, prefix: str, split: Split) -> dict[str, float]:
         return {}
     metrics = results.read_json(f"{prefix}/metrics.json")
     return (
-        {name: value for name, value in metrics.items() if name.startswith("validation_")} if SCORE in metrics else {}
+        {name: value for name, value in metrics.items() if name.startswith("validation_")}
+        if SELECTION_METRIC in metrics
+        else {}
     )

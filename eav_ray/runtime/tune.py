@@ -46,7 +46,7 @@ from eav_ray.search.study import Candidate, StudyClient, check_space, count, is_
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.embeddings import build_embedding_key
 from eav_ray.training.estimate import compute_model_cost
-from eav_ray.training.plan import SCORE, Run, encoder_run
+from eav_ray.training.plan import SELECTION_METRIC, Run, plan_encoder_run
 from eav_ray.training.run import is_embedded
 
 
@@ -126,8 +126,8 @@ def plan(experiment: Experiment, windows: WindowCache) -> Plan:
     if e.search.mode == "full":
         _check_effect(e, question)
     names = sorted(e.data.modalities) if _encoders_are_shared(e) else []
-    inner_encoders = [encoder_run(e, m, s, question.data, question.embed) for s in inner for m in names]
-    outer_encoders = [encoder_run(e, m, outer, question.data, question.embed) for m in names]
+    inner_encoders = [plan_encoder_run(e, m, s, question.data, question.embed) for s in inner for m in names]
+    outer_encoders = [plan_encoder_run(e, m, outer, question.data, question.embed) for m in names]
     # Where candidates train all themselves, what the experiment as it stands would train says what else they have.
     own = [run for fold in candidate_runs(e, question) for run in fold] if e.search.mode == "full" else []
     study = study_name(e, question.data, inner, [r.key for r in (*inner_encoders, *own)])
@@ -248,7 +248,7 @@ def write_best(experiment: Experiment, planned: Plan, ranked: list[RankedCandida
         {
             "candidate": one.candidate.number,
             "changes": one.candidate.changes,
-            "metric": SCORE,
+            "metric": SELECTION_METRIC,
             "value": one.score,
             "checkpoint": prefixes[one.runs[-1].key],
             "commit_sha256": sha256(results.read(f"{prefixes[one.runs[-1].key]}/COMMIT")),
@@ -438,7 +438,7 @@ def _needs(e: Experiment, planned: Plan, results: Store, candidate: Candidate) -
     shared = {run.key for run in planned.inner_encoders}
     last = {fold[-1].key for fold in runs}
     keys = {run.key for fold in runs for run in fold} - shared
-    features = {run.features for fold in runs for run in fold} - {""}
+    features = {run.features_prefix for fold in runs for run in fold} - {""}
     there = {run.key for fold in runs for run in fold if is_embedded(run, results) and finished(results, run.key)}
     return frozenset(
         [key for key in keys if key in last or key not in there]
@@ -464,8 +464,8 @@ def prune_candidate_runs(
             if results.read_json(f"{name}/{STUDY_FILE}") != planned.study:
                 continue
             with contextlib.suppress(DataError), results.lock(f"{name}/lock"):  # somebody else is at it
-                if run.kind == "encoder" and run.embed:
-                    results.delete(build_embedding_key(run.key, run.embed))
+                if run.kind == "encoder" and run.embedded_recordings:
+                    results.delete(build_embedding_key(run.key, run.embedded_recordings))
                 results.delete(name)
 
 

@@ -23,12 +23,20 @@ from eav_ray.data.split import check_disjoint
 from eav_ray.models.build import ClassifierOutput, FusionClassifier
 from eav_ray.models.fusion import Fusion, SharedAttentionFusion
 from eav_ray.search.study import format_rung_column
-from eav_ray.training.engine import single_precision, summed_loss, weight_loss
-from eav_ray.training.loop import Batch, Metrics, Position, schedule
+from eav_ray.training.engine import cast_output_to_float32, compute_loss_sum, compute_modality_weight_loss
+from eav_ray.training.loop import Batch, Metrics, Position, make_lr_schedule
 from eav_ray.training.metrics import compute_scores_from_logits
-from eav_ray.training.plan import SCORE, Run
-from eav_ray.training.run import PreparedRun, WorkerContext, labels_of, loader_of, open_source, prepare_run, rows_with
-from eav_ray.training.source import Labels, Loader, Source, plain_batches
+from eav_ray.training.plan import SELECTION_METRIC, Run
+from eav_ray.training.run import (
+    PreparedRun,
+    WorkerContext,
+    build_batch_loader,
+    build_labels,
+    open_source,
+    prepare_run,
+    select_rows_with_modality,
+)
+from eav_ray.training.source import BatchLoader, Source, WindowLabels, make_inference_batches
 
 AT_ONCE = 64  # heads of a stack; from about 16 on more gain little, and take memory
 VALIDATED_AT_ONCE = 64  # windows, however many heads: another number could round otherwise
@@ -87,7 +95,7 @@ def score_heads(
     inputs = _SharedInputs(context)
     for run in runs:
         check_disjoint(run.split)
-    steps = [inputs.loader(run, inputs.prepare(run)).steps for run in runs]
+    steps = [inputs.loader(run, inputs.prepare(run)).steps_per_epoch for run in runs]
     left = list(stacks(list(zip(runs, steps, strict=True)), fusion_batch_size))
     while left:
         numbers = left.pop(0)
@@ -104,7 +112,7 @@ def score_heads(
             if half:
                 left[:0] = [numbers[:half], numbers[half:]]
                 continue
-            metrics = [{SCORE: float("nan")}]
+            metrics = [{SELECTION_METRIC: float("nan")}]
         yield numbers, metrics
 
 
@@ -126,7 +134,7 @@ def _trained_and_scored(
         """Scores of heads that are due after so many epochs; returns those that do not stay."""
         scored = _validate(stack, {h: row for h, row in rows.items() if epoch in due[h]}, runs, heads, context)
         for h, metrics in ((h, metrics) for h, metrics in scored.items() if metrics):
-            share, score = due[h][epoch], metrics[SCORE]
+            share, score = due[h][epoch], metrics[SELECTION_METRIC]
             seen[h][format_rung_column(share)] = score
             if not pruning_schedule.keeps_training(h, share, score):
                 left[h] = metrics | {"share": share}
@@ -167,7 +175,7 @@ class Head:
 
     module: FusionClassifier
     optim: OptimConfig
-    loader: Loader
+    loader: BatchLoader
 
 
 @dataclass(frozen=True)
@@ -251,12 +259,12 @@ class Stack:
         weighed = self._needs(batches[0], self._counts[0])[1]
         data = self._stacked(batches, stream, self._batch)
         masks = self._masks(batches, stream)
-        count = torch.tensor([batches[s].count for s in stream], device=self._weights.device)
+        count = torch.tensor([batches[s].global_count for s in stream], device=self._weights.device)
 
         def loss(parameters: dict[str, Tensor], data: dict[str, Tensor], masks: list[Tensor], share: Tensor) -> Any:
             output, batch = self._forward(parameters, data, masks)
-            total = summed_loss(output.logits_BK, batch, self._smoothing)
-            return total, total + share * weight_loss(output, batch) if weighed else total
+            total = compute_loss_sum(output.logits_BK, batch, self._smoothing)
+            return total, total + share * compute_modality_weight_loss(output, batch) if weighed else total
 
         self.module.train()
         total, every = vmap(loss)(self._parameters() | self._buffers(), data, masks, self._weight_loss)
@@ -284,7 +292,9 @@ class Stack:
             encoded, logits = self.module.encode(inputs, batch.present_BM)
             named = {name.removeprefix("fusion."): p for name, p in parameters.items()}
             fused = functional_call(cast(nn.Module, self.module.fusion), named, (encoded, logits, batch.present_BM))
-        return single_precision(ClassifierOutput(fused.logits_BK, logits, fused.weights_BM, fused.corrected_BM)), batch
+        return cast_output_to_float32(
+            ClassifierOutput(fused.logits_BK, logits, fused.weights_BM, fused.corrected_BM)
+        ), batch
 
     def _stacked(self, batches: list[Batch], stream: list[int], size: int) -> dict[str, Tensor]:
         """Each head's batch, filled up with rows of weight 0 to a size that does not depend on the other heads.
@@ -397,7 +407,7 @@ def train_heads(
     Returns:
         All heads, finished, in their order.
     """
-    rates = [schedule(head.optim, head.loader.steps) for head in heads]
+    rates = [make_lr_schedule(head.optim, head.loader.steps_per_epoch) for head in heads]
     streams = list({id(head.loader): head.loader for head in heads}.values())  # heads may share batches
     stream_numbers = {id(loader): number for number, loader in enumerate(streams)}
     stream_of = [stream_numbers[id(head.loader)] for head in heads]
@@ -440,25 +450,25 @@ class _SharedInputs:
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
         self._sources: dict[Any, Source] = {}
-        self._labels: dict[Any, Labels] = {}
-        self._loaders: dict[Any, Loader] = {}
+        self._labels: dict[Any, WindowLabels] = {}
+        self._loaders: dict[Any, BatchLoader] = {}
 
     def prepare(self, run: Run) -> PreparedRun:
         e = run.experiment
-        source = (tuple(sorted(run.encoders.items())), run.embed, e.fusion.uses_pooled_features)
+        source = (tuple(sorted(run.encoder_keys.items())), run.embedded_recordings, e.fusion.uses_pooled_features)
         if source not in self._sources:
             self._sources[source] = open_source(run, self._context)
         labels = (e.data, e.seed)
         if labels not in self._labels:
-            self._labels[labels] = labels_of(run, self._context)
+            self._labels[labels] = build_labels(run, self._context)
         return prepare_run(run, self._context, fresh=True, source=self._sources[source], labels=self._labels[labels])
 
-    def loader(self, run: Run, prepared: PreparedRun) -> Loader:
+    def loader(self, run: Run, prepared: PreparedRun) -> BatchLoader:
         """One and the same for runs with the same batches."""
         e = run.experiment
         key = (id(prepared.source), run.split, e.seed, e.optim.batch, e.optim.class_weights, e.fusion.modality_dropout)
         if key not in self._loaders:
-            self._loaders[key] = loader_of(run, self._context, prepared)
+            self._loaders[key] = build_batch_loader(run, self._context, prepared)
         return self._loaders[key]
 
     def head(self, run: Run) -> Head:
@@ -541,8 +551,10 @@ def _validate(
     found: dict[int, Metrics] = {h: {} for h in rows}
     for some in by_split.values():
         run, loader = runs[some[0]], heads[some[0]].loader
-        windows = rows_with(context.windows, run.split.validation, tuple(run.experiment.data.modalities))
-        batches = plain_batches(loader.source, loader.labels, windows, VALIDATED_AT_ONCE)
+        windows = select_rows_with_modality(
+            context.windows, run.split.validation, tuple(run.experiment.data.modalities)
+        )
+        batches = make_inference_batches(loader.source, loader.labels, windows, VALIDATED_AT_ONCE)
         parts = [stack.logits(batch, [rows[h] for h in some]).cpu().numpy() for _, batch in batches]
         recording = context.windows.ids.iloc[windows].groupby(["subject", "recording"]).ngroup().to_numpy()
         for h, logits_VK in zip(some, np.concatenate(parts, 1) if parts else [], strict=False):

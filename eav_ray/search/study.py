@@ -26,7 +26,7 @@ from eav_ray.config import Experiment, SearchConfig, SearchDimension, digest, li
 from eav_ray.data.arrow import describe_error
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.training.plan import as_before
+from eav_ray.training.plan import drop_neutral_keys
 
 # What Optuna raises on a journal that it did not write: it believes every line.
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
@@ -50,7 +50,14 @@ def study_name(experiment: Experiment, data: str, splits: list[Split], encoders:
     """
     e = experiment
     space = {key: vars(choice) for key, choice in e.search.space.items()}
-    fixed = (as_before(e.fusion), vars(e.optim), e.search.sampler, e.search.ask_batch_size, e.seed, vars(e.split))
+    fixed = (
+        drop_neutral_keys(e.fusion),
+        vars(e.optim),
+        e.search.sampler,
+        e.search.ask_batch_size,
+        e.seed,
+        vars(e.split),
+    )
     inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
     # Named only where they are not what they were before there was a choice, so that studies keep their names.
     full = e.search.mode if e.search.mode == "full" else ""

@@ -20,9 +20,9 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.storage import Store, list_package_versions
 from eav_ray.training.loop import Position
-from eav_ray.training.plan import SCORE
+from eav_ray.training.plan import SELECTION_METRIC
 
-NAME = re.compile(r"(a\d+(?:-[0-9a-f]+)?)/e(\d+)-s(\d+)$")
+CHECKPOINT_NAME = re.compile(r"(a\d+(?:-[0-9a-f]+)?)/e(\d+)-s(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,19 @@ class Checkpoint:
     position: Position
     finished: bool
     metrics: dict[str, Any]
-    encoders: dict[str, str]  # keys of the encoder runs that a fusion was trained on
-    data: str = ""  # digest of the content of the shards that it was trained on; empty in those of earlier versions
+    encoder_keys: dict[str, str]  # keys of the encoder runs that a fusion was trained on
+    data_digest: str = (
+        ""  # digest of the content of the shards that it was trained on; empty in those of earlier versions
+    )
 
 
-def prefix_of(key: str, attempt: str, position: Position) -> str:
+def make_checkpoint_prefix(key: str, attempt: str, position: Position) -> str:
     return f"runs/{key}/{attempt}/e{position.epoch:04d}-s{position.step:06d}"
 
 
-def save(store: Store, key: str, attempt: str, checkpoint: Checkpoint) -> str:
+def write_checkpoint(store: Store, key: str, attempt: str, checkpoint: Checkpoint) -> str:
     """Write one checkpoint, COMMIT last; returns its prefix."""
-    prefix = prefix_of(key, attempt, checkpoint.position)
+    prefix = make_checkpoint_prefix(key, attempt, checkpoint.position)
     documents = {
         "experiment": to_dict(checkpoint.experiment),
         "split": asdict(checkpoint.split),
@@ -61,8 +63,8 @@ def save(store: Store, key: str, attempt: str, checkpoint: Checkpoint) -> str:
             "finished": checkpoint.finished,
             "classes": list(checkpoint.classes),
             "eeg_channels": checkpoint.shapes.eeg_channels,
-            "encoders": checkpoint.encoders,
-            "data": checkpoint.data,
+            "encoders": checkpoint.encoder_keys,
+            "data": checkpoint.data_digest,
         },
     }
     files = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
@@ -74,23 +76,23 @@ def save(store: Store, key: str, attempt: str, checkpoint: Checkpoint) -> str:
 
 
 # Keys that checkpoints of earlier versions do not have, with what the program did then: their defaults are others.
-LATER: dict[str, dict[str, Any]] = {"fusion": {"skip": False, "weight_loss": 0.0}}
+LATER_KEY_DEFAULTS: dict[str, dict[str, Any]] = {"fusion": {"skip": False, "weight_loss": 0.0}}
 
 
-def load(store: Store, prefix: str) -> Checkpoint:
+def read_checkpoint(store: Store, prefix: str) -> Checkpoint:
     """Read a committed checkpoint, each file against its hash.
 
     Raises:
         DataError: Not committed, damaged, or not one of ours.
     """
-    return from_files(store.read_committed(prefix), name=f"{store}/{prefix}")
+    return parse_checkpoint(store.read_committed(prefix), name=f"{store}/{prefix}")
 
 
-def from_files(files: dict[str, bytes], *, name: str) -> Checkpoint:
+def parse_checkpoint(files: dict[str, bytes], *, name: str) -> Checkpoint:
     try:
         documents = {d: json.loads(files[f"{d}.json"]) for d in ("experiment", "split", "metrics", "state")}
         state, split = documents["state"], documents["split"]
-        for section, before in LATER.items():
+        for section, before in LATER_KEY_DEFAULTS.items():
             documents["experiment"][section] = before | documents["experiment"][section]
         runtime = documents["experiment"]["runtime"]
         if "bf16" in runtime:  # the key before there was fp16
@@ -103,18 +105,18 @@ def from_files(files: dict[str, bytes], *, name: str) -> Checkpoint:
             classes=classes,
             shapes=DataShapes(int(state["eeg_channels"]), len(classes)),
             weights=safetensors.torch.load(files["model.safetensors"]),
-            optimizer_state=safetensors.torch.load(files.get("optimizer.safetensors", EMPTY)),
+            optimizer_state=safetensors.torch.load(files.get("optimizer.safetensors", EMPTY_SAFETENSORS)),
             position=Position(int(state["epoch"]), int(state["step"])),
             finished=bool(state["finished"]),
             metrics=dict(documents["metrics"]),
-            encoders={str(k): str(v) for k, v in state["encoders"].items()},
-            data=str(state.get("data", "")),
+            encoder_keys={str(k): str(v) for k, v in state["encoders"].items()},
+            data_digest=str(state.get("data", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, SafetensorError, ConfigError) as error:
         raise DataError(f"{name} is not a checkpoint of this program: {error!r}") from None
 
 
-def load_model(checkpoint: Checkpoint) -> Classifier:
+def build_trained_model(checkpoint: Checkpoint) -> Classifier:
     """The whole model, on the CPU, in training mode.
 
     Raises:
@@ -128,50 +130,50 @@ def load_model(checkpoint: Checkpoint) -> Classifier:
     return model
 
 
-EMPTY = safetensors.torch.save({})
+EMPTY_SAFETENSORS = safetensors.torch.save({})
 
 
-def committed(store: Store, key: str) -> list[tuple[str, Position, str]]:
+def list_checkpoints(store: Store, key: str) -> list[tuple[str, Position, str]]:
     """(attempt, position, prefix) of a run's committed checkpoints, the newest first.
 
     The latest attempt comes before all others, however far they are: one that was given up, and writes on because
     it does not know, cannot win.
     """
-    found = []
+    checkpoints = []
     for name in store.list_files(f"runs/{key}"):
-        match = NAME.search(name.removesuffix("/COMMIT"))
+        match = CHECKPOINT_NAME.search(name.removesuffix("/COMMIT"))
         if name.endswith("/COMMIT") and match:
             attempt, epoch, step = match.groups()
-            found.append((attempt, Position(int(epoch), int(step)), name.removesuffix("/COMMIT")))
-    return sorted(found, reverse=True)
+            checkpoints.append((attempt, Position(int(epoch), int(step)), name.removesuffix("/COMMIT")))
+    return sorted(checkpoints, reverse=True)
 
 
-def latest(store: Store, key: str) -> tuple[tuple[str, Checkpoint] | None, list[str]]:
+def find_latest_checkpoint(store: Store, key: str) -> tuple[tuple[str, Checkpoint] | None, list[str]]:
     """The prefix and content of a run's newest whole checkpoint, and a line for each damaged one passed over."""
     damaged = []
-    for _, _, prefix in committed(store, key):
+    for _, _, prefix in list_checkpoints(store, key):
         try:
-            return (prefix, load(store, prefix)), damaged
+            return (prefix, read_checkpoint(store, prefix)), damaged
         except DataError as error:
             damaged.append(str(error))
     return None, damaged
 
 
-def new_attempt(store: Store, key: str) -> str:
+def make_attempt_name(store: Store, key: str) -> str:
     """A name that sorts after those of all attempts that were made."""
-    number = max((_number(name) for name in _attempts(store, key)), default=-1) + 1
+    number = max((_parse_attempt_number(name) for name in _list_attempts(store, key)), default=-1) + 1
     return f"a{number:04d}-{uuid.uuid4().hex[:8]}"
 
 
-def _attempts(store: Store, key: str) -> list[str]:
+def _list_attempts(store: Store, key: str) -> list[str]:
     return [name for name in store.list_folders(f"runs/{key}") if re.fullmatch(r"a\d+(-[0-9a-f]+)?", name)]
 
 
-def _number(attempt: str) -> int:
+def _parse_attempt_number(attempt: str) -> int:
     return int(attempt[1:].split("-")[0])
 
 
-def prune(store: Store, key: str, attempt: str, *, keep: int) -> None:
+def prune_checkpoints(store: Store, key: str, attempt: str, *, keep: int) -> None:
     """Delete what an attempt and those before it committed, but for the newest `keep`, and the best by validation.
 
     Of attempts before it that have nothing left, what they were writing when they died goes too.
@@ -179,23 +181,23 @@ def prune(store: Store, key: str, attempt: str, *, keep: int) -> None:
     Args:
         attempt: Who asks. What later attempts committed is left alone.
     """
-    own = [(position, prefix) for name, position, prefix in committed(store, key) if name <= attempt]
-    best = _best(store, [prefix for _, prefix in own])
-    gone = {prefix for _, prefix in own[keep:] if prefix != best}
-    for prefix in gone:
+    own = [(position, prefix) for name, position, prefix in list_checkpoints(store, key) if name <= attempt]
+    best = _find_best_prefix(store, [prefix for _, prefix in own])
+    obsolete = {prefix for _, prefix in own[keep:] if prefix != best}
+    for prefix in obsolete:
         store.delete(prefix)
-    alive = {prefix.split("/")[2] for _, prefix in own if prefix not in gone}
-    for name in _attempts(store, key):
-        if _number(name) < _number(attempt) and name not in alive:
+    attempts_left = {prefix.split("/")[2] for _, prefix in own if prefix not in obsolete}
+    for name in _list_attempts(store, key):
+        if _parse_attempt_number(name) < _parse_attempt_number(attempt) and name not in attempts_left:
             store.delete(f"runs/{key}/{name}")
 
 
-def _best(store: Store, prefixes: list[str]) -> str:
+def _find_best_prefix(store: Store, prefixes: list[str]) -> str:
     """The one with the best validation score, the newest of equals; empty where none was validated."""
     scored = []
     for prefix in prefixes:
         try:
-            score = store.read_json(f"{prefix}/metrics.json").get(SCORE)
+            score = store.read_json(f"{prefix}/metrics.json").get(SELECTION_METRIC)
         except (DataError, AttributeError):
             continue
         if isinstance(score, float) and score == score:

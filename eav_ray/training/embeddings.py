@@ -146,5 +146,5 @@ class EmbeddingSource:
                 inputs[f"{m}.{array}"] = values.bool() if array == "mask" else values
         return inputs
 
-    def present(self, rows: np.ndarray) -> np.ndarray:
+    def get_presence(self, rows: np.ndarray) -> np.ndarray:
         return self._present[rows]

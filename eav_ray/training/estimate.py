@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from eav_ray.config import Experiment, get_token_width
 from eav_ray.models.build import Classifier, DataShapes, build_fusion
 from eav_ray.models.encoder import EncoderOutput
-from eav_ray.training.engine import summed_loss
+from eav_ray.training.engine import compute_loss_sum
 from eav_ray.training.loop import Batch
 
 TIMED_WINDOWS = 4
@@ -123,7 +123,7 @@ def _estimate_encoder_seconds(experiment: Experiment, modality: str, shapes: Dat
     times = []
     for _ in range(3):
         began = time.perf_counter()
-        summed_loss(model(batch.inputs, batch.present_BM).logits_BK, batch, 0.0).backward()
+        compute_loss_sum(model(batch.inputs, batch.present_BM).logits_BK, batch, 0.0).backward()
         times.append(time.perf_counter() - began)
     return min(times) / TIMED_WINDOWS
 

@@ -34,10 +34,10 @@ class Batch:
     present_BM: Tensor  # bool; modalities in sorted order
     label_B: Tensor
     weight_B: Tensor
-    count: int  # windows of this step over all ranks
+    global_count: int  # windows of this step over all ranks
     seed: int  # of this step's dropout
     # By mixup, (B,) each: labels of the windows that were mixed in, their weights, and the share of the own window.
-    mixed: tuple[Tensor, Tensor, Tensor] | None = None
+    mixup_targets: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 class Engine(Protocol):
@@ -60,7 +60,7 @@ class Engine(Protocol):
         """Make what ranks gathered on their own, as batch statistics, the same on all. Every rank must call it."""
         ...
 
-    def weights(self) -> dict[str, Tensor]:
+    def gather_weights(self) -> dict[str, Tensor]:
         """All parameters and buffers by name, on the CPU, whole on every rank. Every rank must call it."""
         ...
 
@@ -81,9 +81,9 @@ def fit(
     stop: Position,
     lr: Callable[[Position], float],
     batches: Callable[[Position], Iterable[Batch]],
-    report: Callable[[Position, Metrics], None],
-    after_step: Callable[[Position, Metrics], None] = lambda position, sums: None,
-    so_far: Metrics | None = None,
+    on_epoch_end: Callable[[Position, Metrics], None],
+    on_step_end: Callable[[Position, Metrics], None] = lambda position, sums: None,
+    partial_sums: Metrics | None = None,
 ) -> None:
     """Train from one position to another.
 
@@ -98,26 +98,26 @@ def fit(
     """
     position = start
     while position < stop:
-        sums: Metrics = {"loss_sum": 0.0, "count": 0, "seconds": 0.0, "wait_s": 0.0} | (so_far or {})
-        so_far, made, began = None, iter(batches(position)), time.perf_counter()
+        sums: Metrics = {"loss_sum": 0.0, "count": 0, "seconds": 0.0, "wait_s": 0.0} | (partial_sums or {})
+        partial_sums, batch_iterator, step_began = None, iter(batches(position)), time.perf_counter()
         while True:
-            asked = time.perf_counter()
-            batch = next(made, None)
-            got = time.perf_counter()
-            sums["wait_s"] += got - asked
+            wait_began = time.perf_counter()
+            batch = next(batch_iterator, None)
+            wait_ended = time.perf_counter()
+            sums["wait_s"] += wait_ended - wait_began
             if batch is None:
                 break
             sums["loss_sum"] += engine.train_step(batch, lr(position))
             sums["count"] += int((batch.weight_B > 0).sum())
             position = Position(position.epoch, position.step + 1)
-            sums["seconds"] += time.perf_counter() - began
-            began = time.perf_counter()
-            after_step(position, sums)
+            sums["seconds"] += time.perf_counter() - step_began
+            step_began = time.perf_counter()
+            on_step_end(position, sums)
         position = Position(position.epoch + 1, 0)
-        report(position, sums)
+        on_epoch_end(position, sums)
 
 
-def schedule(optim: OptimConfig, steps_per_epoch: int, *, first: int = 0) -> Callable[[Position], float]:
+def make_lr_schedule(optim: OptimConfig, steps_per_epoch: int, *, first_epoch: int = 0) -> Callable[[Position], float]:
     """Linear warm-up, then a cosine to zero; a function of the position, so that there is no state to save.
 
     Args:
@@ -127,7 +127,7 @@ def schedule(optim: OptimConfig, steps_per_epoch: int, *, first: int = 0) -> Cal
     warmup = max(1, round(optim.warmup * total))
 
     def lr(position: Position) -> float:
-        steps_done = (position.epoch - first) * steps_per_epoch + position.step
+        steps_done = (position.epoch - first_epoch) * steps_per_epoch + position.step
         if steps_done < warmup:
             return optim.lr * (steps_done + 1) / warmup
         return optim.lr * 0.5 * (1 + math.cos(math.pi * (steps_done - warmup) / max(1, total - warmup)))
@@ -135,17 +135,17 @@ def schedule(optim: OptimConfig, steps_per_epoch: int, *, first: int = 0) -> Cal
     return lr
 
 
-def steps_per_epoch(windows: int, batch: int) -> int:
-    return math.ceil(windows / batch)
+def count_steps_per_epoch(n_windows: int, batch_size: int) -> int:
+    return math.ceil(n_windows / batch_size)
 
 
-def parameter_groups(named: Iterable[tuple[str, Any]], optim: OptimConfig) -> list[dict[str, Any]]:
+def build_parameter_groups(named_parameters: Iterable[tuple[str, Any]], optim: OptimConfig) -> list[dict[str, Any]]:
     """Parameters that are trained, by what they share: matrices decay, biases, norms and single vectors do not.
 
     `scale` is the group's multiple of the learning rate: encoders may learn more slowly than what reads them.
     """
     groups: dict[tuple[float, float], list[Any]] = {}
-    for name, p in named:
+    for name, p in named_parameters:
         if p.requires_grad:
             scale = optim.encoder_lr_scale if name.startswith("encoders.") else 1.0
             groups.setdefault((scale, optim.weight_decay if p.ndim > 1 else 0.0), []).append(p)

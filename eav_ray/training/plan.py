@@ -11,18 +11,20 @@ from eav_ray.storage import hash_content
 
 # Of what an encoder or a fusion of a kind computes, 1 where it is not named; raise it when that changes, so that what
 # was trained before is not taken for finished.
-REVISIONS = {"mfcc": 2, "shared_attention": 2}
+KIND_REVISIONS = {"mfcc": 2, "shared_attention": 2}
 
 # Of runtime.precision; equal ones are those from before there was fp16, so that what was trained then is still found.
-COMPUTED = {"fp32": False, "bf16": "autocast", "fp16": "autocast in float16"}
+PRECISION_KEYS = {"fp32": False, "bf16": "autocast", "fp16": "autocast in float16"}
 
 # Keys that came later, each with the value at which all is computed as before there was the key. There they are no part
 # of what names a training or a study: what was trained before is found.
-ADDED = {"positions": True}
+NEUTRAL_KEY_VALUES = {"positions": True}
 
-FEATURES = 1  # raise when what is kept of frozen encoders changes
+FEATURES_FORMAT = 1  # raise when what is kept of frozen encoders changes
 
-SCORE = "validation_recording_balanced_accuracy"  # by which a candidate, or a checkpoint of a run, is the best
+SELECTION_METRIC = (
+    "validation_recording_balanced_accuracy"  # by which a candidate, or a checkpoint of a run, is the best
+)
 
 
 @dataclass(frozen=True)
@@ -36,21 +38,21 @@ class Run:
     kind: Literal["encoder", "fusion", "joint"]
     experiment: Experiment
     split: Split
-    data: str  # digest of the shards' content
-    encoders: dict[str, str] = field(default_factory=dict)  # fusion: key of each modality's encoder run
-    embed: tuple[str, ...] = ()  # encoder: recordings whose embeddings are wanted; fusion: those it reads
+    data_digest: str  # digest of the shards' content
+    encoder_keys: dict[str, str] = field(default_factory=dict)  # fusion: key of each modality's encoder run
+    embedded_recordings: tuple[str, ...] = ()  # encoder: recordings whose embeddings are wanted; fusion: those it reads
 
-    start: str = ""  # joint: key of the run whose weights it starts from, or the path of a checkpoint
-    start_hash: str = ""  # of that checkpoint's COMMIT
+    init_from: str = ""  # joint: key of the run whose weights it starts from, or the path of a checkpoint
+    init_commit_hash: str = ""  # of that checkpoint's COMMIT
 
     @property
     def optim(self) -> OptimConfig:
         e = self.experiment
         if self.kind == "encoder":
             return getattr(e.train.encoders, e.data.modalities[0])
-        if self.start_hash:
+        if self.init_commit_hash:
             return e.train.adaptation
-        return e.train.joint if self.start else e.optim
+        return e.train.joint if self.init_from else e.optim
 
     @property
     def frozen_epochs(self) -> int:
@@ -68,11 +70,13 @@ class Run:
 
     @property
     def phases(self) -> list["Phase"]:
-        optim, frozen = self.optim, self.frozen_epochs
-        found = [Phase(frozen, self.epochs, optim, frozen=optim.encoder_lr_scale == 0)]
-        if frozen and isinstance(optim, EncoderOptimConfig):
-            found.insert(0, Phase(0, frozen, replace(optim, lr=optim.frozen_lr, epochs=frozen), frozen=True))
-        return found
+        optim, n_frozen = self.optim, self.frozen_epochs
+        phases = [Phase(n_frozen, self.epochs, optim, encoders_frozen=optim.encoder_lr_scale == 0)]
+        if n_frozen and isinstance(optim, EncoderOptimConfig):
+            phases.insert(
+                0, Phase(0, n_frozen, replace(optim, lr=optim.frozen_lr, epochs=n_frozen), encoders_frozen=True)
+            )
+        return phases
 
     @cached_property  # it is asked for often, and hashes all training rows
     def key(self) -> str:
@@ -86,26 +90,26 @@ class Run:
             optim = replace(optim, frozen_epochs=0, frozen_lr=EncoderOptimConfig().frozen_lr)
         common = (
             self.kind,
-            self.data,
+            self.data_digest,
             sorted(self.split.train),
             e.seed,
             e.data.labels,
-            COMPUTED[e.runtime.precision],
+            PRECISION_KEYS[e.runtime.precision],
             optim,
         )
         preprocessing = {m: getattr(e.preprocessing, m) for m in e.data.modalities} | {
             "window_s": e.preprocessing.window_s
         }
         preprocessing = {k: v if isinstance(v, int) else vars(v) for k, v in preprocessing.items()}
-        models = {m: _section(getattr(e.model, m)) for m in e.data.modalities}
+        models = {m: _section_to_dict(getattr(e.model, m)) for m in e.data.modalities}
         for section in models.values():
             if section.get("weights"):
                 section["weights"] = hash_content(section["weights"])
-        fusion = None if self.kind == "encoder" else _section(e.fusion)
-        return f"{self.kind}-{digest(*common, preprocessing, models, fusion, self.encoders, self.start_hash or self.start)}"
+        fusion = None if self.kind == "encoder" else _section_to_dict(e.fusion)
+        return f"{self.kind}-{digest(*common, preprocessing, models, fusion, self.encoder_keys, self.init_commit_hash or self.init_from)}"
 
     @property
-    def features(self) -> str:
+    def features_prefix(self) -> str:
         """Where in the results store what its encoder makes of all windows lies; empty where training changes it.
 
         Of an encoder that keeps its published weights that is the same whoever is trained on: it is computed once, and
@@ -115,12 +119,12 @@ class Run:
         if self.kind != "encoder" or optim.encoder_lr_scale or optim.mixup:
             return ""
         (m,) = e.data.modalities
-        section = _section(getattr(e.model, m))
+        section = _section_to_dict(getattr(e.model, m))
         if not section.get("weights") or section.get("mask_bands") or section.get("mask_frames"):
             return ""
         section["weights"] = hash_content(section["weights"])
         preprocessing = [e.preprocessing.window_s, vars(getattr(e.preprocessing, m))]
-        return f"features/{m}-{digest(FEATURES, self.data, preprocessing, section, COMPUTED[e.runtime.precision])}"
+        return f"features/{m}-{digest(FEATURES_FORMAT, self.data_digest, preprocessing, section, PRECISION_KEYS[e.runtime.precision])}"
 
     @property
     def title(self) -> str:
@@ -128,30 +132,33 @@ class Run:
         return e.data.modalities[0] if self.kind == "encoder" else self.kind
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def dependencies(self) -> tuple[str, ...]:
         """Keys of the runs that must be finished before this one can start."""
-        return (*self.encoders.values(), *([self.start] if self.start and not self.start_hash else []))
+        return (
+            *self.encoder_keys.values(),
+            *([self.init_from] if self.init_from and not self.init_commit_hash else []),
+        )
 
 
-def _section(section: Any) -> dict[str, Any]:
+def _section_to_dict(section: Any) -> dict[str, Any]:
     """What a section of an experiment says, and the revision of its kind where that is not the first."""
-    values = as_before(section)
-    return values | ({"revision": REVISIONS[values["kind"]]} if values.get("kind") in REVISIONS else {})
+    values = drop_neutral_keys(section)
+    return values | ({"revision": KIND_REVISIONS[values["kind"]]} if values.get("kind") in KIND_REVISIONS else {})
 
 
-def as_before(section: Any) -> dict[str, Any]:
+def drop_neutral_keys(section: Any) -> dict[str, Any]:
     """What a section of an experiment says, but for keys that came later and change nothing (`ADDED`)."""
-    return {k: v for k, v in vars(section).items() if k not in ADDED or v != ADDED[k]}
+    return {k: v for k, v in vars(section).items() if k not in NEUTRAL_KEY_VALUES or v != NEUTRAL_KEY_VALUES[k]}
 
 
 @dataclass(frozen=True)
 class Phase:
     """A part of a run that has one optimizer and one schedule."""
 
-    first: int  # epoch
-    last: int  # the epoch after it
+    first_epoch: int  # epoch
+    end_epoch: int  # the epoch after it
     optim: OptimConfig  # with the learning rate and number of epochs of this part
-    frozen: bool  # whether encoders stay as they are
+    encoders_frozen: bool  # whether encoders stay as they are
 
 
 @dataclass(frozen=True)
@@ -162,27 +169,44 @@ class Progress:
     epochs: int
     step: int  # over all epochs
     metrics: dict[str, float]  # train_loss, windows_s, wait (share of the time), pause_s; validation_* where measured
-    damaged: tuple[str, ...] = ()  # a line for each checkpoint that was passed over when the run was taken up
-    at: float = field(default_factory=time.time)
+    damaged_checkpoints: tuple[
+        str, ...
+    ] = ()  # a line for each checkpoint that was passed over when the run was taken up
+    timestamp: float = field(default_factory=time.time)
 
 
-def encoder_run(experiment: Experiment, modality: str, split: Split, data: str, embed: tuple[str, ...]) -> Run:
+def plan_encoder_run(
+    experiment: Experiment, modality: str, split: Split, data_digest: str, embedded_recordings: tuple[str, ...]
+) -> Run:
     """The training of one encoder on the training rows of a split, and nothing else of it."""
-    alone = replace(experiment, data=replace(experiment.data, modalities=(modality,)))
-    return Run("encoder", alone, split, data, embed=embed)
+    unimodal = replace(experiment, data=replace(experiment.data, modalities=(modality,)))
+    return Run("encoder", unimodal, split, data_digest, embedded_recordings=embedded_recordings)
 
 
-def fusion_run(experiment: Experiment, split: Split, data: str, embed: tuple[str, ...]) -> Run:
-    encoders = {m: encoder_run(experiment, m, split, data, embed).key for m in sorted(experiment.data.modalities)}
-    return Run("fusion", experiment, split, data, encoders, embed)
+def plan_fusion_run(
+    experiment: Experiment, split: Split, data_digest: str, embedded_recordings: tuple[str, ...]
+) -> Run:
+    encoder_keys = {
+        m: plan_encoder_run(experiment, m, split, data_digest, embedded_recordings).key
+        for m in sorted(experiment.data.modalities)
+    }
+    return Run("fusion", experiment, split, data_digest, encoder_keys, embedded_recordings)
 
 
-def joint_run(experiment: Experiment, split: Split, data: str, embed: tuple[str, ...]) -> Run:
+def plan_joint_run(experiment: Experiment, split: Split, data_digest: str, embedded_recordings: tuple[str, ...]) -> Run:
     """All together, from where the staged training of the same split ends."""
-    return Run("joint", experiment, split, data, start=fusion_run(experiment, split, data, embed).key)
+    return Run(
+        "joint",
+        experiment,
+        split,
+        data_digest,
+        init_from=plan_fusion_run(experiment, split, data_digest, embedded_recordings).key,
+    )
 
 
-def calibration_run(experiment: Experiment, split: Split, data: str, path: str, commit: str) -> Run:
+def plan_adaptation_run(
+    experiment: Experiment, split: Split, data_digest: str, checkpoint_path: str, commit_hash: str
+) -> Run:
     """A finished checkpoint, trained on for one person.
 
     Args:
@@ -190,4 +214,4 @@ def calibration_run(experiment: Experiment, split: Split, data: str, path: str, 
         split: What `data.split.calibration_split` returns.
         path, commit: Where the checkpoint lies, and the hash of its COMMIT.
     """
-    return Run("joint", experiment, split, data, start=path, start_hash=commit)
+    return Run("joint", experiment, split, data_digest, init_from=checkpoint_path, init_commit_hash=commit_hash)

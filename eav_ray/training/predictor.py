@@ -12,7 +12,7 @@ from eav_ray.data import eav, eegmat
 from eav_ray.data.shard import decode_video, encode_window
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.probabilities import PREDICTED_COLUMN, add_probabilities, list_modalities, name_probability_column
-from eav_ray.training.run import empty_frame, to_frame
+from eav_ray.training.run import build_empty_predictions, build_predictions
 
 MONTAGES = {"eav": eav.EAV_CHANNELS, "eegmat": eegmat.EEGMAT_CHANNELS}
 ID_COLUMNS = ("subject", "recording", "window", "label")
@@ -34,7 +34,7 @@ class Predictor:
         channel_names = MONTAGES.get(e.data.dataset, ())
         self.eeg_channel_names: tuple[str, ...] = channel_names if len(channel_names) == self.eeg_channels else ()
         self._device = device
-        self._model = ckpt.load_model(checkpoint).to(device).eval()
+        self._model = ckpt.build_trained_model(checkpoint).to(device).eval()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pd.DataFrame:
         """Predictions, as `run.to_frame` has them.
@@ -48,11 +48,11 @@ class Predictor:
         present = np.stack([batch[f"has_{m}"] for m in modalities], 1)
         keep = np.asarray(present.any(1))
         inputs = {m: torch.from_numpy(self._decode(m, batch[m][keep])).to(self._device) for m in modalities}
-        table = empty_frame(modalities, self._model.n_outputs)
+        table = build_empty_predictions(modalities, self._model.n_outputs)
         if keep.any():
             with torch.no_grad():
                 output = self._model(inputs, torch.from_numpy(present[keep]).to(self._device))
-            table = to_frame(
+            table = build_predictions(
                 output, ids.iloc[np.flatnonzero(keep)], present[keep], modalities, ids["label"].to_numpy()[keep]
             )
         if "reason" in batch:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from eav_ray.data.cache import WindowCache
-from eav_ray.training.loop import Batch, Position, steps_per_epoch
+from eav_ray.training.loop import Batch, Position, count_steps_per_epoch
 
 T = TypeVar("T")
-DTYPES = {"audio": torch.float32, "eeg": torch.float32, "video": torch.uint8}  # of stored windows
+STORED_DTYPES = {"audio": torch.float32, "eeg": torch.float32, "video": torch.uint8}  # of stored windows
 
 
 class Source(Protocol):
@@ -26,7 +26,7 @@ class Source(Protocol):
 
     def get(self, rows: np.ndarray) -> dict[str, Tensor]: ...
 
-    def present(self, rows: np.ndarray) -> np.ndarray:
+    def get_presence(self, rows: np.ndarray) -> np.ndarray:
         """(rows, modalities) bool."""
         ...
 
@@ -39,27 +39,27 @@ class RawSource:
     """
 
     def __init__(
-        self, windows: WindowCache, names: list[str], lacking: Mapping[str, tuple[int, ...]] | None = None
+        self, windows: WindowCache, names: list[str], missing_shapes: Mapping[str, tuple[int, ...]] | None = None
     ) -> None:
         self.names = sorted(names)
-        self._windows, self._lacking = windows, lacking or {}
+        self._windows, self._missing_shapes = windows, missing_shapes or {}
         never = np.zeros(len(windows), dtype=bool)
-        has = [never if m in self._lacking else windows.ids[f"has_{m}"].to_numpy() for m in self.names]
+        has = [never if m in self._missing_shapes else windows.ids[f"has_{m}"].to_numpy() for m in self.names]
         self._present = np.stack(has, axis=1)
 
     def get(self, rows: np.ndarray) -> dict[str, Tensor]:
         return {m: self._get(rows, m) for m in self.names}
 
     def _get(self, rows: np.ndarray, modality: str) -> Tensor:
-        if modality in self._lacking:
-            return torch.zeros(len(rows), *self._lacking[modality], dtype=DTYPES[modality])
+        if modality in self._missing_shapes:
+            return torch.zeros(len(rows), *self._missing_shapes[modality], dtype=STORED_DTYPES[modality])
         return torch.from_numpy(self._windows.get(rows, modality))
 
-    def present(self, rows: np.ndarray) -> np.ndarray:
+    def get_presence(self, rows: np.ndarray) -> np.ndarray:
         return self._present[rows]
 
 
-class Shown:
+class MaskedSource:
     """A source of which only some modalities are seen; the others are as if they were missing in every window.
 
     Args:
@@ -69,30 +69,30 @@ class Shown:
     def __init__(self, source: Source, modalities: tuple[str, ...]) -> None:
         self.names = source.names
         self._source = source
-        self._seen = np.array([m in modalities for m in self.names])
+        self._visible = np.array([m in modalities for m in self.names])
 
     def get(self, rows: np.ndarray) -> dict[str, Tensor]:
         return self._source.get(rows)
 
-    def present(self, rows: np.ndarray) -> np.ndarray:
-        return self._source.present(rows) & self._seen
+    def get_presence(self, rows: np.ndarray) -> np.ndarray:
+        return self._source.get_presence(rows) & self._visible
 
 
-def ahead(batches: Iterable[T], depth: int = 2) -> Iterator[T]:
+def prefetch(batches: Iterable[T], depth: int = 2) -> Iterator[T]:
     """The same, made by a thread while the last ones are used.
 
     Args:
         depth: How many wait at most.
     """
-    made: Queue[Any] = Queue(depth)
+    ready_items: Queue[Any] = Queue(depth)
     stop, end = threading.Event(), object()
 
     def put(item: Any) -> None:
         while not stop.is_set():
             with contextlib.suppress(Full):
-                return made.put(item, timeout=0.1)
+                return ready_items.put(item, timeout=0.1)
 
-    def work() -> None:
+    def produce() -> None:
         try:
             for batch in batches:
                 put((batch, None))
@@ -102,11 +102,11 @@ def ahead(batches: Iterable[T], depth: int = 2) -> Iterator[T]:
         except BaseException as error:  # noqa: BLE001 - told to the one who waits
             put((end, error))
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=produce, daemon=True)
     thread.start()
     try:
         while True:
-            batch, error = made.get()
+            batch, error = ready_items.get()
             if error is not None:
                 raise error
             if batch is end:
@@ -118,14 +118,14 @@ def ahead(batches: Iterable[T], depth: int = 2) -> Iterator[T]:
 
 
 @dataclass(frozen=True)
-class Labels:
+class WindowLabels:
     """What the loop must know of every row of `Windows`, by row number."""
 
     label: np.ndarray  # int64
-    sample: np.ndarray  # a number for each window, from its id alone: stable across shards and machines
+    window_hash: np.ndarray  # a number for each window, from its id alone: stable across shards and machines
 
     @classmethod
-    def of(cls, windows: WindowCache, by_recording: dict[str, int]) -> "Labels":
+    def from_windows(cls, windows: WindowCache, by_recording: dict[str, int]) -> "WindowLabels":
         ids = windows.ids
         label = ids["id"].map(by_recording).fillna(-1).to_numpy().astype(np.int64)
         names = [f"{i}/{w}" for i, w in zip(ids["id"], ids["window"], strict=True)]
@@ -133,74 +133,76 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Loader:
+class BatchLoader:
     """Batches of one rank. The global batch of a step is the same whatever the number of ranks."""
 
     source: Source
-    labels: Labels
+    labels: WindowLabels
     rows: np.ndarray  # training rows, ascending
     seed: int
-    batch: int
+    batch_size: int
     modality_dropout: float
     rank: int
     world_size: int
     class_weight: np.ndarray | None = None  # by label
 
     @property
-    def steps(self) -> int:
-        return steps_per_epoch(len(self.rows), self.batch)
+    def steps_per_epoch(self) -> int:
+        return count_steps_per_epoch(len(self.rows), self.batch_size)
 
     def batches(self, position: Position) -> Iterator[Batch]:
         """This rank's batches from a position to the end of its epoch."""
         order = np.random.default_rng([self.seed, position.epoch]).permutation(self.rows)
-        for step in range(position.step, self.steps):
-            whole = order[step * self.batch : (step + 1) * self.batch]
+        for step in range(position.step, self.steps_per_epoch):
+            global_rows = order[step * self.batch_size : (step + 1) * self.batch_size]
             seed = int(np.random.SeedSequence([self.seed, position.epoch, step]).generate_state(1)[0])
-            yield self.make(whole, position.epoch, seed)
+            yield self.make_batch(global_rows, position.epoch, seed)
 
-    def make(self, whole: np.ndarray, epoch: int, seed: int) -> Batch:
-        mine = whole[self.rank :: self.world_size]
+    def make_batch(self, global_rows: np.ndarray, epoch: int, seed: int) -> Batch:
+        own_rows = global_rows[self.rank :: self.world_size]
         # A ragged last batch may leave this rank fewer rows, or none: it steps all the same, on rows of weight 0.
-        size = -(-len(whole) // self.world_size)
+        size = -(-len(global_rows) // self.world_size)
         weight = np.zeros(size, dtype=np.float32)
-        weight[: len(mine)] = 1 if self.class_weight is None else self.class_weight[self.labels.label[mine]]
-        rows = np.concatenate([mine, np.repeat(whole[:1], size - len(mine))])
-        present = self.source.present(rows)
+        weight[: len(own_rows)] = 1 if self.class_weight is None else self.class_weight[self.labels.label[own_rows]]
+        rows = np.concatenate([own_rows, np.repeat(global_rows[:1], size - len(own_rows))])
+        present = self.source.get_presence(rows)
         if self.modality_dropout:
-            present = self._drop(present, self.labels.sample[rows], epoch)
+            present = self._drop_modalities(present, self.labels.window_hash[rows], epoch)
         return Batch(
             self.source.get(rows),
             torch.from_numpy(present),
             torch.from_numpy(self.labels.label[rows]),
             torch.from_numpy(weight),
-            len(whole),
+            len(global_rows),
             seed,
         )
 
-    def _drop(self, present_BM: np.ndarray, samples: np.ndarray, epoch: int) -> np.ndarray:
+    def _drop_modalities(self, present_BM: np.ndarray, samples: np.ndarray, epoch: int) -> np.ndarray:
         """Hide modalities at random, never all that a window has."""
         remaining_BM = present_BM.copy()
         for row, sample in enumerate(samples):
             rng = np.random.default_rng([self.seed, epoch, int(sample)])
-            keep = present_BM[row] & (rng.random(present_BM.shape[1]) >= self.modality_dropout)
-            if not keep.any():
-                keep[rng.choice(np.flatnonzero(present_BM[row]))] = True
-            remaining_BM[row] = keep
+            remaining = present_BM[row] & (rng.random(present_BM.shape[1]) >= self.modality_dropout)
+            if not remaining.any():
+                remaining[rng.choice(np.flatnonzero(present_BM[row]))] = True
+            remaining_BM[row] = remaining
         return remaining_BM
 
 
-def plain_batches(source: Source, labels: Labels, rows: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, Batch]]:
+def make_inference_batches(
+    source: Source, labels: WindowLabels, rows: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, Batch]]:
     """Rows in order, for prediction: (row numbers, batch)."""
-    for start in range(0, len(rows), batch):
-        part = rows[start : start + batch]
+    for start in range(0, len(rows), batch_size):
+        batch_rows = rows[start : start + batch_size]
         yield (
-            part,
+            batch_rows,
             Batch(
-                source.get(part),
-                torch.from_numpy(source.present(part)),
-                torch.from_numpy(labels.label[part]),
-                torch.ones(len(part)),
-                len(part),
+                source.get(batch_rows),
+                torch.from_numpy(source.get_presence(batch_rows)),
+                torch.from_numpy(labels.label[batch_rows]),
+                torch.ones(len(batch_rows)),
+                len(batch_rows),
                 0,
             ),
         )

@@ -9,18 +9,18 @@ from typing import Any, get_args, get_type_hints
 from eav_ray.config import Experiment, FusionConfig, get_token_width, override
 from eav_ray.errors import ConfigError
 
-PARTS = ("subsets", "kinds", "dropout", "positions", "sizes")
-SIZES = {"quarter": 0.25, "half": 0.5, "double": 2.0}  # of widths and depths
-CHEAP = "cheap"  # features that are computed instead of learned, where a modality has some
-CHEAP_KINDS = {"model.eeg": "bandpower", "model.audio": "mfcc"}
-BASE = "as given"
-HIDDEN = "others hidden"
-KINDS: tuple[str, ...] = get_args(get_type_hints(FusionConfig)["kind"])
-SAID: dict[str, str] = {"single_token": "single_token, a linear map"}  # a softmax over one key is 1
+ABLATION_PARTS = ("subsets", "kinds", "dropout", "positions", "sizes")
+SIZE_FACTORS = {"quarter": 0.25, "half": 0.5, "double": 2.0}  # of widths and depths
+HANDCRAFTED = "cheap"  # features that are computed instead of learned, where a modality has some
+HANDCRAFTED_KINDS = {"model.eeg": "bandpower", "model.audio": "mfcc"}
+BASE_VARIANT = "as given"
+OTHERS_MASKED = "others hidden"
+FUSION_KINDS: tuple[str, ...] = get_args(get_type_hints(FusionConfig)["kind"])
+FUSION_KIND_TITLES: dict[str, str] = {"single_token": "single_token, a linear map"}  # a softmax over one key is 1
 
 
 @dataclass(frozen=True)
-class Variant:
+class AblationVariant:
     """One change of an experiment.
 
     Attributes:
@@ -34,90 +34,100 @@ class Variant:
     name: str
     group: str
     changes: dict[str, Any] = field(default_factory=dict)
-    shown: tuple[str, ...] = ()
-    against: str = BASE
-    size: str = BASE
+    visible_modalities: tuple[str, ...] = ()
+    reference: str = BASE_VARIANT
+    size: str = BASE_VARIANT
 
     @property
-    def how(self) -> str:
-        return "masked" if self.shown else "retrained"
+    def method(self) -> str:
+        return "masked" if self.visible_modalities else "retrained"
 
-    def experiment(self, base: Experiment) -> Experiment:
+    def apply_to(self, base: Experiment) -> Experiment:
         return override(base, self.changes) if self.changes else base
 
-    def modalities(self, base: Experiment) -> list[str]:
+    def list_tested_modalities(self, base: Experiment) -> list[str]:
         """What it sees when it is tested."""
-        return sorted(self.shown or self.changes.get("data.modalities", base.data.modalities))
+        return sorted(self.visible_modalities or self.changes.get("data.modalities", base.data.modalities))
 
 
-def variants(base: Experiment, parts: Sequence[str], sizes: Sequence[str]) -> tuple[list[Variant], list[str]]:
+def build_ablation_variants(
+    base: Experiment, parts: Sequence[str], sizes: Sequence[str]
+) -> tuple[list[AblationVariant], list[str]]:
     """All variants of some parts, the experiment itself first, and a line for each part that has none, with the reason.
 
     Raises:
         ConfigError: An unknown part or size, one modality alone, or a change that the experiment does not allow.
     """
-    _check("--parts", parts, PARTS)
-    _check("--sizes", sizes, (CHEAP, *SIZES))
+    _check_allowed("--parts", parts, ABLATION_PARTS)
+    _check_allowed("--sizes", sizes, (HANDCRAFTED, *SIZE_FACTORS))
     if len(base.data.modalities) < 2 and set(parts) != {"sizes"}:
         raise ConfigError(
             f"data.modalities is [{', '.join(base.data.modalities)}]; an ablation wants two modalities or more, of one "
             "alone there are --parts sizes only"
         )
-    made = {
-        "subsets": lambda: _subsets(base),
-        "kinds": lambda: _kinds(base),
-        "dropout": lambda: _dropout(base, masked="subsets" in parts),
-        "positions": lambda: _positions(base),
-        "sizes": lambda: _sizes(base, tuple(dict.fromkeys(sizes))),
+    builders = {
+        "subsets": lambda: _build_subset_variants(base),
+        "kinds": lambda: _build_fusion_variants(base),
+        "dropout": lambda: _build_dropout_variants(base, masked="subsets" in parts),
+        "positions": lambda: _build_position_variants(base),
+        "sizes": lambda: _build_size_variants(base, tuple(dict.fromkeys(sizes))),
     }
-    found, left_out = [Variant(BASE, "")], []
-    for part in PARTS:
+    built, skipped_parts = [AblationVariant(BASE_VARIANT, "")], []
+    for part in ABLATION_PARTS:
         if part in parts:
-            some = made[part]()
-            found += some if isinstance(some, list) else []
-            left_out += [f"{part} left out: {some}"] if isinstance(some, str) else []
-    for variant in found:
+            outcome = builders[part]()
+            built += outcome if isinstance(outcome, list) else []
+            skipped_parts += [f"{part} left out: {outcome}"] if isinstance(outcome, str) else []
+    for variant in built:
         try:
-            variant.experiment(base)
+            variant.apply_to(base)
         except ConfigError as error:
             raise ConfigError(f'the variant "{variant.name}" cannot be made: {error}') from None
-    return found, left_out
+    return built, skipped_parts
 
 
-def _check(flag: str, given: Sequence[str], allowed: Sequence[str]) -> None:
+def _check_allowed(flag: str, given: Sequence[str], allowed: Sequence[str]) -> None:
     for word in given:
         if word not in allowed:
             raise ConfigError(f"{flag} names {word!r}; use any of {','.join(allowed)}")
 
 
-def subset_name(modalities: Sequence[str]) -> str:
+def format_subset_name(modalities: Sequence[str]) -> str:
     return " + ".join(sorted(modalities))
 
 
-def hidden_name(modalities: Sequence[str]) -> str:
-    return f"{subset_name(modalities)} ({HIDDEN})"
+def format_masked_name(modalities: Sequence[str]) -> str:
+    return f"{format_subset_name(modalities)} ({OTHERS_MASKED})"
 
 
-def subsets(base: Experiment) -> list[tuple[str, ...]]:
+def list_modality_subsets(base: Experiment) -> list[tuple[str, ...]]:
     """All but the whole, the smallest first."""
     names = sorted(base.data.modalities)
     return [some for n in range(1, len(names)) for some in combinations(names, n)]
 
 
-def _subsets(base: Experiment) -> list[Variant]:
+def _build_subset_variants(base: Experiment) -> list[AblationVariant]:
     retrained = [
-        Variant(subset_name(some), "subsets", _with_heads(base, {"data.modalities": list(some)}))
-        for some in subsets(base)
+        AblationVariant(
+            format_subset_name(some), "subsets", _adjust_fusion_heads(base, {"data.modalities": list(some)})
+        )
+        for some in list_modality_subsets(base)
     ]
-    return retrained + [Variant(hidden_name(some), "subsets", shown=some) for some in subsets(base)]
+    return retrained + [
+        AblationVariant(format_masked_name(some), "subsets", visible_modalities=some)
+        for some in list_modality_subsets(base)
+    ]
 
 
-def _kinds(base: Experiment) -> list[Variant]:
-    others = [kind for kind in KINDS if kind != base.fusion.kind]
-    return [Variant(SAID.get(k, k), "kinds", _with_heads(base, {"fusion.kind": k})) for k in others]
+def _build_fusion_variants(base: Experiment) -> list[AblationVariant]:
+    others = [kind for kind in FUSION_KINDS if kind != base.fusion.kind]
+    return [
+        AblationVariant(FUSION_KIND_TITLES.get(k, k), "kinds", _adjust_fusion_heads(base, {"fusion.kind": k}))
+        for k in others
+    ]
 
 
-def _dropout(base: Experiment, *, masked: bool) -> list[Variant] | str:
+def _build_dropout_variants(base: Experiment, *, masked: bool) -> list[AblationVariant] | str:
     """
     Args:
         masked: Whether it is also tested with modalities hidden, against the experiment of which the same are: what
@@ -128,38 +138,45 @@ def _dropout(base: Experiment, *, masked: bool) -> list[Variant] | str:
     rate = 0.0 if base.fusion.modality_dropout else FusionConfig().modality_dropout
     name = f"modality dropout {rate:g}" if rate else "no modality dropout"
     changes = {"fusion.modality_dropout": rate}
-    hidden = [
-        Variant(f"{name}, {hidden_name(some)}", "dropout", changes, some, hidden_name(some)) for some in subsets(base)
+    masked_variants = [
+        AblationVariant(f"{name}, {format_masked_name(some)}", "dropout", changes, some, format_masked_name(some))
+        for some in list_modality_subsets(base)
     ]
-    return [Variant(name, "dropout", changes), *(hidden if masked else [])]
+    return [AblationVariant(name, "dropout", changes), *(masked_variants if masked else [])]
 
 
-def _positions(base: Experiment) -> list[Variant] | str:
+def _build_position_variants(base: Experiment) -> list[AblationVariant] | str:
     if base.fusion.kind not in ("shared_attention", "bottleneck") or base.fusion.uses_pooled_features:
-        read = f"fusion.kind={base.fusion.kind}" if base.fusion.kind != "shared_attention" else "fusion.input=pooled"
-        return f"{read} reads no time tokens"
+        setting = f"fusion.kind={base.fusion.kind}" if base.fusion.kind != "shared_attention" else "fusion.input=pooled"
+        return f"{setting} reads no time tokens"
     name = "no time marks" if base.fusion.positions else "time marks"
-    return [Variant(name, "positions", {"fusion.positions": not base.fusion.positions})]
+    return [AblationVariant(name, "positions", {"fusion.positions": not base.fusion.positions})]
 
 
-def _sizes(base: Experiment, sizes: Sequence[str]) -> list[Variant] | str:
+def _build_size_variants(base: Experiment, sizes: Sequence[str]) -> list[AblationVariant] | str:
     """Each size, and the same without EEG, so that what EEG adds can be told at each."""
     for m in base.data.modalities:
         if getattr(base.train.encoders, m).encoder_lr == 0:
             return f"train.encoders.{m}.encoder_lr=0 keeps published weights, which other sizes do not have"
-    found = []
-    for size in (BASE, *sizes):
-        changes = {} if size == BASE else _cheap(base) if size == CHEAP else _scaled(base, SIZES[size])
-        if size != BASE:
-            found.append(Variant(size, "sizes", _with_heads(base, changes), size=size))
+    built = []
+    for size in (BASE_VARIANT, *sizes):
+        changes = (
+            {}
+            if size == BASE_VARIANT
+            else _use_handcrafted_features(base)
+            if size == HANDCRAFTED
+            else _scale_sizes(base, SIZE_FACTORS[size])
+        )
+        if size != BASE_VARIANT:
+            built.append(AblationVariant(size, "sizes", _adjust_fusion_heads(base, changes), size=size))
         rest = sorted(set(base.data.modalities) - {"eeg"})
         if rest and "eeg" in base.data.modalities:
-            less = _with_heads(base, changes | {"data.modalities": rest})
-            found.append(Variant(f"{size} without eeg", "sizes", less, size=size))
-    return found
+            changes_without_eeg = _adjust_fusion_heads(base, changes | {"data.modalities": rest})
+            built.append(AblationVariant(f"{size} without eeg", "sizes", changes_without_eeg, size=size))
+    return built
 
 
-def _scaled(base: Experiment, factor: float) -> dict[str, Any]:
+def _scale_sizes(base: Experiment, factor: float) -> dict[str, Any]:
     """Widths, and depths, times a factor, as near as what divides them allows; published weights do not fit and go."""
     changes: dict[str, Any] = {}
     for m in sorted(base.data.modalities):
@@ -169,7 +186,7 @@ def _scaled(base: Experiment, factor: float) -> dict[str, Any]:
                 unit = getattr(section, "heads", 1)
                 if section.kind == "eegformer" and key == "width":
                     unit = math.lcm(unit, section.segments)
-                changes[f"{section_path}.{key}"] = _multiple(getattr(section, key) * factor, unit)
+                changes[f"{section_path}.{key}"] = _round_to_multiple(getattr(section, key) * factor, unit)
         if section.kind == "eegformer":
             changes[f"{section_path}.filters"] = max(1, round(section.filters * factor))
         if hasattr(section, "depth"):
@@ -177,26 +194,26 @@ def _scaled(base: Experiment, factor: float) -> dict[str, Any]:
         if getattr(section, "weights", ""):
             changes[f"{section_path}.weights"] = ""
     if len(base.data.modalities) > 1:
-        changes["fusion.width"] = _multiple(base.fusion.width * factor, base.fusion.heads)
+        changes["fusion.width"] = _round_to_multiple(base.fusion.width * factor, base.fusion.heads)
     return changes
 
 
-def _cheap(base: Experiment) -> dict[str, Any]:
+def _use_handcrafted_features(base: Experiment) -> dict[str, Any]:
     """Band power and MFCC for EEG and audio; video, for which there is no such thing, at a quarter of its size."""
-    scaled = _scaled(base, SIZES["quarter"])
+    scaled = _scale_sizes(base, SIZE_FACTORS["quarter"])
     changes: dict[str, Any] = {k: v for k, v in scaled.items() if k.startswith("model.video.")}
-    for section_path, kind in CHEAP_KINDS.items():
+    for section_path, kind in HANDCRAFTED_KINDS.items():
         m = section_path.removeprefix("model.")
         if m in base.data.modalities and getattr(base.model, m).kind != kind:
             changes[f"{section_path}.kind"] = kind
     return changes
 
 
-def _multiple(value: float, unit: int) -> int:
+def _round_to_multiple(value: float, unit: int) -> int:
     return unit * max(1, round(value / unit))
 
 
-def _with_heads(base: Experiment, changes: dict[str, Any]) -> dict[str, Any]:
+def _adjust_fusion_heads(base: Experiment, changes: dict[str, Any]) -> dict[str, Any]:
     """With as many heads of fusion, at most those that the experiment has, as its kind allows.
 
     `single_token` attends over the widths of all encoders together, whichever they are; over its one token the number

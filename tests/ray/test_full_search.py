@@ -17,7 +17,7 @@ import pytest
 
 from eav_ray.config import load_experiment, parse_changes
 from eav_ray.search.study import StudyClient
-from eav_ray.training.plan import SCORE
+from eav_ray.training.plan import SELECTION_METRIC
 from tests.ray.conftest import REPOSITORY, TINY
 from tests.ray.test_stop import workers
 
@@ -109,7 +109,7 @@ def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, 
     pd.testing.assert_frame_equal(rows[rows["candidate"].isin(before["candidate"])][before.columns], before)
     e = load_experiment(str(TINY), parse_changes(search.words[1:]))
     owner = StudyClient(e.search, folder.name, place / "replayed.log")
-    changes, scores = rows.groupby("candidate")["changes"].first(), rows.groupby("candidate")[SCORE].mean()
+    changes, scores = rows.groupby("candidate")["changes"].first(), rows.groupby("candidate")[SELECTION_METRIC].mean()
     while (number := len(owner.completed())) < e.search.candidates:
         candidate = owner.ask()
         assert candidate is not None and candidate.number == number

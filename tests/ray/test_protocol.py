@@ -62,7 +62,7 @@ def continued(job: Job, preprocessed: list[str], place: Path, tmp_path_factory: 
     # An encoder of fold 1 cannot write its embeddings: what needs them fails, the other folds are trained and scored.
     experiment = load_experiment(TINY, parse_changes([*places, *CHANGES]))
     encoder = plan(experiment, open_data(experiment))[1].runs[0]
-    obstacle = results / build_embedding_key(encoder.key, encoder.embed)
+    obstacle = results / build_embedding_key(encoder.key, encoder.embedded_recordings)
     obstacle.parent.mkdir()
     obstacle.touch()
     part = job("protocol", TINY, *places, *CHANGES, expect=1)

@@ -34,7 +34,7 @@ def started(long_training: list[str], place: Path) -> Iterator["subprocess.Popen
 def furthest(results: Path) -> Position:
     """Of all checkpoints of the only run, by any attempt."""
     store = Store(results)
-    found = [position for key in store.list_folders("runs") for _, position, _ in ckpt.committed(store, key)]
+    found = [position for key in store.list_folders("runs") for _, position, _ in ckpt.list_checkpoints(store, key)]
     return max(found, default=Position(0, 0))
 
 
@@ -61,7 +61,7 @@ def workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 def last(results: Path) -> ckpt.Checkpoint:
     store = Store(results)
     (key,) = store.list_folders("runs")
-    found, damaged = ckpt.latest(store, key)
+    found, damaged = ckpt.find_latest_checkpoint(store, key)
     assert found and found[1].finished and not damaged
     return found[1]
 

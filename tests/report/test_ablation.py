@@ -10,7 +10,7 @@ import pytest
 from eav_ray.config import Experiment, override
 from eav_ray.report import ablation, cost, statistics
 from eav_ray.report.statistics import against, holm, interval
-from eav_ray.training.variants import BASE, Variant, variants
+from eav_ray.training.variants import BASE_VARIANT, AblationVariant, build_ablation_variants
 
 E = override(Experiment(), {"data.modalities": ["audio", "eeg"]})
 PARTS = ("subsets", "dropout", "sizes")
@@ -22,8 +22,8 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "DRAWS", 100)
 
 
-def made() -> list[Variant]:
-    return variants(E, PARTS, ["half"])[0]
+def made() -> list[AblationVariant]:
+    return build_ablation_variants(E, PARTS, ["half"])[0]
 
 
 def predictions(rates: dict[str, float], people: int, *, recordings: int = 20, otherwise: float = 0.6) -> pd.DataFrame:
@@ -62,7 +62,7 @@ def entry(found: dict[str, Any], name: str, group: str = "subsets") -> dict[str,
 
 
 def test_accuracies_and_differences_are_those_of_the_statistics_of_recordings_and_people() -> None:
-    table = predictions({BASE: 0.9, "eeg": 0.3}, people=8)
+    table = predictions({BASE_VARIANT: 0.9, "eeg": 0.3}, people=8)
     found = tree(table)
     one = table[table["window"] == 0].assign(right=lambda t: t["fusion.logit_1"] == t["label"])
     wide = one.pivot(index=["subject", "recording"], columns="variant", values="right").reset_index()
@@ -70,14 +70,14 @@ def test_accuracies_and_differences_are_those_of_the_statistics_of_recordings_an
     eeg = entry(found, "eeg")
     assert (eeg["accuracy"]["mean"], eeg["accuracy"]["low"]) == (expected.mean, expected.low)
     assert eeg["balanced_accuracy"] == pytest.approx(wide["eeg"].groupby(np.arange(len(wide)) % 20 % 2).mean().mean())
-    (paired,) = against(wide, "eeg", {BASE: wide[BASE]})
+    (paired,) = against(wide, "eeg", {BASE_VARIANT: wide[BASE_VARIANT]})
     assert eeg["against"]["mean"] == paired.difference.mean < -0.4 and eeg["against"]["effect"] == paired.effect
     assert eeg["against"]["significant"] and eeg["against"]["verdict"].startswith("significant")
-    assert entry(found, BASE)["against"] is None
+    assert entry(found, BASE_VARIANT)["against"] is None
 
 
 def test_holm_corrects_for_the_comparisons_of_a_group_and_for_no_others() -> None:
-    found = tree(predictions({BASE: 0.75}, people=7))
+    found = tree(predictions({BASE_VARIANT: 0.75}, people=7))
     for group in PARTS:
         compared = [v["against"] for v in found["variants"] if v["group"] == group and v["against"]]
         assert [c["holm"] for c in compared] == holm([c["p_value"] for c in compared])
@@ -100,9 +100,9 @@ def test_a_group_is_compared_on_the_recordings_that_all_of_it_could_score() -> N
     assert found["groups"]["subsets"] == {"people": 6, "recordings": 6 * 19}
     assert found["groups"]["sizes"] == {"people": 7, "recordings": 7 * 20}
     # The experiment itself is there for the same recordings as the rest of its group.
-    whole = table[(table["variant"] == BASE) & (table["subject"] != "p0") & (table["recording"] != "03")]
+    whole = table[(table["variant"] == BASE_VARIANT) & (table["subject"] != "p0") & (table["recording"] != "03")]
     share = (whole["fusion.logit_1"] == whole["label"]).mean()
-    assert entry(found, BASE)["accuracy"]["mean"] == pytest.approx(share)
+    assert entry(found, BASE_VARIANT)["accuracy"]["mean"] == pytest.approx(share)
 
 
 def test_a_variant_without_predictions_is_named_and_the_rest_compared() -> None:
@@ -114,32 +114,32 @@ def test_a_variant_without_predictions_is_named_and_the_rest_compared() -> None:
 
 @pytest.mark.parametrize("people", [1, 3])
 def test_of_few_people_nothing_is_called_significant(people: int) -> None:
-    found = tree(predictions({BASE: 1.0, "eeg": 0.0}, people=people))
+    found = tree(predictions({BASE_VARIANT: 1.0, "eeg": 0.0}, people=people))
     eeg = entry(found, "eeg")["against"]
     assert not eeg["significant"] and eeg["verdict"] == f"{people} people: none could be significant"
     assert "none could be significant" in ablation.text(found)
 
 
 def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:
-    found = tree(predictions({BASE: 0.95, "audio": 0.4}, people=7))
+    found = tree(predictions({BASE_VARIANT: 0.95, "audio": 0.4}, people=7))
     pairs = {(p["with"], p["without"], p["how"]): p for p in found["eeg"]}
     assert len(found["eeg"]) == 1 + 1 + 2
-    one = pairs[BASE, "audio", "retrained"]
+    one = pairs[BASE_VARIANT, "audio", "retrained"]
     assert one["difference"]["mean"] > 0.4 and one["difference"]["significant"]
     costs = priced()
     for key in ("parameters", "gmac", "latency_ms"):
-        assert one["extra"][key] == costs[BASE][key] - costs["audio"][key]
+        assert one["extra"][key] == costs[BASE_VARIANT][key] - costs["audio"][key]
     assert "seconds" not in one["extra"]  # nobody timed them
-    assert (BASE, "audio (others hidden)", "masked") in pairs and (
+    assert (BASE_VARIANT, "audio (others hidden)", "masked") in pairs and (
         "half",
         "half without eeg",
         "retrained",
     ) in pairs
-    assert not pairs[BASE, "audio (others hidden)", "masked"]["extra"]
+    assert not pairs[BASE_VARIANT, "audio (others hidden)", "masked"]["extra"]
 
 
 def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:
-    found = tree(predictions({BASE: 0.9, "eeg": 0.3}, people=7))
+    found = tree(predictions({BASE_VARIANT: 0.9, "eeg": 0.3}, people=7))
     page = [*ablation.sections(found), *cost.sections(found)]
     whole = "\n".join(page)
     assert [*ablation.sections(found), *cost.sections(found)] == page and len(page) == 3 + 2
@@ -155,13 +155,13 @@ def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:
 
 
 def test_what_no_other_beats_in_accuracy_and_cost_is_the_front() -> None:
-    found = tree(predictions({"audio": 0.95, BASE: 0.9}, people=10, otherwise=0.3))
+    found = tree(predictions({"audio": 0.95, BASE_VARIANT: 0.9}, people=10, otherwise=0.3))
     entries = cost.priced(found)
     assert all(v["how"] != "masked" and v["group"] in ("subsets", "sizes") for v in entries)
     assert len({v["name"] for v in entries}) == len(entries)
     (front,) = [part for part in cost._describe_cost(entries).split("; ") if part.startswith("GMAC")]
     numbers = {v["name"]: n for n, v in enumerate(entries, 1)}
-    assert front == f"GMAC a window: {numbers[BASE]}, {numbers['audio']}"  # the cheapest first
+    assert front == f"GMAC a window: {numbers[BASE_VARIANT]}, {numbers['audio']}"  # the cheapest first
 
 
 def test_latencies_of_a_busy_machine_come_with_a_warning() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from eav_ray.config import SearchConfig, SearchDimension
 from eav_ray.report.search import candidates, front, page
-from eav_ray.training.plan import SCORE
+from eav_ray.training.plan import SELECTION_METRIC
 
 SPACE = {
     "fusion.heads": SearchDimension(choice=(1, 2, 4, 8)),
@@ -28,7 +28,13 @@ def trials(count: int, *, priced: bool = False) -> pd.DataFrame:
         changes |= {"fusion.kind": str(rng.choice(["gated", "shared_attention"]))}
         for fold in range(1 if state == "PRUNED" else 3):
             score = np.nan if state == "FAIL" else rng.uniform(0.3, 0.8)
-            row = {"candidate": number, "state": state, "changes": json.dumps(changes), "fold": fold, SCORE: score}
+            row = {
+                "candidate": number,
+                "state": state,
+                "changes": json.dumps(changes),
+                "fold": fold,
+                SELECTION_METRIC: score,
+            }
             rows.append(row | ({"cost": 1000.0 * changes["fusion.heads"] + number} if priced else {}))
     return pd.DataFrame(rows)
 
@@ -50,7 +56,7 @@ def test_a_page_needs_no_other_file_and_says_in_words_what_it_draws(count: int, 
 
 
 def test_a_search_without_a_score_has_a_page() -> None:
-    failed = trials(1).assign(**{"state": "FAIL", SCORE: np.nan})
+    failed = trials(1).assign(**{"state": "FAIL", SELECTION_METRIC: np.nan})
     assert "1 failed" in page("s", failed, {}, SearchConfig(space=SPACE))
 
 
@@ -58,7 +64,7 @@ def test_each_candidate_is_one_row_with_the_mean_of_its_folds() -> None:
     rows = trials(12)
     found = candidates(rows)
     assert list(found.index) == list(range(12))
-    assert found.loc[0, "score"] == pytest.approx(100 * rows[rows["candidate"] == 0][SCORE].mean())
+    assert found.loc[0, "score"] == pytest.approx(100 * rows[rows["candidate"] == 0][SELECTION_METRIC].mean())
     assert found.loc[6, "state"] == "PRUNED" and found.loc[6, "folds"] == 1
 
 

@@ -19,10 +19,17 @@ from eav_ray.search.heads import Head, PruningSchedule, score_heads, stacks, tra
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.embeddings import build_embedding_key, commit_embeddings, write_embedding_part
 from eav_ray.training.engine import TorchEngine
-from eav_ray.training.loop import Engine, Metrics, Position, fit, schedule
-from eav_ray.training.plan import SCORE, Run, fusion_run
-from eav_ray.training.run import WorkerContext, _fit, _named, _validation, prepare_run, score_fold
-from eav_ray.training.source import Labels, Loader
+from eav_ray.training.loop import Engine, Metrics, Position, fit, make_lr_schedule
+from eav_ray.training.plan import SELECTION_METRIC, Run, plan_fusion_run
+from eav_ray.training.run import (
+    WorkerContext,
+    _compute_validation_metrics,
+    _fit_phases,
+    _predict_validation,
+    prepare_run,
+    train_and_score_split,
+)
+from eav_ray.training.source import BatchLoader, WindowLabels
 
 WIDTHS = {"audio": 6, "eeg": 8, "video": 10}
 TOKENS = {"audio": 5, "eeg": 3, "video": 4}
@@ -82,12 +89,12 @@ class Made:
         present = np.random.default_rng(3).random((WINDOWS, 3)) < 0.7
         present[~present.any(1), 0] = True
         self._present = present
-        self.labels = Labels(np.arange(WINDOWS) % OUTPUTS, np.arange(WINDOWS) * 7919)
+        self.labels = WindowLabels(np.arange(WINDOWS) % OUTPUTS, np.arange(WINDOWS) * 7919)
 
     def get(self, rows: np.ndarray) -> dict[str, Tensor]:
         return {name: x[rows] for name, x in self._inputs.items()}
 
-    def present(self, rows: np.ndarray) -> np.ndarray:
+    def get_presence(self, rows: np.ndarray) -> np.ndarray:
         return self._present[rows]
 
 
@@ -103,8 +110,8 @@ def module(e: Experiment, dtype: torch.dtype) -> FusionClassifier:
     return FusionClassifier(build_fusion(e, WIDTHS, TIMES, OUTPUTS), sorted(WIDTHS)).to(dtype)
 
 
-def loader(e: Experiment, made: Made, rows: np.ndarray) -> Loader:
-    return Loader(made, made.labels, rows, e.seed, e.optim.batch, e.fusion.modality_dropout, 0, 1)
+def loader(e: Experiment, made: Made, rows: np.ndarray) -> BatchLoader:
+    return BatchLoader(made, made.labels, rows, e.seed, e.optim.batch, e.fusion.modality_dropout, 0, 1)
 
 
 def train_alone(e: Experiment, made: Made, rows: np.ndarray, dtype: torch.dtype) -> tuple[list[float], TorchEngine]:
@@ -117,9 +124,9 @@ def train_alone(e: Experiment, made: Made, rows: np.ndarray, dtype: torch.dtype)
         engine,
         start=Position(0, 0),
         stop=Position(e.optim.epochs, 0),
-        lr=schedule(e.optim, load.steps),
+        lr=make_lr_schedule(e.optim, load.steps_per_epoch),
         batches=load.batches,
-        report=lambda position, sums: None,
+        on_epoch_end=lambda position, sums: None,
     )
     return losses, engine
 
@@ -130,12 +137,14 @@ def compare(experiments: list[Experiment], folds: list[np.ndarray], dtype: torch
     heads = [Head(module(e, dtype), e.optim, loader(e, made, rows)) for e in experiments for rows in folds]
     told: list[list[float]] = []
     stack = train_heads(heads, torch.device("cpu"), lambda step, losses: told.append(losses))
-    whole = next(iter(Loader(made, made.labels, np.arange(WINDOWS), 0, WINDOWS, 0.0, 0, 1).batches(Position(0, 0))))
+    whole = next(
+        iter(BatchLoader(made, made.labels, np.arange(WINDOWS), 0, WINDOWS, 0.0, 0, 1).batches(Position(0, 0)))
+    )
     said = stack.logits(whole, list(range(len(heads))))
     running = list(range(len(heads)))
     found: dict[int, list[float]] = {n: [] for n in running}
     for step, losses in enumerate(told):
-        steps = heads[0].loader.steps
+        steps = heads[0].loader.steps_per_epoch
         running = [n for n in running if heads[n].optim.epochs * steps > step]
         for n, loss in zip(running, losses, strict=True):
             found[n].append(loss)
@@ -244,7 +253,7 @@ def embed(run: Run, place: WorkerContext) -> None:
     """Embeddings that tell something of the labels, in place of those of encoders."""
     rng = np.random.default_rng(5)
     ids = place.windows.ids
-    for key in run.encoders.values():
+    for key in run.encoder_keys.values():
         label = ids["label"].to_numpy()
         pooled = np.eye(8)[label] + rng.normal(size=(len(ids), 8))
         arrays = {"tokens": pooled[:, None] + rng.normal(size=(len(ids), 3, 8)), "pooled": pooled}
@@ -253,9 +262,11 @@ def embed(run: Run, place: WorkerContext) -> None:
         for name, x in arrays.items():
             x = x.astype(np.uint8 if name == "mask" else np.float32)
             columns[name] = pa.FixedShapeTensorArray.from_numpy_ndarray(x)
-        if not place.results.is_committed(build_embedding_key(key, run.embed)):
-            write_embedding_part(place.results, build_embedding_key(key, run.embed), 0, pa.table(columns))
-            commit_embeddings(place.results, build_embedding_key(key, run.embed), torch.tensor([1.0, 2.5, 4.0]))
+        if not place.results.is_committed(build_embedding_key(key, run.embedded_recordings)):
+            write_embedding_part(place.results, build_embedding_key(key, run.embedded_recordings), 0, pa.table(columns))
+            commit_embeddings(
+                place.results, build_embedding_key(key, run.embedded_recordings), torch.tensor([1.0, 2.5, 4.0])
+            )
 
 
 def runs_of(kind: str, place: WorkerContext) -> list[Run]:
@@ -267,7 +278,7 @@ def runs_of(kind: str, place: WorkerContext) -> list[Run]:
         Split("subject_kfold", people[1] + people[2] + people[3], people[0][:3], ()),
     ]
     changes = [KINDS[kind] | {k: v for k, v in own.items() if k != "seed"} for own in OWN]
-    runs = [fusion_run(override(TWO, change), split, "data", tuple(ids)) for change in changes for split in splits]
+    runs = [plan_fusion_run(override(TWO, change), split, "data", tuple(ids)) for change in changes for split in splits]
     for run in runs:
         embed(run, place)
     return runs
@@ -287,7 +298,7 @@ def test_folds_are_scored_as_each_would_be_alone(kind: str, at_once: int, place:
     found = scored(runs, place, at_once=at_once)
     assert len({str(scores) for scores in found.values()}) > 3
     for number, run in enumerate(runs):
-        assert found[number] == pytest.approx(score_fold(run, place))
+        assert found[number] == pytest.approx(train_and_score_split(run, place))
 
 
 def by_epoch(run: Run, place: WorkerContext) -> dict[int, float]:
@@ -296,9 +307,11 @@ def by_epoch(run: Run, place: WorkerContext) -> dict[int, float]:
 
     def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
         engine.sync_buffers()
-        found[position.epoch] = _named(_validation(run, place, ready, engine))[SCORE]
+        found[position.epoch] = _compute_validation_metrics(_predict_validation(run, place, ready, engine))[
+            SELECTION_METRIC
+        ]
 
-    _fit(run, place, ready, None, at_epoch)
+    _fit_phases(run, place, ready, None, at_epoch)
     return found
 
 
@@ -330,10 +343,10 @@ def test_a_head_that_does_not_stay_ends_there_and_leaves_no_trace_in_others(plac
     )
     for number in whole:
         if number == 4:
-            assert cut[4] == pytest.approx(cut[4] | {"share": 0.34, SCORE: whole[4]["look_0.34"]})
+            assert cut[4] == pytest.approx(cut[4] | {"share": 0.34, SELECTION_METRIC: whole[4]["look_0.34"]})
             assert "look_0.67" not in cut[4]
         elif number == 1:
-            assert (cut[1]["share"], cut[1][SCORE]) == (0.67, whole[1]["look_0.67"])
+            assert (cut[1]["share"], cut[1][SELECTION_METRIC]) == (0.67, whole[1]["look_0.67"])
         else:
             assert cut[number] == whole[number]
     assert (4, 0.67) not in asked and len(asked) == len(set(asked))

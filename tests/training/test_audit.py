@@ -15,10 +15,10 @@ from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import list_labeled_recordings, make_split
 from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.storage import Store, list_package_versions, sha256
-from eav_ray.training.audit import Contents, audit
+from eav_ray.training.audit import WindowDigests, audit_checkpoint
 from eav_ray.training.checkpoint import Checkpoint
 from eav_ray.training.loop import Position
-from eav_ray.training.run import fit_statistics
+from eav_ray.training.run import fit_model_statistics
 
 PEOPLE, RECORDINGS = 4, 8
 DEMO = Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml"
@@ -68,9 +68,9 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
 
 
 @cache
-def contents(windows: WindowCache) -> Contents:
+def contents(windows: WindowCache) -> WindowDigests:
     """Hashed once for all tests."""
-    return Contents(windows)
+    return WindowDigests(windows)
 
 
 def honest(windows: WindowCache, protocol: str = "loso") -> Checkpoint:
@@ -79,26 +79,26 @@ def honest(windows: WindowCache, protocol: str = "loso") -> Checkpoint:
     split = make_split(list_labeled_recordings(windows.ids, e.data, e.seed), e.split)
     torch.manual_seed(0)
     model = Classifier(e, shapes)
-    fit_statistics(model, windows, split.train)
+    fit_model_statistics(model, windows, split.train)
     weights = model.state_dict()
     return Checkpoint(e, split, tuple("abcde"), shapes, weights, {}, Position(2, 0), True, {}, {})
 
 
 def failed(checkpoint: Checkpoint, windows: WindowCache, scored: tuple[str, ...] = ()) -> list[str]:
-    return [c.name for c in audit(checkpoint, contents(windows), scored).checks if not c.passed]
+    return [c.name for c in audit_checkpoint(checkpoint, contents(windows), scored).checks if not c.passed]
 
 
 @pytest.mark.parametrize("protocol", ["loso", "within", "paper", "within_validated"])
 def test_an_honest_checkpoint_passes_and_says_what_was_compared(windows: WindowCache, protocol: str) -> None:
-    found = audit(honest(windows, protocol), contents(windows))
+    found = audit_checkpoint(honest(windows, protocol), contents(windows))
     assert found.passed and not found.first_failure
     told = {c.name: c.detail for c in found.checks}
     assert len(told) == 6
     assert "4 of 4 would be others with test rows among them" in told["statistics of training rows alone"]
     tested = 2 * len(honest(windows, protocol).split.test)
     assert told["equal windows on two sides"].startswith(f"{tested} signals")
-    again = audit(honest(windows, protocol), contents(windows))
-    assert again.sha256 == found.sha256 != audit(honest(windows, "subject_kfold"), contents(windows)).sha256
+    again = audit_checkpoint(honest(windows, protocol), contents(windows))
+    assert again.sha256 == found.sha256 != audit_checkpoint(honest(windows, "subject_kfold"), contents(windows)).sha256
 
 
 def test_silence_is_no_leak(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_an_encoder_that_a_fusion_follows_passes_though_people_lack_its_modality
         whole = honest(lacking, protocol)
         alone = replace(whole.experiment, data=replace(whole.experiment.data, modalities=("eeg",)))
         model = Classifier(alone, whole.shapes)
-        fit_statistics(model, lacking, whole.split.train)
+        fit_model_statistics(model, lacking, whole.split.train)
         encoder = replace(whole, experiment=alone, weights=model.state_dict())
         assert failed(encoder, lacking) == []
         assert "split, derived again" in failed(moved(encoder), lacking)
@@ -143,7 +143,7 @@ def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_
     assert "split, derived again" in failed(inner, windows)
 
     def told(scored: tuple[str, ...], changes: Callable[[Checkpoint], Checkpoint] = lambda c: c) -> list[str]:
-        found = audit(changes(inner), contents(windows), scored, asked=one.experiment)
+        found = audit_checkpoint(changes(inner), contents(windows), scored, tested_experiment=one.experiment)
         return [c.name for c in found.checks if not c.passed]
 
     assert told(one.split.test) == []
@@ -151,7 +151,7 @@ def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_
     assert "recordings on two sides" in told(one.split.test, lambda c: moved(replace(c, split=one.split)))
     validated = honest(windows, "within_validated")
     bare = replace(validated, split=replace(validated.split, test=()))
-    found = audit(bare, contents(windows), validated.split.test, asked=validated.experiment)
+    found = audit_checkpoint(bare, contents(windows), validated.split.test, tested_experiment=validated.experiment)
     assert found.passed and "p1/007" in validated.split.test
 
 
@@ -160,7 +160,7 @@ def test_encoders_that_saw_more_than_the_fusion_are_found(windows: WindowCache) 
     name = "encoders of training rows alone"
 
     def told(encoders: dict[str, tuple[str, ...]]) -> bool | None:
-        return {c.name: c.passed for c in audit(one, contents(windows), (), encoders).checks}[name]
+        return {c.name: c.passed for c in audit_checkpoint(one, contents(windows), (), encoders).checks}[name]
 
     sound = dict.fromkeys(("audio", "eeg"), one.split.train)
     assert told(sound) is True
@@ -207,14 +207,14 @@ def test_a_leak_in_the_split_is_named(windows: WindowCache, leak: str) -> None:
     change, expected = LEAKS[leak]
     broken = change(honest(windows))
     assert set(failed(broken, windows)) == expected
-    assert broken.split.test[0].split("/")[0] in audit(broken, contents(windows)).first_failure
+    assert broken.split.test[0].split("/")[0] in audit_checkpoint(broken, contents(windows)).first_failure
 
 
 def test_equal_signals_under_two_names_are_found_where_the_split_parts_them(tmp_path: Path) -> None:
     """The split is sound by all names; only the content tells."""
     twins = store_windows(tmp_path, twin=(0, RECORDINGS))  # of p0 and of p1, who is tested
     assert failed(honest(twins), twins) == ["equal windows on two sides"]
-    detail = audit(honest(twins), contents(twins)).first_failure
+    detail = audit_checkpoint(honest(twins), contents(twins)).first_failure
     assert "1 equal signals of eeg" in detail and "p0/000 window 0" in detail and "p1/000 window 0" in detail
     inside = store_windows(tmp_path / "same", twin=(0, 1))  # on one side: a duplicate, and no leak
     assert failed(honest(inside), inside) == []
@@ -223,14 +223,14 @@ def test_equal_signals_under_two_names_are_found_where_the_split_parts_them(tmp_
 def test_statistics_that_saw_test_rows_are_found(windows: WindowCache) -> None:
     one = honest(windows)
     model = Classifier(one.experiment, one.shapes)
-    fit_statistics(model, windows, (*one.split.train, *one.split.test))
+    fit_model_statistics(model, windows, (*one.split.train, *one.split.test))
     fitted = {n for n in one.weights if not torch.equal(one.weights[n], model.state_dict()[n])}
     statistics = {n for n in fitted if n.startswith("normalise.") or "standardise" in n}
     assert len(statistics) == 4
     for name in statistics:
         leaked = replace(one, weights=one.weights | {name: model.state_dict()[name]})
         assert failed(leaked, windows) == ["statistics of training rows alone"]
-        assert name in audit(leaked, contents(windows)).first_failure
+        assert name in audit_checkpoint(leaked, contents(windows)).first_failure
 
 
 def test_scores_of_other_recordings_than_its_own_test_side_are_audited_too(windows: WindowCache) -> None:

@@ -14,11 +14,11 @@ from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split, list_labeled_recordings, make_split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store, list_package_versions, sha256
-from eav_ray.training.checkpoint import load as load_checkpoint
-from eav_ray.training.checkpoint import load_model
+from eav_ray.training.checkpoint import build_trained_model
+from eav_ray.training.checkpoint import read_checkpoint as load_checkpoint
 from eav_ray.training.embeddings import build_embedding_key
-from eav_ray.training.plan import encoder_run
-from eav_ray.training.run import WorkerContext, execute
+from eav_ray.training.plan import plan_encoder_run
+from eav_ray.training.run import WorkerContext, execute_run
 
 PEOPLE, PER_CLASS, HZ = 4, 12, 100
 
@@ -61,8 +61,8 @@ def correct_and_count(place: WorkerContext, labels: str) -> tuple[int, int]:
     experiment = experiment_of(labels)
     items = list_labeled_recordings(place.windows.ids, experiment.data, experiment.seed)
     split = make_split(items, experiment.split)
-    prefix = execute(encoder_run(experiment, "eeg", split, "control", ()), place, lambda progress: None)
-    model = load_model(load_checkpoint(place.results, prefix)).eval()
+    prefix = execute_run(plan_encoder_run(experiment, "eeg", split, "control", ()), place, lambda progress: None)
+    model = build_trained_model(load_checkpoint(place.results, prefix)).eval()
     rows = place.windows.find_rows(split.test)
     with torch.no_grad():
         x = torch.from_numpy(place.windows.get(rows, "eeg"))
@@ -89,14 +89,14 @@ def test_a_run_that_leaks_does_not_start(place: WorkerContext, leak: str) -> Non
     """A recording of a training person, or a training recording itself, is forced into the test side."""
     split = Split("subject_kfold", ("subject1/001", "subject2/002"), (), (leak,))
     with pytest.raises(ConfigError, match="both in train and in test; the run does not start"):
-        execute(encoder_run(experiment_of("true"), "eeg", split, "leak", ()), place, lambda progress: None)
+        execute_run(plan_encoder_run(experiment_of("true"), "eeg", split, "leak", ()), place, lambda progress: None)
 
 
 def test_a_run_without_a_training_row_is_refused(place: WorkerContext) -> None:
     """A person whose recordings lack the modality, in a protocol of one person."""
     split = Split("loso", ("nobody/001",), (), ("subject1/001",))
     with pytest.raises(DataError, match="no training row has EEG"):
-        execute(encoder_run(experiment_of("true"), "eeg", split, "none", ()), place, lambda progress: None)
+        execute_run(plan_encoder_run(experiment_of("true"), "eeg", split, "none", ()), place, lambda progress: None)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -104,10 +104,10 @@ def test_half_precision_trains_and_leaves_the_clock_exact(place: WorkerContext, 
     experiment = override(experiment_of("true"), {"runtime.precision": precision, "train.encoders.eeg.epochs": 1})
     people = sorted(set(place.windows.ids["id"]))
     split = Split("subject_kfold", tuple(people[:20]), (), (people[-1],))
-    run = encoder_run(experiment, "eeg", split, "half", tuple(people[:2]))
-    prefix = execute(run, place, lambda progress: None)
+    run = plan_encoder_run(experiment, "eeg", split, "half", tuple(people[:2]))
+    prefix = execute_run(run, place, lambda progress: None)
     saved = load_checkpoint(place.results, prefix)
     assert saved.metrics["train_loss"] < 2 and all(torch.isfinite(t).all() for t in saved.weights.values())
-    times = place.results.read_json(f"{build_embedding_key(run.key, run.embed)}/times.json")
-    exact = load_model(saved).encoders["eeg"].times_s
+    times = place.results.read_json(f"{build_embedding_key(run.key, run.embedded_recordings)}/times.json")
+    exact = build_trained_model(saved).encoders["eeg"].times_s
     assert isinstance(exact, torch.Tensor) and torch.equal(torch.tensor(times), exact)

@@ -9,7 +9,7 @@ from torch import nn
 from eav_ray.config import MODALITIES, OptimConfig, RuntimeConfig
 from eav_ray.models.build import ClassifierOutput, FusionClassifier
 from eav_ray.models.fusion import SharedAttentionFusion
-from eav_ray.training.engine import alone, make_engine, summed_loss, weight_loss
+from eav_ray.training.engine import compute_loss_sum, compute_modality_weight_loss, make_engine, restrict_to_modality
 from eav_ray.training.loop import Batch, Engine
 
 pytestmark = [
@@ -100,17 +100,20 @@ def test_a_resumed_training_ends_with_the_very_same_weights(name: Any, stage: An
     train(whole, 0, 12)
     first = make(name, stage, dropout=0.3)
     train(first, 0, stop)
-    weights, moments = first.weights(), first.optimizer_state()
+    weights, moments = first.gather_weights(), first.optimizer_state()
     first.close()
     assert moments["step"] == stop
     again = module(0.3)
     again.load_state_dict(weights)
     second = make(name, stage, start=again, resume=moments)
-    assert {k: v.tolist() for k, v in second.weights().items()} == {k: v.tolist() for k, v in weights.items()}
+    assert {k: v.tolist() for k, v in second.gather_weights().items()} == {k: v.tolist() for k, v in weights.items()}
     train(second, stop, 10)
-    second.weights()  # of a checkpoint on the way
+    second.gather_weights()  # of a checkpoint on the way
     train(second, 10, 12)
-    for wanted, found in ((whole.weights(), second.weights()), (whole.optimizer_state(), second.optimizer_state())):
+    for wanted, found in (
+        (whole.gather_weights(), second.gather_weights()),
+        (whole.optimizer_state(), second.optimizer_state()),
+    ):
         assert wanted.keys() == found.keys()
         for key in wanted:
             assert torch.equal(wanted[key], found[key]), key
@@ -163,7 +166,7 @@ def test_the_weight_loss_counts_windows_by_their_class_and_does_not_sharpen_its_
         batch = Batch({}, present, torch.tensor([0]), torch.tensor([weight]), 1, 0, mixed)
         scores = torch.zeros(1, 2, requires_grad=True)
         weights = scores.softmax(1)
-        weight_loss(ClassifierOutput(torch.zeros(1, 2), logits, weights, weights), batch).backward()
+        compute_modality_weight_loss(ClassifierOutput(torch.zeros(1, 2), logits, weights, weights), batch).backward()
         assert scores.grad is not None
         return scores.grad[0]
 
@@ -177,8 +180,8 @@ def test_a_mixed_window_without_a_modality_adds_nothing_to_the_loss_of_it_alone(
     mixed = (torch.tensor([1, 0]), torch.ones(2), torch.full((2,), 0.3))
     batch = Batch({}, present, torch.tensor([0, 1]), torch.ones(2), 2, 0, mixed)
     logits = torch.full((2, 2), float("nan"))
-    assert summed_loss(logits, alone(batch, 1), 0.0) == 0
-    assert summed_loss(torch.randn(2, 2), alone(batch, 0), 0.0) > 0
+    assert compute_loss_sum(logits, restrict_to_modality(batch, 1), 0.0) == 0
+    assert compute_loss_sum(torch.randn(2, 2), restrict_to_modality(batch, 0), 0.0) > 0
 
 
 def test_the_weight_loss_is_least_where_weights_follow_who_is_right() -> None:
@@ -188,7 +191,7 @@ def test_the_weight_loss_is_least_where_weights_follow_who_is_right() -> None:
     batch = Batch({}, present, torch.tensor([0, 1]), torch.ones(2), 2, 0)
     scores = torch.zeros(2, 2, requires_grad=True)
     weights = scores.masked_fill(~present, float("-inf")).softmax(1)
-    weight_loss(ClassifierOutput(torch.zeros(2, 2), logits, weights, weights), batch).backward()
+    compute_modality_weight_loss(ClassifierOutput(torch.zeros(2, 2), logits, weights, weights), batch).backward()
     alone = torch.tensor([-nn.functional.cross_entropy(logits[m], batch.label_B, reduction="none")[0] for m in logits])
     assert scores.grad is not None
     torch.testing.assert_close(scores.grad[0], 0.5 - alone.softmax(0))
@@ -210,16 +213,16 @@ def test_bfloat16_leaves_weights_and_moments_in_single_precision(name: Any, stag
     runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1, precision="bf16")
     engine = make_engine(module(0.3), OPTIM, runtime, device=torch.device("cpu"))
     train(engine, 0, 3)
-    weights, moments = engine.weights(), engine.optimizer_state()
+    weights, moments = engine.gather_weights(), engine.optimizer_state()
     engine.close()
     whole = make_engine(module(0.3), OPTIM, runtime, device=torch.device("cpu"))
     train(whole, 0, 6)
-    assert any(not torch.equal(t, t.bfloat16().float()) for t in whole.weights().values())
+    assert any(not torch.equal(t, t.bfloat16().float()) for t in whole.gather_weights().values())
     again = module(0.3)
     again.load_state_dict(weights)
     second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=moments)
     losses = train(second, 3, 6)
-    assert all(torch.equal(t, second.weights()[n]) for n, t in whole.weights().items())
+    assert all(torch.equal(t, second.gather_weights()[n]) for n, t in whole.gather_weights().items())
     exact = make(name, stage, dropout=0.3)
     single = train(exact, 0, 6)[3:]
     assert losses != single and losses == pytest.approx(single, rel=0.05)
@@ -234,9 +237,9 @@ def test_optimizer_state_in_cpu_memory_trains_the_same(stage: Any, reference: li
     engine = make_engine(module(0.0), OPTIM, runtime, device=torch.device("cpu"))
     assert train(engine, 0, 20) == pytest.approx(reference[:20], abs=1e-6)
     again = module(0.0)
-    again.load_state_dict(engine.weights())
+    again.load_state_dict(engine.gather_weights())
     second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=engine.optimizer_state())
     assert train(engine, 20, STEPS) == train(second, 20, STEPS)
-    assert all(torch.equal(tensor, second.weights()[name]) for name, tensor in engine.weights().items())
+    assert all(torch.equal(tensor, second.gather_weights()[name]) for name, tensor in engine.gather_weights().items())
     engine.close()
     second.close()

@@ -18,7 +18,7 @@ from eav_ray.runtime.embed import _Embed
 from eav_ray.storage import Store
 from eav_ray.training.embeddings import EmbeddingSource, build_embedding_key, commit_embeddings
 from eav_ray.training.plan import Run
-from eav_ray.training.run import times_of
+from eav_ray.training.run import get_token_times
 from tests.training.test_resume import TRAIN, experiment, train, windows_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -48,7 +48,7 @@ def frozen(published: Path, engine: str = "torch", **optim: Any) -> Experiment:
 
 
 def run_of(e: Experiment, embed: tuple[str, ...] = TRAIN) -> Run:
-    return Run("encoder", e, Split("within", SEEN, REST, ()), "data", embed=embed)
+    return Run("encoder", e, Split("within", SEEN, REST, ()), "data", embedded_recordings=embed)
 
 
 def embed(run: Run, stored: tuple[Path, WindowCache], results: Path) -> None:
@@ -56,9 +56,9 @@ def embed(run: Run, stored: tuple[Path, WindowCache], results: Path) -> None:
     shards, windows = stored
     here = {"store.results": str(results), "store.cache": str(results / "cache")}
     mine, index = replace(run, experiment=override(run.experiment, here)), read_index(Store(shards))
-    actor = _Embed(mine, run.features, str(shards), index, DataShapes(30, 5))
+    actor = _Embed(mine, run.features_prefix, str(shards), index, DataShapes(30, 5))
     assert actor({"file": np.array([index.shards[0].file])})["windows"].tolist() == [8]
-    commit_embeddings(Store(results), run.features, times_of(actor._model))
+    commit_embeddings(Store(results), run.features_prefix, get_token_times(actor._model))
     assert len(windows) == 7
 
 
@@ -68,7 +68,7 @@ def test_a_head_on_features_ends_where_a_head_on_the_frozen_encoder_does(
 ) -> None:
     """fp32, ten steps, embeddings and weights within 1e-5; every other tensor is the published one."""
     run, (_, windows) = run_of(frozen(published, engine)), stored
-    assert run.features and not run_of(override(run.experiment, {"model.audio.weights": ""})).features
+    assert run.features_prefix and not run_of(override(run.experiment, {"model.audio.weights": ""})).features_prefix
     embed(run, stored, tmp_path / "once")
     found = train(windows, tmp_path / "once", engine, run=run)
     resumed = tmp_path / "resumed"
@@ -86,27 +86,27 @@ def test_a_head_on_features_ends_where_a_head_on_the_frozen_encoder_does(
         assert name.startswith("heads.") or torch.equal(found[name], tensor), name
     fresh = Classifier(run.experiment, DataShapes(30, 5))
     fresh.load_state_dict(found)
-    keys = {"audio": build_embedding_key(key, run.embed)}
+    keys = {"audio": build_embedding_key(key, run.embedded_recordings)}
     once, whole = (EmbeddingSource(Store(tmp_path / place), keys, windows) for place in ("once", "whole"))
     assert torch.equal(once.times_s["audio"], whole.times_s["audio"])
-    rows = windows.find_rows(run.embed)
+    rows = windows.find_rows(run.embedded_recordings)
     for name, tensor in whole.get(rows).items():
         torch.testing.assert_close(once.get(rows)[name].float(), tensor.float(), rtol=1e-5, atol=1e-5)
 
 
 def test_features_are_of_the_data_and_the_weights_and_of_nobody_trained_on(published: Path, tmp_path: Path) -> None:
     one = run_of(frozen(published))
-    assert one.features.startswith("features/audio-")
+    assert one.features_prefix.startswith("features/audio-")
     same = [replace(one, split=Split("within", TRAIN[:3], (), ())), replace(one, embed=SEEN)]
     same += [run_of(frozen(published, lr=1e-2, epochs=9)), run_of(override(one.experiment, {"seed": 3}))]
-    assert {run.features for run in same} == {one.features} and same[0].key != one.key
+    assert {run.features_prefix for run in same} == {one.features_prefix} and same[0].key != one.key
     (tmp_path / "model.safetensors").write_bytes(b"others")
     others = [replace(one, data="other"), run_of(override(one.experiment, {"model.audio.max_length": 1024}))]
     others += [run_of(override(one.experiment, {"runtime.precision": "bf16"})), run_of(frozen(tmp_path))]
-    assert len({one.features, *(run.features for run in others)}) == 5
+    assert len({one.features_prefix, *(run.features_prefix for run in others)}) == 5
 
 
 @pytest.mark.parametrize("change", [{"encoder_lr": 0.1}, {"mixup": 0.2}])
 def test_what_changes_from_epoch_to_epoch_is_computed_in_each(published: Path, change: dict[str, float]) -> None:
-    assert not run_of(frozen(published, **change)).features
-    assert not run_of(override(frozen(published), {"model.audio.mask_bands": 8})).features
+    assert not run_of(frozen(published, **change)).features_prefix
+    assert not run_of(override(frozen(published), {"model.audio.mask_bands": 8})).features_prefix

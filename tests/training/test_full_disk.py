@@ -16,7 +16,7 @@ from eav_ray.errors import DataError
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.plan import Run
-from eav_ray.training.run import WorkerContext, execute
+from eav_ray.training.run import WorkerContext, execute_run
 from tests.conftest import CHAOS
 from tests.training.test_resume import TRAIN, experiment, windows_in
 
@@ -45,7 +45,9 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: WindowCa
     """Disks from one that holds nothing to one that is nearly large enough."""
     run = Run("joint", override(experiment("torch"), {"train.keep": 3}), Split("within", TRAIN, (), ()), "data")
     ample = Store(tmp_path / "ample")
-    whole = ckpt.load(ample, execute(run, WorkerContext(windows, ample, torch.device("cpu")), lambda progress: None))
+    whole = ckpt.read_checkpoint(
+        ample, execute_run(run, WorkerContext(windows, ample, torch.device("cpu")), lambda progress: None)
+    )
     # Weights and moments of three checkpoints lie there at once, and the last, of weights alone.
     most = 4 * 3 * sum(len(ample.read(n)) for n in ample.list_files("runs")) // 1024
     outcomes = set()
@@ -55,19 +57,19 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: WindowCa
             store = Store(disk / "results")
             place = WorkerContext(windows, store, torch.device("cpu"))
             try:
-                execute(run, place, lambda progress: None)
+                execute_run(run, place, lambda progress: None)
                 outcomes.add("finished")
             except DataError as error:
                 assert "No space left on device" in str(error) and "\n" not in str(error)
                 outcomes.add("full")
-            found, damaged = ckpt.latest(store, run.key)
+            found, damaged = ckpt.find_latest_checkpoint(store, run.key)
             assert damaged == []
             # What there is goes on, elsewhere, to the very same end.
             moved = Store(tmp_path / f"moved-{number}")
             for name in store.list_files("runs"):
                 moved.write(name, store.read(name))
             outcomes.add("saved" if found else "nothing")
-        prefix = execute(run, WorkerContext(windows, moved, torch.device("cpu")), lambda progress: None)
-        ended = ckpt.load(moved, prefix)
+        prefix = execute_run(run, WorkerContext(windows, moved, torch.device("cpu")), lambda progress: None)
+        ended = ckpt.read_checkpoint(moved, prefix)
         assert all(torch.equal(tensor, ended.weights[name]) for name, tensor in whole.weights.items())
     assert outcomes == {"full", "finished", "saved", "nothing"}

@@ -18,7 +18,7 @@ from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import saving
 from eav_ray.training.plan import Run
-from eav_ray.training.run import WorkerContext, execute
+from eav_ray.training.run import WorkerContext, execute_run
 from tests.conftest import CHAOS
 from tests.training.conftest import leave
 from tests.training.test_resume import TRAIN, experiment, windows_in
@@ -35,7 +35,7 @@ def the_run(engine: str) -> Run:
 
 def rank(number: int, folder: str, engine: str, attempt: int, steps: int, victims: tuple[int, ...]) -> None:
     """Train, and kill this process, if it is a victim, after so many steps of this attempt."""
-    saving.WATCH_S = 0.0
+    saving.STOP_POLL_S = 0.0
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/group-{attempt}",
@@ -56,7 +56,7 @@ def rank(number: int, folder: str, engine: str, attempt: int, steps: int, victim
     place = WorkerContext(
         windows_in(Path(folder, f"rank-{number}")), Store(Path(folder, "results")), torch.device("cpu")
     )
-    execute(the_run(engine), place, lambda progress: None, ends)
+    execute_run(the_run(engine), place, lambda progress: None, ends)
     leave()
 
 
@@ -94,14 +94,14 @@ def test_killed_ranks_end_bit_identical(engine: str, tmp_path: Path) -> None:
         steps = int(rng.integers(1, max(2, min(room, 2 * EPOCHS * 4 // KILLS + EVERY))))
         victims = ((0,), (1,), (0, 1))[attempt % 3]
         start(killed, engine, attempt, steps, victims)
-        found, _ = ckpt.latest(store, run.key)
+        found, _ = ckpt.find_latest_checkpoint(store, run.key)
         now = 0 if found is None else 4 * found[1].position.epoch + found[1].position.step
         lost.append(position + steps - now)
         position = now
     # One interval, and the one that was being written when the end came.
     assert all(0 <= steps <= 2 * EVERY for steps in lost), lost
     start(killed, engine, KILLS, 0, ())
-    (a, _), (b, _) = (ckpt.latest(Store(folder / "results"), run.key) for folder in (whole, killed))
+    (a, _), (b, _) = (ckpt.find_latest_checkpoint(Store(folder / "results"), run.key) for folder in (whole, killed))
     assert a and b and a[1].finished and b[1].finished
     assert a[1].weights.keys() == b[1].weights.keys()
     for name, tensor in a[1].weights.items():

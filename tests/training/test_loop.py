@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from eav_ray.config import OptimConfig
 from eav_ray.models.build import ClassifierOutput
-from eav_ray.training.engine import mixup, summed_loss
-from eav_ray.training.loop import Batch, Metrics, Position, fit, parameter_groups, schedule
-from eav_ray.training.run import class_weights
-from eav_ray.training.source import Labels, Loader, plain_batches
+from eav_ray.training.engine import compute_loss_sum, mixup
+from eav_ray.training.loop import Batch, Metrics, Position, build_parameter_groups, fit, make_lr_schedule
+from eav_ray.training.run import compute_class_weights
+from eav_ray.training.source import BatchLoader, WindowLabels, make_inference_batches
 
 N = 53  # a ragged last batch for every batch size below
 NAMES = ["audio", "eeg", "video"]
@@ -32,17 +32,17 @@ class Rows:
     def get(self, rows: np.ndarray) -> dict[str, Tensor]:
         return {"row": torch.from_numpy(np.asarray(rows))}
 
-    def present(self, rows: np.ndarray) -> np.ndarray:
+    def get_presence(self, rows: np.ndarray) -> np.ndarray:
         return self._present[rows]
 
 
 SOURCE = Rows()
-LABELS = Labels(np.arange(N) % 5, np.arange(N, dtype=np.int64) * 7919)
+LABELS = WindowLabels(np.arange(N) % 5, np.arange(N, dtype=np.int64) * 7919)
 ROWS = np.arange(N)[::2]  # 27 training rows
 
 
-def loader(*, batch: int = 6, rank: int = 0, world: int = 1, seed: int = 0, dropout: float = 0.0) -> Loader:
-    return Loader(SOURCE, LABELS, ROWS, seed, batch, dropout, rank, world)
+def loader(*, batch: int = 6, rank: int = 0, world: int = 1, seed: int = 0, dropout: float = 0.0) -> BatchLoader:
+    return BatchLoader(SOURCE, LABELS, ROWS, seed, batch, dropout, rank, world)
 
 
 class Recorder:
@@ -61,7 +61,7 @@ class Recorder:
     def predict(self, batch: Batch) -> ClassifierOutput:
         raise NotImplementedError
 
-    def weights(self) -> dict[str, Tensor]:
+    def gather_weights(self) -> dict[str, Tensor]:
         return {}
 
     def optimizer_state(self) -> dict[str, Tensor]:
@@ -82,15 +82,15 @@ def real(batch: Batch) -> list[int]:
     return batch.inputs["row"][batch.weight_B > 0].tolist()
 
 
-def run(engine: Recorder, of: Loader, start: Position, stop: Position) -> list[tuple[Position, Metrics]]:
+def run(engine: Recorder, of: BatchLoader, start: Position, stop: Position) -> list[tuple[Position, Metrics]]:
     reports: list[tuple[Position, Metrics]] = []
     fit(
         engine,
         start=start,
         stop=stop,
-        lr=schedule(OptimConfig(epochs=3), of.steps),
+        lr=make_lr_schedule(OptimConfig(epochs=3), of.steps_per_epoch),
         batches=of.batches,
-        report=lambda position, metrics: reports.append((position, metrics)),
+        on_epoch_end=lambda position, metrics: reports.append((position, metrics)),
     )
     return reports
 
@@ -117,7 +117,7 @@ def test_the_global_batch_of_a_step_is_the_same_for_every_world_size(world: int)
     for step, whole in enumerate(alone):
         parts = [r[step] for r in ranks]
         assert sorted(row for p in parts for row in real(p)) == sorted(real(whole))
-        assert {p.count for p in parts} == {whole.count} == {len(real(whole))}
+        assert {p.global_count for p in parts} == {whole.global_count} == {len(real(whole))}
         assert {p.seed for p in parts} == {whole.seed}
         present = dict(zip(real(whole), whole.present_BM.tolist(), strict=True))
         for part in parts:
@@ -128,7 +128,7 @@ def test_the_global_batch_of_a_step_is_the_same_for_every_world_size(world: int)
 
 def test_a_rank_without_rows_still_steps() -> None:
     last = [list(loader(batch=13, rank=r, world=3).batches(Position(0, 0)))[-1] for r in range(3)]
-    assert [b.count for b in last] == [1, 1, 1]
+    assert [b.global_count for b in last] == [1, 1, 1]
     assert [b.weight_B.tolist() for b in last] == [[1.0], [0.0], [0.0]]
     assert [len(b.inputs["row"]) for b in last] == [1, 1, 1]
 
@@ -139,8 +139,8 @@ def test_resuming_inside_an_epoch_gives_the_batches_that_were_left(step: int) ->
     whole, rest = Recorder(), Recorder()
     run(whole, of, Position(0, 0), Position(3, 0))
     run(rest, of, Position(1, step), Position(3, 0))
-    left = whole.batches[of.steps + step :]
-    assert whole.rates[of.steps + step :] == rest.rates
+    left = whole.batches[of.steps_per_epoch + step :]
+    assert whole.rates[of.steps_per_epoch + step :] == rest.rates
     assert len(left) == len(rest.batches)
     for one, other in zip(left, rest.batches, strict=True):
         assert torch.equal(one.inputs["row"], other.inputs["row"])
@@ -152,7 +152,7 @@ def test_resuming_inside_an_epoch_gives_the_batches_that_were_left(step: int) ->
 @pytest.mark.parametrize("worlds", [(2, 1, 2), (1, 3, 2)])
 def test_a_world_that_changes_inside_an_epoch_sees_each_window_once(worlds: tuple[int, ...]) -> None:
     seen: list[int] = []
-    cuts = [0, 2, 4, loader().steps]
+    cuts = [0, 2, 4, loader().steps_per_epoch]
     for world, first, end in zip(worlds, cuts, cuts[1:], strict=False):
         for rank in range(world):
             batches = list(loader(rank=rank, world=world).batches(Position(0, first)))[: end - first]
@@ -190,7 +190,7 @@ def test_modality_dropout_hides_at_its_rate_but_never_all_and_adds_nothing(dropo
     kept, there = 0, 0
     for epoch in range(40):
         for row, present in hidden(0, epoch, dropout=dropout).items():
-            had = SOURCE.present(np.array([row]))[0]
+            had = SOURCE.get_presence(np.array([row]))[0]
             assert any(present)
             assert not (np.array(present) & ~had).any()
             if had.sum() == 3:
@@ -201,22 +201,22 @@ def test_modality_dropout_hides_at_its_rate_but_never_all_and_adds_nothing(dropo
 
 
 def test_without_modality_dropout_nothing_is_hidden() -> None:
-    assert all(p == SOURCE.present(np.array([r]))[0].tolist() for r, p in hidden(0, 0, dropout=0.0).items())
+    assert all(p == SOURCE.get_presence(np.array([r]))[0].tolist() for r, p in hidden(0, 0, dropout=0.0).items())
 
 
 def test_prediction_takes_every_row_once_and_in_order() -> None:
-    parts = list(plain_batches(SOURCE, LABELS, ROWS, 10))
+    parts = list(make_inference_batches(SOURCE, LABELS, ROWS, 10))
     assert np.concatenate([rows for rows, _ in parts]).tolist() == ROWS.tolist()
     for rows, batch in parts:
         assert batch.inputs["row"].tolist() == rows.tolist()
-        assert (batch.weight_B == 1).all() and batch.count == len(rows)
+        assert (batch.weight_B == 1).all() and batch.global_count == len(rows)
         assert batch.label_B.tolist() == (rows % 5).tolist()
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (10, 7), (3, 100)])
 def test_the_learning_rate_warms_up_to_its_peak_and_ends_near_zero(warmup: float, epochs: int, steps: int) -> None:
-    lr = schedule(OptimConfig(lr=2.0, epochs=epochs, warmup=warmup), steps)
+    lr = make_lr_schedule(OptimConfig(lr=2.0, epochs=epochs, warmup=warmup), steps)
     rates = [lr(Position(e, s)) for e in range(epochs) for s in range(steps)]
     top = int(np.argmax(rates))
     assert rates[top] == pytest.approx(2.0)
@@ -230,7 +230,7 @@ def test_the_learning_rate_warms_up_to_its_peak_and_ends_near_zero(warmup: float
 
 def test_the_warm_up_is_a_straight_line_and_the_decay_is_torchs_cosine() -> None:
     optim = OptimConfig(lr=1.0, epochs=10, warmup=0.2)
-    lr = schedule(optim, 10)
+    lr = make_lr_schedule(optim, 10)
     rates = [lr(Position(e, s)) for e in range(10) for s in range(10)]
     np.testing.assert_allclose(rates[:20], np.arange(1, 21) / 20)
     stepper = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -251,14 +251,14 @@ def test_loss_and_gradient_are_the_mean_over_the_global_batch_however_it_is_spli
 
     def shares(of: int) -> list[tuple[Tensor, Batch]]:
         batches = [list(loader(rank=r, world=of).batches(Position(0, 0)))[-1] for r in range(of)]
-        return [(summed_loss(linear(b.inputs["row"][:, None] / N), b, smoothing), b) for b in batches]
+        return [(compute_loss_sum(linear(b.inputs["row"][:, None] / N), b, smoothing), b) for b in batches]
 
     rows = real(shares(1)[0][1])
     inputs, labels = torch.tensor(rows)[:, None] / N, torch.tensor(LABELS.label[rows])
     expected = nn.functional.cross_entropy(linear(inputs), labels, label_smoothing=smoothing)
     parts = shares(world)
     # As the engines do it: each rank's sum, times world over count, averaged over ranks.
-    mean = torch.stack([total * world / b.count for total, b in parts]).mean()
+    mean = torch.stack([total * world / b.global_count for total, b in parts]).mean()
     torch.testing.assert_close(mean, expected)
     for found, wanted in zip(*(torch.autograd.grad(x, linear.parameters()) for x in (mean, expected)), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
@@ -267,13 +267,13 @@ def test_loss_and_gradient_are_the_mean_over_the_global_batch_however_it_is_spli
 def test_rows_that_only_fill_up_do_not_count() -> None:
     batch = list(loader(batch=13, world=3, rank=0).batches(Position(0, 0)))[-1]
     logits = torch.randn(1, 5, requires_grad=True)
-    summed_loss(logits, replace(batch, weight_B=torch.zeros(1)), 0.0).backward()
+    compute_loss_sum(logits, replace(batch, weight_B=torch.zeros(1)), 0.0).backward()
     assert logits.grad is not None and not logits.grad.any()
 
 
 def test_biases_and_norms_do_not_decay() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    decayed, kept = parameter_groups(module.named_parameters(), OptimConfig(weight_decay=0.1))
+    decayed, kept = build_parameter_groups(module.named_parameters(), OptimConfig(weight_decay=0.1))
     assert [p.shape for p in decayed["params"]] == [(4, 3)] and decayed["weight_decay"] == 0.1
     assert [p.shape for p in kept["params"]] == [(4,)] * 3 and kept["weight_decay"] == 0.0
 
@@ -281,14 +281,14 @@ def test_biases_and_norms_do_not_decay() -> None:
 def test_encoders_may_learn_more_slowly_and_what_is_frozen_is_in_no_group() -> None:
     module = nn.ModuleDict({"encoders": nn.Linear(3, 4), "heads": nn.Linear(4, 2), "other": nn.Linear(1, 1)})
     module["other"].requires_grad_(False)
-    groups = parameter_groups(module.named_parameters(), OptimConfig(weight_decay=0.1, encoder_lr_scale=0.2))
+    groups = build_parameter_groups(module.named_parameters(), OptimConfig(weight_decay=0.1, encoder_lr_scale=0.2))
     found = {(g["scale"], g["weight_decay"]): [tuple(p.shape) for p in g["params"]] for g in groups}
     assert found == {(0.2, 0.1): [(4, 3)], (0.2, 0.0): [(4,)], (1.0, 0.1): [(2, 4)], (1.0, 0.0): [(2,)]}
 
 
 def test_a_schedule_begins_at_its_phase() -> None:
     optim = OptimConfig(lr=1.0, epochs=3, warmup=0.2)
-    early, late = schedule(optim, 10), schedule(optim, 10, first=4)
+    early, late = make_lr_schedule(optim, 10), make_lr_schedule(optim, 10, first_epoch=4)
     assert [late(Position(e + 4, s)) for e in range(3) for s in range(10)] == [
         early(Position(e, s)) for e in range(3) for s in range(10)
     ]
@@ -297,7 +297,7 @@ def test_a_schedule_begins_at_its_phase() -> None:
 @pytest.mark.parametrize("world", [1, 2])
 def test_class_weights_balance_the_classes_and_keep_the_mean(world: int) -> None:
     labels = LABELS.label[ROWS]
-    weight = class_weights(labels, 6)
+    weight = compute_class_weights(labels, 6)
     counts = np.bincount(labels, minlength=6)
     assert counts[5] == 0 and weight[5] == 0
     np.testing.assert_allclose((weight * counts)[:5], len(labels) / 5, rtol=1e-6)
@@ -324,8 +324,8 @@ def mixable(n: int = 8) -> Batch:
 def test_mixup_mixes_windows_of_one_kind_and_remembers_their_labels() -> None:
     batch = mixable()
     mixed = mixup(batch, 1.0, 0)
-    assert mixed.mixed is not None
-    other, _, share = mixed.mixed
+    assert mixed.mixup_targets is not None
+    other, _, share = mixed.mixup_targets
     assert sorted(other.tolist()) == list(range(8))
     for row in range(8):
         same = bool((batch.present_BM[row] == batch.present_BM[other[row]]).all())
@@ -341,12 +341,12 @@ def test_mixup_mixes_windows_of_one_kind_and_remembers_their_labels() -> None:
 
 def test_the_loss_of_mixed_windows_is_that_of_soft_labels() -> None:
     mixed = mixup(mixable(), 1.0, 0)
-    assert mixed.mixed is not None
-    other, _, share = mixed.mixed
+    assert mixed.mixup_targets is not None
+    other, _, share = mixed.mixup_targets
     logits = torch.randn(8, 8)
     soft = share[:, None] * torch.eye(8)[mixed.label_B] + (1 - share[:, None]) * torch.eye(8)[other]
     torch.testing.assert_close(
-        summed_loss(logits, mixed, 0.0), nn.functional.cross_entropy(logits, soft, reduction="sum")
+        compute_loss_sum(logits, mixed, 0.0), nn.functional.cross_entropy(logits, soft, reduction="sum")
     )
 
 
@@ -354,18 +354,18 @@ def test_each_label_of_a_mixed_window_has_the_weight_of_its_own_class() -> None:
     batch = mixable()
     batch.weight_B[:] = torch.arange(1.0, 9.0)
     mixed = mixup(batch, 1.0, 0)
-    assert mixed.mixed is not None
-    other, weight, share = mixed.mixed
+    assert mixed.mixup_targets is not None
+    other, weight, share = mixed.mixup_targets
     assert torch.equal(weight, batch.weight_B[other])
     logits = torch.zeros(8, 8)  # each cross-entropy is log 8
     total = (share * batch.weight_B + (1 - share) * batch.weight_B[other]).sum() * np.log(8)
-    torch.testing.assert_close(summed_loss(logits, mixed, 0.0), total)
+    torch.testing.assert_close(compute_loss_sum(logits, mixed, 0.0), total)
 
 
 def test_windows_of_weight_nothing_are_not_mixed_in() -> None:
     batch = mixable()
     batch.weight_B[1:4] = 0
     mixed = mixup(batch, 1.0, 0)
-    assert mixed.mixed is not None
-    other, _, share = mixed.mixed
+    assert mixed.mixup_targets is not None
+    other, _, share = mixed.mixup_targets
     assert (share[torch.isin(other, torch.tensor([1, 2, 3]))] == 1).all()

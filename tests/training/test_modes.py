@@ -12,7 +12,7 @@ from eav_ray.data.split import Split
 from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Batch
-from eav_ray.training.plan import Run, encoder_run, fusion_run, joint_run
+from eav_ray.training.plan import Run, plan_encoder_run, plan_fusion_run, plan_joint_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 SPLIT = Split("within", ("subject1/001",), (), ())
@@ -69,7 +69,7 @@ def test_both_engines_scale_the_learning_rate_of_encoders(name: Any, stage: Any)
     runtime = replace(e.runtime, engine=name, zero_stage=stage)
     engine = make_engine(module, e.optim, runtime, device=torch.device("cpu"))
     engine.train_step(batch(e), 1e-2)
-    moved = {k for k, v in engine.weights().items() if not torch.equal(v, before[k])}
+    moved = {k for k, v in engine.gather_weights().items() if not torch.equal(v, before[k])}
     engine.close()
     assert moved and not any(k.startswith("encoders.") for k in moved)
     assert any(k.startswith("fusion.") for k in moved) and any(k.startswith("heads.") for k in moved)
@@ -77,27 +77,27 @@ def test_both_engines_scale_the_learning_rate_of_encoders(name: Any, stage: Any)
 
 def test_without_published_weights_there_is_no_frozen_phase(tmp_path: Path) -> None:
     e = experiment(**{"train.encoders.audio.frozen_epochs": 4, "train.encoders.audio.epochs": 3})
-    fresh = encoder_run(e, "audio", SPLIT, "data", ())
-    assert fresh.epochs == 3 and [p.frozen for p in fresh.phases] == [False]
+    fresh = plan_encoder_run(e, "audio", SPLIT, "data", ())
+    assert fresh.epochs == 3 and [p.encoders_frozen for p in fresh.phases] == [False]
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"one")
     started = override(e, {"model.audio.weights": str(tmp_path)})
-    run = encoder_run(started, "audio", SPLIT, "data", ())
+    run = plan_encoder_run(started, "audio", SPLIT, "data", ())
     assert run.epochs == 7
-    assert [(p.first, p.last, p.frozen, p.optim.lr) for p in run.phases] == [
+    assert [(p.first_epoch, p.end_epoch, p.encoders_frozen, p.optim.lr) for p in run.phases] == [
         (0, 4, True, 5e-4),
         (4, 7, False, e.train.encoders.audio.lr),
     ]
     before = run.key
     assert before != fresh.key
     file.write_bytes(b"other weights")
-    assert encoder_run(started, "audio", SPLIT, "data", ()).key != before
+    assert plan_encoder_run(started, "audio", SPLIT, "data", ()).key != before
 
 
 def test_the_last_part_of_staged_then_joint_starts_from_the_fusion() -> None:
     e = experiment(**{"train.mode": "staged_then_joint", "train.joint.epochs": 2})
-    fusion, joint = fusion_run(e, SPLIT, "data", ()), joint_run(e, SPLIT, "data", ())
-    assert joint.needs == (fusion.key,) and set(fusion.needs) == set(fusion.encoders.values())
+    fusion, joint = plan_fusion_run(e, SPLIT, "data", ()), plan_joint_run(e, SPLIT, "data", ())
+    assert joint.dependencies == (fusion.key,) and set(fusion.dependencies) == set(fusion.encoder_keys.values())
     assert joint.optim == e.train.joint and joint.epochs == 2
     assert joint.key != Run("joint", e, SPLIT, "data").key
 

@@ -14,7 +14,7 @@ from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.training import precision
 from eav_ray.training.engine import make_engine
 from eav_ray.training.loop import Batch, Engine
-from eav_ray.training.plan import encoder_run
+from eav_ray.training.plan import plan_encoder_run
 from tests.training.test_engine import OPTIM, STEPS, batch, engines, module, reference, train
 
 __all__ = ["reference"]  # a fixture
@@ -32,7 +32,7 @@ def make(name: Any, stage: Any, *, dropout: float = 0.0, micro_batch: int = 0, o
 
 
 def state(engine: Engine) -> dict[str, torch.Tensor]:
-    return engine.weights() | engine.optimizer_state()
+    return engine.gather_weights() | engine.optimizer_state()
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
@@ -96,7 +96,7 @@ def test_a_training_in_float16_resumes_bit_for_bit(
     monkeypatch.setattr(precision, "GROWTH_INTERVAL", 4)
     whole = make(name, stage, dropout=0.3)
     train(whole, 0, stop)
-    weights, moments = whole.weights(), whole.optimizer_state()
+    weights, moments = whole.gather_weights(), whole.optimizer_state()
     again = module(0.3)
     again.load_state_dict(weights)
     monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**16)
@@ -160,18 +160,18 @@ def test_batch_statistics_stay_finite_where_the_forward_pass_does_not() -> None:
         )
 
     step(1)
-    before = engine.weights()
+    before = engine.gather_weights()
     step(1e6)
-    assert not changed(before, engine.weights())
+    assert not changed(before, engine.gather_weights())
     step(1)
-    assert any("running" in key for key in changed(before, engine.weights()))
+    assert any("running" in key for key in changed(before, engine.gather_weights()))
     engine.close()
 
 
 def test_precision_is_part_of_the_key_of_a_run() -> None:
     split = Split("within", ("1",), (), ())
     keys = {
-        encoder_run(override(Experiment(), {"runtime.precision": p}), "eeg", split, "data", ()).key
+        plan_encoder_run(override(Experiment(), {"runtime.precision": p}), "eeg", split, "data", ()).key
         for p in ("fp32", "bf16", "fp16")
     }
     assert len(keys) == 3

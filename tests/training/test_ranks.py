@@ -80,7 +80,7 @@ def train(engine: Engine, first: int, end: int) -> list[float]:
         )
         if engine.world_size > 1:
             dist.all_reduce(total)
-        losses.append(total.item() / made.count)
+        losses.append(total.item() / made.global_count)
     return losses
 
 
@@ -91,20 +91,20 @@ def overflow_on_one(kind: tuple[str, int, int], number: int) -> tuple[list[float
     steady.close()
     made = make(kind, 0.3, computed_in="fp16")
     train(made, 0, 5)
-    before = made.weights() | made.optimizer_state()
+    before = made.gather_weights() | made.optimizer_state()
     bad = share(whole(5), number, made.world_size)
     if number == 1:
         bad = replace(
             bad, inputs={n: x.masked_fill(x != 0, 1e30) if "tokens" in n else x for n, x in bad.inputs.items()}
         )
     made.train_step(bad, 1e-2)
-    after = made.weights() | made.optimizer_state()
+    after = made.gather_weights() | made.optimizer_state()
     assert {n for n in before if not torch.equal(before[n], after[n])} == {"scale", "scale_good_steps"}, kind
     assert after["scale"] == before["scale"] / 2 and after["scale_good_steps"] == 0, kind
-    again = make(kind, 0.3, made.weights(), "fp16", resume=made.optimizer_state())
+    again = make(kind, 0.3, made.gather_weights(), "fp16", resume=made.optimizer_state())
     train(made, 6, 12)
     train(again, 6, 12)
-    weights, found = made.weights(), again.weights()
+    weights, found = made.gather_weights(), again.gather_weights()
     assert all(torch.equal(weights[n], found[n]) for n in weights), kind
     made.close()
     again.close()
@@ -116,9 +116,12 @@ def go_on(kind: tuple[str, int, int]) -> None:
     without, first = make(kind, 0.3), make(kind, 0.3)
     train(without, 0, STOP + 5)
     train(first, 0, STOP)
-    again = make(kind, 0.3, first.weights(), resume=first.optimizer_state())
+    again = make(kind, 0.3, first.gather_weights(), resume=first.optimizer_state())
     train(again, STOP, STOP + 5)
-    for wanted, found in ((without.weights(), again.weights()), (without.optimizer_state(), again.optimizer_state())):
+    for wanted, found in (
+        (without.gather_weights(), again.gather_weights()),
+        (without.optimizer_state(), again.optimizer_state()),
+    ):
         assert wanted.keys() == found.keys()
         for name in wanted:
             assert torch.equal(wanted[name], found[name]), (kind, name)
@@ -128,7 +131,7 @@ def go_on(kind: tuple[str, int, int]) -> None:
 
 def join(number: int, folder: str, size: int) -> None:
     torch.set_num_threads(1)  # all ranks may have as few as two cores together
-    engines.PERSISTENT = 0  # ZeRO 3 splits every parameter, one of five elements over two ranks too
+    engines.PERSISTENCE_THRESHOLD = 0  # ZeRO 3 splits every parameter, one of five elements over two ranks too
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/group", rank=number, world_size=size, timeout=timedelta(seconds=120)
     )
@@ -154,7 +157,7 @@ def rank(number: int, folder: str, size: int) -> None:
     for kind in KINDS:
         made = make(kind, 0.0)
         losses["-".join(map(str, kind))] = train(made, 0, STEPS)
-        saved[kind] = made.weights()
+        saved[kind] = made.gather_weights()
         made.close()
         go_on(kind)
         half = "-".join(map(str, (*kind, "fp16")))

@@ -20,8 +20,8 @@ from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import saving
 from eav_ray.training.loop import Position
-from eav_ray.training.plan import Progress, Run, calibration_run
-from eav_ray.training.run import WorkerContext, execute
+from eav_ray.training.plan import Progress, Run, plan_adaptation_run
+from eav_ray.training.run import WorkerContext, execute_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 TRAIN = tuple(f"subject1/{k:03d}" for k in range(7))
@@ -88,19 +88,19 @@ def train(
 
         def report(progress: Progress, epoch: int | None = epoch) -> None:
             if told is not None:
-                told.update(progress.damaged)
+                told.update(progress.damaged_checkpoints)
             if progress.epoch == epoch:
                 raise Killed
 
         try:
-            prefix = execute(run, place, report)
+            prefix = execute_run(run, place, report)
         except Killed:
             if epoch == stop:
-                (found, _) = ckpt.latest(place.results, run.key)
+                (found, _) = ckpt.find_latest_checkpoint(place.results, run.key)
                 assert found is not None
                 return found[1].weights
             continue
-        return ckpt.load(place.results, prefix).weights
+        return ckpt.read_checkpoint(place.results, prefix).weights
     raise AssertionError("the run was never left to finish")
 
 
@@ -140,18 +140,20 @@ def test_a_calibration_moves_heads_and_fusion_and_keeps_the_encoders(windows: Wi
     store = Store(tmp_path / "results")
     place = WorkerContext(windows, store, torch.device("cpu"))
     e = override(experiment("torch"), {"train.calibration.batch": 4, "train.calibration.epochs": 2})
-    base = execute(Run("joint", e, Split("within", TRAIN[:5], (), ()), "data"), place, lambda progress: None)
+    base = execute_run(Run("joint", e, Split("within", TRAIN[:5], (), ()), "data"), place, lambda progress: None)
     path = f"{store}/{base}"
     chosen = Split("calibrated", TRAIN[5:6], (), TRAIN[6:])
     commit = sha256(store.read(f"{base}/COMMIT"))
-    run = calibration_run(e, chosen, "data", path, commit)
-    assert run.needs == () and run.phases[0].frozen and run.epochs == 2
-    before, after = (ckpt.load(store, p).weights for p in (base, execute(run, place, lambda progress: None)))
+    run = plan_adaptation_run(e, chosen, "data", path, commit)
+    assert run.dependencies == () and run.phases[0].encoders_frozen and run.epochs == 2
+    before, after = (
+        ckpt.read_checkpoint(store, p).weights for p in (base, execute_run(run, place, lambda progress: None))
+    )
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert moved and not any(name.startswith(("encoders.", "normalise.")) for name in moved)
     assert any(name.startswith("fusion.") for name in moved) and any(name.startswith("heads.") for name in moved)
     with pytest.raises(DataError, match="has changed since"):
-        execute(calibration_run(e, chosen, "data", path, "0" * 64), place, lambda progress: None)
+        execute_run(plan_adaptation_run(e, chosen, "data", path, "0" * 64), place, lambda progress: None)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(windows: WindowCache, tmp_path: Path) -> None:
@@ -174,7 +176,7 @@ def train_until_killed(windows: WindowCache, folder: Path) -> None:
     def report(progress: Progress) -> None:
         assert progress.epoch < 2, "killed"
 
-    execute(run, place, report)
+    execute_run(run, place, report)
 
 
 def test_rows_outside_of_what_a_place_may_see_do_not_exist(windows: WindowCache) -> None:
@@ -221,13 +223,13 @@ def test_a_run_that_ends_at_any_step_goes_on_bit_identical(
             return ""
 
         with pytest.raises(Killed):
-            execute(run, place, lambda progress: None, partial(ends, [steps]))
-        found, _ = ckpt.latest(place.results, run.key)
+            execute_run(run, place, lambda progress: None, partial(ends, [steps]))
+        found, _ = ckpt.find_latest_checkpoint(place.results, run.key)
         seen.append(found and found[1].position)
     assert seen == [None, Position(0, 3), Position(0, 3), Position(1, 2), Position(2, 4)]
-    saved = ckpt.load(place.results, execute(run, place, lambda progress: None))
+    saved = ckpt.read_checkpoint(place.results, execute_run(run, place, lambda progress: None))
     assert all(torch.equal(tensor, saved.weights[name]) for name, tensor in whole.items())
-    assert [p for _, p, _ in ckpt.committed(place.results, run.key)] == [Position(4, 0)]
+    assert [p for _, p, _ in ckpt.list_checkpoints(place.results, run.key)] == [Position(4, 0)]
 
 
 def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_epoch(
@@ -241,16 +243,16 @@ def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_ep
     def report(progress: Progress) -> None:
         told[progress.epoch] = progress.metrics["train_loss"]
 
-    execute(run, WorkerContext(windows, Store(tmp_path / "whole"), torch.device("cpu")), report)
+    execute_run(run, WorkerContext(windows, Store(tmp_path / "whole"), torch.device("cpu")), report)
     whole = dict(told)
     assert set(whole) == {k / 4 for k in range(1, 17)} | {1, 2, 3, 4}
     place = WorkerContext(windows, Store(tmp_path / "left"), torch.device("cpu"))
     with pytest.raises(TrainingInterrupted, match="the node goes"):
-        execute(run, place, report, iter(["", "", "", "", "", "the node goes"]).__next__)
-    found, _ = ckpt.latest(place.results, run.key)
+        execute_run(run, place, report, iter(["", "", "", "", "", "the node goes"]).__next__)
+    found, _ = ckpt.find_latest_checkpoint(place.results, run.key)
     assert found and found[1].position == Position(1, 2)
     told.clear()
-    execute(run, place, report)
+    execute_run(run, place, report)
     assert told == {epoch: loss for epoch, loss in whole.items() if epoch > 1.5}
 
 
@@ -258,6 +260,10 @@ def test_validation_on_the_way_is_told_and_the_best_is_kept(windows: WindowCache
     e = override(experiment("torch"), {"train.validate_epochs": 1, "train.keep": 1})
     run = Run("joint", e, Split("within", TRAIN[:5], TRAIN[5:], ()), "data")
     place, told = WorkerContext(windows, Store(tmp_path), torch.device("cpu")), []
-    execute(run, place, lambda p: told.append(p.metrics[ckpt.SCORE]) if ckpt.SCORE in p.metrics else None)
-    kept = {p.epoch for _, p, _ in ckpt.committed(place.results, run.key)}
+    execute_run(
+        run,
+        place,
+        lambda p: told.append(p.metrics[ckpt.SELECTION_METRIC]) if ckpt.SELECTION_METRIC in p.metrics else None,
+    )
+    kept = {p.epoch for _, p, _ in ckpt.list_checkpoints(place.results, run.key)}
     assert len(told) == 4 and kept == {4, 4 - told[::-1].index(max(told))}

@@ -63,7 +63,7 @@ def batch_statistics_become_equal(number: int, size: int, engine: str) -> None:
 
     def spread() -> float:
         gathered: list[torch.Tensor | None] = [None] * size
-        dist.all_gather_object(gathered, made.weights()["encoders.eeg.conv.1.running_var"])
+        dist.all_gather_object(gathered, made.gather_weights()["encoders.eeg.conv.1.running_var"])
         first = gathered[0]
         assert first is not None
         return max(float((other - first).abs().max()) for other in gathered if other is not None)

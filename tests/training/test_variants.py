@@ -18,77 +18,84 @@ from eav_ray.runtime.train import runs_of
 from eav_ray.search.study import study_name
 from eav_ray.training.estimate import compute_model_cost, measure_latency_ms
 from eav_ray.training.loop import Batch
-from eav_ray.training.plan import as_before, fusion_run
-from eav_ray.training.run import table_of
-from eav_ray.training.source import Labels, RawSource, Shown
-from eav_ray.training.variants import BASE, KINDS, PARTS, SIZES, Variant, variants
+from eav_ray.training.plan import drop_neutral_keys, plan_fusion_run
+from eav_ray.training.run import compute_predictions
+from eav_ray.training.source import MaskedSource, RawSource, WindowLabels
+from eav_ray.training.variants import (
+    ABLATION_PARTS,
+    BASE_VARIANT,
+    FUSION_KINDS,
+    SIZE_FACTORS,
+    AblationVariant,
+    build_ablation_variants,
+)
 from tests.training.test_modes import SMALL, batch
 
 SHIPPED = sorted((Path(__file__).parents[2] / "jobs" / "experiments").glob("*.yaml"))
 SPLIT = Split("loso", ("a/1", "a/2"), (), ("b/1",))
-ALL = ("cheap", *SIZES)
+ALL = ("cheap", *SIZE_FACTORS)
 
 
-def keys(variant: Variant, base: Experiment) -> dict[str, str]:
-    return {run.kind + run.title: run.key for run in runs_of(variant.experiment(base), SPLIT, "data")}
+def keys(variant: AblationVariant, base: Experiment) -> dict[str, str]:
+    return {run.kind + run.title: run.key for run in runs_of(variant.apply_to(base), SPLIT, "data")}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_every_shipped_experiment_has_variants_with_names_of_their_own(path: Path) -> None:
     e = load_experiment(path)
-    parts = PARTS if len(e.data.modalities) > 1 else ("sizes",)
-    found, _ = variants(e, parts, ALL)
-    assert len({v.name for v in found}) == len(found) > 1 and found[0] == Variant(BASE, "")
-    assert {v.against for v in found} <= {v.name for v in found}
+    parts = ABLATION_PARTS if len(e.data.modalities) > 1 else ("sizes",)
+    found, _ = build_ablation_variants(e, parts, ALL)
+    assert len({v.name for v in found}) == len(found) > 1 and found[0] == AblationVariant(BASE_VARIANT, "")
+    assert {v.reference for v in found} <= {v.name for v in found}
     for v in found:
-        changed = v.experiment(e)
+        changed = v.apply_to(e)
         assert (changed != e) == bool(v.changes) and (changed.optim, changed.seed) == (e.optim, e.seed)
-        assert set(v.modalities(e)) <= set(e.data.modalities)
+        assert set(v.list_tested_modalities(e)) <= set(e.data.modalities)
 
 
 def test_all_subsets_are_both_trained_alone_and_masked() -> None:
     e = Experiment()
-    found, left_out = variants(e, ["subsets"], [])
+    found, left_out = build_ablation_variants(e, ["subsets"], [])
     wanted = {some for n in (1, 2) for some in combinations(("audio", "eeg", "video"), n)}
     for how in ("retrained", "masked"):
-        assert {tuple(v.modalities(e)) for v in found[1:] if v.how == how} == wanted
-    assert not left_out and all(not v.changes for v in found if v.how == "masked")
+        assert {tuple(v.list_tested_modalities(e)) for v in found[1:] if v.method == how} == wanted
+    assert not left_out and all(not v.changes for v in found if v.method == "masked")
 
 
 def test_variants_share_the_encoders_that_they_do_not_change() -> None:
     e = Experiment()
-    found, _ = variants(e, PARTS, ["half"])
+    found, _ = build_ablation_variants(e, ABLATION_PARTS, ["half"])
     base = keys(found[0], e)
     for v in found[1:]:
         mine = keys(v, e)
         encoders = {k: key for k, key in mine.items() if k.startswith("encoder")}
-        if v.size == BASE:
+        if v.size == BASE_VARIANT:
             assert encoders.items() <= base.items(), v.name
         else:
             assert not set(encoders.values()) & set(base.values()), v.name
-        if v.shown and not v.changes:
+        if v.visible_modalities and not v.changes:
             assert mine == base
         elif len(mine) > 1:
             assert mine["fusionfusion"] != base["fusionfusion"], v.name
 
 
 def test_every_kind_of_fusion_is_compared_with_the_one_that_is_given() -> None:
-    for kind in KINDS:
+    for kind in FUSION_KINDS:
         e = override(Experiment(), {"fusion.kind": kind, "fusion.heads": 4})
-        found, _ = variants(e, ["kinds"], [])
-        assert {v.experiment(e).fusion.kind for v in found} == set(KINDS)
+        found, _ = build_ablation_variants(e, ["kinds"], [])
+        assert {v.apply_to(e).fusion.kind for v in found} == set(FUSION_KINDS)
     # The heads of single_token must divide all widths together; those of the experiment do not.
     e = override(Experiment(), {"fusion.width": 255, "fusion.heads": 5})
-    (linear,) = [v for v in variants(e, ["kinds"], [])[0] if "linear map" in v.name]
-    assert linear.experiment(e).fusion.heads == 4
+    (linear,) = [v for v in build_ablation_variants(e, ["kinds"], [])[0] if "linear map" in v.name]
+    assert linear.apply_to(e).fusion.heads == 4
 
 
 def test_the_other_way_of_each_switch_is_taken() -> None:
     e = override(Experiment(), {"fusion.modality_dropout": 0.0, "fusion.positions": False})
-    found, _ = variants(e, ["dropout", "positions"], [])
-    changed = [v.experiment(e).fusion for v in found[1:]]
+    found, _ = build_ablation_variants(e, ["dropout", "positions"], [])
+    changed = [v.apply_to(e).fusion for v in found[1:]]
     assert [(f.modality_dropout > 0, f.positions) for f in changed] == [(True, False), (False, True)]
-    _, left_out = variants(override(e, {"fusion.kind": "late_mean"}), ["dropout", "positions"], [])
+    _, left_out = build_ablation_variants(override(e, {"fusion.kind": "late_mean"}), ["dropout", "positions"], [])
     assert "late_mean has nothing to train" in left_out[0] and "late_mean reads no time tokens" in left_out[1]
 
 
@@ -96,13 +103,13 @@ def test_sizes_are_ordered_by_cost_and_each_also_goes_without_eeg() -> None:
     shapes = DataShapes(30, 5)
     changes = {"search.cost": "parameters", "data.modalities": ["audio", "eeg"], "model.audio.kind": "mfcc"}
     e = load_experiment(SHIPPED[[p.stem for p in SHIPPED].index("demo")], changes)
-    found = {v.name: compute_model_cost(v.experiment(e), shapes) for v in variants(e, ["sizes"], ALL)[0]}
-    order = ["quarter", "half", BASE, "double"]
+    found = {v.name: compute_model_cost(v.apply_to(e), shapes) for v in build_ablation_variants(e, ["sizes"], ALL)[0]}
+    order = ["quarter", "half", BASE_VARIANT, "double"]
     assert [found[size] for size in order] == sorted(found[size] for size in order)
     assert all(found[f"{size} without eeg"] < found[size] for size in (*order, "cheap"))
-    assert variants(e, ["sizes"], ["half", "half"]) == variants(e, ["sizes"], ["half"])
+    assert build_ablation_variants(e, ["sizes"], ["half", "half"]) == build_ablation_variants(e, ["sizes"], ["half"])
     frozen = override(Experiment(), {"train.encoders.video.encoder_lr": 0.0})
-    assert "keeps published weights" in variants(frozen, ["sizes"], ALL)[1][0]
+    assert "keeps published weights" in build_ablation_variants(frozen, ["sizes"], ALL)[1][0]
 
 
 @pytest.mark.parametrize(
@@ -116,15 +123,15 @@ def test_sizes_are_ordered_by_cost_and_each_also_goes_without_eeg() -> None:
 def test_what_cannot_be_made_is_refused_in_one_line(parts: list[str], sizes: list[str], told: str) -> None:
     e = override(Experiment(), {"data.modalities": ["eeg"]})
     with pytest.raises(ConfigError, match=told):
-        variants(e, parts, sizes)
+        build_ablation_variants(e, parts, sizes)
 
 
 def test_a_key_that_came_later_changes_no_name_where_it_changes_nothing() -> None:
     e = Experiment()
     without = override(e, {"fusion.positions": False})
     before = {f.name for f in fields(FusionConfig)} - {"positions"}
-    assert as_before(e.fusion) == {name: getattr(e.fusion, name) for name in before}
-    assert fusion_run(e, SPLIT, "data", ()).key != fusion_run(without, SPLIT, "data", ()).key
+    assert drop_neutral_keys(e.fusion) == {name: getattr(e.fusion, name) for name in before}
+    assert plan_fusion_run(e, SPLIT, "data", ()).key != plan_fusion_run(without, SPLIT, "data", ()).key
     assert study_name(e, "data", [SPLIT], []) != study_name(without, "data", [SPLIT], [])
 
 
@@ -160,8 +167,10 @@ def test_a_modality_that_is_hidden_is_as_if_it_were_missing() -> None:
             return model(batch.inputs, batch.present_BM)
 
     def table(windows: Stored, seen: tuple[str, ...] = ()) -> pd.DataFrame:
-        source, labels = RawSource(windows, model.modalities), Labels(np.zeros(6, int), np.arange(6))
-        return table_of(predict, Shown(source, seen) if seen else source, labels, np.arange(6), windows, 4)
+        source, labels = RawSource(windows, model.modalities), WindowLabels(np.zeros(6, int), np.arange(6))
+        return compute_predictions(
+            predict, MaskedSource(source, seen) if seen else source, labels, np.arange(6), windows, 4
+        )
 
     hidden = table(Stored(e), ("eeg",))
     pd.testing.assert_frame_equal(hidden, table(Stored(e, ("audio",))), check_exact=True)
