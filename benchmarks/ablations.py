@@ -29,7 +29,7 @@ from benchmarks.common import finish_benchmark, parse_arguments, read_table, wri
 from eav_ray.config import Experiment, digest, override
 from eav_ray.data.split import Split, list_labeled_recordings, make_split
 from eav_ray.runtime.preprocess import preprocess
-from eav_ray.runtime.train import Data, open_data
+from eav_ray.runtime.train import Dataset, open_dataset
 from eav_ray.storage import Store
 from eav_ray.training.metrics import average_per_recording, predict_classes
 from eav_ray.training.plan import Run, plan_encoder_run, plan_fusion_run
@@ -98,7 +98,7 @@ def count_folds(part: str) -> int:
     return accuracy.FOLDS if part == "audio" else planted.FOLDS
 
 
-def make_run(part: str, e: Experiment, data: Data, seed: int) -> Run:
+def make_run(part: str, e: Experiment, data: Dataset, seed: int) -> Run:
     """The training of an option, validated on the people that the fold holds out."""
     split = make_split(list_labeled_recordings(data.windows.ids, e.data, e.seed), e.split)
     split = Split(split.protocol, split.train, split.test, ())
@@ -118,7 +118,7 @@ def evaluate_option(job: Job, folder: Path) -> pd.DataFrame:
     accuracy.cache_features()
     option, fold, seed = job
     e = make_experiment(option, folder, fold)
-    data = open_data(e)
+    data = open_dataset(e)
     run = make_run(option.part, e, data, seed)
     results, name = Store(e.store.results), f"ablations/{digest(run.key, run.embedded_recordings, seed)}.parquet"
     cached = read_table(results, name)
@@ -140,7 +140,7 @@ def write_embeddings(folder: Path, fold: int) -> None:
     """What the frozen encoders make of everybody, those held out included."""
     torch.set_num_threads(1)
     e = planted.make_experiment(folder, {"runtime.engine": "torch", "runtime.workers": 1, "fold.index": fold})
-    data = open_data(e)
+    data = open_dataset(e)
     run = make_run("fusion", e, data, e.seed)
     context = WorkerContext(data.windows, Store(e.store.results), torch.device("cpu"))
     for m in e.data.modalities:

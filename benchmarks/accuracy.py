@@ -36,7 +36,7 @@ from eav_ray.models.bandpower import BandPower
 from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.models.mfcc import MFCC, SAMPLE_RATE_HZ
 from eav_ray.runtime.preprocess import preprocess, shard_store
-from eav_ray.runtime.train import Data, open_data, runs_of
+from eav_ray.runtime.train import Dataset, open_dataset, plan_runs
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.estimate import estimate_seconds_per_window
@@ -151,10 +151,10 @@ def evaluate_case(case: Case, folder: Path, fold: int, seed: int, train: bool = 
     torch.set_num_threads(1)
     cache_features()
     e = make_experiment(case, folder, fold, seed)
-    data = open_data(e)
+    data = open_dataset(e)
     items = list_labeled_recordings(data.windows.ids, e.data, e.seed)
     split = make_split(items, e.split)
-    (run,) = runs_of(e, split, data.digest)
+    (run,) = plan_runs(e, split, data.digest)
     key = digest(run.key, case.features, sorted(split.test), FEATURES_VERSION)
     results, name = Store(e.store.results), f"accuracy/{key}.parquet"
     cached = read_table(results, name)
@@ -176,7 +176,7 @@ def evaluate_case(case: Case, folder: Path, fold: int, seed: int, train: bool = 
     return write_table(results, name, table)
 
 
-def predict_classes(model: Classifier, data: Data, labels: WindowLabels, rows: np.ndarray) -> np.ndarray:
+def predict_classes(model: Classifier, data: Dataset, labels: WindowLabels, rows: np.ndarray) -> np.ndarray:
     source = RawSource(data.windows, model.modalities)
     with torch.no_grad():
         table = compute_predictions(lambda b: model(b.inputs, b.present_BM), source, labels, rows, data.windows, 64)
@@ -187,7 +187,7 @@ FEATURES_VERSION = 1  # raise when the features below change
 
 
 def predict_by_svm(
-    kind: str, e: Experiment, data: Data, train: np.ndarray, test: np.ndarray, label: np.ndarray
+    kind: str, e: Experiment, data: Dataset, train: np.ndarray, test: np.ndarray, label: np.ndarray
 ) -> np.ndarray:
     """A support-vector machine with a radial kernel, its penalty chosen on inner folds of the training people."""
     rows = np.concatenate([train, test])
@@ -200,7 +200,7 @@ def predict_by_svm(
     return search.predict(x[len(train) :])
 
 
-def compute_features(kind: str, e: Experiment, data: Data, rows: np.ndarray) -> np.ndarray:
+def compute_features(kind: str, e: Experiment, data: Dataset, rows: np.ndarray) -> np.ndarray:
     """(rows, features) of whole windows; of audio, of what was recorded, without the zeros that fill a window up."""
     if kind == "bands":
         x = torch.from_numpy(data.windows.get(rows, "eeg"))
@@ -239,7 +239,7 @@ def announce(jobs: list[tuple[Case, int, int]], folder: Path, workers: int) -> N
     seconds, encoders = 0.0, 0
     for case in {c.name: c for c, _, _ in jobs}.values():
         e = make_experiment(case, folder)
-        data = open_data(e)
+        data = open_dataset(e)
         count = sum(c.name == case.name for c, _, _ in jobs)
         windows = len(data.windows) * (FOLDS - 1) / FOLDS
         if case.features:

@@ -17,9 +17,9 @@ from benchmarks.planted import FOLDS, SPEC, make_experiment
 from eav_ray.config import override
 from eav_ray.runtime import cluster
 from eav_ray.runtime.calibrate import plan_calibration
-from eav_ray.runtime.groups import run_all
+from eav_ray.runtime.groups import train_all_runs
 from eav_ray.runtime.predict import evaluate, open_checkpoint
-from eav_ray.runtime.train import announce, open_data, train
+from eav_ray.runtime.train import announce_workload, open_dataset, train
 from eav_ray.storage import Store
 from eav_ray.training.metrics import average_per_recording, predict_classes
 
@@ -31,7 +31,7 @@ def main() -> int:
     e = make_experiment(folder, {})
     parts = []
     with cluster.connect_to_ray(e.runtime):
-        data = open_data(e)
+        data = open_dataset(e)
         paths = [train(override(e, {"fold.index": fold})) for fold in range(FOLDS)]
         checkpoint_by_subject = {i.split("/")[0]: p for p in paths for i in open_checkpoint(p).split.test}
         assert len(checkpoint_by_subject) == SPEC.n_subjects
@@ -41,9 +41,9 @@ def main() -> int:
             for k in RECORDING_COUNTS
             if k
         }
-        announce(e, list(runs.values()), data)
+        announce_workload(e, list(runs.values()), data)
         train_recordings = tuple(sorted({i for run in runs.values() for i in run.split.train}))
-        prefixes = run_all(e, list(runs.values()), data.shards, data.index, train_recordings, title="calibrate")
+        prefixes = train_all_runs(e, list(runs.values()), data.shards, data.index, train_recordings, title="calibrate")
         for subject, path in checkpoint_by_subject.items():
             scored = {i.split("/")[1] for i in runs[subject, RECORDING_COUNTS[-1]].split.test}
             for k in RECORDING_COUNTS:

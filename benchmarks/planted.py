@@ -37,7 +37,7 @@ from eav_ray.report.table import warnings_of
 from eav_ray.runtime import cluster
 from eav_ray.runtime.predict import evaluate, open_checkpoint
 from eav_ray.runtime.preprocess import preprocess
-from eav_ray.runtime.train import open_data, train
+from eav_ray.runtime.train import open_dataset, train
 from eav_ray.training.metrics import average_per_recording, predict_classes
 
 # Other people than those on whom the settings below and the defaults of the fusion were tried (seed 0).
@@ -245,7 +245,7 @@ def main() -> int:
         for fold in range(FOLDS):
             fold_experiment = override(e, {"fold.index": fold})
             path = train(fold_experiment)
-            data = open_data(fold_experiment)
+            data = open_dataset(fold_experiment)
             tables.append(
                 average_per_recording(evaluate(fold_experiment, path, data.shards, data.index, data.windows.ids))
             )

@@ -35,10 +35,10 @@ from eav_ray.data.split import Split
 from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
 from eav_ray.models.build import FusionClassifier, build_fusion
 from eav_ray.runtime import cluster, tune
-from eav_ray.runtime.groups import Trainer
+from eav_ray.runtime.groups import FastShutdownTorchTrainer
 from eav_ray.runtime.preprocess import preprocess
-from eav_ray.runtime.train import Data, open_data
-from eav_ray.search.heads import Head, PruningSchedule, Stack, stacks, train_heads
+from eav_ray.runtime.train import Dataset, open_dataset
+from eav_ray.search.heads import FusionMember, FusionStack, PruningSchedule, plan_stacks, train_fusions
 from eav_ray.training.engine import TorchEngine
 from eav_ray.training.loop import Position, fit, make_lr_schedule
 from eav_ray.training.plan import Run, plan_fusion_run
@@ -72,9 +72,9 @@ def make_tune_command(folder: Path, candidates: int) -> list[str]:
     return [sys.executable, "jobs/tune.py", DEMO, *(f"{key}={value}" for key, value in changes.items())]
 
 
-def time_search(folder: Path, search_plan: tune.Plan) -> float:
+def time_search(folder: Path, search_plan: tune.SearchPlan) -> float:
     """Seconds from the command to the last candidate; the refit, which the rival lacks, is not waited for."""
-    trials = folder / "results" / "searches" / search_plan.study / "trials.parquet"
+    trials = folder / "results" / "searches" / search_plan.study_name / "trials.parquet"
     began = time.time()
     subprocess.run(make_tune_command(folder, CANDIDATES), check=True, capture_output=True)
     rows = arrow.decode_dataframe(trials.read_bytes(), str(trials))
@@ -85,24 +85,27 @@ def time_search(folder: Path, search_plan: tune.Plan) -> float:
 def _run_candidate(config: dict[str, Any]) -> None:
     """What each run of Ray Train does: a candidate over its inner folds."""
     torch.set_num_threads(1)
-    data: Data = config["data"]
+    data: Dataset = config["data"]
     e = override(config["experiment"], config["changes"])
-    search_plan: tune.Plan = config["planned"]
+    search_plan: tune.SearchPlan = config["planned"]
     context = open_worker_context(
-        e, data.shards, data.index, torch.device("cpu"), allowed_recordings=search_plan.question.embed
+        e, data.shards, data.index, torch.device("cpu"), allowed_recordings=search_plan.inner_cv.embedded_recordings
     )
-    for split in search_plan.question.inner:
-        train_and_score_split(plan_fusion_run(e, split, search_plan.question.data, search_plan.question.embed), context)
+    for split in search_plan.inner_cv.splits:
+        train_and_score_split(
+            plan_fusion_run(e, split, search_plan.inner_cv.data_digest, search_plan.inner_cv.embedded_recordings),
+            context,
+        )
 
 
 @ray.remote(num_cpus=0)
 def _run_candidates(
-    e: Experiment, search_plan: tune.Plan, data: Data, changes: list[dict[str, Any]], folder: str
+    e: Experiment, search_plan: tune.SearchPlan, data: Dataset, changes: list[dict[str, Any]], folder: str
 ) -> None:
     for number, change in enumerate(changes):
         name = f"candidate-{os.getpid()}-{number}"
         config = {"experiment": e, "planned": search_plan, "data": data, "changes": change}
-        Trainer(
+        FastShutdownTorchTrainer(
             _run_candidate,
             train_loop_config=config,
             scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
@@ -110,7 +113,7 @@ def _run_candidates(
         ).fit()
 
 
-def time_run_each(folder: Path, e: Experiment, search_plan: tune.Plan, data: Data, sample: int) -> float:
+def time_run_each(folder: Path, e: Experiment, search_plan: tune.SearchPlan, data: Dataset, sample: int) -> float:
     """Seconds a candidate, of some, as many side by side as there are cores; Ray runs already."""
     light = replace(data, windows=None)  # workers open their own
     with cluster.connect_to_ray(e.runtime):
@@ -131,10 +134,10 @@ def run_part_a(folder: Path) -> tuple[list[str], list[Goal]]:
     )
     e = load_experiment(DEMO, make_changes(folder))
     preprocess(e)
-    data = open_data(e)
+    data = open_dataset(e)
     subprocess.run(make_tune_command(folder, 1), check=True, capture_output=True)  # the encoders
-    search_plan = tune.plan(override(e, {"search.candidates": CANDIDATES}), data.windows)
-    windows = median(len(data.windows.find_rows(split.train)) for split in search_plan.question.inner)
+    search_plan = tune.plan_search(override(e, {"search.candidates": CANDIDATES}), data.windows)
+    windows = median(len(data.windows.find_rows(split.train)) for split in search_plan.inner_cv.splits)
     one_by_one_s = [time_run_each(folder, e, search_plan, data, 3) for _ in range(2)]
     search_s = time_search(folder, search_plan)
     ratio = median(one_by_one_s) * (CANDIDATES - 1) / search_s
@@ -211,9 +214,9 @@ def train_batched(job: tuple[list[Experiment], list[tuple[int, int]], int]) -> f
     split = Split("within", (), (), ())
     loaders = [m.loader(experiments[0]) for m in features]
     runs = [(Run("fusion", e, split, "made"), loaders[n].steps_per_epoch) for e, n in pairs]
-    for numbers in stacks(runs, experiments[0].search.fusion_batch_size):
+    for numbers in plan_stacks(runs, experiments[0].search.fusion_batch_size):
         chosen = [pairs[number] for number in numbers]
-        train_heads([Head(make_module(e), e.optim, loaders[n]) for e, n in chosen], torch.device("cpu"))
+        train_fusions([FusionMember(make_module(e), e.optim, loaders[n]) for e, n in chosen], torch.device("cpu"))
     return time.perf_counter() - began
 
 
@@ -226,7 +229,7 @@ def search_with_pruning(job: tuple[list[Experiment], int, int]) -> tuple[float, 
     rows = np.arange(windows, windows + N_VALIDATION_WINDOWS)
     ((_, batch),) = make_inference_batches(features, features.labels, rows, N_VALIDATION_WINDOWS)
     epochs = experiments[0].optim.epochs
-    rung_epochs = PruningSchedule(RUNGS).after(epochs)
+    rung_epochs = PruningSchedule(RUNGS).resolve_epochs(epochs)
     scores_by_epoch: dict[int, list[float]] = {epoch: [] for epoch in rung_epochs}  # accuracies of earlier batches
     trained = 0
     for start in range(0, len(experiments), PRUNED_BATCH_SIZE):
@@ -234,19 +237,19 @@ def search_with_pruning(job: tuple[list[Experiment], int, int]) -> tuple[float, 
         pruning_thresholds = {epoch: median(found) for epoch, found in scores_by_epoch.items() if found}
         loader = features.loader(some[0])
         runs = [(Run("fusion", e, Split("within", (), (), ()), "made"), loader.steps_per_epoch) for e in some]
-        for numbers in stacks(runs, some[0].search.fusion_batch_size):
+        for numbers in plan_stacks(runs, some[0].search.fusion_batch_size):
             pruned_epochs: list[int] = []  # epochs of those that did not stay
 
             def report_intermediate(
                 epoch: int,
-                stack: Stack,
+                stack: FusionStack,
                 rows: dict[int, int],
                 pruning_thresholds: dict[int, float] = pruning_thresholds,
                 pruned_epochs: list[int] = pruned_epochs,
             ) -> set[int]:
                 if epoch not in rung_epochs:
                     return set()
-                predicted_class = stack.logits(batch, list(rows.values())).argmax(2)
+                predicted_class = stack.compute_logits(batch, list(rows.values())).argmax(2)
                 accuracies = (predicted_class == batch.label_B).float().mean(1).tolist()
                 scores_by_epoch[epoch] += accuracies
                 pruned = {
@@ -255,8 +258,8 @@ def search_with_pruning(job: tuple[list[Experiment], int, int]) -> tuple[float, 
                 pruned_epochs.extend([epoch] * len(pruned))
                 return pruned
 
-            heads = [Head(make_module(some[n]), some[n].optim, loader) for n in numbers]
-            train_heads(heads, torch.device("cpu"), report_intermediate=report_intermediate)
+            heads = [FusionMember(make_module(some[n]), some[n].optim, loader) for n in numbers]
+            train_fusions(heads, torch.device("cpu"), report_intermediate=report_intermediate)
             trained += sum(pruned_epochs) + epochs * (len(heads) - len(pruned_epochs))
     return time.perf_counter() - began, trained / (epochs * len(experiments))
 

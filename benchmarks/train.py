@@ -35,7 +35,7 @@ from eav_ray.data.split import Split, list_labeled_recordings
 from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
 from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.runtime import cluster
-from eav_ray.runtime.groups import run_each
+from eav_ray.runtime.groups import train_runs
 from eav_ray.runtime.preprocess import open_index, preprocess
 from eav_ray.training.loop import Position, build_parameter_groups, make_lr_schedule
 from eav_ray.training.plan import Progress, Run
@@ -154,7 +154,7 @@ def train_by_program(e: Experiment, runs: list[Run], background_cpu: BackgroundC
     shards, index = open_index(e)
     for run in runs:
         shutil.rmtree(Path(e.store.results) / "runs" / run.key, ignore_errors=True)
-    run_each(e, runs, shards, index, runs[0].split.train, title="train", listen=collect_progress)
+    train_runs(e, runs, shards, index, runs[0].split.train, title="train", on_progress=collect_progress)
     return progress_reports
 
 

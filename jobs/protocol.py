@@ -8,12 +8,12 @@ python jobs/protocol.py jobs/experiments/fusion.yaml fold.of=5 --search
 """
 
 from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
-from eav_ray.runtime.nested import run_nested
-from eav_ray.runtime.protocol import run_protocol
+from eav_ray.runtime.nested import cross_validate_nested
+from eav_ray.runtime.protocol import cross_validate
 
 
 def main(arguments: Arguments) -> int:
-    run = run_nested if "search" in arguments.flags else run_protocol
+    run = cross_validate_nested if "search" in arguments.flags else cross_validate
     report = run(prepare_experiment(arguments))
     print(report.text)
     return 1 if report.failed else 0

@@ -4,16 +4,16 @@ python jobs/tune.py jobs/experiments/fusion.yaml search.candidates=32 fold.index
 """
 
 from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
-from eav_ray.runtime.tune import tune_experiment
+from eav_ray.runtime.tune import search_experiment
 
 
 def main(arguments: Arguments) -> None:
     experiment = prepare_experiment(arguments)
-    best = tune_experiment(experiment)
+    best = search_experiment(experiment)
     print(f"best candidate {best.candidate.number}: {best.candidate.changes}, inner score {best.inner_score:.4f}")
-    print(f"study: {best.study}")
+    print(f"study: {best.study_name}")
     print(f"checkpoint: {experiment.store.results}/{best.checkpoint}")
-    print(f"pull it: python jobs/pull.py {experiment.store.results} --study {best.study} --to best")
+    print(f"pull it: python jobs/pull.py {experiment.store.results} --study {best.study_name} --to best")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ from eav_ray.runtime.check import check_dataset
 from eav_ray.runtime.predict import open_checkpoint
 from eav_ray.runtime.preprocess import Chunk, _write, chunks, open_index, preprocess, shard_store
 from eav_ray.runtime.pull import pull, studies
-from eav_ray.runtime.score import Task, _name, score
+from eav_ray.runtime.score import ScoringTask, _format_table_name, score_checkpoints
 from eav_ray.search.study import StudyClient
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
@@ -273,7 +273,7 @@ def pruned(store: Store, prefix: str) -> None:
 
 
 def scored(store: Store, prefix: str) -> None:
-    assert protocol.finished(store, "run") == ""
+    assert protocol.find_finished_prefix(store, "run") == ""
 
 
 def pulled(folder: Path, name: str) -> Place:
@@ -321,21 +321,26 @@ def trials(folder: Path) -> Place:
         cast(StudyClient, SimpleNamespace(told=lambda: [0])),
         "searches/s/trials.parquet",
     )
-    return Place(partial(store.write, name), lambda: tune.earlier_rows(store, "searches/s", owner), name)
+    return Place(partial(store.write, name), lambda: tune.read_completed_rows(store, "searches/s", owner), name)
 
 
 def predictions(folder: Path) -> Place:
     store = Store(folder / "results")
     e = override(Experiment(), {"store.results": str(store)})
-    task, of = Task(f"{store}/{saved(store, 'run')}", ("p0/0",)), ShardIndex("k", ("a", "b"), ("eeg",), 3, (), {})
-    name = _name(task, of)
-    return Place(partial(store.write, name), lambda: score(e, [task], store, of), name)
+    task, of = (
+        ScoringTask(f"{store}/{saved(store, 'run')}", ("p0/0",)),
+        ShardIndex("k", ("a", "b"), ("eeg",), 3, (), {}),
+    )
+    name = _format_table_name(task, of)
+    return Place(partial(store.write, name), lambda: score_checkpoints(e, [task], store, of), name)
 
 
 def folds(folder: Path, name: str) -> Place:
     store = Store(folder)
     kept = {"predictions.parquet": arrow.encode_dataframe(pd.DataFrame({"subject": ["p0"]})), "folds.json": b"[]"}
-    return Place(lambda data: store.commit("p", kept | {name: data}), lambda: protocol.read_kept(store, "p"), "/p ")
+    return Place(
+        lambda data: store.commit("p", kept | {name: data}), lambda: protocol.read_cv_result(store, "p"), "/p "
+    )
 
 
 def embedded(folder: Path, name: str) -> Place:
@@ -713,7 +718,7 @@ def test_the_pickled_error_of_a_candidate_is_not_opened(
     trial.status = Trial.ERROR
     (tmp_path / "error.pkl").write_bytes(pickle.dumps(Malicious(proof)))
     (tmp_path / "error.txt").write_text("Failure # 1\nValueError: no\n")
-    tune.leave_pickled_errors()
+    tune.skip_pickled_errors()
     assert "ValueError: no" in str(ResultGrid._populate_exception(trial))
     assert not proof.exists()
     monkeypatch.undo()

@@ -11,15 +11,22 @@ from eav_ray.data.split import add_permutation_groups
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.table import protocol_table
 from eav_ray.runtime import protocol
-from eav_ray.runtime.protocol import CVResult, Planned, missing, plan, protocol_key, text
-from eav_ray.runtime.train import Data
+from eav_ray.runtime.protocol import (
+    CVResult,
+    PlannedFold,
+    describe_missing_folds,
+    format_cv_report,
+    make_protocol_key,
+    plan_cv_folds,
+)
+from eav_ray.runtime.train import Dataset
 from eav_ray.storage import Store
 
 CLASSES = ("calm", "happy")
 PEOPLE, RECORDINGS = 4, 8
 
 
-def stored(experiment: Experiment, *, without: str = "") -> Data:
+def stored(experiment: Experiment, *, without: str = "") -> Dataset:
     """Shards of four people of eight recordings, of which only the ids are there."""
     rows = [
         {"id": f"p{p}/{r:03d}", "subject": f"p{p}", "label": r % 2, "task": "speaking", "order": r}
@@ -30,7 +37,7 @@ def stored(experiment: Experiment, *, without: str = "") -> Data:
     ]
     windows = object.__new__(WindowCache)
     windows.ids = add_permutation_groups(pd.DataFrame(rows))
-    return Data(Store("/nowhere"), ShardIndex("k", CLASSES, ("audio", "eeg"), 30, (), {}), windows)
+    return Dataset(Store("/nowhere"), ShardIndex("k", CLASSES, ("audio", "eeg"), 30, (), {}), windows)
 
 
 @pytest.fixture
@@ -39,7 +46,7 @@ def experiment() -> Experiment:
 
 
 def key(experiment: Experiment, *, without: str = "") -> str:
-    return protocol_key(experiment, plan(experiment, stored(experiment, without=without)))
+    return make_protocol_key(experiment, plan_cv_folds(experiment, stored(experiment, without=without)))
 
 
 @pytest.mark.parametrize(("name", "count"), [("within", PEOPLE), ("loso", PEOPLE), ("subject_kfold", 2)])
@@ -47,7 +54,7 @@ def test_every_fold_is_planned_and_no_recording_is_tested_twice(
     experiment: Experiment, name: Protocol, count: int
 ) -> None:
     e = override(experiment, {"fold.protocol": name})
-    folds = plan(e, stored(e))
+    folds = plan_cv_folds(e, stored(e))
     assert [f.number for f in folds] == list(range(count))
     tested = [i for f in folds for i in f.split.test]
     assert len(tested) == len(set(tested))
@@ -59,13 +66,13 @@ def test_a_fold_that_cannot_be_made_is_named_before_anything_is_trained(experime
     data = stored(experiment)
     data.windows.ids = data.windows.ids[lambda t: (t["subject"] != "p2") | (t["order"] < 1)]
     with pytest.raises(ConfigError, match="fold 2 cannot be made: the split leaves nothing to score"):
-        plan(experiment, data)
+        plan_cv_folds(experiment, data)
 
 
 def test_one_modality_and_training_together_need_one_run_a_fold(experiment: Experiment) -> None:
     for change in ({"data.modalities": ["eeg"]}, {"train.mode": "end_to_end"}):
         e = override(experiment, change)
-        assert [len(f.runs) for f in plan(e, stored(e))] == [1] * PEOPLE
+        assert [len(f.runs) for f in plan_cv_folds(e, stored(e))] == [1] * PEOPLE
 
 
 @pytest.mark.parametrize("change", [{"fold.index": 2}, {"runtime.groups": 2}, {"store.cache": "/elsewhere"}])
@@ -81,12 +88,12 @@ def test_another_experiment_is_another_result(experiment: Experiment, change: di
 
 
 def test_other_test_recordings_of_the_same_models_are_another_result(experiment: Experiment) -> None:
-    whole, less = (plan(experiment, stored(experiment, without=w)) for w in ("", "p0/007"))
+    whole, less = (plan_cv_folds(experiment, stored(experiment, without=w)) for w in ("", "p0/007"))
     assert [f.runs[-1].key for f in whole][1:] == [f.runs[-1].key for f in less][1:]
-    assert protocol_key(experiment, whole) != protocol_key(experiment, less)
+    assert make_protocol_key(experiment, whole) != make_protocol_key(experiment, less)
 
 
-def scored(folds: list[Planned]) -> CVResult:
+def scored(folds: list[PlannedFold]) -> CVResult:
     rng = np.random.default_rng(0)
     sources = ("audio", "eeg", "late_mean", "fusion")
     rows = [
@@ -99,15 +106,17 @@ def scored(folds: list[Planned]) -> CVResult:
 
 
 def test_the_table_without_failed_folds_is_of_the_others_and_names_them(experiment: Experiment) -> None:
-    folds = plan(experiment, stored(experiment))
+    folds = plan_cv_folds(experiment, stored(experiment))
     kept = scored(folds[:2])
     failed = {3: "no memory", 2: "no disk"}
-    lines = text(experiment, folds, CLASSES, kept, failed, "results/protocols/x").splitlines()
+    lines = format_cv_report(experiment, folds, CLASSES, kept, failed, "results/protocols/x").splitlines()
     assert lines[0].startswith("within, 2 of 4 folds: ") and "of 2 people of whom other recordings" in lines[0]
     assert lines[1:-1] == protocol_table(kept.predictions, ["audio", "eeg"], 2, {0: [], 1: []}).splitlines()
-    assert lines[-1] == missing(failed, folds)
+    assert lines[-1] == describe_missing_folds(failed, folds)
     assert "2 of 4 folds" in lines[-1] and "2 (p2), 3 (p3)" in lines[-1] and "no disk" in lines[-1]
-    assert "results/protocols/x" in text(experiment, folds, CLASSES, scored(folds), {}, "results/protocols/x")
+    assert "results/protocols/x" in format_cv_report(
+        experiment, folds, CLASSES, scored(folds), {}, "results/protocols/x"
+    )
 
 
 def test_a_group_that_ends_does_not_end_the_job(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,4 +127,7 @@ def test_a_group_that_ends_does_not_end_the_job(experiment: Experiment, monkeypa
     monkeypatch.setattr(protocol, "is_done", lambda *_: False)
     monkeypatch.setattr(protocol, "run_each", run_each)
     data = stored(experiment)
-    assert "workers ended: no" in protocol.train_folds(experiment, plan(experiment, data), data, Store("/nowhere"))[""]
+    assert (
+        "workers ended: no"
+        in protocol.train_folds(experiment, plan_cv_folds(experiment, data), data, Store("/nowhere"))[""]
+    )

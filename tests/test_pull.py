@@ -15,7 +15,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import DataShapes
 from eav_ray.runtime.demo import pull_if_missing
 from eav_ray.runtime.pull import candidates, pull, studies
-from eav_ray.search.study import trials_table
+from eav_ray.search.study import build_candidates_table
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Position
@@ -124,7 +124,7 @@ def test_candidates_of_a_search_that_still_runs_are_listed_by_any_metric(store: 
         )
         for fold, score in enumerate(scores)
     ]
-    store.write("searches/one/trials.parquet", arrow.encode_dataframe(trials_table(rows)))
+    store.write("searches/one/trials.parquet", arrow.encode_dataframe(build_candidates_table(rows)))
     lines = candidates(str(store), "one").splitlines()
     assert [line.split()[:4] for line in lines[2:]] == [
         ["1", "0.5500", "2", "COMPLETE"],

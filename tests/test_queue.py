@@ -7,7 +7,7 @@ import pytest
 
 from eav_ray.config import Experiment, load_experiment
 from eav_ray.data.split import Split
-from eav_ray.runtime.queue import ATTEMPTS, END, WAIT, Queue
+from eav_ray.runtime.queue import END, MAX_ATTEMPTS, WAIT, RunQueue
 from eav_ray.training.plan import Progress, Run, plan_encoder_run, plan_fusion_run
 
 SPLIT = Split("subject_kfold", ("a/1", "b/1"), (), ("c/1",))
@@ -25,14 +25,14 @@ def runs(experiment: Experiment) -> list[Run]:
     return [plan_fusion_run(experiment, SPLIT, "data", SPLIT.train), *encoders]
 
 
-def pull(queue: Queue, group: int) -> Run:
+def pull(queue: RunQueue, group: int) -> Run:
     task = queue.pull(group)
     assert isinstance(task, Run)
     return task
 
 
 def test_every_run_is_handed_out_once_and_a_fusion_after_its_encoders(runs: list[Run]) -> None:
-    queue, order = Queue(runs), []
+    queue, order = RunQueue(runs), []
     while (task := queue.pull(0)) != END:
         assert isinstance(task, Run)
         order.append(task.kind)
@@ -41,26 +41,26 @@ def test_every_run_is_handed_out_once_and_a_fusion_after_its_encoders(runs: list
 
 
 def test_two_groups_never_get_the_same_run_and_wait_for_what_is_running(runs: list[Run]) -> None:
-    queue = Queue(runs)
+    queue = RunQueue(runs)
     taken = [pull(queue, 0), pull(queue, 1), pull(queue, 2)]
     assert len({run.key for run in taken}) == 3
     assert queue.pull(3) == WAIT
 
 
 def test_a_group_that_was_restarted_gets_its_run_again(runs: list[Run]) -> None:
-    queue = Queue(runs)
+    queue = RunQueue(runs)
     assert pull(queue, 0) is pull(queue, 0)
 
 
 def test_a_failed_encoder_fails_its_fusion_and_nothing_else(runs: list[Run]) -> None:
-    queue = Queue(runs)
+    queue = RunQueue(runs)
     pull(queue, 0)
     queue.fail(0, "no good")
     for _ in range(2):
         pull(queue, 0)
         queue.finish(0, "prefix")
     assert queue.pull(0) == END
-    state = queue.state()
+    state = queue.get_state()
     assert len(state.done) == 2 and len(state.failed) == 2
     assert "its encoder" in state.failed[runs[0].key]
 
@@ -81,24 +81,26 @@ def test_a_fusion_never_reads_an_encoder_that_was_trained_on_other_rows(experime
 
 
 def test_a_checkpoint_that_was_passed_over_is_told_once(runs: list[Run]) -> None:
-    queue = Queue(runs)
+    queue = RunQueue(runs)
     run = pull(queue, 0)
     for epoch in (1, 2):
-        queue.progress(Progress(run.key, run.title, epoch, 2, 5 * epoch, {"train_loss": 1.0}, ("e0001 is damaged",)))
-    assert queue.state().damaged == ("e0001 is damaged",)
+        queue.report_progress(
+            Progress(run.key, run.title, epoch, 2, 5 * epoch, {"train_loss": 1.0}, ("e0001 is damaged",))
+        )
+    assert queue.get_state().damaged_checkpoints == ("e0001 is damaged",)
 
 
 def test_a_run_that_ends_its_workers_each_time_fails_and_leaves_the_others(runs: list[Run]) -> None:
-    queue = Queue(runs)
+    queue = RunQueue(runs)
     first = pull(queue, 0)
-    for _ in range(ATTEMPTS - 1):
-        queue.error(0, "RuntimeError: no memory")
+    for _ in range(MAX_ATTEMPTS - 1):
+        queue.report_error(0, "RuntimeError: no memory")
         assert pull(queue, 0).key == first.key
-    queue.error(0, "RuntimeError: no memory")
+    queue.report_error(0, "RuntimeError: no memory")
     others = []
     while isinstance(task := queue.pull(0), Run):
         others.append(task.kind)
         queue.finish(0, "prefix")
     assert others == ["encoder", "encoder"]
-    failed = queue.state().failed
+    failed = queue.get_state().failed
     assert "RuntimeError: no memory" in failed[first.key] and len(failed) == 2  # and the fusion that needs it

@@ -17,7 +17,7 @@ from eav_ray.data.split import LabeledRecording, Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Classifier, ClassifierOutput, DataShapes
 from eav_ray.runtime.predict import check_profile
-from eav_ray.runtime.score import Task, _Scorer
+from eav_ray.runtime.score import ScoringTask, _Scorer
 from eav_ray.runtime.transfer import (
     is_own,
     labels_of,
@@ -180,9 +180,9 @@ def test_an_equal_id_of_another_data_set_is_another_recording(tmp_path: Path, mo
     path = f"{results}/{ckpt.write_checkpoint(results, 'run', 'a0000-00000000', whole)}"
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # which an actor does for its own process
     scorer = _Scorer(e, str(shards.store), shards.index, ("p0/0",))
-    _, refused, _ = scorer.score(0, Task(path, ("p0/0",), ("audio",)))
+    _, refused, _ = scorer.score(0, ScoringTask(path, ("p0/0",), ("audio",)))
     assert isinstance(refused, str) and "recording p0/0 is both in train and in test" in refused
-    _, table, count = scorer.score(0, Task(path, ("p0/0",), ("audio",), other_data=True))
+    _, table, count = scorer.score(0, ScoringTask(path, ("p0/0",), ("audio",), is_other_dataset=True))
     assert isinstance(table, pd.DataFrame) and (len(table), count) == (4, 1)
     assert (table["weight.eeg"] == 0).all() and table["eeg.logit_0"].isna().all()
     assert np.isfinite(table[[f"fusion.logit_{k}" for k in range(5)]]).all(axis=None)

@@ -14,9 +14,9 @@ from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import cluster, tune
 from eav_ray.runtime.cli import resolve_experiment_paths
-from eav_ray.runtime.searcher import CandidateSearcher, Waiting
-from eav_ray.runtime.trial import STUDY_FILE, Question, candidate_runs, of_folds
-from eav_ray.search.study import Candidate, StudyClient, check_space
+from eav_ray.runtime.searcher import CandidateSearcher, WaitNotifier
+from eav_ray.runtime.trial import STUDY_FILE, InnerCV, plan_candidate_runs, summarize_candidate
+from eav_ray.search.study import Candidate, StudyClient, check_search_space
 from eav_ray.storage import Store
 from eav_ray.training.plan import SELECTION_METRIC
 from tests.test_protocol import stored
@@ -37,7 +37,7 @@ def test_only_trials_that_do_not_start_are_waited_for(monkeypatch: pytest.Monkey
     now = [0.0]
     monkeypatch.setattr("eav_ray.runtime.searcher.time.monotonic", lambda: now[0])
     told: list[tuple[float, bool]] = []
-    waiting = Waiting(lambda waits: told.append((now[0], waits)))
+    waiting = WaitNotifier(lambda waits: told.append((now[0], waits)))
 
     def step(at: float, *states: str) -> None:
         now[0] = at
@@ -94,7 +94,9 @@ class Trained:
             [],
             lambda rows: self.kept.extend(rows[len(self.kept) :]),
             lambda count, note: None,
-            needs=lambda c: frozenset([needs.get(str(c.changes["optim.lr"]), ""), str(c.changes["optim.lr"])]),
+            list_needed_keys=lambda c: frozenset(
+                [needs.get(str(c.changes["optim.lr"]), ""), str(c.changes["optim.lr"])]
+            ),
             on_completed=lambda c: self.forgotten.append(c.number),
         )
 
@@ -109,7 +111,7 @@ class Trained:
 
     def finish(self, trial: str, number: int, score: float = 0.5) -> None:
         folds = [{"fold": 0, SELECTION_METRIC: score}, {"fold": 1, SELECTION_METRIC: score}]
-        told = [of_folds(number, folds, 2, {}, failed="" if math.isfinite(score) else "no memory")]
+        told = [summarize_candidate(number, folds, 2, {}, failed="" if math.isfinite(score) else "no memory")]
         self.leases.on_trial_complete(trial, {"scored": json.dumps(told)})
 
 
@@ -138,9 +140,9 @@ def test_a_candidate_without_a_score_says_why_and_one_that_left_stays_open(tmp_p
     search = Trained(tmp_path, [{"optim.lr": lr} for lr in (0.1, 0.2)], {"0.1": "a", "0.2": "b"})
     assert search.number("a") == 0 and search.number("b") == 1
     search.finish("a", 0, math.nan)
-    assert search.leases.failed == {0: "no memory"} and search.leases.broken is None
+    assert search.leases.failed == {0: "no memory"} and search.leases.crashed_candidate is None
     search.leases.on_trial_complete("b", {SELECTION_METRIC: math.nan})
-    assert search.leases.broken == 1 and search.forgotten == [0]
+    assert search.leases.crashed_candidate == 1 and search.forgotten == [0]
     assert {row["state"] for row in search.kept} == {"FAIL"}
 
 
@@ -157,9 +159,9 @@ SPLIT = ("subject_kfold", ("p0/1", "p1/1"), ("p2/1",))
     ],
 )
 def test_a_whole_candidate_trains_what_the_experiment_trains(changes: dict[str, Any], kinds: list[str]) -> None:
-    question = Question([Split(*SPLIT), Split(*SPLIT)], "data", ("p0/1", "p1/1", "p2/1"))
+    question = InnerCV([Split(*SPLIT), Split(*SPLIT)], "data", ("p0/1", "p1/1", "p2/1"))
     e = override(Experiment(), {"search.mode": "full"} | changes)
-    folds = candidate_runs(e, question)
+    folds = plan_candidate_runs(e, question)
     assert [[run.kind for run in fold] for fold in folds] == [kinds, kinds]
     assert folds[0][-1].split.validation == ("p2/1",)
 
@@ -169,7 +171,7 @@ def test_only_whole_candidates_change_encoders() -> None:
     with pytest.raises(ConfigError, match=r"only keys under fusion. and optim. can be searched; with search.mode=full"):
         override(Experiment(), space)
     e = override(Experiment(), space | {"search.mode": "full", "search.space.model.eeg.depth": {"low": 1, "high": 3}})
-    check_space(e)
+    check_search_space(e)
     with pytest.raises(ConfigError, match="fusion., optim., model. and train. can be searched$"):
         override(e, {"search.space.data.seed": {"choice": [1, 2]}})
 
@@ -178,22 +180,23 @@ def test_a_candidate_ends_where_it_is_below_the_bar_or_at_its_last_fold() -> Non
     one, two = {"fold": 0, SELECTION_METRIC: 0.5}, {"fold": 1, SELECTION_METRIC: 0.7}
     left = {"fold": 1, SELECTION_METRIC: 0.1, "share": 0.25}
     bars = {0.25: 0.2, 1.0: 0.4, 1.25: 0.35, 2.0: 0.9}
-    assert of_folds(0, [one], 2, bars) == {}
-    assert of_folds(0, [one, two], 2, bars) | {"pruned": False, SELECTION_METRIC: pytest.approx(0.6)} == of_folds(
-        0, [two, one], 2, bars
-    )
-    ended = of_folds(0, [one, left], 2, bars)  # a mean of 0.3 after a quarter of the second fold
+    assert summarize_candidate(0, [one], 2, bars) == {}
+    assert summarize_candidate(0, [one, two], 2, bars) | {
+        "pruned": False,
+        SELECTION_METRIC: pytest.approx(0.6),
+    } == summarize_candidate(0, [two, one], 2, bars)
+    ended = summarize_candidate(0, [one, left], 2, bars)  # a mean of 0.3 after a quarter of the second fold
     assert ended["pruned"] and ended[SELECTION_METRIC] == pytest.approx(0.3)
-    assert of_folds(0, [{"fold": 0, SELECTION_METRIC: 0.39}], 2, bars)["pruned"]
-    assert not of_folds(0, [{"fold": 0, SELECTION_METRIC: math.nan, "share": 0.25}], 2, {})["pruned"]
+    assert summarize_candidate(0, [{"fold": 0, SELECTION_METRIC: 0.39}], 2, bars)["pruned"]
+    assert not summarize_candidate(0, [{"fold": 0, SELECTION_METRIC: math.nan, "share": 0.25}], 2, {})["pruned"]
 
 
-def planned(folder: Path, **changes: Any) -> tune.Plan:
+def planned(folder: Path, **changes: Any) -> tune.SearchPlan:
     """Of a search on the noise of three people with EEG and audio, of whom only ids are read."""
     e = override(Experiment(), {"data.modalities": ["audio", "eeg"], "fold.of": 4, "fold.inner": 3} | changes)
     data = stored(e)
     data.windows.index = data.index
-    return tune.plan(e, data.windows)
+    return tune.plan_search(e, data.windows)
 
 
 FULL = {"search.mode": "full"}
@@ -203,11 +206,11 @@ def test_a_study_is_of_all_that_its_candidates_train(tmp_path: Path) -> None:
     staged = planned(tmp_path, **FULL)
     joint = planned(tmp_path, **FULL, **{"train.mode": "staged_then_joint"})
     other = planned(tmp_path, **FULL, **{"train.mode": "staged_then_joint", "train.joint.lr": 1e-3})
-    assert len({staged.study, joint.study, other.study, planned(tmp_path).study}) == 4
-    assert len(staged.inner_encoders) == 6 and len(joint.inner_encoders) == 6
+    assert len({staged.study_name, joint.study_name, other.study_name, planned(tmp_path).study_name}) == 4
+    assert len(staged.inner_encoder_runs) == 6 and len(joint.inner_encoder_runs) == 6
     own = {"search.space.model.eeg.depth": {"choice": [1, 2]}}
-    assert not planned(tmp_path, **FULL, **own).encoders
-    assert not planned(tmp_path, **FULL, **{"train.mode": "end_to_end"}).encoders
+    assert not planned(tmp_path, **FULL, **own).encoder_runs
+    assert not planned(tmp_path, **FULL, **{"train.mode": "end_to_end"}).encoder_runs
 
 
 @pytest.mark.parametrize(
@@ -226,12 +229,12 @@ def test_what_a_search_began_is_forgotten_and_nothing_else(tmp_path: Path) -> No
     plan, results = planned(tmp_path, **FULL, **{"search.space.model.eeg.depth": {"choice": [1, 2]}}), Store(tmp_path)
     e = override(Experiment(), {"data.modalities": ["audio", "eeg"], "search.mode": "full"})
     candidate = Candidate(0, {"model.eeg.depth": 1})
-    folds = candidate_runs(override(e, candidate.changes), plan.question)
+    folds = plan_candidate_runs(override(e, candidate.changes), plan.inner_cv)
     assert [[run.kind for run in fold] for fold in folds] == [["encoder", "encoder", "fusion"]] * 3
     for fold, runs in enumerate(folds):
         for run in runs:
             results.write(f"runs/{run.key}/a0000/model", b"weights")
-            results.write_json(f"runs/{run.key}/{STUDY_FILE}", "another" if fold == 1 else plan.study)
+            results.write_json(f"runs/{run.key}/{STUDY_FILE}", "another" if fold == 1 else plan.study_name)
 
     def left() -> list[list[bool]]:
         return [[bool(results.list_files(f"runs/{run.key}")) for run in runs] for runs in folds]
@@ -239,5 +242,5 @@ def test_what_a_search_began_is_forgotten_and_nothing_else(tmp_path: Path) -> No
     tune.prune_candidate_runs(e, plan, results, candidate)
     assert left() == [[True, True, False], [True, True, True], [True, True, False]]
     with results.lock(f"runs/{folds[0][0].key}/lock"):  # another search is at it
-        tune.prune_candidate_runs(e, plan, results, candidate, whole=True)
+        tune.prune_candidate_runs(e, plan, results, candidate, include_encoders=True)
     assert left() == [[True, False, False], [True, True, True], [False, False, False]]

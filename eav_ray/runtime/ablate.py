@@ -24,9 +24,9 @@ from eav_ray.report import ablation, cost
 from eav_ray.report.page import document
 from eav_ray.report.progress import stage
 from eav_ray.runtime import cluster
-from eav_ray.runtime.protocol import Planned, finished, plan, train_folds
-from eav_ray.runtime.score import Task, score
-from eav_ray.runtime.train import Data, open_data, runs_of
+from eav_ray.runtime.protocol import PlannedFold, find_finished_prefix, plan_cv_folds, train_folds
+from eav_ray.runtime.score import ScoringTask, score_checkpoints
+from eav_ray.runtime.train import Dataset, open_dataset, plan_runs
 from eav_ray.storage import Store, list_package_versions
 from eav_ray.training import estimate
 from eav_ray.training.plan import Run
@@ -42,7 +42,7 @@ class Trial:
     """One variant on one fold."""
 
     variant: AblationVariant
-    fold: Planned  # whose runs are the variant's
+    fold: PlannedFold  # whose runs are the variant's
     test: tuple[str, ...]  # test recordings in which there is something for it to see
 
 
@@ -65,7 +65,7 @@ def run_ablation(
     """
     e = experiment
     made, left_out = build_ablation_variants(e, parts, sizes)
-    data, results = open_data(e), Store(e.store.results)
+    data, results = open_dataset(e), Store(e.store.results)
     trials = plan_trials(e, made, data)
     name = f"ablations/{ablation_key(e, trials)}"
     failed: list[str] = []
@@ -88,18 +88,18 @@ def run_ablation(
     )
 
 
-def plan_trials(experiment: Experiment, made: Sequence[AblationVariant], data: Data) -> list[Trial]:
+def plan_trials(experiment: Experiment, made: Sequence[AblationVariant], data: Dataset) -> list[Trial]:
     """Every variant on every fold of the experiment's own splits; equal trainings are one `Run`."""
     ids = data.windows.ids
     trials: list[Trial] = []
-    for fold in plan(experiment, data):
+    for fold in plan_cv_folds(experiment, data):
         for variant in made:
             e = variant.apply_to(replace(experiment, fold=replace(experiment.split, index=fold.number)))
             seen = ids[ids[[f"has_{m}" for m in variant.list_tested_modalities(experiment)]].any(axis=1)]
             known = set(seen["id"])
             test = tuple(i for i in fold.split.test if i in known)
-            runs = runs_of(e, fold.split, data.digest)
-            trials.append(Trial(variant, Planned(fold.number, fold.split, runs), test))
+            runs = plan_runs(e, fold.split, data.digest)
+            trials.append(Trial(variant, PlannedFold(fold.number, fold.split, runs), test))
     # An encoder alone wants no embeddings, and the same encoder under a fusion does.
     whole = {run.key: run for t in trials for run in t.fold.runs if run.embedded_recordings}
     return [replace(t, fold=replace(t.fold, runs=[whole.get(r.key, r) for r in t.fold.runs])) for t in trials]
@@ -122,22 +122,24 @@ def ablation_key(experiment: Experiment, trials: Sequence[Trial]) -> str:
 
 
 def _scored(
-    e: Experiment, trials: Sequence[Trial], data: Data, results: Store, reasons: dict[str, str]
+    e: Experiment, trials: Sequence[Trial], data: Dataset, results: Store, reasons: dict[str, str]
 ) -> tuple[pd.DataFrame, list[str]]:
     """Predictions of all variants, and a line for each model that is missing."""
     failed: dict[str, None] = {}  # in order, each once
-    tasks: list[tuple[Trial, Task]] = []
-    prefixes = {key: finished(results, key) for key in dict.fromkeys(t.fold.runs[-1].key for t in trials)}
+    tasks: list[tuple[Trial, ScoringTask]] = []
+    prefixes = {key: find_finished_prefix(results, key) for key in dict.fromkeys(t.fold.runs[-1].key for t in trials)}
     for trial in trials:
         key = trial.fold.runs[-1].key
         if not prefixes[key]:
             reason = reasons.get(key, reasons.get("", "it has no finished checkpoint"))
             failed[f"{_named(trial)} could not be trained: {reason}"] = None
         elif trial.test:
-            tasks.append((trial, Task(f"{results}/{prefixes[key]}", trial.test, trial.variant.visible_modalities)))
+            tasks.append(
+                (trial, ScoringTask(f"{results}/{prefixes[key]}", trial.test, trial.variant.visible_modalities))
+            )
     # Equal questions of two variants are one; those of one checkpoint lie together, which is then read once.
-    unique = sorted({task for _, task in tasks}, key=lambda t: (t.path, t.shown))
-    found = dict(zip(unique, score(e, unique, data.shards, data.index), strict=True))
+    unique = sorted({task for _, task in tasks}, key=lambda t: (t.checkpoint_path, t.visible_modalities))
+    found = dict(zip(unique, score_checkpoints(e, unique, data.shards, data.index), strict=True))
     tables = []
     for trial, task in tasks:
         table = found[task]
@@ -154,7 +156,7 @@ def _named(trial: Trial) -> str:
 
 
 def _costs(
-    e: Experiment, made: Sequence[AblationVariant], trials: Sequence[Trial], data: Data, results: Store
+    e: Experiment, made: Sequence[AblationVariant], trials: Sequence[Trial], data: Dataset, results: Store
 ) -> dict[str, dict[str, Any]]:
     """By a variant's name; one that is masked costs what its whole model does."""
     shapes = DataShapes(data.index.eeg_channels, len(data.index.classes))
@@ -204,7 +206,7 @@ def _seconds_of(run: Run, results: Store) -> float | None:
     """Of all epochs of a run, whichever attempt they were of; None where they were not timed."""
     if run.kind == "fusion" and run.experiment.fusion.kind == "late_mean":
         return 0.0  # nothing to train
-    prefix = finished(results, run.key)
+    prefix = find_finished_prefix(results, run.key)
     history = results.read_json(f"{prefix}/metrics.json").get("history", []) if prefix else []
     return float(sum(epoch["seconds"] for epoch in history)) if history else None
 
@@ -230,7 +232,7 @@ def _tree(
     e: Experiment,
     made: Sequence[AblationVariant],
     trials: Sequence[Trial],
-    data: Data,
+    data: Dataset,
     predictions: pd.DataFrame,
     costs: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report import ablation, cost, protocols, search, stress
 from eav_ray.report.table import correct_per_recording
-from eav_ray.runtime.train import Data
+from eav_ray.runtime.train import Dataset
 from eav_ray.storage import Store
 from eav_ray.training.audit import LeakAudit
 from eav_ray.training.checkpoint import Checkpoint
@@ -94,7 +94,7 @@ def _json(results: Store, name: str) -> Tree | None:
     return results.read_json(name) if results.exists(name) else None
 
 
-def recorded_eav(own: Experiment, data: Data) -> bool:
+def recorded_eav(own: Experiment, data: Dataset) -> bool:
     """Whether these are the people of the published results: EAV, as recorded, and not drawn in its layout."""
     return (
         own.data.dataset == "eav"
@@ -106,7 +106,7 @@ def recorded_eav(own: Experiment, data: Data) -> bool:
 def compare_protocols(
     own: Experiment,
     results: Store,
-    data: Data,
+    data: Dataset,
     protocol: str,
     windows: pd.DataFrame,
     names: list[str],
@@ -149,7 +149,7 @@ def compare_protocols(
 
 
 def collect_stored_protocols(
-    results: Store, own: Experiment, data: Data, skipped_results: list[str]
+    results: Store, own: Experiment, data: Dataset, skipped_results: list[str]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict[int, pd.DataFrame]]]:
     """Predictions of whole protocols that the results store keeps of this experiment, and of others of its seeds."""
     wanted, known = _identity(own), set(data.windows.ids["id"])

@@ -4,14 +4,14 @@ from eav_ray.config import MODALITIES, Experiment, OptimConfig, override, to_dic
 from eav_ray.data.split import list_labeled_recordings, make_adaptation_split
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import cluster
-from eav_ray.runtime.groups import run_all
+from eav_ray.runtime.groups import train_all_runs
 from eav_ray.runtime.predict import check_channels, check_windows, open_checkpoint
-from eav_ray.runtime.train import Data, announce, open_data
+from eav_ray.runtime.train import Dataset, announce_workload, open_dataset
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training.plan import Run, plan_adaptation_run
 
 
-def plan_calibration(experiment: Experiment, data: Data, path: str, subject: str, recordings: int) -> Run:
+def plan_calibration(experiment: Experiment, data: Dataset, path: str, subject: str, recordings: int) -> Run:
     """The training of one calibration.
 
     Args:
@@ -45,9 +45,11 @@ def _optims(experiment: Experiment) -> dict[str, OptimConfig]:
 
 def calibrate(experiment: Experiment, path: str, subject: str, recordings: int) -> str:
     """Returns the path of the calibrated checkpoint, whose test side is the rest of the person's recordings."""
-    data = open_data(experiment)
+    data = open_dataset(experiment)
     run = plan_calibration(experiment, data, path, subject, recordings)
     with cluster.connect_to_ray(experiment.runtime):
-        announce(experiment, [run], data)
-        checkpoint_prefixes = run_all(experiment, [run], data.shards, data.index, run.split.train, title="calibrate")
+        announce_workload(experiment, [run], data)
+        checkpoint_prefixes = train_all_runs(
+            experiment, [run], data.shards, data.index, run.split.train, title="calibrate"
+        )
     return f"{Store(experiment.store.results)}/{checkpoint_prefixes[run.key]}"

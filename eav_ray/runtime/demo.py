@@ -15,8 +15,8 @@ from eav_ray.runtime.evaluate import evaluate_checkpoint
 from eav_ray.runtime.export import predict_to_file
 from eav_ray.runtime.preprocess import preprocess
 from eav_ray.runtime.pull import pull
-from eav_ray.runtime.train import open_data
-from eav_ray.runtime.tune import announce_search, plan, search
+from eav_ray.runtime.train import open_dataset
+from eav_ray.runtime.tune import announce_search, plan_search, run_search
 from eav_ray.storage import COMMIT
 
 
@@ -38,11 +38,11 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
     print(f"check: {len(found.recordings)} recordings, {len(found.problems)} problems", flush=True)
     with cluster.connect_to_ray(e.runtime):
         preprocess(e)
-        data = open_data(e)
-        search_plan = plan(e, data.windows)
+        data = open_dataset(e)
+        search_plan = plan_search(e, data.windows)
         announce_search(e, [search_plan], data)
-        best = search(e, search_plan, data.shards, data.index)
-        path = pull_if_missing(e.store.results, best.study, best.checkpoint)
+        best = run_search(e, search_plan, data.shards, data.index)
+        path = pull_if_missing(e.store.results, best.study_name, best.checkpoint)
         bayes = {m: bayes_accuracy([m]) for m in ("audio", "eeg", "video")}
         bayes["fusion"] = bayes_accuracy(["audio", "eeg", "video"])
         evaluation = evaluate_checkpoint(e, path, bayes=bayes)
@@ -53,7 +53,7 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
     optimism_line = optimism_text({0: Optimism(best.inner_score, float(correct), best.candidate.changes)})
     print(f"\n{predictions.text}\n\n{evaluation.text}\n{optimism_line}\n")
     print(f"checkpoint: {path}")
-    print(f"results:    {e.store.results}/searches/{best.study} (search.html)")
+    print(f"results:    {e.store.results}/searches/{best.study_name} (search.html)")
     print(f"took {(time.perf_counter() - began) / 60:.1f} minutes")
     assert evaluation.comparison is not None
     if not evaluation.comparison.fusion_wins:

@@ -33,11 +33,11 @@ from eav_ray.training.plan import Run
 from eav_ray.training.run import get_token_times, load_pretrained_encoders
 from eav_ray.training.source import RawSource, WindowLabels, make_inference_batches
 
-BATCH = 32  # windows
-WAIT_S = 2.0
+BATCH_SIZE = 32  # windows
+LOCK_RETRY_S = 2.0
 
 
-def embed_frozen(experiment: Experiment, runs: list[Run], shards: Store, index: ShardIndex) -> None:
+def compute_frozen_features(experiment: Experiment, runs: list[Run], shards: Store, index: ShardIndex) -> None:
     """Compute the features that these runs train on, as far as they are not there; shards that are done are skipped.
 
     Raises:
@@ -48,23 +48,23 @@ def embed_frozen(experiment: Experiment, runs: list[Run], shards: Store, index: 
         if results.is_committed(key):
             continue
         (m,) = run.experiment.data.modalities
-        with _only_one(results, key, m):
+        with _lock_features(results, key, m):
             if results.is_committed(key):
                 continue
             shapes = DataShapes(index.eeg_channels, len(index.classes))
-            whole = _published(run.experiment, shapes)  # what is wrong with the weights is said here
-            todo = [f for f in index.shards if not results.exists(build_part_name(key, _part(f)))]
+            model = _load_published(run.experiment, shapes)  # what is wrong with the weights is said here
+            todo = [f for f in index.shards if not results.exists(build_part_name(key, _get_part_id(f)))]
             total, done = sum(f.rows for f in index.shards), sum(f.rows for f in index.shards if f not in todo)
             with stage(f"embed {m}, once", total, "windows") as bar:
                 bar.to(done)
-                for rows in _embedded(run, key, todo, shards, index, shapes) if todo else []:
+                for rows in _embed_shards(run, key, todo, shards, index, shapes) if todo else []:
                     done += rows
                     bar.to(done)
-            commit_embeddings(results, key, get_token_times(whole))
+            commit_embeddings(results, key, get_token_times(model))
 
 
 @contextmanager
-def _only_one(results: Store, key: str, modality: str) -> Iterator[None]:
+def _lock_features(results: Store, key: str, modality: str) -> Iterator[None]:
     """One job embeds; others that need the same wait for it."""
     announced = False
     while True:
@@ -78,20 +78,20 @@ def _only_one(results: Store, key: str, modality: str) -> Iterator[None]:
             else:
                 yield
                 return
-        time.sleep(WAIT_S)
+        time.sleep(LOCK_RETRY_S)
 
 
-def _part(file: ShardFile) -> str:
+def _get_part_id(file: ShardFile) -> str:
     return file.sha256[:16]
 
 
-def _published(experiment: Experiment, shapes: DataShapes) -> Classifier:
+def _load_published(experiment: Experiment, shapes: DataShapes) -> Classifier:
     model = Classifier(experiment, shapes)
     load_pretrained_encoders(model, experiment)
     return model
 
 
-def _embedded(
+def _embed_shards(
     run: Run, key: str, todo: list[ShardFile], shards: Store, index: ShardIndex, shapes: DataShapes
 ) -> Iterator[int]:
     """Yields how many windows were embedded, as they are."""
@@ -100,7 +100,7 @@ def _embedded(
     files = ray.data.from_items([{"file": file.file} for file in todo], override_num_blocks=len(todo))
     parts = retried(
         files.map_batches,
-        _Embed,
+        _FrozenEncoder,
         fn_constructor_args=(run, key, str(shards), index, shapes),
         batch_size=1,
         num_cpus=runtime.cpus_per_worker,
@@ -113,29 +113,31 @@ def _embedded(
         yield int(row["windows"])
 
 
-class _Embed:
+class _FrozenEncoder:
     """An actor of Ray Data: the encoder, loaded once; a shard in, its part of the features written."""
 
     def __init__(self, run: Run, key: str, shards: str, index: ShardIndex, shapes: DataShapes) -> None:
         runtime = run.experiment.runtime
         torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
         self._device = torch.device("cuda" if cluster.has_gpu(runtime) else "cpu")
-        self._model = _published(run.experiment, shapes).to(self._device)
+        self._model = _load_published(run.experiment, shapes).to(self._device)
         self._run, self._key, self._shards, self._index = run, key, Store(shards), index
         self._files = {file.file: file for file in index.shards}
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"windows": np.array([self._embed(self._files[str(name)]) for name in batch["file"]])}
+        return {"windows": np.array([self._embed_shard(self._files[str(name)]) for name in batch["file"]])}
 
-    def _embed(self, file: ShardFile) -> int:
+    def _embed_shard(self, file: ShardFile) -> int:
         e = self._run.experiment
         windows = WindowCache(
             self._shards, replace(self._index, shards=(file,)), cache=e.store.cache, cache_gb=e.store.cache_gb
         )
         source = RawSource(windows, list(e.data.modalities))
-        batches = make_inference_batches(source, WindowLabels.from_windows(windows, {}), np.arange(len(windows)), BATCH)
+        batches = make_inference_batches(
+            source, WindowLabels.from_windows(windows, {}), np.arange(len(windows)), BATCH_SIZE
+        )
         table = compute_embeddings(
             self._model, batches, windows, self._device, precision=e.runtime.precision, arrays=FEATURE_ARRAYS
         )
-        write_embedding_part(Store(e.store.results), self._key, _part(file), table)
+        write_embedding_part(Store(e.store.results), self._key, _get_part_id(file), table)
         return len(windows)

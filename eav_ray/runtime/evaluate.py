@@ -11,12 +11,12 @@ from eav_ray.report.table import Comparison, apart, compare, correct_per_recordi
 from eav_ray.runtime import cluster
 from eav_ray.runtime.beside import EvaluatedCheckpoint
 from eav_ray.runtime.evidence import Subject, write, write_transfer
-from eav_ray.runtime.inner import held_out
-from eav_ray.runtime.nested import nested_key, plan_folds
+from eav_ray.runtime.inner import out_of_fold_predictions
+from eav_ray.runtime.nested import make_nested_key, plan_fold_searches
 from eav_ray.runtime.predict import evaluate, open_checkpoint
-from eav_ray.runtime.protocol import Planned, plan, protocol_key, read_kept, text
-from eav_ray.runtime.score import Task, is_kept
-from eav_ray.runtime.train import Data, open_data
+from eav_ray.runtime.protocol import PlannedFold, format_cv_report, make_protocol_key, plan_cv_folds, read_cv_result
+from eav_ray.runtime.score import ScoringTask, is_stored
+from eav_ray.runtime.train import Dataset, open_dataset
 from eav_ray.runtime.transfer import is_own, titles, transfer
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training.checkpoint import Checkpoint
@@ -45,11 +45,11 @@ def evaluate_checkpoint(
         out: Folder of the page of evidence; by default `evidence/<key of the run>` in the results store.
         temperature: Train the inner folds of its training people to fit a temperature (`inner.held_out`).
     """
-    data, checkpoint = open_data(experiment), open_checkpoint(path)
+    data, checkpoint = open_dataset(experiment), open_checkpoint(path)
     if not is_own(experiment, checkpoint, data.index):
         return _tested_elsewhere(experiment, path, data, checkpoint, out)
     with contextlib.ExitStack() as stack:
-        if not is_kept(Store(experiment.store.results), Task(path, checkpoint.split.test), data.index):
+        if not is_stored(Store(experiment.store.results), ScoringTask(path, checkpoint.split.test), data.index):
             stack.enter_context(cluster.connect_to_ray(experiment.runtime))  # one for all that is to be scored
         table = evaluate(experiment, path, data.shards, data.index, data.windows.ids)
         return _write_checkpoint_page(experiment, path, data, checkpoint, table, bayes or {}, out, temperature)
@@ -58,7 +58,7 @@ def evaluate_checkpoint(
 def _write_checkpoint_page(
     experiment: Experiment,
     path: str,
-    data: Data,
+    data: Dataset,
     checkpoint: Checkpoint,
     table: pd.DataFrame,
     bayes: dict[str, float],
@@ -86,7 +86,7 @@ def _write_checkpoint_page(
     )
     protocol = f"{checkpoint.split.protocol}, fold {fold_index} alone"
     subject = Subject(f"{own.name}: a checkpoint", description, apart(checkpoint.split), protocol)
-    held = held_out(experiment, [(fold_index, own)], data) if temperature else None
+    held = out_of_fold_predictions(experiment, [(fold_index, own)], data) if temperature else None
     page = write(
         experiment, data, [EvaluatedCheckpoint(fold_index, path, checkpoint.split.test, table)], subject, out, held
     )
@@ -94,7 +94,7 @@ def _write_checkpoint_page(
     return Tested(correct, comparison, "\n".join(lines), page)
 
 
-def _tested_elsewhere(experiment: Experiment, path: str, data: Data, checkpoint: Checkpoint, out: str) -> Tested:
+def _tested_elsewhere(experiment: Experiment, path: str, data: Dataset, checkpoint: Checkpoint, out: str) -> Tested:
     found = transfer(experiment, path)
     store, name = split_store_path(path)
     key = digest(store.read_json(f"{name}/state.json")["key"], data.digest, sorted(found.modalities))
@@ -127,21 +127,21 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
     Raises:
         DataError: It has not been run, or not to its end.
     """
-    e, data = experiment, open_data(experiment)
+    e, data = experiment, open_dataset(experiment)
     if searched:
-        of_search = plan_folds(e, data)
-        folds = [Planned(f.number, f.search.outer, []) for f in of_search]
-        key = nested_key(e, of_search)
+        of_search = plan_fold_searches(e, data)
+        folds = [PlannedFold(f.number, f.plan.outer_split, []) for f in of_search]
+        key = make_nested_key(e, of_search)
     else:
-        folds = plan(e, data)
-        key = protocol_key(e, folds)
+        folds = plan_cv_folds(e, data)
+        key = make_protocol_key(e, folds)
     results, name = Store(e.store.results), f"protocols/{key}"
     if not results.is_committed(name):
         raise DataError(
             f"{results} has no finished protocol {e.split.protocol} of this experiment; run jobs/protocol.py with the "
             "same arguments first, or name a checkpoint with --checkpoint"
         )
-    cv_result = read_kept(results, name)
+    cv_result = read_cv_result(results, name)
     by_fold = dict(list(cv_result.predictions.groupby("fold")))
     sides = {f.number: f.split for f in folds}
     evaluated = [
@@ -152,9 +152,9 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
             by_fold[f["fold"]].reset_index(drop=True),
             sides[f["fold"]],
         )
-        for f in cv_result.folds
+        for f in cv_result.fold_records
     ]
-    for f in cv_result.folds:
+    for f in cv_result.fold_records:
         if sha256(results.read(f"{f['checkpoint']}/{COMMIT}")) != f["commit_sha256"]:
             raise DataError(
                 f"{results}/{f['checkpoint']} is not the checkpoint that {results}/{name} has predictions of; delete "
@@ -165,7 +165,7 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
     protocol = e.split.protocol + (", searched" if searched else "")
     subject = Subject(f"{e.name}: {protocol}", description, apart(folds[0].split), protocol, e)
     # The temperature is that of models of the same shape: of what each fold's search chose.
-    own = [(f["fold"], override(e, f["search"]["changes"]) if "search" in f else e) for f in cv_result.folds]
-    held = held_out(e, own, data) if temperature else None
+    own = [(f["fold"], override(e, f["search"]["changes"]) if "search" in f else e) for f in cv_result.fold_records]
+    held = out_of_fold_predictions(e, own, data) if temperature else None
     page = write(e, data, evaluated, subject, out or f"{results}/evidence/{key}", held)
-    return f"{text(e, folds, data.index.classes, cv_result, {}, f'{results}/{name}')}\npage: {page}"
+    return f"{format_cv_report(e, folds, data.index.classes, cv_result, {}, f'{results}/{name}')}\npage: {page}"

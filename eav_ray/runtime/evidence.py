@@ -33,8 +33,8 @@ from eav_ray.runtime.beside import (
     recorded_eav,
 )
 from eav_ray.runtime.reproduce import reproduction
-from eav_ray.runtime.score import Task, score
-from eav_ray.runtime.train import Data, open_data
+from eav_ray.runtime.score import ScoringTask, score_checkpoints
+from eav_ray.runtime.train import Dataset, open_dataset
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.audit import LeakAudit, WindowDigests, audit_checkpoint, audit_transfer
@@ -59,7 +59,7 @@ class Subject:
 
 def write(
     e: Experiment,
-    data: Data,
+    data: Dataset,
     folds: Sequence[EvaluatedCheckpoint],
     subject: Subject,
     out: str,
@@ -105,7 +105,7 @@ def write(
 
 def write_transfer(
     e: Experiment,
-    data: Data,
+    data: Dataset,
     evaluated: EvaluatedCheckpoint,
     names: list[str],
     classes: tuple[str, ...],
@@ -137,7 +137,9 @@ def write_transfer(
 def _own_windows(e: Experiment, checkpoint: ckpt.Checkpoint) -> WindowDigests | None:
     """Of the data set that a checkpoint was trained on, where its shards lie where they did."""
     try:
-        own = open_data(replace(checkpoint.experiment, store=replace(checkpoint.experiment.store, cache=e.store.cache)))
+        own = open_dataset(
+            replace(checkpoint.experiment, store=replace(checkpoint.experiment.store, cache=e.store.cache))
+        )
     except (ConfigError, DataError):
         return None
     return WindowDigests(own.windows) if checkpoint.data_digest in ("", own.digest) else None
@@ -179,34 +181,39 @@ def _trained_on(results: Store, checkpoint: ckpt.Checkpoint) -> dict[str, tuple[
     return found
 
 
-def _more(e: Experiment, audited: list[AuditedCheckpoint], data: Data) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+def _more(e: Experiment, audited: list[AuditedCheckpoint], data: Dataset) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Predictions of some recordings of the training sides, and of the validation sides where there are any.
 
     Of the kind that is tested: listening recordings, which are only ever trained on, would make another gap.
     """
-    sides: list[tuple[int, Task]] = []
+    sides: list[tuple[int, ScoringTask]] = []
     ids = data.windows.ids
     heard = set(ids["id"][ids["task"] != LISTENING])
     for one in audited:
         split_ = one.evaluated.split or one.checkpoint.split
         some = subsample_evenly(np.array([i for i in split_.train if i in heard] or split_.train), TRAINED)
-        sides.append((one.evaluated.number, Task(one.evaluated.path, tuple(map(str, some)), trained=True)))
+        sides.append(
+            (
+                one.evaluated.number,
+                ScoringTask(one.evaluated.path, tuple(map(str, some)), allows_training_recordings=True),
+            )
+        )
         if split_.validation:
-            sides.append((one.evaluated.number, Task(one.evaluated.path, split_.validation)))
+            sides.append((one.evaluated.number, ScoringTask(one.evaluated.path, split_.validation)))
     own = replace(audited[0].checkpoint.experiment, store=e.store, runtime=e.runtime)
-    tables = score(own, [task for _, task in sides], data.shards, data.index)
+    tables = score_checkpoints(own, [task for _, task in sides], data.shards, data.index)
     trained, validation = [], []
     for (number, task), table in zip(sides, tables, strict=True):
         if isinstance(table, str):
             raise DataError(table)
-        (trained if task.trained else validation).append(table.assign(fold=number))
+        (trained if task.allows_training_recordings else validation).append(table.assign(fold=number))
     return pd.concat(trained, ignore_index=True), pd.concat(validation, ignore_index=True) if validation else None
 
 
 def _tree(
     own: Experiment,
     tested_experiment: Experiment,
-    data: Data,
+    data: Dataset,
     audited: list[AuditedCheckpoint],
     subject: Subject,
     windows: pd.DataFrame,
@@ -303,7 +310,7 @@ def _temperature_note(validation: pd.DataFrame | None, inner: bool) -> str:
     return f"{sentence}: never of recordings that it is tested on."
 
 
-def _quality(data: Data, windows: pd.DataFrame) -> pd.DataFrame:
+def _quality(data: Dataset, windows: pd.DataFrame) -> pd.DataFrame:
     """What preprocessing measured of the tested recordings: `subject`, `recording`, means of the shards' columns."""
     columns = [c for m in data.index.modalities for c in QUALITY_COLUMNS[m]]
     facts = data.windows.read_columns(columns)
@@ -313,7 +320,7 @@ def _quality(data: Data, windows: pd.DataFrame) -> pd.DataFrame:
     return found.merge(tested_recordings, on=["subject", "recording"]).dropna(axis=1, how="all")
 
 
-def _bands(tested_experiment: Experiment, data: Data, windows: pd.DataFrame) -> Tree | None:
+def _bands(tested_experiment: Experiment, data: Dataset, windows: pd.DataFrame) -> Tree | None:
     """Band power of the tested recordings by class, less each person's mean over classes."""
     items = {
         i.id: i.label for i in list_labeled_recordings(data.windows.ids, tested_experiment.data, tested_experiment.seed)

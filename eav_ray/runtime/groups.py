@@ -30,17 +30,23 @@ from eav_ray.report.board import Board
 from eav_ray.report.mlflow import MLflow
 from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster
-from eav_ray.runtime.queue import ATTEMPTS, END, WAIT, Queue, State
+from eav_ray.runtime.queue import END, MAX_ATTEMPTS, WAIT, QueueState, RunQueue
 from eav_ray.storage import Store
 from eav_ray.training.plan import Progress, Run
 
 POLL_S = 0.2
-WAITS_S = 20.0  # without a worker, after which the progress line says what is waited for
-STOPPED = "the job was told to end"
+WAIT_NOTICE_S = 20.0  # without a worker, after which the progress line says what is waited for
+STOP_REQUESTED = "the job was told to end"
 
 
-def run_all(
-    experiment: Experiment, runs: list[Run], shards: Store, index: ShardIndex, only: tuple[str, ...], *, title: str
+def train_all_runs(
+    experiment: Experiment,
+    runs: list[Run],
+    shards: Store,
+    index: ShardIndex,
+    allowed_recordings: tuple[str, ...],
+    *,
+    title: str,
 ) -> dict[str, str]:
     """`run_each`, where every run is needed.
 
@@ -50,7 +56,7 @@ def run_all(
         DataError: A run failed; the others were trained all the same.
         Interrupted: As `run_each`.
     """
-    state = run_each(experiment, runs, shards, index, only, title=title)
+    state = train_runs(experiment, runs, shards, index, allowed_recordings, title=title)
     if state.failed:
         key, reason = next(iter(state.failed.items()))
         total = len(state.done) + len(state.failed)
@@ -58,17 +64,17 @@ def run_all(
     return state.done
 
 
-def run_each(
+def train_runs(
     experiment: Experiment,
     runs: list[Run],
     shards: Store,
     index: ShardIndex,
-    only: tuple[str, ...],
+    allowed_recordings: tuple[str, ...],
     *,
     title: str,
-    listen: Callable[[Progress], None] | None = None,
-    ends: Callable[[State], bool] = lambda state: False,
-) -> State:
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[QueueState], bool] = lambda state: False,
+) -> QueueState:
     """Train all runs on `runtime.groups` groups of `runtime.workers`; finished ones are skipped.
 
     Args:
@@ -91,56 +97,56 @@ def run_each(
             break
         done[run.key] = prefix
     else:  # a group would start, find nothing to do and end: half a minute
-        return State(done, {}, 0.0, "", False, ())
+        return QueueState(done, {}, 0.0, "", False, ())
     if any(run.features_prefix for run in unique):
-        from eav_ray.runtime.embed import embed_frozen
+        from eav_ray.runtime.embed import compute_frozen_features
 
-        embed_frozen(
+        compute_frozen_features(
             experiment, [run for run in unique if not find_finished_checkpoint(run, Store(results))], shards, index
         )
     # Where this process is: a node that goes must not take the queue along.
-    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Queue).remote(unique)
+    driver_node: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue: Any = ray.remote(num_cpus=0, scheduling_strategy=driver_node)(RunQueue).remote(unique)
     total = sum(run.epochs for run in unique)
     with (
-        contextlib.nullcontext(listen) if listen else _boards(experiment, unique) as log_progress,
+        contextlib.nullcontext(on_progress) if on_progress else _open_trackers(experiment, unique) as log_progress,
         stage(title, total, "epochs") as bar,
-        _watched(queue, bar, log_progress, ends, experiment.runtime),
+        _watch_progress(queue, bar, log_progress, should_stop, experiment.runtime),
         _stop_on_sigterm(queue),
     ):
-        others = [
-            _remote_group.options(scheduling_strategy=here).remote(
-                experiment, g, queue, str(shards), index, only, len(unique)
+        other_groups = [
+            _run_remote_group.options(scheduling_strategy=driver_node).remote(
+                experiment, g, queue, str(shards), index, allowed_recordings, len(unique)
             )
             for g in range(1, experiment.runtime.groups)
         ]
         try:
-            _group(experiment, 0, queue, str(shards), index, only, len(unique))
-            ray.get(others)
+            _run_group(experiment, 0, queue, str(shards), index, allowed_recordings, len(unique))
+            ray.get(other_groups)
         except (TrainingFailedError, RayError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise DataError(f"a group of training workers ended: {reason}; the same command continues") from None
-    state: State = ray.get(queue.state.remote())
+    state: QueueState = ray.get(queue.state.remote())
     ray.kill(queue)
     if state.stopped or len(state.done) + len(state.failed) < len(unique):
         raise TrainingInterrupted(f"{len(state.done)} of {len(unique)} trainings are finished")
-    for line in state.damaged:
+    for line in state.damaged_checkpoints:
         print(f"passed over a damaged checkpoint: {line}", flush=True)
     return state
 
 
 @contextmanager
-def _boards(experiment: Experiment, runs: list[Run]) -> Iterator[Callable[[Progress], None]]:
+def _open_trackers(experiment: Experiment, runs: list[Run]) -> Iterator[Callable[[Progress], None]]:
     """Who draws curves of what is told."""
     store = experiment.store
     with contextlib.ExitStack() as stack:
         folder = Path(store.cache if "://" in store.results else store.results, "tensorboard")
-        boards: list[Board | MLflow] = [stack.enter_context(contextlib.closing(Board(folder)))]
+        trackers: list[Board | MLflow] = [stack.enter_context(contextlib.closing(Board(folder)))]
         if store.mlflow:
-            boards.append(stack.enter_context(contextlib.closing(MLflow(experiment, runs))))
+            trackers.append(stack.enter_context(contextlib.closing(MLflow(experiment, runs))))
 
         def log_progress(progress: Progress) -> None:
-            for board in boards:
+            for board in trackers:
                 board.log(progress)
 
         yield log_progress
@@ -152,28 +158,32 @@ def _stop_on_sigterm(queue: Any) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: queue.stop.remote())
+    previous_handler = signal.signal(signal.SIGTERM, lambda number, frame: queue.stop.remote())
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 @contextmanager
-def _watched(
-    queue: Any, bar: Bar, listen: Callable[[Progress], None], ends: Callable[[State], bool], runtime: RuntimeConfig
+def _watch_progress(
+    queue: Any,
+    bar: Bar,
+    on_progress: Callable[[Progress], None],
+    should_stop: Callable[[QueueState], bool],
+    runtime: RuntimeConfig,
 ) -> Iterator[None]:
     """Keep the bar up to date, and who listens, while this process waits for its own group."""
-    stop, began = threading.Event(), time.monotonic()
+    stop, started = threading.Event(), time.monotonic()
 
     def poll_queue() -> None:
-        state: State = ray.get(queue.state.remote())
-        if not state.asked and time.monotonic() - began > WAITS_S:
+        state: QueueState = ray.get(queue.state.remote())
+        if not state.has_started and time.monotonic() - started > WAIT_NOTICE_S:
             state = replace(state, note=f" waits for {cluster.describe_group_needs(runtime)}")
         bar.to(state.epochs_done, note=state.note or " ")
         for progress in ray.get(queue.told.remote()):
-            listen(progress)
-        if ends(state) and not state.stopped:
+            on_progress(progress)
+        if should_stop(state) and not state.stopped:
             queue.stop.remote()
 
     def watch() -> None:
@@ -192,13 +202,19 @@ def _watched(
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _remote_group(
-    experiment: Experiment, group: int, queue: Any, shards: str, index: ShardIndex, only: tuple[str, ...], runs: int
+def _run_remote_group(
+    experiment: Experiment,
+    group: int,
+    queue: Any,
+    shards: str,
+    index: ShardIndex,
+    allowed_recordings: tuple[str, ...],
+    n_runs: int,
 ) -> None:
-    _group(experiment, group, queue, shards, index, only, runs)
+    _run_group(experiment, group, queue, shards, index, allowed_recordings, n_runs)
 
 
-class Trainer(TorchTrainer):
+class FastShutdownTorchTrainer(TorchTrainer):
     """Ray Train's, which on a Ray without a dashboard ends at once.
 
     Ray Train 2.60 starts an actor that frees the workers' resources should their controller die. It asks the dashboard
@@ -213,8 +229,14 @@ class Trainer(TorchTrainer):
         return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 
 
-def _group(
-    experiment: Experiment, group: int, queue: Any, shards: str, index: ShardIndex, only: tuple[str, ...], runs: int
+def _run_group(
+    experiment: Experiment,
+    group: int,
+    queue: Any,
+    shards: str,
+    index: ShardIndex,
+    allowed_recordings: tuple[str, ...],
+    n_runs: int,
 ) -> None:
     """Own one Ray Train worker group for as long as there are runs."""
     runtime = experiment.runtime
@@ -223,15 +245,15 @@ def _group(
     resources: dict[str, float] = {"CPU": runtime.cpus_per_worker}
     if runtime.gpus_per_worker:
         resources["GPU"] = runtime.gpus_per_worker
-    trainer = Trainer(
-        _work,
+    trainer = FastShutdownTorchTrainer(
+        _run_worker,
         train_loop_config={
             "experiment": experiment,
             "group": group,
             "queue": queue,
             "shards": shards,
             "index": index,
-            "only": only,
+            "only": allowed_recordings,
         },
         scaling_config=ScalingConfig(
             num_workers=(runtime.min_workers, runtime.workers) if runtime.min_workers else runtime.workers,
@@ -245,13 +267,13 @@ def _group(
             name=f"group-{group}-{int(time.time())}-{secrets.token_hex(4)}",
             storage_path=f"{storage}/ray",
             # Each run has its own few attempts, which the queue counts; a group that cannot even start ends at last.
-            failure_config=FailureConfig(max_failures=ATTEMPTS * runs + ATTEMPTS),
+            failure_config=FailureConfig(max_failures=MAX_ATTEMPTS * n_runs + MAX_ATTEMPTS),
         ),
     )
     trainer.fit()
 
 
-def _work(config: dict[str, Any]) -> None:
+def _run_worker(config: dict[str, Any]) -> None:
     """A worker of a group: every rank runs every run, until the queue is empty."""
     import torch
 
@@ -262,12 +284,12 @@ def _work(config: dict[str, Any]) -> None:
     queue, group = config["queue"], config["group"]
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
-    unfit, device = "", torch.device("cpu")
+    device_error, device = "", torch.device("cpu")
     try:
         device = get_device() if cluster.has_gpu(experiment.runtime) else device
     except ConfigError as error:
-        unfit = str(error)  # told for each run: an error here would only start the group again
-    unfit = next((reason for reason in gather_from_all_ranks(unfit) if reason), "")
+        device_error = str(error)  # told for each run: an error here would only start the group again
+    device_error = next((reason for reason in gather_from_all_ranks(device_error) if reason), "")
     context = open_worker_context(
         experiment, Store(config["shards"]), config["index"], device, allowed_recordings=config["only"]
     )
@@ -275,9 +297,9 @@ def _work(config: dict[str, Any]) -> None:
     def report(progress: Progress) -> None:
         queue.progress.remote(progress)
 
-    def interrupted() -> str:
+    def find_stop_reason() -> str:
         if broadcast_object(ray.get(queue.stopped.remote()) if rank == 0 else None):
-            return STOPPED
+            return STOP_REQUESTED
         # A node that is drained says when it goes. Who raises on all ranks is started again elsewhere at once.
         return "" if ray.train.get_preemption_info() is None else "its node is about to go"
 
@@ -290,9 +312,9 @@ def _work(config: dict[str, Any]) -> None:
             continue
         assert isinstance(task, Run)
         try:
-            if unfit:
-                raise ConfigError(unfit)
-            prefix = execute_run(task, context, report, interrupted)
+            if device_error:
+                raise ConfigError(device_error)
+            prefix = execute_run(task, context, report, find_stop_reason)
         except (ConfigError, DataError) as error:
             # A run's own fault, on every rank (`run.together`). Anything else ends the group, which Ray Train restarts.
             if rank == 0:
@@ -301,7 +323,7 @@ def _work(config: dict[str, Any]) -> None:
         except TrainingInterrupted as error:
             if rank == 0:
                 ray.get(queue.leave.remote(group))
-            if str(error) == STOPPED:
+            if str(error) == STOP_REQUESTED:
                 return
             raise
         except Exception as error:

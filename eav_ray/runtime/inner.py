@@ -13,13 +13,15 @@ from eav_ray.config import Experiment
 from eav_ray.data.split import list_labeled_recordings, make_inner_splits
 from eav_ray.errors import DataError
 from eav_ray.runtime import cluster
-from eav_ray.runtime.groups import run_all
-from eav_ray.runtime.score import Task, score
-from eav_ray.runtime.train import Data, announce, runs_of
+from eav_ray.runtime.groups import train_all_runs
+from eav_ray.runtime.score import ScoringTask, score_checkpoints
+from eav_ray.runtime.train import Dataset, announce_workload, plan_runs
 from eav_ray.storage import Store
 
 
-def held_out(e: Experiment, folds: Sequence[tuple[int, Experiment]], data: Data) -> pd.DataFrame:
+def out_of_fold_predictions(
+    experiment: Experiment, folds: Sequence[tuple[int, Experiment]], data: Dataset
+) -> pd.DataFrame:
     """Train what is not trained yet; predictions of the validation side of every inner fold, with a column `fold`.
 
     Args:
@@ -28,25 +30,30 @@ def held_out(e: Experiment, folds: Sequence[tuple[int, Experiment]], data: Data)
     Raises:
         ConfigError: The protocol has no inner folds.
     """
-    each = [(number, replace(one, store=e.store, runtime=e.runtime)) for number, one in folds]
-    own = each[0][1]  # data, seed and fold are those of all
-    items = list_labeled_recordings(data.windows.ids, own.data, own.seed)
-    asked = [
-        (number, inner, runs_of(replace(one, fold=replace(one.split, index=number)), inner, data.digest))
-        for number, one in each
+    fold_experiments = [
+        (number, replace(fold_experiment, store=experiment.store, runtime=experiment.runtime))
+        for number, fold_experiment in folds
+    ]
+    first = fold_experiments[0][1]  # data, seed and fold are those of all
+    items = list_labeled_recordings(data.windows.ids, first.data, first.seed)
+    inner_folds = [
+        (number, inner, plan_runs(replace(one, fold=replace(one.split, index=number)), inner, data.digest))
+        for number, one in fold_experiments
         for inner in make_inner_splits(items, replace(one.split, index=number))
     ]
-    runs = [run for _, _, needed in asked for run in needed]
-    seen = tuple(sorted({i for _, inner, _ in asked for i in (*inner.train, *inner.validation)}))
-    with cluster.connect_to_ray(e.runtime):
-        announce(own, runs, data)
-        done = run_all(own, runs, data.shards, data.index, seen, title="train inner folds, for the temperature")
-        results = Store(e.store.results)
-        tasks = [Task(f"{results}/{done[needed[-1].key]}", inner.validation) for _, inner, needed in asked]
-        tables = score(own, tasks, data.shards, data.index)
-    found = []
-    for (number, _, _), table in zip(asked, tables, strict=True):
+    runs = [run for _, _, fold_runs in inner_folds for run in fold_runs]
+    allowed_recordings = tuple(sorted({i for _, inner, _ in inner_folds for i in (*inner.train, *inner.validation)}))
+    with cluster.connect_to_ray(experiment.runtime):
+        announce_workload(first, runs, data)
+        done = train_all_runs(
+            first, runs, data.shards, data.index, allowed_recordings, title="train inner folds, for the temperature"
+        )
+        results = Store(experiment.store.results)
+        tasks = [ScoringTask(f"{results}/{done[needed[-1].key]}", inner.validation) for _, inner, needed in inner_folds]
+        tables = score_checkpoints(first, tasks, data.shards, data.index)
+    predictions = []
+    for (number, _, _), table in zip(inner_folds, tables, strict=True):
         if isinstance(table, str):
             raise DataError(table)
-        found.append(table.assign(fold=number))
-    return pd.concat(found, ignore_index=True)
+        predictions.append(table.assign(fold=number))
+    return pd.concat(predictions, ignore_index=True)

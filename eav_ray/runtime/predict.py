@@ -22,7 +22,7 @@ from eav_ray.report.progress import Bar, stage
 from eav_ray.runtime import cluster, eeg_stage
 from eav_ray.runtime.preprocess import open_index, require_extras
 from eav_ray.runtime.rows import raw_rows, shard_rows
-from eav_ray.runtime.score import Task, score
+from eav_ray.runtime.score import ScoringTask, score_checkpoints
 from eav_ray.storage import Store, split_store_path
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.metrics import is_averaged_column
@@ -67,7 +67,7 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: ShardIndex
     # One worker, as its batches must not matter here; scoring takes all that there is room for.
     runtime = replace(experiment.runtime, workers=1)
     own = replace(checkpoint.experiment, store=experiment.store, runtime=runtime)
-    (table,) = score(own, [Task(f"{store}/{prefix}", checkpoint_split.test)], shards, index)
+    (table,) = score_checkpoints(own, [ScoringTask(f"{store}/{prefix}", checkpoint_split.test)], shards, index)
     if isinstance(table, str):
         raise DataError(table)
     return table

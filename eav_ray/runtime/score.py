@@ -31,22 +31,24 @@ from eav_ray.training.run import (
 )
 from eav_ray.training.source import MaskedSource, RawSource, WindowLabels, make_inference_batches
 
-BATCH = 32
-FORMAT = 2  # raise when what is kept of a task changes
+BATCH_SIZE = 32
+FORMAT_VERSION = 2  # raise when what is kept of a task changes
 
 
 @dataclass(frozen=True)
-class Task:
+class ScoringTask:
     """One checkpoint and what it is to score."""
 
-    path: str  # of a finished checkpoint
-    test: tuple[str, ...]  # ids of recordings
-    shown: tuple[str, ...] = ()  # modalities that it may see of them; all, where none are named
-    other_data: bool = False  # they are of another data set than its own, where an equal id is another person
-    trained: bool = False  # these are recordings that it was trained on, for the gap between both
+    checkpoint_path: str  # of a finished checkpoint
+    recordings: tuple[str, ...]  # ids of recordings
+    visible_modalities: tuple[str, ...] = ()  # modalities that it may see of them; all, where none are named
+    is_other_dataset: bool = False  # they are of another data set than its own, where an equal id is another person
+    allows_training_recordings: bool = False  # these are recordings that it was trained on, for the gap between both
 
 
-def score(experiment: Experiment, tasks: list[Task], shards: Store, index: ShardIndex) -> list[pd.DataFrame | str]:
+def score_checkpoints(
+    experiment: Experiment, tasks: list[ScoringTask], shards: Store, index: ShardIndex
+) -> list[pd.DataFrame | str]:
     """Predictions of all tasks, computed once and kept under `evaluations/` in the results store.
 
     Args:
@@ -55,44 +57,46 @@ def score(experiment: Experiment, tasks: list[Task], shards: Store, index: Shard
         For each task a table with one row a window (`training.run.to_frame`), or a line that says why there is none.
     """
     results = Store(experiment.store.results)
-    names = [_name(task, index) for task in tasks]
-    stored = {n: _read(results, name) for n, name in enumerate(names) if results.exists(name)}
+    names = [_format_table_name(task, index) for task in tasks]
+    stored = {n: _read_table(results, name) for n, name in enumerate(names) if results.exists(name)}
     todo = [n for n in range(len(tasks)) if n not in stored]
-    made = _scored(experiment, {n: tasks[n] for n in todo}, shards, index, names) if todo else {}
-    return [stored[n] if n in stored else made[n] for n in range(len(tasks))]
+    computed = _score_parts(experiment, {n: tasks[n] for n in todo}, shards, index, names) if todo else {}
+    return [stored[n] if n in stored else computed[n] for n in range(len(tasks))]
 
 
-def is_kept(results: Store, task: Task, index: ShardIndex) -> bool:
-    return results.exists(_name(task, index))
+def is_stored(results: Store, task: ScoringTask, index: ShardIndex) -> bool:
+    return results.exists(_format_table_name(task, index))
 
 
-def _name(task: Task, index: ShardIndex) -> str:
+def _format_table_name(task: ScoringTask, index: ShardIndex) -> str:
     """By the hash of the checkpoint's files and the recordings: equal questions have one answer."""
-    store, prefix = split_store_path(task.path)
+    store, prefix = split_store_path(task.checkpoint_path)
     identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
-    seen = [sorted(task.shown)] if task.shown else []
-    return f"evaluations/{identity}-{digest(FORMAT, sorted(task.test), index.fingerprint, *seen)}.parquet"
+    visible = [sorted(task.visible_modalities)] if task.visible_modalities else []
+    return (
+        f"evaluations/{identity}-{digest(FORMAT_VERSION, sorted(task.recordings), index.fingerprint, *visible)}.parquet"
+    )
 
 
-def _read(results: Store, name: str) -> pd.DataFrame:
+def _read_table(results: Store, name: str) -> pd.DataFrame:
     return arrow.decode_dataframe(results.read(name), f"{results}/{name}")
 
 
-def _scored(
-    experiment: Experiment, tasks: dict[int, Task], shards: Store, index: ShardIndex, names: list[str]
+def _score_parts(
+    experiment: Experiment, tasks: dict[int, ScoringTask], shards: Store, index: ShardIndex, names: list[str]
 ) -> dict[int, pd.DataFrame | str]:
     runtime, results = experiment.runtime, Store(experiment.store.results)
     # A person at a time: one checkpoint that has many people to score is shared between the actors too.
     parts = [
         (number, replace(task, test=tuple(ids)))
         for number, task in tasks.items()
-        for _, ids in groupby(sorted(task.test), key=lambda i: i.split("/")[0])
+        for _, ids in groupby(sorted(task.recordings), key=lambda i: i.split("/")[0])
     ]
     left = {number: sum(p[0] == number for p in parts) for number in tasks}
     tables: dict[int, list[pd.DataFrame]] = {number: [] for number in tasks}
-    found: dict[int, pd.DataFrame | str] = {}
-    everything = tuple(sorted({i for task in tasks.values() for i in task.test}))
-    total = sum(len(task.test) for task in tasks.values())
+    results_by_task: dict[int, pd.DataFrame | str] = {}
+    allowed_recordings = tuple(sorted({i for task in tasks.values() for i in task.recordings}))
+    total = sum(len(task.recordings) for task in tasks.values())
     with cluster.connect_to_ray(runtime), stage("test, once", total, "recordings") as bar:
         # An actor that died starts again and takes its part up again, once.
         scorer: Any = ray.remote(
@@ -103,24 +107,26 @@ def _scored(
             max_task_retries=1,
         )(_Scorer)
         count = min(len(parts), cluster.count_fitting_workers(runtime))
-        pool = ActorPool([scorer.remote(experiment, str(shards), index, everything) for _ in range(count)])
+        pool = ActorPool([scorer.remote(experiment, str(shards), index, allowed_recordings) for _ in range(count)])
         for number, table, size in pool.map_unordered(lambda actor, part: actor.score.remote(*part), parts):
             bar.to(bar.done + size)
             left[number] -= 1
             if isinstance(table, str):
-                found[number] = table
+                results_by_task[number] = table
             else:
                 tables[number].append(table)
-            if not left[number] and number not in found:
+            if not left[number] and number not in results_by_task:
                 order = ["subject", "recording", "window"]
                 parted = [part for part in tables.pop(number) if len(part)]
                 if not parted:
-                    found[number] = f"{tasks[number].path} has nothing to score: no recording has any of its modalities"
+                    results_by_task[number] = (
+                        f"{tasks[number].checkpoint_path} has nothing to score: no recording has any of its modalities"
+                    )
                     continue
                 whole = pd.concat(parted, ignore_index=True).sort_values(order, ignore_index=True)
                 results.write(names[number], arrow.encode_dataframe(whole))
-                found[number] = whole
-    return found
+                results_by_task[number] = whole
+    return results_by_task
 
 
 class _Scorer:
@@ -135,32 +141,34 @@ class _Scorer:
         self._labels = WindowLabels.from_windows(windows, {i.id: i.label for i in items})
         self._path = ""
 
-    def score(self, number: int, task: Task) -> tuple[int, pd.DataFrame | str, int]:
+    def score(self, number: int, task: ScoringTask) -> tuple[int, pd.DataFrame | str, int]:
         """The number given, a table or why there is none, and how many recordings that was."""
         try:
-            return number, self._table(task), len(task.test)
+            return number, self._predict(task), len(task.recordings)
         except (ConfigError, DataError) as error:
-            return number, str(error), len(task.test)
+            return number, str(error), len(task.recordings)
 
-    def _table(self, task: Task) -> pd.DataFrame:
-        if task.path != self._path:
-            checkpoint = ckpt.read_checkpoint(*split_store_path(task.path))
+    def _predict(self, task: ScoringTask) -> pd.DataFrame:
+        if task.checkpoint_path != self._path:
+            checkpoint = ckpt.read_checkpoint(*split_store_path(task.checkpoint_path))
             self._split = checkpoint.split
             self._shapes = compute_window_shapes(checkpoint.experiment.preprocessing, checkpoint.shapes.eeg_channels)
             self._model = ckpt.build_trained_model(checkpoint).to(self._context.device).eval()
-            self._path = task.path
-        if not (task.trained or task.other_data):
-            check_disjoint(replace(self._split, validation=(), test=task.test))
+            self._path = task.checkpoint_path
+        if not (task.allows_training_recordings or task.is_other_dataset):
+            check_disjoint(replace(self._split, validation=(), test=task.recordings))
         windows, names, device = self._context.windows, self._model.modalities, self._context.device
-        rows, parts = select_rows_with_modality(windows, task.test, task.shown or tuple(names)), []
+        rows, parts = select_rows_with_modality(windows, task.recordings, task.visible_modalities or tuple(names)), []
         # What another data set lacks, or has of another shape, is zeros that are masked.
-        lacking = {m: self._shapes[m][0] for m in names if task.other_data and m not in task.shown}
-        source = MaskedSource(RawSource(windows, names, lacking), task.shown or tuple(names))
-        for part, batch in make_inference_batches(source, self._labels, rows, BATCH):
+        zero_shapes = {
+            m: self._shapes[m][0] for m in names if task.is_other_dataset and m not in task.visible_modalities
+        }
+        source = MaskedSource(RawSource(windows, names, zero_shapes), task.visible_modalities or tuple(names))
+        for part, batch in make_inference_batches(source, self._labels, rows, BATCH_SIZE):
             inputs = {m: x.to(device) for m, x in batch.inputs.items()}
-            output, alone = predict_with_frames(self._model, inputs, batch.present_BM.to(device))
+            output, frame_outputs = predict_with_frames(self._model, inputs, batch.present_BM.to(device))
             present, label = source.get_presence(part), self._labels.label[part]
             table = build_predictions(output, windows.ids.iloc[part], present, names, label)
-            parts.append(table.assign(**compute_frames_correct(alone, names, present, label)))
+            parts.append(table.assign(**compute_frames_correct(frame_outputs, names, present, label)))
         # An encoder that a fusion follows may be given people of whom nobody recorded its modality.
         return pd.concat(parts, ignore_index=True) if parts else build_empty_predictions(names, self._model.n_outputs)

@@ -14,8 +14,8 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.groups import WAITS_S
-from eav_ray.search.study import Candidate, StudyClient, medians
+from eav_ray.runtime.groups import WAIT_NOTICE_S
+from eav_ray.search.study import Candidate, StudyClient, compute_pruning_thresholds
 from eav_ray.training.plan import SELECTION_METRIC
 
 Row = dict[str, Any]
@@ -39,36 +39,41 @@ class CandidateSearcher(Searcher):
     def __init__(
         self,
         study: StudyClient,
-        most: int,
+        max_candidates: int,
         rows: list[Row],
-        keep: Callable[[list[Row]], None],
-        show: Callable[..., None],
+        write_rows: Callable[[list[Row]], None],
+        show_progress: Callable[..., None],
         *,
-        needs: Callable[[Candidate], frozenset[str]] = lambda candidate: frozenset(),
-        copy: Callable[[], None] = lambda: None,
+        list_needed_keys: Callable[[Candidate], frozenset[str]] = lambda candidate: frozenset(),
+        upload_study: Callable[[], None] = lambda: None,
         on_completed: Callable[[Candidate], None] = lambda candidate: None,
-        cost: Callable[[Candidate], float] = lambda candidate: math.nan,
+        compute_cost: Callable[[Candidate], float] = lambda candidate: math.nan,
     ) -> None:
         super().__init__(metric=SELECTION_METRIC, mode="max")
-        self._owner, self._most, self._rows = study, most, rows
-        self._keep, self._show, self._needs, self._copy = keep, show, needs, copy
-        self._on_completed, self._cost = on_completed, cost
+        self._study, self._max_candidates, self._rows = study, max_candidates, rows
+        self._write_rows, self._show_progress, self._list_needed_keys, self._upload_study = (
+            write_rows,
+            show_progress,
+            list_needed_keys,
+            upload_study,
+        )
+        self._on_completed, self._compute_cost = on_completed, compute_cost
         self._running: dict[str, dict[int, Candidate]] = {}
         self._claimed: dict[str, frozenset[str]] = {}
-        self._held: list[Candidate] = []  # that wait for what a trial is training
-        self.broken: int | None = None  # a candidate whose trial ended in an error
+        self._blocked: list[Candidate] = []  # that wait for what a trial is training
+        self.crashed_candidate: int | None = None  # a candidate whose trial ended in an error
         self.stopped = False
-        self.alone: dict[str, list[int]] = {}  # why candidates could not be trained with others
+        self.unbatchable: dict[str, list[int]] = {}  # why candidates could not be trained with others
         self.failed: dict[int, str] = {}  # why candidates have no score
 
     def suggest(self, trial_id: str) -> Any:
-        if self.broken is not None or self.stopped:
+        if self.crashed_candidate is not None or self.stopped:
             return Searcher.FINISHED
         candidates: dict[int, Candidate] = {}
         ended = False
-        while len(candidates) < self._most:
+        while len(candidates) < self._max_candidates:
             try:
-                candidate = self._next(trial_id)
+                candidate = self._take_candidate(trial_id)
             except StopIteration:
                 ended = True
                 break
@@ -79,43 +84,43 @@ class CandidateSearcher(Searcher):
             return Searcher.FINISHED if ended else None
         self._running[trial_id] = candidates
         first = min(candidates)
-        thresholds = medians(
-            self._rows, SELECTION_METRIC, first - first % self._owner.search.ask_batch_size, self._owner.search
+        thresholds = compute_pruning_thresholds(
+            self._rows, SELECTION_METRIC, first - first % self._study.search.ask_batch_size, self._study.search
         )
         return {
             "candidates": [(c.number, c.changes) for c in candidates.values()],
             "bars": sorted(thresholds.items()),
-            "known": [row for c in candidates.values() for row in self._known(c)],
+            "known": [row for c in candidates.values() for row in self._find_known_rows(c)],
         }
 
-    def _next(self, trial_id: str) -> Candidate | None:
+    def _take_candidate(self, trial_id: str) -> Candidate | None:
         """One that may start now, which this trial then has a claim on what it needs."""
-        for candidate in self._held:
-            if self._claim(trial_id, candidate):
-                self._held.remove(candidate)
+        for candidate in self._blocked:
+            if self._try_claim(trial_id, candidate):
+                self._blocked.remove(candidate)
                 return candidate
         while True:
             try:
-                candidate = self._owner.ask()
+                candidate = self._study.ask()
             except StopIteration:
-                if self._held:
+                if self._blocked:
                     return None
                 raise
-            if candidate is None or self._claim(trial_id, candidate):
+            if candidate is None or self._try_claim(trial_id, candidate):
                 return candidate
-            self._held.append(candidate)
+            self._blocked.append(candidate)
 
-    def _claim(self, trial_id: str, candidate: Candidate) -> bool:
-        needs = self._needs(candidate)
+    def _try_claim(self, trial_id: str, candidate: Candidate) -> bool:
+        needs = self._list_needed_keys(candidate)
         others = (claimed for trial, claimed in self._claimed.items() if trial != trial_id)
         if any(needs & claimed for claimed in others):
             return False
         self._claimed[trial_id] = self._claimed.get(trial_id, frozenset()) | needs
         return True
 
-    def _known(self, candidate: Candidate) -> list[Row]:
+    def _find_known_rows(self, candidate: Candidate) -> list[Row]:
         """Rows of an equal candidate that was scored before: lists of values are drawn again and again."""
-        if not self._needs(candidate):
+        if not self._list_needed_keys(candidate):
             return []  # so cheap that it is trained again
         changes = json.dumps(candidate.changes, sort_keys=True)
         equal = [r for r in self._rows if r["changes"] == changes and math.isfinite(r[SELECTION_METRIC])]
@@ -125,36 +130,36 @@ class CandidateSearcher(Searcher):
         """Some candidates of a lease are finished."""
         running = self._running.get(trial_id, {})
         finished: list[tuple[Candidate, float, bool, float]] = []
-        for found in json.loads(result.get("scored", "[]")):
-            candidate = running.pop(found["candidate"], None)
+        for summary in json.loads(result.get("scored", "[]")):
+            candidate = running.pop(summary["candidate"], None)
             if candidate is None:
                 continue
-            score, cost = found[SELECTION_METRIC], self._cost(candidate)
-            finished.append((candidate, score, found["pruned"], cost))
-            state = "PRUNED" if found["pruned"] else "COMPLETE"
-            if found["alone"]:
-                self.alone.setdefault(found["alone"], []).append(candidate.number)
-            if found.get("failed"):
-                self.failed[candidate.number] = found["failed"]
+            score, cost = summary[SELECTION_METRIC], self._compute_cost(candidate)
+            finished.append((candidate, score, summary["pruned"], cost))
+            state = "PRUNED" if summary["pruned"] else "COMPLETE"
+            if summary["alone"]:
+                self.unbatchable.setdefault(summary["alone"], []).append(candidate.number)
+            if summary.get("failed"):
+                self.failed[candidate.number] = summary["failed"]
             self._rows += [
-                {"study": self._owner.name, "candidate": candidate.number}
+                {"study": self._study.name, "candidate": candidate.number}
                 | {"state": state if math.isfinite(score) else "FAIL"}
                 | {"changes": json.dumps(candidate.changes, sort_keys=True)}
-                | ({"cost": cost} if self._owner.search.cost else {})
+                | ({"cost": cost} if self._study.search.cost else {})
                 | fold
-                for fold in found["folds"]
+                for fold in summary["folds"]
             ]
         if not finished:
             return
         # The rows first: a candidate that is told but has no rows could not be made up for.
-        self._keep(self._rows)
+        self._write_rows(self._rows)
         for candidate, score, pruned, cost in finished:
-            self._owner.tell(candidate.number, score, pruned=pruned, cost=cost)
+            self._study.tell(candidate.number, score, pruned=pruned, cost=cost)
         # Only what the kept study knows may be forgotten.
-        self._copy()
+        self._upload_study()
         for candidate, *_ in finished:
             self._on_completed(candidate)
-        self._show(len(self._owner.completed()), note=self._note())
+        self._show_progress(len(self._study.completed()), note=self._format_note())
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if result and not error:
@@ -162,11 +167,11 @@ class CandidateSearcher(Searcher):
         self._claimed.pop(trial_id, None)
         for number in self._running.pop(trial_id, {}):
             # A dead worker or a store that does not answer says nothing of a candidate: it stays open in the study.
-            self.broken = number
+            self.crashed_candidate = number
             return
 
-    def _note(self) -> str:
-        best = self._owner.best()
+    def _format_note(self) -> str:
+        best = self._study.find_best()
         return f" best {best[1]:.3f}" if best else ""
 
     def save(self, checkpoint_path: str) -> None:
@@ -176,7 +181,7 @@ class CandidateSearcher(Searcher):
         raise ConfigError("a search is resumed by the same command, from its study; Tune's own state is not read")
 
 
-class Waiting(tune.Callback):
+class WaitNotifier(tune.Callback):
     """Tells when no trial has run for a while, though some are there: nothing has room for them.
 
     Args:
@@ -184,20 +189,20 @@ class Waiting(tune.Callback):
     """
 
     def __init__(self, notify: Callable[[bool], None]) -> None:
-        self._notify, self._since, self._notified = notify, time.monotonic(), False
+        self._notify, self._idle_since, self._notified = notify, time.monotonic(), False
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         open_trials = [trial for trial in trials if not trial.is_finished()]
         if not open_trials or any(trial.status == Trial.RUNNING for trial in open_trials):
-            self._since = time.monotonic()
+            self._idle_since = time.monotonic()
             if self._notified:
                 self._notified = False
                 self._notify(False)
-        elif time.monotonic() - self._since > WAITS_S:
+        elif time.monotonic() - self._idle_since > WAIT_NOTICE_S:
             self._notified = True
             self._notify(True)
 
 
-def leave_pickled_errors() -> None:
+def skip_pickled_errors() -> None:
     """Tune opens the pickled error of a failed trial, which lies in the results store; its text lies beside it."""
     Trial.get_pickled_error = lambda self: None

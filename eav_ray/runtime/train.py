@@ -11,7 +11,7 @@ from eav_ray.data.split import Split, check_subjects, list_labeled_recordings, m
 from eav_ray.models.build import DataShapes
 from eav_ray.report.table import warnings_of
 from eav_ray.runtime import cluster
-from eav_ray.runtime.groups import run_all
+from eav_ray.runtime.groups import train_all_runs
 from eav_ray.runtime.preprocess import open_index
 from eav_ray.storage import Store
 from eav_ray.training.estimate import (
@@ -24,7 +24,7 @@ from eav_ray.training.run import is_run_finished
 
 
 @dataclass(frozen=True)
-class Data:
+class Dataset:
     """The shards of an experiment, opened."""
 
     shards: Store
@@ -36,15 +36,17 @@ class Data:
         return digest(self.index.fingerprint)
 
 
-def open_data(experiment: Experiment) -> Data:
+def open_dataset(experiment: Experiment) -> Dataset:
     shards, index = open_index(experiment)
     store = experiment.store
     windows = WindowCache(shards, index, cache=store.cache, cache_gb=store.cache_gb)
     check_subjects(windows.ids, experiment.data)
-    return Data(shards, index, windows)
+    return Dataset(shards, index, windows)
 
 
-def runs_of(experiment: Experiment, split: Split, data: str, *, embed: tuple[str, ...] = ()) -> list[Run]:
+def plan_runs(
+    experiment: Experiment, split: Split, data_digest: str, *, embedded_recordings: tuple[str, ...] = ()
+) -> list[Run]:
     """The trainings that one split needs; the last one is the result.
 
     Args:
@@ -52,16 +54,16 @@ def runs_of(experiment: Experiment, split: Split, data: str, *, embed: tuple[str
         embed: Recordings whose embeddings are kept; those that the split trains and validates on, where none are named.
     """
     e = experiment
-    embed = embed or tuple(sorted({*split.train, *split.validation}))
+    embedded_recordings = embedded_recordings or tuple(sorted({*split.train, *split.validation}))
     names = sorted(e.data.modalities)
-    encoders = [plan_encoder_run(e, m, split, data, embed) for m in names]
+    encoders = [plan_encoder_run(e, m, split, data_digest, embedded_recordings) for m in names]
     if len(names) == 1:
         return [replace(encoders[0], embed=())]
     if e.train.mode == "end_to_end":
-        return [Run("joint", e, split, data)]
-    staged = [*encoders, plan_fusion_run(e, split, data, embed)]
+        return [Run("joint", e, split, data_digest)]
+    staged = [*encoders, plan_fusion_run(e, split, data_digest, embedded_recordings)]
     if e.train.mode == "staged_then_joint":
-        return [*staged, plan_joint_run(e, split, data, embed)]
+        return [*staged, plan_joint_run(e, split, data_digest, embedded_recordings)]
     return staged
 
 
@@ -71,27 +73,27 @@ def train(experiment: Experiment) -> str:
     Returns:
         Path of the finished checkpoint.
     """
-    data = open_data(experiment)
+    data = open_dataset(experiment)
     split = make_split(list_labeled_recordings(data.windows.ids, experiment.data, experiment.seed), experiment.split)
-    runs = runs_of(experiment, split, data.digest)
+    runs = plan_runs(experiment, split, data.digest)
     results = Store(experiment.store.results)
     with cluster.connect_to_ray(experiment.runtime):
-        announce(experiment, runs, data)
-        seen = tuple(sorted({*split.train, *split.validation}))
-        done = run_all(experiment, runs, data.shards, data.index, seen, title="train")
+        announce_workload(experiment, runs, data)
+        allowed_recordings = tuple(sorted({*split.train, *split.validation}))
+        done = train_all_runs(experiment, runs, data.shards, data.index, allowed_recordings, title="train")
     prefix = done[runs[-1].key]
     for line in warnings_of(results.read_json(f"{prefix}/metrics.json")):
         print(line)
     return f"{results}/{prefix}"
 
 
-def announce(
+def announce_workload(
     experiment: Experiment,
     runs: list[Run],
-    data: Data,
+    data: Dataset,
     *,
-    searched: Sequence[Run] = (),
-    refitted: Sequence[Run] = (),
+    candidate_runs: Sequence[Run] = (),
+    refit_runs: Sequence[Run] = (),
     max_concurrent_trials: int = 1,
 ) -> float:
     """Say how many trainings are left and about how long they will take, before they start; returns seconds.
@@ -105,72 +107,76 @@ def announce(
     results = Store(e.store.results)
     todo = [r for r in {r.key: r for r in runs}.values() if not is_run_finished(r, results)]
     models = {r.key: r.experiment for r in todo}  # candidates of a search are taken to be as large as the experiment
-    speed = _Speed(DataShapes(data.index.eeg_channels, len(data.index.classes)))
+    speed = _SpeedEstimator(DataShapes(data.index.eeg_channels, len(data.index.classes)))
 
-    def cost(run: Run) -> float:
+    def estimate_seconds(run: Run) -> float:
         """Seconds of one worker; a joint step costs what its encoders cost, the head of a frozen encoder nothing."""
         windows = len(data.windows.find_rows(run.split.train)) * run.epochs
         model = models.get(run.key, e)
         if run.kind == "fusion":
-            return windows * speed.fusion(model)
+            return windows * speed.estimate_fusion(model)
         return (
             0.0
             if run.features_prefix
-            else windows * sum(speed.encoder(model, m) for m in run.experiment.data.modalities)
+            else windows * sum(speed.estimate_encoder(model, m) for m in run.experiment.data.modalities)
         )
 
-    frozen = {run.features_prefix: run for run in (*todo, *searched, *refitted) if run.features_prefix}
+    frozen = {run.features_prefix: run for run in (*todo, *candidate_runs, *refit_runs) if run.features_prefix}
     frozen = {key: run for key, run in frozen.items() if not results.is_committed(key)}
     # Backward, which they do without, is twice forward.
-    once = sum(len(data.windows) * speed.encoder(e, run.experiment.data.modalities[0]) / 3 for run in frozen.values())
-    seconds = WORKER_GROUP_START_S + (once + sum(map(cost, (*todo, *refitted)))) / (
+    frozen_seconds = sum(
+        len(data.windows) * speed.estimate_encoder(e, run.experiment.data.modalities[0]) / 3 for run in frozen.values()
+    )
+    seconds = WORKER_GROUP_START_S + (frozen_seconds + sum(map(estimate_seconds, (*todo, *refit_runs)))) / (
         e.runtime.workers * e.runtime.groups
     )
     encoders = sum(r.kind == "encoder" for r in todo)
     parts = [f"{len(frozen)} frozen encoders once over {len(data.windows)} windows"] if frozen else []
     parts += [f"{encoders} encoder trainings, {len(todo) - encoders} fusion or joint trainings"]
-    if searched:
-        alone = e.search.mode == "fusion"
-        seconds += sum(map(cost, searched)) / (max_concurrent_trials * (1 if alone else e.runtime.workers))
+    if candidate_runs:
+        is_fusion_search = e.search.mode == "fusion"
+        seconds += sum(map(estimate_seconds, candidate_runs)) / (
+            max_concurrent_trials * (1 if is_fusion_search else e.runtime.workers)
+        )
         seconds += (
-            0 if alone else WORKER_GROUP_START_S * e.search.candidates / max_concurrent_trials
+            0 if is_fusion_search else WORKER_GROUP_START_S * e.search.candidates / max_concurrent_trials
         )  # each starts a group
-        parts += [f"{counted(searched)} of the search", f"{counted(refitted)} of the refit"]
+        parts += [f"{format_run_counts(candidate_runs)} of the search", f"{format_run_counts(refit_runs)} of the refit"]
     skipped = len({r.key for r in runs}) - len(todo)
     already = f" ({skipped} finished earlier)" if skipped else ""
-    print(f"to do: {'; '.join(parts)}{already}; about {duration(seconds)}", flush=True)
+    print(f"to do: {'; '.join(parts)}{already}; about {format_duration(seconds)}", flush=True)
     return seconds
 
 
-class _Speed:
+class _SpeedEstimator:
     """Seconds that one worker trains on a window, of each model once."""
 
     def __init__(self, shapes: DataShapes) -> None:
         self._shapes = shapes
-        self._found: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
 
-    def encoder(self, experiment: Experiment, modality: str) -> float:
+    def estimate_encoder(self, experiment: Experiment, modality: str) -> float:
         key = digest(modality, getattr(experiment.model, modality))
-        if key not in self._found:
-            alone = replace(experiment, data=replace(experiment.data, modalities=(modality,)))
-            self._found[key] = estimate_seconds_per_window(alone, self._shapes)[modality]
-        return self._found[key]
+        if key not in self._seconds:
+            unimodal = replace(experiment, data=replace(experiment.data, modalities=(modality,)))
+            self._seconds[key] = estimate_seconds_per_window(unimodal, self._shapes)[modality]
+        return self._seconds[key]
 
-    def fusion(self, experiment: Experiment) -> float:
+    def estimate_fusion(self, experiment: Experiment) -> float:
         names = sorted(experiment.data.modalities)
         key = digest(experiment.fusion, [to_dict(getattr(experiment.model, m)) for m in names], names)
-        if key not in self._found:
-            self._found[key] = estimate_seconds_per_fused_window(experiment, self._shapes)
-        return self._found[key]
+        if key not in self._seconds:
+            self._seconds[key] = estimate_seconds_per_fused_window(experiment, self._shapes)
+        return self._seconds[key]
 
 
-def counted(runs: Sequence[Run]) -> str:
+def format_run_counts(runs: Sequence[Run]) -> str:
     """`24 encoder trainings, 8 fusion trainings`."""
     kinds = Counter(run.kind for run in runs)
     return ", ".join(f"{kinds[kind]} {kind} trainings" for kind in ("encoder", "fusion", "joint") if kinds[kind])
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.1f} minutes"
     return f"{seconds / 3600:.1f} hours"

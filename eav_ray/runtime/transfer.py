@@ -14,8 +14,8 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.report import statistics
 from eav_ray.report.table import LINES, TOGETHER, Comparison, compare, correct_per_recording, render, sources_of
 from eav_ray.runtime.predict import check_channels, check_profile, open_checkpoint
-from eav_ray.runtime.score import Task, score
-from eav_ray.runtime.train import open_data
+from eav_ray.runtime.score import ScoringTask, score_checkpoints
+from eav_ray.runtime.train import open_dataset
 from eav_ray.storage import split_store_path
 from eav_ray.training.checkpoint import Checkpoint
 from eav_ray.training.metrics import LOGIT_PREFIX, compute_scores
@@ -62,7 +62,7 @@ def transfer(experiment: Experiment, path: str) -> Transferred:
             checkpoint's own data set and holds people whom it was trained on or chosen by.
         DataError: The checkpoint or a shard is damaged.
     """
-    data = open_data(experiment)
+    data = open_dataset(experiment)
     checkpoint = open_checkpoint(path)
     items = list_labeled_recordings(data.windows.ids, experiment.data, experiment.seed)
     if is_own(experiment, checkpoint, data.index):
@@ -82,8 +82,8 @@ def transfer(experiment: Experiment, path: str) -> Transferred:
     store, prefix = split_store_path(path)
     # One worker, as its batches must not matter here; scoring takes all that there is room for.
     alone = replace(experiment, runtime=replace(experiment.runtime, workers=1))
-    task = Task(f"{store}/{prefix}", test, shown, other_data=True)
-    (table,) = score(alone, [task], data.shards, data.index)
+    task = ScoringTask(f"{store}/{prefix}", test, shown, is_other_dataset=True)
+    (table,) = score_checkpoints(alone, [task], data.shards, data.index)
     if isinstance(table, str):
         raise DataError(table)
     windows = restricted(table, checkpoint.classes, classes, label_of, shown)

@@ -29,9 +29,9 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.training.plan import drop_neutral_keys
 
 # What Optuna raises on a journal that it did not write: it believes every line.
-DAMAGED = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
+JOURNAL_ERRORS = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
 MIN_CMAES_BATCH = 4  # candidates of a generation; of fewer, the better half is one
-COMBINATIONS = 4096  # of a space that are checked before it is searched; takes about 3 s
+MAX_CHECKED_COMBINATIONS = 4096  # of a space that are checked before it is searched; takes about 3 s
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Candidate:
     changes: dict[str, Any]  # dotted keys
 
 
-def study_name(experiment: Experiment, data: str, splits: list[Split], encoders: list[str]) -> str:
+def make_study_name(experiment: Experiment, data_digest: str, splits: list[Split], encoders: list[str]) -> str:
     """Equal only for equal questions: space, data, protocol, fold, encoders, seed. Not for the budget.
 
     Optuna's default name is one fixed string, and searches that share a storage would merge silently.
@@ -60,10 +60,10 @@ def study_name(experiment: Experiment, data: str, splits: list[Split], encoders:
     )
     inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
     # Named only where they are not what they were before there was a choice, so that studies keep their names.
-    full = e.search.mode if e.search.mode == "full" else ""
+    mode = e.search.mode if e.search.mode == "full" else ""
     rungs = f"looks {e.search.rungs}" if e.search.rungs else ""
-    others = [word for word in ("prune" if e.search.prune else "", full, e.search.cost, rungs) if word]
-    return f"{e.name}-{digest(space, fixed, data, inner, sorted(encoders), *others)}"
+    options = [word for word in ("prune" if e.search.prune else "", mode, e.search.cost, rungs) if word]
+    return f"{e.name}-{digest(space, fixed, data_digest, inner, sorted(encoders), *options)}"
 
 
 class StudyClient:
@@ -79,61 +79,61 @@ class StudyClient:
 
     def __init__(self, search: SearchConfig, name: str, storage: Path | str) -> None:
         self.search, self.name = search, name
-        self._space = {key: _distribution(key, choice) for key, choice in search.space.items()}
+        self._distributions = {key: make_distribution(key, choice) for key, choice in search.space.items()}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if search.cost else [])]
-        self._study = _open(storage, name, self._directions)
-        self._copy: optuna.Study | None = None  # of the batch that is asked for
+        self._study = _open_study(storage, name, self._directions)
+        self._batch_study: optuna.Study | None = None  # of the batch that is asked for
         # What an earlier owner left running is run again, under its own number: nobody else owns this study.
-        self._waiting = [t.number for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+        self._resumed = [t.number for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
 
     @property
-    def candidates(self) -> int:
-        return count(self.search)
+    def n_candidates(self) -> int:
+        return count_candidates(self.search)
 
     @property
-    def asked(self) -> int:
+    def n_asked(self) -> int:
         return len(self._study.get_trials(deepcopy=False))
 
     def ask(self) -> Candidate | None:
         """The next candidate; None while the batch before it is not told. Raises StopIteration at the end."""
-        if self._waiting:
-            trial = self._study.get_trials(deepcopy=False)[self._waiting.pop(0)]
+        if self._resumed:
+            trial = self._study.get_trials(deepcopy=False)[self._resumed.pop(0)]
             return Candidate(trial.number, dict(trial.params))
-        number = self.asked
-        if number >= self.candidates:
+        number = self.n_asked
+        if number >= self.n_candidates:
             raise StopIteration
-        if number % self.search.ask_batch_size == 0 and self._running():
+        if number % self.search.ask_batch_size == 0 and self._has_running_candidates():
             return None
         params = self._suggest(number)
         # One entry of the journal: a search killed here leaves the whole candidate or none of it.
-        self._study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=self._space))
+        self._study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=self._distributions))
         return Candidate(number, params)
 
     def _suggest(self, number: int) -> dict[str, Any]:
         """A function of the scores of earlier batches alone: its own batch counts as running."""
         if self.search.sampler == "grid":
-            return _combination(self.search.space, number)
+            return decode_grid_point(self.search.space, number)
         trials = self._study.get_trials(deepcopy=False)[:number]
         if self.search.sampler == "cmaes":
-            study = optuna.create_study(directions=self._directions, sampler=self._sampler(number))
-            return _replayed(study, trials, self.search.ask_batch_size, self._space)
+            study = optuna.create_study(directions=self._directions, sampler=self._make_sampler(number))
+            return _replay_and_suggest(study, trials, self.search.ask_batch_size, self._distributions)
         if (
-            self._copy is None
+            self._batch_study is None
             or number % self.search.ask_batch_size == 0
-            or len(self._copy.get_trials(deepcopy=False)) != number
+            or len(self._batch_study.get_trials(deepcopy=False)) != number
         ):
-            self._copy = self._copied(trials, number - number % self.search.ask_batch_size)
+            self._batch_study = self._copy_study(trials, number - number % self.search.ask_batch_size)
         # What it suggests stays in the copy as running, as it does in the study.
-        self._copy.sampler = self._sampler(number)
-        return dict(self._copy.ask(self._space).params)
+        self._batch_study.sampler = self._make_sampler(number)
+        return dict(self._batch_study.ask(self._distributions).params)
 
-    def _copied(self, trials: Sequence[FrozenTrial], batch: int) -> optuna.Study:
+    def _copy_study(self, trials: Sequence[FrozenTrial], batch: int) -> optuna.Study:
         """The study in memory, without the scores of the batch that begins with this number."""
         study = optuna.create_study(directions=self._directions)
         for trial in trials:
             if trial.number >= batch:
-                trial = create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self._space)
+                trial = create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self._distributions)
             study.add_trial(trial)
         return study
 
@@ -153,15 +153,15 @@ class StudyClient:
     def completed(self) -> list[int]:
         return [t.number for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
 
-    def changes(self) -> dict[int, dict[str, Any]]:
+    def list_changes(self) -> dict[int, dict[str, Any]]:
         """Of every candidate that was told."""
         return {t.number: dict(t.params) for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()}
 
-    def best(self) -> tuple[Candidate, float] | None:
+    def find_best(self) -> tuple[Candidate, float] | None:
         """The best completed candidate; of equals the first."""
-        return next(iter(self.ranking()), None)
+        return next(iter(self.rank()), None)
 
-    def ranking(self) -> list[tuple[Candidate, float]]:
+    def rank(self) -> list[tuple[Candidate, float]]:
         """Completed candidates and their scores, the best first.
 
         With a cost, those that no other beats in both.
@@ -172,13 +172,13 @@ class StudyClient:
         ranked = sorted(complete, key=lambda t: (*(-s * v for s, v in zip((1, -1), t.values, strict=False)), t.number))
         return [(Candidate(t.number, dict(t.params)), float(t.values[0])) for t in ranked]
 
-    def importances(self) -> dict[str, float]:
+    def compute_importances(self) -> dict[str, float]:
         """How much of the spread of the scores each key of the space explains, in all 1; empty of too few to say.
 
         By Optuna's fANOVA (Hutter, Hoos and Leyton-Brown, 2014).
         """
         scores = {t.values[0] for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE}
-        varied = [key for key, distribution in self._space.items() if not distribution.single()]
+        varied = [key for key, distribution in self._distributions.items() if not distribution.single()]
         if len(scores) < 2 or not varied:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
@@ -189,10 +189,10 @@ class StudyClient:
         except RuntimeError:  # scores that differ by nothing, or of equal candidates
             return {}
 
-    def _running(self) -> bool:
+    def _has_running_candidates(self) -> bool:
         return any(t.state == TrialState.RUNNING for t in self._study.get_trials(deepcopy=False))
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+    def _make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
         seed = int(digest(self.name, number, length=8), 16) % 2**31
         match self.search.sampler:
             case "tpe":
@@ -202,19 +202,19 @@ class StudyClient:
                 )
             case "cmaes":
                 # One for all candidates: it is followed from the first on (`_replayed`).
-                return _cmaes(int(digest(self.name, length=8), 16) % 2**31, self.search.ask_batch_size)
+                return _make_cmaes_sampler(int(digest(self.name, length=8), 16) % 2**31, self.search.ask_batch_size)
             case _:
                 return optuna.samplers.RandomSampler(seed=seed)
 
 
-def count(search: SearchConfig) -> int:
+def count_candidates(search: SearchConfig) -> int:
     """How many candidates there will be: what was asked for, but not more than a grid has."""
     if search.sampler != "grid":
         return search.candidates
     return min(search.candidates, math.prod(len(choice.choice) for choice in search.space.values()))
 
 
-def _open(storage: Path | str, name: str, directions: Sequence[StudyDirection]) -> optuna.Study:
+def _open_study(storage: Path | str, name: str, directions: Sequence[StudyDirection]) -> optuna.Study:
     if isinstance(storage, str):
         try:
             return optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
@@ -223,17 +223,17 @@ def _open(storage: Path | str, name: str, directions: Sequence[StudyDirection]) 
     try:
         backend = JournalStorage(JournalFileBackend(str(storage)))
         return optuna.create_study(study_name=name, storage=backend, directions=directions, load_if_exists=True)
-    except DAMAGED as error:
+    except JOURNAL_ERRORS as error:
         raise DataError(
             f"{storage} is no journal of a search ({describe_error(error)}); delete it and search anew"
         ) from None
 
 
-def _cmaes(seed: int, batch: int) -> optuna.samplers.BaseSampler:
+def _make_cmaes_sampler(seed: int, batch: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.CmaEsSampler(seed=seed, popsize=batch, n_startup_trials=0, warn_independent_sampling=False)
 
 
-def _replayed(
+def _replay_and_suggest(
     study: optuna.Study, trials: Sequence[FrozenTrial], batch: int, space: dict[str, BaseDistribution]
 ) -> dict[str, Any]:
     """What a sampler with a state suggests next, which is led through all that came before.
@@ -242,11 +242,11 @@ def _replayed(
     """
     worst = min((t.value for t in trials if t.value is not None), default=0.0)
     for start in range(0, len(trials), batch):
-        part = trials[start : start + batch]
-        asked = [study.ask(space) for _ in part]
-        if len(part) < batch:
+        generation = trials[start : start + batch]
+        asked = [study.ask(space) for _ in generation]
+        if len(generation) < batch:
             break  # its own batch, of which nothing is told
-        for trial, known in zip(asked, part, strict=True):
+        for trial, known in zip(asked, generation, strict=True):
             if known.state == TrialState.COMPLETE:
                 study.tell(trial, known.value)
             elif known.state == TrialState.PRUNED:
@@ -256,31 +256,31 @@ def _replayed(
     return dict(study.ask(space).params)
 
 
-def _combination(space: dict[str, SearchDimension], number: int) -> dict[str, Any]:
+def decode_grid_point(space: dict[str, SearchDimension], number: int) -> dict[str, Any]:
     """Of a grid, the last key first to change."""
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for key, choice in reversed(space.items()):
         number, at = divmod(number, len(choice.choice))
-        found[key] = choice.choice[at]
-    return {key: found[key] for key in space}
+        changes[key] = choice.choice[at]
+    return {key: changes[key] for key in space}
 
 
-def _distribution(key: str, choice: SearchDimension) -> BaseDistribution:
+def make_distribution(key: str, choice: SearchDimension) -> BaseDistribution:
     if choice.choice:
         return CategoricalDistribution(choice.choice)
     assert choice.low is not None and choice.high is not None
-    if is_whole(key):
+    if is_integer_key(key):
         return IntDistribution(int(choice.low), int(choice.high), log=choice.log)
     return FloatDistribution(choice.low, choice.high, log=choice.log)
 
 
-def is_whole(key: str) -> bool:
+def is_integer_key(key: str) -> bool:
     """Whether a key of an experiment is a whole number."""
     tables = [list_keys(), *(table for _, table in list_other_kinds())]
     return any(table[key][0] == "int" for table in tables if key in table)
 
 
-def check_space(experiment: Experiment) -> None:
+def check_search_space(experiment: Experiment) -> None:
     """Refuse a space with a candidate that could not be trained: it would fail in a worker, after the encoders.
 
     Every combination of the choices, of the ends of ranges, and of all values of whole-number ranges must be an
@@ -290,8 +290,8 @@ def check_space(experiment: Experiment) -> None:
         ConfigError: Naming the first combination that is refused, and why.
     """
     e = experiment
-    alone = e.search.mode == "fusion"
-    if alone and e.train.mode != "staged":
+    is_fusion_search = e.search.mode == "fusion"
+    if is_fusion_search and e.train.mode != "staged":
         raise ConfigError(
             f"train.mode is {e.train.mode}, but search.mode=fusion tries fusions on the embeddings of frozen encoders; "
             "set train.mode=staged, or search.mode=full"
@@ -306,7 +306,7 @@ def check_space(experiment: Experiment) -> None:
             f"search.batch is {e.search.ask_batch_size}, but search.sampler=cmaes learns from {MIN_CMAES_BATCH} or more at a time; "
             f"set search.batch to at least {MIN_CMAES_BATCH}"
         )
-    if not alone and e.search.rungs:
+    if not is_fusion_search and e.search.rungs:
         raise ConfigError(
             "search.looks compares fusions on the way, but search.mode=full trains all of a candidate; use "
             "search.prune, which compares after folds"
@@ -320,35 +320,35 @@ def check_space(experiment: Experiment) -> None:
             f"search.cost={e.search.cost} keeps cheap candidates with lower scores, which search.prune and "
             "search.looks would leave; set search.prune=false and search.looks=[], or search.cost to nothing"
         )
-    if alone and "late_mean" in getattr(e.search.space.get("fusion.kind"), "choice", ()):
+    if is_fusion_search and "late_mean" in getattr(e.search.space.get("fusion.kind"), "choice", ()):
         raise ConfigError(
             "search.space.fusion.kind holds late_mean, which has nothing to train; use shared_attention alone"
         )
-    values = {key: _values(key, choice) for key, choice in e.search.space.items()}
+    values = {key: _list_values(key, choice) for key, choice in e.search.space.items()}
     count = math.prod(map(len, values.values()))
-    if count <= COMBINATIONS:
-        tried, share = itertools.product(*values.values()), ""
+    if count <= MAX_CHECKED_COMBINATIONS:
+        tried, coverage = itertools.product(*values.values()), ""
     else:
         draw = random.Random(0)
-        tried = ([draw.choice(v) for v in values.values()] for _ in range(COMBINATIONS))
-        share = f" ({COMBINATIONS} of {count} combinations were tried)"
+        tried = ([draw.choice(v) for v in values.values()] for _ in range(MAX_CHECKED_COMBINATIONS))
+        coverage = f" ({MAX_CHECKED_COMBINATIONS} of {count} combinations were tried)"
     for combination in tried:
         changes = dict(zip(values, combination, strict=True))
         try:
             override(e, changes)
         except ConfigError as error:
-            shown = " with ".join(f"{k}={v}" for k, v in changes.items())
+            described = " with ".join(f"{k}={v}" for k, v in changes.items())
             reason = str(error).replace("override: ", "").replace("\n", "; ")
             if ranges := [k for k, v in values.items() if isinstance(v, range)]:
                 reason += f"; a range of {ranges[0]} draws every whole number: list those that fit as choice: [...]"
-            raise ConfigError(f"search.space can draw {shown}: {reason}{share}") from None
+            raise ConfigError(f"search.space can draw {described}: {reason}{coverage}") from None
 
 
-def _values(key: str, choice: SearchDimension) -> Sequence[Any]:
+def _list_values(key: str, choice: SearchDimension) -> Sequence[Any]:
     if choice.choice:
         return choice.choice
     low, high = choice.low or 0.0, choice.high or 0.0
-    if not is_whole(key):
+    if not is_integer_key(key):
         return low, high
     if not (low.is_integer() and high.is_integer()):
         raise ConfigError(
@@ -357,7 +357,9 @@ def _values(key: str, choice: SearchDimension) -> Sequence[Any]:
     return range(int(low), int(high) + 1)
 
 
-def medians(rows: Sequence[dict[str, Any]], metric: str, before: int, search: SearchConfig) -> dict[float, float]:
+def compute_pruning_thresholds(
+    rows: Sequence[dict[str, Any]], metric: str, before_candidate: int, search: SearchConfig
+) -> dict[float, float]:
     """The bars of a candidate: by how far it is, the median of the means that earlier candidates had there.
 
     How far it is counts folds: 1 after the first, 1.25 after a quarter of the epochs of the second. With `search.prune`
@@ -369,31 +371,31 @@ def medians(rows: Sequence[dict[str, Any]], metric: str, before: int, search: Se
     """
     candidates: dict[int, dict[int, dict[str, Any]]] = {}
     for row in rows:
-        if row["candidate"] < before:
+        if row["candidate"] < before_candidate:
             candidates.setdefault(row["candidate"], {})[row["fold"]] = row
     means: dict[float, list[float]] = {}
     for folds in candidates.values():
-        ended: list[float] = []
+        completed: list[float] = []
         for _, row in sorted(folds.items()):
             for rung in search.rungs:
-                means.setdefault(reached(len(ended), rung), []).append(
-                    mean_of([*ended, row.get(format_rung_column(rung), math.nan)])
+                means.setdefault(compute_folds_done(len(completed), rung), []).append(
+                    compute_mean([*completed, row.get(format_rung_column(rung), math.nan)])
                 )
             if row.get("share", 1.0) < 1:
                 break  # it was left in this fold
-            ended.append(row[metric])
+            completed.append(row[metric])
             if search.prune:
-                means.setdefault(reached(len(ended)), []).append(mean_of(ended))
-    finite = {far: [mean for mean in found if math.isfinite(mean)] for far, found in means.items()}
+                means.setdefault(compute_folds_done(len(completed)), []).append(compute_mean(completed))
+    finite = {folds_done: [mean for mean in found if math.isfinite(mean)] for folds_done, found in means.items()}
     return {far: statistics.median(found) for far, found in sorted(finite.items()) if found}
 
 
-def reached(folds: int, rung: float = 0.0) -> float:
+def compute_folds_done(folds: int, rung: float = 0.0) -> float:
     """How far a candidate is that has so many folds behind it, and this share of the epochs of the next."""
     return round(folds + rung, 6)
 
 
-def mean_of(scores: Sequence[float]) -> float:
+def compute_mean(scores: Sequence[float]) -> float:
     return sum(scores) / len(scores)
 
 
@@ -402,6 +404,6 @@ def format_rung_column(rung: float) -> str:
     return f"look_{rung:g}"
 
 
-def trials_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def build_candidates_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """`trials.parquet`: one row per candidate and fold."""
     return pd.DataFrame(rows).sort_values(["candidate", "fold"], ignore_index=True)

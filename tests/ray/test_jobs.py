@@ -17,9 +17,9 @@ import torch
 from eav_ray.config import load_experiment, parse_changes
 from eav_ray.data.synthetic import CLASSES
 from eav_ray.errors import DataError
-from eav_ray.runtime.score import Task, _Scorer
+from eav_ray.runtime.score import ScoringTask, _Scorer
 from eav_ray.runtime.stress import Asked, run_robustness
-from eav_ray.runtime.train import open_data
+from eav_ray.runtime.train import open_dataset
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.ray
@@ -171,8 +171,8 @@ def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continu
     # Undisturbed recordings are predicted as jobs/evaluate.py does from the shards.
     places = [f"store.{key}={place / folder}" for key, folder in (("shards", "data/shards"), ("cache", "cache"))]
     experiment = load_experiment(TINY, parse_changes([*preprocessed[1:], *places]))
-    data, test = open_data(experiment), tuple(json.loads((best / "split.json").read_text())["test"])
-    _, kept, _ = _Scorer(experiment, str(data.shards), data.index, test).score(0, Task(str(best), test))
+    data, test = open_dataset(experiment), tuple(json.loads((best / "split.json").read_text())["test"])
+    _, kept, _ = _Scorer(experiment, str(data.shards), data.index, test).score(0, ScoringTask(str(best), test))
     assert isinstance(kept, pd.DataFrame) and len(kept) == len(clean) == 40
     kept = kept.sort_values(["subject", "recording", "window"], ignore_index=True)
     for column in [c for c in kept.columns if "logit_" in c or "weight." in c]:

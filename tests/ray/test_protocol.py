@@ -16,8 +16,8 @@ from eav_ray.config import load_experiment, parse_changes
 from eav_ray.errors import DataError
 from eav_ray.runtime.ablate import run_ablation
 from eav_ray.runtime.evaluate import evaluate_protocol
-from eav_ray.runtime.protocol import plan, run_protocol
-from eav_ray.runtime.train import open_data
+from eav_ray.runtime.protocol import cross_validate, plan_cv_folds
+from eav_ray.runtime.train import open_dataset
 from eav_ray.training.embeddings import build_embedding_key
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
@@ -61,7 +61,7 @@ def continued(job: Job, preprocessed: list[str], place: Path, tmp_path_factory: 
     places = places_of(preprocessed, place, results)
     # An encoder of fold 1 cannot write its embeddings: what needs them fails, the other folds are trained and scored.
     experiment = load_experiment(TINY, parse_changes([*places, *CHANGES]))
-    encoder = plan(experiment, open_data(experiment))[1].runs[0]
+    encoder = plan_cv_folds(experiment, open_dataset(experiment))[1].runs[0]
     obstacle = results / build_embedding_key(encoder.key, encoder.embedded_recordings)
     obstacle.parent.mkdir()
     obstacle.touch()
@@ -113,7 +113,7 @@ def test_a_protocol_is_one_job_that_continues(job: Job, continued: Continued) ->
 
     # Given once more, it trains and scores nothing and says the same.
     written = files_of(results)
-    again = run_protocol(load_experiment(TINY, parse_changes([*places, *CHANGES])))
+    again = cross_validate(load_experiment(TINY, parse_changes([*places, *CHANGES])))
     assert again.text.splitlines() == table and files_of(results) == written
 
     # Fold 1 alone, scored anew, has the numbers of the table.

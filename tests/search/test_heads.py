@@ -15,7 +15,14 @@ from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split
 from eav_ray.data.synthetic import CLASSES
 from eav_ray.models.build import FusionClassifier, build_fusion
-from eav_ray.search.heads import Head, PruningSchedule, score_heads, stacks, train_heads, why_alone
+from eav_ray.search.heads import (
+    FusionMember,
+    PruningSchedule,
+    plan_stacks,
+    score_fusions,
+    train_fusions,
+    unbatchable_reason,
+)
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.embeddings import build_embedding_key, commit_embeddings, write_embedding_part
 from eav_ray.training.engine import TorchEngine
@@ -134,13 +141,13 @@ def train_alone(e: Experiment, made: Made, rows: np.ndarray, dtype: torch.dtype)
 def compare(experiments: list[Experiment], folds: list[np.ndarray], dtype: torch.dtype, within: float) -> None:
     """Losses of all steps, and what each head says of all windows in the end."""
     made = Made(dtype)
-    heads = [Head(module(e, dtype), e.optim, loader(e, made, rows)) for e in experiments for rows in folds]
+    heads = [FusionMember(module(e, dtype), e.optim, loader(e, made, rows)) for e in experiments for rows in folds]
     told: list[list[float]] = []
-    stack = train_heads(heads, torch.device("cpu"), lambda step, losses: told.append(losses))
+    stack = train_fusions(heads, torch.device("cpu"), lambda step, losses: told.append(losses))
     whole = next(
         iter(BatchLoader(made, made.labels, np.arange(WINDOWS), 0, WINDOWS, 0.0, 0, 1).batches(Position(0, 0)))
     )
-    said = stack.logits(whole, list(range(len(heads))))
+    said = stack.compute_logits(whole, list(range(len(heads))))
     running = list(range(len(heads)))
     found: dict[int, list[float]] = {n: [] for n in running}
     for step, losses in enumerate(told):
@@ -180,9 +187,11 @@ def test_what_a_head_becomes_does_not_depend_on_who_is_trained_with_it(kind: str
 
     def train(chosen: list[Experiment], shorter: bool = False) -> list[dict[str, Tensor]]:
         folds = (np.arange(0, 120), np.arange(30, 147))[shorter:]
-        heads = [Head(module(e, torch.float32), e.optim, loader(e, made, rows)) for e in chosen for rows in folds]
-        stack = train_heads(heads, torch.device("cpu"))
-        return [stack.weights(row) for row in range(len(heads))]
+        heads = [
+            FusionMember(module(e, torch.float32), e.optim, loader(e, made, rows)) for e in chosen for rows in folds
+        ]
+        stack = train_fusions(heads, torch.device("cpu"))
+        return [stack.copy_weights(row) for row in range(len(heads))]
 
     whole = train(experiments)
     for part in (slice(0, 1), slice(1, 4), slice(2, 7)):
@@ -205,8 +214,8 @@ def test_what_cannot_be_batched_says_why() -> None:
     }
     for key, value in reasons.items():
         run = Run("fusion", experiment({key: value, "runtime.workers": 1}), split, "data")
-        assert key in why_alone(run)
-    assert not why_alone(Run("fusion", experiment(), split, "data"))
+        assert key in unbatchable_reason(run)
+    assert not unbatchable_reason(Run("fusion", experiment(), split, "data"))
 
 
 def test_only_what_is_alike_shares_a_stack() -> None:
@@ -214,13 +223,13 @@ def test_only_what_is_alike_shares_a_stack() -> None:
     changes: list[dict[str, Any]] = [{"fusion.heads": h} for h in (1, 2, 4, 1, 2, 4)]
     changes += [{"fusion.heads": 1, "optim.lr": 0.01}, {"fusion.heads": 1, "optim.batch": 16}]
     runs = [Run("fusion", experiment(KINDS["bottleneck"], change), split, "data") for change in changes]
-    assert sorted(map(sorted, stacks([(run, 4) for run in runs], 64))) == [[0, 3, 6], [1, 4], [2, 5], [7]]
-    assert sorted(map(len, stacks([(run, 4) for run in runs], 2))) == [1, 1, 2, 2, 2]
+    assert sorted(map(sorted, plan_stacks([(run, 4) for run in runs], 64))) == [[0, 3, 6], [1, 4], [2, 5], [7]]
+    assert sorted(map(len, plan_stacks([(run, 4) for run in runs], 2))) == [1, 1, 2, 2, 2]
     # Shared attention computes heads of any number up to 16 alike.
     changes += [{"fusion.heads": 32, "fusion.width": 64}, {"fusion.heads": 16, "fusion.width": 64}]
     shared = [Run("fusion", experiment(change), split, "data") for change in changes]
-    assert sorted(map(sorted, stacks([(run, 4) for run in shared], 64))) == [[0, 1, 2, 3, 4, 5, 6], [7], [8], [9]]
-    assert len(list(stacks([(runs[0], 4), (runs[0], 5)], 64))) == 2
+    assert sorted(map(sorted, plan_stacks([(run, 4) for run in shared], 64))) == [[0, 1, 2, 3, 4, 5, 6], [7], [8], [9]]
+    assert len(list(plan_stacks([(runs[0], 4), (runs[0], 5)], 64))) == 2
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +295,7 @@ def runs_of(kind: str, place: WorkerContext) -> list[Run]:
 
 def scored(runs: list[Run], place: WorkerContext, **options: Any) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
-    for numbers, metrics in score_heads(runs, place, **options):
+    for numbers, metrics in score_fusions(runs, place, **options):
         found |= dict(zip(numbers, metrics, strict=True))
     return found
 

@@ -15,7 +15,14 @@ from optuna.storages.journal import JournalFileBackend
 from eav_ray.config import Experiment, SearchConfig, SearchDimension, override
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
-from eav_ray.search.study import Candidate, StudyClient, check_space, medians, study_name, trials_table
+from eav_ray.search.study import (
+    Candidate,
+    StudyClient,
+    build_candidates_table,
+    check_search_space,
+    compute_pruning_thresholds,
+    make_study_name,
+)
 
 # Optuna calls its journal and the constant liar experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -140,20 +147,20 @@ def test_a_larger_budget_goes_on_where_the_smaller_ended(
 def test_a_grid_takes_every_combination_once_and_ends(tmp_path: Path) -> None:
     of = SearchConfig(candidates=50, ask_batch_size=4, sampler="grid", space=LISTS)
     candidates = search(tmp_path / "journal", of)
-    assert StudyClient(of, NAME, tmp_path / "journal").candidates == 16
+    assert StudyClient(of, NAME, tmp_path / "journal").n_candidates == 16
     assert len({tuple(c.changes.items()) for c in candidates}) == len(candidates) == 16
 
 
 def test_a_grid_of_ranges_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"search.sampler is grid, but search.space.optim.lr is a range; list its"):
-        check_space(replace(searching({}), search=replace(TPE, sampler="grid")))
+        check_search_space(replace(searching({}), search=replace(TPE, sampler="grid")))
 
 
 def test_a_batch_too_small_for_cmaes_is_refused() -> None:
     with pytest.raises(
         ConfigError, match="search.batch is 2, but search.sampler=cmaes learns from 4 or more at a time"
     ):
-        check_space(replace(searching({}), search=replace(TPE, sampler="cmaes")))
+        check_search_space(replace(searching({}), search=replace(TPE, sampler="cmaes")))
 
 
 def test_cmaes_learns_from_what_it_is_told(tmp_path: Path) -> None:
@@ -203,17 +210,17 @@ def test_a_pruned_candidate_is_never_the_best(tmp_path: Path) -> None:
         candidate = owner.ask()
         assert candidate
         owner.tell(candidate.number, value, pruned=pruned)
-    best = owner.best()
+    best = owner.find_best()
     assert best and best[0].number == 1 and owner.completed() == [0, 1]
 
 
 def test_the_bar_is_the_median_of_earlier_candidates_on_as_many_folds() -> None:
     rows = [{"candidate": c, "fold": f, "s": s} for c, folds in enumerate(SCORED) for f, s in enumerate(folds)]
     pruned = replace(TPE, prune=True)
-    assert medians(rows, "s", 3, pruned) == {1: 0.4, 2: pytest.approx(0.55)}
-    assert medians(rows, "s", 2, pruned) == {1: pytest.approx(0.3), 2: pytest.approx(0.55)}
-    assert medians(rows, "s", 0, pruned) == {}
-    assert medians(rows, "s", 3, TPE) == {}
+    assert compute_pruning_thresholds(rows, "s", 3, pruned) == {1: 0.4, 2: pytest.approx(0.55)}
+    assert compute_pruning_thresholds(rows, "s", 2, pruned) == {1: pytest.approx(0.3), 2: pytest.approx(0.55)}
+    assert compute_pruning_thresholds(rows, "s", 0, pruned) == {}
+    assert compute_pruning_thresholds(rows, "s", 3, TPE) == {}
 
 
 def test_inside_a_fold_the_bar_is_the_median_of_those_who_were_as_far() -> None:
@@ -227,16 +234,16 @@ def test_inside_a_fold_the_bar_is_the_median_of_those_who_were_as_far() -> None:
     ]
     looked = replace(TPE, looks=(0.25, 0.5))
     inside = {0.25: 0.2, 0.5: pytest.approx(0.45), 1.25: pytest.approx((0.5 + 0.4) / 2), 1.5: 0.6}
-    assert medians(rows, "s", 3, looked) == inside
+    assert compute_pruning_thresholds(rows, "s", 3, looked) == inside
     ends = {1.0: pytest.approx(0.55), 2.0: pytest.approx(0.7)}
-    assert medians(rows, "s", 3, replace(looked, prune=True)) == inside | ends
+    assert compute_pruning_thresholds(rows, "s", 3, replace(looked, prune=True)) == inside | ends
     e = override(Experiment(), {"search.looks": [0.25, 0.5]})
-    assert study_name(e, "d", [], ["k"]) != study_name(Experiment(), "d", [], ["k"])
+    assert make_study_name(e, "d", [], ["k"]) != make_study_name(Experiment(), "d", [], ["k"])
     for bad in ([0.5, 0.25], [0.0], [1.0], [0.5, 0.5]):
         with pytest.raises(ConfigError, match="give shares between 0 and 1 in ascending order"):
             override(Experiment(), {"search.looks": bad})
     with pytest.raises(ConfigError, match="search.looks compares fusions on the way"):
-        check_space(override(e, {"search.mode": "full"}))
+        check_search_space(override(e, {"search.mode": "full"}))
 
 
 SCORED = [[0.4, 0.7], [0.2], [0.5, float("nan")], [9.0, 9.0]]
@@ -256,12 +263,12 @@ def test_a_batch_is_suggested_only_when_the_one_before_it_is_told(tmp_path: Path
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_that_is_no_number_fails_and_is_never_the_best(tmp_path: Path, bad: float) -> None:
     owner = StudyClient(SearchConfig(candidates=4, ask_batch_size=4, space=SPACE), NAME, tmp_path / "journal")
-    assert owner.best() is None
+    assert owner.find_best() is None
     for value in (bad, -2.0, -1.0, bad):
         candidate = owner.ask()
         assert candidate
         owner.tell(candidate.number, value)
-    best = owner.best()
+    best = owner.find_best()
     assert best and best[0].number == 2 and best[1] == -1.0
     assert owner.completed() == [0, 1, 2, 3]
     with pytest.raises(StopIteration):
@@ -272,7 +279,7 @@ def test_nothing_is_best_when_everything_failed(tmp_path: Path) -> None:
     owner = StudyClient(SearchConfig(candidates=1, ask_batch_size=1, space=SPACE), NAME, tmp_path / "journal")
     owner.ask()
     owner.tell(0, float("nan"))
-    assert owner.best() is None
+    assert owner.find_best() is None
 
 
 def test_of_equals_the_first_is_best(tmp_path: Path) -> None:
@@ -281,7 +288,7 @@ def test_of_equals_the_first_is_best(tmp_path: Path) -> None:
         candidate = owner.ask()
         assert candidate
         owner.tell(candidate.number, value)
-    best = owner.best()
+    best = owner.find_best()
     assert best and best[0].number == 0
 
 
@@ -322,7 +329,7 @@ def searching(space: dict[str, Any], changes: dict[str, Any] | None = None) -> E
 )
 def test_a_space_of_experiments_passes(space: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eav_ray.search.study.COMBINATIONS", 128)
-    check_space(searching(space))
+    check_search_space(searching(space))
 
 
 @pytest.mark.parametrize(
@@ -347,25 +354,25 @@ def test_a_space_of_experiments_passes(space: dict[str, Any], monkeypatch: pytes
 )
 def test_a_combination_that_is_no_experiment_is_refused(space: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refused:
-        check_space(searching(space))
+        check_search_space(searching(space))
     assert "\n" not in str(refused.value)
 
 
 def test_a_batch_that_the_workers_do_not_divide_is_refused() -> None:
     with pytest.raises(ConfigError, match="optim.batch=9.*which runtime.workers=2 does not divide"):
-        check_space(searching({"optim.batch": {"low": 8, "high": 64}}, {"runtime.workers": 2}))
+        check_search_space(searching({"optim.batch": {"low": 8, "high": 64}}, {"runtime.workers": 2}))
 
 
 def test_a_search_of_end_to_end_training_is_refused() -> None:
     with pytest.raises(ConfigError, match="train.mode is end_to_end.*set train.mode=staged"):
-        check_space(searching({}, {"train.mode": "end_to_end"}))
+        check_search_space(searching({}, {"train.mode": "end_to_end"}))
 
 
 SPLITS = [Split("loso", ("a/1", "b/1"), ("c/1",))]
 
 
 def named(changes: dict[str, Any] | None = None, data: str = "d", encoders: tuple[str, ...] = ("x", "y")) -> str:
-    return study_name(override(Experiment(), changes or {}), data, SPLITS, list(encoders))
+    return make_study_name(override(Experiment(), changes or {}), data, SPLITS, list(encoders))
 
 
 @pytest.mark.parametrize(
@@ -390,7 +397,12 @@ def test_another_question_is_another_study(changes: dict[str, Any]) -> None:
 
 def test_other_data_splits_or_encoders_are_another_study() -> None:
     other = [Split("loso", ("a/1", "c/1"), ("b/1",))]
-    names = {named(), named(data="e"), named(encoders=("x", "z")), study_name(Experiment(), "d", other, ["x", "y"])}
+    names = {
+        named(),
+        named(data="e"),
+        named(encoders=("x", "z")),
+        make_study_name(Experiment(), "d", other, ["x", "y"]),
+    }
     assert len(names) == 4
 
 
@@ -413,7 +425,7 @@ def test_two_studies_share_a_journal_without_mixing(tmp_path: Path) -> None:
 
 def test_the_table_of_trials_is_sorted_by_candidate_and_fold() -> None:
     rows = [{"candidate": c, "fold": f, "value": c + f} for c in (2, 0, 1) for f in (1, 0)]
-    table = trials_table(rows)
+    table = build_candidates_table(rows)
     assert list(zip(table["candidate"], table["fold"], strict=True)) == [(c, f) for c in (0, 1, 2) for f in (0, 1)]
     assert (table["value"] == table["candidate"] + table["fold"]).all()
 
@@ -436,43 +448,43 @@ def priced(journal: Path | str, of: SearchConfig, *, told: int | None = None) ->
 def test_with_a_cost_the_best_are_those_that_no_other_beats_in_both(sampler: Any, tmp_path: Path) -> None:
     of = SearchConfig(candidates=30, ask_batch_size=5, sampler=sampler, space=SPACE, cost="parameters")
     owner = priced(tmp_path / "whole", of)
-    ranked = owner.ranking()
+    ranked = owner.rank()
     scores = [score for _, score in ranked]
     assert scores == sorted(scores, reverse=True) and set(scores) == {0.1, 0.2, 0.4, 0.8}
     whole = [t for t in range(30) if t % 5 != 4]
     again = StudyClient(of, NAME, tmp_path / "whole")
-    assert owner.completed() == list(range(30)) and again.ranking() == ranked
+    assert owner.completed() == list(range(30)) and again.rank() == ranked
     # Of each number of heads, the cheapest is the one on the front.
     assert all(candidate.number in whole for candidate, _ in ranked)
-    assert owner.best() == ranked[0]
+    assert owner.find_best() == ranked[0]
     # Killed after any answer, it goes on as if it had not been.
     priced(tmp_path / "killed", of, told=13)
-    assert priced(tmp_path / "killed", of).ranking() == ranked
+    assert priced(tmp_path / "killed", of).rank() == ranked
 
 
 def test_one_objective_and_two_never_share_a_study() -> None:
     e = Experiment()
     split = [Split("subject_kfold", ("a/1",), ("b/1",))]
     costs: tuple[Any, ...] = ("", "parameters", "gmac")
-    names = {study_name(override(e, {"search.cost": cost}), "data", split, ["k"]) for cost in costs}
+    names = {make_study_name(override(e, {"search.cost": cost}), "data", split, ["k"]) for cost in costs}
     assert len(names) == 3
     for cut in ({"search.prune": True}, {"search.looks": [0.5]}):
         with pytest.raises(ConfigError, match="search.cost=gmac keeps cheap candidates"):
-            check_space(override(e, {"search.cost": "gmac"} | cut))
+            check_search_space(override(e, {"search.cost": "gmac"} | cut))
     with pytest.raises(ConfigError, match="search.sampler is cmaes, which has one objective"):
-        check_space(override(e, {"search.cost": "gmac", "search.sampler": "cmaes"}))
+        check_search_space(override(e, {"search.cost": "gmac", "search.sampler": "cmaes"}))
 
 
 def test_the_key_that_matters_is_the_important_one(tmp_path: Path) -> None:
     owner = StudyClient(
         SearchConfig(candidates=40, ask_batch_size=10, sampler="random", space=SPACE), NAME, tmp_path / "journal"
     )
-    assert owner.importances() == {}
+    assert owner.compute_importances() == {}
     for _ in range(40):
         candidate = owner.ask()
         assert candidate is not None
         owner.tell(candidate.number, candidate.changes["fusion.heads"] / 10)
-    found = owner.importances()
+    found = owner.compute_importances()
     assert found["fusion.heads"] > 0.9 and sum(found.values()) == pytest.approx(1)
 
 
@@ -507,7 +519,7 @@ def test_scores_that_differ_by_nothing_have_no_important_key(tmp_path: Path) -> 
     for number in range(6):
         owner.ask()
         owner.tell(number, 0.5 + 1e-12 * number)
-    assert owner.importances() == {} or sum(owner.importances().values()) == pytest.approx(1)
+    assert owner.compute_importances() == {} or sum(owner.compute_importances().values()) == pytest.approx(1)
 
 
 def test_a_cost_that_is_no_number_fails(tmp_path: Path) -> None:
@@ -516,4 +528,4 @@ def test_a_cost_that_is_no_number_fails(tmp_path: Path) -> None:
     )
     owner.ask()
     owner.tell(0, 0.5, cost=math.nan)
-    assert owner.completed() == [0] and owner.ranking() == []
+    assert owner.completed() == [0] and owner.rank() == []

@@ -14,7 +14,7 @@ from eav_ray.data.cache import WindowCache
 from eav_ray.data.shard import read_index
 from eav_ray.data.split import Split
 from eav_ray.models.build import Classifier, DataShapes
-from eav_ray.runtime.embed import _Embed
+from eav_ray.runtime.embed import _FrozenEncoder
 from eav_ray.storage import Store
 from eav_ray.training.embeddings import EmbeddingSource, build_embedding_key, commit_embeddings
 from eav_ray.training.plan import Run
@@ -56,7 +56,7 @@ def embed(run: Run, stored: tuple[Path, WindowCache], results: Path) -> None:
     shards, windows = stored
     here = {"store.results": str(results), "store.cache": str(results / "cache")}
     mine, index = replace(run, experiment=override(run.experiment, here)), read_index(Store(shards))
-    actor = _Embed(mine, run.features_prefix, str(shards), index, DataShapes(30, 5))
+    actor = _FrozenEncoder(mine, run.features_prefix, str(shards), index, DataShapes(30, 5))
     assert actor({"file": np.array([index.shards[0].file])})["windows"].tolist() == [8]
     commit_embeddings(Store(results), run.features_prefix, get_token_times(actor._model))
     assert len(windows) == 7

@@ -14,8 +14,8 @@ from eav_ray.data.cache import WindowCache
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
 from eav_ray.models.build import Classifier, ClassifierOutput, DataShapes
-from eav_ray.runtime.train import runs_of
-from eav_ray.search.study import study_name
+from eav_ray.runtime.train import plan_runs
+from eav_ray.search.study import make_study_name
 from eav_ray.training.estimate import compute_model_cost, measure_latency_ms
 from eav_ray.training.loop import Batch
 from eav_ray.training.plan import drop_neutral_keys, plan_fusion_run
@@ -37,7 +37,7 @@ ALL = ("cheap", *SIZE_FACTORS)
 
 
 def keys(variant: AblationVariant, base: Experiment) -> dict[str, str]:
-    return {run.kind + run.title: run.key for run in runs_of(variant.apply_to(base), SPLIT, "data")}
+    return {run.kind + run.title: run.key for run in plan_runs(variant.apply_to(base), SPLIT, "data")}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
@@ -132,7 +132,7 @@ def test_a_key_that_came_later_changes_no_name_where_it_changes_nothing() -> Non
     before = {f.name for f in fields(FusionConfig)} - {"positions"}
     assert drop_neutral_keys(e.fusion) == {name: getattr(e.fusion, name) for name in before}
     assert plan_fusion_run(e, SPLIT, "data", ()).key != plan_fusion_run(without, SPLIT, "data", ()).key
-    assert study_name(e, "data", [SPLIT], []) != study_name(without, "data", [SPLIT], [])
+    assert make_study_name(e, "data", [SPLIT], []) != make_study_name(without, "data", [SPLIT], [])
 
 
 class Stored(WindowCache):
