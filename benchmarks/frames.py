@@ -23,7 +23,7 @@ from benchmarks.common import Goal, find_real_data, finish_benchmark, format_spr
 from eav_ray.config import VideoPreprocessing
 from eav_ray.data import frames, video
 from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
-from eav_ray.report.table import correct_per_recording
+from eav_ray.report.table import mark_correct_recordings
 
 RUNS = 5
 SIZE, WINDOW = 224, 25
@@ -88,7 +88,7 @@ def score_codec(folder: Path, codec: str) -> pd.DataFrame:
     checkpoint = run_program("jobs/train.py", *words).rsplit("checkpoint: ", 1)[1].split()[0]
     run_program("jobs/evaluate.py", *words, "--checkpoint", checkpoint)
     (predictions_file,) = (folder_of_codec / "results" / "evaluations").glob("*.parquet")
-    return correct_per_recording(pd.read_parquet(predictions_file), ["video"]).set_index(["subject", "recording"])
+    return mark_correct_recordings(pd.read_parquet(predictions_file), ["video"]).set_index(["subject", "recording"])
 
 
 def run_program(*words: str) -> str:

@@ -33,7 +33,7 @@ from eav_ray.data.synthetic import (
     generate_dataset,
     get_confusion_matrix,
 )
-from eav_ray.report.table import warnings_of
+from eav_ray.report.table import format_collapse_warnings
 from eav_ray.runtime import cluster
 from eav_ray.runtime.predict import evaluate, open_checkpoint
 from eav_ray.runtime.preprocess import preprocess
@@ -249,7 +249,7 @@ def main() -> int:
             tables.append(
                 average_per_recording(evaluate(fold_experiment, path, data.shards, data.index, data.windows.ids))
             )
-            warnings += [f"fold {fold}: {line}" for line in warnings_of(open_checkpoint(path).metrics)]
+            warnings += [f"fold {fold}: {line}" for line in format_collapse_warnings(open_checkpoint(path).metrics)]
     folds = np.repeat(np.arange(FOLDS), [len(t) for t in tables])
     return write_report(spec, pd.concat(tables, ignore_index=True), folds, e, warnings)
 

@@ -9,7 +9,7 @@ from eav_ray.data.cache import WindowCache
 from eav_ray.data.shard import ShardIndex
 from eav_ray.data.split import add_permutation_groups
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.report.table import protocol_table
+from eav_ray.report.table import format_protocol_table
 from eav_ray.runtime import protocol
 from eav_ray.runtime.protocol import (
     CVResult,
@@ -111,7 +111,7 @@ def test_the_table_without_failed_folds_is_of_the_others_and_names_them(experime
     failed = {3: "no memory", 2: "no disk"}
     lines = format_cv_report(experiment, folds, CLASSES, kept, failed, "results/protocols/x").splitlines()
     assert lines[0].startswith("within, 2 of 4 folds: ") and "of 2 people of whom other recordings" in lines[0]
-    assert lines[1:-1] == protocol_table(kept.predictions, ["audio", "eeg"], 2, {0: [], 1: []}).splitlines()
+    assert lines[1:-1] == format_protocol_table(kept.predictions, ["audio", "eeg"], 2, {0: [], 1: []}).splitlines()
     assert lines[-1] == describe_missing_folds(failed, folds)
     assert "2 of 4 folds" in lines[-1] and "2 (p2), 3 (p3)" in lines[-1] and "no disk" in lines[-1]
     assert "results/protocols/x" in format_cv_report(

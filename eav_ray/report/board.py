@@ -7,7 +7,7 @@ from tensorboardX import SummaryWriter
 from eav_ray.training.plan import Progress
 
 
-class Board:
+class TensorBoardTracker:
     """One event file for each training, below a local folder, which appears with the first."""
 
     def __init__(self, folder: Path) -> None:

@@ -7,11 +7,11 @@ from scipy.special import log_softmax, softmax
 
 from eav_ray.training.metrics import average_per_recording, select_logits
 
-BINS = 10
-COLDEST, HOTTEST = 0.05, 20.0
+N_BINS = 10
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 
-def reliability(logits_NK: np.ndarray, label_N: np.ndarray, temperature: float = 1.0) -> dict[str, object]:
+def compute_reliability(logits_NK: np.ndarray, label_N: np.ndarray, temperature: float = 1.0) -> dict[str, object]:
     """Guo et al. 2017 (arXiv 1706.04599): confidence against accuracy in bins of equal width.
 
     Args:
@@ -26,21 +26,21 @@ def reliability(logits_NK: np.ndarray, label_N: np.ndarray, temperature: float =
     if not len(label):
         return {"ece": None, "nll": None, "brier": None, "count": 0, "bins": []}
     p = softmax(logits, axis=1)
-    confidence, right = p.max(1), p.argmax(1) == label
-    bin_index = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    confidence, correct = p.max(1), p.argmax(1) == label
+    bin_index = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
     bins = [
         {
             "count": int((bin_index == b).sum()),
             "confidence": float(confidence[bin_index == b].mean()),
-            "accuracy": float(right[bin_index == b].mean()),
+            "accuracy": float(correct[bin_index == b].mean()),
         }
         for b in np.unique(bin_index)
     ]
-    wanted = np.eye(p.shape[1])[label]
+    one_hot = np.eye(p.shape[1])[label]
     return {
         "ece": sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / len(label),
         "nll": float(-log_softmax(logits, axis=1)[np.arange(len(label)), label].mean()),
-        "brier": float(np.square(p - wanted).sum(1).mean()),
+        "brier": float(np.square(p - one_hot).sum(1).mean()),
         "count": len(label),
         "bins": bins,
     }
@@ -59,39 +59,43 @@ def fit_temperature(logits_NK: np.ndarray, label_N: np.ndarray) -> float:
     if not len(label):
         return float("nan")
 
-    def loss(log_t: float) -> float:
+    def compute_loss(log_t: float) -> float:
         return float(-log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(label)), label].mean())
 
-    found = minimize_scalar(loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
-    return float(np.exp(found.x))
+    result = minimize_scalar(compute_loss, bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)), method="bounded")
+    return float(np.exp(result.x))
 
 
-def calibration(windows: pd.DataFrame, sources: list[str], validation: pd.DataFrame | None) -> dict[str, object]:
+def summarize_calibration(
+    windows: pd.DataFrame, sources: list[str], validation: pd.DataFrame | None
+) -> dict[str, object]:
     """Of each source: reliability on the tested recordings, and after a temperature that validation rows gave.
 
     Args:
         windows: Predictions of the test rows, with a column `fold`.
         validation: Of each fold's validation rows by its own model, with a column `fold`; None where there are none.
     """
-    tested = per_fold(windows)
-    found: dict[str, object] = {}
+    tested = average_windows_per_fold(windows)
+    results: dict[str, object] = {}
     for source in sources:
         logits, label = select_logits(tested, source), tested["label"].to_numpy()
-        one: dict[str, object] = {"raw": reliability(logits, label)}
+        result: dict[str, object] = {"raw": compute_reliability(logits, label)}
         if validation is not None:
-            held = per_fold(validation)
+            validation_recordings = average_windows_per_fold(validation)
             scale, temperatures = np.ones(len(tested)), {}
-            for fold, mine in held.groupby("fold"):
-                found_here = fit_temperature(select_logits(mine, source), mine["label"].to_numpy())
-                if np.isfinite(found_here):  # else, of a source that no validation row has, it stays as it is
-                    temperatures[str(fold)] = found_here
-                    scale[(tested["fold"] == fold).to_numpy()] = found_here
-            one |= {"scaled": reliability(logits / scale[:, None], label), "temperatures": temperatures}
-        found[source] = one
-    return found
+            for fold, fold_recordings in validation_recordings.groupby("fold"):
+                temperature = fit_temperature(
+                    select_logits(fold_recordings, source), fold_recordings["label"].to_numpy()
+                )
+                if np.isfinite(temperature):  # else, of a source that no validation row has, it stays as it is
+                    temperatures[str(fold)] = temperature
+                    scale[(tested["fold"] == fold).to_numpy()] = temperature
+            result |= {"scaled": compute_reliability(logits / scale[:, None], label), "temperatures": temperatures}
+        results[source] = result
+    return results
 
 
-def per_fold(windows: pd.DataFrame) -> pd.DataFrame:
+def average_windows_per_fold(windows: pd.DataFrame) -> pd.DataFrame:
     """`per_recording`, fold by fold, with the column `fold`."""
-    parts = [average_per_recording(mine).assign(fold=fold) for fold, mine in windows.groupby("fold")]
+    parts = [average_per_recording(fold_windows).assign(fold=fold) for fold, fold_windows in windows.groupby("fold")]
     return pd.concat(parts, ignore_index=True)

@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from eav_ray.report.evidence import p_text, percent, points, span
+from eav_ray.report.evidence import format_interval, format_p_value, format_percent, format_points
 
 
-def card(results: Mapping[str, Any]) -> str:
+def render_model_card(results: Mapping[str, Any]) -> str:
     """Markdown."""
-    accuracy, made = results["accuracy"], results["reproduce"]
+    accuracy, provenance = results["accuracy"], results["reproduce"]
     lines = [
         f"# {results['title']}",
         "",
@@ -32,18 +32,18 @@ def card(results: Mapping[str, Any]) -> str:
         "## Results",
         "",
         f"{accuracy['recordings']} recordings of {accuracy['people']} people {results['apart']}. Percent of "
-        f"recordings; chance {percent(accuracy['chance']['level'])}.",
+        f"recordings; chance {format_percent(accuracy['chance']['level'])}.",
         "",
         "| source | mean | SD over people | 95 % interval | balanced | macro-F1 |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {s} | {percent(o['mean'])} | {percent(o['sd'])} | {span(o['interval'])} | {percent(o['balanced'])} "
-            f"| {percent(o['macro_f1'])} |"
+            f"| {s} | {format_percent(o['mean'])} | {format_percent(o['sd'])} | {format_interval(o['interval'])} | {format_percent(o['balanced'])} "
+            f"| {format_percent(o['macro_f1'])} |"
             for s, o in accuracy["sources"].items()
         ),
         "",
         *(
-            f"- {c['ours']} against {c['other']}: {points(c['difference'])} points, Holm p {p_text(c['holm'])}: "
+            f"- {c['ours']} against {c['other']}: {format_points(c['difference'])} points, Holm p {format_p_value(c['holm'])}: "
             f"{c['verdict']}"
             for c in results.get("comparisons", {}).get("fusion", [])
         ),
@@ -52,12 +52,12 @@ def card(results: Mapping[str, Any]) -> str:
         "",
     ]
     worst = results.get("worst") or []
-    main = list(accuracy["sources"])[-1]
+    main_source = list(accuracy["sources"])[-1]
     if worst:
-        lowest = ", ".join(f"{one['subject']} {percent(one[main])} %" for one in worst)
+        lowest = ", ".join(f"{one['subject']} {format_percent(one[main_source])} %" for one in worst)
         lines.append(f"- The lowest of all people: {lowest}.")
     lines += [f"- {one['text']}" for one in results.get("collapse") or []]
-    ece = results["calibration"].get(main, {}).get("raw", {}).get("ece") if results.get("calibration") else None
+    ece = results["calibration"].get(main_source, {}).get("raw", {}).get("ece") if results.get("calibration") else None
     if ece is not None:
         lines.append(f"- Expected calibration error {ece:.3f}: its probabilities are to be read with that in mind.")
     lines += [
@@ -65,9 +65,9 @@ def card(results: Mapping[str, Any]) -> str:
         "",
         "## Reproduce",
         "",
-        f"    {made['command']}",
+        f"    {provenance['command']}",
         "",
-        *(f"- {k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in made.items() if k != "command"),
+        *(f"- {k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in provenance.items() if k != "command"),
         "",
     ]
     return "\n".join(lines)

@@ -8,16 +8,16 @@ from typing import Any
 import matplotlib
 
 from eav_ray.report import figures
-from eav_ray.report.page import document, figure_svg, note, section, table
+from eav_ray.report.page import render_document, render_figure, render_note, render_section, render_table
 from eav_ray.report.statistics import ALPHA, MIN_SUBJECTS
-from eav_ray.report.table import short
+from eav_ray.report.table import format_value
 
-Tree = dict[str, Any]
-FORMAT = 1  # of results.json
-PUBLISHED = "published"
+ResultsTree = dict[str, Any]
+RESULTS_FORMAT = 1  # of results.json
+PUBLISHED_LABEL = "published"
 
 
-def page(results: Tree, extra: Sequence[str] = ()) -> str:
+def render_results_page(results: ResultsTree, extra_sections: Sequence[str] = ()) -> str:
     """The whole page.
 
     Args:
@@ -25,57 +25,57 @@ def page(results: Tree, extra: Sequence[str] = ()) -> str:
         extra: Sections of what other commands measured: ablation, stress, cost, a search.
     """
     matplotlib.use("agg")
-    parts = [_head(results), _accuracy(results)]
-    for name, make in (
-        ("protocols", _protocols),
-        ("reference", _reference),
+    parts = [_render_headline(results), render_accuracy(results)]
+    for name, render in (
+        ("protocols", render_protocols),
+        ("reference", render_reference),
         ("people", render_subjects),
-        ("comparisons", _comparisons),
-        ("seeds", _seeds),
-        ("confusion", _confusion),
-        ("weights", _weights),
-        ("collapse", _collapse),
-        ("calibration", _calibration),
-        ("histories", _curves),
-        ("gap", _gap),
-        ("worst", _worst),
-        ("quality", _quality),
-        ("bands", _bands),
-        ("search", _search),
+        ("comparisons", render_comparisons),
+        ("seeds", render_seeds),
+        ("confusion", render_confusion),
+        ("weights", render_modality_weights),
+        ("collapse", render_modality_collapse),
+        ("calibration", render_calibration),
+        ("histories", render_learning_curves),
+        ("gap", render_generalization_gap),
+        ("worst", render_worst_subjects),
+        ("quality", render_signal_quality),
+        ("bands", render_band_power),
+        ("search", render_search_summary),
     ):
         if results.get(name):
-            parts.append(make(results))
-    parts += [*extra, _audit(results), *render_skipped_results(results), _reproduce(results)]
-    return document(results["title"], parts, contents=True)
+            parts.append(render(results))
+    parts += [*extra_sections, render_leak_audit(results), *render_skipped_results(results), render_provenance(results)]
+    return render_document(results["title"], parts, contents=True)
 
 
-def percent(value: float | None, digits: int = 2) -> str:
+def format_percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
-def span(pair: Sequence[float | None]) -> str:
-    return f"{percent(pair[0])} to {percent(pair[1])}"
+def format_interval(pair: Sequence[float | None]) -> str:
+    return f"{format_percent(pair[0])} to {format_percent(pair[1])}"
 
 
-def points(value: float | None) -> str:
+def format_points(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.2f}"
 
 
-def p_text(value: float | None) -> str:
+def format_p_value(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def _head(results: Tree) -> str:
+def _render_headline(results: ResultsTree) -> str:
     accuracy = results["accuracy"]
-    main = list(accuracy["sources"])[-1]
-    one = accuracy["sources"][main]
+    main_source = list(accuracy["sources"])[-1]
+    one = accuracy["sources"][main_source]
     kind = "balanced" if accuracy["unequal"] else "mean"
     low_high = one["balanced_interval" if accuracy["unequal"] else "interval"]
     name = "balanced accuracy" if accuracy["unequal"] else "accuracy"
     chance = accuracy["chance"]
     headline = (
-        f"{main}: {name} {percent(one[kind])} % (95 % {span(low_high)}) over {accuracy['recordings']} recordings of"
-        f" {accuracy['people']} people {results['apart']}; chance {percent(chance['level'])} %"
+        f"{main_source}: {name} {format_percent(one[kind])} % (95 % {format_interval(low_high)}) over {accuracy['recordings']} recordings of"
+        f" {accuracy['people']} people {results['apart']}; chance {format_percent(chance['level'])} %"
     )
     if one["inside_chance"]:
         headline += "; this is inside the band of chance"
@@ -85,208 +85,243 @@ def _head(results: Tree) -> str:
     )
 
 
-def _accuracy(results: Tree) -> str:
+def render_accuracy(results: ResultsTree) -> str:
     accuracy = results["accuracy"]
     head = ["source", "mean", "SD over people", "95 % interval", "balanced", "95 % interval", "macro-F1"]
     head += ["per frame", "per window", "per recording"]
     rows = [
         [
             source,
-            percent(one["mean"]),
-            percent(one["sd"]),
-            span(one["interval"]),
-            percent(one["balanced"]),
-            span(one["balanced_interval"]),
-            percent(one["macro_f1"]),
-            *(percent(one[unit]) for unit in ("frame", "window", "recording")),
+            format_percent(one["mean"]),
+            format_percent(one["sd"]),
+            format_interval(one["interval"]),
+            format_percent(one["balanced"]),
+            format_interval(one["balanced_interval"]),
+            format_percent(one["macro_f1"]),
+            *(format_percent(one[unit]) for unit in ("frame", "window", "recording")),
         ]
         for source, one in accuracy["sources"].items()
     ]
     chance = accuracy["chance"]
     explanation = (
         f"Percent. Mean and SD over people; intervals by a bootstrap over {accuracy['people']} people and their "
-        f"{accuracy['recordings']} recordings, never over windows. Chance is {percent(chance['level'])}; guessing "
-        f"stays between {percent(chance['low'])} and {percent(chance['high'])} in {100 * chance['band']:.1f} % of the "
+        f"{accuracy['recordings']} recordings, never over windows. Chance is {format_percent(chance['level'])}; guessing "
+        f"stays between {format_percent(chance['low'])} and {format_percent(chance['high'])} in {100 * chance['band']:.1f} % of the "
         "cases (binomial over recordings)."
     )
     if accuracy["unequal"]:
         explanation += (
             " Classes are unequal, so naming the largest one beats chance: read the balanced columns, in which "
-            f"guessing stays between {percent(chance['balanced_low'])} and {percent(chance['balanced_high'])} as often."
+            f"guessing stays between {format_percent(chance['balanced_low'])} and {format_percent(chance['balanced_high'])} as often."
         )
-    silent = [f"{one['silent']} of {s}" for s, one in accuracy["sources"].items() if one["silent"]]
+    missing_predictions = [f"{one['silent']} of {s}" for s, one in accuracy["sources"].items() if one["silent"]]
     explanation += (
-        f" Recordings in which a source has nothing to say count as wrong: {', '.join(silent)}." if silent else ""
+        f" Recordings in which a source has nothing to say count as wrong: {', '.join(missing_predictions)}."
+        if missing_predictions
+        else ""
     )
-    inside = [s for s, one in accuracy["sources"].items() if one["inside_chance"]]
-    explanation += f" Inside the band of chance: {', '.join(inside)}." if inside else ""
+    within_chance = [s for s, one in accuracy["sources"].items() if one["inside_chance"]]
+    explanation += f" Inside the band of chance: {', '.join(within_chance)}." if within_chance else ""
     if accuracy.get("oracle") is not None:
-        explanation += f" An oracle that always heeds a right modality would reach {percent(accuracy['oracle'])}."
-    return section("Accuracy", table(head, rows), note(explanation))
+        explanation += (
+            f" An oracle that always heeds a right modality would reach {format_percent(accuracy['oracle'])}."
+        )
+    return render_section("Accuracy", render_table(head, rows), render_note(explanation))
 
 
-def _protocols(results: Tree) -> str:
-    found = results["protocols"]
+def render_protocols(results: ResultsTree) -> str:
+    protocols = results["protocols"]
     rows = [
         [row["protocol"], str(row["people"]), str(row["recordings"]), source]
-        + [percent(one[unit]) for unit in ("frame", "window", "recording")]
-        + [percent(one["sd"])]
-        for row in found["rows"]
+        + [format_percent(one[unit]) for unit in ("frame", "window", "recording")]
+        + [format_percent(one["sd"])]
+        for row in protocols["rows"]
         for source, one in row["sources"].items()
     ]
     head = ["protocol", "people", "recordings", "source", "per frame", "per window", "per recording", "SD over people"]
     parts = [
-        note(
+        render_note(
             "The same experiment under each protocol that was run, percent, mean over people. paper and within test "
             "people of whom other recordings were trained on; subject_kfold and loso test strangers. What a protocol "
             "adds is no better model: it is another question."
         ),
-        figure_svg(
-            figures.protocols(found["rows"]), "Accuracy of each source under each protocol, by unit of scoring."
+        render_figure(
+            figures.plot_protocols(protocols["rows"]),
+            "Accuracy of each source under each protocol, by unit of scoring.",
         ),
-        table(head, rows),
+        render_table(head, rows),
     ]
-    if found["inflation"]:
+    if protocols["inflation"]:
         lines = [
             [f"{one['protocol']}, per {one['unit']}", one["base"], one["source"], str(one["people"])]
-            + [points(one["difference"])]
-            + [p_text(one["p"]), p_text(one["holm"]), f"{one['effect']:+.2f}", one["verdict"]]
-            for one in found["inflation"]
+            + [format_points(one["difference"])]
+            + [format_p_value(one["p"]), format_p_value(one["holm"]), f"{one['effect']:+.2f}", one["verdict"]]
+            for one in protocols["inflation"]
         ]
         head = ["protocol", "against", "source", "people", "points", "Wilcoxon p", "Holm", "rank-biserial", "verdict"]
-        parts += ["<h3>What a protocol adds</h3>", table(head, lines, "left")]
-    if found["missing"]:
+        parts += ["<h3>What a protocol adds</h3>", render_table(head, lines, "left")]
+    if protocols["missing"]:
         parts.append(
-            note(f"Not run yet: {', '.join(found['missing'])}; jobs/protocol.py with fold.protocol runs them.")
+            render_note(
+                f"Not run yet: {', '.join(protocols['missing'])}; jobs/protocol.py with fold.protocol runs them."
+            )
         )
-    return section("Protocols side by side", *parts)
+    return render_section("Protocols side by side", *parts)
 
 
-def _reference(results: Tree) -> str:
+def render_reference(results: ResultsTree) -> str:
     lines = [
-        [one["ours"], str(one["people"]), percent(one["mean"]), percent(one["published"]), points(one["difference"])]
-        + [p_text(one["p"]), p_text(one["holm"]), f"{one['effect']:+.2f}", one["verdict"]]
+        [
+            one["ours"],
+            str(one["people"]),
+            format_percent(one["mean"]),
+            format_percent(one["published"]),
+            format_points(one["difference"]),
+        ]
+        + [format_p_value(one["p"]), format_p_value(one["holm"]), f"{one['effect']:+.2f}", one["verdict"]]
         for one in results["reference"]["rows"]
     ]
-    head = ["source", "people", "ours", PUBLISHED, "points", "Wilcoxon p", "Holm", "rank-biserial", "verdict"]
+    head = ["source", "people", "ours", PUBLISHED_LABEL, "points", "Wilcoxon p", "Holm", "rank-biserial", "verdict"]
     explanation = f"Published: {results['reference']['source']}. Paired over people. {results['reference']['note']}"
-    return section("Against the published reference", table(head, lines, "left"), note(explanation))
+    return render_section(
+        "Against the published reference", render_table(head, lines, "left"), render_note(explanation)
+    )
 
 
-def render_subjects(results: Tree) -> str:
+def render_subjects(results: ResultsTree) -> str:
     rows = results["people"]
     sources = [s for s in results["accuracy"]["sources"]]
-    known, main = any("reference" in r for r in rows), sources[-1]
+    has_reference, main_source = any("reference" in r for r in rows), sources[-1]
     # What the bars are: one modality is held against the same one.
-    column = figures.published_column(sources)
-    head = ["person", "recordings", *sources, *([f"{PUBLISHED} {column}"] if known else [])]
+    column = figures.choose_published_column(sources)
+    head = ["person", "recordings", *sources, *([f"{PUBLISHED_LABEL} {column}"] if has_reference else [])]
     lines = [
-        [r["subject"], str(r["recordings"]), *(percent(r[s]) for s in sources)]
-        + ([percent(r["reference"][column]) if "reference" in r else "–"] if known else [])
+        [r["subject"], str(r["recordings"]), *(format_percent(r[s]) for s in sources)]
+        + ([format_percent(r["reference"][column]) if "reference" in r else "–"] if has_reference else [])
         for r in rows
     ]
-    caption = f"{main} of {len(rows)} people, from {percent(rows[0][main])} to {percent(rows[-1][main])} %."
-    caption += f" {PUBLISHED.capitalize()}: per frame, under the protocol paper." if known else ""
-    drawn = figures.plot_subjects(rows, sources, results["chance_of_person"], published=known)
-    return section("People", figure_svg(drawn, caption), table(head, lines))
+    caption = f"{main_source} of {len(rows)} people, from {format_percent(rows[0][main_source])} to {format_percent(rows[-1][main_source])} %."
+    caption += f" {PUBLISHED_LABEL.capitalize()}: per frame, under the protocol paper." if has_reference else ""
+    figure = figures.plot_subjects(rows, sources, results["chance_of_person"], published=has_reference)
+    return render_section("People", render_figure(figure, caption), render_table(head, lines))
 
 
-def _comparisons(results: Tree) -> str:
+def render_comparisons(results: ResultsTree) -> str:
     parts = []
     for name, explanation in (
         ("fusion", "The fusion against the rest"),
         ("modalities", "Modalities against each other"),
     ):
         lines = [
-            [f"{c['ours']} – {c['other']}", str(c["people"]), points(c["difference"])]
-            + [f"{points(c['interval'][0])} to {points(c['interval'][1])}", p_text(c["p"]), p_text(c["holm"])]
+            [f"{c['ours']} – {c['other']}", str(c["people"]), format_points(c["difference"])]
+            + [
+                f"{format_points(c['interval'][0])} to {format_points(c['interval'][1])}",
+                format_p_value(c["p"]),
+                format_p_value(c["holm"]),
+            ]
             + [f"{c['effect']:+.2f}", c["verdict"]]
             for c in results["comparisons"][name]
         ]
         if lines:
             head = ["difference", "people", "points", "95 % interval", "Wilcoxon p", "Holm", "rank-biserial", "verdict"]
-            parts += [f"<h3>{explanation}</h3>", table(head, lines, "left")]
+            parts += [f"<h3>{explanation}</h3>", render_table(head, lines, "left")]
     if not parts:
         return ""
     explanation = (
         "Paired over people: Wilcoxon's signed-rank test, two-sided, Holm's correction within each table. The best "
         "single per person is chosen with its test labels, so it is an upper bound that no honest choice reaches."
     )
-    return section("Comparisons", *parts, note(explanation))
+    return render_section("Comparisons", *parts, render_note(explanation))
 
 
-def _seeds(results: Tree) -> str:
-    found = results["seeds"]
+def render_seeds(results: ResultsTree) -> str:
+    seeds = results["seeds"]
     lines = [
-        [source, *(percent(one["means"][str(s)]) for s in found["seeds"]), percent(one["sd"])]
-        for source, one in found["sources"].items()
+        [source, *(format_percent(one["means"][str(s)]) for s in seeds["seeds"]), format_percent(one["sd"])]
+        for source, one in seeds["sources"].items()
     ]
     explanation = "Trainings that differ by their seed alone. A difference below this spread is noise."
-    return section(
-        "Seeds: the noise floor", table(["source", *map(str, found["seeds"]), "SD"], lines), note(explanation)
+    return render_section(
+        "Seeds: the noise floor",
+        render_table(["source", *map(str, seeds["seeds"]), "SD"], lines),
+        render_note(explanation),
     )
 
 
-def _confusion(results: Tree) -> str:
-    found, classes = results["confusion"], results["classes"]
-    main = list(found)[-1]
-    lines = [[k, *map(str, row)] for k, row in zip(classes, found[main], strict=True)]
-    caption = f"Share of each true class (rows) that was given each class (columns), percent: {', '.join(found)}."
-    counts = table([f"{main}: true", *classes, "none"], lines)
-    return section("Confusion", figure_svg(figures.confusion(found, classes), caption), counts)
+def render_confusion(results: ResultsTree) -> str:
+    confusions, classes = results["confusion"], results["classes"]
+    main_source = list(confusions)[-1]
+    lines = [[k, *map(str, row)] for k, row in zip(classes, confusions[main_source], strict=True)]
+    caption = f"Share of each true class (rows) that was given each class (columns), percent: {', '.join(confusions)}."
+    counts = render_table([f"{main_source}: true", *classes, "none"], lines)
+    return render_section("Confusion", render_figure(figures.plot_confusion(confusions, classes), caption), counts)
 
 
-def _weights(results: Tree) -> str:
-    found, modalities = results["weights"], results["modalities"]
+def render_modality_weights(results: ResultsTree) -> str:
+    weights, modalities = results["weights"], results["modalities"]
     parts = [
-        figure_svg(
-            figures.weights(found, modalities),
+        render_figure(
+            figures.plot_modality_weights(weights, modalities),
             "Mean modality weights by class: as attended, and after division by each modality's number of tokens.",
         )
     ]
     head = ["class", *modalities, *(f"{m}, per token" for m in modalities)]
-    by_class = found["weight"]["by_class"]
+    by_class = weights["weight"]["by_class"]
     lines = [
-        [k, *(_three(row[m]) for m in modalities), *(_three(found["corrected"]["by_class"][k][m]) for m in modalities)]
+        [
+            k,
+            *(format_decimal(row[m]) for m in modalities),
+            *(format_decimal(weights["corrected"]["by_class"][k][m]) for m in modalities),
+        ]
         for k, row in by_class.items()
     ]
-    parts.append(table(head, lines))
+    parts.append(render_table(head, lines))
     head[0] = "person"
-    by_subject = found["weight"]["by_person"]
+    by_subject = weights["weight"]["by_person"]
     lines = [
-        [k, *(_three(row[m]) for m in modalities), *(_three(found["corrected"]["by_person"][k][m]) for m in modalities)]
+        [
+            k,
+            *(format_decimal(row[m]) for m in modalities),
+            *(format_decimal(weights["corrected"]["by_person"][k][m]) for m in modalities),
+        ]
         for k, row in by_subject.items()
     ]
-    parts.append(f"<details><summary>By person</summary>{table(head, lines)}</details>")
-    tests = [f"{m}: p = {p_text(one['p'])}, {one['people']} people" for m, one in found["classes_differ"].items()]
+    parts.append(f"<details><summary>By person</summary>{render_table(head, lines)}</details>")
+    tests = [
+        f"{m}: p = {format_p_value(one['p'])}, {one['people']} people" for m, one in weights["classes_differ"].items()
+    ]
     if tests:
-        parts.append(note(f"Do weights differ between classes? Friedman's test over people: {'; '.join(tests)}."))
-    parts.append(note("A weight says where attention went, not what the answer rests on: see ablation and stress."))
-    return section("Modality weights", *parts)
+        parts.append(
+            render_note(f"Do weights differ between classes? Friedman's test over people: {'; '.join(tests)}.")
+        )
+    parts.append(
+        render_note("A weight says where attention went, not what the answer rests on: see ablation and stress.")
+    )
+    return render_section("Modality weights", *parts)
 
 
-def _collapse(results: Tree) -> str:
+def render_modality_collapse(results: ResultsTree) -> str:
     lines = [[str(one["fold"]), one["check"], one["text"]] for one in results["collapse"]]
-    explanation = note(
+    explanation = render_note(
         "What the check of each trained fusion found: a modality that is not used, or has all the weight."
     )
-    return section("Collapse", table(["fold", "check", "finding"], lines, "left"), explanation)
+    return render_section("Collapse", render_table(["fold", "check", "finding"], lines, "left"), explanation)
 
 
-def _calibration(results: Tree) -> str:
-    found = results["calibration"]
-    scaled = any("scaled" in one for one in found.values())
+def render_calibration(results: ResultsTree) -> str:
+    calibrations = results["calibration"]
+    scaled = any("scaled" in one for one in calibrations.values())
     head = ["source", "recordings", "ECE", "NLL", "Brier"]
     head += ["temperature", "ECE, scaled", "NLL, scaled", "Brier, scaled"] if scaled else []
     lines = []
-    for source, one in found.items():
+    for source, one in calibrations.items():
         raw = one["raw"]
-        line = [source, str(raw["count"]), *(_three(raw[k]) for k in ("ece", "nll", "brier"))]
+        line = [source, str(raw["count"]), *(format_decimal(raw[k]) for k in ("ece", "nll", "brier"))]
         if scaled:
             values = list(one["temperatures"].values())
             line += [
                 f"{sum(values) / len(values):.2f}" if values else "–",
-                *(_three(one["scaled"][k]) for k in ("ece", "nll", "brier")),
+                *(format_decimal(one["scaled"][k]) for k in ("ece", "nll", "brier")),
             ]
         lines.append(line)
     explanation = (
@@ -294,44 +329,46 @@ def _calibration(results: Tree) -> str:
         "of few recordings it is above 0 even for a perfect model. "
     )
     explanation += results["calibration_note"]
-    drawn = figure_svg(
-        figures.reliability(found), "Confidence against accuracy of recordings; the diagonal is calibrated."
+    figure = render_figure(
+        figures.plot_reliability(calibrations), "Confidence against accuracy of recordings; the diagonal is calibrated."
     )
-    return section("Calibration", drawn, table(head, lines), note(explanation))
+    return render_section("Calibration", figure, render_table(head, lines), render_note(explanation))
 
 
-def _three(value: float | None) -> str:
+def format_decimal(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _curves(results: Tree) -> str:
-    parts, several = [], len(results["histories"]) > 1
+def render_learning_curves(results: ResultsTree) -> str:
+    parts, has_several_folds = [], len(results["histories"]) > 1
     for fold, histories in results["histories"].items():
-        drawn = figure_svg(figures.curves(histories), f"Training loss by epoch of {', '.join(histories)}, fold {fold}.")
-        parts.append(f"<details><summary>fold {fold}</summary>{drawn}</details>" if several else drawn)
-    return section("Learning curves", *parts)
+        figure = render_figure(
+            figures.plot_learning_curves(histories), f"Training loss by epoch of {', '.join(histories)}, fold {fold}."
+        )
+        parts.append(f"<details><summary>fold {fold}</summary>{figure}</details>" if has_several_folds else figure)
+    return render_section("Learning curves", *parts)
 
 
-def _gap(results: Tree) -> str:
+def render_generalization_gap(results: ResultsTree) -> str:
     lines = [
         [
             source,
-            percent(one["train"]),
-            percent(one["test"]),
-            points(None if None in (one["train"], one["test"]) else one["train"] - one["test"]),
+            format_percent(one["train"]),
+            format_percent(one["test"]),
+            format_points(None if None in (one["train"], one["test"]) else one["train"] - one["test"]),
             str(one["recordings"]),
         ]
         for source, one in results["gap"].items()
     ]
     head = ["source", "trained on, %", "tested, %", "gap, points", "recordings of training"]
-    return section(
+    return render_section(
         "Training against test",
-        table(head, lines),
-        note("Accuracy per recording that has the source, evenly taken of training."),
+        render_table(head, lines),
+        render_note("Accuracy per recording that has the source, evenly taken of training."),
     )
 
 
-def _worst(results: Tree) -> str:
+def render_worst_subjects(results: ResultsTree) -> str:
     sources = list(results["accuracy"]["sources"])
     head = ["person", *sources, "most frequent mistakes", "measured of their signals"]
     lines = []
@@ -340,12 +377,12 @@ def _worst(results: Tree) -> str:
         measured = ", ".join(
             f"{k.replace('_', ' ')} {v:.3g}" for k, v in r.get("measured", {}).items() if v is not None
         )
-        lines.append([r["subject"], *(percent(r[s]) for s in sources), mistakes or "–", measured or "–"])
-    return section("Worst people", table(head, lines, "left"))
+        lines.append([r["subject"], *(format_percent(r[s]) for s in sources), mistakes or "–", measured or "–"])
+    return render_section("Worst people", render_table(head, lines, "left"))
 
 
-def _quality(results: Tree) -> str:
-    lines, drawn = [], []
+def render_signal_quality(results: ResultsTree) -> str:
+    lines, rendered_figures = [], []
     for one in results["quality"]:
         rho = "–" if one["rho"] is None else f"{one['rho']:+.2f}"
         if one["rho"] is None:
@@ -354,65 +391,98 @@ def _quality(results: Tree) -> str:
             explanation = "significant" if one["holm"] < ALPHA else "not significant"
         name = one["measured"].replace("_", " ")
         lines.append(
-            [name, one["source"], str(len(one["points"])), rho, p_text(one["p"]), p_text(one.get("holm")), explanation]
+            [
+                name,
+                one["source"],
+                str(len(one["points"])),
+                rho,
+                format_p_value(one["p"]),
+                format_p_value(one.get("holm")),
+                explanation,
+            ]
         )
         if one["rho"] is not None and one["measured"].startswith("eeg"):
-            text = f"{name} against accuracy of {one['source']}, a dot a person."
-            drawn.append(figure_svg(figures.quality(one, one["source"]), text))
+            caption = f"{name} against accuracy of {one['source']}, a dot a person."
+            rendered_figures.append(render_figure(figures.plot_signal_quality(one, one["source"]), caption))
     head = ["measured", "accuracy of", "people", "Spearman", "p", "Holm", "verdict"]
-    explanation = note("Means over each person's tested recordings, as preprocessing measured them.")
-    return section("Signal quality against accuracy", table(head, lines, "left"), explanation, *drawn)
+    explanation = render_note("Means over each person's tested recordings, as preprocessing measured them.")
+    return render_section(
+        "Signal quality against accuracy", render_table(head, lines, "left"), explanation, *rendered_figures
+    )
 
 
-def _bands(results: Tree) -> str:
-    found = results["bands"]
-    drawn = figures.heads(found["values"], found["channels"])
+def render_band_power(results: ResultsTree) -> str:
+    band_power = results["bands"]
+    figure = figures.plot_scalp_maps(band_power["values"], band_power["channels"])
     caption = "EEG band power by class: dB above or below each person's mean over classes, mean over people."
-    if drawn is None:
-        return section("Band power", note("The places of these channels are not known, so there is no map."))
-    return section("Band power", figure_svg(drawn, caption))
+    if figure is None:
+        return render_section(
+            "Band power", render_note("The places of these channels are not known, so there is no map.")
+        )
+    return render_section("Band power", render_figure(figure, caption))
 
 
-def _search(results: Tree) -> str:
+def render_search_summary(results: ResultsTree) -> str:
     lines = []
     for one in results["search"]:
-        changes = ", ".join(f"{k}={short(v)}" for k, v in (one["changes"] or {}).items())
-        gained = None if None in (one["inner"], one["test"]) else one["inner"] - one["test"]
+        changes = ", ".join(f"{k}={format_value(v)}" for k, v in (one["changes"] or {}).items())
+        optimism = None if None in (one["inner"], one["test"]) else one["inner"] - one["test"]
         lines.append(
-            [one["study"], str(one["candidates"]), percent(one["inner"]), percent(one["test"]), points(gained), changes]
+            [
+                one["study"],
+                str(one["candidates"]),
+                format_percent(one["inner"]),
+                format_percent(one["test"]),
+                format_points(optimism),
+                changes,
+            ]
         )
     head = ["study", "candidates", "inner folds", "tested", "optimism, points", "chosen"]
     explanation = "Balanced accuracy of recordings, percent. The best of many is too good by luck: believe its test."
     if len(lines) > 1:
         explanation += f" Candidates are shown of the first alone, {results['search'][0]['study']}."
-    return section("Search", table(head, lines, "left"), note(explanation))
+    return render_section("Search", render_table(head, lines, "left"), render_note(explanation))
 
 
-def _audit(results: Tree) -> str:
+def render_leak_audit(results: ResultsTree) -> str:
     audit, lines = results["audit"], []
     for name in dict.fromkeys(one["name"] for one in audit["checks"]):
-        mine = [one for one in audit["checks"] if one["name"] == name]
-        performed = [one for one in mine if one["passed"] is not None]
-        passed = f"{sum(one['passed'] for one in performed)} of {len(mine)} passed" if performed else "not looked at"
-        lines.append([name, passed, mine[0]["detail"] + (f" (fold {mine[0]['fold']})" if len(mine) > 1 else "")])
+        same_check = [one for one in audit["checks"] if one["name"] == name]
+        performed = [one for one in same_check if one["passed"] is not None]
+        passed = (
+            f"{sum(one['passed'] for one in performed)} of {len(same_check)} passed" if performed else "not looked at"
+        )
+        lines.append(
+            [
+                name,
+                passed,
+                same_check[0]["detail"] + (f" (fold {same_check[0]['fold']})" if len(same_check) > 1 else ""),
+            ]
+        )
     explanation = (
         "Derived again from each checkpoint's own split.json, its weights and the content of the windows. A run that "
         f"fails has no page. sha256 of the summary: {audit['sha256']}."
     )
-    return section("Leak audit", note(explanation), table(["check", "checkpoints", "detail"], lines, "left"))
+    return render_section(
+        "Leak audit", render_note(explanation), render_table(["check", "checkpoints", "detail"], lines, "left")
+    )
 
 
-def render_skipped_results(results: Tree) -> list[str]:
+def render_skipped_results(results: ResultsTree) -> list[str]:
     lines = results.get("unread") or []
     explanation = "What the results store has beside these checkpoints and could not be read is not on this page."
     return (
-        [section("Passed over", note(explanation), table(["what"], [[line] for line in lines], "left"))]
+        [
+            render_section(
+                "Passed over", render_note(explanation), render_table(["what"], [[line] for line in lines], "left")
+            )
+        ]
         if lines
         else []
     )
 
 
-def _reproduce(results: Tree) -> str:
+def render_provenance(results: ResultsTree) -> str:
     lines = [[k, v if isinstance(v, str) else json.dumps(v)] for k, v in results["reproduce"].items() if k != "command"]
     command = f"<pre>{html.escape(results['reproduce']['command'])}</pre>"
-    return section("Reproduce", command, table(["", ""], lines, "left"))
+    return render_section("Reproduce", command, render_table(["", ""], lines, "left"))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-PAGE = """<!doctype html>
+PAGE_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,"><title>{title}</title><style>
 body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 74rem; margin: 2rem auto; padding: 0 1rem; color: #222;
@@ -53,7 +53,7 @@ document.querySelectorAll("table").forEach(table => table.querySelectorAll("th b
 """
 
 
-def document(title: str, parts: Sequence[str], *, contents: bool = False) -> str:
+def render_document(title: str, parts: Sequence[str], *, contents: bool = False) -> str:
     """A whole page.
 
     Args:
@@ -64,28 +64,30 @@ def document(title: str, parts: Sequence[str], *, contents: bool = False) -> str
         heads = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', "\n".join(parts))
         links = " ".join(f'<a href="#{name}">{heading}</a>' for name, heading in heads)
         parts.insert(1, f'<nav aria-label="Sections">{links}</nav>')
-    return PAGE.format(title=html.escape(title), body="\n".join(parts))
+    return PAGE_TEMPLATE.format(title=html.escape(title), body="\n".join(parts))
 
 
-def section(title: str, *parts: str) -> str:
+def render_section(title: str, *parts: str) -> str:
     name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     return f'<h2 id="{name}">{html.escape(title)}</h2>\n' + "\n".join(parts)
 
 
-def note(text: str) -> str:
+def render_note(text: str) -> str:
     """A paragraph of explanation."""
     return f'<p class="note">{html.escape(text)}</p>'
 
 
-def table(head: Sequence[str], body: Sequence[Sequence[str]], kind: str = "") -> str:
+def render_table(head: Sequence[str], body: Sequence[Sequence[str]], css_class: str = "") -> str:
     """A table of text, which a click on a heading sorts."""
     top = "".join(f'<th scope="col"><button type="button">{html.escape(h)}</button></th>' for h in head)
     lines = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>\n" for row in body)
-    of_kind = f' class="{kind}"' if kind else ""
-    return f'<div class="wide"><table{of_kind}><thead><tr>{top}</tr></thead>\n<tbody>{lines}</tbody></table></div>'
+    class_attribute = f' class="{css_class}"' if css_class else ""
+    return (
+        f'<div class="wide"><table{class_attribute}><thead><tr>{top}</tr></thead>\n<tbody>{lines}</tbody></table></div>'
+    )
 
 
-def figure_svg(figure: Figure, text: str) -> str:
+def render_figure(figure: Figure, caption: str) -> str:
     """A figure as a drawing in the page.
 
     Args:
@@ -94,7 +96,9 @@ def figure_svg(figure: Figure, text: str) -> str:
     sink = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "eav-ray"}):  # text stays text; equal figures, equal pages
         figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
-    drawn = sink.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    alternative = html.escape(text, quote=True)
-    return f'<figure role="img" aria-label="{alternative}">{drawn}<figcaption>{html.escape(text)}</figcaption></figure>'
+    svg = sink.getvalue()
+    svg = svg[svg.index("<svg") :]
+    alternative = html.escape(caption, quote=True)
+    return (
+        f'<figure role="img" aria-label="{alternative}">{svg}<figcaption>{html.escape(caption)}</figcaption></figure>'
+    )

@@ -8,46 +8,46 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-FORMAT = "{desc:<34.34} {bar:20} {n_fmt:>4}/{total_fmt:<4} {elapsed} ETA {remaining}{postfix}"
+BAR_FORMAT = "{desc:<34.34} {bar:20} {n_fmt:>4}/{total_fmt:<4} {elapsed} ETA {remaining}{postfix}"
 
 
-IN_A_FILE_S = 15.0  # seconds between two lines, where nobody watches
+LOG_FILE_INTERVAL_S = 15.0  # seconds between two lines, where nobody watches
 
 
 @dataclass
-class Bar:
+class ProgressBar:
     _bar: tqdm
-    _live: bool
-    _shown: float = 0.0
+    _is_terminal: bool
+    _refreshed_at: float = 0.0
 
     @property
     def done(self) -> float:
         return self._bar.n
 
-    def to(self, done: float, total: float | None = None, *, note: str = "") -> None:
+    def set_done(self, done: float, total: float | None = None, *, note: str = "") -> None:
         if total is not None:
             self._bar.total = total
         self._bar.n = int(done) if done == int(done) else round(done, 1)
         if note:
             self._bar.set_postfix_str(note, refresh=False)
-        if self._live or time.monotonic() - self._shown > IN_A_FILE_S:
+        if self._is_terminal or time.monotonic() - self._refreshed_at > LOG_FILE_INTERVAL_S:
             self._bar.refresh()
-            self._shown = time.monotonic()
+            self._refreshed_at = time.monotonic()
 
 
 @contextmanager
-def stage(title: str, total: int, unit: str) -> Iterator[Bar]:
+def open_progress_bar(title: str, total: int, unit: str) -> Iterator[ProgressBar]:
     """A progress bar on stderr that stays as one line; into a file it is written now and then."""
-    live = sys.stderr.isatty()
+    is_terminal = sys.stderr.isatty()
     bar = tqdm(
         total=total,
         desc=f"{title} ({unit})",
-        bar_format=FORMAT,
+        bar_format=BAR_FORMAT,
         ncols=130,
         ascii=" #",
         file=sys.stderr,
     )
     try:
-        yield Bar(bar, live)
+        yield ProgressBar(bar, is_terminal)
     finally:
         bar.close()

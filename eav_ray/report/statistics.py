@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-DRAWS = 10_000  # of a bootstrap
+N_BOOTSTRAP_DRAWS = 10_000  # of a bootstrap
 ALPHA = 0.05
-BAND = 0.999  # of the chance band
-GUESSES = 200_000  # draws of the band of balanced accuracy, whose ends are rare
-UNEQUAL = 1.05  # the largest class over the smallest, from which classes are called unequal
+CHANCE_BAND_COVERAGE = 0.999  # of the chance band
+N_CHANCE_DRAWS = 200_000  # draws of the band of balanced accuracy, whose ends are rare
+IMBALANCE_RATIO = 1.05  # the largest class over the smallest, from which classes are called unequal
 MIN_SUBJECTS = 6  # with fewer the smallest p value of a signed-rank test is above ALPHA
 
 
@@ -27,7 +27,7 @@ class Interval:
     high: float
 
 
-def interval(correct: pd.DataFrame, source: str, *, seed: int = 0) -> Interval:
+def compute_bootstrap_interval(correct: pd.DataFrame, source: str, *, seed: int = 0) -> Interval:
     """Of a source's accuracy.
 
     A bootstrap in two stages (Davison and Hinkley 1997, 3.8): people are drawn with replacement, and of each their
@@ -37,25 +37,25 @@ def interval(correct: pd.DataFrame, source: str, *, seed: int = 0) -> Interval:
     Args:
         correct: One row a recording: `subject`, and whether each source is right.
     """
-    return _interval([group.to_numpy(float) for _, group in correct.groupby("subject")[source]], seed)
+    return _compute_interval([group.to_numpy(float) for _, group in correct.groupby("subject")[source]], seed)
 
 
-def _interval(values: Sequence[np.ndarray], seed: int) -> Interval:
+def _compute_interval(values: Sequence[np.ndarray], seed: int) -> Interval:
     """
     Args:
         values: Of each person's recordings.
     """
     rng = np.random.default_rng(seed)
     means = np.array([v.mean() for v in values])
-    drawn = np.empty((DRAWS, len(values)))
+    drawn_means = np.empty((N_BOOTSTRAP_DRAWS, len(values)))
     for subject, v in enumerate(values):
         # Of 0 and 1 a drawn mean is binomial; of differences it is drawn from the values.
         if set(np.unique(v)) <= {0.0, 1.0}:
-            drawn[:, subject] = rng.binomial(len(v), v.mean(), DRAWS) / len(v)
+            drawn_means[:, subject] = rng.binomial(len(v), v.mean(), N_BOOTSTRAP_DRAWS) / len(v)
         else:
-            drawn[:, subject] = v[rng.integers(0, len(v), (DRAWS, len(v)))].mean(1)
-    drawn = _resample_subjects(drawn, rng)
-    low, high = np.quantile(drawn.mean(1), [0.025, 0.975])
+            drawn_means[:, subject] = v[rng.integers(0, len(v), (N_BOOTSTRAP_DRAWS, len(v)))].mean(1)
+    drawn_means = _resample_subjects(drawn_means, rng)
+    low, high = np.quantile(drawn_means.mean(1), [0.025, 0.975])
     sd = float(means.std(ddof=1)) if len(means) > 1 else math.nan
     return Interval(float(means.mean()), sd, float(low), float(high))
 
@@ -70,12 +70,12 @@ def _resample_subjects(drawn: np.ndarray, rng: np.random.Generator) -> np.ndarra
     if n_subjects == 1:
         return drawn
     # Someone who is drawn twice has their recordings drawn twice, each time anew.
-    who = rng.integers(0, n_subjects, (draws, n_subjects))
-    turn = rng.permuted(np.tile(np.arange(draws), (n_subjects, 1)), axis=1).T
-    return drawn[turn, who]
+    subject_index = rng.integers(0, n_subjects, (draws, n_subjects))
+    draw_index = rng.permuted(np.tile(np.arange(draws), (n_subjects, 1)), axis=1).T
+    return drawn[draw_index, subject_index]
 
 
-def balanced_interval(correct: pd.DataFrame, source: str, *, seed: int = 0) -> Interval:
+def compute_balanced_interval(correct: pd.DataFrame, source: str, *, seed: int = 0) -> Interval:
     """Of balanced accuracy: the mean over classes of the share that is right, of all people's recordings together.
 
     The same two stages as `interval`; a draw without any recording of a class averages the others.
@@ -94,28 +94,32 @@ def balanced_interval(correct: pd.DataFrame, source: str, *, seed: int = 0) -> I
         for _, group in correct.groupby("subject")
     ]  # of each person: (classes, wrong and right)
     drawn = np.stack(
-        [rng.multinomial(p.sum(), p.ravel() / p.sum(), DRAWS).reshape(DRAWS, *p.shape) for p in counts_per_subject], 1
+        [
+            rng.multinomial(p.sum(), p.ravel() / p.sum(), N_BOOTSTRAP_DRAWS).reshape(N_BOOTSTRAP_DRAWS, *p.shape)
+            for p in counts_per_subject
+        ],
+        1,
     )
     counts = _resample_subjects(drawn, rng).sum(1)
     with np.errstate(invalid="ignore"):
         low, high = np.quantile(np.nanmean(counts[..., 1] / counts.sum(-1), axis=1), [0.025, 0.975])
-    whole = np.sum(counts_per_subject, axis=0)
-    return Interval(float((whole[:, 1] / whole.sum(1)).mean()), math.nan, float(low), float(high))
+    total_counts = np.sum(counts_per_subject, axis=0)
+    return Interval(float((total_counts[:, 1] / total_counts.sum(1)).mean()), math.nan, float(low), float(high))
 
 
-def chance_band(recordings: int, n_classes: int) -> tuple[float, float]:
+def compute_chance_band(n_recordings: int, n_classes: int) -> tuple[float, float]:
     """Accuracies that guessing reaches in 99.9 % of the cases: binomial over recordings."""
-    low, high = stats.binom.interval(BAND, recordings, 1 / n_classes)
-    return float(low) / recordings, float(high) / recordings
+    low, high = stats.binom.interval(CHANCE_BAND_COVERAGE, n_recordings, 1 / n_classes)
+    return float(low) / n_recordings, float(high) / n_recordings
 
 
-def unequal(label: np.ndarray, n_classes: int) -> bool:
+def has_unequal_classes(label: np.ndarray, n_classes: int) -> bool:
     """Whether classes differ so much in number that accuracy says little, or one is not there at all."""
     counts = np.unique(label, return_counts=True)[1]
-    return len(counts) < n_classes or bool(counts.max() > UNEQUAL * counts.min())
+    return len(counts) < n_classes or bool(counts.max() > IMBALANCE_RATIO * counts.min())
 
 
-def balanced_chance_band(label: np.ndarray, n_classes: int, *, seed: int = 0) -> tuple[float, float]:
+def compute_balanced_chance_band(label: np.ndarray, n_classes: int, *, seed: int = 0) -> tuple[float, float]:
     """As `chance_band`, of balanced accuracy: binomial over the recordings of each class that occurs.
 
     Args:
@@ -123,12 +127,12 @@ def balanced_chance_band(label: np.ndarray, n_classes: int, *, seed: int = 0) ->
     """
     counts = np.unique(label, return_counts=True)[1]
     rng = np.random.default_rng(seed)
-    drawn = np.mean([rng.binomial(n, 1 / n_classes, GUESSES) / n for n in counts], axis=0)
-    low, high = np.quantile(drawn, [(1 - BAND) / 2, (1 + BAND) / 2])
+    drawn = np.mean([rng.binomial(n, 1 / n_classes, N_CHANCE_DRAWS) / n for n in counts], axis=0)
+    low, high = np.quantile(drawn, [(1 - CHANCE_BAND_COVERAGE) / 2, (1 + CHANCE_BAND_COVERAGE) / 2])
     return float(low), float(high)
 
 
-def inside_chance(correct: pd.DataFrame, source: str, n_classes: int) -> bool:
+def is_within_chance(correct: pd.DataFrame, source: str, n_classes: int) -> bool:
     """Whether a source does no better or worse than guessing may: by balanced accuracy where classes are unequal, as
     naming the largest class is guessing too.
 
@@ -136,17 +140,17 @@ def inside_chance(correct: pd.DataFrame, source: str, n_classes: int) -> bool:
         correct: One row a recording: `label`, and whether the source is right.
     """
     label = correct["label"].to_numpy()
-    if unequal(label, n_classes):
-        low, high = balanced_chance_band(label, n_classes)
+    if has_unequal_classes(label, n_classes):
+        low, high = compute_balanced_chance_band(label, n_classes)
         share = float(correct.groupby("label")[source].mean().mean())
     else:
-        low, high = chance_band(len(correct), n_classes)
+        low, high = compute_chance_band(len(correct), n_classes)
         share = float(correct[source].mean())
     return low <= share <= high
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedComparison:
     """One source against another, person by person."""
 
     ours: str
@@ -155,17 +159,17 @@ class Paired:
     n_subjects: int
     p_value: float  # Wilcoxon's signed-rank test, two-sided; 1 where nobody differs
     effect: float  # matched-pairs rank-biserial correlation (Kerby 2014): 1 where everybody gains
-    holm: float = math.nan  # adjusted for the comparisons made with it
+    holm_p_value: float = math.nan  # adjusted for the comparisons made with it
 
     @property
     def significant(self) -> bool:
-        return self.holm < ALPHA
+        return self.holm_p_value < ALPHA
 
     def __str__(self) -> str:
         d = self.difference
         description = (
             f"{self.ours} against {self.other}, paired over {self.n_subjects} people: {100 * d.mean:+.2f} points "
-            f"(95 % {100 * d.low:+.2f} to {100 * d.high:+.2f}), Wilcoxon p = {self.p_value:.3g}, Holm {self.holm:.3g}, "
+            f"(95 % {100 * d.low:+.2f} to {100 * d.high:+.2f}), Wilcoxon p = {self.p_value:.3g}, Holm {self.holm_p_value:.3g}, "
             f"rank-biserial {self.effect:+.2f}"
         )
         if self.n_subjects < MIN_SUBJECTS:
@@ -173,31 +177,33 @@ class Paired:
         return description if self.significant else f"{description}: not significant"
 
 
-def against(correct: pd.DataFrame, ours: str, others: Mapping[str, pd.Series], *, seed: int = 0) -> list[Paired]:
+def compare_paired(
+    correct: pd.DataFrame, ours: str, others: Mapping[str, pd.Series], *, seed: int = 0
+) -> list[PairedComparison]:
     """One source against several, with Holm's correction for as many.
 
     Args:
         correct: One row a recording: `subject`, and whether each source is right.
         others: Name -> whether it is right, for the rows of `correct`.
     """
-    found = []
+    comparisons = []
     for name, other in others.items():
-        gained = correct[ours].astype(float) - other.astype(float)
-        values = [group.to_numpy() for _, group in gained.groupby(correct["subject"])]
+        differences = correct[ours].astype(float) - other.astype(float)
+        values = [group.to_numpy() for _, group in differences.groupby(correct["subject"])]
         means = np.array([v.mean() for v in values])
         p, effect = signed_rank(means)
-        found.append(Paired(ours, name, _interval(values, seed), len(values), p, effect))
-    adjusted = holm([one.p_value for one in found])
-    return [replace(one, holm=p) for one, p in zip(found, adjusted, strict=True)]
+        comparisons.append(PairedComparison(ours, name, _compute_interval(values, seed), len(values), p, effect))
+    adjusted = holm([one.p_value for one in comparisons])
+    return [replace(one, holm=p) for one, p in zip(comparisons, adjusted, strict=True)]
 
 
-def pairwise(correct: pd.DataFrame, sources: Sequence[str], *, seed: int = 0) -> list[Paired]:
+def compare_all_pairs(correct: pd.DataFrame, sources: Sequence[str], *, seed: int = 0) -> list[PairedComparison]:
     """Every source against every other, with Holm's correction for all pairs."""
-    found: list[Paired] = []
+    comparisons: list[PairedComparison] = []
     for n, ours in enumerate(sources):
-        found += against(correct, ours, {other: correct[other] for other in sources[n + 1 :]}, seed=seed)
-    adjusted = holm([one.p_value for one in found])
-    return [replace(one, holm=p) for one, p in zip(found, adjusted, strict=True)]
+        comparisons += compare_paired(correct, ours, {other: correct[other] for other in sources[n + 1 :]}, seed=seed)
+    adjusted = holm([one.p_value for one in comparisons])
+    return [replace(one, holm=p) for one, p in zip(comparisons, adjusted, strict=True)]
 
 
 def signed_rank(differences: np.ndarray) -> tuple[float, float]:
@@ -207,8 +213,8 @@ def signed_rank(differences: np.ndarray) -> tuple[float, float]:
         return 1.0, 0.0
     ranks = stats.rankdata(np.abs(nonzero))
     effect = float((ranks * np.sign(nonzero)).sum() / ranks.sum())
-    found: Any = stats.wilcoxon(nonzero)
-    return float(found.pvalue), effect
+    result: Any = stats.wilcoxon(nonzero)
+    return float(result.pvalue), effect
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -220,17 +226,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def rivals(correct: pd.DataFrame, modalities: Sequence[str]) -> dict[str, pd.Series]:
+def collect_fusion_baselines(correct: pd.DataFrame, modalities: Sequence[str]) -> dict[str, pd.Series]:
     """What a fusion is compared with, each as whether it is right: every modality, `late_mean` where it is there, and
     the modality that is best for each person, chosen on the very recordings: a bar that no single machine can reach."""
-    found = {m: correct[m] for m in modalities}
+    baselines = {m: correct[m] for m in modalities}
     if "late_mean" in correct:
-        found["late_mean"] = correct["late_mean"]
-    best = compute_subject_accuracy(correct, list(modalities)).idxmax(axis=1)
-    best_per_recording = correct["subject"].map(best)
-    right = [bool(row[m]) for m, (_, row) in zip(best_per_recording, correct[list(modalities)].iterrows(), strict=True)]
-    found["best single per person"] = pd.Series(right, index=correct.index)
-    return found
+        baselines["late_mean"] = correct["late_mean"]
+    best_modality = compute_subject_accuracy(correct, list(modalities)).idxmax(axis=1)
+    best_per_recording = correct["subject"].map(best_modality)
+    correct_best = [
+        bool(row[m]) for m, (_, row) in zip(best_per_recording, correct[list(modalities)].iterrows(), strict=True)
+    ]
+    baselines["best single per person"] = pd.Series(correct_best, index=correct.index)
+    return baselines
 
 
 def compute_subject_accuracy(correct: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
@@ -238,7 +246,7 @@ def compute_subject_accuracy(correct: pd.DataFrame, sources: list[str]) -> pd.Da
     return correct.groupby("subject")[sources].mean()
 
 
-def oracle(correct: pd.DataFrame, modalities: Sequence[str]) -> pd.Series:
+def compute_oracle_correct(correct: pd.DataFrame, modalities: Sequence[str]) -> pd.Series:
     """Right where any modality is: what a fusion could reach that always heeds the right one."""
     return correct[list(modalities)].any(axis=1)
 
@@ -247,34 +255,42 @@ def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
     """Mean of the F1 scores of the classes that occur; a class that is never named has 0."""
     scores = []
     for k in np.unique(truth):
-        right = int(((truth == k) & (guess == k)).sum())
-        scores.append(2 * right / (int((truth == k).sum()) + int((guess == k).sum())))
+        n_correct = int(((truth == k) & (guess == k)).sum())
+        scores.append(2 * n_correct / (int((truth == k).sum()) + int((guess == k).sum())))
     return float(np.mean(scores))
 
 
-def text(correct: pd.DataFrame, modalities: Sequence[str], n_classes: int) -> str:
+def format_statistics(correct: pd.DataFrame, modalities: Sequence[str], n_classes: int) -> str:
     """Lines for the terminal: the interval of each source, chance, the oracle, and the fusion against the rest.
 
     Args:
         correct: As `table.correct_per_recording` makes it.
     """
-    n_subjects, recordings = correct["subject"].nunique(), len(correct)
-    low, high = chance_band(recordings, n_classes)
-    lines = [f"intervals: bootstrap over {n_subjects} people and their {recordings} recordings, {DRAWS:,} draws"]
+    n_subjects, n_recordings = correct["subject"].nunique(), len(correct)
+    low, high = compute_chance_band(n_recordings, n_classes)
+    lines = [
+        f"intervals: bootstrap over {n_subjects} people and their {n_recordings} recordings, {N_BOOTSTRAP_DRAWS:,} draws"
+    ]
     for source in [c for c in correct.columns if c not in ("subject", "recording", "label")]:
-        found = interval(correct, source)
-        inside = f"; inside the {100 * BAND:.1f} % band of chance" if inside_chance(correct, source, n_classes) else ""
-        lines.append(f"{source:12}    95 % {100 * found.low:6.2f} to {100 * found.high:6.2f}{inside}")
-    lines.append(f"{'chance':12}  {100 * BAND:.1f} % {100 * low:6.2f} to {100 * high:6.2f}")
-    if unequal(correct["label"].to_numpy(), n_classes):
-        low, high = balanced_chance_band(correct["label"].to_numpy(), n_classes)
+        bounds = compute_bootstrap_interval(correct, source)
+        chance_note = (
+            f"; inside the {100 * CHANCE_BAND_COVERAGE:.1f} % band of chance"
+            if is_within_chance(correct, source, n_classes)
+            else ""
+        )
+        lines.append(f"{source:12}    95 % {100 * bounds.low:6.2f} to {100 * bounds.high:6.2f}{chance_note}")
+    lines.append(f"{'chance':12}  {100 * CHANCE_BAND_COVERAGE:.1f} % {100 * low:6.2f} to {100 * high:6.2f}")
+    if has_unequal_classes(correct["label"].to_numpy(), n_classes):
+        low, high = compute_balanced_chance_band(correct["label"].to_numpy(), n_classes)
         lines.append(f"classes are unequal: judged by balanced accuracy, chance {100 * low:.2f} to {100 * high:.2f}")
     if len(modalities) > 1:
         lines.append(
-            f"{'oracle':12}{100 * float(oracle(correct, modalities).mean()):8.2f}, right where any modality is"
+            f"{'oracle':12}{100 * float(compute_oracle_correct(correct, modalities).mean()):8.2f}, right where any modality is"
         )
         if n_subjects < MIN_SUBJECTS:
             lines.append(f"{n_subjects} people are too few for a test over people, which wants {MIN_SUBJECTS}")
         else:
-            lines += [str(one) for one in against(correct, "fusion", rivals(correct, modalities))]
+            lines += [
+                str(one) for one in compare_paired(correct, "fusion", collect_fusion_baselines(correct, modalities))
+            ]
     return "\n".join(lines)

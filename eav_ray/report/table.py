@@ -14,17 +14,17 @@ from eav_ray.report import statistics
 from eav_ray.report.statistics import compute_subject_accuracy
 from eav_ray.training.metrics import average_per_recording, compute_scores, predict_classes
 
-TOGETHER = ("late_mean", "fusion")
-SOURCES = ("video", "audio", "eeg", *TOGETHER)
-LINES = 12  # folds of a protocol, at most, that have a line each
+COMBINED_SOURCES = ("late_mean", "fusion")
+SOURCES = ("video", "audio", "eeg", *COMBINED_SOURCES)
+MAX_FOLD_LINES = 12  # folds of a protocol, at most, that have a line each
 
 
-def sources_of(modalities: Sequence[str]) -> list[str]:
+def list_sources(modalities: Sequence[str]) -> list[str]:
     """What predictions of these modalities are accounted for by, in the order of the table."""
-    return [s for s in SOURCES if s in modalities or (len(modalities) > 1 and s in TOGETHER)]
+    return [s for s in SOURCES if s in modalities or (len(modalities) > 1 and s in COMBINED_SOURCES)]
 
 
-def apart(split: Split) -> str:
+def describe_test_side(split: Split) -> str:
     """What sets the recordings that are scored apart from those that were trained on."""
     if split.protocol in CROSS_SUBJECT_PROTOCOLS:
         return "that were never trained on or chosen by"
@@ -33,7 +33,7 @@ def apart(split: Split) -> str:
     return "of whom other recordings were trained on"
 
 
-def correct_per_recording(windows: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
+def mark_correct_recordings(windows: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
     """One row a recording: subject, recording, and for each source whether its mean logits name the true class.
 
     Args:
@@ -46,13 +46,13 @@ def correct_per_recording(windows: pd.DataFrame, sources: list[str]) -> pd.DataF
     return result
 
 
-def warnings_of(metrics: dict[str, Any]) -> list[str]:
+def format_collapse_warnings(metrics: dict[str, Any]) -> list[str]:
     """What the collapse check found in a trained fusion, a line each; `metrics` as a checkpoint holds them."""
     return [f"warning: {finding['text']}" for finding in metrics.get("collapse", [])]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FusionComparison:
     """Fusion against the best single modality, paired over recordings."""
 
     best_single: str
@@ -71,17 +71,17 @@ class Comparison:
         )
 
 
-def compare(correct: pd.DataFrame, singles: Sequence[str]) -> Comparison:
-    best = max(singles, key=lambda m: float(correct[m].mean()))
+def compare_fusion(correct: pd.DataFrame, modalities: Sequence[str]) -> FusionComparison:
+    best = max(modalities, key=lambda m: float(correct[m].mean()))
     fusion_only = int((correct["fusion"] & ~correct[best]).sum())
     single_only = int((~correct["fusion"] & correct[best]).sum())
     n = fusion_only + single_only
     p = float(binomtest(fusion_only, n).pvalue) if n else 1.0
-    return Comparison(best, fusion_only, single_only, p)
+    return FusionComparison(best, fusion_only, single_only, p)
 
 
-def render(
-    correct: pd.DataFrame, sources: list[str], n_classes: int, bayes: dict[str, float], *, columns: bool = True
+def format_accuracy_table(
+    correct: pd.DataFrame, sources: list[str], n_classes: int, bayes: dict[str, float], *, subject_columns: bool = True
 ) -> str:
     """Percent: one line a source with mean and SD over people, then chance, then Bayes where it is known.
 
@@ -89,21 +89,21 @@ def render(
         columns: Whether each person has one.
     """
     subject_accuracy = compute_subject_accuracy(correct, sources)
-    shown = subject_accuracy if columns else subject_accuracy[:0]
+    shown = subject_accuracy if subject_columns else subject_accuracy[:0]
     lines = [f"{'':12}{'mean':>8}{'SD':>8}   " + "  ".join(f"{p:>10}" for p in shown.index)]
     if bayes:
         lines[0] += f"{'Bayes':>12}"
     for source in sources:
         column = subject_accuracy[source] * 100
         sd = f"{column.std(ddof=1):8.2f}" if len(column) > 1 else f"{'-':>8}"
-        known = f"{bayes[source] * 100:12.2f}" if source in bayes else f"{'':12}"
-        each = "  ".join(f"{v:10.2f}" for v in shown[source] * 100)
-        lines.append(f"{source:12}{column.mean():8.2f}{sd}   {each}{known}")
+        bayes_cell = f"{bayes[source] * 100:12.2f}" if source in bayes else f"{'':12}"
+        subject_cells = "  ".join(f"{v:10.2f}" for v in shown[source] * 100)
+        lines.append(f"{source:12}{column.mean():8.2f}{sd}   {subject_cells}{bayes_cell}")
     lines.append(f"{'chance':12}{100 / n_classes:8.2f}")
     return "\n".join(lines)
 
 
-def protocol_table(
+def format_protocol_table(
     windows: pd.DataFrame, modalities: Sequence[str], n_classes: int, findings: dict[int, list[dict[str, Any]]]
 ) -> str:
     """Percent over all folds of a protocol together, a line a fold where they are few, and collapse warnings, counted.
@@ -112,20 +112,27 @@ def protocol_table(
         windows: Predictions of all folds, as `correct_per_recording` takes them, with a column `fold`.
         findings: What the collapse check found in the model of each fold.
     """
-    sources = sources_of(modalities)
-    correct = correct_per_recording(windows, sources)
-    lines = [line.rstrip() for line in render(correct, sources, n_classes, {}, columns=False).splitlines()]
+    sources = list_sources(modalities)
+    correct = mark_correct_recordings(windows, sources)
+    lines = [
+        line.rstrip()
+        for line in format_accuracy_table(correct, sources, n_classes, {}, subject_columns=False).splitlines()
+    ]
     if len(modalities) > 1:
-        lines.append(str(compare(correct, modalities)))
+        lines.append(str(compare_fusion(correct, modalities)))
     if correct["subject"].nunique() > 1:
-        lines.append(statistics.text(correct, modalities, n_classes))
+        lines.append(statistics.format_statistics(correct, modalities, n_classes))
     folds = windows.drop_duplicates(["subject", "recording"])[["subject", "recording", "fold"]]
-    if folds["fold"].nunique() <= LINES:
+    if folds["fold"].nunique() <= MAX_FOLD_LINES:
         lines.append(f"{'fold':>4}  {'people':12}" + "".join(f"{s:>10}" for s in sources))
-        for fold, mine in correct.merge(folds, on=["subject", "recording"]).groupby("fold"):
-            subject_accuracy = compute_subject_accuracy(mine, sources)
-            who = f"{len(subject_accuracy)} people" if len(subject_accuracy) > 1 else f"{subject_accuracy.index[0]}"
-            lines.append(f"{fold:>4}  {who:12}" + "".join(f"{v:10.2f}" for v in subject_accuracy.mean() * 100))
+        for fold, fold_recordings in correct.merge(folds, on=["subject", "recording"]).groupby("fold"):
+            subject_accuracy = compute_subject_accuracy(fold_recordings, sources)
+            subjects_cell = (
+                f"{len(subject_accuracy)} people" if len(subject_accuracy) > 1 else f"{subject_accuracy.index[0]}"
+            )
+            lines.append(
+                f"{fold:>4}  {subjects_cell:12}" + "".join(f"{v:10.2f}" for v in subject_accuracy.mean() * 100)
+            )
     counts = Counter(check for found in findings.values() for check in sorted({f["check"] for f in found}))
     if counts:
         counted = ", ".join(f"{check} ({count} of {len(findings)})" for check, count in counts.most_common())
@@ -134,44 +141,48 @@ def protocol_table(
 
 
 @dataclass(frozen=True)
-class Optimism:
+class SearchOptimism:
     """What a search promised and what came of it: balanced accuracy of recordings, of the candidate that it chose."""
 
-    inner: float  # mean over inner folds, by which it was chosen
-    outer: float  # of the test recordings
+    inner_score: float  # mean over inner folds, by which it was chosen
+    test_score: float  # of the test recordings
     changes: dict[str, Any]
 
     @property
     def points(self) -> float:
-        return 100 * (self.inner - self.outer)
+        return 100 * (self.inner_score - self.test_score)
 
 
-def optimism(windows: pd.DataFrame, inner: float, changes: dict[str, Any]) -> Optimism:
+def compute_optimism(windows: pd.DataFrame, inner_score: float, changes: dict[str, Any]) -> SearchOptimism:
     """
     Args:
         windows: Predictions of the test recordings.
     """
-    return Optimism(inner, compute_scores(windows)["recording_balanced_accuracy"], changes)
+    return SearchOptimism(inner_score, compute_scores(windows)["recording_balanced_accuracy"], changes)
 
 
-def optimism_text(folds: dict[int, Optimism]) -> str:
+def format_optimism(folds: dict[int, SearchOptimism]) -> str:
     """Of every outer fold of a search, and a line for each where they are few."""
-    found = list(folds.values())
-    points = [one.points for one in found]
-    inner, outer = (100 * mean(side) for side in ([o.inner for o in found], [o.outer for o in found]))
+    optimisms = list(folds.values())
+    points = [one.points for one in optimisms]
+    inner, outer = (
+        100 * mean(side) for side in ([o.inner_score for o in optimisms], [o.test_score for o in optimisms])
+    )
     spread = f" (SD {stdev(points):.2f} over {len(points)} folds)" if len(points) > 1 else ""
     lines = [
         f"search: chosen by {inner:.2f} on inner folds, tested {outer:.2f}; its optimism is "
         f"{mean(points):+.2f} points{spread}; balanced accuracy of recordings"
     ]
-    if 1 < len(folds) <= LINES:
+    if 1 < len(folds) <= MAX_FOLD_LINES:
         lines.append(f"{'fold':>4}{'inner':>9}{'tested':>9}{'optimism':>10}  chosen")
         for fold, one in sorted(folds.items()):
-            chosen = ", ".join(f"{key}={short(value)}" for key, value in one.changes.items())
-            lines.append(f"{fold:>4}{100 * one.inner:9.2f}{100 * one.outer:9.2f}{one.points:+10.2f}  {chosen}")
+            chosen = ", ".join(f"{key}={format_value(value)}" for key, value in one.changes.items())
+            lines.append(
+                f"{fold:>4}{100 * one.inner_score:9.2f}{100 * one.test_score:9.2f}{one.points:+10.2f}  {chosen}"
+            )
     return "\n".join(lines)
 
 
-def short(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value of a search space, as it is shown."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

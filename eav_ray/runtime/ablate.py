@@ -21,8 +21,8 @@ from eav_ray.data import arrow
 from eav_ray.errors import DataError
 from eav_ray.models.build import DataShapes
 from eav_ray.report import ablation, cost
-from eav_ray.report.page import document
-from eav_ray.report.progress import stage
+from eav_ray.report.page import render_document
+from eav_ray.report.progress import open_progress_bar
 from eav_ray.runtime import cluster
 from eav_ray.runtime.protocol import PlannedFold, find_finished_prefix, plan_cv_folds, train_folds
 from eav_ray.runtime.score import ScoringTask, score_checkpoints
@@ -164,11 +164,11 @@ def _costs(
     alike = {name: _computes(x) for name, x in experiments.items()}
     one_of = {model: experiments[name] for name, model in alike.items()}
     times: dict[str, list[float]] = {model: [] for model in one_of}
-    with stage("latency", ROUNDS * len(one_of), "models") as bar:
+    with open_progress_bar("latency", ROUNDS * len(one_of), "models") as bar:
         for _ in range(ROUNDS):  # in turns: what else the machine does meanwhile is not held against one of them
             for model, x in one_of.items():
                 times[model] += estimate.measure_latency_ms(x, shapes, _device(e))
-                bar.to(bar.done + 1)
+                bar.set_done(bar.done + 1)
     measured = {}
     for model, ms in times.items():
         counted = {k: estimate.compute_model_cost(_priced_by(one_of[model], k), shapes) for k in ("parameters", "gmac")}
@@ -245,7 +245,7 @@ def _tree(
         "classes": list(data.index.classes),
         "runs": {str(t.fold.number): t.fold.runs[-1].key for t in trials if t.variant.name == BASE_VARIANT},
         "hardware": hardware(e),
-    } | ablation.comparisons(predictions, made, e, costs)
+    } | ablation.compare_variants(predictions, made, e, costs)
 
 
 def _files(e: Experiment, tree: dict[str, Any], predictions: pd.DataFrame) -> dict[str, bytes]:
@@ -253,7 +253,9 @@ def _files(e: Experiment, tree: dict[str, Any], predictions: pd.DataFrame) -> di
     found = {
         f"{n}.json": json.dumps(d, indent=1, sort_keys=True, allow_nan=False).encode() for n, d in documents.items()
     }
-    page = document(f"Ablation {tree['name']}", [*ablation.sections(tree), *cost.sections(tree)])
+    page = render_document(
+        f"Ablation {tree['name']}", [*ablation.render_ablation_sections(tree), *cost.render_cost_sections(tree)]
+    )
     return found | {"predictions.parquet": arrow.encode_dataframe(predictions), "ablation.html": page.encode()}
 
 
@@ -268,8 +270,8 @@ def _read(results: Store, name: str) -> dict[str, Any]:
 def _text(tree: dict[str, Any], left_out: list[str], failed: list[str], path: str) -> str:
     h = tree["hardware"]
     head = f"{tree['protocol']}, {tree['folds']} folds; latency: one window, {h['threads']} thread(s) of {h['device']}"
-    head += cost.busy(h)
-    lines = [head, *left_out, ablation.text(tree), ""]
+    head += cost.format_load_warning(h)
+    lines = [head, *left_out, ablation.format_ablation(tree), ""]
     if failed:
         count = len(failed)
         lines.append(f"{count} models are missing; the same command takes them up again; the first: {failed[0]}")

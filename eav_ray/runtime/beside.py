@@ -13,7 +13,7 @@ from eav_ray.data.shard import INDEX_FILE
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report import ablation, cost, protocols, search, stress
-from eav_ray.report.table import correct_per_recording
+from eav_ray.report.table import mark_correct_recordings
 from eav_ray.runtime.train import Dataset
 from eav_ray.storage import Store
 from eav_ray.training.audit import LeakAudit
@@ -66,7 +66,7 @@ def collect_related(
         try:
             tree = _json(results, path)
             if tree and keys & set(tree["runs"].values()) and _more(tree, found["ablation"], "variants"):
-                sections["ablation"] = [*ablation.sections(tree), *cost.sections(tree)]
+                sections["ablation"] = [*ablation.render_ablation_sections(tree), *cost.render_cost_sections(tree)]
                 found["ablation"] = tree
         except DAMAGED as error:
             skipped_results.append(_describe_damage(results, path, error))
@@ -75,7 +75,7 @@ def collect_related(
         try:
             tree = _json(results, path)
             if tree and tree["checkpoint"]["commit_sha256"] in commits and _more(tree, found["stress"], "conditions"):
-                sections["stress"] = stress.sections(tree)
+                sections["stress"] = stress.render_robustness_sections(tree)
                 found["stress"] = tree
         except DAMAGED as error:
             skipped_results.append(_describe_damage(results, path, error))
@@ -126,25 +126,25 @@ def compare_protocols(
         # A fold of the base alone adds nothing to it.
         others = {p: t for p, t in ordered.items() if not (p.startswith(f"{base}, fold ") and p.endswith(" alone"))}
         found["protocols"] = {
-            "rows": protocols.protocols(ordered, names),
-            "inflation": protocols.inflation(others, names, base) if base else [],
+            "rows": protocols.summarize_protocols(ordered, names),
+            "inflation": protocols.compare_protocols(others, names, base) if base else [],
             "missing": [p for p in PROTOCOLS if p not in ordered],
         }
     of_seed = {**of_seed.get(protocol, {}), own.seed: windows}
     if len(of_seed) > 1:
-        found["seeds"] = protocols.seeds(of_seed, names)
+        found["seeds"] = protocols.summarize_seeds(of_seed, names)
     if recorded_eav(own, data):
         source = "paper" if "paper" in ordered else protocol
-        ours = protocols.as_published(ordered[source], names)
-        known = ours[ours.index.isin(protocols.published().index)]
+        ours = protocols.compute_published_unit_accuracy(ordered[source], names)
+        known = ours[ours.index.isin(protocols.read_published_accuracy().index)]
         if len(known):
             reference_note = f"Ours is {source}, per frame where a source sees video, else per window."
             if source.split(",")[0] not in ("paper", "within"):  # a fold of theirs is of the same protocol
                 reference_note += (
                     " That is another protocol: only fold.protocol=paper asks what the published number answers."
                 )
-            rows = protocols.against_reference(known, names)
-            found["reference"] = {"source": protocols.REFERENCE, "note": reference_note, "rows": rows}
+            rows = protocols.compare_with_published(known, names)
+            found["reference"] = {"source": protocols.PUBLISHED_SOURCE, "note": reference_note, "rows": rows}
     return found
 
 
@@ -221,12 +221,14 @@ def of_searches(
                 continue
             name = f"searches/{study}/trials.parquet"
             trials = arrow.decode_dataframe(results.read(name), f"{results}/{name}")
-            sections = sections or search.sections(trials, {}, own.search)
+            sections = sections or search.render_search_sections(trials, {}, own.search)
             candidates = int(trials["candidate"].nunique())
         except DAMAGED as error:
             skipped_results.append(_describe_damage(results, f"searches/{study}", error))
             continue
-        correct = [correct_per_recording(one.evaluated.windows, ["fusion"]) for one in audited if one.key in str(best)]
+        correct = [
+            mark_correct_recordings(one.evaluated.windows, ["fusion"]) for one in audited if one.key in str(best)
+        ]
         test = float(np.mean([c.groupby("label")["fusion"].mean().mean() for c in correct])) if correct else None
         searches.append(
             {

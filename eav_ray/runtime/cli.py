@@ -119,7 +119,7 @@ def prepare_experiment(arguments: Arguments, used_stores: tuple[str, ...] = STOR
     experiment = resolve_experiment_paths(load_experiment(arguments.paths[0], arguments.changes), used_stores)
     cluster.check_local_resources(experiment.runtime)
     if experiment.store.mlflow:
-        mlflow.require()
+        mlflow.require_mlflow()
     return experiment
 
 

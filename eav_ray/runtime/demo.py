@@ -7,8 +7,8 @@ from pathlib import Path
 from eav_ray.config import Experiment
 from eav_ray.data.synthetic import SyntheticSpec as Planted
 from eav_ray.data.synthetic import bayes_accuracy, generate_dataset
-from eav_ray.report.progress import stage
-from eav_ray.report.table import Optimism, optimism_text
+from eav_ray.report.progress import open_progress_bar
+from eav_ray.report.table import SearchOptimism, format_optimism
 from eav_ray.runtime import cluster
 from eav_ray.runtime.check import check_dataset
 from eav_ray.runtime.evaluate import evaluate_checkpoint
@@ -32,8 +32,8 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
         "trainings, 1 refit; about 4 minutes on 2 cores",
         flush=True,
     )
-    with stage("plant", n_subjects, "people") as bar:
-        generate_dataset(e.data.root, synthetic_plan, workers=workers, progress=bar.to)
+    with open_progress_bar("plant", n_subjects, "people") as bar:
+        generate_dataset(e.data.root, synthetic_plan, workers=workers, progress=bar.set_done)
     found = check_dataset(e)
     print(f"check: {len(found.recordings)} recordings, {len(found.problems)} problems", flush=True)
     with cluster.connect_to_ray(e.runtime):
@@ -50,7 +50,7 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
         out = str(Path(e.store.results) / f"predictions-{subject}.csv")
         predictions = predict_to_file(path, {"data.root": e.data.root, "data.subjects": [subject]}, out)
     correct = evaluation.correct.groupby("label")["fusion"].mean().mean()
-    optimism_line = optimism_text({0: Optimism(best.inner_score, float(correct), best.candidate.changes)})
+    optimism_line = format_optimism({0: SearchOptimism(best.inner_score, float(correct), best.candidate.changes)})
     print(f"\n{predictions.text}\n\n{evaluation.text}\n{optimism_line}\n")
     print(f"checkpoint: {path}")
     print(f"results:    {e.store.results}/searches/{best.study_name} (search.html)")

@@ -18,7 +18,7 @@ from eav_ray.data.cache import WindowCache
 from eav_ray.data.shard import ShardFile, ShardIndex
 from eav_ray.errors import DataError
 from eav_ray.models.build import Classifier, DataShapes
-from eav_ray.report.progress import stage
+from eav_ray.report.progress import open_progress_bar
 from eav_ray.runtime import cluster
 from eav_ray.runtime.eeg_stage import retried
 from eav_ray.storage import Store
@@ -55,11 +55,11 @@ def compute_frozen_features(experiment: Experiment, runs: list[Run], shards: Sto
             model = _load_published(run.experiment, shapes)  # what is wrong with the weights is said here
             todo = [f for f in index.shards if not results.exists(build_part_name(key, _get_part_id(f)))]
             total, done = sum(f.rows for f in index.shards), sum(f.rows for f in index.shards if f not in todo)
-            with stage(f"embed {m}, once", total, "windows") as bar:
-                bar.to(done)
+            with open_progress_bar(f"embed {m}, once", total, "windows") as bar:
+                bar.set_done(done)
                 for rows in _embed_shards(run, key, todo, shards, index, shapes) if todo else []:
                     done += rows
-                    bar.to(done)
+                    bar.set_done(done)
             commit_embeddings(results, key, get_token_times(model))
 
 

@@ -7,7 +7,15 @@ import pandas as pd
 
 from eav_ray.config import Experiment, digest, override
 from eav_ray.errors import DataError
-from eav_ray.report.table import Comparison, apart, compare, correct_per_recording, render, sources_of, warnings_of
+from eav_ray.report.table import (
+    FusionComparison,
+    compare_fusion,
+    describe_test_side,
+    format_accuracy_table,
+    format_collapse_warnings,
+    list_sources,
+    mark_correct_recordings,
+)
 from eav_ray.runtime import cluster
 from eav_ray.runtime.beside import EvaluatedCheckpoint
 from eav_ray.runtime.evidence import Subject, write, write_transfer
@@ -25,7 +33,7 @@ from eav_ray.training.checkpoint import Checkpoint
 @dataclass(frozen=True)
 class Tested:
     correct: pd.DataFrame  # one row a recording, one column a source
-    comparison: Comparison | None  # None where there is one modality only
+    comparison: FusionComparison | None  # None where there is one modality only
     text: str
     page: str  # path of the page of evidence
 
@@ -66,18 +74,18 @@ def _write_checkpoint_page(
     temperature: bool,
 ) -> Tested:
     names: list[str] = sorted(checkpoint.experiment.data.modalities)
-    sources = sources_of(names)
-    correct = correct_per_recording(table, sources)
+    sources = list_sources(names)
+    correct = mark_correct_recordings(table, sources)
     n_subjects = correct["subject"].nunique()
     lines = [
-        f"accuracy in percent, {len(correct)} recordings of {n_subjects} people {apart(checkpoint.split)}",
-        render(correct, sources, len(data.index.classes), bayes),
+        f"accuracy in percent, {len(correct)} recordings of {n_subjects} people {describe_test_side(checkpoint.split)}",
+        format_accuracy_table(correct, sources, len(data.index.classes), bayes),
     ]
     comparison = None
     if len(names) > 1:
-        comparison = compare(correct, names)
+        comparison = compare_fusion(correct, names)
         lines.append(str(comparison))
-        lines += warnings_of(checkpoint.metrics)
+        lines += format_collapse_warnings(checkpoint.metrics)
     own, fold_index = checkpoint.experiment, checkpoint.experiment.split.index
     store, name = split_store_path(path)
     out = out or f"{Store(experiment.store.results)}/evidence/{store.read_json(f'{name}/state.json')['key']}"
@@ -85,7 +93,7 @@ def _write_checkpoint_page(
         f"{own.name}, trained under {checkpoint.split.protocol}, fold {fold_index}, seed {own.seed}{_labels(own)}"
     )
     protocol = f"{checkpoint.split.protocol}, fold {fold_index} alone"
-    subject = Subject(f"{own.name}: a checkpoint", description, apart(checkpoint.split), protocol)
+    subject = Subject(f"{own.name}: a checkpoint", description, describe_test_side(checkpoint.split), protocol)
     held = out_of_fold_predictions(experiment, [(fold_index, own)], data) if temperature else None
     page = write(
         experiment, data, [EvaluatedCheckpoint(fold_index, path, checkpoint.split.test, table)], subject, out, held
@@ -163,7 +171,7 @@ def evaluate_protocol(experiment: Experiment, *, searched: bool, out: str, tempe
     searched_too = ", every fold searched on inner folds of its own training people" if searched else ""
     description = f"{e.name}, {len(evaluated)} folds of {e.split.protocol}{searched_too}, seed {e.seed}{_labels(e)}"
     protocol = e.split.protocol + (", searched" if searched else "")
-    subject = Subject(f"{e.name}: {protocol}", description, apart(folds[0].split), protocol, e)
+    subject = Subject(f"{e.name}: {protocol}", description, describe_test_side(folds[0].split), protocol, e)
     # The temperature is that of models of the same shape: of what each fold's search chose.
     own = [(f["fold"], override(e, f["search"]["changes"]) if "search" in f else e) for f in cv_result.fold_records]
     held = out_of_fold_predictions(e, own, data) if temperature else None

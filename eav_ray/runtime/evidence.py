@@ -20,8 +20,8 @@ from eav_ray.data.shard import INDEX_FILE, QUALITY_COLUMNS
 from eav_ray.data.split import list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report import calibration, evidence, measure, protocols, statistics
-from eav_ray.report.card import card
-from eav_ray.report.table import sources_of
+from eav_ray.report.card import render_model_card
+from eav_ray.report.table import list_sources
 from eav_ray.runtime import cluster
 from eav_ray.runtime.beside import (
     DAMAGED,
@@ -94,9 +94,9 @@ def write(
         trained, validation = _more(e, audited, data)
     tree = _tree(own, own, data, audited, subject, windows, names, data.index.classes)
     validation = held if held is not None else validation
-    tree["calibration"] = calibration.calibration(windows, sources_of(names), validation)
+    tree["calibration"] = calibration.summarize_calibration(windows, list_sources(names), validation)
     tree["calibration_note"] = _temperature_note(validation, held is not None)
-    tree["gap"] = measure.gap(windows, trained, names)
+    tree["gap"] = measure.compute_generalization_gap(windows, trained, names)
     skipped_results: list[str] = []
     tree |= compare_protocols(own, results, data, subject.protocol, windows, names, skipped_results)
     extra, tree["search"] = of_searches(results, audited, own, skipped_results)
@@ -129,7 +129,7 @@ def write_transfer(
     audited = [_open(evaluated, audited)]
     windows = evaluated.windows.assign(fold=0)
     tree = _tree(audited[0].checkpoint.experiment, e, data, audited, subject, windows, names, classes)
-    tree["calibration"] = calibration.calibration(windows, sources_of(names), None)
+    tree["calibration"] = calibration.summarize_calibration(windows, list_sources(names), None)
     tree["calibration_note"] = "No temperature: the other data set has no rows to fit one on."
     return _publish(tree, [], Store(e.store.results), [], out)
 
@@ -148,12 +148,12 @@ def _own_windows(e: Experiment, checkpoint: ckpt.Checkpoint) -> WindowDigests | 
 def _publish(tree: Tree, extra: list[str], results: Store, audited: list[AuditedCheckpoint], out: str) -> str:
     skipped_results = list(tree.get("unread", []))
     more, found = collect_related(results, audited, skipped_results)
-    tree = measure.plain(tree | found | {"unread": skipped_results})
+    tree = measure.to_json_value(tree | found | {"unread": skipped_results})
     store, name = split_store_path(out)
     folder = store.open_substore(name)
     folder.write("results.json", json.dumps(tree, indent=1).encode())
-    folder.write("model_card.md", card(tree).encode())
-    folder.write("index.html", evidence.page(tree, [*more, *extra]).encode())
+    folder.write("model_card.md", render_model_card(tree).encode())
+    folder.write("index.html", evidence.render_results_page(tree, [*more, *extra]).encode())
     return f"{folder}/index.html"
 
 
@@ -227,11 +227,11 @@ def _tree(
         data: The tested data.
         classes: What labels and logits are numbered by.
     """
-    accuracy = measure.accuracy(windows, names, len(classes))
-    low, high = statistics.chance_band(max(1, accuracy["recordings"] // accuracy["people"]), len(classes))
+    accuracy = measure.summarize_accuracy(windows, names, len(classes))
+    low, high = statistics.compute_chance_band(max(1, accuracy["recordings"] // accuracy["people"]), len(classes))
     # The published fusion reads all three modalities: one of two is held against nothing.
     same = own is tested_experiment and len(names) != 2
-    published = protocols.published() if same and recorded_eav(own, data) else None
+    published = protocols.read_published_accuracy() if same and recorded_eav(own, data) else None
     checks = [{"fold": one.evaluated.number, **check} for one in audited for check in one.audit.summary]
     trained = sorted({i for one in audited for i in one.checkpoint.split.train})
     trainers = {i.split("/")[0] for i in trained}
@@ -239,7 +239,7 @@ def _tree(
     before = "the training side of its fold, then " if calibrated else ""
     subject_scores, measured = measure.summarize_subjects(windows, names, published), _quality(data, windows)
     return {
-        "format": evidence.FORMAT,
+        "format": evidence.RESULTS_FORMAT,
         "title": subject.title,
         "about": subject.about,
         "apart": subject.apart,
@@ -263,9 +263,9 @@ def _tree(
         "accuracy": accuracy,
         "chance_of_person": {"level": 1 / len(classes), "low": low, "high": high},
         "people": subject_scores,
-        "comparisons": measure.comparisons(windows, names),
-        "confusion": measure.confusion(windows, names, len(classes)),
-        "weights": measure.weights(windows, names, classes),
+        "comparisons": measure.compare_sources(windows, names),
+        "confusion": measure.count_confusions(windows, names, len(classes)),
+        "weights": measure.summarize_modality_weights(windows, names, classes),
         "collapse": [
             {"fold": one.evaluated.number, **finding}
             for one in audited
@@ -274,8 +274,8 @@ def _tree(
         "histories": {
             str(one.evaluated.number): found for one in audited if (found := _histories(one.checkpoint.metrics, own))
         },
-        "quality": measure.quality(windows, measured, names),
-        "worst": measure.worst(subject_scores, windows, measured, classes),
+        "quality": measure.correlate_signal_quality(windows, measured, names),
+        "worst": measure.summarize_worst_subjects(subject_scores, windows, measured, classes),
         "bands": _bands(tested_experiment, data, windows) if "eeg" in names else None,
         "folds": [
             {

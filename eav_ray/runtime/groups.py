@@ -26,9 +26,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.data.shard import ShardIndex
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
-from eav_ray.report.board import Board
-from eav_ray.report.mlflow import MLflow
-from eav_ray.report.progress import Bar, stage
+from eav_ray.report.board import TensorBoardTracker
+from eav_ray.report.mlflow import MLflowTracker
+from eav_ray.report.progress import ProgressBar, open_progress_bar
 from eav_ray.runtime import cluster
 from eav_ray.runtime.queue import END, MAX_ATTEMPTS, WAIT, QueueState, RunQueue
 from eav_ray.storage import Store
@@ -110,7 +110,7 @@ def train_runs(
     total = sum(run.epochs for run in unique)
     with (
         contextlib.nullcontext(on_progress) if on_progress else _open_trackers(experiment, unique) as log_progress,
-        stage(title, total, "epochs") as bar,
+        open_progress_bar(title, total, "epochs") as bar,
         _watch_progress(queue, bar, log_progress, should_stop, experiment.runtime),
         _stop_on_sigterm(queue),
     ):
@@ -141,9 +141,11 @@ def _open_trackers(experiment: Experiment, runs: list[Run]) -> Iterator[Callable
     store = experiment.store
     with contextlib.ExitStack() as stack:
         folder = Path(store.cache if "://" in store.results else store.results, "tensorboard")
-        trackers: list[Board | MLflow] = [stack.enter_context(contextlib.closing(Board(folder)))]
+        trackers: list[TensorBoardTracker | MLflowTracker] = [
+            stack.enter_context(contextlib.closing(TensorBoardTracker(folder)))
+        ]
         if store.mlflow:
-            trackers.append(stack.enter_context(contextlib.closing(MLflow(experiment, runs))))
+            trackers.append(stack.enter_context(contextlib.closing(MLflowTracker(experiment, runs))))
 
         def log_progress(progress: Progress) -> None:
             for board in trackers:
@@ -168,7 +170,7 @@ def _stop_on_sigterm(queue: Any) -> Iterator[None]:
 @contextmanager
 def _watch_progress(
     queue: Any,
-    bar: Bar,
+    bar: ProgressBar,
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[QueueState], bool],
     runtime: RuntimeConfig,
@@ -180,7 +182,7 @@ def _watch_progress(
         state: QueueState = ray.get(queue.state.remote())
         if not state.has_started and time.monotonic() - started > WAIT_NOTICE_S:
             state = replace(state, note=f" waits for {cluster.describe_group_needs(runtime)}")
-        bar.to(state.epochs_done, note=state.note or " ")
+        bar.set_done(state.epochs_done, note=state.note or " ")
         for progress in ray.get(queue.told.remote()):
             on_progress(progress)
         if should_stop(state) and not state.stopped:

@@ -18,7 +18,7 @@ from eav_ray.data import sets
 from eav_ray.data.shard import ShardIndex
 from eav_ray.data.split import check_split, list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.report.progress import Bar, stage
+from eav_ray.report.progress import ProgressBar, open_progress_bar
 from eav_ray.runtime import cluster, eeg_stage
 from eav_ray.runtime.preprocess import open_index, require_extras
 from eav_ray.runtime.rows import raw_rows, shard_rows
@@ -134,7 +134,7 @@ def predict(experiment: Experiment, path: str, take: Take) -> list[str]:
     with (
         cluster.connect_to_ray(experiment.runtime),
         _in_order(),
-        stage("predict", len(recordings), "recordings") as bar,
+        open_progress_bar("predict", len(recordings), "recordings") as bar,
     ):
         preprocessing = checkpoint.experiment.preprocessing
         units = [
@@ -165,7 +165,7 @@ def predict_shards(experiment: Experiment, path: str, take: Take) -> list[str]:
     total = sum(s.rows for s in files)
     if not total:
         raise DataError(f"there is nothing to predict in {shards}; run jobs/check.py to see why")
-    with cluster.connect_to_ray(experiment.runtime), _in_order(), stage("predict", total, "windows") as bar:
+    with cluster.connect_to_ray(experiment.runtime), _in_order(), open_progress_bar("predict", total, "windows") as bar:
         work = partial(
             shard_rows,
             files=files,
@@ -228,7 +228,7 @@ def on_actors(
 
 
 def _hand_on(
-    rows: ray.data.Dataset, classes: tuple[str, ...], take: Take, bar: Bar, *, windows: bool = False
+    rows: ray.data.Dataset, classes: tuple[str, ...], take: Take, bar: ProgressBar, *, windows: bool = False
 ) -> list[str]:
     """Give predictions to `take`; a line for each row that says why there is none."""
     failed: list[str] = []
@@ -252,7 +252,7 @@ def _hand_on(
             good["window"] = good["window"].astype(int)
             take(good)
             taken += len(good)
-        bar.to(count if windows else len(recordings_done))
+        bar.set_done(count if windows else len(recordings_done))
     if not taken and not failed:
         raise DataError("there is nothing to predict: no recording with any of the modalities of the checkpoint")
     return failed

@@ -20,7 +20,7 @@ from eav_ray.data.session import prepare_eeg
 from eav_ray.data.shard import INDEX_FILE, ShardFile, ShardIndex, ShardWriter, encode_window, make_schema, read_index
 from eav_ray.data.windows import cut_recording
 from eav_ray.errors import DataError
-from eav_ray.report.progress import Bar, stage
+from eav_ray.report.progress import ProgressBar, open_progress_bar
 from eav_ray.runtime import cluster, eeg_stage
 from eav_ray.storage import Store, list_package_versions
 
@@ -190,7 +190,7 @@ def _run(
         listed: All recordings of the people, finished ones included.
     """
     cluster.configure_ray_data()
-    with stage("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:
+    with open_progress_bar("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:
         finished: set[str] = set()
         try:
             _stream(experiment, todo, store, n_chans, {}, bar, finished, listed)
@@ -205,7 +205,7 @@ def _stream(
     store: Store,
     n_chans: int,
     deadly: dict[str, str],
-    bar: Bar,
+    bar: ProgressBar,
     finished: set[str],
     listed: tuple[Recording, ...],
 ) -> None:
@@ -219,7 +219,7 @@ def _stream(
     for row in eeg_stage.retried(rows.map, write, num_cpus=1).iter_rows():
         chunk = todo[row["unit"]]
         finished.add(chunk.name)
-        bar.to(bar.done + len(chunk.recordings))
+        bar.set_done(bar.done + len(chunk.recordings))
 
 
 def _deadly(experiment: Experiment, chunks: list[Chunk], n_chans: int) -> dict[str, str]:

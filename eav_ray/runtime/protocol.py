@@ -15,7 +15,7 @@ from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data import arrow
 from eav_ray.data.split import Split, count_folds, list_labeled_recordings, make_split
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.report.table import apart, optimism, optimism_text, protocol_table
+from eav_ray.report.table import compute_optimism, describe_test_side, format_optimism, format_protocol_table
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import train_runs
 from eav_ray.runtime.score import ScoringTask, score_checkpoints
@@ -209,15 +209,17 @@ def format_cv_report(
     scored = result.predictions[["subject", "recording"]].drop_duplicates()
     head = (
         f"{e.split.protocol}, {len(result.fold_records)} of {len(folds)} folds: accuracy in percent, {len(scored)} recordings of "
-        f"{scored['subject'].nunique()} people {apart(folds[0].split)}"
+        f"{scored['subject'].nunique()} people {describe_test_side(folds[0].split)}"
     )
     findings = {record["fold"]: record["collapse"] for record in result.fold_records}
-    lines = [head, protocol_table(result.predictions, sorted(e.data.modalities), len(classes), findings)]
+    lines = [head, format_protocol_table(result.predictions, sorted(e.data.modalities), len(classes), findings)]
     searches = {fact["fold"]: fact["search"] for fact in result.fold_records if "search" in fact}
     if searches:
         predictions_by_fold = {n: rows for n, rows in result.predictions.groupby("fold")}
         lines.append(
-            optimism_text({n: optimism(predictions_by_fold[n], s["inner"], s["changes"]) for n, s in searches.items()})
+            format_optimism(
+                {n: compute_optimism(predictions_by_fold[n], s["inner"], s["changes"]) for n, s in searches.items()}
+            )
         )
     lines.append(describe_missing_folds(failed, folds) if failed else f"predictions: {path}")
     return "\n".join(lines)

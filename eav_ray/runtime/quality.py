@@ -8,7 +8,7 @@ from eav_ray.data import sets
 from eav_ray.data.manifest import DatasetReader, Recording
 from eav_ray.data.shard import decode_video, read_shard
 from eav_ray.errors import DataError
-from eav_ray.report.quality import Quality, Spectrum, as_html, as_text
+from eav_ray.report.quality import EEGSpectrum, QualityReport, format_quality, render_quality_page
 from eav_ray.runtime.preprocess import Preprocessed, shard_store
 
 PAGE = "quality.html"
@@ -25,7 +25,7 @@ def write_page(experiment: Experiment, result: Preprocessed, *, frames: bool) ->
     """
     dataset, listing = sets.scan_dataset(experiment.data)
     store = shard_store(experiment)
-    quality = Quality(
+    quality = QualityReport(
         result.index.classes,
         result.quality,
         result.problems,
@@ -33,13 +33,13 @@ def write_page(experiment: Experiment, result: Preprocessed, *, frames: bool) ->
         spectrum=_spectrum(experiment, result, dataset, list(listing.recordings)),
         frames=_frames(experiment, result) if frames and "video" in result.index.modalities else None,
     )
-    store.write(PAGE, as_html(quality).encode())
-    return as_text(quality), f"{store}/{PAGE}"
+    store.write(PAGE, render_quality_page(quality).encode())
+    return format_quality(quality), f"{store}/{PAGE}"
 
 
 def _spectrum(
     experiment: Experiment, result: Preprocessed, dataset: DatasetReader, recordings: list[Recording]
-) -> Spectrum | None:
+) -> EEGSpectrum | None:
     """Of the first recording of a few people: channels as recorded, and windows as stored."""
     if "eeg" not in result.index.modalities:
         return None
@@ -70,7 +70,7 @@ def _spectrum(
         after.append(10 * np.log10(np.median(power, axis=0) + 1e-12))
     if not before or len({len(b) for b in before}) > 1:  # no EEG, or of several rates, which have no common axis
         return None
-    return Spectrum(hz_before, np.stack(before), hz_after, np.stack(after))
+    return EEGSpectrum(hz_before, np.stack(before), hz_after, np.stack(after))
 
 
 def _unit(result: Preprocessed, recording: Recording) -> str:

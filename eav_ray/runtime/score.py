@@ -18,7 +18,7 @@ from eav_ray.data import arrow
 from eav_ray.data.shard import ShardIndex, compute_window_shapes
 from eav_ray.data.split import check_disjoint, list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.report.progress import stage
+from eav_ray.report.progress import open_progress_bar
 from eav_ray.runtime import cluster
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training import checkpoint as ckpt
@@ -97,7 +97,7 @@ def _score_parts(
     results_by_task: dict[int, pd.DataFrame | str] = {}
     allowed_recordings = tuple(sorted({i for task in tasks.values() for i in task.recordings}))
     total = sum(len(task.recordings) for task in tasks.values())
-    with cluster.connect_to_ray(runtime), stage("test, once", total, "recordings") as bar:
+    with cluster.connect_to_ray(runtime), open_progress_bar("test, once", total, "recordings") as bar:
         # An actor that died starts again and takes its part up again, once.
         scorer: Any = ray.remote(
             num_cpus=runtime.cpus_per_worker,
@@ -109,7 +109,7 @@ def _score_parts(
         count = min(len(parts), cluster.count_fitting_workers(runtime))
         pool = ActorPool([scorer.remote(experiment, str(shards), index, allowed_recordings) for _ in range(count)])
         for number, table, size in pool.map_unordered(lambda actor, part: actor.score.remote(*part), parts):
-            bar.to(bar.done + size)
+            bar.set_done(bar.done + size)
             left[number] -= 1
             if isinstance(table, str):
                 results_by_task[number] = table

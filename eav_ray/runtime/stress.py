@@ -13,10 +13,10 @@ from eav_ray.data import arrow, sets
 from eav_ray.data.distort import COMBINED_KINDS, CORRUPTION_KINDS, Corruption, compute_levels, select_kinds
 from eav_ray.data.manifest import DatasetReader, Listing, Recording
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.report.degradation import FORMAT as TREE_FORMAT
-from eav_ray.report.degradation import tree_of
-from eav_ray.report.progress import stage
-from eav_ray.report.stress import text
+from eav_ray.report.degradation import ROBUSTNESS_FORMAT as TREE_FORMAT
+from eav_ray.report.degradation import build_robustness_results
+from eav_ray.report.progress import open_progress_bar
+from eav_ray.report.stress import format_robustness
 from eav_ray.runtime import cluster
 from eav_ray.runtime.cli import retarget_experiment
 from eav_ray.runtime.predict import check_channels, open_checkpoint
@@ -84,11 +84,13 @@ def run_robustness(path: str, changes: dict[str, Any], asked: Asked, out: str) -
             work = _work(checkpoint, experiment, listing, recordings, others)
             tables = _tables(work, conditions, f"{store}/{prefix}", experiment.runtime, results, name)
             modalities = sorted(experiment.data.modalities)
-            tree = tree_of(
+            tree = build_robustness_results(
                 tables, [_condition_to_dict(c) for c in conditions], modalities, len(checkpoint.classes), facts
             )
             results.write_json(f"{name}/results.json", tree)
-    return RobustnessResult(tree, f"{results}/{name}", f"{text(tree)}\nstress: {results}/{name}/results.json")
+    return RobustnessResult(
+        tree, f"{results}/{name}", f"{format_robustness(tree)}\nstress: {results}/{name}/results.json"
+    )
 
 
 def plan(experiment: Experiment, asked: Asked, speakers: set[str]) -> list[Condition]:
@@ -235,7 +237,7 @@ def _tables(
                 f"{'minute' if minutes == 1 else 'minutes'} on {room} CPUs",
                 flush=True,
             )
-            with stage("stress", len(todo) * count, "recordings") as bar:
+            with open_progress_bar("stress", len(todo) * count, "recordings") as bar:
                 for condition_name, table in predicted(work, groups, path, runtime, bar):
                     results.write(files[condition_name], arrow.encode_dataframe(table))
     return {c: arrow.decode_dataframe(results.read(file), f"{results}/{file}") for c, file in files.items()}

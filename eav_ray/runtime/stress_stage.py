@@ -26,7 +26,7 @@ from eav_ray.data.session import PreparedEEG, prepare_eeg
 from eav_ray.data.shard import compute_window_shapes, encode_window
 from eav_ray.errors import DataError
 from eav_ray.models.build import DataShapes
-from eav_ray.report.progress import Bar
+from eav_ray.report.progress import ProgressBar
 from eav_ray.runtime import cluster
 from eav_ray.runtime.eeg_stage import retried
 from eav_ray.runtime.predict import UNIT, Predict, on_actors
@@ -59,7 +59,7 @@ class Work:
 
 
 def predicted(
-    work: Work, groups: Sequence[tuple[Condition, ...]], path: str, runtime: RuntimeConfig, bar: Bar
+    work: Work, groups: Sequence[tuple[Condition, ...]], path: str, runtime: RuntimeConfig, bar: ProgressBar
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """The predictions of each condition (its name, a table) as soon as all recordings are through.
 
@@ -85,7 +85,7 @@ def predicted(
                 seen[name][subject, recording] += rows_here
                 if seen[name][subject, recording] == wanted:
                     left[name] -= 1
-                    bar.to(bar.done + 1)
+                    bar.set_done(bar.done + 1)
             if not left[name]:
                 yield name, _whole(parts.pop(name))
 

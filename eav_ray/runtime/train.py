@@ -9,7 +9,7 @@ from eav_ray.data.cache import WindowCache
 from eav_ray.data.shard import ShardIndex
 from eav_ray.data.split import Split, check_subjects, list_labeled_recordings, make_split
 from eav_ray.models.build import DataShapes
-from eav_ray.report.table import warnings_of
+from eav_ray.report.table import format_collapse_warnings
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import train_all_runs
 from eav_ray.runtime.preprocess import open_index
@@ -82,7 +82,7 @@ def train(experiment: Experiment) -> str:
         allowed_recordings = tuple(sorted({*split.train, *split.validation}))
         done = train_all_runs(experiment, runs, data.shards, data.index, allowed_recordings, title="train")
     prefix = done[runs[-1].key]
-    for line in warnings_of(results.read_json(f"{prefix}/metrics.json")):
+    for line in format_collapse_warnings(results.read_json(f"{prefix}/metrics.json")):
         print(line)
     return f"{results}/{prefix}"
 

@@ -12,7 +12,15 @@ from eav_ray.data.shard import ShardIndex
 from eav_ray.data.split import LabeledRecording, list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report import statistics
-from eav_ray.report.table import LINES, TOGETHER, Comparison, compare, correct_per_recording, render, sources_of
+from eav_ray.report.table import (
+    COMBINED_SOURCES,
+    MAX_FOLD_LINES,
+    FusionComparison,
+    compare_fusion,
+    format_accuracy_table,
+    list_sources,
+    mark_correct_recordings,
+)
 from eav_ray.runtime.predict import check_channels, check_profile, open_checkpoint
 from eav_ray.runtime.score import ScoringTask, score_checkpoints
 from eav_ray.runtime.train import open_dataset
@@ -29,7 +37,7 @@ class Transferred:
     classes: tuple[str, ...]  # that both sets have, in the checkpoint's order
     modalities: tuple[str, ...]  # that were seen
     correct: pd.DataFrame  # one row a recording, one column a source
-    comparison: Comparison | None  # None where one modality was seen
+    comparison: FusionComparison | None  # None where one modality was seen
     text: str
 
 
@@ -93,10 +101,12 @@ def transfer(experiment: Experiment, path: str) -> Transferred:
         for named, title in ((checkpoint.classes, trained_on), (data.index.classes, tested_on))
         if set(named) - set(classes)
     ]
-    combined_sources = TOGETHER if len(shown) > 1 else TOGETHER[1:]  # the mean of one is that one
-    sources = [s for s in sources_of(sorted(checkpoint.experiment.data.modalities)) if s in (*shown, *combined_sources)]
-    correct = correct_per_recording(windows, sources)
-    comparison = compare(correct, shown) if len(shown) > 1 else None
+    combined_sources = COMBINED_SOURCES if len(shown) > 1 else COMBINED_SOURCES[1:]  # the mean of one is that one
+    sources = [
+        s for s in list_sources(sorted(checkpoint.experiment.data.modalities)) if s in (*shown, *combined_sources)
+    ]
+    correct = mark_correct_recordings(windows, sources)
+    comparison = compare_fusion(correct, shown) if len(shown) > 1 else None
     lines = [head, *left, *notes, *_table(windows, correct, sources, shown, len(classes))]
     if comparison:
         lines.append(str(comparison))
@@ -200,7 +210,7 @@ def restricted(
     columns = {c: table[c].to_numpy() for c in IDS}
     ids = table["subject"] + "/" + table["recording"]
     columns["label"] = ids.map(label_of).to_numpy(np.int64)
-    for source in (*TOGETHER[::-1], *shown):
+    for source in (*COMBINED_SOURCES[::-1], *shown):
         columns |= {
             f"{source}.{LOGIT_PREFIX}{n}": table[f"{source}.{LOGIT_PREFIX}{theirs.index(k)}"]
             for n, k in enumerate(classes)
@@ -216,7 +226,12 @@ def _table(
     shares = ", ".join(f"{s} {100 * compute_scores(windows, s)['recording_balanced_accuracy']:.2f}" for s in sources)
     return [
         f"accuracy in percent, {len(correct)} recordings of {n_subjects} people of the other data set",
-        *(line.rstrip() for line in render(correct, sources, n_classes, {}, columns=n_subjects <= LINES).splitlines()),
+        *(
+            line.rstrip()
+            for line in format_accuracy_table(
+                correct, sources, n_classes, {}, subject_columns=n_subjects <= MAX_FOLD_LINES
+            ).splitlines()
+        ),
         f"balanced accuracy of recordings: {shares}; chance {100 / n_classes:.2f}",
-        statistics.text(correct, shown, n_classes),
+        statistics.format_statistics(correct, shown, n_classes),
     ]

@@ -32,8 +32,8 @@ from eav_ray.data.shard import ShardIndex
 from eav_ray.data.split import Split, list_labeled_recordings, make_inner_splits, make_split
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.models.build import DataShapes
-from eav_ray.report.progress import Bar, stage
-from eav_ray.report.search import page
+from eav_ray.report.progress import ProgressBar, open_progress_bar
+from eav_ray.report.search import render_search_page
 from eav_ray.runtime import cluster
 from eav_ray.runtime.capacity import count_concurrent_groups, count_concurrent_workers, read_cluster_capacity
 from eav_ray.runtime.cli import explain_error
@@ -267,7 +267,9 @@ def rank_candidates(
             ranked[runs[-1].key] = RankedCandidate(candidate, score, runs)
     if not ranked:
         raise DataError(f"not one of {study.n_asked} candidates has a score; see {results}/{folder}/trials.parquet")
-    html = page(plan.study_name, read_candidates_table(results, folder), study.compute_importances(), e.search)
+    html = render_search_page(
+        plan.study_name, read_candidates_table(results, folder), study.compute_importances(), e.search
+    )
     results.write(f"{folder}/search.html", html.encode())
     return list(ranked.values())
 
@@ -346,7 +348,7 @@ def run_candidates(
         except ConfigError:  # such a model cannot be built, which its training says
             return math.nan
 
-    with stage("search", study.n_candidates, "candidates") as bar:
+    with open_progress_bar("search", study.n_candidates, "candidates") as bar:
         parameters = {"experiment": e, "question": plan.inner_cv, "shards": str(shards), "index": index}
         if e.search.mode == "fusion":
             searcher = CandidateSearcher(
@@ -354,7 +356,7 @@ def run_candidates(
                 -(-e.search.ask_batch_size // max_concurrent_trials),
                 rows,
                 write_rows,
-                bar.to,
+                bar.set_done,
                 upload_study=copy_journal,
                 compute_cost=estimate_candidate_cost,
             )
@@ -445,14 +447,16 @@ def _run_tuner(
     return [str(error).strip().splitlines()[-1] for error in result_grid.errors]
 
 
-def _make_wait_notifier(e: Experiment, bar: Bar) -> WaitNotifier:
+def _make_wait_notifier(e: Experiment, bar: ProgressBar) -> WaitNotifier:
     return WaitNotifier(
-        lambda waits: bar.to(bar.done, note=f" waits for {cluster.describe_worker_needs(e.runtime)}" if waits else " ")
+        lambda waits: bar.set_done(
+            bar.done, note=f" waits for {cluster.describe_worker_needs(e.runtime)}" if waits else " "
+        )
     )
 
 
 @contextmanager
-def _open_stop_signal(study: StudyClient, bar: Bar) -> Iterator[tuple[Any, list[Callable[[], None]]]]:
+def _open_stop_signal(study: StudyClient, bar: ProgressBar) -> Iterator[tuple[Any, list[Callable[[], None]]]]:
     """An actor that speaks with the drivers of candidates; while it lives, the bar shows how far they are.
 
     SIGTERM makes them save and leave.
@@ -472,7 +476,7 @@ def _open_stop_signal(study: StudyClient, bar: Bar) -> Iterator[tuple[Any, list[
             running = {number: share for number, (share, _) in progress.items() if number not in completed}
             notes = [note for number, (_, note) in progress.items() if number in running and note.strip()]
             best = study.find_best()
-            bar.to(
+            bar.set_done(
                 round(len(completed) + sum(running.values()), 2),
                 note=(f" best {best[1]:.3f}" if best else "") + (notes[-1] if notes else " "),
             )

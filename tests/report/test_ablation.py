@@ -9,7 +9,7 @@ import pytest
 
 from eav_ray.config import Experiment, override
 from eav_ray.report import ablation, cost, statistics
-from eav_ray.report.statistics import against, holm, interval
+from eav_ray.report.statistics import compare_paired, compute_bootstrap_interval, holm
 from eav_ray.training.variants import BASE_VARIANT, AblationVariant, build_ablation_variants
 
 E = override(Experiment(), {"data.modalities": ["audio", "eeg"]})
@@ -51,7 +51,7 @@ def priced(**more: float) -> dict[str, dict[str, Any]]:
 
 
 def tree(table: pd.DataFrame) -> dict[str, Any]:
-    found = ablation.comparisons(table, made(), E, priced())
+    found = ablation.compare_variants(table, made(), E, priced())
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found | {"hardware": HARDWARE}
 
@@ -66,11 +66,11 @@ def test_accuracies_and_differences_are_those_of_the_statistics_of_recordings_an
     found = tree(table)
     one = table[table["window"] == 0].assign(right=lambda t: t["fusion.logit_1"] == t["label"])
     wide = one.pivot(index=["subject", "recording"], columns="variant", values="right").reset_index()
-    expected = interval(wide, "eeg")
+    expected = compute_bootstrap_interval(wide, "eeg")
     eeg = entry(found, "eeg")
     assert (eeg["accuracy"]["mean"], eeg["accuracy"]["low"]) == (expected.mean, expected.low)
     assert eeg["balanced_accuracy"] == pytest.approx(wide["eeg"].groupby(np.arange(len(wide)) % 20 % 2).mean().mean())
-    (paired,) = against(wide, "eeg", {BASE_VARIANT: wide[BASE_VARIANT]})
+    (paired,) = compare_paired(wide, "eeg", {BASE_VARIANT: wide[BASE_VARIANT]})
     assert eeg["against"]["mean"] == paired.difference.mean < -0.4 and eeg["against"]["effect"] == paired.effect
     assert eeg["against"]["significant"] and eeg["against"]["verdict"].startswith("significant")
     assert entry(found, BASE_VARIANT)["against"] is None
@@ -117,7 +117,7 @@ def test_of_few_people_nothing_is_called_significant(people: int) -> None:
     found = tree(predictions({BASE_VARIANT: 1.0, "eeg": 0.0}, people=people))
     eeg = entry(found, "eeg")["against"]
     assert not eeg["significant"] and eeg["verdict"] == f"{people} people: none could be significant"
-    assert "none could be significant" in ablation.text(found)
+    assert "none could be significant" in ablation.format_ablation(found)
 
 
 def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:
@@ -140,23 +140,26 @@ def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:
 
 def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:
     found = tree(predictions({BASE_VARIANT: 0.9, "eeg": 0.3}, people=7))
-    page = [*ablation.sections(found), *cost.sections(found)]
+    page = [*ablation.render_ablation_sections(found), *cost.render_cost_sections(found)]
     whole = "\n".join(page)
-    assert [*ablation.sections(found), *cost.sections(found)] == page and len(page) == 3 + 2
+    assert [*ablation.render_ablation_sections(found), *cost.render_cost_sections(found)] == page and len(page) == 3 + 2
     for v in found["variants"]:
         assert v["name"] in whole and f"{100 * v['accuracy']['mean']:.1f}" in whole
     assert "not significant" in whole and "significant (Holm" in whole
     assert whole.count('<figure role="img" aria-label="') == 4
     assert "140 test recordings of 7 people, which all of these could score" in whole
-    told = ablation.text(found)
+    told = ablation.format_ablation(found)
     kept = json.loads(json.dumps(found, sort_keys=True))  # as the results store has it
-    assert ablation.text(kept) == told and [*ablation.sections(kept), *cost.sections(kept)] == page
+    assert (
+        ablation.format_ablation(kept) == told
+        and [*ablation.render_ablation_sections(kept), *cost.render_cost_sections(kept)] == page
+    )
     assert all(v["name"] in told for v in found["variants"]) and "not significant" in told and "EEG:" in told
 
 
 def test_what_no_other_beats_in_accuracy_and_cost_is_the_front() -> None:
     found = tree(predictions({"audio": 0.95, BASE_VARIANT: 0.9}, people=10, otherwise=0.3))
-    entries = cost.priced(found)
+    entries = cost.select_costed_variants(found)
     assert all(v["how"] != "masked" and v["group"] in ("subsets", "sizes") for v in entries)
     assert len({v["name"] for v in entries}) == len(entries)
     (front,) = [part for part in cost._describe_cost(entries).split("; ") if part.startswith("GMAC")]
@@ -166,17 +169,19 @@ def test_what_no_other_beats_in_accuracy_and_cost_is_the_front() -> None:
 
 def test_latencies_of_a_busy_machine_come_with_a_warning() -> None:
     found = tree(predictions({}, people=6))
-    calm, crowded = ("".join(cost.sections(found | {"hardware": HARDWARE | {"load": load}})) for load in (1.0, 9.0))
+    calm, crowded = (
+        "".join(cost.render_cost_sections(found | {"hardware": HARDWARE | {"load": load}})) for load in (1.0, 9.0)
+    )
     assert "9 processes shared its 2 cores" in crowded and "processes shared" not in calm
 
 
 def test_two_names_of_one_training_are_one_point() -> None:
     costs = priced()
     costs["as given without eeg"]["run"] = costs["audio"]["run"]
-    found = ablation.comparisons(predictions({}, people=6), made(), E, costs)
-    names = [v["name"] for v in cost.priced(found)]
+    found = ablation.compare_variants(predictions({}, people=6), made(), E, costs)
+    names = [v["name"] for v in cost.select_costed_variants(found)]
     assert "audio" in names and "as given without eeg" not in names
     one = {name: each | {"run": "one"} for name, each in costs.items()}
-    found = ablation.comparisons(predictions({}, people=6), made(), E, one) | {"hardware": HARDWARE}
-    page = "".join(cost.sections(found))
-    assert len(cost.priced(found)) == 1 and "Accuracy against cost" in page and "<svg" not in page
+    found = ablation.compare_variants(predictions({}, people=6), made(), E, one) | {"hardware": HARDWARE}
+    page = "".join(cost.render_cost_sections(found))
+    assert len(cost.select_costed_variants(found)) == 1 and "Accuracy against cost" in page and "<svg" not in page

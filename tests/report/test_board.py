@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from eav_ray.report.board import Board
+from eav_ray.report.board import TensorBoardTracker
 from eav_ray.training.plan import Progress
 
 
@@ -25,7 +25,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_each_training_has_curves_of_its_own(tmp_path: Path) -> None:
-    board = Board(tmp_path / "board")
+    board = TensorBoardTracker(tmp_path / "board")
     assert not (tmp_path / "board").exists()
     for key, start in (("encoder-a", 2.0), ("fusion-b", 1.0)):
         for epoch in (0.5, 1, 2):

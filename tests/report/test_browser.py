@@ -6,8 +6,8 @@ import psutil
 import pytest
 
 from eav_ray.config import SearchConfig
-from eav_ray.report.page import document, table
-from eav_ray.report.search import page
+from eav_ray.report.page import render_document, render_table
+from eav_ray.report.search import render_search_page
 from tests.browser import column, faults, open_page, smallest_text
 from tests.report.test_search import SHARES, SPACE, trials
 
@@ -17,7 +17,7 @@ READABLE = 8.0  # CSS pixels; the figures' labels are 7 points, 9.3 px
 
 @pytest.fixture(scope="module")
 def search() -> str:
-    return page("a<b>", trials(30, priced=True), SHARES, SearchConfig(space=SPACE, cost="parameters"))
+    return render_search_page("a<b>", trials(30, priced=True), SHARES, SearchConfig(space=SPACE, cost="parameters"))
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
@@ -40,7 +40,7 @@ def test_figures_are_readable_on_a_phone(search: str) -> None:
 def test_a_click_on_a_heading_sorts_the_table_by_number_and_another_turns_it_round() -> None:
     scores = ["9.5", "100.0", "-3.1", "1,018", "70"]
     ordered = ["-3.1", "9.5", "70", "100.0", "1,018"]
-    text = document("t", [table(["name", "score"], [[f"row {n}", s] for n, s in enumerate(scores)])])
+    text = render_document("t", [render_table(["name", "score"], [[f"row {n}", s] for n, s in enumerate(scores)])])
     with open_page(text, *PHONE) as shown:
         assert column(shown, 2) == scores
         seen = {}
@@ -54,8 +54,8 @@ def test_a_click_on_a_heading_sorts_the_table_by_number_and_another_turns_it_rou
         assert faults(shown) == []
 
 
-BAD = document("t", ['<p style="width: 700px">wide</p><svg><text>k</text></svg>'])
-WORSE = document(
+BAD = render_document("t", ['<p style="width: 700px">wide</p><svg><text>k</text></svg>'])
+WORSE = render_document(
     "t",
     [
         '<img src="http://example.org/a.png" alt="far"><button onclick="throw new Error(\'thrown\')">b</button>',
@@ -76,13 +76,13 @@ def test_the_browser_tells_what_is_wrong_with_a_page() -> None:
             shown.click("th")
     for part in ("console: error: told", "Error: thrown", "needs http://example.org/a.png", "/b.json"):
         assert part in found
-    with open_page(document("t", [""])) as shown:
+    with open_page(render_document("t", [""])) as shown:
         assert faults(shown) == ["blank: 1 colours"]
 
 
 def test_no_process_and_no_file_of_a_browser_outlives_its_page() -> None:
     file, helpers = "", []
-    with pytest.raises(ZeroDivisionError), open_page(document("t", ["<p>a"])) as shown:
+    with pytest.raises(ZeroDivisionError), open_page(render_document("t", ["<p>a"])) as shown:
         file = shown.evaluate("location.pathname")
         helpers = [p for p in psutil.Process().children(recursive=True) if "chromium" in p.name()]
         assert len(helpers) > 1 and Path(file).exists()

@@ -11,14 +11,14 @@ import pytest
 from eav_ray.data.bands import FREQUENCY_BANDS
 from eav_ray.data.eav import EAV_CHANNELS
 from eav_ray.report import calibration, figures, measure, protocols
-from eav_ray.report.card import card
-from eav_ray.report.evidence import page
-from eav_ray.report.measure import Tree
+from eav_ray.report.card import render_model_card
+from eav_ray.report.evidence import render_results_page
+from eav_ray.report.measure import ResultsTree
 from tests.browser import faults, open_page, smallest_text
 from tests.report.test_measure import CLASSES, MODALITIES, predictions
 
 
-def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> Tree:
+def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> ResultsTree:
     """All parts, of synthetic predictions."""
     table, other = predictions(people), predictions(people, seed=4)
     measured = (
@@ -31,7 +31,7 @@ def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> Tree:
     history = [{"epoch": n, "train_loss": 2.0 / n, "seconds": 3.0, "windows": 90} for n in range(1, 5)]
     checks = [{"fold": n, "name": "choices", "passed": True, "detail": "a<b>"} for n in range(2)]
     rows = measure.summarize_subjects(table, modalities)
-    tree: Tree = {
+    tree: ResultsTree = {
         "format": 1,
         "title": "t<1>",
         "about": "about & more",
@@ -41,45 +41,45 @@ def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> Tree:
         "classes": list(CLASSES),
         "model": {"Fusion": "gated"},
         "data": {"Data set": "eav"},
-        "accuracy": measure.accuracy(table, modalities, 3),
+        "accuracy": measure.summarize_accuracy(table, modalities, 3),
         "chance_of_person": {"level": 1 / 3, "low": 0.1, "high": 0.6},
         "people": rows,
-        "comparisons": measure.comparisons(table, modalities),
-        "confusion": measure.confusion(table, modalities, 3),
-        "weights": measure.weights(table, modalities, CLASSES),
+        "comparisons": measure.compare_sources(table, modalities),
+        "confusion": measure.count_confusions(table, modalities, 3),
+        "weights": measure.summarize_modality_weights(table, modalities, CLASSES),
         "collapse": [{"fold": 0, "check": "one key", "figure": 1.0, "text": "sees <one> key"}],
         "histories": {"0": dict.fromkeys(names, history), "1": dict.fromkeys(names, history)},
-        "gap": measure.gap(table, other, modalities),
-        "quality": measure.quality(table, measured, modalities),
-        "worst": measure.worst(rows, table, measured, CLASSES),
+        "gap": measure.compute_generalization_gap(table, other, modalities),
+        "quality": measure.correlate_signal_quality(table, measured, modalities),
+        "worst": measure.summarize_worst_subjects(rows, table, measured, CLASSES),
         "bands": {
             "channels": list(EAV_CHANNELS),
             "values": {k: {b: rng.normal(size=30).tolist() for b in FREQUENCY_BANDS} for k in CLASSES},
         },
-        "calibration": calibration.calibration(table, list(modalities), other),
+        "calibration": calibration.summarize_calibration(table, list(modalities), other),
         "calibration_note": "Fitted on others.",
         "protocols": {
-            "rows": protocols.protocols({"within": other, "loso": table}, modalities),
-            "inflation": protocols.inflation({"within": other, "loso": table}, modalities, "loso"),
+            "rows": protocols.summarize_protocols({"within": other, "loso": table}, modalities),
+            "inflation": protocols.compare_protocols({"within": other, "loso": table}, modalities, "loso"),
             "missing": ["paper"],
         },
-        "seeds": protocols.seeds({0: table, 1: other}, modalities),
+        "seeds": protocols.summarize_seeds({0: table, 1: other}, modalities),
         "reference": None,
         "search": [{"study": "s-1", "candidates": 8, "inner": 0.9, "test": 0.85, "changes": {"fusion.heads": 4}}],
         "audit": {"checks": checks, "sha256": "0" * 64},
         "reproduce": {"command": "python jobs/evaluate.py a<b", "seed": "0", "versions": {"torch": "2"}},
     }
-    return measure.plain(tree)
+    return measure.to_json_value(tree)
 
 
 @pytest.fixture(scope="module")
-def tree() -> Tree:
+def tree() -> ResultsTree:
     return json.loads(json.dumps(evidence(), allow_nan=False))
 
 
 @pytest.fixture(scope="module")
-def shown(tree: Tree) -> str:
-    return page(tree)
+def shown(tree: ResultsTree) -> str:
+    return render_results_page(tree)
 
 
 SECTIONS = [
@@ -103,7 +103,7 @@ SECTIONS = [
 ]
 
 
-def test_a_page_has_every_part_that_there_are_numbers_for_and_no_other(tree: Tree, shown: str) -> None:
+def test_a_page_has_every_part_that_there_are_numbers_for_and_no_other(tree: ResultsTree, shown: str) -> None:
     assert re.findall(r"<h2 id=\"[^\"]+\">(.*?)</h2>", shown) == SECTIONS
     bare = copy.deepcopy(tree)
     for name in (
@@ -119,7 +119,7 @@ def test_a_page_has_every_part_that_there_are_numbers_for_and_no_other(tree: Tre
         "search",
     ):
         bare[name] = None
-    heads = re.findall(r"<h2 id=\"[^\"]+\">(.*?)</h2>", page(bare))
+    heads = re.findall(r"<h2 id=\"[^\"]+\">(.*?)</h2>", render_results_page(bare))
     assert heads == ["Accuracy", "People", "Comparisons", "Confusion", "Calibration", "Leak audit", "Reproduce"]
     links = re.findall(r'<a href="#([^"]+)">', shown)
     assert len(links) == len(SECTIONS) and all(f'<h2 id="{link}">' in shown for link in links)
@@ -140,29 +140,29 @@ def test_figures_are_drawings_that_are_also_told_in_words(shown: str) -> None:
         ElementTree.fromstring(drawn)
 
 
-def test_the_page_changes_with_the_numbers_and_with_nothing_else(tree: Tree, shown: str) -> None:
-    assert page(tree) == shown
+def test_the_page_changes_with_the_numbers_and_with_nothing_else(tree: ResultsTree, shown: str) -> None:
+    assert render_results_page(tree) == shown
     other = copy.deepcopy(tree)
     other["accuracy"]["sources"]["eeg"]["mean"] = 0.12345
-    assert "12.35" in page(other) or "12.34" in page(other)
+    assert "12.35" in render_results_page(other) or "12.34" in render_results_page(other)
 
 
 def test_one_modality_and_few_people_have_a_page_too() -> None:
-    alone = page(evidence(["eeg"]))
+    alone = render_results_page(evidence(["eeg"]))
     assert "Modality weights" not in alone and "Comparisons" not in alone and "late_mean" not in alone
-    few = page(evidence(people=4))
+    few = render_results_page(evidence(people=4))
     assert "of 4 people no difference could be significant" in few and "too few people" in few
 
 
-def test_real_eav_is_held_against_the_published_rows(tree: Tree) -> None:
+def test_real_eav_is_held_against_the_published_rows(tree: ResultsTree) -> None:
     with_reference = copy.deepcopy(tree)
     for n, row in enumerate(with_reference["people"]):
         row["reference"] = {"multimodal": 0.5 + n / 100}
     ours = predictions()
     ours["subject"] = "subject" + (ours["subject"].str[1:].astype(int) + 1).astype(str)
-    rows = protocols.against_reference(protocols.as_published(ours, MODALITIES), MODALITIES)
-    with_reference["reference"] = {"source": protocols.REFERENCE, "note": "n", "rows": rows}
-    shown = page(measure.plain(with_reference))
+    rows = protocols.compare_with_published(protocols.compute_published_unit_accuracy(ours, MODALITIES), MODALITIES)
+    with_reference["reference"] = {"source": protocols.PUBLISHED_SOURCE, "note": "n", "rows": rows}
+    shown = render_results_page(measure.to_json_value(with_reference))
     assert (
         "Against the published reference" in shown and "arXiv 2411.00822" in shown and "published multimodal" in shown
     )
@@ -172,7 +172,7 @@ def test_one_modality_is_held_against_the_published_number_of_the_same() -> None
     tree = evidence(["eeg"]) | dict.fromkeys(("protocols", "histories", "quality", "bands"))
     for row in tree["people"]:
         row["reference"] = {"eeg": 0.5351, "multimodal": 0.7086}
-    shown = page(tree)
+    shown = render_results_page(tree)
     assert "published eeg" in shown and "53.51" in shown and "70.86" not in shown
 
 
@@ -183,29 +183,31 @@ def test_a_model_that_diverged_has_a_page() -> None:
     table[numbers] = np.nan
     rows = measure.summarize_subjects(table, MODALITIES)
     tree |= {
-        "accuracy": measure.accuracy(table, MODALITIES, 3),
+        "accuracy": measure.summarize_accuracy(table, MODALITIES, 3),
         "people": rows,
-        "comparisons": measure.comparisons(table, MODALITIES),
-        "weights": measure.weights(table, MODALITIES, CLASSES),
-        "gap": measure.gap(table, table, MODALITIES),
-        "worst": measure.worst(rows, table, None, CLASSES),
-        "calibration": calibration.calibration(table, MODALITIES, table),
+        "comparisons": measure.compare_sources(table, MODALITIES),
+        "weights": measure.summarize_modality_weights(table, MODALITIES, CLASSES),
+        "gap": measure.compute_generalization_gap(table, table, MODALITIES),
+        "worst": measure.summarize_worst_subjects(rows, table, None, CLASSES),
+        "calibration": calibration.summarize_calibration(table, MODALITIES, table),
         "unread": ["ablations/a/results.json is not JSON"],
         **dict.fromkeys(("protocols", "seeds", "histories", "quality", "bands", "confusion")),
     }
-    tree = measure.plain(tree)
-    shown = page(tree)
+    tree = measure.to_json_value(tree)
+    shown = render_results_page(tree)
     assert "Modality weights" in shown and "Passed over" in shown and not re.search(r"\bnan\b", shown)
-    assert "Expected calibration error" not in card(tree)
+    assert "Expected calibration error" not in render_model_card(tree)
 
 
-def test_many_classes_keep_apart(tree: Tree) -> None:
-    few, many = (figures.confusion({"eeg": np.eye(n, n + 1).tolist()}, [f"c{k}" for k in range(n)]) for n in (5, 12))
+def test_many_classes_keep_apart(tree: ResultsTree) -> None:
+    few, many = (
+        figures.plot_confusion({"eeg": np.eye(n, n + 1).tolist()}, [f"c{k}" for k in range(n)]) for n in (5, 12)
+    )
     assert few.get_figwidth() < 4 < many.get_figwidth()
 
 
-def test_the_card_says_what_a_user_must_know(tree: Tree) -> None:
-    text = card(tree)
+def test_the_card_says_what_a_user_must_know(tree: ResultsTree) -> None:
+    text = render_model_card(tree)
     for part in ("## Model", "## Meant for", "## Data", "## Results", "## Limits", "## Reproduce", "sees <one> key"):
         assert part in text
     assert "| fusion | " in text and "Leak audit passed, sha256 " + "0" * 64 in text

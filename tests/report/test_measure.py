@@ -10,9 +10,9 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, confusion_matrix, log_loss
 
 from eav_ray.report import measure, protocols, statistics
-from eav_ray.report.calibration import calibration, fit_temperature, reliability
-from eav_ray.report.statistics import balanced_interval, pairwise
-from eav_ray.report.table import correct_per_recording
+from eav_ray.report.calibration import compute_reliability, fit_temperature, summarize_calibration
+from eav_ray.report.statistics import compare_all_pairs, compute_balanced_interval
+from eav_ray.report.table import mark_correct_recordings
 from eav_ray.training.metrics import average_per_recording, predict_classes
 
 CLASSES = ("calm", "glad", "sad")
@@ -44,7 +44,7 @@ def predictions(
 @pytest.mark.parametrize("unequal", [False, True])
 def test_accuracy_is_that_of_recordings_and_the_mean_over_people(unequal: bool) -> None:
     table = predictions(unequal=unequal)
-    found = measure.accuracy(table, MODALITIES, 3)
+    found = measure.summarize_accuracy(table, MODALITIES, 3)
     assert (found["people"], found["recordings"], found["windows"], found["unequal"]) == (8, 96, 192, unequal)
     recordings = average_per_recording(table)
     for source, one in found["sources"].items():
@@ -72,7 +72,7 @@ def test_an_interval_of_balanced_accuracy_holds_the_truth_where_classes_are_uneq
             label = (rng.random(30) < 0.2).astype(int)
             right = rng.random(30) < np.where(label, 0.4, 0.9) + rng.normal(0, 0.05)
             parts.append(pd.DataFrame({"subject": f"p{person}", "label": label, "eeg": right}))
-        found = balanced_interval(pd.concat(parts, ignore_index=True), "eeg")
+        found = compute_balanced_interval(pd.concat(parts, ignore_index=True), "eeg")
         inside += found.low <= 0.65 <= found.high
     assert inside >= 52
 
@@ -82,12 +82,14 @@ def test_guessing_is_called_guessing() -> None:
     table = predictions()
     columns = [c for c in table if "logit_" in c]
     table[columns] = rng.normal(size=(len(table), len(columns)))
-    found = measure.accuracy(table, MODALITIES, 3)
+    found = measure.summarize_accuracy(table, MODALITIES, 3)
     assert all(one["inside_chance"] for one in found["sources"].values())
-    compared = measure.comparisons(table, MODALITIES)
+    compared = measure.compare_sources(table, MODALITIES)
     assert {c["verdict"] for c in compared["fusion"]} == {"not significant"}
-    assert not any(one["inside_chance"] for one in measure.accuracy(predictions(), MODALITIES, 3)["sources"].values())
-    few = measure.comparisons(predictions(people=4), MODALITIES)
+    assert not any(
+        one["inside_chance"] for one in measure.summarize_accuracy(predictions(), MODALITIES, 3)["sources"].values()
+    )
+    few = measure.compare_sources(predictions(people=4), MODALITIES)
     assert {c["verdict"] for c in few["fusion"]} == {"of 4 people no difference could be significant"}
 
 
@@ -96,18 +98,20 @@ def test_naming_the_largest_class_is_called_guessing(skill: float) -> None:
     table = predictions(people=9, recordings=12, unequal=True)
     for k in range(3):
         table[f"eeg.logit_{k}"] = float(k == 0) + 2 * skill * (table["label"] == k)
-    found = measure.accuracy(table, MODALITIES, 3)["sources"]["eeg"]
+    found = measure.summarize_accuracy(table, MODALITIES, 3)["sources"]["eeg"]
     assert found["mean"] > 0.7 and found["balanced"] == pytest.approx(1 if skill else 1 / 3)
     assert found["inside_chance"] is not bool(skill)
-    told = statistics.text(correct_per_recording(table, ["eeg"]), ["eeg"], 3)
+    told = statistics.format_statistics(mark_correct_recordings(table, ["eeg"]), ["eeg"], 3)
     assert ("inside the 99.9 % band" in told) is not bool(skill) and "classes are unequal" in told
 
 
 def test_the_band_of_balanced_accuracy_is_the_binomial_one_where_classes_are_equal() -> None:
-    equal = statistics.balanced_chance_band(np.arange(200) % 5, 5)
-    assert equal == pytest.approx(statistics.chance_band(200, 5), abs=0.006)
-    wider = statistics.balanced_chance_band(np.repeat([0, 1], [190, 10]), 2)
-    assert wider[1] - wider[0] > 1.5 * (statistics.chance_band(200, 2)[1] - statistics.chance_band(200, 2)[0])
+    equal = statistics.compute_balanced_chance_band(np.arange(200) % 5, 5)
+    assert equal == pytest.approx(statistics.compute_chance_band(200, 5), abs=0.006)
+    wider = statistics.compute_balanced_chance_band(np.repeat([0, 1], [190, 10]), 2)
+    assert wider[1] - wider[0] > 1.5 * (
+        statistics.compute_chance_band(200, 2)[1] - statistics.compute_chance_band(200, 2)[0]
+    )
 
 
 def test_the_gap_is_that_of_recordings_in_which_a_source_has_something_to_say() -> None:
@@ -116,24 +120,24 @@ def test_the_gap_is_that_of_recordings_in_which_a_source_has_something_to_say() 
     sure[columns] = np.eye(3)[sure["label"]]
     silent = sure.copy()
     silent.loc[silent["recording"] < "r5", columns] = np.nan
-    assert measure.gap(trained, silent, MODALITIES)["audio"]["train"] == 1
+    assert measure.compute_generalization_gap(trained, silent, MODALITIES)["audio"]["train"] == 1
 
 
 def test_all_pairs_of_modalities_share_one_correction() -> None:
-    table = measure.comparisons(predictions(), MODALITIES)["modalities"]
+    table = measure.compare_sources(predictions(), MODALITIES)["modalities"]
     assert {(c["ours"], c["other"]) for c in table} == {("video", "audio"), ("video", "eeg"), ("audio", "eeg")}
     assert max(c["holm"] for c in table) <= 1 and all(c["holm"] >= c["p"] for c in table)
     assert min(c["holm"] for c in table) == pytest.approx(min(1.0, 3 * min(c["p"] for c in table)))
     correct = pd.DataFrame({"subject": [f"p{n // 2}" for n in range(16)], "a": [1.0] * 16, "b": [0.0] * 16})
-    (pair,) = pairwise(correct, ["a", "b"])
-    assert pair.holm == pair.p_value and pair.effect == 1
+    (pair,) = compare_all_pairs(correct, ["a", "b"])
+    assert pair.holm_p_value == pair.p_value and pair.effect == 1
 
 
 def test_confusion_is_sklearns() -> None:
     table = predictions()
     table.loc[table["recording"] == "r0", [f"audio.logit_{k}" for k in range(3)]] = np.nan
     recordings = average_per_recording(table)
-    found = measure.confusion(table, MODALITIES, 3)
+    found = measure.count_confusions(table, MODALITIES, 3)
     for source, counts in found.items():
         guess = predict_classes(recordings, source)
         known = guess >= 0
@@ -143,19 +147,19 @@ def test_confusion_is_sklearns() -> None:
 
 
 def test_weights_are_told_by_class_and_person_and_classes_that_differ_are_found() -> None:
-    found = measure.weights(predictions(), MODALITIES, CLASSES)
+    found = measure.summarize_modality_weights(predictions(), MODALITIES, CLASSES)
     for kind in ("weight", "corrected"):
         for row in (*found[kind]["by_class"].values(), *found[kind]["by_person"].values()):
             assert sum(row.values()) == pytest.approx(1)
         assert found[kind]["by_class"]["glad"]["eeg"] > found[kind]["by_class"]["sad"]["eeg"]
     assert found["classes_differ"]["eeg"]["p"] < 0.01 and found["classes_differ"]["eeg"]["people"] == 8
-    assert measure.weights(predictions(), ["eeg"], CLASSES) == {}
+    assert measure.summarize_modality_weights(predictions(), ["eeg"], CLASSES) == {}
 
 
 def test_reliability_is_what_it_is_by_hand_and_by_sklearn() -> None:
     rng = np.random.default_rng(1)
     logits, label = rng.normal(size=(400, 3)), rng.integers(0, 3, 400)
-    found = reliability(logits, label)
+    found = compute_reliability(logits, label)
     p = softmax(logits, axis=1)
     assert found["nll"] == pytest.approx(log_loss(label, p))
     assert found["brier"] == pytest.approx(sum(brier_score_loss((label == k).astype(int), p[:, k]) for k in range(3)))
@@ -163,9 +167,9 @@ def test_reliability_is_what_it_is_by_hand_and_by_sklearn() -> None:
     edges = [(confidence >= b / 10) & (confidence < (b + 1) / 10) for b in range(10)]
     by_hand = sum(e.sum() * abs(confidence[e].mean() - right[e].mean()) for e in edges if e.any()) / 400
     assert found["ece"] == pytest.approx(by_hand)
-    sure = reliability(np.array([[50.0, 0, 0]] * 10), np.array([0] * 7 + [1] * 3))
+    sure = compute_reliability(np.array([[50.0, 0, 0]] * 10), np.array([0] * 7 + [1] * 3))
     assert sure["ece"] == pytest.approx(0.3) and sure["bins"][0]["count"] == 10  # type: ignore[index]
-    empty = reliability(np.full((3, 3), np.nan), np.zeros(3, int))
+    empty = compute_reliability(np.full((3, 3), np.nan), np.zeros(3, int))
     assert empty["count"] == 0 and empty["ece"] is None
 
 
@@ -177,13 +181,13 @@ def test_a_temperature_undoes_the_scale_of_logits_that_were_calibrated() -> None
         assert fit_temperature(scale * logits, label) == pytest.approx(scale, rel=0.1)
     t = fit_temperature(3 * logits, label)
     for other in (0.8 * t, 1.25 * t):
-        assert reliability(3 * logits, label, other)["nll"] > reliability(3 * logits, label, t)["nll"]  # type: ignore[operator]
+        assert compute_reliability(3 * logits, label, other)["nll"] > compute_reliability(3 * logits, label, t)["nll"]  # type: ignore[operator]
 
 
 def test_a_source_that_no_validation_row_has_stays_as_it_is() -> None:
     table, held = predictions(people=3), predictions(people=3, seed=5)
     held.loc[held["fold"] == 1, [f"eeg.logit_{k}" for k in range(3)]] = np.nan
-    found = calibration(table, ["eeg"], held)["eeg"]
+    found = summarize_calibration(table, ["eeg"], held)["eeg"]
     assert isinstance(found, dict) and set(found["temperatures"]) == {"0", "2"} and found["scaled"]["count"] == 36
 
 
@@ -192,11 +196,11 @@ def test_each_fold_is_scaled_by_its_own_validation_rows_and_answers_stay() -> No
     columns = [c for c in table if c.startswith("fusion.logit_")]
     for one in (table, held):
         one.loc[one["fold"] == 2, columns] *= 10  # a model that is far too sure
-    found = calibration(table, ["fusion"], held)["fusion"]
+    found = summarize_calibration(table, ["fusion"], held)["fusion"]
     assert isinstance(found, dict)
     assert found["temperatures"]["2"] > 4 * found["temperatures"]["1"]
     assert found["scaled"]["ece"] < found["raw"]["ece"] and found["scaled"]["nll"] < found["raw"]["nll"]
-    assert "scaled" not in calibration(table, ["fusion"], None)["fusion"]  # type: ignore[operator]
+    assert "scaled" not in summarize_calibration(table, ["fusion"], None)["fusion"]  # type: ignore[operator]
     told = average_per_recording(table)
     logits = told[columns].to_numpy()
     assert (log_softmax(logits / 3, axis=1).argmax(1) == predict_classes(told, "fusion")).all()
@@ -212,7 +216,10 @@ def test_quality_that_goes_with_accuracy_is_told_from_quality_that_does_not() ->
         for p in people
         for n in range(30)
     ]
-    found = {(one["measured"], one["source"]): one for one in measure.quality(table, pd.DataFrame(rows), MODALITIES)}
+    found = {
+        (one["measured"], one["source"]): one
+        for one in measure.correlate_signal_quality(table, pd.DataFrame(rows), MODALITIES)
+    }
     assert found["eeg_bad_channels", "eeg"]["rho"] == pytest.approx(-1)
     assert found["eeg_bad_channels", "eeg"]["holm"] < 0.01
     assert found["audio_db", "audio"]["rho"] is None  # the same for everybody
@@ -221,25 +228,25 @@ def test_quality_that_goes_with_accuracy_is_told_from_quality_that_does_not() ->
 
 def test_protocols_are_paired_over_people_and_seeds_are_the_noise_floor() -> None:
     tables = {"within": predictions(gain=1.0), "loso": predictions(seed=1)}
-    rows = protocols.protocols(tables, MODALITIES)
+    rows = protocols.summarize_protocols(tables, MODALITIES)
     assert [row["protocol"] for row in rows] == ["within", "loso"]
-    (one,) = protocols.inflation(tables, MODALITIES, "loso")
+    (one,) = protocols.compare_protocols(tables, MODALITIES, "loso")
     means = [row["sources"]["fusion"]["recording"] for row in rows]
     assert one["difference"] == pytest.approx(means[0] - means[1]) and one["people"] == 8
-    found = protocols.seeds({0: predictions(), 1: predictions(seed=1)}, MODALITIES)
+    found = protocols.summarize_seeds({0: predictions(), 1: predictions(seed=1)}, MODALITIES)
     means = list(found["sources"]["eeg"]["means"].values())
     assert found["seeds"] == [0, 1] and found["sources"]["eeg"]["sd"] == pytest.approx(np.std(means, ddof=1))
 
 
 def test_the_published_rows_are_those_of_the_paper() -> None:
-    table = protocols.published()
+    table = protocols.read_published_accuracy()
     assert len(table) == 42 and list(table.index[[0, 41]]) == ["subject1", "subject42"]
     means = {"video": 67.22, "audio": 58.17, "eeg": 53.51, "multimodal": 70.86}
     for column, mean in means.items():
         assert 100 * table[column].mean() == pytest.approx(mean, abs=0.005)
     ours = predictions(people=6)
     ours["subject"] = "subject" + (ours["subject"].str[1:].astype(int) + 1).astype(str)
-    rows = protocols.against_reference(protocols.as_published(ours, MODALITIES), MODALITIES)
+    rows = protocols.compare_with_published(protocols.compute_published_unit_accuracy(ours, MODALITIES), MODALITIES)
     assert [row["ours"] for row in rows] == ["audio", "eeg", "video", "fusion"]
     fusion = rows[-1]
     assert fusion["mean"] == pytest.approx(ours["fusion.frames_right"].mean())  # frames, where video is seen
@@ -247,5 +254,5 @@ def test_the_published_rows_are_those_of_the_paper() -> None:
 
 
 def test_what_is_written_is_json_without_numbers_that_are_none() -> None:
-    tree = measure.plain({"a": math.nan, "b": [np.float32(1.5), np.int64(2)], "c": (True, None, "x")})
+    tree = measure.to_json_value({"a": math.nan, "b": [np.float32(1.5), np.int64(2)], "c": (True, None, "x")})
     assert json.loads(json.dumps(tree, allow_nan=False)) == {"a": None, "b": [1.5, 2], "c": [True, None, "x"]}

@@ -14,7 +14,7 @@ from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError
 from eav_ray.report import mlflow
-from eav_ray.report.mlflow import TAG, MLflow, client_of, flat
+from eav_ray.report.mlflow import RUN_KEY_TAG, MLflowTracker, flatten_config, make_mlflow_client
 from eav_ray.runtime.cli import Arguments, prepare_experiment, resolve_experiment_paths
 from eav_ray.training.plan import Progress, Run
 
@@ -47,19 +47,19 @@ def told(run: Run, *epochs: float, of: int = 3) -> list[Progress]:
 
 
 def tell(e: Experiment, run: Run, *epochs: float) -> None:
-    with closing(MLflow(e, [run])) as board:
+    with closing(MLflowTracker(e, [run])) as board:
         for progress in told(run, *epochs):
             board.log(progress)
 
 
 def runs_of(uri: str, name: str) -> list[Any]:
-    client = client_of(uri)
+    client = make_mlflow_client(uri)
     found = client.get_experiment_by_name(name)
     return client.search_runs([found.experiment_id], order_by=["attributes.start_time"]) if found else []
 
 
 def curve(uri: str, run_id: str, metric: str = "train_loss") -> list[tuple[int, float]]:
-    return [(m.step, m.value) for m in client_of(uri).get_metric_history(run_id, metric)]
+    return [(m.step, m.value) for m in make_mlflow_client(uri).get_metric_history(run_id, metric)]
 
 
 def test_a_training_is_a_run_with_its_experiment_and_its_curves(uri: str) -> None:
@@ -67,9 +67,9 @@ def test_a_training_is_a_run_with_its_experiment_and_its_curves(uri: str) -> Non
     run = training(e)
     tell(e, run, 0.5, 1, 3)
     (found,) = runs_of(uri, "curves")
-    assert (found.info.run_name, found.data.tags[TAG], found.info.status) == ("joint", run.key, "FINISHED")
+    assert (found.info.run_name, found.data.tags[RUN_KEY_TAG], found.info.status) == ("joint", run.key, "FINISHED")
     assert found.data.params["optim.lr"] == "0.002" and found.data.params["data.root"] == "data/planted"
-    assert found.data.params["model.eeg.kind"] == "eegformer" and len(found.data.params) > mlflow.MOST_PARAMS
+    assert found.data.params["model.eeg.kind"] == "eegformer" and len(found.data.params) > mlflow.MAX_PARAMS_PER_REQUEST
     assert curve(uri, found.info.run_id) == [(5, 2.0), (10, 1.0), (30, pytest.approx(1 / 3))]
     assert {v for _, v in curve(uri, found.info.run_id, "wait")} == {0.5}
 
@@ -78,21 +78,23 @@ def test_a_training_that_is_resumed_continues_its_run(uri: str) -> None:
     e = experiment(uri, "resumed")
     run = training(e)
     other = training(override(e, {"seed": 1}))
-    with closing(MLflow(e, [run, other])) as board:
+    with closing(MLflowTracker(e, [run, other])) as board:
         for progress in [*told(run, 0.5, 1), *told(other, 1, 3)]:
             board.log(progress)
-    first, second = sorted(runs_of(uri, "resumed"), key=lambda r: r.data.tags[TAG] != run.key)
+    first, second = sorted(runs_of(uri, "resumed"), key=lambda r: r.data.tags[RUN_KEY_TAG] != run.key)
     assert (first.info.status, second.info.status) == ("FAILED", "FINISHED")
     again = override(e, {"runtime.workers": 1})  # which the key does not hold
     assert training(again).key == run.key
     tell(again, training(again), 2, 3)
-    first, second = sorted(runs_of(uri, "resumed"), key=lambda r: r.data.tags[TAG] != run.key)
+    first, second = sorted(runs_of(uri, "resumed"), key=lambda r: r.data.tags[RUN_KEY_TAG] != run.key)
     assert first.info.status == "FINISHED"
     assert [step for step, _ in curve(uri, first.info.run_id)] == [5, 10, 20, 30]
     assert [step for step, _ in curve(uri, second.info.run_id)] == [10, 30]
     # Its results are gone, and it is trained anew.
     tell(again, training(again), 1)
-    assert [r.info.status for r in runs_of(uri, "resumed") if r.data.tags[TAG] == run.key].count("FINISHED") == 1
+    assert [r.info.status for r in runs_of(uri, "resumed") if r.data.tags[RUN_KEY_TAG] == run.key].count(
+        "FINISHED"
+    ) == 1
     assert len(runs_of(uri, "resumed")) == 3
 
 
@@ -100,7 +102,7 @@ def test_what_a_server_did_not_take_is_told_when_it_is_back(
     uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mlflow, "AGAIN_S", 0.0)
-    kind = type(client_of(uri))
+    kind = type(make_mlflow_client(uri))
     log_batch, failed = kind.log_batch, threading.Event()
 
     def log_once_without_an_answer(client: Any, *given: Any, **named: Any) -> None:
@@ -111,7 +113,7 @@ def test_what_a_server_did_not_take_is_told_when_it_is_back(
 
     monkeypatch.setattr(kind, "log_batch", log_once_without_an_answer)
     e = experiment(uri, "away")
-    with closing(MLflow(e, [training(e)])) as board:
+    with closing(MLflowTracker(e, [training(e)])) as board:
         for progress in told(training(e), 0.5, 1, 3):
             board.log(progress)
             assert failed.wait(60)
@@ -126,7 +128,7 @@ def test_an_unreachable_server_is_one_line(capsys: pytest.CaptureFixture[str]) -
         free.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
     e = experiment(uri, "unreachable")
-    board = MLflow(e, [training(e)])
+    board = MLflowTracker(e, [training(e)])
     for progress in told(training(e), 0.5, 1, 2):
         board.log(progress)
         time.sleep(0.05)
@@ -145,7 +147,7 @@ def test_a_server_that_never_answers_holds_nothing_up(
         silent.listen()
         e = experiment(f"http://127.0.0.1:{silent.getsockname()[1]}", "silent")
         began = time.monotonic()
-        board = MLflow(e, [training(e)])
+        board = MLflowTracker(e, [training(e)])
         for progress in told(training(e), 1, 2):
             board.log(progress)
         board.close()
@@ -156,7 +158,7 @@ def test_a_server_that_never_answers_holds_nothing_up(
 
 def test_nothing_is_asked_where_nothing_was_told(capsys: pytest.CaptureFixture[str]) -> None:
     e = experiment("http://127.0.0.1:1", "idle")
-    MLflow(e, []).close()
+    MLflowTracker(e, []).close()
     assert capsys.readouterr() == ("", "")
 
 
@@ -191,7 +193,7 @@ def test_where_curves_go_is_no_part_of_a_key(monkeypatch: pytest.MonkeyPatch, tm
 def test_telemetry_is_off(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
     monkeypatch.delenv("DO_NOT_TRACK", raising=False)
-    client_of(uri)
+    make_mlflow_client(uri)
     from mlflow.telemetry import utils
 
     monkeypatch.setattr(utils, "_IS_IN_CI_ENV_OR_TESTING", False)  # where it is off anyway
@@ -202,4 +204,4 @@ def test_telemetry_is_off(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_flat_values_are_as_typed() -> None:
     tree = {"a": {"b": 1e-4, "c": ["x", "y"], "d": {}}, "e": "text", "f": True}
-    assert flat(tree) == {"a.b": "0.0001", "a.c": '["x", "y"]', "a.d": "{}", "e": "text", "f": "true"}
+    assert flatten_config(tree) == {"a.b": "0.0001", "a.c": '["x", "y"]', "a.d": "{}", "e": "text", "f": "true"}

@@ -8,7 +8,13 @@ import pytest
 
 from eav_ray.data.eav import EAV_CHANNELS
 from eav_ray.data.manifest import Problem
-from eav_ray.report.quality import Quality, Spectrum, as_html, as_text, summarize_quality_per_subject
+from eav_ray.report.quality import (
+    EEGSpectrum,
+    QualityReport,
+    format_quality,
+    render_quality_page,
+    summarize_quality_per_subject,
+)
 
 
 def row(subject: str, recording: int, bad: dict[str, str] | None) -> dict[str, Any]:
@@ -17,12 +23,12 @@ def row(subject: str, recording: int, bad: dict[str, str] | None) -> dict[str, A
     return found if bad is None else found | {"eeg_bad": bad, "eeg_unit": "microvolt"}
 
 
-QUALITY = Quality(
+QUALITY = QualityReport(
     ("calm", "<angry>"),
     [row("p1", 0, {"Cz": "flat"}), row("p1", 1, {"Cz": "flat", "Pz": "extreme"}), row("p2", 0, {}), row("p2", 1, None)],
     (Problem("p2", "001", "a.mat", "3 of 30 channels & more"),),
     EAV_CHANNELS,
-    Spectrum(np.arange(251.0), np.zeros((2, 251)), np.arange(51.0), np.zeros((2, 51))),
+    EEGSpectrum(np.arange(251.0), np.zeros((2, 251)), np.arange(51.0), np.zeros((2, 51))),
     {"p1": np.zeros((8, 8, 3), np.uint8)},
 )
 
@@ -35,13 +41,13 @@ def test_means_are_over_the_recordings_that_have_the_modality() -> None:
 
 
 def test_the_table_has_a_line_a_person() -> None:
-    head, *lines = as_text(QUALITY).splitlines()
+    head, *lines = format_quality(QUALITY).splitlines()
     assert [line.split()[0] for line in lines] == ["p1", "p2"]
     assert "bad channels" in head and lines[0].split()[3] == "1.50" and lines[0].split()[-1] == "0"
 
 
 def test_the_page_needs_no_other_file_and_escapes_names() -> None:
-    page = as_html(QUALITY)
+    page = render_quality_page(QUALITY)
     assert not re.search(r"(src|href)=\"(?!data:)", page) and page.count("<script>") == page.count("<script") == 1
     assert "&lt;angry&gt;" in page and "<angry>" not in page and "channels &amp; more" in page
     assert page.count("<img") == 4  # head, spectrum, levels, frames
@@ -50,13 +56,15 @@ def test_the_page_needs_no_other_file_and_escapes_names() -> None:
 
 @pytest.mark.parametrize("channels", [("A", "B", "C", "D"), ()])
 def test_channels_without_a_place_have_no_map(channels: tuple[str, ...]) -> None:
-    quality = Quality(("a",), [row("p1", 0, {"A": "flat"})], (), channels)
-    assert "no map" in as_html(quality)
+    quality = QualityReport(("a",), [row("p1", 0, {"A": "flat"})], (), channels)
+    assert "no map" in render_quality_page(quality)
 
 
 def test_audio_alone_has_neither_head_nor_faces() -> None:
     recording = {"subject": "p1", "recording": "1", "label": 0, "windows": 1, "audio_db": -20.0, "audio_clipped": 0.1}
-    page = as_html(Quality(("a",), [recording], ()))
+    page = render_quality_page(QualityReport(("a",), [recording], ()))
     assert (
-        page.count("<img") == 1 and "bad channels" not in page and "10.00%" in as_text(Quality(("a",), [recording], ()))
+        page.count("<img") == 1
+        and "bad channels" not in page
+        and "10.00%" in format_quality(QualityReport(("a",), [recording], ()))
     )

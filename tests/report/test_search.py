@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from eav_ray.config import SearchConfig, SearchDimension
-from eav_ray.report.search import candidates, front, page
+from eav_ray.report.search import render_search_page, select_pareto_front, summarize_candidates
 from eav_ray.training.plan import SELECTION_METRIC
 
 SPACE = {
@@ -43,7 +43,7 @@ def trials(count: int, *, priced: bool = False) -> pd.DataFrame:
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_a_page_needs_no_other_file_and_says_in_words_what_it_draws(count: int, priced: bool) -> None:
     search = SearchConfig(space=SPACE, cost="parameters" if priced else "")
-    shown = page("a<b>", trials(count, priced=priced), SHARES if count > 2 else {}, search)
+    shown = render_search_page("a<b>", trials(count, priced=priced), SHARES if count > 2 else {}, search)
     assert "Search a&lt;b&gt;" in shown and "<b>" not in shown
     figures = re.findall(r'<figure role="img" aria-label="([^"]+)">(<svg.*?</svg>)', shown, re.DOTALL)
     assert len(figures) == 1 + (count > 2) + (count > 1) + priced and len(figures) == shown.count("<svg")
@@ -52,25 +52,25 @@ def test_a_page_needs_no_other_file_and_says_in_words_what_it_draws(count: int, 
         ElementTree.fromstring(drawn)
     links = [link for link in re.findall(r'(?:href|src)="([^"]*)"', shown) if not link.startswith(("#", "data:"))]
     assert not links
-    assert shown == page("a<b>", trials(count, priced=priced), SHARES if count > 2 else {}, search)
+    assert shown == render_search_page("a<b>", trials(count, priced=priced), SHARES if count > 2 else {}, search)
 
 
 def test_a_search_without_a_score_has_a_page() -> None:
     failed = trials(1).assign(**{"state": "FAIL", SELECTION_METRIC: np.nan})
-    assert "1 failed" in page("s", failed, {}, SearchConfig(space=SPACE))
+    assert "1 failed" in render_search_page("s", failed, {}, SearchConfig(space=SPACE))
 
 
 def test_each_candidate_is_one_row_with_the_mean_of_its_folds() -> None:
     rows = trials(12)
-    found = candidates(rows)
+    found = summarize_candidates(rows)
     assert list(found.index) == list(range(12))
     assert found.loc[0, "score"] == pytest.approx(100 * rows[rows["candidate"] == 0][SELECTION_METRIC].mean())
     assert found.loc[6, "state"] == "PRUNED" and found.loc[6, "folds"] == 1
 
 
 def test_no_candidate_of_the_front_is_beaten_in_both() -> None:
-    whole = candidates(trials(60, priced=True)).query("state == 'COMPLETE'")
-    best = front(whole)
+    whole = summarize_candidates(trials(60, priced=True)).query("state == 'COMPLETE'")
+    best = select_pareto_front(whole)
     for number, one in whole.iterrows():
         beaten = ((whole["score"] >= one["score"]) & (whole["cost"] < one["cost"])) | (
             (whole["score"] > one["score"]) & (whole["cost"] <= one["cost"])

@@ -9,15 +9,15 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from eav_ray.report.statistics import (
-    against,
-    chance_band,
+    collect_fusion_baselines,
+    compare_paired,
+    compute_bootstrap_interval,
+    compute_chance_band,
+    compute_oracle_correct,
+    format_statistics,
     holm,
-    interval,
     macro_f1,
-    oracle,
-    rivals,
     signed_rank,
-    text,
 )
 
 
@@ -36,7 +36,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
     for seed in range(120):
         rates = np.random.default_rng([1, seed]).beta(6, 4, 20)
         table = people({"eeg": list(rates)}, seed=seed)
-        found = interval(table, "eeg", seed=seed)
+        found = compute_bootstrap_interval(table, "eeg", seed=seed)
         inside += found.low <= 0.6 <= found.high
         share = table["eeg"].mean()
         pooled += abs(share - 0.6) < 1.96 * math.sqrt(share * (1 - share) / len(table))
@@ -45,19 +45,19 @@ def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_one_person_has_an_interval_over_recordings_and_no_spread() -> None:
-    found = interval(people({"eeg": [0.5]}), "eeg")
+    found = compute_bootstrap_interval(people({"eeg": [0.5]}), "eeg")
     assert math.isnan(found.sd) and found.low < found.mean < found.high
-    again = interval(people({"eeg": [0.5]}), "eeg")
+    again = compute_bootstrap_interval(people({"eeg": [0.5]}), "eeg")
     assert (again.mean, again.low, again.high) == (found.mean, found.low, found.high)
-    always = interval(people({"eeg": [1.0, 1.0]}), "eeg")
+    always = compute_bootstrap_interval(people({"eeg": [1.0, 1.0]}), "eeg")
     assert (always.low, always.high) == (1.0, 1.0)
 
 
 def test_the_band_of_chance_is_binomial_over_recordings() -> None:
-    low, high = chance_band(200, 5)
+    low, high = compute_chance_band(200, 5)
     assert stats.binom.cdf(round(high * 200), 200, 0.2) - stats.binom.cdf(round(low * 200) - 1, 200, 0.2) >= 0.999
     assert 0.1 < low < 0.2 < high < 0.3
-    narrow = chance_band(8000, 5)
+    narrow = compute_chance_band(8000, 5)
     assert narrow[0] > low and narrow[1] < high
 
 
@@ -82,17 +82,22 @@ def test_holm_is_bonferroni_step_by_step() -> None:
 
 def test_what_could_be_chance_is_called_not_significant() -> None:
     level = people({"fusion": [0.6] * 20, "eeg": [0.6] * 20, "audio": [0.3] * 20, "late_mean": [0.6] * 20})
-    by_name = {one.other: one for one in against(level, "fusion", rivals(level, ["audio", "eeg"]))}
+    by_name = {
+        one.other: one for one in compare_paired(level, "fusion", collect_fusion_baselines(level, ["audio", "eeg"]))
+    }
     assert by_name["audio"].significant and not by_name["eeg"].significant
     assert "not significant" in str(by_name["eeg"]) and "not significant" not in str(by_name["audio"])
-    assert by_name["audio"].holm >= by_name["audio"].p_value and by_name["audio"].effect > 0.9
-    few = against(people({"fusion": [0.9] * 4, "eeg": [0.2] * 4}), "fusion", {"eeg": level["eeg"][:160]})
+    assert by_name["audio"].holm_p_value >= by_name["audio"].p_value and by_name["audio"].effect > 0.9
+    few = compare_paired(people({"fusion": [0.9] * 4, "eeg": [0.2] * 4}), "fusion", {"eeg": level["eeg"][:160]})
     assert "of 4 people no difference could be significant" in str(few[0])
 
 
 def test_the_best_single_of_each_person_and_the_oracle_bound_each_other() -> None:
     table = people({"fusion": [0.5] * 6, "eeg": [0.2, 0.8] * 3, "audio": [0.8, 0.2] * 3})
-    best, any_of = rivals(table, ["audio", "eeg"])["best single per person"], oracle(table, ["audio", "eeg"])
+    best, any_of = (
+        collect_fusion_baselines(table, ["audio", "eeg"])["best single per person"],
+        compute_oracle_correct(table, ["audio", "eeg"]),
+    )
     for person, mine in table.groupby("subject"):
         expected = max(mine["audio"].mean(), mine["eeg"].mean())
         assert best[mine.index].mean() == pytest.approx(expected), person
@@ -108,9 +113,9 @@ def test_macro_f1_is_sklearns() -> None:
 
 def test_the_lines_name_chance_and_leave_nothing_out() -> None:
     table = people({"audio": [0.2] * 8, "eeg": [0.5] * 8, "late_mean": [0.5] * 8, "fusion": [0.7] * 8})
-    lines = text(table, ["audio", "eeg"], 5).splitlines()
+    lines = format_statistics(table, ["audio", "eeg"], 5).splitlines()
     assert "8 people and their 320 recordings" in lines[0]
     assert "inside the 99.9 % band of chance" in next(line for line in lines if line.startswith("audio"))
     assert "inside" not in next(line for line in lines if line.startswith("fusion "))
     assert sum("paired over 8 people" in line for line in lines) == 4
-    assert len(text(table[["subject", "recording", "label", "eeg"]], ["eeg"], 5).splitlines()) == 3
+    assert len(format_statistics(table[["subject", "recording", "label", "eeg"]], ["eeg"], 5).splitlines()) == 3

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from eav_ray.report import statistics
-from eav_ray.report.degradation import tree_of
-from eav_ray.report.stress import sections, summary, text
+from eav_ray.report.degradation import build_robustness_results
+from eav_ray.report.stress import describe_weight_changes, format_robustness, render_robustness_sections
 
 NAMES = ["audio", "eeg"]
 FACTS = {"recordings_are": "the test side", "seed": 0}
@@ -59,7 +59,7 @@ def stressed(people: int = 8, **kinds: list[pd.DataFrame]) -> dict[str, Any]:
         for n, made in enumerate(steps, start=1):
             conditions.append(condition(f"eeg.{kind}", n, 10.0 * n))
             tables[f"eeg.{kind}.{n}"] = made
-    return tree_of(tables, conditions, NAMES, N_CLASSES, FACTS)
+    return build_robustness_results(tables, conditions, NAMES, N_CLASSES, FACTS)
 
 
 def claim(tree: dict[str, Any], kind: str = "eeg.pink", weight: str = "corrected") -> dict[str, Any]:
@@ -86,7 +86,7 @@ def test_a_weight_that_falls_is_said_to_fall_over_people() -> None:
         and found["low"] < found["difference"] < found["high"] < -0.1
     )
     assert found["p"] == pytest.approx(2 / 2**8) and found["effect"] == -1
-    assert "falls in 1 of 1 kinds" in summary(tree) and "over 8 people" in summary(tree)
+    assert "falls in 1 of 1 kinds" in describe_weight_changes(tree) and "over 8 people" in describe_weight_changes(tree)
 
 
 def test_a_weight_that_does_not_fall_is_said_not_to() -> None:
@@ -96,10 +96,12 @@ def test_a_weight_that_does_not_fall_is_said_not_to() -> None:
         still.loc[of_person, "corrected.eeg"] += (-1) ** person * (0.01 + 0.001 * (person // 2))
     tree = stressed(pink=[still], muscle=[up])
     assert claim(tree)["verdict"] == "not significant" and claim(tree, "eeg.muscle")["verdict"] == "rises"
-    told = summary(tree)
+    told = describe_weight_changes(tree)
     assert "falls in 0 of 2 kinds" in told and "does not fall significantly in eeg.pink" in told
-    assert "RISES in eeg.muscle" in told and told in text(tree)
-    assert "not significant" in text(tree) and "not significant" in "".join(sections(tree))
+    assert "RISES in eeg.muscle" in told and told in format_robustness(tree)
+    assert "not significant" in format_robustness(tree) and "not significant" in "".join(
+        render_robustness_sections(tree)
+    )
 
 
 def test_the_more_kinds_are_tested_the_more_each_must_show() -> None:
@@ -110,7 +112,7 @@ def test_the_more_kinds_are_tested_the_more_each_must_show() -> None:
 def test_of_few_people_the_recordings_are_paired_and_it_is_said() -> None:
     tree = stressed(3, pink=[table(3, 0.6, 0.3)])
     assert (claim(tree)["over"], claim(tree)["n"]) == ("recordings", 3 * PER_PERSON)
-    assert "fewer than 6 people" in summary(tree)
+    assert "fewer than 6 people" in describe_weight_changes(tree)
 
 
 def test_what_only_one_of_three_people_shows_is_not_significant() -> None:
@@ -120,10 +122,10 @@ def test_what_only_one_of_three_people_shows_is_not_significant() -> None:
     same = table(3, 0.8, 0.5, noise=0.001)
     same["corrected.eeg"] += np.where(same["subject"] == "p0", 0, 0.0045)
     conditions = [condition("clean", 0), condition("eeg.pink", 1)]
-    tree = tree_of({"clean.0": same, "eeg.pink.1": made}, conditions, NAMES, N_CLASSES, FACTS)
+    tree = build_robustness_results({"clean.0": same, "eeg.pink.1": made}, conditions, NAMES, N_CLASSES, FACTS)
     assert claim(tree)["holm"] < 1e-6 and claim(tree)["verdict"] == "falls"  # all fall, if by little
     made.loc[made["subject"] == "p1", "corrected.eeg"] += 0.008
-    tree = tree_of({"clean.0": same, "eeg.pink.1": made}, conditions, NAMES, N_CLASSES, FACTS)
+    tree = build_robustness_results({"clean.0": same, "eeg.pink.1": made}, conditions, NAMES, N_CLASSES, FACTS)
     assert claim(tree)["holm"] < 0.05 < claim(tree)["high"] + 0.05 and claim(tree)["verdict"] == "not significant"
 
 
@@ -135,11 +137,11 @@ def test_a_modality_that_is_masked_says_nothing_of_its_weight() -> None:
     assert [c["refused"].get("eeg", 0) for c in tree["conditions"]] == pytest.approx([0, 0.25, 1])
     assert tree["conditions"][2]["sources"]["eeg"]["accuracy"] == 0
     assert tree["conditions"][2]["weights"]["eeg"]["raw"] is None
-    assert "100 % of eeg refused" in text(tree)
+    assert "100 % of eeg refused" in format_robustness(tree)
     gone = stressed(pink=[table(8, 0.8, 0.0, heard=0.0)])
-    assert claim(gone)["verdict"] == "not testable" and "not testable in eeg.pink" in summary(gone)
+    assert claim(gone)["verdict"] == "not testable" and "not testable in eeg.pink" in describe_weight_changes(gone)
     json.dumps(gone, allow_nan=False)
-    assert all(sections(gone))
+    assert all(render_robustness_sections(gone))
 
 
 def test_a_recording_that_cannot_be_predicted_is_wrong() -> None:
@@ -156,17 +158,17 @@ def test_a_recording_that_cannot_be_predicted_is_wrong() -> None:
 def test_nothing_is_said_of_the_weight_of_what_is_nowhere() -> None:
     silent = table(8, 0.8, 0.5, heard=0.0)
     conditions = [condition("clean", 0), condition("eeg.pink", 1)]
-    tree = tree_of({"clean.0": silent, "eeg.pink.1": silent}, conditions, NAMES, N_CLASSES, FACTS)
+    tree = build_robustness_results({"clean.0": silent, "eeg.pink.1": silent}, conditions, NAMES, N_CLASSES, FACTS)
     json.dumps(tree, allow_nan=False)
-    assert claim(tree)["verdict"] == "not testable" and "not testable in eeg.pink" in summary(tree)
-    assert "not testable" in text(tree) and sections(tree)
+    assert claim(tree)["verdict"] == "not testable" and "not testable in eeg.pink" in describe_weight_changes(tree)
+    assert "not testable" in format_robustness(tree) and render_robustness_sections(tree)
 
 
 def test_a_fusion_without_weights_is_said_to_have_none() -> None:
     same = table(8, 0.8, 0.5, noise=0)
     conditions = [condition("clean", 0), condition("eeg.pink", 1)]
-    tree = tree_of({"clean.0": same, "eeg.pink.1": same}, conditions, NAMES, N_CLASSES, FACTS)
-    assert claim(tree)["p"] == 1 and "do not depend on the input" in summary(tree)
+    tree = build_robustness_results({"clean.0": same, "eeg.pink.1": same}, conditions, NAMES, N_CLASSES, FACTS)
+    assert claim(tree)["p"] == 1 and "do not depend on the input" in describe_weight_changes(tree)
 
 
 def test_balanced_accuracy_is_given_where_classes_are_unequal() -> None:
@@ -174,14 +176,14 @@ def test_balanced_accuracy_is_given_where_classes_are_unequal() -> None:
     made = table(8, 0.8, 0.5)
     # Of class 0 only those that are right, of class 4 only those that are not.
     few = made[~((made["label"] == 0) & (made["recording"].astype(int) >= 10))]
-    tree = tree_of({"clean.0": few}, [condition("clean", 0)], NAMES, N_CLASSES, FACTS)
+    tree = build_robustness_results({"clean.0": few}, [condition("clean", 0)], NAMES, N_CLASSES, FACTS)
     score = tree["conditions"][0]["sources"]["fusion"]
     assert score["balanced_accuracy"] == pytest.approx((1 + 4 * 0.75) / 5)
 
 
 def test_the_sections_show_every_kind_to_who_sees_and_who_does_not() -> None:
     tree = stressed(pink=[table(8, 0.7, 0.4), table(8, 0.6, 0.3)], muscle=[table(8, 0.7, 0.5), table(8, 0.5, 0.5)])
-    page = "\n".join(sections(json.loads(json.dumps(tree))))
+    page = "\n".join(render_robustness_sections(json.loads(json.dumps(tree))))
     figures = page.split("<figure ")[1:]
     assert len(figures) == 2 and all('role="img" aria-label="' in f for f in figures)
     curves = figures[0].split('aria-label="')[1].split('"')[0]

@@ -4,8 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eav_ray.report.statistics import compute_subject_accuracy, text
-from eav_ray.report.table import LINES, SOURCES, compare, correct_per_recording, protocol_table, render
+from eav_ray.report.statistics import compute_subject_accuracy, format_statistics
+from eav_ray.report.table import (
+    MAX_FOLD_LINES,
+    SOURCES,
+    compare_fusion,
+    format_accuracy_table,
+    format_protocol_table,
+    mark_correct_recordings,
+)
 
 N_CLASSES = 3
 
@@ -25,7 +32,7 @@ def windows(seed: int = 0, people: int = 4, recordings: int = 6, n: int = 4) -> 
 
 def test_a_recordings_answer_is_the_class_of_its_mean_logits() -> None:
     table = windows()
-    correct = correct_per_recording(table, list(SOURCES))
+    correct = mark_correct_recordings(table, list(SOURCES))
     assert len(correct) == 24
     for row in correct.to_dict("records"):
         own = table[(table["subject"] == row["subject"]) & (table["recording"] == row["recording"])]
@@ -38,7 +45,7 @@ def test_classes_are_ordered_as_numbers() -> None:
     """Class 10 comes after class 9, not after class 1."""
     row = {"subject": "p", "recording": "r", "window": 0, "label": 2}
     table = pd.DataFrame([row | {f"eeg.logit_{k}": float(k == 2) for k in (10, 1, 0, 2, 3, 4, 5, 6, 7, 8, 9)}])
-    assert correct_per_recording(table, ["eeg"])["eeg"].tolist() == [True]
+    assert mark_correct_recordings(table, ["eeg"])["eeg"].tolist() == [True]
 
 
 def test_a_source_that_is_missing_is_not_right_and_some_missing_windows_do_not_count() -> None:
@@ -46,9 +53,9 @@ def test_a_source_that_is_missing_is_not_right_and_some_missing_windows_do_not_c
     columns = [f"eeg.logit_{k}" for k in range(N_CLASSES)]
     table.loc[table["subject"] == "p0", columns] = np.nan
     table.loc[(table["subject"] == "p1") & (table["window"] > 0), columns] = np.nan
-    correct = correct_per_recording(table, list(SOURCES))
+    correct = mark_correct_recordings(table, list(SOURCES))
     assert not correct[correct["subject"] == "p0"]["eeg"].any()
-    assert correct.drop(columns="eeg").equals(correct_per_recording(windows(), list(SOURCES)).drop(columns="eeg"))
+    assert correct.drop(columns="eeg").equals(mark_correct_recordings(windows(), list(SOURCES)).drop(columns="eeg"))
     first = table[(table["subject"] == "p1") & (table["window"] == 0)].sort_values("recording")
     expected = first[columns].to_numpy().argmax(1) == first["label"].to_numpy()
     assert correct[correct["subject"] == "p1"]["eeg"].tolist() == expected.tolist()
@@ -66,20 +73,20 @@ def test_the_comparison_is_paired_and_with_the_best_single_modality() -> None:
         eeg=[0, 0, 0, 0, 0, 0, 0, 1],
         audio=[1, 1, 0, 0, 1, 0, 1, 0],
     )
-    found = compare(correct, ["eeg", "audio"])
+    found = compare_fusion(correct, ["eeg", "audio"])
     assert found.best_single == "audio"
     assert (found.fusion_only, found.single_only) == (3, 1)
     assert found.p_value == pytest.approx(2 * (1 + 4) / 2**4)  # both tails of 4 fair coins, 3 or more of a kind
     assert found.fusion_wins
     shuffled = correct.assign(fusion=correct["fusion"].to_numpy()[::-1])
-    assert compare(shuffled, ["eeg", "audio"]).fusion_only != found.fusion_only  # equal accuracy, other pairs
+    assert compare_fusion(shuffled, ["eeg", "audio"]).fusion_only != found.fusion_only  # equal accuracy, other pairs
 
 
 def test_equal_answers_are_no_win() -> None:
-    same = compare(of(fusion=[1, 0, 1, 1], eeg=[1, 0, 1, 1]), ["eeg"])
+    same = compare_fusion(of(fusion=[1, 0, 1, 1], eeg=[1, 0, 1, 1]), ["eeg"])
     assert (same.fusion_only, same.single_only, same.p_value) == (0, 0, 1.0)
     assert not same.fusion_wins
-    assert not compare(of(fusion=[0, 0, 1, 1], eeg=[1, 0, 1, 1]), ["eeg"]).fusion_wins
+    assert not compare_fusion(of(fusion=[0, 0, 1, 1], eeg=[1, 0, 1, 1]), ["eeg"]).fusion_wins
 
 
 def test_per_person_is_the_mean_over_that_persons_recordings() -> None:
@@ -92,11 +99,11 @@ def test_per_person_is_the_mean_over_that_persons_recordings() -> None:
 
 def test_the_table_shows_mean_and_sd_over_people_chance_and_bayes() -> None:
     correct = of(fusion=[1, 1, 1, 0, 0, 0, 0, 1], eeg=[1, 0, 0, 0, 1, 1, 1, 1])
-    lines = render(correct, ["eeg", "fusion"], 5, {"eeg": 0.9}).splitlines()
+    lines = format_accuracy_table(correct, ["eeg", "fusion"], 5, {"eeg": 0.9}).splitlines()
     assert lines[1].split() == ["eeg", "62.50", "53.03", "25.00", "100.00", "90.00"]
     assert lines[2].split() == ["fusion", "50.00", "35.36", "75.00", "25.00"]
     assert lines[3].split() == ["chance", "20.00"]
-    one = render(correct[:4], ["eeg"], 5, {}).splitlines()
+    one = format_accuracy_table(correct[:4], ["eeg"], 5, {}).splitlines()
     assert one[1].split() == ["eeg", "25.00", "-", "25.00"]
 
 
@@ -113,15 +120,15 @@ def folds(people: int) -> pd.DataFrame:
 
 def test_the_table_of_a_protocol_has_the_numbers_of_all_folds_together_and_of_each() -> None:
     table = folds(4)
-    correct = correct_per_recording(table, list(SOURCES))
-    lines = protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
+    correct = mark_correct_recordings(table, list(SOURCES))
+    lines = format_protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
     people = compute_subject_accuracy(correct, list(SOURCES)) * 100
     for line, source in zip(lines[1:6], SOURCES, strict=True):
         assert line.split() == [source, f"{people[source].mean():.2f}", f"{people[source].std(ddof=1):.2f}"]
     assert lines[6].split() == ["chance", "33.33"]
-    assert lines[7] == str(compare(correct, NAMES)) and "McNemar" in lines[7]
+    assert lines[7] == str(compare_fusion(correct, NAMES)) and "McNemar" in lines[7]
     start = next(n for n, line in enumerate(lines) if line.split() == ["fold", "people", *SOURCES])
-    assert lines[8:start] == text(correct, NAMES, N_CLASSES).splitlines()
+    assert lines[8:start] == format_statistics(correct, NAMES, N_CLASSES).splitlines()
     for number, line in enumerate(lines[start + 1 :]):
         own = [f"{people.loc[f'p{number}', s]:.2f}" for s in SOURCES]
         assert line.split() == [str(number), f"p{number}", *own]
@@ -130,18 +137,20 @@ def test_the_table_of_a_protocol_has_the_numbers_of_all_folds_together_and_of_ea
 
 def test_a_fold_of_several_people_is_the_mean_over_them() -> None:
     table = folds(4).assign(fold=0)
-    lines = protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
+    lines = format_protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
     assert lines[-1].split()[:3] == ["0", "4", "people"]
     assert lines[-1].split()[3:] == [line.split()[1] for line in lines[1:6]]
 
 
 def test_many_folds_have_no_line_each() -> None:
-    few, many = (protocol_table(folds(n), NAMES, N_CLASSES, {}).splitlines() for n in (LINES, LINES + 1))
-    assert len(few) - len(many) == LINES + 1 and not any(line.startswith("fold ") for line in many)
+    few, many = (
+        format_protocol_table(folds(n), NAMES, N_CLASSES, {}).splitlines() for n in (MAX_FOLD_LINES, MAX_FOLD_LINES + 1)
+    )
+    assert len(few) - len(many) == MAX_FOLD_LINES + 1 and not any(line.startswith("fold ") for line in many)
 
 
 def test_one_modality_alone_is_compared_with_nothing() -> None:
-    table = protocol_table(folds(2), ["eeg"], N_CLASSES, {})
+    table = format_protocol_table(folds(2), ["eeg"], N_CLASSES, {})
     assert not any(word in table for word in ("fusion", "late_mean", "McNemar", "oracle"))
     first = [line.split()[0] for line in table.splitlines()[1:]]
     assert first == ["eeg", "chance", "intervals:", "eeg", "chance", "fold", "0", "1"]
@@ -149,6 +158,6 @@ def test_one_modality_alone_is_compared_with_nothing() -> None:
 
 def test_collapse_warnings_are_counted_by_folds_in_one_line() -> None:
     findings = {0: [COLLAPSED, UNUSED, UNUSED], 1: [], 2: [COLLAPSED], 3: []}
-    (line,) = [x for x in protocol_table(folds(4), NAMES, N_CLASSES, findings).splitlines() if "warning" in x]
+    (line,) = [x for x in format_protocol_table(folds(4), NAMES, N_CLASSES, findings).splitlines() if "warning" in x]
     assert "one key (2 of 4)" in line and "a modality that is not used (1 of 4)" in line
-    assert "warning" not in protocol_table(folds(4), NAMES, N_CLASSES, dict.fromkeys(range(4), []))
+    assert "warning" not in format_protocol_table(folds(4), NAMES, N_CLASSES, dict.fromkeys(range(4), []))
