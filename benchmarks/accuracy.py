@@ -35,7 +35,7 @@ from eav_ray.data.split import list_labeled_recordings, make_split
 from eav_ray.models.bandpower import BandPower
 from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.models.mfcc import MFCC, SAMPLE_RATE_HZ
-from eav_ray.runtime.preprocess import preprocess, shard_store
+from eav_ray.runtime.preprocess import open_shard_store, preprocess
 from eav_ray.runtime.train import Dataset, open_dataset, plan_runs
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
@@ -313,7 +313,7 @@ def main() -> int:
     preprocessed: set[str] = set()
     for case in cases:
         e = make_experiment(case, folder)
-        store = shard_store(e).root
+        store = open_shard_store(e).root
         if store not in preprocessed:
             preprocess(override(e, {"runtime.engine": "deepspeed"}))
             preprocessed.add(store)

@@ -16,9 +16,9 @@ from benchmarks.common import Goal, finish_benchmark, parse_arguments
 from benchmarks.planted import FOLDS, SPEC, make_experiment
 from eav_ray.config import override
 from eav_ray.runtime import cluster
-from eav_ray.runtime.calibrate import plan_calibration
+from eav_ray.runtime.calibrate import plan_adaptation
 from eav_ray.runtime.groups import train_all_runs
-from eav_ray.runtime.predict import evaluate, open_checkpoint
+from eav_ray.runtime.predict import load_finished_checkpoint, predict_test_split
 from eav_ray.runtime.train import announce_workload, open_dataset, train
 from eav_ray.storage import Store
 from eav_ray.training.metrics import average_per_recording, predict_classes
@@ -33,10 +33,10 @@ def main() -> int:
     with cluster.connect_to_ray(e.runtime):
         data = open_dataset(e)
         paths = [train(override(e, {"fold.index": fold})) for fold in range(FOLDS)]
-        checkpoint_by_subject = {i.split("/")[0]: p for p in paths for i in open_checkpoint(p).split.test}
+        checkpoint_by_subject = {i.split("/")[0]: p for p in paths for i in load_finished_checkpoint(p).split.test}
         assert len(checkpoint_by_subject) == SPEC.n_subjects
         runs = {
-            (s, k): plan_calibration(e, data, p, s, k)
+            (s, k): plan_adaptation(e, data, p, s, k)
             for s, p in checkpoint_by_subject.items()
             for k in RECORDING_COUNTS
             if k
@@ -48,7 +48,9 @@ def main() -> int:
             scored = {i.split("/")[1] for i in runs[subject, RECORDING_COUNTS[-1]].split.test}
             for k in RECORDING_COUNTS:
                 checkpoint_path = path if not k else f"{Store(e.store.results)}/{prefixes[runs[subject, k].key]}"
-                table = average_per_recording(evaluate(e, checkpoint_path, data.shards, data.index, data.windows.ids))
+                table = average_per_recording(
+                    predict_test_split(e, checkpoint_path, data.shards, data.index, data.windows.ids)
+                )
                 table = table[(table["subject"] == subject) & table["recording"].isin(scored)]
                 correct = predict_classes(table, "fusion") == table["label"].to_numpy()
                 parts.append({"subject": subject, "recordings": k, "accuracy": correct.mean(), "scored": len(correct)})

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.data import arrow
-from eav_ray.runtime.reproduce import commit, hardware
+from eav_ray.runtime.reproduce import describe_commit, describe_hardware
 from eav_ray.storage import Store
 
 RESULTS_FOLDER = Path(__file__).parents[1] / "docs" / "results"
@@ -82,8 +82,8 @@ def format_page_head(title: str, command: str) -> list[str]:
     return [
         f"# {title}",
         "",
-        f"- {datetime.date.today()}, commit {commit()}",
-        f"- {hardware()}, Python {platform.python_version()}",
+        f"- {datetime.date.today()}, commit {describe_commit()}",
+        f"- {describe_hardware()}, Python {platform.python_version()}",
         f"- `{command}`",
         "",
     ]

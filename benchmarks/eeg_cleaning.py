@@ -225,7 +225,9 @@ def main() -> int:
         if all(getattr(default, key) == value for key, value in step.items()) or name == "blinks, artefacts=blinks":
             goals.append(Goal(f"{name}: median SNR gain", float(np.median(gain)), 0, " dB"))
 
-    rows = np.array(measure_interpolation(replace(BASE, correlation=EEGPreprocessing().bad_channel_correlation)))
+    rows = np.array(
+        measure_interpolation(replace(BASE, bad_channel_correlation=EEGPreprocessing().bad_channel_correlation))
+    )
     others = " | ".join(format_spread(rows[:, k], 1) for k in (0, 1))
     lines.append(f"| bad channels found and interpolated, the other channels | {others} | | | |")
     lines.append(f"| the same, the bad channels themselves | | {format_spread(rows[:, 2], 1)} | | | |")
@@ -246,7 +248,7 @@ def main() -> int:
         "|---|---|---|---|---|---|---|",
     ]
     for correlation in sorted({0.0, 0.3, 0.4, 0.5, 0.6, EEGPreprocessing().bad_channel_correlation}):
-        counts = count_detections(replace(BASE, correlation=correlation))
+        counts = count_detections(replace(BASE, bad_channel_correlation=correlation))
         for kind, (hit, miss, false) in counts.items():
             if kind != "uncorrelated" and correlation != EEGPreprocessing().bad_channel_correlation:
                 continue

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import format_spread, hardware
+from benchmarks.common import describe_hardware, format_spread
 from eav_ray.config import MODALITIES, Experiment, override
 from eav_ray.models.build import DataShapes, build_encoder, build_fusion
 from eav_ray.models.encoder import EncoderOutput
@@ -92,7 +92,7 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     lines = [
-        f"`python -m benchmarks.models`, {datetime.date.today()}, one core of {hardware()}. One window; median "
+        f"`python -m benchmarks.models`, {datetime.date.today()}, one core of {describe_hardware()}. One window; median "
         f"(range) of {RUNS} runs.",
         "",
         "| model | parameters | GMAC | predict, ms | train, ms |",

@@ -35,7 +35,7 @@ from eav_ray.data.synthetic import (
 )
 from eav_ray.report.table import format_collapse_warnings
 from eav_ray.runtime import cluster
-from eav_ray.runtime.predict import evaluate, open_checkpoint
+from eav_ray.runtime.predict import load_finished_checkpoint, predict_test_split
 from eav_ray.runtime.preprocess import preprocess
 from eav_ray.runtime.train import open_dataset, train
 from eav_ray.training.metrics import average_per_recording, predict_classes
@@ -247,9 +247,13 @@ def main() -> int:
             path = train(fold_experiment)
             data = open_dataset(fold_experiment)
             tables.append(
-                average_per_recording(evaluate(fold_experiment, path, data.shards, data.index, data.windows.ids))
+                average_per_recording(
+                    predict_test_split(fold_experiment, path, data.shards, data.index, data.windows.ids)
+                )
             )
-            warnings += [f"fold {fold}: {line}" for line in format_collapse_warnings(open_checkpoint(path).metrics)]
+            warnings += [
+                f"fold {fold}: {line}" for line in format_collapse_warnings(load_finished_checkpoint(path).metrics)
+            ]
     folds = np.repeat(np.arange(FOLDS), [len(t) for t in tables])
     return write_report(spec, pd.concat(tables, ignore_index=True), folds, e, warnings)
 

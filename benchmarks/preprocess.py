@@ -36,7 +36,7 @@ from eav_ray.data.manifest import Recording
 from eav_ray.data.session import PreparedEEG, prepare_eeg
 from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
 from eav_ray.runtime import cluster
-from eav_ray.runtime.preprocess import _run, chunks, shard_store
+from eav_ray.runtime.preprocess import _make_chunks, open_shard_store, plan_chunks
 
 RUNS = 5
 N_SUBJECTS = 4  # of the whole job
@@ -113,7 +113,7 @@ def time_ray_data(experiment: Experiment, shards: Path, cpus: float | None = Non
     options = ray.data.DataContext.get_current().execution_options
     options.resource_limits = ray.data.ExecutionResources.for_limits(cpu=cpus)
     began = time.perf_counter()
-    _run(e, chunks(e, listing), shard_store(e), 0)
+    _make_chunks(e, plan_chunks(e, listing), open_shard_store(e), 0)
     return time.perf_counter() - began
 
 

@@ -5,7 +5,7 @@ python jobs/evaluate.py  jobs/experiments/fusion.yaml --checkpoint results/runs/
 """
 
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.calibrate import calibrate
+from eav_ray.runtime.calibrate import adapt_to_subject
 from eav_ray.runtime.cli import Arguments, prepare_experiment, resolve_user_path, run_command
 
 
@@ -15,7 +15,7 @@ def main(arguments: Arguments) -> None:
         if not arguments.flags.get(flag):
             raise ConfigError("name the checkpoint and the person: --checkpoint best --subject subject9")
     path = resolve_user_path("--checkpoint", arguments.flags["checkpoint"])
-    adapted = calibrate(experiment, path, arguments.flags["subject"], arguments.parse_count("recordings", 10))
+    adapted = adapt_to_subject(experiment, path, arguments.flags["subject"], arguments.parse_count("recordings", 10))
     print(f"checkpoint: {adapted}")
 
 

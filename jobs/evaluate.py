@@ -9,7 +9,7 @@ inner folds, to fit a temperature on.
 """
 
 from eav_ray.runtime.cli import Arguments, prepare_experiment, resolve_user_path, run_command
-from eav_ray.runtime.evaluate import evaluate_checkpoint, evaluate_protocol
+from eav_ray.runtime.evaluate import evaluate_checkpoint, evaluate_cross_validation
 
 
 def main(arguments: Arguments) -> None:
@@ -17,9 +17,9 @@ def main(arguments: Arguments) -> None:
     out = resolve_user_path("--out", flags.get("out", ""))
     temperature = "temperature" in flags
     if flags.get("checkpoint"):
-        print(evaluate_checkpoint(experiment, flags["checkpoint"], out=out, temperature=temperature).text)
+        print(evaluate_checkpoint(experiment, flags["checkpoint"], out=out, fit_temperature=temperature).text)
     else:
-        print(evaluate_protocol(experiment, searched="search" in flags, out=out, temperature=temperature))
+        print(evaluate_cross_validation(experiment, searched="search" in flags, out=out, fit_temperature=temperature))
 
 
 if __name__ == "__main__":

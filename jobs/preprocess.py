@@ -6,19 +6,19 @@ python jobs/preprocess.py jobs/experiments/fusion.yaml data.root=/data/EAV --fra
 
 from eav_ray.runtime.check import format_problems
 from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
-from eav_ray.runtime.preprocess import preprocess, shard_store
-from eav_ray.runtime.quality import write_page
+from eav_ray.runtime.preprocess import open_shard_store, preprocess
+from eav_ray.runtime.quality import write_quality_page
 
 
 def main(arguments: Arguments) -> None:
     experiment = prepare_experiment(arguments, used_stores=("shards",))
     result = preprocess(experiment)
     windows = sum(s.rows for s in result.index.shards)
-    print(f"{windows} windows in {len(result.index.shards)} shards, {result.skipped} of them finished earlier")
+    print(f"{windows} windows in {len(result.index.shards)} shards, {result.n_skipped} of them finished earlier")
     print(f"{len(result.problems)} recordings or files set aside", *format_problems(result.problems), sep="\n")
-    table, page = write_page(experiment, result, frames="frames" in arguments.flags)
+    table, page = write_quality_page(experiment, result, frames="frames" in arguments.flags)
     print(table)
-    print(f"shards: {shard_store(experiment)}\nquality: {page}")
+    print(f"shards: {open_shard_store(experiment)}\nquality: {page}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ the search keeps as many as search.refit says. --next-best takes the next one wh
 
 from eav_ray.errors import ConfigError
 from eav_ray.runtime.cli import Arguments, resolve_user_path, run_command
-from eav_ray.runtime.pull import candidates, pull, studies
+from eav_ray.runtime.pull import format_candidates, format_studies, pull
 from eav_ray.training.plan import SELECTION_METRIC
 
 
@@ -24,9 +24,9 @@ def main(arguments: Arguments) -> None:
     if "list" in flags:
         n_shown = int(top or 20)
         print(
-            candidates(store, study, metric=flags.get("metric") or SELECTION_METRIC, top=n_shown)
+            format_candidates(store, study, metric=flags.get("metric") or SELECTION_METRIC, top=n_shown)
             if study
-            else studies(store)
+            else format_studies(store)
         )
         return
     if "metric" in flags:

@@ -9,7 +9,7 @@ the data root, which may be another data set of the same classes. --out: the res
 
 from eav_ray.errors import ConfigError
 from eav_ray.runtime.cli import Arguments, resolve_user_path, run_command
-from eav_ray.runtime.stress import Asked, run_robustness
+from eav_ray.runtime.stress import RobustnessOptions, run_robustness
 
 
 def main(arguments: Arguments) -> None:
@@ -19,7 +19,7 @@ def main(arguments: Arguments) -> None:
     store = str(changes.pop("store.results", "results"))
     out = resolve_user_path("--out" if "out" in flags else "store.results", flags.get("out") or store)
     modalities, kinds = (tuple(filter(None, flags.get(f, "").split(","))) for f in ("modalities", "kinds"))
-    request = Asked(modalities, arguments.parse_count("steps", 3), kinds, "all" in flags)
+    request = RobustnessOptions(modalities, arguments.parse_count("steps", 3), kinds, "all" in flags)
     print(run_robustness(arguments.paths[0], changes, request, out).text)
 
 

@@ -27,12 +27,12 @@ from eav_ray.data.upload import make_windows, parse_upload
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import access
 from eav_ray.runtime.access import hash_token
-from eav_ray.runtime.app import Limits, Service, make_app
+from eav_ray.runtime.app import Limits, PredictionService, make_app
 from eav_ray.training.predictor import build_prediction_trees
 from tests.serving import Sent, audio, jpeg, message, predictor, profile
 
 SENT = Sent(5)
-LIMITS = Limits(body_bytes=2_000_000, streams=2, idle_s=0.6, in_a_row=5)
+LIMITS = Limits(max_body_bytes=2_000_000, max_streams=2, idle_timeout_s=0.6, max_unusable_messages=5)
 TOKEN = "a-token-of-some-length"
 
 
@@ -177,7 +177,7 @@ BAD = {
     "an empty object": b"{}",
     "half a character": b'{"\\ud800": 1}',
     "another key": b'{"vidio": 1}',
-    "too long": b" " * (LIMITS.body_bytes + 1),
+    "too long": b" " * (LIMITS.max_body_bytes + 1),
 }
 
 
@@ -238,14 +238,14 @@ def test_other_paths_and_methods_say_what_there_is(client: TestClient) -> None:
 
 
 def test_too_many_requests_are_told_to_come_again() -> None:
-    with TestClient(make_app(predictor(), "tiny", limits=Limits(requests=0))) as client:
+    with TestClient(make_app(predictor(), "tiny", limits=Limits(max_requests=0))) as client:
         done = client.post("/predict", json=SENT.tree("audio"))
         assert done.status_code == 503 and "try again" in done.json()["error"]
 
 
 def test_work_that_nobody_waits_for_any_more_counts_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that come and go pile up no bodies."""
-    service, go, answered = Service(predictor(), "tiny", Limits()), threading.Event(), []
+    service, go, answered = PredictionService(predictor(), "tiny", Limits()), threading.Event(), []
 
     def slow(body: bytes) -> dict[str, Any]:
         go.wait(10)
@@ -263,15 +263,15 @@ def test_work_that_nobody_waits_for_any_more_counts_until_it_is_done(monkeypatch
     async def all_of_it() -> None:
         tasks = [asyncio.create_task(asked(body)) for body in (b"runs", b"waits", b"stays")]
         await asyncio.sleep(0.05)
-        assert service._requests == 3
+        assert service._n_requests == 3
         tasks[0].cancel()
         tasks[1].cancel()
         await asyncio.sleep(0.05)
-        assert service._requests == 2  # the one that is computed, and the one that still wants its answer
+        assert service._n_requests == 2  # the one that is computed, and the one that still wants its answer
         go.set()
         assert (await tasks[2]).status_code == 200
         await asyncio.sleep(0.05)
-        assert service._requests == 0 and answered == [b"runs", b"stays"]
+        assert service._n_requests == 0 and answered == [b"runs", b"stays"]
 
     asyncio.run(all_of_it())
 
@@ -312,7 +312,7 @@ def test_a_stream_that_says_nothing_usable_is_told_so_and_goes_on(client: TestCl
 
 
 def test_a_stream_of_rubbish_and_one_of_nothing_end(client: TestClient) -> None:
-    for count, reason in ((LIMITS.in_a_row, "in a row"), (0, "nothing came")):
+    for count, reason in ((LIMITS.max_unusable_messages, "in a row"), (0, "nothing came")):
         began = time.monotonic()
         with client.websocket_connect("/stream") as socket, pytest.raises(WebSocketDisconnect) as told:
             for _ in range(count):

@@ -17,12 +17,12 @@ from eav_ray.runtime.beside import (
     AuditedCheckpoint,
     EvaluatedCheckpoint,
     collect_related,
+    collect_searches,
     collect_stored_protocols,
     compare_protocols,
-    of_searches,
-    recorded_eav,
+    is_recorded_eav,
 )
-from eav_ray.runtime.evidence import Subject, write
+from eav_ray.runtime.evidence import PageInfo, write_results_page
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from tests.report.test_measure import MODALITIES, predictions
@@ -37,7 +37,7 @@ def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
     data: Any = SimpleNamespace(windows=windows, index=windows.index, shards=Store(tmp_path / "shards"))
     here = override(Experiment(), {"store.results": str(tmp_path / "results")})
     with pytest.raises(DataError, match=r"fails the leak audit, so there is no page of it: split, derived again"):
-        write(here, data, [fold], Subject("t", "a", "b", "loso"), str(tmp_path / "page"))
+        write_results_page(here, data, [fold], PageInfo("t", "a", "b", "loso"), str(tmp_path / "page"))
     assert not (tmp_path / "page").exists()
 
 
@@ -56,7 +56,7 @@ def test_only_recorded_eav_is_held_against_the_published_rows(
     data: dict[str, Any], index: dict[str, Any], real: bool
 ) -> None:
     opened: Any = SimpleNamespace(shards=SimpleNamespace(read_json=lambda name: index))
-    assert recorded_eav(override(Experiment(), data), opened) is real
+    assert is_recorded_eav(override(Experiment(), data), opened) is real
 
 
 def test_the_reader_knows_who_was_planted_even_among_others(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: 
     sections, found = collect_related(results, [opened], unread)
     assert sections == [] and found == {"ablation": None, "stress": None}
     assert len(unread) == 2 and "ablations/a" in unread[0] and "stress/a" in unread[1]
-    assert of_searches(results, [opened], Experiment(), unread) == ([], [])
+    assert collect_searches(results, [opened], Experiment(), unread) == ([], [])
     assert len(unread) == 4 and "searches/s" in unread[2] and "searches/t" in unread[3]
 
 

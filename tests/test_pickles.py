@@ -49,9 +49,9 @@ from eav_ray.models.video import ViT
 from eav_ray.models.weights import load_pretrained
 from eav_ray.runtime import eeg_stage, protocol, tune
 from eav_ray.runtime.check import check_dataset
-from eav_ray.runtime.predict import open_checkpoint
-from eav_ray.runtime.preprocess import Chunk, _write, chunks, open_index, preprocess, shard_store
-from eav_ray.runtime.pull import pull, studies
+from eav_ray.runtime.predict import load_finished_checkpoint
+from eav_ray.runtime.preprocess import Chunk, _write_chunk, open_index, open_shard_store, plan_chunks, preprocess
+from eav_ray.runtime.pull import format_studies, pull
 from eav_ray.runtime.score import ScoringTask, _format_table_name, score_checkpoints
 from eav_ray.search.study import StudyClient
 from eav_ray.storage import COMMIT, Store, sha256
@@ -161,12 +161,17 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
         row: dict[str, Any] = {"unit": 0, "eeg": b"", "facts": "{}"}
         if medium == "eeg":
             batch = {"person": np.array([0])}
-            made = eeg_stage._prepare(
-                batch, unit_indices_by_subject=[[0]], wanted=[unit], data=data, preprocessing=PROFILE, whole={}
+            made = eeg_stage._prepare_subject(
+                batch,
+                unit_indices_by_subject=[[0]],
+                recording_units=[unit],
+                data=data,
+                preprocessing=PROFILE,
+                subject_recordings={},
             )
             row = {k: v[0] for k, v in next(made).items()}
         todo, root = [Chunk("c", unit)], str(folder / "shards")
-        _write(row, todo=todo, deadly={}, data=data, preprocessing=PROFILE, root=root, n_chans=n_chans)
+        _write_chunk(row, todo=todo, crash_reasons={}, data=data, preprocessing=PROFILE, root=root, n_chans=n_chans)
         told = Store(root).read_json("records/c.json")
         assert told["rows"] == 0 and name in told["problems"][0]["reason"]
 
@@ -199,13 +204,13 @@ def own_experiment(folder: Path) -> Experiment:
 
 def index(folder: Path) -> Place:
     e = own_experiment(folder)
-    return Place(partial(shard_store(e).write, INDEX_FILE), lambda: open_index(e), INDEX_FILE)
+    return Place(partial(open_shard_store(e).write, INDEX_FILE), lambda: open_index(e), INDEX_FILE)
 
 
 def record(folder: Path) -> Place:
     e = own_experiment(folder)
-    (chunk,) = chunks(e, sets.scan_dataset(e.data)[1])
-    return Place(partial(shard_store(e).write, f"records/{chunk.name}.json"), lambda: preprocess(e), chunk.name)
+    (chunk,) = plan_chunks(e, sets.scan_dataset(e.data)[1])
+    return Place(partial(open_shard_store(e).write, f"records/{chunk.name}.json"), lambda: preprocess(e), chunk.name)
 
 
 def seen(shards: Shards, folder: Path) -> None:
@@ -259,7 +264,7 @@ def checkpoint(folder: Path, name: str, use: Callable[[Store, str], object]) -> 
 
 
 def opened(store: Store, prefix: str) -> None:
-    open_checkpoint(f"{store}/{prefix}")
+    load_finished_checkpoint(f"{store}/{prefix}")
 
 
 def continued(store: Store, prefix: str) -> None:
@@ -293,7 +298,7 @@ def pulled(folder: Path, name: str) -> Place:
     def read() -> None:
         shutil.rmtree(folder / "mine", ignore_errors=True)
         pull(str(store), str(folder / "mine"))
-        studies(str(store))
+        format_studies(str(store))
 
     return Place(put, read, {"best.json": "best.json", "extra.pkl": ""}.get(name, prefix))
 

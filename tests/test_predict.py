@@ -13,10 +13,10 @@ from eav_ray.data.shard import ShardIndex
 from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import DataShapes
-from eav_ray.runtime.export import Table
+from eav_ray.runtime.export import TableWriter
 from eav_ray.runtime.predict import check_windows
-from eav_ray.runtime.rows import raw_rows
-from eav_ray.runtime.stress import _same_data
+from eav_ray.runtime.rows import cut_raw_windows
+from eav_ray.runtime.stress import _is_training_dataset
 from eav_ray.training.checkpoint import Checkpoint
 from eav_ray.training.loop import Position
 
@@ -45,15 +45,17 @@ def test_what_does_not_change_its_windows_may_differ(change: dict[str, Any]) -> 
 def test_a_copy_of_a_data_set_holds_the_people_who_were_trained_on(data: Any, same: bool) -> None:
     there = override(Experiment(), {"data.set": data, "data.root": "/data/here"})
     checkpoint = replace(trained(), experiment=there)
-    assert _same_data(checkpoint, override(there, {"data.root": "/mnt/a/copy"})) == same
-    assert _same_data(checkpoint, there)
+    assert _is_training_dataset(checkpoint, override(there, {"data.root": "/mnt/a/copy"})) == same
+    assert _is_training_dataset(checkpoint, there)
 
 
 def test_a_recording_with_nothing_to_predict_from_is_told() -> None:
     e, shapes = trained().experiment, DataShapes(30, 2)
     units: Any = [(Recording("p", "1", 0, "", 0),)]
     row = {"unit": 0, "facts": "{}", "eeg": b""}
-    (made,) = raw_rows(row, units=units, preprocessing=e.preprocessing, modalities=("audio", "eeg"), shapes=shapes)
+    (made,) = cut_raw_windows(
+        row, units=units, preprocessing=e.preprocessing, modalities=("audio", "eeg"), shapes=shapes
+    )
     assert made["reason"] == "it has none of the modalities" and not made["has_audio"] and not made["has_eeg"]
 
 
@@ -62,12 +64,12 @@ def test_a_table_that_cannot_be_written_is_told_before_anything_is_computed(tmp_
     (tmp_path / f"folder{suffix}").mkdir()
     (tmp_path / "file").touch()
     for path in (tmp_path / f"folder{suffix}", tmp_path / "file" / f"p{suffix}"):
-        with pytest.raises(DataError, match=f"cannot write {path}: "), Table(path):
+        with pytest.raises(DataError, match=f"cannot write {path}: "), TableWriter(path):
             raise AssertionError
-    with pytest.raises(KeyError), Table(tmp_path / f"half{suffix}") as table:
+    with pytest.raises(KeyError), TableWriter(tmp_path / f"half{suffix}") as table:
         table.add(pd.DataFrame({"a": [1]}))
         raise KeyError
-    with Table(tmp_path / f"whole{suffix}") as table:
+    with TableWriter(tmp_path / f"whole{suffix}") as table:
         table.add(pd.DataFrame({"a": [1]}))
         table.add(pd.DataFrame({"a": [2]}))
     assert {p.name for p in tmp_path.iterdir()} == {f"folder{suffix}", "file", f"whole{suffix}"}

@@ -10,7 +10,14 @@ from eav_ray.data import artefacts, face
 from eav_ray.data.manifest import Listing, Recording
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import cluster
-from eav_ray.runtime.preprocess import Chunk, _is_done, chunks, content_of, require_extras, shard_store
+from eav_ray.runtime.preprocess import (
+    Chunk,
+    _is_done,
+    open_shard_store,
+    plan_chunks,
+    require_preprocessing_extras,
+    select_content_settings,
+)
 from eav_ray.storage import Store
 
 PROBLEM = {"subject": "p1", "recording": "001", "file": "a.mp4", "reason": "takes over 120 s to decode"}
@@ -52,23 +59,23 @@ CHANGES = [
 
 def test_shards_of_different_windows_never_share_a_folder() -> None:
     base = override(Experiment(), {"data.root": "here"})
-    stores = [shard_store(e).root for e in (base, *(override(base, change) for change in CHANGES))]
+    stores = [open_shard_store(e).root for e in (base, *(override(base, change) for change in CHANGES))]
     assert len(set(stores)) == len(stores)
 
 
 @pytest.mark.parametrize("change", [{"chunk": 7}, {"file_timeout_s": 5}, {"on_bad": "fail"}])
 def test_what_leaves_windows_as_they_are_leaves_shards_where_they_are(change: dict) -> None:
-    assert content_of(replace(Preprocessing(), **change)) == content_of(Preprocessing())
+    assert select_content_settings(replace(Preprocessing(), **change)) == select_content_settings(Preprocessing())
 
 
 def test_a_chunk_of_a_file_that_changed_is_another_chunk(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"one")
     listing = Listing((Recording("p1", "001", 0, "speaking", 0, audio=str(path)),))
-    (before,) = chunks(Experiment(), listing)
-    assert chunks(Experiment(), listing) == [before]
+    (before,) = plan_chunks(Experiment(), listing)
+    assert plan_chunks(Experiment(), listing) == [before]
     path.write_bytes(b"other")
-    (after,) = chunks(Experiment(), listing)
+    (after,) = plan_chunks(Experiment(), listing)
     assert before.name != after.name and before.recordings == after.recordings
 
 
@@ -78,11 +85,11 @@ def test_optional_packages_are_asked_for_only_where_they_are_used(monkeypatch: p
 
     monkeypatch.setattr(face, "require", missing)
     monkeypatch.setattr(artefacts, "require", missing)
-    require_extras(Experiment())
+    require_preprocessing_extras(Experiment())
     for change in ({"profile.video.crop": "face"}, {"profile.eeg.artefacts": "all"}):
         with pytest.raises(ConfigError, match="not installed"):
-            require_extras(override(Experiment(), change))
-        require_extras(override(Experiment(), change | {"data.modalities": ["audio"]}))
+            require_preprocessing_extras(override(Experiment(), change))
+        require_preprocessing_extras(override(Experiment(), change | {"data.modalities": ["audio"]}))
 
 
 def test_the_ray_that_is_pinned_has_the_interval_that_is_shortened() -> None:

@@ -14,7 +14,7 @@ from eav_ray.data.split import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import DataShapes
 from eav_ray.runtime.demo import pull_if_missing
-from eav_ray.runtime.pull import candidates, pull, studies
+from eav_ray.runtime.pull import format_candidates, format_studies, pull
 from eav_ray.search.study import build_candidates_table
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
@@ -65,7 +65,7 @@ def test_studies_are_listed_and_what_is_not_finished_says_so(store: Store) -> No
     best(store, "one")
     best(store, "other", value=0.5)
     store.write("searches/unfinished/journal", b"")
-    lines = studies(str(store)).splitlines()
+    lines = format_studies(str(store)).splitlines()
     shown = [line.split()[:3] for line in lines[1:]]
     assert shown == [["one", "0.7500", "3"], ["other", "0.5000", "3"], ["unfinished", "not", "finished;"]]
 
@@ -125,22 +125,22 @@ def test_candidates_of_a_search_that_still_runs_are_listed_by_any_metric(store: 
         for fold, score in enumerate(scores)
     ]
     store.write("searches/one/trials.parquet", arrow.encode_dataframe(build_candidates_table(rows)))
-    lines = candidates(str(store), "one").splitlines()
+    lines = format_candidates(str(store), "one").splitlines()
     assert [line.split()[:4] for line in lines[2:]] == [
         ["1", "0.5500", "2", "COMPLETE"],
         ["0", "0.3000", "2", "COMPLETE"],
         ["2", "0.9000", "1", "PRUNED"],
         ["3", "nan", "1", "FAIL"],
     ]
-    lines = candidates(str(store), "one", metric="validation_window_accuracy", top=1).splitlines()
+    lines = format_candidates(str(store), "one", metric="validation_window_accuracy", top=1).splitlines()
     assert lines[2].split()[0] == "0" and len(lines) == 3
     with pytest.raises(ConfigError, match="--metric=accuracy is not in searches/one/trials.parquet; it has valid"):
-        candidates(str(store), "one", metric="accuracy")
+        format_candidates(str(store), "one", metric="accuracy")
     with pytest.raises(ConfigError, match='no such study on; it has one; did you mean "one"'):
-        candidates(str(store), "on")
+        format_candidates(str(store), "on")
     store.write("searches/one/trials.parquet", arrow.encode_dataframe(pd.DataFrame({"fold": [1]})))
     with pytest.raises(DataError, match="is damaged: it has no column candidate"):
-        candidates(str(store), "one")
+        format_candidates(str(store), "one")
 
 
 def test_several_studies_need_a_name(store: Store, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_damaged_record_is_a_data_error(store: Store, record: Any, tmp_path: P
         pull(str(store), str(tmp_path / "mine"))
     if not isinstance(record, dict):
         with pytest.raises(DataError, match="damaged"):
-            studies(str(store))
+            format_studies(str(store))
 
 
 def test_a_checkpoint_that_was_replaced_since_is_refused(store: Store, tmp_path: Path) -> None:

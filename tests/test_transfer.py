@@ -16,15 +16,15 @@ from eav_ray.data.shard import ShardFile, ShardIndex
 from eav_ray.data.split import LabeledRecording, Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.build import Classifier, ClassifierOutput, DataShapes
-from eav_ray.runtime.predict import check_profile
+from eav_ray.runtime.predict import check_preprocessing
 from eav_ray.runtime.score import ScoringTask, _Scorer
 from eav_ray.runtime.transfer import (
-    is_own,
-    labels_of,
-    refuse_known,
-    restricted,
-    shared_classes,
-    shared_modalities,
+    check_subjects_unseen,
+    is_training_dataset,
+    map_labels,
+    restrict_to_classes,
+    select_shared_classes,
+    select_shared_modalities,
 )
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
@@ -53,41 +53,41 @@ def target(**changes: Any) -> Experiment:
 
 def test_a_readers_data_set_is_one_wherever_it_lies_and_a_table_where_it_is_the_same() -> None:
     eav = trained(**{"data.set": "eav", "data.root": "/here"})
-    assert is_own(target(**{"data.set": "eav", "data.root": "/there"}), eav, OTHER)
-    assert not is_own(target(**{"data.set": "ravdess", "data.root": "/here"}), eav, OTHER)
+    assert is_training_dataset(target(**{"data.set": "eav", "data.root": "/there"}), eav, OTHER)
+    assert not is_training_dataset(target(**{"data.set": "ravdess", "data.root": "/here"}), eav, OTHER)
     mine = trained(**{"data.set": "manifest", "data.root": "/here.csv"})
     there = target(**{"data.set": "manifest", "data.root": "/there.csv"})
-    assert not is_own(there, mine, OTHER)
-    assert is_own(there, mine, INDEX)  # moved
-    assert is_own(target(**{"data.set": "manifest", "data.root": "/here.csv"}), mine, OTHER)  # made anew
-    assert is_own(there, replace(mine, data=""), OTHER)  # of an earlier version, which does not say
+    assert not is_training_dataset(there, mine, OTHER)
+    assert is_training_dataset(there, mine, INDEX)  # moved
+    assert is_training_dataset(target(**{"data.set": "manifest", "data.root": "/here.csv"}), mine, OTHER)  # made anew
+    assert is_training_dataset(there, replace(mine, data_digest=""), OTHER)  # of an earlier version, which does not say
 
 
 @pytest.mark.parametrize("seen", ["p1", "p3"])
 def test_people_of_its_own_data_set_that_it_was_trained_on_or_chosen_by_are_refused(seen: str) -> None:
     items = [LabeledRecording(f"{p}/9", p, 0, "speaking", 0) for p in ("p4", seen)]
     with pytest.raises(ConfigError, match=rf"trained on this very data set, {seen} among.*its own test side"):
-        refuse_known(items, trained(), "best")
-    refuse_known(items[:1], trained(), "best")
+        check_subjects_unseen(items, trained(), "best")
+    check_subjects_unseen(items[:1], trained(), "best")
 
 
 # --- classes ---
 
 
 def test_classes_are_shared_by_name_in_the_checkpoints_order() -> None:
-    shared = shared_classes(RAVDESS.classes, CREMAD.classes, "ravdess", "cremad")
+    shared = select_shared_classes(RAVDESS.classes, CREMAD.classes, "ravdess", "cremad")
     assert shared == ("Neutral", "Sadness", "Anger", "Happiness") and set(shared) == set(CREMAD.classes)
     with pytest.raises(ConfigError, match="have 1 classes in common.*knows a, b; the data set has b, c"):
-        shared_classes(("a", "b"), ("b", "c"), "x", "y")
+        select_shared_classes(("a", "b"), ("b", "c"), "x", "y")
 
 
 def test_labels_and_logits_follow_the_names() -> None:
     """Each recording's logits say which class they are of, so that a wrong column or label would show."""
     theirs, mine = RAVDESS.classes, CREMAD.classes
-    shared = shared_classes(theirs, mine, "ravdess", "cremad")
+    shared = select_shared_classes(theirs, mine, "ravdess", "cremad")
     items = [LabeledRecording(f"p/{k}", "p", label, "speaking", 0) for label, k in enumerate(mine)]
     items.append(LabeledRecording("p/heard", "p", 0, "listening", 0))
-    label_of = labels_of(items, mine, shared)
+    label_of = map_labels(items, mine, shared)
     assert label_of == {f"p/{k}": shared.index(k) for k in mine}
 
     # Calmness is what the model would say, were it asked; of the others it knows the right one.
@@ -100,7 +100,7 @@ def test_labels_and_logits_follow_the_names() -> None:
     output = ClassifierOutput(logits, {"audio": logits, "eeg": logits}, weights, weights)
     present = np.array([[True, False]] * 4)
     table = build_predictions(output, ids, present, ["audio", "eeg"], np.arange(4))
-    found = restricted(table, theirs, shared, label_of, ("audio",))
+    found = restrict_to_classes(table, theirs, shared, label_of, ("audio",))
     assert [c for c in found.columns if c.startswith("fusion.")] == [f"fusion.logit_{k}" for k in range(4)]
     assert not [c for c in found.columns if "eeg" in c]
     for source in ("fusion", "late_mean", "audio"):
@@ -112,31 +112,33 @@ def test_labels_and_logits_follow_the_names() -> None:
 
 
 def test_modalities_are_those_of_both() -> None:
-    shown, told = shared_modalities(target(**{"data.modalities": ["audio", "video"]}), trained(), 0, "best")
+    shown, told = select_shared_modalities(target(**{"data.modalities": ["audio", "video"]}), trained(), 0, "best")
     assert shown == ("audio",)
     assert told == ["masked, as not in data.modalities: eeg", "ignored, as never trained on: video"]
     with pytest.raises(ConfigError, match="data.modalities names video, but best was trained on audio, eeg: none"):
-        shared_modalities(target(**{"data.modalities": ["video"]}), trained(), 0, "best")
+        select_shared_modalities(target(**{"data.modalities": ["video"]}), trained(), 0, "best")
 
 
 def test_another_montage_is_masked_and_told_or_refused_where_there_is_nothing_else() -> None:
     both = target(**{"data.modalities": ["audio", "eeg"]})
-    assert shared_modalities(both, trained(), 30, "best")[0] == ("audio", "eeg")
-    shown, told = shared_modalities(both, trained(), 19, "best")
+    assert select_shared_modalities(both, trained(), 30, "best")[0] == ("audio", "eeg")
+    shown, told = select_shared_modalities(both, trained(), 19, "best")
     assert shown == ("audio",) and told == [
         "eeg is masked: 19 channels here, 30 there, so it is another montage",
     ]
     with pytest.raises(DataError, match="19 EEG channels, but best was trained on 30"):
-        shared_modalities(target(**{"data.modalities": ["eeg"]}), trained(), 19, "best")
+        select_shared_modalities(target(**{"data.modalities": ["eeg"]}), trained(), 19, "best")
 
 
 def test_only_what_is_seen_needs_the_same_profile() -> None:
     other = target(**{"profile.eeg.low_hz": 1.0})
-    check_profile(other, trained(), "best", ("audio",))
+    check_preprocessing(other, trained(), "best", ("audio",))
     with pytest.raises(ConfigError, match=r"profile\.eeg\.low_hz"):
-        check_profile(other, trained(), "best", ("audio", "eeg"))
+        check_preprocessing(other, trained(), "best", ("audio", "eeg"))
     with pytest.raises(ConfigError, match=r"profile\.window_s"):
-        check_profile(target(**{"profile.window_s": 6, "model.audio.max_length": 600}), trained(), "best", ("audio",))
+        check_preprocessing(
+            target(**{"profile.window_s": 6, "model.audio.max_length": 600}), trained(), "best", ("audio",)
+        )
 
 
 def small() -> Experiment:

@@ -105,7 +105,7 @@ def compare_variant_pairs(common: pd.DataFrame, pairs: Sequence[tuple[str, str]]
     """
     uncorrected = [compare_paired(common, ours, {other: common[other]})[0] for ours, other in pairs]
     adjusted = holm([one.p_value for one in uncorrected])
-    return [replace(one, holm=p) for one, p in zip(uncorrected, adjusted, strict=True)]
+    return [replace(one, holm_p_value=p) for one, p in zip(uncorrected, adjusted, strict=True)]
 
 
 def comparison_to_dict(comparison: PairedComparison) -> dict[str, Any]:

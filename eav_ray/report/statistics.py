@@ -194,7 +194,7 @@ def compare_paired(
         p, effect = signed_rank(means)
         comparisons.append(PairedComparison(ours, name, _compute_interval(values, seed), len(values), p, effect))
     adjusted = holm([one.p_value for one in comparisons])
-    return [replace(one, holm=p) for one, p in zip(comparisons, adjusted, strict=True)]
+    return [replace(one, holm_p_value=p) for one, p in zip(comparisons, adjusted, strict=True)]
 
 
 def compare_all_pairs(correct: pd.DataFrame, sources: Sequence[str], *, seed: int = 0) -> list[PairedComparison]:
@@ -203,7 +203,7 @@ def compare_all_pairs(correct: pd.DataFrame, sources: Sequence[str], *, seed: in
     for n, ours in enumerate(sources):
         comparisons += compare_paired(correct, ours, {other: correct[other] for other in sources[n + 1 :]}, seed=seed)
     adjusted = holm([one.p_value for one in comparisons])
-    return [replace(one, holm=p) for one, p in zip(comparisons, adjusted, strict=True)]
+    return [replace(one, holm_p_value=p) for one, p in zip(comparisons, adjusted, strict=True)]
 
 
 def signed_rank(differences: np.ndarray) -> tuple[float, float]:

@@ -5,13 +5,13 @@ from eav_ray.data.split import list_labeled_recordings, make_adaptation_split
 from eav_ray.errors import ConfigError
 from eav_ray.runtime import cluster
 from eav_ray.runtime.groups import train_all_runs
-from eav_ray.runtime.predict import check_channels, check_windows, open_checkpoint
+from eav_ray.runtime.predict import check_channels, check_windows, load_finished_checkpoint
 from eav_ray.runtime.train import Dataset, announce_workload, open_dataset
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training.plan import Run, plan_adaptation_run
 
 
-def plan_calibration(experiment: Experiment, data: Dataset, path: str, subject: str, recordings: int) -> Run:
+def plan_adaptation(experiment: Experiment, data: Dataset, path: str, subject: str, recordings: int) -> Run:
     """The training of one calibration.
 
     Args:
@@ -20,33 +20,38 @@ def plan_calibration(experiment: Experiment, data: Dataset, path: str, subject: 
     """
     if problem := experiment.runtime.find_batch_problem("train.calibration.batch", experiment.train.adaptation.batch):
         raise ConfigError(problem)
-    checkpoint, (store, name) = open_checkpoint(path), split_store_path(path)
-    own = checkpoint.experiment
+    checkpoint, (store, name) = load_finished_checkpoint(path), split_store_path(path)
+    trained_experiment = checkpoint.experiment
     check_windows(experiment, checkpoint, data.index, path)
-    if "eeg" in own.data.modalities:
+    if "eeg" in trained_experiment.data.modalities:
         check_channels(experiment, checkpoint, data.index.eeg_channels, path)
-    now = to_dict(experiment)
-    batches = {f"{key}.batch": section.batch for key, section in _optims(experiment).items()}
+    current = to_dict(experiment)
+    batches = {f"{key}.batch": section.batch for key, section in _list_optimizer_sections(experiment).items()}
     # Batches too, though only that of the calibration counts: the workers of now must divide all of them.
     e = override(
-        own,
-        {"runtime": now["runtime"], "store": now["store"], "train.calibration": now["train"]["calibration"], **batches},
+        trained_experiment,
+        {
+            "runtime": current["runtime"],
+            "store": current["store"],
+            "train.calibration": current["train"]["calibration"],
+            **batches,
+        },
     )
-    items = list_labeled_recordings(data.windows.ids, own.data, own.seed)
+    items = list_labeled_recordings(data.windows.ids, trained_experiment.data, trained_experiment.seed)
     adaptation_split = make_adaptation_split(checkpoint.split, items, subject, recordings)
     return plan_adaptation_run(e, adaptation_split, data.digest, path, sha256(store.read(f"{name}/{COMMIT}")))
 
 
-def _optims(experiment: Experiment) -> dict[str, OptimConfig]:
+def _list_optimizer_sections(experiment: Experiment) -> dict[str, OptimConfig]:
     train, encoders = experiment.train, experiment.train.encoders
     named = {f"train.encoders.{m}": getattr(encoders, m) for m in MODALITIES}
     return {"optim": experiment.optim, "train.joint": train.joint} | named
 
 
-def calibrate(experiment: Experiment, path: str, subject: str, recordings: int) -> str:
+def adapt_to_subject(experiment: Experiment, path: str, subject: str, recordings: int) -> str:
     """Returns the path of the calibrated checkpoint, whose test side is the rest of the person's recordings."""
     data = open_dataset(experiment)
-    run = plan_calibration(experiment, data, path, subject, recordings)
+    run = plan_adaptation(experiment, data, path, subject, recordings)
     with cluster.connect_to_ray(experiment.runtime):
         announce_workload(experiment, [run], data)
         checkpoint_prefixes = train_all_runs(

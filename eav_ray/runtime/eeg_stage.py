@@ -21,78 +21,88 @@ from eav_ray.data.manifest import Recording
 from eav_ray.data.session import PreparedEEG, prepare_eeg
 from eav_ray.errors import DataError
 
-Unit = tuple[Recording, ...]  # recordings of one person that a later stage takes together
-BLOCK = 2**20  # bytes: a later stage is to get each unit as soon as it is ready, not a person's units together
+RecordingUnit = tuple[Recording, ...]  # recordings of one person that a later stage takes together
+MAX_BLOCK_BYTES = (
+    2**20
+)  # bytes: a later stage is to get each unit as soon as it is ready, not a person's units together
 
 
-def units(
-    data: DataConfig, preprocessing: Preprocessing, wanted: list[Unit], listed: tuple[Recording, ...] = ()
+def prepare_eeg_units(
+    data: DataConfig,
+    preprocessing: Preprocessing,
+    recording_units: list[RecordingUnit],
+    all_recordings: tuple[Recording, ...] = (),
 ) -> ray.data.Dataset:
     """One row a unit: `unit` (its number), and its EEG for `unpack`.
 
     Args:
         listed: All recordings of the people, where `wanted` may lack some: `profile.eeg.align` looks at all.
     """
-    if "eeg" not in data.modalities or all(r.eeg is None for unit in wanted for r in unit):
-        rows = [{"unit": i, "eeg": b"", "facts": "{}"} for i in range(len(wanted))]
+    if "eeg" not in data.modalities or all(r.eeg is None for unit in recording_units for r in unit):
+        rows = [{"unit": i, "eeg": b"", "facts": "{}"} for i in range(len(recording_units))]
         return ray.data.from_items(rows, override_num_blocks=len(rows))
-    ray.data.DataContext.get_current().target_max_block_size = BLOCK
+    ray.data.DataContext.get_current().target_max_block_size = MAX_BLOCK_BYTES
     unit_indices_by_subject = [
-        list(g) for _, g in groupby(range(len(wanted)), key=lambda i: wanted[i][0].subject if wanted[i] else "")
+        list(g)
+        for _, g in groupby(
+            range(len(recording_units)), key=lambda i: recording_units[i][0].subject if recording_units[i] else ""
+        )
     ]
     rows = [{"person": i} for i in range(len(unit_indices_by_subject))]
-    whole: dict[str, list[Recording]] = {}
+    subject_recordings: dict[str, list[Recording]] = {}
     if preprocessing.eeg.align != "none":
-        for recording in listed or [r for unit in wanted for r in unit]:
-            whole.setdefault(recording.subject, []).append(recording)
+        for recording in all_recordings or [r for unit in recording_units for r in unit]:
+            subject_recordings.setdefault(recording.subject, []).append(recording)
     work: Any = partial(
-        _prepare,
+        _prepare_subject,
         unit_indices_by_subject=unit_indices_by_subject,
-        wanted=wanted,
+        recording_units=recording_units,
         data=data,
         preprocessing=preprocessing,
-        whole=whole,
+        subject_recordings=subject_recordings,
     )
     # A byte of memory keeps Ray Data from fusing it with the next stage, which would make one task of a whole person.
     subject_rows = ray.data.from_items(rows, override_num_blocks=len(rows))
-    return retried(subject_rows.map_batches, work, batch_size=1, num_cpus=1, memory=1)
+    return map_with_retries(subject_rows.map_batches, work, batch_size=1, num_cpus=1, memory=1)
 
 
-def retried(method: Callable[..., ray.data.Dataset], work: Any, retries: int = 1, **options: Any) -> ray.data.Dataset:
+def map_with_retries(
+    method: Callable[..., ray.data.Dataset], work: Any, retries: int = 1, **options: Any
+) -> ray.data.Dataset:
     """A map of a dataset whose tasks are tried again a few times only.
 
     Ray Data's default is for ever, and a file that ends the process which reads it would hold the job up for ever. Ray
     2.60 deprecates the argument that says so, and has no other yet.
     """
 
-    def arguments() -> dict[str, Any]:
+    def make_remote_args() -> dict[str, Any]:
         actor = "compute" in options
         return {"max_restarts": retries, "max_task_retries": retries} if actor else {"max_retries": retries}
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*ray_remote_args_fn")
-        return method(work, ray_remote_args_fn=arguments, **options)
+        return method(work, ray_remote_args_fn=make_remote_args, **options)
 
 
-def _prepare(
+def _prepare_subject(
     batch: dict[str, np.ndarray],
     *,
     unit_indices_by_subject: list[list[int]],
-    wanted: list[Unit],
+    recording_units: list[RecordingUnit],
     data: DataConfig,
     preprocessing: Preprocessing,
-    whole: dict[str, list[Recording]],
+    subject_recordings: dict[str, list[Recording]],
 ) -> Iterator[dict[str, np.ndarray]]:
-    mine = unit_indices_by_subject[int(batch["person"][0])]
+    unit_indices = unit_indices_by_subject[int(batch["person"][0])]
     dataset = sets.open_reader(data)
     # All units in one go: the profile `official` filters a person as one signal.
-    recordings = [r for i in mine for r in wanted[i] if r.eeg is not None]
-    alignment_recordings = whole.get(recordings[0].subject, []) if recordings else []
+    recordings = [r for i in unit_indices for r in recording_units[i] if r.eeg is not None]
+    alignment_recordings = subject_recordings.get(recordings[0].subject, []) if recordings else []
     results = prepare_eeg(dataset, recordings, preprocessing.eeg, alignment_recordings)
-    for i in mine:
+    for i in unit_indices:
         tensors: dict[str, np.ndarray] = {}
         facts: dict[str, Any] = {}
-        for recording in wanted[i]:
+        for recording in recording_units[i]:
             if recording.eeg is None:
                 continue
             _, found = next(results)
@@ -112,7 +122,7 @@ def _prepare(
         }
 
 
-def unpack(row: dict[str, Any]) -> dict[str, PreparedEEG | DataError]:
+def unpack_eeg(row: dict[str, Any]) -> dict[str, PreparedEEG | DataError]:
     """EEG of a unit's recordings, by name; recordings without EEG are not in it."""
     facts = json.loads(row["facts"])
     tensors = safetensors.numpy.load(row["eeg"]) if row["eeg"] else {}

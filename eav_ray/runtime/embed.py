@@ -20,7 +20,7 @@ from eav_ray.errors import DataError
 from eav_ray.models.build import Classifier, DataShapes
 from eav_ray.report.progress import open_progress_bar
 from eav_ray.runtime import cluster
-from eav_ray.runtime.eeg_stage import retried
+from eav_ray.runtime.eeg_stage import map_with_retries
 from eav_ray.storage import Store
 from eav_ray.training.embeddings import (
     FEATURE_ARRAYS,
@@ -98,7 +98,7 @@ def _embed_shards(
     runtime = run.experiment.runtime
     cluster.configure_ray_data()
     files = ray.data.from_items([{"file": file.file} for file in todo], override_num_blocks=len(todo))
-    parts = retried(
+    parts = map_with_retries(
         files.map_batches,
         _FrozenEncoder,
         fn_constructor_args=(run, key, str(shards), index, shapes),

@@ -24,15 +24,15 @@ from eav_ray.report.card import render_model_card
 from eav_ray.report.table import list_sources
 from eav_ray.runtime import cluster
 from eav_ray.runtime.beside import (
-    DAMAGED,
+    DAMAGED_FILE_ERRORS,
     AuditedCheckpoint,
     EvaluatedCheckpoint,
     collect_related,
+    collect_searches,
     compare_protocols,
-    of_searches,
-    recorded_eav,
+    is_recorded_eav,
 )
-from eav_ray.runtime.reproduce import reproduction
+from eav_ray.runtime.reproduce import collect_provenance
 from eav_ray.runtime.score import ScoringTask, score_checkpoints
 from eav_ray.runtime.train import Dataset, open_dataset
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
@@ -40,30 +40,30 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.audit import LeakAudit, WindowDigests, audit_checkpoint, audit_transfer
 from eav_ray.training.run import subsample_evenly
 
-TRAINED = 100  # recordings of the training side that are scored for the gap, of each checkpoint
-BAND_WINDOWS = 4096  # that the band power of a page is taken of
+MAX_TRAIN_RECORDINGS = 100  # recordings of the training side that are scored for the gap, of each checkpoint
+MAX_BAND_WINDOWS = 4096  # that the band power of a page is taken of
 
-Tree = dict[str, Any]
+ResultsTree = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Subject:
+class PageInfo:
     """What the page is of."""
 
     title: str
-    about: str
-    apart: str  # what sets the tested recordings apart from those that were trained on
+    description: str
+    separation: str  # what sets the tested recordings apart from those that were trained on
     protocol: str
-    own: Experiment | None = None  # that stands for all checkpoints, where each was given changes of its own
+    experiment: Experiment | None = None  # that stands for all checkpoints, where each was given changes of its own
 
 
-def write(
+def write_results_page(
     e: Experiment,
     data: Dataset,
-    folds: Sequence[EvaluatedCheckpoint],
-    subject: Subject,
+    evaluated: Sequence[EvaluatedCheckpoint],
+    page_info: PageInfo,
     out: str,
-    held: pd.DataFrame | None = None,
+    out_of_fold: pd.DataFrame | None = None,
 ) -> str:
     """Audit, measure, and write `index.html`, `results.json` and `model_card.md`.
 
@@ -80,36 +80,47 @@ def write(
     results = Store(e.store.results)
     contents = WindowDigests(data.windows)
 
-    def checked(fold: EvaluatedCheckpoint) -> AuditedCheckpoint:
+    def audit_fold(fold: EvaluatedCheckpoint) -> AuditedCheckpoint:
         # Whatever is reported is audited, whether or not it is what was said to be.
-        scored = tuple(sorted({*fold.test, *(fold.windows["subject"] + "/" + fold.windows["recording"])}))
-        asked = subject.own and replace(subject.own, fold=replace(subject.own.split, index=fold.number))
-        return _open(fold, lambda c: audit_checkpoint(c, contents, scored, _trained_on(results, c), asked))
+        reported = tuple(sorted({*fold.test_ids, *(fold.predictions["subject"] + "/" + fold.predictions["recording"])}))
+        expected_experiment = page_info.experiment and replace(
+            page_info.experiment, split=replace(page_info.experiment.split, index=fold.fold)
+        )
+        return open_audited(
+            fold,
+            lambda c: audit_checkpoint(c, contents, reported, read_encoder_train_ids(results, c), expected_experiment),
+        )
 
-    audited = [checked(fold) for fold in folds]
-    own = subject.own or audited[0].checkpoint.experiment
-    names: list[str] = sorted(own.data.modalities)
-    windows = pd.concat([f.windows.assign(fold=f.number) for f in folds], ignore_index=True)
+    audited = [audit_fold(fold) for fold in evaluated]
+    trained_experiment = page_info.experiment or audited[0].checkpoint.experiment
+    modalities: list[str] = sorted(trained_experiment.data.modalities)
+    predictions = pd.concat([f.predictions.assign(fold=f.fold) for f in evaluated], ignore_index=True)
     with cluster.connect_to_ray(e.runtime):
-        trained, validation = _more(e, audited, data)
-    tree = _tree(own, own, data, audited, subject, windows, names, data.index.classes)
-    validation = held if held is not None else validation
-    tree["calibration"] = calibration.summarize_calibration(windows, list_sources(names), validation)
-    tree["calibration_note"] = _temperature_note(validation, held is not None)
-    tree["gap"] = measure.compute_generalization_gap(windows, trained, names)
+        train_predictions, validation_predictions = _score_train_and_validation(e, audited, data)
+    tree = build_results(
+        trained_experiment, trained_experiment, data, audited, page_info, predictions, modalities, data.index.classes
+    )
+    validation_predictions = out_of_fold if out_of_fold is not None else validation_predictions
+    tree["calibration"] = calibration.summarize_calibration(
+        predictions, list_sources(modalities), validation_predictions
+    )
+    tree["calibration_note"] = describe_temperature(validation_predictions, out_of_fold is not None)
+    tree["gap"] = measure.compute_generalization_gap(predictions, train_predictions, modalities)
     skipped_results: list[str] = []
-    tree |= compare_protocols(own, results, data, subject.protocol, windows, names, skipped_results)
-    extra, tree["search"] = of_searches(results, audited, own, skipped_results)
-    return _publish(tree | {"unread": skipped_results}, extra, results, audited, out)
+    tree |= compare_protocols(
+        trained_experiment, results, data, page_info.protocol, predictions, modalities, skipped_results
+    )
+    search_sections, tree["search"] = collect_searches(results, audited, trained_experiment, skipped_results)
+    return _write_page_files(tree | {"unread": skipped_results}, search_sections, results, audited, out)
 
 
-def write_transfer(
+def write_transfer_page(
     e: Experiment,
     data: Dataset,
     evaluated: EvaluatedCheckpoint,
-    names: list[str],
+    modalities: list[str],
     classes: tuple[str, ...],
-    subject: Subject,
+    page_info: PageInfo,
     out: str,
 ) -> str:
     """The page of a checkpoint that was tested on another data set.
@@ -123,103 +134,124 @@ def write_transfer(
     """
     contents = WindowDigests(data.windows)
 
-    def audited(checkpoint: ckpt.Checkpoint) -> LeakAudit:
-        return audit_transfer(checkpoint, _own_windows(e, checkpoint), contents, evaluated.test, names)
+    def audit_transferred(checkpoint: ckpt.Checkpoint) -> LeakAudit:
+        return audit_transfer(
+            checkpoint, _load_training_contents(e, checkpoint), contents, evaluated.test_ids, modalities
+        )
 
-    audited = [_open(evaluated, audited)]
-    windows = evaluated.windows.assign(fold=0)
-    tree = _tree(audited[0].checkpoint.experiment, e, data, audited, subject, windows, names, classes)
-    tree["calibration"] = calibration.summarize_calibration(windows, list_sources(names), None)
+    audited = [open_audited(evaluated, audit_transferred)]
+    predictions = evaluated.predictions.assign(fold=0)
+    tree = build_results(
+        audited[0].checkpoint.experiment, e, data, audited, page_info, predictions, modalities, classes
+    )
+    tree["calibration"] = calibration.summarize_calibration(predictions, list_sources(modalities), None)
     tree["calibration_note"] = "No temperature: the other data set has no rows to fit one on."
-    return _publish(tree, [], Store(e.store.results), [], out)
+    return _write_page_files(tree, [], Store(e.store.results), [], out)
 
 
-def _own_windows(e: Experiment, checkpoint: ckpt.Checkpoint) -> WindowDigests | None:
+def _load_training_contents(e: Experiment, checkpoint: ckpt.Checkpoint) -> WindowDigests | None:
     """Of the data set that a checkpoint was trained on, where its shards lie where they did."""
     try:
-        own = open_dataset(
+        training_data = open_dataset(
             replace(checkpoint.experiment, store=replace(checkpoint.experiment.store, cache=e.store.cache))
         )
     except (ConfigError, DataError):
         return None
-    return WindowDigests(own.windows) if checkpoint.data_digest in ("", own.digest) else None
+    return WindowDigests(training_data.windows) if checkpoint.data_digest in ("", training_data.digest) else None
 
 
-def _publish(tree: Tree, extra: list[str], results: Store, audited: list[AuditedCheckpoint], out: str) -> str:
+def _write_page_files(
+    tree: ResultsTree, extra_sections: list[str], results: Store, audited: list[AuditedCheckpoint], out: str
+) -> str:
     skipped_results = list(tree.get("unread", []))
-    more, found = collect_related(results, audited, skipped_results)
-    tree = measure.to_json_value(tree | found | {"unread": skipped_results})
+    related_sections, related_results = collect_related(results, audited, skipped_results)
+    tree = measure.to_json_value(tree | related_results | {"unread": skipped_results})
     store, name = split_store_path(out)
     folder = store.open_substore(name)
     folder.write("results.json", json.dumps(tree, indent=1).encode())
     folder.write("model_card.md", render_model_card(tree).encode())
-    folder.write("index.html", evidence.render_results_page(tree, [*more, *extra]).encode())
+    folder.write("index.html", evidence.render_results_page(tree, [*related_sections, *extra_sections]).encode())
     return f"{folder}/index.html"
 
 
-def _open(evaluated: EvaluatedCheckpoint, audited: Callable[[ckpt.Checkpoint], LeakAudit]) -> AuditedCheckpoint:
+def open_audited(
+    evaluated: EvaluatedCheckpoint, run_audit: Callable[[ckpt.Checkpoint], LeakAudit]
+) -> AuditedCheckpoint:
     store, name = split_store_path(evaluated.path)
     checkpoint = ckpt.read_checkpoint(store, name)
-    found = audited(checkpoint)
-    if not found.passed:
+    audit_result = run_audit(checkpoint)
+    if not audit_result.passed:
         raise DataError(
-            f"{evaluated.path} fails the leak audit, so there is no page of it: {found.first_failure}; train it again on a "
+            f"{evaluated.path} fails the leak audit, so there is no page of it: {audit_result.first_failure}; train it again on a "
             "split that holds"
         )
-    parameters = sum(t.numel() for t in checkpoint.weights.values())
-    key, commit = str(store.read_json(f"{name}/state.json")["key"]), sha256(store.read(f"{name}/{COMMIT}"))
-    return AuditedCheckpoint(evaluated, replace(checkpoint, weights={}, moments={}), parameters, found, key, commit)
+    n_parameters = sum(t.numel() for t in checkpoint.weights.values())
+    run_key, commit_sha256 = str(store.read_json(f"{name}/state.json")["key"]), sha256(store.read(f"{name}/{COMMIT}"))
+    return AuditedCheckpoint(
+        evaluated,
+        replace(checkpoint, weights={}, optimizer_state={}),
+        n_parameters,
+        audit_result,
+        run_key,
+        commit_sha256,
+    )
 
 
-def _trained_on(results: Store, checkpoint: ckpt.Checkpoint) -> dict[str, tuple[str, ...]]:
+def read_encoder_train_ids(results: Store, checkpoint: ckpt.Checkpoint) -> dict[str, tuple[str, ...]]:
     """Of each encoder that a fusion was trained on, and whose own run is in the store: what that was trained on."""
     found = {}
     for m, key in checkpoint.encoder_keys.items():
         for _, _, prefix in ckpt.list_checkpoints(results, key)[:1]:
-            with contextlib.suppress(*DAMAGED):
+            with contextlib.suppress(*DAMAGED_FILE_ERRORS):
                 found[m] = tuple(results.read_json(f"{prefix}/split.json")["train"])
     return found
 
 
-def _more(e: Experiment, audited: list[AuditedCheckpoint], data: Dataset) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+def _score_train_and_validation(
+    e: Experiment, audited: list[AuditedCheckpoint], data: Dataset
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Predictions of some recordings of the training sides, and of the validation sides where there are any.
 
     Of the kind that is tested: listening recordings, which are only ever trained on, would make another gap.
     """
-    sides: list[tuple[int, ScoringTask]] = []
+    fold_tasks: list[tuple[int, ScoringTask]] = []
     ids = data.windows.ids
-    heard = set(ids["id"][ids["task"] != LISTENING])
+    non_listening_ids = set(ids["id"][ids["task"] != LISTENING])
     for one in audited:
         split_ = one.evaluated.split or one.checkpoint.split
-        some = subsample_evenly(np.array([i for i in split_.train if i in heard] or split_.train), TRAINED)
-        sides.append(
+        sampled_ids = subsample_evenly(
+            np.array([i for i in split_.train if i in non_listening_ids] or split_.train), MAX_TRAIN_RECORDINGS
+        )
+        fold_tasks.append(
             (
-                one.evaluated.number,
-                ScoringTask(one.evaluated.path, tuple(map(str, some)), allows_training_recordings=True),
+                one.evaluated.fold,
+                ScoringTask(one.evaluated.path, tuple(map(str, sampled_ids)), allows_training_recordings=True),
             )
         )
         if split_.validation:
-            sides.append((one.evaluated.number, ScoringTask(one.evaluated.path, split_.validation)))
-    own = replace(audited[0].checkpoint.experiment, store=e.store, runtime=e.runtime)
-    tables = score_checkpoints(own, [task for _, task in sides], data.shards, data.index)
-    trained, validation = [], []
-    for (number, task), table in zip(sides, tables, strict=True):
+            fold_tasks.append((one.evaluated.fold, ScoringTask(one.evaluated.path, split_.validation)))
+    scoring_experiment = replace(audited[0].checkpoint.experiment, store=e.store, runtime=e.runtime)
+    tables = score_checkpoints(scoring_experiment, [task for _, task in fold_tasks], data.shards, data.index)
+    train_tables, validation_tables = [], []
+    for (number, task), table in zip(fold_tasks, tables, strict=True):
         if isinstance(table, str):
             raise DataError(table)
-        (trained if task.allows_training_recordings else validation).append(table.assign(fold=number))
-    return pd.concat(trained, ignore_index=True), pd.concat(validation, ignore_index=True) if validation else None
+        (train_tables if task.allows_training_recordings else validation_tables).append(table.assign(fold=number))
+    return pd.concat(train_tables, ignore_index=True), pd.concat(
+        validation_tables, ignore_index=True
+    ) if validation_tables else None
 
 
-def _tree(
-    own: Experiment,
+def build_results(
+    trained_experiment: Experiment,
     tested_experiment: Experiment,
     data: Dataset,
     audited: list[AuditedCheckpoint],
-    subject: Subject,
-    windows: pd.DataFrame,
-    names: list[str],
+    page_info: PageInfo,
+    predictions: pd.DataFrame,
+    modalities: list[str],
     classes: tuple[str, ...],
-) -> Tree:
+) -> ResultsTree:
     """What is said of any predictions.
 
     Args:
@@ -227,35 +259,41 @@ def _tree(
         data: The tested data.
         classes: What labels and logits are numbered by.
     """
-    accuracy = measure.summarize_accuracy(windows, names, len(classes))
+    accuracy = measure.summarize_accuracy(predictions, modalities, len(classes))
     low, high = statistics.compute_chance_band(max(1, accuracy["recordings"] // accuracy["people"]), len(classes))
     # The published fusion reads all three modalities: one of two is held against nothing.
-    same = own is tested_experiment and len(names) != 2
-    published = protocols.read_published_accuracy() if same and recorded_eav(own, data) else None
-    checks = [{"fold": one.evaluated.number, **check} for one in audited for check in one.audit.summary]
-    trained = sorted({i for one in audited for i in one.checkpoint.split.train})
-    trainers = {i.split("/")[0] for i in trained}
-    calibrated = audited[0].checkpoint.split.protocol == "calibrated"
-    before = "the training side of its fold, then " if calibrated else ""
-    subject_scores, measured = measure.summarize_subjects(windows, names, published), _quality(data, windows)
+    is_comparable = trained_experiment is tested_experiment and len(modalities) != 2
+    published = (
+        protocols.read_published_accuracy() if is_comparable and is_recorded_eav(trained_experiment, data) else None
+    )
+    checks = [{"fold": one.evaluated.fold, **check} for one in audited for check in one.audit.summary]
+    train_ids = sorted({i for one in audited for i in one.checkpoint.split.train})
+    train_subjects = {i.split("/")[0] for i in train_ids}
+    is_adapted = audited[0].checkpoint.split.protocol == "calibrated"
+    earlier_training = "the training side of its fold, then " if is_adapted else ""
+    subject_scores, quality = (
+        measure.summarize_subjects(predictions, modalities, published),
+        _average_quality(data, predictions),
+    )
     return {
         "format": evidence.RESULTS_FORMAT,
-        "title": subject.title,
-        "about": subject.about,
-        "apart": subject.apart,
-        "protocol": subject.protocol,
-        "modalities": names,
+        "title": page_info.title,
+        "about": page_info.description,
+        "apart": page_info.separation,
+        "protocol": page_info.protocol,
+        "modalities": modalities,
         "classes": list(classes),
-        "experiment": to_dict(own),
+        "experiment": to_dict(trained_experiment),
         "model": {
-            "Tensors": f"{audited[0].parameters:,} numbers",
+            "Tensors": f"{audited[0].n_parameters:,} numbers",
             "Encoders": ", ".join(
-                f"{m}: {getattr(getattr(own.model, m), 'kind', 'vit')}" for m in sorted(own.data.modalities)
+                f"{m}: {getattr(getattr(trained_experiment.model, m), 'kind', 'vit')}"
+                for m in sorted(trained_experiment.data.modalities)
             ),
-            "Fusion": own.fusion.kind if len(own.data.modalities) > 1 else "none",
+            "Fusion": trained_experiment.fusion.kind if len(trained_experiment.data.modalities) > 1 else "none",
         },
         "data": {
-            "Trained on": f"{own.data.dataset}, {before}{len(trained)} recordings of {len(trainers)} people",
+            "Trained on": f"{trained_experiment.data.dataset}, {earlier_training}{len(train_ids)} recordings of {len(train_subjects)} people",
             "Tested on": f"{tested_experiment.data.dataset}, {accuracy['recordings']} recordings of {accuracy['people']} people",
             "Labels": tested_experiment.data.labels,
             "Shards that were tested": f"{data.index.key}, content {digest(data.index.fingerprint)}",
@@ -263,70 +301,72 @@ def _tree(
         "accuracy": accuracy,
         "chance_of_person": {"level": 1 / len(classes), "low": low, "high": high},
         "people": subject_scores,
-        "comparisons": measure.compare_sources(windows, names),
-        "confusion": measure.count_confusions(windows, names, len(classes)),
-        "weights": measure.summarize_modality_weights(windows, names, classes),
+        "comparisons": measure.compare_sources(predictions, modalities),
+        "confusion": measure.count_confusions(predictions, modalities, len(classes)),
+        "weights": measure.summarize_modality_weights(predictions, modalities, classes),
         "collapse": [
-            {"fold": one.evaluated.number, **finding}
+            {"fold": one.evaluated.fold, **finding}
             for one in audited
             for finding in one.checkpoint.metrics.get("collapse", [])
         ],
         "histories": {
-            str(one.evaluated.number): found for one in audited if (found := _histories(one.checkpoint.metrics, own))
+            str(one.evaluated.fold): found
+            for one in audited
+            if (found := _collect_histories(one.checkpoint.metrics, trained_experiment))
         },
-        "quality": measure.correlate_signal_quality(windows, measured, names),
-        "worst": measure.summarize_worst_subjects(subject_scores, windows, measured, classes),
-        "bands": _bands(tested_experiment, data, windows) if "eeg" in names else None,
+        "quality": measure.correlate_signal_quality(predictions, quality, modalities),
+        "worst": measure.summarize_worst_subjects(subject_scores, predictions, quality, classes),
+        "bands": _compute_band_power(tested_experiment, data, predictions) if "eeg" in modalities else None,
         "folds": [
             {
-                "fold": one.evaluated.number,
-                "run": one.key,
+                "fold": one.evaluated.fold,
+                "run": one.run_key,
                 "checkpoint": one.evaluated.path,
-                "test": list(one.evaluated.test),
+                "test": list(one.evaluated.test_ids),
             }
             for one in audited
         ],
         "audit": {"checks": checks, "sha256": sha256(json.dumps(checks, sort_keys=True).encode())},
-        "reproduce": reproduction(own, data.index),
+        "reproduce": collect_provenance(trained_experiment, data.index),
     }
 
 
-def _histories(metrics: dict[str, Any], own: Experiment) -> Tree:
+def _collect_histories(metrics: dict[str, Any], experiment: Experiment) -> ResultsTree:
     """Part of the model -> what was measured after each epoch of its training."""
-    names = own.data.modalities
-    last = names[0] if len(names) == 1 else "fusion"
-    found = {**metrics.get("histories", {}), last: metrics.get("history", [])}
+    names = experiment.data.modalities
+    last_part = names[0] if len(names) == 1 else "fusion"
+    found = {**metrics.get("histories", {}), last_part: metrics.get("history", [])}
     return {part: history for part, history in found.items() if history}
 
 
-def _temperature_note(validation: pd.DataFrame | None, inner: bool) -> str:
-    if validation is None:
+def describe_temperature(predictions: pd.DataFrame | None, out_of_fold: bool) -> str:
+    if predictions is None:
         return (
             "No temperature: this split has no validation rows. --temperature trains the inner folds of the training "
             "people and takes it from their predictions."
         )
-    of = "of its inner folds" if inner else "of its validation side"
-    sentence = f"Each model has a temperature {of}, {len(validation)} windows in all"
+    source = "of its inner folds" if out_of_fold else "of its validation side"
+    sentence = f"Each model has a temperature {source}, {len(predictions)} windows in all"
     return f"{sentence}: never of recordings that it is tested on."
 
 
-def _quality(data: Dataset, windows: pd.DataFrame) -> pd.DataFrame:
+def _average_quality(data: Dataset, predictions: pd.DataFrame) -> pd.DataFrame:
     """What preprocessing measured of the tested recordings: `subject`, `recording`, means of the shards' columns."""
     columns = [c for m in data.index.modalities for c in QUALITY_COLUMNS[m]]
     facts = data.windows.read_columns(columns)
     ids = data.windows.ids[["subject", "recording"]]
     found = pd.concat([ids, facts], axis=1).groupby(["subject", "recording"], as_index=False).mean()
-    tested_recordings = windows[["subject", "recording"]].drop_duplicates()
+    tested_recordings = predictions[["subject", "recording"]].drop_duplicates()
     return found.merge(tested_recordings, on=["subject", "recording"]).dropna(axis=1, how="all")
 
 
-def _bands(tested_experiment: Experiment, data: Dataset, windows: pd.DataFrame) -> Tree | None:
+def _compute_band_power(tested_experiment: Experiment, data: Dataset, predictions: pd.DataFrame) -> ResultsTree | None:
     """Band power of the tested recordings by class, less each person's mean over classes."""
     items = {
         i.id: i.label for i in list_labeled_recordings(data.windows.ids, tested_experiment.data, tested_experiment.seed)
     }
-    rows = data.windows.find_rows(tuple(set(windows["subject"] + "/" + windows["recording"])))
-    rows = subsample_evenly(rows[data.windows.ids["has_eeg"].to_numpy()[rows]], BAND_WINDOWS)
+    rows = data.windows.find_rows(tuple(set(predictions["subject"] + "/" + predictions["recording"])))
+    rows = subsample_evenly(rows[data.windows.ids["has_eeg"].to_numpy()[rows]], MAX_BAND_WINDOWS)
     if not len(rows):
         return None
     parts = [

@@ -13,21 +13,21 @@ import pyarrow.parquet as pq
 
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime.cli import retarget_experiment
-from eav_ray.runtime.predict import open_checkpoint, predict, predict_shards
+from eav_ray.runtime.predict import load_finished_checkpoint, predict_recordings, predict_shards
 from eav_ray.storage import io_errors
 from eav_ray.training.probabilities import RecordingAverager, add_probabilities
 
-KINDS = (".parquet", ".csv")
-SHOWN = 20  # recordings that could not be used, of those that are printed
+OUTPUT_SUFFIXES = (".parquet", ".csv")
+MAX_PRINTED_FAILURES = 20  # recordings that could not be used, of those that are printed
 
 
 @dataclass(frozen=True)
-class Predictions:
+class ExportResult:
     recordings: pd.DataFrame
     text: str
 
 
-def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: bool = False) -> Predictions:
+def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: bool = False) -> ExportResult:
     """Predict, and write one table with a row a recording, `out`, and one with a row a window, `<out>-windows`.
 
     Columns: `subject, recording, window` (a recording: `windows`, their number), `label`, the class that the data say;
@@ -45,34 +45,37 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
         DataError: Nothing to predict, a damaged checkpoint, or no place to write to.
     """
     target = Path(out)
-    if target.suffix not in KINDS:
-        raise ConfigError(f"--out is {target.name}; give a name that ends in {' or '.join(KINDS)}")
-    checkpoint = open_checkpoint(path)
+    if target.suffix not in OUTPUT_SUFFIXES:
+        raise ConfigError(f"--out is {target.name}; give a name that ends in {' or '.join(OUTPUT_SUFFIXES)}")
+    checkpoint = load_finished_checkpoint(path)
     experiment = retarget_experiment(checkpoint.experiment, changes, used_stores=("shards",) if shards else ())
-    by_window = target.with_name(f"{target.stem}-windows{target.suffix}")
-    recordings, count = RecordingAverager(), 0
+    windows_path = target.with_name(f"{target.stem}-windows{target.suffix}")
+    recordings, n_windows = RecordingAverager(), 0
 
-    with Table(target) as whole, Table(by_window) as table:
+    with TableWriter(target) as recording_writer, TableWriter(windows_path) as window_writer:
 
-        def take(windows: pd.DataFrame) -> None:
-            nonlocal count
+        def write_windows(windows: pd.DataFrame) -> None:
+            nonlocal n_windows
             recordings.add(windows)
-            table.add(add_probabilities(windows, checkpoint.classes))
-            count += len(windows)
+            window_writer.add(add_probabilities(windows, checkpoint.classes))
+            n_windows += len(windows)
 
-        failed = (predict_shards if shards else predict)(experiment, path, take)
-        if not count:
+        failed = (predict_shards if shards else predict_recordings)(experiment, path, write_windows)
+        if not n_windows:
             raise DataError(f"none of {len(failed)} recordings can be predicted; the first: {failed[0]}")
-        made = add_probabilities(recordings.compute_means(), checkpoint.classes)
-        whole.add(made)
-    lines = [f"{len(made)} recordings ({count} windows) predicted: {target}, {by_window}"]
+        recording_table = add_probabilities(recordings.compute_means(), checkpoint.classes)
+        recording_writer.add(recording_table)
+    lines = [f"{len(recording_table)} recordings ({n_windows} windows) predicted: {target}, {windows_path}"]
     if failed:
-        lines += [f"{len(failed)} files or recordings could not be used:", *(f"  {line}" for line in failed[:SHOWN])]
-        lines += [f"  and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
-    return Predictions(made, "\n".join(lines))
+        lines += [
+            f"{len(failed)} files or recordings could not be used:",
+            *(f"  {line}" for line in failed[:MAX_PRINTED_FAILURES]),
+        ]
+        lines += [f"  and {len(failed) - MAX_PRINTED_FAILURES} more"] if len(failed) > MAX_PRINTED_FAILURES else []
+    return ExportResult(recording_table, "\n".join(lines))
 
 
-class Table:
+class TableWriter:
     """A table of numbers and text that grows block by block; its file appears under its name when the block ends.
 
     Raises:
@@ -95,7 +98,7 @@ class Table:
                 self._parquet = pq.ParquetWriter(self._partial, table.schema)
             self._parquet.write_table(table.cast(self._parquet.schema))
 
-    def __enter__(self) -> "Table":
+    def __enter__(self) -> "TableWriter":
         with io_errors(f"write {self._path}"):
             if self._path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -103,12 +106,12 @@ class Table:
             self._partial.touch()
         return self
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
+    def __exit__(self, error_type: Any, *_: Any) -> None:
         try:
             with io_errors(f"write {self._path}"):
                 if self._parquet is not None:
                     self._parquet.close()
-                if kind is None:
+                if error_type is None:
                     os.replace(self._partial, self._path)
         finally:
             self._partial.unlink(missing_ok=True)

@@ -320,7 +320,7 @@ def _run_worker(config: dict[str, Any]) -> None:
         except (ConfigError, DataError) as error:
             # A run's own fault, on every rank (`run.together`). Anything else ends the group, which Ray Train restarts.
             if rank == 0:
-                ray.get(queue.fail.remote(group, str(error), own=isinstance(error, ConfigError)))
+                ray.get(queue.fail.remote(group, str(error), permanent=isinstance(error, ConfigError)))
             continue
         except TrainingInterrupted as error:
             if rank == 0:

@@ -37,7 +37,7 @@ def out_of_fold_predictions(
     first = fold_experiments[0][1]  # data, seed and fold are those of all
     items = list_labeled_recordings(data.windows.ids, first.data, first.seed)
     inner_folds = [
-        (number, inner, plan_runs(replace(one, fold=replace(one.split, index=number)), inner, data.digest))
+        (number, inner, plan_runs(replace(one, split=replace(one.split, index=number)), inner, data.digest))
         for number, one in fold_experiments
         for inner in make_inner_splits(items, replace(one.split, index=number))
     ]

@@ -59,7 +59,7 @@ def plan_fold_searches(experiment: Experiment, data: Dataset) -> list[FoldSearch
     """
     e, fold_searches = experiment, []
     for number in range(count_folds(list_labeled_recordings(data.windows.ids, e.data, e.seed), e.split)):
-        fold_experiment = replace(e, fold=replace(e.split, index=number))
+        fold_experiment = replace(e, split=replace(e.split, index=number))
         try:
             fold_searches.append(FoldSearch(number, fold_experiment, plan_search(fold_experiment, data.windows)))
         except ConfigError as error:

@@ -20,20 +20,20 @@ from eav_ray.data.split import check_split, list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.report.progress import ProgressBar, open_progress_bar
 from eav_ray.runtime import cluster, eeg_stage
-from eav_ray.runtime.preprocess import open_index, require_extras
-from eav_ray.runtime.rows import raw_rows, shard_rows
+from eav_ray.runtime.preprocess import open_index, require_preprocessing_extras
+from eav_ray.runtime.rows import cut_raw_windows, read_shard_windows
 from eav_ray.runtime.score import ScoringTask, score_checkpoints
 from eav_ray.storage import Store, split_store_path
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.metrics import is_averaged_column
 from eav_ray.training.predictor import Predictor
 
-BATCH = 32
-UNIT = 8  # recordings that one task reads
-Take = Callable[[pd.DataFrame], None]
+BATCH_SIZE = 32
+RECORDINGS_PER_TASK = 8  # recordings that one task reads
+PredictionsCallback = Callable[[pd.DataFrame], None]
 
 
-def open_checkpoint(path: str) -> ckpt.Checkpoint:
+def load_finished_checkpoint(path: str) -> ckpt.Checkpoint:
     """A checkpoint by the path that `pull` or `train` printed: a folder, or `s3://.../runs/<key>/a0000/e0010-s000000`.
 
     Raises:
@@ -46,7 +46,9 @@ def open_checkpoint(path: str) -> ckpt.Checkpoint:
     return checkpoint
 
 
-def evaluate(experiment: Experiment, path: str, shards: Store, index: ShardIndex, labels: pd.DataFrame) -> pd.DataFrame:
+def predict_test_split(
+    experiment: Experiment, path: str, shards: Store, index: ShardIndex, window_ids: pd.DataFrame
+) -> pd.DataFrame:
     """Predictions for the test rows of a checkpoint's own split, computed once and kept.
 
     Args:
@@ -56,18 +58,20 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: ShardIndex
         DataError: The shards hold other classes, or one is damaged.
     """
     store, prefix = split_store_path(path)
-    checkpoint = open_checkpoint(path)
+    checkpoint = load_finished_checkpoint(path)
     check_windows(experiment, checkpoint, index, path)
     checkpoint_split = checkpoint.split
     if not checkpoint_split.test:
         raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; evaluate the refit checkpoint")
     # The split of an encoder that a fusion follows also names recordings without its modality.
-    whole = replace(checkpoint.experiment.data, modalities=index.modalities)
-    check_split(checkpoint_split, list_labeled_recordings(labels, whole, checkpoint.experiment.seed))
+    all_modalities = replace(checkpoint.experiment.data, modalities=index.modalities)
+    check_split(checkpoint_split, list_labeled_recordings(window_ids, all_modalities, checkpoint.experiment.seed))
     # One worker, as its batches must not matter here; scoring takes all that there is room for.
     runtime = replace(experiment.runtime, workers=1)
-    own = replace(checkpoint.experiment, store=experiment.store, runtime=runtime)
-    (table,) = score_checkpoints(own, [ScoringTask(f"{store}/{prefix}", checkpoint_split.test)], shards, index)
+    scoring_experiment = replace(checkpoint.experiment, store=experiment.store, runtime=runtime)
+    (table,) = score_checkpoints(
+        scoring_experiment, [ScoringTask(f"{store}/{prefix}", checkpoint_split.test)], shards, index
+    )
     if isinstance(table, str):
         raise DataError(table)
     return table
@@ -75,7 +79,7 @@ def evaluate(experiment: Experiment, path: str, shards: Store, index: ShardIndex
 
 def check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: ShardIndex, path: str) -> None:
     """A checkpoint is worth what it is worth on windows that were made as its training windows were."""
-    check_profile(experiment, checkpoint, path)
+    check_preprocessing(experiment, checkpoint, path)
     if index.classes != checkpoint.classes:
         raise DataError(
             f"{path} was trained on the classes {', '.join(checkpoint.classes)}, but these shards hold "
@@ -83,7 +87,7 @@ def check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: Sh
         )
 
 
-def check_profile(
+def check_preprocessing(
     experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str, modalities: Sequence[str] | None = None
 ) -> None:
     """
@@ -91,13 +95,13 @@ def check_profile(
         modalities: Those whose profile must agree; all of the checkpoint's, where none are given.
     """
     sections = ("window_s", *(checkpoint.experiment.data.modalities if modalities is None else modalities))
-    mine, theirs = (
-        to_flat({k: v for k, v in asdict(e.preprocessing).items() if k in sections})
+    wanted, trained = (
+        flatten_sections({k: v for k, v in asdict(e.preprocessing).items() if k in sections})
         for e in (experiment, checkpoint.experiment)
     )
-    other = [f"profile.{k}={theirs[k]} there, {mine[k]} here" for k in theirs if mine.get(k) != theirs[k]]
-    if other:
-        raise ConfigError(f"{path} was trained with another profile ({'; '.join(other)}); give the same one")
+    differences = [f"profile.{k}={trained[k]} there, {wanted[k]} here" for k in trained if wanted.get(k) != trained[k]]
+    if differences:
+        raise ConfigError(f"{path} was trained with another profile ({'; '.join(differences)}); give the same one")
 
 
 def check_channels(experiment: Experiment, checkpoint: ckpt.Checkpoint, n_chans: int, path: str) -> None:
@@ -108,7 +112,7 @@ def check_channels(experiment: Experiment, checkpoint: ckpt.Checkpoint, n_chans:
         )
 
 
-def predict(experiment: Experiment, path: str, take: Take) -> list[str]:
+def predict_recordings(experiment: Experiment, path: str, on_predictions: PredictionsCallback) -> list[str]:
     """Predictions for raw recordings, with the preprocessing that the checkpoint was trained with.
 
     Args:
@@ -119,44 +123,49 @@ def predict(experiment: Experiment, path: str, take: Take) -> list[str]:
         A line for each recording that could not be read.
     """
     store, prefix = split_store_path(path)
-    checkpoint = open_checkpoint(path)
-    modalities = _wanted(experiment, checkpoint, path)
+    checkpoint = load_finished_checkpoint(path)
+    modalities = _require_known_modalities(experiment, checkpoint, path)
     dataset, listing = sets.scan_dataset(experiment.data)
     if "eeg" in experiment.data.modalities:
         check_channels(experiment, checkpoint, sets.count_eeg_channels(dataset, listing), path)
     # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
-    unwanted = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
-    recordings = [replace(r, **unwanted) for r in listing.recordings]
+    masked_modalities = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
+    recordings = [replace(r, **masked_modalities) for r in listing.recordings]
     if not recordings:
         raise DataError(f"there is nothing to predict in {experiment.data.root}; run jobs/check.py to see why")
-    require_extras(experiment)
+    require_preprocessing_extras(experiment)
     failed = [f"{p.subject} {p.recording} {p.file}: {p.reason}" for p in listing.problems]
     with (
         cluster.connect_to_ray(experiment.runtime),
-        _in_order(),
+        _preserve_row_order(),
         open_progress_bar("predict", len(recordings), "recordings") as bar,
     ):
         preprocessing = checkpoint.experiment.preprocessing
         units = [
-            tuple(part[i : i + UNIT])
+            tuple(part[i : i + RECORDINGS_PER_TASK])
             for part in (list(g) for _, g in groupby(recordings, key=lambda r: r.subject))
-            for i in range(0, len(part), UNIT)
+            for i in range(0, len(part), RECORDINGS_PER_TASK)
         ]
-        work = partial(
-            raw_rows, units=units, preprocessing=preprocessing, modalities=modalities, shapes=checkpoint.shapes
+        cut_windows = partial(
+            cut_raw_windows, units=units, preprocessing=preprocessing, modalities=modalities, shapes=checkpoint.shapes
         )
-        rows = eeg_stage.retried(eeg_stage.units(experiment.data, preprocessing, units).flat_map, work, num_cpus=1)
-        return failed + _hand_on(
-            on_actors(rows, Predict, f"{store}/{prefix}", experiment.runtime), dataset.classes, take, bar
+        rows = eeg_stage.map_with_retries(
+            eeg_stage.prepare_eeg_units(experiment.data, preprocessing, units).flat_map, cut_windows, num_cpus=1
+        )
+        return failed + _deliver_predictions(
+            map_on_actors(rows, PredictionActor, f"{store}/{prefix}", experiment.runtime),
+            dataset.classes,
+            on_predictions,
+            bar,
         )
 
 
-def predict_shards(experiment: Experiment, path: str, take: Take) -> list[str]:
+def predict_shards(experiment: Experiment, path: str, on_predictions: PredictionsCallback) -> list[str]:
     """As `predict`, for the windows that preprocessing left in `store.shards`."""
     store, prefix = split_store_path(path)
-    checkpoint = open_checkpoint(path)
-    modalities = _wanted(experiment, checkpoint, path)
-    check_profile(experiment, checkpoint, path)
+    checkpoint = load_finished_checkpoint(path)
+    modalities = _require_known_modalities(experiment, checkpoint, path)
+    check_preprocessing(experiment, checkpoint, path)
     shards, index = open_index(experiment)
     if "eeg" in experiment.data.modalities:
         check_channels(experiment, checkpoint, index.eeg_channels, path)
@@ -165,9 +174,13 @@ def predict_shards(experiment: Experiment, path: str, take: Take) -> list[str]:
     total = sum(s.rows for s in files)
     if not total:
         raise DataError(f"there is nothing to predict in {shards}; run jobs/check.py to see why")
-    with cluster.connect_to_ray(experiment.runtime), _in_order(), open_progress_bar("predict", total, "windows") as bar:
-        work = partial(
-            shard_rows,
+    with (
+        cluster.connect_to_ray(experiment.runtime),
+        _preserve_row_order(),
+        open_progress_bar("predict", total, "windows") as bar,
+    ):
+        read_windows = partial(
+            read_shard_windows,
             files=files,
             shards=str(shards),
             experiment=experiment,
@@ -175,13 +188,17 @@ def predict_shards(experiment: Experiment, path: str, take: Take) -> list[str]:
             channels=checkpoint.shapes.eeg_channels,
         )
         numbers = ray.data.from_items([{"shard": i} for i in range(len(files))], override_num_blocks=len(files))
-        rows = eeg_stage.retried(numbers.flat_map, work, num_cpus=1)
-        return _hand_on(
-            on_actors(rows, Predict, f"{store}/{prefix}", experiment.runtime), index.classes, take, bar, windows=True
+        rows = eeg_stage.map_with_retries(numbers.flat_map, read_windows, num_cpus=1)
+        return _deliver_predictions(
+            map_on_actors(rows, PredictionActor, f"{store}/{prefix}", experiment.runtime),
+            index.classes,
+            on_predictions,
+            bar,
+            count_windows=True,
         )
 
 
-def _wanted(experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str) -> tuple[Modality, ...]:
+def _require_known_modalities(experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str) -> tuple[Modality, ...]:
     """The modalities of the checkpoint, of which the experiment names some."""
     modalities = checkpoint.experiment.data.modalities
     unknown = [m for m in experiment.data.modalities if m not in modalities]
@@ -194,19 +211,19 @@ def _wanted(experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str) -> t
 
 
 @contextmanager
-def _in_order() -> Iterator[None]:
+def _preserve_row_order() -> Iterator[None]:
     """Ray Data, quietly, and giving out rows in the order in which they went in: tables are written as they come."""
     cluster.configure_ray_data()
     options = ray.data.DataContext.get_current().execution_options
-    before, options.preserve_order = options.preserve_order, True
+    earlier, options.preserve_order = options.preserve_order, True
     try:
         yield
     finally:
-        options.preserve_order = before
+        options.preserve_order = earlier
 
 
-def on_actors(
-    rows: ray.data.Dataset, actor: type["Predict"], path: str, runtime: RuntimeConfig, *, most: int = 1
+def map_on_actors(
+    rows: ray.data.Dataset, actor: type["PredictionActor"], path: str, runtime: RuntimeConfig, *, max_actors: int = 1
 ) -> ray.data.Dataset:
     """Windows through actors that have loaded a checkpoint, batch after batch.
 
@@ -215,30 +232,35 @@ def on_actors(
         most: How many actors there may be.
     """
     # Predicting is short: an actor that died is an error, and the same command starts anew.
-    return eeg_stage.retried(
+    return eeg_stage.map_with_retries(
         rows.map_batches,
         actor,
         retries=0,
         fn_constructor_args=(path, runtime.cpus_per_worker),
-        batch_size=BATCH,
+        batch_size=BATCH_SIZE,
         num_cpus=runtime.cpus_per_worker,
         num_gpus=runtime.gpus_per_worker or None,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max_actors),
     )
 
 
-def _hand_on(
-    rows: ray.data.Dataset, classes: tuple[str, ...], take: Take, bar: ProgressBar, *, windows: bool = False
+def _deliver_predictions(
+    rows: ray.data.Dataset,
+    classes: tuple[str, ...],
+    on_predictions: PredictionsCallback,
+    bar: ProgressBar,
+    *,
+    count_windows: bool = False,
 ) -> list[str]:
     """Give predictions to `take`; a line for each row that says why there is none."""
     failed: list[str] = []
     recordings_done: set[tuple[str, str]] = set()
-    count = taken = 0
+    n_rows = n_delivered = 0
     for batch in rows.iter_batches(batch_size=None, batch_format="pandas"):
         assert isinstance(batch, pd.DataFrame)
         if not len(batch):
             continue
-        count += len(batch)
+        n_rows += len(batch)
         recordings_done |= set(zip(batch["subject"], batch["recording"], strict=True))
         bad = batch[batch["reason"] != ""]
         failed += [f"{row['subject']} {row['recording']}: {row['reason']}" for _, row in bad.iterrows()]
@@ -250,29 +272,29 @@ def _hand_on(
             # Names, as the numbers are of these recordings' classes and not of the checkpoint's.
             good["label"] = np.array(classes)[good["label"].astype(int)]
             good["window"] = good["window"].astype(int)
-            take(good)
-            taken += len(good)
-        bar.set_done(count if windows else len(recordings_done))
-    if not taken and not failed:
+            on_predictions(good)
+            n_delivered += len(good)
+        bar.set_done(n_rows if count_windows else len(recordings_done))
+    if not n_delivered and not failed:
         raise DataError("there is nothing to predict: no recording with any of the modalities of the checkpoint")
     return failed
 
 
-def to_flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_sections(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections to dotted keys."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= to_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        flat |= flatten_sections(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
-class Predict:
+class PredictionActor:
     """An actor: one loaded checkpoint, batch after batch."""
 
     def __init__(self, path: str, threads: float) -> None:
         torch.set_num_threads(max(1, int(threads)))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._predictor = Predictor(open_checkpoint(path), device)
+        self._predictor = Predictor(load_finished_checkpoint(path), device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         table = self._predictor(batch)

@@ -24,8 +24,8 @@ from eav_ray.report.progress import ProgressBar, open_progress_bar
 from eav_ray.runtime import cluster, eeg_stage
 from eav_ray.storage import Store, list_package_versions
 
-DEATHS = (WorkerCrashedError, OutOfMemoryError)
-FORMAT = 3  # raise when windows come out differently: shards of another version are not reused
+CRASH_ERRORS = (WorkerCrashedError, OutOfMemoryError)
+SHARDS_FORMAT = 3  # raise when windows come out differently: shards of another version are not reused
 
 
 @dataclass(frozen=True)
@@ -35,24 +35,24 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Preprocessed:
+class PreprocessingResult:
     index: ShardIndex
     problems: tuple[Problem, ...]  # everything that was set aside, by the reader or while decoding
-    skipped: int  # chunks that an earlier job had finished
+    n_skipped: int  # chunks that an earlier job had finished
     quality: tuple[dict[str, Any], ...]  # one row a recording: subject, and what `windows.cut` measured
 
 
-def content_of(preprocessing: Preprocessing) -> dict[str, Any]:
+def select_content_settings(preprocessing: Preprocessing) -> dict[str, Any]:
     """What of a profile shards depend on. Equal content, equal windows."""
     # `fail` leaves only shards without a problem, which are those of `partial`.
     policy = "drop" if preprocessing.on_bad == "drop" else "partial"
     return {**asdict(preprocessing), "on_bad": policy, "chunk": 0, "file_timeout_s": 0}
 
 
-def shard_store(experiment: Experiment) -> Store:
+def open_shard_store(experiment: Experiment) -> Store:
     """Where the shards of this data set under this profile lie; another profile lies elsewhere."""
     e = experiment
-    key = digest(FORMAT, content_of(e.preprocessing), e.data.dataset, e.data.root, e.data.tasks)
+    key = digest(SHARDS_FORMAT, select_content_settings(e.preprocessing), e.data.dataset, e.data.root, e.data.tasks)
     return Store(e.store.shards).open_substore(f"{e.data.dataset}-{key}")
 
 
@@ -62,13 +62,13 @@ def open_index(experiment: Experiment) -> tuple[Store, ShardIndex]:
     Raises:
         DataError: There are none, or they hold fewer people or modalities than the experiment asks for.
     """
-    store = shard_store(experiment)
+    store = open_shard_store(experiment)
     index = read_index(store)
-    made_of = tuple(store.read_json(INDEX_FILE).get("data", {}).get("subjects", ()))
-    wanted = experiment.data.subjects
-    if made_of and not (wanted and set(wanted) <= set(made_of)):
+    stored_subjects = tuple(store.read_json(INDEX_FILE).get("data", {}).get("subjects", ()))
+    wanted_subjects = experiment.data.subjects
+    if stored_subjects and not (wanted_subjects and set(wanted_subjects) <= set(stored_subjects)):
         raise DataError(
-            f"the shards in {store} hold data.subjects={list(made_of)} only; run jobs/preprocess.py with the same "
+            f"the shards in {store} hold data.subjects={list(stored_subjects)} only; run jobs/preprocess.py with the same "
             "experiment first, or give the same data.subjects"
         )
     absent = [m for m in experiment.data.modalities if m not in index.modalities]
@@ -80,21 +80,26 @@ def open_index(experiment: Experiment) -> tuple[Store, ShardIndex]:
     return store, index
 
 
-def chunks(experiment: Experiment, listing: Listing) -> list[Chunk]:
-    found = []
+def plan_chunks(experiment: Experiment, listing: Listing) -> list[Chunk]:
+    planned = []
     for subject, group in groupby(listing.recordings, key=lambda r: r.subject):
         recordings = list(group)
         # Alignment makes a recording's windows depend on all recordings of the person.
         aligned = "eeg" in experiment.data.modalities and experiment.preprocessing.eeg.align != "none"
-        subject_facts = [_identity(r) for r in recordings] if aligned else []
+        subject_facts = [_collect_recording_facts(r) for r in recordings] if aligned else []
         for start in range(0, len(recordings), experiment.preprocessing.recordings_per_shard):
             part = tuple(recordings[start : start + experiment.preprocessing.recordings_per_shard])
-            content = digest([_identity(r) for r in part], sorted(experiment.data.modalities), subject_facts, length=10)
-            found.append(Chunk(f"{subject}-{part[0].recording}-{content}", part))
-    return found
+            content = digest(
+                [_collect_recording_facts(r) for r in part],
+                sorted(experiment.data.modalities),
+                subject_facts,
+                length=10,
+            )
+            planned.append(Chunk(f"{subject}-{part[0].recording}-{content}", part))
+    return planned
 
 
-def _identity(recording: Recording) -> list[Any]:
+def _collect_recording_facts(recording: Recording) -> list[Any]:
     """What a shard's content depends on: the facts of a recording, and its files' sizes and times of change."""
     facts = asdict(recording)
     for path in (recording.eeg, recording.audio, recording.video):
@@ -103,26 +108,26 @@ def _identity(recording: Recording) -> list[Any]:
     return sorted((k, v) for k, v in facts.items() if v is not None)
 
 
-def preprocess(experiment: Experiment) -> Preprocessed:
+def preprocess(experiment: Experiment) -> PreprocessingResult:
     """Make or complete the shards of an experiment.
 
     Raises:
         DataError: No recording could be used, or some file could not and `profile.on_bad=fail`.
     """
     dataset, listing = sets.scan_dataset(experiment.data)
-    _heed(experiment, listing.problems)
-    listing = _admitted(experiment, listing)
-    require_extras(experiment)
-    store = shard_store(experiment)
-    wanted = chunks(experiment, listing)
-    todo = [c for c in wanted if not _is_done(store, c)]
+    _check_problem_policy(experiment, listing.problems)
+    listing = _drop_incomplete_recordings(experiment, listing)
+    require_preprocessing_extras(experiment)
+    store = open_shard_store(experiment)
+    planned = plan_chunks(experiment, listing)
+    todo = [c for c in planned if not _is_done(store, c)]
     n_chans = sets.count_eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else 0
     if todo:
         with cluster.connect_to_ray(experiment.runtime):
-            _run(experiment, todo, store, n_chans, listing.recordings)
-    records = [store.read_json(f"records/{c.name}.json") for c in wanted]
+            _make_chunks(experiment, todo, store, n_chans, listing.recordings)
+    records = [store.read_json(f"records/{c.name}.json") for c in planned]
     problems = listing.problems + tuple(Problem(**p) for r in records for p in r["problems"])
-    _heed(experiment, problems)
+    _check_problem_policy(experiment, problems)
     shards = tuple(ShardFile(r["file"], r["sha256"], r["rows"], r["subject"]) for r in records if r["rows"])
     if not shards:
         raise DataError(f"not one recording of {experiment.data.root} could be read; run jobs/check.py to see why")
@@ -130,15 +135,15 @@ def preprocess(experiment: Experiment) -> Preprocessed:
     index = ShardIndex(
         store.root.rsplit("-", 1)[1], dataset.classes, modalities, n_chans, shards, list_package_versions()
     )
-    about = {"profile": asdict(experiment.preprocessing), "data": asdict(experiment.data)}
-    about |= {"channels": list(getattr(dataset, "channels", ())), "recorded": getattr(dataset, "recorded", True)}
-    store.write_json(INDEX_FILE, asdict(index) | about)
+    settings = {"profile": asdict(experiment.preprocessing), "data": asdict(experiment.data)}
+    settings |= {"channels": list(getattr(dataset, "channels", ())), "recorded": getattr(dataset, "recorded", True)}
+    store.write_json(INDEX_FILE, asdict(index) | settings)
     store.write_json("problems.json", [asdict(p) for p in problems])
     quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
-    return Preprocessed(index, problems, len(wanted) - len(todo), quality)
+    return PreprocessingResult(index, problems, len(planned) - len(todo), quality)
 
 
-def require_extras(experiment: Experiment) -> None:
+def require_preprocessing_extras(experiment: Experiment) -> None:
     """Raises ConfigError where the profile asks for what an optional package does, and it is not installed."""
     preprocessing, modalities = experiment.preprocessing, experiment.data.modalities
     if "eeg" in modalities and preprocessing.eeg.artefacts != "none":
@@ -155,7 +160,7 @@ def _is_done(store: Store, chunk: Chunk) -> bool:
     return not record["problems"] and (not record["rows"] or store.exists(record["file"]))
 
 
-def _heed(experiment: Experiment, problems: tuple[Problem, ...]) -> None:
+def _check_problem_policy(experiment: Experiment, problems: tuple[Problem, ...]) -> None:
     if problems and experiment.preprocessing.on_bad == "fail":
         first = problems[0]
         raise DataError(
@@ -165,7 +170,7 @@ def _heed(experiment: Experiment, problems: tuple[Problem, ...]) -> None:
         )
 
 
-def _admitted(experiment: Experiment, listing: Listing) -> Listing:
+def _drop_incomplete_recordings(experiment: Experiment, listing: Listing) -> Listing:
     """Where the policy is `drop`, only recordings with every modality that their task has."""
     if experiment.preprocessing.on_bad != "drop":
         return listing
@@ -182,8 +187,8 @@ def _admitted(experiment: Experiment, listing: Listing) -> Listing:
     return Listing(tuple(complete), tuple(problems))
 
 
-def _run(
-    experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int, listed: tuple[Recording, ...] = ()
+def _make_chunks(
+    experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int, all_recordings: tuple[Recording, ...] = ()
 ) -> None:
     """
     Args:
@@ -193,86 +198,107 @@ def _run(
     with open_progress_bar("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:
         finished: set[str] = set()
         try:
-            _stream(experiment, todo, store, n_chans, {}, bar, finished, listed)
-        except DEATHS:
+            _write_chunks(experiment, todo, store, n_chans, {}, bar, finished, all_recordings)
+        except CRASH_ERRORS:
             left = [c for c in todo if c.name not in finished]
-            _stream(experiment, left, store, n_chans, _deadly(experiment, left, n_chans), bar, finished, listed)
+            _write_chunks(
+                experiment,
+                left,
+                store,
+                n_chans,
+                _find_crashing_recordings(experiment, left, n_chans),
+                bar,
+                finished,
+                all_recordings,
+            )
 
 
-def _stream(
+def _write_chunks(
     experiment: Experiment,
     todo: list[Chunk],
     store: Store,
     n_chans: int,
-    deadly: dict[str, str],
+    crash_reasons: dict[str, str],
     bar: ProgressBar,
     finished: set[str],
-    listed: tuple[Recording, ...],
+    all_recordings: tuple[Recording, ...],
 ) -> None:
     """Make chunks; adds the names of those that are made to `finished` as they come."""
     e = experiment
-    units = [tuple(r for r in c.recordings if r.id not in deadly) for c in todo]
-    rows = eeg_stage.units(e.data, e.preprocessing, units, tuple(r for r in listed if r.id not in deadly))
-    write = partial(
-        _write, todo=todo, deadly=deadly, data=e.data, preprocessing=e.preprocessing, root=store.root, n_chans=n_chans
+    units = [tuple(r for r in c.recordings if r.id not in crash_reasons) for c in todo]
+    rows = eeg_stage.prepare_eeg_units(
+        e.data, e.preprocessing, units, tuple(r for r in all_recordings if r.id not in crash_reasons)
     )
-    for row in eeg_stage.retried(rows.map, write, num_cpus=1).iter_rows():
+    write_chunk = partial(
+        _write_chunk,
+        todo=todo,
+        crash_reasons=crash_reasons,
+        data=e.data,
+        preprocessing=e.preprocessing,
+        root=store.root,
+        n_chans=n_chans,
+    )
+    for row in eeg_stage.map_with_retries(rows.map, write_chunk, num_cpus=1).iter_rows():
         chunk = todo[row["unit"]]
         finished.add(chunk.name)
         bar.set_done(bar.done + len(chunk.recordings))
 
 
-def _deadly(experiment: Experiment, chunks: list[Chunk], n_chans: int) -> dict[str, str]:
+def _find_crashing_recordings(experiment: Experiment, chunks: list[Chunk], n_chans: int) -> dict[str, str]:
     """Recordings that end the process which reads them, with the reason, by id: each is tried in a task of its own.
 
     Decoders are C programs, and a damaged or hostile file can bring one down; that costs this recording and no other.
     """
     e = experiment
-    attempt: Any = ray.remote(num_cpus=1, max_retries=0)(_attempt)
-    tried = {r.id: attempt.remote(r, e.data, e.preprocessing, n_chans) for c in chunks for r in c.recordings}
-    found: dict[str, str] = {}
-    for name, reference in tried.items():
+    attempt: Any = ray.remote(num_cpus=1, max_retries=0)(_try_recording)
+    references = {r.id: attempt.remote(r, e.data, e.preprocessing, n_chans) for c in chunks for r in c.recordings}
+    crash_reasons: dict[str, str] = {}
+    for name, reference in references.items():
         try:
             ray.get(reference)
-        except DEATHS as error:
+        except CRASH_ERRORS as error:
             kind = "takes more memory than there is" if isinstance(error, OutOfMemoryError) else "ends the process"
-            found[name] = f"reading one of its files {kind}; replace the files of this recording or leave it out"
-    return found
+            crash_reasons[name] = (
+                f"reading one of its files {kind}; replace the files of this recording or leave it out"
+            )
+    return crash_reasons
 
 
-def _attempt(recording: Recording, data: DataConfig, preprocessing: Preprocessing, n_chans: int) -> None:
+def _try_recording(recording: Recording, data: DataConfig, preprocessing: Preprocessing, n_chans: int) -> None:
     eeg = None
     if "eeg" in data.modalities and recording.eeg is not None:
         _, eeg = next(prepare_eeg(sets.open_reader(data), [recording], preprocessing.eeg))
     cut_recording(recording, preprocessing, data.modalities, prepared_eeg=eeg, eeg_channels=n_chans)
 
 
-def _write(
+def _write_chunk(
     row: dict[str, Any],
     *,
     todo: list[Chunk],
-    deadly: dict[str, str],
+    crash_reasons: dict[str, str],
     data: DataConfig,
     preprocessing: Preprocessing,
     root: str,
     n_chans: int,
 ) -> dict[str, Any]:
     """One chunk: its shard, and then its record."""
-    store, chunk, prepared = Store(root), todo[row["unit"]], eeg_stage.unpack(row)
+    store, chunk, eeg_by_recording = Store(root), todo[row["unit"]], eeg_stage.unpack_eeg(row)
     problems: list[Problem] = []
     quality: list[dict[str, Any]] = []
     with ShardWriter(
         store, f"shards/{chunk.name}.parquet", make_schema(preprocessing, n_chans, data.modalities)
     ) as shard:
         for recording in chunk.recordings:
-            if recording.id in deadly:
-                problems.append(Problem(recording.subject, recording.recording, "", deadly[recording.id]))
+            if recording.id in crash_reasons:
+                problems.append(Problem(recording.subject, recording.recording, "", crash_reasons[recording.id]))
                 continue
-            eeg = prepared.get(recording.recording)
-            made = cut_recording(recording, preprocessing, data.modalities, prepared_eeg=eeg, eeg_channels=n_chans)
-            problems += made.problems
-            quality.append(made.quality | {"windows": len(made.windows)})
-            shard.add([encode_window(w, preprocessing) for w in made.windows])
+            eeg = eeg_by_recording.get(recording.recording)
+            cut_result = cut_recording(
+                recording, preprocessing, data.modalities, prepared_eeg=eeg, eeg_channels=n_chans
+            )
+            problems += cut_result.problems
+            quality.append(cut_result.quality | {"windows": len(cut_result.windows)})
+            shard.add([encode_window(w, preprocessing) for w in cut_result.windows])
     record: dict[str, Any] = {"rows": shard.rows, "file": shard.name, "sha256": shard.sha256}
     record |= {"subject": chunk.recordings[0].subject, "problems": [asdict(p) for p in problems], "quality": quality}
     store.write_json(f"records/{chunk.name}.json", record)

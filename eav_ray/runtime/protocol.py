@@ -110,7 +110,7 @@ def plan_cv_folds(experiment: Experiment, data: Dataset) -> list[PlannedFold]:
     items = list_labeled_recordings(data.windows.ids, e.data, e.seed)
     planned = []
     for number in range(count_folds(items, e.split)):
-        fold_experiment = replace(e, fold=replace(e.split, index=number))
+        fold_experiment = replace(e, split=replace(e.split, index=number))
         try:
             split = make_split(items, fold_experiment.split)
         except ConfigError as error:

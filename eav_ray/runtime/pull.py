@@ -12,7 +12,7 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.plan import SELECTION_METRIC
 
 
-def finished_studies(results: Store) -> dict[str, dict[str, Any]]:
+def read_finished_studies(results: Store) -> dict[str, dict[str, Any]]:
     """Study name -> its `best.json`."""
     found: dict[str, dict[str, Any]] = {}
     for name in results.list_folders("searches"):
@@ -23,10 +23,10 @@ def finished_studies(results: Store) -> dict[str, dict[str, Any]]:
     return found
 
 
-def studies(store: str) -> str:
+def format_studies(store: str) -> str:
     """A table of the searches of a store, those that still run or were stopped among them."""
-    results = _open(store)
-    found = finished_studies(results)
+    results = _open_results_store(store)
+    found = read_finished_studies(results)
     lines = [f"{'study':44}{'score':>8}{'candidate':>11}  changes"]
     for name in sorted(results.list_folders("searches")):
         best = found.get(name)
@@ -39,14 +39,14 @@ def studies(store: str) -> str:
     return "\n".join(lines)
 
 
-def candidates(store: str, study: str, *, metric: str = SELECTION_METRIC, top: int = 20) -> str:
+def format_candidates(store: str, study: str, *, metric: str = SELECTION_METRIC, top: int = 20) -> str:
     """A table of a study's candidates by the mean of a metric over their folds, as far as the search is.
 
     Raises:
         ConfigError: No such study or metric.
     """
-    results = _open(store)
-    name = f"searches/{_known(study, results.list_folders('searches'), store)}/trials.parquet"
+    results = _open_results_store(store)
+    name = f"searches/{_require_study(study, results.list_folders('searches'), store)}/trials.parquet"
     if not results.exists(name):
         raise DataError(f"{store} has no candidate of {study} yet")
     table = arrow.decode_dataframe(results.read(name), f"{results}/{name}")
@@ -68,21 +68,23 @@ def candidates(store: str, study: str, *, metric: str = SELECTION_METRIC, top: i
     )
     # On fewer folds, or without a number, a mean is no rank.
     rows = rows.assign(last=rows["state"] != "COMPLETE").sort_values(["last", "score"], ascending=[True, False])
-    priced = bool(rows["cost"].notna().any())  # a search with search.cost
-    lines = [f"{'candidate':>9}{'score':>8}{'cost' if priced else '':>{13 * priced}}{'folds':>7}  {'state':10}changes"]
+    has_cost = bool(rows["cost"].notna().any())  # a search with search.cost
+    lines = [
+        f"{'candidate':>9}{'score':>8}{'cost' if has_cost else '':>{13 * has_cost}}{'folds':>7}  {'state':10}changes"
+    ]
     for number, row in rows.head(top).iterrows():
-        price = f"{row['cost']:>13,.6g}" if priced else ""
-        lines.append(f"{number:>9}{row['score']:>8.4f}{price}{row['folds']:>7}  {row['state']:10}{row['changes']}")
+        cost_text = f"{row['cost']:>13,.6g}" if has_cost else ""
+        lines.append(f"{number:>9}{row['score']:>8.4f}{cost_text}{row['folds']:>7}  {row['state']:10}{row['changes']}")
     return "\n".join([f"{len(rows)} candidates of {study} by {metric}", *lines])
 
 
 @dataclass(frozen=True)
-class Pulled:
+class PullResult:
     paths: list[str]  # folders, which all jobs take as checkpoints; the best first
     skipped: list[str]  # why better ones are not among them
 
 
-def pull(store: str, to: str, *, study: str = "", top: int = 1, next_best: bool = False) -> Pulled:
+def pull(store: str, to: str, *, study: str = "", top: int = 1, next_best: bool = False) -> PullResult:
     """Copy a study's best checkpoints into new folders, `to`, `to-2`, ...
 
     Args:
@@ -93,8 +95,8 @@ def pull(store: str, to: str, *, study: str = "", top: int = 1, next_best: bool 
         DataError: No finished search, fewer checkpoints than wanted, or a file does not have the hash that was
             recorded. Nothing was written.
     """
-    results = _open(store)
-    found = finished_studies(results)
+    results = _open_results_store(store)
+    found = read_finished_studies(results)
     if study not in found and study in results.list_folders("searches"):
         raise DataError(
             f"the search {study} is not finished; give its command again, or see its candidates with --list --study "
@@ -104,48 +106,50 @@ def pull(store: str, to: str, *, study: str = "", top: int = 1, next_best: bool 
         raise DataError(f"{store} holds no finished search; run jobs/tune.py with store.results={store} first")
     if not study and len(found) > 1:
         raise ConfigError(f"{store} has {len(found)} studies; name one with --study: {', '.join(sorted(found))}")
-    best = found[_known(study, found, store) if study else next(iter(found))]
-    whole, damaged = [], []
-    for record in [best, *_next(best, store)]:
+    best = found[_require_study(study, found, store) if study else next(iter(found))]
+    intact, damaged = [], []
+    for record in [best, *_list_next_best(best, store)]:
         try:
-            whole.append(_files(results, record, store))
+            intact.append(_read_checkpoint_files(results, record, store))
         except DataError as error:
             damaged.append(str(error))
             if not next_best:
-                way = "; --next-best takes the next one that is whole" if _next(best, store) else ""
+                way = "; --next-best takes the next one that is whole" if _list_next_best(best, store) else ""
                 raise DataError(f"{error}{way}") from None
-        if len(whole) == top:
+        if len(intact) == top:
             break
-    if len(whole) < top:
+    if len(intact) < top:
         why = f" ({'; '.join(damaged)})" if damaged else ""
         raise DataError(
-            f"{store} keeps {len(whole)} whole checkpoints of this study, not {top}{why}; search again with a larger "
+            f"{store} keeps {len(intact)} whole checkpoints of this study, not {top}{why}; search again with a larger "
             "search.refit, or give a smaller --top"
         )
     targets = [Path(to if not n else f"{to}-{n + 1}").absolute() for n in range(top)]
     for target in targets:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ConfigError(f"{target} exists and is not empty; give another folder with --to")
-    for target, files in zip(targets, whole, strict=True):
+    for target, files in zip(targets, intact, strict=True):
         Store(target.parent).commit(target.name, files)
-    return Pulled([str(target) for target in targets], damaged)
+    return PullResult([str(target) for target in targets], damaged)
 
 
-def _known(study: str, found: Collection[str], store: str) -> str:
-    if study not in found:
-        known = ", ".join(sorted(found))
-        raise ConfigError(f"{store} has no such study {study}; it has {known}{suggest_nearest(study, found)}")
+def _require_study(study: str, known_studies: Collection[str], store: str) -> str:
+    if study not in known_studies:
+        known_names = ", ".join(sorted(known_studies))
+        raise ConfigError(
+            f"{store} has no such study {study}; it has {known_names}{suggest_nearest(study, known_studies)}"
+        )
     return study
 
 
-def _next(best: dict[str, Any], store: str) -> list[dict[str, Any]]:
+def _list_next_best(best: dict[str, Any], store: str) -> list[dict[str, Any]]:
     others = best.get("next", [])
     if not isinstance(others, list) or not all(isinstance(other, dict) for other in others):
         raise DataError(f"the best.json of {store} is damaged; run jobs/tune.py again")
     return others
 
 
-def _files(results: Store, record: dict[str, Any], store: str) -> dict[str, bytes]:
+def _read_checkpoint_files(results: Store, record: dict[str, Any], store: str) -> dict[str, bytes]:
     """Of the checkpoint that is recorded, each against its hash."""
     try:
         prefix, expected = check_store_name(str(record["checkpoint"])), record["commit_sha256"]
@@ -158,7 +162,7 @@ def _files(results: Store, record: dict[str, Any], store: str) -> dict[str, byte
     return files
 
 
-def _open(store: str) -> Store:
+def _open_results_store(store: str) -> Store:
     results = Store(store)
     if not results.list_files("searches"):
         raise DataError(f"{store} is not a results store with searches; it is what store.results names")

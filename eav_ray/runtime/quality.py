@@ -9,13 +9,13 @@ from eav_ray.data.manifest import DatasetReader, Recording
 from eav_ray.data.shard import decode_video, read_shard
 from eav_ray.errors import DataError
 from eav_ray.report.quality import EEGSpectrum, QualityReport, format_quality, render_quality_page
-from eav_ray.runtime.preprocess import Preprocessed, shard_store
+from eav_ray.runtime.preprocess import PreprocessingResult, open_shard_store
 
-PAGE = "quality.html"
+PAGE_NAME = "quality.html"
 MAX_SPECTRUM_SUBJECTS = 6  # whose spectrum is shown: each costs reading a file
 
 
-def write_page(experiment: Experiment, result: Preprocessed, *, frames: bool) -> tuple[str, str]:
+def write_quality_page(experiment: Experiment, result: PreprocessingResult, *, frames: bool) -> tuple[str, str]:
     """Write the page beside the shards.
 
     Args:
@@ -24,21 +24,21 @@ def write_page(experiment: Experiment, result: Preprocessed, *, frames: bool) ->
         The table for the terminal, and the path of the page.
     """
     dataset, listing = sets.scan_dataset(experiment.data)
-    store = shard_store(experiment)
+    store = open_shard_store(experiment)
     quality = QualityReport(
         result.index.classes,
         result.quality,
         result.problems,
         channels=tuple(getattr(dataset, "channels", ())),
-        spectrum=_spectrum(experiment, result, dataset, list(listing.recordings)),
-        frames=_frames(experiment, result) if frames and "video" in result.index.modalities else None,
+        spectrum=_compute_spectrum(experiment, result, dataset, list(listing.recordings)),
+        frames=_pick_example_frames(experiment, result) if frames and "video" in result.index.modalities else None,
     )
-    store.write(PAGE, render_quality_page(quality).encode())
-    return format_quality(quality), f"{store}/{PAGE}"
+    store.write(PAGE_NAME, render_quality_page(quality).encode())
+    return format_quality(quality), f"{store}/{PAGE_NAME}"
 
 
-def _spectrum(
-    experiment: Experiment, result: Preprocessed, dataset: DatasetReader, recordings: list[Recording]
+def _compute_spectrum(
+    experiment: Experiment, result: PreprocessingResult, dataset: DatasetReader, recordings: list[Recording]
 ) -> EEGSpectrum | None:
     """Of the first recording of a few people: channels as recorded, and windows as stored."""
     if "eeg" not in result.index.modalities:
@@ -48,7 +48,7 @@ def _spectrum(
     step = max(1, len(first_recordings) // MAX_SPECTRUM_SUBJECTS)
     before, after = [], []
     hz_before = hz_after = np.zeros(0)
-    store = shard_store(experiment)
+    store = open_shard_store(experiment)
     for recording in first_recordings[::step][:MAX_SPECTRUM_SUBJECTS]:
         try:
             raw = dataset.read_eeg(recording)
@@ -62,7 +62,7 @@ def _spectrum(
         good_C = np.isfinite(raw.values_CT).all(axis=1)
         if not stored or not good_C.any():
             continue
-        scale = 1e6 if _unit(result, recording) == "volt" else 1.0
+        scale = 1e6 if _find_eeg_unit(result, recording) == "volt" else 1.0
         hz_before, power = welch(raw.values_CT[good_C] * scale, raw.hz, nperseg=int(2 * raw.hz))
         before.append(10 * np.log10(np.median(power, axis=0) + 1e-12))
         x_CT = np.concatenate(list(stored[0]), axis=1)
@@ -73,17 +73,17 @@ def _spectrum(
     return EEGSpectrum(hz_before, np.stack(before), hz_after, np.stack(after))
 
 
-def _unit(result: Preprocessed, recording: Recording) -> str:
+def _find_eeg_unit(result: PreprocessingResult, recording: Recording) -> str:
     found = (q for q in result.quality if (q["subject"], q["recording"]) == (recording.subject, recording.recording))
     return str(next(found, {}).get("eeg_unit", ""))
 
 
-def _frames(experiment: Experiment, result: Preprocessed) -> dict[str, np.ndarray]:
+def _pick_example_frames(experiment: Experiment, result: PreprocessingResult) -> dict[str, np.ndarray]:
     """The middle frame of the first window with video of each person."""
-    store = shard_store(experiment)
-    found: dict[str, np.ndarray] = {}
+    store = open_shard_store(experiment)
+    frame_by_subject: dict[str, np.ndarray] = {}
     for shard in result.index.shards:
-        if shard.subject in found:
+        if shard.subject in frame_by_subject:
             continue
         table = read_shard(store, shard)
         for i in np.flatnonzero(table.column("has_video").to_numpy())[:1].tolist():
@@ -92,5 +92,5 @@ def _frames(experiment: Experiment, result: Preprocessed) -> dict[str, np.ndarra
                 column.to_numpy_ndarray()[i] if experiment.preprocessing.video.codec == "raw" else column[i].as_py()
             )
             video = decode_video(stored, experiment.preprocessing)
-            found[shard.subject] = video[len(video) // 2]
-    return found
+            frame_by_subject[shard.subject] = video[len(video) // 2]
+    return frame_by_subject

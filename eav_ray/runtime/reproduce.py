@@ -14,22 +14,22 @@ from eav_ray.data.shard import ShardIndex
 from eav_ray.storage import list_package_versions
 
 
-def reproduction(experiment: Experiment, index: ShardIndex) -> dict[str, Any]:
+def collect_provenance(experiment: Experiment, index: ShardIndex) -> dict[str, Any]:
     """In the order in which it is shown."""
     return {
         "command": shlex.join(["python", *sys.argv]),
         "date": str(datetime.date.today()),
-        "commit": commit(),
+        "commit": describe_commit(),
         "versions": list_package_versions(),
         "Python": platform.python_version(),
         "data manifest": f"{index.key}, {len(index.shards)} shards, content {digest(index.fingerprint)}",
         "seed": str(experiment.seed),
         "fold seed": str(experiment.split.seed),
-        "hardware": hardware(),
+        "hardware": describe_hardware(),
     }
 
 
-def commit() -> str:
+def describe_commit() -> str:
     """Of the working tree that this program runs from; "unknown" where it is none."""
     command = ["git", "describe", "--always", "--dirty=, changed", "--exclude=*"]
     try:
@@ -39,7 +39,7 @@ def commit() -> str:
     return process.stdout.strip() or "unknown"
 
 
-def hardware() -> str:
+def describe_hardware() -> str:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -13,7 +13,7 @@ from eav_ray.runtime import eeg_stage
 from eav_ray.storage import Store
 
 
-def shard_rows(
+def read_shard_windows(
     row: dict[str, Any],
     *,
     files: list[ShardFile],
@@ -37,37 +37,43 @@ def shard_rows(
         columns[m] = list(array.to_numpy_ndarray()) if tensor else array.to_pylist()
         columns[f"has_{m}"] = table.column(f"has_{m}").to_pylist()
     reason = f"this window has no {' and no '.join(experiment.data.modalities)}"
-    found = []
+    rows = []
     for i in range(len(table)):
-        one = {name: values[i] for name, values in columns.items()}
-        found.append(one | {"reason": "" if any(one[f"has_{m}"] for m in modalities) else reason})
-    return found
+        window_row = {name: values[i] for name, values in columns.items()}
+        rows.append(window_row | {"reason": "" if any(window_row[f"has_{m}"] for m in modalities) else reason})
+    return rows
 
 
-def raw_rows(
+def cut_raw_windows(
     row: dict[str, Any],
     *,
-    units: list[eeg_stage.Unit],
+    units: list[eeg_stage.RecordingUnit],
     preprocessing: Preprocessing,
     modalities: tuple[Modality, ...],
     shapes: DataShapes,
 ) -> list[dict[str, Any]]:
     """Raw recordings to windows, as a shard would hold them. What cannot be read becomes a row that says why."""
-    prepared, found = eeg_stage.unpack(row), []
+    prepared, rows = eeg_stage.unpack_eeg(row), []
     names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
     for recording in units[row["unit"]]:
         eeg = prepared.get(recording.recording)
-        made = cut_recording(recording, preprocessing, modalities, prepared_eeg=eeg, eeg_channels=shapes.eeg_channels)
-        for w in made.windows:
+        cut_result = cut_recording(
+            recording, preprocessing, modalities, prepared_eeg=eeg, eeg_channels=shapes.eeg_channels
+        )
+        for w in cut_result.windows:
             stored_window = encode_window(w, preprocessing)
-            found.append({name: stored_window[name] for name in names} | {"reason": ""})
-        reasons = [p.reason for p in made.problems]
+            rows.append({name: stored_window[name] for name in names} | {"reason": ""})
+        reasons = [p.reason for p in cut_result.problems]
         # What has nothing to predict from is told too, and not left out in silence.
-        for reason in reasons or ([] if made.windows else ["it has none of the modalities"]):
+        for reason in reasons or ([] if cut_result.windows else ["it has none of the modalities"]):
             empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
             for m, (shape, dtype) in compute_window_shapes(preprocessing, shapes.eeg_channels).items():
                 if m in modalities:
                     empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
-            row_of = encode_window(empty, preprocessing) | {"window": 0, "label": recording.label, "reason": reason}
-            found.append(row_of)
-    return found
+            problem_row = encode_window(empty, preprocessing) | {
+                "window": 0,
+                "label": recording.label,
+                "reason": reason,
+            }
+            rows.append(problem_row)
+    return rows

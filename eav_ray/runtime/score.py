@@ -88,7 +88,7 @@ def _score_parts(
     runtime, results = experiment.runtime, Store(experiment.store.results)
     # A person at a time: one checkpoint that has many people to score is shared between the actors too.
     parts = [
-        (number, replace(task, test=tuple(ids)))
+        (number, replace(task, recordings=tuple(ids)))
         for number, task in tasks.items()
         for _, ids in groupby(sorted(task.recordings), key=lambda i: i.split("/")[0])
     ]

@@ -19,7 +19,7 @@ from eav_ray.runtime import cluster
 from eav_ray.runtime.access import hash_token, read_token, require_token
 from eav_ray.runtime.app import make_app
 from eav_ray.runtime.cli import retarget_experiment
-from eav_ray.runtime.predict import open_checkpoint
+from eav_ray.runtime.predict import load_finished_checkpoint
 from eav_ray.storage import split_store_path
 from eav_ray.training.predictor import Predictor
 
@@ -30,9 +30,9 @@ with warnings.catch_warnings():  # of Ray's own declarations, by pydantic
     from ray.serve.exceptions import RayServeException
     from ray.serve.schema import LoggingConfig
 
-OPEN_AT_ONCE = 64  # requests and streams that one replica has open: `app.Limits` are below
-ALIVE_S = 10.0
-LOG = LoggingConfig(log_level="WARNING", enable_access_log=False)
+MAX_ONGOING_REQUESTS = 64  # requests and streams that one replica has open: `app.Limits` are below
+HEALTH_CHECK_INTERVAL_S = 10.0
+LOGGING_CONFIG = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 def serve_checkpoint(
@@ -49,25 +49,25 @@ def serve_checkpoint(
         ConfigError: Beyond loopback without a token, a port or a name that is taken, or what does not fit the machine.
         DataError: The checkpoint is damaged or not finished, or cannot be opened where it is to be served.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = load_finished_checkpoint(path)
     experiment = retarget_experiment(checkpoint.experiment, changes)
     runtime = experiment.runtime
     token = read_token(token_file)
     require_token(host, token)
-    joined = cluster.resolve_address(runtime)
-    if not joined:
+    cluster_address = cluster.resolve_address(runtime)
+    if not cluster_address:
         cluster.check_local_resources(runtime)
         _check_port(host, port)
     with (
         cluster.connect_to_ray(runtime),
-        _until_told() as stop_requested,
+        _watch_stop_signals() as stop_requested,
     ):  # Ray sets a handler of its own when it starts
-        url = _start(host, port, token, route)
+        url = _start_serve(host, port, token, route)
         checkpoint_path = "/".join(map(str, split_store_path(path)))
         _deploy(checkpoint_path, hash_token(token) if token else "", runtime, name, route, replicas)
         print(f"serving {path} at {url} (health, predict, stream){'' if token else ', without a token'}", flush=True)
         try:
-            while not stop_requested.wait(ALIVE_S):
+            while not stop_requested.wait(HEALTH_CHECK_INTERVAL_S):
                 serve.status()  # raises where the cluster is gone
         finally:
             # Not Ray Serve itself, by which others may serve; it ends with a Ray of our own.
@@ -88,7 +88,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 @contextmanager
-def _until_told() -> Iterator[threading.Event]:
+def _watch_stop_signals() -> Iterator[threading.Event]:
     """Set by SIGINT and SIGTERM."""
     stop_requested = threading.Event()
 
@@ -97,59 +97,59 @@ def _until_told() -> Iterator[threading.Event]:
             raise KeyboardInterrupt  # asked twice
         stop_requested.set()
 
-    before = {number: signal.signal(number, handle_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier_handlers = {number: signal.signal(number, handle_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop_requested
     finally:
-        for number, handler in before.items():
+        for number, handler in earlier_handlers.items():
             signal.signal(number, handler)
 
 
-def _start(host: str, port: int, token: str, route: str) -> str:
+def _start_serve(host: str, port: int, token: str, route: str) -> str:
     """Ray Serve at this address, unless the cluster has one; its address."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     options = HTTPOptions(host=host, port=port)
-    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=LOG)
+    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=LOGGING_CONFIG)
     # Ray's own name: where it listens, which another job may have said.
     from ray.serve.context import _get_global_client
 
     client = _get_global_client()
-    have = client.http_config if client is not None else options
-    if have.host and have.host != host:
-        require_token(have.host, token)
-    return f"http://{have.host}:{have.port}{'' if route == '/' else route}"
+    actual = client.http_config if client is not None else options
+    if actual.host and actual.host != host:
+        require_token(actual.host, token)
+    return f"http://{actual.host}:{actual.port}{'' if route == '/' else route}"
 
 
 def _deploy(path: str, token_digest: str, runtime: RuntimeConfig, name: str, route: str, replicas: int) -> None:
-    there = serve.status().applications
-    if name in there:
+    applications = serve.status().applications
+    if name in applications:
         raise ConfigError(f"the cluster serves an application {name} already; give another --name and --route")
     resources = {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker}
     deployment: Any = serve.deployment(
         name="model",
         num_replicas=replicas,
-        max_ongoing_requests=OPEN_AT_ONCE,
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
         ray_actor_options=resources,
         graceful_shutdown_timeout_s=2,
-        logging_config=LOG,
-    )(serve.ingress()(Model))
+        logging_config=LOGGING_CONFIG,
+    )(serve.ingress()(ServedModel))
     try:
         serve.run(deployment.bind(path, token_digest, runtime), name=name, route_prefix=route)
     except (RayServeException, RuntimeError, ValueError) as error:
         reason = serve.status().applications.get(name)
         text = " ".join((reason.message if reason and reason.message else str(error)).split())
-        found = re.findall(r"(?:eav_ray\.errors|ray\.serve\.exceptions)\.\w+: (.+?)(?= Traceback|$)", text)
-        raise DataError(f"{name} cannot be served: {found[-1] if found else text[-400:]}") from None
+        messages = re.findall(r"(?:eav_ray\.errors|ray\.serve\.exceptions)\.\w+: (.+?)(?= Traceback|$)", text)
+        raise DataError(f"{name} cannot be served: {messages[-1] if messages else text[-400:]}") from None
 
 
-class Model:
+class ServedModel:
     """A replica: one loaded checkpoint."""
 
     def __init__(self, path: str, token_digest: str, runtime: RuntimeConfig) -> None:
         torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
         device = torch.device("cuda" if cluster.has_gpu(runtime) else "cpu")
-        predictor = Predictor(open_checkpoint(path), device)
-        self._made = make_app(predictor, path.rstrip("/").rsplit("/", 1)[-1], token_digest)
+        predictor = Predictor(load_finished_checkpoint(path), device)
+        self._app = make_app(predictor, path.rstrip("/").rsplit("/", 1)[-1], token_digest)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return self._made
+        return self._app

@@ -19,9 +19,9 @@ from eav_ray.report.progress import open_progress_bar
 from eav_ray.report.stress import format_robustness
 from eav_ray.runtime import cluster
 from eav_ray.runtime.cli import retarget_experiment
-from eav_ray.runtime.predict import check_channels, open_checkpoint
-from eav_ray.runtime.preprocess import require_extras
-from eav_ray.runtime.stress_stage import Condition, Work, measure, predicted
+from eav_ray.runtime.predict import check_channels, load_finished_checkpoint
+from eav_ray.runtime.preprocess import require_preprocessing_extras
+from eav_ray.runtime.stress_stage import Condition, RobustnessInputs, measure_cost, predict_conditions
 from eav_ray.storage import COMMIT, Store, list_package_versions, sha256, split_store_path
 from eav_ray.training.checkpoint import Checkpoint
 
@@ -29,23 +29,23 @@ FORMAT = 2  # raise when distortions or predictions come out differently
 
 
 @dataclass(frozen=True)
-class Asked:
+class RobustnessOptions:
     """What the command line asks for, beside the checkpoint and the data."""
 
     modalities: tuple[str, ...] = ()  # to disturb; all where empty
     steps: int = 3
     kinds: tuple[str, ...] = ()  # all where empty
-    everything: bool = False  # all recordings of the data root, not the test side of the checkpoint
+    all_recordings: bool = False  # all recordings of the data root, not the test side of the checkpoint
 
 
 @dataclass(frozen=True)
 class RobustnessResult:
-    tree: dict[str, Any]  # of results.json
+    results: dict[str, Any]  # of results.json
     path: str  # of the folder that holds it
     text: str
 
 
-def run_robustness(path: str, changes: dict[str, Any], asked: Asked, out: str) -> RobustnessResult:
+def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOptions, out: str) -> RobustnessResult:
     """Predict the test recordings of a checkpoint as they are, under each kind and step, and with everything disturbed.
 
     Args:
@@ -55,24 +55,26 @@ def run_robustness(path: str, changes: dict[str, Any], asked: Asked, out: str) -
         ConfigError: An unknown kind or modality.
         DataError: The data root does not hold the test recordings, or has other classes or channels.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = load_finished_checkpoint(path)
     experiment = retarget_experiment(checkpoint.experiment, changes)
     dataset, listing = sets.scan_dataset(experiment.data)
-    recordings, recordings_description = _wanted(checkpoint, experiment, dataset, listing, asked, path)
-    others = _speech(experiment)
-    conditions = plan(experiment, asked, {person for person, _ in others})
+    recordings, recordings_description = _select_recordings(checkpoint, experiment, dataset, listing, options, path)
+    speech_files = _list_speech_files(experiment)
+    conditions = plan_conditions(experiment, options, {person for person, _ in speech_files})
     results = Store(out)
     store, prefix = split_store_path(path)
     commit = sha256(store.read(f"{prefix}/{COMMIT}"))
     data = {k: v for k, v in asdict(experiment.data).items() if k != "subjects"}
-    heard = others if any(c.kind == "audio.babble" for c in conditions) else ()  # whoever came later is in it too
-    question = digest(FORMAT, data, [asdict(c) for c in conditions], [r.id for r in recordings], heard)
-    name = f"stress/{sha256(f'{commit}{question}'.encode())[:16]}"
+    babble_sources = (
+        speech_files if any(c.kind == "audio.babble" for c in conditions) else ()
+    )  # whoever came later is in it too
+    key_digest = digest(FORMAT, data, [asdict(c) for c in conditions], [r.id for r in recordings], babble_sources)
+    name = f"stress/{sha256(f'{commit}{key_digest}'.encode())[:16]}"
     facts = {
         "checkpoint": {"path": f"{store}/{prefix}", "commit_sha256": commit},
         "data": data,
         "seed": experiment.seed,
-        "steps": asked.steps,
+        "steps": options.steps,
         "protocol": checkpoint.split.protocol,
         "recordings_are": recordings_description,
         "classes": list(checkpoint.classes),
@@ -81,8 +83,8 @@ def run_robustness(path: str, changes: dict[str, Any], asked: Asked, out: str) -
     with results.lock(f"{name}/lock"):
         tree = results.read_json(f"{name}/results.json") if results.exists(f"{name}/results.json") else {}
         if tree.get("format") != TREE_FORMAT:  # predictions of an earlier version are counted anew
-            work = _work(checkpoint, experiment, listing, recordings, others)
-            tables = _tables(work, conditions, f"{store}/{prefix}", experiment.runtime, results, name)
+            inputs = _build_inputs(checkpoint, experiment, listing, recordings, speech_files)
+            tables = _load_or_predict(inputs, conditions, f"{store}/{prefix}", experiment.runtime, results, name)
             modalities = sorted(experiment.data.modalities)
             tree = build_robustness_results(
                 tables, [_condition_to_dict(c) for c in conditions], modalities, len(checkpoint.classes), facts
@@ -93,51 +95,60 @@ def run_robustness(path: str, changes: dict[str, Any], asked: Asked, out: str) -
     )
 
 
-def plan(experiment: Experiment, asked: Asked, speakers: set[str]) -> list[Condition]:
+def plan_conditions(experiment: Experiment, options: RobustnessOptions, speakers: set[str]) -> list[Condition]:
     """All conditions, those of a kind together, the clean one first.
 
     Args:
         speakers: Who there is speech of in the data set.
     """
     modalities = experiment.data.modalities
-    unknown = [m for m in asked.modalities if m not in modalities]
+    unknown = [m for m in options.modalities if m not in modalities]
     if unknown:
         raise ConfigError(f"--modalities names {', '.join(unknown)}; it may name some of {', '.join(modalities)}")
-    kinds = select_kinds(asked.kinds, asked.modalities or modalities)
+    kinds = select_kinds(options.kinds, options.modalities or modalities)
     if "audio.babble" in kinds and len(speakers) < 2:
-        if asked.kinds:
+        if options.kinds:
             raise ConfigError(
                 "babble is speech of other people, and the data root has only one person with audio; leave it out of "
                 "--kinds, or give a data.root with more people"
             )
         print("audio.babble is left out: the data root has only one person with audio", flush=True)
         kinds = tuple(k for k in kinds if k != "audio.babble")
-    found = [Condition("clean", "clean", 0, ())]
+    conditions = [Condition("clean", "clean", 0, ())]
     for kind in kinds:
-        for step, level in enumerate(compute_levels(kind, asked.steps), start=1):
-            found.append(Condition(f"{kind}.{step}", kind, step, (Corruption(kind, level, experiment.seed),)))
-    return found + _together(kinds, asked.steps, experiment.seed)
+        for step, level in enumerate(compute_levels(kind, options.steps), start=1):
+            conditions.append(Condition(f"{kind}.{step}", kind, step, (Corruption(kind, level, experiment.seed),)))
+    return conditions + _plan_combined_conditions(kinds, options.steps, experiment.seed)
 
 
-def _together(kinds: Sequence[str], steps: int, seed: int) -> list[Condition]:
+def _plan_combined_conditions(kinds: Sequence[str], steps: int, seed: int) -> list[Condition]:
     """All modalities disturbed at once, each by one kind; nothing where there is one modality only."""
-    of = {m: [k for k in kinds if CORRUPTION_KINDS[k].modality == m] for m in MODALITIES}
-    picked = [next((k for k in COMBINED_KINDS[m] if k in own), own[0]) for m, own in of.items() if own]
-    if len(picked) < 2:
+    kinds_by_modality = {m: [k for k in kinds if CORRUPTION_KINDS[k].modality == m] for m in MODALITIES}
+    chosen_kinds = [
+        next((k for k in COMBINED_KINDS[m] if k in modality_kinds), modality_kinds[0])
+        for m, modality_kinds in kinds_by_modality.items()
+        if modality_kinds
+    ]
+    if len(chosen_kinds) < 2:
         return []
     return [
         Condition(
             f"together.{n + 1}",
             "together",
             n + 1,
-            tuple(Corruption(k, compute_levels(k, steps)[n], seed) for k in picked),
+            tuple(Corruption(k, compute_levels(k, steps)[n], seed) for k in chosen_kinds),
         )
         for n in range(steps)
     ]
 
 
-def _wanted(
-    checkpoint: Checkpoint, experiment: Experiment, dataset: DatasetReader, listing: Listing, asked: Asked, path: str
+def _select_recordings(
+    checkpoint: Checkpoint,
+    experiment: Experiment,
+    dataset: DatasetReader,
+    listing: Listing,
+    options: RobustnessOptions,
+    path: str,
 ) -> tuple[list[Recording], str]:
     """The recordings that are predicted, and in words which these are."""
     root, test_ids = experiment.data.root, set(checkpoint.split.test)
@@ -151,38 +162,40 @@ def _wanted(
         raise ConfigError(f"data.modalities names {', '.join(absent)}, which {path} was not trained on")
     if "eeg" in experiment.data.modalities:
         check_channels(experiment, checkpoint, sets.count_eeg_channels(dataset, listing), path)
-    if asked.everything:
+    if options.all_recordings:
         if not listing.recordings:
             raise DataError(f"there is no recording in {root}; run jobs/check.py to see why")
-        seen = {*checkpoint.split.train, *checkpoint.split.validation}
-        trained = sum(r.id in seen for r in listing.recordings) if _same_data(checkpoint, experiment) else 0
-        return list(listing.recordings), f"all recordings of the data root, {trained} of them trained on or chosen by"
+        training_ids = {*checkpoint.split.train, *checkpoint.split.validation}
+        n_trained = (
+            sum(r.id in training_ids for r in listing.recordings) if _is_training_dataset(checkpoint, experiment) else 0
+        )
+        return list(listing.recordings), f"all recordings of the data root, {n_trained} of them trained on or chosen by"
     if not test_ids:
         raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; give the refit checkpoint")
     subjects = experiment.data.subjects
-    wanted = {i for i in test_ids if not subjects or i.partition("/")[0] in subjects}
-    if not wanted:
-        mine = ", ".join(sorted({i.partition("/")[0] for i in test_ids}))
-        raise ConfigError(f"data.subjects names nobody whom {path} is tested on; those are {mine}")
-    missing = sorted(wanted - {r.id for r in listing.recordings})
+    wanted_ids = {i for i in test_ids if not subjects or i.partition("/")[0] in subjects}
+    if not wanted_ids:
+        tested_subjects = ", ".join(sorted({i.partition("/")[0] for i in test_ids}))
+        raise ConfigError(f"data.subjects names nobody whom {path} is tested on; those are {tested_subjects}")
+    missing = sorted(wanted_ids - {r.id for r in listing.recordings})
     if missing:
         raise DataError(
-            f"{root} does not hold {len(missing)} of the {len(wanted)} recordings that {path} is tested on (the first: "
+            f"{root} does not hold {len(missing)} of the {len(wanted_ids)} recordings that {path} is tested on (the first: "
             f"{missing[0]}); set data.root to the data that it was trained from, or give --all to stress whatever is "
             "there"
         )
-    return [r for r in listing.recordings if r.id in wanted], "the test side of the checkpoint's own split"
+    return [r for r in listing.recordings if r.id in wanted_ids], "the test side of the checkpoint's own split"
 
 
-def _same_data(checkpoint: Checkpoint, experiment: Experiment) -> bool:
+def _is_training_dataset(checkpoint: Checkpoint, experiment: Experiment) -> bool:
     """As `transfer.is_own`: a reader names the same people wherever the files lie, two tables of a user need not."""
-    mine, theirs = experiment.data, checkpoint.experiment.data
-    return mine.dataset == theirs.dataset and (
-        mine.dataset != "manifest" or os.path.abspath(mine.root) == os.path.abspath(theirs.root)
+    data, training_data = experiment.data, checkpoint.experiment.data
+    return data.dataset == training_data.dataset and (
+        data.dataset != "manifest" or os.path.abspath(data.root) == os.path.abspath(training_data.root)
     )
 
 
-def _speech(experiment: Experiment) -> tuple[tuple[str, str], ...]:
+def _list_speech_files(experiment: Experiment) -> tuple[tuple[str, str], ...]:
     """(person, path) of all speech of the data set, whoever is predicted."""
     if "audio" not in experiment.data.modalities:
         return ()
@@ -190,55 +203,62 @@ def _speech(experiment: Experiment) -> tuple[tuple[str, str], ...]:
     return tuple((r.subject, r.audio) for r in listing.recordings if r.audio is not None)
 
 
-def _work(
+def _build_inputs(
     checkpoint: Checkpoint,
     experiment: Experiment,
     listing: Listing,
     recordings: list[Recording],
-    others: tuple[tuple[str, str], ...],
-) -> Work:
-    require_extras(experiment)
+    speech_files: tuple[tuple[str, str], ...],
+) -> RobustnessInputs:
+    require_preprocessing_extras(experiment)
     # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
     modalities: tuple[Modality, ...] = checkpoint.experiment.data.modalities
-    unwanted = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
+    masked_modalities = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
     recordings_by_subject = [
-        tuple(replace(r, **unwanted) for r in group) for _, group in groupby(recordings, key=lambda r: r.subject)
+        tuple(replace(r, **masked_modalities) for r in group)
+        for _, group in groupby(recordings, key=lambda r: r.subject)
     ]
-    whole = {
+    subject_recordings = {
         of[0].subject: tuple(r for r in listing.recordings if r.subject == of[0].subject)
         for of in recordings_by_subject
     }
     # A modality that its preprocessing refuses is masked, as it would be in use, whatever training did with such.
     preprocessing = replace(checkpoint.experiment.preprocessing, on_bad="partial")
-    return Work(
-        experiment.data, preprocessing, modalities, checkpoint.shapes, tuple(recordings_by_subject), whole, others
+    return RobustnessInputs(
+        experiment.data,
+        preprocessing,
+        modalities,
+        checkpoint.shapes,
+        tuple(recordings_by_subject),
+        subject_recordings,
+        speech_files,
     )
 
 
-def _tables(
-    work: Work, conditions: list[Condition], path: str, runtime: RuntimeConfig, results: Store, name: str
+def _load_or_predict(
+    inputs: RobustnessInputs, conditions: list[Condition], path: str, runtime: RuntimeConfig, results: Store, name: str
 ) -> dict[str, pd.DataFrame]:
     """Predictions of all conditions; those that the store lacks are computed, and kept each as it ends."""
     files = {c.name: f"{name}/{c.name}.parquet" for c in conditions}
     todo = [c for c in conditions if not results.exists(files[c.name])]
     if todo:
         groups = [tuple(group) for _, group in groupby(todo, key=lambda c: c.kind)]
-        count = sum(map(len, work.recordings_by_subject))
-        price = measure(work, groups, path, runtime.cpus_per_worker)
+        count = sum(map(len, inputs.recordings_by_subject))
+        cost = measure_cost(inputs, groups, path, runtime.cpus_per_worker)
         with cluster.connect_to_ray(runtime):
             cluster.configure_ray_data()
-            room = cluster.count_fitting_workers(runtime)
-            seconds = price.seconds(groups, work, room, max(1, room // 2))
+            n_workers = cluster.count_fitting_workers(runtime)
+            seconds = cost.estimate_seconds(groups, inputs, n_workers, max(1, n_workers // 2))
             minutes = max(1, round(seconds / 60))
-            what = f"{len(todo)} {'condition' if len(todo) == 1 else 'conditions'}"
-            what += f" ({len(conditions) - len(todo)} others are there)" if len(todo) < len(conditions) else ""
+            amount = f"{len(todo)} {'condition' if len(todo) == 1 else 'conditions'}"
+            amount += f" ({len(conditions) - len(todo)} others are there)" if len(todo) < len(conditions) else ""
             print(
-                f"stress: {what} x {count} recordings of {len(work.recordings_by_subject)} people; about {minutes} "
-                f"{'minute' if minutes == 1 else 'minutes'} on {room} CPUs",
+                f"stress: {amount} x {count} recordings of {len(inputs.recordings_by_subject)} people; about {minutes} "
+                f"{'minute' if minutes == 1 else 'minutes'} on {n_workers} CPUs",
                 flush=True,
             )
             with open_progress_bar("stress", len(todo) * count, "recordings") as bar:
-                for condition_name, table in predicted(work, groups, path, runtime, bar):
+                for condition_name, table in predict_conditions(inputs, groups, path, runtime, bar):
                     results.write(files[condition_name], arrow.encode_dataframe(table))
     return {c: arrow.decode_dataframe(results.read(file), f"{results}/{file}") for c, file in files.items()}
 

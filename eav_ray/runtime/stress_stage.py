@@ -28,11 +28,11 @@ from eav_ray.errors import DataError
 from eav_ray.models.build import DataShapes
 from eav_ray.report.progress import ProgressBar
 from eav_ray.runtime import cluster
-from eav_ray.runtime.eeg_stage import retried
-from eav_ray.runtime.predict import UNIT, Predict, on_actors
+from eav_ray.runtime.eeg_stage import map_with_retries
+from eav_ray.runtime.predict import RECORDINGS_PER_TASK, PredictionActor, map_on_actors
 from eav_ray.training.metrics import is_averaged_column
 
-MEASURED = 2  # recordings that are read and predicted to say how long all will take
+N_TIMED_RECORDINGS = 2  # recordings that are read and predicted to say how long all will take
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Work:
+class RobustnessInputs:
     """What every task knows."""
 
     data: DataConfig
@@ -54,12 +54,18 @@ class Work:
     modalities: tuple[Modality, ...]  # of the checkpoint
     shapes: DataShapes
     recordings_by_subject: tuple[tuple[Recording, ...], ...]  # the recordings of each that are predicted
-    whole: dict[str, tuple[Recording, ...]]  # all recordings of each of them, which `profile.eeg.align` looks at
-    others: tuple[tuple[str, str], ...]  # (person, path) of all speech of the data set
+    subject_recordings: dict[
+        str, tuple[Recording, ...]
+    ]  # all recordings of each of them, which `profile.eeg.align` looks at
+    speech_files: tuple[tuple[str, str], ...]  # (person, path) of all speech of the data set
 
 
-def predicted(
-    work: Work, groups: Sequence[tuple[Condition, ...]], path: str, runtime: RuntimeConfig, bar: ProgressBar
+def predict_conditions(
+    inputs: RobustnessInputs,
+    groups: Sequence[tuple[Condition, ...]],
+    path: str,
+    runtime: RuntimeConfig,
+    bar: ProgressBar,
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """The predictions of each condition (its name, a table) as soon as all recordings are through.
 
@@ -67,30 +73,32 @@ def predicted(
         groups: Conditions of one kind together.
         path: Of the checkpoint.
     """
-    rows = [{"group": g, "person": p} for g in range(len(groups)) for p in range(len(work.recordings_by_subject))]
-    tasks: Any = partial(_windows, groups=tuple(groups), work=work)
-    read = retried(ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map, tasks, num_cpus=1)
-    made = on_actors(read, _PredictEach, path, runtime, most=max(1, cluster.count_fitting_workers(runtime) // 2))
-    total = sum(len(recordings) for recordings in work.recordings_by_subject)
+    rows = [{"group": g, "person": p} for g in range(len(groups)) for p in range(len(inputs.recordings_by_subject))]
+    tasks: Any = partial(_make_condition_windows, groups=tuple(groups), inputs=inputs)
+    read = map_with_retries(ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map, tasks, num_cpus=1)
+    predictions = map_on_actors(
+        read, _ConditionPredictor, path, runtime, max_actors=max(1, cluster.count_fitting_workers(runtime) // 2)
+    )
+    total = sum(len(recordings) for recordings in inputs.recordings_by_subject)
     parts: dict[str, list[pd.DataFrame]] = {c.name: [] for group in groups for c in group}
-    seen: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in parts}
-    left = dict.fromkeys(parts, total)
-    for batch in made.iter_batches(batch_size=None, batch_format="pandas"):
+    rows_seen: dict[str, Counter[tuple[str, str]]] = {name: Counter() for name in parts}
+    recordings_left = dict.fromkeys(parts, total)
+    for batch in predictions.iter_batches(batch_size=None, batch_format="pandas"):
         assert isinstance(batch, pd.DataFrame)
         for name, table in batch.groupby("condition"):
             assert isinstance(name, str)
             parts[name].append(table)
             ids = zip(table["subject"], table["recording"], table["rows"], strict=True)
-            for (subject, recording, wanted), rows_here in Counter(ids).items():
-                seen[name][subject, recording] += rows_here
-                if seen[name][subject, recording] == wanted:
-                    left[name] -= 1
+            for (subject, recording, n_rows), n_new in Counter(ids).items():
+                rows_seen[name][subject, recording] += n_new
+                if rows_seen[name][subject, recording] == n_rows:
+                    recordings_left[name] -= 1
                     bar.set_done(bar.done + 1)
-            if not left[name]:
-                yield name, _whole(parts.pop(name))
+            if not recordings_left[name]:
+                yield name, _concatenate_parts(parts.pop(name))
 
 
-def _whole(parts: list[pd.DataFrame]) -> pd.DataFrame:
+def _concatenate_parts(parts: list[pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True).drop(columns=["condition", "rows"])
     # A batch in which nothing could be read has no numbers, and makes a column of objects of them all.
     numbers = [c for c in table.columns if is_averaged_column(c)]
@@ -99,66 +107,81 @@ def _whole(parts: list[pd.DataFrame]) -> pd.DataFrame:
     return table.sort_values(["subject", "recording", "reason", "window"], ignore_index=True)
 
 
-def _windows(row: dict[str, Any], *, groups: tuple[tuple[Condition, ...], ...], work: Work) -> Iterator[dict[str, Any]]:
+def _make_condition_windows(
+    row: dict[str, Any], *, groups: tuple[tuple[Condition, ...], ...], inputs: RobustnessInputs
+) -> Iterator[dict[str, Any]]:
     """One person under the conditions of one kind: windows, as `predict` makes them, with their condition."""
-    conditions, recordings = groups[row["group"]], work.recordings_by_subject[row["person"]]
-    touched = {d.modality for c in conditions for d in c.distortions}
-    still: list[Modality] = [m for m in work.modalities if m not in touched]
-    moved: list[Modality] = [m for m in work.modalities if m in touched]
-    dataset = sets.open_reader(work.data)
-    eeg_as_is = eeg_of(dataset, recordings, work) if "eeg" in still else {}
-    eeg = {c.name: eeg_of(dataset, recordings, work, c) for c in conditions if "eeg" in moved}
-    for at in range(0, len(recordings), UNIT):
-        part = recordings[at : at + UNIT]
-        as_is = {r.id: read(r, work, still, eeg_as_is.get(r.id)) for r in part}
+    conditions, recordings = groups[row["group"]], inputs.recordings_by_subject[row["person"]]
+    corrupted = {d.modality for c in conditions for d in c.distortions}
+    clean_modalities: list[Modality] = [m for m in inputs.modalities if m not in corrupted]
+    corrupted_modalities: list[Modality] = [m for m in inputs.modalities if m in corrupted]
+    dataset = sets.open_reader(inputs.data)
+    clean_eeg = prepare_subject_eeg(dataset, recordings, inputs) if "eeg" in clean_modalities else {}
+    corrupted_eeg = {
+        c.name: prepare_subject_eeg(dataset, recordings, inputs, c) for c in conditions if "eeg" in corrupted_modalities
+    }
+    for at in range(0, len(recordings), RECORDINGS_PER_TASK):
+        part = recordings[at : at + RECORDINGS_PER_TASK]
+        clean_signals = {r.id: read_signals(r, inputs, clean_modalities, clean_eeg.get(r.id)) for r in part}
         for c in conditions:
             for r in part:
-                disturbed = read(r, work, moved, eeg.get(c.name, {}).get(r.id), c)
-                found = _rows(r, work, joined(as_is[r.id], disturbed))
+                corrupted_signals = read_signals(
+                    r, inputs, corrupted_modalities, corrupted_eeg.get(c.name, {}).get(r.id), c
+                )
+                found = _make_rows(r, inputs, merge_signals(clean_signals[r.id], corrupted_signals))
                 yield from (one | {"condition": c.name, "rows": len(found)} for one in found)
 
 
-def eeg_of(
-    dataset: DatasetReader, recordings: Sequence[Recording], work: Work, condition: Condition | None = None
+def prepare_subject_eeg(
+    dataset: DatasetReader,
+    recordings: Sequence[Recording],
+    inputs: RobustnessInputs,
+    condition: Condition | None = None,
 ) -> dict[str, PreparedEEG | DataError]:
     """The EEG of recordings of one person, by id, under a condition."""
-    here = [r for r in recordings if r.eeg is not None]
+    with_eeg = [r for r in recordings if r.eeg is not None]
     corruption = next((d for d in condition.corruptions if d.modality == "eeg"), None) if condition else None
-    source = CorruptedDataset(dataset, corruption, work.preprocessing.eeg.unit) if corruption else dataset
-    whole = work.whole.get(here[0].subject, ()) if here else ()
-    return {r.id: found for r, found in prepare_eeg(source, here, work.preprocessing.eeg, whole)}
+    source = CorruptedDataset(dataset, corruption, inputs.preprocessing.eeg.unit) if corruption else dataset
+    subject_recordings = inputs.subject_recordings.get(with_eeg[0].subject, ()) if with_eeg else ()
+    return {r.id: found for r, found in prepare_eeg(source, with_eeg, inputs.preprocessing.eeg, subject_recordings)}
 
 
-def read(
+def read_signals(
     recording: Recording,
-    work: Work,
+    inputs: RobustnessInputs,
     modalities: Sequence[Modality],
     prepared: PreparedEEG | DataError | None,
     condition: Condition | None = None,
 ) -> windows.RecordingSignals:
     """Some modalities of one recording, under a condition."""
-    of = {d.modality: d for d in condition.corruptions} if condition else {}
+    corruption_by_modality = {d.modality: d for d in condition.corruptions} if condition else {}
     return windows.read_signals(
         recording,
-        work.preprocessing,
+        inputs.preprocessing,
         modalities,
         prepared_eeg=prepared,
-        eeg_channels=work.shapes.eeg_channels,
-        audio_corruption=AudioCorruption(of["audio"], recording, work.others) if "audio" in of else None,
-        video_corruption=VideoCorruption(of["video"], recording.id) if "video" in of else None,
+        eeg_channels=inputs.shapes.eeg_channels,
+        audio_corruption=AudioCorruption(corruption_by_modality["audio"], recording, inputs.speech_files)
+        if "audio" in corruption_by_modality
+        else None,
+        video_corruption=VideoCorruption(corruption_by_modality["video"], recording.id)
+        if "video" in corruption_by_modality
+        else None,
     )
 
 
-def joined(one: windows.RecordingSignals, other: windows.RecordingSignals) -> windows.RecordingSignals:
+def merge_signals(first: windows.RecordingSignals, second: windows.RecordingSignals) -> windows.RecordingSignals:
     """Two readings of one recording, of different modalities."""
     return windows.RecordingSignals(
-        {**one.arrays, **other.arrays}, {**one.durations_s, **other.durations_s}, one.problems + other.problems
+        {**first.arrays, **second.arrays}, {**first.durations_s, **second.durations_s}, first.problems + second.problems
     )
 
 
-def _rows(recording: Recording, work: Work, signals: windows.RecordingSignals) -> list[dict[str, Any]]:
+def _make_rows(
+    recording: Recording, inputs: RobustnessInputs, signals: windows.RecordingSignals
+) -> list[dict[str, Any]]:
     """Windows to be predicted, and one for each file that cannot be used, which says why."""
-    modalities, shapes, preprocessing = work.modalities, work.shapes, work.preprocessing
+    modalities, shapes, preprocessing = inputs.modalities, inputs.shapes, inputs.preprocessing
     names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
     made = windows.cut_signals(signals, recording, preprocessing, modalities, eeg_channels=shapes.eeg_channels)
     stored = [encode_window(w, preprocessing) for w in made.windows]
@@ -173,76 +196,86 @@ def _rows(recording: Recording, work: Work, signals: windows.RecordingSignals) -
     return found
 
 
-class _PredictEach(Predict):
+class _ConditionPredictor(PredictionActor):
     """An actor: one loaded checkpoint, batches of windows under several conditions."""
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {str(c): column.to_numpy() for c, column in self.table(batch).items()}
+        return {str(c): column.to_numpy() for c, column in self.predict_table(batch).items()}
 
-    def table(self, batch: dict[str, np.ndarray]) -> pd.DataFrame:
+    def predict_table(self, batch: dict[str, np.ndarray]) -> pd.DataFrame:
         tables = []
         for name in dict.fromkeys(batch["condition"].tolist()):
-            mine = batch["condition"] == name
-            of = {key: values[mine] for key, values in batch.items()}
-            table = pd.DataFrame(super().__call__(of))
-            counts = dict(zip(zip(of["subject"], of["recording"], strict=True), of["rows"], strict=True))
+            is_condition = batch["condition"] == name
+            condition_batch = {key: values[is_condition] for key, values in batch.items()}
+            table = pd.DataFrame(super().__call__(condition_batch))
+            counts = dict(
+                zip(
+                    zip(condition_batch["subject"], condition_batch["recording"], strict=True),
+                    condition_batch["rows"],
+                    strict=True,
+                )
+            )
             table["rows"] = [counts[key] for key in zip(table["subject"], table["recording"], strict=True)]
             tables.append(table.assign(condition=name))
         return pd.concat(tables, ignore_index=True)
 
 
 @dataclass(frozen=True)
-class Price:
+class ConditionCost:
     """Seconds of one core, measured."""
 
-    load: float  # what a person's EEG file costs beyond its recordings
-    read: dict[str, float]  # of a modality of one recording, disturbed
-    predict: float  # one recording
+    load_s: float  # what a person's EEG file costs beyond its recordings
+    read_s: dict[str, float]  # of a modality of one recording, disturbed
+    predict_s: float  # one recording
 
-    def seconds(self, groups: Sequence[tuple[Condition, ...]], work: Work, cores: int, actors: int) -> float:
+    def estimate_seconds(
+        self, groups: Sequence[tuple[Condition, ...]], inputs: RobustnessInputs, cores: int, actors: int
+    ) -> float:
         """Of all groups: reading and predicting go on at once, where there is a core for each."""
-        count = sum(map(len, work.recordings_by_subject))
+        count = sum(map(len, inputs.recordings_by_subject))
         reading = predicting = 0.0
         for group in groups:
-            touched = {d.modality for c in group for d in c.corruptions}
-            for m, cost in self.read.items():
-                reading += count * cost * (len(group) if m in touched else 1)
-            reading += self.load * len(work.recordings_by_subject)
-            predicting += count * self.predict * len(group)
+            corrupted = {d.modality for c in group for d in c.corruptions}
+            for m, cost in self.read_s.items():
+                reading += count * cost * (len(group) if m in corrupted else 1)
+            reading += self.load_s * len(inputs.recordings_by_subject)
+            predicting += count * self.predict_s * len(group)
         if cores <= actors:
             return reading + predicting
         return max(reading / (cores - actors), predicting / actors)
 
 
-def measure(work: Work, groups: Sequence[tuple[Condition, ...]], path: str, threads: float) -> Price:
+def measure_cost(
+    inputs: RobustnessInputs, groups: Sequence[tuple[Condition, ...]], path: str, threads: float
+) -> ConditionCost:
     """Read and predict a recording or two in this process, one of each kind of distortion at its strongest."""
-    some = work.recordings_by_subject[0][:MEASURED]
-    dataset, model = sets.open_reader(work.data), _PredictEach(path, threads)
-    began = time.monotonic()
-    prepared = eeg_of(dataset, some, work)
-    first = time.monotonic() - began
-    cost = {m: [] for m in work.modalities}
-    predict: list[float] = []
+    sample = inputs.recordings_by_subject[0][:N_TIMED_RECORDINGS]
+    dataset, model = sets.open_reader(inputs.data), _ConditionPredictor(path, threads)
+    started = time.monotonic()
+    prepared = prepare_subject_eeg(dataset, sample, inputs)
+    load_time = time.monotonic() - started
+    read_times = {m: [] for m in inputs.modalities}
+    predict_times: list[float] = []
     for condition in [group[-1] for group in groups]:
-        moved: list[Modality] = [d.modality for d in condition.corruptions] or list(work.modalities)
-        for m in moved:
-            began = time.monotonic()
+        corrupted_modalities: list[Modality] = [d.modality for d in condition.corruptions] or list(inputs.modalities)
+        for m in corrupted_modalities:
+            started = time.monotonic()
             if m == "eeg":
-                prepared = eeg_of(dataset, some, work, condition)
-            for r in some:
-                read(r, work, [m], prepared.get(r.id), condition)
-            cost[m].append((time.monotonic() - began) / len(some))
-    signals = {r.id: read(r, work, list(work.modalities), prepared.get(r.id)) for r in some}
+                prepared = prepare_subject_eeg(dataset, sample, inputs, condition)
+            for r in sample:
+                read_signals(r, inputs, [m], prepared.get(r.id), condition)
+            read_times[m].append((time.monotonic() - started) / len(sample))
+    signals = {r.id: read_signals(r, inputs, list(inputs.modalities), prepared.get(r.id)) for r in sample}
     for _ in range(2):  # the first call of a model takes longer
-        rows = [row | {"condition": "", "rows": 0} for r in some for row in _rows(r, work, signals[r.id])]
-        began = time.monotonic()
-        model.table({key: _column([row[key] for row in rows]) for key in rows[0]})
-        predict.append((time.monotonic() - began) / len(some))
-    mean = {m: float(np.mean(seconds)) for m, seconds in cost.items() if seconds}
-    return Price(max(0.0, first - len(some) * mean.get("eeg", first)), mean, predict[-1])
+        rows = [row | {"condition": "", "rows": 0} for r in sample for row in _make_rows(r, inputs, signals[r.id])]
+        started = time.monotonic()
+        model.predict_table({key: _stack_column([row[key] for row in rows]) for key in rows[0]})
+        predict_times.append((time.monotonic() - started) / len(sample))
+    mean = {m: float(np.mean(seconds)) for m, seconds in read_times.items() if seconds}
+    return ConditionCost(max(0.0, load_time - len(sample) * mean.get("eeg", load_time)), mean, predict_times[-1])
 
 
-def _column(values: list[Any]) -> np.ndarray:
+def _stack_column(values: list[Any]) -> np.ndarray:
     """As Ray Data batches it: a window of frames is a list of files."""
     if isinstance(values[0], list):
         column = np.empty(len(values), dtype=object)

@@ -58,7 +58,7 @@ def plan_runs(
     names = sorted(e.data.modalities)
     encoders = [plan_encoder_run(e, m, split, data_digest, embedded_recordings) for m in names]
     if len(names) == 1:
-        return [replace(encoders[0], embed=())]
+        return [replace(encoders[0], embedded_recordings=())]
     if e.train.mode == "end_to_end":
         return [Run("joint", e, split, data_digest)]
     staged = [*encoders, plan_fusion_run(e, split, data_digest, embedded_recordings)]

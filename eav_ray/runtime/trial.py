@@ -139,7 +139,7 @@ def _score_runs(
     """Numbers of runs and their scores, as they come."""
     batched = [n for n, reason in enumerate(reasons) if not reason]
     batch_schedule = replace(
-        pruning_schedule, stays=lambda n, look, score: pruning_schedule.keeps_training(batched[n], look, score)
+        pruning_schedule, keeps_training=lambda n, look, score: pruning_schedule.keeps_training(batched[n], look, score)
     )
     for numbers, metrics in score_fusions(
         [runs[n] for n in batched], context, fusion_batch_size=fusion_batch_size, pruning_schedule=batch_schedule

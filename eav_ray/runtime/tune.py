@@ -389,7 +389,7 @@ def run_candidates(
                 # Beside this process: a node that goes must not take drivers along, and they need no CPU of a worker.
                 driver_node = {f"node:{ray.util.get_node_ip_address()}": 0.001, "CPU": 0}
                 trainable = tune.with_parameters(
-                    run_end_to_end_candidate, **parameters, study=plan.study_name, control=stop_signal
+                    run_end_to_end_candidate, **parameters, study_name=plan.study_name, stop_signal=stop_signal
                 )
                 errors = _run_tuner(trainable, driver_node, searcher, max_concurrent_trials, left, results, [])
     for reason, numbers in searcher.unbatchable.items():

@@ -106,7 +106,8 @@ def score_fusions(
             continue
         try:
             stack_schedule = replace(
-                pruning_schedule, stays=partial(_keeps_training_in_stack, pruning_schedule.keeps_training, numbers)
+                pruning_schedule,
+                keeps_training=partial(_keeps_training_in_stack, pruning_schedule.keeps_training, numbers),
             )
             metrics = _train_and_score([runs[n] for n in numbers], inputs, context, stack_schedule)
         except torch.cuda.OutOfMemoryError:
@@ -164,7 +165,7 @@ def plan_stacks(runs: list[tuple[Run, int]], fusion_batch_size: int) -> Iterator
             {"heads": 1} if e.fusion.kind == "shared_attention" and e.fusion.heads <= PADDED_ATTENTION_HEADS else {}
         )
         weight_loss = float(e.fusion.modality_weight_loss > 0)
-        fusion = replace(e.fusion, dropout=0.0, modality_dropout=0.0, weight_loss=weight_loss, **per_member)
+        fusion = replace(e.fusion, dropout=0.0, modality_dropout=0.0, modality_weight_loss=weight_loss, **per_member)
         names = tuple(sorted(e.data.modalities))
         key = (fusion, names, e.optim.batch, e.optim.label_smoothing, e.optim.clip > 0, steps)
         compatible.setdefault(key, []).append(number)

@@ -72,7 +72,7 @@ def restrict_to_modality(batch: Batch, column: int) -> Batch:
     mixed = batch.mixup_targets
     if mixed is not None:  # only windows with the same modalities are mixed
         mixed = (mixed[0], mixed[1] * present_B, mixed[2])
-    return replace(batch, weight_B=batch.weight_B * present_B, mixed=mixed)
+    return replace(batch, weight_B=batch.weight_B * present_B, mixup_targets=mixed)
 
 
 def cast_output_to_float32(output: ClassifierOutput) -> ClassifierOutput:
@@ -97,7 +97,7 @@ def compute_modality_weight_loss(output: ClassifierOutput, batch: Batch) -> Tens
     # What a window's class weighs says how much the window counts, not how wrong a modality is.
     ones = torch.ones_like(batch.weight_B)
     mixed = None if batch.mixup_targets is None else (batch.mixup_targets[0], ones, batch.mixup_targets[2])
-    unweighted = replace(batch, weight_B=ones, mixed=mixed)
+    unweighted = replace(batch, weight_B=ones, mixup_targets=mixed)
     each_BM = [
         compute_window_losses(output.unimodal_logits[m].detach(), restrict_to_modality(unweighted, i), 0.0)
         for i, m in enumerate(names)
@@ -133,7 +133,7 @@ def mixup(batch: Batch, alpha: float, rank: int) -> Batch:
             mean = own * x + (1 - own) * x[other]
             x = mean.round().to(x.dtype) if x.dtype == torch.uint8 else mean.to(x.dtype)
         inputs[name] = x
-    return replace(batch, inputs=inputs, mixed=(batch.label_B[other], batch.weight_B[other], share_B))
+    return replace(batch, inputs=inputs, mixup_targets=(batch.label_B[other], batch.weight_B[other], share_B))
 
 
 def move_batch_to_device(batch: Batch, device: torch.device) -> Batch:
@@ -162,7 +162,7 @@ def make_micro_batches(batch: Batch, size: int) -> list[Batch]:
             present_BM=batch.present_BM[rows],
             label_B=batch.label_B[rows],
             weight_B=batch.weight_B[rows],
-            mixed=batch.mixup_targets
+            mixup_targets=batch.mixup_targets
             and (batch.mixup_targets[0][rows], batch.mixup_targets[1][rows], batch.mixup_targets[2][rows]),
         )
 

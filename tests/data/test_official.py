@@ -13,7 +13,7 @@ from eav_ray.data.manifest import Listing, RawEEG, Recording
 from eav_ray.data.official import decimate
 from eav_ray.data.session import PreparedEEG, prepare_eeg
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.runtime.preprocess import shard_store
+from eav_ray.runtime.preprocess import open_shard_store
 
 OFFICIAL = EEGPreprocessing(kind="official")
 RECORDINGS = [Recording("p1", f"{i + 1:03d}", 0, "speaking", i, eeg="p1.mat", eeg_index=i) for i in range(4)]
@@ -101,8 +101,8 @@ def test_it_is_one_pipeline_and_not_a_family(change: dict[str, object]) -> None:
 def test_the_profiles_share_no_shards() -> None:
     clean = override(Experiment(), {"store.shards": "shards", "data.root": "EAV"})
     official = override(clean, {"profile.eeg.kind": "official"})
-    assert shard_store(clean).root != shard_store(official).root
-    assert shard_store(clean).root == shard_store(replace(clean, name="another")).root
+    assert open_shard_store(clean).root != open_shard_store(official).root
+    assert open_shard_store(clean).root == open_shard_store(replace(clean, name="another")).root
 
 
 @pytest.mark.parametrize("length", [1, 7, 101, 320, 321, 5000, 20_003])

@@ -18,7 +18,7 @@ from eav_ray.config import load_experiment, parse_changes
 from eav_ray.data.synthetic import CLASSES
 from eav_ray.errors import DataError
 from eav_ray.runtime.score import ScoringTask, _Scorer
-from eav_ray.runtime.stress import Asked, run_robustness
+from eav_ray.runtime.stress import RobustnessOptions, run_robustness
 from eav_ray.runtime.train import open_dataset
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
@@ -206,7 +206,7 @@ def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continu
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
     # What is whole is read, and Ray is not started.
-    words = Asked(kinds=("gaussian", "eeg.dropout", "darkness"), steps=2)
+    words = RobustnessOptions(kinds=("gaussian", "eeg.dropout", "darkness"), steps=2)
     read = run_robustness(str(best), {"data.root": str(planted)}, words, str(out))
     assert read.text.splitlines() == done.stdout.splitlines()[1:] and not ray.is_initialized()
     other = place / "others" / "subject9"

@@ -15,7 +15,7 @@ import pytest
 from eav_ray.config import load_experiment, parse_changes
 from eav_ray.errors import DataError
 from eav_ray.runtime.ablate import run_ablation
-from eav_ray.runtime.evaluate import evaluate_protocol
+from eav_ray.runtime.evaluate import evaluate_cross_validation
 from eav_ray.runtime.protocol import cross_validate, plan_cv_folds
 from eav_ray.runtime.train import open_dataset
 from eav_ray.training.embeddings import build_embedding_key
@@ -158,7 +158,7 @@ def test_an_ablation_trains_what_is_new_and_compares_all_folds(continued: Contin
     # Given once more, it trains, scores and measures nothing and says the same.
     written = files_of(results)
     again = run_ablation(load_experiment(TINY, parse_changes([*continued.places, *CHANGES])), ["subsets", "positions"])
-    assert again.tree == tree and done.stdout.endswith(again.text + "\n") and files_of(results) == written
+    assert again.results == tree and done.stdout.endswith(again.text + "\n") and files_of(results) == written
 
 
 @pytest.mark.usefixtures("ablated")
@@ -176,7 +176,7 @@ def test_a_page_has_every_fold_audited_and_the_ablation(job: Job, continued: Con
     assert tree["ablation"]["groups"] and "Accuracy against cost" in (tmp_path / "index.html").read_text()
     other = load_experiment(TINY, parse_changes([*continued.places, *CHANGES, "fold.protocol=loso"]))
     with pytest.raises(DataError, match="has no finished protocol loso"):
-        evaluate_protocol(other, searched=False, out="")
+        evaluate_cross_validation(other, searched=False, out="")
 
 
 def test_each_fold_has_a_search_of_its_own(job: Job, preprocessed: list[str], place: Path, tmp_path: Path) -> None:

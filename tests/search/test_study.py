@@ -183,7 +183,7 @@ def test_cmaes_learns_from_what_it_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
 def test_a_database_keeps_a_study_as_a_journal_does(sampler: Any, tmp_path: Path) -> None:
-    of = replace(TPE, sampler=sampler, batch=4)
+    of = replace(TPE, sampler=sampler, ask_batch_size=4)
     whole = search(tmp_path / "journal", of)
     url = f"sqlite:///{tmp_path / 'search.db'}"
     first = search(url, of, told=3)
@@ -232,7 +232,7 @@ def test_inside_a_fold_the_bar_is_the_median_of_those_who_were_as_far() -> None:
         {"candidate": 1, "fold": 1, "s": 0.3, "look_0.25": 0.3, "share": 0.25},
         {"candidate": 2, "fold": 0, "s": 0.1, "look_0.25": 0.1, "look_0.5": math.nan, "share": 0.25},
     ]
-    looked = replace(TPE, looks=(0.25, 0.5))
+    looked = replace(TPE, rungs=(0.25, 0.5))
     inside = {0.25: 0.2, 0.5: pytest.approx(0.45), 1.25: pytest.approx((0.5 + 0.4) / 2), 1.5: 0.6}
     assert compute_pruning_thresholds(rows, "s", 3, looked) == inside
     ends = {1.0: pytest.approx(0.55), 2.0: pytest.approx(0.7)}

@@ -156,7 +156,7 @@ def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_
 
 
 def test_encoders_that_saw_more_than_the_fusion_are_found(windows: WindowCache) -> None:
-    one = replace(honest(windows), encoders={"audio": "encoder-1", "eeg": "encoder-2"})
+    one = replace(honest(windows), encoder_keys={"audio": "encoder-1", "eeg": "encoder-2"})
     name = "encoders of training rows alone"
 
     def told(encoders: dict[str, tuple[str, ...]]) -> bool | None:

@@ -40,12 +40,12 @@ def store(tmp_path: Path) -> Store:
 def same(one: ckpt.Checkpoint, other: ckpt.Checkpoint) -> bool:
     tensors = ((one.weights, other.weights), (one.optimizer_state, other.optimizer_state))
     equal = all(a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in tensors)
-    return equal and replace(one, weights={}, moments={}) == replace(other, weights={}, moments={})
+    return equal and replace(one, weights={}, optimizer_state={}) == replace(other, weights={}, optimizer_state={})
 
 
 def at(epoch: int, step: int = 0, *, finished: bool = False) -> ckpt.Checkpoint:
     moments = {} if finished else WHOLE.optimizer_state
-    return replace(WHOLE, position=Position(epoch, step), finished=finished, moments=moments)
+    return replace(WHOLE, position=Position(epoch, step), finished=finished, optimizer_state=moments)
 
 
 @pytest.mark.parametrize("made", [WHOLE, at(4, finished=True)], ids=["unfinished", "finished"])

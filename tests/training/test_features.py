@@ -97,11 +97,11 @@ def test_a_head_on_features_ends_where_a_head_on_the_frozen_encoder_does(
 def test_features_are_of_the_data_and_the_weights_and_of_nobody_trained_on(published: Path, tmp_path: Path) -> None:
     one = run_of(frozen(published))
     assert one.features_prefix.startswith("features/audio-")
-    same = [replace(one, split=Split("within", TRAIN[:3], (), ())), replace(one, embed=SEEN)]
+    same = [replace(one, split=Split("within", TRAIN[:3], (), ())), replace(one, embedded_recordings=SEEN)]
     same += [run_of(frozen(published, lr=1e-2, epochs=9)), run_of(override(one.experiment, {"seed": 3}))]
     assert {run.features_prefix for run in same} == {one.features_prefix} and same[0].key != one.key
     (tmp_path / "model.safetensors").write_bytes(b"others")
-    others = [replace(one, data="other"), run_of(override(one.experiment, {"model.audio.max_length": 1024}))]
+    others = [replace(one, data_digest="other"), run_of(override(one.experiment, {"model.audio.max_length": 1024}))]
     others += [run_of(override(one.experiment, {"runtime.precision": "bf16"})), run_of(frozen(tmp_path))]
     assert len({one.features_prefix, *(run.features_prefix for run in others)}) == 5
 
