@@ -97,7 +97,7 @@ def record_training() -> Iterator[TrainingTimes]:
                 folder = Path(self._results.resolve_path(make_checkpoint_prefix(self._run.key, self.attempt, position)))
                 record.size = sum(file.stat().st_size for file in folder.iterdir())
 
-    with patch.object(running, "Watch", RecordedPolicy), patch.object(running, "Saver", RecordedWriter):
+    with patch.object(running, "CheckpointPolicy", RecordedPolicy), patch.object(running, "CheckpointWriter", RecordedWriter):
         yield record
 
 

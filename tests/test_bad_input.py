@@ -405,7 +405,7 @@ def test_gpus_that_this_machine_lacks_are_refused(
     have: int, asked: int, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    monkeypatch.setattr(cluster, "local_gpus", lambda: have)
+    monkeypatch.setattr(cluster, "count_local_gpus", lambda: have)
     runtime = RuntimeConfig(workers=asked, gpus_per_worker=1)
     if not expected:
         cluster.check_local_resources(runtime)

@@ -47,7 +47,7 @@ from eav_ray.data.table import RecordingsTable
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.video import ViT
 from eav_ray.models.weights import load_pretrained
-from eav_ray.runtime import eeg_stage, protocol, tune
+from eav_ray.runtime import eeg_stage, protocol, searcher, tune
 from eav_ray.runtime.check import check_dataset
 from eav_ray.runtime.predict import load_finished_checkpoint
 from eav_ray.runtime.preprocess import Chunk, _write_chunk, open_index, open_shard_store, plan_chunks, preprocess
@@ -723,7 +723,7 @@ def test_the_pickled_error_of_a_candidate_is_not_opened(
     trial.status = Trial.ERROR
     (tmp_path / "error.pkl").write_bytes(pickle.dumps(Malicious(proof)))
     (tmp_path / "error.txt").write_text("Failure # 1\nValueError: no\n")
-    tune.skip_pickled_errors()
+    searcher.skip_pickled_errors()
     assert "ValueError: no" in str(ResultGrid._populate_exception(trial))
     assert not proof.exists()
     monkeypatch.undo()

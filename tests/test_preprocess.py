@@ -83,8 +83,8 @@ def test_optional_packages_are_asked_for_only_where_they_are_used(monkeypatch: p
     def missing() -> None:
         raise ConfigError("not installed")
 
-    monkeypatch.setattr(face, "require", missing)
-    monkeypatch.setattr(artefacts, "require", missing)
+    monkeypatch.setattr(face, "require_face_detector", missing)
+    monkeypatch.setattr(artefacts, "require_ica_packages", missing)
     require_preprocessing_extras(Experiment())
     for change in ({"profile.video.crop": "face"}, {"profile.eeg.artefacts": "all"}):
         with pytest.raises(ConfigError, match="not installed"):

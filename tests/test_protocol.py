@@ -123,9 +123,9 @@ def test_a_group_that_ends_does_not_end_the_job(experiment: Experiment, monkeypa
     def run_each(*_: object, **__: object) -> dict[str, str]:
         raise DataError("a group of training workers ended: no")
 
-    monkeypatch.setattr(protocol, "announce", lambda *_: 0.0)
-    monkeypatch.setattr(protocol, "is_done", lambda *_: False)
-    monkeypatch.setattr(protocol, "run_each", run_each)
+    monkeypatch.setattr(protocol, "announce_workload", lambda *_: 0.0)
+    monkeypatch.setattr(protocol, "is_run_finished", lambda *_: False)
+    monkeypatch.setattr(protocol, "train_runs", run_each)
     data = stored(experiment)
     assert (
         "workers ended: no"

@@ -119,7 +119,7 @@ def test_a_training_outlives_its_store_and_ends_bit_identical(
     server: Server, windows: WindowCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server is killed after the second epoch and comes back later; nothing half-written is ever loaded."""
-    monkeypatch.setattr(saving, "TRY_AGAIN_S", 0.2)
+    monkeypatch.setattr(saving, "RETRY_INTERVAL_S", 0.2)
     e = override(experiment("torch"), {"optim.mixup": 0.4, "optim.epochs": 6})
     run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
     away: list[threading.Timer] = []
@@ -145,7 +145,7 @@ def test_a_training_outlives_its_store_and_ends_bit_identical(
 def test_a_store_that_stays_away_is_one_line_and_the_last_checkpoint_stays(
     server: Server, windows: WindowCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "TRIES", 0)
+    monkeypatch.setattr(saving, "WRITE_RETRIES", 0)
     run = Run("joint", experiment("torch"), Split("within", TRAIN[:6], (), ("subject1/007",)), "data")
     store = Store("s3://lab/away")
 

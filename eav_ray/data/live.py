@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from eav_ray.config import Modality, Preprocessing, VideoPreprocessing
-from eav_ray.data import audio, wire
+from eav_ray.data import audio, soundtrack, wire
 from eav_ray.data.buffers import Frame, FrameBuffer, SampleBuffer, select_frames
 from eav_ray.data.face import FaceCropper
 from eav_ray.data.manifest import RawEEG
@@ -111,9 +111,9 @@ class LiveStream:
                     self._eeg = SampleBuffer(len(chunk.values_CT), chunk.hz, EEG_CONTEXT_S + 2 * HOP_S), chunk
                 end_s = self._append_samples(self._eeg[0], chunk)
             case "audio":
-                if chunk.hz != int(chunk.hz) or not audio.MIN_AUDIO_HZ <= chunk.hz <= audio.MAX_AUDIO_HZ:
+                if chunk.hz != int(chunk.hz) or not soundtrack.MIN_AUDIO_HZ <= chunk.hz <= soundtrack.MAX_AUDIO_HZ:
                     raise DataError(
-                        f"hz of audio is {chunk.hz:g}; {audio.MIN_AUDIO_HZ} to {audio.MAX_AUDIO_HZ} are taken"
+                        f"hz of audio is {chunk.hz:g}; {soundtrack.MIN_AUDIO_HZ} to {soundtrack.MAX_AUDIO_HZ} are taken"
                     )
                 if self._audio is None or self._audio.hz != chunk.hz:
                     self._audio = SampleBuffer(1, chunk.hz, keep_s + AUDIO_CONTEXT_S)

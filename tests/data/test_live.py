@@ -183,7 +183,7 @@ def test_of_large_frames_whose_faces_are_wanted_one_is_held_at_a_time(monkeypatc
         alive.add(made)
         return made
 
-    monkeypatch.setattr("eav_ray.data.live._picture", picture)
+    monkeypatch.setattr("eav_ray.data.live._resize_frame", picture)
     monkeypatch.setattr("eav_ray.data.live.Cropper", Crops)
     p, sent = profile(), Sent(5)
     model: Any = (replace(p, video=replace(p.video, crop="face")), *MODEL[1:])

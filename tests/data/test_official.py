@@ -10,8 +10,8 @@ from scipy.signal import butter, resample_poly, sosfilt
 from eav_ray.config import EEGPreprocessing, Experiment, override
 from eav_ray.data.eav import EAV_CHANNELS
 from eav_ray.data.manifest import Listing, RawEEG, Recording
-from eav_ray.data.official import decimate
 from eav_ray.data.session import PreparedEEG, prepare_eeg
+from eav_ray.data.signal import decimate
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.runtime.preprocess import open_shard_store
 

@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eav_ray.data import render, synthetic
+from eav_ray.data.eav import SYNTHETIC_MARKER
 from eav_ray.data.synthetic import CLASSES, MODALITIES, SyntheticSpec
 from eav_ray.errors import ConfigError, DataError
 
@@ -202,12 +203,12 @@ def test_a_finished_person_is_kept_and_an_interrupted_one_is_redone(tmp_path, mo
             synthetic.generate_dataset(tmp_path, plan)
     assert not (tmp_path / "subject1").exists()
     synthetic.generate_dataset(tmp_path, plan)
-    before = (tmp_path / "subject1" / synthetic.SYNTHETIC_MARKER).stat().st_mtime_ns
+    before = (tmp_path / "subject1" / SYNTHETIC_MARKER).stat().st_mtime_ns
     calls = []
     synthetic.generate_dataset(
         tmp_path, SyntheticSpec(**{**vars(plan), "people": 2}), progress=lambda *n: calls.append(n)
     )
-    assert (tmp_path / "subject1" / synthetic.SYNTHETIC_MARKER).stat().st_mtime_ns == before
+    assert (tmp_path / "subject1" / SYNTHETIC_MARKER).stat().st_mtime_ns == before
     assert calls == [(1, 2), (2, 2)]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["subject1", "subject2"]
 
@@ -216,7 +217,7 @@ def test_folders_of_another_origin_are_not_touched(tmp_path):
     (tmp_path / "subject1").mkdir()
     with pytest.raises(ConfigError, match="was not planted"):
         synthetic.generate_subject(tmp_path, 1, SyntheticSpec())
-    (tmp_path / "subject1" / synthetic.SYNTHETIC_MARKER).write_text(json.dumps({"renderer": 0, "plan": {}}))
+    (tmp_path / "subject1" / SYNTHETIC_MARKER).write_text(json.dumps({"renderer": 0, "plan": {}}))
     with pytest.raises(ConfigError, match="another plan"):
         synthetic.generate_subject(tmp_path, 1, SyntheticSpec())
 

@@ -96,7 +96,7 @@ def test_half_precision_follows_single_precision(
 def test_a_step_that_overflows_changes_nothing_but_the_scale(
     device: torch.device, name: Any, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**40)
+    monkeypatch.setattr(precision, "INITIAL_LOSS_SCALE", 2.0**40)
     engine = make(device, name, stage, "fp16")
     before = state(engine)
     train(engine, 0, 1)

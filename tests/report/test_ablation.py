@@ -19,7 +19,7 @@ HARDWARE = {"device": "a machine", "threads": 1, "workers": 2, "gpus": 0, "cores
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "DRAWS", 100)
+    monkeypatch.setattr(statistics, "N_BOOTSTRAP_DRAWS", 100)
 
 
 def made() -> list[AblationVariant]:

@@ -31,7 +31,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow, "CLOSE_S", 60.0)  # tables are made within it on a busy machine
+    monkeypatch.setattr(mlflow, "CLOSE_TIMEOUT_S", 60.0)  # tables are made within it on a busy machine
 
 
 def experiment(uri: str, name: str, **changes: Any) -> Experiment:
@@ -101,7 +101,7 @@ def test_a_training_that_is_resumed_continues_its_run(uri: str) -> None:
 def test_what_a_server_did_not_take_is_told_when_it_is_back(
     uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(mlflow, "AGAIN_S", 0.0)
+    monkeypatch.setattr(mlflow, "RETRY_INTERVAL_S", 0.0)
     kind = type(make_mlflow_client(uri))
     log_batch, failed = kind.log_batch, threading.Event()
 
@@ -141,7 +141,7 @@ def test_an_unreachable_server_is_one_line(capsys: pytest.CaptureFixture[str]) -
 def test_a_server_that_never_answers_holds_nothing_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(mlflow, "CLOSE_S", 0.2)
+    monkeypatch.setattr(mlflow, "CLOSE_TIMEOUT_S", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

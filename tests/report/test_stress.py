@@ -19,7 +19,7 @@ N_CLASSES, PER_PERSON, WINDOWS = 5, 20, 2
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals of fewer draws are soon made."""
-    monkeypatch.setattr(statistics, "DRAWS", 500)
+    monkeypatch.setattr(statistics, "N_BOOTSTRAP_DRAWS", 500)
 
 
 def table(people: int, right: float, weight: float, *, heard: float = 1.0, noise: float = 0.02) -> pd.DataFrame:

@@ -328,7 +328,7 @@ def searching(space: dict[str, Any], changes: dict[str, Any] | None = None) -> E
     ids=str,
 )
 def test_a_space_of_experiments_passes(space: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eav_ray.search.study.COMBINATIONS", 128)
+    monkeypatch.setattr("eav_ray.search.study.MAX_CHECKED_COMBINATIONS", 128)
     check_search_space(searching(space))
 
 

@@ -15,6 +15,7 @@ from eav_ray.models.build import DataShapes
 from eav_ray.storage import COMMIT, Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.loop import Position
+from eav_ray.training.plan import SELECTION_METRIC
 
 KEY = "run"
 FIRST, SECOND, THIRD = "a0000-aaaaaaaa", "a0001-00000000", "a0002-77777777"  # attempts, as `new_attempt` names them
@@ -194,7 +195,7 @@ def test_a_commit_of_other_files_is_not_a_checkpoint(store: Store, name: str, co
 def test_pruning_keeps_the_newest_and_the_best_by_validation(store: Store) -> None:
     scores = {1: 0.5, 2: 0.7, 3: 0.7, 4: float("nan"), 5: 0.6, 6: None, 7: 0.1}
     for epoch, score in scores.items():
-        metrics = {} if score is None else {ckpt.SELECTION_METRIC: score}
+        metrics = {} if score is None else {SELECTION_METRIC: score}
         ckpt.write_checkpoint(store, KEY, FIRST, replace(at(epoch), metrics=metrics))
         ckpt.prune_checkpoints(store, KEY, FIRST, keep=2)
     assert [p.epoch for _, p, _ in ckpt.list_checkpoints(store, KEY)] == [7, 6, 3]

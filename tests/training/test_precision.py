@@ -58,7 +58,7 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale(
 ) -> None:
     plain = make(name, stage)
     expected = train(plain, 0, 1)
-    monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**24)  # gradients of the outputs are near 2^-4
+    monkeypatch.setattr(precision, "INITIAL_LOSS_SCALE", 2.0**24)  # gradients of the outputs are near 2^-4
     engine = make(name, stage)
     before, skipped = state(engine), 0
     while (losses := train(engine, 0, 1)) and engine.optimizer_state()["step"] == 0:
@@ -92,14 +92,14 @@ def test_a_training_in_float16_resumes_bit_for_bit(
     name: Any, stage: Any, stop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first steps overflow; the scale grows in between. It stops before the first good step, and later."""
-    monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**21)
+    monkeypatch.setattr(precision, "INITIAL_LOSS_SCALE", 2.0**21)
     monkeypatch.setattr(precision, "GROWTH_INTERVAL", 4)
     whole = make(name, stage, dropout=0.3)
     train(whole, 0, stop)
     weights, moments = whole.gather_weights(), whole.optimizer_state()
     again = module(0.3)
     again.load_state_dict(weights)
-    monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**16)
+    monkeypatch.setattr(precision, "INITIAL_LOSS_SCALE", 2.0**16)
     runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1, precision="fp16")
     second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=moments)
     assert not changed(weights | moments, state(second))
@@ -111,7 +111,7 @@ def test_a_training_in_float16_resumes_bit_for_bit(
 
 def test_engines_take_the_same_steps_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses of 20 steps within 1e-3, the same steps left out, the same growth of the scale."""
-    monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**21)
+    monkeypatch.setattr(precision, "INITIAL_LOSS_SCALE", 2.0**21)
     monkeypatch.setattr(precision, "GROWTH_INTERVAL", 4)
     found = []
     for name, stage, offload in [("torch", 0, False), *(("deepspeed", s, o) for s in range(4) for o in (False, s > 0))]:

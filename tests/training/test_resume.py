@@ -20,7 +20,7 @@ from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import saving
 from eav_ray.training.loop import Position
-from eav_ray.training.plan import Progress, Run, plan_adaptation_run
+from eav_ray.training.plan import SELECTION_METRIC, Progress, Run, plan_adaptation_run
 from eav_ray.training.run import WorkerContext, execute_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -208,7 +208,7 @@ def test_a_run_that_ends_at_any_step_goes_on_bit_identical(
     windows: WindowCache, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Saved every third step, inside epochs; mixup, dropout and modality dropout on; ends that no one announced."""
-    monkeypatch.setattr(saving, "WATCH_S", 0.0)
+    monkeypatch.setattr(saving, "STOP_POLL_S", 0.0)
     e = override(experiment(engine), {"train.checkpoint_steps": 3, "optim.mixup": 0.4, "optim.batch": 2})
     e = override(e, {"fusion.modality_dropout": 0.4, "train.keep": 1, "train.checkpoint_epochs": 9})
     run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
@@ -235,7 +235,7 @@ def test_a_run_that_ends_at_any_step_goes_on_bit_identical(
 def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_epoch(
     windows: WindowCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "WATCH_S", 0.0)
+    monkeypatch.setattr(saving, "STOP_POLL_S", 0.0)
     e = override(experiment("torch"), {"train.checkpoint_epochs": 9, "optim.batch": 2})
     run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
     told: dict[float, float] = {}
@@ -263,7 +263,7 @@ def test_validation_on_the_way_is_told_and_the_best_is_kept(windows: WindowCache
     execute_run(
         run,
         place,
-        lambda p: told.append(p.metrics[ckpt.SELECTION_METRIC]) if ckpt.SELECTION_METRIC in p.metrics else None,
+        lambda p: told.append(p.metrics[SELECTION_METRIC]) if SELECTION_METRIC in p.metrics else None,
     )
     kept = {p.epoch for _, p, _ in ckpt.list_checkpoints(place.results, run.key)}
     assert len(told) == 4 and kept == {4, 4 - told[::-1].index(max(told))}
