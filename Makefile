@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PINS := $(shell cat constraints.txt pyproject.toml | sha256sum | cut -c1-16)
 STAMP := .venv/.installed-$(PINS)
-BROWSER := .venv/.browser-$(shell sha256sum tests/chromium.py | cut -c1-16)
+BROWSER := .venv/.browser-$(shell sha256sum tests/helpers/chromium.py | cut -c1-16)
 
 .PHONY: help install demo test chaos results docs check format clean
 
@@ -27,13 +27,13 @@ $(STAMP):
 
 # For the tests of pages. Without it (another kind of machine, no registry) they are skipped and say why.
 $(BROWSER): $(STAMP)
-	$(PY) -m tests.chromium
+	$(PY) -m tests.helpers.chromium
 	touch $(BROWSER)
 
 install: $(STAMP) $(BROWSER)
 
 demo: $(STAMP)
-	$(PY) jobs/demo.py jobs/experiments/demo.yaml
+	$(PY) jobs/demo.py eav_ray/experiments/demo.yaml
 
 test: $(STAMP) $(BROWSER)
 	$(PY) -m pytest
@@ -43,9 +43,9 @@ chaos: $(STAMP)
 
 results: $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(PY) -m benchmarks.planted results/planted
-	$(PY) -m benchmarks.calibration results/planted
-	$(PY) -m benchmarks.ablations results/planted
+	$(PY) -m benchmarks.synthetic results/synthetic
+	$(PY) -m benchmarks.adaptation results/synthetic
+	$(PY) -m benchmarks.ablations results/synthetic
 	$(PY) -m benchmarks.accuracy results/accuracy
 
 # Warnings are errors. The variable silences an advertisement for the successor of mkdocs-material.

@@ -3,7 +3,7 @@
     EAV_RAY_REAL=... python -m benchmarks.ablations FOLDER [part=fusion|audio|spectrogram|joint] [workers=2]
 
 One option at a time is turned from what it is by default, three seeds, the same folds; accuracy is compared pairwise
-over people, seeds averaged first. FOLDER is that of `python -m benchmarks.planted FOLDER`, whose people and frozen
+over people, seeds averaged first. FOLDER is that of `python -m benchmarks.synthetic FOLDER`, whose people and frozen
 encoders serve here; what is done is kept there, and the same command continues.
 
 - fusion: shared attention on frozen encoders of planted people.
@@ -27,13 +27,14 @@ from scipy.stats import wilcoxon
 from benchmarks import accuracy, planted
 from benchmarks.common import finish_benchmark, parse_arguments, read_table, write_table
 from eav_ray.config import Experiment, digest, override
-from eav_ray.data.split import Split, list_labeled_recordings, make_split
-from eav_ray.runtime.preprocess import preprocess
-from eav_ray.runtime.train import Dataset, open_dataset
+from eav_ray.data.shards.dataset import Dataset, open_dataset
+from eav_ray.data.splits import Split, list_labeled_recordings, make_split
+from eav_ray.pipelines.preprocess.preprocess import preprocess
 from eav_ray.storage import Store
 from eav_ray.training.metrics import average_per_recording, predict_classes
-from eav_ray.training.plan import Run, plan_encoder_run, plan_fusion_run
-from eav_ray.training.run import WorkerContext, execute_run, train_and_predict_split
+from eav_ray.training.prepared_run import WorkerContext
+from eav_ray.training.run_spec import Run, plan_encoder_run, plan_fusion_run
+from eav_ray.training.runner import execute_run, train_and_predict_split
 
 SEEDS = 3
 SMALL_JOINT_CHANGES = {
@@ -59,10 +60,10 @@ OPTIONS = (
     Option("fusion", "label smoothing 0.1", {"optim.label_smoothing": 0.1}),
     Option("fusion", "no warm-up", {"optim.warmup": 0.0}),
     Option("fusion", "no modality dropout", {"fusion.modality_dropout": 0.0}),
-    Option("fusion", "no weight loss", {"fusion.weight_loss": 0.0}),
-    Option("fusion", "no skip", {"fusion.skip": False}),
+    Option("fusion", "no weight loss", {"fusion.modality_weight_loss": 0.0}),
+    Option("fusion", "no skip", {"fusion.late_fusion_residual": False}),
     Option("fusion", "pooled input", {"fusion.input": "pooled"}),
-    Option("fusion", "two reads", {"fusion.reads": 2}),
+    Option("fusion", "two reads", {"fusion.n_query_steps": 2}),
     Option("audio", "none"),
     Option("audio", "class weights", {"train.encoders.audio.class_weights": True}),
     Option("audio", "mixup 0.2", {"train.encoders.audio.mixup": 0.2}),
@@ -71,10 +72,10 @@ OPTIONS = (
     Option("spectrogram", "none"),
     Option("spectrogram", "SpecAugment", {"model.audio.mask_bands": 24, "model.audio.mask_frames": 48}),
     Option("joint", "none", SMALL_JOINT_CHANGES),
-    Option("joint", "encoders at 0.1 of the rate", SMALL_JOINT_CHANGES | {"optim.encoder_lr": 0.1}),
-    Option("joint", "encoders at 0.3 of the rate", SMALL_JOINT_CHANGES | {"optim.encoder_lr": 0.3}),
-    Option("joint", "no skip", SMALL_JOINT_CHANGES | {"fusion.skip": False}),
-    Option("joint", "no weight loss", SMALL_JOINT_CHANGES | {"fusion.weight_loss": 0.0}),
+    Option("joint", "encoders at 0.1 of the rate", SMALL_JOINT_CHANGES | {"optim.encoder_lr_scale": 0.1}),
+    Option("joint", "encoders at 0.3 of the rate", SMALL_JOINT_CHANGES | {"optim.encoder_lr_scale": 0.3}),
+    Option("joint", "no skip", SMALL_JOINT_CHANGES | {"fusion.late_fusion_residual": False}),
+    Option("joint", "no weight loss", SMALL_JOINT_CHANGES | {"fusion.modality_weight_loss": 0.0}),
 )
 PART_DESCRIPTIONS = {
     "fusion": "shared attention on frozen encoders, planted people, accuracy of recordings",
@@ -90,7 +91,7 @@ def make_experiment(option: Option, folder: Path, fold: int) -> Experiment:
         case = next(c for c in accuracy.CASES if c.name == "mfcc")
         plain = {"train.encoders.audio.class_weights": False}
         return override(accuracy.make_experiment(case, folder, fold), plain | option.changes)
-    here = {"runtime.engine": "torch", "runtime.workers": 1, "fold.index": fold}
+    here = {"runtime.engine": "torch", "runtime.workers": 1, "split.index": fold}
     return planted.make_experiment(folder, here | option.changes)
 
 
@@ -139,7 +140,7 @@ def evaluate_option(job: Job, folder: Path) -> pd.DataFrame:
 def write_embeddings(folder: Path, fold: int) -> None:
     """What the frozen encoders make of everybody, those held out included."""
     torch.set_num_threads(1)
-    e = planted.make_experiment(folder, {"runtime.engine": "torch", "runtime.workers": 1, "fold.index": fold})
+    e = planted.make_experiment(folder, {"runtime.engine": "torch", "runtime.workers": 1, "split.index": fold})
     data = open_dataset(e)
     run = make_run("fusion", e, data, e.seed)
     context = WorkerContext(data.windows, Store(e.store.results), torch.device("cpu"))

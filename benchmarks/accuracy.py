@@ -31,17 +31,22 @@ from sklearn.svm import SVC
 
 from benchmarks.common import Goal, find_real_data, finish_benchmark, parse_arguments, read_table, write_table
 from eav_ray.config import Experiment, digest, load_experiment, override
-from eav_ray.data.split import list_labeled_recordings, make_split
-from eav_ray.models.bandpower import BandPower
-from eav_ray.models.build import Classifier, DataShapes
-from eav_ray.models.mfcc import MFCC, SAMPLE_RATE_HZ
-from eav_ray.runtime.preprocess import open_shard_store, preprocess
-from eav_ray.runtime.train import Dataset, open_dataset, plan_runs
+from eav_ray.data.shards.dataset import Dataset, open_dataset
+from eav_ray.data.shards.location import open_shard_store
+from eav_ray.data.splits import list_labeled_recordings, make_split
+from eav_ray.models.classifier import Classifier
+from eav_ray.models.encoders.band_power import BandPower
+from eav_ray.models.encoders.base import DataShapes
+from eav_ray.models.encoders.mfcc import MFCC, SAMPLE_RATE_HZ
+from eav_ray.pipelines.preprocess.preprocess import preprocess
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.estimate import estimate_seconds_per_window
-from eav_ray.training.run import WorkerContext, compute_predictions, execute_run
-from eav_ray.training.source import RawSource, WindowLabels
+from eav_ray.training.cost import estimate_seconds_per_window
+from eav_ray.training.dataloader import RawSource, WindowLabels
+from eav_ray.training.predictions import compute_predictions
+from eav_ray.training.prepared_run import WorkerContext
+from eav_ray.training.run_spec import plan_runs
+from eav_ray.training.runner import execute_run
 
 SEEDS, FOLDS = 3, 8
 SVM_LABEL = "support-vector machine"
@@ -78,7 +83,7 @@ CASES = (
         "eegmat",
         "svm-bands-aligned",
         f"{SVM_LABEL}, band powers, people standardised",
-        {"profile.eeg.align": "standardise"},
+        {"preprocessing.eeg.align": "standardise"},
         features="bands",
     ),
     make_encoder_case("eegmat", "bandpower", "bandpower, 64 wide", "bandpower", {}, {"lr": 1e-3, "epochs": 10}),
@@ -119,10 +124,15 @@ CASES = (
 
 
 def make_experiment(case: Case, folder: Path, fold: int = 0, seed: int = 0) -> Experiment:
-    common = {"data.root": str(find_real_data() / case.dataset), "fold.of": FOLDS, "fold.index": fold, "seed": seed}
+    common = {
+        "data.root": str(find_real_data() / case.dataset),
+        "split.n_folds": FOLDS,
+        "split.index": fold,
+        "seed": seed,
+    }
     common |= {"runtime.engine": "torch", "runtime.workers": 1, "train.checkpoint_epochs": 1000}
     common |= {f"store.{k}": str(folder / k) for k in ("shards", "results", "cache")}
-    return load_experiment(f"jobs/experiments/{case.dataset}.yaml", common | case.changes)
+    return load_experiment(f"eav_ray/experiments/{case.dataset}.yaml", common | case.changes)
 
 
 def cache_features() -> None:

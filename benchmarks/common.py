@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eav_ray.data import arrow
-from eav_ray.runtime.reproduce import describe_commit, describe_hardware
+from eav_ray.data.io import parquet
+from eav_ray.pipelines.evaluate.provenance import describe_commit, describe_hardware
 from eav_ray.storage import Store
 
 RESULTS_FOLDER = Path(__file__).parents[1] / "docs" / "results"
@@ -50,11 +50,11 @@ def parse_arguments(description: str | None, allowed_keys: Collection[str] | Non
 
 def read_table(store: Store, name: str) -> pd.DataFrame | None:
     """A table that an earlier call kept; None where there is none."""
-    return arrow.decode_dataframe(store.read(name), f"{store}/{name}") if store.exists(name) else None
+    return parquet.decode_dataframe(store.read(name), f"{store}/{name}") if store.exists(name) else None
 
 
 def write_table(store: Store, name: str, table: pd.DataFrame) -> pd.DataFrame:
-    store.write(name, arrow.encode_dataframe(table))
+    store.write(name, parquet.encode_dataframe(table))
     return table
 
 

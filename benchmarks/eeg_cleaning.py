@@ -17,9 +17,10 @@ from scipy.signal import butter, sosfiltfilt, welch
 
 from benchmarks.common import Goal, find_real_data, finish_benchmark, format_spread
 from eav_ray.config import EEGPreprocessing
-from eav_ray.data.clean import _filter, clean_eeg, load_standard_montage
-from eav_ray.data.eegmat import EEGMAT, EEGMAT_CHANNELS
-from eav_ray.data.manifest import RawEEG
+from eav_ray.data.datasets.eegmat import EEGMAT, EEGMAT_CHANNELS
+from eav_ray.data.preprocessing.eeg_clean import _filter, clean_eeg
+from eav_ray.data.preprocessing.electrodes import load_standard_montage
+from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError
 
 HZ, SECONDS = 500, 20

@@ -16,7 +16,7 @@ from transformers import ASTFeatureExtractor
 
 from benchmarks.common import Goal, finish_benchmark, format_spread
 from benchmarks.log_mel import read_waveforms
-from eav_ray.models.audio import AUDIOSET_SD, SAMPLE_RATE_HZ, FilterBank
+from eav_ray.models.encoders.ast import AUDIOSET_SD, SAMPLE_RATE_HZ, FilterBank
 
 CLIPS, RUNS = 64, 15
 

@@ -25,16 +25,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import Experiment, override
-from eav_ray.models.build import Classifier, DataShapes
-from eav_ray.training.engine import TorchEngine, make_engine, move_batch_to_device
-from eav_ray.training.loop import Batch, Engine, build_parameter_groups
+from eav_ray.models.classifier import Classifier
+from eav_ray.models.encoders.base import DataShapes
+from eav_ray.training.dataloader import Batch
+from eav_ray.training.engines.base import Engine, build_parameter_groups, move_batch_to_device
+from eav_ray.training.engines.ddp import TorchEngine
+from eav_ray.training.engines.select import make_engine
 
 SHAPES, WARM_UP = DataShapes(30, 5), 3
 SIZES: dict[str, dict[str, Any]] = {
     "base": {},
     "small": {
-        "profile.video.size": 32,
-        "profile.video.fps": 1,
+        "preprocessing.video.size": 32,
+        "preprocessing.video.fps": 1,
         "model.eeg": {"filters": 4, "width": 32, "temporal_width": 32, "depth": 1},
         "model.audio": {"width": 32, "depth": 1, "heads": 2, "stride": 16},
         "model.video": {"image_size": 32, "patch": 16, "width": 32, "depth": 1, "heads": 2, "frames": 5},

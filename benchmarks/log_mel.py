@@ -18,17 +18,18 @@ from torch import nn
 
 from benchmarks.common import Goal, find_real_data, finish_benchmark, format_spread
 from eav_ray.config import DataConfig, Experiment, load_experiment
-from eav_ray.data import audio, sets
-from eav_ray.models.audio import AST, SAMPLE_RATE_HZ
+from eav_ray.data.datasets import registry
+from eav_ray.data.io import audio
+from eav_ray.models.encoders.ast import AST, SAMPLE_RATE_HZ
 
 RUNS = 5
-SIZES = {"demo": ("jobs/experiments/demo.yaml", 32, 8), "published": ("jobs/experiments/fusion.yaml", 4, 1)}
+SIZES = {"demo": ("eav_ray/experiments/demo.yaml", 32, 8), "published": ("eav_ray/experiments/fusion.yaml", 4, 1)}
 WINDOW_S = 5
 
 
 def read_waveforms(count: int) -> np.ndarray:
     """(count, samples) of 5 s, zero after the clip's end."""
-    _, listing = sets.scan_dataset(DataConfig(dataset="ravdess", root=str(find_real_data()), modalities=("audio",)))
+    _, listing = registry.scan_dataset(DataConfig(dataset="ravdess", root=str(find_real_data()), modalities=("audio",)))
     found = np.zeros((count, SAMPLE_RATE_HZ * WINDOW_S), np.float32)
     for row, recording in zip(found, listing.recordings, strict=False):
         assert recording.audio is not None

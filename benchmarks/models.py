@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import describe_hardware, format_spread
 from eav_ray.config import MODALITIES, Experiment, override
-from eav_ray.models.build import DataShapes, build_encoder, build_fusion
-from eav_ray.models.encoder import EncoderOutput
+from eav_ray.models.encoders.base import DataShapes, EncoderOutput
+from eav_ray.models.encoders.factory import build_encoder
+from eav_ray.models.fusion.factory import build_fusion
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 SHAPES, RUNS = DataShapes(30, 5), 5
@@ -38,7 +39,11 @@ ENCODERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("AST, small", "audio", {"model.audio": {"width": 96, "depth": 4, "heads": 3, "stride": 16}}),
     ("mfcc", "audio", {"model.audio": {"kind": "mfcc"}}),
     ("ViT-B/16, 25 frames", "video", {}),
-    ("ViT, small, 5 frames of 64 px", "video", {"model.video": SMALL_VIT, "profile.video": {"fps": 1, "size": 64}}),
+    (
+        "ViT, small, 5 frames of 64 px",
+        "video",
+        {"model.video": SMALL_VIT, "preprocessing.video": {"fps": 1, "size": 64}},
+    ),
 )
 FUSIONS = ("shared_attention", "bottleneck", "gated", "single_token")
 

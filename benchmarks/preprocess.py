@@ -30,13 +30,15 @@ from scipy.signal import butter, resample_poly, sosfilt
 
 from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import EEGPreprocessing, Experiment, VideoPreprocessing, override
-from eav_ray.data import frames, sets, video
-from eav_ray.data.eav import EAV
-from eav_ray.data.manifest import Recording
-from eav_ray.data.session import PreparedEEG, prepare_eeg
-from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
-from eav_ray.runtime import cluster
-from eav_ray.runtime.preprocess import _make_chunks, open_shard_store, plan_chunks
+from eav_ray.data.datasets import registry
+from eav_ray.data.datasets.eav import EAV
+from eav_ray.data.io import jpeg, video
+from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
+from eav_ray.data.recordings import Recording
+from eav_ray.data.shards.location import open_shard_store
+from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
+from eav_ray.distributed import cluster
+from eav_ray.pipelines.preprocess.preprocess import _make_chunks, plan_chunks
 
 RUNS = 5
 N_SUBJECTS = 4  # of the whole job
@@ -68,7 +70,7 @@ def preprocess_minimally(paths: list[str], out: str) -> int:
         for path in paths:
             x_FHWC = video.read_video(path, VIDEO_PREPROCESSING.fps, VIDEO_PREPROCESSING.size).frames
             for start in range(0, len(x_FHWC), 25):
-                for file in frames.encode_frames(x_FHWC[start : start + 25], VIDEO_PREPROCESSING):
+                for file in jpeg.encode_frames(x_FHWC[start : start + 25], VIDEO_PREPROCESSING):
                     sink.write(file)
     return len(paths)
 
@@ -109,7 +111,7 @@ def time_ray_data(experiment: Experiment, shards: Path, cpus: float | None = Non
         cpus: Of how many cores Ray Data may use; None for all.
     """
     e = override(experiment, {"store.shards": str(shards)})
-    _, listing = sets.scan_dataset(e.data)
+    _, listing = registry.scan_dataset(e.data)
     options = ray.data.DataContext.get_current().execution_options
     options.resource_limits = ray.data.ExecutionResources.for_limits(cpu=cpus)
     began = time.perf_counter()
@@ -173,7 +175,7 @@ def time_program(*words: str) -> float:
 def time_job(root: Path, shards: Path) -> float:
     shutil.rmtree(shards, ignore_errors=True)
     words = [f"data.root={root}", f"store.shards={shards}"]
-    return time_program("jobs/preprocess.py", "jobs/experiments/fusion.yaml", *words)
+    return time_program("jobs/preprocess.py", "eav_ray/experiments/fusion.yaml", *words)
 
 
 def time_serial_loaders(root: Path, features: bool) -> float:
@@ -299,7 +301,7 @@ def main() -> int:
 
 def _warm_up() -> None:
     """Long enough that each worker gets one, and has what the job needs imported."""
-    importlib.import_module("eav_ray.runtime.preprocess")
+    importlib.import_module("eav_ray.pipelines.preprocess.preprocess")
     time.sleep(2)
 
 

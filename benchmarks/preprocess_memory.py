@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 
 from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
-from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
+from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 
 RUNS = 3
 IDLE = """
@@ -62,7 +62,7 @@ def main() -> int:
             shutil.rmtree(shards, ignore_errors=True)
             names = ",".join(f"subject{i + 1}" for i in range(count))
             words = [f"data.root={folder / 'EAV'}", f"data.subjects=[{names}]", f"store.shards={shards}"]
-            job = ["jobs/preprocess.py", "jobs/experiments/fusion.yaml", *words]
+            job = ["jobs/preprocess.py", "eav_ray/experiments/fusion.yaml", *words]
             peaks_by_subjects[count].append(measure_peak_gib([sys.executable, *job]))
             print(f"run {k + 1}, {count} people: {peaks_by_subjects[count][-1]:.2f} GiB", flush=True)
     peak_of_2, peak_of_8 = (np.array(peaks_by_subjects[n]) - np.median(idle) for n in (2, 8))

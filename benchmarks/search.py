@@ -2,12 +2,12 @@
 
     python -m benchmarks.search [FOLDER] [only=a,b,c] [people=42]
 
-a: `jobs/tune.py` with 200 candidates of three inner folds of about 200 windows and ten epochs, on planted people, from
+a: `jobs/search.py` with 200 candidates of three inner folds of about 200 windows and ten epochs, on planted people, from
 the command to the last candidate; against one Ray Train run a candidate on the same embeddings, as many side by side as
 there are cores. b: windows a second of 64 candidates times three folds, no start-up, against the same fusions one after
 the other in one warm process. c: the published scale within people, 64 candidates for each of 42 people with 280
 training windows, 50 epochs; whole, and left at a quarter or half of their epochs where they are below the median of
-earlier batches of 32, as with search.looks. Head counts are 1, 2, 4 and 8 in equal parts. b and c read made-up pooled
+earlier batches of 32, as with search.rungs. Head counts are 1, 2, 4 and 8 in equal parts. b and c read made-up pooled
 features as wide as those of the published encoders, 768, 768 and 60 a window.
 """
 
@@ -30,20 +30,25 @@ from torch import Tensor
 
 from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import Experiment, load_experiment, override
-from eav_ray.data import arrow
-from eav_ray.data.split import Split
-from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
-from eav_ray.models.build import FusionClassifier, build_fusion
-from eav_ray.runtime import cluster, tune
-from eav_ray.runtime.groups import FastShutdownTorchTrainer
-from eav_ray.runtime.preprocess import preprocess
-from eav_ray.runtime.train import Dataset, open_dataset
-from eav_ray.search.heads import FusionMember, FusionStack, PruningSchedule, plan_stacks, train_fusions
-from eav_ray.training.engine import TorchEngine
-from eav_ray.training.loop import Position, fit, make_lr_schedule
-from eav_ray.training.plan import Run, plan_fusion_run
-from eav_ray.training.run import open_worker_context, train_and_score_split
-from eav_ray.training.source import BatchLoader, WindowLabels, make_inference_batches
+from eav_ray.data.io import parquet
+from eav_ray.data.shards.dataset import Dataset, open_dataset
+from eav_ray.data.splits import Split
+from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
+from eav_ray.distributed import cluster
+from eav_ray.distributed.ray_workarounds import FastShutdownTorchTrainer
+from eav_ray.models.classifier import FusionClassifier
+from eav_ray.models.fusion.factory import build_fusion
+from eav_ray.pipelines.preprocess.preprocess import preprocess
+from eav_ray.pipelines.search import search_plan as search_plan_module
+from eav_ray.search.batched_fusion import FusionMember, plan_stacks, train_fusions
+from eav_ray.search.fusion_stack import FusionStack
+from eav_ray.search.pruning import PruningSchedule
+from eav_ray.training.dataloader import BatchLoader, WindowLabels, make_inference_batches
+from eav_ray.training.engines.ddp import TorchEngine
+from eav_ray.training.loop import fit, make_lr_schedule
+from eav_ray.training.prepared_run import open_worker_context
+from eav_ray.training.run_spec import Position, Run, plan_fusion_run
+from eav_ray.training.runner import train_and_score_split
 
 CANDIDATES, BATCH, EPOCHS = 200, 100, 10  # of a
 WIDTHS, OUTPUTS = {"audio": 768, "eeg": 60, "video": 768}, 5
@@ -56,28 +61,28 @@ CORES = os.cpu_count() or 1
 # a: the job against a run of Ray Train for each candidate
 
 
-DEMO = "jobs/experiments/demo.yaml"
+DEMO = "eav_ray/experiments/demo.yaml"
 
 
 def make_changes(folder: Path) -> dict[str, Any]:
-    changes: dict[str, Any] = {"data.root": str(folder / "EAV"), "fold.of": 5, "fold.inner": 3}
+    changes: dict[str, Any] = {"data.root": str(folder / "EAV"), "split.n_folds": 5, "split.n_inner_folds": 3}
     changes |= {f"store.{k}": str(folder / k) for k in ("shards", "results", "cache")}
     changes |= {f"train.encoders.{m}.epochs": 1 for m in WIDTHS}
-    changes |= {"fusion.width": 64, "fusion.input": "pooled", "optim.epochs": EPOCHS, "search.batch": BATCH}
+    changes |= {"fusion.width": 64, "fusion.input": "pooled", "optim.epochs": EPOCHS, "search.ask_batch_size": BATCH}
     return changes | {"runtime.workers": 1, "runtime.groups": CORES}
 
 
 def make_tune_command(folder: Path, candidates: int) -> list[str]:
     changes = make_changes(folder) | {"search.candidates": candidates}
-    return [sys.executable, "jobs/tune.py", DEMO, *(f"{key}={value}" for key, value in changes.items())]
+    return [sys.executable, "jobs/search.py", DEMO, *(f"{key}={value}" for key, value in changes.items())]
 
 
-def time_search(folder: Path, search_plan: tune.SearchPlan) -> float:
+def time_search(folder: Path, search_plan: search_plan_module.SearchPlan) -> float:
     """Seconds from the command to the last candidate; the refit, which the rival lacks, is not waited for."""
-    trials = folder / "results" / "searches" / search_plan.study_name / "trials.parquet"
+    trials = folder / "results" / "searches" / search_plan.study_name / "candidates.parquet"
     began = time.time()
     subprocess.run(make_tune_command(folder, CANDIDATES), check=True, capture_output=True)
-    rows = arrow.decode_dataframe(trials.read_bytes(), str(trials))
+    rows = parquet.decode_dataframe(trials.read_bytes(), str(trials))
     assert rows["candidate"].nunique() == CANDIDATES and set(rows["state"]) == {"COMPLETE"}
     return trials.stat().st_mtime - began
 
@@ -87,7 +92,7 @@ def _run_candidate(config: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     data: Dataset = config["data"]
     e = override(config["experiment"], config["changes"])
-    search_plan: tune.SearchPlan = config["planned"]
+    search_plan: search_plan_module.SearchPlan = config["planned"]
     context = open_worker_context(
         e, data.shards, data.index, torch.device("cpu"), allowed_recordings=search_plan.inner_cv.embedded_recordings
     )
@@ -100,7 +105,7 @@ def _run_candidate(config: dict[str, Any]) -> None:
 
 @ray.remote(num_cpus=0)
 def _run_candidates(
-    e: Experiment, search_plan: tune.SearchPlan, data: Dataset, changes: list[dict[str, Any]], folder: str
+    e: Experiment, search_plan: search_plan_module.SearchPlan, data: Dataset, changes: list[dict[str, Any]], folder: str
 ) -> None:
     for number, change in enumerate(changes):
         name = f"candidate-{os.getpid()}-{number}"
@@ -113,7 +118,9 @@ def _run_candidates(
         ).fit()
 
 
-def time_run_each(folder: Path, e: Experiment, search_plan: tune.SearchPlan, data: Dataset, sample: int) -> float:
+def time_run_each(
+    folder: Path, e: Experiment, search_plan: search_plan_module.SearchPlan, data: Dataset, sample: int
+) -> float:
     """Seconds a candidate, of some, as many side by side as there are cores; Ray runs already."""
     light = replace(data, windows=None)  # workers open their own
     with cluster.connect_to_ray(e.runtime):
@@ -136,7 +143,7 @@ def run_part_a(folder: Path) -> tuple[list[str], list[Goal]]:
     preprocess(e)
     data = open_dataset(e)
     subprocess.run(make_tune_command(folder, 1), check=True, capture_output=True)  # the encoders
-    search_plan = tune.plan_search(override(e, {"search.candidates": CANDIDATES}), data.windows)
+    search_plan = search_plan_module.plan_search(override(e, {"search.candidates": CANDIDATES}), data.windows)
     windows = median(len(data.windows.find_rows(split.train)) for split in search_plan.inner_cv.splits)
     one_by_one_s = [time_run_each(folder, e, search_plan, data, 3) for _ in range(2)]
     search_s = time_search(folder, search_plan)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.serve [FOLDER] [minutes=30] [requests=200]
 
-A model with the sizes of jobs/experiments/demo.yaml, as `jobs/serve.py` serves it, and files of planted people. First
+A model with the sizes of eav_ray/experiments/demo.yaml, as `jobs/serve.py` serves it, and files of planted people. First
 each recording of 5 s (EEG, audio, video) is asked for alone, one after the other: the time is what a client on the same
 machine waits. Then, for some minutes, one client asks without a pause while another streams EEG and noise in real time;
 the resident memory of the replica is read once a second, and its slope is that of a line through the second half.
@@ -30,14 +30,16 @@ from websockets.sync.client import ClientConnection, connect
 
 from benchmarks.common import Goal, finish_benchmark, parse_arguments
 from eav_ray.config import load_experiment
-from eav_ray.data.eav import EAV, EAV_CHANNELS, EAV_CLASSES
-from eav_ray.data.manifest import Recording
-from eav_ray.data.split import Split
-from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
-from eav_ray.models.build import Classifier, DataShapes
+from eav_ray.data.datasets.eav import EAV, EAV_CHANNELS, EAV_CLASSES
+from eav_ray.data.recordings import Recording
+from eav_ray.data.splits import Split
+from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
+from eav_ray.models.classifier import Classifier
+from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.loop import Position
+from eav_ray.training.run_spec import Position
+from tests.helpers.paths import EXPERIMENTS
 
 REPOSITORY = Path(__file__).parents[1]
 MAX_P95_S = 1.0
@@ -48,7 +50,7 @@ CHUNK_S = 0.1
 
 def write_checkpoint(folder: Path) -> str:
     """Weights that nobody trained: they cost what others cost."""
-    e = load_experiment(REPOSITORY / "jobs" / "experiments" / "demo.yaml")
+    e = load_experiment(EXPERIMENTS / "demo.yaml")
     torch.manual_seed(0)
     shapes = DataShapes(len(EAV_CHANNELS), len(EAV_CLASSES))
     model = Classifier(e, shapes)

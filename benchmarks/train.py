@@ -30,16 +30,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import Experiment, load_experiment, override
-from eav_ray.data.cache import WindowCache
-from eav_ray.data.split import Split, list_labeled_recordings
-from eav_ray.data.synthetic import SyntheticSpec, generate_dataset
-from eav_ray.models.build import Classifier, DataShapes
-from eav_ray.runtime import cluster
-from eav_ray.runtime.groups import train_runs
-from eav_ray.runtime.preprocess import open_index, preprocess
-from eav_ray.training.loop import Position, build_parameter_groups, make_lr_schedule
-from eav_ray.training.plan import Progress, Run
-from eav_ray.training.source import BatchLoader, RawSource, WindowLabels
+from eav_ray.data.shards.location import open_index
+from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.data.splits import Split, list_labeled_recordings
+from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
+from eav_ray.distributed import cluster
+from eav_ray.distributed.worker_groups import train_runs
+from eav_ray.models.classifier import Classifier
+from eav_ray.models.encoders.base import DataShapes
+from eav_ray.pipelines.preprocess.preprocess import preprocess
+from eav_ray.training.dataloader import BatchLoader, RawSource, WindowLabels
+from eav_ray.training.engines.base import build_parameter_groups
+from eav_ray.training.loop import make_lr_schedule
+from eav_ray.training.run_spec import Position, Progress, Run
 
 EPOCHS, BATCH = 4, 4  # windows of one worker
 SPEC = SyntheticSpec(n_subjects=2, per_class=8)  # 320 windows
@@ -50,8 +53,8 @@ def make_experiment(folder: Path, workers: int) -> Experiment:
     changes |= {f"store.{k}": str(folder / k) for k in ("shards", "results", "cache")}
     changes |= {"optim.epochs": EPOCHS, "optim.batch": BATCH * workers, "optim.warmup": 0.0}
     # The loss by hand is the plain one, of the fusion and of each modality.
-    changes |= {"runtime.workers": workers, "train.checkpoint_epochs": 2, "fusion.weight_loss": 0.0}
-    return load_experiment("jobs/experiments/demo.yaml", changes)
+    changes |= {"runtime.workers": workers, "train.checkpoint_epochs": 2, "fusion.modality_weight_loss": 0.0}
+    return load_experiment("eav_ray/experiments/demo.yaml", changes)
 
 
 def make_run(e: Experiment) -> Run:
@@ -165,7 +168,7 @@ def count_steps_per_epoch(e: Experiment) -> int:
 
 def time_first_steps(folder: Path) -> list[str]:
     """From the command to the first step, and from one training to the next in the same group, seconds."""
-    command = [sys.executable, "-c", "import eav_ray.runtime.train"]
+    command = [sys.executable, "-c", "import eav_ray.pipelines.train.train"]
     began = time.perf_counter()
     subprocess.run(command, check=True)
     loading = time.perf_counter() - began

@@ -21,3 +21,8 @@ def suggest_nearest(word: str, allowed: Iterable[str]) -> str:
     """`'; did you mean "X"?'`, or nothing where no allowed word is close."""
     matches = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
     return f'; did you mean "{matches[0]}"?' if matches else ""
+
+
+def describe_error(error: BaseException) -> str:
+    """One line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

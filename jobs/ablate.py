@@ -1,17 +1,19 @@
 """Train and test variants of an experiment over all folds of its protocol: what each part is worth, and what it costs.
 
-python jobs/ablate.py jobs/experiments/fusion.yaml fold.protocol=loso
-python jobs/ablate.py jobs/experiments/fusion.yaml --parts subsets,kinds
-python jobs/ablate.py jobs/experiments/fusion.yaml --parts sizes --sizes cheap,quarter,half
+python jobs/ablate.py eav_ray/experiments/fusion.yaml split.protocol=loso
+python jobs/ablate.py eav_ray/experiments/fusion.yaml --parts subsets,kinds
+python jobs/ablate.py eav_ray/experiments/fusion.yaml --parts sizes --sizes cheap,quarter,half
 
 --parts: any of subsets (of modalities, trained alone and masked), kinds (of fusion), dropout (of modalities), positions
 (time marks of tokens), sizes; all, if it is not given.
 --sizes: any of cheap (band power and MFCC), quarter, half, double; cheap,half if it is not given.
 """
 
-from eav_ray.runtime.ablate import run_ablation
-from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
-from eav_ray.training.variants import ABLATION_PARTS
+from eav_ray.cli.arguments import Arguments
+from eav_ray.cli.experiment_argument import prepare_experiment
+from eav_ray.cli.run_command import run_command
+from eav_ray.evaluation.ablation_variants import ABLATION_PARTS
+from eav_ray.pipelines.evaluate.ablation import run_ablation
 
 
 def main(arguments: Arguments) -> int:

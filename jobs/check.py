@@ -1,10 +1,12 @@
 """Look at a data set before anything is computed: people, recordings per class, and everything that cannot be used.
 
-python jobs/check.py jobs/experiments/fusion.yaml data.root=/data/EAV
+python jobs/check.py eav_ray/experiments/fusion.yaml data.root=/data/EAV
 """
 
-from eav_ray.runtime.check import check_dataset, format_dataset_check
-from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
+from eav_ray.cli.arguments import Arguments
+from eav_ray.cli.experiment_argument import prepare_experiment
+from eav_ray.cli.run_command import run_command
+from eav_ray.pipelines.preprocess.dataset_check import check_dataset, format_dataset_check
 
 
 def main(arguments: Arguments) -> int:

@@ -1,12 +1,14 @@
 """The whole path on planted people: plant, check, preprocess, train, search, refit, pull, test once, predict.
 
-python jobs/demo.py jobs/experiments/demo.yaml --people 9 --per-class 6
+python jobs/demo.py eav_ray/experiments/demo.yaml --people 9 --per-class 6
 """
 
 import os
 
-from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
-from eav_ray.runtime.demo import run_demo
+from eav_ray.cli.arguments import Arguments
+from eav_ray.cli.experiment_argument import prepare_experiment
+from eav_ray.cli.run_command import run_command
+from eav_ray.pipelines.demo import run_demo
 
 
 def main(arguments: Arguments) -> int:

@@ -1,15 +1,18 @@
 """What a checkpoint, or a whole protocol, is worth: tested once, audited for leaks, on one page.
 
-python jobs/evaluate.py jobs/experiments/fusion.yaml --checkpoint best --out evidence
-python jobs/evaluate.py jobs/experiments/fusion.yaml fold.protocol=within --out evidence
+python jobs/evaluate.py eav_ray/experiments/fusion.yaml --checkpoint best --out evidence
+python jobs/evaluate.py eav_ray/experiments/fusion.yaml split.protocol=within --out evidence
 
 Without --checkpoint: the protocol that jobs/protocol.py finished, with --search where it was searched. --out: the
 folder of index.html, results.json and model_card.md; in the results store if none is named. --temperature: train the
 inner folds, to fit a temperature on.
 """
 
-from eav_ray.runtime.cli import Arguments, prepare_experiment, resolve_user_path, run_command
-from eav_ray.runtime.evaluate import evaluate_checkpoint, evaluate_cross_validation
+from eav_ray.cli.arguments import Arguments
+from eav_ray.cli.experiment_argument import prepare_experiment
+from eav_ray.cli.run_command import run_command
+from eav_ray.config.paths import resolve_user_path
+from eav_ray.pipelines.evaluate.evaluate import evaluate_checkpoint, evaluate_cross_validation
 
 
 def main(arguments: Arguments) -> None:

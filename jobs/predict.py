@@ -4,9 +4,11 @@ python jobs/predict.py best data.root=/data/new_people --out predictions.parquet
 python jobs/predict.py best data.root=/data/EAV store.shards=data/shards --shards     # windows that are preprocessed
 """
 
+from eav_ray.cli.arguments import Arguments
+from eav_ray.cli.run_command import run_command
+from eav_ray.config.paths import resolve_user_path
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.cli import Arguments, resolve_user_path, run_command
-from eav_ray.runtime.export import predict_to_file
+from eav_ray.pipelines.inference.export import predict_to_file
 
 
 def main(arguments: Arguments) -> int:

@@ -1,13 +1,16 @@
 """Raw recordings to Parquet shards. What is finished is skipped, so the same command continues.
 
-python jobs/preprocess.py jobs/experiments/fusion.yaml data.root=/data/EAV
-python jobs/preprocess.py jobs/experiments/fusion.yaml data.root=/data/EAV --frames   (faces on the quality page too)
+python jobs/preprocess.py eav_ray/experiments/fusion.yaml data.root=/data/EAV
+python jobs/preprocess.py eav_ray/experiments/fusion.yaml data.root=/data/EAV --frames   (faces on the quality page too)
 """
 
-from eav_ray.runtime.check import format_problems
-from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
-from eav_ray.runtime.preprocess import open_shard_store, preprocess
-from eav_ray.runtime.quality import write_quality_page
+from eav_ray.cli.arguments import Arguments
+from eav_ray.cli.experiment_argument import prepare_experiment
+from eav_ray.cli.run_command import run_command
+from eav_ray.data.shards.location import open_shard_store
+from eav_ray.pipelines.preprocess.dataset_check import format_problems
+from eav_ray.pipelines.preprocess.preprocess import preprocess
+from eav_ray.pipelines.preprocess.quality_page import write_quality_page
 
 
 def main(arguments: Arguments) -> None:

@@ -1,15 +1,17 @@
 """Train and test all folds of the experiment's protocol: one queue of trainings, every fold tested once, one table.
 
-python jobs/protocol.py jobs/experiments/fusion.yaml fold.protocol=loso
-python jobs/protocol.py jobs/experiments/fusion.yaml fold.protocol=within data.modalities=[eeg] runtime.groups=4
-python jobs/protocol.py jobs/experiments/fusion.yaml fold.of=5 --search
+python jobs/protocol.py eav_ray/experiments/fusion.yaml split.protocol=loso
+python jobs/protocol.py eav_ray/experiments/fusion.yaml split.protocol=within data.modalities=[eeg] runtime.groups=4
+python jobs/protocol.py eav_ray/experiments/fusion.yaml split.n_folds=5 --search
 
---search: each fold is searched first, as jobs/tune.py does, on inner folds of its own training people.
+--search: each fold is searched first, as jobs/search.py does, on inner folds of its own training people.
 """
 
-from eav_ray.runtime.cli import Arguments, prepare_experiment, run_command
-from eav_ray.runtime.nested import cross_validate_nested
-from eav_ray.runtime.protocol import cross_validate
+from eav_ray.cli.arguments import Arguments
+from eav_ray.cli.experiment_argument import prepare_experiment
+from eav_ray.cli.run_command import run_command
+from eav_ray.pipelines.search.nested_cv import cross_validate_nested
+from eav_ray.pipelines.train.cross_validation import cross_validate
 
 
 def main(arguments: Arguments) -> int:

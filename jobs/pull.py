@@ -8,10 +8,12 @@ python jobs/pull.py s3://lab/results --study eav-0f3a... --to best [--top 3] [--
 the search keeps as many as search.refit says. --next-best takes the next one where one is damaged.
 """
 
+from eav_ray.cli.arguments import Arguments
+from eav_ray.cli.run_command import run_command
+from eav_ray.config.paths import resolve_user_path
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.cli import Arguments, resolve_user_path, run_command
-from eav_ray.runtime.pull import format_candidates, format_studies, pull
-from eav_ray.training.plan import SELECTION_METRIC
+from eav_ray.pipelines.inference.pull import format_candidates, format_studies, pull
+from eav_ray.training.run_spec import SELECTION_METRIC
 
 
 def main(arguments: Arguments) -> None:

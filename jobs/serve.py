@@ -7,9 +7,10 @@ With runtime.address=HOST:PORT it is an application of a cluster (--name, --rout
 --token-file FILE holds the token instead of the environment.
 """
 
+from eav_ray.cli.arguments import Arguments
+from eav_ray.cli.run_command import run_command
 from eav_ray.errors import ConfigError
-from eav_ray.runtime.cli import Arguments, run_command
-from eav_ray.runtime.serve import serve_checkpoint
+from eav_ray.pipelines.inference.serve import serve_checkpoint
 
 
 def main(arguments: Arguments) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.reliability import ROWS, rows_of
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.reliability import ROWS, rows_of
 
 settings.register_profile(
     "default", max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -16,7 +17,6 @@ settings.register_profile("chaos", settings.get_profile("default"), max_examples
 settings.load_profile(os.environ.get("EAV_RAY_HYPOTHESIS", "default"))
 
 CHAOS = os.environ.get("EAV_RAY_HYPOTHESIS") == "chaos"  # full counts instead of a short case (`make chaos`)
-REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")

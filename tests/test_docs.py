@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from eav_ray.cli.arguments import parse_arguments
 from eav_ray.config import Experiment, load_experiment, override
-from eav_ray.runtime.cli import parse_arguments
+from tests.helpers.paths import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
 TROUBLES = DOCS / "troubleshooting.md"
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "infra/README.md", *sorted(DOCS.glob("*.md"))]
@@ -47,19 +47,22 @@ REPORTING = ("problem", "_report")  # functions that are given a reason
 # Where an error passes a text on that was made elsewhere, and collected there.
 ANYWHERE = {"table"}  # a line of `runtime.score`: why there is no table
 PASSED_ON = {
-    "eav_ray/config.py": {"'\\n'.join(problems)", "'\\n'.join((f'{source}: {_explain(e)}' for e in error.errors()))"},
-    "eav_ray/data/live.py": {"shot.wrong.get(m, NOT_SENT)"},
-    "eav_ray/data/session.py": {"f'{file} ({recording.id}): {error}'"},
-    "eav_ray/data/upload.py": {"str(found).removeprefix('eeg (sent/sent): ')"},
-    "eav_ray/models/weights.py": {"f\"{key} is {weights}: {'; '.join(wrong)}\""},
-    "eav_ray/runtime/calibrate.py": {"problem"},
-    "eav_ray/runtime/eeg_stage.py": {"fact"},
-    "eav_ray/runtime/groups.py": {"unfit"},
-    "eav_ray/runtime/protocol.py": {"missing(failed, folds)"},
-    "eav_ray/runtime/pull.py": {"f'{error}{way}'"},
-    "eav_ray/runtime/trial.py": {"f'{key}: {reason}'"},
-    "eav_ray/training/ranks.py": {"found"},
-    "eav_ray/training/run.py": {"reason"},
+    "eav_ray/config/sections.py": {
+        "'\\n'.join(problems)",
+        "'\\n'.join((f'{source}: {_explain(e)}' for e in error.errors()))",
+    },
+    "eav_ray/data/streaming/stream.py": {"shot.wrong.get(m, NOT_SENT)"},
+    "eav_ray/data/preprocessing/eeg.py": {"f'{file} ({recording.id}): {error}'"},
+    "eav_ray/data/streaming/upload.py": {"str(found).removeprefix('eeg (sent/sent): ')"},
+    "eav_ray/models/encoders/pretrained.py": {"f\"{key} is {weights}: {'; '.join(wrong)}\""},
+    "eav_ray/pipelines/evaluate/adapt.py": {"problem"},
+    "eav_ray/pipelines/preprocess/eeg_stage.py": {"fact"},
+    "eav_ray/distributed/worker_groups.py": {"unfit"},
+    "eav_ray/pipelines/train/cross_validation.py": {"missing(failed, folds)"},
+    "eav_ray/pipelines/inference/pull.py": {"f'{error}{way}'"},
+    "eav_ray/pipelines/search/end_to_end_trial.py": {"f'{key}: {reason}'"},
+    "eav_ray/training/collectives.py": {"found"},
+    "eav_ray/training/runner.py": {"reason"},
 }
 
 

@@ -16,8 +16,9 @@ from ray._private.authentication.authentication_token_setup import _get_default_
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from eav_ray.config import load_experiment
+from tests.helpers.paths import REPOSITORY
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = REPOSITORY
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Comments dropped, continued lines joined: one string an instruction.

@@ -39,32 +39,40 @@ from eav_ray.config import (
     override,
     parse_changes,
 )
-from eav_ray.data import arrow, mat, sets
-from eav_ray.data.frames import SHAPE_KEY
-from eav_ray.data.manifest import Recording
-from eav_ray.data.shard import INDEX_FILE, ShardFile, ShardIndex, build_window_table, encode_parquet, make_schema
-from eav_ray.data.table import RecordingsTable
+from eav_ray.data.datasets import registry
+from eav_ray.data.datasets.recordings_table import RecordingsTable
+from eav_ray.data.io import matlab, parquet
+from eav_ray.data.io.jpeg import SHAPE_KEY
+from eav_ray.data.recordings import Recording
+from eav_ray.data.shards.index import INDEX_FILE, ShardFile, ShardIndex
+from eav_ray.data.shards.location import open_index, open_shard_store
+from eav_ray.data.shards.schema import make_schema
+from eav_ray.data.shards.tables import build_window_table, encode_parquet
+from eav_ray.distributed import ray_workarounds
+from eav_ray.distributed.scoring import ScoringTask, _format_table_name, score_checkpoints
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.models.video import ViT
-from eav_ray.models.weights import load_pretrained
-from eav_ray.runtime import eeg_stage, protocol, searcher, tune
-from eav_ray.runtime.check import check_dataset
-from eav_ray.runtime.predict import load_finished_checkpoint
-from eav_ray.runtime.preprocess import Chunk, _write_chunk, open_index, open_shard_store, plan_chunks, preprocess
-from eav_ray.runtime.pull import format_studies, pull
-from eav_ray.runtime.score import ScoringTask, _format_table_name, score_checkpoints
+from eav_ray.models.encoders.pretrained import load_pretrained
+from eav_ray.models.encoders.vit import ViT
+from eav_ray.pipelines.inference.pull import format_studies, pull
+from eav_ray.pipelines.preprocess import eeg_stage
+from eav_ray.pipelines.preprocess.dataset_check import check_dataset
+from eav_ray.pipelines.preprocess.preprocess import Chunk, _write_chunk, plan_chunks, preprocess
+from eav_ray.pipelines.search import search_store
+from eav_ray.pipelines.train import cross_validation
 from eav_ray.search.study import StudyClient
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
+from eav_ray.training import checkpoint as training_checkpoint
+from eav_ray.training.checkpoint import load_finished_checkpoint
 from eav_ray.training.embeddings import EMBEDDING_ARRAYS, EmbeddingSource
-from tests.data.test_eav import plant
-from tests.data.test_shard import CHANNELS, MODALITIES, PROFILE, SCHEMA, Shards, rows
-from tests.models.test_weights import AST_SIZES
-from tests.models.test_weights import ast as small_ast
-from tests.test_pull import best, saved
+from tests.data.datasets.test_eav import plant
+from tests.data.shards.test_shards import CHANNELS, MODALITIES, PROFILE, SCHEMA, Shards, rows
+from tests.helpers.paths import REPOSITORY
+from tests.models.encoders.test_pretrained import AST_SIZES
+from tests.models.encoders.test_pretrained import ast as small_ast
+from tests.pipelines.inference.test_pull import best, saved
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-REPOSITORY = Path(__file__).parents[1]
 
 
 class Malicious:
@@ -153,11 +161,11 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
     """One recording of a user's own table, through the stages of preprocessing."""
     listed = folder / "mine.csv"
     listed.write_text(f"subject,recording,label,{medium}\np1,r1,calm,{name}\n")
-    data = DataConfig(dataset="manifest", root=str(listed), modalities=(medium,))
+    data = DataConfig(dataset="recordings_table", root=str(listed), modalities=(medium,))
 
     def read() -> None:
-        dataset, listing = sets.scan_dataset(data)
-        unit, n_chans = listing.recordings, sets.count_eeg_channels(dataset, listing) if medium == "eeg" else 0
+        dataset, listing = registry.scan_dataset(data)
+        unit, n_chans = listing.recordings, registry.count_eeg_channels(dataset, listing) if medium == "eeg" else 0
         row: dict[str, Any] = {"unit": 0, "eeg": b"", "facts": "{}"}
         if medium == "eeg":
             batch = {"person": np.array([0])}
@@ -181,7 +189,7 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
 
 def of_eav(folder: Path, name: str) -> Place:
     person = plant(folder / "eav")
-    e = override(Experiment(), {"data.set": "eav", "data.root": str(folder / "eav")})
+    e = override(Experiment(), {"data.dataset": "eav", "data.root": str(folder / "eav")})
 
     def read() -> None:
         found = check_dataset(e)
@@ -198,7 +206,7 @@ def own_experiment(folder: Path) -> Experiment:
     """Of one recording that has been listed and not been preprocessed."""
     (folder / "mine.csv").write_text("subject,recording,label,audio\np1,r1,calm,a.wav\n")
     (folder / "a.wav").touch()
-    changes = {"data.set": "manifest", "data.root": str(folder / "mine.csv"), "data.modalities": ["audio"]}
+    changes = {"data.dataset": "recordings_table", "data.root": str(folder / "mine.csv"), "data.modalities": ["audio"]}
     return override(Experiment(), changes | {"store.shards": str(folder / "shards")})
 
 
@@ -209,7 +217,7 @@ def index(folder: Path) -> Place:
 
 def record(folder: Path) -> Place:
     e = own_experiment(folder)
-    (chunk,) = plan_chunks(e, sets.scan_dataset(e.data)[1])
+    (chunk,) = plan_chunks(e, registry.scan_dataset(e.data)[1])
     return Place(partial(open_shard_store(e).write, f"records/{chunk.name}.json"), lambda: preprocess(e), chunk.name)
 
 
@@ -278,7 +286,7 @@ def pruned(store: Store, prefix: str) -> None:
 
 
 def scored(store: Store, prefix: str) -> None:
-    assert protocol.find_finished_prefix(store, "run") == ""
+    assert training_checkpoint.find_finished_prefix(store, "run") == ""
 
 
 def pulled(folder: Path, name: str) -> Place:
@@ -324,9 +332,9 @@ def trials(folder: Path) -> Place:
     store, owner, name = (
         Store(folder),
         cast(StudyClient, SimpleNamespace(told=lambda: [0])),
-        "searches/s/trials.parquet",
+        "searches/s/candidates.parquet",
     )
-    return Place(partial(store.write, name), lambda: tune.read_completed_rows(store, "searches/s", owner), name)
+    return Place(partial(store.write, name), lambda: search_store.read_completed_rows(store, "searches/s", owner), name)
 
 
 def predictions(folder: Path) -> Place:
@@ -342,9 +350,9 @@ def predictions(folder: Path) -> Place:
 
 def folds(folder: Path, name: str) -> Place:
     store = Store(folder)
-    kept = {"predictions.parquet": arrow.encode_dataframe(pd.DataFrame({"subject": ["p0"]})), "folds.json": b"[]"}
+    kept = {"predictions.parquet": parquet.encode_dataframe(pd.DataFrame({"subject": ["p0"]})), "folds.json": b"[]"}
     return Place(
-        lambda data: store.commit("p", kept | {name: data}), lambda: protocol.read_cv_result(store, "p"), "/p "
+        lambda data: store.commit("p", kept | {name: data}), lambda: cross_validation.read_cv_result(store, "p"), "/p "
     )
 
 
@@ -678,8 +686,8 @@ def test_h5py_takes_opaque_values_for_objects(tmp_path: Path) -> None:
 def test_addresses_in_the_place_of_a_matrix_are_refused_unread(how: str, tmp_path: Path) -> None:
     addressed(tmp_path / "a.mat", how, "seg")
     for read in (
-        lambda: mat.read_array_shapes(tmp_path / "a.mat", ["seg"]),
-        lambda: mat.read_array(tmp_path / "a.mat", "seg", (3,)),
+        lambda: matlab.read_array_shapes(tmp_path / "a.mat", ["seg"]),
+        lambda: matlab.read_array(tmp_path / "a.mat", "seg", (3,)),
     ):
         with pytest.raises(DataError, match="seg holds .*, not real numbers"):
             read()
@@ -706,7 +714,7 @@ def test_objects_of_matlab_are_no_signal(compressed: bool, tmp_path: Path) -> No
     values = np.array([["x", {"a": 1}]], dtype=object)
     scipy.io.savemat(tmp_path / "a.mat", {"seg": values}, do_compression=compressed)
     with pytest.raises(DataError, match=r"a\.mat"):
-        mat.read_array(tmp_path / "a.mat", "seg", mat.read_array_shapes(tmp_path / "a.mat", ["seg"])["seg"])
+        matlab.read_array(tmp_path / "a.mat", "seg", matlab.read_array_shapes(tmp_path / "a.mat", ["seg"])["seg"])
 
 
 # What Ray Tune leaves in the results store
@@ -723,7 +731,7 @@ def test_the_pickled_error_of_a_candidate_is_not_opened(
     trial.status = Trial.ERROR
     (tmp_path / "error.pkl").write_bytes(pickle.dumps(Malicious(proof)))
     (tmp_path / "error.txt").write_text("Failure # 1\nValueError: no\n")
-    searcher.skip_pickled_errors()
+    ray_workarounds.skip_pickled_errors()
     assert "ValueError: no" in str(ResultGrid._populate_exception(trial))
     assert not proof.exists()
     monkeypatch.undo()
@@ -741,7 +749,7 @@ BANNED_CALLS = {
 }
 BANNED_METHODS = {"load_checkpoint", "from_pretrained", "read_pickle", "get_pickled_error", "allow_pickle"}
 RESTORED = ("Tuner.restore", "Trainer.restore")
-# Whatever reads tables goes through `data/arrow.py`, which looks at the types of columns first.
+# Whatever reads tables goes through `data/io/parquet.py`, which looks at the types of columns first.
 TABLE_READERS = {
     "read_table",
     "read_parquet",

@@ -1,12 +1,9 @@
 """Every row of what must survive names tests that exist."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.reliability import ROWS, rows_of
-
-REPOSITORY = Path(__file__).parents[1]
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.reliability import ROWS, rows_of
 
 
 @pytest.mark.parametrize("row", sorted(ROWS))

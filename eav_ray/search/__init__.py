@@ -1,1 +1,1 @@
-"""Choosing hyperparameters on inner folds. Knows nothing of Ray."""
+"""Choose hyperparameters on inner folds. Knows nothing of Ray."""

@@ -5,33 +5,27 @@ suggested when the one before it is told. A search that was killed and started a
 uninterrupted one would have.
 """
 
-import itertools
 import math
-import random
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-import pandas as pd
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from eav_ray.config import Experiment, SearchConfig, SearchDimension, digest, list_keys, list_other_kinds, override
-from eav_ray.data.arrow import describe_error
-from eav_ray.data.split import Split
-from eav_ray.errors import ConfigError, DataError
-from eav_ray.training.plan import drop_neutral_keys
+from eav_ray.config import Experiment, SearchConfig, digest
+from eav_ray.data.splits import Split
+from eav_ray.errors import ConfigError, DataError, describe_error
+from eav_ray.search.search_space import decode_grid_point, make_distribution
+from eav_ray.training.run_spec import drop_neutral_keys
 
 # What Optuna raises on a journal that it did not write: it believes every line.
 JOURNAL_ERRORS = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
-MIN_CMAES_BATCH = 4  # candidates of a generation; of fewer, the better half is one
-MAX_CHECKED_COMBINATIONS = 4096  # of a space that are checked before it is searched; takes about 3 s
 
 
 @dataclass(frozen=True)
@@ -254,156 +248,3 @@ def _replay_and_suggest(
             else:
                 study.tell(trial, state=TrialState.FAIL)
     return dict(study.ask(space).params)
-
-
-def decode_grid_point(space: dict[str, SearchDimension], number: int) -> dict[str, Any]:
-    """Of a grid, the last key first to change."""
-    changes: dict[str, Any] = {}
-    for key, choice in reversed(space.items()):
-        number, at = divmod(number, len(choice.choice))
-        changes[key] = choice.choice[at]
-    return {key: changes[key] for key in space}
-
-
-def make_distribution(key: str, choice: SearchDimension) -> BaseDistribution:
-    if choice.choice:
-        return CategoricalDistribution(choice.choice)
-    assert choice.low is not None and choice.high is not None
-    if is_integer_key(key):
-        return IntDistribution(int(choice.low), int(choice.high), log=choice.log)
-    return FloatDistribution(choice.low, choice.high, log=choice.log)
-
-
-def is_integer_key(key: str) -> bool:
-    """Whether a key of an experiment is a whole number."""
-    tables = [list_keys(), *(table for _, table in list_other_kinds())]
-    return any(table[key][0] == "int" for table in tables if key in table)
-
-
-def check_search_space(experiment: Experiment) -> None:
-    """Refuse a space with a candidate that could not be trained: it would fail in a worker, after the encoders.
-
-    Every combination of the choices, of the ends of ranges, and of all values of whole-number ranges must be an
-    experiment. Of more than 4096 combinations, 4096 are drawn at random, the same each time.
-
-    Raises:
-        ConfigError: Naming the first combination that is refused, and why.
-    """
-    e = experiment
-    is_fusion_search = e.search.mode == "fusion"
-    if is_fusion_search and e.train.mode != "staged":
-        raise ConfigError(
-            f"train.mode is {e.train.mode}, but search.mode=fusion tries fusions on the embeddings of frozen encoders; "
-            "set train.mode=staged, or search.mode=full"
-        )
-    ranges = [key for key, choice in e.search.space.items() if not choice.choice]
-    if e.search.sampler == "grid" and ranges:
-        raise ConfigError(
-            f"search.sampler is grid, but search.space.{ranges[0]} is a range; list its values as choice: [...]"
-        )
-    if e.search.sampler == "cmaes" and e.search.ask_batch_size < MIN_CMAES_BATCH:
-        raise ConfigError(
-            f"search.batch is {e.search.ask_batch_size}, but search.sampler=cmaes learns from {MIN_CMAES_BATCH} or more at a time; "
-            f"set search.batch to at least {MIN_CMAES_BATCH}"
-        )
-    if not is_fusion_search and e.search.rungs:
-        raise ConfigError(
-            "search.looks compares fusions on the way, but search.mode=full trains all of a candidate; use "
-            "search.prune, which compares after folds"
-        )
-    if e.search.sampler == "cmaes" and e.search.cost:
-        raise ConfigError(
-            f"search.sampler is cmaes, which has one objective, but search.cost={e.search.cost} is a second; use tpe"
-        )
-    if e.search.cost and (e.search.prune or e.search.rungs):
-        raise ConfigError(
-            f"search.cost={e.search.cost} keeps cheap candidates with lower scores, which search.prune and "
-            "search.looks would leave; set search.prune=false and search.looks=[], or search.cost to nothing"
-        )
-    if is_fusion_search and "late_mean" in getattr(e.search.space.get("fusion.kind"), "choice", ()):
-        raise ConfigError(
-            "search.space.fusion.kind holds late_mean, which has nothing to train; use shared_attention alone"
-        )
-    values = {key: _list_values(key, choice) for key, choice in e.search.space.items()}
-    count = math.prod(map(len, values.values()))
-    if count <= MAX_CHECKED_COMBINATIONS:
-        tried, coverage = itertools.product(*values.values()), ""
-    else:
-        draw = random.Random(0)
-        tried = ([draw.choice(v) for v in values.values()] for _ in range(MAX_CHECKED_COMBINATIONS))
-        coverage = f" ({MAX_CHECKED_COMBINATIONS} of {count} combinations were tried)"
-    for combination in tried:
-        changes = dict(zip(values, combination, strict=True))
-        try:
-            override(e, changes)
-        except ConfigError as error:
-            described = " with ".join(f"{k}={v}" for k, v in changes.items())
-            reason = str(error).replace("override: ", "").replace("\n", "; ")
-            if ranges := [k for k, v in values.items() if isinstance(v, range)]:
-                reason += f"; a range of {ranges[0]} draws every whole number: list those that fit as choice: [...]"
-            raise ConfigError(f"search.space can draw {described}: {reason}{coverage}") from None
-
-
-def _list_values(key: str, choice: SearchDimension) -> Sequence[Any]:
-    if choice.choice:
-        return choice.choice
-    low, high = choice.low or 0.0, choice.high or 0.0
-    if not is_integer_key(key):
-        return low, high
-    if not (low.is_integer() and high.is_integer()):
-        raise ConfigError(
-            f"search.space.{key} has low={low:g} and high={high:g}, but {key} is a whole number; use whole numbers"
-        )
-    return range(int(low), int(high) + 1)
-
-
-def compute_pruning_thresholds(
-    rows: Sequence[dict[str, Any]], metric: str, before_candidate: int, search: SearchConfig
-) -> dict[float, float]:
-    """The bars of a candidate: by how far it is, the median of the means that earlier candidates had there.
-
-    How far it is counts folds: 1 after the first, 1.25 after a quarter of the epochs of the second. With `search.prune`
-    there are bars after folds, with `search.looks` inside them.
-
-    Args:
-        rows: Of `trials.parquet`.
-        before: Candidates with a lower number count.
-    """
-    candidates: dict[int, dict[int, dict[str, Any]]] = {}
-    for row in rows:
-        if row["candidate"] < before_candidate:
-            candidates.setdefault(row["candidate"], {})[row["fold"]] = row
-    means: dict[float, list[float]] = {}
-    for folds in candidates.values():
-        completed: list[float] = []
-        for _, row in sorted(folds.items()):
-            for rung in search.rungs:
-                means.setdefault(compute_folds_done(len(completed), rung), []).append(
-                    compute_mean([*completed, row.get(format_rung_column(rung), math.nan)])
-                )
-            if row.get("share", 1.0) < 1:
-                break  # it was left in this fold
-            completed.append(row[metric])
-            if search.prune:
-                means.setdefault(compute_folds_done(len(completed)), []).append(compute_mean(completed))
-    finite = {folds_done: [mean for mean in found if math.isfinite(mean)] for folds_done, found in means.items()}
-    return {far: statistics.median(found) for far, found in sorted(finite.items()) if found}
-
-
-def compute_folds_done(folds: int, rung: float = 0.0) -> float:
-    """How far a candidate is that has so many folds behind it, and this share of the epochs of the next."""
-    return round(folds + rung, 6)
-
-
-def compute_mean(scores: Sequence[float]) -> float:
-    return sum(scores) / len(scores)
-
-
-def format_rung_column(rung: float) -> str:
-    """Column of `trials.parquet` with the score at a look."""
-    return f"look_{rung:g}"
-
-
-def build_candidates_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """`trials.parquet`: one row per candidate and fold."""
-    return pd.DataFrame(rows).sort_values(["candidate", "fold"], ignore_index=True)

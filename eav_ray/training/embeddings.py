@@ -13,17 +13,24 @@ import torch
 from torch import Tensor
 
 from eav_ray.config import Precision, digest
-from eav_ray.data.arrow import ARROW_READ_ERRORS, describe_error
-from eav_ray.data.cache import WindowCache
-from eav_ray.data.shard import decode_parquet, encode_parquet
-from eav_ray.errors import DataError
-from eav_ray.models.build import Classifier, HeadClassifier
+from eav_ray.data.io.parquet import ARROW_READ_ERRORS
+from eav_ray.data.shards.tables import decode_parquet, encode_parquet
+from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.errors import DataError, describe_error
+from eav_ray.models.classifier import Classifier, HeadClassifier
 from eav_ray.storage import Store
-from eav_ray.training.loop import Batch
+from eav_ray.training.dataloader import (
+    Batch,
+)
 from eav_ray.training.precision import autocast
+from eav_ray.training.run_spec import Run
 
 EMBEDDING_ARRAYS = ("tokens", "mask", "pooled", "logits")
+
+
 FEATURE_ARRAYS = EMBEDDING_ARRAYS[:-1]  # of an encoder without a head
+
+
 FORMAT_VERSION = 2  # raise when the arrays change: embeddings of another version are not read
 
 
@@ -148,3 +155,20 @@ class EmbeddingSource:
 
     def get_presence(self, rows: np.ndarray) -> np.ndarray:
         return self._present[rows]
+
+
+def is_embedded(run: Run, results: Store) -> bool:
+    """Whether there are the embeddings that are wanted of a run."""
+    return (
+        run.kind != "encoder"
+        or not run.embedded_recordings
+        or results.is_committed(build_embedding_key(run.key, run.embedded_recordings))
+    )
+
+
+def get_token_times(model: Classifier) -> Tensor:
+    """(N,) seconds: where the tokens of its only encoder lie on the window's clock."""
+    (name,) = model.modalities
+    times_s = model.encoders[name].times_s
+    assert isinstance(times_s, Tensor)
+    return times_s

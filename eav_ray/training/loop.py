@@ -3,75 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
 
 from eav_ray.config import OptimConfig
-from eav_ray.models.build import ClassifierOutput
+from eav_ray.training.dataloader import Batch
+from eav_ray.training.engines.base import Engine
+from eav_ray.training.run_spec import Position
 
 Metrics = dict[str, float]
-
-
-@dataclass(frozen=True, order=True)
-class Position:
-    """The next step to take: `step` counts from 0 inside `epoch`."""
-
-    epoch: int
-    step: int
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's part of a step. Rows of weight 0 only fill the batch up; they are computed but do not count.
-
-    Other weights than 1 are those of classes; they are 1 in the mean over the training windows.
-    """
-
-    inputs: dict[str, Tensor]
-    present_BM: Tensor  # bool; modalities in sorted order
-    label_B: Tensor
-    weight_B: Tensor
-    global_count: int  # windows of this step over all ranks
-    seed: int  # of this step's dropout
-    # By mixup, (B,) each: labels of the windows that were mixed in, their weights, and the share of the own window.
-    mixup_targets: tuple[Tensor, Tensor, Tensor] | None = None
-
-
-class Engine(Protocol):
-    """A module and its optimizer on one rank of a group."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    def train_step(self, batch: Batch, lr: float) -> float:
-        """One optimizer step on the mean loss over the global count; returns this rank's summed loss.
-
-        In float16 a step whose gradients overflow changes nothing but the scale of the loss, on every rank.
-        """
-        ...
-
-    def predict(self, batch: Batch) -> ClassifierOutput: ...
-
-    def sync_buffers(self) -> None:
-        """Make what ranks gathered on their own, as batch statistics, the same on all. Every rank must call it."""
-        ...
-
-    def gather_weights(self) -> dict[str, Tensor]:
-        """All parameters and buffers by name, on the CPU, whole on every rank. Every rank must call it."""
-        ...
-
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """Optimizer state as `<parameter>.exp_avg`, `<parameter>.exp_avg_sq`, whole on every rank, and `step`.
-
-        In float16 also `scale` of the loss and `scale_good_steps`, those without overflow since it last changed.
-        """
-        ...
-
-    def close(self) -> None: ...
 
 
 def fit(
@@ -133,20 +71,3 @@ def make_lr_schedule(optim: OptimConfig, steps_per_epoch: int, *, first_epoch: i
         return optim.lr * 0.5 * (1 + math.cos(math.pi * (steps_done - warmup) / max(1, total - warmup)))
 
     return lr
-
-
-def count_steps_per_epoch(n_windows: int, batch_size: int) -> int:
-    return math.ceil(n_windows / batch_size)
-
-
-def build_parameter_groups(named_parameters: Iterable[tuple[str, Any]], optim: OptimConfig) -> list[dict[str, Any]]:
-    """Parameters that are trained, by what they share: matrices decay, biases, norms and single vectors do not.
-
-    `scale` is the group's multiple of the learning rate: encoders may learn more slowly than what reads them.
-    """
-    groups: dict[tuple[float, float], list[Any]] = {}
-    for name, p in named_parameters:
-        if p.requires_grad:
-            scale = optim.encoder_lr_scale if name.startswith("encoders.") else 1.0
-            groups.setdefault((scale, optim.weight_decay if p.ndim > 1 else 0.0), []).append(p)
-    return [{"params": p, "scale": scale, "weight_decay": decay} for (scale, decay), p in groups.items()]

@@ -3,7 +3,7 @@
 What more than one GPU would show, and these tests do not:
 
 - NCCL between devices: that gradients are the mean over ranks, that an overflow on one rank is left out on all, that
-  weights are equal on all ranks after a step (tests/training/test_ranks.py shows these with gloo on CPUs);
+  weights are equal on all ranks after a step (tests/training/engines/test_ranks.py shows these with gloo on CPUs);
 - ZeRO 2 and 3 with parts of gradients and parameters on different devices, and the memory that they save;
 - that a rank that dies frees the others from a NCCL collective, and how long that takes;
 - that trainings on 1, 2 and 4 GPUs see the same windows and reach the same losses, and their windows a second;
@@ -19,11 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.gpu import make_batch, make_classifier, make_experiment
 from eav_ray.config import Precision, RuntimeConfig, override
-from eav_ray.models.audio import FilterBank
+from eav_ray.models.encoders.ast import FilterBank
 from eav_ray.training import precision
-from eav_ray.training.engine import make_engine
-from eav_ray.training.loop import Engine
-from tests.training.test_engine import OPTIM, batch, engines, module, train
+from eav_ray.training.engines.base import Engine
+from eav_ray.training.engines.select import make_engine
+from tests.training.engines.test_engines import OPTIM, batch, engines, module, train
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -13,16 +13,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from eav_ray.config import Experiment, SearchConfig, SearchDimension, override
-from eav_ray.data.split import Split
+from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError
-from eav_ray.search.study import (
-    Candidate,
-    StudyClient,
-    build_candidates_table,
-    check_search_space,
-    compute_pruning_thresholds,
-    make_study_name,
-)
+from eav_ray.pipelines.search.search_store import build_candidates_table
+from eav_ray.search.pruning import compute_pruning_thresholds
+from eav_ray.search.search_space import check_search_space
+from eav_ray.search.study import Candidate, StudyClient, make_study_name
 
 # Optuna calls its journal and the constant liar experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -158,7 +154,7 @@ def test_a_grid_of_ranges_is_refused() -> None:
 
 def test_a_batch_too_small_for_cmaes_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match="search.batch is 2, but search.sampler=cmaes learns from 4 or more at a time"
+        ConfigError, match="search.ask_batch_size is 2, but search.sampler=cmaes learns from 4 or more at a time"
     ):
         check_search_space(replace(searching({}), search=replace(TPE, sampler="cmaes")))
 
@@ -237,12 +233,12 @@ def test_inside_a_fold_the_bar_is_the_median_of_those_who_were_as_far() -> None:
     assert compute_pruning_thresholds(rows, "s", 3, looked) == inside
     ends = {1.0: pytest.approx(0.55), 2.0: pytest.approx(0.7)}
     assert compute_pruning_thresholds(rows, "s", 3, replace(looked, prune=True)) == inside | ends
-    e = override(Experiment(), {"search.looks": [0.25, 0.5]})
+    e = override(Experiment(), {"search.rungs": [0.25, 0.5]})
     assert make_study_name(e, "d", [], ["k"]) != make_study_name(Experiment(), "d", [], ["k"])
     for bad in ([0.5, 0.25], [0.0], [1.0], [0.5, 0.5]):
         with pytest.raises(ConfigError, match="give shares between 0 and 1 in ascending order"):
-            override(Experiment(), {"search.looks": bad})
-    with pytest.raises(ConfigError, match="search.looks compares fusions on the way"):
+            override(Experiment(), {"search.rungs": bad})
+    with pytest.raises(ConfigError, match="search.rungs compares fusions on the way"):
         check_search_space(override(e, {"search.mode": "full"}))
 
 
@@ -328,7 +324,7 @@ def searching(space: dict[str, Any], changes: dict[str, Any] | None = None) -> E
     ids=str,
 )
 def test_a_space_of_experiments_passes(space: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eav_ray.search.study.MAX_CHECKED_COMBINATIONS", 128)
+    monkeypatch.setattr("eav_ray.search.search_space.MAX_CHECKED_COMBINATIONS", 128)
     check_search_space(searching(space))
 
 
@@ -380,13 +376,13 @@ def named(changes: dict[str, Any] | None = None, data: str = "d", encoders: tupl
     [
         {"search.space.fusion.heads": {"choice": [1, 2]}},
         {"search.space.optim.lr": {"low": 1e-4, "high": 4e-3, "log": True}},
-        {"fold.index": 1},
-        {"fold.protocol": "loso"},
+        {"split.index": 1},
+        {"split.protocol": "loso"},
         {"seed": 1},
         {"optim.epochs": 11},
         {"fusion.width": 128},
         {"search.sampler": "random"},
-        {"search.batch": 3},
+        {"search.ask_batch_size": 3},
         {"name": "other"},
     ],
     ids=str,
@@ -468,7 +464,7 @@ def test_one_objective_and_two_never_share_a_study() -> None:
     costs: tuple[Any, ...] = ("", "parameters", "gmac")
     names = {make_study_name(override(e, {"search.cost": cost}), "data", split, ["k"]) for cost in costs}
     assert len(names) == 3
-    for cut in ({"search.prune": True}, {"search.looks": [0.5]}):
+    for cut in ({"search.prune": True}, {"search.rungs": [0.5]}):
         with pytest.raises(ConfigError, match="search.cost=gmac keeps cheap candidates"):
             check_search_space(override(e, {"search.cost": "gmac"} | cut))
     with pytest.raises(ConfigError, match="search.sampler is cmaes, which has one objective"):

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from eav_ray.config import Experiment, override
-from eav_ray.data.split import Split
+from eav_ray.data.splits import Split
 from eav_ray.errors import DataError
-from eav_ray.models.build import DataShapes
+from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import COMMIT, Store
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.loop import Position
-from eav_ray.training.plan import SELECTION_METRIC
+from eav_ray.training.run_spec import SELECTION_METRIC, Position
 
 KEY = "run"
 FIRST, SECOND, THIRD = "a0000-aaaaaaaa", "a0001-00000000", "a0002-77777777"  # attempts, as `new_attempt` names them

@@ -10,15 +10,15 @@ import torch
 from transformers import ASTConfig, ASTModel
 
 from eav_ray.config import Experiment, override
-from eav_ray.data.cache import WindowCache
-from eav_ray.data.shard import read_index
-from eav_ray.data.split import Split
-from eav_ray.models.build import Classifier, DataShapes
-from eav_ray.runtime.embed import _FrozenEncoder
+from eav_ray.data.shards.index import read_index
+from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.data.splits import Split
+from eav_ray.distributed.frozen_features import _FrozenEncoder
+from eav_ray.models.classifier import Classifier
+from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
-from eav_ray.training.embeddings import EmbeddingSource, build_embedding_key, commit_embeddings
-from eav_ray.training.plan import Run
-from eav_ray.training.run import get_token_times
+from eav_ray.training.embeddings import EmbeddingSource, build_embedding_key, commit_embeddings, get_token_times
+from eav_ray.training.run_spec import Run
 from tests.training.test_resume import TRAIN, experiment, train, windows_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -43,7 +43,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, WindowCache]
 def frozen(published: Path, engine: str = "torch", **optim: Any) -> Experiment:
     """Two phases of a head under dropout, on an encoder that stays as it is."""
     changes = {"data.modalities": ["audio"], "model.audio.weights": str(published), "model.audio.dropout": 0.1}
-    own = {"encoder_lr": 0.0, "frozen_epochs": 2, "epochs": 3, "batch": 4} | optim
+    own = {"encoder_lr_scale": 0.0, "frozen_epochs": 2, "epochs": 3, "batch": 4} | optim
     return override(experiment(engine), changes | {f"train.encoders.audio.{k}": v for k, v in own.items()})
 
 
@@ -106,7 +106,7 @@ def test_features_are_of_the_data_and_the_weights_and_of_nobody_trained_on(publi
     assert len({one.features_prefix, *(run.features_prefix for run in others)}) == 5
 
 
-@pytest.mark.parametrize("change", [{"encoder_lr": 0.1}, {"mixup": 0.2}])
+@pytest.mark.parametrize("change", [{"encoder_lr_scale": 0.1}, {"mixup": 0.2}])
 def test_what_changes_from_epoch_to_epoch_is_computed_in_each(published: Path, change: dict[str, float]) -> None:
     assert not run_of(frozen(published, **change)).features_prefix
     assert not run_of(override(frozen(published), {"model.audio.mask_bands": 8})).features_prefix

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from eav_ray.config import override
-from eav_ray.data.cache import WindowCache
-from eav_ray.data.split import Split
+from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.data.splits import Split
 from eav_ray.errors import DataError
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.plan import Run
-from eav_ray.training.run import WorkerContext, execute_run
+from eav_ray.training.prepared_run import WorkerContext
+from eav_ray.training.run_spec import Run
+from eav_ray.training.runner import execute_run
 from tests.conftest import CHAOS
 from tests.training.test_resume import TRAIN, experiment, windows_in
 
@@ -43,7 +44,9 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
 
 def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: WindowCache, tmp_path: Path) -> None:
     """Disks from one that holds nothing to one that is nearly large enough."""
-    run = Run("joint", override(experiment("torch"), {"train.keep": 3}), Split("within", TRAIN, (), ()), "data")
+    run = Run(
+        "joint", override(experiment("torch"), {"train.keep_checkpoints": 3}), Split("within", TRAIN, (), ()), "data"
+    )
     ample = Store(tmp_path / "ample")
     whole = ckpt.read_checkpoint(
         ample, execute_run(run, WorkerContext(windows, ample, torch.device("cpu")), lambda progress: None)

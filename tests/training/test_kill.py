@@ -13,12 +13,13 @@ import torch
 import torch.distributed as dist
 
 from eav_ray.config import override
-from eav_ray.data.split import Split
+from eav_ray.data.splits import Split
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training import saving
-from eav_ray.training.plan import Run
-from eav_ray.training.run import WorkerContext, execute_run
+from eav_ray.training import checkpoint_writer
+from eav_ray.training.prepared_run import WorkerContext
+from eav_ray.training.run_spec import Run
+from eav_ray.training.runner import execute_run
 from tests.conftest import CHAOS
 from tests.training.conftest import leave
 from tests.training.test_resume import TRAIN, experiment, windows_in
@@ -35,7 +36,7 @@ def the_run(engine: str) -> Run:
 
 def rank(number: int, folder: str, engine: str, attempt: int, steps: int, victims: tuple[int, ...]) -> None:
     """Train, and kill this process, if it is a victim, after so many steps of this attempt."""
-    saving.STOP_POLL_S = 0.0
+    checkpoint_writer.STOP_POLL_S = 0.0
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/group-{attempt}",

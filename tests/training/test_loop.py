@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from eav_ray.config import OptimConfig
-from eav_ray.models.build import ClassifierOutput
-from eav_ray.training.engine import compute_loss_sum, mixup
-from eav_ray.training.loop import Batch, Metrics, Position, build_parameter_groups, fit, make_lr_schedule
-from eav_ray.training.run import compute_class_weights
-from eav_ray.training.source import BatchLoader, WindowLabels, make_inference_batches
+from eav_ray.models.classifier import ClassifierOutput
+from eav_ray.training.dataloader import Batch, BatchLoader, WindowLabels, make_inference_batches
+from eav_ray.training.engines.base import build_parameter_groups
+from eav_ray.training.loop import Metrics, fit, make_lr_schedule
+from eav_ray.training.losses import compute_loss_sum, mixup
+from eav_ray.training.run_spec import Position
+from eav_ray.training.statistics import compute_class_weights
 
 N = 53  # a ragged last batch for every batch size below
 NAMES = ["audio", "eeg", "video"]

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from eav_ray.config import MODALITIES, Experiment, override
-from eav_ray.data.split import Split
-from eav_ray.models.build import Classifier, DataShapes
-from eav_ray.training.engine import make_engine
-from eav_ray.training.loop import Batch
-from eav_ray.training.plan import Run, plan_encoder_run, plan_fusion_run, plan_joint_run
+from eav_ray.data.splits import Split
+from eav_ray.models.classifier import Classifier
+from eav_ray.models.encoders.base import DataShapes
+from eav_ray.training.dataloader import Batch
+from eav_ray.training.engines.select import make_engine
+from eav_ray.training.run_spec import Run, plan_encoder_run, plan_fusion_run, plan_joint_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 SPLIT = Split("within", ("subject1/001",), (), ())
@@ -20,7 +21,7 @@ SMALL: dict[str, Any] = {
     "model.eeg": {"filters": 2, "width": 16, "temporal_width": 16, "segments": 4, "depth": 1, "heads": 4},
     "model.audio": {"width": 16, "depth": 1, "heads": 2, "stride": 16, "dropout": 0.3, "mask_bands": 16},
     "model.video": {"width": 16, "depth": 1, "heads": 2, "image_size": 16, "patch": 8, "frames": 2, "dropout": 0.3},
-    "profile.video": {"fps": 1, "size": 16},
+    "preprocessing.video": {"fps": 1, "size": 16},
     "fusion.width": 16,
     "fusion.heads": 4,
     "runtime.workers": 1,
@@ -63,7 +64,7 @@ def test_frozen_encoders_stay_in_eval_mode_and_keep_every_bit() -> None:
 @pytest.mark.parametrize("name", ["torch", "deepspeed"])
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_both_engines_scale_the_learning_rate_of_encoders(name: Any, stage: Any) -> None:
-    e = experiment(**{"optim.encoder_lr": 0.0, "optim.weight_decay": 0.0})
+    e = experiment(**{"optim.encoder_lr_scale": 0.0, "optim.weight_decay": 0.0})
     module = Classifier(e, DataShapes(5, 3))
     before = {k: v.clone() for k, v in module.state_dict().items()}
     runtime = replace(e.runtime, engine=name, zero_stage=stage)
@@ -124,7 +125,7 @@ def test_gradient_checkpointing_changes_no_gradient(modality: str, kind: str) ->
 
 
 def test_spec_augment_hides_a_run_of_bands_in_training_only() -> None:
-    from eav_ray.models.audio import mask_random_span
+    from eav_ray.models.encoders.ast import mask_random_span
 
     torch.manual_seed(0)
     x = torch.ones(200, 30, 20)

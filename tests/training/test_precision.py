@@ -8,14 +8,16 @@ import torch
 from torch import nn
 
 from eav_ray.config import Experiment, OptimConfig, RuntimeConfig, override
-from eav_ray.data.split import Split
+from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError
-from eav_ray.models.build import Classifier, DataShapes
+from eav_ray.models.classifier import Classifier
+from eav_ray.models.encoders.base import DataShapes
 from eav_ray.training import precision
-from eav_ray.training.engine import make_engine
-from eav_ray.training.loop import Batch, Engine
-from eav_ray.training.plan import plan_encoder_run
-from tests.training.test_engine import OPTIM, STEPS, batch, engines, module, reference, train
+from eav_ray.training.dataloader import Batch
+from eav_ray.training.engines.base import Engine
+from eav_ray.training.engines.select import make_engine
+from eav_ray.training.run_spec import plan_encoder_run
+from tests.training.engines.test_engines import OPTIM, STEPS, batch, engines, module, reference, train
 
 __all__ = ["reference"]  # a fixture
 pytestmark = [

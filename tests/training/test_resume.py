@@ -10,18 +10,21 @@ import torch
 from transformers import ASTConfig, ASTModel
 
 from eav_ray.config import Experiment, load_experiment, override
-from eav_ray.data import shard
-from eav_ray.data.cache import WindowCache
-from eav_ray.data.split import Split
+from eav_ray.data.shards import index as shards_index
+from eav_ray.data.shards import schema, tables
+from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.data.splits import Split
 from eav_ray.errors import DataError, TrainingInterrupted
-from eav_ray.models.build import Classifier, DataShapes
-from eav_ray.models.mfcc import MFCC
+from eav_ray.models.classifier import Classifier
+from eav_ray.models.encoders.base import DataShapes
+from eav_ray.models.encoders.mfcc import MFCC
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training import saving
-from eav_ray.training.loop import Position
-from eav_ray.training.plan import SELECTION_METRIC, Progress, Run, plan_adaptation_run
-from eav_ray.training.run import WorkerContext, execute_run
+from eav_ray.training import checkpoint_writer
+from eav_ray.training.prepared_run import WorkerContext
+from eav_ray.training.run_spec import SELECTION_METRIC, Position, Progress, Run, plan_adaptation_run
+from eav_ray.training.runner import execute_run
+from tests.helpers.paths import DEMO
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 TRAIN = tuple(f"subject1/{k:03d}" for k in range(7))
@@ -37,7 +40,7 @@ def experiment(engine: str) -> Experiment:
     small |= {"model.audio.width": 16, "model.audio.depth": 1, "model.audio.heads": 2, "fusion.width": 16}
     small |= {"data.modalities": ["audio", "eeg"], "train.mode": "end_to_end", "train.checkpoint_epochs": 1}
     small |= {"optim.epochs": 4, "optim.batch": 4, "runtime.engine": engine, "runtime.workers": 1}
-    return load_experiment(Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml", small)
+    return load_experiment(DEMO, small)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +60,14 @@ def windows_in(folder: Path) -> WindowCache:
         signals = {"audio": 0.1 * rng.standard_normal(80000), "eeg": rng.standard_normal((30, 500))}
         rows.append(ids | {m: x.astype(np.float32) for m, x in signals.items()})
     store = Store(folder / "shards")
-    content = shard.encode_parquet(shard.build_window_table(rows, shard.make_schema(profile, 30, ("audio", "eeg"))))
+    content = tables.encode_parquet(tables.build_window_table(rows, schema.make_schema(profile, 30, ("audio", "eeg"))))
     store.write("a.parquet", content)
-    file = shard.ShardFile("a.parquet", sha256(content), 8, "subject1")
-    index = shard.ShardIndex("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
-    store.write_json(shard.INDEX_FILE, asdict(index))
-    return WindowCache(store, shard.read_index(store), cache=folder / "cache", cache_gb=1, allowed_recordings=TRAIN)
+    file = shards_index.ShardFile("a.parquet", sha256(content), 8, "subject1")
+    index = shards_index.ShardIndex("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
+    store.write_json(shards_index.INDEX_FILE, asdict(index))
+    return WindowCache(
+        store, shards_index.read_index(store), cache=folder / "cache", cache_gb=1, allowed_recordings=TRAIN
+    )
 
 
 def train(
@@ -123,7 +128,7 @@ def test_a_training_from_published_weights_killed_in_each_phase_ends_bit_identic
     published.save_pretrained(tmp_path / "published")
     changes = {"data.modalities": ["audio"], "model.audio.weights": str(tmp_path / "published")}
     changes |= {f"model.audio.{k}": v for k, v in {"mask_bands": 20, "mask_frames": 40, "dropout": 0.1}.items()}
-    optim = {"frozen_epochs": 2, "epochs": 3, "batch": 4, "mixup": 0.4, "class_weights": True, "encoder_lr": 0.5}
+    optim = {"frozen_epochs": 2, "epochs": 3, "batch": 4, "mixup": 0.4, "class_weights": True, "encoder_lr_scale": 0.5}
     changes |= {f"train.encoders.audio.{k}": v for k, v in optim.items()}
     run = Run("encoder", override(experiment(engine), changes), Split("within", TRAIN, (), ()), "data")
     whole = train(windows, tmp_path / "whole", engine, run=run)
@@ -139,7 +144,7 @@ def test_a_training_from_published_weights_killed_in_each_phase_ends_bit_identic
 def test_a_calibration_moves_heads_and_fusion_and_keeps_the_encoders(windows: WindowCache, tmp_path: Path) -> None:
     store = Store(tmp_path / "results")
     place = WorkerContext(windows, store, torch.device("cpu"))
-    e = override(experiment("torch"), {"train.calibration.batch": 4, "train.calibration.epochs": 2})
+    e = override(experiment("torch"), {"train.adaptation.batch": 4, "train.adaptation.epochs": 2})
     base = execute_run(Run("joint", e, Split("within", TRAIN[:5], (), ()), "data"), place, lambda progress: None)
     path = f"{store}/{base}"
     chosen = Split("calibrated", TRAIN[5:6], (), TRAIN[6:])
@@ -189,7 +194,7 @@ def test_computed_features_are_standardised_by_the_training_rows_that_have_them(
     windows: WindowCache, tmp_path: Path
 ) -> None:
     kinds = {"model.audio": {"kind": "mfcc", "segments": 2}, "model.eeg": {"kind": "bandpower", "segments": 2}}
-    e = override(load_experiment(Path(__file__).parents[2] / "jobs" / "experiments" / "demo.yaml"), kinds)
+    e = override(load_experiment(DEMO), kinds)
     e = override(e, {"data.modalities": ["audio", "eeg"], "train.mode": "end_to_end", "optim.epochs": 1})
     e = override(e, {"runtime.engine": "torch", "runtime.workers": 1, "fusion.width": 16, "optim.batch": 4})
     weights = train(windows, tmp_path, "torch", run=Run("joint", e, Split("within", TRAIN[:5], (), TRAIN[5:]), "data"))
@@ -208,9 +213,9 @@ def test_a_run_that_ends_at_any_step_goes_on_bit_identical(
     windows: WindowCache, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Saved every third step, inside epochs; mixup, dropout and modality dropout on; ends that no one announced."""
-    monkeypatch.setattr(saving, "STOP_POLL_S", 0.0)
+    monkeypatch.setattr(checkpoint_writer, "STOP_POLL_S", 0.0)
     e = override(experiment(engine), {"train.checkpoint_steps": 3, "optim.mixup": 0.4, "optim.batch": 2})
-    e = override(e, {"fusion.modality_dropout": 0.4, "train.keep": 1, "train.checkpoint_epochs": 9})
+    e = override(e, {"fusion.modality_dropout": 0.4, "train.keep_checkpoints": 1, "train.checkpoint_epochs": 9})
     run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
     whole = train(windows, tmp_path / "whole", engine, run=run)
     place, seen = WorkerContext(windows, Store(tmp_path / "resumed"), torch.device("cpu")), []
@@ -235,7 +240,7 @@ def test_a_run_that_ends_at_any_step_goes_on_bit_identical(
 def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_epoch(
     windows: WindowCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "STOP_POLL_S", 0.0)
+    monkeypatch.setattr(checkpoint_writer, "STOP_POLL_S", 0.0)
     e = override(experiment("torch"), {"train.checkpoint_epochs": 9, "optim.batch": 2})
     run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
     told: dict[float, float] = {}
@@ -257,7 +262,7 @@ def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_ep
 
 
 def test_validation_on_the_way_is_told_and_the_best_is_kept(windows: WindowCache, tmp_path: Path) -> None:
-    e = override(experiment("torch"), {"train.validate_epochs": 1, "train.keep": 1})
+    e = override(experiment("torch"), {"train.validate_epochs": 1, "train.keep_checkpoints": 1})
     run = Run("joint", e, Split("within", TRAIN[:5], TRAIN[5:], ()), "data")
     place, told = WorkerContext(windows, Store(tmp_path), torch.device("cpu")), []
     execute_run(

@@ -1,0 +1,1 @@
+"""Commands: parse the command line, call one pipeline, print what came of it."""

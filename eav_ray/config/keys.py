@@ -1,0 +1,54 @@
+"""List every key of an experiment, with its type, default and meaning."""
+
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
+
+from eav_ray.config.model_sections import ENCODER_KINDS
+from eav_ray.config.sections import Experiment
+
+
+def list_keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any, str]]:
+    """Every dotted key with its type, default and description, for `--help` and for error messages."""
+    section = Experiment() if section is None else section
+    table: dict[str, tuple[str, Any, str]] = {}
+    hints = get_type_hints(type(section))
+    for field in fields(section):
+        hint, value = hints[field.name], getattr(section, field.name)
+        if is_dataclass(value):
+            table |= list_keys(value, f"{prefix}{field.name}.")
+        else:
+            info = type(section).__pydantic_fields__[field.name]
+            shown_type = (
+                " | ".join(map(repr, get_args(hint))) if str(hint).startswith("typing.Literal") else _format_type(hint)
+            )
+            table[prefix + field.name] = (shown_type, value, info.description or "")
+    return table
+
+
+def list_other_kinds() -> list[tuple[str, dict[str, tuple[str, Any, str]]]]:
+    """The keys of sections that stand in the place of a default one: (`model.eeg.kind=bandpower`, its `keys`)."""
+    return [
+        (f"{place}.kind={kind}", list_keys(section(), f"{place}."))
+        for place, members in ENCODER_KINDS.items()
+        for kind, section in list(members.items())[1:]
+    ]
+
+
+def _format_type(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+
+
+def list_key_names() -> list[str]:
+    table = list_keys() | {key: row for _, rows in list_other_kinds() for key, row in rows.items()}
+    sections = {key.rsplit(".", 1)[0] for key in table if "." in key}
+    return [*table, *sections]
+
+
+def format_keys() -> str:
+    lines = ["Keys of an experiment, each may be given as key=value (default, type, meaning):"]
+    for title, table in [("", list_keys()), *list_other_kinds()]:
+        lines += [f"With {title} instead:"] if title else []
+        for key, (kind, default, meaning) in table.items():
+            shown = repr(default) if not isinstance(default, dict) else "{...}"
+            lines.append(f"  {key} = {shown}  [{kind}]  {meaning}".rstrip())
+    return "\n".join(lines)

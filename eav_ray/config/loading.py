@@ -1,0 +1,173 @@
+"""Read an experiment from YAML and the command line, and report every wrong key or value at once."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import (
+    TypeAdapter,
+    ValidationError,
+)
+
+from eav_ray.config.digests import to_dict
+from eav_ray.config.keys import list_key_names, list_keys
+from eav_ray.config.model_sections import ENCODER_KINDS
+from eav_ray.config.sections import Experiment
+from eav_ray.errors import ConfigError, suggest_nearest
+
+EXPERIMENT_ADAPTER = TypeAdapter(Experiment)
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML without dates: no key takes one, so `name: 2026-11-22` is text."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _parse_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _YamlLoader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a tag that its value does not fit
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{source} is not YAML: {where}{' '.join(str(reason).split())}") from None
+
+
+def build_experiment(tree: Any, *, source: str) -> Experiment:
+    """Check a nested dictionary and make it an Experiment.
+
+    Raises:
+        ConfigError: All problems at once, one a line, each with its key, what is allowed and the nearest right key.
+    """
+    try:
+        return EXPERIMENT_ADAPTER.validate_python(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{source}: {_explain_validation_error(e)}" for e in error.errors())) from None
+
+
+def _explain_validation_error(error: Any) -> str:
+    # The third part of the way into a union is the kind that was tried, which is no key.
+    loc = [str(part) for part in error["loc"]]
+    kind = loc.pop(2) if len(loc) > 2 and loc[2] in ENCODER_KINDS.get(".".join(loc[:2]), {}) else ""
+    path = ".".join(loc)
+    if error["type"] == "union_tag_not_found":
+        return f"{path} is {error['input']!r}; give a section with a kind of {', '.join(ENCODER_KINDS[path])}"
+    if error["type"] == "union_tag_invalid":
+        return f"{path}.kind is {error['ctx']['tag']!r}; use one of {', '.join(ENCODER_KINDS[path])}"
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        if kind:
+            place = ".".join(loc[:2])
+            table = list_keys(ENCODER_KINDS[place][kind](), f"{place}.")
+            return (
+                f'"{path}" is not a key of {place}.kind={kind}{suggest_nearest(path, table)} (`--help` lists all keys)'
+            )
+        return (
+            f'"{path}" is not a key of an experiment{suggest_nearest(path, list_key_names())} (`--help` lists all keys)'
+        )
+    if error["type"] == "value_error":
+        text = str(error["ctx"]["error"]).replace("\n", "; ")
+        return f"{path}: {text}" if path else text
+    return f"{path} is {error['input']!r}: {error['msg']}"
+
+
+def load_experiment(path: str | Path, changes: dict[str, Any] | None = None) -> Experiment:
+    """Read one YAML file, apply dotted changes, check everything.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds a wrong key or value.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        known_files = ", ".join(sorted(str(p) for p in Path("jobs/experiments").glob("*.yaml"))) or "none found"
+        raise ConfigError(f"no experiment file {path}; the ones of this project: {known_files}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text, at byte {error.start}; save it as UTF-8") from None
+    tree = _parse_yaml(text, str(path)) or {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections such as `data:`; it holds {type(tree).__name__}")
+    return build_experiment(
+        _apply_changes(_fill_defaults(to_dict(Experiment()), tree), changes or {}), source=str(path)
+    )
+
+
+def _fill_defaults(defaults: dict[str, Any], tree: dict[str, Any], place: str = "") -> dict[str, Any]:
+    """What a file says, with the defaults of where it says nothing.
+
+    The defaults of a section are those of its place and not of its type: `train.encoders.audio` has its own.
+    """
+    filled = dict(defaults)
+    for key, value in tree.items():
+        default, key_path = defaults.get(key), f"{place}{key}"
+        if value is None and isinstance(default, dict):
+            continue  # a section with nothing in it
+        filled[key] = value
+        if isinstance(default, dict) and isinstance(value, dict) and key_path != "search.space":
+            is_other_kind = (
+                key_path in ENCODER_KINDS and value.get("kind", default["kind"]) != default["kind"]
+            )  # which has other keys
+            filled[key] = value if is_other_kind else _fill_defaults(default, value, f"{key_path}.")
+    return filled
+
+
+def override(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
+    """A copy with dotted changes, checked as a whole: `override(e, {"optim.lr": 3e-4})`."""
+    return build_experiment(_apply_changes(to_dict(experiment), changes), source="override")
+
+
+def _apply_changes(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    tree = json.loads(json.dumps(tree, default=str))  # not deepcopy: an alias of YAML must not be changed twice
+    # Another kind is another section: the keys of the one before do not come along.
+    for dotted, value in sorted(changes.items(), key=lambda change: not change[0].endswith(".kind")):
+        # The keys of search.space are themselves dotted, so what follows that prefix is one key.
+        before, space, rest = dotted.partition("search.space.")
+        parts = ["search", "space", rest] if space and not before else dotted.split(".")
+        node = tree
+        for part in parts[:-1]:
+            child = node.setdefault(part, {})
+            if not isinstance(child, dict):
+                raise ConfigError(
+                    f'"{dotted}" is not a key of an experiment{suggest_nearest(dotted, list_key_names())}'
+                )
+            node = child
+        place = ".".join(parts[:-1])
+        if (
+            parts[-1] == "kind"
+            and place in ENCODER_KINDS
+            and value != node.get("kind", next(iter(ENCODER_KINDS[place])))
+        ):
+            node.clear()
+        node[parts[-1]] = _fill_section_defaults(".".join(parts), value)
+    return tree
+
+
+def _fill_section_defaults(place: str, value: Any) -> Any:
+    """A section that a change gives as a whole, with the defaults of its place for the keys that it leaves out."""
+    if not isinstance(value, dict) or place in (*ENCODER_KINDS, "search.space"):
+        return value
+    default: Any = to_dict(Experiment())
+    for part in place.split("."):
+        default = default.get(part) if isinstance(default, dict) else None
+    return _fill_defaults(default, value, f"{place}.") if isinstance(default, dict) else value
+
+
+def parse_changes(words: list[str]) -> dict[str, Any]:
+    """`["optim.lr=3e-4"]` to `{"optim.lr": 0.0003}`; values are read as YAML."""
+    changes: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f'"{word}" is not a change; write key=value, for example optim.lr=3e-4')
+        value = _parse_yaml(text, f"{key}={text!r}") if text else ""
+        if isinstance(value, str):  # YAML 1.1 takes 3e-4 for a string: it wants a dot in the mantissa
+            with contextlib.suppress(ValueError):
+                value = float(value)
+        changes[key] = value
+    return changes

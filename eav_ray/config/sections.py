@@ -1,0 +1,118 @@
+"""One YAML file is one Experiment: frozen, typed, checked before anything starts.
+
+The command line, the search and the tests change an experiment in one way only:
+`override(experiment, {"optim.lr": 3e-4})`.
+Runs without torch and without ray.
+"""
+
+from urllib.parse import urlsplit
+
+from pydantic import (
+    Field,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from eav_ray.config.data_sections import STRICT, DataConfig, Preprocessing, SplitConfig
+from eav_ray.config.model_sections import ASTConfig, FusionConfig, ModelConfig, get_token_width
+from eav_ray.config.training_sections import OptimConfig, RuntimeConfig, SearchConfig, TrainConfig
+
+
+@dataclass(frozen=True, config=STRICT)
+class StoreConfig:
+    shards: str = Field(default="data/shards", description="where preprocessing writes: a folder, s3:// or gs://")
+    results: str = Field(
+        default="results", description="checkpoints, embeddings and result tables: a folder, s3:// or gs://"
+    )
+    cache: str = Field(default="cache", description="local folder of the memory-mapped windows of each node")
+    cache_gb: float = Field(default=200.0, gt=0, description="largest size of that folder, GiB")
+    mlflow: str = Field(
+        default="",
+        description="MLflow's tracking URI, which is told the curves of trainings: http://127.0.0.1:5000, "
+        "sqlite:///results/mlflow.db; empty for none",
+    )
+
+    @model_validator(mode="after")
+    def _check_mlflow_uri(self) -> "StoreConfig":
+        if self.mlflow and "://" not in self.mlflow:
+            raise ValueError(
+                f"mlflow is {self.mlflow!r}; give a tracking URI, for example http://127.0.0.1:5000 or "
+                "sqlite:///results/mlflow.db"
+            )
+        # Every checkpoint holds the experiment that it is of.
+        if urlsplit(self.mlflow).password:
+            raise ValueError(
+                "mlflow holds a password; give it by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class Experiment:
+    name: str = Field(
+        default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names its folder of results"
+    )
+    seed: int = Field(default=0, ge=0)
+    data: DataConfig = DataConfig()
+    preprocessing: Preprocessing = Preprocessing()
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    fusion: FusionConfig = FusionConfig()
+    optim: OptimConfig = Field(default=OptimConfig(), description="the fusion's, or everything's in end_to_end")
+    train: TrainConfig = TrainConfig()
+    search: SearchConfig = SearchConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    store: StoreConfig = StoreConfig()
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> "Experiment":
+        problems: list[str] = []
+        if "video" in self.data.modalities:
+            if self.model.video.image_size != self.preprocessing.video.size:
+                problems.append(
+                    f"model.video.image_size is {self.model.video.image_size}, but preprocessing.video.size is "
+                    f"{self.preprocessing.video.size}; make them equal"
+                )
+            stored_frames = self.preprocessing.video.fps * self.preprocessing.window_s
+            if self.model.video.frames > stored_frames:
+                problems.append(
+                    f"model.video.frames is {self.model.video.frames}, but a window of the profile stores {stored_frames}; "
+                    f"set model.video.frames to at most {stored_frames}"
+                )
+        frames = 100 * self.preprocessing.window_s - 2  # of 25 ms, every 10 ms
+        audio = self.model.audio
+        if "audio" in self.data.modalities and isinstance(audio, ASTConfig) and audio.max_length < frames:
+            problems.append(
+                f"preprocessing.window_s is {self.preprocessing.window_s}, which makes {frames} spectrogram frames, but "
+                f"model.audio.max_length is {audio.max_length} and would cut the rest of the audio off; "
+                f"set model.audio.max_length to at least {frames}"
+            )
+        sections = [getattr(self.model, m) for m in self.data.modalities]
+        total_width = sum(map(get_token_width, sections))
+        if self.fusion.kind == "single_token" and len(sections) > 1 and total_width % self.fusion.heads:
+            allowed = [h for h in range(1, 65) if total_width % h == 0]
+            problems.append(
+                f"fusion.heads is {self.fusion.heads}, which does not divide {total_width}, the widths of all encoders "
+                f"together, over which fusion.kind=single_token attends; use one of {allowed}"
+            )
+        batches = {"optim.batch": self.optim.batch}
+        if self.train.mode == "staged_then_joint":
+            batches["train.joint.batch"] = self.train.joint.batch
+        batches |= {f"train.encoders.{m}.batch": getattr(self.train.encoders, m).batch for m in self.data.modalities}
+        for key, batch in batches.items():
+            if problem := self.runtime.find_batch_problem(key, batch):
+                problems.append(problem)
+        if self.runtime.offload and (self.runtime.engine != "deepspeed" or not self.runtime.zero_stage):
+            problems.append(
+                f"runtime.offload needs runtime.engine=deepspeed and runtime.zero_stage of 1, 2 or 3; they are "
+                f"{self.runtime.engine} and {self.runtime.zero_stage}"
+            )
+        allowed = ("fusion.", "optim.") if self.search.mode == "fusion" else ("fusion.", "optim.", "model.", "train.")
+        for key in self.search.space:
+            if not key.startswith(allowed):
+                hint = "" if len(allowed) > 2 else "; with search.mode=full also those under model. and train."
+                prefixes = f"{', '.join(allowed[:-1])} and {allowed[-1]}"
+                problems.append(f"search.space.{key}: only keys under {prefixes} can be searched{hint}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self

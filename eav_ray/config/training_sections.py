@@ -1,0 +1,240 @@
+"""Sections of an experiment on training, search and the cluster."""
+
+import math
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    Field,
+    field_validator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from eav_ray.config.data_sections import STRICT
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class OptimConfig:
+    """AdamW with a linear warm-up and a cosine decay to zero."""
+
+    lr: float = Field(default=3e-4, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=0.01, ge=0, description="not applied to biases and norms")
+    epochs: int = Field(default=10, gt=0)
+    batch: int = Field(default=32, gt=0, description="global batch, windows; must be a multiple of runtime.workers")
+    warmup: float = Field(default=0.1, ge=0, le=1, description="share of the steps that warm up")
+    clip: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 for none")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    encoder_lr_scale: float = Field(
+        default=1.0, ge=0, description="learning rate of encoders, as a multiple of that of heads and fusion"
+    )
+    class_weights: bool = Field(default=False, description="weigh each class by the inverse of its training windows")
+    mixup: float = Field(
+        default=0.0, ge=0, description="alpha of the Beta distribution by which windows are mixed; 0 for none"
+    )
+
+
+@dataclass(frozen=True, config=STRICT)
+class EncoderOptimConfig(OptimConfig):
+    """Of one encoder alone: published weights are first kept, under a head that learns, and then trained on."""
+
+    frozen_epochs: int = Field(
+        default=0, ge=0, description="epochs before `epochs` that train the head alone; skipped without model weights"
+    )
+    frozen_lr: float = Field(default=5e-4, gt=0, description="peak learning rate of those epochs")
+
+
+@dataclass(frozen=True, config=STRICT)
+class PerModalityOptimConfig:
+    eeg: EncoderOptimConfig = EncoderOptimConfig(lr=1e-4, epochs=100)
+    audio: EncoderOptimConfig = EncoderOptimConfig(lr=5e-5, epochs=15, batch=32, frozen_epochs=10)
+    video: EncoderOptimConfig = EncoderOptimConfig(lr=5e-5, epochs=15, batch=64, frozen_epochs=10)
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainConfig:
+    mode: Literal["staged", "end_to_end", "staged_then_joint"] = Field(
+        default="staged",
+        description="each encoder alone, then fusion on frozen encoders; all together from the start; or staged, and "
+        "then all together from there",
+    )
+    encoders: PerModalityOptimConfig = PerModalityOptimConfig()
+    joint: OptimConfig = Field(default=OptimConfig(lr=5e-6, epochs=5), description="the last part of staged_then_joint")
+    adaptation: OptimConfig = Field(
+        default=OptimConfig(lr=3e-5, epochs=10, batch=8, encoder_lr_scale=0.0),
+        description="training on labelled recordings of a new person; with encoder_lr_scale=0 encoders stay as they are",
+    )
+    checkpoint_epochs: int = Field(default=5, gt=0, description="a checkpoint to resume from every so many epochs")
+    checkpoint_steps: int = Field(default=0, ge=0, description="and every so many steps; 0 for none")
+    checkpoint_minutes: float = Field(
+        default=10.0, ge=0, description="and when the last one is so many minutes old; 0 for none"
+    )
+    keep_checkpoints: int = Field(
+        default=2, gt=0, description="checkpoints that are kept while a training runs, beside the best by validation"
+    )
+    validate_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="measure a fusion or joint training on its validation rows, and save it, every so many epochs; "
+        "0: only at the end. The result is the last epoch all the same",
+    )
+
+
+@dataclass(frozen=True, config=STRICT)
+class SearchDimension:
+    """One dimension of a search space: either `choice`, or `low` and `high`."""
+
+    choice: tuple[int | float | str, ...] = Field(default=(), description="allowed values")
+    low: float | None = Field(default=None, description="lower end of a range")
+    high: float | None = Field(default=None, description="upper end of a range")
+    log: bool = Field(default=False, description="search the range in its logarithm")
+
+    @model_validator(mode="after")
+    def _check_one_kind(self) -> "SearchDimension":
+        ranged = self.low is not None and self.high is not None and self.low < self.high
+        if bool(self.choice) == ranged:
+            raise ValueError("give either choice: [...], or low: and high: with low < high")
+        if self.log and ranged and (self.low or 0) <= 0:
+            raise ValueError("a logarithmic range needs low > 0")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class SearchConfig:
+    mode: Literal["fusion", "full"] = Field(
+        default="fusion",
+        description="what a candidate trains: the fusion, on embeddings of encoders that are trained once; or "
+        "everything, as train.mode says, by a group of runtime.workers of its own",
+    )
+    candidates: int = Field(default=16, gt=0, description="how many sets of changes are tried")
+    ask_batch_size: int = Field(
+        default=4, gt=0, description="candidates that are suggested together; part of what makes it repeatable"
+    )
+    max_concurrent_trials: int = Field(
+        default=0,
+        ge=0,
+        description="workers that a batch of candidates is shared out to, with mode=full groups of workers: a cluster "
+        "grows for them as far as its own limits let it. 0: as many as there is room for, by those limits where they "
+        "are known",
+    )
+    fusion_batch_size: int = Field(
+        default=64, gt=0, description="fusion trainings that are computed as one batch; 1: one after the other"
+    )
+    sampler: Literal["tpe", "random", "cmaes", "grid"] = Field(
+        default="tpe",
+        description="Optuna's; cmaes draws what is no number at random; grid takes every combination of lists in turn",
+    )
+    cost: Literal["", "parameters", "gmac"] = Field(
+        default="",
+        description="what is kept small beside a high score: the parameters of the whole model, or its multiplications "
+        "for a window (10^9). The best candidates are then those that no other beats in both",
+    )
+    refit: int = Field(
+        default=1, gt=0, description="how many of the best candidates are trained again, on all training rows, and kept"
+    )
+    prune: bool = Field(
+        default=False,
+        description="train a candidate on no more folds once the mean of its scores lies below the median that "
+        "candidates of earlier batches had on as many folds",
+    )
+    rungs: tuple[float, ...] = Field(
+        default=(),
+        description="shares of its epochs, as [0.25, 0.5], after which a fusion is compared in the same way, and left; "
+        "with mode=fusion",
+    )
+    storage: str = Field(
+        default="",
+        description="database of the study, as sqlite:///search.db or postgresql://user@host/name; empty: a journal in "
+        "the results store",
+    )
+
+    @field_validator("rungs")
+    @classmethod
+    def _check_rungs(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < look < 1 for look in rungs) or list(rungs) != sorted(set(rungs)):
+            raise ValueError("give shares between 0 and 1 in ascending order, as [0.25, 0.5]")
+        return rungs
+
+    @field_validator("storage")
+    @classmethod
+    def _check_no_password(cls, url: str) -> str:
+        # It is a part of every experiment.json.
+        if urlsplit(url).password is not None:
+            raise ValueError("a password does not belong into an experiment; give it by PGPASSWORD or ~/.pgpass")
+        return url
+
+    space: dict[str, SearchDimension] = Field(
+        default_factory=lambda: {
+            "fusion.heads": SearchDimension(choice=(1, 2, 4, 8)),
+            "optim.lr": SearchDimension(low=1e-4, high=3e-3, log=True),
+        },
+        description="dotted key -> choice or range; keys under fusion. and optim., with mode=full under model. and "
+        "train. too",
+    )
+
+
+@dataclass(frozen=True, config=STRICT)
+class RuntimeConfig:
+    address: str = Field(
+        default="", description="Ray cluster to join (host:port); empty: RAY_ADDRESS, else a Ray of its own"
+    )
+    workers: int = Field(default=2, gt=0, description="training workers of a group, one process each")
+    min_workers: int = Field(
+        default=0,
+        ge=0,
+        description="a group goes on with as few as these when nodes are lost, and grows again; 0: always `workers`",
+    )
+    cpus_per_worker: float = Field(default=1, gt=0)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    groups: int = Field(default=1, gt=0, description="worker groups that pull runs from the queue side by side")
+    engine: Literal["deepspeed", "torch"] = Field(default="deepspeed", description="training engine")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=0,
+        description="what DeepSpeed's ZeRO splits between workers: nothing, optimizer state, gradients too, weights "
+        "too. Each stage saves memory and costs time",
+    )
+    offload: bool = Field(
+        default=False, description="keep the optimizer state in CPU memory; deepspeed with zero_stage 1 to 3"
+    )
+    micro_batch: int = Field(
+        default=0,
+        ge=0,
+        description="windows that a worker computes at once; gradients of its share of the batch are accumulated. "
+        "0: the whole share at once",
+    )
+    precision: Precision = Field(
+        default="fp32",
+        description="compute in float32, bfloat16 or float16, this with a dynamic scale of the loss; weights and "
+        "optimizer state stay in fp32",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations of encoders again in the backward pass: less memory, more time"
+    )
+    dashboard: bool = Field(default=False, description="start Ray's dashboard with a local Ray")
+    dashboard_host: str = Field(default="127.0.0.1", description="beyond loopback only with RAY_AUTH_MODE=token")
+
+    @model_validator(mode="after")
+    def _check_min_workers(self) -> "RuntimeConfig":
+        if self.min_workers > self.workers:
+            raise ValueError(f"min_workers is {self.min_workers}, more than workers={self.workers}; use at most those")
+        return self
+
+    @property
+    def min_group_size(self) -> int:
+        return self.min_workers or self.workers
+
+    def find_batch_problem(self, key: str, batch: int) -> str:
+        """Why a group cannot share a global batch equally, whatever number of workers it may have; empty if it can."""
+        indivisible = next((n for n in range(self.min_group_size, self.workers + 1) if batch % n), 0)
+        if not indivisible:
+            return ""
+        unit = math.lcm(*range(self.min_group_size, self.workers + 1))
+        problem = f"{key} is {batch}, which runtime.workers={self.workers} does not divide; use a multiple of {unit}"
+        if self.min_workers:
+            problem = (
+                f"{key} is {batch}, which {indivisible} workers do not divide (runtime.min_workers={self.min_workers}, "
+                f"runtime.workers={self.workers}); use a multiple of {unit}, or set runtime.min_workers=0"
+            )
+        return problem

@@ -1,0 +1,1 @@
+"""Corrupt recordings in steps of severity."""

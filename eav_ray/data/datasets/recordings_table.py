@@ -1,0 +1,191 @@
+"""A user's own recordings, listed in a CSV or Parquet file."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import csv
+
+from eav_ray import errors
+from eav_ray.data.io import eeg, parquet
+from eav_ray.data.recordings import Listing, Problem, RawEEG, Recording
+from eav_ray.errors import DataError, suggest_nearest
+
+REQUIRED_COLUMNS = ("subject", "recording", "label")
+MEDIA_COLUMNS = ("eeg", "audio", "video")
+OPTIONAL_COLUMNS = (*MEDIA_COLUMNS, "task", "order")
+NAME_COLUMNS = ("subject", "recording")  # parts of file names and of recordings' ids
+
+
+class RecordingsTable:
+    """Reader of a table with the columns `subject`, `recording`, `label`, at least one of `eeg`, `audio`, `video`, and
+    optionally `task` (default speaking; listening is only ever trained on) and `order` (default the row's position).
+
+    Media are paths, relative to the table's folder or absolute; an empty cell means that the modality does not exist.
+    The classes are the sorted different labels, as text. EEG is any format that `mne.io.read_raw` opens.
+
+    Raises:
+        DataError: The file is missing, is no table, or lacks a column.
+    """
+
+    name = "recordings_table"
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path).expanduser().absolute()
+        columns = _read_columns(self.path)
+        for column in REQUIRED_COLUMNS:
+            if column not in columns:
+                raise DataError(
+                    f"{self.path} has no column {column}; it has {', '.join(columns)}; required are "
+                    f"{', '.join(REQUIRED_COLUMNS)}, optional {', '.join(OPTIONAL_COLUMNS)}{suggest_nearest(column, columns)}"
+                )
+        self.modalities: tuple[str, ...] = tuple(m for m in sorted(MEDIA_COLUMNS) if m in columns)
+        if not self.modalities:
+            raise DataError(
+                f"{self.path} has none of the columns {', '.join(MEDIA_COLUMNS)}; it has {', '.join(columns)}; add at least one"
+            )
+        names = list(columns)
+        self.rows = [dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+        self.classes: tuple[str, ...] = tuple(sorted({row["label"] for row in self.rows if row["label"]}))
+        if not self.classes:
+            raise DataError(f"{self.path} has no row with a label; add at least one recording")
+        self._channels: tuple[str, ...] | None = None
+
+    def scan(self) -> Listing:
+        """Rows that name a recording twice, or lack a value, are left out; a missing file costs that modality."""
+        problems: list[Problem] = []
+        recordings: list[Recording] = []
+        rows_by_id: dict[tuple[str, str], list[int]] = {}
+        for line, row in enumerate(self.rows):
+            rows_by_id.setdefault((row["subject"], row["recording"]), []).append(line)
+        for (subject, name), row_numbers in rows_by_id.items():
+
+            def problem(reason: str, file: str = "", subject: str = subject, name: str = name) -> None:
+                problems.append(Problem(subject, name, file or str(self.path), reason))
+
+            row = self.rows[row_numbers[0]]
+            where = f"row {row_numbers[0] + 1}"
+            missing = [c for c in REQUIRED_COLUMNS if not row[c]]
+            if missing:
+                why = ": training needs it; for prediction alone any text will do" if missing == ["label"] else ""
+                problem(f"{where} has no {' and no '.join(missing)}; fill it in{why}")
+                continue
+            invalid = next((c for c in NAME_COLUMNS if row[c] in (".", "..") or set(row[c]) & set("/\\\0")), None)
+            if invalid:
+                names = f"{invalid} is {row[invalid]!r}; it names files"
+                problem(f"{where}: {names}, so it must not contain / or \\, nor be . or ..; rename it")
+                continue
+            if len(row_numbers) > 1:
+                rows = ", ".join(str(i + 1) for i in row_numbers)
+                problem(f"rows {rows} name the same recording; keep one, or rename the others")
+                continue
+            order = row.get("order") or str(row_numbers[0])
+            if not order.isdecimal():
+                problem(f"{where}: order is {order!r}; it must be a whole number from 0")
+                continue
+            media: dict[str, str | None] = {}
+            for m in self.modalities:
+                path = str(self.path.parent / row[m]) if row[m] else None
+                if path is not None and not Path(path).is_file():
+                    problem(f"{where}: the {m} file does not exist; correct the path or empty the cell", path)
+                    path = None
+                media[m] = path
+            if not any(media.values()):
+                problem(f"{where} has no file of {', '.join(self.modalities)}; left out")
+                continue
+            recordings.append(
+                Recording(
+                    subject,
+                    name,
+                    self.classes.index(row["label"]),
+                    (row.get("task") or "speaking").lower(),
+                    int(order),
+                    eeg=media.get("eeg"),
+                    audio=media.get("audio"),
+                    video=media.get("video"),
+                )
+            )
+        recordings.sort(key=lambda r: (r.subject, r.order, r.recording))
+        return Listing(tuple(recordings), tuple(problems))
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the EEG channels, in the order of the first EEG file that can be read; all others must have them.
+
+        Raises:
+            DataError: There are EEG files, and not one can be opened and has EEG channels; says why of the first.
+        """
+        if self._channels is None:
+            self._channels = _read_first_channel_names(r.eeg for r in self.scan().recordings if r.eeg is not None)
+        return self._channels
+
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
+        return list(recordings)
+
+    def read_eeg(self, recording: Recording) -> RawEEG:
+        """The channels of type EEG, (channels, samples), microvolts, in the order of `channels`.
+
+        Raises:
+            DataError: The file is missing, damaged, or its EEG channels are not those of the first recording.
+        """
+        if recording.eeg is None:
+            raise DataError(f"{recording.id} has no EEG file")
+        names = _read_channel_names(recording.eeg)
+        if set(names) != set(self.channels):
+            differing = ", ".join(sorted(set(names) ^ set(self.channels)))
+            raise DataError(
+                f"{recording.eeg} has other EEG channels than the first EEG file of {self.path} (differing: "
+                f"{differing}); all recordings need the same: leave it out or select channels beforehand"
+            )
+        return eeg.read_eeg_file(recording.eeg, self.channels)
+
+
+def _read_first_channel_names(paths: Iterable[str]) -> tuple[str, ...]:
+    first: DataError | None = None
+    for path in paths:
+        try:
+            return _read_channel_names(path)
+        except DataError as error:  # a damaged file costs its own recording, not the job
+            first = first or error
+    if first:
+        raise first
+    return ()
+
+
+def _read_channel_names(path: str) -> tuple[str, ...]:
+    raw = eeg.open_eeg_file(path)
+    names = tuple(n for n, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True) if kind == "eeg")
+    raw.close()
+    if not names:
+        raise DataError(f"{path} has no channel of type EEG; it has {', '.join(raw.ch_names)}")
+    return names
+
+
+def _read_columns(path: Path) -> dict[str, list[str]]:
+    """Column name -> its cells as stripped text, "" for a null."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing; set data.root to a CSV or Parquet file with {', '.join(REQUIRED_COLUMNS)}")
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            table = parquet.read_parquet_table(path)
+        else:
+            # As text: "01" is the name of a person, not the number 1. pyarrow keeps spaces of the header in its names.
+            with csv.open_csv(path) as header:
+                names = header.schema.names
+            options = csv.ConvertOptions(
+                column_types={n: pa.string() for n in names if n.strip() in REQUIRED_COLUMNS + OPTIONAL_COLUMNS}
+            )
+            table = csv.read_csv(path, convert_options=options)
+        table.validate(full=True)  # text that is no UTF-8, offsets beyond the end: what a reader would trust
+        cells = [[_cell_to_text(c) for c in column.to_pylist()] for column in table.columns]
+    except parquet.ARROW_READ_ERRORS as error:
+        raise DataError(f"{path} cannot be read as a CSV or Parquet table ({errors.describe_error(error)})") from None
+    names = [name.strip() for name in table.column_names]
+    if len(set(names)) < len(names):
+        raise DataError(f"{path} names a column twice: {', '.join(names)}; rename one")
+    return dict(zip(names, cells, strict=True))
+
+
+def _cell_to_text(cell: Any) -> str:
+    return "" if cell is None else str(cell).strip()

@@ -1,0 +1,96 @@
+"""From the section `data` of an experiment to a reader and its recordings."""
+
+from dataclasses import replace
+
+from eav_ray.config import DataConfig
+from eav_ray.data.datasets.cremad import CREMAD
+from eav_ray.data.datasets.eav import EAV
+from eav_ray.data.datasets.eegmat import EEGMAT
+from eav_ray.data.datasets.ravdess import RAVDESS
+from eav_ray.data.datasets.recordings_table import RecordingsTable
+from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem
+from eav_ray.errors import ConfigError, suggest_nearest
+
+
+def open_reader(data: DataConfig) -> DatasetReader:
+    """The reader that `data.dataset` names.
+
+    Raises:
+        ConfigError: `data.root` is empty, or a modality is asked for that the set does not offer.
+        DataError: `data.root` is not such a data set.
+    """
+    if not data.root:
+        raise ConfigError(
+            f"data.root is empty; set data.root=... to the folder (recordings_table: the file) of {data.dataset}"
+        )
+    match data.dataset:
+        case "eav":
+            reader = EAV(data.root, data.tasks, data.subjects)
+        case "ravdess":
+            reader = RAVDESS(data.root)
+        case "cremad":
+            reader = CREMAD(data.root)
+        case "eegmat":
+            reader = EEGMAT(data.root)
+        case "recordings_table":
+            reader = RecordingsTable(data.root)
+    missing = [m for m in data.modalities if m not in reader.modalities]
+    if missing:
+        offered = ",".join(reader.modalities)
+        raise ConfigError(
+            f"data.modalities asks for {', '.join(missing)}, but {data.dataset} in {data.root} offers {offered}; "
+            f"set data.modalities=[{offered}] or fewer"
+        )
+    return reader
+
+
+def scan_dataset(data: DataConfig) -> tuple[DatasetReader, Listing]:
+    """Open and list, keeping `data.subjects`, and of their recordings those with any of `data.modalities`.
+
+    Listening recordings are kept only where `data.tasks` names them.
+
+    Raises:
+        ConfigError: As `open_data`; or `data.subjects` names someone whom the set does not have.
+        DataError: As `open_data`.
+    """
+    reader = open_reader(data)
+    listing = reader.scan()
+    subjects = {r.subject for r in listing.recordings} | {p.subject for p in listing.problems}
+    if not subjects.issuperset(data.subjects):
+        _, full_listing = scan_dataset(replace(data, subjects=()))
+        _check_subjects(data.subjects, [r.subject for r in full_listing.recordings])
+    # Only listening is ever unwanted: other sets have tasks of their own, which data.tasks does not name.
+    excluded_tasks = {LISTENING} - set(data.tasks)
+    recordings = []
+    problems = [p for p in listing.problems if not data.subjects or p.subject in data.subjects]
+    for r in listing.recordings:
+        if (data.subjects and r.subject not in data.subjects) or r.task in excluded_tasks:
+            continue
+        if any(getattr(r, m) is not None for m in data.modalities):
+            recordings.append(r)
+        elif r.task != LISTENING:  # a listening recording has no audio, which is no defect
+            reason = f"has none of {', '.join(data.modalities)}; left out"
+            problems.append(Problem(r.subject, r.recording, "", reason))
+    return reader, Listing(tuple(recordings), tuple(problems))
+
+
+def count_eeg_channels(reader: DatasetReader, listing: Listing) -> int:
+    """Number of EEG channels of a data set, without reading signals where the reader knows; 0 where it has no EEG.
+
+    Raises:
+        DataError: Not one EEG file of a user's table can be opened.
+    """
+    if isinstance(reader, EAV | EEGMAT | RecordingsTable):
+        return len(reader.channels)
+    first = next((r for r in listing.recordings if r.eeg is not None), None)
+    return 0 if first is None else len(reader.read_eeg(first).channels)
+
+
+def _check_subjects(requested: tuple[str, ...], subjects: list[str]) -> None:
+    known = list(dict.fromkeys(subjects))
+    shown = ", ".join(known) if len(known) <= 8 else f"{', '.join(known[:4])}, ..., {known[-1]} ({len(known)} people)"
+    for name in requested:
+        if name not in known:
+            raise ConfigError(
+                f'data.subjects: nobody is called "{name}"; allowed are {shown}{suggest_nearest(name, known)}'
+            )

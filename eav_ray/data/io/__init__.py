@@ -1,0 +1,1 @@
+"""Read single files: EEG, sound, film, MATLAB, Parquet."""

@@ -1,0 +1,108 @@
+"""Tables in Parquet and Arrow files of which nobody knows who wrote them.
+
+A file names the type of each column, and a library can bring types of its own, whose values its code makes. Ray Data
+has one whose values are pickles: whoever looks at one runs what is in it. None of our tables has such a column.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eav_ray.errors import DataError, describe_error
+
+# What pyarrow raises on damaged files, and what a library's types raise on metadata that is not theirs.
+ARROW_READ_ERRORS = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RuntimeError,
+)
+
+
+EXTENSION_KEY = b"ARROW:extension:name"  # in a field's metadata, where no library that is loaded knows the type
+
+
+def read_parquet_table(source: Any, columns: list[str] | None = None) -> pa.Table:
+    """
+    Args:
+        source: A path or a buffer.
+    Raises:
+        Any of `ERRORS`: No Parquet, or as `checked`.
+    """
+    return check_table(pq.read_table(source, columns=columns))
+
+
+def read_memory_mapped(path: Path) -> pa.Table:
+    """An uncompressed Arrow file, whose values stay on the disk until they are looked at.
+
+    Raises:
+        Any of `ERRORS`: No such file, or as `checked`.
+    """
+    return check_table(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+
+
+def check_table(table: pa.Table) -> pa.Table:
+    """A table without metadata of its own, which pandas would follow, and in which to look runs no code.
+
+    Raises:
+        ValueError: It has a column of a type that a library brought.
+    """
+    for field in table.schema:
+        if name := _find_extension_type(field):
+            raise ValueError(f"its column {field.name} is of the type {name}, which can run code when it is read")
+    return table.replace_schema_metadata()
+
+
+def decode_dataframe(data: bytes, name: str) -> pd.DataFrame:
+    """A table of numbers and text that this program made, such as predictions, from the bytes of a Parquet file.
+
+    Raises:
+        DataError: It is not; the text begins with `name`.
+    """
+    try:
+        table = read_parquet_table(pa.BufferReader(data))
+        for field in table.schema:
+            if not _is_plain(field.type):
+                raise ValueError(f"its column {field.name} is of the type {field.type}, no numbers or text")
+        return table.to_pandas()
+    except ARROW_READ_ERRORS as error:
+        raise DataError(
+            f"{name} is no table of this program ({describe_error(error)}); delete it and give the command again"
+        ) from None
+
+
+def encode_dataframe(table: pd.DataFrame) -> bytes:
+    """The Parquet file of which `read_frame` makes this table."""
+    sink = pa.BufferOutputStream()
+    table.to_parquet(sink, index=False)
+    return sink.getvalue().to_pybytes()
+
+
+def _find_extension_type(field: pa.Field) -> str:
+    """The name of a type that a library brought and that a field is of, or holds; empty where there is none."""
+    if field.metadata and EXTENSION_KEY in field.metadata:
+        return field.metadata[EXTENSION_KEY].decode(errors="replace")
+    return _find_extension_in_type(field.type)
+
+
+def _find_extension_in_type(kind: pa.DataType) -> str:
+    if isinstance(kind, pa.ExtensionType):  # Arrow's own are BaseExtensionType only
+        return kind.extension_name
+    if isinstance(kind, pa.BaseExtensionType):
+        return _find_extension_in_type(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return _find_extension_in_type(kind.value_type)
+    return next(filter(None, (_find_extension_type(kind.field(i)) for i in range(kind.num_fields))), "")
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    texts = (pa.types.is_string, pa.types.is_large_string)
+    return any(test(kind) for test in (*tests, *texts))

@@ -1,0 +1,195 @@
+"""Video of one recording: the frames of a fixed rate, chosen by time stamp in one pass."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+
+from eav_ray.data.io.face_crop import FaceCropper
+from eav_ray.data.recordings import MAX_RECORDING_S
+from eav_ray.errors import DataError
+
+MAX_MISSING_S = 0.5  # a stream may state a few frames more than it has
+MAX_GAP_S = 60.0  # a damaged time stamp may claim years, and every frame of the gap would be filled
+# PyAV's own errors, and what it lets through where a header holds nonsense.
+DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError, ArithmeticError, IndexError, MemoryError)
+
+
+class FrameCorruption(Protocol):
+    """Corrupt the frames of one film while it is decoded."""
+
+    def replace_lost_frame(self, frame: av.VideoFrame, time_s: float) -> av.VideoFrame | None:
+        """Return the frame that a player would show at this time; None where it is lost."""
+        ...
+
+    def corrupt_frame(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """Corrupt a frame of the film's own size."""
+        ...
+
+
+class DecodedVideo(NamedTuple):
+    frames: np.ndarray  # (n, size, size, 3) uint8 RGB
+    duration_s: float  # duration of what was decoded
+    faceless: np.ndarray | None = None  # (n,) bool: no face was found; None where none was looked for
+
+
+class _TruncatedError(Exception):
+    pass
+
+
+class _TooLongError(Exception):
+    pass
+
+
+class FrameResizer:
+    """Frames to pictures as they are, whatever their aspect ratio."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.pictures: list[np.ndarray] = []
+
+    def add(self, frame: av.VideoFrame, repeats: int) -> None:
+        picture = frame.reformat(self.size, self.size, format="rgb24", interpolation="AREA").to_ndarray()
+        self.pictures += [picture] * repeats
+
+    def flush(self) -> None:
+        pass
+
+
+def read_video(
+    path: str | Path,
+    fps: int,
+    size: int,
+    seconds: float | None = None,
+    threads: Literal["NONE", "SLICE", "FRAME", "AUTO"] = "NONE",
+    timeout_s: float = 120.0,
+    face_step: int = 0,
+    max_duration_s: float = MAX_RECORDING_S,
+    corruption: FrameCorruption | None = None,
+) -> DecodedVideo:
+    """Decode a file once; frame k is the first whose time is at least k / fps, to within half a source frame.
+
+    Time stamps decide, not counts, so a variable or unusual source rate keeps the pace of the other modalities; a gap
+    is bridged by the frame after it. Only chosen frames are converted and resized. Frames that are missing at the end
+    are not invented here.
+
+    Args:
+        fps: Frames per second to keep.
+        size: Height and width of a returned frame, pixels; the aspect ratio is not kept.
+        seconds: Stop there; None for the whole file.
+        timeout_s: Give up after so long.
+        threads: FFmpeg's decoder threads; one by default, since Ray runs one task a core.
+        face_step: Crop to the face, looked for in every so many chosen frames (`data/io/face_crop.py`); 0 for the whole frame.
+        longest_s: Longer files are refused.
+        distort: What becomes of decoded frames before they are chosen and resized.
+    Raises:
+        DataError: The file is missing or damaged, has no video stream, yields no frame, breaks off before the length
+            that it states, is longer than `longest_s`, or takes too long.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path} is missing; expected a video file such as .mp4")
+    collector = FaceCropper(size, face_step) if face_step else FrameResizer(size)
+    end_s = stated_s = 0.0
+    reason = "no frame could be decoded"
+    deadline = time.monotonic() + timeout_s
+    try:
+        with av.open(str(path), metadata_errors="ignore", timeout=timeout_s) as container:
+            if container.streams.video:
+                stream = container.streams.video[0]
+                stated_s = read_duration_s(container, stream)
+                end_s = _select_frames(
+                    container, stream, fps, seconds, threads, collector, deadline, max_duration_s, corruption
+                )
+                collector.flush()
+            else:
+                reason = "it has no video stream"
+    except _TruncatedError:
+        raise DataError(f"{path} breaks off in the middle of a frame; copy it again or leave it out") from None
+    except _TooLongError:
+        raise DataError(f"{path} is longer than {max_duration_s:g} s; cut it into recordings") from None
+    except DECODE_ERRORS as error:
+        reason = " ".join(str(error).split())
+    if not collector.pictures and time.monotonic() < deadline:
+        raise DataError(f"{path} cannot be decoded as video ({reason}); replace it or leave its video out")
+    if time.monotonic() > deadline:
+        raise DataError(
+            f"{path} takes over {timeout_s:g} s to decode; replace it, or raise preprocessing.file_timeout_s"
+        )
+    if min(stated_s, seconds or stated_s) - end_s > MAX_MISSING_S:
+        raise DataError(f"{path} breaks off: {end_s:.1f} of {stated_s:.1f} s decode; copy it again or leave it out")
+    faceless = np.array(collector.faceless) if isinstance(collector, FaceCropper) else None
+    return DecodedVideo(np.stack(collector.pictures), end_s, faceless)
+
+
+def read_duration_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:
+    """Seconds that a stream lasts by its file; 0 where it does not say. A Flash file says one length for all."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if container.format.name == "flv" and container.duration:
+        return container.duration / av.time_base
+    return 0.0
+
+
+def _select_frames(
+    container: InputContainer,
+    stream: av.VideoStream,
+    fps: int,
+    seconds: float | None,
+    threads: Literal["NONE", "SLICE", "FRAME", "AUTO"],
+    collector: "FrameResizer | FaceCropper",
+    deadline: float,
+    max_duration_s: float,
+    corruption: FrameCorruption | None,
+) -> float:
+    """Give the chosen frames to `keep`; returns the time at which the last decoded frame ends."""
+    stream.thread_type = threads
+    if threads == "NONE":
+        stream.thread_count = 1
+    rate = stream.average_rate or stream.guessed_rate
+    frame_s = 1 / float(rate) if rate else 0.0
+    tolerance_s = min(frame_s, 1 / fps) / 2  # keeps rounded time stamps from choosing a neighbour
+    start_s: float | None = None
+    end_s, n_emitted = 0.0, 0
+    for index, frame in enumerate(_iter_frames(container, stream)):
+        time_s = index * frame_s if frame.time is None else frame.time
+        start_s = time_s if start_s is None else start_s
+        time_s -= start_s
+        if time_s > end_s + MAX_GAP_S or time.monotonic() > deadline:
+            break
+        n_due = int((time_s + tolerance_s) * fps) + 1  # frames due by now: all k with k / fps <= time_s + slack_s
+        if seconds is not None:
+            n_due = min(n_due, round(seconds * fps))
+        corrupted = frame if corruption is None else corruption.replace_lost_frame(frame, time_s)
+        if n_due > n_emitted and corrupted is not None:
+            collector.add(corrupted if corruption is None else corruption.corrupt_frame(corrupted), n_due - n_emitted)
+            n_emitted = n_due
+        end_s = max(end_s, time_s + frame_s)
+        if end_s > max_duration_s:
+            raise _TooLongError
+        if seconds is not None and end_s >= seconds:
+            return seconds
+    return end_s
+
+
+def _iter_frames(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """All frames that decode. A damaged packet is skipped; where the file breaks off, the decoder is emptied."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except DECODE_ERRORS:
+            break
+        if packet.is_corrupt:  # only a part of it could be read: the file ends here
+            raise _TruncatedError
+        try:
+            yield from packet.decode()
+        except av.error.FFmpegError:
+            continue
+    yield from stream.codec_context.decode(None)

@@ -1,0 +1,1 @@
+"""Turn one recording into windows."""

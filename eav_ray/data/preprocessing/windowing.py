@@ -1,0 +1,244 @@
+"""Cut one recording into windows that do not overlap, all modalities on one clock that starts with the recording."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from eav_ray.config import Modality, Preprocessing
+from eav_ray.data.io import audio, video
+from eav_ray.data.preprocessing.eeg import PreparedEEG
+from eav_ray.data.recordings import MAX_RECORDING_S, Problem, Recording
+from eav_ray.data.shards.schema import QUALITY_COLUMNS
+from eav_ray.errors import DataError
+
+FULL_SCALE = 0.999
+MIN_COVERAGE = 0.5  # share of a window that a modality must cover to count as present
+LAST_WINDOW_TOLERANCE = 0.05  # share of a window that the last one may lack: videos end some frames early
+
+
+@dataclass(frozen=True)
+class WindowedRecording:
+    """One recording, read and cut."""
+
+    windows: list[dict[str, Any]]  # none where the policy left the recording out
+    problems: tuple[Problem, ...]  # files that could not be used
+    quality: dict[str, Any]  # of the whole recording, for the table: JSON
+
+
+@dataclass(frozen=True)
+class RecordingSignals:
+    """One recording, read: what there is of each modality, at the profile's rates."""
+
+    arrays: Mapping[str, np.ndarray]
+    durations_s: Mapping[str, float]
+    problems: tuple[Problem, ...] = ()
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    faceless: np.ndarray | None = None
+
+
+def read_signals(
+    recording: Recording,
+    preprocessing: Preprocessing,
+    modalities: Sequence[Modality],
+    *,
+    prepared_eeg: PreparedEEG | DataError | None,
+    eeg_channels: int,
+    max_duration_s: float = MAX_RECORDING_S,
+    audio_corruption: Callable[[np.ndarray, int], np.ndarray] | None = None,
+    video_corruption: video.FrameCorruption | None = None,
+) -> RecordingSignals:
+    """Read one recording. A file that cannot be used is a problem, and its modality is not there.
+
+    Args:
+        modalities: Which to read; need not all exist in this recording.
+        prepared: The recording's EEG (`session.prepare`), why it cannot be used, or None where there is none.
+        eeg_channels: Number of EEG channels of the data set.
+        longest_s: A file that lasts longer is refused.
+        hear, see: What becomes of decoded audio and video.
+    """
+    durations_s: dict[str, float] = {}
+    signals: dict[str, np.ndarray] = {}
+    problems: list[Problem] = []
+    quality: dict[str, Any] = {}
+    faceless: np.ndarray | None = None
+    for m in modalities:
+        try:
+            match m:
+                case "eeg" if prepared_eeg is not None:
+                    if isinstance(prepared_eeg, DataError):
+                        raise prepared_eeg
+                    _check_channels(prepared_eeg, recording, eeg_channels)
+                    signals["eeg"], durations_s["eeg"] = (
+                        prepared_eeg.x_CT,
+                        prepared_eeg.x_CT.shape[1] / preprocessing.eeg.hz,
+                    )
+                    quality |= {"eeg_unit": prepared_eeg.unit, "eeg_bad": prepared_eeg.bad_channels}
+                    if preprocessing.eeg.artefacts != "none":
+                        quality["eeg_removed"] = prepared_eeg.removed_components
+                case "audio" if recording.audio is not None:
+                    limit_s = preprocessing.file_timeout_s
+                    signals["audio"] = audio.read_audio(
+                        recording.audio, preprocessing.audio.hz, limit_s, max_duration_s, audio_corruption
+                    )
+                    durations_s["audio"] = len(signals["audio"]) / preprocessing.audio.hz
+                case "video" if recording.video is not None:
+                    v = preprocessing.video
+                    signals["video"], durations_s["video"], faceless = video.read_video(
+                        recording.video,
+                        v.fps,
+                        v.size,
+                        timeout_s=preprocessing.file_timeout_s,
+                        face_step=v.face_step if v.crop == "face" else 0,
+                        max_duration_s=max_duration_s,
+                        corruption=video_corruption,
+                    )
+                case _:
+                    pass
+        except DataError as error:
+            problems.append(Problem(recording.subject, recording.recording, getattr(recording, m) or "", str(error)))
+    return RecordingSignals(signals, durations_s, tuple(problems), quality, faceless)
+
+
+def cut_recording(
+    recording: Recording,
+    preprocessing: Preprocessing,
+    modalities: Sequence[Modality],
+    *,
+    prepared_eeg: PreparedEEG | DataError | None,
+    eeg_channels: int,
+    max_duration_s: float = MAX_RECORDING_S,
+) -> WindowedRecording:
+    """Read and cut one recording (`read`, `cut_signals`). The policy says what becomes of one with a problem."""
+    signals = read_signals(
+        recording,
+        preprocessing,
+        modalities,
+        prepared_eeg=prepared_eeg,
+        eeg_channels=eeg_channels,
+        max_duration_s=max_duration_s,
+    )
+    return cut_signals(signals, recording, preprocessing, modalities, eeg_channels=eeg_channels)
+
+
+def cut_signals(
+    recording_signals: RecordingSignals,
+    recording: Recording,
+    preprocessing: Preprocessing,
+    modalities: Sequence[Modality],
+    *,
+    eeg_channels: int,
+) -> WindowedRecording:
+    """Cut what was read of one recording.
+
+    The longest modality decides how many windows there are: the whole ones, at least one. A modality is present in a
+    window where it covers at least half of it, or where it covers anything of the only window; what it lacks there
+    is padded (audio and EEG with zeros, video with its last frame). Where it is not present its array is zero.
+
+    Args:
+        modalities: Which keys the windows get; need not all exist in this recording.
+        eeg_channels: Number of EEG channels of the data set, for recordings without EEG.
+    Returns:
+        Windows, one dictionary each: `subject`, `recording`, `window`, `label`, `task`, `order`; for each modality
+        `has_<m>` (bool), `<m>_seconds` (float, seconds of real signal), the columns of `shard.QUALITY`, and its array:
+        `eeg` float32 (channels, eeg.hz * window_s) in microvolts, `audio` float32 (audio.hz * window_s,),
+        `video` uint8 (video.fps * window_s, size, size, 3).
+    """
+    window_s = preprocessing.window_s
+    arrays, durations_s, problems, faceless = (
+        recording_signals.arrays,
+        recording_signals.durations_s,
+        recording_signals.problems,
+        recording_signals.faceless,
+    )
+    quality: dict[str, Any] = {"recording": recording.recording, "label": recording.label, **recording_signals.quality}
+    bad_channels = len(quality.get("eeg_bad", ()))
+    quality |= {f"{m}_seconds": s for m, s in durations_s.items()}
+    if not arrays or (problems and preprocessing.on_bad != "partial"):
+        return WindowedRecording([], problems, quality)
+
+    n_windows = max(1, int(max(durations_s.values()) / window_s + LAST_WINDOW_TOLERANCE))
+    video_shape = (preprocessing.video.fps * window_s, preprocessing.video.size, preprocessing.video.size, 3)
+    cutters: dict[str, Callable[[int], np.ndarray]] = {
+        "eeg": lambda w: _slice_samples(arrays.get("eeg"), w, (eeg_channels, preprocessing.eeg.hz * window_s)),
+        "audio": lambda w: _slice_samples(arrays.get("audio"), w, (preprocessing.audio.hz * window_s,)),
+        "video": lambda w: _slice_frames(arrays.get("video"), w, video_shape),
+    }
+    rows: list[dict[str, Any]] = []
+    for w in range(n_windows):
+        row: dict[str, Any] = {
+            "subject": recording.subject,
+            "recording": recording.recording,
+            "window": w,
+            "label": recording.label,
+            "task": recording.task,
+            "order": recording.order,
+        }
+        for m in modalities:
+            covered_s = float(np.clip(durations_s.get(m, 0.0) - w * window_s, 0.0, window_s))
+            present = covered_s > 0 and (n_windows == 1 or covered_s >= MIN_COVERAGE * window_s)
+            row[f"has_{m}"] = present
+            row[f"{m}_seconds"] = covered_s if present else 0.0
+            row[m] = cutters[m](w)
+            if not present:
+                row[m] = np.zeros_like(row[m])
+        if "eeg" in modalities:
+            row["eeg_bad_channels"] = bad_channels if row["has_eeg"] else 0
+        if "audio" in modalities:
+            row |= _measure_audio_quality(row["audio"])
+        if "video" in modalities:
+            row |= _measure_video_quality(row["video"])
+            row["video_faceless"] = (
+                None if faceless is None or not row["has_video"] else _compute_window_share(faceless, w, video_shape[0])
+            )
+        rows.append(row)
+    for m in arrays:
+        for name in QUALITY_COLUMNS[m] if m != "eeg" else ():
+            if measured := [row[name] for row in rows if row[f"has_{m}"] and row[name] is not None]:
+                quality[name] = float(np.mean(measured))
+    return WindowedRecording(rows, problems, quality)
+
+
+def _measure_audio_quality(x_T: np.ndarray) -> dict[str, float]:
+    rms = float(np.sqrt(np.mean(np.square(x_T, dtype=np.float64))))
+    return {"audio_db": 20 * np.log10(max(rms, 1e-6)), "audio_clipped": float((np.abs(x_T) >= FULL_SCALE).mean())}
+
+
+def _measure_video_quality(x_FHWC: np.ndarray) -> dict[str, float]:
+    is_repeated = [np.array_equal(a, b) for a, b in pairwise(x_FHWC)]
+    # A tenth of the pixels in each direction are enough for a mean.
+    return {
+        "video_luma": float(x_FHWC[:, ::10, ::10].mean()),
+        "video_held": float(np.mean(is_repeated)) if is_repeated else 0.0,
+    }
+
+
+def _check_channels(prepared_eeg: PreparedEEG, recording: Recording, eeg_channels: int) -> None:
+    if len(prepared_eeg.x_CT) != eeg_channels:
+        raise DataError(
+            f"{recording.eeg} ({recording.id}) has {len(prepared_eeg.x_CT)} EEG channels, but the data set has "
+            f"{eeg_channels}; leave this recording out"
+        )
+
+
+def _compute_window_share(flags: np.ndarray, w: int, count: int) -> float:
+    return float(flags[w * count : (w + 1) * count].mean())
+
+
+def _slice_samples(signal: np.ndarray | None, w: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Window `w` along the last axis, zeros after the signal's end."""
+    out = np.zeros(shape, dtype=np.float32)
+    if signal is not None:
+        piece = signal[..., w * shape[-1] : (w + 1) * shape[-1]]
+        out[..., : piece.shape[-1]] = piece
+    return out
+
+
+def _slice_frames(frames: np.ndarray | None, w: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Window `w` along the first axis, the last frame held after the video's end."""
+    if frames is None:
+        return np.zeros(shape, dtype=np.uint8)
+    indices = np.arange(w * shape[0], (w + 1) * shape[0])
+    return frames[np.minimum(indices, len(frames) - 1)]

@@ -1,0 +1,1 @@
+"""Write and read shards of windows, and cache them for training."""

@@ -1,0 +1,81 @@
+"""Read the index of a set of shards, and single shards against it."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from eav_ray.data.shards.schema import check_column_types
+from eav_ray.data.shards.tables import decode_parquet
+from eav_ray.errors import DataError
+from eav_ray.storage import Store, check_store_name, sha256
+
+INDEX_FILE = "index.json"
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    file: str  # relative to the index
+    sha256: str
+    rows: int
+    subject: str = ""  # whose recordings these are
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What preprocessing finished: the shards of one data set under one profile."""
+
+    key: str  # hash of the profile, the data set and its modalities
+    classes: tuple[str, ...]
+    modalities: tuple[str, ...]
+    eeg_channels: int
+    shards: tuple[ShardFile, ...]
+    versions: dict[str, str]
+
+    @property
+    def fingerprint(self) -> tuple[str, ...]:
+        """Content of all shards; equal for equal data, wherever they lie."""
+        return tuple(sorted(shard.sha256 for shard in self.shards))
+
+
+def read_index(store: Store) -> ShardIndex:
+    """Open the index of one data set's shards.
+
+    Raises:
+        DataError: Not preprocessed yet, or damaged.
+    """
+    if not store.exists(INDEX_FILE):
+        raise DataError(f"no shards in {store}; run jobs/preprocess.py with the same experiment first")
+    tree = store.read_json(INDEX_FILE)
+    try:
+        shards = tuple(
+            ShardFile(check_store_name(s["file"]), str(s["sha256"]), int(s["rows"]), str(s["subject"]))
+            for s in tree["shards"]
+        )
+        return ShardIndex(
+            key=str(tree["key"]),
+            classes=tuple(map(str, tree["classes"])),
+            modalities=tuple(map(str, tree["modalities"])),
+            eeg_channels=int(tree["eeg_channels"]),
+            shards=shards,
+            versions={str(k): str(v) for k, v in tree["versions"].items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{store}/{INDEX_FILE} is not an index of shards ({error!r}); preprocess again") from None
+
+
+def read_shard(store: Store, shard: ShardFile) -> pa.Table:
+    """One shard, checked against its hash."""
+    data = store.read(shard.file)
+    if sha256(data) != shard.sha256:
+        raise DataError(
+            f"shard {store}/{shard.file} is damaged: not the sha256 of {INDEX_FILE}; delete it and preprocess again"
+        )
+    table = decode_parquet(data, name=shard.file)
+    if table.num_rows != shard.rows:
+        raise DataError(f"shard {store}/{shard.file} has {table.num_rows} rows, {INDEX_FILE} says {shard.rows}")
+    if not table.num_rows:
+        raise DataError(f"shard {store}/{shard.file} has no rows; preprocess again")
+    check_column_types(table.schema, shard.file)
+    return table

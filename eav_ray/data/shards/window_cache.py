@@ -1,0 +1,184 @@
+"""Random access to windows, for training: shards turned once per node into memory-mapped, uncompressed Arrow files.
+
+Compressed Parquet can be neither mapped nor read a row at a time. The cache is keyed by the shards' hashes, so runs
+share it, and a changed shard never meets an old cache file.
+"""
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from eav_ray import errors
+from eav_ray.data.io import jpeg, parquet
+from eav_ray.data.shards.index import ShardIndex, read_shard
+from eav_ray.data.shards.schema import ID_COLUMNS, check_column_types
+from eav_ray.data.splits import add_permutation_groups
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.storage import Store
+
+
+class WindowCache:
+    """All windows of an index, by number: row i is always the same window, on every node and for any world size.
+
+    `ids` is a table with one row a window: subject, recording, window, label, task, order, has_<modality>, `id`, which
+    is "subject/recording", and `place` and `peers` (`split.with_peers`), which count all that is stored.
+    """
+
+    def __init__(
+        self,
+        shards: Store,
+        index: ShardIndex,
+        *,
+        cache: str | Path,
+        cache_gb: float,
+        allowed_recordings: tuple[str, ...] | None = None,
+    ) -> None:
+        """
+        Args:
+            only: The recordings that exist for this object, by id; row numbers count these alone. A search is given
+                its training recordings, so that no test row can reach it.
+        """
+        allowed_subjects = (
+            None if allowed_recordings is None else {recording.split("/")[0] for recording in allowed_recordings}
+        )
+        files = [s for s in index.shards if allowed_subjects is None or not s.subject or s.subject in allowed_subjects]
+        folder = Path(cache)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.index = index
+        self._tables: list[pa.Table] = []
+        paths = [folder / f"{shard.sha256}.arrow" for shard in files]
+        for shard, path in zip(files, paths, strict=True):
+            if not path.exists():
+                table = read_shard(shards, shard)
+                _evict_files(folder, table.nbytes, paths, cache_gb)
+                _write_table(table.combine_chunks(), path)
+            os.utime(path)  # last use, for the size cap
+            self._tables.append(_open_table(path))
+            _check_schema(self._tables[-1].schema, self._tables[0].schema, index, shard.file)
+        self._starts = np.cumsum([0, *(t.num_rows for t in self._tables)])
+        columns = [*ID_COLUMNS, *(f"has_{m}" for m in index.modalities)]
+        ids = pd.concat([t.select(columns).to_pandas() for t in self._tables], ignore_index=True)
+        ids = add_permutation_groups(ids.assign(id=ids["subject"] + "/" + ids["recording"]))
+        is_allowed = (
+            np.ones(len(ids), bool) if allowed_recordings is None else ids["id"].isin(allowed_recordings).to_numpy()
+        )
+        self._stored_rows = np.flatnonzero(is_allowed)  # where each row lies among all that the files hold
+        self.ids = ids[is_allowed].reset_index(drop=True)
+
+    def __len__(self) -> int:
+        return len(self._stored_rows)
+
+    def get(self, rows: np.ndarray, column: str) -> np.ndarray:
+        """Windows by number, in the order asked for: (len(rows), *shape of one window)."""
+        rows = self._stored_rows[rows]
+        table_numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        parts = [self._view_column(int(t), column) for t in range(len(self._tables))] if len(rows) else []
+        shape = jpeg.read_jpeg_window_shape(self._tables[0].schema.field(column)) if parts else None
+        if shape is not None:
+            files = (parts[t][int(r - self._starts[t])].as_py() for t, r in zip(table_numbers, rows, strict=True))
+            return jpeg.decode_frames(files, shape)
+        return np.stack([parts[t][r - self._starts[t]] for t, r in zip(table_numbers, rows, strict=True)])
+
+    def read_columns(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Plain columns of the shards, those that all of them have, a row a window in the order of `ids`."""
+        shared_columns = [c for c in columns if all(c in t.schema.names for t in self._tables)]
+        parts = [t.select(shared_columns).to_pandas() for t in self._tables]
+        return pd.concat(parts, ignore_index=True).iloc[self._stored_rows].reset_index(drop=True)
+
+    def compute_digests(self, column: str) -> np.ndarray:
+        """(windows,) a hash of what is stored of a modality, for finding equal signals under different names.
+
+        Empty text where the modality is missing, or a signal is the same value throughout, as silence and a covered
+        camera are.
+        """
+        has = self.ids[f"has_{column}"].to_numpy()
+        hashes = np.full(len(self), "", dtype=object)
+        for row in np.flatnonzero(has):
+            table, position = self._locate_row(int(row))
+            stored = self._view_column(table, column)[position]
+            if not isinstance(stored, np.ndarray):
+                files = stored.as_py()
+                if len(set(files)) == 1 and self._is_one_color(files[0], column, table):
+                    continue
+                content = b"".join(files)
+            elif stored.min() == stored.max():
+                continue
+            else:
+                content = np.ascontiguousarray(stored).tobytes()
+            hashes[row] = hashlib.blake2b(content, digest_size=16).hexdigest()
+        return hashes
+
+    def _is_one_color(self, file: bytes, column: str, table: int) -> bool:
+        """Whether a picture is one colour."""
+        shape = jpeg.read_jpeg_window_shape(self._tables[table].schema.field(column))
+        picture = jpeg.decode_frames([[file]], (1, *shape[1:])) if shape else np.zeros(1)
+        return bool(picture.min() == picture.max())
+
+    def _locate_row(self, row: int) -> tuple[int, int]:
+        """The table of a row, and where it lies in it."""
+        stored = int(self._stored_rows[row])
+        table = int(np.searchsorted(self._starts, stored, side="right") - 1)
+        return table, stored - int(self._starts[table])
+
+    def _view_column(self, number: int, column: str) -> Any:
+        array = self._tables[number].column(column).chunk(0)
+        if pa.types.is_fixed_size_list(array.type):  # JPEG files: only those that are asked for leave the disk
+            return array
+        return array.to_numpy_ndarray() if isinstance(array, pa.FixedShapeTensorArray) else array.to_numpy()
+
+    def find_rows(self, recordings: tuple[str, ...]) -> np.ndarray:
+        """Row numbers of all windows of these recordings, ascending."""
+        return np.flatnonzero(self.ids["id"].isin(recordings).to_numpy())
+
+
+def _open_table(path: Path) -> pa.Table:
+    try:
+        return parquet.read_memory_mapped(path)
+    except parquet.ARROW_READ_ERRORS as error:
+        raise DataError(
+            f"{path} cannot be read as cached windows ({errors.describe_error(error)}); delete it, it is made anew"
+        ) from None
+
+
+def _check_schema(schema: pa.Schema, first: pa.Schema, index: ShardIndex, file: str) -> None:
+    check_column_types(schema, file)
+    for column in (*ID_COLUMNS, *index.modalities, *(f"has_{m}" for m in index.modalities)):
+        if column not in schema.names:
+            raise DataError(f"shard {file} has no column {column}; preprocess again")
+        if schema.field(column).type != first.field(column).type:
+            raise DataError(f"shard {file} holds {column} in another shape or type than the first; preprocess again")
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    partial = path.with_suffix(f".{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        os.replace(partial, path)  # several workers of a node may do this at once: all write the same bytes
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _evict_files(folder: Path, needed_bytes: int, protected: list[Path], cache_gb: float) -> None:
+    """Delete the files that were not used for longest, but never one of this index."""
+    max_bytes = cache_gb * 2**30
+    files = {p: p.stat() for p in folder.glob("*.arrow")}
+    used_bytes = sum(s.st_size for s in files.values())
+    for path in sorted(files, key=lambda p: files[p].st_mtime):
+        if used_bytes + needed_bytes > max_bytes and path not in protected:
+            used_bytes -= files[path].st_size
+            with contextlib.suppress(FileNotFoundError):  # another worker was first
+                path.unlink()
+    if used_bytes + needed_bytes > max_bytes:
+        raise ConfigError(
+            f"store.cache_gb is {cache_gb:g}, but the windows of this experiment need more "
+            f"({(used_bytes + needed_bytes) / 2**30:.2f} GiB so far); raise store.cache_gb"
+        )

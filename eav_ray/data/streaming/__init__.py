@@ -1,0 +1,1 @@
+"""Receive signals over a network, and cut them into windows."""

@@ -1,0 +1,215 @@
+"""One recording as it is sent, to windows: through the code that preprocessing uses, by files that last as long."""
+
+import io
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from eav_ray.config import MODALITIES, Modality, Preprocessing
+from eav_ray.data.io.video import DECODE_ERRORS
+from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
+from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
+from eav_ray.data.recordings import Listing, RawEEG, Recording
+from eav_ray.data.streaming import messages
+from eav_ray.errors import DataError
+
+MAX_UPLOAD_S = 120  # of what is sent
+DECODE_TIMEOUT_S = 20  # to decode one file
+NOT_SENT = "not sent"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What was sent of each modality: as it came, or why it cannot be used. Keys are the modalities that were sent."""
+
+    eeg: RawEEG | None = None
+    eeg_names_given: bool = False  # channels by their own names
+    audio: bytes | None = None
+    video: bytes | None = None
+    frames: tuple[bytes, ...] = ()  # JPEG, instead of `video`
+    frames_hz: float = 0.0
+    errors: dict[str, str] | None = None  # modality -> reason
+
+
+def parse_upload(tree: dict[str, Any]) -> Upload:
+    """`{"eeg": {...}, "audio": base64, "video": base64 or {"hz", "frames": [base64]}}`, any of them.
+
+    A modality that is wrong is set aside with its reason; a key that means nothing is an error.
+    """
+    messages.check_keys(tree, MODALITIES, "the request")
+    parts: dict[str, Any] = {}
+    errors: dict[str, str] = {}
+    for m, value in tree.items():
+        if value is None:
+            continue
+        try:
+            match m:
+                case "eeg":
+                    parts |= {"eeg": messages.parse_eeg(value), "eeg_named": isinstance(value.get("channels"), list)}
+                case "audio":
+                    parts["audio"] = messages.require_audio_file(_decode_bytes(value, m))
+                case _ if isinstance(value, dict):
+                    parts |= _parse_frames(value)
+                case _:
+                    parts["video"] = messages.require_video_file(_decode_bytes(value, m))
+        except DataError as error:
+            errors[m] = str(error)
+    return Upload(**parts, errors=errors)
+
+
+def _decode_bytes(value: Any, source: str) -> bytes:
+    return value if isinstance(value, bytes) else messages.decode_base64(value, source)
+
+
+def _parse_frames(tree: dict[str, Any]) -> dict[str, Any]:
+    messages.check_keys(tree, ("hz", "frames"), "video")
+    hz = messages.parse_number(tree, "hz", 0.1, 240)
+    frames = tree.get("frames")
+    if not isinstance(frames, list) or not frames:
+        raise DataError("video.frames is no list of base64 JPEG files")
+    if len(frames) / hz > MAX_UPLOAD_S:
+        raise DataError(f"video is longer than {MAX_UPLOAD_S} s; cut it into recordings")
+    return {"frames": tuple(messages.require_jpeg(_decode_bytes(f, "a frame")) for f in frames), "frames_hz": hz}
+
+
+def make_windows(
+    upload: Upload,
+    preprocessing: Preprocessing,
+    modalities: Sequence[Modality],
+    eeg_channels: int,
+    montage: tuple[str, ...],
+) -> tuple[WindowedRecording, dict[str, str]]:
+    """Windows of what was sent, as `windows.cut` makes them, and for each modality without any, why.
+
+    Args:
+        modalities: Of the model.
+        montage: Names of its EEG channels, where they are known.
+    """
+    reasons = dict.fromkeys(modalities, NOT_SENT) | {m: r for m, r in (upload.errors or {}).items() if m in modalities}
+    upload_preprocessing = replace(
+        preprocessing, on_bad="partial", file_timeout_s=min(preprocessing.file_timeout_s, DECODE_TIMEOUT_S)
+    )
+    with tempfile.TemporaryDirectory(prefix="eav-ray-") as folder:
+        files: dict[str, str] = {}
+        for m in ("audio", "video"):
+            try:
+                if m in modalities and (path := _write_file(upload, m, Path(folder))):
+                    files[m] = str(path)
+            except DataError as error:
+                reasons[m] = str(error)
+        audio, video = files.get("audio"), files.get("video")
+        recording = Recording("sent", "sent", 0, "speaking", 0, audio=audio, video=video)
+        prepared: PreparedEEG | DataError | None = None
+        if upload.eeg is not None and "eeg" in modalities:
+            recording = replace(recording, eeg="eeg")
+            prepared = prepare_single_recording(
+                upload.eeg, upload_preprocessing, eeg_channels, montage, names_given=upload.eeg_names_given
+            )
+        result = cut_recording(
+            recording,
+            upload_preprocessing,
+            modalities,
+            prepared_eeg=prepared,
+            eeg_channels=eeg_channels,
+            max_duration_s=MAX_UPLOAD_S,
+        )
+    for problem in result.problems:
+        m = next((m for m, path in files.items() if path == problem.file), "eeg")
+        reasons[m] = problem.reason.replace(problem.file, m)
+    sent = {m for m in modalities if any(w[f"has_{m}"] for w in result.windows)}
+    return result, {m: reason for m, reason in reasons.items() if m not in sent}
+
+
+def prepare_single_recording(
+    raw: RawEEG, preprocessing: Preprocessing, eeg_channels: int, montage: tuple[str, ...], *, names_given: bool
+) -> PreparedEEG | DataError:
+    """EEG of one recording alone, cleaned as the profile says; or why it cannot be used."""
+    try:
+        seconds = raw.values_CT.shape[1] / raw.hz
+        if seconds > MAX_UPLOAD_S:
+            raise DataError(f"EEG is {seconds:.0f} s long; at most {MAX_UPLOAD_S} s are taken: cut it into recordings")
+        messages.check_rate(raw.hz, preprocessing.eeg.hz)
+        raw = messages.arrange_channels(raw, eeg_channels, montage, names_given=names_given)
+        ((_, prepared),) = prepare_eeg(
+            _UploadedDataset(raw), [Recording("sent", "sent", 0, "", 0, eeg="eeg")], preprocessing.eeg
+        )
+        if isinstance(prepared, DataError):
+            return DataError(str(prepared).removeprefix("eeg (sent/sent): "))
+        if not np.isfinite(prepared.x_CT).all():
+            raise DataError("EEG holds values that are too large to filter")
+        return prepared
+    except DataError as error:
+        return error
+
+
+class _UploadedDataset:
+    """A data set of one recording, for `session.prepare`."""
+
+    name = "sent"
+
+    def __init__(self, raw: RawEEG) -> None:
+        self.raw = raw
+        self.classes: tuple[str, ...] = ()
+        self.modalities: tuple[str, ...] = ("eeg",)
+
+    def scan(self) -> Listing:
+        return Listing(())
+
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
+        return list(recordings)
+
+    def read_eeg(self, recording: Recording) -> RawEEG:
+        return self.raw
+
+
+def _write_file(upload: Upload, modality: str, folder: Path) -> Path | None:
+    if modality == "audio" and upload.audio is not None:
+        path = folder / "audio"
+        path.write_bytes(upload.audio)
+        return path
+    if modality == "video" and upload.video is not None:
+        path = folder / "video"
+        path.write_bytes(upload.video)
+        _check_frame_size(path)
+        return path
+    if modality == "video" and upload.frames:
+        path = folder / "video.mkv"
+        _write_mjpeg(upload.frames, upload.frames_hz, path)
+        return path
+    return None
+
+
+def _check_frame_size(path: Path) -> None:
+    """A film of huge pictures would take the memory of everybody."""
+    try:
+        with av.open(str(path), metadata_errors="ignore", timeout=DECODE_TIMEOUT_S) as container:
+            for stream in container.streams.video:
+                if max(stream.width or 0, stream.height or 0) > messages.MAX_FRAME_PIXELS:
+                    raise DataError(
+                        f"video has {stream.width} x {stream.height} pixels; at most {messages.MAX_FRAME_PIXELS} x {messages.MAX_FRAME_PIXELS}"
+                    )
+    except DataError:
+        raise
+    except DECODE_ERRORS:
+        return  # `video.read` says what is wrong with it
+
+
+def _write_mjpeg(frames: Sequence[bytes], hz: float, path: Path) -> None:
+    """JPEG files to a film, as they are."""
+    rate = Fraction(hz).limit_denominator(1000)
+    with Image.open(io.BytesIO(frames[0])) as first:
+        width, height = first.size
+    with av.open(str(path), "w", format="matroska") as container:
+        stream = container.add_stream("mjpeg", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuvj420p"
+        for k, frame in enumerate(frames):
+            packet = av.Packet(frame)
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, 1 / rate, k, k
+            container.mux(packet)

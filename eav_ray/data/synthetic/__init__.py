@@ -1,0 +1,1 @@
+"""Generate synthetic recordings in EAV's layout."""

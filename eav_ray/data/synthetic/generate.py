@@ -1,0 +1,359 @@
+"""Planted data: people in the exact on-disk layout of EAV, whose best possible accuracy is known.
+
+A recording has a true class. Each of its modalities shows a *latent* class, drawn from one row of that modality's
+confusion matrix and rendered unmistakably (`data/synthetic/render.py`), so that for an ideal observer the draw is the only
+source of error. In 30 % of the recordings one modality is *useless*: it shows a class that was drawn without
+looking at the label, and carries a cue that says so. Who ignores the cue is misled. A plan may have the cue carried by
+the next modality instead: then no modality alone can know that it is useless, and only what sees them all can heed it.
+
+    python -m eav_ray.data.synthetic.generate ROOT --people 8 --per-class 10
+
+The truth about a person is written beside the recordings, as `synthetic.json`. Training never reads it.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import scipy.io
+import soundfile
+
+from eav_ray.data.datasets.eav import SYNTHETIC_MARKER
+from eav_ray.data.synthetic import render, render_face
+from eav_ray.data.synthetic.ideal_observer import (
+    CLASSES,
+    MODALITIES,
+    USELESS_SHARE,
+    bayes_accuracy,
+    find_cue_modality,
+    get_confusion_matrix,
+)
+from eav_ray.errors import ConfigError, DataError
+
+LISTENING, SPEAKING = "Listening", "Speaking"  # in the order of the label rows: row = 2 * class + (1 if speaking)
+
+
+AUDIO_RATES = (16000, 22050, 44100, 48000)
+
+
+RENDERER_VERSION = 3  # raise when rendering changes: people planted by another version are not reused
+
+
+@dataclass(frozen=True)
+class SyntheticSpec:
+    """What to plant. Equal plans give equal values, person by person; `people` may grow later.
+
+    Raises:
+        ConfigError: A value that cannot be planted.
+    """
+
+    n_subjects: int = 8
+    per_class: int = 10  # speaking recordings per class and person, and as many listening ones if there are any
+    listening: bool = False
+    seconds: int = 20
+    eeg_hz: int = 500
+    audio_hz: int = 16000
+    video_size: tuple[int, int] = (96, 72)  # width, height
+    fps: int = 30
+    seed: int = 0
+    mat_version: str = "5"  # of the EEG file: "5", or "7.3", which is HDF5
+    cue: str = "own"  # which modality carries the cue that one is useless: "own" that one, "next" the one after it
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)}; {rule}"
+            for name, is_valid, rule in (
+                ("people", self.n_subjects >= 1, "at least 1"),
+                (
+                    "per_class",
+                    self.per_class >= 1 and self.recordings_per_subject <= 999,
+                    "1 to 999 recordings have 3-digit keys",
+                ),
+                ("seconds", self.seconds >= 5, "at least 5, one window"),
+                ("eeg_hz", self.eeg_hz >= 200, "at least 200, the artefacts need it"),
+                ("audio_hz", self.audio_hz in AUDIO_RATES, f"one of {AUDIO_RATES}"),
+                ("video_size", all(n >= 48 and n % 2 == 0 for n in self.video_size), "even, at least 48"),
+                ("fps", self.fps >= 1, "at least 1"),
+                ("seed", self.seed >= 0, "at least 0"),
+                ("mat_version", self.mat_version in ("5", "7.3"), '"5" or "7.3"'),
+                ("cue", self.cue in ("own", "next"), '"own" or "next"'),
+            )
+            if not is_valid
+        ]
+        if problems:
+            raise ConfigError("cannot plant: " + "; ".join(problems))
+
+    @property
+    def recordings_per_subject(self) -> int:
+        """Recordings per person."""
+        return self.per_class * len(CLASSES) * (2 if self.listening else 1)
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What was planted in one recording."""
+
+    key: int  # 1-based index on the EEG recording axis
+    label: int
+    task: str
+    latents: dict[str, int]  # of the modalities that exist
+    useless_modality: str | None
+    cue_modality: str | None  # the modality that carries the cue
+
+
+def draw_ground_truths(spec: SyntheticSpec, subject_number: int) -> tuple[GroundTruth, ...]:
+    """A person's recordings in time, classes and tasks shuffled.
+
+    Args:
+        person: 1-based.
+    """
+    rng = np.random.default_rng([spec.seed, subject_number])
+    tasks = (LISTENING, SPEAKING) if spec.listening else (SPEAKING,)
+    slots = [(label, task) for label in range(len(CLASSES)) for task in tasks for _ in range(spec.per_class)]
+    order = enumerate(rng.permutation(len(slots)), start=1)
+    return tuple(_draw_ground_truth(rng, key, *slots[slot], cue=spec.cue) for key, slot in order)
+
+
+def _draw_ground_truth(rng: np.random.Generator, key: int, label: int, task: str, *, cue: str) -> GroundTruth:
+    present = [m for m in MODALITIES if m != "audio" or task == SPEAKING]
+    useless = present[rng.integers(len(present))] if rng.random() < USELESS_SHARE else None
+    latents = {
+        m: int(
+            rng.integers(len(CLASSES)) if m == useless else rng.choice(len(CLASSES), p=get_confusion_matrix(m)[label])
+        )
+        for m in present
+    }
+    return GroundTruth(
+        key, label, task, latents, useless, find_cue_modality(useless, present, cue) if useless else None
+    )
+
+
+@dataclass(frozen=True)
+class _SubjectTraits:
+    """How one person looks, sounds and wears the cap."""
+
+    scalp: render.ScalpTraits
+    voice: render.VoiceTraits
+    face: render_face.FaceTraits
+
+
+def _make_rng(spec: SyntheticSpec, subject_number: int, key: int, stream: int) -> np.random.Generator:
+    """Counted randomness: a recording's signal does not depend on what was drawn before it."""
+    return np.random.default_rng([spec.seed, subject_number, key, stream])
+
+
+def _draw_subject_traits(spec: SyntheticSpec, subject_number: int) -> _SubjectTraits:
+    scalp, voice, face = (_make_rng(spec, subject_number, 0, stream) for stream in range(3))
+    return _SubjectTraits(render.draw_scalp(scalp), render.draw_voice(voice), render_face.draw_face(face))
+
+
+def _write_mat73(path: Path, key: str, values: np.ndarray) -> None:
+    """MATLAB v7.3: HDF5 behind a 512-byte header. MATLAB is column-major, so the file's shape is reversed."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file.create_dataset(key, data=values.T).attrs["MATLAB_class"] = np.bytes_("single")
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file, planted".ljust(116) + bytes(8) + b"\x00\x02IM")
+
+
+def _write_eeg(
+    folder: Path, spec: SyntheticSpec, subject_number: int, traits: _SubjectTraits, recordings: Sequence[GroundTruth]
+) -> None:
+    shape = (spec.seconds * spec.eeg_hz, len(render.ELECTRODES), len(recordings))
+    values = np.empty(shape, np.float32, order="F")  # the order of a .mat file: no second copy on writing
+    label = np.zeros((2 * len(CLASSES), len(recordings)))
+    for truth in recordings:
+        column = truth.key - 1
+        latent_class, has_cue = truth.latents["eeg"], truth.cue_modality == "eeg"
+        rng = _make_rng(spec, subject_number, truth.key, 0)
+        values[:, :, column] = render.render_eeg(
+            traits.scalp, latent_class, has_cue, rng, hz=spec.eeg_hz, seconds=spec.seconds
+        )
+        label[2 * truth.label + (truth.task == SPEAKING), column] = 1
+    key = "seg" if subject_number % 4 == 1 else "seg1"  # about the proportion in EAV: 11 people and 31
+    if spec.mat_version == "5":
+        scipy.io.savemat(folder / f"subject{subject_number}_eeg.mat", {key: values})
+    else:
+        _write_mat73(folder / f"subject{subject_number}_eeg.mat", key, values)
+    scipy.io.savemat(folder / f"subject{subject_number}_eeg_label.mat", {"label": label})
+
+
+def _write_audio(
+    folder: Path, spec: SyntheticSpec, subject_number: int, traits: _SubjectTraits, recordings: Sequence[GroundTruth]
+) -> None:
+    spoken = [truth for truth in recordings if "audio" in truth.latents]
+    numbers = _count_trial_numbers(spoken[::-1])  # backwards: a reader that joins by Trial_NN must not get away with it
+    suffix = "Aud" if subject_number % 2 else "aud"
+    for truth in spoken:
+        name = f"{truth.key:03d}_Trial_{numbers[truth.key]:02d}_{truth.task}_{CLASSES[truth.label]}_{suffix}.wav"
+        latent_class, has_cue = truth.latents["audio"], truth.cue_modality == "audio"
+        rng = _make_rng(spec, subject_number, truth.key, 1)
+        sound = render.render_audio(traits.voice, latent_class, has_cue, rng, hz=spec.audio_hz, seconds=spec.seconds)
+        soundfile.write(folder / name, sound, spec.audio_hz, subtype="PCM_16")
+
+
+def _write_video(
+    folder: Path, spec: SyntheticSpec, subject_number: int, traits: _SubjectTraits, recordings: Sequence[GroundTruth]
+) -> None:
+    numbers = _count_trial_numbers(recordings)
+    for truth in recordings:
+        name = f"{truth.key:03d}_Trial_{numbers[truth.key]:02d}_{truth.task}_{CLASSES[truth.label]}.mp4"
+        latent_class, has_cue = truth.latents["video"], truth.cue_modality == "video"
+        rng = _make_rng(spec, subject_number, truth.key, 2)
+        frames = render_face.render_video(
+            traits.face, latent_class, has_cue, rng, size=spec.video_size, fps=spec.fps, seconds=spec.seconds
+        )
+        render_face.encode_video(folder / name, frames, size=spec.video_size, fps=spec.fps)
+
+
+def _count_trial_numbers(recordings: Sequence[GroundTruth]) -> dict[int, int]:
+    """Key -> Trial_NN: a count within class and task, in the order given."""
+    counts: Counter[tuple[int, str]] = Counter()
+    numbers = {}
+    for truth in recordings:
+        counts[truth.label, truth.task] += 1
+        numbers[truth.key] = counts[truth.label, truth.task]
+    return numbers
+
+
+def _build_metadata(spec: SyntheticSpec, recordings: Sequence[GroundTruth]) -> dict[str, object]:
+    return {
+        "renderer": RENDERER_VERSION,
+        "plan": {**asdict(spec), "video_size": list(spec.video_size), "people": None},  # people may grow
+        "recordings": [asdict(truth) for truth in recordings],
+    }
+
+
+def _is_generated(folder: Path, spec: SyntheticSpec) -> bool:
+    """Whether this person is already there. Folders are renamed into place, so one that exists is complete.
+
+    Raises:
+        ConfigError: The folder holds something else.
+    """
+    if not folder.exists():
+        return False
+    path = folder / SYNTHETIC_MARKER
+    if not path.is_file():
+        raise ConfigError(f"{folder} exists and was not planted by this program; choose another root")
+    expected = _build_metadata(spec, ())
+    try:
+        metadata = json.loads(path.read_bytes())
+        is_same = all(metadata[name] == expected[name] for name in ("renderer", "plan"))
+    except (ValueError, TypeError, LookupError):
+        is_same = False
+    if not is_same:
+        raise ConfigError(
+            f"{folder} was planted by another plan, see {SYNTHETIC_MARKER}; remove it or choose another root"
+        )
+    return True
+
+
+def generate_subject(root: str | os.PathLike[str], subject_number: int, spec: SyntheticSpec) -> None:
+    """Write one person, or do nothing where the same plan has written it before.
+
+    Files go to a hidden sibling folder that is renamed to `subjectN` last, so an interrupted run leaves no half
+    person behind. Deterministic in (plan.seed, person).
+
+    Args:
+        person: 1-based.
+    Raises:
+        ConfigError: `subjectN` exists, but is not what this plan would write.
+    """
+    if subject_number < 1:
+        raise ConfigError(f"person is {subject_number}; people count from 1")
+    folder = Path(root) / f"subject{subject_number}"
+    if _is_generated(folder, spec):
+        return
+    partial_folder = folder.with_name(f".planting-{folder.name}")
+    shutil.rmtree(partial_folder, ignore_errors=True)  # left by an interrupted run
+    recordings, traits = draw_ground_truths(spec, subject_number), _draw_subject_traits(spec, subject_number)
+    for name, write in (("EEG", _write_eeg), ("Audio", _write_audio), ("Video", _write_video)):
+        (partial_folder / name).mkdir(parents=True)
+        write(partial_folder / name, spec, subject_number, traits, recordings)
+    (partial_folder / SYNTHETIC_MARKER).write_text(json.dumps(_build_metadata(spec, recordings)))
+    os.replace(partial_folder, folder)
+
+
+def read_ground_truths(root: str | os.PathLike[str], subject_number: int) -> tuple[GroundTruth, ...]:
+    """What `synthetic.json` says about a person, in time. For tests and reference figures, never for training.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    path = Path(root) / f"subject{subject_number}" / SYNTHETIC_MARKER
+    if not path.is_file():
+        raise DataError(f"{path} is missing; plant this person first")
+    return tuple(GroundTruth(**entry) for entry in json.loads(path.read_text())["recordings"])
+
+
+def generate_dataset(
+    root: str | os.PathLike[str],
+    spec: SyntheticSpec,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write everyone, or whoever is still missing.
+
+    Args:
+        workers: Processes. They are spawned, not forked: the caller may hold threads.
+        progress: Called with (people done, people in all).
+    Raises:
+        ConfigError: A `subjectN` exists that this plan would not write.
+    """
+    subject_numbers = range(1, spec.n_subjects + 1)
+    n_done = 0
+
+    def report_progress() -> None:
+        nonlocal n_done
+        n_done += 1
+        if progress:
+            progress(n_done, spec.n_subjects)
+
+    Path(root).mkdir(parents=True, exist_ok=True)
+    if workers <= 1:
+        for subject_number in subject_numbers:
+            generate_subject(root, subject_number, spec)
+            report_progress()
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, spec.n_subjects), mp_context=spawn) as pool:
+        for future in as_completed([pool.submit(generate_subject, root, person, spec) for person in subject_numbers]):
+            future.result()
+            report_progress()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Plant from the command line and print what an ideal observer would reach."""
+    default = SyntheticSpec()
+    parser = argparse.ArgumentParser(
+        prog="python -m eav_ray.data.synthetic.generate", description="Plant data as EAV has it."
+    )
+    parser.add_argument("root", help="folder for subject1, subject2, ...")
+    for name in ("people", "per_class", "seconds", "eeg_hz", "audio_hz", "fps", "seed"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(default, name))
+    parser.add_argument("--video-size", type=int, nargs=2, default=default.video_size, metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--listening", action="store_true", help="add as many listening recordings, without audio")
+    parser.add_argument("--mat-version", choices=("5", "7.3"), default=default.mat_version)
+    parser.add_argument("--workers", type=int, default=1)
+    options = vars(parser.parse_args(arguments))
+    root, workers = options.pop("root"), options.pop("workers")
+    spec = SyntheticSpec(**{**options, "video_size": tuple(options["video_size"])})
+    print(f"planting {spec.n_subjects} people with {spec.recordings_per_subject} recordings each in {root}")
+    generate_dataset(
+        root, spec, workers=workers, progress=lambda done, total: print(f"planted {done} of {total}", flush=True)
+    )
+    unimodal = ", ".join(f"{m} {bayes_accuracy([m]):.3f}" for m in MODALITIES)
+    print(f"best possible accuracy (speaking): {unimodal}, together {bayes_accuracy(MODALITIES):.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Run work on Ray: clusters, worker groups, queues, scoring."""

@@ -1,0 +1,209 @@
+"""Which Ray a job runs on: one of its own, or a cluster that it joins. Refuses what is not protected."""
+
+import ipaddress
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import ray.data
+from ray._private.accelerators import get_accelerator_manager_for_resource
+
+from eav_ray.config import RuntimeConfig
+from eav_ray.errors import ConfigError
+
+NO_DASHBOARD_ENV = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of the job's own that has none
+
+
+FAKE_GPUS_ENV = "EAV_RAY_FAKE_GPUS"  # in the environment of the nodes of a test cluster: their GPUs are only counted
+
+
+LOCAL_OBJECT_STORE_BYTES = 2**30  # bytes; shards pass by it, they are written by the workers
+
+
+@contextmanager
+def connect_to_ray(runtime: RuntimeConfig) -> Iterator[None]:
+    """A connection to Ray for the length of a job.
+
+    With `runtime.address`, or RAY_ADDRESS as `ray job submit` sets it, the job joins that cluster. Otherwise it starts
+    a Ray of its own on this machine and ends it. Within an open session this does nothing.
+
+    Raises:
+        ConfigError: More workers than this machine has CPUs or GPUs, a dashboard open to the network without a token,
+            or no cluster at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = resolve_address(runtime)
+    if address:
+        _join_cluster(address)
+    else:
+        _start_local_ray(runtime)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        os.environ.pop(NO_DASHBOARD_ENV, None)
+
+
+def resolve_address(runtime: RuntimeConfig) -> str:
+    """The cluster to join; empty for a Ray of its own, which Ray's own word for is "local"."""
+    address = runtime.address or os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" else address
+
+
+def check_local_resources(runtime: RuntimeConfig) -> None:
+    """What a machine cannot do is said before anything is read or started."""
+    if resolve_address(runtime):
+        return
+    _check_resource(runtime, "cpus_per_worker", os.cpu_count() or 1)
+    if runtime.gpus_per_worker:
+        _check_resource(runtime, "gpus_per_worker", count_local_gpus(), "runtime.gpus_per_worker=0")
+    if runtime.dashboard:
+        require_protected_address(runtime.dashboard_host, "runtime.dashboard_host")
+
+
+def count_local_gpus() -> int:
+    """As many as a local Ray will find: by Ray's own count, which neither starts Ray nor loads torch."""
+    manager = get_accelerator_manager_for_resource("GPU")
+    if manager is None:
+        return 0
+    found, visible = manager.get_current_node_num_accelerators(), manager.get_current_process_visible_accelerator_ids()
+    return found if visible is None else min(found, len(visible))
+
+
+def _check_resource(runtime: RuntimeConfig, key: str, available: int, alternative: str = "") -> None:
+    per_worker = getattr(runtime, key)
+    needed, max_count = (
+        runtime.min_group_size * runtime.groups * per_worker,
+        int(available / per_worker / runtime.groups),
+    )
+    if needed <= available:
+        return
+    count = "min_workers" if runtime.min_workers else "workers"
+    remedies = [f"runtime.{count} to at most {max_count}"] if max_count else []
+    remedies += [alternative] if alternative else []
+    remedy = f"set {' or '.join(remedies)}" if remedies else f"lower runtime.groups or runtime.{key}"
+    raise ConfigError(
+        f"runtime.{count}={runtime.min_group_size} x runtime.groups={runtime.groups} x runtime.{key}={per_worker:g} needs "
+        f"{needed:g} {key[:3].upper()}s, but this machine has {available}; {remedy}, or join a cluster with runtime.address"
+    )
+
+
+def require_protected_address(host: str, name: str) -> None:
+    """Whoever reaches a dashboard or job server without a token can run any code on the cluster."""
+    if not is_loopback(host) and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ConfigError(
+            f"{name} is {host}: a dashboard and job server beyond loopback without a token lets anyone who reaches it "
+            "run code; use 127.0.0.1, or set RAY_AUTH_MODE=token for the head and for this command"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def has_gpu(runtime: RuntimeConfig) -> bool:
+    """Whether this worker computes on a GPU: if it has asked for one.
+
+    Raises:
+        ConfigError: Ray counts a GPU on this node that torch does not see; computing on without it would take for ever.
+    """
+    import torch
+
+    if not runtime.gpus_per_worker or FAKE_GPUS_ENV in os.environ:
+        return False
+    if torch.cuda.is_available():
+        return True
+    raise ConfigError(
+        f"Ray counts a GPU on node {ray.util.get_node_ip_address()}, but torch sees none there; check its driver, or "
+        "set runtime.gpus_per_worker=0"
+    )
+
+
+def describe_worker_needs(runtime: RuntimeConfig) -> str:
+    """What one worker needs, and how many nodes there are, as words."""
+    return f"a node with {describe_worker_resources(runtime)} free ({_describe_node_count()})"
+
+
+def describe_group_needs(runtime: RuntimeConfig) -> str:
+    """What a group of workers needs, and how many nodes there are, as words."""
+    if runtime.min_group_size == 1:
+        return describe_worker_needs(runtime)
+    return f"{runtime.min_group_size} workers' {describe_worker_resources(runtime)} each to be free ({_describe_node_count()})"
+
+
+def describe_worker_resources(runtime: RuntimeConfig) -> str:
+    return " and ".join(f"{each:g} {k}" for k, each in _get_worker_resources(runtime).items())
+
+
+def _describe_node_count() -> str:
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return f"{nodes} {'node is' if nodes == 1 else 'nodes are'} there"
+
+
+def _get_worker_resources(runtime: RuntimeConfig) -> dict[str, float]:
+    """Of one worker."""
+    return {k: each for k, each in (("CPU", runtime.cpus_per_worker), ("GPU", runtime.gpus_per_worker)) if each}
+
+
+def count_fitting_workers(runtime: RuntimeConfig) -> int:
+    """How many workers fit on the nodes that are there now; at least 1, for which a cluster may grow."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max(1, count_workers_on(nodes, runtime))
+
+
+def count_workers_on(nodes: list[dict[str, float]], runtime: RuntimeConfig) -> int:
+    """Counted node by node: what two nodes have left over between them holds no worker."""
+    needs = _get_worker_resources(runtime)
+    return sum(min(int(resources.get(k, 0) / each) for k, each in needs.items()) for resources in nodes)
+
+
+def is_without_dashboard() -> bool:
+    """Whether this process is of a Ray that has no dashboard to ask."""
+    return NO_DASHBOARD_ENV in os.environ
+
+
+def _start_local_ray(runtime: RuntimeConfig) -> None:
+    check_local_resources(runtime)
+    if not runtime.dashboard:
+        os.environ[NO_DASHBOARD_ENV] = "1"
+    # Ray gives its workers a low priority, by which Linux spreads them badly: two on one core, the other idle
+    # (docs/log.md). This Ray is the job's own, so nobody gains by it.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # Ray's default is for ever, and a file that fills the memory would hold a job up.
+    os.environ.setdefault("RAY_task_oom_retries", "1")
+    # address="local": a plain init would follow an address that a dead cluster left in Ray's temporary folder.
+    ray.init(
+        address="local",
+        num_cpus=os.cpu_count(),
+        include_dashboard=runtime.dashboard,
+        dashboard_host=runtime.dashboard_host,
+        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _join_cluster(address: str) -> None:
+    try:
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}; start one with `ray start --head`, or "
+            "leave runtime.address and RAY_ADDRESS empty for a local one"
+        ) from None
+    url = context.dashboard_url
+    if url:
+        host = url.removeprefix("http://").removeprefix("https://").rsplit(":", 1)[0]
+        try:
+            require_protected_address(host, f"the dashboard of the cluster at {address}")
+        except ConfigError:
+            ray.shutdown()
+            raise

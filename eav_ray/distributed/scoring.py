@@ -1,0 +1,177 @@
+"""Recordings scored by finished checkpoints, on the memory-mapped windows; each checkpoint once, then kept.
+
+A few actors, as many as the cluster has room for, open the windows once and go through all checkpoints: a process of
+its own for each would cost seconds.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+import ray
+import torch
+from ray.util import ActorPool
+
+from eav_ray.config import Experiment, digest
+from eav_ray.data.io import parquet
+from eav_ray.data.shards.index import ShardIndex
+from eav_ray.data.shards.schema import compute_window_shapes
+from eav_ray.data.splits import check_disjoint, list_labeled_recordings
+from eav_ray.distributed import cluster
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.evaluation.frame_scores import compute_frames_correct, predict_with_frames
+from eav_ray.storage import COMMIT, Store, sha256, split_store_path
+from eav_ray.tracking.progress import open_progress_bar
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.dataloader import (
+    MaskedSource,
+    RawSource,
+    WindowLabels,
+    make_inference_batches,
+    select_rows_with_modality,
+)
+from eav_ray.training.predictions import build_empty_predictions, build_predictions
+from eav_ray.training.prepared_run import open_worker_context
+
+BATCH_SIZE = 32
+FORMAT_VERSION = 2  # raise when what is kept of a task changes
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """One checkpoint and what it is to score."""
+
+    checkpoint_path: str  # of a finished checkpoint
+    recordings: tuple[str, ...]  # ids of recordings
+    visible_modalities: tuple[str, ...] = ()  # modalities that it may see of them; all, where none are named
+    is_other_dataset: bool = False  # they are of another data set than its own, where an equal id is another person
+    allows_training_recordings: bool = False  # these are recordings that it was trained on, for the gap between both
+
+
+def score_checkpoints(
+    experiment: Experiment, tasks: list[ScoringTask], shards: Store, index: ShardIndex
+) -> list[pd.DataFrame | str]:
+    """Predictions of all tasks, computed once and kept under `evaluations/` in the results store.
+
+    Args:
+        experiment: Whose data and seed give the labels, and whose stores and runtime are used.
+    Returns:
+        For each task a table with one row a window (`training.run.to_frame`), or a line that says why there is none.
+    """
+    results = Store(experiment.store.results)
+    names = [_format_table_name(task, index) for task in tasks]
+    stored = {n: _read_table(results, name) for n, name in enumerate(names) if results.exists(name)}
+    todo = [n for n in range(len(tasks)) if n not in stored]
+    computed = _score_parts(experiment, {n: tasks[n] for n in todo}, shards, index, names) if todo else {}
+    return [stored[n] if n in stored else computed[n] for n in range(len(tasks))]
+
+
+def is_stored(results: Store, task: ScoringTask, index: ShardIndex) -> bool:
+    return results.exists(_format_table_name(task, index))
+
+
+def _format_table_name(task: ScoringTask, index: ShardIndex) -> str:
+    """By the hash of the checkpoint's files and the recordings: equal questions have one answer."""
+    store, prefix = split_store_path(task.checkpoint_path)
+    identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
+    visible = [sorted(task.visible_modalities)] if task.visible_modalities else []
+    return (
+        f"evaluations/{identity}-{digest(FORMAT_VERSION, sorted(task.recordings), index.fingerprint, *visible)}.parquet"
+    )
+
+
+def _read_table(results: Store, name: str) -> pd.DataFrame:
+    return parquet.decode_dataframe(results.read(name), f"{results}/{name}")
+
+
+def _score_parts(
+    experiment: Experiment, tasks: dict[int, ScoringTask], shards: Store, index: ShardIndex, names: list[str]
+) -> dict[int, pd.DataFrame | str]:
+    runtime, results = experiment.runtime, Store(experiment.store.results)
+    # A person at a time: one checkpoint that has many people to score is shared between the actors too.
+    parts = [
+        (number, replace(task, recordings=tuple(ids)))
+        for number, task in tasks.items()
+        for _, ids in groupby(sorted(task.recordings), key=lambda i: i.split("/")[0])
+    ]
+    left = {number: sum(p[0] == number for p in parts) for number in tasks}
+    tables: dict[int, list[pd.DataFrame]] = {number: [] for number in tasks}
+    results_by_task: dict[int, pd.DataFrame | str] = {}
+    allowed_recordings = tuple(sorted({i for task in tasks.values() for i in task.recordings}))
+    total = sum(len(task.recordings) for task in tasks.values())
+    with cluster.connect_to_ray(runtime), open_progress_bar("test, once", total, "recordings") as bar:
+        # An actor that died starts again and takes its part up again, once.
+        scorer: Any = ray.remote(
+            num_cpus=runtime.cpus_per_worker,
+            num_gpus=runtime.gpus_per_worker,
+            scheduling_strategy="SPREAD",  # also where a trial asks, whose own place has no room
+            max_restarts=1,
+            max_task_retries=1,
+        )(_Scorer)
+        count = min(len(parts), cluster.count_fitting_workers(runtime))
+        pool = ActorPool([scorer.remote(experiment, str(shards), index, allowed_recordings) for _ in range(count)])
+        for number, table, size in pool.map_unordered(lambda actor, part: actor.score.remote(*part), parts):
+            bar.set_done(bar.done + size)
+            left[number] -= 1
+            if isinstance(table, str):
+                results_by_task[number] = table
+            else:
+                tables[number].append(table)
+            if not left[number] and number not in results_by_task:
+                order = ["subject", "recording", "window"]
+                parted = [part for part in tables.pop(number) if len(part)]
+                if not parted:
+                    results_by_task[number] = (
+                        f"{tasks[number].checkpoint_path} has nothing to score: no recording has any of its modalities"
+                    )
+                    continue
+                whole = pd.concat(parted, ignore_index=True).sort_values(order, ignore_index=True)
+                results.write(names[number], parquet.encode_dataframe(whole))
+                results_by_task[number] = whole
+    return results_by_task
+
+
+class _Scorer:
+    """An actor: the windows, opened once, and the checkpoint that it scored last."""
+
+    def __init__(self, experiment: Experiment, shards: str, index: ShardIndex, recordings: tuple[str, ...]) -> None:
+        torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
+        device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
+        self._context = open_worker_context(experiment, Store(shards), index, device, allowed_recordings=recordings)
+        windows = self._context.windows
+        items = list_labeled_recordings(windows.ids, experiment.data, experiment.seed)
+        self._labels = WindowLabels.from_windows(windows, {i.id: i.label for i in items})
+        self._path = ""
+
+    def score(self, number: int, task: ScoringTask) -> tuple[int, pd.DataFrame | str, int]:
+        """The number given, a table or why there is none, and how many recordings that was."""
+        try:
+            return number, self._predict(task), len(task.recordings)
+        except (ConfigError, DataError) as error:
+            return number, str(error), len(task.recordings)
+
+    def _predict(self, task: ScoringTask) -> pd.DataFrame:
+        if task.checkpoint_path != self._path:
+            checkpoint = ckpt.read_checkpoint(*split_store_path(task.checkpoint_path))
+            self._split = checkpoint.split
+            self._shapes = compute_window_shapes(checkpoint.experiment.preprocessing, checkpoint.shapes.eeg_channels)
+            self._model = ckpt.build_trained_model(checkpoint).to(self._context.device).eval()
+            self._path = task.checkpoint_path
+        if not (task.allows_training_recordings or task.is_other_dataset):
+            check_disjoint(replace(self._split, validation=(), test=task.recordings))
+        windows, names, device = self._context.windows, self._model.modalities, self._context.device
+        rows, parts = select_rows_with_modality(windows, task.recordings, task.visible_modalities or tuple(names)), []
+        # What another data set lacks, or has of another shape, is zeros that are masked.
+        zero_shapes = {
+            m: self._shapes[m][0] for m in names if task.is_other_dataset and m not in task.visible_modalities
+        }
+        source = MaskedSource(RawSource(windows, names, zero_shapes), task.visible_modalities or tuple(names))
+        for part, batch in make_inference_batches(source, self._labels, rows, BATCH_SIZE):
+            inputs = {m: x.to(device) for m, x in batch.inputs.items()}
+            output, frame_outputs = predict_with_frames(self._model, inputs, batch.present_BM.to(device))
+            present, label = source.get_presence(part), self._labels.label[part]
+            table = build_predictions(output, windows.ids.iloc[part], present, names, label)
+            parts.append(table.assign(**compute_frames_correct(frame_outputs, names, present, label)))
+        # An encoder that a fusion follows may be given people of whom nobody recorded its modality.
+        return pd.concat(parts, ignore_index=True) if parts else build_empty_predictions(names, self._model.n_outputs)

@@ -1,0 +1,1 @@
+"""Compute what predictions are worth: accuracy, intervals, audits, robustness. Knows no Ray."""

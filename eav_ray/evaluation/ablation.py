@@ -1,0 +1,167 @@
+"""Compare ablation variants on the same recordings, paired over subjects."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pandas as pd
+
+from eav_ray.config import Experiment
+from eav_ray.evaluation.ablation_variants import (
+    ABLATION_PARTS,
+    BASE_VARIANT,
+    AblationVariant,
+    format_masked_name,
+    format_subset_name,
+    list_modality_subsets,
+)
+from eav_ray.evaluation.correctness import mark_correct_recordings
+from eav_ray.evaluation.statistics import (
+    ALPHA,
+    MIN_SUBJECTS,
+    PairedComparison,
+    compare_paired,
+    compute_bootstrap_interval,
+    holm,
+)
+from eav_ray.training.metrics import compute_scores
+
+SOURCE = "fusion"  # of a model of one modality its only logits
+
+
+ID_COLUMNS = ["subject", "recording"]
+
+
+def compare_variants(
+    predictions: pd.DataFrame, variants: Sequence[AblationVariant], base: Experiment, costs: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The part of an ablation's results that is told by its predictions, of plain lists, dictionaries and numbers.
+
+    Each group is compared on the recordings that all of it could score, its own variants and what they are compared
+    with; Holm's correction is for the comparisons of a group.
+
+    Args:
+        predictions: One row a window: `variant`, subject, recording, label and the logits of `fusion`.
+        made: The variants; one without predictions is left out, and named in `missing`.
+        costs: Of each variant, by its name.
+    Returns:
+        groups: name -> how many people and recordings; variants: an entry for each, in its group, which has the
+        experiment itself first; eeg: each subset with EEG against the same without; missing: names.
+    """
+    windows_by_variant = {str(name): windows for name, windows in predictions.groupby("variant")}
+    correct_by_variant = {
+        n: mark_correct_recordings(w, [SOURCE]).set_index(ID_COLUMNS)[SOURCE] for n, w in windows_by_variant.items()
+    }
+    results: dict[str, Any] = {"groups": {}, "variants": [], "eeg": []}
+    results["missing"] = [v.name for v in variants if v.name not in correct_by_variant]
+    for group in [g for g in ABLATION_PARTS if any(v.group == g for v in variants)]:
+        members = [v for v in variants if v.group == group and {v.name, v.reference} <= correct_by_variant.keys()]
+        if BASE_VARIANT not in correct_by_variant or not members:
+            continue
+        names = list(dict.fromkeys([BASE_VARIANT, *(v.reference for v in members), *(v.name for v in members)]))
+        common = pd.concat({n: correct_by_variant[n] for n in names}, axis=1, join="inner").reset_index()
+        if common.empty:
+            results["missing"] += [v.name for v in members]
+            continue
+        results["groups"][group] = {"people": int(common["subject"].nunique()), "recordings": len(common)}
+        compared = [next(v for v in variants if v.name == BASE_VARIANT), *members]
+        pairs = compare_variant_pairs(common, [(v.name, v.reference) for v in members])
+        for variant, comparison in zip(compared, [None, *pairs], strict=True):
+            windows = windows_by_variant[variant.name].merge(common[ID_COLUMNS], on=ID_COLUMNS)
+            results["variants"].append(
+                {
+                    "group": group,
+                    "name": variant.name,
+                    "how": variant.method if variant.name != BASE_VARIANT else "as given",
+                    "size": variant.size,
+                    "changes": variant.changes,
+                    "modalities": variant.list_tested_modalities(base),
+                    "accuracy": _replace_non_finite(asdict(compute_bootstrap_interval(common, variant.name))),
+                    "balanced_accuracy": _finite_or_none(compute_scores(windows)["recording_balanced_accuracy"]),
+                    "against": comparison_to_dict(comparison) if comparison else None,
+                    "cost": costs.get(variant.name, {}),
+                }
+            )
+        results["eeg"] += _compare_with_and_without_eeg(common, group, members, base, costs)
+    return results
+
+
+def compare_variant_pairs(common: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[PairedComparison]:
+    """Each pair's first against its second, over people, with Holm's correction for all of them.
+
+    Args:
+        common: One row a recording: `subject`, and a column of rights for each name.
+    """
+    uncorrected = [compare_paired(common, ours, {other: common[other]})[0] for ours, other in pairs]
+    adjusted = holm([one.p_value for one in uncorrected])
+    return [replace(one, holm_p_value=p) for one, p in zip(uncorrected, adjusted, strict=True)]
+
+
+def comparison_to_dict(comparison: PairedComparison) -> dict[str, Any]:
+    """A comparison, as it is kept."""
+    statistics = {
+        "other": comparison.other,
+        "people": comparison.n_subjects,
+        "p_value": comparison.p_value,
+        "holm": comparison.holm_p_value,
+        "effect": comparison.effect,
+    }
+    return _replace_non_finite(asdict(comparison.difference) | statistics) | {
+        "significant": comparison.significant,
+        "verdict": describe_significance(comparison),
+    }
+
+
+def describe_significance(comparison: PairedComparison) -> str:
+    if comparison.n_subjects < MIN_SUBJECTS:
+        return f"{comparison.n_subjects} people: none could be significant"
+    return f"significant (Holm p < {ALPHA:g})" if comparison.significant else "not significant"
+
+
+def _compare_with_and_without_eeg(
+    common: pd.DataFrame,
+    group: str,
+    members: Sequence[AblationVariant],
+    base: Experiment,
+    costs: dict[str, dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Every subset with EEG against the same without it."""
+    if "eeg" not in base.data.modalities:
+        return []
+    all_modalities = tuple(sorted(base.data.modalities))
+    rows: list[tuple[str, str, str, str]] = []  # how, size, with, without
+    if group == "subsets":
+        for how, name in (("retrained", format_subset_name), ("masked", format_masked_name)):
+            for some in (*list_modality_subsets(base), all_modalities):
+                rest = [m for m in some if m != "eeg"]
+                if "eeg" in some and rest:
+                    rows.append((how, BASE_VARIANT, BASE_VARIANT if some == all_modalities else name(some), name(rest)))
+    if group == "sizes":
+        sizes = dict.fromkeys(v.size for v in members)
+        rows = [("retrained", size, size, f"{size} without eeg") for size in sizes]
+    rows = [row for row in rows if {row[2], row[3]} <= set(common.columns)]
+    if not rows:
+        return []
+    results = []
+    for (how, size, ours, other), one in zip(
+        rows, compare_variant_pairs(common, [(r[2], r[3]) for r in rows]), strict=True
+    ):
+        extra_cost = _compute_extra_cost(costs.get(ours, {}), costs.get(other, {})) if how == "retrained" else {}
+        results.append({"group": group, "how": how, "size": size, "with": ours, "without": other, "extra": extra_cost})
+        results[-1]["difference"] = comparison_to_dict(one)
+    return results
+
+
+def _compute_extra_cost(ours: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    shared_keys = [k for k in ("parameters", "gmac", "seconds", "latency_ms") if k in ours and k in other]
+    return {k: ours[k] - other[k] for k in shared_keys if ours[k] is not None and other[k] is not None}
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _replace_non_finite(numbers: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: nothing stands for it."""
+    return {k: _finite_or_none(v) if isinstance(v, float) else v for k, v in numbers.items()}

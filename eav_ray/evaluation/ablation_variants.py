@@ -1,0 +1,228 @@
+"""What an ablation changes: variants of an experiment, each with what it is compared with. Runs without torch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, get_args, get_type_hints
+
+from eav_ray.config import Experiment, FusionConfig, get_token_width, override
+from eav_ray.errors import ConfigError
+
+ABLATION_PARTS = ("subsets", "kinds", "dropout", "positions", "sizes")
+SIZE_FACTORS = {"quarter": 0.25, "half": 0.5, "double": 2.0}  # of widths and depths
+HANDCRAFTED = "cheap"  # features that are computed instead of learned, where a modality has some
+HANDCRAFTED_KINDS = {"model.eeg": "bandpower", "model.audio": "mfcc"}
+BASE_VARIANT = "as given"
+OTHERS_MASKED = "others hidden"
+FUSION_KINDS: tuple[str, ...] = get_args(get_type_hints(FusionConfig)["kind"])
+FUSION_KIND_TITLES: dict[str, str] = {"single_token": "single_token, a linear map"}  # a softmax over one key is 1
+
+
+@dataclass(frozen=True)
+class AblationVariant:
+    """One change of an experiment.
+
+    Attributes:
+        group: The part of the ablation; it is compared, and Holm's correction is made, within that.
+        changes: Dotted keys, as `override` takes them.
+        shown: Modalities that the test lets it see; all, where none are named. Then nothing is trained for it.
+        against: Name of what it is compared with.
+        size: Of its encoders and fusion.
+    """
+
+    name: str
+    group: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    visible_modalities: tuple[str, ...] = ()
+    reference: str = BASE_VARIANT
+    size: str = BASE_VARIANT
+
+    @property
+    def method(self) -> str:
+        return "masked" if self.visible_modalities else "retrained"
+
+    def apply_to(self, base: Experiment) -> Experiment:
+        return override(base, self.changes) if self.changes else base
+
+    def list_tested_modalities(self, base: Experiment) -> list[str]:
+        """What it sees when it is tested."""
+        return sorted(self.visible_modalities or self.changes.get("data.modalities", base.data.modalities))
+
+
+def build_ablation_variants(
+    base: Experiment, parts: Sequence[str], sizes: Sequence[str]
+) -> tuple[list[AblationVariant], list[str]]:
+    """All variants of some parts, the experiment itself first, and a line for each part that has none, with the reason.
+
+    Raises:
+        ConfigError: An unknown part or size, one modality alone, or a change that the experiment does not allow.
+    """
+    _check_allowed("--parts", parts, ABLATION_PARTS)
+    _check_allowed("--sizes", sizes, (HANDCRAFTED, *SIZE_FACTORS))
+    if len(base.data.modalities) < 2 and set(parts) != {"sizes"}:
+        raise ConfigError(
+            f"data.modalities is [{', '.join(base.data.modalities)}]; an ablation wants two modalities or more, of one "
+            "alone there are --parts sizes only"
+        )
+    builders = {
+        "subsets": lambda: _build_subset_variants(base),
+        "kinds": lambda: _build_fusion_variants(base),
+        "dropout": lambda: _build_dropout_variants(base, masked="subsets" in parts),
+        "positions": lambda: _build_position_variants(base),
+        "sizes": lambda: _build_size_variants(base, tuple(dict.fromkeys(sizes))),
+    }
+    built, skipped_parts = [AblationVariant(BASE_VARIANT, "")], []
+    for part in ABLATION_PARTS:
+        if part in parts:
+            outcome = builders[part]()
+            built += outcome if isinstance(outcome, list) else []
+            skipped_parts += [f"{part} left out: {outcome}"] if isinstance(outcome, str) else []
+    for variant in built:
+        try:
+            variant.apply_to(base)
+        except ConfigError as error:
+            raise ConfigError(f'the variant "{variant.name}" cannot be made: {error}') from None
+    return built, skipped_parts
+
+
+def _check_allowed(flag: str, given: Sequence[str], allowed: Sequence[str]) -> None:
+    for word in given:
+        if word not in allowed:
+            raise ConfigError(f"{flag} names {word!r}; use any of {','.join(allowed)}")
+
+
+def format_subset_name(modalities: Sequence[str]) -> str:
+    return " + ".join(sorted(modalities))
+
+
+def format_masked_name(modalities: Sequence[str]) -> str:
+    return f"{format_subset_name(modalities)} ({OTHERS_MASKED})"
+
+
+def list_modality_subsets(base: Experiment) -> list[tuple[str, ...]]:
+    """All but the whole, the smallest first."""
+    names = sorted(base.data.modalities)
+    return [some for n in range(1, len(names)) for some in combinations(names, n)]
+
+
+def _build_subset_variants(base: Experiment) -> list[AblationVariant]:
+    retrained = [
+        AblationVariant(
+            format_subset_name(some), "subsets", _adjust_fusion_heads(base, {"data.modalities": list(some)})
+        )
+        for some in list_modality_subsets(base)
+    ]
+    return retrained + [
+        AblationVariant(format_masked_name(some), "subsets", visible_modalities=some)
+        for some in list_modality_subsets(base)
+    ]
+
+
+def _build_fusion_variants(base: Experiment) -> list[AblationVariant]:
+    others = [kind for kind in FUSION_KINDS if kind != base.fusion.kind]
+    return [
+        AblationVariant(FUSION_KIND_TITLES.get(k, k), "kinds", _adjust_fusion_heads(base, {"fusion.kind": k}))
+        for k in others
+    ]
+
+
+def _build_dropout_variants(base: Experiment, *, masked: bool) -> list[AblationVariant] | str:
+    """
+    Args:
+        masked: Whether it is also tested with modalities hidden, against the experiment of which the same are: what
+            modality dropout is for.
+    """
+    if base.fusion.kind == "late_mean":
+        return "fusion.kind=late_mean has nothing to train"
+    rate = 0.0 if base.fusion.modality_dropout else FusionConfig().modality_dropout
+    name = f"modality dropout {rate:g}" if rate else "no modality dropout"
+    changes = {"fusion.modality_dropout": rate}
+    masked_variants = [
+        AblationVariant(f"{name}, {format_masked_name(some)}", "dropout", changes, some, format_masked_name(some))
+        for some in list_modality_subsets(base)
+    ]
+    return [AblationVariant(name, "dropout", changes), *(masked_variants if masked else [])]
+
+
+def _build_position_variants(base: Experiment) -> list[AblationVariant] | str:
+    if base.fusion.kind not in ("shared_attention", "bottleneck") or base.fusion.uses_pooled_features:
+        setting = f"fusion.kind={base.fusion.kind}" if base.fusion.kind != "shared_attention" else "fusion.input=pooled"
+        return f"{setting} reads no time tokens"
+    name = "no time marks" if base.fusion.positions else "time marks"
+    return [AblationVariant(name, "positions", {"fusion.positions": not base.fusion.positions})]
+
+
+def _build_size_variants(base: Experiment, sizes: Sequence[str]) -> list[AblationVariant] | str:
+    """Each size, and the same without EEG, so that what EEG adds can be told at each."""
+    for m in base.data.modalities:
+        if getattr(base.train.encoders, m).encoder_lr == 0:
+            return f"train.encoders.{m}.encoder_lr_scale=0 keeps published weights, which other sizes do not have"
+    built = []
+    for size in (BASE_VARIANT, *sizes):
+        changes = (
+            {}
+            if size == BASE_VARIANT
+            else _use_handcrafted_features(base)
+            if size == HANDCRAFTED
+            else _scale_sizes(base, SIZE_FACTORS[size])
+        )
+        if size != BASE_VARIANT:
+            built.append(AblationVariant(size, "sizes", _adjust_fusion_heads(base, changes), size=size))
+        rest = sorted(set(base.data.modalities) - {"eeg"})
+        if rest and "eeg" in base.data.modalities:
+            changes_without_eeg = _adjust_fusion_heads(base, changes | {"data.modalities": rest})
+            built.append(AblationVariant(f"{size} without eeg", "sizes", changes_without_eeg, size=size))
+    return built
+
+
+def _scale_sizes(base: Experiment, factor: float) -> dict[str, Any]:
+    """Widths, and depths, times a factor, as near as what divides them allows; published weights do not fit and go."""
+    changes: dict[str, Any] = {}
+    for m in sorted(base.data.modalities):
+        section, section_path = getattr(base.model, m), f"model.{m}"
+        for key in ("width", "temporal_width"):
+            if hasattr(section, key):
+                unit = getattr(section, "heads", 1)
+                if section.kind == "eegformer" and key == "width":
+                    unit = math.lcm(unit, section.segments)
+                changes[f"{section_path}.{key}"] = _round_to_multiple(getattr(section, key) * factor, unit)
+        if section.kind == "eegformer":
+            changes[f"{section_path}.filters"] = max(1, round(section.filters * factor))
+        if hasattr(section, "depth"):
+            changes[f"{section_path}.depth"] = max(1, round(section.depth * factor))
+        if getattr(section, "weights", ""):
+            changes[f"{section_path}.weights"] = ""
+    if len(base.data.modalities) > 1:
+        changes["fusion.width"] = _round_to_multiple(base.fusion.width * factor, base.fusion.heads)
+    return changes
+
+
+def _use_handcrafted_features(base: Experiment) -> dict[str, Any]:
+    """Band power and MFCC for EEG and audio; video, for which there is no such thing, at a quarter of its size."""
+    scaled = _scale_sizes(base, SIZE_FACTORS["quarter"])
+    changes: dict[str, Any] = {k: v for k, v in scaled.items() if k.startswith("model.video.")}
+    for section_path, kind in HANDCRAFTED_KINDS.items():
+        m = section_path.removeprefix("model.")
+        if m in base.data.modalities and getattr(base.model, m).kind != kind:
+            changes[f"{section_path}.kind"] = kind
+    return changes
+
+
+def _round_to_multiple(value: float, unit: int) -> int:
+    return unit * max(1, round(value / unit))
+
+
+def _adjust_fusion_heads(base: Experiment, changes: dict[str, Any]) -> dict[str, Any]:
+    """With as many heads of fusion, at most those that the experiment has, as its kind allows.
+
+    `single_token` attends over the widths of all encoders together, whichever they are; over its one token the number
+    of heads changes nothing.
+    """
+    if changes.get("fusion.kind", base.fusion.kind) != "single_token":
+        return changes
+    rest = {k: v for k, v in changes.items() if k not in ("fusion.kind", "data.modalities")}
+    model = override(base, rest | {"fusion.kind": "late_mean"}).model
+    total = sum(get_token_width(getattr(model, m)) for m in changes.get("data.modalities", base.data.modalities))
+    heads = next(h for h in range(base.fusion.heads, 0, -1) if total % h == 0)
+    return changes if heads == base.fusion.heads else changes | {"fusion.heads": heads}

@@ -1,0 +1,53 @@
+"""Check that a checkpoint and a data set fit each other."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from eav_ray.config import Experiment
+from eav_ray.data.shards.index import ShardIndex
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.training import checkpoint as ckpt
+
+
+def check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: ShardIndex, path: str) -> None:
+    """A checkpoint is worth what it is worth on windows that were made as its training windows were."""
+    check_preprocessing(experiment, checkpoint, path)
+    if index.classes != checkpoint.classes:
+        raise DataError(
+            f"{path} was trained on the classes {', '.join(checkpoint.classes)}, but these shards hold "
+            f"{', '.join(index.classes)}; evaluate it on a data set with the same classes"
+        )
+
+
+def check_preprocessing(
+    experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str, modalities: Sequence[str] | None = None
+) -> None:
+    """
+    Args:
+        modalities: Those whose profile must agree; all of the checkpoint's, where none are given.
+    """
+    sections = ("window_s", *(checkpoint.experiment.data.modalities if modalities is None else modalities))
+    wanted, trained = (
+        flatten_sections({k: v for k, v in asdict(e.preprocessing).items() if k in sections})
+        for e in (experiment, checkpoint.experiment)
+    )
+    differences = [f"profile.{k}={trained[k]} there, {wanted[k]} here" for k in trained if wanted.get(k) != trained[k]]
+    if differences:
+        raise ConfigError(f"{path} was trained with another profile ({'; '.join(differences)}); give the same one")
+
+
+def check_channels(experiment: Experiment, checkpoint: ckpt.Checkpoint, n_chans: int, path: str) -> None:
+    if n_chans != checkpoint.shapes.eeg_channels:
+        raise DataError(
+            f"{experiment.data.root} has {n_chans} EEG channels, but {path} was trained on "
+            f"{checkpoint.shapes.eeg_channels}; use recordings of the same montage"
+        )
+
+
+def flatten_sections(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten_sections(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,115 @@
+"""A checkpoint at work on windows that are in memory: the one way by which batches and requests are predicted."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from eav_ray.config import Modality
+from eav_ray.data.datasets import eav, eegmat
+from eav_ray.data.shards.tables import decode_video, encode_window
+from eav_ray.evaluation.probabilities import (
+    PREDICTED_COLUMN,
+    add_probabilities,
+    list_modalities,
+    name_probability_column,
+)
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.predictions import build_empty_predictions, build_predictions
+
+MONTAGES = {"eav": eav.EAV_CHANNELS, "eegmat": eegmat.EEGMAT_CHANNELS}
+ID_COLUMNS = ("subject", "recording", "window", "label")
+BATCH_WINDOWS = 32
+
+
+class Predictor:
+    """A loaded model.
+
+    Attributes:
+        montage: Names of the EEG channels that it was trained on, where the data set has them; else empty.
+    """
+
+    def __init__(self, checkpoint: ckpt.Checkpoint, device: torch.device) -> None:
+        e = checkpoint.experiment
+        self.classes, self.preprocessing = checkpoint.classes, e.preprocessing
+        self.modalities: tuple[Modality, ...] = e.data.modalities
+        self.eeg_channels = checkpoint.shapes.eeg_channels
+        channel_names = MONTAGES.get(e.data.dataset, ())
+        self.eeg_channel_names: tuple[str, ...] = channel_names if len(channel_names) == self.eeg_channels else ()
+        self._device = device
+        self._model = ckpt.build_trained_model(checkpoint).to(device).eval()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> pd.DataFrame:
+        """Predictions, as `run.to_frame` has them.
+
+        Args:
+            batch: Of windows as a shard holds them: `IDS`, the modalities and `has_<modality>`. Where there is a
+                column `reason`, windows without any modality come last, with theirs.
+        """
+        modalities = self._model.modalities
+        ids = pd.DataFrame({c: batch[c] for c in ID_COLUMNS})
+        present = np.stack([batch[f"has_{m}"] for m in modalities], 1)
+        keep = np.asarray(present.any(1))
+        inputs = {m: torch.from_numpy(self._decode(m, batch[m][keep])).to(self._device) for m in modalities}
+        table = build_empty_predictions(modalities, self._model.n_outputs)
+        if keep.any():
+            with torch.no_grad():
+                output = self._model(inputs, torch.from_numpy(present[keep]).to(self._device))
+            table = build_predictions(
+                output, ids.iloc[np.flatnonzero(keep)], present[keep], modalities, ids["label"].to_numpy()[keep]
+            )
+        if "reason" in batch:
+            bad = ids.iloc[np.flatnonzero(~keep)].assign(reason=batch["reason"][~keep])
+            table = pd.concat([table.assign(reason=""), bad], ignore_index=True)
+        return table
+
+    def _decode(self, modality: str, values: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(decode_video(values, self.preprocessing) if modality == "video" else values)
+
+    def predict_windows(self, windows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+        """As of a batch, for windows as `windows.cut` makes them: frames go through what a shard would hold of them."""
+        tables = []
+        for at in range(0, len(windows), BATCH_WINDOWS):
+            stored = [encode_window(row, self.preprocessing) for row in windows[at : at + BATCH_WINDOWS]]
+            columns = [*ID_COLUMNS, *self.modalities, *(f"has_{m}" for m in self.modalities)]
+            tables.append(self({c: _stack_values([row[c] for row in stored]) for c in columns}))
+        return pd.concat(tables, ignore_index=True)
+
+
+def _stack_values(values: list[Any]) -> np.ndarray:
+    if isinstance(values[0], np.ndarray):
+        return np.stack(values)
+    if not isinstance(values[0], list):
+        return np.array(values)
+    column = np.empty(len(values), object)  # JPEG files of a window
+    column[:] = values
+    return column
+
+
+def build_prediction_trees(table: pd.DataFrame, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Each row of a table of logits as a tree of JSON: what is predicted, and what of it each modality says.
+
+    Numbers that are not finite become null, and so does a prediction of them.
+    """
+    predictions = add_probabilities(table, classes)
+    trees = []
+    for _, row in predictions.iterrows():
+        modalities = list_modalities(table)
+        trees.append(
+            {
+                "predicted": row[PREDICTED_COLUMN] or None,
+                "probabilities": {c: _null_unless_finite(row[name_probability_column("fusion", c)]) for c in classes},
+                "weights": {m: _null_unless_finite(row[f"weight.{m}"]) for m in modalities},
+                "corrected_weights": {m: _null_unless_finite(row[f"corrected.{m}"]) for m in modalities},
+                "by_modality": {
+                    m: {c: _null_unless_finite(row[name_probability_column(m, c)]) for c in classes} for m in modalities
+                },
+            }
+        )
+    return trees
+
+
+def _null_unless_finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

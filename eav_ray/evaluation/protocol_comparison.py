@@ -1,0 +1,161 @@
+"""Whole protocols against each other, against published results, and against themselves with another seed."""
+
+import importlib.resources
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from eav_ray.evaluation import statistics
+from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
+from eav_ray.evaluation.results_tree import ResultsTree
+from eav_ray.evaluation.summary import compute_unit_accuracies, count_recordings
+from eav_ray.training.metrics import FRAMES_CORRECT_SUFFIX, predict_classes
+
+PUBLISHED_SOURCE = "Yin, Shin, Li and Lee 2024, arXiv 2411.00822: one model a person, the protocol `paper`, per frame"
+
+
+def read_published_accuracy() -> pd.DataFrame:
+    """Accuracy, 0 to 1, of the reference on EAV: rows subject1 to subject42; video, audio, eeg, multimodal."""
+    text = importlib.resources.files("eav_ray.report").joinpath("yin2024.csv").read_text()
+    rows = [line.split(",") for line in text.split()]
+    table = pd.DataFrame([[float(v) / 100 for v in row[1:]] for row in rows[1:]], columns=rows[0][1:])
+    table.index = pd.Index([f"subject{row[0]}" for row in rows[1:]])
+    return table
+
+
+def summarize_protocols(tables: dict[str, pd.DataFrame], modalities: Sequence[str]) -> list[ResultsTree]:
+    """Protocols side by side: every source per frame, window and recording, mean and SD over people.
+
+    Args:
+        tables: Protocol -> predictions of its test recordings.
+    """
+    rows = []
+    for name, windows in tables.items():
+        sources = list_sources(modalities)
+        subject_accuracy = statistics.compute_subject_accuracy(mark_correct_recordings(windows, sources), sources)
+        rows.append(
+            {
+                "protocol": name,
+                "people": len(subject_accuracy),
+                "recordings": count_recordings(windows),
+                "sources": {
+                    s: {
+                        **compute_unit_accuracies(windows, s),
+                        "sd": float(subject_accuracy[s].std(ddof=1)) if len(subject_accuracy) > 1 else math.nan,
+                    }
+                    for s in sources
+                },
+            }
+        )
+    return rows
+
+
+def compare_protocols(tables: dict[str, pd.DataFrame], modalities: Sequence[str], base: str) -> list[ResultsTree]:
+    """What a protocol adds to the accuracy of `base`, paired over the people of both, Holm over the protocols.
+
+    Each in its own unit: `paper` per frame, all others per recording.
+    """
+    source = list_sources(modalities)[-1]
+    means = {
+        name: compute_published_unit_accuracy(table, modalities)[source]
+        if name == "paper"
+        else statistics.compute_subject_accuracy(mark_correct_recordings(table, [source]), [source])[source]
+        for name, table in tables.items()
+    }
+    rows = []
+    for name, subject_means in means.items():
+        if name == base:
+            continue
+        paired = pd.concat([subject_means, means[base]], axis=1, keys=["mine", "base"]).dropna()
+        differences = (paired["mine"] - paired["base"]).to_numpy()
+        p, effect = statistics.signed_rank(differences)
+        rows.append(
+            {
+                "protocol": name,
+                "unit": "frame" if name == "paper" else "recording",
+                "base": base,
+                "source": source,
+                "people": len(paired),
+                "difference": float(differences.mean()) if len(differences) else math.nan,
+                "p": p,
+                "effect": effect,
+            }
+        )
+    return _add_holm(rows)
+
+
+def compare_with_published(ours: pd.DataFrame, modalities: Sequence[str]) -> list[ResultsTree]:
+    """Ours against the published accuracy, person by person, Holm over the sources.
+
+    Args:
+        ours: Rows people, columns sources, 0 to 1.
+    """
+    theirs = read_published_accuracy().loc[list(ours.index)]
+    # The published fusion reads all three: one of two of them answers another question.
+    pairs = [(m, m) for m in modalities] + ([("fusion", "multimodal")] if len(modalities) == 3 else [])
+    rows = []
+    for source, column in pairs:
+        differences = (ours[source] - theirs[column]).dropna().to_numpy()
+        p, effect = statistics.signed_rank(differences)
+        rows.append(
+            {
+                "ours": source,
+                "people": len(differences),
+                "mean": float(ours[source].mean()),
+                "published": float(theirs[column].mean()),
+                "difference": float(differences.mean()),
+                "p": p,
+                "effect": effect,
+            }
+        )
+    return _add_holm(rows)
+
+
+def compute_published_unit_accuracy(windows: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
+    """Accuracy of each person in the unit of the reference: frames where a source sees video, else windows."""
+    sources = list_sources(modalities)
+    correct = pd.DataFrame({"subject": windows["subject"]})
+    for source in sources:
+        window_correct = pd.Series(
+            (predict_classes(windows, source) == windows["label"].to_numpy()).astype(float), windows.index
+        )
+        frame_correct = windows.get(source + FRAMES_CORRECT_SUFFIX)
+        correct[source] = window_correct if frame_correct is None else frame_correct.fillna(window_correct)
+    return correct.groupby("subject").mean()
+
+
+def _add_holm(rows: list[ResultsTree]) -> list[ResultsTree]:
+    """Adds `holm` and a `verdict` to comparisons that have `p` and `people`."""
+    for row, p in zip(rows, statistics.holm([one["p"] for one in rows]), strict=True):
+        too_few_subjects = row["people"] < statistics.MIN_SUBJECTS
+        significance = "significant" if p < statistics.ALPHA else "not significant"
+        row |= {
+            "holm": p,
+            "verdict": f"of {row['people']} people none could be significant" if too_few_subjects else significance,
+        }
+    return rows
+
+
+def summarize_seeds(tables: dict[int, pd.DataFrame], modalities: Sequence[str]) -> ResultsTree:
+    """The noise floor: how far apart trainings lie that differ by nothing but the seed.
+
+    Args:
+        tables: Seed -> predictions of equal test recordings.
+    """
+    sources = list_sources(modalities)
+    means = {
+        seed: statistics.compute_subject_accuracy(mark_correct_recordings(t, sources), sources).mean()
+        for seed, t in tables.items()
+    }
+    table = pd.DataFrame(means).T
+    return {
+        "seeds": sorted(tables),
+        "sources": {
+            s: {
+                "means": {str(k): float(v) for k, v in table[s].items()},
+                "sd": float(table[s].std(ddof=1)) if len(table) > 1 else math.nan,
+            }
+            for s in sources
+        },
+    }

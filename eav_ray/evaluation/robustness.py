@@ -1,0 +1,213 @@
+"""Predictions under distortions to numbers: accuracy at each step, areas, modality weights and whether they fall."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eav_ray.evaluation import statistics
+from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
+from eav_ray.evaluation.results_tree import finite_or_none
+from eav_ray.training.metrics import average_per_recording
+
+ROBUSTNESS_FORMAT = 1  # raise when the tree changes
+
+
+WEIGHT_COLUMNS = {"raw": "weight", "corrected": "corrected"}  # in the tree, in the predictions
+
+
+MIN_USABLE_SHARE = 0.5  # share of the recordings that must have kept a modality for its weight to be tested at a step
+
+
+ID_COLUMNS = ["subject", "recording"]
+
+
+def build_robustness_results(
+    tables: Mapping[str, pd.DataFrame],
+    conditions: Sequence[Mapping[str, Any]],
+    modalities: Sequence[str],
+    n_classes: int,
+    metadata: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Every number of a stress test, as JSON.
+
+    Args:
+        tables: Predictions of each condition, one row a window (`training.run.to_frame`), with `reason`: why a row is
+            no window but a file that could not be used, else empty.
+        conditions: The clean one first: `name`, `kind`, `step`, `modalities` (disturbed), `levels`.
+        facts: Of the checkpoint and the data, taken over as they are.
+    """
+    sources = list_sources(modalities)
+    clean = tables[conditions[0]["name"]]
+    recordings = clean[[*ID_COLUMNS, "label"]].drop_duplicates(ID_COLUMNS)
+    counts = recordings["label"].value_counts()
+    summaries = [
+        {
+            **c,
+            **_summarize_condition(
+                tables[c["name"]], c, clean, recordings, sources, modalities, unequal=counts.nunique() > 1
+            ),
+        }
+        for c in conditions
+    ]
+    return {
+        "format": ROBUSTNESS_FORMAT,
+        **metadata,
+        "people": int(recordings["subject"].nunique()),
+        "recordings": len(recordings),
+        "chance": 1 / n_classes,
+        "modalities": list(modalities),
+        "sources": sources,
+        "conditions": summaries,
+        "areas": _compute_areas(summaries, sources),
+        "claims": _test_weight_changes(tables, summaries, modalities),
+    }
+
+
+def _summarize_condition(
+    table: pd.DataFrame,
+    condition: Mapping[str, Any],
+    clean: pd.DataFrame,
+    recordings: pd.DataFrame,
+    sources: list[str],
+    modalities: Sequence[str],
+    *,
+    unequal: bool,
+) -> dict[str, Any]:
+    windows, clean_windows = _select_windows(table), _select_windows(clean)
+    correct = mark_correct_recordings(windows, sources).drop(columns="label")
+    # A recording, or a modality of it, that cannot be used at all is not right.
+    correct = recordings.merge(correct, on=ID_COLUMNS, how="left")
+    correct[sources] = correct[sources].fillna(False).astype(bool)
+    refused_shares = {m: _compute_refused_share(clean_windows, windows, m) for m in condition["modalities"]}
+    reasons = [r for r in table["reason"] if r]
+    return {
+        "sources": {s: _compute_score(correct, s, unequal=unequal) for s in sources},
+        "weights": {m: _compute_mean_weights(windows, m) for m in modalities} if len(modalities) > 1 else {},
+        "refused": refused_shares,
+        "reason": max(set(reasons), key=reasons.count) if reasons else "",
+    }
+
+
+def _select_windows(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["reason"] == ""].drop(columns="reason")
+
+
+def _compute_score(correct: pd.DataFrame, source: str, *, unequal: bool) -> dict[str, float | None]:
+    bounds = statistics.compute_bootstrap_interval(correct, source)
+    score = {"accuracy": bounds.mean, "sd": finite_or_none(bounds.sd), "low": bounds.low, "high": bounds.high}
+    if unequal:
+        score["balanced_accuracy"] = float(correct.groupby("label")[source].mean().mean())
+    return score
+
+
+def _compute_refused_share(clean_windows: pd.DataFrame, windows: pd.DataFrame, modality: str) -> float:
+    """Share of the recordings with a modality that have it no more: its preprocessing refused it."""
+    before, after = (
+        _select_with_modality(table, modality)[ID_COLUMNS].drop_duplicates() for table in (clean_windows, windows)
+    )
+    return 1 - len(before.merge(after, on=ID_COLUMNS)) / len(before) if len(before) else 0.0
+
+
+def _select_with_modality(windows: pd.DataFrame, modality: str) -> pd.DataFrame:
+    return windows[windows[f"{modality}.logit_0"].notna()]
+
+
+def _compute_mean_weights(windows: pd.DataFrame, modality: str) -> dict[str, float | None]:
+    """Where the modality is used: mean over people of the means of their recordings."""
+    used = average_per_recording(_select_with_modality(windows, modality))
+    means = used.groupby("subject")[[f"{column}.{modality}" for column in WEIGHT_COLUMNS.values()]].mean().mean()
+    return {kind: finite_or_none(means[f"{column}.{modality}"]) for kind, column in WEIGHT_COLUMNS.items()}
+
+
+def _compute_areas(conditions: list[dict[str, Any]], sources: list[str]) -> list[dict[str, Any]]:
+    """Under accuracy against the steps, the clean recordings first, all steps equally far apart."""
+    rows = []
+    for kind in dict.fromkeys(c["kind"] for c in conditions[1:]):
+        steps = [conditions[0], *(c for c in conditions if c["kind"] == kind)]
+        areas = {}
+        for s in sources:
+            curve = np.array([c["sources"][s]["accuracy"] for c in steps])
+            area = float(np.trapezoid(curve) / (len(curve) - 1))
+            areas[s] = {"mean_accuracy": area, "of_clean": area / curve[0] if curve[0] > 0 else None}
+        rows.append({"kind": kind, "modalities": steps[-1]["modalities"], "sources": areas})
+    return rows
+
+
+def _test_weight_changes(
+    tables: Mapping[str, pd.DataFrame], conditions: list[dict[str, Any]], modalities: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Does the weight of the disturbed modality fall? Clean against the strongest step at which it is still used.
+
+    Paired over people, or over recordings where fewer than 6 people are there; Holm's correction over the kinds. Called
+    a fall or a rise where the 95 % interval over people and recordings leaves 0 out as well.
+    """
+    if len(modalities) < 2:
+        return []
+    clean = tables[conditions[0]["name"]]
+    changes: list[dict[str, Any]] = []
+    for weight, column in WEIGHT_COLUMNS.items():
+        changes_of_kind = []
+        for kind in dict.fromkeys(c["kind"] for c in conditions if len(c["modalities"]) == 1):
+            m = next(c["modalities"][0] for c in conditions if c["kind"] == kind)
+            n_clean_windows = len(
+                _select_with_modality(_select_windows(clean), m)
+            )  # nothing can be lost where there is nothing
+            steps = [
+                c
+                for c in conditions
+                if n_clean_windows and c["kind"] == kind and 1 - c["refused"][m] >= MIN_USABLE_SHARE
+            ]
+            if steps:
+                changes_of_kind.append(
+                    _test_weight_change(clean, tables[steps[-1]["name"]], steps[-1], m, weight, column)
+                )
+            else:
+                changes_of_kind.append(
+                    {"kind": kind, "modality": m, "weight": weight, "p": None, "holm": None, "verdict": "not testable"}
+                )
+        tested = [c for c in changes_of_kind if c["p"] is not None]
+        for change, p in zip(tested, statistics.holm([c["p"] for c in tested]), strict=True):
+            change["holm"] = p
+            # Recordings of few people are many, and what is special about these people looks sure: the interval, which
+            # draws people, must agree.
+            significant = p < statistics.ALPHA and (change["low"] > 0 or change["high"] < 0)
+            change["verdict"] = ("falls" if change["difference"] < 0 else "rises") if significant else "not significant"
+        changes += changes_of_kind
+    return changes
+
+
+def _test_weight_change(
+    clean: pd.DataFrame, corrupted: pd.DataFrame, condition: Mapping[str, Any], m: str, weight: str, column: str
+) -> dict[str, Any]:
+    pair = [
+        _select_with_modality(_select_windows(t), m)[[*ID_COLUMNS, "window", f"{column}.{m}"]]
+        for t in (clean, corrupted)
+    ]
+    both = pair[0].merge(pair[1], on=[*ID_COLUMNS, "window"], suffixes=("_clean", "_disturbed"))
+    means = both.drop(columns="window").groupby(ID_COLUMNS).mean().reset_index()
+    means["difference"] = means[f"{column}.{m}_disturbed"] - means[f"{column}.{m}_clean"]
+    subject_means = means.groupby("subject").mean(numeric_only=True)
+    paired_over_subjects = len(subject_means) >= statistics.MIN_SUBJECTS
+    p, effect = statistics.signed_rank((subject_means if paired_over_subjects else means)["difference"].to_numpy())
+    bounds = statistics.compute_bootstrap_interval(means, "difference")
+    return {
+        "kind": condition["kind"],
+        "modality": m,
+        "weight": weight,
+        "step": condition["step"],
+        "level": condition["levels"][0]["level"],
+        "unit": condition["levels"][0]["unit"],
+        "clean": float(subject_means[f"{column}.{m}_clean"].mean()),
+        "disturbed": float(subject_means[f"{column}.{m}_disturbed"].mean()),
+        "difference": bounds.mean,
+        "low": bounds.low,
+        "high": bounds.high,
+        "over": "people" if paired_over_subjects else "recordings",
+        "n": len(subject_means) if paired_over_subjects else len(means),
+        "p": p,
+        "effect": effect,
+        "holm": None,
+        "verdict": "",
+    }

@@ -1,0 +1,294 @@
+"""What predictions of test recordings are worth, in plain lists and dictionaries: the page shows these alone.
+
+Shares are between 0 and 1. Recordings are the unit wherever something is compared; windows and frames are told beside.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from eav_ray.evaluation import statistics
+from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
+from eav_ray.evaluation.probability_calibration import average_windows_per_fold
+from eav_ray.evaluation.results_tree import ResultsTree
+from eav_ray.evaluation.statistics import describe_significance
+from eav_ray.training.metrics import FRAMES_CORRECT_SUFFIX, average_per_recording, compute_scores, predict_classes
+
+MAX_WORST_SUBJECTS = 5  # people of whom more is said
+
+
+def summarize_accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -> ResultsTree:
+    """Of every source: per frame, window and recording, mean and SD over people, intervals, chance.
+
+    Args:
+        windows: Predictions, one row a window (`training.run.to_frame`), with a column `fold`.
+    """
+    sources = list_sources(modalities)
+    correct = mark_correct_recordings(windows, sources)
+    recordings = average_per_recording(windows)
+    label = correct["label"].to_numpy()
+    low, high = statistics.compute_chance_band(len(correct), n_classes)
+    balanced_low, balanced_high = statistics.compute_balanced_chance_band(label, n_classes)
+    results: ResultsTree = {
+        "people": int(correct["subject"].nunique()),
+        "recordings": len(correct),
+        "windows": len(windows),
+        "unequal": statistics.has_unequal_classes(label, n_classes),
+        "chance": {
+            "level": 1 / n_classes,
+            "low": low,
+            "high": high,
+            "balanced_low": balanced_low,
+            "balanced_high": balanced_high,
+            "band": statistics.CHANCE_BAND_COVERAGE,
+        },
+        "sources": {},
+    }
+    for source in sources:
+        guess = predict_classes(recordings, source)
+        mean = statistics.compute_bootstrap_interval(correct, source)
+        balanced = statistics.compute_balanced_interval(correct, source)
+        results["sources"][source] = {
+            "mean": mean.mean,
+            "sd": mean.sd,
+            "interval": [mean.low, mean.high],
+            "balanced": balanced.mean,
+            "balanced_interval": [balanced.low, balanced.high],
+            "silent": int((guess < 0).sum()),
+            "macro_f1": statistics.macro_f1(recordings["label"].to_numpy(), guess),
+            "inside_chance": statistics.is_within_chance(correct, source, n_classes),
+            **compute_unit_accuracies(windows, source),
+        }
+    if len(modalities) > 1:
+        results["oracle"] = float(
+            statistics.compute_oracle_correct(correct, modalities).groupby(correct["subject"]).mean().mean()
+        )
+    return results
+
+
+def compute_unit_accuracies(windows: pd.DataFrame, source: str) -> ResultsTree:
+    """Accuracy per frame, window and recording, each the mean over people; None per frame where there is no video."""
+    means = compute_subject_mean_scores(windows, source)
+    column = source + FRAMES_CORRECT_SUFFIX
+    per_frame = windows.groupby("subject")[column].mean().mean() if column in windows else math.nan
+    return {"frame": float(per_frame), "window": means["window"], "recording": means["recording"]}
+
+
+def compute_subject_mean_scores(windows: pd.DataFrame, source: str) -> dict[str, float]:
+    """Mean over people of the accuracy per window and per recording; a window without the source counts as wrong."""
+    scores_per_subject = [compute_scores(subject_windows, source) for _, subject_windows in windows.groupby("subject")]
+    return {
+        unit: float(np.mean([s[f"{unit}_accuracy"] for s in scores_per_subject])) for unit in ("window", "recording")
+    }
+
+
+def summarize_subjects(
+    windows: pd.DataFrame, modalities: Sequence[str], reference: pd.DataFrame | None = None
+) -> list[ResultsTree]:
+    """One entry a person, the best by the fusion (or the only source) first.
+
+    Args:
+        reference: Published accuracy of the same people (`reference_rows`), for real EAV alone.
+    """
+    sources = list_sources(modalities)
+    correct = mark_correct_recordings(windows, sources)
+    rows = []
+    for name, subject_rows in correct.groupby("subject"):
+        row: ResultsTree = {
+            "subject": str(name),
+            "recordings": len(subject_rows),
+            **{s: float(subject_rows[s].mean()) for s in sources},
+        }
+        if reference is not None and name in reference.index:
+            row["reference"] = {str(k): float(v) for k, v in reference.loc[[name]].iloc[0].items()}
+        rows.append(row)
+    return sorted(rows, key=lambda row: (-row[sources[-1]], row["subject"]))
+
+
+def compare_sources(windows: pd.DataFrame, modalities: Sequence[str]) -> ResultsTree:
+    """The fusion against what it must beat, and the modalities against each other: paired over people, Holm each."""
+    if len(modalities) < 2:
+        return {"fusion": [], "modalities": []}
+    correct = mark_correct_recordings(windows, list_sources(modalities))
+    baselines = statistics.collect_fusion_baselines(correct, modalities)
+    return {
+        "fusion": [comparison_to_dict(one) for one in statistics.compare_paired(correct, "fusion", baselines)],
+        "modalities": [
+            comparison_to_dict(one)
+            for one in statistics.compare_all_pairs(correct, list_sources(modalities)[: len(modalities)])
+        ],
+    }
+
+
+def comparison_to_dict(comparison: statistics.PairedComparison) -> ResultsTree:
+    return {
+        "ours": comparison.ours,
+        "other": comparison.other,
+        "difference": comparison.difference.mean,
+        "interval": [comparison.difference.low, comparison.difference.high],
+        "people": comparison.n_subjects,
+        "p": comparison.p_value,
+        "holm": comparison.holm_p_value,
+        "effect": comparison.effect,
+        "verdict": describe_significance(comparison),
+    }
+
+
+def count_confusions(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -> ResultsTree:
+    """Counts of recordings of each source, rows true and columns predicted; the last column is for no prediction."""
+    recordings = average_per_recording(windows)
+    confusions: ResultsTree = {}
+    for source in list_sources(modalities):
+        counts = np.zeros((n_classes, n_classes + 1), int)
+        np.add.at(counts, (recordings["label"].to_numpy(), predict_classes(recordings, source) % (n_classes + 1)), 1)
+        confusions[source] = counts.tolist()
+    return confusions
+
+
+def summarize_modality_weights(windows: pd.DataFrame, modalities: Sequence[str], classes: Sequence[str]) -> ResultsTree:
+    """Mean modality weights over recordings, by class and by person, as they are and per token.
+
+    With the spread between classes tested by Friedman's test over people, where every person has every class.
+    """
+    if len(modalities) < 2:
+        return {}
+    table = average_per_recording(windows)
+    results: ResultsTree = {}
+    for kind in ("weight", "corrected"):
+        columns = [f"{kind}.{m}" for m in modalities]
+        by_class = table.groupby("label")[columns].mean()
+        by_subject = table.groupby("subject")[columns].mean()
+        results[kind] = {
+            "by_class": {classes[int(k)]: row for k, row in _rows_to_dicts(by_class, modalities)},
+            "by_person": {str(k): row for k, row in _rows_to_dicts(by_subject, modalities)},
+        }
+    results["classes_differ"] = {}
+    for m in modalities:
+        subject_means = table.pivot_table(f"corrected.{m}", "subject", "label").dropna()
+        varied = subject_means.nunique(axis=1).max() > 1  # of a plain mean, and of one that diverged, there is no test
+        if len(subject_means) >= statistics.MIN_SUBJECTS and subject_means.shape[1] > 2 and varied:
+            p = float(stats.friedmanchisquare(*subject_means.to_numpy().T).pvalue)
+            results["classes_differ"][m] = {"people": len(subject_means), "p": p}
+    return results
+
+
+def _rows_to_dicts(table: pd.DataFrame, names: Sequence[str]) -> list[tuple[Any, dict[str, float]]]:
+    rows = zip(table.index, table.to_numpy(), strict=True)
+    return [(key, dict(zip(names, map(float, row), strict=True))) for key, row in rows]
+
+
+def compute_generalization_gap(
+    test_windows: pd.DataFrame, train_windows: pd.DataFrame, modalities: Sequence[str]
+) -> ResultsTree:
+    """Accuracy per recording on recordings that were trained on, and on those that were tested: of those in which a
+    source has something to say, which need not be as many on both sides."""
+    return {
+        source: {
+            "train": _compute_share_correct(train_windows, source),
+            "test": _compute_share_correct(test_windows, source),
+            "recordings": count_recordings(train_windows),
+        }
+        for source in list_sources(modalities)
+    }
+
+
+def _compute_share_correct(windows: pd.DataFrame, source: str) -> float:
+    table = average_windows_per_fold(windows)
+    guess = predict_classes(table, source)
+    correct = (guess == table["label"].to_numpy())[guess >= 0]
+    return float(correct.mean()) if len(correct) else math.nan
+
+
+def count_recordings(windows: pd.DataFrame) -> int:
+    return len(windows[["fold", "subject", "recording"]].drop_duplicates())
+
+
+def correlate_signal_quality(
+    windows: pd.DataFrame, quality_per_recording: pd.DataFrame, modalities: Sequence[str]
+) -> list[ResultsTree]:
+    """Does what was measured of the signals go with accuracy? Spearman's rank correlation over people, Holm over all.
+
+    Args:
+        measured: One row a recording: `subject`, `recording`, and columns of `shard.QUALITY`.
+    """
+    sources = list_sources(modalities)
+    correct = mark_correct_recordings(windows, sources).merge(
+        quality_per_recording, on=["subject", "recording"], how="left"
+    )
+    subject_means = correct.drop(columns=["recording", "label"]).groupby("subject").mean()
+    correlations: list[ResultsTree] = []
+    for column in [c for c in quality_per_recording.columns if c not in ("subject", "recording")]:
+        m = column.split("_")[0]
+        for source in dict.fromkeys((m, sources[-1])):
+            pairs = subject_means[[column, source]].dropna() if source in sources else subject_means[:0]
+            if len(pairs) < 3:
+                continue
+            constant = pairs[column].nunique() < 2 or pairs[source].nunique() < 2
+            too_few_subjects = len(pairs) < statistics.MIN_SUBJECTS
+            correlation: Any = None if constant or too_few_subjects else stats.spearmanr(pairs[column], pairs[source])
+            points = [[str(p), float(x), float(y)] for p, (x, y) in zip(pairs.index, pairs.to_numpy(), strict=True)]
+            rho, p = (None, None) if correlation is None else (float(correlation.statistic), float(correlation.pvalue))
+            correlations.append({"measured": column, "source": source, "rho": rho, "p": p, "points": points})
+    tested = [one for one in correlations if one["p"] is not None]
+    for one, p in zip(tested, statistics.holm([one["p"] for one in tested]), strict=True):
+        one["holm"] = p
+    return correlations
+
+
+def summarize_worst_subjects(
+    rows: list[ResultsTree], windows: pd.DataFrame, quality_per_recording: pd.DataFrame | None, classes: Sequence[str]
+) -> list[ResultsTree]:
+    """The people with the lowest accuracy, with what of theirs went where, and how their signals measured.
+
+    Args:
+        rows: From `people`.
+    """
+    table = average_per_recording(windows)
+    summaries = []
+    for row in rows[::-1][: min(MAX_WORST_SUBJECTS, len(rows) // 2)]:
+        subject_recordings = table[table["subject"] == row["subject"]]
+        guess = predict_classes(subject_recordings, "fusion")
+        wrong = guess != subject_recordings["label"].to_numpy()
+        pairs = pd.Series(
+            [
+                f"{classes[t]} as {classes[g]}"
+                for t, g in zip(subject_recordings["label"][wrong], guess[wrong], strict=True)
+                if g >= 0
+            ]
+        )
+        summary: ResultsTree = {**row, "mistakes": {str(k): int(v) for k, v in pairs.value_counts().head(3).items()}}
+        if quality_per_recording is not None:
+            subject_quality = (
+                quality_per_recording[quality_per_recording["subject"] == row["subject"]]
+                .drop(columns=["subject", "recording"])
+                .mean()
+            )
+            summary["measured"] = {str(k): float(v) for k, v in subject_quality.items()}
+        summaries.append(summary)
+    return summaries
+
+
+@dataclass(frozen=True)
+class SearchOptimism:
+    """What a search promised and what came of it: balanced accuracy of recordings, of the candidate that it chose."""
+
+    inner_score: float  # mean over inner folds, by which it was chosen
+    test_score: float  # of the test recordings
+    changes: dict[str, Any]
+
+    @property
+    def points(self) -> float:
+        return 100 * (self.inner_score - self.test_score)
+
+
+def compute_optimism(windows: pd.DataFrame, inner_score: float, changes: dict[str, Any]) -> SearchOptimism:
+    """
+    Args:
+        windows: Predictions of the test recordings.
+    """
+    return SearchOptimism(inner_score, compute_scores(windows)["recording_balanced_accuracy"], changes)

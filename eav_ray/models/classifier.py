@@ -1,0 +1,147 @@
+"""From an experiment to modules: one `match` per closed union, and the classifier that puts the parts together."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from eav_ray.config import Experiment
+from eav_ray.errors import DataError
+from eav_ray.models.encoders.base import DataShapes, EncoderOutput
+from eav_ray.models.encoders.factory import build_encoder
+from eav_ray.models.fusion.base import FusionOutput
+from eav_ray.models.fusion.factory import build_fusion
+from eav_ray.models.layers import ChannelStandardizer
+
+
+class ClassifierOutput(NamedTuple):
+    logits_BK: Tensor
+    unimodal_logits: dict[str, Tensor]
+    weights_BM: Tensor
+    corrected_BM: Tensor
+
+
+class Classifier(nn.Module):
+    """Encoders, a head on each, and their fusion.
+
+    With one modality there is nothing to fuse: the logits are those of its head.
+    """
+
+    def __init__(self, experiment: Experiment, shapes: DataShapes) -> None:
+        super().__init__()
+        self.modalities: list[str] = sorted(experiment.data.modalities)
+        self.n_outputs = shapes.n_outputs
+        encoders = {m: build_encoder(experiment, m, shapes) for m in self.modalities}
+        self.encoders = nn.ModuleDict(encoders)
+        self.heads = nn.ModuleDict({m: encoders[m].build_head(shapes.n_outputs) for m in self.modalities})
+        self.normalise = ChannelStandardizer(shapes.eeg_channels)
+        self.fusion = None
+        if len(self.modalities) > 1:
+            widths, times_s = ({m: getattr(e, key) for m, e in encoders.items()} for key in ("width", "times_s"))
+            self.fusion = build_fusion(experiment, widths, times_s, shapes.n_outputs)
+        self.frozen = False
+        if experiment.runtime.gradient_checkpointing:
+            for encoder in encoders.values():
+                encoder.enable_gradient_checkpointing()
+        # Under a fusion that learns, the heads are probes: they read the encoders and do not pull at them.
+        self.detach_heads = self.fusion is not None and any(True for _ in self.fusion.parameters())
+
+    def freeze_encoders(self, frozen: bool) -> None:
+        """Frozen encoders get no gradient and stay in eval mode, whatever mode the rest is in."""
+        self.frozen = frozen
+        self.encoders.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        if self.frozen:
+            self.encoders.eval()
+        return self
+
+    def prepare_input(self, modality: str, x: Tensor) -> Tensor:
+        """Stored windows as the modality's encoder takes them."""
+        return self.normalise(x) if modality == "eeg" else x
+
+    def encode(
+        self, inputs: dict[str, Tensor], present_BM: Tensor
+    ) -> tuple[dict[str, EncoderOutput], dict[str, Tensor]]:
+        """Tokens and unimodal logits. Every encoder runs, whatever is present: ranks must not diverge."""
+        encoded: dict[str, EncoderOutput] = {}
+        logits: dict[str, Tensor] = {}
+        for column, m in enumerate(self.modalities):
+            encoded[m] = self.encoders[m](self.prepare_input(m, inputs[m]), present_BM[:, column])
+            pooled_BD = encoded[m].pooled_BD.detach() if self.detach_heads else encoded[m].pooled_BD
+            logits[m] = self.heads[m](pooled_BD)
+        return encoded, logits
+
+    def fuse(
+        self, encoded: dict[str, EncoderOutput], logits: dict[str, Tensor], present_BM: Tensor
+    ) -> ClassifierOutput:
+        return fuse(self.fusion, encoded, logits, present_BM)
+
+    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> ClassifierOutput:
+        return self.fuse(*self.encode(inputs, present_BM), present_BM)
+
+
+class HeadClassifier(nn.Module):
+    """The head of one frozen encoder on its features: the same names and numbers as inside a Classifier.
+
+    Inputs are `<modality>.tokens` (B, N, D), `.mask` (B, N) and `.pooled` (B, D).
+
+    Attributes:
+        body: Every other tensor of the classifier, by name, which a checkpoint holds too.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        (self.modality,) = self.modalities = classifier.modalities
+        self.heads, self.fusion = classifier.heads, None
+        self.frozen_tensors = {n: t for n, t in classifier.state_dict().items() if not n.startswith("heads.")}
+
+    def encode(
+        self, inputs: dict[str, Tensor], present_BM: Tensor
+    ) -> tuple[dict[str, EncoderOutput], dict[str, Tensor]]:
+        tokens, mask, pooled = (inputs[f"{self.modality}.{array}"] for array in ("tokens", "mask", "pooled"))
+        return {self.modality: EncoderOutput(tokens, mask, pooled)}, {self.modality: self.heads[self.modality](pooled)}
+
+    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> ClassifierOutput:
+        return fuse(None, *self.encode(inputs, present_BM), present_BM)
+
+
+class FusionClassifier(nn.Module):
+    """Fusion on what frozen encoders left in the embedding cache: the same names and numbers as inside a Classifier.
+
+    Inputs are `<modality>.tokens` (B, N, D), `.mask` (B, N), `.pooled` (B, D) and `.logits` (B, classes).
+    """
+
+    def __init__(self, fusion: nn.Module, modalities: list[str]) -> None:
+        super().__init__()
+        self.fusion, self.modalities = fusion, sorted(modalities)
+
+    def encode(
+        self, inputs: dict[str, Tensor], present_BM: Tensor
+    ) -> tuple[dict[str, EncoderOutput], dict[str, Tensor]]:
+        encoded = {
+            m: EncoderOutput(inputs[f"{m}.tokens"], inputs[f"{m}.mask"], inputs[f"{m}.pooled"]) for m in self.modalities
+        }
+        return encoded, {m: inputs[f"{m}.logits"] for m in self.modalities}
+
+    def fuse(
+        self, encoded: dict[str, EncoderOutput], logits: dict[str, Tensor], present_BM: Tensor
+    ) -> ClassifierOutput:
+        return fuse(self.fusion, encoded, logits, present_BM)
+
+    def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> ClassifierOutput:
+        return self.fuse(*self.encode(inputs, present_BM), present_BM)
+
+
+def fuse(
+    fusion: nn.Module | None, encoded: dict[str, EncoderOutput], logits: dict[str, Tensor], present_BM: Tensor
+) -> ClassifierOutput:
+    if not present_BM.any(1).all():
+        raise DataError("a window has none of the modalities of this experiment; leave it out or add its modality")
+    if fusion is None:
+        (modality,) = logits
+        fused = FusionOutput(logits[modality], present_BM.float(), present_BM.float())
+    else:
+        fused = fusion(encoded, logits, present_BM)
+    return ClassifierOutput(fused.logits_BK, logits, fused.weights_BM, fused.corrected_BM)

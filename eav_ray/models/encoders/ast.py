@@ -1,0 +1,155 @@
+"""The Audio Spectrogram Transformer (Gong et al. 2021, arXiv 2104.01778) through `transformers.ASTModel`."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from eav_ray.errors import ConfigError
+from eav_ray.models.encoders.base import Encoder, EncoderOutput
+
+FRAME_SAMPLES, HOP_SAMPLES, N_FFT, N_MELS, SAMPLE_RATE_HZ = 400, 160, 512, 128, 16000
+AUDIOSET_MEAN, AUDIOSET_SD = -4.2677393, 4.5689974  # AudioSet's log-mel statistics, which the published weights expect
+POWER_FLOOR = 1.1920929e-07
+
+
+class FilterBank(nn.Module):
+    """The 128 log-mel features of `transformers.ASTFeatureExtractor`, batched and differentiable.
+
+    Kaldi's recipe: frames of 25 ms every 10 ms, each with its mean removed and pre-emphasised on its own, a symmetric
+    Hann window, power spectrum, triangles in mel space without area normalisation, natural logarithm.
+    """
+
+    def __init__(self, max_length: int) -> None:
+        super().__init__()
+        self.max_length = max_length
+
+    def forward(self, wave_BT: Tensor) -> Tensor:
+        """(batch, samples) at 16 kHz in [-1, 1] to (batch, max_length, 128), normalised as AST expects.
+
+        Longer input is cut; shorter input is padded with zeros before normalisation, as the library does.
+        """
+        # One window at a time on a CPU, where its 3 MB stay in the cache: half the time of a batch.
+        chunks = wave_BT.split(1) if wave_BT.device.type == "cpu" else [wave_BT]
+        logmel = torch.cat([self._compute_log_mel(part) for part in chunks])
+        missing = self.max_length - logmel.shape[1]
+        logmel = nn.functional.pad(logmel, (0, 0, 0, missing)) if missing > 0 else logmel[:, : self.max_length]
+        return (logmel - AUDIOSET_MEAN) / (2 * AUDIOSET_SD)
+
+    def _compute_log_mel(self, wave_BT: Tensor) -> Tensor:
+        # In double precision, which autocast leaves alone: a quiet band beside a loud one drowns in the rounding of
+        # single precision.
+        window = torch.hann_window(FRAME_SAMPLES, periodic=False, dtype=torch.float64, device=wave_BT.device)
+        frames = wave_BT.double().unfold(1, FRAME_SAMPLES, HOP_SAMPLES)
+        frames = frames - frames.mean(-1, keepdim=True)
+        previous = torch.cat([frames[..., :1], frames[..., :-1]], -1)
+        frames = (frames - 0.97 * previous) * window
+        spectrum = torch.fft.rfft(frames, n=N_FFT)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return torch.clamp(power @ _build_mel_filters().to(wave_BT.device), min=POWER_FLOOR).log().float()
+
+
+def _build_mel_filters() -> Tensor:
+    """(257, 128) weights of the power bins: 130 equally spaced mel points from 20 to 8000 Hz."""
+
+    def hz_to_mel(hz: Tensor) -> Tensor:
+        return 1127 * torch.log1p(hz / 700)
+
+    lowest, highest = (1127 * math.log1p(hz / 700) for hz in (20, 8000))
+    edges = torch.linspace(lowest, highest, N_MELS + 2, dtype=torch.float64)
+    bins = hz_to_mel(torch.arange(N_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE_HZ / N_FFT)[:, None]
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    return torch.clamp(torch.minimum(rising, falling), min=0)
+
+
+def mask_random_span(x_BTF: Tensor, max_length: int, dim: int) -> Tensor:
+    """Set one run of random length, 0 to `most`, along an axis to 0, which is the mean; another one in each row."""
+    if not max_length:
+        return x_BTF
+    size, b = x_BTF.shape[dim], len(x_BTF)
+    length = torch.rand(b, 1, device=x_BTF.device) * (min(max_length, size) + 1) // 1
+    start = torch.rand(b, 1, device=x_BTF.device) * (size - length + 1) // 1
+    index = torch.arange(size, device=x_BTF.device)
+    masked = (index >= start) & (index < start + length)
+    return x_BTF.masked_fill(masked[:, :, None] if dim == 1 else masked[:, None], 0)
+
+
+class AST(Encoder):
+    """Audio windows to time tokens: the patch tokens averaged over frequency.
+
+    Args:
+        max_length: Spectrogram frames (10 ms each) that the model sees.
+        stride: Of the 16 x 16 patches, in both directions.
+        mask_bands, mask_frames: SpecAugment (Park et al. 2019, arXiv 1904.08779): in training a run of mel bands
+            and one of frames, of random length up to these, are replaced by the mean.
+    """
+
+    real_N: Tensor  # True where a patch covers sound, not padding
+
+    def __init__(
+        self,
+        *,
+        window_s: float,
+        width: int,
+        depth: int,
+        heads: int,
+        max_length: int,
+        stride: int,
+        dropout: float,
+        mask_bands: int = 0,
+        mask_frames: int = 0,
+    ) -> None:
+        super().__init__()
+        if window_s * SAMPLE_RATE_HZ < FRAME_SAMPLES:
+            raise ConfigError(f"preprocessing.window_s is {window_s}, shorter than one audio frame of 25 ms")
+        # Two seconds, in every process that a search or a group starts; most of them build no AST.
+        from transformers import ASTConfig, ASTModel
+
+        self.width, self.mask_bands, self.mask_frames = width, mask_bands, mask_frames
+        self.filter_bank = FilterBank(max_length)
+        self.model = ASTModel(
+            ASTConfig(
+                hidden_size=width,
+                num_hidden_layers=depth,
+                num_attention_heads=heads,
+                intermediate_size=4 * width,
+                hidden_dropout_prob=dropout,
+                attention_probs_dropout_prob=0.0,
+                time_stride=stride,
+                frequency_stride=stride,
+                max_length=max_length,
+                num_mel_bins=N_MELS,
+            )
+        )
+        # The library leaves these at zero, where a training from nothing starts without any order.
+        embeddings = self.model.embeddings
+        for table in (embeddings.position_embeddings, embeddings.cls_token, embeddings.distillation_token):
+            nn.init.trunc_normal_(table, std=0.02)
+        self.n_patch_bands = (N_MELS - 16) // stride + 1
+        n_tokens = (max_length - 16) // stride + 1
+        centre_frames = torch.arange(n_tokens) * stride + 8
+        times = torch.clamp(centre_frames * HOP_SAMPLES / SAMPLE_RATE_HZ, max=window_s)
+        self.register_buffer("times_s", times, persistent=False)
+        # Patches that lie wholly in the zero padding carry nothing.
+        n_valid_frames = math.floor((window_s * SAMPLE_RATE_HZ - FRAME_SAMPLES) / HOP_SAMPLES) + 1
+        self.register_buffer("real_N", torch.arange(n_tokens) * stride < n_valid_frames, persistent=False)
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def forward(self, x_BT: Tensor, present_B: Tensor) -> EncoderOutput:
+        """
+        Args:
+            x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
+            present_B: True where the window has audio.
+        """
+        features = self.filter_bank(x_BT)
+        if self.training:
+            features = mask_random_span(mask_random_span(features, self.mask_bands, 2), self.mask_frames, 1)
+        out = self.model(features)
+        patches = out.last_hidden_state[:, 2:]  # after the two special tokens, frequency-major
+        b, _, d = patches.shape
+        tokens = patches.view(b, self.n_patch_bands, -1, d).mean(1)
+        encoded = self.build_output(tokens, out.pooler_output, present_B)
+        return encoded._replace(mask_BN=encoded.mask_BN & self.real_N)

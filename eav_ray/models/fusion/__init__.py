@@ -1,0 +1,1 @@
+"""Fusions of encoders, one module a kind."""

@@ -1,0 +1,1 @@
+"""Run what a command asks for, from raw recordings to pages. May use Ray."""

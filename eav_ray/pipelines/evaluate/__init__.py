@@ -1,0 +1,1 @@
+"""Evaluate checkpoints and protocols, and write their pages."""

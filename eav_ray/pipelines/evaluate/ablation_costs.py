@@ -1,0 +1,109 @@
+"""Measure what each ablation variant costs to train and to run."""
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from eav_ray.config import Experiment, digest, to_dict
+from eav_ray.data.shards.dataset import Dataset
+from eav_ray.evaluation.ablation_variants import AblationVariant
+from eav_ray.models.encoders.base import DataShapes
+from eav_ray.pipelines.evaluate.ablation_plan import VariantFold
+from eav_ray.storage import Store
+from eav_ray.tracking.progress import open_progress_bar
+from eav_ray.training import cost as cost_module
+from eav_ray.training.checkpoint import find_finished_prefix
+from eav_ray.training.run_spec import Run
+
+LATENCY_ROUNDS = 3  # in which latencies are measured
+
+
+def measure_costs(
+    e: Experiment,
+    chosen_variants: Sequence[AblationVariant],
+    variant_folds: Sequence[VariantFold],
+    data: Dataset,
+    results: Store,
+) -> dict[str, dict[str, Any]]:
+    """By a variant's name; one that is masked costs what its whole model does."""
+    shapes = DataShapes(data.index.eeg_channels, len(data.index.classes))
+    experiments = {v.name: v.apply_to(e) for v in chosen_variants}
+    model_by_variant = {name: _compute_model_identity(x) for name, x in experiments.items()}
+    experiment_by_model = {model: experiments[name] for name, model in model_by_variant.items()}
+    times: dict[str, list[float]] = {model: [] for model in experiment_by_model}
+    with open_progress_bar("latency", LATENCY_ROUNDS * len(experiment_by_model), "models") as bar:
+        for _ in range(
+            LATENCY_ROUNDS
+        ):  # in turns: what else the machine does meanwhile is not held against one of them
+            for model, x in experiment_by_model.items():
+                times[model] += cost_module.measure_latency_ms(x, shapes, _choose_latency_device(e))
+                bar.set_done(bar.done + 1)
+    measured = {}
+    for model, ms in times.items():
+        analytic_costs = {
+            k: cost_module.compute_model_cost(_with_search_cost(experiment_by_model[model], k), shapes)
+            for k in ("parameters", "gmac")
+        }
+        latency = {"latency_ms": float(np.median(ms)), "p95_ms": float(np.quantile(ms, 0.95)), "repeats": len(ms)}
+        measured[model] = analytic_costs | latency
+    run_by_key = {run.key: run for t in variant_folds for run in t.fold.runs}
+    training_seconds = {key: _read_training_seconds(run, results) for key, run in run_by_key.items()}
+    costs = {}
+    for v in chosen_variants:
+        folds = [t.fold.runs for t in variant_folds if t.variant is v]
+        training_cost = {
+            "seconds": _compute_mean_seconds([[training_seconds[run.key] for run in runs] for runs in folds]),
+            "run": folds[0][-1].key,
+        }
+        costs[v.name] = measured[model_by_variant[v.name]] | training_cost
+    return costs
+
+
+def _with_search_cost(experiment: Experiment, cost_kind: Any) -> Experiment:
+    return replace(experiment, search=replace(experiment.search, cost=cost_kind))
+
+
+def _compute_model_identity(experiment: Experiment) -> str:
+    """Equal for models that compute the same of a window, however they were trained."""
+    names = sorted(experiment.data.modalities)
+    sections = {m: to_dict(getattr(experiment.model, m)) for m in names}
+    fusion = replace(experiment.fusion, dropout=0.0, modality_dropout=0.0, modality_weight_loss=0.0)
+    return digest(sections, fusion if len(names) > 1 else None)
+
+
+def _compute_mean_seconds(folds: Sequence[Sequence[float | None]]) -> float | None:
+    """Seconds of the training of one fold, of all its runs; the mean over folds. None where one was not timed."""
+    sums = [sum(s for s in runs if s is not None) for runs in folds if None not in runs]
+    return float(np.mean(sums)) if sums and len(sums) == len(folds) else None
+
+
+def _read_training_seconds(run: Run, results: Store) -> float | None:
+    """Of all epochs of a run, whichever attempt they were of; None where they were not timed."""
+    if run.kind == "fusion" and run.experiment.fusion.kind == "late_mean":
+        return 0.0  # nothing to train
+    prefix = find_finished_prefix(results, run.key)
+    history = results.read_json(f"{prefix}/metrics.json").get("history", []) if prefix else []
+    return float(sum(epoch["seconds"] for epoch in history)) if history else None
+
+
+def _choose_latency_device(e: Experiment) -> torch.device:
+    """Where latency is measured: this process's GPU, where trainings are on GPUs and it has one."""
+    return torch.device("cuda" if e.runtime.gpus_per_worker and torch.cuda.is_available() else "cpu")
+
+
+def describe_latency_hardware(e: Experiment) -> dict[str, Any]:
+    """Of the machine that measures latency, and how busy it is; and the workers of a training."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    device = torch.cuda.get_device_name() if _choose_latency_device(e).type == "cuda" else name
+    threads = max(1, int(e.runtime.cpus_per_worker))
+    facts = {"device": device, "threads": threads, "cores": os.cpu_count() or 1, "load": os.getloadavg()[0]}
+    return facts | {"workers": e.runtime.workers, "gpus": e.runtime.gpus_per_worker}

@@ -1,0 +1,62 @@
+"""A trained checkpoint brought closer to one new person, by some labelled recordings of theirs."""
+
+from eav_ray.config import MODALITIES, Experiment, OptimConfig, override, to_dict
+from eav_ray.data.shards.dataset import Dataset, open_dataset
+from eav_ray.data.splits import list_labeled_recordings, make_adaptation_split
+from eav_ray.distributed import cluster
+from eav_ray.distributed.worker_groups import train_all_runs
+from eav_ray.errors import ConfigError
+from eav_ray.evaluation.compatibility import check_channels, check_windows
+from eav_ray.pipelines.train.workload import announce_workload
+from eav_ray.storage import COMMIT, Store, sha256, split_store_path
+from eav_ray.training.checkpoint import load_finished_checkpoint
+from eav_ray.training.run_spec import Run, plan_adaptation_run
+
+
+def plan_adaptation(experiment: Experiment, data: Dataset, path: str, subject: str, recordings: int) -> Run:
+    """The training of one calibration.
+
+    Args:
+        experiment: Whose `train.adaptation`, runtime and stores count; the rest is the checkpoint's.
+        path: A finished checkpoint that was never trained on this person.
+    """
+    if problem := experiment.runtime.find_batch_problem("train.adaptation.batch", experiment.train.adaptation.batch):
+        raise ConfigError(problem)
+    checkpoint, (store, name) = load_finished_checkpoint(path), split_store_path(path)
+    trained_experiment = checkpoint.experiment
+    check_windows(experiment, checkpoint, data.index, path)
+    if "eeg" in trained_experiment.data.modalities:
+        check_channels(experiment, checkpoint, data.index.eeg_channels, path)
+    current = to_dict(experiment)
+    batches = {f"{key}.batch": section.batch for key, section in _list_optimizer_sections(experiment).items()}
+    # Batches too, though only that of the calibration counts: the workers of now must divide all of them.
+    e = override(
+        trained_experiment,
+        {
+            "runtime": current["runtime"],
+            "store": current["store"],
+            "train.adaptation": current["train"]["adaptation"],
+            **batches,
+        },
+    )
+    items = list_labeled_recordings(data.windows.ids, trained_experiment.data, trained_experiment.seed)
+    adaptation_split = make_adaptation_split(checkpoint.split, items, subject, recordings)
+    return plan_adaptation_run(e, adaptation_split, data.digest, path, sha256(store.read(f"{name}/{COMMIT}")))
+
+
+def _list_optimizer_sections(experiment: Experiment) -> dict[str, OptimConfig]:
+    train, encoders = experiment.train, experiment.train.encoders
+    named = {f"train.encoders.{m}": getattr(encoders, m) for m in MODALITIES}
+    return {"optim": experiment.optim, "train.joint": train.joint} | named
+
+
+def adapt_to_subject(experiment: Experiment, path: str, subject: str, recordings: int) -> str:
+    """Returns the path of the calibrated checkpoint, whose test side is the rest of the person's recordings."""
+    data = open_dataset(experiment)
+    run = plan_adaptation(experiment, data, path, subject, recordings)
+    with cluster.connect_to_ray(experiment.runtime):
+        announce_workload(experiment, [run], data)
+        checkpoint_prefixes = train_all_runs(
+            experiment, [run], data.shards, data.index, run.split.train, title="calibrate"
+        )
+    return f"{Store(experiment.store.results)}/{checkpoint_prefixes[run.key]}"

@@ -1,0 +1,200 @@
+"""Test results and predictions as a person reads them."""
+
+import contextlib
+from dataclasses import dataclass
+
+import pandas as pd
+
+from eav_ray.config import Experiment, digest, override
+from eav_ray.data.shards.dataset import Dataset, open_dataset
+from eav_ray.distributed import cluster
+from eav_ray.distributed.scoring import ScoringTask, is_stored
+from eav_ray.errors import DataError
+from eav_ray.evaluation.correctness import FusionComparison, compare_fusion, list_sources, mark_correct_recordings
+from eav_ray.pipelines.evaluate.audited_checkpoint import EvaluatedCheckpoint
+from eav_ray.pipelines.evaluate.page_results import PageInfo
+from eav_ray.pipelines.evaluate.results_page import write_results_page, write_transfer_page
+from eav_ray.pipelines.evaluate.split_predictions import predict_test_split
+from eav_ray.pipelines.evaluate.transfer import describe_datasets, evaluate_transfer, is_training_dataset
+from eav_ray.pipelines.search.nested_cv import make_nested_key, plan_fold_searches
+from eav_ray.pipelines.train.cross_validation import (
+    PlannedFold,
+    format_cv_report,
+    make_protocol_key,
+    plan_cv_folds,
+    read_cv_result,
+)
+from eav_ray.pipelines.train.inner_cv import out_of_fold_predictions
+from eav_ray.reporting.tables import describe_test_side, format_accuracy_table, format_collapse_warnings
+from eav_ray.storage import COMMIT, Store, sha256, split_store_path
+from eav_ray.training.checkpoint import Checkpoint, load_finished_checkpoint
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    correct: pd.DataFrame  # one row a recording, one column a source
+    comparison: FusionComparison | None  # None where there is one modality only
+    text: str
+    page_path: str  # path of the page of evidence
+
+
+def evaluate_checkpoint(
+    experiment: Experiment,
+    path: str,
+    *,
+    bayes: dict[str, float] | None = None,
+    out: str = "",
+    fit_temperature: bool = False,
+) -> EvaluationResult:
+    """Test a checkpoint on its own test side, once; or on another data set, where the experiment names one.
+
+    Args:
+        bayes: The best possible accuracy of each source, where it is known.
+        out: Folder of the page of evidence; by default `evidence/<key of the run>` in the results store.
+        temperature: Train the inner folds of its training people to fit a temperature (`inner.held_out`).
+    """
+    data, checkpoint = open_dataset(experiment), load_finished_checkpoint(path)
+    if not is_training_dataset(experiment, checkpoint, data.index):
+        return _write_transfer_page(experiment, path, data, checkpoint, out)
+    with contextlib.ExitStack() as stack:
+        if not is_stored(Store(experiment.store.results), ScoringTask(path, checkpoint.split.test), data.index):
+            stack.enter_context(cluster.connect_to_ray(experiment.runtime))  # one for all that is to be scored
+        predictions = predict_test_split(experiment, path, data.shards, data.index, data.windows.ids)
+        return _write_checkpoint_page(
+            experiment, path, data, checkpoint, predictions, bayes or {}, out, fit_temperature
+        )
+
+
+def _write_checkpoint_page(
+    experiment: Experiment,
+    path: str,
+    data: Dataset,
+    checkpoint: Checkpoint,
+    predictions: pd.DataFrame,
+    bayes: dict[str, float],
+    out: str,
+    fit_temperature: bool,
+) -> EvaluationResult:
+    modalities: list[str] = sorted(checkpoint.experiment.data.modalities)
+    sources = list_sources(modalities)
+    correct = mark_correct_recordings(predictions, sources)
+    n_subjects = correct["subject"].nunique()
+    lines = [
+        f"accuracy in percent, {len(correct)} recordings of {n_subjects} people {describe_test_side(checkpoint.split)}",
+        format_accuracy_table(correct, sources, len(data.index.classes), bayes),
+    ]
+    comparison = None
+    if len(modalities) > 1:
+        comparison = compare_fusion(correct, modalities)
+        lines.append(str(comparison))
+        lines += format_collapse_warnings(checkpoint.metrics)
+    trained_experiment, fold_index = checkpoint.experiment, checkpoint.experiment.split.index
+    store, name = split_store_path(path)
+    out = out or f"{Store(experiment.store.results)}/evidence/{store.read_json(f'{name}/state.json')['key']}"
+    description = f"{trained_experiment.name}, trained under {checkpoint.split.protocol}, fold {fold_index}, seed {trained_experiment.seed}{_describe_labels(trained_experiment)}"
+    protocol = f"{checkpoint.split.protocol}, fold {fold_index} alone"
+    page_info = PageInfo(
+        f"{trained_experiment.name}: a checkpoint", description, describe_test_side(checkpoint.split), protocol
+    )
+    out_of_fold = (
+        out_of_fold_predictions(experiment, [(fold_index, trained_experiment)], data) if fit_temperature else None
+    )
+    page_path = write_results_page(
+        experiment,
+        data,
+        [EvaluatedCheckpoint(fold_index, path, checkpoint.split.test, predictions)],
+        page_info,
+        out,
+        out_of_fold,
+    )
+    lines.append(f"page: {page_path}")
+    return EvaluationResult(correct, comparison, "\n".join(lines), page_path)
+
+
+def _write_transfer_page(
+    experiment: Experiment, path: str, data: Dataset, checkpoint: Checkpoint, out: str
+) -> EvaluationResult:
+    result = evaluate_transfer(experiment, path)
+    store, name = split_store_path(path)
+    key = digest(store.read_json(f"{name}/state.json")["key"], data.digest, sorted(result.modalities))
+    trained_on, tested_on = describe_datasets(checkpoint.experiment.data, experiment.data)
+    trained_experiment = checkpoint.experiment
+    description = (
+        f"{trained_experiment.name}, trained on {trained_on}, tested on {tested_on}, over the classes that both have: "
+    )
+    page_info = PageInfo(
+        f"{trained_experiment.name}: {trained_on} to {tested_on}",
+        description + ", ".join(result.classes) + _describe_labels(trained_experiment),
+        "of another data set",
+        f"from {trained_on} to {tested_on}",
+    )
+    test_ids = tuple(sorted(set(result.predictions["subject"] + "/" + result.predictions["recording"])))
+    evaluated = EvaluatedCheckpoint(0, path, test_ids, result.predictions)
+    out = out or f"{Store(experiment.store.results)}/evidence/transfer-{key}"
+    page_path = write_transfer_page(
+        experiment, data, evaluated, sorted(result.modalities), result.classes, page_info, out
+    )
+    return EvaluationResult(result.correct, result.comparison, f"{result.text}\npage: {page_path}", page_path)
+
+
+def _describe_labels(e: Experiment) -> str:
+    return "" if e.data.labels == "true" else f"; labels are {e.data.labels}: a control that must end at chance"
+
+
+def evaluate_cross_validation(
+    experiment: Experiment, *, searched: bool, out: str, fit_temperature: bool = False
+) -> str:
+    """The page of evidence of a whole protocol that `jobs/protocol.py` finished; returns what is printed.
+
+    Args:
+        searched: Of the protocol with a search in every fold.
+        out, temperature: As for `evaluate_checkpoint`.
+    Raises:
+        DataError: It has not been run, or not to its end.
+    """
+    e, data = experiment, open_dataset(experiment)
+    if searched:
+        nested_folds = plan_fold_searches(e, data)
+        folds = [PlannedFold(f.number, f.plan.outer_split, []) for f in nested_folds]
+        key = make_nested_key(e, nested_folds)
+    else:
+        folds = plan_cv_folds(e, data)
+        key = make_protocol_key(e, folds)
+    results, name = Store(e.store.results), f"protocols/{key}"
+    if not results.is_committed(name):
+        raise DataError(
+            f"{results} has no finished protocol {e.split.protocol} of this experiment; run jobs/protocol.py with the "
+            "same arguments first, or name a checkpoint with --checkpoint"
+        )
+    cv_result = read_cv_result(results, name)
+    by_fold = dict(list(cv_result.predictions.groupby("fold")))
+    split_by_fold = {f.number: f.split for f in folds}
+    evaluated = [
+        EvaluatedCheckpoint(
+            f["fold"],
+            f"{results}/{f['checkpoint']}",
+            tuple(f["test"]),
+            by_fold[f["fold"]].reset_index(drop=True),
+            split_by_fold[f["fold"]],
+        )
+        for f in cv_result.fold_records
+    ]
+    for f in cv_result.fold_records:
+        if sha256(results.read(f"{f['checkpoint']}/{COMMIT}")) != f["commit_sha256"]:
+            raise DataError(
+                f"{results}/{f['checkpoint']} is not the checkpoint that {results}/{name} has predictions of; delete "
+                f"{results}/{name} and run jobs/protocol.py again"
+            )
+    search_note = ", every fold searched on inner folds of its own training people" if searched else ""
+    description = (
+        f"{e.name}, {len(evaluated)} folds of {e.split.protocol}{search_note}, seed {e.seed}{_describe_labels(e)}"
+    )
+    protocol = e.split.protocol + (", searched" if searched else "")
+    page_info = PageInfo(f"{e.name}: {protocol}", description, describe_test_side(folds[0].split), protocol, e)
+    # The temperature is that of models of the same shape: of what each fold's search chose.
+    fold_experiments = [
+        (f["fold"], override(e, f["search"]["changes"]) if "search" in f else e) for f in cv_result.fold_records
+    ]
+    out_of_fold = out_of_fold_predictions(e, fold_experiments, data) if fit_temperature else None
+    page_path = write_results_page(e, data, evaluated, page_info, out or f"{results}/evidence/{key}", out_of_fold)
+    return f"{format_cv_report(e, folds, data.index.classes, cv_result, {}, f'{results}/{name}')}\npage: {page_path}"

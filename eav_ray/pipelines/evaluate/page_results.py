@@ -1,0 +1,193 @@
+"""Compute the results that a results page shows."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eav_ray.config import Experiment, digest, to_dict
+from eav_ray.data.datasets.eav import EAV_CHANNELS
+from eav_ray.data.preprocessing.band_power import FREQUENCY_BANDS, compute_band_power
+from eav_ray.data.shards.dataset import Dataset
+from eav_ray.data.shards.index import INDEX_FILE
+from eav_ray.data.shards.schema import QUALITY_COLUMNS
+from eav_ray.data.splits import list_labeled_recordings
+from eav_ray.evaluation import protocol_comparison, statistics, summary
+from eav_ray.pipelines.evaluate.audited_checkpoint import AuditedCheckpoint
+from eav_ray.pipelines.evaluate.provenance import collect_provenance
+from eav_ray.pipelines.evaluate.related_results import is_recorded_eav
+from eav_ray.reporting import results_page
+from eav_ray.storage import sha256
+from eav_ray.training.dataloader import subsample_evenly
+
+MAX_BAND_WINDOWS = 4096  # that the band power of a page is taken of
+
+
+ResultsTree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PageInfo:
+    """What the page is of."""
+
+    title: str
+    description: str
+    separation: str  # what sets the tested recordings apart from those that were trained on
+    protocol: str
+    experiment: Experiment | None = None  # that stands for all checkpoints, where each was given changes of its own
+
+
+def build_results(
+    trained_experiment: Experiment,
+    tested_experiment: Experiment,
+    data: Dataset,
+    audited: list[AuditedCheckpoint],
+    page_info: PageInfo,
+    predictions: pd.DataFrame,
+    modalities: list[str],
+    classes: tuple[str, ...],
+) -> ResultsTree:
+    """What is said of any predictions.
+
+    Args:
+        own, tested: The experiment that the checkpoints are of, and the one that names the tested data.
+        data: The tested data.
+        classes: What labels and logits are numbered by.
+    """
+    accuracy = summary.summarize_accuracy(predictions, modalities, len(classes))
+    low, high = statistics.compute_chance_band(max(1, accuracy["recordings"] // accuracy["people"]), len(classes))
+    # The published fusion reads all three modalities: one of two is held against nothing.
+    is_comparable = trained_experiment is tested_experiment and len(modalities) != 2
+    published = (
+        protocol_comparison.read_published_accuracy()
+        if is_comparable and is_recorded_eav(trained_experiment, data)
+        else None
+    )
+    checks = [{"fold": one.evaluated.fold, **check} for one in audited for check in one.audit.summary]
+    train_ids = sorted({i for one in audited for i in one.checkpoint.split.train})
+    train_subjects = {i.split("/")[0] for i in train_ids}
+    is_adapted = audited[0].checkpoint.split.protocol == "calibrated"
+    earlier_training = "the training side of its fold, then " if is_adapted else ""
+    subject_scores, quality = (
+        summary.summarize_subjects(predictions, modalities, published),
+        _average_quality(data, predictions),
+    )
+    return {
+        "format": results_page.RESULTS_FORMAT,
+        "title": page_info.title,
+        "about": page_info.description,
+        "apart": page_info.separation,
+        "protocol": page_info.protocol,
+        "modalities": modalities,
+        "classes": list(classes),
+        "experiment": to_dict(trained_experiment),
+        "model": {
+            "Tensors": f"{audited[0].n_parameters:,} numbers",
+            "Encoders": ", ".join(
+                f"{m}: {getattr(getattr(trained_experiment.model, m), 'kind', 'vit')}"
+                for m in sorted(trained_experiment.data.modalities)
+            ),
+            "Fusion": trained_experiment.fusion.kind if len(trained_experiment.data.modalities) > 1 else "none",
+        },
+        "data": {
+            "Trained on": f"{trained_experiment.data.dataset}, {earlier_training}{len(train_ids)} recordings of {len(train_subjects)} people",
+            "Tested on": f"{tested_experiment.data.dataset}, {accuracy['recordings']} recordings of {accuracy['people']} people",
+            "Labels": tested_experiment.data.labels,
+            "Shards that were tested": f"{data.index.key}, content {digest(data.index.fingerprint)}",
+        },
+        "accuracy": accuracy,
+        "chance_of_person": {"level": 1 / len(classes), "low": low, "high": high},
+        "people": subject_scores,
+        "comparisons": summary.compare_sources(predictions, modalities),
+        "confusion": summary.count_confusions(predictions, modalities, len(classes)),
+        "weights": summary.summarize_modality_weights(predictions, modalities, classes),
+        "collapse": [
+            {"fold": one.evaluated.fold, **finding}
+            for one in audited
+            for finding in one.checkpoint.metrics.get("collapse", [])
+        ],
+        "histories": {
+            str(one.evaluated.fold): found
+            for one in audited
+            if (found := _collect_histories(one.checkpoint.metrics, trained_experiment))
+        },
+        "quality": summary.correlate_signal_quality(predictions, quality, modalities),
+        "worst": summary.summarize_worst_subjects(subject_scores, predictions, quality, classes),
+        "bands": _compute_band_power(tested_experiment, data, predictions) if "eeg" in modalities else None,
+        "folds": [
+            {
+                "fold": one.evaluated.fold,
+                "run": one.run_key,
+                "checkpoint": one.evaluated.path,
+                "test": list(one.evaluated.test_ids),
+            }
+            for one in audited
+        ],
+        "audit": {"checks": checks, "sha256": sha256(json.dumps(checks, sort_keys=True).encode())},
+        "reproduce": collect_provenance(trained_experiment, data.index),
+    }
+
+
+def _collect_histories(metrics: dict[str, Any], experiment: Experiment) -> ResultsTree:
+    """Part of the model -> what was measured after each epoch of its training."""
+    names = experiment.data.modalities
+    last_part = names[0] if len(names) == 1 else "fusion"
+    found = {**metrics.get("histories", {}), last_part: metrics.get("history", [])}
+    return {part: history for part, history in found.items() if history}
+
+
+def describe_temperature(predictions: pd.DataFrame | None, out_of_fold: bool) -> str:
+    if predictions is None:
+        return (
+            "No temperature: this split has no validation rows. --temperature trains the inner folds of the training "
+            "people and takes it from their predictions."
+        )
+    source = "of its inner folds" if out_of_fold else "of its validation side"
+    sentence = f"Each model has a temperature {source}, {len(predictions)} windows in all"
+    return f"{sentence}: never of recordings that it is tested on."
+
+
+def _average_quality(data: Dataset, predictions: pd.DataFrame) -> pd.DataFrame:
+    """What preprocessing measured of the tested recordings: `subject`, `recording`, means of the shards' columns."""
+    columns = [c for m in data.index.modalities for c in QUALITY_COLUMNS[m]]
+    facts = data.windows.read_columns(columns)
+    ids = data.windows.ids[["subject", "recording"]]
+    found = pd.concat([ids, facts], axis=1).groupby(["subject", "recording"], as_index=False).mean()
+    tested_recordings = predictions[["subject", "recording"]].drop_duplicates()
+    return found.merge(tested_recordings, on=["subject", "recording"]).dropna(axis=1, how="all")
+
+
+def _compute_band_power(tested_experiment: Experiment, data: Dataset, predictions: pd.DataFrame) -> ResultsTree | None:
+    """Band power of the tested recordings by class, less each person's mean over classes."""
+    items = {
+        i.id: i.label for i in list_labeled_recordings(data.windows.ids, tested_experiment.data, tested_experiment.seed)
+    }
+    rows = data.windows.find_rows(tuple(set(predictions["subject"] + "/" + predictions["recording"])))
+    rows = subsample_evenly(rows[data.windows.ids["has_eeg"].to_numpy()[rows]], MAX_BAND_WINDOWS)
+    if not len(rows):
+        return None
+    parts = [
+        compute_band_power(data.windows.get(rows[at : at + 256], "eeg"), tested_experiment.preprocessing.eeg.hz)
+        for at in range(0, len(rows), 256)
+    ]
+    power_BCF = np.concatenate(parts)
+    ids = data.windows.ids.iloc[rows]
+    keys = pd.MultiIndex.from_arrays([ids["subject"], ids["id"].map(items)], names=["subject", "label"])
+    table = pd.DataFrame(power_BCF.reshape(len(rows), -1), index=keys).groupby(["subject", "label"]).mean()
+    relative = table - table.groupby("subject").transform("mean")
+    mean = relative.groupby("label").mean()
+    shape = power_BCF.shape[1:]
+    values = {
+        data.index.classes[int(k)]: dict(
+            zip(FREQUENCY_BANDS, np.nan_to_num(row.reshape(shape)).T.tolist(), strict=True)
+        )
+        for k, row in zip(mean.index, mean.to_numpy(), strict=True)
+    }
+    channels = data.shards.read_json(INDEX_FILE).get("channels") or (
+        EAV_CHANNELS if tested_experiment.data.dataset == "eav" else ()
+    )
+    if len(channels) != shape[0]:
+        return None
+    return {"channels": list(channels), "values": values, "people": int(ids["subject"].nunique())}

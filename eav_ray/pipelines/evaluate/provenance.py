@@ -1,0 +1,48 @@
+"""What somebody needs to make a result again: command, commit, versions, data, hardware."""
+
+import datetime
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from eav_ray.config import Experiment, digest
+from eav_ray.data.shards.index import ShardIndex
+from eav_ray.storage import list_package_versions
+
+
+def collect_provenance(experiment: Experiment, index: ShardIndex) -> dict[str, Any]:
+    """In the order in which it is shown."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "date": str(datetime.date.today()),
+        "commit": describe_commit(),
+        "versions": list_package_versions(),
+        "Python": platform.python_version(),
+        "index of shards": f"{index.key}, {len(index.shards)} shards, content {digest(index.fingerprint)}",
+        "seed": str(experiment.seed),
+        "fold seed": str(experiment.split.seed),
+        "hardware": describe_hardware(),
+    }
+
+
+def describe_commit() -> str:
+    """Of the working tree that this program runs from; "unknown" where it is none."""
+    command = ["git", "describe", "--always", "--dirty=, changed", "--exclude=*"]
+    try:
+        process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):  # no git
+        return "unknown"
+    return process.stdout.strip() or "unknown"
+
+
+def describe_hardware() -> str:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{os.cpu_count()} cores of {model}"

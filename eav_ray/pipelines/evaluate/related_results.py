@@ -1,0 +1,231 @@
+"""What the results store has beside a tested checkpoint: other protocols, other seeds, searches, ablations, stress."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eav_ray.config import Experiment, build_experiment, digest, to_dict
+from eav_ray.data.io import parquet
+from eav_ray.data.shards.dataset import Dataset
+from eav_ray.data.shards.index import INDEX_FILE
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.evaluation import protocol_comparison
+from eav_ray.evaluation.correctness import mark_correct_recordings
+from eav_ray.pipelines.evaluate.audited_checkpoint import DAMAGED_FILE_ERRORS, AuditedCheckpoint
+from eav_ray.reporting.sections import ablation, cost, robustness, search
+from eav_ray.storage import Store
+
+COMPARED_PROTOCOLS = ("paper", "within", "within_validated", "subject_kfold", "loso")
+
+
+ResultsTree = dict[str, Any]
+
+
+def collect_related(
+    results: Store, audited: Sequence[AuditedCheckpoint], skipped_results: list[str]
+) -> tuple[list[str], ResultsTree]:
+    """Sections and numbers of the ablation and the stress test that the results store has of these checkpoints.
+
+    Args:
+        unread: Is given a line for each file that is damaged, here and below.
+    """
+    commits, keys = {one.commit_sha256 for one in audited}, {one.run_key for one in audited}
+    found: ResultsTree = {"ablation": None, "stress": None}
+    sections: dict[str, list[str]] = {}
+    for name in results.list_folders("ablations"):
+        path = f"ablations/{name}/results.json"
+        try:
+            tree = _read_json_if_present(results, path)
+            if tree and keys & set(tree["runs"].values()) and _is_larger(tree, found["ablation"], "variants"):
+                sections["ablation"] = [*ablation.render_ablation_sections(tree), *cost.render_cost_sections(tree)]
+                found["ablation"] = tree
+        except DAMAGED_FILE_ERRORS as error:
+            skipped_results.append(_describe_damage(results, path, error))
+    for name in results.list_folders("stress"):
+        path = f"stress/{name}/results.json"
+        try:
+            tree = _read_json_if_present(results, path)
+            if (
+                tree
+                and tree["checkpoint"]["commit_sha256"] in commits
+                and _is_larger(tree, found["stress"], "conditions")
+            ):
+                sections["stress"] = robustness.render_robustness_sections(tree)
+                found["stress"] = tree
+        except DAMAGED_FILE_ERRORS as error:
+            skipped_results.append(_describe_damage(results, path, error))
+    return [part for of_job in sections.values() for part in of_job], found
+
+
+def _describe_damage(results: Store, path: str, error: Exception) -> str:
+    return str(error) if isinstance(error, DataError) else f"{results}/{path} cannot be read: {error!r}"
+
+
+def _is_larger(tree: ResultsTree, other: ResultsTree | None, key: str) -> bool:
+    return other is None or len(tree[key]) > len(other[key])
+
+
+def _read_json_if_present(results: Store, name: str) -> ResultsTree | None:
+    return results.read_json(name) if results.exists(name) else None
+
+
+def is_recorded_eav(experiment: Experiment, data: Dataset) -> bool:
+    """Whether these are the people of the published results: EAV, as recorded, and not drawn in its layout."""
+    return (
+        experiment.data.dataset == "eav"
+        and experiment.data.labels == "true"
+        and data.shards.read_json(INDEX_FILE).get("recorded") is True
+    )
+
+
+def compare_protocols(
+    experiment: Experiment,
+    results: Store,
+    data: Dataset,
+    protocol: str,
+    predictions: pd.DataFrame,
+    modalities: list[str],
+    skipped_results: list[str],
+) -> ResultsTree:
+    """Protocols side by side, seeds, and the published reference."""
+    by_protocol, by_seed = collect_stored_protocols(results, experiment, data, skipped_results)
+    by_protocol[protocol] = predictions
+    # They divide alike, so what is kept of one is kept of the other; they differ in the unit of their score.
+    for one, other in (("paper", "within"), ("within", "paper")):
+        if one in by_protocol:
+            by_protocol.setdefault(other, by_protocol[one])
+    found: ResultsTree = {"protocols": None, "seeds": None, "reference": None}
+    ordered = {
+        p: by_protocol[p]
+        for p in (*COMPARED_PROTOCOLS, *sorted(set(by_protocol) - set(COMPARED_PROTOCOLS)))
+        if p in by_protocol
+    }
+    if len(ordered) > 1 or protocol in COMPARED_PROTOCOLS:
+        base = next((p for p in ("loso", "subject_kfold", "within_validated", "within") if p in ordered), "")
+        # A fold of the base alone adds nothing to it.
+        others = {p: t for p, t in ordered.items() if not (p.startswith(f"{base}, fold ") and p.endswith(" alone"))}
+        found["protocols"] = {
+            "rows": protocol_comparison.summarize_protocols(ordered, modalities),
+            "inflation": protocol_comparison.compare_protocols(others, modalities, base) if base else [],
+            "missing": [p for p in COMPARED_PROTOCOLS if p not in ordered],
+        }
+    by_seed = {**by_seed.get(protocol, {}), experiment.seed: predictions}
+    if len(by_seed) > 1:
+        found["seeds"] = protocol_comparison.summarize_seeds(by_seed, modalities)
+    if is_recorded_eav(experiment, data):
+        source = "paper" if "paper" in ordered else protocol
+        ours = protocol_comparison.compute_published_unit_accuracy(ordered[source], modalities)
+        published_rows = ours[ours.index.isin(protocol_comparison.read_published_accuracy().index)]
+        if len(published_rows):
+            reference_note = f"Ours is {source}, per frame where a source sees video, else per window."
+            if source.split(",")[0] not in ("paper", "within"):  # a fold of theirs is of the same protocol
+                reference_note += (
+                    " That is another protocol: only split.protocol=paper asks what the published number answers."
+                )
+            rows = protocol_comparison.compare_with_published(published_rows, modalities)
+            found["reference"] = {"source": protocol_comparison.PUBLISHED_SOURCE, "note": reference_note, "rows": rows}
+    return found
+
+
+def collect_stored_protocols(
+    results: Store, experiment: Experiment, data: Dataset, skipped_results: list[str]
+) -> tuple[dict[str, pd.DataFrame], dict[str, dict[int, pd.DataFrame]]]:
+    """Predictions of whole protocols that the results store keeps of this experiment, and of others of its seeds."""
+    wanted_identity, known = _compute_protocol_identity(experiment), set(data.windows.ids["id"])
+    by_protocol: dict[str, pd.DataFrame] = {}
+    by_seed: dict[str, dict[int, pd.DataFrame]] = {}
+    for name in results.list_folders("protocols"):
+        prefix = f"protocols/{name}"
+        if not results.is_committed(prefix):
+            continue
+        try:
+            stored = build_experiment(results.read_json(f"{prefix}/experiment.json"), source=prefix)
+            if _compute_protocol_identity(stored) != wanted_identity or _read_data_digest(results, prefix) not in (
+                "",
+                data.digest,
+            ):
+                continue
+            table = parquet.decode_dataframe(results.read(f"{prefix}/predictions.parquet"), f"{results}/{prefix}")
+            if not set(table["subject"] + "/" + table["recording"]) <= known:
+                continue
+        except ConfigError:  # of an earlier version, which had fewer keys, or of one that had others
+            continue
+        except DAMAGED_FILE_ERRORS as error:
+            skipped_results.append(_describe_damage(results, prefix, error))
+            continue
+        label = _describe_protocol(stored, experiment, searched="-searched-" in name)
+        by_seed.setdefault(label, {})[stored.seed] = table
+        if stored.seed == experiment.seed:
+            by_protocol[label] = table
+    return by_protocol, by_seed
+
+
+def _read_data_digest(results: Store, prefix: str) -> str:
+    """Digest of the shards that a kept protocol was trained on; empty where that is not known any more."""
+    folds = results.read_json(f"{prefix}/folds.json")
+    state = f"{folds[0]['checkpoint']}/state.json"
+    return str(results.read_json(state).get("data", "")) if results.exists(state) else ""
+
+
+def _describe_protocol(stored: Experiment, experiment: Experiment, *, searched: bool) -> str:
+    """What a protocol is called beside one's own: equal only where it divides, and searches, alike."""
+    label = stored.split.protocol + (", searched" if searched else "")
+    if stored.split.protocol == "subject_kfold" and (stored.split.n_folds, stored.split.seed) != (
+        experiment.split.n_folds,
+        experiment.split.seed,
+    ):
+        label += f", of {stored.split.n_folds}, fold seed {stored.split.seed}"
+    if searched and (stored.search, stored.split.n_inner_folds) != (experiment.search, experiment.split.n_inner_folds):
+        label += ", another search"
+    return label
+
+
+def _compute_protocol_identity(e: Experiment) -> str:
+    """Of what makes two protocols comparable: all but how they are divided, seeded, computed and kept."""
+    ignored_sections = ("split", "seed", "runtime", "store", "search", "name")
+    tree = {k: v for k, v in to_dict(e).items() if k not in ignored_sections}
+    tree["data"] = {k: v for k, v in tree["data"].items() if k != "root"}
+    tree["preprocessing"] = {
+        k: v for k, v in tree["preprocessing"].items() if k not in ("recordings_per_shard", "file_timeout_s")
+    }
+    return digest(tree)
+
+
+def collect_searches(
+    results: Store, audited: Sequence[AuditedCheckpoint], experiment: Experiment, skipped_results: list[str]
+) -> tuple[list[str], list[ResultsTree]]:
+    """The searches that these checkpoints are the winners of: sections of the first, and what each said."""
+    keys = {one.run_key for one in audited}
+    sections: list[str] = []
+    searches: list[ResultsTree] = []
+    for study in results.list_folders("searches"):
+        try:
+            best = _read_json_if_present(results, f"searches/{study}/best.json")
+            if best is None or str(best.get("checkpoint", "")).split("/")[1:2] not in [[k] for k in keys]:
+                continue
+            name = f"searches/{study}/candidates.parquet"
+            candidates = parquet.decode_dataframe(results.read(name), f"{results}/{name}")
+            sections = sections or search.render_search_sections(candidates, {}, experiment.search)
+            n_candidates = int(candidates["candidate"].nunique())
+        except DAMAGED_FILE_ERRORS as error:
+            skipped_results.append(_describe_damage(results, f"searches/{study}", error))
+            continue
+        correct = [
+            mark_correct_recordings(one.evaluated.predictions, ["fusion"])
+            for one in audited
+            if one.run_key in str(best)
+        ]
+        test_score = float(np.mean([c.groupby("label")["fusion"].mean().mean() for c in correct])) if correct else None
+        searches.append(
+            {
+                "study": study,
+                "candidates": n_candidates,
+                "inner": best.get("value"),
+                "test": test_score,
+                "changes": best.get("changes"),
+                "trials": candidates.to_dict("records"),
+            }
+        )
+    return sections, searches

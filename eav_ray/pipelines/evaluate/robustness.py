@@ -1,0 +1,274 @@
+"""What a checkpoint is worth when recordings go bad: its test recordings disturbed in steps, and predicted again."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+
+from eav_ray.config import MODALITIES, Experiment, Modality, RuntimeConfig, digest
+from eav_ray.config.paths import retarget_experiment
+from eav_ray.data.corruptions.base import COMBINED_KINDS, CORRUPTION_KINDS, Corruption, compute_levels, select_kinds
+from eav_ray.data.datasets import registry
+from eav_ray.data.io import parquet
+from eav_ray.data.preprocessing.extras import require_preprocessing_extras
+from eav_ray.data.recordings import DatasetReader, Listing, Recording
+from eav_ray.distributed import cluster, ray_workarounds
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.evaluation.compatibility import check_channels
+from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT as TREE_FORMAT
+from eav_ray.evaluation.robustness import build_robustness_results
+from eav_ray.pipelines.evaluate.robustness_stage import Condition, RobustnessInputs, measure_cost, predict_conditions
+from eav_ray.reporting.sections.robustness import format_robustness
+from eav_ray.storage import COMMIT, Store, list_package_versions, sha256, split_store_path
+from eav_ray.tracking.progress import open_progress_bar
+from eav_ray.training.checkpoint import Checkpoint, load_finished_checkpoint
+
+FORMAT = 2  # raise when distortions or predictions come out differently
+
+
+@dataclass(frozen=True)
+class RobustnessOptions:
+    """What the command line asks for, beside the checkpoint and the data."""
+
+    modalities: tuple[str, ...] = ()  # to disturb; all where empty
+    steps: int = 3
+    kinds: tuple[str, ...] = ()  # all where empty
+    all_recordings: bool = False  # all recordings of the data root, not the test side of the checkpoint
+
+
+@dataclass(frozen=True)
+class RobustnessResult:
+    results: dict[str, Any]  # of results.json
+    path: str  # of the folder that holds it
+    text: str
+
+
+def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOptions, out: str) -> RobustnessResult:
+    """Predict the test recordings of a checkpoint as they are, under each kind and step, and with everything disturbed.
+
+    Args:
+        changes: Keys of the checkpoint's experiment: `data.root`, `runtime.cpus_per_worker`.
+        out: The results store; what it holds already is not computed again.
+    Raises:
+        ConfigError: An unknown kind or modality.
+        DataError: The data root does not hold the test recordings, or has other classes or channels.
+    """
+    checkpoint = load_finished_checkpoint(path)
+    experiment = retarget_experiment(checkpoint.experiment, changes)
+    dataset, listing = registry.scan_dataset(experiment.data)
+    recordings, recordings_description = _select_recordings(checkpoint, experiment, dataset, listing, options, path)
+    speech_files = _list_speech_files(experiment)
+    conditions = plan_conditions(experiment, options, {person for person, _ in speech_files})
+    results = Store(out)
+    store, prefix = split_store_path(path)
+    commit = sha256(store.read(f"{prefix}/{COMMIT}"))
+    data = {k: v for k, v in asdict(experiment.data).items() if k != "subjects"}
+    babble_sources = (
+        speech_files if any(c.kind == "audio.babble" for c in conditions) else ()
+    )  # whoever came later is in it too
+    key_digest = digest(FORMAT, data, [asdict(c) for c in conditions], [r.id for r in recordings], babble_sources)
+    name = f"stress/{sha256(f'{commit}{key_digest}'.encode())[:16]}"
+    facts = {
+        "checkpoint": {"path": f"{store}/{prefix}", "commit_sha256": commit},
+        "data": data,
+        "seed": experiment.seed,
+        "steps": options.steps,
+        "protocol": checkpoint.split.protocol,
+        "recordings_are": recordings_description,
+        "classes": list(checkpoint.classes),
+        "versions": list_package_versions(),
+    }
+    with results.lock(f"{name}/lock"):
+        tree = results.read_json(f"{name}/results.json") if results.exists(f"{name}/results.json") else {}
+        if tree.get("format") != TREE_FORMAT:  # predictions of an earlier version are counted anew
+            inputs = _build_inputs(checkpoint, experiment, listing, recordings, speech_files)
+            tables = _load_or_predict(inputs, conditions, f"{store}/{prefix}", experiment.runtime, results, name)
+            modalities = sorted(experiment.data.modalities)
+            tree = build_robustness_results(
+                tables, [_condition_to_dict(c) for c in conditions], modalities, len(checkpoint.classes), facts
+            )
+            results.write_json(f"{name}/results.json", tree)
+    return RobustnessResult(
+        tree, f"{results}/{name}", f"{format_robustness(tree)}\nstress: {results}/{name}/results.json"
+    )
+
+
+def plan_conditions(experiment: Experiment, options: RobustnessOptions, speakers: set[str]) -> list[Condition]:
+    """All conditions, those of a kind together, the clean one first.
+
+    Args:
+        speakers: Who there is speech of in the data set.
+    """
+    modalities = experiment.data.modalities
+    unknown = [m for m in options.modalities if m not in modalities]
+    if unknown:
+        raise ConfigError(f"--modalities names {', '.join(unknown)}; it may name some of {', '.join(modalities)}")
+    kinds = select_kinds(options.kinds, options.modalities or modalities)
+    if "audio.babble" in kinds and len(speakers) < 2:
+        if options.kinds:
+            raise ConfigError(
+                "babble is speech of other people, and the data root has only one person with audio; leave it out of "
+                "--kinds, or give a data.root with more people"
+            )
+        print("audio.babble is left out: the data root has only one person with audio", flush=True)
+        kinds = tuple(k for k in kinds if k != "audio.babble")
+    conditions = [Condition("clean", "clean", 0, ())]
+    for kind in kinds:
+        for step, level in enumerate(compute_levels(kind, options.steps), start=1):
+            conditions.append(Condition(f"{kind}.{step}", kind, step, (Corruption(kind, level, experiment.seed),)))
+    return conditions + _plan_combined_conditions(kinds, options.steps, experiment.seed)
+
+
+def _plan_combined_conditions(kinds: Sequence[str], steps: int, seed: int) -> list[Condition]:
+    """All modalities disturbed at once, each by one kind; nothing where there is one modality only."""
+    kinds_by_modality = {m: [k for k in kinds if CORRUPTION_KINDS[k].modality == m] for m in MODALITIES}
+    chosen_kinds = [
+        next((k for k in COMBINED_KINDS[m] if k in modality_kinds), modality_kinds[0])
+        for m, modality_kinds in kinds_by_modality.items()
+        if modality_kinds
+    ]
+    if len(chosen_kinds) < 2:
+        return []
+    return [
+        Condition(
+            f"together.{n + 1}",
+            "together",
+            n + 1,
+            tuple(Corruption(k, compute_levels(k, steps)[n], seed) for k in chosen_kinds),
+        )
+        for n in range(steps)
+    ]
+
+
+def _select_recordings(
+    checkpoint: Checkpoint,
+    experiment: Experiment,
+    dataset: DatasetReader,
+    listing: Listing,
+    options: RobustnessOptions,
+    path: str,
+) -> tuple[list[Recording], str]:
+    """The recordings that are predicted, and in words which these are."""
+    root, test_ids = experiment.data.root, set(checkpoint.split.test)
+    if dataset.classes != checkpoint.classes:
+        raise DataError(
+            f"{path} was trained on the classes {', '.join(checkpoint.classes)}, but {root} has "
+            f"{', '.join(dataset.classes)}; give a data root with the same classes"
+        )
+    absent = [m for m in experiment.data.modalities if m not in checkpoint.experiment.data.modalities]
+    if absent:
+        raise ConfigError(f"data.modalities names {', '.join(absent)}, which {path} was not trained on")
+    if "eeg" in experiment.data.modalities:
+        check_channels(experiment, checkpoint, registry.count_eeg_channels(dataset, listing), path)
+    if options.all_recordings:
+        if not listing.recordings:
+            raise DataError(f"there is no recording in {root}; run jobs/check.py to see why")
+        training_ids = {*checkpoint.split.train, *checkpoint.split.validation}
+        n_trained = (
+            sum(r.id in training_ids for r in listing.recordings) if _is_training_dataset(checkpoint, experiment) else 0
+        )
+        return list(listing.recordings), f"all recordings of the data root, {n_trained} of them trained on or chosen by"
+    if not test_ids:
+        raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; give the refit checkpoint")
+    subjects = experiment.data.subjects
+    wanted_ids = {i for i in test_ids if not subjects or i.partition("/")[0] in subjects}
+    if not wanted_ids:
+        tested_subjects = ", ".join(sorted({i.partition("/")[0] for i in test_ids}))
+        raise ConfigError(f"data.subjects names nobody whom {path} is tested on; those are {tested_subjects}")
+    missing = sorted(wanted_ids - {r.id for r in listing.recordings})
+    if missing:
+        raise DataError(
+            f"{root} does not hold {len(missing)} of the {len(wanted_ids)} recordings that {path} is tested on (the first: "
+            f"{missing[0]}); set data.root to the data that it was trained from, or give --all to stress whatever is "
+            "there"
+        )
+    return [r for r in listing.recordings if r.id in wanted_ids], "the test side of the checkpoint's own split"
+
+
+def _is_training_dataset(checkpoint: Checkpoint, experiment: Experiment) -> bool:
+    """As `transfer.is_own`: a reader names the same people wherever the files lie, two tables of a user need not."""
+    data, training_data = experiment.data, checkpoint.experiment.data
+    return data.dataset == training_data.dataset and (
+        data.dataset != "recordings_table" or os.path.abspath(data.root) == os.path.abspath(training_data.root)
+    )
+
+
+def _list_speech_files(experiment: Experiment) -> tuple[tuple[str, str], ...]:
+    """(person, path) of all speech of the data set, whoever is predicted."""
+    if "audio" not in experiment.data.modalities:
+        return ()
+    _, listing = registry.scan_dataset(replace(experiment.data, subjects=()))
+    return tuple((r.subject, r.audio) for r in listing.recordings if r.audio is not None)
+
+
+def _build_inputs(
+    checkpoint: Checkpoint,
+    experiment: Experiment,
+    listing: Listing,
+    recordings: list[Recording],
+    speech_files: tuple[tuple[str, str], ...],
+) -> RobustnessInputs:
+    require_preprocessing_extras(experiment)
+    # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
+    modalities: tuple[Modality, ...] = checkpoint.experiment.data.modalities
+    masked_modalities = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
+    recordings_by_subject = [
+        tuple(replace(r, **masked_modalities) for r in group)
+        for _, group in groupby(recordings, key=lambda r: r.subject)
+    ]
+    subject_recordings = {
+        of[0].subject: tuple(r for r in listing.recordings if r.subject == of[0].subject)
+        for of in recordings_by_subject
+    }
+    # A modality that its preprocessing refuses is masked, as it would be in use, whatever training did with such.
+    preprocessing = replace(checkpoint.experiment.preprocessing, on_bad="partial")
+    return RobustnessInputs(
+        experiment.data,
+        preprocessing,
+        modalities,
+        checkpoint.shapes,
+        tuple(recordings_by_subject),
+        subject_recordings,
+        speech_files,
+    )
+
+
+def _load_or_predict(
+    inputs: RobustnessInputs, conditions: list[Condition], path: str, runtime: RuntimeConfig, results: Store, name: str
+) -> dict[str, pd.DataFrame]:
+    """Predictions of all conditions; those that the store lacks are computed, and kept each as it ends."""
+    files = {c.name: f"{name}/{c.name}.parquet" for c in conditions}
+    todo = [c for c in conditions if not results.exists(files[c.name])]
+    if todo:
+        groups = [tuple(group) for _, group in groupby(todo, key=lambda c: c.kind)]
+        count = sum(map(len, inputs.recordings_by_subject))
+        cost = measure_cost(inputs, groups, path, runtime.cpus_per_worker)
+        with cluster.connect_to_ray(runtime):
+            ray_workarounds.configure_ray_data()
+            n_workers = cluster.count_fitting_workers(runtime)
+            seconds = cost.estimate_seconds(groups, inputs, n_workers, max(1, n_workers // 2))
+            minutes = max(1, round(seconds / 60))
+            amount = f"{len(todo)} {'condition' if len(todo) == 1 else 'conditions'}"
+            amount += f" ({len(conditions) - len(todo)} others are there)" if len(todo) < len(conditions) else ""
+            print(
+                f"stress: {amount} x {count} recordings of {len(inputs.recordings_by_subject)} people; about {minutes} "
+                f"{'minute' if minutes == 1 else 'minutes'} on {n_workers} CPUs",
+                flush=True,
+            )
+            with open_progress_bar("stress", len(todo) * count, "recordings") as bar:
+                for condition_name, table in predict_conditions(inputs, groups, path, runtime, bar):
+                    results.write(files[condition_name], parquet.encode_dataframe(table))
+    return {c: parquet.decode_dataframe(results.read(file), f"{results}/{file}") for c, file in files.items()}
+
+
+def _condition_to_dict(condition: Condition) -> dict[str, Any]:
+    """A condition, for the tree."""
+    found: dict[str, Any] = {"name": condition.name, "kind": condition.kind, "step": condition.step}
+    found["modalities"] = [d.modality for d in condition.corruptions]
+    found["levels"] = [
+        {"kind": d.kind, "level": d.level, "unit": CORRUPTION_KINDS[d.kind].unit} for d in condition.corruptions
+    ]
+    return found

@@ -1,0 +1,1 @@
+"""Pull, predict with and serve checkpoints."""

@@ -1,0 +1,118 @@
+"""Predictions in a file: one row a window and one a recording, as Parquet or CSV."""
+
+import errno
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eav_ray.config.paths import retarget_experiment
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.evaluation.probabilities import RecordingAverager, add_probabilities
+from eav_ray.pipelines.inference.predict import predict_recordings, predict_shards
+from eav_ray.storage import io_errors
+from eav_ray.training.checkpoint import load_finished_checkpoint
+
+OUTPUT_SUFFIXES = (".parquet", ".csv")
+MAX_PRINTED_FAILURES = 20  # recordings that could not be used, of those that are printed
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    recordings: pd.DataFrame
+    text: str
+
+
+def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: bool = False) -> ExportResult:
+    """Predict, and write one table with a row a recording, `out`, and one with a row a window, `<out>-windows`.
+
+    Columns: `subject, recording, window` (a recording: `windows`, their number), `label`, the class that the data say;
+    `predicted`; `probability.<class>` of the fusion and `<modality>.probability.<class>` of each modality, NaN where it
+    was not there; the logits that these are of, `<source>.logit_<k>`; `weight.<modality>` and `corrected.<modality>`,
+    the modality weights as they are and with the length of values considered. A recording has the means of its
+    windows' logits and weights, and the softmax of these means.
+
+    Args:
+        changes: Of the checkpoint's experiment: `data.root` and what else differs.
+        out: Its ending says the kind of file. Windows are written as they come, so that many need no memory.
+        shards: Predict the windows in `store.shards` instead of raw recordings.
+    Raises:
+        ConfigError: Another ending, or changes that do not fit the checkpoint.
+        DataError: Nothing to predict, a damaged checkpoint, or no place to write to.
+    """
+    target = Path(out)
+    if target.suffix not in OUTPUT_SUFFIXES:
+        raise ConfigError(f"--out is {target.name}; give a name that ends in {' or '.join(OUTPUT_SUFFIXES)}")
+    checkpoint = load_finished_checkpoint(path)
+    experiment = retarget_experiment(checkpoint.experiment, changes, used_stores=("shards",) if shards else ())
+    windows_path = target.with_name(f"{target.stem}-windows{target.suffix}")
+    recordings, n_windows = RecordingAverager(), 0
+
+    with TableWriter(target) as recording_writer, TableWriter(windows_path) as window_writer:
+
+        def write_windows(windows: pd.DataFrame) -> None:
+            nonlocal n_windows
+            recordings.add(windows)
+            window_writer.add(add_probabilities(windows, checkpoint.classes))
+            n_windows += len(windows)
+
+        failed = (predict_shards if shards else predict_recordings)(experiment, path, write_windows)
+        if not n_windows:
+            raise DataError(f"none of {len(failed)} recordings can be predicted; the first: {failed[0]}")
+        recording_table = add_probabilities(recordings.compute_means(), checkpoint.classes)
+        recording_writer.add(recording_table)
+    lines = [f"{len(recording_table)} recordings ({n_windows} windows) predicted: {target}, {windows_path}"]
+    if failed:
+        lines += [
+            f"{len(failed)} files or recordings could not be used:",
+            *(f"  {line}" for line in failed[:MAX_PRINTED_FAILURES]),
+        ]
+        lines += [f"  and {len(failed) - MAX_PRINTED_FAILURES} more"] if len(failed) > MAX_PRINTED_FAILURES else []
+    return ExportResult(recording_table, "\n".join(lines))
+
+
+class TableWriter:
+    """A table of numbers and text that grows block by block; its file appears under its name when the block ends.
+
+    Raises:
+        DataError: There cannot be such a file, which is said before anything is added, or the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        self._parquet: pq.ParquetWriter | None = None
+
+    def add(self, rows: pd.DataFrame) -> None:
+        with io_errors(f"write {self._path}"):
+            if self._path.suffix == ".csv":
+                first = not self._partial.stat().st_size
+                rows.to_csv(self._partial, mode="a", header=first, index=False)
+                return
+            table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
+            if self._parquet is None:
+                self._parquet = pq.ParquetWriter(self._partial, table.schema)
+            self._parquet.write_table(table.cast(self._parquet.schema))
+
+    def __enter__(self) -> "TableWriter":
+        with io_errors(f"write {self._path}"):
+            if self._path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial.touch()
+        return self
+
+    def __exit__(self, error_type: Any, *_: Any) -> None:
+        try:
+            with io_errors(f"write {self._path}"):
+                if self._parquet is not None:
+                    self._parquet.close()
+                if error_type is None:
+                    os.replace(self._partial, self._path)
+        finally:
+            self._partial.unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""Windows as Ray Data hands them to a model: of raw recordings, and of shards."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from eav_ray.config import Experiment, Modality, Preprocessing
+from eav_ray.data.preprocessing.windowing import cut_recording
+from eav_ray.data.shards.index import ShardFile, read_shard
+from eav_ray.data.shards.schema import compute_window_shapes
+from eav_ray.data.shards.tables import encode_window
+from eav_ray.models.encoders.base import DataShapes
+from eav_ray.pipelines.preprocess import eeg_stage
+from eav_ray.storage import Store
+
+
+def read_shard_windows(
+    row: dict[str, Any],
+    *,
+    files: list[ShardFile],
+    shards: str,
+    experiment: Experiment,
+    modalities: tuple[Modality, ...],
+    channels: int,
+) -> list[dict[str, Any]]:
+    """The windows of one shard, as `raw_rows` makes those of raw files."""
+    table = read_shard(Store(shards), files[row["shard"]])
+    shapes = compute_window_shapes(experiment.preprocessing, channels)
+    columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in ("subject", "recording", "window", "label")}
+    for m in modalities:
+        if m not in experiment.data.modalities:
+            shape, dtype = shapes[m]
+            empty = encode_window({m: np.zeros(shape, dtype.to_pandas_dtype())}, experiment.preprocessing)[m]
+            columns |= {m: [empty] * len(table), f"has_{m}": [False] * len(table)}
+            continue
+        array = table.column(m).combine_chunks()
+        tensor = isinstance(array, pa.FixedShapeTensorArray)
+        columns[m] = list(array.to_numpy_ndarray()) if tensor else array.to_pylist()
+        columns[f"has_{m}"] = table.column(f"has_{m}").to_pylist()
+    reason = f"this window has no {' and no '.join(experiment.data.modalities)}"
+    rows = []
+    for i in range(len(table)):
+        window_row = {name: values[i] for name, values in columns.items()}
+        rows.append(window_row | {"reason": "" if any(window_row[f"has_{m}"] for m in modalities) else reason})
+    return rows
+
+
+def cut_raw_windows(
+    row: dict[str, Any],
+    *,
+    units: list[eeg_stage.RecordingUnit],
+    preprocessing: Preprocessing,
+    modalities: tuple[Modality, ...],
+    shapes: DataShapes,
+) -> list[dict[str, Any]]:
+    """Raw recordings to windows, as a shard would hold them. What cannot be read becomes a row that says why."""
+    prepared, rows = eeg_stage.unpack_eeg(row), []
+    names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
+    for recording in units[row["unit"]]:
+        eeg = prepared.get(recording.recording)
+        cut_result = cut_recording(
+            recording, preprocessing, modalities, prepared_eeg=eeg, eeg_channels=shapes.eeg_channels
+        )
+        for w in cut_result.windows:
+            stored_window = encode_window(w, preprocessing)
+            rows.append({name: stored_window[name] for name in names} | {"reason": ""})
+        reasons = [p.reason for p in cut_result.problems]
+        # What has nothing to predict from is told too, and not left out in silence.
+        for reason in reasons or ([] if cut_result.windows else ["it has none of the modalities"]):
+            empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
+            for m, (shape, dtype) in compute_window_shapes(preprocessing, shapes.eeg_channels).items():
+                if m in modalities:
+                    empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
+            problem_row = encode_window(empty, preprocessing) | {
+                "window": 0,
+                "label": recording.label,
+                "reason": reason,
+            }
+            rows.append(problem_row)
+    return rows

@@ -1,0 +1,218 @@
+"""A checkpoint at work: on the test rows of its split, once, or through Ray Data on recordings that it never saw."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+import ray
+import ray.data
+import torch
+
+from eav_ray.config import Experiment, Modality, RuntimeConfig
+from eav_ray.data.datasets import registry
+from eav_ray.data.preprocessing.extras import require_preprocessing_extras
+from eav_ray.data.shards.location import open_index
+from eav_ray.distributed import cluster, ray_data, ray_workarounds
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.evaluation.compatibility import check_channels, check_preprocessing
+from eav_ray.evaluation.predictor import Predictor
+from eav_ray.pipelines.inference.inference_windows import cut_raw_windows, read_shard_windows
+from eav_ray.pipelines.preprocess import eeg_stage
+from eav_ray.storage import split_store_path
+from eav_ray.tracking.progress import ProgressBar, open_progress_bar
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.checkpoint import load_finished_checkpoint
+from eav_ray.training.metrics import is_averaged_column
+
+BATCH_SIZE = 32
+
+
+RECORDINGS_PER_TASK = 8  # recordings that one task reads
+
+
+PredictionsCallback = Callable[[pd.DataFrame], None]
+
+
+def predict_recordings(experiment: Experiment, path: str, on_predictions: PredictionsCallback) -> list[str]:
+    """Predictions for raw recordings, with the preprocessing that the checkpoint was trained with.
+
+    Args:
+        experiment: The checkpoint's own, with `data` changed to where the new recordings are.
+        take: Is given the predictions, one row a window (`run.to_frame`, with labels by name), part after part, in the
+            order of the recordings.
+    Returns:
+        A line for each recording that could not be read.
+    """
+    store, prefix = split_store_path(path)
+    checkpoint = load_finished_checkpoint(path)
+    modalities = _require_known_modalities(experiment, checkpoint, path)
+    dataset, listing = registry.scan_dataset(experiment.data)
+    if "eeg" in experiment.data.modalities:
+        check_channels(experiment, checkpoint, registry.count_eeg_channels(dataset, listing), path)
+    # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
+    masked_modalities = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
+    recordings = [replace(r, **masked_modalities) for r in listing.recordings]
+    if not recordings:
+        raise DataError(f"there is nothing to predict in {experiment.data.root}; run jobs/check.py to see why")
+    require_preprocessing_extras(experiment)
+    failed = [f"{p.subject} {p.recording} {p.file}: {p.reason}" for p in listing.problems]
+    with (
+        cluster.connect_to_ray(experiment.runtime),
+        _preserve_row_order(),
+        open_progress_bar("predict", len(recordings), "recordings") as bar,
+    ):
+        preprocessing = checkpoint.experiment.preprocessing
+        units = [
+            tuple(part[i : i + RECORDINGS_PER_TASK])
+            for part in (list(g) for _, g in groupby(recordings, key=lambda r: r.subject))
+            for i in range(0, len(part), RECORDINGS_PER_TASK)
+        ]
+        cut_windows = partial(
+            cut_raw_windows, units=units, preprocessing=preprocessing, modalities=modalities, shapes=checkpoint.shapes
+        )
+        rows = ray_data.map_with_retries(
+            eeg_stage.prepare_eeg_units(experiment.data, preprocessing, units).flat_map, cut_windows, num_cpus=1
+        )
+        return failed + _deliver_predictions(
+            map_on_actors(rows, PredictionActor, f"{store}/{prefix}", experiment.runtime),
+            dataset.classes,
+            on_predictions,
+            bar,
+        )
+
+
+def predict_shards(experiment: Experiment, path: str, on_predictions: PredictionsCallback) -> list[str]:
+    """As `predict`, for the windows that preprocessing left in `store.shards`."""
+    store, prefix = split_store_path(path)
+    checkpoint = load_finished_checkpoint(path)
+    modalities = _require_known_modalities(experiment, checkpoint, path)
+    check_preprocessing(experiment, checkpoint, path)
+    shards, index = open_index(experiment)
+    if "eeg" in experiment.data.modalities:
+        check_channels(experiment, checkpoint, index.eeg_channels, path)
+    subjects = experiment.data.subjects
+    files = [s for s in index.shards if not subjects or not s.subject or s.subject in subjects]
+    total = sum(s.rows for s in files)
+    if not total:
+        raise DataError(f"there is nothing to predict in {shards}; run jobs/check.py to see why")
+    with (
+        cluster.connect_to_ray(experiment.runtime),
+        _preserve_row_order(),
+        open_progress_bar("predict", total, "windows") as bar,
+    ):
+        read_windows = partial(
+            read_shard_windows,
+            files=files,
+            shards=str(shards),
+            experiment=experiment,
+            modalities=modalities,
+            channels=checkpoint.shapes.eeg_channels,
+        )
+        numbers = ray.data.from_items([{"shard": i} for i in range(len(files))], override_num_blocks=len(files))
+        rows = ray_data.map_with_retries(numbers.flat_map, read_windows, num_cpus=1)
+        return _deliver_predictions(
+            map_on_actors(rows, PredictionActor, f"{store}/{prefix}", experiment.runtime),
+            index.classes,
+            on_predictions,
+            bar,
+            count_windows=True,
+        )
+
+
+def _require_known_modalities(experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str) -> tuple[Modality, ...]:
+    """The modalities of the checkpoint, of which the experiment names some."""
+    modalities = checkpoint.experiment.data.modalities
+    unknown = [m for m in experiment.data.modalities if m not in modalities]
+    if unknown:
+        raise ConfigError(
+            f"data.modalities names {', '.join(unknown)}, but {path} was trained on {', '.join(modalities)}; name some "
+            "of these"
+        )
+    return modalities
+
+
+@contextmanager
+def _preserve_row_order() -> Iterator[None]:
+    """Ray Data, quietly, and giving out rows in the order in which they went in: tables are written as they come."""
+    ray_workarounds.configure_ray_data()
+    options = ray.data.DataContext.get_current().execution_options
+    earlier, options.preserve_order = options.preserve_order, True
+    try:
+        yield
+    finally:
+        options.preserve_order = earlier
+
+
+def map_on_actors(
+    rows: ray.data.Dataset, actor: type["PredictionActor"], path: str, runtime: RuntimeConfig, *, max_actors: int = 1
+) -> ray.data.Dataset:
+    """Windows through actors that have loaded a checkpoint, batch after batch.
+
+    Args:
+        path: Of the checkpoint.
+        most: How many actors there may be.
+    """
+    # Predicting is short: an actor that died is an error, and the same command starts anew.
+    return ray_data.map_with_retries(
+        rows.map_batches,
+        actor,
+        retries=0,
+        fn_constructor_args=(path, runtime.cpus_per_worker),
+        batch_size=BATCH_SIZE,
+        num_cpus=runtime.cpus_per_worker,
+        num_gpus=runtime.gpus_per_worker or None,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max_actors),
+    )
+
+
+def _deliver_predictions(
+    rows: ray.data.Dataset,
+    classes: tuple[str, ...],
+    on_predictions: PredictionsCallback,
+    bar: ProgressBar,
+    *,
+    count_windows: bool = False,
+) -> list[str]:
+    """Give predictions to `take`; a line for each row that says why there is none."""
+    failed: list[str] = []
+    recordings_done: set[tuple[str, str]] = set()
+    n_rows = n_delivered = 0
+    for batch in rows.iter_batches(batch_size=None, batch_format="pandas"):
+        assert isinstance(batch, pd.DataFrame)
+        if not len(batch):
+            continue
+        n_rows += len(batch)
+        recordings_done |= set(zip(batch["subject"], batch["recording"], strict=True))
+        bad = batch[batch["reason"] != ""]
+        failed += [f"{row['subject']} {row['recording']}: {row['reason']}" for _, row in bad.iterrows()]
+        good = batch[batch["reason"] == ""].drop(columns="reason").reset_index(drop=True)
+        if len(good):
+            # A part in which something could not be read has a column of objects of its numbers.
+            numbers = [c for c in good.columns if is_averaged_column(c)]
+            good[numbers] = good[numbers].astype(float)
+            # Names, as the numbers are of these recordings' classes and not of the checkpoint's.
+            good["label"] = np.array(classes)[good["label"].astype(int)]
+            good["window"] = good["window"].astype(int)
+            on_predictions(good)
+            n_delivered += len(good)
+        bar.set_done(n_rows if count_windows else len(recordings_done))
+    if not n_delivered and not failed:
+        raise DataError("there is nothing to predict: no recording with any of the modalities of the checkpoint")
+    return failed
+
+
+class PredictionActor:
+    """An actor: one loaded checkpoint, batch after batch."""
+
+    def __init__(self, path: str, threads: float) -> None:
+        torch.set_num_threads(max(1, int(threads)))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._predictor = Predictor(load_finished_checkpoint(path), device)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        table = self._predictor(batch)
+        return {str(c): table[c].to_numpy() for c in table.columns}

@@ -1,0 +1,155 @@
+"""A checkpoint behind Ray Serve, on a Ray of its own or on a cluster that it joins."""
+
+import logging
+import re
+import signal
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from starlette.types import ASGIApp
+
+from eav_ray.config import RuntimeConfig
+from eav_ray.config.paths import retarget_experiment
+from eav_ray.distributed import cluster
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.evaluation.predictor import Predictor
+from eav_ray.pipelines.inference.auth import hash_token, read_token, require_token
+from eav_ray.pipelines.inference.http_app import make_app
+from eav_ray.storage import split_store_path
+from eav_ray.training.checkpoint import load_finished_checkpoint
+
+with warnings.catch_warnings():  # of Ray's own declarations, by pydantic
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from ray import serve
+    from ray.serve.config import HTTPOptions, ProxyLocation
+    from ray.serve.exceptions import RayServeException
+    from ray.serve.schema import LoggingConfig
+
+MAX_ONGOING_REQUESTS = 64  # requests and streams that one replica has open: `app.Limits` are below
+HEALTH_CHECK_INTERVAL_S = 10.0
+LOGGING_CONFIG = LoggingConfig(log_level="WARNING", enable_access_log=False)
+
+
+def serve_checkpoint(
+    path: str, changes: dict[str, Any], *, host: str, port: int, token_file: str, name: str, route: str, replicas: int
+) -> None:
+    """Serve until SIGINT or SIGTERM comes.
+
+    Args:
+        changes: `runtime.*`: which Ray, and what a replica may use (`cpus_per_worker`, `gpus_per_worker`).
+        token_file: Holds the token; empty for that in the environment, if any.
+        name: Of the application on the cluster.
+        route: Prefix of its paths.
+    Raises:
+        ConfigError: Beyond loopback without a token, a port or a name that is taken, or what does not fit the machine.
+        DataError: The checkpoint is damaged or not finished, or cannot be opened where it is to be served.
+    """
+    checkpoint = load_finished_checkpoint(path)
+    experiment = retarget_experiment(checkpoint.experiment, changes)
+    runtime = experiment.runtime
+    token = read_token(token_file)
+    require_token(host, token)
+    cluster_address = cluster.resolve_address(runtime)
+    if not cluster_address:
+        cluster.check_local_resources(runtime)
+        _check_port(host, port)
+    with (
+        cluster.connect_to_ray(runtime),
+        _watch_stop_signals() as stop_requested,
+    ):  # Ray sets a handler of its own when it starts
+        url = _start_serve(host, port, token, route)
+        checkpoint_path = "/".join(map(str, split_store_path(path)))
+        _deploy(checkpoint_path, hash_token(token) if token else "", runtime, name, route, replicas)
+        print(f"serving {path} at {url} (health, predict, stream){'' if token else ', without a token'}", flush=True)
+        try:
+            while not stop_requested.wait(HEALTH_CHECK_INTERVAL_S):
+                serve.status()  # raises where the cluster is gone
+        finally:
+            # Not Ray Serve itself, by which others may serve; it ends with a Ray of our own.
+            with suppress(RayServeException):
+                serve.delete(name)
+    print("stopped", flush=True)
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host.strip("[]"), port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(f"cannot listen at --host {host} --port {port}: {reason}; use another") from None
+
+
+@contextmanager
+def _watch_stop_signals() -> Iterator[threading.Event]:
+    """Set by SIGINT and SIGTERM."""
+    stop_requested = threading.Event()
+
+    def handle_signal(number: int, frame: Any) -> None:
+        if stop_requested.is_set():
+            raise KeyboardInterrupt  # asked twice
+        stop_requested.set()
+
+    earlier_handlers = {number: signal.signal(number, handle_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop_requested
+    finally:
+        for number, handler in earlier_handlers.items():
+            signal.signal(number, handler)
+
+
+def _start_serve(host: str, port: int, token: str, route: str) -> str:
+    """Ray Serve at this address, unless the cluster has one; its address."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    options = HTTPOptions(host=host, port=port)
+    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=LOGGING_CONFIG)
+    # Ray's own name: where it listens, which another job may have said.
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client()
+    actual = client.http_config if client is not None else options
+    if actual.host and actual.host != host:
+        require_token(actual.host, token)
+    return f"http://{actual.host}:{actual.port}{'' if route == '/' else route}"
+
+
+def _deploy(path: str, token_digest: str, runtime: RuntimeConfig, name: str, route: str, replicas: int) -> None:
+    applications = serve.status().applications
+    if name in applications:
+        raise ConfigError(f"the cluster serves an application {name} already; give another --name and --route")
+    resources = {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker}
+    deployment: Any = serve.deployment(
+        name="model",
+        num_replicas=replicas,
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        ray_actor_options=resources,
+        graceful_shutdown_timeout_s=2,
+        logging_config=LOGGING_CONFIG,
+    )(serve.ingress()(ServedModel))
+    try:
+        serve.run(deployment.bind(path, token_digest, runtime), name=name, route_prefix=route)
+    except (RayServeException, RuntimeError, ValueError) as error:
+        reason = serve.status().applications.get(name)
+        text = " ".join((reason.message if reason and reason.message else str(error)).split())
+        messages = re.findall(r"(?:eav_ray\.errors|ray\.serve\.exceptions)\.\w+: (.+?)(?= Traceback|$)", text)
+        raise DataError(f"{name} cannot be served: {messages[-1] if messages else text[-400:]}") from None
+
+
+class ServedModel:
+    """A replica: one loaded checkpoint."""
+
+    def __init__(self, path: str, token_digest: str, runtime: RuntimeConfig) -> None:
+        torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
+        device = torch.device("cuda" if cluster.has_gpu(runtime) else "cpu")
+        predictor = Predictor(load_finished_checkpoint(path), device)
+        self._app = make_app(predictor, path.rstrip("/").rsplit("/", 1)[-1], token_digest)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return self._app

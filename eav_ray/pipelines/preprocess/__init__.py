@@ -1,0 +1,1 @@
+"""Check and preprocess raw recordings."""

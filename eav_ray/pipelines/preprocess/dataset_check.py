@@ -1,0 +1,45 @@
+"""What a data set holds, and what of it cannot be used."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from eav_ray.config import Experiment
+from eav_ray.data.datasets import registry
+from eav_ray.data.recordings import Problem, Recording
+
+
+@dataclass(frozen=True)
+class DatasetCheck:
+    classes: tuple[str, ...]
+    recordings: tuple[Recording, ...]
+    problems: tuple[Problem, ...]
+
+
+def check_dataset(experiment: Experiment) -> DatasetCheck:
+    dataset, listing = registry.scan_dataset(experiment.data)
+    return DatasetCheck(dataset.classes, listing.recordings, listing.problems)
+
+
+def format_dataset_check(result: DatasetCheck) -> str:
+    """A line a person: recordings per class and modality; then a line a problem."""
+    by_subject: dict[str, list[Recording]] = {}
+    for recording in result.recordings:
+        by_subject.setdefault(recording.subject, []).append(recording)
+    header = f"{'person':14}{'recordings':>11}" + "".join(f"{c[:10]:>11}" for c in result.classes)
+    lines = [header + f"{'eeg':>7}{'audio':>7}{'video':>7}"]
+    for subject, recordings in by_subject.items():
+        classes = Counter(r.label for r in recordings)
+        counts = "".join(f"{classes[k]:>11}" for k in range(len(result.classes)))
+        present = "".join(f"{sum(getattr(r, m) is not None for r in recordings):>7}" for m in ("eeg", "audio", "video"))
+        lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
+    lines.append(f"{len(by_subject)} people, {len(result.recordings)} recordings, {len(result.problems)} problems")
+    return "\n".join([*lines, *format_problems(result.problems)])
+
+
+def format_problems(problems: tuple[Problem, ...]) -> list[str]:
+    """A line each: whose, and why; the file where the reason does not name it already."""
+    lines = []
+    for p in problems:
+        where = " ".join(w for w in (p.subject, p.recording, "" if p.file and p.file in p.reason else p.file) if w)
+        lines.append(f"  {where}: {p.reason}")
+    return lines

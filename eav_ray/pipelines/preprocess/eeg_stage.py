@@ -1,0 +1,118 @@
+"""The first stage of whatever reads raw recordings: the EEG of one person, who has one file for all of it in EAV.
+
+Each person's file is read once; the stages after it work on pieces of the person, as soon as their EEG is ready.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+import safetensors.numpy
+
+from eav_ray.config import DataConfig, Preprocessing
+from eav_ray.data.datasets import registry
+from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
+from eav_ray.data.recordings import Recording
+from eav_ray.distributed.ray_data import map_with_retries
+from eav_ray.errors import DataError
+
+RecordingUnit = tuple[Recording, ...]  # recordings of one person that a later stage takes together
+
+
+MAX_BLOCK_BYTES = (
+    2**20
+)  # bytes: a later stage is to get each unit as soon as it is ready, not a person's units together
+
+
+def prepare_eeg_units(
+    data: DataConfig,
+    preprocessing: Preprocessing,
+    recording_units: list[RecordingUnit],
+    all_recordings: tuple[Recording, ...] = (),
+) -> ray.data.Dataset:
+    """One row a unit: `unit` (its number), and its EEG for `unpack`.
+
+    Args:
+        listed: All recordings of the people, where `wanted` may lack some: `preprocessing.eeg.align` looks at all.
+    """
+    if "eeg" not in data.modalities or all(r.eeg is None for unit in recording_units for r in unit):
+        rows = [{"unit": i, "eeg": b"", "facts": "{}"} for i in range(len(recording_units))]
+        return ray.data.from_items(rows, override_num_blocks=len(rows))
+    ray.data.DataContext.get_current().target_max_block_size = MAX_BLOCK_BYTES
+    unit_indices_by_subject = [
+        list(g)
+        for _, g in groupby(
+            range(len(recording_units)), key=lambda i: recording_units[i][0].subject if recording_units[i] else ""
+        )
+    ]
+    rows = [{"person": i} for i in range(len(unit_indices_by_subject))]
+    subject_recordings: dict[str, list[Recording]] = {}
+    if preprocessing.eeg.align != "none":
+        for recording in all_recordings or [r for unit in recording_units for r in unit]:
+            subject_recordings.setdefault(recording.subject, []).append(recording)
+    work: Any = partial(
+        _prepare_subject,
+        unit_indices_by_subject=unit_indices_by_subject,
+        recording_units=recording_units,
+        data=data,
+        preprocessing=preprocessing,
+        subject_recordings=subject_recordings,
+    )
+    # A byte of memory keeps Ray Data from fusing it with the next stage, which would make one task of a whole person.
+    subject_rows = ray.data.from_items(rows, override_num_blocks=len(rows))
+    return map_with_retries(subject_rows.map_batches, work, batch_size=1, num_cpus=1, memory=1)
+
+
+def _prepare_subject(
+    batch: dict[str, np.ndarray],
+    *,
+    unit_indices_by_subject: list[list[int]],
+    recording_units: list[RecordingUnit],
+    data: DataConfig,
+    preprocessing: Preprocessing,
+    subject_recordings: dict[str, list[Recording]],
+) -> Iterator[dict[str, np.ndarray]]:
+    unit_indices = unit_indices_by_subject[int(batch["person"][0])]
+    dataset = registry.open_reader(data)
+    # All units in one go: the profile `official` filters a person as one signal.
+    recordings = [r for i in unit_indices for r in recording_units[i] if r.eeg is not None]
+    alignment_recordings = subject_recordings.get(recordings[0].subject, []) if recordings else []
+    results = prepare_eeg(dataset, recordings, preprocessing.eeg, alignment_recordings)
+    for i in unit_indices:
+        tensors: dict[str, np.ndarray] = {}
+        facts: dict[str, Any] = {}
+        for recording in recording_units[i]:
+            if recording.eeg is None:
+                continue
+            _, found = next(results)
+            if isinstance(found, DataError):
+                facts[recording.recording] = str(found)
+            else:
+                facts[recording.recording] = {
+                    "unit": found.unit,
+                    "bad": found.bad_channels,
+                    "removed": found.removed_components,
+                }
+                tensors[recording.recording] = found.x_CT
+        yield {
+            "unit": np.array([i]),
+            "eeg": np.array([safetensors.numpy.save(tensors)], dtype=object),
+            "facts": np.array([json.dumps(facts)], dtype=object),
+        }
+
+
+def unpack_eeg(row: dict[str, Any]) -> dict[str, PreparedEEG | DataError]:
+    """EEG of a unit's recordings, by name; recordings without EEG are not in it."""
+    facts = json.loads(row["facts"])
+    tensors = safetensors.numpy.load(row["eeg"]) if row["eeg"] else {}
+    return {
+        name: DataError(fact)
+        if isinstance(fact, str)
+        else PreparedEEG(tensors[name], fact["unit"], fact["bad"], tuple(fact["removed"]))
+        for name, fact in facts.items()
+    }

@@ -1,0 +1,263 @@
+"""Raw recordings to Parquet shards, through Ray Data.
+
+The unit of work is a chunk of one person's recordings. Whoever finishes a chunk writes its shard and then its record,
+so a job that was killed continues with the chunks that have no record.
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import ray
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
+
+from eav_ray.config import DataConfig, Experiment, Preprocessing, digest
+from eav_ray.data.datasets import registry
+from eav_ray.data.preprocessing.eeg import prepare_eeg
+from eav_ray.data.preprocessing.extras import require_preprocessing_extras
+from eav_ray.data.preprocessing.windowing import cut_recording
+from eav_ray.data.recordings import LISTENING, Listing, Problem, Recording
+from eav_ray.data.shards.index import INDEX_FILE, ShardFile, ShardIndex
+from eav_ray.data.shards.location import open_shard_store
+from eav_ray.data.shards.schema import make_schema
+from eav_ray.data.shards.tables import encode_window
+from eav_ray.data.shards.writer import ShardWriter
+from eav_ray.distributed import cluster, ray_data, ray_workarounds
+from eav_ray.errors import DataError
+from eav_ray.pipelines.preprocess import eeg_stage
+from eav_ray.storage import Store, list_package_versions
+from eav_ray.tracking.progress import ProgressBar, open_progress_bar
+
+CRASH_ERRORS = (WorkerCrashedError, OutOfMemoryError)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    name: str  # of the shard: person, first recording, and a hash of all that its content depends on
+    recordings: tuple[Recording, ...]
+
+
+@dataclass(frozen=True)
+class PreprocessingResult:
+    index: ShardIndex
+    problems: tuple[Problem, ...]  # everything that was set aside, by the reader or while decoding
+    n_skipped: int  # chunks that an earlier job had finished
+    quality: tuple[dict[str, Any], ...]  # one row a recording: subject, and what `windows.cut` measured
+
+
+def plan_chunks(experiment: Experiment, listing: Listing) -> list[Chunk]:
+    planned = []
+    for subject, group in groupby(listing.recordings, key=lambda r: r.subject):
+        recordings = list(group)
+        # Alignment makes a recording's windows depend on all recordings of the person.
+        aligned = "eeg" in experiment.data.modalities and experiment.preprocessing.eeg.align != "none"
+        subject_facts = [_collect_recording_facts(r) for r in recordings] if aligned else []
+        for start in range(0, len(recordings), experiment.preprocessing.recordings_per_shard):
+            part = tuple(recordings[start : start + experiment.preprocessing.recordings_per_shard])
+            content = digest(
+                [_collect_recording_facts(r) for r in part],
+                sorted(experiment.data.modalities),
+                subject_facts,
+                length=10,
+            )
+            planned.append(Chunk(f"{subject}-{part[0].recording}-{content}", part))
+    return planned
+
+
+def _collect_recording_facts(recording: Recording) -> list[Any]:
+    """What a shard's content depends on: the facts of a recording, and its files' sizes and times of change."""
+    facts = asdict(recording)
+    for path in (recording.eeg, recording.audio, recording.video):
+        if path is not None and os.path.exists(path):
+            facts[path] = [os.path.getsize(path), os.stat(path).st_mtime_ns]
+    return sorted((k, v) for k, v in facts.items() if v is not None)
+
+
+def preprocess(experiment: Experiment) -> PreprocessingResult:
+    """Make or complete the shards of an experiment.
+
+    Raises:
+        DataError: No recording could be used, or some file could not and `preprocessing.on_bad=fail`.
+    """
+    dataset, listing = registry.scan_dataset(experiment.data)
+    _check_problem_policy(experiment, listing.problems)
+    listing = _drop_incomplete_recordings(experiment, listing)
+    require_preprocessing_extras(experiment)
+    store = open_shard_store(experiment)
+    planned = plan_chunks(experiment, listing)
+    todo = [c for c in planned if not _is_done(store, c)]
+    n_chans = registry.count_eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else 0
+    if todo:
+        with cluster.connect_to_ray(experiment.runtime):
+            _make_chunks(experiment, todo, store, n_chans, listing.recordings)
+    records = [store.read_json(f"records/{c.name}.json") for c in planned]
+    problems = listing.problems + tuple(Problem(**p) for r in records for p in r["problems"])
+    _check_problem_policy(experiment, problems)
+    shards = tuple(ShardFile(r["file"], r["sha256"], r["rows"], r["subject"]) for r in records if r["rows"])
+    if not shards:
+        raise DataError(f"not one recording of {experiment.data.root} could be read; run jobs/check.py to see why")
+    modalities = tuple(sorted(experiment.data.modalities))
+    index = ShardIndex(
+        store.root.rsplit("-", 1)[1], dataset.classes, modalities, n_chans, shards, list_package_versions()
+    )
+    settings = {"preprocessing": asdict(experiment.preprocessing), "data": asdict(experiment.data)}
+    settings |= {"channels": list(getattr(dataset, "channels", ())), "recorded": getattr(dataset, "recorded", True)}
+    store.write_json(INDEX_FILE, asdict(index) | settings)
+    store.write_json("problems.json", [asdict(p) for p in problems])
+    quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
+    return PreprocessingResult(index, problems, len(planned) - len(todo), quality)
+
+
+def _is_done(store: Store, chunk: Chunk) -> bool:
+    """Whether an earlier job made this chunk without a problem: what took too long or too much memory may do now."""
+    if not store.exists(f"records/{chunk.name}.json"):
+        return False
+    record = store.read_json(f"records/{chunk.name}.json")
+    return not record["problems"] and (not record["rows"] or store.exists(record["file"]))
+
+
+def _check_problem_policy(experiment: Experiment, problems: tuple[Problem, ...]) -> None:
+    if problems and experiment.preprocessing.on_bad == "fail":
+        first = problems[0]
+        raise DataError(
+            f"{len(problems)} problems, and preprocessing.on_bad=fail; the first: {first.file or first.subject}: "
+            f"{first.reason}. jobs/check.py lists those that names and labels show; preprocessing.on_bad=partial keeps what "
+            "can be used of such recordings, drop leaves them out"
+        )
+
+
+def _drop_incomplete_recordings(experiment: Experiment, listing: Listing) -> Listing:
+    """Where the policy is `drop`, only recordings with every modality that their task has."""
+    if experiment.preprocessing.on_bad != "drop":
+        return listing
+    complete, problems = [], list(listing.problems)
+    for r in listing.recordings:
+        lacks = [m for m in experiment.data.modalities if getattr(r, m) is None]
+        if r.task == LISTENING and "audio" in lacks:  # which nobody spoke in
+            lacks.remove("audio")
+        if lacks:
+            reason = f"has no {' and no '.join(lacks)}; left out, as preprocessing.on_bad=drop"
+            problems.append(Problem(r.subject, r.recording, "", reason))
+        else:
+            complete.append(r)
+    return Listing(tuple(complete), tuple(problems))
+
+
+def _make_chunks(
+    experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int, all_recordings: tuple[Recording, ...] = ()
+) -> None:
+    """
+    Args:
+        listed: All recordings of the people, finished ones included.
+    """
+    ray_workarounds.configure_ray_data()
+    with open_progress_bar("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:
+        finished: set[str] = set()
+        try:
+            _write_chunks(experiment, todo, store, n_chans, {}, bar, finished, all_recordings)
+        except CRASH_ERRORS:
+            left = [c for c in todo if c.name not in finished]
+            _write_chunks(
+                experiment,
+                left,
+                store,
+                n_chans,
+                _find_crashing_recordings(experiment, left, n_chans),
+                bar,
+                finished,
+                all_recordings,
+            )
+
+
+def _write_chunks(
+    experiment: Experiment,
+    todo: list[Chunk],
+    store: Store,
+    n_chans: int,
+    crash_reasons: dict[str, str],
+    bar: ProgressBar,
+    finished: set[str],
+    all_recordings: tuple[Recording, ...],
+) -> None:
+    """Make chunks; adds the names of those that are made to `finished` as they come."""
+    e = experiment
+    units = [tuple(r for r in c.recordings if r.id not in crash_reasons) for c in todo]
+    rows = eeg_stage.prepare_eeg_units(
+        e.data, e.preprocessing, units, tuple(r for r in all_recordings if r.id not in crash_reasons)
+    )
+    write_chunk = partial(
+        _write_chunk,
+        todo=todo,
+        crash_reasons=crash_reasons,
+        data=e.data,
+        preprocessing=e.preprocessing,
+        root=store.root,
+        n_chans=n_chans,
+    )
+    for row in ray_data.map_with_retries(rows.map, write_chunk, num_cpus=1).iter_rows():
+        chunk = todo[row["unit"]]
+        finished.add(chunk.name)
+        bar.set_done(bar.done + len(chunk.recordings))
+
+
+def _find_crashing_recordings(experiment: Experiment, chunks: list[Chunk], n_chans: int) -> dict[str, str]:
+    """Recordings that end the process which reads them, with the reason, by id: each is tried in a task of its own.
+
+    Decoders are C programs, and a damaged or hostile file can bring one down; that costs this recording and no other.
+    """
+    e = experiment
+    attempt: Any = ray.remote(num_cpus=1, max_retries=0)(_try_recording)
+    references = {r.id: attempt.remote(r, e.data, e.preprocessing, n_chans) for c in chunks for r in c.recordings}
+    crash_reasons: dict[str, str] = {}
+    for name, reference in references.items():
+        try:
+            ray.get(reference)
+        except CRASH_ERRORS as error:
+            kind = "takes more memory than there is" if isinstance(error, OutOfMemoryError) else "ends the process"
+            crash_reasons[name] = (
+                f"reading one of its files {kind}; replace the files of this recording or leave it out"
+            )
+    return crash_reasons
+
+
+def _try_recording(recording: Recording, data: DataConfig, preprocessing: Preprocessing, n_chans: int) -> None:
+    eeg = None
+    if "eeg" in data.modalities and recording.eeg is not None:
+        _, eeg = next(prepare_eeg(registry.open_reader(data), [recording], preprocessing.eeg))
+    cut_recording(recording, preprocessing, data.modalities, prepared_eeg=eeg, eeg_channels=n_chans)
+
+
+def _write_chunk(
+    row: dict[str, Any],
+    *,
+    todo: list[Chunk],
+    crash_reasons: dict[str, str],
+    data: DataConfig,
+    preprocessing: Preprocessing,
+    root: str,
+    n_chans: int,
+) -> dict[str, Any]:
+    """One chunk: its shard, and then its record."""
+    store, chunk, eeg_by_recording = Store(root), todo[row["unit"]], eeg_stage.unpack_eeg(row)
+    problems: list[Problem] = []
+    quality: list[dict[str, Any]] = []
+    with ShardWriter(
+        store, f"shards/{chunk.name}.parquet", make_schema(preprocessing, n_chans, data.modalities)
+    ) as shard:
+        for recording in chunk.recordings:
+            if recording.id in crash_reasons:
+                problems.append(Problem(recording.subject, recording.recording, "", crash_reasons[recording.id]))
+                continue
+            eeg = eeg_by_recording.get(recording.recording)
+            cut_result = cut_recording(
+                recording, preprocessing, data.modalities, prepared_eeg=eeg, eeg_channels=n_chans
+            )
+            problems += cut_result.problems
+            quality.append(cut_result.quality | {"windows": len(cut_result.windows)})
+            shard.add([encode_window(w, preprocessing) for w in cut_result.windows])
+    record: dict[str, Any] = {"rows": shard.rows, "file": shard.name, "sha256": shard.sha256}
+    record |= {"subject": chunk.recordings[0].subject, "problems": [asdict(p) for p in problems], "quality": quality}
+    store.write_json(f"records/{chunk.name}.json", record)
+    return {"unit": row["unit"]}

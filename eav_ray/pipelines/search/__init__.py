@@ -1,0 +1,1 @@
+"""Search fusions and learning rates on inner folds."""

@@ -1,0 +1,101 @@
+"""Run a Tune trial that trains a batch of fusion candidates on cached embeddings."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from ray import tune
+
+from eav_ray.config import Experiment, override
+from eav_ray.data.shards.index import ShardIndex
+from eav_ray.distributed import cluster
+from eav_ray.pipelines.search.candidate_summary import FoldScores, summarize_candidate
+from eav_ray.pipelines.search.search_plan import InnerCV
+from eav_ray.search.batched_fusion import score_fusions, unbatchable_reason
+from eav_ray.search.pruning import PruningSchedule, compute_folds_done, compute_mean
+from eav_ray.storage import Store
+from eav_ray.training.prepared_run import WorkerContext, open_worker_context
+from eav_ray.training.run_spec import SELECTION_METRIC, Run, plan_fusion_run
+from eav_ray.training.runner import train_and_score_split
+
+
+def run_fusion_batch(
+    config: dict[str, Any], experiment: Experiment, inner_cv: InnerCV, shards: str, index: ShardIndex
+) -> None:
+    """Some candidates over their inner folds; told a few at a time."""
+    torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
+    device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
+    context = open_worker_context(
+        experiment, Store(shards), index, device, allowed_recordings=inner_cv.embedded_recordings
+    )
+    candidates = {number: override(experiment, changes) for number, changes in config["candidates"]}
+    pruning_thresholds, folds = dict(config["bars"]), range(len(inner_cv.splits))
+    fold_scores: dict[int, list[FoldScores]] = {number: [] for number in candidates}
+    # Without a bar all folds are trained at once.
+    for part in [[fold] for fold in folds] if pruning_thresholds else [list(folds)]:
+        jobs = [(number, fold) for number in fold_scores for fold in part]
+        runs = [
+            plan_fusion_run(candidates[n], inner_cv.splits[fold], inner_cv.data_digest, inner_cv.embedded_recordings)
+            for n, fold in jobs
+        ]
+        reasons = [unbatchable_reason(run) for run in runs]
+        unbatchable = {number: reason for (number, _), reason in zip(jobs, reasons, strict=True)}
+
+        def keeps_training(run: int, rung: float, score: float, jobs: list[tuple[int, int]] = jobs) -> bool:
+            """Whether a candidate goes on in this fold; without a number there is nothing to go on with."""
+            number, fold = jobs[run]
+            mean = (
+                compute_mean([*(f[SELECTION_METRIC] for f in fold_scores[number][:fold]), score])
+                if pruning_thresholds
+                else 1.0
+            )
+            return math.isfinite(score) and mean >= pruning_thresholds.get(compute_folds_done(fold, rung), -math.inf)
+
+        started = time.perf_counter()
+        pruning_schedule = PruningSchedule(experiment.search.rungs, keeps_training)
+        for numbers, metrics in _score_runs(
+            runs, reasons, context, experiment.search.fusion_batch_size, pruning_schedule
+        ):
+            seconds = (time.perf_counter() - started) / len(numbers)
+            for n, scored in zip(numbers, metrics, strict=True):
+                number, fold = jobs[n]
+                fold_scores[number].append({"fold": fold, "seconds": seconds, "together": len(numbers)} | scored)
+            finished = [
+                summarize_candidate(n, f, len(folds), pruning_thresholds, unbatchable_reason=unbatchable[n])
+                for n, f in fold_scores.items()
+                if len(f) > part[-1]
+            ]
+            finished = [candidate for candidate in finished if candidate]
+            if finished:
+                tune.report({SELECTION_METRIC: finished[0][SELECTION_METRIC], "scored": json.dumps(finished)})
+            for candidate in finished:
+                del fold_scores[candidate["candidate"]]
+            started = time.perf_counter()
+
+
+def _score_runs(
+    runs: list[Run],
+    reasons: list[str],
+    context: WorkerContext,
+    fusion_batch_size: int,
+    pruning_schedule: PruningSchedule,
+) -> Iterator[tuple[list[int], list[dict[str, float]]]]:
+    """Numbers of runs and their scores, as they come."""
+    batched = [n for n, reason in enumerate(reasons) if not reason]
+    batch_schedule = replace(
+        pruning_schedule, keeps_training=lambda n, look, score: pruning_schedule.keeps_training(batched[n], look, score)
+    )
+    for numbers, metrics in score_fusions(
+        [runs[n] for n in batched], context, fusion_batch_size=fusion_batch_size, pruning_schedule=batch_schedule
+    ):
+        yield [batched[n] for n in numbers], metrics
+    for n in (n for n, reason in enumerate(reasons) if reason):
+        try:
+            metrics = train_and_score_split(runs[n], context)
+        except torch.cuda.OutOfMemoryError:
+            metrics = {SELECTION_METRIC: float("nan")}  # the candidate's own fault: it fails, and the search goes on
+        yield [n], [metrics]

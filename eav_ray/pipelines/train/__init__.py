@@ -1,0 +1,1 @@
+"""Train single folds and whole protocols."""

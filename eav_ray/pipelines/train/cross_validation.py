@@ -1,0 +1,231 @@
+"""All folds of a protocol as one job: trained by one queue, tested once, one table.
+
+A fold that fails is named at the end; the others are trained, scored and shown all the same.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from eav_ray.config import Experiment, digest, to_dict
+from eav_ray.data.io import parquet
+from eav_ray.data.shards.dataset import Dataset, open_dataset
+from eav_ray.data.splits import Split, count_folds, list_labeled_recordings, make_split
+from eav_ray.distributed import cluster
+from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
+from eav_ray.distributed.worker_groups import train_runs
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.evaluation.summary import compute_optimism
+from eav_ray.pipelines.train.workload import announce_workload
+from eav_ray.reporting.tables import describe_test_side, format_optimism, format_protocol_table
+from eav_ray.storage import COMMIT, Store, list_package_versions, sha256
+from eav_ray.training.checkpoint import find_finished_prefix
+from eav_ray.training.run_spec import Run, plan_runs
+from eav_ray.training.runner import is_run_finished
+
+FORMAT_VERSION = 2  # raise when what is kept of a protocol changes
+
+
+@dataclass(frozen=True)
+class PlannedFold:
+    """One fold: its split, and the trainings that it needs, the last of which is the result."""
+
+    number: int
+    split: Split
+    runs: list[Run]
+
+    @property
+    def subjects(self) -> list[str]:
+        return list(dict.fromkeys(i.split("/")[0] for i in self.split.test))
+
+
+@dataclass(frozen=True)
+class CVResult:
+    """What the results store keeps of a protocol."""
+
+    predictions: pd.DataFrame  # of all folds, one row a window, with a column `fold`
+    fold_records: list[
+        dict[str, Any]
+    ]  # fold, run, checkpoint, commit_sha256, test, collapse; with a search, what it chose
+
+
+@dataclass(frozen=True)
+class CVReport:
+    result: CVResult
+    failed: dict[int, str]  # fold -> reason
+    text: str
+
+
+def cross_validate(experiment: Experiment) -> CVReport:
+    """Train and test every fold, or what is left of them; `split.index` does not matter.
+
+    Raises:
+        ConfigError: A fold that cannot be made, of too few people or recordings.
+        DataError: Not one fold could be scored, or another process is at the same protocol.
+    """
+    e = experiment
+    data, results = open_dataset(e), Store(e.store.results)
+    folds = plan_cv_folds(e, data)
+
+    def train_and_evaluate() -> tuple[CVResult, dict[int, str]]:
+        return evaluate_folds(e, folds, data, results, train_folds(e, folds, data, results))
+
+    return load_or_run(e, folds, data, make_protocol_key(e, folds), train_and_evaluate)
+
+
+def load_or_run(
+    e: Experiment, folds: list[PlannedFold], data: Dataset, key: str, run: Callable[[], tuple[CVResult, dict[int, str]]]
+) -> CVReport:
+    """What the results store keeps of a protocol of this key, or else what is made now, on a Ray.
+
+    Args:
+        make: Returns what is to be kept, and why folds are missing; where none is, it is committed.
+    Raises:
+        DataError: Not one fold could be scored, or another process is at the same.
+    """
+    results, name = Store(e.store.results), f"protocols/{key}"
+    failed: dict[int, str] = {}
+    with results.lock(f"{name}/lock"):
+        if results.is_committed(name):
+            result = read_cv_result(results, name)
+        else:
+            with cluster.connect_to_ray(e.runtime):
+                result, failed = run()
+            if not result.fold_records:
+                raise DataError(describe_missing_folds(failed, folds))
+            if not failed:
+                results.commit(name, _encode_result(e, result))
+    return CVReport(result, failed, format_cv_report(e, folds, data.index.classes, result, failed, f"{results}/{name}"))
+
+
+def plan_cv_folds(experiment: Experiment, data: Dataset) -> list[PlannedFold]:
+    """Every fold of the experiment's protocol.
+
+    Raises:
+        ConfigError: A fold that cannot be made, by its number.
+    """
+    e = experiment
+    items = list_labeled_recordings(data.windows.ids, e.data, e.seed)
+    planned = []
+    for number in range(count_folds(items, e.split)):
+        fold_experiment = replace(e, split=replace(e.split, index=number))
+        try:
+            split = make_split(items, fold_experiment.split)
+        except ConfigError as error:
+            raise ConfigError(f"fold {number} cannot be made: {error}") from None
+        planned.append(PlannedFold(number, split, plan_runs(fold_experiment, split, data.digest)))
+    return planned
+
+
+def make_protocol_key(experiment: Experiment, folds: list[PlannedFold]) -> str:
+    """Equal only for equal models tested on equal recordings."""
+    return f"{experiment.name}-{digest(FORMAT_VERSION, [[f.runs[-1].key, sorted(f.split.test)] for f in folds])}"
+
+
+def train_folds(e: Experiment, folds: list[PlannedFold], data: Dataset, results: Store) -> dict[str, str]:
+    """Train what is not trained yet; returns why a run, by its key, could not be; "" stands for all others."""
+    announce_workload(e, [run for f in folds for run in f.runs], data)
+    left = [f for f in folds if not is_run_finished(f.runs[-1], results)]
+    if not left:
+        return {}
+    allowed_recordings = tuple(sorted({i for f in left for i in (*f.split.train, *f.split.validation)}))
+    try:
+        return train_runs(
+            e, [run for f in left for run in f.runs], data.shards, data.index, allowed_recordings, title="train"
+        ).failed
+    except DataError as error:
+        return {"": str(error)}  # what was trained is in the store
+
+
+def evaluate_folds(
+    e: Experiment, folds: list[PlannedFold], data: Dataset, results: Store, reasons: dict[str, str]
+) -> tuple[CVResult, dict[int, str]]:
+    """Score every fold that has a finished model.
+
+    Args:
+        reasons: Why a run has none (`train_folds`).
+    """
+    default_reason = reasons.get("", "it has no finished checkpoint")
+    prefixes = {f.number: find_finished_prefix(results, f.runs[-1].key) for f in folds}
+    failed = {f.number: reasons.get(f.runs[-1].key, default_reason) for f in folds if not prefixes[f.number]}
+    trained = [f for f in folds if f.number not in failed]
+    tasks = [ScoringTask(f"{results}/{prefixes[f.number]}", f.split.test) for f in trained]
+    tables, fold_records = [], []
+    for fold, table in zip(trained, score_checkpoints(e, tasks, data.shards, data.index), strict=True):
+        if isinstance(table, str):
+            failed[fold.number] = table
+            continue
+        prefix = prefixes[fold.number]
+        tables.append(table.assign(fold=fold.number))
+        fold_records.append(
+            {
+                "fold": fold.number,
+                "run": fold.runs[-1].key,
+                "checkpoint": prefix,
+                "commit_sha256": sha256(results.read(f"{prefix}/{COMMIT}")),
+                "test": list(fold.split.test),
+                "collapse": results.read_json(f"{prefix}/metrics.json").get("collapse", []),
+            }
+        )
+    return CVResult(pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), fold_records), failed
+
+
+def _encode_result(e: Experiment, result: CVResult) -> dict[str, bytes]:
+    documents = {"experiment": to_dict(e), "folds": result.fold_records, "versions": list_package_versions()}
+    files = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
+    return files | {"predictions.parquet": parquet.encode_dataframe(result.predictions)}
+
+
+def read_cv_result(results: Store, name: str) -> CVResult:
+    """Raises DataError where it was damaged."""
+    files = results.read_committed(name)
+    try:
+        table, folds = files["predictions.parquet"], json.loads(files["folds.json"])
+    except (KeyError, ValueError):
+        raise DataError(f"{results}/{name} was damaged; delete it and give the command again") from None
+    return CVResult(parquet.decode_dataframe(table, f"{results}/{name}"), folds)
+
+
+def format_cv_report(
+    e: Experiment,
+    folds: list[PlannedFold],
+    classes: tuple[str, ...],
+    result: CVResult,
+    failed: dict[int, str],
+    path: str,
+) -> str:
+    """The table of all folds that were scored, and a line for those that were not."""
+    scored = result.predictions[["subject", "recording"]].drop_duplicates()
+    head = (
+        f"{e.split.protocol}, {len(result.fold_records)} of {len(folds)} folds: accuracy in percent, {len(scored)} recordings of "
+        f"{scored['subject'].nunique()} people {describe_test_side(folds[0].split)}"
+    )
+    findings = {record["fold"]: record["collapse"] for record in result.fold_records}
+    lines = [head, format_protocol_table(result.predictions, sorted(e.data.modalities), len(classes), findings)]
+    searches = {fact["fold"]: fact["search"] for fact in result.fold_records if "search" in fact}
+    if searches:
+        predictions_by_fold = {n: rows for n, rows in result.predictions.groupby("fold")}
+        lines.append(
+            format_optimism(
+                {n: compute_optimism(predictions_by_fold[n], s["inner"], s["changes"]) for n, s in searches.items()}
+            )
+        )
+    lines.append(describe_missing_folds(failed, folds) if failed else f"predictions: {path}")
+    return "\n".join(lines)
+
+
+def describe_missing_folds(failed: dict[int, str], folds: list[PlannedFold]) -> str:
+    """One line that names the folds that were not scored, and why the first was not."""
+    names = [_describe_fold(folds[number]) for number in sorted(failed)]
+    reason = failed[min(failed)]
+    return (
+        f"{len(failed)} of {len(folds)} folds could not be trained or scored: {', '.join(names)}; the same command "
+        f"takes them up again; the first: {reason}"
+    )
+
+
+def _describe_fold(fold: PlannedFold) -> str:
+    return f"{fold.number} ({fold.subjects[0]})" if len(fold.subjects) == 1 else str(fold.number)

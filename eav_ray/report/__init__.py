@@ -1,1 +1,0 @@
-"""Statistics and tables made from results. Knows neither Ray nor torch."""

@@ -1,0 +1,1 @@
+"""Render results as tables, figures and pages. Knows neither Ray nor torch."""

@@ -1,0 +1,234 @@
+"""Figures of the evidence page, each drawn from the numbers that the page's results hold."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mne
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from eav_ray.data.preprocessing.band_power import FREQUENCY_BANDS
+from eav_ray.data.preprocessing.electrodes import load_standard_montage, resolve_electrodes
+from eav_ray.evaluation.results_tree import ResultsTree
+from eav_ray.training.run_spec import SELECTION_METRIC
+
+# Okabe and Ito's colours, told apart by who cannot tell red from green.
+SOURCE_COLORS = {"video": "#0072b2", "audio": "#e69f00", "eeg": "#009e73", "late_mean": "#999999", "fusion": "#d55e00"}
+
+
+def choose_color(source: str) -> str:
+    return SOURCE_COLORS.get(source, "#cc79a7")
+
+
+def _make_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def plot_subjects(
+    rows: Sequence[ResultsTree], sources: Sequence[str], chance: Mapping[str, float], *, published: bool
+) -> Figure:
+    """A bar a person, the best first, with dots for the other sources, and the band of chance of one person.
+
+    Args:
+        rows: From `measure.people`.
+        chance: `level`, and of one person `low` and `high`.
+        published: Whether the rows have a reference, which then is a line across each bar.
+    """
+    figure, axes = _make_axes(7.5, 3.6)
+    positions, main_source = np.arange(len(rows)), sources[-1]
+    axes.axhspan(100 * chance["low"], 100 * chance["high"], color="0.92", label="chance, one person")
+    axes.axhline(100 * chance["level"], color="0.6", lw=0.8)
+    axes.bar(
+        positions,
+        [100 * r[main_source] for r in rows],
+        color=choose_color(main_source),
+        alpha=0.55,
+        width=0.75,
+        label=main_source,
+    )
+    for source in sources[:-1]:
+        axes.plot(positions, [100 * r[source] for r in rows], "o", ms=3.2, color=choose_color(source), label=source)
+    if published:
+        column = choose_published_column(sources)
+        published_points = [(i, 100 * r["reference"][column]) for i, r in enumerate(rows) if "reference" in r]
+        axes.hlines(
+            [y for _, y in published_points],
+            [i - 0.45 for i, _ in published_points],
+            [i + 0.45 for i, _ in published_points],
+            color="k",
+            lw=1.4,
+        )
+        axes.plot([], [], "k-", lw=1.4, label=f"published, {column}")
+    subject_labels = [str(r["subject"]) for r in rows]
+    axes.set_xticks(positions, subject_labels, rotation=90 if len(rows) > 8 else 0, fontsize=7)
+    axes.set(ylabel="accuracy per recording, %", ylim=(0, 102), xlim=(-0.6, len(rows) - 0.4))
+    axes.legend(fontsize=7, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    return figure
+
+
+def choose_published_column(sources: Sequence[str]) -> str:
+    """Which of the published numbers the last of these sources, which the bars show, is held against."""
+    return sources[0] if len(sources) == 1 else "multimodal"
+
+
+def plot_confusion(confusions: Mapping[str, Any], classes: Sequence[str]) -> Figure:
+    """A matrix a source, share of each true class in percent."""
+    sources, n = list(confusions), len(classes)
+    columns = min(3, len(sources))
+    lines = math.ceil(len(sources) / columns)
+    size = max(2.75, 0.6 + 0.33 * n)  # inches: the numbers of many classes keep apart
+    figure = Figure(figsize=(size * columns + 0.6, size * lines + 0.3), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
+    for axes in grid[len(sources) :]:
+        axes.axis("off")
+    for axes, source in zip(grid, sources, strict=False):
+        counts = np.array(confusions[source], float)
+        percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axes.imshow(percent[:, :n], cmap="Blues", vmin=0, vmax=100)
+        for i in range(n):
+            for j in range(n):
+                ink = "white" if percent[i, j] > 60 else "black"
+                axes.text(j, i, f"{percent[i, j]:.0f}", ha="center", va="center", fontsize=7, color=ink)
+        axes.set_xticks(range(n), classes, rotation=45, ha="right", fontsize=7)
+        axes.set_yticks(range(n), classes, fontsize=7)
+        axes.set_title(source, fontsize=9)
+    return figure
+
+
+def plot_modality_weights(weights_by_kind: Mapping[str, Any], modalities: Sequence[str]) -> Figure:
+    """Modality weights by class: as they are, and divided by the modalities' numbers of tokens."""
+    figure = Figure(figsize=(7.5, 2.9), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (kind, title) in zip(panels, (("weight", "as attended"), ("corrected", "per token")), strict=True):
+        table = weights_by_kind[kind]["by_class"]
+        bar_width = 0.8 / len(modalities)
+        for n, m in enumerate(modalities):
+            positions = np.arange(len(table)) + (n - (len(modalities) - 1) / 2) * bar_width
+            # A model that diverged has no weights.
+            heights = [math.nan if row[m] is None else row[m] for row in table.values()]
+            axes.bar(positions, heights, bar_width * 0.92, color=choose_color(m), label=m)
+        axes.axhline(1 / len(modalities), color="0.5", lw=0.8)
+        axes.set_xticks(range(len(table)), list(table), rotation=30, ha="right", fontsize=7)
+        axes.set_title(title, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("weight")
+    panels[0].legend(fontsize=7, ncols=3, frameon=False, loc="upper left")
+    panels[0].set_ylim(0, min(1.0, panels[0].get_ylim()[1] * 1.2))
+    return figure
+
+
+def plot_reliability(calibrations: Mapping[str, Any]) -> Figure:
+    """Confidence against accuracy, a panel a source; the dot's area is its number of recordings."""
+    figure = Figure(figsize=(max(3.2, 1.9 * len(calibrations)), 2.5), layout="constrained")
+    panels = figure.subplots(1, len(calibrations), sharey=True, squeeze=False)[0]
+    for axes, (source, one) in zip(panels, calibrations.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
+        for kind, color, marker in (("raw", choose_color(source), "o-"), ("scaled", "k", "x--")):
+            if kind not in one or not one[kind]["bins"]:
+                continue
+            bins, total = one[kind]["bins"], one[kind]["count"]
+            x, y = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
+            axes.plot(x, y, marker[1:], color=color, lw=0.9, label=None)
+            sizes = [10 + 150 * b["count"] / total for b in bins]
+            axes.scatter(x, y, s=sizes, color=color, marker=marker[0], alpha=0.7, label=kind)
+        axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1))
+        axes.set_title(source, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set(ylabel="accuracy", xlabel="confidence")
+    return figure
+
+
+def plot_learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Training loss by epoch, a panel a part of the model, with the validation score where it was measured."""
+    figure = Figure(figsize=(max(3.2, 1.9 * len(histories)), 2.5), layout="constrained")
+    panels = figure.subplots(1, len(histories), squeeze=False)[0]
+    for axes, (part, history) in zip(panels, histories.items(), strict=True):
+        epochs = [h["epoch"] for h in history]
+        axes.plot(epochs, [h["train_loss"] for h in history], ".-", color=choose_color(part), lw=1)
+        axes.set_title(part, fontsize=9)
+        axes.set_ylim(bottom=0)
+        axes.spines["top"].set_visible(False)
+        validation_points = [(h["epoch"], h[SELECTION_METRIC]) for h in history if h.get(SELECTION_METRIC) is not None]
+        if validation_points:
+            right_axis = axes.twinx()
+            right_axis.plot([e for e, _ in validation_points], [100 * v for _, v in validation_points], "k.--", lw=0.8)
+            right_axis.set(ylim=(0, 100))
+            right_axis.set_ylabel("validation, %", fontsize=7)
+    panels[0].set(ylabel="training loss", xlabel="epoch")
+    return figure
+
+
+def plot_protocols(rows: Sequence[ResultsTree]) -> Figure:
+    """A line a protocol: each source per frame, window and recording."""
+    figure, axes = _make_axes(7.5, 0.9 + 0.55 * len(rows))
+    unit_markers = {"frame": "|", "window": "x", "recording": "o"}
+    sources = list(rows[0]["sources"])
+    for n, row in enumerate(rows):
+        for k, source in enumerate(sources):
+            y = n + (k - (len(sources) - 1) / 2) * 0.14
+            for unit, mark in unit_markers.items():
+                value = row["sources"][source][unit]
+                if value is not None and math.isfinite(value):
+                    axes.plot(100 * value, y, mark, color=choose_color(source), ms=5)
+    for source in sources:
+        axes.plot([], [], "s", color=choose_color(source), ms=4, label=source)
+    for unit, mark in unit_markers.items():
+        axes.plot([], [], mark, color="0.3", ms=5, label=f"per {unit}")
+    axes.set_yticks(range(len(rows)), [r["protocol"] for r in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set(xlabel="accuracy, %")
+    axes.legend(fontsize=7, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    return figure
+
+
+def plot_signal_quality(correlation: Mapping[str, Any], source: str) -> Figure:
+    """A dot a person: what was measured of the signals, and accuracy."""
+    figure, axes = _make_axes(3.6, 2.6)
+    axes.plot(
+        [p[1] for p in correlation["points"]],
+        [100 * p[2] for p in correlation["points"]],
+        "o",
+        ms=4,
+        color=choose_color(source),
+    )
+    axes.set(xlabel=correlation["measured"].replace("_", " "), ylabel=f"{source}, % of recordings")
+    return figure
+
+
+def plot_scalp_maps(bands: Mapping[str, Mapping[str, Sequence[float]]], channels: Sequence[str]) -> Figure | None:
+    """Maps of the head: a column a band, a row a class; dB above or below the person's mean over classes.
+
+    Args:
+        bands: Class -> band -> a value a channel.
+    Returns:
+        None where the places of the channels are not known.
+    """
+    sites_of_channels = resolve_electrodes(tuple(channels))
+    known_channels = [i for i, site in enumerate(sites_of_channels) if site]
+    if len(known_channels) < 4:
+        return None
+    info = mne.create_info([sites_of_channels[i] for i in known_channels], 100.0, "eeg")
+    info.set_montage(load_standard_montage())
+    classes, names = list(bands), list(FREQUENCY_BANDS)
+    figure = Figure(figsize=(1.35 * len(names) + 1.2, 1.3 * len(classes) + 0.3), layout="constrained")
+    grid = figure.subplots(len(classes), len(names), squeeze=False)
+    limit = max(abs(v) for of_class in bands.values() for values in of_class.values() for v in values) or 1.0
+    image: Any = None
+    for i, k in enumerate(classes):
+        for j, band in enumerate(names):
+            values = np.array([bands[k][band][c] for c in known_channels])
+            image, _ = mne.viz.plot_topomap(
+                values, info, axes=grid[i, j], show=False, cmap="RdBu_r", vlim=(-limit, limit), contours=0, sensors=False,
+                res=32,
+            )  # fmt: skip
+            if not i:
+                low, high = FREQUENCY_BANDS[band]
+                grid[i, j].set_title(f"{band}\n{low}-{high} Hz", fontsize=7)
+        grid[i, 0].set_ylabel(k, fontsize=8)
+    figure.colorbar(image, ax=grid, label="dB", shrink=0.6)
+    return figure

@@ -1,0 +1,1 @@
+"""Sections of pages, each rendered from results."""

@@ -1,0 +1,118 @@
+"""Check a search space, and turn it into Optuna's distributions."""
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from eav_ray.config import Experiment, SearchDimension, list_keys, list_other_kinds, override
+from eav_ray.errors import ConfigError
+
+MIN_CMAES_BATCH = 4  # candidates of a generation; of fewer, the better half is one
+
+
+MAX_CHECKED_COMBINATIONS = 4096  # of a space that are checked before it is searched; takes about 3 s
+
+
+def decode_grid_point(space: dict[str, SearchDimension], number: int) -> dict[str, Any]:
+    """Of a grid, the last key first to change."""
+    changes: dict[str, Any] = {}
+    for key, choice in reversed(space.items()):
+        number, at = divmod(number, len(choice.choice))
+        changes[key] = choice.choice[at]
+    return {key: changes[key] for key in space}
+
+
+def make_distribution(key: str, choice: SearchDimension) -> BaseDistribution:
+    if choice.choice:
+        return CategoricalDistribution(choice.choice)
+    assert choice.low is not None and choice.high is not None
+    if is_integer_key(key):
+        return IntDistribution(int(choice.low), int(choice.high), log=choice.log)
+    return FloatDistribution(choice.low, choice.high, log=choice.log)
+
+
+def is_integer_key(key: str) -> bool:
+    """Whether a key of an experiment is a whole number."""
+    tables = [list_keys(), *(table for _, table in list_other_kinds())]
+    return any(table[key][0] == "int" for table in tables if key in table)
+
+
+def check_search_space(experiment: Experiment) -> None:
+    """Refuse a space with a candidate that could not be trained: it would fail in a worker, after the encoders.
+
+    Every combination of the choices, of the ends of ranges, and of all values of whole-number ranges must be an
+    experiment. Of more than 4096 combinations, 4096 are drawn at random, the same each time.
+
+    Raises:
+        ConfigError: Naming the first combination that is refused, and why.
+    """
+    e = experiment
+    is_fusion_search = e.search.mode == "fusion"
+    if is_fusion_search and e.train.mode != "staged":
+        raise ConfigError(
+            f"train.mode is {e.train.mode}, but search.mode=fusion tries fusions on the embeddings of frozen encoders; "
+            "set train.mode=staged, or search.mode=full"
+        )
+    ranges = [key for key, choice in e.search.space.items() if not choice.choice]
+    if e.search.sampler == "grid" and ranges:
+        raise ConfigError(
+            f"search.sampler is grid, but search.space.{ranges[0]} is a range; list its values as choice: [...]"
+        )
+    if e.search.sampler == "cmaes" and e.search.ask_batch_size < MIN_CMAES_BATCH:
+        raise ConfigError(
+            f"search.ask_batch_size is {e.search.ask_batch_size}, but search.sampler=cmaes learns from {MIN_CMAES_BATCH} or more at a time; "
+            f"set search.ask_batch_size to at least {MIN_CMAES_BATCH}"
+        )
+    if not is_fusion_search and e.search.rungs:
+        raise ConfigError(
+            "search.rungs compares fusions on the way, but search.mode=full trains all of a candidate; use "
+            "search.prune, which compares after folds"
+        )
+    if e.search.sampler == "cmaes" and e.search.cost:
+        raise ConfigError(
+            f"search.sampler is cmaes, which has one objective, but search.cost={e.search.cost} is a second; use tpe"
+        )
+    if e.search.cost and (e.search.prune or e.search.rungs):
+        raise ConfigError(
+            f"search.cost={e.search.cost} keeps cheap candidates with lower scores, which search.prune and "
+            "search.rungs would leave; set search.prune=false and search.rungs=[], or search.cost to nothing"
+        )
+    if is_fusion_search and "late_mean" in getattr(e.search.space.get("fusion.kind"), "choice", ()):
+        raise ConfigError(
+            "search.space.fusion.kind holds late_mean, which has nothing to train; use shared_attention alone"
+        )
+    values = {key: _list_values(key, choice) for key, choice in e.search.space.items()}
+    count = math.prod(map(len, values.values()))
+    if count <= MAX_CHECKED_COMBINATIONS:
+        tried, coverage = itertools.product(*values.values()), ""
+    else:
+        draw = random.Random(0)
+        tried = ([draw.choice(v) for v in values.values()] for _ in range(MAX_CHECKED_COMBINATIONS))
+        coverage = f" ({MAX_CHECKED_COMBINATIONS} of {count} combinations were tried)"
+    for combination in tried:
+        changes = dict(zip(values, combination, strict=True))
+        try:
+            override(e, changes)
+        except ConfigError as error:
+            described = " with ".join(f"{k}={v}" for k, v in changes.items())
+            reason = str(error).replace("override: ", "").replace("\n", "; ")
+            if ranges := [k for k, v in values.items() if isinstance(v, range)]:
+                reason += f"; a range of {ranges[0]} draws every whole number: list those that fit as choice: [...]"
+            raise ConfigError(f"search.space can draw {described}: {reason}{coverage}") from None
+
+
+def _list_values(key: str, choice: SearchDimension) -> Sequence[Any]:
+    if choice.choice:
+        return choice.choice
+    low, high = choice.low or 0.0, choice.high or 0.0
+    if not is_integer_key(key):
+        return low, high
+    if not (low.is_integer() and high.is_integer()):
+        raise ConfigError(
+            f"search.space.{key} has low={low:g} and high={high:g}, but {key} is a whole number; use whole numbers"
+        )
+    return range(int(low), int(high) + 1)

@@ -1,0 +1,1 @@
+"""Report the progress of trainings: a line on stderr, TensorBoard, MLflow."""

@@ -1,0 +1,177 @@
+"""Trainings as runs of MLflow, told to a tracking server or database (`store.mlflow`). Optional: the extra `mlflow`."""
+
+import importlib.util
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from tqdm import tqdm
+
+from eav_ray.config import Experiment, to_dict
+from eav_ray.errors import ConfigError
+from eav_ray.training.run_spec import Progress, Run
+
+RUN_KEY_TAG = "eav_ray.key"  # by which a training finds its MLflow run again
+MAX_PENDING = 20_000  # things told that wait for a server that is away; about half a day of one training
+RETRY_INTERVAL_S = 60.0  # from one failure to the next attempt
+CLOSE_TIMEOUT_S = 30.0  # that the end of a job waits for what is not yet told
+MAX_METRICS_PER_REQUEST, MAX_PARAMS_PER_REQUEST = 1000, 100  # of one request, by MLflow's own limits
+CLIENT_ENVIRONMENT = {
+    # MLflow's defaults ask an unreachable server for four minutes. Here what was not told is told at the next attempt.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
+    # A job draws one line a stage.
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+def require_mlflow() -> None:
+    """Raises ConfigError, with the command to type, where MLflow is missing."""
+    if importlib.util.find_spec("mlflow") is None:
+        raise ConfigError(
+            "store.mlflow needs mlflow-skinny; type `pip install -c constraints.txt -e '.[mlflow]'`, or leave "
+            "store.mlflow empty"
+        )
+
+
+def make_mlflow_client(uri: str) -> Any:
+    """MLflow's client. All of MLflow is imported here, after its telemetry is turned off."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    for name, value in CLIENT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+class MLflowTracker:
+    """One MLflow run for each training, in the MLflow experiment that has the experiment's name.
+
+    A thread of its own tells it: no server can hold up who tells this object, and what goes wrong there is one line on
+    stderr. Artefacts are neither written nor read.
+    """
+
+    def __init__(self, experiment: Experiment, runs: list[Run]) -> None:
+        """
+        Args:
+            runs: The trainings that may be told of.
+        """
+        self._uri, self._name = experiment.store.mlflow, experiment.name
+        self._runs = {run.key: run for run in runs}
+        self._queue: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+        self._client: Any = None
+        self._experiment_id = ""
+        self._run_ids: dict[str, str] = {}  # key -> id of the MLflow run
+        self._completed: dict[str, bool] = {}  # key -> whether its last epoch was told
+        self._retry_at, self._has_warned = 0.0, False
+        self._thread = threading.Thread(target=self._run_sender, daemon=True)
+        self._thread.start()
+
+    def log(self, progress: Progress) -> None:
+        self._queue.put(progress)
+
+    def close(self) -> None:
+        """Set the state of the MLflow runs: finished where the last epoch was told, failed where it was not.
+
+        A training that was stopped is failed until it goes on.
+        """
+        self._queue.put(None)
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            self._warn_once("no answer")
+
+    def _run_sender(self) -> None:
+        pending: deque[Progress] = deque(maxlen=MAX_PENDING)
+        closing = False
+        while not closing:
+            progress = self._queue.get()
+            if progress is None:
+                closing = True
+            else:
+                pending.append(progress)
+            if not closing and (not self._queue.empty() or time.monotonic() < self._retry_at):
+                continue
+            try:
+                if pending:
+                    self._send(pending)
+                if closing:
+                    self._set_run_states()
+            except Exception as error:  # whatever it is, the trainings go on
+                self._retry_at = time.monotonic() + RETRY_INTERVAL_S
+                self._warn_once(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+    def _warn_once(self, reason: str) -> None:
+        """Once: what follows would say the same."""
+        if not self._has_warned:
+            self._has_warned = True
+            tqdm.write(
+                f"MLflow at {self._uri} does not take the curves; trainings go on without it: {reason}", file=sys.stderr
+            )
+
+    def _send(self, pending: deque[Progress]) -> None:
+        """Told twice is told once: a request that failed in its middle is made again."""
+        if not self._experiment_id:
+            self._connect()
+        from mlflow.entities import Metric
+
+        for key in dict.fromkeys(p.key for p in pending):
+            own_progress = [p for p in pending if p.key == key]
+            if key not in self._run_ids:
+                self._run_ids[key] = self._find_or_create_run(own_progress[0])
+            metrics = [
+                Metric(n, v, round(1000 * p.timestamp), p.step) for p in own_progress for n, v in p.metrics.items()
+            ]
+            for start in range(0, len(metrics), MAX_METRICS_PER_REQUEST):
+                self._client.log_batch(self._run_ids[key], metrics=metrics[start : start + MAX_METRICS_PER_REQUEST])
+            self._completed[key] = own_progress[-1].epoch == own_progress[-1].epochs
+        pending.clear()
+
+    def _connect(self) -> None:
+        self._client = make_mlflow_client(self._uri)
+        experiment = self._client.get_experiment_by_name(self._name)
+        self._experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._name)
+
+    def _find_or_create_run(self, progress: Progress) -> str:
+        """Id of the MLflow run that a training continues, or of a new one."""
+        from mlflow.entities import Param
+
+        # One that is finished belongs to a training whose results are gone.
+        unfinished = f"tags.`{RUN_KEY_TAG}` = '{progress.key}' and attributes.status != 'FINISHED'"
+        matching = self._client.search_runs([self._experiment_id], unfinished, max_results=1)
+        if matching:
+            run = matching[0]
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        else:
+            run = self._client.create_run(
+                self._experiment_id, run_name=progress.title, tags={RUN_KEY_TAG: progress.key}
+            )
+        # MLflow refuses another value: those of the first time stay, whatever the number of workers is now.
+        params = [
+            Param(name, value)
+            for name, value in flatten_config(to_dict(self._runs[progress.key].experiment)).items()
+            if name not in run.data.params
+        ]
+        for start in range(0, len(params), MAX_PARAMS_PER_REQUEST):
+            self._client.log_batch(run.info.run_id, params=params[start : start + MAX_PARAMS_PER_REQUEST])
+        return run.info.run_id
+
+    def _set_run_states(self) -> None:
+        for key, run_id in self._run_ids.items():
+            self._client.set_terminated(run_id, "FINISHED" if self._completed.get(key) else "FAILED")
+
+
+def flatten_config(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted keys; values as they are typed on the command line."""
+    flattened: dict[str, str] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            flattened |= flatten_config(value, f"{prefix}{name}.")
+        else:
+            flattened[prefix + name] = value if isinstance(value, str) else json.dumps(value)
+    return flattened

@@ -1,0 +1,161 @@
+"""When a training saves, and the writing of it beside the training."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from torch import Tensor
+
+from eav_ray.data.shards.index import ShardIndex
+from eav_ray.errors import DataError
+from eav_ray.models.encoders.base import DataShapes
+from eav_ray.storage import Store
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.collectives import broadcast_int, broadcast_object, rank_and_world_size, run_on_all_ranks
+from eav_ray.training.engines.base import Engine
+from eav_ray.training.run_spec import Position, Run
+
+STOP_POLL_S = 2.0  # seconds between two questions whether to leave
+# A remote store may be away for a while, which costs a training nothing but the next checkpoint.
+WRITE_RETRIES, RETRY_INTERVAL_S = 20, 15.0
+
+
+class CheckpointWriter:
+    """A run's checkpoints of one attempt. Every rank must make the same calls; rank 0 writes.
+
+    A checkpoint is written by a thread while the training goes on; what goes wrong there is told, on every rank, by
+    the next call.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        results: Store,
+        index: ShardIndex,
+        shapes: DataShapes,
+        frozen_tensors: dict[str, Tensor] | None = None,
+    ) -> None:
+        """
+        Args:
+            body: Tensors that the training does not hold, and every checkpoint does.
+        """
+        self._run, self._results, self._classes, self._shapes = run, results, index.classes, shapes
+        self._frozen_tensors = frozen_tensors or {}
+        self.attempt = broadcast_object(ckpt.make_attempt_name(results, run.key))
+        self._pool = ThreadPoolExecutor(1)
+        self._pending_write: Future[None] | None = None
+        self.saved_at = time.monotonic()
+        self.pause_s = 0.0  # that the training stood still for the last one
+
+    def save(self, engine: Engine, position: Position, metrics: dict[str, Any]) -> None:
+        """One to go on from. Returns when the tensors are copied and the writing has begun."""
+        began = time.monotonic()
+        self._begin_write(engine.gather_weights(), engine.optimizer_state(), position, metrics)
+        self.saved_at = time.monotonic()
+        self.pause_s = self.saved_at - began
+
+    def finish(self, weights: dict[str, Tensor], position: Position, metrics: dict[str, Any]) -> str:
+        """The last one, of weights alone. Returns its prefix when it is committed."""
+        self._begin_write(weights, {}, position, metrics)
+        run_on_all_ranks(self._wait_for_write)
+        return ckpt.make_checkpoint_prefix(self._run.key, self.attempt, position)
+
+    def close(self) -> None:
+        """Ends when all that was begun is written, whatever ended the training."""
+        self._pool.shutdown(wait=True)
+
+    def _begin_write(
+        self,
+        weights: dict[str, Tensor],
+        optimizer_state: dict[str, Tensor],
+        position: Position,
+        metrics: dict[str, Any],
+    ) -> None:
+        run_on_all_ranks(self._wait_for_write)
+        if rank_and_world_size()[0] == 0:
+            self._pending_write = self._pool.submit(self._write, weights, optimizer_state, position, metrics)
+
+    def _wait_for_write(self) -> None:
+        pending_write, self._pending_write = self._pending_write, None
+        if pending_write is not None:
+            pending_write.result()
+
+    def _write(
+        self,
+        weights: dict[str, Tensor],
+        optimizer_state: dict[str, Tensor],
+        position: Position,
+        metrics: dict[str, Any],
+    ) -> None:
+        run, all_weights, histories = self._run, self._frozen_tensors | weights, {}
+        for m, key in run.encoder_keys.items():
+            # A fusion checkpoint carries its encoders, so that one path is enough to predict.
+            encoder_checkpoint, _ = ckpt.find_latest_checkpoint(self._results, key)
+            if encoder_checkpoint is None:
+                raise DataError(f"the encoder run {key} has no checkpoint; train it first")
+            histories[m] = encoder_checkpoint[1].metrics.get("history", [])
+            all_weights.update(
+                {
+                    n: t
+                    for n, t in encoder_checkpoint[1].weights.items()
+                    if n.startswith((f"encoders.{m}.", f"heads.{m}."))
+                }
+            )
+            if m == "eeg" or "normalise.mean" not in all_weights:
+                all_weights.update(
+                    {n: t for n, t in encoder_checkpoint[1].weights.items() if n.startswith("normalise.")}
+                )
+        finished = position.epoch == run.epochs
+        checkpoint = ckpt.Checkpoint(
+            run.experiment,
+            run.split,
+            self._classes,
+            self._shapes,
+            all_weights,
+            optimizer_state,
+            position,
+            finished,
+            metrics | ({"histories": histories} if histories else {}),
+            run.encoder_keys,
+            run.data_digest,
+        )
+        keep = 1 if finished else run.experiment.train.keep_checkpoints
+        for retries_left in range(0 if self._results.is_local else WRITE_RETRIES, -1, -1):
+            try:
+                ckpt.write_checkpoint(self._results, run.key, self.attempt, checkpoint)
+                return ckpt.prune_checkpoints(self._results, run.key, self.attempt, keep=keep)
+            except DataError:
+                if not retries_left:
+                    raise
+                time.sleep(RETRY_INTERVAL_S)
+
+
+class CheckpointPolicy:
+    """Says after each step what is due; the same on every rank, by the clock of the first."""
+
+    def __init__(
+        self, run: Run, steps_per_epoch: int, writer: CheckpointWriter, get_stop_reason: Callable[[], str]
+    ) -> None:
+        """
+        Args:
+            steps: Of an epoch.
+            interrupted: Why the training should leave; empty if it should not. Every rank calls it together.
+        """
+        self._train_config, self._steps_per_epoch = run.experiment.train, steps_per_epoch
+        self._writer, self._get_stop_reason = writer, get_stop_reason
+        self._polled_at = float("-inf")  # the first step is told at once
+
+    def decide_after_step(self, position: Position, engine: Engine) -> tuple[bool, bool, str]:
+        """(whether to save, whether to tell how far it is, why to leave)."""
+        now, minutes = time.monotonic(), self._train_config.checkpoint_minutes
+        poll_flag = 1 if now - self._polled_at >= STOP_POLL_S else 0
+        save_flag = 2 if minutes and now - self._writer.saved_at >= 60 * minutes else 0
+        flags = broadcast_int(poll_flag + save_flag, engine.device)
+        reason = ""
+        if flags & 1:
+            self._polled_at = now
+            reason = self._get_stop_reason()
+        every = self._train_config.checkpoint_steps
+        step_due = bool(every) and (position.epoch * self._steps_per_epoch + position.step) % every == 0
+        return bool(flags & 2) or step_due or bool(reason), bool(flags & 1), reason

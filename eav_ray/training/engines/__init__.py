@@ -1,0 +1,1 @@
+"""Engines that hold a model and take its steps: plain PyTorch, DeepSpeed."""

@@ -1,0 +1,83 @@
+"""Predict windows and lay the outputs out as a table."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+
+from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.models.classifier import ClassifierOutput
+from eav_ray.training.collectives import gather_from_all_ranks
+from eav_ray.training.dataloader import Batch, Source, WindowLabels, make_inference_batches
+from eav_ray.training.engines.base import Engine
+
+
+def predict_rows(
+    engine: Engine, source: Source, labels: WindowLabels, rows: np.ndarray, windows: WindowCache, batch_size: int
+) -> pd.DataFrame:
+    """Predictions of all rows, on every rank: each computes its share, every row once, whatever their number."""
+    own_rows = rows[engine.rank :: engine.world_size]
+    # Equally many forward passes on every rank: in ZeRO 3 each of them gathers parameters from all.
+    n_missing = -(-len(rows) // engine.world_size) - len(own_rows)
+    padded = np.concatenate([own_rows, rows[:n_missing]])
+    own = (
+        [compute_predictions(engine.predict, source, labels, padded, windows, batch_size).iloc[: len(own_rows)]]
+        if len(padded)
+        else []
+    )
+    whole = [frame for frames in gather_from_all_ranks(own) for frame in frames]
+    return pd.concat(whole, ignore_index=True).sort_values(["subject", "recording", "window"], ignore_index=True)
+
+
+def compute_predictions(
+    predict: Callable[[Batch], ClassifierOutput],
+    source: Source,
+    labels: WindowLabels,
+    rows: np.ndarray,
+    windows: WindowCache,
+    batch_size: int,
+) -> pd.DataFrame:
+    """`to_frame` of some rows, at least one, in their order.
+
+    Args:
+        batch: Windows that are computed at once.
+    """
+    parts = []
+    for part, model_batch in make_inference_batches(source, labels, rows, batch_size):
+        ids, present = windows.ids.iloc[part], source.get_presence(part)
+        parts.append(build_predictions(predict(model_batch), ids, present, source.names, labels.label[part]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def build_predictions(
+    output: ClassifierOutput, ids: pd.DataFrame, present_BM: np.ndarray, names: list[str], label: np.ndarray
+) -> pd.DataFrame:
+    """One row a window: ids, label, logits of the fusion, of `late_mean` and of each modality, modality weights.
+
+    A modality that a window lacks has NaN logits.
+    """
+    columns: dict[str, np.ndarray] = {c: ids[c].to_numpy() for c in ("subject", "recording", "window")}
+    columns["label"] = label
+    unimodal = {}
+    for position, m in enumerate(names):
+        logits = output.unimodal_logits[m].float().cpu().numpy()
+        unimodal[m] = np.where(present_BM[:, position, None], logits, np.nan)
+    stacked = np.stack([unimodal[m] for m in names])
+    sources = {"fusion": output.logits_BK.float().cpu().numpy(), "late_mean": np.nanmean(stacked, 0)} | unimodal
+    for source, logits in sources.items():
+        columns |= {f"{source}.logit_{k}": logits[:, k] for k in range(logits.shape[1])}
+    for position, m in enumerate(names):
+        columns[f"weight.{m}"] = output.weights_BM[:, position].float().cpu().numpy()
+        columns[f"corrected.{m}"] = output.corrected_BM[:, position].float().cpu().numpy()
+    return pd.DataFrame(columns)
+
+
+def build_empty_predictions(names: list[str], n_outputs: int) -> pd.DataFrame:
+    """`to_frame` of no windows: the same columns."""
+    none = torch.zeros(0, n_outputs)
+    weights = torch.zeros(0, len(names))
+    ids = pd.DataFrame({"subject": [], "recording": [], "window": []})
+    return build_predictions(
+        ClassifierOutput(none, {m: none for m in names}, weights, weights), ids, weights.numpy(), names, np.zeros(0)
+    )

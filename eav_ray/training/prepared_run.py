@@ -1,0 +1,158 @@
+"""Prepare a run: its data, its module and the weights that it starts from."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from eav_ray.config import Experiment
+from eav_ray.data.shards.index import ShardIndex
+from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.data.splits import list_labeled_recordings
+from eav_ray.errors import DataError
+from eav_ray.models.classifier import Classifier, FusionClassifier, HeadClassifier
+from eav_ray.models.encoders.base import DataShapes, Encoder
+from eav_ray.models.encoders.pretrained import load_pretrained
+from eav_ray.models.fusion.factory import build_fusion
+from eav_ray.storage import COMMIT, Store, sha256, split_store_path
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.collectives import rank_and_world_size
+from eav_ray.training.dataloader import BatchLoader, RawSource, Source, WindowLabels, select_rows_with_modality
+from eav_ray.training.embeddings import FEATURE_ARRAYS, EmbeddingSource, build_embedding_key
+from eav_ray.training.run_spec import Run
+from eav_ray.training.statistics import compute_class_weights, fit_model_statistics
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What a process has at hand for any run."""
+
+    windows: WindowCache
+    results: Store
+    device: torch.device
+
+
+def open_worker_context(
+    experiment: Experiment,
+    shards: Store,
+    index: ShardIndex,
+    device: torch.device,
+    *,
+    allowed_recordings: tuple[str, ...],
+) -> WorkerContext:
+    store = experiment.store
+    windows = WindowCache(
+        shards, index, cache=store.cache, cache_gb=store.cache_gb, allowed_recordings=allowed_recordings
+    )
+    return WorkerContext(windows, Store(experiment.store.results), device)
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """What a run trains, and on what."""
+
+    source: Source
+    labels: WindowLabels
+    module: nn.Module
+    shapes: DataShapes
+
+
+def prepare_run(
+    run: Run, context: WorkerContext, *, fresh: bool, source: Source | None = None, labels: WindowLabels | None = None
+) -> PreparedRun:
+    """
+    Args:
+        fresh: Start from published weights, where the experiment names some; otherwise a checkpoint follows.
+        source, labels: Those of the run, where they are at hand.
+    """
+    source, labels = source or open_source(run, context), labels or build_labels(run, context)
+    torch.manual_seed(run.experiment.seed)
+    module, shapes = build_module(run, context, source)
+    if fresh and not run.init_from:
+        _fit_module_statistics(module, run, context)
+    if fresh and run.init_from:
+        module.load_state_dict(_load_initial_weights(run, context))
+    elif fresh and isinstance(module, Classifier):
+        load_pretrained_encoders(module, run.experiment)
+    return PreparedRun(source, labels, module, shapes)
+
+
+def build_labels(run: Run, context: WorkerContext) -> WindowLabels:
+    items = list_labeled_recordings(context.windows.ids, run.experiment.data, run.experiment.seed)
+    return WindowLabels.from_windows(context.windows, {i.id: i.label for i in items})
+
+
+def _load_initial_weights(run: Run, context: WorkerContext) -> dict[str, Tensor]:
+    if run.init_commit_hash:
+        store, name = split_store_path(run.init_from)
+        if sha256(store.read(f"{name}/{COMMIT}")) != run.init_commit_hash:
+            raise DataError(f"{run.init_from} has changed since this run was planned; give the command again")
+        return ckpt.read_checkpoint(store, name).weights
+    staged, _ = ckpt.find_latest_checkpoint(context.results, run.init_from)
+    if staged is None:
+        raise DataError(f"the fusion run {run.init_from} has no checkpoint; train it first")
+    return staged[1].weights
+
+
+def build_batch_loader(run: Run, context: WorkerContext, prepared: PreparedRun) -> BatchLoader:
+    e, optim = run.experiment, run.optim
+    names = tuple(e.data.modalities)
+    rows = select_rows_with_modality(context.windows, run.split.train, names)
+    if not len(rows):
+        raise DataError(
+            f"no training row has {' or '.join(names)}; take it out of data.modalities, or use another fold"
+        )
+    dropout = e.fusion.modality_dropout if len(names) > 1 else 0.0
+    weight = (
+        compute_class_weights(prepared.labels.label[rows], prepared.shapes.n_outputs) if optim.class_weights else None
+    )
+    return BatchLoader(
+        prepared.source, prepared.labels, rows, e.seed, optim.batch, dropout, *rank_and_world_size(), weight
+    )
+
+
+def open_source(run: Run, context: WorkerContext) -> Source:
+    if run.features_prefix:
+        return open_features(run, context, pooled=True)
+    if run.kind != "fusion":
+        return RawSource(context.windows, list(run.experiment.data.modalities))
+    keys = {m: build_embedding_key(key, run.embedded_recordings) for m, key in run.encoder_keys.items()}
+    return EmbeddingSource(context.results, keys, context.windows, pooled=run.experiment.fusion.uses_pooled_features)
+
+
+def open_features(run: Run, context: WorkerContext, *, pooled: bool = False) -> EmbeddingSource:
+    (m,) = run.experiment.data.modalities
+    return EmbeddingSource(
+        context.results, {m: run.features_prefix}, context.windows, pooled=pooled, arrays=FEATURE_ARRAYS
+    )
+
+
+def _fit_module_statistics(module: nn.Module, run: Run, context: WorkerContext) -> None:
+    if isinstance(module, Classifier):
+        fit_model_statistics(module, context.windows, run.split.train)
+
+
+def build_module(
+    run: Run, context: WorkerContext, source: Source
+) -> tuple[Classifier | HeadClassifier | FusionClassifier, DataShapes]:
+    """A module with fresh weights."""
+    index = context.windows.index
+    shapes = DataShapes(index.eeg_channels, len(index.classes))
+    if run.features_prefix:
+        classifier = Classifier(run.experiment, shapes)
+        load_pretrained_encoders(classifier, run.experiment)
+        return HeadClassifier(classifier), shapes
+    if isinstance(source, EmbeddingSource):
+        fusion = build_fusion(run.experiment, source.widths, source.times_s, shapes.n_outputs)
+        return FusionClassifier(fusion, source.names), shapes
+    return Classifier(run.experiment, shapes), shapes
+
+
+def load_pretrained_encoders(module: Classifier, experiment: Experiment) -> None:
+    """Raises ConfigError where the weights that the experiment names are not there or do not fit."""
+    for m in module.modalities:
+        weights = getattr(getattr(experiment.model, m), "weights", "")
+        if weights:
+            encoder = module.encoders[m]
+            assert isinstance(encoder, Encoder)
+            load_pretrained(encoder, weights)

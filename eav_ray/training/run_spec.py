@@ -1,0 +1,252 @@
+"""What a training is, before it runs: its parts, its key, its place in a queue. Runs without torch."""
+
+import time
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from eav_ray.config import EncoderOptimConfig, Experiment, OptimConfig, digest
+from eav_ray.data.splits import Split
+from eav_ray.storage import hash_content
+
+# Of what an encoder or a fusion of a kind computes, 1 where it is not named; raise it when that changes, so that what
+# was trained before is not taken for finished.
+KIND_REVISIONS = {"mfcc": 2, "shared_attention": 2}
+
+
+# Of runtime.precision; equal ones are those from before there was fp16, so that what was trained then is still found.
+PRECISION_KEYS = {"fp32": False, "bf16": "autocast", "fp16": "autocast in float16"}
+
+
+# Keys that came later, each with the value at which all is computed as before there was the key. There they are no part
+# of what names a training or a study: what was trained before is found.
+NEUTRAL_KEY_VALUES = {"positions": True}
+
+
+FEATURES_FORMAT = 1  # raise when what is kept of frozen encoders changes
+
+
+SELECTION_METRIC = (
+    "validation_recording_balanced_accuracy"  # by which a candidate, or a checkpoint of a run, is the best
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    `encoder`: one modality alone, then its embeddings. `fusion`: on the embeddings of frozen encoders. `joint`: all
+    encoders and the fusion together, from fresh or published weights, or from a fusion run's.
+    """
+
+    kind: Literal["encoder", "fusion", "joint"]
+    experiment: Experiment
+    split: Split
+    data_digest: str  # digest of the shards' content
+    encoder_keys: dict[str, str] = field(default_factory=dict)  # fusion: key of each modality's encoder run
+    embedded_recordings: tuple[str, ...] = ()  # encoder: recordings whose embeddings are wanted; fusion: those it reads
+
+    init_from: str = ""  # joint: key of the run whose weights it starts from, or the path of a checkpoint
+    init_commit_hash: str = ""  # of that checkpoint's COMMIT
+
+    @property
+    def optim(self) -> OptimConfig:
+        e = self.experiment
+        if self.kind == "encoder":
+            return getattr(e.train.encoders, e.data.modalities[0])
+        if self.init_commit_hash:
+            return e.train.adaptation
+        return e.train.joint if self.init_from else e.optim
+
+    @property
+    def frozen_epochs(self) -> int:
+        """Epochs that train a head on an encoder that keeps its published weights; none where there are none."""
+        e, optim = self.experiment, self.optim
+        if not isinstance(optim, EncoderOptimConfig) or not getattr(
+            getattr(e.model, e.data.modalities[0]), "weights", ""
+        ):
+            return 0
+        return optim.frozen_epochs
+
+    @property
+    def epochs(self) -> int:
+        return self.frozen_epochs + self.optim.epochs
+
+    @property
+    def phases(self) -> list["Phase"]:
+        optim, n_frozen = self.optim, self.frozen_epochs
+        phases = [Phase(n_frozen, self.epochs, optim, encoders_frozen=optim.encoder_lr_scale == 0)]
+        if n_frozen and isinstance(optim, EncoderOptimConfig):
+            phases.insert(
+                0, Phase(0, n_frozen, replace(optim, lr=optim.frozen_lr, epochs=n_frozen), encoders_frozen=True)
+            )
+        return phases
+
+    @cached_property  # it is asked for often, and hashes all training rows
+    def key(self) -> str:
+        """Everything that the weights depend on, and nothing else: equal keys are trained once.
+
+        Validation and test rows are not in it, training rows are.
+        """
+        e = self.experiment
+        optim = self.optim
+        if isinstance(optim, EncoderOptimConfig) and not self.frozen_epochs:
+            optim = replace(optim, frozen_epochs=0, frozen_lr=EncoderOptimConfig().frozen_lr)
+        common = (
+            self.kind,
+            self.data_digest,
+            sorted(self.split.train),
+            e.seed,
+            e.data.labels,
+            PRECISION_KEYS[e.runtime.precision],
+            optim,
+        )
+        preprocessing = {m: getattr(e.preprocessing, m) for m in e.data.modalities} | {
+            "window_s": e.preprocessing.window_s
+        }
+        preprocessing = {k: v if isinstance(v, int) else vars(v) for k, v in preprocessing.items()}
+        models = {m: _section_to_dict(getattr(e.model, m)) for m in e.data.modalities}
+        for section in models.values():
+            if section.get("weights"):
+                section["weights"] = hash_content(section["weights"])
+        fusion = None if self.kind == "encoder" else _section_to_dict(e.fusion)
+        return f"{self.kind}-{digest(*common, preprocessing, models, fusion, self.encoder_keys, self.init_commit_hash or self.init_from)}"
+
+    @property
+    def features_prefix(self) -> str:
+        """Where in the results store what its encoder makes of all windows lies; empty where training changes it.
+
+        Of an encoder that keeps its published weights that is the same whoever is trained on: it is computed once, and
+        only a head is trained. Augmentation would make it another in each epoch.
+        """
+        e, optim = self.experiment, self.optim
+        if self.kind != "encoder" or optim.encoder_lr_scale or optim.mixup:
+            return ""
+        (m,) = e.data.modalities
+        section = _section_to_dict(getattr(e.model, m))
+        if not section.get("weights") or section.get("mask_bands") or section.get("mask_frames"):
+            return ""
+        section["weights"] = hash_content(section["weights"])
+        preprocessing = [e.preprocessing.window_s, vars(getattr(e.preprocessing, m))]
+        return f"features/{m}-{digest(FEATURES_FORMAT, self.data_digest, preprocessing, section, PRECISION_KEYS[e.runtime.precision])}"
+
+    @property
+    def title(self) -> str:
+        e = self.experiment
+        return e.data.modalities[0] if self.kind == "encoder" else self.kind
+
+    @property
+    def dependencies(self) -> tuple[str, ...]:
+        """Keys of the runs that must be finished before this one can start."""
+        return (
+            *self.encoder_keys.values(),
+            *([self.init_from] if self.init_from and not self.init_commit_hash else []),
+        )
+
+
+def _section_to_dict(section: Any) -> dict[str, Any]:
+    """What a section of an experiment says, and the revision of its kind where that is not the first."""
+    values = drop_neutral_keys(section)
+    return values | ({"revision": KIND_REVISIONS[values["kind"]]} if values.get("kind") in KIND_REVISIONS else {})
+
+
+def drop_neutral_keys(section: Any) -> dict[str, Any]:
+    """What a section of an experiment says, but for keys that came later and change nothing (`ADDED`)."""
+    return {k: v for k, v in vars(section).items() if k not in NEUTRAL_KEY_VALUES or v != NEUTRAL_KEY_VALUES[k]}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run that has one optimizer and one schedule."""
+
+    first_epoch: int  # epoch
+    end_epoch: int  # the epoch after it
+    optim: OptimConfig  # with the learning rate and number of epochs of this part
+    encoders_frozen: bool  # whether encoders stay as they are
+
+
+@dataclass(frozen=True)
+class Progress:
+    key: str
+    title: str
+    epoch: float  # with the part of one that is under way
+    epochs: int
+    step: int  # over all epochs
+    metrics: dict[str, float]  # train_loss, windows_s, wait (share of the time), pause_s; validation_* where measured
+    damaged_checkpoints: tuple[
+        str, ...
+    ] = ()  # a line for each checkpoint that was passed over when the run was taken up
+    timestamp: float = field(default_factory=time.time)
+
+
+def plan_encoder_run(
+    experiment: Experiment, modality: str, split: Split, data_digest: str, embedded_recordings: tuple[str, ...]
+) -> Run:
+    """The training of one encoder on the training rows of a split, and nothing else of it."""
+    unimodal = replace(experiment, data=replace(experiment.data, modalities=(modality,)))
+    return Run("encoder", unimodal, split, data_digest, embedded_recordings=embedded_recordings)
+
+
+def plan_fusion_run(
+    experiment: Experiment, split: Split, data_digest: str, embedded_recordings: tuple[str, ...]
+) -> Run:
+    encoder_keys = {
+        m: plan_encoder_run(experiment, m, split, data_digest, embedded_recordings).key
+        for m in sorted(experiment.data.modalities)
+    }
+    return Run("fusion", experiment, split, data_digest, encoder_keys, embedded_recordings)
+
+
+def plan_joint_run(experiment: Experiment, split: Split, data_digest: str, embedded_recordings: tuple[str, ...]) -> Run:
+    """All together, from where the staged training of the same split ends."""
+    return Run(
+        "joint",
+        experiment,
+        split,
+        data_digest,
+        init_from=plan_fusion_run(experiment, split, data_digest, embedded_recordings).key,
+    )
+
+
+def plan_adaptation_run(
+    experiment: Experiment, split: Split, data_digest: str, checkpoint_path: str, commit_hash: str
+) -> Run:
+    """A finished checkpoint, trained on for one person.
+
+    Args:
+        experiment: The checkpoint's own, with `train.adaptation` and the runtime of now.
+        split: What `data.split.calibration_split` returns.
+        path, commit: Where the checkpoint lies, and the hash of its COMMIT.
+    """
+    return Run("joint", experiment, split, data_digest, init_from=checkpoint_path, init_commit_hash=commit_hash)
+
+
+def plan_runs(
+    experiment: Experiment, split: Split, data_digest: str, *, embedded_recordings: tuple[str, ...] = ()
+) -> list[Run]:
+    """The trainings that one split needs; the last one is the result.
+
+    Args:
+        data: Digest of the shards' content.
+        embed: Recordings whose embeddings are kept; those that the split trains and validates on, where none are named.
+    """
+    e = experiment
+    embedded_recordings = embedded_recordings or tuple(sorted({*split.train, *split.validation}))
+    names = sorted(e.data.modalities)
+    encoders = [plan_encoder_run(e, m, split, data_digest, embedded_recordings) for m in names]
+    if len(names) == 1:
+        return [replace(encoders[0], embedded_recordings=())]
+    if e.train.mode == "end_to_end":
+        return [Run("joint", e, split, data_digest)]
+    staged = [*encoders, plan_fusion_run(e, split, data_digest, embedded_recordings)]
+    if e.train.mode == "staged_then_joint":
+        return [*staged, plan_joint_run(e, split, data_digest, embedded_recordings)]
+    return staged
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """The next step to take: `step` counts from 0 inside `epoch`."""
+
+    epoch: int
+    step: int

@@ -1,0 +1,51 @@
+"""Fit normalization and class weights on training rows."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.errors import DataError
+from eav_ray.models.classifier import Classifier
+from eav_ray.models.encoders.base import Encoder
+from eav_ray.training.dataloader import select_rows_with_modality, subsample_evenly
+
+MAX_STATISTICS_WINDOWS = 2048  # that the statistics of computed features are taken of
+
+
+def compute_class_weights(labels: np.ndarray, n_outputs: int) -> np.ndarray:
+    """(classes,) inversely proportional to their number, 1 in the mean over the rows."""
+    counts = np.bincount(labels, minlength=n_outputs)
+    present = counts > 0
+    return np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0).astype(np.float32)
+
+
+def fit_model_statistics(model: Classifier, windows: WindowCache, recordings: tuple[str, ...]) -> None:
+    """Fit the normalisation of EEG, and of what encoders compute, on training rows; it is a part of the weights."""
+    if "eeg" in model.modalities:
+        mean, sd = compute_channel_statistics(windows, select_rows_with_modality(windows, recordings, ("eeg",)))
+        model.normalise.mean.copy_(mean)
+        model.normalise.sd.copy_(sd)
+    for m in model.modalities:
+        encoder = model.encoders[m]
+        assert isinstance(encoder, Encoder)
+        rows = subsample_evenly(select_rows_with_modality(windows, recordings, (m,)), MAX_STATISTICS_WINDOWS)
+        parts = (rows[start : start + 64] for start in range(0, len(rows), 64))
+        # Only those that need them read them.
+        encoder.fit_statistics(model.prepare_input(m, torch.from_numpy(windows.get(part, m))) for part in parts)
+
+
+def compute_channel_statistics(windows: WindowCache, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and SD of each EEG channel over training rows: ((channels,), (channels,)), microvolts."""
+    total, squares, count = 0.0, 0.0, 0
+    for start in range(0, len(rows), 128):
+        x_BCT = windows.get(rows[start : start + 128], "eeg").astype(np.float64)
+        total = total + x_BCT.sum((0, 2))
+        squares = squares + np.square(x_BCT).sum((0, 2))
+        count += x_BCT.shape[0] * x_BCT.shape[2]
+    if not count:
+        raise DataError("no training row has EEG; take eeg out of data.modalities")
+    mean = total / count
+    sd = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+    # A channel that is masked in every training row has no spread; dividing by 1 leaves it at zero.
+    return torch.as_tensor(mean), torch.as_tensor(np.where(sd > 0, sd, 1.0))

@@ -1,0 +1,284 @@
+"""EAV is read alike in each of its layouts, and a recording that cannot be trusted is named, not used."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from eav_ray.config import DataConfig
+from eav_ray.data.datasets import registry
+from eav_ray.data.datasets.eav import EAV, EAV_CLASSES
+from eav_ray.data.recordings import Listing
+from eav_ray.errors import ConfigError, DataError
+
+# Label rows of six recordings: speaking is odd. Two classes speak twice, one listens twice.
+ROWS = (1, 0, 3, 5, 6, 3)
+SAMPLES = 40
+
+
+def signal(n: int = len(ROWS)) -> np.ndarray:
+    """(samples, 30, n); every number says where it belongs."""
+    t, c, k = np.meshgrid(np.arange(SAMPLES), np.arange(30), np.arange(n), indexing="ij")
+    return (k * 10_000 + c * 100 + t).astype(np.float32)
+
+
+def one_hot(rows: tuple[int, ...] = ROWS) -> np.ndarray:
+    return np.eye(10)[:, list(rows)]
+
+
+def save_v73(path: Path, name: str, values: np.ndarray) -> None:
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file.create_dataset(name, data=values.T).attrs["MATLAB_class"] = np.bytes_("double")
+    with path.open("r+b") as raw:
+        raw.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+
+
+def plant(
+    root: Path,
+    *,
+    number: int = 1,
+    folder: str = "subject1",
+    key: str = "seg",
+    v73: bool = False,
+    transposed: bool = False,
+    suffix: str = "_Aud",
+    rows: tuple[int, ...] = ROWS,
+) -> Path:
+    """One person with empty media files, which `scan` does not open."""
+    person = root / folder
+    for kind in ("EEG", "Audio", "Video"):
+        (person / kind).mkdir(parents=True)
+    save = save_v73 if v73 else (lambda path, name, values: scipy.io.savemat(path, {name: values}))
+    labels = one_hot(rows).T if transposed else one_hot(rows)
+    save(person / "EEG" / f"subject{number}_eeg.mat", key, signal(len(rows)))
+    save(person / "EEG" / f"subject{number}_eeg_label.mat", "label", labels)
+    for index, row in enumerate(rows):
+        name = f"{index + 1:03d}_Trial_{index % 3:02d}_{('Listening', 'Speaking')[row % 2]}_{EAV_CLASSES[row // 2]}"
+        (person / "Video" / f"{name}.mp4").touch()
+        if row % 2:
+            # The trial number of the audio is another one: it must not matter.
+            (person / "Audio" / f"{name.replace('Trial_0', 'Trial_1')}{suffix}.wav").touch()
+    (person / "subjects.tsv").touch()
+    (person / "Video" / "._001_Trial_01_Speaking_Neutral.mp4").touch()
+    return person
+
+
+def told(listing: Listing) -> list[tuple[str, str]]:
+    return [(p.recording, p.reason) for p in listing.problems]
+
+
+def keys(listing: Listing) -> list[str]:
+    return [r.recording for r in listing.recordings]
+
+
+LAYOUTS = [
+    {},
+    {"folder": "subject01"},
+    {"key": "seg1"},
+    {"v73": True},
+    {"v73": True, "transposed": True, "key": "seg1"},
+    {"transposed": True},
+    {"suffix": "_aud"},
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_all_layouts_read_alike(tmp_path: Path, layout: dict) -> None:
+    plant(tmp_path, **layout)
+    dataset = EAV(str(tmp_path))
+    listing = dataset.scan()
+    assert listing.problems == ()
+    assert [(r.subject, r.recording, r.order, r.task) for r in listing.recordings] == [
+        ("subject1", key, order, "speaking") for key, order in (("001", 0), ("003", 2), ("004", 3), ("006", 5))
+    ]
+    assert [EAV_CLASSES[r.label] for r in listing.recordings] == ["Neutral", "Sadness", "Anger", "Sadness"]
+    for r in listing.recordings:
+        assert r.audio is not None and r.video is not None
+        assert Path(r.audio).name[:3] == Path(r.video).name[:3] == r.recording
+        raw = dataset.read_eeg(r)
+        np.testing.assert_array_equal(raw.values_CT, signal()[:, :, int(r.recording) - 1].T)
+        assert (raw.hz, raw.unit, len(raw.channels)) == (500, "auto", 30)
+
+
+def test_listening_has_no_audio_and_that_is_no_problem(tmp_path: Path) -> None:
+    plant(tmp_path)
+    listing = EAV(str(tmp_path), tasks=("speaking", "listening")).scan()
+    assert listing.problems == ()
+    assert [(r.task, r.audio is None) for r in listing.recordings if not int(ROWS[r.order]) % 2] == [
+        ("listening", True),
+        ("listening", True),
+    ]
+    assert len(listing.recordings) == 6
+
+
+@pytest.mark.parametrize("v73", [False, True])
+@pytest.mark.parametrize("rows", [(3,), (1, 3, 5, 7, 9, 1, 3, 5, 7, 9)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_any_number_of_recordings_will_do(tmp_path: Path, v73: bool, rows: tuple[int, ...], transposed: bool) -> None:
+    """One recording loses its axis on the way, and of ten the matrix is square."""
+    plant(tmp_path, rows=rows, v73=v73, transposed=transposed)
+    dataset = EAV(str(tmp_path))
+    listing = dataset.scan()
+    assert listing.problems == ()
+    assert [r.label for r in listing.recordings] == [row // 2 for row in rows]
+    np.testing.assert_array_equal(dataset.read_eeg(listing.recordings[-1]).values_CT, signal(len(rows))[:, :, -1].T)
+
+
+def test_people_are_sorted_by_number(tmp_path: Path) -> None:
+    for number in (10, 2, 1):
+        plant(tmp_path, number=number, folder=f"subject{number}")
+    subjects = [r.subject for r in EAV(str(tmp_path)).scan().recordings]
+    assert list(dict.fromkeys(subjects)) == ["subject1", "subject2", "subject10"]
+
+
+def rename(person: Path, kind: str, start: str, old: str, new: str) -> None:
+    path = next((person / kind).glob(f"{start}*"))
+    path.rename(path.with_name(path.name.replace(old, new)))
+
+
+def copy(person: Path, kind: str, start: str, new: str) -> None:
+    (person / kind / new).touch()
+
+
+def remove(person: Path, kind: str, start: str) -> None:
+    for path in (person / kind).glob(f"{start}*"):
+        path.unlink()
+
+
+DEFECTS: list[tuple[Callable[[Path], None], str, list[str], str]] = [
+    (lambda p: rename(p, "Video", "003", "Sadness", "Anger"), "003", ["001", "004", "006"], "label matrix"),
+    (lambda p: rename(p, "Audio", "003", "Speaking", "Listening"), "003", ["001", "004", "006"], "label matrix"),
+    (lambda p: rename(p, "Video", "002", "Listening", "Speaking"), "002", ["001", "003", "004", "006"], "label matrix"),
+    (lambda p: copy(p, "Video", "003", "003_Trial_09_Speaking_Sadness.mp4"), "003", ["001", "004", "006"], "2 files"),
+    (lambda p: copy(p, "Audio", "003", "003_Trial_09_Speaking_Sadness_aud.wav"), "003", ["001", "004", "006"], "2 f"),
+    (lambda p: remove(p, "Video", "004"), "004", ["001", "003", "004", "006"], "no video"),
+    (lambda p: remove(p, "Audio", "004"), "004", ["001", "003", "004", "006"], "no audio"),
+    (lambda p: remove(p, "Audio", ""), "", ["001", "003", "004", "006"], "no .wav"),
+    (lambda p: remove(p, "EEG", "subject1_eeg.mat"), "", ["001", "003", "004", "006"], "EEG is not used"),
+    (lambda p: remove(p, "EEG", "subject1_eeg_label"), "", [], "without labels"),
+    (lambda p: copy(p, "Video", "", "notes.mp4"), "", ["001", "003", "004", "006"], "expected a name like"),
+    (lambda p: copy(p, "Video", "", "007_Trial_01_Speaking_Anger.mp4"), "007", ["001", "003", "004", "006"], "outside"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "recording", "kept", "words"), DEFECTS)
+def test_a_defect_is_named_once_and_costs_no_more_than_it_must(
+    tmp_path: Path, spoil: Callable[[Path], None], recording: str, kept: list[str], words: str
+) -> None:
+    person = plant(tmp_path)
+    spoil(person)
+    listing = EAV(str(tmp_path)).scan()
+    assert keys(listing) == kept
+    assert len(listing.problems) == 1, told(listing)
+    assert listing.problems[0].recording == recording and words in listing.problems[0].reason
+    assert listing.problems[0].subject == "subject1"
+
+
+def test_a_modality_that_is_missing_is_none(tmp_path: Path) -> None:
+    person = plant(tmp_path)
+    remove(person, "Video", "004")
+    remove(person, "EEG", "subject1_eeg.mat")
+    by_key = {r.recording: r for r in EAV(str(tmp_path)).scan().recordings}
+    assert by_key["004"].video is None and by_key["004"].audio and by_key["003"].video
+    assert all(r.eeg is None for r in by_key.values())
+
+
+def test_a_recording_of_which_nothing_is_left_is_left_out(tmp_path: Path) -> None:
+    person = plant(tmp_path)
+    remove(person, "EEG", "subject1_eeg.mat")
+    remove(person, "Audio", "004")
+    remove(person, "Video", "004")
+    listing = EAV(str(tmp_path)).scan()
+    assert keys(listing) == ["001", "003", "006"]
+    assert any(key == "004" and "left out" in reason for key, reason in told(listing))
+
+
+@pytest.mark.parametrize("shape", [(SAMPLES, 29, 6), (SAMPLES, 30, 5), (30, SAMPLES, 6)])
+@pytest.mark.parametrize("v73", [False, True])
+def test_eeg_of_the_wrong_shape_is_not_used(tmp_path: Path, shape: tuple[int, ...], v73: bool) -> None:
+    path = plant(tmp_path) / "EEG" / "subject1_eeg.mat"
+    path.unlink()
+    if v73:
+        save_v73(path, "seg", np.zeros(shape))
+    else:
+        scipy.io.savemat(path, {"seg": np.zeros(shape)})
+    listing = EAV(str(tmp_path)).scan()
+    assert len(listing.problems) == 1 and "EEG is not used" in listing.problems[0].reason
+    assert len(listing.recordings) == 4 and all(r.eeg is None for r in listing.recordings)
+
+
+def test_a_label_column_that_is_not_one_hot_costs_its_recording(tmp_path: Path) -> None:
+    person = plant(tmp_path)
+    labels = one_hot()
+    labels[5, 2] = 1
+    scipy.io.savemat(person / "EEG" / "subject1_eeg_label.mat", {"label": labels})
+    listing = EAV(str(tmp_path)).scan()
+    assert keys(listing) == ["001", "004", "006"]
+    assert told(listing) == [("003", "column 3 of the label matrix is not one-hot")]
+
+
+def test_two_folders_of_one_person_are_not_used(tmp_path: Path) -> None:
+    plant(tmp_path)
+    plant(tmp_path, folder="subject01")
+    plant(tmp_path, number=2, folder="subject2")
+    listing = EAV(str(tmp_path)).scan()
+    assert {r.subject for r in listing.recordings} == {"subject2"}
+    assert "name the same person" in listing.problems[0].reason
+
+
+@pytest.mark.parametrize("v73", [False, True])
+@pytest.mark.parametrize("file", ["subject1_eeg.mat", "subject1_eeg_label.mat"])
+@pytest.mark.filterwarnings("ignore")  # SciPy warns of duplicate and unknown variables in garbled files
+def test_a_damaged_mat_file_is_a_problem_or_a_data_error(tmp_path: Path, file: str, v73: bool) -> None:
+    path = plant(tmp_path, v73=v73) / "EEG" / file
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    broken = [whole[: int(share * len(whole))] for share in (0, 0.01, 0.25, 0.5, 0.99)] + [rng.bytes(3000)]
+    for _ in range(25):
+        garbled = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 3000), 8):
+            garbled[place] = rng.integers(256)
+        broken.append(bytes(garbled))
+    for content in broken:
+        path.write_bytes(content)
+        dataset = EAV(str(tmp_path))
+        for recording in dataset.scan().recordings[:1]:
+            if recording.eeg is not None:
+                try:
+                    dataset.read_eeg(recording)
+                except DataError as error:
+                    assert file in str(error)
+
+
+def test_a_folder_of_something_else_is_refused_with_what_was_expected(tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DataError, match=r"is not an EAV folder: no subject\*/ inside; expected"):
+            EAV(str(root))
+
+
+def test_the_experiment_chooses_people(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        plant(tmp_path, number=number, folder=f"subject{number}")
+    data = DataConfig(root=str(tmp_path), subjects=("subject2",))
+    dataset, listing = registry.scan_dataset(data)
+    assert {r.subject for r in listing.recordings} == {"subject2"}
+    assert registry.count_eeg_channels(dataset, listing) == 30
+    with pytest.raises(ConfigError, match=r'"subject02"; allowed are subject1, subject2, subject3; did you mean "sub'):
+        registry.scan_dataset(DataConfig(root=str(tmp_path), subjects=("subject02",)))
+
+
+def test_the_experiment_gets_only_recordings_that_it_can_use(tmp_path: Path) -> None:
+    remove(plant(tmp_path), "Audio", "004")
+    _, listing = registry.scan_dataset(
+        DataConfig(root=str(tmp_path), modalities=("audio",), tasks=("speaking", "listening"))
+    )
+    assert keys(listing) == ["001", "003", "006"]
+    assert [(p.recording, p.reason) for p in listing.problems][-1] == ("004", "has none of audio; left out")
+
+
+def test_a_root_and_modalities_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"set data\.root=\.\.\."):
+        registry.open_reader(DataConfig())

@@ -1,0 +1,170 @@
+"""A user's own table is checked row by row, and its EEG has the same channels everywhere."""
+
+import re
+from pathlib import Path
+
+import mne
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from eav_ray.config import DataConfig
+from eav_ray.data.datasets import registry
+from eav_ray.data.datasets.recordings_table import RecordingsTable
+from eav_ray.errors import ConfigError, DataError
+
+
+def write(folder: Path, *rows: str, header: str = "subject,recording,label,audio,video") -> str:
+    path = folder / "mine.csv"
+    path.write_text("\n".join((header, *rows)) + "\n")
+    return str(path)
+
+
+def save_eeg(path: Path, names: tuple[str, ...] = ("Fp1", "Cz", "O1")) -> np.ndarray:
+    values = np.random.default_rng(0).normal(0, 1e-5, (len(names) + 1, 1000))
+    info = mne.create_info([*names, "heart"], 250, ["eeg"] * len(names) + ["ecg"], verbose="ERROR")
+    mne.io.RawArray(values, info, verbose="ERROR").save(path, fmt="double", verbose="ERROR")
+    return values[:-1] * 1e6
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    for name in ("a.wav", "b.wav", "a.mp4"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_rows_become_recordings_sorted_by_person_and_order(media: Path) -> None:
+    header = "subject,recording,label,audio,video,order,task,age"
+    rows = ("02,x,happy,a.wav,,0,,31", "01,z,sad,,a.mp4,7,Listening,40", f"01,y,3,{media}/b.wav,a.mp4,2,speaking,")
+    table = RecordingsTable(write(media, *rows, header=header))
+    listing = table.scan()
+    assert listing.problems == ()
+    assert table.classes == ("3", "happy", "sad") and table.modalities == ("audio", "video")
+    assert [(r.id, r.label, r.task, r.order) for r in listing.recordings] == [
+        ("01/y", 0, "speaking", 2),
+        ("01/z", 2, "listening", 7),
+        ("02/x", 1, "speaking", 0),
+    ]
+    assert listing.recordings[0].audio == str(media / "b.wav") and listing.recordings[1].audio is None
+
+
+def test_parquet_and_csv_read_alike(media: Path) -> None:
+    csv = RecordingsTable(write(media, "1,x,0,a.wav,", "1,y,1,b.wav,a.mp4"))
+    columns = {"subject": [1, 1], "recording": ["x", "y"], "label": [0, 1]}
+    columns |= {"audio": ["a.wav", "b.wav"], "video": [None, "a.mp4"]}
+    parquet.write_table(pa.table(columns), media / "mine.parquet")
+    assert RecordingsTable(str(media / "mine.parquet")).scan() == csv.scan()
+
+
+@pytest.mark.parametrize(
+    ("row", "words", "kept"),
+    [
+        ("1,x,happy,b.wav,", "same recording", ["1/w"]),
+        ("1,q,happy,none.wav,a.mp4", "does not exist", ["1/x", "1/w", "1/q"]),
+        ("1,q,,a.wav,", "no label", ["1/x", "1/w"]),
+        (",q,happy,a.wav,", "no subject", ["1/x", "1/w"]),
+        ("1,q,happy,,", "no file of audio, video", ["1/x", "1/w"]),
+        ("lab/P1,q,happy,a.wav,", r"row 3: subject is 'lab/P1'; .* must not contain", ["1/x", "1/w"]),
+        ("..,q,happy,a.wav,", r"row 3: subject is '\.\.'; .* must not contain", ["1/x", "1/w"]),
+        ("1,a\\b,happy,a.wav,", r"row 3: recording is 'a\\\\b'; .* must not contain", ["1/x", "1/w"]),
+        ("1,.,happy,a.wav,", r"row 3: recording is '\.'; .* must not contain", ["1/x", "1/w"]),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(media: Path, row: str, words: str, kept: list[str]) -> None:
+    listing = RecordingsTable(write(media, "1,x,happy,a.wav,", "1,w,sad,a.wav,", row)).scan()
+    assert [r.id for r in listing.recordings] == kept
+    assert len(listing.problems) == 1 and re.search(words, listing.problems[0].reason)
+
+
+def test_a_recording_without_a_label_is_told_that_training_needs_one(media: Path) -> None:
+    (problem,) = RecordingsTable(write(media, "1,x,happy,a.wav,", "1,q,,a.wav,")).scan().problems
+    assert "row 2 has no label" in problem.reason and "training needs it" in problem.reason
+
+
+def test_spaces_in_the_header_do_not_make_numbers_of_names(media: Path) -> None:
+    header = "subject, recording , label, audio, video"
+    listing = RecordingsTable(
+        write(media, "01, 001, 1, a.wav,", "01, 1, 2, b.wav,", "1, 001, 1, b.wav,", header=header)
+    ).scan()
+    assert listing.problems == ()
+    assert sorted(r.id for r in listing.recordings) == ["01/001", "01/1", "1/001"]
+    with pytest.raises(DataError, match="names a column twice: subject, label, label"):
+        RecordingsTable(write(media, "1,2,3", header="subject,label, label"))
+
+
+def test_a_missing_column_is_refused_with_the_nearest(media: Path) -> None:
+    with pytest.raises(DataError, match=r'has no column label; it has .*did you mean "labels"\?'):
+        RecordingsTable(write(media, "1,x,happy,a.wav", header="subject,recording,labels,audio"))
+    with pytest.raises(DataError, match="none of the columns eeg, audio, video"):
+        RecordingsTable(write(media, "1,x,happy,a.wav", header="subject,recording,label,sound"))
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "noise.csv").write_bytes(b"\xff\x00\x80,\x81\n1,2,3\n")
+    (tmp_path / "noise.parquet").write_bytes(b"PAR1 no")
+    (tmp_path / "twice.csv").write_text("subject,recording,label,label,audio\n1,2,3,4,5\n")
+    (tmp_path / "rowless.csv").write_text("subject,recording,label,audio\n")
+    for name in ("none.csv", "empty.csv", "noise.csv", "noise.parquet", "twice.csv", "rowless.csv"):
+        with pytest.raises(DataError, match=name):
+            RecordingsTable(str(tmp_path / name))
+
+
+def test_eeg_is_read_in_microvolts_without_other_channels(tmp_path: Path) -> None:
+    values = save_eeg(tmp_path / "a_raw.fif")
+    table = RecordingsTable(write(tmp_path, "1,x,0,a_raw.fif", header="subject,recording,label,eeg"))
+    listing = table.scan()
+    raw = table.read_eeg(listing.recordings[0])
+    np.testing.assert_allclose(raw.values_CT, values)
+    assert (raw.channels, raw.hz, raw.unit) == (("Fp1", "Cz", "O1"), 250, "microvolt")
+    assert registry.count_eeg_channels(table, listing) == 3
+
+
+def test_channels_must_agree_and_come_in_one_order(tmp_path: Path) -> None:
+    values = save_eeg(tmp_path / "a_raw.fif")
+    save_eeg(tmp_path / "b_raw.fif", ("O1", "Fp1", "Cz"))
+    save_eeg(tmp_path / "c_raw.fif", ("Fp1", "Cz", "Oz"))
+    rows = [f"1,{n},0,{n}_raw.fif" for n in "abc"]
+    table = RecordingsTable(write(tmp_path, *rows, header="subject,recording,label,eeg"))
+    _, other_order, other_channels = table.scan().recordings
+    np.testing.assert_allclose(table.read_eeg(other_order).values_CT, values[[1, 2, 0]])
+    with pytest.raises(DataError, match=r"c_raw.fif has other EEG channels .*differing: O1, Oz"):
+        table.read_eeg(other_channels)
+
+
+@pytest.mark.parametrize("suffix", [".edf", ".fif", ".set", ".vhdr", ".bdf", ".xyz"])
+def test_garbage_for_eeg_is_a_data_error(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(np.random.default_rng(0).bytes(3000))
+    table = RecordingsTable(write(tmp_path, f"1,x,0,a{suffix}", header="subject,recording,label,eeg"))
+    with pytest.raises(DataError, match=f"a{suffix}"):
+        table.read_eeg(table.scan().recordings[0])
+
+
+def test_the_experiment_may_only_ask_for_what_there_is(media: Path) -> None:
+    path = write(media, "1,x,0,a.wav,")
+    with pytest.raises(ConfigError, match=r"asks for eeg, but manifest .* offers audio,video; set data.modalities="):
+        registry.open_reader(DataConfig(dataset="recordings_table", root=path))
+    many = write(media, *(f"p{i},x,0,a.wav," for i in range(20)))
+    with pytest.raises(ConfigError, match=r'"q1"; allowed are p0, p1, .*\(20 people\)'):
+        registry.scan_dataset(
+            DataConfig(dataset="recordings_table", root=many, modalities=("audio",), subjects=("q1",))
+        )
+
+
+def test_the_channels_are_those_of_the_first_eeg_that_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "bad.edf").write_bytes(b"no EEG")
+    (tmp_path / "worse.edf").touch()
+    values = save_eeg(tmp_path / "a_raw.fif")
+    header = "subject,recording,label,eeg"
+    rows = ["1,x,0,bad.edf", "1,y,0,worse.edf", "1,z,0,a_raw.fif"]
+    table = RecordingsTable(write(tmp_path, *rows, header=header))
+    listing = table.scan()
+    assert registry.count_eeg_channels(table, listing) == 3
+    np.testing.assert_allclose(table.read_eeg(listing.recordings[2]).values_CT, values)
+    with pytest.raises(DataError, match="bad.edf"):
+        table.read_eeg(listing.recordings[0])
+    none = RecordingsTable(write(tmp_path, *rows[:2], header=header))
+    with pytest.raises(DataError, match="bad.edf"):
+        registry.count_eeg_channels(none, none.scan())

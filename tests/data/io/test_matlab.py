@@ -1,0 +1,94 @@
+"""A MATLAB file is believed only as far as it is consistent, and only what lies in it is read."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from eav_ray.data.io import matlab
+from eav_ray.errors import DataError
+
+
+def write_v5(path: Path, *, compressed: bool, **arrays: np.ndarray) -> None:
+    scipy.io.savemat(path, arrays, do_compression=compressed)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint8])
+def test_shape_and_values_survive(tmp_path: Path, compressed: bool, dtype: type) -> None:
+    values = np.arange(120).reshape(4, 5, 6).astype(dtype)
+    write_v5(tmp_path / "a.mat", compressed=compressed, seg=values, other=np.zeros(3))
+    assert matlab.read_array_shapes(tmp_path / "a.mat", ["seg", "absent"]) == {"seg": (4, 5, 6)}
+    np.testing.assert_array_equal(matlab.read_array(tmp_path / "a.mat", "seg", (4, 5, 6)), values)
+
+
+def element(kind: int, data: bytes) -> bytes:
+    return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+
+def bomb(path: Path, *, shape: tuple[int, int, int], claimed: int, compressed: bool) -> None:
+    """A v5 file whose array `seg` has a shape, and claims so many bytes of single precision."""
+    flags = element(6, struct.pack("<II", 7, 0))
+    body = flags + element(5, struct.pack("<3i", *shape)) + element(1, b"seg")
+    body += struct.pack("<II", 7, claimed) + bytes(min(claimed, 4096))
+    matrix = struct.pack("<II", 14, len(body)) + body
+    if compressed:
+        packed = zlib.compress(matrix)
+        matrix = struct.pack("<II", 15, len(packed)) + packed
+    path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM" + matrix)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_more_bytes_than_the_shape_holds_are_refused_unread(tmp_path: Path, compressed: bool) -> None:
+    bomb(tmp_path / "a.mat", shape=(10, 30, 2), claimed=2**31, compressed=compressed)
+    with pytest.raises(DataError, match=r"a\.mat: seg has the shape .* but claims 2,147,483,648 bytes"):
+        matlab.read_array_shapes(tmp_path / "a.mat", ["seg"])
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_shape_beyond_any_person_is_refused(tmp_path: Path, compressed: bool) -> None:
+    bomb(tmp_path / "a.mat", shape=(100_000, 30, 20_000), claimed=4096, compressed=compressed)
+    with pytest.raises(DataError, match="more than 268,435,456 values"):
+        matlab.read_array_shapes(tmp_path / "a.mat", ["seg"])
+
+
+def test_an_hdf5_shape_beyond_any_person_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        file.create_dataset("seg", shape=(20_000, 30, 100_000), dtype="f4", chunks=(1, 30, 1000))
+    assert (tmp_path / "a.mat").stat().st_size < 100_000
+    with pytest.raises(DataError, match="more than 268,435,456 values"):
+        matlab.read_array_shapes(tmp_path / "a.mat", ["seg"])
+
+
+@pytest.mark.parametrize("kind", ["external link", "soft link", "external storage", "virtual", "group"])
+def test_hdf5_that_points_elsewhere_is_not_followed(tmp_path: Path, kind: str) -> None:
+    with h5py.File(tmp_path / "secret.h5", "w") as other:
+        other["x"] = np.zeros((2, 30, 10))
+    (tmp_path / "secret.bin").write_bytes(bytes(4800))
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        match kind:
+            case "external link":
+                file["seg"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "x")
+            case "soft link":
+                file["seg"] = h5py.SoftLink("/other")
+            case "external storage":
+                where = [(str(tmp_path / "secret.bin"), 0, 4800)]
+                file.create_dataset("seg", (2, 30, 10), "f8", external=where)
+            case "virtual":
+                layout = h5py.VirtualLayout((2, 30, 10), "f8")
+                layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "x", (2, 30, 10))
+                file.create_virtual_dataset("seg", layout)
+            case _:
+                file.create_group("seg")
+    with pytest.raises(DataError, match="no array stored in this file"):
+        matlab.read_array_shapes(tmp_path / "a.mat", ["seg"])
+
+
+def test_cells_and_text_are_no_signal(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", {"seg": np.array([["x"]], dtype=object)})
+    with pytest.raises(DataError, match=r"a\.mat"):
+        matlab.read_array(tmp_path / "a.mat", "seg", matlab.read_array_shapes(tmp_path / "a.mat", ["seg"])["seg"])

@@ -1,0 +1,143 @@
+"""Frames are chosen by time stamp, whatever the source's rate, and a damaged file gives what decodes or a DataError."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from eav_ray.data.io import video
+from eav_ray.errors import DataError
+
+
+def write(path: Path, times_s: Sequence[float], *, rate: int = 30, faststart: bool = True, shape=(48, 64)) -> None:
+    """A grey film: a frame's brightness is its time, 40 a second."""
+    with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = shape
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.qmin = stream.codec_context.qmax = 1  # or the brightness is off by several frames
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time_s in times_s:
+            grey = np.full((*shape, 3), 10 + 40 * time_s, dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts, frame.time_base = round(time_s * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def shown_s(frames: np.ndarray) -> np.ndarray:
+    return (frames.mean(axis=(1, 2, 3)) - 10) / 40
+
+
+@pytest.mark.parametrize("rate", [5, 12, 24, 25, 30, 60])
+@pytest.mark.parametrize("fps", [5, 4])
+def test_frame_k_is_the_one_at_k_by_fps(tmp_path: Path, rate: int, fps: int) -> None:
+    write(tmp_path / "a.mp4", np.arange(4 * rate) / rate, rate=rate)
+    frames, duration_s, _ = video.read_video(tmp_path / "a.mp4", fps, 16)
+    assert frames.shape == (4 * fps, 16, 16, 3) and frames.dtype == np.uint8
+    assert duration_s == pytest.approx(4, abs=0.05)
+    late_s = shown_s(frames) - np.arange(4 * fps) / fps
+    assert late_s.min() > -0.5 / rate - 0.06 and late_s.max() < 1 / rate + 0.06
+
+
+def test_a_variable_rate_keeps_the_clock(tmp_path: Path) -> None:
+    """Counting frames would be seconds off: half of them lie in the first second."""
+    times_s = [*np.arange(40) / 40, *np.arange(1, 5, 0.1)]
+    write(tmp_path / "a.mp4", times_s)
+    frames, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
+    np.testing.assert_allclose(shown_s(frames), np.arange(len(frames)) / 5, atol=0.12)
+    assert len(frames) == 25
+
+
+def test_a_gap_is_bridged_by_the_frame_after_it(tmp_path: Path) -> None:
+    times_s = np.array([t for t in np.arange(120) / 30 if not 1 < t < 2])
+    write(tmp_path / "a.mp4", times_s)
+    frames, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
+    assert len(frames) == 20
+    np.testing.assert_allclose(shown_s(frames)[6:10], 2, atol=0.08)
+    np.testing.assert_allclose(shown_s(frames)[10:], np.arange(10, 20) / 5, atol=0.08)
+
+
+def test_seconds_stop_the_reading(tmp_path: Path) -> None:
+    write(tmp_path / "a.mp4", np.arange(120) / 30)
+    frames, duration_s, _ = video.read_video(tmp_path / "a.mp4", 5, 16, seconds=2)
+    whole, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
+    assert duration_s == 2
+    np.testing.assert_array_equal(frames, whole[:10])
+
+
+def test_missing_frames_at_the_end_are_not_invented(tmp_path: Path) -> None:
+    write(tmp_path / "a.mp4", np.arange(75) / 30)
+    frames, duration_s, _ = video.read_video(tmp_path / "a.mp4", 5, 16, seconds=4)
+    assert len(frames) == 13 and duration_s == pytest.approx(2.5, abs=0.05)
+
+
+def test_threads_change_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "a.mp4", np.arange(60) / 30)
+    one, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
+    many, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16, threads="AUTO")
+    np.testing.assert_array_equal(one, many)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.99])
+def test_a_film_that_breaks_off_is_refused(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "a.mp4"
+    write(path, np.arange(120) / 30, shape=(144, 192))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(DataError, match=r"a\.mp4 (breaks off|cannot be decoded)"):
+        video.read_video(path, 5, 16)
+
+
+def test_a_file_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    write(tmp_path / "a.mp4", np.arange(120) / 30)
+    with pytest.raises(DataError, match=r"file_timeout_s"):
+        video.read_video(tmp_path / "a.mp4", 5, 16, timeout_s=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.5])
+def test_a_film_that_lost_its_index_is_refused(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "a.mp4"
+    write(path, np.arange(60) / 30, faststart=False)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(DataError, match=r"a\.mp4"):
+        video.read_video(path, 5, 16)
+
+
+def test_what_is_no_film_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "zero.mp4").touch()
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    (tmp_path / "folder.mp4").mkdir()
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        assert isinstance(stream, av.AudioStream)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    for name in ("none.mp4", "zero.mp4", "noise.mp4", "folder.mp4", "sound.mp4"):
+        with pytest.raises(DataError, match=name):
+            video.read_video(tmp_path / name, 5, 16)
+    with pytest.raises(DataError, match="no video stream"):
+        video.read_video(tmp_path / "sound.mp4", 5, 16)
+
+
+def test_garbled_bytes_give_frames_or_a_data_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    write(path, np.arange(60) / 30)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for round_ in range(40):
+        garbled = bytearray(whole)
+        for place in rng.integers(0, len(whole) if round_ % 2 else 1500, 10):
+            garbled[place] = rng.integers(256)
+        path.write_bytes(bytes(garbled))
+        try:
+            frames, _, _ = video.read_video(path, 5, 16)
+        except DataError as error:
+            assert path.name in str(error)
+        else:
+            assert 0 < len(frames) < 5 * 60 * 60

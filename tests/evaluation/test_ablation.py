@@ -1,0 +1,191 @@
+"""Variants are compared on recordings that all could score, paired over people; what could be chance is called so."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eav_ray.config import Experiment, override
+from eav_ray.evaluation import ablation, statistics
+from eav_ray.evaluation.ablation_variants import BASE_VARIANT, AblationVariant, build_ablation_variants
+from eav_ray.evaluation.statistics import compare_paired, compute_bootstrap_interval, holm
+from eav_ray.reporting.sections import ablation as sections_ablation
+from eav_ray.reporting.sections import cost
+
+E = override(Experiment(), {"data.modalities": ["audio", "eeg"]})
+PARTS = ("subsets", "dropout", "sizes")
+HARDWARE = {"device": "a machine", "threads": 1, "workers": 2, "gpus": 0, "cores": 2, "load": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "N_BOOTSTRAP_DRAWS", 100)
+
+
+def made() -> list[AblationVariant]:
+    return build_ablation_variants(E, PARTS, ["half"])[0]
+
+
+def predictions(rates: dict[str, float], people: int, *, recordings: int = 20, otherwise: float = 0.6) -> pd.DataFrame:
+    """Of each variant, right with its rate; two windows a recording, which agree."""
+    parts = []
+    for number, variant in enumerate(made()):
+        rng = np.random.default_rng([7, number])
+        right = rng.random((people, recordings)) < rates.get(variant.name, otherwise)
+        for person in range(people):
+            label = np.arange(recordings) % 2
+            guess = np.where(right[person], label, 1 - label)
+            ids = {"subject": f"p{person}", "recording": [f"{r:02d}" for r in range(recordings)], "label": label}
+            logits = {f"fusion.logit_{k}": (guess == k).astype(float) for k in (0, 1)}
+            parts += [pd.DataFrame(ids | logits | {"window": w, "variant": variant.name}) for w in (0, 1)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def priced(**more: float) -> dict[str, dict[str, Any]]:
+    names = [v.name for v in made()]
+    each = {n: {"parameters": 1e6 * (k + 1), "gmac": 0.1 * (k + 1), "seconds": None} for k, n in enumerate(names)}
+    return {
+        n: c | {"latency_ms": 1.0 + k, "p95_ms": 2.0 + k, "repeats": 5 + k % 2, "run": n}
+        for k, (n, c) in enumerate(each.items())
+    }
+
+
+def tree(table: pd.DataFrame) -> dict[str, Any]:
+    found = ablation.compare_variants(table, made(), E, priced())
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    return found | {"hardware": HARDWARE}
+
+
+def entry(found: dict[str, Any], name: str, group: str = "subsets") -> dict[str, Any]:
+    (one,) = [v for v in found["variants"] if v["name"] == name and v["group"] == group]
+    return one
+
+
+def test_accuracies_and_differences_are_those_of_the_statistics_of_recordings_and_people() -> None:
+    table = predictions({BASE_VARIANT: 0.9, "eeg": 0.3}, people=8)
+    found = tree(table)
+    one = table[table["window"] == 0].assign(right=lambda t: t["fusion.logit_1"] == t["label"])
+    wide = one.pivot(index=["subject", "recording"], columns="variant", values="right").reset_index()
+    expected = compute_bootstrap_interval(wide, "eeg")
+    eeg = entry(found, "eeg")
+    assert (eeg["accuracy"]["mean"], eeg["accuracy"]["low"]) == (expected.mean, expected.low)
+    assert eeg["balanced_accuracy"] == pytest.approx(wide["eeg"].groupby(np.arange(len(wide)) % 20 % 2).mean().mean())
+    (paired,) = compare_paired(wide, "eeg", {BASE_VARIANT: wide[BASE_VARIANT]})
+    assert eeg["against"]["mean"] == paired.difference.mean < -0.4 and eeg["against"]["effect"] == paired.effect
+    assert eeg["against"]["significant"] and eeg["against"]["verdict"].startswith("significant")
+    assert entry(found, BASE_VARIANT)["against"] is None
+
+
+def test_holm_corrects_for_the_comparisons_of_a_group_and_for_no_others() -> None:
+    found = tree(predictions({BASE_VARIANT: 0.75}, people=7))
+    for group in PARTS:
+        compared = [v["against"] for v in found["variants"] if v["group"] == group and v["against"]]
+        assert [c["holm"] for c in compared] == holm([c["p_value"] for c in compared])
+    counts = {g: sum(v["group"] == g for v in found["variants"]) for g in PARTS}
+    assert counts == {"subsets": 5, "dropout": 4, "sizes": 4}
+
+
+def test_with_modalities_hidden_a_model_is_compared_with_the_same_hidden_of_the_other() -> None:
+    found = tree(
+        predictions({"audio (others hidden)": 0.2, "no modality dropout, audio (others hidden)": 0.9}, people=7)
+    )
+    one = entry(found, "no modality dropout, audio (others hidden)", "dropout")["against"]
+    assert one["other"] == "audio (others hidden)" and one["mean"] > 0.5
+
+
+def test_a_group_is_compared_on_the_recordings_that_all_of_it_could_score() -> None:
+    table = predictions({}, people=7)
+    lacks = (table["variant"] == "eeg") & ((table["subject"] == "p0") | (table["recording"] == "03"))
+    found = tree(table[~lacks])
+    assert found["groups"]["subsets"] == {"people": 6, "recordings": 6 * 19}
+    assert found["groups"]["sizes"] == {"people": 7, "recordings": 7 * 20}
+    # The experiment itself is there for the same recordings as the rest of its group.
+    whole = table[(table["variant"] == BASE_VARIANT) & (table["subject"] != "p0") & (table["recording"] != "03")]
+    share = (whole["fusion.logit_1"] == whole["label"]).mean()
+    assert entry(found, BASE_VARIANT)["accuracy"]["mean"] == pytest.approx(share)
+
+
+def test_a_variant_without_predictions_is_named_and_the_rest_compared() -> None:
+    table = predictions({}, people=7)
+    found = tree(table[table["variant"] != "eeg"])
+    assert found["missing"] == ["eeg"] and not any(v["name"] == "eeg" for v in found["variants"])
+    assert not any(side == "eeg" for pair in found["eeg"] for side in (pair["with"], pair["without"]))
+
+
+@pytest.mark.parametrize("people", [1, 3])
+def test_of_few_people_nothing_is_called_significant(people: int) -> None:
+    found = tree(predictions({BASE_VARIANT: 1.0, "eeg": 0.0}, people=people))
+    eeg = entry(found, "eeg")["against"]
+    assert not eeg["significant"] and eeg["verdict"] == f"{people} people: none could be significant"
+    assert "none could be significant" in sections_ablation.format_ablation(found)
+
+
+def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:
+    found = tree(predictions({BASE_VARIANT: 0.95, "audio": 0.4}, people=7))
+    pairs = {(p["with"], p["without"], p["how"]): p for p in found["eeg"]}
+    assert len(found["eeg"]) == 1 + 1 + 2
+    one = pairs[BASE_VARIANT, "audio", "retrained"]
+    assert one["difference"]["mean"] > 0.4 and one["difference"]["significant"]
+    costs = priced()
+    for key in ("parameters", "gmac", "latency_ms"):
+        assert one["extra"][key] == costs[BASE_VARIANT][key] - costs["audio"][key]
+    assert "seconds" not in one["extra"]  # nobody timed them
+    assert (BASE_VARIANT, "audio (others hidden)", "masked") in pairs and (
+        "half",
+        "half without eeg",
+        "retrained",
+    ) in pairs
+    assert not pairs[BASE_VARIANT, "audio (others hidden)", "masked"]["extra"]
+
+
+def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:
+    found = tree(predictions({BASE_VARIANT: 0.9, "eeg": 0.3}, people=7))
+    page = [*sections_ablation.render_ablation_sections(found), *cost.render_cost_sections(found)]
+    whole = "\n".join(page)
+    assert [*sections_ablation.render_ablation_sections(found), *cost.render_cost_sections(found)] == page and len(
+        page
+    ) == 3 + 2
+    for v in found["variants"]:
+        assert v["name"] in whole and f"{100 * v['accuracy']['mean']:.1f}" in whole
+    assert "not significant" in whole and "significant (Holm" in whole
+    assert whole.count('<figure role="img" aria-label="') == 4
+    assert "140 test recordings of 7 people, which all of these could score" in whole
+    told = sections_ablation.format_ablation(found)
+    kept = json.loads(json.dumps(found, sort_keys=True))  # as the results store has it
+    assert (
+        sections_ablation.format_ablation(kept) == told
+        and [*sections_ablation.render_ablation_sections(kept), *cost.render_cost_sections(kept)] == page
+    )
+    assert all(v["name"] in told for v in found["variants"]) and "not significant" in told and "EEG:" in told
+
+
+def test_what_no_other_beats_in_accuracy_and_cost_is_the_front() -> None:
+    found = tree(predictions({"audio": 0.95, BASE_VARIANT: 0.9}, people=10, otherwise=0.3))
+    entries = cost.select_costed_variants(found)
+    assert all(v["how"] != "masked" and v["group"] in ("subsets", "sizes") for v in entries)
+    assert len({v["name"] for v in entries}) == len(entries)
+    (front,) = [part for part in cost._describe_cost(entries).split("; ") if part.startswith("GMAC")]
+    numbers = {v["name"]: n for n, v in enumerate(entries, 1)}
+    assert front == f"GMAC a window: {numbers[BASE_VARIANT]}, {numbers['audio']}"  # the cheapest first
+
+
+def test_latencies_of_a_busy_machine_come_with_a_warning() -> None:
+    found = tree(predictions({}, people=6))
+    calm, crowded = (
+        "".join(cost.render_cost_sections(found | {"hardware": HARDWARE | {"load": load}})) for load in (1.0, 9.0)
+    )
+    assert "9 processes shared its 2 cores" in crowded and "processes shared" not in calm
+
+
+def test_two_names_of_one_training_are_one_point() -> None:
+    costs = priced()
+    costs["as given without eeg"]["run"] = costs["audio"]["run"]
+    found = ablation.compare_variants(predictions({}, people=6), made(), E, costs)
+    names = [v["name"] for v in cost.select_costed_variants(found)]
+    assert "audio" in names and "as given without eeg" not in names
+    one = {name: each | {"run": "one"} for name, each in costs.items()}
+    found = ablation.compare_variants(predictions({}, people=6), made(), E, one) | {"hardware": HARDWARE}
+    page = "".join(cost.render_cost_sections(found))
+    assert len(cost.select_costed_variants(found)) == 1 and "Accuracy against cost" in page and "<svg" not in page

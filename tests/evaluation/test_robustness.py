@@ -1,0 +1,192 @@
+"""What is said of a stress test is what its predictions show: areas, weights that fall, and those that do not."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eav_ray.evaluation import statistics
+from eav_ray.evaluation.robustness import build_robustness_results
+from eav_ray.reporting.sections.robustness import describe_weight_changes, format_robustness, render_robustness_sections
+
+NAMES = ["audio", "eeg"]
+FACTS = {"recordings_are": "the test side", "seed": 0}
+N_CLASSES, PER_PERSON, WINDOWS = 5, 20, 2
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals of fewer draws are soon made."""
+    monkeypatch.setattr(statistics, "N_BOOTSTRAP_DRAWS", 500)
+
+
+def table(people: int, right: float, weight: float, *, heard: float = 1.0, noise: float = 0.02) -> pd.DataFrame:
+    """Predictions of which a share is right, and what EEG weighs.
+
+    Args:
+        heard: Share of the recordings of which EEG is there.
+    """
+    rng = np.random.default_rng(round(1000 * weight))
+    rows = []
+    for person in range(people):
+        for recording in range(PER_PERSON):
+            label = recording % N_CLASSES
+            guess = label if recording < round(right * PER_PERSON) else (label + 1) % N_CLASSES
+            there = recording < round(heard * PER_PERSON)
+            for window in range(WINDOWS):
+                eeg = weight + noise * rng.standard_normal() if there else 0.0
+                row: dict[str, Any] = {"subject": f"p{person}", "recording": str(recording), "window": window}
+                row |= {"label": label, "reason": "", "weight.eeg": eeg, "weight.audio": 1 - eeg}
+                row |= {"corrected.eeg": eeg, "corrected.audio": 1 - eeg}
+                for source in ("fusion", "late_mean", "audio", "eeg"):
+                    known = there or source != "eeg"
+                    row |= {f"{source}.logit_{k}": float(k == guess) if known else np.nan for k in range(N_CLASSES)}
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def condition(kind: str, step: int, level: float = 0.0) -> dict[str, Any]:
+    one = [{"kind": kind, "level": level, "unit": "dB SNR"}] if step else []
+    return {"name": f"{kind}.{step}", "kind": kind, "step": step, "modalities": ["eeg"] * bool(step), "levels": one}
+
+
+def stressed(people: int = 8, **kinds: list[pd.DataFrame]) -> dict[str, Any]:
+    """A tree of clean recordings, 80 % right with a weight of 0.5, and of kinds of distortion, a table a step."""
+    conditions, tables = [condition("clean", 0)], {"clean.0": table(people, 0.8, 0.5)}
+    for kind, steps in kinds.items():
+        for n, made in enumerate(steps, start=1):
+            conditions.append(condition(f"eeg.{kind}", n, 10.0 * n))
+            tables[f"eeg.{kind}.{n}"] = made
+    return build_robustness_results(tables, conditions, NAMES, N_CLASSES, FACTS)
+
+
+def claim(tree: dict[str, Any], kind: str = "eeg.pink", weight: str = "corrected") -> dict[str, Any]:
+    return next(c for c in tree["claims"] if (c["kind"], c["weight"]) == (kind, weight))
+
+
+def test_an_area_is_1_where_nothing_is_lost_and_the_mean_accuracy_of_its_steps() -> None:
+    tree = stressed(pink=[table(8, 0.8, 0.5)] * 2, muscle=[table(8, 0.6, 0.5), table(8, 0.2, 0.5)])
+    pink, muscle = (area["sources"]["fusion"] for area in tree["areas"])
+    assert pink == {"mean_accuracy": pytest.approx(0.8), "of_clean": pytest.approx(1)}
+    assert muscle["mean_accuracy"] == pytest.approx((0.8 / 2 + 0.6 + 0.2 / 2) / 2)
+    assert muscle["of_clean"] == pytest.approx(muscle["mean_accuracy"] / 0.8)
+    assert [c["sources"]["fusion"]["accuracy"] for c in tree["conditions"][3:]] == pytest.approx([0.6, 0.2])
+    clean = tree["conditions"][0]["sources"]["fusion"]
+    assert clean["low"] < clean["accuracy"] < clean["high"]
+
+
+def test_a_weight_that_falls_is_said_to_fall_over_people() -> None:
+    tree = stressed(pink=[table(8, 0.7, 0.45), table(8, 0.6, 0.3)])
+    found = claim(tree)
+    assert found["verdict"] == "falls" and (found["over"], found["n"], found["step"]) == ("people", 8, 2)
+    assert (
+        found["difference"] == pytest.approx(-0.2, abs=0.02)
+        and found["low"] < found["difference"] < found["high"] < -0.1
+    )
+    assert found["p"] == pytest.approx(2 / 2**8) and found["effect"] == -1
+    assert "falls in 1 of 1 kinds" in describe_weight_changes(tree) and "over 8 people" in describe_weight_changes(tree)
+
+
+def test_a_weight_that_does_not_fall_is_said_not_to() -> None:
+    still, up = table(8, 0.8, 0.5).copy(), table(8, 0.5, 0.7)
+    for person in range(8):  # half of the people up, half of them down
+        of_person = still["subject"] == f"p{person}"
+        still.loc[of_person, "corrected.eeg"] += (-1) ** person * (0.01 + 0.001 * (person // 2))
+    tree = stressed(pink=[still], muscle=[up])
+    assert claim(tree)["verdict"] == "not significant" and claim(tree, "eeg.muscle")["verdict"] == "rises"
+    told = describe_weight_changes(tree)
+    assert "falls in 0 of 2 kinds" in told and "does not fall significantly in eeg.pink" in told
+    assert "RISES in eeg.muscle" in told and told in format_robustness(tree)
+    assert "not significant" in format_robustness(tree) and "not significant" in "".join(
+        render_robustness_sections(tree)
+    )
+
+
+def test_the_more_kinds_are_tested_the_more_each_must_show() -> None:
+    tree = stressed(**{name: [table(8, 0.6, 0.3)] for name in ("pink", "muscle", "gaussian")})
+    assert claim(tree)["holm"] == pytest.approx(3 * claim(tree)["p"])
+
+
+def test_of_few_people_the_recordings_are_paired_and_it_is_said() -> None:
+    tree = stressed(3, pink=[table(3, 0.6, 0.3)])
+    assert (claim(tree)["over"], claim(tree)["n"]) == ("recordings", 3 * PER_PERSON)
+    assert "fewer than 6 people" in describe_weight_changes(tree)
+
+
+def test_what_only_one_of_three_people_shows_is_not_significant() -> None:
+    """However sure it is over recordings: the interval draws people."""
+    made = table(3, 0.8, 0.5, noise=0.001)
+    made["corrected.eeg"] += np.where(made["subject"] == "p0", -0.2, -0.002)
+    same = table(3, 0.8, 0.5, noise=0.001)
+    same["corrected.eeg"] += np.where(same["subject"] == "p0", 0, 0.0045)
+    conditions = [condition("clean", 0), condition("eeg.pink", 1)]
+    tree = build_robustness_results({"clean.0": same, "eeg.pink.1": made}, conditions, NAMES, N_CLASSES, FACTS)
+    assert claim(tree)["holm"] < 1e-6 and claim(tree)["verdict"] == "falls"  # all fall, if by little
+    made.loc[made["subject"] == "p1", "corrected.eeg"] += 0.008
+    tree = build_robustness_results({"clean.0": same, "eeg.pink.1": made}, conditions, NAMES, N_CLASSES, FACTS)
+    assert claim(tree)["holm"] < 0.05 < claim(tree)["high"] + 0.05 and claim(tree)["verdict"] == "not significant"
+
+
+def test_a_modality_that_is_masked_says_nothing_of_its_weight() -> None:
+    """Its weight is 0 because it was taken out, not because the fusion weighed it."""
+    tree = stressed(pink=[table(8, 0.8, 0.5, heard=0.75), table(8, 0.8, 0.0, heard=0.0)])
+    found = claim(tree)
+    assert found["step"] == 1 and abs(found["difference"]) < 0.02
+    assert [c["refused"].get("eeg", 0) for c in tree["conditions"]] == pytest.approx([0, 0.25, 1])
+    assert tree["conditions"][2]["sources"]["eeg"]["accuracy"] == 0
+    assert tree["conditions"][2]["weights"]["eeg"]["raw"] is None
+    assert "100 % of eeg refused" in format_robustness(tree)
+    gone = stressed(pink=[table(8, 0.8, 0.0, heard=0.0)])
+    assert claim(gone)["verdict"] == "not testable" and "not testable in eeg.pink" in describe_weight_changes(gone)
+    json.dumps(gone, allow_nan=False)
+    assert all(render_robustness_sections(gone))
+
+
+def test_a_recording_that_cannot_be_predicted_is_wrong() -> None:
+    made = table(8, 1.0, 0.5)
+    lost = made["recording"] == "0"
+    logits = [c for c in made.columns if "logit" in c]
+    made.loc[lost, [*logits, "weight.eeg", "corrected.eeg"]] = np.nan
+    made.loc[lost, "reason"] = "EEG breaks off"
+    tree = stressed(pink=[made])
+    assert tree["recordings"] == 8 * PER_PERSON and tree["conditions"][1]["reason"] == "EEG breaks off"
+    assert tree["conditions"][1]["sources"]["fusion"]["accuracy"] == pytest.approx(1 - 1 / PER_PERSON)
+
+
+def test_nothing_is_said_of_the_weight_of_what_is_nowhere() -> None:
+    silent = table(8, 0.8, 0.5, heard=0.0)
+    conditions = [condition("clean", 0), condition("eeg.pink", 1)]
+    tree = build_robustness_results({"clean.0": silent, "eeg.pink.1": silent}, conditions, NAMES, N_CLASSES, FACTS)
+    json.dumps(tree, allow_nan=False)
+    assert claim(tree)["verdict"] == "not testable" and "not testable in eeg.pink" in describe_weight_changes(tree)
+    assert "not testable" in format_robustness(tree) and render_robustness_sections(tree)
+
+
+def test_a_fusion_without_weights_is_said_to_have_none() -> None:
+    same = table(8, 0.8, 0.5, noise=0)
+    conditions = [condition("clean", 0), condition("eeg.pink", 1)]
+    tree = build_robustness_results({"clean.0": same, "eeg.pink.1": same}, conditions, NAMES, N_CLASSES, FACTS)
+    assert claim(tree)["p"] == 1 and "do not depend on the input" in describe_weight_changes(tree)
+
+
+def test_balanced_accuracy_is_given_where_classes_are_unequal() -> None:
+    assert "balanced_accuracy" not in stressed()["conditions"][0]["sources"]["fusion"]
+    made = table(8, 0.8, 0.5)
+    # Of class 0 only those that are right, of class 4 only those that are not.
+    few = made[~((made["label"] == 0) & (made["recording"].astype(int) >= 10))]
+    tree = build_robustness_results({"clean.0": few}, [condition("clean", 0)], NAMES, N_CLASSES, FACTS)
+    score = tree["conditions"][0]["sources"]["fusion"]
+    assert score["balanced_accuracy"] == pytest.approx((1 + 4 * 0.75) / 5)
+
+
+def test_the_sections_show_every_kind_to_who_sees_and_who_does_not() -> None:
+    tree = stressed(pink=[table(8, 0.7, 0.4), table(8, 0.6, 0.3)], muscle=[table(8, 0.7, 0.5), table(8, 0.5, 0.5)])
+    page = "\n".join(render_robustness_sections(json.loads(json.dumps(tree))))
+    figures = page.split("<figure ")[1:]
+    assert len(figures) == 2 and all('role="img" aria-label="' in f for f in figures)
+    curves = figures[0].split('aria-label="')[1].split('"')[0]
+    assert "eeg.pink at 20 dB SNR: eeg 60.0, late_mean 60.0, fusion 60.0" in curves
+    assert page.count("eeg.muscle") > 4 and "Areas under the curves" in page and "falls" in page
+    assert "<script" not in page and "src=" not in page and 'href="http' not in page

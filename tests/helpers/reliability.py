@@ -1,0 +1,158 @@
+"""What must survive, and the tests that show it: a short case in `make test`, full counts in `make chaos`.
+
+`make chaos` writes docs/results/reliability.md from what these tests did.
+"""
+
+# Row -> what is done to the program, what must come of it, and where that is tested. A place is a file, or the
+# beginning of a test's name in one.
+ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "R1": (
+        "SIGKILL of a training worker, or of all, at random steps",
+        "weights bit-identical to the run that was left alone (fp32, CPU, same world size); at most one interval lost, "
+        "and the one that was being written",
+        (
+            "tests/training/test_kill.py",
+            "tests/integration/test_stop.py",
+            "tests/training/test_resume.py::test_a_run_that_ends",
+        ),
+    ),
+    "R2": (
+        "a node is drained, another is taken away without a warning",
+        "as R1; no placement group is left",
+        ("tests/integration/test_nodes.py",),
+    ),
+    "R3": (
+        "the search's driver is killed after any answer",
+        "no finished candidate runs twice; the set is that of the search that was left alone",
+        (
+            "tests/search/test_study.py::test_a_search_killed_after_any_answer",
+            "tests/search/test_study.py::test_a_journal_cut",
+            "tests/integration/test_full_search.py",
+        ),
+    ),
+    "R4": (
+        "the number of workers changes inside an epoch",
+        "each window is seen exactly once an epoch",
+        ("tests/training/test_loop.py::test_a_world_that_changes",),
+    ),
+    "R5": (
+        "the disk is full at any write",
+        "one line; what was committed loads and goes on",
+        ("tests/training/test_full_disk.py", "tests/storage/test_storage.py::test_a_disk_that_is_full"),
+    ),
+    "R6": (
+        "a checkpoint cut at random places, a bit flipped, a file gone",
+        "noticed by hash; the one before is taken",
+        (
+            "tests/storage/test_storage.py::test_a_cut_anywhere",
+            "tests/storage/test_storage.py::test_a_missing_file_and_a_single_flipped_bit",
+            "tests/training/test_checkpoint.py::test_a_damaged_checkpoint",
+        ),
+    ),
+    "R7": (
+        "two writers of one run",
+        "a file system: one gets an error; an object store: the older attempt cannot win, files never mix",
+        (
+            "tests/storage/test_storage.py::test_a_lock_has_one_holder",
+            "tests/training/test_checkpoint.py::test_an_attempt_that_was_given_up",
+            "tests/training/test_checkpoint.py::test_two_processes",
+        ),
+    ),
+    "R8": (
+        "a shard with its footer cut, a byte flipped, another schema, no rows",
+        "the error names the shard",
+        ("tests/data/shards/test_shards.py::test_a_shard_",),
+    ),
+    "R9": (
+        "a film cut anywhere, without its index, empty, of variable rate, too slow",
+        "never a hang, never a dead driver; set aside with its reason",
+        (
+            "tests/data/io/test_video.py::test_a_film_",
+            "tests/data/io/test_video.py::test_a_file_that_takes_too_long",
+            "tests/data/io/test_video.py::test_a_variable_rate",
+            "tests/data/io/test_video.py::test_what_is_no_film",
+            "tests/integration/test_jobs.py::test_a_recording_that_cannot_be_read",
+            "tests/integration/test_jobs.py::test_a_file_that_ends_its_process",
+        ),
+    ),
+    "R10": (
+        "EEG with NaN or Inf, flat channels, another rate, another number of channels, v7.3",
+        "refused or masked; never a NaN loss",
+        (
+            "tests/data/preprocessing/test_eeg_clean.py::test_what_is_no_recording",
+            "tests/data/preprocessing/test_eeg_clean.py::test_a_bad_channel",
+            "tests/data/datasets/test_eav.py::test_eeg_of_the_wrong_shape",
+            "tests/data/preprocessing/test_windowing.py::test_bad_eeg_is_named",
+        ),
+    ),
+    "R11": (
+        "each of the seven subsets of modalities",
+        "forward and backward are finite; what is missing weighs exactly nothing",
+        ("tests/models/fusion/test_fusion.py::test_each_subset_trains",),
+    ),
+    "R12": (
+        "a score that is no number",
+        "the candidate has failed and is never the best",
+        (
+            "tests/search/test_study.py::test_a_score_that_is_no_number",
+            "tests/search/test_study.py::test_nothing_is_best",
+        ),
+    ),
+    "R13": (
+        "a malicious pickle in every place that a command reads",
+        "refused, not executed",
+        ("tests/training/test_checkpoint.py::test_a_malicious_pickle", "tests/test_pickles.py"),
+    ),
+    "R14": (
+        "names that lead out of their folder: `..`, absolute, links",
+        "refused; nothing is read or written there",
+        (
+            "tests/storage/test_storage.py::test_a_name_that_leads_outside",
+            "tests/storage/test_storage.py::test_a_commit_that_names_a_file_outside",
+            "tests/storage/test_storage.py::test_links_that_lead_outside",
+            "tests/pipelines/inference/test_pull.py::test_a_record_that_names",
+            "tests/pipelines/inference/test_pull.py::test_a_commit_that_names_files_outside",
+        ),
+    ),
+    "R15": (
+        "a dashboard or job server beyond loopback, or without a token",
+        "refused",
+        (
+            "tests/cli/test_bad_input.py::test_beyond_loopback",
+            "tests/integration/test_submit.py::test_the_job_server_refuses",
+        ),
+    ),
+    "R16": (
+        "random damage to .mat, wav, mp4, Parquet, index and table",
+        "only our own errors",
+        ("tests/data/io/test_hostile_files.py",),
+    ),
+    "R17": (
+        "a cluster grows from no worker node to three for a search, and shrinks to none",
+        "all candidates finish; no busy node is removed",
+        ("tests/integration/test_autoscaling.py",),
+    ),
+    "R18": (
+        "the S3 server goes away in a run, for a while or for good",
+        "the same end, or one line; nothing half-written is loaded",
+        ("tests/storage/test_s3.py",),
+    ),
+    "R19": (
+        "permuted labels",
+        "accuracy inside the 99.9 % band of chance",
+        ("tests/training/test_chance_control.py::test_permuted_labels",),
+    ),
+    "R20": (
+        "a person or a recording on both sides",
+        "the run does not start",
+        (
+            "tests/training/test_chance_control.py::test_a_run_that_leaks",
+            "tests/data/test_splits.py::test_a_forced_leak",
+        ),
+    ),
+}
+
+
+def rows_of(test: str) -> list[str]:
+    """Rows that a test, by its node id, is a case of."""
+    return [row for row, (_, _, places) in ROWS.items() if any(test.startswith(place) for place in places)]

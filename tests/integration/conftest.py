@@ -1,0 +1,83 @@
+"""Planted people and job commands for the tests on real Ray."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
+from tests.helpers.paths import REPOSITORY
+
+TINY = REPOSITORY / "tests" / "integration" / "tiny.yaml"
+Job = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three people of ten recordings."""
+    root = tmp_path_factory.mktemp("planted")
+    generate_dataset(root, SyntheticSpec(n_subjects=3, per_class=2, video_size=(64, 48), fps=5))
+    return root
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that one chain of jobs works in."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="session")
+def job(planted: Path, place: Path) -> Job:
+    """Run `python jobs/<name>.py <words>` as a user would, in a process of its own."""
+
+    def run(name: str, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        done = subprocess.run(
+            [sys.executable, str(REPOSITORY / "jobs" / f"{name}.py"), *words],
+            cwd=place,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == expect, f"{name} {words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def preprocessed(job: Job, planted: Path) -> list[str]:
+    """The arguments that all jobs share, once the shards are there."""
+    words = [str(TINY), f"data.root={planted}"]
+    done = job("preprocess", *words)
+    assert "120 windows" in done.stdout and "bad channels" in done.stdout
+    page = Path(done.stdout.rsplit("quality: ", 1)[1].strip())
+    assert page.read_text().count("<img") == 3  # head, spectrum, levels; faces only where they are asked for
+    return words
+
+
+@pytest.fixture(scope="session")
+def long_training(preprocessed: list[str]) -> list[str]:
+    """The arguments of a training that lasts long enough to be interrupted: 200 steps."""
+    words = ["data.modalities=[eeg]", "train.encoders.eeg.epochs=40", "train.checkpoint_steps=3"]
+    return [*preprocessed, *words, "model.eeg.dropout=0.2"]
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(job: Job, long_training: list[str], place: Path) -> Path:
+    """Results of that training, left alone."""
+    job("train", *long_training, "store.results=uninterrupted")
+    return place / "uninterrupted"
+
+
+@pytest.fixture(scope="session")
+def tuned(job: Job, preprocessed: list[str], place: Path) -> Path:
+    """The results store after a search."""
+    done = job("tune", *preprocessed)
+    assert "9 encoder trainings" in done.stdout and "4 fusion trainings of the search" in done.stdout
+    return place / "results"

@@ -1,0 +1,130 @@
+"""A search whose candidates are trained whole, each by a group of workers of its own, goes on after a kill."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from eav_ray.config import load_experiment, parse_changes
+from eav_ray.search.study import StudyClient
+from eav_ray.training.run_spec import SELECTION_METRIC
+from tests.helpers.paths import REPOSITORY, TINY
+from tests.integration.test_stop import workers
+
+pytestmark = pytest.mark.ray
+WHOLE, LEFT = [0, 1, 2, 3], 4  # candidates that are trained on both inner folds, and one that is left after the first
+CHANGES = [
+    "search.mode=full",
+    "search.candidates=5",
+    "search.ask_batch_size=2",
+    "search.prune=true",
+    "train.mode=end_to_end",
+]
+CHANGES += ["data.modalities=[audio,eeg]", "model.audio.kind=mfcc", "model.eeg.kind=bandpower", "store.results=full"]
+
+# `jobs/search.py` whose last candidate meets a bar that no score reaches.
+PRUNED = f"""
+import runpy, sys
+from eav_ray.runtime import searcher
+searcher.medians = lambda rows, metric, before, search: {{1: 2.0}} if before == {LEFT} else {{}}
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@dataclass
+class Search:
+    words: list[str]
+    place: Path
+    running: list["subprocess.Popen[str]"] = field(default_factory=list)
+
+    def start(self) -> "subprocess.Popen[str]":
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", PRUNED, str(REPOSITORY / "jobs" / "tune.py"), *self.words]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, cwd=self.place, env=environment, stdout=pipe, stderr=pipe, text=True)
+        self.running.append(process)
+        return process
+
+    def wait_for(self, candidates: int) -> pd.DataFrame:
+        """Rows, once there are some of that many candidates."""
+        for _ in range(1200):
+            for path in (self.place / "full" / "searches").glob("*/candidates.parquet"):
+                rows = pd.read_parquet(path)
+                if rows["candidate"].nunique() >= candidates:
+                    return rows
+            assert self.running[-1].poll() is None, self.running[-1].communicate()
+            time.sleep(0.1)
+        raise AssertionError(f"{candidates} candidates were not finished")
+
+
+@pytest.fixture
+def search(preprocessed: list[str], place: Path) -> Iterator[Search]:
+    found = Search([*preprocessed, *CHANGES], place)
+    yield found
+    for process in found.running:
+        if process.poll() is None:
+            kill(process)
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    """The driver at once, and then the Ray that it had started."""
+    ray = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    for child in ray:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(ray, timeout=20)
+
+
+def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, place: Path) -> None:
+    """Five candidates, groups of two workers on DeepSpeed."""
+    first = search.start()
+    before = search.wait_for(1)
+    kill(first)
+    second = search.start()
+    while len(workers(second)) < 2:
+        assert second.poll() is None, second.communicate()
+        time.sleep(0.2)
+    second.send_signal(signal.SIGTERM)
+    _, told = second.communicate(timeout=120)
+    assert second.returncode == 130 and "Traceback" not in told, told
+    assert "of 5 candidates are finished; the same command continues" in told.splitlines()[-1]
+    third = search.start()
+    out, told = third.communicate(timeout=400)
+    assert third.returncode == 0 and "Traceback" not in told, told
+    assert "10 joint trainings of the search; 1 joint trainings of the refit" in out
+
+    (folder,) = (place / "full" / "searches").iterdir()
+    rows = pd.read_parquet(folder / "candidates.parquet")
+    assert rows.groupby("candidate")["fold"].apply(list).to_dict() == dict.fromkeys(WHOLE, [0, 1]) | {LEFT: [0]}
+    assert rows.groupby("candidate")["state"].first().to_dict() == dict.fromkeys(WHOLE, "COMPLETE") | {LEFT: "PRUNED"}
+    # What was finished before the kill was not trained again, and all that was suggested follows from the scores, as in
+    # a search that nobody stopped.
+    pd.testing.assert_frame_equal(rows[rows["candidate"].isin(before["candidate"])][before.columns], before)
+    e = load_experiment(str(TINY), parse_changes(search.words[1:]))
+    owner = StudyClient(e.search, folder.name, place / "replayed.log")
+    changes, scores = rows.groupby("candidate")["changes"].first(), rows.groupby("candidate")[SELECTION_METRIC].mean()
+    while (number := len(owner.completed())) < e.search.candidates:
+        candidate = owner.ask()
+        assert candidate is not None and candidate.number == number
+        assert candidate.changes == json.loads(changes[number])
+        owner.tell(number, scores[number], pruned=number == LEFT)
+
+    # An early stop gives its workers back within half a minute.
+    assert rows.loc[rows["candidate"] == LEFT, "released_s"].item() < 30
+    # Only the refit of the best is kept.
+    best = json.loads((folder / "best.json").read_text())
+    assert best["candidate"] in WHOLE and best["value"] == pytest.approx(scores[WHOLE].max())
+    assert [p.name for p in (place / "full" / "runs").iterdir()] == [Path(best["checkpoint"]).parts[1]]

@@ -1,0 +1,184 @@
+"""A training on a cluster of several nodes outlives a node that is drained and one that is gone at once (R2).
+
+With `runtime.min_workers` it also goes on where nothing takes the place of a lost node.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from eav_ray.training.run_spec import Position
+from tests.conftest import CHAOS
+from tests.helpers.paths import REPOSITORY
+from tests.integration.test_stop import furthest, last, wait_for
+from tests.integration.test_submit import RAY, free_ports
+
+pytestmark = [
+    pytest.mark.ray,
+    # Ray Train puts actors of its own on any node; where one of those is lost, its workers may wait for it for ever.
+    pytest.mark.skipif(not CHAOS, reason="in `make chaos` only: Ray Train itself does not always outlive a lost node"),
+]
+GROUPS = "import json, ray; ray.init(address={!r}, log_to_driver=False); from ray.util import placement_group_table; "
+GROUPS += "print(json.dumps([g['state'] for g in placement_group_table().values()]))"
+
+
+@dataclass
+class Nodes:
+    """A head without CPUs and some nodes of one CPU each, on this machine, each a process group of its own."""
+
+    environment: dict[str, str]
+    log: Path
+    address: str = ""
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, *words: str) -> None:
+        words = ("start", "--block", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000", *words)
+        with self.log.open("a") as out:
+            made = subprocess.Popen(
+                [RAY, *words], env=self.environment, stdout=out, stderr=out, start_new_session=True, cwd=REPOSITORY
+            )
+        self.running.append(made)
+        for _ in range(600):
+            assert made.poll() is None, self.log.read_text()
+            if self.raylet(made):
+                return
+            time.sleep(0.1)
+        raise AssertionError(self.log.read_text())
+
+    def raylet(self, node: subprocess.Popen[bytes]) -> psutil.Process | None:
+        """None where it has ended, as that of a node that was drained does."""
+        try:
+            whole = psutil.Process(node.pid).children(recursive=True)
+            return next((child for child in whole if child.name() == "raylet"), None)
+        except psutil.Error:
+            return None
+
+    def has_a_worker(self, node: subprocess.Popen[bytes]) -> bool:
+        try:
+            raylet = self.raylet(node)
+            return bool(raylet) and any("RayTrainWorker" in " ".join(c.cmdline()) for c in raylet.children())
+        except psutil.Error:
+            return False
+
+    def with_a_worker(self, other_than: subprocess.Popen[bytes] | None = None) -> subprocess.Popen[bytes]:
+        """A node on which a training worker runs."""
+        for _ in range(600):
+            for node in self.running[1:]:
+                if node is not other_than and self.has_a_worker(node):
+                    return node
+            time.sleep(0.1)
+        raise AssertionError("no training worker runs")
+
+    def drain(self, node: subprocess.Popen[bytes], seconds: int) -> None:
+        raylet = self.raylet(node)
+        assert raylet
+        words = raylet.cmdline()
+        (name,) = {w.split("=", 1)[1] for w in words if w.startswith("--node_id=")}
+        command = [RAY, "drain-node", "--address", self.address, "--node-id", name]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the spot market"]
+        command += ["--deadline-remaining-seconds", str(seconds)]
+        subprocess.run(command, check=True, capture_output=True, env=self.environment)
+
+    def lose(self, node: subprocess.Popen[bytes]) -> None:
+        self.running.remove(node)
+        end(node, signal.SIGKILL)
+
+
+def end(node: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    """The node's processes, and those of its own that made a group for themselves."""
+    whole = psutil.Process(node.pid).children(recursive=True)
+    os.killpg(node.pid, how)
+    node.wait(timeout=60)
+    for process in psutil.wait_procs(whole, timeout=20)[1]:
+        process.kill()
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    """As many nodes as the test asks for."""
+    (tmp_path / "token").write_text("b" * 64)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    # A node that is gone is noticed within seconds, not within half a minute.
+    kept |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
+    made = Nodes(kept | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}, tmp_path / "log")
+    try:
+        gcs, client, *agents = free_ports(3 + request.param)
+        made.address = f"127.0.0.1:{gcs}"
+        head = ("--head", "--num-cpus=0", f"--port={gcs}", f"--ray-client-server-port={client}")
+        made.start(*head, "--include-dashboard=false", f"--dashboard-agent-listen-port={agents[0]}")
+        for agent in agents[1:]:
+            made.start("--num-cpus=1", f"--address={made.address}", f"--dashboard-agent-listen-port={agent}")
+        yield made
+    finally:
+        for node in reversed(made.running):
+            end(node, signal.SIGTERM)
+
+
+@contextmanager
+def training_on(nodes: Nodes, place: Path, results: str, words: list[str]) -> "Iterator[subprocess.Popen[str]]":
+    stores = {"shards": "data/shards", "results": results, "cache": "cache"}
+    words = [*words, f"runtime.address={nodes.address}", *(f"store.{k}={place / v}" for k, v in stores.items())]
+    command = [sys.executable, str(REPOSITORY / "jobs" / "train.py"), *words]
+    training = subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True, env=nodes.environment)
+    try:
+        yield training
+    finally:
+        if training.poll() is None:
+            training.send_signal(signal.SIGKILL)
+            training.wait()
+
+
+@pytest.mark.parametrize("nodes", [4], indirect=True)
+def test_a_drained_node_and_a_lost_one_change_nothing(
+    nodes: Nodes, long_training: list[str], place: Path, uninterrupted: Path
+) -> None:
+    results = place / "moved"
+    with training_on(nodes, place, "moved", long_training) as training:
+        first = wait_for(results, Position(0, 0), training)
+        drained = nodes.with_a_worker()
+        nodes.drain(drained, 600)
+        while len(attempts(results)) < 2:  # the group has moved, long before the node goes
+            time.sleep(0.1)
+            assert training.poll() is None, training.communicate()
+        second = wait_for(results, max(first, furthest(results)), training)
+        nodes.lose(nodes.with_a_worker(other_than=drained))
+        _, told = training.communicate(timeout=300)
+        assert training.returncode == 0, told
+        assert second < Position(40, 0)
+    command = [sys.executable, "-c", GROUPS.format(nodes.address)]
+    left = subprocess.run(command, check=True, capture_output=True, text=True, env=nodes.environment)
+    assert set(json.loads(left.stdout.splitlines()[-1])) <= {"REMOVED"}
+    whole, moved = last(uninterrupted), last(results)
+    for name, tensor in whole.weights.items():
+        assert torch.equal(tensor, moved.weights[name]), name
+
+
+@pytest.mark.parametrize("nodes", [2], indirect=True)
+def test_a_group_that_may_shrink_goes_on_with_the_nodes_that_are_left(
+    nodes: Nodes, long_training: list[str], place: Path
+) -> None:
+    results = place / "shrunk"
+    with training_on(nodes, place, "shrunk", [*long_training, "runtime.min_workers=1"]) as training:
+        wait_for(results, Position(0, 0), training)
+        assert all(nodes.has_a_worker(node) for node in nodes.running[1:])
+        nodes.lose(nodes.with_a_worker())
+        _, told = training.communicate(timeout=300)
+        assert training.returncode == 0, told
+    assert last(results).position == Position(40, 0)
+    assert len(attempts(results)) == 2
+
+
+def attempts(results: Path) -> list[str]:
+    return [path.name for path in (results / "runs").glob("*/a*")]

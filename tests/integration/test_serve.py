@@ -1,0 +1,94 @@
+"""A checkpoint is served by Ray Serve as a user would do it: with a token, in pieces, until it is told to end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.serving import Sent, saved
+from tests.integration.test_submit import free_ports
+
+pytestmark = pytest.mark.ray
+TOKEN = "a-token-of-some-length"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    (port,) = free_ports(1)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"OMP_NUM_THREADS": "1", "EAV_RAY_SERVE_TOKEN": TOKEN}
+    command = [sys.executable, str(REPOSITORY / "jobs" / "serve.py"), saved(tmp_path), "--port", str(port)]
+    process = subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    if "serving" not in (line := process.stdout.readline()):
+        raise AssertionError((line, process.communicate()))
+    try:
+        yield process, f"127.0.0.1:{port}"
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def ask(url: str, tree: Any = None, headers: dict[str, str] = HEADERS) -> tuple[int, Any]:
+    data = None if tree is None else json.dumps(tree).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"http://{url}", data, headers), timeout=60) as done:
+            return done.status, json.load(done)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_it_is_watched_asked_streamed_to_and_ended(server: tuple["subprocess.Popen[str]", str]) -> None:
+    process, url = server
+    whole = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    assert ask(f"{url}/health", headers={})[0] == 401
+    status, health = ask(f"{url}/health")
+    assert status == 200 and health["ok"] and health["modalities"] == ["audio", "eeg", "video"]
+
+    sent = Sent(7)
+    status, tree = ask(f"{url}/predict", sent.tree("eeg", "video"))
+    assert status == 200 and tree["used"] == ["eeg", "video"] and tree["not_used"] == {"audio": "not sent"}
+    assert tree["weights"]["audio"] == 0 and sum(tree["probabilities"].values()) == pytest.approx(1)
+    assert ask(f"{url}/predict", {"audio": "***"})[0] == 422
+
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"ws://{url}/stream")
+    assert refused.value.response.status_code in (401, 403)
+    with connect(f"ws://{url}/stream", additional_headers=HEADERS) as stream:
+        told: list[Any] = []
+        for first, last in ((0, 105), (105, 106)):
+            for time_s, data in sent.messages():
+                if first < time_s <= last:
+                    stream.send(data)
+            while not told or "waiting" in told[-1] or told[-1]["time"] < last:
+                told.append(json.loads(stream.recv(timeout=30)))
+    answers = [t for t in told if t["time"] >= 105 and "waiting" not in t]
+    assert [t["start"] for t in answers] == [100.0, 101.0]
+    assert [t["used"] for t in answers] == [["audio", "eeg", "video"]] * 2
+
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "stopped" in out and "Traceback" not in err, err
+    for _ in range(100):
+        left = [p for p in whole if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        if not left:
+            return
+        time.sleep(0.1)
+    raise AssertionError(left)

@@ -1,0 +1,120 @@
+"""A job goes through a job server: `ray start --head`, then `ray job submit`, as the README says."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import REPOSITORY
+
+pytestmark = pytest.mark.ray
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Token authentication with a token of this test's own."""
+    token = tmp_path_factory.mktemp("token") / "auth_token"
+    token.write_text("a" * 64)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    return kept | {
+        "PATH": path,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the job server of a head that this test started and ends."""
+    gcs, dashboard, client, agent = free_ports(4)
+    log = tmp_path_factory.mktemp("head") / "log"
+    words = ["start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
+    words += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    words += [f"--dashboard-agent-listen-port={agent}", "--object-store-memory=300000000"]
+    with log.open("w") as out:
+        head = subprocess.Popen(
+            [RAY, *words], env=environment, stdout=out, stderr=out, start_new_session=True, cwd=REPOSITORY
+        )
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        wait_for(address, head, log)
+        yield address
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(timeout=60)
+
+
+def wait_for(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert head.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"{address}/api/version", timeout=2):
+                return
+        except urllib.error.HTTPError as error:
+            if error.code in (401, 403):  # it is there, and wants its token
+                return
+        except OSError:
+            pass
+        time.sleep(0.5)
+    pytest.fail(f"no job server at {address}\n{log.read_text()}")
+
+
+def submit(server: str, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RAY, "job", "submit", "--address", server, "--working-dir", ".", "--", "python", *words],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_submitted_job_preprocesses_on_the_cluster(
+    server: str, environment: dict[str, str], planted: Path, tmp_path: Path
+) -> None:
+    stores = [f"store.{k}={tmp_path / k}" for k in ("shards", "results", "cache")]
+    words = ["tests/integration/tiny.yaml", f"data.root={planted}", "data.subjects=[subject1]", *stores]
+    done = submit(server, environment, "jobs/preprocess.py", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "40 windows" in done.stdout
+    assert list((tmp_path / "shards").rglob("*.parquet"))
+
+
+def test_a_submitted_job_with_relative_folders_says_what_to_do(server: str, environment: dict[str, str]) -> None:
+    done = submit(server, environment, "jobs/preprocess.py", "tests/integration/tiny.yaml")
+    assert done.returncode != 0
+    assert "a submitted job runs in a temporary copy" in done.stdout
+
+
+def test_the_job_server_refuses_who_has_no_token(server: str, environment: dict[str, str], planted: Path) -> None:
+    words = ["jobs/check.py", "tests/integration/tiny.yaml", f"data.root={planted}"]
+    without = {k: v for k, v in environment.items() if not k.startswith("RAY_AUTH")} | {"RAY_AUTH_MODE": "disabled"}
+    refused = submit(server, without, *words)
+    assert refused.returncode != 0
+    assert "Unauthorized: Missing authentication token" in refused.stdout + refused.stderr
+    admitted = submit(server, environment, *words)  # so it was the token, and nothing else
+    assert admitted.returncode == 0, admitted.stdout + admitted.stderr
+    assert "3 people, 30 recordings, 0 problems" in admitted.stdout

@@ -1,0 +1,136 @@
+"""What fails the audit has no page; planted people are never held against published numbers."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from eav_ray.config import Experiment, override, to_dict
+from eav_ray.data.datasets.eav import EAV
+from eav_ray.data.io import parquet
+from eav_ray.data.synthetic.generate import SyntheticSpec, generate_subject
+from eav_ray.errors import DataError
+from eav_ray.pipelines.evaluate.audited_checkpoint import AuditedCheckpoint, EvaluatedCheckpoint
+from eav_ray.pipelines.evaluate.page_results import PageInfo
+from eav_ray.pipelines.evaluate.related_results import (
+    collect_related,
+    collect_searches,
+    collect_stored_protocols,
+    compare_protocols,
+    is_recorded_eav,
+)
+from eav_ray.pipelines.evaluate.results_page import write_results_page
+from eav_ray.storage import Store
+from eav_ray.training import checkpoint as ckpt
+from tests.evaluation.test_leak_audit import chosen, honest, store_windows
+from tests.evaluation.test_summary import MODALITIES, predictions
+
+
+def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
+    windows = store_windows(tmp_path)
+    leaking = chosen(honest(windows))
+    prefix = ckpt.write_checkpoint(Store(tmp_path / "results"), "run-1", "a0000", leaking)
+    fold = EvaluatedCheckpoint(1, f"{tmp_path}/results/{prefix}", leaking.split.test, predictions())
+    data: Any = SimpleNamespace(windows=windows, index=windows.index, shards=Store(tmp_path / "shards"))
+    here = override(Experiment(), {"store.results": str(tmp_path / "results")})
+    with pytest.raises(DataError, match=r"fails the leak audit, so there is no page of it: split, derived again"):
+        write_results_page(here, data, [fold], PageInfo("t", "a", "b", "loso"), str(tmp_path / "page"))
+    assert not (tmp_path / "page").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "index", "real"),
+    [
+        ({}, {"recorded": True}, True),
+        ({}, {"recorded": False}, False),  # planted in EAV's layout
+        ({}, {}, False),  # shards of a version that did not say
+        ({"data.labels": "permuted"}, {"recorded": True}, False),
+        ({"data.dataset": "recordings_table"}, {"recorded": True}, False),
+        ({"data.dataset": "ravdess", "data.modalities": ["audio"]}, {"recorded": True}, False),
+    ],
+)
+def test_only_recorded_eav_is_held_against_the_published_rows(
+    data: dict[str, Any], index: dict[str, Any], real: bool
+) -> None:
+    opened: Any = SimpleNamespace(shards=SimpleNamespace(read_json=lambda name: index))
+    assert is_recorded_eav(override(Experiment(), data), opened) is real
+
+
+def test_the_reader_knows_who_was_planted_even_among_others(tmp_path: Path) -> None:
+    generate_subject(tmp_path, 1, SyntheticSpec(n_subjects=1, per_class=1, video_size=(64, 48), fps=5))
+    assert EAV(str(tmp_path)).is_real is False
+    (tmp_path / "subject2" / "EEG").mkdir(parents=True)
+    assert EAV(str(tmp_path), subjects=["subject2"]).is_real is False
+    (tmp_path / "subject1" / "synthetic.json").unlink()
+    assert EAV(str(tmp_path)).is_real is True
+
+
+def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path) -> None:
+    results, own, table = Store(tmp_path), Experiment(), predictions(people=2)
+    known = set(table["subject"] + "/" + table["recording"])
+
+    def keep(name: str, changes: dict[str, Any], predicted: Any = table, of: str = "shards") -> None:
+        e = override(own, changes)
+        results.write_json(f"runs/{name}/state.json", {"data": of})
+        files = {
+            "experiment.json": json.dumps(to_dict(e)).encode(),
+            "predictions.parquet": parquet.encode_dataframe(predicted),
+            "folds.json": json.dumps([{"checkpoint": f"runs/{name}"}]).encode(),
+        }
+        results.commit(f"protocols/{name}", files)
+
+    keep("a", {"split.protocol": "within"})
+    keep("b", {"split.protocol": "paper", "runtime.workers": 1, "store.results": "/elsewhere", "data.root": "/moved"})
+    keep("c", {"split.protocol": "loso", "optim.lr": 1e-5})  # another experiment
+    keep("d", {"split.protocol": "within", "seed": 7})
+    keep("x-searched-e", {"split.protocol": "loso"})
+    keep("f", {"split.protocol": "subject_kfold"}, table.assign(subject="stranger"))  # other people
+    keep("g", {"split.protocol": "within_validated"}, of="what the folder held before")
+    keep("h", {"split.protocol": "subject_kfold", "split.n_folds": 2})  # divided in another way
+    keep("i", {"split.protocol": "subject_kfold", "split.n_folds": 2, "seed": 7})
+    keep("y-searched-j", {"split.protocol": "loso", "seed": 7, "search.candidates": 3})
+    keep("k", {"split.protocol": "within_validated"})
+    results.write("protocols/k/predictions.parquet", b"half a fi")
+    keep("l", {})
+    results.write("protocols/l/experiment.json", b"{")
+    data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": known}), digest="shards")
+    unread: list[str] = []
+    found, of_seed = collect_stored_protocols(results, replace(own), data, unread)
+    of_2 = f"subject_kfold, of 2, fold seed {own.split.seed}"
+    assert set(found) == {"within", "paper", "loso, searched", of_2}
+    assert set(of_seed["within"]) == {own.seed, 7} and set(of_seed["paper"]) == {own.seed}
+    assert set(of_seed["loso, searched"]) == {own.seed} and "subject_kfold" not in of_seed
+    assert len(unread) == 2 and "protocols/k" in unread[0] and "experiment.json is not JSON" in unread[1]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"runs": {}', b'{"runs": {"a": "run-1"}, "variants": [{}]}'])
+def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: Path, content: bytes) -> None:
+    results, nothing = Store(tmp_path), SimpleNamespace()
+    opened: Any = AuditedCheckpoint(EvaluatedCheckpoint(0, "p", (), predictions()), nothing, 0, nothing, "run-1", "c")  # type: ignore[arg-type]
+    for folder in ("ablations", "stress"):
+        results.write(f"{folder}/a/results.json", content)
+    results.write("searches/s/best.json", b"{")
+    results.write("searches/t/best.json", b'{"checkpoint": "runs/run-1/a0000/e0001-s000000"}')  # no candidates
+    unread: list[str] = []
+    sections, found = collect_related(results, [opened], unread)
+    assert sections == [] and found == {"ablation": None, "stress": None}
+    assert len(unread) == 2 and "ablations/a" in unread[0] and "stress/a" in unread[1]
+    assert collect_searches(results, [opened], Experiment(), unread) == ([], [])
+    assert len(unread) == 4 and "searches/s" in unread[2] and "searches/t" in unread[3]
+
+
+def test_a_fold_of_paper_is_held_against_the_reference_as_paper(tmp_path: Path) -> None:
+    ours = predictions(people=1).assign(subject="subject4")
+    shards: Any = SimpleNamespace(read_json=lambda name: {"recorded": True})
+    data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": set()}), digest="", shards=shards)
+    for protocol, other in (("paper, fold 3 alone", False), ("loso, fold 3 alone", True)):
+        found = compare_protocols(Experiment(), Store(tmp_path), data, protocol, ours, MODALITIES, [])["reference"]
+        assert ("another protocol" in found["note"]) is other
+    pair = ours.drop(columns=[c for c in ours if c.startswith("eeg.") or c.endswith(".eeg")])
+    rows = compare_protocols(Experiment(), Store(tmp_path), data, "paper, fold 3 alone", pair, ["audio", "video"], [])[
+        "reference"
+    ]
+    assert [row["ours"] for row in rows["rows"]] == ["audio", "video"]  # the published fusion reads EEG too

@@ -1,0 +1,255 @@
+"""What is pulled is the checkpoint that the search recorded, into a new folder and from nowhere else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from eav_ray.config import Experiment
+from eav_ray.data.io import parquet
+from eav_ray.data.splits import Split
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.models.encoders.base import DataShapes
+from eav_ray.pipelines.demo import pull_if_missing
+from eav_ray.pipelines.inference.pull import format_candidates, format_studies, pull
+from eav_ray.pipelines.search.search_store import build_candidates_table
+from eav_ray.storage import COMMIT, Store, sha256
+from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.run_spec import SELECTION_METRIC, Position
+
+FIRST = "a0000-aaaaaaaa"  # attempt
+
+
+def saved(store: Store, key: str) -> str:
+    made = ckpt.Checkpoint(
+        experiment=Experiment(),
+        split=Split("loso", ("a/1",), (), ("b/1",)),
+        classes=("calm", "sad"),
+        shapes=DataShapes(3, 2),
+        weights={"w": torch.randn(2, 3)},
+        optimizer_state={},
+        position=Position(3, 0),
+        finished=True,
+        metrics={},
+        encoder_keys={},
+    )
+    return ckpt.write_checkpoint(store, key, FIRST, made)
+
+
+def best(store: Store, study: str, **changes: Any) -> None:
+    prefix = saved(store, f"run-{study}")
+    recorded = {"checkpoint": prefix, "commit_sha256": sha256(store.read(f"{prefix}/{COMMIT}"))}
+    recorded |= {"value": 0.75, "candidate": 3, "changes": {"optim.lr": 0.1}}
+    store.write_json(f"searches/{study}/best.json", recorded | changes)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")
+
+
+def test_the_best_checkpoint_is_copied_whole(store: Store, tmp_path: Path) -> None:
+    best(store, "one")
+    pulled = pull(str(store), str(tmp_path / "mine"))
+    assert pulled.paths == [str(tmp_path / "mine")] and not pulled.skipped
+    copied = Store(tmp_path).read_committed("mine")
+    assert copied == store.read_committed(ckpt.make_checkpoint_prefix("run-one", FIRST, Position(3, 0)))
+    assert ckpt.read_checkpoint(Store(tmp_path), "mine").classes == ("calm", "sad")
+
+
+def test_studies_are_listed_and_what_is_not_finished_says_so(store: Store) -> None:
+    best(store, "one")
+    best(store, "other", value=0.5)
+    store.write("searches/unfinished/journal", b"")
+    lines = format_studies(str(store)).splitlines()
+    shown = [line.split()[:3] for line in lines[1:]]
+    assert shown == [["one", "0.7500", "3"], ["other", "0.5000", "3"], ["unfinished", "not", "finished;"]]
+
+
+def test_a_search_that_is_not_finished_is_not_pulled(store: Store, tmp_path: Path) -> None:
+    best(store, "one")
+    store.write("searches/unfinished/journal", b"")
+    with pytest.raises(DataError, match="the search unfinished is not finished; give its command again, or see its"):
+        pull(str(store), str(tmp_path / "mine"), study="unfinished")
+
+
+def ranked(store: Store, count: int) -> list[str]:
+    """A study that kept several candidates; the prefixes of their checkpoints, the best first."""
+    prefixes = [saved(store, f"run-{n}") for n in range(count)]
+    hashes = [sha256(store.read(f"{prefix}/{COMMIT}")) for prefix in prefixes]
+    records = [{"checkpoint": p, "commit_sha256": h} for p, h in zip(prefixes, hashes, strict=True)]
+    store.write_json("searches/one/best.json", {"value": 0.7, "candidate": 1} | records[0] | {"next": records[1:]})
+    return prefixes
+
+
+def test_the_best_few_are_copied_into_folders_of_their_own(store: Store, tmp_path: Path) -> None:
+    prefixes = ranked(store, 3)
+    pulled = pull(str(store), str(tmp_path / "mine"), top=2)
+    assert pulled.paths == [str(tmp_path / "mine"), str(tmp_path / "mine-2")]
+    for path, prefix in zip(pulled.paths, prefixes, strict=False):
+        assert Store(tmp_path).read_committed(Path(path).name) == store.read_committed(prefix)
+    with pytest.raises(DataError, match="keeps 3 whole checkpoints of this study, not 4; search again with a larger"):
+        pull(str(store), str(tmp_path / "other"), top=4)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_next_best_is_taken_only_when_that_is_said(store: Store, tmp_path: Path) -> None:
+    prefixes = ranked(store, 2)
+    damaged = Path(store.resolve_path(f"{prefixes[0]}/model.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(DataError, match="model.safetensors is damaged.*--next-best takes the next one that is whole"):
+        pull(str(store), str(tmp_path / "mine"))
+    assert not (tmp_path / "mine").exists()
+    pulled = pull(str(store), str(tmp_path / "mine"), next_best=True)
+    assert len(pulled.skipped) == 1 and "model.safetensors is damaged" in pulled.skipped[0]
+    assert Store(tmp_path).read_committed("mine") == store.read_committed(prefixes[1])
+
+
+def test_candidates_of_a_search_that_still_runs_are_listed_by_any_metric(store: Store) -> None:
+    rows = [
+        {
+            "candidate": n,
+            "fold": fold,
+            "state": state,
+            "changes": "{}",
+            SELECTION_METRIC: score,
+            "validation_window_accuracy": -score,
+        }
+        for n, (state, scores) in enumerate(
+            [("COMPLETE", [0.2, 0.4]), ("COMPLETE", [0.5, 0.6]), ("PRUNED", [0.9]), ("FAIL", [float("nan")])]
+        )
+        for fold, score in enumerate(scores)
+    ]
+    store.write("searches/one/candidates.parquet", parquet.encode_dataframe(build_candidates_table(rows)))
+    lines = format_candidates(str(store), "one").splitlines()
+    assert [line.split()[:4] for line in lines[2:]] == [
+        ["1", "0.5500", "2", "COMPLETE"],
+        ["0", "0.3000", "2", "COMPLETE"],
+        ["2", "0.9000", "1", "PRUNED"],
+        ["3", "nan", "1", "FAIL"],
+    ]
+    lines = format_candidates(str(store), "one", metric="validation_window_accuracy", top=1).splitlines()
+    assert lines[2].split()[0] == "0" and len(lines) == 3
+    with pytest.raises(ConfigError, match="--metric=accuracy is not in searches/one/candidates.parquet; it has valid"):
+        format_candidates(str(store), "one", metric="accuracy")
+    with pytest.raises(ConfigError, match='no such study on; it has one; did you mean "one"'):
+        format_candidates(str(store), "on")
+    store.write("searches/one/candidates.parquet", parquet.encode_dataframe(pd.DataFrame({"fold": [1]})))
+    with pytest.raises(DataError, match="is damaged: it has no column candidate"):
+        format_candidates(str(store), "one")
+
+
+def test_several_studies_need_a_name(store: Store, tmp_path: Path) -> None:
+    best(store, "one")
+    best(store, "other")
+    with pytest.raises(ConfigError, match="has 2 studies; name one with --study: one, other"):
+        pull(str(store), str(tmp_path / "mine"))
+    with pytest.raises(ConfigError, match='did you mean "other"'):
+        pull(str(store), str(tmp_path / "mine"), study="othr")
+    pull(str(store), str(tmp_path / "mine"), study="other")
+    assert (tmp_path / "mine" / COMMIT).exists()
+
+
+def test_without_a_finished_search_there_is_nothing_to_pull(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a results store with searches"):
+        pull(str(store), str(tmp_path / "mine"))
+    store.write("searches/unfinished/journal", b"")
+    with pytest.raises(DataError, match="no finished search"):
+        pull(str(store), str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("name", ["../other/run", "/etc", "runs/../../other/run", ""])
+def test_a_record_that_names_a_path_outside_is_refused(store: Store, name: str, tmp_path: Path) -> None:
+    saved(Store(tmp_path / "other"), "run")
+    best(store, "one", checkpoint=name)
+    with pytest.raises(DataError, match="not a name inside a store"):
+        pull(str(store), str(tmp_path / "mine"))
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_record_that_names_a_link_to_outside_is_refused(store: Store, tmp_path: Path) -> None:
+    prefix = saved(Store(tmp_path / "other"), "run")
+    best(store, "one", checkpoint="link")
+    Path(store.resolve_path("link")).symlink_to(tmp_path / "other" / prefix)
+    with pytest.raises(DataError, match="leads outside"):
+        pull(str(store), str(tmp_path / "mine"))
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("record", [[], {}, {"checkpoint": "x"}, None, "x"])
+def test_a_damaged_record_is_a_data_error(store: Store, record: Any, tmp_path: Path) -> None:
+    store.write_json("searches/one/best.json", record)
+    with pytest.raises(DataError, match="damaged"):
+        pull(str(store), str(tmp_path / "mine"))
+    if not isinstance(record, dict):
+        with pytest.raises(DataError, match="damaged"):
+            format_studies(str(store))
+
+
+def test_a_checkpoint_that_was_replaced_since_is_refused(store: Store, tmp_path: Path) -> None:
+    best(store, "one")
+    saved(store, "run-one")  # whole, but another one
+    with pytest.raises(DataError, match="not the checkpoint that best.json names"):
+        pull(str(store), str(tmp_path / "mine"))
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
+def test_a_damaged_file_is_refused_and_nothing_is_written(store: Store, name: str, tmp_path: Path) -> None:
+    best(store, "one")
+    path = Path(store.resolve_path(f"{ckpt.make_checkpoint_prefix('run-one', FIRST, Position(3, 0))}/{name}"))
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        pull(str(store), str(tmp_path / "mine"))
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_commit_that_names_files_outside_writes_nothing_there(store: Store, tmp_path: Path) -> None:
+    best(store, "one")
+    prefix = ckpt.make_checkpoint_prefix("run-one", FIRST, Position(3, 0))
+    listed = json.loads(store.read(f"{prefix}/{COMMIT}"))
+    listed["files"]["../../../../evil"] = listed["files"]["state.json"]
+    store.write_json(f"{prefix}/{COMMIT}", listed)
+    record = {"checkpoint": prefix, "commit_sha256": sha256(store.read(f"{prefix}/{COMMIT}"))}
+    store.write_json("searches/one/best.json", record)
+    with pytest.raises(DataError, match="not a name inside a store"):
+        pull(str(store), str(tmp_path / "mine"))
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(store: Store, tmp_path: Path) -> None:
+    best(store, "one")
+    target = tmp_path / "mine"
+    target.mkdir()
+    (target / "notes.txt").write_text("kept")
+    with pytest.raises(ConfigError, match="not empty"):
+        pull(str(store), str(target))
+    assert [p.name for p in target.iterdir()] == ["notes.txt"]
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ConfigError, match="give another folder"):
+        pull(str(store), str(tmp_path / "file"))
+    (target / "notes.txt").unlink()
+    pull(str(store), str(target))
+
+
+def test_the_demo_pulls_again_what_was_not_pulled_whole(store: Store) -> None:
+    best(store, "one")
+    target = Path(pull_if_missing(str(store), "one", "runs/one"))
+    assert target == Path(store.resolve_path("best/runs-one"))
+    whole = Store(target.parent).read_committed(target.name)
+    (target / COMMIT).unlink()
+    (target / "state.json").write_bytes(b"{")
+    (target / "state.json.1234.partial").write_bytes(b"")
+    assert pull_if_missing(str(store), "one", "runs/one") == str(target)
+    assert Store(target.parent).read_committed(target.name) == whole
+
+
+def test_the_demo_keeps_what_it_pulled(store: Store) -> None:
+    best(store, "one")
+    target = Path(pull_if_missing(str(store), "one", "runs/one"))
+    before = (target / COMMIT).stat().st_mtime_ns
+    assert pull_if_missing(str(store), "one", "runs/one") == str(target)
+    assert (target / COMMIT).stat().st_mtime_ns == before

@@ -1,0 +1,91 @@
+"""Pages as a reader sees them: in a real browser, at the width of a desk and of a phone, with the network cut off."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from eav_ray.config import SearchConfig
+from eav_ray.reporting.html import render_document, render_table
+from eav_ray.reporting.search_page import render_search_page
+from tests.helpers.browser import column, faults, open_page, smallest_text
+from tests.reporting.test_search_page import SHARES, SPACE, trials
+
+DESK, PHONE = (1200, 800), (375, 812)
+READABLE = 8.0  # CSS pixels; the figures' labels are 7 points, 9.3 px
+
+
+@pytest.fixture(scope="module")
+def search() -> str:
+    return render_search_page("a<b>", trials(30, priced=True), SHARES, SearchConfig(space=SPACE, cost="parameters"))
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_a_page_opens_without_errors_requests_or_sideways_scrolling(
+    search: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    with open_page(search, *size) as shown:
+        assert faults(shown) == []
+        assert shown.evaluate("document.title") == "Search a<b>"
+        picture = shown.screenshot(tmp_path / "page.png")
+    assert picture.shape[1] == size[0] and picture.shape[0] > size[1]
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_are_readable_on_a_phone(search: str) -> None:
+    with open_page(search, *PHONE) as shown:
+        assert smallest_text(shown) >= READABLE
+
+
+def test_a_click_on_a_heading_sorts_the_table_by_number_and_another_turns_it_round() -> None:
+    scores = ["9.5", "100.0", "-3.1", "1,018", "70"]
+    ordered = ["-3.1", "9.5", "70", "100.0", "1,018"]
+    text = render_document("t", [render_table(["name", "score"], [[f"row {n}", s] for n, s in enumerate(scores)])])
+    with open_page(text, *PHONE) as shown:
+        assert column(shown, 2) == scores
+        seen = {}
+        for _ in range(2):
+            shown.click("table th:nth-child(2)")
+            seen[shown.evaluate("document.querySelector('th:nth-child(2)').ariaSort")] = column(shown, 2)
+        assert seen == {"ascending": ordered, "descending": ordered[::-1]}
+        assert shown.evaluate("document.querySelector('th').ariaSort") in (None, "none")
+        numbers = [int(name.removeprefix("row ")) for name in column(shown, 1)]
+        assert [scores[n] for n in numbers] == column(shown, 2)  # rows stay whole
+        assert faults(shown) == []
+
+
+BAD = render_document("t", ['<p style="width: 700px">wide</p><svg><text>k</text></svg>'])
+WORSE = render_document(
+    "t",
+    [
+        '<img src="http://example.org/a.png" alt="far"><button onclick="throw new Error(\'thrown\')">b</button>',
+        '<script>console.error("told"); fetch("b.json").catch(() => 0)</script>',
+    ],
+)
+
+
+def test_the_browser_tells_what_is_wrong_with_a_page() -> None:
+    with open_page(BAD, *PHONE) as shown:
+        wide, untold = faults(shown)
+        assert "716 px wide" in wide and untold.startswith("no text alternative: <svg>")
+        assert smallest_text(shown) == pytest.approx(15)
+    with open_page(WORSE, *DESK) as shown:
+        shown.click("button")
+        found = "\n".join(faults(shown))
+        with pytest.raises(RuntimeError, match="no element is"):
+            shown.click("th")
+    for part in ("console: error: told", "Error: thrown", "needs http://example.org/a.png", "/b.json"):
+        assert part in found
+    with open_page(render_document("t", [""])) as shown:
+        assert faults(shown) == ["blank: 1 colours"]
+
+
+def test_no_process_and_no_file_of_a_browser_outlives_its_page() -> None:
+    file, helpers = "", []
+    with pytest.raises(ZeroDivisionError), open_page(render_document("t", ["<p>a"])) as shown:
+        file = shown.evaluate("location.pathname")
+        helpers = [p for p in psutil.Process().children(recursive=True) if "chromium" in p.name()]
+        assert len(helpers) > 1 and Path(file).exists()
+        raise ZeroDivisionError
+    _, alive = psutil.wait_procs(helpers, timeout=0)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] and not Path(file).parent.exists()

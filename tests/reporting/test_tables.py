@@ -1,0 +1,157 @@
+"""Fusion is compared with the best single modality on the same recordings, and what is missing is never right."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eav_ray.evaluation.correctness import SOURCES, compare_fusion, mark_correct_recordings
+from eav_ray.evaluation.statistics import compute_subject_accuracy
+from eav_ray.reporting.tables import MAX_FOLD_LINES, format_accuracy_table, format_protocol_table, format_statistics
+
+N_CLASSES = 3
+
+
+def windows(seed: int = 0, people: int = 4, recordings: int = 6, n: int = 4) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for person in range(people):
+        for recording in range(recordings):
+            for window in range(n):
+                row = {"subject": f"p{person}", "recording": f"r{recording}", "window": window}
+                row["label"] = recording % N_CLASSES
+                row |= {f"{s}.logit_{k}": rng.normal() for s in SOURCES for k in range(N_CLASSES)}
+                rows.append(row)
+    return pd.DataFrame(rows).sample(frac=1, random_state=seed)
+
+
+def test_a_recordings_answer_is_the_class_of_its_mean_logits() -> None:
+    table = windows()
+    correct = mark_correct_recordings(table, list(SOURCES))
+    assert len(correct) == 24
+    for row in correct.to_dict("records"):
+        own = table[(table["subject"] == row["subject"]) & (table["recording"] == row["recording"])]
+        for source in SOURCES:
+            means = [own[f"{source}.logit_{k}"].mean() for k in range(N_CLASSES)]
+            assert row[source] == (int(np.argmax(means)) == row["label"])
+
+
+def test_classes_are_ordered_as_numbers() -> None:
+    """Class 10 comes after class 9, not after class 1."""
+    row = {"subject": "p", "recording": "r", "window": 0, "label": 2}
+    table = pd.DataFrame([row | {f"eeg.logit_{k}": float(k == 2) for k in (10, 1, 0, 2, 3, 4, 5, 6, 7, 8, 9)}])
+    assert mark_correct_recordings(table, ["eeg"])["eeg"].tolist() == [True]
+
+
+def test_a_source_that_is_missing_is_not_right_and_some_missing_windows_do_not_count() -> None:
+    table = windows()
+    columns = [f"eeg.logit_{k}" for k in range(N_CLASSES)]
+    table.loc[table["subject"] == "p0", columns] = np.nan
+    table.loc[(table["subject"] == "p1") & (table["window"] > 0), columns] = np.nan
+    correct = mark_correct_recordings(table, list(SOURCES))
+    assert not correct[correct["subject"] == "p0"]["eeg"].any()
+    assert correct.drop(columns="eeg").equals(mark_correct_recordings(windows(), list(SOURCES)).drop(columns="eeg"))
+    first = table[(table["subject"] == "p1") & (table["window"] == 0)].sort_values("recording")
+    expected = first[columns].to_numpy().argmax(1) == first["label"].to_numpy()
+    assert correct[correct["subject"] == "p1"]["eeg"].tolist() == expected.tolist()
+
+
+def of(**columns: list[int]) -> pd.DataFrame:
+    n = len(columns["fusion"])
+    table = pd.DataFrame({name: np.array(values, dtype=bool) for name, values in columns.items()})
+    return table.assign(subject=[f"p{i // 4}" for i in range(n)])
+
+
+def test_the_comparison_is_paired_and_with_the_best_single_modality() -> None:
+    correct = of(
+        fusion=[1, 1, 1, 1, 0, 0, 1, 1],
+        eeg=[0, 0, 0, 0, 0, 0, 0, 1],
+        audio=[1, 1, 0, 0, 1, 0, 1, 0],
+    )
+    found = compare_fusion(correct, ["eeg", "audio"])
+    assert found.best_single == "audio"
+    assert (found.fusion_only, found.single_only) == (3, 1)
+    assert found.p_value == pytest.approx(2 * (1 + 4) / 2**4)  # both tails of 4 fair coins, 3 or more of a kind
+    assert found.fusion_wins
+    shuffled = correct.assign(fusion=correct["fusion"].to_numpy()[::-1])
+    assert compare_fusion(shuffled, ["eeg", "audio"]).fusion_only != found.fusion_only  # equal accuracy, other pairs
+
+
+def test_equal_answers_are_no_win() -> None:
+    same = compare_fusion(of(fusion=[1, 0, 1, 1], eeg=[1, 0, 1, 1]), ["eeg"])
+    assert (same.fusion_only, same.single_only, same.p_value) == (0, 0, 1.0)
+    assert not same.fusion_wins
+    assert not compare_fusion(of(fusion=[0, 0, 1, 1], eeg=[1, 0, 1, 1]), ["eeg"]).fusion_wins
+
+
+def test_per_person_is_the_mean_over_that_persons_recordings() -> None:
+    people = compute_subject_accuracy(
+        of(fusion=[1, 1, 1, 0, 0, 0, 0, 1], eeg=[1, 0, 0, 0, 1, 1, 1, 1]), ["eeg", "fusion"]
+    )
+    assert people.loc["p0"].to_dict() == {"eeg": 0.25, "fusion": 0.75}
+    assert people.loc["p1"].to_dict() == {"eeg": 1.0, "fusion": 0.25}
+
+
+def test_the_table_shows_mean_and_sd_over_people_chance_and_bayes() -> None:
+    correct = of(fusion=[1, 1, 1, 0, 0, 0, 0, 1], eeg=[1, 0, 0, 0, 1, 1, 1, 1])
+    lines = format_accuracy_table(correct, ["eeg", "fusion"], 5, {"eeg": 0.9}).splitlines()
+    assert lines[1].split() == ["eeg", "62.50", "53.03", "25.00", "100.00", "90.00"]
+    assert lines[2].split() == ["fusion", "50.00", "35.36", "75.00", "25.00"]
+    assert lines[3].split() == ["chance", "20.00"]
+    one = format_accuracy_table(correct[:4], ["eeg"], 5, {}).splitlines()
+    assert one[1].split() == ["eeg", "25.00", "-", "25.00"]
+
+
+NAMES = ["audio", "eeg", "video"]
+COLLAPSED = {"check": "one key", "figure": 1, "text": "the attention of this fusion sees 1 key"}
+UNUSED = {"check": "a modality that is not used", "figure": 0, "text": "without audio the loss is no higher"}
+
+
+def folds(people: int) -> pd.DataFrame:
+    """A person a fold."""
+    table = windows(people=people)
+    return table.assign(fold=table["subject"].str[1:].astype(int))
+
+
+def test_the_table_of_a_protocol_has_the_numbers_of_all_folds_together_and_of_each() -> None:
+    table = folds(4)
+    correct = mark_correct_recordings(table, list(SOURCES))
+    lines = format_protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
+    people = compute_subject_accuracy(correct, list(SOURCES)) * 100
+    for line, source in zip(lines[1:6], SOURCES, strict=True):
+        assert line.split() == [source, f"{people[source].mean():.2f}", f"{people[source].std(ddof=1):.2f}"]
+    assert lines[6].split() == ["chance", "33.33"]
+    assert lines[7] == str(compare_fusion(correct, NAMES)) and "McNemar" in lines[7]
+    start = next(n for n, line in enumerate(lines) if line.split() == ["fold", "people", *SOURCES])
+    assert lines[8:start] == format_statistics(correct, NAMES, N_CLASSES).splitlines()
+    for number, line in enumerate(lines[start + 1 :]):
+        own = [f"{people.loc[f'p{number}', s]:.2f}" for s in SOURCES]
+        assert line.split() == [str(number), f"p{number}", *own]
+    assert len(lines) == start + 5
+
+
+def test_a_fold_of_several_people_is_the_mean_over_them() -> None:
+    table = folds(4).assign(fold=0)
+    lines = format_protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
+    assert lines[-1].split()[:3] == ["0", "4", "people"]
+    assert lines[-1].split()[3:] == [line.split()[1] for line in lines[1:6]]
+
+
+def test_many_folds_have_no_line_each() -> None:
+    few, many = (
+        format_protocol_table(folds(n), NAMES, N_CLASSES, {}).splitlines() for n in (MAX_FOLD_LINES, MAX_FOLD_LINES + 1)
+    )
+    assert len(few) - len(many) == MAX_FOLD_LINES + 1 and not any(line.startswith("fold ") for line in many)
+
+
+def test_one_modality_alone_is_compared_with_nothing() -> None:
+    table = format_protocol_table(folds(2), ["eeg"], N_CLASSES, {})
+    assert not any(word in table for word in ("fusion", "late_mean", "McNemar", "oracle"))
+    first = [line.split()[0] for line in table.splitlines()[1:]]
+    assert first == ["eeg", "chance", "intervals:", "eeg", "chance", "fold", "0", "1"]
+
+
+def test_collapse_warnings_are_counted_by_folds_in_one_line() -> None:
+    findings = {0: [COLLAPSED, UNUSED, UNUSED], 1: [], 2: [COLLAPSED], 3: []}
+    (line,) = [x for x in format_protocol_table(folds(4), NAMES, N_CLASSES, findings).splitlines() if "warning" in x]
+    assert "one key (2 of 4)" in line and "a modality that is not used (1 of 4)" in line
+    assert "warning" not in format_protocol_table(folds(4), NAMES, N_CLASSES, dict.fromkeys(range(4), []))

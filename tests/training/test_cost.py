@@ -1,0 +1,38 @@
+"""What a model costs is counted without being built; it is the cost of the model that is built."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from eav_ray.config import Experiment, override
+from eav_ray.models.classifier import Classifier
+from eav_ray.models.encoders.base import DataShapes
+from eav_ray.training.cost import _make_random_batch, compute_model_cost, estimate_seconds_per_fused_window
+from tests.training.test_modes import SMALL
+
+SHAPES = DataShapes(5, 3)
+FUSIONS: dict[str, dict[str, Any]] = {
+    "tokens": {},
+    "pooled": {"fusion.input": "pooled"},
+    "gated": {"fusion.kind": "gated"},
+    "single token": {"fusion.kind": "single_token"},
+    "bottleneck": {"fusion.kind": "bottleneck", "fusion.input": "pooled"},
+    "one modality": {"data.modalities": ["eeg"]},
+    "segments of EEG": {"model.eeg": {"kind": "bandpower", "width": 24}},
+}
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_cost_of_a_candidate_is_that_of_its_model(fusion: str) -> None:
+    e = override(Experiment(), SMALL | FUSIONS[fusion])
+    model = Classifier(e, SHAPES).eval()
+    inputs = {m: _make_random_batch(e, m, SHAPES, 1).inputs[m] for m in e.data.modalities}
+    with FlopCounterMode(display=False) as counter:
+        model(inputs, torch.ones(1, len(inputs), dtype=torch.bool))
+    counted = counter.get_total_flops() / 2e9
+    assert compute_model_cost(override(e, {"search.cost": "gmac"}), SHAPES) == pytest.approx(counted, rel=0.02)
+    parameters = sum(p.numel() for p in model.parameters())
+    assert compute_model_cost(override(e, {"search.cost": "parameters"}), SHAPES) == parameters
+    assert (estimate_seconds_per_fused_window(e, SHAPES) > 0) == (fusion != "one modality")
