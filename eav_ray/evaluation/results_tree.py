@@ -6,19 +6,12 @@ from typing import Any
 
 import numpy as np
 
+ResultsTree = dict[str, Any]  # results as JSON holds them
+
 
 def finite_or_none(value: float) -> float | None:
     """JSON has no NaN."""
     return float(value) if math.isfinite(value) else None
-
-
-ResultsTree = dict[str, Any]
-
-
-ResultsTree = dict[str, Any]
-
-
-ResultsTree = dict[str, Any]
 
 
 def to_json_value(value: Any) -> Any:

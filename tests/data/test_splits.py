@@ -52,7 +52,7 @@ FOLDS = [
 
 
 def named(fold: SplitConfig) -> str:
-    return f"{split.protocol}-{split.index}-{split.seed}"
+    return f"{fold.protocol}-{fold.index}-{fold.seed}"
 
 
 def people(ids: tuple[str, ...]) -> set[str]:
