@@ -97,7 +97,7 @@ def train_plainly(rank: int, e: Experiment, workers: int, out: str, port: int) -
                 group["lr"] = rate(Position(epoch, step)) * group["scale"]
             output = model(batch.inputs, batch.present_BM)
             loss = nn.functional.cross_entropy(output.logits_BK, batch.label_B)
-            for m, logits in output.unimodal.items():
+            for m, logits in output.unimodal_logits.items():
                 each = nn.functional.cross_entropy(logits, batch.label_B, reduction="none")
                 loss = loss + (each * batch.present_BM[:, module.modalities.index(m)]).mean()
             optimizer.zero_grad(set_to_none=True)

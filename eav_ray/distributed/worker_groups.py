@@ -131,7 +131,7 @@ def train_runs(
         except (TrainingFailedError, RayError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise DataError(f"a group of training workers ended: {reason}; the same command continues") from None
-    state: QueueState = ray.get(queue.state.remote())
+    state: QueueState = ray.get(queue.get_state.remote())
     ray.kill(queue)
     if state.stopped or len(state.done) + len(state.failed) < len(unique):
         raise TrainingInterrupted(f"{len(state.done)} of {len(unique)} trainings are finished")
@@ -184,11 +184,11 @@ def _watch_progress(
     stop, started = threading.Event(), time.monotonic()
 
     def poll_queue() -> None:
-        state: QueueState = ray.get(queue.state.remote())
+        state: QueueState = ray.get(queue.get_state.remote())
         if not state.has_started and time.monotonic() - started > WAIT_NOTICE_S:
             state = replace(state, note=f" waits for {cluster.describe_group_needs(runtime)}")
         bar.set_done(state.epochs_done, note=state.note or " ")
-        for progress in ray.get(queue.told.remote()):
+        for progress in ray.get(queue.drain_progress.remote()):
             on_progress(progress)
         if should_stop(state) and not state.stopped:
             queue.stop.remote()
@@ -245,7 +245,7 @@ def _run_group(
             "queue": queue,
             "shards": shards,
             "index": index,
-            "only": allowed_recordings,
+            "allowed_recordings": allowed_recordings,
         },
         scaling_config=ScalingConfig(
             num_workers=(runtime.min_workers, runtime.workers) if runtime.min_workers else runtime.workers,
@@ -284,14 +284,14 @@ def _run_worker(config: dict[str, Any]) -> None:
         device_error = str(error)  # told for each run: an error here would only start the group again
     device_error = next((reason for reason in gather_from_all_ranks(device_error) if reason), "")
     context = open_worker_context(
-        experiment, Store(config["shards"]), config["index"], device, allowed_recordings=config["only"]
+        experiment, Store(config["shards"]), config["index"], device, allowed_recordings=config["allowed_recordings"]
     )
 
     def report(progress: Progress) -> None:
-        queue.progress.remote(progress)
+        queue.report_progress.remote(progress)
 
     def find_stop_reason() -> str:
-        if broadcast_object(ray.get(queue.stopped.remote()) if rank == 0 else None):
+        if broadcast_object(ray.get(queue.is_stopped.remote()) if rank == 0 else None):
             return STOP_REQUESTED
         # A node that is drained says when it goes. Who raises on all ranks is started again elsewhere at once.
         return "" if ray.train.get_preemption_info() is None else "its node is about to go"
@@ -315,12 +315,12 @@ def _run_worker(config: dict[str, Any]) -> None:
             continue
         except TrainingInterrupted as error:
             if rank == 0:
-                ray.get(queue.leave.remote(group))
+                ray.get(queue.release.remote(group))
             if str(error) == STOP_REQUESTED:
                 return
             raise
         except Exception as error:
-            ray.get(queue.error.remote(group, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+            ray.get(queue.report_error.remote(group, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
             raise
         if rank == 0:
             ray.get(queue.finish.remote(group, prefix))

@@ -40,7 +40,7 @@ def test_each_frame_is_what_the_model_says_of_a_window_that_holds_it(kind: str) 
         held = inputs["video"][:, frame : frame + 1].expand(-1, 5, -1, -1, -1)
         there = whole(inputs | {"video": held}, present)
         torch.testing.assert_close(one.logits_BK, there.logits_BK, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(one.unimodal_logits["video"], there.unimodal["video"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.unimodal_logits["video"], there.unimodal_logits["video"], rtol=1e-4, atol=1e-5)
         expected += there.logits_BK.argmax(1).numpy() == label
     assert right["fusion.frames_right"][1:].tolist() == pytest.approx((expected / 5)[1:].tolist())
     assert all(np.isnan(share[0]) for share in right.values())  # nothing is said of frames that are not there

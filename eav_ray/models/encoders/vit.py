@@ -79,7 +79,7 @@ class ViT(Encoder):
         for key, values in (("mean", pretrained_config["mean"]), ("sd", pretrained_config["std"])):
             self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
         frame_indices = ((torch.arange(frames) + 0.5) * n_stored_frames / frames).long()
-        self.register_buffer("chosen", frame_indices, persistent=False)
+        self.register_buffer("frame_indices", frame_indices, persistent=False)
         self.register_buffer("times_s", (frame_indices + 0.5) * window_s / n_stored_frames, persistent=False)
         self.position = build_position_embedding(frames, width)
 

@@ -114,7 +114,7 @@ def _make_condition_windows(
 ) -> Iterator[dict[str, Any]]:
     """One person under the conditions of one kind: windows, as `predict` makes them, with their condition."""
     conditions, recordings = groups[row["group"]], inputs.recordings_by_subject[row["person"]]
-    corrupted = {d.modality for c in conditions for d in c.distortions}
+    corrupted = {d.modality for c in conditions for d in c.corruptions}
     clean_modalities: list[Modality] = [m for m in inputs.modalities if m not in corrupted]
     corrupted_modalities: list[Modality] = [m for m in inputs.modalities if m in corrupted]
     dataset = registry.open_reader(inputs.data)

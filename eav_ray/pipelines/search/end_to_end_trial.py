@@ -101,7 +101,7 @@ def run_end_to_end_candidate(
         if is_pruned() and not pruned_at:
             pruned_at = time.monotonic()
         fraction = state.epochs_done / sum(run.epochs for run in {r.key: r for fold in runs for r in fold}.values())
-        stop_requested = ray.get(stop_signal.tell.remote(number, min(1.0, fraction), state.note))
+        stop_requested = ray.get(stop_signal.report_progress.remote(number, min(1.0, fraction), state.note))
         return bool(stop_requested or pruned_at or state.failed)
 
     failed = ""

@@ -81,7 +81,7 @@ def run_candidates(
             return math.nan
 
     with open_progress_bar("search", study.n_candidates, "candidates") as bar:
-        parameters = {"experiment": e, "question": plan.inner_cv, "shards": str(shards), "index": index}
+        parameters = {"experiment": e, "inner_cv": plan.inner_cv, "shards": str(shards), "index": index}
         if e.search.mode == "fusion":
             searcher = CandidateSearcher(
                 study,
@@ -111,7 +111,7 @@ def run_candidates(
                     1,
                     rows,
                     write_rows,
-                    lambda count, note: None,  # `_control` shows it
+                    lambda count, note: None,  # `_watch_trials` shows it
                     list_needed_keys=partial(list_missing_keys, e, plan, results),
                     upload_study=copy_journal,
                     on_completed=partial(prune_candidate_runs, e, plan, results),
@@ -203,7 +203,7 @@ def _open_stop_signal(study: StudyClient, bar: ProgressBar) -> Iterator[tuple[An
 
     def watch() -> None:
         while not stop.wait(1.0):
-            progress: dict[int, tuple[float, str]] = ray.get(stop_signal.told.remote())
+            progress: dict[int, tuple[float, str]] = ray.get(stop_signal.get_progress.remote())
             completed = study.completed()
             running = {number: share for number, (share, _) in progress.items() if number not in completed}
             notes = [note for number, (_, note) in progress.items() if number in running and note.strip()]

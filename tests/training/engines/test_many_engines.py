@@ -42,7 +42,7 @@ def test_thirty_engines_in_one_process_take_no_more_memory_than_a_few(name: Any,
         assert sum(p.numel() for p in module.parameters()) > 2e5
         engine: Any = make_engine(module, OPTIM, runtime, device=torch.device("cpu"))
         engine.train_step(batch(0), 1e-2)
-        engine.moments()
+        engine.optimizer_state()
         engine.close()
         living += [weakref.ref(module), weakref.ref(next(engine.module.parameters()))]
         del module, engine
