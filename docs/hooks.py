@@ -14,7 +14,7 @@ PLACEHOLDER = re.compile(r"^<!-- (keys|modules|file)(?:: (\S+))? -->$", re.MULTI
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
-    """What mkdocs calls with the text of each page."""
+    """Expand the placeholders of a page; mkdocs calls it with the text of each."""
     # A block that has no language is called text as well: only those of errors are to wrap (assets/extra.css).
     return PLACEHOLDER.sub(_expand_placeholder, markdown).replace("```text\n", "```{ .text .error }\n")
 
@@ -28,15 +28,18 @@ def _expand_placeholder(match: re.Match[str]) -> str:
 
 
 def list_modules(package: str) -> list[str]:
-    """The public modules of a package, or a module itself."""
+    """List the public modules of a package, those of its sub-packages after them, or a module itself."""
     folder = ROOT / package.replace(".", "/")
     if not folder.is_dir():
         return [package]
-    return [f"{package}.{path.stem}" for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")]
+    modules = [f"{package}.{path.stem}" for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")]
+    for sub_package in sorted(path.parent for path in folder.glob("*/__init__.py")):
+        modules += list_modules(f"{package}.{sub_package.name}")
+    return modules
 
 
 def format_key_tables() -> str:
-    """A table for each section of an experiment, and for each kind that stands in the place of a default one."""
+    """Format a table for each section of an experiment, and for each kind that stands in the place of a default one."""
     sections: dict[str, dict[str, tuple[str, Any, str]]] = {}
     for key, row in list_keys().items():
         sections.setdefault(key.rpartition(".")[0] or "experiment", {})[key] = row
@@ -53,5 +56,5 @@ def _format_table(rows: dict[str, tuple[str, Any, str]]) -> str:
 
 
 def indent_list_items(text: str) -> str:
-    """The site's Markdown wants what belongs to a numbered point by four spaces, where others take three."""
+    """Indent what belongs to a numbered point by four spaces, as the site's Markdown wants it; others take three."""
     return re.sub(r"^ {3}", "    ", text, flags=re.MULTILINE)

@@ -23,107 +23,107 @@ PAGES = [REPOSITORY / "README.md", REPOSITORY / "infra/README.md", *sorted(DOCS.
 
 
 @dataclass(frozen=True)
-class Told:
-    """A text that a user may be told, by the place in the code that makes it."""
+class ErrorText:
+    """A text that a user may read, by the place in the code that makes it."""
 
     place: str  # file:line
     parts: tuple[str | None, ...]  # None: a name or a number
 
     @property
     def shown(self) -> str:
-        """As an entry shows it."""
+        """The text as an entry shows it."""
         return re.sub("…+", "…", "".join("…" if part is None else part for part in self.parts))
 
     @property
-    def says_nothing(self) -> bool:
-        """It only passes on what was told elsewhere."""
+    def passes_on(self) -> bool:
+        """Whether it only passes a text on that is made elsewhere."""
         return sum(c.isalpha() for part in self.parts for c in part or "") < 4
 
 
-ERRORS = ("ConfigError", "DataError", "ValueError", "Interrupted")
+ERRORS = ("ConfigError", "DataError", "ValueError", "TrainingInterrupted")
 LISTS = ("problems", "wrong")  # of texts that become one error
-SAYING = ("_explain", "does_not_share", "missing")  # functions that return a text
+DESCRIBING = ("_explain_validation_error", "find_batch_problem", "describe_missing_folds")  # return a text
 REPORTING = ("problem", "_report")  # functions that are given a reason
 # Where an error passes a text on that was made elsewhere, and collected there.
-ANYWHERE = {"table"}  # a line of `runtime.score`: why there is no table
+ANYWHERE = {"table"}  # a line of `distributed.scoring`: why there is no table
 PASSED_ON = {
-    "eav_ray/config/sections.py": {
-        "'\\n'.join(problems)",
-        "'\\n'.join((f'{source}: {_explain(e)}' for e in error.errors()))",
+    "eav_ray/config/sections.py": {"'\\n'.join(problems)"},
+    "eav_ray/config/loading.py": {
+        "'\\n'.join((f'{source}: {_explain_validation_error(e)}' for e in error.errors()))",
     },
-    "eav_ray/data/streaming/stream.py": {"shot.wrong.get(m, NOT_SENT)"},
+    "eav_ray/data/streaming/stream.py": {"snapshot.errors.get(m, NOT_SENT)"},
     "eav_ray/data/preprocessing/eeg.py": {"f'{file} ({recording.id}): {error}'"},
-    "eav_ray/data/streaming/upload.py": {"str(found).removeprefix('eeg (sent/sent): ')"},
+    "eav_ray/data/streaming/upload.py": {"str(prepared).removeprefix('eeg (sent/sent): ')"},
     "eav_ray/models/encoders/pretrained.py": {"f\"{key} is {weights}: {'; '.join(wrong)}\""},
     "eav_ray/pipelines/evaluate/adapt.py": {"problem"},
     "eav_ray/pipelines/preprocess/eeg_stage.py": {"fact"},
-    "eav_ray/distributed/worker_groups.py": {"unfit"},
-    "eav_ray/pipelines/train/cross_validation.py": {"missing(failed, folds)"},
+    "eav_ray/distributed/worker_groups.py": {"device_error"},
+    "eav_ray/pipelines/train/cross_validation.py": {"describe_missing_folds(failed, folds)"},
     "eav_ray/pipelines/inference/pull.py": {"f'{error}{way}'"},
     "eav_ray/pipelines/search/end_to_end_trial.py": {"f'{key}: {reason}'"},
-    "eav_ray/training/collectives.py": {"found"},
+    "eav_ray/training/collectives.py": {"first_reason"},
     "eav_ray/training/runner.py": {"reason"},
 }
 
 
-def parts_of(node: ast.expr) -> Iterator[str | None]:
+def split_parts(node: ast.expr) -> Iterator[str | None]:
     match node:
         case ast.Constant(value=str(text)):
             yield text
         case ast.JoinedStr(values=values):
             for value in values:
-                yield from parts_of(value)
+                yield from split_parts(value)
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            yield from parts_of(left)
-            yield from parts_of(right)
+            yield from split_parts(left)
+            yield from split_parts(right)
         case _:
             yield None
 
 
-def texts_of(path: Path) -> Iterator[tuple[Told, str, str]]:
+def list_error_texts(path: Path) -> Iterator[tuple[ErrorText, str, str]]:
     """Each text of a file, the source that makes it, and the name of its error if it is one."""
     name = str(path.relative_to(REPOSITORY))
 
-    def told(node: ast.expr, error: str = "") -> tuple[Told, str, str]:
-        return Told(f"{name}:{node.lineno}", tuple(parts_of(node))), ast.unparse(node), error
+    def collect(node: ast.expr, error: str = "") -> tuple[ErrorText, str, str]:
+        return ErrorText(f"{name}:{node.lineno}", tuple(split_parts(node))), ast.unparse(node), error
 
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
             case ast.Call(func=ast.Name(id=error), args=[text, *_]) if error in ERRORS:
-                yield told(text, error)
+                yield collect(text, error)
             case ast.Call(func=ast.Attribute(value=ast.Name(id=names), attr="append"), args=[text]) if names in LISTS:
                 if isinstance(text, ast.JoinedStr | ast.Constant | ast.BinOp):
-                    yield told(text)
+                    yield collect(text)
             case ast.Call(func=ast.Name(id=f) | ast.Attribute(attr=f), args=[*texts]) if f in REPORTING:
-                yield from (told(t) for t in texts if isinstance(t, ast.JoinedStr | ast.Constant))
+                yield from (collect(t) for t in texts if isinstance(t, ast.JoinedStr | ast.Constant))
             case ast.Assign(targets=[ast.Name(id="reason")], value=ast.JoinedStr() | ast.Constant() as text):
-                yield told(text)
-            case ast.FunctionDef(name=f) if f in SAYING:
+                yield collect(text)
+            case ast.FunctionDef(name=f) if f in DESCRIBING:
                 for inner in ast.walk(node):
                     match inner:
                         case ast.Return(value=ast.JoinedStr() as text) | ast.Assign(value=ast.JoinedStr() as text):
-                            yield told(text)
+                            yield collect(text)
 
 
 FILES = sorted([*(REPOSITORY / "eav_ray").rglob("*.py"), *(REPOSITORY / "jobs").glob("*.py")])
-TEXTS = [text for path in FILES for text in texts_of(path)]
-ALL_TOLD = {told.shown: told for told, _, _ in TEXTS if not told.says_nothing}
+TEXTS = [text for path in FILES for text in list_error_texts(path)]
+ERROR_TEXTS = {text.shown: text for text, _, _ in TEXTS if not text.passes_on}
 
 
-def entries() -> list[str]:
-    """The lines of the page that show the text of an error."""
+def list_entries() -> list[str]:
+    """List the lines of the page that show the text of an error."""
     blocks = re.findall(r"^```text\n(.*?)^```", TROUBLES.read_text(), flags=re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
 def test_the_texts_of_errors_are_found() -> None:
-    assert len(ALL_TOLD) > 200
-    assert any("optim.lr=3e-4" in shown for shown in ALL_TOLD)
+    assert len(ERROR_TEXTS) > 200
+    assert any("optim.lr=3e-4" in shown for shown in ERROR_TEXTS)
 
 
 def test_every_error_has_an_entry() -> None:
-    shown = set(entries())
-    missing = [f"{text}    ({told.place})" for text, told in ALL_TOLD.items() if text not in shown]
+    entries = set(list_entries())
+    missing = [f"{shown}    ({text.place})" for shown, text in ERROR_TEXTS.items() if shown not in entries]
     assert not missing, (
         f"{len(missing)} texts have no entry in docs/troubleshooting.md; add each, as it stands here before its place, "
         "to a block of ```text there, with what to do:\n" + "\n".join(missing)
@@ -131,8 +131,8 @@ def test_every_error_has_an_entry() -> None:
 
 
 def test_every_entry_is_an_error_that_the_code_has_and_there_once() -> None:
-    lines = entries()
-    stale = [line for line in lines if line not in ALL_TOLD]
+    lines = list_entries()
+    stale = [line for line in lines if line not in ERROR_TEXTS]
     assert not stale, "no code says this any more; take it out of docs/troubleshooting.md:\n" + "\n".join(stale)
     assert sorted(lines) == sorted(set(lines))
 
@@ -147,11 +147,11 @@ def test_every_entry_says_what_to_do() -> None:
 
 
 def test_an_error_that_passes_a_text_on_is_known() -> None:
-    passing = [(t, source) for t, source, error in TEXTS if t.says_nothing and error in ("ConfigError", "DataError")]
+    passing = [(t, source) for t, source, error in TEXTS if t.passes_on and error in ("ConfigError", "DataError")]
     unknown = [
-        f"{told.place}: {source}"
-        for told, source in passing
-        if source not in ANYWHERE | PASSED_ON.get(told.place.split(":")[0], set())
+        f"{text.place}: {source}"
+        for text, source in passing
+        if source not in ANYWHERE | PASSED_ON.get(text.place.split(":")[0], set())
     ]
     assert not unknown, "add these to PASSED_ON, and see that what they pass on is collected:\n" + "\n".join(unknown)
 
@@ -159,20 +159,20 @@ def test_an_error_that_passes_a_text_on_is_known() -> None:
 # Pages and commands
 
 
-def paths_of(nav: Any) -> Iterator[str]:
+def list_paths(nav: Any) -> Iterator[str]:
     match nav:
         case str(path):
             yield path
-        case list(entries):
-            for entry in entries:
-                yield from paths_of(entry)
+        case list(items):
+            for entry in items:
+                yield from list_paths(entry)
         case dict(titled):
             for entry in titled.values():
-                yield from paths_of(entry)
+                yield from list_paths(entry)
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
-    shown = list(paths_of(yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]))
+    shown = list(list_paths(yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]))
     assert sorted(shown) == sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 
 
@@ -184,24 +184,24 @@ def test_the_site_needs_no_network() -> None:
         assert not re.search(r"<(script|link|img)\b|!\[[^]]*\]\(https?:", path.read_text()), path
 
 
-def commands(path: Path) -> list[list[str]]:
-    """The words from `jobs/...` on of each command in the blocks of a page."""
+def list_commands(path: Path) -> list[list[str]]:
+    """List the words from `jobs/...` on of each command in the blocks of a page."""
     blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     found = [re.search(r"python (jobs/\w+\.py .*)", line) for line in lines]
     return [shlex.split(match[1], comments=True) for match in found if match]
 
 
-COMMANDS = [(path, words) for path in PAGES if path != TROUBLES for words in commands(path) if "..." not in words]
+COMMANDS = [(path, words) for path in PAGES if path != TROUBLES for words in list_commands(path) if "..." not in words]
 
 
-def flags_of(job: Path) -> tuple[str, ...]:
-    """The options that a job's door takes."""
+def find_flags(job: Path) -> tuple[str, ...]:
+    """Find the options that a job takes."""
     for node in ast.walk(ast.parse(job.read_text())):
         match node:
-            case ast.Call(func=ast.Name(id="door"), keywords=keywords):
+            case ast.Call(func=ast.Name(id="run_command"), keywords=keywords):
                 return next((ast.literal_eval(k.value) for k in keywords if k.arg == "flags"), ())
-    raise AssertionError(f"{job} has no door")
+    raise AssertionError(f"{job} does not call run_command")
 
 
 def test_there_are_commands_in_the_pages() -> None:
@@ -212,7 +212,7 @@ def test_there_are_commands_in_the_pages() -> None:
 @pytest.mark.parametrize(("path", "words"), COMMANDS, ids=lambda x: x.name if isinstance(x, Path) else " ".join(x))
 def test_every_command_of_a_page_is_taken_by_its_job(path: Path, words: list[str]) -> None:
     job = REPOSITORY / words[0]
-    given = parse_arguments(words[1:], flags_of(job))
+    given = parse_arguments(words[1:], find_flags(job))
     assert all(given.flags.values()), "an option lacks its value"
     files = [p for p in given.paths if p.endswith(".yaml")]
     experiment = (

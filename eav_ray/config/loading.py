@@ -86,7 +86,7 @@ def load_experiment(path: str | Path, changes: dict[str, Any] | None = None) -> 
     try:
         text = path.read_text(encoding="utf-8")
     except OSError:
-        known_files = ", ".join(sorted(str(p) for p in Path("jobs/experiments").glob("*.yaml"))) or "none found"
+        known_files = ", ".join(sorted(str(p) for p in Path("eav_ray/experiments").glob("*.yaml"))) or "none found"
         raise ConfigError(f"no experiment file {path}; the ones of this project: {known_files}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text, at byte {error.start}; save it as UTF-8") from None

@@ -25,9 +25,9 @@ from eav_ray.config import (
     to_dict,
 )
 from eav_ray.errors import ConfigError
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.paths import EXPERIMENTS, REPOSITORY
 
-SHIPPED = sorted((REPOSITORY / "jobs/experiments").glob("*.yaml"))
+SHIPPED = sorted(EXPERIMENTS.glob("*.yaml"))
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "infra/README.md", *(REPOSITORY / "docs").glob("*.md")]
 TEXTS = sorted([*(p for p in PAGES if p.name != "log.md"), *(REPOSITORY / "jobs").glob("*.py")])
 
@@ -279,7 +279,7 @@ def test_what_the_texts_name_is_there(path: Path) -> None:
     for name in re.findall(r"\bjobs/[\w./-]*\w", text):
         assert (REPOSITORY / name).exists(), name
     for name in re.findall(r"[\w./-]+\.yaml\b", text):
-        assert any((folder / name).exists() for folder in (REPOSITORY, REPOSITORY / "jobs/experiments")), name
+        assert any((folder / name).exists() for folder in (REPOSITORY, EXPERIMENTS)), name
     for key in re.findall(r"(?<![\w.{])([a-z_]+(?:\.[a-z_]+)+)=", text):
         assert key.removeprefix("search.space.") in list_keys(), key
 
