@@ -77,10 +77,6 @@ def write_checkpoint(store: Store, key: str, attempt: str, checkpoint: Checkpoin
     return prefix
 
 
-# Keys that checkpoints of earlier versions do not have, with what the program did then: their defaults are others.
-LATER_KEY_DEFAULTS: dict[str, dict[str, Any]] = {"fusion": {"skip": False, "weight_loss": 0.0}}
-
-
 def read_checkpoint(store: Store, prefix: str) -> Checkpoint:
     """Read a committed checkpoint, each file against its hash.
 
@@ -94,11 +90,6 @@ def parse_checkpoint(files: dict[str, bytes], *, name: str) -> Checkpoint:
     try:
         documents = {d: json.loads(files[f"{d}.json"]) for d in ("experiment", "split", "metrics", "state")}
         state, split = documents["state"], documents["split"]
-        for section, before in LATER_KEY_DEFAULTS.items():
-            documents["experiment"][section] = before | documents["experiment"][section]
-        runtime = documents["experiment"]["runtime"]
-        if "bf16" in runtime:  # the key before there was fp16
-            runtime["precision"] = "bf16" if runtime.pop("bf16") else "fp32"
         experiment = build_experiment(documents["experiment"], source=f"{name}/experiment.json")
         classes = tuple(map(str, state["classes"]))
         return Checkpoint(
