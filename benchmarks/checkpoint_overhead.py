@@ -115,7 +115,7 @@ def make_noise_windows(folder: Path, e: Experiment, n: int) -> WindowCache:
     for k in range(n):
         row = {"subject": "subject1", "recording": f"{k:04d}", "window": 0, "label": k % 5, "task": "", "order": k}
         row |= {f"has_{m}": True, f"{m}_seconds": float(p.window_s), "eeg_bad_channels": 0}
-        row |= {"video_luma": 0.0, "video_held": 0.0, "video_faceless": 0.0}
+        row |= {"video_luma": 0.0, "video_repeated": 0.0, "video_faceless": 0.0}
         x = rng.integers(0, 256, shape, np.uint8) if m == "video" else rng.standard_normal(shape, np.float32)
         rows.append(row | {m: x})
     store = Store(folder / "shards")

@@ -166,9 +166,9 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
     def read() -> None:
         dataset, listing = registry.scan_dataset(data)
         unit, n_chans = listing.recordings, registry.count_eeg_channels(dataset, listing) if medium == "eeg" else 0
-        row: dict[str, Any] = {"unit": 0, "eeg": b"", "facts": "{}"}
+        row: dict[str, Any] = {"unit": 0, "eeg": b"", "eeg_facts": "{}"}
         if medium == "eeg":
-            batch = {"person": np.array([0])}
+            batch = {"subject_index": np.array([0])}
             made = eeg_stage._prepare_subject(
                 batch,
                 unit_indices_by_subject=[[0]],

@@ -32,9 +32,13 @@ def check_preprocessing(
         flatten_sections({k: v for k, v in asdict(e.preprocessing).items() if k in sections})
         for e in (experiment, checkpoint.experiment)
     )
-    differences = [f"profile.{k}={trained[k]} there, {wanted[k]} here" for k in trained if wanted.get(k) != trained[k]]
+    differences = [
+        f"preprocessing.{k}={trained[k]} there, {wanted[k]} here" for k in trained if wanted.get(k) != trained[k]
+    ]
     if differences:
-        raise ConfigError(f"{path} was trained with another profile ({'; '.join(differences)}); give the same one")
+        raise ConfigError(
+            f"{path} was trained with other preprocessing ({'; '.join(differences)}); give the same settings"
+        )
 
 
 def check_channels(experiment: Experiment, checkpoint: ckpt.Checkpoint, n_chans: int, path: str) -> None:

@@ -17,7 +17,7 @@ PUBLISHED_SOURCE = "Yin, Shin, Li and Lee 2024, arXiv 2411.00822: one model a pe
 
 def read_published_accuracy() -> pd.DataFrame:
     """Accuracy, 0 to 1, of the reference on EAV: rows subject1 to subject42; video, audio, eeg, multimodal."""
-    text = importlib.resources.files("eav_ray.report").joinpath("yin2024.csv").read_text()
+    text = importlib.resources.files("eav_ray.evaluation").joinpath("yin2024.csv").read_text()
     rows = [line.split(",") for line in text.split()]
     table = pd.DataFrame([[float(v) / 100 for v in row[1:]] for row in rows[1:]], columns=rows[0][1:])
     table.index = pd.Index([f"subject{row[0]}" for row in rows[1:]])

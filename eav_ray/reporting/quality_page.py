@@ -19,12 +19,12 @@ from eav_ray.reporting.html import render_document, render_section, render_table
 
 # (column, heading, format); a column is there where its modality is.
 QUALITY_COLUMNS = (
-    ("bad", "bad channels", "{:.2f}"),
-    ("removed", "artefacts", "{:.2f}"),
+    ("bad_channels", "bad channels", "{:.2f}"),
+    ("removed_components", "artefacts", "{:.2f}"),
     ("audio_db", "level dB", "{:.1f}"),
     ("audio_clipped", "clipped", "{:.2%}"),
     ("video_luma", "brightness", "{:.0f}"),
-    ("video_held", "still", "{:.1%}"),
+    ("video_repeated", "still", "{:.1%}"),
     ("video_faceless", "no face", "{:.1%}"),
 )
 
@@ -60,10 +60,14 @@ class QualityReport:
 def summarize_quality_per_subject(report: QualityReport) -> pd.DataFrame:
     """One row a person: recordings, windows, means over recordings of what was measured, EEG unit, problems."""
     table = pd.DataFrame(list(report.recordings))
-    if "eeg_bad" in table:
-        table["bad"] = table["eeg_bad"].map(lambda bad: len(bad) if isinstance(bad, dict) else np.nan)
-    if "eeg_removed" in table:
-        table["removed"] = table["eeg_removed"].map(lambda found: len(found) if isinstance(found, list) else np.nan)
+    if "eeg_bad_channel_reasons" in table:
+        table["bad_channels"] = table["eeg_bad_channel_reasons"].map(
+            lambda reasons: len(reasons) if isinstance(reasons, dict) else np.nan
+        )
+    if "eeg_removed_components" in table:
+        table["removed_components"] = table["eeg_removed_components"].map(
+            lambda labels: len(labels) if isinstance(labels, list) else np.nan
+        )
     measured = [c for c, _, _ in QUALITY_COLUMNS if c in table]
     by_subject = table.groupby("subject", sort=False)
     summary = by_subject[measured].mean()
@@ -81,7 +85,7 @@ def format_quality(report: QualityReport) -> str:
     """A line a person."""
     summary = summarize_quality_per_subject(report)
     columns = [(c, title, form) for c, title, form in QUALITY_COLUMNS if c in summary]
-    head = f"{'person':14}{'recordings':>11}{'windows':>9}" + "".join(f"{title:>14}" for _, title, _ in columns)
+    head = f"{'subject':14}{'recordings':>11}{'windows':>9}" + "".join(f"{title:>14}" for _, title, _ in columns)
     lines = [head + (f"{'unit':>12}" if "unit" in summary else "") + f"{'problems':>10}"]
     for name, row in summary.iterrows():
         values = "".join(f"{form.format(row[c]) if row[c] == row[c] else '-':>14}" for c, _, form in columns)
@@ -98,7 +102,7 @@ def render_quality_page(report: QualityReport) -> str:
         _render_subjects(report),
         _render_class_counts(report),
     ]
-    bad_channels = [q["eeg_bad"] for q in report.recordings if "eeg_bad" in q]
+    bad_channels = [q["eeg_bad_channel_reasons"] for q in report.recordings if "eeg_bad_channel_reasons" in q]
     if bad_channels:
         parts.append(
             render_section(
@@ -130,7 +134,7 @@ def _render_subjects(report: QualityReport) -> str:
     note = (
         "<p>Means over recordings. Clipped: share of samples at full scale. Still: frames equal to the one before.</p>"
     )
-    return render_section("People", render_table(["person", "recordings", "windows", *titles, "problems"], rows), note)
+    return render_section("People", render_table(["subject", "recordings", "windows", *titles, "problems"], rows), note)
 
 
 def _render_class_counts(report: QualityReport) -> str:
@@ -140,7 +144,7 @@ def _render_class_counts(report: QualityReport) -> str:
     rows = [[name, *(str(c[k]) for k in range(len(report.classes)))] for name, c in counts.items()]
     total = sum(counts.values(), Counter())
     rows.append(["all", *(str(total[k]) for k in range(len(report.classes)))])
-    return render_section("Recordings per class", render_table(["person", *report.classes], rows))
+    return render_section("Recordings per class", render_table(["subject", *report.classes], rows))
 
 
 def _render_bad_channel_map(bad_channels: list[dict[str, str]], channels: tuple[str, ...]) -> str:
@@ -219,7 +223,9 @@ def _render_problems(problems: tuple[Problem, ...]) -> str:
     if not problems:
         return render_section("Set aside", "<p>Nothing.</p>")
     rows = [[p.subject, p.recording, p.file, p.reason] for p in problems]
-    return render_section(f"Set aside: {len(rows)}", render_table(["person", "recording", "file", "why"], rows, "left"))
+    return render_section(
+        f"Set aside: {len(rows)}", render_table(["subject", "recording", "file", "why"], rows, "left")
+    )
 
 
 def _render_png(figure: Figure) -> str:

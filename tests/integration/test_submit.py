@@ -117,4 +117,4 @@ def test_the_job_server_refuses_who_has_no_token(server: str, environment: dict[
     assert "Unauthorized: Missing authentication token" in refused.stdout + refused.stderr
     admitted = submit(server, environment, *words)  # so it was the token, and nothing else
     assert admitted.returncode == 0, admitted.stdout + admitted.stderr
-    assert "3 people, 30 recordings, 0 problems" in admitted.stdout
+    assert "3 subjects, 30 recordings, 0 problems" in admitted.stdout

@@ -19,8 +19,8 @@ from eav_ray.reporting.quality_page import (
 
 def row(subject: str, recording: int, bad: dict[str, str] | None) -> dict[str, Any]:
     found: dict[str, Any] = {"subject": subject, "recording": f"{recording:03d}", "label": recording % 2, "windows": 4}
-    found |= {"audio_db": -20.0 - recording, "audio_clipped": 0.0, "video_luma": 100.0, "video_held": 0.0}
-    return found if bad is None else found | {"eeg_bad": bad, "eeg_unit": "microvolt"}
+    found |= {"audio_db": -20.0 - recording, "audio_clipped": 0.0, "video_luma": 100.0, "video_repeated": 0.0}
+    return found if bad is None else found | {"eeg_bad_channel_reasons": bad, "eeg_unit": "microvolt"}
 
 
 QUALITY = QualityReport(
@@ -34,13 +34,13 @@ QUALITY = QualityReport(
 
 
 def test_means_are_over_the_recordings_that_have_the_modality() -> None:
-    people = summarize_quality_per_subject(QUALITY)
-    assert people["bad"].tolist() == [1.5, 0.0]
-    assert people["windows"].tolist() == [8, 8] and people["problems"].tolist() == [0, 1]
-    assert people["audio_db"].tolist() == [-20.5, -20.5]
+    summary = summarize_quality_per_subject(QUALITY)
+    assert summary["bad_channels"].tolist() == [1.5, 0.0]
+    assert summary["windows"].tolist() == [8, 8] and summary["problems"].tolist() == [0, 1]
+    assert summary["audio_db"].tolist() == [-20.5, -20.5]
 
 
-def test_the_table_has_a_line_a_person() -> None:
+def test_the_table_has_a_line_a_subject() -> None:
     head, *lines = format_quality(QUALITY).splitlines()
     assert [line.split()[0] for line in lines] == ["p1", "p2"]
     assert "bad channels" in head and lines[0].split()[3] == "1.50" and lines[0].split()[-1] == "0"

@@ -75,9 +75,9 @@ def read_signals(
                         prepared_eeg.x_CT,
                         prepared_eeg.x_CT.shape[1] / preprocessing.eeg.hz,
                     )
-                    quality |= {"eeg_unit": prepared_eeg.unit, "eeg_bad": prepared_eeg.bad_channels}
+                    quality |= {"eeg_unit": prepared_eeg.unit, "eeg_bad_channel_reasons": prepared_eeg.bad_channels}
                     if preprocessing.eeg.artefacts != "none":
-                        quality["eeg_removed"] = prepared_eeg.removed_components
+                        quality["eeg_removed_components"] = prepared_eeg.removed_components
                 case "audio" if recording.audio is not None:
                     limit_s = preprocessing.file_timeout_s
                     signals["audio"] = audio.read_audio(
@@ -154,7 +154,7 @@ def cut_signals(
         recording_signals.faceless,
     )
     quality: dict[str, Any] = {"recording": recording.recording, "label": recording.label, **recording_signals.quality}
-    bad_channels = len(quality.get("eeg_bad", ()))
+    bad_channels = len(quality.get("eeg_bad_channel_reasons", ()))
     quality |= {f"{m}_seconds": s for m, s in durations_s.items()}
     if not arrays or (problems and preprocessing.on_bad != "partial"):
         return WindowedRecording([], problems, quality)
@@ -211,7 +211,7 @@ def _measure_video_quality(x_FHWC: np.ndarray) -> dict[str, float]:
     # A tenth of the pixels in each direction are enough for a mean.
     return {
         "video_luma": float(x_FHWC[:, ::10, ::10].mean()),
-        "video_held": float(np.mean(is_repeated)) if is_repeated else 0.0,
+        "video_repeated": float(np.mean(is_repeated)) if is_repeated else 0.0,
     }
 
 

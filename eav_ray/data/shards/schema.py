@@ -17,7 +17,7 @@ QUALITY_COLUMNS = {
     "audio": ("audio_db", "audio_clipped"),  # RMS level, dB of full scale; share of samples at full scale
     "eeg": ("eeg_bad_channels",),
     # mean brightness, 0 to 255; share of frames equal to the one before; share without a face, null if not looked for
-    "video": ("video_luma", "video_held", "video_faceless"),
+    "video": ("video_luma", "video_repeated", "video_faceless"),
 }
 
 

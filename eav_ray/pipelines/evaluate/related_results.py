@@ -76,7 +76,7 @@ def is_recorded_eav(experiment: Experiment, data: Dataset) -> bool:
     return (
         experiment.data.dataset == "eav"
         and experiment.data.labels == "true"
-        and data.shards.read_json(INDEX_FILE).get("recorded") is True
+        and data.shards.read_json(INDEX_FILE).get("is_real") is True
     )
 
 

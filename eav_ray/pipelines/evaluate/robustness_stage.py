@@ -75,7 +75,9 @@ def predict_conditions(
         groups: Conditions of one kind together.
         path: Of the checkpoint.
     """
-    rows = [{"group": g, "person": p} for g in range(len(groups)) for p in range(len(inputs.recordings_by_subject))]
+    rows = [
+        {"group": g, "subject_index": p} for g in range(len(groups)) for p in range(len(inputs.recordings_by_subject))
+    ]
     tasks: Any = partial(_make_condition_windows, groups=tuple(groups), inputs=inputs)
     read = map_with_retries(ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map, tasks, num_cpus=1)
     predictions = map_on_actors(
@@ -113,7 +115,7 @@ def _make_condition_windows(
     row: dict[str, Any], *, groups: tuple[tuple[Condition, ...], ...], inputs: RobustnessInputs
 ) -> Iterator[dict[str, Any]]:
     """One person under the conditions of one kind: windows, as `predict` makes them, with their condition."""
-    conditions, recordings = groups[row["group"]], inputs.recordings_by_subject[row["person"]]
+    conditions, recordings = groups[row["group"]], inputs.recordings_by_subject[row["subject_index"]]
     corrupted = {d.modality for c in conditions for d in c.corruptions}
     clean_modalities: list[Modality] = [m for m in inputs.modalities if m not in corrupted]
     corrupted_modalities: list[Modality] = [m for m in inputs.modalities if m in corrupted]

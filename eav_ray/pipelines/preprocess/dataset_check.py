@@ -25,14 +25,14 @@ def format_dataset_check(result: DatasetCheck) -> str:
     by_subject: dict[str, list[Recording]] = {}
     for recording in result.recordings:
         by_subject.setdefault(recording.subject, []).append(recording)
-    header = f"{'person':14}{'recordings':>11}" + "".join(f"{c[:10]:>11}" for c in result.classes)
+    header = f"{'subject':14}{'recordings':>11}" + "".join(f"{c[:10]:>11}" for c in result.classes)
     lines = [header + f"{'eeg':>7}{'audio':>7}{'video':>7}"]
     for subject, recordings in by_subject.items():
         classes = Counter(r.label for r in recordings)
         counts = "".join(f"{classes[k]:>11}" for k in range(len(result.classes)))
         present = "".join(f"{sum(getattr(r, m) is not None for r in recordings):>7}" for m in ("eeg", "audio", "video"))
         lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
-    lines.append(f"{len(by_subject)} people, {len(result.recordings)} recordings, {len(result.problems)} problems")
+    lines.append(f"{len(by_subject)} subjects, {len(result.recordings)} recordings, {len(result.problems)} problems")
     return "\n".join([*lines, *format_problems(result.problems)])
 
 

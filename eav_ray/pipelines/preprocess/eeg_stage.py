@@ -41,7 +41,7 @@ def prepare_eeg_units(
         listed: All recordings of the people, where `wanted` may lack some: `preprocessing.eeg.align` looks at all.
     """
     if "eeg" not in data.modalities or all(r.eeg is None for unit in recording_units for r in unit):
-        rows = [{"unit": i, "eeg": b"", "facts": "{}"} for i in range(len(recording_units))]
+        rows = [{"unit": i, "eeg": b"", "eeg_facts": "{}"} for i in range(len(recording_units))]
         return ray.data.from_items(rows, override_num_blocks=len(rows))
     ray.data.DataContext.get_current().target_max_block_size = MAX_BLOCK_BYTES
     unit_indices_by_subject = [
@@ -50,7 +50,7 @@ def prepare_eeg_units(
             range(len(recording_units)), key=lambda i: recording_units[i][0].subject if recording_units[i] else ""
         )
     ]
-    rows = [{"person": i} for i in range(len(unit_indices_by_subject))]
+    rows = [{"subject_index": i} for i in range(len(unit_indices_by_subject))]
     subject_recordings: dict[str, list[Recording]] = {}
     if preprocessing.eeg.align != "none":
         for recording in all_recordings or [r for unit in recording_units for r in unit]:
@@ -77,7 +77,7 @@ def _prepare_subject(
     preprocessing: Preprocessing,
     subject_recordings: dict[str, list[Recording]],
 ) -> Iterator[dict[str, np.ndarray]]:
-    unit_indices = unit_indices_by_subject[int(batch["person"][0])]
+    unit_indices = unit_indices_by_subject[int(batch["subject_index"][0])]
     dataset = registry.open_reader(data)
     # All units in one go: the profile `official` filters a person as one signal.
     recordings = [r for i in unit_indices for r in recording_units[i] if r.eeg is not None]
@@ -95,24 +95,24 @@ def _prepare_subject(
             else:
                 facts[recording.recording] = {
                     "unit": found.unit,
-                    "bad": found.bad_channels,
-                    "removed": found.removed_components,
+                    "bad_channels": found.bad_channels,
+                    "removed_components": found.removed_components,
                 }
                 tensors[recording.recording] = found.x_CT
         yield {
             "unit": np.array([i]),
             "eeg": np.array([safetensors.numpy.save(tensors)], dtype=object),
-            "facts": np.array([json.dumps(facts)], dtype=object),
+            "eeg_facts": np.array([json.dumps(facts)], dtype=object),
         }
 
 
 def unpack_eeg(row: dict[str, Any]) -> dict[str, PreparedEEG | DataError]:
     """EEG of a unit's recordings, by name; recordings without EEG are not in it."""
-    facts = json.loads(row["facts"])
+    facts = json.loads(row["eeg_facts"])
     tensors = safetensors.numpy.load(row["eeg"]) if row["eeg"] else {}
     return {
         name: DataError(fact)
         if isinstance(fact, str)
-        else PreparedEEG(tensors[name], fact["unit"], fact["bad"], tuple(fact["removed"]))
+        else PreparedEEG(tensors[name], fact["unit"], fact["bad_channels"], tuple(fact["removed_components"]))
         for name, fact in facts.items()
     }

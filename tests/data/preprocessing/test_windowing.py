@@ -204,5 +204,5 @@ def test_quality_says_how_loud_and_how_still_a_recording_is(tmp_path: Path) -> N
     clipped = (np.abs(2 * sine) >= 1).mean()
     assert found.quality["audio_clipped"] == pytest.approx(clipped, abs=0.01)
     assert found.quality["audio_db"] == pytest.approx(20 * np.log10(np.clip(2 * sine, -1, 1).std()), abs=0.1)
-    assert found.quality["video_held"] == 0 and found.quality["video_luma"] == pytest.approx(46, abs=3)
-    assert "eeg_bad" not in found.quality
+    assert found.quality["video_repeated"] == 0 and found.quality["video_luma"] == pytest.approx(46, abs=3)
+    assert "eeg_bad_channel_reasons" not in found.quality

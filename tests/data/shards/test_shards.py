@@ -36,7 +36,7 @@ def rows(n: int, seed: int) -> list[dict[str, Any]]:
     return [
         {"subject": f"p{seed}", "recording": f"{i // 4}", "window": i % 4, "label": i % 5, "task": "speaking"}
         | {"order": i // 4, "eeg_bad_channels": i % 2, "audio_db": -20.0, "audio_clipped": 0.0}
-        | {"video_luma": 100.0, "video_held": 0.5, "video_faceless": None}
+        | {"video_luma": 100.0, "video_repeated": 0.5, "video_faceless": None}
         | {"audio": rng.uniform(-1, 1, 16000).astype(np.float32), "has_audio": True, "audio_seconds": 1.0}
         | {"eeg": rng.normal(0, 50, (CHANNELS, 50)).astype(np.float32), "has_eeg": i % 3 > 0, "eeg_seconds": 1.0}
         | {"video": rng.integers(0, 256, (2, 4, 4, 3)).astype(np.uint8), "has_video": True, "video_seconds": 0.5}

@@ -44,12 +44,12 @@ def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "index", "real"),
     [
-        ({}, {"recorded": True}, True),
-        ({}, {"recorded": False}, False),  # planted in EAV's layout
+        ({}, {"is_real": True}, True),
+        ({}, {"is_real": False}, False),  # planted in EAV's layout
         ({}, {}, False),  # shards of a version that did not say
-        ({"data.labels": "permuted"}, {"recorded": True}, False),
-        ({"data.dataset": "recordings_table"}, {"recorded": True}, False),
-        ({"data.dataset": "ravdess", "data.modalities": ["audio"]}, {"recorded": True}, False),
+        ({"data.labels": "permuted"}, {"is_real": True}, False),
+        ({"data.dataset": "recordings_table"}, {"is_real": True}, False),
+        ({"data.dataset": "ravdess", "data.modalities": ["audio"]}, {"is_real": True}, False),
     ],
 )
 def test_only_recorded_eav_is_held_against_the_published_rows(
@@ -124,7 +124,7 @@ def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: 
 
 def test_a_fold_of_paper_is_held_against_the_reference_as_paper(tmp_path: Path) -> None:
     ours = predictions(people=1).assign(subject="subject4")
-    shards: Any = SimpleNamespace(read_json=lambda name: {"recorded": True})
+    shards: Any = SimpleNamespace(read_json=lambda name: {"is_real": True})
     data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": set()}), digest="", shards=shards)
     for protocol, other in (("paper, fold 3 alone", False), ("loso, fold 3 alone", True)):
         found = compare_protocols(Experiment(), Store(tmp_path), data, protocol, ours, MODALITIES, [])["reference"]

@@ -59,7 +59,7 @@ def test_a_copy_of_a_data_set_holds_the_people_who_were_trained_on(data: Any, sa
 def test_a_recording_with_nothing_to_predict_from_is_told() -> None:
     e, shapes = trained().experiment, DataShapes(30, 2)
     units: Any = [(Recording("p", "1", 0, "", 0),)]
-    row = {"unit": 0, "facts": "{}", "eeg": b""}
+    row = {"unit": 0, "eeg_facts": "{}", "eeg": b""}
     (made,) = cut_raw_windows(
         row, units=units, preprocessing=e.preprocessing, modalities=("audio", "eeg"), shapes=shapes
     )
