@@ -40,15 +40,15 @@ from eav_ray.models.classifier import FusionClassifier
 from eav_ray.models.fusion.factory import build_fusion
 from eav_ray.pipelines.preprocess.preprocess import preprocess
 from eav_ray.pipelines.search import search_plan as search_plan_module
-from eav_ray.search.batched_fusion import FusionMember, plan_stacks, train_fusions
-from eav_ray.search.fusion_stack import FusionStack
-from eav_ray.search.pruning import PruningSchedule
 from eav_ray.training.dataloader import BatchLoader, WindowLabels, make_inference_batches
 from eav_ray.training.engines.ddp import TorchEngine
 from eav_ray.training.loop import fit, make_lr_schedule
 from eav_ray.training.prepared_run import open_worker_context
 from eav_ray.training.run_spec import Position, Run, plan_fusion_run
 from eav_ray.training.runner import train_and_score_split
+from eav_ray.tuning.batched_fusion import FusionMember, plan_stacks, train_fusions
+from eav_ray.tuning.fusion_stack import FusionStack
+from eav_ray.tuning.pruning import PruningSchedule
 
 CANDIDATES, BATCH, EPOCHS = 200, 100, 10  # of a
 WIDTHS, OUTPUTS = {"audio": 768, "eeg": 60, "video": 768}, 5

@@ -59,12 +59,12 @@ from eav_ray.pipelines.preprocess.dataset_check import check_dataset
 from eav_ray.pipelines.preprocess.preprocess import Chunk, _write_chunk, plan_chunks, preprocess
 from eav_ray.pipelines.search import search_store
 from eav_ray.pipelines.train import cross_validation
-from eav_ray.search.study import StudyClient
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import checkpoint as training_checkpoint
 from eav_ray.training.checkpoint import load_finished_checkpoint
 from eav_ray.training.embeddings import EMBEDDING_ARRAYS, EmbeddingSource
+from eav_ray.tuning.study import StudyClient
 from tests.data.datasets.test_eav import plant
 from tests.data.shards.test_shards import CHANNELS, MODALITIES, PROFILE, SCHEMA, Shards, rows
 from tests.helpers.paths import REPOSITORY

@@ -23,11 +23,11 @@ from eav_ray.evaluation.ablation_variants import (
 )
 from eav_ray.models.classifier import Classifier, ClassifierOutput
 from eav_ray.models.encoders.base import DataShapes
-from eav_ray.search.study import make_study_name
 from eav_ray.training.cost import compute_model_cost, measure_latency_ms
 from eav_ray.training.dataloader import Batch, MaskedSource, RawSource, WindowLabels
 from eav_ray.training.predictions import compute_predictions
 from eav_ray.training.run_spec import drop_neutral_keys, plan_fusion_run, plan_runs
+from eav_ray.tuning.study import make_study_name
 from tests.helpers.paths import EXPERIMENTS
 from tests.training.test_modes import SMALL, batch
 

@@ -25,8 +25,8 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "the search's driver is killed after any answer",
         "no finished candidate runs twice; the set is that of the search that was left alone",
         (
-            "tests/search/test_study.py::test_a_search_killed_after_any_answer",
-            "tests/search/test_study.py::test_a_journal_cut",
+            "tests/tuning/test_study.py::test_a_search_killed_after_any_answer",
+            "tests/tuning/test_study.py::test_a_journal_cut",
             "tests/integration/test_full_search.py",
         ),
     ),
@@ -94,8 +94,8 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "a score that is no number",
         "the candidate has failed and is never the best",
         (
-            "tests/search/test_study.py::test_a_score_that_is_no_number",
-            "tests/search/test_study.py::test_nothing_is_best",
+            "tests/tuning/test_study.py::test_a_score_that_is_no_number",
+            "tests/tuning/test_study.py::test_nothing_is_best",
         ),
     ),
     "R13": (

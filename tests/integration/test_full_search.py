@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from eav_ray.config import load_experiment, parse_changes
-from eav_ray.search.study import StudyClient
 from eav_ray.training.run_spec import SELECTION_METRIC
+from eav_ray.tuning.study import StudyClient
 from tests.helpers.paths import REPOSITORY, TINY
 from tests.integration.test_stop import workers
 

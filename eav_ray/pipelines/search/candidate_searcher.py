@@ -15,9 +15,9 @@ from ray.tune.search import Searcher
 
 from eav_ray.distributed.worker_groups import WAIT_NOTICE_S
 from eav_ray.errors import ConfigError
-from eav_ray.search.pruning import compute_pruning_thresholds
-from eav_ray.search.study import Candidate, StudyClient
 from eav_ray.training.run_spec import SELECTION_METRIC
+from eav_ray.tuning.pruning import compute_pruning_thresholds
+from eav_ray.tuning.study import Candidate, StudyClient
 
 Row = dict[str, Any]
 

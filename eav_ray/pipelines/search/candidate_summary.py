@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from eav_ray.search.pruning import compute_folds_done, compute_mean
 from eav_ray.training.run_spec import SELECTION_METRIC
+from eav_ray.tuning.pruning import compute_folds_done, compute_mean
 
 FoldScores = dict[str, Any]  # what is known of a candidate on one fold: a row
 

@@ -21,10 +21,10 @@ from eav_ray.distributed.worker_groups import train_runs
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.pipelines.search.candidate_summary import CANDIDATE_COLUMNS, FoldScores, summarize_candidate
 from eav_ray.pipelines.search.search_plan import InnerCV, plan_candidate_runs
-from eav_ray.search.pruning import compute_folds_done, compute_mean
 from eav_ray.storage import Store
 from eav_ray.training.metrics import compute_scores
 from eav_ray.training.run_spec import SELECTION_METRIC
+from eav_ray.tuning.pruning import compute_folds_done, compute_mean
 
 STUDY_FILE = "search.json"  # beside a run's attempts: the study whose candidate began it
 

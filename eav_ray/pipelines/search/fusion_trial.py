@@ -15,12 +15,12 @@ from eav_ray.data.shards.index import ShardIndex
 from eav_ray.distributed import cluster
 from eav_ray.pipelines.search.candidate_summary import FoldScores, summarize_candidate
 from eav_ray.pipelines.search.search_plan import InnerCV
-from eav_ray.search.batched_fusion import score_fusions, unbatchable_reason
-from eav_ray.search.pruning import PruningSchedule, compute_folds_done, compute_mean
 from eav_ray.storage import Store
 from eav_ray.training.prepared_run import WorkerContext, open_worker_context
 from eav_ray.training.run_spec import SELECTION_METRIC, Run, plan_fusion_run
 from eav_ray.training.runner import train_and_score_split
+from eav_ray.tuning.batched_fusion import score_fusions, unbatchable_reason
+from eav_ray.tuning.pruning import PruningSchedule, compute_folds_done, compute_mean
 
 
 def run_fusion_batch(

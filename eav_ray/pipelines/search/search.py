@@ -24,9 +24,9 @@ from eav_ray.pipelines.search.search_store import (
 from eav_ray.pipelines.search.trial_runner import count_concurrent_trials, prune_candidate_runs, run_candidates
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.reporting.search_page import render_search_page
-from eav_ray.search.study import Candidate, StudyClient
 from eav_ray.storage import Store
 from eav_ray.training.run_spec import plan_runs
+from eav_ray.tuning.study import Candidate, StudyClient
 
 
 def search_experiment(experiment: Experiment) -> SearchResult:

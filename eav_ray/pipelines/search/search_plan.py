@@ -7,9 +7,9 @@ from eav_ray.config import Experiment, digest, override
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split, list_labeled_recordings, make_inner_splits, make_split
 from eav_ray.errors import ConfigError
-from eav_ray.search.search_space import check_search_space, is_integer_key
-from eav_ray.search.study import count_candidates, make_study_name
 from eav_ray.training.run_spec import Run, plan_encoder_run, plan_runs
+from eav_ray.tuning.search_space import check_search_space, is_integer_key
+from eav_ray.tuning.study import count_candidates, make_study_name
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from eav_ray.config import Experiment, to_dict
 from eav_ray.data.io import parquet
 from eav_ray.pipelines.search.candidate_searcher import Row
 from eav_ray.pipelines.search.search_plan import SearchPlan
-from eav_ray.search.study import Candidate, StudyClient
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.run_spec import SELECTION_METRIC, Run
+from eav_ray.tuning.study import Candidate, StudyClient
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,12 @@ from eav_ray.pipelines.search.search_store import (
     upload_journal,
     write_candidates_table,
 )
-from eav_ray.search.study import Candidate, StudyClient, count_candidates
 from eav_ray.storage import Store
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar
 from eav_ray.training.checkpoint import find_finished_prefix
 from eav_ray.training.cost import compute_model_cost
 from eav_ray.training.embeddings import build_embedding_key, is_embedded
+from eav_ray.tuning.study import Candidate, StudyClient, count_candidates
 
 
 def count_concurrent_trials(experiment: Experiment) -> int:

@@ -19,10 +19,10 @@ from eav_ray.pipelines.search.candidate_searcher import CandidateSearcher, WaitN
 from eav_ray.pipelines.search.candidate_summary import summarize_candidate
 from eav_ray.pipelines.search.end_to_end_trial import STUDY_FILE
 from eav_ray.pipelines.search.search_plan import InnerCV, plan_candidate_runs
-from eav_ray.search.search_space import check_search_space
-from eav_ray.search.study import Candidate, StudyClient
 from eav_ray.storage import Store
 from eav_ray.training.run_spec import SELECTION_METRIC
+from eav_ray.tuning.search_space import check_search_space
+from eav_ray.tuning.study import Candidate, StudyClient
 from tests.pipelines.train.test_cross_validation import stored
 
 # Optuna calls its journal experimental.

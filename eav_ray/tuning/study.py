@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from eav_ray.config import Experiment, SearchConfig, digest
 from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError, DataError, describe_error
-from eav_ray.search.search_space import decode_grid_point, make_distribution
 from eav_ray.training.run_spec import drop_neutral_keys
+from eav_ray.tuning.search_space import decode_grid_point, make_distribution
 
 # What Optuna raises on a journal that it did not write: it believes every line.
 JOURNAL_ERRORS = (ValueError, LookupError, TypeError, AttributeError, AssertionError)

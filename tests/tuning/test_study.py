@@ -16,9 +16,9 @@ from eav_ray.config import Experiment, SearchConfig, SearchDimension, override
 from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError
 from eav_ray.pipelines.search.search_store import build_candidates_table
-from eav_ray.search.pruning import compute_pruning_thresholds
-from eav_ray.search.search_space import check_search_space
-from eav_ray.search.study import Candidate, StudyClient, make_study_name
+from eav_ray.tuning.pruning import compute_pruning_thresholds
+from eav_ray.tuning.search_space import check_search_space
+from eav_ray.tuning.study import Candidate, StudyClient, make_study_name
 
 # Optuna calls its journal and the constant liar experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -324,7 +324,7 @@ def searching(space: dict[str, Any], changes: dict[str, Any] | None = None) -> E
     ids=str,
 )
 def test_a_space_of_experiments_passes(space: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eav_ray.search.search_space.MAX_CHECKED_COMBINATIONS", 128)
+    monkeypatch.setattr("eav_ray.tuning.search_space.MAX_CHECKED_COMBINATIONS", 128)
     check_search_space(searching(space))
 
 

@@ -17,8 +17,6 @@ from eav_ray.data.splits import Split
 from eav_ray.data.synthetic.ideal_observer import CLASSES
 from eav_ray.models.classifier import FusionClassifier
 from eav_ray.models.fusion.factory import build_fusion
-from eav_ray.search.batched_fusion import FusionMember, plan_stacks, score_fusions, train_fusions, unbatchable_reason
-from eav_ray.search.pruning import PruningSchedule
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.dataloader import BatchLoader, WindowLabels
 from eav_ray.training.embeddings import build_embedding_key, commit_embeddings, write_embedding_part
@@ -28,6 +26,8 @@ from eav_ray.training.loop import Metrics, fit, make_lr_schedule
 from eav_ray.training.prepared_run import WorkerContext, prepare_run
 from eav_ray.training.run_spec import SELECTION_METRIC, Position, Run, plan_fusion_run
 from eav_ray.training.runner import _compute_validation_metrics, _fit_phases, _predict_validation, train_and_score_split
+from eav_ray.tuning.batched_fusion import FusionMember, plan_stacks, score_fusions, train_fusions, unbatchable_reason
+from eav_ray.tuning.pruning import PruningSchedule
 
 WIDTHS = {"audio": 6, "eeg": 8, "video": 10}
 TOKENS = {"audio": 5, "eeg": 3, "video": 4}

@@ -18,8 +18,6 @@ from torch import Tensor
 from eav_ray.config import OptimConfig
 from eav_ray.data.splits import check_disjoint
 from eav_ray.models.classifier import FusionClassifier
-from eav_ray.search.fusion_stack import PADDED_ATTENTION_HEADS, FusionStack, duplicate_single
-from eav_ray.search.pruning import PruningSchedule, format_rung_column
 from eav_ray.training.dataloader import (
     BatchLoader,
     Source,
@@ -38,6 +36,8 @@ from eav_ray.training.prepared_run import (
     prepare_run,
 )
 from eav_ray.training.run_spec import SELECTION_METRIC, Position, Run
+from eav_ray.tuning.fusion_stack import PADDED_ATTENTION_HEADS, FusionStack, duplicate_single
+from eav_ray.tuning.pruning import PruningSchedule, format_rung_column
 
 DEFAULT_FUSION_BATCH_SIZE = 64  # heads of a stack; from about 16 on more gain little, and take memory
 

@@ -14,9 +14,9 @@ from eav_ray.config import OptimConfig
 from eav_ray.models.classifier import ClassifierOutput, FusionClassifier
 from eav_ray.models.fusion.base import Fusion
 from eav_ray.models.fusion.shared_attention import SharedAttentionFusion
-from eav_ray.search.function_modes import BatchedFusionMode, DropoutRecorder
 from eav_ray.training.dataloader import Batch
 from eav_ray.training.losses import cast_output_to_float32, compute_loss_sum, compute_modality_weight_loss
+from eav_ray.tuning.function_modes import BatchedFusionMode, DropoutRecorder
 
 # Rows of every shared attention of a stack with as many heads or fewer, so that heads of all counts are one structure,
 # and what a head becomes does not depend on the counts of the others.
