@@ -32,8 +32,8 @@ def parse_arguments(description: str | None, allowed_keys: Collection[str] | Non
     """The folder that is worked in, a temporary one if none is given, and `key=value` words.
 
     Args:
-        says: What `--help` prints: the benchmark's own docstring.
-        known: Keys that are allowed; None allows any.
+        description: What `--help` prints: the benchmark's own docstring.
+        allowed_keys: Keys that are allowed; None allows any.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="FOLDER | key=value")
@@ -94,7 +94,7 @@ def finish_benchmark(name: str, title: str, body: str, goals: list[Goal], *, pag
 
     Args:
         name: Of the benchmark's module.
-        page: Its file's name, where that is another.
+        page_name: Its file's name, where that is another.
     """
     words = ["FOLDER" if Path(word).exists() else word for word in sys.argv[1:]]  # no path of this machine
     RESULTS_FOLDER.mkdir(parents=True, exist_ok=True)

@@ -249,7 +249,7 @@ class Store:
 
         Args:
             files: Content by name.
-            written: Names that other processes already wrote below the prefix, to be committed with the rest.
+            already_written: Names that other processes already wrote below the prefix, to be committed with the rest.
         """
         for name, data in files.items():
             self.write(f"{prefix}/{name}", data)

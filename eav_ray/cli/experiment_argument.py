@@ -12,7 +12,7 @@ def prepare_experiment(arguments: Arguments, used_stores: tuple[str, ...] = STOR
     """The experiment of the command line, with absolute paths, checked against this machine.
 
     Args:
-        uses: The stores that the job reads or writes; the paths of the others do not matter.
+        used_stores: The stores that the job reads or writes; the paths of the others do not matter.
     """
     if len(arguments.paths) != 1:
         raise ConfigError(

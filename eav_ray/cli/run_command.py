@@ -14,7 +14,7 @@ def run_command(help_text: str, command: Callable[[Arguments], int | None], *, f
     """Run a job: exit 0 when it is done, 2 with one line a problem when the request or the data are at fault.
 
     Args:
-        usage: The job's docstring; `--help` prints it, and every key of an experiment.
+        help_text: The job's docstring; `--help` prints it, and every key of an experiment.
         flags: Names of the `--name value` options that the job takes; `name!` takes no value.
     """
     words = sys.argv[1:]

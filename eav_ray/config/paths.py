@@ -39,7 +39,7 @@ def resolve_user_path(key: str, path: str, *, allow_remote: bool = True) -> str:
     """A path as the user gave it by `key`, for whatever folder a process is in.
 
     Args:
-        remote: Whether s3:// and gs:// will do.
+        allow_remote: Whether s3:// and gs:// will do.
     Raises:
         ConfigError: A relative path in a submitted job, or a remote one where that will not do.
     """
@@ -67,7 +67,7 @@ def retarget_experiment(
     """A checkpoint's experiment, pointed at other recordings and at this machine.
 
     Args:
-        uses: As of `absolute`.
+        used_stores: As of `absolute`.
     """
     defaults = Experiment()
     retargeted = replace(experiment, runtime=replace(defaults.runtime, workers=1), store=defaults.store)

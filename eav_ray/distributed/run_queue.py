@@ -81,7 +81,7 @@ class RunQueue:
     def fail(self, group: int, reason: str, *, permanent: bool = False) -> None:
         """
         Args:
-            own: The run would fail again, wherever it is trained.
+            permanent: The run would fail again, wherever it is trained.
         """
         key = self._running.pop(group)
         self._failed[key] = reason

@@ -43,7 +43,7 @@ def compare_variants(
 
     Args:
         predictions: One row a window: `variant`, subject, recording, label and the logits of `fusion`.
-        made: The variants; one without predictions is left out, and named in `missing`.
+        variants: The variants; one without predictions is left out, and named in `missing`.
         costs: Of each variant, by its name.
     Returns:
         groups: name -> how many people and recordings; variants: an entry for each, in its group, which has the

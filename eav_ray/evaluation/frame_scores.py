@@ -44,8 +44,8 @@ def compute_frames_correct(
     """Share of each window's frames that a source gets right, a column a source; NaN where the window has no video.
 
     Args:
-        alone: Of each frame, from `output_and_frames`.
-        names: The modalities of the model, in its order.
+        frame_outputs: Of each frame, from `output_and_frames`.
+        modalities: The modalities of the model, in its order.
         label_B: True classes.
     """
     if not frame_outputs:

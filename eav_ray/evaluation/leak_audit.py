@@ -85,11 +85,11 @@ def audit_checkpoint(
     """Every check of one checkpoint.
 
     Args:
-        contents: Of all stored windows of the data set that it was trained and tested on.
-        scored: The recordings whose scores are reported; those of its own test side, if none are named.
-        encoders: What the encoders that it was trained on were themselves trained on: modality -> recordings, of those
+        window_digests: Of all stored windows of the data set that it was trained and tested on.
+        scored_recordings: The recordings whose scores are reported; those of its own test side, if none are named.
+        encoder_recordings: What the encoders that it was trained on were themselves trained on: modality -> recordings, of those
             whose own checkpoints are at hand.
-        asked: Whose fold is tested, where that is not the checkpoint's own: equal training rows are trained once, for
+        tested_experiment: Whose fold is tested, where that is not the checkpoint's own: equal training rows are trained once, for
             an inner fold or another protocol perhaps, whose other sides are not those of this one.
     """
     e, windows = tested_experiment or checkpoint.experiment, window_digests.windows
@@ -129,10 +129,10 @@ def audit_transfer(
     """Every check of a checkpoint that is tested on another data set.
 
     Args:
-        own: Of the windows that it was trained on; None where they are not at hand.
-        contents: Of the other data set.
-        scored: Recordings of the other data set.
-        shown: The modalities that it is tested with.
+        training_digests: Of the windows that it was trained on; None where they are not at hand.
+        test_digests: Of the other data set.
+        scored_recordings: Recordings of the other data set.
+        tested_modalities: The modalities that it is tested with.
     """
     shards_missing = (
         "its own shards are not at hand: give the store.shards, data.root and profile that it was trained with"
@@ -264,7 +264,7 @@ def _audit_content(
     """No signal of a test window is also among the windows of the other sides, under whatever name.
 
     Args:
-        before: Recordings that were trained on, too, before the split's own training side.
+        pretrained_on: Recordings that were trained on, too, before the split's own training side.
     """
     name, windows = "equal windows on two sides", window_digests.windows
     test_rows = windows.find_rows(split.test)

@@ -28,7 +28,7 @@ class Predictor:
     """A loaded model.
 
     Attributes:
-        montage: Names of the EEG channels that it was trained on, where the data set has them; else empty.
+        eeg_channel_names: Names of the EEG channels that it was trained on, where the data set has them; else empty.
     """
 
     def __init__(self, checkpoint: ckpt.Checkpoint, device: torch.device) -> None:

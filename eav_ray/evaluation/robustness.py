@@ -36,7 +36,7 @@ def build_robustness_results(
         tables: Predictions of each condition, one row a window (`training.run.to_frame`), with `reason`: why a row is
             no window but a file that could not be used, else empty.
         conditions: The clean one first: `name`, `kind`, `step`, `modalities` (disturbed), `levels`.
-        facts: Of the checkpoint and the data, taken over as they are.
+        metadata: Of the checkpoint and the data, taken over as they are.
     """
     sources = list_sources(modalities)
     clean = tables[conditions[0]["name"]]

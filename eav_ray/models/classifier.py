@@ -88,7 +88,7 @@ class HeadClassifier(nn.Module):
     Inputs are `<modality>.tokens` (B, N, D), `.mask` (B, N) and `.pooled` (B, D).
 
     Attributes:
-        body: Every other tensor of the classifier, by name, which a checkpoint holds too.
+        frozen_tensors: Every other tensor of the classifier, by name, which a checkpoint holds too.
     """
 
     def __init__(self, classifier: Classifier) -> None:

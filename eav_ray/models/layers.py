@@ -81,7 +81,7 @@ class FeatureStandardizer(nn.Module):
     def fit(self, batches: Iterable[Tensor]) -> None:
         """
         Args:
-            parts: (rows, features) each; nothing changes where there are no rows.
+            batches: (rows, features) each; nothing changes where there are no rows.
         """
         count = 0
         total = torch.zeros(len(self.mean), dtype=torch.float64)

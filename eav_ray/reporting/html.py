@@ -91,7 +91,7 @@ def render_figure(figure: Figure, caption: str) -> str:
     """A figure as a drawing in the page.
 
     Args:
-        text: What it shows, for who cannot see it.
+        caption: What it shows, for who cannot see it.
     """
     sink = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "eav-ray"}):  # text stays text; equal figures, equal pages

@@ -35,7 +35,7 @@ def render_results_page(results: ResultsTree, extra_sections: Sequence[str] = ()
 
     Args:
         results: What `runtime.evidence` gathers, as it is in `results.json`.
-        extra: Sections of what other commands measured: ablation, stress, cost, a search.
+        extra_sections: Sections of what other commands measured: ablation, stress, cost, a search.
     """
     matplotlib.use("agg")
     parts = [_render_headline(results), render_accuracy(results)]

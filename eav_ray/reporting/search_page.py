@@ -16,7 +16,7 @@ def render_search_page(
     """One page that needs no other file.
 
     Args:
-        trials: `candidates.parquet`.
+        candidate_folds: `candidates.parquet`.
         importances: Key of the space -> its share of the spread of the scores (`Owner.importances`).
     """
     matplotlib.use("agg")

@@ -50,7 +50,7 @@ def format_accuracy_table(
     """Percent: one line a source with mean and SD over people, then chance, then Bayes where it is known.
 
     Args:
-        columns: Whether each person has one.
+        subject_columns: Whether each person has one.
     """
     subject_accuracy = compute_subject_accuracy(correct, sources)
     shown = subject_accuracy if subject_columns else subject_accuracy[:0]

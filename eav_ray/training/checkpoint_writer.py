@@ -38,7 +38,7 @@ class CheckpointWriter:
     ) -> None:
         """
         Args:
-            body: Tensors that the training does not hold, and every checkpoint does.
+            frozen_tensors: Tensors that the training does not hold, and every checkpoint does.
         """
         self._run, self._results, self._classes, self._shapes = run, results, index.classes, shapes
         self._frozen_tensors = frozen_tensors or {}
@@ -139,8 +139,8 @@ class CheckpointPolicy:
     ) -> None:
         """
         Args:
-            steps: Of an epoch.
-            interrupted: Why the training should leave; empty if it should not. Every rank calls it together.
+            steps_per_epoch: Of an epoch.
+            get_stop_reason: Why the training should leave; empty if it should not. Every rank calls it together.
         """
         self._train_config, self._steps_per_epoch = run.experiment.train, steps_per_epoch
         self._writer, self._get_stop_reason = writer, get_stop_reason

@@ -27,12 +27,12 @@ def fit(
 
     Args:
         batches: This rank's batches from a position to the end of its epoch; a function of the position alone.
-        report: Called at the end of every epoch with the next position and this rank's sums over the epoch: `loss_sum`,
-            `count` of windows, `seconds`, all that `after_step` took among them, and `wait_s`, those in which it waited
+        on_epoch_end: Called at the end of every epoch with the next position and this rank's sums over the epoch: `loss_sum`,
+            `count` of windows, `seconds`, all that `on_step_end` took among them, and `wait_s`, those in which it waited
             for data. It may validate and save; it is called on every rank.
-        after_step: Called on every rank after each step with the next position and the sums so far. It may save, and
+        on_step_end: Called on every rank after each step with the next position and the sums so far. It may save, and
             leave by an exception.
-        so_far: Sums of the part of the first epoch that lies before `start`.
+        partial_sums: Sums of the part of the first epoch that lies before `start`.
     """
     position = start
     while position < stop:
@@ -59,7 +59,7 @@ def make_lr_schedule(optim: OptimConfig, steps_per_epoch: int, *, first_epoch: i
     """Linear warm-up, then a cosine to zero; a function of the position, so that there is no state to save.
 
     Args:
-        first: Epoch at which it begins.
+        first_epoch: Epoch at which it begins.
     """
     total = optim.epochs * steps_per_epoch
     warmup = max(1, round(optim.warmup * total))

@@ -67,7 +67,7 @@ def compute_scores_from_logits(
 
     Args:
         recording_V: The number, from 0, of each window's recording.
-        everywhere: The logits are of a source that speaks of every window.
+        always_present: The logits are of a source that speaks of every window.
     """
     result: Scores = {}
     means, first = _average_logits(logits_VK, recording_V), np.unique(recording_V, return_index=True)[1]

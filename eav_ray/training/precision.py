@@ -24,7 +24,7 @@ class LossScale:
     is left out, on every rank, and halves the scale; `GROWTH_INTERVAL` good ones in a row double it.
 
     Attributes:
-        scaler: Does all of it where gradients lie in the parameters; elsewhere `told` does its bookkeeping.
+        scaler: Does all of it where gradients lie in the parameters; elsewhere `record_step` does its bookkeeping.
     """
 
     def __init__(self, device: torch.device, precision: Precision) -> None:

@@ -41,7 +41,7 @@ def compute_predictions(
     """`to_frame` of some rows, at least one, in their order.
 
     Args:
-        batch: Windows that are computed at once.
+        batch_size: Windows that are computed at once.
     """
     parts = []
     for part, model_batch in make_inference_batches(source, labels, rows, batch_size):

@@ -216,7 +216,7 @@ def plan_adaptation_run(
     Args:
         experiment: The checkpoint's own, with `train.adaptation` and the runtime of now.
         split: What `data.split.calibration_split` returns.
-        path, commit: Where the checkpoint lies, and the hash of its COMMIT.
+        checkpoint_path, commit_hash: Where the checkpoint lies, and the hash of its COMMIT.
     """
     return Run("joint", experiment, split, data_digest, init_from=checkpoint_path, init_commit_hash=commit_hash)
 
@@ -227,8 +227,8 @@ def plan_runs(
     """The trainings that one split needs; the last one is the result.
 
     Args:
-        data: Digest of the shards' content.
-        embed: Recordings whose embeddings are kept; those that the split trains and validates on, where none are named.
+        data_digest: Digest of the shards' content.
+        embedded_recordings: Recordings whose embeddings are kept; those that the split trains and validates on, where none are named.
     """
     e = experiment
     embedded_recordings = embedded_recordings or tuple(sorted({*split.train, *split.validation}))

@@ -73,7 +73,7 @@ def execute_run(
     """Train, or continue, or skip what is finished; every rank of the group calls it.
 
     Args:
-        interrupted: Why the training should save and leave, empty if it should not; asked every few seconds, by every
+        get_stop_reason: Why the training should save and leave, empty if it should not; asked every few seconds, by every
             rank together.
     Returns:
         The prefix of the finished checkpoint in `place.results`.

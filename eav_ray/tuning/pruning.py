@@ -14,8 +14,8 @@ class PruningSchedule:
     """When heads are scored on the way, and which of them stay.
 
     Attributes:
-        shares: Of a head's own epochs, ascending, between 0 and 1.
-        stays: Is asked of each head that it scored: its run's number, the share, the score. What it says must not
+        rungs: Of a head's own epochs, ascending, between 0 and 1.
+        keeps_training: Is asked of each head that it scored: its run's number, the share, the score. What it says must not
             depend on other heads of this stack.
     """
 
@@ -37,7 +37,7 @@ def compute_pruning_thresholds(
 
     Args:
         rows: Of `candidates.parquet`.
-        before: Candidates with a lower number count.
+        before_candidate: Candidates with a lower number count.
     """
     candidates: dict[int, dict[int, dict[str, Any]]] = {}
     for row in rows:

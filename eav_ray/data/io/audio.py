@@ -30,12 +30,12 @@ def read_audio(
 
     Args:
         timeout_s: Give up after so long.
-        longest_s: Longer files are refused.
-        distort: What becomes of the decoded signal, at the file's rate (`data/corruptions/audio.py`).
+        max_duration_s: Longer files are refused.
+        corruption: What becomes of the decoded signal, at the file's rate (`data/corruptions/audio.py`).
     Returns:
         (n,) float32 in [-1, 1], mono (mean of the channels), `hz` samples per second.
     Raises:
-        DataError: The file is missing, unreadable, empty, shorter than its header says, longer than `longest_s`,
+        DataError: The file is missing, unreadable, empty, shorter than its header says, longer than `max_duration_s`,
             sampled at a rate that no recorder has, takes too long, or holds a value that is not finite; or a film has
             no sound.
     """

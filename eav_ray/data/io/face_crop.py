@@ -152,7 +152,7 @@ class FaceCropper:
         self._is_faceless = True
 
     def add(self, frame: VideoFrame, repeats: int) -> None:
-        """Take a frame that is shown `times` times."""
+        """Take a frame that is shown `repeats` times."""
         self._pending.append((frame, repeats))
         if len(self._pending) == BATCH_FRAMES or sum(f.width * f.height for f, _ in self._pending) >= BATCH_PIXELS:
             self.flush()

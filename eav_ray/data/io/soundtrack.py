@@ -29,7 +29,7 @@ def read_soundtrack(
     Returns:
         (n,) float32, mono (mean of the channels), and samples per second.
     Raises:
-        DataError: Damaged, without sound, breaks off before the length that it states, longer than `longest_s`,
+        DataError: Damaged, without sound, breaks off before the length that it states, longer than `max_duration_s`,
             sampled at a rate that no recorder has, or takes too long.
     """
     deadline = time.monotonic() + timeout_s

@@ -85,11 +85,11 @@ def read_video(
         timeout_s: Give up after so long.
         threads: FFmpeg's decoder threads; one by default, since Ray runs one task a core.
         face_step: Crop to the face, looked for in every so many chosen frames (`data/io/face_crop.py`); 0 for the whole frame.
-        longest_s: Longer files are refused.
-        distort: What becomes of decoded frames before they are chosen and resized.
+        max_duration_s: Longer files are refused.
+        corruption: What becomes of decoded frames before they are chosen and resized.
     Raises:
         DataError: The file is missing or damaged, has no video stream, yields no frame, breaks off before the length
-            that it states, is longer than `longest_s`, or takes too long.
+            that it states, is longer than `max_duration_s`, or takes too long.
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected a video file such as .mp4")
@@ -146,7 +146,7 @@ def _select_frames(
     max_duration_s: float,
     corruption: FrameCorruption | None,
 ) -> float:
-    """Give the chosen frames to `keep`; returns the time at which the last decoded frame ends."""
+    """Give the chosen frames to `collector`; returns the time at which the last decoded frame ends."""
     stream.thread_type = threads
     if threads == "NONE":
         stream.thread_count = 1

@@ -33,7 +33,7 @@ def prepare_eeg(
     `clean` sees one recording at a time; `official` filters all that the person recorded as one signal.
 
     Args:
-        whole: All recordings of the person, to which `profile.align` brings each; without it, those given.
+        all_recordings: All recordings of the person, to which `profile.align` brings each; without it, those given.
     """
     if preprocessing.align == "none":
         yield from _filter_recordings(reader, recordings, preprocessing)

@@ -54,10 +54,10 @@ def read_signals(
 
     Args:
         modalities: Which to read; need not all exist in this recording.
-        prepared: The recording's EEG (`session.prepare`), why it cannot be used, or None where there is none.
+        prepared_eeg: The recording's EEG (`session.prepare`), why it cannot be used, or None where there is none.
         eeg_channels: Number of EEG channels of the data set.
-        longest_s: A file that lasts longer is refused.
-        hear, see: What becomes of decoded audio and video.
+        max_duration_s: A file that lasts longer is refused.
+        audio_corruption, video_corruption: What becomes of decoded audio and video.
     """
     durations_s: dict[str, float] = {}
     signals: dict[str, np.ndarray] = {}

@@ -43,7 +43,7 @@ class WindowCache:
     ) -> None:
         """
         Args:
-            only: The recordings that exist for this object, by id; row numbers count these alone. A search is given
+            allowed_recordings: The recordings that exist for this object, by id; row numbers count these alone. A search is given
                 its training recordings, so that no test row can reach it.
         """
         allowed_subjects = (

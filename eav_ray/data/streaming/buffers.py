@@ -146,7 +146,7 @@ def select_frames(
     Args:
         times: Of the frames there are, ascending, seconds.
         stop_s: Up to here something can have come; at most the window's end.
-        count: Frames of a window, fps * its length.
+        n_frames: Frames of a window, fps * its length.
     Returns:
         (count,) numbers of frames, empty where there is none in the window; and the seconds that frames speak of.
     """

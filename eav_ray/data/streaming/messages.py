@@ -144,9 +144,9 @@ def arrange_channels(raw: RawEEG, n_channels: int, montage: tuple[str, ...], *, 
     """EEG with the channels that a model was trained on, in its order.
 
     Args:
-        count: Number of channels of the model.
+        n_channels: Number of channels of the model.
         montage: Their names; empty where they are not known, and the order is that of who sends.
-        named: Whether the names in `raw` are those of who sends.
+        names_given: Whether the names in `raw` are those of who sends.
     """
     index_by_name = {name.strip().lower(): i for i, name in enumerate(raw.channels)}
     if names_given and montage and all(name.lower() in index_by_name for name in montage):

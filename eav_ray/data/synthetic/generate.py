@@ -50,7 +50,7 @@ RENDERER_VERSION = 3  # raise when rendering changes: people planted by another 
 
 @dataclass(frozen=True)
 class SyntheticSpec:
-    """What to plant. Equal plans give equal values, person by person; `people` may grow later.
+    """What to plant. Equal plans give equal values, person by person; `n_subjects` may grow later.
 
     Raises:
         ConfigError: A value that cannot be planted.
@@ -114,7 +114,7 @@ def draw_ground_truths(spec: SyntheticSpec, subject_number: int) -> tuple[Ground
     """A person's recordings in time, classes and tasks shuffled.
 
     Args:
-        person: 1-based.
+        subject_number: 1-based.
     """
     rng = np.random.default_rng([spec.seed, subject_number])
     tasks = (LISTENING, SPEAKING) if spec.listening else (SPEAKING,)
@@ -263,7 +263,7 @@ def generate_subject(root: str | os.PathLike[str], subject_number: int, spec: Sy
     person behind. Deterministic in (plan.seed, person).
 
     Args:
-        person: 1-based.
+        subject_number: 1-based.
     Raises:
         ConfigError: `subjectN` exists, but is not what this plan would write.
     """

@@ -137,7 +137,7 @@ def _make_artefacts_CT(rng: np.random.Generator, count: int, t: np.ndarray, hz: 
 def render_eeg(
     scalp: ScalpTraits, latent_class: int, has_cue: bool, rng: np.random.Generator, *, hz: int, seconds: int
 ) -> np.ndarray:
-    """One recording's EEG: pink noise, alpha, blinks and hum, plus the rhythm of the class `shown`.
+    """One recording's EEG: pink noise, alpha, blinks and hum, plus the rhythm of the class `latent_class`.
 
     Returns:
         (hz * seconds, 30), float32, microvolts, channels in the order of `ELECTRODES`.

@@ -26,7 +26,7 @@ class Encoder(nn.Module):
         """Take statistics of training rows, before training; most encoders need none.
 
         Args:
-            parts: Windows that have this modality, as `forward` takes them.
+            batches: Windows that have this modality, as `forward` takes them.
         """
 
     def build_head(self, n_outputs: int) -> nn.Module:

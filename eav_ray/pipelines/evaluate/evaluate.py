@@ -51,7 +51,7 @@ def evaluate_checkpoint(
     Args:
         bayes: The best possible accuracy of each source, where it is known.
         out: Folder of the page of evidence; by default `evidence/<key of the run>` in the results store.
-        temperature: Train the inner folds of its training people to fit a temperature (`inner.held_out`).
+        fit_temperature: Train the inner folds of its training people to fit a temperature (`inner.held_out`).
     """
     data, checkpoint = open_dataset(experiment), load_finished_checkpoint(path)
     if not is_training_dataset(experiment, checkpoint, data.index):
@@ -148,7 +148,7 @@ def evaluate_cross_validation(
 
     Args:
         searched: Of the protocol with a search in every fold.
-        out, temperature: As for `evaluate_checkpoint`.
+        out, fit_temperature: As for `evaluate_checkpoint`.
     Raises:
         DataError: It has not been run, or not to its end.
     """

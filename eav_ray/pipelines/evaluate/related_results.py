@@ -29,7 +29,7 @@ def collect_related(
     """Sections and numbers of the ablation and the stress test that the results store has of these checkpoints.
 
     Args:
-        unread: Is given a line for each file that is damaged, here and below.
+        skipped_results: Is given a line for each file that is damaged, here and below.
     """
     commits, keys = {one.commit_sha256 for one in audited}, {one.run_key for one in audited}
     found: ResultsTree = {"ablation": None, "stress": None}

@@ -49,7 +49,7 @@ def write_results_page(
     Args:
         e: The experiment of the command; its stores and runtime are used.
         out: The folder, or `s3://...`.
-        held: Predictions of validation recordings by models that never saw them, with a column `fold`; without it they
+        out_of_fold: Predictions of validation recordings by models that never saw them, with a column `fold`; without it they
             are made of the checkpoints' own validation sides, where they have any.
     Returns:
         The path of the page.
@@ -106,8 +106,8 @@ def write_transfer_page(
 
     Args:
         e: Names the other data set.
-        fold: Its predictions, labels and logits numbered by `classes`.
-        names: The modalities that were shown.
+        evaluated: Its predictions, labels and logits numbered by `classes`.
+        modalities: The modalities that were shown.
         classes: Those that both sets have.
     Returns, raises: As `write`.
     """

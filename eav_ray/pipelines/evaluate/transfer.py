@@ -197,7 +197,7 @@ def map_labels(
     """Id -> number of the class in `classes`, for the recordings that can be scored.
 
     Args:
-        mine: Classes by the numbers that the items' labels are.
+        dataset_classes: Classes by the numbers that the items' labels are.
     """
     number = {label: classes.index(k) for label, k in enumerate(dataset_classes) if k in classes}
     return {i.id: number[i.label] for i in items if i.label in number and i.task != LISTENING}
@@ -213,8 +213,8 @@ def restrict_to_classes(
     """Predictions of a checkpoint, with the logits of some of its classes alone, in that order.
 
     Args:
-        table: As `training.run.to_frame` makes it, logits numbered by `theirs`.
-        label_of: The new labels, by id.
+        table: As `training.run.to_frame` makes it, logits numbered by `checkpoint_classes`.
+        label_by_id: The new labels, by id.
         shown: Modalities whose columns are kept.
     """
     columns = {c: table[c].to_numpy() for c in KEY_COLUMNS}

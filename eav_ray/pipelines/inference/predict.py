@@ -42,7 +42,7 @@ def predict_recordings(experiment: Experiment, path: str, on_predictions: Predic
 
     Args:
         experiment: The checkpoint's own, with `data` changed to where the new recordings are.
-        take: Is given the predictions, one row a window (`run.to_frame`, with labels by name), part after part, in the
+        on_predictions: Is given the predictions, one row a window (`run.to_frame`, with labels by name), part after part, in the
             order of the recordings.
     Returns:
         A line for each recording that could not be read.
@@ -154,7 +154,7 @@ def map_on_actors(
 
     Args:
         path: Of the checkpoint.
-        most: How many actors there may be.
+        max_actors: How many actors there may be.
     """
     # Predicting is short: an actor that died is an error, and the same command starts anew.
     return ray_data.map_with_retries(
@@ -177,7 +177,7 @@ def _deliver_predictions(
     *,
     count_windows: bool = False,
 ) -> list[str]:
-    """Give predictions to `take`; a line for each row that says why there is none."""
+    """Give predictions to `on_predictions`; a line for each row that says why there is none."""
     failed: list[str] = []
     recordings_done: set[tuple[str, str]] = set()
     n_rows = n_delivered = 0

@@ -150,7 +150,7 @@ def _make_chunks(
 ) -> None:
     """
     Args:
-        listed: All recordings of the people, finished ones included.
+        all_recordings: All recordings of the people, finished ones included.
     """
     ray_workarounds.configure_ray_data()
     with open_progress_bar("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:

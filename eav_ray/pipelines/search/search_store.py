@@ -50,7 +50,7 @@ def write_best(
     """Write `best.json`.
 
     Args:
-        done: Prefixes of the finished checkpoints of the refit, by key.
+        prefixes: Prefixes of the finished checkpoints of the refit, by key.
     """
     results = Store(experiment.store.results)
     records = [

@@ -251,7 +251,7 @@ def prune_candidate_runs(
     """Its rows are kept; models of inner folds, which nobody will use, would fill the store.
 
     Args:
-        whole: The encoders too, which another candidate may share while the search goes on.
+        include_encoders: The encoders too, which another candidate may share while the search goes on.
     """
     shared = {run.key for run in plan.encoder_runs}
     for runs in plan_candidate_runs(override(e, candidate.changes), plan.inner_cv):

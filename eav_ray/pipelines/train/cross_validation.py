@@ -82,7 +82,7 @@ def load_or_run(
     """What the results store keeps of a protocol of this key, or else what is made now, on a Ray.
 
     Args:
-        make: Returns what is to be kept, and why folds are missing; where none is, it is committed.
+        run: Returns what is to be kept, and why folds are missing; where none is, it is committed.
     Raises:
         DataError: Not one fold could be scored, or another process is at the same.
     """

@@ -27,7 +27,7 @@ def out_of_fold_predictions(
     """Train what is not trained yet; predictions of the validation side of every inner fold, with a column `fold`.
 
     Args:
-        e: Whose stores and runtime are used.
+        experiment: Whose stores and runtime are used.
         folds: Of each its number, and the experiment that its model is of.
     Raises:
         ConfigError: The protocol has no inner folds.

@@ -25,9 +25,9 @@ def announce_workload(
     """Say how many trainings are left and about how long they will take, before they start; returns seconds.
 
     Args:
-        searched: The trainings of a search, of all candidates and folds.
-        refitted: Those of its best candidates.
-        lanes: How many of a search go on side by side: fusions on a worker each, other trainings each on a group.
+        candidate_runs: The trainings of a search, of all candidates and folds.
+        refit_runs: Those of its best candidates.
+        max_concurrent_trials: How many of a search go on side by side: fusions on a worker each, other trainings each on a group.
     """
     e = experiment
     results = Store(e.store.results)

@@ -86,7 +86,7 @@ def render_ablation_sections(results: dict[str, Any]) -> list[str]:
     """Of the page, one for all subsets and parts.
 
     Args:
-        tree: `results.json` of an ablation.
+        results: `results.json` of an ablation.
     """
     matplotlib.use("agg")
     rendered = []

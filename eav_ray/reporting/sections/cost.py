@@ -23,7 +23,7 @@ def render_cost_sections(results: dict[str, Any]) -> list[str]:
     """Of the page: the table and figure of cost, and what EEG adds. None where nothing has a cost.
 
     Args:
-        tree: `results.json` of an ablation.
+        results: `results.json` of an ablation.
     """
     matplotlib.use("agg")
     entries = select_costed_variants(results)

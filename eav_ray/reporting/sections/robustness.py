@@ -165,7 +165,7 @@ def _describe_refused(condition: ResultsTree) -> str:
 def _describe_weight_change(change: ResultsTree | None, strongest: ResultsTree) -> str:
     """
     Args:
-        last: The strongest step of its kind, at which nothing may be left to be weighed.
+        strongest: The strongest step of its kind, at which nothing may be left to be weighed.
     """
     if change is None:
         return ""
