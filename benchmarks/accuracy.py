@@ -35,7 +35,7 @@ from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.shards.location import open_shard_store
 from eav_ray.data.splits import list_labeled_recordings, make_split
 from eav_ray.models.classifier import Classifier
-from eav_ray.models.encoders.band_power import BandPower
+from eav_ray.models.encoders.bandpower import BandPower
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.models.encoders.mfcc import MFCC, SAMPLE_RATE_HZ
 from eav_ray.pipelines.preprocess.preprocess import preprocess

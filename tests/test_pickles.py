@@ -51,7 +51,6 @@ from eav_ray.data.shards.tables import build_window_table, encode_parquet
 from eav_ray.distributed import ray_workarounds
 from eav_ray.distributed.scoring import ScoringTask, _format_table_name, score_checkpoints
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.models.encoders.pretrained import load_pretrained
 from eav_ray.models.encoders.vit import ViT
 from eav_ray.pipelines.inference.pull import format_studies, pull
 from eav_ray.pipelines.preprocess import eeg_stage
@@ -386,7 +385,7 @@ def weights(folder: Path, name: str, *, beside: bool = False, given: str = "") -
         ASTModel(ASTConfig(**AST_SIZES)).save_pretrained(place)
     harmless = beside and name == "pytorch_model.bin"
     named = "" if harmless else "model.audio.weights"
-    return Place((place / name).write_bytes, lambda: load_pretrained(encoder(), str(place / given)), named)
+    return Place((place / name).write_bytes, lambda: encoder().load_pretrained(str(place / given)), named)
 
 
 @cache
@@ -466,10 +465,12 @@ def test_weights_of_timm_are_safetensors_or_nothing(
 
     monkeypatch.setattr("timm.models._hub.hf_hub_download", downloaded)
     (tmp_path / "cached").write_bytes(PAYLOADS["torch"][0](proof))
-    sizes: dict[str, Any] = dict(image_size=32, patch=8, width=24, depth=1, heads=2, dropout=0.0, frames=2, stored=2)
+    sizes: dict[str, Any] = dict(
+        image_size=32, patch=8, width=24, depth=1, heads=2, dropout=0.0, frames=2, n_stored_frames=2
+    )
     vit = ViT("vit_tiny_patch16_224", window_s=1, **sizes)
     vit.name = "test_vit"  # the smallest that timm has
-    refused(lambda: load_pretrained(vit, "timm"), "model.video.weights is timm", proof)
+    refused(lambda: vit.load_pretrained("timm"), "model.video.weights is timm", proof)
     assert asked == ["model.safetensors"]
 
 

@@ -11,18 +11,10 @@ from eav_ray.config.data_sections import (
     VideoPreprocessing,
 )
 from eav_ray.config.digests import digest, to_dict
+from eav_ray.config.encoders.base import EncoderConfig
 from eav_ray.config.keys import list_keys, list_other_kinds
 from eav_ray.config.loading import build_experiment, load_experiment, override, parse_changes
-from eav_ray.config.model_sections import (
-    ASTConfig,
-    BandPowerConfig,
-    EAVTransformerConfig,
-    EEGformerConfig,
-    FusionConfig,
-    MFCCConfig,
-    ViTConfig,
-    get_token_width,
-)
+from eav_ray.config.model_sections import FusionConfig, ModelConfig
 from eav_ray.config.sections import Experiment
 from eav_ray.config.training_sections import (
     EncoderOptimConfig,
@@ -34,18 +26,15 @@ from eav_ray.config.training_sections import (
 )
 
 __all__ = [
-    "ASTConfig",
-    "BandPowerConfig",
     "DataConfig",
-    "EAVTransformerConfig",
     "EEGPreprocessing",
-    "EEGformerConfig",
+    "EncoderConfig",
     "EncoderOptimConfig",
     "Experiment",
     "FusionConfig",
-    "MFCCConfig",
     "MODALITIES",
     "Modality",
+    "ModelConfig",
     "OptimConfig",
     "Precision",
     "Preprocessing",
@@ -54,11 +43,9 @@ __all__ = [
     "SearchConfig",
     "SearchDimension",
     "SplitConfig",
-    "ViTConfig",
     "VideoPreprocessing",
     "build_experiment",
     "digest",
-    "get_token_width",
     "list_keys",
     "list_other_kinds",
     "load_experiment",

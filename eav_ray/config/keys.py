@@ -3,7 +3,7 @@
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
-from eav_ray.config.model_sections import ENCODER_KINDS
+from eav_ray.config.model_sections import KIND_PLACES
 from eav_ray.config.sections import Experiment
 
 
@@ -28,9 +28,10 @@ def list_keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any
 def list_other_kinds() -> list[tuple[str, dict[str, tuple[str, Any, str]]]]:
     """The keys of sections that stand in the place of a default one: (`model.eeg.kind=bandpower`, its `keys`)."""
     return [
-        (f"{place}.kind={kind}", list_keys(section(), f"{place}."))
-        for place, members in ENCODER_KINDS.items()
-        for kind, section in list(members.items())[1:]
+        (f"{place.key}.kind={kind}", list_keys(section(), f"{place.key}."))
+        for place in KIND_PLACES.values()
+        for kind, section in place.list_kinds().items()
+        if kind != place.default
     ]
 
 

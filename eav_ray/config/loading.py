@@ -13,7 +13,8 @@ from pydantic import (
 
 from eav_ray.config.digests import to_dict
 from eav_ray.config.keys import list_key_names, list_keys
-from eav_ray.config.model_sections import ENCODER_KINDS
+from eav_ray.config.kinds import check_plugins_imported, import_plugins
+from eav_ray.config.model_sections import KIND_PLACES
 from eav_ray.config.sections import Experiment
 from eav_ray.errors import ConfigError, suggest_nearest
 
@@ -40,32 +41,46 @@ def _parse_yaml(text: str, source: str) -> Any:
 
 
 def build_experiment(tree: Any, *, source: str) -> Experiment:
-    """Check a nested dictionary and make it an Experiment.
+    """Check a nested dictionary and make it an Experiment. Nothing is imported that the tree names.
 
     Raises:
-        ConfigError: All problems at once, one a line, each with its key, what is allowed and the nearest right key.
+        ConfigError: All problems at once, one a line, each with its key, what is allowed and the nearest right key;
+            or a plugin that is not imported.
     """
+    try:
+        check_plugins_imported(_list_plugins(tree))
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
     try:
         return EXPERIMENT_ADAPTER.validate_python(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {_explain_validation_error(e)}" for e in error.errors())) from None
+        problems = [f"{source}: {_explain_validation_error(e, tree)}" for e in error.errors()]
+        raise ConfigError("\n".join(problems)) from None
 
 
-def _explain_validation_error(error: Any) -> str:
-    # The third part of the way into a union is the kind that was tried, which is no key.
+def _list_plugins(tree: Any) -> list[str]:
+    """The modules that a tree or a set of changes names under `plugins`; none where it holds something else."""
+    plugins = tree.get("plugins") if isinstance(tree, dict) else None
+    return [name for name in plugins if isinstance(name, str)] if isinstance(plugins, list | tuple) else []
+
+
+def _explain_validation_error(error: Any, tree: Any) -> str:
     loc = [str(part) for part in error["loc"]]
-    kind = loc.pop(2) if len(loc) > 2 and loc[2] in ENCODER_KINDS.get(".".join(loc[:2]), {}) else ""
     path = ".".join(loc)
-    if error["type"] == "union_tag_not_found":
-        return f"{path} is {error['input']!r}; give a section with a kind of {', '.join(ENCODER_KINDS[path])}"
-    if error["type"] == "union_tag_invalid":
-        return f"{path}.kind is {error['ctx']['tag']!r}; use one of {', '.join(ENCODER_KINDS[path])}"
+    if error["type"] == "not_a_section":
+        return (
+            f"{path} is {error['input']!r}; give a section with a kind of {', '.join(KIND_PLACES[path].list_kinds())}"
+        )
+    if error["type"] == "unknown_kind":
+        return f"{path}.kind is {error['ctx']['kind']!r}; use one of {', '.join(KIND_PLACES[path].list_kinds())}"
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        if kind:
-            place = ".".join(loc[:2])
-            table = list_keys(ENCODER_KINDS[place][kind](), f"{place}.")
+        if place := next((p for p in KIND_PLACES.values() if path.startswith(f"{p.key}.")), None):
+            kind = _get_section(tree, place.key).get("kind", place.default)
+            section = place.find_kind(kind)
+            table = list_keys(section(), f"{place.key}.") if section else {}
             return (
-                f'"{path}" is not a key of {place}.kind={kind}{suggest_nearest(path, table)} (`--help` lists all keys)'
+                f'"{path}" is not a key of {place.key}.kind={kind}{suggest_nearest(path, table)} (`--help` lists all '
+                "keys)"
             )
         return (
             f'"{path}" is not a key of an experiment{suggest_nearest(path, list_key_names())} (`--help` lists all keys)'
@@ -76,8 +91,14 @@ def _explain_validation_error(error: Any) -> str:
     return f"{path} is {error['input']!r}: {error['msg']}"
 
 
+def _get_section(tree: Any, key: str) -> dict[str, Any]:
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree if isinstance(tree, dict) else {}
+
+
 def load_experiment(path: str | Path, changes: dict[str, Any] | None = None) -> Experiment:
-    """Read one YAML file, apply dotted changes, check everything.
+    """Read one YAML file, import the plugins that it names, apply dotted changes, check everything.
 
     Raises:
         ConfigError: The file is missing, is not YAML, or holds a wrong key or value.
@@ -93,6 +114,7 @@ def load_experiment(path: str | Path, changes: dict[str, Any] | None = None) -> 
     tree = _parse_yaml(text, str(path)) or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of sections such as `data:`; it holds {type(tree).__name__}")
+    import_plugins([*_list_plugins(tree), *_list_plugins(changes)])
     return build_experiment(
         _apply_changes(_fill_defaults(to_dict(Experiment()), tree), changes or {}), source=str(path)
     )
@@ -111,7 +133,7 @@ def _fill_defaults(defaults: dict[str, Any], tree: dict[str, Any], place: str = 
         filled[key] = value
         if isinstance(default, dict) and isinstance(value, dict) and key_path != "search.space":
             is_other_kind = (
-                key_path in ENCODER_KINDS and value.get("kind", default["kind"]) != default["kind"]
+                key_path in KIND_PLACES and value.get("kind", default["kind"]) != default["kind"]
             )  # which has other keys
             filled[key] = value if is_other_kind else _fill_defaults(default, value, f"{key_path}.")
     return filled
@@ -138,11 +160,7 @@ def _apply_changes(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
                 )
             node = child
         place = ".".join(parts[:-1])
-        if (
-            parts[-1] == "kind"
-            and place in ENCODER_KINDS
-            and value != node.get("kind", next(iter(ENCODER_KINDS[place])))
-        ):
+        if parts[-1] == "kind" and place in KIND_PLACES and value != node.get("kind", KIND_PLACES[place].default):
             node.clear()
         node[parts[-1]] = _fill_section_defaults(".".join(parts), value)
     return tree
@@ -150,7 +168,7 @@ def _apply_changes(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
 
 def _fill_section_defaults(place: str, value: Any) -> Any:
     """A section that a change gives as a whole, with the defaults of its place for the keys that it leaves out."""
-    if not isinstance(value, dict) or place in (*ENCODER_KINDS, "search.space"):
+    if not isinstance(value, dict) or place in (*KIND_PLACES, "search.space"):
         return value
     default: Any = to_dict(Experiment())
     for part in place.split("."):
@@ -159,7 +177,10 @@ def _fill_section_defaults(place: str, value: Any) -> Any:
 
 
 def parse_changes(words: list[str]) -> dict[str, Any]:
-    """`["optim.lr=3e-4"]` to `{"optim.lr": 0.0003}`; values are read as YAML."""
+    """`["optim.lr=3e-4"]` to `{"optim.lr": 0.0003}`; values are read as YAML.
+
+    Plugins that the words name are imported at once: a checkpoint that is opened next may need their kinds.
+    """
     changes: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -170,4 +191,5 @@ def parse_changes(words: list[str]) -> dict[str, Any]:
             with contextlib.suppress(ValueError):
                 value = float(value)
         changes[key] = value
+    import_plugins(_list_plugins(changes))
     return changes

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from eav_ray.config.data_sections import MODALITIES
 from eav_ray.config.loading import override
 from eav_ray.config.sections import Experiment
 from eav_ray.errors import ConfigError
@@ -24,7 +25,7 @@ def resolve_experiment_paths(experiment: Experiment, used_stores: tuple[str, ...
     given_paths = {"data.root": experiment.data.root} | {
         f"store.{k}": getattr(experiment.store, k) for k in used_stores
     }
-    for m in ("audio", "video"):
+    for m in MODALITIES:
         weights = getattr(getattr(experiment.model, m), "weights", "")
         if weights and Path(weights).expanduser().exists():  # otherwise a name on a hub
             given_paths[f"model.{m}.weights"] = weights

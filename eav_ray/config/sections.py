@@ -5,6 +5,7 @@ The command line, the search and the tests change an experiment in one way only:
 Runs without torch and without ray.
 """
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -14,7 +15,8 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from eav_ray.config.data_sections import STRICT, DataConfig, Preprocessing, SplitConfig
-from eav_ray.config.model_sections import ASTConfig, FusionConfig, ModelConfig, get_token_width
+from eav_ray.config.kinds import import_plugins
+from eav_ray.config.model_sections import FusionConfig, ModelConfig
 from eav_ray.config.training_sections import OptimConfig, RuntimeConfig, SearchConfig, TrainConfig
 
 
@@ -53,6 +55,9 @@ class Experiment:
         default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names its folder of results"
     )
     seed: int = Field(default=0, ge=0)
+    plugins: tuple[str, ...] = Field(
+        default=(), description="modules that define further kinds of encoders, fusions and data sets"
+    )
     data: DataConfig = DataConfig()
     preprocessing: Preprocessing = Preprocessing()
     split: SplitConfig = SplitConfig()
@@ -64,31 +69,18 @@ class Experiment:
     runtime: RuntimeConfig = RuntimeConfig()
     store: StoreConfig = StoreConfig()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Import the plugins in every process that receives the experiment, so that it knows their kinds too."""
+        import_plugins(state["plugins"])
+        self.__dict__.update(state)
+
     @model_validator(mode="after")
     def _check_consistency(self) -> "Experiment":
         problems: list[str] = []
-        if "video" in self.data.modalities:
-            if self.model.video.image_size != self.preprocessing.video.size:
-                problems.append(
-                    f"model.video.image_size is {self.model.video.image_size}, but preprocessing.video.size is "
-                    f"{self.preprocessing.video.size}; make them equal"
-                )
-            stored_frames = self.preprocessing.video.fps * self.preprocessing.window_s
-            if self.model.video.frames > stored_frames:
-                problems.append(
-                    f"model.video.frames is {self.model.video.frames}, but a window of the profile stores {stored_frames}; "
-                    f"set model.video.frames to at most {stored_frames}"
-                )
-        frames = 100 * self.preprocessing.window_s - 2  # of 25 ms, every 10 ms
-        audio = self.model.audio
-        if "audio" in self.data.modalities and isinstance(audio, ASTConfig) and audio.max_length < frames:
-            problems.append(
-                f"preprocessing.window_s is {self.preprocessing.window_s}, which makes {frames} spectrogram frames, but "
-                f"model.audio.max_length is {audio.max_length} and would cut the rest of the audio off; "
-                f"set model.audio.max_length to at least {frames}"
-            )
+        for m in sorted(self.data.modalities):
+            problems += getattr(self.model, m).find_problems(self.preprocessing)
         sections = [getattr(self.model, m) for m in self.data.modalities]
-        total_width = sum(map(get_token_width, sections))
+        total_width = sum(section.token_width for section in sections)
         if self.fusion.kind == "single_token" and len(sections) > 1 and total_width % self.fusion.heads:
             allowed = [h for h in range(1, 65) if total_width % h == 0]
             problems.append(

@@ -169,9 +169,9 @@ class _Scorer:
         source = MaskedSource(RawSource(windows, names, zero_shapes), task.visible_modalities or tuple(names))
         for part, batch in make_inference_batches(source, self._labels, rows, BATCH_SIZE):
             inputs = {m: x.to(device) for m, x in batch.inputs.items()}
-            output, frame_outputs = predict_with_frames(self._model, inputs, batch.present_BM.to(device))
+            output, frames = predict_with_frames(self._model, inputs, batch.present_BM.to(device))
             present, label = source.get_presence(part), self._labels.label[part]
             table = build_predictions(output, windows.ids.iloc[part], present, names, label)
-            parts.append(table.assign(**compute_frames_correct(frame_outputs, names, present, label)))
+            parts.append(table.assign(**compute_frames_correct(frames, names, present, label)))
         # An encoder that a fusion follows may be given people of whom nobody recorded its modality.
         return pd.concat(parts, ignore_index=True) if parts else build_empty_predictions(names, self._model.n_outputs)

@@ -1,18 +1,18 @@
 """What an ablation changes: variants of an experiment, each with what it is compared with. Runs without torch."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, get_args, get_type_hints
 
-from eav_ray.config import Experiment, FusionConfig, get_token_width, override
+from eav_ray.config import EncoderConfig, Experiment, FusionConfig, override
+from eav_ray.config.encoders.base import round_to_multiple
+from eav_ray.config.model_sections import KIND_PLACES
 from eav_ray.errors import ConfigError
 
 ABLATION_PARTS = ("subsets", "kinds", "dropout", "positions", "sizes")
 SIZE_FACTORS = {"quarter": 0.25, "half": 0.5, "double": 2.0}  # of widths and depths
 HANDCRAFTED = "cheap"  # features that are computed instead of learned, where a modality has some
-HANDCRAFTED_KINDS = {"model.eeg": "bandpower", "model.audio": "mfcc"}
 BASE_VARIANT = "as given"
 OTHERS_MASKED = "others hidden"
 FUSION_KINDS: tuple[str, ...] = get_args(get_type_hints(FusionConfig)["kind"])
@@ -180,37 +180,27 @@ def _scale_sizes(base: Experiment, factor: float) -> dict[str, Any]:
     """Widths, and depths, times a factor, as near as what divides them allows; published weights do not fit and go."""
     changes: dict[str, Any] = {}
     for m in sorted(base.data.modalities):
-        section, section_path = getattr(base.model, m), f"model.{m}"
-        for key in ("width", "temporal_width"):
-            if hasattr(section, key):
-                unit = getattr(section, "heads", 1)
-                if section.kind == "eegformer" and key == "width":
-                    unit = math.lcm(unit, section.segments)
-                changes[f"{section_path}.{key}"] = _round_to_multiple(getattr(section, key) * factor, unit)
-        if section.kind == "eegformer":
-            changes[f"{section_path}.filters"] = max(1, round(section.filters * factor))
-        if hasattr(section, "depth"):
-            changes[f"{section_path}.depth"] = max(1, round(section.depth * factor))
+        section: EncoderConfig = getattr(base.model, m)
+        changes |= {f"model.{m}.{key}": value for key, value in section.scale_sizes(factor).items()}
         if getattr(section, "weights", ""):
-            changes[f"{section_path}.weights"] = ""
+            changes[f"model.{m}.weights"] = ""
     if len(base.data.modalities) > 1:
-        changes["fusion.width"] = _round_to_multiple(base.fusion.width * factor, base.fusion.heads)
+        changes["fusion.width"] = round_to_multiple(base.fusion.width * factor, base.fusion.heads)
     return changes
 
 
 def _use_handcrafted_features(base: Experiment) -> dict[str, Any]:
-    """Band power and MFCC for EEG and audio; video, for which there is no such thing, at a quarter of its size."""
+    """Computed features where a modality has an encoder that starts from some, a quarter of the size where not."""
     scaled = _scale_sizes(base, SIZE_FACTORS["quarter"])
-    changes: dict[str, Any] = {k: v for k, v in scaled.items() if k.startswith("model.video.")}
-    for section_path, kind in HANDCRAFTED_KINDS.items():
-        m = section_path.removeprefix("model.")
-        if m in base.data.modalities and getattr(base.model, m).kind != kind:
-            changes[f"{section_path}.kind"] = kind
+    changes: dict[str, Any] = {}
+    for m in sorted(base.data.modalities):
+        kinds = KIND_PLACES[f"model.{m}"].list_kinds()
+        handcrafted = next((kind for kind, section in kinds.items() if section.is_handcrafted), "")
+        if not handcrafted:
+            changes |= {key: value for key, value in scaled.items() if key.startswith(f"model.{m}.")}
+        elif not getattr(base.model, m).is_handcrafted:
+            changes[f"model.{m}.kind"] = handcrafted
     return changes
-
-
-def _round_to_multiple(value: float, unit: int) -> int:
-    return unit * max(1, round(value / unit))
 
 
 def _adjust_fusion_heads(base: Experiment, changes: dict[str, Any]) -> dict[str, Any]:
@@ -223,6 +213,6 @@ def _adjust_fusion_heads(base: Experiment, changes: dict[str, Any]) -> dict[str,
         return changes
     rest = {k: v for k, v in changes.items() if k not in ("fusion.kind", "data.modalities")}
     model = override(base, rest | {"fusion.kind": "late_mean"}).model
-    total = sum(get_token_width(getattr(model, m)) for m in changes.get("data.modalities", base.data.modalities))
+    total = sum(getattr(model, m).token_width for m in changes.get("data.modalities", base.data.modalities))
     heads = next(h for h in range(base.fusion.heads, 0, -1) if total % h == 0)
     return changes if heads == base.fusion.heads else changes | {"fusion.heads": heads}

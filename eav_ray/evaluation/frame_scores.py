@@ -5,54 +5,71 @@ frames, which the reference's fusion reads, that is the frame itself (Yin et al.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eav_ray.models.classifier import Classifier, ClassifierOutput
-from eav_ray.models.encoders.base import EncoderOutput
-from eav_ray.models.encoders.vit import ViT
+from eav_ray.models.encoders.base import EncoderOutput, FrameEncoder
 from eav_ray.training.metrics import FRAMES_CORRECT_SUFFIX
+
+
+@dataclass(frozen=True)
+class FrameOutputs:
+    """What a model says of windows that hold one of their frames throughout.
+
+    Attributes:
+        modality: Whose frames they are; empty where no encoder of the model looks at frames.
+        outputs: Of each frame in turn.
+    """
+
+    modality: str
+    outputs: list[ClassifierOutput]
 
 
 @torch.no_grad()
 def predict_with_frames(
     model: Classifier, inputs: dict[str, Tensor], present_BM: Tensor
-) -> tuple[ClassifierOutput, list[ClassifierOutput]]:
-    """What a model says of windows, and of each of their frames; none where the model sees no video.
+) -> tuple[ClassifierOutput, FrameOutputs]:
+    """Predict windows, and each of their frames; no frames where no encoder looks at them.
 
     Args:
-        inputs, present_BM: As `Classifier.forward` takes them. The video encoder runs once.
+        inputs, present_BM: As `Classifier.forward` takes them. The encoders run once.
     """
     encoded, logits = model.encode(inputs, present_BM)
     window_output = model.fuse(encoded, logits, present_BM)
-    encoder = model.encoders["video"] if "video" in model.modalities else None
-    if not isinstance(encoder, ViT):
-        return window_output, []
-    video, frame_outputs = encoded["video"], []
-    for frame in range(video.tokens_BND.shape[1]):
-        tokens, pooled = encoder.hold_frame(video.tokens_BND, frame)
-        frame_encoded = encoded | {"video": EncoderOutput(tokens, video.mask_BN, pooled)}
-        frame_outputs.append(model.fuse(frame_encoded, logits | {"video": model.heads["video"](pooled)}, present_BM))
-    return window_output, frame_outputs
+    frame_encoders = {m: e for m, e in model.encoders.items() if isinstance(e, FrameEncoder)}
+    if not frame_encoders:
+        return window_output, FrameOutputs("", [])
+    modality, encoder = next(iter(frame_encoders.items()))
+    whole, outputs = encoded[modality], []
+    for frame in range(whole.tokens_BND.shape[1]):
+        tokens, pooled = encoder.hold_frame(whole.tokens_BND, frame)
+        frame_encoded = encoded | {modality: EncoderOutput(tokens, whole.mask_BN, pooled)}
+        frame_logits = logits | {modality: model.heads[modality](pooled)}
+        outputs.append(model.fuse(frame_encoded, frame_logits, present_BM))
+    return window_output, FrameOutputs(modality, outputs)
 
 
 def compute_frames_correct(
-    frame_outputs: list[ClassifierOutput], modalities: list[str], present_BM: np.ndarray, label_B: np.ndarray
+    frames: FrameOutputs, modalities: list[str], present_BM: np.ndarray, label_B: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Share of each window's frames that a source gets right, a column a source; NaN where the window has no video.
+    """Compute the share of each window's frames that a source gets right, a column a source.
+
+    NaN where the window has no frames.
 
     Args:
-        frame_outputs: Of each frame, from `output_and_frames`.
+        frames: From `predict_with_frames`.
         modalities: The modalities of the model, in its order.
         label_B: True classes.
     """
-    if not frame_outputs:
+    if not frames.outputs:
         return {}
-    video = modalities.index("video")
+    column = modalities.index(frames.modality)
     logits_by_source: dict[str, Callable[[ClassifierOutput], np.ndarray]] = {
-        "video": lambda o: _to_numpy(o.unimodal_logits["video"])
+        frames.modality: lambda o: _to_numpy(o.unimodal_logits[frames.modality])
     }
     if len(modalities) > 1:
         logits_by_source |= {
@@ -60,10 +77,10 @@ def compute_frames_correct(
             "fusion": lambda o: _to_numpy(o.logits_BK),
         }
     correct = {
-        source + FRAMES_CORRECT_SUFFIX: np.mean([logits(o).argmax(1) == label_B for o in frame_outputs], 0)
+        source + FRAMES_CORRECT_SUFFIX: np.mean([logits(o).argmax(1) == label_B for o in frames.outputs], 0)
         for source, logits in logits_by_source.items()
     }
-    return {name: np.where(present_BM[:, video], share, np.nan) for name, share in correct.items()}
+    return {name: np.where(present_BM[:, column], share, np.nan) for name, share in correct.items()}
 
 
 def average_unimodal_logits(output: ClassifierOutput, modalities: list[str], present_BM: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from eav_ray.config import Experiment, get_token_width
+from eav_ray.config import Experiment
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes, EncoderOutput
 from eav_ray.models.fusion.factory import build_fusion
@@ -62,7 +62,7 @@ def _count_fusion_flops(experiment: Experiment, shapes: DataShapes) -> int:
     present = torch.ones(1, n, dtype=torch.bool, device="meta")
     with torch.device("meta"):
         if e.fusion.uses_pooled_features:  # no encoder is needed, whose libraries take seconds to load
-            widths = {m: get_token_width(getattr(e.model, m)) for m in sorted(e.data.modalities)}
+            widths = {m: getattr(e.model, m).token_width for m in sorted(e.data.modalities)}
             fusion = build_fusion(e, widths, {m: torch.zeros(1) for m in widths}, shapes.n_outputs)
             tokens = {m: torch.zeros(1, 1, width) for m, width in widths.items()}
             encoded = {m: EncoderOutput(x, torch.ones(1, 1, dtype=torch.bool), x[:, 0]) for m, x in tokens.items()}

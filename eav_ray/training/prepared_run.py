@@ -12,7 +12,6 @@ from eav_ray.data.splits import list_labeled_recordings
 from eav_ray.errors import DataError
 from eav_ray.models.classifier import Classifier, FusionClassifier, HeadClassifier
 from eav_ray.models.encoders.base import DataShapes, Encoder
-from eav_ray.models.encoders.pretrained import load_pretrained
 from eav_ray.models.fusion.factory import build_fusion
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training import checkpoint as ckpt
@@ -155,4 +154,4 @@ def load_pretrained_encoders(module: Classifier, experiment: Experiment) -> None
         if weights:
             encoder = module.encoders[m]
             assert isinstance(encoder, Encoder)
-            load_pretrained(encoder, weights)
+            encoder.load_pretrained(weights)

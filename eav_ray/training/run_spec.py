@@ -9,11 +9,6 @@ from eav_ray.config import EncoderOptimConfig, Experiment, OptimConfig, digest
 from eav_ray.data.splits import Split
 from eav_ray.storage import hash_content
 
-# Of what an encoder or a fusion of a kind computes, 1 where it is not named; raise it when that changes, so that what
-# was trained before is not taken for finished.
-KIND_REVISIONS = {"mfcc": 2, "shared_attention": 2}
-
-
 # Of runtime.precision; equal ones are those from before there was fp16, so that what was trained then is still found.
 PRECISION_KEYS = {"fp32": False, "bf16": "autocast", "fp16": "autocast in float16"}
 
@@ -123,8 +118,9 @@ class Run:
         if self.kind != "encoder" or optim.encoder_lr_scale or optim.mixup:
             return ""
         (m,) = e.data.modalities
-        section = _section_to_dict(getattr(e.model, m))
-        if not section.get("weights") or section.get("mask_bands") or section.get("mask_frames"):
+        encoder = getattr(e.model, m)
+        section = _section_to_dict(encoder)
+        if not section.get("weights") or encoder.augments:
             return ""
         section["weights"] = hash_content(section["weights"])
         preprocessing = [e.preprocessing.window_s, vars(getattr(e.preprocessing, m))]
@@ -147,7 +143,7 @@ class Run:
 def _section_to_dict(section: Any) -> dict[str, Any]:
     """What a section of an experiment says, and the revision of its kind where that is not the first."""
     values = drop_neutral_keys(section)
-    return values | ({"revision": KIND_REVISIONS[values["kind"]]} if values.get("kind") in KIND_REVISIONS else {})
+    return values | ({"revision": section.revision} if section.revision > 1 else {})
 
 
 def drop_neutral_keys(section: Any) -> dict[str, Any]:

@@ -9,11 +9,7 @@ from typing import Any
 import pytest
 
 from eav_ray.config import (
-    BandPowerConfig,
-    EAVTransformerConfig,
-    EEGformerConfig,
     Experiment,
-    MFCCConfig,
     SearchDimension,
     build_experiment,
     digest,
@@ -24,6 +20,10 @@ from eav_ray.config import (
     parse_changes,
     to_dict,
 )
+from eav_ray.config.encoders.bandpower import BandPowerConfig
+from eav_ray.config.encoders.eav_transformer import EAVTransformerConfig
+from eav_ray.config.encoders.eegformer import EEGformerConfig
+from eav_ray.config.encoders.mfcc import MFCCConfig
 from eav_ray.errors import ConfigError
 from tests.helpers.paths import EXPERIMENTS, REPOSITORY
 
@@ -314,7 +314,9 @@ def test_a_file_without_a_kind_means_the_default(tmp_path: Path) -> None:
 
 
 def test_a_wrong_kind_or_key_of_a_kind_is_a_line_with_what_is_allowed() -> None:
-    with pytest.raises(ConfigError, match=r"model\.eeg\.kind is 'eegnet'; use one of eegformer, eav_transformer"):
+    with pytest.raises(
+        ConfigError, match=r"model\.eeg\.kind is 'eegnet'; use one of bandpower, eav_transformer, eegformer"
+    ):
         override(Experiment(), {"model.eeg.kind": "eegnet"})
     with pytest.raises(ConfigError, match=r'"model\.audio\.coeficients".*did you mean "model\.audio\.coefficients"'):
         override(Experiment(), {"model.audio.kind": "mfcc", "model.audio.coeficients": 3})
@@ -332,7 +334,7 @@ def test_the_key_of_another_kind_is_answered_by_this_kinds_keys() -> None:
 
 @pytest.mark.parametrize("section", [None, "bandpower", {"kind": None}, 3])
 def test_a_section_that_is_none_is_told_what_it_may_be(section: Any) -> None:
-    with pytest.raises(ConfigError, match=r"model\.eeg.*eegformer, eav_transformer, bandpower"):
+    with pytest.raises(ConfigError, match=r"model\.eeg.*bandpower, eav_transformer, eegformer"):
         override(Experiment(), {"model.eeg": section})
 
 

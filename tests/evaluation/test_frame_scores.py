@@ -33,10 +33,10 @@ def test_each_frame_is_what_the_model_says_of_a_window_that_holds_it(kind: str) 
     whole = model(["eeg", "video"], **{"fusion.kind": kind, "fusion.heads": 2})
     inputs, present, label = batch()
     output, alone = predict_with_frames(whole, inputs, present)
-    assert torch.equal(output.logits_BK, whole(inputs, present).logits_BK) and len(alone) == 5
+    assert torch.equal(output.logits_BK, whole(inputs, present).logits_BK) and len(alone.outputs) == 5
     right = compute_frames_correct(alone, ["eeg", "video"], present.numpy(), label)
     expected = np.zeros(len(label))
-    for frame, one in enumerate(alone):
+    for frame, one in enumerate(alone.outputs):
         held = inputs["video"][:, frame : frame + 1].expand(-1, 5, -1, -1, -1)
         there = whole(inputs | {"video": held}, present)
         torch.testing.assert_close(one.logits_BK, there.logits_BK, rtol=1e-4, atol=1e-5)
@@ -53,7 +53,7 @@ def test_without_video_there_are_no_frames_and_alone_it_is_its_own_fusion() -> N
     inputs, present, label = batch()
     only = model(["eeg"])
     _, alone = predict_with_frames(only, {"eeg": inputs["eeg"]}, present[:, :1])
-    assert alone == [] and compute_frames_correct(alone, ["eeg"], present.numpy()[:, :1], label) == {}
+    assert alone.outputs == [] and compute_frames_correct(alone, ["eeg"], present.numpy()[:, :1], label) == {}
     video = model(["video"])
     _, alone = predict_with_frames(video, {"video": inputs["video"]}, present[:, :1])
     right = compute_frames_correct(alone, ["video"], present.numpy()[:, :1], label)

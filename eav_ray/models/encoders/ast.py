@@ -5,8 +5,18 @@ import math
 import torch
 from torch import Tensor, nn
 
+from eav_ray.config import Preprocessing
+from eav_ray.config.encoders.ast import ASTConfig
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoders.base import Encoder, EncoderOutput
+from eav_ray.models.encoders.base import DataShapes, Encoder, EncoderOutput, collect_module_arguments
+from eav_ray.models.encoders.pretrained import (
+    RENAMING_RULES,
+    ExpectedSetting,
+    check_settings,
+    load_tensors,
+    read_weights,
+    rename_tensors,
+)
 
 FRAME_SAMPLES, HOP_SAMPLES, N_FFT, N_MELS, SAMPLE_RATE_HZ = 400, 160, 512, 128, 16000
 AUDIOSET_MEAN, AUDIOSET_SD = -4.2677393, 4.5689974  # AudioSet's log-mel statistics, which the published weights expect
@@ -153,3 +163,39 @@ class AST(Encoder):
         tokens = patches.view(b, self.n_patch_bands, -1, d).mean(1)
         encoded = self.build_output(tokens, out.pooler_output, present_B)
         return encoded._replace(mask_BN=encoded.mask_BN & self.real_N)
+
+    def load_pretrained(self, weights: str) -> None:
+        key = "model.audio.weights"
+        state, settings = read_weights(weights, key)
+        check_settings(settings, _list_expected_settings(self), key, weights)
+        load_tensors(self.model, _crop_position_table(self, rename_tensors(state, RENAMING_RULES)), key, weights)
+
+
+def build(section: ASTConfig, preprocessing: Preprocessing, shapes: DataShapes) -> AST:
+    """Build the encoder that a section of an experiment describes."""
+    return AST(window_s=preprocessing.window_s, **collect_module_arguments(section))
+
+
+def _list_expected_settings(encoder: AST) -> list[ExpectedSetting]:
+    model_config, fixed = encoder.model.config, "the filter bank has AudioSet's"
+    return [
+        ExpectedSetting("num_attention_heads", model_config.num_attention_heads, "model.audio.heads"),
+        ExpectedSetting("time_stride", model_config.time_stride, "model.audio.stride"),
+        ExpectedSetting("frequency_stride", model_config.frequency_stride, "model.audio.stride"),
+        ExpectedSetting("layer_norm_eps", model_config.layer_norm_eps, "other weights are needed"),
+        ExpectedSetting("hidden_act", model_config.hidden_act, "other weights are needed"),
+        ExpectedSetting("mean", AUDIOSET_MEAN, fixed),
+        ExpectedSetting("std", AUDIOSET_SD, fixed),
+    ]
+
+
+def _crop_position_table(encoder: AST, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The position table cut to the columns of a shorter spectrogram: the centre ones, as the original does."""
+    name = "embeddings.position_embeddings"
+    bands, have = encoder.n_patch_bands, state.get(name)
+    n_columns = len(encoder.times_s)
+    if have is None or have.ndim != 3 or (have.shape[1] - 2) % bands or have.shape[1] - 2 <= bands * n_columns:
+        return state
+    special, table = have[:, :2], have[:, 2:].unflatten(1, (bands, -1))
+    start = (table.shape[2] - n_columns) // 2
+    return state | {name: torch.cat([special, table[:, :, start : start + n_columns].flatten(1, 2)], 1)}

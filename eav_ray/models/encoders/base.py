@@ -1,10 +1,12 @@
 """The one interface of all encoders, and the transformer block that our own models share."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from eav_ray.config import EncoderConfig
+from eav_ray.errors import ConfigError
 from eav_ray.models.layers import TransformerBlock
 
 
@@ -33,6 +35,16 @@ class Encoder(nn.Module):
         """What turns the pooled features into logits when this encoder works alone."""
         return nn.Linear(self.width, n_outputs)
 
+    def load_pretrained(self, weights: str) -> None:
+        """Put published weights into the encoder; most kinds have none.
+
+        Args:
+            weights: What the key `weights` of the encoder's section names.
+        Raises:
+            ConfigError: There are no such weights, or they are of another shape than the encoder.
+        """
+        raise ConfigError(f"{type(self).__name__} has no published weights to start from")
+
     def enable_gradient_checkpointing(self) -> None:
         """Compute the activations of the transformer blocks again in the backward pass, instead of keeping them."""
         for module in self.modules():
@@ -45,8 +57,26 @@ class Encoder(nn.Module):
         return EncoderOutput(tokens_BND, mask_BN, pooled_BD)
 
 
+class FrameEncoder(Encoder):
+    """An encoder that looks at single frames, so that each frame of a window can be scored alone."""
+
+    def hold_frame(self, tokens_BND: Tensor, frame: int) -> tuple[Tensor, Tensor]:
+        """Compute what `forward` makes of windows that hold one of their frames throughout: tokens, and their mean.
+
+        Args:
+            tokens_BND: What it made of the windows.
+            frame: Which of the frames that are used.
+        """
+        raise NotImplementedError
+
+
 class DataShapes(NamedTuple):
     """What modules must know of the data."""
 
     eeg_channels: int
     n_outputs: int
+
+
+def collect_module_arguments(section: EncoderConfig) -> dict[str, Any]:
+    """Collect the keys of a section that its module takes, which has the same names for them."""
+    return {k: v for k, v in vars(section).items() if k not in ("kind", "weights")}

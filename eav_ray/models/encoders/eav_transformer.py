@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from eav_ray.config import Preprocessing
+from eav_ray.config.encoders.eav_transformer import EAVTransformerConfig
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoders.base import Encoder, EncoderOutput
+from eav_ray.models.encoders.base import DataShapes, Encoder, EncoderOutput, collect_module_arguments
 
 KERNEL_SIZE = 11
 
@@ -80,3 +82,11 @@ class EAVTransformer(Encoder):
             samples_BTD = checkpoint(block, samples_BTD, use_reentrant=False) if recompute else block(samples_BTD)
         tokens = nn.functional.adaptive_avg_pool1d(samples_BTD.transpose(1, 2), self.segments).transpose(1, 2)
         return self.build_output(tokens, samples_BTD.mean(1), present_B)
+
+
+def build(section: EAVTransformerConfig, preprocessing: Preprocessing, shapes: DataShapes) -> EAVTransformer:
+    """Build the encoder that a section of an experiment describes."""
+    n_times = preprocessing.eeg.hz * preprocessing.window_s
+    return EAVTransformer(
+        shapes.eeg_channels, n_times, window_s=preprocessing.window_s, **collect_module_arguments(section)
+    )

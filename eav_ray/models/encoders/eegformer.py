@@ -7,8 +7,10 @@ Three transformers look at one window in turn: along the filters of an electrode
 import torch
 from torch import Tensor, nn
 
+from eav_ray.config import Preprocessing
+from eav_ray.config.encoders.eegformer import EEGformerConfig
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoders.base import Encoder, EncoderOutput
+from eav_ray.models.encoders.base import DataShapes, Encoder, EncoderOutput, collect_module_arguments
 from eav_ray.models.layers import TransformerBlock, build_position_embedding
 
 KERNEL_SIZE, N_CONV_LAYERS = 10, 3
@@ -105,3 +107,9 @@ class EEGformer(Encoder):
         flat_BMF = segments.permute(0, 3, 2, 1).reshape(b, self.segments, s * c)
         tokens = self.norm(self.temporal(self.temporal_in(flat_BMF) + self.temporal_position))
         return self.build_output(tokens, tokens.mean(1), present_B)
+
+
+def build(section: EEGformerConfig, preprocessing: Preprocessing, shapes: DataShapes) -> EEGformer:
+    """Build the encoder that a section of an experiment describes."""
+    n_times = preprocessing.eeg.hz * preprocessing.window_s
+    return EEGformer(shapes.eeg_channels, n_times, window_s=preprocessing.window_s, **collect_module_arguments(section))

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eav_ray.config import Preprocessing
+from eav_ray.config.encoders.mfcc import MFCCConfig
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoders.base import Encoder, EncoderOutput
+from eav_ray.models.encoders.base import DataShapes, Encoder, EncoderOutput, collect_module_arguments
 from eav_ray.models.layers import FeatureStandardizer, build_feature_mlp, build_position_embedding
 
 SAMPLE_RATE_HZ, N_FFT, HOP_SAMPLES, N_MELS, DELTA_WIDTH = 16000, 512, 160, 64, 9
@@ -90,3 +92,8 @@ class MFCC(Encoder):
         pooled = (tokens * sound_mask_BN[..., None]).sum(1) / sound_mask_BN.sum(1, keepdim=True)
         encoded = self.build_output(tokens, pooled, present_B)
         return encoded._replace(mask_BN=encoded.mask_BN & sound_mask_BN)
+
+
+def build(section: MFCCConfig, preprocessing: Preprocessing, shapes: DataShapes) -> MFCC:
+    """Build the encoder that a section of an experiment describes."""
+    return MFCC(window_s=preprocessing.window_s, **collect_module_arguments(section))

@@ -1,20 +1,46 @@
 """A Vision Transformer (Dosovitskiy et al. 2021) of timm on the single frames of a window."""
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from eav_ray.config import Preprocessing
+from eav_ray.config.encoders.vit import ViTConfig
 from eav_ray.errors import ConfigError, suggest_nearest
-from eav_ray.models.encoders.base import Encoder, EncoderOutput
+from eav_ray.models.encoders.base import DataShapes, EncoderOutput, FrameEncoder, collect_module_arguments
+from eav_ray.models.encoders.pretrained import (
+    RENAMING_RULES,
+    ExpectedSetting,
+    check_settings,
+    load_tensors,
+    read_weights,
+    rename_tensors,
+)
 from eav_ray.models.layers import build_position_embedding
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
 
-class ViT(Encoder):
+TIMM_RENAMING_RULES = (
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^layers\.(\d+)\.layernorm_before\.", r"blocks.\1.norm1."),
+    (r"^layers\.(\d+)\.layernorm_after\.", r"blocks.\1.norm2."),
+    (r"^layers\.(\d+)\.attention\.o_proj\.", r"blocks.\1.attn.proj."),
+    (r"^layers\.(\d+)\.mlp\.", r"blocks.\1.mlp."),
+    (r"^layernorm\.", "norm."),
+)
+# For timm, which otherwise opens pytorch_model.bin, or a file of an address of its own, where there are no safetensors.
+SAFETENSORS_ONLY_OVERLAY = {"hf_hub_filename": "model.safetensors", "url": ""}
+
+
+class ViT(FrameEncoder):
     """Video windows to one token a frame: its class token plus a learned time position.
 
     Args:
@@ -101,11 +127,69 @@ class ViT(Encoder):
         return self.build_output(tokens, tokens.mean(1), present_B)
 
     def hold_frame(self, tokens_BND: Tensor, frame: int) -> tuple[Tensor, Tensor]:
-        """What `forward` makes of windows that hold one of their frames throughout: tokens, and their mean.
-
-        Args:
-            tokens_BND: What it made of the windows.
-            frame: Which of the frames that are used.
-        """
         tokens = (tokens_BND[:, frame] - self.position[frame])[:, None] + self.position
         return tokens, tokens.mean(1)
+
+    def load_pretrained(self, weights: str) -> None:
+        key = "model.video.weights"
+        state, settings = _load_timm_weights(self) if weights == "timm" else read_weights(weights, key)
+        state = rename_tensors(state, RENAMING_RULES)
+        check_settings(settings, _list_expected_settings(self), key, weights)
+        if "embeddings.cls_token" in state:
+            state = _convert_to_timm(state)
+        load_tensors(self.model, state, key, weights)
+
+
+def build(section: ViTConfig, preprocessing: Preprocessing, shapes: DataShapes) -> ViT:
+    """Build the encoder that a section of an experiment describes."""
+    n_stored_frames = preprocessing.video.fps * preprocessing.window_s
+    return ViT(window_s=preprocessing.window_s, n_stored_frames=n_stored_frames, **collect_module_arguments(section))
+
+
+def _load_timm_weights(encoder: ViT) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    import timm  # loaded only where it is used: it takes a second
+
+    try:
+        model: Any = timm.create_model(
+            encoder.name,
+            pretrained=True,
+            pretrained_cfg_overlay=SAFETENSORS_ONLY_OVERLAY,
+            num_classes=0,
+            img_size=encoder.image_size,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ConfigError(
+            f"model.video.weights is timm, but timm's weights of {encoder.name} could not be had "
+            f"({type(error).__name__}); save them as safetensors where there is a network and give the file"
+        ) from None
+    block = model.blocks[0]
+    settings = {"num_attention_heads": block.attn.num_heads, "layer_norm_eps": block.norm1.eps}
+    return model.state_dict(), settings
+
+
+def _convert_to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A transformers ViT's tensors under timm's names; queries, keys and values are one matrix there."""
+    converted = rename_tensors(
+        {n: t for n, t in state.items() if not re.search(r"\.[qkv]_proj\.|^pooler|^classifier", n)}, TIMM_RENAMING_RULES
+    )
+    for name in state:
+        if match := re.fullmatch(r"layers\.(\d+)\.attention\.q_proj\.(weight|bias)", name):
+            parts = [state.get(name.replace(".q_proj.", f".{x}_proj.")) for x in "qkv"]
+            if all(p is not None for p in parts):
+                converted[f"blocks.{match[1]}.attn.qkv.{match[2]}"] = torch.cat([p for p in parts if p is not None])
+    return converted
+
+
+def _list_expected_settings(encoder: ViT) -> list[ExpectedSetting]:
+    block: Any = encoder.model.blocks[0]
+    pretrained_config: Any = encoder.model.pretrained_cfg
+    scale = f"model.video.name={encoder.name} scales pixels so; name one that scales as the weights want"
+    return [
+        ExpectedSetting("layer_norm_eps", block.norm1.eps, "model.video.norm_eps"),
+        ExpectedSetting("num_attention_heads", block.attn.num_heads, "model.video.heads"),
+        ExpectedSetting("hidden_act", "gelu", "other weights are needed"),
+        ExpectedSetting("image_mean", list(pretrained_config["mean"]), scale),
+        ExpectedSetting("image_std", list(pretrained_config["std"]), scale),
+        ExpectedSetting("mean", list(pretrained_config["mean"]), scale),
+        ExpectedSetting("std", list(pretrained_config["std"]), scale),
+    ]

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
 from eav_ray import config
-from eav_ray.config import Experiment, override
+from eav_ray.config import MODALITIES, EncoderConfig, Experiment, override
+from eav_ray.config.model_sections import KIND_PLACES
 from eav_ray.data.datasets import registry
 from eav_ray.data.io.audio import read_audio as read_audio
 from eav_ray.errors import ConfigError
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.ast import AST, AUDIOSET_SD, SAMPLE_RATE_HZ, FilterBank
-from eav_ray.models.encoders.band_power import BandPower
+from eav_ray.models.encoders.bandpower import BandPower
 from eav_ray.models.encoders.base import DataShapes, Encoder
 from eav_ray.models.encoders.eav_transformer import EAVTransformer
 from eav_ray.models.encoders.eegformer import EEGformer
@@ -48,7 +49,9 @@ def ast(**changes: Any) -> AST:
 
 
 def vit(name: str = "vit_base_patch16_224", **changes: Any) -> ViT:
-    sizes: dict[str, Any] = dict(image_size=16, patch=8, width=24, depth=1, heads=2, dropout=0.5, frames=3, stored=10)
+    sizes: dict[str, Any] = dict(
+        image_size=16, patch=8, width=24, depth=1, heads=2, dropout=0.5, frames=3, n_stored_frames=10
+    )
     return ViT(name, window_s=WINDOW_S, **(sizes | changes))
 
 
@@ -79,17 +82,15 @@ def video_input(n: int) -> Tensor:
     return torch.randint(0, 256, (n, 10, 16, 16, 3), dtype=torch.uint8)
 
 
-ENCODERS = [
-    (eegformer, eeg_input, 4),
-    (eav_transformer, eeg_input, 5),
-    (bandpower, eeg_input, 2),
-    (ast, audio_input, 16),
-    (mfcc, audio_input, 4),
-    (vit, video_input, 3),
-]
-contract = pytest.mark.parametrize(
-    ("make", "inputs", "n_tokens"), ENCODERS, ids=["eegformer", "eav_transformer", "bandpower", "ast", "mfcc", "vit"]
-)
+ENCODERS = {  # by kind
+    "eegformer": (eegformer, eeg_input, 4),
+    "eav_transformer": (eav_transformer, eeg_input, 5),
+    "bandpower": (bandpower, eeg_input, 2),
+    "ast": (ast, audio_input, 16),
+    "mfcc": (mfcc, audio_input, 4),
+    "vit": (vit, video_input, 3),
+}
+contract = pytest.mark.parametrize(("make", "inputs", "n_tokens"), ENCODERS.values(), ids=ENCODERS)
 Make, Inputs = Callable[[], Encoder], Callable[[int], Tensor]
 
 
@@ -98,13 +99,22 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+def list_package_kinds() -> dict[str, EncoderConfig]:
+    """The kinds that the package itself defines, with the defaults of their sections."""
+    sections = [section for m in MODALITIES for section in KIND_PLACES[f"model.{m}"].list_kinds().values()]
+    return {s.kind: s() for s in sections if s.__module__.startswith("eav_ray.")}
+
+
 def test_the_contract_covers_every_encoder() -> None:
-    covered = {type(make()) for make, _, _ in ENCODERS}
+    assert set(ENCODERS) == set(list_package_kinds())
 
-    def below(kind: type) -> set[type]:
-        return {kind} | {k for sub in kind.__subclasses__() for k in below(sub)}
 
-    assert covered == below(Encoder) - {Encoder}
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_an_experiment_builds_the_encoder_of_each_kind(kind: str) -> None:
+    section = list_package_kinds()[kind]
+    e = override(Experiment(), {f"model.{section.modality}.kind": kind})
+    encoder = build_encoder(e, section.modality, DataShapes(30, 5))
+    assert type(encoder) is type(ENCODERS[kind][0]()) and encoder.width == section.token_width
 
 
 @contract

@@ -16,7 +16,6 @@ from eav_ray.config import Experiment, override
 from eav_ray.errors import ConfigError
 from eav_ray.models.encoders.ast import AST
 from eav_ray.models.encoders.eegformer import EEGformer
-from eav_ray.models.encoders.pretrained import load_pretrained
 from eav_ray.models.encoders.vit import ViT
 from eav_ray.storage import hash_content
 
@@ -44,7 +43,9 @@ def ast(max_length: int = 512, **changes: Any) -> AST:
 
 
 def vit(**changes: Any) -> ViT:
-    sizes: dict[str, Any] = dict(image_size=32, patch=8, width=24, depth=2, heads=2, dropout=0.0, frames=2, stored=2)
+    sizes: dict[str, Any] = dict(
+        image_size=32, patch=8, width=24, depth=2, heads=2, dropout=0.0, frames=2, n_stored_frames=2
+    )
     return ViT("vit_base_patch16_224", window_s=1, **({"norm_eps": 1e-12} | sizes | changes)).eval()
 
 
@@ -66,7 +67,7 @@ def test_ast_at_full_length_is_the_librarys_model_on_its_weights(tmp_path: Path)
     reference = awake(ASTModel(ASTConfig(**AST_SIZES)))
     reference.save_pretrained(tmp_path)
     ours = ast(1024)
-    load_pretrained(ours, str(tmp_path))
+    ours.load_pretrained(str(tmp_path))
     x = torch.rand(2, 80_000) * 2 - 1
     with torch.no_grad():
         features = ours.filter_bank(x)
@@ -86,7 +87,7 @@ def test_ast_takes_the_files_of_both_versions_and_a_classifiers(names: str, tmp_
         state = state if names == "transformers 4" else dict(body.state_dict())
         safetensors.torch.save_file(state, tmp_path / "model.safetensors")
     ours = ast(1024)
-    load_pretrained(ours, str(tmp_path))
+    ours.load_pretrained(str(tmp_path))
     for name, tensor in body.state_dict().items():
         assert torch.equal(ours.model.state_dict()[name], tensor), name
 
@@ -95,7 +96,7 @@ def test_a_shorter_ast_keeps_the_centre_of_the_position_table(tmp_path: Path) ->
     reference = awake(ASTModel(ASTConfig(**AST_SIZES)))
     reference.save_pretrained(tmp_path)
     ours = ast(512)
-    load_pretrained(ours, str(tmp_path))
+    ours.load_pretrained(str(tmp_path))
     table = reference.embeddings.position_embeddings
     mine = ours.model.embeddings.position_embeddings
     assert torch.equal(mine[:, :2], table[:, :2])
@@ -119,7 +120,7 @@ def test_a_vit_of_transformers_gives_equal_outputs_in_timm(names: str, tmp_path:
         whole.vit.load_state_dict(reference.state_dict())
         whole.save_pretrained(tmp_path)
     ours = vit()
-    load_pretrained(ours, str(tmp_path))
+    ours.load_pretrained(str(tmp_path))
     pixels = 1e-5 * torch.randn(3, 3, 32, 32)  # so quiet that the epsilon of a LayerNorm shows
     with torch.no_grad():
         expected = reference(pixels).last_hidden_state
@@ -130,11 +131,11 @@ def test_a_vit_of_transformers_gives_equal_outputs_in_timm(names: str, tmp_path:
 def test_a_wrong_epsilon_is_refused_because_it_would_not_be_seen(tmp_path: Path) -> None:
     ViTModel(ViTConfig(**VIT_SIZES)).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"layer_norm_eps is 1e-12 there and 1e-06 here \(model\.video\.norm_eps\)"):
-        load_pretrained(ViT("vit_base_patch16_224", window_s=1, **SIZES), str(tmp_path))
+        ViT("vit_base_patch16_224", window_s=1, **SIZES).load_pretrained(str(tmp_path))
 
 
 SIZES: dict[str, Any] = dict(
-    image_size=32, patch=8, width=24, depth=2, heads=2, dropout=0.0, frames=2, stored=2, norm_eps=1e-6
+    image_size=32, patch=8, width=24, depth=2, heads=2, dropout=0.0, frames=2, n_stored_frames=2, norm_eps=1e-6
 )
 
 
@@ -143,14 +144,14 @@ def test_pixels_on_another_scale_are_refused(tmp_path: Path) -> None:
     scale = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.5, 0.5, 0.5]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(scale))
     with pytest.raises(ConfigError, match="image_mean"):
-        load_pretrained(vit(), str(tmp_path))
+        vit().load_pretrained(str(tmp_path))
 
 
 def test_a_scale_that_fits_is_accepted_however_it_is_rounded(tmp_path: Path) -> None:
     ViTModel(ViTConfig(**VIT_SIZES), add_pooling_layer=False).save_pretrained(tmp_path)
     scale = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(scale))
-    load_pretrained(ViT("vit_base_patch16_224.dino", window_s=1, **SIZES | {"norm_eps": 1e-12}), str(tmp_path))
+    ViT("vit_base_patch16_224.dino", window_s=1, **SIZES | {"norm_eps": 1e-12}).load_pretrained(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -169,14 +170,14 @@ def test_odd_facts_beside_the_weights_are_a_line(file: str, key: str, value: Any
     facts = json.loads((tmp_path / file).read_text()) if (tmp_path / file).exists() else {}
     (tmp_path / file).write_text(json.dumps(facts | {key: value}))
     with pytest.raises(ConfigError, match=f"{key} is .* there and"):
-        load_pretrained(vit(), str(tmp_path))
+        vit().load_pretrained(str(tmp_path))
 
 
 def test_a_config_that_is_no_object_is_a_line(tmp_path: Path) -> None:
     ViTModel(ViTConfig(**VIT_SIZES), add_pooling_layer=False).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(ConfigError, match="no JSON object"):
-        load_pretrained(vit(), str(tmp_path))
+        vit().load_pretrained(str(tmp_path))
 
 
 def test_the_statistics_of_another_spectrogram_are_refused(tmp_path: Path) -> None:
@@ -184,9 +185,9 @@ def test_the_statistics_of_another_spectrogram_are_refused(tmp_path: Path) -> No
     facts = {"mean": -6.845978, "std": 5.5654526}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(facts))
     with pytest.raises(ConfigError, match="mean is -6.845978 there"):
-        load_pretrained(ast(), str(tmp_path))
+        ast().load_pretrained(str(tmp_path))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"mean": -4.2677393, "std": 4.5689974}))
-    load_pretrained(ast(1024), str(tmp_path))
+    ast(1024).load_pretrained(str(tmp_path))
 
 
 def test_tensors_for_which_there_is_no_place_are_refused(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_tensors_for_which_there_is_no_place_are_refused(tmp_path: Path) -> None
     other = timm.create_model("vit_base_patch16_224", init_values=1e-5, **sizes)
     safetensors.torch.save_file(other.state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match=r"blocks\.0\.ls1\.gamma and 3 more.*another model"):
-        load_pretrained(vit(), str(tmp_path))
+        vit().load_pretrained(str(tmp_path))
 
 
 def test_what_timm_publishes_must_fit_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,8 +207,8 @@ def test_what_timm_publishes_must_fit_too(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(
         ConfigError, match=r"num_attention_heads is 4 there and 2 here.*layer_norm_eps|layer_norm_eps.*num"
     ):
-        load_pretrained(other, "timm")
-    load_pretrained(ours, "timm")
+        other.load_pretrained("timm")
+    ours.load_pretrained("timm")
     assert all(torch.equal(t, published.state_dict()[n]) for n, t in ours.model.state_dict().items())
 
 
@@ -219,7 +220,7 @@ def test_a_vit_of_timm_is_taken_from_its_file(tmp_path: Path) -> None:
     )
     safetensors.torch.save_file(other.state_dict(), tmp_path / "mine.safetensors")
     ours = vit()
-    load_pretrained(ours, str(tmp_path / "mine.safetensors"))
+    ours.load_pretrained(str(tmp_path / "mine.safetensors"))
     for name, tensor in ours.model.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name])
 
@@ -268,21 +269,21 @@ def test_weights_that_do_not_fit_are_a_line(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     ASTModel(ASTConfig(**AST_SIZES)).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=said) as caught:
-        load_pretrained(ast(), damage(tmp_path, how))
+        ast().load_pretrained(damage(tmp_path, how))
     assert "model.audio.weights" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_other_sizes_are_refused_by_name(tmp_path: Path) -> None:
     ASTModel(ASTConfig(**AST_SIZES)).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"set the sizes under model\.audio"):
-        load_pretrained(ast(width=48), str(tmp_path))
+        ast(width=48).load_pretrained(str(tmp_path))
     with pytest.raises(ConfigError, match=r"num_attention_heads is 2 there and 4 here \(model\.audio\.heads\)"):
-        load_pretrained(ast(heads=4), str(tmp_path))
+        ast(heads=4).load_pretrained(str(tmp_path))
     with pytest.raises(ConfigError, match=r"stride is 10 there and 16 here \(model\.audio\.stride\)"):
-        load_pretrained(ast(stride=16), str(tmp_path))
+        ast(stride=16).load_pretrained(str(tmp_path))
     with pytest.raises(ConfigError, match="EEGformer has no published weights"):
         sizes = dict(filters=4, width=16, temporal_width=16, segments=4, depth=1, heads=4, dropout=0.0)
-        load_pretrained(EEGformer(5, 100, window_s=1, **sizes), str(tmp_path))
+        EEGformer(5, 100, window_s=1, **sizes).load_pretrained(str(tmp_path))
 
 
 def test_a_patch_that_does_not_fit_the_frames_is_refused_before_training() -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eav_ray.config import Preprocessing
+from eav_ray.config.encoders.bandpower import BandPowerConfig
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoders.base import Encoder, EncoderOutput
+from eav_ray.models.encoders.base import DataShapes, Encoder, EncoderOutput, collect_module_arguments
 from eav_ray.models.layers import build_feature_mlp, build_position_embedding
 
 BANDS_HZ = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}
@@ -81,3 +83,9 @@ class BandPower(Encoder):
         """
         tokens = self.network(self.compute_differential_entropy(x_BST)) + self.position
         return self.build_output(tokens, tokens.mean(1), present_B)
+
+
+def build(section: BandPowerConfig, preprocessing: Preprocessing, shapes: DataShapes) -> BandPower:
+    """Build the encoder that a section of an experiment describes."""
+    hz, window_s = preprocessing.eeg.hz, preprocessing.window_s
+    return BandPower(shapes.eeg_channels, hz * window_s, hz=hz, window_s=window_s, **collect_module_arguments(section))

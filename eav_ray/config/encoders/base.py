@@ -1,0 +1,64 @@
+"""What all sections of encoders share."""
+
+from typing import ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from eav_ray.config.data_sections import STRICT, Modality, Preprocessing
+
+WEIGHTS_HELP = "published weights to start from: a folder as a hub has them (safetensors)"
+
+
+@dataclass(frozen=True, config=STRICT)
+class EncoderConfig:
+    """Describe one kind of encoder: a frozen dataclass with `kind: Literal["..."]` and the keys of its network.
+
+    The network is built by `build(section, preprocessing, shapes)` of the module of the same name in
+    `eav_ray.models.encoders`, or, for a kind from outside the package, of the section's own module.
+
+    Attributes:
+        modality: Which of the modalities it encodes.
+        revision: Raise it when what the encoder computes changes, so that what was trained before is not reused.
+        is_handcrafted: Whether it starts from computed features instead of learning them.
+    """
+
+    kind: str = ""
+    width: int = Field(default=64, gt=0, description="width of the tokens")
+    modality: ClassVar[Modality]
+    revision: ClassVar[int] = 1
+    is_handcrafted: ClassVar[bool] = False
+
+    @property
+    def token_width(self) -> int:
+        """Width of the tokens that the encoder makes."""
+        return self.width
+
+    @property
+    def augments(self) -> bool:
+        """Whether the encoder makes other features of a window in each epoch of a training."""
+        return False
+
+    def find_problems(self, preprocessing: Preprocessing) -> list[str]:
+        """List what does not fit the stored windows, a line each."""
+        return []
+
+    def scale_sizes(self, factor: float) -> dict[str, int]:
+        """Scale the keys that make the encoder wider and deeper, as near to a factor as what divides them allows."""
+        sizes = {"width": round_to_multiple(self.width * factor, getattr(self, "heads", 1))}
+        if depth := getattr(self, "depth", 0):
+            sizes["depth"] = max(1, round(depth * factor))
+        return sizes
+
+
+def round_to_multiple(value: float, unit: int) -> int:
+    """Round to a multiple of a unit, at least one."""
+    return unit * max(1, round(value / unit))
+
+
+def check_heads(heads: int, *widths: int) -> None:
+    """Raise ValueError where a number of attention heads does not divide all widths."""
+    if any(width % heads for width in widths):
+        allowed = [h for h in range(1, 65) if not any(width % h for width in widths)]
+        shown = " and ".join(map(str, dict.fromkeys(widths)))
+        raise ValueError(f"heads is {heads}, which does not divide width {shown}; use one of {allowed}")
