@@ -299,7 +299,8 @@ def write_report(tables: dict[str, list[pd.DataFrame]]) -> int:
             compared = f"{gain.mean():+.1f} | {(gain > 0).sum()}, {(gain < 0).sum()} | {format_p_value(gain)}"
             runs = "-" if case.features else len(tables[case.name]) // FOLDS
             lines.append(
-                f"| {case.label} | {runs} | {mean:.1f} | {sd:.1f} | {compared if case is not best_svm else '- | - | -'} |"
+                f"| {case.label} | {runs} | {mean:.1f} | {sd:.1f} | "
+                f"{compared if case is not best_svm else '- | - | -'} |"
             )
         best = max(encoder_cases, key=lambda c: accuracy_by_case[c.name].mean())
         gain = 100 * float((accuracy_by_case[best.name] - accuracy_by_case[best_svm.name]).mean())

@@ -2,8 +2,8 @@
 
     python -m benchmarks.adaptation FOLDER
 
-On the planted people and the checkpoints that `python -m benchmarks.synthetic FOLDER` leaves. Every number of recordings
-is scored on the same ones: those that the largest number does not calibrate with. One seed.
+On the synthetic people and the checkpoints that `python -m benchmarks.synthetic FOLDER` leaves. Every number of
+recordings is scored on the same ones: those that the largest number does not adapt with. One seed.
 """
 
 import sys
@@ -59,8 +59,8 @@ def main() -> int:
                 parts.append({"subject": subject, "recordings": k, "accuracy": correct.mean(), "scored": len(correct)})
     table = pd.DataFrame(parts).pivot(index="subject", columns="recordings", values="accuracy") * 100
     lines = [
-        f"{SPEC.n_subjects} planted people never seen before, {parts[0]['scored']} recordings of each scored; fusion and "
-        "heads trained on, encoders as they were.",
+        f"{SPEC.n_subjects} planted people never seen before, {parts[0]['scored']} recordings of each scored; fusion "
+        "and heads trained on, encoders as they were.",
         "",
         "| labelled recordings | accuracy | SD over people | gain | better, worse | Wilcoxon p |",
         "|---|---|---|---|---|---|",

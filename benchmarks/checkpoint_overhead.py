@@ -159,8 +159,8 @@ def main() -> int:
             writes = [end - start for start, end in record.writes]
             table.append(
                 f"| {name} | {engine} | {record.size / 1e6:,.1f} | {format_spread(1000 * np.array(undisturbed), 0)} | "
-                f"{format_spread(1000 * np.array(record.copies), 0)} | {format_spread(writes)} | {format_spread(extra_s)} | "
-                f"{max(record.waits):.2f} |"
+                f"{format_spread(1000 * np.array(record.copies), 0)} | {format_spread(writes)} | "
+                f"{format_spread(extra_s)} | {max(record.waits):.2f} |"
             )
             print(table[-1], flush=True)
             share = 100 * median(lost_s) / CHECKPOINT_INTERVAL_S
@@ -179,8 +179,8 @@ def main() -> int:
         "|---|---|---|---|---|---|---|---|",
         *table,
         "",
-        f"The goal is pause and slower steps together, over {CHECKPOINT_INTERVAL_S:.0f} s. {MAX_LOST_PERCENT:g} % is what `benchmarks.train` "
-        "allows for all that the program adds to a plain loop.",
+        f"The goal is pause and slower steps together, over {CHECKPOINT_INTERVAL_S:.0f} s. {MAX_LOST_PERCENT:g} % is "
+        "what `benchmarks.train` allows for all that the program adds to a plain loop.",
     ]
     return finish_benchmark("pause", "What a checkpoint costs a training", "\n".join(lines), goals)
 

@@ -234,7 +234,8 @@ def main() -> int:
     lines.append(f"| the same, the bad channels themselves | | {format_spread(rows[:, 2], 1)} | | | |")
     gain = rows[:, 1] - rows[:, 0]
     gain_lines.append(
-        f"- bad channels, SNR of the others: {format_spread(gain, 1)} dB won; higher in {(gain > 0).mean():.0%} of pieces."
+        f"- bad channels, SNR of the others: {format_spread(gain, 1)} dB won; higher in {(gain > 0).mean():.0%} of "
+        "pieces."
     )
     lines += ["", *gain_lines]
     goals.append(Goal("bad channels: median SNR gain of the others", float(np.median(gain)), 0, " dB"))

@@ -55,8 +55,8 @@ def main() -> int:
         ratio = np.array(times["theirs"]) / np.array(times["ours"])
         difference = np.abs(made["ours"] - made["theirs"]) * 2 * AUDIOSET_SD
         lines.append(
-            f"| {max_length} | {format_spread(times['theirs'])} | {format_spread(times['ours'])} | {format_spread(ratio)} | "
-            f"{difference.max():.1e} | {difference.mean():.1e} |"
+            f"| {max_length} | {format_spread(times['theirs'])} | {format_spread(times['ours'])} | "
+            f"{format_spread(ratio)} | {difference.max():.1e} | {difference.mean():.1e} |"
         )
         goals += [
             Goal(f"extractor's time over ours, {max_length} frames", float(np.median(ratio)), 1),

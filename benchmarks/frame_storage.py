@@ -109,7 +109,8 @@ def main() -> int:
         table["JPEG 90"].append(measure_jpeg(windows, 90))
     lines = [
         f"{len(windows)} windows of 25 frames of real face video at {SIZE} x {SIZE}, no colour subsampling. Median "
-        f"(range) of {RUNS} runs; milliseconds a frame of one core, and by the clock with {jpeg.N_DECODE_THREADS} threads.",
+        f"(range) of {RUNS} runs; milliseconds a frame of one core, and by the clock with {jpeg.N_DECODE_THREADS} "
+        "threads.",
         "",
         "| form | bytes a frame in a shard | encode, ms | read, ms of a core | read, ms by the clock | PSNR, dB |",
         "|---|---|---|---|---|---|",
@@ -128,8 +129,8 @@ def main() -> int:
     lines += [
         "",
         f"Accuracy on {len(correct)} recordings of {correct.index.get_level_values(0).nunique()} planted people never "
-        f"seen: raw {correct['raw'].mean():.1%}, JPEG 95 {correct['jpeg'].mean():.1%}; {discordant['raw']} recordings right by "
-        f"raw alone, {discordant['jpeg']} by JPEG alone; exact McNemar p = {p:.2g}. One seed.",
+        f"seen: raw {correct['raw'].mean():.1%}, JPEG 95 {correct['jpeg'].mean():.1%}; {discordant['raw']} recordings "
+        f"right by raw alone, {discordant['jpeg']} by JPEG alone; exact McNemar p = {p:.2g}. One seed.",
     ]
     ratio = table["raw"][0]["bytes"] / table["JPEG 95"][0]["bytes"]
     goals = [

@@ -173,7 +173,8 @@ def main() -> int:
             utilization = 100 * flops_per_window * batch / np.median(found) / rate
             gib = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
             table.append(
-                f"| {training} | {change} | {format_spread(batch / np.array(found), 1)} | {utilization:.1f} | {gib:.1f} |"
+                f"| {training} | {change} | {format_spread(batch / np.array(found), 1)} | {utilization:.1f} | "
+                f"{gib:.1f} |"
             )
             print(table[-1], flush=True)
             if change == "as it is":

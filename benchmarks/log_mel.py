@@ -105,8 +105,8 @@ def main() -> int:
         t, once_ms, sizes = measure_training(experiment, batch, steps)
         ratio = t["wave"] / t["stored"]
         lines.append(
-            f"| {name}: width {a.width}, {a.depth} layers | {format_spread(t['wave'], 1)} | {format_spread(t['stored'], 1)} | "
-            f"{format_spread(ratio)} | {once_ms:.1f} |"
+            f"| {name}: width {a.width}, {a.depth} layers | {format_spread(t['wave'], 1)} | "
+            f"{format_spread(t['stored'], 1)} | {format_spread(ratio)} | {once_ms:.1f} |"
         )
         threshold = 1.02 if name == "published" else 1.25
         goals.append(

@@ -97,8 +97,8 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     lines = [
-        f"`python -m benchmarks.models`, {datetime.date.today()}, one core of {describe_hardware()}. One window; median "
-        f"(range) of {RUNS} runs.",
+        f"`python -m benchmarks.models`, {datetime.date.today()}, one core of {describe_hardware()}. One window; "
+        f"median (range) of {RUNS} runs.",
         "",
         "| model | parameters | GMAC | predict, ms | train, ms |",
         "|---|---|---|---|---|",

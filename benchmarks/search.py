@@ -2,11 +2,11 @@
 
     python -m benchmarks.search [FOLDER] [only=a,b,c] [people=42]
 
-a: `jobs/search.py` with 200 candidates of three inner folds of about 200 windows and ten epochs, on planted people, from
-the command to the last candidate; against one Ray Train run a candidate on the same embeddings, as many side by side as
-there are cores. b: windows a second of 64 candidates times three folds, no start-up, against the same fusions one after
-the other in one warm process. c: the published scale within people, 64 candidates for each of 42 people with 280
-training windows, 50 epochs; whole, and left at a quarter or half of their epochs where they are below the median of
+a: `jobs/search.py` with 200 candidates of three inner folds of about 200 windows and ten epochs, on synthetic people,
+from the command to the last candidate; against one Ray Train run a candidate on the same embeddings, as many side by
+side as there are cores. b: windows a second of 64 candidates times three folds, no start-up, against the same fusions
+one after the other in one warm process. c: the published scale within people, 64 candidates for each of 42 people with
+280 training windows, 50 epochs; whole, and left at a quarter or half of their epochs where they are below the median of
 earlier batches of 32, as with search.rungs. Head counts are 1, 2, 4 and 8 in equal parts. b and c read made-up pooled
 features as wide as those of the published encoders, 768, 768 and 60 a window.
 """
@@ -150,8 +150,8 @@ def run_part_a(folder: Path) -> tuple[list[str], list[Goal]]:
     ratio = median(one_by_one_s) * (CANDIDATES - 1) / search_s
     lines = [
         f"a. {CANDIDATES - 1} candidates x 3 inner folds x {EPOCHS} epochs of {windows:.0f} windows (one came with "
-        f"the encoders): {search_s:.0f} s from the command to the last candidate. One Ray Train run each, {CORES} side by "
-        f"side, of which {CORES * 3} were timed twice: {format_spread(one_by_one_s, 1)} s a candidate, "
+        f"the encoders): {search_s:.0f} s from the command to the last candidate. One Ray Train run each, {CORES} side "
+        f"by side, of which {CORES * 3} were timed twice: {format_spread(one_by_one_s, 1)} s a candidate, "
         f"{median(one_by_one_s) * (CANDIDATES - 1) / 60:.0f} minutes for all.",
         "",
     ]
@@ -331,8 +331,8 @@ def run_part_c(pool: ProcessPoolExecutor, n_subjects: int) -> tuple[list[str], l
     extrapolated = "" if n_subjects == 42 else " for 42 people, extrapolated"
     lines = [
         f"c. 64 candidates x {n_subjects} people x 50 epochs of 280 windows, {CORES} processes: {minutes:.1f} minutes "
-        f"whole, {pruned_minutes:.1f} with looks at {RUNGS[0]:g} and {RUNGS[1]:g} of the epochs in batches of {PRUNED_BATCH_SIZE}, "
-        f"which train {median(shares):.0%} of them{extrapolated}.",
+        f"whole, {pruned_minutes:.1f} with looks at {RUNGS[0]:g} and {RUNGS[1]:g} of the epochs in batches of "
+        f"{PRUNED_BATCH_SIZE}, which train {median(shares):.0%} of them{extrapolated}.",
         "",
     ]
     return lines, [

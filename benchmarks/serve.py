@@ -2,10 +2,11 @@
 
     python -m benchmarks.serve [FOLDER] [minutes=30] [requests=200]
 
-A model with the sizes of eav_ray/experiments/demo.yaml, as `jobs/serve.py` serves it, and files of planted people. First
-each recording of 5 s (EEG, audio, video) is asked for alone, one after the other: the time is what a client on the same
-machine waits. Then, for some minutes, one client asks without a pause while another streams EEG and noise in real time;
-the resident memory of the replica is read once a second, and its slope is that of a line through the second half.
+A model with the sizes of eav_ray/experiments/demo.yaml, as `jobs/serve.py` serves it, and files of synthetic people.
+First each recording of 5 s (EEG, audio, video) is asked for alone, one after the other: the time is what a client on
+the same machine waits. Then, for some minutes, one client asks without a pause while another streams EEG and noise in
+real time; the resident memory of the replica is read once a second, and its slope is that of a line through the second
+half.
 """
 
 import base64

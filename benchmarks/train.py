@@ -229,8 +229,8 @@ def main() -> int:
                 f"{workers}: {1000 * hand / count_steps_per_epoch(e):.0f} ms a step, ratio {ratios[-1]:.3f}", flush=True
             )
         table.append(
-            f"| {workers} | {baseline} | {format_spread(steps, 0)} | {format_spread(ratios, 3)} | {100 * max(waits):.1f} % | "
-            f"{1000 * max(pauses):.0f} | {format_spread(background_percents, 0)} |"
+            f"| {workers} | {baseline} | {format_spread(steps, 0)} | {format_spread(ratios, 3)} | "
+            f"{100 * max(waits):.1f} % | {1000 * max(pauses):.0f} | {format_spread(background_percents, 0)} |"
         )
         goals.append(Goal(f"{workers} workers against {baseline}", median(ratios), 1.03, "", False))
         goals.append(Goal(f"waiting for data, {workers} workers", 100 * max(waits), 3, " %", False))

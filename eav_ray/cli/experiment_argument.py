@@ -16,7 +16,8 @@ def prepare_experiment(arguments: Arguments, used_stores: tuple[str, ...] = STOR
     """
     if len(arguments.paths) != 1:
         raise ConfigError(
-            f"give exactly one experiment file, for example eav_ray/experiments/demo.yaml; got {arguments.paths or 'none'}"
+            "give exactly one experiment file, for example eav_ray/experiments/demo.yaml; got "
+            f"{arguments.paths or 'none'}"
         )
     experiment = resolve_experiment_paths(load_experiment(arguments.paths[0], arguments.changes), used_stores)
     cluster.check_local_resources(experiment.runtime)

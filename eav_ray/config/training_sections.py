@@ -64,7 +64,8 @@ class TrainConfig:
     joint: OptimConfig = Field(default=OptimConfig(lr=5e-6, epochs=5), description="the last part of staged_then_joint")
     adaptation: OptimConfig = Field(
         default=OptimConfig(lr=3e-5, epochs=10, batch=8, encoder_lr_scale=0.0),
-        description="training on labelled recordings of a new person; with encoder_lr_scale=0 encoders stay as they are",
+        description="training on labelled recordings of a new person; with encoder_lr_scale=0 encoders stay as they "
+        "are",
     )
     checkpoint_epochs: int = Field(default=5, gt=0, description="a checkpoint to resume from every so many epochs")
     checkpoint_steps: int = Field(default=0, ge=0, description="and every so many steps; 0 for none")

@@ -1,6 +1,7 @@
 """What every data set looks like to the rest of the system: a listing of recordings, and a way to read their EEG.
 
-A *recording* is one interaction (20 s in EAV). A reader only lists and decodes; cutting windows is `data/preprocessing/windowing.py`.
+A *recording* is one interaction (20 s in EAV). A reader only lists and decodes; `data/preprocessing/windowing.py` cuts
+windows.
 """
 
 from collections.abc import Sequence

@@ -161,8 +161,8 @@ def make_inner_splits(items: list[LabeledRecording], config: SplitConfig) -> lis
     subjects = sorted({i.subject for i in train}, key=_make_natural_sort_key)
     if config.n_inner_folds > len(subjects):
         raise ConfigError(
-            f"split.n_inner_folds is {config.n_inner_folds}, but fold {config.index} trains on only {len(subjects)} people; "
-            f"set split.n_inner_folds to at most {len(subjects)}"
+            f"split.n_inner_folds is {config.n_inner_folds}, but fold {config.index} trains on only {len(subjects)} "
+            f"people; set split.n_inner_folds to at most {len(subjects)}"
         )
     # Another shuffle than the outer one: the inner folds of one outer fold should not repeat those of the next.
     np.random.default_rng([config.seed, 1 + config.index]).shuffle(subjects)
@@ -197,8 +197,8 @@ def make_adaptation_split(split: Split, items: list[LabeledRecording], subject: 
         )
     if not 0 < n_recordings < len(subject_items):
         raise ConfigError(
-            f"{n_recordings} recordings cannot calibrate {subject}, who has {len(subject_items)}: give 1 to {len(subject_items) - 1}, "
-            "as those that calibrate are never scored"
+            f"{n_recordings} recordings cannot calibrate {subject}, who has {len(subject_items)}: give 1 to "
+            f"{len(subject_items) - 1}, as those that calibrate are never scored"
         )
     class_counts: dict[int, int] = {}
     ranked_items = []

@@ -101,7 +101,8 @@ def count_concurrent_groups(experiment: Experiment, capacity: ClusterCapacity) -
     the workers'.
 
     Raises:
-        ConfigError: The cluster cannot hold one group, or not as many as `search.max_concurrent_trials` asks for, whatever it grows.
+        ConfigError: The cluster cannot hold one group, or not as many as `search.max_concurrent_trials` asks for,
+            whatever it grows.
     """
     runtime, requested = experiment.runtime, experiment.search.max_concurrent_trials
     current_groups = count_workers_on(capacity.current_nodes, runtime) // runtime.min_group_size
@@ -117,8 +118,9 @@ def count_concurrent_groups(experiment: Experiment, capacity: ClusterCapacity) -
     remedies += [f"runtime.workers to at most {workers}"] if not max_groups and workers else []
     remedy = f"set {remedies[0]}" if remedies else "lower runtime.cpus_per_worker or runtime.gpus_per_worker"
     raise ConfigError(
-        f"{request} x runtime.workers={runtime.workers} needs {needed_workers} workers with {describe_worker_resources(runtime)} each (drivers "
-        f"need no CPU), but the cluster has room for {workers} on {_describe_nodes(capacity)}; {remedy}"
+        f"{request} x runtime.workers={runtime.workers} needs {needed_workers} workers with "
+        f"{describe_worker_resources(runtime)} each (drivers need no CPU), but the cluster has room for {workers} on "
+        f"{_describe_nodes(capacity)}; {remedy}"
     )
 
 

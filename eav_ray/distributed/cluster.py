@@ -88,8 +88,9 @@ def _check_resource(runtime: RuntimeConfig, key: str, available: int, alternativ
     remedies += [alternative] if alternative else []
     remedy = f"set {' or '.join(remedies)}" if remedies else f"lower runtime.groups or runtime.{key}"
     raise ConfigError(
-        f"runtime.{count}={runtime.min_group_size} x runtime.groups={runtime.groups} x runtime.{key}={per_worker:g} needs "
-        f"{needed:g} {key[:3].upper()}s, but this machine has {available}; {remedy}, or join a cluster with runtime.address"
+        f"runtime.{count}={runtime.min_group_size} x runtime.groups={runtime.groups} x runtime.{key}={per_worker:g} "
+        f"needs {needed:g} {key[:3].upper()}s, but this machine has {available}; {remedy}, or join a cluster with "
+        "runtime.address"
     )
 
 
@@ -136,7 +137,8 @@ def describe_group_needs(runtime: RuntimeConfig) -> str:
     """What a group of workers needs, and how many nodes there are, as words."""
     if runtime.min_group_size == 1:
         return describe_worker_needs(runtime)
-    return f"{runtime.min_group_size} workers' {describe_worker_resources(runtime)} each to be free ({_describe_node_count()})"
+    resources = describe_worker_resources(runtime)
+    return f"{runtime.min_group_size} workers' {resources} each to be free ({_describe_node_count()})"
 
 
 def describe_worker_resources(runtime: RuntimeConfig) -> str:

@@ -296,8 +296,8 @@ def _audit_statistics(checkpoint: Checkpoint, fitted_on: Split, windows: WindowC
     return LeakCheck(
         name,
         True,
-        f"{', '.join(sorted(own))} are those of the training rows; {n_distinguishing} of {len(own)} would be others with test "
-        "rows among them",
+        f"{', '.join(sorted(own))} are those of the training rows; {n_distinguishing} of {len(own)} would be others "
+        "with test rows among them",
     )
 
 

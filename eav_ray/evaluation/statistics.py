@@ -181,8 +181,8 @@ class PairedComparison:
         d = self.difference
         description = (
             f"{self.ours} against {self.other}, paired over {self.n_subjects} people: {100 * d.mean:+.2f} points "
-            f"(95 % {100 * d.low:+.2f} to {100 * d.high:+.2f}), Wilcoxon p = {self.p_value:.3g}, Holm {self.holm_p_value:.3g}, "
-            f"rank-biserial {self.effect:+.2f}"
+            f"(95 % {100 * d.low:+.2f} to {100 * d.high:+.2f}), Wilcoxon p = {self.p_value:.3g}, Holm "
+            f"{self.holm_p_value:.3g}, rank-biserial {self.effect:+.2f}"
         )
         if self.n_subjects < MIN_SUBJECTS:
             return f"{description}: of {self.n_subjects} people no difference could be significant"

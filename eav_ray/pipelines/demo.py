@@ -31,8 +31,8 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
     runs = e.split.n_inner_folds * 3 + 3
     print(
         f"demo: {n_subjects} planted people, {n_subjects * per_class * 5} recordings; {runs} encoder trainings, "
-        f"{e.search.candidates} candidates x {e.split.n_inner_folds} inner folds = {e.search.candidates * e.split.n_inner_folds} fusion "
-        "trainings, 1 refit; about 4 minutes on 2 cores",
+        f"{e.search.candidates} candidates x {e.split.n_inner_folds} inner folds = "
+        f"{e.search.candidates * e.split.n_inner_folds} fusion trainings, 1 refit; about 4 minutes on 2 cores",
         flush=True,
     )
     with open_progress_bar("plant", n_subjects, "people") as bar:

@@ -223,8 +223,8 @@ def plot_scalp_maps(bands: Mapping[str, Mapping[str, Sequence[float]]], channels
         for j, band in enumerate(names):
             values = np.array([bands[k][band][c] for c in known_channels])
             image, _ = mne.viz.plot_topomap(
-                values, info, axes=grid[i, j], show=False, cmap="RdBu_r", vlim=(-limit, limit), contours=0, sensors=False,
-                res=32,
+                values, info, axes=grid[i, j], show=False, cmap="RdBu_r", vlim=(-limit, limit), contours=0,
+                sensors=False, res=32,
             )  # fmt: skip
             if not i:
                 low, high = FREQUENCY_BANDS[band]

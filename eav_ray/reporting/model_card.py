@@ -37,14 +37,14 @@ def render_model_card(results: Mapping[str, Any]) -> str:
         "| source | mean | SD over people | 95 % interval | balanced | macro-F1 |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {s} | {format_percent(o['mean'])} | {format_percent(o['sd'])} | {format_interval(o['interval'])} | {format_percent(o['balanced'])} "
-            f"| {format_percent(o['macro_f1'])} |"
+            f"| {s} | {format_percent(o['mean'])} | {format_percent(o['sd'])} | {format_interval(o['interval'])} | "
+            f"{format_percent(o['balanced'])} | {format_percent(o['macro_f1'])} |"
             for s, o in accuracy["sources"].items()
         ),
         "",
         *(
-            f"- {c['ours']} against {c['other']}: {format_points(c['difference'])} points, Holm p {format_p_value(c['holm'])}: "
-            f"{c['verdict']}"
+            f"- {c['ours']} against {c['other']}: {format_points(c['difference'])} points, Holm p "
+            f"{format_p_value(c['holm'])}: {c['verdict']}"
             for c in results.get("comparisons", {}).get("fusion", [])
         ),
         "",

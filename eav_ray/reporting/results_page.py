@@ -71,8 +71,9 @@ def _render_headline(results: ResultsTree) -> str:
     name = "balanced accuracy" if accuracy["unequal"] else "accuracy"
     chance = accuracy["chance"]
     headline = (
-        f"{main_source}: {name} {format_percent(one[kind])} % (95 % {format_interval(low_high)}) over {accuracy['recordings']} recordings of"
-        f" {accuracy['people']} people {results['apart']}; chance {format_percent(chance['level'])} %"
+        f"{main_source}: {name} {format_percent(one[kind])} % (95 % {format_interval(low_high)}) over "
+        f"{accuracy['recordings']} recordings of {accuracy['people']} people {results['apart']}; chance "
+        f"{format_percent(chance['level'])} %"
     )
     if one["inside_chance"]:
         headline += "; this is inside the band of chance"

@@ -28,7 +28,8 @@ def render_search_page(
     )
     head = (
         f"<h1>Search {html.escape(study)}</h1>"
-        f"<p>{len(candidates)} candidates: {counts}. A score is the mean over inner folds of the training people; nobody "
-        "who is tested has a part in it. The best of many is too good by luck: what it is worth says its test.</p>"
+        f"<p>{len(candidates)} candidates: {counts}. A score is the mean over inner folds of the training people; "
+        "nobody who is tested has a part in it. The best of many is too good by luck: what it is worth says its "
+        "test.</p>"
     )
     return render_document(f"Search {study}", [head, *render_search_sections(candidate_folds, importances, search)])

@@ -135,7 +135,8 @@ def format_statistics(correct: pd.DataFrame, modalities: Sequence[str], n_classe
     n_subjects, n_recordings = correct["subject"].nunique(), len(correct)
     low, high = compute_chance_band(n_recordings, n_classes)
     lines = [
-        f"intervals: bootstrap over {n_subjects} people and their {n_recordings} recordings, {N_BOOTSTRAP_DRAWS:,} draws"
+        f"intervals: bootstrap over {n_subjects} people and their {n_recordings} recordings, {N_BOOTSTRAP_DRAWS:,} "
+        "draws"
     ]
     for source in [c for c in correct.columns if c not in ("subject", "recording", "label")]:
         bounds = compute_bootstrap_interval(correct, source)
@@ -151,7 +152,8 @@ def format_statistics(correct: pd.DataFrame, modalities: Sequence[str], n_classe
         lines.append(f"classes are unequal: judged by balanced accuracy, chance {100 * low:.2f} to {100 * high:.2f}")
     if len(modalities) > 1:
         lines.append(
-            f"{'oracle':12}{100 * float(compute_oracle_correct(correct, modalities).mean()):8.2f}, right where any modality is"
+            f"{'oracle':12}{100 * float(compute_oracle_correct(correct, modalities).mean()):8.2f}, right where any "
+            "modality is"
         )
         if n_subjects < MIN_SUBJECTS:
             lines.append(f"{n_subjects} people are too few for a test over people, which wants {MIN_SUBJECTS}")

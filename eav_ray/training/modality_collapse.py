@@ -113,12 +113,18 @@ class _ModalityUsage:
         for column, m in enumerate(modalities):
             share = float(self.n_dominated[column] / self.n_windows)
             if share >= DOMINATED_WINDOWS_SHARE:
-                text = f"{m} has more than {DOMINANT_WEIGHT:.0%} of the weight in {share:.1%} of the windows: the others hardly count"
+                text = (
+                    f"{m} has more than {DOMINANT_WEIGHT:.0%} of the weight in {share:.1%} of the windows: the others "
+                    "hardly count"
+                )
                 findings.append(CollapseFinding("one modality has all the weight", share, text))
             if self.n_removed[column]:
                 loss_increase = float(self.loss_increase[column] / self.n_removed[column])
                 if loss_increase <= 0:
-                    text = f"without {m} the loss is no higher ({loss_increase:+.3g} a window): this fusion gains nothing by it"
+                    text = (
+                        f"without {m} the loss is no higher ({loss_increase:+.3g} a window): this fusion gains nothing "
+                        "by it"
+                    )
                     findings.append(CollapseFinding("a modality that is not used", loss_increase, text))
         return findings
 

@@ -105,7 +105,8 @@ class Run:
             if section.get("weights"):
                 section["weights"] = hash_content(section["weights"])
         fusion = None if self.kind == "encoder" else _section_to_dict(e.fusion)
-        return f"{self.kind}-{digest(*common, preprocessing, models, fusion, self.encoder_keys, self.init_commit_hash or self.init_from)}"
+        start = self.init_commit_hash or self.init_from
+        return f"{self.kind}-{digest(*common, preprocessing, models, fusion, self.encoder_keys, start)}"
 
     @property
     def features_prefix(self) -> str:
@@ -124,7 +125,8 @@ class Run:
             return ""
         section["weights"] = hash_content(section["weights"])
         preprocessing = [e.preprocessing.window_s, vars(getattr(e.preprocessing, m))]
-        return f"features/{m}-{digest(FEATURES_FORMAT, self.data_digest, preprocessing, section, PRECISION_KEYS[e.runtime.precision])}"
+        precision = PRECISION_KEYS[e.runtime.precision]
+        return f"features/{m}-{digest(FEATURES_FORMAT, self.data_digest, preprocessing, section, precision)}"
 
     @property
     def title(self) -> str:

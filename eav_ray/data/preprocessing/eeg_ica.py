@@ -31,8 +31,8 @@ def require_ica_packages() -> None:
     missing = [package for module, package in REQUIRED_PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ConfigError(
-            f"preprocessing.eeg.artefacts needs {' and '.join(missing)}; type `pip install {' '.join(missing)}`, or set "
-            "preprocessing.eeg.artefacts=none"
+            f"preprocessing.eeg.artefacts needs {' and '.join(missing)}; type `pip install {' '.join(missing)}`, or "
+            "set preprocessing.eeg.artefacts=none"
         )
 
 
@@ -51,8 +51,8 @@ def estimate_artifacts(
     """
     if len(channels) < MIN_CHANNELS:
         raise DataError(
-            f"preprocessing.eeg.artefacts needs at least {MIN_CHANNELS} good channels with a known position, this recording has "
-            f"{len(channels)}; leave it out, or set preprocessing.eeg.artefacts=none"
+            f"preprocessing.eeg.artefacts needs at least {MIN_CHANNELS} good channels with a known position, this "
+            f"recording has {len(channels)}; leave it out, or set preprocessing.eeg.artefacts=none"
         )
     from mne_icalabel import label_components
 

@@ -37,8 +37,8 @@ def filter_official(
     hz, channels = session[0].hz, session[0].channels
     if any(r.hz != hz or r.channels != channels for r in session):
         raise DataError(
-            "preprocessing.eeg.kind=official filters all recordings of a person as one, but their sampling rates or channels "
-            "differ; use preprocessing.eeg.kind=clean"
+            "preprocessing.eeg.kind=official filters all recordings of a person as one, but their sampling rates or "
+            "channels differ; use preprocessing.eeg.kind=clean"
         )
     if preprocessing.high_hz >= hz / 2:
         raise DataError(f"EEG is sampled at {hz:g} Hz, too slow for {preprocessing.high_hz:g} Hz")

@@ -37,8 +37,8 @@ def open_index(experiment: Experiment) -> tuple[Store, ShardIndex]:
     wanted_subjects = experiment.data.subjects
     if stored_subjects and not (wanted_subjects and set(wanted_subjects) <= set(stored_subjects)):
         raise DataError(
-            f"the shards in {store} hold data.subjects={list(stored_subjects)} only; run jobs/preprocess.py with the same "
-            "experiment first, or give the same data.subjects"
+            f"the shards in {store} hold data.subjects={list(stored_subjects)} only; run jobs/preprocess.py with the "
+            "same experiment first, or give the same data.subjects"
         )
     absent = [m for m in experiment.data.modalities if m not in index.modalities]
     if absent:

@@ -216,7 +216,8 @@ def check_keys(tree: dict[str, Any], allowed: Iterable[str], source: str) -> Non
     for key in tree:
         if key not in allowed:
             raise DataError(
-                f"{source} has the key {_format_value(key)}; it may have {', '.join(allowed)}{suggest_nearest(key, allowed)}"
+                f"{source} has the key {_format_value(key)}; it may have "
+                f"{', '.join(allowed)}{suggest_nearest(key, allowed)}"
             )
 
 

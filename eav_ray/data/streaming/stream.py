@@ -101,8 +101,8 @@ class LiveStream:
             raise DataError(f"the model has no {chunk.modality}; it has {', '.join(self.modalities)}")
         if self.start_s is not None and abs(chunk.time_s - self.newest_s) > MAX_CLOCK_JUMP_S:
             raise DataError(
-                f"time is {chunk.time_s:g}, more than {MAX_CLOCK_JUMP_S:g} s from the newest of this stream, {self.newest_s:g}; "
-                "begin a new stream for a new clock"
+                f"time is {chunk.time_s:g}, more than {MAX_CLOCK_JUMP_S:g} s from the newest of this stream, "
+                f"{self.newest_s:g}; begin a new stream for a new clock"
             )
         keep_s = self.preprocessing.window_s + 2 * HOP_S
         match chunk.modality:

@@ -193,7 +193,8 @@ def _check_frame_size(path: Path) -> None:
             for stream in container.streams.video:
                 if max(stream.width or 0, stream.height or 0) > messages.MAX_FRAME_PIXELS:
                     raise DataError(
-                        f"video has {stream.width} x {stream.height} pixels; at most {messages.MAX_FRAME_PIXELS} x {messages.MAX_FRAME_PIXELS}"
+                        f"video has {stream.width} x {stream.height} pixels; at most {messages.MAX_FRAME_PIXELS} x "
+                        f"{messages.MAX_FRAME_PIXELS}"
                     )
     except DataError:
         raise

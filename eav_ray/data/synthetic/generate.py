@@ -1,8 +1,8 @@
 """Planted data: people in the exact on-disk layout of EAV, whose best possible accuracy is known.
 
 A recording has a true class. Each of its modalities shows a *latent* class, drawn from one row of that modality's
-confusion matrix and rendered unmistakably (`data/synthetic/render.py`), so that for an ideal observer the draw is the only
-source of error. In 30 % of the recordings one modality is *useless*: it shows a class that was drawn without
+confusion matrix and rendered unmistakably (`data/synthetic/render.py`), so that for an ideal observer the draw is the
+only source of error. In 30 % of the recordings one modality is *useless*: it shows a class that was drawn without
 looking at the label, and carries a cue that says so. Who ignores the cue is misled. A plan may have the cue carried by
 the next modality instead: then no modality alone can know that it is useless, and only what sees them all can heed it.
 

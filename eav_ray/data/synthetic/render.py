@@ -2,8 +2,8 @@
 
 Every person differs (electrode gains, pitch, skin, head), every recording differs (noise, motion, blinks), and
 each class has a signature that is present in every 5 s window. A signal with the *cue* shows a class just as clearly,
-but also something that a human would notice at once; what it means is up to `data/synthetic/generate.py`. The signatures are
-inventions: nothing about real emotions can be learned from them.
+but also something that a human would notice at once; what it means is up to `data/synthetic/generate.py`. The
+signatures are inventions: nothing about real emotions can be learned from them.
 """
 
 from dataclasses import dataclass

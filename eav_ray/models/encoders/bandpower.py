@@ -46,7 +46,8 @@ class BandPower(Encoder):
         if not bins or not all(b.any() for b in bins):
             raise ConfigError(
                 f"an EEG segment of {self.segment_samples} samples at {hz:g} Hz cannot tell the bands of "
-                "model.eeg.kind=bandpower apart; lower model.eeg.segments, or raise preprocessing.window_s or preprocessing.eeg.hz"
+                "model.eeg.kind=bandpower apart; lower model.eeg.segments, or raise preprocessing.window_s or "
+                "preprocessing.eeg.hz"
             )
         window = scipy.signal.get_window("hann", self.segment_samples)
         # A sum of these weights times the squared spectrum is the variance that the band holds.

@@ -43,8 +43,8 @@ class EAVTransformer(Encoder):
         super().__init__()
         if n_times < max(KERNEL_SIZE, segments):
             raise ConfigError(
-                f"an EEG window has {n_times} samples, but eav_transformer needs at least {max(KERNEL_SIZE, segments)}; "
-                "raise preprocessing.window_s or preprocessing.eeg.hz"
+                f"an EEG window has {n_times} samples, but eav_transformer needs at least "
+                f"{max(KERNEL_SIZE, segments)}; raise preprocessing.window_s or preprocessing.eeg.hz"
             )
         self.width, self.segments, self.dropout, self.recompute = width, segments, dropout, False
         self.register_buffer("times_s", (torch.arange(segments) + 0.5) * window_s / segments, persistent=False)

@@ -168,7 +168,10 @@ def _read_results(results: Store, name: str) -> dict[str, Any]:
 
 def _format_summary(tree: dict[str, Any], left_out_notes: list[str], failed: list[str], path: str) -> str:
     hardware = tree["hardware"]
-    head = f"{tree['protocol']}, {tree['folds']} folds; latency: one window, {hardware['threads']} thread(s) of {hardware['device']}"
+    head = (
+        f"{tree['protocol']}, {tree['folds']} folds; latency: one window, {hardware['threads']} thread(s) of "
+        f"{hardware['device']}"
+    )
     head += cost.format_load_warning(hardware)
     lines = [head, *left_out_notes, sections_ablation.format_ablation(tree), ""]
     if failed:

@@ -49,8 +49,8 @@ def open_audited(
     audit_result = run_audit(checkpoint)
     if not audit_result.passed:
         raise DataError(
-            f"{evaluated.path} fails the leak audit, so there is no page of it: {audit_result.first_failure}; train it again on a "
-            "split that holds"
+            f"{evaluated.path} fails the leak audit, so there is no page of it: {audit_result.first_failure}; train it "
+            "again on a split that holds"
         )
     n_parameters = sum(t.numel() for t in checkpoint.weights.values())
     run_key, commit_sha256 = str(store.read_json(f"{name}/state.json")["key"]), sha256(store.read(f"{name}/{COMMIT}"))

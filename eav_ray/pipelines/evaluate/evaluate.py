@@ -91,7 +91,10 @@ def _write_checkpoint_page(
     trained_experiment, fold_index = checkpoint.experiment, checkpoint.experiment.split.index
     store, name = split_store_path(path)
     out = out or f"{Store(experiment.store.results)}/evidence/{store.read_json(f'{name}/state.json')['key']}"
-    description = f"{trained_experiment.name}, trained under {checkpoint.split.protocol}, fold {fold_index}, seed {trained_experiment.seed}{_describe_labels(trained_experiment)}"
+    description = (
+        f"{trained_experiment.name}, trained under {checkpoint.split.protocol}, fold {fold_index}, seed "
+        f"{trained_experiment.seed}{_describe_labels(trained_experiment)}"
+    )
     protocol = f"{checkpoint.split.protocol}, fold {fold_index} alone"
     page_info = PageInfo(
         f"{trained_experiment.name}: a checkpoint", description, describe_test_side(checkpoint.split), protocol

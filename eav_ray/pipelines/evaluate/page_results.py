@@ -92,8 +92,13 @@ def build_results(
             "Fusion": trained_experiment.fusion.kind if len(trained_experiment.data.modalities) > 1 else "none",
         },
         "data": {
-            "Trained on": f"{trained_experiment.data.dataset}, {earlier_training}{len(train_ids)} recordings of {len(train_subjects)} people",
-            "Tested on": f"{tested_experiment.data.dataset}, {accuracy['recordings']} recordings of {accuracy['people']} people",
+            "Trained on": (
+                f"{trained_experiment.data.dataset}, {earlier_training}{len(train_ids)} recordings of "
+                f"{len(train_subjects)} people"
+            ),
+            "Tested on": (
+                f"{tested_experiment.data.dataset}, {accuracy['recordings']} recordings of {accuracy['people']} people"
+            ),
             "Labels": tested_experiment.data.labels,
             "Shards that were tested": f"{data.index.key}, content {digest(data.index.fingerprint)}",
         },

@@ -181,9 +181,9 @@ def _select_recordings(
     missing = sorted(wanted_ids - {r.id for r in listing.recordings})
     if missing:
         raise DataError(
-            f"{root} does not hold {len(missing)} of the {len(wanted_ids)} recordings that {path} is tested on (the first: "
-            f"{missing[0]}); set data.root to the data that it was trained from, or give --all to stress whatever is "
-            "there"
+            f"{root} does not hold {len(missing)} of the {len(wanted_ids)} recordings that {path} is tested on (the "
+            f"first: {missing[0]}); set data.root to the data that it was trained from, or give --all to stress "
+            "whatever is there"
         )
     return [r for r in listing.recordings if r.id in wanted_ids], "the test side of the checkpoint's own split"
 

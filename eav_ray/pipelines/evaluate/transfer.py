@@ -126,8 +126,8 @@ def check_subjects_unseen(items: Sequence[LabeledRecording], checkpoint: Checkpo
     if shared_subjects:
         more = f" and {len(shared_subjects) - 1} more" if shared_subjects[1:] else ""
         raise ConfigError(
-            f"{path} was trained on this very data set, {shared_subjects[0]}{more} among others; test it on its own test side "
-            "with jobs/evaluate.py, or name people in data.subjects whom it never saw"
+            f"{path} was trained on this very data set, {shared_subjects[0]}{more} among others; test it on its own "
+            "test side with jobs/evaluate.py, or name people in data.subjects whom it never saw"
         )
 
 
@@ -143,8 +143,8 @@ def select_shared_classes(
     if len(shared) < 2:
         raise ConfigError(
             f"{trained_on} and {tested_on} have {len(shared)} classes in common, and at least 2 are needed: the "
-            f"checkpoint knows {', '.join(checkpoint_classes)}; the data set has {', '.join(dataset_classes)}; classes are the same where "
-            "they are spelled alike"
+            f"checkpoint knows {', '.join(checkpoint_classes)}; the data set has {', '.join(dataset_classes)}; classes "
+            "are the same where they are spelled alike"
         )
     return shared
 
@@ -170,8 +170,8 @@ def select_shared_modalities(
     shown = [m for m in checkpoint_modalities if m in wanted_modalities]
     if not shown:
         raise ConfigError(
-            f"data.modalities names {', '.join(wanted_modalities)}, but {path} was trained on {', '.join(checkpoint_modalities)}: none in common; "
-            "name one of these that the data set offers"
+            f"data.modalities names {', '.join(wanted_modalities)}, but {path} was trained on "
+            f"{', '.join(checkpoint_modalities)}: none in common; name one of these that the data set offers"
         )
     notes = []
     if "eeg" in shown:

@@ -123,8 +123,8 @@ def _check_problem_policy(experiment: Experiment, problems: tuple[Problem, ...])
         first = problems[0]
         raise DataError(
             f"{len(problems)} problems, and preprocessing.on_bad=fail; the first: {first.file or first.subject}: "
-            f"{first.reason}. jobs/check.py lists those that names and labels show; preprocessing.on_bad=partial keeps what "
-            "can be used of such recordings, drop leaves them out"
+            f"{first.reason}. jobs/check.py lists those that names and labels show; preprocessing.on_bad=partial keeps "
+            "what can be used of such recordings, drop leaves them out"
         )
 
 

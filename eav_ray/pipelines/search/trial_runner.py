@@ -62,8 +62,8 @@ def run_candidates(
     rows = read_completed_rows(results, folder, study)
     if missing := set(study.completed()) - {row["candidate"] for row in rows}:
         raise DataError(
-            f"the study {study.name} has {len(missing)} candidates of which {results}/{folder}/candidates.parquet knows "
-            "nothing: they were searched with another store.results; use that one, or another search.storage"
+            f"the study {study.name} has {len(missing)} candidates of which {results}/{folder}/candidates.parquet "
+            "knows nothing: they were searched with another store.results; use that one, or another search.storage"
         )
     max_concurrent_trials = min(count_concurrent_trials(e), left)
     # What a cluster is to grow for must wait in its sight; by default Tune shows it one trial at a time.

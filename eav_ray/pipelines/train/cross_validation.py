@@ -200,8 +200,8 @@ def format_cv_report(
     """The table of all folds that were scored, and a line for those that were not."""
     scored = result.predictions[["subject", "recording"]].drop_duplicates()
     head = (
-        f"{e.split.protocol}, {len(result.fold_records)} of {len(folds)} folds: accuracy in percent, {len(scored)} recordings of "
-        f"{scored['subject'].nunique()} people {describe_test_side(folds[0].split)}"
+        f"{e.split.protocol}, {len(result.fold_records)} of {len(folds)} folds: accuracy in percent, {len(scored)} "
+        f"recordings of {scored['subject'].nunique()} people {describe_test_side(folds[0].split)}"
     )
     findings = {record["fold"]: record["collapse"] for record in result.fold_records}
     lines = [head, format_protocol_table(result.predictions, sorted(e.data.modalities), len(classes), findings)]

@@ -170,7 +170,10 @@ def _plot_interval(axes: Any, interval: dict[str, Any], at: float, color: str, m
 def _describe_subsets(results: dict[str, Any]) -> str:
     all_modalities, *rest = _select_group(results, "subsets")
     parts = [f"{v['name']} {format_percent(v['accuracy']['mean'])} %" for v in rest]
-    return f"Accuracy of each modality subset. All together {format_percent(all_modalities['accuracy']['mean'])} %; {'; '.join(parts)}."
+    return (
+        f"Accuracy of each modality subset. All together {format_percent(all_modalities['accuracy']['mean'])} %; "
+        f"{'; '.join(parts)}."
+    )
 
 
 def _plot_forest(results: dict[str, Any], group: str) -> Figure:
@@ -192,7 +195,8 @@ def _plot_forest(results: dict[str, Any], group: str) -> Figure:
 
 def _describe_forest(results: dict[str, Any], group: str) -> str:
     parts = [
-        f"{v['name']} {format_points(v['against']['mean'])} points against {v['against']['other']}, {v['against']['verdict']}"
+        f"{v['name']} {format_points(v['against']['mean'])} points against {v['against']['other']}, "
+        f"{v['against']['verdict']}"
         for v in _select_group(results, group)
         if v["against"]
     ]

@@ -26,14 +26,15 @@ def render_accuracy(results: ResultsTree) -> str:
     chance = accuracy["chance"]
     explanation = (
         f"Percent. Mean and SD over people; intervals by a bootstrap over {accuracy['people']} people and their "
-        f"{accuracy['recordings']} recordings, never over windows. Chance is {format_percent(chance['level'])}; guessing "
-        f"stays between {format_percent(chance['low'])} and {format_percent(chance['high'])} in {100 * chance['band']:.1f} % of the "
-        "cases (binomial over recordings)."
+        f"{accuracy['recordings']} recordings, never over windows. Chance is {format_percent(chance['level'])}; "
+        f"guessing stays between {format_percent(chance['low'])} and {format_percent(chance['high'])} in "
+        f"{100 * chance['band']:.1f} % of the cases (binomial over recordings)."
     )
     if accuracy["unequal"]:
         explanation += (
             " Classes are unequal, so naming the largest one beats chance: read the balanced columns, in which "
-            f"guessing stays between {format_percent(chance['balanced_low'])} and {format_percent(chance['balanced_high'])} as often."
+            f"guessing stays between {format_percent(chance['balanced_low'])} and "
+            f"{format_percent(chance['balanced_high'])} as often."
         )
     missing_predictions = [f"{one['silent']} of {s}" for s, one in accuracy["sources"].items() if one["silent"]]
     explanation += (
@@ -62,7 +63,10 @@ def render_subjects(results: ResultsTree) -> str:
         + ([format_percent(r["reference"][column]) if "reference" in r else "–"] if has_reference else [])
         for r in rows
     ]
-    caption = f"{main_source} of {len(rows)} people, from {format_percent(rows[0][main_source])} to {format_percent(rows[-1][main_source])} %."
+    caption = (
+        f"{main_source} of {len(rows)} people, from {format_percent(rows[0][main_source])} to "
+        f"{format_percent(rows[-1][main_source])} %."
+    )
     caption += f" {PUBLISHED_LABEL.capitalize()}: per frame, under the protocol paper." if has_reference else ""
     figure = figures.plot_subjects(rows, sources, results["chance_of_person"], published=has_reference)
     return render_section("People", render_figure(figure, caption), render_table(head, lines))

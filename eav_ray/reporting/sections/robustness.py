@@ -29,7 +29,8 @@ def format_robustness(results: ResultsTree) -> str:
     clean, sources = results["conditions"][0], results["sources"]
     main_source = "fusion" if "fusion" in sources else sources[0]
     lines = [
-        f"stress: {results['recordings']} recordings of {results['people']} people, {results['recordings_are']}; accuracy in "
+        f"stress: {results['recordings']} recordings of {results['people']} people, {results['recordings_are']}; "
+        "accuracy in "
         f"percent, mean over people; clean: " + ", ".join(f"{s} {_format_accuracy(clean, s)}" for s in sources),
         f"{'strongest step':44}{main_source:>8}{'itself':>8}{'area':>7}  "
         + ("weight of what is disturbed (95 %), Holm" if results["claims"] else ""),
@@ -43,7 +44,10 @@ def format_robustness(results: ResultsTree) -> str:
         area_cell = f"{area:.2f}" if area is not None else "-"
         weight_change = _describe_weight_change(change, last) + _describe_refused(last)
         lines.append(
-            f"{kind + ', ' + describe_level(last):44}{_format_accuracy(last, main_source):>8}{corrupted_accuracy:>8}{area_cell:>7}  {weight_change}".rstrip()
+            (
+                f"{kind + ', ' + describe_level(last):44}{_format_accuracy(last, main_source):>8}"
+                f"{corrupted_accuracy:>8}{area_cell:>7}  {weight_change}"
+            ).rstrip()
         )
     lines.append(
         f"chance {100 * results['chance']:.1f}; area: 1 where nothing is lost. {describe_weight_changes(results)}"
@@ -314,8 +318,8 @@ def _describe_curves(results: ResultsTree, kinds: Sequence[str], modality: str, 
         )
     clean_text = ", ".join(f"{s} {_format_accuracy(clean, s)}" for s in shown_sources)
     return (
-        f"Accuracy in percent with {corrupted_text} disturbed, with 95 % intervals; masked: preprocessing refused most of what "
-        f"was disturbed. Clean: {clean_text}. Strongest step: {'; '.join(strongest_texts)}."
+        f"Accuracy in percent with {corrupted_text} disturbed, with 95 % intervals; masked: preprocessing refused most "
+        f"of what was disturbed. Clean: {clean_text}. Strongest step: {'; '.join(strongest_texts)}."
     )
 
 
@@ -341,5 +345,6 @@ def _plot_weights(results: ResultsTree, groups: Mapping[str, Sequence[str]]) -> 
         change_texts.append(f"{kind} {_describe_weight_change(change, _group_by_kind(results)[kind][-1])}")
     return render_figure(
         figure,
-        f"Weight of the disturbed modality, {WEIGHT_DESCRIPTIONS['corrected']}, at each step. {'; '.join(change_texts)}.",
+        f"Weight of the disturbed modality, {WEIGHT_DESCRIPTIONS['corrected']}, at each step. "
+        f"{'; '.join(change_texts)}.",
     )
