@@ -42,15 +42,14 @@ class ErrorText:
 
 ERRORS = ("ConfigError", "DataError", "ValueError", "TrainingInterrupted")
 LISTS = ("problems", "wrong")  # of texts that become one error
-DESCRIBING = ("_explain_validation_error", "find_batch_problem", "describe_missing_folds")  # return a text
+# Functions that return texts.
+DESCRIBING = ("_explain_validation_error", "find_batch_problem", "find_problems", "describe_missing_folds")
 REPORTING = ("problem", "_report")  # functions that are given a reason
 # Where an error passes a text on that was made elsewhere, and collected there.
 ANYWHERE = {"table"}  # a line of `distributed.scoring`: why there is no table
 PASSED_ON = {
     "eav_ray/config/sections.py": {"'\\n'.join(problems)"},
-    "eav_ray/config/loading.py": {
-        "'\\n'.join((f'{source}: {_explain_validation_error(e)}' for e in error.errors()))",
-    },
+    "eav_ray/config/loading.py": {"'\\n'.join(problems)", "f'{source}: {error}'"},
     "eav_ray/data/streaming/stream.py": {"snapshot.errors.get(m, NOT_SENT)"},
     "eav_ray/data/preprocessing/eeg.py": {"f'{file} ({recording.id}): {error}'"},
     "eav_ray/data/streaming/upload.py": {"str(prepared).removeprefix('eeg (sent/sent): ')"},
@@ -103,6 +102,8 @@ def list_error_texts(path: Path) -> Iterator[tuple[ErrorText, str, str]]:
                     match inner:
                         case ast.Return(value=ast.JoinedStr() as text) | ast.Assign(value=ast.JoinedStr() as text):
                             yield collect(text)
+                        case ast.Return(value=ast.List(elts=texts)):
+                            yield from (collect(t) for t in texts if isinstance(t, ast.JoinedStr))
 
 
 FILES = sorted([*(REPOSITORY / "eav_ray").rglob("*.py"), *(REPOSITORY / "jobs").glob("*.py")])
