@@ -153,7 +153,8 @@ def cache_features() -> None:
 
 
 def evaluate_case(case: Case, folder: Path, fold: int, seed: int, train: bool = True) -> pd.DataFrame | None:
-    """Predictions for the people held out, a row a window: `subject`, `label`, `predicted_class`. Made once, then read back.
+    """Predictions for the people held out, a row a window: `subject`, `label`, `predicted_class`. Made once, then read
+    back.
 
     Args:
         train: None is returned of what was not made yet, if not.

@@ -1,8 +1,8 @@
 """Find kinds of encoders, fusions and data sets by the modules that define them: adding one touches no list.
 
-A kind is a class below a base class. This package's own lie one a module in a package of their own; others are defined by
-plugins: modules that the user names, or that installed packages name in the entry point group `eav_ray.plugins`. A kind
-is known once its module is imported, in every process. Runs without torch.
+A kind is a class below a base class. This package's own lie one a module in a package of their own; others are defined
+by plugins: modules that the user names, or that installed packages name in the entry point group `eav_ray.plugins`. A
+kind is known once its module is imported, in every process. Runs without torch.
 """
 
 import importlib
@@ -40,8 +40,8 @@ def import_plugins(names: Iterable[str]) -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise ConfigError(
-                f"plugins: {name} cannot be imported ({' '.join(str(error).split())}); give a module that Python finds, "
-                "for example in a folder of PYTHONPATH"
+                f"plugins: {name} cannot be imported ({' '.join(str(error).split())}); give a module that Python "
+                "finds, for example in a folder of PYTHONPATH"
             ) from None
 
 
@@ -60,8 +60,8 @@ def check_plugins_imported(names: Iterable[str]) -> None:
     for name in names:
         if name not in sys.modules:
             raise ConfigError(
-                f"plugins: {name} is not imported, and reading an experiment imports nothing; if you trust that module, "
-                f"give plugins=[{name}] on the command line, or import it in Python first"
+                f"plugins: {name} is not imported, and reading an experiment imports nothing; if you trust that "
+                f"module, give plugins=[{name}] on the command line, or import it in Python first"
             )
 
 

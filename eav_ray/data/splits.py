@@ -41,8 +41,8 @@ class Split:
 
 
 def add_permutation_groups(ids: pd.DataFrame) -> pd.DataFrame:
-    """Add to a table of windows what a permutation of labels needs: `group_labels`, the labels of all recordings of the same
-    person and task, and `place`, which of them this one is.
+    """Add to a table of windows what a permutation of labels needs: `group_labels`, the labels of all recordings of the
+    same person and task, and `place`, which of them this one is.
 
     For all that is stored, before anything is left out: whoever sees fewer recordings must permute alike.
     """

@@ -84,13 +84,14 @@ def train_runs(
 
     Args:
         allowed_recordings: The recordings that the workers may see at all.
-        on_progress: Is told how far each training is, every few seconds and at the end of its epochs; a TensorBoard beside
-            the results, and the MLflow of the experiment, if it is not given.
-        should_stop: Is told every second how far all are; where it says True, the runs are saved where they are, and left.
+        on_progress: Is told how far each training is, every few seconds and at the end of its epochs; a TensorBoard
+            beside the results, and the MLflow of the experiment, if it is not given.
+        should_stop: Is told every second how far all are; where it says True, the runs are saved where they are, and
+            left.
     Raises:
         DataError: A group could not start, or ended too often.
-        Interrupted: The job was told to end (SIGTERM, or Ctrl-C, or by `should_stop`), and the runs were saved where they
-            were.
+        Interrupted: The job was told to end (SIGTERM, or Ctrl-C, or by `should_stop`), and the runs were saved where
+            they were.
     """
     from eav_ray.training.runner import find_finished_checkpoint
 

@@ -26,7 +26,8 @@ class AblationVariant:
     Attributes:
         group: The part of the ablation; it is compared, and Holm's correction is made, within that.
         changes: Dotted keys, as `override` takes them.
-        visible_modalities: Modalities that the test lets it see; all, where none are named. Then nothing is trained for it.
+        visible_modalities: Modalities that the test lets it see; all, where none are named. Then nothing is trained for
+            it.
         reference: Name of what it is compared with.
         size: Of its encoders and fusion.
     """

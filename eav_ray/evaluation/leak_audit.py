@@ -87,10 +87,10 @@ def audit_checkpoint(
     Args:
         window_digests: Of all stored windows of the data set that it was trained and tested on.
         scored_recordings: The recordings whose scores are reported; those of its own test side, if none are named.
-        encoder_recordings: What the encoders that it was trained on were themselves trained on: modality -> recordings, of those
-            whose own checkpoints are at hand.
-        tested_experiment: Whose fold is tested, where that is not the checkpoint's own: equal training rows are trained once, for
-            an inner fold or another protocol perhaps, whose other sides are not those of this one.
+        encoder_recordings: What the encoders that it was trained on were themselves trained on: modality -> recordings,
+            of those whose own checkpoints are at hand.
+        tested_experiment: Whose fold is tested, where that is not the checkpoint's own: equal training rows are trained
+            once, for an inner fold or another protocol perhaps, whose other sides are not those of this one.
     """
     e, windows = tested_experiment or checkpoint.experiment, window_digests.windows
     if tested_experiment:

@@ -27,9 +27,9 @@ def fit(
 
     Args:
         batches: This rank's batches from a position to the end of its epoch; a function of the position alone.
-        on_epoch_end: Called at the end of every epoch with the next position and this rank's sums over the epoch: `loss_sum`,
-            `count` of windows, `seconds`, all that `on_step_end` took among them, and `wait_s`, those in which it waited
-            for data. It may validate and save; it is called on every rank.
+        on_epoch_end: Called at the end of every epoch with the next position and this rank's sums over the epoch:
+            `loss_sum`, `count` of windows, `seconds`, all that `on_step_end` took among them, and `wait_s`, those in
+            which it waited for data. It may validate and save; it is called on every rank.
         on_step_end: Called on every rank after each step with the next position and the sums so far. It may save, and
             leave by an exception.
         partial_sums: Sums of the part of the first epoch that lies before `start`.

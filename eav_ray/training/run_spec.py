@@ -226,7 +226,8 @@ def plan_runs(
 
     Args:
         data_digest: Digest of the shards' content.
-        embedded_recordings: Recordings whose embeddings are kept; those that the split trains and validates on, where none are named.
+        embedded_recordings: Recordings whose embeddings are kept; those that the split trains and validates on, where
+            none are named.
     """
     e = experiment
     embedded_recordings = embedded_recordings or tuple(sorted({*split.train, *split.validation}))

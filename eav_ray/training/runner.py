@@ -73,8 +73,8 @@ def execute_run(
     """Train, or continue, or skip what is finished; every rank of the group calls it.
 
     Args:
-        get_stop_reason: Why the training should save and leave, empty if it should not; asked every few seconds, by every
-            rank together.
+        get_stop_reason: Why the training should save and leave, empty if it should not; asked every few seconds, by
+            every rank together.
     Returns:
         The prefix of the finished checkpoint in `place.results`.
     Raises:

@@ -71,8 +71,8 @@ def score_fusions(
 ) -> Iterator[tuple[list[int], list[Metrics]]]:
     """`run.score_fold` of each run, none of which `why_alone` keeps out: numbers of runs and their scores.
 
-    A head that does not fit into a GPU's memory, even alone, has the score NaN. With `pruning_schedule` there is a score
-    `look_<share>` for each, and a head that did not stay has its last one, and that `share`.
+    A head that does not fit into a GPU's memory, even alone, has the score NaN. With `pruning_schedule` there is a
+    score `look_<share>` for each, and a head that did not stay has its last one, and that `share`.
     """
     pruning_schedule = pruning_schedule or PruningSchedule()
     inputs = _SharedInputs(context)
@@ -179,8 +179,8 @@ def train_fusions(
     Args:
         members: Of one structure, with as many steps an epoch (`stacks`).
         on_step: The summed losses of each step, of the heads that are still trained.
-        report_intermediate: Is shown the heads that are trained after each epoch: how many are done, the stack, and the row of each.
-            Those that it returns end there.
+        report_intermediate: Is shown the heads that are trained after each epoch: how many are done, the stack, and the
+            row of each. Those that it returns end there.
     Returns:
         All heads, finished, in their order.
     """

@@ -15,8 +15,8 @@ class PruningSchedule:
 
     Attributes:
         rungs: Of a head's own epochs, ascending, between 0 and 1.
-        keeps_training: Is asked of each head that it scored: its run's number, the share, the score. What it says must not
-            depend on other heads of this stack.
+        keeps_training: Is asked of each head that it scored: its run's number, the share, the score. What it says must
+            not depend on other heads of this stack.
     """
 
     rungs: tuple[float, ...] = ()

@@ -21,7 +21,8 @@ class AudioCorruption:
     """What `audio.read` takes: one distortion of one recording.
 
     Args:
-        speech_files: (person, path) of all speech of the data set, of which babble is made; the person's own is passed over.
+        speech_files: (person, path) of all speech of the data set, of which babble is made; the person's own is passed
+            over.
     """
 
     corruption: Corruption

@@ -193,7 +193,10 @@ class _SubjectFolder:
     def _find_media(
         self, kind: str, suffix: str, labels_N: list[int | None], untrusted_keys: set[int]
     ) -> dict[int, str] | None:
-        """Key -> path, or None where the folder has no such file at all. Keys that cannot be trusted go to `untrusted_keys`."""
+        """Map each key to its path; return None where the folder has no such file at all.
+
+        Keys that cannot be trusted go to `untrusted_keys`.
+        """
         paths_by_key: dict[int, list[Path]] = {}
         for path in _list_files(self.folder / kind):
             if path.suffix.lower() != suffix:

@@ -43,8 +43,8 @@ class WindowCache:
     ) -> None:
         """
         Args:
-            allowed_recordings: The recordings that exist for this object, by id; row numbers count these alone. A search is given
-                its training recordings, so that no test row can reach it.
+            allowed_recordings: The recordings that exist for this object, by id; row numbers count these alone. A
+                search is given its training recordings, so that no test row can reach it.
         """
         allowed_subjects = (
             None if allowed_recordings is None else {recording.split("/")[0] for recording in allowed_recordings}

@@ -74,7 +74,7 @@ def _build_mel_filters() -> Tensor:
 
 
 def mask_random_span(x_BTF: Tensor, max_length: int, dim: int) -> Tensor:
-    """Set one run of random length, 0 to `max_length`, along an axis to 0, which is the mean; another one in each row."""
+    """Set one run of random length, 0 to `max_length`, along an axis to 0, the mean; another one in each row."""
     if not max_length:
         return x_BTF
     size, b = x_BTF.shape[dim], len(x_BTF)

@@ -52,7 +52,8 @@ def build_results(
     """What is said of any predictions.
 
     Args:
-        trained_experiment, tested_experiment: The experiment that the checkpoints are of, and the one that names the tested data.
+        trained_experiment, tested_experiment: The experiment that the checkpoints are of, and the one that names the
+            tested data.
         data: The tested data.
         classes: What labels and logits are numbered by.
     """

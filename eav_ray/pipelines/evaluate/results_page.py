@@ -49,8 +49,8 @@ def write_results_page(
     Args:
         e: The experiment of the command; its stores and runtime are used.
         out: The folder, or `s3://...`.
-        out_of_fold: Predictions of validation recordings by models that never saw them, with a column `fold`; without it they
-            are made of the checkpoints' own validation sides, where they have any.
+        out_of_fold: Predictions of validation recordings by models that never saw them, with a column `fold`; without
+            it they are made of the checkpoints' own validation sides, where they have any.
     Returns:
         The path of the page.
     Raises:

@@ -38,7 +38,8 @@ def prepare_eeg_units(
     """One row a unit: `unit` (its number), and its EEG for `unpack`.
 
     Args:
-        all_recordings: All recordings of the people, where `recording_units` may lack some: `preprocessing.eeg.align` looks at all.
+        all_recordings: All recordings of the people, where `recording_units` may lack some: `preprocessing.eeg.align`
+            looks at all.
     """
     if "eeg" not in data.modalities or all(r.eeg is None for unit in recording_units for r in unit):
         rows = [{"unit": i, "eeg": b"", "eeg_facts": "{}"} for i in range(len(recording_units))]

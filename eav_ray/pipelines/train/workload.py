@@ -27,7 +27,8 @@ def announce_workload(
     Args:
         candidate_runs: The trainings of a search, of all candidates and folds.
         refit_runs: Those of its best candidates.
-        max_concurrent_trials: How many of a search go on side by side: fusions on a worker each, other trainings each on a group.
+        max_concurrent_trials: How many of a search go on side by side: fusions on a worker each, other trainings each
+            on a group.
     """
     e = experiment
     results = Store(e.store.results)
