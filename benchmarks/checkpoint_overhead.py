@@ -2,8 +2,8 @@
 
     python -m benchmarks.checkpoint_overhead [FOLDER] [checkpoints=6]
 
-The program's own loop (`training.run.execute`) in one process without Ray, on noise, with a checkpoint every few steps:
-the demo's EEGformer in steps of 50 to 100 ms, and a ViT of the published size on one frame a window. FOLDER, a
+The program's own loop (`training.runner.execute_run`) in one process without Ray, on noise, with a checkpoint every few
+steps: the demo's EEGformer in steps of 50 to 100 ms, and a ViT of the published size on one frame a window. FOLDER, a
 temporary one if none is given, gets the checkpoints and says on which disk they are measured. ViT-B needs about 10 GB
 of memory.
 """

@@ -1,7 +1,7 @@
 """Who is trained on and who is tested: pure functions of (recordings, fold, seed).
 
 A split names recordings, never windows, so the windows of one recording cannot part. A search is given the splits of
-`inner_splits`, which hold no test rows at all.
+`make_inner_splits`, which hold no test rows at all.
 """
 
 import zlib
@@ -55,7 +55,7 @@ def add_permutation_groups(ids: pd.DataFrame) -> pd.DataFrame:
 
 
 def list_labeled_recordings(ids: pd.DataFrame, data: DataConfig, seed: int) -> list[LabeledRecording]:
-    """The recordings of a table of windows (`Windows.ids`) that an experiment uses, each with one row of facts.
+    """The recordings of a table of windows (`WindowCache.ids`) that an experiment uses, each with one row of facts.
 
     A recording in which none of the experiment's modalities exists is left out. With `data.labels=permuted` the labels
     are shuffled among all stored recordings of each person and task, whichever of them are used or seen here: the

@@ -57,7 +57,8 @@ def score_checkpoints(
     Args:
         experiment: Whose data and seed give the labels, and whose stores and runtime are used.
     Returns:
-        For each task a table with one row a window (`training.run.to_frame`), or a line that says why there is none.
+        For each task a table with one row a window (`training.predictions.build_predictions`), or a line that says why
+            there is none.
     """
     results = Store(experiment.store.results)
     names = [_format_table_name(task, index) for task in tasks]

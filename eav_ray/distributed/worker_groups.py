@@ -59,7 +59,7 @@ def train_all_runs(
         key -> prefix of the finished checkpoint in the results store.
     Raises:
         DataError: A run failed; the others were trained all the same.
-        Interrupted: As `run_each`.
+        TrainingInterrupted: As `run_each`.
     """
     state = train_runs(experiment, runs, shards, index, allowed_recordings, title=title)
     if state.failed:
@@ -90,8 +90,8 @@ def train_runs(
             left.
     Raises:
         DataError: A group could not start, or ended too often.
-        Interrupted: The job was told to end (SIGTERM, or Ctrl-C, or by `should_stop`), and the runs were saved where
-            they were.
+        TrainingInterrupted: The job was told to end (SIGTERM, or Ctrl-C, or by `should_stop`), and the runs were saved
+            where they were.
     """
     from eav_ray.training.runner import find_finished_checkpoint
 

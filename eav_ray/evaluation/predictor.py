@@ -42,10 +42,10 @@ class Predictor:
         self._model = ckpt.build_trained_model(checkpoint).to(device).eval()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pd.DataFrame:
-        """Predictions, as `run.to_frame` has them.
+        """Predictions, as `predictions.build_predictions` has them.
 
         Args:
-            batch: Of windows as a shard holds them: `IDS`, the modalities and `has_<modality>`. Where there is a
+            batch: Of windows as a shard holds them: `ID_COLUMNS`, the modalities and `has_<modality>`. Where there is a
                 column `reason`, windows without any modality come last, with theirs.
         """
         modalities = self._model.modalities

@@ -30,7 +30,8 @@ def list_modalities(table: pd.DataFrame) -> list[str]:
 
 
 def add_probabilities(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """A table of logits (`run.to_frame`, or its means) with the predicted class and probabilities beside them.
+    """A table of logits (`predictions.build_predictions`, or its means) with the predicted class and probabilities
+    beside them.
 
     The softmax of a recording is that of the mean of its windows' logits. What a modality that was not there would say
     is NaN; a prediction that is not a number names no class: `predicted` is empty there.
@@ -48,7 +49,8 @@ def add_probabilities(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFra
 class RecordingAverager:
     """Means over the windows of each recording, of windows that come block after block.
 
-    The same means as `metrics.per_recording` of all windows at once, in the order in which recordings first came.
+    The same means as `metrics.average_per_recording` of all windows at once, in the order in which recordings first
+    came.
     """
 
     KEY_COLUMNS = ("subject", "recording", "label")

@@ -96,6 +96,6 @@ def summarize_calibration(
 
 
 def average_windows_per_fold(windows: pd.DataFrame) -> pd.DataFrame:
-    """`per_recording`, fold by fold, with the column `fold`."""
+    """`average_per_recording`, fold by fold, with the column `fold`."""
     parts = [average_per_recording(fold_windows).assign(fold=fold) for fold, fold_windows in windows.groupby("fold")]
     return pd.concat(parts, ignore_index=True)

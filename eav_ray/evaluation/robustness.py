@@ -33,8 +33,8 @@ def build_robustness_results(
     """Every number of a stress test, as JSON.
 
     Args:
-        tables: Predictions of each condition, one row a window (`training.run.to_frame`), with `reason`: why a row is
-            no window but a file that could not be used, else empty.
+        tables: Predictions of each condition, one row a window (`training.predictions.build_predictions`), with
+            `reason`: why a row is no window but a file that could not be used, else empty.
         conditions: The clean one first: `name`, `kind`, `step`, `modalities` (disturbed), `levels`.
         metadata: Of the checkpoint and the data, taken over as they are.
     """

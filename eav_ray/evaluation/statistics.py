@@ -132,7 +132,7 @@ def has_unequal_classes(label: np.ndarray, n_classes: int) -> bool:
 
 
 def compute_balanced_chance_band(label: np.ndarray, n_classes: int, *, seed: int = 0) -> tuple[float, float]:
-    """As `chance_band`, of balanced accuracy: binomial over the recordings of each class that occurs.
+    """As `compute_chance_band`, of balanced accuracy: binomial over the recordings of each class that occurs.
 
     Args:
         label: Of each recording.

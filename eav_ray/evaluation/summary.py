@@ -26,7 +26,7 @@ def summarize_accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_class
     """Of every source: per frame, window and recording, mean and SD over people, intervals, chance.
 
     Args:
-        windows: Predictions, one row a window (`training.run.to_frame`), with a column `fold`.
+        windows: Predictions, one row a window (`training.predictions.build_predictions`), with a column `fold`.
     """
     sources = list_sources(modalities)
     correct = mark_correct_recordings(windows, sources)

@@ -17,7 +17,7 @@ def render_search_page(
 
     Args:
         candidate_folds: `candidates.parquet`.
-        importances: Key of the space -> its share of the spread of the scores (`Owner.importances`).
+        importances: Key of the space -> its share of the spread of the scores (`StudyClient.compute_importances`).
     """
     matplotlib.use("agg")
     candidates = summarize_candidates(candidate_folds)

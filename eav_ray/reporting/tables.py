@@ -73,7 +73,7 @@ def format_protocol_table(
     """Percent over all folds of a protocol together, a line a fold where they are few, and collapse warnings, counted.
 
     Args:
-        windows: Predictions of all folds, as `correct_per_recording` takes them, with a column `fold`.
+        windows: Predictions of all folds, as `mark_correct_recordings` takes them, with a column `fold`.
         findings: What the collapse check found in the model of each fold.
     """
     sources = list_sources(modalities)
@@ -130,7 +130,7 @@ def format_statistics(correct: pd.DataFrame, modalities: Sequence[str], n_classe
     """Lines for the terminal: the interval of each source, chance, the oracle, and the fusion against the rest.
 
     Args:
-        correct: As `table.correct_per_recording` makes it.
+        correct: As `correctness.mark_correct_recordings` makes it.
     """
     n_subjects, n_recordings = correct["subject"].nunique(), len(correct)
     low, high = compute_chance_band(n_recordings, n_classes)

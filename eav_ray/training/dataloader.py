@@ -40,7 +40,7 @@ class Batch:
 
 
 class Source(Protocol):
-    """Model inputs by row number of `Windows`."""
+    """Model inputs by row number of `WindowCache`."""
 
     names: list[str]  # modalities, sorted
 
@@ -139,7 +139,7 @@ def prefetch(batches: Iterable[T], depth: int = 2) -> Iterator[T]:
 
 @dataclass(frozen=True)
 class WindowLabels:
-    """What the loop must know of every row of `Windows`, by row number."""
+    """What the loop must know of every row of `WindowCache`, by row number."""
 
     label: np.ndarray  # int64
     window_hash: np.ndarray  # a number for each window, from its id alone: stable across shards and machines

@@ -52,7 +52,7 @@ def compute_embeddings(
     Args:
         model: A classifier of one modality, on `device`; or its head, on batches of features.
         precision: What to compute in, as the encoder was trained.
-        arrays: `FEATURES` leaves the logits out.
+        arrays: `FEATURE_ARRAYS` leaves the logits out.
     """
     (modality,) = model.modalities
     model.eval()
@@ -94,12 +94,12 @@ def commit_embeddings(store: Store, key: str, times_s: Tensor) -> None:
 
 
 class EmbeddingSource:
-    """Cached embeddings of several encoders, as a source of batches by row number of `Windows`.
+    """Cached embeddings of several encoders, as a source of batches by row number of `WindowCache`.
 
     Args:
         pooled: Leave the time tokens out, for who does not read them: one token a modality, its pooled features.
-        arrays: What the cache holds; `FEATURES` of encoders without a head. Windows that `windows` does not know of
-            are left out.
+        arrays: What the cache holds; `FEATURE_ARRAYS` of encoders without a head. Windows that `windows` does not know
+            of are left out.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ def compute_predictions(
     windows: WindowCache,
     batch_size: int,
 ) -> pd.DataFrame:
-    """`to_frame` of some rows, at least one, in their order.
+    """`build_predictions` of some rows, at least one, in their order.
 
     Args:
         batch_size: Windows that are computed at once.
@@ -74,7 +74,7 @@ def build_predictions(
 
 
 def build_empty_predictions(names: list[str], n_outputs: int) -> pd.DataFrame:
-    """`to_frame` of no windows: the same columns."""
+    """`build_predictions` of no windows: the same columns."""
     none = torch.zeros(0, n_outputs)
     weights = torch.zeros(0, len(names))
     ids = pd.DataFrame({"subject": [], "recording": [], "window": []})

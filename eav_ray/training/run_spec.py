@@ -149,7 +149,7 @@ def _section_to_dict(section: Any) -> dict[str, Any]:
 
 
 def drop_neutral_keys(section: Any) -> dict[str, Any]:
-    """What a section of an experiment says, but for keys that came later and change nothing (`ADDED`)."""
+    """What a section of an experiment says, but for keys that came later and change nothing (`NEUTRAL_KEY_VALUES`)."""
     return {k: v for k, v in vars(section).items() if k not in NEUTRAL_KEY_VALUES or v != NEUTRAL_KEY_VALUES[k]}
 
 
@@ -213,7 +213,7 @@ def plan_adaptation_run(
 
     Args:
         experiment: The checkpoint's own, with `train.adaptation` and the runtime of now.
-        split: What `data.split.calibration_split` returns.
+        split: What `data.splits.make_adaptation_split` returns.
         checkpoint_path, commit_hash: Where the checkpoint lies, and the hash of its COMMIT.
     """
     return Run("joint", experiment, split, data_digest, init_from=checkpoint_path, init_commit_hash=commit_hash)

@@ -78,7 +78,7 @@ def execute_run(
     Returns:
         The prefix of the finished checkpoint in `place.results`.
     Raises:
-        Interrupted: It was asked to leave, and saved.
+        TrainingInterrupted: It was asked to leave, and saved.
         DataError: On every rank, if one rank has a reason: ranks that went on alone would wait for the others forever.
     """
     check_disjoint(run.split)
@@ -134,7 +134,7 @@ def train_and_score_split(run: Run, context: WorkerContext) -> Metrics:
 
 
 def train_and_predict_split(run: Run, context: WorkerContext) -> pd.DataFrame:
-    """Train on the training rows of a split; predictions of its validation rows (see `to_frame`). Nothing is kept."""
+    """Train on the training rows of a split; predictions of its validation rows (see `build_predictions`). Nothing is kept."""
     check_disjoint(run.split)
     prepared = prepare_run(run, context, fresh=True)
     collected: list[pd.DataFrame] = []

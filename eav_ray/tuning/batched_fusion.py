@@ -2,8 +2,8 @@
 
 A fusion on cached embeddings is so small that most of its training is the overhead of its operations. Here the weights
 of many are stacked, and each operation serves all of them. Every head keeps what is its own: initial weights, data
-order, modality dropout and dropout masks, learning rate, weight decay and length. It ends where `run.score_fold` would
-have ended, up to rounding.
+order, modality dropout and dropout masks, learning rate, weight decay and length. It ends where
+`runner.train_and_score_split` would have ended, up to rounding.
 """
 
 from collections.abc import Callable, Iterator
@@ -69,7 +69,8 @@ def score_fusions(
     fusion_batch_size: int = DEFAULT_FUSION_BATCH_SIZE,
     pruning_schedule: PruningSchedule | None = None,
 ) -> Iterator[tuple[list[int], list[Metrics]]]:
-    """`run.score_fold` of each run, none of which `why_alone` keeps out: numbers of runs and their scores.
+    """`runner.train_and_score_split` of each run, none of which `unbatchable_reason` keeps out: numbers of runs and
+    their scores.
 
     A head that does not fit into a GPU's memory, even alone, has the score NaN. With `pruning_schedule` there is a
     score `look_<share>` for each, and a head that did not stay has its last one, and that `share`.
@@ -177,7 +178,7 @@ def train_fusions(
     """Train every head to its own last epoch.
 
     Args:
-        members: Of one structure, with as many steps an epoch (`stacks`).
+        members: Of one structure, with as many steps an epoch (`plan_stacks`).
         on_step: The summed losses of each step, of the heads that are still trained.
         report_intermediate: Is shown the heads that are trained after each epoch: how many are done, the stack, and the
             row of each. Those that it returns end there.

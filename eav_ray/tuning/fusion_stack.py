@@ -104,7 +104,7 @@ class FusionStack:
         """One step of AdamW of every head, on its own batch.
 
         Args:
-            batches: As a `Loader` of one rank makes them.
+            batches: As a `BatchLoader` of one rank makes them.
             stream: Which of them each head gets.
             lr: Of each head.
         Returns:
@@ -198,7 +198,7 @@ class FusionStack:
         return recorder.draws, output
 
     def _draw_masks(self, batches: list[Batch], stream: list[int]) -> list[Tensor]:
-        """Dropout masks of every head, as it would draw them alone (`engine._Common._loss`)."""
+        """Dropout masks of every head, as it would draw them alone (`engines.base.BaseEngine._compute_loss`)."""
         if not any(self._dropout):
             draws, _ = self._plan_dropout(batches[0], self._head_counts[0])
             return [torch.ones(len(self), 1, device=self._weights.device) for _ in draws]

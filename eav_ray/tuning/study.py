@@ -195,7 +195,7 @@ class StudyClient:
                     seed=seed, constant_liar=True, n_startup_trials=self.search.ask_batch_size
                 )
             case "cmaes":
-                # One for all candidates: it is followed from the first on (`_replayed`).
+                # One for all candidates: it is followed from the first on (`_replay_and_suggest`).
                 return _make_cmaes_sampler(int(digest(self.name, length=8), 16) % 2**31, self.search.ask_batch_size)
             case _:
                 return optuna.samplers.RandomSampler(seed=seed)

@@ -206,7 +206,7 @@ def test_a_forced_leak_is_refused(split: Split, message: str) -> None:
 
 
 def table(items: list[LabeledRecording]) -> pd.DataFrame:
-    """As `Windows.ids`: four windows a recording."""
+    """As `WindowCache.ids`: four windows a recording."""
     rows = [
         {"id": i.id, "subject": i.subject, "label": i.label, "task": i.task, "order": i.order, "window": w}
         | {"has_eeg": i.order != 0, "has_audio": True}

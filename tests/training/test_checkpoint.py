@@ -17,7 +17,11 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.run_spec import SELECTION_METRIC, Position
 
 KEY = "run"
-FIRST, SECOND, THIRD = "a0000-aaaaaaaa", "a0001-00000000", "a0002-77777777"  # attempts, as `new_attempt` names them
+FIRST, SECOND, THIRD = (
+    "a0000-aaaaaaaa",
+    "a0001-00000000",
+    "a0002-77777777",
+)  # attempts, as `make_attempt_name` names them
 WHOLE = ckpt.Checkpoint(
     experiment=override(Experiment(), {"optim.lr": 1e-3, "data.modalities": ["eeg"]}),
     split=Split("loso", ("a/1", "b/1"), ("c/1",), ("d/1",)),

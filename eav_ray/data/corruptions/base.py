@@ -79,7 +79,7 @@ COMBINED_KINDS: dict[str, tuple[str, ...]] = {
 class Corruption:
     """One kind at one level."""
 
-    kind: str  # of KINDS
+    kind: str  # of CORRUPTION_KINDS
     level: float
     seed: int
 

@@ -28,7 +28,7 @@ ELECTRODE_ROW = re.compile(r"[A-Za-z]+?(?=z|\d|$)")
 
 
 class CorruptedDataset:
-    """A data set whose EEG is disturbed, for whatever takes a `DataSet`.
+    """A data set whose EEG is disturbed, for whatever takes a `DatasetReader`.
 
     Args:
         unit: `preprocessing.eeg.unit`, which speaks where a file states none.

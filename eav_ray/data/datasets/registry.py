@@ -50,8 +50,8 @@ def scan_dataset(data: DataConfig) -> tuple[DatasetReader, Listing]:
     Listening recordings are kept only where `data.tasks` names them.
 
     Raises:
-        ConfigError: As `open_data`; or `data.subjects` names someone whom the set does not have.
-        DataError: As `open_data`.
+        ConfigError: As `open_reader`; or `data.subjects` names someone whom the set does not have.
+        DataError: As `open_reader`.
     """
     reader = open_reader(data)
     listing = reader.scan()

@@ -103,7 +103,7 @@ def read_eeg_file(path: str | Path, channels: Sequence[str]) -> RawEEG:
     Returns:
         `values_CT` float64 (len(channels), samples), microvolts.
     Raises:
-        DataError: As `open_raw`; or a channel is missing.
+        DataError: As `open_eeg_file`; or a channel is missing.
     """
     raw = open_eeg_file(path)
     missing = [name for name in channels if name not in raw.ch_names]

@@ -59,7 +59,7 @@ def read_array_shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[int, 
     """Shapes of those of the named arrays that a file holds, in MATLAB's order of axes, from its headers alone.
 
     Raises:
-        DataError: No MATLAB file; an array claims more values than `LARGEST`, or is not stored in this file.
+        DataError: No MATLAB file; an array claims more values than `MAX_VALUES`, or is not stored in this file.
     """
     with _translate_errors(path, ""):
         if h5py.is_hdf5(path):  # MATLAB v7.3, which stores axes reversed

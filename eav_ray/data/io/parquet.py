@@ -34,7 +34,7 @@ def read_parquet_table(source: Any, columns: list[str] | None = None) -> pa.Tabl
     Args:
         source: A path or a buffer.
     Raises:
-        Any of `ERRORS`: No Parquet, or as `checked`.
+        Any of `ERRORS`: No Parquet, or as `check_table`.
     """
     return check_table(pq.read_table(source, columns=columns))
 
@@ -43,7 +43,7 @@ def read_memory_mapped(path: Path) -> pa.Table:
     """An uncompressed Arrow file, whose values stay on the disk until they are looked at.
 
     Raises:
-        Any of `ERRORS`: No such file, or as `checked`.
+        Any of `ERRORS`: No such file, or as `check_table`.
     """
     return check_table(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
 
@@ -79,7 +79,7 @@ def decode_dataframe(data: bytes, name: str) -> pd.DataFrame:
 
 
 def encode_dataframe(table: pd.DataFrame) -> bytes:
-    """The Parquet file of which `read_frame` makes this table."""
+    """The Parquet file of which `decode_dataframe` makes this table."""
     sink = pa.BufferOutputStream()
     table.to_parquet(sink, index=False)
     return sink.getvalue().to_pybytes()

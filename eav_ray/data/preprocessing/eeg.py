@@ -16,7 +16,7 @@ from eav_ray.errors import DataError
 
 @dataclass(frozen=True)
 class PreparedEEG:
-    x_CT: np.ndarray  # float32, microvolts (without a unit where `profile.align` is set), at the profile's rate
+    x_CT: np.ndarray  # float32, microvolts (without a unit where `preprocessing.eeg.align` is set), at the rate of `preprocessing.eeg.hz`
     unit: str  # that the file had
     bad_channels: dict[str, str]  # bad channel -> reason
     removed_components: tuple[str, ...] = ()  # labels of the components that were taken out
@@ -33,7 +33,8 @@ def prepare_eeg(
     `clean` sees one recording at a time; `official` filters all that the person recorded as one signal.
 
     Args:
-        all_recordings: All recordings of the person, to which `profile.align` brings each; without it, those given.
+        all_recordings: All recordings of the person, to which `preprocessing.eeg.align` brings each; without it, those
+            given.
     """
     if preprocessing.align == "none":
         yield from _filter_recordings(reader, recordings, preprocessing)

@@ -50,13 +50,13 @@ def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> CleanedEEG:
     Offset, mains notch, decimation, band-pass, search for bad channels, artefacts, interpolation, reference. The notch
     comes before decimation because a mains frequency above the new Nyquist frequency would fold into the band.
 
-    A unit that the file states wins; `profile.unit` speaks where it does not ("auto"); where both are "auto" a
+    A unit that the file states wins; `preprocessing.unit` speaks where it does not ("auto"); where both are "auto" a
     typical (median) channel SD below 1e-3 means volts.
 
     Args:
         raw: Values (channels, samples).
     Returns:
-        (channels, profile.hz * seconds), and what was found.
+        (channels, preprocessing.hz * seconds), and what was found.
     Raises:
         DataError: Not two-dimensional, not one row per channel, shorter than 1 s, sampled too slowly for the band,
             or more than half of the channels are bad.
@@ -111,7 +111,7 @@ def find_uncorrelated_channels(x_CT: np.ndarray, preprocessing: EEGPreprocessing
     """Channels that hear what no other hears: (channels,) bool.
 
     Volume conduction makes neighbours alike, so a channel whose highest absolute correlation with any other stays
-    below `profile.correlation` in most windows of 1 s is not on the scalp. After the
+    below `preprocessing.bad_channel_correlation` in most windows of 1 s is not on the scalp. After the
     correlation criterion of the PREP pipeline (Bigdely-Shamlo et al. 2015).
     """
     n_chans, n_times = x_CT.shape

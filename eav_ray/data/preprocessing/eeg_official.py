@@ -29,7 +29,8 @@ def filter_official(
     Args:
         session: All recordings in the order in which they were made; (channels, samples) each, one rate, one unit.
     Returns:
-        For each recording (channels, profile.hz * seconds) float32, microvolts, or why it cannot be used; and the unit
+        For each recording (channels, preprocessing.hz * seconds) float32, microvolts, or why it cannot be used; and the
+            unit
         that the values had. A recording that is not finite is filtered as silence, so that it does not reach others.
     Raises:
         DataError: Rates or channels differ inside the session, or the rate is too low for the band.

@@ -1,7 +1,7 @@
 """Shards: the only contract between preprocessing and training. One window a row, in Parquet, with an Arrow schema.
 
 Signals are columns of Arrow's canonical fixed-shape tensor type, which Ray Data, pyarrow and pandas all read; frames of
-video may be JPEG files (`frames.py`).
+video may be JPEG files (`data/io/jpeg.py`).
 """
 
 from collections.abc import Sequence

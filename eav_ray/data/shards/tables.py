@@ -25,7 +25,7 @@ def encode_window(row: dict[str, Any], preprocessing: Preprocessing) -> dict[str
 
 
 def decode_video(video: Any, preprocessing: Preprocessing) -> np.ndarray:
-    """Video of one window or of several, as `as_stored` made it, as an array."""
+    """Video of one window or of several, as `encode_window` made it, as an array."""
     if preprocessing.video.codec == "raw":
         return np.asarray(video)
     shape = compute_window_shapes(preprocessing, eeg_channels=0)["video"][0]

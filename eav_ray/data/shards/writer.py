@@ -26,7 +26,7 @@ class ShardWriter:
         self._parquet: pq.ParquetWriter | None = None
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Windows as `as_stored` makes them."""
+        """Windows as `encode_window` makes them."""
         self._pending += rows
         if len(self._pending) >= ROW_GROUP_SIZE:
             self._flush()

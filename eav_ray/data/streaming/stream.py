@@ -1,7 +1,8 @@
 """A stream of EEG, audio and video, and the window that it makes every second, as preprocessing would cut it.
 
 Audio and frames of a window are those of the file that the stream could have been. EEG differs where filters look
-beyond the window: they see the last `EEG_S` seconds and nothing that comes later, where those of a file see all of it.
+beyond the window: they see the last `EEG_CONTEXT_S` seconds and nothing that comes later, where those of a file see all
+of it.
 """
 
 from collections import Counter
@@ -41,7 +42,7 @@ class StreamSnapshot:
     eeg: RawEEG | None
     eeg_start_s: float
     eeg_names_given: bool
-    audio_T: np.ndarray  # (samples,) at `sound_hz`
+    audio_T: np.ndarray  # (samples,) at `audio_hz`
     audio_received_T: np.ndarray  # (samples,) whether it came
     audio_hz: int
     frames: tuple[Frame, ...]

@@ -98,7 +98,7 @@ def bayes_accuracy(modalities: Sequence[str], *, present: Sequence[str] = MODALI
 
     Args:
         present: What the recordings have: the useless modality is one of these. Listening has no audio.
-        cue: As in `Plan`.
+        cue: As in `SyntheticSpec`.
     Raises:
         ConfigError: A modality that is unknown, absent or named twice, or none at all.
     """

@@ -19,7 +19,7 @@ class EncoderOutput(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """`forward(x, present_B) -> Encoded`; `times_s` places the N tokens on the window's clock, in seconds."""
+    """`forward(x, present_B) -> EncoderOutput`; `times_s` places the N tokens on the window's clock, in seconds."""
 
     width: int
     times_s: Tensor  # (N,)

@@ -16,7 +16,7 @@ class FusionOutput(NamedTuple):
 
 
 class Fusion(nn.Module):
-    """`forward(encoded, logits, present_BM) -> Fused`, and what the collapse check asks of it."""
+    """`forward(encoded, logits, present_BM) -> FusionOutput`, and what the collapse check asks of it."""
 
     n_keys: int | None = None  # over how many keys its attention goes when all is present; None without attention
     weight_loss: float = 0.0  # how much training draws its modality weights to the modalities that are right

@@ -14,7 +14,7 @@ class BottleneckFusion(Fusion):
 
     In each layer every modality's own block lets its tokens and the bottleneck tokens attend to each other; the
     bottlenecks go on as the mean over the modalities present. At the end a softmax over what each modality left in
-    its copy of them gives the modality weights, and their weighted sum the logits. Arguments as for `Tokens`.
+    its copy of them gives the modality weights, and their weighted sum the logits. Arguments as for `TokenProjector`.
     """
 
     def __init__(

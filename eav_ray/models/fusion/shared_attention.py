@@ -13,7 +13,7 @@ class SharedAttentionFusion(Fusion):
     """A learned query reads the tokens of all modalities through one multi-head attention that they share.
 
     What the query attends to depends on the sample: its attention mass per modality in the last read, averaged over
-    heads, is the modality weight. Arguments as for `Tokens`.
+    heads, is the modality weight. Arguments as for `TokenProjector`.
 
     Args:
         reads: How often it reads. What a token weighs in the first depends on that token alone; from the second on

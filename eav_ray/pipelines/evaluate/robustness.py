@@ -189,7 +189,7 @@ def _select_recordings(
 
 
 def _is_training_dataset(checkpoint: Checkpoint, experiment: Experiment) -> bool:
-    """As `transfer.is_own`: a reader names the same people wherever the files lie, two tables of a user need not."""
+    """As `transfer.is_training_dataset`: a reader names the same people wherever the files lie, two tables of a user need not."""
     data, training_data = experiment.data, checkpoint.experiment.data
     return data.dataset == training_data.dataset and (
         data.dataset != "recordings_table" or os.path.abspath(data.root) == os.path.abspath(training_data.root)

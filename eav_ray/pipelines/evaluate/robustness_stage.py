@@ -42,7 +42,7 @@ class Condition:
     """Recordings as they are, or disturbed in one way."""
 
     name: str
-    kind: str  # "clean", of `distort.KINDS`, or "together"
+    kind: str  # "clean", of `corruptions.base.CORRUPTION_KINDS`, or "together"
     step: int  # 0 for clean
     corruptions: tuple[Corruption, ...]
 

@@ -20,7 +20,7 @@ def predict_test_split(
     """Predictions for the test rows of a checkpoint's own split, computed once and kept.
 
     Args:
-        window_ids: The ids of all stored windows (`Windows.ids`).
+        window_ids: The ids of all stored windows (`WindowCache.ids`).
     Raises:
         ConfigError: No test rows, the split leaks, or the experiment's windows are not those of the checkpoint.
         DataError: The shards hold other classes, or one is damaged.

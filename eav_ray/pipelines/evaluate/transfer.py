@@ -213,7 +213,7 @@ def restrict_to_classes(
     """Predictions of a checkpoint, with the logits of some of its classes alone, in that order.
 
     Args:
-        table: As `training.run.to_frame` makes it, logits numbered by `checkpoint_classes`.
+        table: As `training.predictions.build_predictions` makes it, logits numbered by `checkpoint_classes`.
         label_by_id: The new labels, by id.
         shown: Modalities whose columns are kept.
     """

@@ -2,7 +2,7 @@
 
 GET /health      what is served
 POST /predict    one recording, any of its modalities: JSON, or a form with the parts `eeg` (JSON), `audio`, `video`
-WS /stream       pieces of any modality (`wire.chunk_of`); an answer every second on the last window
+WS /stream       pieces of any modality (`messages.parse_chunk`); an answer every second on the last window
 """
 
 import asyncio
@@ -57,7 +57,7 @@ def make_app(predictor: Predictor, name: str, token_digest: str = "", limits: Li
     """
     Args:
         name: Of the checkpoint, for /health.
-        token_digest: `digest_of` the token that every request must bring; empty for none.
+        token_digest: `hash_token` of the token that every request must bring; empty for none.
     """
     service = PredictionService(predictor, name, limits)
     routes = [

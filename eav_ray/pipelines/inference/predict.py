@@ -42,8 +42,8 @@ def predict_recordings(experiment: Experiment, path: str, on_predictions: Predic
 
     Args:
         experiment: The checkpoint's own, with `data` changed to where the new recordings are.
-        on_predictions: Is given the predictions, one row a window (`run.to_frame`, with labels by name), part after
-            part, in the order of the recordings.
+        on_predictions: Is given the predictions, one row a window (`predictions.build_predictions`, with labels by
+            name), part after part, in the order of the recordings.
     Returns:
         A line for each recording that could not be read.
     """

@@ -1,6 +1,6 @@
 """What a Tune trial of a search does: train a lease of candidates on the inner folds, and tell their scores.
 
-Told is a mean over the folds, with a row for each fold.
+Reported is a mean over the folds, with a row for each fold.
 """
 
 import json

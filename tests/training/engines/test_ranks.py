@@ -42,7 +42,7 @@ def whole(step: int) -> Batch:
 
 
 def share(made: Batch, rank: int, world: int) -> Batch:
-    """As `source.Loader` deals windows out: rows of weight 0 fill a rank up."""
+    """As `dataloader.BatchLoader` deals windows out: rows of weight 0 fill a rank up."""
     size = -(-len(made.label_B) // world)
     mine = list(range(rank, len(made.label_B), world))
     rows = torch.tensor(mine + [0] * (size - len(mine)))
