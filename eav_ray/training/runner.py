@@ -134,7 +134,11 @@ def train_and_score_split(run: Run, context: WorkerContext) -> Metrics:
 
 
 def train_and_predict_split(run: Run, context: WorkerContext) -> pd.DataFrame:
-    """Train on the training rows of a split; predictions of its validation rows (see `build_predictions`). Nothing is kept."""
+    """Train on the training rows of a split and predict its validation rows; nothing is kept.
+
+    Returns:
+        As `predictions.build_predictions` has them.
+    """
     check_disjoint(run.split)
     prepared = prepare_run(run, context, fresh=True)
     collected: list[pd.DataFrame] = []

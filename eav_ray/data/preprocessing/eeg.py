@@ -16,7 +16,8 @@ from eav_ray.errors import DataError
 
 @dataclass(frozen=True)
 class PreparedEEG:
-    x_CT: np.ndarray  # float32, microvolts (without a unit where `preprocessing.eeg.align` is set), at the rate of `preprocessing.eeg.hz`
+    # float32, at the rate of `preprocessing.eeg.hz`, in microvolts; without a unit where `preprocessing.eeg.align` is set.
+    x_CT: np.ndarray
     unit: str  # that the file had
     bad_channels: dict[str, str]  # bad channel -> reason
     removed_components: tuple[str, ...] = ()  # labels of the components that were taken out

@@ -189,7 +189,10 @@ def _select_recordings(
 
 
 def _is_training_dataset(checkpoint: Checkpoint, experiment: Experiment) -> bool:
-    """As `transfer.is_training_dataset`: a reader names the same people wherever the files lie, two tables of a user need not."""
+    """Tell whether the data set is the checkpoint's own, as `transfer.is_training_dataset` does.
+
+    A reader names the same people wherever the files lie; two tables of a user need not.
+    """
     data, training_data = experiment.data, checkpoint.experiment.data
     return data.dataset == training_data.dataset and (
         data.dataset != "recordings_table" or os.path.abspath(data.root) == os.path.abspath(training_data.root)
