@@ -16,7 +16,7 @@ from eav_ray.errors import DataError
 
 @dataclass(frozen=True)
 class PreparedEEG:
-    # float32, at the rate of `preprocessing.eeg.hz`, in microvolts; without a unit where `preprocessing.eeg.align` is set.
+    # float32, at the rate of `preprocessing.eeg.hz`; microvolts, or no unit where `preprocessing.eeg.align` is set.
     x_CT: np.ndarray
     unit: str  # that the file had
     bad_channels: dict[str, str]  # bad channel -> reason
