@@ -46,7 +46,7 @@ def main() -> int:
         }
         announce_workload(e, list(runs.values()), data)
         train_recordings = tuple(sorted({i for run in runs.values() for i in run.split.train}))
-        prefixes = train_all_runs(e, list(runs.values()), data.shards, data.index, train_recordings, title="calibrate")
+        prefixes = train_all_runs(e, list(runs.values()), data.shards, data.index, train_recordings, title="adapt")
         for subject, path in checkpoint_by_subject.items():
             scored = {i.split("/")[1] for i in runs[subject, RECORDING_COUNTS[-1]].split.test}
             for k in RECORDING_COUNTS:

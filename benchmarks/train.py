@@ -219,9 +219,9 @@ def main() -> int:
                     p for p in progress_reports if p.step and p.step % count_steps_per_epoch(e) == 0 and p.epoch > 1
                 ]
                 windows = e.optim.batch * count_steps_per_epoch(e)
-                sides[side] = [windows / p.metrics["windows_s"] for p in ends]
-                waits += [p.metrics["wait"] for p in ends]
-                pauses += [p.metrics["pause_s"] for p in ends]
+                sides[side] = [windows / p.metrics["windows_per_s"] for p in ends]
+                waits += [p.metrics["data_wait_fraction"] for p in ends]
+                pauses += [p.metrics["checkpoint_pause_s"] for p in ends]
             hand, program = median(sides["hand"][1:]), median(sides["program"])
             ratios.append(program / hand)
             steps.append(1000 * hand / count_steps_per_epoch(e))

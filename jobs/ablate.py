@@ -2,11 +2,11 @@
 
 python jobs/ablate.py eav_ray/experiments/fusion.yaml split.protocol=loso
 python jobs/ablate.py eav_ray/experiments/fusion.yaml --parts subsets,kinds
-python jobs/ablate.py eav_ray/experiments/fusion.yaml --parts sizes --sizes cheap,quarter,half
+python jobs/ablate.py eav_ray/experiments/fusion.yaml --parts sizes --sizes handcrafted,quarter,half
 
 --parts: any of subsets (of modalities, trained alone and masked), kinds (of fusion), dropout (of modalities), positions
-(time marks of tokens), sizes; all, if it is not given.
---sizes: any of cheap (band power and MFCC), quarter, half, double; cheap,half if it is not given.
+(time encodings of tokens), sizes; all, if it is not given.
+--sizes: any of handcrafted (band power and MFCC), quarter, half, double; handcrafted,half if it is not given.
 """
 
 from eav_ray.cli.arguments import Arguments
@@ -19,7 +19,8 @@ from eav_ray.pipelines.evaluate.ablation import run_ablation
 def main(arguments: Arguments) -> int:
     experiment = prepare_experiment(arguments)
     parts, sizes = (
-        arguments.flags.get(f, d).split(",") for f, d in (("parts", ",".join(ABLATION_PARTS)), ("sizes", "cheap,half"))
+        arguments.flags.get(f, d).split(",")
+        for f, d in (("parts", ",".join(ABLATION_PARTS)), ("sizes", "handcrafted,half"))
     )
     result = run_ablation(experiment, parts, sizes)
     print(result.text)

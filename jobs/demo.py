@@ -13,9 +13,9 @@ from eav_ray.pipelines.demo import run_demo
 
 def main(arguments: Arguments) -> int:
     experiment = prepare_experiment(arguments)
-    n_subjects, per_class = arguments.parse_count("people", 9), arguments.parse_count("per-class", 6)
+    n_subjects, per_class = arguments.parse_count("subjects", 9), arguments.parse_count("per-class", 6)
     return 0 if run_demo(experiment, n_subjects=n_subjects, per_class=per_class, workers=os.cpu_count() or 1) else 1
 
 
 if __name__ == "__main__":
-    run_command(__doc__ or "", main, flags=("people", "per-class"))
+    run_command(__doc__ or "", main, flags=("subjects", "per-class"))

@@ -36,7 +36,7 @@ def main(arguments: Arguments) -> None:
     to = resolve_user_path("--to", flags.get("to") or "best", allow_remote=False)
     result = pull(store, to, study=study, top=int(top or 1), next_best="next-best" in flags)
     for line in result.skipped:
-        print(f"passed over: {line}")
+        print(f"skipped: {line}")
     for path in result.paths:
         print(f"checkpoint: {path}")
     print(f"predict with it: python jobs/predict.py {result.paths[0]} data.root=... ")

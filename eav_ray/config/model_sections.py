@@ -34,7 +34,7 @@ class FusionConfig:
     dropout: float = Field(default=0.1, ge=0, lt=1)
     positions: bool = Field(
         default=True,
-        description="shared_attention and bottleneck: time marks of tokens; without them, when something was said is "
+        description="shared_attention and bottleneck: time encodings of tokens; without them, when something was said is "
         "known only as far as the encoders tell",
     )
     modality_dropout: float = Field(

@@ -207,7 +207,7 @@ def make_adaptation_split(split: Split, items: list[LabeledRecording], subject: 
         ranked_items.append((class_counts[item.label], item.order, item))
     train_ids = {item.id for _, _, item in sorted(ranked_items, key=lambda turn: turn[:2])[:n_recordings]}
     return Split(
-        "calibrated",
+        "adapted",
         _sort_ids(i for i in subject_items if i.id in train_ids),
         (),
         _sort_ids(i for i in subject_items if i.id not in train_ids),

@@ -57,7 +57,7 @@ def compute_frozen_features(experiment: Experiment, runs: list[Run], shards: Sto
             model = _load_published(run.experiment, shapes)  # what is wrong with the weights is said here
             todo = [f for f in index.shards if not results.exists(build_part_name(key, _get_part_id(f)))]
             total, done = sum(f.rows for f in index.shards), sum(f.rows for f in index.shards if f not in todo)
-            with open_progress_bar(f"embed {m}, once", total, "windows") as bar:
+            with open_progress_bar(f"compute {m} features", total, "windows") as bar:
                 bar.set_done(done)
                 for rows in _embed_shards(run, key, todo, shards, index, shapes) if todo else []:
                     done += rows

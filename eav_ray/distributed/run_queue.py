@@ -54,7 +54,7 @@ class RunQueue:
             self._attempts[key] = self._attempts.get(key, 1) + 1
             if self._attempts[key] <= MAX_ATTEMPTS:
                 return self._runs[key]
-            reason = self._errors.get(key, "the workers died without a word, of too little memory perhaps")
+            reason = self._errors.get(key, "the workers exited without an error message (possibly out of memory)")
             self.fail(
                 group, f"its workers ended {MAX_ATTEMPTS} times: {reason}", permanent="OutOfMemoryError" in reason
             )
@@ -135,6 +135,6 @@ def _format_note(progress: Progress) -> str:
     note = f" {progress.title} loss {m['train_loss']:.3f}"
     if (score := m.get(SELECTION_METRIC)) is not None:
         note += f" val {score:.1%}"
-    if "windows_s" in m:
-        note += f" {m['windows_s']:.0f}/s, data {m['wait']:.0%}"
+    if "windows_per_s" in m:
+        note += f" {m['windows_per_s']:.0f}/s, data {m['data_wait_fraction']:.0%}"
     return note

@@ -101,7 +101,7 @@ def _score_parts(
     results_by_task: dict[int, pd.DataFrame | str] = {}
     allowed_recordings = tuple(sorted({i for task in tasks.values() for i in task.recordings}))
     total = sum(len(task.recordings) for task in tasks.values())
-    with cluster.connect_to_ray(runtime), open_progress_bar("test, once", total, "recordings") as bar:
+    with cluster.connect_to_ray(runtime), open_progress_bar("score", total, "recordings") as bar:
         # An actor that died starts again and takes its part up again, once.
         scorer: Any = ray.remote(
             num_cpus=runtime.cpus_per_worker,

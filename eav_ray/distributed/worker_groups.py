@@ -137,7 +137,7 @@ def train_runs(
     if state.stopped or len(state.done) + len(state.failed) < len(unique):
         raise TrainingInterrupted(f"{len(state.done)} of {len(unique)} trainings are finished")
     for line in state.damaged_checkpoints:
-        print(f"passed over a damaged checkpoint: {line}", flush=True)
+        print(f"skipped a damaged checkpoint: {line}", flush=True)
     return state
 
 

@@ -73,13 +73,13 @@ def compare_variants(
                 {
                     "group": group,
                     "name": variant.name,
-                    "how": variant.method if variant.name != BASE_VARIANT else "as given",
+                    "mode": variant.mode if variant.name != BASE_VARIANT else BASE_VARIANT,
                     "size": variant.size,
                     "changes": variant.changes,
                     "modalities": variant.list_tested_modalities(base),
                     "accuracy": _replace_non_finite(asdict(compute_bootstrap_interval(common, variant.name))),
                     "balanced_accuracy": _finite_or_none(compute_scores(windows)["recording_balanced_accuracy"]),
-                    "against": comparison_to_dict(comparison) if comparison else None,
+                    "comparison": comparison_to_dict(comparison) if comparison else None,
                     "cost": costs.get(variant.name, {}),
                 }
             )
@@ -130,13 +130,15 @@ def _compare_with_and_without_eeg(
     if "eeg" not in base.data.modalities:
         return []
     all_modalities = tuple(sorted(base.data.modalities))
-    rows: list[tuple[str, str, str, str]] = []  # how, size, with, without
+    rows: list[tuple[str, str, str, str]] = []  # mode, size, with, without
     if group == "subsets":
-        for how, name in (("retrained", format_subset_name), ("masked", format_masked_name)):
+        for mode, name in (("retrained", format_subset_name), ("masked", format_masked_name)):
             for some in (*list_modality_subsets(base), all_modalities):
                 rest = [m for m in some if m != "eeg"]
                 if "eeg" in some and rest:
-                    rows.append((how, BASE_VARIANT, BASE_VARIANT if some == all_modalities else name(some), name(rest)))
+                    rows.append(
+                        (mode, BASE_VARIANT, BASE_VARIANT if some == all_modalities else name(some), name(rest))
+                    )
     if group == "sizes":
         sizes = dict.fromkeys(v.size for v in members)
         rows = [("retrained", size, size, f"{size} without eeg") for size in sizes]
@@ -144,11 +146,13 @@ def _compare_with_and_without_eeg(
     if not rows:
         return []
     results = []
-    for (how, size, ours, other), one in zip(
+    for (mode, size, ours, other), one in zip(
         rows, compare_variant_pairs(common, [(r[2], r[3]) for r in rows]), strict=True
     ):
-        extra_cost = _compute_extra_cost(costs.get(ours, {}), costs.get(other, {})) if how == "retrained" else {}
-        results.append({"group": group, "how": how, "size": size, "with": ours, "without": other, "extra": extra_cost})
+        extra_cost = _compute_extra_cost(costs.get(ours, {}), costs.get(other, {})) if mode == "retrained" else {}
+        results.append(
+            {"group": group, "mode": mode, "size": size, "with": ours, "without": other, "extra": extra_cost}
+        )
         results[-1]["difference"] = comparison_to_dict(one)
     return results
 

@@ -12,9 +12,9 @@ from eav_ray.errors import ConfigError
 
 ABLATION_PARTS = ("subsets", "kinds", "dropout", "positions", "sizes")
 SIZE_FACTORS = {"quarter": 0.25, "half": 0.5, "double": 2.0}  # of widths and depths
-HANDCRAFTED = "cheap"  # features that are computed instead of learned, where a modality has some
-BASE_VARIANT = "as given"
-OTHERS_MASKED = "others hidden"
+HANDCRAFTED = "handcrafted"  # features that are computed instead of learned, where a modality has some
+BASE_VARIANT = "unchanged"
+OTHERS_MASKED = "others masked"
 FUSION_KINDS: tuple[str, ...] = get_args(get_type_hints(FusionConfig)["kind"])
 FUSION_KIND_TITLES: dict[str, str] = {"single_token": "single_token, a linear map"}  # a softmax over one key is 1
 
@@ -40,7 +40,7 @@ class AblationVariant:
     size: str = BASE_VARIANT
 
     @property
-    def method(self) -> str:
+    def mode(self) -> str:
         return "masked" if self.visible_modalities else "retrained"
 
     def apply_to(self, base: Experiment) -> Experiment:
@@ -150,7 +150,7 @@ def _build_position_variants(base: Experiment) -> list[AblationVariant] | str:
     if base.fusion.kind not in ("shared_attention", "bottleneck") or base.fusion.uses_pooled_features:
         setting = f"fusion.kind={base.fusion.kind}" if base.fusion.kind != "shared_attention" else "fusion.input=pooled"
         return f"{setting} reads no time tokens"
-    name = "no time marks" if base.fusion.positions else "time marks"
+    name = "no time encodings" if base.fusion.positions else "time encodings"
     return [AblationVariant(name, "positions", {"fusion.positions": not base.fusion.positions})]
 
 

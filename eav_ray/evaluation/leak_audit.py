@@ -105,7 +105,7 @@ def audit_checkpoint(
         items, outer = _find_matching_split(e, claimed_split, windows)
     split = replace(claimed_split, test=tuple(scored_recordings) or claimed_split.test)
     # Whoever calibrates a model starts from one that was trained on the other side of its fold.
-    pretrained_on = (*outer.train, *outer.validation) if outer and split.protocol == "calibrated" else ()
+    pretrained_on = (*outer.train, *outer.validation) if outer and split.protocol == "adapted" else ()
     return LeakAudit(
         (
             _audit_split(claimed_split, outer, items),
@@ -137,10 +137,10 @@ def audit_transfer(
     shards_missing = (
         "its own shards are not at hand: give the store.shards, data.root and profile that it was trained with"
     )
-    check_name = "equal windows on two sides"
+    check_name = "equal windows in two splits"
     if training_digests is None:
         content_check = LeakCheck(check_name, None, shards_missing)
-        statistics_check = LeakCheck("statistics of training rows alone", None, shards_missing)
+        statistics_check = LeakCheck("statistics fitted on training rows only", None, shards_missing)
     else:
         rows, test_windows = (
             training_digests.windows.find_rows((*checkpoint.split.train, *checkpoint.split.validation)),
@@ -165,10 +165,10 @@ def audit_transfer(
     names = "names of two data sets say nothing of each other; the content of the windows was compared instead"
     return LeakAudit(
         (
-            LeakCheck("people on two sides", None, names),
+            LeakCheck("subjects in two splits", None, names),
             content_check,
             statistics_check,
-            LeakCheck("choices", True, "nothing was chosen or fitted on the other data set"),
+            LeakCheck("model selection", True, "nothing was chosen or fitted on the other data set"),
         )
     )
 
@@ -211,7 +211,7 @@ def _iterate_possible_splits(
 
 def _describe_split_difference(split: Split, outer: Split) -> str:
     """How a split is not the one that was derived; empty where it is."""
-    if split.protocol == "calibrated":
+    if split.protocol == "adapted":
         foreign = {*split.train, *split.test} - set(outer.test)
         return f"not of the fold's test side: {_describe_names(foreign)}" if foreign else ""
     for side in ("train", "validation", "test"):
@@ -223,12 +223,12 @@ def _describe_split_difference(split: Split, outer: Split) -> str:
 
 def _audit_split(split: Split, outer: Split | None, items: Sequence[LabeledRecording]) -> LeakCheck:
     """The split is the one that the experiment's protocol gives on the recordings that are stored."""
-    name = "split, derived again"
+    name = "split, recomputed"
     if outer is None:
         return LeakCheck(name, False, "the experiment's fold cannot be made of the recordings that are stored")
     if difference := _describe_split_difference(split, outer):
         return LeakCheck(name, False, difference)
-    if split.protocol == "calibrated":
+    if split.protocol == "adapted":
         return LeakCheck(name, True, "what calibrated and what is tested are of the fold's own test side")
     counts = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
     return LeakCheck(name, True, f"{split.protocol} gives the same sides of {len(items)} recordings: {counts}")
@@ -237,14 +237,14 @@ def _audit_split(split: Split, outer: Split | None, items: Sequence[LabeledRecor
 def _audit_recordings(split: Split) -> LeakCheck:
     shared = _find_shared(split, lambda i: i)
     return LeakCheck(
-        "recordings on two sides",
+        "recordings in two splits",
         not shared,
         f"shared: {_describe_names(shared)}" if shared else "no recording is on two sides",
     )
 
 
 def _audit_subjects(split: Split) -> LeakCheck:
-    name = "people on two sides"
+    name = "subjects in two splits"
     if split.protocol not in CROSS_SUBJECT_PROTOCOLS:
         return LeakCheck(
             name, True, f"{split.protocol} tests people of whom other recordings were trained on, and says so"
@@ -266,7 +266,7 @@ def _audit_content(
     Args:
         pretrained_on: Recordings that were trained on, too, before the split's own training side.
     """
-    name, windows = "equal windows on two sides", window_digests.windows
+    name, windows = "equal windows in two splits", window_digests.windows
     test_rows = windows.find_rows(split.test)
     other_rows = windows.find_rows((*split.train, *split.validation, *pretrained_on))
     compared = 0
@@ -284,7 +284,7 @@ def _audit_content(
 
 def _audit_statistics(checkpoint: Checkpoint, fitted_on: Split, windows: WindowCache) -> LeakCheck:
     """What was fitted to data before training is what the training rows alone give."""
-    name = "statistics of training rows alone"
+    name = "statistics fitted on training rows only"
     recording_sets = fitted_on.train, (*fitted_on.train, *fitted_on.validation, *fitted_on.test)
     own, on_all_rows = _refit_statistics(checkpoint, windows, recording_sets)
     if not own:
@@ -325,7 +325,7 @@ def _is_close(a: Tensor, b: Tensor) -> bool:
 
 def _audit_selection(e: Experiment, split: Split, items: list[LabeledRecording], epoch: int) -> LeakCheck:
     """Nothing was chosen by a test recording: neither an epoch, nor, on the inner folds of a search, a candidate."""
-    name = "choices"
+    name = "model selection"
     if leaked_validation := set(split.validation) & set(split.test):
         return LeakCheck(
             name, False, f"test recordings among those that choices are made by: {_describe_names(leaked_validation)}"
@@ -347,7 +347,7 @@ def _audit_encoders(
     checkpoint: Checkpoint, split: Split, encoder_recordings: Mapping[str, tuple[str, ...]]
 ) -> LeakCheck:
     """Frozen encoders, which were trained before, knew no more than the fusion that stands on them."""
-    name = "encoders of training rows alone"
+    name = "encoders trained on training rows only"
     for m, trained in sorted(encoder_recordings.items()):
         if foreign := set(trained) - set(split.train):
             return LeakCheck(

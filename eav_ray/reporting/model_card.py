@@ -56,7 +56,7 @@ def render_model_card(results: Mapping[str, Any]) -> str:
     if worst:
         lowest = ", ".join(f"{one['subject']} {format_percent(one[main_source])} %" for one in worst)
         lines.append(f"- The lowest of all people: {lowest}.")
-    lines += [f"- {one['text']}" for one in results.get("collapse") or []]
+    lines += [f"- {one['text']}" for one in results.get("modality_collapse") or []]
     ece = results["calibration"].get(main_source, {}).get("raw", {}).get("ece") if results.get("calibration") else None
     if ece is not None:
         lines.append(f"- Expected calibration error {ece:.3f}: its probabilities are to be read with that in mind.")

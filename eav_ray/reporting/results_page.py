@@ -47,7 +47,7 @@ def render_results_page(results: ResultsTree, extra_sections: Sequence[str] = ()
         ("seeds", render_seeds),
         ("confusion", render_confusion),
         ("weights", render_modality_weights),
-        ("collapse", render_modality_collapse),
+        ("modality_collapse", render_modality_collapse),
         ("calibration", render_calibration),
         ("histories", render_learning_curves),
         ("gap", render_generalization_gap),

@@ -34,14 +34,14 @@ def describe_test_side(split: Split) -> str:
     """What sets the recordings that are scored apart from those that were trained on."""
     if split.protocol in CROSS_SUBJECT_PROTOCOLS:
         return "that were never trained on or chosen by"
-    if split.protocol == "calibrated":
+    if split.protocol == "adapted":
         return f"after calibration with {len(split.train)} others of theirs"
     return "of whom other recordings were trained on"
 
 
 def format_collapse_warnings(metrics: dict[str, Any]) -> list[str]:
     """What the collapse check found in a trained fusion, a line each; `metrics` as a checkpoint holds them."""
-    return [f"warning: {finding['text']}" for finding in metrics.get("collapse", [])]
+    return [f"warning: {finding['text']}" for finding in metrics.get("modality_collapse", [])]
 
 
 def format_accuracy_table(

@@ -6,7 +6,7 @@ import pandas as pd
 Scores = dict[str, float]
 LOGIT_PREFIX = "logit_"
 FRAMES_CORRECT_SUFFIX = (
-    ".frames_right"  # after the name of a source: share of a window's frames that are right (`training.frames`)
+    ".frames_correct"  # after the name of a source: share of a window's frames that are right (`training.frames`)
 )
 ALWAYS_PRESENT_SOURCES = (
     "fusion",

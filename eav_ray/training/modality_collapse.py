@@ -69,7 +69,7 @@ def _find_attention_collapse(fusion: Fusion, share: float | None) -> list[Collap
     findings = []
     if fusion.n_keys == 1:
         text = "the attention of this fusion sees 1 key: its weight is always 1, and it weighs no modality"
-        findings.append(CollapseFinding("one key", 1, text))
+        findings.append(CollapseFinding("single attention key", 1, text))
     if share is not None and share < DEAD_GRADIENT_SHARE:
         text = f"queries and keys get no gradient (largest {share:.1g} of the fusion's largest): they learn nothing"
         findings.append(CollapseFinding("dead queries and keys", share, text))
@@ -117,7 +117,7 @@ class _ModalityUsage:
                     f"{m} has more than {DOMINANT_WEIGHT:.0%} of the weight in {share:.1%} of the windows: the others "
                     "hardly count"
                 )
-                findings.append(CollapseFinding("one modality has all the weight", share, text))
+                findings.append(CollapseFinding("dominant modality", share, text))
             if self.n_removed[column]:
                 loss_increase = float(self.loss_increase[column] / self.n_removed[column])
                 if loss_increase <= 0:
@@ -125,7 +125,7 @@ class _ModalityUsage:
                         f"without {m} the loss is no higher ({loss_increase:+.3g} a window): this fusion gains nothing "
                         "by it"
                     )
-                    findings.append(CollapseFinding("a modality that is not used", loss_increase, text))
+                    findings.append(CollapseFinding("unused modality", loss_increase, text))
         return findings
 
 

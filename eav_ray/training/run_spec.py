@@ -170,7 +170,9 @@ class Progress:
     epoch: float  # with the part of one that is under way
     epochs: int
     step: int  # over all epochs
-    metrics: dict[str, float]  # train_loss, windows_s, wait (share of the time), pause_s; validation_* where measured
+    metrics: dict[
+        str, float
+    ]  # train_loss, windows_per_s, data_wait_fraction, checkpoint_pause_s; validation_* where measured
     damaged_checkpoints: tuple[
         str, ...
     ] = ()  # a line for each checkpoint that was passed over when the run was taken up

@@ -164,7 +164,7 @@ def _fit_phases(
     """Train from where `resume` stopped, whose weights the module already holds, to the last epoch."""
     e, loader = run.experiment, build_batch_loader(run, context, prepared)
     # Sums of an epoch that was left in its middle are those of all ranks.
-    partial_sums = resume.metrics.get("so_far") if resume and rank_and_world_size()[0] == 0 else None
+    partial_sums = resume.metrics.get("partial_sums") if resume and rank_and_world_size()[0] == 0 else None
     start = resume.position if resume else Position(0, 0)
     for phase in run.phases:
         if start >= Position(phase.end_epoch, 0):
@@ -236,7 +236,7 @@ def _train(
         if not any(p.requires_grad for p in prepared.module.parameters()):  # late_mean has nothing to train
             weights = prepared.module.state_dict()
             untrained_findings = run_on_all_ranks(lambda: _collect_collapse_findings(run, context, prepared, weights))
-            return writer.finish(weights, Position(epochs, 0), {"collapse": untrained_findings})
+            return writer.finish(weights, Position(epochs, 0), {"modality_collapse": untrained_findings})
         prefix = ""
         history: list[Metrics] = list(resume.metrics.get("history", [])) if resume else []  # of finished epochs
         steps_per_epoch = build_batch_loader(run, context, prepared).steps_per_epoch
@@ -247,9 +247,9 @@ def _train(
                 seconds = max(1e-9, sums["seconds"])
                 metrics = {
                     "train_loss": sums["loss_sum"] / max(1, sums["count"]),
-                    "windows_s": sums["count"] / seconds,
-                    "wait": sums["wait_s"] / seconds,
-                    "pause_s": writer.pause_s,
+                    "windows_per_s": sums["count"] / seconds,
+                    "data_wait_fraction": sums["wait_s"] / seconds,
+                    "checkpoint_pause_s": writer.pause_s,
                 }
                 epochs_done = position.epoch + position.step / steps_per_epoch
                 step = position.epoch * steps_per_epoch + position.step
@@ -259,7 +259,7 @@ def _train(
             should_save, should_report, reason = policy.decide_after_step(position, engine)
             if should_save:
                 engine.sync_buffers()
-                writer.save(engine, position, {"so_far": _sum_over_ranks(sums), "history": list(history)})
+                writer.save(engine, position, {"partial_sums": _sum_over_ranks(sums), "history": list(history)})
             if should_report and position.step < steps_per_epoch:  # the last step of an epoch is told with the epoch
                 report_progress(engine, position, sums, {})
             if reason:
@@ -284,7 +284,7 @@ def _train(
             if is_last:
                 weights = engine.gather_weights()
                 findings = run_on_all_ranks(lambda: _collect_collapse_findings(run, context, prepared, weights))
-                prefix = writer.finish(weights, position, saved_metrics | {"collapse": findings})
+                prefix = writer.finish(weights, position, saved_metrics | {"modality_collapse": findings})
             elif validation or position.epoch % e.train.checkpoint_epochs == 0:
                 writer.save(engine, position, saved_metrics)
             report_progress(engine, position, sums, validation)

@@ -73,7 +73,7 @@ def score_fusions(
     their scores.
 
     A head that does not fit into a GPU's memory, even alone, has the score NaN. With `pruning_schedule` there is a
-    score `look_<share>` for each, and a head that did not stay has its last one, and that `share`.
+    score `rung_<share>` for each, and a head that did not stay has its last one, and that `epochs_share`.
     """
     pruning_schedule = pruning_schedule or PruningSchedule()
     inputs = _SharedInputs(context)
@@ -126,7 +126,7 @@ def _train_and_score(
             rung, score = due[h][epoch], metrics[SELECTION_METRIC]
             rung_scores[h][format_rung_column(rung)] = score
             if not pruning_schedule.keeps_training(h, rung, score):
-                pruned[h] = metrics | {"share": rung}
+                pruned[h] = metrics | {"epochs_share": rung}
         return scored.keys() & pruned.keys()
 
     stack = train_fusions(members, context.device, report_intermediate=report_intermediate if any(due) else None)

@@ -51,7 +51,7 @@ def compute_pruning_thresholds(
                 means.setdefault(compute_folds_done(len(completed), rung), []).append(
                     compute_mean([*completed, row.get(format_rung_column(rung), math.nan)])
                 )
-            if row.get("share", 1.0) < 1:
+            if row.get("epochs_share", 1.0) < 1:
                 break  # it was left in this fold
             completed.append(row[metric])
             if search.prune:
@@ -71,4 +71,4 @@ def compute_mean(scores: Sequence[float]) -> float:
 
 def format_rung_column(rung: float) -> str:
     """Column of `candidates.parquet` with the score at a look."""
-    return f"look_{rung:g}"
+    return f"rung_{rung:g}"

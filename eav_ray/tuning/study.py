@@ -55,7 +55,7 @@ def make_study_name(experiment: Experiment, data_digest: str, splits: list[Split
     inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
     # Named only where they are not what they were before there was a choice, so that studies keep their names.
     mode = e.search.mode if e.search.mode == "full" else ""
-    rungs = f"looks {e.search.rungs}" if e.search.rungs else ""
+    rungs = f"rungs {e.search.rungs}" if e.search.rungs else ""
     options = [word for word in ("prune" if e.search.prune else "", mode, e.search.cost, rungs) if word]
     return f"{e.name}-{digest(space, fixed, data_digest, inner, sorted(encoders), *options)}"
 

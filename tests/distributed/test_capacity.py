@@ -44,7 +44,9 @@ def test_drivers_take_nothing_and_workers_fit_node_by_node() -> None:
     fewer = experiment(runtime__workers=2, runtime__min_workers=1, runtime__gpus_per_worker=1)
     assert count_concurrent_groups(fewer, known) == 8
     assert (
-        count_concurrent_groups(experiment(runtime__workers=2, search__at_once=3, runtime__gpus_per_worker=1), known)
+        count_concurrent_groups(
+            experiment(runtime__workers=2, search__max_concurrent_trials=3, runtime__gpus_per_worker=1), known
+        )
         == 3
     )
 
@@ -60,7 +62,9 @@ def test_what_the_cluster_can_never_hold_is_refused_with_the_arithmetic() -> Non
     with pytest.raises(
         ConfigError, match="search.max_concurrent_trials=2 candidates x runtime.workers=2 needs 4 workers .* room for "
     ):
-        count_concurrent_groups(experiment(runtime__workers=2, runtime__gpus_per_worker=1, search__at_once=2), known)
+        count_concurrent_groups(
+            experiment(runtime__workers=2, runtime__gpus_per_worker=1, search__max_concurrent_trials=2), known
+        )
     with pytest.raises(ConfigError, match="room for 0 on its 1 node; lower runtime.cpus_per_worker or runtime.gpus"):
         count_concurrent_groups(
             experiment(runtime__workers=1, runtime__gpus_per_worker=1), ClusterCapacity([CPU], [CPU])

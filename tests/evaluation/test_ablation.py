@@ -73,15 +73,15 @@ def test_accuracies_and_differences_are_those_of_the_statistics_of_recordings_an
     assert (eeg["accuracy"]["mean"], eeg["accuracy"]["low"]) == (expected.mean, expected.low)
     assert eeg["balanced_accuracy"] == pytest.approx(wide["eeg"].groupby(np.arange(len(wide)) % 20 % 2).mean().mean())
     (paired,) = compare_paired(wide, "eeg", {BASE_VARIANT: wide[BASE_VARIANT]})
-    assert eeg["against"]["mean"] == paired.difference.mean < -0.4 and eeg["against"]["effect"] == paired.effect
-    assert eeg["against"]["significant"] and eeg["against"]["verdict"].startswith("significant")
-    assert entry(found, BASE_VARIANT)["against"] is None
+    assert eeg["comparison"]["mean"] == paired.difference.mean < -0.4 and eeg["comparison"]["effect"] == paired.effect
+    assert eeg["comparison"]["significant"] and eeg["comparison"]["verdict"].startswith("significant")
+    assert entry(found, BASE_VARIANT)["comparison"] is None
 
 
 def test_holm_corrects_for_the_comparisons_of_a_group_and_for_no_others() -> None:
     found = tree(predictions({BASE_VARIANT: 0.75}, people=7))
     for group in PARTS:
-        compared = [v["against"] for v in found["variants"] if v["group"] == group and v["against"]]
+        compared = [v["comparison"] for v in found["variants"] if v["group"] == group and v["comparison"]]
         assert [c["holm"] for c in compared] == holm([c["p_value"] for c in compared])
     counts = {g: sum(v["group"] == g for v in found["variants"]) for g in PARTS}
     assert counts == {"subsets": 5, "dropout": 4, "sizes": 4}
@@ -89,10 +89,10 @@ def test_holm_corrects_for_the_comparisons_of_a_group_and_for_no_others() -> Non
 
 def test_with_modalities_hidden_a_model_is_compared_with_the_same_hidden_of_the_other() -> None:
     found = tree(
-        predictions({"audio (others hidden)": 0.2, "no modality dropout, audio (others hidden)": 0.9}, people=7)
+        predictions({"audio (others masked)": 0.2, "no modality dropout, audio (others masked)": 0.9}, people=7)
     )
-    one = entry(found, "no modality dropout, audio (others hidden)", "dropout")["against"]
-    assert one["other"] == "audio (others hidden)" and one["mean"] > 0.5
+    one = entry(found, "no modality dropout, audio (others masked)", "dropout")["comparison"]
+    assert one["other"] == "audio (others masked)" and one["mean"] > 0.5
 
 
 def test_a_group_is_compared_on_the_recordings_that_all_of_it_could_score() -> None:
@@ -117,14 +117,14 @@ def test_a_variant_without_predictions_is_named_and_the_rest_compared() -> None:
 @pytest.mark.parametrize("people", [1, 3])
 def test_of_few_people_nothing_is_called_significant(people: int) -> None:
     found = tree(predictions({BASE_VARIANT: 1.0, "eeg": 0.0}, people=people))
-    eeg = entry(found, "eeg")["against"]
+    eeg = entry(found, "eeg")["comparison"]
     assert not eeg["significant"] and eeg["verdict"] == f"{people} people: none could be significant"
     assert "none could be significant" in sections_ablation.format_ablation(found)
 
 
 def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:
     found = tree(predictions({BASE_VARIANT: 0.95, "audio": 0.4}, people=7))
-    pairs = {(p["with"], p["without"], p["how"]): p for p in found["eeg"]}
+    pairs = {(p["with"], p["without"], p["mode"]): p for p in found["eeg"]}
     assert len(found["eeg"]) == 1 + 1 + 2
     one = pairs[BASE_VARIANT, "audio", "retrained"]
     assert one["difference"]["mean"] > 0.4 and one["difference"]["significant"]
@@ -132,12 +132,12 @@ def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:
     for key in ("parameters", "gmac", "latency_ms"):
         assert one["extra"][key] == costs[BASE_VARIANT][key] - costs["audio"][key]
     assert "seconds" not in one["extra"]  # nobody timed them
-    assert (BASE_VARIANT, "audio (others hidden)", "masked") in pairs and (
+    assert (BASE_VARIANT, "audio (others masked)", "masked") in pairs and (
         "half",
         "half without eeg",
         "retrained",
     ) in pairs
-    assert not pairs[BASE_VARIANT, "audio (others hidden)", "masked"]["extra"]
+    assert not pairs[BASE_VARIANT, "audio (others masked)", "masked"]["extra"]
 
 
 def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:
@@ -164,7 +164,7 @@ def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:
 def test_what_no_other_beats_in_accuracy_and_cost_is_the_front() -> None:
     found = tree(predictions({"audio": 0.95, BASE_VARIANT: 0.9}, people=10, otherwise=0.3))
     entries = cost.select_costed_variants(found)
-    assert all(v["how"] != "masked" and v["group"] in ("subsets", "sizes") for v in entries)
+    assert all(v["mode"] != "masked" and v["group"] in ("subsets", "sizes") for v in entries)
     assert len({v["name"] for v in entries}) == len(entries)
     (front,) = [part for part in cost._describe_cost(entries).split("; ") if part.startswith("GMAC")]
     numbers = {v["name"]: n for n, v in enumerate(entries, 1)}
@@ -181,10 +181,10 @@ def test_latencies_of_a_busy_machine_come_with_a_warning() -> None:
 
 def test_two_names_of_one_training_are_one_point() -> None:
     costs = priced()
-    costs["as given without eeg"]["run"] = costs["audio"]["run"]
+    costs["unchanged without eeg"]["run"] = costs["audio"]["run"]
     found = ablation.compare_variants(predictions({}, people=6), made(), E, costs)
     names = [v["name"] for v in cost.select_costed_variants(found)]
-    assert "audio" in names and "as given without eeg" not in names
+    assert "audio" in names and "unchanged without eeg" not in names
     one = {name: each | {"run": "one"} for name, each in costs.items()}
     found = ablation.compare_variants(predictions({}, people=6), made(), E, one) | {"hardware": HARDWARE}
     page = "".join(cost.render_cost_sections(found))

@@ -33,7 +33,7 @@ from tests.training.test_modes import SMALL, batch
 
 SHIPPED = sorted((EXPERIMENTS).glob("*.yaml"))
 SPLIT = Split("loso", ("a/1", "a/2"), (), ("b/1",))
-ALL = ("cheap", *SIZE_FACTORS)
+ALL = ("handcrafted", *SIZE_FACTORS)
 
 
 def keys(variant: AblationVariant, base: Experiment) -> dict[str, str]:
@@ -57,9 +57,9 @@ def test_all_subsets_are_both_trained_alone_and_masked() -> None:
     e = Experiment()
     found, left_out = build_ablation_variants(e, ["subsets"], [])
     wanted = {some for n in (1, 2) for some in combinations(("audio", "eeg", "video"), n)}
-    for how in ("retrained", "masked"):
-        assert {tuple(v.list_tested_modalities(e)) for v in found[1:] if v.method == how} == wanted
-    assert not left_out and all(not v.changes for v in found if v.method == "masked")
+    for mode in ("retrained", "masked"):
+        assert {tuple(v.list_tested_modalities(e)) for v in found[1:] if v.mode == mode} == wanted
+    assert not left_out and all(not v.changes for v in found if v.mode == "masked")
 
 
 def test_variants_share_the_encoders_that_they_do_not_change() -> None:
@@ -106,7 +106,7 @@ def test_sizes_are_ordered_by_cost_and_each_also_goes_without_eeg() -> None:
     found = {v.name: compute_model_cost(v.apply_to(e), shapes) for v in build_ablation_variants(e, ["sizes"], ALL)[0]}
     order = ["quarter", "half", BASE_VARIANT, "double"]
     assert [found[size] for size in order] == sorted(found[size] for size in order)
-    assert all(found[f"{size} without eeg"] < found[size] for size in (*order, "cheap"))
+    assert all(found[f"{size} without eeg"] < found[size] for size in (*order, "handcrafted"))
     assert build_ablation_variants(e, ["sizes"], ["half", "half"]) == build_ablation_variants(e, ["sizes"], ["half"])
     frozen = override(Experiment(), {"train.encoders.video.encoder_lr_scale": 0.0})
     assert "keeps published weights" in build_ablation_variants(frozen, ["sizes"], ALL)[1][0]
@@ -116,7 +116,7 @@ def test_sizes_are_ordered_by_cost_and_each_also_goes_without_eeg() -> None:
     ("parts", "sizes", "told"),
     [
         (["kind"], [], "--parts names 'kind'; use any of subsets,kinds"),
-        (["sizes"], ["tiny"], "--sizes names 'tiny'; use any of cheap,quarter"),
+        (["sizes"], ["tiny"], "--sizes names 'tiny'; use any of handcrafted,quarter"),
         (["subsets"], [], "an ablation wants two modalities or more"),
     ],
 )

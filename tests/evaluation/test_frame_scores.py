@@ -42,10 +42,10 @@ def test_each_frame_is_what_the_model_says_of_a_window_that_holds_it(kind: str) 
         torch.testing.assert_close(one.logits_BK, there.logits_BK, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(one.unimodal_logits["video"], there.unimodal_logits["video"], rtol=1e-4, atol=1e-5)
         expected += there.logits_BK.argmax(1).numpy() == label
-    assert right["fusion.frames_right"][1:].tolist() == pytest.approx((expected / 5)[1:].tolist())
+    assert right["fusion.frames_correct"][1:].tolist() == pytest.approx((expected / 5)[1:].tolist())
     assert all(np.isnan(share[0]) for share in right.values())  # nothing is said of frames that are not there
     if kind == "late_mean":
-        assert np.allclose(right["late_mean.frames_right"][1:], right["fusion.frames_right"][1:])
+        assert np.allclose(right["late_mean.frames_correct"][1:], right["fusion.frames_correct"][1:])
 
 
 @torch.no_grad()
@@ -57,9 +57,9 @@ def test_without_video_there_are_no_frames_and_alone_it_is_its_own_fusion() -> N
     video = model(["video"])
     _, alone = predict_with_frames(video, {"video": inputs["video"]}, present[:, :1])
     right = compute_frames_correct(alone, ["video"], present.numpy()[:, :1], label)
-    assert list(right) == ["video.frames_right"] and not np.isnan(right["video.frames_right"]).any()
+    assert list(right) == ["video.frames_correct"] and not np.isnan(right["video.frames_correct"]).any()
     # A still window is one frame: all of its frames are as right as it is.
     still = inputs["video"][:, :1].expand(-1, 5, -1, -1, -1)
     output, alone = predict_with_frames(video, {"video": still}, present[:, :1])
     right = compute_frames_correct(alone, ["video"], present.numpy()[:, :1], label)
-    assert right["video.frames_right"].tolist() == (output.logits_BK.argmax(1).numpy() == label).tolist()
+    assert right["video.frames_correct"].tolist() == (output.logits_BK.argmax(1).numpy() == label).tolist()

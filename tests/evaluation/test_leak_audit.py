@@ -96,9 +96,9 @@ def test_an_honest_checkpoint_passes_and_says_what_was_compared(windows: WindowC
     assert found.passed and not found.first_failure
     told = {c.name: c.detail for c in found.checks}
     assert len(told) == 6
-    assert "4 of 4 would be others with test rows among them" in told["statistics of training rows alone"]
+    assert "4 of 4 would be others with test rows among them" in told["statistics fitted on training rows only"]
     tested = 2 * len(honest(windows, protocol).split.test)
-    assert told["equal windows on two sides"].startswith(f"{tested} signals")
+    assert told["equal windows in two splits"].startswith(f"{tested} signals")
     again = audit_checkpoint(honest(windows, protocol), contents(windows))
     assert again.sha256 == found.sha256 != audit_checkpoint(honest(windows, "subject_kfold"), contents(windows)).sha256
 
@@ -118,22 +118,22 @@ def test_an_encoder_that_a_fusion_follows_passes_though_people_lack_its_modality
         fit_model_statistics(model, lacking, whole.split.train)
         encoder = replace(whole, experiment=alone, weights=model.state_dict())
         assert failed(encoder, lacking) == []
-        assert "split, derived again" in failed(moved(encoder), lacking)
+        assert "split, recomputed" in failed(moved(encoder), lacking)
 
 
 def test_what_trained_before_a_calibration_is_known_too(tmp_path: Path) -> None:
     def calibrated(windows: WindowCache) -> Checkpoint:
         one = honest(windows)
         own = one.split.test
-        return replace(one, split=replace(one.split, protocol="calibrated", train=own[:2], test=own[2:]))
+        return replace(one, split=replace(one.split, protocol="adapted", train=own[:2], test=own[2:]))
 
     twins = store_windows(tmp_path, twin=(0, RECORDINGS + 5))  # of p0, who trained the fold, and of p1
-    assert failed(calibrated(twins), twins) == ["equal windows on two sides"]
+    assert failed(calibrated(twins), twins) == ["equal windows in two splits"]
     sound = store_windows(tmp_path / "sound")
     assert failed(calibrated(sound), sound) == []
     stranger = calibrated(sound)
     stranger = replace(stranger, split=replace(stranger.split, test=(*stranger.split.test, "p0/000")))
-    assert "split, derived again" in failed(stranger, sound)
+    assert "split, recomputed" in failed(stranger, sound)
 
 
 def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_that_is_tested(
@@ -142,15 +142,15 @@ def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_
     """Equal training rows are trained once. Its weights are of the last epoch, whoever was validated on beside."""
     one = honest(windows)
     inner = replace(one, split=replace(one.split, validation=one.split.test, test=()))
-    assert "split, derived again" in failed(inner, windows)
+    assert "split, recomputed" in failed(inner, windows)
 
     def told(scored: tuple[str, ...], changes: Callable[[Checkpoint], Checkpoint] = lambda c: c) -> list[str]:
         found = audit_checkpoint(changes(inner), contents(windows), scored, tested_experiment=one.experiment)
         return [c.name for c in found.checks if not c.passed]
 
     assert told(one.split.test) == []
-    assert told(one.split.test[1:]) == ["split, derived again"]
-    assert "recordings on two sides" in told(one.split.test, lambda c: moved(replace(c, split=one.split)))
+    assert told(one.split.test[1:]) == ["split, recomputed"]
+    assert "recordings in two splits" in told(one.split.test, lambda c: moved(replace(c, split=one.split)))
     validated = honest(windows, "within_validated")
     bare = replace(validated, split=replace(validated.split, test=()))
     found = audit_checkpoint(bare, contents(windows), validated.split.test, tested_experiment=validated.experiment)
@@ -159,7 +159,7 @@ def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_
 
 def test_encoders_that_saw_more_than_the_fusion_are_found(windows: WindowCache) -> None:
     one = replace(honest(windows), encoder_keys={"audio": "encoder-1", "eeg": "encoder-2"})
-    name = "encoders of training rows alone"
+    name = "encoders trained on training rows only"
 
     def told(encoders: dict[str, tuple[str, ...]]) -> bool | None:
         return {c.name: c.passed for c in audit_checkpoint(one, contents(windows), (), encoders).checks}[name]
@@ -188,17 +188,17 @@ def chosen(one: Checkpoint) -> Checkpoint:
 LEAKS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], set[str]]] = {
     "a recording on both sides": (
         moved,
-        {"split, derived again", "recordings on two sides", "people on two sides", "equal windows on two sides"},
+        {"split, recomputed", "recordings in two splits", "subjects in two splits", "equal windows in two splits"},
     ),
-    "a person on both sides": (other_person, {"split, derived again", "people on two sides"}),
+    "a person on both sides": (other_person, {"split, recomputed", "subjects in two splits"}),
     "choices by the test": (
         chosen,
         {
-            "split, derived again",
-            "recordings on two sides",
-            "people on two sides",
-            "equal windows on two sides",
-            "choices",
+            "split, recomputed",
+            "recordings in two splits",
+            "subjects in two splits",
+            "equal windows in two splits",
+            "model selection",
         },
     ),
 }
@@ -215,7 +215,7 @@ def test_a_leak_in_the_split_is_named(windows: WindowCache, leak: str) -> None:
 def test_equal_signals_under_two_names_are_found_where_the_split_parts_them(tmp_path: Path) -> None:
     """The split is sound by all names; only the content tells."""
     twins = store_windows(tmp_path, twin=(0, RECORDINGS))  # of p0 and of p1, who is tested
-    assert failed(honest(twins), twins) == ["equal windows on two sides"]
+    assert failed(honest(twins), twins) == ["equal windows in two splits"]
     detail = audit_checkpoint(honest(twins), contents(twins)).first_failure
     assert "1 equal signals of eeg" in detail and "p0/000 window 0" in detail and "p1/000 window 0" in detail
     inside = store_windows(tmp_path / "same", twin=(0, 1))  # on one side: a duplicate, and no leak
@@ -231,17 +231,17 @@ def test_statistics_that_saw_test_rows_are_found(windows: WindowCache) -> None:
     assert len(statistics) == 4
     for name in statistics:
         leaked = replace(one, weights=one.weights | {name: model.state_dict()[name]})
-        assert failed(leaked, windows) == ["statistics of training rows alone"]
+        assert failed(leaked, windows) == ["statistics fitted on training rows only"]
         assert name in audit_checkpoint(leaked, contents(windows)).first_failure
 
 
 def test_scores_of_other_recordings_than_its_own_test_side_are_audited_too(windows: WindowCache) -> None:
     one = honest(windows)
     assert failed(one, windows, one.split.test[:2]) == []
-    assert "recordings on two sides" in failed(one, windows, (one.split.train[0],))
+    assert "recordings in two splits" in failed(one, windows, (one.split.train[0],))
 
 
 def test_other_recordings_than_those_that_are_stored_do_not_pass(windows: WindowCache) -> None:
     one = honest(windows)
     smaller = replace(one, experiment=replace(one.experiment, data=replace(one.experiment.data, subjects=("p0", "p1"))))
-    assert "split, derived again" in failed(smaller, windows)
+    assert "split, recomputed" in failed(smaller, windows)

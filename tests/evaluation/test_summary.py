@@ -37,7 +37,7 @@ def predictions(
                 share = rng.dirichlet([4, 2 + 3 * (label == 1), 4])
                 for kind in ("weight", "corrected"):
                     row |= {f"{kind}.{m}": float(w) for m, w in zip(MODALITIES, share, strict=True)}
-                row |= {f"{s}.frames_right": float(rng.integers(0, 6)) / 5 for s in ("video", "late_mean", "fusion")}
+                row |= {f"{s}.frames_correct": float(rng.integers(0, 6)) / 5 for s in ("video", "late_mean", "fusion")}
                 rows.append(row)
     return pd.DataFrame(rows)
 
@@ -58,7 +58,7 @@ def test_accuracy_is_that_of_recordings_and_the_mean_over_people(unequal: bool) 
         assert one["balanced_interval"][0] <= one["balanced"] <= one["balanced_interval"][1]
         right = predict_classes(table, source) == table["label"].to_numpy()
         assert one["window"] == pytest.approx(pd.Series(right).groupby(table["subject"].to_numpy()).mean().mean())
-    frames = table.groupby("subject")["video.frames_right"].mean().mean()
+    frames = table.groupby("subject")["video.frames_correct"].mean().mean()
     assert found["sources"]["video"]["frame"] == pytest.approx(frames)
     assert math.isnan(found["sources"]["audio"]["frame"])
     assert found["oracle"] > found["sources"]["video"]["mean"]
@@ -252,7 +252,7 @@ def test_the_published_rows_are_those_of_the_paper() -> None:
     )
     assert [row["ours"] for row in rows] == ["audio", "eeg", "video", "fusion"]
     fusion = rows[-1]
-    assert fusion["mean"] == pytest.approx(ours["fusion.frames_right"].mean())  # frames, where video is seen
+    assert fusion["mean"] == pytest.approx(ours["fusion.frames_correct"].mean())  # frames, where video is seen
     assert fusion["published"] == pytest.approx(table["multimodal"][:6].mean()) and fusion["people"] == 6
 
 

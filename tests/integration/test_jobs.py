@@ -265,7 +265,7 @@ def test_a_frozen_encoder_runs_once_over_all_shards(
     words += ["train.encoders.video.encoder_lr_scale=0", "train.encoders.video.frozen_epochs=2"]
     first = job("train", *words)
     assert "1 frozen encoders once over 120 windows; 1 encoder trainings" in first.stdout
-    assert "embed video, once (windows)" in first.stderr
+    assert "compute video features (windows)" in first.stderr
     (features,) = [p for p in (place / "frozen" / "features").iterdir() if p.is_dir()]
     parts = sorted(features.glob("*.parquet"))
     assert sum(pd.read_parquet(part, columns=["window"]).shape[0] for part in parts) == 120

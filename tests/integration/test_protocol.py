@@ -139,20 +139,20 @@ def test_an_ablation_trains_what_is_new_and_compares_all_folds(continued: Contin
     assert tree["groups"] == dict.fromkeys(("subsets", "positions"), {"people": 3, "recordings": 15})
     names = {v["name"] for v in tree["variants"]}
     alone = {"audio", "eeg"}
-    assert names == {"as given", "no time marks", *alone, *(f"{m} (others hidden)" for m in alone)}
+    assert names == {"unchanged", "no time encodings", *alone, *(f"{m} (others masked)" for m in alone)}
     assert all(v["cost"]["gmac"] > 0 and v["cost"]["p95_ms"] >= v["cost"]["latency_ms"] > 0 for v in tree["variants"])
 
     # The experiment itself is the protocol that was trained before, and an encoder alone is the one under its fusion.
     protocol = pd.read_parquet(next((results / "protocols").iterdir()) / "predictions.parquet")
     mine = pd.read_parquet(kept / "predictions.parquet")
     ids, logits = ["subject", "recording", "window"], [f"logit_{k}" for k in range(5)]
-    for variant, source in (("as given", "fusion"), ("audio", "audio"), ("eeg", "eeg")):
+    for variant, source in (("unchanged", "fusion"), ("audio", "audio"), ("eeg", "eeg")):
         both = mine[mine["variant"] == variant].merge(protocol, on=ids, suffixes=("", ".protocol"))
         assert len(both) == len(protocol)
         theirs = [f"{source}.{c}" + (".protocol" if source == "fusion" else "") for c in logits]
         ours = both[[f"fusion.{c}" for c in logits]].to_numpy()
         np.testing.assert_allclose(ours, both[theirs].to_numpy(), rtol=1e-4, atol=1e-5)
-    masked = mine[mine["variant"] == "eeg (others hidden)"]
+    masked = mine[mine["variant"] == "eeg (others masked)"]
     assert (masked["weight.audio"] == 0).all() and len(masked) == len(protocol)
 
     # Given once more, it trains, scores and measures nothing and says the same.
@@ -190,7 +190,7 @@ def test_each_fold_has_a_search_of_its_own(job: Job, preprocessed: list[str], pl
     for fold, line in zip(folds, lines[start + 2 : start + 5], strict=True):
         folder = tmp_path / "searches" / fold["search"]["study"]
         best = json.loads((folder / "best.json").read_text())
-        assert (best["checkpoint"], best["value"]) == (fold["checkpoint"], fold["search"]["inner"])
+        assert (best["checkpoint"], best["value"]) == (fold["checkpoint"], fold["search"]["inner_score"])
         assert line.split()[:2] == [str(fold["fold"]), f"{100 * best['value']:.2f}"]
         assert (folder / "search.html").stat().st_size > 10_000
         split = json.loads((tmp_path / fold["checkpoint"] / "split.json").read_text())

@@ -30,7 +30,7 @@ def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> ResultsTree
     rng = np.random.default_rng(0)
     names = ["fusion"] if len(modalities) == 1 else MODALITIES
     history = [{"epoch": n, "train_loss": 2.0 / n, "seconds": 3.0, "windows": 90} for n in range(1, 5)]
-    checks = [{"fold": n, "name": "choices", "passed": True, "detail": "a<b>"} for n in range(2)]
+    checks = [{"fold": n, "name": "model selection", "passed": True, "detail": "a<b>"} for n in range(2)]
     rows = summary.summarize_subjects(table, modalities)
     tree: ResultsTree = {
         "format": 1,
@@ -48,7 +48,7 @@ def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> ResultsTree
         "comparisons": summary.compare_sources(table, modalities),
         "confusion": summary.count_confusions(table, modalities, 3),
         "weights": summary.summarize_modality_weights(table, modalities, CLASSES),
-        "collapse": [{"fold": 0, "check": "one key", "figure": 1.0, "text": "sees <one> key"}],
+        "modality_collapse": [{"fold": 0, "check": "single attention key", "value": 1.0, "text": "sees <one> key"}],
         "histories": {"0": dict.fromkeys(names, history), "1": dict.fromkeys(names, history)},
         "gap": summary.compute_generalization_gap(table, other, modalities),
         "quality": summary.correlate_signal_quality(table, measured, modalities),
@@ -66,7 +66,7 @@ def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> ResultsTree
         },
         "seeds": protocol_comparison.summarize_seeds({0: table, 1: other}, modalities),
         "reference": None,
-        "search": [{"study": "s-1", "candidates": 8, "inner": 0.9, "test": 0.85, "changes": {"fusion.heads": 4}}],
+        "search": [{"study": "s-1", "candidates": 8, "inner_score": 0.9, "test": 0.85, "changes": {"fusion.heads": 4}}],
         "audit": {"checks": checks, "sha256": "0" * 64},
         "reproduce": {"command": "python jobs/evaluate.py a<b", "seed": "0", "versions": {"torch": "2"}},
     }
@@ -110,7 +110,7 @@ def test_a_page_has_every_part_that_there_are_numbers_for_and_no_other(tree: Res
     for name in (
         "protocols",
         "seeds",
-        "collapse",
+        "modality_collapse",
         "histories",
         "gap",
         "worst",

@@ -102,8 +102,8 @@ def test_the_table_shows_mean_and_sd_over_people_chance_and_bayes() -> None:
 
 
 NAMES = ["audio", "eeg", "video"]
-COLLAPSED = {"check": "one key", "figure": 1, "text": "the attention of this fusion sees 1 key"}
-UNUSED = {"check": "a modality that is not used", "figure": 0, "text": "without audio the loss is no higher"}
+COLLAPSED = {"check": "single attention key", "value": 1, "text": "the attention of this fusion sees 1 key"}
+UNUSED = {"check": "unused modality", "value": 0, "text": "without audio the loss is no higher"}
 
 
 def folds(people: int) -> pd.DataFrame:
@@ -153,5 +153,5 @@ def test_one_modality_alone_is_compared_with_nothing() -> None:
 def test_collapse_warnings_are_counted_by_folds_in_one_line() -> None:
     findings = {0: [COLLAPSED, UNUSED, UNUSED], 1: [], 2: [COLLAPSED], 3: []}
     (line,) = [x for x in format_protocol_table(folds(4), NAMES, N_CLASSES, findings).splitlines() if "warning" in x]
-    assert "one key (2 of 4)" in line and "a modality that is not used (1 of 4)" in line
+    assert "single attention key (2 of 4)" in line and "unused modality (1 of 4)" in line
     assert "warning" not in format_protocol_table(folds(4), NAMES, N_CLASSES, dict.fromkeys(range(4), []))

@@ -46,7 +46,10 @@ def training(e: Experiment) -> Run:
 
 
 def told(run: Run, *epochs: float, of: int = 3) -> list[Progress]:
-    return [Progress(run.key, run.title, x, of, int(10 * x), {"train_loss": 1 / x, "wait": 0.5}) for x in epochs]
+    return [
+        Progress(run.key, run.title, x, of, int(10 * x), {"train_loss": 1 / x, "data_wait_fraction": 0.5})
+        for x in epochs
+    ]
 
 
 def tell(e: Experiment, run: Run, *epochs: float) -> None:
@@ -74,7 +77,7 @@ def test_a_training_is_a_run_with_its_experiment_and_its_curves(uri: str) -> Non
     assert found.data.params["optim.lr"] == "0.002" and found.data.params["data.root"] == "data/synthetic"
     assert found.data.params["model.eeg.kind"] == "eegformer" and len(found.data.params) > mlflow.MAX_PARAMS_PER_REQUEST
     assert curve(uri, found.info.run_id) == [(5, 2.0), (10, 1.0), (30, pytest.approx(1 / 3))]
-    assert {v for _, v in curve(uri, found.info.run_id, "wait")} == {0.5}
+    assert {v for _, v in curve(uri, found.info.run_id, "data_wait_fraction")} == {0.5}
 
 
 def test_a_training_that_is_resumed_continues_its_run(uri: str) -> None:

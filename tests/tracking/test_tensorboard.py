@@ -29,10 +29,12 @@ def test_each_training_has_curves_of_its_own(tmp_path: Path) -> None:
     assert not (tmp_path / "board").exists()
     for key, start in (("encoder-a", 2.0), ("fusion-b", 1.0)):
         for epoch in (0.5, 1, 2):
-            board.log(Progress(key, "x", epoch, 2, int(10 * epoch), {"train_loss": start / epoch, "windows_s": 7.0}))
+            board.log(
+                Progress(key, "x", epoch, 2, int(10 * epoch), {"train_loss": start / epoch, "windows_per_s": 7.0})
+            )
     board.close()
     assert {p.name for p in (tmp_path / "board").iterdir()} == {"encoder-a", "fusion-b"}
     found = curves(tmp_path / "board" / "encoder-a")
     assert found["train_loss"] == [(5, 4.0), (10, 2.0), (20, 1.0)]
     assert [v for _, v in curves(tmp_path / "board" / "fusion-b")["train_loss"]] == pytest.approx([2.0, 1.0, 0.5])
-    assert {v for _, v in found["windows_s"]} == {7.0}
+    assert {v for _, v in found["windows_per_s"]} == {7.0}

@@ -74,7 +74,7 @@ def test_a_fusion_that_needs_all_its_modalities_gets_no_warning(make: type[Fusio
 def test_attention_over_one_token_is_found_by_its_key_and_by_its_dead_queries() -> None:
     module = trained(SingleTokenFusion(WIDTHS, n_outputs=8, heads=4, dropout=0.0), planted())
     found = find_modality_collapse(module, [planted()], CPU)
-    assert [f.check for f in found] == ["one key", "dead queries and keys"]
+    assert [f.check for f in found] == ["single attention key", "dead queries and keys"]
     assert found[0].value == 1 and found[1].value < 1e-6
     assert "1 key" in found[0].text and "no gradient" in found[1].text
 
@@ -86,7 +86,7 @@ def test_a_modality_that_takes_all_the_weight_is_named_with_its_share() -> None:
         fusion.gate.weight.zero_()
         fusion.gate.bias.copy_(torch.tensor([0.0, 9.0, 0.0]))
     found = find_modality_collapse(module, [planted()], CPU)
-    (dominant,) = [f for f in found if f.check == "one modality has all the weight"]
+    (dominant,) = [f for f in found if f.check == "dominant modality"]
     assert dominant.value == 1.0 and dominant.text.startswith("eeg has more than 95% of the weight in 100.0%")
 
 
@@ -97,7 +97,7 @@ def test_a_modality_whose_removal_costs_nothing_is_named(make: type[Fusion]) -> 
     judged = planted()
     judged.inputs["audio.tokens"] = -judged.inputs["audio.tokens"]
     judged.inputs["audio.pooled"] = -judged.inputs["audio.pooled"]
-    unused = [f for f in find_modality_collapse(module, [judged], CPU) if f.check == "a modality that is not used"]
+    unused = [f for f in find_modality_collapse(module, [judged], CPU) if f.check == "unused modality"]
     assert [f.text.split()[1] for f in unused] == ["audio"]
     assert unused[0].value <= 0
 

@@ -147,7 +147,7 @@ def test_a_calibration_moves_heads_and_fusion_and_keeps_the_encoders(windows: Wi
     e = override(experiment("torch"), {"train.adaptation.batch": 4, "train.adaptation.epochs": 2})
     base = execute_run(Run("joint", e, Split("within", TRAIN[:5], (), ()), "data"), place, lambda progress: None)
     path = f"{store}/{base}"
-    chosen = Split("calibrated", TRAIN[5:6], (), TRAIN[6:])
+    chosen = Split("adapted", TRAIN[5:6], (), TRAIN[6:])
     commit = sha256(store.read(f"{base}/COMMIT"))
     run = plan_adaptation_run(e, chosen, "data", path, commit)
     assert run.dependencies == () and run.phases[0].encoders_frozen and run.epochs == 2

@@ -45,7 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "tokens": {},
     "pooled": {"fusion.input": "pooled"},
     "plain": {"fusion.late_fusion_residual": False, "fusion.modality_weight_loss": 0.0},
-    "two reads, no time marks": {"fusion.n_query_steps": 2, "fusion.positions": False},
+    "two reads, no time encodings": {"fusion.n_query_steps": 2, "fusion.positions": False},
     "gated": {"fusion.kind": "gated"},
     "bottleneck": {"fusion.kind": "bottleneck"},
     "single token": {"fusion.kind": "single_token", "fusion.heads": 2},
@@ -323,10 +323,10 @@ def test_a_look_sees_what_a_head_alone_scores_then_and_changes_nothing(kind: str
         looked = scored(runs, place, at_once=at_once, looks=PruningSchedule(shares))
         for number, run in enumerate(runs):
             alone, mine = by_epoch(run, place), looked[number]
-            assert {k: v for k, v in mine.items() if not k.startswith("look_")} == whole[number]
-            seen = {k: v for k, v in mine.items() if k.startswith("look_")}
+            assert {k: v for k, v in mine.items() if not k.startswith("rung_")} == whole[number]
+            seen = {k: v for k, v in mine.items() if k.startswith("rung_")}
             # Of three epochs, the first two; of two, the first; of one, none.
-            expected = {3: {"look_0.34": 1, "look_0.67": 2}, 2: {"look_0.67": 1}, 1: {}}[run.epochs]
+            expected = {3: {"rung_0.34": 1, "rung_0.67": 2}, 2: {"rung_0.67": 1}, 1: {}}[run.epochs]
             assert seen == pytest.approx({name: alone[epoch] for name, epoch in expected.items()})
 
 
@@ -343,10 +343,10 @@ def test_a_head_that_does_not_stay_ends_there_and_leaves_no_trace_in_others(plac
     )
     for number in whole:
         if number == 4:
-            assert cut[4] == pytest.approx(cut[4] | {"share": 0.34, SELECTION_METRIC: whole[4]["look_0.34"]})
-            assert "look_0.67" not in cut[4]
+            assert cut[4] == pytest.approx(cut[4] | {"epochs_share": 0.34, SELECTION_METRIC: whole[4]["rung_0.34"]})
+            assert "rung_0.67" not in cut[4]
         elif number == 1:
-            assert (cut[1]["share"], cut[1][SELECTION_METRIC]) == (0.67, whole[1]["look_0.67"])
+            assert (cut[1]["epochs_share"], cut[1][SELECTION_METRIC]) == (0.67, whole[1]["rung_0.67"])
         else:
             assert cut[number] == whole[number]
     assert (4, 0.67) not in asked and len(asked) == len(set(asked))

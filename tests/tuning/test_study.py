@@ -222,11 +222,11 @@ def test_the_bar_is_the_median_of_earlier_candidates_on_as_many_folds() -> None:
 def test_inside_a_fold_the_bar_is_the_median_of_those_who_were_as_far() -> None:
     """The first candidate has both folds, the second was left in its second, the third in its first."""
     rows: list[dict[str, Any]] = [
-        {"candidate": 0, "fold": 0, "s": 0.6, "look_0.25": 0.3, "look_0.5": 0.4},
-        {"candidate": 0, "fold": 1, "s": 0.8, "look_0.25": 0.4, "look_0.5": 0.6},
-        {"candidate": 1, "fold": 0, "s": 0.5, "look_0.25": 0.2, "look_0.5": 0.5},
-        {"candidate": 1, "fold": 1, "s": 0.3, "look_0.25": 0.3, "share": 0.25},
-        {"candidate": 2, "fold": 0, "s": 0.1, "look_0.25": 0.1, "look_0.5": math.nan, "share": 0.25},
+        {"candidate": 0, "fold": 0, "s": 0.6, "rung_0.25": 0.3, "rung_0.5": 0.4},
+        {"candidate": 0, "fold": 1, "s": 0.8, "rung_0.25": 0.4, "rung_0.5": 0.6},
+        {"candidate": 1, "fold": 0, "s": 0.5, "rung_0.25": 0.2, "rung_0.5": 0.5},
+        {"candidate": 1, "fold": 1, "s": 0.3, "rung_0.25": 0.3, "epochs_share": 0.25},
+        {"candidate": 2, "fold": 0, "s": 0.1, "rung_0.25": 0.1, "rung_0.5": math.nan, "epochs_share": 0.25},
     ]
     looked = replace(TPE, rungs=(0.25, 0.5))
     inside = {0.25: 0.2, 0.5: pytest.approx(0.45), 1.25: pytest.approx((0.5 + 0.4) / 2), 1.5: 0.6}

@@ -38,7 +38,7 @@ class TokenProjector(nn.Module):
         for m in self.modalities:
             times = torch.tensor([window_s / 2]) if pooled else times_s[m]
             self.n_tokens += len(times)
-            self.register_buffer(f"clock_{m}", _encode_times(times, window_s), persistent=False)
+            self.register_buffer(f"time_encoding_{m}", _encode_times(times, window_s), persistent=False)
         time_projection = nn.Linear(
             2 * N_TIME_FREQUENCIES, width, bias=False
         )  # drawn in any case: all else starts from equal weights
@@ -55,7 +55,7 @@ class TokenProjector(nn.Module):
             # `where`, not a product: whatever padding holds, NaN included, must not change a bit.
             clean = torch.where(mask_BN[..., None], e.tokens_BND, 0)
             marked = self.inputs[m](clean) + self.modality[m]
-            tokens.append(marked if self.time is None else marked + self.time(getattr(self, f"clock_{m}")))
+            tokens.append(marked if self.time is None else marked + self.time(getattr(self, f"time_encoding_{m}")))
             masks.append(mask_BN)
         return tokens, masks
 

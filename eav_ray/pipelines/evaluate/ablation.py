@@ -47,7 +47,7 @@ class AblationResult:
 
 
 def run_ablation(
-    experiment: Experiment, parts: Sequence[str] = ABLATION_PARTS, sizes: Sequence[str] = ("cheap", "half")
+    experiment: Experiment, parts: Sequence[str] = ABLATION_PARTS, sizes: Sequence[str] = ("handcrafted", "half")
 ) -> AblationResult:
     """Train and test every variant on every fold, or what is left of them; `split.index` does not matter.
 

@@ -69,7 +69,7 @@ def build_results(
     checks = [{"fold": one.evaluated.fold, **check} for one in audited for check in one.audit.summary]
     train_ids = sorted({i for one in audited for i in one.checkpoint.split.train})
     train_subjects = {i.split("/")[0] for i in train_ids}
-    is_adapted = audited[0].checkpoint.split.protocol == "calibrated"
+    is_adapted = audited[0].checkpoint.split.protocol == "adapted"
     earlier_training = "the training side of its fold, then " if is_adapted else ""
     subject_scores, quality = (
         summary.summarize_subjects(predictions, modalities, published),
@@ -109,10 +109,10 @@ def build_results(
         "comparisons": summary.compare_sources(predictions, modalities),
         "confusion": summary.count_confusions(predictions, modalities, len(classes)),
         "weights": summary.summarize_modality_weights(predictions, modalities, classes),
-        "collapse": [
+        "modality_collapse": [
             {"fold": one.evaluated.fold, **finding}
             for one in audited
-            for finding in one.checkpoint.metrics.get("collapse", [])
+            for finding in one.checkpoint.metrics.get("modality_collapse", [])
         ],
         "histories": {
             str(one.evaluated.fold): found

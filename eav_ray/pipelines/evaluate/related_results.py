@@ -155,7 +155,7 @@ def collect_stored_protocols(
         except DAMAGED_FILE_ERRORS as error:
             skipped_results.append(_describe_damage(results, prefix, error))
             continue
-        label = _describe_protocol(stored, experiment, searched="-searched-" in name)
+        label = _describe_protocol(stored, experiment, searched="-nested-" in name)
         by_seed.setdefault(label, {})[stored.seed] = table
         if stored.seed == experiment.seed:
             by_protocol[label] = table
@@ -222,10 +222,10 @@ def collect_searches(
             {
                 "study": study,
                 "candidates": n_candidates,
-                "inner": best.get("value"),
+                "inner_score": best.get("value"),
                 "test": test_score,
                 "changes": best.get("changes"),
-                "trials": candidates.to_dict("records"),
+                "candidate_rows": candidates.to_dict("records"),
             }
         )
     return sections, searches

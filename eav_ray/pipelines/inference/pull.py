@@ -143,7 +143,7 @@ def _require_study(study: str, known_studies: Collection[str], store: str) -> st
 
 
 def _list_next_best(best: dict[str, Any], store: str) -> list[dict[str, Any]]:
-    others = best.get("next", [])
+    others = best.get("runners_up", [])
     if not isinstance(others, list) or not all(isinstance(other, dict) for other in others):
         raise DataError(f"the best.json of {store} is damaged; run jobs/search.py again")
     return others

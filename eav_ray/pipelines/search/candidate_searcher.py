@@ -90,8 +90,8 @@ class CandidateSearcher(Searcher):
         )
         return {
             "candidates": [(c.number, c.changes) for c in candidates.values()],
-            "bars": sorted(thresholds.items()),
-            "known": [row for c in candidates.values() for row in self._find_known_rows(c)],
+            "pruning_thresholds": sorted(thresholds.items()),
+            "known_rows": [row for c in candidates.values() for row in self._find_known_rows(c)],
         }
 
     def _take_candidate(self, trial_id: str) -> Candidate | None:
@@ -131,15 +131,15 @@ class CandidateSearcher(Searcher):
         """Some candidates of a lease are finished."""
         running = self._running.get(trial_id, {})
         finished: list[tuple[Candidate, float, bool, float]] = []
-        for summary in json.loads(result.get("scored", "[]")):
+        for summary in json.loads(result.get("summaries", "[]")):
             candidate = running.pop(summary["candidate"], None)
             if candidate is None:
                 continue
             score, cost = summary[SELECTION_METRIC], self._compute_cost(candidate)
             finished.append((candidate, score, summary["pruned"], cost))
             state = "PRUNED" if summary["pruned"] else "COMPLETE"
-            if summary["alone"]:
-                self.unbatchable.setdefault(summary["alone"], []).append(candidate.number)
+            if summary["unbatchable_reason"]:
+                self.unbatchable.setdefault(summary["unbatchable_reason"], []).append(candidate.number)
             if summary.get("failed"):
                 self.failed[candidate.number] = summary["failed"]
             self._rows += [

@@ -24,8 +24,10 @@ def summarize_candidate(
     """A candidate that has its last fold behind it, or a mean below the bar, or has failed; empty for any other."""
     ordered = sorted(fold_scores, key=lambda fold: fold["fold"])
     mean = compute_mean([fold[SELECTION_METRIC] for fold in ordered]) if ordered else math.nan
-    n_completed = sum(fold.get("share", 1.0) == 1 for fold in ordered)
-    folds_done = compute_folds_done(n_completed, ordered[-1].get("share", 0.0) if n_completed < len(ordered) else 0.0)
+    n_completed = sum(fold.get("epochs_share", 1.0) == 1 for fold in ordered)
+    folds_done = compute_folds_done(
+        n_completed, ordered[-1].get("epochs_share", 0.0) if n_completed < len(ordered) else 0.0
+    )
     pruned = n_completed < folds and mean < pruning_thresholds.get(folds_done, -math.inf)
     if n_completed < folds and not pruned and math.isfinite(mean) and not failed:
         return {}
@@ -33,7 +35,7 @@ def summarize_candidate(
         "candidate": number,
         SELECTION_METRIC: mean,
         "folds": ordered,
-        "alone": unbatchable_reason,
+        "unbatchable_reason": unbatchable_reason,
         "pruned": pruned,
     }
     return summary | ({"failed": failed} if failed else {})

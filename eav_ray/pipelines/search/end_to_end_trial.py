@@ -68,8 +68,8 @@ def run_end_to_end_candidate(
     ((number, changes),) = config["candidates"]
     e = override(experiment, changes)
     e = replace(e, runtime=replace(e.runtime, groups=1))
-    results, pruning_thresholds = Store(e.store.results), dict(config["bars"])
-    known_folds = {row["fold"]: row for row in config["known"]}
+    results, pruning_thresholds = Store(e.store.results), dict(config["pruning_thresholds"])
+    known_folds = {row["fold"]: row for row in config["known_rows"]}
     runs = plan_candidate_runs(e, inner_cv)
     fold_scores: dict[int, FoldScores] = {}  # in the order of the folds
     state = QueueState({}, {}, 0.0, "", False, ())
@@ -96,7 +96,7 @@ def run_end_to_end_candidate(
             )
             if not metrics:
                 break
-            fold_scores[fold] = {"fold": fold, "seconds": time.monotonic() - last_update, "together": 1} | metrics
+            fold_scores[fold] = {"fold": fold, "seconds": time.monotonic() - last_update, "stack_size": 1} | metrics
             last_update = time.monotonic()
         if is_pruned() and not pruned_at:
             pruned_at = time.monotonic()
@@ -141,16 +141,18 @@ def run_end_to_end_candidate(
         (table,) = score_checkpoints(e, [task], Store(shards), index)
         if isinstance(table, str):
             raise DataError(table)
-        fold_scores[fold] = {"fold": fold, "seconds": time.monotonic() - started, "together": 1}
+        fold_scores[fold] = {"fold": fold, "seconds": time.monotonic() - started, "stack_size": 1}
         fold_scores[fold] |= {f"validation_{name}": value for name, value in compute_scores(table).items()}
     rows = list(fold_scores.values())
     if failed:
-        rows += [{"fold": len(rows), "seconds": math.nan, "together": 1, SELECTION_METRIC: math.nan}]
+        rows += [{"fold": len(rows), "seconds": math.nan, "stack_size": 1, SELECTION_METRIC: math.nan}]
     if pruned_at:
         rows[-1]["released_s"] = time.monotonic() - pruned_at  # until its workers' CPUs and GPUs were free again
     summary = summarize_candidate(number, rows, len(runs), pruning_thresholds, failed=failed)
     tune.report(
-        {SELECTION_METRIC: summary[SELECTION_METRIC], "scored": json.dumps([summary])} if summary else UNFINISHED_RESULT
+        {SELECTION_METRIC: summary[SELECTION_METRIC], "summaries": json.dumps([summary])}
+        if summary
+        else UNFINISHED_RESULT
     )
 
 

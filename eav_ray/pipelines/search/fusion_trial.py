@@ -33,7 +33,7 @@ def run_fusion_batch(
         experiment, Store(shards), index, device, allowed_recordings=inner_cv.embedded_recordings
     )
     candidates = {number: override(experiment, changes) for number, changes in config["candidates"]}
-    pruning_thresholds, folds = dict(config["bars"]), range(len(inner_cv.splits))
+    pruning_thresholds, folds = dict(config["pruning_thresholds"]), range(len(inner_cv.splits))
     fold_scores: dict[int, list[FoldScores]] = {number: [] for number in candidates}
     # Without a bar all folds are trained at once.
     for part in [[fold] for fold in folds] if pruning_thresholds else [list(folds)]:
@@ -63,7 +63,7 @@ def run_fusion_batch(
             seconds = (time.perf_counter() - started) / len(numbers)
             for n, scored in zip(numbers, metrics, strict=True):
                 number, fold = jobs[n]
-                fold_scores[number].append({"fold": fold, "seconds": seconds, "together": len(numbers)} | scored)
+                fold_scores[number].append({"fold": fold, "seconds": seconds, "stack_size": len(numbers)} | scored)
             finished = [
                 summarize_candidate(n, f, len(folds), pruning_thresholds, unbatchable_reason=unbatchable[n])
                 for n, f in fold_scores.items()
@@ -71,7 +71,7 @@ def run_fusion_batch(
             ]
             finished = [candidate for candidate in finished if candidate]
             if finished:
-                tune.report({SELECTION_METRIC: finished[0][SELECTION_METRIC], "scored": json.dumps(finished)})
+                tune.report({SELECTION_METRIC: finished[0][SELECTION_METRIC], "summaries": json.dumps(finished)})
             for candidate in finished:
                 del fold_scores[candidate["candidate"]]
             started = time.perf_counter()

@@ -64,7 +64,7 @@ def plan_fold_searches(experiment: Experiment, data: Dataset) -> list[FoldSearch
 def make_nested_key(experiment: Experiment, folds: list[FoldSearch]) -> str:
     """Equal only for equal searches of equal length that are tested on equal recordings."""
     questions = [[f.plan.study_name, sorted(f.plan.outer_split.test)] for f in folds]
-    return f"{experiment.name}-searched-{digest(FORMAT_VERSION, questions, experiment.search.candidates)}"
+    return f"{experiment.name}-nested-{digest(FORMAT_VERSION, questions, experiment.search.candidates)}"
 
 
 def _search_and_evaluate(
@@ -92,7 +92,7 @@ def _search_and_evaluate(
             "study": by_number[record["fold"]].plan.study_name,
             "candidate": best.candidate.number,
             "changes": best.candidate.changes,
-            "inner": best.score,
+            "inner_score": best.score,
         }
     return result, failed | not_evaluated
 

@@ -66,7 +66,7 @@ def write_best(
         for one in ranked
     ]
     results.write_json(
-        f"{get_search_folder(plan)}/best.json", {"study": plan.study_name} | records[0] | {"next": records[1:]}
+        f"{get_search_folder(plan)}/best.json", {"study": plan.study_name} | records[0] | {"runners_up": records[1:]}
     )
     return SearchResult(plan.study_name, ranked[0].candidate, ranked[0].score, prefixes[ranked[0].runs[-1].key])
 

@@ -125,7 +125,7 @@ def run_candidates(
                 )
                 errors = _run_tuner(trainable, driver_node, searcher, max_concurrent_trials, left, results, [])
     for reason, numbers in searcher.unbatchable.items():
-        print(f"trained one by one: {len(numbers)} candidates, because {reason}", flush=True)
+        print(f"not batched: {len(numbers)} candidates, because {reason}", flush=True)
     if searcher.failed:
         number, reason = next(iter(searcher.failed.items()))
         print(f"no score: {len(searcher.failed)} candidates; the first, {number}: {reason}", flush=True)
@@ -133,7 +133,7 @@ def run_candidates(
     if searcher.stopped:
         raise TrainingInterrupted(f"{progress} are finished")
     if searcher.crashed_candidate is not None:
-        reason = errors[0] if errors else "it ended without a word"
+        reason = errors[0] if errors else "it ended without an error message"
         raise DataError(
             f"candidate {searcher.crashed_candidate} could not be tried: {reason}; the same command tries it again"
         )

@@ -167,7 +167,7 @@ def evaluate_folds(
                 "checkpoint": prefix,
                 "commit_sha256": sha256(results.read(f"{prefix}/{COMMIT}")),
                 "test": list(fold.split.test),
-                "collapse": results.read_json(f"{prefix}/metrics.json").get("collapse", []),
+                "modality_collapse": results.read_json(f"{prefix}/metrics.json").get("modality_collapse", []),
             }
         )
     return CVResult(pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), fold_records), failed
@@ -203,14 +203,17 @@ def format_cv_report(
         f"{e.split.protocol}, {len(result.fold_records)} of {len(folds)} folds: accuracy in percent, {len(scored)} "
         f"recordings of {scored['subject'].nunique()} people {describe_test_side(folds[0].split)}"
     )
-    findings = {record["fold"]: record["collapse"] for record in result.fold_records}
+    findings = {record["fold"]: record["modality_collapse"] for record in result.fold_records}
     lines = [head, format_protocol_table(result.predictions, sorted(e.data.modalities), len(classes), findings)]
     searches = {fact["fold"]: fact["search"] for fact in result.fold_records if "search" in fact}
     if searches:
         predictions_by_fold = {n: rows for n, rows in result.predictions.groupby("fold")}
         lines.append(
             format_optimism(
-                {n: compute_optimism(predictions_by_fold[n], s["inner"], s["changes"]) for n, s in searches.items()}
+                {
+                    n: compute_optimism(predictions_by_fold[n], s["inner_score"], s["changes"])
+                    for n, s in searches.items()
+                }
             )
         )
     lines.append(describe_missing_folds(failed, folds) if failed else f"predictions: {path}")

@@ -51,7 +51,7 @@ def format_ablation(results: dict[str, Any]) -> str:
             f"{'M params':>10}{'GMAC':>8}{'train s':>9}{'ms':>7}  verdict"
         )
         for v in _select_group(results, group):
-            a, d, c = v["accuracy"], v["against"], v["cost"]
+            a, d, c = v["accuracy"], v["comparison"], v["cost"]
             spread = f"{format_percent(a['low'])} to {format_percent(a['high'])}"
             cells = f"{format_percent(a['mean']):>12}{spread:>14}{format_points(d['mean']) if d else '':>9}"
             cells += f"{format_p_value(d['holm']) if d else '':>8}{format_cost_cells(c)}  {d['verdict'] if d else ''}"
@@ -65,7 +65,7 @@ def format_ablation(results: dict[str, Any]) -> str:
             cost_note = "; costs " + ", ".join(parts)
         lines += [""] if pair is results["eeg"][0] else []
         spread = f"{format_points(d['low'])} to {format_points(d['high'])}"
-        label = f"{pair['with']} against {pair['without']} ({pair['how']})"
+        label = f"{pair['with']} against {pair['without']} ({pair['mode']})"
         lines.append(f"EEG: {label}: {format_points(d['mean'])} points (95 % {spread}), {d['verdict']}{cost_note}")
     lines += [f"not compared, of want of recordings that all could score: {n}" for n in results["missing"]]
     return "\n".join(lines)
@@ -92,7 +92,7 @@ def render_ablation_sections(results: dict[str, Any]) -> list[str]:
     rendered = []
     if "subsets" in results["groups"]:
         note = (
-            "Each subset trained alone, and the model of all modalities with the others hidden when it is tested: what "
+            "Each subset trained alone, and the model of all modalities with the others masked when it is tested: what "
             "is lost without a modality, and how well the whole stands its absence."
         )
         rendered.append(
@@ -126,12 +126,12 @@ def _render_group(results: dict[str, Any], group: str, note: str, figure: str) -
 
 
 def _render_group_table(results: dict[str, Any], group: str) -> str:
-    head = ["", "how", "accuracy, %", "SD over people", "95 %", "balanced, %"]
+    head = ["", "mode", "accuracy, %", "SD over people", "95 %", "balanced, %"]
     head += ["difference, points", "95 % of it", "against", "p", "Holm", "rank-biserial", ""]
     lines = []
     for v in _select_group(results, group):
-        a, d = v["accuracy"], v["against"]
-        row = [v["name"], v["how"], format_percent(a["mean"]), format_percent(a["sd"])]
+        a, d = v["accuracy"], v["comparison"]
+        row = [v["name"], v["mode"], format_percent(a["mean"]), format_percent(a["sd"])]
         row += [f"{format_percent(a['low'])} to {format_percent(a['high'])}", format_percent(v["balanced_accuracy"])]
         if d:
             row += [format_points(d["mean"]), f"{format_points(d['low'])} to {format_points(d['high'])}", d["other"]]
@@ -148,12 +148,12 @@ def _plot_subsets(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(7.5, 1.0 + 0.42 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for v in rest:
-        masked = v["how"] == "masked"
+        masked = v["mode"] == "masked"
         at = rows.index(tuple(v["modalities"])) + (0.15 if masked else -0.15)
-        _plot_interval(axes, v["accuracy"], at, MODE_COLORS[v["how"]], "s" if masked else "o")
+        _plot_interval(axes, v["accuracy"], at, MODE_COLORS[v["mode"]], "s" if masked else "o")
     axes.axvline(100 * all_modalities["accuracy"]["mean"], color="0.3", lw=1)
     axes.plot([], [], "o", color=MODE_COLORS["retrained"], label="trained alone")
-    axes.plot([], [], "s", color=MODE_COLORS["masked"], label="of the whole, others hidden")
+    axes.plot([], [], "s", color=MODE_COLORS["masked"], label="of the whole, others masked")
     axes.plot([], [], color="0.3", lw=1, label="whole")
     axes.set_yticks(range(len(rows)), [format_subset_name(r) for r in rows])
     axes.invert_yaxis()
@@ -178,13 +178,13 @@ def _describe_subsets(results: dict[str, Any]) -> str:
 
 def _plot_forest(results: dict[str, Any], group: str) -> Figure:
     """Difference of each variant to what it is compared with."""
-    entries = [v for v in _select_group(results, group) if v["against"]]
+    entries = [v for v in _select_group(results, group) if v["comparison"]]
     figure = Figure(figsize=(7.5, 0.9 + 0.3 * len(entries)), layout="constrained")
     axes = figure.subplots()
     for at, v in enumerate(entries):
-        d = v["against"]
+        d = v["comparison"]
         _plot_interval(
-            axes, d, at, MODE_COLORS[v["how"]] if d["significant"] else "0.55", "s" if v["how"] == "masked" else "o"
+            axes, d, at, MODE_COLORS[v["mode"]] if d["significant"] else "0.55", "s" if v["mode"] == "masked" else "o"
         )
     axes.axvline(0, color="0.3", lw=1)
     axes.set_yticks(range(len(entries)), [v["name"] for v in entries], fontsize=8)
@@ -195,9 +195,9 @@ def _plot_forest(results: dict[str, Any], group: str) -> Figure:
 
 def _describe_forest(results: dict[str, Any], group: str) -> str:
     parts = [
-        f"{v['name']} {format_points(v['against']['mean'])} points against {v['against']['other']}, "
-        f"{v['against']['verdict']}"
+        f"{v['name']} {format_points(v['comparison']['mean'])} points against {v['comparison']['other']}, "
+        f"{v['comparison']['verdict']}"
         for v in _select_group(results, group)
-        if v["against"]
+        if v["comparison"]
     ]
     return f"{GROUP_TITLES[group]}: {'; '.join(parts)}."

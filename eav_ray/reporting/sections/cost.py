@@ -56,7 +56,7 @@ def select_costed_variants(results: dict[str, Any]) -> list[dict[str, Any]]:
     by_name: dict[str, dict[str, Any]] = {}
     groups = [g for g in ("subsets", "sizes") if g in results["groups"]] or list(results["groups"])
     for v in results["variants"]:
-        if v["group"] in groups and v["how"] != "masked" and v["cost"]:
+        if v["group"] in groups and v["mode"] != "masked" and v["cost"]:
             by_name.setdefault(v["name"], v)
     # Two names of one training, a subset and a size without EEG, are one point.
     by_run: dict[str, dict[str, Any]] = {}
@@ -147,12 +147,12 @@ def _describe_cost(entries: list[dict[str, Any]]) -> str:
 
 
 def _render_eeg_table(results: dict[str, Any]) -> str:
-    head = ["with EEG", "without", "how", "adds, points", "95 %", "Holm", "rank-biserial", ""]
+    head = ["with EEG", "without", "mode", "adds, points", "95 %", "Holm", "rank-biserial", ""]
     head += ["parameters", "GMAC a window", "training, s", "latency, ms"]
     lines = []
     for pair in results["eeg"]:
         d, x = pair["difference"], pair["extra"]
-        row = [pair["with"], pair["without"], pair["how"], format_points(d["mean"])]
+        row = [pair["with"], pair["without"], pair["mode"], format_points(d["mean"])]
         row += [
             f"{format_points(d['low'])} to {format_points(d['high'])}",
             f"{d['holm']:.3g}",

@@ -50,7 +50,7 @@ def render_modality_weights(results: ResultsTree) -> str:
 
 
 def render_modality_collapse(results: ResultsTree) -> str:
-    lines = [[str(one["fold"]), one["check"], one["text"]] for one in results["collapse"]]
+    lines = [[str(one["fold"]), one["check"], one["text"]] for one in results["modality_collapse"]]
     explanation = render_note(
         "What the check of each trained fusion found: a modality that is not used, or has all the weight."
     )

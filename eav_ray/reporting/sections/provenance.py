@@ -12,12 +12,12 @@ def render_search_summary(results: ResultsTree) -> str:
     lines = []
     for one in results["search"]:
         changes = ", ".join(f"{k}={format_value(v)}" for k, v in (one["changes"] or {}).items())
-        optimism = None if None in (one["inner"], one["test"]) else one["inner"] - one["test"]
+        optimism = None if None in (one["inner_score"], one["test"]) else one["inner_score"] - one["test"]
         lines.append(
             [
                 one["study"],
                 str(one["candidates"]),
-                format_percent(one["inner"]),
+                format_percent(one["inner_score"]),
                 format_percent(one["test"]),
                 format_points(optimism),
                 changes,

@@ -132,7 +132,7 @@ def test_without_time_marks_all_else_starts_from_the_same_weights(kind: str) -> 
         e = override(Experiment(), {"fusion.kind": kind, "fusion.positions": positions})
         made.append(build_fusion(e, WIDTHS, TIMES, N_OUTPUTS).state_dict())
     marked, plain = made
-    assert marked.keys() - plain.keys() == {"read.time.weight"} and not plain.keys() - marked.keys()
+    assert marked.keys() - plain.keys() == {"token_projector.time.weight"} and not plain.keys() - marked.keys()
     assert all(torch.equal(plain[name], marked[name]) for name in plain)
 
 
@@ -287,7 +287,7 @@ def test_attention_reads_its_tokens_as_torchs_attention_does() -> None:
     tokens = [
         fusion.token_projector.inputs[m](parts[m].tokens_BND)
         + fusion.token_projector.modality[m]
-        + fusion.token_projector.time(fusion.token_projector.get_buffer(f"clock_{m}"))
+        + fusion.token_projector.time(fusion.token_projector.get_buffer(f"time_encoding_{m}"))
         for m in MODALITIES
     ]
     keys = fusion.norm(torch.cat(tokens, 1))

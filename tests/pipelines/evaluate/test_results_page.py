@@ -36,7 +36,7 @@ def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
     fold = EvaluatedCheckpoint(1, f"{tmp_path}/results/{prefix}", leaking.split.test, predictions())
     data: Any = SimpleNamespace(windows=windows, index=windows.index, shards=Store(tmp_path / "shards"))
     here = override(Experiment(), {"store.results": str(tmp_path / "results")})
-    with pytest.raises(DataError, match=r"fails the leak audit, so there is no page of it: split, derived again"):
+    with pytest.raises(DataError, match=r"fails the leak audit, so there is no page of it: split, recomputed"):
         write_results_page(here, data, [fold], PageInfo("t", "a", "b", "loso"), str(tmp_path / "page"))
     assert not (tmp_path / "page").exists()
 
@@ -86,12 +86,12 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
     keep("b", {"split.protocol": "paper", "runtime.workers": 1, "store.results": "/elsewhere", "data.root": "/moved"})
     keep("c", {"split.protocol": "loso", "optim.lr": 1e-5})  # another experiment
     keep("d", {"split.protocol": "within", "seed": 7})
-    keep("x-searched-e", {"split.protocol": "loso"})
+    keep("x-nested-e", {"split.protocol": "loso"})
     keep("f", {"split.protocol": "subject_kfold"}, table.assign(subject="stranger"))  # other people
     keep("g", {"split.protocol": "within_validated"}, of="what the folder held before")
     keep("h", {"split.protocol": "subject_kfold", "split.n_folds": 2})  # divided in another way
     keep("i", {"split.protocol": "subject_kfold", "split.n_folds": 2, "seed": 7})
-    keep("y-searched-j", {"split.protocol": "loso", "seed": 7, "search.candidates": 3})
+    keep("y-nested-j", {"split.protocol": "loso", "seed": 7, "search.candidates": 3})
     keep("k", {"split.protocol": "within_validated"})
     results.write("protocols/k/predictions.parquet", b"half a fi")
     keep("l", {})

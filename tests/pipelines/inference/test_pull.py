@@ -81,7 +81,9 @@ def ranked(store: Store, count: int) -> list[str]:
     prefixes = [saved(store, f"run-{n}") for n in range(count)]
     hashes = [sha256(store.read(f"{prefix}/{COMMIT}")) for prefix in prefixes]
     records = [{"checkpoint": p, "commit_sha256": h} for p, h in zip(prefixes, hashes, strict=True)]
-    store.write_json("searches/one/best.json", {"value": 0.7, "candidate": 1} | records[0] | {"next": records[1:]})
+    store.write_json(
+        "searches/one/best.json", {"value": 0.7, "candidate": 1} | records[0] | {"runners_up": records[1:]}
+    )
     return prefixes
 
 

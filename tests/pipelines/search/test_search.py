@@ -116,7 +116,7 @@ class Trained:
     def finish(self, trial: str, number: int, score: float = 0.5) -> None:
         folds = [{"fold": 0, SELECTION_METRIC: score}, {"fold": 1, SELECTION_METRIC: score}]
         told = [summarize_candidate(number, folds, 2, {}, failed="" if math.isfinite(score) else "no memory")]
-        self.leases.on_trial_complete(trial, {"scored": json.dumps(told)})
+        self.leases.on_trial_complete(trial, {"summaries": json.dumps(told)})
 
 
 def test_what_one_candidate_trains_no_other_trains_beside_it(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_what_one_candidate_trains_no_other_trains_beside_it(tmp_path: Path) -> 
     search.finish("c", 1)
     found = search.leases.suggest("d")
     assert found["candidates"] == [(3, {"optim.lr": 0.1})]
-    assert [row["fold"] for row in found["known"]] == [0, 1]  # of candidate 0, which was the same
+    assert [row["fold"] for row in found["known_rows"]] == [0, 1]  # of candidate 0, which was the same
     search.finish("d", 3)
     assert search.number("e") == Searcher.FINISHED
     assert search.forgotten == [2, 0, 1, 3] and len(search.kept) == 8
@@ -182,7 +182,7 @@ def test_only_whole_candidates_change_encoders() -> None:
 
 def test_a_candidate_ends_where_it_is_below_the_bar_or_at_its_last_fold() -> None:
     one, two = {"fold": 0, SELECTION_METRIC: 0.5}, {"fold": 1, SELECTION_METRIC: 0.7}
-    left = {"fold": 1, SELECTION_METRIC: 0.1, "share": 0.25}
+    left = {"fold": 1, SELECTION_METRIC: 0.1, "epochs_share": 0.25}
     bars = {0.25: 0.2, 1.0: 0.4, 1.25: 0.35, 2.0: 0.9}
     assert summarize_candidate(0, [one], 2, bars) == {}
     assert summarize_candidate(0, [one, two], 2, bars) | {
@@ -192,7 +192,7 @@ def test_a_candidate_ends_where_it_is_below_the_bar_or_at_its_last_fold() -> Non
     ended = summarize_candidate(0, [one, left], 2, bars)  # a mean of 0.3 after a quarter of the second fold
     assert ended["pruned"] and ended[SELECTION_METRIC] == pytest.approx(0.3)
     assert summarize_candidate(0, [{"fold": 0, SELECTION_METRIC: 0.39}], 2, bars)["pruned"]
-    assert not summarize_candidate(0, [{"fold": 0, SELECTION_METRIC: math.nan, "share": 0.25}], 2, {})["pruned"]
+    assert not summarize_candidate(0, [{"fold": 0, SELECTION_METRIC: math.nan, "epochs_share": 0.25}], 2, {})["pruned"]
 
 
 def planned(folder: Path, **changes: Any) -> search_plan.SearchPlan:

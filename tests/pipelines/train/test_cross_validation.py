@@ -102,7 +102,7 @@ def scored(folds: list[PlannedFold]) -> CVResult:
         for f in folds
         for n, i in enumerate(f.split.test)
     ]
-    return CVResult(pd.DataFrame(rows), [{"fold": f.number, "collapse": []} for f in folds])
+    return CVResult(pd.DataFrame(rows), [{"fold": f.number, "modality_collapse": []} for f in folds])
 
 
 def test_the_table_without_failed_folds_is_of_the_others_and_names_them(experiment: Experiment) -> None:
