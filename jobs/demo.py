@@ -1,6 +1,6 @@
-"""The whole path on planted people: plant, check, preprocess, train, search, refit, pull, test once, predict.
+"""The whole path on synthetic people: generate, check, preprocess, train, search, refit, pull, test once, predict.
 
-python jobs/demo.py eav_ray/experiments/demo.yaml --people 9 --per-class 6
+python jobs/demo.py eav_ray/experiments/demo.yaml --subjects 9 --per-class 6
 """
 
 import os

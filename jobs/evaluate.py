@@ -1,7 +1,7 @@
 """What a checkpoint, or a whole protocol, is worth: tested once, audited for leaks, on one page.
 
-python jobs/evaluate.py eav_ray/experiments/fusion.yaml --checkpoint best --out evidence
-python jobs/evaluate.py eav_ray/experiments/fusion.yaml split.protocol=within --out evidence
+python jobs/evaluate.py eav_ray/experiments/fusion.yaml --checkpoint best --out results_page
+python jobs/evaluate.py eav_ray/experiments/fusion.yaml split.protocol=within --out results_page
 
 Without --checkpoint: the protocol that jobs/protocol.py finished, with --search where it was searched. --out: the
 folder of index.html, results.json and model_card.md; in the results store if none is named. --temperature: train the

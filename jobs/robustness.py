@@ -1,9 +1,9 @@
 """Disturb a checkpoint's test recordings in steps, before preprocessing, and see what is left of its accuracy.
 
 python jobs/robustness.py best data.root=/data/EAV
-python jobs/robustness.py best data.root=/data/EAV --modalities eeg,audio --steps 5 --kinds pink,babble,eeg.dropout
+python jobs/robustness.py best data.root=/data/EAV --modalities eeg,audio --severity-levels 5 --corruptions pink,babble,eeg.dropout
 
---modalities: which to disturb, one at a time, then all together. --kinds: which distortions. --all: all recordings of
+--modalities: which to disturb, one at a time, then all together. --corruptions: which of them. --all: all recordings of
 the data root, which may be another data set of the same classes. --out: the results store, as store.results names it.
 """
 
@@ -20,10 +20,10 @@ def main(arguments: Arguments) -> None:
     flags, changes = arguments.flags, dict(arguments.changes)
     store = str(changes.pop("store.results", "results"))
     out = resolve_user_path("--out" if "out" in flags else "store.results", flags.get("out") or store)
-    modalities, kinds = (tuple(filter(None, flags.get(f, "").split(","))) for f in ("modalities", "kinds"))
-    request = RobustnessOptions(modalities, arguments.parse_count("steps", 3), kinds, "all" in flags)
+    modalities, kinds = (tuple(filter(None, flags.get(f, "").split(","))) for f in ("modalities", "corruptions"))
+    request = RobustnessOptions(modalities, arguments.parse_count("severity-levels", 3), kinds, "all" in flags)
     print(run_robustness(arguments.paths[0], changes, request, out).text)
 
 
 if __name__ == "__main__":
-    run_command(__doc__ or "", main, flags=("modalities", "steps", "kinds", "all!", "out"))
+    run_command(__doc__ or "", main, flags=("modalities", "severity-levels", "corruptions", "all!", "out"))

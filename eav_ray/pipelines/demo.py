@@ -1,4 +1,4 @@
-"""`make demo`: the main job from raw files to predictions, on people who were planted with a known best accuracy."""
+"""`make demo`: the main job from raw files to predictions, on synthetic people with a known best accuracy."""
 
 import shutil
 import time
@@ -6,8 +6,7 @@ from pathlib import Path
 
 from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import open_dataset
-from eav_ray.data.synthetic.generate import SyntheticSpec as Planted
-from eav_ray.data.synthetic.generate import generate_dataset
+from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 from eav_ray.data.synthetic.ideal_observer import bayes_accuracy
 from eav_ray.distributed import cluster
 from eav_ray.evaluation.summary import SearchOptimism
@@ -27,16 +26,16 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
     """Run everything, skipping what an earlier demo finished; whether fusion beat the best single modality."""
     began = time.perf_counter()
     e = experiment
-    synthetic_plan = Planted(n_subjects=n_subjects, per_class=per_class)
+    spec = SyntheticSpec(n_subjects=n_subjects, per_class=per_class)
     runs = e.split.n_inner_folds * 3 + 3
     print(
-        f"demo: {n_subjects} planted people, {n_subjects * per_class * 5} recordings; {runs} encoder trainings, "
+        f"demo: {n_subjects} synthetic subjects, {n_subjects * per_class * 5} recordings; {runs} encoder trainings, "
         f"{e.search.candidates} candidates x {e.split.n_inner_folds} inner folds = "
         f"{e.search.candidates * e.split.n_inner_folds} fusion trainings, 1 refit; about 4 minutes on 2 cores",
         flush=True,
     )
-    with open_progress_bar("plant", n_subjects, "people") as bar:
-        generate_dataset(e.data.root, synthetic_plan, workers=workers, progress=bar.set_done)
+    with open_progress_bar("generate", n_subjects, "subjects") as bar:
+        generate_dataset(e.data.root, spec, workers=workers, progress=bar.set_done)
     found = check_dataset(e)
     print(f"check: {len(found.recordings)} recordings, {len(found.problems)} problems", flush=True)
     with cluster.connect_to_ray(e.runtime):

@@ -80,9 +80,9 @@ CASES = {
         [DEMO, "preprocessing.window_s=10"],
         ["preprocessing.window_s is 10", "model.audio.max_length", "998"],
     ),
-    "a number that is none": ("demo", [DEMO, "--people", "x"], ["--people", "'x'", "whole number"]),
+    "a number that is none": ("demo", [DEMO, "--subjects", "x"], ["--subjects", "'x'", "whole number"]),
     "a number that is missing": ("demo", [DEMO, "--per-class"], ["--per-class", "whole number"]),
-    "a number that is too small": ("demo", [DEMO, "--people=0"], ["--people", "from 1"]),
+    "a number that is too small": ("demo", [DEMO, "--subjects=0"], ["--subjects", "from 1"]),
     "an unknown option": ("pull", ["results", "--best"], ["--best", "--study"]),
     "a store that is none": ("pull", ["/nowhere"], ["/nowhere"]),
     "a store of an unknown kind": ("pull", ["http://x"], ["http://x", "s3://", "gs://"]),
@@ -290,7 +290,7 @@ WORK = {
     "preprocess": "preprocess",
     "protocol": "run_protocol",
     "train": "train",
-    "tune": "tune_experiment",
+    "search": "search_experiment",
 }
 STORES = ["store.shards=/mnt/shards", "store.results=s3://lab/results", "store.cache=/tmp/cache"]
 SUBMITTED = [

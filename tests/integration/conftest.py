@@ -78,6 +78,6 @@ def uninterrupted(job: Job, long_training: list[str], place: Path) -> Path:
 @pytest.fixture(scope="session")
 def tuned(job: Job, preprocessed: list[str], place: Path) -> Path:
     """The results store after a search."""
-    done = job("tune", *preprocessed)
+    done = job("search", *preprocessed)
     assert "9 encoder trainings" in done.stdout and "4 fusion trainings of the search" in done.stdout
     return place / "results"

@@ -139,7 +139,7 @@ def test_a_search_grows_a_cluster_and_gives_it_back(
     words += ["search.candidates=6", "search.ask_batch_size=3", "search.prune=true", "optim.epochs=12"]
     cluster = [f"runtime.address={growing.address}", "runtime.gpus_per_worker=0.5", "runtime.workers=1"]
     assert growing.alive()[-1:] in ([], [0])
-    command = [sys.executable, str(REPOSITORY / "jobs" / "tune.py"), *words, *cluster]
+    command = [sys.executable, str(REPOSITORY / "jobs" / "search.py"), *words, *cluster]
     searched = subprocess.run(
         command, cwd=place, env=growing.environment, capture_output=True, text=True, timeout=240, check=False
     )

@@ -50,7 +50,7 @@ class Search:
 
     def start(self) -> "subprocess.Popen[str]":
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", PRUNED, str(REPOSITORY / "jobs" / "tune.py"), *self.words]
+        command = [sys.executable, "-c", PRUNED, str(REPOSITORY / "jobs" / "search.py"), *self.words]
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, cwd=self.place, env=environment, stdout=pipe, stderr=pipe, text=True)
         self.running.append(process)

@@ -93,7 +93,7 @@ def test_the_search_keeps_a_row_per_candidate_and_fold(tuned: Path) -> None:
 def test_the_same_search_again_runs_nothing_twice(job: Job, preprocessed: list[str], tuned: Path) -> None:
     (study,) = (tuned / "searches").iterdir()
     before = pd.read_parquet(study / "candidates.parquet")
-    done = job("tune", *preprocessed)
+    done = job("search", *preprocessed)
     assert "0 encoder trainings" in done.stdout
     pd.testing.assert_frame_equal(before, pd.read_parquet(study / "candidates.parquet"))
 
@@ -148,18 +148,18 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
 def test_a_checkpoint_is_calibrated_to_a_person_and_scored_on_the_rest(
     job: Job, preprocessed: list[str], tuned: Path, place: Path
 ) -> None:
-    best = place / "to-calibrate"
+    best = place / "to-adapt"
     job("pull", str(tuned), "--to", str(best))
     person = json.loads((best / "split.json").read_text())["test"][0].split("/")[0]
     words = ["--checkpoint", str(best), "--subject", person, "--recordings", "4"]
-    done = job("calibrate", *preprocessed, "train.adaptation.batch=2", *words)
+    done = job("adapt", *preprocessed, "train.adaptation.batch=2", *words)
     assert "1 fusion or joint trainings" in done.stdout
     path = done.stdout.rsplit("checkpoint: ", 1)[1].strip()
     tested = job("evaluate", *preprocessed, "--checkpoint", path).stdout
     assert "6 recordings of 1 people after calibration with 4 others of theirs" in tested
     trained = json.loads((best / "split.json").read_text())["train"][0].split("/")[0]
     words[3] = trained
-    assert "never saw" in job("calibrate", *preprocessed, "train.adaptation.batch=2", *words, expect=2).stderr
+    assert "never saw" in job("adapt", *preprocessed, "train.adaptation.batch=2", *words, expect=2).stderr
 
 
 def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continues(
@@ -167,8 +167,8 @@ def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continu
 ) -> None:
     best, out = place / "to-stress", place / "stressed"
     job("pull", str(tuned), "--to", str(best))
-    asked = ["--kinds", "gaussian,eeg.dropout,darkness", "--steps", "2", "--out", str(out)]
-    done = job("stress", str(best), f"data.root={planted}", *asked)
+    asked = ["--corruptions", "gaussian,eeg.dropout,darkness", "--severity-levels", "2", "--out", str(out)]
+    done = job("robustness", str(best), f"data.root={planted}", *asked)
     assert "stress: 11 conditions x 10 recordings of 1 people; about 1 minute" in done.stdout
     (folder,) = (out / "stress").iterdir()
     tree = json.loads((folder / "results.json").read_text())
@@ -206,7 +206,7 @@ def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continu
     (folder / "results.json").unlink()
     (folder / "audio.gaussian.2.parquet").unlink()
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
-    again = job("stress", str(best), f"data.root={planted}", *asked)
+    again = job("robustness", str(best), f"data.root={planted}", *asked)
     assert "stress: 1 condition (10 others are there) x 10 recordings" in again.stdout
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "audio.gaussian.2.parquet"), tables["audio.gaussian.2"])
     assert again.stdout.splitlines()[1:] == done.stdout.splitlines()[1:]

@@ -127,7 +127,7 @@ def select_kinds(names: Sequence[str], modalities: Sequence[str]) -> tuple[str, 
         matching = {name for name in available if requested in (name, name.partition(".")[2])}
         if not matching:
             raise ConfigError(
-                f"--kinds names {requested!r}, which is no distortion of {', '.join(modalities)}; allowed are "
+                f"--corruptions names {requested!r}, which is no corruption of {', '.join(modalities)}; allowed are "
                 f"{', '.join(available)}{suggest_nearest(requested, available)}"
             )
         selected |= matching

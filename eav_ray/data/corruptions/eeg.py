@@ -157,4 +157,4 @@ def _make_blinks(rng: np.random.Generator, n_times: int, hz: float) -> np.ndarra
 
 def _require_rate(hz: float, min_hz: float, what: str) -> None:
     if hz / 2 <= min_hz:
-        raise DataError(f"EEG is sampled at {hz:g} Hz, too slow to hold {what}; leave it out with --kinds")
+        raise DataError(f"EEG is sampled at {hz:g} Hz, too slow to hold {what}; leave it out with --corruptions")

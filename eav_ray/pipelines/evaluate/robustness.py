@@ -111,7 +111,7 @@ def plan_conditions(experiment: Experiment, options: RobustnessOptions, speakers
         if options.kinds:
             raise ConfigError(
                 "babble is speech of other people, and the data root has only one person with audio; leave it out of "
-                "--kinds, or give a data.root with more people"
+                "--corruptions, or give a data.root with more people"
             )
         print("audio.babble is left out: the data root has only one person with audio", flush=True)
         kinds = tuple(k for k in kinds if k != "audio.babble")

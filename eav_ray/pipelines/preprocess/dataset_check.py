@@ -21,7 +21,7 @@ def check_dataset(experiment: Experiment) -> DatasetCheck:
 
 
 def format_dataset_check(result: DatasetCheck) -> str:
-    """A line a person: recordings per class and modality; then a line a problem."""
+    """A line a subject: recordings per class and modality; then a line a problem."""
     by_subject: dict[str, list[Recording]] = {}
     for recording in result.recordings:
         by_subject.setdefault(recording.subject, []).append(recording)
