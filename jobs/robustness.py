@@ -1,10 +1,11 @@
-"""Disturb a checkpoint's test recordings in steps, before preprocessing, and see what is left of its accuracy.
+"""Corrupt a checkpoint's test recordings in steps, before preprocessing, and see what is left of its accuracy.
 
 python jobs/robustness.py best data.root=/data/EAV
-python jobs/robustness.py best data.root=/data/EAV --modalities eeg,audio --severity-levels 5 --corruptions pink,babble,eeg.dropout
+python jobs/robustness.py best data.root=/data/EAV --modalities eeg,audio --severity-levels 5 --corruptions pink
 
---modalities: which to disturb, one at a time, then all together. --corruptions: which of them. --all: all recordings of
-the data root, which may be another data set of the same classes. --out: the results store, as store.results names it.
+--modalities: which to corrupt, one at a time, then all together. --corruptions: of which kinds, such as
+pink,babble,eeg.dropout. --severity-levels: in how many steps each. --all: all recordings of the data root, which may be
+another data set of the same classes. --out: the results store, as store.results names it.
 """
 
 from eav_ray.cli.arguments import Arguments

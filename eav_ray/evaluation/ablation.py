@@ -64,7 +64,7 @@ def compare_variants(
         if common.empty:
             results["missing"] += [v.name for v in members]
             continue
-        results["groups"][group] = {"people": int(common["subject"].nunique()), "recordings": len(common)}
+        results["groups"][group] = {"n_subjects": int(common["subject"].nunique()), "recordings": len(common)}
         compared = [next(v for v in variants if v.name == BASE_VARIANT), *members]
         pairs = compare_variant_pairs(common, [(v.name, v.reference) for v in members])
         for variant, comparison in zip(compared, [None, *pairs], strict=True):
@@ -102,7 +102,7 @@ def comparison_to_dict(comparison: PairedComparison) -> dict[str, Any]:
     """A comparison, as it is kept."""
     statistics = {
         "other": comparison.other,
-        "people": comparison.n_subjects,
+        "n_subjects": comparison.n_subjects,
         "p_value": comparison.p_value,
         "holm": comparison.holm_p_value,
         "effect": comparison.effect,
@@ -151,7 +151,7 @@ def _compare_with_and_without_eeg(
     ):
         extra_cost = _compute_extra_cost(costs.get(ours, {}), costs.get(other, {})) if mode == "retrained" else {}
         results.append(
-            {"group": group, "mode": mode, "size": size, "with": ours, "without": other, "extra": extra_cost}
+            {"group": group, "mode": mode, "size": size, "with": ours, "without": other, "extra_cost": extra_cost}
         )
         results[-1]["difference"] = comparison_to_dict(one)
     return results

@@ -37,7 +37,7 @@ def summarize_protocols(tables: dict[str, pd.DataFrame], modalities: Sequence[st
         rows.append(
             {
                 "protocol": name,
-                "people": len(subject_accuracy),
+                "n_subjects": len(subject_accuracy),
                 "recordings": count_recordings(windows),
                 "sources": {
                     s: {
@@ -76,7 +76,7 @@ def compare_protocols(tables: dict[str, pd.DataFrame], modalities: Sequence[str]
                 "unit": "frame" if name == "paper" else "recording",
                 "base": base,
                 "source": source,
-                "people": len(paired),
+                "n_subjects": len(paired),
                 "difference": float(differences.mean()) if len(differences) else math.nan,
                 "p": p,
                 "effect": effect,
@@ -101,7 +101,7 @@ def compare_with_published(ours: pd.DataFrame, modalities: Sequence[str]) -> lis
         rows.append(
             {
                 "ours": source,
-                "people": len(differences),
+                "n_subjects": len(differences),
                 "mean": float(ours[source].mean()),
                 "published": float(theirs[column].mean()),
                 "difference": float(differences.mean()),
@@ -128,11 +128,11 @@ def compute_published_unit_accuracy(windows: pd.DataFrame, modalities: Sequence[
 def _add_holm(rows: list[ResultsTree]) -> list[ResultsTree]:
     """Adds `holm` and a `verdict` to comparisons that have `p` and `people`."""
     for row, p in zip(rows, statistics.holm([one["p"] for one in rows]), strict=True):
-        too_few_subjects = row["people"] < statistics.MIN_SUBJECTS
+        too_few_subjects = row["n_subjects"] < statistics.MIN_SUBJECTS
         significance = "significant" if p < statistics.ALPHA else "not significant"
         row |= {
             "holm": p,
-            "verdict": f"of {row['people']} people none could be significant" if too_few_subjects else significance,
+            "verdict": f"of {row['n_subjects']} people none could be significant" if too_few_subjects else significance,
         }
     return rows
 

@@ -1,4 +1,4 @@
-"""Predictions under distortions to numbers: accuracy at each step, areas, modality weights and whether they fall."""
+"""Predictions under corruptions to numbers: accuracy at each step, areas, modality weights and whether they fall."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,12 +30,12 @@ def build_robustness_results(
     n_classes: int,
     metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Every number of a stress test, as JSON.
+    """Every number of a robustness test, as JSON.
 
     Args:
         tables: Predictions of each condition, one row a window (`training.predictions.build_predictions`), with
             `reason`: why a row is no window but a file that could not be used, else empty.
-        conditions: The clean one first: `name`, `kind`, `step`, `modalities` (disturbed), `levels`.
+        conditions: The clean one first: `name`, `kind`, `severity`, `modalities` (corrupted), `levels`.
         metadata: Of the checkpoint and the data, taken over as they are.
     """
     sources = list_sources(modalities)
@@ -54,14 +54,14 @@ def build_robustness_results(
     return {
         "format": ROBUSTNESS_FORMAT,
         **metadata,
-        "people": int(recordings["subject"].nunique()),
+        "n_subjects": int(recordings["subject"].nunique()),
         "recordings": len(recordings),
         "chance": 1 / n_classes,
         "modalities": list(modalities),
         "sources": sources,
         "conditions": summaries,
-        "areas": _compute_areas(summaries, sources),
-        "claims": _test_weight_changes(tables, summaries, modalities),
+        "accuracy_areas": _compute_areas(summaries, sources),
+        "weight_changes": _test_weight_changes(tables, summaries, modalities),
     }
 
 
@@ -85,7 +85,7 @@ def _summarize_condition(
     return {
         "sources": {s: _compute_score(correct, s, unequal=unequal) for s in sources},
         "weights": {m: _compute_mean_weights(windows, m) for m in modalities} if len(modalities) > 1 else {},
-        "refused": refused_shares,
+        "refused_share": refused_shares,
         "reason": max(set(reasons), key=reasons.count) if reasons else "",
     }
 
@@ -130,7 +130,7 @@ def _compute_areas(conditions: list[dict[str, Any]], sources: list[str]) -> list
         for s in sources:
             curve = np.array([c["sources"][s]["accuracy"] for c in steps])
             area = float(np.trapezoid(curve) / (len(curve) - 1))
-            areas[s] = {"mean_accuracy": area, "of_clean": area / curve[0] if curve[0] > 0 else None}
+            areas[s] = {"mean_accuracy": area, "relative_to_clean": area / curve[0] if curve[0] > 0 else None}
         rows.append({"kind": kind, "modalities": steps[-1]["modalities"], "sources": areas})
     return rows
 
@@ -138,7 +138,7 @@ def _compute_areas(conditions: list[dict[str, Any]], sources: list[str]) -> list
 def _test_weight_changes(
     tables: Mapping[str, pd.DataFrame], conditions: list[dict[str, Any]], modalities: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Does the weight of the disturbed modality fall? Clean against the strongest step at which it is still used.
+    """Does the weight of the corrupted modality fall? Clean against the strongest step at which it is still used.
 
     Paired over people, or over recordings where fewer than 6 people are there; Holm's correction over the kinds. Called
     a fall or a rise where the 95 % interval over people and recordings leaves 0 out as well.
@@ -157,7 +157,7 @@ def _test_weight_changes(
             steps = [
                 c
                 for c in conditions
-                if n_clean_windows and c["kind"] == kind and 1 - c["refused"][m] >= MIN_USABLE_SHARE
+                if n_clean_windows and c["kind"] == kind and 1 - c["refused_share"][m] >= MIN_USABLE_SHARE
             ]
             if steps:
                 changes_of_kind.append(
@@ -185,9 +185,9 @@ def _test_weight_change(
         _select_with_modality(_select_windows(t), m)[[*ID_COLUMNS, "window", f"{column}.{m}"]]
         for t in (clean, corrupted)
     ]
-    both = pair[0].merge(pair[1], on=[*ID_COLUMNS, "window"], suffixes=("_clean", "_disturbed"))
+    both = pair[0].merge(pair[1], on=[*ID_COLUMNS, "window"], suffixes=("_clean", "_corrupted"))
     means = both.drop(columns="window").groupby(ID_COLUMNS).mean().reset_index()
-    means["difference"] = means[f"{column}.{m}_disturbed"] - means[f"{column}.{m}_clean"]
+    means["difference"] = means[f"{column}.{m}_corrupted"] - means[f"{column}.{m}_clean"]
     subject_means = means.groupby("subject").mean(numeric_only=True)
     paired_over_subjects = len(subject_means) >= statistics.MIN_SUBJECTS
     p, effect = statistics.signed_rank((subject_means if paired_over_subjects else means)["difference"].to_numpy())
@@ -196,15 +196,15 @@ def _test_weight_change(
         "kind": condition["kind"],
         "modality": m,
         "weight": weight,
-        "step": condition["step"],
+        "severity": condition["severity"],
         "level": condition["levels"][0]["level"],
         "unit": condition["levels"][0]["unit"],
         "clean": float(subject_means[f"{column}.{m}_clean"].mean()),
-        "disturbed": float(subject_means[f"{column}.{m}_disturbed"].mean()),
+        "corrupted": float(subject_means[f"{column}.{m}_corrupted"].mean()),
         "difference": bounds.mean,
         "low": bounds.low,
         "high": bounds.high,
-        "over": "people" if paired_over_subjects else "recordings",
+        "paired_over": "subjects" if paired_over_subjects else "recordings",
         "n": len(subject_means) if paired_over_subjects else len(means),
         "p": p,
         "effect": effect,

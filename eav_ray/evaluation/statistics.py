@@ -249,7 +249,7 @@ def collect_fusion_baselines(correct: pd.DataFrame, modalities: Sequence[str]) -
     correct_best = [
         bool(row[m]) for m, (_, row) in zip(best_per_recording, correct[list(modalities)].iterrows(), strict=True)
     ]
-    baselines["best single per person"] = pd.Series(correct_best, index=correct.index)
+    baselines["best single modality per subject"] = pd.Series(correct_best, index=correct.index)
     return baselines
 
 

@@ -35,7 +35,7 @@ def summarize_accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_class
     low, high = statistics.compute_chance_band(len(correct), n_classes)
     balanced_low, balanced_high = statistics.compute_balanced_chance_band(label, n_classes)
     results: ResultsTree = {
-        "people": int(correct["subject"].nunique()),
+        "n_subjects": int(correct["subject"].nunique()),
         "recordings": len(correct),
         "windows": len(windows),
         "unequal": statistics.has_unequal_classes(label, n_classes),
@@ -59,7 +59,7 @@ def summarize_accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_class
             "interval": [mean.low, mean.high],
             "balanced": balanced.mean,
             "balanced_interval": [balanced.low, balanced.high],
-            "silent": int((guess < 0).sum()),
+            "n_without_prediction": int((guess < 0).sum()),
             "macro_f1": statistics.macro_f1(recordings["label"].to_numpy(), guess),
             "inside_chance": statistics.is_within_chance(correct, source, n_classes),
             **compute_unit_accuracies(windows, source),
@@ -131,7 +131,7 @@ def comparison_to_dict(comparison: statistics.PairedComparison) -> ResultsTree:
         "other": comparison.other,
         "difference": comparison.difference.mean,
         "interval": [comparison.difference.low, comparison.difference.high],
-        "people": comparison.n_subjects,
+        "n_subjects": comparison.n_subjects,
         "p": comparison.p_value,
         "holm": comparison.holm_p_value,
         "effect": comparison.effect,
@@ -165,7 +165,7 @@ def summarize_modality_weights(windows: pd.DataFrame, modalities: Sequence[str],
         by_subject = table.groupby("subject")[columns].mean()
         results[kind] = {
             "by_class": {classes[int(k)]: row for k, row in _rows_to_dicts(by_class, modalities)},
-            "by_person": {str(k): row for k, row in _rows_to_dicts(by_subject, modalities)},
+            "by_subject": {str(k): row for k, row in _rows_to_dicts(by_subject, modalities)},
         }
     results["classes_differ"] = {}
     for m in modalities:
@@ -173,7 +173,7 @@ def summarize_modality_weights(windows: pd.DataFrame, modalities: Sequence[str],
         varied = subject_means.nunique(axis=1).max() > 1  # of a plain mean, and of one that diverged, there is no test
         if len(subject_means) >= statistics.MIN_SUBJECTS and subject_means.shape[1] > 2 and varied:
             p = float(stats.friedmanchisquare(*subject_means.to_numpy().T).pvalue)
-            results["classes_differ"][m] = {"people": len(subject_means), "p": p}
+            results["classes_differ"][m] = {"n_subjects": len(subject_means), "p": p}
     return results
 
 
@@ -233,7 +233,7 @@ def correlate_signal_quality(
             correlation: Any = None if constant or too_few_subjects else stats.spearmanr(pairs[column], pairs[source])
             points = [[str(p), float(x), float(y)] for p, (x, y) in zip(pairs.index, pairs.to_numpy(), strict=True)]
             rho, p = (None, None) if correlation is None else (float(correlation.statistic), float(correlation.pvalue))
-            correlations.append({"measured": column, "source": source, "rho": rho, "p": p, "points": points})
+            correlations.append({"quality_measure": column, "source": source, "rho": rho, "p": p, "points": points})
     tested = [one for one in correlations if one["p"] is not None]
     for one, p in zip(tested, statistics.holm([one["p"] for one in tested]), strict=True):
         one["holm"] = p
@@ -268,7 +268,7 @@ def summarize_worst_subjects(
                 .drop(columns=["subject", "recording"])
                 .mean()
             )
-            summary["measured"] = {str(k): float(v) for k, v in subject_quality.items()}
+            summary["signal_quality"] = {str(k): float(v) for k, v in subject_quality.items()}
         summaries.append(summary)
     return summaries
 

@@ -1,4 +1,4 @@
-"""`make demo`: the main job from raw files to predictions, on synthetic people with a known best accuracy."""
+"""`make demo`: the main job from raw files to predictions, on synthetic subjects with a known best accuracy."""
 
 import shutil
 import time

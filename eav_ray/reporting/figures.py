@@ -1,4 +1,4 @@
-"""Figures of the evidence page, each drawn from the numbers that the page's results hold."""
+"""Figures of the results page, each drawn from the numbers that the page's results hold."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def plot_subjects(
     """
     figure, axes = _make_axes(7.5, 3.6)
     positions, main_source = np.arange(len(rows)), sources[-1]
-    axes.axhspan(100 * chance["low"], 100 * chance["high"], color="0.92", label="chance, one person")
+    axes.axhspan(100 * chance["low"], 100 * chance["high"], color="0.92", label="chance, one subject")
     axes.axhline(100 * chance["level"], color="0.6", lw=0.8)
     axes.bar(
         positions,
@@ -196,7 +196,7 @@ def plot_signal_quality(correlation: Mapping[str, Any], source: str) -> Figure:
         ms=4,
         color=choose_color(source),
     )
-    axes.set(xlabel=correlation["measured"].replace("_", " "), ylabel=f"{source}, % of recordings")
+    axes.set(xlabel=correlation["quality_measure"].replace("_", " "), ylabel=f"{source}, % of recordings")
     return figure
 
 

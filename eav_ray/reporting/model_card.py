@@ -9,13 +9,13 @@ from eav_ray.reporting.formatting import format_interval, format_p_value, format
 
 def render_model_card(results: Mapping[str, Any]) -> str:
     """Markdown."""
-    accuracy, provenance = results["accuracy"], results["reproduce"]
+    accuracy, provenance = results["accuracy"], results["provenance"]
     lines = [
         f"# {results['title']}",
         "",
         "## Model",
         "",
-        f"- {results['about']}",
+        f"- {results['description']}",
         f"- Modalities: {', '.join(results['modalities'])}. Classes: {', '.join(results['classes'])}.",
         *(f"- {name}: {value}" for name, value in results["model"].items()),
         "",
@@ -31,7 +31,7 @@ def render_model_card(results: Mapping[str, Any]) -> str:
         "",
         "## Results",
         "",
-        f"{accuracy['recordings']} recordings of {accuracy['people']} people {results['apart']}. Percent of "
+        f"{accuracy['recordings']} recordings of {accuracy['n_subjects']} people {results['separation']}. Percent of "
         f"recordings; chance {format_percent(accuracy['chance']['level'])}.",
         "",
         "| source | mean | SD over people | 95 % interval | balanced | macro-F1 |",
@@ -51,7 +51,7 @@ def render_model_card(results: Mapping[str, Any]) -> str:
         "## Limits",
         "",
     ]
-    worst = results.get("worst") or []
+    worst = results.get("worst_subjects") or []
     main_source = list(accuracy["sources"])[-1]
     if worst:
         lowest = ", ".join(f"{one['subject']} {format_percent(one[main_source])} %" for one in worst)

@@ -34,15 +34,15 @@ def render_results_page(results: ResultsTree, extra_sections: Sequence[str] = ()
     """The whole page.
 
     Args:
-        results: What `runtime.evidence` gathers, as it is in `results.json`.
-        extra_sections: Sections of what other commands measured: ablation, stress, cost, a search.
+        results: What `pipelines.evaluate` gathers, as it is in `results.json`.
+        extra_sections: Sections of what other commands measured: ablation, robustness, cost, a search.
     """
     matplotlib.use("agg")
     parts = [_render_headline(results), render_accuracy(results)]
     for name, render in (
         ("protocols", render_protocols),
         ("reference", render_reference),
-        ("people", render_subjects),
+        ("subjects", render_subjects),
         ("comparisons", render_comparisons),
         ("seeds", render_seeds),
         ("confusion", render_confusion),
@@ -50,10 +50,10 @@ def render_results_page(results: ResultsTree, extra_sections: Sequence[str] = ()
         ("modality_collapse", render_modality_collapse),
         ("calibration", render_calibration),
         ("histories", render_learning_curves),
-        ("gap", render_generalization_gap),
-        ("worst", render_worst_subjects),
+        ("generalization_gap", render_generalization_gap),
+        ("worst_subjects", render_worst_subjects),
         ("quality", render_signal_quality),
-        ("bands", render_band_power),
+        ("band_power", render_band_power),
         ("search", render_search_summary),
     ):
         if results.get(name):
@@ -72,12 +72,12 @@ def _render_headline(results: ResultsTree) -> str:
     chance = accuracy["chance"]
     headline = (
         f"{main_source}: {name} {format_percent(one[kind])} % (95 % {format_interval(low_high)}) over "
-        f"{accuracy['recordings']} recordings of {accuracy['people']} people {results['apart']}; chance "
+        f"{accuracy['recordings']} recordings of {accuracy['n_subjects']} people {results['separation']}; chance "
         f"{format_percent(chance['level'])} %"
     )
     if one["inside_chance"]:
         headline += "; this is inside the band of chance"
     return (
         f"<h1>{html.escape(results['title'])}</h1><p><strong>{html.escape(headline)}.</strong></p>"
-        f"<p>{html.escape(results['about'])}</p>"
+        f"<p>{html.escape(results['description'])}</p>"
     )

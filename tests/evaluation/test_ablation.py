@@ -99,8 +99,8 @@ def test_a_group_is_compared_on_the_recordings_that_all_of_it_could_score() -> N
     table = predictions({}, people=7)
     lacks = (table["variant"] == "eeg") & ((table["subject"] == "p0") | (table["recording"] == "03"))
     found = tree(table[~lacks])
-    assert found["groups"]["subsets"] == {"people": 6, "recordings": 6 * 19}
-    assert found["groups"]["sizes"] == {"people": 7, "recordings": 7 * 20}
+    assert found["groups"]["subsets"] == {"n_subjects": 6, "recordings": 6 * 19}
+    assert found["groups"]["sizes"] == {"n_subjects": 7, "recordings": 7 * 20}
     # The experiment itself is there for the same recordings as the rest of its group.
     whole = table[(table["variant"] == BASE_VARIANT) & (table["subject"] != "p0") & (table["recording"] != "03")]
     share = (whole["fusion.logit_1"] == whole["label"]).mean()
@@ -130,14 +130,14 @@ def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:
     assert one["difference"]["mean"] > 0.4 and one["difference"]["significant"]
     costs = priced()
     for key in ("parameters", "gmac", "latency_ms"):
-        assert one["extra"][key] == costs[BASE_VARIANT][key] - costs["audio"][key]
-    assert "seconds" not in one["extra"]  # nobody timed them
+        assert one["extra_cost"][key] == costs[BASE_VARIANT][key] - costs["audio"][key]
+    assert "seconds" not in one["extra_cost"]  # nobody timed them
     assert (BASE_VARIANT, "audio (others masked)", "masked") in pairs and (
         "half",
         "half without eeg",
         "retrained",
     ) in pairs
-    assert not pairs[BASE_VARIANT, "audio (others masked)", "masked"]["extra"]
+    assert not pairs[BASE_VARIANT, "audio (others masked)", "masked"]["extra_cost"]
 
 
 def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:

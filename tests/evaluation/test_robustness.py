@@ -1,4 +1,4 @@
-"""What is said of a stress test is what its predictions show: areas, weights that fall, and those that do not."""
+"""What is said of a robustness test is what its predictions show: areas, weights that fall, and those that do not."""
 
 import json
 from typing import Any
@@ -12,8 +12,8 @@ from eav_ray.evaluation.robustness import build_robustness_results
 from eav_ray.reporting.sections.robustness import describe_weight_changes, format_robustness, render_robustness_sections
 
 NAMES = ["audio", "eeg"]
-FACTS = {"recordings_are": "the test side", "seed": 0}
-N_CLASSES, PER_PERSON, WINDOWS = 5, 20, 2
+FACTS = {"recordings_description": "the test side", "seed": 0}
+N_CLASSES, PER_SUBJECT, WINDOWS = 5, 20, 2
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "N_BOOTSTRAP_DRAWS", 500)
 
 
-def table(people: int, right: float, weight: float, *, heard: float = 1.0, noise: float = 0.02) -> pd.DataFrame:
+def table(n_subjects: int, right: float, weight: float, *, heard: float = 1.0, noise: float = 0.02) -> pd.DataFrame:
     """Predictions of which a share is right, and what EEG weighs.
 
     Args:
@@ -30,14 +30,14 @@ def table(people: int, right: float, weight: float, *, heard: float = 1.0, noise
     """
     rng = np.random.default_rng(round(1000 * weight))
     rows = []
-    for person in range(people):
-        for recording in range(PER_PERSON):
+    for subject in range(n_subjects):
+        for recording in range(PER_SUBJECT):
             label = recording % N_CLASSES
-            guess = label if recording < round(right * PER_PERSON) else (label + 1) % N_CLASSES
-            there = recording < round(heard * PER_PERSON)
+            guess = label if recording < round(right * PER_SUBJECT) else (label + 1) % N_CLASSES
+            there = recording < round(heard * PER_SUBJECT)
             for window in range(WINDOWS):
                 eeg = weight + noise * rng.standard_normal() if there else 0.0
-                row: dict[str, Any] = {"subject": f"p{person}", "recording": str(recording), "window": window}
+                row: dict[str, Any] = {"subject": f"p{subject}", "recording": str(recording), "window": window}
                 row |= {"label": label, "reason": "", "weight.eeg": eeg, "weight.audio": 1 - eeg}
                 row |= {"corrected.eeg": eeg, "corrected.audio": 1 - eeg}
                 for source in ("fusion", "late_mean", "audio", "eeg"):
@@ -49,12 +49,12 @@ def table(people: int, right: float, weight: float, *, heard: float = 1.0, noise
 
 def condition(kind: str, step: int, level: float = 0.0) -> dict[str, Any]:
     one = [{"kind": kind, "level": level, "unit": "dB SNR"}] if step else []
-    return {"name": f"{kind}.{step}", "kind": kind, "step": step, "modalities": ["eeg"] * bool(step), "levels": one}
+    return {"name": f"{kind}.{step}", "kind": kind, "severity": step, "modalities": ["eeg"] * bool(step), "levels": one}
 
 
-def stressed(people: int = 8, **kinds: list[pd.DataFrame]) -> dict[str, Any]:
-    """A tree of clean recordings, 80 % right with a weight of 0.5, and of kinds of distortion, a table a step."""
-    conditions, tables = [condition("clean", 0)], {"clean.0": table(people, 0.8, 0.5)}
+def build_results(n_subjects: int = 8, **kinds: list[pd.DataFrame]) -> dict[str, Any]:
+    """A tree of clean recordings, 80 % right with a weight of 0.5, and of kinds of corruption, a table a step."""
+    conditions, tables = [condition("clean", 0)], {"clean.0": table(n_subjects, 0.8, 0.5)}
     for kind, steps in kinds.items():
         for n, made in enumerate(steps, start=1):
             conditions.append(condition(f"eeg.{kind}", n, 10.0 * n))
@@ -62,40 +62,42 @@ def stressed(people: int = 8, **kinds: list[pd.DataFrame]) -> dict[str, Any]:
     return build_robustness_results(tables, conditions, NAMES, N_CLASSES, FACTS)
 
 
-def claim(tree: dict[str, Any], kind: str = "eeg.pink", weight: str = "corrected") -> dict[str, Any]:
-    return next(c for c in tree["claims"] if (c["kind"], c["weight"]) == (kind, weight))
+def find_change(tree: dict[str, Any], kind: str = "eeg.pink", weight: str = "corrected") -> dict[str, Any]:
+    return next(c for c in tree["weight_changes"] if (c["kind"], c["weight"]) == (kind, weight))
 
 
 def test_an_area_is_1_where_nothing_is_lost_and_the_mean_accuracy_of_its_steps() -> None:
-    tree = stressed(pink=[table(8, 0.8, 0.5)] * 2, muscle=[table(8, 0.6, 0.5), table(8, 0.2, 0.5)])
-    pink, muscle = (area["sources"]["fusion"] for area in tree["areas"])
-    assert pink == {"mean_accuracy": pytest.approx(0.8), "of_clean": pytest.approx(1)}
+    tree = build_results(pink=[table(8, 0.8, 0.5)] * 2, muscle=[table(8, 0.6, 0.5), table(8, 0.2, 0.5)])
+    pink, muscle = (area["sources"]["fusion"] for area in tree["accuracy_areas"])
+    assert pink == {"mean_accuracy": pytest.approx(0.8), "relative_to_clean": pytest.approx(1)}
     assert muscle["mean_accuracy"] == pytest.approx((0.8 / 2 + 0.6 + 0.2 / 2) / 2)
-    assert muscle["of_clean"] == pytest.approx(muscle["mean_accuracy"] / 0.8)
+    assert muscle["relative_to_clean"] == pytest.approx(muscle["mean_accuracy"] / 0.8)
     assert [c["sources"]["fusion"]["accuracy"] for c in tree["conditions"][3:]] == pytest.approx([0.6, 0.2])
     clean = tree["conditions"][0]["sources"]["fusion"]
     assert clean["low"] < clean["accuracy"] < clean["high"]
 
 
-def test_a_weight_that_falls_is_said_to_fall_over_people() -> None:
-    tree = stressed(pink=[table(8, 0.7, 0.45), table(8, 0.6, 0.3)])
-    found = claim(tree)
-    assert found["verdict"] == "falls" and (found["over"], found["n"], found["step"]) == ("people", 8, 2)
+def test_a_weight_that_falls_is_said_to_fall_over_subjects() -> None:
+    tree = build_results(pink=[table(8, 0.7, 0.45), table(8, 0.6, 0.3)])
+    found = find_change(tree)
+    assert found["verdict"] == "falls" and (found["paired_over"], found["n"], found["severity"]) == ("subjects", 8, 2)
     assert (
         found["difference"] == pytest.approx(-0.2, abs=0.02)
         and found["low"] < found["difference"] < found["high"] < -0.1
     )
     assert found["p"] == pytest.approx(2 / 2**8) and found["effect"] == -1
-    assert "falls in 1 of 1 kinds" in describe_weight_changes(tree) and "over 8 people" in describe_weight_changes(tree)
+    assert "falls in 1 of 1 kinds" in describe_weight_changes(tree) and "over 8 subjects" in describe_weight_changes(
+        tree
+    )
 
 
 def test_a_weight_that_does_not_fall_is_said_not_to() -> None:
     still, up = table(8, 0.8, 0.5).copy(), table(8, 0.5, 0.7)
-    for person in range(8):  # half of the people up, half of them down
-        of_person = still["subject"] == f"p{person}"
-        still.loc[of_person, "corrected.eeg"] += (-1) ** person * (0.01 + 0.001 * (person // 2))
-    tree = stressed(pink=[still], muscle=[up])
-    assert claim(tree)["verdict"] == "not significant" and claim(tree, "eeg.muscle")["verdict"] == "rises"
+    for subject in range(8):  # half of the people up, half of them down
+        of_subject = still["subject"] == f"p{subject}"
+        still.loc[of_subject, "corrected.eeg"] += (-1) ** subject * (0.01 + 0.001 * (subject // 2))
+    tree = build_results(pink=[still], muscle=[up])
+    assert find_change(tree)["verdict"] == "not significant" and find_change(tree, "eeg.muscle")["verdict"] == "rises"
     told = describe_weight_changes(tree)
     assert "falls in 0 of 2 kinds" in told and "does not fall significantly in eeg.pink" in told
     assert "RISES in eeg.muscle" in told and told in format_robustness(tree)
@@ -105,13 +107,13 @@ def test_a_weight_that_does_not_fall_is_said_not_to() -> None:
 
 
 def test_the_more_kinds_are_tested_the_more_each_must_show() -> None:
-    tree = stressed(**{name: [table(8, 0.6, 0.3)] for name in ("pink", "muscle", "gaussian")})
-    assert claim(tree)["holm"] == pytest.approx(3 * claim(tree)["p"])
+    tree = build_results(**{name: [table(8, 0.6, 0.3)] for name in ("pink", "muscle", "gaussian")})
+    assert find_change(tree)["holm"] == pytest.approx(3 * find_change(tree)["p"])
 
 
 def test_of_few_people_the_recordings_are_paired_and_it_is_said() -> None:
-    tree = stressed(3, pink=[table(3, 0.6, 0.3)])
-    assert (claim(tree)["over"], claim(tree)["n"]) == ("recordings", 3 * PER_PERSON)
+    tree = build_results(3, pink=[table(3, 0.6, 0.3)])
+    assert (find_change(tree)["paired_over"], find_change(tree)["n"]) == ("recordings", 3 * PER_SUBJECT)
     assert "fewer than 6 people" in describe_weight_changes(tree)
 
 
@@ -123,23 +125,28 @@ def test_what_only_one_of_three_people_shows_is_not_significant() -> None:
     same["corrected.eeg"] += np.where(same["subject"] == "p0", 0, 0.0045)
     conditions = [condition("clean", 0), condition("eeg.pink", 1)]
     tree = build_robustness_results({"clean.0": same, "eeg.pink.1": made}, conditions, NAMES, N_CLASSES, FACTS)
-    assert claim(tree)["holm"] < 1e-6 and claim(tree)["verdict"] == "falls"  # all fall, if by little
+    assert find_change(tree)["holm"] < 1e-6 and find_change(tree)["verdict"] == "falls"  # all fall, if by little
     made.loc[made["subject"] == "p1", "corrected.eeg"] += 0.008
     tree = build_robustness_results({"clean.0": same, "eeg.pink.1": made}, conditions, NAMES, N_CLASSES, FACTS)
-    assert claim(tree)["holm"] < 0.05 < claim(tree)["high"] + 0.05 and claim(tree)["verdict"] == "not significant"
+    assert (
+        find_change(tree)["holm"] < 0.05 < find_change(tree)["high"] + 0.05
+        and find_change(tree)["verdict"] == "not significant"
+    )
 
 
 def test_a_modality_that_is_masked_says_nothing_of_its_weight() -> None:
     """Its weight is 0 because it was taken out, not because the fusion weighed it."""
-    tree = stressed(pink=[table(8, 0.8, 0.5, heard=0.75), table(8, 0.8, 0.0, heard=0.0)])
-    found = claim(tree)
-    assert found["step"] == 1 and abs(found["difference"]) < 0.02
-    assert [c["refused"].get("eeg", 0) for c in tree["conditions"]] == pytest.approx([0, 0.25, 1])
+    tree = build_results(pink=[table(8, 0.8, 0.5, heard=0.75), table(8, 0.8, 0.0, heard=0.0)])
+    found = find_change(tree)
+    assert found["severity"] == 1 and abs(found["difference"]) < 0.02
+    assert [c["refused_share"].get("eeg", 0) for c in tree["conditions"]] == pytest.approx([0, 0.25, 1])
     assert tree["conditions"][2]["sources"]["eeg"]["accuracy"] == 0
     assert tree["conditions"][2]["weights"]["eeg"]["raw"] is None
     assert "100 % of eeg refused" in format_robustness(tree)
-    gone = stressed(pink=[table(8, 0.8, 0.0, heard=0.0)])
-    assert claim(gone)["verdict"] == "not testable" and "not testable in eeg.pink" in describe_weight_changes(gone)
+    gone = build_results(pink=[table(8, 0.8, 0.0, heard=0.0)])
+    assert find_change(gone)["verdict"] == "not testable" and "not testable in eeg.pink" in describe_weight_changes(
+        gone
+    )
     json.dumps(gone, allow_nan=False)
     assert all(render_robustness_sections(gone))
 
@@ -150,9 +157,9 @@ def test_a_recording_that_cannot_be_predicted_is_wrong() -> None:
     logits = [c for c in made.columns if "logit" in c]
     made.loc[lost, [*logits, "weight.eeg", "corrected.eeg"]] = np.nan
     made.loc[lost, "reason"] = "EEG breaks off"
-    tree = stressed(pink=[made])
-    assert tree["recordings"] == 8 * PER_PERSON and tree["conditions"][1]["reason"] == "EEG breaks off"
-    assert tree["conditions"][1]["sources"]["fusion"]["accuracy"] == pytest.approx(1 - 1 / PER_PERSON)
+    tree = build_results(pink=[made])
+    assert tree["recordings"] == 8 * PER_SUBJECT and tree["conditions"][1]["reason"] == "EEG breaks off"
+    assert tree["conditions"][1]["sources"]["fusion"]["accuracy"] == pytest.approx(1 - 1 / PER_SUBJECT)
 
 
 def test_nothing_is_said_of_the_weight_of_what_is_nowhere() -> None:
@@ -160,7 +167,9 @@ def test_nothing_is_said_of_the_weight_of_what_is_nowhere() -> None:
     conditions = [condition("clean", 0), condition("eeg.pink", 1)]
     tree = build_robustness_results({"clean.0": silent, "eeg.pink.1": silent}, conditions, NAMES, N_CLASSES, FACTS)
     json.dumps(tree, allow_nan=False)
-    assert claim(tree)["verdict"] == "not testable" and "not testable in eeg.pink" in describe_weight_changes(tree)
+    assert find_change(tree)["verdict"] == "not testable" and "not testable in eeg.pink" in describe_weight_changes(
+        tree
+    )
     assert "not testable" in format_robustness(tree) and render_robustness_sections(tree)
 
 
@@ -168,11 +177,11 @@ def test_a_fusion_without_weights_is_said_to_have_none() -> None:
     same = table(8, 0.8, 0.5, noise=0)
     conditions = [condition("clean", 0), condition("eeg.pink", 1)]
     tree = build_robustness_results({"clean.0": same, "eeg.pink.1": same}, conditions, NAMES, N_CLASSES, FACTS)
-    assert claim(tree)["p"] == 1 and "do not depend on the input" in describe_weight_changes(tree)
+    assert find_change(tree)["p"] == 1 and "do not depend on the input" in describe_weight_changes(tree)
 
 
 def test_balanced_accuracy_is_given_where_classes_are_unequal() -> None:
-    assert "balanced_accuracy" not in stressed()["conditions"][0]["sources"]["fusion"]
+    assert "balanced_accuracy" not in build_results()["conditions"][0]["sources"]["fusion"]
     made = table(8, 0.8, 0.5)
     # Of class 0 only those that are right, of class 4 only those that are not.
     few = made[~((made["label"] == 0) & (made["recording"].astype(int) >= 10))]
@@ -182,7 +191,7 @@ def test_balanced_accuracy_is_given_where_classes_are_unequal() -> None:
 
 
 def test_the_sections_show_every_kind_to_who_sees_and_who_does_not() -> None:
-    tree = stressed(pink=[table(8, 0.7, 0.4), table(8, 0.6, 0.3)], muscle=[table(8, 0.7, 0.5), table(8, 0.5, 0.5)])
+    tree = build_results(pink=[table(8, 0.7, 0.4), table(8, 0.6, 0.3)], muscle=[table(8, 0.7, 0.5), table(8, 0.5, 0.5)])
     page = "\n".join(render_robustness_sections(json.loads(json.dumps(tree))))
     figures = page.split("<figure ")[1:]
     assert len(figures) == 2 and all('role="img" aria-label="' in f for f in figures)

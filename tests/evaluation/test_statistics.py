@@ -95,7 +95,7 @@ def test_what_could_be_chance_is_called_not_significant() -> None:
 def test_the_best_single_of_each_person_and_the_oracle_bound_each_other() -> None:
     table = people({"fusion": [0.5] * 6, "eeg": [0.2, 0.8] * 3, "audio": [0.8, 0.2] * 3})
     best, any_of = (
-        collect_fusion_baselines(table, ["audio", "eeg"])["best single per person"],
+        collect_fusion_baselines(table, ["audio", "eeg"])["best single modality per subject"],
         compute_oracle_correct(table, ["audio", "eeg"]),
     )
     for person, mine in table.groupby("subject"):

@@ -46,14 +46,14 @@ def predictions(
 def test_accuracy_is_that_of_recordings_and_the_mean_over_people(unequal: bool) -> None:
     table = predictions(unequal=unequal)
     found = summary.summarize_accuracy(table, MODALITIES, 3)
-    assert (found["people"], found["recordings"], found["windows"], found["unequal"]) == (8, 96, 192, unequal)
+    assert (found["n_subjects"], found["recordings"], found["windows"], found["unequal"]) == (8, 96, 192, unequal)
     recordings = average_per_recording(table)
     for source, one in found["sources"].items():
         guess, label = predict_classes(recordings, source), recordings["label"]
         assert one["balanced"] == pytest.approx(balanced_accuracy_score(label, guess))
         assert one["mean"] == pytest.approx((guess == label).groupby(recordings["subject"]).mean().mean())
         assert one["recording"] == pytest.approx(one["mean"])
-        assert one["silent"] == 0
+        assert one["n_without_prediction"] == 0
         assert one["interval"][0] <= one["mean"] <= one["interval"][1]
         assert one["balanced_interval"][0] <= one["balanced"] <= one["balanced_interval"][1]
         right = predict_classes(table, source) == table["label"].to_numpy()
@@ -150,10 +150,10 @@ def test_confusion_is_sklearns() -> None:
 def test_weights_are_told_by_class_and_person_and_classes_that_differ_are_found() -> None:
     found = summary.summarize_modality_weights(predictions(), MODALITIES, CLASSES)
     for kind in ("weight", "corrected"):
-        for row in (*found[kind]["by_class"].values(), *found[kind]["by_person"].values()):
+        for row in (*found[kind]["by_class"].values(), *found[kind]["by_subject"].values()):
             assert sum(row.values()) == pytest.approx(1)
         assert found[kind]["by_class"]["glad"]["eeg"] > found[kind]["by_class"]["sad"]["eeg"]
-    assert found["classes_differ"]["eeg"]["p"] < 0.01 and found["classes_differ"]["eeg"]["people"] == 8
+    assert found["classes_differ"]["eeg"]["p"] < 0.01 and found["classes_differ"]["eeg"]["n_subjects"] == 8
     assert summary.summarize_modality_weights(predictions(), ["eeg"], CLASSES) == {}
 
 
@@ -218,7 +218,7 @@ def test_quality_that_goes_with_accuracy_is_told_from_quality_that_does_not() ->
         for n in range(30)
     ]
     found = {
-        (one["measured"], one["source"]): one
+        (one["quality_measure"], one["source"]): one
         for one in summary.correlate_signal_quality(table, pd.DataFrame(rows), MODALITIES)
     }
     assert found["eeg_bad_channels", "eeg"]["rho"] == pytest.approx(-1)
@@ -233,7 +233,7 @@ def test_protocols_are_paired_over_people_and_seeds_are_the_noise_floor() -> Non
     assert [row["protocol"] for row in rows] == ["within", "loso"]
     (one,) = protocol_comparison.compare_protocols(tables, MODALITIES, "loso")
     means = [row["sources"]["fusion"]["recording"] for row in rows]
-    assert one["difference"] == pytest.approx(means[0] - means[1]) and one["people"] == 8
+    assert one["difference"] == pytest.approx(means[0] - means[1]) and one["n_subjects"] == 8
     found = protocol_comparison.summarize_seeds({0: predictions(), 1: predictions(seed=1)}, MODALITIES)
     means = list(found["sources"]["eeg"]["means"].values())
     assert found["seeds"] == [0, 1] and found["sources"]["eeg"]["sd"] == pytest.approx(np.std(means, ddof=1))
@@ -253,7 +253,7 @@ def test_the_published_rows_are_those_of_the_paper() -> None:
     assert [row["ours"] for row in rows] == ["audio", "eeg", "video", "fusion"]
     fusion = rows[-1]
     assert fusion["mean"] == pytest.approx(ours["fusion.frames_correct"].mean())  # frames, where video is seen
-    assert fusion["published"] == pytest.approx(table["multimodal"][:6].mean()) and fusion["people"] == 6
+    assert fusion["published"] == pytest.approx(table["multimodal"][:6].mean()) and fusion["n_subjects"] == 6
 
 
 def test_what_is_written_is_json_without_numbers_that_are_none() -> None:

@@ -111,7 +111,7 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     again = job("evaluate", *preprocessed, "--checkpoint", str(best))
     assert again.stdout == first.stdout and len(list((tuned / "evaluations").iterdir())) == 2  # and the training side
     page = Path(first.stdout.rsplit("page: ", 1)[1].strip())
-    assert page.parent.parent == tuned / "evidence" and "Leak audit" in page.read_text()
+    assert page.parent.parent == tuned / "results_pages" and "Leak audit" in page.read_text()
     results = json.loads((page.parent / "results.json").read_text())
     assert all(check["passed"] for check in results["audit"]["checks"]) and len(results["audit"]["checks"]) == 7
     assert results["reference"] is None  # these people were drawn: no published number is of them
@@ -162,20 +162,20 @@ def test_a_checkpoint_is_calibrated_to_a_person_and_scored_on_the_rest(
     assert "never saw" in job("adapt", *preprocessed, "train.adaptation.batch=2", *words, expect=2).stderr
 
 
-def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continues(
+def test_robustness_is_measured_one_modality_at_a_time_and_the_command_continues(
     job: Job, preprocessed: list[str], tuned: Path, place: Path, planted: Path
 ) -> None:
-    best, out = place / "to-stress", place / "stressed"
+    best, out = place / "to-corrupt", place / "corrupted"
     job("pull", str(tuned), "--to", str(best))
     asked = ["--corruptions", "gaussian,eeg.dropout,darkness", "--severity-levels", "2", "--out", str(out)]
     done = job("robustness", str(best), f"data.root={planted}", *asked)
-    assert "stress: 11 conditions x 10 recordings of 1 people; about 1 minute" in done.stdout
-    (folder,) = (out / "stress").iterdir()
+    assert "robustness: 11 conditions x 10 recordings of 1 people; about 1 minute" in done.stdout
+    (folder,) = (out / "robustness").iterdir()
     tree = json.loads((folder / "results.json").read_text())
     assert len(tree["conditions"]) == 11 and tree["checkpoint"]["commit_sha256"]
     tables = {c["name"]: pd.read_parquet(folder / f"{c['name']}.parquet") for c in tree["conditions"]}
     clean = tables["clean"]
-    # Undisturbed recordings are predicted as jobs/evaluate.py does from the shards.
+    # Clean recordings are predicted as jobs/evaluate.py does from the shards.
     places = [f"store.{key}={place / folder}" for key, folder in (("shards", "data/shards"), ("cache", "cache"))]
     experiment = load_experiment(TINY, parse_changes([*preprocessed[1:], *places]))
     data, test = open_dataset(experiment), tuple(json.loads((best / "split.json").read_text())["test"])
@@ -185,14 +185,14 @@ def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continu
     for column in [c for c in kept.columns if "logit_" in c or "weight." in c]:
         assert np.allclose(kept[column], clean[column], atol=1e-5)
     for kind in ("audio.gaussian", "eeg.gaussian", "video.darkness"):
-        disturbed = kind.partition(".")[0]
+        corrupted = kind.partition(".")[0]
         moved = []
         for step in (1, 2):
             now = tables[f"{kind}.{step}"]
             for m in ("audio", "eeg", "video"):
                 logits = [f"{m}.logit_{k}" for k in range(len(CLASSES))]
                 far = np.abs(now[now["reason"] == ""][logits].to_numpy() - clean[logits].to_numpy())
-                if m == disturbed:
+                if m == corrupted:
                     moved.append(np.nanmean(far) if np.isfinite(far).any() else np.inf)
                 else:
                     assert far.max() < 1e-5  # another modality is as it was
@@ -207,7 +207,7 @@ def test_a_checkpoint_is_stressed_one_modality_at_a_time_and_the_command_continu
     (folder / "audio.gaussian.2.parquet").unlink()
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
     again = job("robustness", str(best), f"data.root={planted}", *asked)
-    assert "stress: 1 condition (10 others are there) x 10 recordings" in again.stdout
+    assert "robustness: 1 condition (10 others are there) x 10 recordings" in again.stdout
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "audio.gaussian.2.parquet"), tables["audio.gaussian.2"])
     assert again.stdout.splitlines()[1:] == done.stdout.splitlines()[1:]
     assert before == {p: p.stat().st_mtime_ns for p in before}

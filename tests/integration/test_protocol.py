@@ -136,7 +136,7 @@ def test_an_ablation_trains_what_is_new_and_compares_all_folds(continued: Contin
     (kept,) = (p for p in (results / "ablations").iterdir() if p.is_dir())
     tree = json.loads((kept / "results.json").read_text())
     assert done.stdout.splitlines()[-1] == f"results: {kept}"
-    assert tree["groups"] == dict.fromkeys(("subsets", "positions"), {"people": 3, "recordings": 15})
+    assert tree["groups"] == dict.fromkeys(("subsets", "positions"), {"n_subjects": 3, "recordings": 15})
     names = {v["name"] for v in tree["variants"]}
     alone = {"audio", "eeg"}
     assert names == {"unchanged", "no time encodings", *alone, *(f"{m} (others masked)" for m in alone)}
@@ -170,9 +170,9 @@ def test_a_page_has_every_fold_audited_and_the_ablation(job: Job, continued: Con
     folds = json.loads(next((continued.results / "protocols").iterdir()).joinpath("folds.json").read_text())
     assert len(tree["audit"]["checks"]) == 3 * 7 and all(c["passed"] for c in tree["audit"]["checks"])
     assert [f["run"] for f in tree["folds"]] == [f["run"] for f in folds]
-    assert tree["accuracy"]["recordings"] == 15 and len(tree["people"]) == 3
+    assert tree["accuracy"]["recordings"] == 15 and len(tree["subjects"]) == 3
     assert [row["protocol"] for row in tree["protocols"]["rows"]] == ["paper", "within"]  # which divide alike
-    assert tree["gap"]["fusion"]["recordings"] == sum(10 - len(f["test"]) for f in folds)
+    assert tree["generalization_gap"]["fusion"]["recordings"] == sum(10 - len(f["test"]) for f in folds)
     assert tree["ablation"]["groups"] and "Accuracy against cost" in (tmp_path / "index.html").read_text()
     other = load_experiment(TINY, parse_changes([*continued.places, *CHANGES, "split.protocol=loso"]))
     with pytest.raises(DataError, match="has no finished protocol loso"):

@@ -19,7 +19,7 @@ from tests.evaluation.test_summary import CLASSES, MODALITIES, predictions
 from tests.helpers.browser import faults, open_page, smallest_text
 
 
-def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> ResultsTree:
+def build_tree(modalities: list[str] = MODALITIES, people: int = 8) -> ResultsTree:
     """All parts, of synthetic predictions."""
     table, other = predictions(people), predictions(people, seed=4)
     measured = (
@@ -35,25 +35,25 @@ def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> ResultsTree
     tree: ResultsTree = {
         "format": 1,
         "title": "t<1>",
-        "about": "about & more",
-        "apart": "that were never trained on",
+        "description": "about & more",
+        "separation": "that were never trained on",
         "protocol": "loso",
         "modalities": modalities,
         "classes": list(CLASSES),
         "model": {"Fusion": "gated"},
         "data": {"Data set": "eav"},
         "accuracy": summary.summarize_accuracy(table, modalities, 3),
-        "chance_of_person": {"level": 1 / 3, "low": 0.1, "high": 0.6},
-        "people": rows,
+        "chance_of_subject": {"level": 1 / 3, "low": 0.1, "high": 0.6},
+        "subjects": rows,
         "comparisons": summary.compare_sources(table, modalities),
         "confusion": summary.count_confusions(table, modalities, 3),
         "weights": summary.summarize_modality_weights(table, modalities, CLASSES),
         "modality_collapse": [{"fold": 0, "check": "single attention key", "value": 1.0, "text": "sees <one> key"}],
         "histories": {"0": dict.fromkeys(names, history), "1": dict.fromkeys(names, history)},
-        "gap": summary.compute_generalization_gap(table, other, modalities),
+        "generalization_gap": summary.compute_generalization_gap(table, other, modalities),
         "quality": summary.correlate_signal_quality(table, measured, modalities),
-        "worst": summary.summarize_worst_subjects(rows, table, measured, CLASSES),
-        "bands": {
+        "worst_subjects": summary.summarize_worst_subjects(rows, table, measured, CLASSES),
+        "band_power": {
             "channels": list(EAV_CHANNELS),
             "values": {k: {b: rng.normal(size=30).tolist() for b in FREQUENCY_BANDS} for k in CLASSES},
         },
@@ -68,14 +68,14 @@ def evidence(modalities: list[str] = MODALITIES, people: int = 8) -> ResultsTree
         "reference": None,
         "search": [{"study": "s-1", "candidates": 8, "inner_score": 0.9, "test": 0.85, "changes": {"fusion.heads": 4}}],
         "audit": {"checks": checks, "sha256": "0" * 64},
-        "reproduce": {"command": "python jobs/evaluate.py a<b", "seed": "0", "versions": {"torch": "2"}},
+        "provenance": {"command": "python jobs/evaluate.py a<b", "seed": "0", "versions": {"torch": "2"}},
     }
     return results_tree.to_json_value(tree)
 
 
 @pytest.fixture(scope="module")
 def tree() -> ResultsTree:
-    return json.loads(json.dumps(evidence(), allow_nan=False))
+    return json.loads(json.dumps(build_tree(), allow_nan=False))
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +112,10 @@ def test_a_page_has_every_part_that_there_are_numbers_for_and_no_other(tree: Res
         "seeds",
         "modality_collapse",
         "histories",
-        "gap",
-        "worst",
+        "generalization_gap",
+        "worst_subjects",
         "quality",
-        "bands",
+        "band_power",
         "weights",
         "search",
     ):
@@ -149,15 +149,15 @@ def test_the_page_changes_with_the_numbers_and_with_nothing_else(tree: ResultsTr
 
 
 def test_one_modality_and_few_people_have_a_page_too() -> None:
-    alone = render_results_page(evidence(["eeg"]))
+    alone = render_results_page(build_tree(["eeg"]))
     assert "Modality weights" not in alone and "Comparisons" not in alone and "late_mean" not in alone
-    few = render_results_page(evidence(people=4))
+    few = render_results_page(build_tree(people=4))
     assert "of 4 people no difference could be significant" in few and "too few people" in few
 
 
 def test_real_eav_is_held_against_the_published_rows(tree: ResultsTree) -> None:
     with_reference = copy.deepcopy(tree)
-    for n, row in enumerate(with_reference["people"]):
+    for n, row in enumerate(with_reference["subjects"]):
         row["reference"] = {"multimodal": 0.5 + n / 100}
     ours = predictions()
     ours["subject"] = "subject" + (ours["subject"].str[1:].astype(int) + 1).astype(str)
@@ -172,33 +172,33 @@ def test_real_eav_is_held_against_the_published_rows(tree: ResultsTree) -> None:
 
 
 def test_one_modality_is_held_against_the_published_number_of_the_same() -> None:
-    tree = evidence(["eeg"]) | dict.fromkeys(("protocols", "histories", "quality", "bands"))
-    for row in tree["people"]:
+    tree = build_tree(["eeg"]) | dict.fromkeys(("protocols", "histories", "quality", "band_power"))
+    for row in tree["subjects"]:
         row["reference"] = {"eeg": 0.5351, "multimodal": 0.7086}
     shown = render_results_page(tree)
     assert "published eeg" in shown and "53.51" in shown and "70.86" not in shown
 
 
 def test_a_model_that_diverged_has_a_page() -> None:
-    tree = evidence()
+    tree = build_tree()
     table = predictions()
     numbers = [c for c in table if "logit_" in c or c.startswith(("weight.", "corrected."))]
     table[numbers] = np.nan
     rows = summary.summarize_subjects(table, MODALITIES)
     tree |= {
         "accuracy": summary.summarize_accuracy(table, MODALITIES, 3),
-        "people": rows,
+        "subjects": rows,
         "comparisons": summary.compare_sources(table, MODALITIES),
         "weights": summary.summarize_modality_weights(table, MODALITIES, CLASSES),
-        "gap": summary.compute_generalization_gap(table, table, MODALITIES),
-        "worst": summary.summarize_worst_subjects(rows, table, None, CLASSES),
+        "generalization_gap": summary.compute_generalization_gap(table, table, MODALITIES),
+        "worst_subjects": summary.summarize_worst_subjects(rows, table, None, CLASSES),
         "calibration": probability_calibration.summarize_calibration(table, MODALITIES, table),
-        "unread": ["ablations/a/results.json is not JSON"],
-        **dict.fromkeys(("protocols", "seeds", "histories", "quality", "bands", "confusion")),
+        "skipped_results": ["ablations/a/results.json is not JSON"],
+        **dict.fromkeys(("protocols", "seeds", "histories", "quality", "band_power", "confusion")),
     }
     tree = results_tree.to_json_value(tree)
     shown = render_results_page(tree)
-    assert "Modality weights" in shown and "Passed over" in shown and not re.search(r"\bnan\b", shown)
+    assert "Modality weights" in shown and "Skipped results" in shown and not re.search(r"\bnan\b", shown)
     assert "Expected calibration error" not in render_model_card(tree)
 
 

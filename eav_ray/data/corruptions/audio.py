@@ -1,4 +1,4 @@
-"""Audio disturbed as decoded: mono, at the file's rate, before it is resampled."""
+"""Audio corrupted as decoded: mono, at the file's rate, before it is resampled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,10 @@ FILTER_ORDER = 8  # of the low-pass, forwards and backwards
 
 @dataclass(frozen=True)
 class AudioCorruption:
-    """What `audio.read` takes: one distortion of one recording.
+    """What `audio.read` takes: one corruption of one recording.
 
     Args:
-        speech_files: (person, path) of all speech of the data set, of which babble is made; the person's own is passed
-            over.
+        speech_files: (person, path) of all speech of the data set, of which babble is made; their own is skipped.
     """
 
     corruption: Corruption
@@ -30,7 +29,7 @@ class AudioCorruption:
     speech_files: tuple[tuple[str, str], ...] = ()
 
     def __call__(self, x_T: np.ndarray, hz: int) -> np.ndarray:
-        """Disturb one signal; the same length, within [-1, 1].
+        """Corrupt one signal; the same length, within [-1, 1].
 
         The ratio of signal to noise is that of the mean squares over the whole recording. Where the sum exceeds full
         scale both are turned down, as who records would.

@@ -1,6 +1,6 @@
 """What can go wrong with a recording, in physical terms: the kinds, their steps of severity, and their randomness.
 
-A distortion acts on the raw signal at its own rate, before any preprocessing, so that what the preprocessing takes out
+A corruption acts on the raw signal at its own rate, before any preprocessing, so that what the preprocessing takes out
 of it is taken out. `corruptions/eeg.py`, `corruptions/audio.py` and `corruptions/video.py` say what each kind does.
 What is drawn for a recording depends on the seed, its id and the kind alone: other recordings do not matter, and a
 stronger step is more of the same noise, the same electrodes and a few more.
@@ -20,7 +20,7 @@ BLOCKS_PER_GROUP = 10  # blocks of time of which an exact share is lost
 
 @dataclass(frozen=True)
 class CorruptionKind:
-    """One way to disturb one modality."""
+    """One way to corrupt one modality."""
 
     modality: Modality
     unit: str  # of a level

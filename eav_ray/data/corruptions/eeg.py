@@ -1,4 +1,4 @@
-"""EEG disturbed as recorded: before filters, bad-channel search and reference."""
+"""EEG corrupted as recorded: before filters, bad-channel search and reference."""
 
 import re
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ ELECTRODE_ROW = re.compile(r"[A-Za-z]+?(?=z|\d|$)")
 
 
 class CorruptedDataset:
-    """A data set whose EEG is disturbed, for whatever takes a `DatasetReader`.
+    """A data set whose EEG is corrupted, for whatever takes a `DatasetReader`.
 
     Args:
         unit: `preprocessing.eeg.unit`, which speaks where a file states none.
@@ -49,7 +49,7 @@ class CorruptedDataset:
 
 
 def corrupt_eeg(raw: RawEEG, corruption: Corruption, recording: str, unit: str = "auto") -> RawEEG:
-    """One recording, disturbed; same shape, rate and channels.
+    """One recording, corrupted; same shape, rate and channels.
 
     The ratio of signal to noise is each channel's own: its power above 0.5 Hz over that of what is added. Channels that
     are not finite stay as they are. The unit is settled by the recording as it was, and stated in the result: noise

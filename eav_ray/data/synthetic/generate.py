@@ -1,14 +1,14 @@
-"""Planted data: people in the exact on-disk layout of EAV, whose best possible accuracy is known.
+"""Generate synthetic subjects in the exact on-disk layout of EAV, whose best possible accuracy is known.
 
 A recording has a true class. Each of its modalities shows a *latent* class, drawn from one row of that modality's
 confusion matrix and rendered unmistakably (`data/synthetic/render.py`), so that for an ideal observer the draw is the
 only source of error. In 30 % of the recordings one modality is *useless*: it shows a class that was drawn without
-looking at the label, and carries a cue that says so. Who ignores the cue is misled. A plan may have the cue carried by
-the next modality instead: then no modality alone can know that it is useless, and only what sees them all can heed it.
+looking at the label, and carries a cue that says so. A model that ignores the cue is misled. With `cue="next"`
+the next modality carries it instead: then no modality alone can know that it is useless, only a model that sees them all.
 
-    python -m eav_ray.data.synthetic.generate ROOT --people 8 --per-class 10
+    python -m eav_ray.data.synthetic.generate ROOT --n-subjects 8 --per-class 10
 
-The truth about a person is written beside the recordings, as `synthetic.json`. Training never reads it.
+The truth about a subject is written beside the recordings, as `synthetic.json`. Training never reads it.
 """
 
 import argparse
@@ -45,19 +45,19 @@ LISTENING, SPEAKING = "Listening", "Speaking"  # in the order of the label rows:
 AUDIO_RATES = (16000, 22050, 44100, 48000)
 
 
-RENDERER_VERSION = 3  # raise when rendering changes: people planted by another version are not reused
+RENDERER_VERSION = 3  # raise when rendering changes: subjects of another version are not reused
 
 
 @dataclass(frozen=True)
 class SyntheticSpec:
-    """What to plant. Equal plans give equal values, person by person; `n_subjects` may grow later.
+    """What to generate. Equal specs give equal values, subject by subject; `n_subjects` may grow later.
 
     Raises:
-        ConfigError: A value that cannot be planted.
+        ConfigError: A value that cannot be generated.
     """
 
     n_subjects: int = 8
-    per_class: int = 10  # speaking recordings per class and person, and as many listening ones if there are any
+    per_class: int = 10  # speaking recordings per class and subject, and as many listening ones if there are any
     listening: bool = False
     seconds: int = 20
     eeg_hz: int = 500
@@ -72,7 +72,7 @@ class SyntheticSpec:
         problems = [
             f"{name} is {getattr(self, name)}; {rule}"
             for name, is_valid, rule in (
-                ("people", self.n_subjects >= 1, "at least 1"),
+                ("n_subjects", self.n_subjects >= 1, "at least 1"),
                 (
                     "per_class",
                     self.per_class >= 1 and self.recordings_per_subject <= 999,
@@ -90,17 +90,17 @@ class SyntheticSpec:
             if not is_valid
         ]
         if problems:
-            raise ConfigError("cannot plant: " + "; ".join(problems))
+            raise ConfigError("cannot generate: " + "; ".join(problems))
 
     @property
     def recordings_per_subject(self) -> int:
-        """Recordings per person."""
+        """Recordings per subject."""
         return self.per_class * len(CLASSES) * (2 if self.listening else 1)
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What was planted in one recording."""
+    """What one recording shows, and why."""
 
     key: int  # 1-based index on the EEG recording axis
     label: int
@@ -111,7 +111,7 @@ class GroundTruth:
 
 
 def draw_ground_truths(spec: SyntheticSpec, subject_number: int) -> tuple[GroundTruth, ...]:
-    """A person's recordings in time, classes and tasks shuffled.
+    """Draw a subject's recordings in time, classes and tasks shuffled.
 
     Args:
         subject_number: 1-based.
@@ -139,7 +139,7 @@ def _draw_ground_truth(rng: np.random.Generator, key: int, label: int, task: str
 
 @dataclass(frozen=True)
 class _SubjectTraits:
-    """How one person looks, sounds and wears the cap."""
+    """How one subject looks, sounds and wears the cap."""
 
     scalp: render.ScalpTraits
     voice: render.VoiceTraits
@@ -161,7 +161,7 @@ def _write_mat73(path: Path, key: str, values: np.ndarray) -> None:
     with h5py.File(path, "w", userblock_size=512) as file:
         file.create_dataset(key, data=values.T).attrs["MATLAB_class"] = np.bytes_("single")
     with path.open("r+b") as file:
-        file.write(b"MATLAB 7.3 MAT-file, planted".ljust(116) + bytes(8) + b"\x00\x02IM")
+        file.write(b"MATLAB 7.3 MAT-file, synthetic".ljust(116) + bytes(8) + b"\x00\x02IM")
 
 
 def _write_eeg(
@@ -178,7 +178,7 @@ def _write_eeg(
             traits.scalp, latent_class, has_cue, rng, hz=spec.eeg_hz, seconds=spec.seconds
         )
         label[2 * truth.label + (truth.task == SPEAKING), column] = 1
-    key = "seg" if subject_number % 4 == 1 else "seg1"  # about the proportion in EAV: 11 people and 31
+    key = "seg" if subject_number % 4 == 1 else "seg1"  # about the proportion in EAV: 11 subjects and 31
     if spec.mat_version == "5":
         scipy.io.savemat(folder / f"subject{subject_number}_eeg.mat", {key: values})
     else:
@@ -227,13 +227,13 @@ def _count_trial_numbers(recordings: Sequence[GroundTruth]) -> dict[int, int]:
 def _build_metadata(spec: SyntheticSpec, recordings: Sequence[GroundTruth]) -> dict[str, object]:
     return {
         "renderer": RENDERER_VERSION,
-        "plan": {**asdict(spec), "video_size": list(spec.video_size), "people": None},  # people may grow
+        "spec": {**asdict(spec), "video_size": list(spec.video_size), "n_subjects": None},  # their number may grow
         "recordings": [asdict(truth) for truth in recordings],
     }
 
 
 def _is_generated(folder: Path, spec: SyntheticSpec) -> bool:
-    """Whether this person is already there. Folders are renamed into place, so one that exists is complete.
+    """Whether this subject is already there. Folders are renamed into place, so one that exists is complete.
 
     Raises:
         ConfigError: The folder holds something else.
@@ -242,37 +242,37 @@ def _is_generated(folder: Path, spec: SyntheticSpec) -> bool:
         return False
     path = folder / SYNTHETIC_MARKER
     if not path.is_file():
-        raise ConfigError(f"{folder} exists and was not planted by this program; choose another root")
+        raise ConfigError(f"{folder} exists and was not generated by this program; choose another root")
     expected = _build_metadata(spec, ())
     try:
         metadata = json.loads(path.read_bytes())
-        is_same = all(metadata[name] == expected[name] for name in ("renderer", "plan"))
+        is_same = all(metadata[name] == expected[name] for name in ("renderer", "spec"))
     except (ValueError, TypeError, LookupError):
         is_same = False
     if not is_same:
         raise ConfigError(
-            f"{folder} was planted by another plan, see {SYNTHETIC_MARKER}; remove it or choose another root"
+            f"{folder} was generated with other settings, see {SYNTHETIC_MARKER}; remove it or choose another root"
         )
     return True
 
 
 def generate_subject(root: str | os.PathLike[str], subject_number: int, spec: SyntheticSpec) -> None:
-    """Write one person, or do nothing where the same plan has written it before.
+    """Write one subject, or do nothing where the same spec has written it before.
 
     Files go to a hidden sibling folder that is renamed to `subjectN` last, so an interrupted run leaves no half
-    person behind. Deterministic in (plan.seed, person).
+    subject behind. Deterministic in (spec.seed, subject_number).
 
     Args:
         subject_number: 1-based.
     Raises:
-        ConfigError: `subjectN` exists, but is not what this plan would write.
+        ConfigError: `subjectN` exists, but is not what this spec would write.
     """
     if subject_number < 1:
-        raise ConfigError(f"person is {subject_number}; people count from 1")
+        raise ConfigError(f"subject_number is {subject_number}; subjects count from 1")
     folder = Path(root) / f"subject{subject_number}"
     if _is_generated(folder, spec):
         return
-    partial_folder = folder.with_name(f".planting-{folder.name}")
+    partial_folder = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial_folder, ignore_errors=True)  # left by an interrupted run
     recordings, traits = draw_ground_truths(spec, subject_number), _draw_subject_traits(spec, subject_number)
     for name, write in (("EEG", _write_eeg), ("Audio", _write_audio), ("Video", _write_video)):
@@ -283,14 +283,14 @@ def generate_subject(root: str | os.PathLike[str], subject_number: int, spec: Sy
 
 
 def read_ground_truths(root: str | os.PathLike[str], subject_number: int) -> tuple[GroundTruth, ...]:
-    """What `synthetic.json` says about a person, in time. For tests and reference figures, never for training.
+    """What `synthetic.json` says about a subject, in time. For tests and reference figures, never for training.
 
     Raises:
         DataError: There is no such file.
     """
     path = Path(root) / f"subject{subject_number}" / SYNTHETIC_MARKER
     if not path.is_file():
-        raise DataError(f"{path} is missing; plant this person first")
+        raise DataError(f"{path} is missing; generate this subject first")
     return tuple(GroundTruth(**entry) for entry in json.loads(path.read_text())["recordings"])
 
 
@@ -301,13 +301,13 @@ def generate_dataset(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write everyone, or whoever is still missing.
+    """Write all subjects, or those that are still missing.
 
     Args:
         workers: Processes. They are spawned, not forked: the caller may hold threads.
-        progress: Called with (people done, people in all).
+        progress: Called with (subjects done, subjects in all).
     Raises:
-        ConfigError: A `subjectN` exists that this plan would not write.
+        ConfigError: A `subjectN` exists that this spec would not write.
     """
     subject_numbers = range(1, spec.n_subjects + 1)
     n_done = 0
@@ -326,19 +326,19 @@ def generate_dataset(
         return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, spec.n_subjects), mp_context=spawn) as pool:
-        for future in as_completed([pool.submit(generate_subject, root, person, spec) for person in subject_numbers]):
+        for future in as_completed([pool.submit(generate_subject, root, number, spec) for number in subject_numbers]):
             future.result()
             report_progress()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Plant from the command line and print what an ideal observer would reach."""
+    """Generate from the command line and print what an ideal observer would reach."""
     default = SyntheticSpec()
     parser = argparse.ArgumentParser(
-        prog="python -m eav_ray.data.synthetic.generate", description="Plant data as EAV has it."
+        prog="python -m eav_ray.data.synthetic.generate", description="Generate data in the layout of EAV."
     )
     parser.add_argument("root", help="folder for subject1, subject2, ...")
-    for name in ("people", "per_class", "seconds", "eeg_hz", "audio_hz", "fps", "seed"):
+    for name in ("n_subjects", "per_class", "seconds", "eeg_hz", "audio_hz", "fps", "seed"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(default, name))
     parser.add_argument("--video-size", type=int, nargs=2, default=default.video_size, metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--listening", action="store_true", help="add as many listening recordings, without audio")
@@ -347,9 +347,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     root, workers = options.pop("root"), options.pop("workers")
     spec = SyntheticSpec(**{**options, "video_size": tuple(options["video_size"])})
-    print(f"planting {spec.n_subjects} people with {spec.recordings_per_subject} recordings each in {root}")
+    print(f"generating {spec.n_subjects} subjects with {spec.recordings_per_subject} recordings each in {root}")
     generate_dataset(
-        root, spec, workers=workers, progress=lambda done, total: print(f"planted {done} of {total}", flush=True)
+        root, spec, workers=workers, progress=lambda done, total: print(f"generated {done} of {total}", flush=True)
     )
     unimodal = ", ".join(f"{m} {bayes_accuracy([m]):.3f}" for m in MODALITIES)
     print(f"best possible accuracy (speaking): {unimodal}, together {bayes_accuracy(MODALITIES):.3f}")

@@ -1,4 +1,4 @@
-"""Draw one planted recording: EEG, voice and face that show a given class unmistakably.
+"""Draw one synthetic recording: EEG, voice and face that show a given class unmistakably.
 
 Every person differs (electrode gains, pitch, skin, head), every recording differs (noise, motion, blinks), and
 each class has a signature that is present in every 5 s window. A signal with the *cue* shows a class just as clearly,

@@ -14,7 +14,7 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.checkpoint import Checkpoint
 
 # What files that other commands left can raise that are damaged, half a file, or of another version. A sound checkpoint
-# keeps its page: they are passed over, and named on it.
+# keeps its page: they are skipped, and named on it.
 DAMAGED_FILE_ERRORS = (DataError, KeyError, TypeError, AttributeError, ValueError, IndexError)
 
 

@@ -35,7 +35,7 @@ class EvaluationResult:
     correct: pd.DataFrame  # one row a recording, one column a source
     comparison: FusionComparison | None  # None where there is one modality only
     text: str
-    page_path: str  # path of the page of evidence
+    page_path: str  # path of the results page
 
 
 def evaluate_checkpoint(
@@ -50,7 +50,7 @@ def evaluate_checkpoint(
 
     Args:
         bayes: The best possible accuracy of each source, where it is known.
-        out: Folder of the page of evidence; by default `evidence/<key of the run>` in the results store.
+        out: Folder of the results page; by default `results_pages/<key of the run>` in the results store.
         fit_temperature: Train the inner folds of its training people to fit a temperature (`inner.held_out`).
     """
     data, checkpoint = open_dataset(experiment), load_finished_checkpoint(path)
@@ -90,7 +90,7 @@ def _write_checkpoint_page(
         lines += format_collapse_warnings(checkpoint.metrics)
     trained_experiment, fold_index = checkpoint.experiment, checkpoint.experiment.split.index
     store, name = split_store_path(path)
-    out = out or f"{Store(experiment.store.results)}/evidence/{store.read_json(f'{name}/state.json')['key']}"
+    out = out or f"{Store(experiment.store.results)}/results_pages/{store.read_json(f'{name}/state.json')['key']}"
     description = (
         f"{trained_experiment.name}, trained under {checkpoint.split.protocol}, fold {fold_index}, seed "
         f"{trained_experiment.seed}{_describe_labels(trained_experiment)}"
@@ -133,7 +133,7 @@ def _write_transfer_page(
     )
     test_ids = tuple(sorted(set(result.predictions["subject"] + "/" + result.predictions["recording"])))
     evaluated = EvaluatedCheckpoint(0, path, test_ids, result.predictions)
-    out = out or f"{Store(experiment.store.results)}/evidence/transfer-{key}"
+    out = out or f"{Store(experiment.store.results)}/results_pages/transfer-{key}"
     page_path = write_transfer_page(
         experiment, data, evaluated, sorted(result.modalities), result.classes, page_info, out
     )
@@ -147,7 +147,7 @@ def _describe_labels(e: Experiment) -> str:
 def evaluate_cross_validation(
     experiment: Experiment, *, searched: bool, out: str, fit_temperature: bool = False
 ) -> str:
-    """The page of evidence of a whole protocol that `jobs/protocol.py` finished; returns what is printed.
+    """The results page of a whole protocol that `jobs/protocol.py` finished; returns what is printed.
 
     Args:
         searched: Of the protocol with a search in every fold.
@@ -199,5 +199,5 @@ def evaluate_cross_validation(
         (f["fold"], override(e, f["search"]["changes"]) if "search" in f else e) for f in cv_result.fold_records
     ]
     out_of_fold = out_of_fold_predictions(e, fold_experiments, data) if fit_temperature else None
-    page_path = write_results_page(e, data, evaluated, page_info, out or f"{results}/evidence/{key}", out_of_fold)
+    page_path = write_results_page(e, data, evaluated, page_info, out or f"{results}/results_pages/{key}", out_of_fold)
     return f"{format_cv_report(e, folds, data.index.classes, cv_result, {}, f'{results}/{name}')}\npage: {page_path}"

@@ -58,7 +58,7 @@ def build_results(
         classes: What labels and logits are numbered by.
     """
     accuracy = summary.summarize_accuracy(predictions, modalities, len(classes))
-    low, high = statistics.compute_chance_band(max(1, accuracy["recordings"] // accuracy["people"]), len(classes))
+    low, high = statistics.compute_chance_band(max(1, accuracy["recordings"] // accuracy["n_subjects"]), len(classes))
     # The published fusion reads all three modalities: one of two is held against nothing.
     is_comparable = trained_experiment is tested_experiment and len(modalities) != 2
     published = (
@@ -78,8 +78,8 @@ def build_results(
     return {
         "format": results_page.RESULTS_FORMAT,
         "title": page_info.title,
-        "about": page_info.description,
-        "apart": page_info.separation,
+        "description": page_info.description,
+        "separation": page_info.separation,
         "protocol": page_info.protocol,
         "modalities": modalities,
         "classes": list(classes),
@@ -98,14 +98,14 @@ def build_results(
                 f"{len(train_subjects)} people"
             ),
             "Tested on": (
-                f"{tested_experiment.data.dataset}, {accuracy['recordings']} recordings of {accuracy['people']} people"
+                f"{tested_experiment.data.dataset}, {accuracy['recordings']} recordings of {accuracy['n_subjects']} people"
             ),
             "Labels": tested_experiment.data.labels,
             "Shards that were tested": f"{data.index.key}, content {digest(data.index.fingerprint)}",
         },
         "accuracy": accuracy,
-        "chance_of_person": {"level": 1 / len(classes), "low": low, "high": high},
-        "people": subject_scores,
+        "chance_of_subject": {"level": 1 / len(classes), "low": low, "high": high},
+        "subjects": subject_scores,
         "comparisons": summary.compare_sources(predictions, modalities),
         "confusion": summary.count_confusions(predictions, modalities, len(classes)),
         "weights": summary.summarize_modality_weights(predictions, modalities, classes),
@@ -120,8 +120,8 @@ def build_results(
             if (found := _collect_histories(one.checkpoint.metrics, trained_experiment))
         },
         "quality": summary.correlate_signal_quality(predictions, quality, modalities),
-        "worst": summary.summarize_worst_subjects(subject_scores, predictions, quality, classes),
-        "bands": _compute_band_power(tested_experiment, data, predictions) if "eeg" in modalities else None,
+        "worst_subjects": summary.summarize_worst_subjects(subject_scores, predictions, quality, classes),
+        "band_power": _compute_band_power(tested_experiment, data, predictions) if "eeg" in modalities else None,
         "folds": [
             {
                 "fold": one.evaluated.fold,
@@ -132,7 +132,7 @@ def build_results(
             for one in audited
         ],
         "audit": {"checks": checks, "sha256": sha256(json.dumps(checks, sort_keys=True).encode())},
-        "reproduce": collect_provenance(trained_experiment, data.index),
+        "provenance": collect_provenance(trained_experiment, data.index),
     }
 
 
@@ -196,4 +196,4 @@ def _compute_band_power(tested_experiment: Experiment, data: Dataset, prediction
     )
     if len(channels) != shape[0]:
         return None
-    return {"channels": list(channels), "values": values, "people": int(ids["subject"].nunique())}
+    return {"channels": list(channels), "values": values, "n_subjects": int(ids["subject"].nunique())}

@@ -1,4 +1,4 @@
-"""What the results store has beside a tested checkpoint: other protocols, other seeds, searches, ablations, stress."""
+"""Collect what the results store has beside a tested checkpoint: protocols, seeds, searches, ablations, robustness."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,13 +26,13 @@ ResultsTree = dict[str, Any]
 def collect_related(
     results: Store, audited: Sequence[AuditedCheckpoint], skipped_results: list[str]
 ) -> tuple[list[str], ResultsTree]:
-    """Sections and numbers of the ablation and the stress test that the results store has of these checkpoints.
+    """Sections and numbers of the ablation and the robustness test that the results store has of these checkpoints.
 
     Args:
         skipped_results: Is given a line for each file that is damaged, here and below.
     """
     commits, keys = {one.commit_sha256 for one in audited}, {one.run_key for one in audited}
-    found: ResultsTree = {"ablation": None, "stress": None}
+    found: ResultsTree = {"ablation": None, "robustness": None}
     sections: dict[str, list[str]] = {}
     for name in results.list_folders("ablations"):
         path = f"ablations/{name}/results.json"
@@ -43,17 +43,17 @@ def collect_related(
                 found["ablation"] = tree
         except DAMAGED_FILE_ERRORS as error:
             skipped_results.append(_describe_damage(results, path, error))
-    for name in results.list_folders("stress"):
-        path = f"stress/{name}/results.json"
+    for name in results.list_folders("robustness"):
+        path = f"robustness/{name}/results.json"
         try:
             tree = _read_json_if_present(results, path)
             if (
                 tree
                 and tree["checkpoint"]["commit_sha256"] in commits
-                and _is_larger(tree, found["stress"], "conditions")
+                and _is_larger(tree, found["robustness"], "conditions")
             ):
-                sections["stress"] = robustness.render_robustness_sections(tree)
-                found["stress"] = tree
+                sections["robustness"] = robustness.render_robustness_sections(tree)
+                found["robustness"] = tree
         except DAMAGED_FILE_ERRORS as error:
             skipped_results.append(_describe_damage(results, path, error))
     return [part for of_job in sections.values() for part in of_job], found

@@ -84,13 +84,13 @@ def write_results_page(
         predictions, list_sources(modalities), validation_predictions
     )
     tree["calibration_note"] = describe_temperature(validation_predictions, out_of_fold is not None)
-    tree["gap"] = summary.compute_generalization_gap(predictions, train_predictions, modalities)
+    tree["generalization_gap"] = summary.compute_generalization_gap(predictions, train_predictions, modalities)
     skipped_results: list[str] = []
     tree |= compare_protocols(
         trained_experiment, results, data, page_info.protocol, predictions, modalities, skipped_results
     )
     search_sections, tree["search"] = collect_searches(results, audited, trained_experiment, skipped_results)
-    return _write_page_files(tree | {"unread": skipped_results}, search_sections, results, audited, out)
+    return _write_page_files(tree | {"skipped_results": skipped_results}, search_sections, results, audited, out)
 
 
 def write_transfer_page(
@@ -142,9 +142,9 @@ def _load_training_contents(e: Experiment, checkpoint: ckpt.Checkpoint) -> Windo
 def _write_page_files(
     tree: ResultsTree, extra_sections: list[str], results: Store, audited: list[AuditedCheckpoint], out: str
 ) -> str:
-    skipped_results = list(tree.get("unread", []))
+    skipped_results = list(tree.get("skipped_results", []))
     related_sections, related_results = collect_related(results, audited, skipped_results)
-    tree = results_tree.to_json_value(tree | related_results | {"unread": skipped_results})
+    tree = results_tree.to_json_value(tree | related_results | {"skipped_results": skipped_results})
     store, name = split_store_path(out)
     folder = store.open_substore(name)
     folder.write("results.json", json.dumps(tree, indent=1).encode())

@@ -1,4 +1,4 @@
-"""What a checkpoint is worth when recordings go bad: its test recordings disturbed in steps, and predicted again."""
+"""What a checkpoint is worth when recordings go bad: its test recordings corrupted in steps, and predicted again."""
 
 import os
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ from eav_ray.storage import COMMIT, Store, list_package_versions, sha256, split_
 from eav_ray.tracking.progress import open_progress_bar
 from eav_ray.training.checkpoint import Checkpoint, load_finished_checkpoint
 
-FORMAT = 2  # raise when distortions or predictions come out differently
+FORMAT = 2  # raise when corruptions or predictions come out differently
 
 
 @dataclass(frozen=True)
 class RobustnessOptions:
     """What the command line asks for, beside the checkpoint and the data."""
 
-    modalities: tuple[str, ...] = ()  # to disturb; all where empty
+    modalities: tuple[str, ...] = ()  # to corrupt; all where empty
     steps: int = 3
     kinds: tuple[str, ...] = ()  # all where empty
     all_recordings: bool = False  # all recordings of the data root, not the test side of the checkpoint
@@ -47,7 +47,7 @@ class RobustnessResult:
 
 
 def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOptions, out: str) -> RobustnessResult:
-    """Predict the test recordings of a checkpoint as they are, under each kind and step, and with everything disturbed.
+    """Predict the test recordings of a checkpoint as they are, under each kind and step, and with everything corrupted.
 
     Args:
         changes: Keys of the checkpoint's experiment: `data.root`, `runtime.cpus_per_worker`.
@@ -70,14 +70,14 @@ def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOption
         speech_files if any(c.kind == "audio.babble" for c in conditions) else ()
     )  # whoever came later is in it too
     key_digest = digest(FORMAT, data, [asdict(c) for c in conditions], [r.id for r in recordings], babble_sources)
-    name = f"stress/{sha256(f'{commit}{key_digest}'.encode())[:16]}"
+    name = f"robustness/{sha256(f'{commit}{key_digest}'.encode())[:16]}"
     facts = {
         "checkpoint": {"path": f"{store}/{prefix}", "commit_sha256": commit},
         "data": data,
         "seed": experiment.seed,
         "steps": options.steps,
         "protocol": checkpoint.split.protocol,
-        "recordings_are": recordings_description,
+        "recordings_description": recordings_description,
         "classes": list(checkpoint.classes),
         "versions": list_package_versions(),
     }
@@ -92,7 +92,7 @@ def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOption
             )
             results.write_json(f"{name}/results.json", tree)
     return RobustnessResult(
-        tree, f"{results}/{name}", f"{format_robustness(tree)}\nstress: {results}/{name}/results.json"
+        tree, f"{results}/{name}", f"{format_robustness(tree)}\nrobustness: {results}/{name}/results.json"
     )
 
 
@@ -123,7 +123,7 @@ def plan_conditions(experiment: Experiment, options: RobustnessOptions, speakers
 
 
 def _plan_combined_conditions(kinds: Sequence[str], steps: int, seed: int) -> list[Condition]:
-    """All modalities disturbed at once, each by one kind; nothing where there is one modality only."""
+    """All modalities corrupted at once, each by one kind; nothing where there is one modality only."""
     kinds_by_modality = {m: [k for k in kinds if CORRUPTION_KINDS[k].modality == m] for m in MODALITIES}
     chosen_kinds = [
         next((k for k in COMBINED_KINDS[m] if k in modality_kinds), modality_kinds[0])
@@ -134,8 +134,8 @@ def _plan_combined_conditions(kinds: Sequence[str], steps: int, seed: int) -> li
         return []
     return [
         Condition(
-            f"together.{n + 1}",
-            "together",
+            f"combined.{n + 1}",
+            "combined",
             n + 1,
             tuple(Corruption(k, compute_levels(k, steps)[n], seed) for k in chosen_kinds),
         )
@@ -182,7 +182,7 @@ def _select_recordings(
     if missing:
         raise DataError(
             f"{root} does not hold {len(missing)} of the {len(wanted_ids)} recordings that {path} is tested on (the "
-            f"first: {missing[0]}); set data.root to the data that it was trained from, or give --all to stress "
+            f"first: {missing[0]}); set data.root to the data that it was trained from, or give --all to test "
             "whatever is there"
         )
     return [r for r in listing.recordings if r.id in wanted_ids], "the test side of the checkpoint's own split"
@@ -257,11 +257,11 @@ def _load_or_predict(
             amount = f"{len(todo)} {'condition' if len(todo) == 1 else 'conditions'}"
             amount += f" ({len(conditions) - len(todo)} others are there)" if len(todo) < len(conditions) else ""
             print(
-                f"stress: {amount} x {count} recordings of {len(inputs.recordings_by_subject)} people; about {minutes} "
-                f"{'minute' if minutes == 1 else 'minutes'} on {n_workers} CPUs",
+                f"robustness: {amount} x {count} recordings of {len(inputs.recordings_by_subject)} people; "
+                f"about {minutes} {'minute' if minutes == 1 else 'minutes'} on {n_workers} CPUs",
                 flush=True,
             )
-            with open_progress_bar("stress", len(todo) * count, "recordings") as bar:
+            with open_progress_bar("robustness", len(todo) * count, "recordings") as bar:
                 for condition_name, table in predict_conditions(inputs, groups, path, runtime, bar):
                     results.write(files[condition_name], parquet.encode_dataframe(table))
     return {c: parquet.decode_dataframe(results.read(file), f"{results}/{file}") for c, file in files.items()}
@@ -269,7 +269,7 @@ def _load_or_predict(
 
 def _condition_to_dict(condition: Condition) -> dict[str, Any]:
     """A condition, for the tree."""
-    found: dict[str, Any] = {"name": condition.name, "kind": condition.kind, "step": condition.step}
+    found: dict[str, Any] = {"name": condition.name, "kind": condition.kind, "severity": condition.step}
     found["modalities"] = [d.modality for d in condition.corruptions]
     found["levels"] = [
         {"kind": d.kind, "level": d.level, "unit": CORRUPTION_KINDS[d.kind].unit} for d in condition.corruptions

@@ -1,6 +1,6 @@
-"""Recordings under conditions, through Ray Data: read with the distortion, cut, predicted, a condition at a time.
+"""Recordings under conditions, through Ray Data: read with the corruption, cut, predicted, a condition at a time.
 
-A task takes one person and one kind of distortion: what the kind leaves alone is read once for all of its steps.
+A task takes one person and one kind of corruption: what the kind leaves alone is read once for all of its steps.
 """
 
 import time
@@ -39,10 +39,10 @@ N_TIMED_RECORDINGS = 2  # recordings that are read and predicted to say how long
 
 @dataclass(frozen=True)
 class Condition:
-    """Recordings as they are, or disturbed in one way."""
+    """Recordings as they are, or corrupted in one way."""
 
     name: str
-    kind: str  # "clean", of `corruptions.base.CORRUPTION_KINDS`, or "together"
+    kind: str  # "clean", of `corruptions.base.CORRUPTION_KINDS`, or "combined"
     step: int  # 0 for clean
     corruptions: tuple[Corruption, ...]
 
@@ -229,7 +229,7 @@ class ConditionCost:
     """Seconds of one core, measured."""
 
     load_s: float  # what a person's EEG file costs beyond its recordings
-    read_s: dict[str, float]  # of a modality of one recording, disturbed
+    read_s: dict[str, float]  # of a modality of one recording, corrupted
     predict_s: float  # one recording
 
     def estimate_seconds(
@@ -252,7 +252,7 @@ class ConditionCost:
 def measure_cost(
     inputs: RobustnessInputs, groups: Sequence[tuple[Condition, ...]], path: str, threads: float
 ) -> ConditionCost:
-    """Read and predict a recording or two in this process, one of each kind of distortion at its strongest."""
+    """Read and predict a recording or two in this process, one of each kind of corruption at its strongest."""
     sample = inputs.recordings_by_subject[0][:N_TIMED_RECORDINGS]
     dataset, model = registry.open_reader(inputs.data), _ConditionPredictor(path, threads)
     started = time.monotonic()

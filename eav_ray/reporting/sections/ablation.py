@@ -44,7 +44,8 @@ def format_ablation(results: dict[str, Any]) -> str:
         name_width = max(len(v["name"]) for v in _select_group(results, group)) + 2
         lines += [
             "",
-            f"{GROUP_TITLES[group]}: {size['recordings']} recordings of {size['people']} people that all could score",
+            f"{GROUP_TITLES[group]}: {size['recordings']} recordings of {size['n_subjects']} people "
+            "that all could score",
         ]
         lines.append(
             f"{'':{name_width}}{'accuracy, %':>12}{'95 %':>14}{'against':>9}{'Holm':>8}"
@@ -57,7 +58,7 @@ def format_ablation(results: dict[str, Any]) -> str:
             cells += f"{format_p_value(d['holm']) if d else '':>8}{format_cost_cells(c)}  {d['verdict'] if d else ''}"
             lines.append(f"{v['name']:{name_width}}{cells}".rstrip())
     for pair in results["eeg"]:
-        d, extra_cost = pair["difference"], pair["extra"]
+        d, extra_cost = pair["difference"], pair["extra_cost"]
         cost_note = ""
         if extra_cost:
             parts = [f"{extra_cost['parameters'] / 1e6:+.3g} M parameters", f"{extra_cost['gmac']:+.3g} GMAC"]
@@ -116,7 +117,9 @@ def render_ablation_sections(results: dict[str, Any]) -> list[str]:
 
 def _render_group(results: dict[str, Any], group: str, note: str, figure: str) -> str:
     size = results["groups"][group]
-    test_set_note = f"{size['recordings']} test recordings of {size['people']} people, which all of these could score."
+    test_set_note = (
+        f"{size['recordings']} test recordings of {size['n_subjects']} people, which all of these could score."
+    )
     return render_section(
         f"Ablation: {GROUP_TITLES[group].lower()}",
         f"<p>{html.escape(note)} {test_set_note}</p>",

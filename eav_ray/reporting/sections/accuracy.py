@@ -25,7 +25,7 @@ def render_accuracy(results: ResultsTree) -> str:
     ]
     chance = accuracy["chance"]
     explanation = (
-        f"Percent. Mean and SD over people; intervals by a bootstrap over {accuracy['people']} people and their "
+        f"Percent. Mean and SD over people; intervals by a bootstrap over {accuracy['n_subjects']} people and their "
         f"{accuracy['recordings']} recordings, never over windows. Chance is {format_percent(chance['level'])}; "
         f"guessing stays between {format_percent(chance['low'])} and {format_percent(chance['high'])} in "
         f"{100 * chance['band']:.1f} % of the cases (binomial over recordings)."
@@ -36,7 +36,9 @@ def render_accuracy(results: ResultsTree) -> str:
             f"guessing stays between {format_percent(chance['balanced_low'])} and "
             f"{format_percent(chance['balanced_high'])} as often."
         )
-    missing_predictions = [f"{one['silent']} of {s}" for s, one in accuracy["sources"].items() if one["silent"]]
+    missing_predictions = [
+        f"{one['n_without_prediction']} of {s}" for s, one in accuracy["sources"].items() if one["n_without_prediction"]
+    ]
     explanation += (
         f" Recordings in which a source has nothing to say count as wrong: {', '.join(missing_predictions)}."
         if missing_predictions
@@ -52,12 +54,12 @@ def render_accuracy(results: ResultsTree) -> str:
 
 
 def render_subjects(results: ResultsTree) -> str:
-    rows = results["people"]
+    rows = results["subjects"]
     sources = [s for s in results["accuracy"]["sources"]]
     has_reference, main_source = any("reference" in r for r in rows), sources[-1]
     # What the bars are: one modality is held against the same one.
     column = figures.choose_published_column(sources)
-    head = ["person", "recordings", *sources, *([f"{PUBLISHED_LABEL} {column}"] if has_reference else [])]
+    head = ["subject", "recordings", *sources, *([f"{PUBLISHED_LABEL} {column}"] if has_reference else [])]
     lines = [
         [r["subject"], str(r["recordings"]), *(format_percent(r[s]) for s in sources)]
         + ([format_percent(r["reference"][column]) if "reference" in r else "–"] if has_reference else [])
@@ -68,7 +70,7 @@ def render_subjects(results: ResultsTree) -> str:
         f"{format_percent(rows[-1][main_source])} %."
     )
     caption += f" {PUBLISHED_LABEL.capitalize()}: per frame, under the protocol paper." if has_reference else ""
-    figure = figures.plot_subjects(rows, sources, results["chance_of_person"], published=has_reference)
+    figure = figures.plot_subjects(rows, sources, results["chance_of_subject"], published=has_reference)
     return render_section("People", render_figure(figure, caption), render_table(head, lines))
 
 
@@ -79,7 +81,7 @@ def render_comparisons(results: ResultsTree) -> str:
         ("modalities", "Modalities against each other"),
     ):
         lines = [
-            [f"{c['ours']} – {c['other']}", str(c["people"]), format_points(c["difference"])]
+            [f"{c['ours']} – {c['other']}", str(c["n_subjects"]), format_points(c["difference"])]
             + [
                 f"{format_points(c['interval'][0])} to {format_points(c['interval'][1])}",
                 format_p_value(c["p"]),
@@ -95,7 +97,8 @@ def render_comparisons(results: ResultsTree) -> str:
         return ""
     explanation = (
         "Paired over people: Wilcoxon's signed-rank test, two-sided, Holm's correction within each table. The best "
-        "single per person is chosen with its test labels, so it is an upper bound that no honest choice reaches."
+        "single modality per subject is chosen with its test labels, so it is an upper bound that no honest choice "
+        "reaches."
     )
     return render_section("Comparisons", *parts, render_note(explanation))
 

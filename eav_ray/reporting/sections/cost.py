@@ -76,7 +76,7 @@ def _describe_measurement(results: dict[str, Any]) -> str:
     h = results["hardware"]
     repeats = sorted({v["cost"]["repeats"] for v in select_costed_variants(results)})
     repeats_text = " to ".join(str(n) for n in dict.fromkeys((repeats[0], repeats[-1])))
-    test_set_sizes = {(g["people"], g["recordings"]) for g in results["groups"].values()}
+    test_set_sizes = {(g["n_subjects"], g["recordings"]) for g in results["groups"].values()}
     different_sets_note = (
         "" if len(test_set_sizes) == 1 else " Groups of variants are scored on different recordings: see their tables."
     )
@@ -151,7 +151,7 @@ def _render_eeg_table(results: dict[str, Any]) -> str:
     head += ["parameters", "GMAC a window", "training, s", "latency, ms"]
     lines = []
     for pair in results["eeg"]:
-        d, x = pair["difference"], pair["extra"]
+        d, x = pair["difference"], pair["extra_cost"]
         row = [pair["with"], pair["without"], pair["mode"], format_points(d["mean"])]
         row += [
             f"{format_points(d['low'])} to {format_points(d['high'])}",

@@ -62,7 +62,7 @@ def render_generalization_gap(results: ResultsTree) -> str:
             format_points(None if None in (one["train"], one["test"]) else one["train"] - one["test"]),
             str(one["recordings"]),
         ]
-        for source, one in results["gap"].items()
+        for source, one in results["generalization_gap"].items()
     ]
     head = ["source", "trained on, %", "tested, %", "gap, points", "recordings of training"]
     return render_section(
@@ -74,12 +74,12 @@ def render_generalization_gap(results: ResultsTree) -> str:
 
 def render_worst_subjects(results: ResultsTree) -> str:
     sources = list(results["accuracy"]["sources"])
-    head = ["person", *sources, "most frequent mistakes", "measured of their signals"]
+    head = ["subject", *sources, "most frequent mistakes", "measured of their signals"]
     lines = []
-    for r in results["worst"]:
+    for r in results["worst_subjects"]:
         mistakes = ", ".join(f"{k} ({v})" for k, v in r["mistakes"].items())
         measured = ", ".join(
-            f"{k.replace('_', ' ')} {v:.3g}" for k, v in r.get("measured", {}).items() if v is not None
+            f"{k.replace('_', ' ')} {v:.3g}" for k, v in r.get("signal_quality", {}).items() if v is not None
         )
         lines.append([r["subject"], *(format_percent(r[s]) for s in sources), mistakes or "–", measured or "–"])
     return render_section("Worst people", render_table(head, lines, "left"))
@@ -93,7 +93,7 @@ def render_signal_quality(results: ResultsTree) -> str:
             explanation = "too few people" if len(one["points"]) < MIN_SUBJECTS else "the same for everybody"
         else:
             explanation = "significant" if one["holm"] < ALPHA else "not significant"
-        name = one["measured"].replace("_", " ")
+        name = one["quality_measure"].replace("_", " ")
         lines.append(
             [
                 name,
@@ -105,7 +105,7 @@ def render_signal_quality(results: ResultsTree) -> str:
                 explanation,
             ]
         )
-        if one["rho"] is not None and one["measured"].startswith("eeg"):
+        if one["rho"] is not None and one["quality_measure"].startswith("eeg"):
             caption = f"{name} against accuracy of {one['source']}, a dot a person."
             rendered_figures.append(render_figure(figures.plot_signal_quality(one, one["source"]), caption))
     head = ["measured", "accuracy of", "people", "Spearman", "p", "Holm", "verdict"]
@@ -116,7 +116,7 @@ def render_signal_quality(results: ResultsTree) -> str:
 
 
 def render_band_power(results: ResultsTree) -> str:
-    band_power = results["bands"]
+    band_power = results["band_power"]
     figure = figures.plot_scalp_maps(band_power["values"], band_power["channels"])
     caption = "EEG band power by class: dB above or below each person's mean over classes, mean over people."
     if figure is None:

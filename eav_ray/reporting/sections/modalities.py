@@ -25,26 +25,27 @@ def render_modality_weights(results: ResultsTree) -> str:
         for k, row in by_class.items()
     ]
     parts.append(render_table(head, lines))
-    head[0] = "person"
-    by_subject = weights["weight"]["by_person"]
+    head[0] = "subject"
+    by_subject = weights["weight"]["by_subject"]
     lines = [
         [
             k,
             *(format_decimal(row[m]) for m in modalities),
-            *(format_decimal(weights["corrected"]["by_person"][k][m]) for m in modalities),
+            *(format_decimal(weights["corrected"]["by_subject"][k][m]) for m in modalities),
         ]
         for k, row in by_subject.items()
     ]
     parts.append(f"<details><summary>By person</summary>{render_table(head, lines)}</details>")
     tests = [
-        f"{m}: p = {format_p_value(one['p'])}, {one['people']} people" for m, one in weights["classes_differ"].items()
+        f"{m}: p = {format_p_value(one['p'])}, {one['n_subjects']} people"
+        for m, one in weights["classes_differ"].items()
     ]
     if tests:
         parts.append(
             render_note(f"Do weights differ between classes? Friedman's test over people: {'; '.join(tests)}.")
         )
     parts.append(
-        render_note("A weight says where attention went, not what the answer rests on: see ablation and stress.")
+        render_note("A weight says where attention went, not what the answer rests on: see ablation and robustness.")
     )
     return render_section("Modality weights", *parts)
 

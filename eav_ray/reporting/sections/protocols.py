@@ -9,7 +9,7 @@ from eav_ray.reporting.html import render_figure, render_note, render_section, r
 def render_protocols(results: ResultsTree) -> str:
     protocols = results["protocols"]
     rows = [
-        [row["protocol"], str(row["people"]), str(row["recordings"]), source]
+        [row["protocol"], str(row["n_subjects"]), str(row["recordings"]), source]
         + [format_percent(one[unit]) for unit in ("frame", "window", "recording")]
         + [format_percent(one["sd"])]
         for row in protocols["rows"]
@@ -30,7 +30,7 @@ def render_protocols(results: ResultsTree) -> str:
     ]
     if protocols["inflation"]:
         lines = [
-            [f"{one['protocol']}, per {one['unit']}", one["base"], one["source"], str(one["people"])]
+            [f"{one['protocol']}, per {one['unit']}", one["base"], one["source"], str(one["n_subjects"])]
             + [format_points(one["difference"])]
             + [format_p_value(one["p"]), format_p_value(one["holm"]), f"{one['effect']:+.2f}", one["verdict"]]
             for one in protocols["inflation"]
@@ -50,7 +50,7 @@ def render_reference(results: ResultsTree) -> str:
     lines = [
         [
             one["ours"],
-            str(one["people"]),
+            str(one["n_subjects"]),
             format_percent(one["mean"]),
             format_percent(one["published"]),
             format_points(one["difference"]),

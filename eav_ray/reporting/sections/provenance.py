@@ -55,12 +55,12 @@ def render_leak_audit(results: ResultsTree) -> str:
 
 
 def render_skipped_results(results: ResultsTree) -> list[str]:
-    lines = results.get("unread") or []
+    lines = results.get("skipped_results") or []
     explanation = "What the results store has beside these checkpoints and could not be read is not on this page."
     return (
         [
             render_section(
-                "Passed over", render_note(explanation), render_table(["what"], [[line] for line in lines], "left")
+                "Skipped results", render_note(explanation), render_table(["what"], [[line] for line in lines], "left")
             )
         ]
         if lines
@@ -69,6 +69,8 @@ def render_skipped_results(results: ResultsTree) -> list[str]:
 
 
 def render_provenance(results: ResultsTree) -> str:
-    lines = [[k, v if isinstance(v, str) else json.dumps(v)] for k, v in results["reproduce"].items() if k != "command"]
-    command = f"<pre>{html.escape(results['reproduce']['command'])}</pre>"
+    lines = [
+        [k, v if isinstance(v, str) else json.dumps(v)] for k, v in results["provenance"].items() if k != "command"
+    ]
+    command = f"<pre>{html.escape(results['provenance']['command'])}</pre>"
     return render_section("Reproduce", command, render_table(["", ""], lines, "left"))

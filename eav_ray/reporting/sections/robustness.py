@@ -1,4 +1,4 @@
-"""The stress test as a person reads it: lines for the terminal, sections of a page."""
+"""The robustness test as a person reads it: lines for the terminal, sections of a page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,17 +29,17 @@ def format_robustness(results: ResultsTree) -> str:
     clean, sources = results["conditions"][0], results["sources"]
     main_source = "fusion" if "fusion" in sources else sources[0]
     lines = [
-        f"stress: {results['recordings']} recordings of {results['people']} people, {results['recordings_are']}; "
+        f"robustness: {results['recordings']} recordings of {results['n_subjects']} people, {results['recordings_description']}; "
         "accuracy in "
         f"percent, mean over people; clean: " + ", ".join(f"{s} {_format_accuracy(clean, s)}" for s in sources),
         f"{'strongest step':44}{main_source:>8}{'itself':>8}{'area':>7}  "
-        + ("weight of what is disturbed (95 %), Holm" if results["claims"] else ""),
+        + ("weight of what is corrupted (95 %), Holm" if results["weight_changes"] else ""),
     ]
     for kind, steps in _group_by_kind(results).items():
         last = steps[-1]
         corrupted_modality = last["modalities"][0] if len(last["modalities"]) == 1 else ""
         corrupted_accuracy = _format_accuracy(last, corrupted_modality) if corrupted_modality in sources else ""
-        area = _find_area(results, kind)["sources"][main_source]["of_clean"]
+        area = _find_area(results, kind)["sources"][main_source]["relative_to_clean"]
         change = _find_weight_change(results, kind, "corrected")
         area_cell = f"{area:.2f}" if area is not None else "-"
         weight_change = _describe_weight_change(change, last) + _describe_refused(last)
@@ -57,7 +57,7 @@ def format_robustness(results: ResultsTree) -> str:
 
 def render_robustness_sections(results: ResultsTree) -> list[str]:
     """HTML: curves for each modality and for all at once, areas, and the weights with their test."""
-    rendered = [render_section("Stress", _render_introduction(results))]
+    rendered = [render_section("Robustness", _render_introduction(results))]
     groups = {
         m: [k for k, steps in _group_by_kind(results).items() if steps[-1]["modalities"] == [m]]
         for m in results["modalities"]
@@ -66,28 +66,28 @@ def render_robustness_sections(results: ResultsTree) -> list[str]:
     for m, kinds in groups.items():
         rendered.append(
             render_section(
-                f"{MODALITY_TITLES[m]} disturbed",
+                f"{MODALITY_TITLES[m]} corrupted",
                 _plot_accuracy_curves(results, kinds, m),
                 _render_accuracy_table(results, kinds),
             )
         )
-    if "together" in _group_by_kind(results):
+    if "combined" in _group_by_kind(results):
         rendered.append(
             render_section(
-                "All modalities disturbed",
-                _plot_accuracy_curves(results, ["together"], "all"),
-                _render_accuracy_table(results, ["together"]),
+                "All modalities corrupted",
+                _plot_accuracy_curves(results, ["combined"], "all"),
+                _render_accuracy_table(results, ["combined"]),
             )
         )
     rendered.append(render_section("Areas under the curves", _render_paragraph(AREA_NOTE), _render_area_table(results)))
-    if results["claims"]:
+    if results["weight_changes"]:
         parts = [
             _plot_weights(results, groups),
             *(_render_weight_changes(results, kind) for kind in WEIGHT_DESCRIPTIONS),
         ]
         rendered.append(
             render_section(
-                "Do the weights fall for what is disturbed?",
+                "Do the weights fall for what is corrupted?",
                 _render_paragraph(describe_weight_changes(results)),
                 *parts,
             )
@@ -102,8 +102,8 @@ AREA_NOTE = (
 
 
 def describe_weight_changes(results: ResultsTree) -> str:
-    """The paper's claim in a sentence or two: that the weight of a disturbed modality falls."""
-    changes = [c for c in results["claims"] if c["weight"] == "corrected"]
+    """The paper's claim in a sentence or two: that the weight of a corrupted modality falls."""
+    changes = [c for c in results["weight_changes"] if c["weight"] == "corrected"]
     if not changes:
         return "One modality has no weights to test." if len(results["modalities"]) < 2 else ""
     verdicts = {c["verdict"] for c in changes}
@@ -112,7 +112,7 @@ def describe_weight_changes(results: ResultsTree) -> str:
     if tested and all(abs(c["difference"]) < 1e-9 for c in tested):
         return "The weights do not depend on the input: this fusion gives every modality that is there the same."
     falls = sum(c["verdict"] == "falls" for c in changes)
-    clauses = [f"The weight of the disturbed modality falls in {falls} of {len(tested)} kinds of distortion"]
+    clauses = [f"The weight of the corrupted modality falls in {falls} of {len(tested)} kinds of corruption"]
     clauses += (
         [f"does not fall significantly in {kinds_by_verdict['not significant']}"]
         if "not significant" in kinds_by_verdict
@@ -126,7 +126,7 @@ def describe_weight_changes(results: ResultsTree) -> str:
         else []
     )
     first = tested[0] if tested else None
-    unit = f", paired over {first['n']} {first['over']}" if first else ""
+    unit = f", paired over {first['n']} {first['paired_over']}" if first else ""
     few_subjects_note = (
         " (fewer than 6 people: recordings of one person are not independent)" if unit.endswith("recordings") else ""
     )
@@ -154,15 +154,15 @@ def _format_accuracy(condition: ResultsTree, source: str) -> str:
 
 
 def _find_area(results: ResultsTree, kind: str) -> ResultsTree:
-    return next(a for a in results["areas"] if a["kind"] == kind)
+    return next(a for a in results["accuracy_areas"] if a["kind"] == kind)
 
 
 def _find_weight_change(results: ResultsTree, kind: str, weight: str) -> ResultsTree | None:
-    return next((c for c in results["claims"] if (c["kind"], c["weight"]) == (kind, weight)), None)
+    return next((c for c in results["weight_changes"] if (c["kind"], c["weight"]) == (kind, weight)), None)
 
 
 def _describe_refused(condition: ResultsTree) -> str:
-    shares = [f"{100 * share:.0f} % of {m}" for m, share in condition["refused"].items() if share > 0]
+    shares = [f"{100 * share:.0f} % of {m}" for m, share in condition["refused_share"].items() if share > 0]
     return f" ({' and '.join(shares)} refused by preprocessing)" if shares else ""
 
 
@@ -175,9 +175,9 @@ def _describe_weight_change(change: ResultsTree | None, strongest: ResultsTree) 
         return ""
     if change["p"] is None:
         return "not testable"
-    at = f" at {change['level']:g}" if change["step"] != strongest["step"] else ""
+    at = f" at {change['level']:g}" if change["severity"] != strongest["severity"] else ""
     return (
-        f"{change['clean']:.3f} to {change['disturbed']:.3f} ({change['low']:+.3f} to {change['high']:+.3f}), "
+        f"{change['clean']:.3f} to {change['corrupted']:.3f} ({change['low']:+.3f} to {change['high']:+.3f}), "
         f"{change['holm']:.2g}: {change['verdict']}{at}"
     )
 
@@ -188,8 +188,8 @@ def _render_paragraph(text: str) -> str:
 
 def _render_introduction(results: ResultsTree) -> str:
     return _render_paragraph(
-        f"{results['recordings']} recordings of {results['people']} people ({results['recordings_are']}), disturbed "
-        "as recorded, before any preprocessing, and predicted again. A recording, or a modality of it, that "
+        f"{results['recordings']} recordings of {results['n_subjects']} people ({results['recordings_description']}), "
+        "corrupted as recorded, before any preprocessing, and predicted again. A recording, or a modality of it, that "
         "preprocessing refuses counts as wrong for that modality, and is masked in the fusion."
     )
 
@@ -219,11 +219,11 @@ def _format_accuracy_interval(condition: ResultsTree, source: str) -> str:
 
 def _render_area_table(results: ResultsTree) -> str:
     lines = []
-    for area in results["areas"]:
+    for area in results["accuracy_areas"]:
         cells = []
         for s in results["sources"]:
             one = area["sources"][s]
-            share = "-" if one["of_clean"] is None else f"{one['of_clean']:.3f}"
+            share = "-" if one["relative_to_clean"] is None else f"{one['relative_to_clean']:.3f}"
             cells.append(f"{share} ({100 * one['mean_accuracy']:.1f} %)")
         lines.append([area["kind"], *cells])
     return render_table(["kind", *results["sources"]], lines)
@@ -231,7 +231,7 @@ def _render_area_table(results: ResultsTree) -> str:
 
 def _render_weight_changes(results: ResultsTree, weight: str) -> str:
     lines = []
-    for c in results["claims"]:
+    for c in results["weight_changes"]:
         if c["weight"] != weight:
             continue
         if c["p"] is None:
@@ -242,7 +242,7 @@ def _render_weight_changes(results: ResultsTree, weight: str) -> str:
                 c["kind"],
                 f"{c['level']:g} {c['unit']}",
                 f"{c['clean']:.3f}",
-                f"{c['disturbed']:.3f}",
+                f"{c['corrupted']:.3f}",
                 f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})",
                 f"{c['p']:.2g}",
                 f"{c['holm']:.2g}",
@@ -254,7 +254,7 @@ def _render_weight_changes(results: ResultsTree, weight: str) -> str:
         "kind",
         "at",
         "clean",
-        "disturbed",
+        "corrupted",
         "difference (95 %)",
         "Wilcoxon p",
         "Holm",
@@ -290,12 +290,12 @@ def _plot_accuracy_curves(results: ResultsTree, kinds: Sequence[str], modality: 
             if s in ("fusion", modality):
                 axes.fill_between(range(len(steps)), low, high, color=color, alpha=0.12, lw=0)
         for x, c in enumerate(steps):
-            if max(c["refused"].values(), default=0) >= MIN_USABLE_SHARE:
+            if max(c["refused_share"].values(), default=0) >= MIN_USABLE_SHARE:
                 axes.annotate("masked", (x - 0.1, 8), ha="right", fontsize=7, color="0.3")
         axes.axhline(100 * results["chance"], color="0.5", lw=0.8, ls=":", label="chance")
         all_modalities = len(steps[-1]["levels"]) > 1
         unit = "step" if all_modalities else steps[-1]["levels"][0]["unit"]
-        marks = [str(c["step"]) if all_modalities else f"{c['levels'][0]['level']:g}" for c in steps[1:]]
+        marks = [str(c["severity"]) if all_modalities else f"{c['levels'][0]['level']:g}" for c in steps[1:]]
         axes.set_xticks(range(len(steps)), ["clean", *marks], fontsize=7)
         axes.set_title(describe_level(steps[-1]) if all_modalities else kind.partition(".")[2], fontsize=9)
         axes.set_xlabel(unit, fontsize=8)
@@ -318,8 +318,8 @@ def _describe_curves(results: ResultsTree, kinds: Sequence[str], modality: str, 
         )
     clean_text = ", ".join(f"{s} {_format_accuracy(clean, s)}" for s in shown_sources)
     return (
-        f"Accuracy in percent with {corrupted_text} disturbed, with 95 % intervals; masked: preprocessing refused most "
-        f"of what was disturbed. Clean: {clean_text}. Strongest step: {'; '.join(strongest_texts)}."
+        f"Accuracy in percent with {corrupted_text} corrupted, with 95 % intervals; masked: preprocessing refused most "
+        f"of what was corrupted. Clean: {clean_text}. Strongest step: {'; '.join(strongest_texts)}."
     )
 
 
@@ -332,7 +332,7 @@ def _plot_weights(results: ResultsTree, groups: Mapping[str, Sequence[str]]) -> 
             y = [c["weights"][m]["corrected"] for c in steps]
             y = [np.nan if value is None else value for value in y]
             axes.plot(range(len(steps)), y, marker="osv^Dxp*"[n % 8], ms=4, lw=1, label=kind.partition(".")[2])
-        axes.set_title(f"{MODALITY_TITLES[m]} disturbed: its weight", fontsize=9)
+        axes.set_title(f"{MODALITY_TITLES[m]} corrupted: its weight", fontsize=9)
         axes.set_xticks(range(count + 1), ["clean", *map(str, range(1, count + 1))], fontsize=7)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(axis="y", labelsize=7)
@@ -345,6 +345,6 @@ def _plot_weights(results: ResultsTree, groups: Mapping[str, Sequence[str]]) -> 
         change_texts.append(f"{kind} {_describe_weight_change(change, _group_by_kind(results)[kind][-1])}")
     return render_figure(
         figure,
-        f"Weight of the disturbed modality, {WEIGHT_DESCRIPTIONS['corrected']}, at each step. "
+        f"Weight of the corrupted modality, {WEIGHT_DESCRIPTIONS['corrected']}, at each step. "
         f"{'; '.join(change_texts)}.",
     )

@@ -1,4 +1,4 @@
-"""Planted people lie on disk exactly as EAV does, show what they were told to show, and have the accuracy we claim."""
+"""Synthetic subjects lie on disk exactly as EAV does, show what they were told to show, and have the accuracy we claim."""
 
 import itertools
 import json
@@ -111,8 +111,8 @@ def test_whoever_sees_the_cue_beats_every_fixed_combination():
 
 
 def test_drawn_recordings_follow_the_confusion_matrices():
-    people = [generate.draw_ground_truths(SyntheticSpec(per_class=150), person) for person in range(1, 11)]
-    drawn = list(itertools.chain(*people))
+    drawn_by_subject = [generate.draw_ground_truths(SyntheticSpec(per_class=150), subject) for subject in range(1, 11)]
+    drawn = list(itertools.chain(*drawn_by_subject))
     assert np.mean([t.useless_modality is not None for t in drawn]) == pytest.approx(0.3, abs=0.03)
     for modality in MODALITIES:
         counts = np.zeros((5, 5))
@@ -128,32 +128,32 @@ def test_drawn_recordings_follow_the_confusion_matrices():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("planted")
+    folder = tmp_path_factory.mktemp("synthetic")
     generate.generate_dataset(folder, SMALL)
     return folder
 
 
-@pytest.mark.parametrize(("person", "key"), [(1, "seg"), (2, "seg1")])
-def test_eeg_and_labels_have_the_keys_and_shapes_of_eav(root, person, key):
-    eeg = scipy.io.loadmat(root / f"subject{person}/EEG/subject{person}_eeg.mat")[key]
-    label = scipy.io.loadmat(root / f"subject{person}/EEG/subject{person}_eeg_label.mat")["label"]
+@pytest.mark.parametrize(("subject", "key"), [(1, "seg"), (2, "seg1")])
+def test_eeg_and_labels_have_the_keys_and_shapes_of_eav(root, subject, key):
+    eeg = scipy.io.loadmat(root / f"subject{subject}/EEG/subject{subject}_eeg.mat")[key]
+    label = scipy.io.loadmat(root / f"subject{subject}/EEG/subject{subject}_eeg_label.mat")["label"]
     assert eeg.shape == (2500, 30, 20) and eeg.dtype == np.float32 and np.isfinite(eeg).all()
     assert label.shape == (10, 20)
-    for truth in generate.read_ground_truths(root, person):
+    for truth in generate.read_ground_truths(root, subject):
         expected = np.eye(10)[2 * truth.label + (truth.task == "Speaking")]
         assert (label[:, truth.key - 1] == expected).all()
 
 
-@pytest.mark.parametrize("person", [1, 2])
-def test_file_names_carry_the_key_that_joins_modalities(root, person):
-    truth = {t.key: t for t in generate.read_ground_truths(root, person)}
-    video = {int(p.name[:3]): p.stem.split("_") for p in (root / f"subject{person}/Video").iterdir()}
-    audio = {int(p.name[:3]): p.stem.split("_") for p in (root / f"subject{person}/Audio").iterdir()}
+@pytest.mark.parametrize("subject", [1, 2])
+def test_file_names_carry_the_key_that_joins_modalities(root, subject):
+    truth = {t.key: t for t in generate.read_ground_truths(root, subject)}
+    video = {int(p.name[:3]): p.stem.split("_") for p in (root / f"subject{subject}/Video").iterdir()}
+    audio = {int(p.name[:3]): p.stem.split("_") for p in (root / f"subject{subject}/Audio").iterdir()}
     assert sorted(video) == sorted(truth) == list(range(1, 21))
     assert sorted(audio) == [key for key in truth if truth[key].task == "Speaking"]
     for key, parts in video.items():
         assert parts[1:2] + parts[3:] == ["Trial", truth[key].task, CLASSES[truth[key].label]]
-    suffix = "Aud" if person == 1 else "aud"
+    suffix = "Aud" if subject == 1 else "aud"
     for key, parts in audio.items():
         assert parts[3:] == ["Speaking", CLASSES[truth[key].label], suffix]
     assert any(audio[key][2] != video[key][2] for key in audio), "Trial_NN must not be a usable key"
@@ -175,8 +175,8 @@ def test_classes_are_mixed_in_time(root):
 
 
 def test_a_v73_file_is_hdf5_with_reversed_axes(tmp_path):
-    plan = SyntheticSpec(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=1, mat_version="7.3")
-    generate.generate_subject(tmp_path, 1, plan)
+    spec = SyntheticSpec(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=1, mat_version="7.3")
+    generate.generate_subject(tmp_path, 1, spec)
     path = tmp_path / "subject1/EEG/subject1_eeg.mat"
     with pytest.raises(NotImplementedError):  # SciPy's way of saying: this is v7.3
         scipy.io.loadmat(path)
@@ -184,34 +184,34 @@ def test_a_v73_file_is_hdf5_with_reversed_axes(tmp_path):
         assert file["seg"].shape == (5, 30, 2500)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _signals(root: Path, person: int) -> list[bytes]:
-    folder = root / f"subject{person}"
-    mat = scipy.io.loadmat(folder / f"EEG/subject{person}_eeg.mat")
+def _signals(root: Path, subject: int) -> list[bytes]:
+    folder = root / f"subject{subject}"
+    mat = scipy.io.loadmat(folder / f"EEG/subject{subject}_eeg.mat")
     media = sorted([*folder.glob("Audio/*"), *folder.glob("Video/*")])
     return [next(v.tobytes() for k, v in mat.items() if k.startswith("seg")), *(p.read_bytes() for p in media)]
 
 
-def test_the_same_seed_gives_the_same_person_and_other_people_differ(tmp_path):
-    plan = SyntheticSpec(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=2)
+def test_the_same_seed_gives_the_same_subject_and_other_subjects_differ(tmp_path):
+    spec = SyntheticSpec(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=2)
     for name in ("a", "b"):
-        generate.generate_subject(tmp_path / name, 1, plan)
-    generate.generate_subject(tmp_path / "a", 2, plan)
+        generate.generate_subject(tmp_path / name, 1, spec)
+    generate.generate_subject(tmp_path / "a", 2, spec)
     assert _signals(tmp_path / "a", 1) == _signals(tmp_path / "b", 1)
     assert not set(_signals(tmp_path / "a", 1)) & set(_signals(tmp_path / "a", 2))
 
 
-def test_a_finished_person_is_kept_and_an_interrupted_one_is_redone(tmp_path, monkeypatch):
-    plan = SyntheticSpec(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=1)
+def test_a_finished_subject_is_kept_and_an_interrupted_one_is_redone(tmp_path, monkeypatch):
+    spec = SyntheticSpec(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=1)
     with monkeypatch.context() as patch:
         patch.setattr(generate, "_write_video", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            generate.generate_dataset(tmp_path, plan)
+            generate.generate_dataset(tmp_path, spec)
     assert not (tmp_path / "subject1").exists()
-    generate.generate_dataset(tmp_path, plan)
+    generate.generate_dataset(tmp_path, spec)
     before = (tmp_path / "subject1" / SYNTHETIC_MARKER).stat().st_mtime_ns
     calls = []
     generate.generate_dataset(
-        tmp_path, SyntheticSpec(**{**vars(plan), "people": 2}), progress=lambda *n: calls.append(n)
+        tmp_path, SyntheticSpec(**{**vars(spec), "n_subjects": 2}), progress=lambda *n: calls.append(n)
     )
     assert (tmp_path / "subject1" / SYNTHETIC_MARKER).stat().st_mtime_ns == before
     assert calls == [(1, 2), (2, 2)]
@@ -220,17 +220,18 @@ def test_a_finished_person_is_kept_and_an_interrupted_one_is_redone(tmp_path, mo
 
 def test_folders_of_another_origin_are_not_touched(tmp_path):
     (tmp_path / "subject1").mkdir()
-    with pytest.raises(ConfigError, match="was not planted"):
+    with pytest.raises(ConfigError, match="was not generated"):
         generate.generate_subject(tmp_path, 1, SyntheticSpec())
-    (tmp_path / "subject1" / SYNTHETIC_MARKER).write_text(json.dumps({"renderer": 0, "plan": {}}))
-    with pytest.raises(ConfigError, match="another plan"):
+    (tmp_path / "subject1" / SYNTHETIC_MARKER).write_text(json.dumps({"renderer": 0, "spec": {}}))
+    with pytest.raises(ConfigError, match="other settings"):
         generate.generate_subject(tmp_path, 1, SyntheticSpec())
 
 
 @pytest.mark.parametrize(
-    "change", [{"people": 0}, {"per_class": 200}, {"audio_hz": 8000}, {"video_size": (65, 48)}, {"mat_version": "4"}]
+    "change",
+    [{"n_subjects": 0}, {"per_class": 200}, {"audio_hz": 8000}, {"video_size": (65, 48)}, {"mat_version": "4"}],
 )
-def test_a_plan_that_cannot_be_planted_names_the_key(change):
+def test_a_spec_that_cannot_be_generated_names_the_key(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
         SyntheticSpec(**change)
 
@@ -246,13 +247,13 @@ def test_a_missing_truth_is_reported(tmp_path):
         generate.read_ground_truths(tmp_path, 1)
 
 
-# --- what the signals show, to a linear classifier, in an unseen person ---
+# --- what the signals show, to a linear classifier, in an unseen subject ---
 
 
-def _windows(modality: str, person: int, shown: int, useless: bool, take: int) -> list[np.ndarray]:
+def _windows(modality: str, subject: int, shown: int, useless: bool, take: int) -> list[np.ndarray]:
     """Simple features of each 5 s window of one recording."""
-    cast = np.random.default_rng([11, person])
-    rng = np.random.default_rng([11, person, shown, take])
+    cast = np.random.default_rng([11, subject])
+    rng = np.random.default_rng([11, subject, shown, take])
     seconds = WINDOWS * WINDOW_S
     if modality == "eeg":
         x = render.render_eeg(render.draw_scalp(cast), shown, useless, rng, hz=500, seconds=seconds)
@@ -290,14 +291,14 @@ def _edges(x_THWC: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_a_linear_classifier_sees_class_and_cue_in_every_window_of_an_unseen_person(modality):
-    features, shown, useless, person = [], [], [], []
+    features, shown, useless, subject = [], [], [], []
     for who, label, take in itertools.product(range(7), range(5), range(2)):
         for x in _windows(modality, who, label, take == 0, take):
             features.append(x)
             shown.append(label)
             useless.append(take == 0)
-            person.append(who)
-    x, unseen = np.array(features), np.array(person) >= 5
+            subject.append(who)
+    x, unseen = np.array(features), np.array(subject) >= 5
     for target, least in ((np.array(shown), 0.9), (np.array(useless), 0.95)):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
         model.fit(x[~unseen], target[~unseen])

@@ -97,29 +97,33 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
     keep("l", {})
     results.write("protocols/l/experiment.json", b"{")
     data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": known}), digest="shards")
-    unread: list[str] = []
-    found, of_seed = collect_stored_protocols(results, replace(own), data, unread)
+    skipped_results: list[str] = []
+    found, of_seed = collect_stored_protocols(results, replace(own), data, skipped_results)
     of_2 = f"subject_kfold, of 2, fold seed {own.split.seed}"
     assert set(found) == {"within", "paper", "loso, searched", of_2}
     assert set(of_seed["within"]) == {own.seed, 7} and set(of_seed["paper"]) == {own.seed}
     assert set(of_seed["loso, searched"]) == {own.seed} and "subject_kfold" not in of_seed
-    assert len(unread) == 2 and "protocols/k" in unread[0] and "experiment.json is not JSON" in unread[1]
+    assert (
+        len(skipped_results) == 2
+        and "protocols/k" in skipped_results[0]
+        and "experiment.json is not JSON" in skipped_results[1]
+    )
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'{"runs": {}', b'{"runs": {"a": "run-1"}, "variants": [{}]}'])
 def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: Path, content: bytes) -> None:
     results, nothing = Store(tmp_path), SimpleNamespace()
     opened: Any = AuditedCheckpoint(EvaluatedCheckpoint(0, "p", (), predictions()), nothing, 0, nothing, "run-1", "c")  # type: ignore[arg-type]
-    for folder in ("ablations", "stress"):
+    for folder in ("ablations", "robustness"):
         results.write(f"{folder}/a/results.json", content)
     results.write("searches/s/best.json", b"{")
     results.write("searches/t/best.json", b'{"checkpoint": "runs/run-1/a0000/e0001-s000000"}')  # no candidates
-    unread: list[str] = []
-    sections, found = collect_related(results, [opened], unread)
-    assert sections == [] and found == {"ablation": None, "stress": None}
-    assert len(unread) == 2 and "ablations/a" in unread[0] and "stress/a" in unread[1]
-    assert collect_searches(results, [opened], Experiment(), unread) == ([], [])
-    assert len(unread) == 4 and "searches/s" in unread[2] and "searches/t" in unread[3]
+    skipped_results: list[str] = []
+    sections, found = collect_related(results, [opened], skipped_results)
+    assert sections == [] and found == {"ablation": None, "robustness": None}
+    assert len(skipped_results) == 2 and "ablations/a" in skipped_results[0] and "robustness/a" in skipped_results[1]
+    assert collect_searches(results, [opened], Experiment(), skipped_results) == ([], [])
+    assert len(skipped_results) == 4 and "searches/s" in skipped_results[2] and "searches/t" in skipped_results[3]
 
 
 def test_a_fold_of_paper_is_held_against_the_reference_as_paper(tmp_path: Path) -> None:
