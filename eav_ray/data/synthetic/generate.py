@@ -3,8 +3,8 @@
 A recording has a true class. Each of its modalities shows a *latent* class, drawn from one row of that modality's
 confusion matrix and rendered unmistakably (`data/synthetic/render.py`), so that for an ideal observer the draw is the
 only source of error. In 30 % of the recordings one modality is *useless*: it shows a class that was drawn without
-looking at the label, and carries a cue that says so. A model that ignores the cue is misled. With `cue="next"`
-the next modality carries it instead: then no modality alone can know that it is useless, only a model that sees them all.
+looking at the label, and carries a cue that says so. A model that ignores the cue is misled. With `cue="next"` the
+next modality carries it instead: then no modality alone can know that it is useless, only a model that sees them all.
 
     python -m eav_ray.data.synthetic.generate ROOT --n-subjects 8 --per-class 10
 
