@@ -8,13 +8,13 @@ BROWSER := .venv/.browser-$(shell sha256sum tests/helpers/chromium.py | cut -c1-
 .PHONY: help install demo test chaos results docs check format clean
 
 help:
-	@echo "make demo    the whole path on planted people, about 5 minutes"
+	@echo "make demo    the whole path on synthetic people, about 5 minutes"
 	@echo "make test    all tests"
 	@echo "make chaos   kills, damage and hostile files at full count, for the background; writes docs/results/reliability.md"
-	@echo "make results accuracy on real and planted people, hours; continues where it was stopped"
+	@echo "make results accuracy on real and synthetic people, hours; continues where it was stopped"
 	@echo "make docs    the documentation as a site, in site/index.html"
 	@echo "make check   formatting, types, import directions, links and pages of the documentation"
-	@echo "make clean   remove .venv, planted data, shards, results"
+	@echo "make clean   remove .venv, synthetic data, shards, results"
 
 # Made again when a pin changes: the stamp carries the hash of the pins.
 $(STAMP):
