@@ -2,7 +2,6 @@
 
 import ast
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from eav_ray.cli.arguments import parse_arguments
-from eav_ray.config import Experiment, load_experiment, override
+from eav_ray.config import Experiment, load_experiment, override, parse_changes
+from tests.helpers.commands import list_shown_commands, parse_words
 from tests.helpers.paths import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -185,24 +184,13 @@ def test_the_site_needs_no_network() -> None:
         assert not re.search(r"<(script|link|img)\b|!\[[^]]*\]\(https?:", path.read_text()), path
 
 
-def list_commands(path: Path) -> list[list[str]]:
-    """List the words from `jobs/...` on of each command in the blocks of a page."""
-    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    found = [re.search(r"python (jobs/\w+\.py .*)", line) for line in lines]
-    return [shlex.split(match[1], comments=True) for match in found if match]
-
-
-COMMANDS = [(path, words) for path in PAGES if path != TROUBLES for words in list_commands(path) if "..." not in words]
-
-
-def find_flags(job: Path) -> tuple[str, ...]:
-    """Find the options that a job takes."""
-    for node in ast.walk(ast.parse(job.read_text())):
-        match node:
-            case ast.Call(func=ast.Name(id="run_command"), keywords=keywords):
-                return next((ast.literal_eval(k.value) for k in keywords if k.arg == "flags"), ())
-    raise AssertionError(f"{job} does not call run_command")
+COMMANDS = [
+    (path, words)
+    for path in PAGES
+    if path != TROUBLES
+    for words in list_shown_commands(path)
+    if not any("..." in word for word in words)
+]
 
 
 def test_there_are_commands_in_the_pages() -> None:
@@ -211,12 +199,16 @@ def test_there_are_commands_in_the_pages() -> None:
 
 
 @pytest.mark.parametrize(("path", "words"), COMMANDS, ids=lambda x: x.name if isinstance(x, Path) else " ".join(x))
-def test_every_command_of_a_page_is_taken_by_its_job(path: Path, words: list[str]) -> None:
-    job = REPOSITORY / words[0]
-    given = parse_arguments(words[1:], find_flags(job))
-    assert all(given.flags.values()), "an option lacks its value"
-    files = [p for p in given.paths if p.endswith(".yaml")]
+def test_every_command_of_a_page_is_taken(path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    given = parse_words(words).get("words") or []
+    changes = parse_changes([word for word in given if "=" in word])
+    named = [word for word in given if "=" not in word]
+    assert len(named) == 1 or words[0] in ("demo", "keys")
+    is_checkpoint_or_store = words[0] in ("predict", "serve", "robustness", "pull")
     experiment = (
-        load_experiment(REPOSITORY / files[0], given.changes) if files else override(Experiment(), given.changes)
+        override(Experiment(), changes)
+        if is_checkpoint_or_store
+        else load_experiment(named[0] if named else "demo", changes)
     )
-    assert experiment == override(experiment, given.changes)
+    assert experiment == override(experiment, changes)

@@ -1,44 +1,64 @@
-"""Split the words of a command line into paths, key=value changes and flags."""
+"""Read the words of a command line: the one thing that a command works on, and `key=value` changes."""
 
-import re
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from eav_ray.config import parse_changes
-from eav_ray.errors import ConfigError
+import typer
 
+if TYPE_CHECKING:
+    from eav_ray.config import Experiment
 
-@dataclass(frozen=True)
-class Arguments:
-    paths: list[str]  # words without "="
-    changes: dict[str, Any]  # words with "="
-    flags: dict[str, str]  # --name value, or --name alone
-
-    def parse_count(self, flag: str, default: int) -> int:
-        """A whole number from 1, given as `--flag`."""
-        text = self.flags.get(flag, str(default))
-        if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
-            raise ConfigError(f"--{flag} is {text!r}; give a whole number from 1, for example --{flag} {default}")
-        return int(text)
+# Hidden: the end of every command's help says what these words are, without the types that Typer would show.
+ExperimentWords = Annotated[list[str] | None, typer.Argument(metavar="EXPERIMENT KEY=VALUE", hidden=True)]
+CheckpointWords = Annotated[list[str] | None, typer.Argument(metavar="CHECKPOINT KEY=VALUE", hidden=True)]
+WORDS_HELP = (
+    "EXPERIMENT is a name (demo, fusion, ...) or the path of a YAML file. CHECKPOINT is a folder, whose path "
+    "`eav train` and `eav pull` print. KEY=VALUE changes a key of the experiment, and `eav keys` lists all keys."
+)
 
 
-def parse_arguments(words: list[str], flags: tuple[str, ...]) -> Arguments:
-    paths: list[str] = []
-    changes: list[str] = []
-    given_flags: dict[str, str] = {}
-    rest = iter(words)
-    for word in rest:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            if name + "!" in flags:
-                given_flags[name] = "yes"
-            elif name in flags:
-                given_flags[name] = value if equals else next(rest, "")
-            else:
-                allowed = ", ".join(f"--{f.removesuffix('!')}" for f in ("help", *flags))
-                raise ConfigError(f"--{name} is not an option of this job; it takes {allowed}, and key=value changes")
-        elif "=" in word:
-            changes.append(word)
-        else:
-            paths.append(word)
-    return Arguments(paths, parse_changes(changes), given_flags)
+def split_words(words: list[str] | None, what: str) -> tuple[str, dict[str, Any]]:
+    """Split the words of a command into the one thing that it works on and the changes.
+
+    Args:
+        words: Those with `=` are changes.
+        what: What the command works on, with what is allowed, for the error.
+
+    Raises:
+        ConfigError: Nothing is named, or several things, or a change is not YAML.
+    """
+    from eav_ray.config import parse_changes
+    from eav_ray.errors import ConfigError
+
+    named = [word for word in words or [] if "=" not in word]
+    if len(named) != 1:
+        raise ConfigError(f"give exactly one {what}; got {', '.join(named) or 'none'}")
+    return named[0], parse_changes([word for word in words or [] if "=" in word])
+
+
+def load_experiment(words: list[str] | None, used_stores: tuple[str, ...] | None = None) -> "Experiment":
+    """Load the experiment that a command line names, with absolute paths, checked against this machine.
+
+    Args:
+        words: Its name or path, and changes.
+        used_stores: The stores that the command reads or writes; all by default.
+    """
+    from eav_ray import config
+    from eav_ray.config.paths import STORE_KEYS
+
+    names = ", ".join(config.list_experiment_names())
+    what = f"experiment, one of {names} or the path of a YAML file, for example `eav train demo`"
+    experiment = config.load_experiment(*split_words(words, what))
+
+    from eav_ray.pipelines.preparation import prepare_experiment  # imports Ray: only once all of this is right
+
+    return prepare_experiment(experiment, STORE_KEYS if used_stores is None else used_stores)
+
+
+def split_checkpoint_words(words: list[str] | None) -> tuple[str, dict[str, Any]]:
+    """Split the words of a command on a checkpoint into its path and the changes."""
+    return split_words(words, "checkpoint folder, as `eav train` and `eav pull` print it, for example `eav serve best`")
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """Split `a,b,c`."""
+    return tuple(filter(None, text.split(",")))

@@ -13,7 +13,13 @@ from eav_ray.config.data_sections import (
 from eav_ray.config.digests import digest, to_dict
 from eav_ray.config.encoders.base import EncoderConfig
 from eav_ray.config.keys import list_keys, list_other_kinds
-from eav_ray.config.loading import build_experiment, load_experiment, override, parse_changes
+from eav_ray.config.loading import (
+    build_experiment,
+    list_experiment_names,
+    load_experiment,
+    override,
+    parse_changes,
+)
 from eav_ray.config.model_sections import FusionConfig, ModelConfig
 from eav_ray.config.sections import Experiment
 from eav_ray.config.training_sections import (
@@ -46,6 +52,7 @@ __all__ = [
     "VideoPreprocessing",
     "build_experiment",
     "digest",
+    "list_experiment_names",
     "list_keys",
     "list_other_kinds",
     "load_experiment",

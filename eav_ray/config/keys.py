@@ -5,10 +5,11 @@ from typing import Any, get_args, get_type_hints
 
 from eav_ray.config.model_sections import KIND_PLACES
 from eav_ray.config.sections import Experiment
+from eav_ray.errors import ConfigError, suggest_nearest
 
 
 def list_keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any, str]]:
-    """Every dotted key with its type, default and description, for `--help` and for error messages."""
+    """Every dotted key with its type, default and description, for `eav keys` and for error messages."""
     section = Experiment() if section is None else section
     table: dict[str, tuple[str, Any, str]] = {}
     hints = get_type_hints(type(section))
@@ -45,11 +46,20 @@ def list_key_names() -> list[str]:
     return [*table, *sections]
 
 
-def format_keys() -> str:
-    lines = ["Keys of an experiment, each may be given as key=value (default, type, meaning):"]
+def format_keys(prefix: str = "") -> str:
+    """Format the keys that begin with a prefix, a line each, with default, type and meaning.
+
+    Raises:
+        ConfigError: No key begins with the prefix.
+    """
+    lines: list[str] = []
     for title, table in [("", list_keys()), *list_other_kinds()]:
-        lines += [f"With {title} instead:"] if title else []
-        for key, (kind, default, meaning) in table.items():
+        rows = {key: row for key, row in table.items() if key.startswith(prefix)}
+        lines += [f"With {title} instead:"] if title and rows else []
+        for key, (kind, default, meaning) in rows.items():
             shown = repr(default) if not isinstance(default, dict) else "{...}"
             lines.append(f"  {key} = {shown}  [{kind}]  {meaning}".rstrip())
-    return "\n".join(lines)
+    if not lines:
+        nearest = suggest_nearest(prefix, list_key_names())
+        raise ConfigError(f"no key begins with {prefix!r}{nearest}; `eav keys` without a prefix lists all")
+    return "\n".join(["Keys of an experiment, each may be given as key=value (default, type, meaning):", *lines])

@@ -19,6 +19,7 @@ from eav_ray.config.sections import Experiment
 from eav_ray.errors import ConfigError, suggest_nearest
 
 EXPERIMENT_ADAPTER = TypeAdapter(Experiment)
+EXPERIMENTS_FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 
 
 class _YamlLoader(yaml.SafeLoader):
@@ -78,13 +79,10 @@ def _explain_validation_error(error: Any, tree: Any) -> str:
             kind = _get_section(tree, place.key).get("kind", place.default)
             section = place.find_kind(kind)
             table = list_keys(section(), f"{place.key}.") if section else {}
-            return (
-                f'"{path}" is not a key of {place.key}.kind={kind}{suggest_nearest(path, table)} (`--help` lists all '
-                "keys)"
-            )
-        return (
-            f'"{path}" is not a key of an experiment{suggest_nearest(path, list_key_names())} (`--help` lists all keys)'
-        )
+            nearest = suggest_nearest(path, table)
+            return f'"{path}" is not a key of {place.key}.kind={kind}{nearest} (`eav keys {place.key}` lists all keys)'
+        nearest = suggest_nearest(path, list_key_names())
+        return f'"{path}" is not a key of an experiment{nearest} (`eav keys` lists all keys)'
     if error["type"] == "value_error":
         text = str(error["ctx"]["error"]).replace("\n", "; ")
         return f"{path}: {text}" if path else text
@@ -97,18 +95,52 @@ def _get_section(tree: Any, key: str) -> dict[str, Any]:
     return tree if isinstance(tree, dict) else {}
 
 
-def load_experiment(path: str | Path, changes: dict[str, Any] | None = None) -> Experiment:
-    """Read one YAML file, import the plugins that it names, apply dotted changes, check everything.
+def list_experiment_names() -> list[str]:
+    """List the names of the experiments that come with the package."""
+    return sorted(path.stem for path in EXPERIMENTS_FOLDER.glob("*.yaml"))
+
+
+def find_experiment_file(experiment: str | Path) -> Path:
+    """Find the YAML file of an experiment that is given by its name or by a path.
 
     Raises:
-        ConfigError: The file is missing, is not YAML, or holds a wrong key or value.
+        ConfigError: There is neither such a file nor an experiment of that name.
     """
-    path = Path(path)
+    path, names = Path(experiment), list_experiment_names()
+    if path.is_file():
+        return path
+    if str(experiment) in names:
+        return EXPERIMENTS_FOLDER / f"{experiment}.yaml"
+    nearest = suggest_nearest(path.stem, names)
+    raise ConfigError(
+        f"no experiment {experiment}{nearest}; give one of {', '.join(names)}, or the path of a YAML file"
+    )
+
+
+def load_experiment(experiment: str | Path, changes: dict[str, Any] | None = None) -> Experiment:
+    """Load an experiment: import the plugins that it names, apply changes, check everything.
+
+    Args:
+        experiment: The name of an experiment of this package, such as `"fusion"`, or the path of a YAML file.
+        changes: New values by dotted key; `eav keys` lists all keys.
+
+    Returns:
+        The checked experiment. It is frozen: change it by loading it with other `changes`.
+
+    Raises:
+        ConfigError: There is no such experiment, its file is not YAML, or a key or value is wrong.
+
+    Example:
+        >>> import eav_ray
+        >>> experiment = eav_ray.load_experiment("demo", {"split.index": 2, "optim.lr": 3e-4})
+        >>> experiment.split.index, experiment.optim.lr
+        (2, 0.0003)
+    """
+    path = find_experiment_file(experiment)
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError:
-        known_files = ", ".join(sorted(str(p) for p in Path("eav_ray/experiments").glob("*.yaml"))) or "none found"
-        raise ConfigError(f"no experiment file {path}; the ones of this project: {known_files}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text, at byte {error.start}; save it as UTF-8") from None
     tree = _parse_yaml(text, str(path)) or {}
@@ -116,7 +148,7 @@ def load_experiment(path: str | Path, changes: dict[str, Any] | None = None) -> 
         raise ConfigError(f"{path} must hold a mapping of sections such as `data:`; it holds {type(tree).__name__}")
     import_plugins([*_list_plugins(tree), *_list_plugins(changes)])
     return build_experiment(
-        _apply_changes(_fill_defaults(to_dict(Experiment()), tree), changes or {}), source=str(path)
+        _apply_changes(_fill_defaults(to_dict(Experiment()), tree), changes or {}), source=str(experiment)
     )
 
 

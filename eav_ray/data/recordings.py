@@ -35,7 +35,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Problem:
-    """One row of the table that `jobs/check.py` and preprocessing print: what cannot be used, and why."""
+    """One row of the table that `eav check` and preprocessing print: what cannot be used, and why."""
 
     subject: str
     recording: str  # "" where the whole person is concerned

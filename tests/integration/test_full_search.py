@@ -35,8 +35,10 @@ CHANGES += ["data.modalities=[audio,eeg]", "model.audio.kind=mfcc", "model.eeg.k
 # `jobs/search.py` whose last candidate meets a bar that no score reaches.
 PRUNED = f"""
 import runpy, sys
-from eav_ray.runtime import searcher
-searcher.medians = lambda rows, metric, before, search: {{1: 2.0}} if before == {LEFT} else {{}}
+from eav_ray.pipelines.search import candidate_searcher
+candidate_searcher.compute_pruning_thresholds = (
+    lambda rows, metric, before, search: {{1: 2.0}} if before == {LEFT} else {{}}
+)
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -11,7 +11,6 @@ import pytest
 
 from eav_ray.data.datasets.cremad import CREMAD
 from eav_ray.data.datasets.ravdess import RAVDESS
-from tests.helpers.paths import REPOSITORY
 from tests.helpers.speech import CREMAD_CODES, write_cremad, write_ravdess
 
 pytestmark = pytest.mark.ray
@@ -20,23 +19,25 @@ CHANGES += ["train.encoders.audio.batch=16", "runtime.engine=torch", "runtime.wo
 
 # Four jobs on one Ray: starting it is most of what each of them costs here. The last one is a user's command.
 JOBS = """
-import runpy, sys
-from pathlib import Path
-from eav_ray.config import load, parse_changes
-from eav_ray.runtime import cluster
-from eav_ray.cli.run_command import absolute
+import sys
+from eav_ray.cli.main import run_command
+from eav_ray.config import load_experiment, parse_changes
+from eav_ray.distributed import cluster
+from eav_ray.pipelines.preparation import prepare_experiment
 from eav_ray.pipelines.preprocess.preprocess import preprocess
 from eav_ray.pipelines.train.train import train
 
-jobs, *words = sys.argv[1:]
-files = {name: f"{jobs}/experiments/{name}.yaml" for name in ("ravdess", "cremad")}
-one, other = (absolute(load(files[n], parse_changes([f"data.root={n}", *words]))) for n in files)
-with cluster.session(one.runtime):
+words = sys.argv[1:]
+one, other = (
+    prepare_experiment(load_experiment(name, parse_changes([f"data.root={name}", *words])))
+    for name in ("ravdess", "cremad")
+)
+with cluster.connect_to_ray(one.runtime):
     for experiment in (one, other):
         assert preprocess(experiment).problems == ()
     path = train(one)
-    sys.argv = ["evaluate.py", files["cremad"], "data.root=cremad", *words, "--checkpoint", path]
-    runpy.run_path(f"{jobs}/evaluate.py", run_name="__main__")
+    code = run_command(["evaluate", "cremad", "data.root=cremad", *words, "--checkpoint", path])
+sys.exit(code)
 """
 
 
@@ -44,7 +45,7 @@ def test_a_planted_class_is_found_in_another_set(tmp_path: Path) -> None:
     write_ravdess(tmp_path / "ravdess", actors=6, repetitions=3)
     write_cremad(tmp_path / "cremad", actors=4, sentences=("DFA", "IEO", "TIE"))
     done = subprocess.run(
-        [sys.executable, "-c", JOBS, str(REPOSITORY / "jobs"), *CHANGES],
+        [sys.executable, "-c", JOBS, *CHANGES],
         cwd=tmp_path,
         env={k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -68,7 +68,7 @@ def build_tree(modalities: list[str] = MODALITIES, people: int = 8) -> ResultsTr
         "reference": None,
         "search": [{"study": "s-1", "candidates": 8, "inner_score": 0.9, "test": 0.85, "changes": {"fusion.heads": 4}}],
         "audit": {"checks": checks, "sha256": "0" * 64},
-        "provenance": {"command": "python jobs/evaluate.py a<b", "seed": "0", "versions": {"torch": "2"}},
+        "provenance": {"command": "eav evaluate a<b", "seed": "0", "versions": {"torch": "2"}},
     }
     return results_tree.to_json_value(tree)
 

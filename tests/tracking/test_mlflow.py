@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from eav_ray.cli.arguments import Arguments
-from eav_ray.cli.experiment_argument import prepare_experiment
 from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.config.paths import resolve_experiment_paths
 from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError
+from eav_ray.pipelines.preparation import prepare_experiment
 from eav_ray.tracking import mlflow
 from eav_ray.tracking.mlflow import RUN_KEY_TAG, MLflowTracker, flatten_config, make_mlflow_client
 from eav_ray.training.run_spec import Progress, Run
@@ -172,8 +171,8 @@ def test_without_the_package_a_job_does_not_start(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "mlflow", None)
     words = {"store.mlflow": "http://127.0.0.1:5000", "runtime.workers": 1}
     with pytest.raises(ConfigError, match=r"^store\.mlflow needs mlflow-skinny; type .*\[mlflow\].*$"):
-        prepare_experiment(Arguments([DEMO], words, {}))
-    prepare_experiment(Arguments([DEMO], {"runtime.workers": 1}, {}))
+        prepare_experiment(load_experiment(DEMO, words))
+    prepare_experiment(load_experiment(DEMO, {"runtime.workers": 1}))
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def read_index(store: Store) -> ShardIndex:
         DataError: Not preprocessed yet, or damaged.
     """
     if not store.exists(INDEX_FILE):
-        raise DataError(f"no shards in {store}; run jobs/preprocess.py with the same experiment first")
+        raise DataError(f"no shards in {store}; run `eav preprocess` with the same experiment first")
     tree = store.read_json(INDEX_FILE)
     try:
         shards = tuple(

@@ -37,13 +37,13 @@ def open_index(experiment: Experiment) -> tuple[Store, ShardIndex]:
     wanted_subjects = experiment.data.subjects
     if stored_subjects and not (wanted_subjects and set(wanted_subjects) <= set(stored_subjects)):
         raise DataError(
-            f"the shards in {store} hold data.subjects={list(stored_subjects)} only; run jobs/preprocess.py with the "
+            f"the shards in {store} hold data.subjects={list(stored_subjects)} only; run `eav preprocess` with the "
             "same experiment first, or give the same data.subjects"
         )
     absent = [m for m in experiment.data.modalities if m not in index.modalities]
     if absent:
         raise DataError(
             f"the shards in {store} hold {', '.join(index.modalities)}, not {', '.join(absent)}; run "
-            "jobs/preprocess.py with the same experiment first"
+            "`eav preprocess` with the same experiment first"
         )
     return store, index

@@ -147,7 +147,7 @@ def _describe_labels(e: Experiment) -> str:
 def evaluate_cross_validation(
     experiment: Experiment, *, searched: bool, out: str, fit_temperature: bool = False
 ) -> str:
-    """The results page of a whole protocol that `jobs/protocol.py` finished; returns what is printed.
+    """The results page of a whole protocol that `eav protocol` finished; returns what is printed.
 
     Args:
         searched: Of the protocol with a search in every fold.
@@ -166,7 +166,7 @@ def evaluate_cross_validation(
     results, name = Store(e.store.results), f"protocols/{key}"
     if not results.is_committed(name):
         raise DataError(
-            f"{results} has no finished protocol {e.split.protocol} of this experiment; run jobs/protocol.py with the "
+            f"{results} has no finished protocol {e.split.protocol} of this experiment; run `eav protocol` with the "
             "same arguments first, or name a checkpoint with --checkpoint"
         )
     cv_result = read_cv_result(results, name)
@@ -186,7 +186,7 @@ def evaluate_cross_validation(
         if sha256(results.read(f"{f['checkpoint']}/{COMMIT}")) != f["commit_sha256"]:
             raise DataError(
                 f"{results}/{f['checkpoint']} is not the checkpoint that {results}/{name} has predictions of; delete "
-                f"{results}/{name} and run jobs/protocol.py again"
+                f"{results}/{name} and run `eav protocol` again"
             )
     search_note = ", every fold searched on inner folds of its own training people" if searched else ""
     description = (

@@ -17,7 +17,7 @@ from eav_ray.storage import list_package_versions
 def collect_provenance(experiment: Experiment, index: ShardIndex) -> dict[str, Any]:
     """In the order in which it is shown."""
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": _describe_command(),
         "date": str(datetime.date.today()),
         "commit": describe_commit(),
         "versions": list_package_versions(),
@@ -27,6 +27,11 @@ def collect_provenance(experiment: Experiment, index: ShardIndex) -> dict[str, A
         "fold seed": str(experiment.split.seed),
         "hardware": describe_hardware(),
     }
+
+
+def _describe_command() -> str:
+    program, *words = sys.argv
+    return shlex.join(["eav", *words] if Path(program).name == "eav" else ["python", program, *words])
 
 
 def describe_commit() -> str:

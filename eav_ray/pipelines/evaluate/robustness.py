@@ -165,7 +165,7 @@ def _select_recordings(
         check_channels(experiment, checkpoint, registry.count_eeg_channels(dataset, listing), path)
     if options.all_recordings:
         if not listing.recordings:
-            raise DataError(f"there is no recording in {root}; run jobs/check.py to see why")
+            raise DataError(f"there is no recording in {root}; run `eav check` to see why")
         training_ids = {*checkpoint.split.train, *checkpoint.split.validation}
         n_trained = (
             sum(r.id in training_ids for r in listing.recordings) if _is_training_dataset(checkpoint, experiment) else 0

@@ -127,7 +127,7 @@ def check_subjects_unseen(items: Sequence[LabeledRecording], checkpoint: Checkpo
         more = f" and {len(shared_subjects) - 1} more" if shared_subjects[1:] else ""
         raise ConfigError(
             f"{path} was trained on this very data set, {shared_subjects[0]}{more} among others; test it on its own "
-            "test side with jobs/evaluate.py, or name people in data.subjects whom it never saw"
+            "test side with `eav evaluate`, or name people in data.subjects whom it never saw"
         )
 
 

@@ -57,7 +57,7 @@ def predict_recordings(experiment: Experiment, path: str, on_predictions: Predic
     masked_modalities = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
     recordings = [replace(r, **masked_modalities) for r in listing.recordings]
     if not recordings:
-        raise DataError(f"there is nothing to predict in {experiment.data.root}; run jobs/check.py to see why")
+        raise DataError(f"there is nothing to predict in {experiment.data.root}; run `eav check` to see why")
     require_preprocessing_extras(experiment)
     failed = [f"{p.subject} {p.recording} {p.file}: {p.reason}" for p in listing.problems]
     with (
@@ -98,7 +98,7 @@ def predict_shards(experiment: Experiment, path: str, on_predictions: Prediction
     files = [s for s in index.shards if not subjects or not s.subject or s.subject in subjects]
     total = sum(s.rows for s in files)
     if not total:
-        raise DataError(f"there is nothing to predict in {shards}; run jobs/check.py to see why")
+        raise DataError(f"there is nothing to predict in {shards}; run `eav check` to see why")
     with (
         cluster.connect_to_ray(experiment.runtime),
         _preserve_row_order(),

@@ -19,7 +19,7 @@ def read_finished_studies(results: Store) -> dict[str, dict[str, Any]]:
         if results.exists(f"searches/{name}/best.json"):
             found[name] = results.read_json(f"searches/{name}/best.json")
             if not isinstance(found[name], dict):
-                raise DataError(f"{results}/searches/{name}/best.json is damaged; run jobs/search.py again")
+                raise DataError(f"{results}/searches/{name}/best.json is damaged; run `eav search` again")
     return found
 
 
@@ -51,7 +51,7 @@ def format_candidates(store: str, study: str, *, metric: str = SELECTION_METRIC,
         raise DataError(f"{store} has no candidate of {study} yet")
     table = parquet.decode_dataframe(results.read(name), f"{results}/{name}")
     if missing := [c for c in ("candidate", "state", "changes") if c not in table]:
-        raise DataError(f"{results}/{name} is damaged: it has no column {missing[0]}; run jobs/search.py again")
+        raise DataError(f"{results}/{name} is damaged: it has no column {missing[0]}; run `eav search` again")
     metrics = [str(c) for c in table.columns if str(c).startswith("validation_")]
     if metric not in metrics:
         raise ConfigError(
@@ -103,7 +103,7 @@ def pull(store: str, to: str, *, study: str = "", top: int = 1, next_best: bool 
             f"{study}"
         )
     if not found:
-        raise DataError(f"{store} holds no finished search; run jobs/search.py with store.results={store} first")
+        raise DataError(f"{store} holds no finished search; run `eav search` with store.results={store} first")
     if not study and len(found) > 1:
         raise ConfigError(f"{store} has {len(found)} studies; name one with --study: {', '.join(sorted(found))}")
     best = found[_require_study(study, found, store) if study else next(iter(found))]
@@ -145,7 +145,7 @@ def _require_study(study: str, known_studies: Collection[str], store: str) -> st
 def _list_next_best(best: dict[str, Any], store: str) -> list[dict[str, Any]]:
     others = best.get("runners_up", [])
     if not isinstance(others, list) or not all(isinstance(other, dict) for other in others):
-        raise DataError(f"the best.json of {store} is damaged; run jobs/search.py again")
+        raise DataError(f"the best.json of {store} is damaged; run `eav search` again")
     return others
 
 
@@ -154,9 +154,9 @@ def _read_checkpoint_files(results: Store, record: dict[str, Any], store: str) -
     try:
         prefix, expected = check_store_name(str(record["checkpoint"])), record["commit_sha256"]
     except (KeyError, TypeError) as error:
-        raise DataError(f"the best.json of {store} is damaged: {error!r}; run jobs/search.py again") from None
+        raise DataError(f"the best.json of {store} is damaged: {error!r}; run `eav search` again") from None
     if sha256(results.read(f"{prefix}/{COMMIT}")) != expected:
-        raise DataError(f"{store}/{prefix} is not the checkpoint that best.json names; run jobs/search.py again")
+        raise DataError(f"{store}/{prefix} is not the checkpoint that best.json names; run `eav search` again")
     files = results.read_committed(prefix)
     ckpt.parse_checkpoint(files, name=f"{store}/{prefix}")  # it opens, or nothing is written
     return files

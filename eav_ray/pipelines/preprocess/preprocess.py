@@ -97,7 +97,7 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     _check_problem_policy(experiment, problems)
     shards = tuple(ShardFile(r["file"], r["sha256"], r["rows"], r["subject"]) for r in records if r["rows"])
     if not shards:
-        raise DataError(f"not one recording of {experiment.data.root} could be read; run jobs/check.py to see why")
+        raise DataError(f"not one recording of {experiment.data.root} could be read; run `eav check` to see why")
     modalities = tuple(sorted(experiment.data.modalities))
     index = ShardIndex(
         store.root.rsplit("-", 1)[1], dataset.classes, modalities, n_chans, shards, list_package_versions()
@@ -123,7 +123,7 @@ def _check_problem_policy(experiment: Experiment, problems: tuple[Problem, ...])
         first = problems[0]
         raise DataError(
             f"{len(problems)} problems, and preprocessing.on_bad=fail; the first: {first.file or first.subject}: "
-            f"{first.reason}. jobs/check.py lists those that names and labels show; preprocessing.on_bad=partial keeps "
+            f"{first.reason}. `eav check` lists those that names and labels show; preprocessing.on_bad=partial keeps "
             "what can be used of such recordings, drop leaves them out"
         )
 

@@ -40,7 +40,7 @@ def render_protocols(results: ResultsTree) -> str:
     if protocols["missing"]:
         parts.append(
             render_note(
-                f"Not run yet: {', '.join(protocols['missing'])}; jobs/protocol.py with split.protocol runs them."
+                f"Not run yet: {', '.join(protocols['missing'])}; `eav protocol` with split.protocol runs them."
             )
         )
     return render_section("Protocols side by side", *parts)

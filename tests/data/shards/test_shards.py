@@ -156,7 +156,7 @@ def test_a_shard_with_other_rows_than_listed_is_named(shards: Shards) -> None:
 )
 def test_an_index_that_is_damaged_or_leads_outside_is_a_data_error(tmp_path: Path, index: str) -> None:
     store = Store(tmp_path)
-    with pytest.raises(DataError, match="run jobs/preprocess.py"):
+    with pytest.raises(DataError, match="run `eav preprocess`"):
         read_index(store)
     store.write(INDEX_FILE, index.encode())
     with pytest.raises(DataError):

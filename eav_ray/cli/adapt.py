@@ -1,0 +1,29 @@
+"""`eav adapt`: bring a checkpoint closer to a new person."""
+
+from typing import Annotated
+
+import typer
+
+from eav_ray.cli.arguments import ExperimentWords, load_experiment
+
+
+def adapt(
+    checkpoint: Annotated[str, typer.Option(help="a checkpoint folder", show_default=False)],
+    subject: Annotated[str, typer.Option(help="a person whom it never saw, such as subject9", show_default=False)],
+    words: ExperimentWords = None,
+    recordings: Annotated[int, typer.Option(min=1, help="how many labelled recordings to train on")] = 10,
+) -> None:
+    """Adapt a checkpoint to a person it never saw.
+
+    It is trained on the first few of their labelled recordings. The adapted checkpoint is tested, by `eav
+    evaluate`, on the rest of their recordings.
+
+    eav adapt fusion --checkpoint best --subject subject9 --recordings 10
+    """
+    experiment = load_experiment(words)
+
+    from eav_ray.config.paths import resolve_user_path
+    from eav_ray.pipelines.evaluate.adapt import adapt_to_subject
+
+    path = resolve_user_path("--checkpoint", checkpoint)
+    print(f"checkpoint: {adapt_to_subject(experiment, path, subject, recordings)}")

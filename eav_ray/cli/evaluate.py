@@ -1,0 +1,42 @@
+"""`eav evaluate`: test once, audit for leaks, write the page of results."""
+
+from typing import Annotated
+
+import typer
+
+from eav_ray.cli.arguments import ExperimentWords, load_experiment
+
+
+def evaluate(
+    words: ExperimentWords = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="a checkpoint folder; by default the whole protocol", show_default=False)
+    ] = "",
+    out: Annotated[
+        str, typer.Option(help="folder of the page; by default in the results store", show_default=False)
+    ] = "",
+    search: Annotated[
+        bool, typer.Option("--search", help="without --checkpoint: the protocol that was run with --search")
+    ] = False,
+    temperature: Annotated[
+        bool, typer.Option("--temperature", help="train the inner folds, to fit a temperature on them")
+    ] = False,
+) -> None:
+    """Test a checkpoint or a protocol, and write the results page.
+
+    It is audited for leaks first. The folder of the page holds index.html, results.json and model_card.md. A
+    protocol is run by `eav protocol`.
+
+    eav evaluate fusion --checkpoint best --out results_page
+    eav evaluate fusion split.protocol=within --out results_page
+    """
+    experiment = load_experiment(words)
+
+    from eav_ray.config.paths import resolve_user_path
+    from eav_ray.pipelines.evaluate.evaluate import evaluate_checkpoint, evaluate_cross_validation
+
+    folder = resolve_user_path("--out", out)
+    if checkpoint:
+        print(evaluate_checkpoint(experiment, checkpoint, out=folder, fit_temperature=temperature).text)
+    else:
+        print(evaluate_cross_validation(experiment, searched=search, out=folder, fit_temperature=temperature))

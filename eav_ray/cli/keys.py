@@ -1,0 +1,21 @@
+"""`eav keys`: the keys of an experiment."""
+
+from typing import Annotated
+
+import typer
+
+
+def keys(
+    prefix: Annotated[str, typer.Argument(help="only keys that begin so, such as optim", show_default=False)] = "",
+) -> None:
+    """List the keys of an experiment.
+
+    With default, type and meaning; each may be changed as key=value.
+
+    eav keys
+    eav keys optim
+    eav keys model.eeg
+    """
+    from eav_ray.config.keys import format_keys
+
+    print(format_keys(prefix))

@@ -1,0 +1,32 @@
+"""`eav predict`: predict recordings with a checkpoint."""
+
+from typing import Annotated
+
+import typer
+
+from eav_ray.cli.arguments import CheckpointWords, split_checkpoint_words
+
+
+def predict(
+    words: CheckpointWords = None,
+    out: Annotated[
+        str, typer.Option(help="the table that is written, Parquet or CSV by its name")
+    ] = "predictions.parquet",
+    shards: Annotated[
+        bool, typer.Option("--shards", help="predict the windows in store.shards instead of raw recordings")
+    ] = False,
+) -> None:
+    """Predict recordings with a checkpoint.
+
+    It writes a table with a row a recording, and beside it one with a row a window.
+
+    eav predict best data.root=/data/new_people --out predictions.csv
+    eav predict best data.root=/data/EAV store.shards=data/shards --shards
+    """
+    path, changes = split_checkpoint_words(words)
+
+    from eav_ray.config.paths import resolve_user_path
+    from eav_ray.pipelines.inference.export import predict_to_file
+
+    table = resolve_user_path("--out", out, allow_remote=False)
+    print(predict_to_file(path, changes, table, shards=shards).text)

@@ -1,0 +1,33 @@
+"""`eav preprocess`: raw recordings to shards."""
+
+from typing import Annotated
+
+import typer
+
+from eav_ray.cli.arguments import ExperimentWords, load_experiment
+
+
+def preprocess(
+    words: ExperimentWords = None,
+    frames: Annotated[bool, typer.Option("--frames", help="show a face of each person on the quality page")] = False,
+) -> None:
+    """Clean raw recordings and write their windows to shards.
+
+    What is finished is skipped. It ends with a table and a page on the quality of the signals.
+
+    eav preprocess fusion data.root=/data/EAV
+    """
+    experiment = load_experiment(words, used_stores=("shards",))
+
+    from eav_ray.data.shards.location import open_shard_store
+    from eav_ray.pipelines.preprocess.dataset_check import format_problems
+    from eav_ray.pipelines.preprocess.preprocess import preprocess as preprocess_dataset
+    from eav_ray.pipelines.preprocess.quality_page import write_quality_page
+
+    result = preprocess_dataset(experiment)
+    windows = sum(s.rows for s in result.index.shards)
+    print(f"{windows} windows in {len(result.index.shards)} shards, {result.n_skipped} of them finished earlier")
+    print(f"{len(result.problems)} recordings or files set aside", *format_problems(result.problems), sep="\n")
+    table, page = write_quality_page(experiment, result, frames=frames)
+    print(table)
+    print(f"shards: {open_shard_store(experiment)}\nquality: {page}")

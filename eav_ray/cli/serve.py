@@ -1,0 +1,35 @@
+"""`eav serve`: serve a checkpoint over HTTP and WebSocket."""
+
+from typing import Annotated
+
+import typer
+
+from eav_ray.cli.arguments import CheckpointWords, split_checkpoint_words
+
+
+def serve(
+    words: CheckpointWords = None,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
+    token_file: Annotated[
+        str, typer.Option(help="file of the token that requests must bring", show_default="EAV_RAY_SERVE_TOKEN")
+    ] = "",
+    name: Annotated[str, typer.Option(help="the application's name on a cluster")] = "eav-ray",
+    route: Annotated[str, typer.Option(help="the application's prefix of paths")] = "/",
+    replicas: Annotated[int, typer.Option(min=1, help="how many copies answer")] = 1,
+) -> None:
+    """Serve a checkpoint over HTTP and WebSocket.
+
+    By Ray Serve, until Ctrl-C: /health, /predict, /stream. With runtime.address=HOST:PORT it is an application of a
+    running cluster. Beyond loopback it needs a token.
+
+    eav serve best --port 8000
+    EAV_RAY_SERVE_TOKEN=$(openssl rand -hex 32) eav serve best --host 0.0.0.0
+    """
+    path, changes = split_checkpoint_words(words)
+
+    from eav_ray.pipelines.inference.serve import serve_checkpoint
+
+    serve_checkpoint(
+        path, changes, host=host, port=port, token_file=token_file, name=name, route=route, replicas=replicas
+    )

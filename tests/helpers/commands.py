@@ -1,0 +1,32 @@
+"""Commands that a text shows, and what the program's parser makes of their words."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from eav_ray.cli.main import build_app
+
+COMMAND = re.compile(r"(?:^|\s|/)(?:python jobs/(\w+)\.py|eav (\w+))((?: .*)?)$")
+
+
+def list_shown_commands(path: Path, begin: str = "") -> list[list[str]]:
+    """List the commands in the blocks of a page, as the words after `eav`.
+
+    Args:
+        path: A page of Markdown; `python jobs/train.py ...` counts as `eav train ...`.
+        begin: What the line of a command must begin with.
+    """
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for line in "".join(blocks).replace("\\\n", " ").splitlines()]
+    found = [COMMAND.search(line) for line in lines if line.startswith(begin)]
+    return [[match[1] or match[2], *shlex.split(match[3], comments=True)] for match in found if match]
+
+
+def parse_words(words: list[str]) -> dict[str, Any]:
+    """Parse the words of a command, without running it; returns its parameters by name."""
+    app: Any = typer.main.get_command(build_app())
+    name, *rest = words
+    return dict(app.commands[name].make_context(name, rest).params)
