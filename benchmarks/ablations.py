@@ -6,10 +6,10 @@ One option at a time is turned from what it is by default, three seeds, the same
 over people, seeds averaged first. FOLDER is that of `python -m benchmarks.synthetic FOLDER`, whose people and frozen
 encoders serve here; what is done is kept there, and the same command continues.
 
-- fusion: shared attention on frozen encoders of planted people.
+- fusion: shared attention on frozen encoders of synthetic people.
 - audio: the `mfcc` encoder on RAVDESS, balanced accuracy of windows.
-- spectrogram: SpecAugment, on the small AST and planted people.
-- joint: learning rate of encoders when all is trained together, on the cheap encoders and planted people.
+- spectrogram: SpecAugment, on the small AST and synthetic people.
+- joint: learning rate of encoders when all is trained together, on the cheap encoders and synthetic people.
 """
 
 import multiprocessing
@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from scipy.stats import wilcoxon
 
-from benchmarks import accuracy, planted
+from benchmarks import accuracy, synthetic
 from benchmarks.common import finish_benchmark, parse_arguments, read_table, write_table
 from eav_ray.config import Experiment, digest, override
 from eav_ray.data.shards.dataset import Dataset, open_dataset
@@ -78,10 +78,10 @@ OPTIONS = (
     Option("joint", "no weight loss", SMALL_JOINT_CHANGES | {"fusion.modality_weight_loss": 0.0}),
 )
 PART_DESCRIPTIONS = {
-    "fusion": "shared attention on frozen encoders, planted people, accuracy of recordings",
+    "fusion": "shared attention on frozen encoders, synthetic people, accuracy of recordings",
     "audio": "`mfcc` on RAVDESS, balanced accuracy of windows",
-    "spectrogram": "AST (96 wide, 3 layers), planted people, accuracy of recordings",
-    "joint": "`mfcc` and `bandpower` trained end to end, planted people, accuracy of recordings",
+    "spectrogram": "AST (96 wide, 3 layers), synthetic people, accuracy of recordings",
+    "joint": "`mfcc` and `bandpower` trained end to end, synthetic people, accuracy of recordings",
 }
 Job = tuple[Option, int, int]  # fold, seed
 
@@ -92,11 +92,11 @@ def make_experiment(option: Option, folder: Path, fold: int) -> Experiment:
         plain = {"train.encoders.audio.class_weights": False}
         return override(accuracy.make_experiment(case, folder, fold), plain | option.changes)
     here = {"runtime.engine": "torch", "runtime.workers": 1, "split.index": fold}
-    return planted.make_experiment(folder, here | option.changes)
+    return synthetic.make_experiment(folder, here | option.changes)
 
 
 def count_folds(part: str) -> int:
-    return accuracy.FOLDS if part == "audio" else planted.FOLDS
+    return accuracy.FOLDS if part == "audio" else synthetic.FOLDS
 
 
 def make_run(part: str, e: Experiment, data: Dataset, seed: int) -> Run:
@@ -140,7 +140,7 @@ def evaluate_option(job: Job, folder: Path) -> pd.DataFrame:
 def write_embeddings(folder: Path, fold: int) -> None:
     """What the frozen encoders make of everybody, those held out included."""
     torch.set_num_threads(1)
-    e = planted.make_experiment(folder, {"runtime.engine": "torch", "runtime.workers": 1, "split.index": fold})
+    e = synthetic.make_experiment(folder, {"runtime.engine": "torch", "runtime.workers": 1, "split.index": fold})
     data = open_dataset(e)
     run = make_run("fusion", e, data, e.seed)
     context = WorkerContext(data.windows, Store(e.store.results), torch.device("cpu"))
@@ -191,7 +191,7 @@ def main() -> int:
     tables: dict[tuple[str, str], list[pd.DataFrame]] = {}
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         if any(o.part == "fusion" for o in options):
-            pool.map(partial(write_embeddings, folder), range(planted.FOLDS))
+            pool.map(partial(write_embeddings, folder), range(synthetic.FOLDS))
         for k, (job, table) in enumerate(
             zip(jobs, pool.imap(partial(evaluate_option, folder=folder), jobs), strict=True), 1
         ):

@@ -1,6 +1,6 @@
 """Accuracy on real recordings of people never seen: every audio and EEG encoder against support-vector machines.
 
-    EAV_RAY_REAL=... python -m benchmarks.accuracy [FOLDER] [set=ravdess] [case=mfcc] [seeds=1] [workers=1] [train=no]
+    EAV_RAY_REAL=... python -m benchmarks.accuracy [FOLDER] [dataset=ravdess] [case=mfcc] [seeds=1] [workers=1] [train=no]
 
 RAVDESS speech (five emotions, 16 actors) and EEG During Mental Arithmetic (rest against arithmetic, 16 people), two
 people held out in each of eight folds, three seeds. All sides have the same stored windows and folds; the machines
@@ -309,7 +309,7 @@ def write_report(tables: dict[str, list[pd.DataFrame]]) -> int:
     lines += [
         "",
         "Encoders are of the small sizes named, from random values. The video encoder has no labelled real recordings "
-        "here: what it can do was shown on planted people only.",
+        "here: what it can do was shown on synthetic people only.",
     ]
     return finish_benchmark("accuracy", "Accuracy on real recordings, people never seen", "\n".join(lines), goals)
 
@@ -319,9 +319,9 @@ def format_p_value(gain: np.ndarray) -> str:
 
 
 def main() -> int:
-    folder, words = parse_arguments(__doc__, ("set", "case", "seeds", "workers", "train"))
+    folder, words = parse_arguments(__doc__, ("dataset", "case", "seeds", "workers", "train"))
     seeds, workers = int(words.get("seeds", SEEDS)), int(words.get("workers", os.cpu_count() or 1))
-    cases = [c for c in CASES if words.get("set", c.dataset) == c.dataset and words.get("case", c.name) == c.name]
+    cases = [c for c in CASES if words.get("dataset", c.dataset) == c.dataset and words.get("case", c.name) == c.name]
     preprocessed: set[str] = set()
     for case in cases:
         e = make_experiment(case, folder)

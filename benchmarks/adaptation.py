@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from benchmarks.common import Goal, finish_benchmark, parse_arguments
-from benchmarks.planted import FOLDS, SPEC, make_experiment
+from benchmarks.synthetic import FOLDS, SPEC, make_experiment
 from eav_ray.config import override
 from eav_ray.data.shards.dataset import open_dataset
 from eav_ray.distributed import cluster
@@ -59,7 +59,7 @@ def main() -> int:
                 parts.append({"subject": subject, "recordings": k, "accuracy": correct.mean(), "scored": len(correct)})
     table = pd.DataFrame(parts).pivot(index="subject", columns="recordings", values="accuracy") * 100
     lines = [
-        f"{SPEC.n_subjects} planted people never seen before, {parts[0]['scored']} recordings of each scored; fusion "
+        f"{SPEC.n_subjects} synthetic people never seen before, {parts[0]['scored']} recordings of each scored; fusion "
         "and heads trained on, encoders as they were.",
         "",
         "| labelled recordings | accuracy | SD over people | gain | better, worse | Wilcoxon p |",
@@ -79,7 +79,7 @@ def main() -> int:
         " points",
     )
     return finish_benchmark(
-        "calibration", "Calibration with labelled recordings of a new person", "\n".join(lines), [goal]
+        "adaptation", "Adaptation to a new subject by labelled recordings", "\n".join(lines), [goal]
     )
 
 

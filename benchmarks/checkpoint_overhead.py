@@ -182,7 +182,7 @@ def main() -> int:
         f"The goal is pause and slower steps together, over {CHECKPOINT_INTERVAL_S:.0f} s. {MAX_LOST_PERCENT:g} % is "
         "what `benchmarks.train` allows for all that the program adds to a plain loop.",
     ]
-    return finish_benchmark("pause", "What a checkpoint costs a training", "\n".join(lines), goals)
+    return finish_benchmark("checkpoint_overhead", "What a checkpoint costs a training", "\n".join(lines), goals)
 
 
 if __name__ == "__main__":

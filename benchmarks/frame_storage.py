@@ -2,9 +2,9 @@
 
     EAV_RAY_REAL=... python -m benchmarks.frame_storage [FOLDER]
 
-Bytes, time and fidelity are measured on real face video at 224 x 224; accuracy on the demo's planted people at 64 x 64,
+Bytes, time and fidelity are measured on real face video at 224 x 224; accuracy on the demo's synthetic people at 64 x 64,
 the only faces here that have emotions: a video encoder is trained and tested on people never seen, once on each form of
-the same frames. FOLDER keeps the planted people from one run to the next.
+the same frames. FOLDER keeps the synthetic people from one run to the next.
 """
 
 import io
@@ -82,7 +82,7 @@ def measure_raw(windows: list[np.ndarray], folder: Path) -> dict[str, float]:
 def score_codec(folder: Path, codec: str) -> pd.DataFrame:
     """Whether the video encoder is right: one row a recording of the people held out."""
     folder_of_codec = folder / codec
-    words = [DEMO, f"data.root={folder / 'planted'}", "data.modalities=[video]", f"preprocessing.video.codec={codec}"]
+    words = [DEMO, f"data.root={folder / 'synthetic'}", "data.modalities=[video]", f"preprocessing.video.codec={codec}"]
     words += [f"store.{k}={folder_of_codec / k}" for k in ("shards", "results", "cache")]
     run_program("jobs/preprocess.py", *words)
     checkpoint = run_program("jobs/train.py", *words).rsplit("checkpoint: ", 1)[1].split()[0]
@@ -122,13 +122,13 @@ def main() -> int:
             f"| {name} | {one['bytes'][0]:,.0f} | {format_spread(one['encode'])} | {format_spread(one['decode'], 3)} | "
             f"{format_spread(one['wall'], 3)} | {psnr} |"
         )
-    generate_dataset(folder / "planted", SyntheticSpec(n_subjects=9, per_class=6), workers=2)
+    generate_dataset(folder / "synthetic", SyntheticSpec(n_subjects=9, per_class=6), workers=2)
     correct = pd.concat({c: score_codec(folder, c)["video"] for c in ("raw", "jpeg")}, axis=1)
     discordant = {c: int((correct[c] & ~correct[o]).sum()) for c, o in (("raw", "jpeg"), ("jpeg", "raw"))}
     p = float(binomtest(discordant["raw"], sum(discordant.values())).pvalue) if sum(discordant.values()) else 1.0
     lines += [
         "",
-        f"Accuracy on {len(correct)} recordings of {correct.index.get_level_values(0).nunique()} planted people never "
+        f"Accuracy on {len(correct)} recordings of {correct.index.get_level_values(0).nunique()} synthetic people never "
         f"seen: raw {correct['raw'].mean():.1%}, JPEG 95 {correct['jpeg'].mean():.1%}; {discordant['raw']} recordings "
         f"right by raw alone, {discordant['jpeg']} by JPEG alone; exact McNemar p = {p:.2g}. One seed.",
     ]
@@ -149,7 +149,7 @@ def main() -> int:
             " points",
         ),
     ]
-    return finish_benchmark("frames", "How video frames are stored", "\n".join(lines), goals)
+    return finish_benchmark("frame_storage", "How video frames are stored", "\n".join(lines), goals)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m benchmarks.preprocess [FOLDER]
 
-All sides of a ratio run one after the other on the same files, five times; the order alternates. One person is planted
+All sides of a ratio run one after the other on the same files, five times; the order alternates. One subject is generated
 (0.8 GB, some minutes); for the whole job the files stand under four names. FOLDER keeps the person from one run to
 the next. Needs opencv-python-headless (extra `bench`) and some 25 minutes on 2 cores, with nothing else running.
 """
@@ -179,7 +179,7 @@ def time_job(root: Path, shards: Path) -> float:
 
 
 def time_serial_loaders(root: Path, features: bool) -> float:
-    code = f"from benchmarks.preprocess import serial_loaders; serial_loaders({str(root)!r}, features={features})"
+    code = f"from benchmarks.preprocess import load_serially; load_serially({str(root)!r}, features={features})"
     return time_program("-c", code)
 
 
@@ -202,7 +202,7 @@ def time_work(work: Callable[[], Any]) -> float:
 def main() -> int:
     folder, _ = parse_arguments(__doc__)
     root = generate_one_subject(folder / "EAV")
-    many_root = copy_subject(root, folder / "people")
+    many_root = copy_subject(root, folder / "subjects")
     listing = EAV(str(root)).scan()
     paths = [r.video for r in listing.recordings if r.video is not None]
     eeg = next(r.eeg for r in listing.recordings if r.eeg is not None)

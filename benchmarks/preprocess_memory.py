@@ -23,9 +23,9 @@ from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 RUNS = 3
 IDLE = """
 import time
-from eav_ray.config import Runtime
-from eav_ray.runtime import cluster
-with cluster.session(Runtime()):
+from eav_ray.config import RuntimeConfig
+from eav_ray.distributed import cluster
+with cluster.connect_to_ray(RuntimeConfig()):
     import ray
     ray.get([ray.remote(lambda: time.sleep(1)).remote() for _ in range(2)])
     time.sleep(5)

@@ -1,6 +1,6 @@
 """What it costs to search fusions: trained together as one batch, one after the other, or one Ray Train run each.
 
-    python -m benchmarks.search [FOLDER] [only=a,b,c] [people=42]
+    python -m benchmarks.search [FOLDER] [parts=a,b,c] [subjects=42]
 
 a: `jobs/search.py` with 200 candidates of three inner folds of about 200 windows and ten epochs, on synthetic people,
 from the command to the last candidate; against one Ray Train run a candidate on the same embeddings, as many side by
@@ -342,8 +342,8 @@ def run_part_c(pool: ProcessPoolExecutor, n_subjects: int) -> tuple[list[str], l
 
 
 def main() -> int:
-    folder, words = parse_arguments(__doc__, ("only", "people"))
-    parts, n_subjects = words.get("only", "a,b,c").split(","), int(words.get("people", 42))
+    folder, words = parse_arguments(__doc__, ("parts", "subjects"))
+    parts, n_subjects = words.get("parts", "a,b,c").split(","), int(words.get("subjects", 42))
     print(
         f"to do: parts {', '.join(parts)}; about {12 * ('a' in parts) + 3 + n_subjects} minutes on 2 cores", flush=True
     )

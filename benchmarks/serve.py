@@ -94,7 +94,7 @@ def time_request(url: str, body: bytes) -> float:
 
 
 class StreamClient:
-    """One client that sends EEG and audio of planted people at the pace at which they were recorded."""
+    """One client that sends EEG and audio of synthetic people at the pace at which they were recorded."""
 
     def __init__(self, url: str, dataset: EAV, recording: Recording) -> None:
         raw = dataset.read_eeg(recording)

@@ -1,15 +1,15 @@
-"""Planted people never seen, whose best possible accuracy is known: encoders, fusion, and what its weights say.
+"""Synthetic people never seen, whose best possible accuracy is known: encoders, fusion, and what its weights say.
 
     python -m benchmarks.synthetic [FOLDER] [cue=next] [key=value ...]
 
-Twelve planted people of 50 recordings, four held out in each of three folds: each encoder alone, then the fusion on
+Twelve synthetic people of 50 recordings, four held out in each of three folds: each encoder alone, then the fusion on
 the frozen encoders, as in eav_ray/experiments/demo.yaml but for what this file changes. In 30 % of the recordings one
 modality is useless and carries a cue that says so: its weight must fall there, and weights that depend on the recording
 must beat the best fixed ones: of these encoders, whose logits heed the cue already, and of an ideal observer, who sees
-in every modality what was planted there but no cue. FOLDER keeps what is done.
+in every modality what is shown there but no cue. FOLDER keeps what is done.
 
 With `cue=next` the cue lies in another modality than the useless one: no encoder can heed it alone, so a fixed sum of
-what the encoders say is misled, and only weights that depend on the recording can tell. Another page: planted_next.md.
+what the encoders say is misled, and only weights that depend on the recording can tell. Another page: synthetic_cue_elsewhere.md.
 """
 
 import sys
@@ -91,7 +91,7 @@ def fit_fixed_weights(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def simulate_ideal_observers(spec: SyntheticSpec) -> tuple[pd.DataFrame, dict[str, float]]:
-    """What ideal observers, who see the planted latents without error, make of each recording of these people.
+    """What ideal observers, who see the latents without error, make of each recording of these people.
 
     Returns:
         By (subject, recording): the chance to be right of who knows the cues, with each modality alone and with all
@@ -157,7 +157,7 @@ def write_report(
         f"{len(table)} recordings of {table['subject'].nunique()} people, each tested by models that never saw them; "
         "one seed, small models (eav_ray/experiments/demo.yaml).",
         "",
-        "The ideal observer sees what was planted in a recording and its cue, without error.",
+        "The ideal observer sees what is shown in a recording and its cue, without error.",
         "",
         "| source | accuracy | SD over people | Bayes limit | ideal observer on these recordings | share of that |",
         "|---|---|---|---|---|---|",
@@ -210,7 +210,7 @@ def write_report(
         ideals = ", ".join(f"{ideal_weights[m]:.2f}" for m in MODALITIES)
         explanation = (
             "The first three weigh what these encoders say, which heed the cue already; the ideal observer sees what "
-            f"was planted without error, but no cue, and weighs {ideals}. {explanation}"
+            f"is shown without error, but no cue, and weighs {ideals}. {explanation}"
         )
     lines += [
         "",
@@ -225,10 +225,10 @@ def write_report(
         lines.append(f"| {name} | {other.mean():.1%} | {discordant[0]}, {discordant[1]} | {p:.2g} |")
         goals.append(Goal(f"fusion less {name}", 100 * float(by_fusion.mean() - other.mean()), 0, " points"))
     lines += ["", *(f"- {w}" for w in warnings)]
-    title, page = f"Planted people never seen, {e.fusion.kind}", "planted"
+    title, page = f"Synthetic people never seen, {e.fusion.kind}", "synthetic"
     if spec.cue == "next":
-        title, page = f"{title}: the cue lies in another modality", "planted_next"
-    return finish_benchmark("planted", title, "\n".join(lines), goals, page_name=page)
+        title, page = f"{title}: the cue lies in another modality", "synthetic_cue_elsewhere"
+    return finish_benchmark("synthetic", title, "\n".join(lines), goals, page_name=page)
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.train [FOLDER] [rounds=5]
 
-Three small encoders and their fusion, trained together on planted people, in steps of 50 to 100 ms: by the program
+Three small encoders and their fusion, trained together on synthetic people, in steps of 50 to 100 ms: by the program
 itself (Ray Train workers, DeepSpeed, a checkpoint every other epoch) and by a loop of a few lines in bare processes.
 Same model, loss, batches, threads and order; one worker against one process, two against two. A round is one side after
 the other, in turns; what is compared is the time of all steps after the first epoch, pair by pair.

@@ -64,7 +64,7 @@ from eav_ray.training import checkpoint as training_checkpoint
 from eav_ray.training.checkpoint import load_finished_checkpoint
 from eav_ray.training.embeddings import EMBEDDING_ARRAYS, EmbeddingSource
 from eav_ray.tuning.study import StudyClient
-from tests.data.datasets.test_eav import plant
+from tests.data.datasets.test_eav import write_subject
 from tests.data.shards.test_shards import CHANNELS, MODALITIES, PROFILE, SCHEMA, Shards, rows
 from tests.helpers.paths import REPOSITORY
 from tests.models.encoders.test_pretrained import AST_SIZES
@@ -187,14 +187,14 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
 
 
 def of_eav(folder: Path, name: str) -> Place:
-    person = plant(folder / "eav")
+    subject = write_subject(folder / "eav")
     e = override(Experiment(), {"data.dataset": "eav", "data.root": str(folder / "eav")})
 
     def read() -> None:
         found = check_dataset(e)
         assert any(name in p.reason for p in found.problems) and all(r.eeg is None for r in found.recordings)
 
-    return Place((person / "EEG" / name).write_bytes, read)
+    return Place((subject / "EEG" / name).write_bytes, read)
 
 
 def table(folder: Path, name: str) -> Place:

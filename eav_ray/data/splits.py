@@ -41,8 +41,8 @@ class Split:
 
 
 def add_permutation_groups(ids: pd.DataFrame) -> pd.DataFrame:
-    """Add to a table of windows what a permutation of labels needs: `group_labels`, the labels of all recordings of the
-    same person and task, and `place`, which of them this one is.
+    """Add to a table of windows what a permutation of labels needs: `permutation_labels`, the labels of all
+    recordings of the same subject and task, and `permutation_index`, which of them this one is.
 
     For all that is stored, before anything is left out: whoever sees fewer recordings must permute alike.
     """
@@ -51,7 +51,10 @@ def add_permutation_groups(ids: pd.DataFrame) -> pd.DataFrame:
     index_in_group = dict(zip(first["id"], groups.cumcount(), strict=True))
     group_labels = {name: tuple(map(int, group["label"])) for name, group in groups}
     row_labels = [group_labels[key] for key in zip(ids["subject"], ids["task"], strict=True)]
-    return ids.assign(place=ids["id"].map(index_in_group), peers=pd.Series(row_labels, index=ids.index, dtype=object))
+    return ids.assign(
+        permutation_index=ids["id"].map(index_in_group),
+        permutation_labels=pd.Series(row_labels, index=ids.index, dtype=object),
+    )
 
 
 def list_labeled_recordings(ids: pd.DataFrame, data: DataConfig, seed: int) -> list[LabeledRecording]:
@@ -79,7 +82,7 @@ def list_labeled_recordings(ids: pd.DataFrame, data: DataConfig, seed: int) -> l
     items = [LabeledRecording(i, s, int(label), t, int(o)) for i, s, label, t, o in zip(*columns, strict=True)]
     if data.labels == "true":
         return items
-    permutation_rows = zip(items, first["peers"], first["place"], strict=True)
+    permutation_rows = zip(items, first["permutation_labels"], first["permutation_index"], strict=True)
     return [
         replace(i, label=_permute_labels(i.subject, i.task, labels, seed)[position])
         for i, labels, position in permutation_rows

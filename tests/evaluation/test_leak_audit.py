@@ -1,4 +1,4 @@
-"""The audit finds every planted leak in what a checkpoint and the stored windows themselves say, and no other."""
+"""The audit finds every inserted leak in what a checkpoint and the stored windows themselves say, and no other."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace

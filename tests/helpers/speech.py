@@ -1,4 +1,4 @@
-"""Generated clips in the exact layouts of RAVDESS and CREMA-D: tones and grey films whose class is planted.
+"""Generated clips in the exact layouts of RAVDESS and CREMA-D: tones and grey films whose class is known.
 
 They stand for nobody's speech. What a class sounds like is the same in both sets; voices, rates and lengths are not.
 """

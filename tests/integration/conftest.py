@@ -1,4 +1,4 @@
-"""Planted people and job commands for the tests on real Ray."""
+"""Synthetic people and job commands for the tests on real Ray."""
 
 import os
 import subprocess
@@ -16,9 +16,9 @@ Job = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three people of ten recordings."""
-    root = tmp_path_factory.mktemp("planted")
+    root = tmp_path_factory.mktemp("synthetic")
     generate_dataset(root, SyntheticSpec(n_subjects=3, per_class=2, video_size=(64, 48), fps=5))
     return root
 
@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def job(planted: Path, place: Path) -> Job:
+def job(synthetic: Path, place: Path) -> Job:
     """Run `python jobs/<name>.py <words>` as a user would, in a process of its own."""
 
     def run(name: str, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -51,9 +51,9 @@ def job(planted: Path, place: Path) -> Job:
 
 
 @pytest.fixture(scope="session")
-def preprocessed(job: Job, planted: Path) -> list[str]:
+def preprocessed(job: Job, synthetic: Path) -> list[str]:
     """The arguments that all jobs share, once the shards are there."""
-    words = [str(TINY), f"data.root={planted}"]
+    words = [str(TINY), f"data.root={synthetic}"]
     done = job("preprocess", *words)
     assert "120 windows" in done.stdout and "bad channels" in done.stdout
     page = Path(done.stdout.rsplit("quality: ", 1)[1].strip())

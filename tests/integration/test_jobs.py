@@ -1,4 +1,4 @@
-"""The whole path runs as jobs on a real Ray: preprocess, train, tune, pull, evaluate, predict, on planted people."""
+"""The whole path runs as jobs on a real Ray: preprocess, train, tune, pull, evaluate, predict, on synthetic people."""
 
 import json
 import shutil
@@ -30,9 +30,11 @@ def test_preprocessing_again_skips_what_is_finished(job: Job, preprocessed: list
     assert "6 of them finished earlier" in job("preprocess", *preprocessed).stdout
 
 
-def test_a_recording_that_cannot_be_read_is_set_aside_with_its_reason(job: Job, planted: Path, tmp_path: Path) -> None:
+def test_a_recording_that_cannot_be_read_is_set_aside_with_its_reason(
+    job: Job, synthetic: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "EAV"
-    shutil.copytree(planted / "subject1", copy / "subject1")
+    shutil.copytree(synthetic / "subject1", copy / "subject1")
     broken = sorted((copy / "subject1" / "Video").glob("*.mp4"))[3]
     broken.write_bytes(broken.read_bytes()[:200])
     done = job("preprocess", TINY, f"data.root={copy}", f"store.shards={tmp_path / 'shards'}")
@@ -69,12 +71,12 @@ sys.meta_path.insert(0, Finder())
 
 
 def test_a_file_that_ends_its_process_costs_one_recording(
-    job: Job, planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(DEADLY)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     copy = tmp_path / "EAV"
-    shutil.copytree(planted / "subject1", copy / "subject1")
+    shutil.copytree(synthetic / "subject1", copy / "subject1")
     done = job("preprocess", TINY, f"data.root={copy}", f"store.shards={tmp_path / 'shards'}")
     assert "36 windows" in done.stdout and "1 recordings or files set aside" in done.stdout
     assert "subject1 004: reading one of its files ends the process" in done.stdout
@@ -99,7 +101,7 @@ def test_the_same_search_again_runs_nothing_twice(job: Job, preprocessed: list[s
 
 
 def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
-    job: Job, preprocessed: list[str], tuned: Path, place: Path, planted: Path
+    job: Job, preprocessed: list[str], tuned: Path, place: Path, synthetic: Path
 ) -> None:
     assert "tiny-" in job("pull", str(tuned), "--list").stdout
     best = place / "best"
@@ -122,7 +124,7 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     assert frames["audio"] is None and 0 <= frames["video"] <= 1
     assert (page.parent / "model_card.md").read_text().startswith("# tiny: a checkpoint")
     person = split["test"][0].split("/")[0]
-    job("predict", str(best), f"data.root={planted}", f"data.subjects=[{person}]", "--out", str(place / "p.csv"))
+    job("predict", str(best), f"data.root={synthetic}", f"data.subjects=[{person}]", "--out", str(place / "p.csv"))
     predicted = pd.read_csv(place / "p.csv")
     assert len(predicted) == 10
     assert set(predicted["label"]) | set(predicted["predicted"]) <= set(CLASSES)
@@ -133,13 +135,13 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     by_raw = predicted.set_index(predicted["recording"].astype(str).str.zfill(3))["fusion.logit_0"]
     assert np.allclose(tested, by_raw[tested.index], atol=1e-5)
     words = [f"data.subjects=[{person}]", "--shards", "--out", str(place / "p.parquet")]
-    job("predict", str(best), f"data.root={planted}", *words)
+    job("predict", str(best), f"data.root={synthetic}", *words)
     by_shards = pd.read_parquet(place / "p.parquet")
     assert by_shards["predicted"].tolist() == predicted["predicted"].tolist()
     assert np.allclose(by_shards.filter(like="probability."), predicted.filter(like="probability."), atol=1e-5)
     assert len(pd.read_parquet(place / "p-windows.parquet")) == 40
     # A modality that is not there, or not wanted, is a missing one: its weight is exactly 0.
-    changes = [f"data.root={planted}", f"data.subjects=[{person}]", "data.modalities=[audio,eeg]"]
+    changes = [f"data.root={synthetic}", f"data.subjects=[{person}]", "data.modalities=[audio,eeg]"]
     job("predict", str(best), *changes, "--out", str(place / "two.csv"))
     two = pd.read_csv(place / "two.csv")
     assert len(two) == 10 and (two["weight.video"] == 0).all() and two["video.logit_0"].isna().all()
@@ -163,12 +165,12 @@ def test_a_checkpoint_is_calibrated_to_a_person_and_scored_on_the_rest(
 
 
 def test_robustness_is_measured_one_modality_at_a_time_and_the_command_continues(
-    job: Job, preprocessed: list[str], tuned: Path, place: Path, planted: Path
+    job: Job, preprocessed: list[str], tuned: Path, place: Path, synthetic: Path
 ) -> None:
     best, out = place / "to-corrupt", place / "corrupted"
     job("pull", str(tuned), "--to", str(best))
     asked = ["--corruptions", "gaussian,eeg.dropout,darkness", "--severity-levels", "2", "--out", str(out)]
-    done = job("robustness", str(best), f"data.root={planted}", *asked)
+    done = job("robustness", str(best), f"data.root={synthetic}", *asked)
     assert "robustness: 11 conditions x 10 recordings of 1 people; about 1 minute" in done.stdout
     (folder,) = (out / "robustness").iterdir()
     tree = json.loads((folder / "results.json").read_text())
@@ -206,7 +208,7 @@ def test_robustness_is_measured_one_modality_at_a_time_and_the_command_continues
     (folder / "results.json").unlink()
     (folder / "audio.gaussian.2.parquet").unlink()
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
-    again = job("robustness", str(best), f"data.root={planted}", *asked)
+    again = job("robustness", str(best), f"data.root={synthetic}", *asked)
     assert "robustness: 1 condition (10 others are there) x 10 recordings" in again.stdout
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "audio.gaussian.2.parquet"), tables["audio.gaussian.2"])
     assert again.stdout.splitlines()[1:] == done.stdout.splitlines()[1:]
@@ -214,10 +216,10 @@ def test_robustness_is_measured_one_modality_at_a_time_and_the_command_continues
 
     # What is whole is read, and Ray is not started.
     words = RobustnessOptions(kinds=("gaussian", "eeg.dropout", "darkness"), steps=2)
-    read = run_robustness(str(best), {"data.root": str(planted)}, words, str(out))
+    read = run_robustness(str(best), {"data.root": str(synthetic)}, words, str(out))
     assert read.text.splitlines() == done.stdout.splitlines()[1:] and not ray.is_initialized()
     other = place / "others" / "subject9"
-    shutil.copytree(planted / "subject1", other)
+    shutil.copytree(synthetic / "subject1", other)
     (other / "EEG" / "subject1_eeg.mat").rename(other / "EEG" / "subject9_eeg.mat")
     (other / "EEG" / "subject1_eeg_label.mat").rename(other / "EEG" / "subject9_eeg_label.mat")
     with pytest.raises(DataError, match=r"does not hold 10 of the 10 recordings .*; set data\.root to .*--all"):

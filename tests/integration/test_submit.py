@@ -93,10 +93,10 @@ def submit(server: str, environment: dict[str, str], *words: str) -> subprocess.
 
 
 def test_a_submitted_job_preprocesses_on_the_cluster(
-    server: str, environment: dict[str, str], planted: Path, tmp_path: Path
+    server: str, environment: dict[str, str], synthetic: Path, tmp_path: Path
 ) -> None:
     stores = [f"store.{k}={tmp_path / k}" for k in ("shards", "results", "cache")]
-    words = ["tests/integration/tiny.yaml", f"data.root={planted}", "data.subjects=[subject1]", *stores]
+    words = ["tests/integration/tiny.yaml", f"data.root={synthetic}", "data.subjects=[subject1]", *stores]
     done = submit(server, environment, "jobs/preprocess.py", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "40 windows" in done.stdout
@@ -109,8 +109,8 @@ def test_a_submitted_job_with_relative_folders_says_what_to_do(server: str, envi
     assert "a submitted job runs in a temporary copy" in done.stdout
 
 
-def test_the_job_server_refuses_who_has_no_token(server: str, environment: dict[str, str], planted: Path) -> None:
-    words = ["jobs/check.py", "tests/integration/tiny.yaml", f"data.root={planted}"]
+def test_the_job_server_refuses_who_has_no_token(server: str, environment: dict[str, str], synthetic: Path) -> None:
+    words = ["jobs/check.py", "tests/integration/tiny.yaml", f"data.root={synthetic}"]
     without = {k: v for k, v in environment.items() if not k.startswith("RAY_AUTH")} | {"RAY_AUTH_MODE": "disabled"}
     refused = submit(server, without, *words)
     assert refused.returncode != 0

@@ -28,7 +28,7 @@ PEOPLE, PER_CLASS, HZ = 4, 12, 100
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
-    """Four people's planted EEG as shards: one window a recording, rendered at the stored rate."""
+    """Four people's synthetic EEG as shards: one window a recording, rendered at the stored rate."""
     folder = tmp_path_factory.mktemp("control")
     experiment = experiment_of("true")
     shards, of = Store(folder / "shards"), schema.make_schema(experiment.preprocessing, 30, ("eeg",))

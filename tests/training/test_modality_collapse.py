@@ -20,7 +20,7 @@ TIMES = {m: torch.arange(TOKENS) / TOKENS for m in MODALITIES}
 CPU = torch.device("cpu")
 
 
-def planted(n: int = N, used: tuple[str, ...] = MODALITIES) -> Batch:
+def make_batch(n: int = N, used: tuple[str, ...] = MODALITIES) -> Batch:
     """Each modality of `used` tells of the class a part that the others do not."""
     draw = torch.Generator().manual_seed(3)
     bits = torch.randint(0, 2, (n, 3), generator=draw)
@@ -68,12 +68,12 @@ def seeded() -> None:
     "make", [attention, bottleneck, lambda: GatedFusion(WIDTHS, n_outputs=8, width=16, dropout=0.0)]
 )
 def test_a_fusion_that_needs_all_its_modalities_gets_no_warning(make: type[Fusion]) -> None:
-    assert find_modality_collapse(trained(make(), planted()), [planted()], CPU) == []
+    assert find_modality_collapse(trained(make(), make_batch()), [make_batch()], CPU) == []
 
 
 def test_attention_over_one_token_is_found_by_its_key_and_by_its_dead_queries() -> None:
-    module = trained(SingleTokenFusion(WIDTHS, n_outputs=8, heads=4, dropout=0.0), planted())
-    found = find_modality_collapse(module, [planted()], CPU)
+    module = trained(SingleTokenFusion(WIDTHS, n_outputs=8, heads=4, dropout=0.0), make_batch())
+    found = find_modality_collapse(module, [make_batch()], CPU)
     assert [f.check for f in found] == ["single attention key", "dead queries and keys"]
     assert found[0].value == 1 and found[1].value < 1e-6
     assert "1 key" in found[0].text and "no gradient" in found[1].text
@@ -81,11 +81,11 @@ def test_attention_over_one_token_is_found_by_its_key_and_by_its_dead_queries() 
 
 def test_a_modality_that_takes_all_the_weight_is_named_with_its_share() -> None:
     fusion = GatedFusion(WIDTHS, n_outputs=8, width=16, dropout=0.0)
-    module = trained(fusion, planted())
+    module = trained(fusion, make_batch())
     with torch.no_grad():
         fusion.gate.weight.zero_()
         fusion.gate.bias.copy_(torch.tensor([0.0, 9.0, 0.0]))
-    found = find_modality_collapse(module, [planted()], CPU)
+    found = find_modality_collapse(module, [make_batch()], CPU)
     (dominant,) = [f for f in found if f.check == "dominant modality"]
     assert dominant.value == 1.0 and dominant.text.startswith("eeg has more than 95% of the weight in 100.0%")
 
@@ -93,8 +93,8 @@ def test_a_modality_that_takes_all_the_weight_is_named_with_its_share() -> None:
 @pytest.mark.parametrize("make", [attention, bottleneck])
 def test_a_modality_whose_removal_costs_nothing_is_named(make: type[Fusion]) -> None:
     """The class of the windows that judge does not depend on audio, and a part of their audio misleads."""
-    module = trained(make(), planted())
-    judged = planted()
+    module = trained(make(), make_batch())
+    judged = make_batch()
     judged.inputs["audio.tokens"] = -judged.inputs["audio.tokens"]
     judged.inputs["audio.pooled"] = -judged.inputs["audio.pooled"]
     unused = [f for f in find_modality_collapse(module, [judged], CPU) if f.check == "unused modality"]
@@ -103,7 +103,7 @@ def test_a_modality_whose_removal_costs_nothing_is_named(make: type[Fusion]) -> 
 
 
 def test_the_mean_of_logits_is_judged_by_what_its_modalities_add() -> None:
-    batch = planted()
+    batch = make_batch()
     for column, m in enumerate(MODALITIES):
         bit = (batch.label_B >> column) & 1
         for k in range(8):
@@ -116,23 +116,23 @@ def test_the_mean_of_logits_is_judged_by_what_its_modalities_add() -> None:
 def test_a_first_batch_that_tells_nothing_is_no_finding() -> None:
     """Windows with one modality, pooled tokens: one key. Labels that are not known."""
     fusion = SharedAttentionFusion(WIDTHS, TIMES, window_s=1, n_outputs=8, width=16, heads=4, dropout=0.0, pooled=True)
-    module = trained(fusion, planted())
-    alone, unknown = planted(8), planted(8)
+    module = trained(fusion, make_batch())
+    alone, unknown = make_batch(8), make_batch(8)
     alone.present_BM[:, 1:] = False
     unknown.label_B[:5] = -1
-    assert find_modality_collapse(module, [alone, unknown, planted()], CPU) == []
+    assert find_modality_collapse(module, [alone, unknown, make_batch()], CPU) == []
 
 
 def test_a_fusion_that_has_fitted_its_windows_is_not_called_dead() -> None:
     fusion = attention()
-    module = trained(fusion, planted())
+    module = trained(fusion, make_batch())
     with torch.no_grad():
         for parameter in fusion.head[1].parameters():
             parameter.mul_(1000)
-    assert not [f for f in find_modality_collapse(module, [planted()], CPU) if f.check == "dead queries and keys"]
+    assert not [f for f in find_modality_collapse(module, [make_batch()], CPU) if f.check == "dead queries and keys"]
 
 
 def test_windows_with_one_modality_are_no_evidence() -> None:
-    batch = planted()
+    batch = make_batch()
     batch.present_BM[:, 1:] = False
-    assert find_modality_collapse(trained(attention(), planted(), 1), [batch], CPU) == []
+    assert find_modality_collapse(trained(attention(), make_batch(), 1), [batch], CPU) == []

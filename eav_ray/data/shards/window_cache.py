@@ -29,7 +29,8 @@ class WindowCache:
     """All windows of an index, by number: row i is always the same window, on every node and for any world size.
 
     `ids` is a table with one row a window: subject, recording, window, label, task, order, has_<modality>, `id`, which
-    is "subject/recording", and `place` and `peers` (`splits.add_permutation_groups`), which count all that is stored.
+    is "subject/recording", and `permutation_index` and
+    `permutation_labels` (`splits.add_permutation_groups`), which count all that is stored.
     """
 
     def __init__(

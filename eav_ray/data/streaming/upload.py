@@ -52,7 +52,10 @@ def parse_upload(tree: dict[str, Any]) -> Upload:
         try:
             match m:
                 case "eeg":
-                    parts |= {"eeg": messages.parse_eeg(value), "eeg_named": isinstance(value.get("channels"), list)}
+                    parts |= {
+                        "eeg": messages.parse_eeg(value),
+                        "eeg_names_given": isinstance(value.get("channels"), list),
+                    }
                 case "audio":
                     parts["audio"] = messages.require_audio_file(_decode_bytes(value, m))
                 case _ if isinstance(value, dict):

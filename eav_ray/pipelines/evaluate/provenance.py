@@ -24,7 +24,7 @@ def collect_provenance(experiment: Experiment, index: ShardIndex) -> dict[str, A
         "Python": platform.python_version(),
         "index of shards": f"{index.key}, {len(index.shards)} shards, content {digest(index.fingerprint)}",
         "seed": str(experiment.seed),
-        "fold seed": str(experiment.split.seed),
+        "split seed": str(experiment.split.seed),
         "hardware": describe_hardware(),
     }
 

@@ -176,7 +176,7 @@ def _describe_protocol(stored: Experiment, experiment: Experiment, *, searched: 
         experiment.split.n_folds,
         experiment.split.seed,
     ):
-        label += f", of {stored.split.n_folds}, fold seed {stored.split.seed}"
+        label += f", of {stored.split.n_folds}, split seed {stored.split.seed}"
     if searched and (stored.search, stored.split.n_inner_folds) != (experiment.search, experiment.split.n_inner_folds):
         label += ", another search"
     return label

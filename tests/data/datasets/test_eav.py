@@ -36,7 +36,7 @@ def save_v73(path: Path, name: str, values: np.ndarray) -> None:
         raw.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
 
 
-def plant(
+def write_subject(
     root: Path,
     *,
     number: int = 1,
@@ -47,23 +47,23 @@ def plant(
     suffix: str = "_Aud",
     rows: tuple[int, ...] = ROWS,
 ) -> Path:
-    """One person with empty media files, which `scan` does not open."""
-    person = root / folder
+    """One subject with empty media files, which `scan` does not open."""
+    subject = root / folder
     for kind in ("EEG", "Audio", "Video"):
-        (person / kind).mkdir(parents=True)
+        (subject / kind).mkdir(parents=True)
     save = save_v73 if v73 else (lambda path, name, values: scipy.io.savemat(path, {name: values}))
     labels = one_hot(rows).T if transposed else one_hot(rows)
-    save(person / "EEG" / f"subject{number}_eeg.mat", key, signal(len(rows)))
-    save(person / "EEG" / f"subject{number}_eeg_label.mat", "label", labels)
+    save(subject / "EEG" / f"subject{number}_eeg.mat", key, signal(len(rows)))
+    save(subject / "EEG" / f"subject{number}_eeg_label.mat", "label", labels)
     for index, row in enumerate(rows):
         name = f"{index + 1:03d}_Trial_{index % 3:02d}_{('Listening', 'Speaking')[row % 2]}_{EAV_CLASSES[row // 2]}"
-        (person / "Video" / f"{name}.mp4").touch()
+        (subject / "Video" / f"{name}.mp4").touch()
         if row % 2:
             # The trial number of the audio is another one: it must not matter.
-            (person / "Audio" / f"{name.replace('Trial_0', 'Trial_1')}{suffix}.wav").touch()
-    (person / "subjects.tsv").touch()
-    (person / "Video" / "._001_Trial_01_Speaking_Neutral.mp4").touch()
-    return person
+            (subject / "Audio" / f"{name.replace('Trial_0', 'Trial_1')}{suffix}.wav").touch()
+    (subject / "subjects.tsv").touch()
+    (subject / "Video" / "._001_Trial_01_Speaking_Neutral.mp4").touch()
+    return subject
 
 
 def told(listing: Listing) -> list[tuple[str, str]]:
@@ -87,7 +87,7 @@ LAYOUTS = [
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_all_layouts_read_alike(tmp_path: Path, layout: dict) -> None:
-    plant(tmp_path, **layout)
+    write_subject(tmp_path, **layout)
     dataset = EAV(str(tmp_path))
     listing = dataset.scan()
     assert listing.problems == ()
@@ -104,7 +104,7 @@ def test_all_layouts_read_alike(tmp_path: Path, layout: dict) -> None:
 
 
 def test_listening_has_no_audio_and_that_is_no_problem(tmp_path: Path) -> None:
-    plant(tmp_path)
+    write_subject(tmp_path)
     listing = EAV(str(tmp_path), tasks=("speaking", "listening")).scan()
     assert listing.problems == ()
     assert [(r.task, r.audio is None) for r in listing.recordings if not int(ROWS[r.order]) % 2] == [
@@ -119,7 +119,7 @@ def test_listening_has_no_audio_and_that_is_no_problem(tmp_path: Path) -> None:
 @pytest.mark.parametrize("transposed", [False, True])
 def test_any_number_of_recordings_will_do(tmp_path: Path, v73: bool, rows: tuple[int, ...], transposed: bool) -> None:
     """One recording loses its axis on the way, and of ten the matrix is square."""
-    plant(tmp_path, rows=rows, v73=v73, transposed=transposed)
+    write_subject(tmp_path, rows=rows, v73=v73, transposed=transposed)
     dataset = EAV(str(tmp_path))
     listing = dataset.scan()
     assert listing.problems == ()
@@ -129,22 +129,22 @@ def test_any_number_of_recordings_will_do(tmp_path: Path, v73: bool, rows: tuple
 
 def test_people_are_sorted_by_number(tmp_path: Path) -> None:
     for number in (10, 2, 1):
-        plant(tmp_path, number=number, folder=f"subject{number}")
+        write_subject(tmp_path, number=number, folder=f"subject{number}")
     subjects = [r.subject for r in EAV(str(tmp_path)).scan().recordings]
     assert list(dict.fromkeys(subjects)) == ["subject1", "subject2", "subject10"]
 
 
-def rename(person: Path, kind: str, start: str, old: str, new: str) -> None:
-    path = next((person / kind).glob(f"{start}*"))
+def rename(subject: Path, kind: str, start: str, old: str, new: str) -> None:
+    path = next((subject / kind).glob(f"{start}*"))
     path.rename(path.with_name(path.name.replace(old, new)))
 
 
-def copy(person: Path, kind: str, start: str, new: str) -> None:
-    (person / kind / new).touch()
+def copy(subject: Path, kind: str, start: str, new: str) -> None:
+    (subject / kind / new).touch()
 
 
-def remove(person: Path, kind: str, start: str) -> None:
-    for path in (person / kind).glob(f"{start}*"):
+def remove(subject: Path, kind: str, start: str) -> None:
+    for path in (subject / kind).glob(f"{start}*"):
         path.unlink()
 
 
@@ -168,8 +168,8 @@ DEFECTS: list[tuple[Callable[[Path], None], str, list[str], str]] = [
 def test_a_defect_is_named_once_and_costs_no_more_than_it_must(
     tmp_path: Path, spoil: Callable[[Path], None], recording: str, kept: list[str], words: str
 ) -> None:
-    person = plant(tmp_path)
-    spoil(person)
+    subject = write_subject(tmp_path)
+    spoil(subject)
     listing = EAV(str(tmp_path)).scan()
     assert keys(listing) == kept
     assert len(listing.problems) == 1, told(listing)
@@ -178,19 +178,19 @@ def test_a_defect_is_named_once_and_costs_no_more_than_it_must(
 
 
 def test_a_modality_that_is_missing_is_none(tmp_path: Path) -> None:
-    person = plant(tmp_path)
-    remove(person, "Video", "004")
-    remove(person, "EEG", "subject1_eeg.mat")
+    subject = write_subject(tmp_path)
+    remove(subject, "Video", "004")
+    remove(subject, "EEG", "subject1_eeg.mat")
     by_key = {r.recording: r for r in EAV(str(tmp_path)).scan().recordings}
     assert by_key["004"].video is None and by_key["004"].audio and by_key["003"].video
     assert all(r.eeg is None for r in by_key.values())
 
 
 def test_a_recording_of_which_nothing_is_left_is_left_out(tmp_path: Path) -> None:
-    person = plant(tmp_path)
-    remove(person, "EEG", "subject1_eeg.mat")
-    remove(person, "Audio", "004")
-    remove(person, "Video", "004")
+    subject = write_subject(tmp_path)
+    remove(subject, "EEG", "subject1_eeg.mat")
+    remove(subject, "Audio", "004")
+    remove(subject, "Video", "004")
     listing = EAV(str(tmp_path)).scan()
     assert keys(listing) == ["001", "003", "006"]
     assert any(key == "004" and "left out" in reason for key, reason in told(listing))
@@ -199,7 +199,7 @@ def test_a_recording_of_which_nothing_is_left_is_left_out(tmp_path: Path) -> Non
 @pytest.mark.parametrize("shape", [(SAMPLES, 29, 6), (SAMPLES, 30, 5), (30, SAMPLES, 6)])
 @pytest.mark.parametrize("v73", [False, True])
 def test_eeg_of_the_wrong_shape_is_not_used(tmp_path: Path, shape: tuple[int, ...], v73: bool) -> None:
-    path = plant(tmp_path) / "EEG" / "subject1_eeg.mat"
+    path = write_subject(tmp_path) / "EEG" / "subject1_eeg.mat"
     path.unlink()
     if v73:
         save_v73(path, "seg", np.zeros(shape))
@@ -211,19 +211,19 @@ def test_eeg_of_the_wrong_shape_is_not_used(tmp_path: Path, shape: tuple[int, ..
 
 
 def test_a_label_column_that_is_not_one_hot_costs_its_recording(tmp_path: Path) -> None:
-    person = plant(tmp_path)
+    subject = write_subject(tmp_path)
     labels = one_hot()
     labels[5, 2] = 1
-    scipy.io.savemat(person / "EEG" / "subject1_eeg_label.mat", {"label": labels})
+    scipy.io.savemat(subject / "EEG" / "subject1_eeg_label.mat", {"label": labels})
     listing = EAV(str(tmp_path)).scan()
     assert keys(listing) == ["001", "004", "006"]
     assert told(listing) == [("003", "column 3 of the label matrix is not one-hot")]
 
 
 def test_two_folders_of_one_person_are_not_used(tmp_path: Path) -> None:
-    plant(tmp_path)
-    plant(tmp_path, folder="subject01")
-    plant(tmp_path, number=2, folder="subject2")
+    write_subject(tmp_path)
+    write_subject(tmp_path, folder="subject01")
+    write_subject(tmp_path, number=2, folder="subject2")
     listing = EAV(str(tmp_path)).scan()
     assert {r.subject for r in listing.recordings} == {"subject2"}
     assert "name the same person" in listing.problems[0].reason
@@ -233,7 +233,7 @@ def test_two_folders_of_one_person_are_not_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["subject1_eeg.mat", "subject1_eeg_label.mat"])
 @pytest.mark.filterwarnings("ignore")  # SciPy warns of duplicate and unknown variables in garbled files
 def test_a_damaged_mat_file_is_a_problem_or_a_data_error(tmp_path: Path, file: str, v73: bool) -> None:
-    path = plant(tmp_path, v73=v73) / "EEG" / file
+    path = write_subject(tmp_path, v73=v73) / "EEG" / file
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     broken = [whole[: int(share * len(whole))] for share in (0, 0.01, 0.25, 0.5, 0.99)] + [rng.bytes(3000)]
@@ -261,7 +261,7 @@ def test_a_folder_of_something_else_is_refused_with_what_was_expected(tmp_path: 
 
 def test_the_experiment_chooses_people(tmp_path: Path) -> None:
     for number in (1, 2, 3):
-        plant(tmp_path, number=number, folder=f"subject{number}")
+        write_subject(tmp_path, number=number, folder=f"subject{number}")
     data = DataConfig(root=str(tmp_path), subjects=("subject2",))
     dataset, listing = registry.scan_dataset(data)
     assert {r.subject for r in listing.recordings} == {"subject2"}
@@ -271,7 +271,7 @@ def test_the_experiment_chooses_people(tmp_path: Path) -> None:
 
 
 def test_the_experiment_gets_only_recordings_that_it_can_use(tmp_path: Path) -> None:
-    remove(plant(tmp_path), "Audio", "004")
+    remove(write_subject(tmp_path), "Audio", "004")
     _, listing = registry.scan_dataset(
         DataConfig(root=str(tmp_path), modalities=("audio",), tasks=("speaking", "listening"))
     )

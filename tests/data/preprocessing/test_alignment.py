@@ -61,10 +61,10 @@ def test_an_average_reference_and_masked_channels_leave_finite_numbers(kind: str
     assert not compute_alignment(whole, kind)[4].any()
 
 
-class Planted:
+class SyntheticReader:
     """Recordings of one person, each at another gain."""
 
-    name, classes, modalities, channels = "planted", ("a", "b"), ("eeg",), CHANNELS
+    name, classes, modalities, channels = "synthetic", ("a", "b"), ("eeg",), CHANNELS
 
     def scan(self) -> Listing:
         return Listing(NAMES, ())
@@ -82,8 +82,8 @@ class Planted:
 @pytest.mark.parametrize("align", ["standardise", "euclidean"])
 def test_a_part_of_a_persons_recordings_is_aligned_as_all_of_them(kind: str, align: str) -> None:
     profile = EEGPreprocessing(kind=kind, align=align, bad_channel_correlation=0)  # pyright: ignore[reportArgumentType]
-    everything = dict(prepare_eeg(Planted(), NAMES, profile))
-    part = dict(prepare_eeg(Planted(), NAMES[3:], profile, NAMES))
+    everything = dict(prepare_eeg(SyntheticReader(), NAMES, profile))
+    part = dict(prepare_eeg(SyntheticReader(), NAMES[3:], profile, NAMES))
     for recording in NAMES[3:]:
         one, other = everything[recording], part[recording]
         assert isinstance(one, PreparedEEG) and isinstance(other, PreparedEEG)
@@ -92,7 +92,7 @@ def test_a_part_of_a_persons_recordings_is_aligned_as_all_of_them(kind: str, ali
 
 
 def test_a_recording_of_another_montage_is_left_to_be_refused() -> None:
-    class Odd(Planted):
+    class Odd(SyntheticReader):
         def read_eeg(self, recording: Recording) -> RawEEG:
             raw = super().read_eeg(recording)
             n = 5 if recording.recording == "003" else 6
@@ -106,7 +106,7 @@ def test_labels_change_nothing() -> None:
     profile = EEGPreprocessing(align="euclidean", bad_channel_correlation=0)
     other = [replace(r, label=1 - r.label) for r in NAMES]
     for (_, one), (_, two) in zip(
-        prepare_eeg(Planted(), NAMES, profile), prepare_eeg(Planted(), other, profile), strict=True
+        prepare_eeg(SyntheticReader(), NAMES, profile), prepare_eeg(SyntheticReader(), other, profile), strict=True
     ):
         assert isinstance(one, PreparedEEG) and isinstance(two, PreparedEEG)
         np.testing.assert_array_equal(one.x_CT, two.x_CT)

@@ -1,4 +1,4 @@
-"""What fails the audit has no page; planted people are never held against published numbers."""
+"""What fails the audit has no page; synthetic people are never held against published numbers."""
 
 import json
 from dataclasses import replace
@@ -45,7 +45,7 @@ def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
     ("data", "index", "real"),
     [
         ({}, {"is_real": True}, True),
-        ({}, {"is_real": False}, False),  # planted in EAV's layout
+        ({}, {"is_real": False}, False),  # generated in EAV's layout
         ({}, {}, False),  # shards of a version that did not say
         ({"data.labels": "permuted"}, {"is_real": True}, False),
         ({"data.dataset": "recordings_table"}, {"is_real": True}, False),
@@ -59,7 +59,7 @@ def test_only_recorded_eav_is_held_against_the_published_rows(
     assert is_recorded_eav(override(Experiment(), data), opened) is real
 
 
-def test_the_reader_knows_who_was_planted_even_among_others(tmp_path: Path) -> None:
+def test_the_reader_knows_synthetic_subjects_even_among_others(tmp_path: Path) -> None:
     generate_subject(tmp_path, 1, SyntheticSpec(n_subjects=1, per_class=1, video_size=(64, 48), fps=5))
     assert EAV(str(tmp_path)).is_real is False
     (tmp_path / "subject2" / "EEG").mkdir(parents=True)
@@ -99,7 +99,7 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
     data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": known}), digest="shards")
     skipped_results: list[str] = []
     found, of_seed = collect_stored_protocols(results, replace(own), data, skipped_results)
-    of_2 = f"subject_kfold, of 2, fold seed {own.split.seed}"
+    of_2 = f"subject_kfold, of 2, split seed {own.split.seed}"
     assert set(found) == {"within", "paper", "loso, searched", of_2}
     assert set(of_seed["within"]) == {own.seed, 7} and set(of_seed["paper"]) == {own.seed}
     assert set(of_seed["loso, searched"]) == {own.seed} and "subject_kfold" not in of_seed
