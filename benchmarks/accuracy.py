@@ -1,6 +1,7 @@
 """Accuracy on real recordings of people never seen: every audio and EEG encoder against support-vector machines.
 
-    EAV_RAY_REAL=... python -m benchmarks.accuracy [FOLDER] [dataset=ravdess] [case=mfcc] [seeds=1] [workers=1] [train=no]
+    EAV_RAY_REAL=... python -m benchmarks.accuracy [FOLDER] [dataset=ravdess] [case=mfcc] [seeds=1] [workers=1]
+    [train=no]
 
 RAVDESS speech (five emotions, 16 actors) and EEG During Mental Arithmetic (rest against arithmetic, 16 people), two
 people held out in each of eight folds, three seeds. All sides have the same stored windows and folds; the machines

@@ -2,9 +2,9 @@
 
     EAV_RAY_REAL=... python -m benchmarks.frame_storage [FOLDER]
 
-Bytes, time and fidelity are measured on real face video at 224 x 224; accuracy on the demo's synthetic people at 64 x 64,
-the only faces here that have emotions: a video encoder is trained and tested on people never seen, once on each form of
-the same frames. FOLDER keeps the synthetic people from one run to the next.
+Bytes, time and fidelity are measured on real face video at 224 x 224; accuracy on the demo's synthetic people at 64 x
+64, the only faces here that have emotions: a video encoder is trained and tested on people never seen, once on each
+form of the same frames. FOLDER keeps the synthetic people from one run to the next.
 """
 
 import io
@@ -128,9 +128,9 @@ def main() -> int:
     p = float(binomtest(discordant["raw"], sum(discordant.values())).pvalue) if sum(discordant.values()) else 1.0
     lines += [
         "",
-        f"Accuracy on {len(correct)} recordings of {correct.index.get_level_values(0).nunique()} synthetic people never "
-        f"seen: raw {correct['raw'].mean():.1%}, JPEG 95 {correct['jpeg'].mean():.1%}; {discordant['raw']} recordings "
-        f"right by raw alone, {discordant['jpeg']} by JPEG alone; exact McNemar p = {p:.2g}. One seed.",
+        f"Accuracy on {len(correct)} recordings of {correct.index.get_level_values(0).nunique()} synthetic people "
+        f"never seen: raw {correct['raw'].mean():.1%}, JPEG 95 {correct['jpeg'].mean():.1%}; {discordant['raw']} "
+        f"recordings right by raw alone, {discordant['jpeg']} by JPEG alone; exact McNemar p = {p:.2g}. One seed.",
     ]
     ratio = table["raw"][0]["bytes"] / table["JPEG 95"][0]["bytes"]
     goals = [

@@ -2,9 +2,9 @@
 
     python -m benchmarks.preprocess [FOLDER]
 
-All sides of a ratio run one after the other on the same files, five times; the order alternates. One subject is generated
-(0.8 GB, some minutes); for the whole job the files stand under four names. FOLDER keeps the person from one run to
-the next. Needs opencv-python-headless (extra `bench`) and some 25 minutes on 2 cores, with nothing else running.
+All sides of a ratio run one after the other on the same files, five times; the order alternates. One subject is
+generated (0.8 GB, some minutes); for the whole job the files stand under four names. FOLDER keeps the person from one
+run to the next. Needs opencv-python-headless (extra `bench`) and some 25 minutes on 2 cores, with nothing else running.
 """
 
 import importlib

@@ -9,7 +9,8 @@ must beat the best fixed ones: of these encoders, whose logits heed the cue alre
 in every modality what is shown there but no cue. FOLDER keeps what is done.
 
 With `cue=next` the cue lies in another modality than the useless one: no encoder can heed it alone, so a fixed sum of
-what the encoders say is misled, and only weights that depend on the recording can tell. Another page: synthetic_cue_elsewhere.md.
+what the encoders say is misled, and only weights that depend on the recording can tell. Another page:
+synthetic_cue_elsewhere.md.
 """
 
 import sys

@@ -34,8 +34,8 @@ class FusionConfig:
     dropout: float = Field(default=0.1, ge=0, lt=1)
     positions: bool = Field(
         default=True,
-        description="shared_attention and bottleneck: time encodings of tokens; without them, when something was said is "
-        "known only as far as the encoders tell",
+        description="shared_attention and bottleneck: time encodings of tokens; without them, when something was said "
+        "is known only as far as the encoders tell",
     )
     modality_dropout: float = Field(
         default=0.2, ge=0, lt=1, description="chance that training hides a modality; never all"

@@ -60,8 +60,8 @@ def test_a_generated_class_is_found_in_another_set(tmp_path: Path) -> None:
     ]
     assert "48 recordings of 4 people of the other data set" in told
     assert re.search(r"^chance +25\.00$", told, re.MULTILINE)
-    # The sound of each class is generated: who maps them right is right far more often than 1 in 4. The sets number them
-    # differently: who maps them by number is not.
+    # The sound of each class is generated: who maps them right is right far more often than 1 in 4. The sets number
+    # them differently: who maps them by number is not.
     assert not any(one == other for one, other in zip(RAVDESS.classes, CREMAD.classes, strict=False))
     balanced = re.search(r"balanced accuracy of recordings: audio ([\d.]+); chance 25\.00", told)
     assert balanced is not None and float(balanced[1]) > 60

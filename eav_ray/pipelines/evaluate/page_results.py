@@ -98,7 +98,8 @@ def build_results(
                 f"{len(train_subjects)} people"
             ),
             "Tested on": (
-                f"{tested_experiment.data.dataset}, {accuracy['recordings']} recordings of {accuracy['n_subjects']} people"
+                f"{tested_experiment.data.dataset}, {accuracy['recordings']} recordings of {accuracy['n_subjects']} "
+                "people"
             ),
             "Labels": tested_experiment.data.labels,
             "Shards that were tested": f"{data.index.key}, content {digest(data.index.fingerprint)}",

@@ -29,8 +29,8 @@ def format_robustness(results: ResultsTree) -> str:
     clean, sources = results["conditions"][0], results["sources"]
     main_source = "fusion" if "fusion" in sources else sources[0]
     lines = [
-        f"robustness: {results['recordings']} recordings of {results['n_subjects']} people, {results['recordings_description']}; "
-        "accuracy in "
+        f"robustness: {results['recordings']} recordings of {results['n_subjects']} people, "
+        f"{results['recordings_description']}; accuracy in "
         f"percent, mean over people; clean: " + ", ".join(f"{s} {_format_accuracy(clean, s)}" for s in sources),
         f"{'strongest step':44}{main_source:>8}{'itself':>8}{'area':>7}  "
         + ("weight of what is corrupted (95 %), Holm" if results["weight_changes"] else ""),

@@ -1,4 +1,4 @@
-"""Synthetic subjects lie on disk exactly as EAV does, show what they were told to show, and have the accuracy we claim."""
+"""Synthetic subjects lie on disk exactly as EAV does, show their latent classes, and have the accuracy we claim."""
 
 import itertools
 import json
