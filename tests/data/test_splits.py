@@ -166,7 +166,7 @@ def test_the_seed_divides_people_anew() -> None:
     [
         (
             SplitConfig(n_folds=9),
-            "split.n_folds is 9, but the manifest has only 8 subjects; set split.n_folds to at most 8",
+            "split.n_folds is 9, but the data set has only 8 subjects; set split.n_folds to at most 8",
         ),
         (SplitConfig(n_folds=4, index=4), "split.index is 4, but there are 4 folds; use 0 to 3"),
         (SplitConfig(protocol="loso", index=8), "use 0 to 7"),
@@ -195,7 +195,7 @@ A, B, C = "subject1/000", "subject1/002", "subject2/000"
         (Split("subject_kfold", (A, C), (), (B,)), "subject subject1 is both in train and in test"),
         (Split("loso", (A,), (B,), (C,)), "subject subject1 is both in train and in validation"),
         (Split("loso", (C,), (A,), (B,)), "subject subject1 is both in validation and in test"),
-        (Split("within", (A, "nobody/1"), (), (B,)), "nobody/1, which is not in the manifest"),
+        (Split("within", (A, "nobody/1"), (), (B,)), "nobody/1, which is not in the data set"),
         (Split("within", (), (), (B,)), "nothing to train on"),
         (Split("within", (A,)), "nothing to score"),
     ],

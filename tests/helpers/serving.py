@@ -22,8 +22,9 @@ from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.run_spec import Position
+from tests.helpers.paths import REPOSITORY
 
-EXPERIMENT = load_experiment(Path(__file__).parent / "ray" / "tiny.yaml")
+EXPERIMENT = load_experiment(REPOSITORY / "tests" / "integration" / "tiny.yaml")
 EEG_HZ, AUDIO_HZ, FRAMES_HZ = 500, 16_000, 5
 
 

@@ -197,7 +197,7 @@ def test_table(folder: Path, damage: list[Change]) -> None:
 
 
 @cache
-def manifest_parquet() -> bytes:
+def recordings_parquet() -> bytes:
     """Columns of other types than text too, as other programs write them."""
     columns: dict[str, Any] = {"subject": ["p1", "p1", "p2"], "recording": ["r1", "r2", "r1"], "label": [0, 1, 0]}
     columns |= {"audio": ["a.wav", None, "b.wav"], "task": pa.array([0, 1, 2], pa.timestamp("ns"))}
@@ -208,6 +208,6 @@ def manifest_parquet() -> bytes:
 
 @given(damage=DAMAGE)
 def test_table_in_parquet(folder: Path, damage: list[Change]) -> None:
-    (folder / "a.parquet").write_bytes(several(manifest_parquet(), damage))
+    (folder / "a.parquet").write_bytes(several(recordings_parquet(), damage))
     listing = ours(lambda: RecordingsTable(str(folder / "a.parquet")).scan())
     assert listing is None or all(r.subject and r.recording for r in listing.recordings)
