@@ -310,7 +310,8 @@ def _run_worker(config: dict[str, Any]) -> None:
                 raise ConfigError(device_error)
             prefix = execute_run(task, context, report, find_stop_reason)
         except (ConfigError, DataError) as error:
-            # A run's own fault, on every rank (`run.together`). Anything else ends the group, which Ray Train restarts.
+            # A run's own fault, on every rank (`collectives.run_on_all_ranks`). Anything else ends the group, which Ray
+            # Train restarts.
             if rank == 0:
                 ray.get(queue.fail.remote(group, str(error), permanent=isinstance(error, ConfigError)))
             continue

@@ -214,7 +214,7 @@ def correlate_signal_quality(
     """Does what was measured of the signals go with accuracy? Spearman's rank correlation over people, Holm over all.
 
     Args:
-        quality_per_recording: One row a recording: `subject`, `recording`, and columns of `shard.QUALITY`.
+        quality_per_recording: One row a recording: `subject`, `recording`, and columns of `schema.QUALITY_COLUMNS`.
     """
     sources = list_sources(modalities)
     correct = mark_correct_recordings(windows, sources).merge(

@@ -35,7 +35,7 @@ def plot_subjects(
     """A bar a person, the best first, with dots for the other sources, and the band of chance of one person.
 
     Args:
-        rows: From `measure.people`.
+        rows: From `summary.summarize_subjects`.
         chance: `level`, and of one person `low` and `high`.
         published: Whether the rows have a reference, which then is a line across each bar.
     """

@@ -44,7 +44,7 @@ class QualityReport:
     """All that the page shows.
 
     Args:
-        recordings: One row a recording, as `windows.cut` measured them, with `subject`.
+        recordings: One row a recording, as `windowing.cut_recording` measured them, with `subject`.
         channels: EEG channels of the data set.
         frames: Example frames, (n, height, width, 3) uint8, one a person; faces are personal data, so they are opt-in.
     """

@@ -22,8 +22,8 @@ def is_averaged_column(column: str) -> bool:
 def average_per_recording(windows: pd.DataFrame) -> pd.DataFrame:
     """One row a recording: subject, recording, label, and the mean of every logit and weight column.
 
-    Columns are `<source>.logit_<class>` and `weight.<modality>`, as `run.predict` makes them. A recording's windows in
-    which a source has nothing to say (NaN logits) do not count for it.
+    Columns are `<source>.logit_<class>` and `weight.<modality>`, as `predictions.build_predictions` makes them. A
+    recording's windows in which a source has nothing to say (NaN logits) do not count for it.
     """
     means = [c for c in windows.columns if is_averaged_column(c)]
     return windows.groupby(["subject", "recording", "label"], sort=True)[means].mean().reset_index()

@@ -18,7 +18,7 @@ FILTER_ORDER = 8  # of the low-pass, forwards and backwards
 
 @dataclass(frozen=True)
 class AudioCorruption:
-    """What `audio.read` takes: one corruption of one recording.
+    """What `audio.read_audio` takes: one corruption of one recording.
 
     Args:
         speech_files: (person, path) of all speech of the data set, of which babble is made; their own is skipped.

@@ -14,7 +14,7 @@ GAMMA = 2.2  # of a picture's numbers: half of the light is not half of the numb
 
 
 class VideoCorruption:
-    """What `video.read` takes: one corruption of one recording. Each is for one pass over the frames, in order."""
+    """One corruption of one recording, as `video.read_video` takes it; for one pass over the frames, in order."""
 
     def __init__(self, corruption: Corruption, recording: str) -> None:
         self._level, self._name = corruption.level, "" if corruption.is_identity else corruption.name

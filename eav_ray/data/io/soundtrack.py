@@ -23,8 +23,8 @@ def read_soundtrack(
     """Decode the whole stream, on the clock of the picture where there is one.
 
     Sound that begins after the first frame of the picture is preceded by silence, sound from before it is cut off: the
-    frames of `video.read` count from there too. A packet that does not decode is an error and not skipped, since what
-    follows would come too early.
+    frames of `video.read_video` count from there too. A packet that does not decode is an error and not skipped, since
+    what follows would come too early.
 
     Returns:
         (n,) float32, mono (mean of the channels), and samples per second.

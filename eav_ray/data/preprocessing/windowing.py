@@ -54,7 +54,8 @@ def read_signals(
 
     Args:
         modalities: Which to read; need not all exist in this recording.
-        prepared_eeg: The recording's EEG (`session.prepare`), why it cannot be used, or None where there is none.
+        prepared_eeg: The recording's EEG (`preprocessing.eeg.prepare_eeg`), why it cannot be used, or None where there
+            is none.
         eeg_channels: Number of EEG channels of the data set.
         max_duration_s: A file that lasts longer is refused.
         audio_corruption, video_corruption: What becomes of decoded audio and video.
@@ -142,7 +143,8 @@ def cut_signals(
         eeg_channels: Number of EEG channels of the data set, for recordings without EEG.
     Returns:
         Windows, one dictionary each: `subject`, `recording`, `window`, `label`, `task`, `order`; for each modality
-        `has_<m>` (bool), `<m>_seconds` (float, seconds of real signal), the columns of `shard.QUALITY`, and its array:
+        `has_<m>` (bool), `<m>_seconds` (float, seconds of real signal), the columns of `schema.QUALITY_COLUMNS`, and
+            its array:
         `eeg` float32 (channels, eeg.hz * window_s) in microvolts, `audio` float32 (audio.hz * window_s,),
         `video` uint8 (video.fps * window_s, size, size, 3).
     """

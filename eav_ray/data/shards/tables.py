@@ -20,7 +20,7 @@ COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 
 
 def encode_window(row: dict[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
-    """A window of `windows.cut` as a shard holds it: its frames encoded."""
+    """A window of `windowing.cut_recording` as a shard holds it: its frames encoded."""
     return row | {"video": jpeg.encode_frames(row["video"], preprocessing.video)} if "video" in row else row
 
 
@@ -35,7 +35,7 @@ def decode_video(video: Any, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def build_window_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Windows as `windows.cut` makes them, as one Arrow table."""
+    """Windows as `windowing.cut_recording` makes them, as one Arrow table."""
     columns = []
     for field in schema:
         values = [row[field.name] for row in rows]

@@ -139,7 +139,8 @@ class FrameBuffer:
 def select_frames(
     times: np.ndarray, start_s: float, stop_s: float, fps: int, n_frames: int
 ) -> tuple[np.ndarray, float]:
-    """Which frames a window has, by the rule of `video.read`: frame k is the first whose time is at least k / fps.
+    """Which frames a window has, by the rule of `video.read_video`: frame k is the first whose time is at least k /
+    fps.
 
     A gap is bridged by the frame after it, the end by the last frame.
 

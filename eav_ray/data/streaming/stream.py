@@ -210,7 +210,7 @@ def make_window(
     eeg_channels: int,
     montage: tuple[str, ...],
 ) -> tuple[dict[str, object], dict[str, str]]:
-    """One window as `windows.cut` makes it, and for each modality that is not in it, why.
+    """One window as `windowing.cut_recording` makes it, and for each modality that is not in it, why.
 
     A modality is present where it covers at least half of the window; what it lacks is zeros (video: its next frame,
     or the last one).

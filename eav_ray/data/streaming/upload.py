@@ -89,7 +89,7 @@ def make_windows(
     eeg_channels: int,
     montage: tuple[str, ...],
 ) -> tuple[WindowedRecording, dict[str, str]]:
-    """Windows of what was sent, as `windows.cut` makes them, and for each modality without any, why.
+    """Windows of what was sent, as `windowing.cut_recording` makes them, and for each modality without any, why.
 
     Args:
         modalities: Of the model.
@@ -153,7 +153,7 @@ def prepare_single_recording(
 
 
 class _UploadedDataset:
-    """A data set of one recording, for `session.prepare`."""
+    """A data set of one recording, for `preprocessing.eeg.prepare_eeg`."""
 
     name = "sent"
 
@@ -202,7 +202,7 @@ def _check_frame_size(path: Path) -> None:
     except DataError:
         raise
     except DECODE_ERRORS:
-        return  # `video.read` says what is wrong with it
+        return  # `video.read_video` says what is wrong with it
 
 
 def _write_mjpeg(frames: Sequence[bytes], hz: float, path: Path) -> None:

@@ -51,7 +51,8 @@ def evaluate_checkpoint(
     Args:
         bayes: The best possible accuracy of each source, where it is known.
         out: Folder of the results page; by default `results_pages/<key of the run>` in the results store.
-        fit_temperature: Train the inner folds of its training people to fit a temperature (`inner.held_out`).
+        fit_temperature: Train the inner folds of its training people to fit a temperature
+            (`inner_cv.out_of_fold_predictions`).
     """
     data, checkpoint = open_dataset(experiment), load_finished_checkpoint(path)
     if not is_training_dataset(experiment, checkpoint, data.index):

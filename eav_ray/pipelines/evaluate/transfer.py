@@ -32,7 +32,9 @@ KEY_COLUMNS = ("subject", "recording", "window", "label")
 
 @dataclass(frozen=True)
 class TransferResult:
-    predictions: pd.DataFrame  # as `predict.evaluate` returns them; labels and logits are numbered by `classes`
+    predictions: (
+        pd.DataFrame
+    )  # as `split_predictions.predict_test_split` returns them; labels and logits are numbered by `classes`
     classes: tuple[str, ...]  # that both sets have, in the checkpoint's order
     modalities: tuple[str, ...]  # that were seen
     correct: pd.DataFrame  # one row a recording, one column a source

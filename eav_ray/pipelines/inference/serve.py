@@ -30,7 +30,7 @@ with warnings.catch_warnings():  # of Ray's own declarations, by pydantic
     from ray.serve.exceptions import RayServeException
     from ray.serve.schema import LoggingConfig
 
-MAX_ONGOING_REQUESTS = 64  # requests and streams that one replica has open: `app.Limits` are below
+MAX_ONGOING_REQUESTS = 64  # requests and streams that one replica has open: `http_app.Limits` are below
 HEALTH_CHECK_INTERVAL_S = 10.0
 LOGGING_CONFIG = LoggingConfig(log_level="WARNING", enable_access_log=False)
 

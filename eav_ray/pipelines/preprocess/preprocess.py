@@ -44,7 +44,7 @@ class PreprocessingResult:
     index: ShardIndex
     problems: tuple[Problem, ...]  # everything that was set aside, by the reader or while decoding
     n_skipped: int  # chunks that an earlier job had finished
-    quality: tuple[dict[str, Any], ...]  # one row a recording: subject, and what `windows.cut` measured
+    quality: tuple[dict[str, Any], ...]  # one row a recording: subject, and what `windowing.cut_recording` measured
 
 
 def plan_chunks(experiment: Experiment, listing: Listing) -> list[Chunk]:

@@ -46,7 +46,7 @@ def count_concurrent_trials(experiment: Experiment) -> int:
     """How many trials of a search run at once, on the cluster that this process is connected to.
 
     Raises:
-        ConfigError: The cluster cannot hold that many (`capacity.at_once`).
+        ConfigError: The cluster cannot hold that many (`capacity.count_concurrent_groups`).
     """
     e = experiment
     compute_limit = count_concurrent_groups if e.search.mode == "full" else count_concurrent_workers

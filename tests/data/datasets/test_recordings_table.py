@@ -144,7 +144,9 @@ def test_garbage_for_eeg_is_a_data_error(tmp_path: Path, suffix: str) -> None:
 
 def test_the_experiment_may_only_ask_for_what_there_is(media: Path) -> None:
     path = write(media, "1,x,0,a.wav,")
-    with pytest.raises(ConfigError, match=r"asks for eeg, but recordings_table .* offers audio,video; set data.modalities="):
+    with pytest.raises(
+        ConfigError, match=r"asks for eeg, but recordings_table .* offers audio,video; set data.modalities="
+    ):
         registry.open_reader(DataConfig(dataset="recordings_table", root=path))
     many = write(media, *(f"p{i},x,0,a.wav," for i in range(20)))
     with pytest.raises(ConfigError, match=r'"q1"; allowed are p0, p1, .*\(20 people\)'):
