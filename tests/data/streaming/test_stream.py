@@ -184,7 +184,7 @@ def test_of_large_frames_whose_faces_are_wanted_one_is_held_at_a_time(monkeypatc
         return made
 
     monkeypatch.setattr("eav_ray.data.streaming.stream._resize_frame", picture)
-    monkeypatch.setattr("eav_ray.data.streaming.stream.Cropper", Crops)
+    monkeypatch.setattr("eav_ray.data.streaming.stream.FaceCropper", Crops)
     p, sent = profile(), Sent(5)
     model: Any = (replace(p, video=replace(p.video, crop="face")), *MODEL[1:])
     live = LiveStream(*model)

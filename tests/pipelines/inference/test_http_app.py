@@ -252,7 +252,7 @@ def test_work_that_nobody_waits_for_any_more_counts_until_it_is_done(monkeypatch
         answered.append(body)
         return {}
 
-    monkeypatch.setattr(service, "_answered", slow)
+    monkeypatch.setattr(service, "_predict_body", slow)
 
     async def asked(body: bytes) -> Any:
         async def receive() -> Any:
