@@ -61,9 +61,9 @@ OPTIONS = (
     Option("fusion", "no warm-up", {"optim.warmup": 0.0}),
     Option("fusion", "no modality dropout", {"fusion.modality_dropout": 0.0}),
     Option("fusion", "no weight loss", {"fusion.modality_weight_loss": 0.0}),
-    Option("fusion", "no skip", {"fusion.late_fusion_residual": False}),
+    Option("fusion", "no late-fusion residual", {"fusion.late_fusion_residual": False}),
     Option("fusion", "pooled input", {"fusion.input": "pooled"}),
-    Option("fusion", "two reads", {"fusion.n_query_steps": 2}),
+    Option("fusion", "two query steps", {"fusion.n_query_steps": 2}),
     Option("audio", "none"),
     Option("audio", "class weights", {"train.encoders.audio.class_weights": True}),
     Option("audio", "mixup 0.2", {"train.encoders.audio.mixup": 0.2}),
@@ -74,7 +74,7 @@ OPTIONS = (
     Option("joint", "none", SMALL_JOINT_CHANGES),
     Option("joint", "encoders at 0.1 of the rate", SMALL_JOINT_CHANGES | {"optim.encoder_lr_scale": 0.1}),
     Option("joint", "encoders at 0.3 of the rate", SMALL_JOINT_CHANGES | {"optim.encoder_lr_scale": 0.3}),
-    Option("joint", "no skip", SMALL_JOINT_CHANGES | {"fusion.late_fusion_residual": False}),
+    Option("joint", "no late-fusion residual", SMALL_JOINT_CHANGES | {"fusion.late_fusion_residual": False}),
     Option("joint", "no weight loss", SMALL_JOINT_CHANGES | {"fusion.modality_weight_loss": 0.0}),
 )
 PART_DESCRIPTIONS = {

@@ -1,6 +1,5 @@
 """A checkpoint is whole or does not exist; what is damaged is passed over, and nothing in it is ever executed."""
 
-import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -56,26 +55,6 @@ def at(epoch: int, step: int = 0, *, finished: bool = False) -> ckpt.Checkpoint:
 def test_what_is_saved_is_loaded(store: Store, made: ckpt.Checkpoint) -> None:
     prefix = ckpt.write_checkpoint(store, KEY, FIRST, made)
     assert same(ckpt.read_checkpoint(store, prefix), made)
-
-
-@pytest.mark.parametrize(("before", "now"), [(True, "bf16"), (False, "fp32")])
-def test_a_checkpoint_saved_before_there_were_three_precisions_is_loaded(store: Store, before: bool, now: str) -> None:
-    files = store.read_committed(ckpt.write_checkpoint(store, KEY, FIRST, WHOLE))
-    tree = json.loads(files["experiment.json"])
-    del tree["runtime"]["precision"]
-    tree["runtime"]["bf16"] = before
-    loaded = ckpt.parse_checkpoint(files | {"experiment.json": json.dumps(tree).encode()}, name="old")
-    assert loaded.experiment.runtime.precision == now
-
-
-def test_a_fusion_saved_before_it_had_a_skip_is_loaded_without_one(store: Store) -> None:
-    prefix = ckpt.write_checkpoint(store, KEY, FIRST, WHOLE)
-    files = store.read_committed(prefix)
-    tree = json.loads(files["experiment.json"])
-    assert tree["fusion"]["skip"] is True
-    del tree["fusion"]["skip"], tree["fusion"]["weight_loss"]
-    loaded = ckpt.parse_checkpoint(files | {"experiment.json": json.dumps(tree).encode()}, name="old")
-    assert not loaded.experiment.fusion.late_fusion_residual and loaded.experiment.fusion.modality_weight_loss == 0
 
 
 def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(store: Store) -> None:

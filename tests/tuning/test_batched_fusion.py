@@ -45,7 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "tokens": {},
     "pooled": {"fusion.input": "pooled"},
     "plain": {"fusion.late_fusion_residual": False, "fusion.modality_weight_loss": 0.0},
-    "two reads, no time encodings": {"fusion.n_query_steps": 2, "fusion.positions": False},
+    "two query steps, no time encodings": {"fusion.n_query_steps": 2, "fusion.positions": False},
     "gated": {"fusion.kind": "gated"},
     "bottleneck": {"fusion.kind": "bottleneck"},
     "single token": {"fusion.kind": "single_token", "fusion.heads": 2},

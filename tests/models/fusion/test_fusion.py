@@ -40,14 +40,23 @@ def attention(
     names: tuple[str, ...] = MODALITIES,
     times: dict[str, Tensor] = TIMES,
     dropout: float = 0.0,
-    skip: bool = True,
-    reads: int = 2,
+    late_fusion_residual: bool = True,
+    n_query_steps: int = 2,
     heads: int = 4,
 ) -> SharedAttentionFusion:
     torch.manual_seed(1)
     widths = {m: WIDTHS[m] for m in names}
-    sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=heads, dropout=dropout, skip=skip, reads=reads)
-    fusion = SharedAttentionFusion(widths, times, window_s=2, **sizes)
+    fusion = SharedAttentionFusion(
+        widths,
+        times,
+        window_s=2,
+        n_outputs=N_OUTPUTS,
+        width=16,
+        heads=heads,
+        dropout=dropout,
+        late_fusion_residual=late_fusion_residual,
+        n_query_steps=n_query_steps,
+    )
     nn.init.normal_(fusion.query)  # away from their small starts, so that attention differs between tokens
     for linear in (module for module in fusion.next_queries.modules() if isinstance(module, nn.Linear)):
         nn.init.normal_(linear.weight)
@@ -55,7 +64,7 @@ def attention(
 
 
 def plain_attention(names: tuple[str, ...] = MODALITIES) -> SharedAttentionFusion:
-    return attention(names, skip=False, reads=1)
+    return attention(names, late_fusion_residual=False, n_query_steps=1)
 
 
 def pooled_attention(names: tuple[str, ...] = MODALITIES) -> SharedAttentionFusion:
@@ -330,10 +339,10 @@ def test_the_weights_depend_on_the_sample(make: Make) -> None:
     assert (weights.std(0) > 1e-3).all()
 
 
-@pytest.mark.parametrize(("reads", "told"), [(1, False), (2, True), (3, True)])
-def test_from_the_second_read_on_one_modality_tells_how_another_weighs(reads: int, told: bool) -> None:
+@pytest.mark.parametrize(("n_query_steps", "told"), [(1, False), (2, True), (3, True)])
+def test_from_the_second_query_on_one_modality_tells_how_another_weighs(n_query_steps: int, told: bool) -> None:
     """What EEG weighs beside video by one head, after the audio has changed; a first read cannot know."""
-    fusion, (parts, logits) = attention(reads=reads, heads=1), encoded()
+    fusion, (parts, logits) = attention(n_query_steps=n_query_steps, heads=1), encoded()
     other = parts | {"audio": parts["audio"]._replace(tokens_BND=torch.randn_like(parts["audio"].tokens_BND))}
     one, another = (fusion(p, logits, everyone()).weights_BM for p in (parts, other))
     ratio = (another[:, 1] / another[:, 2]) / (one[:, 1] / one[:, 2])
@@ -424,19 +433,19 @@ def test_heads_that_do_not_divide_the_concatenation_are_refused_before_anything_
 
 
 @pytest.mark.parametrize("kind", get_args(get_type_hints(config.FusionConfig)["kind"]))
-@pytest.mark.parametrize("reads", ["tokens", "pooled"])
-def test_every_kind_of_the_experiment_is_built(kind: str, reads: str) -> None:
-    e = override(Experiment(), {"fusion.kind": kind, "fusion.input": reads, "fusion.width": 16, "fusion.heads": 4})
+@pytest.mark.parametrize("input_kind", ["tokens", "pooled"])
+def test_every_kind_of_the_experiment_is_built(kind: str, input_kind: str) -> None:
+    e = override(Experiment(), {"fusion.kind": kind, "fusion.input": input_kind, "fusion.width": 16, "fusion.heads": 4})
     fusion = build_fusion(e, WIDTHS, TIMES, N_OUTPUTS)
     parts, logits = encoded()
     assert fusion(parts, logits, everyone()).logits_BK.shape == (BATCH, N_OUTPUTS)
     if kind == "shared_attention":
-        assert fusion.n_keys == (12 if reads == "tokens" else 3)
+        assert fusion.n_keys == (12 if input_kind == "tokens" else 3)
 
 
 def test_a_fresh_attention_is_late_fusion_whatever_the_numbers_of_tokens() -> None:
     torch.manual_seed(1)
-    sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=4, dropout=0.0, reads=2)
+    sizes: dict[str, Any] = dict(n_outputs=N_OUTPUTS, width=16, heads=4, dropout=0.0, n_query_steps=2)
     fusion = SharedAttentionFusion(WIDTHS, TIMES, window_s=2, **sizes).eval()
     parts, logits = encoded()
     with torch.no_grad():
@@ -447,7 +456,7 @@ def test_a_fresh_attention_is_late_fusion_whatever_the_numbers_of_tokens() -> No
     assert len(set(TOKENS.values())) == 3
 
 
-def test_the_skip_sends_no_gradient_into_the_modalities_own_logits() -> None:
+def test_the_late_fusion_residual_sends_no_gradient_into_the_modalities_own_logits() -> None:
     parts, logits = encoded()
     for part in logits.values():
         part.requires_grad_()
