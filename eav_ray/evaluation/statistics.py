@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from eav_ray.evaluation import statistics
-
 N_BOOTSTRAP_DRAWS = 10_000  # of a bootstrap
 
 
@@ -272,7 +270,7 @@ def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
     return float(np.mean(scores))
 
 
-def describe_significance(comparison: statistics.PairedComparison) -> str:
-    if comparison.n_subjects < statistics.MIN_SUBJECTS:
+def describe_significance(comparison: PairedComparison) -> str:
+    if comparison.n_subjects < MIN_SUBJECTS:
         return f"of {comparison.n_subjects} people no difference could be significant"
     return "significant" if comparison.significant else "not significant"

@@ -24,7 +24,6 @@ from eav_ray.evaluation.statistics import (
     is_within_chance,
 )
 from eav_ray.evaluation.summary import SearchOptimism
-from eav_ray.reporting import tables
 from eav_ray.reporting.formatting import format_value
 
 MAX_FOLD_LINES = 12  # folds of a protocol, at most, that have a line each
@@ -85,7 +84,7 @@ def format_protocol_table(
     if len(modalities) > 1:
         lines.append(str(compare_fusion(correct, modalities)))
     if correct["subject"].nunique() > 1:
-        lines.append(tables.format_statistics(correct, modalities, n_classes))
+        lines.append(format_statistics(correct, modalities, n_classes))
     folds = windows.drop_duplicates(["subject", "recording"])[["subject", "recording", "fold"]]
     if folds["fold"].nunique() <= MAX_FOLD_LINES:
         lines.append(f"{'fold':>4}  {'people':12}" + "".join(f"{s:>10}" for s in sources))

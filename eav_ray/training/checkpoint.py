@@ -21,7 +21,6 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store, list_package_versions, split_store_path
-from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.run_spec import SELECTION_METRIC, Position
 
 CHECKPOINT_NAME = re.compile(r"(a\d+(?:-[0-9a-f]+)?)/e(\d+)-s(\d+)$")
@@ -198,14 +197,14 @@ def _find_best_prefix(store: Store, prefixes: list[str]) -> str:
     return max(scored, key=lambda s: s[0], default=(0.0, ""))[1]
 
 
-def load_finished_checkpoint(path: str) -> ckpt.Checkpoint:
+def load_finished_checkpoint(path: str) -> Checkpoint:
     """A checkpoint by the path that `pull` or `train` printed: a folder, or `s3://.../runs/<key>/a0000/e0010-s000000`.
 
     Raises:
         DataError: There is none, it is not finished, or a file is damaged.
     """
     store, name = split_store_path(path)
-    checkpoint = ckpt.read_checkpoint(store, name)
+    checkpoint = read_checkpoint(store, name)
     if not checkpoint.finished:
         raise DataError(f"{path} is from the middle of a training; the command that trained it continues it")
     return checkpoint
@@ -213,7 +212,7 @@ def load_finished_checkpoint(path: str) -> ckpt.Checkpoint:
 
 def find_finished_prefix(results: Store, key: str) -> str:
     """The prefix of a run's finished checkpoint, empty where there is none. Reads no weights."""
-    for _, _, prefix in ckpt.list_checkpoints(results, key):
+    for _, _, prefix in list_checkpoints(results, key):
         with contextlib.suppress(DataError):  # a damaged one is passed over, as in training
             if results.read_json(f"{prefix}/state.json")["finished"]:
                 return prefix
