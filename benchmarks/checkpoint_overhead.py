@@ -10,7 +10,7 @@ of memory.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,9 +28,10 @@ from eav_ray.data.shards import schema, tables
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split
 from eav_ray.storage import Store, list_package_versions, sha256
-from eav_ray.training import prepared_run, runner
-from eav_ray.training.checkpoint import make_checkpoint_prefix
+from eav_ray.training import checkpoint, checkpoint_writer, prepared_run, runner
+from eav_ray.training.checkpoint import write_checkpoint
 from eav_ray.training.checkpoint_writer import CheckpointPolicy, CheckpointWriter
+from eav_ray.training.collectives import run_on_all_ranks
 from eav_ray.training.engines.base import Engine
 from eav_ray.training.run_spec import Position, Run
 
@@ -85,22 +86,24 @@ def record_training() -> Iterator[TrainingTimes]:
             record.copies.append(self.pause_s - record.waits[-1])
             record.loop_resumed_s = time.monotonic()
 
-        def _begin_write(self, *given: Any) -> None:
-            began = time.monotonic()
-            super()._begin_write(*given)
-            record.waits.append(time.monotonic() - began)
+    def wait_recorded(wait: Callable[[], None]) -> None:
+        began = time.monotonic()
+        run_on_all_ranks(wait)
+        record.waits.append(time.monotonic() - began)
 
-        def _write(self, weights: Any, optimizer_state: Any, position: Position, metrics: Any) -> None:
-            began = time.monotonic()
-            super()._write(weights, optimizer_state, position, metrics)
-            if optimizer_state:  # the last checkpoint has none
-                record.writes.append((began, time.monotonic()))
-                folder = Path(self._results.resolve_path(make_checkpoint_prefix(self._run.key, self.attempt, position)))
-                record.size = sum(file.stat().st_size for file in folder.iterdir())
+    def write_recorded(results: Store, key: str, attempt: str, written: checkpoint.Checkpoint) -> str:
+        began = time.monotonic()
+        prefix = write_checkpoint(results, key, attempt, written)
+        if written.optimizer_state:  # the last checkpoint has none
+            record.writes.append((began, time.monotonic()))
+            record.size = sum(file.stat().st_size for file in Path(results.resolve_path(prefix)).iterdir())
+        return prefix
 
     with (
         patch.object(runner, "CheckpointPolicy", RecordedPolicy),
         patch.object(runner, "CheckpointWriter", RecordedWriter),
+        patch.object(checkpoint_writer, "run_on_all_ranks", wait_recorded),
+        patch.object(checkpoint, "write_checkpoint", write_recorded),
     ):
         yield record
 

@@ -18,7 +18,7 @@ from scipy.signal import butter, sosfiltfilt, welch
 from benchmarks.common import Goal, find_real_data, finish_benchmark, format_spread
 from eav_ray.config import EEGPreprocessing
 from eav_ray.data.datasets.eegmat import EEGMAT, EEGMAT_CHANNELS
-from eav_ray.data.preprocessing.eeg_clean import _filter, clean_eeg
+from eav_ray.data.preprocessing.eeg_clean import clean_eeg, filter_eeg
 from eav_ray.data.preprocessing.electrodes import load_standard_montage
 from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError
@@ -166,7 +166,7 @@ def count_detections(preprocessing: EEGPreprocessing) -> dict[str, list[int]]:
 
 def filter_and_reference(x_CT: np.ndarray) -> np.ndarray:
     """Filters and average reference alone, whatever the channels hold."""
-    y_CT = _filter(x_CT - x_CT.mean(axis=1, keepdims=True), HZ, BASE)
+    y_CT = filter_eeg(x_CT - x_CT.mean(axis=1, keepdims=True), HZ, BASE)
     return y_CT - y_CT.mean(axis=0)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.reliability import ROWS, rows_of
+from tests.helpers.reliability import CHAOS, ROWS, list_rows
 
 settings.register_profile(
     "default", max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -16,23 +16,23 @@ settings.register_profile(
 settings.register_profile("chaos", settings.get_profile("default"), max_examples=5_000, derandomize=False)
 settings.load_profile(os.environ.get("EAV_RAY_HYPOTHESIS", "default"))
 
-CHAOS = os.environ.get("EAV_RAY_HYPOTHESIS") == "chaos"  # full counts instead of a short case (`make chaos`)
-
 
 @pytest.fixture(scope="session")
 def real() -> Path:
-    """The folder of real recordings: EAV_RAY_REAL, else `shared/real` beside the repository."""
-    folder = Path(os.environ.get("EAV_RAY_REAL", REPOSITORY.parent / "shared" / "real"))
+    """The folder of real recordings: EAV_RAY_REAL, else `shared/real` beside the repository.
+
+    Without it the test is skipped; where EAV_RAY_REQUIRE_REAL is 1, it fails.
+    """
+    folder = Path(os.environ.get("EAV_RAY_REAL") or REPOSITORY.parent / "shared" / "real")
     if not folder.is_dir():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI needs the real recordings, but {folder} does not exist; set EAV_RAY_REAL")
-        pytest.skip(f"no real recordings in {folder}; set EAV_RAY_REAL")
+        reason = f"no real recordings: {folder} is no folder; set EAV_RAY_REAL to the one that holds them"
+        pytest.fail(reason) if os.environ.get("EAV_RAY_REQUIRE_REAL") == "1" else pytest.skip(reason)
     return folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if rows_of(item.nodeid):
+        if list_rows(item.nodeid):
             item.add_marker(pytest.mark.reliability)
 
 
@@ -52,7 +52,7 @@ class Page:
     def pytest_sessionfinish(self) -> None:
         from benchmarks.common import format_page_head
 
-        ran = {row for test in self.outcomes for row in rows_of(test)}
+        ran = {row for test in self.outcomes for row in list_rows(test)}
         if ran < {row for row, (_, _, places) in ROWS.items() if places}:
             return  # a part of the tests makes no page
         lines = [
@@ -64,7 +64,7 @@ class Page:
             "|---|---|---|---|---|---|---|---|",
         ]
         for row, (injection, outcome, _) in ROWS.items():
-            tests = [test for test in self.outcomes if row in rows_of(test)]
+            tests = [test for test in self.outcomes if row in list_rows(test)]
             counts = [sum(self.outcomes[t] == kind for t in tests) for kind in ("passed", "failed", "skipped")]
             told = " | ".join(map(str, (len(tests), *counts, round(sum(self.seconds[t] for t in tests)))))
             lines.append(f"| {row} | {injection} | {outcome} | {told if tests else 'not shown yet | | | |'} |")

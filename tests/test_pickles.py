@@ -49,13 +49,13 @@ from eav_ray.data.shards.location import open_index, open_shard_store
 from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import build_window_table, encode_parquet
 from eav_ray.distributed import ray_workarounds
-from eav_ray.distributed.scoring import ScoringTask, _format_table_name, score_checkpoints
+from eav_ray.distributed.scoring import ScoringTask, format_table_name, score_checkpoints
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.encoders.vit import ViT
 from eav_ray.pipelines.inference.pull import format_studies, pull
 from eav_ray.pipelines.preprocess import eeg_stage
 from eav_ray.pipelines.preprocess.dataset_check import check_dataset
-from eav_ray.pipelines.preprocess.preprocess import Chunk, _write_chunk, plan_chunks, preprocess
+from eav_ray.pipelines.preprocess.preprocess import Chunk, plan_chunks, preprocess, write_chunk
 from eav_ray.pipelines.search import search_store
 from eav_ray.pipelines.train import cross_validation
 from eav_ray.storage import COMMIT, Store, sha256
@@ -64,12 +64,12 @@ from eav_ray.training import checkpoint as training_checkpoint
 from eav_ray.training.checkpoint import load_finished_checkpoint
 from eav_ray.training.embeddings import EMBEDDING_ARRAYS, EmbeddingSource
 from eav_ray.tuning.study import StudyClient
-from tests.data.datasets.test_eav import write_subject
-from tests.data.shards.test_shards import CHANNELS, MODALITIES, PROFILE, SCHEMA, Shards, rows
+from tests.helpers.checkpoints import write_best, write_finished
+from tests.helpers.classifiers import AST_SIZES
+from tests.helpers.classifiers import make_ast as small_ast
+from tests.helpers.generated_eav import write_subject
 from tests.helpers.paths import REPOSITORY
-from tests.models.encoders.test_pretrained import AST_SIZES
-from tests.models.encoders.test_pretrained import ast as small_ast
-from tests.pipelines.inference.test_pull import best, saved
+from tests.helpers.shards import CHANNELS, MODALITIES, PROFILE, SCHEMA, Shards, make_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -168,7 +168,7 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
         row: dict[str, Any] = {"unit": 0, "eeg": b"", "eeg_facts": "{}"}
         if medium == "eeg":
             batch = {"subject_index": np.array([0])}
-            made = eeg_stage._prepare_subject(
+            made = eeg_stage.prepare_subject(
                 batch,
                 unit_indices_by_subject=[[0]],
                 recording_units=[unit],
@@ -178,7 +178,7 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
             )
             row = {k: v[0] for k, v in next(made).items()}
         todo, root = [Chunk("c", unit)], str(folder / "shards")
-        _write_chunk(row, todo=todo, crash_reasons={}, data=data, preprocessing=PROFILE, root=root, n_chans=n_chans)
+        write_chunk(row, todo=todo, crash_reasons={}, data=data, preprocessing=PROFILE, root=root, n_chans=n_chans)
         told = Store(root).read_json("records/c.json")
         assert told["rows"] == 0 and name in told["problems"][0]["reason"]
 
@@ -248,7 +248,7 @@ def frame(folder: Path) -> Place:
     profile = replace(PROFILE, video=VideoPreprocessing(fps=2, size=4))
 
     def put(data: bytes) -> None:
-        made = [row | {"video": [data, b""]} for row in rows(3, 0)]
+        made = [row | {"video": [data, b""]} for row in make_rows(3, 0)]
         shards.files = [shards.put("a.parquet", build_window_table(made, make_schema(profile, CHANNELS, MODALITIES)))]
 
     return Place(put, lambda: seen(shards, folder), "a stored frame")
@@ -257,7 +257,7 @@ def frame(folder: Path) -> Place:
 def checkpoint(folder: Path, name: str, use: Callable[[Store, str], object]) -> Place:
     """A finished one; `use` is given the store and the prefix."""
     store = Store(folder / "results")
-    prefix = saved(store, "run")
+    prefix = write_finished(store, "run")
     kept = store.read_committed(prefix)
     opened(store, prefix)  # as it is, it is read
 
@@ -290,7 +290,7 @@ def scored(store: Store, prefix: str) -> None:
 
 def pulled(folder: Path, name: str) -> Place:
     store = Store(folder / "results")
-    best(store, "one")
+    write_best(store, "one")
     prefix = store.read_json("searches/one/best.json")["checkpoint"]
     kept = store.read_committed(prefix)
 
@@ -340,10 +340,10 @@ def predictions(folder: Path) -> Place:
     store = Store(folder / "results")
     e = override(Experiment(), {"store.results": str(store)})
     task, of = (
-        ScoringTask(f"{store}/{saved(store, 'run')}", ("p0/0",)),
+        ScoringTask(f"{store}/{write_finished(store, 'run')}", ("p0/0",)),
         ShardIndex("k", ("a", "b"), ("eeg",), 3, (), {}),
     )
-    name = _format_table_name(task, of)
+    name = format_table_name(task, of)
     return Place(partial(store.write, name), lambda: score_checkpoints(e, [task], store, of), name)
 
 
@@ -367,7 +367,7 @@ def embedded(folder: Path, name: str) -> Place:
 
 
 def embedding() -> pa.Table:
-    ids = {c: [row[c] for row in rows(5, 0)] for c in ("subject", "recording", "window")}
+    ids = {c: [row[c] for row in make_rows(5, 0)] for c in ("subject", "recording", "window")}
     arrays = {a: pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((5, 1, 2), np.float32)) for a in EMBEDDING_ARRAYS}
     return pa.table(ids | arrays)
 
@@ -555,7 +555,7 @@ def predicted() -> pa.Table:
 
 
 def windows() -> pa.Table:
-    return build_window_table(rows(5, 0), SCHEMA)
+    return build_window_table(make_rows(5, 0), SCHEMA)
 
 
 # Place -> the table that is there, how it is stored, and the columns that are looked at.
@@ -614,7 +614,7 @@ def test_a_pickle_in_what_a_table_says_of_itself_is_not_executed(place: str, tmp
 def test_a_pickle_in_the_place_of_the_shape_of_frames_is_refused(tmp_path: Path, proof: Path) -> None:
     shards, profile = Shards(tmp_path / "shards", ()), replace(PROFILE, video=VideoPreprocessing(fps=2, size=4))
     whole = build_window_table(
-        [row | {"video": [b"", b""]} for row in rows(3, 0)], make_schema(profile, CHANNELS, MODALITIES)
+        [row | {"video": [b"", b""]} for row in make_rows(3, 0)], make_schema(profile, CHANNELS, MODALITIES)
     )
     at = whole.column_names.index("video")
     field = whole.schema.field(at).with_metadata({SHAPE_KEY: pickle.dumps(Malicious(proof))})

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.reliability import ROWS, rows_of
+from tests.helpers.reliability import ROWS, list_rows
 
 
 @pytest.mark.parametrize("row", sorted(ROWS))
@@ -13,7 +13,7 @@ def test_a_row_names_tests_that_are_there(row: str) -> None:
     for place in places:
         file, _, test = place.partition("::")
         assert f"def {test}" in (REPOSITORY / file).read_text(), place
-        assert row in rows_of(f"{file}::{test or 'test_anything'}[case]")
+        assert row in list_rows(f"{file}::{test or 'test_anything'}[case]")
 
 
 def test_rows_are_complete() -> None:

@@ -102,7 +102,7 @@ def _embed_shards(
     files = ray.data.from_items([{"file": file.file} for file in todo], override_num_blocks=len(todo))
     parts = map_with_retries(
         files.map_batches,
-        _FrozenEncoder,
+        FrozenEncoder,
         fn_constructor_args=(run, key, str(shards), index, shapes),
         batch_size=1,
         num_cpus=runtime.cpus_per_worker,
@@ -115,14 +115,14 @@ def _embed_shards(
         yield int(row["windows"])
 
 
-class _FrozenEncoder:
+class FrozenEncoder:
     """An actor of Ray Data: the encoder, loaded once; a shard in, its part of the features written."""
 
     def __init__(self, run: Run, key: str, shards: str, index: ShardIndex, shapes: DataShapes) -> None:
         runtime = run.experiment.runtime
         torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
         self._device = torch.device("cuda" if cluster.has_gpu(runtime) else "cpu")
-        self._model = _load_published(run.experiment, shapes).to(self._device)
+        self.model = _load_published(run.experiment, shapes).to(self._device)
         self._run, self._key, self._shards, self._index = run, key, Store(shards), index
         self._files = {file.file: file for file in index.shards}
 
@@ -139,7 +139,7 @@ class _FrozenEncoder:
             source, WindowLabels.from_windows(windows, {}), np.arange(len(windows)), BATCH_SIZE
         )
         table = compute_embeddings(
-            self._model, batches, windows, self._device, precision=e.runtime.precision, arrays=FEATURE_ARRAYS
+            self.model, batches, windows, self._device, precision=e.runtime.precision, arrays=FEATURE_ARRAYS
         )
         write_embedding_part(Store(e.store.results), self._key, _get_part_id(file), table)
         return len(windows)

@@ -61,7 +61,7 @@ def score_checkpoints(
             there is none.
     """
     results = Store(experiment.store.results)
-    names = [_format_table_name(task, index) for task in tasks]
+    names = [format_table_name(task, index) for task in tasks]
     stored = {n: _read_table(results, name) for n, name in enumerate(names) if results.exists(name)}
     todo = [n for n in range(len(tasks)) if n not in stored]
     computed = _score_parts(experiment, {n: tasks[n] for n in todo}, shards, index, names) if todo else {}
@@ -69,11 +69,11 @@ def score_checkpoints(
 
 
 def is_stored(results: Store, task: ScoringTask, index: ShardIndex) -> bool:
-    return results.exists(_format_table_name(task, index))
+    return results.exists(format_table_name(task, index))
 
 
-def _format_table_name(task: ScoringTask, index: ShardIndex) -> str:
-    """By the hash of the checkpoint's files and the recordings: equal questions have one answer."""
+def format_table_name(task: ScoringTask, index: ShardIndex) -> str:
+    """Name a table of predictions by the checkpoint's files and the recordings: equal questions have one answer."""
     store, prefix = split_store_path(task.checkpoint_path)
     identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
     visible = [sorted(task.visible_modalities)] if task.visible_modalities else []
@@ -109,7 +109,7 @@ def _score_parts(
             scheduling_strategy="SPREAD",  # also where a trial asks, whose own place has no room
             max_restarts=1,
             max_task_retries=1,
-        )(_Scorer)
+        )(Scorer)
         count = min(len(parts), cluster.count_fitting_workers(runtime))
         pool = ActorPool([scorer.remote(experiment, str(shards), index, allowed_recordings) for _ in range(count)])
         for number, table, size in pool.map_unordered(lambda actor, part: actor.score.remote(*part), parts):
@@ -133,7 +133,7 @@ def _score_parts(
     return results_by_task
 
 
-class _Scorer:
+class Scorer:
     """An actor: the windows, opened once, and the checkpoint that it scored last."""
 
     def __init__(self, experiment: Experiment, shards: str, index: ShardIndex, recordings: tuple[str, ...]) -> None:

@@ -50,7 +50,7 @@ def estimate_seconds_per_fused_window(experiment: Experiment, shapes: DataShapes
     flops = _count_fusion_flops(experiment, shapes)
     if not flops:
         return 0.0
-    rate = ASSUMED_GPU_FLOPS if experiment.runtime.gpus_per_worker else _measure_cpu_flops()
+    rate = ASSUMED_GPU_FLOPS if experiment.runtime.gpus_per_worker else measure_cpu_flops()
     return max(MIN_FUSION_S, 3 * flops / (FUSION_EFFICIENCY * rate))
 
 
@@ -69,7 +69,7 @@ def _count_fusion_flops(experiment: Experiment, shapes: DataShapes) -> int:
             logits = {m: torch.zeros(1, shapes.n_outputs) for m in widths}
         else:
             model = Classifier(e, shapes)
-            inputs = {m: _make_random_batch(e, m, shapes, 1).inputs[m].to("meta") for m in e.data.modalities}
+            inputs = {m: make_random_batch(e, m, shapes, 1).inputs[m].to("meta") for m in e.data.modalities}
             (encoded, logits), fusion = model.encode(inputs, present), model.fusion
     assert fusion is not None
     with FlopCounterMode(display=False) as counter:
@@ -98,7 +98,7 @@ def measure_latency_ms(experiment: Experiment, shapes: DataShapes, device: torch
     try:
         model = Classifier(experiment, shapes).to(device).eval()
         modalities = sorted(experiment.data.modalities)
-        inputs = {m: _make_random_batch(experiment, m, shapes, 1).inputs[m].to(device) for m in modalities}
+        inputs = {m: make_random_batch(experiment, m, shapes, 1).inputs[m].to(device) for m in modalities}
         present = torch.ones(1, len(modalities), dtype=torch.bool, device=device)
         times_ms: list[float] = []
         with torch.no_grad():
@@ -119,8 +119,8 @@ def _estimate_encoder_seconds(experiment: Experiment, modality: str, shapes: Dat
     forward_flops = _count_forward_flops(unimodal, modality, shapes)
     if experiment.runtime.gpus_per_worker or forward_flops > MAX_TIMED_FLOPS:
         # Backward is twice forward.
-        return 3 * forward_flops / (ASSUMED_GPU_FLOPS if experiment.runtime.gpus_per_worker else _measure_cpu_flops())
-    model, batch = Classifier(unimodal, shapes), _make_random_batch(experiment, modality, shapes, TIMED_WINDOWS)
+        return 3 * forward_flops / (ASSUMED_GPU_FLOPS if experiment.runtime.gpus_per_worker else measure_cpu_flops())
+    model, batch = Classifier(unimodal, shapes), make_random_batch(experiment, modality, shapes, TIMED_WINDOWS)
     times = []
     for _ in range(3):
         began = time.perf_counter()
@@ -135,7 +135,7 @@ def _select_modality(experiment: Experiment, modality: str) -> Experiment:
 
 def _count_forward_flops(experiment: Experiment, modality: str, shapes: DataShapes) -> int:
     """Of one window. On the meta device nothing is computed, and weights take no memory."""
-    batch = _make_random_batch(experiment, modality, shapes, 1)
+    batch = make_random_batch(experiment, modality, shapes, 1)
     with torch.device("meta"):
         model = Classifier(experiment, shapes)
     with FlopCounterMode(display=False) as counter:
@@ -143,8 +143,8 @@ def _count_forward_flops(experiment: Experiment, modality: str, shapes: DataShap
     return counter.get_total_flops()
 
 
-def _measure_cpu_flops() -> float:
-    """What the threads of this process reach in training, per second."""
+def measure_cpu_flops() -> float:
+    """Measure the floating-point operations a second that the threads of this process reach in training."""
     x, times = torch.randn(1024, 1024), []
     for _ in range(3):
         began = time.perf_counter()
@@ -153,7 +153,8 @@ def _measure_cpu_flops() -> float:
     return CPU_EFFICIENCY * 2 * 1024**3 / min(times)
 
 
-def _make_random_batch(experiment: Experiment, modality: str, shapes: DataShapes, n: int) -> Batch:
+def make_random_batch(experiment: Experiment, modality: str, shapes: DataShapes, n: int) -> Batch:
+    """Make `n` windows of noise of one modality, always the same ones."""
     p = experiment.preprocessing
     rng = np.random.default_rng(0)
     match modality:

@@ -130,7 +130,7 @@ def _hold_run_lock(results: Store, name: str) -> Iterator[None]:
 
 def train_and_score_split(run: Run, context: WorkerContext) -> Metrics:
     """Train a fusion on one inner fold and score it on that fold's validation rows; nothing is kept."""
-    return _compute_validation_metrics(train_and_predict_split(run, context))
+    return compute_validation_metrics(train_and_predict_split(run, context))
 
 
 def train_and_predict_split(run: Run, context: WorkerContext) -> pd.DataFrame:
@@ -146,14 +146,14 @@ def train_and_predict_split(run: Run, context: WorkerContext) -> pd.DataFrame:
     def collect_predictions(engine: Engine, position: Position, sums: Metrics) -> None:
         engine.sync_buffers()
         if position.epoch == run.epochs:
-            collected.append(_predict_validation(run, context, prepared, engine))
+            collected.append(predict_validation(run, context, prepared, engine))
 
-    _fit_phases(run, context, prepared, None, collect_predictions)
+    fit_phases(run, context, prepared, None, collect_predictions)
     (table,) = collected
     return table
 
 
-def _fit_phases(
+def fit_phases(
     run: Run,
     context: WorkerContext,
     prepared: PreparedRun,
@@ -190,14 +190,16 @@ def _fit_phases(
         start = Position(phase.end_epoch, 0)
 
 
-def _predict_validation(run: Run, context: WorkerContext, prepared: PreparedRun, engine: Engine) -> pd.DataFrame:
+def predict_validation(run: Run, context: WorkerContext, prepared: PreparedRun, engine: Engine) -> pd.DataFrame:
+    """Predict the validation windows that have a modality of the run."""
     rows = select_rows_with_modality(context.windows, run.split.validation, tuple(run.experiment.data.modalities))
     if not len(rows):
         return build_empty_predictions(prepared.source.names, prepared.shapes.n_outputs)
     return predict_rows(engine, prepared.source, prepared.labels, rows, context.windows, run.optim.batch)
 
 
-def _compute_validation_metrics(table: pd.DataFrame) -> Metrics:
+def compute_validation_metrics(table: pd.DataFrame) -> Metrics:
+    """Compute the scores of validation predictions; empty without any window."""
     return {f"validation_{k}": v for k, v in compute_scores(table).items()} if len(table) else {}
 
 
@@ -277,7 +279,7 @@ def _train(
             if (run.kind != "encoder" or not run.embedded_recordings) and (
                 is_last or (every and position.epoch % every == 0)
             ):
-                validation = _compute_validation_metrics(_predict_validation(run, context, prepared, engine))
+                validation = compute_validation_metrics(predict_validation(run, context, prepared, engine))
             epoch_record = {"epoch": position.epoch, "seconds": sums["seconds"], "windows": sums["count"]}
             history.append(epoch_record | metrics | validation)
             saved_metrics: dict[str, Any] = metrics | validation | {"history": list(history)}
@@ -289,7 +291,7 @@ def _train(
                 writer.save(engine, position, saved_metrics)
             report_progress(engine, position, sums, validation)
 
-        _fit_phases(run, context, prepared, resume, on_epoch_end, on_step_end)
+        fit_phases(run, context, prepared, resume, on_epoch_end, on_step_end)
         return prefix
 
 

@@ -1,6 +1,5 @@
 """Real recordings have the shapes and numbers that their authors state."""
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -16,19 +15,6 @@ from eav_ray.data.preprocessing.windowing import cut_recording
 from eav_ray.errors import DataError
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def real() -> Path:
-    """The folder that EAV_RAY_REAL names, or shared/real beside the repository."""
-    named = os.environ.get("EAV_RAY_REAL")
-    folder = Path(named) if named else Path(__file__).resolve().parents[3] / "shared" / "real"
-    if not folder.is_dir():
-        reason = f"no real recordings: EAV_RAY_REAL is {named!r}, and {folder} is no folder"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return folder
 
 
 def test_ravdess_has_its_clips(real: Path) -> None:

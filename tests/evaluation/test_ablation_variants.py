@@ -28,8 +28,8 @@ from eav_ray.training.dataloader import Batch, MaskedSource, RawSource, WindowLa
 from eav_ray.training.predictions import compute_predictions
 from eav_ray.training.run_spec import drop_neutral_keys, plan_fusion_run, plan_runs
 from eav_ray.tuning.study import make_study_name
+from tests.helpers.classifiers import SMALL, make_batch
 from tests.helpers.paths import EXPERIMENTS
-from tests.training.test_modes import SMALL, batch
 
 SHIPPED = sorted((EXPERIMENTS).glob("*.yaml"))
 SPLIT = Split("loso", ("a/1", "a/2"), (), ("b/1",))
@@ -139,7 +139,7 @@ class Stored(WindowCache):
     """Windows of three recordings of random signals."""
 
     def __init__(self, e: Experiment, hidden: tuple[str, ...] = ()) -> None:
-        self._inputs = batch(e, n=6).inputs
+        self._inputs = make_batch(e, n=6).inputs
         rows = [
             {"id": f"a/{n // 2}", "subject": "a", "recording": str(n // 2), "window": n % 2}
             | {f"has_{m}": m not in hidden and not (m == "audio" and n == 5) for m in self._inputs}

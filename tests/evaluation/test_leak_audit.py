@@ -1,67 +1,19 @@
 """The audit finds every inserted leak in what a checkpoint and the stored windows themselves say, and no other."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from eav_ray.config import Experiment, load_experiment
-from eav_ray.data.shards import index as shards_index
-from eav_ray.data.shards import schema, tables
 from eav_ray.data.shards.window_cache import WindowCache
-from eav_ray.data.splits import list_labeled_recordings, make_split
 from eav_ray.evaluation.leak_audit import WindowDigests, audit_checkpoint
 from eav_ray.models.classifier import Classifier
-from eav_ray.models.encoders.base import DataShapes
-from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.checkpoint import Checkpoint
-from eav_ray.training.run_spec import Position
 from eav_ray.training.statistics import fit_model_statistics
-from tests.helpers.paths import DEMO
-
-PEOPLE, RECORDINGS = 4, 8
-
-
-def experiment(protocol: str = "loso") -> Experiment:
-    changes = {"data.modalities": ["audio", "eeg"], "model.audio.kind": "mfcc", "model.eeg.kind": "bandpower"}
-    changes |= {"split.protocol": protocol, "split.n_inner_folds": 2, "split.index": 1, "train.mode": "end_to_end"}
-    return load_experiment(DEMO, changes)
-
-
-def store_windows(
-    folder: Path, twin: tuple[int, int] | None = None, silent: bool = False, without: tuple[int, ...] = ()
-) -> WindowCache:
-    """Noise of people who differ in loudness, a window a recording.
-
-    Args:
-        twin: Numbers of two windows, of which the second has the first one's EEG.
-        silent: All audio is digital silence, which is equal everywhere and no leak.
-        without: Numbers of windows that have no EEG.
-    """
-    rng, rows, e = np.random.default_rng(0), [], experiment()
-    for n in range(PEOPLE * RECORDINGS):
-        person, k = divmod(n, RECORDINGS)
-        row = {"subject": f"p{person}", "recording": f"{k:03d}", "window": 0, "label": k % 2, "task": "", "order": k}
-        row |= {"has_audio": True, "has_eeg": n not in without, "audio_seconds": 5.0, "eeg_seconds": 5.0}
-        row |= {"eeg_bad_channels": person, "audio_db": 0.0, "audio_clipped": 0.0}
-        row["audio"] = (0 if silent else 0.02 * (person + 1)) * rng.standard_normal(80000).astype(np.float32)
-        row["eeg"] = (person + 1) * row["has_eeg"] * rng.standard_normal((30, 500)).astype(np.float32)
-        rows.append(row)
-    if twin:
-        rows[twin[1]]["eeg"] = rows[twin[0]]["eeg"]
-    store = Store(folder / "shards")
-    content = tables.encode_parquet(
-        tables.build_window_table(rows, schema.make_schema(e.preprocessing, 30, ("audio", "eeg")))
-    )
-    store.write("a.parquet", content)
-    file = shards_index.ShardFile("a.parquet", sha256(content), len(rows))
-    index = shards_index.ShardIndex("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
-    store.write_json(shards_index.INDEX_FILE, asdict(index))
-    return WindowCache(store, shards_index.read_index(store), cache=folder / "cache", cache_gb=1)
+from tests.helpers.audits import RECORDINGS, make_honest_checkpoint, store_windows, validate_on_test
 
 
 @pytest.fixture(scope="module")
@@ -75,44 +27,37 @@ def contents(windows: WindowCache) -> WindowDigests:
     return WindowDigests(windows)
 
 
-def honest(windows: WindowCache, protocol: str = "loso") -> Checkpoint:
-    """A finished checkpoint whose statistics are of its training rows."""
-    e, shapes = experiment(protocol), DataShapes(30, 5)
-    split = make_split(list_labeled_recordings(windows.ids, e.data, e.seed), e.split)
-    torch.manual_seed(0)
-    model = Classifier(e, shapes)
-    fit_model_statistics(model, windows, split.train)
-    weights = model.state_dict()
-    return Checkpoint(e, split, tuple("abcde"), shapes, weights, {}, Position(2, 0), True, {}, {})
-
-
 def failed(checkpoint: Checkpoint, windows: WindowCache, scored: tuple[str, ...] = ()) -> list[str]:
     return [c.name for c in audit_checkpoint(checkpoint, contents(windows), scored).checks if not c.passed]
 
 
 @pytest.mark.parametrize("protocol", ["loso", "within", "paper", "within_validated"])
 def test_an_honest_checkpoint_passes_and_says_what_was_compared(windows: WindowCache, protocol: str) -> None:
-    found = audit_checkpoint(honest(windows, protocol), contents(windows))
+    found = audit_checkpoint(make_honest_checkpoint(windows, protocol), contents(windows))
     assert found.passed and not found.first_failure
     told = {c.name: c.detail for c in found.checks}
     assert len(told) == 6
     assert "4 of 4 would be others with test rows among them" in told["statistics fitted on training rows only"]
-    tested = 2 * len(honest(windows, protocol).split.test)
+    tested = 2 * len(make_honest_checkpoint(windows, protocol).split.test)
     assert told["equal windows in two splits"].startswith(f"{tested} signals")
-    again = audit_checkpoint(honest(windows, protocol), contents(windows))
-    assert again.sha256 == found.sha256 != audit_checkpoint(honest(windows, "subject_kfold"), contents(windows)).sha256
+    again = audit_checkpoint(make_honest_checkpoint(windows, protocol), contents(windows))
+    assert (
+        again.sha256
+        == found.sha256
+        != audit_checkpoint(make_honest_checkpoint(windows, "subject_kfold"), contents(windows)).sha256
+    )
 
 
 def test_silence_is_no_leak(tmp_path: Path) -> None:
     quiet = store_windows(tmp_path, silent=True)
-    assert failed(honest(quiet), quiet) == []
+    assert failed(make_honest_checkpoint(quiet), quiet) == []
 
 
 def test_an_encoder_that_a_fusion_follows_passes_though_people_lack_its_modality(tmp_path: Path) -> None:
     """Its split is of the whole experiment: of all by their EEG alone, the second person would be another one."""
     lacking = store_windows(tmp_path, without=(*range(RECORDINGS), 2 * RECORDINGS))  # p0, and one recording of p2
     for protocol in ("loso", "within"):
-        whole = honest(lacking, protocol)
+        whole = make_honest_checkpoint(lacking, protocol)
         alone = replace(whole.experiment, data=replace(whole.experiment.data, modalities=("eeg",)))
         model = Classifier(alone, whole.shapes)
         fit_model_statistics(model, lacking, whole.split.train)
@@ -123,7 +68,7 @@ def test_an_encoder_that_a_fusion_follows_passes_though_people_lack_its_modality
 
 def test_what_trained_before_a_calibration_is_known_too(tmp_path: Path) -> None:
     def calibrated(windows: WindowCache) -> Checkpoint:
-        one = honest(windows)
+        one = make_honest_checkpoint(windows)
         own = one.split.test
         return replace(one, split=replace(one.split, protocol="adapted", train=own[:2], test=own[2:]))
 
@@ -140,7 +85,7 @@ def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_
     windows: WindowCache,
 ) -> None:
     """Equal training rows are trained once. Its weights are of the last epoch, whoever was validated on beside."""
-    one = honest(windows)
+    one = make_honest_checkpoint(windows)
     inner = replace(one, split=replace(one.split, validation=one.split.test, test=()))
     assert "split, recomputed" in failed(inner, windows)
 
@@ -151,14 +96,14 @@ def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_
     assert told(one.split.test) == []
     assert told(one.split.test[1:]) == ["split, recomputed"]
     assert "recordings in two splits" in told(one.split.test, lambda c: moved(replace(c, split=one.split)))
-    validated = honest(windows, "within_validated")
+    validated = make_honest_checkpoint(windows, "within_validated")
     bare = replace(validated, split=replace(validated.split, test=()))
     found = audit_checkpoint(bare, contents(windows), validated.split.test, tested_experiment=validated.experiment)
     assert found.passed and "p1/007" in validated.split.test
 
 
 def test_encoders_that_saw_more_than_the_fusion_are_found(windows: WindowCache) -> None:
-    one = replace(honest(windows), encoder_keys={"audio": "encoder-1", "eeg": "encoder-2"})
+    one = replace(make_honest_checkpoint(windows), encoder_keys={"audio": "encoder-1", "eeg": "encoder-2"})
     name = "encoders trained on training rows only"
 
     def told(encoders: dict[str, tuple[str, ...]]) -> bool | None:
@@ -180,11 +125,6 @@ def other_person(one: Checkpoint) -> Checkpoint:
     return replace(one, split=replace(one.split, train=(*one.split.train, one.split.test[0]), test=one.split.test[1:]))
 
 
-def chosen(one: Checkpoint) -> Checkpoint:
-    """What was tested had validated."""
-    return replace(one, split=replace(one.split, validation=one.split.test))
-
-
 LEAKS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], set[str]]] = {
     "a recording on both sides": (
         moved,
@@ -192,7 +132,7 @@ LEAKS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], set[str]]] = {
     ),
     "a person on both sides": (other_person, {"split, recomputed", "subjects in two splits"}),
     "choices by the test": (
-        chosen,
+        validate_on_test,
         {
             "split, recomputed",
             "recordings in two splits",
@@ -207,7 +147,7 @@ LEAKS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], set[str]]] = {
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_leak_in_the_split_is_named(windows: WindowCache, leak: str) -> None:
     change, expected = LEAKS[leak]
-    broken = change(honest(windows))
+    broken = change(make_honest_checkpoint(windows))
     assert set(failed(broken, windows)) == expected
     assert broken.split.test[0].split("/")[0] in audit_checkpoint(broken, contents(windows)).first_failure
 
@@ -215,15 +155,15 @@ def test_a_leak_in_the_split_is_named(windows: WindowCache, leak: str) -> None:
 def test_equal_signals_under_two_names_are_found_where_the_split_parts_them(tmp_path: Path) -> None:
     """The split is sound by all names; only the content tells."""
     twins = store_windows(tmp_path, twin=(0, RECORDINGS))  # of p0 and of p1, who is tested
-    assert failed(honest(twins), twins) == ["equal windows in two splits"]
-    detail = audit_checkpoint(honest(twins), contents(twins)).first_failure
+    assert failed(make_honest_checkpoint(twins), twins) == ["equal windows in two splits"]
+    detail = audit_checkpoint(make_honest_checkpoint(twins), contents(twins)).first_failure
     assert "1 equal signals of eeg" in detail and "p0/000 window 0" in detail and "p1/000 window 0" in detail
     inside = store_windows(tmp_path / "same", twin=(0, 1))  # on one side: a duplicate, and no leak
-    assert failed(honest(inside), inside) == []
+    assert failed(make_honest_checkpoint(inside), inside) == []
 
 
 def test_statistics_that_saw_test_rows_are_found(windows: WindowCache) -> None:
-    one = honest(windows)
+    one = make_honest_checkpoint(windows)
     model = Classifier(one.experiment, one.shapes)
     fit_model_statistics(model, windows, (*one.split.train, *one.split.test))
     fitted = {n for n in one.weights if not torch.equal(one.weights[n], model.state_dict()[n])}
@@ -236,12 +176,12 @@ def test_statistics_that_saw_test_rows_are_found(windows: WindowCache) -> None:
 
 
 def test_scores_of_other_recordings_than_its_own_test_side_are_audited_too(windows: WindowCache) -> None:
-    one = honest(windows)
+    one = make_honest_checkpoint(windows)
     assert failed(one, windows, one.split.test[:2]) == []
     assert "recordings in two splits" in failed(one, windows, (one.split.train[0],))
 
 
 def test_other_recordings_than_those_that_are_stored_do_not_pass(windows: WindowCache) -> None:
-    one = honest(windows)
+    one = make_honest_checkpoint(windows)
     smaller = replace(one, experiment=replace(one.experiment, data=replace(one.experiment.data, subjects=("p0", "p1"))))
     assert "split, recomputed" in failed(smaller, windows)

@@ -15,36 +15,12 @@ from eav_ray.evaluation.probability_calibration import compute_reliability, fit_
 from eav_ray.evaluation.statistics import compare_all_pairs, compute_balanced_interval
 from eav_ray.reporting import tables as reporting_tables
 from eav_ray.training.metrics import average_per_recording, predict_classes
-
-CLASSES = ("calm", "glad", "sad")
-MODALITIES = ["audio", "eeg", "video"]
-STRENGTH = {"audio": 1.0, "eeg": 0.5, "video": 1.2, "late_mean": 1.6, "fusion": 2.0}
-
-
-def predictions(
-    people: int = 8, recordings: int = 12, *, seed: int = 0, gain: float = 0.0, unequal: bool = False
-) -> pd.DataFrame:
-    """Logits that know the class, each source as well as its strength; two windows a recording."""
-    rng, rows = np.random.default_rng(seed), []
-    for person in range(people):
-        for n in range(recordings):
-            label = 0 if unequal and n % 4 else n % 3
-            for window in range(2):
-                row = {"subject": f"p{person}", "recording": f"r{n}", "window": window, "label": label, "fold": person}
-                for s, strength in STRENGTH.items():
-                    logits = rng.normal(0, 1, 3) + (strength + gain) * (np.arange(3) == label)
-                    row |= {f"{s}.logit_{k}": float(v) for k, v in enumerate(logits)}
-                share = rng.dirichlet([4, 2 + 3 * (label == 1), 4])
-                for kind in ("weight", "corrected"):
-                    row |= {f"{kind}.{m}": float(w) for m, w in zip(MODALITIES, share, strict=True)}
-                row |= {f"{s}.frames_correct": float(rng.integers(0, 6)) / 5 for s in ("video", "late_mean", "fusion")}
-                rows.append(row)
-    return pd.DataFrame(rows)
+from tests.helpers.predictions import CLASSES, MODALITIES, draw_predictions
 
 
 @pytest.mark.parametrize("unequal", [False, True])
 def test_accuracy_is_that_of_recordings_and_the_mean_over_people(unequal: bool) -> None:
-    table = predictions(unequal=unequal)
+    table = draw_predictions(unequal=unequal)
     found = summary.summarize_accuracy(table, MODALITIES, 3)
     assert (found["n_subjects"], found["recordings"], found["windows"], found["unequal"]) == (8, 96, 192, unequal)
     recordings = average_per_recording(table)
@@ -80,7 +56,7 @@ def test_an_interval_of_balanced_accuracy_holds_the_truth_where_classes_are_uneq
 
 def test_guessing_is_called_guessing() -> None:
     rng = np.random.default_rng(3)
-    table = predictions()
+    table = draw_predictions()
     columns = [c for c in table if "logit_" in c]
     table[columns] = rng.normal(size=(len(table), len(columns)))
     found = summary.summarize_accuracy(table, MODALITIES, 3)
@@ -88,15 +64,16 @@ def test_guessing_is_called_guessing() -> None:
     compared = summary.compare_sources(table, MODALITIES)
     assert {c["verdict"] for c in compared["fusion"]} == {"not significant"}
     assert not any(
-        one["inside_chance"] for one in summary.summarize_accuracy(predictions(), MODALITIES, 3)["sources"].values()
+        one["inside_chance"]
+        for one in summary.summarize_accuracy(draw_predictions(), MODALITIES, 3)["sources"].values()
     )
-    few = summary.compare_sources(predictions(people=4), MODALITIES)
+    few = summary.compare_sources(draw_predictions(people=4), MODALITIES)
     assert {c["verdict"] for c in few["fusion"]} == {"of 4 people no difference could be significant"}
 
 
 @pytest.mark.parametrize("skill", [0.0, 1.0])
 def test_naming_the_largest_class_is_called_guessing(skill: float) -> None:
-    table = predictions(people=9, recordings=12, unequal=True)
+    table = draw_predictions(people=9, recordings=12, unequal=True)
     for k in range(3):
         table[f"eeg.logit_{k}"] = float(k == 0) + 2 * skill * (table["label"] == k)
     found = summary.summarize_accuracy(table, MODALITIES, 3)["sources"]["eeg"]
@@ -116,7 +93,7 @@ def test_the_band_of_balanced_accuracy_is_the_binomial_one_where_classes_are_equ
 
 
 def test_the_gap_is_that_of_recordings_in_which_a_source_has_something_to_say() -> None:
-    trained, columns = predictions(), [f"audio.logit_{k}" for k in range(3)]
+    trained, columns = draw_predictions(), [f"audio.logit_{k}" for k in range(3)]
     sure = trained.copy()
     sure[columns] = np.eye(3)[sure["label"]]
     silent = sure.copy()
@@ -125,7 +102,7 @@ def test_the_gap_is_that_of_recordings_in_which_a_source_has_something_to_say() 
 
 
 def test_all_pairs_of_modalities_share_one_correction() -> None:
-    table = summary.compare_sources(predictions(), MODALITIES)["modalities"]
+    table = summary.compare_sources(draw_predictions(), MODALITIES)["modalities"]
     assert {(c["ours"], c["other"]) for c in table} == {("video", "audio"), ("video", "eeg"), ("audio", "eeg")}
     assert max(c["holm"] for c in table) <= 1 and all(c["holm"] >= c["p"] for c in table)
     assert min(c["holm"] for c in table) == pytest.approx(min(1.0, 3 * min(c["p"] for c in table)))
@@ -135,7 +112,7 @@ def test_all_pairs_of_modalities_share_one_correction() -> None:
 
 
 def test_confusion_is_sklearns() -> None:
-    table = predictions()
+    table = draw_predictions()
     table.loc[table["recording"] == "r0", [f"audio.logit_{k}" for k in range(3)]] = np.nan
     recordings = average_per_recording(table)
     found = summary.count_confusions(table, MODALITIES, 3)
@@ -148,13 +125,13 @@ def test_confusion_is_sklearns() -> None:
 
 
 def test_weights_are_told_by_class_and_person_and_classes_that_differ_are_found() -> None:
-    found = summary.summarize_modality_weights(predictions(), MODALITIES, CLASSES)
+    found = summary.summarize_modality_weights(draw_predictions(), MODALITIES, CLASSES)
     for kind in ("weight", "corrected"):
         for row in (*found[kind]["by_class"].values(), *found[kind]["by_subject"].values()):
             assert sum(row.values()) == pytest.approx(1)
         assert found[kind]["by_class"]["glad"]["eeg"] > found[kind]["by_class"]["sad"]["eeg"]
     assert found["classes_differ"]["eeg"]["p"] < 0.01 and found["classes_differ"]["eeg"]["n_subjects"] == 8
-    assert summary.summarize_modality_weights(predictions(), ["eeg"], CLASSES) == {}
+    assert summary.summarize_modality_weights(draw_predictions(), ["eeg"], CLASSES) == {}
 
 
 def test_reliability_is_what_it_is_by_hand_and_by_sklearn() -> None:
@@ -186,14 +163,14 @@ def test_a_temperature_undoes_the_scale_of_logits_that_were_calibrated() -> None
 
 
 def test_a_source_that_no_validation_row_has_stays_as_it_is() -> None:
-    table, held = predictions(people=3), predictions(people=3, seed=5)
+    table, held = draw_predictions(people=3), draw_predictions(people=3, seed=5)
     held.loc[held["fold"] == 1, [f"eeg.logit_{k}" for k in range(3)]] = np.nan
     found = summarize_calibration(table, ["eeg"], held)["eeg"]
     assert isinstance(found, dict) and set(found["temperatures"]) == {"0", "2"} and found["scaled"]["count"] == 36
 
 
 def test_each_fold_is_scaled_by_its_own_validation_rows_and_answers_stay() -> None:
-    table, held = (predictions(people=4, recordings=60, seed=seed, gain=-1.2) for seed in (0, 9))
+    table, held = (draw_predictions(people=4, recordings=60, seed=seed, gain=-1.2) for seed in (0, 9))
     columns = [c for c in table if c.startswith("fusion.logit_")]
     for one in (table, held):
         one.loc[one["fold"] == 2, columns] *= 10  # a model that is far too sure
@@ -208,7 +185,7 @@ def test_each_fold_is_scaled_by_its_own_validation_rows_and_answers_stay() -> No
 
 
 def test_quality_that_goes_with_accuracy_is_told_from_quality_that_does_not() -> None:
-    table = predictions(people=12, recordings=30)
+    table = draw_predictions(people=12, recordings=30)
     people = [f"p{n}" for n in range(12)]
     right = summary.summarize_subjects(table, MODALITIES)
     share = {row["subject"]: row["eeg"] for row in right}
@@ -228,13 +205,13 @@ def test_quality_that_goes_with_accuracy_is_told_from_quality_that_does_not() ->
 
 
 def test_protocols_are_paired_over_people_and_seeds_are_the_noise_floor() -> None:
-    tables = {"within": predictions(gain=1.0), "loso": predictions(seed=1)}
+    tables = {"within": draw_predictions(gain=1.0), "loso": draw_predictions(seed=1)}
     rows = protocol_comparison.summarize_protocols(tables, MODALITIES)
     assert [row["protocol"] for row in rows] == ["within", "loso"]
     (one,) = protocol_comparison.compare_protocols(tables, MODALITIES, "loso")
     means = [row["sources"]["fusion"]["recording"] for row in rows]
     assert one["difference"] == pytest.approx(means[0] - means[1]) and one["n_subjects"] == 8
-    found = protocol_comparison.summarize_seeds({0: predictions(), 1: predictions(seed=1)}, MODALITIES)
+    found = protocol_comparison.summarize_seeds({0: draw_predictions(), 1: draw_predictions(seed=1)}, MODALITIES)
     means = list(found["sources"]["eeg"]["means"].values())
     assert found["seeds"] == [0, 1] and found["sources"]["eeg"]["sd"] == pytest.approx(np.std(means, ddof=1))
 
@@ -245,7 +222,7 @@ def test_the_published_rows_are_those_of_the_paper() -> None:
     means = {"video": 67.22, "audio": 58.17, "eeg": 53.51, "multimodal": 70.86}
     for column, mean in means.items():
         assert 100 * table[column].mean() == pytest.approx(mean, abs=0.005)
-    ours = predictions(people=6)
+    ours = draw_predictions(people=6)
     ours["subject"] = "subject" + (ours["subject"].str[1:].astype(int) + 1).astype(str)
     rows = protocol_comparison.compare_with_published(
         protocol_comparison.compute_published_unit_accuracy(ours, MODALITIES), MODALITIES

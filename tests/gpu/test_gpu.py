@@ -23,7 +23,7 @@ from eav_ray.models.encoders.ast import FilterBank
 from eav_ray.training import precision
 from eav_ray.training.engines.base import Engine
 from eav_ray.training.engines.select import make_engine
-from tests.training.engines.test_engines import OPTIM, batch, engines, module, train
+from tests.helpers.engines import OPTIM, engines, make_module, make_token_batch, train_steps
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -46,7 +46,7 @@ def make(
     **resume: Any,
 ) -> Engine:
     runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1, precision=computed_in, offload=offload)
-    made = module(dropout)
+    made = make_module(dropout)
     if start is not None:
         made.load_state_dict(start)
     return make_engine(made, OPTIM, runtime, device=device, **resume)
@@ -60,7 +60,7 @@ def state(engine: Engine) -> dict[str, torch.Tensor]:
 def on_cpu() -> list[float]:
     """Mean losses of the PyTorch engine on a CPU in fp32."""
     engine = make(torch.device("cpu"), "torch", 0)
-    losses = train(engine, 0, STEPS)
+    losses = train_steps(engine, 0, STEPS)
     engine.close()
     return losses
 
@@ -69,14 +69,14 @@ def on_cpu() -> list[float]:
 def test_each_engine_takes_the_steps_of_a_cpu(device: torch.device, name: Any, stage: Any, on_cpu: list[float]) -> None:
     """Mean losses of 20 steps in fp32, within 1e-4: the order of sums differs, and AdamW makes more of it."""
     engine = make(device, name, stage)
-    assert train(engine, 0, STEPS) == pytest.approx(on_cpu, abs=1e-4)
+    assert train_steps(engine, 0, STEPS) == pytest.approx(on_cpu, abs=1e-4)
     engine.close()
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_optimizer_state_in_cpu_memory_trains_the_same(device: torch.device, stage: Any, on_cpu: list[float]) -> None:
     engine = make(device, "deepspeed", stage, offload=True)
-    assert train(engine, 0, STEPS) == pytest.approx(on_cpu, abs=1e-4)
+    assert train_steps(engine, 0, STEPS) == pytest.approx(on_cpu, abs=1e-4)
     engine.close()
 
 
@@ -87,7 +87,7 @@ def test_half_precision_follows_single_precision(
 ) -> None:
     """Mean losses of 20 steps, within 5 %."""
     engine = make(device, name, stage, computed_in)
-    assert train(engine, 0, STEPS) == pytest.approx(on_cpu, rel=0.05)
+    assert train_steps(engine, 0, STEPS) == pytest.approx(on_cpu, rel=0.05)
     assert all(tensor.dtype != torch.float16 and tensor.dtype != torch.bfloat16 for tensor in state(engine).values())
     engine.close()
 
@@ -99,7 +99,7 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale(
     monkeypatch.setattr(precision, "INITIAL_LOSS_SCALE", 2.0**40)
     engine = make(device, name, stage, "fp16")
     before = state(engine)
-    train(engine, 0, 1)
+    train_steps(engine, 0, 1)
     after = state(engine)
     assert {key for key in before if not torch.equal(before[key], after[key])} == {"scale"}
     assert after["scale"] == 2.0**39
@@ -113,12 +113,12 @@ def test_a_resumed_training_ends_with_the_same_weights(
 ) -> None:
     """With dropout. Within 1e-5 of what was not stopped: kernels of a GPU may add in another order each time."""
     whole = make(device, name, stage, computed_in, dropout=0.3)
-    train(whole, 0, 7)
+    train_steps(whole, 0, 7)
     again = make(
         device, name, stage, computed_in, dropout=0.3, start=whole.gather_weights(), resume=whole.optimizer_state()
     )
-    train(whole, 7, 12)
-    train(again, 7, 12)
+    train_steps(whole, 7, 12)
+    train_steps(again, 7, 12)
     wanted, found = state(whole), state(again)
     assert wanted.keys() == found.keys()
     for key, value in wanted.items():
@@ -163,8 +163,8 @@ def test_collectives_run_on_the_device(device: torch.device) -> None:
     dist.all_gather_object(found, {"loss_sum": 1.5})
     assert found == [{"loss_sum": 1.5}]
     dist.barrier()
-    alone, replica = module(0.0).to(device), DistributedDataParallel(module(0.0).to(device))
-    made = batch(0)
+    alone, replica = make_module(0.0).to(device), DistributedDataParallel(make_module(0.0).to(device))
+    made = make_token_batch(0)
     inputs = {name: x.to(device) for name, x in made.inputs.items()}
     for model in (alone, replica):
         model(inputs, made.present_BM.to(device)).logits_BK.sum().backward()

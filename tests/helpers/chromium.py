@@ -25,7 +25,6 @@ FOLDER = Path(sys.prefix) / "chromium"
 PROGRAM, LIBRARIES, FONTS = FOLDER / "chromium", FOLDER / "al2023" / "lib", FOLDER / "fonts.conf"
 MISSING = FOLDER.with_name("chromium-missing.txt")  # why the browser is not there
 TIMEOUT = 180  # seconds; 70 MB come within 2 s from a near registry
-
 UNPACK = """
 const fs = require("fs"), zlib = require("zlib"), stream = require("stream");
 const [from, to] = process.argv.slice(-2);

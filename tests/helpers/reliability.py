@@ -3,6 +3,11 @@
 `make chaos` writes docs/results/reliability.md from what these tests did.
 """
 
+import os
+
+CHAOS = os.environ.get("EAV_RAY_HYPOTHESIS") == "chaos"  # full counts instead of a short case (`make chaos`)
+
+
 # Row -> what is done to the program, what must come of it, and where that is tested. A place is a file, or the
 # beginning of a test's name in one.
 ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -153,6 +158,6 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
-def rows_of(test: str) -> list[str]:
+def list_rows(test: str) -> list[str]:
     """Rows that a test, by its node id, is a case of."""
     return [row for row, (_, _, places) in ROWS.items() if any(test.startswith(place) for place in places)]

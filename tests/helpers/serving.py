@@ -22,14 +22,14 @@ from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.run_spec import Position
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.paths import TINY
 
-EXPERIMENT = load_experiment(REPOSITORY / "tests" / "integration" / "tiny.yaml")
+EXPERIMENT = load_experiment(TINY)
 EEG_HZ, AUDIO_HZ, FRAMES_HZ = 500, 16_000, 5
 
 
 @cache
-def checkpoint() -> ckpt.Checkpoint:
+def make_checkpoint() -> ckpt.Checkpoint:
     torch.manual_seed(0)
     shapes = DataShapes(len(EAV_CHANNELS), len(EAV_CLASSES))
     model = Classifier(EXPERIMENT, shapes)
@@ -40,15 +40,15 @@ def checkpoint() -> ckpt.Checkpoint:
 
 
 @cache
-def predictor() -> Predictor:
-    return Predictor(checkpoint(), torch.device("cpu"))
+def make_predictor() -> Predictor:
+    return Predictor(make_checkpoint(), torch.device("cpu"))
 
 
-def saved(folder: Path) -> str:
-    return f"{folder}/{ckpt.write_checkpoint(Store(folder), 'tiny', 'a0000-aaaaaaaa', checkpoint())}"
+def write_checkpoint(folder: Path) -> str:
+    return f"{folder}/{ckpt.write_checkpoint(Store(folder), 'tiny', 'a0000-aaaaaaaa', make_checkpoint())}"
 
 
-def profile() -> Preprocessing:
+def get_preprocessing() -> Preprocessing:
     return EXPERIMENT.preprocessing
 
 
@@ -62,7 +62,7 @@ class Sent:
         own_CT = rng.normal(0, 10, (len(EAV_CHANNELS), len(common_T)))
         self.eeg_CT = (common_T + own_CT).astype(np.float32)
         self.audio_T = rng.integers(-9000, 9000, round(seconds * AUDIO_HZ)).astype(np.int16)
-        self.frames = [jpeg(rng) for _ in range(round(seconds * frames_hz))]
+        self.frames = [draw_jpeg(rng) for _ in range(round(seconds * frames_hz))]
 
     @property
     def wav(self) -> bytes:
@@ -91,36 +91,37 @@ class Sent:
             time_s = at_s + start
             if not modalities or "eeg" in modalities:
                 x_CT = self.eeg_CT[:, round(start * EEG_HZ) : round(stop * EEG_HZ)]
-                found.append((at_s + stop, eeg(time_s, x_CT)))
+                found.append((at_s + stop, encode_eeg(time_s, x_CT)))
             if not modalities or "audio" in modalities:
                 x_T = self.audio_T[round(start * AUDIO_HZ) : round(stop * AUDIO_HZ)]
-                found.append((at_s + stop, audio(time_s, x_T)))
+                found.append((at_s + stop, encode_audio(time_s, x_T)))
         if not modalities or "video" in modalities:
             found += [
-                (at_s + k / self.frames_hz, video(at_s + k / self.frames_hz, f)) for k, f in enumerate(self.frames)
+                (at_s + k / self.frames_hz, encode_video(at_s + k / self.frames_hz, f))
+                for k, f in enumerate(self.frames)
             ]
         yield from sorted(found, key=lambda pair: pair[0])
 
 
-def message(payload: bytes, **header: Any) -> bytes:
+def encode_message(payload: bytes, **header: Any) -> bytes:
     return json.dumps(header).encode() + b"\n" + payload
 
 
-def eeg(time_s: float, x_CT: np.ndarray, **changes: Any) -> bytes:
+def encode_eeg(time_s: float, x_CT: np.ndarray, **changes: Any) -> bytes:
     header = {"modality": "eeg", "time": time_s, "hz": EEG_HZ, "channels": list(EAV_CHANNELS), "unit": "microvolt"}
-    return message(x_CT.T.astype("<f4").tobytes(), **header | changes)
+    return encode_message(x_CT.T.astype("<f4").tobytes(), **header | changes)
 
 
-def audio(time_s: float, x_T: np.ndarray, **changes: Any) -> bytes:
+def encode_audio(time_s: float, x_T: np.ndarray, **changes: Any) -> bytes:
     header = {"modality": "audio", "time": time_s, "hz": AUDIO_HZ, "dtype": "int16"}
-    return message(x_T.astype("<i2").tobytes(), **header | changes)
+    return encode_message(x_T.astype("<i2").tobytes(), **header | changes)
 
 
-def video(time_s: float, file: bytes) -> bytes:
-    return message(file, modality="video", time=time_s)
+def encode_video(time_s: float, file: bytes) -> bytes:
+    return encode_message(file, modality="video", time=time_s)
 
 
-def jpeg(rng: np.random.Generator, size: tuple[int, int] = (48, 64)) -> bytes:
+def draw_jpeg(rng: np.random.Generator, size: tuple[int, int] = (48, 64)) -> bytes:
     sink = io.BytesIO()
     small = Image.fromarray(rng.integers(0, 255, (6, 8, 3)).astype(np.uint8))
     small.resize((size[1], size[0])).save(sink, "JPEG", quality=90)

@@ -17,7 +17,7 @@ CREMAD_CODES = {"Anger": "ANG", "Happiness": "HAP", "Neutral": "NEU", "Sadness":
 SOUND = {"Neutral": (1, 2), "Sadness": (2, 12), "Anger": (12, 2), "Happiness": (12, 12), "Calmness": (5, 5)}
 
 
-def tone(emotion: str, voice_hz: float, hz: int, seconds: float, rng: np.random.Generator) -> np.ndarray:
+def draw_tone(emotion: str, voice_hz: float, hz: int, seconds: float, rng: np.random.Generator) -> np.ndarray:
     """(n,) in [-1, 1]: a voiced tone that swells, in a little noise."""
     time_s = np.arange(int(hz * seconds)) / hz
     swell_hz, harmonics = SOUND[emotion]
@@ -73,7 +73,7 @@ def write_ravdess(root: Path, actors: int, repetitions: int, seed: int = 0) -> N
         for emotion, code in RAVDESS_CODES.items():
             for number in range(repetitions):
                 name = f"03-01-{code}-01-{number // 2 + 1:02}-{number % 2 + 1:02}-{actor:02}.wav"
-                x_T = tone(emotion, 90 + 15 * actor, 48_000, rng.uniform(3, 4), rng)
+                x_T = draw_tone(emotion, 90 + 15 * actor, 48_000, rng.uniform(3, 4), rng)
                 soundfile.write(folder / name, x_T, 48_000)
 
 
@@ -84,5 +84,5 @@ def write_cremad(root: Path, actors: int, sentences: tuple[str, ...], seed: int 
         rng = np.random.default_rng([seed, actor])
         for emotion, code in CREMAD_CODES.items():
             for sentence in sentences:
-                x_T = tone(emotion, 100 + 12 * (actor - 1000), 16_000, rng.uniform(2, 3), rng)
+                x_T = draw_tone(emotion, 100 + 12 * (actor - 1000), 16_000, rng.uniform(2, 3), rng)
                 soundfile.write(root / "AudioWAV" / f"{actor}_{sentence}_{code}_XX.wav", x_T, 16_000)

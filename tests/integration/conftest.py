@@ -3,16 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
-from tests.helpers.paths import REPOSITORY
-
-TINY = REPOSITORY / "tests" / "integration" / "tiny.yaml"
-Job = Callable[..., subprocess.CompletedProcess[str]]
+from tests.helpers.clusters import Job
+from tests.helpers.paths import REPOSITORY, TINY
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 from eav_ray.distributed.cluster import FAKE_GPUS_ENV
+from tests.helpers.clusters import RAY, find_free_ports
 from tests.helpers.paths import REPOSITORY
-from tests.integration.test_submit import RAY, free_ports
 
 pytestmark = pytest.mark.ray
 HEAD = "f" * 51 + "00000"  # what Ray's fake provider calls the head
@@ -75,7 +75,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 @pytest.fixture
 def growing(tmp_path: Path) -> Iterator[Growing]:
     (tmp_path / "token").write_text("c" * 64)
-    gcs, client, agent = free_ports(3)
+    gcs, client, agent = find_free_ports(3)
     address = f"127.0.0.1:{gcs}"
     head, gpu = {"CPU": 0}, {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000}
     limits: dict[str, Any] = {

@@ -18,8 +18,8 @@ import pytest
 from eav_ray.config import load_experiment, parse_changes
 from eav_ray.training.run_spec import SELECTION_METRIC
 from eav_ray.tuning.study import StudyClient
+from tests.helpers.clusters import find_workers
 from tests.helpers.paths import REPOSITORY, TINY
-from tests.integration.test_stop import workers
 
 pytestmark = pytest.mark.ray
 WHOLE, LEFT = [0, 1, 2, 3], 4  # candidates that are trained on both inner folds, and one that is left after the first
@@ -96,7 +96,7 @@ def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, 
     before = search.wait_for(1)
     kill(first)
     second = search.start()
-    while len(workers(second)) < 2:
+    while len(find_workers(second)) < 2:
         assert second.poll() is None, second.communicate()
         time.sleep(0.2)
     second.send_signal(signal.SIGTERM)

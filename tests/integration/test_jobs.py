@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +15,13 @@ import torch
 from eav_ray.config import load_experiment, parse_changes
 from eav_ray.data.shards.dataset import open_dataset
 from eav_ray.data.synthetic.ideal_observer import CLASSES
-from eav_ray.distributed.scoring import ScoringTask, _Scorer
+from eav_ray.distributed.scoring import Scorer, ScoringTask
 from eav_ray.errors import DataError
 from eav_ray.pipelines.evaluate.robustness import RobustnessOptions, run_robustness
+from tests.helpers.clusters import Job
+from tests.helpers.paths import TINY
 
-Job = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.ray
-TINY = str(Path(__file__).with_name("tiny.yaml"))
 
 
 def test_preprocessing_again_skips_what_is_finished(job: Job, preprocessed: list[str]) -> None:
@@ -181,7 +179,7 @@ def test_robustness_is_measured_one_modality_at_a_time_and_the_command_continues
     places = [f"store.{key}={place / folder}" for key, folder in (("shards", "data/shards"), ("cache", "cache"))]
     experiment = load_experiment(TINY, parse_changes([*preprocessed[1:], *places]))
     data, test = open_dataset(experiment), tuple(json.loads((best / "split.json").read_text())["test"])
-    _, kept, _ = _Scorer(experiment, str(data.shards), data.index, test).score(0, ScoringTask(str(best), test))
+    _, kept, _ = Scorer(experiment, str(data.shards), data.index, test).score(0, ScoringTask(str(best), test))
     assert isinstance(kept, pd.DataFrame) and len(kept) == len(clean) == 40
     kept = kept.sort_values(["subject", "recording", "window"], ignore_index=True)
     for column in [c for c in kept.columns if "logit_" in c or "weight." in c]:

@@ -19,10 +19,9 @@ import pytest
 import torch
 
 from eav_ray.training.run_spec import Position
-from tests.conftest import CHAOS
+from tests.helpers.clusters import RAY, find_free_ports, find_furthest, read_finished, wait_for_checkpoint
 from tests.helpers.paths import REPOSITORY
-from tests.integration.test_stop import furthest, last, wait_for
-from tests.integration.test_submit import RAY, free_ports
+from tests.helpers.reliability import CHAOS
 
 pytestmark = [
     pytest.mark.ray,
@@ -114,7 +113,7 @@ def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
     kept |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
     made = Nodes(kept | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}, tmp_path / "log")
     try:
-        gcs, client, *agents = free_ports(3 + request.param)
+        gcs, client, *agents = find_free_ports(3 + request.param)
         made.address = f"127.0.0.1:{gcs}"
         head = ("--head", "--num-cpus=0", f"--port={gcs}", f"--ray-client-server-port={client}")
         made.start(*head, "--include-dashboard=false", f"--dashboard-agent-listen-port={agents[0]}")
@@ -146,13 +145,13 @@ def test_a_drained_node_and_a_lost_one_change_nothing(
 ) -> None:
     results = place / "moved"
     with training_on(nodes, place, "moved", long_training) as training:
-        first = wait_for(results, Position(0, 0), training)
+        first = wait_for_checkpoint(results, Position(0, 0), training)
         drained = nodes.with_a_worker()
         nodes.drain(drained, 600)
         while len(attempts(results)) < 2:  # the group has moved, long before the node goes
             time.sleep(0.1)
             assert training.poll() is None, training.communicate()
-        second = wait_for(results, max(first, furthest(results)), training)
+        second = wait_for_checkpoint(results, max(first, find_furthest(results)), training)
         nodes.lose(nodes.with_a_worker(other_than=drained))
         _, told = training.communicate(timeout=300)
         assert training.returncode == 0, told
@@ -160,7 +159,7 @@ def test_a_drained_node_and_a_lost_one_change_nothing(
     command = [sys.executable, "-c", GROUPS.format(nodes.address)]
     left = subprocess.run(command, check=True, capture_output=True, text=True, env=nodes.environment)
     assert set(json.loads(left.stdout.splitlines()[-1])) <= {"REMOVED"}
-    whole, moved = last(uninterrupted), last(results)
+    whole, moved = read_finished(uninterrupted), read_finished(results)
     for name, tensor in whole.weights.items():
         assert torch.equal(tensor, moved.weights[name]), name
 
@@ -171,12 +170,12 @@ def test_a_group_that_may_shrink_goes_on_with_the_nodes_that_are_left(
 ) -> None:
     results = place / "shrunk"
     with training_on(nodes, place, "shrunk", [*long_training, "runtime.min_workers=1"]) as training:
-        wait_for(results, Position(0, 0), training)
+        wait_for_checkpoint(results, Position(0, 0), training)
         assert all(nodes.has_a_worker(node) for node in nodes.running[1:])
         nodes.lose(nodes.with_a_worker())
         _, told = training.communicate(timeout=300)
         assert training.returncode == 0, told
-    assert last(results).position == Position(40, 0)
+    assert read_finished(results).position == Position(40, 0)
     assert len(attempts(results)) == 2
 
 

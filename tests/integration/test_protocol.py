@@ -4,7 +4,6 @@ So is its ablation, for which only what is new is trained."""
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +18,10 @@ from eav_ray.pipelines.evaluate.ablation import run_ablation
 from eav_ray.pipelines.evaluate.evaluate import evaluate_cross_validation
 from eav_ray.pipelines.train.cross_validation import cross_validate, plan_cv_folds
 from eav_ray.training.embeddings import build_embedding_key
+from tests.helpers.clusters import Job
+from tests.helpers.paths import TINY
 
-Job = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.ray
-TINY = str(Path(__file__).with_name("tiny.yaml"))
 CHANGES = ["split.protocol=within", "data.modalities=[audio,eeg]", "model.audio.kind=mfcc", "model.eeg.kind=bandpower"]
 CHANGES += ["runtime.engine=torch", "runtime.workers=1"]  # which start soonest
 SOURCES = ["audio", "eeg", "late_mean", "fusion"]

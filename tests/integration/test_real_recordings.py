@@ -1,15 +1,13 @@
 """Real speech and real EEG go through the same jobs: preprocess, train, evaluate on people held out."""
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.clusters import Job
 from tests.helpers.paths import EXPERIMENTS
 
 pytestmark = [pytest.mark.ray, pytest.mark.real]
-Job = Callable[..., subprocess.CompletedProcess[str]]
 
 CASES = {
     "ravdess": ["data.subjects=[actor01,actor02]", "train.encoders.audio.epochs=1", "model.audio.depth=1"],

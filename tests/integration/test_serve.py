@@ -17,9 +17,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from tests.helpers.clusters import find_free_ports
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.serving import Sent, saved
-from tests.integration.test_submit import free_ports
+from tests.helpers.serving import Sent, write_checkpoint
 
 pytestmark = pytest.mark.ray
 TOKEN = "a-token-of-some-length"
@@ -28,10 +28,10 @@ HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    (port,) = free_ports(1)
+    (port,) = find_free_ports(1)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"OMP_NUM_THREADS": "1", "EAV_RAY_SERVE_TOKEN": TOKEN}
-    command = [sys.executable, str(REPOSITORY / "jobs" / "serve.py"), saved(tmp_path), "--port", str(port)]
+    command = [sys.executable, str(REPOSITORY / "jobs" / "serve.py"), write_checkpoint(tmp_path), "--port", str(port)]
     process = subprocess.Popen(
         command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,20 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.clusters import RAY, find_free_ports
 from tests.helpers.paths import REPOSITORY
 
 pytestmark = pytest.mark.ray
-RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +36,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the job server of a head that this test started and ends."""
-    gcs, dashboard, client, agent = free_ports(4)
+    gcs, dashboard, client, agent = find_free_ports(4)
     log = tmp_path_factory.mktemp("head") / "log"
     words = ["start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
     words += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]

@@ -8,8 +8,8 @@ import pytest
 from eav_ray.config import SearchConfig
 from eav_ray.reporting.html import render_document, render_table
 from eav_ray.reporting.search_page import render_search_page
-from tests.helpers.browser import column, faults, open_page, smallest_text
-from tests.reporting.test_search_page import SHARES, SPACE, trials
+from tests.helpers.browser import find_faults, measure_smallest_text, open_page, read_column
+from tests.helpers.searches import SHARES, SPACE, draw_candidates
 
 DESK, PHONE = (1200, 800), (375, 812)
 READABLE = 8.0  # CSS pixels; the figures' labels are 7 points, 9.3 px
@@ -17,7 +17,9 @@ READABLE = 8.0  # CSS pixels; the figures' labels are 7 points, 9.3 px
 
 @pytest.fixture(scope="module")
 def search() -> str:
-    return render_search_page("a<b>", trials(30, priced=True), SHARES, SearchConfig(space=SPACE, cost="parameters"))
+    return render_search_page(
+        "a<b>", draw_candidates(30, priced=True), SHARES, SearchConfig(space=SPACE, cost="parameters")
+    )
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
@@ -25,7 +27,7 @@ def test_a_page_opens_without_errors_requests_or_sideways_scrolling(
     search: str, size: tuple[int, int], tmp_path: Path
 ) -> None:
     with open_page(search, *size) as shown:
-        assert faults(shown) == []
+        assert find_faults(shown) == []
         assert shown.evaluate("document.title") == "Search a<b>"
         picture = shown.screenshot(tmp_path / "page.png")
     assert picture.shape[1] == size[0] and picture.shape[0] > size[1]
@@ -34,7 +36,7 @@ def test_a_page_opens_without_errors_requests_or_sideways_scrolling(
 
 def test_figures_are_readable_on_a_phone(search: str) -> None:
     with open_page(search, *PHONE) as shown:
-        assert smallest_text(shown) >= READABLE
+        assert measure_smallest_text(shown) >= READABLE
 
 
 def test_a_click_on_a_heading_sorts_the_table_by_number_and_another_turns_it_round() -> None:
@@ -42,16 +44,16 @@ def test_a_click_on_a_heading_sorts_the_table_by_number_and_another_turns_it_rou
     ordered = ["-3.1", "9.5", "70", "100.0", "1,018"]
     text = render_document("t", [render_table(["name", "score"], [[f"row {n}", s] for n, s in enumerate(scores)])])
     with open_page(text, *PHONE) as shown:
-        assert column(shown, 2) == scores
+        assert read_column(shown, 2) == scores
         seen = {}
         for _ in range(2):
             shown.click("table th:nth-child(2)")
-            seen[shown.evaluate("document.querySelector('th:nth-child(2)').ariaSort")] = column(shown, 2)
+            seen[shown.evaluate("document.querySelector('th:nth-child(2)').ariaSort")] = read_column(shown, 2)
         assert seen == {"ascending": ordered, "descending": ordered[::-1]}
         assert shown.evaluate("document.querySelector('th').ariaSort") in (None, "none")
-        numbers = [int(name.removeprefix("row ")) for name in column(shown, 1)]
-        assert [scores[n] for n in numbers] == column(shown, 2)  # rows stay whole
-        assert faults(shown) == []
+        numbers = [int(name.removeprefix("row ")) for name in read_column(shown, 1)]
+        assert [scores[n] for n in numbers] == read_column(shown, 2)  # rows stay whole
+        assert find_faults(shown) == []
 
 
 BAD = render_document("t", ['<p style="width: 700px">wide</p><svg><text>k</text></svg>'])
@@ -66,18 +68,18 @@ WORSE = render_document(
 
 def test_the_browser_tells_what_is_wrong_with_a_page() -> None:
     with open_page(BAD, *PHONE) as shown:
-        wide, untold = faults(shown)
+        wide, untold = find_faults(shown)
         assert "716 px wide" in wide and untold.startswith("no text alternative: <svg>")
-        assert smallest_text(shown) == pytest.approx(15)
+        assert measure_smallest_text(shown) == pytest.approx(15)
     with open_page(WORSE, *DESK) as shown:
         shown.click("button")
-        found = "\n".join(faults(shown))
+        found = "\n".join(find_faults(shown))
         with pytest.raises(RuntimeError, match="no element is"):
             shown.click("th")
     for part in ("console: error: told", "Error: thrown", "needs http://example.org/a.png", "/b.json"):
         assert part in found
     with open_page(render_document("t", [""])) as shown:
-        assert faults(shown) == ["blank: 1 colours"]
+        assert find_faults(shown) == ["blank: 1 colours"]
 
 
 def test_no_process_and_no_file_of_a_browser_outlives_its_page() -> None:

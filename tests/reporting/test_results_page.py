@@ -15,13 +15,13 @@ from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
 from eav_ray.reporting.model_card import render_model_card
 from eav_ray.reporting.results_page import render_results_page
-from tests.evaluation.test_summary import CLASSES, MODALITIES, predictions
-from tests.helpers.browser import faults, open_page, smallest_text
+from tests.helpers.browser import find_faults, measure_smallest_text, open_page
+from tests.helpers.predictions import CLASSES, MODALITIES, draw_predictions
 
 
 def build_tree(modalities: list[str] = MODALITIES, people: int = 8) -> ResultsTree:
     """All parts, of synthetic predictions."""
-    table, other = predictions(people), predictions(people, seed=4)
+    table, other = draw_predictions(people), draw_predictions(people, seed=4)
     measured = (
         table[["subject", "recording"]]
         .drop_duplicates()
@@ -159,7 +159,7 @@ def test_real_eav_is_held_against_the_published_rows(tree: ResultsTree) -> None:
     with_reference = copy.deepcopy(tree)
     for n, row in enumerate(with_reference["subjects"]):
         row["reference"] = {"multimodal": 0.5 + n / 100}
-    ours = predictions()
+    ours = draw_predictions()
     ours["subject"] = "subject" + (ours["subject"].str[1:].astype(int) + 1).astype(str)
     rows = protocol_comparison.compare_with_published(
         protocol_comparison.compute_published_unit_accuracy(ours, MODALITIES), MODALITIES
@@ -181,7 +181,7 @@ def test_one_modality_is_held_against_the_published_number_of_the_same() -> None
 
 def test_a_model_that_diverged_has_a_page() -> None:
     tree = build_tree()
-    table = predictions()
+    table = draw_predictions()
     numbers = [c for c in table if "logit_" in c or c.startswith(("weight.", "corrected."))]
     table[numbers] = np.nan
     rows = summary.summarize_subjects(table, MODALITIES)
@@ -219,8 +219,8 @@ def test_the_card_says_what_a_user_must_know(tree: ResultsTree) -> None:
 @pytest.mark.parametrize("width", [1200, 375])
 def test_it_opens_in_a_browser_without_a_fault_and_is_readable_on_a_phone(shown: str, width: int) -> None:
     with open_page(shown, width, 800) as opened:
-        assert faults(opened) == []
-        assert smallest_text(opened) >= 7.5
+        assert find_faults(opened) == []
+        assert measure_smallest_text(opened) >= 7.5
         before = opened.evaluate("document.querySelector('#people ~ .wide table').rows[1].cells[0].textContent")
         opened.click("#people ~ .wide table th:nth-child(3) button")
         cells = "[...document.querySelector('#people ~ .wide table').tBodies[0].rows].map(r => +r.cells[2].textContent)"

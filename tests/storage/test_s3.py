@@ -23,7 +23,7 @@ from eav_ray.training import checkpoint_writer
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import Progress, Run
 from eav_ray.training.runner import execute_run
-from tests.training.test_resume import TRAIN, experiment, windows_in
+from tests.helpers.trainings import TRAIN, make_experiment, make_windows
 
 pytestmark = [
     pytest.mark.slow,
@@ -82,7 +82,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
-    return windows_in(tmp_path_factory.mktemp("windows"))
+    return make_windows(tmp_path_factory.mktemp("windows"))
 
 
 def test_what_is_committed_is_read_listed_and_deleted(server: Server) -> None:
@@ -121,7 +121,7 @@ def test_a_training_outlives_its_store_and_ends_bit_identical(
 ) -> None:
     """The server is killed after the second epoch and comes back later; nothing half-written is ever loaded."""
     monkeypatch.setattr(checkpoint_writer, "RETRY_INTERVAL_S", 0.2)
-    e = override(experiment("torch"), {"optim.mixup": 0.4, "optim.epochs": 6})
+    e = override(make_experiment("torch"), {"optim.mixup": 0.4, "optim.epochs": 6})
     run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
     away: list[threading.Timer] = []
 
@@ -147,7 +147,7 @@ def test_a_store_that_stays_away_is_one_line_and_the_last_checkpoint_stays(
     server: Server, windows: WindowCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_writer, "WRITE_RETRIES", 0)
-    run = Run("joint", experiment("torch"), Split("within", TRAIN[:6], (), ("subject1/007",)), "data")
+    run = Run("joint", make_experiment("torch"), Split("within", TRAIN[:6], (), ("subject1/007",)), "data")
     store = Store("s3://lab/away")
 
     def report(progress: Progress) -> None:

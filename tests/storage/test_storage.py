@@ -11,7 +11,7 @@ import pytest
 
 from eav_ray.errors import DataError
 from eav_ray.storage import COMMIT, Store, check_store_name, sha256, split_store_path
-from tests.conftest import CHAOS
+from tests.helpers.reliability import CHAOS
 
 FILES = {"a.json": b'{"a": 1}', "b.bin": bytes(range(256)), "deep/c.bin": b"c" * 1000}
 OUTSIDE = ["../secret", "a/../../secret", "/etc/passwd", "", "a\\..\\b", "a\0b", ".."]

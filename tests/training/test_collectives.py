@@ -15,7 +15,7 @@ from eav_ray.models.encoders.base import DataShapes
 from eav_ray.training.collectives import run_on_all_ranks
 from eav_ray.training.dataloader import Batch
 from eav_ray.training.engines.select import make_engine
-from tests.training.conftest import leave
+from tests.helpers.process_groups import leave_group
 
 
 def rank(number: int, folder: str, size: int) -> None:
@@ -48,7 +48,7 @@ def rank(number: int, folder: str, size: int) -> None:
     for engine in ("torch", "deepspeed"):
         batch_statistics_become_equal(number, size, engine)
     Path(folder, f"rank-{number}").touch()
-    leave()
+    leave_group()
 
 
 def batch_statistics_become_equal(number: int, size: int, engine: str) -> None:

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from eav_ray.config import Experiment, override
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
-from eav_ray.training.cost import _make_random_batch, compute_model_cost, estimate_seconds_per_fused_window
-from tests.training.test_modes import SMALL
+from eav_ray.training.cost import compute_model_cost, estimate_seconds_per_fused_window, make_random_batch
+from tests.helpers.classifiers import SMALL
 
 SHAPES = DataShapes(5, 3)
 FUSIONS: dict[str, dict[str, Any]] = {
@@ -28,7 +28,7 @@ FUSIONS: dict[str, dict[str, Any]] = {
 def test_the_cost_of_a_candidate_is_that_of_its_model(fusion: str) -> None:
     e = override(Experiment(), SMALL | FUSIONS[fusion])
     model = Classifier(e, SHAPES).eval()
-    inputs = {m: _make_random_batch(e, m, SHAPES, 1).inputs[m] for m in e.data.modalities}
+    inputs = {m: make_random_batch(e, m, SHAPES, 1).inputs[m] for m in e.data.modalities}
     with FlopCounterMode(display=False) as counter:
         model(inputs, torch.ones(1, len(inputs), dtype=torch.bool))
     counted = counter.get_total_flops() / 2e9

@@ -13,13 +13,13 @@ from eav_ray.config import Experiment, override
 from eav_ray.data.shards.index import read_index
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split
-from eav_ray.distributed.frozen_features import _FrozenEncoder
+from eav_ray.distributed.frozen_features import FrozenEncoder
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
 from eav_ray.training.embeddings import EmbeddingSource, build_embedding_key, commit_embeddings, get_token_times
 from eav_ray.training.run_spec import Run
-from tests.training.test_resume import TRAIN, experiment, train, windows_in
+from tests.helpers.trainings import TRAIN, make_experiment, make_windows, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 SEEN, REST = TRAIN[:5], TRAIN[5:]
@@ -37,14 +37,14 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, WindowCache]:
     folder = tmp_path_factory.mktemp("features")
-    return folder / "shards", windows_in(folder)
+    return folder / "shards", make_windows(folder)
 
 
 def frozen(published: Path, engine: str = "torch", **optim: Any) -> Experiment:
     """Two phases of a head under dropout, on an encoder that stays as it is."""
     changes = {"data.modalities": ["audio"], "model.audio.weights": str(published), "model.audio.dropout": 0.1}
     own = {"encoder_lr_scale": 0.0, "frozen_epochs": 2, "epochs": 3, "batch": 4} | optim
-    return override(experiment(engine), changes | {f"train.encoders.audio.{k}": v for k, v in own.items()})
+    return override(make_experiment(engine), changes | {f"train.encoders.audio.{k}": v for k, v in own.items()})
 
 
 def run_of(e: Experiment, embed: tuple[str, ...] = TRAIN) -> Run:
@@ -56,9 +56,9 @@ def embed(run: Run, stored: tuple[Path, WindowCache], results: Path) -> None:
     shards, windows = stored
     here = {"store.results": str(results), "store.cache": str(results / "cache")}
     mine, index = replace(run, experiment=override(run.experiment, here)), read_index(Store(shards))
-    actor = _FrozenEncoder(mine, run.features_prefix, str(shards), index, DataShapes(30, 5))
+    actor = FrozenEncoder(mine, run.features_prefix, str(shards), index, DataShapes(30, 5))
     assert actor({"file": np.array([index.shards[0].file])})["windows"].tolist() == [8]
-    commit_embeddings(Store(results), run.features_prefix, get_token_times(actor._model))
+    commit_embeddings(Store(results), run.features_prefix, get_token_times(actor.model))
     assert len(windows) == 7
 
 

@@ -18,8 +18,8 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import Run
 from eav_ray.training.runner import execute_run
-from tests.conftest import CHAOS
-from tests.training.test_resume import TRAIN, experiment, windows_in
+from tests.helpers.reliability import CHAOS
+from tests.helpers.trainings import TRAIN, make_experiment, make_windows
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -39,13 +39,16 @@ def small_disk(place: Path, kib: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
-    return windows_in(tmp_path_factory.mktemp("windows"))
+    return make_windows(tmp_path_factory.mktemp("windows"))
 
 
 def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: WindowCache, tmp_path: Path) -> None:
     """Disks from one that holds nothing to one that is nearly large enough."""
     run = Run(
-        "joint", override(experiment("torch"), {"train.keep_checkpoints": 3}), Split("within", TRAIN, (), ()), "data"
+        "joint",
+        override(make_experiment("torch"), {"train.keep_checkpoints": 3}),
+        Split("within", TRAIN, (), ()),
+        "data",
     )
     ample = Store(tmp_path / "ample")
     whole = ckpt.read_checkpoint(

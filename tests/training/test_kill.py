@@ -20,9 +20,9 @@ from eav_ray.training import checkpoint_writer
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import Run
 from eav_ray.training.runner import execute_run
-from tests.conftest import CHAOS
-from tests.training.conftest import leave
-from tests.training.test_resume import TRAIN, experiment, windows_in
+from tests.helpers.process_groups import leave_group
+from tests.helpers.reliability import CHAOS
+from tests.helpers.trainings import TRAIN, make_experiment, make_windows
 
 pytestmark = pytest.mark.slow
 KILLS, EPOCHS, EVERY = (20 if CHAOS else 2), 6, 2  # four steps an epoch
@@ -31,7 +31,9 @@ KILLS, EPOCHS, EVERY = (20 if CHAOS else 2), 6, 2  # four steps an epoch
 def the_run(engine: str) -> Run:
     changes = {"optim.epochs": EPOCHS, "optim.batch": 2, "optim.mixup": 0.4, "fusion.modality_dropout": 0.4}
     changes |= {"train.checkpoint_steps": EVERY, "train.checkpoint_epochs": 100, "runtime.workers": 2}
-    return Run("joint", override(experiment(engine), changes), Split("within", TRAIN, (), ("subject1/007",)), "data")
+    return Run(
+        "joint", override(make_experiment(engine), changes), Split("within", TRAIN, (), ("subject1/007",)), "data"
+    )
 
 
 def rank(number: int, folder: str, engine: str, attempt: int, steps: int, victims: tuple[int, ...]) -> None:
@@ -55,10 +57,10 @@ def rank(number: int, folder: str, engine: str, attempt: int, steps: int, victim
 
     torch.set_num_threads(1)
     place = WorkerContext(
-        windows_in(Path(folder, f"rank-{number}")), Store(Path(folder, "results")), torch.device("cpu")
+        make_windows(Path(folder, f"rank-{number}")), Store(Path(folder, "results")), torch.device("cpu")
     )
     execute_run(the_run(engine), place, lambda progress: None, ends)
-    leave()
+    leave_group()
 
 
 def start(folder: Path, engine: str, attempt: int, steps: int, victims: tuple[int, ...]) -> None:

@@ -11,37 +11,16 @@ from eav_ray.config import MODALITIES, Experiment, override
 from eav_ray.data.splits import Split
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
-from eav_ray.training.dataloader import Batch
 from eav_ray.training.engines.select import make_engine
 from eav_ray.training.run_spec import Run, plan_encoder_run, plan_fusion_run, plan_joint_run
+from tests.helpers.classifiers import SMALL, make_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 SPLIT = Split("within", ("subject1/001",), (), ())
-SMALL: dict[str, Any] = {
-    "model.eeg": {"filters": 2, "width": 16, "temporal_width": 16, "segments": 4, "depth": 1, "heads": 4},
-    "model.audio": {"width": 16, "depth": 1, "heads": 2, "stride": 16, "dropout": 0.3, "mask_bands": 16},
-    "model.video": {"width": 16, "depth": 1, "heads": 2, "image_size": 16, "patch": 8, "frames": 2, "dropout": 0.3},
-    "preprocessing.video": {"fps": 1, "size": 16},
-    "fusion.width": 16,
-    "fusion.heads": 4,
-    "runtime.workers": 1,
-}
 
 
 def experiment(**changes: Any) -> Experiment:
     return override(Experiment(), SMALL | changes)
-
-
-def batch(e: Experiment, n: int = 4) -> Batch:
-    torch.manual_seed(1)
-    inputs = {
-        "audio": 0.1 * torch.randn(n, 80_000),
-        "eeg": torch.randn(n, 5, 500),
-        "video": torch.randint(0, 256, (n, 5, 16, 16, 3), dtype=torch.uint8),
-    }
-    chosen = {m: inputs[m] for m in e.data.modalities}
-    present = torch.ones(n, len(chosen), dtype=torch.bool)
-    return Batch(chosen, present, torch.arange(n) % 3, torch.ones(n), n, 5)
 
 
 def test_frozen_encoders_stay_in_eval_mode_and_keep_every_bit() -> None:
@@ -52,7 +31,7 @@ def test_frozen_encoders_stay_in_eval_mode_and_keep_every_bit() -> None:
     heads = {k: v.clone() for k, v in module.heads.state_dict().items()}
     engine = make_engine(module, e.optim, replace(e.runtime, engine="torch"), device=torch.device("cpu"))
     for _ in range(3):
-        engine.train_step(batch(e), 1e-2)
+        engine.train_step(make_batch(e), 1e-2)
         assert module.training and not any(m.training for m in module.encoders.modules())
     assert all(torch.equal(v, module.encoders.state_dict()[k]) for k, v in before.items())
     assert any(not torch.equal(v, module.heads.state_dict()[k]) for k, v in heads.items())
@@ -69,7 +48,7 @@ def test_both_engines_scale_the_learning_rate_of_encoders(name: Any, stage: Any)
     before = {k: v.clone() for k, v in module.state_dict().items()}
     runtime = replace(e.runtime, engine=name, zero_stage=stage)
     engine = make_engine(module, e.optim, runtime, device=torch.device("cpu"))
-    engine.train_step(batch(e), 1e-2)
+    engine.train_step(make_batch(e), 1e-2)
     moved = {k for k, v in engine.gather_weights().items() if not torch.equal(v, before[k])}
     engine.close()
     assert moved and not any(k.startswith("encoders.") for k in moved)
@@ -113,7 +92,7 @@ def test_gradient_checkpointing_changes_no_gradient(modality: str, kind: str) ->
         e = experiment(**changes, **{"runtime.gradient_checkpointing": checkpointing})
         torch.manual_seed(0)
         module = Classifier(e, DataShapes(5, 3)).train()
-        made, passes = batch(e), []
+        made, passes = make_batch(e), []
         norms = [m for m in module.encoders.modules() if isinstance(m, torch.nn.LayerNorm)]
         norms[0].register_forward_hook(lambda *_, p=passes: p.append(1))
         torch.manual_seed(2)
@@ -139,7 +118,7 @@ def test_spec_augment_hides_a_run_of_bands_in_training_only() -> None:
         assert (lines == 0).any(0).sum() == size  # every place is hidden at times
     e = experiment(**{"data.modalities": ["audio"]})
     encoder = Classifier(e, DataShapes(5, 3)).eval().encoders["audio"]
-    wave, present = batch(e).inputs["audio"], torch.ones(4, dtype=torch.bool)
+    wave, present = make_batch(e).inputs["audio"], torch.ones(4, dtype=torch.bool)
     assert torch.equal(encoder(wave, present).pooled_BD, encoder(wave, present).pooled_BD)
 
 

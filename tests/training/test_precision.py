@@ -17,9 +17,8 @@ from eav_ray.training.dataloader import Batch
 from eav_ray.training.engines.base import Engine
 from eav_ray.training.engines.select import make_engine
 from eav_ray.training.run_spec import plan_encoder_run
-from tests.training.engines.test_engines import OPTIM, STEPS, batch, engines, module, reference, train
+from tests.helpers.engines import OPTIM, STEPS, engines, make_module, make_token_batch, train_steps
 
-__all__ = ["reference"]  # a fixture
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:deepspeed.*"),
     pytest.mark.filterwarnings("ignore::FutureWarning:deepspeed.*"),
@@ -30,7 +29,7 @@ def make(name: Any, stage: Any, *, dropout: float = 0.0, micro_batch: int = 0, o
     runtime = RuntimeConfig(
         engine=name, zero_stage=stage, workers=1, precision="fp16", micro_batch=micro_batch, offload=offload
     )
-    return make_engine(module(dropout), OPTIM, runtime, device=torch.device("cpu"))
+    return make_engine(make_module(dropout), OPTIM, runtime, device=torch.device("cpu"))
 
 
 def state(engine: Engine) -> dict[str, torch.Tensor]:
@@ -46,7 +45,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 def test_float16_follows_single_precision(name: Any, stage: Any, reference: list[float]) -> None:
     """Mean losses of 50 steps, within 5 %; three windows at once of eight, clipped gradients. Some steps overflow."""
     engine = make(name, stage, micro_batch=3)
-    losses = train(engine, 0, STEPS)
+    losses = train_steps(engine, 0, STEPS)
     moments = engine.optimizer_state()
     engine.close()
     assert losses != reference and losses == pytest.approx(reference, rel=0.05)
@@ -59,11 +58,11 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale(
     name: Any, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = make(name, stage)
-    expected = train(plain, 0, 1)
+    expected = train_steps(plain, 0, 1)
     monkeypatch.setattr(precision, "INITIAL_LOSS_SCALE", 2.0**24)  # gradients of the outputs are near 2^-4
     engine = make(name, stage)
     before, skipped = state(engine), 0
-    while (losses := train(engine, 0, 1)) and engine.optimizer_state()["step"] == 0:
+    while (losses := train_steps(engine, 0, 1)) and engine.optimizer_state()["step"] == 0:
         skipped += 1
         assert losses == expected  # of what was computed, which the scale of the loss does not touch
         assert changed(before, state(engine)) == {"scale"}
@@ -74,15 +73,15 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale(
     for key, value in state(plain).items():  # the first step that counts is the same at another scale
         if not key.startswith("scale"):
             torch.testing.assert_close(found[key], value, rtol=1e-2, atol=1e-3)
-    train(engine, 1, 3)
+    train_steps(engine, 1, 3)
     before = state(engine)
-    bad = batch(3)
+    bad = make_token_batch(3)
     bad.inputs["eeg.tokens"][2] = 1e30  # the forward pass overflows
     bad.present_BM[2, 1] = True
     engine.train_step(bad, 1e-2)
     assert changed(before, state(engine)) == {"scale", "scale_good_steps"}
     assert engine.optimizer_state()["scale_good_steps"] == 0
-    train(engine, 4, 6)
+    train_steps(engine, 4, 6)
     assert engine.optimizer_state()["step"] > before["step"]
     plain.close()
     engine.close()
@@ -97,15 +96,15 @@ def test_a_training_in_float16_resumes_bit_for_bit(
     monkeypatch.setattr(precision, "INITIAL_LOSS_SCALE", 2.0**21)
     monkeypatch.setattr(precision, "GROWTH_INTERVAL", 4)
     whole = make(name, stage, dropout=0.3)
-    train(whole, 0, stop)
+    train_steps(whole, 0, stop)
     weights, moments = whole.gather_weights(), whole.optimizer_state()
-    again = module(0.3)
+    again = make_module(0.3)
     again.load_state_dict(weights)
     monkeypatch.setattr(precision, "INITIAL_LOSS_SCALE", 2.0**16)
     runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1, precision="fp16")
     second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=moments)
     assert not changed(weights | moments, state(second))
-    assert train(whole, stop, 12) == train(second, stop, 12)
+    assert train_steps(whole, stop, 12) == train_steps(second, stop, 12)
     assert not changed(state(whole), state(second))
     whole.close()
     second.close()
@@ -118,7 +117,7 @@ def test_engines_take_the_same_steps_in_float16(monkeypatch: pytest.MonkeyPatch)
     found = []
     for name, stage, offload in [("torch", 0, False), *(("deepspeed", s, o) for s in range(4) for o in (False, s > 0))]:
         engine = make(name, stage, offload=offload)
-        losses, moments = train(engine, 0, 20), engine.optimizer_state()
+        losses, moments = train_steps(engine, 0, 20), engine.optimizer_state()
         engine.close()
         found.append(((name, stage, offload), losses, {k: moments[k].item() for k in ("step", "scale")}))
     _, losses, told = found[0]
@@ -131,17 +130,19 @@ def test_engines_take_the_same_steps_in_float16(monkeypatch: pytest.MonkeyPatch)
 def test_one_engine_in_float16_leaves_the_next_alone(reference: list[float]) -> None:
     """DeepSpeed keeps in mind that it once had one."""
     first = make("deepspeed", 1)
-    train(first, 0, 1)
+    train_steps(first, 0, 1)
     first.close()
     for stage in (1, 2, 3):
-        engine = make_engine(module(0.0), OPTIM, RuntimeConfig(zero_stage=stage, workers=1), device=torch.device("cpu"))
-        assert train(engine, 0, 5) == pytest.approx(reference[:5], abs=1e-6)
+        engine = make_engine(
+            make_module(0.0), OPTIM, RuntimeConfig(zero_stage=stage, workers=1), device=torch.device("cpu")
+        )
+        assert train_steps(engine, 0, 5) == pytest.approx(reference[:5], abs=1e-6)
         engine.close()
 
 
 def test_a_training_that_overflows_at_any_scale_ends_with_a_reason() -> None:
     engine = make("torch", 0)
-    bad = batch(0)
+    bad = make_token_batch(0)
     bad.inputs["eeg.tokens"][:] = 1e30
     with pytest.raises(ConfigError, match="overflows at any scale of the loss; use bf16 or fp32"):
         for _ in range(40):

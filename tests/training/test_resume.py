@@ -1,6 +1,5 @@
 """A run that was stopped and given again ends with the weights of the run that was not, bit for bit."""
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -9,104 +8,28 @@ import pytest
 import torch
 from transformers import ASTConfig, ASTModel
 
-from eav_ray.config import Experiment, load_experiment, override
-from eav_ray.data.shards import index as shards_index
-from eav_ray.data.shards import schema, tables
+from eav_ray.config import load_experiment, override
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split
 from eav_ray.errors import DataError, TrainingInterrupted
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.models.encoders.mfcc import MFCC
-from eav_ray.storage import Store, list_package_versions, sha256
+from eav_ray.storage import Store, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import checkpoint_writer
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import SELECTION_METRIC, Position, Progress, Run, plan_adaptation_run
 from eav_ray.training.runner import execute_run
 from tests.helpers.paths import DEMO
+from tests.helpers.trainings import TRAIN, Killed, make_experiment, make_windows, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-TRAIN = tuple(f"subject1/{k:03d}" for k in range(7))
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing of ours catches it."""
-
-
-def experiment(engine: str) -> Experiment:
-    """Two modalities, dropout and modality dropout on, a ragged last batch."""
-    small = {"model.eeg.filters": 2, "model.eeg.width": 16, "model.eeg.temporal_width": 16, "model.eeg.dropout": 0.2}
-    small |= {"model.audio.width": 16, "model.audio.depth": 1, "model.audio.heads": 2, "fusion.width": 16}
-    small |= {"data.modalities": ["audio", "eeg"], "train.mode": "end_to_end", "train.checkpoint_epochs": 1}
-    small |= {"optim.epochs": 4, "optim.batch": 4, "runtime.engine": engine, "runtime.workers": 1}
-    return load_experiment(DEMO, small)
 
 
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
-    return windows_in(tmp_path_factory.mktemp("resume"))
-
-
-def windows_in(folder: Path) -> WindowCache:
-    """Noise, eight windows; the last recording is for the test side and must never be seen."""
-    rng = np.random.default_rng(0)
-    profile = experiment("torch").preprocessing
-    rows = []
-    for k in range(8):
-        ids = {"subject": "subject1", "recording": f"{k:03d}", "window": 0, "label": k % 5, "task": "", "order": k}
-        ids |= {f"has_{m}": not (k == 2 and m == "audio") for m in ("audio", "eeg")}
-        ids |= {"audio_seconds": 5.0, "eeg_seconds": 5.0, "eeg_bad_channels": 0, "audio_db": 0.0, "audio_clipped": 0.0}
-        signals = {"audio": 0.1 * rng.standard_normal(80000), "eeg": rng.standard_normal((30, 500))}
-        rows.append(ids | {m: x.astype(np.float32) for m, x in signals.items()})
-    store = Store(folder / "shards")
-    content = tables.encode_parquet(tables.build_window_table(rows, schema.make_schema(profile, 30, ("audio", "eeg"))))
-    store.write("a.parquet", content)
-    file = shards_index.ShardFile("a.parquet", sha256(content), 8, "subject1")
-    index = shards_index.ShardIndex("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
-    store.write_json(shards_index.INDEX_FILE, asdict(index))
-    return WindowCache(
-        store, shards_index.read_index(store), cache=folder / "cache", cache_gb=1, allowed_recordings=TRAIN
-    )
-
-
-def train(
-    windows: WindowCache,
-    folder: Path,
-    engine: str,
-    *,
-    run: Run | None = None,
-    killed_after: tuple[int, ...] = (),
-    stop: int | None = None,
-    told: set[str] | None = None,
-) -> dict[str, torch.Tensor]:
-    """Train; give the same run again each time that it was killed after these epochs.
-
-    Args:
-        run: Of both modalities together, if none is given.
-        stop: Return what was saved after this epoch instead of the end.
-        told: Gets what the run says of damaged checkpoints.
-    """
-    place = WorkerContext(windows, Store(folder), torch.device("cpu"))
-    run = run or Run("joint", experiment(engine), Split("within", TRAIN, (), ("subject1/007",)), "data")
-    for epoch in (*killed_after, stop):
-
-        def report(progress: Progress, epoch: int | None = epoch) -> None:
-            if told is not None:
-                told.update(progress.damaged_checkpoints)
-            if progress.epoch == epoch:
-                raise Killed
-
-        try:
-            prefix = execute_run(run, place, report)
-        except Killed:
-            if epoch == stop:
-                (found, _) = ckpt.find_latest_checkpoint(place.results, run.key)
-                assert found is not None
-                return found[1].weights
-            continue
-        return ckpt.read_checkpoint(place.results, prefix).weights
-    raise AssertionError("the run was never left to finish")
+    return make_windows(tmp_path_factory.mktemp("resume"))
 
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
@@ -130,7 +53,7 @@ def test_a_training_from_published_weights_killed_in_each_phase_ends_bit_identic
     changes |= {f"model.audio.{k}": v for k, v in {"mask_bands": 20, "mask_frames": 40, "dropout": 0.1}.items()}
     optim = {"frozen_epochs": 2, "epochs": 3, "batch": 4, "mixup": 0.4, "class_weights": True, "encoder_lr_scale": 0.5}
     changes |= {f"train.encoders.audio.{k}": v for k, v in optim.items()}
-    run = Run("encoder", override(experiment(engine), changes), Split("within", TRAIN, (), ()), "data")
+    run = Run("encoder", override(make_experiment(engine), changes), Split("within", TRAIN, (), ()), "data")
     whole = train(windows, tmp_path / "whole", engine, run=run)
     resumed = train(windows, tmp_path / "resumed", engine, run=run, killed_after=(1, 2, 4))
     for name, tensor in whole.items():
@@ -144,7 +67,7 @@ def test_a_training_from_published_weights_killed_in_each_phase_ends_bit_identic
 def test_a_calibration_moves_heads_and_fusion_and_keeps_the_encoders(windows: WindowCache, tmp_path: Path) -> None:
     store = Store(tmp_path / "results")
     place = WorkerContext(windows, store, torch.device("cpu"))
-    e = override(experiment("torch"), {"train.adaptation.batch": 4, "train.adaptation.epochs": 2})
+    e = override(make_experiment("torch"), {"train.adaptation.batch": 4, "train.adaptation.epochs": 2})
     base = execute_run(Run("joint", e, Split("within", TRAIN[:5], (), ()), "data"), place, lambda progress: None)
     path = f"{store}/{base}"
     chosen = Split("adapted", TRAIN[5:6], (), TRAIN[6:])
@@ -176,7 +99,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(windows: WindowC
 
 def train_until_killed(windows: WindowCache, folder: Path) -> None:
     place = WorkerContext(windows, Store(folder), torch.device("cpu"))
-    run = Run("joint", experiment("torch"), Split("within", TRAIN, (), ("subject1/007",)), "data")
+    run = Run("joint", make_experiment("torch"), Split("within", TRAIN, (), ("subject1/007",)), "data")
 
     def report(progress: Progress) -> None:
         assert progress.epoch < 2, "killed"
@@ -214,7 +137,7 @@ def test_a_run_that_ends_at_any_step_goes_on_bit_identical(
 ) -> None:
     """Saved every third step, inside epochs; mixup, dropout and modality dropout on; ends that no one announced."""
     monkeypatch.setattr(checkpoint_writer, "STOP_POLL_S", 0.0)
-    e = override(experiment(engine), {"train.checkpoint_steps": 3, "optim.mixup": 0.4, "optim.batch": 2})
+    e = override(make_experiment(engine), {"train.checkpoint_steps": 3, "optim.mixup": 0.4, "optim.batch": 2})
     e = override(e, {"fusion.modality_dropout": 0.4, "train.keep_checkpoints": 1, "train.checkpoint_epochs": 9})
     run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
     whole = train(windows, tmp_path / "whole", engine, run=run)
@@ -241,7 +164,7 @@ def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_ep
     windows: WindowCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_writer, "STOP_POLL_S", 0.0)
-    e = override(experiment("torch"), {"train.checkpoint_epochs": 9, "optim.batch": 2})
+    e = override(make_experiment("torch"), {"train.checkpoint_epochs": 9, "optim.batch": 2})
     run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
     told: dict[float, float] = {}
 
@@ -262,7 +185,7 @@ def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_ep
 
 
 def test_validation_on_the_way_is_told_and_the_best_is_kept(windows: WindowCache, tmp_path: Path) -> None:
-    e = override(experiment("torch"), {"train.validate_epochs": 1, "train.keep_checkpoints": 1})
+    e = override(make_experiment("torch"), {"train.validate_epochs": 1, "train.keep_checkpoints": 1})
     run = Run("joint", e, Split("within", TRAIN[:5], TRAIN[5:], ()), "data")
     place, told = WorkerContext(windows, Store(tmp_path), torch.device("cpu")), []
     execute_run(

@@ -25,7 +25,7 @@ from eav_ray.training.engines.ddp import TorchEngine
 from eav_ray.training.loop import Metrics, fit, make_lr_schedule
 from eav_ray.training.prepared_run import WorkerContext, prepare_run
 from eav_ray.training.run_spec import SELECTION_METRIC, Position, Run, plan_fusion_run
-from eav_ray.training.runner import _compute_validation_metrics, _fit_phases, _predict_validation, train_and_score_split
+from eav_ray.training.runner import compute_validation_metrics, fit_phases, predict_validation, train_and_score_split
 from eav_ray.tuning.batched_fusion import FusionMember, plan_stacks, score_fusions, train_fusions, unbatchable_reason
 from eav_ray.tuning.pruning import PruningSchedule
 
@@ -307,11 +307,11 @@ def by_epoch(run: Run, place: WorkerContext) -> dict[int, float]:
 
     def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
         engine.sync_buffers()
-        found[position.epoch] = _compute_validation_metrics(_predict_validation(run, place, ready, engine))[
+        found[position.epoch] = compute_validation_metrics(predict_validation(run, place, ready, engine))[
             SELECTION_METRIC
         ]
 
-    _fit_phases(run, place, ready, None, at_epoch)
+    fit_phases(run, place, ready, None, at_epoch)
     return found
 
 

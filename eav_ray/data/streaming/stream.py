@@ -292,7 +292,7 @@ def _resize_frames(frames: Sequence[Frame], video: VideoPreprocessing) -> list[n
     """
     cropper, resized = FaceCropper(video.size, video.face_step), list[np.ndarray]()
     for frame, count in Counter(frames).items():
-        picture = _resize_frame(frame, video)
+        picture = resize_frame(frame, video)
         if picture is None:
             frame.is_undecodable = True
         elif isinstance(picture, np.ndarray):
@@ -306,8 +306,8 @@ def _resize_frames(frames: Sequence[Frame], video: VideoPreprocessing) -> list[n
     return resized or cropper.pictures
 
 
-def _resize_frame(frame: Frame, video: VideoPreprocessing) -> np.ndarray | av.VideoFrame | None:
-    """A frame at the profile's size, decoded once; None where it cannot be.
+def resize_frame(frame: Frame, video: VideoPreprocessing) -> np.ndarray | av.VideoFrame | None:
+    """Decode a frame at the profile's size, once; None where it cannot be.
 
     The box around a face follows it from frame to frame, so that a picture of one window is not that of the next: with
     it, frames as they came.

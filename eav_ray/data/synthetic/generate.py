@@ -200,9 +200,10 @@ def _write_audio(
         soundfile.write(folder / name, sound, spec.audio_hz, subtype="PCM_16")
 
 
-def _write_video(
+def write_video(
     folder: Path, spec: SyntheticSpec, subject_number: int, traits: _SubjectTraits, recordings: Sequence[GroundTruth]
 ) -> None:
+    """Render a film of each recording into a folder, named as in EAV."""
     numbers = _count_trial_numbers(recordings)
     for truth in recordings:
         name = f"{truth.key:03d}_Trial_{numbers[truth.key]:02d}_{truth.task}_{CLASSES[truth.label]}.mp4"
@@ -275,7 +276,7 @@ def generate_subject(root: str | os.PathLike[str], subject_number: int, spec: Sy
     partial_folder = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial_folder, ignore_errors=True)  # left by an interrupted run
     recordings, traits = draw_ground_truths(spec, subject_number), _draw_subject_traits(spec, subject_number)
-    for name, write in (("EEG", _write_eeg), ("Audio", _write_audio), ("Video", _write_video)):
+    for name, write in (("EEG", _write_eeg), ("Audio", _write_audio), ("Video", write_video)):
         (partial_folder / name).mkdir(parents=True)
         write(partial_folder / name, spec, subject_number, traits, recordings)
     (partial_folder / SYNTHETIC_MARKER).write_text(json.dumps(_build_metadata(spec, recordings)))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 class FusionOutput(NamedTuple):
     logits_BK: Tensor
-    weights_BM: Tensor  # weight per modality, sum 1; exactly 0 where a modality is missing
+    weights_BM: Tensor  # weight per modality, each within 0 and 1, sum 1 to rounding; exactly 0 where one is missing
     corrected_BM: Tensor  # the same after division by each modality's token count
 
 

@@ -124,7 +124,8 @@ def _compute_attention_mass(attention_BN: Tensor, masks: list[Tensor]) -> tuple[
     raw = torch.stack([p.sum(1) for p in parts], 1)
     counts = torch.stack([m.sum(1) for m in masks], 1)
     corrected = torch.where(counts > 0, raw / counts.clamp(min=1), 0)
-    return raw, corrected / corrected.sum(1, keepdim=True)
+    # The sum of what softmax gives is 1 to the last bits only, on either side; a weight is never more than all of it.
+    return raw.clamp(max=1), corrected / corrected.sum(1, keepdim=True)
 
 
 def build_head_mask(heads: int, width: int) -> Tensor:

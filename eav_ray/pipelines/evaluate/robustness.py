@@ -168,7 +168,9 @@ def _select_recordings(
             raise DataError(f"there is no recording in {root}; run `eav check` to see why")
         training_ids = {*checkpoint.split.train, *checkpoint.split.validation}
         n_trained = (
-            sum(r.id in training_ids for r in listing.recordings) if _is_training_dataset(checkpoint, experiment) else 0
+            sum(r.id in training_ids for r in listing.recordings)
+            if names_training_dataset(checkpoint, experiment)
+            else 0
         )
         return list(listing.recordings), f"all recordings of the data root, {n_trained} of them trained on or chosen by"
     if not test_ids:
@@ -188,7 +190,7 @@ def _select_recordings(
     return [r for r in listing.recordings if r.id in wanted_ids], "the test side of the checkpoint's own split"
 
 
-def _is_training_dataset(checkpoint: Checkpoint, experiment: Experiment) -> bool:
+def names_training_dataset(checkpoint: Checkpoint, experiment: Experiment) -> bool:
     """Tell whether the data set is the checkpoint's own, as `transfer.is_training_dataset` does.
 
     A reader names the same people wherever the files lie; two tables of a user need not.

@@ -73,7 +73,7 @@ class PredictionService:
     def __init__(self, predictor: Predictor, name: str, limits: Limits) -> None:
         self._predictor, self._name, self._limits = predictor, name, limits
         self._started_s = time.monotonic()
-        self._n_requests = self._n_streams = 0
+        self.n_requests = self._n_streams = 0
         # One each: more at once would only share the cores, and hold more memory. A long recording holds up no stream.
         self._request_executor, self._stream_executor = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._request_lock = asyncio.Lock()
@@ -95,17 +95,17 @@ class PredictionService:
         )
 
     async def predict(self, request: Request) -> Response:
-        if self._n_requests >= self._limits.max_requests:
-            raise RequestError(503, f"{self._n_requests} requests are being answered; try again")
-        self._n_requests += 1
+        if self.n_requests >= self._limits.max_requests:
+            raise RequestError(503, f"{self.n_requests} requests are being answered; try again")
+        self.n_requests += 1
         try:
             body = await self._read_body(request)
             kind = request.headers.get("content-type", "")
             form = await _parse_form(request, body) if kind.lower().startswith("multipart/") else None
-            work = partial(self._predict_body, body if form is None else form)
+            work = partial(self.predict_body, body if form is None else form)
             await self._request_lock.acquire()
         except BaseException:
-            self._n_requests -= 1
+            self.n_requests -= 1
             raise
         # A client that goes away meanwhile does not end the work: it counts, and holds up others, until it is done.
         answer = asyncio.get_running_loop().run_in_executor(self._request_executor, work)
@@ -114,7 +114,7 @@ class PredictionService:
 
     def _finish_request(self, answer: "asyncio.Future[dict[str, Any]]") -> None:
         self._request_lock.release()
-        self._n_requests -= 1
+        self.n_requests -= 1
         if not answer.cancelled():
             answer.exception()  # asked for, in case nobody waits for it any more
 
@@ -136,7 +136,7 @@ class PredictionService:
             raise RequestError(400, "the request broke off") from None
         return b"".join(parts)
 
-    def _predict_body(self, request: bytes | dict[str, Any]) -> dict[str, Any]:
+    def predict_body(self, request: bytes | dict[str, Any]) -> dict[str, Any]:
         p = self._predictor
         try:
             tree = request if isinstance(request, dict) else parse_json(request, "the request")

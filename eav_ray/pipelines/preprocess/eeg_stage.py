@@ -57,7 +57,7 @@ def prepare_eeg_units(
         for recording in all_recordings or [r for unit in recording_units for r in unit]:
             subject_recordings.setdefault(recording.subject, []).append(recording)
     work: Any = partial(
-        _prepare_subject,
+        prepare_subject,
         unit_indices_by_subject=unit_indices_by_subject,
         recording_units=recording_units,
         data=data,
@@ -69,7 +69,7 @@ def prepare_eeg_units(
     return map_with_retries(subject_rows.map_batches, work, batch_size=1, num_cpus=1, memory=1)
 
 
-def _prepare_subject(
+def prepare_subject(
     batch: dict[str, np.ndarray],
     *,
     unit_indices_by_subject: list[list[int]],

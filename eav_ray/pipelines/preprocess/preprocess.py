@@ -87,11 +87,11 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     require_preprocessing_extras(experiment)
     store = open_shard_store(experiment)
     planned = plan_chunks(experiment, listing)
-    todo = [c for c in planned if not _is_done(store, c)]
+    todo = [c for c in planned if not is_chunk_done(store, c)]
     n_chans = registry.count_eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else 0
     if todo:
         with cluster.connect_to_ray(experiment.runtime):
-            _make_chunks(experiment, todo, store, n_chans, listing.recordings)
+            make_chunks(experiment, todo, store, n_chans, listing.recordings)
     records = [store.read_json(f"records/{c.name}.json") for c in planned]
     problems = listing.problems + tuple(Problem(**p) for r in records for p in r["problems"])
     _check_problem_policy(experiment, problems)
@@ -110,8 +110,8 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     return PreprocessingResult(index, problems, len(planned) - len(todo), quality)
 
 
-def _is_done(store: Store, chunk: Chunk) -> bool:
-    """Whether an earlier job made this chunk without a problem: what took too long or too much memory may do now."""
+def is_chunk_done(store: Store, chunk: Chunk) -> bool:
+    """Tell whether an earlier job made this chunk without a problem; what took too long then may do now."""
     if not store.exists(f"records/{chunk.name}.json"):
         return False
     record = store.read_json(f"records/{chunk.name}.json")
@@ -145,12 +145,13 @@ def _drop_incomplete_recordings(experiment: Experiment, listing: Listing) -> Lis
     return Listing(tuple(complete), tuple(problems))
 
 
-def _make_chunks(
+def make_chunks(
     experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int, all_recordings: tuple[Recording, ...] = ()
 ) -> None:
-    """
+    """Preprocess the recordings of each chunk and write it.
+
     Args:
-        all_recordings: All recordings of the people, finished ones included.
+        all_recordings: All recordings of the subjects, finished ones included.
     """
     ray_workarounds.configure_ray_data()
     with open_progress_bar("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:
@@ -187,8 +188,8 @@ def _write_chunks(
     rows = eeg_stage.prepare_eeg_units(
         e.data, e.preprocessing, units, tuple(r for r in all_recordings if r.id not in crash_reasons)
     )
-    write_chunk = partial(
-        _write_chunk,
+    write_one = partial(
+        write_chunk,
         todo=todo,
         crash_reasons=crash_reasons,
         data=e.data,
@@ -196,7 +197,7 @@ def _write_chunks(
         root=store.root,
         n_chans=n_chans,
     )
-    for row in ray_data.map_with_retries(rows.map, write_chunk, num_cpus=1).iter_rows():
+    for row in ray_data.map_with_retries(rows.map, write_one, num_cpus=1).iter_rows():
         chunk = todo[row["unit"]]
         finished.add(chunk.name)
         bar.set_done(bar.done + len(chunk.recordings))
@@ -229,7 +230,7 @@ def _try_recording(recording: Recording, data: DataConfig, preprocessing: Prepro
     cut_recording(recording, preprocessing, data.modalities, prepared_eeg=eeg, eeg_channels=n_chans)
 
 
-def _write_chunk(
+def write_chunk(
     row: dict[str, Any],
     *,
     todo: list[Chunk],

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import scipy.io
@@ -13,57 +12,7 @@ from eav_ray.data.datasets import registry
 from eav_ray.data.datasets.eav import EAV, EAV_CLASSES
 from eav_ray.data.recordings import Listing
 from eav_ray.errors import ConfigError, DataError
-
-# Label rows of six recordings: speaking is odd. Two classes speak twice, one listens twice.
-ROWS = (1, 0, 3, 5, 6, 3)
-SAMPLES = 40
-
-
-def signal(n: int = len(ROWS)) -> np.ndarray:
-    """(samples, 30, n); every number says where it belongs."""
-    t, c, k = np.meshgrid(np.arange(SAMPLES), np.arange(30), np.arange(n), indexing="ij")
-    return (k * 10_000 + c * 100 + t).astype(np.float32)
-
-
-def one_hot(rows: tuple[int, ...] = ROWS) -> np.ndarray:
-    return np.eye(10)[:, list(rows)]
-
-
-def save_v73(path: Path, name: str, values: np.ndarray) -> None:
-    with h5py.File(path, "w", userblock_size=512) as file:
-        file.create_dataset(name, data=values.T).attrs["MATLAB_class"] = np.bytes_("double")
-    with path.open("r+b") as raw:
-        raw.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
-
-
-def write_subject(
-    root: Path,
-    *,
-    number: int = 1,
-    folder: str = "subject1",
-    key: str = "seg",
-    v73: bool = False,
-    transposed: bool = False,
-    suffix: str = "_Aud",
-    rows: tuple[int, ...] = ROWS,
-) -> Path:
-    """One subject with empty media files, which `scan` does not open."""
-    subject = root / folder
-    for kind in ("EEG", "Audio", "Video"):
-        (subject / kind).mkdir(parents=True)
-    save = save_v73 if v73 else (lambda path, name, values: scipy.io.savemat(path, {name: values}))
-    labels = one_hot(rows).T if transposed else one_hot(rows)
-    save(subject / "EEG" / f"subject{number}_eeg.mat", key, signal(len(rows)))
-    save(subject / "EEG" / f"subject{number}_eeg_label.mat", "label", labels)
-    for index, row in enumerate(rows):
-        name = f"{index + 1:03d}_Trial_{index % 3:02d}_{('Listening', 'Speaking')[row % 2]}_{EAV_CLASSES[row // 2]}"
-        (subject / "Video" / f"{name}.mp4").touch()
-        if row % 2:
-            # The trial number of the audio is another one: it must not matter.
-            (subject / "Audio" / f"{name.replace('Trial_0', 'Trial_1')}{suffix}.wav").touch()
-    (subject / "subjects.tsv").touch()
-    (subject / "Video" / "._001_Trial_01_Speaking_Neutral.mp4").touch()
-    return subject
+from tests.helpers.generated_eav import ROWS, SAMPLES, encode_labels, make_signal, save_v73, write_subject
 
 
 def told(listing: Listing) -> list[tuple[str, str]]:
@@ -99,7 +48,7 @@ def test_all_layouts_read_alike(tmp_path: Path, layout: dict) -> None:
         assert r.audio is not None and r.video is not None
         assert Path(r.audio).name[:3] == Path(r.video).name[:3] == r.recording
         raw = dataset.read_eeg(r)
-        np.testing.assert_array_equal(raw.values_CT, signal()[:, :, int(r.recording) - 1].T)
+        np.testing.assert_array_equal(raw.values_CT, make_signal()[:, :, int(r.recording) - 1].T)
         assert (raw.hz, raw.unit, len(raw.channels)) == (500, "auto", 30)
 
 
@@ -124,7 +73,9 @@ def test_any_number_of_recordings_will_do(tmp_path: Path, v73: bool, rows: tuple
     listing = dataset.scan()
     assert listing.problems == ()
     assert [r.label for r in listing.recordings] == [row // 2 for row in rows]
-    np.testing.assert_array_equal(dataset.read_eeg(listing.recordings[-1]).values_CT, signal(len(rows))[:, :, -1].T)
+    np.testing.assert_array_equal(
+        dataset.read_eeg(listing.recordings[-1]).values_CT, make_signal(len(rows))[:, :, -1].T
+    )
 
 
 def test_people_are_sorted_by_number(tmp_path: Path) -> None:
@@ -212,7 +163,7 @@ def test_eeg_of_the_wrong_shape_is_not_used(tmp_path: Path, shape: tuple[int, ..
 
 def test_a_label_column_that_is_not_one_hot_costs_its_recording(tmp_path: Path) -> None:
     subject = write_subject(tmp_path)
-    labels = one_hot()
+    labels = encode_labels()
     labels[5, 2] = 1
     scipy.io.savemat(subject / "EEG" / "subject1_eeg_label.mat", {"label": labels})
     listing = EAV(str(tmp_path)).scan()

@@ -13,7 +13,7 @@ from eav_ray.data.datasets.ravdess import RAVDESS
 from eav_ray.data.preprocessing.windowing import cut_recording
 from eav_ray.data.recordings import Listing, Recording
 from eav_ray.errors import ConfigError, DataError
-from tests.helpers.speech import tone, write_film
+from tests.helpers.speech import draw_tone, write_film
 
 BOTH: tuple[Modality, ...] = ("audio", "video")
 
@@ -141,7 +141,7 @@ def write(root: Path, *names: str) -> None:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_film(path, tone("Anger", 200, 44_100, 2.0, rng), 44_100, seconds=2.0)
+        write_film(path, draw_tone("Anger", 200, 44_100, 2.0, rng), 44_100, seconds=2.0)
     path.write_bytes(path.read_bytes()[:9000])
 
 

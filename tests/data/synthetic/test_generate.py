@@ -203,7 +203,7 @@ def test_the_same_seed_gives_the_same_subject_and_other_subjects_differ(tmp_path
 def test_a_finished_subject_is_kept_and_an_interrupted_one_is_redone(tmp_path, monkeypatch):
     spec = SyntheticSpec(n_subjects=1, per_class=1, seconds=5, video_size=(48, 48), fps=1)
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "_write_video", lambda *_: 1 / 0)
+        patch.setattr(generate, "write_video", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             generate.generate_dataset(tmp_path, spec)
     assert not (tmp_path / "subject1").exists()

@@ -267,7 +267,7 @@ def test_the_default_sizes_are_the_published_ones(modality: str, published: floa
 def test_published_sizes_are_estimated_without_being_built(
     gpus: int, speed: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost, "_measure_cpu_flops", lambda: 1e9)
+    monkeypatch.setattr(cost, "measure_cpu_flops", lambda: 1e9)
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     longer = {"preprocessing.video.fps": 20, "model.video.frames": 100, "runtime.gpus_per_worker": gpus}
     found = cost.estimate_seconds_per_window(override(Experiment(), longer), DataShapes(30, 5))
@@ -282,7 +282,7 @@ def test_published_sizes_are_estimated_without_being_built(
 )
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_the_time_of_every_kind_is_estimated(kind: str, gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "_measure_cpu_flops", lambda: 1e9)
+    monkeypatch.setattr(cost, "measure_cpu_flops", lambda: 1e9)
     key, _, value = kind.partition("=")
     changes = {key: value, "data.modalities": [key.split(".")[1]], "runtime.gpus_per_worker": gpus}
     (seconds,) = cost.estimate_seconds_per_window(override(Experiment(), changes), DataShapes(30, 5)).values()
@@ -290,7 +290,7 @@ def test_the_time_of_every_kind_is_estimated(kind: str, gpus: int, monkeypatch: 
 
 
 def test_small_models_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "_measure_cpu_flops", lambda: pytest.fail("it was counted"))
+    monkeypatch.setattr(cost, "measure_cpu_flops", lambda: pytest.fail("it was counted"))
     small = {f"model.eeg.{k}": v for k, v in {"filters": 4, "width": 32, "temporal_width": 32, "heads": 2}.items()}
     threads = torch.get_num_threads()
     found = cost.estimate_seconds_per_window(override(Experiment(), small | {"data.modalities": ["eeg"]}), SHAPES)

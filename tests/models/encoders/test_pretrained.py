@@ -14,13 +14,12 @@ from transformers import ASTConfig, ASTForAudioClassification, ASTModel, ViTConf
 
 from eav_ray.config import Experiment, override
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoders.ast import AST
 from eav_ray.models.encoders.eegformer import EEGformer
 from eav_ray.models.encoders.vit import ViT
 from eav_ray.storage import hash_content
+from tests.helpers.classifiers import AST_SIZES, make_ast
 
 PRESENT = torch.ones(2, dtype=torch.bool)
-AST_SIZES: dict[str, Any] = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96)
 VIT_SIZES = AST_SIZES | dict(image_size=32, patch_size=8)
 
 
@@ -35,11 +34,6 @@ def awake(model: Any) -> Any:
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return model.eval()
-
-
-def ast(max_length: int = 512, **changes: Any) -> AST:
-    sizes = dict(width=24, depth=2, heads=2, stride=10, dropout=0.0) | changes
-    return AST(window_s=5, max_length=max_length, **sizes).eval()
 
 
 def vit(**changes: Any) -> ViT:
@@ -66,7 +60,7 @@ def older(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def test_ast_at_full_length_is_the_librarys_model_on_its_weights(tmp_path: Path) -> None:
     reference = awake(ASTModel(ASTConfig(**AST_SIZES)))
     reference.save_pretrained(tmp_path)
-    ours = ast(1024)
+    ours = make_ast(1024)
     ours.load_pretrained(str(tmp_path))
     x = torch.rand(2, 80_000) * 2 - 1
     with torch.no_grad():
@@ -86,7 +80,7 @@ def test_ast_takes_the_files_of_both_versions_and_a_classifiers(names: str, tmp_
         state = older(body.state_dict(), "audio_spectrogram_transformer.")
         state = state if names == "transformers 4" else dict(body.state_dict())
         safetensors.torch.save_file(state, tmp_path / "model.safetensors")
-    ours = ast(1024)
+    ours = make_ast(1024)
     ours.load_pretrained(str(tmp_path))
     for name, tensor in body.state_dict().items():
         assert torch.equal(ours.model.state_dict()[name], tensor), name
@@ -95,7 +89,7 @@ def test_ast_takes_the_files_of_both_versions_and_a_classifiers(names: str, tmp_
 def test_a_shorter_ast_keeps_the_centre_of_the_position_table(tmp_path: Path) -> None:
     reference = awake(ASTModel(ASTConfig(**AST_SIZES)))
     reference.save_pretrained(tmp_path)
-    ours = ast(512)
+    ours = make_ast(512)
     ours.load_pretrained(str(tmp_path))
     table = reference.embeddings.position_embeddings
     mine = ours.model.embeddings.position_embeddings
@@ -185,9 +179,9 @@ def test_the_statistics_of_another_spectrogram_are_refused(tmp_path: Path) -> No
     facts = {"mean": -6.845978, "std": 5.5654526}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(facts))
     with pytest.raises(ConfigError, match="mean is -6.845978 there"):
-        ast().load_pretrained(str(tmp_path))
+        make_ast().load_pretrained(str(tmp_path))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"mean": -4.2677393, "std": 4.5689974}))
-    ast(1024).load_pretrained(str(tmp_path))
+    make_ast(1024).load_pretrained(str(tmp_path))
 
 
 def test_tensors_for_which_there_is_no_place_are_refused(tmp_path: Path) -> None:
@@ -269,18 +263,18 @@ def test_weights_that_do_not_fit_are_a_line(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     ASTModel(ASTConfig(**AST_SIZES)).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=said) as caught:
-        ast().load_pretrained(damage(tmp_path, how))
+        make_ast().load_pretrained(damage(tmp_path, how))
     assert "model.audio.weights" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_other_sizes_are_refused_by_name(tmp_path: Path) -> None:
     ASTModel(ASTConfig(**AST_SIZES)).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"set the sizes under model\.audio"):
-        ast(width=48).load_pretrained(str(tmp_path))
+        make_ast(width=48).load_pretrained(str(tmp_path))
     with pytest.raises(ConfigError, match=r"num_attention_heads is 2 there and 4 here \(model\.audio\.heads\)"):
-        ast(heads=4).load_pretrained(str(tmp_path))
+        make_ast(heads=4).load_pretrained(str(tmp_path))
     with pytest.raises(ConfigError, match=r"stride is 10 there and 16 here \(model\.audio\.stride\)"):
-        ast(stride=16).load_pretrained(str(tmp_path))
+        make_ast(stride=16).load_pretrained(str(tmp_path))
     with pytest.raises(ConfigError, match="EEGformer has no published weights"):
         sizes = dict(filters=4, width=16, temporal_width=16, segments=4, depth=1, heads=4, dropout=0.0)
         EEGformer(5, 100, window_s=1, **sizes).load_pretrained(str(tmp_path))

@@ -250,7 +250,7 @@ def test_each_subset_trains_and_what_is_missing_weighs_exactly_nothing(make: Mak
     fused = fusion(parts, logits, only(subset))
     assert fused.logits_BK.isfinite().all()
     for weights in (fused.weights_BM, fused.corrected_BM):
-        assert ((weights == 0) == ~only(subset)).all()
+        assert ((weights == 0) == ~only(subset)).all() and (weights <= 1).all()
         torch.testing.assert_close(weights.sum(1), torch.ones(BATCH))
     nn.functional.cross_entropy(fused.logits_BK, torch.arange(BATCH)).backward()
     grads = [p.grad for p in fusion.parameters()] or [logits[m].grad for m in subset]

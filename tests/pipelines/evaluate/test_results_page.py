@@ -25,15 +25,15 @@ from eav_ray.pipelines.evaluate.related_results import (
 from eav_ray.pipelines.evaluate.results_page import write_results_page
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
-from tests.evaluation.test_leak_audit import chosen, honest, store_windows
-from tests.evaluation.test_summary import MODALITIES, predictions
+from tests.helpers.audits import make_honest_checkpoint, store_windows, validate_on_test
+from tests.helpers.predictions import MODALITIES, draw_predictions
 
 
 def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
     windows = store_windows(tmp_path)
-    leaking = chosen(honest(windows))
+    leaking = validate_on_test(make_honest_checkpoint(windows))
     prefix = ckpt.write_checkpoint(Store(tmp_path / "results"), "run-1", "a0000", leaking)
-    fold = EvaluatedCheckpoint(1, f"{tmp_path}/results/{prefix}", leaking.split.test, predictions())
+    fold = EvaluatedCheckpoint(1, f"{tmp_path}/results/{prefix}", leaking.split.test, draw_predictions())
     data: Any = SimpleNamespace(windows=windows, index=windows.index, shards=Store(tmp_path / "shards"))
     here = override(Experiment(), {"store.results": str(tmp_path / "results")})
     with pytest.raises(DataError, match=r"fails the leak audit, so there is no page of it: split, recomputed"):
@@ -69,7 +69,7 @@ def test_the_reader_knows_synthetic_subjects_even_among_others(tmp_path: Path) -
 
 
 def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path) -> None:
-    results, own, table = Store(tmp_path), Experiment(), predictions(people=2)
+    results, own, table = Store(tmp_path), Experiment(), draw_predictions(people=2)
     known = set(table["subject"] + "/" + table["recording"])
 
     def keep(name: str, changes: dict[str, Any], predicted: Any = table, of: str = "shards") -> None:
@@ -113,7 +113,9 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'{"runs": {}', b'{"runs": {"a": "run-1"}, "variants": [{}]}'])
 def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: Path, content: bytes) -> None:
     results, nothing = Store(tmp_path), SimpleNamespace()
-    opened: Any = AuditedCheckpoint(EvaluatedCheckpoint(0, "p", (), predictions()), nothing, 0, nothing, "run-1", "c")  # type: ignore[arg-type]
+    opened: Any = AuditedCheckpoint(
+        EvaluatedCheckpoint(0, "p", (), draw_predictions()), nothing, 0, nothing, "run-1", "c"
+    )  # type: ignore[arg-type]
     for folder in ("ablations", "robustness"):
         results.write(f"{folder}/a/results.json", content)
     results.write("searches/s/best.json", b"{")
@@ -127,7 +129,7 @@ def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: 
 
 
 def test_a_fold_of_paper_is_held_against_the_reference_as_paper(tmp_path: Path) -> None:
-    ours = predictions(people=1).assign(subject="subject4")
+    ours = draw_predictions(people=1).assign(subject="subject4")
     shards: Any = SimpleNamespace(read_json=lambda name: {"is_real": True})
     data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": set()}), digest="", shards=shards)
     for protocol, other in (("paper, fold 3 alone", False), ("loso, fold 3 alone", True)):

@@ -29,7 +29,7 @@ from eav_ray.evaluation.predictor import build_prediction_trees
 from eav_ray.pipelines.inference import auth
 from eav_ray.pipelines.inference.auth import hash_token
 from eav_ray.pipelines.inference.http_app import Limits, PredictionService, make_app
-from tests.helpers.serving import Sent, audio, jpeg, message, predictor, profile
+from tests.helpers.serving import Sent, draw_jpeg, encode_audio, encode_message, get_preprocessing, make_predictor
 
 SENT = Sent(5)
 LIMITS = Limits(max_body_bytes=2_000_000, max_streams=2, idle_timeout_s=0.6, max_unusable_messages=5)
@@ -38,13 +38,13 @@ TOKEN = "a-token-of-some-length"
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with TestClient(make_app(predictor(), "tiny", limits=LIMITS)) as made:
+    with TestClient(make_app(make_predictor(), "tiny", limits=LIMITS)) as made:
         yield made
 
 
 def by_hand(tree: dict[str, Any]) -> list[dict[str, Any]]:
-    p = predictor()
-    made, _ = make_windows(parse_upload(tree), profile(), p.modalities, len(EAV_CHANNELS), EAV_CHANNELS)
+    p = make_predictor()
+    made, _ = make_windows(parse_upload(tree), get_preprocessing(), p.modalities, len(EAV_CHANNELS), EAV_CHANNELS)
     return build_prediction_trees(p.predict_windows(made.windows), p.classes)
 
 
@@ -114,7 +114,7 @@ DAMAGED = {
     "frames of no rate": {"video": {"frames": [b64(SENT.frames[0])]}},
     "frames that are none": {"video": {"hz": 5, "frames": ["AAAA", 3]}},
     "an hour of frames": {"video": {"hz": 0.1, "frames": [b64(SENT.frames[0])] * 13}},
-    "a frame that is a bomb": {"video": {"hz": 1, "frames": [b64(jpeg(np.random.default_rng(0), (8, 5000)))]}},
+    "a frame that is a bomb": {"video": {"hz": 1, "frames": [b64(draw_jpeg(np.random.default_rng(0), (8, 5000)))]}},
     "EEG is a list": {"eeg": [1, 2]},
     "EEG without a rate": {"eeg": {"values": [[1.0] * 900] * 30}},
     "a rate of 0": {"eeg": eeg(hz=0)},
@@ -238,21 +238,21 @@ def test_other_paths_and_methods_say_what_there_is(client: TestClient) -> None:
 
 
 def test_too_many_requests_are_told_to_come_again() -> None:
-    with TestClient(make_app(predictor(), "tiny", limits=Limits(max_requests=0))) as client:
+    with TestClient(make_app(make_predictor(), "tiny", limits=Limits(max_requests=0))) as client:
         done = client.post("/predict", json=SENT.tree("audio"))
         assert done.status_code == 503 and "try again" in done.json()["error"]
 
 
 def test_work_that_nobody_waits_for_any_more_counts_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that come and go pile up no bodies."""
-    service, go, answered = PredictionService(predictor(), "tiny", Limits()), threading.Event(), []
+    service, go, answered = PredictionService(make_predictor(), "tiny", Limits()), threading.Event(), []
 
     def slow(body: bytes) -> dict[str, Any]:
         go.wait(10)
         answered.append(body)
         return {}
 
-    monkeypatch.setattr(service, "_predict_body", slow)
+    monkeypatch.setattr(service, "predict_body", slow)
 
     async def asked(body: bytes) -> Any:
         async def receive() -> Any:
@@ -263,15 +263,15 @@ def test_work_that_nobody_waits_for_any_more_counts_until_it_is_done(monkeypatch
     async def all_of_it() -> None:
         tasks = [asyncio.create_task(asked(body)) for body in (b"runs", b"waits", b"stays")]
         await asyncio.sleep(0.05)
-        assert service._n_requests == 3
+        assert service.n_requests == 3
         tasks[0].cancel()
         tasks[1].cancel()
         await asyncio.sleep(0.05)
-        assert service._n_requests == 2  # the one that is computed, and the one that still wants its answer
+        assert service.n_requests == 2  # the one that is computed, and the one that still wants its answer
         go.set()
         assert (await tasks[2]).status_code == 200
         await asyncio.sleep(0.05)
-        assert service._n_requests == 0 and answered == [b"runs", b"stays"]
+        assert service.n_requests == 0 and answered == [b"runs", b"stays"]
 
     asyncio.run(all_of_it())
 
@@ -302,12 +302,12 @@ def test_a_stream_that_says_nothing_usable_is_told_so_and_goes_on(client: TestCl
     with client.websocket_connect("/stream") as socket:
         socket.send_text("hello")
         socket.send_bytes(b"nope\n")
-        socket.send_bytes(audio(0.0, np.zeros(16_000)))
+        socket.send_bytes(encode_audio(0.0, np.zeros(16_000)))
         tree = until(socket, 1.0)
         assert tree["predicted"] is None and tree["probabilities"] is None and tree["used"] == []
         assert tree["refused"] == 1 and "not JSON" in tree["error"]
         for k in range(1, 5):
-            socket.send_bytes(audio(float(k), np.random.default_rng(k).normal(0, 900, 16_000)))
+            socket.send_bytes(encode_audio(float(k), np.random.default_rng(k).normal(0, 900, 16_000)))
         assert until(socket, 5.0)["used"] == ["audio"]
 
 
@@ -316,7 +316,7 @@ def test_a_stream_of_rubbish_and_one_of_nothing_end(client: TestClient) -> None:
         began = time.monotonic()
         with client.websocket_connect("/stream") as socket, pytest.raises(WebSocketDisconnect) as told:
             for _ in range(count):
-                socket.send_bytes(message(b"", modality="smell"))
+                socket.send_bytes(encode_message(b"", modality="smell"))
             while True:
                 socket.receive_text()
         assert told.value.code == 1008 and reason in told.value.reason and time.monotonic() - began < 10
@@ -328,7 +328,7 @@ def test_no_more_streams_than_there_is_room_for(client: TestClient) -> None:
             third.receive_text()
         assert told.value.code == 1013
     with client.websocket_connect("/stream") as again:
-        again.send_bytes(audio(0.0, np.zeros(16_000)))
+        again.send_bytes(encode_audio(0.0, np.zeros(16_000)))
         assert until(again, 1.0)["used"] == []
 
 
@@ -337,7 +337,7 @@ def test_no_more_streams_than_there_is_room_for(client: TestClient) -> None:
 
 @pytest.mark.parametrize("given_", ["", "Bearer", "Bearer nope", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe9"])
 def test_without_the_token_there_is_a_401_for_everything(given_: str) -> None:
-    with TestClient(make_app(predictor(), "tiny", hash_token(TOKEN))) as client:
+    with TestClient(make_app(make_predictor(), "tiny", hash_token(TOKEN))) as client:
         headers = {"authorization": given_.encode("latin1")} if given_ else {}
         for method, path in (("GET", "/health"), ("POST", "/predict"), ("GET", "/nope")):
             done = client.request(method, path, headers=headers)
@@ -348,11 +348,11 @@ def test_without_the_token_there_is_a_401_for_everything(given_: str) -> None:
 
 
 def test_with_the_token_all_is_answered() -> None:
-    with TestClient(make_app(predictor(), "tiny", hash_token(TOKEN))) as client:
+    with TestClient(make_app(make_predictor(), "tiny", hash_token(TOKEN))) as client:
         headers = {"authorization": f"bearer {TOKEN}"}
         assert client.get("/health", headers=headers).status_code == 200
         with client.websocket_connect("/stream", headers=headers) as socket:
-            socket.send_bytes(audio(0.0, np.zeros(16_000)))
+            socket.send_bytes(encode_audio(0.0, np.zeros(16_000)))
             until(socket, 1.0)
 
 

@@ -14,7 +14,7 @@ from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.compatibility import check_windows
 from eav_ray.models.encoders.base import DataShapes
-from eav_ray.pipelines.evaluate.robustness import _is_training_dataset
+from eav_ray.pipelines.evaluate.robustness import names_training_dataset
 from eav_ray.pipelines.inference.export import TableWriter
 from eav_ray.pipelines.inference.inference_windows import cut_raw_windows
 from eav_ray.training.checkpoint import Checkpoint
@@ -52,8 +52,8 @@ def test_what_does_not_change_its_windows_may_differ(change: dict[str, Any]) -> 
 def test_a_copy_of_a_data_set_holds_the_people_who_were_trained_on(data: Any, same: bool) -> None:
     there = override(Experiment(), {"data.dataset": data, "data.root": "/data/here"})
     checkpoint = replace(trained(), experiment=there)
-    assert _is_training_dataset(checkpoint, override(there, {"data.root": "/mnt/a/copy"})) == same
-    assert _is_training_dataset(checkpoint, there)
+    assert names_training_dataset(checkpoint, override(there, {"data.root": "/mnt/a/copy"})) == same
+    assert names_training_dataset(checkpoint, there)
 
 
 def test_a_recording_with_nothing_to_predict_from_is_told() -> None:

@@ -6,44 +6,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 
-from eav_ray.config import Experiment
 from eav_ray.data.io import parquet
-from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.demo import pull_if_missing
 from eav_ray.pipelines.inference.pull import format_candidates, format_studies, pull
 from eav_ray.pipelines.search.search_store import build_candidates_table
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.run_spec import SELECTION_METRIC, Position
-
-FIRST = "a0000-aaaaaaaa"  # attempt
-
-
-def saved(store: Store, key: str) -> str:
-    made = ckpt.Checkpoint(
-        experiment=Experiment(),
-        split=Split("loso", ("a/1",), (), ("b/1",)),
-        classes=("calm", "sad"),
-        shapes=DataShapes(3, 2),
-        weights={"w": torch.randn(2, 3)},
-        optimizer_state={},
-        position=Position(3, 0),
-        finished=True,
-        metrics={},
-        encoder_keys={},
-    )
-    return ckpt.write_checkpoint(store, key, FIRST, made)
-
-
-def best(store: Store, study: str, **changes: Any) -> None:
-    prefix = saved(store, f"run-{study}")
-    recorded = {"checkpoint": prefix, "commit_sha256": sha256(store.read(f"{prefix}/{COMMIT}"))}
-    recorded |= {"value": 0.75, "candidate": 3, "changes": {"optim.lr": 0.1}}
-    store.write_json(f"searches/{study}/best.json", recorded | changes)
+from tests.helpers.checkpoints import FIRST, write_best, write_finished
 
 
 @pytest.fixture
@@ -52,7 +24,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_the_best_checkpoint_is_copied_whole(store: Store, tmp_path: Path) -> None:
-    best(store, "one")
+    write_best(store, "one")
     pulled = pull(str(store), str(tmp_path / "mine"))
     assert pulled.paths == [str(tmp_path / "mine")] and not pulled.skipped
     copied = Store(tmp_path).read_committed("mine")
@@ -61,8 +33,8 @@ def test_the_best_checkpoint_is_copied_whole(store: Store, tmp_path: Path) -> No
 
 
 def test_studies_are_listed_and_what_is_not_finished_says_so(store: Store) -> None:
-    best(store, "one")
-    best(store, "other", value=0.5)
+    write_best(store, "one")
+    write_best(store, "other", value=0.5)
     store.write("searches/unfinished/journal", b"")
     lines = format_studies(str(store)).splitlines()
     shown = [line.split()[:3] for line in lines[1:]]
@@ -70,7 +42,7 @@ def test_studies_are_listed_and_what_is_not_finished_says_so(store: Store) -> No
 
 
 def test_a_search_that_is_not_finished_is_not_pulled(store: Store, tmp_path: Path) -> None:
-    best(store, "one")
+    write_best(store, "one")
     store.write("searches/unfinished/journal", b"")
     with pytest.raises(DataError, match="the search unfinished is not finished; give its command again, or see its"):
         pull(str(store), str(tmp_path / "mine"), study="unfinished")
@@ -78,7 +50,7 @@ def test_a_search_that_is_not_finished_is_not_pulled(store: Store, tmp_path: Pat
 
 def ranked(store: Store, count: int) -> list[str]:
     """A study that kept several candidates; the prefixes of their checkpoints, the best first."""
-    prefixes = [saved(store, f"run-{n}") for n in range(count)]
+    prefixes = [write_finished(store, f"run-{n}") for n in range(count)]
     hashes = [sha256(store.read(f"{prefix}/{COMMIT}")) for prefix in prefixes]
     records = [{"checkpoint": p, "commit_sha256": h} for p, h in zip(prefixes, hashes, strict=True)]
     store.write_json(
@@ -145,8 +117,8 @@ def test_candidates_of_a_search_that_still_runs_are_listed_by_any_metric(store: 
 
 
 def test_several_studies_need_a_name(store: Store, tmp_path: Path) -> None:
-    best(store, "one")
-    best(store, "other")
+    write_best(store, "one")
+    write_best(store, "other")
     with pytest.raises(ConfigError, match="has 2 studies; name one with --study: one, other"):
         pull(str(store), str(tmp_path / "mine"))
     with pytest.raises(ConfigError, match='did you mean "other"'):
@@ -165,16 +137,16 @@ def test_without_a_finished_search_there_is_nothing_to_pull(store: Store, tmp_pa
 
 @pytest.mark.parametrize("name", ["../other/run", "/etc", "runs/../../other/run", ""])
 def test_a_record_that_names_a_path_outside_is_refused(store: Store, name: str, tmp_path: Path) -> None:
-    saved(Store(tmp_path / "other"), "run")
-    best(store, "one", checkpoint=name)
+    write_finished(Store(tmp_path / "other"), "run")
+    write_best(store, "one", checkpoint=name)
     with pytest.raises(DataError, match="not a name inside a store"):
         pull(str(store), str(tmp_path / "mine"))
     assert not (tmp_path / "mine").exists()
 
 
 def test_a_record_that_names_a_link_to_outside_is_refused(store: Store, tmp_path: Path) -> None:
-    prefix = saved(Store(tmp_path / "other"), "run")
-    best(store, "one", checkpoint="link")
+    prefix = write_finished(Store(tmp_path / "other"), "run")
+    write_best(store, "one", checkpoint="link")
     Path(store.resolve_path("link")).symlink_to(tmp_path / "other" / prefix)
     with pytest.raises(DataError, match="leads outside"):
         pull(str(store), str(tmp_path / "mine"))
@@ -192,8 +164,8 @@ def test_a_damaged_record_is_a_data_error(store: Store, record: Any, tmp_path: P
 
 
 def test_a_checkpoint_that_was_replaced_since_is_refused(store: Store, tmp_path: Path) -> None:
-    best(store, "one")
-    saved(store, "run-one")  # whole, but another one
+    write_best(store, "one")
+    write_finished(store, "run-one")  # whole, but another one
     with pytest.raises(DataError, match="not the checkpoint that best.json names"):
         pull(str(store), str(tmp_path / "mine"))
     assert not (tmp_path / "mine").exists()
@@ -201,7 +173,7 @@ def test_a_checkpoint_that_was_replaced_since_is_refused(store: Store, tmp_path:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
 def test_a_damaged_file_is_refused_and_nothing_is_written(store: Store, name: str, tmp_path: Path) -> None:
-    best(store, "one")
+    write_best(store, "one")
     path = Path(store.resolve_path(f"{ckpt.make_checkpoint_prefix('run-one', FIRST, Position(3, 0))}/{name}"))
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(DataError, match=f"{name} is damaged"):
@@ -210,7 +182,7 @@ def test_a_damaged_file_is_refused_and_nothing_is_written(store: Store, name: st
 
 
 def test_a_commit_that_names_files_outside_writes_nothing_there(store: Store, tmp_path: Path) -> None:
-    best(store, "one")
+    write_best(store, "one")
     prefix = ckpt.make_checkpoint_prefix("run-one", FIRST, Position(3, 0))
     listed = json.loads(store.read(f"{prefix}/{COMMIT}"))
     listed["files"]["../../../../evil"] = listed["files"]["state.json"]
@@ -223,7 +195,7 @@ def test_a_commit_that_names_files_outside_writes_nothing_there(store: Store, tm
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(store: Store, tmp_path: Path) -> None:
-    best(store, "one")
+    write_best(store, "one")
     target = tmp_path / "mine"
     target.mkdir()
     (target / "notes.txt").write_text("kept")
@@ -238,7 +210,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(store: Store, tmp_path: Path) 
 
 
 def test_the_demo_pulls_again_what_was_not_pulled_whole(store: Store) -> None:
-    best(store, "one")
+    write_best(store, "one")
     target = Path(pull_if_missing(str(store), "one", "runs/one"))
     assert target == Path(store.resolve_path("best/runs-one"))
     whole = Store(target.parent).read_committed(target.name)
@@ -250,7 +222,7 @@ def test_the_demo_pulls_again_what_was_not_pulled_whole(store: Store) -> None:
 
 
 def test_the_demo_keeps_what_it_pulled(store: Store) -> None:
-    best(store, "one")
+    write_best(store, "one")
     target = Path(pull_if_missing(str(store), "one", "runs/one"))
     before = (target / COMMIT).stat().st_mtime_ns
     assert pull_if_missing(str(store), "one", "runs/one") == str(target)

@@ -13,7 +13,7 @@ from eav_ray.data.recordings import Listing, Recording
 from eav_ray.data.shards.location import open_shard_store, select_content_settings
 from eav_ray.distributed import ray_workarounds
 from eav_ray.errors import ConfigError
-from eav_ray.pipelines.preprocess.preprocess import Chunk, _is_done, plan_chunks
+from eav_ray.pipelines.preprocess.preprocess import Chunk, is_chunk_done, plan_chunks
 from eav_ray.storage import Store
 
 PROBLEM = {"subject": "p1", "recording": "001", "file": "a.mp4", "reason": "takes over 120 s to decode"}
@@ -37,7 +37,7 @@ def test_a_chunk_is_done_if_it_has_a_record_without_problems_and_its_shard(
         store.write_json("records/c.json", record)
     if shard:
         store.write("shards/c.parquet", b"x")
-    assert _is_done(store, Chunk("c", ())) is done
+    assert is_chunk_done(store, Chunk("c", ())) is done
 
 
 CHANGES = [

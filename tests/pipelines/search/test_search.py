@@ -23,7 +23,7 @@ from eav_ray.storage import Store
 from eav_ray.training.run_spec import SELECTION_METRIC
 from eav_ray.tuning.search_space import check_search_space
 from eav_ray.tuning.study import Candidate, StudyClient
-from tests.pipelines.train.test_cross_validation import stored
+from tests.helpers.datasets import make_dataset
 
 # Optuna calls its journal experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -200,7 +200,7 @@ def planned(folder: Path, **changes: Any) -> search_plan.SearchPlan:
     e = override(
         Experiment(), {"data.modalities": ["audio", "eeg"], "split.n_folds": 4, "split.n_inner_folds": 3} | changes
     )
-    data = stored(e)
+    data = make_dataset(e)
     data.windows.index = data.index
     return search_plan.plan_search(e, data.windows)
 

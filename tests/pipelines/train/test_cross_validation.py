@@ -5,10 +5,6 @@ import pandas as pd
 import pytest
 
 from eav_ray.config import Experiment, Protocol, override
-from eav_ray.data.shards.dataset import Dataset
-from eav_ray.data.shards.index import ShardIndex
-from eav_ray.data.shards.window_cache import WindowCache
-from eav_ray.data.splits import add_permutation_groups
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.pipelines.train import cross_validation
 from eav_ray.pipelines.train.cross_validation import (
@@ -21,23 +17,7 @@ from eav_ray.pipelines.train.cross_validation import (
 )
 from eav_ray.reporting.tables import format_protocol_table
 from eav_ray.storage import Store
-
-CLASSES = ("calm", "happy")
-PEOPLE, RECORDINGS = 4, 8
-
-
-def stored(experiment: Experiment, *, without: str = "") -> Dataset:
-    """Shards of four people of eight recordings, of which only the ids are there."""
-    rows = [
-        {"id": f"p{p}/{r:03d}", "subject": f"p{p}", "label": r % 2, "task": "speaking", "order": r}
-        | {"has_audio": True, "has_eeg": True}
-        for p in range(PEOPLE)
-        for r in range(RECORDINGS)
-        if f"p{p}/{r:03d}" != without
-    ]
-    windows = object.__new__(WindowCache)
-    windows.ids = add_permutation_groups(pd.DataFrame(rows))
-    return Dataset(Store("/nowhere"), ShardIndex("k", CLASSES, ("audio", "eeg"), 30, (), {}), windows)
+from tests.helpers.datasets import CLASSES, PEOPLE, make_dataset
 
 
 @pytest.fixture
@@ -46,7 +26,7 @@ def experiment() -> Experiment:
 
 
 def key(experiment: Experiment, *, without: str = "") -> str:
-    return make_protocol_key(experiment, plan_cv_folds(experiment, stored(experiment, without=without)))
+    return make_protocol_key(experiment, plan_cv_folds(experiment, make_dataset(experiment, without=without)))
 
 
 @pytest.mark.parametrize(("name", "count"), [("within", PEOPLE), ("loso", PEOPLE), ("subject_kfold", 2)])
@@ -54,7 +34,7 @@ def test_every_fold_is_planned_and_no_recording_is_tested_twice(
     experiment: Experiment, name: Protocol, count: int
 ) -> None:
     e = override(experiment, {"split.protocol": name})
-    folds = plan_cv_folds(e, stored(e))
+    folds = plan_cv_folds(e, make_dataset(e))
     assert [f.number for f in folds] == list(range(count))
     tested = [i for f in folds for i in f.split.test]
     assert len(tested) == len(set(tested))
@@ -63,7 +43,7 @@ def test_every_fold_is_planned_and_no_recording_is_tested_twice(
 
 
 def test_a_fold_that_cannot_be_made_is_named_before_anything_is_trained(experiment: Experiment) -> None:
-    data = stored(experiment)
+    data = make_dataset(experiment)
     data.windows.ids = data.windows.ids[lambda t: (t["subject"] != "p2") | (t["order"] < 1)]
     with pytest.raises(ConfigError, match="fold 2 cannot be made: the split leaves nothing to score"):
         plan_cv_folds(experiment, data)
@@ -72,7 +52,7 @@ def test_a_fold_that_cannot_be_made_is_named_before_anything_is_trained(experime
 def test_one_modality_and_training_together_need_one_run_a_fold(experiment: Experiment) -> None:
     for change in ({"data.modalities": ["eeg"]}, {"train.mode": "end_to_end"}):
         e = override(experiment, change)
-        assert [len(f.runs) for f in plan_cv_folds(e, stored(e))] == [1] * PEOPLE
+        assert [len(f.runs) for f in plan_cv_folds(e, make_dataset(e))] == [1] * PEOPLE
 
 
 @pytest.mark.parametrize("change", [{"split.index": 2}, {"runtime.groups": 2}, {"store.cache": "/elsewhere"}])
@@ -88,7 +68,7 @@ def test_another_experiment_is_another_result(experiment: Experiment, change: di
 
 
 def test_other_test_recordings_of_the_same_models_are_another_result(experiment: Experiment) -> None:
-    whole, less = (plan_cv_folds(experiment, stored(experiment, without=w)) for w in ("", "p0/007"))
+    whole, less = (plan_cv_folds(experiment, make_dataset(experiment, without=w)) for w in ("", "p0/007"))
     assert [f.runs[-1].key for f in whole][1:] == [f.runs[-1].key for f in less][1:]
     assert make_protocol_key(experiment, whole) != make_protocol_key(experiment, less)
 
@@ -106,7 +86,7 @@ def scored(folds: list[PlannedFold]) -> CVResult:
 
 
 def test_the_table_without_failed_folds_is_of_the_others_and_names_them(experiment: Experiment) -> None:
-    folds = plan_cv_folds(experiment, stored(experiment))
+    folds = plan_cv_folds(experiment, make_dataset(experiment))
     kept = scored(folds[:2])
     failed = {3: "no memory", 2: "no disk"}
     lines = format_cv_report(experiment, folds, CLASSES, kept, failed, "results/protocols/x").splitlines()
@@ -126,7 +106,7 @@ def test_a_group_that_ends_does_not_end_the_job(experiment: Experiment, monkeypa
     monkeypatch.setattr(cross_validation, "announce_workload", lambda *_: 0.0)
     monkeypatch.setattr(cross_validation, "is_run_finished", lambda *_: False)
     monkeypatch.setattr(cross_validation, "train_runs", run_each)
-    data = stored(experiment)
+    data = make_dataset(experiment)
     assert (
         "workers ended: no"
         in cross_validation.train_folds(experiment, plan_cv_folds(experiment, data), data, Store("/nowhere"))[""]

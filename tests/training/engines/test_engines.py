@@ -1,95 +1,34 @@
 """DeepSpeed trains what plain PyTorch trains, and both go on from a checkpoint as if they had never stopped."""
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from eav_ray.config import MODALITIES, OptimConfig, RuntimeConfig
-from eav_ray.models.classifier import ClassifierOutput, FusionClassifier
-from eav_ray.models.fusion.shared_attention import SharedAttentionFusion
+from eav_ray.config import RuntimeConfig
+from eav_ray.models.classifier import ClassifierOutput
 from eav_ray.training.dataloader import Batch
 from eav_ray.training.engines.base import Engine
 from eav_ray.training.engines.select import make_engine
 from eav_ray.training.losses import compute_loss_sum, compute_modality_weight_loss, restrict_to_modality
+from tests.helpers.engines import ENGINES, OPTIM, STEPS, engines, make_module, make_token_batch, train_steps
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:deepspeed.*"),
     pytest.mark.filterwarnings("ignore::FutureWarning:deepspeed.*"),
 ]
-STEPS, WIDTH, TOKENS = 50, 6, 4
-OPTIM = OptimConfig(lr=1e-2, batch=8, weight_decay=0.05, clip=0.5)
-ENGINES: list[tuple[Literal["deepspeed", "torch"], Literal[0, 1, 2, 3]]] = [
-    ("torch", 0),
-    ("deepspeed", 0),
-    ("deepspeed", 1),
-    ("deepspeed", 2),
-    ("deepspeed", 3),
-]
-engines = pytest.mark.parametrize(("name", "stage"), ENGINES)
-
-
-def module(dropout: float) -> FusionClassifier:
-    torch.manual_seed(0)
-    times = {m: torch.arange(TOKENS) / TOKENS for m in MODALITIES}
-    widths = dict.fromkeys(MODALITIES, WIDTH)
-    fusion = SharedAttentionFusion(
-        widths, times, window_s=1, n_outputs=5, width=16, heads=4, dropout=dropout, late_fusion_residual=False
-    )
-    return FusionClassifier(fusion, list(MODALITIES))
-
-
-def batch(step: int, n: int = 8) -> Batch:
-    draw = torch.Generator().manual_seed(step)
-    inputs: dict[str, torch.Tensor] = {}
-    for m in MODALITIES:
-        inputs[f"{m}.tokens"] = torch.randn(n, TOKENS, WIDTH, generator=draw)
-        inputs[f"{m}.mask"] = torch.ones(n, TOKENS, dtype=torch.bool)
-        inputs[f"{m}.pooled"] = inputs[f"{m}.tokens"].mean(1)
-        inputs[f"{m}.logits"] = torch.randn(n, 5, generator=draw)
-    present = torch.rand(n, 3, generator=draw) < 0.7
-    present[:, 0] |= ~present.any(1)
-    label = (inputs["eeg.tokens"][:, 0, 0] > 0).long() + 2 * (inputs["audio.tokens"][:, 0, 0] > 0).long()
-    return Batch(inputs, present, label, torch.ones(n), n, step)
 
 
 def make(name: Any, stage: Any, *, dropout: float = 0.0, start: nn.Module | None = None, **resume: Any) -> Engine:
     runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1)
-    return make_engine(start or module(dropout), OPTIM, runtime, device=torch.device("cpu"), **resume)
-
-
-def train(engine: Engine, first: int, end: int) -> list[float]:
-    # A rate that changes from step to step, as the schedule's does.
-    return [engine.train_step(batch(s), 1e-2 * (1 - s / (2 * STEPS))) / 8 for s in range(first, end)]
-
-
-@pytest.fixture(scope="module")
-def reference() -> list[float]:
-    """A loop in plain PyTorch, independent of both engines."""
-    plain = module(0.0)
-    matrices = [p for p in plain.parameters() if p.ndim > 1]
-    vectors = [p for p in plain.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-2)
-    losses = []
-    for step in range(STEPS):
-        for part in optimizer.param_groups:
-            part["lr"] = 1e-2 * (1 - step / (2 * STEPS))
-        made = batch(step)
-        loss = nn.functional.cross_entropy(plain(made.inputs, made.present_BM).logits_BK, made.label_B)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+    return make_engine(start or make_module(dropout), OPTIM, runtime, device=torch.device("cpu"), **resume)
 
 
 @engines
 def test_each_engine_takes_the_steps_of_plain_pytorch(name: Any, stage: Any, reference: list[float]) -> None:
     engine = make(name, stage)
-    losses = train(engine, 0, STEPS)
+    losses = train_steps(engine, 0, STEPS)
     engine.close()
     assert losses == pytest.approx(reference, abs=1e-6)  # mean losses of 50 steps in fp32
     assert sum(losses[-10:]) < sum(losses[:10])
@@ -99,19 +38,19 @@ def test_each_engine_takes_the_steps_of_plain_pytorch(name: Any, stage: Any, ref
 @pytest.mark.parametrize("stop", [1, 7])
 def test_a_resumed_training_ends_with_the_very_same_weights(name: Any, stage: Any, stop: int) -> None:
     whole = make(name, stage, dropout=0.3)
-    train(whole, 0, 12)
+    train_steps(whole, 0, 12)
     first = make(name, stage, dropout=0.3)
-    train(first, 0, stop)
+    train_steps(first, 0, stop)
     weights, moments = first.gather_weights(), first.optimizer_state()
     first.close()
     assert moments["step"] == stop
-    again = module(0.3)
+    again = make_module(0.3)
     again.load_state_dict(weights)
     second = make(name, stage, start=again, resume=moments)
     assert {k: v.tolist() for k, v in second.gather_weights().items()} == {k: v.tolist() for k, v in weights.items()}
-    train(second, stop, 10)
+    train_steps(second, stop, 10)
     second.gather_weights()  # of a checkpoint on the way
-    train(second, 10, 12)
+    train_steps(second, 10, 12)
     for wanted, found in (
         (whole.gather_weights(), second.gather_weights()),
         (whole.optimizer_state(), second.optimizer_state()),
@@ -128,10 +67,10 @@ def test_moments_carry_names_and_no_engine() -> None:
     found = {}
     for name, stage in ENGINES:
         engine = make(name, stage)
-        train(engine, 0, 3)
+        train_steps(engine, 0, 3)
         found[name, stage] = engine.optimizer_state()
         engine.close()
-    names = {n for n, _ in module(0.0).named_parameters()}
+    names = {n for n, _ in make_module(0.0).named_parameters()}
     expected = {"step"} | {f"{n}.{m}" for n in names for m in ("exp_avg", "exp_avg_sq")}
     for moments in found.values():
         assert moments.keys() == expected
@@ -142,9 +81,9 @@ def test_moments_carry_names_and_no_engine() -> None:
 @engines
 def test_prediction_draws_nothing_and_leaves_training_as_it_was(name: Any, stage: Any) -> None:
     one, other = make(name, stage, dropout=0.3), make(name, stage, dropout=0.3)
-    first, again = one.predict(batch(0)).logits_BK, one.predict(batch(0)).logits_BK
+    first, again = one.predict(make_token_batch(0)).logits_BK, one.predict(make_token_batch(0)).logits_BK
     assert torch.equal(first, again) and not first.requires_grad
-    assert train(one, 0, 3) == train(other, 0, 3)
+    assert train_steps(one, 0, 3) == train_steps(other, 0, 3)
     one.close()
     other.close()
 
@@ -155,7 +94,7 @@ def test_dropout_comes_from_the_step_and_not_from_what_was_drawn_before(name: An
     for drawn in (0, 17):
         engine = make(name, stage, dropout=0.3)
         torch.rand(drawn)
-        losses.append(train(engine, 0, 2))
+        losses.append(train_steps(engine, 0, 2))
         engine.close()
     assert losses[0] == losses[1]
 
@@ -205,28 +144,28 @@ def test_the_weight_loss_is_least_where_weights_follow_who_is_right() -> None:
 def test_parts_of_a_batch_train_what_the_whole_batch_trains(name: Any, stage: Any, reference: list[float]) -> None:
     """Mean losses of 50 steps in fp32, three windows at once of eight."""
     runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1, micro_batch=3)
-    engine = make_engine(module(0.0), OPTIM, runtime, device=torch.device("cpu"))
-    assert train(engine, 0, STEPS) == pytest.approx(reference, abs=1e-6)
+    engine = make_engine(make_module(0.0), OPTIM, runtime, device=torch.device("cpu"))
+    assert train_steps(engine, 0, STEPS) == pytest.approx(reference, abs=1e-6)
     engine.close()
 
 
 @engines
 def test_bfloat16_leaves_weights_and_moments_in_single_precision(name: Any, stage: Any) -> None:
     runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1, precision="bf16")
-    engine = make_engine(module(0.3), OPTIM, runtime, device=torch.device("cpu"))
-    train(engine, 0, 3)
+    engine = make_engine(make_module(0.3), OPTIM, runtime, device=torch.device("cpu"))
+    train_steps(engine, 0, 3)
     weights, moments = engine.gather_weights(), engine.optimizer_state()
     engine.close()
-    whole = make_engine(module(0.3), OPTIM, runtime, device=torch.device("cpu"))
-    train(whole, 0, 6)
+    whole = make_engine(make_module(0.3), OPTIM, runtime, device=torch.device("cpu"))
+    train_steps(whole, 0, 6)
     assert any(not torch.equal(t, t.bfloat16().float()) for t in whole.gather_weights().values())
-    again = module(0.3)
+    again = make_module(0.3)
     again.load_state_dict(weights)
     second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=moments)
-    losses = train(second, 3, 6)
+    losses = train_steps(second, 3, 6)
     assert all(torch.equal(t, second.gather_weights()[n]) for n, t in whole.gather_weights().items())
     exact = make(name, stage, dropout=0.3)
-    single = train(exact, 0, 6)[3:]
+    single = train_steps(exact, 0, 6)[3:]
     assert losses != single and losses == pytest.approx(single, rel=0.05)
     for engine in (whole, second, exact):
         engine.close()
@@ -236,12 +175,12 @@ def test_bfloat16_leaves_weights_and_moments_in_single_precision(name: Any, stag
 def test_optimizer_state_in_cpu_memory_trains_the_same(stage: Any, reference: list[float]) -> None:
     """Mean losses of 50 steps in fp32, and a resumed end bit for bit."""
     runtime = RuntimeConfig(zero_stage=stage, workers=1, offload=True)
-    engine = make_engine(module(0.0), OPTIM, runtime, device=torch.device("cpu"))
-    assert train(engine, 0, 20) == pytest.approx(reference[:20], abs=1e-6)
-    again = module(0.0)
+    engine = make_engine(make_module(0.0), OPTIM, runtime, device=torch.device("cpu"))
+    assert train_steps(engine, 0, 20) == pytest.approx(reference[:20], abs=1e-6)
+    again = make_module(0.0)
     again.load_state_dict(engine.gather_weights())
     second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=engine.optimizer_state())
-    assert train(engine, 20, STEPS) == train(second, 20, STEPS)
+    assert train_steps(engine, 20, STEPS) == train_steps(second, 20, STEPS)
     assert all(torch.equal(tensor, second.gather_weights()[name]) for name, tensor in engine.gather_weights().items())
     engine.close()
     second.close()

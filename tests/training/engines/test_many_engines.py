@@ -12,7 +12,7 @@ from eav_ray.config import MODALITIES, RuntimeConfig
 from eav_ray.models.classifier import FusionClassifier
 from eav_ray.models.fusion.shared_attention import SharedAttentionFusion
 from eav_ray.training.engines.select import make_engine
-from tests.training.engines.test_engines import OPTIM, TOKENS, WIDTH, batch, engines
+from tests.helpers.engines import OPTIM, TOKENS, WIDTH, engines, make_token_batch
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:deepspeed.*"),
@@ -41,7 +41,7 @@ def test_thirty_engines_in_one_process_take_no_more_memory_than_a_few(name: Any,
         module = large()
         assert sum(p.numel() for p in module.parameters()) > 2e5
         engine: Any = make_engine(module, OPTIM, runtime, device=torch.device("cpu"))
-        engine.train_step(batch(0), 1e-2)
+        engine.train_step(make_token_batch(0), 1e-2)
         engine.optimizer_state()
         engine.close()
         living += [weakref.ref(module), weakref.ref(next(engine.module.parameters()))]

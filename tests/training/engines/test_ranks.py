@@ -17,8 +17,8 @@ from eav_ray.training import precision
 from eav_ray.training.dataloader import Batch
 from eav_ray.training.engines import select, zero
 from eav_ray.training.engines.base import Engine
-from tests.training.conftest import leave
-from tests.training.engines.test_engines import ENGINES, OPTIM, batch, module
+from tests.helpers.engines import ENGINES, OPTIM, make_module, make_token_batch
+from tests.helpers.process_groups import leave_group
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 STEPS, STOP = 50, 7
@@ -34,7 +34,7 @@ def whole(step: int) -> Batch:
 
     In the others each half lacks another modality.
     """
-    made = batch(step, 1 if step % 7 == 6 else 5 if step % 5 == 4 else 8)
+    made = make_token_batch(step, 1 if step % 7 == 6 else 5 if step % 5 == 4 else 8)
     if len(made.label_B) == 8:
         made.present_BM[0::2, 0], made.present_BM[1::2, 2] = False, False
         made.present_BM[:, 1] |= ~made.present_BM.any(1)
@@ -65,7 +65,7 @@ def make(
         micro_batch=micro_batch,
         precision=computed_in,
     )
-    made = module(dropout)
+    made = make_module(dropout)
     if start is not None:
         made.load_state_dict(start)
     return select.make_engine(made, OPTIM, runtime, device=torch.device("cpu"), **resume)
@@ -142,7 +142,7 @@ def one_of_three(number: int, folder: str, size: int) -> None:
     join(number, folder, size)
     for name, stage in ENGINES:
         go_on((name, stage, 0))
-    leave()
+    leave_group()
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def rank(number: int, folder: str, size: int) -> None:
     for kind in KINDS:
         safetensors.torch.save_file(saved[kind], Path(folder, f"{'-'.join(map(str, kind))}-{number}.safetensors"))
     Path(folder, f"losses-{number}.json").write_text(json.dumps(losses))
-    leave()
+    leave_group()
 
 
 @pytest.fixture(scope="module")

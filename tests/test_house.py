@@ -1,0 +1,89 @@
+"""Tests share by `tests.helpers` and fixtures alone, and use nothing of the package that is private."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import REPOSITORY
+
+
+def list_files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (REPOSITORY / folder).rglob("*.py"))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def list_private_names(source: str) -> set[str]:
+    """Names that a module of the package defines for itself: functions, classes, attributes of instances."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Attribute(attr=name, ctx=ast.Store()) | ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+    return {name for name in names if is_private(name)}
+
+
+def find_faults(source: str, private: set[str]) -> list[str]:
+    """What of a test imports another test module or a conftest, or reaches for a private name of eav_ray."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                paths = [alias.name.split(".") for alias in names]
+            case ast.ImportFrom(module=module, names=names, level=level):
+                # There are no packages here, so that a relative import would be one of another test.
+                start = ["tests", "conftest"] if level else str(module).split(".")
+                paths = [[*start, alias.name] for alias in names]
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                continue  # a class of the test's own
+            case ast.Attribute(attr=name):
+                paths = [["eav_ray", name]] if name in private else []
+            case ast.Call(func=ast.Attribute(attr="setattr" | "object"), args=[_, ast.Constant(value=str(name)), *_]):
+                paths = [["eav_ray", name]] if name in private else []
+            case ast.Constant(value=str(text)) if text.startswith("eav_ray.") and text.isprintable():
+                paths = [text.split(".")]
+            case _:
+                continue
+        for path in paths:
+            of_test = path[0] == "tests" and any(part.startswith("test_") or part == "conftest" for part in path)
+            if of_test or (path[0] == "eav_ray" and any(map(is_private, path))):
+                found.append(ast.unparse(node))
+    return found
+
+
+def test_tests_share_by_helpers_and_use_what_is_public() -> None:
+    private = {name for file in list_files("eav_ray") for name in list_private_names(file.read_text())}
+    assert len(private) > 100
+    files = {str(f.relative_to(REPOSITORY)): f.read_text() for f in list_files("tests", "benchmarks")}
+    faults = {name: find_faults(source, private) for name, source in files.items() if name != "tests/test_house.py"}
+    assert {name: found for name, found in faults.items() if found} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from tests.data.test_splits import make",
+        "import tests.data.test_splits",
+        "from tests.conftest import real",
+        "from .test_splits import make",
+        "from eav_ray.training.runner import _fit",
+        "from eav_ray._private import fit",
+        "runner._fit()",
+        "Runner(1)._fit",
+        "monkeypatch.setattr(runner, '_fit', None)",
+        "mock.patch.object(runner, '_fit', None)",
+        "monkeypatch.setattr('eav_ray.training.runner._fit', None)",
+    ],
+)
+def test_a_line_that_breaks_a_rule_is_seen(line: str) -> None:
+    assert find_faults(line, list_private_names("def _fit(): ..."))
+
+
+@pytest.mark.parametrize("line", ["from tests.helpers.paths import DEMO", "self._fit = 1", "os._exit(0)", "a.__dict__"])
+def test_what_is_allowed_is_not_seen(line: str) -> None:
+    assert find_faults(line, {"_fit"}) == []
