@@ -5,11 +5,12 @@ PINS := $(shell cat constraints.txt pyproject.toml | sha256sum | cut -c1-16)
 STAMP := .venv/.installed-$(PINS)
 BROWSER := .venv/.browser-$(shell sha256sum tests/helpers/chromium.py | cut -c1-16)
 
-.PHONY: help install demo test chaos results docs check format clean
+.PHONY: help install demo test test-fast chaos results docs check format clean
 
 help:
 	@echo "make demo    the whole path on synthetic people, about 5 minutes"
-	@echo "make test    all tests"
+	@echo "make test    all tests, about 15 minutes on 2 cores"
+	@echo "make test-fast  the tests that start no Ray and take no tens of seconds, about 3 minutes"
 	@echo "make chaos   kills, damage and hostile files at full count, for the background; writes docs/results/reliability.md"
 	@echo "make results accuracy on real and synthetic people, hours; continues where it was stopped"
 	@echo "make docs    the documentation as a site, in site/index.html"
@@ -35,8 +36,16 @@ install: $(STAMP) $(BROWSER)
 demo: $(STAMP)
 	$(PY) jobs/demo.py eav_ray/experiments/demo.yaml
 
+# Two workers with a thread each, to which whole files go, so that what a file shares is made once. What starts Ray has
+# the cores for itself.
+PURE := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
 test: $(STAMP) $(BROWSER)
-	$(PY) -m pytest
+	$(PURE) -m 'not ray'
+	$(PY) -m pytest -m ray
+
+test-fast: $(STAMP) $(BROWSER)
+	$(PURE) -m 'not ray and not slow'
 
 chaos: $(STAMP)
 	EAV_RAY_HYPOTHESIS=chaos $(PY) -m pytest -m reliability
@@ -57,6 +66,7 @@ check: $(STAMP)
 	.venv/bin/ruff check .
 	.venv/bin/basedpyright
 	.venv/bin/lint-imports
+	$(PY) -m pytest tests/test_house.py
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 format: $(STAMP)
