@@ -135,7 +135,7 @@ def audit_transfer(
         tested_modalities: The modalities that it is tested with.
     """
     shards_missing = (
-        "its own shards are not at hand: give the store.shards, data.root and profile that it was trained with"
+        "its own shards are not at hand: give the store.shards, data.root and preprocessing that it was trained with"
     )
     check_name = "equal windows in two splits"
     if training_digests is None:
