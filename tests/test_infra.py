@@ -35,7 +35,8 @@ CONSTRAINTS = [
     if line.strip() and not line.startswith("#")
 ]
 PINS = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in CONSTRAINTS)}
-DEPENDENCIES = [*PYPROJECT["dependencies"], *(d for e in PYPROJECT["optional-dependencies"].values() for d in e)]
+EXTRAS = {name: d for name, d in PYPROJECT["optional-dependencies"].items() if name != "all"}
+DEPENDENCIES = [*PYPROJECT["dependencies"], *(d for extra in EXTRAS.values() for d in extra)]
 
 WORKERS = {name: node for name, node in CLUSTER["available_node_types"].items() if name != CLUSTER["head_node_type"]}
 GPU_WORKERS = {name: node for name, node in WORKERS.items() if node["resources"].get("GPU", 0) > 0}
@@ -221,7 +222,7 @@ def test_the_image_installs_nothing_but_pinned_versions():
         for command in line.split("&&")
         if re.search(r"\bpip3? install\b", command)
     ]
-    assert any(command.endswith(" '.[aws,artefacts,face,mlflow]'") for command in installs)
+    assert any(command.endswith(" '.[all]'") for command in installs)
     for command in installs:
         assert "-c constraints.txt" in command
 
@@ -260,6 +261,21 @@ def test_constraints_hold_exact_pins_only_and_each_once():
 def test_every_dependency_has_a_pin_that_its_floor_allows(dependency):
     requirement = Requirement(dependency)
     assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)], prereleases=False)
+
+
+def test_all_holds_every_extra_that_a_command_uses():
+    (everything,) = map(Requirement, PYPROJECT["optional-dependencies"]["all"])
+    assert everything.name == PYPROJECT["name"] and everything.extras == EXTRAS.keys() - {"bench", "dev"}
+    assert "-e '.[dev,all]'" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "too_new"),
+    {"ray": "2.61", "torch": "2.16", "deepspeed": "0.20", "transformers": "6", "timm": "1.1", "optuna": "6"}.items(),
+)
+def test_a_package_whose_private_names_are_known_ends_before_its_next_release(name: str, too_new: str):
+    specifiers = [Requirement(d).specifier for d in DEPENDENCIES if Requirement(d).name == name]
+    assert specifiers and not any(specifier.contains(too_new) for specifier in specifiers)
 
 
 def test_torch_and_torchvision_move_together_and_torchaudio_stays_away():

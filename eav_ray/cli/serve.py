@@ -28,6 +28,11 @@ def serve(
     """
     path, changes = split_checkpoint_words(words)
 
+    from eav_ray.config.extras import require_extra
+
+    modules = {"fastapi": "ray[serve]", "uvicorn": "ray[serve]", "python_multipart": "python-multipart"}
+    require_extra("serve", "`eav serve`", modules)
+
     from eav_ray.pipelines.inference.serve import serve_checkpoint
 
     serve_checkpoint(

@@ -32,7 +32,7 @@ from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.storage import Store
 from eav_ray.tracking.mlflow import MLflowTracker
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar
-from eav_ray.tracking.tensorboard import TensorBoardTracker
+from eav_ray.tracking.tensorboard import TensorBoardTracker, open_tensorboard_tracker
 from eav_ray.training.run_spec import Progress, Run
 
 POLL_S = 0.2
@@ -147,9 +147,9 @@ def _open_trackers(experiment: Experiment, runs: list[Run]) -> Iterator[Callable
     store = experiment.store
     with contextlib.ExitStack() as stack:
         folder = Path(store.cache if "://" in store.results else store.results, "tensorboard")
-        trackers: list[TensorBoardTracker | MLflowTracker] = [
-            stack.enter_context(contextlib.closing(TensorBoardTracker(folder)))
-        ]
+        trackers: list[TensorBoardTracker | MLflowTracker] = []
+        if tensorboard := open_tensorboard_tracker(folder):
+            trackers.append(stack.enter_context(contextlib.closing(tensorboard)))
         if store.mlflow:
             trackers.append(stack.enter_context(contextlib.closing(MLflowTracker(experiment, runs))))
 

@@ -1,6 +1,5 @@
 """Trainings as runs of MLflow, told to a tracking server or database (`store.mlflow`). Optional: the extra `mlflow`."""
 
-import importlib.util
 import json
 import os
 import queue
@@ -13,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from eav_ray.config import Experiment, to_dict
-from eav_ray.errors import ConfigError
+from eav_ray.config.extras import require_extra
 from eav_ray.training.run_spec import Progress, Run
 
 RUN_KEY_TAG = "eav_ray.key"  # by which a training finds its MLflow run again
@@ -33,11 +32,7 @@ CLIENT_ENVIRONMENT = {
 
 def require_mlflow() -> None:
     """Raises ConfigError, with the command to type, where MLflow is missing."""
-    if importlib.util.find_spec("mlflow") is None:
-        raise ConfigError(
-            "store.mlflow needs mlflow-skinny; type `pip install -c constraints.txt -e '.[mlflow]'`, or leave "
-            "store.mlflow empty"
-        )
+    require_extra("mlflow", "store.mlflow", {"mlflow": "mlflow-skinny"}, "leave store.mlflow empty")
 
 
 def make_mlflow_client(uri: str) -> Any:

@@ -1,10 +1,16 @@
 """Training curves for TensorBoard: `tensorboard --logdir <results>/tensorboard`."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tensorboardX import SummaryWriter
+from tqdm import tqdm
 
+from eav_ray.config.extras import is_installed
 from eav_ray.training.run_spec import Progress
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 
 class TensorBoardTracker:
@@ -15,6 +21,8 @@ class TensorBoardTracker:
         self._writers: dict[str, SummaryWriter] = {}
 
     def log(self, progress: Progress) -> None:
+        from tensorboardX import SummaryWriter
+
         if progress.key not in self._writers:
             self._writers[progress.key] = SummaryWriter(str(self._folder / progress.key), flush_secs=10)
         writer = self._writers[progress.key]
@@ -24,3 +32,14 @@ class TensorBoardTracker:
     def close(self) -> None:
         for writer in self._writers.values():
             writer.close()
+
+
+def open_tensorboard_tracker(folder: Path) -> TensorBoardTracker | None:
+    """Open a tracker where the optional package is installed; a line on stderr where it is not."""
+    if is_installed("tensorboardX"):
+        return TensorBoardTracker(folder)
+    tqdm.write(
+        "no curves for TensorBoard, which need tensorboardX; type `pip install -c constraints.txt -e '.[tensorboard]'`",
+        file=sys.stderr,
+    )
+    return None

@@ -9,6 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from eav_ray.config import Experiment, SearchDimension, list_keys, list_other_kinds, override
+from eav_ray.config.extras import require_extra
 from eav_ray.errors import ConfigError
 
 MIN_CMAES_BATCH = 4  # candidates of a generation; of fewer, the better half is one
@@ -57,6 +58,8 @@ def check_search_space(experiment: Experiment) -> None:
             f"train.mode is {e.train.mode}, but search.mode=fusion tries fusions on the embeddings of frozen encoders; "
             "set train.mode=staged, or search.mode=full"
         )
+    if e.search.sampler == "cmaes":
+        require_extra("cmaes", "search.sampler=cmaes", {"cmaes": "cmaes"}, "use another search.sampler")
     ranges = [key for key, choice in e.search.space.items() if not choice.choice]
     if e.search.sampler == "grid" and ranges:
         raise ConfigError(

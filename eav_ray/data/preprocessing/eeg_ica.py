@@ -5,7 +5,6 @@ NeuroImage 198) through mne-icalabel, whose network comes inside the package and
 in docs/results/eeg_cleaning.md.
 """
 
-import importlib.util
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 import mne
 import numpy as np
 
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.config.extras import require_extra
+from eav_ray.errors import DataError
 
 REQUIRED_PACKAGES = {"mne_icalabel": "mne-icalabel", "picard": "python-picard", "onnxruntime": "onnxruntime"}
 LABELS_BY_KIND = {  # in ICLabel's spelling
@@ -28,12 +28,7 @@ SAMPLES_PER_WEIGHT = 20  # of which ICA wants as many for each of its n x n weig
 
 def require_ica_packages() -> None:
     """Raises ConfigError, with the command to type, where a package is missing."""
-    missing = [package for module, package in REQUIRED_PACKAGES.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise ConfigError(
-            f"preprocessing.eeg.artefacts needs {' and '.join(missing)}; type `pip install {' '.join(missing)}`, or "
-            "set preprocessing.eeg.artefacts=none"
-        )
+    require_extra("artefacts", "preprocessing.eeg.artefacts", REQUIRED_PACKAGES, "set preprocessing.eeg.artefacts=none")
 
 
 def estimate_artifacts(
