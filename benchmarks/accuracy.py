@@ -95,7 +95,7 @@ CASES = (
         "bandpower",
         {},
         {"lr": 1e-3, "epochs": 10},
-        profile__eeg__align="standardise",
+        preprocessing__eeg__align="standardise",
     ),
     make_encoder_case(
         "eegmat",
@@ -104,7 +104,7 @@ CASES = (
         "bandpower",
         {},
         {"lr": 1e-3, "epochs": 10},
-        profile__eeg__align="euclidean",
+        preprocessing__eeg__align="euclidean",
     ),
     make_encoder_case(
         "eegmat", "eegformer", "EEGformer, small", "eegformer", EEGFORMER_SMALL, {"lr": 5e-4, "epochs": 6}
@@ -116,7 +116,7 @@ CASES = (
         "eegformer",
         EEGFORMER_SMALL,
         {"lr": 5e-4, "epochs": 6},
-        profile__eeg__align="standardise",
+        preprocessing__eeg__align="standardise",
     ),
     make_encoder_case(
         "eegmat", "eav", "the reference's EEG transformer", "eav_transformer", {}, {"lr": 1e-3, "epochs": 4}

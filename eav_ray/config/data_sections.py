@@ -100,7 +100,7 @@ class VideoPreprocessing:
 
 @dataclass(frozen=True, config=STRICT)
 class Preprocessing:
-    """What the shards contain. Shards of different profiles never mix: its hash is in their path."""
+    """What the shards contain. Shards of different preprocessing never mix: its hash is in their path."""
 
     window_s: int = Field(default=5, gt=0, description="length of a window, seconds")
     eeg: EEGPreprocessing = EEGPreprocessing()

@@ -25,7 +25,7 @@ def check_preprocessing(
 ) -> None:
     """
     Args:
-        modalities: Those whose profile must agree; all of the checkpoint's, where none are given.
+        modalities: Those whose preprocessing must agree; all of the checkpoint's, where none are given.
     """
     sections = ("window_s", *(checkpoint.experiment.data.modalities if modalities is None else modalities))
     wanted, trained = (

@@ -69,7 +69,7 @@ class Predictor:
         return np.ascontiguousarray(decode_video(values, self.preprocessing) if modality == "video" else values)
 
     def predict_windows(self, windows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-        """Predict windows as `windowing.cut_recording` makes them; frames go through what a shard would hold of them."""
+        """Predict windows as `windowing.cut_recording` makes them; frames become what a shard would hold of them."""
         tables = []
         for at in range(0, len(windows), BATCH_WINDOWS):
             stored = [encode_window(row, self.preprocessing) for row in windows[at : at + BATCH_WINDOWS]]

@@ -49,7 +49,7 @@ class ViTConfig(EncoderConfig):
         stored_frames = preprocessing.video.fps * preprocessing.window_s
         if self.frames > stored_frames:
             problems.append(
-                f"model.video.frames is {self.frames}, but a window of the profile stores {stored_frames}; "
+                f"model.video.frames is {self.frames}, but a stored window has {stored_frames}; "
                 f"set model.video.frames to at most {stored_frames}"
             )
         return problems

@@ -1,4 +1,4 @@
-"""Audio of one recording, decoded once to mono at the profile's rate."""
+"""Audio of one recording, decoded once to mono at the stored rate."""
 
 import re
 import time

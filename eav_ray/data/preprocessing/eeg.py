@@ -1,4 +1,4 @@
-"""EEG of one person's recordings, by the profile that the experiment names."""
+"""Prepare the EEG of one person's recordings, by `preprocessing.eeg.kind`."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The EEG profile `clean`: one recording made comparable between people.
+"""EEG preprocessing of the kind `clean`: one recording made comparable between people.
 
 Every step sees one recording alone: filtering a concatenation of recordings lets each ring into the next.
 """
@@ -37,7 +37,7 @@ BAD_CHANNEL_REASONS = ("not finite", "flat", "extreme", "uncorrelated")
 
 
 class CleanedEEG(NamedTuple):
-    x_CT: np.ndarray  # float32, microvolts, at the profile's rate
+    x_CT: np.ndarray  # float32, microvolts, at `preprocessing.hz`
     unit: str  # of the input
     bad_channels: dict[str, str]  # channel -> one of REASONS
     masked_channels: tuple[str, ...]  # bad channels without a known position, hence zero
@@ -45,7 +45,7 @@ class CleanedEEG(NamedTuple):
 
 
 def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> CleanedEEG:
-    """Bring one recording to the profile's rate, band, reference and unit. Zero-phase throughout.
+    """Bring one recording to the stored rate, band, reference and unit. Zero-phase throughout.
 
     Offset, mains notch, decimation, band-pass, search for bad channels, artefacts, interpolation, reference. The notch
     comes before decimation because a mains frequency above the new Nyquist frequency would fold into the band.

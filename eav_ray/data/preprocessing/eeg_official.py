@@ -1,4 +1,4 @@
-"""The EEG profile `official`: the order of operations that EAV's authors published, for comparison with their numbers.
+"""EEG preprocessing of the kind `official`: the operations that EAV's authors published, in their order.
 
 Decimation to 100 Hz, then a causal Butterworth band-pass, over all recordings of a person one after the other. Each
 recording rings into the next, and a causal filter delays what it passes (292 ms at 1 Hz): `clean` does neither.

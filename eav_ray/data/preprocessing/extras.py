@@ -6,7 +6,7 @@ from eav_ray.data.preprocessing import eeg_ica
 
 
 def require_preprocessing_extras(experiment: Experiment) -> None:
-    """Raises ConfigError where the profile asks for what an optional package does, and it is not installed."""
+    """Raise ConfigError where the experiment asks for what an optional package does, and it is not installed."""
     preprocessing, modalities = experiment.preprocessing, experiment.data.modalities
     if "eeg" in modalities and preprocessing.eeg.artefacts != "none":
         eeg_ica.require_ica_packages()

@@ -1,4 +1,4 @@
-"""What both EEG profiles need: resampling, and the unit of raw numbers."""
+"""What both kinds of EEG preprocessing need: resampling, and the unit of raw numbers."""
 
 from functools import lru_cache
 from math import gcd

@@ -30,7 +30,7 @@ class WindowedRecording:
 
 @dataclass(frozen=True)
 class RecordingSignals:
-    """One recording, read: what there is of each modality, at the profile's rates."""
+    """One recording, read: what there is of each modality, at the stored rates."""
 
     arrays: Mapping[str, np.ndarray]
     durations_s: Mapping[str, float]

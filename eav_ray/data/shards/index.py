@@ -22,9 +22,9 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """What preprocessing finished: the shards of one data set under one profile."""
+    """What preprocessing finished: the shards of one data set and its preprocessing."""
 
-    key: str  # hash of the profile, the data set and its modalities
+    key: str  # hash of the preprocessing, the data set and its modalities
     classes: tuple[str, ...]
     modalities: tuple[str, ...]
     eeg_channels: int

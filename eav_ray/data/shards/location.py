@@ -12,14 +12,14 @@ SHARDS_FORMAT = 3  # raise when windows come out differently: shards of another 
 
 
 def select_content_settings(preprocessing: Preprocessing) -> dict[str, Any]:
-    """What of a profile shards depend on. Equal content, equal windows."""
+    """What of the preprocessing shards depend on. Equal content, equal windows."""
     # `fail` leaves only shards without a problem, which are those of `partial`.
     policy = "drop" if preprocessing.on_bad == "drop" else "partial"
     return {**asdict(preprocessing), "on_bad": policy, "recordings_per_shard": 0, "file_timeout_s": 0}
 
 
 def open_shard_store(experiment: Experiment) -> Store:
-    """Where the shards of this data set under this profile lie; another profile lies elsewhere."""
+    """Where the shards of this data set and preprocessing lie; other preprocessing lies elsewhere."""
     e = experiment
     key = digest(SHARDS_FORMAT, select_content_settings(e.preprocessing), e.data.dataset, e.data.root, e.data.tasks)
     return Store(e.store.shards).open_substore(f"{e.data.dataset}-{key}")

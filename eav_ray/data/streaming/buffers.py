@@ -98,7 +98,7 @@ class SampleBuffer:
 class Frame:
     time_s: float
     jpeg: bytes
-    resized: np.ndarray | None = field(default=None, repr=False)  # of the profile's size, once it was wanted
+    resized: np.ndarray | None = field(default=None, repr=False)  # of the size of a stored frame, once it was wanted
     is_undecodable: bool = False  # it was wanted, and cannot be decoded
 
 

@@ -286,7 +286,8 @@ def _make_video(snapshot: StreamSnapshot, preprocessing: Preprocessing, empty: n
 
 
 def _resize_frames(frames: Sequence[Frame], video: VideoPreprocessing) -> list[np.ndarray]:
-    """Frames at the profile's size; none, where one of them cannot be decoded, which they say from then on.
+    """Frames at the size of `preprocessing.video`; none, where one of them cannot be decoded, which they say from then
+    on.
 
     One is decoded at a time: those of a window, whole, would take gigabytes where they are large.
     """
@@ -307,7 +308,7 @@ def _resize_frames(frames: Sequence[Frame], video: VideoPreprocessing) -> list[n
 
 
 def resize_frame(frame: Frame, video: VideoPreprocessing) -> np.ndarray | av.VideoFrame | None:
-    """Decode a frame at the profile's size, once; None where it cannot be.
+    """Decode a frame at the size of `preprocessing.video`, once; None where it cannot be.
 
     The box around a face follows it from frame to frame, so that a picture of one window is not that of the next: with
     it, frames as they came.

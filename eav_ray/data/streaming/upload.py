@@ -133,7 +133,7 @@ def make_windows(
 def prepare_single_recording(
     raw: RawEEG, preprocessing: Preprocessing, eeg_channels: int, montage: tuple[str, ...], *, names_given: bool
 ) -> PreparedEEG | DataError:
-    """EEG of one recording alone, cleaned as the profile says; or why it cannot be used."""
+    """EEG of one recording alone, cleaned as `preprocessing.eeg` says; or why it cannot be used."""
     try:
         seconds = raw.values_CT.shape[1] / raw.hz
         if seconds > MAX_UPLOAD_S:

@@ -67,8 +67,8 @@ def evaluate_transfer(experiment: Experiment, path: str) -> TransferResult:
         experiment: Names the shards of the other data set; `data.subjects` may name some of its people.
         path: A finished checkpoint.
     Raises:
-        ConfigError: Fewer than two classes or no modality in common, another profile, nothing to score, or it is the
-            checkpoint's own data set and holds people whom it was trained on or chosen by.
+        ConfigError: Fewer than two classes or no modality in common, other preprocessing, nothing to score, or it is
+            the checkpoint's own data set and holds people whom it was trained on or chosen by.
         DataError: The checkpoint or a shard is damaged.
     """
     data = open_dataset(experiment)

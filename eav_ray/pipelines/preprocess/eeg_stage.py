@@ -80,7 +80,7 @@ def prepare_subject(
 ) -> Iterator[dict[str, np.ndarray]]:
     unit_indices = unit_indices_by_subject[int(batch["subject_index"][0])]
     dataset = registry.open_reader(data)
-    # All units in one go: the profile `official` filters a person as one signal.
+    # All units in one go: the kind `official` filters a person as one signal.
     recordings = [r for i in unit_indices for r in recording_units[i] if r.eeg is not None]
     alignment_recordings = subject_recordings.get(recordings[0].subject, []) if recordings else []
     results = prepare_eeg(dataset, recordings, preprocessing.eeg, alignment_recordings)
