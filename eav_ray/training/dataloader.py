@@ -55,7 +55,7 @@ class RawSource:
     """Stored windows, from the memory-mapped cache.
 
     Args:
-        lacking: Modalities that are not read but missing in every window, with the shape of a window.
+        missing_shapes: Modalities that are not read but missing in every window, with the shape of a window.
     """
 
     def __init__(

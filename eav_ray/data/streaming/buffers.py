@@ -107,8 +107,8 @@ class FrameBuffer:
 
     Args:
         keep_s: Older frames are forgotten,
-        most: as are those before the newest so many,
-        most_bytes: or before the newest of so many bytes.
+        max_frames: as are those before the newest so many,
+        max_bytes: or before the newest of so many bytes.
     """
 
     def __init__(self, keep_s: float, max_frames: int, max_bytes: int = 64 * 2**20) -> None:

@@ -47,7 +47,7 @@ class ViT(FrameEncoder):
         name: Any `vit_*` of timm that is a plain Vision Transformer with a class token; the sizes that follow
             replace its own.
         norm_eps: Added to the variance in the LayerNorms.
-        stored: Frames of a stored window.
+        n_stored_frames: Frames of a stored window.
         frames: How many of them are used, evenly spaced.
     """
 

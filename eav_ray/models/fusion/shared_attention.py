@@ -16,15 +16,15 @@ class SharedAttentionFusion(Fusion):
     heads, is the modality weight. Arguments as for `TokenProjector`.
 
     Args:
-        reads: How often it reads. What a token weighs in the first depends on that token alone; from the second on
-            the query knows what all modalities said, so that one may tell that another is useless.
         late_fusion_residual: What was read is added to the unimodal log probabilities, weighed by the count-corrected
             modality weights, and starts next to nothing: training starts from late fusion, whatever the numbers of
             tokens.
+        n_query_steps: How often it reads. What a token weighs in the first depends on that token alone; from the second
+            on the query knows what all modalities said, so that one may tell that another is useless.
 
     Attributes:
         heads_HD: 1 where a channel is of a head. All that is done head by head is a product with it, so that fusions
-            with other numbers of heads are the same computation (`search.heads`); rows of zeros are no heads.
+            with other numbers of heads are the same computation (`tuning.batched_fusion`); rows of zeros are no heads.
     """
 
     heads_HD: Tensor

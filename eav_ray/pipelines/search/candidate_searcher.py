@@ -1,6 +1,6 @@
 """What Ray Tune sees of a study: trials to start, and who is told what they found. Runs in the search's driver.
 
-A trial is a lease of one or more candidates. The driver is the only writer of the study and of its rows.
+A trial trains one or more candidates. The driver is the only writer of the study and of its rows.
 """
 
 import json
@@ -23,18 +23,18 @@ Row = dict[str, Any]
 
 
 class CandidateSearcher(Searcher):
-    """Hands candidates out and tells the study what became of them.
+    """Hands candidates out and tells the study their scores.
 
     Args:
-        most: Candidates of a lease.
+        max_candidates: Candidates of a trial.
         rows: Of earlier runs of this search; one per candidate and fold.
-        keep: Writes all rows to the results store.
-        show: Is told how many candidates are finished, and a note.
-        needs: Keys of what a candidate will train and leave in the results store. What one trial is about to train,
-            no other may: a candidate that needs it too waits.
-        copy: Brings the study itself there, where it lies elsewhere.
-        told: Is called with each candidate that the study knows the score of.
-        cost: Of a candidate, where the search has such an objective.
+        write_rows: Writes all rows to the results store.
+        show_progress: Is called with the number of candidates that are finished, and a note.
+        list_needed_keys: Keys of what a candidate will train and leave in the results store. What one trial is about to
+            train, no other may: a candidate that needs it too waits.
+        upload_study: Brings the study itself there, where it lies elsewhere.
+        on_completed: Is called with each candidate that the study knows the score of.
+        compute_cost: Of a candidate, where the search has such an objective.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class CandidateSearcher(Searcher):
         return list({row["fold"]: row for row in equal}.values())
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Some candidates of a lease are finished."""
+        """Some candidates of a trial are finished."""
         running = self._running.get(trial_id, {})
         finished: list[tuple[Candidate, float, bool, float]] = []
         for summary in json.loads(result.get("summaries", "[]")):
@@ -186,7 +186,7 @@ class WaitNotifier(tune.Callback):
     """Tells when no trial has run for a while, though some are there: nothing has room for them.
 
     Args:
-        tell: Called with True every now and then while that lasts, and with False when it is over.
+        notify: Called with True every now and then while that lasts, and with False when it is over.
     """
 
     def __init__(self, notify: Callable[[bool], None]) -> None:

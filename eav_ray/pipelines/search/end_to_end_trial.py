@@ -1,4 +1,4 @@
-"""What a Tune trial of a search does: train a lease of candidates on the inner folds, and tell their scores.
+"""What a Tune trial of a search does: train its candidates on the inner folds, and report their scores.
 
 Reported is a mean over the folds, with a row for each fold.
 """

@@ -1,6 +1,6 @@
 """The search: Ray Tune runs the candidates that the study's owner suggests, each over all inner folds.
 
-One Tune trial is a lease of a few candidates, whose fusions are trained as one batch. What is known of the search lies
+One Tune trial trains a few candidates, whose fusions are trained as one batch. What is known of the search lies
 in the results store, under `searches/<study>/`: `candidates.parquet` (one row per candidate and fold), `best.json`,
 `experiment.json` and the study's journal. Tune's own store is scratch: opening it would unpickle it.
 """
