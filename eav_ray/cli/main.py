@@ -102,7 +102,7 @@ def format_help(command: Callable[..., Any]) -> str:
 
 
 def list_user_errors() -> tuple[type[BaseException], ...]:
-    """List the errors that are told in one line: ours, and Ray's where Ray has been imported, which takes a second."""
+    """List the errors that are shown in one line: ours, and Ray's where Ray has been imported, which takes a second."""
     if "ray" not in sys.modules:
         return ConfigError, DataError
     from eav_ray.distributed.ray_errors import RayError

@@ -100,7 +100,7 @@ class RunQueue:
         self._running.pop(group)
 
     def report_error(self, group: int, reason: str) -> None:
-        """What ended a group's workers, told by one of them just before."""
+        """What ended a group's workers, reported by one of them just before."""
         self._errors[self._running[group]] = reason
 
     def report_progress(self, progress: Progress) -> None:
@@ -112,7 +112,7 @@ class RunQueue:
         self._note = _format_note(progress)
 
     def drain_progress(self) -> list[Progress]:
-        """What was told since the last call."""
+        """Return what was reported since the last call."""
         progress, self._progress = self._progress, []
         return progress
 

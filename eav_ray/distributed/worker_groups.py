@@ -84,13 +84,13 @@ def train_runs(
 
     Args:
         allowed_recordings: The recordings that the workers may see at all.
-        on_progress: Is told how far each training is, every few seconds and at the end of its epochs; a TensorBoard
-            beside the results, and the MLflow of the experiment, if it is not given.
-        should_stop: Is told every second how far all are; where it says True, the runs are saved where they are, and
-            left.
+        on_progress: Is called with how far each training is, every few seconds and at the end of its epochs; a
+            TensorBoard beside the results, and the MLflow of the experiment, if it is not given.
+        should_stop: Is called every second with how far all are; where it says True, the runs are saved where they are,
+            and left.
     Raises:
         DataError: A group could not start, or ended too often.
-        TrainingInterrupted: The job was told to end (SIGTERM, or Ctrl-C, or by `should_stop`), and the runs were saved
+        TrainingInterrupted: The job was asked to end (SIGTERM, or Ctrl-C, or by `should_stop`), and the runs were saved
             where they were.
     """
     from eav_ray.training.runner import find_finished_checkpoint
@@ -143,7 +143,7 @@ def train_runs(
 
 @contextmanager
 def _open_trackers(experiment: Experiment, runs: list[Run]) -> Iterator[Callable[[Progress], None]]:
-    """Who draws curves of what is told."""
+    """Open the experiment trackers (TensorBoard, MLflow)."""
     store = experiment.store
     with contextlib.ExitStack() as stack:
         folder = Path(store.cache if "://" in store.results else store.results, "tensorboard")
@@ -282,7 +282,7 @@ def _run_worker(config: dict[str, Any]) -> None:
     try:
         device = get_device() if cluster.has_gpu(experiment.runtime) else device
     except ConfigError as error:
-        device_error = str(error)  # told for each run: an error here would only start the group again
+        device_error = str(error)  # raised for each run: an error here would only start the group again
     device_error = next((reason for reason in gather_from_all_ranks(device_error) if reason), "")
     context = open_worker_context(
         experiment, Store(config["shards"]), config["index"], device, allowed_recordings=config["allowed_recordings"]

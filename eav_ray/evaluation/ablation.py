@@ -36,7 +36,7 @@ ID_COLUMNS = ["subject", "recording"]
 def compare_variants(
     predictions: pd.DataFrame, variants: Sequence[AblationVariant], base: Experiment, costs: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """The part of an ablation's results that is told by its predictions, of plain lists, dictionaries and numbers.
+    """The part of an ablation's results that its predictions give, of plain lists, dictionaries and numbers.
 
     Each group is compared on the recordings that all of it could score, its own variants and what they are compared
     with; Holm's correction is for the comparisons of a group.

@@ -155,7 +155,7 @@ def _build_position_variants(base: Experiment) -> list[AblationVariant] | str:
 
 
 def _build_size_variants(base: Experiment, sizes: Sequence[str]) -> list[AblationVariant] | str:
-    """Each size, and the same without EEG, so that what EEG adds can be told at each."""
+    """Each size, and the same without EEG, so that what EEG adds is known at each."""
     for m in base.data.modalities:
         if getattr(base.train.encoders, m).encoder_lr_scale == 0:
             return f"train.encoders.{m}.encoder_lr_scale=0 keeps published weights, which other sizes do not have"

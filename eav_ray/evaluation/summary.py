@@ -1,6 +1,6 @@
 """What predictions of test recordings are worth, in plain lists and dictionaries: the page shows these alone.
 
-Shares are between 0 and 1. Recordings are the unit wherever something is compared; windows and frames are told beside.
+Shares are between 0 and 1. Recordings are the unit wherever something is compared; windows and frames are given beside.
 """
 
 import math

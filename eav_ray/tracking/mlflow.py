@@ -1,4 +1,4 @@
-"""Trainings as runs of MLflow, told to a tracking server or database (`store.mlflow`). Optional: the extra `mlflow`."""
+"""Trainings as runs of MLflow, logged to a server or database (`store.mlflow`). Optional: the extra `mlflow`."""
 
 import json
 import os
@@ -16,12 +16,13 @@ from eav_ray.config.extras import require_extra
 from eav_ray.training.run_spec import Progress, Run
 
 RUN_KEY_TAG = "eav_ray.key"  # by which a training finds its MLflow run again
-MAX_PENDING = 20_000  # things told that wait for a server that is away; about half a day of one training
+MAX_PENDING = 20_000  # entries that wait for a server that is away; about half a day of one training
 RETRY_INTERVAL_S = 60.0  # from one failure to the next attempt
-CLOSE_TIMEOUT_S = 30.0  # that the end of a job waits for what is not yet told
+CLOSE_TIMEOUT_S = 30.0  # that the end of a job waits for what is not yet logged
 MAX_METRICS_PER_REQUEST, MAX_PARAMS_PER_REQUEST = 1000, 100  # of one request, by MLflow's own limits
 CLIENT_ENVIRONMENT = {
-    # MLflow's defaults ask an unreachable server for four minutes. Here what was not told is told at the next attempt.
+    # MLflow's defaults ask an unreachable server for four minutes. Here what was not logged is logged at the next
+    # attempt.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
     # A job draws one line a stage.
@@ -55,7 +56,7 @@ class MLflowTracker:
     def __init__(self, experiment: Experiment, runs: list[Run]) -> None:
         """
         Args:
-            runs: The trainings that may be told of.
+            runs: The trainings that may be logged.
         """
         self._uri, self._name = experiment.store.mlflow, experiment.name
         self._runs = {run.key: run for run in runs}
@@ -63,7 +64,7 @@ class MLflowTracker:
         self._client: Any = None
         self._experiment_id = ""
         self._run_ids: dict[str, str] = {}  # key -> id of the MLflow run
-        self._completed: dict[str, bool] = {}  # key -> whether its last epoch was told
+        self._completed: dict[str, bool] = {}  # key -> whether its last epoch was logged
         self._retry_at, self._has_warned = 0.0, False
         self._thread = threading.Thread(target=self._run_sender, daemon=True)
         self._thread.start()
@@ -72,7 +73,7 @@ class MLflowTracker:
         self._queue.put(progress)
 
     def close(self) -> None:
-        """Set the state of the MLflow runs: finished where the last epoch was told, failed where it was not.
+        """Set the state of the MLflow runs: finished where the last epoch was logged, failed where it was not.
 
         A training that was stopped is failed until it goes on.
         """
@@ -110,7 +111,7 @@ class MLflowTracker:
             )
 
     def _send(self, pending: deque[Progress]) -> None:
-        """Told twice is told once: a request that failed in its middle is made again."""
+        """Log entries, of which the same twice count once: a request that failed in its middle is made again."""
         if not self._experiment_id:
             self._connect()
         from mlflow.entities import Metric

@@ -24,7 +24,7 @@ WRITE_RETRIES, RETRY_INTERVAL_S = 20, 15.0
 class CheckpointWriter:
     """A run's checkpoints of one attempt. Every rank must make the same calls; rank 0 writes.
 
-    A checkpoint is written by a thread while the training goes on; what goes wrong there is told, on every rank, by
+    A checkpoint is written by a thread while the training goes on; what goes wrong there is raised, on every rank, by
     the next call.
     """
 
@@ -144,7 +144,7 @@ class CheckpointPolicy:
         """
         self._train_config, self._steps_per_epoch = run.experiment.train, steps_per_epoch
         self._writer, self._get_stop_reason = writer, get_stop_reason
-        self._polled_at = float("-inf")  # the first step is told at once
+        self._polled_at = float("-inf")  # the first step is reported at once
 
     def decide_after_step(self, position: Position, engine: Engine) -> tuple[bool, bool, str]:
         """(whether to save, whether to tell how far it is, why to leave)."""

@@ -119,7 +119,7 @@ def prefetch(batches: Iterable[T], depth: int = 2) -> Iterator[T]:
                 if stop.is_set():
                     return
             put((end, None))
-        except BaseException as error:  # noqa: BLE001 - told to the one who waits
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             put((end, error))
 
     thread = threading.Thread(target=produce, daemon=True)

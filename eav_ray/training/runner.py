@@ -262,7 +262,9 @@ def _train(
             if should_save:
                 engine.sync_buffers()
                 writer.save(engine, position, {"partial_sums": _sum_over_ranks(sums), "history": list(history)})
-            if should_report and position.step < steps_per_epoch:  # the last step of an epoch is told with the epoch
+            if (
+                should_report and position.step < steps_per_epoch
+            ):  # the last step of an epoch is reported with the epoch
                 report_progress(engine, position, sums, {})
             if reason:
                 raise TrainingInterrupted(reason)

@@ -1,7 +1,7 @@
 """Many fusions trained together on the embedding cache, as one batched computation.
 
 A fusion on cached embeddings is so small that most of its training is the overhead of its operations. Here the weights
-of many are stacked, and each operation serves all of them. Every head keeps what is its own: initial weights, data
+of many are stacked, and each operation serves all of them. Every fusion keeps what is its own: initial weights, data
 order, modality dropout and dropout masks, learning rate, weight decay and length. It ends where
 `runner.train_and_score_split` would have ended, up to rounding.
 """
@@ -39,10 +39,10 @@ from eav_ray.training.run_spec import SELECTION_METRIC, Position, Run
 from eav_ray.tuning.fusion_stack import PADDED_ATTENTION_HEADS, FusionStack, duplicate_single
 from eav_ray.tuning.pruning import PruningSchedule, format_rung_column
 
-DEFAULT_FUSION_BATCH_SIZE = 64  # heads of a stack; from about 16 on more gain little, and take memory
+DEFAULT_FUSION_BATCH_SIZE = 64  # fusions of a stack; from about 16 on more gain little, and take memory
 
 
-VALIDATION_BATCH_SIZE = 64  # windows, however many heads: another number could round otherwise
+VALIDATION_BATCH_SIZE = 64  # windows, however many fusions: another number could round otherwise
 
 
 MAX_STACK_PARAMETERS = 50_000_000  # of a stack; they are there four times, with gradients and moments
@@ -72,8 +72,8 @@ def score_fusions(
     """`runner.train_and_score_split` of each run, none of which `unbatchable_reason` keeps out: numbers of runs and
     their scores.
 
-    A head that does not fit into a GPU's memory, even alone, has the score NaN. With `pruning_schedule` there is a
-    score `rung_<share>` for each, and a head that did not stay has its last one, and that `epochs_share`.
+    A fusion that does not fit into a GPU's memory, even alone, has the score NaN. With `pruning_schedule` there is a
+    score `rung_<share>` for each, and a fusion that was pruned has its last one, and that `epochs_share`.
     """
     pruning_schedule = pruning_schedule or PruningSchedule()
     inputs = _SharedInputs(context)
@@ -118,7 +118,7 @@ def _train_and_score(
     pruned: dict[int, Metrics] = {}
 
     def report_intermediate(epoch: int, stack: FusionStack, rows: dict[int, int]) -> set[int]:
-        """Scores of heads that are due after so many epochs; returns those that do not stay."""
+        """Score the fusions that are due after so many epochs; returns those that are pruned."""
         scored = _validate_members(
             stack, {h: row for h, row in rows.items() if epoch in due[h]}, runs, members, context
         )
@@ -144,7 +144,7 @@ def plan_stacks(runs: list[tuple[Run, int]], fusion_batch_size: int) -> Iterator
     compatible: dict[Any, list[int]] = {}
     for number, (run, steps) in enumerate(runs):
         e = run.experiment
-        # What each head of a stack has for itself.
+        # What each fusion of a stack has for itself.
         per_member = (
             {"heads": 1} if e.fusion.kind == "shared_attention" and e.fusion.heads <= PADDED_ATTENTION_HEADS else {}
         )
@@ -175,18 +175,18 @@ def train_fusions(
     on_step: Callable[[int, list[float]], None] = lambda step, losses: None,
     report_intermediate: Callable[[int, FusionStack, dict[int, int]], set[int]] | None = None,
 ) -> FusionStack:
-    """Train every head to its own last epoch.
+    """Train every fusion to its own last epoch.
 
     Args:
         members: Of one structure, with as many steps an epoch (`plan_stacks`).
-        on_step: The summed losses of each step, of the heads that are still trained.
-        report_intermediate: Is shown the heads that are trained after each epoch: how many are done, the stack, and the
-            row of each. Those that it returns end there.
+        on_step: The summed losses of each step, of the fusions that are still trained.
+        report_intermediate: Is shown the fusions that are trained after each epoch: how many are done, the stack, and
+            the row of each. Those that it returns end there.
     Returns:
-        All heads, finished, in their order.
+        All fusions, finished, in their order.
     """
     rates = [make_lr_schedule(member.optim, member.loader.steps_per_epoch) for member in members]
-    streams = list({id(head.loader): head.loader for head in members}.values())  # heads may share batches
+    streams = list({id(head.loader): head.loader for head in members}.values())  # fusions may share batches
     stream_numbers = {id(loader): number for number, loader in enumerate(streams)}
     stream_of = [stream_numbers[id(head.loader)] for head in members]
     final_weights: dict[int, dict[str, Tensor]] = {}
@@ -252,7 +252,7 @@ class _SharedInputs:
 def _validate_members(
     stack: FusionStack, rows: dict[int, int], runs: list[Run], members: list[FusionMember], context: WorkerContext
 ) -> dict[int, Metrics]:
-    """`validation_` scores of heads on their own split's validation rows.
+    """`validation_` scores of fusions on their own split's validation rows.
 
     Args:
         rows: Head -> its row of the stack.

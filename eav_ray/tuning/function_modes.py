@@ -25,7 +25,7 @@ class DropoutRecorder(TorchFunctionMode):
 
 
 class BatchedFusionMode(TorchFunctionMode):
-    """In which a module computes one of many heads: with given dropout masks, and linear maps of matrices."""
+    """In which a module computes one of many fusions: with given dropout masks, and linear maps of matrices."""
 
     def __init__(self, masks: list[Tensor]) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class BatchedFusionMode(TorchFunctionMode):
             return _compute_attention(q, k, v, kwargs.get("attn_mask"), drop)
         if func is nn.functional.multi_head_attention_forward:
             kwargs["need_weights"] = True
-        # Of all windows and tokens at once: batched over heads, it would else be a product for each window.
+        # Of all windows and tokens at once: batched over fusions, it would else be a product for each window.
         if func is nn.functional.linear and args[0].ndim > 2:
             x = args[0]
             return func(x.flatten(0, -2), *args[1:], **kwargs).unflatten(0, x.shape[:-1])

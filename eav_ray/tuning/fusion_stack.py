@@ -19,11 +19,11 @@ from eav_ray.training.losses import cast_output_to_float32, compute_loss_sum, co
 from eav_ray.tuning.function_modes import BatchedFusionMode, DropoutRecorder
 
 # Rows of every shared attention of a stack with as many heads or fewer, so that heads of all counts are one structure,
-# and what a head becomes does not depend on the counts of the others.
+# and what a fusion becomes does not depend on the counts of the others.
 PADDED_ATTENTION_HEADS = 16
 
 
-BETAS, EPS = (0.9, 0.999), 1e-8  # of torch.optim.AdamW, which trains a head alone
+BETAS, EPS = (0.9, 0.999), 1e-8  # of torch.optim.AdamW, which trains a fusion alone
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DropoutDraw:
 
 
 class FusionStack:
-    """The weights of several heads of one structure and their optimizer state, one row a head.
+    """The weights of several fusions of one structure and their optimizer state, one row a fusion.
 
     Args:
         modules: With fresh weights, on `device`.
@@ -46,7 +46,7 @@ class FusionStack:
     def __init__(self, modules: list[FusionClassifier], optims: list[OptimConfig], device: torch.device) -> None:
         fusions = [cast(Fusion, module.fusion) for module in modules]
         self._dropout = [max((m.p for m in f.modules() if isinstance(m, nn.Dropout)), default=0.0) for f in fusions]
-        # Where one drops, the structure must ask for masks; a head without dropout gets ones.
+        # Where one drops, the structure must ask for masks; a fusion without dropout gets ones.
         self.module = modules[int(np.argmax(self._dropout))]
         self.names = self.module.modalities
         # Matrices, which decay, lie before vectors, which do not.
@@ -80,11 +80,11 @@ class FusionStack:
         return len(self._decay)
 
     def copy_weights(self, row: int) -> dict[str, Tensor]:
-        """One head's parameters by name."""
+        """One fusion's parameters by name."""
         return {name: p[row].detach().clone() for name, p in self._split_parameters().items()}
 
     def select_members(self, rows: list[int]) -> None:
-        """Go on with these heads only."""
+        """Go on with these fusions only."""
         self._weights = self._weights.detach()[rows].requires_grad_()
         self._moments = self._moments[0][rows], self._moments[1][rows]
         self._decay, self._dropout = [self._decay[r] for r in rows], [self._dropout[r] for r in rows]
@@ -101,14 +101,14 @@ class FusionStack:
         return {} if self._padded_heads is None else {"fusion.heads_HD": self._padded_heads}
 
     def step(self, batches: list[Batch], stream: list[int], lr: list[float]) -> Tensor:
-        """One step of AdamW of every head, on its own batch.
+        """One step of AdamW of every fusion, on its own batch.
 
         Args:
             batches: As a `BatchLoader` of one rank makes them.
-            stream: Which of them each head gets.
-            lr: Of each head.
+            stream: Which of them each fusion gets.
+            lr: Of each fusion.
         Returns:
-            (heads,) each head's summed loss.
+            (fusions,) each fusion's summed loss.
         """
         learns_weights = self._plan_dropout(batches[0], self._head_counts[0])[1]
         data = self._stack_batches(batches, stream, self._batch)
@@ -132,7 +132,7 @@ class FusionStack:
 
     @torch.no_grad()
     def compute_logits(self, batch: Batch, rows: list[int]) -> Tensor:
-        """(heads, batch, classes): what these heads say of the same windows, in eval mode."""
+        """(fusions, batch, classes): what these fusions say of the same windows, in eval mode."""
         padded_rows = duplicate_single(rows)
         data = self._stack_batches([batch], [0] * len(padded_rows), len(batch.label_B))
         parameters = {name: p[padded_rows] for name, p in (self._split_parameters() | self._list_buffers()).items()}
@@ -155,7 +155,7 @@ class FusionStack:
         ), batch
 
     def _stack_batches(self, batches: list[Batch], stream: list[int], size: int) -> dict[str, Tensor]:
-        """Each head's batch, filled up with rows of weight 0 to a size that does not depend on the other heads.
+        """Each fusion's batch, filled up with rows of weight 0 to a size that does not depend on the others.
 
         Each has a copy of its own: products with shared ones would be computed in another way.
         """
@@ -168,7 +168,7 @@ class FusionStack:
         return data
 
     def _plan_dropout(self, batch: Batch, heads: int) -> tuple[list["DropoutDraw"], bool]:
-        """What a head alone draws for a batch of this size, and whether its modality weights learn.
+        """What a fusion alone draws for a batch of this size, and whether its modality weights learn.
 
         Args:
             heads: Of its attention.
@@ -198,7 +198,7 @@ class FusionStack:
         return recorder.draws, output
 
     def _draw_masks(self, batches: list[Batch], stream: list[int]) -> list[Tensor]:
-        """Dropout masks of every head, as it would draw them alone (`engines.base.BaseEngine._compute_loss`)."""
+        """Dropout masks of every fusion, as it would draw them alone (`engines.base.BaseEngine._compute_loss`)."""
         if not any(self._dropout):
             draws, _ = self._plan_dropout(batches[0], self._head_counts[0])
             return [torch.ones(len(self), 1, device=self._weights.device) for _ in draws]

@@ -11,12 +11,12 @@ from eav_ray.config import SearchConfig
 
 @dataclass(frozen=True)
 class PruningSchedule:
-    """When heads are scored on the way, and which of them stay.
+    """When fusions are scored on the way, and which of them stay.
 
     Attributes:
-        rungs: Of a head's own epochs, ascending, between 0 and 1.
-        keeps_training: Is asked of each head that it scored: its run's number, the share, the score. What it says must
-            not depend on other heads of this stack.
+        rungs: Of a fusion's own epochs, ascending, between 0 and 1.
+        keeps_training: Is asked of each fusion that it scored: its run's number, the share, the score. What it says
+            must not depend on other fusions of this stack.
     """
 
     rungs: tuple[float, ...] = ()

@@ -1,7 +1,7 @@
-"""The owner of a study: the one process that asks Optuna for candidates and tells it their scores.
+"""The client of an Optuna study: the one process that asks Optuna for candidates and tells it their scores.
 
 Candidates are suggested in fixed batches, each by a sampler seeded from (study, candidate number), and a batch is only
-suggested when the one before it is told. A search that was killed and started again therefore suggests what the
+suggested when the one before it is scored. A search that was killed and started again therefore suggests what the
 uninterrupted one would have.
 """
 
@@ -78,7 +78,7 @@ class StudyClient:
         self._directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if search.cost else [])]
         self._study = _open_study(storage, name, self._directions)
         self._batch_study: optuna.Study | None = None  # of the batch that is asked for
-        # What an earlier owner left running is run again, under its own number: nobody else owns this study.
+        # What an earlier client left running is run again, under its own number: nobody else has this study.
         self._resumed = [t.number for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
 
     @property
@@ -90,7 +90,7 @@ class StudyClient:
         return len(self._study.get_trials(deepcopy=False))
 
     def ask(self) -> Candidate | None:
-        """The next candidate; None while the batch before it is not told. Raises StopIteration at the end."""
+        """The next candidate; None while the batch before it is not scored. Raises StopIteration at the end."""
         if self._resumed:
             trial = self._study.get_trials(deepcopy=False)[self._resumed.pop(0)]
             return Candidate(trial.number, dict(trial.params))
@@ -148,7 +148,7 @@ class StudyClient:
         return [t.number for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
 
     def list_changes(self) -> dict[int, dict[str, Any]]:
-        """Of every candidate that was told."""
+        """Of every candidate that is completed."""
         return {t.number: dict(t.params) for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()}
 
     def find_best(self) -> tuple[Candidate, float] | None:
@@ -239,7 +239,7 @@ def _replay_and_suggest(
         generation = trials[start : start + batch]
         asked = [study.ask(space) for _ in generation]
         if len(generation) < batch:
-            break  # its own batch, of which nothing is told
+            break  # its own batch, of which nothing is known
         for trial, known in zip(asked, generation, strict=True):
             if known.state == TrialState.COMPLETE:
                 study.tell(trial, known.value)

@@ -73,7 +73,7 @@ class AudioCorruption:
             try:
                 voice = audio.read_audio(path, hz).astype(np.float64)
             except DataError:
-                continue  # a file that is damaged is told where it is itself read
+                continue  # a file that is damaged is reported where it is itself read
             rms = float(np.sqrt(np.square(voice).mean()))
             if rms < 1e-5:
                 continue

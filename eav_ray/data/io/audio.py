@@ -64,7 +64,7 @@ def _read_sound_file(path: str | Path, timeout_s: float, max_duration_s: float) 
             remaining = max_duration_s * source_hz
             # Mono already here: channels of a long file need not all be kept.
             while len(block := file.read(max(1, BLOCK_SAMPLES // file.channels), dtype="float32", always_2d=True)):
-                with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and told below
+                with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and refused below
                     blocks.append(block.mean(axis=1))
                 remaining -= len(block)
                 if remaining < 0:

@@ -107,7 +107,7 @@ def _to_mono(frame: av.AudioFrame) -> np.ndarray:
     if x.dtype.kind in "iu":
         full_scale = 2.0 ** (8 * x.dtype.itemsize - 1)
         x = (x - (full_scale if x.dtype.kind == "u" else 0.0)) / full_scale
-    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and told by who reads it
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and refused by who reads it
         return x.mean(axis=0).astype(np.float32)
 
 

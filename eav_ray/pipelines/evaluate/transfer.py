@@ -154,7 +154,7 @@ def select_shared_classes(
 def select_shared_modalities(
     experiment: Experiment, checkpoint: Checkpoint, n_chans: int, path: str
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The modalities that are seen, and a line for what is told of them.
+    """The modalities that are seen, and a line for each note on them.
 
     EEG of another number of channels is left out where there is something else to go by. How many there are is all
     that a checkpoint says of its montage.

@@ -66,7 +66,7 @@ def cut_raw_windows(
             stored_window = encode_window(w, preprocessing)
             rows.append({name: stored_window[name] for name in names} | {"reason": ""})
         reasons = [p.reason for p in cut_result.problems]
-        # What has nothing to predict from is told too, and not left out in silence.
+        # What has nothing to predict from is listed too, and not left out in silence.
         for reason in reasons or ([] if cut_result.windows else ["it has none of the modalities"]):
             empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
             for m, (shape, dtype) in compute_window_shapes(preprocessing, shapes.eeg_channels).items():

@@ -1,4 +1,4 @@
-"""What Ray Tune sees of a study: trials to start, and who is told what they found. Runs in the search's driver.
+"""What Ray Tune sees of a study: trials to start, and where their scores go. Runs in the search's driver.
 
 A trial trains one or more candidates. The driver is the only writer of the study and of its rows.
 """
@@ -152,7 +152,7 @@ class CandidateSearcher(Searcher):
             ]
         if not finished:
             return
-        # The rows first: a candidate that is told but has no rows could not be made up for.
+        # The rows first: a candidate that is completed but has no rows could not be made up for.
         self._write_rows(self._rows)
         for candidate, score, pruned, cost in finished:
             self._study.tell(candidate.number, score, pruned=pruned, cost=cost)

@@ -123,7 +123,7 @@ def run_end_to_end_candidate(
                 )
             )
         except TrainingInterrupted:
-            pass  # by `look`, or another way that the job was told to end
+            pass  # by `report_intermediate`, or another way that the job was asked to end
         except ConfigError as error:
             failed = str(error)
     if not pruned_at:

@@ -26,7 +26,7 @@ from eav_ray.tuning.pruning import PruningSchedule, compute_folds_done, compute_
 def run_fusion_batch(
     config: dict[str, Any], experiment: Experiment, inner_cv: InnerCV, shards: str, index: ShardIndex
 ) -> None:
-    """Some candidates over their inner folds; told a few at a time."""
+    """Train some candidates over their inner folds, and report them a few at a time."""
     torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
     device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
     context = open_worker_context(

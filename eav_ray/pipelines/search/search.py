@@ -1,4 +1,4 @@
-"""The search: Ray Tune runs the candidates that the study's owner suggests, each over all inner folds.
+"""The search: Ray Tune runs the candidates that the study's client suggests, each over all inner folds.
 
 One Tune trial trains a few candidates, whose fusions are trained as one batch. What is known of the search lies
 in the results store, under `searches/<study>/`: `candidates.parquet` (one row per candidate and fold), `best.json`,
