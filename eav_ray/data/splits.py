@@ -185,7 +185,7 @@ def make_inner_splits(items: list[LabeledRecording], config: SplitConfig) -> lis
 def make_adaptation_split(split: Split, items: list[LabeledRecording], subject: str, n_recordings: int) -> Split:
     """Some labelled recordings of one person of a test side to train on, and the rest of theirs to score.
 
-    The earliest of each class in turn, since a calibration comes before what it is for.
+    The earliest of each class in turn, since an adaptation comes before what it is for.
 
     Raises:
         ConfigError: The person is not on the test side, or nothing would be left to score.
@@ -200,8 +200,8 @@ def make_adaptation_split(split: Split, items: list[LabeledRecording], subject: 
         )
     if not 0 < n_recordings < len(subject_items):
         raise ConfigError(
-            f"{n_recordings} recordings cannot calibrate {subject}, who has {len(subject_items)}: give 1 to "
-            f"{len(subject_items) - 1}, as those that calibrate are never scored"
+            f"{n_recordings} recordings cannot adapt a model to {subject}, who has {len(subject_items)}: give 1 to "
+            f"{len(subject_items) - 1}, as those that adapt it are never scored"
         )
     class_counts: dict[int, int] = {}
     ranked_items = []

@@ -104,7 +104,7 @@ def audit_checkpoint(
         claimed_split = checkpoint.split
         items, outer = _find_matching_split(e, claimed_split, windows)
     split = replace(claimed_split, test=tuple(scored_recordings) or claimed_split.test)
-    # Whoever calibrates a model starts from one that was trained on the other side of its fold.
+    # An adapted model starts from one that was trained on the other side of its fold.
     pretrained_on = (*outer.train, *outer.validation) if outer and split.protocol == "adapted" else ()
     return LeakAudit(
         (
@@ -229,7 +229,7 @@ def _audit_split(split: Split, outer: Split | None, items: Sequence[LabeledRecor
     if difference := _describe_split_difference(split, outer):
         return LeakCheck(name, False, difference)
     if split.protocol == "adapted":
-        return LeakCheck(name, True, "what calibrated and what is tested are of the fold's own test side")
+        return LeakCheck(name, True, "what adapted it and what is tested are of the fold's own test side")
     counts = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
     return LeakCheck(name, True, f"{split.protocol} gives the same sides of {len(items)} recordings: {counts}")
 

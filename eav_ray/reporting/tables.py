@@ -34,7 +34,7 @@ def describe_test_side(split: Split) -> str:
     if split.protocol in CROSS_SUBJECT_PROTOCOLS:
         return "that were never trained on or chosen by"
     if split.protocol == "adapted":
-        return f"after calibration with {len(split.train)} others of theirs"
+        return f"after adaptation with {len(split.train)} others of theirs"
     return "of whom other recordings were trained on"
 
 

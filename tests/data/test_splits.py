@@ -31,11 +31,11 @@ N_PEOPLE, N_CLASSES, PER_CLASS = 8, 5, 20
 def recordings(n_people: int = N_PEOPLE, *, listening: bool = True) -> list[LabeledRecording]:
     """People with 20 recordings of each class, speaking and listening in turn, classes mixed in time."""
     items = []
-    for person in range(1, n_people + 1):
+    for subject_number in range(1, n_people + 1):
         for order in range(N_CLASSES * PER_CLASS * (2 if listening else 1)):
             task = LISTENING if listening and order % 2 else "speaking"
             number = order // 2 if listening else order
-            subject = f"subject{person}"
+            subject = f"subject{subject_number}"
             items.append(LabeledRecording(f"{subject}/{order:03d}", subject, number % N_CLASSES, task, order))
     random.Random(0).shuffle(items)
     return items
@@ -109,8 +109,8 @@ def test_every_person_is_tested_exactly_once(protocol: Protocol, of: int, seed: 
 @pytest.mark.parametrize("index", range(N_PEOPLE))
 def test_within_a_person_the_test_is_the_last_30_percent_in_time_of_each_class(protocol: Protocol, index: int) -> None:
     split = make_split(ITEMS, SplitConfig(protocol=protocol, index=index))
-    (person,) = people(split.train + split.test)
-    assert person == f"subject{index + 1}"
+    (subject,) = people(split.train + split.test)
+    assert subject == f"subject{index + 1}"
     held_out = 3 if protocol == "within_validated" else 0
     for label in range(N_CLASSES):
         sides = [
@@ -217,14 +217,14 @@ def table(items: list[LabeledRecording]) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("count", [1, 5, 7, 99])
-def test_what_calibrates_a_person_comes_first_is_balanced_and_is_never_scored(count: int) -> None:
+def test_what_adapts_to_a_subject_comes_first_is_balanced_and_is_never_scored(count: int) -> None:
     outer = make_split(ITEMS, SplitConfig(protocol="subject_kfold", n_folds=4, index=1))
-    person = sorted(people(outer.test))[0]
-    split = make_adaptation_split(outer, ITEMS, person, count)
+    subject = sorted(people(outer.test))[0]
+    split = make_adaptation_split(outer, ITEMS, subject, count)
     check_split(split, ITEMS)
     assert len(split.train) == count and not set(split.train) & set(split.test)
-    assert people(split.train) == people(split.test) == {person}
-    assert set(split.train) | set(split.test) == {i for i in outer.test if BY_ID[i].subject == person}
+    assert people(split.train) == people(split.test) == {subject}
+    assert set(split.train) | set(split.test) == {i for i in outer.test if BY_ID[i].subject == subject}
     classes = Counter(BY_ID[i].label for i in split.train)
     assert max(classes.values()) - min(classes.get(c, 0) for c in range(N_CLASSES)) <= 1
     for label in classes:
@@ -233,11 +233,11 @@ def test_what_calibrates_a_person_comes_first_is_balanced_and_is_never_scored(co
 
 
 @pytest.mark.parametrize("count", [0, 100, 101])
-def test_a_calibration_that_leaves_nothing_to_score_is_refused(count: int) -> None:
+def test_an_adaptation_that_leaves_nothing_to_score_is_refused(count: int) -> None:
     outer = make_split(ITEMS, SplitConfig(protocol="subject_kfold", n_folds=4, index=1))
-    person = sorted(people(outer.test))[0]
-    with pytest.raises(ConfigError, match=f"{count} recordings cannot calibrate {person}, who has 100: give 1 to 99"):
-        make_adaptation_split(outer, ITEMS, person, count)
+    subject = sorted(people(outer.test))[0]
+    with pytest.raises(ConfigError, match=f"{count} recordings cannot adapt a model to {subject}, who has 100: give 1 to 99"):
+        make_adaptation_split(outer, ITEMS, subject, count)
     trained = sorted(people(outer.train))[0]
     with pytest.raises(ConfigError, match=f"{trained} is not among the people whom this checkpoint never saw"):
         make_adaptation_split(outer, ITEMS, trained, 5)

@@ -34,10 +34,10 @@ def predictions(rates: dict[str, float], people: int, *, recordings: int = 20, o
     for number, variant in enumerate(made()):
         rng = np.random.default_rng([7, number])
         right = rng.random((people, recordings)) < rates.get(variant.name, otherwise)
-        for person in range(people):
+        for subject in range(people):
             label = np.arange(recordings) % 2
-            guess = np.where(right[person], label, 1 - label)
-            ids = {"subject": f"p{person}", "recording": [f"{r:02d}" for r in range(recordings)], "label": label}
+            guess = np.where(right[subject], label, 1 - label)
+            ids = {"subject": f"p{subject}", "recording": [f"{r:02d}" for r in range(recordings)], "label": label}
             logits = {f"fusion.logit_{k}": (guess == k).astype(float) for k in (0, 1)}
             parts += [pd.DataFrame(ids | logits | {"window": w, "variant": variant.name}) for w in (0, 1)]
     return pd.concat(parts, ignore_index=True)

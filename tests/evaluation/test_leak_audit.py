@@ -66,17 +66,17 @@ def test_an_encoder_that_a_fusion_follows_passes_though_people_lack_its_modality
         assert "split, recomputed" in failed(moved(encoder), lacking)
 
 
-def test_what_trained_before_a_calibration_is_known_too(tmp_path: Path) -> None:
-    def calibrated(windows: WindowCache) -> Checkpoint:
+def test_what_trained_before_an_adaptation_is_known_too(tmp_path: Path) -> None:
+    def adapted(windows: WindowCache) -> Checkpoint:
         one = make_honest_checkpoint(windows)
         own = one.split.test
         return replace(one, split=replace(one.split, protocol="adapted", train=own[:2], test=own[2:]))
 
     twins = store_windows(tmp_path, twin=(0, RECORDINGS + 5))  # of p0, who trained the fold, and of p1
-    assert failed(calibrated(twins), twins) == ["equal windows in two splits"]
+    assert failed(adapted(twins), twins) == ["equal windows in two splits"]
     sound = store_windows(tmp_path / "sound")
-    assert failed(calibrated(sound), sound) == []
-    stranger = calibrated(sound)
+    assert failed(adapted(sound), sound) == []
+    stranger = adapted(sound)
     stranger = replace(stranger, split=replace(stranger.split, test=(*stranger.split.test, "p0/000")))
     assert "split, recomputed" in failed(stranger, sound)
 
@@ -130,7 +130,7 @@ LEAKS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], set[str]]] = {
         moved,
         {"split, recomputed", "recordings in two splits", "subjects in two splits", "equal windows in two splits"},
     ),
-    "a person on both sides": (other_person, {"split, recomputed", "subjects in two splits"}),
+    "a subject on both sides": (other_person, {"split, recomputed", "subjects in two splits"}),
     "choices by the test": (
         validate_on_test,
         {

@@ -24,9 +24,9 @@ from eav_ray.reporting.tables import format_statistics
 def people(rates: dict[str, list[float]], recordings: int = 40, seed: int = 0) -> pd.DataFrame:
     """Sources that are right with a rate of their own for each person."""
     rng, parts = np.random.default_rng(seed), []
-    for person in range(len(next(iter(rates.values())))):
-        ids = {"subject": f"p{person}", "recording": np.arange(recordings), "label": np.arange(recordings) % 5}
-        parts.append(pd.DataFrame(ids | {s: rng.random(recordings) < each[person] for s, each in rates.items()}))
+    for subject in range(len(next(iter(rates.values())))):
+        ids = {"subject": f"p{subject}", "recording": np.arange(recordings), "label": np.arange(recordings) % 5}
+        parts.append(pd.DataFrame(ids | {s: rng.random(recordings) < each[subject] for s, each in rates.items()}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -98,9 +98,9 @@ def test_the_best_single_of_each_person_and_the_oracle_bound_each_other() -> Non
         collect_fusion_baselines(table, ["audio", "eeg"])["best single modality per subject"],
         compute_oracle_correct(table, ["audio", "eeg"]),
     )
-    for person, mine in table.groupby("subject"):
+    for subject, mine in table.groupby("subject"):
         expected = max(mine["audio"].mean(), mine["eeg"].mean())
-        assert best[mine.index].mean() == pytest.approx(expected), person
+        assert best[mine.index].mean() == pytest.approx(expected), subject
     assert (any_of | ~best).all() and any_of.mean() > best.mean() > table["audio"].mean()
 
 

@@ -45,10 +45,10 @@ def test_an_interval_of_balanced_accuracy_holds_the_truth_where_classes_are_uneq
     for seed in range(60):
         rng = np.random.default_rng(seed)
         parts = []
-        for person in range(12):
+        for subject in range(12):
             label = (rng.random(30) < 0.2).astype(int)
             right = rng.random(30) < np.where(label, 0.4, 0.9) + rng.normal(0, 0.05)
-            parts.append(pd.DataFrame({"subject": f"p{person}", "label": label, "eeg": right}))
+            parts.append(pd.DataFrame({"subject": f"p{subject}", "label": label, "eeg": right}))
         found = compute_balanced_interval(pd.concat(parts, ignore_index=True), "eeg")
         inside += found.low <= 0.65 <= found.high
     assert inside >= 52

@@ -121,42 +121,42 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     frames = {s: one["frame"] for s, one in results["accuracy"]["sources"].items()}
     assert frames["audio"] is None and 0 <= frames["video"] <= 1
     assert (page.parent / "model_card.md").read_text().startswith("# tiny: a checkpoint")
-    person = split["test"][0].split("/")[0]
-    job("predict", str(best), f"data.root={synthetic}", f"data.subjects=[{person}]", "--out", str(place / "p.csv"))
+    subject = split["test"][0].split("/")[0]
+    job("predict", str(best), f"data.root={synthetic}", f"data.subjects=[{subject}]", "--out", str(place / "p.csv"))
     predicted = pd.read_csv(place / "p.csv")
     assert len(predicted) == 10
     assert set(predicted["label"]) | set(predicted["predicted"]) <= set(CLASSES)
     assert np.allclose(predicted[[c for c in predicted if c.startswith("weight.")]].sum(axis=1), 1, atol=1e-5)
     # The shards and the raw files go through the same preprocessing, so both ways give the same logits.
     tables = [pd.read_parquet(kept) for kept in (tuned / "evaluations").iterdir()]
-    (tested,) = [t.groupby("recording")["fusion.logit_0"].mean() for t in tables if set(t["subject"]) == {person}]
+    (tested,) = [t.groupby("recording")["fusion.logit_0"].mean() for t in tables if set(t["subject"]) == {subject}]
     by_raw = predicted.set_index(predicted["recording"].astype(str).str.zfill(3))["fusion.logit_0"]
     assert np.allclose(tested, by_raw[tested.index], atol=1e-5)
-    words = [f"data.subjects=[{person}]", "--shards", "--out", str(place / "p.parquet")]
+    words = [f"data.subjects=[{subject}]", "--shards", "--out", str(place / "p.parquet")]
     job("predict", str(best), f"data.root={synthetic}", *words)
     by_shards = pd.read_parquet(place / "p.parquet")
     assert by_shards["predicted"].tolist() == predicted["predicted"].tolist()
     assert np.allclose(by_shards.filter(like="probability."), predicted.filter(like="probability."), atol=1e-5)
     assert len(pd.read_parquet(place / "p-windows.parquet")) == 40
     # A modality that is not there, or not wanted, is a missing one: its weight is exactly 0.
-    changes = [f"data.root={synthetic}", f"data.subjects=[{person}]", "data.modalities=[audio,eeg]"]
+    changes = [f"data.root={synthetic}", f"data.subjects=[{subject}]", "data.modalities=[audio,eeg]"]
     job("predict", str(best), *changes, "--out", str(place / "two.csv"))
     two = pd.read_csv(place / "two.csv")
     assert len(two) == 10 and (two["weight.video"] == 0).all() and two["video.logit_0"].isna().all()
 
 
-def test_a_checkpoint_is_calibrated_to_a_person_and_scored_on_the_rest(
+def test_a_checkpoint_is_adapted_to_a_subject_and_scored_on_the_rest(
     job: Job, preprocessed: list[str], tuned: Path, place: Path
 ) -> None:
     best = place / "to-adapt"
     job("pull", str(tuned), "--to", str(best))
-    person = json.loads((best / "split.json").read_text())["test"][0].split("/")[0]
-    words = ["--checkpoint", str(best), "--subject", person, "--recordings", "4"]
+    subject = json.loads((best / "split.json").read_text())["test"][0].split("/")[0]
+    words = ["--checkpoint", str(best), "--subject", subject, "--recordings", "4"]
     done = job("adapt", *preprocessed, "train.adaptation.batch=2", *words)
     assert "1 fusion or joint trainings" in done.stdout
     path = done.stdout.rsplit("checkpoint: ", 1)[1].strip()
     tested = job("evaluate", *preprocessed, "--checkpoint", path).stdout
-    assert "6 recordings of 1 people after calibration with 4 others of theirs" in tested
+    assert "6 recordings of 1 people after adaptation with 4 others of theirs" in tested
     trained = json.loads((best / "split.json").read_text())["train"][0].split("/")[0]
     words[3] = trained
     assert "never saw" in job("adapt", *preprocessed, "train.adaptation.batch=2", *words, expect=2).stderr

@@ -14,10 +14,10 @@ N_CLASSES = 3
 def windows(seed: int = 0, people: int = 4, recordings: int = 6, n: int = 4) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     rows = []
-    for person in range(people):
+    for subject in range(people):
         for recording in range(recordings):
             for window in range(n):
-                row = {"subject": f"p{person}", "recording": f"r{recording}", "window": window}
+                row = {"subject": f"p{subject}", "recording": f"r{recording}", "window": window}
                 row["label"] = recording % N_CLASSES
                 row |= {f"{s}.logit_{k}": rng.normal() for s in SOURCES for k in range(N_CLASSES)}
                 rows.append(row)

@@ -64,7 +64,7 @@ def test_a_training_from_published_weights_killed_in_each_phase_ends_bit_identic
         assert not torch.equal(whole[f"encoders.audio.model.{name}"], tensor), name
 
 
-def test_a_calibration_moves_heads_and_fusion_and_keeps_the_encoders(windows: WindowCache, tmp_path: Path) -> None:
+def test_an_adaptation_moves_heads_and_fusion_and_keeps_the_encoders(windows: WindowCache, tmp_path: Path) -> None:
     store = Store(tmp_path / "results")
     place = WorkerContext(windows, store, torch.device("cpu"))
     e = override(make_experiment("torch"), {"train.adaptation.batch": 4, "train.adaptation.epochs": 2})

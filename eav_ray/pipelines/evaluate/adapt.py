@@ -14,7 +14,7 @@ from eav_ray.training.run_spec import Run, plan_adaptation_run
 
 
 def plan_adaptation(experiment: Experiment, data: Dataset, path: str, subject: str, recordings: int) -> Run:
-    """The training of one calibration.
+    """Plan the training of one adaptation.
 
     Args:
         experiment: Whose `train.adaptation`, runtime and stores count; the rest is the checkpoint's.
@@ -29,7 +29,7 @@ def plan_adaptation(experiment: Experiment, data: Dataset, path: str, subject: s
         check_channels(experiment, checkpoint, data.index.eeg_channels, path)
     current = to_dict(experiment)
     batches = {f"{key}.batch": section.batch for key, section in _list_optimizer_sections(experiment).items()}
-    # Batches too, though only that of the calibration counts: the workers of now must divide all of them.
+    # Batches too, though only that of the adaptation counts: the workers of now must divide all of them.
     e = override(
         trained_experiment,
         {
@@ -51,7 +51,7 @@ def _list_optimizer_sections(experiment: Experiment) -> dict[str, OptimConfig]:
 
 
 def adapt_to_subject(experiment: Experiment, path: str, subject: str, recordings: int) -> str:
-    """Returns the path of the calibrated checkpoint, whose test side is the rest of the person's recordings."""
+    """Returns the path of the adapted checkpoint, whose test side is the rest of the person's recordings."""
     data = open_dataset(experiment)
     run = plan_adaptation(experiment, data, path, subject, recordings)
     with cluster.connect_to_ray(experiment.runtime):

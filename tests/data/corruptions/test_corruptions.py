@@ -45,11 +45,11 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str], ...
     """(person, path): three recordings of mine, a tone of 440 Hz, and two each of three others, tones of their own."""
     folder = tmp_path_factory.mktemp("speech")
     found = []
-    for n, (person, count) in enumerate({"me": 3, "a": 2, "b": 2, "c": 2}.items()):
+    for n, (subject, count) in enumerate({"me": 3, "a": 2, "b": 2, "c": 2}.items()):
         for k in range(count):
             tone = 0.3 * np.sin(2 * np.pi * 440 * (n + 1) * np.arange(16000) / 16000)
-            soundfile.write(folder / f"{person}{k}.wav", tone, 16000)
-            found.append((person, str(folder / f"{person}{k}.wav")))
+            soundfile.write(folder / f"{subject}{k}.wav", tone, 16000)
+            found.append((subject, str(folder / f"{subject}{k}.wav")))
     return tuple(found)
 
 
