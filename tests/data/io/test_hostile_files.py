@@ -138,7 +138,7 @@ def test_film(folder: Path, damage: list[Change]) -> None:
     path = folder / "a.mp4"
     path.write_bytes(several(film(), damage))
     found = ours(lambda: video.read_video(path, 5, 16, timeout_s=10))
-    assert found is None or (found.frames.shape[1:] == (16, 16, 3) and 0 < found.seconds <= 3600)
+    assert found is None or (found.frames.shape[1:] == (16, 16, 3) and 0 < found.duration_s <= 3600)
 
 
 @cache
