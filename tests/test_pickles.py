@@ -721,10 +721,7 @@ def test_objects_of_matlab_are_no_signal(compressed: bool, tmp_path: Path) -> No
 # What Ray Tune leaves in the results store
 
 
-def test_the_pickled_error_of_a_candidate_is_not_opened(
-    tmp_path: Path, proof: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Trial, "get_pickled_error", Trial.get_pickled_error)  # and back again
+def test_the_pickled_error_of_a_candidate_is_not_opened(tmp_path: Path, proof: Path) -> None:
     trial: Any = object.__new__(Trial)
     trial.storage = SimpleNamespace(storage_filesystem=pafs.LocalFileSystem(), trial_fs_path=str(tmp_path))
     trial.run_metadata = SimpleNamespace(pickled_error_filename="error.pkl", error_filename="error.txt")
@@ -732,10 +729,9 @@ def test_the_pickled_error_of_a_candidate_is_not_opened(
     trial.status = Trial.ERROR
     (tmp_path / "error.pkl").write_bytes(pickle.dumps(Malicious(proof)))
     (tmp_path / "error.txt").write_text("Failure # 1\nValueError: no\n")
-    ray_workarounds.skip_pickled_errors()
-    assert "ValueError: no" in str(ResultGrid._populate_exception(trial))
+    with ray_workarounds.tune_settings(1):
+        assert "ValueError: no" in str(ResultGrid._populate_exception(trial))
     assert not proof.exists()
-    monkeypatch.undo()
     ResultGrid._populate_exception(trial)
     assert proof.exists()  # it is malicious
 

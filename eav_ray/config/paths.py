@@ -11,9 +11,8 @@ from eav_ray.config.sections import Experiment
 from eav_ray.errors import ConfigError
 
 STORE_KEYS = ("shards", "results", "cache")
-
-
 SQLITE_PREFIX = "sqlite:///"  # before the path of a database
+SUBMITTED_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's own name (distributed/ray_workarounds.py)
 
 
 def resolve_experiment_paths(experiment: Experiment, used_stores: tuple[str, ...] = STORE_KEYS) -> Experiment:
@@ -59,7 +58,7 @@ def resolve_user_path(key: str, path: str, *, allow_remote: bool = True) -> str:
 
 def is_submitted_job() -> bool:
     """Whether this process is the entrypoint of `ray job submit`."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return SUBMITTED_JOB_VARIABLE in os.environ
 
 
 def retarget_experiment(

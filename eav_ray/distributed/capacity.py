@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 import yaml
 
 from eav_ray.config import Experiment
 from eav_ray.distributed.cluster import count_workers_on, describe_worker_resources
+from eav_ray.distributed.ray_workarounds import find_autoscaler_config
 from eav_ray.errors import ConfigError
 
-AUTOSCALING_CONFIG_OPTION = "--autoscaling-config="
 NodeResources = dict[str, float]  # resource -> how much of it
 
 
@@ -32,7 +31,7 @@ class ClusterCapacity:
 def read_cluster_capacity() -> ClusterCapacity:
     """Of the cluster that this process is connected to."""
     current_nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    config_path = _find_autoscaler_config(ray.get_runtime_context().gcs_address)
+    config_path = find_autoscaler_config(ray.get_runtime_context().gcs_address)
     if config_path is None:
         return ClusterCapacity(current_nodes, None)
     if not config_path:
@@ -43,22 +42,6 @@ def read_cluster_capacity() -> ClusterCapacity:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return ClusterCapacity(current_nodes, None)  # it is Ray's file, not ours
     return ClusterCapacity(current_nodes, max_nodes)
-
-
-def _find_autoscaler_config(gcs_address: str) -> str | None:
-    """The file that the autoscaler of this cluster was started with; empty: it has none; None: it is not here."""
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if any(word.endswith("/monitor.py") for word in words) and f"--gcs-address={gcs_address}" in words:
-            return next(
-                (
-                    word.removeprefix(AUTOSCALING_CONFIG_OPTION)
-                    for word in words
-                    if word.startswith(AUTOSCALING_CONFIG_OPTION)
-                ),
-                "",
-            )
-    return None
 
 
 def list_max_nodes(limits: dict[str, Any]) -> list[NodeResources]:

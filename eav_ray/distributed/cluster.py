@@ -7,18 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-import ray.data
-from ray._private.accelerators import get_accelerator_manager_for_resource
 
 from eav_ray.config import RuntimeConfig
+from eav_ray.distributed.ray_workarounds import count_local_gpus, ray_environment
 from eav_ray.errors import ConfigError
 
-NO_DASHBOARD_ENV = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of the job's own that has none
-
-
 FAKE_GPUS_ENV = "EAV_RAY_FAKE_GPUS"  # in the environment of the nodes of a test cluster: their GPUs are only counted
-
-
 LOCAL_OBJECT_STORE_BYTES = 2**30  # bytes; shards pass by it, they are written by the workers
 
 
@@ -36,17 +30,16 @@ def connect_to_ray(runtime: RuntimeConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = resolve_address(runtime)
-    if address:
-        _join_cluster(address)
-    else:
-        _start_local_ray(runtime)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        os.environ.pop(NO_DASHBOARD_ENV, None)
+    with ray_environment(is_local=not address, dashboard=runtime.dashboard):
+        if address:
+            _join_cluster(address)
+        else:
+            _start_local_ray(runtime)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def resolve_address(runtime: RuntimeConfig) -> str:
@@ -64,15 +57,6 @@ def check_local_resources(runtime: RuntimeConfig) -> None:
         _check_resource(runtime, "gpus_per_worker", count_local_gpus(), "runtime.gpus_per_worker=0")
     if runtime.dashboard:
         require_protected_address(runtime.dashboard_host, "runtime.dashboard_host")
-
-
-def count_local_gpus() -> int:
-    """As many as a local Ray will find: by Ray's own count, which neither starts Ray nor loads torch."""
-    manager = get_accelerator_manager_for_resource("GPU")
-    if manager is None:
-        return 0
-    found, visible = manager.get_current_node_num_accelerators(), manager.get_current_process_visible_accelerator_ids()
-    return found if visible is None else min(found, len(visible))
 
 
 def _check_resource(runtime: RuntimeConfig, key: str, available: int, alternative: str = "") -> None:
@@ -167,20 +151,8 @@ def count_workers_on(nodes: list[dict[str, float]], runtime: RuntimeConfig) -> i
     return sum(min(int(resources.get(k, 0) / each) for k, each in needs.items()) for resources in nodes)
 
 
-def is_without_dashboard() -> bool:
-    """Whether this process is of a Ray that has no dashboard to ask."""
-    return NO_DASHBOARD_ENV in os.environ
-
-
 def _start_local_ray(runtime: RuntimeConfig) -> None:
     check_local_resources(runtime)
-    if not runtime.dashboard:
-        os.environ[NO_DASHBOARD_ENV] = "1"
-    # Ray gives its workers a low priority, by which Linux spreads them badly: two on one core, the other idle
-    # (docs/log.md). This Ray is the job's own, so nobody gains by it.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # Ray's default is for ever, and a file that fills the memory would hold a job up.
-    os.environ.setdefault("RAY_task_oom_retries", "1")
     # address="local": a plain init would follow an address that a dead cluster left in Ray's temporary folder.
     ray.init(
         address="local",

@@ -16,8 +16,8 @@ import torch
 from eav_ray.config import Experiment
 from eav_ray.data.shards.index import ShardFile, ShardIndex
 from eav_ray.data.shards.window_cache import WindowCache
-from eav_ray.distributed import cluster, ray_workarounds
-from eav_ray.distributed.ray_data import map_with_retries
+from eav_ray.distributed import cluster
+from eav_ray.distributed.ray_workarounds import configure_ray_data, map_with_retries
 from eav_ray.errors import DataError
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
@@ -98,7 +98,7 @@ def _embed_shards(
 ) -> Iterator[int]:
     """Yields how many windows were embedded, as they are."""
     runtime = run.experiment.runtime
-    ray_workarounds.configure_ray_data()
+    configure_ray_data()
     files = ray.data.from_items([{"file": file.file} for file in todo], override_num_blocks=len(todo))
     parts = map_with_retries(
         files.map_batches,

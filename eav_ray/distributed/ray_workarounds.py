@@ -1,20 +1,121 @@
-"""Work around Ray 2.60: every patch of it and every private name of it that we use."""
+"""Work around Ray 2.60: every patch of it, and every private or unstable name of it that we use.
+
+Imports no torch: the workers that preprocess import this module too.
+"""
 
 import contextlib
 import logging
-from typing import Any
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
-import ray
+import psutil
 import ray.data
-import ray.train
-from ray.train.torch import TorchTrainer
-from ray.tune.experiment import Trial
+from ray._private.accelerators import get_accelerator_manager_for_resource
 
-from eav_ray.distributed import cluster
+from eav_ray.config.environment import environment_variables
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+# `module:attribute` -> (Ray in which it was seen, when it may go). A name in quotes is a text that the module holds.
+# tests/distributed/test_private_names.py resolves them all.
+PRIVATE_NAMES = {
+    "ray._private.accelerators:get_accelerator_manager_for_resource": (
+        "2.60.0",
+        "when Ray says in public how many GPUs a local Ray would find, before it is started",
+    ),
+    "ray.data._internal.execution.resource_manager:ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S": (
+        "2.60.0",
+        "when Ray Data uses all cores in its first second (benchmarks/preprocess.py)",
+    ),
+    "ray.data._internal.logging:'console'": ("2.60.0", "when Ray Data can be told to keep tracebacks off the terminal"),
+    "ray.data:Dataset.map_batches.ray_remote_args_fn": (
+        "2.60.0, deprecated",
+        "when Ray Data takes max_retries and max_restarts as arguments of their own",
+    ),
+    "ray.train.torch:TorchTrainer._create_default_callbacks": (
+        "2.60.0",
+        "when a group ends at once on a Ray without a dashboard",
+    ),
+    "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback": ("2.60.0", "with it"),
+    "ray.tune.experiment:Trial.get_pickled_error": (
+        "2.60.0",
+        "when ResultGrid.errors opens no pickle",
+    ),
+    "ray.tune.constants:'TUNE_MAX_PENDING_TRIALS_PG'": ("2.60.0", "when TuneConfig says how many trials may wait"),
+    "ray.tune.constants:'TUNE_DISABLE_SIGINT_HANDLER'": ("2.60.0", "when TuneConfig says who gets Ctrl-C"),
+    "ray.serve.context:_get_global_client": (
+        "2.60.0",
+        "when ray.serve says in public where its proxies listen",
+    ),
+    "ray._private.ray_constants:'RAY_worker_niceness'": (
+        "2.60.0",
+        "when workers of equal niceness are spread over the cores (docs/log.md)",
+    ),
+    "ray._private.runtime_env.constants:'RAY_JOB_CONFIG_JSON_ENV_VAR'": (
+        "2.60.0; read by eav_ray.config.paths, which may not import this module",
+        "when Ray says in public whether a process is a submitted job's entrypoint",
+    ),
+    "ray.autoscaler._private.monitor:'--autoscaling-config'": (
+        "2.60.0",
+        "when a driver can ask Ray for the limits of its autoscaler",
+    ),
+}
+# A flag of Ray's C++ core, RAY_<name>, which no Python module holds: it may go when a task that runs out of memory is
+# not retried for ever by default.
+CORE_FLAGS = ("task_oom_retries",)
+
+NO_DASHBOARD_VARIABLE = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of the job's own that has none
+AUTOSCALING_CONFIG_OPTION = "--autoscaling-config="
+CONNECTION_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0"}
+LOCAL_RAY_VARIABLES = {
+    # Ray gives its workers a low priority, by which Linux spreads them badly: two on one core, the other idle
+    # (docs/log.md). This Ray is the job's own, so nobody gains by it.
+    "RAY_worker_niceness": "0",
+    # Ray's default is for ever, and a file that fills the memory would hold a job up.
+    "RAY_task_oom_retries": "1",
+}
+
+
+def ray_environment(*, is_local: bool, dashboard: bool) -> AbstractContextManager[None]:
+    """What Ray reads of the environment when it is joined or started; what the user has set stays.
+
+    Args:
+        is_local: A Ray of the job's own is started.
+    """
+    variables = CONNECTION_VARIABLES | (LOCAL_RAY_VARIABLES if is_local else {})
+    variables |= {NO_DASHBOARD_VARIABLE: "1"} if is_local and not dashboard else {}
+    return environment_variables(variables, keep_existing=True)
+
+
+def count_local_gpus() -> int:
+    """Count as many as a local Ray will find: by Ray's own count, which neither starts Ray nor loads torch."""
+    manager = get_accelerator_manager_for_resource("GPU")
+    if manager is None:
+        return 0
+    found, visible = manager.get_current_node_num_accelerators(), manager.get_current_process_visible_accelerator_ids()
+    return found if visible is None else min(found, len(visible))
+
+
+def find_autoscaler_config(gcs_address: str) -> str | None:
+    """Find the file that a cluster's autoscaler was started with, among the processes of this machine.
+
+    Returns:
+        Its path; empty: the cluster has no autoscaler; None: its autoscaler is not here.
+    """
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if any(word.endswith("/monitor.py") for word in words) and f"--gcs-address={gcs_address}" in words:
+            options = [word for word in words if word.startswith(AUTOSCALING_CONFIG_OPTION)]
+            return options[0].removeprefix(AUTOSCALING_CONFIG_OPTION) if options else ""
+    return None
 
 
 def configure_ray_data() -> None:
-    """At once and quietly: the jobs draw one line a stage of their own, and tell errors in one line.
+    """Let Ray Data start at once and quietly: the jobs draw one line a stage of their own, and tell errors in one line.
 
     Ray's log file has the tracebacks.
     """
@@ -30,10 +131,10 @@ def configure_ray_data() -> None:
 
 
 def shorten_ray_data_startup() -> None:
-    """All cores from the first moment on, instead of one core for the first second.
+    """Use all cores from the first moment on, instead of one core for the first second.
 
     Ray Data 2.60 refreshes its limits once a second, and takes them for the first time before its coordinator has
-    answered, when they are zero (docs/log.md). The name is Ray's own: a Ray that has it no more starts as it does.
+    answered, when they are zero (docs/log.md). A Ray that has the name no more starts as it does.
     """
     with contextlib.suppress(ImportError):
         from ray.data._internal.execution.resource_manager import ResourceManager
@@ -41,21 +142,66 @@ def shorten_ray_data_startup() -> None:
         ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = 0.1  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class FastShutdownTorchTrainer(TorchTrainer):
-    """Ray Train's, which on a Ray without a dashboard ends at once.
+def map_with_retries(
+    method: Callable[..., ray.data.Dataset], work: Any, retries: int = 1, **options: Any
+) -> ray.data.Dataset:
+    """Map a dataset by tasks that are tried again a few times only.
+
+    Ray Data's default is for ever, and a file that ends the process which reads it would hold the job up for ever. Ray
+    2.60 deprecates the argument that says so, and has no other yet.
+    """
+
+    def make_remote_args() -> dict[str, Any]:
+        actor = "compute" in options
+        return {"max_restarts": retries, "max_task_retries": retries} if actor else {"max_retries": retries}
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*ray_remote_args_fn")
+        return method(work, ray_remote_args_fn=make_remote_args, **options)
+
+
+def get_torch_trainer_class() -> "type[TorchTrainer]":
+    """Return Ray Train's trainer; on a Ray without a dashboard, one that ends at once.
 
     Ray Train 2.60 starts an actor that frees the workers' resources should their controller die. It asks the dashboard
     whether that lives, and where there is none, each group waits twelve seconds in the end for it to stop asking
     (docs/log.md). Such a Ray is the job's own, and ends with it.
     """
+    from ray.train.torch import TorchTrainer
 
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()  # pyright: ignore[reportAttributeAccessIssue]
-        if not cluster.is_without_dashboard():
-            return callbacks
-        return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+    if NO_DASHBOARD_VARIABLE not in os.environ:
+        return TorchTrainer
+
+    class FastShutdownTorchTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()  # pyright: ignore[reportAttributeAccessIssue]
+            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+
+    return FastShutdownTorchTrainer
 
 
-def skip_pickled_errors() -> None:
-    """Tune opens the pickled error of a failed trial, which lies in the results store; its text lies beside it."""
-    Trial.get_pickled_error = lambda self: None
+@contextmanager
+def tune_settings(max_pending_trials: int) -> Iterator[None]:
+    """Let Tune show its waiting trials to the autoscaler, leave Ctrl-C to us, and open no pickle.
+
+    By default it shows one trial at a time, and a cluster would grow by one. It would take Ctrl-C as the end of the
+    search, and what is half searched would be refitted as the best. The pickled error of a failed trial lies in the
+    results store, where its text lies beside it.
+    """
+    from ray.tune.experiment import Trial
+
+    variables = {"TUNE_MAX_PENDING_TRIALS_PG": str(max_pending_trials), "TUNE_DISABLE_SIGINT_HANDLER": "1"}
+    read_pickled_error, Trial.get_pickled_error = Trial.get_pickled_error, lambda self: None
+    try:
+        with environment_variables(variables):
+            yield
+    finally:
+        Trial.get_pickled_error = read_pickled_error
+
+
+def get_serve_address() -> tuple[str, int] | None:
+    """Return (host, port) where the running Ray Serve listens, which another job may have said; None where it has none."""
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client()
+    return None if client is None else (str(client.http_config.host or ""), client.http_config.port)

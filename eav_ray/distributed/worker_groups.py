@@ -18,15 +18,14 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, get_device
-from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.distributed import cluster
-from eav_ray.distributed.ray_workarounds import FastShutdownTorchTrainer
+from eav_ray.distributed.ray_workarounds import get_torch_trainer_class
 from eav_ray.distributed.run_queue import END, MAX_ATTEMPTS, WAIT, QueueState, RunQueue
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.storage import Store
@@ -238,7 +237,7 @@ def _run_group(
     resources: dict[str, float] = {"CPU": runtime.cpus_per_worker}
     if runtime.gpus_per_worker:
         resources["GPU"] = runtime.gpus_per_worker
-    trainer = FastShutdownTorchTrainer(
+    trainer = get_torch_trainer_class()(
         _run_worker,
         train_loop_config={
             "experiment": experiment,

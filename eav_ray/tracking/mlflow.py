@@ -1,17 +1,19 @@
 """Trainings as runs of MLflow, logged to a server or database (`store.mlflow`). Optional: the extra `mlflow`."""
 
+import contextlib
 import json
-import os
 import queue
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 from eav_ray.config import Experiment, to_dict
+from eav_ray.config.environment import environment_variables
 from eav_ray.config.extras import require_extra
 from eav_ray.training.run_spec import Progress, Run
 
@@ -20,7 +22,7 @@ MAX_PENDING = 20_000  # entries that wait for a server that is away; about half 
 RETRY_INTERVAL_S = 60.0  # from one failure to the next attempt
 CLOSE_TIMEOUT_S = 30.0  # that the end of a job waits for what is not yet logged
 MAX_METRICS_PER_REQUEST, MAX_PARAMS_PER_REQUEST = 1000, 100  # of one request, by MLflow's own limits
-CLIENT_ENVIRONMENT = {
+CLIENT_VARIABLES = {
     # MLflow's defaults ask an unreachable server for four minutes. Here what was not logged is logged at the next
     # attempt.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -37,13 +39,21 @@ def require_mlflow() -> None:
 
 
 def make_mlflow_client(uri: str) -> Any:
-    """MLflow's client. All of MLflow is imported here, after its telemetry is turned off."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    for name, value in CLIENT_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+    """Make MLflow's client. All of MLflow is imported here, after its telemetry is turned off."""
+    with mlflow_environment():
+        from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+        return MlflowClient(tracking_uri=uri)
+
+
+@contextlib.contextmanager
+def mlflow_environment() -> Iterator[None]:
+    """Set what MLflow's client reads with every request: no telemetry, and, unless the user says otherwise, no patience."""
+    with (
+        environment_variables({"MLFLOW_DISABLE_TELEMETRY": "true"}),
+        environment_variables(CLIENT_VARIABLES, keep_existing=True),
+    ):
+        yield
 
 
 class MLflowTracker:
@@ -66,6 +76,8 @@ class MLflowTracker:
         self._run_ids: dict[str, str] = {}  # key -> id of the MLflow run
         self._completed: dict[str, bool] = {}  # key -> whether its last epoch was logged
         self._retry_at, self._has_warned = 0.0, False
+        self._environment = contextlib.ExitStack()
+        self._environment.enter_context(mlflow_environment())
         self._thread = threading.Thread(target=self._run_sender, daemon=True)
         self._thread.start()
 
@@ -81,6 +93,7 @@ class MLflowTracker:
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
             self._warn_once("no answer")
+        self._environment.close()
 
     def _run_sender(self) -> None:
         pending: deque[Progress] = deque(maxlen=MAX_PENDING)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from eav_ray.config import Precision
 from eav_ray.errors import ConfigError
+from eav_ray.training.torch_workarounds import get_good_steps, set_scale
 
 AUTOCAST_DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 INITIAL_LOSS_SCALE = 2.0**16  # of the loss in float16, as PyTorch and DeepSpeed begin
@@ -38,13 +39,10 @@ class LossScale:
 
     def record_step(self, overflow: bool) -> None:
         """A step is over that the scaler did not see."""
-        state = self.scaler.state_dict()
-        good_steps = 0 if overflow else state["_growth_tracker"] + 1
-        grown = good_steps == state["growth_interval"]
-        factor = state["backoff_factor"] if overflow else state["growth_factor"] if grown else 1.0
-        self.scaler.load_state_dict(
-            state | {"scale": factor * self.value, "_growth_tracker": 0 if grown else good_steps}
-        )
+        good_steps = 0 if overflow else get_good_steps(self.scaler) + 1
+        grown = good_steps == self.scaler.get_growth_interval()
+        factor = self.scaler.get_backoff_factor() if overflow else self.scaler.get_growth_factor() if grown else 1.0
+        set_scale(self.scaler, factor * self.value, 0 if grown else good_steps)
 
     def check(self) -> None:
         """Raises ConfigError, on every rank, where no scale is small enough."""
@@ -57,8 +55,7 @@ class LossScale:
         """`scale`, and `scale_good_steps` since it last changed; nothing where there is no scale."""
         if not self.scaler.is_enabled():
             return {}
-        state = self.scaler.state_dict()
-        return {"scale": torch.tensor(state["scale"]), "scale_good_steps": torch.tensor(state["_growth_tracker"])}
+        return {"scale": torch.tensor(self.value), "scale_good_steps": torch.tensor(get_good_steps(self.scaler))}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """
@@ -66,5 +63,4 @@ class LossScale:
             state: What `state` returned, among others.
         """
         if self.scaler.is_enabled():
-            scaler_state = {"scale": state["scale"].item(), "_growth_tracker": int(state["scale_good_steps"])}
-            self.scaler.load_state_dict(self.scaler.state_dict() | scaler_state)
+            set_scale(self.scaler, state["scale"].item(), int(state["scale_good_steps"]))

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap  # pyright: ignore[reportPrivateImportUsage]
-from torch.optim.adamw import adamw
 
 from eav_ray.config import OptimConfig
 from eav_ray.models.classifier import ClassifierOutput, FusionClassifier
@@ -16,6 +15,7 @@ from eav_ray.models.fusion.base import Fusion
 from eav_ray.models.fusion.shared_attention import SharedAttentionFusion
 from eav_ray.training.dataloader import Batch
 from eav_ray.training.losses import cast_output_to_float32, compute_loss_sum, compute_modality_weight_loss
+from eav_ray.training.torch_workarounds import adamw
 from eav_ray.tuning.function_modes import BatchedFusionMode, DropoutRecorder
 
 # Rows of every shared attention of a stack with as many heads or fewer, so that heads of all counts are one structure,

@@ -16,7 +16,7 @@ from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError
 from eav_ray.pipelines.preparation import prepare_experiment
 from eav_ray.tracking import mlflow
-from eav_ray.tracking.mlflow import RUN_KEY_TAG, MLflowTracker, flatten_config, make_mlflow_client
+from eav_ray.tracking.mlflow import RUN_KEY_TAG, MLflowTracker, flatten_config, make_mlflow_client, mlflow_environment
 from eav_ray.training.run_spec import Progress, Run
 from tests.helpers.paths import DEMO
 
@@ -202,8 +202,8 @@ def test_telemetry_is_off(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.telemetry import utils
 
     monkeypatch.setattr(utils, "_IS_IN_CI_ENV_OR_TESTING", False)  # where it is off anyway
-    assert utils.is_telemetry_disabled()
-    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
+    with mlflow_environment():
+        assert utils.is_telemetry_disabled()
     assert not utils.is_telemetry_disabled()
 
 

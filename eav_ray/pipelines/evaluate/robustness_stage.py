@@ -27,7 +27,7 @@ from eav_ray.data.recordings import DatasetReader, Recording
 from eav_ray.data.shards.schema import compute_window_shapes
 from eav_ray.data.shards.tables import encode_window
 from eav_ray.distributed import cluster
-from eav_ray.distributed.ray_data import map_with_retries
+from eav_ray.distributed.ray_workarounds import map_with_retries
 from eav_ray.errors import DataError
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.inference.predict import RECORDINGS_PER_TASK, PredictionActor, map_on_actors

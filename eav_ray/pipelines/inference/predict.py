@@ -16,7 +16,8 @@ from eav_ray.config import Experiment, Modality, RuntimeConfig
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
 from eav_ray.data.shards.location import open_index
-from eav_ray.distributed import cluster, ray_data, ray_workarounds
+from eav_ray.distributed import cluster
+from eav_ray.distributed.ray_workarounds import configure_ray_data, map_with_retries
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.compatibility import check_channels, check_preprocessing
 from eav_ray.evaluation.predictor import Predictor
@@ -74,7 +75,7 @@ def predict_recordings(experiment: Experiment, path: str, on_predictions: Predic
         cut_windows = partial(
             cut_raw_windows, units=units, preprocessing=preprocessing, modalities=modalities, shapes=checkpoint.shapes
         )
-        rows = ray_data.map_with_retries(
+        rows = map_with_retries(
             eeg_stage.prepare_eeg_units(experiment.data, preprocessing, units).flat_map, cut_windows, num_cpus=1
         )
         return failed + _deliver_predictions(
@@ -113,7 +114,7 @@ def predict_shards(experiment: Experiment, path: str, on_predictions: Prediction
             channels=checkpoint.shapes.eeg_channels,
         )
         numbers = ray.data.from_items([{"shard": i} for i in range(len(files))], override_num_blocks=len(files))
-        rows = ray_data.map_with_retries(numbers.flat_map, read_windows, num_cpus=1)
+        rows = map_with_retries(numbers.flat_map, read_windows, num_cpus=1)
         return _deliver_predictions(
             map_on_actors(rows, PredictionActor, f"{store}/{prefix}", experiment.runtime),
             index.classes,
@@ -138,7 +139,7 @@ def _require_known_modalities(experiment: Experiment, checkpoint: ckpt.Checkpoin
 @contextmanager
 def _preserve_row_order() -> Iterator[None]:
     """Ray Data, quietly, and giving out rows in the order in which they went in: tables are written as they come."""
-    ray_workarounds.configure_ray_data()
+    configure_ray_data()
     options = ray.data.DataContext.get_current().execution_options
     earlier, options.preserve_order = options.preserve_order, True
     try:
@@ -157,7 +158,7 @@ def map_on_actors(
         max_actors: How many actors there may be.
     """
     # Predicting is short: an actor that died is an error, and the same command starts anew.
-    return ray_data.map_with_retries(
+    return map_with_retries(
         rows.map_batches,
         actor,
         retries=0,

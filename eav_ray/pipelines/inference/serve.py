@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from eav_ray.config import RuntimeConfig
 from eav_ray.config.paths import retarget_experiment
 from eav_ray.distributed import cluster
+from eav_ray.distributed.ray_workarounds import get_serve_address
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.predictor import Predictor
 from eav_ray.pipelines.inference.auth import hash_token, read_token, require_token
@@ -110,14 +111,10 @@ def _start_serve(host: str, port: int, token: str, route: str) -> str:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     options = HTTPOptions(host=host, port=port)
     serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=LOGGING_CONFIG)
-    # Ray's own name: where it listens, which another job may have said.
-    from ray.serve.context import _get_global_client
-
-    client = _get_global_client()
-    actual = client.http_config if client is not None else options
-    if actual.host and actual.host != host:
-        require_token(actual.host, token)
-    return f"http://{actual.host}:{actual.port}{'' if route == '/' else route}"
+    actual_host, actual_port = get_serve_address() or (host, port)
+    if actual_host and actual_host != host:
+        require_token(actual_host, token)
+    return f"http://{actual_host}:{actual_port}{'' if route == '/' else route}"
 
 
 def _deploy(path: str, token_digest: str, runtime: RuntimeConfig, name: str, route: str, replicas: int) -> None:

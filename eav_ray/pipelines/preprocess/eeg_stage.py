@@ -18,7 +18,7 @@ from eav_ray.config import DataConfig, Preprocessing
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.recordings import Recording
-from eav_ray.distributed.ray_data import map_with_retries
+from eav_ray.distributed.ray_workarounds import map_with_retries
 from eav_ray.errors import DataError
 
 RecordingUnit = tuple[Recording, ...]  # recordings of one person that a later stage takes together

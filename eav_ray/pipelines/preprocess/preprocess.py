@@ -24,7 +24,8 @@ from eav_ray.data.shards.location import open_shard_store
 from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import encode_window
 from eav_ray.data.shards.writer import ShardWriter
-from eav_ray.distributed import cluster, ray_data, ray_workarounds
+from eav_ray.distributed import cluster
+from eav_ray.distributed.ray_workarounds import configure_ray_data, map_with_retries
 from eav_ray.errors import DataError
 from eav_ray.pipelines.preprocess import eeg_stage
 from eav_ray.storage import Store, list_package_versions
@@ -153,7 +154,7 @@ def make_chunks(
     Args:
         all_recordings: All recordings of the subjects, finished ones included.
     """
-    ray_workarounds.configure_ray_data()
+    configure_ray_data()
     with open_progress_bar("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:
         finished: set[str] = set()
         try:
@@ -197,7 +198,7 @@ def _write_chunks(
         root=store.root,
         n_chans=n_chans,
     )
-    for row in ray_data.map_with_retries(rows.map, write_one, num_cpus=1).iter_rows():
+    for row in map_with_retries(rows.map, write_one, num_cpus=1).iter_rows():
         chunk = todo[row["unit"]]
         finished.add(chunk.name)
         bar.set_done(bar.done + len(chunk.recordings))

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import math
-import os
 import signal
 import threading
 import time
@@ -22,7 +21,7 @@ from eav_ray.data.shards.index import ShardIndex
 from eav_ray.distributed import cluster
 from eav_ray.distributed.capacity import count_concurrent_groups, count_concurrent_workers, read_cluster_capacity
 from eav_ray.distributed.ray_errors import explain_error
-from eav_ray.distributed.ray_workarounds import skip_pickled_errors
+from eav_ray.distributed.ray_workarounds import tune_settings
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.search.candidate_searcher import CandidateSearcher, WaitNotifier
@@ -66,8 +65,6 @@ def run_candidates(
             "knows nothing: they were searched with another store.results; use that one, or another search.storage"
         )
     max_concurrent_trials = min(count_concurrent_trials(e), left)
-    # What a cluster is to grow for must wait in its sight; by default Tune shows it one trial at a time.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max_concurrent_trials)
     write_rows, copy_journal = (
         partial(write_candidates_table, results, folder),
         partial(upload_journal, study, results, folder),
@@ -168,15 +165,13 @@ def _run_tuner(
             callbacks=callbacks,
         ),
     )
-    # Tune would take Ctrl-C as the end of the search, and what is half searched would be refitted as the best.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    skip_pickled_errors()
-    with contextlib.redirect_stdout(io.StringIO()):  # Tune prints where its scratch is, over the progress line
+    # Tune prints where its scratch is, over the progress line.
+    with tune_settings(max_concurrent_trials), contextlib.redirect_stdout(io.StringIO()):
         try:
             result_grid = tuner.fit()
         except TuneError as error:  # of ours, in what Tune calls: a store that does not answer
             raise DataError(f"the search ended: {explain_error(error)[0]}; the same command continues") from None
-    return [str(error).strip().splitlines()[-1] for error in result_grid.errors]
+        return [str(error).strip().splitlines()[-1] for error in result_grid.errors]
 
 
 def _make_wait_notifier(e: Experiment, bar: ProgressBar) -> WaitNotifier:

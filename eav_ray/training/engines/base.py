@@ -1,4 +1,4 @@
-"""Two engines behind one interface: plain PyTorch, and DeepSpeed with ZeRO. The only file that imports deepspeed.
+"""Hold two engines behind one interface: plain PyTorch, and DeepSpeed with ZeRO.
 
 Optimizer state leaves and enters an engine by parameter name, so it has no world size. DeepSpeed's own
 `load_checkpoint` unpickles what it reads and is tied to the world size; it is not used.
@@ -73,14 +73,8 @@ def wrap_in_ddp(module: nn.Module) -> DistributedDataParallel:
     modalities leave gradients at zero, since every encoder runs in every step.
     """
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-    # `settle` makes what batch norms have counted equal.
+    # `sync_buffers` makes what batch norms have counted equal.
     return DistributedDataParallel(module, find_unused_parameters=True, forward_sync_buffers=False)
-
-
-def release_ddp(replica: DistributedDataParallel | None) -> None:
-    """Of the process group, and of the module's gradients: what is left of it may live until the process ends."""
-    if replica is not None:
-        replica.reducer = replica.logger = None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class BaseEngine:

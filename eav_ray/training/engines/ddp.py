@@ -12,10 +12,10 @@ from eav_ray.training.engines.base import (
     ADAM_MOMENTS,
     BaseEngine,
     build_parameter_groups,
-    release_ddp,
     wrap_in_ddp,
 )
 from eav_ray.training.precision import autocast
+from eav_ray.training.torch_workarounds import release_ddp
 
 
 class TorchEngine(BaseEngine):

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from eav_ray.config import OptimConfig, RuntimeConfig
 from eav_ray.training.engines.base import Engine
 from eav_ray.training.engines.ddp import TorchEngine
-from eav_ray.training.engines.zero import DeepSpeedEngine
 
 
 def make_engine(
@@ -21,8 +20,11 @@ def make_engine(
 
     Args:
         module: Already holds the weights to start from. It has those of the engine once that is closed.
-        resume: Moments of a checkpoint, as `Engine.moments` returned them.
+        resume: Optimizer state of a checkpoint, as `Engine.optimizer_state` returned it.
     """
     module.to(device)
-    make = DeepSpeedEngine if runtime.engine == "deepspeed" else TorchEngine
-    return make(module, optim, runtime, device, resume)
+    if runtime.engine == "deepspeed":
+        from eav_ray.training.engines.zero import DeepSpeedEngine
+
+        return DeepSpeedEngine(module, optim, runtime, device, resume)
+    return TorchEngine(module, optim, runtime, device, resume)

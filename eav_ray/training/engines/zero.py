@@ -1,25 +1,27 @@
-"""Train with DeepSpeed and ZeRO. The only module that imports deepspeed."""
+"""Train with DeepSpeed and ZeRO. It and its workarounds alone import deepspeed, which takes seconds."""
 
 import contextlib
 import copy
-import logging
-import os
 from typing import Any
 
+import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from torch import Tensor, nn
 
 from eav_ray.config import OptimConfig, RuntimeConfig
+from eav_ray.config.environment import environment_variables
 from eav_ray.training.dataloader import Batch
+from eav_ray.training.engines import deepspeed_workarounds as workarounds
 from eav_ray.training.engines.base import (
     ADAM_MOMENTS,
     BaseEngine,
     build_parameter_groups,
-    release_ddp,
     wrap_in_ddp,
 )
 from eav_ray.training.precision import AUTOCAST_DTYPES
+from eav_ray.training.torch_workarounds import release_ddp
 
 PERSISTENCE_THRESHOLD = 100_000  # elements; ZeRO 3 leaves smaller parameters whole on every rank (DeepSpeed's default)
 
@@ -35,16 +37,10 @@ class DeepSpeedEngine(BaseEngine):
         device: torch.device,
         resume: dict[str, Tensor] | None,
     ) -> None:
-        import deepspeed
-        from deepspeed.ops import __compatible_ops__
-        from deepspeed.utils import logger
-
-        logger.setLevel(logging.ERROR)  # it logs a page for every engine, and a queue makes hundreds
-
-        if device.type == "cpu":
-            # Its CPU collectives are compiled at first use, and a machine without a compiler dies there. Gloo does it.
-            __compatible_ops__["deepspeed_shm_comm"] = False
-        _init_single_process_group(device)
+        self._cleanup = contextlib.ExitStack()
+        self._cleanup.enter_context(environment_variables(workarounds.SINGLE_PROCESS_VARIABLES, keep_existing=True))
+        workarounds.configure_deepspeed(device)
+        workarounds.init_process_group(device)
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         # Stage 3 takes a module's parameters apart for good.
         self._original_module, self._stage = module, runtime.zero_stage
@@ -71,22 +67,13 @@ class DeepSpeedEngine(BaseEngine):
             },
             "steps_per_print": 10**9,
         }
-        # DeepSpeed exchanges the gradients of stage 0 after the backward pass, and once more to clip them; torch does
-        # it within (docs/results/train.md).
         self.replica = wrap_in_ddp(module) if self.world_size > 1 and not self._stage else None
         self.engine, optimizer, *_ = deepspeed.initialize(
             model=self.replica or module, optimizer=client, config=config, dist_init_required=False
         )
         self._optimizer: Any = optimizer  # the stage's wrapper around the client optimizer
-        if not self._stage:
-            self.engine.enable_backward_allreduce = False
-        # DeepSpeed 0.19 has scalers of its own. In stages 1 to 3 one clips gradients before it divides them, changes
-        # between two parameter groups of a step, never halves, and comes along in each later engine of a process that
-        # once had one in float16. What does work there is `override_loss_scale`.
-        if self._stage:
-            self._optimizer.torch_autocast_gradscaler = None
-        elif self.precision == "fp16":
-            self.engine.torch_autocast_z0_gradscaler = self.loss_scale.scaler
+        scaler = self.loss_scale.scaler if self.precision == "fp16" else None
+        workarounds.replace_scalers(self.engine, optimizer, self._stage, scaler)
         if restored_state := resume or initial_state:
             self._restore(restored_state)
 
@@ -127,14 +114,10 @@ class DeepSpeedEngine(BaseEngine):
         """In which the module's parameters have their values on every rank, for reading."""
         if self._stage < 3:
             return contextlib.nullcontext()
-        import deepspeed
-
         return deepspeed.zero.GatheredParameters(list(self.module.parameters()))
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        self._link_optimizer_states()
+        workarounds.link_optimizer_states(self._optimizer)
         collected: dict[str, Tensor] = {}
         for name, parameter in self.list_trained_parameters():
             for m in ADAM_MOMENTS:
@@ -146,18 +129,7 @@ class DeepSpeedEngine(BaseEngine):
         collected["step"] = torch.as_tensor(steps[0]).float().cpu().clone()
         return collected | self.loss_scale.state_dict()
 
-    def _link_optimizer_states(self) -> None:
-        """Make the optimizer state of all parameter groups reachable by parameter.
-
-        DeepSpeed 0.19 links it once, after the first group's first step, when the other groups have none yet.
-        """
-        if hasattr(self._optimizer, "_lazy_init_hp_params_optimizer_state"):
-            self._optimizer._hp_optimizer_states_linked = False
-            self._optimizer._lazy_init_hp_params_optimizer_state()
-
     def _restore(self, resume: dict[str, Tensor]) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
-
         # The state exists only after a step: take one at learning rate 0, which changes no weight, then replace it.
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0
@@ -169,14 +141,14 @@ class DeepSpeedEngine(BaseEngine):
         # it meets these split; first after a checkpoint, when the order of reading stands, it would end with an error.
         with self._gather_parameters():
             pass
-        self._link_optimizer_states()
+        workarounds.link_optimizer_states(self._optimizer)
         for name, parameter in self.list_trained_parameters():
             for m in ADAM_MOMENTS:
                 value = resume[f"{name}.{m}"].to(self.device)
                 if parameter in self._client_optimizer.state:
                     self._client_optimizer.state[parameter][m].copy_(value)
                 elif self._stage == 3:
-                    self._restore_optimizer_state_shard(parameter, m, value)
+                    workarounds.restore_optimizer_state_shard(parameter, m, value, self.rank)
                 else:
                     safe_set_full_optimizer_state(parameter, value, m)
         for state in self._client_optimizer.state.values():
@@ -184,35 +156,11 @@ class DeepSpeedEngine(BaseEngine):
                 state["step"] = torch.as_tensor(resume["step"]).clone()
         self.loss_scale.load_state_dict(resume)
 
-    def _restore_optimizer_state_shard(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
-        """This rank's part of a parameter that ZeRO 3 has split; the last part is filled up with zeros.
-
-        DeepSpeed 0.19's setter of whole values fails where the world size does not divide the parameter's size.
-        """
-        from deepspeed.utils import safe_get_local_optimizer_state, safe_set_local_optimizer_state
-
-        size = safe_get_local_optimizer_state(parameter, moment).numel()
-        own_shard = torch.zeros(size, device=value.device)
-        own_values = value.flatten()[self.rank * size : (self.rank + 1) * size]
-        own_shard[: len(own_values)] = own_values
-        safe_set_local_optimizer_state(parameter, own_shard, moment)
-
     def close(self) -> None:
         if self._stage == 3:
             self._original_module.load_state_dict(self.gather_weights())
         self.engine.destroy()
         release_ddp(self.replica)
         if self._stage == 3:
-            from deepspeed.runtime.zero import parameter_offload
-
-            # DeepSpeed 0.19 puts the module of each engine on this stack for good, and with it all that hangs on it.
-            stack = parameter_offload.FWD_MODULE_STACK
-            stack[:] = [module for module in stack if module is not self.module]
-
-
-def _init_single_process_group(device: torch.device) -> None:
-    """DeepSpeed needs a process group even for one process; a store in memory needs no port and leaves no file."""
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it, whoever started the process
-    if not dist.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
+            workarounds.release_module(self.module)
+        self._cleanup.close()
