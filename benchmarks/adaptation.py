@@ -45,15 +45,12 @@ def main() -> int:
             if k
         }
         announce_workload(e, list(runs.values()), data)
-        train_recordings = tuple(sorted({i for run in runs.values() for i in run.split.train}))
-        prefixes = train_all_runs(e, list(runs.values()), data.shards, data.index, train_recordings, title="adapt")
+        prefixes = train_all_runs(e, list(runs.values()), data, title="adapt")
         for subject, path in checkpoint_by_subject.items():
             scored = {i.split("/")[1] for i in runs[subject, RECORDING_COUNTS[-1]].split.test}
             for k in RECORDING_COUNTS:
                 checkpoint_path = path if not k else f"{Store(e.store.results)}/{prefixes[runs[subject, k].key]}"
-                table = average_per_recording(
-                    predict_test_split(e, checkpoint_path, data.shards, data.index, data.windows.ids)
-                )
+                table = average_per_recording(predict_test_split(e, checkpoint_path, data))
                 table = table[(table["subject"] == subject) & table["recording"].isin(scored)]
                 correct = predict_classes(table, "fusion") == table["label"].to_numpy()
                 parts.append({"subject": subject, "recordings": k, "accuracy": correct.mean(), "scored": len(correct)})

@@ -38,7 +38,7 @@ from eav_ray.data.recordings import Recording
 from eav_ray.data.shards.location import open_shard_store
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 from eav_ray.distributed import cluster
-from eav_ray.pipelines.preprocess.preprocess import make_chunks, plan_chunks
+from eav_ray.pipelines.preprocess.preprocess import ChunkMaker, plan_chunks
 
 RUNS = 5
 N_SUBJECTS = 4  # of the whole job
@@ -115,7 +115,8 @@ def time_ray_data(experiment: Experiment, shards: Path, cpus: float | None = Non
     options = ray.data.DataContext.get_current().execution_options
     options.resource_limits = ray.data.ExecutionResources.for_limits(cpu=cpus)
     began = time.perf_counter()
-    make_chunks(e, plan_chunks(e, listing), open_shard_store(e), 0)
+    for _ in ChunkMaker(e.data, e.preprocessing, open_shard_store(e), 0).make(plan_chunks(e, listing)):
+        pass
     return time.perf_counter() - began
 
 

@@ -93,9 +93,7 @@ def _run_candidate(config: dict[str, Any]) -> None:
     data: Dataset = config["data"]
     e = override(config["experiment"], config["changes"])
     search_plan: search_plan_module.SearchPlan = config["planned"]
-    context = open_worker_context(
-        e, data.shards, data.index, torch.device("cpu"), allowed_recordings=search_plan.inner_cv.embedded_recordings
-    )
+    context = open_worker_context(e, data, torch.device("cpu"), search_plan.inner_cv.embedded_recordings)
     for split in search_plan.inner_cv.splits:
         train_and_score_split(
             plan_fusion_run(e, split, search_plan.inner_cv.data_digest, search_plan.inner_cv.embedded_recordings),
@@ -122,12 +120,11 @@ def time_run_each(
     folder: Path, e: Experiment, search_plan: search_plan_module.SearchPlan, data: Dataset, sample: int
 ) -> float:
     """Seconds a candidate, of some, as many side by side as there are cores; Ray runs already."""
-    light = replace(data, windows=None)  # workers open their own
     with cluster.connect_to_ray(e.runtime):
         began = time.perf_counter()
         tasks = [
             _run_candidates.remote(
-                e, search_plan, light, [{"fusion.heads": HEADS[k % 4]} for k in range(sample)], str(folder / "ray")
+                e, search_plan, data, [{"fusion.heads": HEADS[k % 4]} for k in range(sample)], str(folder / "ray")
             )
             for _ in range(CORES)
         ]
@@ -143,7 +140,7 @@ def run_part_a(folder: Path) -> tuple[list[str], list[Goal]]:
     preprocess(e)
     data = open_dataset(e)
     subprocess.run(make_tune_command(folder, 1), check=True, capture_output=True)  # the encoders
-    search_plan = search_plan_module.plan_search(override(e, {"search.candidates": CANDIDATES}), data.windows)
+    search_plan = search_plan_module.plan_search(override(e, {"search.candidates": CANDIDATES}), data)
     windows = median(len(data.windows.find_rows(split.train)) for split in search_plan.inner_cv.splits)
     one_by_one_s = [time_run_each(folder, e, search_plan, data, 3) for _ in range(2)]
     search_s = time_search(folder, search_plan)

@@ -247,11 +247,7 @@ def main() -> int:
             fold_experiment = override(e, {"split.index": fold})
             path = train(fold_experiment)
             data = open_dataset(fold_experiment)
-            tables.append(
-                average_per_recording(
-                    predict_test_split(fold_experiment, path, data.shards, data.index, data.windows.ids)
-                )
-            )
+            tables.append(average_per_recording(predict_test_split(fold_experiment, path, data)))
             warnings += [
                 f"fold {fold}: {line}" for line in format_collapse_warnings(load_finished_checkpoint(path).metrics)
             ]

@@ -30,8 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.common import Goal, finish_benchmark, format_spread, parse_arguments
 from eav_ray.config import Experiment, load_experiment, override
-from eav_ray.data.shards.location import open_index
-from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.data.shards.dataset import open_dataset
 from eav_ray.data.splits import Split, list_labeled_recordings
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 from eav_ray.distributed import cluster
@@ -58,8 +57,7 @@ def make_experiment(folder: Path, workers: int) -> Experiment:
 
 
 def make_run(e: Experiment) -> Run:
-    shards, index = open_index(e)
-    windows = WindowCache(shards, index, cache=e.store.cache, cache_gb=e.store.cache_gb)
+    windows = open_dataset(e).windows
     return Run("joint", e, Split("within", tuple(sorted(set(windows.ids["id"]))), (), ()), "benchmark")
 
 
@@ -74,12 +72,11 @@ def train_plainly(rank: int, e: Experiment, workers: int, out: str, port: int) -
             world_size=workers,
             timeout=timedelta(seconds=120),
         )
-    shards, index = open_index(e)
-    windows = WindowCache(shards, index, cache=e.store.cache, cache_gb=e.store.cache_gb)
+    windows = open_dataset(e).windows
     items = list_labeled_recordings(windows.ids, e.data, e.seed)
     labels = WindowLabels.from_windows(windows, {i.id: i.label for i in items})
     torch.manual_seed(e.seed)
-    module = Classifier(e, DataShapes(index.eeg_channels, len(index.classes)))
+    module = Classifier(e, DataShapes(windows.index.eeg_channels, len(windows.index.classes)))
     rows = windows.find_rows(tuple(sorted(set(windows.ids["id"]))))
     dropout = e.fusion.modality_dropout
     loader = BatchLoader(
@@ -154,10 +151,10 @@ def train_by_program(e: Experiment, runs: list[Run], background_cpu: BackgroundC
         if background_cpu:
             background_cpu.record_sample(progress)
 
-    shards, index = open_index(e)
+    data = open_dataset(e)
     for run in runs:
         shutil.rmtree(Path(e.store.results) / "runs" / run.key, ignore_errors=True)
-    train_runs(e, runs, shards, index, runs[0].split.train, title="train", on_progress=collect_progress)
+    train_runs(e, runs, data, title="train", on_progress=collect_progress)
     return progress_reports
 
 

@@ -10,8 +10,9 @@ import importlib.metadata
 import io
 import json
 import os
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,7 @@ import pyarrow.fs as pafs
 from eav_ray.errors import DataError
 
 COMMIT = "COMMIT"
+LOCK_RETRY_S = 1.0
 FLUSH_BYTES = 4 * 2**20  # bytes of a stream that are brought to the disk together
 SCHEMES = ("s3://", "gs://", "file://")
 
@@ -144,6 +146,10 @@ class Store:
 
     def __str__(self) -> str:
         return self.root
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
+        """Travel by name: whoever opens it elsewhere does so with their own credentials."""
+        return Store, (self.root,)
 
     def open_substore(self, name: str) -> "Store":
         return Store(self._format_path(check_store_name(name)))
@@ -284,9 +290,14 @@ class Store:
         return files
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """One writer at a time on a local file system; released when the process ends, however it ends.
+    def lock(
+        self, name: str, *, timeout_s: float = 0.0, on_wait: Callable[[], object] = lambda: None
+    ) -> Iterator[None]:
+        """Let one process write at a time, on a local file system; released when the process ends, however it ends.
 
+        Args:
+            timeout_s: How long to wait for whoever holds it.
+            on_wait: Called once, when there is a wait.
         Raises:
             DataError: Another process holds it.
         """
@@ -300,10 +311,19 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = open(path, "a")  # noqa: SIM115
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise DataError(
-                    f"{self.root} is being written by another process; wait for it, or give another store.results"
-                ) from None
+            deadline, waits = time.monotonic() + timeout_s, False
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() >= deadline:
+                        raise DataError(
+                            f"{self.root} is being written by another process; wait for it, or give another "
+                            "store.results"
+                        ) from None
+                if not waits:
+                    on_wait()
+                waits = True
+                time.sleep(LOCK_RETRY_S)
             yield

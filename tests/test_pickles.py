@@ -44,8 +44,9 @@ from eav_ray.data.datasets.recordings_table import RecordingsTable
 from eav_ray.data.io import matlab, parquet
 from eav_ray.data.io.jpeg import SHAPE_KEY
 from eav_ray.data.recordings import Recording
+from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.shards.index import INDEX_FILE, ShardFile, ShardIndex
-from eav_ray.data.shards.location import open_index, open_shard_store
+from eav_ray.data.shards.location import open_shard_store
 from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import build_window_table, encode_parquet
 from eav_ray.distributed import ray_workarounds
@@ -55,8 +56,8 @@ from eav_ray.models.encoders.vit import ViT
 from eav_ray.pipelines.inference.pull import format_studies, pull
 from eav_ray.pipelines.preprocess import eeg_stage
 from eav_ray.pipelines.preprocess.dataset_check import check_dataset
-from eav_ray.pipelines.preprocess.preprocess import Chunk, plan_chunks, preprocess, write_chunk
-from eav_ray.pipelines.search import search_store
+from eav_ray.pipelines.preprocess.preprocess import Chunk, ChunkMaker, plan_chunks, preprocess
+from eav_ray.pipelines.search.search_store import SearchStore
 from eav_ray.pipelines.train import cross_validation
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
@@ -177,9 +178,9 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
                 subject_recordings={},
             )
             row = {k: v[0] for k, v in next(made).items()}
-        todo, root = [Chunk("c", unit)], str(folder / "shards")
-        write_chunk(row, todo=todo, crash_reasons={}, data=data, preprocessing=PROFILE, root=root, n_chans=n_chans)
-        told = Store(root).read_json("records/c.json")
+        store = Store(folder / "shards")
+        ChunkMaker(data, PROFILE, store, n_chans).write_chunk(row, chunks=[Chunk("c", unit)], crash_reasons={})
+        told = store.read_json("records/c.json")
         assert told["rows"] == 0 and name in told["problems"][0]["reason"]
 
     # One EEG file that can be read would do for the others; there is none.
@@ -211,7 +212,7 @@ def own_experiment(folder: Path) -> Experiment:
 
 def index(folder: Path) -> Place:
     e = own_experiment(folder)
-    return Place(partial(open_shard_store(e).write, INDEX_FILE), lambda: open_index(e), INDEX_FILE)
+    return Place(partial(open_shard_store(e).write, INDEX_FILE), lambda: open_dataset(e), INDEX_FILE)
 
 
 def record(folder: Path) -> Place:
@@ -328,12 +329,10 @@ def journal(folder: Path, before: bool) -> Place:
 
 
 def trials(folder: Path) -> Place:
-    store, owner, name = (
-        Store(folder),
-        cast(StudyClient, SimpleNamespace(told=lambda: [0])),
-        "searches/s/candidates.parquet",
+    of, owner = SearchStore(Store(folder), "s"), cast(StudyClient, SimpleNamespace(completed=lambda: [0]))
+    return Place(
+        partial(of.results.write, of.candidates_file), lambda: of.read_completed_rows(owner), of.candidates_file
     )
-    return Place(partial(store.write, name), lambda: search_store.read_completed_rows(store, "searches/s", owner), name)
 
 
 def predictions(folder: Path) -> Place:
@@ -344,7 +343,9 @@ def predictions(folder: Path) -> Place:
         ShardIndex("k", ("a", "b"), ("eeg",), 3, (), {}),
     )
     name = format_table_name(task, of)
-    return Place(partial(store.write, name), lambda: score_checkpoints(e, [task], store, of), name)
+    return Place(
+        partial(store.write, name), lambda: score_checkpoints(e, [task], Dataset(store, of, str(folder), 1.0)), name
+    )
 
 
 def folds(folder: Path, name: str) -> Place:

@@ -5,12 +5,17 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eav_ray.config import RuntimeConfig
 from eav_ray.distributed.ray_workarounds import count_local_gpus, ray_environment
 from eav_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 FAKE_GPUS_ENV = "EAV_RAY_FAKE_GPUS"  # in the environment of the nodes of a test cluster: their GPUs are only counted
 LOCAL_OBJECT_STORE_BYTES = 2**30  # bytes; shards pass by it, they are written by the workers
@@ -112,6 +117,18 @@ def has_gpu(runtime: RuntimeConfig) -> bool:
     )
 
 
+def set_up_torch(runtime: RuntimeConfig) -> "torch.device":
+    """Give torch the threads of one worker, and return the device that it computes on.
+
+    Raises:
+        ConfigError: As `has_gpu`.
+    """
+    import torch
+
+    torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
+    return torch.device("cuda" if has_gpu(runtime) else "cpu")
+
+
 def describe_worker_needs(runtime: RuntimeConfig) -> str:
     """What one worker needs, and how many nodes there are, as words."""
     return f"a node with {describe_worker_resources(runtime)} free ({_describe_node_count()})"
@@ -126,7 +143,7 @@ def describe_group_needs(runtime: RuntimeConfig) -> str:
 
 
 def describe_worker_resources(runtime: RuntimeConfig) -> str:
-    return " and ".join(f"{each:g} {k}" for k, each in _get_worker_resources(runtime).items())
+    return " and ".join(f"{each:g} {k}" for k, each in get_worker_resources(runtime).items())
 
 
 def _describe_node_count() -> str:
@@ -134,8 +151,8 @@ def _describe_node_count() -> str:
     return f"{nodes} {'node is' if nodes == 1 else 'nodes are'} there"
 
 
-def _get_worker_resources(runtime: RuntimeConfig) -> dict[str, float]:
-    """Of one worker."""
+def get_worker_resources(runtime: RuntimeConfig) -> dict[str, float]:
+    """Return what one worker takes, by Ray's names."""
     return {k: each for k, each in (("CPU", runtime.cpus_per_worker), ("GPU", runtime.gpus_per_worker)) if each}
 
 
@@ -147,8 +164,18 @@ def count_fitting_workers(runtime: RuntimeConfig) -> int:
 
 def count_workers_on(nodes: list[dict[str, float]], runtime: RuntimeConfig) -> int:
     """Counted node by node: what two nodes have left over between them holds no worker."""
-    needs = _get_worker_resources(runtime)
+    needs = get_worker_resources(runtime)
     return sum(min(int(resources.get(k, 0) / each) for k, each in needs.items()) for resources in nodes)
+
+
+def make_local_strategy() -> Any:
+    """Place an actor or a task where this process is: a node that goes must not take along what it waits for."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def start_actor_here(actor_class: type, *arguments: Any) -> Any:
+    """Start an actor on this node that takes no CPU of a worker."""
+    return ray.remote(num_cpus=0, scheduling_strategy=make_local_strategy())(actor_class).remote(*arguments)
 
 
 def _start_local_ray(runtime: RuntimeConfig) -> None:

@@ -3,22 +3,19 @@
 What they make of a window depends on nobody whom anything was trained on, so all folds of all protocols share it.
 """
 
-import contextlib
-import time
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import ray
-import torch
 
 from eav_ray.config import Experiment
-from eav_ray.data.shards.index import ShardFile, ShardIndex
-from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.data.shards.dataset import Dataset
+from eav_ray.data.shards.index import ShardFile
 from eav_ray.distributed import cluster
 from eav_ray.distributed.ray_workarounds import configure_ray_data, map_with_retries
-from eav_ray.errors import DataError
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
@@ -36,10 +33,9 @@ from eav_ray.training.prepared_run import load_pretrained_encoders
 from eav_ray.training.run_spec import Run
 
 BATCH_SIZE = 32  # windows
-LOCK_RETRY_S = 2.0
 
 
-def compute_frozen_features(experiment: Experiment, runs: list[Run], shards: Store, index: ShardIndex) -> None:
+def compute_frozen_features(experiment: Experiment, runs: list[Run], data: Dataset) -> None:
     """Compute the features that these runs train on, as far as they are not there; shards that are done are skipped.
 
     Raises:
@@ -50,37 +46,20 @@ def compute_frozen_features(experiment: Experiment, runs: list[Run], shards: Sto
         if results.is_committed(key):
             continue
         (m,) = run.experiment.data.modalities
-        with _lock_features(results, key, m):
+        note = f"waits for another job that embeds {m}"
+        with results.lock(f"{key}.lock", timeout_s=math.inf, on_wait=partial(print, note, flush=True)):
             if results.is_committed(key):
                 continue
-            shapes = DataShapes(index.eeg_channels, len(index.classes))
+            index, shapes = data.index, DataShapes(data.index.eeg_channels, len(data.index.classes))
             model = _load_published(run.experiment, shapes)  # what is wrong with the weights is said here
             todo = [f for f in index.shards if not results.exists(build_part_name(key, _get_part_id(f)))]
             total, done = sum(f.rows for f in index.shards), sum(f.rows for f in index.shards if f not in todo)
             with open_progress_bar(f"compute {m} features", total, "windows") as bar:
                 bar.set_done(done)
-                for rows in _embed_shards(run, key, todo, shards, index, shapes) if todo else []:
+                for rows in _embed_shards(run, key, todo, data, shapes) if todo else []:
                     done += rows
                     bar.set_done(done)
             commit_embeddings(results, key, get_token_times(model))
-
-
-@contextmanager
-def _lock_features(results: Store, key: str, modality: str) -> Iterator[None]:
-    """One job embeds; others that need the same wait for it."""
-    announced = False
-    while True:
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(results.lock(f"{key}.lock"))
-            except DataError:
-                if not announced:
-                    print(f"waits for another job that embeds {modality}", flush=True)
-                announced = True
-            else:
-                yield
-                return
-        time.sleep(LOCK_RETRY_S)
 
 
 def _get_part_id(file: ShardFile) -> str:
@@ -93,9 +72,7 @@ def _load_published(experiment: Experiment, shapes: DataShapes) -> Classifier:
     return model
 
 
-def _embed_shards(
-    run: Run, key: str, todo: list[ShardFile], shards: Store, index: ShardIndex, shapes: DataShapes
-) -> Iterator[int]:
+def _embed_shards(run: Run, key: str, todo: list[ShardFile], data: Dataset, shapes: DataShapes) -> Iterator[int]:
     """Yields how many windows were embedded, as they are."""
     runtime = run.experiment.runtime
     configure_ray_data()
@@ -103,7 +80,7 @@ def _embed_shards(
     parts = map_with_retries(
         files.map_batches,
         FrozenEncoder,
-        fn_constructor_args=(run, key, str(shards), index, shapes),
+        fn_constructor_args=(run, key, data, shapes),
         batch_size=1,
         num_cpus=runtime.cpus_per_worker,
         num_gpus=runtime.gpus_per_worker or None,
@@ -118,22 +95,18 @@ def _embed_shards(
 class FrozenEncoder:
     """An actor of Ray Data: the encoder, loaded once; a shard in, its part of the features written."""
 
-    def __init__(self, run: Run, key: str, shards: str, index: ShardIndex, shapes: DataShapes) -> None:
-        runtime = run.experiment.runtime
-        torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
-        self._device = torch.device("cuda" if cluster.has_gpu(runtime) else "cpu")
+    def __init__(self, run: Run, key: str, data: Dataset, shapes: DataShapes) -> None:
+        self._device = cluster.set_up_torch(run.experiment.runtime)
         self.model = _load_published(run.experiment, shapes).to(self._device)
-        self._run, self._key, self._shards, self._index = run, key, Store(shards), index
-        self._files = {file.file: file for file in index.shards}
+        self._run, self._key, self._data = run, key, data
+        self._files = {file.file: file for file in data.index.shards}
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"windows": np.array([self._embed_shard(self._files[str(name)]) for name in batch["file"]])}
 
     def _embed_shard(self, file: ShardFile) -> int:
         e = self._run.experiment
-        windows = WindowCache(
-            self._shards, replace(self._index, shards=(file,)), cache=e.store.cache, cache_gb=e.store.cache_gb
-        )
+        windows = replace(self._data, index=replace(self._data.index, shards=(file,))).windows
         source = RawSource(windows, list(e.data.modalities))
         batches = make_inference_batches(
             source, WindowLabels.from_windows(windows, {}), np.arange(len(windows)), BATCH_SIZE

@@ -4,17 +4,19 @@ A few actors, as many as the cluster has room for, open the windows once and go 
 its own for each would cost seconds.
 """
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 import pandas as pd
 import ray
-import torch
 from ray.util import ActorPool
 
 from eav_ray.config import Experiment, digest
 from eav_ray.data.io import parquet
+from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.data.shards.schema import compute_window_shapes
 from eav_ray.data.splits import check_disjoint, list_labeled_recordings
@@ -49,23 +51,39 @@ class ScoringTask:
     allows_training_recordings: bool = False  # these are recordings that it was trained on, for the gap between both
 
 
-def score_checkpoints(
-    experiment: Experiment, tasks: list[ScoringTask], shards: Store, index: ShardIndex
-) -> list[pd.DataFrame | str]:
-    """Predictions of all tasks, computed once and kept under `evaluations/` in the results store.
+@dataclass(frozen=True)
+class ScoringResult:
+    """What came of a task."""
+
+    predictions: pd.DataFrame  # one row a window (`training.predictions.build_predictions`); empty where none were made
+    problem: str = ""  # why none were made
+
+    def require(self) -> pd.DataFrame:
+        """Return the predictions.
+
+        Raises:
+            DataError: There are none.
+        """
+        if self.problem:
+            raise DataError(self.problem)
+        return self.predictions
+
+
+def score_checkpoints(experiment: Experiment, tasks: list[ScoringTask], data: Dataset) -> list[ScoringResult]:
+    """Predict the recordings of all tasks, once; predictions are kept under `evaluations/` in the results store.
 
     Args:
         experiment: Whose data and seed give the labels, and whose stores and runtime are used.
-    Returns:
-        For each task a table with one row a window (`training.predictions.build_predictions`), or a line that says why
-            there is none.
     """
     results = Store(experiment.store.results)
-    names = [format_table_name(task, index) for task in tasks]
-    stored = {n: _read_table(results, name) for n, name in enumerate(names) if results.exists(name)}
-    todo = [n for n in range(len(tasks)) if n not in stored]
-    computed = _score_parts(experiment, {n: tasks[n] for n in todo}, shards, index, names) if todo else {}
-    return [stored[n] if n in stored else computed[n] for n in range(len(tasks))]
+    names = [format_table_name(task, data.index) for task in tasks]
+    scored = {n: ScoringResult(_read_table(results, name)) for n, name in enumerate(names) if results.exists(name)}
+    todo = {n: task for n, task in enumerate(tasks) if n not in scored}
+    for n, result in _score_tasks(experiment, todo, data) if todo else ():
+        if not result.problem:
+            results.write(names[n], parquet.encode_dataframe(result.predictions))
+        scored[n] = result
+    return [scored[n] for n in range(len(tasks))]
 
 
 def is_stored(results: Store, task: ScoringTask, index: ShardIndex) -> bool:
@@ -86,19 +104,19 @@ def _read_table(results: Store, name: str) -> pd.DataFrame:
     return parquet.decode_dataframe(results.read(name), f"{results}/{name}")
 
 
-def _score_parts(
-    experiment: Experiment, tasks: dict[int, ScoringTask], shards: Store, index: ShardIndex, names: list[str]
-) -> dict[int, pd.DataFrame | str]:
-    runtime, results = experiment.runtime, Store(experiment.store.results)
+def _score_tasks(
+    experiment: Experiment, tasks: dict[int, ScoringTask], data: Dataset
+) -> Iterator[tuple[int, ScoringResult]]:
+    """Score tasks on actors; yields the number of each, and what came of it, as soon as it is complete."""
+    runtime = experiment.runtime
     # A person at a time: one checkpoint that has many people to score is shared between the actors too.
     parts = [
         (number, replace(task, recordings=tuple(ids)))
         for number, task in tasks.items()
         for _, ids in groupby(sorted(task.recordings), key=lambda i: i.split("/")[0])
     ]
-    left = {number: sum(p[0] == number for p in parts) for number in tasks}
-    tables: dict[int, list[pd.DataFrame]] = {number: [] for number in tasks}
-    results_by_task: dict[int, pd.DataFrame | str] = {}
+    n_missing = Counter(number for number, _ in parts)
+    scored: dict[int, list[ScoringResult]] = {number: [] for number in tasks}
     allowed_recordings = tuple(sorted({i for task in tasks.values() for i in task.recordings}))
     total = sum(len(task.recordings) for task in tasks.values())
     with cluster.connect_to_ray(runtime), open_progress_bar("score", total, "recordings") as bar:
@@ -111,46 +129,44 @@ def _score_parts(
             max_task_retries=1,
         )(Scorer)
         count = min(len(parts), cluster.count_fitting_workers(runtime))
-        pool = ActorPool([scorer.remote(experiment, str(shards), index, allowed_recordings) for _ in range(count)])
-        for number, table, size in pool.map_unordered(lambda actor, part: actor.score.remote(*part), parts):
+        pool = ActorPool([scorer.remote(experiment, data, allowed_recordings) for _ in range(count)])
+        for number, result, size in pool.map_unordered(lambda actor, part: actor.score.remote(*part), parts):
             bar.set_done(bar.done + size)
-            left[number] -= 1
-            if isinstance(table, str):
-                results_by_task[number] = table
-            else:
-                tables[number].append(table)
-            if not left[number] and number not in results_by_task:
-                order = ["subject", "recording", "window"]
-                parted = [part for part in tables.pop(number) if len(part)]
-                if not parted:
-                    results_by_task[number] = (
-                        f"{tasks[number].checkpoint_path} has nothing to score: no recording has any of its modalities"
-                    )
-                    continue
-                whole = pd.concat(parted, ignore_index=True).sort_values(order, ignore_index=True)
-                results.write(names[number], parquet.encode_dataframe(whole))
-                results_by_task[number] = whole
-    return results_by_task
+            scored[number].append(result)
+            n_missing[number] -= 1
+            if not n_missing[number]:
+                yield number, _join_parts(tasks[number], scored.pop(number))
+
+
+def _join_parts(task: ScoringTask, parts: list[ScoringResult]) -> ScoringResult:
+    if failed := [part for part in parts if part.problem]:
+        return failed[0]
+    tables = [part.predictions for part in parts if len(part.predictions)]
+    if not tables:
+        problem = f"{task.checkpoint_path} has nothing to score: no recording has any of its modalities"
+        return ScoringResult(pd.DataFrame(), problem)
+    order = ["subject", "recording", "window"]
+    return ScoringResult(pd.concat(tables, ignore_index=True).sort_values(order, ignore_index=True))
 
 
 class Scorer:
     """An actor: the windows, opened once, and the checkpoint that it scored last."""
 
-    def __init__(self, experiment: Experiment, shards: str, index: ShardIndex, recordings: tuple[str, ...]) -> None:
-        torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
-        device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
-        self._context = open_worker_context(experiment, Store(shards), index, device, allowed_recordings=recordings)
+    def __init__(self, experiment: Experiment, data: Dataset, allowed_recordings: tuple[str, ...]) -> None:
+        device = cluster.set_up_torch(experiment.runtime)
+        self._context = open_worker_context(experiment, data, device, allowed_recordings)
         windows = self._context.windows
         items = list_labeled_recordings(windows.ids, experiment.data, experiment.seed)
         self._labels = WindowLabels.from_windows(windows, {i.id: i.label for i in items})
         self._path = ""
 
-    def score(self, number: int, task: ScoringTask) -> tuple[int, pd.DataFrame | str, int]:
-        """The number given, a table or why there is none, and how many recordings that was."""
+    def score(self, number: int, task: ScoringTask) -> tuple[int, ScoringResult, int]:
+        """Return the number given, what came of the task, and how many recordings that was."""
         try:
-            return number, self._predict(task), len(task.recordings)
+            result = ScoringResult(self._predict(task))
         except (ConfigError, DataError) as error:
-            return number, str(error), len(task.recordings)
+            result = ScoringResult(pd.DataFrame(), str(error))
+        return number, result, len(task.recordings)
 
     def _predict(self, task: ScoringTask) -> pd.DataFrame:
         if task.checkpoint_path != self._path:

@@ -1,17 +1,16 @@
 """Groups of Ray Train workers that live as long as there are runs in the queue.
 
-A group whose worker dies is restarted by Ray Train, and takes its run up again from the last checkpoint. Torch is
-imported by the workers only: Ray Train's own actors load this module too.
+A group whose worker dies is restarted by Ray Train, and takes its run up again from the last checkpoint. The workers
+alone import what trains: Ray Train's own actors load this module too.
 """
 
 import contextlib
 import secrets
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +19,35 @@ import ray.train
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, get_device
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eav_ray.config import Experiment, RuntimeConfig
-from eav_ray.data.shards.index import ShardIndex
+from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
 from eav_ray.distributed.ray_workarounds import get_torch_trainer_class
 from eav_ray.distributed.run_queue import END, MAX_ATTEMPTS, WAIT, QueueState, RunQueue
+from eav_ray.distributed.watchers import on_signals, poll_in_background
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.storage import Store
 from eav_ray.tracking.mlflow import MLflowTracker
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar
 from eav_ray.tracking.tensorboard import TensorBoardTracker, open_tensorboard_tracker
-from eav_ray.training.run_spec import Progress, Run
+from eav_ray.training.run_spec import Progress, Run, list_needed_recordings
 
 POLL_S = 0.2
-
-
 WAIT_NOTICE_S = 20.0  # without a worker, after which the progress line says what is waited for
-
-
 STOP_REQUESTED = "the job was told to end"
 
 
-def train_all_runs(
-    experiment: Experiment,
-    runs: list[Run],
-    shards: Store,
-    index: ShardIndex,
-    allowed_recordings: tuple[str, ...],
-    *,
-    title: str,
-) -> dict[str, str]:
-    """`run_each`, where every run is needed.
+def train_all_runs(experiment: Experiment, runs: list[Run], data: Dataset, *, title: str) -> dict[str, str]:
+    """Train runs of which every one is needed (`train_runs`).
 
     Returns:
         key -> prefix of the finished checkpoint in the results store.
     Raises:
         DataError: A run failed; the others were trained all the same.
-        TrainingInterrupted: As `run_each`.
+        TrainingInterrupted: As `train_runs`.
     """
-    state = train_runs(experiment, runs, shards, index, allowed_recordings, title=title)
+    state = train_runs(experiment, runs, data, title=title)
     if state.failed:
         key, reason = next(iter(state.failed.items()))
         total = len(state.done) + len(state.failed)
@@ -71,9 +58,7 @@ def train_all_runs(
 def train_runs(
     experiment: Experiment,
     runs: list[Run],
-    shards: Store,
-    index: ShardIndex,
-    allowed_recordings: tuple[str, ...],
+    data: Dataset,
     *,
     title: str,
     on_progress: Callable[[Progress], None] | None = None,
@@ -81,8 +66,9 @@ def train_runs(
 ) -> QueueState:
     """Train all runs on `runtime.groups` groups of `runtime.workers`; finished ones are skipped.
 
+    The workers see no other recordings than those that some run trains, validates or embeds.
+
     Args:
-        allowed_recordings: The recordings that the workers may see at all.
         on_progress: Is called with how far each training is, every few seconds and at the end of its epochs; a
             TensorBoard beside the results, and the MLflow of the experiment, if it is not given.
         should_stop: Is called every second with how far all are; where it says True, the runs are saved where they are,
@@ -95,10 +81,10 @@ def train_runs(
     from eav_ray.training.runner import find_finished_checkpoint
 
     unique = list({run.key: run for run in runs}.values())
+    results = Store(experiment.store.results)
     done: dict[str, str] = {}
-    results = experiment.store.results
     for run in unique:
-        if not (prefix := find_finished_checkpoint(run, Store(results))):
+        if not (prefix := find_finished_checkpoint(run, results)):
             break
         done[run.key] = prefix
     else:  # a group would start, find nothing to do and end: half a minute
@@ -106,28 +92,24 @@ def train_runs(
     if any(run.features_prefix for run in unique):
         from eav_ray.distributed.frozen_features import compute_frozen_features
 
-        compute_frozen_features(
-            experiment, [run for run in unique if not find_finished_checkpoint(run, Store(results))], shards, index
-        )
-    # Where this process is: a node that goes must not take the queue along.
-    driver_node: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue: Any = ray.remote(num_cpus=0, scheduling_strategy=driver_node)(RunQueue).remote(unique)
-    total = sum(run.epochs for run in unique)
+        compute_frozen_features(experiment, [r for r in unique if not find_finished_checkpoint(r, results)], data)
+    queue: Any = cluster.start_actor_here(RunQueue, unique)
+    allowed_recordings = list_needed_recordings(unique)
+    groups = [
+        WorkerGroup(number, experiment, data, allowed_recordings, len(unique), queue)
+        for number in range(experiment.runtime.groups)
+    ]
     with (
         contextlib.nullcontext(on_progress) if on_progress else _open_trackers(experiment, unique) as log_progress,
-        open_progress_bar(title, total, "epochs") as bar,
+        open_progress_bar(title, sum(run.epochs for run in unique), "epochs") as bar,
         _watch_progress(queue, bar, log_progress, should_stop, experiment.runtime),
-        _stop_on_sigterm(queue),
+        on_signals(queue.stop.remote, signal.SIGTERM),
     ):
-        other_groups = [
-            _run_remote_group.options(scheduling_strategy=driver_node).remote(
-                experiment, g, queue, str(shards), index, allowed_recordings, len(unique)
-            )
-            for g in range(1, experiment.runtime.groups)
-        ]
+        run_elsewhere = _run_group.options(scheduling_strategy=cluster.make_local_strategy())
+        others = [run_elsewhere.remote(group) for group in groups[1:]]
         try:
-            _run_group(experiment, 0, queue, str(shards), index, allowed_recordings, len(unique))
-            ray.get(other_groups)
+            groups[0].run()
+            ray.get(others)
         except (TrainingFailedError, RayError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise DataError(f"a group of training workers ended: {reason}; the same command continues") from None
@@ -153,23 +135,10 @@ def _open_trackers(experiment: Experiment, runs: list[Run]) -> Iterator[Callable
             trackers.append(stack.enter_context(contextlib.closing(MLflowTracker(experiment, runs))))
 
         def log_progress(progress: Progress) -> None:
-            for board in trackers:
-                board.log(progress)
+            for tracker in trackers:
+                tracker.log(progress)
 
         yield log_progress
-
-
-@contextmanager
-def _stop_on_sigterm(queue: Any) -> Iterator[None]:
-    """While this lasts, SIGTERM makes the groups save and leave. `ray job stop` sends it before it kills."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous_handler = signal.signal(signal.SIGTERM, lambda number, frame: queue.stop.remote())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous_handler)
 
 
 @contextmanager
@@ -181,7 +150,7 @@ def _watch_progress(
     runtime: RuntimeConfig,
 ) -> Iterator[None]:
     """Keep the bar up to date, and who listens, while this process waits for its own group."""
-    stop, started = threading.Event(), time.monotonic()
+    started = time.monotonic()
 
     def poll_queue() -> None:
         state: QueueState = ray.get(queue.get_state.remote())
@@ -193,113 +162,97 @@ def _watch_progress(
         if should_stop(state) and not state.stopped:
             queue.stop.remote()
 
-    def watch() -> None:
-        while not stop.wait(1.0):
-            with contextlib.suppress(DataError, RayError):  # a store that was away is asked again
-                poll_queue()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with poll_in_background(poll_queue):
         yield
-    finally:
-        stop.set()
-        thread.join()
     poll_queue()
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _run_remote_group(
-    experiment: Experiment,
-    group: int,
-    queue: Any,
-    shards: str,
-    index: ShardIndex,
-    allowed_recordings: tuple[str, ...],
-    n_runs: int,
-) -> None:
-    _run_group(experiment, group, queue, shards, index, allowed_recordings, n_runs)
+def _run_group(group: "WorkerGroup") -> None:
+    group.run()
 
 
-def _run_group(
-    experiment: Experiment,
-    group: int,
-    queue: Any,
-    shards: str,
-    index: ShardIndex,
-    allowed_recordings: tuple[str, ...],
-    n_runs: int,
-) -> None:
-    """Own one Ray Train worker group for as long as there are runs."""
-    runtime = experiment.runtime
-    results = experiment.store.results
-    storage = results if "://" in results else str(Path(results).absolute())
-    resources: dict[str, float] = {"CPU": runtime.cpus_per_worker}
-    if runtime.gpus_per_worker:
-        resources["GPU"] = runtime.gpus_per_worker
-    trainer = get_torch_trainer_class()(
-        _run_worker,
-        train_loop_config={
-            "experiment": experiment,
-            "group": group,
-            "queue": queue,
-            "shards": shards,
-            "index": index,
-            "allowed_recordings": allowed_recordings,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=(runtime.min_workers, runtime.workers) if runtime.min_workers else runtime.workers,
-            use_gpu=runtime.gpus_per_worker > 0,
-            resources_per_worker=resources,
-        ),
-        # NCCL refuses two ranks on one GPU.
-        torch_config=TorchConfig(backend="nccl" if runtime.gpus_per_worker >= 1 else "gloo"),
-        run_config=RunConfig(
-            # Candidates of a search start groups side by side.
-            name=f"group-{group}-{int(time.time())}-{secrets.token_hex(4)}",
-            storage_path=f"{storage}/ray",
-            # Each run has its own few attempts, which the queue counts; a group that cannot even start ends at last.
-            failure_config=FailureConfig(max_failures=MAX_ATTEMPTS * n_runs + MAX_ATTEMPTS),
-        ),
-    )
-    trainer.fit()
+@dataclass(frozen=True)
+class WorkerGroup:
+    """One Ray Train worker group, for as long as there are runs in the queue."""
+
+    number: int
+    experiment: Experiment
+    data: Dataset
+    allowed_recordings: tuple[str, ...]  # that its workers may see at all
+    n_runs: int  # that the queue hands out
+    queue: Any  # a RunQueue, which is an actor
+
+    def run(self) -> None:
+        """Start the workers, and wait for them."""
+        runtime, results = self.experiment.runtime, self.experiment.store.results
+        storage = results if "://" in results else str(Path(results).absolute())
+        trainer = get_torch_trainer_class()(
+            _run_worker,
+            train_loop_config={"group": self},
+            scaling_config=ScalingConfig(
+                num_workers=(runtime.min_workers, runtime.workers) if runtime.min_workers else runtime.workers,
+                use_gpu=runtime.gpus_per_worker > 0,
+                resources_per_worker=cluster.get_worker_resources(runtime),
+            ),
+            # NCCL refuses two ranks on one GPU.
+            torch_config=TorchConfig(backend="nccl" if runtime.gpus_per_worker >= 1 else "gloo"),
+            run_config=RunConfig(
+                # Candidates of a search start groups side by side.
+                name=f"group-{self.number}-{int(time.time())}-{secrets.token_hex(4)}",
+                storage_path=f"{storage}/ray",
+                # Each run has its own few attempts, which the queue counts; a group that cannot even start ends at
+                # last.
+                failure_config=FailureConfig(max_failures=MAX_ATTEMPTS * (self.n_runs + 1)),
+            ),
+        )
+        trainer.fit()
+
+    def pull(self) -> Run | str:
+        return ray.get(self.queue.pull.remote(self.number))
+
+    def finish(self, prefix: str) -> None:
+        ray.get(self.queue.finish.remote(self.number, prefix))
+
+    def fail(self, error: ConfigError | DataError) -> None:
+        """Report a run's own fault; a request that cannot be met would fail again wherever it is trained."""
+        ray.get(self.queue.fail.remote(self.number, str(error), permanent=isinstance(error, ConfigError)))
+
+    def release(self) -> None:
+        ray.get(self.queue.release.remote(self.number))
+
+    def report_error(self, error: Exception) -> None:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ray.get(self.queue.report_error.remote(self.number, text))
 
 
 def _run_worker(config: dict[str, Any]) -> None:
-    """A worker of a group: every rank runs every run, until the queue is empty."""
+    """Run every run on every rank, until the queue is empty."""
     import torch
 
     from eav_ray.training.collectives import broadcast_object, gather_from_all_ranks
     from eav_ray.training.prepared_run import open_worker_context
     from eav_ray.training.runner import execute_run
 
-    experiment: Experiment = config["experiment"]
-    queue, group = config["queue"], config["group"]
-    rank = ray.train.get_context().get_world_rank()
-    torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
+    group: WorkerGroup = config["group"]
+    runtime = group.experiment.runtime
+    is_first = ray.train.get_context().get_world_rank() == 0
+    torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
     device_error, device = "", torch.device("cpu")
     try:
-        device = get_device() if cluster.has_gpu(experiment.runtime) else device
+        device = get_device() if cluster.has_gpu(runtime) else device
     except ConfigError as error:
         device_error = str(error)  # raised for each run: an error here would only start the group again
     device_error = next((reason for reason in gather_from_all_ranks(device_error) if reason), "")
-    context = open_worker_context(
-        experiment, Store(config["shards"]), config["index"], device, allowed_recordings=config["allowed_recordings"]
-    )
-
-    def report(progress: Progress) -> None:
-        queue.report_progress.remote(progress)
+    context = open_worker_context(group.experiment, group.data, device, group.allowed_recordings)
 
     def find_stop_reason() -> str:
-        if broadcast_object(ray.get(queue.is_stopped.remote()) if rank == 0 else None):
+        if broadcast_object(ray.get(group.queue.is_stopped.remote()) if is_first else None):
             return STOP_REQUESTED
         # A node that is drained says when it goes. Who raises on all ranks is started again elsewhere at once.
         return "" if ray.train.get_preemption_info() is None else "its node is about to go"
 
-    while True:
-        task = broadcast_object(ray.get(queue.pull.remote(group)) if rank == 0 else None)
-        if task == END:
-            return
+    while (task := broadcast_object(group.pull() if is_first else None)) != END:
         if task == WAIT:
             time.sleep(POLL_S)
             continue
@@ -307,21 +260,20 @@ def _run_worker(config: dict[str, Any]) -> None:
         try:
             if device_error:
                 raise ConfigError(device_error)
-            prefix = execute_run(task, context, report, find_stop_reason)
+            prefix = execute_run(task, context, group.queue.report_progress.remote, find_stop_reason)
         except (ConfigError, DataError) as error:
-            # A run's own fault, on every rank (`collectives.run_on_all_ranks`). Anything else ends the group, which Ray
-            # Train restarts.
-            if rank == 0:
-                ray.get(queue.fail.remote(group, str(error), permanent=isinstance(error, ConfigError)))
+            # On every rank (`run_on_all_ranks`). Anything else ends the group, which Ray Train restarts.
+            if is_first:
+                group.fail(error)
             continue
         except TrainingInterrupted as error:
-            if rank == 0:
-                ray.get(queue.release.remote(group))
+            if is_first:
+                group.release()
             if str(error) == STOP_REQUESTED:
                 return
             raise
         except Exception as error:
-            ray.get(queue.report_error.remote(group, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+            group.report_error(error)
             raise
-        if rank == 0:
-            ray.get(queue.finish.remote(group, prefix))
+        if is_first:
+            group.finish(prefix)

@@ -41,9 +41,9 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
     with cluster.connect_to_ray(e.runtime):
         preprocess(e)
         data = open_dataset(e)
-        search_plan = plan_search(e, data.windows)
+        search_plan = plan_search(e, data)
         announce_search(e, [search_plan], data)
-        best = run_search(e, search_plan, data.shards, data.index)
+        best = run_search(search_plan, data)
         path = pull_if_missing(e.store.results, best.study_name, best.checkpoint)
         bayes = {m: bayes_accuracy([m]) for m in ("audio", "eeg", "video")}
         bayes["fusion"] = bayes_accuracy(["audio", "eeg", "video"])

@@ -74,13 +74,12 @@ def compute_embeddings(
     return pa.table(columns)
 
 
-def write_embedding_part(store: Store, key: str, part: int | str, table: pa.Table | None) -> None:
+def write_embedding_part(store: Store, key: str, part: int | str, table: pa.Table) -> None:
     """
     Args:
         part: Its name, or the rank that computed it.
     """
-    if table is not None:
-        store.write(build_part_name(key, part), encode_parquet(table))
+    store.write(build_part_name(key, part), encode_parquet(table))
 
 
 def build_part_name(key: str, part: int | str) -> str:

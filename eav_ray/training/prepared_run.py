@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from eav_ray.config import Experiment
-from eav_ray.data.shards.index import ShardIndex
+from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import list_labeled_recordings
 from eav_ray.errors import DataError
@@ -32,24 +32,18 @@ class WorkerContext:
 
 
 def open_worker_context(
-    experiment: Experiment,
-    shards: Store,
-    index: ShardIndex,
-    device: torch.device,
-    *,
-    allowed_recordings: tuple[str, ...],
+    experiment: Experiment, data: Dataset, device: torch.device, allowed_recordings: tuple[str, ...]
 ) -> WorkerContext:
-    store = experiment.store
-    windows = WindowCache(
-        shards, index, cache=store.cache, cache_gb=store.cache_gb, allowed_recordings=allowed_recordings
-    )
-    return WorkerContext(windows, Store(experiment.store.results), device)
+    """Open the windows of some recordings, and the results store, for whatever runs this process executes."""
+    return WorkerContext(data.open_windows(allowed_recordings), Store(experiment.store.results), device)
 
 
 @dataclass(frozen=True)
 class PreparedRun:
     """What a run trains, and on what."""
 
+    run: Run
+    context: WorkerContext
     source: Source
     labels: WindowLabels
     module: nn.Module
@@ -73,7 +67,7 @@ def prepare_run(
         module.load_state_dict(_load_initial_weights(run, context))
     elif fresh and isinstance(module, Classifier):
         load_pretrained_encoders(module, run.experiment)
-    return PreparedRun(source, labels, module, shapes)
+    return PreparedRun(run, context, source, labels, module, shapes)
 
 
 def build_labels(run: Run, context: WorkerContext) -> WindowLabels:
@@ -93,10 +87,10 @@ def _load_initial_weights(run: Run, context: WorkerContext) -> dict[str, Tensor]
     return staged[1].weights
 
 
-def build_batch_loader(run: Run, context: WorkerContext, prepared: PreparedRun) -> BatchLoader:
-    e, optim = run.experiment, run.optim
+def build_batch_loader(prepared: PreparedRun) -> BatchLoader:
+    e, optim, split = prepared.run.experiment, prepared.run.optim, prepared.run.split
     names = tuple(e.data.modalities)
-    rows = select_rows_with_modality(context.windows, run.split.train, names)
+    rows = select_rows_with_modality(prepared.context.windows, split.train, names)
     if not len(rows):
         raise DataError(
             f"no training row has {' or '.join(names)}; take it out of data.modalities, or use another fold"

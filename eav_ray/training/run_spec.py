@@ -1,6 +1,7 @@
 """What a training is, before it runs: its parts, its key, its place in a queue. Runs without torch."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -243,6 +244,12 @@ def plan_runs(
     if e.train.mode == "staged_then_joint":
         return [*staged, plan_joint_run(e, split, data_digest, embedded_recordings)]
     return staged
+
+
+def list_needed_recordings(runs: Iterable[Run]) -> tuple[str, ...]:
+    """List the recordings that some of these runs trains, validates or embeds, sorted."""
+    sides = (ids for run in runs for ids in (run.split.train, run.split.validation, run.embedded_recordings))
+    return tuple(sorted({recording for ids in sides for recording in ids}))
 
 
 @dataclass(frozen=True, order=True)

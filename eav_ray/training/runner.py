@@ -1,8 +1,7 @@
 """One training from start to committed checkpoint, on one rank of a group. Knows nothing of Ray."""
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from eav_ray.data.splits import check_disjoint
-from eav_ray.errors import DataError, TrainingInterrupted
+from eav_ray.errors import TrainingInterrupted
 from eav_ray.models.classifier import Classifier, HeadClassifier
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
@@ -86,7 +85,8 @@ def execute_run(
 
         def acquire_lock() -> None:
             if rank_and_world_size()[0] == 0:
-                stack.enter_context(_hold_run_lock(context.results, f"runs/{run.key}/lock"))
+                # Two jobs must not write one run. Workers of a group that has just died may hold it for some seconds yet.
+                stack.enter_context(context.results.lock(f"runs/{run.key}/lock", timeout_s=LOCK_TIMEOUT_S))
 
         run_on_all_ranks(acquire_lock)
         return _execute_locked(run, context, report, get_stop_reason)
@@ -106,26 +106,11 @@ def _execute_locked(
         prefix = latest[0]
         prepared.module.to(context.device)
     else:
-        prefix = _train(run, context, prepared, latest[1] if latest else None, damaged, report, get_stop_reason)
+        resume = latest[1] if latest else None
+        prefix = CheckpointedTraining(prepared, report, get_stop_reason, resume, damaged).train()
     if run.kind == "encoder":
-        _write_embeddings(run, context, prepared)
+        _write_embeddings(prepared)
     return prefix
-
-
-@contextlib.contextmanager
-def _hold_run_lock(results: Store, name: str) -> Iterator[None]:
-    """Two jobs must not write one run. Workers of a group that has just died may hold the lock for some seconds yet."""
-    for seconds_left in range(LOCK_TIMEOUT_S, -1, -1):
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(results.lock(name))
-            except DataError:
-                if not seconds_left:
-                    raise
-            else:
-                yield
-                return
-        time.sleep(1)
 
 
 def train_and_score_split(run: Run, context: WorkerContext) -> Metrics:
@@ -146,23 +131,21 @@ def train_and_predict_split(run: Run, context: WorkerContext) -> pd.DataFrame:
     def collect_predictions(engine: Engine, position: Position, sums: Metrics) -> None:
         engine.sync_buffers()
         if position.epoch == run.epochs:
-            collected.append(predict_validation(run, context, prepared, engine))
+            collected.append(predict_validation(prepared, engine))
 
-    fit_phases(run, context, prepared, None, collect_predictions)
+    fit_phases(prepared, None, collect_predictions)
     (table,) = collected
     return table
 
 
 def fit_phases(
-    run: Run,
-    context: WorkerContext,
     prepared: PreparedRun,
     resume: ckpt.Checkpoint | None,
     on_epoch_end: Callable[[Engine, Position, Metrics], None],
     on_step_end: Callable[[Engine, Position, Metrics], None] = lambda engine, position, sums: None,
 ) -> None:
     """Train from where `resume` stopped, whose weights the module already holds, to the last epoch."""
-    e, loader = run.experiment, build_batch_loader(run, context, prepared)
+    run, loader = prepared.run, build_batch_loader(prepared)
     # Sums of an epoch that was left in its middle are those of all ranks.
     partial_sums = resume.metrics.get("partial_sums") if resume and rank_and_world_size()[0] == 0 else None
     start = resume.position if resume else Position(0, 0)
@@ -174,7 +157,8 @@ def fit_phases(
         if isinstance(prepared.module, Classifier):
             prepared.module.freeze_encoders(phase.encoders_frozen)
         optimizer_state = resume.optimizer_state if resume and mid_phase else None
-        engine = make_engine(prepared.module, phase.optim, e.runtime, device=context.device, resume=optimizer_state)
+        runtime, device = run.experiment.runtime, prepared.context.device
+        engine = make_engine(prepared.module, phase.optim, runtime, device=device, resume=optimizer_state)
         fit(
             engine,
             start=start,
@@ -190,12 +174,13 @@ def fit_phases(
         start = Position(phase.end_epoch, 0)
 
 
-def predict_validation(run: Run, context: WorkerContext, prepared: PreparedRun, engine: Engine) -> pd.DataFrame:
+def predict_validation(prepared: PreparedRun, engine: Engine) -> pd.DataFrame:
     """Predict the validation windows that have a modality of the run."""
-    rows = select_rows_with_modality(context.windows, run.split.validation, tuple(run.experiment.data.modalities))
+    run, windows = prepared.run, prepared.context.windows
+    rows = select_rows_with_modality(windows, run.split.validation, tuple(run.experiment.data.modalities))
     if not len(rows):
         return build_empty_predictions(prepared.source.names, prepared.shapes.n_outputs)
-    return predict_rows(engine, prepared.source, prepared.labels, rows, context.windows, run.optim.batch)
+    return predict_rows(engine, prepared.source, prepared.labels, rows, windows, run.optim.batch)
 
 
 def compute_validation_metrics(table: pd.DataFrame) -> Metrics:
@@ -203,98 +188,109 @@ def compute_validation_metrics(table: pd.DataFrame) -> Metrics:
     return {f"validation_{k}": v for k, v in compute_scores(table).items()} if len(table) else {}
 
 
-def _collect_collapse_findings(
-    run: Run, context: WorkerContext, prepared: PreparedRun, weights: dict[str, Tensor]
-) -> list[dict[str, Any]]:
-    """Findings about a trained fusion, on a module of their own: an engine's gradients belong to all ranks."""
-    if len(run.experiment.data.modalities) < 2 or rank_and_world_size()[0]:  # rank 0 saves
+def _collect_collapse_findings(prepared: PreparedRun, weights: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Look at a trained fusion in a module of its own: an engine's gradients belong to all ranks."""
+    run, context, source = prepared.run, prepared.context, prepared.source
+    names = tuple(run.experiment.data.modalities)
+    if len(names) < 2 or rank_and_world_size()[0]:  # rank 0 saves
         return []
-    rows = select_rows_with_modality(
-        context.windows, run.split.validation or run.split.train, tuple(run.experiment.data.modalities)
-    )
-    module, _ = build_module(run, context, prepared.source)
+    rows = select_rows_with_modality(context.windows, run.split.validation or run.split.train, names)
+    module, _ = build_module(run, context, source)
     module.load_state_dict(weights)
-    sampled_rows = subsample_evenly(rows, MAX_COLLAPSE_WINDOWS)
-    batches = (
-        batch for _, batch in make_inference_batches(prepared.source, prepared.labels, sampled_rows, run.optim.batch)
-    )
+    rows = subsample_evenly(rows, MAX_COLLAPSE_WINDOWS)
+    batches = (batch for _, batch in make_inference_batches(source, prepared.labels, rows, run.optim.batch))
     return [asdict(f) for f in find_modality_collapse(module, batches, context.device)]
 
 
-def _train(
-    run: Run,
-    context: WorkerContext,
-    prepared: PreparedRun,
-    resume: ckpt.Checkpoint | None,
-    damaged: list[str],
-    report: Callable[[Progress], None],
-    get_stop_reason: Callable[[], str],
-) -> str:
-    """Fit, saving on the way; returns the prefix of the finished checkpoint."""
-    e, epochs = run.experiment, run.epochs
-    frozen_tensors = prepared.module.frozen_tensors if isinstance(prepared.module, HeadClassifier) else None
-    writer = CheckpointWriter(run, context.results, context.windows.index, prepared.shapes, frozen_tensors)
-    with contextlib.closing(writer):
-        if not any(p.requires_grad for p in prepared.module.parameters()):  # late_mean has nothing to train
-            weights = prepared.module.state_dict()
-            untrained_findings = run_on_all_ranks(lambda: _collect_collapse_findings(run, context, prepared, weights))
-            return writer.finish(weights, Position(epochs, 0), {"modality_collapse": untrained_findings})
-        prefix = ""
-        history: list[Metrics] = list(resume.metrics.get("history", [])) if resume else []  # of finished epochs
-        steps_per_epoch = build_batch_loader(run, context, prepared).steps_per_epoch
-        policy = CheckpointPolicy(run, steps_per_epoch, writer, get_stop_reason)
+class CheckpointedTraining:
+    """A run that is trained to its last epoch, and saved on the way; on one rank of a group."""
 
-        def report_progress(engine: Engine, position: Position, sums: Metrics, validation: Metrics) -> None:
-            if engine.rank == 0:
-                seconds = max(1e-9, sums["seconds"])
-                metrics = {
-                    "train_loss": sums["loss_sum"] / max(1, sums["count"]),
-                    "windows_per_s": sums["count"] / seconds,
-                    "data_wait_fraction": sums["wait_s"] / seconds,
-                    "checkpoint_pause_s": writer.pause_s,
-                }
-                epochs_done = position.epoch + position.step / steps_per_epoch
-                step = position.epoch * steps_per_epoch + position.step
-                report(Progress(run.key, run.title, epochs_done, epochs, step, metrics | validation, tuple(damaged)))
+    def __init__(
+        self,
+        prepared: PreparedRun,
+        report: Callable[[Progress], None],
+        get_stop_reason: Callable[[], str],
+        resume: ckpt.Checkpoint | None = None,
+        damaged: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            resume: The checkpoint to go on from, whose weights the module already holds.
+            damaged: A line for each checkpoint that was skipped.
+        """
+        self._prepared, self._run, self._resume = prepared, prepared.run, resume
+        self._report, self._get_stop_reason, self._damaged = report, get_stop_reason, tuple(damaged)
+        module = prepared.module
+        frozen_tensors = module.frozen_tensors if isinstance(module, HeadClassifier) else None
+        results, index = prepared.context.results, prepared.context.windows.index
+        self._writer = CheckpointWriter(self._run, results, index, prepared.shapes, frozen_tensors)
+        self._history: list[Metrics] = list(resume.metrics.get("history", [])) if resume else []  # of finished epochs
+        self._prefix = ""
 
-        def on_step_end(engine: Engine, position: Position, sums: Metrics) -> None:
-            should_save, should_report, reason = policy.decide_after_step(position, engine)
-            if should_save:
-                engine.sync_buffers()
-                writer.save(engine, position, {"partial_sums": _sum_over_ranks(sums), "history": list(history)})
-            if (
-                should_report and position.step < steps_per_epoch
-            ):  # the last step of an epoch is reported with the epoch
-                report_progress(engine, position, sums, {})
-            if reason:
-                raise TrainingInterrupted(reason)
+    def train(self) -> str:
+        """Fit, saving on the way; returns the prefix of the finished checkpoint."""
+        with contextlib.closing(self._writer):
+            module = self._prepared.module
+            if not any(p.requires_grad for p in module.parameters()):  # late_mean has nothing to train
+                self._finish(module.state_dict(), Position(self._run.epochs, 0), {})
+                return self._prefix
+            self._steps_per_epoch = build_batch_loader(self._prepared).steps_per_epoch
+            self._policy = CheckpointPolicy(self._run, self._steps_per_epoch, self._writer, self._get_stop_reason)
+            fit_phases(self._prepared, self._resume, self._on_epoch_end, self._on_step_end)
+            return self._prefix
 
-        def on_epoch_end(engine: Engine, position: Position, sums: Metrics) -> None:
-            nonlocal prefix
+    def _on_step_end(self, engine: Engine, position: Position, sums: Metrics) -> None:
+        should_save, should_report, reason = self._policy.decide_after_step(position, engine)
+        if should_save:
             engine.sync_buffers()
-            sums = _sum_over_ranks(sums)
-            metrics: Metrics = {"train_loss": sums["loss_sum"] / max(1, sums["count"])}
-            is_last = position.epoch == epochs
-            # What an encoder is worth that a fusion follows is measured where the fusion is.
-            every = e.train.validate_epochs
-            validation: Metrics = {}
-            if (run.kind != "encoder" or not run.embedded_recordings) and (
-                is_last or (every and position.epoch % every == 0)
-            ):
-                validation = compute_validation_metrics(predict_validation(run, context, prepared, engine))
-            epoch_record = {"epoch": position.epoch, "seconds": sums["seconds"], "windows": sums["count"]}
-            history.append(epoch_record | metrics | validation)
-            saved_metrics: dict[str, Any] = metrics | validation | {"history": list(history)}
-            if is_last:
-                weights = engine.gather_weights()
-                findings = run_on_all_ranks(lambda: _collect_collapse_findings(run, context, prepared, weights))
-                prefix = writer.finish(weights, position, saved_metrics | {"modality_collapse": findings})
-            elif validation or position.epoch % e.train.checkpoint_epochs == 0:
-                writer.save(engine, position, saved_metrics)
-            report_progress(engine, position, sums, validation)
+            partial_epoch = {"partial_sums": _sum_over_ranks(sums), "history": list(self._history)}
+            self._writer.save(engine, position, partial_epoch)
+        if should_report and position.step < self._steps_per_epoch:  # the last step is told with the epoch
+            self._report_progress(engine, position, sums, {})
+        if reason:
+            raise TrainingInterrupted(reason)
 
-        fit_phases(run, context, prepared, resume, on_epoch_end, on_step_end)
-        return prefix
+    def _on_epoch_end(self, engine: Engine, position: Position, sums: Metrics) -> None:
+        engine.sync_buffers()
+        sums = _sum_over_ranks(sums)
+        is_last = position.epoch == self._run.epochs
+        metrics: Metrics = {"train_loss": sums["loss_sum"] / max(1, sums["count"])}
+        validation: Metrics = {}
+        if self._is_validated(position.epoch, is_last):
+            validation = compute_validation_metrics(predict_validation(self._prepared, engine))
+        epoch_record = {"epoch": position.epoch, "seconds": sums["seconds"], "windows": sums["count"]}
+        self._history.append(epoch_record | metrics | validation)
+        saved_metrics: dict[str, Any] = metrics | validation | {"history": list(self._history)}
+        if is_last:
+            self._finish(engine.gather_weights(), position, saved_metrics)
+        elif validation or position.epoch % self._run.experiment.train.checkpoint_epochs == 0:
+            self._writer.save(engine, position, saved_metrics)
+        self._report_progress(engine, position, sums, validation)
+
+    def _is_validated(self, epoch: int, is_last: bool) -> bool:
+        # What an encoder is worth that a fusion follows is measured where the fusion is.
+        if self._run.kind == "encoder" and self._run.embedded_recordings:
+            return False
+        every = self._run.experiment.train.validate_epochs
+        return is_last or bool(every and epoch % every == 0)
+
+    def _finish(self, weights: dict[str, Tensor], position: Position, metrics: dict[str, Any]) -> None:
+        findings = run_on_all_ranks(lambda: _collect_collapse_findings(self._prepared, weights))
+        self._prefix = self._writer.finish(weights, position, metrics | {"modality_collapse": findings})
+
+    def _report_progress(self, engine: Engine, position: Position, sums: Metrics, validation: Metrics) -> None:
+        if engine.rank:
+            return
+        run, seconds = self._run, max(1e-9, sums["seconds"])
+        metrics = {
+            "train_loss": sums["loss_sum"] / max(1, sums["count"]),
+            "windows_per_s": sums["count"] / seconds,
+            "data_wait_fraction": sums["wait_s"] / seconds,
+            "checkpoint_pause_s": self._writer.pause_s,
+        }
+        epochs_done = position.epoch + position.step / self._steps_per_epoch
+        step = position.epoch * self._steps_per_epoch + position.step
+        self._report(Progress(run.key, run.title, epochs_done, run.epochs, step, metrics | validation, self._damaged))
 
 
 def _sum_over_ranks(sums: Metrics) -> Metrics:
@@ -303,31 +299,29 @@ def _sum_over_ranks(sums: Metrics) -> Metrics:
     return {k: (max if k in ("seconds", "wait_s") else sum)(s[k] for s in each) for k in sums}
 
 
-def _write_embeddings(run: Run, context: WorkerContext, prepared: PreparedRun) -> None:
-    """Embeddings of all wanted recordings, each rank its share."""
+def _write_embeddings(prepared: PreparedRun) -> None:
+    """Embed all wanted recordings, each rank its share."""
+    run, context, module = prepared.run, prepared.context, prepared.module
     key = build_embedding_key(run.key, run.embedded_recordings)
     if not run.embedded_recordings or broadcast_object(context.results.is_committed(key)):
         return
     rank, size = rank_and_world_size()
-
     source = run_on_all_ranks(lambda: open_features(run, context)) if run.features_prefix else prepared.source
 
     def write_own_part() -> None:
-        assert isinstance(prepared.module, Classifier | HeadClassifier)
+        assert isinstance(module, Classifier | HeadClassifier)
         rows = context.windows.find_rows(run.embedded_recordings)[rank::size]
+        if not len(rows):
+            return
         batches = make_inference_batches(source, prepared.labels, rows, 64)
         precision = run.experiment.runtime.precision
-        table = (
-            compute_embeddings(prepared.module, batches, context.windows, context.device, precision=precision)
-            if len(rows)
-            else None
-        )
+        table = compute_embeddings(module, batches, context.windows, context.device, precision=precision)
         write_embedding_part(context.results, key, rank, table)
 
     run_on_all_ranks(write_own_part)
     if isinstance(source, EmbeddingSource):
         (times_s,) = source.times_s.values()
     else:
-        assert isinstance(prepared.module, Classifier)
-        times_s = get_token_times(prepared.module)
+        assert isinstance(module, Classifier)
+        times_s = get_token_times(module)
     run_on_all_ranks(lambda: commit_embeddings(context.results, key, times_s) if rank == 0 else None)

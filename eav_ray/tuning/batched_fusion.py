@@ -79,7 +79,7 @@ def score_fusions(
     inputs = _SharedInputs(context)
     for run in runs:
         check_disjoint(run.split)
-    steps = [inputs.get_loader(run, inputs.prepare(run)).steps_per_epoch for run in runs]
+    steps = [inputs.get_loader(inputs.prepare(run)).steps_per_epoch for run in runs]
     pending = list(plan_stacks(list(zip(runs, steps, strict=True)), fusion_batch_size))
     while pending:
         numbers = pending.pop(0)
@@ -235,18 +235,18 @@ class _SharedInputs:
             self._labels[labels] = build_labels(run, self._context)
         return prepare_run(run, self._context, fresh=True, source=self._sources[source], labels=self._labels[labels])
 
-    def get_loader(self, run: Run, prepared: PreparedRun) -> BatchLoader:
+    def get_loader(self, prepared: PreparedRun) -> BatchLoader:
         """One and the same for runs with the same batches."""
-        e = run.experiment
+        run, e = prepared.run, prepared.run.experiment
         key = (id(prepared.source), run.split, e.seed, e.optim.batch, e.optim.class_weights, e.fusion.modality_dropout)
         if key not in self._loaders:
-            self._loaders[key] = build_batch_loader(run, self._context, prepared)
+            self._loaders[key] = build_batch_loader(prepared)
         return self._loaders[key]
 
     def make_member(self, run: Run) -> FusionMember:
         prepared = self.prepare(run)
         assert isinstance(prepared.module, FusionClassifier)
-        return FusionMember(prepared.module.to(self._context.device), run.optim, self.get_loader(run, prepared))
+        return FusionMember(prepared.module.to(self._context.device), run.optim, self.get_loader(prepared))
 
 
 def _validate_members(

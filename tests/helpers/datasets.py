@@ -24,4 +24,6 @@ def make_dataset(experiment: Experiment, *, without: str = "") -> Dataset:
     ]
     windows = object.__new__(WindowCache)
     windows.ids = add_permutation_groups(pd.DataFrame(rows))
-    return Dataset(Store("/nowhere"), ShardIndex("k", CLASSES, ("audio", "eeg"), 30, (), {}), windows)
+    data = Dataset(Store("/nowhere"), ShardIndex("k", CLASSES, ("audio", "eeg"), 30, (), {}), "/nowhere", 1.0)
+    vars(data)["windows"] = windows  # as if they had been opened
+    return data

@@ -307,11 +307,9 @@ def by_epoch(run: Run, place: WorkerContext) -> dict[int, float]:
 
     def at_epoch(engine: Engine, position: Position, sums: Metrics) -> None:
         engine.sync_buffers()
-        found[position.epoch] = compute_validation_metrics(predict_validation(run, place, ready, engine))[
-            SELECTION_METRIC
-        ]
+        found[position.epoch] = compute_validation_metrics(predict_validation(ready, engine))[SELECTION_METRIC]
 
-    fit_phases(run, place, ready, None, at_epoch)
+    fit_phases(ready, None, at_epoch)
     return found
 
 

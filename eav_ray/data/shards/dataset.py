@@ -1,31 +1,80 @@
 """Open the shards of an experiment as one data set: store, index and windows."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from eav_ray.config import Experiment, digest
-from eav_ray.data.shards.index import ShardIndex
-from eav_ray.data.shards.location import open_index
+from eav_ray.data.shards.index import INDEX_FILE, ShardIndex, read_index
+from eav_ray.data.shards.location import open_shard_store
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import check_subjects
+from eav_ray.errors import DataError
 from eav_ray.storage import Store
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The shards of an experiment, opened."""
+    """The shards of an experiment, opened; their windows are when they are first asked for.
+
+    It travels between processes without its windows, which each node has its own files of.
+    """
 
     shards: Store
     index: ShardIndex
-    windows: WindowCache
+    cache: str  # folder of the memory-mapped windows
+    cache_gb: float
+
+    @cached_property
+    def windows(self) -> WindowCache:
+        """All windows."""
+        return self.open_windows()
+
+    def open_windows(self, allowed_recordings: tuple[str, ...] | None = None) -> WindowCache:
+        """Open the windows of some recordings; there are no others for whoever is given them."""
+        return WindowCache(
+            self.shards, self.index, cache=self.cache, cache_gb=self.cache_gb, allowed_recordings=allowed_recordings
+        )
 
     @property
     def digest(self) -> str:
         return digest(self.index.fingerprint)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "windows"}
+
 
 def open_dataset(experiment: Experiment) -> Dataset:
-    shards, index = open_index(experiment)
-    store = experiment.store
-    windows = WindowCache(shards, index, cache=store.cache, cache_gb=store.cache_gb)
-    check_subjects(windows.ids, experiment.data)
-    return Dataset(shards, index, windows)
+    """Open the finished shards of an experiment.
+
+    Raises:
+        DataError: There are none, or they hold fewer people or modalities than the experiment asks for.
+        ConfigError: `data.subjects` names people whom they do not hold.
+    """
+    data = open_shards(experiment)
+    check_subjects(data.windows.ids, experiment.data)
+    return data
+
+
+def open_shards(experiment: Experiment) -> Dataset:
+    """Open the finished shards of an experiment without looking at their windows.
+
+    Raises:
+        DataError: As `open_dataset`.
+    """
+    store = open_shard_store(experiment)
+    index = read_index(store)
+    stored_subjects = tuple(store.read_json(INDEX_FILE).get("data", {}).get("subjects", ()))
+    wanted_subjects = experiment.data.subjects
+    if stored_subjects and not (wanted_subjects and set(wanted_subjects) <= set(stored_subjects)):
+        raise DataError(
+            f"the shards in {store} hold data.subjects={list(stored_subjects)} only; run `eav preprocess` with the "
+            "same experiment first, or give the same data.subjects"
+        )
+    absent = [m for m in experiment.data.modalities if m not in index.modalities]
+    if absent:
+        raise DataError(
+            f"the shards in {store} hold {', '.join(index.modalities)}, not {', '.join(absent)}; run "
+            "`eav preprocess` with the same experiment first"
+        )
+    return Dataset(store, index, experiment.store.cache, experiment.store.cache_gb)

@@ -108,14 +108,13 @@ def _score_variants(
             )
     # Equal questions of two variants are one; those of one checkpoint lie together, which is then read once.
     unique = sorted({task for _, task in tasks}, key=lambda t: (t.checkpoint_path, t.visible_modalities))
-    table_by_task = dict(zip(unique, score_checkpoints(e, unique, data.shards, data.index), strict=True))
+    scored = dict(zip(unique, score_checkpoints(e, unique, data), strict=True))
     tables = []
     for variant_fold, task in tasks:
-        table = table_by_task[task]
-        if isinstance(table, str):
-            failed[f"{_describe_variant_fold(variant_fold)} could not be scored: {table}"] = None
+        if problem := scored[task].problem:
+            failed[f"{_describe_variant_fold(variant_fold)} could not be scored: {problem}"] = None
             continue
-        table = table.assign(fold=variant_fold.fold.number, variant=variant_fold.variant.name)
+        table = scored[task].predictions.assign(fold=variant_fold.fold.number, variant=variant_fold.variant.name)
         tables.append(
             table[[c for c in table if c in PREDICTION_COLUMNS or str(c).startswith(("fusion.logit_", "weight."))]]
         )

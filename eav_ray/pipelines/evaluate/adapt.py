@@ -56,5 +56,5 @@ def adapt_to_subject(experiment: Experiment, path: str, subject: str, recordings
     run = plan_adaptation(experiment, data, path, subject, recordings)
     with cluster.connect_to_ray(experiment.runtime):
         announce_workload(experiment, [run], data)
-        checkpoint_prefixes = train_all_runs(experiment, [run], data.shards, data.index, run.split.train, title="adapt")
+        checkpoint_prefixes = train_all_runs(experiment, [run], data, title="adapt")
     return f"{Store(experiment.store.results)}/{checkpoint_prefixes[run.key]}"

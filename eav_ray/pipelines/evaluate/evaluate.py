@@ -60,7 +60,7 @@ def evaluate_checkpoint(
     with contextlib.ExitStack() as stack:
         if not is_stored(Store(experiment.store.results), ScoringTask(path, checkpoint.split.test), data.index):
             stack.enter_context(cluster.connect_to_ray(experiment.runtime))  # one for all that is to be scored
-        predictions = predict_test_split(experiment, path, data.shards, data.index, data.windows.ids)
+        predictions = predict_test_split(experiment, path, data)
         return _write_checkpoint_page(
             experiment, path, data, checkpoint, predictions, bayes or {}, out, fit_temperature
         )
@@ -158,9 +158,9 @@ def evaluate_cross_validation(
     """
     e, data = experiment, open_dataset(experiment)
     if searched:
-        nested_folds = plan_fold_searches(e, data)
-        folds = [PlannedFold(f.number, f.plan.outer_split, []) for f in nested_folds]
-        key = make_nested_key(e, nested_folds)
+        plans = plan_fold_searches(e, data)
+        folds = [PlannedFold(plan.fold, plan.outer_split, []) for plan in plans]
+        key = make_nested_key(e, plans)
     else:
         folds = plan_cv_folds(e, data)
         key = make_protocol_key(e, folds)

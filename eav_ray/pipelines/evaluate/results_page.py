@@ -177,12 +177,11 @@ def _score_train_and_validation(
         if split_.validation:
             fold_tasks.append((one.evaluated.fold, ScoringTask(one.evaluated.path, split_.validation)))
     scoring_experiment = replace(audited[0].checkpoint.experiment, store=e.store, runtime=e.runtime)
-    tables = score_checkpoints(scoring_experiment, [task for _, task in fold_tasks], data.shards, data.index)
+    scored = score_checkpoints(scoring_experiment, [task for _, task in fold_tasks], data)
     train_tables, validation_tables = [], []
-    for (number, task), table in zip(fold_tasks, tables, strict=True):
-        if isinstance(table, str):
-            raise DataError(table)
-        (train_tables if task.allows_training_recordings else validation_tables).append(table.assign(fold=number))
+    for (number, task), one in zip(fold_tasks, scored, strict=True):
+        tables = train_tables if task.allows_training_recordings else validation_tables
+        tables.append(one.require().assign(fold=number))
     return pd.concat(train_tables, ignore_index=True), pd.concat(
         validation_tables, ignore_index=True
     ) if validation_tables else None

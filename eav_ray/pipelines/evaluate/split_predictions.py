@@ -5,41 +5,34 @@ from dataclasses import replace
 import pandas as pd
 
 from eav_ray.config import Experiment
-from eav_ray.data.shards.index import ShardIndex
+from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.splits import check_split, list_labeled_recordings
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import ConfigError
 from eav_ray.evaluation.compatibility import check_windows
-from eav_ray.storage import Store, split_store_path
+from eav_ray.storage import split_store_path
 from eav_ray.training.checkpoint import load_finished_checkpoint
 
 
-def predict_test_split(
-    experiment: Experiment, path: str, shards: Store, index: ShardIndex, window_ids: pd.DataFrame
-) -> pd.DataFrame:
-    """Predictions for the test rows of a checkpoint's own split, computed once and kept.
+def predict_test_split(experiment: Experiment, path: str, data: Dataset) -> pd.DataFrame:
+    """Predict the test rows of a checkpoint's own split, once; the predictions are kept.
 
-    Args:
-        window_ids: The ids of all stored windows (`WindowCache.ids`).
     Raises:
         ConfigError: No test rows, the split leaks, or the experiment's windows are not those of the checkpoint.
         DataError: The shards hold other classes, or one is damaged.
     """
     store, prefix = split_store_path(path)
     checkpoint = load_finished_checkpoint(path)
-    check_windows(experiment, checkpoint, index, path)
+    check_windows(experiment, checkpoint, data.index, path)
     checkpoint_split = checkpoint.split
     if not checkpoint_split.test:
         raise ConfigError(f"{path} was trained on an inner fold, which has no test rows; evaluate the refit checkpoint")
     # The split of an encoder that a fusion follows also names recordings without its modality.
-    all_modalities = replace(checkpoint.experiment.data, modalities=index.modalities)
-    check_split(checkpoint_split, list_labeled_recordings(window_ids, all_modalities, checkpoint.experiment.seed))
+    all_modalities = replace(checkpoint.experiment.data, modalities=data.index.modalities)
+    check_split(checkpoint_split, list_labeled_recordings(data.windows.ids, all_modalities, checkpoint.experiment.seed))
     # One worker, as its batches must not matter here; scoring takes all that there is room for.
     runtime = replace(experiment.runtime, workers=1)
     scoring_experiment = replace(checkpoint.experiment, store=experiment.store, runtime=runtime)
-    (table,) = score_checkpoints(
-        scoring_experiment, [ScoringTask(f"{store}/{prefix}", checkpoint_split.test)], shards, index
-    )
-    if isinstance(table, str):
-        raise DataError(table)
-    return table
+    task = ScoringTask(f"{store}/{prefix}", checkpoint_split.test)
+    (scored,) = score_checkpoints(scoring_experiment, [task], data)
+    return scored.require()

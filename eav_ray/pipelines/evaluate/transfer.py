@@ -12,7 +12,7 @@ from eav_ray.data.shards.dataset import open_dataset
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.data.splits import LabeledRecording, list_labeled_recordings
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import ConfigError
 from eav_ray.evaluation.compatibility import check_channels, check_preprocessing
 from eav_ray.evaluation.correctness import (
     COMBINED_SOURCES,
@@ -92,10 +92,8 @@ def evaluate_transfer(experiment: Experiment, path: str) -> TransferResult:
     # One worker, as its batches must not matter here; scoring takes all that there is room for.
     scoring_experiment = replace(experiment, runtime=replace(experiment.runtime, workers=1))
     task = ScoringTask(f"{store}/{prefix}", test_ids, shown, is_other_dataset=True)
-    (table,) = score_checkpoints(scoring_experiment, [task], data.shards, data.index)
-    if isinstance(table, str):
-        raise DataError(table)
-    predictions = restrict_to_classes(table, checkpoint.classes, classes, label_by_id, shown)
+    (scored,) = score_checkpoints(scoring_experiment, [task], data)
+    predictions = restrict_to_classes(scored.require(), checkpoint.classes, classes, label_by_id, shown)
     head = f"trained on {trained_on}, tested on {tested_on}, {len(classes)} shared classes: {', '.join(classes)}"
     unshared_notes = [
         f"not shared: {', '.join(k for k in named if k not in classes)} ({title})"

@@ -19,13 +19,13 @@ def read_shard_windows(
     row: dict[str, Any],
     *,
     files: list[ShardFile],
-    shards: str,
+    shards: Store,
     experiment: Experiment,
     modalities: tuple[Modality, ...],
     channels: int,
 ) -> list[dict[str, Any]]:
     """The windows of one shard, as `cut_raw_windows` makes those of raw files."""
-    table = read_shard(Store(shards), files[row["shard"]])
+    table = read_shard(shards, files[row["shard"]])
     shapes = compute_window_shapes(experiment.preprocessing, channels)
     columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in ("subject", "recording", "window", "label")}
     for m in modalities:

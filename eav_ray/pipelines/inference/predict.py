@@ -15,7 +15,7 @@ import torch
 from eav_ray.config import Experiment, Modality, RuntimeConfig
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
-from eav_ray.data.shards.location import open_index
+from eav_ray.data.shards.dataset import open_shards
 from eav_ray.distributed import cluster
 from eav_ray.distributed.ray_workarounds import configure_ray_data, map_with_retries
 from eav_ray.errors import ConfigError, DataError
@@ -92,14 +92,14 @@ def predict_shards(experiment: Experiment, path: str, on_predictions: Prediction
     checkpoint = load_finished_checkpoint(path)
     modalities = _require_known_modalities(experiment, checkpoint, path)
     check_preprocessing(experiment, checkpoint, path)
-    shards, index = open_index(experiment)
+    data = open_shards(experiment)
     if "eeg" in experiment.data.modalities:
-        check_channels(experiment, checkpoint, index.eeg_channels, path)
+        check_channels(experiment, checkpoint, data.index.eeg_channels, path)
     subjects = experiment.data.subjects
-    files = [s for s in index.shards if not subjects or not s.subject or s.subject in subjects]
+    files = [s for s in data.index.shards if not subjects or not s.subject or s.subject in subjects]
     total = sum(s.rows for s in files)
     if not total:
-        raise DataError(f"there is nothing to predict in {shards}; run `eav check` to see why")
+        raise DataError(f"there is nothing to predict in {data.shards}; run `eav check` to see why")
     with (
         cluster.connect_to_ray(experiment.runtime),
         _preserve_row_order(),
@@ -108,7 +108,7 @@ def predict_shards(experiment: Experiment, path: str, on_predictions: Prediction
         read_windows = partial(
             read_shard_windows,
             files=files,
-            shards=str(shards),
+            shards=data.shards,
             experiment=experiment,
             modalities=modalities,
             channels=checkpoint.shapes.eeg_channels,
@@ -117,7 +117,7 @@ def predict_shards(experiment: Experiment, path: str, on_predictions: Prediction
         rows = map_with_retries(numbers.flat_map, read_windows, num_cpus=1)
         return _deliver_predictions(
             map_on_actors(rows, PredictionActor, f"{store}/{prefix}", experiment.runtime),
-            index.classes,
+            data.index.classes,
             on_predictions,
             bar,
             count_windows=True,

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import torch
 from starlette.types import ASGIApp
 
 from eav_ray.config import RuntimeConfig
@@ -143,9 +142,7 @@ class ServedModel:
     """A replica: one loaded checkpoint."""
 
     def __init__(self, path: str, token_digest: str, runtime: RuntimeConfig) -> None:
-        torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
-        device = torch.device("cuda" if cluster.has_gpu(runtime) else "cpu")
-        predictor = Predictor(load_finished_checkpoint(path), device)
+        predictor = Predictor(load_finished_checkpoint(path), cluster.set_up_torch(runtime))
         self._app = make_app(predictor, path.rstrip("/").rsplit("/", 1)[-1], token_digest)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

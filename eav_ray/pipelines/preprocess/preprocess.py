@@ -5,6 +5,7 @@ so a job that was killed continues with the chunks that have no record.
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
@@ -15,9 +16,9 @@ from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from eav_ray.config import DataConfig, Experiment, Preprocessing, digest
 from eav_ray.data.datasets import registry
-from eav_ray.data.preprocessing.eeg import prepare_eeg
+from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
-from eav_ray.data.preprocessing.windowing import cut_recording
+from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
 from eav_ray.data.recordings import LISTENING, Listing, Problem, Recording
 from eav_ray.data.shards.index import INDEX_FILE, ShardFile, ShardIndex
 from eav_ray.data.shards.location import open_shard_store
@@ -29,7 +30,7 @@ from eav_ray.distributed.ray_workarounds import configure_ray_data, map_with_ret
 from eav_ray.errors import DataError
 from eav_ray.pipelines.preprocess import eeg_stage
 from eav_ray.storage import Store, list_package_versions
-from eav_ray.tracking.progress import ProgressBar, open_progress_bar
+from eav_ray.tracking.progress import open_progress_bar
 
 CRASH_ERRORS = (WorkerCrashedError, OutOfMemoryError)
 
@@ -91,8 +92,11 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     todo = [c for c in planned if not is_chunk_done(store, c)]
     n_chans = registry.count_eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else 0
     if todo:
-        with cluster.connect_to_ray(experiment.runtime):
-            make_chunks(experiment, todo, store, n_chans, listing.recordings)
+        maker = ChunkMaker(experiment.data, experiment.preprocessing, store, n_chans, listing.recordings)
+        total = sum(len(c.recordings) for c in todo)
+        with cluster.connect_to_ray(experiment.runtime), open_progress_bar("preprocess", total, "recordings") as bar:
+            for chunk in maker.make(todo):
+                bar.set_done(bar.done + len(chunk.recordings))
     records = [store.read_json(f"records/{c.name}.json") for c in planned]
     problems = listing.problems + tuple(Problem(**p) for r in records for p in r["problems"])
     _check_problem_policy(experiment, problems)
@@ -146,120 +150,99 @@ def _drop_incomplete_recordings(experiment: Experiment, listing: Listing) -> Lis
     return Listing(tuple(complete), tuple(problems))
 
 
-def make_chunks(
-    experiment: Experiment, todo: list[Chunk], store: Store, n_chans: int, all_recordings: tuple[Recording, ...] = ()
-) -> None:
-    """Preprocess the recordings of each chunk and write it.
+@dataclass(frozen=True)
+class ChunkMaker:
+    """Makes chunks through Ray Data: what every task knows.
 
     Args:
-        all_recordings: All recordings of the subjects, finished ones included.
+        all_recordings: All recordings of the people, finished ones included: `preprocessing.eeg.align` looks at all.
     """
-    configure_ray_data()
-    with open_progress_bar("preprocess", sum(len(c.recordings) for c in todo), "recordings") as bar:
+
+    data: DataConfig
+    preprocessing: Preprocessing
+    store: Store
+    n_chans: int
+    all_recordings: tuple[Recording, ...] = ()
+
+    def make(self, chunks: list[Chunk]) -> Iterator[Chunk]:
+        """Make chunks; yields each when its record is written.
+
+        Recordings that end the process which reads them are found, and left out.
+        """
+        configure_ray_data()
         finished: set[str] = set()
         try:
-            _write_chunks(experiment, todo, store, n_chans, {}, bar, finished, all_recordings)
+            for chunk in self._run_tasks(chunks, {}):
+                finished.add(chunk.name)
+                yield chunk
         except CRASH_ERRORS:
-            left = [c for c in todo if c.name not in finished]
-            _write_chunks(
-                experiment,
-                left,
-                store,
-                n_chans,
-                _find_crashing_recordings(experiment, left, n_chans),
-                bar,
-                finished,
-                all_recordings,
-            )
+            left = [chunk for chunk in chunks if chunk.name not in finished]
+            yield from self._run_tasks(left, self._find_crashing_recordings(left))
 
+    def _run_tasks(self, chunks: list[Chunk], crash_reasons: dict[str, str]) -> Iterator[Chunk]:
+        """
+        Args:
+            crash_reasons: Why recordings are left out, by id.
+        """
 
-def _write_chunks(
-    experiment: Experiment,
-    todo: list[Chunk],
-    store: Store,
-    n_chans: int,
-    crash_reasons: dict[str, str],
-    bar: ProgressBar,
-    finished: set[str],
-    all_recordings: tuple[Recording, ...],
-) -> None:
-    """Make chunks; adds the names of those that are made to `finished` as they come."""
-    e = experiment
-    units = [tuple(r for r in c.recordings if r.id not in crash_reasons) for c in todo]
-    rows = eeg_stage.prepare_eeg_units(
-        e.data, e.preprocessing, units, tuple(r for r in all_recordings if r.id not in crash_reasons)
-    )
-    write_one = partial(
-        write_chunk,
-        todo=todo,
-        crash_reasons=crash_reasons,
-        data=e.data,
-        preprocessing=e.preprocessing,
-        root=store.root,
-        n_chans=n_chans,
-    )
-    for row in map_with_retries(rows.map, write_one, num_cpus=1).iter_rows():
-        chunk = todo[row["unit"]]
-        finished.add(chunk.name)
-        bar.set_done(bar.done + len(chunk.recordings))
+        def drop_crashing(recordings: tuple[Recording, ...]) -> tuple[Recording, ...]:
+            return tuple(r for r in recordings if r.id not in crash_reasons)
 
+        units = [drop_crashing(chunk.recordings) for chunk in chunks]
+        rows = eeg_stage.prepare_eeg_units(self.data, self.preprocessing, units, drop_crashing(self.all_recordings))
+        write_chunk = partial(self.write_chunk, chunks=chunks, crash_reasons=crash_reasons)
+        for row in map_with_retries(rows.map, write_chunk, num_cpus=1).iter_rows():
+            yield chunks[row["unit"]]
 
-def _find_crashing_recordings(experiment: Experiment, chunks: list[Chunk], n_chans: int) -> dict[str, str]:
-    """Recordings that end the process which reads them, with the reason, by id: each is tried in a task of its own.
+    def _find_crashing_recordings(self, chunks: list[Chunk]) -> dict[str, str]:
+        """Find recordings that end the process which reads them: each is tried in a task of its own.
 
-    Decoders are C programs, and a damaged or hostile file can bring one down; that costs this recording and no other.
-    """
-    e = experiment
-    attempt: Any = ray.remote(num_cpus=1, max_retries=0)(_try_recording)
-    references = {r.id: attempt.remote(r, e.data, e.preprocessing, n_chans) for c in chunks for r in c.recordings}
-    crash_reasons: dict[str, str] = {}
-    for name, reference in references.items():
-        try:
-            ray.get(reference)
-        except CRASH_ERRORS as error:
-            kind = "takes more memory than there is" if isinstance(error, OutOfMemoryError) else "ends the process"
-            crash_reasons[name] = (
-                f"reading one of its files {kind}; replace the files of this recording or leave it out"
-            )
-    return crash_reasons
+        Decoders are C programs, and a damaged or hostile file can bring one down; that costs this recording and no
+        other.
 
+        Returns:
+            The reason, by id.
+        """
+        attempt: Any = ray.remote(num_cpus=1, max_retries=0)(ChunkMaker._try_recording)
+        references = {r.id: attempt.remote(self, r) for chunk in chunks for r in chunk.recordings}
+        crash_reasons: dict[str, str] = {}
+        for recording_id, reference in references.items():
+            try:
+                ray.get(reference)
+            except CRASH_ERRORS as error:
+                kind = "takes more memory than there is" if isinstance(error, OutOfMemoryError) else "ends the process"
+                crash_reasons[recording_id] = (
+                    f"reading one of its files {kind}; replace the files of this recording or leave it out"
+                )
+        return crash_reasons
 
-def _try_recording(recording: Recording, data: DataConfig, preprocessing: Preprocessing, n_chans: int) -> None:
-    eeg = None
-    if "eeg" in data.modalities and recording.eeg is not None:
-        _, eeg = next(prepare_eeg(registry.open_reader(data), [recording], preprocessing.eeg))
-    cut_recording(recording, preprocessing, data.modalities, prepared_eeg=eeg, eeg_channels=n_chans)
+    def _try_recording(self, recording: Recording) -> None:
+        eeg = None
+        if "eeg" in self.data.modalities and recording.eeg is not None:
+            _, eeg = next(prepare_eeg(registry.open_reader(self.data), [recording], self.preprocessing.eeg))
+        self._cut(recording, eeg)
 
+    def _cut(self, recording: Recording, eeg: PreparedEEG | DataError | None) -> WindowedRecording:
+        return cut_recording(
+            recording, self.preprocessing, self.data.modalities, prepared_eeg=eeg, eeg_channels=self.n_chans
+        )
 
-def write_chunk(
-    row: dict[str, Any],
-    *,
-    todo: list[Chunk],
-    crash_reasons: dict[str, str],
-    data: DataConfig,
-    preprocessing: Preprocessing,
-    root: str,
-    n_chans: int,
-) -> dict[str, Any]:
-    """One chunk: its shard, and then its record."""
-    store, chunk, eeg_by_recording = Store(root), todo[row["unit"]], eeg_stage.unpack_eeg(row)
-    problems: list[Problem] = []
-    quality: list[dict[str, Any]] = []
-    with ShardWriter(
-        store, f"shards/{chunk.name}.parquet", make_schema(preprocessing, n_chans, data.modalities)
-    ) as shard:
-        for recording in chunk.recordings:
-            if recording.id in crash_reasons:
-                problems.append(Problem(recording.subject, recording.recording, "", crash_reasons[recording.id]))
-                continue
-            eeg = eeg_by_recording.get(recording.recording)
-            cut_result = cut_recording(
-                recording, preprocessing, data.modalities, prepared_eeg=eeg, eeg_channels=n_chans
-            )
-            problems += cut_result.problems
-            quality.append(cut_result.quality | {"windows": len(cut_result.windows)})
-            shard.add([encode_window(w, preprocessing) for w in cut_result.windows])
-    record: dict[str, Any] = {"rows": shard.rows, "file": shard.name, "sha256": shard.sha256}
-    record |= {"subject": chunk.recordings[0].subject, "problems": [asdict(p) for p in problems], "quality": quality}
-    store.write_json(f"records/{chunk.name}.json", record)
-    return {"unit": row["unit"]}
+    def write_chunk(self, row: dict[str, Any], *, chunks: list[Chunk], crash_reasons: dict[str, str]) -> dict[str, Any]:
+        """Write one chunk: its shard, and then its record."""
+        chunk, eeg_by_recording = chunks[row["unit"]], eeg_stage.unpack_eeg(row)
+        problems: list[Problem] = []
+        quality: list[dict[str, Any]] = []
+        schema = make_schema(self.preprocessing, self.n_chans, self.data.modalities)
+        with ShardWriter(self.store, f"shards/{chunk.name}.parquet", schema) as shard:
+            for recording in chunk.recordings:
+                if recording.id in crash_reasons:
+                    problems.append(Problem(recording.subject, recording.recording, "", crash_reasons[recording.id]))
+                    continue
+                cut_result = self._cut(recording, eeg_by_recording.get(recording.recording))
+                problems += cut_result.problems
+                quality.append(cut_result.quality | {"windows": len(cut_result.windows)})
+                shard.add([encode_window(w, self.preprocessing) for w in cut_result.windows])
+        record: dict[str, Any] = {"rows": shard.rows, "file": shard.name, "sha256": shard.sha256}
+        record |= {"subject": chunk.recordings[0].subject, "quality": quality}
+        self.store.write_json(f"records/{chunk.name}.json", record | {"problems": [asdict(p) for p in problems]})
+        return {"unit": row["unit"]}

@@ -15,50 +15,33 @@ from ray.tune.search import Searcher
 
 from eav_ray.distributed.worker_groups import WAIT_NOTICE_S
 from eav_ray.errors import ConfigError
+from eav_ray.pipelines.search.search_store import Row, SearchStore
 from eav_ray.training.run_spec import SELECTION_METRIC
 from eav_ray.tuning.pruning import compute_pruning_thresholds
 from eav_ray.tuning.study import Candidate, StudyClient
-
-Row = dict[str, Any]
 
 
 class CandidateSearcher(Searcher):
     """Hands candidates out and tells the study their scores.
 
     Args:
-        max_candidates: Candidates of a trial.
+        store: Keeps the rows and the journal.
         rows: Of earlier runs of this search; one per candidate and fold.
-        write_rows: Writes all rows to the results store.
-        show_progress: Is called with the number of candidates that are finished, and a note.
-        list_needed_keys: Keys of what a candidate will train and leave in the results store. What one trial is about to
-            train, no other may: a candidate that needs it too waits.
-        upload_study: Brings the study itself there, where it lies elsewhere.
-        on_completed: Is called with each candidate that the study knows the score of.
+        max_candidates: Of one trial.
         compute_cost: Of a candidate, where the search has such an objective.
     """
 
     def __init__(
         self,
         study: StudyClient,
-        max_candidates: int,
+        store: SearchStore,
         rows: list[Row],
-        write_rows: Callable[[list[Row]], None],
-        show_progress: Callable[..., None],
-        *,
-        list_needed_keys: Callable[[Candidate], frozenset[str]] = lambda candidate: frozenset(),
-        upload_study: Callable[[], None] = lambda: None,
-        on_completed: Callable[[Candidate], None] = lambda candidate: None,
+        max_candidates: int = 1,
         compute_cost: Callable[[Candidate], float] = lambda candidate: math.nan,
     ) -> None:
         super().__init__(metric=SELECTION_METRIC, mode="max")
-        self._study, self._max_candidates, self._rows = study, max_candidates, rows
-        self._write_rows, self._show_progress, self._list_needed_keys, self._upload_study = (
-            write_rows,
-            show_progress,
-            list_needed_keys,
-            upload_study,
-        )
-        self._on_completed, self._compute_cost = on_completed, compute_cost
+        self._study, self._store, self._rows = study, store, rows
+        self._max_candidates, self._compute_cost = max_candidates, compute_cost
         self._running: dict[str, dict[int, Candidate]] = {}
         self._claimed: dict[str, frozenset[str]] = {}
         self._blocked: list[Candidate] = []  # that wait for what a trial is training
@@ -66,6 +49,19 @@ class CandidateSearcher(Searcher):
         self.stopped = False
         self.unbatchable: dict[str, list[int]] = {}  # why candidates could not be trained with others
         self.failed: dict[int, str] = {}  # why candidates have no score
+
+    def list_needed_keys(self, candidate: Candidate) -> frozenset[str]:
+        """List keys of what a candidate will train and leave in the results store.
+
+        What one trial is about to train, no other may: a candidate that needs it too waits.
+        """
+        return frozenset()
+
+    def on_completed(self, candidate: Candidate) -> None:
+        """Called with each candidate that the kept study knows the score of."""
+
+    def on_progress(self, n_completed: int, note: str) -> None:
+        """Called with how many candidates have a score."""
 
     def suggest(self, trial_id: str) -> Any:
         if self.crashed_candidate is not None or self.stopped:
@@ -112,7 +108,7 @@ class CandidateSearcher(Searcher):
             self._blocked.append(candidate)
 
     def _try_claim(self, trial_id: str, candidate: Candidate) -> bool:
-        needs = self._list_needed_keys(candidate)
+        needs = self.list_needed_keys(candidate)
         others = (claimed for trial, claimed in self._claimed.items() if trial != trial_id)
         if any(needs & claimed for claimed in others):
             return False
@@ -121,7 +117,7 @@ class CandidateSearcher(Searcher):
 
     def _find_known_rows(self, candidate: Candidate) -> list[Row]:
         """Rows of an equal candidate that was scored before: lists of values are drawn again and again."""
-        if not self._list_needed_keys(candidate):
+        if not self.list_needed_keys(candidate):
             return []  # so cheap that it is trained again
         changes = json.dumps(candidate.changes, sort_keys=True)
         equal = [r for r in self._rows if r["changes"] == changes and math.isfinite(r[SELECTION_METRIC])]
@@ -153,14 +149,14 @@ class CandidateSearcher(Searcher):
         if not finished:
             return
         # The rows first: a candidate that is completed but has no rows could not be made up for.
-        self._write_rows(self._rows)
+        self._store.write_candidates(self._rows)
         for candidate, score, pruned, cost in finished:
             self._study.tell(candidate.number, score, pruned=pruned, cost=cost)
         # Only what the kept study knows may be forgotten.
-        self._upload_study()
+        self._store.upload_journal(self._study)
         for candidate, *_ in finished:
-            self._on_completed(candidate)
-        self._show_progress(len(self._study.completed()), note=self._format_note())
+            self.on_completed(candidate)
+        self.on_progress(len(self._study.completed()), self._format_note())
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if result and not error:

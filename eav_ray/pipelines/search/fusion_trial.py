@@ -11,11 +11,10 @@ import torch
 from ray import tune
 
 from eav_ray.config import Experiment, override
-from eav_ray.data.shards.index import ShardIndex
+from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
 from eav_ray.pipelines.search.candidate_summary import FoldScores, summarize_candidate
 from eav_ray.pipelines.search.search_plan import InnerCV
-from eav_ray.storage import Store
 from eav_ray.training.prepared_run import WorkerContext, open_worker_context
 from eav_ray.training.run_spec import SELECTION_METRIC, Run, plan_fusion_run
 from eav_ray.training.runner import train_and_score_split
@@ -23,15 +22,10 @@ from eav_ray.tuning.batched_fusion import score_fusions, unbatchable_reason
 from eav_ray.tuning.pruning import PruningSchedule, compute_folds_done, compute_mean
 
 
-def run_fusion_batch(
-    config: dict[str, Any], experiment: Experiment, inner_cv: InnerCV, shards: str, index: ShardIndex
-) -> None:
-    """Train some candidates over their inner folds, and report them a few at a time."""
-    torch.set_num_threads(max(1, int(experiment.runtime.cpus_per_worker)))
-    device = torch.device("cuda" if cluster.has_gpu(experiment.runtime) else "cpu")
-    context = open_worker_context(
-        experiment, Store(shards), index, device, allowed_recordings=inner_cv.embedded_recordings
-    )
+def run_fusion_batch(config: dict[str, Any], experiment: Experiment, inner_cv: InnerCV, data: Dataset) -> None:
+    """Score some candidates over their inner folds; reports a few at a time."""
+    device = cluster.set_up_torch(experiment.runtime)
+    context = open_worker_context(experiment, data, device, inner_cv.embedded_recordings)
     candidates = {number: override(experiment, changes) for number, changes in config["candidates"]}
     pruning_thresholds, folds = dict(config["pruning_thresholds"]), range(len(inner_cv.splits))
     fold_scores: dict[int, list[FoldScores]] = {number: [] for number in candidates}

@@ -3,10 +3,12 @@
 import contextlib
 from dataclasses import dataclass, replace
 
-from eav_ray.config import Experiment, digest, override
-from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.config import Experiment, override
+from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.splits import Split, list_labeled_recordings, make_inner_splits, make_split
 from eav_ray.errors import ConfigError
+from eav_ray.pipelines.search.search_store import SearchStore
+from eav_ray.storage import Store
 from eav_ray.training.run_spec import Run, plan_encoder_run, plan_runs
 from eav_ray.tuning.search_space import check_search_space, is_integer_key
 from eav_ray.tuning.study import count_candidates, make_study_name
@@ -20,19 +22,21 @@ class InnerCV:
     data_digest: str  # digest of the shards' content
     embedded_recordings: tuple[str, ...]  # recordings that the search may see at all
 
+    def plan_runs(self, experiment: Experiment, split: Split) -> list[Run]:
+        """Plan what one candidate trains on one split; the last run is the result."""
+        return plan_runs(experiment, split, self.data_digest, embedded_recordings=self.embedded_recordings)
+
 
 def plan_candidate_runs(experiment: Experiment, inner_cv: InnerCV) -> list[list[Run]]:
-    """What one candidate trains on each inner fold; the last run of each is scored."""
-    return [
-        plan_runs(experiment, split, inner_cv.data_digest, embedded_recordings=inner_cv.embedded_recordings)
-        for split in inner_cv.splits
-    ]
+    """Plan what one candidate trains on each inner fold; the last run of each is scored."""
+    return [inner_cv.plan_runs(experiment, split) for split in inner_cv.splits]
 
 
 @dataclass(frozen=True)
 class SearchPlan:
     """All trainings of a search and of its refit, before anything starts."""
 
+    experiment: Experiment
     outer_split: Split
     inner_cv: InnerCV
     inner_encoder_runs: list[Run]  # equal sets of training rows are trained once; none where candidates train their own
@@ -40,31 +44,34 @@ class SearchPlan:
     study_name: str
 
     @property
+    def fold(self) -> int:
+        """Number of the outer fold."""
+        return self.experiment.split.index
+
+    @property
+    def store(self) -> SearchStore:
+        """What the results store keeps of this search."""
+        return SearchStore(Store(self.experiment.store.results), self.study_name)
+
+    @property
     def encoder_runs(self) -> list[Run]:
         return self.inner_encoder_runs + self.outer_encoder_runs
 
-    def list_candidate_runs(self, experiment: Experiment) -> list[Run]:
-        """What all candidates train on all inner folds, beside those encoders."""
-        shared = {run.key for run in self.inner_encoder_runs}
-        each = [run for fold in plan_candidate_runs(experiment, self.inner_cv) for run in fold if run.key not in shared]
-        return each * count_candidates(experiment.search)
+    def list_candidate_runs(self) -> list[Run]:
+        """List what all candidates train on all inner folds, beside those encoders."""
+        shared, e = {run.key for run in self.inner_encoder_runs}, self.experiment
+        each = [run for fold in plan_candidate_runs(e, self.inner_cv) for run in fold if run.key not in shared]
+        return each * count_candidates(e.search)
 
-    def list_refit_runs(self, experiment: Experiment) -> list[Run]:
-        """What the refit of the best candidates trains, beside those encoders."""
-        shared = {run.key for run in self.outer_encoder_runs}
-        each = plan_runs(
-            experiment,
-            self.outer_split,
-            self.inner_cv.data_digest,
-            embedded_recordings=self.inner_cv.embedded_recordings,
-        )
-        return [run for run in each if run.key not in shared] * min(
-            experiment.search.refit, count_candidates(experiment.search)
-        )
+    def list_refit_runs(self) -> list[Run]:
+        """List what the refit of the best candidates trains, beside those encoders."""
+        shared, e = {run.key for run in self.outer_encoder_runs}, self.experiment
+        each = [run for run in self.inner_cv.plan_runs(e, self.outer_split) if run.key not in shared]
+        return each * min(e.search.refit, count_candidates(e.search))
 
 
-def plan_search(experiment: Experiment, windows: WindowCache) -> SearchPlan:
-    """Which trainings a search needs.
+def plan_search(experiment: Experiment, data: Dataset) -> SearchPlan:
+    """Plan which trainings a search needs.
 
     Raises:
         ConfigError: Nothing to search, a protocol without validation rows, a fold that does not exist, or a value of
@@ -77,22 +84,22 @@ def plan_search(experiment: Experiment, windows: WindowCache) -> SearchPlan:
             "search.mode=full searches trainings of everything"
         )
     check_search_space(e)
-    items = list_labeled_recordings(windows.ids, e.data, e.seed)
+    items = list_labeled_recordings(data.windows.ids, e.data, e.seed)
     inner, outer = make_inner_splits(items, e.split), make_refit_split(make_split(items, e.split))
-    inner_cv = InnerCV(inner, digest(windows.index.fingerprint), outer.train)
+    inner_cv = InnerCV(inner, data.digest, outer.train)
     if e.search.mode == "full":
         _check_effect(e, inner_cv)
     names = sorted(e.data.modalities) if _has_shared_encoders(e) else []
-    inner_encoders = [
-        plan_encoder_run(e, m, s, inner_cv.data_digest, inner_cv.embedded_recordings) for s in inner for m in names
-    ]
-    outer_encoders = [plan_encoder_run(e, m, outer, inner_cv.data_digest, inner_cv.embedded_recordings) for m in names]
-    # Where candidates train all themselves, what the experiment as it stands would train says what else they have.
-    unchanged_runs = (
-        [run for fold in plan_candidate_runs(e, inner_cv) for run in fold] if e.search.mode == "full" else []
+    inner_encoders, outer_encoders = (
+        [plan_encoder_run(e, m, s, data.digest, inner_cv.embedded_recordings) for s in splits for m in names]
+        for splits in (inner, [outer])
     )
-    study_name = make_study_name(e, inner_cv.data_digest, inner, [r.key for r in (*inner_encoders, *unchanged_runs)])
-    return SearchPlan(outer, inner_cv, list({r.key: r for r in inner_encoders}.values()), outer_encoders, study_name)
+    # Where candidates train all themselves, what the experiment as it stands would train says what else they have.
+    unchanged_runs = plan_candidate_runs(e, inner_cv) if e.search.mode == "full" else []
+    keys = [run.key for runs in (inner_encoders, *unchanged_runs) for run in runs]
+    study_name = make_study_name(e, data.digest, inner, keys)
+    unique = list({run.key: run for run in inner_encoders}.values())
+    return SearchPlan(e, outer, inner_cv, unique, outer_encoders, study_name)
 
 
 def _check_effect(e: Experiment, inner_cv: InnerCV) -> None:

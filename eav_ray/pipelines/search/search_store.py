@@ -1,4 +1,4 @@
-"""Read and write the records of a search in the results store."""
+"""Read and write what the results store keeps of a search, under `searches/<study>/`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from eav_ray.config import Experiment, to_dict
+from eav_ray.config import Experiment, SearchConfig, to_dict
 from eav_ray.data.io import parquet
-from eav_ray.pipelines.search.candidate_searcher import Row
-from eav_ray.pipelines.search.search_plan import SearchPlan
-from eav_ray.storage import Store, list_package_versions, sha256
+from eav_ray.storage import COMMIT, Store, list_package_versions, sha256
 from eav_ray.training.run_spec import SELECTION_METRIC, Run
 from eav_ray.tuning.study import Candidate, StudyClient
+
+Row = dict[str, Any]  # what is known of a candidate on one fold
 
 
 @dataclass(frozen=True)
@@ -33,84 +33,99 @@ class RankedCandidate:
     score: float  # mean over the inner folds
     runs: list[Run]
 
-
-@contextmanager
-def lock_search(experiment: Experiment, plan: SearchPlan) -> Iterator[None]:
-    """The folder of a search in the results store, for this process alone."""
-    results, folder = Store(experiment.store.results), get_search_folder(plan)
-    with results.lock(f"{folder}/lock"):
-        results.write_json(f"{folder}/experiment.json", to_dict(experiment))
-        results.write_json(f"{folder}/versions.json", list_package_versions())
-        yield
+    @property
+    def result_key(self) -> str:
+        return self.runs[-1].key
 
 
-def write_best(
-    experiment: Experiment, plan: SearchPlan, ranked: list[RankedCandidate], prefixes: dict[str, str]
-) -> SearchResult:
-    """Write `best.json`.
+@dataclass(frozen=True)
+class SearchStore:
+    """The folder of a search: `candidates.parquet`, `best.json`, `search.html`, and the study's journal."""
 
-    Args:
-        prefixes: Prefixes of the finished checkpoints of the refit, by key.
-    """
-    results = Store(experiment.store.results)
-    records = [
-        {
-            "candidate": one.candidate.number,
-            "changes": one.candidate.changes,
-            "metric": SELECTION_METRIC,
-            "value": one.score,
-            "checkpoint": prefixes[one.runs[-1].key],
-            "commit_sha256": sha256(results.read(f"{prefixes[one.runs[-1].key]}/COMMIT")),
-            "epoch": one.runs[-1].epochs,
-        }
-        for one in ranked
-    ]
-    results.write_json(
-        f"{get_search_folder(plan)}/best.json", {"study": plan.study_name} | records[0] | {"runners_up": records[1:]}
-    )
-    return SearchResult(plan.study_name, ranked[0].candidate, ranked[0].score, prefixes[ranked[0].runs[-1].key])
+    results: Store
+    study_name: str
 
+    @property
+    def folder(self) -> str:
+        return f"searches/{self.study_name}"
 
-def get_search_folder(plan: SearchPlan) -> str:
-    return f"searches/{plan.study_name}"
+    @property
+    def candidates_file(self) -> str:
+        """The table that has one row per candidate and fold."""
+        return f"{self.folder}/candidates.parquet"
 
+    @contextmanager
+    def lock(self, experiment: Experiment) -> Iterator[None]:
+        """Hold the folder for this process alone.
 
-def get_journal_path(results: Store, folder: str) -> Path:
-    """The study's journal: beside the results on a local disk, else a local file that is copied at every batch."""
-    if results.is_local:
-        return Path(results.resolve_path(f"{folder}/journal.log"))
-    return Path("journals") / f"{folder.replace('/', '-')}.log"
+        Raises:
+            DataError: Another process holds it.
+        """
+        with self.results.lock(f"{self.folder}/lock"):
+            self.results.write_json(f"{self.folder}/experiment.json", to_dict(experiment))
+            self.results.write_json(f"{self.folder}/versions.json", list_package_versions())
+            yield
 
+    def open_study(self, search: SearchConfig) -> StudyClient:
+        """Open the study, in the database that the experiment names, or in its journal."""
+        return StudyClient(search, self.study_name, search.storage or self._prepare_journal())
 
-def prepare_journal(results: Store, folder: str) -> Path:
-    path = get_journal_path(results, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not results.is_local and results.exists(f"{folder}/journal.log"):
-        # The store's copy counts: a local one may be of a search that was continued elsewhere since.
-        path.write_bytes(results.read(f"{folder}/journal.log"))
-    return path
+    @property
+    def _journal_path(self) -> Path:
+        """The study's journal: beside the results on a local disk, else a local file that is copied at every batch."""
+        if self.results.is_local:
+            return Path(self.results.resolve_path(f"{self.folder}/journal.log"))
+        return Path("journals") / f"{self.folder.replace('/', '-')}.log"
 
+    def _prepare_journal(self) -> Path:
+        path, name = self._journal_path, f"{self.folder}/journal.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.results.is_local and self.results.exists(name):
+            # The store's copy counts: a local one may be of a search that was continued elsewhere since.
+            path.write_bytes(self.results.read(name))
+        return path
 
-def write_candidates_table(results: Store, folder: str, rows: list[Row]) -> None:
-    results.write(f"{folder}/candidates.parquet", parquet.encode_dataframe(build_candidates_table(rows)))
+    def upload_journal(self, study: StudyClient) -> None:
+        """Copy the journal to the results store, where it does not lie there."""
+        if not self.results.is_local and not study.search.storage:
+            self.results.write(f"{self.folder}/journal.log", self._journal_path.read_bytes())
 
+    def write_candidates(self, rows: list[Row]) -> None:
+        table = pd.DataFrame(rows).sort_values(["candidate", "fold"], ignore_index=True)
+        self.results.write(self.candidates_file, parquet.encode_dataframe(table))
 
-def upload_journal(study: StudyClient, results: Store, folder: str) -> None:
-    if not results.is_local and not study.search.storage:
-        results.write(f"{folder}/journal.log", get_journal_path(results, folder).read_bytes())
+    def read_candidates(self) -> pd.DataFrame:
+        """Read the table of candidates; empty where there is none yet."""
+        if not self.results.exists(self.candidates_file):
+            return pd.DataFrame()
+        return parquet.decode_dataframe(
+            self.results.read(self.candidates_file), f"{self.results}/{self.candidates_file}"
+        )
 
+    def read_completed_rows(self, study: StudyClient) -> list[Row]:
+        """Read the rows of the candidates that the study knows the score of."""
+        completed = set(study.completed())
+        rows = self.read_candidates().to_dict("records")
+        return [{str(k): v for k, v in row.items()} for row in rows if row["candidate"] in completed]
 
-def read_completed_rows(results: Store, folder: str, study: StudyClient) -> list[Row]:
-    completed = set(study.completed())
-    table = read_candidates_table(results, folder)
-    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records") if row["candidate"] in completed]
+    def write_best(self, ranked: list[RankedCandidate], prefixes: dict[str, str]) -> SearchResult:
+        """Write `best.json`.
 
-
-def read_candidates_table(results: Store, folder: str) -> pd.DataFrame:
-    name = f"{folder}/candidates.parquet"
-    return parquet.decode_dataframe(results.read(name), f"{results}/{name}") if results.exists(name) else pd.DataFrame()
-
-
-def build_candidates_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """`candidates.parquet`: one row per candidate and fold."""
-    return pd.DataFrame(rows).sort_values(["candidate", "fold"], ignore_index=True)
+        Args:
+            prefixes: Prefixes of the finished checkpoints of the refit, by key.
+        """
+        records = [
+            {
+                "candidate": one.candidate.number,
+                "changes": one.candidate.changes,
+                "metric": SELECTION_METRIC,
+                "value": one.score,
+                "checkpoint": prefixes[one.result_key],
+                "commit_sha256": sha256(self.results.read(f"{prefixes[one.result_key]}/{COMMIT}")),
+                "epoch": one.runs[-1].epochs,
+            }
+            for one in ranked
+        ]
+        best = {"study": self.study_name} | records[0] | {"runners_up": records[1:]}
+        self.results.write_json(f"{self.folder}/best.json", best)
+        return SearchResult(self.study_name, ranked[0].candidate, ranked[0].score, prefixes[ranked[0].result_key])

@@ -131,11 +131,8 @@ def train_folds(e: Experiment, folds: list[PlannedFold], data: Dataset, results:
     left = [f for f in folds if not is_run_finished(f.runs[-1], results)]
     if not left:
         return {}
-    allowed_recordings = tuple(sorted({i for f in left for i in (*f.split.train, *f.split.validation)}))
     try:
-        return train_runs(
-            e, [run for f in left for run in f.runs], data.shards, data.index, allowed_recordings, title="train"
-        ).failed
+        return train_runs(e, [run for f in left for run in f.runs], data, title="train").failed
     except DataError as error:
         return {"": str(error)}  # what was trained is in the store
 
@@ -154,12 +151,12 @@ def evaluate_folds(
     trained = [f for f in folds if f.number not in failed]
     tasks = [ScoringTask(f"{results}/{prefixes[f.number]}", f.split.test) for f in trained]
     tables, fold_records = [], []
-    for fold, table in zip(trained, score_checkpoints(e, tasks, data.shards, data.index), strict=True):
-        if isinstance(table, str):
-            failed[fold.number] = table
+    for fold, scored in zip(trained, score_checkpoints(e, tasks, data), strict=True):
+        if scored.problem:
+            failed[fold.number] = scored.problem
             continue
         prefix = prefixes[fold.number]
-        tables.append(table.assign(fold=fold.number))
+        tables.append(scored.predictions.assign(fold=fold.number))
         fold_records.append(
             {
                 "fold": fold.number,

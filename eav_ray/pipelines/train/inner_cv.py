@@ -15,7 +15,6 @@ from eav_ray.data.splits import list_labeled_recordings, make_inner_splits
 from eav_ray.distributed import cluster
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.distributed.worker_groups import train_all_runs
-from eav_ray.errors import DataError
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.storage import Store
 from eav_ray.training.run_spec import plan_runs
@@ -44,18 +43,11 @@ def out_of_fold_predictions(
         for inner in make_inner_splits(items, replace(one.split, index=number))
     ]
     runs = [run for _, _, fold_runs in inner_folds for run in fold_runs]
-    allowed_recordings = tuple(sorted({i for _, inner, _ in inner_folds for i in (*inner.train, *inner.validation)}))
     with cluster.connect_to_ray(experiment.runtime):
         announce_workload(first, runs, data)
-        done = train_all_runs(
-            first, runs, data.shards, data.index, allowed_recordings, title="train inner folds, for the temperature"
-        )
+        done = train_all_runs(first, runs, data, title="train inner folds, for the temperature")
         results = Store(experiment.store.results)
         tasks = [ScoringTask(f"{results}/{done[needed[-1].key]}", inner.validation) for _, inner, needed in inner_folds]
-        tables = score_checkpoints(first, tasks, data.shards, data.index)
-    predictions = []
-    for (number, _, _), table in zip(inner_folds, tables, strict=True):
-        if isinstance(table, str):
-            raise DataError(table)
-        predictions.append(table.assign(fold=number))
+        scored = score_checkpoints(first, tasks, data)
+    predictions = [one.require().assign(fold=number) for (number, _, _), one in zip(inner_folds, scored, strict=True)]
     return pd.concat(predictions, ignore_index=True)

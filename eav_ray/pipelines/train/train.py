@@ -23,8 +23,7 @@ def train(experiment: Experiment) -> str:
     results = Store(experiment.store.results)
     with cluster.connect_to_ray(experiment.runtime):
         announce_workload(experiment, runs, data)
-        allowed_recordings = tuple(sorted({*split.train, *split.validation}))
-        done = train_all_runs(experiment, runs, data.shards, data.index, allowed_recordings, title="train")
+        done = train_all_runs(experiment, runs, data, title="train")
     prefix = done[runs[-1].key]
     for line in format_collapse_warnings(results.read_json(f"{prefix}/metrics.json")):
         print(line)

@@ -4,7 +4,8 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from ray.tune.search import Searcher
@@ -14,11 +15,12 @@ from eav_ray.config.paths import resolve_experiment_paths
 from eav_ray.data.splits import Split
 from eav_ray.distributed import cluster
 from eav_ray.errors import ConfigError
-from eav_ray.pipelines.search import search_plan, trial_runner
+from eav_ray.pipelines.search import search_plan
+from eav_ray.pipelines.search.candidate_runs import STUDY_FILE, prune_candidate_runs
 from eav_ray.pipelines.search.candidate_searcher import CandidateSearcher, WaitNotifier
 from eav_ray.pipelines.search.candidate_summary import summarize_candidate
-from eav_ray.pipelines.search.end_to_end_trial import STUDY_FILE
 from eav_ray.pipelines.search.search_plan import InnerCV, plan_candidate_runs
+from eav_ray.pipelines.search.search_store import SearchStore
 from eav_ray.storage import Store
 from eav_ray.training.run_spec import SELECTION_METRIC
 from eav_ray.tuning.search_space import check_search_space
@@ -92,17 +94,14 @@ class Trained:
         self.owner.completed = lambda: sorted(self._told)
         self.kept: list[dict[str, Any]] = []
         self.forgotten: list[int] = []
-        self.leases = CandidateSearcher(
-            self.owner,
-            1,
-            [],
-            lambda rows: self.kept.extend(rows[len(self.kept) :]),
-            lambda count, note: None,
-            list_needed_keys=lambda c: frozenset(
-                [needs.get(str(c.changes["optim.lr"]), ""), str(c.changes["optim.lr"])]
-            ),
-            on_completed=lambda c: self.forgotten.append(c.number),
+        store = SimpleNamespace(
+            write_candidates=lambda rows: self.kept.extend(rows[len(self.kept) :]), upload_journal=lambda study: None
         )
+        self.leases = CandidateSearcher(self.owner, cast(SearchStore, store), [])
+        self.leases.list_needed_keys = lambda candidate: frozenset(
+            [needs.get(str(candidate.changes["optim.lr"]), ""), str(candidate.changes["optim.lr"])]
+        )
+        self.leases.on_completed = lambda candidate: self.forgotten.append(candidate.number)
 
     def _ask(self) -> Candidate | None:
         if not self._left:
@@ -198,11 +197,12 @@ def test_a_candidate_ends_where_it_is_below_the_bar_or_at_its_last_fold() -> Non
 def planned(folder: Path, **changes: Any) -> search_plan.SearchPlan:
     """Of a search on the noise of three people with EEG and audio, of whom only ids are read."""
     e = override(
-        Experiment(), {"data.modalities": ["audio", "eeg"], "split.n_folds": 4, "split.n_inner_folds": 3} | changes
+        Experiment(),
+        {"data.modalities": ["audio", "eeg"], "split.n_folds": 4, "split.n_inner_folds": 3}
+        | {"store.results": str(folder)}
+        | changes,
     )
-    data = make_dataset(e)
-    data.windows.index = data.index
-    return search_plan.plan_search(e, data.windows)
+    return search_plan.plan_search(e, make_dataset(e))
 
 
 FULL = {"search.mode": "full"}
@@ -233,9 +233,8 @@ def test_a_key_that_changes_nothing_is_refused(changes: dict[str, Any], key: str
 
 def test_what_a_search_began_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
     plan, results = planned(tmp_path, **FULL, **{"search.space.model.eeg.depth": {"choice": [1, 2]}}), Store(tmp_path)
-    e = override(Experiment(), {"data.modalities": ["audio", "eeg"], "search.mode": "full"})
     candidate = Candidate(0, {"model.eeg.depth": 1})
-    folds = plan_candidate_runs(override(e, candidate.changes), plan.inner_cv)
+    folds = plan_candidate_runs(override(plan.experiment, candidate.changes), plan.inner_cv)
     assert [[run.kind for run in fold] for fold in folds] == [["encoder", "encoder", "fusion"]] * 3
     for fold, runs in enumerate(folds):
         for run in runs:
@@ -245,8 +244,8 @@ def test_what_a_search_began_is_forgotten_and_nothing_else(tmp_path: Path) -> No
     def left() -> list[list[bool]]:
         return [[bool(results.list_files(f"runs/{run.key}")) for run in runs] for runs in folds]
 
-    trial_runner.prune_candidate_runs(e, plan, results, candidate)
+    prune_candidate_runs(plan, candidate)
     assert left() == [[True, True, False], [True, True, True], [True, True, False]]
     with results.lock(f"runs/{folds[0][0].key}/lock"):  # another search is at it
-        trial_runner.prune_candidate_runs(e, plan, results, candidate, include_encoders=True)
+        prune_candidate_runs(plan, candidate, include_encoders=True)
     assert left() == [[True, False, False], [True, True, True], [False, False, False]]

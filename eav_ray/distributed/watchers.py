@@ -1,0 +1,49 @@
+"""Watch for signals, and over remote work, while a process waits."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ray.exceptions import RayError
+
+from eav_ray.errors import DataError
+
+POLL_INTERVAL_S = 1.0
+
+
+@contextmanager
+def on_signals(handle: Callable[[], object], *numbers: signal.Signals) -> Iterator[None]:
+    """Call a function when one of these signals comes; `ray job stop` sends SIGTERM before it kills.
+
+    Only the main thread of a process is told of signals: in any other this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {number: signal.signal(number, lambda *_: handle() and None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def poll_in_background(poll: Callable[[], object]) -> Iterator[None]:
+    """Call a function every second from a thread of its own. A store or an actor that was away is asked again."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(POLL_INTERVAL_S):
+            with contextlib.suppress(DataError, RayError):
+                poll()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,51 @@
+"""What candidates of a search of whole trainings leave in the results store."""
+
+import contextlib
+
+from eav_ray.config import override
+from eav_ray.errors import DataError
+from eav_ray.pipelines.search.search_plan import SearchPlan, plan_candidate_runs
+from eav_ray.training.checkpoint import find_finished_prefix
+from eav_ray.training.embeddings import build_embedding_key, is_embedded
+from eav_ray.tuning.study import Candidate
+
+STUDY_FILE = "search.json"  # beside a run's attempts: the study whose candidate began it
+
+
+def list_missing_keys(plan: SearchPlan, candidate: Candidate) -> frozenset[str]:
+    """List the keys of what a candidate will train, as far as it is not there yet."""
+    results = plan.store.results
+    folds = plan_candidate_runs(override(plan.experiment, candidate.changes), plan.inner_cv)
+    shared = {run.key for run in plan.inner_encoder_runs}
+    runs = {run.key: run for fold in folds for run in fold}
+    result_keys = {fold[-1].key for fold in folds}
+    missing = [
+        key
+        for key, run in runs.items()
+        if key not in shared
+        and (key in result_keys or not (is_embedded(run, results) and find_finished_prefix(results, key)))
+    ]
+    features = {run.features_prefix for run in runs.values()} - {""}
+    return frozenset([*missing, *(prefix for prefix in features if not results.is_committed(prefix))])
+
+
+def prune_candidate_runs(plan: SearchPlan, candidate: Candidate, *, include_encoders: bool = False) -> None:
+    """Delete a candidate's models of inner folds, which nobody will use and would fill the store; its rows are kept.
+
+    Args:
+        include_encoders: The encoders too, which another candidate may share while the search goes on.
+    """
+    results = plan.store.results
+    shared = {run.key for run in plan.encoder_runs}
+    for runs in plan_candidate_runs(override(plan.experiment, candidate.changes), plan.inner_cv):
+        for run in runs if include_encoders else runs[-1:]:
+            name = f"runs/{run.key}"
+            # What another job or search began is its own.
+            if run.key in shared or not results.exists(f"{name}/{STUDY_FILE}"):
+                continue
+            if results.read_json(f"{name}/{STUDY_FILE}") != plan.study_name:
+                continue
+            with contextlib.suppress(DataError), results.lock(f"{name}/lock"):  # somebody else is at it
+                if run.kind == "encoder" and run.embedded_recordings:
+                    results.delete(build_embedding_key(run.key, run.embedded_recordings))
+                results.delete(name)
