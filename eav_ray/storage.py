@@ -12,7 +12,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -81,6 +81,21 @@ def split_store_path(path: str) -> tuple["Store", str]:
 
 
 @contextlib.contextmanager
+def replace_file(path: str | Path) -> Iterator[Path]:
+    """Write a file under a name of its own, which becomes `path` when the block ends, and goes when it raises.
+
+    Several processes may do this at once: whoever ends last wins.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def io_errors(action: str, hint: str = "") -> Iterator[None]:
     """What a file system refuses, as one line. pyarrow's own errors, and OSError for all that a network can do."""
     try:
@@ -88,6 +103,11 @@ def io_errors(action: str, hint: str = "") -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(f"cannot {action}: {reason}{hint}") from None
+
+
+def encode_documents(documents: Mapping[str, Any]) -> dict[str, bytes]:
+    """Encode trees as JSON files, `<name>.json` each, for `Store.commit`."""
+    return {f"{n}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for n, tree in documents.items()}
 
 
 class HashingWriter(io.RawIOBase):
@@ -172,16 +192,10 @@ class Store:
                     stream.write(data)
                 return
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
-            try:
-                with open(partial, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, path)
-            finally:
-                with contextlib.suppress(OSError):
-                    os.unlink(partial)
+            with replace_file(path) as partial, open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
 
     @contextlib.contextmanager
     def open_writer(self, name: str) -> Iterator["HashingWriter"]:
@@ -197,16 +211,10 @@ class Store:
                     yield HashingWriter(remote)
                 return
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
-            try:
-                with open(partial, "wb") as file, ThreadPoolExecutor(1) as flusher:
-                    yield HashingWriter(file, flusher)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, path)
-            finally:
-                with contextlib.suppress(OSError):
-                    os.unlink(partial)
+            with replace_file(path) as partial, open(partial, "wb") as file, ThreadPoolExecutor(1) as flusher:
+                yield HashingWriter(file, flusher)
+                file.flush()
+                os.fsync(file.fileno())
 
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())

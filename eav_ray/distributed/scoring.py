@@ -33,6 +33,7 @@ from eav_ray.training.dataloader import (
     make_inference_batches,
     select_rows_with_modality,
 )
+from eav_ray.training.metrics import WINDOW_COLUMNS
 from eav_ray.training.predictions import build_empty_predictions, build_predictions
 from eav_ray.training.prepared_run import open_worker_context
 
@@ -145,8 +146,7 @@ def _join_parts(task: ScoringTask, parts: list[ScoringResult]) -> ScoringResult:
     if not tables:
         problem = f"{task.checkpoint_path} has nothing to score: no recording has any of its modalities"
         return ScoringResult(pd.DataFrame(), problem)
-    order = ["subject", "recording", "window"]
-    return ScoringResult(pd.concat(tables, ignore_index=True).sort_values(order, ignore_index=True))
+    return ScoringResult(pd.concat(tables, ignore_index=True).sort_values(WINDOW_COLUMNS, ignore_index=True))
 
 
 class Scorer:

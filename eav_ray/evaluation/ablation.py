@@ -25,12 +25,9 @@ from eav_ray.evaluation.statistics import (
     compute_bootstrap_interval,
     holm,
 )
-from eav_ray.training.metrics import compute_scores
+from eav_ray.training.metrics import RECORDING_COLUMNS, compute_scores
 
 SOURCE = "fusion"  # of a model of one modality its only logits
-
-
-ID_COLUMNS = ["subject", "recording"]
 
 
 def compare_variants(
@@ -51,7 +48,8 @@ def compare_variants(
     """
     windows_by_variant = {str(name): windows for name, windows in predictions.groupby("variant")}
     correct_by_variant = {
-        n: mark_correct_recordings(w, [SOURCE]).set_index(ID_COLUMNS)[SOURCE] for n, w in windows_by_variant.items()
+        n: mark_correct_recordings(w, [SOURCE]).set_index(RECORDING_COLUMNS)[SOURCE]
+        for n, w in windows_by_variant.items()
     }
     results: dict[str, Any] = {"groups": {}, "variants": [], "eeg": []}
     results["missing"] = [v.name for v in variants if v.name not in correct_by_variant]
@@ -68,7 +66,7 @@ def compare_variants(
         compared = [next(v for v in variants if v.name == BASE_VARIANT), *members]
         pairs = compare_variant_pairs(common, [(v.name, v.reference) for v in members])
         for variant, comparison in zip(compared, [None, *pairs], strict=True):
-            windows = windows_by_variant[variant.name].merge(common[ID_COLUMNS], on=ID_COLUMNS)
+            windows = windows_by_variant[variant.name].merge(common[RECORDING_COLUMNS], on=RECORDING_COLUMNS)
             results["variants"].append(
                 {
                     "group": group,

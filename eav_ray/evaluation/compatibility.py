@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from eav_ray.config import Experiment
+from eav_ray.config.digests import flatten_sections
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.training import checkpoint as ckpt
@@ -47,11 +47,3 @@ def check_channels(experiment: Experiment, checkpoint: ckpt.Checkpoint, n_chans:
             f"{experiment.data.root} has {n_chans} EEG channels, but {path} was trained on "
             f"{checkpoint.shapes.eeg_channels}; use recordings of the same montage"
         )
-
-
-def flatten_sections(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections to dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten_sections(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import binomtest
 
-from eav_ray.training.metrics import average_per_recording, predict_classes
+from eav_ray.training.metrics import RECORDING_COLUMNS, average_per_recording, predict_classes
 
 COMBINED_SOURCES = ("late_mean", "fusion")
 
@@ -26,7 +26,7 @@ def mark_correct_recordings(windows: pd.DataFrame, sources: list[str]) -> pd.Dat
         windows: Predictions, one row a window, with columns `<source>.logit_<class>`; NaN where a source is missing.
     """
     table = average_per_recording(windows)
-    result = table[["subject", "recording", "label"]].copy()
+    result = table[[*RECORDING_COLUMNS, "label"]].copy()
     for source in sources:
         result[source] = predict_classes(table, source) == table["label"].to_numpy()
     return result

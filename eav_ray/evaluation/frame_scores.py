@@ -14,6 +14,7 @@ from torch import Tensor
 from eav_ray.models.classifier import Classifier, ClassifierOutput
 from eav_ray.models.encoders.base import EncoderOutput, FrameEncoder
 from eav_ray.training.metrics import FRAMES_CORRECT_SUFFIX
+from eav_ray.training.predictions import split_unimodal_logits
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def compute_frames_correct(
     }
     if len(modalities) > 1:
         logits_by_source |= {
-            "late_mean": lambda o: average_unimodal_logits(o, modalities, present_BM),
+            "late_mean": lambda o: split_unimodal_logits(o, modalities, present_BM)[1],
             "fusion": lambda o: _to_numpy(o.logits_BK),
         }
     correct = {
@@ -81,12 +82,6 @@ def compute_frames_correct(
         for source, logits in logits_by_source.items()
     }
     return {name: np.where(present_BM[:, column], share, np.nan) for name, share in correct.items()}
-
-
-def average_unimodal_logits(output: ClassifierOutput, modalities: list[str], present_BM: np.ndarray) -> np.ndarray:
-    """Mean of the logits of the modalities that a window has."""
-    stacked = np.stack([_to_numpy(output.unimodal_logits[m]) for m in modalities], 1)
-    return np.nanmean(np.where(present_BM[..., None], stacked, np.nan), 1)
 
 
 def _to_numpy(x: Tensor) -> np.ndarray:

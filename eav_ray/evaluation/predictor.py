@@ -17,10 +17,11 @@ from eav_ray.evaluation.probabilities import (
     name_probability_column,
 )
 from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.metrics import WINDOW_COLUMNS
 from eav_ray.training.predictions import build_empty_predictions, build_predictions
 
 MONTAGES = {"eav": eav.EAV_CHANNELS, "eegmat": eegmat.EEGMAT_CHANNELS}
-ID_COLUMNS = ("subject", "recording", "window", "label")
+ID_COLUMNS = (*WINDOW_COLUMNS, "label")
 BATCH_WINDOWS = 32
 
 
@@ -74,11 +75,12 @@ class Predictor:
         for at in range(0, len(windows), BATCH_WINDOWS):
             stored = [encode_window(row, self.preprocessing) for row in windows[at : at + BATCH_WINDOWS]]
             columns = [*ID_COLUMNS, *self.modalities, *(f"has_{m}" for m in self.modalities)]
-            tables.append(self({c: _stack_values([row[c] for row in stored]) for c in columns}))
+            tables.append(self({c: stack_column([row[c] for row in stored]) for c in columns}))
         return pd.concat(tables, ignore_index=True)
 
 
-def _stack_values(values: list[Any]) -> np.ndarray:
+def stack_column(values: list[Any]) -> np.ndarray:
+    """Stack what rows hold in one column, as Ray Data batches it: a window of frames is a list of files."""
     if isinstance(values[0], np.ndarray):
         return np.stack(values)
     if not isinstance(values[0], list):

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from eav_ray.training.metrics import ALWAYS_PRESENT_SOURCES, LOGIT_PREFIX, is_averaged_column, predict_classes
+from eav_ray.training.metrics import (
+    ALWAYS_PRESENT_SOURCES,
+    LOGIT_PREFIX,
+    RECORDING_COLUMNS,
+    is_averaged_column,
+    predict_classes,
+)
 
 PREDICTED_COLUMN = "predicted"
 
@@ -53,14 +59,16 @@ class RecordingAverager:
     came.
     """
 
-    KEY_COLUMNS = ("subject", "recording", "label")
+    KEY_COLUMNS = (*RECORDING_COLUMNS, "label")
 
     def __init__(self) -> None:
+        self.n_windows = 0
         self._sums: list[pd.DataFrame] = []
 
     def add(self, windows: pd.DataFrame) -> None:
         if not len(windows):
             return
+        self.n_windows += len(windows)
         averaged = [c for c in windows.columns if is_averaged_column(c)]
         groups = windows.groupby(list(self.KEY_COLUMNS), sort=False)
         counts = groups[averaged].count().add_suffix(" n")  # NaN: the source has nothing to say of that window

@@ -9,7 +9,7 @@ import pandas as pd
 from eav_ray.evaluation import statistics
 from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
 from eav_ray.evaluation.results_tree import finite_or_none
-from eav_ray.training.metrics import average_per_recording
+from eav_ray.training.metrics import RECORDING_COLUMNS, average_per_recording
 
 ROBUSTNESS_FORMAT = 1  # raise when the tree changes
 
@@ -18,9 +18,6 @@ WEIGHT_COLUMNS = {"raw": "weight", "corrected": "corrected"}  # in the tree, in 
 
 
 MIN_USABLE_SHARE = 0.5  # share of the recordings that must have kept a modality for its weight to be tested at a step
-
-
-ID_COLUMNS = ["subject", "recording"]
 
 
 def build_robustness_results(
@@ -40,7 +37,7 @@ def build_robustness_results(
     """
     sources = list_sources(modalities)
     clean = tables[conditions[0]["name"]]
-    recordings = clean[[*ID_COLUMNS, "label"]].drop_duplicates(ID_COLUMNS)
+    recordings = clean[[*RECORDING_COLUMNS, "label"]].drop_duplicates(RECORDING_COLUMNS)
     counts = recordings["label"].value_counts()
     summaries = [
         {
@@ -78,7 +75,7 @@ def _summarize_condition(
     windows, clean_windows = _select_windows(table), _select_windows(clean)
     correct = mark_correct_recordings(windows, sources).drop(columns="label")
     # A recording, or a modality of it, that cannot be used at all is not right.
-    correct = recordings.merge(correct, on=ID_COLUMNS, how="left")
+    correct = recordings.merge(correct, on=RECORDING_COLUMNS, how="left")
     correct[sources] = correct[sources].fillna(False).astype(bool)
     refused_shares = {m: _compute_refused_share(clean_windows, windows, m) for m in condition["modalities"]}
     reasons = [r for r in table["reason"] if r]
@@ -105,9 +102,10 @@ def _compute_score(correct: pd.DataFrame, source: str, *, unequal: bool) -> dict
 def _compute_refused_share(clean_windows: pd.DataFrame, windows: pd.DataFrame, modality: str) -> float:
     """Share of the recordings with a modality that have it no more: its preprocessing refused it."""
     before, after = (
-        _select_with_modality(table, modality)[ID_COLUMNS].drop_duplicates() for table in (clean_windows, windows)
+        _select_with_modality(table, modality)[RECORDING_COLUMNS].drop_duplicates()
+        for table in (clean_windows, windows)
     )
-    return 1 - len(before.merge(after, on=ID_COLUMNS)) / len(before) if len(before) else 0.0
+    return 1 - len(before.merge(after, on=RECORDING_COLUMNS)) / len(before) if len(before) else 0.0
 
 
 def _select_with_modality(windows: pd.DataFrame, modality: str) -> pd.DataFrame:
@@ -182,11 +180,11 @@ def _test_weight_change(
     clean: pd.DataFrame, corrupted: pd.DataFrame, condition: Mapping[str, Any], m: str, weight: str, column: str
 ) -> dict[str, Any]:
     pair = [
-        _select_with_modality(_select_windows(t), m)[[*ID_COLUMNS, "window", f"{column}.{m}"]]
+        _select_with_modality(_select_windows(t), m)[[*RECORDING_COLUMNS, "window", f"{column}.{m}"]]
         for t in (clean, corrupted)
     ]
-    both = pair[0].merge(pair[1], on=[*ID_COLUMNS, "window"], suffixes=("_clean", "_corrupted"))
-    means = both.drop(columns="window").groupby(ID_COLUMNS).mean().reset_index()
+    both = pair[0].merge(pair[1], on=[*RECORDING_COLUMNS, "window"], suffixes=("_clean", "_corrupted"))
+    means = both.drop(columns="window").groupby(RECORDING_COLUMNS).mean().reset_index()
     means["difference"] = means[f"{column}.{m}_corrupted"] - means[f"{column}.{m}_clean"]
     subject_means = means.groupby("subject").mean(numeric_only=True)
     paired_over_subjects = len(subject_means) >= statistics.MIN_SUBJECTS

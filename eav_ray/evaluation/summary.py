@@ -17,7 +17,13 @@ from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
 from eav_ray.evaluation.probability_calibration import average_windows_per_fold
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.evaluation.statistics import describe_significance
-from eav_ray.training.metrics import FRAMES_CORRECT_SUFFIX, average_per_recording, compute_scores, predict_classes
+from eav_ray.training.metrics import (
+    FRAMES_CORRECT_SUFFIX,
+    RECORDING_COLUMNS,
+    average_per_recording,
+    compute_scores,
+    predict_classes,
+)
 
 MAX_WORST_SUBJECTS = 5  # people of whom more is said
 
@@ -205,7 +211,7 @@ def _compute_share_correct(windows: pd.DataFrame, source: str) -> float:
 
 
 def count_recordings(windows: pd.DataFrame) -> int:
-    return len(windows[["fold", "subject", "recording"]].drop_duplicates())
+    return len(windows[["fold", *RECORDING_COLUMNS]].drop_duplicates())
 
 
 def correlate_signal_quality(
@@ -217,12 +223,10 @@ def correlate_signal_quality(
         quality_per_recording: One row a recording: `subject`, `recording`, and columns of `schema.QUALITY_COLUMNS`.
     """
     sources = list_sources(modalities)
-    correct = mark_correct_recordings(windows, sources).merge(
-        quality_per_recording, on=["subject", "recording"], how="left"
-    )
+    correct = mark_correct_recordings(windows, sources).merge(quality_per_recording, on=RECORDING_COLUMNS, how="left")
     subject_means = correct.drop(columns=["recording", "label"]).groupby("subject").mean()
     correlations: list[ResultsTree] = []
-    for column in [c for c in quality_per_recording.columns if c not in ("subject", "recording")]:
+    for column in [c for c in quality_per_recording.columns if c not in RECORDING_COLUMNS]:
         m = column.split("_")[0]
         for source in dict.fromkeys((m, sources[-1])):
             pairs = subject_means[[column, source]].dropna() if source in sources else subject_means[:0]
@@ -265,7 +269,7 @@ def summarize_worst_subjects(
         if quality_per_recording is not None:
             subject_quality = (
                 quality_per_recording[quality_per_recording["subject"] == row["subject"]]
-                .drop(columns=["subject", "recording"])
+                .drop(columns=RECORDING_COLUMNS)
                 .mean()
             )
             summary["signal_quality"] = {str(k): float(v) for k, v in subject_quality.items()}

@@ -7,16 +7,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-class ChannelStandardizer(nn.Module):
-    """Standardises each EEG channel with statistics of the training rows; they travel with the weights."""
+class _Standardizer(nn.Module):
+    """Holds the mean and SD of training rows, which travel with the weights."""
 
     mean: Tensor
     sd: Tensor
 
-    def __init__(self, n_chans: int) -> None:
+    def __init__(self, n_features: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(n_chans))
-        self.register_buffer("sd", torch.ones(n_chans))
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("sd", torch.ones(n_features))
+
+
+class ChannelStandardizer(_Standardizer):
+    """Standardises each EEG channel."""
 
     def forward(self, x_BST: Tensor) -> Tensor:
         return (x_BST - self.mean[:, None]) / self.sd[:, None]
@@ -67,16 +71,8 @@ def upcast_half_precision(x: Tensor) -> Tensor:
 MAX_ABS_Z_SCORE = 10
 
 
-class FeatureStandardizer(nn.Module):
-    """Features less their mean, over their SD: of training rows, kept with the weights."""
-
-    mean: Tensor
-    sd: Tensor
-
-    def __init__(self, n_features: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(n_features))
-        self.register_buffer("sd", torch.ones(n_features))
+class FeatureStandardizer(_Standardizer):
+    """Standardises computed features."""
 
     def fit(self, batches: Iterable[Tensor]) -> None:
         """

@@ -25,6 +25,7 @@ from eav_ray.evaluation.statistics import (
 )
 from eav_ray.evaluation.summary import SearchOptimism
 from eav_ray.reporting.formatting import format_value
+from eav_ray.training.metrics import RECORDING_COLUMNS
 
 MAX_FOLD_LINES = 12  # folds of a protocol, at most, that have a line each
 
@@ -85,10 +86,10 @@ def format_protocol_table(
         lines.append(str(compare_fusion(correct, modalities)))
     if correct["subject"].nunique() > 1:
         lines.append(format_statistics(correct, modalities, n_classes))
-    folds = windows.drop_duplicates(["subject", "recording"])[["subject", "recording", "fold"]]
+    folds = windows.drop_duplicates(RECORDING_COLUMNS)[[*RECORDING_COLUMNS, "fold"]]
     if folds["fold"].nunique() <= MAX_FOLD_LINES:
         lines.append(f"{'fold':>4}  {'people':12}" + "".join(f"{s:>10}" for s in sources))
-        for fold, fold_recordings in correct.merge(folds, on=["subject", "recording"]).groupby("fold"):
+        for fold, fold_recordings in correct.merge(folds, on=RECORDING_COLUMNS).groupby("fold"):
             subject_accuracy = compute_subject_accuracy(fold_recordings, sources)
             subjects_cell = (
                 f"{len(subject_accuracy)} people" if len(subject_accuracy) > 1 else f"{subject_accuracy.index[0]}"
@@ -137,7 +138,7 @@ def format_statistics(correct: pd.DataFrame, modalities: Sequence[str], n_classe
         f"intervals: bootstrap over {n_subjects} people and their {n_recordings} recordings, {N_BOOTSTRAP_DRAWS:,} "
         "draws"
     ]
-    for source in [c for c in correct.columns if c not in ("subject", "recording", "label")]:
+    for source in [c for c in correct.columns if c not in (*RECORDING_COLUMNS, "label")]:
         bounds = compute_bootstrap_interval(correct, source)
         chance_note = (
             f"; inside the {100 * CHANCE_BAND_COVERAGE:.1f} % band of chance"

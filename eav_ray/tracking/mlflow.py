@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from eav_ray.config import Experiment, to_dict
+from eav_ray.config.digests import flatten_sections
 from eav_ray.config.environment import environment_variables
 from eav_ray.config.extras import require_extra
 from eav_ray.training.run_spec import Progress, Run
@@ -175,12 +176,7 @@ class MLflowTracker:
             self._client.set_terminated(run_id, "FINISHED" if self._completed.get(key) else "FAILED")
 
 
-def flatten_config(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys; values as they are typed on the command line."""
-    flattened: dict[str, str] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict) and value:
-            flattened |= flatten_config(value, f"{prefix}{name}.")
-        else:
-            flattened[prefix + name] = value if isinstance(value, str) else json.dumps(value)
-    return flattened
+def flatten_config(tree: dict[str, Any]) -> dict[str, str]:
+    """Flatten sections to dotted keys, with values as they are typed on the command line."""
+    flat = flatten_sections(tree)
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}

@@ -22,6 +22,7 @@ from eav_ray.storage import Store
 from eav_ray.training.dataloader import (
     Batch,
 )
+from eav_ray.training.metrics import WINDOW_COLUMNS
 from eav_ray.training.precision import autocast
 from eav_ray.training.run_spec import Run
 
@@ -68,7 +69,7 @@ def compute_embeddings(
             outputs["logits"].append(logits[modality].float().cpu().numpy())
             window_rows.append(rows)
     ids = windows.ids.iloc[np.concatenate(window_rows)]
-    columns: dict[str, pa.Array] = {c: pa.array(ids[c].tolist()) for c in ("subject", "recording", "window")}
+    columns: dict[str, pa.Array] = {c: pa.array(ids[c].tolist()) for c in WINDOW_COLUMNS}
     for array, parts in ((array, outputs[array]) for array in arrays):
         columns[array] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.concatenate(parts))
     return pa.table(columns)
@@ -129,7 +130,7 @@ class EmbeddingSource:
                 if pooled:
                     columns |= {"tokens": columns["pooled"][:, None], "mask": columns["mask"].any(1, keepdims=True)}
                 self._arrays |= {f"{m}.{array}": values for array, values in columns.items()}
-                names = zip(*(table.column(c).to_pylist() for c in ("subject", "recording", "window")), strict=True)
+                names = zip(*(table.column(c).to_pylist() for c in WINDOW_COLUMNS), strict=True)
                 matches = [(row, row_of_window[name]) for row, name in enumerate(names) if name in row_of_window]
                 self._table_rows[m][[row for _, row in matches]] = [row for row, _ in matches]
             except ARROW_READ_ERRORS as error:

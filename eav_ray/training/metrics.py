@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 
 Scores = dict[str, float]
+RECORDING_COLUMNS = ["subject", "recording"]  # that name a recording in tables of predictions
+WINDOW_COLUMNS = [*RECORDING_COLUMNS, "window"]
 LOGIT_PREFIX = "logit_"
 FRAMES_CORRECT_SUFFIX = (
     ".frames_correct"  # after the name of a source: share of a window's frames that are right (`training.frames`)
@@ -26,7 +28,7 @@ def average_per_recording(windows: pd.DataFrame) -> pd.DataFrame:
     recording's windows in which a source has nothing to say (NaN logits) do not count for it.
     """
     means = [c for c in windows.columns if is_averaged_column(c)]
-    return windows.groupby(["subject", "recording", "label"], sort=True)[means].mean().reset_index()
+    return windows.groupby([*RECORDING_COLUMNS, "label"], sort=True)[means].mean().reset_index()
 
 
 def predict_classes(table: pd.DataFrame, source: str) -> np.ndarray:
@@ -53,7 +55,7 @@ def compute_scores(windows: pd.DataFrame, source: str = "fusion") -> Scores:
     All are NaN where a source that speaks of every window has a logit that is not finite: the model has diverged, and
     a score, were it 0, would count in a search.
     """
-    recording = windows.groupby(["subject", "recording"]).ngroup().to_numpy()
+    recording = windows.groupby(RECORDING_COLUMNS).ngroup().to_numpy()
     label = windows["label"].to_numpy()
     return compute_scores_from_logits(
         select_logits(windows, source), label, recording, always_present=source in ALWAYS_PRESENT_SOURCES

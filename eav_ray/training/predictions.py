@@ -11,6 +11,7 @@ from eav_ray.models.classifier import ClassifierOutput
 from eav_ray.training.collectives import gather_from_all_ranks
 from eav_ray.training.dataloader import Batch, Source, WindowLabels, make_inference_batches
 from eav_ray.training.engines.base import Engine
+from eav_ray.training.metrics import WINDOW_COLUMNS
 
 
 def predict_rows(
@@ -27,7 +28,7 @@ def predict_rows(
         else []
     )
     whole = [frame for frames in gather_from_all_ranks(own) for frame in frames]
-    return pd.concat(whole, ignore_index=True).sort_values(["subject", "recording", "window"], ignore_index=True)
+    return pd.concat(whole, ignore_index=True).sort_values(WINDOW_COLUMNS, ignore_index=True)
 
 
 def compute_predictions(
@@ -57,20 +58,27 @@ def build_predictions(
 
     A modality that a window lacks has NaN logits.
     """
-    columns: dict[str, np.ndarray] = {c: ids[c].to_numpy() for c in ("subject", "recording", "window")}
+    columns: dict[str, np.ndarray] = {c: ids[c].to_numpy() for c in WINDOW_COLUMNS}
     columns["label"] = label
-    unimodal = {}
-    for position, m in enumerate(names):
-        logits = output.unimodal_logits[m].float().cpu().numpy()
-        unimodal[m] = np.where(present_BM[:, position, None], logits, np.nan)
-    stacked = np.stack([unimodal[m] for m in names])
-    sources = {"fusion": output.logits_BK.float().cpu().numpy(), "late_mean": np.nanmean(stacked, 0)} | unimodal
+    unimodal, late_mean = split_unimodal_logits(output, names, present_BM)
+    sources = {"fusion": output.logits_BK.float().cpu().numpy(), "late_mean": late_mean} | unimodal
     for source, logits in sources.items():
         columns |= {f"{source}.logit_{k}": logits[:, k] for k in range(logits.shape[1])}
     for position, m in enumerate(names):
         columns[f"weight.{m}"] = output.weights_BM[:, position].float().cpu().numpy()
         columns[f"corrected.{m}"] = output.corrected_BM[:, position].float().cpu().numpy()
     return pd.DataFrame(columns)
+
+
+def split_unimodal_logits(
+    output: ClassifierOutput, names: list[str], present_BM: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return (logits of each modality, NaN where a window lacks it; their mean over those that it has)."""
+    unimodal = {}
+    for position, m in enumerate(names):
+        logits = output.unimodal_logits[m].float().cpu().numpy()
+        unimodal[m] = np.where(present_BM[:, position, None], logits, np.nan)
+    return unimodal, np.nanmean(np.stack([unimodal[m] for m in names]), 0)
 
 
 def build_empty_predictions(names: list[str], n_outputs: int) -> pd.DataFrame:

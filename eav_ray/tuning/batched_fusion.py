@@ -26,7 +26,7 @@ from eav_ray.training.dataloader import (
     select_rows_with_modality,
 )
 from eav_ray.training.loop import Metrics, make_lr_schedule
-from eav_ray.training.metrics import compute_scores_from_logits
+from eav_ray.training.metrics import RECORDING_COLUMNS, compute_scores_from_logits
 from eav_ray.training.prepared_run import (
     PreparedRun,
     WorkerContext,
@@ -268,7 +268,7 @@ def _validate_members(
         )
         batches = make_inference_batches(loader.source, loader.labels, windows, VALIDATION_BATCH_SIZE)
         parts = [stack.compute_logits(batch, [rows[h] for h in numbers]).cpu().numpy() for _, batch in batches]
-        recording = context.windows.ids.iloc[windows].groupby(["subject", "recording"]).ngroup().to_numpy()
+        recording = context.windows.ids.iloc[windows].groupby(RECORDING_COLUMNS).ngroup().to_numpy()
         for h, logits_VK in zip(numbers, np.concatenate(parts, 1) if parts else [], strict=False):
             scored = compute_scores_from_logits(logits_VK, loader.labels.label[windows], recording, always_present=True)
             metrics[h] = {f"validation_{k}": v for k, v in scored.items()}

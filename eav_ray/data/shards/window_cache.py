@@ -7,7 +7,6 @@ share it, and a changed shard never meets an old cache file.
 import contextlib
 import hashlib
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from eav_ray.data.shards.index import ShardIndex, read_shard
 from eav_ray.data.shards.schema import ID_COLUMNS, check_column_types
 from eav_ray.data.splits import add_permutation_groups
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.storage import Store
+from eav_ray.storage import Store, replace_file
 
 
 class WindowCache:
@@ -159,13 +158,13 @@ def _check_schema(schema: pa.Schema, first: pa.Schema, index: ShardIndex, file: 
 
 
 def _write_table(table: pa.Table, path: Path) -> None:
-    partial = path.with_suffix(f".{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        os.replace(partial, path)  # several workers of a node may do this at once: all write the same bytes
-    finally:
-        partial.unlink(missing_ok=True)
+    # Several workers of a node may do this at once: all write the same bytes.
+    with (
+        replace_file(path) as partial,
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
+        writer.write_table(table)
 
 
 def _evict_files(folder: Path, needed_bytes: int, protected: list[Path], cache_gb: float) -> None:

@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -310,26 +310,23 @@ def generate_dataset(
     Raises:
         ConfigError: A `subjectN` exists that this spec would not write.
     """
-    subject_numbers = range(1, spec.n_subjects + 1)
-    n_done = 0
-
-    def report_progress() -> None:
-        nonlocal n_done
-        n_done += 1
+    Path(root).mkdir(parents=True, exist_ok=True)
+    for n_done, _ in enumerate(_generate_subjects(root, spec, workers), start=1):
         if progress:
             progress(n_done, spec.n_subjects)
 
-    Path(root).mkdir(parents=True, exist_ok=True)
+
+def _generate_subjects(root: str | os.PathLike[str], spec: SyntheticSpec, workers: int) -> Iterator[None]:
+    """Write one subject after the other; yields after each."""
+    numbers = range(1, spec.n_subjects + 1)
     if workers <= 1:
-        for subject_number in subject_numbers:
-            generate_subject(root, subject_number, spec)
-            report_progress()
+        for number in numbers:
+            yield generate_subject(root, number, spec)
         return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, spec.n_subjects), mp_context=spawn) as pool:
-        for future in as_completed([pool.submit(generate_subject, root, number, spec) for number in subject_numbers]):
-            future.result()
-            report_progress()
+        for future in as_completed([pool.submit(generate_subject, root, number, spec) for number in numbers]):
+            yield future.result()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

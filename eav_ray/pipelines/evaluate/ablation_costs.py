@@ -1,10 +1,8 @@
 """Measure what each ablation variant costs to train and to run."""
 
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from eav_ray.data.shards.dataset import Dataset
 from eav_ray.evaluation.ablation_variants import AblationVariant
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.evaluate.ablation_plan import VariantFold
+from eav_ray.pipelines.evaluate.provenance import describe_cpu_model
 from eav_ray.storage import Store
 from eav_ray.tracking.progress import open_progress_bar
 from eav_ray.training import cost as cost_module
@@ -99,11 +98,8 @@ def _choose_latency_device(e: Experiment) -> torch.device:
 
 def describe_latency_hardware(e: Experiment) -> dict[str, Any]:
     """Of the machine that measures latency, and how busy it is; and the workers of a training."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    device = torch.cuda.get_device_name() if _choose_latency_device(e).type == "cuda" else name
+    on_gpu = _choose_latency_device(e).type == "cuda"
+    device = torch.cuda.get_device_name() if on_gpu else describe_cpu_model()
     threads = max(1, int(e.runtime.cpus_per_worker))
     facts = {"device": device, "threads": threads, "cores": os.cpu_count() or 1, "load": os.getloadavg()[0]}
     return facts | {"workers": e.runtime.workers, "gpus": e.runtime.gpus_per_worker}

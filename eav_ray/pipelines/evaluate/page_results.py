@@ -21,6 +21,7 @@ from eav_ray.pipelines.evaluate.related_results import is_recorded_eav
 from eav_ray.reporting import results_page
 from eav_ray.storage import sha256
 from eav_ray.training.dataloader import subsample_evenly
+from eav_ray.training.metrics import RECORDING_COLUMNS
 
 MAX_BAND_WINDOWS = 4096  # that the band power of a page is taken of
 
@@ -160,10 +161,10 @@ def _average_quality(data: Dataset, predictions: pd.DataFrame) -> pd.DataFrame:
     """What preprocessing measured of the tested recordings: `subject`, `recording`, means of the shards' columns."""
     columns = [c for m in data.index.modalities for c in QUALITY_COLUMNS[m]]
     facts = data.windows.read_columns(columns)
-    ids = data.windows.ids[["subject", "recording"]]
-    found = pd.concat([ids, facts], axis=1).groupby(["subject", "recording"], as_index=False).mean()
-    tested_recordings = predictions[["subject", "recording"]].drop_duplicates()
-    return found.merge(tested_recordings, on=["subject", "recording"]).dropna(axis=1, how="all")
+    ids = data.windows.ids[RECORDING_COLUMNS]
+    found = pd.concat([ids, facts], axis=1).groupby(RECORDING_COLUMNS, as_index=False).mean()
+    tested_recordings = predictions[RECORDING_COLUMNS].drop_duplicates()
+    return found.merge(tested_recordings, on=RECORDING_COLUMNS).dropna(axis=1, how="all")
 
 
 def _compute_band_power(tested_experiment: Experiment, data: Dataset, predictions: pd.DataFrame) -> ResultsTree | None:

@@ -45,9 +45,11 @@ def describe_commit() -> str:
 
 
 def describe_hardware() -> str:
-    model = platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores of {describe_cpu_model()}"
+
+
+def describe_cpu_model() -> str:
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return f"{os.cpu_count()} cores of {model}"
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

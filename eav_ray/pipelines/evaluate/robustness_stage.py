@@ -24,12 +24,12 @@ from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing import windowing
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.recordings import DatasetReader, Recording
-from eav_ray.data.shards.schema import compute_window_shapes
-from eav_ray.data.shards.tables import encode_window
 from eav_ray.distributed import cluster
 from eav_ray.distributed.ray_workarounds import map_with_retries
 from eav_ray.errors import DataError
+from eav_ray.evaluation.predictor import stack_column
 from eav_ray.models.encoders.base import DataShapes
+from eav_ray.pipelines.inference.inference_windows import make_rows
 from eav_ray.pipelines.inference.predict import RECORDINGS_PER_TASK, PredictionActor, map_on_actors
 from eav_ray.tracking.progress import ProgressBar
 from eav_ray.training.metrics import is_averaged_column
@@ -184,20 +184,9 @@ def merge_signals(first: windowing.RecordingSignals, second: windowing.Recording
 def _make_rows(
     recording: Recording, inputs: RobustnessInputs, signals: windowing.RecordingSignals
 ) -> list[dict[str, Any]]:
-    """Windows to be predicted, and one for each file that cannot be used, which says why."""
     modalities, shapes, preprocessing = inputs.modalities, inputs.shapes, inputs.preprocessing
-    names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
-    made = windowing.cut_signals(signals, recording, preprocessing, modalities, eeg_channels=shapes.eeg_channels)
-    stored = [encode_window(w, preprocessing) for w in made.windows]
-    found = [{name: stored_window[name] for name in names} | {"reason": ""} for stored_window in stored]
-    # What cannot be read at all is a row too: it is waited for, and scored as wrong.
-    for reason in [p.reason for p in made.problems] or ([] if found else ["it has none of the modalities"]):
-        empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording, "window": 0}
-        for m, (shape, dtype) in compute_window_shapes(preprocessing, shapes.eeg_channels).items():
-            if m in modalities:
-                empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
-        found.append(encode_window(empty, preprocessing) | {"label": recording.label, "reason": reason})
-    return found
+    windowed = windowing.cut_signals(signals, recording, preprocessing, modalities, eeg_channels=shapes.eeg_channels)
+    return make_rows(recording, windowed, preprocessing, modalities, shapes)
 
 
 class _ConditionPredictor(PredictionActor):
@@ -273,16 +262,7 @@ def measure_cost(
     for _ in range(2):  # the first call of a model takes longer
         rows = [row | {"condition": "", "rows": 0} for r in sample for row in _make_rows(r, inputs, signals[r.id])]
         started = time.monotonic()
-        model.predict_table({key: _stack_column([row[key] for row in rows]) for key in rows[0]})
+        model.predict_table({key: stack_column([row[key] for row in rows]) for key in rows[0]})
         predict_times.append((time.monotonic() - started) / len(sample))
     mean = {m: float(np.mean(seconds)) for m, seconds in read_times.items() if seconds}
     return ConditionCost(max(0.0, load_time - len(sample) * mean.get("eeg", load_time)), mean, predict_times[-1])
-
-
-def _stack_column(values: list[Any]) -> np.ndarray:
-    """As Ray Data batches it: a window of frames is a list of files."""
-    if isinstance(values[0], list):
-        column = np.empty(len(values), dtype=object)
-        column[:] = values
-        return column
-    return np.stack(values) if isinstance(values[0], np.ndarray) else np.array(values)

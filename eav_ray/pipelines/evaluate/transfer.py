@@ -25,9 +25,7 @@ from eav_ray.reporting import tables
 from eav_ray.reporting.tables import MAX_FOLD_LINES, format_accuracy_table
 from eav_ray.storage import split_store_path
 from eav_ray.training.checkpoint import Checkpoint, load_finished_checkpoint
-from eav_ray.training.metrics import LOGIT_PREFIX, compute_scores
-
-KEY_COLUMNS = ("subject", "recording", "window", "label")
+from eav_ray.training.metrics import LOGIT_PREFIX, WINDOW_COLUMNS, compute_scores
 
 
 @dataclass(frozen=True)
@@ -217,7 +215,7 @@ def restrict_to_classes(
         label_by_id: The new labels, by id.
         shown: Modalities whose columns are kept.
     """
-    columns = {c: table[c].to_numpy() for c in KEY_COLUMNS}
+    columns = {c: table[c].to_numpy() for c in (*WINDOW_COLUMNS, "label")}
     ids = table["subject"] + "/" + table["recording"]
     columns["label"] = ids.map(label_by_id).to_numpy(np.int64)
     for source in (*COMBINED_SOURCES[::-1], *shown):

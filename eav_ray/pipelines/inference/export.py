@@ -2,7 +2,7 @@
 
 import errno
 import os
-import uuid
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from eav_ray.config.paths import retarget_experiment
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.probabilities import RecordingAverager, add_probabilities
 from eav_ray.pipelines.inference.predict import predict_recordings, predict_shards
-from eav_ray.storage import io_errors
+from eav_ray.storage import io_errors, replace_file
 from eav_ray.training.checkpoint import load_finished_checkpoint
 
 OUTPUT_SUFFIXES = (".parquet", ".csv")
@@ -51,21 +51,19 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
     checkpoint = load_finished_checkpoint(path)
     experiment = retarget_experiment(checkpoint.experiment, changes, used_stores=("shards",) if shards else ())
     windows_path = target.with_name(f"{target.stem}-windows{target.suffix}")
-    recordings, n_windows = RecordingAverager(), 0
-
+    recordings = RecordingAverager()
     with TableWriter(target) as recording_writer, TableWriter(windows_path) as window_writer:
 
         def write_windows(windows: pd.DataFrame) -> None:
-            nonlocal n_windows
             recordings.add(windows)
             window_writer.add(add_probabilities(windows, checkpoint.classes))
-            n_windows += len(windows)
 
         failed = (predict_shards if shards else predict_recordings)(experiment, path, write_windows)
-        if not n_windows:
+        if not recordings.n_windows:
             raise DataError(f"none of {len(failed)} recordings can be predicted; the first: {failed[0]}")
         recording_table = add_probabilities(recordings.compute_means(), checkpoint.classes)
         recording_writer.add(recording_table)
+    n_windows = recordings.n_windows
     lines = [f"{len(recording_table)} recordings ({n_windows} windows) predicted: {target}, {windows_path}"]
     if failed:
         lines += [
@@ -84,8 +82,7 @@ class TableWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        self._path, self._stack = path, ExitStack()
         self._parquet: pq.ParquetWriter | None = None
 
     def add(self, rows: pd.DataFrame) -> None:
@@ -96,7 +93,7 @@ class TableWriter:
                 return
             table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
             if self._parquet is None:
-                self._parquet = pq.ParquetWriter(self._partial, table.schema)
+                self._parquet = self._stack.enter_context(pq.ParquetWriter(self._partial, table.schema))
             self._parquet.write_table(table.cast(self._parquet.schema))
 
     def __enter__(self) -> "TableWriter":
@@ -104,15 +101,10 @@ class TableWriter:
             if self._path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial = self._stack.enter_context(replace_file(self._path))
             self._partial.touch()
         return self
 
-    def __exit__(self, error_type: Any, *_: Any) -> None:
-        try:
-            with io_errors(f"write {self._path}"):
-                if self._parquet is not None:
-                    self._parquet.close()
-                if error_type is None:
-                    os.replace(self._partial, self._path)
-        finally:
-            self._partial.unlink(missing_ok=True)
+    def __exit__(self, *error: Any) -> None:
+        with io_errors(f"write {self._path}"):
+            self._stack.__exit__(*error)

@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 
 from eav_ray.config import Experiment, Modality, Preprocessing
-from eav_ray.data.preprocessing.windowing import cut_recording
+from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
+from eav_ray.data.recordings import Recording
 from eav_ray.data.shards.index import ShardFile, read_shard
 from eav_ray.data.shards.schema import compute_window_shapes
 from eav_ray.data.shards.tables import encode_window
+from eav_ray.evaluation.predictor import ID_COLUMNS
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.preprocess import eeg_stage
 from eav_ray.storage import Store
@@ -27,7 +29,7 @@ def read_shard_windows(
     """The windows of one shard, as `cut_raw_windows` makes those of raw files."""
     table = read_shard(shards, files[row["shard"]])
     shapes = compute_window_shapes(experiment.preprocessing, channels)
-    columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in ("subject", "recording", "window", "label")}
+    columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in ID_COLUMNS}
     for m in modalities:
         if m not in experiment.data.modalities:
             shape, dtype = shapes[m]
@@ -56,26 +58,31 @@ def cut_raw_windows(
 ) -> list[dict[str, Any]]:
     """Raw recordings to windows, as a shard would hold them. What cannot be read becomes a row that says why."""
     prepared, rows = eeg_stage.unpack_eeg(row), []
-    names = ["subject", "recording", "window", "label", *modalities, *(f"has_{m}" for m in modalities)]
     for recording in units[row["unit"]]:
         eeg = prepared.get(recording.recording)
-        cut_result = cut_recording(
+        windowed = cut_recording(
             recording, preprocessing, modalities, prepared_eeg=eeg, eeg_channels=shapes.eeg_channels
         )
-        for w in cut_result.windows:
-            stored_window = encode_window(w, preprocessing)
-            rows.append({name: stored_window[name] for name in names} | {"reason": ""})
-        reasons = [p.reason for p in cut_result.problems]
-        # What has nothing to predict from is listed too, and not left out in silence.
-        for reason in reasons or ([] if cut_result.windows else ["it has none of the modalities"]):
-            empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording}
-            for m, (shape, dtype) in compute_window_shapes(preprocessing, shapes.eeg_channels).items():
-                if m in modalities:
-                    empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
-            problem_row = encode_window(empty, preprocessing) | {
-                "window": 0,
-                "label": recording.label,
-                "reason": reason,
-            }
-            rows.append(problem_row)
+        rows += make_rows(recording, windowed, preprocessing, modalities, shapes)
+    return rows
+
+
+def make_rows(
+    recording: Recording,
+    windowed: WindowedRecording,
+    preprocessing: Preprocessing,
+    modalities: tuple[Modality, ...],
+    shapes: DataShapes,
+) -> list[dict[str, Any]]:
+    """Make a row of each window to be predicted, and of each file that cannot be used one that says why."""
+    names = [*ID_COLUMNS, *modalities, *(f"has_{m}" for m in modalities)]
+    stored = [encode_window(window, preprocessing) for window in windowed.windows]
+    rows = [{name: window[name] for name in names} | {"reason": ""} for window in stored]
+    # What has nothing to predict from is a row too: it is waited for, and told, and not left out in silence.
+    for reason in [p.reason for p in windowed.problems] or ([] if rows else ["it has none of the modalities"]):
+        empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording, "window": 0}
+        for m, (shape, dtype) in compute_window_shapes(preprocessing, shapes.eeg_channels).items():
+            if m in modalities:
+                empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
+        rows.append(encode_window(empty, preprocessing) | {"label": recording.label, "reason": reason})
     return rows

@@ -16,6 +16,7 @@ from eav_ray.config import RuntimeConfig
 from eav_ray.config.paths import retarget_experiment
 from eav_ray.distributed import cluster
 from eav_ray.distributed.ray_workarounds import get_serve_address
+from eav_ray.distributed.watchers import on_signals
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.predictor import Predictor
 from eav_ray.pipelines.inference.auth import hash_token, read_token, require_token
@@ -89,20 +90,16 @@ def _check_port(host: str, port: int) -> None:
 
 @contextmanager
 def _watch_stop_signals() -> Iterator[threading.Event]:
-    """Set by SIGINT and SIGTERM."""
+    """Set an event when SIGINT or SIGTERM comes."""
     stop_requested = threading.Event()
 
-    def handle_signal(number: int, frame: Any) -> None:
+    def handle() -> None:
         if stop_requested.is_set():
             raise KeyboardInterrupt  # asked twice
         stop_requested.set()
 
-    earlier_handlers = {number: signal.signal(number, handle_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signals(handle, signal.SIGINT, signal.SIGTERM):
         yield stop_requested
-    finally:
-        for number, handler in earlier_handlers.items():
-            signal.signal(number, handler)
 
 
 def _start_serve(host: str, port: int, token: str, route: str) -> str:

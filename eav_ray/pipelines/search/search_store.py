@@ -17,6 +17,11 @@ from eav_ray.tuning.study import Candidate, StudyClient
 Row = dict[str, Any]  # what is known of a candidate on one fold
 
 
+def build_candidates_table(rows: list[Row]) -> pd.DataFrame:
+    """Build `candidates.parquet`: one row per candidate and fold."""
+    return pd.DataFrame(rows).sort_values(["candidate", "fold"], ignore_index=True)
+
+
 @dataclass(frozen=True)
 class SearchResult:
     study_name: str
@@ -91,8 +96,7 @@ class SearchStore:
             self.results.write(f"{self.folder}/journal.log", self._journal_path.read_bytes())
 
     def write_candidates(self, rows: list[Row]) -> None:
-        table = pd.DataFrame(rows).sort_values(["candidate", "fold"], ignore_index=True)
-        self.results.write(self.candidates_file, parquet.encode_dataframe(table))
+        self.results.write(self.candidates_file, parquet.encode_dataframe(build_candidates_table(rows)))
 
     def read_candidates(self) -> pd.DataFrame:
         """Read the table of candidates; empty where there is none yet."""

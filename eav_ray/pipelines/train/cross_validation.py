@@ -21,8 +21,9 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.summary import compute_optimism
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.reporting.tables import describe_test_side, format_optimism, format_protocol_table
-from eav_ray.storage import COMMIT, Store, list_package_versions, sha256
+from eav_ray.storage import COMMIT, Store, encode_documents, list_package_versions, sha256
 from eav_ray.training.checkpoint import find_finished_prefix
+from eav_ray.training.metrics import RECORDING_COLUMNS
 from eav_ray.training.run_spec import Run, plan_runs
 from eav_ray.training.runner import is_run_finished
 
@@ -172,8 +173,7 @@ def evaluate_folds(
 
 def _encode_result(e: Experiment, result: CVResult) -> dict[str, bytes]:
     documents = {"experiment": to_dict(e), "folds": result.fold_records, "versions": list_package_versions()}
-    files = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
-    return files | {"predictions.parquet": parquet.encode_dataframe(result.predictions)}
+    return encode_documents(documents) | {"predictions.parquet": parquet.encode_dataframe(result.predictions)}
 
 
 def read_cv_result(results: Store, name: str) -> CVResult:
@@ -195,7 +195,7 @@ def format_cv_report(
     path: str,
 ) -> str:
     """The table of all folds that were scored, and a line for those that were not."""
-    scored = result.predictions[["subject", "recording"]].drop_duplicates()
+    scored = result.predictions[RECORDING_COLUMNS].drop_duplicates()
     head = (
         f"{e.split.protocol}, {len(result.fold_records)} of {len(folds)} folds: accuracy in percent, {len(scored)} "
         f"recordings of {scored['subject'].nunique()} people {describe_test_side(folds[0].split)}"
