@@ -77,7 +77,7 @@ def test_a_head_on_features_ends_where_a_head_on_the_frozen_encoder_does(
         assert torch.equal(tensor, found[name]), name
     key = run.key
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "features", "")
+        patch.setattr(Run, "features_prefix", "")
         assert run.key == key
         expected = train(windows, tmp_path / "whole", engine, run=run)
     assert found.keys() == expected.keys()
