@@ -1,4 +1,4 @@
-"""A pickle, wherever a command reads something, is refused or passed over and never executed.
+"""A pickle, wherever a command reads something, is refused or skipped and never executed.
 
 So is whatever else could run: tags of YAML, types of columns that unpickle their values, addresses in HDF5.
 """

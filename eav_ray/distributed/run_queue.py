@@ -23,7 +23,7 @@ class QueueState:
     epochs_done: float  # over all runs
     note: str
     stopped: bool
-    damaged_checkpoints: tuple[str, ...]  # checkpoints that were passed over
+    damaged_checkpoints: tuple[str, ...]  # checkpoints that were skipped
     permanent_failures: frozenset[str] = (
         frozenset()
     )  # of those that failed, who would again: what they ask for cannot be had

@@ -141,7 +141,7 @@ def list_checkpoints(store: Store, key: str) -> list[tuple[str, Position, str]]:
 
 
 def find_latest_checkpoint(store: Store, key: str) -> tuple[tuple[str, Checkpoint] | None, list[str]]:
-    """The prefix and content of a run's newest whole checkpoint, and a line for each damaged one passed over."""
+    """The prefix and content of a run's newest whole checkpoint, and a line for each damaged one skipped."""
     damaged = []
     for _, _, prefix in list_checkpoints(store, key):
         try:
@@ -213,7 +213,7 @@ def load_finished_checkpoint(path: str) -> Checkpoint:
 def find_finished_prefix(results: Store, key: str) -> str:
     """The prefix of a run's finished checkpoint, empty where there is none. Reads no weights."""
     for _, _, prefix in list_checkpoints(results, key):
-        with contextlib.suppress(DataError):  # a damaged one is passed over, as in training
+        with contextlib.suppress(DataError):  # a damaged one is skipped, as in training
             if results.read_json(f"{prefix}/state.json")["finished"]:
                 return prefix
     return ""

@@ -174,9 +174,7 @@ class Progress:
     metrics: dict[
         str, float
     ]  # train_loss, windows_per_s, data_wait_fraction, checkpoint_pause_s; validation_* where measured
-    damaged_checkpoints: tuple[
-        str, ...
-    ] = ()  # a line for each checkpoint that was passed over when the run was taken up
+    damaged_checkpoints: tuple[str, ...] = ()  # a line for each checkpoint that was skipped when the run was taken up
     timestamp: float = field(default_factory=time.time)
 
 

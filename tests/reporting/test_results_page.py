@@ -91,7 +91,7 @@ SECTIONS = [
     "Seeds: the noise floor",
     "Confusion",
     "Modality weights",
-    "Collapse",
+    "Modality collapse",
     "Calibration",
     "Learning curves",
     "Training against test",

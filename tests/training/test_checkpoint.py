@@ -1,4 +1,4 @@
-"""A checkpoint is whole or does not exist; what is damaged is passed over, and nothing in it is ever executed."""
+"""A checkpoint is whole or does not exist; what is damaged is skipped, and nothing in it is ever executed."""
 
 import pickle
 from dataclasses import replace

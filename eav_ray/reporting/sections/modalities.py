@@ -55,4 +55,4 @@ def render_modality_collapse(results: ResultsTree) -> str:
     explanation = render_note(
         "What the check of each trained fusion found: a modality that is not used, or has all the weight."
     )
-    return render_section("Collapse", render_table(["fold", "check", "finding"], lines, "left"), explanation)
+    return render_section("Modality collapse", render_table(["fold", "check", "finding"], lines, "left"), explanation)
