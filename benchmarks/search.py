@@ -49,6 +49,7 @@ from eav_ray.training.runner import train_and_score_split
 from eav_ray.tuning.batched_fusion import FusionMember, plan_stacks, train_fusions
 from eav_ray.tuning.fusion_stack import FusionStack
 from eav_ray.tuning.pruning import PruningSchedule
+from eav_ray.tuning.search_space import apply_candidate
 
 CANDIDATES, BATCH, EPOCHS = 200, 100, 10  # of a
 WIDTHS, OUTPUTS = {"audio": 768, "eeg": 60, "video": 768}, 5
@@ -91,7 +92,7 @@ def _run_candidate(config: dict[str, Any]) -> None:
     """What each run of Ray Train does: a candidate over its inner folds."""
     torch.set_num_threads(1)
     data: Dataset = config["data"]
-    e = override(config["experiment"], config["changes"])
+    e = apply_candidate(config["experiment"], config["changes"])
     search_plan: search_plan_module.SearchPlan = config["planned"]
     context = open_worker_context(e, data, torch.device("cpu"), search_plan.inner_cv.embedded_recordings)
     for split in search_plan.inner_cv.splits:

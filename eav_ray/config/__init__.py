@@ -12,6 +12,7 @@ from eav_ray.config.data_sections import (
 )
 from eav_ray.config.digests import digest, to_dict
 from eav_ray.config.encoders.base import EncoderConfig
+from eav_ray.config.fusion.base import FusionConfig
 from eav_ray.config.keys import list_keys, list_other_kinds
 from eav_ray.config.loading import (
     build_experiment,
@@ -20,7 +21,7 @@ from eav_ray.config.loading import (
     override,
     parse_changes,
 )
-from eav_ray.config.model_sections import FusionConfig, ModelConfig
+from eav_ray.config.model_sections import ModelConfig
 from eav_ray.config.sections import Experiment
 from eav_ray.config.training_sections import (
     EncoderOptimConfig,

@@ -22,7 +22,11 @@ def list_keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any
             shown_type = (
                 " | ".join(map(repr, get_args(hint))) if str(hint).startswith("typing.Literal") else _format_type(hint)
             )
-            table[prefix + field.name] = (shown_type, value, info.description or "")
+            meaning = info.description or ""
+            if field.name == "kind" and (place := KIND_PLACES.get(prefix.removesuffix("."))):
+                shown_type = " | ".join(map(repr, place.list_kinds()))
+                meaning = (type(section).__doc__ or "").strip().partition("\n")[0].removesuffix(".")
+            table[prefix + field.name] = (shown_type, value, meaning)
     return table
 
 

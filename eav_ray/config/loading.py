@@ -77,10 +77,10 @@ def _explain_validation_error(error: Any, tree: Any) -> str:
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         if place := next((p for p in KIND_PLACES.values() if path.startswith(f"{p.key}.")), None):
             kind = _get_section(tree, place.key).get("kind", place.default)
-            section = place.find_kind(kind)
-            table = list_keys(section(), f"{place.key}.") if section else {}
-            nearest = suggest_nearest(path, table)
-            return f'"{path}" is not a key of {place.key}.kind={kind}{nearest} (`eav keys {place.key}` lists all keys)'
+            tables = {name: list_keys(section(), f"{place.key}.") for name, section in place.list_kinds().items()}
+            others = ", ".join(name for name, table in tables.items() if path in table)
+            hint = f", but of {others}" if others else suggest_nearest(path, tables.get(kind, {}))
+            return f'"{path}" is not a key of {place.key}.kind={kind}{hint} (`eav keys {place.key}` lists all keys)'
         nearest = suggest_nearest(path, list_key_names())
         return f'"{path}" is not a key of an experiment{nearest} (`eav keys` lists all keys)'
     if error["type"] == "value_error":
@@ -178,7 +178,7 @@ def override(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
 
 def _apply_changes(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     tree = json.loads(json.dumps(tree, default=str))  # not deepcopy: an alias of YAML must not be changed twice
-    # Another kind is another section: the keys of the one before do not come along.
+    # Another kind is another section: it comes first, and changes of its keys after it.
     for dotted, value in sorted(changes.items(), key=lambda change: not change[0].endswith(".kind")):
         # The keys of search.space are themselves dotted, so what follows that prefix is one key.
         before, space, rest = dotted.partition("search.space.")
@@ -192,8 +192,10 @@ def _apply_changes(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
                 )
             node = child
         place = ".".join(parts[:-1])
-        if parts[-1] == "kind" and place in KIND_PLACES and value != node.get("kind", KIND_PLACES[place].default):
+        if parts[-1] == "kind" and place in KIND_PLACES:
+            switched = KIND_PLACES[place].switch_kind(node, value)
             node.clear()
+            node.update(switched)
         node[parts[-1]] = _fill_section_defaults(".".join(parts), value)
     return tree
 

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from eav_ray.config.data_sections import STRICT, DataConfig, Preprocessing, SplitConfig
 from eav_ray.config.kinds import import_plugins
-from eav_ray.config.model_sections import FusionConfig, ModelConfig
+from eav_ray.config.model_sections import DEFAULT_FUSION, AnyFusionConfig, ModelConfig
 from eav_ray.config.training_sections import OptimConfig, RuntimeConfig, SearchConfig, TrainConfig
 
 
@@ -62,7 +62,7 @@ class Experiment:
     preprocessing: Preprocessing = Preprocessing()
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
-    fusion: FusionConfig = FusionConfig()
+    fusion: AnyFusionConfig = DEFAULT_FUSION
     optim: OptimConfig = Field(default=OptimConfig(), description="the fusion's, or everything's in end_to_end")
     train: TrainConfig = TrainConfig()
     search: SearchConfig = SearchConfig()
@@ -79,14 +79,8 @@ class Experiment:
         problems: list[str] = []
         for m in sorted(self.data.modalities):
             problems += getattr(self.model, m).find_problems(self.preprocessing)
-        sections = [getattr(self.model, m) for m in self.data.modalities]
-        total_width = sum(section.token_width for section in sections)
-        if self.fusion.kind == "single_token" and len(sections) > 1 and total_width % self.fusion.heads:
-            allowed = [h for h in range(1, 65) if total_width % h == 0]
-            problems.append(
-                f"fusion.heads is {self.fusion.heads}, which does not divide {total_width}, the widths of all encoders "
-                f"together, over which fusion.kind=single_token attends; use one of {allowed}"
-            )
+        if len(self.data.modalities) > 1:
+            problems += self.fusion.find_problems([getattr(self.model, m).token_width for m in self.data.modalities])
         batches = {"optim.batch": self.optim.batch}
         if self.train.mode == "staged_then_joint":
             batches["train.joint.batch"] = self.train.joint.batch

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from eav_ray.config import EncoderConfig, Experiment, FusionConfig, override
-from eav_ray.config.encoders.base import round_to_multiple
 from eav_ray.config.model_sections import KIND_PLACES
 from eav_ray.errors import ConfigError
 
@@ -15,7 +14,6 @@ SIZE_FACTORS = {"quarter": 0.25, "half": 0.5, "double": 2.0}  # of widths and de
 HANDCRAFTED = "handcrafted"  # features that are computed instead of learned, where a modality has some
 BASE_VARIANT = "unchanged"
 OTHERS_MASKED = "others masked"
-FUSION_KINDS: tuple[str, ...] = get_args(get_type_hints(FusionConfig)["kind"])
 FUSION_KIND_TITLES: dict[str, str] = {"single_token": "single_token, a linear map"}  # a softmax over one key is 1
 
 
@@ -109,9 +107,7 @@ def list_modality_subsets(base: Experiment) -> list[tuple[str, ...]]:
 
 def _build_subset_variants(base: Experiment) -> list[AblationVariant]:
     retrained = [
-        AblationVariant(
-            format_subset_name(some), "subsets", _adjust_fusion_heads(base, {"data.modalities": list(some)})
-        )
+        AblationVariant(format_subset_name(some), "subsets", _adjust_fusion(base, {"data.modalities": list(some)}))
         for some in list_modality_subsets(base)
     ]
     return retrained + [
@@ -121,10 +117,9 @@ def _build_subset_variants(base: Experiment) -> list[AblationVariant]:
 
 
 def _build_fusion_variants(base: Experiment) -> list[AblationVariant]:
-    others = [kind for kind in FUSION_KINDS if kind != base.fusion.kind]
+    others = [kind for kind in KIND_PLACES["fusion"].list_kinds() if kind != base.fusion.kind]
     return [
-        AblationVariant(FUSION_KIND_TITLES.get(k, k), "kinds", _adjust_fusion_heads(base, {"fusion.kind": k}))
-        for k in others
+        AblationVariant(FUSION_KIND_TITLES.get(k, k), "kinds", _adjust_fusion(base, {"fusion.kind": k})) for k in others
     ]
 
 
@@ -134,8 +129,8 @@ def _build_dropout_variants(base: Experiment, *, masked: bool) -> list[AblationV
         masked: Whether it is also tested with modalities hidden, against the experiment of which the same are: what
             modality dropout is for.
     """
-    if base.fusion.kind == "late_mean":
-        return "fusion.kind=late_mean has nothing to train"
+    if not base.fusion.has_parameters:
+        return f"fusion.kind={base.fusion.kind} has nothing to train"
     rate = 0.0 if base.fusion.modality_dropout else FusionConfig().modality_dropout
     name = f"modality dropout {rate:g}" if rate else "no modality dropout"
     changes = {"fusion.modality_dropout": rate}
@@ -147,11 +142,12 @@ def _build_dropout_variants(base: Experiment, *, masked: bool) -> list[AblationV
 
 
 def _build_position_variants(base: Experiment) -> list[AblationVariant] | str:
-    if base.fusion.kind not in ("shared_attention", "bottleneck") or base.fusion.uses_pooled_features:
-        setting = f"fusion.kind={base.fusion.kind}" if base.fusion.kind != "shared_attention" else "fusion.input=pooled"
+    positions = getattr(base.fusion, "positions", None)
+    if positions is None or not base.fusion.reads_time:
+        setting = f"fusion.kind={base.fusion.kind}" if positions is None else "fusion.input=pooled"
         return f"{setting} reads no time tokens"
-    name = "no time encodings" if base.fusion.positions else "time encodings"
-    return [AblationVariant(name, "positions", {"fusion.positions": not base.fusion.positions})]
+    name = "no time encodings" if positions else "time encodings"
+    return [AblationVariant(name, "positions", {"fusion.positions": not positions})]
 
 
 def _build_size_variants(base: Experiment, sizes: Sequence[str]) -> list[AblationVariant] | str:
@@ -169,10 +165,10 @@ def _build_size_variants(base: Experiment, sizes: Sequence[str]) -> list[Ablatio
             else _scale_sizes(base, SIZE_FACTORS[size])
         )
         if size != BASE_VARIANT:
-            built.append(AblationVariant(size, "sizes", _adjust_fusion_heads(base, changes), size=size))
+            built.append(AblationVariant(size, "sizes", _adjust_fusion(base, changes), size=size))
         rest = sorted(set(base.data.modalities) - {"eeg"})
         if rest and "eeg" in base.data.modalities:
-            changes_without_eeg = _adjust_fusion_heads(base, changes | {"data.modalities": rest})
+            changes_without_eeg = _adjust_fusion(base, changes | {"data.modalities": rest})
             built.append(AblationVariant(f"{size} without eeg", "sizes", changes_without_eeg, size=size))
     return built
 
@@ -186,7 +182,7 @@ def _scale_sizes(base: Experiment, factor: float) -> dict[str, Any]:
         if getattr(section, "weights", ""):
             changes[f"model.{m}.weights"] = ""
     if len(base.data.modalities) > 1:
-        changes["fusion.width"] = round_to_multiple(base.fusion.width * factor, base.fusion.heads)
+        changes |= {f"fusion.{key}": value for key, value in base.fusion.scale_sizes(factor).items()}
     return changes
 
 
@@ -204,16 +200,13 @@ def _use_handcrafted_features(base: Experiment) -> dict[str, Any]:
     return changes
 
 
-def _adjust_fusion_heads(base: Experiment, changes: dict[str, Any]) -> dict[str, Any]:
-    """With as many heads of fusion, at most those that the experiment has, as its kind allows.
-
-    `single_token` attends over the widths of all encoders together, whichever they are; over its one token the number
-    of heads changes nothing.
-    """
-    if changes.get("fusion.kind", base.fusion.kind) != "single_token":
-        return changes
-    rest = {k: v for k, v in changes.items() if k not in ("fusion.kind", "data.modalities")}
-    model = override(base, rest | {"fusion.kind": "late_mean"}).model
-    total = sum(getattr(model, m).token_width for m in changes.get("data.modalities", base.data.modalities))
-    heads = next(h for h in range(base.fusion.heads, 0, -1) if total % h == 0)
-    return changes if heads == base.fusion.heads else changes | {"fusion.heads": heads}
+def _adjust_fusion(base: Experiment, changes: dict[str, Any]) -> dict[str, Any]:
+    """Add to some changes what the fusion needs to fit the encoders that are then there."""
+    modalities = list(changes.get("data.modalities", base.data.modalities))
+    try:
+        # With one modality, nothing is asked of encoders and fusion together.
+        changed = override(base, changes | {"data.modalities": modalities[:1]})
+    except ConfigError:
+        return changes  # making the variant says why
+    fitted = changed.fusion.fit_to_widths([getattr(changed.model, m).token_width for m in modalities])
+    return changes | {f"fusion.{key}": value for key, value in fitted.items()}

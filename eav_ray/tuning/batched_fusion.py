@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from eav_ray.config import OptimConfig
+from eav_ray.config.fusion.shared_attention import SharedAttentionConfig
 from eav_ray.data.splits import check_disjoint
 from eav_ray.models.classifier import FusionClassifier
 from eav_ray.training.dataloader import (
@@ -51,8 +52,10 @@ MAX_STACK_PARAMETERS = 50_000_000  # of a stack; they are there four times, with
 def unbatchable_reason(run: Run) -> str:
     """What keeps a fusion run out of a stack, as a phrase; empty where nothing does."""
     e = run.experiment
-    if e.fusion.kind == "late_mean":
-        return "fusion.kind=late_mean has nothing to train"
+    if not e.fusion.has_parameters:
+        return f"fusion.kind={e.fusion.kind} has nothing to train"
+    if not e.fusion.is_batchable:
+        return f"fusion.kind={e.fusion.kind} is trained alone"
     if e.optim.mixup:
         return "optim.mixup draws other windows for each head"
     if e.runtime.precision != "fp32":
@@ -145,13 +148,11 @@ def plan_stacks(runs: list[tuple[Run, int]], fusion_batch_size: int) -> Iterator
     for number, (run, steps) in enumerate(runs):
         e = run.experiment
         # What each fusion of a stack has for itself.
-        per_member = (
-            {"heads": 1} if e.fusion.kind == "shared_attention" and e.fusion.heads <= PADDED_ATTENTION_HEADS else {}
-        )
-        weight_loss = float(e.fusion.modality_weight_loss > 0)
-        fusion = replace(e.fusion, dropout=0.0, modality_dropout=0.0, modality_weight_loss=weight_loss, **per_member)
+        fusion, learns_weights = e.fusion.drop_training_keys(), e.fusion.modality_weight_loss > 0
+        if isinstance(fusion, SharedAttentionConfig) and fusion.heads <= PADDED_ATTENTION_HEADS:
+            fusion = replace(fusion, heads=1)
         names = tuple(sorted(e.data.modalities))
-        key = (fusion, names, e.optim.batch, e.optim.label_smoothing, e.optim.clip > 0, steps)
+        key = (fusion, learns_weights, names, e.optim.batch, e.optim.label_smoothing, e.optim.clip > 0, steps)
         compatible.setdefault(key, []).append(number)
     for numbers in compatible.values():
         # Those that end first lie together: what is left of a stack is as full as can be.

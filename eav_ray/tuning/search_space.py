@@ -1,21 +1,45 @@
 """Check a search space, and turn it into Optuna's distributions."""
 
+import functools
 import itertools
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from eav_ray.config import Experiment, SearchDimension, list_keys, list_other_kinds, override
 from eav_ray.config.extras import require_extra
+from eav_ray.config.model_sections import KIND_PLACES
 from eav_ray.errors import ConfigError
 
 MIN_CMAES_BATCH = 4  # candidates of a generation; of fewer, the better half is one
 
 
 MAX_CHECKED_COMBINATIONS = 4096  # of a space that are checked before it is searched; takes about 3 s
+
+
+def apply_candidate(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
+    """Override the keys of an experiment that a candidate changes.
+
+    Where a space holds several kinds, each candidate has values for the keys of all of them: those that its own kind
+    does not have are left out.
+
+    Raises:
+        ConfigError: A key that no kind has, or a value that does not fit.
+    """
+    foreign: set[str] = set()
+    for place in KIND_PLACES.values():
+        current = functools.reduce(getattr, place.key.split("."), experiment).kind
+        keys = {
+            kind: {f"{place.key}.{field.name}" for field in fields(section)}
+            for kind, section in place.list_kinds().items()
+        }
+        if own := keys.get(changes.get(f"{place.key}.kind", current)):
+            foreign |= set().union(*keys.values()) - own
+    return override(experiment, {key: value for key, value in changes.items() if key not in foreign})
 
 
 def decode_grid_point(space: dict[str, SearchDimension], number: int) -> dict[str, Any]:
@@ -84,10 +108,12 @@ def check_search_space(experiment: Experiment) -> None:
             f"search.cost={e.search.cost} keeps cheap candidates with lower scores, which search.prune and "
             "search.rungs would leave; set search.prune=false and search.rungs=[], or search.cost to nothing"
         )
-    if is_fusion_search and "late_mean" in getattr(e.search.space.get("fusion.kind"), "choice", ()):
-        raise ConfigError(
-            "search.space.fusion.kind holds late_mean, which has nothing to train; use shared_attention alone"
-        )
+    for kind in getattr(e.search.space.get("fusion.kind"), "choice", ()) if is_fusion_search else ():
+        section = KIND_PLACES["fusion"].find_kind(kind)
+        if section is not None and not section.has_parameters:
+            raise ConfigError(
+                f"search.space.fusion.kind holds {kind}, which has nothing to train; take it out of the space"
+            )
     values = {key: _list_values(key, choice) for key, choice in e.search.space.items()}
     count = math.prod(map(len, values.values()))
     if count <= MAX_CHECKED_COMBINATIONS:
@@ -99,7 +125,7 @@ def check_search_space(experiment: Experiment) -> None:
     for combination in tried:
         changes = dict(zip(values, combination, strict=True))
         try:
-            override(e, changes)
+            apply_candidate(e, changes)
         except ConfigError as error:
             described = " with ".join(f"{k}={v}" for k, v in changes.items())
             reason = str(error).replace("override: ", "").replace("\n", "; ")

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from eav_ray.config import Experiment, FusionConfig, load_experiment, override
+from eav_ray.config import Experiment, load_experiment, override
+from eav_ray.config.model_sections import KIND_PLACES
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError
 from eav_ray.evaluation.ablation_variants import (
     ABLATION_PARTS,
     BASE_VARIANT,
-    FUSION_KINDS,
     SIZE_FACTORS,
     AblationVariant,
     build_ablation_variants,
@@ -80,10 +80,11 @@ def test_variants_share_the_encoders_that_they_do_not_change() -> None:
 
 
 def test_every_kind_of_fusion_is_compared_with_the_one_that_is_given() -> None:
-    for kind in FUSION_KINDS:
-        e = override(Experiment(), {"fusion.kind": kind, "fusion.heads": 4})
+    kinds = KIND_PLACES["fusion"].list_kinds()
+    for kind in kinds:
+        e = override(override(Experiment(), {"fusion.heads": 4}), {"fusion.kind": kind})
         found, _ = build_ablation_variants(e, ["kinds"], [])
-        assert {v.apply_to(e).fusion.kind for v in found} == set(FUSION_KINDS)
+        assert {v.apply_to(e).fusion.kind for v in found} == set(kinds)
     # The heads of single_token must divide all widths together; those of the experiment do not.
     e = override(Experiment(), {"fusion.width": 255, "fusion.heads": 5})
     (linear,) = [v for v in build_ablation_variants(e, ["kinds"], [])[0] if "linear map" in v.name]
@@ -129,7 +130,7 @@ def test_what_cannot_be_made_is_refused_in_one_line(parts: list[str], sizes: lis
 def test_a_key_that_came_later_changes_no_name_where_it_changes_nothing() -> None:
     e = Experiment()
     without = override(e, {"fusion.positions": False})
-    before = {f.name for f in fields(FusionConfig)} - {"positions"}
+    before = {f.name for f in fields(e.fusion)} - {"positions"}
     assert drop_neutral_keys(e.fusion) == {name: getattr(e.fusion, name) for name in before}
     assert plan_fusion_run(e, SPLIT, "data", ()).key != plan_fusion_run(without, SPLIT, "data", ()).key
     assert make_study_name(e, "data", [SPLIT], []) != make_study_name(without, "data", [SPLIT], [])

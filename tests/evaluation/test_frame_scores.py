@@ -30,7 +30,7 @@ def batch(n: int = 6) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray
 @pytest.mark.parametrize("kind", ["shared_attention", "single_token", "late_mean"])
 @torch.no_grad()
 def test_each_frame_is_what_the_model_says_of_a_window_that_holds_it(kind: str) -> None:
-    whole = model(["eeg", "video"], **{"fusion.kind": kind, "fusion.heads": 2})
+    whole = model(["eeg", "video"], **{"fusion.kind": kind})
     inputs, present, label = batch()
     output, alone = predict_with_frames(whole, inputs, present)
     assert torch.equal(output.logits_BK, whole(inputs, present).logits_BK) and len(alone.outputs) == 5

@@ -28,6 +28,7 @@ from eav_ray.training.run_spec import SELECTION_METRIC, Position, Run, plan_fusi
 from eav_ray.training.runner import compute_validation_metrics, fit_phases, predict_validation, train_and_score_split
 from eav_ray.tuning.batched_fusion import FusionMember, plan_stacks, score_fusions, train_fusions, unbatchable_reason
 from eav_ray.tuning.pruning import PruningSchedule
+from eav_ray.tuning.search_space import apply_candidate
 
 WIDTHS = {"audio": 6, "eeg": 8, "video": 10}
 TOKENS = {"audio": 5, "eeg": 3, "video": 4}
@@ -100,7 +101,7 @@ def experiment(*changes: dict[str, Any]) -> Experiment:
     whole: dict[str, Any] = dict(BASE)
     for change in changes:
         whole |= change
-    return override(Experiment(), whole)
+    return apply_candidate(Experiment(), whole)
 
 
 def module(e: Experiment, dtype: torch.dtype) -> FusionClassifier:

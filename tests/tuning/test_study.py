@@ -340,7 +340,7 @@ def test_a_space_of_experiments_passes(space: dict[str, Any], monkeypatch: pytes
         ({"fusion.dropout": {"low": 0.1, "high": 1.0}}, "fusion.dropout=1.0: .*less than 1"),
         ({"fusion.widht": {"choice": [64, 48]}}, 'did you mean "fusion.width"'),
         ({"fusion.kind": {"low": 0, "high": 1}}, "'shared_attention'"),
-        ({"fusion.kind": {"choice": ["shared_attention", "late_mean"]}}, "late_mean.*use shared_attention alone"),
+        ({"fusion.kind": {"choice": ["shared_attention", "late_mean"]}}, "late_mean.*take it out of the space"),
         (
             {"fusion.width": {"low": 64, "high": 512}, "fusion.heads": {"low": 1, "high": 64}},
             "does not divide width .*4096 of 28736 combinations were tried",

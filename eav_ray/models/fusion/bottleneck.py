@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from eav_ray.config.fusion.bottleneck import BottleneckConfig
 from eav_ray.models.encoders.base import EncoderOutput
 from eav_ray.models.fusion.base import Fusion, FusionOutput, masked_softmax
 from eav_ray.models.fusion.tokens import TokenProjector
@@ -69,3 +70,22 @@ class BottleneckFusion(Fusion):
         blocks = [m for m in self.layers.modules() if isinstance(m, TransformerBlock)]
         grads = [block.qkv.weight.grad for block in blocks]
         return [g[: 2 * self.width] for g in grads if g is not None]
+
+
+def build(
+    section: BottleneckConfig, widths: dict[str, int], times_s: dict[str, Tensor], *, window_s: float, n_outputs: int
+) -> BottleneckFusion:
+    """Build the fusion that a section of an experiment describes."""
+    return BottleneckFusion(
+        widths,
+        times_s,
+        window_s=window_s,
+        n_outputs=n_outputs,
+        width=section.width,
+        heads=section.heads,
+        depth=section.depth,
+        bottlenecks=section.bottlenecks,
+        dropout=section.dropout,
+        pooled=section.uses_pooled_features,
+        positions=section.positions,
+    )

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from eav_ray.config.fusion.gated import GatedConfig
 from eav_ray.models.encoders.base import EncoderOutput
 from eav_ray.models.fusion.base import Fusion, FusionOutput, masked_softmax
 
@@ -25,3 +26,10 @@ class GatedFusion(Fusion):
         x_BMD = torch.where(present, torch.stack([self.inputs[m](pooled[m]) for m in self.modalities], 1), 0)
         weights = masked_softmax(self.gate(x_BMD.flatten(1)), present_BM)
         return FusionOutput(self.head((weights[..., None] * x_BMD).sum(1)), weights, weights)
+
+
+def build(
+    section: GatedConfig, widths: dict[str, int], times_s: dict[str, Tensor], *, window_s: float, n_outputs: int
+) -> GatedFusion:
+    """Build the fusion that a section of an experiment describes."""
+    return GatedFusion(widths, n_outputs=n_outputs, width=section.width, dropout=section.dropout)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from eav_ray.config.fusion.late_mean import LateMeanConfig
 from eav_ray.models.encoders.base import EncoderOutput
 from eav_ray.models.fusion.base import Fusion, FusionOutput
 
@@ -17,3 +18,10 @@ class LateMeanFusion(Fusion):
         stacked = torch.stack([logits[m] for m in modalities], 1)
         mean = torch.where(present_BM[..., None], stacked * weights[..., None], 0).sum(1)
         return FusionOutput(mean, weights, weights)
+
+
+def build(
+    section: LateMeanConfig, widths: dict[str, int], times_s: dict[str, Tensor], *, window_s: float, n_outputs: int
+) -> LateMeanFusion:
+    """Build the fusion that a section of an experiment describes."""
+    return LateMeanFusion()

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from eav_ray.config.fusion.shared_attention import SharedAttentionConfig
 from eav_ray.models.encoders.base import EncoderOutput
 from eav_ray.models.fusion.base import Fusion, FusionOutput
 from eav_ray.models.fusion.tokens import TokenProjector
@@ -106,6 +107,30 @@ class SharedAttentionFusion(Fusion):
             if isinstance(module, nn.Linear)
         ]
         return [g for g in (*queries, None if kv is None else kv[: self.width]) if g is not None]
+
+
+def build(
+    section: SharedAttentionConfig,
+    widths: dict[str, int],
+    times_s: dict[str, Tensor],
+    *,
+    window_s: float,
+    n_outputs: int,
+) -> SharedAttentionFusion:
+    """Build the fusion that a section of an experiment describes."""
+    return SharedAttentionFusion(
+        widths,
+        times_s,
+        window_s=window_s,
+        n_outputs=n_outputs,
+        width=section.width,
+        heads=section.heads,
+        dropout=section.dropout,
+        pooled=section.uses_pooled_features,
+        positions=section.positions,
+        late_fusion_residual=section.late_fusion_residual,
+        n_query_steps=section.n_query_steps,
+    )
 
 
 def sum_weighted_log_probabilities(logits: dict[str, Tensor], weights_BM: Tensor, present_BM: Tensor) -> Tensor:

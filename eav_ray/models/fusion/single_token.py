@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from eav_ray.config.fusion.single_token import SingleTokenConfig
 from eav_ray.models.encoders.base import EncoderOutput
 from eav_ray.models.fusion.base import Fusion, FusionOutput
 
@@ -43,3 +44,10 @@ class SingleTokenFusion(Fusion):
     def list_query_key_gradients(self) -> list[Tensor]:
         gradient = self.attention.in_proj_weight.grad
         return [] if gradient is None else [gradient[: 2 * self.width]]
+
+
+def build(
+    section: SingleTokenConfig, widths: dict[str, int], times_s: dict[str, Tensor], *, window_s: float, n_outputs: int
+) -> SingleTokenFusion:
+    """Build the fusion that a section of an experiment describes."""
+    return SingleTokenFusion(widths, n_outputs=n_outputs, heads=section.heads, dropout=section.dropout)

@@ -72,8 +72,7 @@ def _compute_model_identity(experiment: Experiment) -> str:
     """Equal for models that compute the same of a window, however they were trained."""
     names = sorted(experiment.data.modalities)
     sections = {m: to_dict(getattr(experiment.model, m)) for m in names}
-    fusion = replace(experiment.fusion, dropout=0.0, modality_dropout=0.0, modality_weight_loss=0.0)
-    return digest(sections, fusion if len(names) > 1 else None)
+    return digest(sections, experiment.fusion.drop_training_keys() if len(names) > 1 else None)
 
 
 def _compute_mean_seconds(folds: Sequence[Sequence[float | None]]) -> float | None:
@@ -84,7 +83,7 @@ def _compute_mean_seconds(folds: Sequence[Sequence[float | None]]) -> float | No
 
 def _read_training_seconds(run: Run, results: Store) -> float | None:
     """Of all epochs of a run, whichever attempt they were of; None where they were not timed."""
-    if run.kind == "fusion" and run.experiment.fusion.kind == "late_mean":
+    if run.kind == "fusion" and not run.experiment.fusion.has_parameters:
         return 0.0  # nothing to train
     prefix = find_finished_prefix(results, run.key)
     history = results.read_json(f"{prefix}/metrics.json").get("history", []) if prefix else []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from eav_ray.config import Experiment, digest, override
+from eav_ray.config import Experiment, digest
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.distributed import cluster
 from eav_ray.distributed.scoring import ScoringTask, is_stored
@@ -28,6 +28,7 @@ from eav_ray.pipelines.train.inner_cv import out_of_fold_predictions
 from eav_ray.reporting.tables import describe_test_side, format_accuracy_table, format_collapse_warnings
 from eav_ray.storage import COMMIT, Store, sha256, split_store_path
 from eav_ray.training.checkpoint import Checkpoint, load_finished_checkpoint
+from eav_ray.tuning.search_space import apply_candidate
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def evaluate_cross_validation(
     page_info = PageInfo(f"{e.name}: {protocol}", description, describe_test_side(folds[0].split), protocol, e)
     # The temperature is that of models of the same shape: of what each fold's search chose.
     fold_experiments = [
-        (f["fold"], override(e, f["search"]["changes"]) if "search" in f else e) for f in cv_result.fold_records
+        (f["fold"], apply_candidate(e, f["search"]["changes"]) if "search" in f else e) for f in cv_result.fold_records
     ]
     out_of_fold = out_of_fold_predictions(e, fold_experiments, data) if fit_temperature else None
     page_path = write_results_page(e, data, evaluated, page_info, out or f"{results}/results_pages/{key}", out_of_fold)

@@ -2,11 +2,11 @@
 
 import contextlib
 
-from eav_ray.config import override
 from eav_ray.errors import DataError
 from eav_ray.pipelines.search.search_plan import SearchPlan, plan_candidate_runs
 from eav_ray.training.checkpoint import find_finished_prefix
 from eav_ray.training.embeddings import build_embedding_key, is_embedded
+from eav_ray.tuning.search_space import apply_candidate
 from eav_ray.tuning.study import Candidate
 
 STUDY_FILE = "search.json"  # beside a run's attempts: the study whose candidate began it
@@ -15,7 +15,7 @@ STUDY_FILE = "search.json"  # beside a run's attempts: the study whose candidate
 def list_missing_keys(plan: SearchPlan, candidate: Candidate) -> frozenset[str]:
     """List the keys of what a candidate will train, as far as it is not there yet."""
     results = plan.store.results
-    folds = plan_candidate_runs(override(plan.experiment, candidate.changes), plan.inner_cv)
+    folds = plan_candidate_runs(apply_candidate(plan.experiment, candidate.changes), plan.inner_cv)
     shared = {run.key for run in plan.inner_encoder_runs}
     runs = {run.key: run for fold in folds for run in fold}
     result_keys = {fold[-1].key for fold in folds}
@@ -37,7 +37,7 @@ def prune_candidate_runs(plan: SearchPlan, candidate: Candidate, *, include_enco
     """
     results = plan.store.results
     shared = {run.key for run in plan.encoder_runs}
-    for runs in plan_candidate_runs(override(plan.experiment, candidate.changes), plan.inner_cv):
+    for runs in plan_candidate_runs(apply_candidate(plan.experiment, candidate.changes), plan.inner_cv):
         for run in runs if include_encoders else runs[-1:]:
             name = f"runs/{run.key}"
             # What another job or search began is its own.

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from eav_ray.config import Experiment, override
+from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.splits import Split
 from eav_ray.distributed.run_queue import QueueState
@@ -23,6 +23,7 @@ from eav_ray.storage import Store
 from eav_ray.training.metrics import compute_scores
 from eav_ray.training.run_spec import SELECTION_METRIC
 from eav_ray.tuning.pruning import compute_folds_done, compute_mean
+from eav_ray.tuning.search_space import apply_candidate
 
 UNFINISHED_RESULT = {SELECTION_METRIC: math.nan}  # of a candidate that has saved and left: it stays open in the study
 
@@ -64,7 +65,7 @@ class EndToEndTrial:
         self, config: dict[str, Any], experiment: Experiment, inner_cv: InnerCV, data: Dataset, stop_signal: Any
     ) -> None:
         ((self._number, changes),) = config["candidates"]
-        e = override(experiment, changes)
+        e = apply_candidate(experiment, changes)
         self._experiment = replace(e, runtime=replace(e.runtime, groups=1))
         self._inner_cv, self._data, self._stop_signal = inner_cv, data, stop_signal
         self._results = Store(e.store.results)

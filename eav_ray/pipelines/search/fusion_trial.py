@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from eav_ray.config import Experiment, override
+from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
 from eav_ray.pipelines.search.candidate_summary import FoldScores, summarize_candidate
@@ -20,13 +20,14 @@ from eav_ray.training.run_spec import SELECTION_METRIC, Run, plan_fusion_run
 from eav_ray.training.runner import train_and_score_split
 from eav_ray.tuning.batched_fusion import score_fusions, unbatchable_reason
 from eav_ray.tuning.pruning import PruningSchedule, compute_folds_done, compute_mean
+from eav_ray.tuning.search_space import apply_candidate
 
 
 def run_fusion_batch(config: dict[str, Any], experiment: Experiment, inner_cv: InnerCV, data: Dataset) -> None:
     """Score some candidates over their inner folds; reports a few at a time."""
     device = cluster.set_up_torch(experiment.runtime)
     context = open_worker_context(experiment, data, device, inner_cv.embedded_recordings)
-    candidates = {number: override(experiment, changes) for number, changes in config["candidates"]}
+    candidates = {number: apply_candidate(experiment, changes) for number, changes in config["candidates"]}
     pruning_thresholds, folds = dict(config["pruning_thresholds"]), range(len(inner_cv.splits))
     fold_scores: dict[int, list[FoldScores]] = {number: [] for number in candidates}
     # Without a bar all folds are trained at once.

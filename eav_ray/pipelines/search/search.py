@@ -5,7 +5,7 @@ results store, under `searches/<study>/`: `candidates.parquet` (one row per cand
 `experiment.json` and the study's journal. Tune's own store is scratch: opening it would unpickle it.
 """
 
-from eav_ray.config import Experiment, override
+from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.distributed import cluster
 from eav_ray.distributed.worker_groups import train_all_runs
@@ -16,6 +16,7 @@ from eav_ray.pipelines.search.search_store import RankedCandidate, SearchResult
 from eav_ray.pipelines.search.trial_runner import count_concurrent_trials, run_candidates
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.reporting.search_page import render_search_page
+from eav_ray.tuning.search_space import apply_candidate
 from eav_ray.tuning.study import Candidate
 
 
@@ -69,7 +70,7 @@ def rank_candidates(plan: SearchPlan, data: Dataset) -> list[RankedCandidate]:
     # Lists of values are drawn again and again: equal candidates are refitted once.
     ranked: dict[str, RankedCandidate] = {}
     for candidate, score in study.rank():
-        runs = plan.inner_cv.plan_runs(override(e, candidate.changes), plan.outer_split)
+        runs = plan.inner_cv.plan_runs(apply_candidate(e, candidate.changes), plan.outer_split)
         if runs[-1].key not in ranked and len(ranked) < e.search.refit:
             ranked[runs[-1].key] = RankedCandidate(candidate, score, runs)
     if not ranked:

@@ -3,14 +3,14 @@
 import contextlib
 from dataclasses import dataclass, replace
 
-from eav_ray.config import Experiment, override
+from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.splits import Split, list_labeled_recordings, make_inner_splits, make_split
 from eav_ray.errors import ConfigError
 from eav_ray.pipelines.search.search_store import SearchStore
 from eav_ray.storage import Store
 from eav_ray.training.run_spec import Run, plan_encoder_run, plan_runs
-from eav_ray.tuning.search_space import check_search_space, is_integer_key
+from eav_ray.tuning.search_space import apply_candidate, check_search_space, is_integer_key
 from eav_ray.tuning.study import count_candidates, make_study_name
 
 
@@ -78,7 +78,7 @@ def plan_search(experiment: Experiment, data: Dataset) -> SearchPlan:
             the search space that the experiment does not allow.
     """
     e = experiment
-    if e.search.mode == "fusion" and (len(e.data.modalities) < 2 or e.fusion.kind == "late_mean"):
+    if e.search.mode == "fusion" and (len(e.data.modalities) < 2 or not e.fusion.has_parameters):
         raise ConfigError(
             "a search of fusions needs two data.modalities or more, and a fusion.kind that has parameters; "
             "search.mode=full searches trainings of everything"
@@ -114,7 +114,7 @@ def _check_effect(e: Experiment, inner_cv: InnerCV) -> None:
         for value in values:
             with contextlib.suppress(ConfigError):  # alone it may not fit the rest, where others of the space do
                 typed = int(value) if isinstance(value, float) and value.is_integer() and is_integer_key(key) else value
-                runs = plan_candidate_runs(override(e, {key: typed}), inner_cv)
+                runs = plan_candidate_runs(apply_candidate(e, {key: typed}), inner_cv)
                 keys_by_value.append([[run.key for run in fold] for fold in runs])
         if len(keys_by_value) == 2 and values[0] != values[1] and keys_by_value[0] == keys_by_value[1]:
             raise ConfigError(

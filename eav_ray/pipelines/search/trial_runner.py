@@ -14,7 +14,7 @@ import ray
 from ray import tune
 from ray.tune.error import TuneError
 
-from eav_ray.config import Experiment, override
+from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
 from eav_ray.distributed.capacity import count_concurrent_groups, count_concurrent_workers, read_cluster_capacity
@@ -32,6 +32,7 @@ from eav_ray.pipelines.search.search_store import Row
 from eav_ray.storage import Store
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar
 from eav_ray.training.cost import compute_model_cost
+from eav_ray.tuning.search_space import apply_candidate
 from eav_ray.tuning.study import Candidate, StudyClient, count_candidates
 
 
@@ -145,7 +146,7 @@ def _make_cost_estimator(e: Experiment, data: Dataset) -> Callable[[Candidate], 
 
     def estimate_cost(candidate: Candidate) -> float:
         try:
-            return compute_model_cost(override(e, candidate.changes), shapes) if e.search.cost else math.nan
+            return compute_model_cost(apply_candidate(e, candidate.changes), shapes) if e.search.cost else math.nan
         except ConfigError:  # such a model cannot be built, which its training says
             return math.nan
 

@@ -1,0 +1,19 @@
+"""Configure fusion by bottleneck tokens."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from eav_ray.config.data_sections import STRICT
+from eav_ray.config.fusion.base import TokenFusionConfig
+
+
+@dataclass(frozen=True, config=STRICT)
+class BottleneckConfig(TokenFusionConfig):
+    """Modalities exchange through a few bottleneck tokens (Nagrani et al. 2021, arXiv 2107.00135)."""
+
+    is_batchable: ClassVar[bool] = True
+    kind: Literal["bottleneck"] = "bottleneck"
+    depth: int = Field(default=2, gt=0, description="layers")
+    bottlenecks: int = Field(default=4, gt=0, description="tokens through which modalities exchange")

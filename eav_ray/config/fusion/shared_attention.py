@@ -1,0 +1,28 @@
+"""Configure the attention that all modalities share."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from eav_ray.config.data_sections import STRICT
+from eav_ray.config.fusion.base import TokenFusionConfig
+
+
+@dataclass(frozen=True, config=STRICT)
+class SharedAttentionConfig(TokenFusionConfig):
+    """One multi-head attention over the tokens of all modalities, read by a learned query."""
+
+    revision: ClassVar[int] = 2
+    is_batchable: ClassVar[bool] = True
+    kind: Literal["shared_attention"] = "shared_attention"
+    n_query_steps: int = Field(
+        default=1,
+        gt=0,
+        description="how often the query reads all tokens; from the second on what it asks of one modality depends on "
+        "the others",
+    )
+    late_fusion_residual: bool = Field(
+        default=True,
+        description="what is read is added to the unimodal log probabilities, weighed by the modality weights",
+    )
