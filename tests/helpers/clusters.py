@@ -1,10 +1,13 @@
-"""Ray on this machine: its command, free ports, and what its training workers have saved."""
+"""Ray on this machine: a head, free ports, and what its training workers have saved."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -12,6 +15,7 @@ import psutil
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.run_spec import Position
+from tests.helpers.paths import REPOSITORY
 
 RAY = str(Path(sys.executable).with_name("ray"))  # the command
 Job = Callable[..., subprocess.CompletedProcess[str]]  # runs a job as a user does
@@ -25,6 +29,25 @@ def find_free_ports(count: int) -> list[int]:
     for s in sockets:
         s.close()
     return ports
+
+
+@contextmanager
+def open_head(environment: dict[str, str], log: Path, *words: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a head of a cluster by `ray start`, and end it with the block; `log` gets what it says."""
+    command = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", *words]
+    with log.open("w") as out:
+        head = subprocess.Popen(
+            command, env=environment, stdout=out, stderr=out, start_new_session=True, cwd=REPOSITORY
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while "Ray runtime started" not in log.read_text():
+            assert head.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield head
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(timeout=60)
 
 
 def find_furthest(results: Path) -> Position:

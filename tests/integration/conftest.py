@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
-from tests.helpers.clusters import Job
+from eav_ray.distributed.cluster import NO_DASHBOARD_ENV
+from tests.helpers.clusters import Job, find_free_ports, open_head
 from tests.helpers.paths import REPOSITORY, TINY
 
 
@@ -27,15 +29,38 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def job(synthetic: Path, place: Path) -> Job:
+def job_environment() -> dict[str, str]:
+    """What a job has in its environment, on a Ray of its own."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def cluster(job_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a job that joins a cluster of one node; to start a Ray is most of what a small job costs."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "token").write_text("d" * 64)
+    gcs, client, agent = find_free_ports(3)
+    joined = job_environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    # As a job does with a Ray of its own.
+    joined |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", NO_DASHBOARD_ENV: "1"}
+    ports = (f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}")
+    size = (f"--num-cpus={os.cpu_count()}", "--object-store-memory=300000000", "--include-dashboard=false")
+    with open_head(joined, folder / "log", *ports, *size):
+        yield joined | {"RAY_ADDRESS": f"127.0.0.1:{gcs}"}
+
+
+@pytest.fixture(scope="session")
+def job(job_environment: dict[str, str], cluster: dict[str, str], place: Path) -> Job:
     """Run `python jobs/<name>.py <words>` as a user would, in a process of its own."""
 
-    def run(name: str, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    def run(
+        name: str, *words: str, expect: int = 0, own_ray: bool = False, more: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """With `own_ray` the job starts a Ray of its own and ends it; `more` goes into its environment."""
         done = subprocess.run(
             [sys.executable, str(REPOSITORY / "jobs" / f"{name}.py"), *words],
             cwd=place,
-            env=environment | {"OMP_NUM_THREADS": "1"},
+            env=(job_environment if own_ray else cluster) | (more or {}),
             capture_output=True,
             text=True,
             timeout=600,
@@ -51,7 +76,7 @@ def job(synthetic: Path, place: Path) -> Job:
 def preprocessed(job: Job, synthetic: Path) -> list[str]:
     """The arguments that all jobs share, once the shards are there."""
     words = [str(TINY), f"data.root={synthetic}"]
-    done = job("preprocess", *words)
+    done = job("preprocess", *words, own_ray=True)
     assert "120 windows" in done.stdout and "bad channels" in done.stdout
     page = Path(done.stdout.rsplit("quality: ", 1)[1].strip())
     assert page.read_text().count("<img") == 3  # head, spectrum, levels; faces only where they are asked for
@@ -68,7 +93,7 @@ def long_training(preprocessed: list[str]) -> list[str]:
 @pytest.fixture(scope="session")
 def uninterrupted(job: Job, long_training: list[str], place: Path) -> Path:
     """Results of that training, left alone."""
-    job("train", *long_training, "store.results=uninterrupted")
+    job("train", *long_training, "store.results=uninterrupted", own_ray=True)
     return place / "uninterrupted"
 
 

@@ -1,6 +1,7 @@
 """The whole path runs as jobs on a real Ray: preprocess, train, tune, pull, evaluate, predict, on synthetic people."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -68,14 +69,13 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-def test_a_file_that_ends_its_process_costs_one_recording(
-    job: Job, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_ends_its_process_costs_one_recording(job: Job, synthetic: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(DEADLY)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     copy = tmp_path / "EAV"
     shutil.copytree(synthetic / "subject1", copy / "subject1")
-    done = job("preprocess", TINY, f"data.root={copy}", f"store.shards={tmp_path / 'shards'}")
+    words = [TINY, f"data.root={copy}", f"store.shards={tmp_path / 'shards'}"]
+    done = job("preprocess", *words, own_ray=True, more={"PYTHONPATH": path})
     assert "36 windows" in done.stdout and "1 recordings or files set aside" in done.stdout
     assert "subject1 004: reading one of its files ends the process" in done.stdout
 

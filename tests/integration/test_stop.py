@@ -42,7 +42,7 @@ def test_a_killed_worker_and_a_job_that_is_told_to_end_change_nothing(
     assert started.returncode == 130 and "Traceback" not in told
     assert "stopped: 0 of 1 trainings are finished; the same command continues" in told.splitlines()[-1]
     assert second <= find_furthest(place / "stopped") < Position(40, 0)
-    job("train", *long_training, "store.results=stopped")
+    job("train", *long_training, "store.results=stopped", own_ray=True)
     whole, stopped = read_finished(uninterrupted), read_finished(place / "stopped")
     assert whole.weights.keys() == stopped.weights.keys()
     for name, tensor in whole.weights.items():

@@ -1,7 +1,6 @@
 """A job goes through a job server: `ray start --head`, then `ray job submit`, as the README says."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.clusters import RAY, find_free_ports
+from tests.helpers.clusters import RAY, find_free_ports, open_head
 from tests.helpers.paths import REPOSITORY
 
 pytestmark = pytest.mark.ray
@@ -38,20 +37,12 @@ def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     """The address of the job server of a head that this test started and ends."""
     gcs, dashboard, client, agent = find_free_ports(4)
     log = tmp_path_factory.mktemp("head") / "log"
-    words = ["start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
-    words += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    words = ["--num-cpus=2", f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     words += [f"--dashboard-agent-listen-port={agent}", "--object-store-memory=300000000"]
-    with log.open("w") as out:
-        head = subprocess.Popen(
-            [RAY, *words], env=environment, stdout=out, stderr=out, start_new_session=True, cwd=REPOSITORY
-        )
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
+    with open_head(environment, log, *words) as head:
+        address = f"http://127.0.0.1:{dashboard}"
         wait_for(address, head, log)
         yield address
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        head.wait(timeout=60)
 
 
 def wait_for(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
