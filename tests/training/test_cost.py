@@ -26,7 +26,7 @@ FUSIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_the_cost_of_a_candidate_is_that_of_its_model(fusion: str) -> None:
-    e = override(Experiment(), SMALL | FUSIONS[fusion])
+    e = override(override(Experiment(), SMALL), FUSIONS[fusion])
     model = Classifier(e, SHAPES).eval()
     inputs = {m: make_random_batch(e, m, SHAPES, 1).inputs[m] for m in e.data.modalities}
     with FlopCounterMode(display=False) as counter:

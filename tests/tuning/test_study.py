@@ -13,11 +13,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from eav_ray.config import Experiment, SearchConfig, SearchDimension, override
+from eav_ray.config.fusion.bottleneck import BottleneckConfig
+from eav_ray.config.fusion.gated import GatedConfig
 from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError
 from eav_ray.pipelines.search.search_store import build_candidates_table
 from eav_ray.tuning.pruning import compute_pruning_thresholds
-from eav_ray.tuning.search_space import check_search_space
+from eav_ray.tuning.search_space import apply_candidate, check_search_space
 from eav_ray.tuning.study import Candidate, StudyClient, make_study_name
 
 # Optuna calls its journal and the constant liar experimental.
@@ -320,12 +322,23 @@ def searching(space: dict[str, Any], changes: dict[str, Any] | None = None) -> E
         {"optim.batch": {"low": 8, "high": 64}, "optim.lr": {"low": 1e-5, "high": 1e-2, "log": True}},
         {"optim.epochs": {"low": 1, "high": 1e9}},
         {"fusion.kind": {"choice": ["shared_attention"]}},
+        # Each kind has some of these keys, and only those count.
+        {"fusion.kind": {"choice": ["gated", "bottleneck"]}, "fusion.depth": {"choice": [1, 2]}},
     ],
     ids=str,
 )
 def test_a_space_of_experiments_passes(space: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eav_ray.tuning.search_space.MAX_CHECKED_COMBINATIONS", 128)
     check_search_space(searching(space))
+
+
+def test_a_candidate_has_the_keys_of_its_kind() -> None:
+    changes = {"fusion.kind": "gated", "fusion.depth": 1, "fusion.width": 16, "optim.lr": 0.1}
+    e = apply_candidate(Experiment(), changes)
+    assert e.fusion == GatedConfig(width=16) and e.optim.lr == 0.1
+    assert apply_candidate(Experiment(), changes | {"fusion.kind": "bottleneck"}).fusion == BottleneckConfig(
+        width=16, depth=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -339,7 +352,7 @@ def test_a_space_of_experiments_passes(space: dict[str, Any], monkeypatch: pytes
         ({"fusion.width": {"low": 64.5, "high": 512}}, "low=64.5 and high=512, but fusion.width is a whole number"),
         ({"fusion.dropout": {"low": 0.1, "high": 1.0}}, "fusion.dropout=1.0: .*less than 1"),
         ({"fusion.widht": {"choice": [64, 48]}}, 'did you mean "fusion.width"'),
-        ({"fusion.kind": {"low": 0, "high": 1}}, "'shared_attention'"),
+        ({"fusion.kind": {"low": 0, "high": 1}}, "use one of .*shared_attention"),
         ({"fusion.kind": {"choice": ["shared_attention", "late_mean"]}}, "late_mean.*take it out of the space"),
         (
             {"fusion.width": {"low": 64, "high": 512}, "fusion.heads": {"low": 1, "high": 64}},
