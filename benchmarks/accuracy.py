@@ -41,7 +41,7 @@ from eav_ray.models.encoders.base import DataShapes
 from eav_ray.models.encoders.mfcc import MFCC, SAMPLE_RATE_HZ
 from eav_ray.pipelines.preprocess.preprocess import preprocess
 from eav_ray.storage import Store
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
 from eav_ray.training.cost import estimate_seconds_per_window
 from eav_ray.training.dataloader import RawSource, WindowLabels
 from eav_ray.training.predictions import compute_predictions
@@ -181,7 +181,7 @@ def evaluate_case(case: Case, folder: Path, fold: int, seed: int, train: bool = 
     else:
         context = WorkerContext(data.windows, results, torch.device("cpu"))
         prefix = execute_run(run, context, lambda progress: None)
-        model = ckpt.build_trained_model(ckpt.read_checkpoint(results, prefix)).eval()
+        model = build_trained_model(OpenedCheckpoint(results, prefix)).eval()
         predicted_class = predict_classes(model, data, labels, rows)
     ids = data.windows.ids.iloc[rows]
     table = pd.DataFrame({"subject": ids["subject"].to_numpy(), "label": labels.label[rows], "guess": predicted_class})

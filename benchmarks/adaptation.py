@@ -23,7 +23,7 @@ from eav_ray.pipelines.evaluate.split_predictions import predict_test_split
 from eav_ray.pipelines.train.train import train
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.storage import Store
-from eav_ray.training.checkpoint import load_finished_checkpoint
+from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
 from eav_ray.training.metrics import average_per_recording, predict_classes
 
 RECORDING_COUNTS = (0, 5, 10, 20)
@@ -36,7 +36,7 @@ def main() -> int:
     with cluster.connect_to_ray(e.runtime):
         data = open_dataset(e)
         paths = [train(override(e, {"split.index": fold})) for fold in range(FOLDS)]
-        checkpoint_by_subject = {i.split("/")[0]: p for p in paths for i in load_finished_checkpoint(p).split.test}
+        checkpoint_by_subject = {i.split("/")[0]: p for p in paths for i in open_finished_checkpoint(p).split.test}
         assert len(checkpoint_by_subject) == SPEC.n_subjects
         runs = {
             (s, k): plan_adaptation(e, data, p, s, k)
@@ -49,8 +49,9 @@ def main() -> int:
         for subject, path in checkpoint_by_subject.items():
             scored = {i.split("/")[1] for i in runs[subject, RECORDING_COUNTS[-1]].split.test}
             for k in RECORDING_COUNTS:
-                checkpoint_path = path if not k else f"{Store(e.store.results)}/{prefixes[runs[subject, k].key]}"
-                table = average_per_recording(predict_test_split(e, checkpoint_path, data))
+                prefix = prefixes[runs[subject, k].key] if k else ""
+                checkpoint = OpenedCheckpoint(Store(e.store.results), prefix) if k else open_finished_checkpoint(path)
+                table = average_per_recording(predict_test_split(e, checkpoint, data))
                 table = table[(table["subject"] == subject) & table["recording"].isin(scored)]
                 correct = predict_classes(table, "fusion") == table["label"].to_numpy()
                 parts.append({"subject": subject, "recordings": k, "accuracy": correct.mean(), "scored": len(correct)})

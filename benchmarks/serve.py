@@ -38,7 +38,8 @@ from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.checkpoint import write_checkpoint
+from eav_ray.training.checkpoint_files import Checkpoint, CheckpointState
 from eav_ray.training.run_spec import Position
 from tests.helpers.paths import EXPERIMENTS
 
@@ -49,7 +50,7 @@ SPEC = SyntheticSpec(n_subjects=1, per_class=4, seconds=5)
 CHUNK_S = 0.1
 
 
-def write_checkpoint(folder: Path) -> str:
+def make_checkpoint(folder: Path) -> str:
     """Weights that nobody trained: they cost what others cost."""
     e = load_experiment(EXPERIMENTS / "demo.yaml")
     torch.manual_seed(0)
@@ -58,8 +59,8 @@ def write_checkpoint(folder: Path) -> str:
     model.normalise.sd.fill_(20.0)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     split = Split("loso", ("a/1",), (), ("b/1",))
-    made = ckpt.Checkpoint(e, split, EAV_CLASSES, shapes, weights, {}, Position(1, 0), True, {}, {})
-    return f"{folder}/{ckpt.write_checkpoint(Store(folder), 'served', 'a0000-aaaaaaaa', made)}"
+    state = CheckpointState("served", Position(1, 0), True, EAV_CLASSES, shapes, data_digest="")
+    return write_checkpoint(Store(folder), "a0000-aaaaaaaa", Checkpoint(state, e, split, {}, weights, {})).path
 
 
 def make_request_bodies(root: Path) -> tuple[list[bytes], EAV, list[Recording]]:
@@ -146,7 +147,7 @@ def main() -> int:
     minutes, requests = float(words.get("minutes", 30)), int(words.get("requests", 200))
     generate_dataset(folder / "EAV", SPEC)
     request_bodies, dataset, recordings = make_request_bodies(folder / "EAV")
-    command = [sys.executable, "jobs/serve.py", write_checkpoint(folder), "--port", "18765"]
+    command = [sys.executable, "jobs/serve.py", make_checkpoint(folder), "--port", "18765"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("EAV_RAY_SERVE")}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment)
     assert server.stdout is not None

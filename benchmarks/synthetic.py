@@ -38,7 +38,7 @@ from eav_ray.pipelines.evaluate.split_predictions import predict_test_split
 from eav_ray.pipelines.preprocess.preprocess import preprocess
 from eav_ray.pipelines.train.train import train
 from eav_ray.reporting.tables import format_collapse_warnings
-from eav_ray.training.checkpoint import load_finished_checkpoint
+from eav_ray.training.checkpoint import open_finished_checkpoint
 from eav_ray.training.metrics import average_per_recording, predict_classes
 
 # Other people than those on whom the settings below and the defaults of the fusion were tried (seed 0).
@@ -245,12 +245,10 @@ def main() -> int:
         preprocess(e)
         for fold in range(FOLDS):
             fold_experiment = override(e, {"split.index": fold})
-            path = train(fold_experiment)
+            checkpoint = open_finished_checkpoint(train(fold_experiment))
             data = open_dataset(fold_experiment)
-            tables.append(average_per_recording(predict_test_split(fold_experiment, path, data)))
-            warnings += [
-                f"fold {fold}: {line}" for line in format_collapse_warnings(load_finished_checkpoint(path).metrics)
-            ]
+            tables.append(average_per_recording(predict_test_split(fold_experiment, checkpoint, data)))
+            warnings += [f"fold {fold}: {line}" for line in format_collapse_warnings(checkpoint.metrics)]
     folds = np.repeat(np.arange(FOLDS), [len(t) for t in tables])
     return write_report(spec, pd.concat(tables, ignore_index=True), folds, e, warnings)
 

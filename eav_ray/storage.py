@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +26,7 @@ from eav_ray.errors import DataError
 
 COMMIT = "COMMIT"
 LOCK_RETRY_S = 1.0
+COMMIT_FORMAT = 1  # of `COMMIT`
 FLUSH_BYTES = 4 * 2**20  # bytes of a stream that are brought to the disk together
 SCHEMES = ("s3://", "gs://", "file://")
 
@@ -110,6 +112,36 @@ def encode_documents(documents: Mapping[str, Any]) -> dict[str, bytes]:
     return {f"{n}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for n, tree in documents.items()}
 
 
+def check_format(found: Any, expected: int | str, name: str, remedy: str) -> None:
+    """Refuse a stored file whose format number is not the one that this version writes.
+
+    Args:
+        found: The number in the file, None where it has none.
+        remedy: What to do about it.
+    Raises:
+        DataError: The numbers differ.
+    """
+    if found != expected:
+        number = "no format number" if found is None else f"the format {found}"
+        raise DataError(f"{name} has {number}, and this version reads format {expected}; {remedy}")
+
+
+@dataclass(frozen=True)
+class CommittedFile:
+    """What `COMMIT` says of one file."""
+
+    sha256: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What `COMMIT` says of a committed prefix."""
+
+    sha256: str  # of `COMMIT` itself
+    files: dict[str, CommittedFile]  # by name below the prefix
+
+
 class HashingWriter(io.RawIOBase):
     """Where `Store.stream` writes to, with the hash of what has gone through."""
 
@@ -159,6 +191,12 @@ class Store:
             self._fs, base = pafs.LocalFileSystem(), str(Path(self.root).absolute())
         self._base = base.rstrip("/")  # empty for the root of the disk
         self.is_local = isinstance(self._fs, pafs.LocalFileSystem)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Store) and other.root == self.root
+
+    def __hash__(self) -> int:
+        return hash(self.root)
 
     @property
     def filesystem(self) -> pafs.FileSystem:
@@ -247,6 +285,13 @@ class Store:
         start = len(self._base) + 1
         return sorted(i.path[start:] for i in infos if i.is_file and not i.path.endswith(".partial"))
 
+    def measure_files(self, prefix: str) -> dict[str, int]:
+        """Bytes of each file below a prefix, by its name there, without reading any."""
+        base = self.resolve_path(prefix)
+        with io_errors(f"list {self._format_path(prefix)}"):
+            infos = self._fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
+        return {i.path[len(base) + 1 :]: i.size for i in infos if i.is_file}
+
     def list_folders(self, prefix: str = "") -> list[str]:
         """Names of the folders directly below a prefix, sorted."""
         depth = len(PurePosixPath(prefix).parts)
@@ -273,29 +318,51 @@ class Store:
             if name in files and stored != files[name]:
                 raise DataError(f"{self._format_path(prefix)}/{name} reads back differently from what was written")
             hashes[name] = {"sha256": sha256(stored), "bytes": len(stored)}
-        self.write_json(f"{prefix}/{COMMIT}", {"files": hashes})
+        self.write_json(f"{prefix}/{COMMIT}", {"format": COMMIT_FORMAT, "files": hashes})
 
     def is_committed(self, prefix: str) -> bool:
         return self.exists(f"{prefix}/{COMMIT}")
 
+    def read_commit(self, prefix: str) -> Commit:
+        """Read what a committed prefix holds; its files are not looked at.
+
+        Raises:
+            DataError: No `COMMIT`, or a damaged one.
+        """
+        path = self._format_path(prefix)
+        if not self.is_committed(prefix):
+            raise DataError(f"{path} has no {COMMIT}: it was never finished, so it does not count")
+        data = self.read(f"{prefix}/{COMMIT}")
+        try:
+            tree = json.loads(data)
+            found, entries = tree.get("format"), tree["files"]
+            files = {check_store_name(n): CommittedFile(str(f["sha256"]), int(f["bytes"])) for n, f in entries.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path}/{COMMIT} does not list files; it was damaged") from None
+        check_format(found, COMMIT_FORMAT, f"{path}/{COMMIT}", "make it again, or use the version that wrote it")
+        return Commit(sha256(data), files)
+
+    def read_committed_file(self, prefix: str, name: str, commit: Commit) -> bytes:
+        """Read one file of a committed prefix, with the hash that `COMMIT` names.
+
+        Raises:
+            DataError: It is missing, or its hash differs.
+        """
+        data = self.read(f"{prefix}/{name}")
+        if sha256(data) != commit.files[name].sha256:
+            raise DataError(f"{self._format_path(prefix)}/{name} is damaged: its sha256 is not the one in {COMMIT}")
+        return data
+
     def read_committed(self, prefix: str) -> dict[str, bytes]:
-        """All files of a committed prefix, each with the hash that its `COMMIT` names.
+        """Read all files of a committed prefix, each with the hash that its `COMMIT` names.
 
         Raises:
             DataError: No COMMIT, a file is missing, or a hash differs.
         """
-        if not self.is_committed(prefix):
-            raise DataError(f"{self._format_path(prefix)} has no {COMMIT}: it was never finished, so it does not count")
-        commit = self.read_json(f"{prefix}/{COMMIT}")
-        if not isinstance(commit, dict) or not isinstance(commit.get("files"), dict):
-            raise DataError(f"{self._format_path(prefix)}/{COMMIT} does not list files; it was damaged")
-        files: dict[str, bytes] = {}
-        for name, entry in commit["files"].items():
-            data = self.read(f"{prefix}/{check_store_name(name)}")
-            if not isinstance(entry, dict) or sha256(data) != entry.get("sha256"):
-                raise DataError(f"{self._format_path(prefix)}/{name} is damaged: its sha256 is not the one in {COMMIT}")
-            files[name] = data
-        return files
+        commit = self.read_commit(prefix)
+        return {name: self.read_committed_file(prefix, name, commit) for name in commit.files}
 
     @contextlib.contextmanager
     def lock(

@@ -61,9 +61,9 @@ from eav_ray.pipelines.search.search_store import SearchStore
 from eav_ray.pipelines.train import cross_validation
 from eav_ray.storage import COMMIT, Store, sha256
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training import checkpoint as training_checkpoint
-from eav_ray.training.checkpoint import load_finished_checkpoint
+from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
 from eav_ray.training.embeddings import EMBEDDING_ARRAYS, EmbeddingSource
+from eav_ray.tuning.best import write_best_record
 from eav_ray.tuning.study import StudyClient
 from tests.helpers.checkpoints import write_best, write_finished
 from tests.helpers.classifiers import AST_SIZES
@@ -258,7 +258,7 @@ def frame(folder: Path) -> Place:
 def checkpoint(folder: Path, name: str, use: Callable[[Store, str], object]) -> Place:
     """A finished one; `use` is given the store and the prefix."""
     store = Store(folder / "results")
-    prefix = write_finished(store, "run")
+    prefix = write_finished(store, "run").prefix
     kept = store.read_committed(prefix)
     opened(store, prefix)  # as it is, it is read
 
@@ -272,11 +272,11 @@ def checkpoint(folder: Path, name: str, use: Callable[[Store, str], object]) -> 
 
 
 def opened(store: Store, prefix: str) -> None:
-    load_finished_checkpoint(f"{store}/{prefix}")
+    open_finished_checkpoint(f"{store}/{prefix}").load()
 
 
 def continued(store: Store, prefix: str) -> None:
-    found, damaged = ckpt.find_latest_checkpoint(store, "run")
+    found, damaged = ckpt.load_latest_checkpoint(store, "run")
     assert found is None and prefix in damaged[0]
 
 
@@ -286,7 +286,7 @@ def pruned(store: Store, prefix: str) -> None:
 
 
 def scored(store: Store, prefix: str) -> None:
-    assert training_checkpoint.find_finished_prefix(store, "run") == ""
+    assert ckpt.find_finished_checkpoint(store, "run") is None
 
 
 def pulled(folder: Path, name: str) -> Place:
@@ -300,8 +300,8 @@ def pulled(folder: Path, name: str) -> Place:
             store.write("searches/one/best.json", data)
             return
         store.commit(prefix, kept | {name: data})
-        told = {"checkpoint": prefix, "commit_sha256": sha256(store.read(f"{prefix}/{COMMIT}"))}
-        store.write_json("searches/one/best.json", told)
+        told = {"checkpoint": prefix, "commit_sha256": OpenedCheckpoint(store, prefix).commit_sha256}
+        write_best_record(store, "one", [told])
 
     def read() -> None:
         shutil.rmtree(folder / "mine", ignore_errors=True)
@@ -339,7 +339,7 @@ def predictions(folder: Path) -> Place:
     store = Store(folder / "results")
     e = override(Experiment(), {"store.results": str(store)})
     task, of = (
-        ScoringTask(f"{store}/{write_finished(store, 'run')}", ("p0/0",)),
+        ScoringTask(write_finished(store, "run"), ("p0/0",)),
         ShardIndex("k", ("a", "b"), ("eeg",), 3, (), {}),
     )
     name = format_table_name(task, of)
@@ -350,7 +350,10 @@ def predictions(folder: Path) -> Place:
 
 def folds(folder: Path, name: str) -> Place:
     store = Store(folder)
-    kept = {"predictions.parquet": parquet.encode_dataframe(pd.DataFrame({"subject": ["p0"]})), "folds.json": b"[]"}
+    kept = {
+        "predictions.parquet": parquet.encode_dataframe(pd.DataFrame({"subject": ["p0"]})),
+        "folds.json": b'{"format": 1, "folds": []}',
+    }
     return Place(
         lambda data: store.commit("p", kept | {name: data}), lambda: cross_validation.read_cv_result(store, "p"), "/p "
     )
@@ -359,7 +362,7 @@ def folds(folder: Path, name: str) -> Place:
 def embedded(folder: Path, name: str) -> Place:
     shards = Shards(folder / "shards", (0,))
     store, windows = Store(folder / "results"), shards.windows(folder / "cache")
-    kept = {"part-0000.parquet": encode_parquet(embedding()), "times.json": b"[0.5]"}
+    kept = {"part-0000.parquet": encode_parquet(embedding()), "times.json": b'{"format": 1, "times_s": [0.5]}'}
 
     def read() -> None:
         EmbeddingSource(store, {"eeg": "e"}, windows).get(np.arange(5))

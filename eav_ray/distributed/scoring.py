@@ -23,9 +23,9 @@ from eav_ray.data.splits import check_disjoint, list_labeled_recordings
 from eav_ray.distributed import cluster
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.frame_scores import compute_frames_correct, predict_with_frames
-from eav_ray.storage import COMMIT, Store, sha256, split_store_path
+from eav_ray.storage import Store
 from eav_ray.tracking.progress import open_progress_bar
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
 from eav_ray.training.dataloader import (
     MaskedSource,
     RawSource,
@@ -38,14 +38,14 @@ from eav_ray.training.predictions import build_empty_predictions, build_predicti
 from eav_ray.training.prepared_run import open_worker_context
 
 BATCH_SIZE = 32
-FORMAT_VERSION = 2  # raise when what is kept of a task changes
+FORMAT_VERSION = 1  # raise when what is kept of a task changes
 
 
 @dataclass(frozen=True)
 class ScoringTask:
     """One checkpoint and what it is to score."""
 
-    checkpoint_path: str  # of a finished checkpoint
+    checkpoint: OpenedCheckpoint  # a finished one
     recordings: tuple[str, ...]  # ids of recordings
     visible_modalities: tuple[str, ...] = ()  # modalities that it may see of them; all, where none are named
     is_other_dataset: bool = False  # they are of another data set than its own, where an equal id is another person
@@ -93,8 +93,7 @@ def is_stored(results: Store, task: ScoringTask, index: ShardIndex) -> bool:
 
 def format_table_name(task: ScoringTask, index: ShardIndex) -> str:
     """Name a table of predictions by the checkpoint's files and the recordings: equal questions have one answer."""
-    store, prefix = split_store_path(task.checkpoint_path)
-    identity = sha256(store.read(f"{prefix}/{COMMIT}"))[:16]
+    identity = task.checkpoint.commit_sha256[:16]
     visible = [sorted(task.visible_modalities)] if task.visible_modalities else []
     return (
         f"evaluations/{identity}-{digest(FORMAT_VERSION, sorted(task.recordings), index.fingerprint, *visible)}.parquet"
@@ -144,7 +143,7 @@ def _join_parts(task: ScoringTask, parts: list[ScoringResult]) -> ScoringResult:
         return failed[0]
     tables = [part.predictions for part in parts if len(part.predictions)]
     if not tables:
-        problem = f"{task.checkpoint_path} has nothing to score: no recording has any of its modalities"
+        problem = f"{task.checkpoint.path} has nothing to score: no recording has any of its modalities"
         return ScoringResult(pd.DataFrame(), problem)
     return ScoringResult(pd.concat(tables, ignore_index=True).sort_values(WINDOW_COLUMNS, ignore_index=True))
 
@@ -158,7 +157,7 @@ class Scorer:
         windows = self._context.windows
         items = list_labeled_recordings(windows.ids, experiment.data, experiment.seed)
         self._labels = WindowLabels.from_windows(windows, {i.id: i.label for i in items})
-        self._path = ""
+        self._checkpoint: OpenedCheckpoint | None = None
 
     def score(self, number: int, task: ScoringTask) -> tuple[int, ScoringResult, int]:
         """Return the number given, what came of the task, and how many recordings that was."""
@@ -169,12 +168,14 @@ class Scorer:
         return number, result, len(task.recordings)
 
     def _predict(self, task: ScoringTask) -> pd.DataFrame:
-        if task.checkpoint_path != self._path:
-            checkpoint = ckpt.read_checkpoint(*split_store_path(task.checkpoint_path))
+        if task.checkpoint != self._checkpoint:
+            checkpoint = task.checkpoint
             self._split = checkpoint.split
-            self._shapes = compute_window_shapes(checkpoint.experiment.preprocessing, checkpoint.shapes.eeg_channels)
-            self._model = ckpt.build_trained_model(checkpoint).to(self._context.device).eval()
-            self._path = task.checkpoint_path
+            self._shapes = compute_window_shapes(
+                checkpoint.experiment.preprocessing, checkpoint.state.shapes.eeg_channels
+            )
+            self._model = build_trained_model(checkpoint).to(self._context.device).eval()
+            self._checkpoint = checkpoint
         if not (task.allows_training_recordings or task.is_other_dataset):
             check_disjoint(replace(self._split, validation=(), test=task.recordings))
         windows, names, device = self._context.windows, self._model.modalities, self._context.device

@@ -78,21 +78,21 @@ def train_runs(
         TrainingInterrupted: The job was asked to end (SIGTERM, or Ctrl-C, or by `should_stop`), and the runs were saved
             where they were.
     """
-    from eav_ray.training.runner import find_finished_checkpoint
+    from eav_ray.training.runner import find_finished_run, is_run_finished
 
     unique = list({run.key: run for run in runs}.values())
     results = Store(experiment.store.results)
     done: dict[str, str] = {}
     for run in unique:
-        if not (prefix := find_finished_checkpoint(run, results)):
+        if not (finished := find_finished_run(run, results)):
             break
-        done[run.key] = prefix
+        done[run.key] = finished.prefix
     else:  # a group would start, find nothing to do and end: half a minute
         return QueueState(done, {}, 0.0, "", False, ())
     if any(run.features_prefix for run in unique):
         from eav_ray.distributed.frozen_features import compute_frozen_features
 
-        compute_frozen_features(experiment, [r for r in unique if not find_finished_checkpoint(r, results)], data)
+        compute_frozen_features(experiment, [run for run in unique if not is_run_finished(run, results)], data)
     queue: Any = cluster.start_actor_here(RunQueue, unique)
     allowed_recordings = list_needed_recordings(unique)
     groups = [

@@ -7,21 +7,21 @@ from eav_ray.config import Experiment
 from eav_ray.config.digests import flatten_sections
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.checkpoint import OpenedCheckpoint
 
 
-def check_windows(experiment: Experiment, checkpoint: ckpt.Checkpoint, index: ShardIndex, path: str) -> None:
+def check_windows(experiment: Experiment, checkpoint: OpenedCheckpoint, index: ShardIndex) -> None:
     """A checkpoint is worth what it is worth on windows that were made as its training windows were."""
-    check_preprocessing(experiment, checkpoint, path)
-    if index.classes != checkpoint.classes:
+    check_preprocessing(experiment, checkpoint)
+    if index.classes != checkpoint.state.classes:
         raise DataError(
-            f"{path} was trained on the classes {', '.join(checkpoint.classes)}, but these shards hold "
+            f"{checkpoint.path} was trained on the classes {', '.join(checkpoint.state.classes)}, but these shards hold "
             f"{', '.join(index.classes)}; evaluate it on a data set with the same classes"
         )
 
 
 def check_preprocessing(
-    experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str, modalities: Sequence[str] | None = None
+    experiment: Experiment, checkpoint: OpenedCheckpoint, modalities: Sequence[str] | None = None
 ) -> None:
     """
     Args:
@@ -37,13 +37,13 @@ def check_preprocessing(
     ]
     if differences:
         raise ConfigError(
-            f"{path} was trained with other preprocessing ({'; '.join(differences)}); give the same settings"
+            f"{checkpoint.path} was trained with other preprocessing ({'; '.join(differences)}); give the same settings"
         )
 
 
-def check_channels(experiment: Experiment, checkpoint: ckpt.Checkpoint, n_chans: int, path: str) -> None:
-    if n_chans != checkpoint.shapes.eeg_channels:
+def check_channels(experiment: Experiment, checkpoint: OpenedCheckpoint, n_chans: int) -> None:
+    if n_chans != checkpoint.state.shapes.eeg_channels:
         raise DataError(
-            f"{experiment.data.root} has {n_chans} EEG channels, but {path} was trained on "
-            f"{checkpoint.shapes.eeg_channels}; use recordings of the same montage"
+            f"{experiment.data.root} has {n_chans} EEG channels, but {checkpoint.path} was trained on "
+            f"{checkpoint.state.shapes.eeg_channels}; use recordings of the same montage"
         )

@@ -26,7 +26,7 @@ from eav_ray.data.splits import (
 from eav_ray.errors import ConfigError
 from eav_ray.models.classifier import Classifier
 from eav_ray.storage import sha256
-from eav_ray.training.checkpoint import Checkpoint
+from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.statistics import fit_model_statistics
 
 RELATIVE_TOLERANCE = 1e-4  # of statistics that are computed again: relative, float32
@@ -113,8 +113,8 @@ def audit_checkpoint(
             _audit_subjects(split),
             _audit_content(split, pretrained_on, window_digests, e.data.modalities),
             _audit_statistics(checkpoint, outer or split, windows),
-            _audit_selection(e, split, items, checkpoint.position.epoch),
-            *([_audit_encoders(checkpoint, split, encoder_recordings or {})] if checkpoint.encoder_keys else []),
+            _audit_selection(e, split, items, checkpoint.state.position.epoch),
+            *([_audit_encoders(checkpoint, split, encoder_recordings or {})] if checkpoint.state.encoder_keys else []),
         )
     )
 
@@ -306,7 +306,7 @@ def _refit_statistics(
 ) -> list[dict[str, Tensor]]:
     """The tensors that are fitted before training, of each of some sets of recordings, the names of the first alone."""
     torch.manual_seed(0)
-    model = Classifier(checkpoint.experiment, checkpoint.shapes)
+    model = Classifier(checkpoint.experiment, checkpoint.state.shapes)
     saved_names = model.state_dict().keys()
     buffers = {n: t for n, t in model.named_buffers() if n in saved_names}  # parameters are trained, not fitted
     before, fitted = {n: t.clone() for n, t in buffers.items()}, []
@@ -355,7 +355,7 @@ def _audit_encoders(
                 False,
                 f"the encoder of {m} was trained on what is not of the training side: {_describe_names(foreign)}",
             )
-    missing = sorted(set(checkpoint.encoder_keys) - set(encoder_recordings))
+    missing = sorted(set(checkpoint.state.encoder_keys) - set(encoder_recordings))
     if missing:
         return LeakCheck(name, None, f"the results store has not the encoder runs of {', '.join(missing)}")
     return LeakCheck(

@@ -16,7 +16,8 @@ from eav_ray.evaluation.probabilities import (
     list_modalities,
     name_probability_column,
 )
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
+from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.metrics import WINDOW_COLUMNS
 from eav_ray.training.predictions import build_empty_predictions, build_predictions
 
@@ -32,15 +33,15 @@ class Predictor:
         eeg_channel_names: Names of the EEG channels that it was trained on, where the data set has them; else empty.
     """
 
-    def __init__(self, checkpoint: ckpt.Checkpoint, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint | OpenedCheckpoint, device: torch.device) -> None:
         e = checkpoint.experiment
-        self.classes, self.preprocessing = checkpoint.classes, e.preprocessing
+        self.classes, self.preprocessing = checkpoint.state.classes, e.preprocessing
         self.modalities: tuple[Modality, ...] = e.data.modalities
-        self.eeg_channels = checkpoint.shapes.eeg_channels
+        self.eeg_channels = checkpoint.state.shapes.eeg_channels
         channel_names = MONTAGES.get(e.data.dataset, ())
         self.eeg_channel_names: tuple[str, ...] = channel_names if len(channel_names) == self.eeg_channels else ()
         self._device = device
-        self._model = ckpt.build_trained_model(checkpoint).to(device).eval()
+        self._model = build_trained_model(checkpoint).to(device).eval()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pd.DataFrame:
         """Predictions, as `predictions.build_predictions` has them.

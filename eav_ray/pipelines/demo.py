@@ -18,7 +18,7 @@ from eav_ray.pipelines.preprocess.preprocess import preprocess
 from eav_ray.pipelines.search.search import announce_search, run_search
 from eav_ray.pipelines.search.search_plan import plan_search
 from eav_ray.reporting.tables import format_optimism
-from eav_ray.storage import COMMIT
+from eav_ray.storage import Store
 from eav_ray.tracking.progress import open_progress_bar
 
 
@@ -66,7 +66,7 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
 def pull_if_missing(results: str, study: str, checkpoint: str) -> str:
     """Where an earlier demo pulled this checkpoint to, or a new copy; a pull that was killed is started over."""
     target = Path(results) / "best" / checkpoint.replace("/", "-")
-    if (target / COMMIT).exists():
+    if Store(target.parent).is_committed(target.name):
         return str(target)
     shutil.rmtree(target, ignore_errors=True)
     (path,) = pull(results, str(target), study=study).paths

@@ -1,120 +1,145 @@
-"""Checkpoints: named tensors in safetensors and JSON beside them, no pickle, no world size.
+"""Checkpoints in a store: the one place that writes them, finds them and reads them.
 
 A run's folder is `runs/<key>/<attempt>/e<epoch>-s<step>/`. What has no valid COMMIT does not exist. An attempt is named
 `a<number>-<random>`: two processes that start at once on a store without locks do not share a name.
 """
 
 import contextlib
-import json
 import re
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from eav_ray.config import Experiment, build_experiment, to_dict
+from eav_ray.config import Experiment
 from eav_ray.data.splits import Split
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import DataError
 from eav_ray.models.classifier import Classifier
-from eav_ray.models.encoders.base import DataShapes
-from eav_ray.storage import Store, list_package_versions, split_store_path
+from eav_ray.storage import COMMIT, Commit, Store, split_store_path
+from eav_ray.training import checkpoint_files as files
+from eav_ray.training.checkpoint_files import Checkpoint, CheckpointState
 from eav_ray.training.run_spec import SELECTION_METRIC, Position
 
-CHECKPOINT_NAME = re.compile(r"(a\d+(?:-[0-9a-f]+)?)/e(\d+)-s(\d+)$")
+CHECKPOINT_NAME = re.compile(rf"(a\d+-[0-9a-f]+)/e(\d+)-s(\d+)/{COMMIT}$")
+ATTEMPT_NAME = re.compile(r"a\d+-[0-9a-f]+")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """Everything that is needed to predict, and, unless it is finished, to go on training."""
+class OpenedCheckpoint:
+    """A checkpoint in a store, whose files are read when they are asked for, each against its hash in `COMMIT`.
 
-    experiment: Experiment
-    split: Split
-    classes: tuple[str, ...]
-    shapes: DataShapes
-    weights: dict[str, Tensor]
-    optimizer_state: dict[str, Tensor]  # empty once finished
-    position: Position
-    finished: bool
-    metrics: dict[str, Any]
-    encoder_keys: dict[str, str]  # keys of the encoder runs that a fusion was trained on
-    data_digest: str = (
-        ""  # digest of the content of the shards that it was trained on; empty in those of earlier versions
-    )
+    To make one reads nothing. Tensors are read anew each time, so that an opened checkpoint holds none; everything else
+    is read once.
+
+    Raises:
+        DataError: From each attribute: the checkpoint was never committed, or the file is missing, damaged or not ours.
+    """
+
+    store: Store
+    prefix: str  # its folder in the store
+
+    @property
+    def path(self) -> str:
+        return f"{self.store}/{self.prefix}"
+
+    @cached_property
+    def commit(self) -> Commit:
+        return self.store.read_commit(self.prefix)
+
+    @property
+    def commit_sha256(self) -> str:
+        """The hash of `COMMIT`, and so of all files: the checkpoint's identity."""
+        return self.commit.sha256
+
+    @cached_property
+    def state(self) -> CheckpointState:
+        return files.parse_state(self._read(files.STATE), self.path)
+
+    @property
+    def key(self) -> str:
+        """The key of its run."""
+        return self.state.key
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        return files.parse_experiment(self._read(files.EXPERIMENT), self.path)
+
+    @cached_property
+    def split(self) -> Split:
+        return files.parse_split(self._read(files.SPLIT), self.path)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return files.parse_metrics(self._read(files.METRICS), self.path)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return files.parse_tensors(self._read(files.WEIGHTS), self.path)
+
+    @property
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimizer's state by name; empty once the checkpoint is finished."""
+        if files.OPTIMIZER_STATE not in self.commit.files:
+            return {}
+        return files.parse_tensors(self._read(files.OPTIMIZER_STATE), self.path)
+
+    def load(self) -> Checkpoint:
+        """Read the whole checkpoint into memory."""
+        return files.parse_checkpoint(self.read_files(), self.path)
+
+    def read_files(self) -> dict[str, bytes]:
+        """Read all of its files as they are."""
+        return {name: self._read(name) for name in self.commit.files}
+
+    def has_all_files(self) -> bool:
+        """Whether every file is there and as long as `COMMIT` says; reads none but that."""
+        sizes = self.store.measure_files(self.prefix)
+        return all(sizes.get(name) == file.size for name, file in self.commit.files.items())
+
+    def _read(self, name: str) -> bytes:
+        files.get_file(self.commit.files, name, self.path)
+        return self.store.read_committed_file(self.prefix, name, self.commit)
+
+
+def write_checkpoint(store: Store, attempt: str, checkpoint: Checkpoint) -> OpenedCheckpoint:
+    """Write one checkpoint of a run's attempt, COMMIT last."""
+    state = checkpoint.state
+    prefix = make_checkpoint_prefix(state.key, attempt, state.position)
+    store.commit(prefix, files.encode_checkpoint(checkpoint))
+    return OpenedCheckpoint(store, prefix)
 
 
 def make_checkpoint_prefix(key: str, attempt: str, position: Position) -> str:
     return f"runs/{key}/{attempt}/e{position.epoch:04d}-s{position.step:06d}"
 
 
-def write_checkpoint(store: Store, key: str, attempt: str, checkpoint: Checkpoint) -> str:
-    """Write one checkpoint, COMMIT last; returns its prefix."""
-    prefix = make_checkpoint_prefix(key, attempt, checkpoint.position)
-    documents = {
-        "experiment": to_dict(checkpoint.experiment),
-        "split": asdict(checkpoint.split),
-        "metrics": checkpoint.metrics,
-        "versions": list_package_versions(),
-        "state": {
-            "key": key,
-            "epoch": checkpoint.position.epoch,
-            "step": checkpoint.position.step,
-            "finished": checkpoint.finished,
-            "classes": list(checkpoint.classes),
-            "eeg_channels": checkpoint.shapes.eeg_channels,
-            "encoders": checkpoint.encoder_keys,
-            "data": checkpoint.data_digest,
-        },
-    }
-    files = {f"{name}.json": json.dumps(tree, indent=1, sort_keys=True).encode() for name, tree in documents.items()}
-    files["model.safetensors"] = safetensors.torch.save(checkpoint.weights)
-    if checkpoint.optimizer_state:
-        files["optimizer.safetensors"] = safetensors.torch.save(checkpoint.optimizer_state)
-    store.commit(prefix, files)
-    return prefix
+def open_checkpoint(path: str) -> OpenedCheckpoint:
+    """Open a checkpoint by the path that a command printed: a folder, or `s3://.../runs/<key>/<attempt>/<position>`."""
+    store, prefix = split_store_path(path)
+    return OpenedCheckpoint(store, prefix)
 
 
-def read_checkpoint(store: Store, prefix: str) -> Checkpoint:
-    """Read a committed checkpoint, each file against its hash.
+def open_finished_checkpoint(path: str) -> OpenedCheckpoint:
+    """Open a checkpoint that can predict, by the path that `pull` or `train` printed.
 
     Raises:
-        DataError: Not committed, damaged, or not one of ours.
+        DataError: There is none, its state is damaged, or it is not finished.
     """
-    return parse_checkpoint(store.read_committed(prefix), name=f"{store}/{prefix}")
+    checkpoint = open_checkpoint(path)
+    if not checkpoint.state.finished:
+        raise DataError(f"{path} is from the middle of a training; the command that trained it continues it")
+    return checkpoint
 
 
-def parse_checkpoint(files: dict[str, bytes], *, name: str) -> Checkpoint:
-    try:
-        documents = {d: json.loads(files[f"{d}.json"]) for d in ("experiment", "split", "metrics", "state")}
-        state, split = documents["state"], documents["split"]
-        experiment = build_experiment(documents["experiment"], source=f"{name}/experiment.json")
-        classes = tuple(map(str, state["classes"]))
-        return Checkpoint(
-            experiment=experiment,
-            split=Split(split["protocol"], tuple(split["train"]), tuple(split["validation"]), tuple(split["test"])),
-            classes=classes,
-            shapes=DataShapes(int(state["eeg_channels"]), len(classes)),
-            weights=safetensors.torch.load(files["model.safetensors"]),
-            optimizer_state=safetensors.torch.load(files.get("optimizer.safetensors", EMPTY_SAFETENSORS)),
-            position=Position(int(state["epoch"]), int(state["step"])),
-            finished=bool(state["finished"]),
-            metrics=dict(documents["metrics"]),
-            encoder_keys={str(k): str(v) for k, v in state["encoders"].items()},
-            data_digest=str(state.get("data", "")),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError, ConfigError) as error:
-        raise DataError(f"{name} is not a checkpoint of this program: {error!r}") from None
-
-
-def build_trained_model(checkpoint: Checkpoint) -> Classifier:
-    """The whole model, on the CPU, in training mode.
+def build_trained_model(checkpoint: Checkpoint | OpenedCheckpoint) -> Classifier:
+    """Build the whole model, on the CPU, in training mode.
 
     Raises:
         DataError: The tensors are not those of the experiment beside them.
     """
-    model = Classifier(checkpoint.experiment, checkpoint.shapes)
+    model = Classifier(checkpoint.experiment, checkpoint.state.shapes)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -122,43 +147,67 @@ def build_trained_model(checkpoint: Checkpoint) -> Classifier:
     return model
 
 
-EMPTY_SAFETENSORS = safetensors.torch.save({})
-
-
-def list_checkpoints(store: Store, key: str) -> list[tuple[str, Position, str]]:
-    """(attempt, position, prefix) of a run's committed checkpoints, the newest first.
+def list_checkpoints(store: Store, key: str) -> list[tuple[str, Position, OpenedCheckpoint]]:
+    """List a run's committed checkpoints, the newest first, with their attempt and position.
 
     The latest attempt comes before all others, however far they are: one that was given up, and writes on because
     it does not know, cannot win.
     """
-    checkpoints = []
+    found = []
     for name in store.list_files(f"runs/{key}"):
-        match = CHECKPOINT_NAME.search(name.removesuffix("/COMMIT"))
-        if name.endswith("/COMMIT") and match:
+        if match := CHECKPOINT_NAME.search(name):
             attempt, epoch, step = match.groups()
-            checkpoints.append((attempt, Position(int(epoch), int(step)), name.removesuffix("/COMMIT")))
-    return sorted(checkpoints, reverse=True)
+            checkpoint = OpenedCheckpoint(store, name.removesuffix(f"/{COMMIT}"))
+            found.append((attempt, Position(int(epoch), int(step)), checkpoint))
+    return sorted(found, key=lambda one: one[:2], reverse=True)
 
 
-def find_latest_checkpoint(store: Store, key: str) -> tuple[tuple[str, Checkpoint] | None, list[str]]:
-    """The prefix and content of a run's newest whole checkpoint, and a line for each damaged one skipped."""
+def find_finished_checkpoint(store: Store, key: str) -> OpenedCheckpoint | None:
+    """Find the finished checkpoint of a run, by what it says of itself; reads no tensors.
+
+    One that lacks a file, or a part of one, does not count, and neither does one whose state cannot be read. What else
+    is damaged shows, and is said, when it is read.
+    """
+    for _, _, checkpoint in list_checkpoints(store, key):
+        with contextlib.suppress(DataError):
+            if checkpoint.state.finished and checkpoint.has_all_files():
+                return checkpoint
+    return None
+
+
+def load_latest_checkpoint(store: Store, key: str) -> tuple[tuple[str, Checkpoint] | None, list[str]]:
+    """Load a run's newest whole checkpoint, after its prefix, with a line for each damaged one that was skipped."""
     damaged = []
-    for _, _, prefix in list_checkpoints(store, key):
+    for _, _, checkpoint in list_checkpoints(store, key):
         try:
-            return (prefix, read_checkpoint(store, prefix)), damaged
+            return (checkpoint.prefix, checkpoint.load()), damaged
         except DataError as error:
             damaged.append(str(error))
     return None, damaged
 
 
+def load_trained(store: Store, key: str) -> Checkpoint:
+    """Load the newest whole checkpoint of a run that another builds on.
+
+    Raises:
+        DataError: There is none.
+    """
+    latest, damaged = load_latest_checkpoint(store, key)
+    if latest is None and damaged:
+        raise DataError(f"{damaged[0]}; delete {store}/runs/{key} and give the command again, which trains it again")
+    if latest is None:
+        raise DataError(f"the run {key} has no checkpoint; train it first")
+    return latest[1]
+
+
 def make_attempt_name(store: Store, key: str) -> str:
-    """A name that sorts after those of all attempts that were made."""
+    """Make a name that sorts after those of all attempts that were made."""
     number = max((_parse_attempt_number(name) for name in _list_attempts(store, key)), default=-1) + 1
     return f"a{number:04d}-{uuid.uuid4().hex[:8]}"
 
 
 def _list_attempts(store: Store, key: str) -> list[str]:
-    return [name for name in store.list_folders(f"runs/{key}") if re.fullmatch(r"a\d+(-[0-9a-f]+)?", name)]
+    return [name for name in store.list_folders(f"runs/{key}") if ATTEMPT_NAME.fullmatch(name)]
 
 
 def _parse_attempt_number(attempt: str) -> int:
@@ -173,47 +222,23 @@ def prune_checkpoints(store: Store, key: str, attempt: str, *, keep: int) -> Non
     Args:
         attempt: Who asks. What later attempts committed is left alone.
     """
-    own = [(position, prefix) for name, position, prefix in list_checkpoints(store, key) if name <= attempt]
-    best = _find_best_prefix(store, [prefix for _, prefix in own])
-    obsolete = {prefix for _, prefix in own[keep:] if prefix != best}
-    for prefix in obsolete:
-        store.delete(prefix)
-    attempts_left = {prefix.split("/")[2] for _, prefix in own if prefix not in obsolete}
+    own = [checkpoint for name, _, checkpoint in list_checkpoints(store, key) if name <= attempt]
+    best = _find_best(own)
+    obsolete = [checkpoint for checkpoint in own[keep:] if checkpoint != best]
+    for checkpoint in obsolete:
+        store.delete(checkpoint.prefix)
+    attempts_left = {checkpoint.prefix.split("/")[2] for checkpoint in own if checkpoint not in obsolete}
     for name in _list_attempts(store, key):
         if _parse_attempt_number(name) < _parse_attempt_number(attempt) and name not in attempts_left:
             store.delete(f"runs/{key}/{name}")
 
 
-def _find_best_prefix(store: Store, prefixes: list[str]) -> str:
-    """The one with the best validation score, the newest of equals; empty where none was validated."""
-    scored = []
-    for prefix in prefixes:
-        try:
-            score = store.read_json(f"{prefix}/metrics.json").get(SELECTION_METRIC)
-        except (DataError, AttributeError):
-            continue
-        if isinstance(score, float) and score == score:
-            scored.append((score, prefix))
-    return max(scored, key=lambda s: s[0], default=(0.0, ""))[1]
-
-
-def load_finished_checkpoint(path: str) -> Checkpoint:
-    """A checkpoint by the path that `pull` or `train` printed: a folder, or `s3://.../runs/<key>/a0000/e0010-s000000`.
-
-    Raises:
-        DataError: There is none, it is not finished, or a file is damaged.
-    """
-    store, name = split_store_path(path)
-    checkpoint = read_checkpoint(store, name)
-    if not checkpoint.finished:
-        raise DataError(f"{path} is from the middle of a training; the command that trained it continues it")
-    return checkpoint
-
-
-def find_finished_prefix(results: Store, key: str) -> str:
-    """The prefix of a run's finished checkpoint, empty where there is none. Reads no weights."""
-    for _, _, prefix in list_checkpoints(results, key):
-        with contextlib.suppress(DataError):  # a damaged one is skipped, as in training
-            if results.read_json(f"{prefix}/state.json")["finished"]:
-                return prefix
-    return ""
+def _find_best(checkpoints: list[OpenedCheckpoint]) -> OpenedCheckpoint | None:
+    """The one with the best validation score, the newest of equals; None where none was validated."""
+    best, best_score = None, float("-inf")
+    for checkpoint in checkpoints:
+        with contextlib.suppress(DataError):  # a damaged one is no best
+            score = checkpoint.metrics.get(SELECTION_METRIC)
+            if isinstance(score, float) and score > best_score:
+                best, best_score = checkpoint, score
+    return best

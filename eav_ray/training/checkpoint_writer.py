@@ -11,7 +11,14 @@ from eav_ray.data.shards.index import ShardIndex
 from eav_ray.errors import DataError
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.checkpoint import (
+    load_trained,
+    make_attempt_name,
+    make_checkpoint_prefix,
+    prune_checkpoints,
+    write_checkpoint,
+)
+from eav_ray.training.checkpoint_files import Checkpoint, CheckpointState
 from eav_ray.training.collectives import broadcast_int, broadcast_object, rank_and_world_size, run_on_all_ranks
 from eav_ray.training.engines.base import Engine
 from eav_ray.training.run_spec import Position, Run
@@ -42,7 +49,7 @@ class CheckpointWriter:
         """
         self._run, self._results, self._classes, self._shapes = run, results, index.classes, shapes
         self._frozen_tensors = frozen_tensors or {}
-        self.attempt = broadcast_object(ckpt.make_attempt_name(results, run.key))
+        self.attempt = broadcast_object(make_attempt_name(results, run.key))
         self._pool = ThreadPoolExecutor(1)
         self._pending_write: Future[None] | None = None
         self.saved_at = time.monotonic()
@@ -59,7 +66,7 @@ class CheckpointWriter:
         """The last one, of weights alone. Returns its prefix when it is committed."""
         self._begin_write(weights, {}, position, metrics)
         run_on_all_ranks(self._wait_for_write)
-        return ckpt.make_checkpoint_prefix(self._run.key, self.attempt, position)
+        return make_checkpoint_prefix(self._run.key, self.attempt, position)
 
     def close(self) -> None:
         """Ends when all that was begun is written, whatever ended the training."""
@@ -91,40 +98,23 @@ class CheckpointWriter:
         run, all_weights, histories = self._run, self._frozen_tensors | weights, {}
         for m, key in run.encoder_keys.items():
             # A fusion checkpoint carries its encoders, so that one path is enough to predict.
-            encoder_checkpoint, _ = ckpt.find_latest_checkpoint(self._results, key)
-            if encoder_checkpoint is None:
-                raise DataError(f"the encoder run {key} has no checkpoint; train it first")
-            histories[m] = encoder_checkpoint[1].metrics.get("history", [])
-            all_weights.update(
-                {
-                    n: t
-                    for n, t in encoder_checkpoint[1].weights.items()
-                    if n.startswith((f"encoders.{m}.", f"heads.{m}."))
-                }
-            )
+            encoder = load_trained(self._results, key)
+            histories[m] = encoder.metrics.get("history", [])
+            own_prefixes = (f"encoders.{m}.", f"heads.{m}.")
+            all_weights.update({n: t for n, t in encoder.weights.items() if n.startswith(own_prefixes)})
             if m == "eeg" or "normalise.mean" not in all_weights:
-                all_weights.update(
-                    {n: t for n, t in encoder_checkpoint[1].weights.items() if n.startswith("normalise.")}
-                )
+                all_weights.update({n: t for n, t in encoder.weights.items() if n.startswith("normalise.")})
         finished = position.epoch == run.epochs
-        checkpoint = ckpt.Checkpoint(
-            run.experiment,
-            run.split,
-            self._classes,
-            self._shapes,
-            all_weights,
-            optimizer_state,
-            position,
-            finished,
-            metrics | ({"histories": histories} if histories else {}),
-            run.encoder_keys,
-            run.data_digest,
+        state = CheckpointState(
+            run.key, position, finished, self._classes, self._shapes, run.data_digest, run.encoder_keys
         )
+        all_metrics = metrics | ({"histories": histories} if histories else {})
+        checkpoint = Checkpoint(state, run.experiment, run.split, all_metrics, all_weights, optimizer_state)
         keep = 1 if finished else run.experiment.train.keep_checkpoints
         for retries_left in range(0 if self._results.is_local else WRITE_RETRIES, -1, -1):
             try:
-                ckpt.write_checkpoint(self._results, run.key, self.attempt, checkpoint)
-                return ckpt.prune_checkpoints(self._results, run.key, self.attempt, keep=keep)
+                write_checkpoint(self._results, self.attempt, checkpoint)
+                return prune_checkpoints(self._results, run.key, self.attempt, keep=keep)
             except DataError:
                 if not retries_left:
                     raise

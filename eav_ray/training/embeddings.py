@@ -18,7 +18,7 @@ from eav_ray.data.shards.tables import decode_parquet, encode_parquet
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.errors import DataError, describe_error
 from eav_ray.models.classifier import Classifier, HeadClassifier
-from eav_ray.storage import Store
+from eav_ray.storage import Store, check_format
 from eav_ray.training.dataloader import (
     Batch,
 )
@@ -32,11 +32,11 @@ EMBEDDING_ARRAYS = ("tokens", "mask", "pooled", "logits")
 FEATURE_ARRAYS = EMBEDDING_ARRAYS[:-1]  # of an encoder without a head
 
 
-FORMAT_VERSION = 2  # raise when the arrays change: embeddings of another version are not read
+EMBEDDINGS_FORMAT = 1  # raise when the arrays change
 
 
 def build_embedding_key(encoder_key: str, recordings: tuple[str, ...]) -> str:
-    return f"embeddings/{encoder_key}-{digest(FORMAT_VERSION, sorted(recordings), length=8)}"
+    return f"embeddings/{encoder_key}-{digest(EMBEDDINGS_FORMAT, sorted(recordings), length=8)}"
 
 
 def compute_embeddings(
@@ -90,7 +90,8 @@ def build_part_name(key: str, part: int | str) -> str:
 def commit_embeddings(store: Store, key: str, times_s: Tensor) -> None:
     """Make all parts count, once every rank has written its own."""
     parts = tuple(n.rsplit("/", 1)[1] for n in store.list_files(key) if n.endswith(".parquet"))
-    store.commit(key, {"times.json": json.dumps(times_s.tolist()).encode()}, already_written=parts)
+    times = {"format": EMBEDDINGS_FORMAT, "times_s": times_s.tolist()}
+    store.commit(key, {"times.json": json.dumps(times).encode()}, already_written=parts)
 
 
 class EmbeddingSource:
@@ -125,7 +126,8 @@ class EmbeddingSource:
             parts = [decode_parquet(files[n], name=f"{keys[m]}/{n}") for n in sorted(files) if n.endswith(".parquet")]
             try:
                 table = pa.concat_tables(parts).combine_chunks()
-                self.times_s[m] = torch.tensor(json.loads(files["times.json"]))
+                times = json.loads(files["times.json"])
+                number, self.times_s[m] = times.get("format"), torch.tensor(times["times_s"])
                 columns = {array: table.column(array).chunk(0).to_numpy_ndarray() for array in arrays}
                 if pooled:
                     columns |= {"tokens": columns["pooled"][:, None], "mask": columns["mask"].any(1, keepdims=True)}
@@ -137,6 +139,7 @@ class EmbeddingSource:
                 raise DataError(
                     f"{store}/{keys[m]} is damaged ({describe_error(error)}); delete it and train again"
                 ) from None
+            check_format(number, EMBEDDINGS_FORMAT, f"{store}/{keys[m]}", "delete it and train again")
 
     @property
     def widths(self) -> dict[str, int]:

@@ -13,8 +13,8 @@ from eav_ray.errors import DataError
 from eav_ray.models.classifier import Classifier, FusionClassifier, HeadClassifier
 from eav_ray.models.encoders.base import DataShapes, Encoder
 from eav_ray.models.fusion.factory import build_fusion
-from eav_ray.storage import COMMIT, Store, sha256, split_store_path
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.storage import Store
+from eav_ray.training.checkpoint import load_trained, open_checkpoint
 from eav_ray.training.collectives import rank_and_world_size
 from eav_ray.training.dataloader import BatchLoader, RawSource, Source, WindowLabels, select_rows_with_modality
 from eav_ray.training.embeddings import FEATURE_ARRAYS, EmbeddingSource, build_embedding_key
@@ -76,15 +76,12 @@ def build_labels(run: Run, context: WorkerContext) -> WindowLabels:
 
 
 def _load_initial_weights(run: Run, context: WorkerContext) -> dict[str, Tensor]:
-    if run.init_commit_hash:
-        store, name = split_store_path(run.init_from)
-        if sha256(store.read(f"{name}/{COMMIT}")) != run.init_commit_hash:
-            raise DataError(f"{run.init_from} has changed since this run was planned; give the command again")
-        return ckpt.read_checkpoint(store, name).weights
-    staged, _ = ckpt.find_latest_checkpoint(context.results, run.init_from)
-    if staged is None:
-        raise DataError(f"the fusion run {run.init_from} has no checkpoint; train it first")
-    return staged[1].weights
+    if not run.init_commit_hash:
+        return load_trained(context.results, run.init_from).weights
+    checkpoint = open_checkpoint(run.init_from)
+    if checkpoint.commit_sha256 != run.init_commit_hash:
+        raise DataError(f"{run.init_from} has changed since this run was planned; give the command again")
+    return checkpoint.weights
 
 
 def build_batch_loader(prepared: PreparedRun) -> BatchLoader:

@@ -10,15 +10,7 @@ from eav_ray.config import EncoderOptimConfig, Experiment, OptimConfig, digest
 from eav_ray.data.splits import Split
 from eav_ray.storage import hash_content
 
-# Of runtime.precision; equal ones are those from before there was fp16, so that what was trained then is still found.
-PRECISION_KEYS = {"fp32": False, "bf16": "autocast", "fp16": "autocast in float16"}
-
-
-# Keys that came later, each with the value at which all is computed as before there was the key. There they are no part
-# of what names a training or a study: what was trained before is found.
-NEUTRAL_KEY_VALUES = {"positions": True}
-
-
+RUN_FORMAT = 1  # raise when what a training computes changes: what was trained before does not count as finished then
 FEATURES_FORMAT = 1  # raise when what is kept of frozen encoders changes
 
 
@@ -89,12 +81,13 @@ class Run:
         if isinstance(optim, EncoderOptimConfig) and not self.frozen_epochs:
             optim = replace(optim, frozen_epochs=0, frozen_lr=EncoderOptimConfig().frozen_lr)
         common = (
+            RUN_FORMAT,
             self.kind,
             self.data_digest,
             sorted(self.split.train),
             e.seed,
             e.data.labels,
-            PRECISION_KEYS[e.runtime.precision],
+            e.runtime.precision,
             optim,
         )
         preprocessing = {m: getattr(e.preprocessing, m) for m in e.data.modalities} | {
@@ -126,8 +119,7 @@ class Run:
             return ""
         section["weights"] = hash_content(section["weights"])
         preprocessing = [e.preprocessing.window_s, vars(getattr(e.preprocessing, m))]
-        precision = PRECISION_KEYS[e.runtime.precision]
-        return f"features/{m}-{digest(FEATURES_FORMAT, self.data_digest, preprocessing, section, precision)}"
+        return f"features/{m}-{digest(FEATURES_FORMAT, self.data_digest, preprocessing, section, e.runtime.precision)}"
 
     @property
     def title(self) -> str:
@@ -144,14 +136,8 @@ class Run:
 
 
 def _section_to_dict(section: Any) -> dict[str, Any]:
-    """What a section of an experiment says, and the revision of its kind where that is not the first."""
-    values = drop_neutral_keys(section)
-    return values | ({"revision": section.revision} if section.revision > 1 else {})
-
-
-def drop_neutral_keys(section: Any) -> dict[str, Any]:
-    """What a section of an experiment says, but for keys that came later and change nothing (`NEUTRAL_KEY_VALUES`)."""
-    return {k: v for k, v in vars(section).items() if k not in NEUTRAL_KEY_VALUES or v != NEUTRAL_KEY_VALUES[k]}
+    """What a section of an experiment says, and the revision of its kind."""
+    return {**vars(section), "revision": section.revision}
 
 
 @dataclass(frozen=True)

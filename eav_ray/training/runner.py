@@ -13,7 +13,8 @@ from eav_ray.data.splits import check_disjoint
 from eav_ray.errors import TrainingInterrupted
 from eav_ray.models.classifier import Classifier, HeadClassifier
 from eav_ray.storage import Store
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.checkpoint import OpenedCheckpoint, find_finished_checkpoint, load_latest_checkpoint
+from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.checkpoint_writer import CheckpointPolicy, CheckpointWriter
 from eav_ray.training.collectives import broadcast_object, gather_from_all_ranks, rank_and_world_size, run_on_all_ranks
 from eav_ray.training.dataloader import (
@@ -53,14 +54,13 @@ MAX_COLLAPSE_WINDOWS = 512  # that the collapse check looks at, evenly taken
 LOCK_TIMEOUT_S = 30  # seconds to wait for the lock of a run
 
 
-def find_finished_checkpoint(run: Run, results: Store) -> str:
-    """The prefix of the run's finished checkpoint, if there are also the embeddings that are wanted of it; or empty."""
-    found, _ = ckpt.find_latest_checkpoint(results, run.key)
-    return found[0] if found and found[1].finished and is_embedded(run, results) else ""
+def find_finished_run(run: Run, results: Store) -> OpenedCheckpoint | None:
+    """Find the finished checkpoint of a run, if the embeddings that are wanted of it exist too; reads no tensors."""
+    return find_finished_checkpoint(results, run.key) if is_embedded(run, results) else None
 
 
 def is_run_finished(run: Run, results: Store) -> bool:
-    return bool(find_finished_checkpoint(run, results))
+    return find_finished_run(run, results) is not None
 
 
 def execute_run(
@@ -95,14 +95,14 @@ def execute_run(
 def _execute_locked(
     run: Run, context: WorkerContext, report: Callable[[Progress], None], get_stop_reason: Callable[[], str]
 ) -> str:
-    latest, damaged = run_on_all_ranks(lambda: ckpt.find_latest_checkpoint(context.results, run.key))
-    if latest and latest[1].finished and is_embedded(run, context.results):
-        return latest[0]
+    if finished := run_on_all_ranks(lambda: find_finished_run(run, context.results)):
+        return finished.prefix
+    latest, damaged = run_on_all_ranks(lambda: load_latest_checkpoint(context.results, run.key))
     prepared = run_on_all_ranks(lambda: prepare_run(run, context, fresh=latest is None))
     if latest:
         module_state = prepared.module.state_dict()  # a checkpoint also holds encoders that the run does not train
         prepared.module.load_state_dict({n: t for n, t in latest[1].weights.items() if n in module_state})
-    if latest and latest[1].finished:
+    if latest and latest[1].state.finished:
         prefix = latest[0]
         prepared.module.to(context.device)
     else:
@@ -140,7 +140,7 @@ def train_and_predict_split(run: Run, context: WorkerContext) -> pd.DataFrame:
 
 def fit_phases(
     prepared: PreparedRun,
-    resume: ckpt.Checkpoint | None,
+    resume: Checkpoint | None,
     on_epoch_end: Callable[[Engine, Position, Metrics], None],
     on_step_end: Callable[[Engine, Position, Metrics], None] = lambda engine, position, sums: None,
 ) -> None:
@@ -148,7 +148,7 @@ def fit_phases(
     run, loader = prepared.run, build_batch_loader(prepared)
     # Sums of an epoch that was left in its middle are those of all ranks.
     partial_sums = resume.metrics.get("partial_sums") if resume and rank_and_world_size()[0] == 0 else None
-    start = resume.position if resume else Position(0, 0)
+    start = resume.state.position if resume else Position(0, 0)
     for phase in run.phases:
         if start >= Position(phase.end_epoch, 0):
             continue
@@ -210,7 +210,7 @@ class CheckpointedTraining:
         prepared: PreparedRun,
         report: Callable[[Progress], None],
         get_stop_reason: Callable[[], str],
-        resume: ckpt.Checkpoint | None = None,
+        resume: Checkpoint | None = None,
         damaged: Sequence[str] = (),
     ) -> None:
         """

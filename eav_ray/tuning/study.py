@@ -21,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from eav_ray.config import Experiment, SearchConfig, digest
 from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError, DataError, describe_error
-from eav_ray.training.run_spec import drop_neutral_keys
 from eav_ray.tuning.search_space import decode_grid_point, make_distribution
 
+STUDY_FORMAT = 1  # raise when a study would be asked or told in another way: it is then another study
 # What Optuna raises on a journal that it did not write: it believes every line.
 JOURNAL_ERRORS = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
@@ -45,7 +45,7 @@ def make_study_name(experiment: Experiment, data_digest: str, splits: list[Split
     e = experiment
     space = {key: vars(choice) for key, choice in e.search.space.items()}
     fixed = (
-        drop_neutral_keys(e.fusion),
+        vars(e.fusion),
         vars(e.optim),
         e.search.sampler,
         e.search.ask_batch_size,
@@ -53,11 +53,8 @@ def make_study_name(experiment: Experiment, data_digest: str, splits: list[Split
         vars(e.split),
     )
     inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
-    # Named only where they are not what they were before there was a choice, so that studies keep their names.
-    mode = e.search.mode if e.search.mode == "full" else ""
-    rungs = f"rungs {e.search.rungs}" if e.search.rungs else ""
-    options = [word for word in ("prune" if e.search.prune else "", mode, e.search.cost, rungs) if word]
-    return f"{e.name}-{digest(space, fixed, data_digest, inner, sorted(encoders), *options)}"
+    options = (e.search.prune, e.search.mode, e.search.cost, e.search.rungs)
+    return f"{e.name}-{digest(STUDY_FORMAT, space, fixed, data_digest, inner, sorted(encoders), *options)}"
 
 
 class StudyClient:

@@ -11,9 +11,10 @@ import torch
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.evaluation.leak_audit import WindowDigests, audit_checkpoint
 from eav_ray.models.classifier import Classifier
-from eav_ray.training.checkpoint import Checkpoint
+from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.statistics import fit_model_statistics
 from tests.helpers.audits import RECORDINGS, make_honest_checkpoint, store_windows, validate_on_test
+from tests.helpers.checkpoints import change_state
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_an_encoder_that_a_fusion_follows_passes_though_people_lack_its_modality
     for protocol in ("loso", "within"):
         whole = make_honest_checkpoint(lacking, protocol)
         alone = replace(whole.experiment, data=replace(whole.experiment.data, modalities=("eeg",)))
-        model = Classifier(alone, whole.shapes)
+        model = Classifier(alone, whole.state.shapes)
         fit_model_statistics(model, lacking, whole.split.train)
         encoder = replace(whole, experiment=alone, weights=model.state_dict())
         assert failed(encoder, lacking) == []
@@ -103,7 +104,7 @@ def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_
 
 
 def test_encoders_that_saw_more_than_the_fusion_are_found(windows: WindowCache) -> None:
-    one = replace(make_honest_checkpoint(windows), encoder_keys={"audio": "encoder-1", "eeg": "encoder-2"})
+    one = change_state(make_honest_checkpoint(windows), encoder_keys={"audio": "encoder-1", "eeg": "encoder-2"})
     name = "encoders trained on training rows only"
 
     def told(encoders: dict[str, tuple[str, ...]]) -> bool | None:
@@ -164,7 +165,7 @@ def test_equal_signals_under_two_names_are_found_where_the_split_parts_them(tmp_
 
 def test_statistics_that_saw_test_rows_are_found(windows: WindowCache) -> None:
     one = make_honest_checkpoint(windows)
-    model = Classifier(one.experiment, one.shapes)
+    model = Classifier(one.experiment, one.state.shapes)
     fit_model_statistics(model, windows, (*one.split.train, *one.split.test))
     fitted = {n for n in one.weights if not torch.equal(one.weights[n], model.state_dict()[n])}
     statistics = {n for n in fitted if n.startswith("normalise.") or "standardise" in n}

@@ -1,6 +1,6 @@
 """Checkpoints whose statistics are of their training rows, and how one may leak."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,9 @@ from eav_ray.data.splits import list_labeled_recordings, make_split
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store, list_package_versions, sha256
-from eav_ray.training.checkpoint import Checkpoint
-from eav_ray.training.run_spec import Position
+from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.statistics import fit_model_statistics
+from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.paths import DEMO
 
 PEOPLE, RECORDINGS = 4, 8
@@ -56,7 +56,7 @@ def store_windows(
     store.write("a.parquet", content)
     file = shards_index.ShardFile("a.parquet", sha256(content), len(rows))
     index = shards_index.ShardIndex("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
-    store.write_json(shards_index.INDEX_FILE, asdict(index))
+    shards_index.write_index(store, index)
     return WindowCache(store, shards_index.read_index(store), cache=folder / "cache", cache_gb=1)
 
 
@@ -68,7 +68,7 @@ def make_honest_checkpoint(windows: WindowCache, protocol: str = "loso") -> Chec
     model = Classifier(e, shapes)
     fit_model_statistics(model, windows, split.train)
     weights = model.state_dict()
-    return Checkpoint(e, split, tuple("abcde"), shapes, weights, {}, Position(2, 0), True, {}, {})
+    return make_checkpoint(e, tuple("abcde"), split, shapes=shapes, weights=weights)
 
 
 def validate_on_test(one: Checkpoint) -> Checkpoint:

@@ -14,6 +14,7 @@ import psutil
 
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.run_spec import Position
 from tests.helpers.paths import REPOSITORY
 
@@ -77,9 +78,9 @@ def find_workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return found
 
 
-def read_finished(results: Path) -> ckpt.Checkpoint:
+def read_finished(results: Path) -> Checkpoint:
     store = Store(results)
     (key,) = store.list_folders("runs")
-    found, damaged = ckpt.find_latest_checkpoint(store, key)
-    assert found and found[1].finished and not damaged
+    found, damaged = ckpt.load_latest_checkpoint(store, key)
+    assert found and found[1].state.finished and not damaged
     return found[1]

@@ -15,13 +15,12 @@ from PIL import Image
 
 from eav_ray.config import Preprocessing, load_experiment
 from eav_ray.data.datasets.eav import EAV_CHANNELS, EAV_CLASSES
-from eav_ray.data.splits import Split
 from eav_ray.evaluation.predictor import Predictor
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
-from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.run_spec import Position
+from eav_ray.training.checkpoint_files import Checkpoint
+from tests.helpers import checkpoints
 from tests.helpers.paths import TINY
 
 EXPERIMENT = load_experiment(TINY)
@@ -29,14 +28,13 @@ EEG_HZ, AUDIO_HZ, FRAMES_HZ = 500, 16_000, 5
 
 
 @cache
-def make_checkpoint() -> ckpt.Checkpoint:
+def make_checkpoint() -> Checkpoint:
     torch.manual_seed(0)
     shapes = DataShapes(len(EAV_CHANNELS), len(EAV_CLASSES))
     model = Classifier(EXPERIMENT, shapes)
     model.normalise.sd.fill_(20.0)
-    split = Split("loso", ("a/1",), (), ("b/1",))
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    return ckpt.Checkpoint(EXPERIMENT, split, EAV_CLASSES, shapes, weights, {}, Position(1, 0), True, {}, {})
+    return checkpoints.make_checkpoint(EXPERIMENT, EAV_CLASSES, key="tiny", shapes=shapes, weights=weights)
 
 
 @cache
@@ -45,7 +43,7 @@ def make_predictor() -> Predictor:
 
 
 def write_checkpoint(folder: Path) -> str:
-    return f"{folder}/{ckpt.write_checkpoint(Store(folder), 'tiny', 'a0000-aaaaaaaa', make_checkpoint())}"
+    return checkpoints.save_checkpoint(Store(folder), make_checkpoint()).path
 
 
 def get_preprocessing() -> Preprocessing:

@@ -1,6 +1,5 @@
 """A small training of two modalities on noise, which can be killed and given again."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +49,7 @@ def make_windows(folder: Path) -> WindowCache:
     store.write("a.parquet", content)
     file = shards_index.ShardFile("a.parquet", sha256(content), 8, "subject1")
     index = shards_index.ShardIndex("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
-    store.write_json(shards_index.INDEX_FILE, asdict(index))
+    shards_index.write_index(store, index)
     return WindowCache(
         store, shards_index.read_index(store), cache=folder / "cache", cache_gb=1, allowed_recordings=TRAIN
     )
@@ -87,9 +86,9 @@ def train(
             prefix = execute_run(run, place, report)
         except Killed:
             if epoch == stop:
-                (found, _) = ckpt.find_latest_checkpoint(place.results, run.key)
+                (found, _) = ckpt.load_latest_checkpoint(place.results, run.key)
                 assert found is not None
                 return found[1].weights
             continue
-        return ckpt.read_checkpoint(place.results, prefix).weights
+        return ckpt.OpenedCheckpoint(place.results, prefix).weights
     raise AssertionError("the run was never left to finish")

@@ -19,6 +19,7 @@ from eav_ray.data.synthetic.ideal_observer import CLASSES
 from eav_ray.distributed.scoring import Scorer, ScoringTask
 from eav_ray.errors import DataError
 from eav_ray.pipelines.evaluate.robustness import RobustnessOptions, run_robustness
+from eav_ray.training.checkpoint import open_checkpoint
 from tests.helpers.clusters import Job
 from tests.helpers.paths import TINY
 
@@ -179,8 +180,9 @@ def test_robustness_is_measured_one_modality_at_a_time_and_the_command_continues
     places = [f"store.{key}={place / folder}" for key, folder in (("shards", "data/shards"), ("cache", "cache"))]
     experiment = load_experiment(TINY, parse_changes([*preprocessed[1:], *places]))
     data, test = open_dataset(experiment), tuple(json.loads((best / "split.json").read_text())["test"])
-    _, kept, _ = Scorer(experiment, str(data.shards), data.index, test).score(0, ScoringTask(str(best), test))
-    assert isinstance(kept, pd.DataFrame) and len(kept) == len(clean) == 40
+    _, scored, _ = Scorer(experiment, data, test).score(0, ScoringTask(open_checkpoint(str(best)), test))
+    kept = scored.require()
+    assert len(kept) == len(clean) == 40
     kept = kept.sort_values(["subject", "recording", "window"], ignore_index=True)
     for column in [c for c in kept.columns if "logit_" in c or "weight." in c]:
         assert np.allclose(kept[column], clean[column], atol=1e-5)

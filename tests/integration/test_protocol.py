@@ -103,7 +103,7 @@ def test_a_protocol_is_one_job_that_continues(job: Job, continued: Continued) ->
     (kept,) = (results / "protocols").iterdir()
     assert table[-1] == f"predictions: {kept}"
     predictions = pd.read_parquet(kept / "predictions.parquet")
-    folds = json.loads((kept / "folds.json").read_text())
+    folds = json.loads((kept / "folds.json").read_text())["folds"]
     assert not predictions.duplicated(["subject", "recording", "window"]).any()
     assert set(predictions["subject"] + "/" + predictions["recording"]) == {i for f in folds for i in f["test"]}
     assert predictions.groupby("fold")["subject"].unique().map(list).to_dict() == {
@@ -166,7 +166,7 @@ def test_a_page_has_every_fold_audited_and_the_ablation(job: Job, continued: Con
     table = table_of(continued.whole)
     assert job("evaluate", *words, "--out", str(tmp_path)).stdout.splitlines()[: len(table)] == table
     tree = json.loads((tmp_path / "results.json").read_text())
-    folds = json.loads(next((continued.results / "protocols").iterdir()).joinpath("folds.json").read_text())
+    folds = json.loads(next((continued.results / "protocols").iterdir()).joinpath("folds.json").read_text())["folds"]
     assert len(tree["audit"]["checks"]) == 3 * 7 and all(c["passed"] for c in tree["audit"]["checks"])
     assert [f["run"] for f in tree["folds"]] == [f["run"] for f in folds]
     assert tree["accuracy"]["recordings"] == 15 and len(tree["subjects"]) == 3
@@ -185,7 +185,7 @@ def test_each_fold_has_a_search_of_its_own(job: Job, preprocessed: list[str], pl
     assert "3 fusion trainings of the refit" in done.stdout
     lines = done.stdout.splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith("search: chosen by"))
-    folds = json.loads(next((tmp_path / "protocols").iterdir()).joinpath("folds.json").read_text())
+    folds = json.loads(next((tmp_path / "protocols").iterdir()).joinpath("folds.json").read_text())["folds"]
     for fold, line in zip(folds, lines[start + 2 : start + 5], strict=True):
         folder = tmp_path / "searches" / fold["search"]["study"]
         best = json.loads((folder / "best.json").read_text())

@@ -20,6 +20,7 @@ from eav_ray.errors import DataError
 from eav_ray.storage import COMMIT, Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import checkpoint_writer
+from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import Progress, Run
 from eav_ray.training.runner import execute_run
@@ -131,9 +132,10 @@ def test_a_training_outlives_its_store_and_ends_bit_identical(
             away.append(threading.Timer(8, server.start))  # longer than the client's own retries
             away[0].start()
 
-    def train(store: Store, told: bool) -> ckpt.Checkpoint:
+    def train(store: Store, told: bool) -> Checkpoint:
         place = WorkerContext(windows, store, torch.device("cpu"))
-        return ckpt.read_checkpoint(store, execute_run(run, place, report if told else lambda progress: None))
+        prefix = execute_run(run, place, report if told else lambda progress: None)
+        return ckpt.OpenedCheckpoint(store, prefix).load()
 
     whole = train(Store(tmp_path), told=False)
     through = train(Store("s3://lab/results"), told=True)
@@ -160,5 +162,5 @@ def test_a_store_that_stays_away_is_one_line_and_the_last_checkpoint_stays(
         execute_run(run, WorkerContext(windows, store, torch.device("cpu")), report)
     assert "\n" not in str(caught.value)
     server.start()
-    found, damaged = ckpt.find_latest_checkpoint(store, run.key)
-    assert found and 1 <= found[1].position.epoch <= 2 and damaged == []
+    found, damaged = ckpt.load_latest_checkpoint(store, run.key)
+    assert found and 1 <= found[1].state.position.epoch <= 2 and damaged == []

@@ -1,7 +1,5 @@
 """Permuted labels give chance, true labels do not: the whole path from windows to a score leaks nothing (R19)."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 import torch
@@ -15,8 +13,7 @@ from eav_ray.data.splits import Split, list_labeled_recordings, make_split
 from eav_ray.data.synthetic import generate, ideal_observer, render
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store, list_package_versions, sha256
-from eav_ray.training.checkpoint import build_trained_model
-from eav_ray.training.checkpoint import read_checkpoint as load_checkpoint
+from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
 from eav_ray.training.embeddings import build_embedding_key
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import plan_encoder_run
@@ -48,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
     index = shards_index.ShardIndex(
         "control", ideal_observer.CLASSES, ("eeg",), 30, tuple(files), list_package_versions()
     )
-    shards.write_json(shards_index.INDEX_FILE, asdict(index))
+    shards_index.write_index(shards, index)
     windows = WindowCache(shards, shards_index.read_index(shards), cache=folder / "cache", cache_gb=1)
     return WorkerContext(windows, Store(folder / "results"), torch.device("cpu"))
 
@@ -67,7 +64,7 @@ def correct_and_count(place: WorkerContext, labels: str) -> tuple[int, int]:
     items = list_labeled_recordings(place.windows.ids, experiment.data, experiment.seed)
     split = make_split(items, experiment.split)
     prefix = execute_run(plan_encoder_run(experiment, "eeg", split, "control", ()), place, lambda progress: None)
-    model = build_trained_model(load_checkpoint(place.results, prefix)).eval()
+    model = build_trained_model(OpenedCheckpoint(place.results, prefix)).eval()
     rows = place.windows.find_rows(split.test)
     with torch.no_grad():
         x = torch.from_numpy(place.windows.get(rows, "eeg"))
@@ -111,8 +108,8 @@ def test_half_precision_trains_and_leaves_the_clock_exact(place: WorkerContext, 
     split = Split("subject_kfold", tuple(people[:20]), (), (people[-1],))
     run = plan_encoder_run(experiment, "eeg", split, "half", tuple(people[:2]))
     prefix = execute_run(run, place, lambda progress: None)
-    saved = load_checkpoint(place.results, prefix)
+    saved = OpenedCheckpoint(place.results, prefix).load()
     assert saved.metrics["train_loss"] < 2 and all(torch.isfinite(t).all() for t in saved.weights.values())
     times = place.results.read_json(f"{build_embedding_key(run.key, run.embedded_recordings)}/times.json")
     exact = build_trained_model(saved).encoders["eeg"].times_s
-    assert isinstance(exact, torch.Tensor) and torch.equal(torch.tensor(times), exact)
+    assert isinstance(exact, torch.Tensor) and torch.equal(torch.tensor(times["times_s"]), exact)

@@ -51,9 +51,9 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: WindowCa
         "data",
     )
     ample = Store(tmp_path / "ample")
-    whole = ckpt.read_checkpoint(
+    whole = ckpt.OpenedCheckpoint(
         ample, execute_run(run, WorkerContext(windows, ample, torch.device("cpu")), lambda progress: None)
-    )
+    ).load()
     # Weights and moments of three checkpoints lie there at once, and the last, of weights alone.
     most = 4 * 3 * sum(len(ample.read(n)) for n in ample.list_files("runs")) // 1024
     outcomes = set()
@@ -68,7 +68,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: WindowCa
             except DataError as error:
                 assert "No space left on device" in str(error) and "\n" not in str(error)
                 outcomes.add("full")
-            found, damaged = ckpt.find_latest_checkpoint(store, run.key)
+            found, damaged = ckpt.load_latest_checkpoint(store, run.key)
             assert damaged == []
             # What there is goes on, elsewhere, to the very same end.
             moved = Store(tmp_path / f"moved-{number}")
@@ -76,6 +76,6 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_committed(windows: WindowCa
                 moved.write(name, store.read(name))
             outcomes.add("saved" if found else "nothing")
         prefix = execute_run(run, WorkerContext(windows, moved, torch.device("cpu")), lambda progress: None)
-        ended = ckpt.read_checkpoint(moved, prefix)
+        ended = ckpt.OpenedCheckpoint(moved, prefix).load()
         assert all(torch.equal(tensor, ended.weights[name]) for name, tensor in whole.weights.items())
     assert outcomes == {"full", "finished", "saved", "nothing"}

@@ -97,15 +97,15 @@ def test_killed_ranks_end_bit_identical(engine: str, tmp_path: Path) -> None:
         steps = int(rng.integers(1, max(2, min(room, 2 * EPOCHS * 4 // KILLS + EVERY))))
         victims = ((0,), (1,), (0, 1))[attempt % 3]
         start(killed, engine, attempt, steps, victims)
-        found, _ = ckpt.find_latest_checkpoint(store, run.key)
-        now = 0 if found is None else 4 * found[1].position.epoch + found[1].position.step
+        found, _ = ckpt.load_latest_checkpoint(store, run.key)
+        now = 0 if found is None else 4 * found[1].state.position.epoch + found[1].state.position.step
         lost.append(position + steps - now)
         position = now
     # One interval, and the one that was being written when the end came.
     assert all(0 <= steps <= 2 * EVERY for steps in lost), lost
     start(killed, engine, KILLS, 0, ())
-    (a, _), (b, _) = (ckpt.find_latest_checkpoint(Store(folder / "results"), run.key) for folder in (whole, killed))
-    assert a and b and a[1].finished and b[1].finished
+    (a, _), (b, _) = (ckpt.load_latest_checkpoint(Store(folder / "results"), run.key) for folder in (whole, killed))
+    assert a and b and a[1].state.finished and b[1].state.finished
     assert a[1].weights.keys() == b[1].weights.keys()
     for name, tensor in a[1].weights.items():
         assert torch.equal(tensor, b[1].weights[name]), name

@@ -15,7 +15,7 @@ from eav_ray.errors import DataError, TrainingInterrupted
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.models.encoders.mfcc import MFCC
-from eav_ray.storage import Store, sha256
+from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import checkpoint_writer
 from eav_ray.training.prepared_run import WorkerContext
@@ -71,11 +71,11 @@ def test_an_adaptation_moves_heads_and_fusion_and_keeps_the_encoders(windows: Wi
     base = execute_run(Run("joint", e, Split("within", TRAIN[:5], (), ()), "data"), place, lambda progress: None)
     path = f"{store}/{base}"
     chosen = Split("adapted", TRAIN[5:6], (), TRAIN[6:])
-    commit = sha256(store.read(f"{base}/COMMIT"))
+    commit = ckpt.OpenedCheckpoint(store, base).commit_sha256
     run = plan_adaptation_run(e, chosen, "data", path, commit)
     assert run.dependencies == () and run.phases[0].encoders_frozen and run.epochs == 2
     before, after = (
-        ckpt.read_checkpoint(store, p).weights for p in (base, execute_run(run, place, lambda progress: None))
+        ckpt.OpenedCheckpoint(store, p).weights for p in (base, execute_run(run, place, lambda progress: None))
     )
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert moved and not any(name.startswith(("encoders.", "normalise.")) for name in moved)
@@ -152,10 +152,10 @@ def test_a_run_that_ends_at_any_step_goes_on_bit_identical(
 
         with pytest.raises(Killed):
             execute_run(run, place, lambda progress: None, partial(ends, [steps]))
-        found, _ = ckpt.find_latest_checkpoint(place.results, run.key)
-        seen.append(found and found[1].position)
+        found, _ = ckpt.load_latest_checkpoint(place.results, run.key)
+        seen.append(found and found[1].state.position)
     assert seen == [None, Position(0, 3), Position(0, 3), Position(1, 2), Position(2, 4)]
-    saved = ckpt.read_checkpoint(place.results, execute_run(run, place, lambda progress: None))
+    saved = ckpt.OpenedCheckpoint(place.results, execute_run(run, place, lambda progress: None))
     assert all(torch.equal(tensor, saved.weights[name]) for name, tensor in whole.items())
     assert [p for _, p, _ in ckpt.list_checkpoints(place.results, run.key)] == [Position(4, 0)]
 
@@ -177,8 +177,8 @@ def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_ep
     place = WorkerContext(windows, Store(tmp_path / "left"), torch.device("cpu"))
     with pytest.raises(TrainingInterrupted, match="the node goes"):
         execute_run(run, place, report, iter(["", "", "", "", "", "the node goes"]).__next__)
-    found, _ = ckpt.find_latest_checkpoint(place.results, run.key)
-    assert found and found[1].position == Position(1, 2)
+    found, _ = ckpt.load_latest_checkpoint(place.results, run.key)
+    assert found and found[1].state.position == Position(1, 2)
     told.clear()
     execute_run(run, place, report)
     assert told == {epoch: loss for epoch, loss in whole.items() if epoch > 1.5}

@@ -1,6 +1,6 @@
 """Fusions that are trained together are the fusions that would have been trained alone."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -240,7 +240,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
     shards.write("all.parquet", content)
     files = (shards_index.ShardFile("all.parquet", sha256(content), len(rows), ""),)
     index = shards_index.ShardIndex("heads", CLASSES, ("audio", "eeg"), 3, files, list_package_versions())
-    shards.write_json(shards_index.INDEX_FILE, asdict(index))
+    shards_index.write_index(shards, index)
     windows = WindowCache(shards, shards_index.read_index(shards), cache=folder / "cache", cache_gb=1)
     return WorkerContext(windows, Store(folder / "results"), torch.device("cpu"))
 

@@ -14,7 +14,6 @@ class MFCCConfig(EncoderConfig):
     """Mel-frequency cepstral coefficients with their first and second differences, by librosa, and a small network."""
 
     modality: ClassVar[Modality] = "audio"
-    revision: ClassVar[int] = 2
     is_handcrafted: ClassVar[bool] = True
     kind: Literal["mfcc"] = "mfcc"
     coefficients: int = Field(default=20, gt=1, le=128, description="cepstral coefficients")

@@ -13,7 +13,6 @@ from eav_ray.config.fusion.base import TokenFusionConfig
 class SharedAttentionConfig(TokenFusionConfig):
     """One multi-head attention over the tokens of all modalities, read by a learned query."""
 
-    revision: ClassVar[int] = 2
     is_batchable: ClassVar[bool] = True
     kind: Literal["shared_attention"] = "shared_attention"
     n_query_steps: int = Field(

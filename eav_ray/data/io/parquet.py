@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eav_ray.errors import DataError, describe_error
+from eav_ray.storage import check_format
 
 # What pyarrow raises on damaged files, and what a library's types raise on metadata that is not theirs.
 ARROW_READ_ERRORS = (
@@ -24,6 +25,10 @@ ARROW_READ_ERRORS = (
     OverflowError,
     RuntimeError,
 )
+
+
+TABLE_FORMAT = 1  # of a table that is kept; raise when its columns change their meaning
+FORMAT_KEY = b"eav_ray.format"  # in the metadata of a file: the number of its format
 
 
 EXTENSION_KEY = b"ARROW:extension:name"  # in a field's metadata, where no library that is loaded knows the type
@@ -71,17 +76,22 @@ def decode_dataframe(data: bytes, name: str) -> pd.DataFrame:
         for field in table.schema:
             if not _is_plain(field.type):
                 raise ValueError(f"its column {field.name} is of the type {field.type}, no numbers or text")
-        return table.to_pandas()
+        number = (pq.read_schema(pa.BufferReader(data)).metadata or {}).get(FORMAT_KEY)
+        frame = table.to_pandas()
     except ARROW_READ_ERRORS as error:
         raise DataError(
             f"{name} is no table of this program ({describe_error(error)}); delete it and give the command again"
         ) from None
+    found = None if number is None else number.decode(errors="replace")
+    check_format(found, str(TABLE_FORMAT), name, "delete it and give the command again")
+    return frame
 
 
 def encode_dataframe(table: pd.DataFrame) -> bytes:
     """The Parquet file of which `decode_dataframe` makes this table."""
     sink = pa.BufferOutputStream()
-    table.to_parquet(sink, index=False)
+    encoded = pa.Table.from_pandas(table, preserve_index=False)
+    pq.write_table(encoded.replace_schema_metadata({FORMAT_KEY: str(TABLE_FORMAT)}), sink)
     return sink.getvalue().to_pybytes()
 
 

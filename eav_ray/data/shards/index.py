@@ -1,15 +1,17 @@
 """Read the index of a set of shards, and single shards against it."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from eav_ray.data.shards.schema import check_column_types
 from eav_ray.data.shards.tables import decode_parquet
 from eav_ray.errors import DataError
-from eav_ray.storage import Store, check_store_name, sha256
+from eav_ray.storage import Store, check_format, check_store_name, sha256
 
 INDEX_FILE = "index.json"
+SHARDS_FORMAT = 1  # raise when windows come out differently, or the index changes: other shards are not reused
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,15 @@ class ShardIndex:
         return tuple(sorted(shard.sha256 for shard in self.shards))
 
 
+def write_index(store: Store, index: ShardIndex, facts: dict[str, Any] | None = None) -> None:
+    """Write the index, which makes its shards count.
+
+    Args:
+        facts: What else is to be known of them: the settings and the data set that they were made from.
+    """
+    store.write_json(INDEX_FILE, {"format": SHARDS_FORMAT} | asdict(index) | (facts or {}))
+
+
 def read_index(store: Store) -> ShardIndex:
     """Open the index of one data set's shards.
 
@@ -47,6 +58,7 @@ def read_index(store: Store) -> ShardIndex:
         raise DataError(f"no shards in {store}; run `eav preprocess` with the same experiment first")
     tree = store.read_json(INDEX_FILE)
     try:
+        check_format(tree.get("format"), SHARDS_FORMAT, f"{store}/{INDEX_FILE}", "preprocess again")
         shards = tuple(
             ShardFile(check_store_name(s["file"]), str(s["sha256"]), int(s["rows"]), str(s["subject"]))
             for s in tree["shards"]

@@ -4,9 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from eav_ray.config import Experiment, Preprocessing, digest
+from eav_ray.data.shards.index import SHARDS_FORMAT
 from eav_ray.storage import Store
-
-SHARDS_FORMAT = 3  # raise when windows come out differently: shards of another version are not reused
 
 
 def select_content_settings(preprocessing: Preprocessing) -> dict[str, Any]:

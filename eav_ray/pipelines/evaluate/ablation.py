@@ -25,8 +25,8 @@ from eav_ray.pipelines.train.cross_validation import train_folds
 from eav_ray.reporting.html import render_document
 from eav_ray.reporting.sections import ablation as sections_ablation
 from eav_ray.reporting.sections import cost
-from eav_ray.storage import Store, list_package_versions
-from eav_ray.training.checkpoint import find_finished_prefix
+from eav_ray.storage import Store, check_format, list_package_versions
+from eav_ray.training.checkpoint import find_finished_checkpoint
 
 PREDICTION_COLUMNS = (
     "subject",
@@ -89,25 +89,19 @@ def _score_variants(
     """Predictions of all variants, and a line for each model that is missing."""
     failed: dict[str, None] = {}  # in order, each once
     tasks: list[tuple[VariantFold, ScoringTask]] = []
-    prefixes = {
-        key: find_finished_prefix(results, key) for key in dict.fromkeys(t.fold.runs[-1].key for t in variant_folds)
-    }
+    keys = dict.fromkeys(t.fold.runs[-1].key for t in variant_folds)
+    checkpoints = {key: find_finished_checkpoint(results, key) for key in keys}
     for variant_fold in variant_folds:
         key = variant_fold.fold.runs[-1].key
-        if not prefixes[key]:
+        checkpoint = checkpoints[key]
+        if checkpoint is None:
             reason = reasons.get(key, reasons.get("", "it has no finished checkpoint"))
             failed[f"{_describe_variant_fold(variant_fold)} could not be trained: {reason}"] = None
         elif variant_fold.test_ids:
-            tasks.append(
-                (
-                    variant_fold,
-                    ScoringTask(
-                        f"{results}/{prefixes[key]}", variant_fold.test_ids, variant_fold.variant.visible_modalities
-                    ),
-                )
-            )
+            task = ScoringTask(checkpoint, variant_fold.test_ids, variant_fold.variant.visible_modalities)
+            tasks.append((variant_fold, task))
     # Equal questions of two variants are one; those of one checkpoint lie together, which is then read once.
-    unique = sorted({task for _, task in tasks}, key=lambda t: (t.checkpoint_path, t.visible_modalities))
+    unique = sorted({task for _, task in tasks}, key=lambda t: (t.checkpoint.path, t.visible_modalities))
     scored = dict(zip(unique, score_checkpoints(e, unique, data), strict=True))
     tables = []
     for variant_fold, task in tasks:
@@ -160,9 +154,12 @@ def _encode_files(e: Experiment, tree: dict[str, Any], predictions: pd.DataFrame
 def _read_results(results: Store, name: str) -> dict[str, Any]:
     found = results.read_committed(name)
     try:
-        return json.loads(found["results.json"])
-    except (KeyError, ValueError):
+        tree = json.loads(found["results.json"])
+        number = tree.get("format")
+    except (KeyError, ValueError, AttributeError):
         raise DataError(f"{results}/{name} was damaged; delete it and give the command again") from None
+    check_format(number, FORMAT, f"{results}/{name}", "delete it and give the command again")
+    return tree
 
 
 def _format_summary(tree: dict[str, Any], left_out_notes: list[str], failed: list[str], path: str) -> str:

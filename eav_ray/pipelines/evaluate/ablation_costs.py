@@ -17,7 +17,7 @@ from eav_ray.pipelines.evaluate.provenance import describe_cpu_model
 from eav_ray.storage import Store
 from eav_ray.tracking.progress import open_progress_bar
 from eav_ray.training import cost as cost_module
-from eav_ray.training.checkpoint import find_finished_prefix
+from eav_ray.training.checkpoint import find_finished_checkpoint
 from eav_ray.training.run_spec import Run
 
 LATENCY_ROUNDS = 3  # in which latencies are measured
@@ -85,8 +85,8 @@ def _read_training_seconds(run: Run, results: Store) -> float | None:
     """Of all epochs of a run, whichever attempt they were of; None where they were not timed."""
     if run.kind == "fusion" and not run.experiment.fusion.has_parameters:
         return 0.0  # nothing to train
-    prefix = find_finished_prefix(results, run.key)
-    history = results.read_json(f"{prefix}/metrics.json").get("history", []) if prefix else []
+    checkpoint = find_finished_checkpoint(results, run.key)
+    history = checkpoint.metrics.get("history", []) if checkpoint else []
     return float(sum(epoch["seconds"] for epoch in history)) if history else None
 
 

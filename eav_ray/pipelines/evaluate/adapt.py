@@ -8,8 +8,8 @@ from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.errors import ConfigError
 from eav_ray.evaluation.compatibility import check_channels, check_windows
 from eav_ray.pipelines.train.workload import announce_workload
-from eav_ray.storage import COMMIT, Store, sha256, split_store_path
-from eav_ray.training.checkpoint import load_finished_checkpoint
+from eav_ray.storage import Store
+from eav_ray.training.checkpoint import open_finished_checkpoint
 from eav_ray.training.run_spec import Run, plan_adaptation_run
 
 
@@ -22,11 +22,11 @@ def plan_adaptation(experiment: Experiment, data: Dataset, path: str, subject: s
     """
     if problem := experiment.runtime.find_batch_problem("train.adaptation.batch", experiment.train.adaptation.batch):
         raise ConfigError(problem)
-    checkpoint, (store, name) = load_finished_checkpoint(path), split_store_path(path)
+    checkpoint = open_finished_checkpoint(path)
     trained_experiment = checkpoint.experiment
-    check_windows(experiment, checkpoint, data.index, path)
+    check_windows(experiment, checkpoint, data.index)
     if "eeg" in trained_experiment.data.modalities:
-        check_channels(experiment, checkpoint, data.index.eeg_channels, path)
+        check_channels(experiment, checkpoint, data.index.eeg_channels)
     current = to_dict(experiment)
     batches = {f"{key}.batch": section.batch for key, section in _list_optimizer_sections(experiment).items()}
     # Batches too, though only that of the adaptation counts: the workers of now must divide all of them.
@@ -41,7 +41,7 @@ def plan_adaptation(experiment: Experiment, data: Dataset, path: str, subject: s
     )
     items = list_labeled_recordings(data.windows.ids, trained_experiment.data, trained_experiment.seed)
     adaptation_split = make_adaptation_split(checkpoint.split, items, subject, recordings)
-    return plan_adaptation_run(e, adaptation_split, data.digest, path, sha256(store.read(f"{name}/{COMMIT}")))
+    return plan_adaptation_run(e, adaptation_split, data.digest, checkpoint.path, checkpoint.commit_sha256)
 
 
 def _list_optimizer_sections(experiment: Experiment) -> dict[str, OptimConfig]:

@@ -2,16 +2,16 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
 from eav_ray.data.splits import Split
 from eav_ray.errors import DataError
 from eav_ray.evaluation.leak_audit import LeakAudit
-from eav_ray.storage import COMMIT, Store, sha256, split_store_path
-from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.checkpoint import Checkpoint
+from eav_ray.storage import Store
+from eav_ray.training.checkpoint import OpenedCheckpoint, list_checkpoints
+from eav_ray.training.checkpoint_files import Checkpoint
 
 # What files that other commands left can raise that are damaged, half a file, or of another version. A sound checkpoint
 # keeps its page: they are skipped, and named on it.
@@ -23,7 +23,7 @@ class EvaluatedCheckpoint:
     """One tested checkpoint."""
 
     fold: int
-    path: str  # of the checkpoint
+    checkpoint: OpenedCheckpoint
     test_ids: tuple[str, ...]  # recordings whose scores are reported
     predictions: pd.DataFrame  # predictions of them
     split: Split | None = None  # of the protocol that asks, where another may have trained the checkpoint
@@ -31,44 +31,38 @@ class EvaluatedCheckpoint:
 
 @dataclass(frozen=True)
 class AuditedCheckpoint:
-    """Of a checkpoint, all but its weights."""
+    """A tested checkpoint that passed the audit."""
 
     evaluated: EvaluatedCheckpoint
-    checkpoint: Checkpoint
     n_parameters: int
     audit: LeakAudit
-    run_key: str  # of its run
-    commit_sha256: str  # sha256 of its COMMIT
+
+    @property
+    def checkpoint(self) -> OpenedCheckpoint:
+        return self.evaluated.checkpoint
 
 
-def open_audited(
-    evaluated: EvaluatedCheckpoint, run_audit: Callable[[ckpt.Checkpoint], LeakAudit]
-) -> AuditedCheckpoint:
-    store, name = split_store_path(evaluated.path)
-    checkpoint = ckpt.read_checkpoint(store, name)
-    audit_result = run_audit(checkpoint)
+def open_audited(evaluated: EvaluatedCheckpoint, run_audit: Callable[[Checkpoint], LeakAudit]) -> AuditedCheckpoint:
+    """Load a tested checkpoint once, and audit it.
+
+    Raises:
+        DataError: It fails the audit, or is damaged.
+    """
+    loaded = evaluated.checkpoint.load()
+    audit_result = run_audit(loaded)
     if not audit_result.passed:
         raise DataError(
-            f"{evaluated.path} fails the leak audit, so there is no page of it: {audit_result.first_failure}; train it "
-            "again on a split that holds"
+            f"{evaluated.checkpoint.path} fails the leak audit, so there is no page of it: {audit_result.first_failure}; "
+            "train it again on a split that holds"
         )
-    n_parameters = sum(t.numel() for t in checkpoint.weights.values())
-    run_key, commit_sha256 = str(store.read_json(f"{name}/state.json")["key"]), sha256(store.read(f"{name}/{COMMIT}"))
-    return AuditedCheckpoint(
-        evaluated,
-        replace(checkpoint, weights={}, optimizer_state={}),
-        n_parameters,
-        audit_result,
-        run_key,
-        commit_sha256,
-    )
+    return AuditedCheckpoint(evaluated, sum(t.numel() for t in loaded.weights.values()), audit_result)
 
 
-def read_encoder_train_ids(results: Store, checkpoint: ckpt.Checkpoint) -> dict[str, tuple[str, ...]]:
+def read_encoder_train_ids(results: Store, checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
     """Of each encoder that a fusion was trained on, and whose own run is in the store: what that was trained on."""
     found = {}
-    for m, key in checkpoint.encoder_keys.items():
-        for _, _, prefix in ckpt.list_checkpoints(results, key)[:1]:
+    for m, key in checkpoint.state.encoder_keys.items():
+        for _, _, encoder in list_checkpoints(results, key)[:1]:
             with contextlib.suppress(*DAMAGED_FILE_ERRORS):
-                found[m] = tuple(results.read_json(f"{prefix}/split.json")["train"])
+                found[m] = encoder.split.train
     return found

@@ -26,8 +26,8 @@ from eav_ray.pipelines.train.cross_validation import (
 )
 from eav_ray.pipelines.train.inner_cv import out_of_fold_predictions
 from eav_ray.reporting.tables import describe_test_side, format_accuracy_table, format_collapse_warnings
-from eav_ray.storage import COMMIT, Store, sha256, split_store_path
-from eav_ray.training.checkpoint import Checkpoint, load_finished_checkpoint
+from eav_ray.storage import Store
+from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
 from eav_ray.tuning.search_space import apply_candidate
 
 
@@ -55,23 +55,21 @@ def evaluate_checkpoint(
         fit_temperature: Train the inner folds of its training people to fit a temperature
             (`inner_cv.out_of_fold_predictions`).
     """
-    data, checkpoint = open_dataset(experiment), load_finished_checkpoint(path)
+    data, checkpoint = open_dataset(experiment), open_finished_checkpoint(path)
     if not is_training_dataset(experiment, checkpoint, data.index):
-        return _write_transfer_page(experiment, path, data, checkpoint, out)
+        return _write_transfer_page(experiment, data, checkpoint, out)
     with contextlib.ExitStack() as stack:
-        if not is_stored(Store(experiment.store.results), ScoringTask(path, checkpoint.split.test), data.index):
+        task = ScoringTask(checkpoint, checkpoint.split.test)
+        if not is_stored(Store(experiment.store.results), task, data.index):
             stack.enter_context(cluster.connect_to_ray(experiment.runtime))  # one for all that is to be scored
-        predictions = predict_test_split(experiment, path, data)
-        return _write_checkpoint_page(
-            experiment, path, data, checkpoint, predictions, bayes or {}, out, fit_temperature
-        )
+        predictions = predict_test_split(experiment, checkpoint, data)
+        return _write_checkpoint_page(experiment, data, checkpoint, predictions, bayes or {}, out, fit_temperature)
 
 
 def _write_checkpoint_page(
     experiment: Experiment,
-    path: str,
     data: Dataset,
-    checkpoint: Checkpoint,
+    checkpoint: OpenedCheckpoint,
     predictions: pd.DataFrame,
     bayes: dict[str, float],
     out: str,
@@ -91,8 +89,7 @@ def _write_checkpoint_page(
         lines.append(str(comparison))
         lines += format_collapse_warnings(checkpoint.metrics)
     trained_experiment, fold_index = checkpoint.experiment, checkpoint.experiment.split.index
-    store, name = split_store_path(path)
-    out = out or f"{Store(experiment.store.results)}/results_pages/{store.read_json(f'{name}/state.json')['key']}"
+    out = out or f"{Store(experiment.store.results)}/results_pages/{checkpoint.key}"
     description = (
         f"{trained_experiment.name}, trained under {checkpoint.split.protocol}, fold {fold_index}, seed "
         f"{trained_experiment.seed}{_describe_labels(trained_experiment)}"
@@ -107,7 +104,7 @@ def _write_checkpoint_page(
     page_path = write_results_page(
         experiment,
         data,
-        [EvaluatedCheckpoint(fold_index, path, checkpoint.split.test, predictions)],
+        [EvaluatedCheckpoint(fold_index, checkpoint, checkpoint.split.test, predictions)],
         page_info,
         out,
         out_of_fold,
@@ -117,11 +114,10 @@ def _write_checkpoint_page(
 
 
 def _write_transfer_page(
-    experiment: Experiment, path: str, data: Dataset, checkpoint: Checkpoint, out: str
+    experiment: Experiment, data: Dataset, checkpoint: OpenedCheckpoint, out: str
 ) -> EvaluationResult:
-    result = evaluate_transfer(experiment, path)
-    store, name = split_store_path(path)
-    key = digest(store.read_json(f"{name}/state.json")["key"], data.digest, sorted(result.modalities))
+    result = evaluate_transfer(experiment, data, checkpoint)
+    key = digest(checkpoint.key, data.digest, sorted(result.modalities))
     trained_on, tested_on = describe_datasets(checkpoint.experiment.data, experiment.data)
     trained_experiment = checkpoint.experiment
     description = (
@@ -134,7 +130,7 @@ def _write_transfer_page(
         f"from {trained_on} to {tested_on}",
     )
     test_ids = tuple(sorted(set(result.predictions["subject"] + "/" + result.predictions["recording"])))
-    evaluated = EvaluatedCheckpoint(0, path, test_ids, result.predictions)
+    evaluated = EvaluatedCheckpoint(0, checkpoint, test_ids, result.predictions)
     out = out or f"{Store(experiment.store.results)}/results_pages/transfer-{key}"
     page_path = write_transfer_page(
         experiment, data, evaluated, sorted(result.modalities), result.classes, page_info, out
@@ -177,17 +173,17 @@ def evaluate_cross_validation(
     evaluated = [
         EvaluatedCheckpoint(
             f["fold"],
-            f"{results}/{f['checkpoint']}",
+            OpenedCheckpoint(results, f["checkpoint"]),
             tuple(f["test"]),
             by_fold[f["fold"]].reset_index(drop=True),
             split_by_fold[f["fold"]],
         )
         for f in cv_result.fold_records
     ]
-    for f in cv_result.fold_records:
-        if sha256(results.read(f"{f['checkpoint']}/{COMMIT}")) != f["commit_sha256"]:
+    for fold, f in zip(evaluated, cv_result.fold_records, strict=True):
+        if fold.checkpoint.commit_sha256 != f["commit_sha256"]:
             raise DataError(
-                f"{results}/{f['checkpoint']} is not the checkpoint that {results}/{name} has predictions of; delete "
+                f"{fold.checkpoint.path} is not the checkpoint that {results}/{name} has predictions of; delete "
                 f"{results}/{name} and run `eav protocol` again"
             )
     search_note = ", every fold searched on inner folds of its own training people" if searched else ""

@@ -127,8 +127,8 @@ def build_results(
         "folds": [
             {
                 "fold": one.evaluated.fold,
-                "run": one.run_key,
-                "checkpoint": one.evaluated.path,
+                "run": one.checkpoint.key,
+                "checkpoint": one.checkpoint.path,
                 "test": list(one.evaluated.test_ids),
             }
             for one in audited

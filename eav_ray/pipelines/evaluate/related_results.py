@@ -13,9 +13,14 @@ from eav_ray.data.shards.index import INDEX_FILE
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation import protocol_comparison
 from eav_ray.evaluation.correctness import mark_correct_recordings
+from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT
+from eav_ray.pipelines.evaluate.ablation_plan import FORMAT as ABLATION_FORMAT
 from eav_ray.pipelines.evaluate.audited_checkpoint import DAMAGED_FILE_ERRORS, AuditedCheckpoint
+from eav_ray.pipelines.train.cross_validation import read_cv_result
 from eav_ray.reporting.sections import ablation, cost, robustness, search
-from eav_ray.storage import Store
+from eav_ray.storage import Store, check_format
+from eav_ray.training.checkpoint import OpenedCheckpoint
+from eav_ray.tuning.best import read_best_record
 
 COMPARED_PROTOCOLS = ("paper", "within", "within_validated", "subject_kfold", "loso")
 
@@ -31,13 +36,13 @@ def collect_related(
     Args:
         skipped_results: Is given a line for each file that is damaged, here and below.
     """
-    commits, keys = {one.commit_sha256 for one in audited}, {one.run_key for one in audited}
+    commits, keys = {one.checkpoint.commit_sha256 for one in audited}, {one.checkpoint.key for one in audited}
     found: ResultsTree = {"ablation": None, "robustness": None}
     sections: dict[str, list[str]] = {}
     for name in results.list_folders("ablations"):
         path = f"ablations/{name}/results.json"
         try:
-            tree = _read_json_if_present(results, path)
+            tree = _read_results_if_present(results, path, ABLATION_FORMAT)
             if tree and keys & set(tree["runs"].values()) and _is_larger(tree, found["ablation"], "variants"):
                 sections["ablation"] = [*ablation.render_ablation_sections(tree), *cost.render_cost_sections(tree)]
                 found["ablation"] = tree
@@ -46,7 +51,7 @@ def collect_related(
     for name in results.list_folders("robustness"):
         path = f"robustness/{name}/results.json"
         try:
-            tree = _read_json_if_present(results, path)
+            tree = _read_results_if_present(results, path, ROBUSTNESS_FORMAT)
             if (
                 tree
                 and tree["checkpoint"]["commit_sha256"] in commits
@@ -67,8 +72,12 @@ def _is_larger(tree: ResultsTree, other: ResultsTree | None, key: str) -> bool:
     return other is None or len(tree[key]) > len(other[key])
 
 
-def _read_json_if_present(results: Store, name: str) -> ResultsTree | None:
-    return results.read_json(name) if results.exists(name) else None
+def _read_results_if_present(results: Store, name: str, number: int) -> ResultsTree | None:
+    if not results.exists(name):
+        return None
+    tree = results.read_json(name)
+    check_format(tree.get("format"), number, f"{results}/{name}", "run the job that wrote it again")
+    return tree
 
 
 def is_recorded_eav(experiment: Experiment, data: Dataset) -> bool:
@@ -142,12 +151,12 @@ def collect_stored_protocols(
             continue
         try:
             stored = build_experiment(results.read_json(f"{prefix}/experiment.json"), source=prefix)
-            if _compute_protocol_identity(stored) != wanted_identity or _read_data_digest(results, prefix) not in (
-                "",
-                data.digest,
-            ):
+            if _compute_protocol_identity(stored) != wanted_identity:
                 continue
-            table = parquet.decode_dataframe(results.read(f"{prefix}/predictions.parquet"), f"{results}/{prefix}")
+            kept = read_cv_result(results, prefix)
+            if _read_data_digest(results, kept.fold_records[0]["checkpoint"]) not in ("", data.digest):
+                continue
+            table = kept.predictions
             if not set(table["subject"] + "/" + table["recording"]) <= known:
                 continue
         except ConfigError:  # of an earlier version, which had fewer keys, or of one that had others
@@ -163,10 +172,8 @@ def collect_stored_protocols(
 
 
 def _read_data_digest(results: Store, prefix: str) -> str:
-    """Digest of the shards that a kept protocol was trained on; empty where that is not known any more."""
-    folds = results.read_json(f"{prefix}/folds.json")
-    state = f"{folds[0]['checkpoint']}/state.json"
-    return str(results.read_json(state).get("data", "")) if results.exists(state) else ""
+    """Read the digest of the shards that a checkpoint was trained on; empty where it was deleted since."""
+    return OpenedCheckpoint(results, prefix).state.data_digest if results.is_committed(prefix) else ""
 
 
 def _describe_protocol(stored: Experiment, experiment: Experiment, *, searched: bool) -> str:
@@ -197,12 +204,12 @@ def collect_searches(
     results: Store, audited: Sequence[AuditedCheckpoint], experiment: Experiment, skipped_results: list[str]
 ) -> tuple[list[str], list[ResultsTree]]:
     """The searches that these checkpoints are the winners of: sections of the first, and what each said."""
-    keys = {one.run_key for one in audited}
+    keys = {one.checkpoint.key for one in audited}
     sections: list[str] = []
     searches: list[ResultsTree] = []
     for study in results.list_folders("searches"):
         try:
-            best = _read_json_if_present(results, f"searches/{study}/best.json")
+            best = read_best_record(results, study)
             if best is None or str(best.get("checkpoint", "")).split("/")[1:2] not in [[k] for k in keys]:
                 continue
             name = f"searches/{study}/candidates.parquet"
@@ -215,7 +222,7 @@ def collect_searches(
         correct = [
             mark_correct_recordings(one.evaluated.predictions, ["fusion"])
             for one in audited
-            if one.run_key in str(best)
+            if one.checkpoint.key in str(best)
         ]
         test_score = float(np.mean([c.groupby("label")["fusion"].mean().mean() for c in correct])) if correct else None
         searches.append(

@@ -30,7 +30,7 @@ from eav_ray.pipelines.evaluate.related_results import collect_related, collect_
 from eav_ray.reporting import results_page
 from eav_ray.reporting.model_card import render_model_card
 from eav_ray.storage import Store, split_store_path
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.dataloader import subsample_evenly
 
 MAX_TRAIN_RECORDINGS = 100  # recordings of the training side that are scored for the gap, of each checkpoint
@@ -113,7 +113,7 @@ def write_transfer_page(
     """
     contents = WindowDigests(data.windows)
 
-    def audit_transferred(checkpoint: ckpt.Checkpoint) -> LeakAudit:
+    def audit_transferred(checkpoint: Checkpoint) -> LeakAudit:
         return audit_transfer(
             checkpoint, _load_training_contents(e, checkpoint), contents, evaluated.test_ids, modalities
         )
@@ -128,7 +128,7 @@ def write_transfer_page(
     return _write_page_files(tree, [], Store(e.store.results), [], out)
 
 
-def _load_training_contents(e: Experiment, checkpoint: ckpt.Checkpoint) -> WindowDigests | None:
+def _load_training_contents(e: Experiment, checkpoint: Checkpoint) -> WindowDigests | None:
     """Of the data set that a checkpoint was trained on, where its shards lie where they did."""
     try:
         training_data = open_dataset(
@@ -136,7 +136,7 @@ def _load_training_contents(e: Experiment, checkpoint: ckpt.Checkpoint) -> Windo
         )
     except (ConfigError, DataError):
         return None
-    return WindowDigests(training_data.windows) if checkpoint.data_digest in ("", training_data.digest) else None
+    return WindowDigests(training_data.windows) if checkpoint.state.data_digest == training_data.digest else None
 
 
 def _write_page_files(
@@ -171,11 +171,11 @@ def _score_train_and_validation(
         fold_tasks.append(
             (
                 one.evaluated.fold,
-                ScoringTask(one.evaluated.path, tuple(map(str, sampled_ids)), allows_training_recordings=True),
+                ScoringTask(one.checkpoint, tuple(map(str, sampled_ids)), allows_training_recordings=True),
             )
         )
         if split_.validation:
-            fold_tasks.append((one.evaluated.fold, ScoringTask(one.evaluated.path, split_.validation)))
+            fold_tasks.append((one.evaluated.fold, ScoringTask(one.checkpoint, split_.validation)))
     scoring_experiment = replace(audited[0].checkpoint.experiment, store=e.store, runtime=e.runtime)
     scored = score_checkpoints(scoring_experiment, [task for _, task in fold_tasks], data)
     train_tables, validation_tables = [], []

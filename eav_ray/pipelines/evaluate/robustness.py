@@ -22,11 +22,11 @@ from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT as TREE_FORMAT
 from eav_ray.evaluation.robustness import build_robustness_results
 from eav_ray.pipelines.evaluate.robustness_stage import Condition, RobustnessInputs, measure_cost, predict_conditions
 from eav_ray.reporting.sections.robustness import format_robustness
-from eav_ray.storage import COMMIT, Store, list_package_versions, sha256, split_store_path
+from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.tracking.progress import open_progress_bar
-from eav_ray.training.checkpoint import Checkpoint, load_finished_checkpoint
+from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
 
-FORMAT = 2  # raise when corruptions or predictions come out differently
+FORMAT = 1  # raise when corruptions or predictions come out differently
 
 
 @dataclass(frozen=True)
@@ -56,39 +56,37 @@ def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOption
         ConfigError: An unknown kind or modality.
         DataError: The data root does not hold the test recordings, or has other classes or channels.
     """
-    checkpoint = load_finished_checkpoint(path)
+    checkpoint = open_finished_checkpoint(path)
     experiment = retarget_experiment(checkpoint.experiment, changes)
     dataset, listing = registry.scan_dataset(experiment.data)
-    recordings, recordings_description = _select_recordings(checkpoint, experiment, dataset, listing, options, path)
+    recordings, recordings_description = _select_recordings(checkpoint, experiment, dataset, listing, options)
     speech_files = _list_speech_files(experiment)
     conditions = plan_conditions(experiment, options, {person for person, _ in speech_files})
     results = Store(out)
-    store, prefix = split_store_path(path)
-    commit = sha256(store.read(f"{prefix}/{COMMIT}"))
     data = {k: v for k, v in asdict(experiment.data).items() if k != "subjects"}
     babble_sources = (
         speech_files if any(c.kind == "audio.babble" for c in conditions) else ()
     )  # whoever came later is in it too
     key_digest = digest(FORMAT, data, [asdict(c) for c in conditions], [r.id for r in recordings], babble_sources)
-    name = f"robustness/{sha256(f'{commit}{key_digest}'.encode())[:16]}"
+    name = f"robustness/{sha256(f'{checkpoint.commit_sha256}{key_digest}'.encode())[:16]}"
     facts = {
-        "checkpoint": {"path": f"{store}/{prefix}", "commit_sha256": commit},
+        "checkpoint": {"path": checkpoint.path, "commit_sha256": checkpoint.commit_sha256},
         "data": data,
         "seed": experiment.seed,
         "steps": options.steps,
         "protocol": checkpoint.split.protocol,
         "recordings_description": recordings_description,
-        "classes": list(checkpoint.classes),
+        "classes": list(checkpoint.state.classes),
         "versions": list_package_versions(),
     }
     with results.lock(f"{name}/lock"):
         tree = results.read_json(f"{name}/results.json") if results.exists(f"{name}/results.json") else {}
         if tree.get("format") != TREE_FORMAT:  # predictions of an earlier version are counted anew
             inputs = _build_inputs(checkpoint, experiment, listing, recordings, speech_files)
-            tables = _load_or_predict(inputs, conditions, f"{store}/{prefix}", experiment.runtime, results, name)
+            tables = _load_or_predict(inputs, conditions, checkpoint, experiment.runtime, results, name)
             modalities = sorted(experiment.data.modalities)
             tree = build_robustness_results(
-                tables, [_condition_to_dict(c) for c in conditions], modalities, len(checkpoint.classes), facts
+                tables, [_condition_to_dict(c) for c in conditions], modalities, len(checkpoint.state.classes), facts
             )
             results.write_json(f"{name}/results.json", tree)
     return RobustnessResult(
@@ -144,25 +142,24 @@ def _plan_combined_conditions(kinds: Sequence[str], steps: int, seed: int) -> li
 
 
 def _select_recordings(
-    checkpoint: Checkpoint,
+    checkpoint: OpenedCheckpoint,
     experiment: Experiment,
     dataset: DatasetReader,
     listing: Listing,
     options: RobustnessOptions,
-    path: str,
 ) -> tuple[list[Recording], str]:
     """The recordings that are predicted, and in words which these are."""
-    root, test_ids = experiment.data.root, set(checkpoint.split.test)
-    if dataset.classes != checkpoint.classes:
+    root, path, test_ids = experiment.data.root, checkpoint.path, set(checkpoint.split.test)
+    if dataset.classes != checkpoint.state.classes:
         raise DataError(
-            f"{path} was trained on the classes {', '.join(checkpoint.classes)}, but {root} has "
+            f"{path} was trained on the classes {', '.join(checkpoint.state.classes)}, but {root} has "
             f"{', '.join(dataset.classes)}; give a data root with the same classes"
         )
     absent = [m for m in experiment.data.modalities if m not in checkpoint.experiment.data.modalities]
     if absent:
         raise ConfigError(f"data.modalities names {', '.join(absent)}, which {path} was not trained on")
     if "eeg" in experiment.data.modalities:
-        check_channels(experiment, checkpoint, registry.count_eeg_channels(dataset, listing), path)
+        check_channels(experiment, checkpoint, registry.count_eeg_channels(dataset, listing))
     if options.all_recordings:
         if not listing.recordings:
             raise DataError(f"there is no recording in {root}; run `eav check` to see why")
@@ -190,7 +187,7 @@ def _select_recordings(
     return [r for r in listing.recordings if r.id in wanted_ids], "the test side of the checkpoint's own split"
 
 
-def names_training_dataset(checkpoint: Checkpoint, experiment: Experiment) -> bool:
+def names_training_dataset(checkpoint: OpenedCheckpoint, experiment: Experiment) -> bool:
     """Tell whether the data set is the checkpoint's own, as `transfer.is_training_dataset` does.
 
     A reader names the same people wherever the files lie; two tables of a user need not.
@@ -210,7 +207,7 @@ def _list_speech_files(experiment: Experiment) -> tuple[tuple[str, str], ...]:
 
 
 def _build_inputs(
-    checkpoint: Checkpoint,
+    checkpoint: OpenedCheckpoint,
     experiment: Experiment,
     listing: Listing,
     recordings: list[Recording],
@@ -234,7 +231,7 @@ def _build_inputs(
         experiment.data,
         preprocessing,
         modalities,
-        checkpoint.shapes,
+        checkpoint.state.shapes,
         tuple(recordings_by_subject),
         subject_recordings,
         speech_files,
@@ -242,7 +239,12 @@ def _build_inputs(
 
 
 def _load_or_predict(
-    inputs: RobustnessInputs, conditions: list[Condition], path: str, runtime: RuntimeConfig, results: Store, name: str
+    inputs: RobustnessInputs,
+    conditions: list[Condition],
+    checkpoint: OpenedCheckpoint,
+    runtime: RuntimeConfig,
+    results: Store,
+    name: str,
 ) -> dict[str, pd.DataFrame]:
     """Predictions of all conditions; those that the store lacks are computed, and kept each as it ends."""
     files = {c.name: f"{name}/{c.name}.parquet" for c in conditions}
@@ -250,7 +252,7 @@ def _load_or_predict(
     if todo:
         groups = [tuple(group) for _, group in groupby(todo, key=lambda c: c.kind)]
         count = sum(map(len, inputs.recordings_by_subject))
-        cost = measure_cost(inputs, groups, path, runtime.cpus_per_worker)
+        cost = measure_cost(inputs, groups, checkpoint, runtime.cpus_per_worker)
         with cluster.connect_to_ray(runtime):
             ray_workarounds.configure_ray_data()
             n_workers = cluster.count_fitting_workers(runtime)
@@ -264,7 +266,7 @@ def _load_or_predict(
                 flush=True,
             )
             with open_progress_bar("robustness", len(todo) * count, "recordings") as bar:
-                for condition_name, table in predict_conditions(inputs, groups, path, runtime, bar):
+                for condition_name, table in predict_conditions(inputs, groups, checkpoint, runtime, bar):
                     results.write(files[condition_name], parquet.encode_dataframe(table))
     return {c: parquet.decode_dataframe(results.read(file), f"{results}/{file}") for c, file in files.items()}
 

@@ -32,6 +32,7 @@ from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.inference.inference_windows import make_rows
 from eav_ray.pipelines.inference.predict import RECORDINGS_PER_TASK, PredictionActor, map_on_actors
 from eav_ray.tracking.progress import ProgressBar
+from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.metrics import is_averaged_column
 
 N_TIMED_RECORDINGS = 2  # recordings that are read and predicted to say how long all will take
@@ -65,7 +66,7 @@ class RobustnessInputs:
 def predict_conditions(
     inputs: RobustnessInputs,
     groups: Sequence[tuple[Condition, ...]],
-    path: str,
+    checkpoint: OpenedCheckpoint,
     runtime: RuntimeConfig,
     bar: ProgressBar,
 ) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -73,7 +74,6 @@ def predict_conditions(
 
     Args:
         groups: Conditions of one kind together.
-        path: Of the checkpoint.
     """
     rows = [
         {"group": g, "subject_index": p} for g in range(len(groups)) for p in range(len(inputs.recordings_by_subject))
@@ -81,7 +81,7 @@ def predict_conditions(
     tasks: Any = partial(_make_condition_windows, groups=tuple(groups), inputs=inputs)
     read = map_with_retries(ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map, tasks, num_cpus=1)
     predictions = map_on_actors(
-        read, _ConditionPredictor, path, runtime, max_actors=max(1, cluster.count_fitting_workers(runtime) // 2)
+        read, _ConditionPredictor, checkpoint, runtime, max_actors=max(1, cluster.count_fitting_workers(runtime) // 2)
     )
     total = sum(len(recordings) for recordings in inputs.recordings_by_subject)
     parts: dict[str, list[pd.DataFrame]] = {c.name: [] for group in groups for c in group}
@@ -239,11 +239,11 @@ class ConditionCost:
 
 
 def measure_cost(
-    inputs: RobustnessInputs, groups: Sequence[tuple[Condition, ...]], path: str, threads: float
+    inputs: RobustnessInputs, groups: Sequence[tuple[Condition, ...]], checkpoint: OpenedCheckpoint, threads: float
 ) -> ConditionCost:
     """Read and predict a recording or two in this process, one of each kind of corruption at its strongest."""
     sample = inputs.recordings_by_subject[0][:N_TIMED_RECORDINGS]
-    dataset, model = registry.open_reader(inputs.data), _ConditionPredictor(path, threads)
+    dataset, model = registry.open_reader(inputs.data), _ConditionPredictor(checkpoint, threads)
     started = time.monotonic()
     prepared = prepare_subject_eeg(dataset, sample, inputs)
     load_time = time.monotonic() - started

@@ -8,7 +8,7 @@ import pandas as pd
 
 from eav_ray.config import DataConfig, Experiment, digest
 from eav_ray.data.recordings import LISTENING
-from eav_ray.data.shards.dataset import open_dataset
+from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.data.splits import LabeledRecording, list_labeled_recordings
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
@@ -23,8 +23,7 @@ from eav_ray.evaluation.correctness import (
 )
 from eav_ray.reporting import tables
 from eav_ray.reporting.tables import MAX_FOLD_LINES, format_accuracy_table
-from eav_ray.storage import split_store_path
-from eav_ray.training.checkpoint import Checkpoint, load_finished_checkpoint
+from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.metrics import LOGIT_PREFIX, WINDOW_COLUMNS, compute_scores
 
 
@@ -40,22 +39,21 @@ class TransferResult:
     text: str
 
 
-def is_training_dataset(experiment: Experiment, checkpoint: Checkpoint, index: ShardIndex) -> bool:
+def is_training_dataset(experiment: Experiment, checkpoint: OpenedCheckpoint, index: ShardIndex) -> bool:
     """Whether an experiment names the data set that a checkpoint was trained on, so that equal ids are equal people.
 
     A reader names the same people wherever the files lie and whatever is made of them; two tables of a user are one
-    data set where they lie in one place or their windows are the same. A checkpoint of an earlier version does not say
-    what its windows were: its table counts as the one that is named.
+    data set where they lie in one place or their windows are the same.
     """
     data, training_data = experiment.data, checkpoint.experiment.data
-    if checkpoint.data_digest == digest(index.fingerprint):
+    if checkpoint.state.data_digest == digest(index.fingerprint):
         return True
     return data.dataset == training_data.dataset and (
-        data.dataset != "recordings_table" or data.root == training_data.root or not checkpoint.data_digest
+        data.dataset != "recordings_table" or data.root == training_data.root
     )
 
 
-def evaluate_transfer(experiment: Experiment, path: str) -> TransferResult:
+def evaluate_transfer(experiment: Experiment, data: Dataset, checkpoint: OpenedCheckpoint) -> TransferResult:
     """Predictions for all recordings of another data set, computed once and kept.
 
     Logits are those of the shared classes alone, so that a class which cannot be right is not named. A modality of the
@@ -63,21 +61,21 @@ def evaluate_transfer(experiment: Experiment, path: str) -> TransferResult:
 
     Args:
         experiment: Names the shards of the other data set; `data.subjects` may name some of its people.
-        path: A finished checkpoint.
+        data: These shards.
+        checkpoint: A finished one.
     Raises:
         ConfigError: Fewer than two classes or no modality in common, other preprocessing, nothing to score, or it is
             the checkpoint's own data set and holds people whom it was trained on or chosen by.
         DataError: The checkpoint or a shard is damaged.
     """
-    data = open_dataset(experiment)
-    checkpoint = load_finished_checkpoint(path)
     items = list_labeled_recordings(data.windows.ids, experiment.data, experiment.seed)
     if is_training_dataset(experiment, checkpoint, data.index):
-        check_subjects_unseen(items, checkpoint, path)
+        check_subjects_unseen(items, checkpoint)
     trained_on, tested_on = describe_datasets(checkpoint.experiment.data, experiment.data)
-    classes = select_shared_classes(checkpoint.classes, data.index.classes, trained_on, tested_on)
-    shown, notes = select_shared_modalities(experiment, checkpoint, data.index.eeg_channels, path)
-    check_preprocessing(experiment, checkpoint, path, shown)
+    checkpoint_classes = checkpoint.state.classes
+    classes = select_shared_classes(checkpoint_classes, data.index.classes, trained_on, tested_on)
+    shown, notes = select_shared_modalities(experiment, checkpoint, data.index.eeg_channels)
+    check_preprocessing(experiment, checkpoint, shown)
     label_by_id = map_labels(items, data.index.classes, classes)
     ids = data.windows.ids
     present_ids = set(ids["id"][ids[[f"has_{m}" for m in shown]].any(axis=1)])
@@ -86,16 +84,15 @@ def evaluate_transfer(experiment: Experiment, path: str) -> TransferResult:
         raise ConfigError(
             f"no recording of {tested_on} has both a class of {', '.join(classes)} and {', '.join(shown)}"
         )
-    store, prefix = split_store_path(path)
     # One worker, as its batches must not matter here; scoring takes all that there is room for.
     scoring_experiment = replace(experiment, runtime=replace(experiment.runtime, workers=1))
-    task = ScoringTask(f"{store}/{prefix}", test_ids, shown, is_other_dataset=True)
+    task = ScoringTask(checkpoint, test_ids, shown, is_other_dataset=True)
     (scored,) = score_checkpoints(scoring_experiment, [task], data)
-    predictions = restrict_to_classes(scored.require(), checkpoint.classes, classes, label_by_id, shown)
+    predictions = restrict_to_classes(scored.require(), checkpoint_classes, classes, label_by_id, shown)
     head = f"trained on {trained_on}, tested on {tested_on}, {len(classes)} shared classes: {', '.join(classes)}"
     unshared_notes = [
         f"not shared: {', '.join(k for k in named if k not in classes)} ({title})"
-        for named, title in ((checkpoint.classes, trained_on), (data.index.classes, tested_on))
+        for named, title in ((checkpoint_classes, trained_on), (data.index.classes, tested_on))
         if set(named) - set(classes)
     ]
     combined_sources = COMBINED_SOURCES if len(shown) > 1 else COMBINED_SOURCES[1:]  # the mean of one is that one
@@ -117,15 +114,15 @@ def describe_datasets(trained: DataConfig, tested: DataConfig) -> tuple[str, str
     return f"{trained.dataset} ({trained.root})", f"{tested.dataset} ({tested.root})"
 
 
-def check_subjects_unseen(items: Sequence[LabeledRecording], checkpoint: Checkpoint, path: str) -> None:
+def check_subjects_unseen(items: Sequence[LabeledRecording], checkpoint: OpenedCheckpoint) -> None:
     """Raises ConfigError where someone of these recordings was trained on or chosen by."""
     known_subjects = {i.split("/")[0] for i in (*checkpoint.split.train, *checkpoint.split.validation)}
     shared_subjects = sorted({i.subject for i in items} & known_subjects)
     if shared_subjects:
         more = f" and {len(shared_subjects) - 1} more" if shared_subjects[1:] else ""
         raise ConfigError(
-            f"{path} was trained on this very data set, {shared_subjects[0]}{more} among others; test it on its own "
-            "test side with `eav evaluate`, or name people in data.subjects whom it never saw"
+            f"{checkpoint.path} was trained on this very data set, {shared_subjects[0]}{more} among others; test it on "
+            "its own test side with `eav evaluate`, or name people in data.subjects whom it never saw"
         )
 
 
@@ -148,7 +145,7 @@ def select_shared_classes(
 
 
 def select_shared_modalities(
-    experiment: Experiment, checkpoint: Checkpoint, n_chans: int, path: str
+    experiment: Experiment, checkpoint: OpenedCheckpoint, n_chans: int
 ) -> tuple[tuple[str, ...], list[str]]:
     """The modalities that are seen, and a line for each note on them.
 
@@ -168,19 +165,19 @@ def select_shared_modalities(
     shown = [m for m in checkpoint_modalities if m in wanted_modalities]
     if not shown:
         raise ConfigError(
-            f"data.modalities names {', '.join(wanted_modalities)}, but {path} was trained on "
+            f"data.modalities names {', '.join(wanted_modalities)}, but {checkpoint.path} was trained on "
             f"{', '.join(checkpoint_modalities)}: none in common; name one of these that the data set offers"
         )
     notes = []
     if "eeg" in shown:
-        if n_chans == checkpoint.shapes.eeg_channels:
+        if n_chans == checkpoint.state.shapes.eeg_channels:
             notes.append(f"eeg: {n_chans} channels in both; that they are the same electrodes is not known")
         elif len(shown) > 1:
             shown.remove("eeg")
-            n_trained_chans = checkpoint.shapes.eeg_channels
+            n_trained_chans = checkpoint.state.shapes.eeg_channels
             notes.append(f"eeg is masked: {n_chans} channels here, {n_trained_chans} there, so it is another montage")
         else:
-            check_channels(experiment, checkpoint, n_chans, path)
+            check_channels(experiment, checkpoint, n_chans)
     hidden = [m for m in checkpoint_modalities if m not in wanted_modalities]
     if hidden:
         notes.append(f"masked, as not in data.modalities: {', '.join(hidden)}")

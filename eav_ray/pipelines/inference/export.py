@@ -16,7 +16,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.probabilities import RecordingAverager, add_probabilities
 from eav_ray.pipelines.inference.predict import predict_recordings, predict_shards
 from eav_ray.storage import io_errors, replace_file
-from eav_ray.training.checkpoint import load_finished_checkpoint
+from eav_ray.training.checkpoint import open_finished_checkpoint
 
 OUTPUT_SUFFIXES = (".parquet", ".csv")
 MAX_PRINTED_FAILURES = 20  # recordings that could not be used, of those that are printed
@@ -48,7 +48,7 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
     target = Path(out)
     if target.suffix not in OUTPUT_SUFFIXES:
         raise ConfigError(f"--out is {target.name}; give a name that ends in {' or '.join(OUTPUT_SUFFIXES)}")
-    checkpoint = load_finished_checkpoint(path)
+    checkpoint = open_finished_checkpoint(path)
     experiment = retarget_experiment(checkpoint.experiment, changes, used_stores=("shards",) if shards else ())
     windows_path = target.with_name(f"{target.stem}-windows{target.suffix}")
     recordings = RecordingAverager()
@@ -56,12 +56,12 @@ def predict_to_file(path: str, changes: dict[str, Any], out: str, *, shards: boo
 
         def write_windows(windows: pd.DataFrame) -> None:
             recordings.add(windows)
-            window_writer.add(add_probabilities(windows, checkpoint.classes))
+            window_writer.add(add_probabilities(windows, checkpoint.state.classes))
 
-        failed = (predict_shards if shards else predict_recordings)(experiment, path, write_windows)
+        failed = (predict_shards if shards else predict_recordings)(experiment, checkpoint, write_windows)
         if not recordings.n_windows:
             raise DataError(f"none of {len(failed)} recordings can be predicted; the first: {failed[0]}")
-        recording_table = add_probabilities(recordings.compute_means(), checkpoint.classes)
+        recording_table = add_probabilities(recordings.compute_means(), checkpoint.state.classes)
         recording_writer.add(recording_table)
     n_windows = recordings.n_windows
     lines = [f"{len(recording_table)} recordings ({n_windows} windows) predicted: {target}, {windows_path}"]

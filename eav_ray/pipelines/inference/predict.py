@@ -23,10 +23,8 @@ from eav_ray.evaluation.compatibility import check_channels, check_preprocessing
 from eav_ray.evaluation.predictor import Predictor
 from eav_ray.pipelines.inference.inference_windows import cut_raw_windows, read_shard_windows
 from eav_ray.pipelines.preprocess import eeg_stage
-from eav_ray.storage import split_store_path
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar
-from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.checkpoint import load_finished_checkpoint
+from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.metrics import is_averaged_column
 
 BATCH_SIZE = 32
@@ -38,7 +36,9 @@ RECORDINGS_PER_TASK = 8  # recordings that one task reads
 PredictionsCallback = Callable[[pd.DataFrame], None]
 
 
-def predict_recordings(experiment: Experiment, path: str, on_predictions: PredictionsCallback) -> list[str]:
+def predict_recordings(
+    experiment: Experiment, checkpoint: OpenedCheckpoint, on_predictions: PredictionsCallback
+) -> list[str]:
     """Predictions for raw recordings, with the preprocessing that the checkpoint was trained with.
 
     Args:
@@ -48,12 +48,10 @@ def predict_recordings(experiment: Experiment, path: str, on_predictions: Predic
     Returns:
         A line for each recording that could not be read.
     """
-    store, prefix = split_store_path(path)
-    checkpoint = load_finished_checkpoint(path)
-    modalities = _require_known_modalities(experiment, checkpoint, path)
+    modalities = _require_known_modalities(experiment, checkpoint)
     dataset, listing = registry.scan_dataset(experiment.data)
     if "eeg" in experiment.data.modalities:
-        check_channels(experiment, checkpoint, registry.count_eeg_channels(dataset, listing), path)
+        check_channels(experiment, checkpoint, registry.count_eeg_channels(dataset, listing))
     # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
     masked_modalities = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
     recordings = [replace(r, **masked_modalities) for r in listing.recordings]
@@ -73,28 +71,32 @@ def predict_recordings(experiment: Experiment, path: str, on_predictions: Predic
             for i in range(0, len(part), RECORDINGS_PER_TASK)
         ]
         cut_windows = partial(
-            cut_raw_windows, units=units, preprocessing=preprocessing, modalities=modalities, shapes=checkpoint.shapes
+            cut_raw_windows,
+            units=units,
+            preprocessing=preprocessing,
+            modalities=modalities,
+            shapes=checkpoint.state.shapes,
         )
         rows = map_with_retries(
             eeg_stage.prepare_eeg_units(experiment.data, preprocessing, units).flat_map, cut_windows, num_cpus=1
         )
         return failed + _deliver_predictions(
-            map_on_actors(rows, PredictionActor, f"{store}/{prefix}", experiment.runtime),
+            map_on_actors(rows, PredictionActor, checkpoint, experiment.runtime),
             dataset.classes,
             on_predictions,
             bar,
         )
 
 
-def predict_shards(experiment: Experiment, path: str, on_predictions: PredictionsCallback) -> list[str]:
+def predict_shards(
+    experiment: Experiment, checkpoint: OpenedCheckpoint, on_predictions: PredictionsCallback
+) -> list[str]:
     """As `predict`, for the windows that preprocessing left in `store.shards`."""
-    store, prefix = split_store_path(path)
-    checkpoint = load_finished_checkpoint(path)
-    modalities = _require_known_modalities(experiment, checkpoint, path)
-    check_preprocessing(experiment, checkpoint, path)
+    modalities = _require_known_modalities(experiment, checkpoint)
+    check_preprocessing(experiment, checkpoint)
     data = open_shards(experiment)
     if "eeg" in experiment.data.modalities:
-        check_channels(experiment, checkpoint, data.index.eeg_channels, path)
+        check_channels(experiment, checkpoint, data.index.eeg_channels)
     subjects = experiment.data.subjects
     files = [s for s in data.index.shards if not subjects or not s.subject or s.subject in subjects]
     total = sum(s.rows for s in files)
@@ -111,12 +113,12 @@ def predict_shards(experiment: Experiment, path: str, on_predictions: Prediction
             shards=data.shards,
             experiment=experiment,
             modalities=modalities,
-            channels=checkpoint.shapes.eeg_channels,
+            channels=checkpoint.state.shapes.eeg_channels,
         )
         numbers = ray.data.from_items([{"shard": i} for i in range(len(files))], override_num_blocks=len(files))
         rows = map_with_retries(numbers.flat_map, read_windows, num_cpus=1)
         return _deliver_predictions(
-            map_on_actors(rows, PredictionActor, f"{store}/{prefix}", experiment.runtime),
+            map_on_actors(rows, PredictionActor, checkpoint, experiment.runtime),
             data.index.classes,
             on_predictions,
             bar,
@@ -124,13 +126,13 @@ def predict_shards(experiment: Experiment, path: str, on_predictions: Prediction
         )
 
 
-def _require_known_modalities(experiment: Experiment, checkpoint: ckpt.Checkpoint, path: str) -> tuple[Modality, ...]:
+def _require_known_modalities(experiment: Experiment, checkpoint: OpenedCheckpoint) -> tuple[Modality, ...]:
     """The modalities of the checkpoint, of which the experiment names some."""
     modalities = checkpoint.experiment.data.modalities
     unknown = [m for m in experiment.data.modalities if m not in modalities]
     if unknown:
         raise ConfigError(
-            f"data.modalities names {', '.join(unknown)}, but {path} was trained on {', '.join(modalities)}; name some "
+            f"data.modalities names {', '.join(unknown)}, but {checkpoint.path} was trained on {', '.join(modalities)}; name some "
             "of these"
         )
     return modalities
@@ -149,12 +151,16 @@ def _preserve_row_order() -> Iterator[None]:
 
 
 def map_on_actors(
-    rows: ray.data.Dataset, actor: type["PredictionActor"], path: str, runtime: RuntimeConfig, *, max_actors: int = 1
+    rows: ray.data.Dataset,
+    actor: type["PredictionActor"],
+    checkpoint: OpenedCheckpoint,
+    runtime: RuntimeConfig,
+    *,
+    max_actors: int = 1,
 ) -> ray.data.Dataset:
     """Windows through actors that have loaded a checkpoint, batch after batch.
 
     Args:
-        path: Of the checkpoint.
         max_actors: How many actors there may be.
     """
     # Predicting is short: an actor that died is an error, and the same command starts anew.
@@ -162,7 +168,7 @@ def map_on_actors(
         rows.map_batches,
         actor,
         retries=0,
-        fn_constructor_args=(path, runtime.cpus_per_worker),
+        fn_constructor_args=(checkpoint, runtime.cpus_per_worker),
         batch_size=BATCH_SIZE,
         num_cpus=runtime.cpus_per_worker,
         num_gpus=runtime.gpus_per_worker or None,
@@ -209,10 +215,10 @@ def _deliver_predictions(
 class PredictionActor:
     """An actor: one loaded checkpoint, batch after batch."""
 
-    def __init__(self, path: str, threads: float) -> None:
+    def __init__(self, checkpoint: OpenedCheckpoint, threads: float) -> None:
         torch.set_num_threads(max(1, int(threads)))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._predictor = Predictor(load_finished_checkpoint(path), device)
+        self._predictor = Predictor(checkpoint, device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         table = self._predictor(batch)

@@ -7,19 +7,19 @@ from typing import Any
 
 from eav_ray.data.io import parquet
 from eav_ray.errors import ConfigError, DataError, suggest_nearest
-from eav_ray.storage import COMMIT, Store, check_store_name, sha256
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.storage import Store, check_store_name
+from eav_ray.training.checkpoint import OpenedCheckpoint
+from eav_ray.training.checkpoint_files import parse_checkpoint
 from eav_ray.training.run_spec import SELECTION_METRIC
+from eav_ray.tuning.best import read_best_record
 
 
 def read_finished_studies(results: Store) -> dict[str, dict[str, Any]]:
     """Study name -> its `best.json`."""
     found: dict[str, dict[str, Any]] = {}
     for name in results.list_folders("searches"):
-        if results.exists(f"searches/{name}/best.json"):
-            found[name] = results.read_json(f"searches/{name}/best.json")
-            if not isinstance(found[name], dict):
-                raise DataError(f"{results}/searches/{name}/best.json is damaged; run `eav search` again")
+        if (best := read_best_record(results, name)) is not None:
+            found[name] = best
     return found
 
 
@@ -155,10 +155,11 @@ def _read_checkpoint_files(results: Store, record: dict[str, Any], store: str) -
         prefix, expected = check_store_name(str(record["checkpoint"])), record["commit_sha256"]
     except (KeyError, TypeError) as error:
         raise DataError(f"the best.json of {store} is damaged: {error!r}; run `eav search` again") from None
-    if sha256(results.read(f"{prefix}/{COMMIT}")) != expected:
-        raise DataError(f"{store}/{prefix} is not the checkpoint that best.json names; run `eav search` again")
-    files = results.read_committed(prefix)
-    ckpt.parse_checkpoint(files, name=f"{store}/{prefix}")  # it opens, or nothing is written
+    checkpoint = OpenedCheckpoint(results, prefix)
+    if checkpoint.commit_sha256 != expected:
+        raise DataError(f"{checkpoint.path} is not the checkpoint that best.json names; run `eav search` again")
+    files = checkpoint.read_files()
+    parse_checkpoint(files, checkpoint.path)  # it opens, or nothing is written
     return files
 
 

@@ -21,8 +21,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.predictor import Predictor
 from eav_ray.pipelines.inference.auth import hash_token, read_token, require_token
 from eav_ray.pipelines.inference.http_app import make_app
-from eav_ray.storage import split_store_path
-from eav_ray.training.checkpoint import load_finished_checkpoint
+from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
 
 with warnings.catch_warnings():  # of Ray's own declarations, by pydantic
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -50,7 +49,7 @@ def serve_checkpoint(
         ConfigError: Beyond loopback without a token, a port or a name that is taken, or what does not fit the machine.
         DataError: The checkpoint is damaged or not finished, or cannot be opened where it is to be served.
     """
-    checkpoint = load_finished_checkpoint(path)
+    checkpoint = open_finished_checkpoint(path)
     experiment = retarget_experiment(checkpoint.experiment, changes)
     runtime = experiment.runtime
     token = read_token(token_file)
@@ -64,8 +63,7 @@ def serve_checkpoint(
         _watch_stop_signals() as stop_requested,
     ):  # Ray sets a handler of its own when it starts
         url = _start_serve(host, port, token, route)
-        checkpoint_path = "/".join(map(str, split_store_path(path)))
-        _deploy(checkpoint_path, hash_token(token) if token else "", runtime, name, route, replicas)
+        _deploy(checkpoint, hash_token(token) if token else "", runtime, name, route, replicas)
         print(f"serving {path} at {url} (health, predict, stream){'' if token else ', without a token'}", flush=True)
         try:
             while not stop_requested.wait(HEALTH_CHECK_INTERVAL_S):
@@ -113,7 +111,9 @@ def _start_serve(host: str, port: int, token: str, route: str) -> str:
     return f"http://{actual_host}:{actual_port}{'' if route == '/' else route}"
 
 
-def _deploy(path: str, token_digest: str, runtime: RuntimeConfig, name: str, route: str, replicas: int) -> None:
+def _deploy(
+    checkpoint: OpenedCheckpoint, token_digest: str, runtime: RuntimeConfig, name: str, route: str, replicas: int
+) -> None:
     applications = serve.status().applications
     if name in applications:
         raise ConfigError(f"the cluster serves an application {name} already; give another --name and --route")
@@ -127,7 +127,7 @@ def _deploy(path: str, token_digest: str, runtime: RuntimeConfig, name: str, rou
         logging_config=LOGGING_CONFIG,
     )(serve.ingress()(ServedModel))
     try:
-        serve.run(deployment.bind(path, token_digest, runtime), name=name, route_prefix=route)
+        serve.run(deployment.bind(checkpoint, token_digest, runtime), name=name, route_prefix=route)
     except (RayServeException, RuntimeError, ValueError) as error:
         reason = serve.status().applications.get(name)
         text = " ".join((reason.message if reason and reason.message else str(error)).split())
@@ -138,9 +138,9 @@ def _deploy(path: str, token_digest: str, runtime: RuntimeConfig, name: str, rou
 class ServedModel:
     """A replica: one loaded checkpoint."""
 
-    def __init__(self, path: str, token_digest: str, runtime: RuntimeConfig) -> None:
-        predictor = Predictor(load_finished_checkpoint(path), cluster.set_up_torch(runtime))
-        self._app = make_app(predictor, path.rstrip("/").rsplit("/", 1)[-1], token_digest)
+    def __init__(self, checkpoint: OpenedCheckpoint, token_digest: str, runtime: RuntimeConfig) -> None:
+        predictor = Predictor(checkpoint, cluster.set_up_torch(runtime))
+        self._app = make_app(predictor, checkpoint.prefix.rsplit("/", 1)[-1], token_digest)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._app

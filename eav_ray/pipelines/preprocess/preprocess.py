@@ -20,7 +20,7 @@ from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
 from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
 from eav_ray.data.recordings import LISTENING, Listing, Problem, Recording
-from eav_ray.data.shards.index import INDEX_FILE, ShardFile, ShardIndex
+from eav_ray.data.shards.index import SHARDS_FORMAT, ShardFile, ShardIndex, write_index
 from eav_ray.data.shards.location import open_shard_store
 from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import encode_window
@@ -109,7 +109,7 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     )
     settings = {"preprocessing": asdict(experiment.preprocessing), "data": asdict(experiment.data)}
     settings |= {"channels": list(getattr(dataset, "channels", ())), "is_real": getattr(dataset, "is_real", True)}
-    store.write_json(INDEX_FILE, asdict(index) | settings)
+    write_index(store, index, settings)
     store.write_json("problems.json", [asdict(p) for p in problems])
     quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
     return PreprocessingResult(index, problems, len(planned) - len(todo), quality)
@@ -120,6 +120,8 @@ def is_chunk_done(store: Store, chunk: Chunk) -> bool:
     if not store.exists(f"records/{chunk.name}.json"):
         return False
     record = store.read_json(f"records/{chunk.name}.json")
+    if record.get("format") != SHARDS_FORMAT:
+        return False
     return not record["problems"] and (not record["rows"] or store.exists(record["file"]))
 
 
@@ -242,7 +244,8 @@ class ChunkMaker:
                 problems += cut_result.problems
                 quality.append(cut_result.quality | {"windows": len(cut_result.windows)})
                 shard.add([encode_window(w, self.preprocessing) for w in cut_result.windows])
-        record: dict[str, Any] = {"rows": shard.rows, "file": shard.name, "sha256": shard.sha256}
+        record: dict[str, Any] = {"format": SHARDS_FORMAT, "rows": shard.rows}
+        record |= {"file": shard.name, "sha256": shard.sha256}
         record |= {"subject": chunk.recordings[0].subject, "quality": quality}
         self.store.write_json(f"records/{chunk.name}.json", record | {"problems": [asdict(p) for p in problems]})
         return {"unit": row["unit"]}

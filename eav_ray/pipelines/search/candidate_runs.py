@@ -4,8 +4,8 @@ import contextlib
 
 from eav_ray.errors import DataError
 from eav_ray.pipelines.search.search_plan import SearchPlan, plan_candidate_runs
-from eav_ray.training.checkpoint import find_finished_prefix
-from eav_ray.training.embeddings import build_embedding_key, is_embedded
+from eav_ray.training.embeddings import build_embedding_key
+from eav_ray.training.runner import is_run_finished
 from eav_ray.tuning.search_space import apply_candidate
 from eav_ray.tuning.study import Candidate
 
@@ -22,8 +22,7 @@ def list_missing_keys(plan: SearchPlan, candidate: Candidate) -> frozenset[str]:
     missing = [
         key
         for key, run in runs.items()
-        if key not in shared
-        and (key in result_keys or not (is_embedded(run, results) and find_finished_prefix(results, key)))
+        if key not in shared and (key in result_keys or not is_run_finished(run, results))
     ]
     features = {run.features_prefix for run in runs.values()} - {""}
     return frozenset([*missing, *(prefix for prefix in features if not results.is_committed(prefix))])

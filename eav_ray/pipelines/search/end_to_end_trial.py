@@ -20,6 +20,7 @@ from eav_ray.pipelines.search.candidate_runs import STUDY_FILE
 from eav_ray.pipelines.search.candidate_summary import CANDIDATE_COLUMNS, FoldScores, summarize_candidate
 from eav_ray.pipelines.search.search_plan import InnerCV, plan_candidate_runs
 from eav_ray.storage import Store
+from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.metrics import compute_scores
 from eav_ray.training.run_spec import SELECTION_METRIC
 from eav_ray.tuning.pruning import compute_folds_done, compute_mean
@@ -150,7 +151,7 @@ class EndToEndTrial:
         if not prefix:
             return False
         began = time.monotonic()
-        task = ScoringTask(f"{self._results}/{prefix}", self._inner_cv.splits[fold].validation)
+        task = ScoringTask(OpenedCheckpoint(self._results, prefix), self._inner_cv.splits[fold].validation)
         (scored,) = score_checkpoints(self._experiment, [task], self._data)
         scores = compute_scores(scored.require())
         self._add_fold({f"validation_{name}": value for name, value in scores.items()}, began)
@@ -173,10 +174,10 @@ class EndToEndTrial:
 
 def _read_validation_metrics(results: Store, prefix: str, split: Split) -> dict[str, float]:
     """Read what the training measured on the validation rows of this split; empty if it was of another."""
-    trained_split = results.read_json(f"{prefix}/split.json")
-    if sorted(trained_split["validation"]) != sorted(split.validation):
+    checkpoint = OpenedCheckpoint(results, prefix)
+    if sorted(checkpoint.split.validation) != sorted(split.validation):
         return {}
-    metrics = results.read_json(f"{prefix}/metrics.json")
+    metrics = checkpoint.metrics
     if SELECTION_METRIC not in metrics:
         return {}
     return {name: value for name, value in metrics.items() if name.startswith("validation_")}

@@ -10,8 +10,10 @@ import pandas as pd
 
 from eav_ray.config import Experiment, SearchConfig, to_dict
 from eav_ray.data.io import parquet
-from eav_ray.storage import COMMIT, Store, list_package_versions, sha256
+from eav_ray.storage import Store, list_package_versions
+from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.run_spec import SELECTION_METRIC, Run
+from eav_ray.tuning.best import write_best_record
 from eav_ray.tuning.study import Candidate, StudyClient
 
 Row = dict[str, Any]  # what is known of a candidate on one fold
@@ -125,11 +127,10 @@ class SearchStore:
                 "metric": SELECTION_METRIC,
                 "value": one.score,
                 "checkpoint": prefixes[one.result_key],
-                "commit_sha256": sha256(self.results.read(f"{prefixes[one.result_key]}/{COMMIT}")),
+                "commit_sha256": OpenedCheckpoint(self.results, prefixes[one.result_key]).commit_sha256,
                 "epoch": one.runs[-1].epochs,
             }
             for one in ranked
         ]
-        best = {"study": self.study_name} | records[0] | {"runners_up": records[1:]}
-        self.results.write_json(f"{self.folder}/best.json", best)
+        write_best_record(self.results, self.study_name, records)
         return SearchResult(self.study_name, ranked[0].candidate, ranked[0].score, prefixes[ranked[0].result_key])

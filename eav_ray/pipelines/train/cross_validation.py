@@ -21,13 +21,13 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.summary import compute_optimism
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.reporting.tables import describe_test_side, format_optimism, format_protocol_table
-from eav_ray.storage import COMMIT, Store, encode_documents, list_package_versions, sha256
-from eav_ray.training.checkpoint import find_finished_prefix
+from eav_ray.storage import Store, check_format, encode_documents, list_package_versions
+from eav_ray.training.checkpoint import OpenedCheckpoint, find_finished_checkpoint
 from eav_ray.training.metrics import RECORDING_COLUMNS
 from eav_ray.training.run_spec import Run, plan_runs
 from eav_ray.training.runner import is_run_finished
 
-FORMAT_VERSION = 2  # raise when what is kept of a protocol changes
+FORMAT_VERSION = 1  # raise when what is kept of a protocol changes
 
 
 @dataclass(frozen=True)
@@ -147,32 +147,37 @@ def evaluate_folds(
         reasons: Why a run has none (`train_folds`).
     """
     default_reason = reasons.get("", "it has no finished checkpoint")
-    prefixes = {f.number: find_finished_prefix(results, f.runs[-1].key) for f in folds}
-    failed = {f.number: reasons.get(f.runs[-1].key, default_reason) for f in folds if not prefixes[f.number]}
-    trained = [f for f in folds if f.number not in failed]
-    tasks = [ScoringTask(f"{results}/{prefixes[f.number]}", f.split.test) for f in trained]
+    trained: list[tuple[PlannedFold, OpenedCheckpoint]] = []
+    failed: dict[int, str] = {}
+    for fold in folds:
+        key = fold.runs[-1].key
+        if checkpoint := find_finished_checkpoint(results, key):
+            trained.append((fold, checkpoint))
+        else:
+            failed[fold.number] = reasons.get(key, default_reason)
+    tasks = [ScoringTask(checkpoint, fold.split.test) for fold, checkpoint in trained]
     tables, fold_records = [], []
-    for fold, scored in zip(trained, score_checkpoints(e, tasks, data), strict=True):
+    for (fold, checkpoint), scored in zip(trained, score_checkpoints(e, tasks, data), strict=True):
         if scored.problem:
             failed[fold.number] = scored.problem
             continue
-        prefix = prefixes[fold.number]
         tables.append(scored.predictions.assign(fold=fold.number))
         fold_records.append(
             {
                 "fold": fold.number,
                 "run": fold.runs[-1].key,
-                "checkpoint": prefix,
-                "commit_sha256": sha256(results.read(f"{prefix}/{COMMIT}")),
+                "checkpoint": checkpoint.prefix,
+                "commit_sha256": checkpoint.commit_sha256,
                 "test": list(fold.split.test),
-                "modality_collapse": results.read_json(f"{prefix}/metrics.json").get("modality_collapse", []),
+                "modality_collapse": checkpoint.metrics.get("modality_collapse", []),
             }
         )
     return CVResult(pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), fold_records), failed
 
 
 def _encode_result(e: Experiment, result: CVResult) -> dict[str, bytes]:
-    documents = {"experiment": to_dict(e), "folds": result.fold_records, "versions": list_package_versions()}
+    folds = {"format": FORMAT_VERSION, "folds": result.fold_records}
+    documents = {"experiment": to_dict(e), "folds": folds, "versions": list_package_versions()}
     return encode_documents(documents) | {"predictions.parquet": parquet.encode_dataframe(result.predictions)}
 
 
@@ -180,9 +185,11 @@ def read_cv_result(results: Store, name: str) -> CVResult:
     """Raises DataError where it was damaged."""
     files = results.read_committed(name)
     try:
-        table, folds = files["predictions.parquet"], json.loads(files["folds.json"])
-    except (KeyError, ValueError):
+        table, tree = files["predictions.parquet"], json.loads(files["folds.json"])
+        number, folds = tree.get("format"), tree["folds"]
+    except (KeyError, ValueError, TypeError, AttributeError):
         raise DataError(f"{results}/{name} was damaged; delete it and give the command again") from None
+    check_format(number, FORMAT_VERSION, f"{results}/{name}", "delete it and give the command again")
     return CVResult(parquet.decode_dataframe(table, f"{results}/{name}"), folds)
 
 

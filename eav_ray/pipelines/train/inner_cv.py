@@ -17,6 +17,7 @@ from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.storage import Store
+from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.run_spec import plan_runs
 
 
@@ -47,7 +48,10 @@ def out_of_fold_predictions(
         announce_workload(first, runs, data)
         done = train_all_runs(first, runs, data, title="train inner folds, for the temperature")
         results = Store(experiment.store.results)
-        tasks = [ScoringTask(f"{results}/{done[needed[-1].key]}", inner.validation) for _, inner, needed in inner_folds]
+        tasks = [
+            ScoringTask(OpenedCheckpoint(results, done[fold_runs[-1].key]), inner.validation)
+            for _, inner, fold_runs in inner_folds
+        ]
         scored = score_checkpoints(first, tasks, data)
     predictions = [one.require().assign(fold=number) for (number, _, _), one in zip(inner_folds, scored, strict=True)]
     return pd.concat(predictions, ignore_index=True)

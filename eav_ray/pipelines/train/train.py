@@ -8,6 +8,7 @@ from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.reporting.tables import format_collapse_warnings
 from eav_ray.storage import Store
+from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.run_spec import plan_runs
 
 
@@ -24,7 +25,7 @@ def train(experiment: Experiment) -> str:
     with cluster.connect_to_ray(experiment.runtime):
         announce_workload(experiment, runs, data)
         done = train_all_runs(experiment, runs, data, title="train")
-    prefix = done[runs[-1].key]
-    for line in format_collapse_warnings(results.read_json(f"{prefix}/metrics.json")):
+    checkpoint = OpenedCheckpoint(results, done[runs[-1].key])
+    for line in format_collapse_warnings(checkpoint.metrics):
         print(line)
-    return f"{results}/{prefix}"
+    return checkpoint.path

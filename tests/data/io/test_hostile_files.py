@@ -178,7 +178,14 @@ def test_shard(damage: list[Change]) -> None:
 @given(damage=DAMAGE)
 def test_index(folder: Path, damage: list[Change]) -> None:
     text = json.dumps(
-        {"key": "k", "classes": ["a", "b"], "modalities": ["eeg"], "eeg_channels": 30, "versions": {"eav-ray": "1"}}
+        {
+            "format": 1,
+            "key": "k",
+            "classes": ["a", "b"],
+            "modalities": ["eeg"],
+            "eeg_channels": 30,
+            "versions": {"eav-ray": "1"},
+        }
         | {"shards": [{"file": "shards/a.parquet", "sha256": "0" * 64, "rows": 3, "subject": "subject1"}]}
     )
     (folder / INDEX_FILE).write_bytes(several(text.encode(), damage))

@@ -12,7 +12,7 @@ import pytest
 
 from eav_ray.config import DataConfig, EEGPreprocessing, VideoPreprocessing
 from eav_ray.data.io import jpeg
-from eav_ray.data.shards.index import INDEX_FILE, ShardFile, ShardIndex, read_index, read_shard
+from eav_ray.data.shards.index import INDEX_FILE, ShardFile, ShardIndex, read_index, read_shard, write_index
 from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import build_window_table, decode_parquet, encode_parquet, encode_window
 from eav_ray.data.shards.window_cache import WindowCache
@@ -117,6 +117,18 @@ def test_an_index_that_is_damaged_or_leads_outside_is_a_data_error(tmp_path: Pat
         read_index(store)
     store.write(INDEX_FILE, index.encode())
     with pytest.raises(DataError):
+        read_index(store)
+
+
+def test_shards_of_another_format_are_refused_in_one_line(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    index = ShardIndex("k", ("a", "b"), ("eeg",), 30, (), {})
+    write_index(store, index)
+    assert read_index(store) == index
+    store.write_json(INDEX_FILE, store.read_json(INDEX_FILE) | {"format": 2})
+    with pytest.raises(
+        DataError, match="index.json has the format 2, and this version reads format 1; preprocess again"
+    ):
         read_index(store)
 
 

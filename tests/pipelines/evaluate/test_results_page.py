@@ -24,16 +24,17 @@ from eav_ray.pipelines.evaluate.related_results import (
 )
 from eav_ray.pipelines.evaluate.results_page import write_results_page
 from eav_ray.storage import Store
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.tuning.best import write_best_record
 from tests.helpers.audits import make_honest_checkpoint, store_windows, validate_on_test
+from tests.helpers.checkpoints import make_checkpoint, save_checkpoint
 from tests.helpers.predictions import MODALITIES, draw_predictions
 
 
 def test_a_run_that_fails_the_audit_has_no_page(tmp_path: Path) -> None:
     windows = store_windows(tmp_path)
     leaking = validate_on_test(make_honest_checkpoint(windows))
-    prefix = ckpt.write_checkpoint(Store(tmp_path / "results"), "run-1", "a0000", leaking)
-    fold = EvaluatedCheckpoint(1, f"{tmp_path}/results/{prefix}", leaking.split.test, draw_predictions())
+    opened = save_checkpoint(Store(tmp_path / "results"), leaking)
+    fold = EvaluatedCheckpoint(1, opened, leaking.split.test, draw_predictions())
     data: Any = SimpleNamespace(windows=windows, index=windows.index, shards=Store(tmp_path / "shards"))
     here = override(Experiment(), {"store.results": str(tmp_path / "results")})
     with pytest.raises(DataError, match=r"fails the leak audit, so there is no page of it: split, recomputed"):
@@ -74,11 +75,11 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
 
     def keep(name: str, changes: dict[str, Any], predicted: Any = table, of: str = "shards") -> None:
         e = override(own, changes)
-        results.write_json(f"runs/{name}/state.json", {"data": of})
+        trained = save_checkpoint(results, make_checkpoint(e, key=name, data_digest=of))
         files = {
             "experiment.json": json.dumps(to_dict(e)).encode(),
             "predictions.parquet": parquet.encode_dataframe(predicted),
-            "folds.json": json.dumps([{"checkpoint": f"runs/{name}"}]).encode(),
+            "folds.json": json.dumps({"format": 1, "folds": [{"checkpoint": trained.prefix}]}).encode(),
         }
         results.commit(f"protocols/{name}", files)
 
@@ -113,13 +114,12 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'{"runs": {}', b'{"runs": {"a": "run-1"}, "variants": [{}]}'])
 def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: Path, content: bytes) -> None:
     results, nothing = Store(tmp_path), SimpleNamespace()
-    opened: Any = AuditedCheckpoint(
-        EvaluatedCheckpoint(0, "p", (), draw_predictions()), nothing, 0, nothing, "run-1", "c"
-    )  # type: ignore[arg-type]
+    trained = save_checkpoint(results, make_checkpoint(Experiment(), key="run-1"))
+    opened: Any = AuditedCheckpoint(EvaluatedCheckpoint(0, trained, (), draw_predictions()), 0, nothing)  # type: ignore[arg-type]
     for folder in ("ablations", "robustness"):
         results.write(f"{folder}/a/results.json", content)
     results.write("searches/s/best.json", b"{")
-    results.write("searches/t/best.json", b'{"checkpoint": "runs/run-1/a0000/e0001-s000000"}')  # no candidates
+    write_best_record(results, "t", [{"checkpoint": trained.prefix}])  # no candidates
     skipped_results: list[str] = []
     sections, found = collect_related(results, [opened], skipped_results)
     assert sections == [] and found == {"ablation": None, "robustness": None}

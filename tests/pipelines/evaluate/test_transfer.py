@@ -1,5 +1,6 @@
 """A checkpoint that is tested on another data set is asked for the classes that both have, and for nothing else."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from eav_ray.config import Experiment, digest, override
 from eav_ray.data.datasets.cremad import CREMAD
 from eav_ray.data.datasets.ravdess import RAVDESS
+from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import ShardFile, ShardIndex
 from eav_ray.data.splits import LabeledRecording, Split
 from eav_ray.distributed.scoring import Scorer, ScoringTask
@@ -28,21 +30,29 @@ from eav_ray.pipelines.evaluate.transfer import (
     select_shared_modalities,
 )
 from eav_ray.storage import Store
-from eav_ray.training import checkpoint as ckpt
-from eav_ray.training.checkpoint import Checkpoint
+from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.dataloader import RawSource
 from eav_ray.training.predictions import build_predictions
-from eav_ray.training.run_spec import Position
+from tests.helpers.checkpoints import make_checkpoint, save_checkpoint
 from tests.helpers.shards import Shards
 
 INDEX = ShardIndex("k", ("a", "b"), ("audio", "eeg"), 30, (ShardFile("f", "0" * 64, 1),), {})
 OTHER = replace(INDEX, shards=(ShardFile("f", "1" * 64, 1),))
 
 
-def trained(data: str = digest(INDEX.fingerprint), **changes: Any) -> Checkpoint:
-    e = override(Experiment(), {"data.modalities": ["audio", "eeg"]} | changes)
-    split = Split("subject_kfold", ("p1/1", "p2/1"), ("p3/1",), ("p4/1",))
-    return Checkpoint(e, split, ("a", "b"), DataShapes(30, 2), {}, {}, Position(1, 0), True, {}, {}, data)
+Trained = Callable[..., OpenedCheckpoint]
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Trained:
+    """Makes a checkpoint that was trained on `INDEX`, of an experiment with changes."""
+
+    def make(**changes: Any) -> OpenedCheckpoint:
+        e = override(Experiment(), {"data.modalities": ["audio", "eeg"]} | changes)
+        split = Split("subject_kfold", ("p1/1", "p2/1"), ("p3/1",), ("p4/1",))
+        return save_checkpoint(Store(tmp_path), make_checkpoint(e, split=split, data_digest=digest(INDEX.fingerprint)))
+
+    return make
 
 
 def target(**changes: Any) -> Experiment:
@@ -52,7 +62,7 @@ def target(**changes: Any) -> Experiment:
 # --- which data set ---
 
 
-def test_a_readers_data_set_is_one_wherever_it_lies_and_a_table_where_it_is_the_same() -> None:
+def test_a_readers_data_set_is_one_wherever_it_lies_and_a_table_where_it_is_the_same(trained: Trained) -> None:
     eav = trained(**{"data.dataset": "eav", "data.root": "/here"})
     assert is_training_dataset(target(**{"data.dataset": "eav", "data.root": "/there"}), eav, OTHER)
     assert not is_training_dataset(target(**{"data.dataset": "ravdess", "data.root": "/here"}), eav, OTHER)
@@ -63,15 +73,16 @@ def test_a_readers_data_set_is_one_wherever_it_lies_and_a_table_where_it_is_the_
     assert is_training_dataset(
         target(**{"data.dataset": "recordings_table", "data.root": "/here.csv"}), mine, OTHER
     )  # made anew
-    assert is_training_dataset(there, replace(mine, data_digest=""), OTHER)  # of an earlier version, which does not say
 
 
 @pytest.mark.parametrize("seen", ["p1", "p3"])
-def test_people_of_its_own_data_set_that_it_was_trained_on_or_chosen_by_are_refused(seen: str) -> None:
+def test_people_of_its_own_data_set_that_it_was_trained_on_or_chosen_by_are_refused(
+    seen: str, trained: Trained
+) -> None:
     items = [LabeledRecording(f"{p}/9", p, 0, "speaking", 0) for p in ("p4", seen)]
     with pytest.raises(ConfigError, match=rf"trained on this very data set, {seen} among.*its own test side"):
-        check_subjects_unseen(items, trained(), "best")
-    check_subjects_unseen(items[:1], trained(), "best")
+        check_subjects_unseen(items, trained())
+    check_subjects_unseen(items[:1], trained())
 
 
 # --- classes ---
@@ -114,33 +125,33 @@ def test_labels_and_logits_follow_the_names() -> None:
 # --- modalities ---
 
 
-def test_modalities_are_those_of_both() -> None:
-    shown, told = select_shared_modalities(target(**{"data.modalities": ["audio", "video"]}), trained(), 0, "best")
+def test_modalities_are_those_of_both(trained: Trained) -> None:
+    shown, told = select_shared_modalities(target(**{"data.modalities": ["audio", "video"]}), trained(), 0)
     assert shown == ("audio",)
     assert told == ["masked, as not in data.modalities: eeg", "ignored, as never trained on: video"]
-    with pytest.raises(ConfigError, match="data.modalities names video, but best was trained on audio, eeg: none"):
-        select_shared_modalities(target(**{"data.modalities": ["video"]}), trained(), 0, "best")
+    with pytest.raises(ConfigError, match="data.modalities names video, but .* was trained on audio, eeg: none"):
+        select_shared_modalities(target(**{"data.modalities": ["video"]}), trained(), 0)
 
 
-def test_another_montage_is_masked_and_told_or_refused_where_there_is_nothing_else() -> None:
+def test_another_montage_is_masked_and_told_or_refused_where_there_is_nothing_else(trained: Trained) -> None:
     both = target(**{"data.modalities": ["audio", "eeg"]})
-    assert select_shared_modalities(both, trained(), 30, "best")[0] == ("audio", "eeg")
-    shown, told = select_shared_modalities(both, trained(), 19, "best")
+    assert select_shared_modalities(both, trained(), 30)[0] == ("audio", "eeg")
+    shown, told = select_shared_modalities(both, trained(), 19)
     assert shown == ("audio",) and told == [
         "eeg is masked: 19 channels here, 30 there, so it is another montage",
     ]
-    with pytest.raises(DataError, match="19 EEG channels, but best was trained on 30"):
-        select_shared_modalities(target(**{"data.modalities": ["eeg"]}), trained(), 19, "best")
+    with pytest.raises(DataError, match="19 EEG channels, but .* was trained on 30"):
+        select_shared_modalities(target(**{"data.modalities": ["eeg"]}), trained(), 19)
 
 
-def test_only_what_is_seen_needs_the_same_profile() -> None:
+def test_only_what_is_seen_needs_the_same_profile(trained: Trained) -> None:
     other = target(**{"preprocessing.eeg.low_hz": 1.0})
-    check_preprocessing(other, trained(), "best", ("audio",))
+    check_preprocessing(other, trained(), ("audio",))
     with pytest.raises(ConfigError, match=r"preprocessing\.eeg\.low_hz"):
-        check_preprocessing(other, trained(), "best", ("audio", "eeg"))
+        check_preprocessing(other, trained(), ("audio", "eeg"))
     with pytest.raises(ConfigError, match=r"preprocessing\.window_s"):
         check_preprocessing(
-            target(**{"preprocessing.window_s": 6, "model.audio.max_length": 600}), trained(), "best", ("audio",)
+            target(**{"preprocessing.window_s": 6, "model.audio.max_length": 600}), trained(), ("audio",)
         )
 
 
@@ -180,15 +191,13 @@ def test_an_equal_id_of_another_data_set_is_another_recording(tmp_path: Path, mo
     e = override(small(), {"store.results": str(results), "store.cache": str(tmp_path / "cache")})
     model = Classifier(e, DataShapes(30, 5))
     split = Split("subject_kfold", ("p0/0", "p0/1"), (), ("p1/0",))
-    whole = Checkpoint(
-        e, split, tuple("abcde"), DataShapes(30, 5), model.state_dict(), {}, Position(1, 0), True, {}, {}
-    )
-    path = f"{results}/{ckpt.write_checkpoint(results, 'run', 'a0000-00000000', whole)}"
+    whole = save_checkpoint(results, make_checkpoint(e, tuple("abcde"), split, weights=model.state_dict()))
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # which an actor does for its own process
-    scorer = Scorer(e, str(shards.store), shards.index, ("p0/0",))
-    _, refused, _ = scorer.score(0, ScoringTask(path, ("p0/0",), ("audio",)))
-    assert isinstance(refused, str) and "recording p0/0 is both in train and in test" in refused
-    _, table, count = scorer.score(0, ScoringTask(path, ("p0/0",), ("audio",), is_other_dataset=True))
-    assert isinstance(table, pd.DataFrame) and (len(table), count) == (4, 1)
+    scorer = Scorer(e, Dataset(shards.store, shards.index, e.store.cache, e.store.cache_gb), ("p0/0",))
+    _, refused, _ = scorer.score(0, ScoringTask(whole, ("p0/0",), ("audio",)))
+    assert "recording p0/0 is both in train and in test" in refused.problem
+    _, scored, count = scorer.score(0, ScoringTask(whole, ("p0/0",), ("audio",), is_other_dataset=True))
+    table = scored.require()
+    assert (len(table), count) == (4, 1)
     assert (table["weight.eeg"] == 0).all() and table["eeg.logit_0"].isna().all()
     assert np.isfinite(table[[f"fusion.logit_{k}" for k in range(5)]]).all(axis=None)

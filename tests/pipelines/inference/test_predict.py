@@ -1,6 +1,6 @@
 """A checkpoint only sees windows that were made as its training windows were, and what is left out is told."""
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +10,36 @@ import pytest
 from eav_ray.config import Experiment, override
 from eav_ray.data.recordings import Recording
 from eav_ray.data.shards.index import ShardIndex
-from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.compatibility import check_windows
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.evaluate.robustness import names_training_dataset
 from eav_ray.pipelines.inference.export import TableWriter
 from eav_ray.pipelines.inference.inference_windows import cut_raw_windows
-from eav_ray.training.checkpoint import Checkpoint
-from eav_ray.training.run_spec import Position
+from eav_ray.storage import Store
+from eav_ray.training.checkpoint import OpenedCheckpoint
+from tests.helpers.checkpoints import make_checkpoint, save_checkpoint
 
 INDEX = ShardIndex("k", ("a", "b"), ("audio", "eeg"), 30, (), {})
 
 
-def trained(**changes: Any) -> Checkpoint:
-    e = override(Experiment(), {"data.modalities": ["audio", "eeg"]} | changes)
-    split = Split("loso", ("p/1",), (), ("q/1",))
-    return Checkpoint(e, split, ("a", "b"), DataShapes(30, 2), {}, {}, Position(1, 0), True, {}, {})
+Trained = Callable[..., OpenedCheckpoint]
 
 
-def test_another_profile_is_refused_with_the_key_that_differs() -> None:
+@pytest.fixture
+def trained(tmp_path: Path) -> Trained:
+    """Makes a checkpoint of an experiment with changes."""
+
+    def make(**changes: Any) -> OpenedCheckpoint:
+        e = override(Experiment(), {"data.modalities": ["audio", "eeg"]} | changes)
+        return save_checkpoint(Store(tmp_path), make_checkpoint(e))
+
+    return make
+
+
+def test_another_profile_is_refused_with_the_key_that_differs(trained: Trained) -> None:
     with pytest.raises(ConfigError, match=r"preprocessing\.eeg\.low_hz=1\.0 there, 0\.5 here"):
-        check_windows(Experiment(), trained(**{"preprocessing.eeg.low_hz": 1.0}), INDEX, "best")
+        check_windows(Experiment(), trained(**{"preprocessing.eeg.low_hz": 1.0}), INDEX)
 
 
 @pytest.mark.parametrize(
@@ -44,19 +52,19 @@ def test_another_profile_is_refused_with_the_key_that_differs() -> None:
         {"optim.lr": 1.0},
     ],
 )
-def test_what_does_not_change_its_windows_may_differ(change: dict[str, Any]) -> None:
-    check_windows(override(Experiment(), change), trained(), INDEX, "best")
+def test_what_does_not_change_its_windows_may_differ(change: dict[str, Any], trained: Trained) -> None:
+    check_windows(override(Experiment(), change), trained(), INDEX)
 
 
 @pytest.mark.parametrize(("data", "same"), [("eav", True), ("recordings_table", False)])
-def test_a_copy_of_a_data_set_holds_the_people_who_were_trained_on(data: Any, same: bool) -> None:
+def test_a_copy_of_a_data_set_holds_the_people_who_were_trained_on(data: Any, same: bool, trained: Trained) -> None:
     there = override(Experiment(), {"data.dataset": data, "data.root": "/data/here"})
-    checkpoint = replace(trained(), experiment=there)
+    checkpoint = trained(**{"data.dataset": data, "data.root": "/data/here"})
     assert names_training_dataset(checkpoint, override(there, {"data.root": "/mnt/a/copy"})) == same
     assert names_training_dataset(checkpoint, there)
 
 
-def test_a_recording_with_nothing_to_predict_from_is_told() -> None:
+def test_a_recording_with_nothing_to_predict_from_is_told(trained: Trained) -> None:
     e, shapes = trained().experiment, DataShapes(30, 2)
     units: Any = [(Recording("p", "1", 0, "", 0),)]
     row = {"unit": 0, "eeg_facts": "{}", "eeg": b""}
@@ -84,6 +92,6 @@ def test_a_table_that_cannot_be_written_is_told_before_anything_is_computed(tmp_
     assert read(tmp_path / f"whole{suffix}")["a"].tolist() == [1, 2]
 
 
-def test_other_classes_are_refused() -> None:
+def test_other_classes_are_refused(trained: Trained) -> None:
     with pytest.raises(DataError, match="trained on the classes a, b, but these shards hold c, d"):
-        check_windows(Experiment(), trained(), ShardIndex("k", ("c", "d"), ("eeg",), 30, (), {}), "best")
+        check_windows(Experiment(), trained(), ShardIndex("k", ("c", "d"), ("eeg",), 30, (), {}))

@@ -13,8 +13,9 @@ from eav_ray.pipelines.demo import pull_if_missing
 from eav_ray.pipelines.inference.pull import format_candidates, format_studies, pull
 from eav_ray.pipelines.search.search_store import build_candidates_table
 from eav_ray.storage import COMMIT, Store, sha256
-from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.checkpoint import OpenedCheckpoint, make_checkpoint_prefix
 from eav_ray.training.run_spec import SELECTION_METRIC, Position
+from eav_ray.tuning.best import write_best_record
 from tests.helpers.checkpoints import FIRST, write_best, write_finished
 
 
@@ -28,8 +29,8 @@ def test_the_best_checkpoint_is_copied_whole(store: Store, tmp_path: Path) -> No
     pulled = pull(str(store), str(tmp_path / "mine"))
     assert pulled.paths == [str(tmp_path / "mine")] and not pulled.skipped
     copied = Store(tmp_path).read_committed("mine")
-    assert copied == store.read_committed(ckpt.make_checkpoint_prefix("run-one", FIRST, Position(3, 0)))
-    assert ckpt.read_checkpoint(Store(tmp_path), "mine").classes == ("calm", "sad")
+    assert copied == store.read_committed(make_checkpoint_prefix("run-one", FIRST, Position(3, 0)))
+    assert OpenedCheckpoint(Store(tmp_path), "mine").state.classes == ("calm", "sad")
 
 
 def test_studies_are_listed_and_what_is_not_finished_says_so(store: Store) -> None:
@@ -50,13 +51,10 @@ def test_a_search_that_is_not_finished_is_not_pulled(store: Store, tmp_path: Pat
 
 def ranked(store: Store, count: int) -> list[str]:
     """A study that kept several candidates; the prefixes of their checkpoints, the best first."""
-    prefixes = [write_finished(store, f"run-{n}") for n in range(count)]
-    hashes = [sha256(store.read(f"{prefix}/{COMMIT}")) for prefix in prefixes]
-    records = [{"checkpoint": p, "commit_sha256": h} for p, h in zip(prefixes, hashes, strict=True)]
-    store.write_json(
-        "searches/one/best.json", {"value": 0.7, "candidate": 1} | records[0] | {"runners_up": records[1:]}
-    )
-    return prefixes
+    kept = [write_finished(store, f"run-{n}") for n in range(count)]
+    records = [{"checkpoint": one.prefix, "commit_sha256": one.commit_sha256} for one in kept]
+    write_best_record(store, "one", [{"value": 0.7, "candidate": 1} | record for record in records])
+    return [one.prefix for one in kept]
 
 
 def test_the_best_few_are_copied_into_folders_of_their_own(store: Store, tmp_path: Path) -> None:
@@ -145,7 +143,7 @@ def test_a_record_that_names_a_path_outside_is_refused(store: Store, name: str, 
 
 
 def test_a_record_that_names_a_link_to_outside_is_refused(store: Store, tmp_path: Path) -> None:
-    prefix = write_finished(Store(tmp_path / "other"), "run")
+    prefix = write_finished(Store(tmp_path / "other"), "run").prefix
     write_best(store, "one", checkpoint="link")
     Path(store.resolve_path("link")).symlink_to(tmp_path / "other" / prefix)
     with pytest.raises(DataError, match="leads outside"):
@@ -153,7 +151,7 @@ def test_a_record_that_names_a_link_to_outside_is_refused(store: Store, tmp_path
     assert not (tmp_path / "mine").exists()
 
 
-@pytest.mark.parametrize("record", [[], {}, {"checkpoint": "x"}, None, "x"])
+@pytest.mark.parametrize("record", [[], {"format": 1}, {"format": 1, "checkpoint": "x"}, None, "x"])
 def test_a_damaged_record_is_a_data_error(store: Store, record: Any, tmp_path: Path) -> None:
     store.write_json("searches/one/best.json", record)
     with pytest.raises(DataError, match="damaged"):
@@ -161,6 +159,14 @@ def test_a_damaged_record_is_a_data_error(store: Store, record: Any, tmp_path: P
     if not isinstance(record, dict):
         with pytest.raises(DataError, match="damaged"):
             format_studies(str(store))
+
+
+def test_a_record_of_another_format_is_one_line(store: Store, tmp_path: Path) -> None:
+    write_best(store, "one")
+    name = "searches/one/best.json"
+    store.write_json(name, store.read_json(name) | {"format": 2})
+    with pytest.raises(DataError, match="best.json has the format 2, and this version reads format 1; run .eav search"):
+        pull(str(store), str(tmp_path / "mine"))
 
 
 def test_a_checkpoint_that_was_replaced_since_is_refused(store: Store, tmp_path: Path) -> None:
@@ -174,7 +180,7 @@ def test_a_checkpoint_that_was_replaced_since_is_refused(store: Store, tmp_path:
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
 def test_a_damaged_file_is_refused_and_nothing_is_written(store: Store, name: str, tmp_path: Path) -> None:
     write_best(store, "one")
-    path = Path(store.resolve_path(f"{ckpt.make_checkpoint_prefix('run-one', FIRST, Position(3, 0))}/{name}"))
+    path = Path(store.resolve_path(f"{make_checkpoint_prefix('run-one', FIRST, Position(3, 0))}/{name}"))
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(DataError, match=f"{name} is damaged"):
         pull(str(store), str(tmp_path / "mine"))
@@ -183,12 +189,12 @@ def test_a_damaged_file_is_refused_and_nothing_is_written(store: Store, name: st
 
 def test_a_commit_that_names_files_outside_writes_nothing_there(store: Store, tmp_path: Path) -> None:
     write_best(store, "one")
-    prefix = ckpt.make_checkpoint_prefix("run-one", FIRST, Position(3, 0))
+    prefix = make_checkpoint_prefix("run-one", FIRST, Position(3, 0))
     listed = json.loads(store.read(f"{prefix}/{COMMIT}"))
     listed["files"]["../../../../evil"] = listed["files"]["state.json"]
     store.write_json(f"{prefix}/{COMMIT}", listed)
     record = {"checkpoint": prefix, "commit_sha256": sha256(store.read(f"{prefix}/{COMMIT}"))}
-    store.write_json("searches/one/best.json", record)
+    write_best_record(store, "one", [record])
     with pytest.raises(DataError, match="not a name inside a store"):
         pull(str(store), str(tmp_path / "mine"))
     assert not list(tmp_path.rglob("evil"))

@@ -10,6 +10,7 @@ from eav_ray.data.io import face_crop
 from eav_ray.data.preprocessing import eeg_ica
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
 from eav_ray.data.recordings import Listing, Recording
+from eav_ray.data.shards.index import SHARDS_FORMAT
 from eav_ray.data.shards.location import open_shard_store, select_content_settings
 from eav_ray.distributed import ray_workarounds
 from eav_ray.errors import ConfigError
@@ -34,7 +35,7 @@ def test_a_chunk_is_done_if_it_has_a_record_without_problems_and_its_shard(
 ) -> None:
     store = Store(tmp_path)
     if record is not None:
-        store.write_json("records/c.json", record)
+        store.write_json("records/c.json", {"format": SHARDS_FORMAT} | record)
     if shard:
         store.write("shards/c.parquet", b"x")
     assert is_chunk_done(store, Chunk("c", ())) is done
