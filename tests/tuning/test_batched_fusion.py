@@ -293,10 +293,10 @@ def scored(runs: list[Run], place: WorkerContext, **options: Any) -> dict[int, d
 
 
 @pytest.mark.parametrize("kind", ["tokens", "pooled", "gated"])
-@pytest.mark.parametrize("at_once", [64, 3])
-def test_folds_are_scored_as_each_would_be_alone(kind: str, at_once: int, place: WorkerContext) -> None:
+@pytest.mark.parametrize("fusion_batch_size", [64, 3])
+def test_folds_are_scored_as_each_would_be_alone(kind: str, fusion_batch_size: int, place: WorkerContext) -> None:
     runs = runs_of(kind, place)
-    found = scored(runs, place, at_once=at_once)
+    found = scored(runs, place, fusion_batch_size=fusion_batch_size)
     assert len({str(scores) for scores in found.values()}) > 3
     for number, run in enumerate(runs):
         assert found[number] == pytest.approx(train_and_score_split(run, place))
@@ -318,8 +318,8 @@ def by_epoch(run: Run, place: WorkerContext) -> dict[int, float]:
 def test_a_look_sees_what_a_head_alone_scores_then_and_changes_nothing(kind: str, place: WorkerContext) -> None:
     runs, shares = runs_of(kind, place), (0.34, 0.67)
     whole = scored(runs, place)
-    for at_once in (64, 3):
-        looked = scored(runs, place, at_once=at_once, looks=PruningSchedule(shares))
+    for fusion_batch_size in (64, 3):
+        looked = scored(runs, place, fusion_batch_size=fusion_batch_size, pruning_schedule=PruningSchedule(shares))
         for number, run in enumerate(runs):
             alone, mine = by_epoch(run, place), looked[number]
             assert {k: v for k, v in mine.items() if not k.startswith("rung_")} == whole[number]
@@ -337,8 +337,8 @@ def test_a_head_that_does_not_stay_ends_there_and_leaves_no_trace_in_others(plac
         return run != 4 and (run, share) != (1, 0.67)
 
     whole, cut = (
-        scored(runs, place, looks=PruningSchedule((0.34, 0.67))),
-        scored(runs, place, looks=PruningSchedule((0.34, 0.67), stays)),
+        scored(runs, place, pruning_schedule=PruningSchedule((0.34, 0.67))),
+        scored(runs, place, pruning_schedule=PruningSchedule((0.34, 0.67), stays)),
     )
     for number in whole:
         if number == 4:
