@@ -273,7 +273,7 @@ def _load_or_predict(
 
 def _condition_to_dict(condition: Condition) -> dict[str, Any]:
     """A condition, for the tree."""
-    found: dict[str, Any] = {"name": condition.name, "kind": condition.kind, "severity": condition.step}
+    found: dict[str, Any] = {"name": condition.name, "kind": condition.kind, "severity": condition.severity}
     found["modalities"] = [d.modality for d in condition.corruptions]
     found["levels"] = [
         {"kind": d.kind, "level": d.level, "unit": CORRUPTION_KINDS[d.kind].unit} for d in condition.corruptions

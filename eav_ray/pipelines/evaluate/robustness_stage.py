@@ -44,7 +44,7 @@ class Condition:
 
     name: str
     kind: str  # "clean", of `corruptions.base.CORRUPTION_KINDS`, or "combined"
-    step: int  # 0 for clean
+    severity: int  # 0 for clean, then 1 for the mildest
     corruptions: tuple[Corruption, ...]
 
 
