@@ -71,7 +71,7 @@ class TrainingTimes:
 @contextmanager
 def record_training() -> Iterator[TrainingTimes]:
     """All that is trained meanwhile is recorded."""
-    record = TrainingTimes()
+    record, waits = TrainingTimes(), []
 
     class RecordedPolicy(CheckpointPolicy):
         def decide_after_step(self, position: Position, engine: Engine) -> tuple[bool, bool, str]:
@@ -83,13 +83,19 @@ def record_training() -> Iterator[TrainingTimes]:
     class RecordedWriter(CheckpointWriter):
         def save(self, engine: Engine, position: Position, metrics: dict[str, Any]) -> None:
             super().save(engine, position, metrics)
+            record.waits.append(waits.pop())
             record.copies.append(self.pause_s - record.waits[-1])
             record.loop_resumed_s = time.monotonic()
+
+        def finish(self, *given: Any) -> str:
+            prefix = super().finish(*given)
+            record.waits.append(waits[0])  # the other is for the last checkpoint itself
+            return prefix
 
     def wait_recorded(wait: Callable[[], None]) -> None:
         began = time.monotonic()
         run_on_all_ranks(wait)
-        record.waits.append(time.monotonic() - began)
+        waits.append(time.monotonic() - began)
 
     def write_recorded(results: Store, key: str, attempt: str, written: checkpoint.Checkpoint) -> str:
         began = time.monotonic()
