@@ -34,7 +34,7 @@ $(BROWSER): $(STAMP)
 install: $(STAMP) $(BROWSER)
 
 demo: $(STAMP)
-	$(PY) jobs/demo.py eav_ray/experiments/demo.yaml
+	.venv/bin/eav demo
 
 # Two workers with a thread each, to which whole files go, so that what a file shares is made once. What starts Ray has
 # the cores for itself.

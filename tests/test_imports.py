@@ -1,4 +1,4 @@
-"""Models and training run where nothing but torch is installed: on a node that only computes, or in somebody's notebook."""
+"""Models and training run where Ray and the readers of files are not installed: on a GPU node, or in a notebook."""
 
 import subprocess
 import sys

@@ -17,5 +17,5 @@ def search(words: ExperimentWords = None) -> None:
     best = search_experiment(experiment)
     print(f"best candidate {best.candidate.number}: {best.candidate.changes}, inner score {best.inner_score:.4f}")
     print(f"study: {best.study_name}")
-    print(f"checkpoint: {experiment.store.results}/{best.checkpoint}")
+    print(f"checkpoint: {best.path}")
     print(f"pull it: eav pull {experiment.store.results} --study {best.study_name} --to best")

@@ -107,10 +107,10 @@ def find_experiment_file(experiment: str | Path) -> Path:
         ConfigError: There is neither such a file nor an experiment of that name.
     """
     path, names = Path(experiment), list_experiment_names()
-    if path.is_file():
-        return path
     if str(experiment) in names:
         return EXPERIMENTS_FOLDER / f"{experiment}.yaml"
+    if path.is_file():
+        return path
     nearest = suggest_nearest(path.stem, names)
     raise ConfigError(
         f"no experiment {experiment}{nearest}; give one of {', '.join(names)}, or the path of a YAML file"

@@ -51,6 +51,11 @@ class StoreConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class Experiment:
+    """Hold all that one experiment is: its data, preprocessing, split, model, training, search, machine and stores.
+
+    It is frozen. `load_experiment` makes one, from a YAML file and changes; `eav keys` lists its keys.
+    """
+
     name: str = Field(
         default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names its folder of results"
     )

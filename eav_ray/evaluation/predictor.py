@@ -10,8 +10,10 @@ import torch
 from eav_ray.config import Modality
 from eav_ray.data.datasets import eav, eegmat
 from eav_ray.data.shards.tables import decode_video, encode_window
+from eav_ray.data.streaming.upload import UPLOAD_LIMITS, Upload, UploadLimits, make_windows
 from eav_ray.evaluation.probabilities import (
     PREDICTED_COLUMN,
+    RecordingAverager,
     add_probabilities,
     list_modalities,
     name_probability_column,
@@ -78,6 +80,33 @@ class Predictor:
             columns = [*ID_COLUMNS, *self.modalities, *(f"has_{m}" for m in self.modalities)]
             tables.append(self({c: stack_column([row[c] for row in stored]) for c in columns}))
         return pd.concat(tables, ignore_index=True)
+
+    def predict_upload(self, upload: Upload, limits: UploadLimits = UPLOAD_LIMITS) -> dict[str, Any]:
+        """Predict one recording, whatever of it can be used.
+
+        Returns:
+            A tree of JSON, as of `build_prediction_trees`, with the modalities that were `used`, the reason for each
+            that is `not_used`, and `windows`, each with its `start_s`. No windows: nothing can be used, and the tree
+            has only these three.
+        """
+        cut_result, not_used = make_windows(
+            upload, self.preprocessing, self.modalities, self.eeg_channels, self.eeg_channel_names, limits
+        )
+        used = [m for m in self.modalities if m not in not_used]
+        if not cut_result.windows:
+            return {"used": used, "not_used": not_used, "windows": []}
+        table = self.predict_windows(cut_result.windows)
+        recording_means = RecordingAverager()
+        recording_means.add(table)
+        (recording,) = build_prediction_trees(recording_means.compute_means(), self.classes)
+        windows = [
+            {"start_s": row["window"] * self.preprocessing.window_s, "used": self.list_used_modalities(row)} | answer
+            for row, answer in zip(cut_result.windows, build_prediction_trees(table, self.classes), strict=True)
+        ]
+        return recording | {"used": used, "not_used": not_used, "windows": windows}
+
+    def list_used_modalities(self, window: dict[str, Any]) -> list[str]:
+        return [m for m in self.modalities if window[f"has_{m}"]]
 
 
 def stack_column(values: list[Any]) -> np.ndarray:

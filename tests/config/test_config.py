@@ -13,6 +13,7 @@ from eav_ray.config import (
     SearchDimension,
     build_experiment,
     digest,
+    list_experiment_names,
     list_keys,
     list_other_kinds,
     load_experiment,
@@ -282,6 +283,23 @@ def test_what_the_texts_name_is_there(path: Path) -> None:
         assert any((folder / name).exists() for folder in (REPOSITORY, EXPERIMENTS)), name
     for key in re.findall(r"(?<![\w.{])([a-z_]+(?:\.[a-z_]+)+)=", text):
         assert key.removeprefix("search.space.") in list_keys(), key
+
+
+def test_an_experiment_is_given_by_its_name_or_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list_experiment_names() == [path.stem for path in SHIPPED]
+    for path in SHIPPED:
+        assert load_experiment(path.stem) == load_experiment(path) == load_experiment(str(path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "mine.yaml"):
+        (tmp_path / name).write_text("name: mine")
+    assert load_experiment("demo").name == "demo" and load_experiment("./demo").name == "mine"
+    assert load_experiment("mine.yaml").name == load_experiment(tmp_path / "mine.yaml").name == "mine"
+    with pytest.raises(
+        ConfigError, match=r"^no experiment fuson; did you mean \"fusion\"\?; give one of cremad, demo, "
+    ):
+        load_experiment("fuson")
+    with pytest.raises(ConfigError, match="^no experiment mine; give one of .*, or the path of a YAML file$"):
+        load_experiment("mine")
 
 
 def test_there_are_paths_and_keys_in_the_texts() -> None:

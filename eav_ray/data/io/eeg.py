@@ -113,13 +113,31 @@ def read_eeg_file(path: str | Path, channels: Sequence[str]) -> RawEEG:
             "all recordings of a data set need the same channels"
         )
     try:
+        return read_channels(raw, channels, str(path))
+    finally:
+        raw.close()
+
+
+def read_channels(raw: mne.io.BaseRaw, channels: Sequence[str], source: str) -> RawEEG:
+    """Read the named channels of an object of MNE, which it has, in that order.
+
+    Args:
+        raw: It hands out volts, whatever its file holds.
+        channels: Names.
+        source: What it is called in the error.
+
+    Returns:
+        `values_CT` float64 (len(channels), samples), microvolts.
+
+    Raises:
+        DataError: The samples cannot be read.
+    """
+    try:
         values_CT = np.asarray(raw.get_data(picks=np.array(channels), verbose="ERROR"), dtype=np.float64) * 1e6
     except READ_ERRORS as error:
         raise DataError(
-            f"{path} cannot be read to its end ({_describe_error(error)}); replace it or leave it out"
+            f"{source} cannot be read to its end ({_describe_error(error)}); replace it or leave it out"
         ) from None
-    finally:
-        raw.close()
     return RawEEG(values_CT, float(raw.info["sfreq"]), tuple(channels), "microvolt")
 
 

@@ -26,14 +26,25 @@ NOT_SENT = "not sent"
 
 
 @dataclass(frozen=True)
+class UploadLimits:
+    """How long a recording and its decoding may last; by default what a stranger may send."""
+
+    max_duration_s: float = MAX_UPLOAD_S
+    decode_timeout_s: int = DECODE_TIMEOUT_S  # of one file
+
+
+UPLOAD_LIMITS = UploadLimits()
+
+
+@dataclass(frozen=True)
 class Upload:
     """What was sent of each modality: as it came, or why it cannot be used. Keys are the modalities that were sent."""
 
     eeg: RawEEG | None = None
     eeg_names_given: bool = False  # channels by their own names
-    audio: bytes | None = None
-    video: bytes | None = None
-    frames: tuple[bytes, ...] = ()  # JPEG, instead of `video`
+    audio: bytes | Path | None = None  # a file: what it holds, or where it lies
+    video: bytes | Path | None = None
+    frames: tuple[bytes, ...] | np.ndarray = ()  # instead of `video`: JPEG files, or (n, height, width, 3) uint8 RGB
     frames_hz: float = 0.0
     errors: dict[str, str] | None = None  # modality -> reason
 
@@ -88,16 +99,18 @@ def make_windows(
     modalities: Sequence[Modality],
     eeg_channels: int,
     montage: tuple[str, ...],
+    limits: UploadLimits = UPLOAD_LIMITS,
 ) -> tuple[WindowedRecording, dict[str, str]]:
     """Windows of what was sent, as `windowing.cut_recording` makes them, and for each modality without any, why.
 
     Args:
         modalities: Of the model.
         montage: Names of its EEG channels, where they are known.
+        limits: How long the recording and its decoding may last.
     """
     reasons = dict.fromkeys(modalities, NOT_SENT) | {m: r for m, r in (upload.errors or {}).items() if m in modalities}
     upload_preprocessing = replace(
-        preprocessing, on_bad="partial", file_timeout_s=min(preprocessing.file_timeout_s, DECODE_TIMEOUT_S)
+        preprocessing, on_bad="partial", file_timeout_s=min(preprocessing.file_timeout_s, limits.decode_timeout_s)
     )
     with tempfile.TemporaryDirectory(prefix="eav-ray-") as folder:
         files: dict[str, str] = {}
@@ -113,7 +126,12 @@ def make_windows(
         if upload.eeg is not None and "eeg" in modalities:
             recording = replace(recording, eeg="eeg")
             prepared = prepare_single_recording(
-                upload.eeg, upload_preprocessing, eeg_channels, montage, names_given=upload.eeg_names_given
+                upload.eeg,
+                upload_preprocessing,
+                eeg_channels,
+                montage,
+                names_given=upload.eeg_names_given,
+                max_duration_s=limits.max_duration_s,
             )
         result = cut_recording(
             recording,
@@ -121,7 +139,7 @@ def make_windows(
             modalities,
             prepared_eeg=prepared,
             eeg_channels=eeg_channels,
-            max_duration_s=MAX_UPLOAD_S,
+            max_duration_s=limits.max_duration_s,
         )
     for problem in result.problems:
         m = next((m for m, path in files.items() if path == problem.file), "eeg")
@@ -131,13 +149,21 @@ def make_windows(
 
 
 def prepare_single_recording(
-    raw: RawEEG, preprocessing: Preprocessing, eeg_channels: int, montage: tuple[str, ...], *, names_given: bool
+    raw: RawEEG,
+    preprocessing: Preprocessing,
+    eeg_channels: int,
+    montage: tuple[str, ...],
+    *,
+    names_given: bool,
+    max_duration_s: float = MAX_UPLOAD_S,
 ) -> PreparedEEG | DataError:
     """EEG of one recording alone, cleaned as `preprocessing.eeg` says; or why it cannot be used."""
     try:
         seconds = raw.values_CT.shape[1] / raw.hz
-        if seconds > MAX_UPLOAD_S:
-            raise DataError(f"EEG is {seconds:.0f} s long; at most {MAX_UPLOAD_S} s are taken: cut it into recordings")
+        if seconds > max_duration_s:
+            raise DataError(
+                f"EEG is {seconds:.0f} s long; at most {max_duration_s:g} s are taken: cut it into recordings"
+            )
         messages.check_rate(raw.hz, preprocessing.eeg.hz)
         raw = messages.arrange_channels(raw, eeg_channels, montage, names_given=names_given)
         ((_, prepared),) = prepare_eeg(
@@ -173,18 +199,21 @@ class _UploadedDataset:
 
 
 def _write_file(upload: Upload, modality: str, folder: Path) -> Path | None:
-    if modality == "audio" and upload.audio is not None:
-        path = folder / "audio"
-        path.write_bytes(upload.audio)
+    content = upload.audio if modality == "audio" else upload.video
+    if isinstance(content, Path):
+        return content
+    if content is not None:
+        path = folder / modality
+        path.write_bytes(content)
+        if modality == "video":
+            _check_frame_size(path)
         return path
-    if modality == "video" and upload.video is not None:
-        path = folder / "video"
-        path.write_bytes(upload.video)
-        _check_frame_size(path)
-        return path
-    if modality == "video" and upload.frames:
+    if modality == "video" and len(upload.frames):
         path = folder / "video.mkv"
-        _write_mjpeg(upload.frames, upload.frames_hz, path)
+        if isinstance(upload.frames, np.ndarray):
+            _write_lossless(upload.frames, upload.frames_hz, path)
+        else:
+            _write_mjpeg(upload.frames, upload.frames_hz, path)
         return path
     return None
 
@@ -205,9 +234,23 @@ def _check_frame_size(path: Path) -> None:
         return  # `video.read_video` says what is wrong with it
 
 
+def _write_lossless(frames: np.ndarray, hz: float, path: Path) -> None:
+    """Write pictures, (n, height, width, 3) uint8 RGB, to a film that holds them as they are."""
+    with av.open(str(path), "w", format="matroska") as container:
+        stream = container.add_stream("ffv1", rate=_make_rate(hz))
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _make_rate(hz: float) -> Fraction:
+    return Fraction(hz).limit_denominator(1000)
+
+
 def _write_mjpeg(frames: Sequence[bytes], hz: float, path: Path) -> None:
     """JPEG files to a film, as they are."""
-    rate = Fraction(hz).limit_denominator(1000)
+    rate = _make_rate(hz)
     with Image.open(io.BytesIO(frames[0])) as first:
         width, height = first.size
     with av.open(str(path), "w", format="matroska") as container:

@@ -26,10 +26,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from eav_ray.data.streaming.messages import parse_json
 from eav_ray.data.streaming.stream import HOP_S, LiveStream, StreamSnapshot, make_window
-from eav_ray.data.streaming.upload import MAX_UPLOAD_S, make_windows, parse_upload
+from eav_ray.data.streaming.upload import MAX_UPLOAD_S, parse_upload
 from eav_ray.errors import DataError
 from eav_ray.evaluation.predictor import Predictor, build_prediction_trees
-from eav_ray.evaluation.probabilities import RecordingAverager
 from eav_ray.pipelines.inference.auth import TokenAuthMiddleware, encode_json, make_json_response
 
 POLL_INTERVAL_S = 0.1
@@ -145,20 +144,11 @@ class PredictionService:
             upload = parse_upload(tree)
         except DataError as error:
             raise RequestError(400, str(error)) from None
-        cut_result, not_used = make_windows(upload, p.preprocessing, p.modalities, p.eeg_channels, p.eeg_channel_names)
-        if not cut_result.windows:
-            reasons = "; ".join(f"{m}: {reason}" for m, reason in not_used.items())
-            raise RequestError(422, f"nothing in this request can be used ({reasons})", not_used=not_used)
-        table = p.predict_windows(cut_result.windows)
-        recording_means = RecordingAverager()
-        recording_means.add(table)
-        (recording,) = build_prediction_trees(recording_means.compute_means(), p.classes)
-        recording |= {"used": [m for m in p.modalities if m not in not_used], "not_used": not_used}
-        windows = [
-            {"start_s": row["window"] * p.preprocessing.window_s, "used": _list_used_modalities(row, p)} | answer
-            for row, answer in zip(cut_result.windows, build_prediction_trees(table, p.classes), strict=True)
-        ]
-        return recording | {"windows": windows}
+        answer = p.predict_upload(upload)
+        if not answer["windows"]:
+            reasons = "; ".join(f"{m}: {reason}" for m, reason in answer["not_used"].items())
+            raise RequestError(422, f"nothing in this request can be used ({reasons})", not_used=answer["not_used"])
+        return answer
 
     async def stream(self, socket: WebSocket) -> None:
         await socket.accept()
@@ -249,17 +239,13 @@ class StreamSession:
         tree = {
             "time": snapshot.stop_s,
             "start": snapshot.start_s,
-            "used": _list_used_modalities(row, p),
+            "used": p.list_used_modalities(row),
             "not_used": not_used,
         }
         if not tree["used"]:
             return tree | {"predicted": None, "probabilities": None}
         (answer,) = build_prediction_trees(p.predict_windows([row]), p.classes)
         return tree | answer
-
-
-def _list_used_modalities(row: dict[str, Any], predictor: Predictor) -> list[str]:
-    return [m for m in predictor.modalities if row[f"has_{m}"]]
 
 
 async def _parse_form(request: Request, body: bytes) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class SearchResult:
     candidate: Candidate
     inner_score: float
     checkpoint: str  # prefix in the results store
+    path: str  # of that checkpoint
 
 
 @dataclass(frozen=True)
@@ -133,4 +134,5 @@ class SearchStore:
             for one in ranked
         ]
         write_best_record(self.results, self.study_name, records)
-        return SearchResult(self.study_name, ranked[0].candidate, ranked[0].score, prefixes[ranked[0].result_key])
+        first, checkpoint = ranked[0], prefixes[ranked[0].result_key]
+        return SearchResult(self.study_name, first.candidate, first.score, checkpoint, f"{self.results}/{checkpoint}")

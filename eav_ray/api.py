@@ -1,0 +1,314 @@
+"""The public functions of the package: what the commands do, from Python.
+
+`eav_ray` itself hands them out, and imports them when they are first used. Progress goes to stderr. Relative paths of
+an experiment are relative to the current folder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from eav_ray.config import Experiment, load_experiment
+from eav_ray.data.recordings import MAX_RECORDING_S
+from eav_ray.data.streaming.local_recording import EEGSource, MediaSource, make_upload
+from eav_ray.data.streaming.upload import UploadLimits
+from eav_ray.errors import DataError
+from eav_ray.evaluation import predictor
+from eav_ray.training.checkpoint import load_finished_checkpoint
+
+if TYPE_CHECKING:  # the functions that need Ray import it when they are called
+    from eav_ray.pipelines.evaluate.evaluate import EvaluationResult
+    from eav_ray.pipelines.preprocess.preprocess import PreprocessingResult
+    from eav_ray.pipelines.search.search_store import SearchResult
+    from eav_ray.pipelines.train.cross_validation import CVReport
+
+__all__ = [
+    "Experiment",
+    "Prediction",
+    "Predictor",
+    "cross_validate",
+    "evaluate",
+    "load_experiment",
+    "preprocess",
+    "search",
+    "train",
+]
+
+
+def preprocess(experiment: Experiment) -> "PreprocessingResult":
+    """Clean raw recordings and write their windows to shards. What is finished is skipped.
+
+    Args:
+        experiment: Its `data` names the recordings, its `preprocessing` the steps, `store.shards` where shards go.
+
+    Returns:
+        The index of the shards, the recordings and files that could not be used (`problems`), and the quality of the
+        signals by recording.
+
+    Raises:
+        ConfigError: The experiment does not fit this machine.
+        DataError: No recording can be used, or some cannot and `preprocessing.on_bad=fail`.
+
+    Example:
+        >>> import eav_ray
+        >>> experiment = eav_ray.load_experiment("demo", {"data.root": "data/EAV"})
+        >>> result = eav_ray.preprocess(experiment)
+        >>> result.index.classes
+        ('Neutral', 'Sadness', 'Anger', 'Happiness', 'Calmness')
+    """
+    from eav_ray.pipelines.preparation import prepare_experiment
+    from eav_ray.pipelines.preprocess.preprocess import preprocess as preprocess_dataset
+
+    return preprocess_dataset(prepare_experiment(experiment, ("shards",)))
+
+
+def train(experiment: Experiment) -> str:
+    """Train one fold of the experiment's protocol, or continue it.
+
+    Args:
+        experiment: Its `split.index` is the fold; its shards must be there.
+
+    Returns:
+        The path of the finished checkpoint, which `Predictor` and `evaluate` take.
+
+    Raises:
+        ConfigError: The experiment does not fit its data or this machine.
+        DataError: The shards are missing or damaged.
+
+    Example:
+        >>> import eav_ray
+        >>> experiment = eav_ray.load_experiment("demo", {"data.root": "data/EAV", "data.modalities": ["eeg"]})
+        >>> path = eav_ray.train(experiment)
+        >>> eav_ray.Predictor(path).modalities
+        ('eeg',)
+    """
+    from eav_ray.pipelines.preparation import prepare_experiment
+    from eav_ray.pipelines.train.train import train as train_fold
+
+    return train_fold(prepare_experiment(experiment))
+
+
+def cross_validate(experiment: Experiment, *, search_folds: bool = False) -> "CVReport":
+    """Train and test all folds of the experiment's protocol, each tested once by its own model.
+
+    Args:
+        experiment: `split.index` does not matter.
+        search_folds: Search every fold first, on inner folds of its own training subjects.
+
+    Returns:
+        The predictions of all folds, a reason for each fold that failed, and the table as text.
+
+    Raises:
+        ConfigError: A fold that cannot be made of these subjects.
+        DataError: The shards are missing, or not one fold could be scored.
+
+    Example:
+        >>> import eav_ray
+        >>> experiment = eav_ray.load_experiment("demo", {"data.root": "data/EAV", "data.modalities": ["eeg"]})
+        >>> report = eav_ray.cross_validate(experiment)
+        >>> sorted(report.result.predictions["subject"].unique())
+        ['subject1', 'subject2', 'subject3']
+    """
+    from eav_ray.pipelines.preparation import prepare_experiment
+    from eav_ray.pipelines.search.nested_cv import cross_validate_nested
+    from eav_ray.pipelines.train.cross_validation import cross_validate as cross_validate_protocol
+
+    run = cross_validate_nested if search_folds else cross_validate_protocol
+    return run(prepare_experiment(experiment))
+
+
+def search(experiment: Experiment) -> "SearchResult":
+    """Search `search.space` on inner folds of the training subjects, then train the best candidate on all of them.
+
+    Args:
+        experiment: Its `search` names the space, the number of candidates and the sampler.
+
+    Returns:
+        The best candidate with its changes and its score on inner folds, and the path of its checkpoint.
+
+    Raises:
+        ConfigError: A space with a candidate that cannot be trained, or more than this machine holds.
+        DataError: The shards are missing, or not one candidate has a score.
+
+    Example:
+        >>> import eav_ray
+        >>> experiment = eav_ray.load_experiment("demo", {"data.root": "data/EAV"})
+        >>> best = eav_ray.search(experiment)
+        >>> sorted(best.candidate.changes) == sorted(experiment.search.space)
+        True
+        >>> eav_ray.Predictor(best.path).modalities
+        ('audio', 'eeg', 'video')
+    """
+    from eav_ray.pipelines.preparation import prepare_experiment
+    from eav_ray.pipelines.search.search import search_experiment
+
+    return search_experiment(prepare_experiment(experiment))
+
+
+def evaluate(experiment: Experiment, checkpoint: str | Path, *, out: str | Path = "") -> "EvaluationResult":
+    """Test a checkpoint once on the test side of its split, audit it for leaks, and write the results page.
+
+    Args:
+        experiment: Names the shards; where they are of another data set, the checkpoint is tested on that.
+        checkpoint: The path that `train` returns.
+        out: Folder of the page; by default in the results store.
+
+    Returns:
+        Whether each recording was predicted correctly by each modality and the fusion, the tests between them, the
+        table as text, and the path of the page.
+
+    Raises:
+        ConfigError: The checkpoint was trained on other windows.
+        DataError: The checkpoint is damaged or not finished, or it fails the audit.
+
+    Example:
+        >>> import eav_ray
+        >>> experiment = eav_ray.load_experiment("demo", {"data.root": "data/EAV"})
+        >>> result = eav_ray.evaluate(experiment, eav_ray.train(experiment))
+        >>> sorted(set(result.correct) & {"audio", "eeg", "fusion", "video"})
+        ['audio', 'eeg', 'fusion', 'video']
+    """
+    from eav_ray.config.paths import resolve_user_path
+    from eav_ray.pipelines.evaluate.evaluate import evaluate_checkpoint
+    from eav_ray.pipelines.preparation import prepare_experiment
+
+    folder = resolve_user_path("out", str(out))
+    return evaluate_checkpoint(prepare_experiment(experiment), str(checkpoint), out=folder)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a checkpoint says of one recording, or of one window of it.
+
+    Attributes:
+        predicted: The class that the fusion predicts; None where it is not a number.
+        probabilities: The fusion's probability of each class.
+        by_modality: The probability of each class by each modality alone; None where it is not there.
+        weights: How much the fusion attends to each modality; they add up to 1.
+        used: The modalities that were used.
+        not_used: The reason for each modality that was not.
+        start_s: When it begins, seconds from the start of the recording.
+        windows: The windows of a recording, in order; a window has none.
+    """
+
+    predicted: str | None
+    probabilities: dict[str, float | None]
+    by_modality: dict[str, dict[str, float | None]]
+    weights: dict[str, float | None]
+    used: tuple[str, ...]
+    not_used: dict[str, str]
+    start_s: float
+    windows: tuple["Prediction", ...]
+
+
+class Predictor:
+    """Predict recordings with a checkpoint, in this process and without Ray.
+
+    Args:
+        checkpoint: A folder that `train`, `eav train` or `eav pull` made, or one in `s3://` or `gs://`.
+        device: Where to compute, such as `"cuda"`; by default a GPU if there is one.
+
+    Attributes:
+        classes: The classes that it knows.
+        modalities: The modalities that it was trained on.
+        eeg_channels: The names of its EEG channels, in order; empty where they are not known.
+
+    Raises:
+        DataError: There is no such checkpoint, or it is damaged or not finished.
+
+    Example:
+        >>> import eav_ray
+        >>> predictor = eav_ray.Predictor("best")
+        >>> prediction = predictor.predict(audio="speech.wav", video="face.mp4")
+        >>> prediction.predicted in predictor.classes
+        True
+        >>> prediction.used, prediction.not_used
+        (('audio', 'video'), {'eeg': 'not sent'})
+        >>> round(sum(prediction.probabilities.values()), 6)
+        1.0
+        >>> [window.start_s for window in prediction.windows]
+        [0, 5]
+    """
+
+    def __init__(self, checkpoint: str | Path, *, device: str = "") -> None:
+        name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._predictor = predictor.Predictor(load_finished_checkpoint(str(checkpoint)), torch.device(name))
+        self.classes: tuple[str, ...] = self._predictor.classes
+        self.modalities: tuple[str, ...] = self._predictor.modalities
+        self.eeg_channels: tuple[str, ...] = self._predictor.eeg_channel_names
+
+    def predict(
+        self,
+        *,
+        eeg: EEGSource | None = None,
+        audio: MediaSource | None = None,
+        video: MediaSource | None = None,
+        eeg_hz: float | None = None,
+        eeg_channels: Sequence[str] = (),
+        eeg_unit: str = "auto",
+        audio_hz: int | None = None,
+        video_fps: float | None = None,
+    ) -> Prediction:
+        """Predict one recording from whatever there is of it, as it was preprocessed for training.
+
+        Args:
+            eeg: A file of any format that `mne.io.read_raw` knows, an `mne.io.Raw`, or (channels, samples).
+            audio: A sound file or a film, or (samples,) or (samples, channels): floats in [-1, 1] or 16-bit integers.
+            video: A film, or (frames, height, width, 3) uint8 RGB.
+            eeg_hz: The rate of an array, samples a second.
+            eeg_channels: The names of an array's channels, by which they are brought into the order of training;
+                without names they must be in it.
+            eeg_unit: The unit of an array: `"microvolt"`, `"volt"`, or `"auto"` to tell by its size.
+            audio_hz: The rate of an array, samples a second.
+            video_fps: The rate of an array, frames a second.
+
+        Returns:
+            The prediction of the recording, and of its windows. A modality that cannot be used is in `not_used`.
+
+        Raises:
+            ConfigError: Nothing is given, or an array without its rate or of another shape.
+            DataError: Nothing that is given can be used; the text says why.
+
+        Example:
+            >>> import eav_ray, mne, soundfile
+            >>> predictor = eav_ray.Predictor("best")
+            >>> raw = mne.io.read_raw("recorded_raw.fif", verbose="ERROR")
+            >>> samples, rate = soundfile.read("speech.wav")
+            >>> prediction = predictor.predict(eeg=raw, audio=samples, audio_hz=rate)
+            >>> prediction.used
+            ('audio', 'eeg')
+        """
+        upload = make_upload(
+            eeg,
+            audio,
+            video,
+            known_eeg_names=self.eeg_channels,
+            eeg_hz=eeg_hz,
+            eeg_channels=eeg_channels,
+            eeg_unit=eeg_unit,
+            audio_hz=audio_hz,
+            video_fps=video_fps,
+        )
+        limits = UploadLimits(MAX_RECORDING_S, self._predictor.preprocessing.file_timeout_s)
+        tree = self._predictor.predict_upload(upload, limits)
+        if not tree["windows"]:
+            reasons = "; ".join(f"{m}: {reason}" for m, reason in tree["not_used"].items())
+            raise DataError(f"nothing of this recording can be used ({reasons})")
+        windows = tuple(_make_prediction(window, {}, ()) for window in tree["windows"])
+        return _make_prediction(tree, tree["not_used"], windows)
+
+
+def _make_prediction(tree: dict[str, Any], not_used: dict[str, str], windows: tuple[Prediction, ...]) -> Prediction:
+    return Prediction(
+        predicted=tree["predicted"],
+        probabilities=tree["probabilities"],
+        by_modality=tree["by_modality"],
+        weights=tree["weights"],
+        used=tuple(tree["used"]),
+        not_used=not_used,
+        start_s=tree.get("start_s", 0),
+        windows=windows,
+    )

@@ -1,0 +1,129 @@
+"""One recording as Python code gives it: paths of files, arrays with their rates, or MNE's objects."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import mne
+import numpy as np
+import soundfile
+
+from eav_ray.data.io.eeg import open_eeg_file, read_channels
+from eav_ray.data.recordings import RawEEG
+from eav_ray.data.streaming.messages import UNITS
+from eav_ray.data.streaming.upload import Upload
+from eav_ray.errors import ConfigError, DataError
+
+EEGSource = str | Path | np.ndarray | mne.io.BaseRaw
+MediaSource = str | Path | np.ndarray
+
+
+def make_upload(
+    eeg: EEGSource | None = None,
+    audio: MediaSource | None = None,
+    video: MediaSource | None = None,
+    *,
+    known_eeg_names: Sequence[str] = (),
+    eeg_hz: float | None = None,
+    eeg_channels: Sequence[str] = (),
+    eeg_unit: str = "auto",
+    audio_hz: int | None = None,
+    video_fps: float | None = None,
+) -> Upload:
+    """Bring one recording into the form in which it is predicted. Files of audio and video are not read here.
+
+    Args:
+        eeg: A file of any format that `mne.io.read_raw` knows, an `mne.io.Raw`, or (channels, samples).
+        audio: A file, or (samples,) or (samples, channels): floats in [-1, 1] or 16-bit integers.
+        video: A file, or (frames, height, width, 3) uint8 RGB.
+        known_eeg_names: The channels that the model knows, which are taken from a file by name where it has them all;
+            else its EEG channels are.
+        eeg_hz, audio_hz, video_fps: Rates of arrays, per second.
+        eeg_channels: Names of an array's channels.
+        eeg_unit: Of an array: "microvolt", "volt", or "auto" to tell by its size.
+
+    Raises:
+        ConfigError: Nothing is given, an array without its rate or of another shape, or an unknown unit.
+        DataError: The EEG file cannot be read.
+    """
+    if eeg is None and audio is None and video is None:
+        raise ConfigError("there is nothing to predict; give at least one of eeg, audio and video")
+    frames = () if video is None or not isinstance(video, np.ndarray) else _check_frames(video)
+    return Upload(
+        eeg=None if eeg is None else _read_eeg(eeg, known_eeg_names, eeg_hz, eeg_channels, eeg_unit),
+        eeg_names_given=not isinstance(eeg, np.ndarray) or bool(eeg_channels),
+        audio=None if audio is None else _read_audio(audio, audio_hz),
+        video=None if video is None or isinstance(video, np.ndarray) else _find_file("video", video),
+        frames=frames,
+        frames_hz=_require_rate("video", "video_fps", video_fps, 25) if len(frames) else 0.0,
+    )
+
+
+def _find_file(name: str, path: str | Path) -> Path:
+    found = Path(path).expanduser()
+    if not found.is_file():
+        raise DataError(f"{name} is {path}, where there is no file")
+    return found
+
+
+def _require_rate(name: str, argument: str, rate: float | None, example: int) -> float:
+    if rate is None or not rate > 0:
+        raise ConfigError(f"{name} is an array, so its rate is needed: for example {argument}={example}")
+    return float(rate)
+
+
+def _read_eeg(
+    source: EEGSource, known_names: Sequence[str], hz: float | None, channels: Sequence[str], unit: str
+) -> RawEEG:
+    if isinstance(source, np.ndarray):
+        rate = _require_rate("eeg", "eeg_hz", hz, 500)
+        if source.ndim != 2 or (channels and len(channels) != len(source)):
+            expected = f"({len(channels) or 'channels'}, samples)"
+            raise ConfigError(f"eeg has shape {source.shape}; give {expected}")
+        if unit not in UNITS:
+            raise ConfigError(f"eeg_unit is {unit!r}; use one of {', '.join(UNITS)}")
+        names = tuple(channels) or tuple(f"channel {i + 1}" for i in range(len(source)))
+        return RawEEG(np.asarray(source, dtype=np.float64), rate, names, unit)
+    if isinstance(source, mne.io.BaseRaw):
+        return _read_raw(source, known_names)
+    raw = open_eeg_file(Path(source).expanduser())
+    try:
+        return _read_raw(raw, known_names)
+    finally:
+        raw.close()
+
+
+def _read_raw(raw: mne.io.BaseRaw, known_names: Sequence[str]) -> RawEEG:
+    """Read the channels that the model knows, or all EEG channels, from an object of MNE, which holds volts."""
+    by_name = {name.strip().lower(): name for name in raw.ch_names}
+    if known_names and all(name.lower() in by_name for name in known_names):
+        names = [by_name[name.lower()] for name in known_names]
+    else:
+        names = [n for n, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True) if kind == "eeg"]
+    if not names:
+        raise DataError(f"eeg has no EEG channel; it has {', '.join(raw.ch_names) or 'none'}")
+    return read_channels(raw, names, "eeg")
+
+
+def _read_audio(source: MediaSource, hz: int | None) -> Path | bytes:
+    if not isinstance(source, np.ndarray):
+        return _find_file("audio", source)
+    rate = _require_rate("audio", "audio_hz", hz, 16000)
+    if source.ndim not in (1, 2) or not (np.issubdtype(source.dtype, np.floating) or source.dtype == np.int16):
+        raise ConfigError(
+            f"audio has shape {source.shape} and holds {source.dtype}; give (samples,) or (samples, channels), as "
+            "floats in [-1, 1] or 16-bit integers"
+        )
+    is_integer = source.dtype == np.int16
+    sink = io.BytesIO()
+    samples = source if is_integer else source.astype(np.float32)
+    soundfile.write(sink, samples, round(rate), format="WAV", subtype="PCM_16" if is_integer else "FLOAT")
+    return sink.getvalue()
+
+
+def _check_frames(frames: np.ndarray) -> np.ndarray:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ConfigError(
+            f"video has shape {frames.shape} and holds {frames.dtype}; give (frames, height, width, 3) of uint8, RGB"
+        )
+    return frames

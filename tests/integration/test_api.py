@@ -1,0 +1,49 @@
+"""The examples of the public functions run, on real Ray and on generated recordings."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import TINY
+
+pytestmark = pytest.mark.ray
+
+# One Ray for all: starting it is most of what each of them costs here. The experiment of the examples is as small as
+# the classes go.
+EXAMPLES = """
+import doctest, sys
+from pathlib import Path
+from eav_ray import api
+from eav_ray.config import RuntimeConfig, loading
+from eav_ray.distributed import cluster
+
+loading.EXPERIMENTS_FOLDER = Path("experiments").absolute()
+finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
+with cluster.connect_to_ray(RuntimeConfig(workers=1)):
+    for name in ("preprocess", "train", "cross_validate", "search", "evaluate"):
+        for example in finder.find(getattr(api, name), name, globs={}):
+            runner.run(example)
+failed, tried = runner.summarize()
+print(f"{tried} examples")
+sys.exit(failed or tried < 15)
+"""
+
+
+def test_the_examples_of_the_public_functions_run(synthetic: Path, tmp_path: Path) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "demo.yaml").write_text(TINY.read_text())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "EAV").symlink_to(synthetic)
+    done = subprocess.run(
+        [sys.executable, "-c", EXAMPLES],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in (tmp_path / "results").iterdir()} >= {"protocols", "searches", "results_pages"}
