@@ -7,6 +7,9 @@ import typer
 
 def keys(
     prefix: Annotated[str, typer.Argument(help="only keys that begin so, such as optim", show_default=False)] = "",
+    plugins: Annotated[
+        str, typer.Option(help="modules that define further kinds, separated by commas", show_default=False)
+    ] = "",
 ) -> None:
     """List the keys of an experiment.
 
@@ -16,6 +19,9 @@ def keys(
     eav keys optim
     eav keys model.eeg
     """
+    from eav_ray.cli.arguments import split_list
     from eav_ray.config.keys import format_keys
+    from eav_ray.config.kinds import import_plugins
 
+    import_plugins(split_list(plugins))
     print(format_keys(prefix))

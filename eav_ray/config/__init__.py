@@ -2,6 +2,7 @@
 
 from eav_ray.config.data_sections import (
     MODALITIES,
+    STRICT,
     DataConfig,
     EEGPreprocessing,
     Modality,
@@ -33,6 +34,7 @@ from eav_ray.config.training_sections import (
 )
 
 __all__ = [
+    "STRICT",
     "DataConfig",
     "EEGPreprocessing",
     "EncoderConfig",

@@ -1,13 +1,18 @@
 """Sections of an experiment on data: recordings, preprocessing, splits."""
 
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     model_validator,
 )
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+from eav_ray.config.kinds import check_dataset_name, find_dataset_module, import_plugins
+from eav_ray.errors import ConfigError
 
 Modality = Literal["audio", "eeg", "video"]
 
@@ -21,9 +26,17 @@ Protocol = Literal["paper", "within", "within_validated", "subject_kfold", "loso
 STRICT = ConfigDict(extra="forbid")
 
 
+def _check_dataset(name: str) -> str:
+    try:
+        check_dataset_name(name)
+    except ConfigError as error:
+        raise PydanticCustomError("unknown_dataset", "{reason}", {"reason": str(error)}) from None
+    return name
+
+
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    dataset: Literal["eav", "ravdess", "cremad", "eegmat", "recordings_table"] = Field(
+    dataset: Annotated[str, AfterValidator(_check_dataset)] = Field(
         default="eav", description="which reader opens `data.root`"
     )
     root: str = Field(
@@ -37,6 +50,15 @@ class DataConfig:
     labels: Literal["true", "permuted"] = Field(
         default="true", description="permuted: labels shuffled within each person, a control that must score at chance"
     )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"reader_module": find_dataset_module(self.dataset)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Import the module of the reader in every process that receives the section, so that it knows it too."""
+        state = dict(state)
+        import_plugins([name for name in [state.pop("reader_module")] if name])
+        self.__dict__.update(state)
 
     @model_validator(mode="after")
     def _check_modalities(self) -> "DataConfig":

@@ -3,6 +3,7 @@
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
+from eav_ray.config.kinds import list_dataset_names
 from eav_ray.config.model_sections import KIND_PLACES
 from eav_ray.config.sections import Experiment
 from eav_ray.errors import ConfigError, suggest_nearest
@@ -26,6 +27,8 @@ def list_keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any
             if field.name == "kind" and (place := KIND_PLACES.get(prefix.removesuffix("."))):
                 shown_type = " | ".join(map(repr, place.list_kinds()))
                 meaning = (type(section).__doc__ or "").strip().partition("\n")[0].removesuffix(".")
+            if prefix + field.name == "data.dataset":
+                shown_type = " | ".join(map(repr, list_dataset_names()))
             table[prefix + field.name] = (shown_type, value, meaning)
     return table
 

@@ -6,16 +6,19 @@ kind is known once its module is imported, in every process. Runs without torch.
 """
 
 import importlib
+import importlib.util
 import pkgutil
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
-from eav_ray.errors import ConfigError
+from eav_ray.errors import ConfigError, suggest_nearest
 
 PLUGIN_GROUP = "eav_ray.plugins"
+DATASETS_PACKAGE = "eav_ray.data.datasets"
+NO_DATASETS = ("registry",)  # modules there that define none
 
 T = TypeVar("T")
 
@@ -97,3 +100,46 @@ def index_kinds(classes: Iterable[type[T]], attribute: str) -> dict[str, type[T]
             )
         kinds[name] = kind
     return dict(sorted(kinds.items()))
+
+
+class DatasetKind:
+    """Mark the readers of data sets, which are defined in a room above this one (`eav_ray.data.recordings`).
+
+    Attributes:
+        name: What `data.dataset` calls the data set; readers without a name are not offered.
+    """
+
+    name: ClassVar[str] = ""
+
+
+@cache
+def list_package_datasets() -> tuple[str, ...]:
+    """List the data sets of this package by the names of their modules; none of them is imported."""
+    spec = importlib.util.find_spec(DATASETS_PACKAGE)
+    folders = spec.submodule_search_locations if spec else None
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(folders) if m.name not in NO_DATASETS))
+
+
+def list_dataset_names() -> list[str]:
+    """List the names that `data.dataset` takes, in alphabetical order."""
+    import_installed_plugins()
+    return sorted({*list_package_datasets(), *index_kinds(list_subclasses(DatasetKind), "name")})
+
+
+def check_dataset_name(name: str) -> None:
+    """Check that a data set of this name exists.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if name in list_package_datasets() or name in index_kinds(list_subclasses(DatasetKind), "name"):
+        return
+    names = list_dataset_names()
+    if name not in names:
+        raise ConfigError(f"data.dataset is {name!r}; use one of {', '.join(names)}{suggest_nearest(name, names)}")
+
+
+def find_dataset_module(name: str) -> str:
+    """Find the module that defines the reader of a data set from outside the package; empty for one of the package."""
+    reader = index_kinds(list_subclasses(DatasetKind), "name").get(name)
+    return reader.__module__ if reader and name not in list_package_datasets() else ""

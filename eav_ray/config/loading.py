@@ -83,6 +83,8 @@ def _explain_validation_error(error: Any, tree: Any) -> str:
             return f'"{path}" is not a key of {place.key}.kind={kind}{hint} (`eav keys {place.key}` lists all keys)'
         nearest = suggest_nearest(path, list_key_names())
         return f'"{path}" is not a key of an experiment{nearest} (`eav keys` lists all keys)'
+    if error["type"] == "unknown_dataset":
+        return error["ctx"]["reason"]
     if error["type"] == "value_error":
         text = str(error["ctx"]["error"]).replace("\n", "; ")
         return f"{path}: {text}" if path else text

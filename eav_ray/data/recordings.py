@@ -6,9 +6,14 @@ windows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Self
 
 import numpy as np
+
+from eav_ray.config import DataConfig, Modality
+from eav_ray.config.kinds import DatasetKind
+from eav_ray.errors import DataError
 
 MAX_RECORDING_S = 3600  # of one recording: longer files are damaged, hostile, or whole sessions
 LISTENING = "listening"  # recordings of this task are only ever trained on
@@ -59,29 +64,52 @@ class RawEEG:
     unit: str  # "microvolt", "volt", or "auto" where the file does not say
 
 
-class DatasetReader(Protocol):
-    """A reader. Construction fails with DataError where `root` is not such a data set."""
+class DatasetReader(DatasetKind):
+    """Read one data set: list its recordings, and decode their EEG.
 
-    name: str
-    classes: tuple[str, ...]
-    modalities: tuple[str, ...]  # what this data set can offer
+    Attributes:
+        name: What `data.dataset` calls it; for a reader of this package also the name of its module.
+        classes: Names of the classes, by label.
+        modalities: What the data set can offer.
+        channels: Names of the EEG channels, where they are known without reading a recording.
+        is_real: False where the recordings are synthetic: published results are not of them.
+    """
+
+    classes: tuple[str, ...] = ()
+    modalities: tuple[Modality, ...] = ()
+    channels: tuple[str, ...] = ()
+    is_real: bool = True
+
+    @classmethod
+    def open(cls, data: DataConfig) -> Self:
+        """Open the data set that the section `data` of an experiment describes.
+
+        Raises:
+            DataError: `data.root` is not such a data set.
+        """
+        return cls(data.root)
+
+    def __init__(self, root: str) -> None:
+        self.root = Path(root).expanduser().absolute()
 
     def scan(self) -> Listing:
         """List all recordings in (subject, order), and everything that had to be left out."""
-        ...
+        raise NotImplementedError
 
     def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
-        """All recordings of one person whose EEG was recorded one after the other with these, in that order.
+        """List all recordings of one subject whose EEG was recorded one after the other with these, in that order.
 
         Args:
-            recordings: Of one person, in order; the result contains them.
+            recordings: Of one subject, in order; the result contains them.
         """
-        ...
+        return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         """Read one recording's EEG, scalp channels only.
 
         Raises:
-            DataError: The file is missing, damaged or of the wrong layout.
+            DataError: The file is missing, damaged or of the wrong layout, or the data set has no EEG.
         """
-        ...
+        raise DataError(
+            f"{recording.id}: {self.name} has no EEG; set data.modalities=[{','.join(self.modalities)}] or fewer"
+        )

@@ -32,12 +32,12 @@ def apply_candidate(experiment: Experiment, changes: dict[str, Any]) -> Experime
     """
     foreign: set[str] = set()
     for place in KIND_PLACES.values():
-        current = functools.reduce(getattr, place.key.split("."), experiment).kind
+        section: Any = functools.reduce(getattr, place.key.split("."), experiment)
         keys = {
-            kind: {f"{place.key}.{field.name}" for field in fields(section)}
-            for kind, section in place.list_kinds().items()
+            kind: {f"{place.key}.{field.name}" for field in fields(kind_section)}
+            for kind, kind_section in place.list_kinds().items()
         }
-        if own := keys.get(changes.get(f"{place.key}.kind", current)):
+        if own := keys.get(changes.get(f"{place.key}.kind", section.kind)):
             foreign |= set().union(*keys.values()) - own
     return override(experiment, {key: value for key, value in changes.items() if key not in foreign})
 

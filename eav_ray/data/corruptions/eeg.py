@@ -27,7 +27,7 @@ POSTERIOR_BLINK_GAIN, UNKNOWN_BLINK_GAIN = 0.02, 0.2
 ELECTRODE_ROW = re.compile(r"[A-Za-z]+?(?=z|\d|$)")
 
 
-class CorruptedDataset:
+class CorruptedDataset(DatasetReader):
     """A data set whose EEG is corrupted, for whatever takes a `DatasetReader`.
 
     Args:
@@ -36,7 +36,7 @@ class CorruptedDataset:
 
     def __init__(self, dataset: DatasetReader, corruption: Corruption, unit: str) -> None:
         self._dataset, self._corruption, self._unit = dataset, corruption, unit
-        self.name, self.classes, self.modalities = dataset.name, dataset.classes, dataset.modalities
+        self.classes, self.modalities = dataset.classes, dataset.modalities
 
     def scan(self) -> Listing:
         return self._dataset.scan()

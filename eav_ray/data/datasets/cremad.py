@@ -5,10 +5,10 @@ level, the same in each folder: `AudioWAV/1001_DFA_ANG_XX.wav`, `VideoFlash/1001
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from eav_ray.data.recordings import Listing, Problem, RawEEG, Recording
+from eav_ray.config import Modality
+from eav_ray.data.recordings import DatasetReader, Listing, Problem, Recording
 from eav_ray.errors import DataError
 
 CODE_TO_LABEL = {"ANG": 0, "HAP": 1, "NEU": 2, "SAD": 3}
@@ -22,7 +22,7 @@ VIDEO_FOLDERS = {"VideoFlash": (".flv", ".mp4")}
 LFS_POINTER_PREFIX = b"version https://git-lfs"  # what a clone without Git LFS holds in place of a file
 
 
-class CREMAD:
+class CREMAD(DatasetReader):
     """Reader of `root/AudioWAV/*.wav`, `root/AudioMP3/*.mp3` and `root/VideoFlash/*.(flv|mp4)`; each folder may lack.
 
     Args:
@@ -57,7 +57,9 @@ class CREMAD:
                 "`git lfs pull` there"
             )
         self.folders = {name: place for name, place in self.folders.items() if name not in pointers}
-        self.modalities: tuple[str, ...] = ("audio", "video") if set(VIDEO_FOLDERS) & set(self.folders) else ("audio",)
+        self.modalities: tuple[Modality, ...] = (
+            ("audio", "video") if set(VIDEO_FOLDERS) & set(self.folders) else ("audio",)
+        )
 
     def scan(self) -> Listing:
         """One recording a clip; disgust and fear are not listed. `order` is the position by file name.
@@ -113,13 +115,6 @@ class CREMAD:
                     problems.append(Problem(*key, str(files[1]), f"the same clip twice ({names}); keep one"))
                 path_by_clip.setdefault(key, str(files[0]))
         return path_by_clip
-
-    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
-        return list(recordings)
-
-    def read_eeg(self, recording: Recording) -> RawEEG:
-        """Always fails: there is none."""
-        raise DataError(f"{recording.id}: CREMA-D has no EEG; set data.modalities=[audio,video] or one of them")
 
 
 def _is_lfs_pointer(folder: Path) -> bool:

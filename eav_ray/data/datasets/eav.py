@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
+from eav_ray.config import DataConfig, Modality
 from eav_ray.data.io import matlab
-from eav_ray.data.recordings import LISTENING, Listing, Problem, RawEEG, Recording
+from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError
 
 EAV_CLASSES = ("Neutral", "Sadness", "Anger", "Happiness", "Calmness")
@@ -34,7 +36,7 @@ SUBJECT_FOLDER_PATTERN = re.compile(r"subject0*([1-9]\d*)", re.IGNORECASE)
 MEDIA_NAME_PATTERN = re.compile(r"(\d{3})_trial_\d+_([a-z]+)_([a-z]+?)(?:_aud)?", re.IGNORECASE)
 
 
-class EAV:
+class EAV(DatasetReader):
     """Reader of `root/subject*/{EEG,Audio,Video}`.
 
     Args:
@@ -47,8 +49,12 @@ class EAV:
 
     name = "eav"
     classes: tuple[str, ...] = EAV_CLASSES
-    modalities: tuple[str, ...] = ("audio", "eeg", "video")
+    modalities: tuple[Modality, ...] = ("audio", "eeg", "video")
     channels: tuple[str, ...] = EAV_CHANNELS
+
+    @classmethod
+    def open(cls, data: DataConfig) -> Self:
+        return cls(data.root, data.tasks, data.subjects)
 
     def __init__(self, root: str, tasks: Sequence[str] = ("speaking",), subjects: Sequence[str] = ()) -> None:
         self.root = Path(root).expanduser().absolute()

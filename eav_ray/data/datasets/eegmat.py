@@ -4,11 +4,11 @@ Zyma et al. 2019, doi:10.3390/data4010014. 19 scalp channels at 500 Hz; `Subject
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
+from eav_ray.config import Modality
 from eav_ray.data.io import eeg
-from eav_ray.data.recordings import Listing, Problem, RawEEG, Recording
+from eav_ray.data.recordings import DatasetReader, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError
 
 # The file also has "EEG A2-A1", the two ears against each other, and an ECG: neither is scalp.
@@ -20,7 +20,7 @@ EEGMAT_CHANNELS = (
 FILE_PATTERN = re.compile(r"Subject(\d\d)_([12])\.edf")
 
 
-class EEGMAT:
+class EEGMAT(DatasetReader):
     """Reader of `root/SubjectNN_1.edf` and `_2.edf`.
 
     Args:
@@ -31,7 +31,7 @@ class EEGMAT:
 
     name = "eegmat"
     classes: tuple[str, ...] = ("rest", "arithmetic")
-    modalities: tuple[str, ...] = ("eeg",)
+    modalities: tuple[Modality, ...] = ("eeg",)
     channels: tuple[str, ...] = EEGMAT_CHANNELS
 
     def __init__(self, root: str) -> None:
@@ -61,9 +61,6 @@ class EEGMAT:
                 else:
                     recordings.append(Recording(subject, name, label, "cognitive", label, eeg=str(path)))
         return Listing(tuple(recordings), tuple(problems))
-
-    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
-        return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         """The 19 scalp channels, (19, samples), microvolts, named as in the 10-20 system without the prefix "EEG ".

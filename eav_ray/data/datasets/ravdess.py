@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from eav_ray.data.recordings import Listing, Problem, RawEEG, Recording
+from eav_ray.config import Modality
+from eav_ray.data.recordings import DatasetReader, Listing, Problem, Recording
 from eav_ray.errors import DataError
 
 CLASSES = ("Neutral", "Sadness", "Anger", "Happiness", "Calmness")
@@ -21,7 +22,7 @@ ACTOR_PATTERN = re.compile(r"Actor_(\d\d)")
 ACTOR_FOLDER_GLOBS = ("Actor_*", "*_Speech_Actor*/Actor_*")
 
 
-class RAVDESS:
+class RAVDESS(DatasetReader):
     """Reader of `root/Actor_NN/MM-01-EE-..-NN.(wav|flac|mp4)`, and of the archives' folders around `Actor_NN`.
 
     Args:
@@ -32,7 +33,7 @@ class RAVDESS:
 
     name = "ravdess"
     classes: tuple[str, ...] = CLASSES
-    modalities: tuple[str, ...] = ("audio", "video")
+    modalities: tuple[Modality, ...] = ("audio", "video")
 
     def __init__(self, root: str) -> None:
         given = Path(root).expanduser().absolute()
@@ -82,13 +83,6 @@ class RAVDESS:
                 )
                 recordings.append(Recording(subject, clip, label, "speaking", order, audio=audio, video=video))
         return Listing(tuple(recordings), tuple(problems))
-
-    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
-        return list(recordings)
-
-    def read_eeg(self, recording: Recording) -> RawEEG:
-        """Always fails: there is none."""
-        raise DataError(f"{recording.id}: RAVDESS has no EEG; set data.modalities=[audio,video] or one of them")
 
 
 def _list_files(folders: Sequence[Path]) -> Iterator[tuple[Path, str, str, str]]:

@@ -1,6 +1,6 @@
 """A user's own recordings, listed in a CSV or Parquet file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,9 @@ import pyarrow as pa
 from pyarrow import csv
 
 from eav_ray import errors
+from eav_ray.config import MODALITIES, Modality
 from eav_ray.data.io import eeg, parquet
-from eav_ray.data.recordings import Listing, Problem, RawEEG, Recording
+from eav_ray.data.recordings import DatasetReader, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError, suggest_nearest
 
 REQUIRED_COLUMNS = ("subject", "recording", "label")
@@ -18,7 +19,7 @@ OPTIONAL_COLUMNS = (*MEDIA_COLUMNS, "task", "order")
 NAME_COLUMNS = ("subject", "recording")  # parts of file names and of recordings' ids
 
 
-class RecordingsTable:
+class RecordingsTable(DatasetReader):
     """Reader of a table with the columns `subject`, `recording`, `label`, at least one of `eeg`, `audio`, `video`, and
     optionally `task` (default speaking; listening is only ever trained on) and `order` (default the row's position).
 
@@ -41,7 +42,7 @@ class RecordingsTable:
                     f"{', '.join(REQUIRED_COLUMNS)}, optional "
                     f"{', '.join(OPTIONAL_COLUMNS)}{suggest_nearest(column, columns)}"
                 )
-        self.modalities: tuple[str, ...] = tuple(m for m in sorted(MEDIA_COLUMNS) if m in columns)
+        self.modalities: tuple[Modality, ...] = tuple(m for m in MODALITIES if m in columns)
         if not self.modalities:
             raise DataError(
                 f"{self.path} has none of the columns {', '.join(MEDIA_COLUMNS)}; it has {', '.join(columns)}; add at "
@@ -121,9 +122,6 @@ class RecordingsTable:
         if self._channels is None:
             self._channels = _read_first_channel_names(r.eeg for r in self.scan().recordings if r.eeg is not None)
         return self._channels
-
-    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
-        return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         """The channels of type EEG, (channels, samples), microvolts, in the order of `channels`.

@@ -1,15 +1,30 @@
 """From the section `data` of an experiment to a reader and its recordings."""
 
+import importlib
 from dataclasses import replace
 
 from eav_ray.config import DataConfig
-from eav_ray.data.datasets.cremad import CREMAD
-from eav_ray.data.datasets.eav import EAV
-from eav_ray.data.datasets.eegmat import EEGMAT
-from eav_ray.data.datasets.ravdess import RAVDESS
-from eav_ray.data.datasets.recordings_table import RecordingsTable
+from eav_ray.config.kinds import (
+    DATASETS_PACKAGE,
+    check_dataset_name,
+    index_kinds,
+    list_package_datasets,
+    list_subclasses,
+)
 from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem
 from eav_ray.errors import ConfigError, suggest_nearest
+
+
+def find_reader(name: str) -> type[DatasetReader]:
+    """Find the reader that `data.dataset` names: in the module of that name here, or from outside the package.
+
+    Raises:
+        ConfigError: There is no such data set.
+    """
+    check_dataset_name(name)
+    if name in list_package_datasets():
+        importlib.import_module(f"{DATASETS_PACKAGE}.{name}")
+    return index_kinds(list_subclasses(DatasetReader), "name")[name]
 
 
 def open_reader(data: DataConfig) -> DatasetReader:
@@ -23,17 +38,7 @@ def open_reader(data: DataConfig) -> DatasetReader:
         raise ConfigError(
             f"data.root is empty; set data.root=... to the folder (recordings_table: the file) of {data.dataset}"
         )
-    match data.dataset:
-        case "eav":
-            reader = EAV(data.root, data.tasks, data.subjects)
-        case "ravdess":
-            reader = RAVDESS(data.root)
-        case "cremad":
-            reader = CREMAD(data.root)
-        case "eegmat":
-            reader = EEGMAT(data.root)
-        case "recordings_table":
-            reader = RecordingsTable(data.root)
+    reader = find_reader(data.dataset).open(data)
     missing = [m for m in data.modalities if m not in reader.modalities]
     if missing:
         offered = ",".join(reader.modalities)
@@ -80,7 +85,7 @@ def count_eeg_channels(reader: DatasetReader, listing: Listing) -> int:
     Raises:
         DataError: Not one EEG file of a user's table can be opened.
     """
-    if isinstance(reader, EAV | EEGMAT | RecordingsTable):
+    if reader.channels:
         return len(reader.channels)
     first = next((r for r in listing.recordings if r.eeg is not None), None)
     return 0 if first is None else len(reader.read_eeg(first).channels)

@@ -16,7 +16,7 @@ from eav_ray.config import MODALITIES, Modality, Preprocessing
 from eav_ray.data.io.video import DECODE_ERRORS
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
-from eav_ray.data.recordings import Listing, RawEEG, Recording
+from eav_ray.data.recordings import DatasetReader, RawEEG, Recording
 from eav_ray.data.streaming import messages
 from eav_ray.errors import DataError
 
@@ -178,21 +178,11 @@ def prepare_single_recording(
         return error
 
 
-class _UploadedDataset:
+class _UploadedDataset(DatasetReader):
     """A data set of one recording, for `preprocessing.eeg.prepare_eeg`."""
-
-    name = "sent"
 
     def __init__(self, raw: RawEEG) -> None:
         self.raw = raw
-        self.classes: tuple[str, ...] = ()
-        self.modalities: tuple[str, ...] = ("eeg",)
-
-    def scan(self) -> Listing:
-        return Listing(())
-
-    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
-        return list(recordings)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         return self.raw

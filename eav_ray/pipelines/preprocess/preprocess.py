@@ -108,7 +108,7 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
         store.root.rsplit("-", 1)[1], dataset.classes, modalities, n_chans, shards, list_package_versions()
     )
     settings = {"preprocessing": asdict(experiment.preprocessing), "data": asdict(experiment.data)}
-    settings |= {"channels": list(getattr(dataset, "channels", ())), "is_real": getattr(dataset, "is_real", True)}
+    settings |= {"channels": list(dataset.channels), "is_real": dataset.is_real}
     write_index(store, index, settings)
     store.write_json("problems.json", [asdict(p) for p in problems])
     quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
