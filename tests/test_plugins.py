@@ -211,7 +211,8 @@ def test_an_installed_package_may_name_a_plugin(tmp_path: Path) -> None:
 def test_two_kinds_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "again.py").write_text(Path(REPOSITORY / "tests/helpers/toy_dataset.py").read_text())
     code = (
-        "import again, tests.helpers.toy_dataset; from eav_ray.config import *; from eav_ray.errors import ConfigError\n"
+        "import again, tests.helpers.toy_dataset; from eav_ray.config import *\n"
+        "from eav_ray.errors import ConfigError\n"
         "try: override(Experiment(), {'data.dataset': 'toy_dataset'})\n"
         "except ConfigError as error: print(error)"
     )

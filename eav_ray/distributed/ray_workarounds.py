@@ -200,7 +200,7 @@ def tune_settings(max_pending_trials: int) -> Iterator[None]:
 
 
 def get_serve_address() -> tuple[str, int] | None:
-    """Return (host, port) where the running Ray Serve listens, which another job may have said; None where it has none."""
+    """Return (host, port) where the running Ray Serve listens, as another job may have said; None where it has none."""
     from ray.serve.context import _get_global_client
 
     client = _get_global_client()

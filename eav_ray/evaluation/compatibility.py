@@ -15,8 +15,8 @@ def check_windows(experiment: Experiment, checkpoint: OpenedCheckpoint, index: S
     check_preprocessing(experiment, checkpoint)
     if index.classes != checkpoint.state.classes:
         raise DataError(
-            f"{checkpoint.path} was trained on the classes {', '.join(checkpoint.state.classes)}, but these shards hold "
-            f"{', '.join(index.classes)}; evaluate it on a data set with the same classes"
+            f"{checkpoint.path} was trained on the classes {', '.join(checkpoint.state.classes)}, but these shards "
+            f"hold {', '.join(index.classes)}; evaluate it on a data set with the same classes"
         )
 
 

@@ -49,7 +49,7 @@ def make_mlflow_client(uri: str) -> Any:
 
 @contextlib.contextmanager
 def mlflow_environment() -> Iterator[None]:
-    """Set what MLflow's client reads with every request: no telemetry, and, unless the user says otherwise, no patience."""
+    """Set what MLflow's client reads with every request: no telemetry, and no patience, unless the user asks for it."""
     with (
         environment_variables({"MLFLOW_DISABLE_TELEMETRY": "true"}),
         environment_variables(CLIENT_VARIABLES, keep_existing=True),

@@ -85,7 +85,7 @@ def execute_run(
 
         def acquire_lock() -> None:
             if rank_and_world_size()[0] == 0:
-                # Two jobs must not write one run. Workers of a group that has just died may hold it for some seconds yet.
+                # Two jobs must not write one run. Workers of a group that has just died may hold it for seconds yet.
                 stack.enter_context(context.results.lock(f"runs/{run.key}/lock", timeout_s=LOCK_TIMEOUT_S))
 
         run_on_all_ranks(acquire_lock)

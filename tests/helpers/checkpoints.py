@@ -28,10 +28,12 @@ def make_checkpoint(
     shapes: DataShapes | None = None,
     weights: dict[str, Tensor] | None = None,
     data_digest: str = "shards",
-    position: Position = Position(1, 0),
+    position: Position | None = None,
 ) -> Checkpoint:
     shapes = shapes or DataShapes(30, len(classes))
-    state = CheckpointState(key, position, finished=True, classes=classes, shapes=shapes, data_digest=data_digest)
+    state = CheckpointState(
+        key, position or Position(1, 0), finished=True, classes=classes, shapes=shapes, data_digest=data_digest
+    )
     return Checkpoint(state, experiment, split, metrics={}, weights=weights or {}, optimizer_state={})
 
 

@@ -20,8 +20,8 @@ TRAINING_KEYS = (
 class FusionConfig:
     """Describe one kind of fusion: a frozen dataclass with `kind: Literal["..."]` and the keys of its network.
 
-    The network is built by `build(section, widths, times_s, window_s=..., n_outputs=...)` of the module of the same name
-    in `eav_ray.models.fusion`, or, for a kind from outside the package, of the section's own module.
+    The network is built by `build(section, widths, times_s, window_s=..., n_outputs=...)` of the module of the same
+    name in `eav_ray.models.fusion`, or, for a kind from outside the package, of the section's own module.
 
     Attributes:
         revision: Raise it when what the fusion computes changes, so that what was trained before is not reused.

@@ -52,7 +52,8 @@ def open_audited(evaluated: EvaluatedCheckpoint, run_audit: Callable[[Checkpoint
     audit_result = run_audit(loaded)
     if not audit_result.passed:
         raise DataError(
-            f"{evaluated.checkpoint.path} fails the leak audit, so there is no page of it: {audit_result.first_failure}; "
+            f"{evaluated.checkpoint.path} fails the leak audit, so there is no page of it: "
+            f"{audit_result.first_failure}; "
             "train it again on a split that holds"
         )
     return AuditedCheckpoint(evaluated, sum(t.numel() for t in loaded.weights.values()), audit_result)

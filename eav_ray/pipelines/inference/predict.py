@@ -132,8 +132,8 @@ def _require_known_modalities(experiment: Experiment, checkpoint: OpenedCheckpoi
     unknown = [m for m in experiment.data.modalities if m not in modalities]
     if unknown:
         raise ConfigError(
-            f"data.modalities names {', '.join(unknown)}, but {checkpoint.path} was trained on {', '.join(modalities)}; name some "
-            "of these"
+            f"data.modalities names {', '.join(unknown)}, but {checkpoint.path} was trained on "
+            f"{', '.join(modalities)}; name some of these"
         )
     return modalities
 
