@@ -173,7 +173,9 @@ def test_a_modality_that_cannot_be_used_is_named_and_the_others_are_used(
     assert set(found.by_modality["video"].values()) == {None} and found.weights["video"] == 0
     with pytest.raises(eav_ray.DataError, match="nothing of this recording can be used .*video cannot be decoded"):
         predictor.predict(video=tmp_path / "broken.mp4")
-    with pytest.raises(eav_ray.DataError, match="nothing of this recording .*eeg: EEG has no channel Fp1"):
+    with pytest.raises(
+        eav_ray.DataError, match="nothing of this recording .*eeg: what was sent has no EEG channel Fp1"
+    ):
         predictor.predict(eeg=SENT.eeg_CT[1:], eeg_hz=EEG_HZ, eeg_channels=EAV_CHANNELS[1:])
 
 

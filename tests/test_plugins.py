@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from eav_ray.config.keys import format_keys
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.eeg import prepare_eeg
 from eav_ray.data.preprocessing.windowing import cut_recording
-from eav_ray.data.shards.index import INDEX_FILE, ShardFile, ShardIndex, read_index
+from eav_ray.data.shards.index import ShardFile, ShardIndex, read_index, write_index
 from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import encode_window
 from eav_ray.data.shards.window_cache import WindowCache
@@ -82,7 +81,7 @@ def windows(experiment: Experiment) -> Iterator[WindowCache]:
             shard.add([encode_window(window, e.preprocessing) for window in cut.windows])
     file = ShardFile(shard.name, shard.sha256, shard.rows, "")
     versions = list_package_versions()
-    store.write_json(INDEX_FILE, asdict(ShardIndex("toy", reader.classes, ("eeg",), len(CHANNELS), (file,), versions)))
+    write_index(store, ShardIndex("toy", reader.classes, ("eeg",), len(CHANNELS), (file,), versions, CHANNELS))
     names = tuple(r.id for r in listing.recordings)
     yield WindowCache(store, read_index(store), cache=e.store.cache, cache_gb=1, allowed_recordings=names)
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import ray
 from ray.util import ActorPool
 
 from eav_ray.config import Experiment, digest
 from eav_ray.data.io import parquet
+from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.data.shards.schema import compute_window_shapes
@@ -167,6 +169,18 @@ class Scorer:
             result = ScoringResult(pd.DataFrame(), str(error))
         return number, result, len(task.recordings)
 
+    def _match_channels(self, task: ScoringTask) -> np.ndarray | None:
+        """Find the order in which a checkpoint knows the EEG channels of the windows; None where that is theirs."""
+        available, wanted = (
+            self._context.windows.index.eeg_channel_names,
+            task.checkpoint.state.shapes.eeg_channel_names,
+        )
+        return (
+            None
+            if available == wanted or not available or not wanted
+            else np.array(match_channels(available, wanted, str(self._context.windows)))
+        )
+
     def _predict(self, task: ScoringTask) -> pd.DataFrame:
         if task.checkpoint != self._checkpoint:
             checkpoint = task.checkpoint
@@ -184,7 +198,10 @@ class Scorer:
         zero_shapes = {
             m: self._shapes[m][0] for m in names if task.is_other_dataset and m not in task.visible_modalities
         }
-        source = MaskedSource(RawSource(windows, names, zero_shapes), task.visible_modalities or tuple(names))
+        channel_order = self._match_channels(task) if "eeg" in names and "eeg" not in zero_shapes else None
+        source = MaskedSource(
+            RawSource(windows, names, zero_shapes, channel_order), task.visible_modalities or tuple(names)
+        )
         for part, batch in make_inference_batches(source, self._labels, rows, BATCH_SIZE):
             inputs = {m: x.to(device) for m, x in batch.inputs.items()}
             output, frames = predict_with_frames(self._model, inputs, batch.present_BM.to(device))

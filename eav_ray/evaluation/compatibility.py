@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from eav_ray.config import Experiment
 from eav_ray.config.digests import flatten_sections
+from eav_ray.data.preprocessing.electrodes import describe_left_out, match_channels
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.training.checkpoint import OpenedCheckpoint
@@ -41,9 +42,32 @@ def check_preprocessing(
         )
 
 
-def check_channels(experiment: Experiment, checkpoint: OpenedCheckpoint, n_chans: int) -> None:
-    if n_chans != checkpoint.state.shapes.eeg_channels:
-        raise DataError(
-            f"{experiment.data.root} has {n_chans} EEG channels, but {checkpoint.path} was trained on "
-            f"{checkpoint.state.shapes.eeg_channels}; use recordings of the same montage"
-        )
+def match_dataset_channels(
+    experiment: Experiment, checkpoint: OpenedCheckpoint, channels: tuple[str, ...], n_channels: int = 0
+) -> tuple[list[int], str]:
+    """Find the EEG channels that a checkpoint was trained on among those of a data set, by position.
+
+    Args:
+        channels: Names of the data set's channels, in order.
+        n_channels: How many there are, for shards that name none: then only the number can be compared.
+    Returns:
+        The index in `channels` of each channel of the checkpoint, and a line on what is left out, empty where that is
+        nothing.
+    Raises:
+        DataError: One is missing.
+    """
+    root, wanted = experiment.data.root, checkpoint.state.shapes.eeg_channel_names
+    if not channels or not wanted:
+        n_channels, n_wanted = len(channels) or n_channels, checkpoint.state.shapes.eeg_channels
+        if n_channels != n_wanted:
+            raise DataError(
+                f"{root} has {n_channels} EEG channels, but {checkpoint.path} was trained on {n_wanted}; use "
+                "recordings of the same electrodes"
+            )
+        return list(range(n_channels)), f"{root}: that EEG channels are those of {checkpoint.path} is not known"
+    try:
+        order = match_channels(channels, wanted, root)
+    except DataError as error:
+        raise DataError(f"{checkpoint.path} wants other electrodes: {error}") from None
+    left_out = describe_left_out(channels, wanted)
+    return order, f"{root}: EEG channels {left_out} are left out, as {checkpoint.path} knows none" if left_out else ""

@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 
 from eav_ray.config import Modality
-from eav_ray.data.datasets import eav, eegmat
 from eav_ray.data.shards.tables import decode_video, encode_window
 from eav_ray.data.streaming.upload import UPLOAD_LIMITS, Upload, UploadLimits, make_windows
 from eav_ray.evaluation.probabilities import (
@@ -23,7 +22,6 @@ from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.metrics import WINDOW_COLUMNS
 from eav_ray.training.predictions import build_empty_predictions, build_predictions
 
-MONTAGES = {"eav": eav.EAV_CHANNELS, "eegmat": eegmat.EEGMAT_CHANNELS}
 ID_COLUMNS = (*WINDOW_COLUMNS, "label")
 BATCH_WINDOWS = 32
 
@@ -40,8 +38,7 @@ class Predictor:
         self.classes, self.preprocessing = checkpoint.state.classes, e.preprocessing
         self.modalities: tuple[Modality, ...] = e.data.modalities
         self.eeg_channels = checkpoint.state.shapes.eeg_channels
-        channel_names = MONTAGES.get(e.data.dataset, ())
-        self.eeg_channel_names: tuple[str, ...] = channel_names if len(channel_names) == self.eeg_channels else ()
+        self.eeg_channel_names = checkpoint.state.shapes.eeg_channel_names
         self._device = device
         self._model = build_trained_model(checkpoint).to(device).eval()
 

@@ -64,6 +64,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> dict[str, bytes]:
             "finished": state.finished,
             "classes": list(state.classes),
             "eeg_channels": state.shapes.eeg_channels,
+            "eeg_channel_names": list(state.shapes.eeg_channel_names),
             "data_digest": state.data_digest,
             "encoder_keys": state.encoder_keys,
         },
@@ -114,7 +115,7 @@ def parse_state(data: bytes, name: str) -> CheckpointState:
             position=Position(int(tree["epoch"]), int(tree["step"])),
             finished=bool(tree["finished"]),
             classes=classes,
-            shapes=DataShapes(int(tree["eeg_channels"]), len(classes)),
+            shapes=DataShapes(int(tree["eeg_channels"]), len(classes), tuple(map(str, tree["eeg_channel_names"]))),
             data_digest=str(tree["data_digest"]),
             encoder_keys={str(m): str(key) for m, key in tree["encoder_keys"].items()},
         )

@@ -56,13 +56,18 @@ class RawSource:
 
     Args:
         missing_shapes: Modalities that are not read but missing in every window, with the shape of a window.
+        channel_order: The index of each EEG channel that is wanted, where they are not those of the windows.
     """
 
     def __init__(
-        self, windows: WindowCache, names: list[str], missing_shapes: Mapping[str, tuple[int, ...]] | None = None
+        self,
+        windows: WindowCache,
+        names: list[str],
+        missing_shapes: Mapping[str, tuple[int, ...]] | None = None,
+        channel_order: np.ndarray | None = None,
     ) -> None:
         self.names = sorted(names)
-        self._windows, self._missing_shapes = windows, missing_shapes or {}
+        self._windows, self._missing_shapes, self._channel_order = windows, missing_shapes or {}, channel_order
         never = np.zeros(len(windows), dtype=bool)
         has = [never if m in self._missing_shapes else windows.ids[f"has_{m}"].to_numpy() for m in self.names]
         self._present = np.stack(has, axis=1)
@@ -73,7 +78,10 @@ class RawSource:
     def _get(self, rows: np.ndarray, modality: str) -> Tensor:
         if modality in self._missing_shapes:
             return torch.zeros(len(rows), *self._missing_shapes[modality], dtype=STORED_DTYPES[modality])
-        return torch.from_numpy(self._windows.get(rows, modality))
+        values = self._windows.get(rows, modality)
+        if modality == "eeg" and self._channel_order is not None:
+            values = np.ascontiguousarray(values[:, self._channel_order])
+        return torch.from_numpy(values)
 
     def get_presence(self, rows: np.ndarray) -> np.ndarray:
         return self._present[rows]

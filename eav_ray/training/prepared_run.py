@@ -127,7 +127,7 @@ def build_module(
 ) -> tuple[Classifier | HeadClassifier | FusionClassifier, DataShapes]:
     """A module with fresh weights."""
     index = context.windows.index
-    shapes = DataShapes(index.eeg_channels, len(index.classes))
+    shapes = DataShapes(index.eeg_channels, len(index.classes), index.eeg_channel_names)
     if run.features_prefix:
         classifier = Classifier(run.experiment, shapes)
         load_pretrained_encoders(classifier, run.experiment)

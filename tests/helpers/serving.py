@@ -30,7 +30,7 @@ EEG_HZ, AUDIO_HZ, FRAMES_HZ = 500, 16_000, 5
 @cache
 def make_checkpoint() -> Checkpoint:
     torch.manual_seed(0)
-    shapes = DataShapes(len(EAV_CHANNELS), len(EAV_CLASSES))
+    shapes = DataShapes(len(EAV_CHANNELS), len(EAV_CLASSES), EAV_CHANNELS)
     model = Classifier(EXPERIMENT, shapes)
     model.normalise.sd.fill_(20.0)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

@@ -11,6 +11,7 @@ from eav_ray.config.kinds import (
     list_package_datasets,
     list_subclasses,
 )
+from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name
 from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem
 from eav_ray.errors import ConfigError, suggest_nearest
 
@@ -79,16 +80,23 @@ def scan_dataset(data: DataConfig) -> tuple[DatasetReader, Listing]:
     return reader, Listing(tuple(recordings), tuple(problems))
 
 
-def count_eeg_channels(reader: DatasetReader, listing: Listing) -> int:
-    """Number of EEG channels of a data set, without reading signals where the reader knows; 0 where it has no EEG.
+def list_eeg_channels(reader: DatasetReader, listing: Listing) -> tuple[str, ...]:
+    """List a data set's EEG channels, as its first recording has them; empty where it has no EEG.
+
+    Reads no signals where the reader knows.
 
     Raises:
         DataError: Not one EEG file of a user's table can be opened.
     """
-    if reader.channels:
-        return len(reader.channels)
-    first = next((r for r in listing.recordings if r.eeg is not None), None)
-    return 0 if first is None else len(reader.read_eeg(first).channels)
+    names = reader.channels
+    if not names and (first := next((r for r in listing.recordings if r.eeg is not None), None)):
+        names = reader.read_eeg(first).channels
+    return tuple(map(canonicalize_channel_name, names))
+
+
+def count_eeg_channels(reader: DatasetReader, listing: Listing) -> int:
+    """Count a data set's EEG channels; 0 where it has no EEG."""
+    return len(list_eeg_channels(reader, listing))
 
 
 def _check_subjects(requested: tuple[str, ...], subjects: list[str]) -> None:

@@ -10,6 +10,7 @@ from eav_ray.config import EEGPreprocessing
 from eav_ray.data.preprocessing.alignment import compute_alignment
 from eav_ray.data.preprocessing.eeg_clean import clean_eeg
 from eav_ray.data.preprocessing.eeg_official import filter_official
+from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.recordings import DatasetReader, RawEEG, Recording
 from eav_ray.errors import DataError
 
@@ -28,6 +29,7 @@ def prepare_eeg(
     recordings: Sequence[Recording],
     preprocessing: EEGPreprocessing,
     all_recordings: Sequence[Recording] = (),
+    channels: Sequence[str] = (),
 ) -> Iterator[tuple[Recording, PreparedEEG | DataError]]:
     """EEG of recordings of one person, in the order given; where one cannot be used, why.
 
@@ -36,7 +38,11 @@ def prepare_eeg(
     Args:
         all_recordings: All recordings of the person, to which `preprocessing.eeg.align` brings each; without it, those
             given.
+        channels: Names of the channels that are wanted, in order, found by position before anything is filtered, so
+            that an extra electrode takes no part in the average reference; all as they stand, where none are named.
     """
+    if channels:
+        reader = ChannelMatcher(reader, channels)
     if preprocessing.align == "none":
         yield from _filter_recordings(reader, recordings, preprocessing)
         return
@@ -54,6 +60,30 @@ def prepare_eeg(
         if matrix_CC is not None and isinstance(result, PreparedEEG) and len(result.x_CT) == n_chans:
             result = replace(result, x_CT=(matrix_CC @ result.x_CT).astype(np.float32))
         yield recording, result
+
+
+class ChannelMatcher(DatasetReader):
+    """Read a data set with the channels that are wanted, in their order."""
+
+    def __init__(self, reader: DatasetReader, channels: Sequence[str]) -> None:
+        self._reader, self.channels = reader, tuple(channels)
+
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
+        return self._reader.session_recordings(recordings)
+
+    def read_eeg(self, recording: Recording) -> RawEEG:
+        return match_raw_channels(self._reader.read_eeg(recording), self.channels, recording.eeg or recording.id)
+
+
+def match_raw_channels(raw: RawEEG, channels: tuple[str, ...], where: str) -> RawEEG:
+    """Reorder EEG to the channels that are wanted; extra ones are left out.
+
+    Raises:
+        DataError: A wanted channel is missing.
+    """
+    if raw.channels == channels:
+        return raw
+    return RawEEG(raw.values_CT[match_channels(raw.channels, channels, where)], raw.hz, channels, raw.unit)
 
 
 def _filter_recordings(

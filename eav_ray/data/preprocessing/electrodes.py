@@ -6,6 +6,11 @@ from functools import lru_cache
 
 import mne
 
+from eav_ray.errors import DataError
+
+# Positions of the older 10-20 nomenclature, by what 10-05 calls them.
+OLDER_NAMES = {"t3": "T7", "t4": "T8", "t5": "P7", "t6": "P8"}
+
 # What recorders write around the name of a position: a prefix, dots, and what it is referred to.
 CHANNEL_NAME_AFFIXES = re.compile(r"^EEG[ _-]?|\.+$|-(?:ref|le|re|ar|avg?|[am][12]|a1a2|m1m2)$", re.IGNORECASE)
 
@@ -15,12 +20,59 @@ def resolve_electrodes(channels: Sequence[str]) -> list[str]:
 
     Recorders write `EEG Fp1-REF`, `FP1` or `Fp1.` for `Fp1`; a bipolar `Fp1-F7` has no one position.
     """
-    known = {name.lower(): name for name in load_standard_montage().ch_names}
     electrodes: list[str] = []
     for channel in channels:
-        electrode = known.get(CHANNEL_NAME_AFFIXES.sub("", channel.strip()).lower(), "")
+        electrode = _find_electrode(channel)
         electrodes.append("" if electrode in electrodes else electrode)
     return electrodes
+
+
+def canonicalize_channel_name(name: str) -> str:
+    """Spell a channel as this program stores it: the 10-05 position that it means, else the name as it stands.
+
+    `EEG FP1-REF`, `fp1` and `Fp1.` are `Fp1`; T3, T4, T5 and T6 are T7, T8, P7 and P8.
+    """
+    return _find_electrode(name) or name.strip()
+
+
+def match_channels(available: Sequence[str], wanted: Sequence[str], where: str) -> list[int]:
+    """Find wanted channels among those of a recording, by position and not by order or spelling.
+
+    Args:
+        available: Names of the recording's channels.
+        wanted: Names of the channels that are wanted, in order. Extra ones of the recording are left out.
+        where: What the recording is called in an error.
+    Returns:
+        The index in `available` of each wanted channel.
+    Raises:
+        DataError: A wanted channel is missing, or two channels of the recording mean one position.
+    """
+    names = [canonicalize_channel_name(name) for name in available]
+    canonical = [canonicalize_channel_name(name) for name in wanted]
+    if missing := [name for name in canonical if name not in names]:
+        raise DataError(
+            f"{where} has no EEG channel {', '.join(missing)}; wanted are {', '.join(canonical)}, and it has "
+            f"{', '.join(names)}"
+        )
+    if twice := [name for name in canonical if names.count(name) > 1]:
+        raise DataError(f"{where} has more than one EEG channel {', '.join(twice)}; keep one of each")
+    return [names.index(name) for name in canonical]
+
+
+def describe_left_out(available: Sequence[str], wanted: Sequence[str]) -> str:
+    """Name the channels of a recording that are not wanted; empty where there is none."""
+    canonical = {canonicalize_channel_name(name) for name in wanted}
+    return ", ".join(name.strip() for name in available if canonicalize_channel_name(name) not in canonical)
+
+
+def _find_electrode(channel: str) -> str:
+    name = CHANNEL_NAME_AFFIXES.sub("", channel.strip()).lower()
+    return OLDER_NAMES.get(name) or _list_known_positions().get(name, "")
+
+
+@lru_cache(maxsize=1)
+def _list_known_positions() -> dict[str, str]:
+    return {name.lower(): name for name in load_standard_montage().ch_names}
 
 
 @lru_cache(maxsize=1)

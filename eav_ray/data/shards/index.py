@@ -32,6 +32,7 @@ class ShardIndex:
     eeg_channels: int
     shards: tuple[ShardFile, ...]
     versions: dict[str, str]
+    eeg_channel_names: tuple[str, ...] = ()  # in order, in canonical form
 
     @property
     def fingerprint(self) -> tuple[str, ...]:
@@ -70,6 +71,7 @@ def read_index(store: Store) -> ShardIndex:
             eeg_channels=int(tree["eeg_channels"]),
             shards=shards,
             versions={str(k): str(v) for k, v in tree["versions"].items()},
+            eeg_channel_names=tuple(map(str, tree["eeg_channel_names"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.preprocessing.resampling import compute_resampling_ratio
 from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError, suggest_nearest
@@ -148,13 +149,9 @@ def arrange_channels(raw: RawEEG, n_channels: int, montage: tuple[str, ...], *, 
         montage: Their names; empty where they are not known, and the order is that of who sends.
         names_given: Whether the names in `raw` are those of who sends.
     """
-    index_by_name = {name.strip().lower(): i for i, name in enumerate(raw.channels)}
-    if names_given and montage and all(name.lower() in index_by_name for name in montage):
-        order = [index_by_name[name.lower()] for name in montage]
-        return RawEEG(raw.values_CT[order], raw.hz, montage, raw.unit)
     if names_given and montage:
-        missing = [name for name in montage if name.lower() not in index_by_name]
-        raise DataError(f"EEG has no channel {', '.join(missing)}; the model was trained on {', '.join(montage)}")
+        order = match_channels(raw.channels, montage, "what was sent")
+        return RawEEG(raw.values_CT[order], raw.hz, montage, raw.unit)
     if len(raw.channels) != n_channels:
         raise DataError(f"EEG has {len(raw.channels)} channels, but the model was trained on {n_channels}")
     return RawEEG(raw.values_CT, raw.hz, montage or raw.channels, raw.unit)

@@ -75,6 +75,7 @@ class DataShapes(NamedTuple):
 
     eeg_channels: int
     n_outputs: int
+    eeg_channel_names: tuple[str, ...] = ()  # in order, in canonical form; empty where nobody knows them
 
 
 def collect_module_arguments(section: EncoderConfig) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from eav_ray.data.preprocessing.extras import require_preprocessing_extras
 from eav_ray.data.recordings import DatasetReader, Listing, Recording
 from eav_ray.distributed import cluster, ray_workarounds
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.evaluation.compatibility import check_channels
+from eav_ray.evaluation.compatibility import match_dataset_channels
 from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT as TREE_FORMAT
 from eav_ray.evaluation.robustness import build_robustness_results
 from eav_ray.pipelines.evaluate.robustness_stage import Condition, RobustnessInputs, measure_cost, predict_conditions
+from eav_ray.pipelines.inference.predict import print_note
 from eav_ray.reporting.sections.robustness import format_robustness
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.tracking.progress import open_progress_bar
@@ -159,7 +160,8 @@ def _select_recordings(
     if absent:
         raise ConfigError(f"data.modalities names {', '.join(absent)}, which {path} was not trained on")
     if "eeg" in experiment.data.modalities:
-        check_channels(experiment, checkpoint, registry.count_eeg_channels(dataset, listing))
+        _, note = match_dataset_channels(experiment, checkpoint, registry.list_eeg_channels(dataset, listing))
+        print_note(note)
     if options.all_recordings:
         if not listing.recordings:
             raise DataError(f"there is no recording in {root}; run `eav check` to see why")

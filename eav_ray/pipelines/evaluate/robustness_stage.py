@@ -147,7 +147,9 @@ def prepare_subject_eeg(
     corruption = next((d for d in condition.corruptions if d.modality == "eeg"), None) if condition else None
     source = CorruptedDataset(dataset, corruption, inputs.preprocessing.eeg.unit) if corruption else dataset
     subject_recordings = inputs.subject_recordings.get(with_eeg[0].subject, ()) if with_eeg else ()
-    return {r.id: found for r, found in prepare_eeg(source, with_eeg, inputs.preprocessing.eeg, subject_recordings)}
+    channels = inputs.shapes.eeg_channel_names
+    prepared = prepare_eeg(source, with_eeg, inputs.preprocessing.eeg, subject_recordings, channels)
+    return {r.id: found for r, found in prepared}
 
 
 def read_signals(

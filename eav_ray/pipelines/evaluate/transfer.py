@@ -12,8 +12,8 @@ from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.data.splits import LabeledRecording, list_labeled_recordings
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
-from eav_ray.errors import ConfigError
-from eav_ray.evaluation.compatibility import check_channels, check_preprocessing
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.evaluation.compatibility import check_preprocessing, match_dataset_channels
 from eav_ray.evaluation.correctness import (
     COMBINED_SOURCES,
     FusionComparison,
@@ -74,7 +74,7 @@ def evaluate_transfer(experiment: Experiment, data: Dataset, checkpoint: OpenedC
     trained_on, tested_on = describe_datasets(checkpoint.experiment.data, experiment.data)
     checkpoint_classes = checkpoint.state.classes
     classes = select_shared_classes(checkpoint_classes, data.index.classes, trained_on, tested_on)
-    shown, notes = select_shared_modalities(experiment, checkpoint, data.index.eeg_channels)
+    shown, notes = select_shared_modalities(experiment, checkpoint, data.index)
     check_preprocessing(experiment, checkpoint, shown)
     label_by_id = map_labels(items, data.index.classes, classes)
     ids = data.windows.ids
@@ -145,18 +145,17 @@ def select_shared_classes(
 
 
 def select_shared_modalities(
-    experiment: Experiment, checkpoint: OpenedCheckpoint, n_chans: int
+    experiment: Experiment, checkpoint: OpenedCheckpoint, index: ShardIndex
 ) -> tuple[tuple[str, ...], list[str]]:
     """The modalities that are seen, and a line for each note on them.
 
-    EEG of another number of channels is left out where there is something else to go by. How many there are is all
-    that a checkpoint says of its montage.
+    EEG is matched by electrode; without one of them it is left out where there is something else to go by.
 
     Args:
-        n_chans: EEG channels of the other data set.
+        index: Of the other data set's shards.
     Raises:
         ConfigError: None in common.
-        DataError: Only EEG, and of another montage.
+        DataError: Only EEG, and without an electrode that the checkpoint knows.
     """
     checkpoint_modalities, wanted_modalities = (
         sorted(checkpoint.experiment.data.modalities),
@@ -170,14 +169,14 @@ def select_shared_modalities(
         )
     notes = []
     if "eeg" in shown:
-        if n_chans == checkpoint.state.shapes.eeg_channels:
-            notes.append(f"eeg: {n_chans} channels in both; that they are the same electrodes is not known")
-        elif len(shown) > 1:
+        try:
+            _, note = match_dataset_channels(experiment, checkpoint, index.eeg_channel_names, index.eeg_channels)
+            notes += [note] if note else []
+        except DataError as error:
+            if len(shown) == 1:
+                raise
             shown.remove("eeg")
-            n_trained_chans = checkpoint.state.shapes.eeg_channels
-            notes.append(f"eeg is masked: {n_chans} channels here, {n_trained_chans} there, so it is another montage")
-        else:
-            check_channels(experiment, checkpoint, n_chans)
+            notes.append(f"eeg is masked: {error}")
     hidden = [m for m in checkpoint_modalities if m not in wanted_modalities]
     if hidden:
         notes.append(f"masked, as not in data.modalities: {', '.join(hidden)}")

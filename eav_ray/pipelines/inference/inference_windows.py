@@ -24,11 +24,17 @@ def read_shard_windows(
     shards: Store,
     experiment: Experiment,
     modalities: tuple[Modality, ...],
-    channels: int,
+    n_channels: int,
+    channel_order: list[int],
 ) -> list[dict[str, Any]]:
-    """The windows of one shard, as `cut_raw_windows` makes those of raw files."""
+    """Read the windows of one shard, as `cut_raw_windows` makes those of raw files.
+
+    Args:
+        n_channels: EEG channels of the checkpoint.
+        channel_order: The index in the shard of each of them.
+    """
     table = read_shard(shards, files[row["shard"]])
-    shapes = compute_window_shapes(experiment.preprocessing, channels)
+    shapes = compute_window_shapes(experiment.preprocessing, n_channels)
     columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in ID_COLUMNS}
     for m in modalities:
         if m not in experiment.data.modalities:
@@ -39,6 +45,8 @@ def read_shard_windows(
         array = table.column(m).combine_chunks()
         tensor = isinstance(array, pa.FixedShapeTensorArray)
         columns[m] = list(array.to_numpy_ndarray()) if tensor else array.to_pylist()
+        if m == "eeg":
+            columns[m] = [x_CT[channel_order] for x_CT in columns[m]]
         columns[f"has_{m}"] = table.column(f"has_{m}").to_pylist()
     reason = f"this window has no {' and no '.join(experiment.data.modalities)}"
     rows = []

@@ -1,5 +1,6 @@
 """A checkpoint at work: on the test rows of its split, once, or through Ray Data on recordings that it never saw."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from eav_ray.data.shards.dataset import open_shards
 from eav_ray.distributed import cluster
 from eav_ray.distributed.ray_workarounds import configure_ray_data, map_with_retries
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.evaluation.compatibility import check_channels, check_preprocessing
+from eav_ray.evaluation.compatibility import check_preprocessing, match_dataset_channels
 from eav_ray.evaluation.predictor import Predictor
 from eav_ray.pipelines.inference.inference_windows import cut_raw_windows, read_shard_windows
 from eav_ray.pipelines.preprocess import eeg_stage
@@ -51,7 +52,8 @@ def predict_recordings(
     modalities = _require_known_modalities(experiment, checkpoint)
     dataset, listing = registry.scan_dataset(experiment.data)
     if "eeg" in experiment.data.modalities:
-        check_channels(experiment, checkpoint, registry.count_eeg_channels(dataset, listing))
+        _, note = match_dataset_channels(experiment, checkpoint, registry.list_eeg_channels(dataset, listing))
+        print_note(note)
     # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
     masked_modalities = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
     recordings = [replace(r, **masked_modalities) for r in listing.recordings]
@@ -65,6 +67,7 @@ def predict_recordings(
         open_progress_bar("predict", len(recordings), "recordings") as bar,
     ):
         preprocessing = checkpoint.experiment.preprocessing
+        channels = checkpoint.state.shapes.eeg_channel_names
         units = [
             tuple(part[i : i + RECORDINGS_PER_TASK])
             for part in (list(g) for _, g in groupby(recordings, key=lambda r: r.subject))
@@ -78,7 +81,9 @@ def predict_recordings(
             shapes=checkpoint.state.shapes,
         )
         rows = map_with_retries(
-            eeg_stage.prepare_eeg_units(experiment.data, preprocessing, units).flat_map, cut_windows, num_cpus=1
+            eeg_stage.prepare_eeg_units(experiment.data, preprocessing, units, channels=channels).flat_map,
+            cut_windows,
+            num_cpus=1,
         )
         return failed + _deliver_predictions(
             map_on_actors(rows, PredictionActor, checkpoint, experiment.runtime),
@@ -95,8 +100,12 @@ def predict_shards(
     modalities = _require_known_modalities(experiment, checkpoint)
     check_preprocessing(experiment, checkpoint)
     data = open_shards(experiment)
+    channel_order: list[int] = []
     if "eeg" in experiment.data.modalities:
-        check_channels(experiment, checkpoint, data.index.eeg_channels)
+        channel_order, note = match_dataset_channels(
+            experiment, checkpoint, data.index.eeg_channel_names, data.index.eeg_channels
+        )
+        print_note(note)
     subjects = experiment.data.subjects
     files = [s for s in data.index.shards if not subjects or not s.subject or s.subject in subjects]
     total = sum(s.rows for s in files)
@@ -113,7 +122,8 @@ def predict_shards(
             shards=data.shards,
             experiment=experiment,
             modalities=modalities,
-            channels=checkpoint.state.shapes.eeg_channels,
+            n_channels=checkpoint.state.shapes.eeg_channels,
+            channel_order=channel_order,
         )
         numbers = ray.data.from_items([{"shard": i} for i in range(len(files))], override_num_blocks=len(files))
         rows = map_with_retries(numbers.flat_map, read_windows, num_cpus=1)
@@ -124,6 +134,12 @@ def predict_shards(
             bar,
             count_windows=True,
         )
+
+
+def print_note(note: str) -> None:
+    """Print a line on what is not used of a data set, where there is one."""
+    if note:
+        print(note, file=sys.stderr, flush=True)
 
 
 def _require_known_modalities(experiment: Experiment, checkpoint: OpenedCheckpoint) -> tuple[Modality, ...]:

@@ -34,12 +34,14 @@ def prepare_eeg_units(
     preprocessing: Preprocessing,
     recording_units: list[RecordingUnit],
     all_recordings: tuple[Recording, ...] = (),
+    channels: tuple[str, ...] = (),
 ) -> ray.data.Dataset:
     """One row a unit: `unit` (its number), and its EEG for `unpack`.
 
     Args:
         all_recordings: All recordings of the people, where `recording_units` may lack some: `preprocessing.eeg.align`
             looks at all.
+        channels: Names of the EEG channels that are wanted, in order; all as they stand, where none are named.
     """
     if "eeg" not in data.modalities or all(r.eeg is None for unit in recording_units for r in unit):
         rows = [{"unit": i, "eeg": b"", "eeg_facts": "{}"} for i in range(len(recording_units))]
@@ -63,6 +65,7 @@ def prepare_eeg_units(
         data=data,
         preprocessing=preprocessing,
         subject_recordings=subject_recordings,
+        channels=channels,
     )
     # A byte of memory keeps Ray Data from fusing it with the next stage, which would make one task of a whole person.
     subject_rows = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -77,13 +80,14 @@ def prepare_subject(
     data: DataConfig,
     preprocessing: Preprocessing,
     subject_recordings: dict[str, list[Recording]],
+    channels: tuple[str, ...] = (),
 ) -> Iterator[dict[str, np.ndarray]]:
     unit_indices = unit_indices_by_subject[int(batch["subject_index"][0])]
     dataset = registry.open_reader(data)
     # All units in one go: the kind `official` filters a person as one signal.
     recordings = [r for i in unit_indices for r in recording_units[i] if r.eeg is not None]
     alignment_recordings = subject_recordings.get(recordings[0].subject, []) if recordings else []
-    results = prepare_eeg(dataset, recordings, preprocessing.eeg, alignment_recordings)
+    results = prepare_eeg(dataset, recordings, preprocessing.eeg, alignment_recordings, channels)
     for i in unit_indices:
         tensors: dict[str, np.ndarray] = {}
         facts: dict[str, Any] = {}

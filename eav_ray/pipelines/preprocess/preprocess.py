@@ -90,9 +90,9 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     store = open_shard_store(experiment)
     planned = plan_chunks(experiment, listing)
     todo = [c for c in planned if not is_chunk_done(store, c)]
-    n_chans = registry.count_eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else 0
+    channels = registry.list_eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else ()
     if todo:
-        maker = ChunkMaker(experiment.data, experiment.preprocessing, store, n_chans, listing.recordings)
+        maker = ChunkMaker(experiment.data, experiment.preprocessing, store, channels, listing.recordings)
         total = sum(len(c.recordings) for c in todo)
         with cluster.connect_to_ray(experiment.runtime), open_progress_bar("preprocess", total, "recordings") as bar:
             for chunk in maker.make(todo):
@@ -105,7 +105,13 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
         raise DataError(f"not one recording of {experiment.data.root} could be read; run `eav check` to see why")
     modalities = tuple(sorted(experiment.data.modalities))
     index = ShardIndex(
-        store.root.rsplit("-", 1)[1], dataset.classes, modalities, n_chans, shards, list_package_versions()
+        store.root.rsplit("-", 1)[1],
+        dataset.classes,
+        modalities,
+        len(channels),
+        shards,
+        list_package_versions(),
+        channels,
     )
     settings = {"preprocessing": asdict(experiment.preprocessing), "data": asdict(experiment.data)}
     settings |= {"channels": list(dataset.channels), "is_real": dataset.is_real}
@@ -163,7 +169,7 @@ class ChunkMaker:
     data: DataConfig
     preprocessing: Preprocessing
     store: Store
-    n_chans: int
+    channels: tuple[str, ...]  # EEG, of the data set
     all_recordings: tuple[Recording, ...] = ()
 
     def make(self, chunks: list[Chunk]) -> Iterator[Chunk]:
@@ -191,7 +197,9 @@ class ChunkMaker:
             return tuple(r for r in recordings if r.id not in crash_reasons)
 
         units = [drop_crashing(chunk.recordings) for chunk in chunks]
-        rows = eeg_stage.prepare_eeg_units(self.data, self.preprocessing, units, drop_crashing(self.all_recordings))
+        rows = eeg_stage.prepare_eeg_units(
+            self.data, self.preprocessing, units, drop_crashing(self.all_recordings), self.channels
+        )
         write_chunk = partial(self.write_chunk, chunks=chunks, crash_reasons=crash_reasons)
         for row in map_with_retries(rows.map, write_chunk, num_cpus=1).iter_rows():
             yield chunks[row["unit"]]
@@ -221,12 +229,13 @@ class ChunkMaker:
     def _try_recording(self, recording: Recording) -> None:
         eeg = None
         if "eeg" in self.data.modalities and recording.eeg is not None:
-            _, eeg = next(prepare_eeg(registry.open_reader(self.data), [recording], self.preprocessing.eeg))
+            reader = registry.open_reader(self.data)
+            _, eeg = next(prepare_eeg(reader, [recording], self.preprocessing.eeg, channels=self.channels))
         self._cut(recording, eeg)
 
     def _cut(self, recording: Recording, eeg: PreparedEEG | DataError | None) -> WindowedRecording:
         return cut_recording(
-            recording, self.preprocessing, self.data.modalities, prepared_eeg=eeg, eeg_channels=self.n_chans
+            recording, self.preprocessing, self.data.modalities, prepared_eeg=eeg, eeg_channels=len(self.channels)
         )
 
     def write_chunk(self, row: dict[str, Any], *, chunks: list[Chunk], crash_reasons: dict[str, str]) -> dict[str, Any]:
@@ -234,7 +243,7 @@ class ChunkMaker:
         chunk, eeg_by_recording = chunks[row["unit"]], eeg_stage.unpack_eeg(row)
         problems: list[Problem] = []
         quality: list[dict[str, Any]] = []
-        schema = make_schema(self.preprocessing, self.n_chans, self.data.modalities)
+        schema = make_schema(self.preprocessing, len(self.channels), self.data.modalities)
         with ShardWriter(self.store, f"shards/{chunk.name}.parquet", schema) as shard:
             for recording in chunk.recordings:
                 if recording.id in crash_reasons:

@@ -133,15 +133,29 @@ def test_modalities_are_those_of_both(trained: Trained) -> None:
         select_shared_modalities(target(**{"data.modalities": ["video"]}), trained(), 0)
 
 
+def index_of(n_channels: int, names: tuple[str, ...] = ()) -> ShardIndex:
+    return ShardIndex("k", ("a", "b"), ("audio", "eeg"), n_channels, (), {}, names)
+
+
 def test_another_montage_is_masked_and_told_or_refused_where_there_is_nothing_else(trained: Trained) -> None:
     both = target(**{"data.modalities": ["audio", "eeg"]})
-    assert select_shared_modalities(both, trained(), 30)[0] == ("audio", "eeg")
-    shown, told = select_shared_modalities(both, trained(), 19)
-    assert shown == ("audio",) and told == [
-        "eeg is masked: 19 channels here, 30 there, so it is another montage",
-    ]
+    shown, notes = select_shared_modalities(both, trained(), index_of(30))
+    assert shown == ("audio", "eeg") and "is not known" in notes[0]
+    shown, notes = select_shared_modalities(both, trained(), index_of(19))
+    assert shown == ("audio",) and "eeg is masked: " in notes[0] and "19 EEG channels, but" in notes[0]
     with pytest.raises(DataError, match="19 EEG channels, but .* was trained on 30"):
-        select_shared_modalities(target(**{"data.modalities": ["eeg"]}), trained(), 19)
+        select_shared_modalities(target(**{"data.modalities": ["eeg"]}), trained(), index_of(19))
+
+
+def test_electrodes_are_matched_by_name(tmp_path: Path) -> None:
+    """In whatever order and with whatever others: those that the checkpoint knows are found, or named."""
+    both = target(**{"data.modalities": ["audio", "eeg"]})
+    shapes = DataShapes(3, 2, ("Fp1", "C3", "O1"))
+    checkpoint = save_checkpoint(Store(tmp_path), make_checkpoint(both, shapes=shapes))
+    shown, notes = select_shared_modalities(both, checkpoint, index_of(4, ("O1", "Cz", "Fp1", "C3")))
+    assert shown == ("audio", "eeg") and "EEG channels Cz are left out" in notes[0]
+    shown, notes = select_shared_modalities(both, checkpoint, index_of(3, ("O1", "Cz", "Fp1")))
+    assert shown == ("audio",) and "has no EEG channel C3" in notes[0]
 
 
 def test_only_what_is_seen_needs_the_same_profile(trained: Trained) -> None:
