@@ -34,6 +34,7 @@ from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store, list_package_versions
 from eav_ray.training import checkpoint as ckpt
+from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import plan_runs
 from eav_ray.training.runner import execute_run
@@ -87,15 +88,15 @@ def windows(experiment: Experiment) -> Iterator[WindowCache]:
 
 
 @pytest.fixture(scope="module")
-def trained(experiment: Experiment, windows: WindowCache) -> ckpt.Checkpoint:
+def trained(experiment: Experiment, windows: WindowCache) -> Checkpoint:
     e = experiment
     split = make_split(list_labeled_recordings(windows.ids, e.data, e.seed), e.split)
     (run,) = plan_runs(e, split, "toy")
     context = WorkerContext(windows, Store(e.store.results), torch.device("cpu"))
-    return ckpt.read_checkpoint(context.results, execute_run(run, context, lambda progress: None))
+    return ckpt.OpenedCheckpoint(context.results, execute_run(run, context, lambda progress: None)).load()
 
 
-def test_it_is_trained_and_predicts_subjects_that_it_never_saw(trained: ckpt.Checkpoint, windows: WindowCache) -> None:
+def test_it_is_trained_and_predicts_subjects_that_it_never_saw(trained: Checkpoint, windows: WindowCache) -> None:
     assert isinstance(ckpt.build_trained_model(trained).encoders["eeg"], ToyEncoder)
     ids = windows.ids
     rows = np.flatnonzero(np.isin(ids["subject"] + "/" + ids["recording"], trained.split.test))
