@@ -55,6 +55,7 @@ PASSED_ON = {
     "eav_ray/models/encoders/pretrained.py": {"f\"{key} is {weights}: {'; '.join(wrong)}\""},
     "eav_ray/pipelines/evaluate/adapt.py": {"problem"},
     "eav_ray/pipelines/preprocess/eeg_stage.py": {"fact"},
+    "eav_ray/distributed/scoring.py": {"self.problem"},
     "eav_ray/distributed/worker_groups.py": {"device_error"},
     "eav_ray/pipelines/train/cross_validation.py": {"describe_missing_folds(failed, folds)"},
     "eav_ray/pipelines/inference/pull.py": {"f'{error}{way}'"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
-from eav_ray.distributed.cluster import NO_DASHBOARD_ENV
+from eav_ray.distributed.ray_workarounds import NO_DASHBOARD_VARIABLE
 from tests.helpers.clusters import Job, find_free_ports, open_head
 from tests.helpers.paths import REPOSITORY, TINY
 
@@ -42,7 +42,7 @@ def cluster(job_environment: dict[str, str], tmp_path_factory: pytest.TempPathFa
     gcs, client, agent = find_free_ports(3)
     joined = job_environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
     # As a job does with a Ray of its own.
-    joined |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", NO_DASHBOARD_ENV: "1"}
+    joined |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", NO_DASHBOARD_VARIABLE: "1"}
     ports = (f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}")
     size = (f"--num-cpus={os.cpu_count()}", "--object-store-memory=300000000", "--include-dashboard=false")
     with open_head(joined, folder / "log", *ports, *size):

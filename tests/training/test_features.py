@@ -10,6 +10,7 @@ import torch
 from transformers import ASTConfig, ASTModel
 
 from eav_ray.config import Experiment, override
+from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import read_index
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split
@@ -56,7 +57,8 @@ def embed(run: Run, stored: tuple[Path, WindowCache], results: Path) -> None:
     shards, windows = stored
     here = {"store.results": str(results), "store.cache": str(results / "cache")}
     mine, index = replace(run, experiment=override(run.experiment, here)), read_index(Store(shards))
-    actor = FrozenEncoder(mine, run.features_prefix, str(shards), index, DataShapes(30, 5))
+    data = Dataset(Store(shards), index, mine.store.cache, mine.store.cache_gb)
+    actor = FrozenEncoder(mine, run.features_prefix, data, DataShapes(30, 5))
     assert actor({"file": np.array([index.shards[0].file])})["windows"].tolist() == [8]
     commit_embeddings(Store(results), run.features_prefix, get_token_times(actor.model))
     assert len(windows) == 7

@@ -1,6 +1,7 @@
 """A user's own recordings, listed in a CSV or Parquet file."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pyarrow import csv
 from eav_ray import errors
 from eav_ray.config import MODALITIES, Modality
 from eav_ray.data.io import eeg, parquet
+from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError, suggest_nearest
 
@@ -112,8 +114,8 @@ class RecordingsTable(DatasetReader):
         recordings.sort(key=lambda r: (r.subject, r.order, r.recording))
         return Listing(tuple(recordings), tuple(problems))
 
-    @property
-    def channels(self) -> tuple[str, ...]:
+    @property  # what is known only once a file is opened
+    def channels(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Names of the EEG channels, in the order of the first EEG file that can be read; all others must have them.
 
         Raises:
@@ -132,13 +134,15 @@ class RecordingsTable(DatasetReader):
         if recording.eeg is None:
             raise DataError(f"{recording.id} has no EEG file")
         names = _read_channel_names(recording.eeg)
-        if set(names) != set(self.channels):
-            differing = ", ".join(sorted(set(names) ^ set(self.channels)))
+        positions, wanted = ({canonicalize_channel_name(n) for n in channels} for channels in (names, self.channels))
+        if positions != wanted:
+            differing = ", ".join(sorted(positions ^ wanted))
             raise DataError(
                 f"{recording.eeg} has other EEG channels than the first EEG file of {self.path} (differing: "
                 f"{differing}); all recordings need the same: leave it out or select channels beforehand"
             )
-        return eeg.read_eeg_file(recording.eeg, self.channels)
+        order = match_channels(names, self.channels, recording.eeg)
+        return replace(eeg.read_eeg_file(recording.eeg, [names[i] for i in order]), channels=self.channels)
 
 
 def _read_first_channel_names(paths: Iterable[str]) -> tuple[str, ...]:
