@@ -57,7 +57,7 @@ def embed(run: Run, stored: tuple[Path, WindowCache], results: Path) -> None:
     shards, windows = stored
     here = {"store.results": str(results), "store.cache": str(results / "cache")}
     mine, index = replace(run, experiment=override(run.experiment, here)), read_index(Store(shards))
-    data = Dataset(Store(shards), index, mine.store.cache, mine.store.cache_gb)
+    data = Dataset(Store(shards), index, mine.experiment.store.cache, 1)
     actor = FrozenEncoder(mine, run.features_prefix, data, DataShapes(30, 5))
     assert actor({"file": np.array([index.shards[0].file])})["windows"].tolist() == [8]
     commit_embeddings(Store(results), run.features_prefix, get_token_times(actor.model))
