@@ -66,7 +66,8 @@ check: $(STAMP)
 	.venv/bin/ruff check .
 	.venv/bin/basedpyright
 	.venv/bin/lint-imports
-	$(PY) -m pytest tests/test_house.py
+	$(PY) -m tests.helpers.check_names
+	$(PY) -m pytest tests/test_conventions.py
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 format: $(STAMP)

@@ -319,7 +319,7 @@ def run_part_c(pool: ProcessPoolExecutor, n_subjects: int) -> tuple[list[str], l
     minutes = (time.perf_counter() - began) / 60 * 42 / n_subjects
     began, shares = time.perf_counter(), []
     for number, (seconds, share) in enumerate(
-        pool.map(search_with_pruning, [(experiments, 280, person) for person in range(n_subjects)])
+        pool.map(search_with_pruning, [(experiments, 280, subject) for subject in range(n_subjects)])
     ):
         shares.append(share)
         print(

@@ -66,8 +66,8 @@ class Page:
         for row, (injection, outcome, _) in ROWS.items():
             tests = [test for test in self.outcomes if row in list_rows(test)]
             counts = [sum(self.outcomes[t] == kind for t in tests) for kind in ("passed", "failed", "skipped")]
-            told = " | ".join(map(str, (len(tests), *counts, round(sum(self.seconds[t] for t in tests)))))
-            lines.append(f"| {row} | {injection} | {outcome} | {told if tests else 'not shown yet | | | |'} |")
+            reported = " | ".join(map(str, (len(tests), *counts, round(sum(self.seconds[t] for t in tests)))))
+            lines.append(f"| {row} | {injection} | {outcome} | {reported if tests else 'not shown yet | | | |'} |")
         (REPOSITORY / "docs" / "results" / "reliability.md").write_text("\n".join([*lines, ""]))
 
 

@@ -102,7 +102,7 @@ def refused(read: Callable[[], object], named: str, proof: Path) -> None:
     assert not proof.exists()
 
 
-def passed_over(read: Callable[[], object], proof: Path) -> None:
+def expect_skipped(read: Callable[[], object], proof: Path) -> None:
     read()
     assert not proof.exists()
 
@@ -152,13 +152,13 @@ def test_a_payload_is_malicious(payload: str, proof: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
+class TablePlace:
     put: Callable[[bytes], object]  # the payload, with the right hash where one is kept: who writes files writes both
     read: Callable[[], object]  # as a command does
     named: str = ""  # in the line that refuses it; empty where the command goes on, as `read` makes sure
 
 
-def recorded(folder: Path, medium: Any, name: str) -> Place:
+def recorded(folder: Path, medium: Any, name: str) -> TablePlace:
     """One recording of a user's own table, through the stages of preprocessing."""
     listed = folder / "mine.csv"
     listed.write_text(f"subject,recording,label,{medium}\np1,r1,calm,{name}\n")
@@ -181,14 +181,14 @@ def recorded(folder: Path, medium: Any, name: str) -> Place:
             row = {k: v[0] for k, v in next(made).items()}
         store = Store(folder / "shards")
         ChunkMaker(data, PROFILE, store, n_chans).write_chunk(row, chunks=[Chunk("c", unit)], crash_reasons={})
-        told = store.read_json("records/c.json")
-        assert told["rows"] == 0 and name in told["problems"][0]["reason"]
+        reported = store.read_json("records/c.json")
+        assert reported["rows"] == 0 and name in reported["problems"][0]["reason"]
 
     # One EEG file that can be read would do for the others; there is none.
-    return Place((folder / name).write_bytes, read, name if medium == "eeg" else "")
+    return TablePlace((folder / name).write_bytes, read, name if medium == "eeg" else "")
 
 
-def of_eav(folder: Path, name: str) -> Place:
+def of_eav(folder: Path, name: str) -> TablePlace:
     subject = write_subject(folder / "eav")
     e = override(Experiment(), {"data.dataset": "eav", "data.root": str(folder / "eav")})
 
@@ -196,11 +196,11 @@ def of_eav(folder: Path, name: str) -> Place:
         found = check_dataset(e)
         assert any(name in p.reason for p in found.problems) and all(r.eeg is None for r in found.recordings)
 
-    return Place((subject / "EEG" / name).write_bytes, read)
+    return TablePlace((subject / "EEG" / name).write_bytes, read)
 
 
-def table(folder: Path, name: str) -> Place:
-    return Place((folder / name).write_bytes, lambda: RecordingsTable(str(folder / name)).scan(), name)
+def table(folder: Path, name: str) -> TablePlace:
+    return TablePlace((folder / name).write_bytes, lambda: RecordingsTable(str(folder / name)).scan(), name)
 
 
 def own_experiment(folder: Path) -> Experiment:
@@ -211,15 +211,17 @@ def own_experiment(folder: Path) -> Experiment:
     return override(Experiment(), changes | {"store.shards": str(folder / "shards")})
 
 
-def index(folder: Path) -> Place:
+def index(folder: Path) -> TablePlace:
     e = own_experiment(folder)
-    return Place(partial(open_shard_store(e).write, INDEX_FILE), lambda: open_dataset(e), INDEX_FILE)
+    return TablePlace(partial(open_shard_store(e).write, INDEX_FILE), lambda: open_dataset(e), INDEX_FILE)
 
 
-def record(folder: Path) -> Place:
+def record(folder: Path) -> TablePlace:
     e = own_experiment(folder)
     (chunk,) = plan_chunks(e, registry.scan_dataset(e.data)[1])
-    return Place(partial(open_shard_store(e).write, f"records/{chunk.name}.json"), lambda: preprocess(e), chunk.name)
+    return TablePlace(
+        partial(open_shard_store(e).write, f"records/{chunk.name}.json"), lambda: preprocess(e), chunk.name
+    )
 
 
 def seen(shards: Shards, folder: Path) -> None:
@@ -228,35 +230,37 @@ def seen(shards: Shards, folder: Path) -> None:
         windows.get(np.arange(len(windows)), m)
 
 
-def shard(folder: Path) -> Place:
+def shard(folder: Path) -> TablePlace:
     shards = Shards(folder / "shards", ())
 
     def put(data: bytes) -> None:
         shards.store.write("a.parquet", data)
         shards.files = [ShardFile("a.parquet", sha256(data), 5)]
 
-    return Place(put, lambda: seen(shards, folder), "shard a.parquet")
+    return TablePlace(put, lambda: seen(shards, folder), "shard a.parquet")
 
 
-def cached(folder: Path) -> Place:
+def cached(folder: Path) -> TablePlace:
     shards = Shards(folder / "shards", (0,))
     seen(shards, folder)
     (file,) = (folder / "cache").iterdir()
-    return Place(file.write_bytes, lambda: seen(shards, folder), file.name)
+    return TablePlace(file.write_bytes, lambda: seen(shards, folder), file.name)
 
 
-def frame(folder: Path) -> Place:
+def frame(folder: Path) -> TablePlace:
     shards = Shards(folder / "shards", ())
-    profile = replace(PROFILE, video=VideoPreprocessing(fps=2, size=4))
+    preprocessing = replace(PROFILE, video=VideoPreprocessing(fps=2, size=4))
 
     def put(data: bytes) -> None:
         made = [row | {"video": [data, b""]} for row in make_rows(3, 0)]
-        shards.files = [shards.put("a.parquet", build_window_table(made, make_schema(profile, CHANNELS, MODALITIES)))]
+        shards.files = [
+            shards.put("a.parquet", build_window_table(made, make_schema(preprocessing, CHANNELS, MODALITIES)))
+        ]
 
-    return Place(put, lambda: seen(shards, folder), "a stored frame")
+    return TablePlace(put, lambda: seen(shards, folder), "a stored frame")
 
 
-def checkpoint(folder: Path, name: str, use: Callable[[Store, str], object]) -> Place:
+def checkpoint(folder: Path, name: str, use: Callable[[Store, str], object]) -> TablePlace:
     """A finished one; `use` is given the store and the prefix."""
     store = Store(folder / "results")
     prefix = write_finished(store, "run").prefix
@@ -269,7 +273,7 @@ def checkpoint(folder: Path, name: str, use: Callable[[Store, str], object]) -> 
         else:
             store.commit(prefix, kept | {name: data})
 
-    return Place(put, lambda: use(store, prefix), prefix if use is opened and name != "versions.json" else "")
+    return TablePlace(put, lambda: use(store, prefix), prefix if use is opened and name != "versions.json" else "")
 
 
 def opened(store: Store, prefix: str) -> None:
@@ -290,7 +294,7 @@ def scored(store: Store, prefix: str) -> None:
     assert ckpt.find_finished_checkpoint(store, "run") is None
 
 
-def pulled(folder: Path, name: str) -> Place:
+def pulled(folder: Path, name: str) -> TablePlace:
     store = Store(folder / "results")
     write_best(store, "one")
     prefix = store.read_json("searches/one/best.json")["checkpoint"]
@@ -301,18 +305,18 @@ def pulled(folder: Path, name: str) -> Place:
             store.write("searches/one/best.json", data)
             return
         store.commit(prefix, kept | {name: data})
-        told = {"checkpoint": prefix, "commit_sha256": OpenedCheckpoint(store, prefix).commit_sha256}
-        write_best_record(store, "one", [told])
+        reported = {"checkpoint": prefix, "commit_sha256": OpenedCheckpoint(store, prefix).commit_sha256}
+        write_best_record(store, "one", [reported])
 
     def read() -> None:
         shutil.rmtree(folder / "mine", ignore_errors=True)
         pull(str(store), str(folder / "mine"))
         format_studies(str(store))
 
-    return Place(put, read, {"best.json": "best.json", "extra.pkl": ""}.get(name, prefix))
+    return TablePlace(put, read, {"best.json": "best.json", "extra.pkl": ""}.get(name, prefix))
 
 
-def journal(folder: Path, before: bool) -> Place:
+def journal(folder: Path, before: bool) -> TablePlace:
     """Of a search: the payload alone, or behind what was written before it."""
     of = SearchConfig(
         candidates=2, ask_batch_size=2, sampler="random", space={"fusion.heads": SearchDimension(choice=(1, 2))}
@@ -326,17 +330,17 @@ def journal(folder: Path, before: bool) -> Place:
         StudyClient(of, "study", path).ask()
         StudyClient(of, "study", path).ask()
 
-    return Place(lambda data: path.write_bytes(earlier + data), read, "journal.log")
+    return TablePlace(lambda data: path.write_bytes(earlier + data), read, "journal.log")
 
 
-def trials(folder: Path) -> Place:
+def trials(folder: Path) -> TablePlace:
     of, owner = SearchStore(Store(folder), "s"), cast(StudyClient, SimpleNamespace(completed=lambda: [0]))
-    return Place(
+    return TablePlace(
         partial(of.results.write, of.candidates_file), lambda: of.read_completed_rows(owner), of.candidates_file
     )
 
 
-def predictions(folder: Path) -> Place:
+def predictions(folder: Path) -> TablePlace:
     store = Store(folder / "results")
     e = override(Experiment(), {"store.results": str(store)})
     task, of = (
@@ -344,23 +348,23 @@ def predictions(folder: Path) -> Place:
         ShardIndex("k", ("a", "b"), ("eeg",), 3, (), {}),
     )
     name = format_table_name(task, of)
-    return Place(
+    return TablePlace(
         partial(store.write, name), lambda: score_checkpoints(e, [task], Dataset(store, of, str(folder), 1.0)), name
     )
 
 
-def folds(folder: Path, name: str) -> Place:
+def folds(folder: Path, name: str) -> TablePlace:
     store = Store(folder)
     kept = {
         "predictions.parquet": parquet.encode_dataframe(pd.DataFrame({"subject": ["p0"]})),
         "folds.json": b'{"format": 1, "folds": []}',
     }
-    return Place(
+    return TablePlace(
         lambda data: store.commit("p", kept | {name: data}), lambda: cross_validation.read_cv_result(store, "p"), "/p "
     )
 
 
-def embedded(folder: Path, name: str) -> Place:
+def embedded(folder: Path, name: str) -> TablePlace:
     shards = Shards(folder / "shards", (0,))
     store, windows = Store(folder / "results"), shards.windows(folder / "cache")
     kept = {"part-0000.parquet": encode_parquet(embedding()), "times.json": b'{"format": 1, "times_s": [0.5]}'}
@@ -368,7 +372,7 @@ def embedded(folder: Path, name: str) -> Place:
     def read() -> None:
         EmbeddingSource(store, {"eeg": "e"}, windows).get(np.arange(5))
 
-    return Place(lambda data: store.commit("e", kept | {name: data}), read, "e/part" if "part" in name else "/e ")
+    return TablePlace(lambda data: store.commit("e", kept | {name: data}), read, "e/part" if "part" in name else "/e ")
 
 
 def embedding() -> pa.Table:
@@ -377,7 +381,7 @@ def embedding() -> pa.Table:
     return pa.table(ids | arrays)
 
 
-def weights(folder: Path, name: str, *, beside: bool = False, given: str = "") -> Place:
+def weights(folder: Path, name: str, *, related: bool = False, given: str = "") -> TablePlace:
     """A user's own, of an AST.
 
     Args:
@@ -386,11 +390,11 @@ def weights(folder: Path, name: str, *, beside: bool = False, given: str = "") -
     """
     place = folder / "weights"
     place.mkdir()
-    if beside:
+    if related:
         ASTModel(ASTConfig(**AST_SIZES)).save_pretrained(place)
-    harmless = beside and name == "pytorch_model.bin"
+    harmless = related and name == "pytorch_model.bin"
     named = "" if harmless else "model.audio.weights"
-    return Place((place / name).write_bytes, lambda: encoder().load_pretrained(str(place / given)), named)
+    return TablePlace((place / name).write_bytes, lambda: encoder().load_pretrained(str(place / given)), named)
 
 
 @cache
@@ -398,7 +402,7 @@ def encoder() -> Any:
     return small_ast(1024)
 
 
-PLACES: dict[str, Callable[[Path], Place]] = {
+PLACES: dict[str, Callable[[Path], TablePlace]] = {
     **{
         f"EEG as a{suffix}": partial(recorded, medium="eeg", name=f"a{suffix}")
         for suffix in (".edf", ".bdf", ".gdf", ".fif", ".set", ".vhdr", ".cnt", ".mat", ".snirf", ".npy", ".pkl")
@@ -409,7 +413,7 @@ PLACES: dict[str, Callable[[Path], Place]] = {
     "labels of EAV": partial(of_eav, name="subject1_eeg_label.mat"),
     "a table in text": partial(table, name="mine.csv"),
     "a table in Parquet": partial(table, name="mine.parquet"),
-    "an experiment": lambda folder: Place(
+    "an experiment": lambda folder: TablePlace(
         (folder / "e.yaml").write_bytes, lambda: load_experiment(folder / "e.yaml"), "e.yaml"
     ),
     "the index of shards": index,
@@ -440,9 +444,9 @@ PLACES: dict[str, Callable[[Path], Place]] = {
     "embeddings": partial(embedded, name="part-0000.parquet"),
     "times of embeddings": partial(embedded, name="times.json"),
     "weights": partial(weights, name="model.safetensors"),
-    "facts beside weights": partial(weights, name="config.json", beside=True),
+    "facts beside weights": partial(weights, name="config.json", related=True),
     "weights in a folder": partial(weights, name="pytorch_model.bin"),
-    "weights beside others": partial(weights, name="pytorch_model.bin", beside=True),
+    "weights beside others": partial(weights, name="pytorch_model.bin", related=True),
     **{f"weights as a{s}": partial(weights, name=f"a{s}", given=f"a{s}") for s in (".bin", ".pt", ".pth", ".npz")},
 }
 
@@ -455,7 +459,7 @@ def test_a_pickle_is_not_executed(place: str, tmp_path: Path, proof: Path) -> No
         if there.named:
             refused(there.read, there.named, proof)
         else:
-            passed_over(there.read, proof)
+            expect_skipped(there.read, proof)
 
 
 def test_weights_of_timm_are_safetensors_or_nothing(
@@ -600,7 +604,7 @@ def test_a_type_that_can_run_code_is_not_read(place: str, kind: str, tmp_path: P
             file.unlink()  # which there is of the shard before
         there.put(stored(with_column(whole, column, COLUMNS[kind](whole.num_rows, proof))))
         if (kind, place) == ("bytes", "a table in Parquet"):
-            passed_over(there.read, proof)  # taken for text
+            expect_skipped(there.read, proof)  # taken for text
         else:
             refused(there.read, "", proof)
 
@@ -611,18 +615,18 @@ def test_a_pickle_in_what_a_table_says_of_itself_is_not_executed(place: str, tmp
     there, whole, payload = PLACES[place](tmp_path), base(), pickle.dumps(Malicious(proof))
     said = {b"pandas": payload, SHAPE_KEY: payload}
     there.put(stored(whole.replace_schema_metadata(said)))
-    passed_over(there.read, proof)
+    expect_skipped(there.read, proof)
     there.put(stored(whole.cast(pa.schema([field.with_metadata(said) for field in whole.schema]))))
-    passed_over(there.read, proof)
+    expect_skipped(there.read, proof)
     if stored is in_parquet:  # which keeps the types of Arrow there
         there.put(stored(whole.replace_schema_metadata({b"ARROW:schema": payload})))
         refused(there.read, there.named, proof)
 
 
 def test_a_pickle_in_the_place_of_the_shape_of_frames_is_refused(tmp_path: Path, proof: Path) -> None:
-    shards, profile = Shards(tmp_path / "shards", ()), replace(PROFILE, video=VideoPreprocessing(fps=2, size=4))
+    shards, preprocessing = Shards(tmp_path / "shards", ()), replace(PROFILE, video=VideoPreprocessing(fps=2, size=4))
     whole = build_window_table(
-        [row | {"video": [b"", b""]} for row in make_rows(3, 0)], make_schema(profile, CHANNELS, MODALITIES)
+        [row | {"video": [b"", b""]} for row in make_rows(3, 0)], make_schema(preprocessing, CHANNELS, MODALITIES)
     )
     at = whole.column_names.index("video")
     field = whole.schema.field(at).with_metadata({SHAPE_KEY: pickle.dumps(Malicious(proof))})

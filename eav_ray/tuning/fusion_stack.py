@@ -56,7 +56,7 @@ class FusionStack:
         rows = [[dict(module.named_parameters())[name].detach() for name in self._shapes] for module in modules]
         flat = torch.stack([torch.cat([p.flatten() for p in row]) for row in rows]).to(device)
         self._weights = flat.requires_grad_()
-        self._moments = torch.zeros_like(flat), torch.zeros_like(flat)
+        self._adam_state = torch.zeros_like(flat), torch.zeros_like(flat)
         self._step_count = torch.zeros((), dtype=torch.float32, device=device)
         self._decay = [optim.weight_decay for optim in optims]
         self._clip = torch.tensor([optim.clip for optim in optims], dtype=flat.dtype, device=device)
@@ -86,7 +86,7 @@ class FusionStack:
     def select_members(self, rows: list[int]) -> None:
         """Go on with these fusions only."""
         self._weights = self._weights.detach()[rows].requires_grad_()
-        self._moments = self._moments[0][rows], self._moments[1][rows]
+        self._adam_state = self._adam_state[0][rows], self._adam_state[1][rows]
         self._decay, self._dropout = [self._decay[r] for r in rows], [self._dropout[r] for r in rows]
         self._clip, self._weight_loss = self._clip[rows], self._weight_loss[rows]
         self._head_counts = [self._head_counts[r] for r in rows]
@@ -226,7 +226,7 @@ class FusionStack:
         clip = [1.0] * len(self)
         if self._clip[0] > 0:
             clip = (self._clip / (gradient.norm(dim=1) + 1e-6)).clamp(max=1).tolist()
-        weights, (first, second) = self._weights.detach(), self._moments
+        weights, (first, second) = self._weights.detach(), self._adam_state
         for row, (rate, decay) in enumerate(zip(lr, self._decay, strict=True)):
             if clip[row] != 1:
                 gradient[row].mul_(clip[row])

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.real
 def test_ravdess_has_its_clips(real: Path) -> None:
     dataset, listing = registry.scan_dataset(DataConfig(dataset="ravdess", root=str(real), modalities=("audio",)))
     assert listing.problems == ()
-    people = Counter(r.subject for r in listing.recordings)
-    assert set(people.values()) == {36}  # 4 neutral, 8 of each other emotion
+    subjects = Counter(r.subject for r in listing.recordings)
+    assert set(subjects.values()) == {36}  # 4 neutral, 8 of each other emotion
     of_one = Counter(dataset.classes[r.label] for r in listing.recordings if r.subject == "actor01")
     assert of_one == {"Neutral": 4, "Sadness": 8, "Anger": 8, "Happiness": 8, "Calmness": 8}
     assert registry.count_eeg_channels(dataset, listing) == 0

@@ -55,23 +55,23 @@ def named(fold: SplitConfig) -> str:
     return f"{fold.protocol}-{fold.index}-{fold.seed}"
 
 
-def people(ids: tuple[str, ...]) -> set[str]:
+def subjects(ids: tuple[str, ...]) -> set[str]:
     return {BY_ID[i].subject for i in ids}
 
 
 @pytest.mark.parametrize("fold", FOLDS, ids=named)
 def test_no_recording_is_on_two_sides(fold: SplitConfig) -> None:
     split = make_split(ITEMS, fold)
-    together = split.train + split.validation + split.test
-    assert len(together) == len(set(together))
+    combined = split.train + split.validation + split.test
+    assert len(combined) == len(set(combined))
     assert split.train and split.test
 
 
 @pytest.mark.parametrize("fold", [f for f in FOLDS if f.protocol in ("subject_kfold", "loso")], ids=named)
 def test_no_person_is_both_trained_on_and_reported_on(fold: SplitConfig) -> None:
     split = make_split(ITEMS, fold)
-    assert not people(split.train) & people(split.test)
-    assert people(split.train) | people(split.test) == {i.subject for i in ITEMS}
+    assert not subjects(split.train) & subjects(split.test)
+    assert subjects(split.train) | subjects(split.test) == {i.subject for i in ITEMS}
 
 
 @pytest.mark.parametrize("fold", FOLDS, ids=named)
@@ -85,9 +85,9 @@ def test_listening_is_trained_on_but_never_scored(fold: SplitConfig) -> None:
 def test_within_people_there_is_a_fold_for_each_and_no_recording_is_tested_twice(protocol: Protocol) -> None:
     assert count_folds(ITEMS, SplitConfig(protocol=protocol, n_folds=3)) == N_PEOPLE
     splits = [make_split(ITEMS, SplitConfig(protocol=protocol, index=i)) for i in range(N_PEOPLE)]
-    assert [len(people(s.train + s.test)) for s in splits] == [1] * N_PEOPLE
+    assert [len(subjects(s.train + s.test)) for s in splits] == [1] * N_PEOPLE
     tested = [i for s in splits for i in s.test]
-    assert len(tested) == len(set(tested)) and people(tuple(tested)) == {i.subject for i in ITEMS}
+    assert len(tested) == len(set(tested)) and subjects(tuple(tested)) == {i.subject for i in ITEMS}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -101,7 +101,7 @@ def test_every_person_is_tested_exactly_once(protocol: Protocol, of: int, seed: 
     splits = [make_split(ITEMS, SplitConfig(protocol=protocol, n_folds=of, seed=seed, index=i)) for i in range(count)]
     tested = Counter(i for s in splits for i in s.test)
     assert tested == Counter(i.id for i in ITEMS if i.task != LISTENING)
-    sizes = [len(people(s.test)) for s in splits]
+    sizes = [len(subjects(s.test)) for s in splits]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -109,15 +109,15 @@ def test_every_person_is_tested_exactly_once(protocol: Protocol, of: int, seed: 
 @pytest.mark.parametrize("index", range(N_PEOPLE))
 def test_within_a_person_the_test_is_the_last_30_percent_in_time_of_each_class(protocol: Protocol, index: int) -> None:
     split = make_split(ITEMS, SplitConfig(protocol=protocol, index=index))
-    (subject,) = people(split.train + split.test)
+    (subject,) = subjects(split.train + split.test)
     assert subject == f"subject{index + 1}"
-    held_out = 3 if protocol == "within_validated" else 0
+    left_out = 3 if protocol == "within_validated" else 0
     for label in range(N_CLASSES):
         sides = [
             [BY_ID[i].order for i in side if BY_ID[i].label == label and BY_ID[i].task == "speaking"]
             for side in (split.train, split.validation, split.test)
         ]
-        assert [len(s) for s in sides] == [14 - held_out, held_out, 6]
+        assert [len(s) for s in sides] == [14 - left_out, left_out, 6]
         in_time = sides[0] + sides[1] + sides[2]
         assert max(sides[0]) < min(sides[1] + sides[2])
         assert max(sides[0] + sides[1]) < min(sides[2])
@@ -136,8 +136,8 @@ def test_choices_are_made_on_training_rows_alone(fold: SplitConfig) -> None:
         return
     assert len(inner) == fold.n_inner_folds
     for split in inner:
-        assert not people(split.train) & people(split.validation)
-        assert not people(split.train + split.validation) & people(outer.test)
+        assert not subjects(split.train) & subjects(split.validation)
+        assert not subjects(split.train + split.validation) & subjects(outer.test)
     validated = Counter(i for s in inner for i in s.validation)
     assert validated == Counter(i for i in outer.train if BY_ID[i].task != LISTENING)
 
@@ -219,11 +219,11 @@ def table(items: list[LabeledRecording]) -> pd.DataFrame:
 @pytest.mark.parametrize("count", [1, 5, 7, 99])
 def test_what_adapts_to_a_subject_comes_first_is_balanced_and_is_never_scored(count: int) -> None:
     outer = make_split(ITEMS, SplitConfig(protocol="subject_kfold", n_folds=4, index=1))
-    subject = sorted(people(outer.test))[0]
+    subject = sorted(subjects(outer.test))[0]
     split = make_adaptation_split(outer, ITEMS, subject, count)
     check_split(split, ITEMS)
     assert len(split.train) == count and not set(split.train) & set(split.test)
-    assert people(split.train) == people(split.test) == {subject}
+    assert subjects(split.train) == subjects(split.test) == {subject}
     assert set(split.train) | set(split.test) == {i for i in outer.test if BY_ID[i].subject == subject}
     classes = Counter(BY_ID[i].label for i in split.train)
     assert max(classes.values()) - min(classes.get(c, 0) for c in range(N_CLASSES)) <= 1
@@ -235,10 +235,10 @@ def test_what_adapts_to_a_subject_comes_first_is_balanced_and_is_never_scored(co
 @pytest.mark.parametrize("count", [0, 100, 101])
 def test_an_adaptation_that_leaves_nothing_to_score_is_refused(count: int) -> None:
     outer = make_split(ITEMS, SplitConfig(protocol="subject_kfold", n_folds=4, index=1))
-    subject = sorted(people(outer.test))[0]
+    subject = sorted(subjects(outer.test))[0]
     with pytest.raises(ConfigError, match=f"{count} recordings cannot adapt a model to {subject}, who has 100"):
         make_adaptation_split(outer, ITEMS, subject, count)
-    trained = sorted(people(outer.train))[0]
+    trained = sorted(subjects(outer.train))[0]
     with pytest.raises(ConfigError, match=f"{trained} is not among the people whom this checkpoint never saw"):
         make_adaptation_split(outer, ITEMS, trained, 5)
 

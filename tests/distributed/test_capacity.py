@@ -53,9 +53,9 @@ def test_drivers_take_nothing_and_workers_fit_node_by_node() -> None:
 
 def test_what_the_cluster_can_never_hold_is_refused_with_the_arithmetic() -> None:
     known = ClusterCapacity([HEAD, GPU], [HEAD, GPU, GPU, GPU])
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as reported:
         count_concurrent_groups(experiment(runtime__workers=4, runtime__gpus_per_worker=1), known)
-    assert str(told.value) == (
+    assert str(reported.value) == (
         "one candidate x runtime.workers=4 needs 4 workers with 1 CPU and 1 GPU each (drivers need no CPU), but the "
         "cluster has room for 3 on its 2 nodes and the 2 that its autoscaler may add; set runtime.workers to at most 3"
     )

@@ -28,13 +28,15 @@ def made() -> list[AblationVariant]:
     return build_ablation_variants(E, PARTS, ["half"])[0]
 
 
-def predictions(rates: dict[str, float], people: int, *, recordings: int = 20, otherwise: float = 0.6) -> pd.DataFrame:
+def predictions(
+    rates: dict[str, float], subjects: int, *, recordings: int = 20, otherwise: float = 0.6
+) -> pd.DataFrame:
     """Of each variant, right with its rate; two windows a recording, which agree."""
     parts = []
     for number, variant in enumerate(made()):
         rng = np.random.default_rng([7, number])
-        right = rng.random((people, recordings)) < rates.get(variant.name, otherwise)
-        for subject in range(people):
+        right = rng.random((subjects, recordings)) < rates.get(variant.name, otherwise)
+        for subject in range(subjects):
             label = np.arange(recordings) % 2
             guess = np.where(right[subject], label, 1 - label)
             ids = {"subject": f"p{subject}", "recording": [f"{r:02d}" for r in range(recordings)], "label": label}
@@ -64,7 +66,7 @@ def entry(found: dict[str, Any], name: str, group: str = "subsets") -> dict[str,
 
 
 def test_accuracies_and_differences_are_those_of_the_statistics_of_recordings_and_people() -> None:
-    table = predictions({BASE_VARIANT: 0.9, "eeg": 0.3}, people=8)
+    table = predictions({BASE_VARIANT: 0.9, "eeg": 0.3}, subjects=8)
     found = tree(table)
     one = table[table["window"] == 0].assign(right=lambda t: t["fusion.logit_1"] == t["label"])
     wide = one.pivot(index=["subject", "recording"], columns="variant", values="right").reset_index()
@@ -79,7 +81,7 @@ def test_accuracies_and_differences_are_those_of_the_statistics_of_recordings_an
 
 
 def test_holm_corrects_for_the_comparisons_of_a_group_and_for_no_others() -> None:
-    found = tree(predictions({BASE_VARIANT: 0.75}, people=7))
+    found = tree(predictions({BASE_VARIANT: 0.75}, subjects=7))
     for group in PARTS:
         compared = [v["comparison"] for v in found["variants"] if v["group"] == group and v["comparison"]]
         assert [c["holm"] for c in compared] == holm([c["p_value"] for c in compared])
@@ -89,14 +91,14 @@ def test_holm_corrects_for_the_comparisons_of_a_group_and_for_no_others() -> Non
 
 def test_with_modalities_hidden_a_model_is_compared_with_the_same_hidden_of_the_other() -> None:
     found = tree(
-        predictions({"audio (others masked)": 0.2, "no modality dropout, audio (others masked)": 0.9}, people=7)
+        predictions({"audio (others masked)": 0.2, "no modality dropout, audio (others masked)": 0.9}, subjects=7)
     )
     one = entry(found, "no modality dropout, audio (others masked)", "dropout")["comparison"]
     assert one["other"] == "audio (others masked)" and one["mean"] > 0.5
 
 
 def test_a_group_is_compared_on_the_recordings_that_all_of_it_could_score() -> None:
-    table = predictions({}, people=7)
+    table = predictions({}, subjects=7)
     lacks = (table["variant"] == "eeg") & ((table["subject"] == "p0") | (table["recording"] == "03"))
     found = tree(table[~lacks])
     assert found["groups"]["subsets"] == {"n_subjects": 6, "recordings": 6 * 19}
@@ -108,22 +110,22 @@ def test_a_group_is_compared_on_the_recordings_that_all_of_it_could_score() -> N
 
 
 def test_a_variant_without_predictions_is_named_and_the_rest_compared() -> None:
-    table = predictions({}, people=7)
+    table = predictions({}, subjects=7)
     found = tree(table[table["variant"] != "eeg"])
     assert found["missing"] == ["eeg"] and not any(v["name"] == "eeg" for v in found["variants"])
     assert not any(side == "eeg" for pair in found["eeg"] for side in (pair["with"], pair["without"]))
 
 
-@pytest.mark.parametrize("people", [1, 3])
-def test_of_few_people_nothing_is_called_significant(people: int) -> None:
-    found = tree(predictions({BASE_VARIANT: 1.0, "eeg": 0.0}, people=people))
+@pytest.mark.parametrize("subjects", [1, 3])
+def test_of_few_people_nothing_is_called_significant(subjects: int) -> None:
+    found = tree(predictions({BASE_VARIANT: 1.0, "eeg": 0.0}, subjects=subjects))
     eeg = entry(found, "eeg")["comparison"]
-    assert not eeg["significant"] and eeg["verdict"] == f"{people} people: none could be significant"
+    assert not eeg["significant"] and eeg["verdict"] == f"{subjects} people: none could be significant"
     assert "none could be significant" in sections_ablation.format_ablation(found)
 
 
 def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:
-    found = tree(predictions({BASE_VARIANT: 0.95, "audio": 0.4}, people=7))
+    found = tree(predictions({BASE_VARIANT: 0.95, "audio": 0.4}, subjects=7))
     pairs = {(p["with"], p["without"], p["mode"]): p for p in found["eeg"]}
     assert len(found["eeg"]) == 1 + 1 + 2
     one = pairs[BASE_VARIANT, "audio", "retrained"]
@@ -141,7 +143,7 @@ def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:
 
 
 def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:
-    found = tree(predictions({BASE_VARIANT: 0.9, "eeg": 0.3}, people=7))
+    found = tree(predictions({BASE_VARIANT: 0.9, "eeg": 0.3}, subjects=7))
     page = [*sections_ablation.render_ablation_sections(found), *cost.render_cost_sections(found)]
     whole = "\n".join(page)
     assert [*sections_ablation.render_ablation_sections(found), *cost.render_cost_sections(found)] == page and len(
@@ -152,17 +154,19 @@ def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:
     assert "not significant" in whole and "significant (Holm" in whole
     assert whole.count('<figure role="img" aria-label="') == 4
     assert "140 test recordings of 7 people, which all of these could score" in whole
-    told = sections_ablation.format_ablation(found)
+    reported = sections_ablation.format_ablation(found)
     kept = json.loads(json.dumps(found, sort_keys=True))  # as the results store has it
     assert (
-        sections_ablation.format_ablation(kept) == told
+        sections_ablation.format_ablation(kept) == reported
         and [*sections_ablation.render_ablation_sections(kept), *cost.render_cost_sections(kept)] == page
     )
-    assert all(v["name"] in told for v in found["variants"]) and "not significant" in told and "EEG:" in told
+    assert (
+        all(v["name"] in reported for v in found["variants"]) and "not significant" in reported and "EEG:" in reported
+    )
 
 
 def test_what_no_other_beats_in_accuracy_and_cost_is_the_front() -> None:
-    found = tree(predictions({"audio": 0.95, BASE_VARIANT: 0.9}, people=10, otherwise=0.3))
+    found = tree(predictions({"audio": 0.95, BASE_VARIANT: 0.9}, subjects=10, otherwise=0.3))
     entries = cost.select_costed_variants(found)
     assert all(v["mode"] != "masked" and v["group"] in ("subsets", "sizes") for v in entries)
     assert len({v["name"] for v in entries}) == len(entries)
@@ -172,7 +176,7 @@ def test_what_no_other_beats_in_accuracy_and_cost_is_the_front() -> None:
 
 
 def test_latencies_of_a_busy_machine_come_with_a_warning() -> None:
-    found = tree(predictions({}, people=6))
+    found = tree(predictions({}, subjects=6))
     calm, crowded = (
         "".join(cost.render_cost_sections(found | {"hardware": HARDWARE | {"load": load}})) for load in (1.0, 9.0)
     )
@@ -182,10 +186,10 @@ def test_latencies_of_a_busy_machine_come_with_a_warning() -> None:
 def test_two_names_of_one_training_are_one_point() -> None:
     costs = priced()
     costs["unchanged without eeg"]["run"] = costs["audio"]["run"]
-    found = ablation.compare_variants(predictions({}, people=6), made(), E, costs)
+    found = ablation.compare_variants(predictions({}, subjects=6), made(), E, costs)
     names = [v["name"] for v in cost.select_costed_variants(found)]
     assert "audio" in names and "unchanged without eeg" not in names
     one = {name: each | {"run": "one"} for name, each in costs.items()}
-    found = ablation.compare_variants(predictions({}, people=6), made(), E, one) | {"hardware": HARDWARE}
+    found = ablation.compare_variants(predictions({}, subjects=6), made(), E, one) | {"hardware": HARDWARE}
     page = "".join(cost.render_cost_sections(found))
     assert len(cost.select_costed_variants(found)) == 1 and "Accuracy against cost" in page and "<svg" not in page

@@ -113,16 +113,16 @@ def test_sizes_are_ordered_by_cost_and_each_also_goes_without_eeg() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "sizes", "told"),
+    ("parts", "sizes", "reported"),
     [
         (["kind"], [], "--parts names 'kind'; use any of subsets,kinds"),
         (["sizes"], ["tiny"], "--sizes names 'tiny'; use any of handcrafted,quarter"),
         (["subsets"], [], "an ablation wants two modalities or more"),
     ],
 )
-def test_what_cannot_be_made_is_refused_in_one_line(parts: list[str], sizes: list[str], told: str) -> None:
+def test_what_cannot_be_made_is_refused_in_one_line(parts: list[str], sizes: list[str], reported: str) -> None:
     e = override(Experiment(), {"data.modalities": ["eeg"]})
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=reported):
         build_ablation_variants(e, parts, sizes)
 
 

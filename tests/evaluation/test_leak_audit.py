@@ -36,11 +36,11 @@ def failed(checkpoint: Checkpoint, windows: WindowCache, scored: tuple[str, ...]
 def test_an_honest_checkpoint_passes_and_says_what_was_compared(windows: WindowCache, protocol: str) -> None:
     found = audit_checkpoint(make_honest_checkpoint(windows, protocol), contents(windows))
     assert found.passed and not found.first_failure
-    told = {c.name: c.detail for c in found.checks}
-    assert len(told) == 6
-    assert "4 of 4 would be others with test rows among them" in told["statistics fitted on training rows only"]
+    reported = {c.name: c.detail for c in found.checks}
+    assert len(reported) == 6
+    assert "4 of 4 would be others with test rows among them" in reported["statistics fitted on training rows only"]
     tested = 2 * len(make_honest_checkpoint(windows, protocol).split.test)
-    assert told["equal windows in two splits"].startswith(f"{tested} signals")
+    assert reported["equal windows in two splits"].startswith(f"{tested} signals")
     again = audit_checkpoint(make_honest_checkpoint(windows, protocol), contents(windows))
     assert (
         again.sha256
@@ -90,13 +90,13 @@ def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_
     inner = replace(one, split=replace(one.split, validation=one.split.test, test=()))
     assert "split, recomputed" in failed(inner, windows)
 
-    def told(scored: tuple[str, ...], changes: Callable[[Checkpoint], Checkpoint] = lambda c: c) -> list[str]:
+    def reported(scored: tuple[str, ...], changes: Callable[[Checkpoint], Checkpoint] = lambda c: c) -> list[str]:
         found = audit_checkpoint(changes(inner), contents(windows), scored, tested_experiment=one.experiment)
         return [c.name for c in found.checks if not c.passed]
 
-    assert told(one.split.test) == []
-    assert told(one.split.test[1:]) == ["split, recomputed"]
-    assert "recordings in two splits" in told(one.split.test, lambda c: moved(replace(c, split=one.split)))
+    assert reported(one.split.test) == []
+    assert reported(one.split.test[1:]) == ["split, recomputed"]
+    assert "recordings in two splits" in reported(one.split.test, lambda c: moved(replace(c, split=one.split)))
     validated = make_honest_checkpoint(windows, "within_validated")
     bare = replace(validated, split=replace(validated.split, test=()))
     found = audit_checkpoint(bare, contents(windows), validated.split.test, tested_experiment=validated.experiment)
@@ -107,13 +107,13 @@ def test_encoders_that_saw_more_than_the_fusion_are_found(windows: WindowCache) 
     one = change_state(make_honest_checkpoint(windows), encoder_keys={"audio": "encoder-1", "eeg": "encoder-2"})
     name = "encoders trained on training rows only"
 
-    def told(encoders: dict[str, tuple[str, ...]]) -> bool | None:
+    def reported(encoders: dict[str, tuple[str, ...]]) -> bool | None:
         return {c.name: c.passed for c in audit_checkpoint(one, contents(windows), (), encoders).checks}[name]
 
     sound = dict.fromkeys(("audio", "eeg"), one.split.train)
-    assert told(sound) is True
-    assert told({"audio": one.split.train}) is None  # the other's run is not at hand
-    assert told(sound | {"eeg": (*one.split.train, one.split.test[0])}) is False
+    assert reported(sound) is True
+    assert reported({"audio": one.split.train}) is None  # the other's run is not at hand
+    assert reported(sound | {"eeg": (*one.split.train, one.split.test[0])}) is False
 
 
 def moved(one: Checkpoint) -> Checkpoint:

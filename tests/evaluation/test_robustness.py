@@ -98,9 +98,9 @@ def test_a_weight_that_does_not_fall_is_said_not_to() -> None:
         still.loc[of_subject, "corrected.eeg"] += (-1) ** subject * (0.01 + 0.001 * (subject // 2))
     tree = build_results(pink=[still], muscle=[up])
     assert find_change(tree)["verdict"] == "not significant" and find_change(tree, "eeg.muscle")["verdict"] == "rises"
-    told = describe_weight_changes(tree)
-    assert "falls in 0 of 2 kinds" in told and "does not fall significantly in eeg.pink" in told
-    assert "RISES in eeg.muscle" in told and told in format_robustness(tree)
+    reported = describe_weight_changes(tree)
+    assert "falls in 0 of 2 kinds" in reported and "does not fall significantly in eeg.pink" in reported
+    assert "RISES in eeg.muscle" in reported and reported in format_robustness(tree)
     assert "not significant" in format_robustness(tree) and "not significant" in "".join(
         render_robustness_sections(tree)
     )

@@ -21,7 +21,7 @@ from eav_ray.evaluation.statistics import (
 from eav_ray.reporting.tables import format_statistics
 
 
-def people(rates: dict[str, list[float]], recordings: int = 40, seed: int = 0) -> pd.DataFrame:
+def subjects(rates: dict[str, list[float]], recordings: int = 40, seed: int = 0) -> pd.DataFrame:
     """Sources that are right with a rate of their own for each person."""
     rng, parts = np.random.default_rng(seed), []
     for subject in range(len(next(iter(rates.values())))):
@@ -35,7 +35,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
     inside, pooled = 0, 0
     for seed in range(120):
         rates = np.random.default_rng([1, seed]).beta(6, 4, 20)
-        table = people({"eeg": list(rates)}, seed=seed)
+        table = subjects({"eeg": list(rates)}, seed=seed)
         found = compute_bootstrap_interval(table, "eeg", seed=seed)
         inside += found.low <= 0.6 <= found.high
         share = table["eeg"].mean()
@@ -45,11 +45,11 @@ def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_one_person_has_an_interval_over_recordings_and_no_spread() -> None:
-    found = compute_bootstrap_interval(people({"eeg": [0.5]}), "eeg")
+    found = compute_bootstrap_interval(subjects({"eeg": [0.5]}), "eeg")
     assert math.isnan(found.sd) and found.low < found.mean < found.high
-    again = compute_bootstrap_interval(people({"eeg": [0.5]}), "eeg")
+    again = compute_bootstrap_interval(subjects({"eeg": [0.5]}), "eeg")
     assert (again.mean, again.low, again.high) == (found.mean, found.low, found.high)
-    always = compute_bootstrap_interval(people({"eeg": [1.0, 1.0]}), "eeg")
+    always = compute_bootstrap_interval(subjects({"eeg": [1.0, 1.0]}), "eeg")
     assert (always.low, always.high) == (1.0, 1.0)
 
 
@@ -66,10 +66,10 @@ def test_a_comparison_is_scipys_signed_rank_test() -> None:
     for _ in range(20):
         gained = rng.normal(0.3, 1, 15).round(1)
         p, effect = signed_rank(gained)
-        told = gained[gained != 0]
-        assert p == pytest.approx(stats.wilcoxon(told).pvalue)
-        ranks = stats.rankdata(abs(told))
-        assert effect == pytest.approx((ranks[told > 0].sum() - ranks[told < 0].sum()) / ranks.sum())
+        reported = gained[gained != 0]
+        assert p == pytest.approx(stats.wilcoxon(reported).pvalue)
+        ranks = stats.rankdata(abs(reported))
+        assert effect == pytest.approx((ranks[reported > 0].sum() - ranks[reported < 0].sum()) / ranks.sum())
     assert signed_rank(np.array([0.1, 0.2, 0.3])) == (pytest.approx(0.25), 1.0)
     assert signed_rank(np.zeros(4)) == (1.0, 0.0)
 
@@ -81,19 +81,19 @@ def test_holm_is_bonferroni_step_by_step() -> None:
 
 
 def test_what_could_be_chance_is_called_not_significant() -> None:
-    level = people({"fusion": [0.6] * 20, "eeg": [0.6] * 20, "audio": [0.3] * 20, "late_mean": [0.6] * 20})
+    level = subjects({"fusion": [0.6] * 20, "eeg": [0.6] * 20, "audio": [0.3] * 20, "late_mean": [0.6] * 20})
     by_name = {
         one.other: one for one in compare_paired(level, "fusion", collect_fusion_baselines(level, ["audio", "eeg"]))
     }
     assert by_name["audio"].significant and not by_name["eeg"].significant
     assert "not significant" in str(by_name["eeg"]) and "not significant" not in str(by_name["audio"])
     assert by_name["audio"].holm_p_value >= by_name["audio"].p_value and by_name["audio"].effect > 0.9
-    few = compare_paired(people({"fusion": [0.9] * 4, "eeg": [0.2] * 4}), "fusion", {"eeg": level["eeg"][:160]})
+    few = compare_paired(subjects({"fusion": [0.9] * 4, "eeg": [0.2] * 4}), "fusion", {"eeg": level["eeg"][:160]})
     assert "of 4 people no difference could be significant" in str(few[0])
 
 
 def test_the_best_single_of_each_person_and_the_oracle_bound_each_other() -> None:
-    table = people({"fusion": [0.5] * 6, "eeg": [0.2, 0.8] * 3, "audio": [0.8, 0.2] * 3})
+    table = subjects({"fusion": [0.5] * 6, "eeg": [0.2, 0.8] * 3, "audio": [0.8, 0.2] * 3})
     best, any_of = (
         collect_fusion_baselines(table, ["audio", "eeg"])["best single modality per subject"],
         compute_oracle_correct(table, ["audio", "eeg"]),
@@ -112,7 +112,7 @@ def test_macro_f1_is_sklearns() -> None:
 
 
 def test_the_lines_name_chance_and_leave_nothing_out() -> None:
-    table = people({"audio": [0.2] * 8, "eeg": [0.5] * 8, "late_mean": [0.5] * 8, "fusion": [0.7] * 8})
+    table = subjects({"audio": [0.2] * 8, "eeg": [0.5] * 8, "late_mean": [0.5] * 8, "fusion": [0.7] * 8})
     lines = format_statistics(table, ["audio", "eeg"], 5).splitlines()
     assert "8 people and their 320 recordings" in lines[0]
     assert "inside the 99.9 % band of chance" in next(line for line in lines if line.startswith("audio"))

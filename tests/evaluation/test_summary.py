@@ -67,20 +67,20 @@ def test_guessing_is_called_guessing() -> None:
         one["inside_chance"]
         for one in summary.summarize_accuracy(draw_predictions(), MODALITIES, 3)["sources"].values()
     )
-    few = summary.compare_sources(draw_predictions(people=4), MODALITIES)
+    few = summary.compare_sources(draw_predictions(subjects=4), MODALITIES)
     assert {c["verdict"] for c in few["fusion"]} == {"of 4 people no difference could be significant"}
 
 
 @pytest.mark.parametrize("skill", [0.0, 1.0])
 def test_naming_the_largest_class_is_called_guessing(skill: float) -> None:
-    table = draw_predictions(people=9, recordings=12, unequal=True)
+    table = draw_predictions(subjects=9, recordings=12, unequal=True)
     for k in range(3):
         table[f"eeg.logit_{k}"] = float(k == 0) + 2 * skill * (table["label"] == k)
     found = summary.summarize_accuracy(table, MODALITIES, 3)["sources"]["eeg"]
     assert found["mean"] > 0.7 and found["balanced"] == pytest.approx(1 if skill else 1 / 3)
     assert found["inside_chance"] is not bool(skill)
-    told = reporting_tables.format_statistics(mark_correct_recordings(table, ["eeg"]), ["eeg"], 3)
-    assert ("inside the 99.9 % band" in told) is not bool(skill) and "classes are unequal" in told
+    reported = reporting_tables.format_statistics(mark_correct_recordings(table, ["eeg"]), ["eeg"], 3)
+    assert ("inside the 99.9 % band" in reported) is not bool(skill) and "classes are unequal" in reported
 
 
 def test_the_band_of_balanced_accuracy_is_the_binomial_one_where_classes_are_equal() -> None:
@@ -163,14 +163,14 @@ def test_a_temperature_undoes_the_scale_of_logits_that_were_calibrated() -> None
 
 
 def test_a_source_that_no_validation_row_has_stays_as_it_is() -> None:
-    table, held = draw_predictions(people=3), draw_predictions(people=3, seed=5)
+    table, held = draw_predictions(subjects=3), draw_predictions(subjects=3, seed=5)
     held.loc[held["fold"] == 1, [f"eeg.logit_{k}" for k in range(3)]] = np.nan
     found = summarize_calibration(table, ["eeg"], held)["eeg"]
     assert isinstance(found, dict) and set(found["temperatures"]) == {"0", "2"} and found["scaled"]["count"] == 36
 
 
 def test_each_fold_is_scaled_by_its_own_validation_rows_and_answers_stay() -> None:
-    table, held = (draw_predictions(people=4, recordings=60, seed=seed, gain=-1.2) for seed in (0, 9))
+    table, held = (draw_predictions(subjects=4, recordings=60, seed=seed, gain=-1.2) for seed in (0, 9))
     columns = [c for c in table if c.startswith("fusion.logit_")]
     for one in (table, held):
         one.loc[one["fold"] == 2, columns] *= 10  # a model that is far too sure
@@ -179,19 +179,19 @@ def test_each_fold_is_scaled_by_its_own_validation_rows_and_answers_stay() -> No
     assert found["temperatures"]["2"] > 4 * found["temperatures"]["1"]
     assert found["scaled"]["ece"] < found["raw"]["ece"] and found["scaled"]["nll"] < found["raw"]["nll"]
     assert "scaled" not in summarize_calibration(table, ["fusion"], None)["fusion"]  # type: ignore[operator]
-    told = average_per_recording(table)
-    logits = told[columns].to_numpy()
-    assert (log_softmax(logits / 3, axis=1).argmax(1) == predict_classes(told, "fusion")).all()
+    reported = average_per_recording(table)
+    logits = reported[columns].to_numpy()
+    assert (log_softmax(logits / 3, axis=1).argmax(1) == predict_classes(reported, "fusion")).all()
 
 
 def test_quality_that_goes_with_accuracy_is_told_from_quality_that_does_not() -> None:
-    table = draw_predictions(people=12, recordings=30)
-    people = [f"p{n}" for n in range(12)]
+    table = draw_predictions(subjects=12, recordings=30)
+    subjects = [f"p{n}" for n in range(12)]
     right = summary.summarize_subjects(table, MODALITIES)
     share = {row["subject"]: row["eeg"] for row in right}
     rows = [
         {"subject": p, "recording": f"r{n}", "eeg_bad_channels": -share[p], "audio_db": 1.0}
-        for p in people
+        for p in subjects
         for n in range(30)
     ]
     found = {
@@ -222,7 +222,7 @@ def test_the_published_rows_are_those_of_the_paper() -> None:
     means = {"video": 67.22, "audio": 58.17, "eeg": 53.51, "multimodal": 70.86}
     for column, mean in means.items():
         assert 100 * table[column].mean() == pytest.approx(mean, abs=0.005)
-    ours = draw_predictions(people=6)
+    ours = draw_predictions(subjects=6)
     ours["subject"] = "subject" + (ours["subject"].str[1:].astype(int) + 1).astype(str)
     rows = protocol_comparison.compare_with_published(
         protocol_comparison.compute_published_unit_accuracy(ours, MODALITIES), MODALITIES

@@ -40,12 +40,12 @@ def store_windows(
     """
     rng, rows, e = np.random.default_rng(0), [], make_experiment()
     for n in range(PEOPLE * RECORDINGS):
-        person, k = divmod(n, RECORDINGS)
-        row = {"subject": f"p{person}", "recording": f"{k:03d}", "window": 0, "label": k % 2, "task": "", "order": k}
+        subject, k = divmod(n, RECORDINGS)
+        row = {"subject": f"p{subject}", "recording": f"{k:03d}", "window": 0, "label": k % 2, "task": "", "order": k}
         row |= {"has_audio": True, "has_eeg": n not in without, "audio_seconds": 5.0, "eeg_seconds": 5.0}
-        row |= {"eeg_bad_channels": person, "audio_db": 0.0, "audio_clipped": 0.0}
-        row["audio"] = (0 if silent else 0.02 * (person + 1)) * rng.standard_normal(80000).astype(np.float32)
-        row["eeg"] = (person + 1) * row["has_eeg"] * rng.standard_normal((30, 500)).astype(np.float32)
+        row |= {"eeg_bad_channels": subject, "audio_db": 0.0, "audio_clipped": 0.0}
+        row["audio"] = (0 if silent else 0.02 * (subject + 1)) * rng.standard_normal(80000).astype(np.float32)
+        row["eeg"] = (subject + 1) * row["has_eeg"] * rng.standard_normal((30, 500)).astype(np.float32)
         rows.append(row)
     if twin:
         rows[twin[1]]["eeg"] = rows[twin[0]]["eeg"]

@@ -74,7 +74,7 @@ class Page:
         deadline = time.monotonic() + PATIENCE
         while opened["loaderId"] not in self._loaded:
             self._hear(deadline)
-        self.settle()
+        self.wait_until_settled()
 
     def evaluate(self, script: str) -> Any:
         """The value of a JavaScript expression as JSON; a promise is awaited. What it throws is a RuntimeError."""
@@ -101,9 +101,9 @@ class Page:
         }})()""")
         for kind in ("mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
-        self.settle()
+        self.wait_until_settled()
 
-    def settle(self) -> None:
+    def wait_until_settled(self) -> None:
         """Waits until what has been started is drawn, and what that said has come."""
         frame = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
         self.evaluate(f"document.fonts.ready.then(() => {frame})")
@@ -143,19 +143,19 @@ class Page:
             self._rest += part
         one, self._rest = self._rest.split(b"\0", 1)
         heard: dict[str, Any] = json.loads(one)
-        told = heard.get("params", {})
+        reported = heard.get("params", {})
         match heard.get("method"):
-            case "Page.lifecycleEvent" if told["name"] == "load":
-                self._loaded.add(told["loaderId"])
+            case "Page.lifecycleEvent" if reported["name"] == "load":
+                self._loaded.add(reported["loaderId"])
             case "Runtime.exceptionThrown":
-                self.console.append(describe_exception(told["exceptionDetails"]))
-            case "Runtime.consoleAPICalled" if told["type"] in ("error", "warning", "assert"):
-                words = (str(a.get("value", a.get("description", a["type"]))) for a in told["args"])
-                self.console.append(f"{told['type']}: {' '.join(words)}")
-            case "Log.entryAdded" if told["entry"]["level"] in ("error", "warning"):
-                self.console.append(f"{told['entry']['source']}: {told['entry']['text']}")
+                self.console.append(describe_exception(reported["exceptionDetails"]))
+            case "Runtime.consoleAPICalled" if reported["type"] in ("error", "warning", "assert"):
+                words = (str(a.get("value", a.get("description", a["type"]))) for a in reported["args"])
+                self.console.append(f"{reported['type']}: {' '.join(words)}")
+            case "Log.entryAdded" if reported["entry"]["level"] in ("error", "warning"):
+                self.console.append(f"{reported['entry']['source']}: {reported['entry']['text']}")
             case "Network.requestWillBeSent":
-                asked = told["request"]["url"]
+                asked = reported["request"]["url"]
                 if asked != self._url and not asked.startswith(("data:", "blob:")):
                     self.requests.append(asked)
         return heard
@@ -163,8 +163,8 @@ class Page:
 
 def find_faults(page: Page) -> list[str]:
     """What is wrong with a page of ours: each line a fault, none is good."""
-    page.settle()
-    found = [f"console: {told}" for told in page.console] + [f"needs {address}" for address in page.requests]
+    page.wait_until_settled()
+    found = [f"console: {reported}" for reported in page.console] + [f"needs {address}" for address in page.requests]
     # Not against innerWidth: a phone widens its window to the page.
     if (wide := page.evaluate("document.documentElement.scrollWidth")) > page.width:
         found.append(f"{wide} px wide in a window of {page.width}")

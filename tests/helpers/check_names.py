@@ -55,7 +55,6 @@ REFUSED = {
     "stress": "robustness",
     "lapses": "draw_lost_blocks",
     "wire": "messages",
-    "live": "stream",
 }
 FOLDERS = ("eav_ray", "jobs", "benchmarks", "tests", "examples", "docs")
 

@@ -9,15 +9,21 @@ STRENGTH = {"audio": 1.0, "eeg": 0.5, "video": 1.2, "late_mean": 1.6, "fusion": 
 
 
 def draw_predictions(
-    people: int = 8, recordings: int = 12, *, seed: int = 0, gain: float = 0.0, unequal: bool = False
+    subjects: int = 8, recordings: int = 12, *, seed: int = 0, gain: float = 0.0, unequal: bool = False
 ) -> pd.DataFrame:
     """Logits that know the class, each source as well as its strength; two windows a recording."""
     rng, rows = np.random.default_rng(seed), []
-    for person in range(people):
+    for subject in range(subjects):
         for n in range(recordings):
             label = 0 if unequal and n % 4 else n % 3
             for window in range(2):
-                row = {"subject": f"p{person}", "recording": f"r{n}", "window": window, "label": label, "fold": person}
+                row = {
+                    "subject": f"p{subject}",
+                    "recording": f"r{n}",
+                    "window": window,
+                    "label": label,
+                    "fold": subject,
+                }
                 for s, strength in STRENGTH.items():
                     logits = rng.normal(0, 1, 3) + (strength + gain) * (np.arange(3) == label)
                     row |= {f"{s}.logit_{k}": float(v) for k, v in enumerate(logits)}

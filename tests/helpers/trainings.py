@@ -36,7 +36,7 @@ def make_experiment(engine: str) -> Experiment:
 def make_windows(folder: Path) -> WindowCache:
     """Noise, eight windows; the last recording is for the test side and must never be seen."""
     rng = np.random.default_rng(0)
-    profile = make_experiment("torch").preprocessing
+    preprocessing_config = make_experiment("torch").preprocessing
     rows = []
     for k in range(8):
         ids = {"subject": "subject1", "recording": f"{k:03d}", "window": 0, "label": k % 5, "task": "", "order": k}
@@ -45,7 +45,9 @@ def make_windows(folder: Path) -> WindowCache:
         signals = {"audio": 0.1 * rng.standard_normal(80000), "eeg": rng.standard_normal((30, 500))}
         rows.append(ids | {m: x.astype(np.float32) for m, x in signals.items()})
     store = Store(folder / "shards")
-    content = tables.encode_parquet(tables.build_window_table(rows, schema.make_schema(profile, 30, ("audio", "eeg"))))
+    content = tables.encode_parquet(
+        tables.build_window_table(rows, schema.make_schema(preprocessing_config, 30, ("audio", "eeg")))
+    )
     store.write("a.parquet", content)
     file = shards_index.ShardFile("a.parquet", sha256(content), 8, "subject1")
     index = shards_index.ShardIndex("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
@@ -63,7 +65,7 @@ def train(
     run: Run | None = None,
     killed_after: tuple[int, ...] = (),
     stop: int | None = None,
-    told: set[str] | None = None,
+    reported: set[str] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Train; give the same run again each time that it was killed after these epochs.
 
@@ -77,8 +79,8 @@ def train(
     for epoch in (*killed_after, stop):
 
         def report(progress: Progress, epoch: int | None = epoch) -> None:
-            if told is not None:
-                told.update(progress.damaged_checkpoints)
+            if reported is not None:
+                reported.update(progress.damaged_checkpoints)
             if progress.epoch == epoch:
                 raise Killed
 

@@ -111,7 +111,7 @@ def growing(tmp_path: Path) -> Iterator[Growing]:
     words += [f"--autoscaling-config={tmp_path / 'limits.json'}"]
     log = tmp_path / "log"
     running: list[subprocess.Popen[bytes]] = []
-    with log.open("w") as out, (tmp_path / "watched").open("w") as told:
+    with log.open("w") as out, (tmp_path / "watched").open("w") as reported:
         running.append(
             subprocess.Popen(
                 [RAY, *words], env=kept | fake, stdout=out, stderr=out, start_new_session=True, cwd=REPOSITORY
@@ -122,7 +122,7 @@ def growing(tmp_path: Path) -> Iterator[Growing]:
                 assert running[0].poll() is None, log.read_text()
                 time.sleep(0.1)
             watch = [sys.executable, "-c", WATCH, address]
-            running.append(subprocess.Popen(watch, env=kept, stdout=told, stderr=out, start_new_session=True))
+            running.append(subprocess.Popen(watch, env=kept, stdout=reported, stderr=out, start_new_session=True))
             yield Growing(address, kept, tmp_path / "watched")
         finally:
             for process in reversed(running):

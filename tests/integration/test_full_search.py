@@ -100,12 +100,12 @@ def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, 
         assert second.poll() is None, second.communicate()
         time.sleep(0.2)
     second.send_signal(signal.SIGTERM)
-    _, told = second.communicate(timeout=120)
-    assert second.returncode == 130 and "Traceback" not in told, told
-    assert "of 5 candidates are finished; the same command continues" in told.splitlines()[-1]
+    _, reported = second.communicate(timeout=120)
+    assert second.returncode == 130 and "Traceback" not in reported, reported
+    assert "of 5 candidates are finished; the same command continues" in reported.splitlines()[-1]
     third = search.start()
-    out, told = third.communicate(timeout=400)
-    assert third.returncode == 0 and "Traceback" not in told, told
+    out, reported = third.communicate(timeout=400)
+    assert third.returncode == 0 and "Traceback" not in reported, reported
     assert "10 joint trainings of the search; 1 joint trainings of the refit" in out
 
     (folder,) = (place / "full" / "searches").iterdir()

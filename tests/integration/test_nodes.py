@@ -153,8 +153,8 @@ def test_a_drained_node_and_a_lost_one_change_nothing(
             assert training.poll() is None, training.communicate()
         second = wait_for_checkpoint(results, max(first, find_furthest(results)), training)
         nodes.lose(nodes.with_a_worker(other_than=drained))
-        _, told = training.communicate(timeout=300)
-        assert training.returncode == 0, told
+        _, reported = training.communicate(timeout=300)
+        assert training.returncode == 0, reported
         assert second < Position(40, 0)
     command = [sys.executable, "-c", GROUPS.format(nodes.address)]
     left = subprocess.run(command, check=True, capture_output=True, text=True, env=nodes.environment)
@@ -173,8 +173,8 @@ def test_a_group_that_may_shrink_goes_on_with_the_nodes_that_are_left(
         wait_for_checkpoint(results, Position(0, 0), training)
         assert all(nodes.has_a_worker(node) for node in nodes.running[1:])
         nodes.lose(nodes.with_a_worker())
-        _, told = training.communicate(timeout=300)
-        assert training.returncode == 0, told
+        _, reported = training.communicate(timeout=300)
+        assert training.returncode == 0, reported
     assert read_finished(results).position == Position(40, 0)
     assert len(attempts(results)) == 2
 

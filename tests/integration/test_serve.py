@@ -72,14 +72,14 @@ def test_it_is_watched_asked_streamed_to_and_ended(server: tuple["subprocess.Pop
         connect(f"ws://{url}/stream")
     assert refused.value.response.status_code in (401, 403)
     with connect(f"ws://{url}/stream", additional_headers=HEADERS) as stream:
-        told: list[Any] = []
+        reported: list[Any] = []
         for first, last in ((0, 105), (105, 106)):
             for time_s, data in sent.messages():
                 if first < time_s <= last:
                     stream.send(data)
-            while not told or "waiting" in told[-1] or told[-1]["time"] < last:
-                told.append(json.loads(stream.recv(timeout=30)))
-    answers = [t for t in told if t["time"] >= 105 and "waiting" not in t]
+            while not reported or "waiting" in reported[-1] or reported[-1]["time"] < last:
+                reported.append(json.loads(stream.recv(timeout=30)))
+    answers = [t for t in reported if t["time"] >= 105 and "waiting" not in t]
     assert [t["start"] for t in answers] == [100.0, 101.0]
     assert [t["used"] for t in answers] == [["audio", "eeg", "video"]] * 2
 

@@ -38,9 +38,9 @@ def test_a_killed_worker_and_a_job_that_is_told_to_end_change_nothing(
     second = wait_for_checkpoint(place / "stopped", first, started)
     assert second < Position(30, 0)  # there is a training left to stop
     started.send_signal(signal.SIGTERM)
-    _, told = started.communicate(timeout=120)
-    assert started.returncode == 130 and "Traceback" not in told
-    assert "stopped: 0 of 1 trainings are finished; the same command continues" in told.splitlines()[-1]
+    _, reported = started.communicate(timeout=120)
+    assert started.returncode == 130 and "Traceback" not in reported
+    assert "stopped: 0 of 1 trainings are finished; the same command continues" in reported.splitlines()[-1]
     assert second <= find_furthest(place / "stopped") < Position(40, 0)
     job("train", *long_training, "store.results=stopped", own_ray=True)
     whole, stopped = read_finished(uninterrupted), read_finished(place / "stopped")

@@ -53,17 +53,17 @@ def test_a_generated_class_is_found_in_another_set(tmp_path: Path) -> None:
         timeout=500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    told = done.stdout[done.stdout.index("trained on") :]
-    assert told.splitlines()[:2] == [
+    reported = done.stdout[done.stdout.index("trained on") :]
+    assert reported.splitlines()[:2] == [
         "trained on ravdess, tested on cremad, 4 shared classes: Neutral, Sadness, Anger, Happiness",
         "not shared: Calmness (ravdess)",
     ]
-    assert "48 recordings of 4 people of the other data set" in told
-    assert re.search(r"^chance +25\.00$", told, re.MULTILINE)
+    assert "48 recordings of 4 people of the other data set" in reported
+    assert re.search(r"^chance +25\.00$", reported, re.MULTILINE)
     # The sound of each class is generated: who maps them right is right far more often than 1 in 4. The sets number
     # them differently: who maps them by number is not.
     assert not any(one == other for one, other in zip(RAVDESS.classes, CREMAD.classes, strict=False))
-    balanced = re.search(r"balanced accuracy of recordings: audio ([\d.]+); chance 25\.00", told)
+    balanced = re.search(r"balanced accuracy of recordings: audio ([\d.]+); chance 25\.00", reported)
     assert balanced is not None and float(balanced[1]) > 60
     (kept,) = (tmp_path / "results" / "evaluations").iterdir()
     windows = pd.read_parquet(kept)

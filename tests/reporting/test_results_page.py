@@ -19,9 +19,9 @@ from tests.helpers.browser import find_faults, measure_smallest_text, open_page
 from tests.helpers.predictions import CLASSES, MODALITIES, draw_predictions
 
 
-def build_tree(modalities: list[str] = MODALITIES, people: int = 8) -> ResultsTree:
+def build_tree(modalities: list[str] = MODALITIES, subjects: int = 8) -> ResultsTree:
     """All parts, of synthetic predictions."""
-    table, other = draw_predictions(people), draw_predictions(people, seed=4)
+    table, other = draw_predictions(subjects), draw_predictions(subjects, seed=4)
     measured = (
         table[["subject", "recording"]]
         .drop_duplicates()
@@ -136,8 +136,8 @@ def test_what_data_say_is_text_and_nothing_is_fetched(shown: str) -> None:
 def test_figures_are_drawings_that_are_also_told_in_words(shown: str) -> None:
     figures = re.findall(r'<figure role="img" aria-label="([^"]+)">(<svg.*?</svg>)', shown, re.DOTALL)
     assert len(figures) >= 8 and len(figures) == shown.count("<svg")
-    for told, drawn in figures:
-        assert len(told) > 20
+    for reported, drawn in figures:
+        assert len(reported) > 20
         ElementTree.fromstring(drawn)
 
 
@@ -151,7 +151,7 @@ def test_the_page_changes_with_the_numbers_and_with_nothing_else(tree: ResultsTr
 def test_one_modality_and_few_people_have_a_page_too() -> None:
     alone = render_results_page(build_tree(["eeg"]))
     assert "Modality weights" not in alone and "Comparisons" not in alone and "late_mean" not in alone
-    few = render_results_page(build_tree(people=4))
+    few = render_results_page(build_tree(subjects=4))
     assert "of 4 people no difference could be significant" in few and "too few people" in few
 
 

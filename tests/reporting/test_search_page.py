@@ -21,8 +21,8 @@ def test_a_page_needs_no_other_file_and_says_in_words_what_it_draws(count: int, 
     assert "Search a&lt;b&gt;" in shown and "<b>" not in shown
     figures = re.findall(r'<figure role="img" aria-label="([^"]+)">(<svg.*?</svg>)', shown, re.DOTALL)
     assert len(figures) == 1 + (count > 2) + (count > 1) + priced and len(figures) == shown.count("<svg")
-    for told, drawn in figures:
-        assert len(told) > 20
+    for reported, drawn in figures:
+        assert len(reported) > 20
         ElementTree.fromstring(drawn)
     links = [link for link in re.findall(r'(?:href|src)="([^"]*)"', shown) if not link.startswith(("#", "data:"))]
     assert not links

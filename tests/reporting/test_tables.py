@@ -11,10 +11,10 @@ from eav_ray.reporting.tables import MAX_FOLD_LINES, format_accuracy_table, form
 N_CLASSES = 3
 
 
-def windows(seed: int = 0, people: int = 4, recordings: int = 6, n: int = 4) -> pd.DataFrame:
+def windows(seed: int = 0, subjects: int = 4, recordings: int = 6, n: int = 4) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     rows = []
-    for subject in range(people):
+    for subject in range(subjects):
         for recording in range(recordings):
             for window in range(n):
                 row = {"subject": f"p{subject}", "recording": f"r{recording}", "window": window}
@@ -84,11 +84,11 @@ def test_equal_answers_are_no_win() -> None:
 
 
 def test_per_person_is_the_mean_over_that_persons_recordings() -> None:
-    people = compute_subject_accuracy(
+    subjects = compute_subject_accuracy(
         of(fusion=[1, 1, 1, 0, 0, 0, 0, 1], eeg=[1, 0, 0, 0, 1, 1, 1, 1]), ["eeg", "fusion"]
     )
-    assert people.loc["p0"].to_dict() == {"eeg": 0.25, "fusion": 0.75}
-    assert people.loc["p1"].to_dict() == {"eeg": 1.0, "fusion": 0.25}
+    assert subjects.loc["p0"].to_dict() == {"eeg": 0.25, "fusion": 0.75}
+    assert subjects.loc["p1"].to_dict() == {"eeg": 1.0, "fusion": 0.25}
 
 
 def test_the_table_shows_mean_and_sd_over_people_chance_and_bayes() -> None:
@@ -106,9 +106,9 @@ COLLAPSED = {"check": "single attention key", "value": 1, "text": "the attention
 UNUSED = {"check": "unused modality", "value": 0, "text": "without audio the loss is no higher"}
 
 
-def folds(people: int) -> pd.DataFrame:
+def folds(subjects: int) -> pd.DataFrame:
     """A person a fold."""
-    table = windows(people=people)
+    table = windows(subjects=subjects)
     return table.assign(fold=table["subject"].str[1:].astype(int))
 
 
@@ -116,15 +116,15 @@ def test_the_table_of_a_protocol_has_the_numbers_of_all_folds_together_and_of_ea
     table = folds(4)
     correct = mark_correct_recordings(table, list(SOURCES))
     lines = format_protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
-    people = compute_subject_accuracy(correct, list(SOURCES)) * 100
+    subjects = compute_subject_accuracy(correct, list(SOURCES)) * 100
     for line, source in zip(lines[1:6], SOURCES, strict=True):
-        assert line.split() == [source, f"{people[source].mean():.2f}", f"{people[source].std(ddof=1):.2f}"]
+        assert line.split() == [source, f"{subjects[source].mean():.2f}", f"{subjects[source].std(ddof=1):.2f}"]
     assert lines[6].split() == ["chance", "33.33"]
     assert lines[7] == str(compare_fusion(correct, NAMES)) and "McNemar" in lines[7]
-    start = next(n for n, line in enumerate(lines) if line.split() == ["fold", "people", *SOURCES])
+    start = next(n for n, line in enumerate(lines) if line.split() == ["fold", "subjects", *SOURCES])
     assert lines[8:start] == format_statistics(correct, NAMES, N_CLASSES).splitlines()
     for number, line in enumerate(lines[start + 1 :]):
-        own = [f"{people.loc[f'p{number}', s]:.2f}" for s in SOURCES]
+        own = [f"{subjects.loc[f'p{number}', s]:.2f}" for s in SOURCES]
         assert line.split() == [str(number), f"p{number}", *own]
     assert len(lines) == start + 5
 
@@ -132,7 +132,7 @@ def test_the_table_of_a_protocol_has_the_numbers_of_all_folds_together_and_of_ea
 def test_a_fold_of_several_people_is_the_mean_over_them() -> None:
     table = folds(4).assign(fold=0)
     lines = format_protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
-    assert lines[-1].split()[:3] == ["0", "4", "people"]
+    assert lines[-1].split()[:3] == ["0", "4", "subjects"]
     assert lines[-1].split()[3:] == [line.split()[1] for line in lines[1:6]]
 
 

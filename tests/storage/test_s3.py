@@ -50,8 +50,8 @@ class Server:
         self.process = subprocess.Popen([*command, "--addr", self.address, str(self.root)], **quiet)
         host, port = self.address.split(":")
         for _ in range(200):
-            with socket.socket() as door:
-                if door.connect_ex((host, int(port))) == 0:
+            with socket.socket() as run_command:
+                if run_command.connect_ex((host, int(port))) == 0:
                     return
             time.sleep(0.05)
         raise AssertionError("the S3 server did not start")
@@ -132,13 +132,13 @@ def test_a_training_outlives_its_store_and_ends_bit_identical(
             away.append(threading.Timer(8, server.start))  # longer than the client's own retries
             away[0].start()
 
-    def train(store: Store, told: bool) -> Checkpoint:
+    def train(store: Store, reported: bool) -> Checkpoint:
         place = WorkerContext(windows, store, torch.device("cpu"))
-        prefix = execute_run(run, place, report if told else lambda progress: None)
+        prefix = execute_run(run, place, report if reported else lambda progress: None)
         return ckpt.OpenedCheckpoint(store, prefix).load()
 
-    whole = train(Store(tmp_path), told=False)
-    through = train(Store("s3://lab/results"), told=True)
+    whole = train(Store(tmp_path), reported=False)
+    through = train(Store("s3://lab/results"), reported=True)
     away[0].join()
     assert whole.weights.keys() == through.weights.keys()
     assert all(torch.equal(tensor, through.weights[name]) for name, tensor in whole.weights.items())

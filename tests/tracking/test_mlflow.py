@@ -44,7 +44,7 @@ def training(e: Experiment) -> Run:
     return Run("joint", e, Split("within", ("subject1/000",), (), ()), "data")
 
 
-def told(run: Run, *epochs: float, of: int = 3) -> list[Progress]:
+def reported(run: Run, *epochs: float, of: int = 3) -> list[Progress]:
     return [
         Progress(run.key, run.title, x, of, int(10 * x), {"train_loss": 1 / x, "data_wait_fraction": 0.5})
         for x in epochs
@@ -53,7 +53,7 @@ def told(run: Run, *epochs: float, of: int = 3) -> list[Progress]:
 
 def tell(e: Experiment, run: Run, *epochs: float) -> None:
     with closing(MLflowTracker(e, [run])) as board:
-        for progress in told(run, *epochs):
+        for progress in reported(run, *epochs):
             board.log(progress)
 
 
@@ -84,7 +84,7 @@ def test_a_training_that_is_resumed_continues_its_run(uri: str) -> None:
     run = training(e)
     other = training(override(e, {"seed": 1}))
     with closing(MLflowTracker(e, [run, other])) as board:
-        for progress in [*told(run, 0.5, 1), *told(other, 1, 3)]:
+        for progress in [*reported(run, 0.5, 1), *reported(other, 1, 3)]:
             board.log(progress)
     first, second = sorted(runs_of(uri, "resumed"), key=lambda r: r.data.tags[RUN_KEY_TAG] != run.key)
     assert (first.info.status, second.info.status) == ("FAILED", "FINISHED")
@@ -119,7 +119,7 @@ def test_what_a_server_did_not_take_is_told_when_it_is_back(
     monkeypatch.setattr(kind, "log_batch", log_once_without_an_answer)
     e = experiment(uri, "away")
     with closing(MLflowTracker(e, [training(e)])) as board:
-        for progress in told(training(e), 0.5, 1, 3):
+        for progress in reported(training(e), 0.5, 1, 3):
             board.log(progress)
             assert failed.wait(60)
     (found,) = runs_of(uri, "away")
@@ -134,7 +134,7 @@ def test_an_unreachable_server_is_one_line(capsys: pytest.CaptureFixture[str]) -
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
     e = experiment(uri, "unreachable")
     board = MLflowTracker(e, [training(e)])
-    for progress in told(training(e), 0.5, 1, 2):
+    for progress in reported(training(e), 0.5, 1, 2):
         board.log(progress)
         time.sleep(0.05)
     board.close()
@@ -153,7 +153,7 @@ def test_a_server_that_never_answers_holds_nothing_up(
         e = experiment(f"http://127.0.0.1:{silent.getsockname()[1]}", "silent")
         began = time.monotonic()
         board = MLflowTracker(e, [training(e)])
-        for progress in told(training(e), 1, 2):
+        for progress in reported(training(e), 1, 2):
             board.log(progress)
         board.close()
         assert time.monotonic() - began < 1

@@ -30,18 +30,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> WorkerContext:
     experiment = experiment_of("true")
     shards, of = Store(folder / "shards"), schema.make_schema(experiment.preprocessing, 30, ("eeg",))
     plan, files = generate.SyntheticSpec(n_subjects=PEOPLE, per_class=PER_CLASS), []
-    for person in range(1, PEOPLE + 1):
-        rng = np.random.default_rng(person)
+    for subject in range(1, PEOPLE + 1):
+        rng = np.random.default_rng(subject)
         scalp, rows = render.draw_scalp(rng), []
-        for truth in generate.draw_ground_truths(plan, person):
+        for truth in generate.draw_ground_truths(plan, subject):
             x_TC = render.render_eeg(scalp, truth.latents["eeg"], False, rng, hz=HZ, seconds=5)
             x_CT = (x_TC - x_TC.mean(0)).T.astype(np.float32)
-            ids = {"subject": f"subject{person}", "recording": f"{truth.key:03d}", "window": 0, "label": truth.label}
+            ids = {"subject": f"subject{subject}", "recording": f"{truth.key:03d}", "window": 0, "label": truth.label}
             ids |= {"task": "speaking", "order": truth.key}
             rows.append(ids | {"eeg": x_CT, "has_eeg": True, "eeg_seconds": 5.0, "eeg_bad_channels": 0})
         content = tables.encode_parquet(tables.build_window_table(rows, of))
-        shards.write(f"{person}.parquet", content)
-        files.append(shards_index.ShardFile(f"{person}.parquet", sha256(content), len(rows), f"subject{person}"))
+        shards.write(f"{subject}.parquet", content)
+        files.append(shards_index.ShardFile(f"{subject}.parquet", sha256(content), len(rows), f"subject{subject}"))
     index = shards_index.ShardIndex(
         "control", ideal_observer.CLASSES, ("eeg",), 30, tuple(files), list_package_versions()
     )
@@ -104,9 +104,9 @@ def test_a_run_without_a_training_row_is_refused(place: WorkerContext) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_and_leaves_the_clock_exact(place: WorkerContext, precision: str) -> None:
     experiment = override(experiment_of("true"), {"runtime.precision": precision, "train.encoders.eeg.epochs": 1})
-    people = sorted(set(place.windows.ids["id"]))
-    split = Split("subject_kfold", tuple(people[:20]), (), (people[-1],))
-    run = plan_encoder_run(experiment, "eeg", split, "half", tuple(people[:2]))
+    subjects = sorted(set(place.windows.ids["id"]))
+    split = Split("subject_kfold", tuple(subjects[:20]), (), (subjects[-1],))
+    run = plan_encoder_run(experiment, "eeg", split, "half", tuple(subjects[:2]))
     prefix = execute_run(run, place, lambda progress: None)
     saved = OpenedCheckpoint(place.results, prefix).load()
     assert saved.metrics["train_loss"] < 2 and all(torch.isfinite(t).all() for t in saved.weights.values())

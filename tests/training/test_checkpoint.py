@@ -133,15 +133,15 @@ def test_a_damaged_file_is_named_with_its_checkpoint_when_it_is_read(store: Stor
         getattr(ckpt.OpenedCheckpoint(store, prefix), part)
 
 
-@pytest.mark.parametrize(("number", "told"), [(2, "the format 2"), (None, "no format number")])
-def test_a_checkpoint_of_another_format_is_refused_in_one_line(store: Store, number: int | None, told: str) -> None:
+@pytest.mark.parametrize(("number", "reported"), [(2, "the format 2"), (None, "no format number")])
+def test_a_checkpoint_of_another_format_is_refused_in_one_line(store: Store, number: int | None, reported: str) -> None:
     opened = ckpt.write_checkpoint(store, FIRST, at(4, finished=True))
     files = opened.read_files()
     state = {k: v for k, v in (json.loads(files["state.json"]) | {"format": number}).items() if v is not None}
     store.commit(opened.prefix, files | {"state.json": json.dumps(state).encode()})
     with pytest.raises(DataError) as caught:
         ckpt.open_finished_checkpoint(opened.path)
-    assert f"state.json has {told}, and this version reads format 1; train it again" in str(caught.value)
+    assert f"state.json has {reported}, and this version reads format 1; train it again" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert ckpt.find_finished_checkpoint(store, KEY) is None
 

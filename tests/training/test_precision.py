@@ -46,11 +46,11 @@ def test_float16_follows_single_precision(name: Any, stage: Any, reference: list
     """Mean losses of 50 steps, within 5 %; three windows at once of eight, clipped gradients. Some steps overflow."""
     engine = make(name, stage, micro_batch=3)
     losses = train_steps(engine, 0, STEPS)
-    moments = engine.optimizer_state()
+    saved_optimizer_state = engine.optimizer_state()
     engine.close()
     assert losses != reference and losses == pytest.approx(reference, rel=0.05)
-    skipped = math.log2(precision.INITIAL_LOSS_SCALE / moments["scale"].item())
-    assert skipped <= 2 and moments["step"] == STEPS - skipped
+    skipped = math.log2(precision.INITIAL_LOSS_SCALE / saved_optimizer_state["scale"].item())
+    assert skipped <= 2 and saved_optimizer_state["step"] == STEPS - skipped
 
 
 @engines
@@ -97,13 +97,13 @@ def test_a_training_in_float16_resumes_bit_for_bit(
     monkeypatch.setattr(precision, "GROWTH_INTERVAL", 4)
     whole = make(name, stage, dropout=0.3)
     train_steps(whole, 0, stop)
-    weights, moments = whole.gather_weights(), whole.optimizer_state()
+    weights, saved_optimizer_state = whole.gather_weights(), whole.optimizer_state()
     again = make_module(0.3)
     again.load_state_dict(weights)
     monkeypatch.setattr(precision, "INITIAL_LOSS_SCALE", 2.0**16)
     runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1, precision="fp16")
-    second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=moments)
-    assert not changed(weights | moments, state(second))
+    second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=saved_optimizer_state)
+    assert not changed(weights | saved_optimizer_state, state(second))
     assert train_steps(whole, stop, 12) == train_steps(second, stop, 12)
     assert not changed(state(whole), state(second))
     whole.close()
@@ -117,14 +117,14 @@ def test_engines_take_the_same_steps_in_float16(monkeypatch: pytest.MonkeyPatch)
     found = []
     for name, stage, offload in [("torch", 0, False), *(("deepspeed", s, o) for s in range(4) for o in (False, s > 0))]:
         engine = make(name, stage, offload=offload)
-        losses, moments = train_steps(engine, 0, 20), engine.optimizer_state()
+        losses, saved_optimizer_state = train_steps(engine, 0, 20), engine.optimizer_state()
         engine.close()
-        found.append(((name, stage, offload), losses, {k: moments[k].item() for k in ("step", "scale")}))
-    _, losses, told = found[0]
-    assert 0 < told["step"] < 20
+        found.append(((name, stage, offload), losses, {k: saved_optimizer_state[k].item() for k in ("step", "scale")}))
+    _, losses, reported = found[0]
+    assert 0 < reported["step"] < 20
     for what, others, other in found[1:]:
         assert others == pytest.approx(losses, abs=1e-3), what
-        assert other == told, what
+        assert other == reported, what
 
 
 def test_one_engine_in_float16_leaves_the_next_alone(reference: list[float]) -> None:

@@ -90,10 +90,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(windows: WindowC
         train_until_killed(windows, tmp_path / "damaged")
     last = max((tmp_path / "damaged" / "runs").rglob("model.safetensors"))
     last.write_bytes(last.read_bytes()[:-1])
-    told: set[str] = set()
-    resumed = train(windows, tmp_path / "damaged", "torch", told=told)
+    reported: set[str] = set()
+    resumed = train(windows, tmp_path / "damaged", "torch", reported=reported)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    (line,) = told
+    (line,) = reported
     assert "model.safetensors" in line and last.parent.name in line
 
 
@@ -166,32 +166,32 @@ def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_ep
     monkeypatch.setattr(checkpoint_writer, "STOP_POLL_S", 0.0)
     e = override(make_experiment("torch"), {"train.checkpoint_epochs": 9, "optim.batch": 2})
     run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
-    told: dict[float, float] = {}
+    reported: dict[float, float] = {}
 
     def report(progress: Progress) -> None:
-        told[progress.epoch] = progress.metrics["train_loss"]
+        reported[progress.epoch] = progress.metrics["train_loss"]
 
     execute_run(run, WorkerContext(windows, Store(tmp_path / "whole"), torch.device("cpu")), report)
-    whole = dict(told)
+    whole = dict(reported)
     assert set(whole) == {k / 4 for k in range(1, 17)} | {1, 2, 3, 4}
     place = WorkerContext(windows, Store(tmp_path / "left"), torch.device("cpu"))
     with pytest.raises(TrainingInterrupted, match="the node goes"):
         execute_run(run, place, report, iter(["", "", "", "", "", "the node goes"]).__next__)
     found, _ = ckpt.load_latest_checkpoint(place.results, run.key)
     assert found and found[1].state.position == Position(1, 2)
-    told.clear()
+    reported.clear()
     execute_run(run, place, report)
-    assert told == {epoch: loss for epoch, loss in whole.items() if epoch > 1.5}
+    assert reported == {epoch: loss for epoch, loss in whole.items() if epoch > 1.5}
 
 
 def test_validation_on_the_way_is_told_and_the_best_is_kept(windows: WindowCache, tmp_path: Path) -> None:
     e = override(make_experiment("torch"), {"train.validate_epochs": 1, "train.keep_checkpoints": 1})
     run = Run("joint", e, Split("within", TRAIN[:5], TRAIN[5:], ()), "data")
-    place, told = WorkerContext(windows, Store(tmp_path), torch.device("cpu")), []
+    place, reported = WorkerContext(windows, Store(tmp_path), torch.device("cpu")), []
     execute_run(
         run,
         place,
-        lambda p: told.append(p.metrics[SELECTION_METRIC]) if SELECTION_METRIC in p.metrics else None,
+        lambda p: reported.append(p.metrics[SELECTION_METRIC]) if SELECTION_METRIC in p.metrics else None,
     )
     kept = {p.epoch for _, p, _ in ckpt.list_checkpoints(place.results, run.key)}
-    assert len(told) == 4 and kept == {4, 4 - told[::-1].index(max(told))}
+    assert len(reported) == 4 and kept == {4, 4 - reported[::-1].index(max(reported))}

@@ -134,15 +134,15 @@ def compare(experiments: list[Experiment], folds: list[np.ndarray], dtype: torch
     """Losses of all steps, and what each head says of all windows in the end."""
     made = Made(dtype)
     heads = [FusionMember(module(e, dtype), e.optim, loader(e, made, rows)) for e in experiments for rows in folds]
-    told: list[list[float]] = []
-    stack = train_fusions(heads, torch.device("cpu"), lambda step, losses: told.append(losses))
+    reported: list[list[float]] = []
+    stack = train_fusions(heads, torch.device("cpu"), lambda step, losses: reported.append(losses))
     whole = next(
         iter(BatchLoader(made, made.labels, np.arange(WINDOWS), 0, WINDOWS, 0.0, 0, 1).batches(Position(0, 0)))
     )
     said = stack.compute_logits(whole, list(range(len(heads))))
     running = list(range(len(heads)))
     found: dict[int, list[float]] = {n: [] for n in running}
-    for step, losses in enumerate(told):
+    for step, losses in enumerate(reported):
         steps = heads[0].loader.steps_per_epoch
         running = [n for n in running if heads[n].optim.epochs * steps > step]
         for n, loss in zip(running, losses, strict=True):
@@ -273,10 +273,10 @@ def embed(run: Run, place: WorkerContext) -> None:
 def runs_of(kind: str, place: WorkerContext) -> list[Run]:
     """Four fusions on two folds, whose encoders have embedded all windows."""
     ids = sorted(set(place.windows.ids["id"]))
-    people = [tuple(i for i in ids if i.startswith(f"p{n}/")) for n in range(4)]
+    subjects = [tuple(i for i in ids if i.startswith(f"p{n}/")) for n in range(4)]
     splits = [
-        Split("subject_kfold", people[0] + people[1], people[2], ()),
-        Split("subject_kfold", people[1] + people[2] + people[3], people[0][:3], ()),
+        Split("subject_kfold", subjects[0] + subjects[1], subjects[2], ()),
+        Split("subject_kfold", subjects[1] + subjects[2] + subjects[3], subjects[0][:3], ()),
     ]
     changes = [KINDS[kind] | {k: v for k, v in own.items() if k != "seed"} for own in OWN]
     runs = [plan_fusion_run(override(TWO, change), split, "data", tuple(ids)) for change in changes for split in splits]

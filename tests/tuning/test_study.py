@@ -37,7 +37,7 @@ def score(changes: dict[str, Any]) -> float:
 
 
 def search(
-    journal: Path | str, search: SearchConfig = TPE, *, told: int | None = None, eager: bool = False
+    journal: Path | str, search: SearchConfig = TPE, *, reported: int | None = None, eager: bool = False
 ) -> list[Candidate]:
     """Ask and tell until the end, or until so many were told; a fresh owner, as after a kill.
 
@@ -46,7 +46,7 @@ def search(
     """
     owner, asked = StudyClient(search, NAME, journal), []
     count = 0
-    while told is None or count < told:
+    while reported is None or count < reported:
         open_now: list[Candidate] = []
         try:
             while (candidate := owner.ask()) is not None:
@@ -59,7 +59,7 @@ def search(
         if not open_now:
             break
         for candidate in open_now:
-            if told is None or count < told:
+            if reported is None or count < reported:
                 owner.tell(candidate.number, score(candidate.changes))
                 count += 1
     return asked
@@ -100,15 +100,15 @@ def test_asking_a_batch_at_once_or_one_by_one_suggests_the_same(
 
 
 @pytest.mark.parametrize("eager", [False, True])
-@pytest.mark.parametrize("told", range(8))
+@pytest.mark.parametrize("reported", range(8))
 def test_a_search_killed_after_any_answer_goes_on_as_if_it_had_not_been(
-    uninterrupted: tuple[SearchConfig, list[Candidate]], told: int, eager: bool, tmp_path: Path
+    uninterrupted: tuple[SearchConfig, list[Candidate]], reported: int, eager: bool, tmp_path: Path
 ) -> None:
     of, candidates = uninterrupted
     journal = tmp_path / "journal"
-    search(journal, of, told=told, eager=eager)
+    search(journal, of, reported=reported, eager=eager)
     done = set(StudyClient(of, NAME, journal).completed())
-    assert len(done) == told
+    assert len(done) == reported
     rest = search(journal, of)
     assert not {c.number for c in rest} & done  # nothing finished is asked again
     assert sorted(rest, key=lambda c: c.number) == [c for c in candidates if c.number not in done]
@@ -184,7 +184,7 @@ def test_a_database_keeps_a_study_as_a_journal_does(sampler: Any, tmp_path: Path
     of = replace(TPE, sampler=sampler, ask_batch_size=4)
     whole = search(tmp_path / "journal", of)
     url = f"sqlite:///{tmp_path / 'search.db'}"
-    first = search(url, of, told=3)
+    first = search(url, of, reported=3)
     rest = search(url, of)
     assert [*first[:3], *rest] == whole and StudyClient(of, NAME, url).completed() == list(range(8))
 
@@ -197,9 +197,9 @@ def test_a_password_is_refused_before_it_is_written_anywhere() -> None:
 
 def test_a_database_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     for url in ("nothing://me@nowhere/x", f"sqlite:///{tmp_path / 'no' / 'folder.db'}"):
-        with pytest.raises(ConfigError, match=r"search.storage=\S+ cannot be opened: ") as told:
+        with pytest.raises(ConfigError, match=r"search.storage=\S+ cannot be opened: ") as reported:
             StudyClient(TPE, NAME, url)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(reported.value)
 
 
 def test_a_pruned_candidate_is_never_the_best(tmp_path: Path) -> None:
@@ -439,10 +439,10 @@ def test_the_table_of_trials_is_sorted_by_candidate_and_fold() -> None:
     assert (table["value"] == table["candidate"] + table["fold"]).all()
 
 
-def priced(journal: Path | str, of: SearchConfig, *, told: int | None = None) -> StudyClient:
+def priced(journal: Path | str, of: SearchConfig, *, reported: int | None = None) -> StudyClient:
     """The score rises with the number of heads, and so does the cost; of equal scores the cheaper is better."""
     owner = StudyClient(of, NAME, journal)
-    for _ in range(of.candidates if told is None else told):
+    for _ in range(of.candidates if reported is None else reported):
         try:
             candidate = owner.ask()
         except StopIteration:
@@ -467,7 +467,7 @@ def test_with_a_cost_the_best_are_those_that_no_other_beats_in_both(sampler: Any
     assert all(candidate.number in whole for candidate, _ in ranked)
     assert owner.find_best() == ranked[0]
     # Killed after any answer, it goes on as if it had not been.
-    priced(tmp_path / "killed", of, told=13)
+    priced(tmp_path / "killed", of, reported=13)
     assert priced(tmp_path / "killed", of).rank() == ranked
 
 
@@ -502,17 +502,17 @@ def test_the_key_that_matters_is_the_important_one(tmp_path: Path) -> None:
 def test_optunas_dashboard_opens_what_a_search_leaves(database: bool, cost: Any, tmp_path: Path) -> None:
     of = SearchConfig(candidates=10, ask_batch_size=5, sampler="tpe", space=SPACE, cost=cost)
     url = f"sqlite:///{tmp_path}/search.db"
-    owner = priced(url if database else tmp_path / "journal", of, told=7)
+    owner = priced(url if database else tmp_path / "journal", of, reported=7)
     owner.ask()
     storage = url if database else JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
     app = optuna_dashboard.wsgi(storage)
 
     def get(path: str) -> Any:
-        told: list[str] = []
+        reported: list[str] = []
         asked = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "wsgi.input": io.BytesIO(), "wsgi.errors": io.StringIO()}
-        body = app(asked, lambda status, headers, *rest: told.append(status))
+        body = app(asked, lambda status, headers, *rest: reported.append(status))
         found = b"".join(body)
-        assert told == ["200 OK"]
+        assert reported == ["200 OK"]
         return json.loads(found)
 
     (study,) = get("/api/studies")["study_summaries"]

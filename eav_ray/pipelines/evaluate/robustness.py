@@ -62,7 +62,7 @@ def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOption
     dataset, listing = registry.scan_dataset(experiment.data)
     recordings, recordings_description = _select_recordings(checkpoint, experiment, dataset, listing, options)
     speech_files = _list_speech_files(experiment)
-    conditions = plan_conditions(experiment, options, {person for person, _ in speech_files})
+    conditions = plan_conditions(experiment, options, {subject_id for subject_id, _ in speech_files})
     results = Store(out)
     data = {k: v for k, v in asdict(experiment.data).items() if k != "subjects"}
     babble_sources = (

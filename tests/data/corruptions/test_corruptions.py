@@ -203,7 +203,7 @@ def test_babble_is_of_other_people_and_of_several(room: tuple[tuple[str, str], .
     for recording in ("001", "002", "003"):
         y = heard("audio.babble", -20.0, room, speech(peak=0.001), replace(ME, recording=recording))
         loud = np.abs(np.fft.rfft(y))
-        mine, others = (loud[[round(440 * n * len(y) / 16000) for n in people]] for people in ((1,), (2, 3, 4)))
+        mine, others = (loud[[round(440 * n * len(y) / 16000) for n in subjects]] for subjects in ((1,), (2, 3, 4)))
         assert (others > 20 * mine.max()).all()
     order = shuffle_talkers(np.random.default_rng(0), "me", room)
     assert len(order) == 6 and {Path(p).name[0] for p in order[:3]} == {"a", "b", "c"}
@@ -329,10 +329,10 @@ def test_audio_is_disturbed_at_the_rate_of_the_file(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", speech(), 48000, subtype="FLOAT")
     rates: list[tuple[int, int]] = []
 
-    def distortion(x_T: np.ndarray, hz: int) -> np.ndarray:
+    def corruption(x_T: np.ndarray, hz: int) -> np.ndarray:
         rates.append((len(x_T), hz))
         return -x_T
 
-    flipped = audio.read_audio(tmp_path / "a.wav", 16000, corruption=distortion)
+    flipped = audio.read_audio(tmp_path / "a.wav", 16000, corruption=corruption)
     np.testing.assert_allclose(flipped, -audio.read_audio(tmp_path / "a.wav", 16000), atol=1e-6)
     assert rates == [(64000, 48000)]

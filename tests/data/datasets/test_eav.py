@@ -15,7 +15,7 @@ from eav_ray.errors import ConfigError, DataError
 from tests.helpers.generated_eav import ROWS, SAMPLES, encode_labels, make_signal, save_v73, write_subject
 
 
-def told(listing: Listing) -> list[tuple[str, str]]:
+def reported(listing: Listing) -> list[tuple[str, str]]:
     return [(p.recording, p.reason) for p in listing.problems]
 
 
@@ -123,7 +123,7 @@ def test_a_defect_is_named_once_and_costs_no_more_than_it_must(
     spoil(subject)
     listing = EAV(str(tmp_path)).scan()
     assert keys(listing) == kept
-    assert len(listing.problems) == 1, told(listing)
+    assert len(listing.problems) == 1, reported(listing)
     assert listing.problems[0].recording == recording and words in listing.problems[0].reason
     assert listing.problems[0].subject == "subject1"
 
@@ -144,7 +144,7 @@ def test_a_recording_of_which_nothing_is_left_is_left_out(tmp_path: Path) -> Non
     remove(subject, "Video", "004")
     listing = EAV(str(tmp_path)).scan()
     assert keys(listing) == ["001", "003", "006"]
-    assert any(key == "004" and "left out" in reason for key, reason in told(listing))
+    assert any(key == "004" and "left out" in reason for key, reason in reported(listing))
 
 
 @pytest.mark.parametrize("shape", [(SAMPLES, 29, 6), (SAMPLES, 30, 5), (30, SAMPLES, 6)])
@@ -168,7 +168,7 @@ def test_a_label_column_that_is_not_one_hot_costs_its_recording(tmp_path: Path) 
     scipy.io.savemat(subject / "EEG" / "subject1_eeg_label.mat", {"label": labels})
     listing = EAV(str(tmp_path)).scan()
     assert keys(listing) == ["001", "004", "006"]
-    assert told(listing) == [("003", "column 3 of the label matrix is not one-hot")]
+    assert reported(listing) == [("003", "column 3 of the label matrix is not one-hot")]
 
 
 def test_two_folders_of_one_person_are_not_used(tmp_path: Path) -> None:

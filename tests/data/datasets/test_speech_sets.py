@@ -108,9 +108,9 @@ def test_names_of_another_form_and_clips_twice_are_told(tmp_path: Path) -> None:
     touch(tmp_path, "AudioWAV/1001_DFA_SAD_XX.flac", "AudioWAV/._1001_DFA_SAD_XX.wav", "AudioWAV/README.md")
     _, listing = scan("cremad", tmp_path, ("audio",))
     assert [r.recording for r in listing.recordings] == ["DFA_ANG_XX"]
-    told = {p.recording: p.reason for p in listing.problems}
-    assert set(told) == {*wrong, "DFA_SAD_XX"}
-    assert "an actor of 1001 to 1091" in told["1092_DFA_ANG_XX"] and "twice" in told["DFA_SAD_XX"]
+    reported = {p.recording: p.reason for p in listing.problems}
+    assert set(reported) == {*wrong, "DFA_SAD_XX"}
+    assert "an actor of 1001 to 1091" in reported["1092_DFA_ANG_XX"] and "twice" in reported["DFA_SAD_XX"]
 
 
 def test_no_such_folder_and_files_that_were_never_fetched_are_refused(tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ def test_a_face_is_found_again_in_its_own_crop_whatever_batch_it_came_in(real: P
     path = real / "video" / "WolfgangLanger_Pexels.mp4"
     frames = video.read_video(path, 1, 320, seconds=6, face_step=1).frames
     small = np.stack([np.asarray(Image.fromarray(f).resize((256, 256))) for f in frames])
-    together = find_faces(small)
-    for one, all_ in zip((find_faces(f[None])[0] for f in small), together, strict=True):
+    combined = find_faces(small)
+    for one, all_ in zip((find_faces(f[None])[0] for f in small), combined, strict=True):
         np.testing.assert_allclose(one, all_, atol=1e-4)
         assert len(one) and (one[0, 2:4] - one[0, :2]).min() > 0.4  # it fills the crop, up to its margin
         assert np.abs((one[0, :2] + one[0, 2:4]) / 2 - 0.5).max() < 0.2

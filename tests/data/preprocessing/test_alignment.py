@@ -81,9 +81,9 @@ class SyntheticReader:
 @pytest.mark.parametrize("kind", ["clean", "official"])
 @pytest.mark.parametrize("align", ["standardise", "euclidean"])
 def test_a_part_of_a_persons_recordings_is_aligned_as_all_of_them(kind: str, align: str) -> None:
-    profile = EEGPreprocessing(kind=kind, align=align, bad_channel_correlation=0)  # pyright: ignore[reportArgumentType]
-    everything = dict(prepare_eeg(SyntheticReader(), NAMES, profile))
-    part = dict(prepare_eeg(SyntheticReader(), NAMES[3:], profile, NAMES))
+    preprocessing = EEGPreprocessing(kind=kind, align=align, bad_channel_correlation=0)  # pyright: ignore[reportArgumentType]
+    everything = dict(prepare_eeg(SyntheticReader(), NAMES, preprocessing))
+    part = dict(prepare_eeg(SyntheticReader(), NAMES[3:], preprocessing, NAMES))
     for recording in NAMES[3:]:
         one, other = everything[recording], part[recording]
         assert isinstance(one, PreparedEEG) and isinstance(other, PreparedEEG)
@@ -103,10 +103,12 @@ def test_a_recording_of_another_montage_is_left_to_be_refused() -> None:
 
 
 def test_labels_change_nothing() -> None:
-    profile = EEGPreprocessing(align="euclidean", bad_channel_correlation=0)
+    preprocessing = EEGPreprocessing(align="euclidean", bad_channel_correlation=0)
     other = [replace(r, label=1 - r.label) for r in NAMES]
     for (_, one), (_, two) in zip(
-        prepare_eeg(SyntheticReader(), NAMES, profile), prepare_eeg(SyntheticReader(), other, profile), strict=True
+        prepare_eeg(SyntheticReader(), NAMES, preprocessing),
+        prepare_eeg(SyntheticReader(), other, preprocessing),
+        strict=True,
     ):
         assert isinstance(one, PreparedEEG) and isinstance(two, PreparedEEG)
         np.testing.assert_array_equal(one.x_CT, two.x_CT)

@@ -80,10 +80,15 @@ def recording(
 
 
 def cut_all(
-    dataset: Noise, made: Recording, profile: Preprocessing, modalities: tuple[Modality, ...], *, eeg_channels: int
+    dataset: Noise,
+    made: Recording,
+    preprocessing: Preprocessing,
+    modalities: tuple[Modality, ...],
+    *,
+    eeg_channels: int,
 ) -> WindowedRecording:
-    prepared = next(prepare_eeg(dataset, [made], profile.eeg))[1] if made.eeg else None
-    return cut_recording(made, profile, modalities, prepared_eeg=prepared, eeg_channels=eeg_channels)
+    prepared = next(prepare_eeg(dataset, [made], preprocessing.eeg))[1] if made.eeg else None
+    return cut_recording(made, preprocessing, modalities, prepared_eeg=prepared, eeg_channels=eeg_channels)
 
 
 def cut_rows(*args, eeg_channels: int) -> list[dict[str, Any]]:
@@ -147,8 +152,8 @@ def test_the_longest_modality_decides_the_number(tmp_path: Path) -> None:
 
 
 def test_a_recording_shorter_than_a_window_is_one_window(tmp_path: Path) -> None:
-    profile = Preprocessing(window_s=5, video=PROFILE.video)
-    (row,) = cut_rows(*recording(tmp_path, audio_s=1.5, video_s=0.3), profile, ALL, eeg_channels=4)
+    preprocessing = Preprocessing(window_s=5, video=PROFILE.video)
+    (row,) = cut_rows(*recording(tmp_path, audio_s=1.5, video_s=0.3), preprocessing, ALL, eeg_channels=4)
     assert row["has_audio"] and row["has_video"] and not row["has_eeg"]
     assert row["audio_seconds"] == 1.5 and row["video"].shape == (25, 16, 16, 3)
 

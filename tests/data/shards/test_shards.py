@@ -179,15 +179,15 @@ def test_a_cap_below_one_experiment_is_a_config_error(shards: Shards, tmp_path: 
 
 def test_jpeg_frames_come_back_in_any_order_as_close_as_jpeg_is(tmp_path: Path) -> None:
     """Mean absolute difference in grey levels, of smooth frames at quality 95; no video comes back as exact zeros."""
-    profile = replace(PROFILE, video=VideoPreprocessing(fps=2, size=32))
-    of = make_schema(profile, CHANNELS, MODALITIES)
+    preprocessing = replace(PROFILE, video=VideoPreprocessing(fps=2, size=32))
+    of = make_schema(preprocessing, CHANNELS, MODALITIES)
     made = make_rows(6, 0)
     ramp = np.linspace(0, 255, 32)
     for i, row in enumerate(made):
         picture = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], 40.0 * i), -1).astype(np.uint8)
         row["video"] = np.zeros((2, 32, 32, 3), np.uint8) if i == 3 else np.stack([picture, picture.transpose(1, 0, 2)])
     store = Store(tmp_path / "shards")
-    data = encode_parquet(build_window_table([encode_window(row, profile) for row in made], of))
+    data = encode_parquet(build_window_table([encode_window(row, preprocessing) for row in made], of))
     store.write("a.parquet", data)
     index = ShardIndex("key", tuple("abcde"), MODALITIES, CHANNELS, (ShardFile("a.parquet", sha256(data), 6),), {})
     found = WindowCache(store, index, cache=tmp_path / "cache", cache_gb=1).get(np.array([4, 0, 3]), "video")
@@ -199,7 +199,7 @@ def test_jpeg_frames_come_back_in_any_order_as_close_as_jpeg_is(tmp_path: Path) 
 
 @pytest.mark.parametrize("codec", ["jpeg", "raw"])
 def test_what_a_covered_camera_saw_is_no_signal_that_could_be_known_again(tmp_path: Path, codec: str) -> None:
-    profile = replace(PROFILE, video=replace(PROFILE.video, size=32, codec=codec))  # type: ignore[arg-type]
+    preprocessing = replace(PROFILE, video=replace(PROFILE.video, size=32, codec=codec))  # type: ignore[arg-type]
     made, rng = make_rows(4, 0), np.random.default_rng(0)
     for row, level in zip(made, (0, 7, None, None), strict=True):  # black, grey, and two equal scenes
         still = np.full((1, 32, 32, 3), level or 0, np.uint8)
@@ -208,7 +208,9 @@ def test_what_a_covered_camera_saw_is_no_signal_that_could_be_known_again(tmp_pa
         row["eeg"] = rng.normal(0, 50, (CHANNELS, 50)).astype(np.float32)
     store = Store(tmp_path / "shards")
     data = encode_parquet(
-        build_window_table([encode_window(row, profile) for row in made], make_schema(profile, CHANNELS, MODALITIES))
+        build_window_table(
+            [encode_window(row, preprocessing) for row in made], make_schema(preprocessing, CHANNELS, MODALITIES)
+        )
     )
     store.write("a.parquet", data)
     index = ShardIndex("key", tuple("abcde"), MODALITIES, CHANNELS, (ShardFile("a.parquet", sha256(data), 4),), {})

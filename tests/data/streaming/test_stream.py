@@ -311,9 +311,9 @@ WRONG = {
 def test_what_is_wrong_is_refused_in_one_line_and_the_stream_goes_on(what: str) -> None:
     live = LiveStream(*MODEL)
     live.push(encode_audio(0.0, np.zeros(100)), 0.0)
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as reported:
         live.push(WRONG[what], 0.0)
-    assert "\n" not in str(told.value) and len(str(told.value)) < 600
+    assert "\n" not in str(reported.value) and len(str(reported.value)) < 600
     live.push(encode_audio(100 / 16000, np.zeros(16_000)), 0.0)
     assert live.n_refused == 1 and live.find_due_window_end(1.0) == 1.0
 

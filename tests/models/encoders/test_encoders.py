@@ -245,11 +245,11 @@ def test_the_tokens_of_all_modalities_lie_on_one_clock() -> None:
 @contract
 def test_rows_of_a_batch_do_not_see_each_other(make: Make, inputs: Inputs, n_tokens: int) -> None:
     encoder, x = make().eval(), inputs(3)
-    together = encoder(x, torch.tensor([True, False, True]))
+    combined = encoder(x, torch.tensor([True, False, True]))
     for row in range(3):
         alone = encoder(x[row : row + 1], torch.ones(1, dtype=torch.bool))
-        torch.testing.assert_close(together.tokens_BND[row : row + 1], alone.tokens_BND, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(together.pooled_BD[row : row + 1], alone.pooled_BD, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(combined.tokens_BND[row : row + 1], alone.tokens_BND, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(combined.pooled_BD[row : row + 1], alone.pooled_BD, rtol=1e-4, atol=1e-5)
 
 
 SIZES = [("eeg", 2.69e6), ("audio", 85.7e6), ("video", 85.8e6)]

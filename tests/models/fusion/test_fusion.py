@@ -341,26 +341,26 @@ def test_the_weights_depend_on_the_sample(make: Make) -> None:
     assert (weights.std(0) > 1e-3).all()
 
 
-@pytest.mark.parametrize(("n_query_steps", "told"), [(1, False), (2, True), (3, True)])
-def test_from_the_second_query_on_one_modality_tells_how_another_weighs(n_query_steps: int, told: bool) -> None:
+@pytest.mark.parametrize(("n_query_steps", "reported"), [(1, False), (2, True), (3, True)])
+def test_from_the_second_query_on_one_modality_tells_how_another_weighs(n_query_steps: int, reported: bool) -> None:
     """What EEG weighs beside video by one head, after the audio has changed; a first read cannot know."""
     fusion, (parts, logits) = attention(n_query_steps=n_query_steps, heads=1), encoded()
     other = parts | {"audio": parts["audio"]._replace(tokens_BND=torch.randn_like(parts["audio"].tokens_BND))}
     one, another = (fusion(p, logits, everyone()).weights_BM for p in (parts, other))
     ratio = (another[:, 1] / another[:, 2]) / (one[:, 1] / one[:, 2])
-    assert ((ratio - 1).abs() > 1e-2).any() == told
-    assert told or torch.allclose(ratio, torch.ones(BATCH), atol=1e-5)
+    assert ((ratio - 1).abs() > 1e-2).any() == reported
+    assert reported or torch.allclose(ratio, torch.ones(BATCH), atol=1e-5)
 
 
 @pytest.mark.parametrize("make", FUSIONS)
 def test_samples_of_a_batch_do_not_see_each_other(make: Make) -> None:
     fusion = make()
     parts, logits = encoded()
-    together = fusion(parts, logits, everyone()).logits_BK
+    combined = fusion(parts, logits, everyone()).logits_BK
     for row in range(BATCH):
         one = {m: EncoderOutput(*(x[row : row + 1] for x in part)) for m, part in parts.items()}
         alone = fusion(one, {m: x[row : row + 1] for m, x in logits.items()}, everyone(1)).logits_BK
-        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(combined[row : row + 1], alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("make", FUSIONS)

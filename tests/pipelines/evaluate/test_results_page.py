@@ -70,7 +70,7 @@ def test_the_reader_knows_synthetic_subjects_even_among_others(tmp_path: Path) -
 
 
 def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path) -> None:
-    results, own, table = Store(tmp_path), Experiment(), draw_predictions(people=2)
+    results, own, table = Store(tmp_path), Experiment(), draw_predictions(subjects=2)
     known = set(table["subject"] + "/" + table["recording"])
 
     def keep(name: str, changes: dict[str, Any], predicted: Any = table, of: str = "shards") -> None:
@@ -129,7 +129,7 @@ def test_what_other_jobs_left_damaged_is_named_and_takes_no_page_away(tmp_path: 
 
 
 def test_a_fold_of_paper_is_held_against_the_reference_as_paper(tmp_path: Path) -> None:
-    ours = draw_predictions(people=1).assign(subject="subject4")
+    ours = draw_predictions(subjects=1).assign(subject="subject4")
     shards: Any = SimpleNamespace(read_json=lambda name: {"is_real": True})
     data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": set()}), digest="", shards=shards)
     for protocol, other in (("paper, fold 3 alone", False), ("loso, fold 3 alone", True)):

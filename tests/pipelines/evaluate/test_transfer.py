@@ -126,9 +126,9 @@ def test_labels_and_logits_follow_the_names() -> None:
 
 
 def test_modalities_are_those_of_both(trained: Trained) -> None:
-    shown, told = select_shared_modalities(target(**{"data.modalities": ["audio", "video"]}), trained(), 0)
+    shown, reported = select_shared_modalities(target(**{"data.modalities": ["audio", "video"]}), trained(), 0)
     assert shown == ("audio",)
-    assert told == ["masked, as not in data.modalities: eeg", "ignored, as never trained on: video"]
+    assert reported == ["masked, as not in data.modalities: eeg", "ignored, as never trained on: video"]
     with pytest.raises(ConfigError, match="data.modalities names video, but .* was trained on audio, eeg: none"):
         select_shared_modalities(target(**{"data.modalities": ["video"]}), trained(), 0)
 

@@ -155,9 +155,9 @@ def test_what_is_damaged_is_set_aside_with_its_reason(client: TestClient, what: 
         assert what == "EEG of huge numbers" and alone.json()["predicted"]
         return
     assert "nothing in this request can be used" in one_line(alone)
-    beside = client.post("/predict", content=json.dumps(DAMAGED[what] | SENT.tree(other)))
-    tree = beside.json()
-    assert beside.status_code == 200 and tree["used"] == [other] and tree["predicted"] in EAV_CLASSES
+    related = client.post("/predict", content=json.dumps(DAMAGED[what] | SENT.tree(other)))
+    tree = related.json()
+    assert related.status_code == 200 and tree["used"] == [other] and tree["predicted"] in EAV_CLASSES
     assert "\n" not in tree["not_used"][m] and "/tmp" not in tree["not_used"][m], tree["not_used"]
 
 
@@ -314,19 +314,19 @@ def test_a_stream_that_says_nothing_usable_is_told_so_and_goes_on(client: TestCl
 def test_a_stream_of_rubbish_and_one_of_nothing_end(client: TestClient) -> None:
     for count, reason in ((LIMITS.max_unusable_messages, "in a row"), (0, "nothing came")):
         began = time.monotonic()
-        with client.websocket_connect("/stream") as socket, pytest.raises(WebSocketDisconnect) as told:
+        with client.websocket_connect("/stream") as socket, pytest.raises(WebSocketDisconnect) as reported:
             for _ in range(count):
                 socket.send_bytes(encode_message(b"", modality="smell"))
             while True:
                 socket.receive_text()
-        assert told.value.code == 1008 and reason in told.value.reason and time.monotonic() - began < 10
+        assert reported.value.code == 1008 and reason in reported.value.reason and time.monotonic() - began < 10
 
 
 def test_no_more_streams_than_there_is_room_for(client: TestClient) -> None:
     with client.websocket_connect("/stream"), client.websocket_connect("/stream"):
-        with client.websocket_connect("/stream") as third, pytest.raises(WebSocketDisconnect) as told:
+        with client.websocket_connect("/stream") as third, pytest.raises(WebSocketDisconnect) as reported:
             third.receive_text()
-        assert told.value.code == 1013
+        assert reported.value.code == 1013
     with client.websocket_connect("/stream") as again:
         again.send_bytes(encode_audio(0.0, np.zeros(16_000)))
         assert until(again, 1.0)["used"] == []

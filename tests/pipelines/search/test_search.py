@@ -42,8 +42,8 @@ class Trial:
 def test_only_trials_that_do_not_start_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("eav_ray.pipelines.search.candidate_searcher.time.monotonic", lambda: now[0])
-    told: list[tuple[float, bool]] = []
-    waiting = WaitNotifier(lambda waits: told.append((now[0], waits)))
+    reported: list[tuple[float, bool]] = []
+    waiting = WaitNotifier(lambda waits: reported.append((now[0], waits)))
 
     def step(at: float, *states: str) -> None:
         now[0] = at
@@ -57,7 +57,7 @@ def test_only_trials_that_do_not_start_are_waited_for(monkeypatch: pytest.Monkey
     step(51, "PENDING", "TERMINATED")
     step(80, "TERMINATED", "TERMINATED")
     step(99, "PENDING", "ERROR")
-    assert told == [(25, True), (30, False), (51, True), (80, False)]
+    assert reported == [(25, True), (30, False), (51, True), (80, False)]
 
 
 def test_what_is_waited_for_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,10 +88,10 @@ class Trained:
         space = {"optim.lr": SearchDimension(choice=tuple(values))}
         self.owner = StudyClient(SearchConfig(candidates=len(changes), space=space, **search), "s", folder / "journal")
         self._left = [Candidate(n, c) for n, c in enumerate(changes)]
-        self._told: set[int] = set()
+        self._reported: set[int] = set()
         self.owner.ask = self._ask
-        self.owner.tell = lambda number, score, pruned=False, cost=0.0: self._told.add(number)
-        self.owner.completed = lambda: sorted(self._told)
+        self.owner.tell = lambda number, score, pruned=False, cost=0.0: self._reported.add(number)
+        self.owner.completed = lambda: sorted(self._reported)
         self.kept: list[dict[str, Any]] = []
         self.forgotten: list[int] = []
         store = SimpleNamespace(
@@ -114,8 +114,8 @@ class Trained:
 
     def finish(self, trial: str, number: int, score: float = 0.5) -> None:
         folds = [{"fold": 0, SELECTION_METRIC: score}, {"fold": 1, SELECTION_METRIC: score}]
-        told = [summarize_candidate(number, folds, 2, {}, failed="" if math.isfinite(score) else "no memory")]
-        self.leases.on_trial_complete(trial, {"summaries": json.dumps(told)})
+        reported = [summarize_candidate(number, folds, 2, {}, failed="" if math.isfinite(score) else "no memory")]
+        self.leases.on_trial_complete(trial, {"summaries": json.dumps(reported)})
 
 
 def test_what_one_candidate_trains_no_other_trains_beside_it(tmp_path: Path) -> None:

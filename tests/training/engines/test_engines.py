@@ -41,12 +41,12 @@ def test_a_resumed_training_ends_with_the_very_same_weights(name: Any, stage: An
     train_steps(whole, 0, 12)
     first = make(name, stage, dropout=0.3)
     train_steps(first, 0, stop)
-    weights, moments = first.gather_weights(), first.optimizer_state()
+    weights, saved_optimizer_state = first.gather_weights(), first.optimizer_state()
     first.close()
-    assert moments["step"] == stop
+    assert saved_optimizer_state["step"] == stop
     again = make_module(0.3)
     again.load_state_dict(weights)
-    second = make(name, stage, start=again, resume=moments)
+    second = make(name, stage, start=again, resume=saved_optimizer_state)
     assert {k: v.tolist() for k, v in second.gather_weights().items()} == {k: v.tolist() for k, v in weights.items()}
     train_steps(second, stop, 10)
     second.gather_weights()  # of a checkpoint on the way
@@ -72,9 +72,9 @@ def test_moments_carry_names_and_no_engine() -> None:
         engine.close()
     names = {n for n, _ in make_module(0.0).named_parameters()}
     expected = {"step"} | {f"{n}.{m}" for n in names for m in ("exp_avg", "exp_avg_sq")}
-    for moments in found.values():
-        assert moments.keys() == expected
-        for key, value in moments.items():
+    for saved_optimizer_state in found.values():
+        assert saved_optimizer_state.keys() == expected
+        for key, value in saved_optimizer_state.items():
             torch.testing.assert_close(value, found["torch", 0][key], rtol=1e-4, atol=1e-7)
 
 
@@ -154,14 +154,14 @@ def test_bfloat16_leaves_weights_and_moments_in_single_precision(name: Any, stag
     runtime = RuntimeConfig(engine=name, zero_stage=stage, workers=1, precision="bf16")
     engine = make_engine(make_module(0.3), OPTIM, runtime, device=torch.device("cpu"))
     train_steps(engine, 0, 3)
-    weights, moments = engine.gather_weights(), engine.optimizer_state()
+    weights, saved_optimizer_state = engine.gather_weights(), engine.optimizer_state()
     engine.close()
     whole = make_engine(make_module(0.3), OPTIM, runtime, device=torch.device("cpu"))
     train_steps(whole, 0, 6)
     assert any(not torch.equal(t, t.bfloat16().float()) for t in whole.gather_weights().values())
     again = make_module(0.3)
     again.load_state_dict(weights)
-    second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=moments)
+    second = make_engine(again, OPTIM, runtime, device=torch.device("cpu"), resume=saved_optimizer_state)
     losses = train_steps(second, 3, 6)
     assert all(torch.equal(t, second.gather_weights()[n]) for n, t in whole.gather_weights().items())
     exact = make(name, stage, dropout=0.3)
