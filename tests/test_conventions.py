@@ -60,7 +60,9 @@ def test_tests_share_by_helpers_and_use_what_is_public() -> None:
     private = {name for file in list_files("eav_ray") for name in list_private_names(file.read_text())}
     assert len(private) > 100
     files = {str(f.relative_to(REPOSITORY)): f.read_text() for f in list_files("tests", "benchmarks")}
-    faults = {name: find_faults(source, private) for name, source in files.items() if name != "tests/test_conventions.py"}
+    faults = {
+        name: find_faults(source, private) for name, source in files.items() if name != "tests/test_conventions.py"
+    }
     assert {name: found for name, found in faults.items() if found} == {}
 
 

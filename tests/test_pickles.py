@@ -381,7 +381,7 @@ def embedding() -> pa.Table:
     return pa.table(ids | arrays)
 
 
-def weights(folder: Path, name: str, *, related: bool = False, given: str = "") -> TablePlace:
+def weights(folder: Path, name: str, *, beside_others: bool = False, given: str = "") -> TablePlace:
     """A user's own, of an AST.
 
     Args:
@@ -390,9 +390,9 @@ def weights(folder: Path, name: str, *, related: bool = False, given: str = "") 
     """
     place = folder / "weights"
     place.mkdir()
-    if related:
+    if beside_others:
         ASTModel(ASTConfig(**AST_SIZES)).save_pretrained(place)
-    harmless = related and name == "pytorch_model.bin"
+    harmless = beside_others and name == "pytorch_model.bin"
     named = "" if harmless else "model.audio.weights"
     return TablePlace((place / name).write_bytes, lambda: encoder().load_pretrained(str(place / given)), named)
 
@@ -444,9 +444,9 @@ PLACES: dict[str, Callable[[Path], TablePlace]] = {
     "embeddings": partial(embedded, name="part-0000.parquet"),
     "times of embeddings": partial(embedded, name="times.json"),
     "weights": partial(weights, name="model.safetensors"),
-    "facts beside weights": partial(weights, name="config.json", related=True),
+    "facts beside weights": partial(weights, name="config.json", beside_others=True),
     "weights in a folder": partial(weights, name="pytorch_model.bin"),
-    "weights beside others": partial(weights, name="pytorch_model.bin", related=True),
+    "weights beside others": partial(weights, name="pytorch_model.bin", beside_others=True),
     **{f"weights as a{s}": partial(weights, name=f"a{s}", given=f"a{s}") for s in (".bin", ".pt", ".pth", ".npz")},
 }
 

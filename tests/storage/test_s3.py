@@ -50,8 +50,8 @@ class Server:
         self.process = subprocess.Popen([*command, "--addr", self.address, str(self.root)], **quiet)
         host, port = self.address.split(":")
         for _ in range(200):
-            with socket.socket() as run_command:
-                if run_command.connect_ex((host, int(port))) == 0:
+            with socket.socket() as connection:
+                if connection.connect_ex((host, int(port))) == 0:
                     return
             time.sleep(0.05)
         raise AssertionError("the S3 server did not start")

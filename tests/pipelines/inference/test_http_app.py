@@ -155,9 +155,9 @@ def test_what_is_damaged_is_set_aside_with_its_reason(client: TestClient, what: 
         assert what == "EEG of huge numbers" and alone.json()["predicted"]
         return
     assert "nothing in this request can be used" in one_line(alone)
-    related = client.post("/predict", content=json.dumps(DAMAGED[what] | SENT.tree(other)))
-    tree = related.json()
-    assert related.status_code == 200 and tree["used"] == [other] and tree["predicted"] in EAV_CLASSES
+    answer = client.post("/predict", content=json.dumps(DAMAGED[what] | SENT.tree(other)))
+    tree = answer.json()
+    assert answer.status_code == 200 and tree["used"] == [other] and tree["predicted"] in EAV_CLASSES
     assert "\n" not in tree["not_used"][m] and "/tmp" not in tree["not_used"][m], tree["not_used"]
 
 
