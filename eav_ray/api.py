@@ -4,6 +4,8 @@
 an experiment are relative to the current folder.
 """
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +64,8 @@ def preprocess(experiment: Experiment) -> "PreprocessingResult":
     from eav_ray.pipelines.preparation import prepare_experiment
     from eav_ray.pipelines.preprocess.preprocess import preprocess as preprocess_dataset
 
-    return preprocess_dataset(prepare_experiment(experiment, ("shards",)))
+    with contextlib.redirect_stdout(sys.stderr):
+        return preprocess_dataset(prepare_experiment(experiment, ("shards",)))
 
 
 def train(experiment: Experiment) -> str:
@@ -88,7 +91,8 @@ def train(experiment: Experiment) -> str:
     from eav_ray.pipelines.preparation import prepare_experiment
     from eav_ray.pipelines.train.train import train as train_fold
 
-    return train_fold(prepare_experiment(experiment))
+    with contextlib.redirect_stdout(sys.stderr):
+        return train_fold(prepare_experiment(experiment))
 
 
 def cross_validate(experiment: Experiment, *, search_folds: bool = False) -> "CVReport":
@@ -117,7 +121,8 @@ def cross_validate(experiment: Experiment, *, search_folds: bool = False) -> "CV
     from eav_ray.pipelines.train.cross_validation import cross_validate as cross_validate_protocol
 
     run = cross_validate_nested if search_folds else cross_validate_protocol
-    return run(prepare_experiment(experiment))
+    with contextlib.redirect_stdout(sys.stderr):
+        return run(prepare_experiment(experiment))
 
 
 def search(experiment: Experiment) -> "SearchResult":
@@ -145,7 +150,8 @@ def search(experiment: Experiment) -> "SearchResult":
     from eav_ray.pipelines.preparation import prepare_experiment
     from eav_ray.pipelines.search.search import search_experiment
 
-    return search_experiment(prepare_experiment(experiment))
+    with contextlib.redirect_stdout(sys.stderr):
+        return search_experiment(prepare_experiment(experiment))
 
 
 def evaluate(experiment: Experiment, checkpoint: str | Path, *, out: str | Path = "") -> "EvaluationResult":
@@ -176,7 +182,8 @@ def evaluate(experiment: Experiment, checkpoint: str | Path, *, out: str | Path 
     from eav_ray.pipelines.preparation import prepare_experiment
 
     folder = resolve_user_path("out", str(out))
-    return evaluate_checkpoint(prepare_experiment(experiment), str(checkpoint), out=folder)
+    with contextlib.redirect_stdout(sys.stderr):
+        return evaluate_checkpoint(prepare_experiment(experiment), str(checkpoint), out=folder)
 
 
 @dataclass(frozen=True)
