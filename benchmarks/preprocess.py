@@ -115,7 +115,7 @@ def time_ray_data(experiment: Experiment, shards: Path, cpus: float | None = Non
     options = ray.data.DataContext.get_current().execution_options
     options.resource_limits = ray.data.ExecutionResources.for_limits(cpu=cpus)
     began = time.perf_counter()
-    for _ in ChunkMaker(e.data, e.preprocessing, open_shard_store(e), 0).make(plan_chunks(e, listing)):
+    for _ in ChunkMaker(e.data, e.preprocessing, open_shard_store(e), ()).make(plan_chunks(e, listing)):
         pass
     return time.perf_counter() - began
 

@@ -166,7 +166,7 @@ def recorded(folder: Path, medium: Any, name: str) -> TablePlace:
 
     def read() -> None:
         dataset, listing = registry.scan_dataset(data)
-        unit, n_chans = listing.recordings, registry.count_eeg_channels(dataset, listing) if medium == "eeg" else 0
+        unit, channels = listing.recordings, registry.list_eeg_channels(dataset, listing) if medium == "eeg" else ()
         row: dict[str, Any] = {"unit": 0, "eeg": b"", "eeg_facts": "{}"}
         if medium == "eeg":
             batch = {"subject_index": np.array([0])}
@@ -180,7 +180,7 @@ def recorded(folder: Path, medium: Any, name: str) -> TablePlace:
             )
             row = {k: v[0] for k, v in next(made).items()}
         store = Store(folder / "shards")
-        ChunkMaker(data, PROFILE, store, n_chans).write_chunk(row, chunks=[Chunk("c", unit)], crash_reasons={})
+        ChunkMaker(data, PROFILE, store, channels).write_chunk(row, chunks=[Chunk("c", unit)], crash_reasons={})
         reported = store.read_json("records/c.json")
         assert reported["rows"] == 0 and name in reported["problems"][0]["reason"]
 

@@ -121,7 +121,7 @@ def test_the_table_of_a_protocol_has_the_numbers_of_all_folds_together_and_of_ea
         assert line.split() == [source, f"{subjects[source].mean():.2f}", f"{subjects[source].std(ddof=1):.2f}"]
     assert lines[6].split() == ["chance", "33.33"]
     assert lines[7] == str(compare_fusion(correct, NAMES)) and "McNemar" in lines[7]
-    start = next(n for n, line in enumerate(lines) if line.split() == ["fold", "subjects", *SOURCES])
+    start = next(n for n, line in enumerate(lines) if line.split() == ["fold", "people", *SOURCES])
     assert lines[8:start] == format_statistics(correct, NAMES, N_CLASSES).splitlines()
     for number, line in enumerate(lines[start + 1 :]):
         own = [f"{subjects.loc[f'p{number}', s]:.2f}" for s in SOURCES]
@@ -132,7 +132,7 @@ def test_the_table_of_a_protocol_has_the_numbers_of_all_folds_together_and_of_ea
 def test_a_fold_of_several_people_is_the_mean_over_them() -> None:
     table = folds(4).assign(fold=0)
     lines = format_protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
-    assert lines[-1].split()[:3] == ["0", "4", "subjects"]
+    assert lines[-1].split()[:3] == ["0", "4", "people"]
     assert lines[-1].split()[3:] == [line.split()[1] for line in lines[1:6]]
 
 
