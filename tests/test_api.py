@@ -147,6 +147,17 @@ def test_eeg_is_the_same_however_it_is_given(predictor: api.Predictor, files: Pa
         np.testing.assert_allclose(numbers(found), expected, atol=1e-5, err_msg=name)
 
 
+def test_electrodes_are_known_by_position_whatever_they_are_called(predictor: api.Predictor) -> None:
+    """In another order, as other recorders spell them, and with a channel more."""
+    expected = numbers(predictor.predict(eeg=SENT.eeg_CT, eeg_hz=EEG_HZ, eeg_channels=EAV_CHANNELS))
+    order = np.random.default_rng(0).permutation(len(EAV_CHANNELS))
+    older = {"T7": "T3", "T8": "T4", "P7": "T5", "P8": "T6"}
+    names = [f"EEG {older.get(name, name).upper()}-REF" for name in np.array(EAV_CHANNELS)[order]]
+    values_CT = np.concatenate([SENT.eeg_CT[order], 500 * SENT.eeg_CT[:1]])
+    found = predictor.predict(eeg=values_CT, eeg_hz=EEG_HZ, eeg_channels=(*names, "ECG"))
+    np.testing.assert_array_equal(numbers(found), expected)
+
+
 def test_audio_is_the_same_as_a_file_and_as_an_array(predictor: api.Predictor, files: Path, tmp_path: Path) -> None:
     expected = numbers(predictor.predict(audio=files / "speech.wav"))
     float_T = SENT.audio_T / np.float32(32768)
