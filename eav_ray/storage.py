@@ -198,10 +198,6 @@ class Store:
     def __hash__(self) -> int:
         return hash(self.root)
 
-    @property
-    def filesystem(self) -> pafs.FileSystem:
-        return self._fs
-
     def __str__(self) -> str:
         return self.root
 

@@ -24,7 +24,7 @@ def test_ravdess_has_its_clips(real: Path) -> None:
     assert set(subjects.values()) == {36}  # 4 neutral, 8 of each other emotion
     of_one = Counter(dataset.classes[r.label] for r in listing.recordings if r.subject == "actor01")
     assert of_one == {"Neutral": 4, "Sadness": 8, "Anger": 8, "Happiness": 8, "Calmness": 8}
-    assert registry.count_eeg_channels(dataset, listing) == 0
+    assert len(registry.list_eeg_channels(dataset, listing)) == 0
 
 
 def test_a_ravdess_clip_is_one_window(real: Path) -> None:
@@ -60,7 +60,7 @@ def test_eegmat_has_its_shapes(real: Path) -> None:
     )
     assert listing.problems == ()
     assert Counter(r.label for r in listing.recordings)[0] == len(listing.recordings) / 2
-    assert registry.count_eeg_channels(dataset, listing) == 19
+    assert len(registry.list_eeg_channels(dataset, listing)) == 19
     two = listing.recordings[:2]
     for (recording, prepared), seconds in zip(prepare_eeg(dataset, two, Preprocessing().eeg), (182, 62), strict=True):
         raw = dataset.read_eeg(recording)

@@ -94,11 +94,6 @@ def list_eeg_channels(reader: DatasetReader, listing: Listing) -> tuple[str, ...
     return tuple(map(canonicalize_channel_name, names))
 
 
-def count_eeg_channels(reader: DatasetReader, listing: Listing) -> int:
-    """Count a data set's EEG channels; 0 where it has no EEG."""
-    return len(list_eeg_channels(reader, listing))
-
-
 def _check_subjects(requested: tuple[str, ...], subjects: list[str]) -> None:
     known = list(dict.fromkeys(subjects))
     shown = ", ".join(known) if len(known) <= 8 else f"{', '.join(known[:4])}, ..., {known[-1]} ({len(known)} people)"

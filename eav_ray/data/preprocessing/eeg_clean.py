@@ -33,9 +33,6 @@ HEAD_CENTRE = (0.0, 0.0, 0.04)  # of MNE's spherical head model, metres in head 
 MIN_CORRELATION_CHANNELS = 8  # channels: fewer lie too far apart to expect anything of their correlation
 
 
-BAD_CHANNEL_REASONS = ("not finite", "flat", "extreme", "uncorrelated")
-
-
 class CleanedEEG(NamedTuple):
     x_CT: np.ndarray  # float32, microvolts, at `preprocessing.hz`
     unit: str  # of the input

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from eav_ray.data.preprocessing.electrodes import match_channels
+from eav_ray.data.preprocessing.eeg import match_raw_channels
 from eav_ray.data.preprocessing.resampling import compute_resampling_ratio
 from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError, suggest_nearest
@@ -150,8 +150,7 @@ def arrange_channels(raw: RawEEG, n_channels: int, montage: tuple[str, ...], *, 
         names_given: Whether the names in `raw` are those of who sends.
     """
     if names_given and montage:
-        order = match_channels(raw.channels, montage, "what was sent")
-        return RawEEG(raw.values_CT[order], raw.hz, montage, raw.unit)
+        return match_raw_channels(raw, montage, "what was sent")
     if len(raw.channels) != n_channels:
         raise DataError(f"EEG has {len(raw.channels)} channels, but the model was trained on {n_channels}")
     return RawEEG(raw.values_CT, raw.hz, montage or raw.channels, raw.unit)

@@ -45,7 +45,7 @@ def read_shard_windows(
         array = table.column(m).combine_chunks()
         tensor = isinstance(array, pa.FixedShapeTensorArray)
         columns[m] = list(array.to_numpy_ndarray()) if tensor else array.to_pylist()
-        if m == "eeg":
+        if m == "eeg" and channel_order != list(range(n_channels)):
             columns[m] = [x_CT[channel_order] for x_CT in columns[m]]
         columns[f"has_{m}"] = table.column(f"has_{m}").to_pylist()
     reason = f"this window has no {' and no '.join(experiment.data.modalities)}"

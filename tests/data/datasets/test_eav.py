@@ -216,7 +216,7 @@ def test_the_experiment_chooses_people(tmp_path: Path) -> None:
     data = DataConfig(root=str(tmp_path), subjects=("subject2",))
     dataset, listing = registry.scan_dataset(data)
     assert {r.subject for r in listing.recordings} == {"subject2"}
-    assert registry.count_eeg_channels(dataset, listing) == 30
+    assert len(registry.list_eeg_channels(dataset, listing)) == 30
     with pytest.raises(ConfigError, match=r'"subject02"; allowed are subject1, subject2, subject3; did you mean "sub'):
         registry.scan_dataset(DataConfig(root=str(tmp_path), subjects=("subject02",)))
 

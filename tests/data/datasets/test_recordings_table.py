@@ -119,7 +119,7 @@ def test_eeg_is_read_in_microvolts_without_other_channels(tmp_path: Path) -> Non
     raw = table.read_eeg(listing.recordings[0])
     np.testing.assert_allclose(raw.values_CT, values)
     assert (raw.channels, raw.hz, raw.unit) == (("Fp1", "Cz", "O1"), 250, "microvolt")
-    assert registry.count_eeg_channels(table, listing) == 3
+    assert len(registry.list_eeg_channels(table, listing)) == 3
 
 
 def test_channels_must_agree_and_come_in_one_order(tmp_path: Path) -> None:
@@ -163,10 +163,10 @@ def test_the_channels_are_those_of_the_first_eeg_that_can_be_read(tmp_path: Path
     rows = ["1,x,0,bad.edf", "1,y,0,worse.edf", "1,z,0,a_raw.fif"]
     table = RecordingsTable(write(tmp_path, *rows, header=header))
     listing = table.scan()
-    assert registry.count_eeg_channels(table, listing) == 3
+    assert len(registry.list_eeg_channels(table, listing)) == 3
     np.testing.assert_allclose(table.read_eeg(listing.recordings[2]).values_CT, values)
     with pytest.raises(DataError, match="bad.edf"):
         table.read_eeg(listing.recordings[0])
     none = RecordingsTable(write(tmp_path, *rows[:2], header=header))
     with pytest.raises(DataError, match="bad.edf"):
-        registry.count_eeg_channels(none, none.scan())
+        registry.list_eeg_channels(none, none.scan())
