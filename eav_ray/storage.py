@@ -294,10 +294,22 @@ class Store:
         parts = (PurePosixPath(name).parts for name in self.list_files(prefix))
         return sorted({p[depth] for p in parts if len(p) > depth + 1})
 
-    def delete(self, prefix: str) -> None:
-        if self.exists(prefix):
-            with io_errors(f"delete {self._format_path(prefix)}"):
-                self._fs.delete_dir(self.resolve_path(prefix))
+    def delete(self, prefix: str, *, last: str = "") -> None:
+        """Delete all files below a prefix, each `COMMIT` first: a process killed midway leaves nothing that counts.
+
+        Args:
+            last: A file directly below the prefix that goes after all others, by which a deletion that was cut off is
+                found and finished.
+        """
+        with io_errors(f"delete {self._format_path(prefix)}"):
+            if not self.exists(prefix):
+                return
+            names = self.list_files(prefix)
+            first = [name for name in names if PurePosixPath(name).name == COMMIT]
+            rest = [name for name in names if last and name not in first and name != f"{prefix}/{last}"]
+            for name in first + rest:
+                self._fs.delete_file(self.resolve_path(name))
+            self._fs.delete_dir(self.resolve_path(prefix))
 
     def commit(self, prefix: str, files: dict[str, bytes], *, already_written: tuple[str, ...] = ()) -> None:
         """Write files below a prefix, read them back, and only then the `COMMIT` that makes them count.

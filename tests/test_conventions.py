@@ -1,11 +1,17 @@
-"""Tests share by `tests.helpers` and fixtures alone, and use nothing of the package that is private."""
+"""Rooms that treat all modalities alike name none; tests share by `tests.helpers` and fixtures alone, and use nothing
+of the package that is private."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
+from eav_ray.config import MODALITIES
 from tests.helpers.paths import REPOSITORY
+
+# What differs by modality belongs to its object (`eav_ray.data.modalities`, `eav_ray.config.modalities`).
+ROOMS_OF_ALL_MODALITIES = ("training", "models/fusion", "models/classifier.py", "evaluation", "reporting", "tracking")
+ROOMS_OF_ALL_MODALITIES += ("tuning", "distributed")
 
 
 def list_files(*folders: str) -> list[Path]:
@@ -89,3 +95,19 @@ def test_a_line_that_breaks_a_rule_is_seen(line: str) -> None:
 @pytest.mark.parametrize("line", ["from tests.helpers.paths import DEMO", "self._fit = 1", "os._exit(0)", "a.__dict__"])
 def test_what_is_allowed_is_not_seen(line: str) -> None:
     assert find_faults(line, {"_fit"}) == []
+
+
+def list_modality_names(source: str) -> list[str]:
+    """Texts of a module that name a modality, and comparisons by attribute such as `section.eeg`."""
+    constants = [n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant) and n.value in MODALITIES]
+    attributes = [n.attr for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute) and n.attr in MODALITIES]
+    return [*constants, *attributes]
+
+
+def test_what_treats_all_modalities_alike_names_none() -> None:
+    rooms = [REPOSITORY / "eav_ray" / room for room in ROOMS_OF_ALL_MODALITIES]
+    files = [file for room in rooms for file in ([room] if room.suffix else sorted(room.rglob("*.py")))]
+    assert len(files) > 50
+    found = {str(file.relative_to(REPOSITORY)): list_modality_names(file.read_text()) for file in files}
+    assert {name: names for name, names in found.items() if names} == {}
+    assert list_modality_names("x = 'eeg' in names") and list_modality_names("p.video.fps")

@@ -1,11 +1,9 @@
 """Describe an experiment: frozen, typed sections, read from YAML and the command line."""
 
 from eav_ray.config.data_sections import (
-    MODALITIES,
     STRICT,
     DataConfig,
     EEGPreprocessing,
-    Modality,
     Preprocessing,
     Protocol,
     SplitConfig,
@@ -21,6 +19,14 @@ from eav_ray.config.loading import (
     load_experiment,
     override,
     parse_changes,
+)
+from eav_ray.config.modalities import (
+    MODALITIES,
+    ModalityName,
+    get_modality_info,
+    order_modalities,
+    select_channel_modalities,
+    select_worn_modalities,
 )
 from eav_ray.config.model_sections import ModelConfig
 from eav_ray.config.sections import Experiment
@@ -42,7 +48,7 @@ __all__ = [
     "Experiment",
     "FusionConfig",
     "MODALITIES",
-    "Modality",
+    "ModalityName",
     "ModelConfig",
     "OptimConfig",
     "Precision",
@@ -55,11 +61,15 @@ __all__ = [
     "VideoPreprocessing",
     "build_experiment",
     "digest",
+    "get_modality_info",
     "list_experiment_names",
     "list_keys",
     "list_other_kinds",
     "load_experiment",
+    "order_modalities",
     "override",
     "parse_changes",
+    "select_channel_modalities",
+    "select_worn_modalities",
     "to_dict",
 ]

@@ -1,6 +1,6 @@
 """Sections of an experiment on data: recordings, preprocessing, splits."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -12,13 +12,8 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from eav_ray.config.kinds import check_dataset_name, find_dataset_module, import_plugins
+from eav_ray.config.modalities import MODALITIES, ModalityName
 from eav_ray.errors import ConfigError
-
-Modality = Literal["audio", "eeg", "video"]
-
-
-MODALITIES: tuple[Modality, ...] = get_args(Modality)
-
 
 Protocol = Literal["paper", "within", "within_validated", "subject_kfold", "loso"]
 
@@ -42,7 +37,7 @@ class DataConfig:
     root: str = Field(
         default="", description="folder of the data set, or the CSV/Parquet file of `data.dataset=recordings_table`"
     )
-    modalities: tuple[Modality, ...] = Field(default=MODALITIES, description="any subset of audio, eeg, video")
+    modalities: tuple[ModalityName, ...] = Field(default=MODALITIES, description="any subset of audio, eeg, video")
     tasks: tuple[Literal["speaking", "listening"], ...] = Field(
         default=("speaking",), description="EAV: which recordings; listening rows are only ever trained on"
     )

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eav_ray.config.data_sections import MODALITIES
 from eav_ray.config.loading import override
+from eav_ray.config.modalities import MODALITIES
 from eav_ray.config.sections import Experiment
 from eav_ray.errors import ConfigError
 

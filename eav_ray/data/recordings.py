@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from eav_ray.config import DataConfig, Modality
+from eav_ray.config import DataConfig, ModalityName
 from eav_ray.config.kinds import DatasetKind
 from eav_ray.errors import DataError
 
@@ -76,7 +76,7 @@ class DatasetReader(DatasetKind):
     """
 
     classes: tuple[str, ...] = ()
-    modalities: tuple[Modality, ...] = ()
+    modalities: tuple[ModalityName, ...] = ()
     channels: tuple[str, ...] = ()
     is_real: bool = True
 

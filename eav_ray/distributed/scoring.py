@@ -15,12 +15,12 @@ import pandas as pd
 import ray
 from ray.util import ActorPool
 
-from eav_ray.config import Experiment, digest
+from eav_ray.config import Experiment, digest, select_channel_modalities
 from eav_ray.data.io import parquet
+from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import ShardIndex
-from eav_ray.data.shards.schema import compute_window_shapes
 from eav_ray.data.splits import check_disjoint, list_labeled_recordings
 from eav_ray.distributed import cluster
 from eav_ray.errors import ConfigError, DataError
@@ -185,9 +185,6 @@ class Scorer:
         if task.checkpoint != self._checkpoint:
             checkpoint = task.checkpoint
             self._split = checkpoint.split
-            self._shapes = compute_window_shapes(
-                checkpoint.experiment.preprocessing, checkpoint.state.shapes.eeg_channels
-            )
             self._model = build_trained_model(checkpoint).to(self._context.device).eval()
             self._checkpoint = checkpoint
         if not (task.allows_training_recordings or task.is_other_dataset):
@@ -195,12 +192,19 @@ class Scorer:
         windows, names, device = self._context.windows, self._model.modalities, self._context.device
         rows, parts = select_rows_with_modality(windows, task.recordings, task.visible_modalities or tuple(names)), []
         # What another data set lacks, or has of another shape, is zeros that are masked.
+        preprocessing, n_channels = task.checkpoint.experiment.preprocessing, task.checkpoint.state.shapes.eeg_channels
         zero_shapes = {
-            m: self._shapes[m][0] for m in names if task.is_other_dataset and m not in task.visible_modalities
+            m: get_modality(m).compute_shape(preprocessing, n_channels)
+            for m in names
+            if task.is_other_dataset and m not in task.visible_modalities
         }
-        channel_order = self._match_channels(task) if "eeg" in names and "eeg" not in zero_shapes else None
+        channel_orders = {
+            m: order
+            for m in select_channel_modalities(names)
+            if m not in zero_shapes and (order := self._match_channels(task)) is not None
+        }
         source = MaskedSource(
-            RawSource(windows, names, zero_shapes, channel_order), task.visible_modalities or tuple(names)
+            RawSource(windows, names, zero_shapes, channel_orders), task.visible_modalities or tuple(names)
         )
         for part, batch in make_inference_batches(source, self._labels, rows, BATCH_SIZE):
             inputs = {m: x.to(device) for m, x in batch.inputs.items()}

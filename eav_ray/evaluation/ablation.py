@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from eav_ray.config import Experiment
+from eav_ray.config import Experiment, select_worn_modalities
 from eav_ray.evaluation.ablation_variants import (
     ABLATION_PARTS,
     BASE_VARIANT,
@@ -44,14 +44,14 @@ def compare_variants(
         costs: Of each variant, by its name.
     Returns:
         groups: name -> how many people and recordings; variants: an entry for each, in its group, which has the
-        experiment itself first; eeg: each subset with EEG against the same without; missing: names.
+        experiment itself first; worn: each subset with a worn sensor against the same without; missing: names.
     """
     windows_by_variant = {str(name): windows for name, windows in predictions.groupby("variant")}
     correct_by_variant = {
         n: mark_correct_recordings(w, [SOURCE]).set_index(RECORDING_COLUMNS)[SOURCE]
         for n, w in windows_by_variant.items()
     }
-    results: dict[str, Any] = {"groups": {}, "variants": [], "eeg": []}
+    results: dict[str, Any] = {"groups": {}, "variants": [], "worn": []}
     results["missing"] = [v.name for v in variants if v.name not in correct_by_variant]
     for group in [g for g in ABLATION_PARTS if any(v.group == g for v in variants)]:
         members = [v for v in variants if v.group == group and {v.name, v.reference} <= correct_by_variant.keys()]
@@ -81,7 +81,8 @@ def compare_variants(
                     "cost": costs.get(variant.name, {}),
                 }
             )
-        results["eeg"] += _compare_with_and_without_eeg(common, group, members, base, costs)
+        for modality in select_worn_modalities(base.data.modalities):
+            results["worn"] += _compare_with_and_without(modality, common, group, members, base, costs)
     return results
 
 
@@ -117,29 +118,28 @@ def describe_significance(comparison: PairedComparison) -> str:
     return f"significant (Holm p < {ALPHA:g})" if comparison.significant else "not significant"
 
 
-def _compare_with_and_without_eeg(
+def _compare_with_and_without(
+    modality: str,
     common: pd.DataFrame,
     group: str,
     members: Sequence[AblationVariant],
     base: Experiment,
     costs: dict[str, dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Every subset with EEG against the same without it."""
-    if "eeg" not in base.data.modalities:
-        return []
+    """Every subset with a modality against the same without it."""
     all_modalities = tuple(sorted(base.data.modalities))
     rows: list[tuple[str, str, str, str]] = []  # mode, size, with, without
     if group == "subsets":
         for mode, name in (("retrained", format_subset_name), ("masked", format_masked_name)):
             for some in (*list_modality_subsets(base), all_modalities):
-                rest = [m for m in some if m != "eeg"]
-                if "eeg" in some and rest:
+                rest = [m for m in some if m != modality]
+                if modality in some and rest:
                     rows.append(
                         (mode, BASE_VARIANT, BASE_VARIANT if some == all_modalities else name(some), name(rest))
                     )
     if group == "sizes":
         sizes = dict.fromkeys(v.size for v in members)
-        rows = [("retrained", size, size, f"{size} without eeg") for size in sizes]
+        rows = [("retrained", size, size, f"{size} without {modality}") for size in sizes]
     rows = [row for row in rows if {row[2], row[3]} <= set(common.columns)]
     if not rows:
         return []
@@ -149,9 +149,9 @@ def _compare_with_and_without_eeg(
     ):
         extra_cost = _compute_extra_cost(costs.get(ours, {}), costs.get(other, {})) if mode == "retrained" else {}
         results.append(
-            {"group": group, "mode": mode, "size": size, "with": ours, "without": other, "extra_cost": extra_cost}
+            {"modality": modality, "group": group, "mode": mode, "size": size, "with": ours, "without": other}
+            | {"extra_cost": extra_cost, "difference": comparison_to_dict(one)}
         )
-        results[-1]["difference"] = comparison_to_dict(one)
     return results
 
 

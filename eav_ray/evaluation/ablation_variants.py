@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from eav_ray.config import EncoderConfig, Experiment, FusionConfig, override
+from eav_ray.config import EncoderConfig, Experiment, FusionConfig, override, select_worn_modalities
 from eav_ray.config.model_sections import KIND_PLACES
 from eav_ray.errors import ConfigError
 
@@ -151,7 +151,7 @@ def _build_position_variants(base: Experiment) -> list[AblationVariant] | str:
 
 
 def _build_size_variants(base: Experiment, sizes: Sequence[str]) -> list[AblationVariant] | str:
-    """Each size, and the same without EEG, so that what EEG adds is known at each."""
+    """Each size, and the same without each worn sensor, so that what that adds is known at each."""
     for m in base.data.modalities:
         if getattr(base.train.encoders, m).encoder_lr_scale == 0:
             return f"train.encoders.{m}.encoder_lr_scale=0 keeps published weights, which other sizes do not have"
@@ -166,10 +166,10 @@ def _build_size_variants(base: Experiment, sizes: Sequence[str]) -> list[Ablatio
         )
         if size != BASE_VARIANT:
             built.append(AblationVariant(size, "sizes", _adjust_fusion(base, changes), size=size))
-        rest = sorted(set(base.data.modalities) - {"eeg"})
-        if rest and "eeg" in base.data.modalities:
-            changes_without_eeg = _adjust_fusion(base, changes | {"data.modalities": rest})
-            built.append(AblationVariant(f"{size} without eeg", "sizes", changes_without_eeg, size=size))
+        for m in select_worn_modalities(base.data.modalities):
+            if rest := sorted(set(base.data.modalities) - {m}):
+                changes_without = _adjust_fusion(base, changes | {"data.modalities": rest})
+                built.append(AblationVariant(f"{size} without {m}", "sizes", changes_without, size=size))
     return built
 
 

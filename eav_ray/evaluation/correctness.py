@@ -6,17 +6,15 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import binomtest
 
+from eav_ray.config import order_modalities
 from eav_ray.training.metrics import RECORDING_COLUMNS, average_per_recording, predict_classes
 
 COMBINED_SOURCES = ("late_mean", "fusion")
 
 
-SOURCES = ("video", "audio", "eeg", *COMBINED_SOURCES)
-
-
 def list_sources(modalities: Sequence[str]) -> list[str]:
     """What predictions of these modalities are accounted for by, in the order of the table."""
-    return [s for s in SOURCES if s in modalities or (len(modalities) > 1 and s in COMBINED_SOURCES)]
+    return [*order_modalities(modalities), *(COMBINED_SOURCES if len(modalities) > 1 else ())]
 
 
 def mark_correct_recordings(windows: pd.DataFrame, sources: list[str]) -> pd.DataFrame:

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from eav_ray.config import Modality
-from eav_ray.data.shards.tables import decode_video, encode_window
+from eav_ray.config import ModalityName
+from eav_ray.data.modalities.registry import get_modality
+from eav_ray.data.shards.tables import encode_window
 from eav_ray.data.streaming.upload import UPLOAD_LIMITS, Upload, UploadLimits, make_windows
 from eav_ray.evaluation.probabilities import (
     PREDICTED_COLUMN,
@@ -36,7 +37,7 @@ class Predictor:
     def __init__(self, checkpoint: Checkpoint | OpenedCheckpoint, device: torch.device) -> None:
         e = checkpoint.experiment
         self.classes, self.preprocessing = checkpoint.state.classes, e.preprocessing
-        self.modalities: tuple[Modality, ...] = e.data.modalities
+        self.modalities: tuple[ModalityName, ...] = e.data.modalities
         self.eeg_channels = checkpoint.state.shapes.eeg_channels
         self.eeg_channel_names = checkpoint.state.shapes.eeg_channel_names
         self._device = device
@@ -67,7 +68,7 @@ class Predictor:
         return table
 
     def _decode(self, modality: str, values: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(decode_video(values, self.preprocessing) if modality == "video" else values)
+        return np.ascontiguousarray(get_modality(modality).decode(values, self.preprocessing))
 
     def predict_windows(self, windows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         """Predict windows as `windowing.cut_recording` makes them; frames become what a shard would hold of them."""

@@ -220,7 +220,7 @@ def correlate_signal_quality(
     """Does what was measured of the signals go with accuracy? Spearman's rank correlation over people, Holm over all.
 
     Args:
-        quality_per_recording: One row a recording: `subject`, `recording`, and columns of `schema.QUALITY_COLUMNS`.
+        quality_per_recording: One row a recording: `subject`, `recording`, and `quality_columns` of modalities.
     """
     sources = list_sources(modalities)
     correct = mark_correct_recordings(windows, sources).merge(quality_per_recording, on=RECORDING_COLUMNS, how="left")

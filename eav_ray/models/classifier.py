@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from eav_ray.config import Experiment
+from eav_ray.config import Experiment, get_modality_info
 from eav_ray.errors import DataError
 from eav_ray.models.encoders.base import DataShapes, EncoderOutput
 from eav_ray.models.encoders.factory import build_encoder
@@ -59,7 +59,7 @@ class Classifier(nn.Module):
 
     def prepare_input(self, modality: str, x: Tensor) -> Tensor:
         """Stored windows as the modality's encoder takes them."""
-        return self.normalise(x) if modality == "eeg" else x
+        return self.normalise(x) if get_modality_info(modality).has_named_channels else x
 
     def encode(
         self, inputs: dict[str, Tensor], present_BM: Tensor

@@ -9,17 +9,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from eav_ray.config import MODALITIES, get_modality_info
 from eav_ray.data.preprocessing.band_power import FREQUENCY_BANDS
-from eav_ray.data.preprocessing.electrodes import load_standard_montage, resolve_electrodes
+from eav_ray.data.preprocessing.electrodes import locate_channels
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.training.run_spec import SELECTION_METRIC
 
-# Okabe and Ito's colours, told apart by who cannot tell red from green.
-SOURCE_COLORS = {"video": "#0072b2", "audio": "#e69f00", "eeg": "#009e73", "late_mean": "#999999", "fusion": "#d55e00"}
+# Of what combines modalities, of the palette of the modalities' own colors.
+COMBINED_COLORS = {"late_mean": "#999999", "fusion": "#d55e00"}
+OTHER_COLOR = "#cc79a7"
 
 
 def choose_color(source: str) -> str:
-    return SOURCE_COLORS.get(source, "#cc79a7")
+    if source in MODALITIES:
+        return get_modality_info(source).color
+    return COMBINED_COLORS.get(source, OTHER_COLOR)
 
 
 def _make_axes(width: float, height: float) -> tuple[Figure, Axes]:
@@ -208,12 +212,9 @@ def plot_scalp_maps(bands: Mapping[str, Mapping[str, Sequence[float]]], channels
     Returns:
         None where the places of the channels are not known.
     """
-    sites_of_channels = resolve_electrodes(tuple(channels))
-    known_channels = [i for i, site in enumerate(sites_of_channels) if site]
-    if len(known_channels) < 4:
+    if (located := locate_channels(channels)) is None:
         return None
-    info = mne.create_info([sites_of_channels[i] for i in known_channels], 100.0, "eeg")
-    info.set_montage(load_standard_montage())
+    known_channels, info = located
     classes, names = list(bands), list(FREQUENCY_BANDS)
     figure = Figure(figsize=(1.35 * len(names) + 1.2, 1.3 * len(classes) + 0.3), layout="constrained")
     grid = figure.subplots(len(classes), len(names), squeeze=False)

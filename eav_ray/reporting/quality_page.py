@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eav_ray.data.preprocessing.electrodes import load_standard_montage, resolve_electrodes
+from eav_ray.data.preprocessing.electrodes import locate_channels
 from eav_ray.data.recordings import Problem
 from eav_ray.reporting.html import render_document, render_section, render_table
 
@@ -150,12 +150,9 @@ def _render_class_counts(report: QualityReport) -> str:
 def _render_bad_channel_map(bad_channels: list[dict[str, str]], channels: tuple[str, ...]) -> str:
     """A map of the head: in which share of recordings each channel was bad."""
     bad_share = np.array([sum(name in b for b in bad_channels) / len(bad_channels) for name in channels])
-    sites_of_channels = resolve_electrodes(channels)
-    known_channels = [i for i, site in enumerate(sites_of_channels) if site]
-    if len(known_channels) < 4:
+    if (located := locate_channels(channels)) is None:
         return "<p>The positions of these channels are not known, so there is no map.</p>"
-    info = mne.create_info([sites_of_channels[i] for i in known_channels], 100.0, "eeg")
-    info.set_montage(load_standard_montage())
+    known_channels, info = located
     figure = Figure(figsize=(5, 4.2), layout="constrained")
     axes = figure.subplots()
     limit = max(0.01, float(bad_share[known_channels].max()))
@@ -167,7 +164,7 @@ def _render_bad_channel_map(bad_channels: list[dict[str, str]], channels: tuple[
         cmap="Reds",
         vlim=(0, limit * 100),
         contours=0,
-        names=[sites_of_channels[i] for i in known_channels],
+        names=info.ch_names,
         sensors=True,  # without them MNE leaves the names out
     )
     figure.colorbar(image, ax=axes, label="bad in % of recordings", shrink=0.7)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from eav_ray.config import get_modality_info
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.errors import DataError
 from eav_ray.models.encoders.base import DataShapes
@@ -102,7 +103,7 @@ class CheckpointWriter:
             histories[m] = encoder.metrics.get("history", [])
             own_prefixes = (f"encoders.{m}.", f"heads.{m}.")
             all_weights.update({n: t for n, t in encoder.weights.items() if n.startswith(own_prefixes)})
-            if m == "eeg" or "normalise.mean" not in all_weights:
+            if get_modality_info(m).has_named_channels or "normalise.mean" not in all_weights:
                 all_weights.update({n: t for n, t in encoder.weights.items() if n.startswith("normalise.")})
         finished = position.epoch == run.epochs
         state = CheckpointState(

@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from eav_ray.config import Experiment
+from eav_ray.data.modalities.registry import get_modality
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes, EncoderOutput
 from eav_ray.models.fusion.factory import build_fusion
@@ -155,16 +156,9 @@ def measure_cpu_flops() -> float:
 
 def make_random_batch(experiment: Experiment, modality: str, shapes: DataShapes, n: int) -> Batch:
     """Make `n` windows of noise of one modality, always the same ones."""
-    p = experiment.preprocessing
-    rng = np.random.default_rng(0)
-    match modality:
-        case "eeg":
-            x = rng.standard_normal((n, shapes.eeg_channels, p.eeg.hz * p.window_s)).astype(np.float32)
-        case "audio":
-            x = 0.1 * rng.standard_normal((n, p.audio.hz * p.window_s)).astype(np.float32)
-        case _:
-            shape = (n, p.video.fps * p.window_s, p.video.size, p.video.size, 3)
-            x = rng.integers(0, 256, shape, dtype=np.uint8)
+    windows = get_modality(modality)
+    shape = (n, *windows.compute_shape(experiment.preprocessing, shapes.eeg_channels))
+    x = windows.draw_noise(np.random.default_rng(0), shape)
     ones = torch.ones(n)
     label = torch.zeros(n, dtype=torch.long)
     return Batch({modality: torch.from_numpy(x)}, ones[:, None].bool(), label, ones, n, 0)

@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.training.run_spec import Position
 
 T = TypeVar("T")
-
-
-STORED_DTYPES = {"audio": torch.float32, "eeg": torch.float32, "video": torch.uint8}  # of stored windows
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class RawSource:
 
     Args:
         missing_shapes: Modalities that are not read but missing in every window, with the shape of a window.
-        channel_order: The index of each EEG channel that is wanted, where they are not those of the windows.
+        channel_orders: Of modalities whose channels are not those of the windows, the index of each that is wanted.
     """
 
     def __init__(
@@ -64,10 +62,11 @@ class RawSource:
         windows: WindowCache,
         names: list[str],
         missing_shapes: Mapping[str, tuple[int, ...]] | None = None,
-        channel_order: np.ndarray | None = None,
+        channel_orders: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.names = sorted(names)
-        self._windows, self._missing_shapes, self._channel_order = windows, missing_shapes or {}, channel_order
+        self._windows, self._missing_shapes = windows, missing_shapes or {}
+        self._channel_orders = channel_orders or {}
         never = np.zeros(len(windows), dtype=bool)
         has = [never if m in self._missing_shapes else windows.ids[f"has_{m}"].to_numpy() for m in self.names]
         self._present = np.stack(has, axis=1)
@@ -77,10 +76,11 @@ class RawSource:
 
     def _get(self, rows: np.ndarray, modality: str) -> Tensor:
         if modality in self._missing_shapes:
-            return torch.zeros(len(rows), *self._missing_shapes[modality], dtype=STORED_DTYPES[modality])
+            shape = (len(rows), *self._missing_shapes[modality])
+            return torch.from_numpy(np.zeros(shape, get_modality(modality).dtype))
         values = self._windows.get(rows, modality)
-        if modality == "eeg" and self._channel_order is not None:
-            values = np.ascontiguousarray(values[:, self._channel_order])
+        if modality in self._channel_orders:
+            values = np.ascontiguousarray(values[:, self._channel_orders[modality]])
         return torch.from_numpy(values)
 
     def get_presence(self, rows: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eav_ray.config import select_channel_modalities
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.errors import DataError
 from eav_ray.models.classifier import Classifier
@@ -21,9 +22,9 @@ def compute_class_weights(labels: np.ndarray, n_outputs: int) -> np.ndarray:
 
 
 def fit_model_statistics(model: Classifier, windows: WindowCache, recordings: tuple[str, ...]) -> None:
-    """Fit the normalisation of EEG, and of what encoders compute, on training rows; it is a part of the weights."""
-    if "eeg" in model.modalities:
-        mean, sd = compute_channel_statistics(windows, select_rows_with_modality(windows, recordings, ("eeg",)))
+    """Fit the normalisation of channels, and of what encoders compute, on training rows; it becomes weights."""
+    for m in select_channel_modalities(model.modalities):
+        mean, sd = compute_channel_statistics(windows, m, select_rows_with_modality(windows, recordings, (m,)))
         model.normalise.mean.copy_(mean)
         model.normalise.sd.copy_(sd)
     for m in model.modalities:
@@ -35,16 +36,16 @@ def fit_model_statistics(model: Classifier, windows: WindowCache, recordings: tu
         encoder.fit_statistics(model.prepare_input(m, torch.from_numpy(windows.get(part, m))) for part in parts)
 
 
-def compute_channel_statistics(windows: WindowCache, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and SD of each EEG channel over training rows: ((channels,), (channels,)), microvolts."""
+def compute_channel_statistics(windows: WindowCache, modality: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and SD of each channel of a modality over training rows: ((channels,), (channels,)), as stored."""
     total, squares, count = 0.0, 0.0, 0
     for start in range(0, len(rows), 128):
-        x_BCT = windows.get(rows[start : start + 128], "eeg").astype(np.float64)
+        x_BCT = windows.get(rows[start : start + 128], modality).astype(np.float64)
         total = total + x_BCT.sum((0, 2))
         squares = squares + np.square(x_BCT).sum((0, 2))
         count += x_BCT.shape[0] * x_BCT.shape[2]
     if not count:
-        raise DataError("no training row has EEG; take eeg out of data.modalities")
+        raise DataError(f"no training row has {modality}; take {modality} out of data.modalities")
     mean = total / count
     sd = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
     # A channel that is masked in every training row has no spread; dividing by 1 leaves it at zero.

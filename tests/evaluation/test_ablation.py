@@ -113,7 +113,7 @@ def test_a_variant_without_predictions_is_named_and_the_rest_compared() -> None:
     table = predictions({}, subjects=7)
     found = tree(table[table["variant"] != "eeg"])
     assert found["missing"] == ["eeg"] and not any(v["name"] == "eeg" for v in found["variants"])
-    assert not any(side == "eeg" for pair in found["eeg"] for side in (pair["with"], pair["without"]))
+    assert not any(side == "eeg" for pair in found["worn"] for side in (pair["with"], pair["without"]))
 
 
 @pytest.mark.parametrize("subjects", [1, 3])
@@ -126,8 +126,8 @@ def test_of_few_people_nothing_is_called_significant(subjects: int) -> None:
 
 def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:
     found = tree(predictions({BASE_VARIANT: 0.95, "audio": 0.4}, subjects=7))
-    pairs = {(p["with"], p["without"], p["mode"]): p for p in found["eeg"]}
-    assert len(found["eeg"]) == 1 + 1 + 2
+    pairs = {(p["with"], p["without"], p["mode"]): p for p in found["worn"]}
+    assert len(found["worn"]) == 1 + 1 + 2
     one = pairs[BASE_VARIANT, "audio", "retrained"]
     assert one["difference"]["mean"] > 0.4 and one["difference"]["significant"]
     costs = priced()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from eav_ray.config import EEGPreprocessing, Modality, Preprocessing, VideoPreprocessing
+from eav_ray.config import EEGPreprocessing, ModalityName, Preprocessing, VideoPreprocessing
 from eav_ray.data.shards.index import ShardFile, ShardIndex
 from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import build_window_table, encode_parquet
@@ -17,7 +17,7 @@ PROFILE = Preprocessing(
     window_s=1, eeg=EEGPreprocessing(hz=50, high_hz=20.0), video=VideoPreprocessing(fps=2, size=4, codec="raw")
 )
 CHANNELS = 3
-MODALITIES: tuple[Modality, ...] = ("audio", "eeg", "video")
+MODALITIES: tuple[ModalityName, ...] = ("audio", "eeg", "video")
 SCHEMA = make_schema(PROFILE, CHANNELS, MODALITIES)
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from eav_ray.config import STRICT, EncoderConfig, Modality, Preprocessing
+from eav_ray.config import STRICT, EncoderConfig, ModalityName, Preprocessing
 from eav_ray.models.encoders.base import DataShapes, Encoder, EncoderOutput
 
 
@@ -15,7 +15,7 @@ from eav_ray.models.encoders.base import DataShapes, Encoder, EncoderOutput
 class ToyEncoderConfig(EncoderConfig):
     """The power of each electrode, and a linear map."""
 
-    modality: ClassVar[Modality] = "eeg"
+    modality: ClassVar[ModalityName] = "eeg"
     kind: Literal["toy_encoder"] = "toy_encoder"
     width: int = Field(default=8, gt=0, description="width of its one token")
 

@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eav_ray.evaluation.correctness import SOURCES, compare_fusion, mark_correct_recordings
+from eav_ray.config import MODALITIES
+from eav_ray.evaluation.correctness import compare_fusion, list_sources, mark_correct_recordings
 from eav_ray.evaluation.statistics import compute_subject_accuracy
 from eav_ray.reporting.tables import MAX_FOLD_LINES, format_accuracy_table, format_protocol_table, format_statistics
+
+SOURCES = list_sources(MODALITIES)
 
 N_CLASSES = 3
 
@@ -26,7 +29,7 @@ def windows(seed: int = 0, subjects: int = 4, recordings: int = 6, n: int = 4) -
 
 def test_a_recordings_answer_is_the_class_of_its_mean_logits() -> None:
     table = windows()
-    correct = mark_correct_recordings(table, list(SOURCES))
+    correct = mark_correct_recordings(table, SOURCES)
     assert len(correct) == 24
     for row in correct.to_dict("records"):
         own = table[(table["subject"] == row["subject"]) & (table["recording"] == row["recording"])]
@@ -47,9 +50,9 @@ def test_a_source_that_is_missing_is_not_right_and_some_missing_windows_do_not_c
     columns = [f"eeg.logit_{k}" for k in range(N_CLASSES)]
     table.loc[table["subject"] == "p0", columns] = np.nan
     table.loc[(table["subject"] == "p1") & (table["window"] > 0), columns] = np.nan
-    correct = mark_correct_recordings(table, list(SOURCES))
+    correct = mark_correct_recordings(table, SOURCES)
     assert not correct[correct["subject"] == "p0"]["eeg"].any()
-    assert correct.drop(columns="eeg").equals(mark_correct_recordings(windows(), list(SOURCES)).drop(columns="eeg"))
+    assert correct.drop(columns="eeg").equals(mark_correct_recordings(windows(), SOURCES).drop(columns="eeg"))
     first = table[(table["subject"] == "p1") & (table["window"] == 0)].sort_values("recording")
     expected = first[columns].to_numpy().argmax(1) == first["label"].to_numpy()
     assert correct[correct["subject"] == "p1"]["eeg"].tolist() == expected.tolist()
@@ -114,9 +117,9 @@ def folds(subjects: int) -> pd.DataFrame:
 
 def test_the_table_of_a_protocol_has_the_numbers_of_all_folds_together_and_of_each() -> None:
     table = folds(4)
-    correct = mark_correct_recordings(table, list(SOURCES))
+    correct = mark_correct_recordings(table, SOURCES)
     lines = format_protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
-    subjects = compute_subject_accuracy(correct, list(SOURCES)) * 100
+    subjects = compute_subject_accuracy(correct, SOURCES) * 100
     for line, source in zip(lines[1:6], SOURCES, strict=True):
         assert line.split() == [source, f"{subjects[source].mean():.2f}", f"{subjects[source].std(ddof=1):.2f}"]
     assert lines[6].split() == ["chance", "33.33"]

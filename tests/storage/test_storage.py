@@ -1,12 +1,15 @@
 """A set of files counts only when it is whole, and nothing is read or written outside of its store."""
 
+import contextlib
 import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 
 from eav_ray.errors import DataError
@@ -173,6 +176,43 @@ def test_links_that_lead_outside_are_refused(store: Store, tmp_path: Path) -> No
         store.delete("linked")
     store.delete("run")
     assert (outside / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("killed_after", range(5))
+def test_a_deletion_that_is_cut_off_leaves_nothing_that_counts_and_can_be_found(
+    killed_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception): ...
+
+    class FileSystem:
+        """A folder's, whose process is killed after so many deletions."""
+
+        def __init__(self) -> None:
+            self.left = killed_after
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("delete"):
+                if not self.left:
+                    raise Killed
+                self.left -= 1
+            return getattr(pafs.LocalFileSystem(), name)
+
+        @staticmethod
+        def from_uri(uri: str) -> tuple["FileSystem", str]:
+            return FileSystem(), str(tmp_path / "store")
+
+    store = Store(tmp_path / "store")
+    store.commit("run/one", {"model": b"weights"})
+    store.write("run/lock", b"")
+    store.write("run/owner.json", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.fs.FileSystem", FileSystem)
+        with contextlib.suppress(Killed):
+            Store("s3://lab/results").delete("run", last="owner.json")
+    assert store.is_committed("run/one") == (killed_after == 0)
+    assert store.exists("run/owner.json") == (killed_after < 4) and store.exists("run/lock") == (killed_after < 2)
+    store.delete("run", last="owner.json")
+    assert not store.exists("run")
 
 
 HOLDER = """

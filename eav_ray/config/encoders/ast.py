@@ -5,15 +5,16 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT, Modality, Preprocessing
+from eav_ray.config.data_sections import STRICT, Preprocessing
 from eav_ray.config.encoders.base import WEIGHTS_HELP, EncoderConfig, check_heads
+from eav_ray.config.modalities import ModalityName
 
 
 @dataclass(frozen=True, config=STRICT)
 class ASTConfig(EncoderConfig):
     """Gong et al. 2021, through `transformers.ASTModel`."""
 
-    modality: ClassVar[Modality] = "audio"
+    modality: ClassVar[ModalityName] = "audio"
     kind: Literal["ast"] = "ast"
     weights: str = Field(default="", description=f"{WEIGHTS_HELP}, or its name on the Hugging Face hub")
     width: int = Field(default=768, gt=0, description="hidden size")

@@ -5,7 +5,8 @@ from typing import ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT, Modality, Preprocessing
+from eav_ray.config.data_sections import STRICT, Preprocessing
+from eav_ray.config.modalities import ModalityName
 
 WEIGHTS_HELP = "published weights to start from: a folder as a hub has them (safetensors)"
 
@@ -25,7 +26,7 @@ class EncoderConfig:
 
     kind: str = ""
     width: int = Field(default=64, gt=0, description="width of the tokens")
-    modality: ClassVar[Modality]
+    modality: ClassVar[ModalityName]
     revision: ClassVar[int] = 1
     is_handcrafted: ClassVar[bool] = False
 

@@ -5,15 +5,16 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT, Modality
+from eav_ray.config.data_sections import STRICT
 from eav_ray.config.encoders.base import EncoderConfig, check_heads
+from eav_ray.config.modalities import ModalityName
 
 
 @dataclass(frozen=True, config=STRICT)
 class EAVTransformerConfig(EncoderConfig):
     """The EEG transformer that the reference's released code trains, with its sizes."""
 
-    modality: ClassVar[Modality] = "eeg"
+    modality: ClassVar[ModalityName] = "eeg"
     kind: Literal["eav_transformer"] = "eav_transformer"
     width: int = Field(default=60, gt=0, description="filters of the second convolution, and width of the tokens")
     feed_forward: int = Field(default=3, gt=0, description="width of the feed-forward layers")

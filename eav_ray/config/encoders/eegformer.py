@@ -6,15 +6,16 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT, Modality
+from eav_ray.config.data_sections import STRICT
 from eav_ray.config.encoders.base import EncoderConfig, check_heads, round_to_multiple
+from eav_ray.config.modalities import ModalityName
 
 
 @dataclass(frozen=True, config=STRICT)
 class EEGformerConfig(EncoderConfig):
     """Wan et al. 2023 (Frontiers in Neuroscience 17:1148855)."""
 
-    modality: ClassVar[Modality] = "eeg"
+    modality: ClassVar[ModalityName] = "eeg"
     kind: Literal["eegformer"] = "eegformer"
     filters: int = Field(default=32, gt=0, description="filters per electrode of the 1-D convolutions (C)")
     width: int = Field(default=128, gt=0, description="width of the regional and synchronous blocks (D)")

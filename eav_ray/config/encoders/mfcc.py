@@ -5,15 +5,16 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT, Modality
+from eav_ray.config.data_sections import STRICT
 from eav_ray.config.encoders.base import EncoderConfig
+from eav_ray.config.modalities import ModalityName
 
 
 @dataclass(frozen=True, config=STRICT)
 class MFCCConfig(EncoderConfig):
     """Mel-frequency cepstral coefficients with their first and second differences, by librosa, and a small network."""
 
-    modality: ClassVar[Modality] = "audio"
+    modality: ClassVar[ModalityName] = "audio"
     is_handcrafted: ClassVar[bool] = True
     kind: Literal["mfcc"] = "mfcc"
     coefficients: int = Field(default=20, gt=1, le=128, description="cepstral coefficients")

@@ -5,15 +5,16 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT, Modality, Preprocessing
+from eav_ray.config.data_sections import STRICT, Preprocessing
 from eav_ray.config.encoders.base import WEIGHTS_HELP, EncoderConfig, check_heads
+from eav_ray.config.modalities import ModalityName
 
 
 @dataclass(frozen=True, config=STRICT)
 class ViTConfig(EncoderConfig):
     """A Vision Transformer of timm on single frames; its class tokens are the time tokens."""
 
-    modality: ClassVar[Modality] = "video"
+    modality: ClassVar[ModalityName] = "video"
     kind: Literal["vit"] = "vit"
     name: str = Field(
         default="vit_base_patch16_224",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eav_ray.config import Modality
+from eav_ray.config import ModalityName
 from eav_ray.errors import ConfigError, suggest_nearest
 
 BLOCKS_PER_GROUP = 10  # blocks of time of which an exact share is lost
@@ -22,7 +22,7 @@ BLOCKS_PER_GROUP = 10  # blocks of time of which an exact share is lost
 class CorruptionKind:
     """One way to corrupt one modality."""
 
-    modality: Modality
+    modality: ModalityName
     unit: str  # of a level
     mildest: float
     strongest: float
@@ -84,7 +84,7 @@ class Corruption:
     seed: int
 
     @property
-    def modality(self) -> Modality:
+    def modality(self) -> ModalityName:
         return CORRUPTION_KINDS[self.kind].modality
 
     @property

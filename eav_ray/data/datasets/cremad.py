@@ -7,7 +7,7 @@ level, the same in each folder: `AudioWAV/1001_DFA_ANG_XX.wav`, `VideoFlash/1001
 import re
 from pathlib import Path
 
-from eav_ray.config import Modality
+from eav_ray.config import ModalityName
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, Recording
 from eav_ray.errors import DataError
 
@@ -57,7 +57,7 @@ class CREMAD(DatasetReader):
                 "`git lfs pull` there"
             )
         self.folders = {name: place for name, place in self.folders.items() if name not in pointers}
-        self.modalities: tuple[Modality, ...] = (
+        self.modalities: tuple[ModalityName, ...] = (
             ("audio", "video") if set(VIDEO_FOLDERS) & set(self.folders) else ("audio",)
         )
 

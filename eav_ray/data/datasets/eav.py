@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 
-from eav_ray.config import DataConfig, Modality
+from eav_ray.config import DataConfig, ModalityName
 from eav_ray.data.io import matlab
 from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError
@@ -49,7 +49,7 @@ class EAV(DatasetReader):
 
     name = "eav"
     classes: tuple[str, ...] = EAV_CLASSES
-    modalities: tuple[Modality, ...] = ("audio", "eeg", "video")
+    modalities: tuple[ModalityName, ...] = ("audio", "eeg", "video")
     channels: tuple[str, ...] = EAV_CHANNELS
 
     @classmethod

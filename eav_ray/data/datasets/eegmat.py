@@ -6,7 +6,7 @@ Zyma et al. 2019, doi:10.3390/data4010014. 19 scalp channels at 500 Hz; `Subject
 import re
 from pathlib import Path
 
-from eav_ray.config import Modality
+from eav_ray.config import ModalityName
 from eav_ray.data.io import eeg
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError
@@ -31,7 +31,7 @@ class EEGMAT(DatasetReader):
 
     name = "eegmat"
     classes: tuple[str, ...] = ("rest", "arithmetic")
-    modalities: tuple[Modality, ...] = ("eeg",)
+    modalities: tuple[ModalityName, ...] = ("eeg",)
     channels: tuple[str, ...] = EEGMAT_CHANNELS
 
     def __init__(self, root: str) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from eav_ray.config import Modality
+from eav_ray.config import ModalityName
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, Recording
 from eav_ray.errors import DataError
 
@@ -33,7 +33,7 @@ class RAVDESS(DatasetReader):
 
     name = "ravdess"
     classes: tuple[str, ...] = CLASSES
-    modalities: tuple[Modality, ...] = ("audio", "video")
+    modalities: tuple[ModalityName, ...] = ("audio", "video")
 
     def __init__(self, root: str) -> None:
         given = Path(root).expanduser().absolute()

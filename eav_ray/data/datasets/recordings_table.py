@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from eav_ray import errors
-from eav_ray.config import MODALITIES, Modality
+from eav_ray.config import MODALITIES, ModalityName
 from eav_ray.data.io import eeg, parquet
 from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, RawEEG, Recording
@@ -44,7 +44,7 @@ class RecordingsTable(DatasetReader):
                     f"{', '.join(REQUIRED_COLUMNS)}, optional "
                     f"{', '.join(OPTIONAL_COLUMNS)}{suggest_nearest(column, columns)}"
                 )
-        self.modalities: tuple[Modality, ...] = tuple(m for m in MODALITIES if m in columns)
+        self.modalities: tuple[ModalityName, ...] = tuple(m for m in MODALITIES if m in columns)
         if not self.modalities:
             raise DataError(
                 f"{self.path} has none of the columns {', '.join(MEDIA_COLUMNS)}; it has {', '.join(columns)}; add at "

@@ -8,6 +8,8 @@ import mne
 
 from eav_ray.errors import DataError
 
+MIN_MAP_CHANNELS = 4  # that a map of the head is drawn of
+
 # Positions of the older 10-20 nomenclature, by what 10-05 calls them.
 OLDER_NAMES = {"t3": "T7", "t4": "T8", "t5": "P7", "t6": "P8"}
 
@@ -33,6 +35,21 @@ def canonicalize_channel_name(name: str) -> str:
     `EEG FP1-REF`, `fp1` and `Fp1.` are `Fp1`; T3, T4, T5 and T6 are T7, T8, P7 and P8.
     """
     return _find_electrode(name) or name.strip()
+
+
+def locate_channels(channels: Sequence[str]) -> tuple[list[int], mne.Info] | None:
+    """Find the channels whose place on the head is known, for a map of it: their numbers, and MNE's info of them.
+
+    Returns:
+        None where these are too few for a map.
+    """
+    sites = resolve_electrodes(channels)
+    known_channels = [i for i, site in enumerate(sites) if site]
+    if len(known_channels) < MIN_MAP_CHANNELS:
+        return None
+    info = mne.create_info([sites[i] for i in known_channels], 100.0, "eeg")
+    info.set_montage(load_standard_montage())
+    return known_channels, info
 
 
 def match_channels(available: Sequence[str], wanted: Sequence[str], where: str) -> list[int]:

@@ -1,20 +1,19 @@
 """Cut one recording into windows that do not overlap, all modalities on one clock that starts with the recording."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from eav_ray.config import Modality, Preprocessing
+from eav_ray.config import ModalityName, Preprocessing
 from eav_ray.data.io import audio, video
+from eav_ray.data.modalities.base import RecordingSignals
+from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.preprocessing.eeg import PreparedEEG
 from eav_ray.data.recordings import MAX_RECORDING_S, Problem, Recording
-from eav_ray.data.shards.schema import QUALITY_COLUMNS
 from eav_ray.errors import DataError
 
-FULL_SCALE = 0.999
 MIN_COVERAGE = 0.5  # share of a window that a modality must cover to count as present
 LAST_WINDOW_TOLERANCE = 0.05  # share of a window that the last one may lack: videos end some frames early
 
@@ -28,21 +27,10 @@ class WindowedRecording:
     quality: dict[str, Any]  # of the whole recording, for the table: JSON
 
 
-@dataclass(frozen=True)
-class RecordingSignals:
-    """One recording, read: what there is of each modality, at the stored rates."""
-
-    arrays: Mapping[str, np.ndarray]
-    durations_s: Mapping[str, float]
-    problems: tuple[Problem, ...] = ()
-    quality: Mapping[str, Any] = field(default_factory=dict)
-    faceless: np.ndarray | None = None
-
-
 def read_signals(
     recording: Recording,
     preprocessing: Preprocessing,
-    modalities: Sequence[Modality],
+    modalities: Sequence[ModalityName],
     *,
     prepared_eeg: PreparedEEG | DataError | None,
     eeg_channels: int,
@@ -106,7 +94,7 @@ def read_signals(
 def cut_recording(
     recording: Recording,
     preprocessing: Preprocessing,
-    modalities: Sequence[Modality],
+    modalities: Sequence[ModalityName],
     *,
     prepared_eeg: PreparedEEG | DataError | None,
     eeg_channels: int,
@@ -128,7 +116,7 @@ def cut_signals(
     recording_signals: RecordingSignals,
     recording: Recording,
     preprocessing: Preprocessing,
-    modalities: Sequence[Modality],
+    modalities: Sequence[ModalityName],
     *,
     eeg_channels: int,
 ) -> WindowedRecording:
@@ -143,31 +131,20 @@ def cut_signals(
         eeg_channels: Number of EEG channels of the data set, for recordings without EEG.
     Returns:
         Windows, one dictionary each: `subject`, `recording`, `window`, `label`, `task`, `order`; for each modality
-        `has_<m>` (bool), `<m>_seconds` (float, seconds of real signal), the columns of `schema.QUALITY_COLUMNS`, and
-            its array:
+        `has_<m>` (bool), `<m>_seconds` (float, seconds of real signal), the columns that its `Modality` measures,
+            and its array:
         `eeg` float32 (channels, eeg.hz * window_s) in microvolts, `audio` float32 (audio.hz * window_s,),
         `video` uint8 (video.fps * window_s, size, size, 3).
     """
     window_s = preprocessing.window_s
-    arrays, durations_s, problems, faceless = (
-        recording_signals.arrays,
-        recording_signals.durations_s,
-        recording_signals.problems,
-        recording_signals.faceless,
-    )
+    arrays, durations_s = recording_signals.arrays, recording_signals.durations_s
+    problems = recording_signals.problems
     quality: dict[str, Any] = {"recording": recording.recording, "label": recording.label, **recording_signals.quality}
-    bad_channels = len(quality.get("eeg_bad_channel_reasons", ()))
     quality |= {f"{m}_seconds": s for m, s in durations_s.items()}
     if not arrays or (problems and preprocessing.on_bad != "partial"):
         return WindowedRecording([], problems, quality)
 
     n_windows = max(1, int(max(durations_s.values()) / window_s + LAST_WINDOW_TOLERANCE))
-    video_shape = (preprocessing.video.fps * window_s, preprocessing.video.size, preprocessing.video.size, 3)
-    cutters: dict[str, Callable[[int], np.ndarray]] = {
-        "eeg": lambda w: _slice_samples(arrays.get("eeg"), w, (eeg_channels, preprocessing.eeg.hz * window_s)),
-        "audio": lambda w: _slice_samples(arrays.get("audio"), w, (preprocessing.audio.hz * window_s,)),
-        "video": lambda w: _slice_frames(arrays.get("video"), w, video_shape),
-    }
     rows: list[dict[str, Any]] = []
     for w in range(n_windows):
         row: dict[str, Any] = {
@@ -183,38 +160,17 @@ def cut_signals(
             present = covered_s > 0 and (n_windows == 1 or covered_s >= MIN_COVERAGE * window_s)
             row[f"has_{m}"] = present
             row[f"{m}_seconds"] = covered_s if present else 0.0
-            row[m] = cutters[m](w)
+            modality = get_modality(m)
+            row[m] = modality.cut(arrays.get(m), w, modality.compute_shape(preprocessing, eeg_channels))
             if not present:
                 row[m] = np.zeros_like(row[m])
-        if "eeg" in modalities:
-            row["eeg_bad_channels"] = bad_channels if row["has_eeg"] else 0
-        if "audio" in modalities:
-            row |= _measure_audio_quality(row["audio"])
-        if "video" in modalities:
-            row |= _measure_video_quality(row["video"])
-            row["video_faceless"] = (
-                None if faceless is None or not row["has_video"] else _compute_window_share(faceless, w, video_shape[0])
-            )
+            row |= modality.measure(row[m], w, recording_signals, present=present)
         rows.append(row)
     for m in arrays:
-        for name in QUALITY_COLUMNS[m] if m != "eeg" else ():
+        for name in get_modality(m).averaged_columns:
             if measured := [row[name] for row in rows if row[f"has_{m}"] and row[name] is not None]:
                 quality[name] = float(np.mean(measured))
     return WindowedRecording(rows, problems, quality)
-
-
-def _measure_audio_quality(x_T: np.ndarray) -> dict[str, float]:
-    rms = float(np.sqrt(np.mean(np.square(x_T, dtype=np.float64))))
-    return {"audio_db": 20 * np.log10(max(rms, 1e-6)), "audio_clipped": float((np.abs(x_T) >= FULL_SCALE).mean())}
-
-
-def _measure_video_quality(x_FHWC: np.ndarray) -> dict[str, float]:
-    is_repeated = [np.array_equal(a, b) for a, b in pairwise(x_FHWC)]
-    # A tenth of the pixels in each direction are enough for a mean.
-    return {
-        "video_luma": float(x_FHWC[:, ::10, ::10].mean()),
-        "video_repeated": float(np.mean(is_repeated)) if is_repeated else 0.0,
-    }
 
 
 def _check_channels(prepared_eeg: PreparedEEG, recording: Recording, eeg_channels: int) -> None:
@@ -223,24 +179,3 @@ def _check_channels(prepared_eeg: PreparedEEG, recording: Recording, eeg_channel
             f"{recording.eeg} ({recording.id}) has {len(prepared_eeg.x_CT)} EEG channels, but the data set has "
             f"{eeg_channels}; leave this recording out"
         )
-
-
-def _compute_window_share(flags: np.ndarray, w: int, count: int) -> float:
-    return float(flags[w * count : (w + 1) * count].mean())
-
-
-def _slice_samples(signal: np.ndarray | None, w: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Window `w` along the last axis, zeros after the signal's end."""
-    out = np.zeros(shape, dtype=np.float32)
-    if signal is not None:
-        piece = signal[..., w * shape[-1] : (w + 1) * shape[-1]]
-        out[..., : piece.shape[-1]] = piece
-    return out
-
-
-def _slice_frames(frames: np.ndarray | None, w: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Window `w` along the first axis, the last frame held after the video's end."""
-    if frames is None:
-        return np.zeros(shape, dtype=np.uint8)
-    indices = np.arange(w * shape[0], (w + 1) * shape[0])
-    return frames[np.minimum(indices, len(frames) - 1)]

@@ -10,16 +10,8 @@ import pyarrow as pa
 
 from eav_ray.config import MODALITIES, Preprocessing
 from eav_ray.data.io import jpeg
+from eav_ray.data.modalities.registry import get_modality
 from eav_ray.errors import DataError
-
-# Columns that say how good a window is, of each modality.
-QUALITY_COLUMNS = {
-    "audio": ("audio_db", "audio_clipped"),  # RMS level, dB of full scale; share of samples at full scale
-    "eeg": ("eeg_bad_channels",),
-    # mean brightness, 0 to 255; share of frames equal to the one before; share without a face, null if not looked for
-    "video": ("video_luma", "video_repeated", "video_faceless"),
-}
-
 
 ID_FIELDS = (
     pa.field("subject", pa.string()),
@@ -34,30 +26,15 @@ ID_FIELDS = (
 ID_COLUMNS = tuple(field.name for field in ID_FIELDS)
 
 
-def compute_window_shapes(
-    preprocessing: Preprocessing, eeg_channels: int
-) -> dict[str, tuple[tuple[int, ...], pa.DataType]]:
-    """Shape and dtype of one window of each modality: EEG in microvolts, audio in [-1, 1], video in 0-255."""
-    n_frames, size = preprocessing.video.fps * preprocessing.window_s, preprocessing.video.size
-    return {
-        "audio": ((preprocessing.audio.hz * preprocessing.window_s,), pa.float32()),
-        "eeg": ((eeg_channels, preprocessing.eeg.hz * preprocessing.window_s), pa.float32()),
-        "video": ((n_frames, size, size, 3), pa.uint8()),
-    }
-
-
 def make_schema(preprocessing: Preprocessing, eeg_channels: int, modalities: Sequence[str]) -> pa.Schema:
     columns = list(ID_FIELDS)
-    shapes = compute_window_shapes(preprocessing, eeg_channels)
-    for m in sorted(modalities):
-        shape, dtype = shapes[m]
-        video_field = jpeg.make_video_field(preprocessing.video, preprocessing.window_s)
+    for m in map(get_modality, sorted(modalities)):
         columns += [
-            video_field if m == "video" else pa.field(m, pa.fixed_shape_tensor(dtype, shape)),
-            pa.field(f"has_{m}", pa.bool_()),
-            pa.field(f"{m}_seconds", pa.float32()),
+            m.make_field(preprocessing, eeg_channels),
+            pa.field(f"has_{m.name}", pa.bool_()),
+            pa.field(f"{m.name}_seconds", pa.float32()),
+            *(pa.field(name, pa.float32()) for name in m.quality_columns),
         ]
-        columns += [pa.field(name, pa.float32()) for name in QUALITY_COLUMNS[m]]
     return pa.schema(columns)
 
 

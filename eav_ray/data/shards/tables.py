@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eav_ray import errors
-from eav_ray.config import Preprocessing
-from eav_ray.data.io import jpeg, parquet
-from eav_ray.data.shards.schema import compute_window_shapes
+from eav_ray.config import MODALITIES, Preprocessing
+from eav_ray.data.io import parquet
+from eav_ray.data.modalities.registry import get_modality
 from eav_ray.errors import DataError
 
 ROW_GROUP_SIZE = 32  # windows: a reader can take a few
@@ -20,18 +20,8 @@ COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 
 
 def encode_window(row: dict[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
-    """A window of `windowing.cut_recording` as a shard holds it: its frames encoded."""
-    return row | {"video": jpeg.encode_frames(row["video"], preprocessing.video)} if "video" in row else row
-
-
-def decode_video(video: Any, preprocessing: Preprocessing) -> np.ndarray:
-    """Video of one window or of several, as `encode_window` made it, as an array."""
-    if preprocessing.video.codec == "raw":
-        return np.asarray(video)
-    shape = compute_window_shapes(preprocessing, eeg_channels=0)["video"][0]
-    is_single = isinstance(video[0], bytes) if len(video) else False
-    decoded = jpeg.decode_frames([video] if is_single else video, shape)
-    return decoded[0] if is_single else decoded
+    """Encode a window of `windowing.cut_recording` as a shard holds it: video frames become JPEG files."""
+    return row | {m: get_modality(m).encode(row[m], preprocessing) for m in MODALITIES if m in row}
 
 
 def build_window_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from eav_ray.config import Modality, Preprocessing, VideoPreprocessing
+from eav_ray.config import ModalityName, Preprocessing, VideoPreprocessing
 from eav_ray.data.io import audio, soundtrack
 from eav_ray.data.io.face_crop import FaceCropper
 from eav_ray.data.io.video import DECODE_ERRORS, FrameResizer
+from eav_ray.data.modalities.registry import make_empty_window
 from eav_ray.data.preprocessing.eeg import PreparedEEG
 from eav_ray.data.preprocessing.windowing import MIN_COVERAGE
 from eav_ray.data.recordings import RawEEG
-from eav_ray.data.shards.schema import compute_window_shapes
 from eav_ray.data.streaming import messages
 from eav_ray.data.streaming.buffers import Frame, FrameBuffer, SampleBuffer, select_frames
 from eav_ray.data.streaming.upload import NOT_SENT, prepare_single_recording
@@ -58,7 +58,11 @@ class LiveStream:
     """
 
     def __init__(
-        self, preprocessing: Preprocessing, modalities: Sequence[Modality], eeg_channels: int, montage: tuple[str, ...]
+        self,
+        preprocessing: Preprocessing,
+        modalities: Sequence[ModalityName],
+        eeg_channels: int,
+        montage: tuple[str, ...],
     ) -> None:
         self.preprocessing, self.modalities = preprocessing, tuple(modalities)
         self.eeg_channels, self.montage = eeg_channels, montage
@@ -206,7 +210,7 @@ def _is_same_format(one: messages.Chunk, other: messages.Chunk) -> bool:
 def make_window(
     snapshot: StreamSnapshot,
     preprocessing: Preprocessing,
-    modalities: Sequence[Modality],
+    modalities: Sequence[ModalityName],
     eeg_channels: int,
     montage: tuple[str, ...],
 ) -> tuple[dict[str, object], dict[str, str]]:
@@ -218,10 +222,8 @@ def make_window(
     window_s = preprocessing.window_s
     row: dict[str, object] = {"subject": "stream", "recording": "stream", "window": 0, "label": 0}
     reasons: dict[str, str] = {}
-    shapes = compute_window_shapes(preprocessing, eeg_channels)
     for m in modalities:
-        shape, dtype = shapes[m]
-        values, seconds = np.zeros(shape, dtype.to_pandas_dtype()), 0.0
+        values, seconds = make_empty_window(m, preprocessing, eeg_channels), 0.0
         try:
             match m:
                 case "eeg" if snapshot.eeg is not None:
@@ -237,7 +239,7 @@ def make_window(
                 raise DataError(f"{seconds:.1f} of the last {window_s} s came{late}")
         except DataError as error:
             reasons[m] = str(error)
-            values = np.zeros(shape, dtype.to_pandas_dtype())
+            values = np.zeros_like(values)
         row |= {m: values, f"has_{m}": m not in reasons}
     return row, reasons
 

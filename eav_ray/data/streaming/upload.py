@@ -12,7 +12,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from eav_ray.config import MODALITIES, Modality, Preprocessing
+from eav_ray.config import MODALITIES, ModalityName, Preprocessing
 from eav_ray.data.io.video import DECODE_ERRORS
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
@@ -96,7 +96,7 @@ def _parse_frames(tree: dict[str, Any]) -> dict[str, Any]:
 def make_windows(
     upload: Upload,
     preprocessing: Preprocessing,
-    modalities: Sequence[Modality],
+    modalities: Sequence[ModalityName],
     eeg_channels: int,
     montage: tuple[str, ...],
     limits: UploadLimits = UPLOAD_LIMITS,

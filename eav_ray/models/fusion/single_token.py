@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from eav_ray.config import order_modalities
 from eav_ray.config.fusion.single_token import SingleTokenConfig
 from eav_ray.models.encoders.base import EncoderOutput
 from eav_ray.models.fusion.base import Fusion, FusionOutput
@@ -17,7 +18,6 @@ class SingleTokenFusion(Fusion):
     """
 
     HIDDEN_WIDTHS = (512, 256)
-    MODALITY_ORDER = ("video", "audio", "eeg")  # of the concatenation
 
     def __init__(self, widths: dict[str, int], *, n_outputs: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -31,8 +31,10 @@ class SingleTokenFusion(Fusion):
 
     def concatenate_pooled(self, encoded: dict[str, EncoderOutput], present_BM: Tensor) -> Tensor:
         """(batch, 1, sum of widths)."""
-        order = [m for m in self.MODALITY_ORDER if m in self.modalities]
-        parts = [torch.where(present_BM[:, self.modalities.index(m), None], encoded[m].pooled_BD, 0) for m in order]
+        parts = [
+            torch.where(present_BM[:, self.modalities.index(m), None], encoded[m].pooled_BD, 0)
+            for m in order_modalities(self.modalities)
+        ]
         return torch.cat(parts, 1)[:, None]
 
     def forward(self, encoded: dict[str, EncoderOutput], logits: dict[str, Tensor], present_BM: Tensor) -> FusionOutput:

@@ -9,10 +9,10 @@ import pandas as pd
 
 from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data.datasets.eav import EAV_CHANNELS
+from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.preprocessing.band_power import FREQUENCY_BANDS, compute_band_power
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import INDEX_FILE
-from eav_ray.data.shards.schema import QUALITY_COLUMNS
 from eav_ray.data.splits import list_labeled_recordings
 from eav_ray.evaluation import protocol_comparison, statistics, summary
 from eav_ray.pipelines.evaluate.audited_checkpoint import AuditedCheckpoint
@@ -159,7 +159,7 @@ def describe_temperature(predictions: pd.DataFrame | None, out_of_fold: bool) ->
 
 def _average_quality(data: Dataset, predictions: pd.DataFrame) -> pd.DataFrame:
     """What preprocessing measured of the tested recordings: `subject`, `recording`, means of the shards' columns."""
-    columns = [c for m in data.index.modalities for c in QUALITY_COLUMNS[m]]
+    columns = [c for m in data.index.modalities for c in get_modality(m).quality_columns]
     facts = data.windows.read_columns(columns)
     ids = data.windows.ids[RECORDING_COLUMNS]
     found = pd.concat([ids, facts], axis=1).groupby(RECORDING_COLUMNS, as_index=False).mean()

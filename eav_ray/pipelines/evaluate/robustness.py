@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from eav_ray.config import MODALITIES, Experiment, Modality, RuntimeConfig, digest
+from eav_ray.config import MODALITIES, Experiment, ModalityName, RuntimeConfig, digest
 from eav_ray.config.paths import retarget_experiment
 from eav_ray.data.corruptions.base import COMBINED_KINDS, CORRUPTION_KINDS, Corruption, compute_levels, select_kinds
 from eav_ray.data.datasets import registry
@@ -217,7 +217,7 @@ def _build_inputs(
 ) -> RobustnessInputs:
     require_preprocessing_extras(experiment)
     # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
-    modalities: tuple[Modality, ...] = checkpoint.experiment.data.modalities
+    modalities: tuple[ModalityName, ...] = checkpoint.experiment.data.modalities
     masked_modalities = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
     recordings_by_subject = [
         tuple(replace(r, **masked_modalities) for r in group)

@@ -15,7 +15,7 @@ import pandas as pd
 import ray
 import ray.data
 
-from eav_ray.config import DataConfig, Modality, Preprocessing, RuntimeConfig
+from eav_ray.config import DataConfig, ModalityName, Preprocessing, RuntimeConfig
 from eav_ray.data.corruptions.audio import AudioCorruption
 from eav_ray.data.corruptions.base import Corruption
 from eav_ray.data.corruptions.eeg import CorruptedDataset
@@ -54,7 +54,7 @@ class RobustnessInputs:
 
     data: DataConfig
     preprocessing: Preprocessing
-    modalities: tuple[Modality, ...]  # of the checkpoint
+    modalities: tuple[ModalityName, ...]  # of the checkpoint
     shapes: DataShapes
     recordings_by_subject: tuple[tuple[Recording, ...], ...]  # the recordings of each that are predicted
     subject_recordings: dict[
@@ -117,8 +117,8 @@ def _make_condition_windows(
     """One person under the conditions of one kind: windows, as `predict` makes them, with their condition."""
     conditions, recordings = groups[row["group"]], inputs.recordings_by_subject[row["subject_index"]]
     corrupted = {d.modality for c in conditions for d in c.corruptions}
-    clean_modalities: list[Modality] = [m for m in inputs.modalities if m not in corrupted]
-    corrupted_modalities: list[Modality] = [m for m in inputs.modalities if m in corrupted]
+    clean_modalities: list[ModalityName] = [m for m in inputs.modalities if m not in corrupted]
+    corrupted_modalities: list[ModalityName] = [m for m in inputs.modalities if m in corrupted]
     dataset = registry.open_reader(inputs.data)
     clean_eeg = prepare_subject_eeg(dataset, recordings, inputs) if "eeg" in clean_modalities else {}
     corrupted_eeg = {
@@ -155,7 +155,7 @@ def prepare_subject_eeg(
 def read_signals(
     recording: Recording,
     inputs: RobustnessInputs,
-    modalities: Sequence[Modality],
+    modalities: Sequence[ModalityName],
     prepared: PreparedEEG | DataError | None,
     condition: Condition | None = None,
 ) -> windowing.RecordingSignals:
@@ -252,7 +252,9 @@ def measure_cost(
     read_times = {m: [] for m in inputs.modalities}
     predict_times: list[float] = []
     for condition in [group[-1] for group in groups]:
-        corrupted_modalities: list[Modality] = [d.modality for d in condition.corruptions] or list(inputs.modalities)
+        corrupted_modalities: list[ModalityName] = [d.modality for d in condition.corruptions] or list(
+            inputs.modalities
+        )
         for m in corrupted_modalities:
             started = time.monotonic()
             if m == "eeg":

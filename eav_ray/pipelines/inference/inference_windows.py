@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from eav_ray.config import Experiment, Modality, Preprocessing
+from eav_ray.config import Experiment, ModalityName, Preprocessing, get_modality_info
+from eav_ray.data.modalities.registry import make_empty_window
 from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
 from eav_ray.data.recordings import Recording
 from eav_ray.data.shards.index import ShardFile, read_shard
-from eav_ray.data.shards.schema import compute_window_shapes
 from eav_ray.data.shards.tables import encode_window
 from eav_ray.evaluation.predictor import ID_COLUMNS
 from eav_ray.models.encoders.base import DataShapes
@@ -23,7 +22,7 @@ def read_shard_windows(
     files: list[ShardFile],
     shards: Store,
     experiment: Experiment,
-    modalities: tuple[Modality, ...],
+    modalities: tuple[ModalityName, ...],
     n_channels: int,
     channel_order: list[int],
 ) -> list[dict[str, Any]]:
@@ -34,18 +33,18 @@ def read_shard_windows(
         channel_order: The index in the shard of each of them.
     """
     table = read_shard(shards, files[row["shard"]])
-    shapes = compute_window_shapes(experiment.preprocessing, n_channels)
     columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in ID_COLUMNS}
     for m in modalities:
         if m not in experiment.data.modalities:
-            shape, dtype = shapes[m]
-            empty = encode_window({m: np.zeros(shape, dtype.to_pandas_dtype())}, experiment.preprocessing)[m]
+            empty = encode_window(
+                {m: make_empty_window(m, experiment.preprocessing, n_channels)}, experiment.preprocessing
+            )[m]
             columns |= {m: [empty] * len(table), f"has_{m}": [False] * len(table)}
             continue
         array = table.column(m).combine_chunks()
         tensor = isinstance(array, pa.FixedShapeTensorArray)
         columns[m] = list(array.to_numpy_ndarray()) if tensor else array.to_pylist()
-        if m == "eeg" and channel_order != list(range(n_channels)):
+        if get_modality_info(m).has_named_channels and channel_order != list(range(n_channels)):
             columns[m] = [x_CT[channel_order] for x_CT in columns[m]]
         columns[f"has_{m}"] = table.column(f"has_{m}").to_pylist()
     reason = f"this window has no {' and no '.join(experiment.data.modalities)}"
@@ -61,7 +60,7 @@ def cut_raw_windows(
     *,
     units: list[eeg_stage.RecordingUnit],
     preprocessing: Preprocessing,
-    modalities: tuple[Modality, ...],
+    modalities: tuple[ModalityName, ...],
     shapes: DataShapes,
 ) -> list[dict[str, Any]]:
     """Raw recordings to windows, as a shard would hold them. What cannot be read becomes a row that says why."""
@@ -79,7 +78,7 @@ def make_rows(
     recording: Recording,
     windowed: WindowedRecording,
     preprocessing: Preprocessing,
-    modalities: tuple[Modality, ...],
+    modalities: tuple[ModalityName, ...],
     shapes: DataShapes,
 ) -> list[dict[str, Any]]:
     """Make a row of each window to be predicted, and of each file that cannot be used one that says why."""
@@ -89,8 +88,7 @@ def make_rows(
     # What has nothing to predict from is a row too: it is waited for, and told, and not left out in silence.
     for reason in [p.reason for p in windowed.problems] or ([] if rows else ["it has none of the modalities"]):
         empty: dict[str, Any] = {"subject": recording.subject, "recording": recording.recording, "window": 0}
-        for m, (shape, dtype) in compute_window_shapes(preprocessing, shapes.eeg_channels).items():
-            if m in modalities:
-                empty |= {m: np.zeros(shape, dtype.to_pandas_dtype()), f"has_{m}": False}
+        for m in modalities:
+            empty |= {m: make_empty_window(m, preprocessing, shapes.eeg_channels), f"has_{m}": False}
         rows.append(encode_window(empty, preprocessing) | {"label": recording.label, "reason": reason})
     return rows

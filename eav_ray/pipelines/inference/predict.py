@@ -13,7 +13,7 @@ import ray
 import ray.data
 import torch
 
-from eav_ray.config import Experiment, Modality, RuntimeConfig
+from eav_ray.config import Experiment, ModalityName, RuntimeConfig
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
 from eav_ray.data.shards.dataset import open_shards
@@ -142,7 +142,7 @@ def print_note(note: str) -> None:
         print(note, file=sys.stderr, flush=True)
 
 
-def _require_known_modalities(experiment: Experiment, checkpoint: OpenedCheckpoint) -> tuple[Modality, ...]:
+def _require_known_modalities(experiment: Experiment, checkpoint: OpenedCheckpoint) -> tuple[ModalityName, ...]:
     """The modalities of the checkpoint, of which the experiment names some."""
     modalities = checkpoint.experiment.data.modalities
     unknown = [m for m in experiment.data.modalities if m not in modalities]

@@ -5,10 +5,10 @@ from scipy.signal import welch
 
 from eav_ray.config import Experiment
 from eav_ray.data.datasets import registry
+from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.recordings import DatasetReader, Recording
 from eav_ray.data.shards.index import read_shard
 from eav_ray.data.shards.location import open_shard_store
-from eav_ray.data.shards.tables import decode_video
 from eav_ray.errors import DataError
 from eav_ray.pipelines.preprocess.preprocess import PreprocessingResult
 from eav_ray.reporting.quality_page import EEGSpectrum, QualityReport, format_quality, render_quality_page
@@ -93,6 +93,6 @@ def _pick_example_frames(experiment: Experiment, result: PreprocessingResult) ->
             stored = (
                 column.to_numpy_ndarray()[i] if experiment.preprocessing.video.codec == "raw" else column[i].as_py()
             )
-            video = decode_video(stored, experiment.preprocessing)
+            video = get_modality("video").decode(stored, experiment.preprocessing)
             frame_by_subject[shard.subject] = video[len(video) // 2]
     return frame_by_subject

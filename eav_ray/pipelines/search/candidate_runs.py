@@ -47,4 +47,4 @@ def prune_candidate_runs(plan: SearchPlan, candidate: Candidate, *, include_enco
             with contextlib.suppress(DataError), results.lock(f"{name}/lock"):  # somebody else is at it
                 if run.kind == "encoder" and run.embedded_recordings:
                     results.delete(build_embedding_key(run.key, run.embedded_recordings))
-                results.delete(name)
+                results.delete(name, last=STUDY_FILE)

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from eav_ray.config import get_modality_info
 from eav_ray.evaluation.ablation_variants import (
     ABLATION_PARTS,
     format_subset_name,
@@ -57,17 +58,18 @@ def format_ablation(results: dict[str, Any]) -> str:
             cells = f"{format_percent(a['mean']):>12}{spread:>14}{format_points(d['mean']) if d else '':>9}"
             cells += f"{format_p_value(d['holm']) if d else '':>8}{format_cost_cells(c)}  {d['verdict'] if d else ''}"
             lines.append(f"{v['name']:{name_width}}{cells}".rstrip())
-    for pair in results["eeg"]:
+    for pair in results["worn"]:
         d, extra_cost = pair["difference"], pair["extra_cost"]
         cost_note = ""
         if extra_cost:
             parts = [f"{extra_cost['parameters'] / 1e6:+.3g} M parameters", f"{extra_cost['gmac']:+.3g} GMAC"]
             parts += [f"{extra_cost['latency_ms']:+.1f} ms"] if "latency_ms" in extra_cost else []
             cost_note = "; costs " + ", ".join(parts)
-        lines += [""] if pair is results["eeg"][0] else []
+        lines += [""] if pair is results["worn"][0] else []
         spread = f"{format_points(d['low'])} to {format_points(d['high'])}"
         label = f"{pair['with']} against {pair['without']} ({pair['mode']})"
-        lines.append(f"EEG: {label}: {format_points(d['mean'])} points (95 % {spread}), {d['verdict']}{cost_note}")
+        title = get_modality_info(pair["modality"]).title
+        lines.append(f"{title}: {label}: {format_points(d['mean'])} points (95 % {spread}), {d['verdict']}{cost_note}")
     lines += [f"not compared, of want of recordings that all could score: {n}" for n in results["missing"]]
     return "\n".join(lines)
 

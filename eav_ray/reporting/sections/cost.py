@@ -7,6 +7,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from eav_ray.config import get_modality_info, select_worn_modalities
 from eav_ray.reporting.html import render_figure, render_section, render_table
 from eav_ray.reporting.sections.ablation import format_percent, format_points
 from eav_ray.reporting.sections.search import select_pareto_front
@@ -39,13 +40,14 @@ def render_cost_sections(results: dict[str, Any]) -> list[str]:
                 _render_cost_table(entries),
             )
         )
-    if results["eeg"]:
+    for m in dict.fromkeys(pair["modality"] for pair in results["worn"]):
+        title = get_modality_info(m).title
         note = (
-            "Each set of modalities with EEG against the same without it, paired over people. A masked model computes "
-            "its EEG encoder all the same."
+            f"Each set of modalities with {title} against the same without it, paired over people. A masked model "
+            f"computes its {title} encoder all the same."
         )
         rendered.append(
-            render_section("What EEG adds, and what it costs", f"<p>{note}</p>", _render_eeg_table(results))
+            render_section(f"What {title} adds, and what it costs", f"<p>{note}</p>", _render_worn_table(results, m))
         )
     return rendered
 
@@ -125,7 +127,7 @@ def _plot_cost(entries: list[dict[str, Any]]) -> Figure:
         axes.plot(best["cost"].to_numpy(), best["score"].to_numpy(), "-", color="0.7", lw=1.2, zorder=1)
         for row in variants.itertuples():
             entry: Any = row.entry
-            fill = "C0" if "eeg" in entry["modalities"] else "white"
+            fill = "C0" if select_worn_modalities(entry["modalities"]) else "white"
             axes.plot([row.cost], [row.score], "o", mfc=fill, mec="C0", ms=5, zorder=2)
             axes.annotate(str(row.number), (row.cost, row.score), (4, 3), textcoords="offset points", fontsize=7)
         if variants["cost"].max() > 10 * variants["cost"].min() > 0:
@@ -147,11 +149,20 @@ def describe_cost(entries: list[dict[str, Any]]) -> str:
     return f"Accuracy against cost of {named}. Beaten by none in both, the cheapest first: {'; '.join(fronts)}."
 
 
-def _render_eeg_table(results: dict[str, Any]) -> str:
-    head = ["with EEG", "without", "mode", "adds, points", "95 %", "Holm", "rank-biserial", ""]
+def _render_worn_table(results: dict[str, Any], modality: str) -> str:
+    head = [
+        f"with {get_modality_info(modality).title}",
+        "without",
+        "mode",
+        "adds, points",
+        "95 %",
+        "Holm",
+        "rank-biserial",
+        "",
+    ]
     head += ["parameters", "GMAC a window", "training, s", "latency, ms"]
     lines = []
-    for pair in results["eeg"]:
+    for pair in (one for one in results["worn"] if one["modality"] == modality):
         d, x = pair["difference"], pair["extra_cost"]
         row = [pair["with"], pair["without"], pair["mode"], format_points(d["mean"])]
         row += [

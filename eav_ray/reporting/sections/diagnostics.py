@@ -1,5 +1,7 @@
 """Sections of the results page on confusion, calibration, learning curves, signal quality and the worst subjects."""
 
+from eav_ray.config import MODALITIES, select_worn_modalities
+from eav_ray.data.modalities.registry import get_modality
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.evaluation.statistics import ALPHA, MIN_SUBJECTS
 from eav_ray.reporting import figures
@@ -87,6 +89,7 @@ def render_worst_subjects(results: ResultsTree) -> str:
 
 def render_signal_quality(results: ResultsTree) -> str:
     lines, rendered_figures = [], []
+    worn_columns = [c for m in select_worn_modalities(MODALITIES) for c in get_modality(m).quality_columns]
     for one in results["quality"]:
         rho = "–" if one["rho"] is None else f"{one['rho']:+.2f}"
         if one["rho"] is None:
@@ -105,7 +108,7 @@ def render_signal_quality(results: ResultsTree) -> str:
                 explanation,
             ]
         )
-        if one["rho"] is not None and one["quality_measure"].startswith("eeg"):
+        if one["rho"] is not None and one["quality_measure"] in worn_columns:
             caption = f"{name} against accuracy of {one['source']}, a dot a person."
             rendered_figures.append(render_figure(figures.plot_signal_quality(one, one["source"]), caption))
     head = ["measured", "accuracy of", "people", "Spearman", "p", "Holm", "verdict"]

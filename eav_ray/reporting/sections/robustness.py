@@ -7,18 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from eav_ray.config import get_modality_info
 from eav_ray.evaluation.robustness import MIN_USABLE_SHARE
+from eav_ray.reporting.figures import choose_color
 from eav_ray.reporting.html import render_figure, render_section, render_table
 
 MAX_PANEL_COLUMNS = 3  # panels beside each other
-SOURCE_STYLES = {
-    "fusion": ("C0", "-"),
-    "late_mean": ("C1", "--"),
-    "audio": ("C2", "-."),
-    "eeg": ("C3", "-."),
-    "video": ("C4", "-."),
-}
-MODALITY_TITLES = {"audio": "Audio", "eeg": "EEG", "video": "Video"}
+LINE_STYLES = {"fusion": "-", "late_mean": "--"}  # of what combines modalities
 WEIGHT_DESCRIPTIONS = {"raw": "as the model gives it", "corrected": "corrected for the number of tokens"}
 
 ResultsTree = Mapping[str, Any]
@@ -66,7 +61,7 @@ def render_robustness_sections(results: ResultsTree) -> list[str]:
     for m, kinds in groups.items():
         rendered.append(
             render_section(
-                f"{MODALITY_TITLES[m]} corrupted",
+                f"{get_modality_info(m).title} corrupted",
                 _plot_accuracy_curves(results, kinds, m),
                 _render_accuracy_table(results, kinds),
             )
@@ -282,7 +277,7 @@ def _plot_accuracy_curves(results: ResultsTree, kinds: Sequence[str], modality: 
     for axes, kind in zip(panels, kinds, strict=True):
         steps = [results["conditions"][0], *_group_by_kind(results)[kind]]
         for s in shown_sources:
-            color, line = SOURCE_STYLES[s]
+            color, line = choose_color(s), LINE_STYLES.get(s, "-.")
             scores = [c["sources"][s] for c in steps]
             y = [100 * one["accuracy"] for one in scores]
             axes.plot(range(len(steps)), y, line, marker="o", ms=3, color=color, label=s)
@@ -309,7 +304,7 @@ def _plot_accuracy_curves(results: ResultsTree, kinds: Sequence[str], modality: 
 
 def _describe_curves(results: ResultsTree, kinds: Sequence[str], modality: str, shown_sources: Sequence[str]) -> str:
     clean = results["conditions"][0]
-    corrupted_text = "all modalities" if modality == "all" else MODALITY_TITLES[modality]
+    corrupted_text = "all modalities" if modality == "all" else get_modality_info(modality).title
     strongest_texts = []
     for kind in kinds:
         last = _group_by_kind(results)[kind][-1]
@@ -332,7 +327,7 @@ def _plot_weights(results: ResultsTree, groups: Mapping[str, Sequence[str]]) -> 
             y = [c["weights"][m]["corrected"] for c in steps]
             y = [np.nan if value is None else value for value in y]
             axes.plot(range(len(steps)), y, marker="osv^Dxp*"[n % 8], ms=4, lw=1, label=kind.partition(".")[2])
-        axes.set_title(f"{MODALITY_TITLES[m]} corrupted: its weight", fontsize=9)
+        axes.set_title(f"{get_modality_info(m).title} corrupted: its weight", fontsize=9)
         axes.set_xticks(range(count + 1), ["clean", *map(str, range(1, count + 1))], fontsize=7)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(axis="y", labelsize=7)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from eav_ray.config import DataConfig, Modality, Preprocessing
+from eav_ray.config import DataConfig, ModalityName, Preprocessing
 from eav_ray.data.datasets import registry
 from eav_ray.data.datasets.ravdess import RAVDESS
 from eav_ray.data.preprocessing.windowing import cut_recording
@@ -15,7 +15,7 @@ from eav_ray.data.recordings import Listing, Recording
 from eav_ray.errors import ConfigError, DataError
 from tests.helpers.speech import draw_tone, write_film
 
-BOTH: tuple[Modality, ...] = ("audio", "video")
+BOTH: tuple[ModalityName, ...] = ("audio", "video")
 
 
 def touch(root: Path, *names: str) -> None:
@@ -26,7 +26,7 @@ def touch(root: Path, *names: str) -> None:
 
 
 def scan(
-    which: Literal["ravdess", "cremad"], root: Path, modalities: tuple[Modality, ...] = BOTH
+    which: Literal["ravdess", "cremad"], root: Path, modalities: tuple[ModalityName, ...] = BOTH
 ) -> tuple[tuple[str, ...], Listing]:
     dataset, listing = registry.scan_dataset(DataConfig(dataset=which, root=str(root), modalities=modalities))
     return dataset.classes, listing

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from eav_ray.config import Modality, Preprocessing, VideoPreprocessing
+from eav_ray.config import ModalityName, Preprocessing, VideoPreprocessing
 from eav_ray.data.preprocessing.eeg import prepare_eeg
 from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
 from eav_ray.data.recordings import Listing, RawEEG, Recording
@@ -83,7 +83,7 @@ def cut_all(
     dataset: Noise,
     made: Recording,
     preprocessing: Preprocessing,
-    modalities: tuple[Modality, ...],
+    modalities: tuple[ModalityName, ...],
     *,
     eeg_channels: int,
 ) -> WindowedRecording:

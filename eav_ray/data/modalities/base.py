@@ -1,0 +1,80 @@
+"""What a modality has to say about its windows, so that everything else can treat all modalities alike."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from eav_ray.config import Preprocessing
+from eav_ray.data.recordings import Problem
+
+
+@dataclass(frozen=True)
+class RecordingSignals:
+    """One recording, read: what there is of each modality, at the stored rates."""
+
+    arrays: Mapping[str, np.ndarray]
+    durations_s: Mapping[str, float]
+    problems: tuple[Problem, ...] = ()
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    faceless: np.ndarray | None = None  # (frames,) bool; None where faces were not looked for
+
+
+class Modality(ABC):
+    """The windows of one modality.
+
+    Attributes:
+        dtype: Of a decoded window.
+        quality_columns: What is measured of every window, float32, a column of the shards each.
+        averaged_columns: Those of which a recording has the mean over its windows in the table of qualities.
+    """
+
+    name: ClassVar[str]
+    dtype: ClassVar[type[np.generic]]
+    quality_columns: ClassVar[tuple[str, ...]]
+    averaged_columns: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
+        """Compute the shape of one window.
+
+        Args:
+            n_channels: Of a modality with named channels; the others have none.
+        """
+
+    @abstractmethod
+    def cut(self, signal: np.ndarray | None, number: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Cut a window out of a recording's signal; what it lacks is padded, and without a signal it is zero."""
+
+    @abstractmethod
+    def measure(self, window: np.ndarray, number: int, signals: RecordingSignals, *, present: bool) -> dict[str, Any]:
+        """Measure how good a window is, by `quality_columns`; None where a thing was not looked for."""
+
+    @abstractmethod
+    def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw windows of noise of this dtype, as loud as recordings are."""
+
+    def make_field(self, preprocessing: Preprocessing, n_channels: int) -> pa.Field:
+        """Make the column of a shard that holds the windows."""
+        shape = self.compute_shape(preprocessing, n_channels)
+        return pa.field(self.name, pa.fixed_shape_tensor(pa.from_numpy_dtype(self.dtype), shape))
+
+    def encode(self, window: np.ndarray, preprocessing: Preprocessing) -> Any:
+        """Encode a window as a shard holds it."""
+        return window
+
+    def decode(self, stored: Any, preprocessing: Preprocessing) -> np.ndarray:
+        """Decode one window, or several, as `encode` made them."""
+        return np.asarray(stored)
+
+
+def cut_samples(signal: np.ndarray | None, number: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Cut a window along the last axis, with zeros after the signal's end."""
+    out = np.zeros(shape, dtype=np.float32)
+    if signal is not None:
+        piece = signal[..., number * shape[-1] : (number + 1) * shape[-1]]
+        out[..., : piece.shape[-1]] = piece
+    return out

@@ -1,0 +1,57 @@
+"""Windows of video: (frames, height, width, 3) in 0 to 255, stored as JPEG files or raw."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from eav_ray.config import Preprocessing
+from eav_ray.data.io import jpeg
+from eav_ray.data.modalities.base import Modality, RecordingSignals
+
+
+class Video(Modality):
+    name = "video"
+    dtype = np.uint8
+    # Mean brightness, 0 to 255; share of frames equal to the one before; share without a face.
+    quality_columns = averaged_columns = ("video_luma", "video_repeated", "video_faceless")
+
+    def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
+        video = preprocessing.video
+        return (video.fps * preprocessing.window_s, video.size, video.size, 3)
+
+    def cut(self, signal: np.ndarray | None, number: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Cut along the first axis; the last frame is held after the video's end."""
+        if signal is None:
+            return np.zeros(shape, dtype=np.uint8)
+        indices = np.arange(number * shape[0], (number + 1) * shape[0])
+        return signal[np.minimum(indices, len(signal) - 1)]
+
+    def measure(self, window: np.ndarray, number: int, signals: RecordingSignals, *, present: bool) -> dict[str, Any]:
+        is_repeated = [np.array_equal(a, b) for a, b in pairwise(window)]
+        faceless = None
+        if signals.faceless is not None and present:
+            faceless = float(signals.faceless[number * len(window) :][: len(window)].mean())
+        return {
+            # A tenth of the pixels in each direction are enough for a mean.
+            "video_luma": float(window[:, ::10, ::10].mean()),
+            "video_repeated": float(np.mean(is_repeated)) if is_repeated else 0.0,
+            "video_faceless": faceless,
+        }
+
+    def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+
+    def make_field(self, preprocessing: Preprocessing, n_channels: int) -> pa.Field:
+        return jpeg.make_video_field(preprocessing.video, preprocessing.window_s)
+
+    def encode(self, window: np.ndarray, preprocessing: Preprocessing) -> Any:
+        return jpeg.encode_frames(window, preprocessing.video)
+
+    def decode(self, stored: Any, preprocessing: Preprocessing) -> np.ndarray:
+        if preprocessing.video.codec == "raw":
+            return np.asarray(stored)
+        is_single = isinstance(stored[0], bytes) if len(stored) else False
+        decoded = jpeg.decode_frames([stored] if is_single else stored, self.compute_shape(preprocessing, 0))
+        return decoded[0] if is_single else decoded
