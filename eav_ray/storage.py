@@ -297,6 +297,8 @@ class Store:
     def delete(self, prefix: str, *, last: str = "") -> None:
         """Delete all files below a prefix, each `COMMIT` first: a process killed midway leaves nothing that counts.
 
+        An object store deletes in requests of a thousand names, in no order of ours.
+
         Args:
             last: A file directly below the prefix that goes after all others, by which a deletion that was cut off is
                 found and finished.
@@ -304,7 +306,7 @@ class Store:
         with io_errors(f"delete {self._format_path(prefix)}"):
             if not self.exists(prefix):
                 return
-            names = self.list_files(prefix)
+            names = self.list_files(prefix) if self.is_local else []
             first = [name for name in names if PurePosixPath(name).name == COMMIT]
             rest = [name for name in names if last and name not in first and name != f"{prefix}/{last}"]
             for name in first + rest:

@@ -10,15 +10,13 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import ray
 from ray.util import ActorPool
 
-from eav_ray.config import Experiment, digest, select_channel_modalities
+from eav_ray.config import Experiment, digest
 from eav_ray.data.io import parquet
 from eav_ray.data.modalities.registry import get_modality
-from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.data.splits import check_disjoint, list_labeled_recordings
@@ -32,6 +30,7 @@ from eav_ray.training.dataloader import (
     MaskedSource,
     RawSource,
     WindowLabels,
+    find_channel_orders,
     make_inference_batches,
     select_rows_with_modality,
 )
@@ -169,18 +168,6 @@ class Scorer:
             result = ScoringResult(pd.DataFrame(), str(error))
         return number, result, len(task.recordings)
 
-    def _match_channels(self, task: ScoringTask) -> np.ndarray | None:
-        """Find the order in which a checkpoint knows the EEG channels of the windows; None where that is theirs."""
-        available, wanted = (
-            self._context.windows.index.eeg_channel_names,
-            task.checkpoint.state.shapes.eeg_channel_names,
-        )
-        return (
-            None
-            if available == wanted or not available or not wanted
-            else np.array(match_channels(available, wanted, str(self._context.windows)))
-        )
-
     def _predict(self, task: ScoringTask) -> pd.DataFrame:
         if task.checkpoint != self._checkpoint:
             checkpoint = task.checkpoint
@@ -198,11 +185,8 @@ class Scorer:
             for m in names
             if task.is_other_dataset and m not in task.visible_modalities
         }
-        channel_orders = {
-            m: order
-            for m in select_channel_modalities(names)
-            if m not in zero_shapes and (order := self._match_channels(task)) is not None
-        }
+        seen = [m for m in names if m not in zero_shapes]
+        channel_orders = find_channel_orders(windows, seen, task.checkpoint.state.shapes.eeg_channel_names)
         source = MaskedSource(
             RawSource(windows, names, zero_shapes, channel_orders), task.visible_modalities or tuple(names)
         )

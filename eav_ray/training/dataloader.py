@@ -4,7 +4,7 @@ import contextlib
 import math
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from queue import Full, Queue
 from typing import Any, Protocol, TypeVar
@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eav_ray.config import select_channel_modalities
 from eav_ray.data.modalities.registry import get_modality
+from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.training.run_spec import Position
 
@@ -60,7 +62,7 @@ class RawSource:
     def __init__(
         self,
         windows: WindowCache,
-        names: list[str],
+        names: Sequence[str],
         missing_shapes: Mapping[str, tuple[int, ...]] | None = None,
         channel_orders: Mapping[str, np.ndarray] | None = None,
     ) -> None:
@@ -85,6 +87,24 @@ class RawSource:
 
     def get_presence(self, rows: np.ndarray) -> np.ndarray:
         return self._present[rows]
+
+
+def find_channel_orders(windows: WindowCache, names: Iterable[str], known: Sequence[str]) -> dict[str, np.ndarray]:
+    """Find the channels that a model knows among those of the windows.
+
+    Args:
+        names: Modalities.
+        known: Names of the model's channels, in order.
+    Returns:
+        The index of each, by modality; nothing where they are the windows' own or have no names.
+    Raises:
+        DataError: One is missing.
+    """
+    available = windows.index.eeg_channel_names
+    if tuple(known) == available or not available or not known:
+        return {}
+    order = np.array(match_channels(available, known, str(windows)))
+    return {m: order for m in select_channel_modalities(names)}
 
 
 class MaskedSource:

@@ -14,9 +14,16 @@ from eav_ray.models.classifier import Classifier, FusionClassifier, HeadClassifi
 from eav_ray.models.encoders.base import DataShapes, Encoder
 from eav_ray.models.fusion.factory import build_fusion
 from eav_ray.storage import Store
-from eav_ray.training.checkpoint import load_trained, open_checkpoint
+from eav_ray.training.checkpoint import OpenedCheckpoint, load_trained, open_checkpoint
 from eav_ray.training.collectives import rank_and_world_size
-from eav_ray.training.dataloader import BatchLoader, RawSource, Source, WindowLabels, select_rows_with_modality
+from eav_ray.training.dataloader import (
+    BatchLoader,
+    RawSource,
+    Source,
+    WindowLabels,
+    find_channel_orders,
+    select_rows_with_modality,
+)
 from eav_ray.training.embeddings import FEATURE_ARRAYS, EmbeddingSource, build_embedding_key
 from eav_ray.training.run_spec import Run
 from eav_ray.training.statistics import compute_class_weights, fit_model_statistics
@@ -78,10 +85,22 @@ def build_labels(run: Run, context: WorkerContext) -> WindowLabels:
 def _load_initial_weights(run: Run, context: WorkerContext) -> dict[str, Tensor]:
     if not run.init_commit_hash:
         return load_trained(context.results, run.init_from).weights
+    return _open_initial_checkpoint(run).weights
+
+
+def _open_initial_checkpoint(run: Run) -> OpenedCheckpoint:
     checkpoint = open_checkpoint(run.init_from)
     if checkpoint.commit_sha256 != run.init_commit_hash:
         raise DataError(f"{run.init_from} has changed since this run was planned; give the command again")
-    return checkpoint.weights
+    return checkpoint
+
+
+def find_shapes(run: Run, context: WorkerContext) -> DataShapes:
+    """Find the channels and classes of a run: those of the checkpoint that it adapts, else those of the windows."""
+    if run.init_commit_hash:
+        return _open_initial_checkpoint(run).state.shapes
+    index = context.windows.index
+    return DataShapes(index.eeg_channels, len(index.classes), index.eeg_channel_names)
 
 
 def build_batch_loader(prepared: PreparedRun) -> BatchLoader:
@@ -105,7 +124,9 @@ def open_source(run: Run, context: WorkerContext) -> Source:
     if run.features_prefix:
         return open_features(run, context, pooled=True)
     if run.kind != "fusion":
-        return RawSource(context.windows, list(run.experiment.data.modalities))
+        names = run.experiment.data.modalities
+        known = find_shapes(run, context).eeg_channel_names
+        return RawSource(context.windows, names, channel_orders=find_channel_orders(context.windows, names, known))
     keys = {m: build_embedding_key(key, run.embedded_recordings) for m, key in run.encoder_keys.items()}
     return EmbeddingSource(context.results, keys, context.windows, pooled=run.experiment.fusion.uses_pooled_features)
 
@@ -126,8 +147,7 @@ def build_module(
     run: Run, context: WorkerContext, source: Source
 ) -> tuple[Classifier | HeadClassifier | FusionClassifier, DataShapes]:
     """A module with fresh weights."""
-    index = context.windows.index
-    shapes = DataShapes(index.eeg_channels, len(index.classes), index.eeg_channel_names)
+    shapes = find_shapes(run, context)
     if run.features_prefix:
         classifier = Classifier(run.experiment, shapes)
         load_pretrained_encoders(classifier, run.experiment)

@@ -1,11 +1,13 @@
 """A small training of two modalities on noise, which can be killed and given again."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from eav_ray.config import Experiment, load_experiment
+from eav_ray.data.datasets.eav import EAV_CHANNELS
 from eav_ray.data.shards import index as shards_index
 from eav_ray.data.shards import schema, tables
 from eav_ray.data.shards.window_cache import WindowCache
@@ -33,8 +35,12 @@ def make_experiment(engine: str) -> Experiment:
     return load_experiment(DEMO, small)
 
 
-def make_windows(folder: Path) -> WindowCache:
-    """Noise, eight windows; the last recording is for the test side and must never be seen."""
+def make_windows(folder: Path, channel_order: Sequence[int] | None = None) -> WindowCache:
+    """Noise, eight windows; the last recording is for the test side and must never be seen.
+
+    Args:
+        channel_order: Of EAV's channels, the number of each in the shards; none: they have no names.
+    """
     rng = np.random.default_rng(0)
     preprocessing_config = make_experiment("torch").preprocessing
     rows = []
@@ -43,6 +49,8 @@ def make_windows(folder: Path) -> WindowCache:
         ids |= {f"has_{m}": not (k == 2 and m == "audio") for m in ("audio", "eeg")}
         ids |= {"audio_seconds": 5.0, "eeg_seconds": 5.0, "eeg_bad_channels": 0, "audio_db": 0.0, "audio_clipped": 0.0}
         signals = {"audio": 0.1 * rng.standard_normal(80000), "eeg": rng.standard_normal((30, 500))}
+        if channel_order is not None:
+            signals["eeg"] = signals["eeg"][channel_order]
         rows.append(ids | {m: x.astype(np.float32) for m, x in signals.items()})
     store = Store(folder / "shards")
     content = tables.encode_parquet(
@@ -50,7 +58,8 @@ def make_windows(folder: Path) -> WindowCache:
     )
     store.write("a.parquet", content)
     file = shards_index.ShardFile("a.parquet", sha256(content), 8, "subject1")
-    index = shards_index.ShardIndex("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions())
+    names = tuple(EAV_CHANNELS[i] for i in channel_order or ())
+    index = shards_index.ShardIndex("k", tuple("abcde"), ("audio", "eeg"), 30, (file,), list_package_versions(), names)
     shards_index.write_index(store, index)
     return WindowCache(
         store, shards_index.read_index(store), cache=folder / "cache", cache_gb=1, allowed_recordings=TRAIN

@@ -11,6 +11,7 @@ import pytest
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 from eav_ray.distributed.ray_workarounds import NO_DASHBOARD_VARIABLE
 from tests.helpers.clusters import Job, find_free_ports, open_head
+from tests.helpers.job_shell import JobShell, open_job_shell
 from tests.helpers.paths import REPOSITORY, TINY
 
 
@@ -50,21 +51,30 @@ def cluster(job_environment: dict[str, str], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
-def job(job_environment: dict[str, str], cluster: dict[str, str], place: Path) -> Job:
-    """Run `python jobs/<name>.py <words>` as a user would, in a process of its own."""
+def shell(cluster: dict[str, str]) -> Iterator[JobShell]:
+    with open_job_shell(cluster) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def job(job_environment: dict[str, str], shell: JobShell, place: Path) -> Job:
+    """Run `eav <name> <words>` in the shell of the session's cluster."""
 
     def run(
         name: str, *words: str, expect: int = 0, own_ray: bool = False, more: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """With `own_ray` the job starts a Ray of its own and ends it; `more` goes into its environment."""
-        done = subprocess.run(
-            [sys.executable, str(REPOSITORY / "jobs" / f"{name}.py"), *words],
-            cwd=place,
-            env=(job_environment if own_ray else cluster) | (more or {}),
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+        """With `own_ray` run `jobs/<name>.py`, a process with a Ray of its own; `more` goes into its environment."""
+        if own_ray:
+            done = subprocess.run(
+                [sys.executable, str(REPOSITORY / "jobs" / f"{name}.py"), *words],
+                cwd=place,
+                env=job_environment | (more or {}),
+                capture_output=True,
+                text=True,
+                timeout=600,
+            )
+        else:
+            done = shell.run([name, *map(str, words)], place)
         assert done.returncode == expect, f"{name} {words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         return done

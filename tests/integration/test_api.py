@@ -1,6 +1,5 @@
 """The examples of the public functions run, on real Ray and on generated recordings."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,15 +31,18 @@ sys.exit(failed or tried < 15)
 """
 
 
-def test_the_examples_of_the_public_functions_run(synthetic: Path, tmp_path: Path) -> None:
+RUNTIME = "runtime: {engine: torch, workers: 1}\n"  # which starts soonest
+
+
+def test_the_examples_of_the_public_functions_run(cluster: dict[str, str], synthetic: Path, tmp_path: Path) -> None:
     (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "demo.yaml").write_text(TINY.read_text())
+    (tmp_path / "experiments" / "demo.yaml").write_text(TINY.read_text() + RUNTIME)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "EAV").symlink_to(synthetic)
     done = subprocess.run(
         [sys.executable, "-c", EXAMPLES],
         cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"},
+        env=cluster,
         capture_output=True,
         text=True,
         timeout=600,

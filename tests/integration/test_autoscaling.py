@@ -3,7 +3,6 @@
 Nodes are raylets on this machine, which Ray's fake provider starts and ends for its autoscaler.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -16,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 
 from eav_ray.distributed.cluster import FAKE_GPUS_ENV
-from tests.helpers.clusters import RAY, find_free_ports
+from tests.helpers.clusters import RAY, end_process, find_free_ports
 from tests.helpers.paths import REPOSITORY
 
 pytestmark = pytest.mark.ray
@@ -59,17 +57,6 @@ class Growing:
 
     def alive(self) -> list[int]:
         return [sum(alive for alive, _, _ in nodes.values()) for _, nodes in self.seen()]
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """With all that it started; nodes are groups of their own."""
-    whole = psutil.Process(process.pid).children(recursive=True)
-    for child in whole:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    process.kill()
-    process.wait(timeout=60)
-    psutil.wait_procs(whole, timeout=20)
 
 
 @pytest.fixture
@@ -126,7 +113,7 @@ def growing(tmp_path: Path) -> Iterator[Growing]:
             yield Growing(address, kept, tmp_path / "watched")
         finally:
             for process in reversed(running):
-                end(process)
+                end_process(process)
 
 
 def test_a_search_grows_a_cluster_and_gives_it_back(

@@ -1,6 +1,5 @@
 """A search whose candidates are trained whole, each by a group of workers of its own, goes on after a kill."""
 
-import contextlib
 import json
 import os
 import signal
@@ -12,21 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 
 from eav_ray.config import load_experiment, parse_changes
 from eav_ray.training.run_spec import SELECTION_METRIC
 from eav_ray.tuning.study import StudyClient
-from tests.helpers.clusters import find_workers
+from tests.helpers.clusters import end_process, find_workers
 from tests.helpers.paths import REPOSITORY, TINY
+from tests.helpers.reliability import CHAOS
 
 pytestmark = pytest.mark.ray
-WHOLE, LEFT = [0, 1, 2, 3], 4  # candidates that are trained on both inner folds, and one that is left after the first
+# Candidates that are trained on both inner folds, and one that is left after the first.
+WHOLE, LEFT = ([0, 1, 2, 3], 4) if CHAOS else ([0], 1)
 CHANGES = [
     "search.mode=full",
-    "search.candidates=5",
-    "search.ask_batch_size=2",
+    f"search.candidates={LEFT + 1}",
+    f"search.ask_batch_size={2 if CHAOS else 1}",
+    f"runtime.engine={'deepspeed' if CHAOS else 'torch'}",
     "search.prune=true",
     "train.mode=end_to_end",
 ]
@@ -76,25 +77,14 @@ def search(preprocessed: list[str], place: Path) -> Iterator[Search]:
     yield found
     for process in found.running:
         if process.poll() is None:
-            kill(process)
-
-
-def kill(process: "subprocess.Popen[str]") -> None:
-    """The driver at once, and then the Ray that it had started."""
-    ray = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.communicate()
-    for child in ray:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    psutil.wait_procs(ray, timeout=20)
+            end_process(process)
 
 
 def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, place: Path) -> None:
-    """Five candidates, groups of two workers on DeepSpeed."""
+    """Groups of two workers."""
     first = search.start()
     before = search.wait_for(1)
-    kill(first)
+    end_process(first)
     second = search.start()
     while len(find_workers(second)) < 2:
         assert second.poll() is None, second.communicate()
@@ -102,11 +92,11 @@ def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, 
     second.send_signal(signal.SIGTERM)
     _, reported = second.communicate(timeout=120)
     assert second.returncode == 130 and "Traceback" not in reported, reported
-    assert "of 5 candidates are finished; the same command continues" in reported.splitlines()[-1]
+    assert f"of {LEFT + 1} candidates are finished; the same command continues" in reported.splitlines()[-1]
     third = search.start()
     out, reported = third.communicate(timeout=400)
     assert third.returncode == 0 and "Traceback" not in reported, reported
-    assert "10 joint trainings of the search; 1 joint trainings of the refit" in out
+    assert f"{2 * (LEFT + 1)} joint trainings of the search; 1 joint trainings of the refit" in out
 
     (folder,) = (place / "full" / "searches").iterdir()
     rows = pd.read_parquet(folder / "candidates.parquet")

@@ -102,8 +102,6 @@ def test_what_is_committed_is_read_listed_and_deleted(server: Server) -> None:
     assert store.read("streamed") == b"12345" * 3
     store.delete("runs/a/one")
     assert not store.is_committed("runs/a/one") and store.read("runs/b/two") == b"x"
-    store.delete("runs/b", last="two")
-    assert not store.exists("runs/b")
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "gone"])

@@ -97,7 +97,7 @@ def test_a_run_that_leaks_does_not_start(place: WorkerContext, leak: str) -> Non
 def test_a_run_without_a_training_row_is_refused(place: WorkerContext) -> None:
     """A person whose recordings lack the modality, in a protocol of one person."""
     split = Split("loso", ("nobody/001",), (), ("subject1/001",))
-    with pytest.raises(DataError, match="no training row has EEG"):
+    with pytest.raises(DataError, match="no training row has eeg"):
         execute_run(plan_encoder_run(experiment_of("true"), "eeg", split, "none", ()), place, lambda progress: None)
 
 

@@ -84,6 +84,25 @@ def test_an_adaptation_moves_heads_and_fusion_and_keeps_the_encoders(windows: Wi
         execute_run(plan_adaptation_run(e, chosen, "data", path, "0" * 64), place, lambda progress: None)
 
 
+def test_an_adaptation_takes_the_electrodes_in_the_order_in_which_the_model_knows_them(tmp_path: Path) -> None:
+    store = Store(tmp_path / "results")
+    e = override(make_experiment("torch"), {"train.adaptation.batch": 4, "train.adaptation.epochs": 2})
+    known, permuted = (
+        WorkerContext(make_windows(tmp_path / str(n), order), store, torch.device("cpu"))
+        for n, order in enumerate((range(30), [*range(7, 30), *range(7)]))
+    )
+    base = execute_run(Run("joint", e, Split("within", TRAIN[:5], (), ()), "data"), known, lambda progress: None)
+    chosen = Split("adapted", TRAIN[5:6], (), TRAIN[6:])
+    adapted = []
+    for number, place in enumerate((known, permuted)):
+        commit = ckpt.OpenedCheckpoint(store, base).commit_sha256
+        run = plan_adaptation_run(e, chosen, f"data {number}", f"{store}/{base}", commit)
+        adapted.append(ckpt.OpenedCheckpoint(store, execute_run(run, place, lambda progress: None)))
+    for name, tensor in adapted[0].weights.items():
+        assert torch.equal(tensor, adapted[1].weights[name]), name
+    assert adapted[1].state.shapes.eeg_channel_names == known.windows.index.eeg_channel_names
+
+
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(windows: WindowCache, tmp_path: Path) -> None:
     whole = train(windows, tmp_path / "whole", "torch")
     with pytest.raises(AssertionError):

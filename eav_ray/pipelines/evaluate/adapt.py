@@ -5,8 +5,9 @@ from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.splits import list_labeled_recordings, make_adaptation_split
 from eav_ray.distributed import cluster
 from eav_ray.distributed.worker_groups import train_all_runs
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import ConfigError
 from eav_ray.evaluation.compatibility import check_windows, match_dataset_channels
+from eav_ray.pipelines.inference.predict import print_note
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import open_finished_checkpoint
@@ -26,12 +27,9 @@ def plan_adaptation(experiment: Experiment, data: Dataset, path: str, subject: s
     trained_experiment = checkpoint.experiment
     check_windows(experiment, checkpoint, data.index)
     if "eeg" in trained_experiment.data.modalities:
-        order, _ = match_dataset_channels(experiment, checkpoint, data.index.eeg_channel_names, data.index.eeg_channels)
-        if order != list(range(data.index.eeg_channels)):
-            raise DataError(
-                f"{data.shards} has other EEG channels than {checkpoint.path}, or others between; preprocess "
-                f"recordings with {', '.join(checkpoint.state.shapes.eeg_channel_names)}"
-            )
+        index = data.index
+        _, note = match_dataset_channels(experiment, checkpoint, index.eeg_channel_names, index.eeg_channels)
+        print_note(note)
     current = to_dict(experiment)
     batches = {f"{key}.batch": section.batch for key, section in _list_optimizer_sections(experiment).items()}
     # Batches too, though only that of the adaptation counts: the workers of now must divide all of them.

@@ -8,11 +8,9 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.config import Experiment, digest, to_dict
-from eav_ray.data.datasets.eav import EAV_CHANNELS
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.preprocessing.band_power import FREQUENCY_BANDS, compute_band_power
 from eav_ray.data.shards.dataset import Dataset
-from eav_ray.data.shards.index import INDEX_FILE
 from eav_ray.data.splits import list_labeled_recordings
 from eav_ray.evaluation import protocol_comparison, statistics, summary
 from eav_ray.pipelines.evaluate.audited_checkpoint import AuditedCheckpoint
@@ -193,9 +191,7 @@ def _compute_band_power(tested_experiment: Experiment, data: Dataset, prediction
         )
         for k, row in zip(mean.index, mean.to_numpy(), strict=True)
     }
-    channels = data.shards.read_json(INDEX_FILE).get("channels") or (
-        EAV_CHANNELS if tested_experiment.data.dataset == "eav" else ()
-    )
+    channels = data.index.eeg_channel_names
     if len(channels) != shape[0]:
         return None
     return {"channels": list(channels), "values": values, "n_subjects": int(ids["subject"].nunique())}

@@ -41,6 +41,9 @@ class Chunk:
     recordings: tuple[Recording, ...]
 
 
+PROBLEMS_FORMAT = 1  # of `problems.json`
+
+
 @dataclass(frozen=True)
 class PreprocessingResult:
     index: ShardIndex
@@ -114,9 +117,9 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
         channels,
     )
     settings = {"preprocessing": asdict(experiment.preprocessing), "data": asdict(experiment.data)}
-    settings |= {"channels": list(dataset.channels), "is_real": dataset.is_real}
+    settings |= {"is_real": dataset.is_real}
     write_index(store, index, settings)
-    store.write_json("problems.json", [asdict(p) for p in problems])
+    store.write_json("problems.json", {"format": PROBLEMS_FORMAT, "problems": [asdict(p) for p in problems]})
     quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
     return PreprocessingResult(index, problems, len(planned) - len(todo), quality)
 

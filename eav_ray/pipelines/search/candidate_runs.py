@@ -4,12 +4,25 @@ import contextlib
 
 from eav_ray.errors import DataError
 from eav_ray.pipelines.search.search_plan import SearchPlan, plan_candidate_runs
+from eav_ray.storage import Store
 from eav_ray.training.embeddings import build_embedding_key
 from eav_ray.training.runner import is_run_finished
 from eav_ray.tuning.search_space import apply_candidate
 from eav_ray.tuning.study import Candidate
 
 STUDY_FILE = "search.json"  # beside a run's attempts: the study whose candidate began it
+STUDY_FILE_FORMAT = 1
+
+
+def mark_run(results: Store, key: str, study_name: str) -> None:
+    """Mark a run, before it begins, as begun by a candidate of a study."""
+    results.write_json(f"runs/{key}/{STUDY_FILE}", {"format": STUDY_FILE_FORMAT, "study": study_name})
+
+
+def belongs_to_study(results: Store, key: str, study_name: str) -> bool:
+    """Tell whether a candidate of this study began a run; what another job or search began is its own."""
+    name = f"runs/{key}/{STUDY_FILE}"
+    return results.exists(name) and results.read_json(name) == {"format": STUDY_FILE_FORMAT, "study": study_name}
 
 
 def list_missing_keys(plan: SearchPlan, candidate: Candidate) -> frozenset[str]:
@@ -39,10 +52,7 @@ def prune_candidate_runs(plan: SearchPlan, candidate: Candidate, *, include_enco
     for runs in plan_candidate_runs(apply_candidate(plan.experiment, candidate.changes), plan.inner_cv):
         for run in runs if include_encoders else runs[-1:]:
             name = f"runs/{run.key}"
-            # What another job or search began is its own.
-            if run.key in shared or not results.exists(f"{name}/{STUDY_FILE}"):
-                continue
-            if results.read_json(f"{name}/{STUDY_FILE}") != plan.study_name:
+            if run.key in shared or not belongs_to_study(results, run.key, plan.study_name):
                 continue
             with contextlib.suppress(DataError), results.lock(f"{name}/lock"):  # somebody else is at it
                 if run.kind == "encoder" and run.embedded_recordings:

@@ -16,7 +16,7 @@ from eav_ray.distributed.run_queue import QueueState
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.distributed.worker_groups import train_runs
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
-from eav_ray.pipelines.search.candidate_runs import STUDY_FILE
+from eav_ray.pipelines.search.candidate_runs import mark_run
 from eav_ray.pipelines.search.candidate_summary import CANDIDATE_COLUMNS, FoldScores, summarize_candidate
 from eav_ray.pipelines.search.search_plan import InnerCV, plan_candidate_runs
 from eav_ray.storage import Store
@@ -97,7 +97,7 @@ class EndToEndTrial:
             return
         for run in todo:
             if not self._results.list_files(f"runs/{run.key}"):
-                self._results.write_json(f"runs/{run.key}/{STUDY_FILE}", study_name)
+                mark_run(self._results, run.key, study_name)
         title = f"candidate {self._number}"
         try:
             self._update(train_runs(self._experiment, todo, self._data, title=title, should_stop=self._update))

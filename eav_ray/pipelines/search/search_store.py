@@ -16,6 +16,8 @@ from eav_ray.training.run_spec import SELECTION_METRIC, Run
 from eav_ray.tuning.best import write_best_record
 from eav_ray.tuning.study import Candidate, StudyClient
 
+VERSIONS_FORMAT = 1  # of `versions.json`
+
 Row = dict[str, Any]  # what is known of a candidate on one fold
 
 
@@ -71,7 +73,9 @@ class SearchStore:
         """
         with self.results.lock(f"{self.folder}/lock"):
             self.results.write_json(f"{self.folder}/experiment.json", to_dict(experiment))
-            self.results.write_json(f"{self.folder}/versions.json", list_package_versions())
+            self.results.write_json(
+                f"{self.folder}/versions.json", {"format": VERSIONS_FORMAT, "packages": list_package_versions()}
+            )
             yield
 
     def open_study(self, search: SearchConfig) -> StudyClient:

@@ -16,7 +16,7 @@ from eav_ray.data.splits import Split
 from eav_ray.distributed import cluster
 from eav_ray.errors import ConfigError
 from eav_ray.pipelines.search import search_plan
-from eav_ray.pipelines.search.candidate_runs import STUDY_FILE, prune_candidate_runs
+from eav_ray.pipelines.search.candidate_runs import mark_run, prune_candidate_runs
 from eav_ray.pipelines.search.candidate_searcher import CandidateSearcher, WaitNotifier
 from eav_ray.pipelines.search.candidate_summary import summarize_candidate
 from eav_ray.pipelines.search.search_plan import InnerCV, plan_candidate_runs
@@ -239,7 +239,7 @@ def test_what_a_search_began_is_forgotten_and_nothing_else(tmp_path: Path) -> No
     for fold, runs in enumerate(folds):
         for run in runs:
             results.write(f"runs/{run.key}/a0000/model", b"weights")
-            results.write_json(f"runs/{run.key}/{STUDY_FILE}", "another" if fold == 1 else plan.study_name)
+            mark_run(results, run.key, "another" if fold == 1 else plan.study_name)
 
     def left() -> list[list[bool]]:
         return [[bool(results.list_files(f"runs/{run.key}")) for run in runs] for runs in folds]
