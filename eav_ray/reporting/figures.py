@@ -1,7 +1,7 @@
-"""Figures of the results page, each drawn from the numbers that the page's results hold."""
+"""Figures of pages, each drawn from the numbers that the page's results hold."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mne
@@ -26,11 +26,40 @@ def choose_color(source: str) -> str:
     return COMBINED_COLORS.get(source, OTHER_COLOR)
 
 
-def _make_axes(width: float, height: float) -> tuple[Figure, Axes]:
+def make_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """Make a figure of one panel; its size is in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
+    return figure, figure.subplots()
+
+
+def make_panels(
+    count: int, max_columns: int, size: Callable[[int, int], tuple[float, float]], *, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of several panels, row by row.
+
+    Args:
+        size: Inches of the figure, from its numbers of columns and rows.
+    """
+    columns = min(max_columns, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=size(columns, rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel().tolist()
+    for unused in panels[count:]:
+        unused.set_visible(False)
+    return figure, panels[:count]
+
+
+def add_legend(axes: Axes, *, fontsize: float = 7, ncols: int = 4) -> None:
+    """Add a legend above the panel."""
+    axes.legend(fontsize=fontsize, ncols=ncols, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+
+
+def _measure_row(columns: int, rows: int) -> tuple[float, float]:
+    return max(3.2, 1.9 * columns), 2.5
+
+
+def _open_frame(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def plot_subjects(
@@ -43,35 +72,25 @@ def plot_subjects(
         chance: `level`, and of one person `low` and `high`.
         published: Whether the rows have a reference, which then is a line across each bar.
     """
-    figure, axes = _make_axes(7.5, 3.6)
+    figure, axes = make_axes(7.5, 3.6)
+    _open_frame(axes)
     positions, main_source = np.arange(len(rows)), sources[-1]
     axes.axhspan(100 * chance["low"], 100 * chance["high"], color="0.92", label="chance, one subject")
     axes.axhline(100 * chance["level"], color="0.6", lw=0.8)
-    axes.bar(
-        positions,
-        [100 * r[main_source] for r in rows],
-        color=choose_color(main_source),
-        alpha=0.55,
-        width=0.75,
-        label=main_source,
-    )
+    color = choose_color(main_source)
+    axes.bar(positions, [100 * r[main_source] for r in rows], 0.75, color=color, alpha=0.55, label=main_source)
     for source in sources[:-1]:
         axes.plot(positions, [100 * r[source] for r in rows], "o", ms=3.2, color=choose_color(source), label=source)
     if published:
         column = choose_published_column(sources)
-        published_points = [(i, 100 * r["reference"][column]) for i, r in enumerate(rows) if "reference" in r]
-        axes.hlines(
-            [y for _, y in published_points],
-            [i - 0.45 for i, _ in published_points],
-            [i + 0.45 for i, _ in published_points],
-            color="k",
-            lw=1.4,
-        )
+        compared = [i for i, r in enumerate(rows) if "reference" in r]
+        heights = [100 * rows[i]["reference"][column] for i in compared]
+        axes.hlines(heights, [i - 0.45 for i in compared], [i + 0.45 for i in compared], color="k", lw=1.4)
         axes.plot([], [], "k-", lw=1.4, label=f"published, {column}")
     subject_labels = [str(r["subject"]) for r in rows]
     axes.set_xticks(positions, subject_labels, rotation=90 if len(rows) > 8 else 0, fontsize=7)
     axes.set(ylabel="accuracy per recording, %", ylim=(0, 102), xlim=(-0.6, len(rows) - 0.4))
-    axes.legend(fontsize=7, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    add_legend(axes)
     return figure
 
 
@@ -83,14 +102,9 @@ def choose_published_column(sources: Sequence[str]) -> str:
 def plot_confusion(confusions: Mapping[str, Any], classes: Sequence[str]) -> Figure:
     """A matrix a source, share of each true class in percent."""
     sources, n = list(confusions), len(classes)
-    columns = min(3, len(sources))
-    lines = math.ceil(len(sources) / columns)
     size = max(2.75, 0.6 + 0.33 * n)  # inches: the numbers of many classes keep apart
-    figure = Figure(figsize=(size * columns + 0.6, size * lines + 0.3), layout="constrained")
-    grid = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
-    for axes in grid[len(sources) :]:
-        axes.axis("off")
-    for axes, source in zip(grid, sources, strict=False):
+    figure, panels = make_panels(len(sources), 3, lambda columns, rows: (size * columns + 0.6, size * rows + 0.3))
+    for axes, source in zip(panels, sources, strict=True):
         counts = np.array(confusions[source], float)
         percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
         axes.imshow(percent[:, :n], cmap="Blues", vmin=0, vmax=100)
@@ -106,8 +120,7 @@ def plot_confusion(confusions: Mapping[str, Any], classes: Sequence[str]) -> Fig
 
 def plot_modality_weights(weights_by_kind: Mapping[str, Any], modalities: Sequence[str]) -> Figure:
     """Modality weights by class: as they are, and divided by the modalities' numbers of tokens."""
-    figure = Figure(figsize=(7.5, 2.9), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, panels = make_panels(2, 2, lambda columns, rows: (7.5, 2.9), sharey=True)
     for axes, (kind, title) in zip(panels, (("weight", "as attended"), ("corrected", "per token")), strict=True):
         table = weights_by_kind[kind]["by_class"]
         bar_width = 0.8 / len(modalities)
@@ -119,7 +132,7 @@ def plot_modality_weights(weights_by_kind: Mapping[str, Any], modalities: Sequen
         axes.axhline(1 / len(modalities), color="0.5", lw=0.8)
         axes.set_xticks(range(len(table)), list(table), rotation=30, ha="right", fontsize=7)
         axes.set_title(title, fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
+        _open_frame(axes)
     panels[0].set_ylabel("weight")
     panels[0].legend(fontsize=7, ncols=3, frameon=False, loc="upper left")
     panels[0].set_ylim(0, min(1.0, panels[0].get_ylim()[1] * 1.2))
@@ -128,8 +141,7 @@ def plot_modality_weights(weights_by_kind: Mapping[str, Any], modalities: Sequen
 
 def plot_reliability(calibrations: Mapping[str, Any]) -> Figure:
     """Confidence against accuracy, a panel a source; the dot's area is its number of recordings."""
-    figure = Figure(figsize=(max(3.2, 1.9 * len(calibrations)), 2.5), layout="constrained")
-    panels = figure.subplots(1, len(calibrations), sharey=True, squeeze=False)[0]
+    figure, panels = make_panels(len(calibrations), len(calibrations), _measure_row, sharey=True)
     for axes, (source, one) in zip(panels, calibrations.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
         for kind, color, marker in (("raw", choose_color(source), "o-"), ("scaled", "k", "x--")):
@@ -142,15 +154,14 @@ def plot_reliability(calibrations: Mapping[str, Any]) -> Figure:
             axes.scatter(x, y, s=sizes, color=color, marker=marker[0], alpha=0.7, label=kind)
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1))
         axes.set_title(source, fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
+        _open_frame(axes)
     panels[0].set(ylabel="accuracy", xlabel="confidence")
     return figure
 
 
 def plot_learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Training loss by epoch, a panel a part of the model, with the validation score where it was measured."""
-    figure = Figure(figsize=(max(3.2, 1.9 * len(histories)), 2.5), layout="constrained")
-    panels = figure.subplots(1, len(histories), squeeze=False)[0]
+    figure, panels = make_panels(len(histories), len(histories), _measure_row)
     for axes, (part, history) in zip(panels, histories.items(), strict=True):
         epochs = [h["epoch"] for h in history]
         axes.plot(epochs, [h["train_loss"] for h in history], ".-", color=choose_color(part), lw=1)
@@ -169,7 +180,8 @@ def plot_learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -
 
 def plot_protocols(rows: Sequence[ResultsTree]) -> Figure:
     """A line a protocol: each source per frame, window and recording."""
-    figure, axes = _make_axes(7.5, 0.9 + 0.55 * len(rows))
+    figure, axes = make_axes(7.5, 0.9 + 0.55 * len(rows))
+    _open_frame(axes)
     unit_markers = {"frame": "|", "window": "x", "recording": "o"}
     sources = list(rows[0]["sources"])
     for n, row in enumerate(rows):
@@ -186,20 +198,16 @@ def plot_protocols(rows: Sequence[ResultsTree]) -> Figure:
     axes.set_yticks(range(len(rows)), [r["protocol"] for r in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set(xlabel="accuracy, %")
-    axes.legend(fontsize=7, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    add_legend(axes)
     return figure
 
 
 def plot_signal_quality(correlation: Mapping[str, Any], source: str) -> Figure:
     """A dot a person: what was measured of the signals, and accuracy."""
-    figure, axes = _make_axes(3.6, 2.6)
-    axes.plot(
-        [p[1] for p in correlation["points"]],
-        [100 * p[2] for p in correlation["points"]],
-        "o",
-        ms=4,
-        color=choose_color(source),
-    )
+    figure, axes = make_axes(3.6, 2.6)
+    _open_frame(axes)
+    measured, accuracies = zip(*(point[1:] for point in correlation["points"]), strict=True)
+    axes.plot(measured, [100 * accuracy for accuracy in accuracies], "o", ms=4, color=choose_color(source))
     axes.set(xlabel=correlation["quality_measure"].replace("_", " "), ylabel=f"{source}, % of recordings")
     return figure
 

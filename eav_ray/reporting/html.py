@@ -1,104 +1,161 @@
-"""Parts of HTML pages that need no other file."""
+"""Pages that need no other file: sections of texts, tables and figures, which templates turn into HTML.
 
-import html
+No other module knows HTML.
+"""
+
+import base64
 import io
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-PAGE_TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,"><title>{title}</title><style>
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 74rem; margin: 2rem auto; padding: 0 1rem; color: #222;
-  overflow-wrap: anywhere }}
-table {{ border-collapse: collapse; margin: .5rem 0; overflow-wrap: normal }}
-td, th {{ padding: .15rem .7rem; text-align: right }}
-td:first-child, th:first-child {{ text-align: left; position: sticky; left: 0; background: inherit }}
-tr {{ background: #fff }} tbody tr:nth-child(odd) {{ background: #f4f4f4 }}
-th {{ border-bottom: 1px solid #999; vertical-align: bottom }} .left td, .left th {{ text-align: left }}
-table:not(.left) td {{ white-space: nowrap }}
-th button {{ all: unset; cursor: pointer }} th button:focus-visible {{ outline: 2px solid #36c }}
-th[aria-sort=ascending] button::after {{ content: " ▴" }} th[aria-sort=descending] button::after {{ content: " ▾" }}
-img, svg {{ max-width: 100%; height: auto }} .wide, figure {{ overflow-x: auto }} figure {{ margin: .8rem 0 }}
-@media (max-width: 40rem) {{ figure svg {{ max-width: none }} }}
-figcaption {{ color: #555; font-size: .9em; max-width: 48rem }}
-nav a {{ margin-right: 1rem; white-space: nowrap }} nav {{ line-height: 1.9; border-bottom: 1px solid #ccc }}
-pre {{ overflow-x: auto; background: #f4f4f4; padding: .5rem }} h2 {{ margin-top: 2.2rem }}
-.note {{ color: #555; max-width: 48rem }} .bad {{ color: #a00 }}
-</style></head><body>
-{body}
-<script>
-document.querySelectorAll("table").forEach(table => table.querySelectorAll("th button").forEach((button, column) => {{
-  const cell = row => row.cells[column].textContent.trim();
-  const number = text => parseFloat(text.replace("−", "-").replace(/,/g, ""));
-  button.addEventListener("click", () => {{
-    const th = button.parentElement, body = table.tBodies[0], rows = Array.from(body.rows);
-    const down = th.getAttribute("aria-sort") === "ascending", sign = down ? -1 : 1;
-    const numeric = rows.some(r => !isNaN(number(cell(r))));
-    rows.sort((a, b) => {{
-      const [x, y] = [cell(a), cell(b)];
-      if (!numeric) return sign * x.localeCompare(y, "en", {{ numeric: true }});
-      const [p, q] = [number(x), number(y)];
-      return isNaN(p) ? (isNaN(q) ? 0 : 1) : isNaN(q) ? -1 : sign * (p - q);
-    }});
-    table.querySelectorAll("th").forEach(other => other.removeAttribute("aria-sort"));
-    th.setAttribute("aria-sort", down ? "descending" : "ascending");
-    rows.forEach(row => body.appendChild(row));
-  }});
-}}));
-</script>
-</body></html>
-"""
+from eav_ray.reporting.formatting import format_interval, format_number, format_percent, format_points
+
+# A column of a table: its heading, the key of its value in an entry, and a format specification or a function of the
+# value.
+Column = tuple[str, str, str | Callable[[Any], str]]
 
 
-def render_document(title: str, parts: Sequence[str], *, contents: bool = False) -> str:
-    """A whole page.
-
-    Args:
-        contents: Whether it begins, after its first part, with links to its sections.
-    """
-    parts = list(parts)
-    if contents:
-        heads = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', "\n".join(parts))
-        links = " ".join(f'<a href="#{name}">{heading}</a>' for name, heading in heads)
-        parts.insert(1, f'<nav aria-label="Sections">{links}</nav>')
-    return PAGE_TEMPLATE.format(title=html.escape(title), body="\n".join(parts))
-
-
-def render_section(title: str, *parts: str) -> str:
-    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-    return f'<h2 id="{name}">{html.escape(title)}</h2>\n' + "\n".join(parts)
-
-
-def render_note(text: str) -> str:
+@dataclass(frozen=True)
+class Note:
     """A paragraph of explanation."""
-    return f'<p class="note">{html.escape(text)}</p>'
+
+    kind: ClassVar = "note"
+    text: str
 
 
-def render_table(head: Sequence[str], body: Sequence[Sequence[str]], css_class: str = "") -> str:
+@dataclass(frozen=True)
+class Command:
+    """A command to be copied."""
+
+    kind: ClassVar = "command"
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
     """A table of text, which a click on a heading sorts."""
-    top = "".join(f'<th scope="col"><button type="button">{html.escape(h)}</button></th>' for h in head)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>\n" for row in body)
-    class_attribute = f' class="{css_class}"' if css_class else ""
-    return (
-        f'<div class="wide"><table{class_attribute}><thead><tr>{top}</tr></thead>\n<tbody>{lines}</tbody></table></div>'
-    )
+
+    kind: ClassVar = "table"
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: bool = False  # aligned to the left and wrapped, as prose is
+    title: str = ""
 
 
-def render_figure(figure: Figure, caption: str) -> str:
-    """A figure as a drawing in the page.
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as a drawing.
 
-    Args:
-        caption: What it shows, for who cannot see it.
+    Attributes:
+        caption: Says what it shows, also to readers who cannot see it.
     """
-    sink = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "eav-ray"}):  # text stays text; equal figures, equal pages
-        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
-    svg = sink.getvalue()
-    svg = svg[svg.index("<svg") :]
-    alternative = html.escape(caption, quote=True)
-    return (
-        f'<figure role="img" aria-label="{alternative}">{svg}<figcaption>{html.escape(caption)}</figcaption></figure>'
+
+    kind: ClassVar = "drawing"
+    figure: Figure
+    caption: str
+
+    @property
+    def svg(self) -> str:
+        sink = io.StringIO()
+        # Text stays text; equal figures, equal pages.
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "eav-ray"}):
+            self.figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
+        svg = sink.getvalue()
+        return svg[svg.index("<svg") :]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as pixels, for one that has too many parts for a drawing."""
+
+    kind: ClassVar = "picture"
+    figure: Figure
+
+    @property
+    def url(self) -> str:
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=110)
+        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A part that opens by a click."""
+
+    kind: ClassVar = "folded"
+    summary: str
+    part: "Part"
+
+
+Part = str | Note | Command | Table | Drawing | Picture | Folded  # a text alone is a paragraph
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    parts: Sequence[Part]
+
+    @property
+    def anchor(self) -> str:
+        """Name the section in links."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+
+def format_row(entry: Mapping[str, Any], columns: Iterable[Column]) -> list[str]:
+    """Format the cells of one entry; a dash stands for a value that is missing."""
+    values = [(entry.get(key), form) for _, key, form in columns]
+    return [form(value) if callable(form) else format_number(value, form) for value, form in values]
+
+
+def build_table(
+    entries: Iterable[Mapping[str, Any]], columns: Sequence[Column], *, left: bool = False, title: str = ""
+) -> Table:
+    """Build a table with one row an entry."""
+    return Table([heading for heading, _, _ in columns], [format_row(e, columns) for e in entries], left, title)
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Render a template of `eav_ray/reporting/templates`; what is put into HTML is escaped."""
+    environment = Environment(
+        loader=PackageLoader("eav_ray.reporting"),
+        autoescape=select_autoescape(["html.jinja"]),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {
+        "interval": format_interval,
+        "json": json.dumps,
+        "number": format_number,
+        "percent": format_percent,
+        "points": format_points,
+    }
+    return environment.get_template(name).render(values)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page.
+
+    Attributes:
+        headline: The result in one sentence.
+        contents: Whether links to the sections come before them.
+    """
+
+    title: str
+    sections: Sequence[Section]
+    heading: str = ""
+    headline: str = ""
+    introduction: str = ""
+    contents: bool = False
+
+    def render(self) -> str:
+        return render_template("page.html.jinja", page=self)

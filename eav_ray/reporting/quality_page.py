@@ -1,7 +1,5 @@
 """What preprocessing saw of each person: a table for the terminal, and an HTML page with figures."""
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +13,19 @@ from matplotlib.figure import Figure
 
 from eav_ray.data.preprocessing.electrodes import locate_channels
 from eav_ray.data.recordings import Problem
-from eav_ray.reporting.html import render_document, render_section, render_table
+from eav_ray.reporting.figures import make_axes, make_panels
+from eav_ray.reporting.html import Page, Part, Picture, Section, Table, build_table
+from eav_ray.reporting.tables import format_table
 
-# (column, heading, format); a column is there where its modality is.
+# A column is there where its modality is.
 QUALITY_COLUMNS = (
-    ("bad_channels", "bad channels", "{:.2f}"),
-    ("removed_components", "artefacts", "{:.2f}"),
-    ("audio_db", "level dB", "{:.1f}"),
-    ("audio_clipped", "clipped", "{:.2%}"),
-    ("video_luma", "brightness", "{:.0f}"),
-    ("video_repeated", "still", "{:.1%}"),
-    ("video_faceless", "no face", "{:.1%}"),
+    ("bad channels", "bad_channels", ".2f"),
+    ("artefacts", "removed_components", ".2f"),
+    ("level dB", "audio_db", ".1f"),
+    ("clipped", "audio_clipped", ".2%"),
+    ("brightness", "video_luma", ".0f"),
+    ("still", "video_repeated", ".1%"),
+    ("no face", "video_faceless", ".1%"),
 )
 
 
@@ -60,15 +60,11 @@ class QualityReport:
 def summarize_quality_per_subject(report: QualityReport) -> pd.DataFrame:
     """One row a person: recordings, windows, means over recordings of what was measured, EEG unit, problems."""
     table = pd.DataFrame(list(report.recordings))
-    if "eeg_bad_channel_reasons" in table:
-        table["bad_channels"] = table["eeg_bad_channel_reasons"].map(
-            lambda reasons: len(reasons) if isinstance(reasons, dict) else np.nan
-        )
-    if "eeg_removed_components" in table:
-        table["removed_components"] = table["eeg_removed_components"].map(
-            lambda labels: len(labels) if isinstance(labels, list) else np.nan
-        )
-    measured = [c for c, _, _ in QUALITY_COLUMNS if c in table]
+    lists = {"eeg_bad_channel_reasons": "bad_channels", "eeg_removed_components": "removed_components"}
+    for name, count in lists.items():
+        if name in table:
+            table[count] = table[name].map(lambda found: len(found) if isinstance(found, dict | list) else np.nan)
+    measured = [key for _, key, _ in QUALITY_COLUMNS if key in table]
     by_subject = table.groupby("subject", sort=False)
     summary = by_subject[measured].mean()
     summary.insert(0, "windows", by_subject["windows"].sum())
@@ -82,79 +78,55 @@ def summarize_quality_per_subject(report: QualityReport) -> pd.DataFrame:
 
 
 def format_quality(report: QualityReport) -> str:
-    """A line a person."""
-    summary = summarize_quality_per_subject(report)
-    columns = [(c, title, form) for c, title, form in QUALITY_COLUMNS if c in summary]
-    head = f"{'subject':14}{'recordings':>11}{'windows':>9}" + "".join(f"{title:>14}" for _, title, _ in columns)
-    lines = [head + (f"{'unit':>12}" if "unit" in summary else "") + f"{'problems':>10}"]
-    for name, row in summary.iterrows():
-        values = "".join(f"{form.format(row[c]) if row[c] == row[c] else '-':>14}" for c, _, form in columns)
-        unit = f"{row['unit']:>12}" if "unit" in summary else ""
-        lines.append(f"{name:14}{row['recordings']:>11}{row['windows']:>9}{values}{unit}{row['problems']:>10}")
-    return "\n".join(lines)
+    """Format a line a person."""
+    return format_table(_build_subject_table(report))
 
 
 def render_quality_page(report: QualityReport) -> str:
-    """One page that needs no other file."""
+    """Render one page that needs no other file."""
     matplotlib.use("agg")
-    parts = [
-        f"<h1>Quality of {len(report.recordings)} recordings</h1>",
-        _render_subjects(report),
-        _render_class_counts(report),
+    note = "Means over recordings. Clipped: share of samples at full scale. Still: frames equal to the one before."
+    sections = [
+        Section("People", [_build_subject_table(report), note]),
+        Section("Recordings per class", [_build_class_table(report)]),
     ]
     bad_channels = [q["eeg_bad_channel_reasons"] for q in report.recordings if "eeg_bad_channel_reasons" in q]
     if bad_channels:
-        parts.append(
-            render_section(
-                "Bad EEG channels",
-                _render_bad_channel_map(bad_channels, report.channels),
-                _render_bad_channel_reasons(bad_channels),
-            )
-        )
+        parts = [_build_bad_channel_map(bad_channels, report.channels), _build_bad_channel_table(bad_channels)]
+        sections.append(Section("Bad EEG channels", parts))
     if report.spectrum is not None:
-        parts.append(render_section("EEG spectrum, before and after", _render_png(_plot_spectrum(report.spectrum))))
-    levels = [q["audio_db"] for q in report.recordings if "audio_db" in q]
-    if levels:
-        parts.append(render_section("Audio level", _render_png(_plot_histogram(levels, "RMS level, dB of full scale"))))
+        sections.append(Section("EEG spectrum, before and after", [Picture(_plot_spectrum(report.spectrum))]))
+    if levels := [q["audio_db"] for q in report.recordings if "audio_db" in q]:
+        sections.append(Section("Audio level", [Picture(_plot_levels(levels))]))
     if report.frames:
-        parts.append(render_section("One frame a person", _render_png(_plot_frames(report.frames))))
-    parts.append(_render_problems(report.problems))
-    return render_document("Quality of recordings", parts)
+        sections.append(Section("One frame a person", [Picture(_plot_frames(report.frames))]))
+    sections.append(_build_problem_section(report.problems))
+    return Page("Quality of recordings", sections, heading=f"Quality of {len(report.recordings)} recordings").render()
 
 
-def _render_subjects(report: QualityReport) -> str:
+def _build_subject_table(report: QualityReport) -> Table:
     summary = summarize_quality_per_subject(report)
-    columns = [(c, title, form) for c, title, form in QUALITY_COLUMNS if c in summary]
-    rows = []
-    for name, row in summary.iterrows():
-        cells = [form.format(row[c]) if row[c] == row[c] else "-" for c, _, form in columns]
-        unit = [str(row["unit"])] if "unit" in summary else []
-        rows.append([str(name), str(row["recordings"]), str(row["windows"]), *cells, *unit, str(row["problems"])])
-    titles = [title for _, title, _ in columns] + (["EEG unit"] if "unit" in summary else [])
-    note = (
-        "<p>Means over recordings. Clipped: share of samples at full scale. Still: frames equal to the one before.</p>"
-    )
-    return render_section("People", render_table(["subject", "recordings", "windows", *titles, "problems"], rows), note)
+    measured = [column for column in (*QUALITY_COLUMNS, ("EEG unit", "unit", "")) if column[1] in summary]
+    counts = [("subject", "subject", ""), ("recordings", "recordings", ""), ("windows", "windows", "")]
+    return build_table(summary.reset_index().to_dict("records"), [*counts, *measured, ("problems", "problems", "")])
 
 
-def _render_class_counts(report: QualityReport) -> str:
+def _build_class_table(report: QualityReport) -> Table:
     counts: dict[str, Counter[int]] = {}
     for q in report.recordings:
         counts.setdefault(q["subject"], Counter())[q["label"]] += 1
+    counts["all"] = sum(counts.values(), Counter())
     rows = [[name, *(str(c[k]) for k in range(len(report.classes)))] for name, c in counts.items()]
-    total = sum(counts.values(), Counter())
-    rows.append(["all", *(str(total[k]) for k in range(len(report.classes)))])
-    return render_section("Recordings per class", render_table(["subject", *report.classes], rows))
+    return Table(["subject", *report.classes], rows)
 
 
-def _render_bad_channel_map(bad_channels: list[dict[str, str]], channels: tuple[str, ...]) -> str:
-    """A map of the head: in which share of recordings each channel was bad."""
+def _build_bad_channel_map(bad_channels: list[dict[str, str]], channels: tuple[str, ...]) -> Part:
+    """Map on the head in which share of recordings each channel was bad."""
     bad_share = np.array([sum(name in b for b in bad_channels) / len(bad_channels) for name in channels])
     if (located := locate_channels(channels)) is None:
-        return "<p>The positions of these channels are not known, so there is no map.</p>"
+        return "The positions of these channels are not known, so there is no map."
     known_channels, info = located
-    figure = Figure(figsize=(5, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = make_axes(5, 4.2)
     limit = max(0.01, float(bad_share[known_channels].max()))
     image, _ = mne.viz.plot_topomap(
         bad_share[known_channels] * 100,
@@ -168,18 +140,17 @@ def _render_bad_channel_map(bad_channels: list[dict[str, str]], channels: tuple[
         sensors=True,  # without them MNE leaves the names out
     )
     figure.colorbar(image, ax=axes, label="bad in % of recordings", shrink=0.7)
-    return _render_png(figure)
+    return Picture(figure)
 
 
-def _render_bad_channel_reasons(bad_channels: list[dict[str, str]]) -> str:
+def _build_bad_channel_table(bad_channels: list[dict[str, str]]) -> Part:
     counts = Counter((name, reason) for b in bad_channels for name, reason in b.items())
     rows = [[name, reason, str(n), f"{n / len(bad_channels):.1%}"] for (name, reason), n in counts.most_common(15)]
-    return render_table(["channel", "reason", "recordings", "share"], rows) if rows else "<p>None.</p>"
+    return Table(["channel", "reason", "recordings", "share"], rows) if rows else "None."
 
 
 def _plot_spectrum(spectrum: EEGSpectrum) -> Figure:
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = make_axes(7, 3.5)
     for hz, power, name in (
         (spectrum.hz_before, spectrum.before, "before"),
         (spectrum.hz_after, spectrum.after, "after"),
@@ -195,37 +166,24 @@ def _plot_spectrum(spectrum: EEGSpectrum) -> Figure:
     return figure
 
 
-def _plot_histogram(values: Sequence[float], label: str) -> Figure:
-    figure = Figure(figsize=(7, 2.5), layout="constrained")
-    axes = figure.subplots()
-    axes.hist(values, bins=40)
-    axes.set(xlabel=label, ylabel="recordings")
+def _plot_levels(levels: Sequence[float]) -> Figure:
+    figure, axes = make_axes(7, 2.5)
+    axes.hist(levels, bins=40)
+    axes.set(xlabel="RMS level, dB of full scale", ylabel="recordings")
     return figure
 
 
 def _plot_frames(frames: dict[str, np.ndarray]) -> Figure:
-    columns = min(6, len(frames))
-    rows = -(-len(frames) // columns)
-    figure = Figure(figsize=(1.6 * columns, 1.8 * rows), layout="constrained")
-    grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    for axes in grid:
+    figure, panels = make_panels(len(frames), 6, lambda columns, rows: (1.6 * columns, 1.8 * rows))
+    for axes, (name, frame) in zip(panels, frames.items(), strict=True):
         axes.axis("off")
-    for axes, (name, frame) in zip(grid, frames.items(), strict=False):
         axes.imshow(frame)
         axes.set_title(name, fontsize=8)
     return figure
 
 
-def _render_problems(problems: tuple[Problem, ...]) -> str:
+def _build_problem_section(problems: tuple[Problem, ...]) -> Section:
     if not problems:
-        return render_section("Set aside", "<p>Nothing.</p>")
+        return Section("Set aside", ["Nothing."])
     rows = [[p.subject, p.recording, p.file, p.reason] for p in problems]
-    return render_section(
-        f"Set aside: {len(rows)}", render_table(["subject", "recording", "file", "why"], rows, "left")
-    )
-
-
-def _render_png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return Section(f"Set aside: {len(rows)}", [Table(["subject", "recording", "file", "why"], rows, left=True)])

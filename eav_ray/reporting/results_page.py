@@ -1,83 +1,73 @@
 """The page that says what a result is worth: one HTML file, drawn from `results.json` and nothing else."""
 
-import html
 from collections.abc import Sequence
 
 import matplotlib
 
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting.formatting import format_interval, format_percent
-from eav_ray.reporting.html import render_document
-from eav_ray.reporting.sections.accuracy import render_accuracy, render_comparisons, render_seeds, render_subjects
-from eav_ray.reporting.sections.diagnostics import (
-    render_band_power,
-    render_calibration,
-    render_confusion,
-    render_generalization_gap,
-    render_learning_curves,
-    render_signal_quality,
-    render_worst_subjects,
-)
-from eav_ray.reporting.sections.modalities import render_modality_collapse, render_modality_weights
-from eav_ray.reporting.sections.protocols import render_protocols, render_reference
-from eav_ray.reporting.sections.provenance import (
-    render_leak_audit,
-    render_provenance,
-    render_search_summary,
-    render_skipped_results,
-)
+from eav_ray.reporting.html import Page, Section
+from eav_ray.reporting.sections import accuracy, diagnostics, modalities, protocols, provenance
 
 RESULTS_FORMAT = 1  # of results.json
 
+# Key of results.json -> its section, in the order of the page: sections of other commands come between.
+RESULT_SECTIONS = {
+    "accuracy": accuracy.build_accuracy,
+    "protocols": protocols.build_protocols,
+    "reference": protocols.build_reference,
+    "subjects": accuracy.build_subjects,
+    "comparisons": accuracy.build_comparisons,
+    "seeds": accuracy.build_seeds,
+    "confusion": diagnostics.build_confusion,
+    "weights": modalities.build_modality_weights,
+    "modality_collapse": modalities.build_modality_collapse,
+    "calibration": diagnostics.build_calibration,
+    "histories": diagnostics.build_learning_curves,
+    "generalization_gap": diagnostics.build_generalization_gap,
+    "worst_subjects": diagnostics.build_worst_subjects,
+    "quality": diagnostics.build_signal_quality,
+    "band_power": diagnostics.build_band_power,
+    "search": provenance.build_search_summary,
+}
+ORIGIN_SECTIONS = {
+    "audit": provenance.build_leak_audit,
+    "skipped_results": provenance.build_skipped_results,
+    "provenance": provenance.build_provenance,
+}
 
-def render_results_page(results: ResultsTree, extra_sections: Sequence[str] = ()) -> str:
-    """The whole page.
+
+def render_results_page(results: ResultsTree, extra_sections: Sequence[Section] = ()) -> str:
+    """Render the whole page.
 
     Args:
         results: What `pipelines.evaluate` gathers, as it is in `results.json`.
         extra_sections: Sections of what other commands measured: ablation, robustness, cost, a search.
     """
     matplotlib.use("agg")
-    parts = [_render_headline(results), render_accuracy(results)]
-    for name, render in (
-        ("protocols", render_protocols),
-        ("reference", render_reference),
-        ("subjects", render_subjects),
-        ("comparisons", render_comparisons),
-        ("seeds", render_seeds),
-        ("confusion", render_confusion),
-        ("weights", render_modality_weights),
-        ("modality_collapse", render_modality_collapse),
-        ("calibration", render_calibration),
-        ("histories", render_learning_curves),
-        ("generalization_gap", render_generalization_gap),
-        ("worst_subjects", render_worst_subjects),
-        ("quality", render_signal_quality),
-        ("band_power", render_band_power),
-        ("search", render_search_summary),
-    ):
-        if results.get(name):
-            parts.append(render(results))
-    parts += [*extra_sections, render_leak_audit(results), *render_skipped_results(results), render_provenance(results)]
-    return render_document(results["title"], parts, contents=True)
-
-
-def _render_headline(results: ResultsTree) -> str:
-    accuracy = results["accuracy"]
-    main_source = list(accuracy["sources"])[-1]
-    one = accuracy["sources"][main_source]
-    kind = "balanced" if accuracy["unequal"] else "mean"
-    low_high = one["balanced_interval" if accuracy["unequal"] else "interval"]
-    name = "balanced accuracy" if accuracy["unequal"] else "accuracy"
-    chance = accuracy["chance"]
-    headline = (
-        f"{main_source}: {name} {format_percent(one[kind])} % (95 % {format_interval(low_high)}) over "
-        f"{accuracy['recordings']} recordings of {accuracy['n_subjects']} people {results['separation']}; chance "
-        f"{format_percent(chance['level'])} %"
+    own, origin = (
+        [section for name, build in builders.items() if results.get(name) and (section := build(results))]
+        for builders in (RESULT_SECTIONS, ORIGIN_SECTIONS)
     )
-    if one["inside_chance"]:
-        headline += "; this is inside the band of chance"
+    return Page(
+        results["title"],
+        [*own, *extra_sections, *origin],
+        heading=results["title"],
+        headline=_describe_result(results),
+        introduction=results["description"],
+        contents=True,
+    ).render()
+
+
+def _describe_result(results: ResultsTree) -> str:
+    scores = results["accuracy"]
+    main_source, one = list(scores["sources"].items())[-1]
+    name, mean, interval = "accuracy", one["mean"], one["interval"]
+    if scores["unequal"]:
+        name, mean, interval = "balanced accuracy", one["balanced"], one["balanced_interval"]
+    within_chance = "; this is inside the band of chance" if one["inside_chance"] else ""
     return (
-        f"<h1>{html.escape(results['title'])}</h1><p><strong>{html.escape(headline)}.</strong></p>"
-        f"<p>{html.escape(results['description'])}</p>"
+        f"{main_source}: {name} {format_percent(mean)} % (95 % {format_interval(interval)}) over "
+        f"{scores['recordings']} recordings of {scores['n_subjects']} people {results['separation']}; chance "
+        f"{format_percent(scores['chance']['level'])} %{within_chance}."
     )

@@ -25,6 +25,7 @@ from eav_ray.evaluation.statistics import (
 )
 from eav_ray.evaluation.summary import SearchOptimism
 from eav_ray.reporting.formatting import format_value
+from eav_ray.reporting.html import Table
 from eav_ray.training.metrics import RECORDING_COLUMNS
 
 MAX_FOLD_LINES = 12  # folds of a protocol, at most, that have a line each
@@ -42,6 +43,13 @@ def describe_test_side(split: Split) -> str:
 def format_collapse_warnings(metrics: dict[str, Any]) -> list[str]:
     """What the collapse check found in a trained fusion, a line each; `metrics` as a checkpoint holds them."""
     return [f"warning: {finding['text']}" for finding in metrics.get("modality_collapse", [])]
+
+
+def format_table(table: Table) -> str:
+    """Format a table of a page for the terminal: the first column to the left, the others to the right."""
+    lines = [table.head, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
 
 
 def format_accuracy_table(

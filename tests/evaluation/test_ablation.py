@@ -11,6 +11,7 @@ from eav_ray.config import Experiment, override
 from eav_ray.evaluation import ablation, statistics
 from eav_ray.evaluation.ablation_variants import BASE_VARIANT, AblationVariant, build_ablation_variants
 from eav_ray.evaluation.statistics import compare_paired, compute_bootstrap_interval, holm
+from eav_ray.reporting.html import Page
 from eav_ray.reporting.sections import ablation as sections_ablation
 from eav_ray.reporting.sections import cost
 
@@ -58,6 +59,11 @@ def tree(table: pd.DataFrame) -> dict[str, Any]:
     found = ablation.compare_variants(table, made(), E, priced())
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found | {"hardware": HARDWARE}
+
+
+def render(found: dict[str, Any]) -> str:
+    sections = [*sections_ablation.build_ablation_sections(found), *cost.build_cost_sections(found)]
+    return Page("a", sections).render()
 
 
 def entry(found: dict[str, Any], name: str, group: str = "subsets") -> dict[str, Any]:
@@ -144,11 +150,8 @@ def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:
 
 def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:
     found = tree(predictions({BASE_VARIANT: 0.9, "eeg": 0.3}, subjects=7))
-    page = [*sections_ablation.render_ablation_sections(found), *cost.render_cost_sections(found)]
-    whole = "\n".join(page)
-    assert [*sections_ablation.render_ablation_sections(found), *cost.render_cost_sections(found)] == page and len(
-        page
-    ) == 3 + 2
+    whole = render(found)
+    assert render(found) == whole and whole.count("<h2 ") == 3 + 2
     for v in found["variants"]:
         assert v["name"] in whole and f"{100 * v['accuracy']['mean']:.1f}" in whole
     assert "not significant" in whole and "significant (Holm" in whole
@@ -156,10 +159,7 @@ def test_the_page_says_what_the_numbers_say_and_is_the_same_each_time() -> None:
     assert "140 test recordings of 7 people, which all of these could score" in whole
     reported = sections_ablation.format_ablation(found)
     kept = json.loads(json.dumps(found, sort_keys=True))  # as the results store has it
-    assert (
-        sections_ablation.format_ablation(kept) == reported
-        and [*sections_ablation.render_ablation_sections(kept), *cost.render_cost_sections(kept)] == page
-    )
+    assert sections_ablation.format_ablation(kept) == reported and render(kept) == whole
     assert (
         all(v["name"] in reported for v in found["variants"]) and "not significant" in reported and "EEG:" in reported
     )
@@ -178,7 +178,8 @@ def test_what_no_other_beats_in_accuracy_and_cost_is_the_front() -> None:
 def test_latencies_of_a_busy_machine_come_with_a_warning() -> None:
     found = tree(predictions({}, subjects=6))
     calm, crowded = (
-        "".join(cost.render_cost_sections(found | {"hardware": HARDWARE | {"load": load}})) for load in (1.0, 9.0)
+        Page("a", cost.build_cost_sections(found | {"hardware": HARDWARE | {"load": load}})).render()
+        for load in (1.0, 9.0)
     )
     assert "9 processes shared its 2 cores" in crowded and "processes shared" not in calm
 
@@ -191,5 +192,5 @@ def test_two_names_of_one_training_are_one_point() -> None:
     assert "audio" in names and "unchanged without eeg" not in names
     one = {name: each | {"run": "one"} for name, each in costs.items()}
     found = ablation.compare_variants(predictions({}, subjects=6), made(), E, one) | {"hardware": HARDWARE}
-    page = "".join(cost.render_cost_sections(found))
+    page = Page("a", cost.build_cost_sections(found)).render()
     assert len(cost.select_costed_variants(found)) == 1 and "Accuracy against cost" in page and "<svg" not in page

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from eav_ray.config import SearchConfig
-from eav_ray.reporting.html import render_document, render_table
+from eav_ray.reporting.html import Page, Section, Table
 from eav_ray.reporting.search_page import render_search_page
 from tests.helpers.browser import find_faults, measure_smallest_text, open_page, read_column
 from tests.helpers.searches import SHARES, SPACE, draw_candidates
@@ -42,7 +42,8 @@ def test_figures_are_readable_on_a_phone(search: str) -> None:
 def test_a_click_on_a_heading_sorts_the_table_by_number_and_another_turns_it_round() -> None:
     scores = ["9.5", "100.0", "-3.1", "1,018", "70"]
     ordered = ["-3.1", "9.5", "70", "100.0", "1,018"]
-    text = render_document("t", [render_table(["name", "score"], [[f"row {n}", s] for n, s in enumerate(scores)])])
+    table = Table(["name", "score"], [[f"row {n}", s] for n, s in enumerate(scores)])
+    text = Page("t", [Section("s", [table])]).render()
     with open_page(text, *PHONE) as shown:
         assert read_column(shown, 2) == scores
         seen = {}
@@ -56,13 +57,16 @@ def test_a_click_on_a_heading_sorts_the_table_by_number_and_another_turns_it_rou
         assert find_faults(shown) == []
 
 
-BAD = render_document("t", ['<p style="width: 700px">wide</p><svg><text>k</text></svg>'])
-WORSE = render_document(
-    "t",
-    [
-        '<img src="http://example.org/a.png" alt="far"><button onclick="throw new Error(\'thrown\')">b</button>',
-        '<script>console.error("told"); fetch("b.json").catch(() => 0)</script>',
-    ],
+def render_body(html: str) -> str:
+    """Render a page of a body that no section would have."""
+    before, after = Page("t", []).render().split("<body>")
+    return f"{before}<body>{html}{after}"
+
+
+BAD = render_body('<p style="width: 700px">wide</p><svg><text>k</text></svg>')
+WORSE = render_body(
+    '<img src="http://example.org/a.png" alt="far"><button onclick="throw new Error(\'thrown\')">b</button>'
+    '<script>console.error("told"); fetch("b.json").catch(() => 0)</script>'
 )
 
 
@@ -78,13 +82,13 @@ def test_the_browser_tells_what_is_wrong_with_a_page() -> None:
             shown.click("th")
     for part in ("console: error: told", "Error: thrown", "needs http://example.org/a.png", "/b.json"):
         assert part in found
-    with open_page(render_document("t", [""])) as shown:
+    with open_page(render_body("")) as shown:
         assert find_faults(shown) == ["blank: 1 colours"]
 
 
 def test_no_process_and_no_file_of_a_browser_outlives_its_page() -> None:
     file, helpers = "", []
-    with pytest.raises(ZeroDivisionError), open_page(render_document("t", ["<p>a"])) as shown:
+    with pytest.raises(ZeroDivisionError), open_page(render_body("<p>a")) as shown:
         file = shown.evaluate("location.pathname")
         helpers = [p for p in psutil.Process().children(recursive=True) if "chromium" in p.name()]
         assert len(helpers) > 1 and Path(file).exists()

@@ -22,7 +22,7 @@ from eav_ray.evaluation.ablation_variants import ABLATION_PARTS, BASE_VARIANT, A
 from eav_ray.pipelines.evaluate.ablation_costs import describe_latency_hardware, measure_costs
 from eav_ray.pipelines.evaluate.ablation_plan import FORMAT, VariantFold, compute_ablation_key, plan_variant_folds
 from eav_ray.pipelines.train.cross_validation import train_folds
-from eav_ray.reporting.html import render_document
+from eav_ray.reporting.html import Page
 from eav_ray.reporting.sections import ablation as sections_ablation
 from eav_ray.reporting.sections import cost
 from eav_ray.storage import Store, check_format, list_package_versions
@@ -144,10 +144,8 @@ def _encode_files(e: Experiment, tree: dict[str, Any], predictions: pd.DataFrame
     files = {
         f"{n}.json": json.dumps(d, indent=1, sort_keys=True, allow_nan=False).encode() for n, d in documents.items()
     }
-    page = render_document(
-        f"Ablation {tree['name']}",
-        [*sections_ablation.render_ablation_sections(tree), *cost.render_cost_sections(tree)],
-    )
+    sections = [*sections_ablation.build_ablation_sections(tree), *cost.build_cost_sections(tree)]
+    page = Page(f"Ablation {tree['name']}", sections).render()
     return files | {"predictions.parquet": parquet.encode_dataframe(predictions), "ablation.html": page.encode()}
 
 

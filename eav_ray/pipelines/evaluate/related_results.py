@@ -17,6 +17,7 @@ from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT
 from eav_ray.pipelines.evaluate.ablation_plan import FORMAT as ABLATION_FORMAT
 from eav_ray.pipelines.evaluate.audited_checkpoint import DAMAGED_FILE_ERRORS, AuditedCheckpoint
 from eav_ray.pipelines.train.cross_validation import read_cv_result
+from eav_ray.reporting.html import Section
 from eav_ray.reporting.sections import ablation, cost, robustness, search
 from eav_ray.storage import Store, check_format
 from eav_ray.training.checkpoint import OpenedCheckpoint
@@ -30,7 +31,7 @@ ResultsTree = dict[str, Any]
 
 def collect_related(
     results: Store, audited: Sequence[AuditedCheckpoint], skipped_results: list[str]
-) -> tuple[list[str], ResultsTree]:
+) -> tuple[list[Section], ResultsTree]:
     """Sections and numbers of the ablation and the robustness test that the results store has of these checkpoints.
 
     Args:
@@ -38,13 +39,13 @@ def collect_related(
     """
     commits, keys = {one.checkpoint.commit_sha256 for one in audited}, {one.checkpoint.key for one in audited}
     found: ResultsTree = {"ablation": None, "robustness": None}
-    sections: dict[str, list[str]] = {}
+    sections: dict[str, list[Section]] = {}
     for name in results.list_folders("ablations"):
         path = f"ablations/{name}/results.json"
         try:
             tree = _read_results_if_present(results, path, ABLATION_FORMAT)
             if tree and keys & set(tree["runs"].values()) and _is_larger(tree, found["ablation"], "variants"):
-                sections["ablation"] = [*ablation.render_ablation_sections(tree), *cost.render_cost_sections(tree)]
+                sections["ablation"] = [*ablation.build_ablation_sections(tree), *cost.build_cost_sections(tree)]
                 found["ablation"] = tree
         except DAMAGED_FILE_ERRORS as error:
             skipped_results.append(_describe_damage(results, path, error))
@@ -57,7 +58,7 @@ def collect_related(
                 and tree["checkpoint"]["commit_sha256"] in commits
                 and _is_larger(tree, found["robustness"], "conditions")
             ):
-                sections["robustness"] = robustness.render_robustness_sections(tree)
+                sections["robustness"] = robustness.build_robustness_sections(tree)
                 found["robustness"] = tree
         except DAMAGED_FILE_ERRORS as error:
             skipped_results.append(_describe_damage(results, path, error))
@@ -202,10 +203,10 @@ def _compute_protocol_identity(e: Experiment) -> str:
 
 def collect_searches(
     results: Store, audited: Sequence[AuditedCheckpoint], experiment: Experiment, skipped_results: list[str]
-) -> tuple[list[str], list[ResultsTree]]:
+) -> tuple[list[Section], list[ResultsTree]]:
     """The searches that these checkpoints are the winners of: sections of the first, and what each said."""
     keys = {one.checkpoint.key for one in audited}
-    sections: list[str] = []
+    sections: list[Section] = []
     searches: list[ResultsTree] = []
     for study in results.list_folders("searches"):
         try:
@@ -214,7 +215,7 @@ def collect_searches(
                 continue
             name = f"searches/{study}/candidates.parquet"
             candidates = parquet.decode_dataframe(results.read(name), f"{results}/{name}")
-            sections = sections or search.render_search_sections(candidates, {}, experiment.search)
+            sections = sections or search.build_search_sections(candidates, {}, experiment.search)
             n_candidates = int(candidates["candidate"].nunique())
         except DAMAGED_FILE_ERRORS as error:
             skipped_results.append(_describe_damage(results, f"searches/{study}", error))

@@ -28,6 +28,7 @@ from eav_ray.pipelines.evaluate.audited_checkpoint import (
 from eav_ray.pipelines.evaluate.page_results import PageInfo, ResultsTree, build_results, describe_temperature
 from eav_ray.pipelines.evaluate.related_results import collect_related, collect_searches, compare_protocols
 from eav_ray.reporting import results_page
+from eav_ray.reporting.html import Section
 from eav_ray.reporting.model_card import render_model_card
 from eav_ray.storage import Store, split_store_path
 from eav_ray.training.checkpoint_files import Checkpoint
@@ -140,7 +141,7 @@ def _load_training_contents(e: Experiment, checkpoint: Checkpoint) -> WindowDige
 
 
 def _write_page_files(
-    tree: ResultsTree, extra_sections: list[str], results: Store, audited: list[AuditedCheckpoint], out: str
+    tree: ResultsTree, extra_sections: list[Section], results: Store, audited: list[AuditedCheckpoint], out: str
 ) -> str:
     skipped_results = list(tree.get("skipped_results", []))
     related_sections, related_results = collect_related(results, audited, skipped_results)

@@ -1,6 +1,5 @@
 """Accuracy against what it costs: parameters, multiplications, training time and latency; and what EEG adds to both."""
 
-import html
 from typing import Any
 
 import matplotlib
@@ -8,8 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from eav_ray.config import get_modality_info, select_worn_modalities
-from eav_ray.reporting.html import render_figure, render_section, render_table
-from eav_ray.reporting.sections.ablation import format_percent, format_points
+from eav_ray.reporting.figures import make_panels
+from eav_ray.reporting.formatting import format_bounds, format_short_percent, format_short_points
+from eav_ray.reporting.html import Drawing, Section, Table, build_table
 from eav_ray.reporting.sections.search import select_pareto_front
 
 COST_AXES = {  # key of a cost: (its axis, what it is divided by)
@@ -20,36 +20,28 @@ COST_AXES = {  # key of a cost: (its axis, what it is divided by)
 }
 
 
-def render_cost_sections(results: dict[str, Any]) -> list[str]:
-    """Of the page: the table and figure of cost, and what EEG adds. None where nothing has a cost.
+def build_cost_sections(results: dict[str, Any]) -> list[Section]:
+    """Build the table and figure of cost, and what EEG adds. None where nothing has a cost.
 
     Args:
         results: `results.json` of an ablation.
     """
     matplotlib.use("agg")
-    entries = select_costed_variants(results)
-    rendered = []
+    entries, sections = select_costed_variants(results), []
     if entries:
         # One training alone, such as of a size that changes nothing, has nothing to be drawn against.
-        figures = [render_figure(_plot_cost(entries), describe_cost(entries))] if len(entries) > 1 else []
-        rendered.append(
-            render_section(
-                "Accuracy against cost",
-                f"<p>{html.escape(_describe_measurement(results))}</p>",
-                *figures,
-                _render_cost_table(entries),
-            )
-        )
-    for m in dict.fromkeys(pair["modality"] for pair in results["worn"]):
-        title = get_modality_info(m).title
+        drawings = [Drawing(_plot_cost(entries), describe_cost(entries))] if len(entries) > 1 else []
+        parts = [_describe_measurement(results), *drawings, _build_cost_table(entries)]
+        sections.append(Section("Accuracy against cost", parts))
+    for modality in dict.fromkeys(pair["modality"] for pair in results["worn"]):
+        title = get_modality_info(modality).title
         note = (
             f"Each set of modalities with {title} against the same without it, paired over people. A masked model "
             f"computes its {title} encoder all the same."
         )
-        rendered.append(
-            render_section(f"What {title} adds, and what it costs", f"<p>{note}</p>", _render_worn_table(results, m))
-        )
-    return rendered
+        pairs = [pair for pair in results["worn"] if pair["modality"] == modality]
+        sections.append(Section(f"What {title} adds, and what it costs", [note, _build_worn_table(pairs, title)]))
+    return sections
 
 
 def select_costed_variants(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -91,38 +83,40 @@ def _describe_measurement(results: dict[str, Any]) -> str:
     )
 
 
-def _render_cost_table(entries: list[dict[str, Any]]) -> str:
-    head = ["", "variant", "modalities", "accuracy, %", "95 %", "parameters", "GMAC a window", "training, s"]
-    head += ["latency, ms", "95th percentile, ms"]
-    lines = []
-    for number, v in enumerate(entries, 1):
-        a, c = v["accuracy"], v["cost"]
-        row = [str(number), v["name"], ", ".join(v["modalities"]), format_percent(a["mean"])]
-        row += [
-            f"{format_percent(a['low'])} to {format_percent(a['high'])}",
-            f"{c['parameters']:,.0f}",
-            f"{c['gmac']:.3g}",
-        ]
-        row += ["-" if c["seconds"] is None else f"{c['seconds']:.1f}", f"{c['latency_ms']:.1f}", f"{c['p95_ms']:.1f}"]
-        lines.append(row)
-    return render_table(head, lines)
-
-
-def _build_frame(entries: list[dict[str, Any]], key: str) -> pd.DataFrame:
-    rows = [
-        {"number": n, "cost": v["cost"][key] / COST_AXES[key][1], "score": 100 * v["accuracy"]["mean"], "entry": v}
-        for n, v in enumerate(entries, 1)
-        if v["cost"].get(key) is not None
+def _build_cost_table(entries: list[dict[str, Any]]) -> Table:
+    columns = [
+        ("", "number", ""),
+        ("variant", "name", ""),
+        ("modalities", "modalities", ", ".join),
+        ("accuracy, %", "accuracy", lambda accuracy: format_short_percent(accuracy["mean"])),
+        ("95 %", "accuracy", format_bounds),
+        ("parameters", "parameters", ",.0f"),
+        ("GMAC a window", "gmac", ".3g"),
+        ("training, s", "seconds", ".1f"),
+        ("latency, ms", "latency_ms", ".1f"),
+        ("95th percentile, ms", "p95_ms", ".1f"),
     ]
-    return pd.DataFrame(rows, columns=["number", "cost", "score", "entry"])
+    return build_table([v | v["cost"] | {"number": n} for n, v in enumerate(entries, 1)], columns)
+
+
+def _build_cost_frames(entries: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    """Build a table of scores and costs for each cost that at least two entries have."""
+    frames = {}
+    for key, (_, divisor) in COST_AXES.items():
+        rows = [
+            {"number": n, "cost": v["cost"][key] / divisor, "score": 100 * v["accuracy"]["mean"], "entry": v}
+            for n, v in enumerate(entries, 1)
+            if v["cost"].get(key) is not None
+        ]
+        if len(rows) > 1:
+            frames[key] = pd.DataFrame(rows)
+    return frames
 
 
 def _plot_cost(entries: list[dict[str, Any]]) -> Figure:
-    keys = [key for key in COST_AXES if len(_build_frame(entries, key)) > 1]
-    figure = Figure(figsize=(7.5, 3.0 * ((len(keys) + 1) // 2)), layout="constrained")
-    grid = figure.subplots((len(keys) + 1) // 2, 2, squeeze=False).ravel()
-    for axes, key in zip(grid, keys, strict=False):
-        variants = _build_frame(entries, key)
+    frames = _build_cost_frames(entries)
+    figure, panels = make_panels(len(frames), 2, lambda columns, rows: (7.5, 3.0 * rows))
+    for axes, (key, variants) in zip(panels, frames.items(), strict=True):
         best = select_pareto_front(variants)
         axes.plot(best["cost"].to_numpy(), best["score"].to_numpy(), "-", color="0.7", lw=1.2, zorder=1)
         for row in variants.itertuples():
@@ -133,45 +127,33 @@ def _plot_cost(entries: list[dict[str, Any]]) -> Figure:
         if variants["cost"].max() > 10 * variants["cost"].min() > 0:
             axes.set_xscale("log")
         axes.set(xlabel=COST_AXES[key][0], ylabel="accuracy, %")
-    for axes in grid[len(keys) :]:
-        axes.set_visible(False)
     return figure
 
 
 def describe_cost(entries: list[dict[str, Any]]) -> str:
     """Describe in words which variants no other beats in accuracy and in a cost."""
-    named = "; ".join(f"{n} {v['name']} ({format_percent(v['accuracy']['mean'])} %)" for n, v in enumerate(entries, 1))
-    fronts = []
-    for key, (name, _) in COST_AXES.items():
-        variants = _build_frame(entries, key)
-        if len(variants) > 1:
-            fronts.append(f"{name}: {', '.join(map(str, select_pareto_front(variants)['number']))}")
+    accuracies = [f"{v['name']} ({format_short_percent(v['accuracy']['mean'])} %)" for v in entries]
+    named = "; ".join(f"{n} {accuracy}" for n, accuracy in enumerate(accuracies, 1))
+    fronts = [
+        f"{COST_AXES[key][0]}: {', '.join(map(str, select_pareto_front(variants)['number']))}"
+        for key, variants in _build_cost_frames(entries).items()
+    ]
     return f"Accuracy against cost of {named}. Beaten by none in both, the cheapest first: {'; '.join(fronts)}."
 
 
-def _render_worn_table(results: dict[str, Any], modality: str) -> str:
-    head = [
-        f"with {get_modality_info(modality).title}",
-        "without",
-        "mode",
-        "adds, points",
-        "95 %",
-        "Holm",
-        "rank-biserial",
-        "",
+def _build_worn_table(pairs: list[dict[str, Any]], title: str) -> Table:
+    columns = [
+        (f"with {title}", "with", ""),
+        ("without", "without", ""),
+        ("mode", "mode", ""),
+        ("adds, points", "mean", format_short_points),
+        ("95 %", "difference", lambda difference: format_bounds(difference, format_short_points)),
+        ("Holm", "holm", ".3g"),
+        ("rank-biserial", "effect", "+.2f"),
+        ("", "verdict", ""),
+        ("parameters", "parameters", "+,.0f"),
+        ("GMAC a window", "gmac", "+.3g"),
+        ("training, s", "seconds", "+.1f"),
+        ("latency, ms", "latency_ms", "+.1f"),
     ]
-    head += ["parameters", "GMAC a window", "training, s", "latency, ms"]
-    lines = []
-    for pair in (one for one in results["worn"] if one["modality"] == modality):
-        d, x = pair["difference"], pair["extra_cost"]
-        row = [pair["with"], pair["without"], pair["mode"], format_points(d["mean"])]
-        row += [
-            f"{format_points(d['low'])} to {format_points(d['high'])}",
-            f"{d['holm']:.3g}",
-            f"{d['effect']:+.2f}",
-            d["verdict"],
-        ]
-        formats = {"parameters": "+,.0f", "gmac": "+.3g", "seconds": "+.1f", "latency_ms": "+.1f"}
-        row += [format(x[key], form) if key in x else "-" for key, form in formats.items()]
-        lines.append(row)
-    return render_table(head, lines)
+    return build_table([pair | pair["difference"] | pair["extra_cost"] for pair in pairs], columns)

@@ -5,125 +5,117 @@ from eav_ray.data.modalities.registry import get_modality
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.evaluation.statistics import ALPHA, MIN_SUBJECTS
 from eav_ray.reporting import figures
-from eav_ray.reporting.formatting import format_decimal, format_p_value, format_percent, format_points
-from eav_ray.reporting.html import render_figure, render_note, render_section, render_table
+from eav_ray.reporting.formatting import format_percent, format_points
+from eav_ray.reporting.html import Drawing, Folded, Note, Section, Table, build_table
+
+ERROR_COLUMNS = [("ECE", "ece", ".3f"), ("NLL", "nll", ".3f"), ("Brier", "brier", ".3f")]
 
 
-def render_confusion(results: ResultsTree) -> str:
+def build_confusion(results: ResultsTree) -> Section:
     confusions, classes = results["confusion"], results["classes"]
     main_source = list(confusions)[-1]
-    lines = [[k, *map(str, row)] for k, row in zip(classes, confusions[main_source], strict=True)]
+    rows = [[k, *map(str, row)] for k, row in zip(classes, confusions[main_source], strict=True)]
     caption = f"Share of each true class (rows) that was given each class (columns), percent: {', '.join(confusions)}."
-    counts = render_table([f"{main_source}: true", *classes, "none"], lines)
-    return render_section("Confusion", render_figure(figures.plot_confusion(confusions, classes), caption), counts)
+    figure = Drawing(figures.plot_confusion(confusions, classes), caption)
+    return Section("Confusion", [figure, Table([f"{main_source}: true", *classes, "none"], rows)])
 
 
-def render_calibration(results: ResultsTree) -> str:
+def build_calibration(results: ResultsTree) -> Section:
     calibrations = results["calibration"]
-    scaled = any("scaled" in one for one in calibrations.values())
-    head = ["source", "recordings", "ECE", "NLL", "Brier"]
-    head += ["temperature", "ECE, scaled", "NLL, scaled", "Brier, scaled"] if scaled else []
-    lines = []
+    columns = [("source", "source", ""), ("recordings", "count", ""), *ERROR_COLUMNS]
+    if any("scaled" in one for one in calibrations.values()):
+        columns.append(("temperature", "temperature", ".2f"))
+        columns += [(f"{heading}, scaled", f"scaled_{key}", form) for heading, key, form in ERROR_COLUMNS]
+    rows = []
     for source, one in calibrations.items():
-        raw = one["raw"]
-        line = [source, str(raw["count"]), *(format_decimal(raw[k]) for k in ("ece", "nll", "brier"))]
-        if scaled:
-            values = list(one["temperatures"].values())
-            line += [
-                f"{sum(values) / len(values):.2f}" if values else "–",
-                *(format_decimal(one["scaled"][k]) for k in ("ece", "nll", "brier")),
-            ]
-        lines.append(line)
-    explanation = (
+        temperatures = list(one.get("temperatures", {}).values())
+        temperature = sum(temperatures) / len(temperatures) if temperatures else None
+        scaled = {f"scaled_{key}": value for key, value in one.get("scaled", {}).items()}
+        rows.append({"source": source, "temperature": temperature, **one["raw"], **scaled})
+    figure = figures.plot_reliability(calibrations)
+    note = (
         "A model that says 80 % should be right in 80 % of the cases. ECE is the mean gap over 10 bins of equal width; "
-        "of few recordings it is above 0 even for a perfect model. "
+        f"of few recordings it is above 0 even for a perfect model. {results['calibration_note']}"
     )
-    explanation += results["calibration_note"]
-    figure = render_figure(
-        figures.plot_reliability(calibrations), "Confidence against accuracy of recordings; the diagonal is calibrated."
-    )
-    return render_section("Calibration", figure, render_table(head, lines), render_note(explanation))
+    drawing = Drawing(figure, "Confidence against accuracy of recordings; the diagonal is calibrated.")
+    return Section("Calibration", [drawing, build_table(rows, columns), Note(note)])
 
 
-def render_learning_curves(results: ResultsTree) -> str:
-    parts, has_several_folds = [], len(results["histories"]) > 1
-    for fold, histories in results["histories"].items():
-        figure = render_figure(
+def build_learning_curves(results: ResultsTree) -> Section:
+    drawings = {
+        fold: Drawing(
             figures.plot_learning_curves(histories), f"Training loss by epoch of {', '.join(histories)}, fold {fold}."
         )
-        parts.append(f"<details><summary>fold {fold}</summary>{figure}</details>" if has_several_folds else figure)
-    return render_section("Learning curves", *parts)
+        for fold, histories in results["histories"].items()
+    }
+    if len(drawings) == 1:
+        return Section("Learning curves", list(drawings.values()))
+    return Section("Learning curves", [Folded(f"fold {fold}", drawing) for fold, drawing in drawings.items()])
 
 
-def render_generalization_gap(results: ResultsTree) -> str:
-    lines = [
-        [
-            source,
-            format_percent(one["train"]),
-            format_percent(one["test"]),
-            format_points(None if None in (one["train"], one["test"]) else one["train"] - one["test"]),
-            str(one["recordings"]),
-        ]
-        for source, one in results["generalization_gap"].items()
+def build_generalization_gap(results: ResultsTree) -> Section:
+    rows = [
+        {"source": s, "gap": None if None in (one["train"], one["test"]) else one["train"] - one["test"], **one}
+        for s, one in results["generalization_gap"].items()
     ]
-    head = ["source", "trained on, %", "tested, %", "gap, points", "recordings of training"]
-    return render_section(
-        "Training against test",
-        render_table(head, lines),
-        render_note("Accuracy per recording that has the source, evenly taken of training."),
-    )
+    columns = [
+        ("source", "source", ""),
+        ("trained on, %", "train", format_percent),
+        ("tested, %", "test", format_percent),
+        ("gap, points", "gap", format_points),
+        ("recordings of training", "recordings", ""),
+    ]
+    note = Note("Accuracy per recording that has the source, evenly taken of training.")
+    return Section("Training against test", [build_table(rows, columns), note])
 
 
-def render_worst_subjects(results: ResultsTree) -> str:
-    sources = list(results["accuracy"]["sources"])
-    head = ["subject", *sources, "most frequent mistakes", "measured of their signals"]
-    lines = []
-    for r in results["worst_subjects"]:
-        mistakes = ", ".join(f"{k} ({v})" for k, v in r["mistakes"].items())
-        measured = ", ".join(
-            f"{k.replace('_', ' ')} {v:.3g}" for k, v in r.get("signal_quality", {}).items() if v is not None
-        )
-        lines.append([r["subject"], *(format_percent(r[s]) for s in sources), mistakes or "–", measured or "–"])
-    return render_section("Worst people", render_table(head, lines, "left"))
+def build_worst_subjects(results: ResultsTree) -> Section:
+    columns = [
+        ("subject", "subject", ""),
+        *((s, s, format_percent) for s in results["accuracy"]["sources"]),
+        ("most frequent mistakes", "mistakes", _list_mistakes),
+        ("measured of their signals", "signal_quality", _list_measures),
+    ]
+    return Section("Worst people", [build_table(results["worst_subjects"], columns, left=True)])
 
 
-def render_signal_quality(results: ResultsTree) -> str:
-    lines, rendered_figures = [], []
+def _list_mistakes(mistakes: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in mistakes.items()) or "–"
+
+
+def _list_measures(measures: dict[str, float | None] | None) -> str:
+    known = {name: value for name, value in (measures or {}).items() if value is not None}
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in known.items()) or "–"
+
+
+def build_signal_quality(results: ResultsTree) -> Section:
+    rows, drawings = [], []
     worn_columns = [c for m in select_worn_modalities(MODALITIES) for c in get_modality(m).quality_columns]
     for one in results["quality"]:
-        rho = "–" if one["rho"] is None else f"{one['rho']:+.2f}"
-        if one["rho"] is None:
-            explanation = "too few people" if len(one["points"]) < MIN_SUBJECTS else "the same for everybody"
+        n_subjects, name = len(one["points"]), one["quality_measure"].replace("_", " ")
+        if one["rho"] is not None:
+            verdict = "significant" if one["holm"] < ALPHA else "not significant"
         else:
-            explanation = "significant" if one["holm"] < ALPHA else "not significant"
-        name = one["quality_measure"].replace("_", " ")
-        lines.append(
-            [
-                name,
-                one["source"],
-                str(len(one["points"])),
-                rho,
-                format_p_value(one["p"]),
-                format_p_value(one.get("holm")),
-                explanation,
-            ]
-        )
+            verdict = "too few people" if n_subjects < MIN_SUBJECTS else "the same for everybody"
+        rows.append(one | {"name": name, "n_subjects": n_subjects, "verdict": verdict})
         if one["rho"] is not None and one["quality_measure"] in worn_columns:
             caption = f"{name} against accuracy of {one['source']}, a dot a person."
-            rendered_figures.append(render_figure(figures.plot_signal_quality(one, one["source"]), caption))
-    head = ["measured", "accuracy of", "people", "Spearman", "p", "Holm", "verdict"]
-    explanation = render_note("Means over each person's tested recordings, as preprocessing measured them.")
-    return render_section(
-        "Signal quality against accuracy", render_table(head, lines, "left"), explanation, *rendered_figures
-    )
+            drawings.append(Drawing(figures.plot_signal_quality(one, one["source"]), caption))
+    columns = [
+        ("measured", "name", ""),
+        ("accuracy of", "source", ""),
+        ("people", "n_subjects", ""),
+        ("Spearman", "rho", "+.2f"),
+        ("p", "p", ".3g"),
+        ("Holm", "holm", ".3g"),
+        ("verdict", "verdict", ""),
+    ]
+    note = Note("Means over each person's tested recordings, as preprocessing measured them.")
+    return Section("Signal quality against accuracy", [build_table(rows, columns, left=True), note, *drawings])
 
 
-def render_band_power(results: ResultsTree) -> str:
-    band_power = results["band_power"]
-    figure = figures.plot_scalp_maps(band_power["values"], band_power["channels"])
+def build_band_power(results: ResultsTree) -> Section:
+    figure = figures.plot_scalp_maps(results["band_power"]["values"], results["band_power"]["channels"])
     caption = "EEG band power by class: dB above or below each person's mean over classes, mean over people."
-    if figure is None:
-        return render_section(
-            "Band power", render_note("The places of these channels are not known, so there is no map.")
-        )
-    return render_section("Band power", render_figure(figure, caption))
+    no_map = Note("The places of these channels are not known, so there is no map.")
+    return Section("Band power", [no_map if figure is None else Drawing(figure, caption)])

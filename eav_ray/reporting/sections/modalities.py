@@ -2,57 +2,40 @@
 
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
-from eav_ray.reporting.formatting import format_decimal, format_p_value
-from eav_ray.reporting.html import render_figure, render_note, render_section, render_table
+from eav_ray.reporting.formatting import format_number
+from eav_ray.reporting.html import Drawing, Folded, Note, Section, Table, build_table
 
 
-def render_modality_weights(results: ResultsTree) -> str:
+def build_modality_weights(results: ResultsTree) -> Section:
     weights, modalities = results["weights"], results["modalities"]
-    parts = [
-        render_figure(
-            figures.plot_modality_weights(weights, modalities),
-            "Mean modality weights by class: as attended, and after division by each modality's number of tokens.",
-        )
-    ]
-    head = ["class", *modalities, *(f"{m}, per token" for m in modalities)]
-    by_class = weights["weight"]["by_class"]
-    lines = [
-        [
-            k,
-            *(format_decimal(row[m]) for m in modalities),
-            *(format_decimal(weights["corrected"]["by_class"][k][m]) for m in modalities),
-        ]
-        for k, row in by_class.items()
-    ]
-    parts.append(render_table(head, lines))
-    head[0] = "subject"
-    by_subject = weights["weight"]["by_subject"]
-    lines = [
-        [
-            k,
-            *(format_decimal(row[m]) for m in modalities),
-            *(format_decimal(weights["corrected"]["by_subject"][k][m]) for m in modalities),
-        ]
-        for k, row in by_subject.items()
-    ]
-    parts.append(f"<details><summary>By person</summary>{render_table(head, lines)}</details>")
+    figure = Drawing(
+        figures.plot_modality_weights(weights, modalities),
+        "Mean modality weights by class: as attended, and after division by each modality's number of tokens.",
+    )
+    notes = [Note("A weight says where attention went, not what the answer rests on: see ablation and robustness.")]
     tests = [
-        f"{m}: p = {format_p_value(one['p'])}, {one['n_subjects']} people"
+        f"{m}: p = {format_number(one['p'], '.3g')}, {one['n_subjects']} people"
         for m, one in weights["classes_differ"].items()
     ]
     if tests:
-        parts.append(
-            render_note(f"Do weights differ between classes? Friedman's test over people: {'; '.join(tests)}.")
-        )
-    parts.append(
-        render_note("A weight says where attention went, not what the answer rests on: see ablation and robustness.")
-    )
-    return render_section("Modality weights", *parts)
+        tested = f"Do weights differ between classes? Friedman's test over people: {'; '.join(tests)}."
+        notes.insert(0, Note(tested))
+    by_subject = Folded("By person", _build_weight_table(results, "subject"))
+    return Section("Modality weights", [figure, _build_weight_table(results, "class"), by_subject, *notes])
 
 
-def render_modality_collapse(results: ResultsTree) -> str:
-    lines = [[str(one["fold"]), one["check"], one["text"]] for one in results["modality_collapse"]]
-    explanation = render_note(
-        "What the check of each trained fusion found: a modality that is not used, or has all the weight."
-    )
-    return render_section("Modality collapse", render_table(["fold", "check", "finding"], lines, "left"), explanation)
+def _build_weight_table(results: ResultsTree, unit: str) -> Table:
+    """Build the table of weights by `class` or by `subject`."""
+    corrected = results["weights"]["corrected"][f"by_{unit}"]
+    rows = [
+        {"name": name, **row} | {f"{m}, per token": corrected[name][m] for m in results["modalities"]}
+        for name, row in results["weights"]["weight"][f"by_{unit}"].items()
+    ]
+    names = [*results["modalities"], *(f"{m}, per token" for m in results["modalities"])]
+    return build_table(rows, [(unit, "name", ""), *((name, name, ".3f") for name in names)])
+
+
+def build_modality_collapse(results: ResultsTree) -> Section:
+    columns = [("fold", "fold", ""), ("check", "check", ""), ("finding", "text", "")]
+    note = Note("What the check of each trained fusion found: a modality that is not used, or has all the weight.")
+    return Section("Modality collapse", [build_table(results["modality_collapse"], columns, left=True), note])

@@ -2,64 +2,58 @@
 
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
-from eav_ray.reporting.formatting import PUBLISHED_LABEL, format_p_value, format_percent, format_points
-from eav_ray.reporting.html import render_figure, render_note, render_section, render_table
+from eav_ray.reporting.formatting import PUBLISHED_LABEL, TEST_COLUMNS, format_percent, format_points
+from eav_ray.reporting.html import Drawing, Note, Part, Section, build_table
+from eav_ray.reporting.sections.accuracy import UNIT_COLUMNS
 
 
-def render_protocols(results: ResultsTree) -> str:
+def build_protocols(results: ResultsTree) -> Section:
     protocols = results["protocols"]
-    rows = [
-        [row["protocol"], str(row["n_subjects"]), str(row["recordings"]), source]
-        + [format_percent(one[unit]) for unit in ("frame", "window", "recording")]
-        + [format_percent(one["sd"])]
-        for row in protocols["rows"]
-        for source, one in row["sources"].items()
+    rows = [row | {"source": s, **one} for row in protocols["rows"] for s, one in row["sources"].items()]
+    columns = [
+        ("protocol", "protocol", ""),
+        ("people", "n_subjects", ""),
+        ("recordings", "recordings", ""),
+        ("source", "source", ""),
+        *UNIT_COLUMNS,
+        ("SD over people", "sd", format_percent),
     ]
-    head = ["protocol", "people", "recordings", "source", "per frame", "per window", "per recording", "SD over people"]
-    parts = [
-        render_note(
+    figure = figures.plot_protocols(protocols["rows"])
+    parts: list[Part] = [
+        Note(
             "The same experiment under each protocol that was run, percent, mean over people. paper and within test "
             "people of whom other recordings were trained on; subject_kfold and loso test strangers. What a protocol "
             "adds is no better model: it is another question."
         ),
-        render_figure(
-            figures.plot_protocols(protocols["rows"]),
-            "Accuracy of each source under each protocol, by unit of scoring.",
-        ),
-        render_table(head, rows),
+        Drawing(figure, "Accuracy of each source under each protocol, by unit of scoring."),
+        build_table(rows, columns),
     ]
     if protocols["inflation"]:
-        lines = [
-            [f"{one['protocol']}, per {one['unit']}", one["base"], one["source"], str(one["n_subjects"])]
-            + [format_points(one["difference"])]
-            + [format_p_value(one["p"]), format_p_value(one["holm"]), f"{one['effect']:+.2f}", one["verdict"]]
-            for one in protocols["inflation"]
+        rows = [one | {"asked": f"{one['protocol']}, per {one['unit']}"} for one in protocols["inflation"]]
+        columns = [
+            ("protocol", "asked", ""),
+            ("against", "base", ""),
+            ("source", "source", ""),
+            ("people", "n_subjects", ""),
+            ("points", "difference", format_points),
+            *TEST_COLUMNS,
         ]
-        head = ["protocol", "against", "source", "people", "points", "Wilcoxon p", "Holm", "rank-biserial", "verdict"]
-        parts += ["<h3>What a protocol adds</h3>", render_table(head, lines, "left")]
+        parts.append(build_table(rows, columns, left=True, title="What a protocol adds"))
     if protocols["missing"]:
-        parts.append(
-            render_note(
-                f"Not run yet: {', '.join(protocols['missing'])}; `eav protocol` with split.protocol runs them."
-            )
-        )
-    return render_section("Protocols side by side", *parts)
+        missing = ", ".join(protocols["missing"])
+        parts.append(Note(f"Not run yet: {missing}; `eav protocol` with split.protocol runs them."))
+    return Section("Protocols side by side", parts)
 
 
-def render_reference(results: ResultsTree) -> str:
-    lines = [
-        [
-            one["ours"],
-            str(one["n_subjects"]),
-            format_percent(one["mean"]),
-            format_percent(one["published"]),
-            format_points(one["difference"]),
-        ]
-        + [format_p_value(one["p"]), format_p_value(one["holm"]), f"{one['effect']:+.2f}", one["verdict"]]
-        for one in results["reference"]["rows"]
+def build_reference(results: ResultsTree) -> Section:
+    reference = results["reference"]
+    columns = [
+        ("source", "ours", ""),
+        ("people", "n_subjects", ""),
+        ("ours", "mean", format_percent),
+        (PUBLISHED_LABEL, "published", format_percent),
+        ("points", "difference", format_points),
+        *TEST_COLUMNS,
     ]
-    head = ["source", "people", "ours", PUBLISHED_LABEL, "points", "Wilcoxon p", "Holm", "rank-biserial", "verdict"]
-    explanation = f"Published: {results['reference']['source']}. Paired over people. {results['reference']['note']}"
-    return render_section(
-        "Against the published reference", render_table(head, lines, "left"), render_note(explanation)
-    )
+    note = Note(f"Published: {reference['source']}. Paired over people. {reference['note']}")
+    return Section("Against the published reference", [build_table(reference["rows"], columns, left=True), note])

@@ -1,6 +1,7 @@
 """The robustness test as a person reads it: lines for the terminal, sections of a page."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -9,39 +10,45 @@ from matplotlib.figure import Figure
 
 from eav_ray.config import get_modality_info
 from eav_ray.evaluation.robustness import MIN_USABLE_SHARE
-from eav_ray.reporting.figures import choose_color
-from eav_ray.reporting.html import render_figure, render_section, render_table
+from eav_ray.reporting.figures import choose_color, make_panels
+from eav_ray.reporting.formatting import (
+    format_bounds,
+    format_number,
+    format_short_percent,
+)
+from eav_ray.reporting.html import Drawing, Section, Table, build_table
 
-MAX_PANEL_COLUMNS = 3  # panels beside each other
 LINE_STYLES = {"fusion": "-", "late_mean": "--"}  # of what combines modalities
 WEIGHT_DESCRIPTIONS = {"raw": "as the model gives it", "corrected": "corrected for the number of tokens"}
+AREA_NOTE = (
+    "Area under accuracy against the steps, the clean recordings first, all steps equally far apart: as a share of the "
+    "clean accuracy (1 where nothing is lost; chance over clean accuracy where all is), and as mean accuracy."
+)
 
 ResultsTree = Mapping[str, Any]
 
 
 def format_robustness(results: ResultsTree) -> str:
-    """A line a kind: accuracy clean and at the strongest step, the area, and what became of the weight."""
+    """Format a line a kind: accuracy clean and at the strongest step, the area, and what became of the weight."""
     clean, sources = results["conditions"][0], results["sources"]
     main_source = "fusion" if "fusion" in sources else sources[0]
     lines = [
         f"robustness: {results['recordings']} recordings of {results['n_subjects']} people, "
-        f"{results['recordings_description']}; accuracy in "
-        f"percent, mean over people; clean: " + ", ".join(f"{s} {_format_accuracy(clean, s)}" for s in sources),
+        f"{results['recordings_description']}; accuracy in percent, mean over people; clean: "
+        f"{_list_accuracies(clean, sources)}",
         f"{'strongest step':44}{main_source:>8}{'itself':>8}{'area':>7}  "
         + ("weight of what is corrupted (95 %), Holm" if results["weight_changes"] else ""),
     ]
+    areas = {area["kind"]: area["sources"][main_source]["relative_to_clean"] for area in results["accuracy_areas"]}
     for kind, steps in _group_by_kind(results).items():
         last = steps[-1]
-        corrupted_modality = last["modalities"][0] if len(last["modalities"]) == 1 else ""
-        corrupted_accuracy = _format_accuracy(last, corrupted_modality) if corrupted_modality in sources else ""
-        area = _find_area(results, kind)["sources"][main_source]["relative_to_clean"]
-        change = _find_weight_change(results, kind, "corrected")
-        area_cell = f"{area:.2f}" if area is not None else "-"
-        weight_change = _describe_weight_change(change, last) + _describe_refused(last)
+        corrupted = last["modalities"][0] if len(last["modalities"]) == 1 else ""
+        itself = _format_accuracy(last, corrupted) if corrupted in sources else ""
+        refused = f" ({_describe_refused(last)})" if _describe_refused(last) else ""
         lines.append(
             (
-                f"{kind + ', ' + describe_level(last):44}{_format_accuracy(last, main_source):>8}"
-                f"{corrupted_accuracy:>8}{area_cell:>7}  {weight_change}"
+                f"{kind + ', ' + describe_level(last):44}{_format_accuracy(last, main_source):>8}{itself:>8}"
+                f"{format_number(areas[kind], '.2f'):>7}  {_describe_weight_change(results, last)}{refused}"
             ).rstrip()
         )
     lines.append(
@@ -50,50 +57,31 @@ def format_robustness(results: ResultsTree) -> str:
     return "\n".join(lines)
 
 
-def render_robustness_sections(results: ResultsTree) -> list[str]:
-    """HTML: curves for each modality and for all at once, areas, and the weights with their test."""
-    rendered = [render_section("Robustness", _render_introduction(results))]
-    groups = {
-        m: [k for k, steps in _group_by_kind(results).items() if steps[-1]["modalities"] == [m]]
-        for m in results["modalities"]
-    }
-    groups = {m: kinds for m, kinds in groups.items() if kinds}
-    for m, kinds in groups.items():
-        rendered.append(
-            render_section(
-                f"{get_modality_info(m).title} corrupted",
-                _plot_accuracy_curves(results, kinds, m),
-                _render_accuracy_table(results, kinds),
-            )
-        )
-    if "combined" in _group_by_kind(results):
-        rendered.append(
-            render_section(
-                "All modalities corrupted",
-                _plot_accuracy_curves(results, ["combined"], "all"),
-                _render_accuracy_table(results, ["combined"]),
-            )
-        )
-    rendered.append(render_section("Areas under the curves", _render_paragraph(AREA_NOTE), _render_area_table(results)))
+def build_robustness_sections(results: ResultsTree) -> list[Section]:
+    """Build curves for each modality and for all at once, areas, and the weights with their test."""
+    introduction = (
+        f"{results['recordings']} recordings of {results['n_subjects']} people ({results['recordings_description']}), "
+        "corrupted as recorded, before any preprocessing, and predicted again. A recording, or a modality of it, that "
+        "preprocessing refuses counts as wrong for that modality, and is masked in the fusion."
+    )
+    sections = [Section("Robustness", [introduction])]
+    by_kind = _group_by_kind(results)
+    kinds_by_modality: dict[str, list[str]] = {}
+    for modality in results["modalities"]:
+        if kinds := [kind for kind, steps in by_kind.items() if steps[-1]["modalities"] == [modality]]:
+            kinds_by_modality[modality] = kinds
+            sections.append(_build_corruption_section(results, kinds, modality, get_modality_info(modality).title))
+    if "combined" in by_kind:
+        sections.append(_build_corruption_section(results, ["combined"], "", "All modalities"))
+    sections.append(Section("Areas under the curves", [AREA_NOTE, _build_area_table(results)]))
     if results["weight_changes"]:
         parts = [
-            _plot_weights(results, groups),
-            *(_render_weight_changes(results, kind) for kind in WEIGHT_DESCRIPTIONS),
+            describe_weight_changes(results),
+            _draw_weights(results, kinds_by_modality),
+            *(_build_weight_table(results, weight) for weight in WEIGHT_DESCRIPTIONS),
         ]
-        rendered.append(
-            render_section(
-                "Do the weights fall for what is corrupted?",
-                _render_paragraph(describe_weight_changes(results)),
-                *parts,
-            )
-        )
-    return rendered
-
-
-AREA_NOTE = (
-    "Area under accuracy against the steps, the clean recordings first, all steps equally far apart: as a share of the "
-    "clean accuracy (1 where nothing is lost; chance over clean accuracy where all is), and as mean accuracy."
-)
+        sections.append(Section("Do the weights fall for what is corrupted?", parts))
+    return sections
 
 
 def describe_weight_changes(results: ResultsTree) -> str:
@@ -101,32 +89,27 @@ def describe_weight_changes(results: ResultsTree) -> str:
     changes = [c for c in results["weight_changes"] if c["weight"] == "corrected"]
     if not changes:
         return "One modality has no weights to test." if len(results["modalities"]) < 2 else ""
-    verdicts = {c["verdict"] for c in changes}
-    kinds_by_verdict = {v: ", ".join(c["kind"] for c in changes if c["verdict"] == v) for v in verdicts}
     tested = [c for c in changes if c["p"] is not None]
     if tested and all(abs(c["difference"]) < 1e-9 for c in tested):
         return "The weights do not depend on the input: this fusion gives every modality that is there the same."
-    falls = sum(c["verdict"] == "falls" for c in changes)
+    kinds_by_verdict: dict[str, list[str]] = {}
+    for c in changes:
+        kinds_by_verdict.setdefault(c["verdict"], []).append(c["kind"])
+    falls = len(kinds_by_verdict.get("falls", []))
     clauses = [f"The weight of the corrupted modality falls in {falls} of {len(tested)} kinds of corruption"]
-    clauses += (
-        [f"does not fall significantly in {kinds_by_verdict['not significant']}"]
-        if "not significant" in kinds_by_verdict
-        else []
-    )
-    clauses += [f"RISES in {kinds_by_verdict['rises']}"] if "rises" in kinds_by_verdict else []
-    refused = "as it was not there, or preprocessing refused most of it"
-    clauses += (
-        [f"is not testable in {kinds_by_verdict['not testable']}, {refused}"]
-        if "not testable" in kinds_by_verdict
-        else []
-    )
-    first = tested[0] if tested else None
-    unit = f", paired over {first['n']} {first['paired_over']}" if first else ""
-    few_subjects_note = (
-        " (fewer than 6 people: recordings of one person are not independent)" if unit.endswith("recordings") else ""
-    )
+    for verdict, form in (
+        ("not significant", "does not fall significantly in {}"),
+        ("rises", "RISES in {}"),
+        ("not testable", "is not testable in {}, as it was not there, or preprocessing refused most of it"),
+    ):
+        if verdict in kinds_by_verdict:
+            clauses.append(form.format(", ".join(kinds_by_verdict[verdict])))
     test = "Wilcoxon's signed-rank test with Holm's correction"
-    return f"{'; '.join(clauses)}. {test}{unit}{few_subjects_note}; the 95 % interval must leave 0 out as well."
+    if tested:
+        test += f", paired over {tested[0]['n']} {tested[0]['paired_over']}"
+        if tested[0]["paired_over"] == "recordings":
+            test += " (fewer than 6 people: recordings of one person are not independent)"
+    return f"{'; '.join(clauses)}. {test}; the 95 % interval must leave 0 out as well."
 
 
 def describe_level(condition: ResultsTree) -> str:
@@ -145,106 +128,71 @@ def _group_by_kind(results: ResultsTree) -> dict[str, list[ResultsTree]]:
 
 
 def _format_accuracy(condition: ResultsTree, source: str) -> str:
-    return f"{100 * condition['sources'][source]['accuracy']:.1f}"
+    return format_short_percent(condition["sources"][source]["accuracy"])
 
 
-def _find_area(results: ResultsTree, kind: str) -> ResultsTree:
-    return next(a for a in results["accuracy_areas"] if a["kind"] == kind)
-
-
-def _find_weight_change(results: ResultsTree, kind: str, weight: str) -> ResultsTree | None:
-    return next((c for c in results["weight_changes"] if (c["kind"], c["weight"]) == (kind, weight)), None)
+def _list_accuracies(condition: ResultsTree, sources: Sequence[str]) -> str:
+    return ", ".join(f"{s} {_format_accuracy(condition, s)}" for s in sources)
 
 
 def _describe_refused(condition: ResultsTree) -> str:
     shares = [f"{100 * share:.0f} % of {m}" for m, share in condition["refused_share"].items() if share > 0]
-    return f" ({' and '.join(shares)} refused by preprocessing)" if shares else ""
+    return f"{' and '.join(shares)} refused by preprocessing" if shares else ""
 
 
-def _describe_weight_change(change: ResultsTree | None, strongest: ResultsTree) -> str:
-    """
+def _describe_weight_change(results: ResultsTree, strongest: ResultsTree) -> str:
+    """Describe what became of the corrected weight.
+
     Args:
         strongest: The strongest step of its kind, at which nothing may be left to be weighed.
     """
-    if change is None:
+    changes = {c["kind"]: c for c in results["weight_changes"] if c["weight"] == "corrected"}
+    if (change := changes.get(strongest["kind"])) is None:
         return ""
     if change["p"] is None:
         return "not testable"
     at = f" at {change['level']:g}" if change["severity"] != strongest["severity"] else ""
     return (
-        f"{change['clean']:.3f} to {change['corrupted']:.3f} ({change['low']:+.3f} to {change['high']:+.3f}), "
+        f"{change['clean']:.3f} to {change['corrupted']:.3f} ({format_bounds(change, _format_weight_difference)}), "
         f"{change['holm']:.2g}: {change['verdict']}{at}"
     )
 
 
-def _render_paragraph(text: str) -> str:
-    return f"<p>{text}</p>" if text else ""
+def _format_weight_difference(value: float | None) -> str:
+    return format_number(value, "+.3f")
 
 
-def _render_introduction(results: ResultsTree) -> str:
-    return _render_paragraph(
-        f"{results['recordings']} recordings of {results['n_subjects']} people ({results['recordings_description']}), "
-        "corrupted as recorded, before any preprocessing, and predicted again. A recording, or a modality of it, that "
-        "preprocessing refuses counts as wrong for that modality, and is masked in the fusion."
+def _build_corruption_section(results: ResultsTree, kinds: Sequence[str], modality: str, title: str) -> Section:
+    """Build the curves and the table of some kinds; `modality` is empty where all are corrupted."""
+    return Section(
+        f"{title} corrupted", [_draw_accuracy_curves(results, kinds, modality), _build_accuracy_table(results, kinds)]
     )
 
 
-def _render_accuracy_table(results: ResultsTree, kinds: Sequence[str]) -> str:
-    sources = results["sources"]
-    clean = results["conditions"][0]
-    lines = [["clean", "", *(_format_accuracy_interval(clean, s) for s in sources), ""]]
+def _build_accuracy_table(results: ResultsTree, kinds: Sequence[str]) -> Table:
+    rows = [{"kind": "clean", "level": "", "refused": "", **results["conditions"][0]["sources"]}]
     for kind in kinds:
         for c in _group_by_kind(results)[kind]:
-            lines.append(
-                [
-                    kind,
-                    describe_level(c),
-                    *(_format_accuracy_interval(c, s) for s in sources),
-                    _describe_refused(c).strip(" ()"),
-                ]
-            )
-    return render_table(["kind", "level", *(f"{s}, %" for s in sources), ""], lines)
+            rows.append({"kind": kind, "level": describe_level(c), "refused": _describe_refused(c), **c["sources"]})
+    scores = [(f"{s}, %", s, _format_score) for s in results["sources"]]
+    return build_table(rows, [("kind", "kind", ""), ("level", "level", ""), *scores, ("", "refused", "")])
 
 
-def _format_accuracy_interval(condition: ResultsTree, source: str) -> str:
-    score = condition["sources"][source]
+def _format_score(score: ResultsTree) -> str:
     balanced = f"; balanced {100 * score['balanced_accuracy']:.1f}" if "balanced_accuracy" in score else ""
-    return f"{100 * score['accuracy']:.1f} ({100 * score['low']:.1f} to {100 * score['high']:.1f}){balanced}"
+    return f"{format_short_percent(score['accuracy'])} ({format_bounds(score)}){balanced}"
 
 
-def _render_area_table(results: ResultsTree) -> str:
-    lines = []
-    for area in results["accuracy_areas"]:
-        cells = []
-        for s in results["sources"]:
-            one = area["sources"][s]
-            share = "-" if one["relative_to_clean"] is None else f"{one['relative_to_clean']:.3f}"
-            cells.append(f"{share} ({100 * one['mean_accuracy']:.1f} %)")
-        lines.append([area["kind"], *cells])
-    return render_table(["kind", *results["sources"]], lines)
+def _build_area_table(results: ResultsTree) -> Table:
+    columns = [("kind", "kind", ""), *((s, s, _format_area) for s in results["sources"])]
+    return build_table([{"kind": area["kind"], **area["sources"]} for area in results["accuracy_areas"]], columns)
 
 
-def _render_weight_changes(results: ResultsTree, weight: str) -> str:
-    lines = []
-    for c in results["weight_changes"]:
-        if c["weight"] != weight:
-            continue
-        if c["p"] is None:
-            lines.append([c["kind"], *[""] * 7, c["verdict"]])
-            continue
-        lines.append(
-            [
-                c["kind"],
-                f"{c['level']:g} {c['unit']}",
-                f"{c['clean']:.3f}",
-                f"{c['corrupted']:.3f}",
-                f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})",
-                f"{c['p']:.2g}",
-                f"{c['holm']:.2g}",
-                f"{c['effect']:+.2f}",
-                c["verdict"],
-            ]
-        )
+def _format_area(area: ResultsTree) -> str:
+    return f"{format_number(area['relative_to_clean'], '.3f')} ({format_short_percent(area['mean_accuracy'])} %)"
+
+
+def _build_weight_table(results: ResultsTree, weight: str) -> Table:
     head = [
         "kind",
         "at",
@@ -256,89 +204,93 @@ def _render_weight_changes(results: ResultsTree, weight: str) -> str:
         "rank-biserial",
         "the weight",
     ]
-    return f"<h3>Weight {WEIGHT_DESCRIPTIONS[weight]}</h3>\n" + render_table(head, lines)
+    rows = []
+    for c in [c for c in results["weight_changes"] if c["weight"] == weight]:
+        numbers = [""] * 7
+        if c["p"] is not None:
+            numbers = [
+                f"{c['level']:g} {c['unit']}",
+                f"{c['clean']:.3f}",
+                f"{c['corrupted']:.3f}",
+                f"{c['difference']:+.3f} ({format_bounds(c, _format_weight_difference)})",
+                f"{c['p']:.2g}",
+                f"{c['holm']:.2g}",
+                f"{c['effect']:+.2f}",
+            ]
+        rows.append([c["kind"], *numbers, c["verdict"]])
+    return Table(head, rows, title=f"Weight {WEIGHT_DESCRIPTIONS[weight]}")
 
 
-def _make_panels(count: int) -> tuple[Figure, list[Axes]]:
-    columns = min(MAX_PANEL_COLUMNS, count)
-    rows = -(-count // columns)
+def _make_step_panels(count: int) -> tuple[Figure, list[Axes]]:
     # The legend above wants its width, whatever stands below.
-    figure = Figure(figsize=(max(5.5, 2.9 * columns + 0.4), 2.5 * rows + 0.5), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel().tolist()
-    for unused in axes[count:]:
-        unused.remove()
-    return figure, axes[:count]
+    figure, panels = make_panels(
+        count, 3, lambda columns, rows: (max(5.5, 2.9 * columns + 0.4), 2.5 * rows + 0.5), sharey=True
+    )
+    for axes in panels:
+        axes.tick_params(axis="y", labelsize=7)
+    return figure, panels
 
 
-def _plot_accuracy_curves(results: ResultsTree, kinds: Sequence[str], modality: str) -> str:
-    """Accuracy against the steps of each kind, in a panel of its own."""
-    shown_sources = [s for s in results["sources"] if s in ("fusion", "late_mean", modality) or modality == "all"]
-    figure, panels = _make_panels(len(kinds))
+def _draw_accuracy_curves(results: ResultsTree, kinds: Sequence[str], modality: str) -> Drawing:
+    """Draw accuracy against the steps of each kind, in a panel of its own."""
+    clean, by_kind = results["conditions"][0], _group_by_kind(results)
+    shown_sources = [s for s in results["sources"] if s in ("fusion", "late_mean", modality) or not modality]
+    figure, panels = _make_step_panels(len(kinds))
     for axes, kind in zip(panels, kinds, strict=True):
-        steps = [results["conditions"][0], *_group_by_kind(results)[kind]]
+        steps = [clean, *by_kind[kind]]
         for s in shown_sources:
-            color, line = choose_color(s), LINE_STYLES.get(s, "-.")
-            scores = [c["sources"][s] for c in steps]
-            y = [100 * one["accuracy"] for one in scores]
-            axes.plot(range(len(steps)), y, line, marker="o", ms=3, color=color, label=s)
-            low, high = ([100 * one[end] for one in scores] for end in ("low", "high"))
+            color, scores = choose_color(s), [c["sources"][s] for c in steps]
+            accuracy, low, high = ([100 * one[key] for one in scores] for key in ("accuracy", "low", "high"))
+            axes.plot(range(len(steps)), accuracy, LINE_STYLES.get(s, "-."), marker="o", ms=3, color=color, label=s)
             if s in ("fusion", modality):
                 axes.fill_between(range(len(steps)), low, high, color=color, alpha=0.12, lw=0)
         for x, c in enumerate(steps):
             if max(c["refused_share"].values(), default=0) >= MIN_USABLE_SHARE:
                 axes.annotate("masked", (x - 0.1, 8), ha="right", fontsize=7, color="0.3")
         axes.axhline(100 * results["chance"], color="0.5", lw=0.8, ls=":", label="chance")
-        all_modalities = len(steps[-1]["levels"]) > 1
-        unit = "step" if all_modalities else steps[-1]["levels"][0]["unit"]
-        marks = [str(c["severity"]) if all_modalities else f"{c['levels'][0]['level']:g}" for c in steps[1:]]
+        last = steps[-1]
+        if len(last["levels"]) > 1:
+            title, unit, marks = describe_level(last), "step", [str(c["severity"]) for c in steps[1:]]
+        else:
+            title, unit = kind.partition(".")[2], last["levels"][0]["unit"]
+            marks = [f"{c['levels'][0]['level']:g}" for c in steps[1:]]
         axes.set_xticks(range(len(steps)), ["clean", *marks], fontsize=7)
-        axes.set_title(describe_level(steps[-1]) if all_modalities else kind.partition(".")[2], fontsize=9)
+        axes.set_title(title, fontsize=9)
         axes.set_xlabel(unit, fontsize=8)
         axes.set_ylim(0, 102)
-        axes.tick_params(axis="y", labelsize=7)
     panels[0].set_ylabel("accuracy of recordings, %", fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=len(labels), loc="outside upper center", frameon=False, fontsize=8)
-    return render_figure(figure, _describe_curves(results, kinds, modality, shown_sources))
-
-
-def _describe_curves(results: ResultsTree, kinds: Sequence[str], modality: str, shown_sources: Sequence[str]) -> str:
-    clean = results["conditions"][0]
-    corrupted_text = "all modalities" if modality == "all" else get_modality_info(modality).title
-    strongest_texts = []
-    for kind in kinds:
-        last = _group_by_kind(results)[kind][-1]
-        strongest_texts.append(
-            f"{kind} at {describe_level(last)}: " + ", ".join(f"{s} {_format_accuracy(last, s)}" for s in shown_sources)
-        )
-    clean_text = ", ".join(f"{s} {_format_accuracy(clean, s)}" for s in shown_sources)
-    return (
-        f"Accuracy in percent with {corrupted_text} corrupted, with 95 % intervals; masked: preprocessing refused most "
-        f"of what was corrupted. Clean: {clean_text}. Strongest step: {'; '.join(strongest_texts)}."
+    strongest = [
+        f"{kind} at {describe_level(by_kind[kind][-1])}: {_list_accuracies(by_kind[kind][-1], shown_sources)}"
+        for kind in kinds
+    ]
+    corrupted = get_modality_info(modality).title if modality else "all modalities"
+    return Drawing(
+        figure,
+        f"Accuracy in percent with {corrupted} corrupted, with 95 % intervals; masked: preprocessing refused most of "
+        f"what was corrupted. Clean: {_list_accuracies(clean, shown_sources)}. Strongest step: {'; '.join(strongest)}.",
     )
 
 
-def _plot_weights(results: ResultsTree, groups: Mapping[str, Sequence[str]]) -> str:
-    figure, panels = _make_panels(len(groups))
-    for axes, (m, kinds) in zip(panels, groups.items(), strict=True):
-        count = len(_group_by_kind(results)[kinds[0]])
-        for n, kind in enumerate(kinds):
-            steps = [results["conditions"][0], *_group_by_kind(results)[kind]]
-            y = [c["weights"][m]["corrected"] for c in steps]
-            y = [np.nan if value is None else value for value in y]
-            axes.plot(range(len(steps)), y, marker="osv^Dxp*"[n % 8], ms=4, lw=1, label=kind.partition(".")[2])
+def _draw_weights(results: ResultsTree, kinds_by_modality: Mapping[str, Sequence[str]]) -> Drawing:
+    """Draw the weight of each modality at the steps of the kinds that corrupt it."""
+    clean, by_kind, change_texts = results["conditions"][0], _group_by_kind(results), []
+    figure, panels = _make_step_panels(len(kinds_by_modality))
+    for axes, (m, kinds) in zip(panels, kinds_by_modality.items(), strict=True):
+        for kind, marker in zip(kinds, cycle("osv^Dxp*"), strict=False):
+            weights = [c["weights"][m]["corrected"] for c in (clean, *by_kind[kind])]
+            y = [np.nan if weight is None else weight for weight in weights]
+            axes.plot(range(len(y)), y, marker=marker, ms=4, lw=1, label=kind.partition(".")[2])
+            change_texts.append(f"{kind} {_describe_weight_change(results, by_kind[kind][-1])}")
+        count = len(by_kind[kinds[0]])
         axes.set_title(f"{get_modality_info(m).title} corrupted: its weight", fontsize=9)
         axes.set_xticks(range(count + 1), ["clean", *map(str, range(1, count + 1))], fontsize=7)
         axes.set_xlabel("step", fontsize=8)
-        axes.tick_params(axis="y", labelsize=7)
         axes.legend(fontsize=6.5, frameon=False)
     panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("mean modality weight", fontsize=8)
-    change_texts = []
-    for kind in (k for kinds in groups.values() for k in kinds):
-        change = _find_weight_change(results, kind, "corrected")
-        change_texts.append(f"{kind} {_describe_weight_change(change, _group_by_kind(results)[kind][-1])}")
-    return render_figure(
+    return Drawing(
         figure,
         f"Weight of the corrupted modality, {WEIGHT_DESCRIPTIONS['corrected']}, at each step. "
         f"{'; '.join(change_texts)}.",

@@ -11,8 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from eav_ray.config import SearchConfig
+from eav_ray.reporting.figures import add_legend, make_axes
 from eav_ray.reporting.formatting import format_value
-from eav_ray.reporting.html import render_figure, render_section, render_table
+from eav_ray.reporting.html import Drawing, Section, Table, build_table
 from eav_ray.training.run_spec import SELECTION_METRIC
 
 SCORE_LABEL = "balanced accuracy of recordings, %"
@@ -27,49 +28,37 @@ MAX_TABLE_ROWS = 20  # candidates of the table
 STATE_STYLES = {"COMPLETE": ("finished", "o"), "PRUNED": ("pruned, on its first folds", "x"), "FAIL": ("failed", "v")}
 
 
-def render_search_sections(
+def build_search_sections(
     candidate_folds: pd.DataFrame, importances: dict[str, float], search: SearchConfig
-) -> list[str]:
-    """The parts of the page, for a page that shows more. Arguments as for `page`."""
+) -> list[Section]:
+    """Build the parts of the page, for a page that shows more. Arguments as for `render_search_page`."""
     candidates = summarize_candidates(candidate_folds)
     finished = candidates[candidates["state"] == "COMPLETE"]
-    parts = [
-        render_section("Best candidates", _render_candidate_table(finished)),
-        render_section(
-            "Scores, in the order of the search",
-            render_figure(_plot_history(candidates), _describe_history(candidates)),
-        ),
+    history = Drawing(_plot_history(candidates), _describe_history(candidates))
+    sections = [
+        Section("Best candidates", [_build_candidate_table(finished)]),
+        Section("Scores, in the order of the search", [history]),
     ]
     if importances:
         caption = ", ".join(f"{key} {share:.0%}" for key, share in sorted(importances.items(), key=lambda kv: -kv[1]))
-        note = "<p>Share of the spread of the scores that each key explains (fANOVA).</p>"
-        parts.append(
-            render_section("Which keys mattered", note, render_figure(_plot_importances(importances), caption))
-        )
+        note = "Share of the spread of the scores that each key explains (fANOVA)."
+        sections.append(Section("Which keys mattered", [note, Drawing(_plot_importances(importances), caption)]))
     if len(finished) > 1:
         caption = "Each line is a finished candidate, through its values and its score; the table above has the best."
-        parts.append(
-            render_section(
-                "Which values went together", render_figure(_plot_parallel_coordinates(finished, search), caption)
-            )
-        )
+        drawing = Drawing(_plot_parallel_coordinates(finished, search), caption)
+        sections.append(Section("Which values went together", [drawing]))
     if "cost" in finished:
         caption = "Score against cost of each finished candidate; those that no other beats in both are joined."
-        parts.append(render_section("Score against cost", render_figure(_plot_costs(finished, search.cost), caption)))
-    return parts
+        sections.append(Section("Score against cost", [Drawing(_plot_costs(finished, search.cost), caption)]))
+    return sections
 
 
 def summarize_candidates(candidate_folds: pd.DataFrame) -> pd.DataFrame:
     """One row a candidate, in order: `state`, `score` (percent, mean over its folds), `folds`, `changes`, `cost`."""
-    columns: dict[str, Any] = {"state": ("state", "first"), "changes": ("changes", "first")}
-    columns |= {
-        "score": (SELECTION_METRIC, "mean"),
-        "folds": (SELECTION_METRIC, "size"),
-        "sd": (SELECTION_METRIC, "std"),
-    }
-    if "cost" in candidate_folds:
-        columns["cost"] = ("cost", "first")
-    summary = candidate_folds.groupby("candidate").agg(**columns)
+    by_candidate = candidate_folds.groupby("candidate")
+    scores = by_candidate[SELECTION_METRIC].agg(score="mean", folds="size", sd="std")
+    constants = [name for name in ("state", "changes", "cost") if name in candidate_folds]
+    summary = by_candidate[constants].first().join(scores)
     summary["changes"] = summary["changes"].map(json.loads)
     return summary.assign(score=summary["score"] * 100, sd=summary["sd"] * 100)
 
@@ -80,18 +69,13 @@ def select_pareto_front(finished: pd.DataFrame) -> pd.DataFrame:
     return ordered[ordered["score"] > ordered["score"].cummax().shift(fill_value=-math.inf)]
 
 
-def _render_candidate_table(finished: pd.DataFrame) -> str:
+def _build_candidate_table(finished: pd.DataFrame) -> Table:
     best = finished.sort_values("score", ascending=False, kind="stable").head(MAX_TABLE_ROWS)
     keys = sorted({key for changes in best["changes"] for key in changes})
-    cost_columns = ["cost"] if "cost" in best else []
-    lines = []
-    for number, row in best.iterrows():
-        cost_cells = [f"{row['cost']:,.6g}" for _ in cost_columns]
-        spread = f"{row['sd']:.1f}" if row["sd"] == row["sd"] else "-"
-        lines.append(
-            [str(number), f"{row['score']:.1f}", spread, *cost_cells, *(format_value(row["changes"][k]) for k in keys)]
-        )
-    return render_table(["candidate", "score, %", "SD over folds", *cost_columns, *keys], lines)
+    rows = [{"candidate": number, **row.to_dict(), **row["changes"]} for number, row in best.iterrows()]
+    columns = [("candidate", "candidate", ""), ("score, %", "score", ".1f"), ("SD over folds", "sd", ".1f")]
+    columns += [("cost", "cost", ",.6g")] if "cost" in best else []
+    return build_table(rows, [*columns, *((key, key, format_value) for key in keys)])
 
 
 def _describe_history(candidates: pd.DataFrame) -> str:
@@ -104,8 +88,7 @@ def _describe_history(candidates: pd.DataFrame) -> str:
 
 
 def _plot_history(candidates: pd.DataFrame) -> Figure:
-    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = make_axes(7.5, 3.2)
     for state, (label, marker) in STATE_STYLES.items():
         in_state = candidates[candidates["state"] == state]
         # One that failed has no score; it stands at the lower edge.
@@ -113,23 +96,18 @@ def _plot_history(candidates: pd.DataFrame) -> Figure:
         if len(in_state):
             axes.plot(in_state.index.to_numpy(), scores.to_numpy(), marker, ms=4, label=label)
     finished_scores = candidates[candidates["state"] == "COMPLETE"]["score"]
+    best_scores = finished_scores.cummax()
     axes.step(
-        finished_scores.index.to_numpy(),
-        finished_scores.cummax().to_numpy(),
-        where="post",
-        lw=1,
-        color="0.3",
-        label="best so far",
+        best_scores.index.to_numpy(), best_scores.to_numpy(), where="post", lw=1, color="0.3", label="best so far"
     )
     axes.set(xlabel="candidate", ylabel=SCORE_LABEL)
-    axes.legend(fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    add_legend(axes, fontsize=8)
     return figure
 
 
 def _plot_importances(importances: dict[str, float]) -> Figure:
     ordered = sorted(importances.items(), key=lambda kv: kv[1])
-    figure = Figure(figsize=(7.5, 0.7 + 0.35 * len(ordered)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = make_axes(7.5, 0.7 + 0.35 * len(ordered))
     bars = axes.barh([key for key, _ in ordered], [share * 100 for _, share in ordered], height=0.6)
     axes.bar_label(bars, fmt="%.0f %%", padding=3, fontsize=8)
     axes.set(xlabel="share of the spread of the scores, %", xlim=(0, 112))
@@ -142,8 +120,7 @@ def _plot_parallel_coordinates(finished: pd.DataFrame, search: SearchConfig) -> 
     columns = [_compute_axis_positions([c[key] for c in finished["changes"]], search.space[key].log) for key in keys]
     scores = finished["score"].to_numpy()
     columns.append(_compute_axis_positions(list(scores), False))
-    figure = Figure(figsize=(max(5.0, 1.9 * len(columns)), 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = make_axes(max(5.0, 1.9 * len(columns)), 3.8)
     low, high = float(scores.min()), float(scores.max())
     colormap = matplotlib.colormaps["viridis"]
     for n in np.argsort(scores):  # the best lie on top
@@ -175,8 +152,7 @@ def _compute_axis_positions(values: Sequence[Any], log: bool) -> tuple[list[floa
 
 
 def _plot_costs(finished: pd.DataFrame, cost: str) -> Figure:
-    figure = Figure(figsize=(7.5, 3.4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = make_axes(7.5, 3.4)
     front = select_pareto_front(finished)
     axes.plot(finished["cost"].to_numpy(), finished["score"].to_numpy(), "o", ms=4, color="0.6")
     axes.plot(front["cost"].to_numpy(), front["score"].to_numpy(), "o-", ms=5)
