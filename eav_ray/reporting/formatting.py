@@ -4,20 +4,29 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+Format = str | Callable[[Any], str]  # a format specification, or a function
+
 PUBLISHED_LABEL = "published"
+MISSING = "–"
 
 
-def format_number(value: Any, form: str) -> str:
-    """Format by a format specification; a dash stands for what is missing or not a number."""
-    return "–" if value is None or value != value else format(value, form)
+def apply_format(value: Any, form: Format) -> str:
+    """Format a value; a dash stands for one that is missing or not a number."""
+    if value is None or value != value:
+        return MISSING
+    return form(value) if callable(form) else format(value, form)
 
 
 def format_percent(share: float | None, digits: int = 2) -> str:
-    return format_number(None if share is None else 100 * share, f".{digits}f")
+    return apply_format(None if share is None else 100 * share, f".{digits}f")
 
 
 def format_points(difference: float | None, digits: int = 2) -> str:
-    return format_number(None if difference is None else 100 * difference, f"+.{digits}f")
+    return apply_format(None if difference is None else 100 * difference, f"+.{digits}f")
+
+
+def format_interval(pair: Sequence[float | None], form: Format = format_percent) -> str:
+    return f"{apply_format(pair[0], form)} to {apply_format(pair[1], form)}"
 
 
 # For tables of many columns.
@@ -25,13 +34,17 @@ format_short_percent = partial(format_percent, digits=1)
 format_short_points = partial(format_points, digits=1)
 
 
-def format_interval(pair: Sequence[float | None], form: Callable[[float | None], str] = format_percent) -> str:
-    return f"{form(pair[0])} to {form(pair[1])}"
+def format_bounds(estimate: Mapping[str, float], form: Format = format_short_percent) -> str:
+    """Format the ends of an estimate's interval."""
+    return format_interval((estimate["low"], estimate["high"]), form)
 
 
-def format_bounds(interval: Mapping[str, float], form: Callable[[float | None], str] = format_short_percent) -> str:
-    """Format the `low` and `high` of an estimate."""
-    return format_interval((interval["low"], interval["high"]), form)
+def format_point_bounds(difference: Mapping[str, float]) -> str:
+    return format_bounds(difference, format_short_points)
+
+
+def format_mean(estimate: Mapping[str, float]) -> str:
+    return format_short_percent(estimate["mean"])
 
 
 def format_value(value: Any) -> str:
@@ -40,7 +53,7 @@ def format_value(value: Any) -> str:
 
 
 # Columns of paired tests, as `html.build_table` takes them.
-TEST_COLUMNS = [
+TEST_COLUMNS: list[tuple[str, str, Format]] = [
     ("Wilcoxon p", "p", ".3g"),
     ("Holm", "holm", ".3g"),
     ("rank-biserial", "effect", "+.2f"),

@@ -7,7 +7,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,11 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from eav_ray.reporting.formatting import format_interval, format_number, format_percent, format_points
+from eav_ray.reporting.formatting import MISSING, Format, apply_format, format_interval, format_percent, format_points
 
-# A column of a table: its heading, the key of its value in an entry, and a format specification or a function of the
-# value.
-Column = tuple[str, str, str | Callable[[Any], str]]
+Column = tuple[str, str, Format]  # of a table: its heading, and the key and format of its value in an entry
 
 
 @dataclass(frozen=True)
@@ -108,17 +106,24 @@ class Section:
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
-def format_row(entry: Mapping[str, Any], columns: Iterable[Column]) -> list[str]:
-    """Format the cells of one entry; a dash stands for a value that is missing."""
-    values = [(entry.get(key), form) for _, key, form in columns]
-    return [form(value) if callable(form) else format_number(value, form) for value, form in values]
-
-
 def build_table(
-    entries: Iterable[Mapping[str, Any]], columns: Sequence[Column], *, left: bool = False, title: str = ""
+    entries: Iterable[Mapping[str, Any]],
+    columns: Sequence[Column],
+    *,
+    left: bool = False,
+    title: str = "",
+    missing: str = MISSING,
 ) -> Table:
-    """Build a table with one row an entry."""
-    return Table([heading for heading, _, _ in columns], [format_row(e, columns) for e in entries], left, title)
+    """Build a table with one row an entry.
+
+    Args:
+        missing: Stands for values that an entry does not have.
+    """
+    rows = []
+    for entry in entries:
+        values = [(entry.get(key), form) for _, key, form in columns]
+        rows.append([missing if value is None else apply_format(value, form) for value, form in values])
+    return Table([heading for heading, _, _ in columns], rows, left, title)
 
 
 def render_template(name: str, **values: Any) -> str:
@@ -134,7 +139,7 @@ def render_template(name: str, **values: Any) -> str:
     environment.filters |= {
         "interval": format_interval,
         "json": json.dumps,
-        "number": format_number,
+        "number": apply_format,
         "percent": format_percent,
         "points": format_points,
     }

@@ -10,12 +10,14 @@ from eav_ray.config import get_modality_info
 from eav_ray.evaluation.ablation_variants import ABLATION_PARTS, format_subset_name
 from eav_ray.reporting.figures import add_legend, make_axes
 from eav_ray.reporting.formatting import (
+    apply_format,
     format_bounds,
-    format_number,
+    format_mean,
+    format_point_bounds,
     format_short_percent,
     format_short_points,
 )
-from eav_ray.reporting.html import Drawing, Section, Table, format_row
+from eav_ray.reporting.html import Column, Drawing, Section, build_table
 
 GROUP_TITLES = {
     "subsets": "Modality subsets",
@@ -34,17 +36,15 @@ GROUP_NOTES = {
     "sizes": "Widths and depths of encoders and fusion together, all from fresh weights.",
 }
 MODE_COLORS, MODE_MARKERS = {"retrained": "C0", "masked": "C1"}, {"retrained": "o", "masked": "s"}
-VARIANT_COLUMNS = [
+GROUP_COLUMNS: list[Column] = [
     ("", "name", ""),
     ("mode", "mode", ""),
-    ("accuracy, %", "accuracy", lambda accuracy: format_short_percent(accuracy["mean"])),
+    ("accuracy, %", "accuracy", format_mean),
     ("SD over people", "accuracy", lambda accuracy: format_short_percent(accuracy["sd"])),
     ("95 %", "accuracy", format_bounds),
     ("balanced, %", "balanced_accuracy", format_short_percent),
-]
-COMPARISON_COLUMNS = [
     ("difference, points", "mean", format_short_points),
-    ("95 % of it", "bounds", ""),
+    ("95 % of it", "comparison", format_point_bounds),
     ("against", "other", ""),
     ("p", "p_value", ".3g"),
     ("Holm", "holm", ".3g"),
@@ -67,33 +67,32 @@ def format_ablation(results: dict[str, Any]) -> str:
             f"{'M params':>10}{'GMAC':>8}{'train s':>9}{'ms':>7}  verdict",
         ]
         for v in variants:
-            d = v["comparison"]
-            tested = (format_short_points(d["mean"]), format_number(d["holm"], ".3g"), d["verdict"]) if d else ("",) * 3
-            accuracy = f"{format_short_percent(v['accuracy']['mean']):>12}{format_bounds(v['accuracy']):>14}"
-            cells = f"{accuracy}{tested[0]:>9}{tested[1]:>8}{format_cost_cells(v['cost'])}  {tested[2]}"
+            accuracy = f"{format_mean(v['accuracy']):>12}{format_bounds(v['accuracy']):>14}"
+            difference = holm = verdict = ""
+            if d := v["comparison"]:
+                difference, holm, verdict = format_short_points(d["mean"]), f"{d['holm']:.3g}", d["verdict"]
+            cells = f"{accuracy}{difference:>9}{holm:>8}{_format_cost_cells(v['cost'])}  {verdict}"
             lines.append(f"{v['name']:{name_width}}{cells}".rstrip())
     lines += [""] if results["worn"] else []
     for pair in results["worn"]:
         d, extra_cost = pair["difference"], pair["extra_cost"]
         cost_note = ""
         if extra_cost:
-            latency = f", {extra_cost['latency_ms']:+.1f} ms" if "latency_ms" in extra_cost else ""
-            cost_note = (
-                f"; costs {extra_cost['parameters'] / 1e6:+.3g} M parameters, {extra_cost['gmac']:+.3g} GMAC{latency}"
-            )
+            cost_note = f"; costs {extra_cost['parameters'] / 1e6:+.3g} M parameters, {extra_cost['gmac']:+.3g} GMAC"
+            cost_note += f", {extra_cost['latency_ms']:+.1f} ms" if "latency_ms" in extra_cost else ""
         lines.append(
             f"{get_modality_info(pair['modality']).title}: {pair['with']} against {pair['without']} ({pair['mode']}): "
-            f"{format_short_points(d['mean'])} points (95 % {format_bounds(d, format_short_points)}), {d['verdict']}"
+            f"{format_short_points(d['mean'])} points (95 % {format_point_bounds(d)}), {d['verdict']}"
             f"{cost_note}"
         )
     lines += [f"not compared, of want of recordings that all could score: {n}" for n in results["missing"]]
     return "\n".join(lines)
 
 
-def format_cost_cells(cost: dict[str, Any]) -> str:
+def _format_cost_cells(cost: dict[str, Any]) -> str:
     if not cost:
         return f"{'':34}"
-    seconds = format_number(cost.get("seconds"), ".0f")
+    seconds = apply_format(cost.get("seconds"), ".0f")
     return f"{cost['parameters'] / 1e6:>10.3g}{cost['gmac']:>8.3g}{seconds:>9}{cost['latency_ms']:>7.1f}"
 
 
@@ -120,19 +119,9 @@ def build_ablation_sections(results: dict[str, Any]) -> list[Section]:
         else:
             compared = [v for v in variants if v["comparison"]]
             drawing = Drawing(_plot_forest(compared), _describe_forest(GROUP_TITLES[group], compared))
-        sections.append(
-            Section(f"Ablation: {GROUP_TITLES[group].lower()}", [explanation, drawing, _build_group_table(variants)])
-        )
+        table = build_table([v | (v["comparison"] or {}) for v in variants], GROUP_COLUMNS, missing="")
+        sections.append(Section(f"Ablation: {GROUP_TITLES[group].lower()}", [explanation, drawing, table]))
     return sections
-
-
-def _build_group_table(variants: list[dict[str, Any]]) -> Table:
-    rows = []
-    for v in variants:
-        d = v["comparison"]
-        compared = d and format_row(d | {"bounds": format_bounds(d, format_short_points)}, COMPARISON_COLUMNS)
-        rows.append(format_row(v, VARIANT_COLUMNS) + (compared or [""] * len(COMPARISON_COLUMNS)))
-    return Table([heading for heading, _, _ in VARIANT_COLUMNS + COMPARISON_COLUMNS], rows)
 
 
 def _plot_subsets(variants: list[dict[str, Any]]) -> Figure:
@@ -161,9 +150,9 @@ def _plot_interval(axes: Axes, interval: dict[str, Any], at: float, color: str, 
 
 
 def _describe_subsets(variants: list[dict[str, Any]]) -> str:
-    whole, *rest = [f"{format_short_percent(v['accuracy']['mean'])} %" for v in variants]
-    parts = [f"{v['name']} {accuracy}" for v, accuracy in zip(variants[1:], rest, strict=True)]
-    return f"Accuracy of each modality subset. All together {whole}; {'; '.join(parts)}."
+    whole, *rest = variants
+    parts = [f"{v['name']} {format_mean(v['accuracy'])} %" for v in rest]
+    return f"Accuracy of each modality subset. All together {format_mean(whole['accuracy'])} %; {'; '.join(parts)}."
 
 
 def _plot_forest(compared: list[dict[str, Any]]) -> Figure:

@@ -2,13 +2,7 @@
 
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
-from eav_ray.reporting.formatting import (
-    PUBLISHED_LABEL,
-    TEST_COLUMNS,
-    format_interval,
-    format_percent,
-    format_points,
-)
+from eav_ray.reporting.formatting import PUBLISHED_LABEL, TEST_COLUMNS, format_interval, format_percent, format_points
 from eav_ray.reporting.html import Drawing, Note, Section, build_table
 
 UNIT_COLUMNS = [(f"per {unit}", unit, format_percent) for unit in ("frame", "window", "recording")]
@@ -64,7 +58,7 @@ def build_subjects(results: ResultsTree) -> Section:
     if has_reference:
         # What the bars are: one modality is held against the same one.
         column = figures.choose_published_column(sources)
-        columns.append((f"{PUBLISHED_LABEL} {column}", "reference", lambda row: format_percent(row and row[column])))
+        columns.append((f"{PUBLISHED_LABEL} {column}", "reference", lambda row: format_percent(row[column])))
         caption += f" {PUBLISHED_LABEL.capitalize()}: per frame, under the protocol paper."
     figure = figures.plot_subjects(rows, sources, results["chance_of_subject"], published=has_reference)
     return Section("People", [Drawing(figure, caption), build_table(rows, columns)])

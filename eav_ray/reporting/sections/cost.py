@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from eav_ray.config import get_modality_info, select_worn_modalities
 from eav_ray.reporting.figures import make_panels
-from eav_ray.reporting.formatting import format_bounds, format_short_percent, format_short_points
+from eav_ray.reporting.formatting import format_bounds, format_mean, format_point_bounds, format_short_points
 from eav_ray.reporting.html import Drawing, Section, Table, build_table
 from eav_ray.reporting.sections.search import select_pareto_front
 
@@ -88,7 +88,7 @@ def _build_cost_table(entries: list[dict[str, Any]]) -> Table:
         ("", "number", ""),
         ("variant", "name", ""),
         ("modalities", "modalities", ", ".join),
-        ("accuracy, %", "accuracy", lambda accuracy: format_short_percent(accuracy["mean"])),
+        ("accuracy, %", "accuracy", format_mean),
         ("95 %", "accuracy", format_bounds),
         ("parameters", "parameters", ",.0f"),
         ("GMAC a window", "gmac", ".3g"),
@@ -132,7 +132,7 @@ def _plot_cost(entries: list[dict[str, Any]]) -> Figure:
 
 def describe_cost(entries: list[dict[str, Any]]) -> str:
     """Describe in words which variants no other beats in accuracy and in a cost."""
-    accuracies = [f"{v['name']} ({format_short_percent(v['accuracy']['mean'])} %)" for v in entries]
+    accuracies = [f"{v['name']} ({format_mean(v['accuracy'])} %)" for v in entries]
     named = "; ".join(f"{n} {accuracy}" for n, accuracy in enumerate(accuracies, 1))
     fronts = [
         f"{COST_AXES[key][0]}: {', '.join(map(str, select_pareto_front(variants)['number']))}"
@@ -147,7 +147,7 @@ def _build_worn_table(pairs: list[dict[str, Any]], title: str) -> Table:
         ("without", "without", ""),
         ("mode", "mode", ""),
         ("adds, points", "mean", format_short_points),
-        ("95 %", "difference", lambda difference: format_bounds(difference, format_short_points)),
+        ("95 %", "difference", format_point_bounds),
         ("Holm", "holm", ".3g"),
         ("rank-biserial", "effect", "+.2f"),
         ("", "verdict", ""),

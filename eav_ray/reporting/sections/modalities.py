@@ -2,7 +2,7 @@
 
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
-from eav_ray.reporting.formatting import format_number
+from eav_ray.reporting.formatting import apply_format
 from eav_ray.reporting.html import Drawing, Folded, Note, Section, Table, build_table
 
 
@@ -14,7 +14,7 @@ def build_modality_weights(results: ResultsTree) -> Section:
     )
     notes = [Note("A weight says where attention went, not what the answer rests on: see ablation and robustness.")]
     tests = [
-        f"{m}: p = {format_number(one['p'], '.3g')}, {one['n_subjects']} people"
+        f"{m}: p = {apply_format(one['p'], '.3g')}, {one['n_subjects']} people"
         for m, one in weights["classes_differ"].items()
     ]
     if tests:

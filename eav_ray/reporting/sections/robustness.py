@@ -11,11 +11,7 @@ from matplotlib.figure import Figure
 from eav_ray.config import get_modality_info
 from eav_ray.evaluation.robustness import MIN_USABLE_SHARE
 from eav_ray.reporting.figures import choose_color, make_panels
-from eav_ray.reporting.formatting import (
-    format_bounds,
-    format_number,
-    format_short_percent,
-)
+from eav_ray.reporting.formatting import apply_format, format_bounds, format_short_percent
 from eav_ray.reporting.html import Drawing, Section, Table, build_table
 
 LINE_STYLES = {"fusion": "-", "late_mean": "--"}  # of what combines modalities
@@ -48,7 +44,7 @@ def format_robustness(results: ResultsTree) -> str:
         lines.append(
             (
                 f"{kind + ', ' + describe_level(last):44}{_format_accuracy(last, main_source):>8}{itself:>8}"
-                f"{format_number(areas[kind], '.2f'):>7}  {_describe_weight_change(results, last)}{refused}"
+                f"{apply_format(areas[kind], '.2f'):>7}  {_describe_weight_change(results, last)}{refused}"
             ).rstrip()
         )
     lines.append(
@@ -153,13 +149,9 @@ def _describe_weight_change(results: ResultsTree, strongest: ResultsTree) -> str
         return "not testable"
     at = f" at {change['level']:g}" if change["severity"] != strongest["severity"] else ""
     return (
-        f"{change['clean']:.3f} to {change['corrupted']:.3f} ({format_bounds(change, _format_weight_difference)}), "
+        f"{change['clean']:.3f} to {change['corrupted']:.3f} ({format_bounds(change, '+.3f')}), "
         f"{change['holm']:.2g}: {change['verdict']}{at}"
     )
-
-
-def _format_weight_difference(value: float | None) -> str:
-    return format_number(value, "+.3f")
 
 
 def _build_corruption_section(results: ResultsTree, kinds: Sequence[str], modality: str, title: str) -> Section:
@@ -170,12 +162,12 @@ def _build_corruption_section(results: ResultsTree, kinds: Sequence[str], modali
 
 
 def _build_accuracy_table(results: ResultsTree, kinds: Sequence[str]) -> Table:
-    rows = [{"kind": "clean", "level": "", "refused": "", **results["conditions"][0]["sources"]}]
-    for kind in kinds:
-        for c in _group_by_kind(results)[kind]:
-            rows.append({"kind": kind, "level": describe_level(c), "refused": _describe_refused(c), **c["sources"]})
+    rows = [{"kind": "clean", **results["conditions"][0]["sources"]}]
+    for c in (c for kind in kinds for c in _group_by_kind(results)[kind]):
+        rows.append({"kind": c["kind"], "level": describe_level(c), "refused": _describe_refused(c), **c["sources"]})
     scores = [(f"{s}, %", s, _format_score) for s in results["sources"]]
-    return build_table(rows, [("kind", "kind", ""), ("level", "level", ""), *scores, ("", "refused", "")])
+    columns = [("kind", "kind", ""), ("level", "level", ""), *scores, ("", "refused", "")]
+    return build_table(rows, columns, missing="")
 
 
 def _format_score(score: ResultsTree) -> str:
@@ -189,36 +181,29 @@ def _build_area_table(results: ResultsTree) -> Table:
 
 
 def _format_area(area: ResultsTree) -> str:
-    return f"{format_number(area['relative_to_clean'], '.3f')} ({format_short_percent(area['mean_accuracy'])} %)"
+    return f"{apply_format(area['relative_to_clean'], '.3f')} ({format_short_percent(area['mean_accuracy'])} %)"
 
 
 def _build_weight_table(results: ResultsTree, weight: str) -> Table:
-    head = [
-        "kind",
-        "at",
-        "clean",
-        "corrupted",
-        "difference (95 %)",
-        "Wilcoxon p",
-        "Holm",
-        "rank-biserial",
-        "the weight",
+    columns = [
+        ("kind", "kind", ""),
+        ("at", "at", ""),
+        ("clean", "clean", ".3f"),
+        ("corrupted", "corrupted", ".3f"),
+        ("difference (95 %)", "change", ""),
+        ("Wilcoxon p", "p", ".2g"),
+        ("Holm", "holm", ".2g"),
+        ("rank-biserial", "effect", "+.2f"),
+        ("the weight", "verdict", ""),
     ]
     rows = []
     for c in [c for c in results["weight_changes"] if c["weight"] == weight]:
-        numbers = [""] * 7
-        if c["p"] is not None:
-            numbers = [
-                f"{c['level']:g} {c['unit']}",
-                f"{c['clean']:.3f}",
-                f"{c['corrupted']:.3f}",
-                f"{c['difference']:+.3f} ({format_bounds(c, _format_weight_difference)})",
-                f"{c['p']:.2g}",
-                f"{c['holm']:.2g}",
-                f"{c['effect']:+.2f}",
-            ]
-        rows.append([c["kind"], *numbers, c["verdict"]])
-    return Table(head, rows, title=f"Weight {WEIGHT_DESCRIPTIONS[weight]}")
+        if c["p"] is None:
+            rows.append({"kind": c["kind"], "verdict": c["verdict"]})
+        else:
+            change = f"{c['difference']:+.3f} ({format_bounds(c, '+.3f')})"
+            rows.append(c | {"at": f"{c['level']:g} {c['unit']}", "change": change})
+    return build_table(rows, columns, title=f"Weight {WEIGHT_DESCRIPTIONS[weight]}", missing="")
 
 
 def _make_step_panels(count: int) -> tuple[Figure, list[Axes]]:
