@@ -212,6 +212,12 @@ def plot_signal_quality(correlation: Mapping[str, Any], source: str) -> Figure:
     return figure
 
 
+def draw_scalp_map(axes: Axes, values: np.ndarray, info: mne.Info, **style: Any) -> Any:
+    """Draw a map of the head, without contours; `style` is of `mne.viz.plot_topomap`."""
+    image, _ = mne.viz.plot_topomap(values, info, axes=axes, show=False, contours=0, **style)
+    return image
+
+
 def plot_scalp_maps(bands: Mapping[str, Mapping[str, Sequence[float]]], channels: Sequence[str]) -> Figure | None:
     """Maps of the head: a column a band, a row a class; dB above or below the person's mean over classes.
 
@@ -231,10 +237,7 @@ def plot_scalp_maps(bands: Mapping[str, Mapping[str, Sequence[float]]], channels
     for i, k in enumerate(classes):
         for j, band in enumerate(names):
             values = np.array([bands[k][band][c] for c in known_channels])
-            image, _ = mne.viz.plot_topomap(
-                values, info, axes=grid[i, j], show=False, cmap="RdBu_r", vlim=(-limit, limit), contours=0,
-                sensors=False, res=32,
-            )  # fmt: skip
+            image = draw_scalp_map(grid[i, j], values, info, cmap="RdBu_r", vlim=(-limit, limit), sensors=False, res=32)
             if not i:
                 low, high = FREQUENCY_BANDS[band]
                 grid[i, j].set_title(f"{band}\n{low}-{high} Hz", fontsize=7)

@@ -52,6 +52,11 @@ def format_value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def format_changes(changes: Mapping[str, Any] | None) -> str:
+    """List the values that a search chose."""
+    return ", ".join(f"{key}={format_value(value)}" for key, value in (changes or {}).items())
+
+
 # Columns of paired tests, as `html.build_table` takes them.
 TEST_COLUMNS: list[tuple[str, str, Format]] = [
     ("Wilcoxon p", "p", ".3g"),

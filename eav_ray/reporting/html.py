@@ -5,7 +5,6 @@ No other module knows HTML.
 
 import base64
 import io
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from eav_ray.reporting.formatting import MISSING, Format, apply_format, format_interval, format_percent, format_points
+from eav_ray.reporting import formatting
+from eav_ray.reporting.formatting import MISSING, Format, apply_format
 
 Column = tuple[str, str, Format]  # of a table: its heading, and the key and format of its value in an entry
 
@@ -126,24 +126,19 @@ def build_table(
     return Table([heading for heading, _, _ in columns], rows, left, title)
 
 
+TEMPLATES = Environment(
+    loader=PackageLoader("eav_ray.reporting"),
+    autoescape=select_autoescape(["html.jinja"]),
+    undefined=StrictUndefined,
+    keep_trailing_newline=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
 def render_template(name: str, **values: Any) -> str:
-    """Render a template of `eav_ray/reporting/templates`; what is put into HTML is escaped."""
-    environment = Environment(
-        loader=PackageLoader("eav_ray.reporting"),
-        autoescape=select_autoescape(["html.jinja"]),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "interval": format_interval,
-        "json": json.dumps,
-        "number": apply_format,
-        "percent": format_percent,
-        "points": format_points,
-    }
-    return environment.get_template(name).render(values)
+    """Render a template of `eav_ray/reporting/templates`, which has the functions of `formatting`."""
+    return TEMPLATES.get_template(name).render(vars(formatting), **values)
 
 
 @dataclass(frozen=True)

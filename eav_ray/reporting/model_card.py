@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eav_ray.reporting.html import render_template
+from eav_ray.reporting.sections.provenance import list_facts
 
 
 def render_model_card(results: Mapping[str, Any]) -> str:
@@ -15,4 +16,5 @@ def render_model_card(results: Mapping[str, Any]) -> str:
         **{"worst_subjects": None, "modality_collapse": None, **results},
         main_source=main_source,
         ece=calibration.get("raw", {}).get("ece"),
+        facts=list_facts(results),
     )

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-import mne
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from eav_ray.data.preprocessing.electrodes import locate_channels
 from eav_ray.data.recordings import Problem
-from eav_ray.reporting.figures import make_axes, make_panels
+from eav_ray.reporting.figures import draw_scalp_map, make_axes, make_panels
 from eav_ray.reporting.html import Page, Part, Picture, Section, Table, build_table
 from eav_ray.reporting.tables import format_table
 
@@ -127,18 +126,10 @@ def _build_bad_channel_map(bad_channels: list[dict[str, str]], channels: tuple[s
         return "The positions of these channels are not known, so there is no map."
     known_channels, info = located
     figure, axes = make_axes(5, 4.2)
-    limit = max(0.01, float(bad_share[known_channels].max()))
-    image, _ = mne.viz.plot_topomap(
-        bad_share[known_channels] * 100,
-        info,
-        axes=axes,
-        show=False,
-        cmap="Reds",
-        vlim=(0, limit * 100),
-        contours=0,
-        names=info.ch_names,
-        sensors=True,  # without them MNE leaves the names out
-    )
+    percent = bad_share[known_channels] * 100
+    limits = (0, max(1.0, percent.max()))
+    # Without sensors MNE leaves the names out.
+    image = draw_scalp_map(axes, percent, info, cmap="Reds", vlim=limits, names=info.ch_names, sensors=True)
     figure.colorbar(image, ax=axes, label="bad in % of recordings", shrink=0.7)
     return Picture(figure)
 
@@ -151,10 +142,8 @@ def _build_bad_channel_table(bad_channels: list[dict[str, str]]) -> Part:
 
 def _plot_spectrum(spectrum: EEGSpectrum) -> Figure:
     figure, axes = make_axes(7, 3.5)
-    for hz, power, name in (
-        (spectrum.hz_before, spectrum.before, "before"),
-        (spectrum.hz_after, spectrum.after, "after"),
-    ):
+    sides = {"before": (spectrum.hz_before, spectrum.before), "after": (spectrum.hz_after, spectrum.after)}
+    for name, (hz, power) in sides.items():
         axes.plot(hz, np.median(power, axis=0), label=f"{name}, median of {len(power)} recordings")
         axes.fill_between(hz, np.percentile(power, 10, axis=0), np.percentile(power, 90, axis=0), alpha=0.2)
     axes.set(xlabel="Hz", ylabel="dB (µV²/Hz)", xlim=(0, min(100, spectrum.hz_before[-1])))

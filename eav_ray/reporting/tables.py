@@ -24,8 +24,8 @@ from eav_ray.evaluation.statistics import (
     is_within_chance,
 )
 from eav_ray.evaluation.summary import SearchOptimism
-from eav_ray.reporting.formatting import format_value
-from eav_ray.reporting.html import Table
+from eav_ray.reporting.formatting import format_changes, format_percent
+from eav_ray.reporting.html import Column, Table, build_table
 from eav_ray.training.metrics import RECORDING_COLUMNS
 
 MAX_FOLD_LINES = 12  # folds of a protocol, at most, that have a line each
@@ -45,11 +45,15 @@ def format_collapse_warnings(metrics: dict[str, Any]) -> list[str]:
     return [f"warning: {finding['text']}" for finding in metrics.get("modality_collapse", [])]
 
 
-def format_table(table: Table) -> str:
-    """Format a table of a page for the terminal: the first column to the left, the others to the right."""
-    lines = [table.head, *table.rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
+def format_table(table: Table, *, ends_with_prose: bool = False) -> str:
+    """Format a table for the terminal: numbers to the right, the first column, and prose at the end, to the left."""
+    columns = list(zip(table.head, *table.rows, strict=True))
+    aligned = []
+    for number, column in enumerate(columns):
+        width = max(map(len, column))
+        is_left = number == 0 or (ends_with_prose and number == len(columns) - 1)
+        aligned.append([cell.ljust(width) if is_left else cell.rjust(width) for cell in column])
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*aligned, strict=True))
 
 
 def format_accuracy_table(
@@ -61,18 +65,17 @@ def format_accuracy_table(
         subject_columns: Whether each person has one.
     """
     subject_accuracy = compute_subject_accuracy(correct, sources)
-    shown = subject_accuracy if subject_columns else subject_accuracy[:0]
-    lines = [f"{'':12}{'mean':>8}{'SD':>8}   " + "  ".join(f"{p:>10}" for p in shown.index)]
+    rows: list[dict[str, Any]] = []
+    for source, column in subject_accuracy.items():
+        sd = format_percent(column.std(ddof=1))
+        rows.append({"source": source, "mean": column.mean(), "sd": sd, "bayes": bayes.get(str(source)), **column})
+    rows.append({"source": "chance", "mean": 1 / n_classes})
+    columns: list[Column] = [("", "source", ""), ("mean", "mean", format_percent), ("SD", "sd", "")]
+    if subject_columns:
+        columns += [(subject, subject, format_percent) for subject in subject_accuracy.index]
     if bayes:
-        lines[0] += f"{'Bayes':>12}"
-    for source in sources:
-        column = subject_accuracy[source] * 100
-        sd = f"{column.std(ddof=1):8.2f}" if len(column) > 1 else f"{'-':>8}"
-        bayes_cell = f"{bayes[source] * 100:12.2f}" if source in bayes else f"{'':12}"
-        subject_cells = "  ".join(f"{v:10.2f}" for v in shown[source] * 100)
-        lines.append(f"{source:12}{column.mean():8.2f}{sd}   {subject_cells}{bayes_cell}")
-    lines.append(f"{'chance':12}{100 / n_classes:8.2f}")
-    return "\n".join(lines)
+        columns.append(("Bayes", "bayes", format_percent))
+    return format_table(build_table(rows, columns, missing=""))
 
 
 def format_protocol_table(
@@ -86,25 +89,20 @@ def format_protocol_table(
     """
     sources = list_sources(modalities)
     correct = mark_correct_recordings(windows, sources)
-    lines = [
-        line.rstrip()
-        for line in format_accuracy_table(correct, sources, n_classes, {}, subject_columns=False).splitlines()
-    ]
+    lines = [format_accuracy_table(correct, sources, n_classes, {}, subject_columns=False)]
     if len(modalities) > 1:
         lines.append(str(compare_fusion(correct, modalities)))
     if correct["subject"].nunique() > 1:
         lines.append(format_statistics(correct, modalities, n_classes))
     folds = windows.drop_duplicates(RECORDING_COLUMNS)[[*RECORDING_COLUMNS, "fold"]]
     if folds["fold"].nunique() <= MAX_FOLD_LINES:
-        lines.append(f"{'fold':>4}  {'people':12}" + "".join(f"{s:>10}" for s in sources))
+        rows = []
         for fold, fold_recordings in correct.merge(folds, on=RECORDING_COLUMNS).groupby("fold"):
-            subject_accuracy = compute_subject_accuracy(fold_recordings, sources)
-            subjects_cell = (
-                f"{len(subject_accuracy)} people" if len(subject_accuracy) > 1 else f"{subject_accuracy.index[0]}"
-            )
-            lines.append(
-                f"{fold:>4}  {subjects_cell:12}" + "".join(f"{v:10.2f}" for v in subject_accuracy.mean() * 100)
-            )
+            accuracy = compute_subject_accuracy(fold_recordings, sources)
+            subjects = f"{len(accuracy)} people" if len(accuracy) > 1 else accuracy.index[0]
+            rows.append({"fold": fold, "subjects": subjects, **accuracy.mean()})
+        columns = [("fold", "fold", ""), ("people", "subjects", ""), *((s, s, format_percent) for s in sources)]
+        lines.append(format_table(build_table(rows, columns)))
     counts = Counter(check for found in findings.values() for check in sorted({f["check"] for f in found}))
     if counts:
         counted = ", ".join(f"{check} ({count} of {len(findings)})" for check, count in counts.most_common())
@@ -114,24 +112,25 @@ def format_protocol_table(
 
 def format_optimism(folds: dict[int, SearchOptimism]) -> str:
     """Of every outer fold of a search, and a line for each where they are few."""
-    optimisms = list(folds.values())
-    points = [one.points for one in optimisms]
-    inner, outer = (
-        100 * mean(side) for side in ([o.inner_score for o in optimisms], [o.test_score for o in optimisms])
-    )
+    points = [one.points for one in folds.values()]
+    inner = format_percent(mean(one.inner_score for one in folds.values()))
+    tested = format_percent(mean(one.test_score for one in folds.values()))
     spread = f" (SD {stdev(points):.2f} over {len(points)} folds)" if len(points) > 1 else ""
-    lines = [
-        f"search: chosen by {inner:.2f} on inner folds, tested {outer:.2f}; its optimism is "
-        f"{mean(points):+.2f} points{spread}; balanced accuracy of recordings"
+    summary = (
+        f"search: chosen by {inner} on inner folds, tested {tested}; its optimism is {mean(points):+.2f} "
+        f"points{spread}; balanced accuracy of recordings"
+    )
+    if not 1 < len(folds) <= MAX_FOLD_LINES:
+        return summary
+    rows = [{"fold": fold, "points": one.points, **vars(one)} for fold, one in sorted(folds.items())]
+    columns = [
+        ("fold", "fold", ""),
+        ("inner", "inner_score", format_percent),
+        ("tested", "test_score", format_percent),
+        ("optimism", "points", "+.2f"),
+        ("chosen", "changes", format_changes),
     ]
-    if 1 < len(folds) <= MAX_FOLD_LINES:
-        lines.append(f"{'fold':>4}{'inner':>9}{'tested':>9}{'optimism':>10}  chosen")
-        for fold, one in sorted(folds.items()):
-            chosen = ", ".join(f"{key}={format_value(value)}" for key, value in one.changes.items())
-            lines.append(
-                f"{fold:>4}{100 * one.inner_score:9.2f}{100 * one.test_score:9.2f}{one.points:+10.2f}  {chosen}"
-            )
-    return "\n".join(lines)
+    return f"{summary}\n{format_table(build_table(rows, columns), ends_with_prose=True)}"
 
 
 def format_statistics(correct: pd.DataFrame, modalities: Sequence[str], n_classes: int) -> str:

@@ -101,7 +101,7 @@ def test_the_table_shows_mean_and_sd_over_people_chance_and_bayes() -> None:
     assert lines[2].split() == ["fusion", "50.00", "35.36", "75.00", "25.00"]
     assert lines[3].split() == ["chance", "20.00"]
     one = format_accuracy_table(correct[:4], ["eeg"], 5, {}).splitlines()
-    assert one[1].split() == ["eeg", "25.00", "-", "25.00"]
+    assert one[1].split() == ["eeg", "25.00", "–", "25.00"]
 
 
 NAMES = ["audio", "eeg", "video"]

@@ -232,12 +232,7 @@ def _format_result(
     )
     return [
         f"accuracy in percent, {len(correct)} recordings of {n_subjects} people of the other data set",
-        *(
-            line.rstrip()
-            for line in format_accuracy_table(
-                correct, sources, n_classes, {}, subject_columns=n_subjects <= MAX_FOLD_LINES
-            ).splitlines()
-        ),
+        format_accuracy_table(correct, sources, n_classes, {}, subject_columns=n_subjects <= MAX_FOLD_LINES),
         f"balanced accuracy of recordings: {shares}; chance {100 / n_classes:.2f}",
         tables.format_statistics(correct, shown, n_classes),
     ]

@@ -10,7 +10,6 @@ from eav_ray.config import get_modality_info
 from eav_ray.evaluation.ablation_variants import ABLATION_PARTS, format_subset_name
 from eav_ray.reporting.figures import add_legend, make_axes
 from eav_ray.reporting.formatting import (
-    apply_format,
     format_bounds,
     format_mean,
     format_point_bounds,
@@ -18,6 +17,7 @@ from eav_ray.reporting.formatting import (
     format_short_points,
 )
 from eav_ray.reporting.html import Column, Drawing, Section, build_table
+from eav_ray.reporting.tables import format_table
 
 GROUP_TITLES = {
     "subsets": "Modality subsets",
@@ -51,6 +51,18 @@ GROUP_COLUMNS: list[Column] = [
     ("rank-biserial", "effect", "+.2f"),
     ("", "verdict", ""),
 ]
+TERMINAL_COLUMNS: list[Column] = [
+    ("", "name", ""),
+    ("accuracy, %", "accuracy", format_mean),
+    ("95 %", "accuracy", format_bounds),
+    ("against", "mean", format_short_points),
+    ("Holm", "holm", ".3g"),
+    ("M params", "parameters", lambda count: f"{count / 1e6:.3g}"),
+    ("GMAC", "gmac", ".3g"),
+    ("train s", "seconds", ".0f"),
+    ("ms", "latency_ms", ".1f"),
+    ("verdict", "verdict", ""),
+]
 
 
 def format_ablation(results: dict[str, Any]) -> str:
@@ -58,21 +70,13 @@ def format_ablation(results: dict[str, Any]) -> str:
     lines = []
     for group in [g for g in ABLATION_PARTS if g in results["groups"]]:
         size, variants = results["groups"][group], _select_group(results, group)
-        name_width = max(len(v["name"]) for v in variants) + 2
+        rows = [v | (v["comparison"] or {}) | v["cost"] for v in variants]
         lines += [
             "",
             f"{GROUP_TITLES[group]}: {size['recordings']} recordings of {size['n_subjects']} people "
             "that all could score",
-            f"{'':{name_width}}{'accuracy, %':>12}{'95 %':>14}{'against':>9}{'Holm':>8}"
-            f"{'M params':>10}{'GMAC':>8}{'train s':>9}{'ms':>7}  verdict",
+            format_table(build_table(rows, TERMINAL_COLUMNS, missing=""), ends_with_prose=True),
         ]
-        for v in variants:
-            accuracy = f"{format_mean(v['accuracy']):>12}{format_bounds(v['accuracy']):>14}"
-            difference = holm = verdict = ""
-            if d := v["comparison"]:
-                difference, holm, verdict = format_short_points(d["mean"]), f"{d['holm']:.3g}", d["verdict"]
-            cells = f"{accuracy}{difference:>9}{holm:>8}{_format_cost_cells(v['cost'])}  {verdict}"
-            lines.append(f"{v['name']:{name_width}}{cells}".rstrip())
     lines += [""] if results["worn"] else []
     for pair in results["worn"]:
         d, extra_cost = pair["difference"], pair["extra_cost"]
@@ -87,13 +91,6 @@ def format_ablation(results: dict[str, Any]) -> str:
         )
     lines += [f"not compared, of want of recordings that all could score: {n}" for n in results["missing"]]
     return "\n".join(lines)
-
-
-def _format_cost_cells(cost: dict[str, Any]) -> str:
-    if not cost:
-        return f"{'':34}"
-    seconds = apply_format(cost.get("seconds"), ".0f")
-    return f"{cost['parameters'] / 1e6:>10.3g}{cost['gmac']:>8.3g}{seconds:>9}{cost['latency_ms']:>7.1f}"
 
 
 def _select_group(results: dict[str, Any], group: str) -> list[dict[str, Any]]:

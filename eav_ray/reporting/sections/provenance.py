@@ -3,16 +3,15 @@
 import json
 
 from eav_ray.evaluation.results_tree import ResultsTree
-from eav_ray.reporting.formatting import format_percent, format_points, format_value
+from eav_ray.reporting.formatting import format_changes, format_percent, format_points
 from eav_ray.reporting.html import Command, Note, Section, Table, build_table
 
 
 def build_search_summary(results: ResultsTree) -> Section:
     rows = []
     for one in results["search"]:
-        changes = ", ".join(f"{k}={format_value(v)}" for k, v in (one["changes"] or {}).items())
         optimism = None if None in (one["inner_score"], one["test"]) else one["inner_score"] - one["test"]
-        rows.append(one | {"optimism": optimism, "changes": changes})
+        rows.append(one | {"optimism": optimism, "changes": format_changes(one["changes"])})
     columns = [
         ("study", "study", ""),
         ("candidates", "candidates", ""),
@@ -48,7 +47,11 @@ def build_skipped_results(results: ResultsTree) -> Section:
 
 
 def build_provenance(results: ResultsTree) -> Section:
-    facts = dict(results["provenance"])
-    command = Command(facts.pop("command"))
-    rows = [[name, value if isinstance(value, str) else json.dumps(value)] for name, value in facts.items()]
-    return Section("Reproduce", [command, Table(["", ""], rows, left=True)])
+    command = Command(results["provenance"]["command"])
+    return Section("Reproduce", [command, Table(["", ""], list_facts(results), left=True)])
+
+
+def list_facts(results: ResultsTree) -> list[list[str]]:
+    """List names and values of what a result depends on."""
+    facts = {name: value for name, value in results["provenance"].items() if name != "command"}
+    return [[name, value if isinstance(value, str) else json.dumps(value)] for name, value in facts.items()]
