@@ -33,20 +33,22 @@ def make_axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def make_panels(
-    count: int, max_columns: int, size: Callable[[int, int], tuple[float, float]], *, sharey: bool = False
+    titles: Sequence[str], max_columns: int, size: Callable[[int, int], tuple[float, float]], *, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure of several panels, row by row.
+    """Make a figure of a panel a title, row by row.
 
     Args:
         size: Inches of the figure, from its numbers of columns and rows.
     """
-    columns = min(max_columns, count)
-    rows = math.ceil(count / columns)
+    columns = min(max_columns, len(titles))
+    rows = math.ceil(len(titles) / columns)
     figure = Figure(figsize=size(columns, rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel().tolist()
-    for unused in panels[count:]:
+    for unused in panels[len(titles) :]:
         unused.set_visible(False)
-    return figure, panels[:count]
+    for axes, title in zip(panels, titles, strict=False):
+        axes.set_title(title, fontsize=9)
+    return figure, panels[: len(titles)]
 
 
 def add_legend(axes: Axes, *, fontsize: float = 7, ncols: int = 4) -> None:
@@ -103,7 +105,7 @@ def plot_confusion(confusions: Mapping[str, Any], classes: Sequence[str]) -> Fig
     """A matrix a source, share of each true class in percent."""
     sources, n = list(confusions), len(classes)
     size = max(2.75, 0.6 + 0.33 * n)  # inches: the numbers of many classes keep apart
-    figure, panels = make_panels(len(sources), 3, lambda columns, rows: (size * columns + 0.6, size * rows + 0.3))
+    figure, panels = make_panels(sources, 3, lambda columns, rows: (size * columns + 0.6, size * rows + 0.3))
     for axes, source in zip(panels, sources, strict=True):
         counts = np.array(confusions[source], float)
         percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -114,14 +116,13 @@ def plot_confusion(confusions: Mapping[str, Any], classes: Sequence[str]) -> Fig
                 axes.text(j, i, f"{percent[i, j]:.0f}", ha="center", va="center", fontsize=7, color=ink)
         axes.set_xticks(range(n), classes, rotation=45, ha="right", fontsize=7)
         axes.set_yticks(range(n), classes, fontsize=7)
-        axes.set_title(source, fontsize=9)
     return figure
 
 
 def plot_modality_weights(weights_by_kind: Mapping[str, Any], modalities: Sequence[str]) -> Figure:
     """Modality weights by class: as they are, and divided by the modalities' numbers of tokens."""
-    figure, panels = make_panels(2, 2, lambda columns, rows: (7.5, 2.9), sharey=True)
-    for axes, (kind, title) in zip(panels, (("weight", "as attended"), ("corrected", "per token")), strict=True):
+    figure, panels = make_panels(["as attended", "per token"], 2, lambda columns, rows: (7.5, 2.9), sharey=True)
+    for axes, kind in zip(panels, ("weight", "corrected"), strict=True):
         table = weights_by_kind[kind]["by_class"]
         bar_width = 0.8 / len(modalities)
         for n, m in enumerate(modalities):
@@ -131,7 +132,6 @@ def plot_modality_weights(weights_by_kind: Mapping[str, Any], modalities: Sequen
             axes.bar(positions, heights, bar_width * 0.92, color=choose_color(m), label=m)
         axes.axhline(1 / len(modalities), color="0.5", lw=0.8)
         axes.set_xticks(range(len(table)), list(table), rotation=30, ha="right", fontsize=7)
-        axes.set_title(title, fontsize=9)
         _open_frame(axes)
     panels[0].set_ylabel("weight")
     panels[0].legend(fontsize=7, ncols=3, frameon=False, loc="upper left")
@@ -141,7 +141,7 @@ def plot_modality_weights(weights_by_kind: Mapping[str, Any], modalities: Sequen
 
 def plot_reliability(calibrations: Mapping[str, Any]) -> Figure:
     """Confidence against accuracy, a panel a source; the dot's area is its number of recordings."""
-    figure, panels = make_panels(len(calibrations), len(calibrations), _measure_row, sharey=True)
+    figure, panels = make_panels(list(calibrations), len(calibrations), _measure_row, sharey=True)
     for axes, (source, one) in zip(panels, calibrations.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
         for kind, color, marker in (("raw", choose_color(source), "o-"), ("scaled", "k", "x--")):
@@ -153,7 +153,6 @@ def plot_reliability(calibrations: Mapping[str, Any]) -> Figure:
             sizes = [10 + 150 * b["count"] / total for b in bins]
             axes.scatter(x, y, s=sizes, color=color, marker=marker[0], alpha=0.7, label=kind)
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1))
-        axes.set_title(source, fontsize=9)
         _open_frame(axes)
     panels[0].set(ylabel="accuracy", xlabel="confidence")
     return figure
@@ -161,11 +160,10 @@ def plot_reliability(calibrations: Mapping[str, Any]) -> Figure:
 
 def plot_learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Training loss by epoch, a panel a part of the model, with the validation score where it was measured."""
-    figure, panels = make_panels(len(histories), len(histories), _measure_row)
+    figure, panels = make_panels(list(histories), len(histories), _measure_row)
     for axes, (part, history) in zip(panels, histories.items(), strict=True):
         epochs = [h["epoch"] for h in history]
         axes.plot(epochs, [h["train_loss"] for h in history], ".-", color=choose_color(part), lw=1)
-        axes.set_title(part, fontsize=9)
         axes.set_ylim(bottom=0)
         axes.spines["top"].set_visible(False)
         validation_points = [(h["epoch"], h[SELECTION_METRIC]) for h in history if h.get(SELECTION_METRIC) is not None]

@@ -107,7 +107,7 @@ class Section:
 
 
 def build_table(
-    entries: Iterable[Mapping[str, Any]],
+    entries: Iterable[Mapping[Any, Any]],
     columns: Sequence[Column],
     *,
     left: bool = False,

@@ -1,13 +1,11 @@
 """A model card (Mitchell et al. 2019, doi:10.1145/3287560.3287596) from the numbers of `results.json`."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting.html import render_template
 from eav_ray.reporting.sections.provenance import list_facts
 
 
-def render_model_card(results: Mapping[str, Any]) -> str:
+def render_model_card(results: ResultsTree) -> str:
     """Render the card in Markdown."""
     main_source = list(results["accuracy"]["sources"])[-1]
     calibration = (results.get("calibration") or {}).get(main_source, {})

@@ -163,11 +163,11 @@ def _plot_levels(levels: Sequence[float]) -> Figure:
 
 
 def _plot_frames(frames: dict[str, np.ndarray]) -> Figure:
-    figure, panels = make_panels(len(frames), 6, lambda columns, rows: (1.6 * columns, 1.8 * rows))
-    for axes, (name, frame) in zip(panels, frames.items(), strict=True):
+    figure, panels = make_panels(list(frames), 6, lambda columns, rows: (1.6 * columns, 1.8 * rows))
+    for axes, frame in zip(panels, frames.values(), strict=True):
         axes.axis("off")
         axes.imshow(frame)
-        axes.set_title(name, fontsize=8)
+        axes.title.set_fontsize(8)
     return figure
 
 

@@ -104,26 +104,26 @@ def _build_cost_frames(entries: list[dict[str, Any]]) -> dict[str, pd.DataFrame]
     frames = {}
     for key, (_, divisor) in COST_AXES.items():
         rows = [
-            {"number": n, "cost": v["cost"][key] / divisor, "score": 100 * v["accuracy"]["mean"], "entry": v}
+            (n, v["cost"][key] / divisor, 100 * v["accuracy"]["mean"], v["modalities"])
             for n, v in enumerate(entries, 1)
             if v["cost"].get(key) is not None
         ]
         if len(rows) > 1:
-            frames[key] = pd.DataFrame(rows)
+            frames[key] = pd.DataFrame(rows, columns=["number", "cost", "score", "modalities"])
     return frames
 
 
 def _plot_cost(entries: list[dict[str, Any]]) -> Figure:
     frames = _build_cost_frames(entries)
-    figure, panels = make_panels(len(frames), 2, lambda columns, rows: (7.5, 3.0 * rows))
+    figure, panels = make_panels([""] * len(frames), 2, lambda columns, rows: (7.5, 3.0 * rows))
     for axes, (key, variants) in zip(panels, frames.items(), strict=True):
         best = select_pareto_front(variants)
         axes.plot(best["cost"].to_numpy(), best["score"].to_numpy(), "-", color="0.7", lw=1.2, zorder=1)
-        for row in variants.itertuples():
-            entry: Any = row.entry
-            fill = "C0" if select_worn_modalities(entry["modalities"]) else "white"
-            axes.plot([row.cost], [row.score], "o", mfc=fill, mec="C0", ms=5, zorder=2)
-            axes.annotate(str(row.number), (row.cost, row.score), (4, 3), textcoords="offset points", fontsize=7)
+        for point in variants.to_dict("records"):
+            fill = "C0" if select_worn_modalities(point["modalities"]) else "white"
+            at = (point["cost"], point["score"])
+            axes.plot(*at, "o", mfc=fill, mec="C0", ms=5, zorder=2)
+            axes.annotate(str(point["number"]), at, (4, 3), textcoords="offset points", fontsize=7)
         if variants["cost"].max() > 10 * variants["cost"].min() > 0:
             axes.set_xscale("log")
         axes.set(xlabel=COST_AXES[key][0], ylabel="accuracy, %")

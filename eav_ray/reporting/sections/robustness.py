@@ -206,21 +206,29 @@ def _build_weight_table(results: ResultsTree, weight: str) -> Table:
     return build_table(rows, columns, title=f"Weight {WEIGHT_DESCRIPTIONS[weight]}", missing="")
 
 
-def _make_step_panels(count: int) -> tuple[Figure, list[Axes]]:
+def _make_step_panels(titles: Sequence[str], ylabel: str) -> tuple[Figure, list[Axes]]:
     # The legend above wants its width, whatever stands below.
     figure, panels = make_panels(
-        count, 3, lambda columns, rows: (max(5.5, 2.9 * columns + 0.4), 2.5 * rows + 0.5), sharey=True
+        titles, 3, lambda columns, rows: (max(5.5, 2.9 * columns + 0.4), 2.5 * rows + 0.5), sharey=True
     )
     for axes in panels:
         axes.tick_params(axis="y", labelsize=7)
+    panels[0].set_ylabel(ylabel, fontsize=8)
     return figure, panels
+
+
+def _mark_steps(axes: Axes, marks: Sequence[str], unit: str) -> None:
+    axes.set_xticks(range(len(marks) + 1), ["clean", *marks], fontsize=7)
+    axes.set_xlabel(unit, fontsize=8)
 
 
 def _draw_accuracy_curves(results: ResultsTree, kinds: Sequence[str], modality: str) -> Drawing:
     """Draw accuracy against the steps of each kind, in a panel of its own."""
     clean, by_kind = results["conditions"][0], _group_by_kind(results)
     shown_sources = [s for s in results["sources"] if s in ("fusion", "late_mean", modality) or not modality]
-    figure, panels = _make_step_panels(len(kinds))
+    strongest = [by_kind[kind][-1] for kind in kinds]
+    titles = [describe_level(c) if len(c["levels"]) > 1 else c["kind"].partition(".")[2] for c in strongest]
+    figure, panels = _make_step_panels(titles, "accuracy of recordings, %")
     for axes, kind in zip(panels, kinds, strict=True):
         steps = [clean, *by_kind[kind]]
         for s in shown_sources:
@@ -233,48 +241,36 @@ def _draw_accuracy_curves(results: ResultsTree, kinds: Sequence[str], modality: 
             if max(c["refused_share"].values(), default=0) >= MIN_USABLE_SHARE:
                 axes.annotate("masked", (x - 0.1, 8), ha="right", fontsize=7, color="0.3")
         axes.axhline(100 * results["chance"], color="0.5", lw=0.8, ls=":", label="chance")
-        last = steps[-1]
-        if len(last["levels"]) > 1:
-            title, unit, marks = describe_level(last), "step", [str(c["severity"]) for c in steps[1:]]
+        if len(steps[-1]["levels"]) > 1:
+            _mark_steps(axes, [str(c["severity"]) for c in steps[1:]], "step")
         else:
-            title, unit = kind.partition(".")[2], last["levels"][0]["unit"]
-            marks = [f"{c['levels'][0]['level']:g}" for c in steps[1:]]
-        axes.set_xticks(range(len(steps)), ["clean", *marks], fontsize=7)
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel(unit, fontsize=8)
+            _mark_steps(axes, [f"{c['levels'][0]['level']:g}" for c in steps[1:]], steps[-1]["levels"][0]["unit"])
         axes.set_ylim(0, 102)
-    panels[0].set_ylabel("accuracy of recordings, %", fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=len(labels), loc="outside upper center", frameon=False, fontsize=8)
-    strongest = [
-        f"{kind} at {describe_level(by_kind[kind][-1])}: {_list_accuracies(by_kind[kind][-1], shown_sources)}"
-        for kind in kinds
-    ]
+    last = "; ".join(f"{c['kind']} at {describe_level(c)}: {_list_accuracies(c, shown_sources)}" for c in strongest)
     corrupted = get_modality_info(modality).title if modality else "all modalities"
     return Drawing(
         figure,
         f"Accuracy in percent with {corrupted} corrupted, with 95 % intervals; masked: preprocessing refused most of "
-        f"what was corrupted. Clean: {_list_accuracies(clean, shown_sources)}. Strongest step: {'; '.join(strongest)}.",
+        f"what was corrupted. Clean: {_list_accuracies(clean, shown_sources)}. Strongest step: {last}.",
     )
 
 
 def _draw_weights(results: ResultsTree, kinds_by_modality: Mapping[str, Sequence[str]]) -> Drawing:
     """Draw the weight of each modality at the steps of the kinds that corrupt it."""
     clean, by_kind, change_texts = results["conditions"][0], _group_by_kind(results), []
-    figure, panels = _make_step_panels(len(kinds_by_modality))
+    titles = [f"{get_modality_info(m).title} corrupted: its weight" for m in kinds_by_modality]
+    figure, panels = _make_step_panels(titles, "mean modality weight")
     for axes, (m, kinds) in zip(panels, kinds_by_modality.items(), strict=True):
         for kind, marker in zip(kinds, cycle("osv^Dxp*"), strict=False):
             weights = [c["weights"][m]["corrected"] for c in (clean, *by_kind[kind])]
             y = [np.nan if weight is None else weight for weight in weights]
             axes.plot(range(len(y)), y, marker=marker, ms=4, lw=1, label=kind.partition(".")[2])
             change_texts.append(f"{kind} {_describe_weight_change(results, by_kind[kind][-1])}")
-        count = len(by_kind[kinds[0]])
-        axes.set_title(f"{get_modality_info(m).title} corrupted: its weight", fontsize=9)
-        axes.set_xticks(range(count + 1), ["clean", *map(str, range(1, count + 1))], fontsize=7)
-        axes.set_xlabel("step", fontsize=8)
+        _mark_steps(axes, [str(c["severity"]) for c in by_kind[kinds[0]]], "step")
         axes.legend(fontsize=6.5, frameon=False)
     panels[0].set_ylim(bottom=0)
-    panels[0].set_ylabel("mean modality weight", fontsize=8)
     return Drawing(
         figure,
         f"Weight of the corrupted modality, {WEIGHT_DESCRIPTIONS['corrected']}, at each step. "
