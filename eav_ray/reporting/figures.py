@@ -1,7 +1,7 @@
 """Figures of pages, each drawn from the numbers that the page's results hold."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mne
@@ -33,16 +33,23 @@ def make_axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def make_panels(
-    titles: Sequence[str], max_columns: int, size: Callable[[int, int], tuple[float, float]], *, sharey: bool = False
+    titles: Sequence[str],
+    max_columns: int,
+    panel: tuple[float, float],
+    *,
+    margins: tuple[float, float] = (0, 0),
+    min_width: float = 0,
+    sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """Make a figure of a panel a title, row by row.
 
     Args:
-        size: Inches of the figure, from its numbers of columns and rows.
+        panel, margins, min_width: Inches: width and height of a panel, what is added to all of them, the least width.
     """
     columns = min(max_columns, len(titles))
     rows = math.ceil(len(titles) / columns)
-    figure = Figure(figsize=size(columns, rows), layout="constrained")
+    size = (max(min_width, panel[0] * columns + margins[0]), panel[1] * rows + margins[1])
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel().tolist()
     for unused in panels[len(titles) :]:
         unused.set_visible(False)
@@ -54,10 +61,6 @@ def make_panels(
 def add_legend(axes: Axes, *, fontsize: float = 7, ncols: int = 4) -> None:
     """Add a legend above the panel."""
     axes.legend(fontsize=fontsize, ncols=ncols, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
-
-
-def _measure_row(columns: int, rows: int) -> tuple[float, float]:
-    return max(3.2, 1.9 * columns), 2.5
 
 
 def _open_frame(axes: Axes) -> None:
@@ -105,7 +108,7 @@ def plot_confusion(confusions: Mapping[str, Any], classes: Sequence[str]) -> Fig
     """A matrix a source, share of each true class in percent."""
     sources, n = list(confusions), len(classes)
     size = max(2.75, 0.6 + 0.33 * n)  # inches: the numbers of many classes keep apart
-    figure, panels = make_panels(sources, 3, lambda columns, rows: (size * columns + 0.6, size * rows + 0.3))
+    figure, panels = make_panels(sources, 3, (size, size), margins=(0.6, 0.3))
     for axes, source in zip(panels, sources, strict=True):
         counts = np.array(confusions[source], float)
         percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -121,7 +124,7 @@ def plot_confusion(confusions: Mapping[str, Any], classes: Sequence[str]) -> Fig
 
 def plot_modality_weights(weights_by_kind: Mapping[str, Any], modalities: Sequence[str]) -> Figure:
     """Modality weights by class: as they are, and divided by the modalities' numbers of tokens."""
-    figure, panels = make_panels(["as attended", "per token"], 2, lambda columns, rows: (7.5, 2.9), sharey=True)
+    figure, panels = make_panels(["as attended", "per token"], 2, (3.75, 2.9), sharey=True)
     for axes, kind in zip(panels, ("weight", "corrected"), strict=True):
         table = weights_by_kind[kind]["by_class"]
         bar_width = 0.8 / len(modalities)
@@ -141,7 +144,7 @@ def plot_modality_weights(weights_by_kind: Mapping[str, Any], modalities: Sequen
 
 def plot_reliability(calibrations: Mapping[str, Any]) -> Figure:
     """Confidence against accuracy, a panel a source; the dot's area is its number of recordings."""
-    figure, panels = make_panels(list(calibrations), len(calibrations), _measure_row, sharey=True)
+    figure, panels = make_panels(list(calibrations), len(calibrations), (1.9, 2.5), min_width=3.2, sharey=True)
     for axes, (source, one) in zip(panels, calibrations.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
         for kind, color, marker in (("raw", choose_color(source), "o-"), ("scaled", "k", "x--")):
@@ -160,7 +163,7 @@ def plot_reliability(calibrations: Mapping[str, Any]) -> Figure:
 
 def plot_learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Training loss by epoch, a panel a part of the model, with the validation score where it was measured."""
-    figure, panels = make_panels(list(histories), len(histories), _measure_row)
+    figure, panels = make_panels(list(histories), len(histories), (1.9, 2.5), min_width=3.2)
     for axes, (part, history) in zip(panels, histories.items(), strict=True):
         epochs = [h["epoch"] for h in history]
         axes.plot(epochs, [h["train_loss"] for h in history], ".-", color=choose_color(part), lw=1)

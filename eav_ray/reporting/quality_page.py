@@ -163,7 +163,7 @@ def _plot_levels(levels: Sequence[float]) -> Figure:
 
 
 def _plot_frames(frames: dict[str, np.ndarray]) -> Figure:
-    figure, panels = make_panels(list(frames), 6, lambda columns, rows: (1.6 * columns, 1.8 * rows))
+    figure, panels = make_panels(list(frames), 6, (1.6, 1.8))
     for axes, frame in zip(panels, frames.values(), strict=True):
         axes.axis("off")
         axes.imshow(frame)

@@ -115,7 +115,7 @@ def _build_cost_frames(entries: list[dict[str, Any]]) -> dict[str, pd.DataFrame]
 
 def _plot_cost(entries: list[dict[str, Any]]) -> Figure:
     frames = _build_cost_frames(entries)
-    figure, panels = make_panels([""] * len(frames), 2, lambda columns, rows: (7.5, 3.0 * rows))
+    figure, panels = make_panels([""] * len(frames), 2, (3.75, 3.0))
     for axes, (key, variants) in zip(panels, frames.items(), strict=True):
         best = select_pareto_front(variants)
         axes.plot(best["cost"].to_numpy(), best["score"].to_numpy(), "-", color="0.7", lw=1.2, zorder=1)

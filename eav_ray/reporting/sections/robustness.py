@@ -208,9 +208,7 @@ def _build_weight_table(results: ResultsTree, weight: str) -> Table:
 
 def _make_step_panels(titles: Sequence[str], ylabel: str) -> tuple[Figure, list[Axes]]:
     # The legend above wants its width, whatever stands below.
-    figure, panels = make_panels(
-        titles, 3, lambda columns, rows: (max(5.5, 2.9 * columns + 0.4), 2.5 * rows + 0.5), sharey=True
-    )
+    figure, panels = make_panels(titles, 3, (2.9, 2.5), margins=(0.4, 0.5), min_width=5.5, sharey=True)
     for axes in panels:
         axes.tick_params(axis="y", labelsize=7)
     panels[0].set_ylabel(ylabel, fontsize=8)
