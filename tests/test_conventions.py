@@ -2,6 +2,7 @@
 of the package that is private."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,12 @@ def test_what_treats_all_modalities_alike_names_none() -> None:
     found = {str(file.relative_to(REPOSITORY)): list_modality_names(file.read_text()) for file in files}
     assert {name: names for name, names in found.items() if names} == {}
     assert list_modality_names("x = 'eeg' in names") and list_modality_names("p.video.fps")
+
+
+def test_only_templates_know_html() -> None:
+    tags = {
+        str(file.relative_to(REPOSITORY)): re.findall(r"</\w+>", file.read_text()) for file in list_files("eav_ray")
+    }
+    assert {name: found for name, found in tags.items() if found} == {}
+    (page,) = (REPOSITORY / "eav_ray/reporting/templates").glob("*.html.jinja")
+    assert "</body>" in page.read_text()

@@ -2,27 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from eav_ray.data.splits import CROSS_SUBJECT_PROTOCOLS, Split
+from eav_ray.evaluation import statistics
 from eav_ray.evaluation.correctness import compare_fusion, list_sources, mark_correct_recordings
-from eav_ray.evaluation.statistics import (
-    CHANCE_BAND_COVERAGE,
-    MIN_SUBJECTS,
-    N_BOOTSTRAP_DRAWS,
-    collect_fusion_baselines,
-    compare_paired,
-    compute_balanced_chance_band,
-    compute_bootstrap_interval,
-    compute_chance_band,
-    compute_oracle_correct,
-    compute_subject_accuracy,
-    has_unequal_classes,
-    is_within_chance,
-)
 from eav_ray.evaluation.summary import SearchOptimism
 from eav_ray.reporting.formatting import format_changes, format_percent
 from eav_ray.reporting.html import Column, Table, build_table
@@ -64,7 +51,7 @@ def format_accuracy_table(
     Args:
         subject_columns: Whether each person has one.
     """
-    subject_accuracy = compute_subject_accuracy(correct, sources)
+    subject_accuracy = statistics.compute_subject_accuracy(correct, sources)
     rows: list[dict[str, Any]] = []
     for source, column in subject_accuracy.items():
         sd = format_percent(column.std(ddof=1))
@@ -98,7 +85,7 @@ def format_protocol_table(
     if folds["fold"].nunique() <= MAX_FOLD_LINES:
         rows = []
         for fold, fold_recordings in correct.merge(folds, on=RECORDING_COLUMNS).groupby("fold"):
-            accuracy = compute_subject_accuracy(fold_recordings, sources)
+            accuracy = statistics.compute_subject_accuracy(fold_recordings, sources)
             subjects = f"{len(accuracy)} people" if len(accuracy) > 1 else accuracy.index[0]
             rows.append({"fold": fold, "subjects": subjects, **accuracy.mean()})
         columns = [("fold", "fold", ""), ("people", "subjects", ""), *((s, s, format_percent) for s in sources)]
@@ -113,11 +100,11 @@ def format_protocol_table(
 def format_optimism(folds: dict[int, SearchOptimism]) -> str:
     """Of every outer fold of a search, and a line for each where they are few."""
     points = [one.points for one in folds.values()]
-    inner = format_percent(mean(one.inner_score for one in folds.values()))
-    tested = format_percent(mean(one.test_score for one in folds.values()))
-    spread = f" (SD {stdev(points):.2f} over {len(points)} folds)" if len(points) > 1 else ""
+    inner = format_percent(float(np.mean([one.inner_score for one in folds.values()])))
+    tested = format_percent(float(np.mean([one.test_score for one in folds.values()])))
+    spread = f" (SD {np.std(points, ddof=1):.2f} over {len(points)} folds)" if len(points) > 1 else ""
     summary = (
-        f"search: chosen by {inner} on inner folds, tested {tested}; its optimism is {mean(points):+.2f} "
+        f"search: chosen by {inner} on inner folds, tested {tested}; its optimism is {np.mean(points):+.2f} "
         f"points{spread}; balanced accuracy of recordings"
     )
     if not 1 < len(folds) <= MAX_FOLD_LINES:
@@ -139,33 +126,29 @@ def format_statistics(correct: pd.DataFrame, modalities: Sequence[str], n_classe
     Args:
         correct: As `correctness.mark_correct_recordings` makes it.
     """
-    n_subjects, n_recordings = correct["subject"].nunique(), len(correct)
-    low, high = compute_chance_band(n_recordings, n_classes)
+    n_subjects, n_recordings, labels = correct["subject"].nunique(), len(correct), correct["label"].to_numpy()
+    low, high = statistics.compute_chance_band(n_recordings, n_classes)
+    coverage = f"{100 * statistics.CHANCE_BAND_COVERAGE:.1f} %"
     lines = [
-        f"intervals: bootstrap over {n_subjects} people and their {n_recordings} recordings, {N_BOOTSTRAP_DRAWS:,} "
-        "draws"
+        f"intervals: bootstrap over {n_subjects} people and their {n_recordings} recordings, "
+        f"{statistics.N_BOOTSTRAP_DRAWS:,} draws"
     ]
     for source in [c for c in correct.columns if c not in (*RECORDING_COLUMNS, "label")]:
-        bounds = compute_bootstrap_interval(correct, source)
-        chance_note = (
-            f"; inside the {100 * CHANCE_BAND_COVERAGE:.1f} % band of chance"
-            if is_within_chance(correct, source, n_classes)
-            else ""
-        )
+        bounds = statistics.compute_bootstrap_interval(correct, source)
+        is_within_chance = statistics.is_within_chance(correct, source, n_classes)
+        chance_note = f"; inside the {coverage} band of chance" if is_within_chance else ""
         lines.append(f"{source:12}    95 % {100 * bounds.low:6.2f} to {100 * bounds.high:6.2f}{chance_note}")
-    lines.append(f"{'chance':12}  {100 * CHANCE_BAND_COVERAGE:.1f} % {100 * low:6.2f} to {100 * high:6.2f}")
-    if has_unequal_classes(correct["label"].to_numpy(), n_classes):
-        low, high = compute_balanced_chance_band(correct["label"].to_numpy(), n_classes)
+    lines.append(f"{'chance':12}  {coverage} {100 * low:6.2f} to {100 * high:6.2f}")
+    if statistics.has_unequal_classes(labels, n_classes):
+        low, high = statistics.compute_balanced_chance_band(labels, n_classes)
         lines.append(f"classes are unequal: judged by balanced accuracy, chance {100 * low:.2f} to {100 * high:.2f}")
     if len(modalities) > 1:
-        lines.append(
-            f"{'oracle':12}{100 * float(compute_oracle_correct(correct, modalities).mean()):8.2f}, right where any "
-            "modality is"
-        )
-        if n_subjects < MIN_SUBJECTS:
-            lines.append(f"{n_subjects} people are too few for a test over people, which wants {MIN_SUBJECTS}")
+        oracle = 100 * float(statistics.compute_oracle_correct(correct, modalities).mean())
+        lines.append(f"{'oracle':12}{oracle:8.2f}, right where any modality is")
+        if n_subjects < statistics.MIN_SUBJECTS:
+            least = statistics.MIN_SUBJECTS
+            lines.append(f"{n_subjects} people are too few for a test over people, which wants {least}")
         else:
-            lines += [
-                str(one) for one in compare_paired(correct, "fusion", collect_fusion_baselines(correct, modalities))
-            ]
+            baselines = statistics.collect_fusion_baselines(correct, modalities)
+            lines += map(str, statistics.compare_paired(correct, "fusion", baselines))
     return "\n".join(lines)

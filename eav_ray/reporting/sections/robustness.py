@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eav_ray.config import get_modality_info
+from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.evaluation.robustness import MIN_USABLE_SHARE
 from eav_ray.reporting.figures import choose_color, make_panels
 from eav_ray.reporting.formatting import apply_format, format_bounds, format_short_percent
@@ -20,8 +20,6 @@ AREA_NOTE = (
     "Area under accuracy against the steps, the clean recordings first, all steps equally far apart: as a share of the "
     "clean accuracy (1 where nothing is lost; chance over clean accuracy where all is), and as mean accuracy."
 )
-
-ResultsTree = Mapping[str, Any]
 
 
 def format_robustness(results: ResultsTree) -> str:
