@@ -136,7 +136,7 @@ TEMPLATES = Environment(
 )
 
 
-def render_template(name: str, **values: Any) -> str:
+def render_template(name: str, /, **values: Any) -> str:
     """Render a template of `eav_ray/reporting/templates`, which has the functions of `formatting`."""
     return TEMPLATES.get_template(name).render(vars(formatting), **values)
 

@@ -9,10 +9,6 @@ def render_model_card(results: ResultsTree) -> str:
     """Render the card in Markdown."""
     main_source = list(results["accuracy"]["sources"])[-1]
     calibration = (results.get("calibration") or {}).get(main_source, {})
-    return render_template(
-        "model_card.md.jinja",
-        **{"worst_subjects": None, "modality_collapse": None, **results},
-        main_source=main_source,
-        ece=calibration.get("raw", {}).get("ece"),
-        facts=list_facts(results),
-    )
+    values = {"worst_subjects": None, "modality_collapse": None, **results, "main_source": main_source}
+    ece = calibration.get("raw", {}).get("ece")
+    return render_template("model_card.md.jinja", **values, ece=ece, facts=list_facts(results))

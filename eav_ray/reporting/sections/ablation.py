@@ -71,12 +71,9 @@ def format_ablation(results: dict[str, Any]) -> str:
     for group in [g for g in ABLATION_PARTS if g in results["groups"]]:
         size, variants = results["groups"][group], _select_group(results, group)
         rows = [v | (v["comparison"] or {}) | v["cost"] for v in variants]
-        lines += [
-            "",
-            f"{GROUP_TITLES[group]}: {size['recordings']} recordings of {size['n_subjects']} people "
-            "that all could score",
-            format_table(build_table(rows, TERMINAL_COLUMNS, missing=""), ends_with_prose=True),
-        ]
+        tested = f"{size['recordings']} recordings of {size['n_subjects']} people that all could score"
+        table = format_table(build_table(rows, TERMINAL_COLUMNS, missing=""), ends_with_prose=True)
+        lines += ["", f"{GROUP_TITLES[group]}: {tested}", table]
     lines += [""] if results["worn"] else []
     for pair in results["worn"]:
         d, extra_cost = pair["difference"], pair["extra_cost"]
@@ -86,8 +83,7 @@ def format_ablation(results: dict[str, Any]) -> str:
             cost_note += f", {extra_cost['latency_ms']:+.1f} ms" if "latency_ms" in extra_cost else ""
         lines.append(
             f"{get_modality_info(pair['modality']).title}: {pair['with']} against {pair['without']} ({pair['mode']}): "
-            f"{format_short_points(d['mean'])} points (95 % {format_point_bounds(d)}), {d['verdict']}"
-            f"{cost_note}"
+            f"{format_short_points(d['mean'])} points (95 % {format_point_bounds(d)}), {d['verdict']}{cost_note}"
         )
     lines += [f"not compared, of want of recordings that all could score: {n}" for n in results["missing"]]
     return "\n".join(lines)
@@ -107,10 +103,8 @@ def build_ablation_sections(results: dict[str, Any]) -> list[Section]:
     sections = []
     for group in [g for g in GROUP_TITLES if g in results["groups"]]:
         size, variants = results["groups"][group], _select_group(results, group)
-        explanation = (
-            f"{GROUP_NOTES[group]} {size['recordings']} test recordings of {size['n_subjects']} people, which all of "
-            "these could score."
-        )
+        tested = f"{size['recordings']} test recordings of {size['n_subjects']} people"
+        explanation = f"{GROUP_NOTES[group]} {tested}, which all of these could score."
         if group == "subsets":
             drawing = Drawing(_plot_subsets(variants), _describe_subsets(variants))
         else:

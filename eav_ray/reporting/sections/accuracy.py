@@ -33,9 +33,8 @@ def build_accuracy(results: ResultsTree) -> Section:
             f"guessing stays between {format_percent(chance['balanced_low'])} and "
             f"{format_percent(chance['balanced_high'])} as often."
         )
-    if missing := [
-        f"{one['n_without_prediction']} of {s}" for s, one in sources.items() if one["n_without_prediction"]
-    ]:
+    n_missing = {s: one["n_without_prediction"] for s, one in sources.items()}
+    if missing := [f"{n} of {s}" for s, n in n_missing.items() if n]:
         sentences.append(f"Recordings in which a source has nothing to say count as wrong: {', '.join(missing)}.")
     if within_chance := [s for s, one in sources.items() if one["inside_chance"]]:
         sentences.append(f"Inside the band of chance: {', '.join(within_chance)}.")

@@ -71,15 +71,13 @@ def _describe_measurement(results: dict[str, Any]) -> str:
     repeats = sorted({v["cost"]["repeats"] for v in select_costed_variants(results)})
     repeats_text = " to ".join(str(n) for n in dict.fromkeys((repeats[0], repeats[-1])))
     test_set_sizes = {(g["n_subjects"], g["recordings"]) for g in results["groups"].values()}
-    different_sets_note = (
-        "" if len(test_set_sizes) == 1 else " Groups of variants are scored on different recordings: see their tables."
-    )
+    sets_note = " Groups of variants are scored on different recordings: see their tables."
     threads, workers = (f"{h[k]} {k[:-1]}{'s' if h[k] > 1 else ''}" for k in ("threads", "workers"))
     return (
         f"Latency: the model alone, one window, warm, {threads} on {h['device']}, the median and the "
         f"95th percentile of {repeats_text} repeats{format_load_warning(h)}. Training: seconds of all epochs of "
         f"one fold, encoders included, the mean over folds; by {workers}. Filled points see EEG, hollow ones do not; "
-        f"the line joins what no other beats in both.{different_sets_note}"
+        f"the line joins what no other beats in both.{sets_note if len(test_set_sizes) > 1 else ''}"
     )
 
 
