@@ -13,6 +13,18 @@ class DataError(ValueError):
     """A file or store that is missing, damaged, or not what it should be."""
 
 
+class StorageError(DataError):
+    """A store that does not answer, or refuses a request, after it was repeated. Says nothing of what is stored.
+
+    Attributes:
+        permanent: Whether to ask again later is of no use: rights are missing.
+    """
+
+    def __init__(self, text: str, permanent: bool = False) -> None:
+        super().__init__(text)
+        self.permanent = permanent
+
+
 class TrainingInterrupted(Exception):
     """A training saved and left before its end, because it was asked to; the text says why."""
 

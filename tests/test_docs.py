@@ -39,7 +39,7 @@ class ErrorText:
         return sum(c.isalpha() for part in self.parts for c in part or "") < 4
 
 
-ERRORS = ("ConfigError", "DataError", "ValueError", "TrainingInterrupted")
+ERRORS = ("ConfigError", "DataError", "StorageError", "ValueError", "TrainingInterrupted")
 LISTS = ("problems", "wrong")  # of texts that become one error
 # Functions that return texts.
 DESCRIBING = ("_explain_validation_error", "find_batch_problem", "find_problems", "describe_missing_folds")
@@ -60,7 +60,7 @@ PASSED_ON = {
     "eav_ray/pipelines/train/cross_validation.py": {"describe_missing_folds(failed, folds)"},
     "eav_ray/pipelines/inference/pull.py": {"f'{error}{way}'"},
     "eav_ray/pipelines/search/end_to_end_trial.py": {"f'{key}: {reason}'"},
-    "eav_ray/training/collectives.py": {"first_reason"},
+    "eav_ray/training/collectives.py": {"str(first['reason'])"},
     "eav_ray/training/runner.py": {"reason"},
 }
 

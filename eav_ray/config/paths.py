@@ -29,6 +29,9 @@ def resolve_experiment_paths(experiment: Experiment, used_stores: tuple[str, ...
         if weights and Path(weights).expanduser().exists():  # otherwise a name on a hub
             given_paths[f"model.{m}.weights"] = weights
     changes = {key: resolve_user_path(key, path) for key, path in given_paths.items()}
+    for key in ("store.shards", "store.results"):
+        if not experiment.store.exclusive and "://" in changes.get(key, "") and "exclusive=" not in changes[key]:
+            changes[key] += ("&" if "?" in changes[key] else "?") + "exclusive=false"
     for key, uri in (("store.mlflow", experiment.store.mlflow), ("search.storage", experiment.search.storage)):
         if uri.startswith(SQLITE_PREFIX):
             changes[key] = SQLITE_PREFIX + resolve_user_path(key, uri.removeprefix(SQLITE_PREFIX), allow_remote=False)

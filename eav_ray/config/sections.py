@@ -5,10 +5,10 @@ The command line, the search and the tests change an experiment in one way only:
 Runs without torch and without ray.
 """
 
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     Field,
     model_validator,
 )
@@ -18,13 +18,23 @@ from eav_ray.config.data_sections import STRICT, DataConfig, Preprocessing, Spli
 from eav_ray.config.kinds import import_plugins
 from eav_ray.config.model_sections import DEFAULT_FUSION, AnyFusionConfig, ModelConfig
 from eav_ray.config.training_sections import OptimConfig, RuntimeConfig, SearchConfig, TrainConfig
+from eav_ray.config.urls import check_no_secret
+
+StoreURL = Annotated[str, AfterValidator(check_no_secret)]
 
 
 @dataclass(frozen=True, config=STRICT)
 class StoreConfig:
-    shards: str = Field(default="data/shards", description="where preprocessing writes: a folder, s3:// or gs://")
-    results: str = Field(
-        default="results", description="checkpoints, embeddings and result tables: a folder, s3:// or gs://"
+    shards: StoreURL = Field(default="data/shards", description="where preprocessing writes: a folder, s3:// or gs://")
+    results: StoreURL = Field(
+        default="results",
+        description="checkpoints, embeddings and result tables: a folder, s3:// or gs://; options follow, as "
+        "s3://lab/eav?endpoint=http://minio:9000&region=eu",
+    )
+    exclusive: bool = Field(
+        default=True,
+        description="guard runs and searches in object stores by leases; false for a server that cannot write "
+        "conditionally, on which two jobs then may overwrite each other",
     )
     cache: str = Field(default="cache", description="local folder of the memory-mapped windows of each node")
     cache_gb: float = Field(default=200.0, gt=0, description="largest size of that folder, GiB")
@@ -41,11 +51,7 @@ class StoreConfig:
                 f"mlflow is {self.mlflow!r}; give a tracking URI, for example http://127.0.0.1:5000 or "
                 "sqlite:///results/mlflow.db"
             )
-        # Every checkpoint holds the experiment that it is of.
-        if urlsplit(self.mlflow).password:
-            raise ValueError(
-                "mlflow holds a password; give it by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            )
+        check_no_secret(self.mlflow)  # every checkpoint holds the experiment that it is of
         return self
 
 

@@ -2,7 +2,6 @@
 
 import math
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     Field,
@@ -12,6 +11,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from eav_ray.config.data_sections import STRICT
+from eav_ray.config.urls import check_no_secret
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -161,10 +161,7 @@ class SearchConfig:
     @field_validator("storage")
     @classmethod
     def _check_no_password(cls, url: str) -> str:
-        # It is a part of every experiment.json.
-        if urlsplit(url).password is not None:
-            raise ValueError("a password does not belong into an experiment; give it by PGPASSWORD or ~/.pgpass")
-        return url
+        return check_no_secret(url)  # it is a part of every experiment.json
 
     space: dict[str, SearchDimension] = Field(
         default_factory=lambda: {

@@ -102,7 +102,7 @@ def format_table_name(task: ScoringTask, index: ShardIndex) -> str:
 
 
 def _read_table(results: Store, name: str) -> pd.DataFrame:
-    return parquet.decode_dataframe(results.read(name), f"{results}/{name}")
+    return parquet.decode_dataframe(results.read(name), results.format_path(name))
 
 
 def _score_tasks(

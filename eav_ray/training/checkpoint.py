@@ -7,6 +7,7 @@ A run's folder is `runs/<key>/<attempt>/e<epoch>-s<step>/`. What has no valid CO
 import contextlib
 import re
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from eav_ray.config import Experiment
 from eav_ray.data.splits import Split
-from eav_ray.errors import DataError
+from eav_ray.errors import DataError, StorageError
 from eav_ray.models.classifier import Classifier
 from eav_ray.storage import COMMIT, Commit, Store, split_store_path
 from eav_ray.training import checkpoint_files as files
@@ -42,7 +43,7 @@ class OpenedCheckpoint:
 
     @property
     def path(self) -> str:
-        return f"{self.store}/{self.prefix}"
+        return self.store.format_path(self.prefix)
 
     @cached_property
     def commit(self) -> Commit:
@@ -167,20 +168,40 @@ def find_finished_checkpoint(store: Store, key: str) -> OpenedCheckpoint | None:
 
     One that lacks a file, or a part of one, does not count, and neither does one whose state cannot be read. What else
     is damaged shows, and is said, when it is read.
+
+    Raises:
+        StorageError: The store does not answer, which says nothing of a checkpoint.
     """
     for _, _, checkpoint in list_checkpoints(store, key):
-        with contextlib.suppress(DataError):
+        with suppress_damage():
             if checkpoint.state.finished and checkpoint.has_all_files():
                 return checkpoint
     return None
 
 
+@contextlib.contextmanager
+def suppress_damage() -> Iterator[None]:
+    """Skip what is damaged; a store that does not answer is not a damaged checkpoint."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except DataError:
+        pass
+
+
 def load_latest_checkpoint(store: Store, key: str) -> tuple[tuple[str, Checkpoint] | None, list[str]]:
-    """Load a run's newest whole checkpoint, after its prefix, with a line for each damaged one that was skipped."""
+    """Load a run's newest whole checkpoint, after its prefix, with a line for each damaged one that was skipped.
+
+    Raises:
+        StorageError: The store does not answer: no older checkpoint is taken for it.
+    """
     damaged = []
     for _, _, checkpoint in list_checkpoints(store, key):
         try:
             return (checkpoint.prefix, checkpoint.load()), damaged
+        except StorageError:
+            raise
         except DataError as error:
             damaged.append(str(error))
     return None, damaged
@@ -194,7 +215,9 @@ def load_trained(store: Store, key: str) -> Checkpoint:
     """
     latest, damaged = load_latest_checkpoint(store, key)
     if latest is None and damaged:
-        raise DataError(f"{damaged[0]}; delete {store}/runs/{key} and give the command again, which trains it again")
+        raise DataError(
+            f"{damaged[0]}; delete {store.format_path(f'runs/{key}')} and give the command again, which trains it again"
+        )
     if latest is None:
         raise DataError(f"the run {key} has no checkpoint; train it first")
     return latest[1]
@@ -237,7 +260,7 @@ def _find_best(checkpoints: list[OpenedCheckpoint]) -> OpenedCheckpoint | None:
     """The one with the best validation score, the newest of equals; None where none was validated."""
     best, best_score = None, float("-inf")
     for checkpoint in checkpoints:
-        with contextlib.suppress(DataError):  # a damaged one is no best
+        with suppress_damage():
             score = checkpoint.metrics.get(SELECTION_METRIC)
             if isinstance(score, float) and score > best_score:
                 best, best_score = checkpoint, score

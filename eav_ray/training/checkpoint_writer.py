@@ -9,7 +9,6 @@ from torch import Tensor
 
 from eav_ray.config import get_modality_info
 from eav_ray.data.shards.index import ShardIndex
-from eav_ray.errors import DataError
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import (
@@ -25,8 +24,6 @@ from eav_ray.training.engines.base import Engine
 from eav_ray.training.run_spec import Position, Run
 
 STOP_POLL_S = 2.0  # seconds between two questions whether to leave
-# A remote store may be away for a while, which costs a training nothing but the next checkpoint.
-WRITE_RETRIES, RETRY_INTERVAL_S = 20, 15.0
 
 
 class CheckpointWriter:
@@ -50,7 +47,8 @@ class CheckpointWriter:
         """
         self._run, self._results, self._classes, self._shapes = run, results, index.classes, shapes
         self._frozen_tensors = frozen_tensors or {}
-        self.attempt = broadcast_object(make_attempt_name(results, run.key))
+        first = rank_and_world_size()[0] == 0
+        self.attempt = broadcast_object(run_on_all_ranks(lambda: make_attempt_name(results, run.key) if first else ""))
         self._pool = ThreadPoolExecutor(1)
         self._pending_write: Future[None] | None = None
         self.saved_at = time.monotonic()
@@ -112,14 +110,8 @@ class CheckpointWriter:
         all_metrics = metrics | ({"histories": histories} if histories else {})
         checkpoint = Checkpoint(state, run.experiment, run.split, all_metrics, all_weights, optimizer_state)
         keep = 1 if finished else run.experiment.train.keep_checkpoints
-        for retries_left in range(0 if self._results.is_local else WRITE_RETRIES, -1, -1):
-            try:
-                write_checkpoint(self._results, self.attempt, checkpoint)
-                return prune_checkpoints(self._results, run.key, self.attempt, keep=keep)
-            except DataError:
-                if not retries_left:
-                    raise
-                time.sleep(RETRY_INTERVAL_S)
+        write_checkpoint(self._results, self.attempt, checkpoint)
+        prune_checkpoints(self._results, run.key, self.attempt, keep=keep)
 
 
 class CheckpointPolicy:

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import ConfigError, DataError, StorageError
 
 T = TypeVar("T")
 
@@ -44,15 +44,19 @@ def run_on_all_ranks(action: Callable[[], T]) -> T:
     """Do something that may fail on one rank alone, and fail on all of them if it does. Every rank must call it.
 
     Raises:
-        DataError: The reason of the first rank that has one.
+        DataError: The reason of the first rank that has one; a StorageError where that had one.
     """
-    value, reason = None, ""
+    value, failure = None, {"reason": ""}
     try:
         value = action()
+    except StorageError as error:
+        failure = {"reason": str(error), "permanent": error.permanent}
     except (ConfigError, DataError) as error:
-        reason = str(error)
+        failure = {"reason": str(error)}
     except OSError as error:
-        reason = f"{error.filename or 'storage'}: {error.strerror or error}"
-    if first_reason := next((r for r in gather_from_all_ranks(reason) if r), ""):
-        raise DataError(first_reason)
+        failure = {"reason": f"{error.filename or 'storage'}: {error.strerror or error}"}
+    if first := next((f for f in gather_from_all_ranks(failure) if f["reason"]), None):
+        if "permanent" in first:
+            raise StorageError(str(first["reason"]), bool(first["permanent"]))
+        raise DataError(str(first["reason"]))
     return value  # pyright: ignore[reportReturnType]

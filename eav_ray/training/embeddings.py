@@ -137,9 +137,9 @@ class EmbeddingSource:
                 self._table_rows[m][[row for _, row in matches]] = [row for row, _ in matches]
             except ARROW_READ_ERRORS as error:
                 raise DataError(
-                    f"{store}/{keys[m]} is damaged ({describe_error(error)}); delete it and train again"
+                    f"{store.format_path(keys[m])} is damaged ({describe_error(error)}); delete it and train again"
                 ) from None
-            check_format(number, EMBEDDINGS_FORMAT, f"{store}/{keys[m]}", "delete it and train again")
+            check_format(number, EMBEDDINGS_FORMAT, store.format_path(keys[m]), "delete it and train again")
 
     @property
     def widths(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -95,22 +95,56 @@ def execute_run(
 def _execute_locked(
     run: Run, context: WorkerContext, report: Callable[[Progress], None], get_stop_reason: Callable[[], str]
 ) -> str:
-    if finished := run_on_all_ranks(lambda: find_finished_run(run, context.results)):
-        return finished.prefix
-    latest, damaged = run_on_all_ranks(lambda: load_latest_checkpoint(context.results, run.key))
-    prepared = run_on_all_ranks(lambda: prepare_run(run, context, fresh=latest is None))
-    if latest:
+    start = choose_start(run, context.results)
+    if start.is_done:
+        return start.prefix
+    resume = start.checkpoint
+    prepared = run_on_all_ranks(lambda: prepare_run(run, context, fresh=resume is None))
+    if resume:
         module_state = prepared.module.state_dict()  # a checkpoint also holds encoders that the run does not train
-        prepared.module.load_state_dict({n: t for n, t in latest[1].weights.items() if n in module_state})
-    if latest and latest[1].state.finished:
-        prefix = latest[0]
+        prepared.module.load_state_dict({n: t for n, t in resume.weights.items() if n in module_state})
+    if resume and resume.state.finished:
+        prefix = start.prefix
         prepared.module.to(context.device)
     else:
-        resume = latest[1] if latest else None
-        prefix = CheckpointedTraining(prepared, report, get_stop_reason, resume, damaged).train()
+        prefix = CheckpointedTraining(prepared, report, get_stop_reason, resume, start.damaged).train()
     if run.kind == "encoder":
         _write_embeddings(prepared)
     return prefix
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run goes on."""
+
+    prefix: str  # of the checkpoint; empty: from the start
+    is_done: bool  # nothing is left to do
+    checkpoint: Checkpoint | None  # loaded, unless it is done
+    damaged: list[str]  # a line for each damaged checkpoint that was skipped
+
+
+def choose_start(run: Run, results: Store) -> Start:
+    """Choose where a run goes on: the first rank looks, and all ranks load the very same, or fail together.
+
+    Raises:
+        StorageError: On every rank, where the store does not answer one of them.
+    """
+
+    def choose() -> Start:
+        if rank_and_world_size()[0]:
+            return Start("", False, None, [])
+        if finished := find_finished_run(run, results):
+            return Start(finished.prefix, True, None, [])
+        latest, damaged = load_latest_checkpoint(results, run.key)
+        return Start(latest[0] if latest else "", False, latest[1] if latest else None, damaged)
+
+    own = run_on_all_ranks(choose)
+    prefix, is_done, damaged = broadcast_object((own.prefix, own.is_done, own.damaged))
+
+    def load() -> Checkpoint | None:
+        return OpenedCheckpoint(results, prefix).load() if prefix and not is_done else None
+
+    return Start(prefix, is_done, run_on_all_ranks(lambda: own.checkpoint or load()), damaged)
 
 
 def train_and_score_split(run: Run, context: WorkerContext) -> Metrics:

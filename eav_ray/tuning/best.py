@@ -30,6 +30,6 @@ def read_best_record(results: Store, study: str) -> dict[str, Any] | None:
         return None
     best = results.read_json(name)
     if not isinstance(best, dict):
-        raise DataError(f"{results}/{name} is damaged; run `eav search` again")
-    check_format(best.get("format"), BEST_FORMAT, f"{results}/{name}", "run `eav search` again")
+        raise DataError(f"{results.format_path(name)} is damaged; run `eav search` again")
+    check_format(best.get("format"), BEST_FORMAT, results.format_path(name), "run `eav search` again")
     return best

@@ -59,6 +59,9 @@ def end_process(process: "subprocess.Popen[Any]") -> None:
             child.kill()
     process.wait(timeout=60)
     psutil.wait_procs(started, timeout=20)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe:
+            pipe.close()
 
 
 def find_furthest(results: Path) -> Position:

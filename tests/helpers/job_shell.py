@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.helpers.clusters import end_process
 from tests.helpers.paths import REPOSITORY
 
 MARK = "done "  # before an answer: Ray prints too
@@ -50,11 +51,11 @@ def open_job_shell(environment: Mapping[str, str]) -> Iterator[JobShell]:
         yield JobShell(process)
     finally:
         assert process.stdin
-        process.stdin.close()
+        process.stdin.close()  # which ends it
         try:
             process.wait(timeout=30)
         finally:
-            process.kill()
+            end_process(process)
 
 
 def serve() -> None:

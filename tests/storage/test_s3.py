@@ -19,7 +19,6 @@ from eav_ray.data.splits import Split
 from eav_ray.errors import DataError
 from eav_ray.storage import COMMIT, Store
 from eav_ray.training import checkpoint as ckpt
-from eav_ray.training import checkpoint_writer
 from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import Progress, Run
@@ -31,6 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 KEY, SECRET = "tests", "only-for-tests"
+OPTIONS = "?exclusive=false"  # rclone writes without looking at conditions
 
 
 class Server:
@@ -87,14 +87,14 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
 
 
 def test_what_is_committed_is_read_listed_and_deleted(server: Server) -> None:
-    store = Store("s3://lab/contract")
+    store = Store(f"s3://lab/contract{OPTIONS}")
     files = {"model.safetensors": os.urandom(6_000_000), "state.json": b"{}"}
     store.commit("runs/a/one", files)
     store.write("runs/b/two", b"x")
     assert store.is_committed("runs/a/one") and store.read_committed("runs/a/one") == files
     assert store.list_folders("runs") == ["a", "b"] and not store.exists("runs/c")
     assert [n for n in store.list_files("runs/a")] == [f"runs/a/one/{n}" for n in (COMMIT, *sorted(files))]
-    with pytest.raises(DataError, match="s3://lab/contract/nothing does not exist"):
+    with pytest.raises(DataError, match=r"s3://lab/contract/nothing\?exclusive=false does not exist"):
         store.read("nothing")
     with store.open_writer("streamed") as stream:
         for _ in range(3):
@@ -106,7 +106,7 @@ def test_what_is_committed_is_read_listed_and_deleted(server: Server) -> None:
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "gone"])
 def test_an_upload_that_is_not_whole_is_not_read(server: Server, harm: str) -> None:
-    store = Store("s3://lab/harmed")
+    store = Store(f"s3://lab/harmed{OPTIONS}&retry_s=1")
     prefix = f"runs/{harm}"
     store.commit(prefix, {"model.safetensors": bytes(1000), "state.json": b"{}"})
     path = server.root / "lab" / "harmed" / prefix / "model.safetensors"
@@ -118,10 +118,9 @@ def test_an_upload_that_is_not_whole_is_not_read(server: Server, harm: str) -> N
 
 
 def test_a_training_outlives_its_store_and_ends_bit_identical(
-    server: Server, windows: WindowCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, windows: WindowCache, tmp_path: Path
 ) -> None:
     """The server is killed after the second epoch and comes back later; nothing half-written is ever loaded."""
-    monkeypatch.setattr(checkpoint_writer, "RETRY_INTERVAL_S", 0.2)
     e = override(make_experiment("torch"), {"optim.mixup": 0.4, "optim.epochs": 6})
     run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
     away: list[threading.Timer] = []
@@ -138,19 +137,18 @@ def test_a_training_outlives_its_store_and_ends_bit_identical(
         return ckpt.OpenedCheckpoint(store, prefix).load()
 
     whole = train(Store(tmp_path), reported=False)
-    through = train(Store("s3://lab/results"), reported=True)
+    through = train(Store(f"s3://lab/results{OPTIONS}"), reported=True)
     away[0].join()
     assert whole.weights.keys() == through.weights.keys()
     assert all(torch.equal(tensor, through.weights[name]) for name, tensor in whole.weights.items())
-    assert [p.epoch for _, p, _ in ckpt.list_checkpoints(Store("s3://lab/results"), run.key)] == [6]
+    assert [p.epoch for _, p, _ in ckpt.list_checkpoints(Store(f"s3://lab/results{OPTIONS}"), run.key)] == [6]
 
 
 def test_a_store_that_stays_away_is_one_line_and_the_last_checkpoint_stays(
-    server: Server, windows: WindowCache, monkeypatch: pytest.MonkeyPatch
+    server: Server, windows: WindowCache
 ) -> None:
-    monkeypatch.setattr(checkpoint_writer, "WRITE_RETRIES", 0)
     run = Run("joint", make_experiment("torch"), Split("within", TRAIN[:6], (), ("subject1/007",)), "data")
-    store = Store("s3://lab/away")
+    store = Store(f"s3://lab/away{OPTIONS}&retry_s=1")
 
     def report(progress: Progress) -> None:
         if progress.epoch == 2:

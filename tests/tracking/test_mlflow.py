@@ -179,13 +179,13 @@ def test_without_the_package_a_job_does_not_start(monkeypatch: pytest.MonkeyPatc
     ("uri", "says"),
     [
         ("results/mlflow", "mlflow is 'results/mlflow'; give a tracking URI"),
-        ("http://me:secret@host:5000", "mlflow holds a password"),
+        ("http://me:PLANTED@host:5000", "has a secret in the part before the @"),
     ],
 )
 def test_what_is_no_uri_or_holds_a_password_is_refused(uri: str, says: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_experiment(DEMO, {"store.mlflow": uri})
-    assert says in str(error.value) and len(str(error.value).splitlines()) == 1 and "secret" not in str(error.value)
+    assert says in str(error.value) and len(str(error.value).splitlines()) == 1 and "PLANTED" not in str(error.value)
 
 
 def test_where_curves_go_is_no_part_of_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

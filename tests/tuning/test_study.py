@@ -190,7 +190,7 @@ def test_a_database_keeps_a_study_as_a_journal_does(sampler: Any, tmp_path: Path
 
 
 def test_a_password_is_refused_before_it_is_written_anywhere() -> None:
-    with pytest.raises(ConfigError, match="search.storage.*a password does not belong into an experiment"):
+    with pytest.raises(ConfigError, match="search.storage.*has a secret in the part before the @"):
         override(Experiment(), {"search.storage": "postgresql://me:secret@nowhere/x"})
     override(Experiment(), {"search.storage": "postgresql://me@nowhere:5432/x"})
 

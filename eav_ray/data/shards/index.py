@@ -59,7 +59,7 @@ def read_index(store: Store) -> ShardIndex:
         raise DataError(f"no shards in {store}; run `eav preprocess` with the same experiment first")
     tree = store.read_json(INDEX_FILE)
     try:
-        check_format(tree.get("format"), SHARDS_FORMAT, f"{store}/{INDEX_FILE}", "preprocess again")
+        check_format(tree.get("format"), SHARDS_FORMAT, store.format_path(INDEX_FILE), "preprocess again")
         shards = tuple(
             ShardFile(check_store_name(s["file"]), str(s["sha256"]), int(s["rows"]), str(s["subject"]))
             for s in tree["shards"]
@@ -76,7 +76,9 @@ def read_index(store: Store) -> ShardIndex:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{store}/{INDEX_FILE} is not an index of shards ({error!r}); preprocess again") from None
+        raise DataError(
+            f"{store.format_path(INDEX_FILE)} is not an index of shards ({error!r}); preprocess again"
+        ) from None
 
 
 def read_shard(store: Store, shard: ShardFile) -> pa.Table:
@@ -84,12 +86,15 @@ def read_shard(store: Store, shard: ShardFile) -> pa.Table:
     data = store.read(shard.file)
     if sha256(data) != shard.sha256:
         raise DataError(
-            f"shard {store}/{shard.file} is damaged: not the sha256 of {INDEX_FILE}; delete it and preprocess again"
+            f"shard {store.format_path(shard.file)} is damaged: not the sha256 of {INDEX_FILE}; delete it and "
+            "preprocess again"
         )
     table = decode_parquet(data, name=shard.file)
     if table.num_rows != shard.rows:
-        raise DataError(f"shard {store}/{shard.file} has {table.num_rows} rows, {INDEX_FILE} says {shard.rows}")
+        raise DataError(
+            f"shard {store.format_path(shard.file)} has {table.num_rows} rows, {INDEX_FILE} says {shard.rows}"
+        )
     if not table.num_rows:
-        raise DataError(f"shard {store}/{shard.file} has no rows; preprocess again")
+        raise DataError(f"shard {store.format_path(shard.file)} has no rows; preprocess again")
     check_column_types(table.schema, shard.file)
     return table

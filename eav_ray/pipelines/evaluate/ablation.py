@@ -77,9 +77,9 @@ def run_ablation(
                 results.commit(name, _encode_files(e, tree, predictions))
     return AblationResult(
         tree,
-        "" if failed else f"{results}/{name}",
+        "" if failed else results.format_path(name),
         failed,
-        _format_summary(tree, left_out_notes, failed, f"{results}/{name}"),
+        _format_summary(tree, left_out_notes, failed, results.format_path(name)),
     )
 
 
@@ -155,8 +155,8 @@ def _read_results(results: Store, name: str) -> dict[str, Any]:
         tree = json.loads(found["results.json"])
         number = tree.get("format")
     except (KeyError, ValueError, AttributeError):
-        raise DataError(f"{results}/{name} was damaged; delete it and give the command again") from None
-    check_format(number, FORMAT, f"{results}/{name}", "delete it and give the command again")
+        raise DataError(f"{results.format_path(name)} was damaged; delete it and give the command again") from None
+    check_format(number, FORMAT, results.format_path(name), "delete it and give the command again")
     return tree
 
 

@@ -183,8 +183,8 @@ def evaluate_cross_validation(
     for fold, f in zip(evaluated, cv_result.fold_records, strict=True):
         if fold.checkpoint.commit_sha256 != f["commit_sha256"]:
             raise DataError(
-                f"{fold.checkpoint.path} is not the checkpoint that {results}/{name} has predictions of; delete "
-                f"{results}/{name} and run `eav protocol` again"
+                f"{fold.checkpoint.path} is not the checkpoint that {results.format_path(name)} has predictions of; "
+                f"delete {results.format_path(name)} and run `eav protocol` again"
             )
     search_note = ", every fold searched on inner folds of its own training people" if searched else ""
     description = (
@@ -197,5 +197,8 @@ def evaluate_cross_validation(
         (f["fold"], apply_candidate(e, f["search"]["changes"]) if "search" in f else e) for f in cv_result.fold_records
     ]
     out_of_fold = out_of_fold_predictions(e, fold_experiments, data) if fit_temperature else None
-    page_path = write_results_page(e, data, evaluated, page_info, out or f"{results}/results_pages/{key}", out_of_fold)
-    return f"{format_cv_report(e, folds, data.index.classes, cv_result, {}, f'{results}/{name}')}\npage: {page_path}"
+    page_path = write_results_page(
+        e, data, evaluated, page_info, out or results.format_path(f"results_pages/{key}"), out_of_fold
+    )
+    report = format_cv_report(e, folds, data.index.classes, cv_result, {}, results.format_path(name))
+    return f"{report}\npage: {page_path}"

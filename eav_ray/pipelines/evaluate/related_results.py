@@ -66,7 +66,7 @@ def collect_related(
 
 
 def _describe_damage(results: Store, path: str, error: Exception) -> str:
-    return str(error) if isinstance(error, DataError) else f"{results}/{path} cannot be read: {error!r}"
+    return str(error) if isinstance(error, DataError) else f"{results.format_path(path)} cannot be read: {error!r}"
 
 
 def _is_larger(tree: ResultsTree, other: ResultsTree | None, key: str) -> bool:
@@ -77,7 +77,7 @@ def _read_results_if_present(results: Store, name: str, number: int) -> ResultsT
     if not results.exists(name):
         return None
     tree = results.read_json(name)
-    check_format(tree.get("format"), number, f"{results}/{name}", "run the job that wrote it again")
+    check_format(tree.get("format"), number, results.format_path(name), "run the job that wrote it again")
     return tree
 
 
@@ -214,7 +214,7 @@ def collect_searches(
             if best is None or str(best.get("checkpoint", "")).split("/")[1:2] not in [[k] for k in keys]:
                 continue
             name = f"searches/{study}/candidates.parquet"
-            candidates = parquet.decode_dataframe(results.read(name), f"{results}/{name}")
+            candidates = parquet.decode_dataframe(results.read(name), results.format_path(name))
             sections = sections or search.build_search_sections(candidates, {}, experiment.search)
             n_candidates = int(candidates["candidate"].nunique())
         except DAMAGED_FILE_ERRORS as error:

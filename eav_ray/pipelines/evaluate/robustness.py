@@ -91,7 +91,9 @@ def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOption
             )
             results.write_json(f"{name}/results.json", tree)
     return RobustnessResult(
-        tree, f"{results}/{name}", f"{format_robustness(tree)}\nrobustness: {results}/{name}/results.json"
+        tree,
+        results.format_path(name),
+        f"{format_robustness(tree)}\nrobustness: {results.format_path(f'{name}/results.json')}",
     )
 
 
@@ -270,7 +272,7 @@ def _load_or_predict(
             with open_progress_bar("robustness", len(todo) * count, "recordings") as bar:
                 for condition_name, table in predict_conditions(inputs, groups, checkpoint, runtime, bar):
                     results.write(files[condition_name], parquet.encode_dataframe(table))
-    return {c: parquet.decode_dataframe(results.read(file), f"{results}/{file}") for c, file in files.items()}
+    return {c: parquet.decode_dataframe(results.read(file), results.format_path(file)) for c, file in files.items()}
 
 
 def _condition_to_dict(condition: Condition) -> dict[str, Any]:

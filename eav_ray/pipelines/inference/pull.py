@@ -49,9 +49,11 @@ def format_candidates(store: str, study: str, *, metric: str = SELECTION_METRIC,
     name = f"searches/{_require_study(study, results.list_folders('searches'), store)}/candidates.parquet"
     if not results.exists(name):
         raise DataError(f"{store} has no candidate of {study} yet")
-    table = parquet.decode_dataframe(results.read(name), f"{results}/{name}")
+    table = parquet.decode_dataframe(results.read(name), results.format_path(name))
     if missing := [c for c in ("candidate", "state", "changes") if c not in table]:
-        raise DataError(f"{results}/{name} is damaged: it has no column {missing[0]}; run `eav search` again")
+        raise DataError(
+            f"{results.format_path(name)} is damaged: it has no column {missing[0]}; run `eav search` again"
+        )
     metrics = [str(c) for c in table.columns if str(c).startswith("validation_")]
     if metric not in metrics:
         raise ConfigError(

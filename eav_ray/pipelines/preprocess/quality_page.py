@@ -36,7 +36,7 @@ def write_quality_page(experiment: Experiment, result: PreprocessingResult, *, f
         frames=_pick_example_frames(experiment, result) if frames and "video" in result.index.modalities else None,
     )
     store.write(PAGE_NAME, render_quality_page(quality).encode())
-    return format_quality(quality), f"{store}/{PAGE_NAME}"
+    return format_quality(quality), store.format_path(PAGE_NAME)
 
 
 def _compute_spectrum(

@@ -110,7 +110,7 @@ class SearchStore:
         if not self.results.exists(self.candidates_file):
             return pd.DataFrame()
         return parquet.decode_dataframe(
-            self.results.read(self.candidates_file), f"{self.results}/{self.candidates_file}"
+            self.results.read(self.candidates_file), self.results.format_path(self.candidates_file)
         )
 
     def read_completed_rows(self, study: StudyClient) -> list[Row]:
@@ -139,4 +139,6 @@ class SearchStore:
         ]
         write_best_record(self.results, self.study_name, records)
         first, checkpoint = ranked[0], prefixes[ranked[0].result_key]
-        return SearchResult(self.study_name, first.candidate, first.score, checkpoint, f"{self.results}/{checkpoint}")
+        return SearchResult(
+            self.study_name, first.candidate, first.score, checkpoint, self.results.format_path(checkpoint)
+        )

@@ -99,7 +99,9 @@ class CandidateTuner:
             ),
             run_config=tune.RunConfig(
                 name=f"search-{int(time.time())}",
-                storage_path=self.results.resolve_path("ray") if self.results.is_local else f"{self.results}/ray",
+                storage_path=self.results.resolve_path("ray")
+                if self.results.is_local
+                else self.results.format_path("ray"),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=retries),
                 callbacks=list(callbacks),

@@ -99,7 +99,9 @@ def load_or_run(
                 raise DataError(describe_missing_folds(failed, folds))
             if not failed:
                 results.commit(name, _encode_result(e, result))
-    return CVReport(result, failed, format_cv_report(e, folds, data.index.classes, result, failed, f"{results}/{name}"))
+    return CVReport(
+        result, failed, format_cv_report(e, folds, data.index.classes, result, failed, results.format_path(name))
+    )
 
 
 def plan_cv_folds(experiment: Experiment, data: Dataset) -> list[PlannedFold]:
@@ -188,9 +190,9 @@ def read_cv_result(results: Store, name: str) -> CVResult:
         table, tree = files["predictions.parquet"], json.loads(files["folds.json"])
         number, folds = tree.get("format"), tree["folds"]
     except (KeyError, ValueError, TypeError, AttributeError):
-        raise DataError(f"{results}/{name} was damaged; delete it and give the command again") from None
-    check_format(number, FORMAT_VERSION, f"{results}/{name}", "delete it and give the command again")
-    return CVResult(parquet.decode_dataframe(table, f"{results}/{name}"), folds)
+        raise DataError(f"{results.format_path(name)} was damaged; delete it and give the command again") from None
+    check_format(number, FORMAT_VERSION, results.format_path(name), "delete it and give the command again")
+    return CVResult(parquet.decode_dataframe(table, results.format_path(name)), folds)
 
 
 def format_cv_report(

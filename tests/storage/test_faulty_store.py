@@ -1,0 +1,178 @@
+"""A store that fails single requests, and one that two processes share (R21, R25, R28)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.data.splits import Split
+from eav_ray.errors import ConfigError, DataError, StorageError
+from eav_ray.storage import Store, backends
+from eav_ray.storage.backends import LocalBackend, ObjectBackend
+from eav_ray.storage.lease import Lease
+from eav_ray.storage.location import parse_location
+from eav_ray.training.checkpoint import list_checkpoints
+from eav_ray.training.prepared_run import WorkerContext
+from eav_ray.training.run_spec import Run
+from eav_ray.training.runner import choose_start, execute_run
+from tests.helpers.reliability import CHAOS
+from tests.helpers.s3_servers import FaultyProxy, open_conditional_server, open_faulty_proxy
+from tests.helpers.trainings import TRAIN, Killed, make_experiment, make_windows
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+FAULTS = ("refuse", "lose", "hide", "cut")
+STEP = 1 if CHAOS else 6  # every so many requests of a run are failed
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with open_conditional_server() as address:
+        yield address
+
+
+@pytest.fixture
+def proxied(server: str) -> Iterator[tuple[str, FaultyProxy]]:
+    with open_faulty_proxy(server) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between requests are short."""
+    monkeypatch.setattr(backends, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(backends, "MISSING_PAUSE_S", 0.01)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
+    return make_windows(tmp_path_factory.mktemp("faulty"))
+
+
+def fail_request(proxy: FaultyProxy, number: int, fault: str) -> None:
+    """Fail the request of this number, from now on."""
+    proxy.requests.clear()
+    proxy.choose_fault = lambda method, path: fault if len(proxy.requests) == number + 1 else ""
+
+
+def use_store(store: Store, folder: str) -> dict[str, bytes]:
+    """Everything that a store is asked for."""
+    files = {"model": b"w" * 5000, "state.json": b"{}"}
+    store.commit(f"{folder}/one", files)
+    with store.open_writer(f"{folder}/streamed") as stream:
+        stream.write(b"12345" * 100)
+    assert (
+        store.list_folders(folder) == ["one"] and store.exists(f"{folder}/one") and store.is_committed(f"{folder}/one")
+    )
+    assert not store.exists(f"{folder}/nothing") and store.read(f"{folder}/streamed") == b"12345" * 100
+    found = store.read_committed(f"{folder}/one")
+    store.delete(f"{folder}/one")
+    assert store.list_files(folder) == [f"{folder}/streamed"]
+    return found
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_request_may_fail_once(proxied: tuple[str, FaultyProxy], fault: str) -> None:
+    address, proxy = proxied
+    store = Store(f"s3://lab/once-{fault}?endpoint={address}&retry_s=20")
+    whole = use_store(store, "whole")
+    total = len(proxy.requests)
+    assert total > 10
+    for number in range(0, total, STEP):
+        fail_request(proxy, number, fault)
+        assert use_store(store, f"at{number}") == whole
+
+
+def test_a_resume_whose_request_fails_takes_no_older_position(
+    proxied: tuple[str, FaultyProxy], windows: WindowCache
+) -> None:
+    address, proxy = proxied
+    run = Run("joint", make_experiment("torch"), Split("within", TRAIN, (), ()), "data")
+    store = Store(f"s3://lab/resume?endpoint={address}&retry_s=20")
+
+    def stop(progress: object) -> None:
+        if len(list_checkpoints(store, run.key)) >= 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        execute_run(run, WorkerContext(windows, store, torch.device("cpu")), stop)
+    proxy.requests.clear()
+    expected = choose_start(run, store)
+    assert expected.checkpoint and not expected.damaged
+    total = len(proxy.requests)
+    for number in range(0, total, STEP):
+        for fault in FAULTS:
+            fail_request(proxy, number, fault)
+            found = choose_start(run, store)
+            assert (found.prefix, found.damaged) == (expected.prefix, [])
+    # A store that does not answer for good is not a damaged checkpoint.
+    proxy.choose_fault = lambda method, path: "refuse" if "model.safetensors" in path else ""
+    with pytest.raises(StorageError, match="cannot read s3://lab/resume/runs.*503"):
+        choose_start(run, Store(f"s3://lab/resume?endpoint={address}&retry_s=0.1"))
+
+
+def test_missing_rights_are_said_at_once(proxied: tuple[str, FaultyProxy]) -> None:
+    address, _ = proxied
+    with pytest.raises(StorageError, match="cannot write s3://nobodys/x/a") as caught:
+        Store(f"s3://nobodys/x?endpoint={address}&retry_s=0.1").write("a", b"1")
+    assert "\n" not in str(caught.value)
+
+
+# Leases
+
+
+@pytest.fixture(params=["folder", "s3"])
+def backend(request: pytest.FixtureRequest, server: str, tmp_path: Path) -> LocalBackend | ObjectBackend:
+    if request.param == "folder":
+        return LocalBackend(str(tmp_path))
+    return ObjectBackend(parse_location(f"s3://lab/{tmp_path.name}?endpoint={server}&retry_s=5"))
+
+
+def test_a_lease_that_is_renewed_is_refused_and_one_that_ended_is_free(backend: LocalBackend | ObjectBackend) -> None:
+    first, second = (Lease(backend, "lock", "the lock", ttl_s=0.6) for _ in range(2))
+    first.acquire()
+    with pytest.raises(DataError, match="the lock is held by process [0-9]+ on .* since 20.*; wait for it, or end it"):
+        second.acquire()
+    first.check()
+    first.release()
+    second.acquire()
+    assert second.fence == first.fence + 1
+    second.release()
+
+
+def test_a_lease_without_renewal_is_taken_over_and_the_late_one_writes_nothing_more(
+    backend: LocalBackend | ObjectBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused = Lease(backend, "lock", "the lock", ttl_s=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "renew_until_ended", lambda self: None)
+        paused.acquire()
+    other = Lease(backend, "lock", "the lock", ttl_s=0.5)
+    other.acquire()
+    with pytest.raises(DataError, match="was taken over by process"):
+        paused.check()
+    paused.release()
+    other.check()  # the late one has not ended it
+    other.release()
+
+
+def test_processes_of_one_holder_take_a_lease_over_at_once(backend: LocalBackend | ObjectBackend) -> None:
+    dead = Lease(backend, "lock", "the lock", holder="job")
+    dead.acquire()
+    again = Lease(backend, "lock", "the lock", holder="job")
+    again.acquire()
+    assert again.fence == dead.fence + 1
+    again.release()
+
+
+def test_a_server_that_writes_whatever_the_condition_is_named(
+    proxied: tuple[str, FaultyProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, _ = proxied
+    monkeypatch.setattr(ObjectBackend, "create", lambda self, name, data: self.write(name, data) or "1")
+    store = Store(f"s3://lab/careless?endpoint={address}")
+    with pytest.raises(ConfigError, match="cannot write conditionally.*store.exclusive=false"), store.lock("lock"):
+        pass
+    with Store(f"s3://lab/careless?endpoint={address}&exclusive=false").lock("lock"):
+        pass
