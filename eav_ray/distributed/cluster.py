@@ -5,12 +5,14 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eav_ray.config import RuntimeConfig
+from eav_ray.config.sections import StoreConfig
 from eav_ray.distributed.ray_workarounds import count_local_gpus, ray_environment
 from eav_ray.errors import ConfigError
 
@@ -45,6 +47,15 @@ def connect_to_ray(runtime: RuntimeConfig) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def find_scratch_folder(store: StoreConfig) -> str:
+    """Find the folder where Ray Train and Tune keep their own state, which nothing of ours is resumed from.
+
+    It lies beside the results; where these are in an object store, on this machine.
+    """
+    root = store.cache if "://" in store.results else store.results
+    return str(Path(root).absolute() / "ray")
 
 
 def resolve_address(runtime: RuntimeConfig) -> str:

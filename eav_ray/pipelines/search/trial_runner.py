@@ -29,7 +29,6 @@ from eav_ray.pipelines.search.end_to_end_trial import StopSignal, run_end_to_end
 from eav_ray.pipelines.search.fusion_trial import run_fusion_batch
 from eav_ray.pipelines.search.search_plan import SearchPlan
 from eav_ray.pipelines.search.search_store import Row
-from eav_ray.storage import Store
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar
 from eav_ray.training.cost import compute_model_cost
 from eav_ray.tuning.search_space import apply_candidate
@@ -64,7 +63,7 @@ def run_candidates(plan: SearchPlan, data: Dataset, study: StudyClient) -> None:
             f"the study {study.name} has {len(missing)} candidates of which {store.results}/{store.candidates_file} "
             "knows nothing: they were searched with another store.results; use that one, or another search.storage"
         )
-    tuner = CandidateTuner(store.results, min(count_concurrent_trials(e), left), left)
+    tuner = CandidateTuner(cluster.find_scratch_folder(e.store), min(count_concurrent_trials(e), left), left)
     search = _search_fusions if e.search.mode == "fusion" else _search_trainings
     with open_progress_bar("search", study.n_candidates, "candidates") as bar:
         searcher, errors = search(plan, data, study, rows, tuner, bar)
@@ -75,7 +74,7 @@ def run_candidates(plan: SearchPlan, data: Dataset, study: StudyClient) -> None:
 class CandidateTuner:
     """Ray Tune, which runs trials until a searcher has no more."""
 
-    results: Store
+    scratch: str  # where Tune keeps what is of no use later
     max_concurrent_trials: int
     n_trials: int
 
@@ -99,9 +98,7 @@ class CandidateTuner:
             ),
             run_config=tune.RunConfig(
                 name=f"search-{int(time.time())}",
-                storage_path=self.results.resolve_path("ray")
-                if self.results.is_local
-                else self.results.format_path("ray"),
+                storage_path=self.scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=retries),
                 callbacks=list(callbacks),
