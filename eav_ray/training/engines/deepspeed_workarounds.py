@@ -1,18 +1,27 @@
 """Work around DeepSpeed 0.19: every patch of it, and every private or unstable name of it that we use."""
 
 import logging
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator, set_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.ops import __compatible_ops__
 from deepspeed.runtime.zero import parameter_offload
 from deepspeed.utils import logger, safe_get_local_optimizer_state, safe_set_local_optimizer_state
 from torch import Tensor, nn
 
+from eav_ray.config.environment import environment_variables
+from eav_ray.errors import ConfigError
+
 # `module:attribute` -> (DeepSpeed in which it was seen, when it may go). A name in quotes is a text that the module
 # holds. tests/training/test_private_names.py resolves them all.
 PRIVATE_NAMES = {
+    "deepspeed.accelerator:set_accelerator": ("0.19.8", "when `initialize` takes the device"),
+    "deepspeed.accelerator.cpu_accelerator:CPU_Accelerator": ("0.19.8", "with it"),
+    "deepspeed.runtime.engine:DeepSpeedEngine.'self.device'": ("0.19.8", "with it"),
     "deepspeed.ops:__compatible_ops__": ("0.19.8", "when its CPU collectives need no compiler at first use"),
     "deepspeed.utils:logger": ("0.19.8", "when an engine logs no page"),
     "deepspeed.runtime.engine:DeepSpeedEngine.'enable_backward_allreduce'": (
@@ -47,8 +56,13 @@ PRIVATE_NAMES = {
     ),
 }
 
-# DeepSpeed asks for it, whoever started the process.
-SINGLE_PROCESS_VARIABLES = {"LOCAL_RANK": "0"}
+
+def local_rank_variable(device: torch.device) -> AbstractContextManager[None]:
+    """Set what DeepSpeed takes for the number of its GPU, whoever started the process.
+
+    Ray Train's is the worker's number on the node, and workers that share a GPU have another each.
+    """
+    return environment_variables({"LOCAL_RANK": str(device.index or 0)}, keep_existing=device.index is None)
 
 
 def init_process_group(device: torch.device) -> None:
@@ -64,6 +78,27 @@ def configure_deepspeed(device: torch.device) -> None:
     if device.type == "cpu":
         # Its CPU collectives are compiled at first use, and a machine without a compiler dies there. Gloo does it.
         __compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def choose_accelerator(device: torch.device) -> None:
+    """Let DeepSpeed compute on the CPU where that is asked for: it takes a GPU wherever it sees one."""
+    accelerator: Any = get_accelerator()
+    if device.type == "cpu" and accelerator.device_name() != "cpu":
+        set_accelerator(CPU_Accelerator())
+
+
+def check_device(engine: Any, device: torch.device) -> None:
+    """Refuse an engine of DeepSpeed that has moved the module to another device than batches come to.
+
+    Raises:
+        ConfigError: Naming both devices.
+    """
+    found = torch.device(engine.device)
+    if found.type != device.type or (device.index is not None and found.index != device.index):
+        raise ConfigError(
+            f"DeepSpeed computes on {found}, but this worker on {device}; unset DS_ACCELERATOR, or set "
+            "runtime.engine=torch"
+        )
 
 
 def replace_scalers(engine: Any, optimizer: Any, stage: int, scaler: torch.amp.GradScaler | None) -> None:

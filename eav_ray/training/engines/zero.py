@@ -11,7 +11,6 @@ from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimiz
 from torch import Tensor, nn
 
 from eav_ray.config import OptimConfig, RuntimeConfig
-from eav_ray.config.environment import environment_variables
 from eav_ray.training.dataloader import Batch
 from eav_ray.training.engines import deepspeed_workarounds as workarounds
 from eav_ray.training.engines.base import (
@@ -38,8 +37,9 @@ class DeepSpeedEngine(BaseEngine):
         resume: dict[str, Tensor] | None,
     ) -> None:
         self._cleanup = contextlib.ExitStack()
-        self._cleanup.enter_context(environment_variables(workarounds.SINGLE_PROCESS_VARIABLES, keep_existing=True))
+        self._cleanup.enter_context(workarounds.local_rank_variable(device))
         workarounds.configure_deepspeed(device)
+        workarounds.choose_accelerator(device)
         workarounds.init_process_group(device)
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         # Stage 3 takes a module's parameters apart for good.
@@ -71,6 +71,7 @@ class DeepSpeedEngine(BaseEngine):
         self.engine, optimizer, *_ = deepspeed.initialize(
             model=self.replica or module, optimizer=client, config=config, dist_init_required=False
         )
+        workarounds.check_device(self.engine, device)
         self._optimizer: Any = optimizer  # the stage's wrapper around the client optimizer
         scaler = self.loss_scale.scaler if self.precision == "fp16" else None
         workarounds.replace_scalers(self.engine, optimizer, self._stage, scaler)

@@ -1,14 +1,21 @@
 """DeepSpeed trains what plain PyTorch trains, and both go on from a checkpoint as if they had never stopped."""
 
+import os
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from deepspeed.accelerator import real_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from torch import nn
 
 from eav_ray.config import RuntimeConfig
+from eav_ray.errors import ConfigError
 from eav_ray.models.classifier import ClassifierOutput
 from eav_ray.training.dataloader import Batch
+from eav_ray.training.engines import deepspeed_workarounds
 from eav_ray.training.engines.base import Engine
 from eav_ray.training.engines.select import make_engine
 from eav_ray.training.losses import compute_loss_sum, compute_modality_weight_loss, restrict_to_modality
@@ -184,3 +191,54 @@ def test_optimizer_state_in_cpu_memory_trains_the_same(stage: Any, reference: li
     assert all(torch.equal(tensor, second.gather_weights()[name]) for name, tensor in engine.gather_weights().items())
     engine.close()
     second.close()
+
+
+class FakeGPU(CPU_Accelerator):
+    """What DeepSpeed takes where it sees a GPU, though Ray gave the worker none."""
+
+    def device_name(self, device_index: int | None = None) -> str:
+        return "meta" if device_index is None else f"meta:{device_index}"
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_deepspeed_computes_on_the_cpu_though_it_sees_a_gpu(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real_accelerator, "ds_accelerator", FakeGPU())
+    engine: Any = make("deepspeed", stage)
+    assert engine.engine.device == engine.device == next(engine.module.parameters()).device == torch.device("cpu")
+    assert real_accelerator.get_accelerator().device_name() == "cpu"
+    train_steps(engine, 0, 1)
+    engine.close()
+
+
+def test_an_engine_on_another_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real_accelerator, "ds_accelerator", FakeGPU())
+    monkeypatch.setattr(deepspeed_workarounds, "choose_accelerator", lambda device: None)
+    with pytest.raises(ConfigError, match="DeepSpeed computes on meta:0, but this worker on cpu; unset DS_ACCELERATOR"):
+        make("deepspeed", 0)
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "right"),
+    [
+        ("cuda:0", "cuda", True),
+        ("cuda:1", "cuda:1", True),
+        ("cuda:1", "cuda:0", False),
+        ("cuda:0", "cpu", False),
+        ("cpu", "cuda:0", False),
+    ],
+)
+def test_devices_are_compared_by_kind_and_number(found: str, asked: str, right: bool) -> None:
+    engine = SimpleNamespace(device=torch.device(found))
+    with nullcontext() if right else pytest.raises(ConfigError, match=f"computes on {found}.*this worker on {asked}"):
+        deepspeed_workarounds.check_device(engine, torch.device(asked))
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", "3"), ("cuda", "3"), ("cuda:1", "1")])
+def test_deepspeed_takes_the_gpu_that_the_worker_has(
+    device: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that share a GPU have other numbers on their node than it has."""
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with deepspeed_workarounds.local_rank_variable(torch.device(device)):
+        assert os.environ["LOCAL_RANK"] == expected
+    assert os.environ["LOCAL_RANK"] == "3"
