@@ -16,7 +16,7 @@ from benchmarks.common import Goal, finish_benchmark, parse_arguments
 from benchmarks.synthetic import FOLDS, SPEC, make_experiment
 from eav_ray.config import override
 from eav_ray.data.shards.dataset import open_dataset
-from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.pipelines.evaluate.adapt import plan_adaptation
 from eav_ray.pipelines.evaluate.split_predictions import predict_test_split
@@ -33,7 +33,7 @@ def main() -> int:
     folder, _ = parse_arguments(__doc__)
     e = make_experiment(folder, {})
     parts = []
-    with cluster.connect_to_ray(e.runtime):
+    with connect_experiment(e) as e:
         data = open_dataset(e)
         paths = [train(override(e, {"split.index": fold})) for fold in range(FOLDS)]
         checkpoint_by_subject = {i.split("/")[0]: p for p in paths for i in open_finished_checkpoint(p).split.test}

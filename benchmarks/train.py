@@ -33,7 +33,7 @@ from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.data.shards.dataset import open_dataset
 from eav_ray.data.splits import Split, list_labeled_recordings
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
-from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.worker_groups import train_runs
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
@@ -172,7 +172,7 @@ def time_first_steps(folder: Path) -> list[str]:
     e = make_experiment(folder, 1)
     runs = [make_run(override(e, {"seed": seed, "optim.epochs": 1})) for seed in range(4)]
     began = time.perf_counter()
-    with cluster.connect_to_ray(e.runtime):
+    with connect_experiment(e) as e:
         ray_s, started = time.perf_counter() - began, time.time()
         progress_reports = train_by_program(e, runs)
     first = {run.key: min(p.timestamp for p in progress_reports if p.key == run.key) for run in runs}
@@ -209,8 +209,8 @@ def main() -> int:
                     sides[side] = time_plain_loop(e, workers, folder)
                     continue
                 background_cpu = BackgroundCPU()
-                with cluster.connect_to_ray(e.runtime):
-                    progress_reports = train_by_program(e, [run], background_cpu)
+                with connect_experiment(e) as connected:
+                    progress_reports = train_by_program(connected, [run], background_cpu)
                 background_percents.append(background_cpu.percent)
                 ends = [
                     p for p in progress_reports if p.step and p.step % count_steps_per_epoch(e) == 0 and p.epoch > 1

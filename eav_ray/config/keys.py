@@ -1,7 +1,8 @@
 """List every key of an experiment, with its type, default and meaning."""
 
 from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from eav_ray.config.kinds import list_dataset_names
 from eav_ray.config.model_sections import KIND_PLACES
@@ -20,9 +21,7 @@ def list_keys(section: Any = None, prefix: str = "") -> dict[str, tuple[str, Any
             table |= list_keys(value, f"{prefix}{field.name}.")
         else:
             info = type(section).__pydantic_fields__[field.name]
-            shown_type = (
-                " | ".join(map(repr, get_args(hint))) if str(hint).startswith("typing.Literal") else _format_type(hint)
-            )
+            shown_type = _format_type(hint)
             meaning = info.description or ""
             if field.name == "kind" and (place := KIND_PLACES.get(prefix.removesuffix("."))):
                 shown_type = " | ".join(map(repr, place.list_kinds()))
@@ -44,6 +43,10 @@ def list_other_kinds() -> list[tuple[str, dict[str, tuple[str, Any, str]]]]:
 
 
 def _format_type(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " | ".join(map(repr, get_args(hint)))
+    if get_origin(hint) in (Union, UnionType):
+        return " | ".join(map(_format_type, get_args(hint)))
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 

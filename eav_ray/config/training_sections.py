@@ -1,10 +1,11 @@
 """Sections of an experiment on training, search and the cluster."""
 
 import math
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
+    PlainValidator,
     field_validator,
     model_validator,
 )
@@ -173,6 +174,18 @@ class SearchConfig:
     )
 
 
+def _check_gpus(value: Any) -> float | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < math.inf:
+        raise ValueError(f"give auto, or a number that is 0 or more, not {value!r}")
+    return number
+
+
 @dataclass(frozen=True, config=STRICT)
 class RuntimeConfig:
     address: str = Field(
@@ -185,7 +198,11 @@ class RuntimeConfig:
         description="a group goes on with as few as these when nodes are lost, and grows again; 0: always `workers`",
     )
     cpus_per_worker: float = Field(default=1, gt=0)
-    gpus_per_worker: float = Field(default=0, ge=0)
+    gpus_per_worker: Annotated[float | Literal["auto"], PlainValidator(_check_gpus)] = Field(
+        default="auto",
+        description="auto: 1 where the nodes that are there, or that the autoscaler may add, have a GPU for each "
+        "worker, else 0",
+    )
     groups: int = Field(default=1, gt=0, description="worker groups that pull runs from the queue side by side")
     engine: Literal["deepspeed", "torch"] = Field(default="deepspeed", description="training engine")
     zero_stage: Literal[0, 1, 2, 3] = Field(
@@ -218,6 +235,12 @@ class RuntimeConfig:
         if self.min_workers > self.workers:
             raise ValueError(f"min_workers is {self.min_workers}, more than workers={self.workers}; use at most those")
         return self
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of a worker, of a runtime whose `gpus_per_worker` is a number (`distributed.connection`)."""
+        assert self.gpus_per_worker != "auto", "connect to Ray first (distributed.connection): it chooses the number"
+        return self.gpus_per_worker
 
     @property
     def min_group_size(self) -> int:

@@ -30,7 +30,7 @@ class ClusterCapacity:
 
 def read_cluster_capacity() -> ClusterCapacity:
     """Of the cluster that this process is connected to."""
-    current_nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    current_nodes = read_current_nodes()
     config_path = find_autoscaler_config(ray.get_runtime_context().gcs_address)
     if config_path is None:
         return ClusterCapacity(current_nodes, None)
@@ -42,6 +42,11 @@ def read_cluster_capacity() -> ClusterCapacity:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return ClusterCapacity(current_nodes, None)  # it is Ray's file, not ours
     return ClusterCapacity(current_nodes, max_nodes)
+
+
+def read_current_nodes() -> list[NodeResources]:
+    """Read what each node has, busy or not, of the cluster that this process is connected to."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def list_max_nodes(limits: dict[str, Any]) -> list[NodeResources]:

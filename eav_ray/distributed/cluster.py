@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 FAKE_GPUS_ENV = "EAV_RAY_FAKE_GPUS"  # in the environment of the nodes of a test cluster: their GPUs are only counted
+NO_GPUS = {"CUDA_VISIBLE_DEVICES": ""}  # in the environment of a worker that asked for none
 LOCAL_OBJECT_STORE_BYTES = 2**30  # bytes; shards pass by it, they are written by the workers
 
 
@@ -69,7 +70,7 @@ def check_local_resources(runtime: RuntimeConfig) -> None:
     if resolve_address(runtime):
         return
     _check_resource(runtime, "cpus_per_worker", os.cpu_count() or 1)
-    if runtime.gpus_per_worker:
+    if runtime.gpus_per_worker not in ("auto", 0):
         _check_resource(runtime, "gpus_per_worker", count_local_gpus(), "runtime.gpus_per_worker=0")
     if runtime.dashboard:
         require_protected_address(runtime.dashboard_host, "runtime.dashboard_host")
@@ -118,7 +119,7 @@ def has_gpu(runtime: RuntimeConfig) -> bool:
     """
     import torch
 
-    if not runtime.gpus_per_worker or FAKE_GPUS_ENV in os.environ:
+    if not runtime.gpus or FAKE_GPUS_ENV in os.environ:
         return False
     if torch.cuda.is_available():
         return True
@@ -128,16 +129,36 @@ def has_gpu(runtime: RuntimeConfig) -> bool:
     )
 
 
+def list_worker_variables(runtime: RuntimeConfig) -> dict[str, str]:
+    """List what a worker must have in its environment from its start, which costs Ray a new process: about a second.
+
+    Ray 2.60 leaves all GPUs of a node visible to actors that asked for none, and libraries take what they see.
+    """
+    is_own_machine = not resolve_address(runtime)
+    return {} if runtime.gpus or (is_own_machine and not count_local_gpus()) else NO_GPUS
+
+
 def set_up_torch(runtime: RuntimeConfig) -> "torch.device":
-    """Give torch the threads of one worker, and return the device that it computes on.
+    """Give torch the threads and GPUs of one worker in this process, and return the device that it computes on.
+
+    To be called in an actor, before anything there asks torch for a GPU.
 
     Raises:
         ConfigError: As `has_gpu`.
     """
     import torch
 
+    if not runtime.gpus:
+        os.environ.update(NO_GPUS)
     torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
     return torch.device("cuda" if has_gpu(runtime) else "cpu")
+
+
+def choose_driver_device(runtime: RuntimeConfig) -> "torch.device":
+    """Return where a driver measures what workers do: its own GPU, where they have one each and it sees one."""
+    import torch
+
+    return torch.device("cuda" if runtime.gpus and torch.cuda.is_available() else "cpu")
 
 
 def describe_worker_needs(runtime: RuntimeConfig) -> str:
@@ -164,7 +185,7 @@ def _describe_node_count() -> str:
 
 def get_worker_resources(runtime: RuntimeConfig) -> dict[str, float]:
     """Return what one worker takes, by Ray's names."""
-    return {k: each for k, each in (("CPU", runtime.cpus_per_worker), ("GPU", runtime.gpus_per_worker)) if each}
+    return {k: each for k, each in (("CPU", runtime.cpus_per_worker), ("GPU", runtime.gpus)) if each}
 
 
 def count_fitting_workers(runtime: RuntimeConfig) -> int:

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import ray
 
-from eav_ray.config import Experiment
+from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import ShardFile
 from eav_ray.distributed import cluster
@@ -56,7 +56,7 @@ def compute_frozen_features(experiment: Experiment, runs: list[Run], data: Datas
             total, done = sum(f.rows for f in index.shards), sum(f.rows for f in index.shards if f not in todo)
             with open_progress_bar(f"compute {m} features", total, "windows") as bar:
                 bar.set_done(done)
-                for rows in _embed_shards(run, key, todo, data, shapes) if todo else []:
+                for rows in _embed_shards(run, key, todo, data, shapes, experiment.runtime) if todo else []:
                     done += rows
                     bar.set_done(done)
             commit_embeddings(results, key, get_token_times(model))
@@ -72,18 +72,19 @@ def _load_published(experiment: Experiment, shapes: DataShapes) -> Classifier:
     return model
 
 
-def _embed_shards(run: Run, key: str, todo: list[ShardFile], data: Dataset, shapes: DataShapes) -> Iterator[int]:
+def _embed_shards(
+    run: Run, key: str, todo: list[ShardFile], data: Dataset, shapes: DataShapes, runtime: RuntimeConfig
+) -> Iterator[int]:
     """Yields how many windows were embedded, as they are."""
-    runtime = run.experiment.runtime
     configure_ray_data()
     files = ray.data.from_items([{"file": file.file} for file in todo], override_num_blocks=len(todo))
     parts = map_with_retries(
         files.map_batches,
         FrozenEncoder,
-        fn_constructor_args=(run, key, data, shapes),
+        fn_constructor_args=(run, key, data, shapes, runtime),
         batch_size=1,
         num_cpus=runtime.cpus_per_worker,
-        num_gpus=runtime.gpus_per_worker or None,
+        num_gpus=runtime.gpus or None,
         compute=ray.data.ActorPoolStrategy(
             min_size=1, max_size=max(1, min(len(todo), cluster.count_fitting_workers(runtime)))
         ),
@@ -95,8 +96,8 @@ def _embed_shards(run: Run, key: str, todo: list[ShardFile], data: Dataset, shap
 class FrozenEncoder:
     """An actor of Ray Data: the encoder, loaded once; a shard in, its part of the features written."""
 
-    def __init__(self, run: Run, key: str, data: Dataset, shapes: DataShapes) -> None:
-        self._device = cluster.set_up_torch(run.experiment.runtime)
+    def __init__(self, run: Run, key: str, data: Dataset, shapes: DataShapes, runtime: RuntimeConfig) -> None:
+        self._device = cluster.set_up_torch(runtime)
         self.model = _load_published(run.experiment, shapes).to(self._device)
         self._run, self._key, self._data = run, key, data
         self._files = {file.file: file for file in data.index.shards}

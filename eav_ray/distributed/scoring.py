@@ -21,6 +21,7 @@ from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.data.splits import check_disjoint, list_labeled_recordings
 from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_experiment
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.frame_scores import compute_frames_correct, predict_with_frames
 from eav_ray.storage import Store
@@ -109,7 +110,6 @@ def _score_tasks(
     experiment: Experiment, tasks: dict[int, ScoringTask], data: Dataset
 ) -> Iterator[tuple[int, ScoringResult]]:
     """Score tasks on actors; yields the number of each, and what came of it, as soon as it is complete."""
-    runtime = experiment.runtime
     # A person at a time: one checkpoint that has many people to score is shared between the actors too.
     parts = [
         (number, replace(task, recordings=tuple(ids)))
@@ -120,11 +120,12 @@ def _score_tasks(
     scored: dict[int, list[ScoringResult]] = {number: [] for number in tasks}
     allowed_recordings = tuple(sorted({i for task in tasks.values() for i in task.recordings}))
     total = sum(len(task.recordings) for task in tasks.values())
-    with cluster.connect_to_ray(runtime), open_progress_bar("score", total, "recordings") as bar:
+    with connect_experiment(experiment) as experiment, open_progress_bar("score", total, "recordings") as bar:
+        runtime = experiment.runtime
         # An actor that died starts again and takes its part up again, once.
         scorer: Any = ray.remote(
             num_cpus=runtime.cpus_per_worker,
-            num_gpus=runtime.gpus_per_worker,
+            num_gpus=runtime.gpus,
             scheduling_strategy="SPREAD",  # also where a trial asks, whose own place has no room
             max_restarts=1,
             max_task_retries=1,

@@ -192,11 +192,11 @@ class WorkerGroup:
             train_loop_config={"group": self},
             scaling_config=ScalingConfig(
                 num_workers=(runtime.min_workers, runtime.workers) if runtime.min_workers else runtime.workers,
-                use_gpu=runtime.gpus_per_worker > 0,
+                use_gpu=runtime.gpus > 0,
                 resources_per_worker=cluster.get_worker_resources(runtime),
             ),
             # NCCL refuses two ranks on one GPU.
-            torch_config=TorchConfig(backend="nccl" if runtime.gpus_per_worker >= 1 else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if runtime.gpus >= 1 else "gloo"),
             run_config=RunConfig(
                 # Candidates of a search start groups side by side.
                 name=f"group-{self.number}-{int(time.time())}-{secrets.token_hex(4)}",
@@ -204,6 +204,8 @@ class WorkerGroup:
                 # Each run has its own few attempts, which the queue counts; a group that cannot even start ends at
                 # last.
                 failure_config=FailureConfig(max_failures=MAX_ATTEMPTS * (self.n_runs + 1)),
+                # Ray Train asks torch for GPUs before `_run_worker` is called.
+                worker_runtime_env={"env_vars": cluster.list_worker_variables(runtime)},
             ),
         )
         trainer.fit()

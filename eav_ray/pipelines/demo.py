@@ -8,7 +8,7 @@ from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import open_dataset
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 from eav_ray.data.synthetic.ideal_observer import bayes_accuracy
-from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_experiment
 from eav_ray.evaluation.summary import SearchOptimism
 from eav_ray.pipelines.evaluate.evaluate import evaluate_checkpoint
 from eav_ray.pipelines.inference.export import predict_to_file
@@ -38,7 +38,7 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
         generate_dataset(e.data.root, spec, workers=workers, progress=bar.set_done)
     found = check_dataset(e)
     print(f"check: {len(found.recordings)} recordings, {len(found.problems)} problems", flush=True)
-    with cluster.connect_to_ray(e.runtime):
+    with connect_experiment(e) as e:
         preprocess(e)
         data = open_dataset(e)
         search_plan = plan_search(e, data)
@@ -50,7 +50,8 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
         evaluation = evaluate_checkpoint(e, path, bayes=bayes)
         subject = evaluation.correct["subject"].iloc[0]
         out = str(Path(e.store.results) / f"predictions-{subject}.csv")
-        predictions = predict_to_file(path, {"data.root": e.data.root, "data.subjects": [subject]}, out)
+        changes = {"data.root": e.data.root, "data.subjects": [subject], "runtime.gpus_per_worker": e.runtime.gpus}
+        predictions = predict_to_file(path, changes, out)
     correct = evaluation.correct.groupby("label")["fusion"].mean().mean()
     optimism_line = format_optimism({0: SearchOptimism(best.inner_score, float(correct), best.candidate.changes)})
     print(f"\n{predictions.text}\n\n{evaluation.text}\n{optimism_line}\n")

@@ -51,7 +51,7 @@ def estimate_seconds_per_fused_window(experiment: Experiment, shapes: DataShapes
     flops = _count_fusion_flops(experiment, shapes)
     if not flops:
         return 0.0
-    rate = ASSUMED_GPU_FLOPS if experiment.runtime.gpus_per_worker else measure_cpu_flops()
+    rate = ASSUMED_GPU_FLOPS if experiment.runtime.gpus else measure_cpu_flops()
     return max(MIN_FUSION_S, 3 * flops / (FUSION_EFFICIENCY * rate))
 
 
@@ -118,9 +118,9 @@ def measure_latency_ms(experiment: Experiment, shapes: DataShapes, device: torch
 def _estimate_encoder_seconds(experiment: Experiment, modality: str, shapes: DataShapes) -> float:
     unimodal = _select_modality(experiment, modality)
     forward_flops = _count_forward_flops(unimodal, modality, shapes)
-    if experiment.runtime.gpus_per_worker or forward_flops > MAX_TIMED_FLOPS:
+    if experiment.runtime.gpus or forward_flops > MAX_TIMED_FLOPS:
         # Backward is twice forward.
-        return 3 * forward_flops / (ASSUMED_GPU_FLOPS if experiment.runtime.gpus_per_worker else measure_cpu_flops())
+        return 3 * forward_flops / (ASSUMED_GPU_FLOPS if experiment.runtime.gpus else measure_cpu_flops())
     model, batch = Classifier(unimodal, shapes), make_random_batch(experiment, modality, shapes, TIMED_WINDOWS)
     times = []
     for _ in range(3):

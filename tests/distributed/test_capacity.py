@@ -22,7 +22,8 @@ HEAD, GPU, CPU = {"CPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}
 
 
 def experiment(**changes: Any) -> Experiment:
-    return override(Experiment(), {"search.mode": "full"} | {k.replace("__", "."): v for k, v in changes.items()})
+    changes = {k.replace("__", "."): v for k, v in changes.items()}
+    return override(Experiment(), {"search.mode": "full", "runtime.gpus_per_worker": 0} | changes)
 
 
 def test_a_cluster_that_has_grown_has_as_many_nodes_as_its_limits() -> None:

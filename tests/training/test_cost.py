@@ -35,4 +35,5 @@ def test_the_cost_of_a_candidate_is_that_of_its_model(fusion: str) -> None:
     assert compute_model_cost(override(e, {"search.cost": "gmac"}), SHAPES) == pytest.approx(counted, rel=0.02)
     parameters = sum(p.numel() for p in model.parameters())
     assert compute_model_cost(override(e, {"search.cost": "parameters"}), SHAPES) == parameters
+    e = override(e, {"runtime.gpus_per_worker": 0})
     assert (estimate_seconds_per_fused_window(e, SHAPES) > 0) == (fusion != "one modality")

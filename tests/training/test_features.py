@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import ASTConfig, ASTModel
 
-from eav_ray.config import Experiment, override
+from eav_ray.config import Experiment, RuntimeConfig, override
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import read_index
 from eav_ray.data.shards.window_cache import WindowCache
@@ -58,7 +58,7 @@ def embed(run: Run, stored: tuple[Path, WindowCache], results: Path) -> None:
     here = {"store.results": str(results), "store.cache": str(results / "cache")}
     mine, index = replace(run, experiment=override(run.experiment, here)), read_index(Store(shards))
     data = Dataset(Store(shards), index, mine.experiment.store.cache, 1)
-    actor = FrozenEncoder(mine, run.features_prefix, data, DataShapes(30, 5))
+    actor = FrozenEncoder(mine, run.features_prefix, data, DataShapes(30, 5), RuntimeConfig(gpus_per_worker=0))
     assert actor({"file": np.array([index.shards[0].file])})["windows"].tolist() == [8]
     commit_embeddings(Store(results), run.features_prefix, get_token_times(actor.model))
     assert len(windows) == 7

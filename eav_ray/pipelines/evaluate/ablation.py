@@ -14,7 +14,7 @@ import pandas as pd
 from eav_ray.config import Experiment, to_dict
 from eav_ray.data.io import parquet
 from eav_ray.data.shards.dataset import Dataset, open_dataset
-from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.errors import DataError
 from eav_ray.evaluation import ablation
@@ -65,7 +65,7 @@ def run_ablation(
         if results.is_committed(name):
             tree = _read_results(results, name)
         else:
-            with cluster.connect_to_ray(e.runtime):
+            with connect_experiment(e) as e:
                 models = {t.fold.runs[-1].key: t.fold for t in variant_folds}  # those that are masked are others' own
                 reasons = train_folds(e, list(models.values()), data, results)
                 predictions, failed = _score_variants(e, variant_folds, data, results, reasons)

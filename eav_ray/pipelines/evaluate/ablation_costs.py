@@ -10,6 +10,7 @@ import torch
 
 from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data.shards.dataset import Dataset
+from eav_ray.distributed import cluster
 from eav_ray.evaluation.ablation_variants import AblationVariant
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.evaluate.ablation_plan import VariantFold
@@ -41,7 +42,7 @@ def measure_costs(
             LATENCY_ROUNDS
         ):  # in turns: what else the machine does meanwhile is not held against one of them
             for model, x in experiment_by_model.items():
-                times[model] += cost_module.measure_latency_ms(x, shapes, _choose_latency_device(e))
+                times[model] += cost_module.measure_latency_ms(x, shapes, cluster.choose_driver_device(e.runtime))
                 bar.set_done(bar.done + 1)
     measured = {}
     for model, ms in times.items():
@@ -90,15 +91,10 @@ def _read_training_seconds(run: Run, results: Store) -> float | None:
     return float(sum(epoch["seconds"] for epoch in history)) if history else None
 
 
-def _choose_latency_device(e: Experiment) -> torch.device:
-    """Where latency is measured: this process's GPU, where trainings are on GPUs and it has one."""
-    return torch.device("cuda" if e.runtime.gpus_per_worker and torch.cuda.is_available() else "cpu")
-
-
 def describe_latency_hardware(e: Experiment) -> dict[str, Any]:
     """Of the machine that measures latency, and how busy it is; and the workers of a training."""
-    on_gpu = _choose_latency_device(e).type == "cuda"
+    on_gpu = cluster.choose_driver_device(e.runtime).type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else describe_cpu_model()
     threads = max(1, int(e.runtime.cpus_per_worker))
     facts = {"device": device, "threads": threads, "cores": os.cpu_count() or 1, "load": os.getloadavg()[0]}
-    return facts | {"workers": e.runtime.workers, "gpus": e.runtime.gpus_per_worker}
+    return facts | {"workers": e.runtime.workers, "gpus": e.runtime.gpus}

@@ -3,7 +3,7 @@
 from eav_ray.config import MODALITIES, Experiment, OptimConfig, override, to_dict
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.splits import list_labeled_recordings, make_adaptation_split
-from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.errors import ConfigError
 from eav_ray.evaluation.compatibility import check_windows, match_dataset_channels
@@ -57,7 +57,7 @@ def adapt_to_subject(experiment: Experiment, path: str, subject: str, recordings
     """Returns the path of the adapted checkpoint, whose test side is the rest of the person's recordings."""
     data = open_dataset(experiment)
     run = plan_adaptation(experiment, data, path, subject, recordings)
-    with cluster.connect_to_ray(experiment.runtime):
+    with connect_experiment(experiment) as experiment:
         announce_workload(experiment, [run], data)
         checkpoint_prefixes = train_all_runs(experiment, [run], data, title="adapt")
     return f"{Store(experiment.store.results)}/{checkpoint_prefixes[run.key]}"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from eav_ray.config import Experiment, digest
 from eav_ray.data.shards.dataset import Dataset, open_dataset
-from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, is_stored
 from eav_ray.errors import DataError
 from eav_ray.evaluation.correctness import FusionComparison, compare_fusion, list_sources, mark_correct_recordings
@@ -61,7 +61,8 @@ def evaluate_checkpoint(
     with contextlib.ExitStack() as stack:
         task = ScoringTask(checkpoint, checkpoint.split.test)
         if not is_stored(Store(experiment.store.results), task, data.index):
-            stack.enter_context(cluster.connect_to_ray(experiment.runtime))  # one for all that is to be scored
+            # One for all that is to be scored.
+            experiment = stack.enter_context(connect_experiment(experiment))
         predictions = predict_test_split(experiment, checkpoint, data)
         return _write_checkpoint_page(experiment, data, checkpoint, predictions, bayes or {}, out, fit_temperature)
 

@@ -13,7 +13,7 @@ import pandas as pd
 from eav_ray.config import Experiment
 from eav_ray.data.recordings import LISTENING
 from eav_ray.data.shards.dataset import Dataset, open_dataset
-from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation import probability_calibration, results_tree, summary
@@ -75,7 +75,7 @@ def write_results_page(
     trained_experiment = page_info.experiment or audited[0].checkpoint.experiment
     modalities: list[str] = sorted(trained_experiment.data.modalities)
     predictions = pd.concat([f.predictions.assign(fold=f.fold) for f in evaluated], ignore_index=True)
-    with cluster.connect_to_ray(e.runtime):
+    with connect_experiment(e) as e:
         train_predictions, validation_predictions = _score_train_and_validation(e, audited, data)
     tree = build_results(
         trained_experiment, trained_experiment, data, audited, page_info, predictions, modalities, data.index.classes

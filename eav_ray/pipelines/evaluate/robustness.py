@@ -16,6 +16,7 @@ from eav_ray.data.io import parquet
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
 from eav_ray.data.recordings import DatasetReader, Listing, Recording
 from eav_ray.distributed import cluster, ray_workarounds
+from eav_ray.distributed.connection import connect_runtime
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.compatibility import match_dataset_channels
 from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT as TREE_FORMAT
@@ -256,8 +257,8 @@ def _load_or_predict(
     if todo:
         groups = [tuple(group) for _, group in groupby(todo, key=lambda c: c.kind)]
         count = sum(map(len, inputs.recordings_by_subject))
-        cost = measure_cost(inputs, groups, checkpoint, runtime.cpus_per_worker)
-        with cluster.connect_to_ray(runtime):
+        with connect_runtime(runtime) as runtime:
+            cost = measure_cost(inputs, groups, checkpoint, runtime)
             ray_workarounds.configure_ray_data()
             n_workers = cluster.count_fitting_workers(runtime)
             seconds = cost.estimate_seconds(groups, inputs, n_workers, max(1, n_workers // 2))

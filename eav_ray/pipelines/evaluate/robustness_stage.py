@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import ray
 import ray.data
+import torch
 
 from eav_ray.config import DataConfig, ModalityName, Preprocessing, RuntimeConfig
 from eav_ray.data.corruptions.audio import AudioCorruption
@@ -241,11 +242,16 @@ class ConditionCost:
 
 
 def measure_cost(
-    inputs: RobustnessInputs, groups: Sequence[tuple[Condition, ...]], checkpoint: OpenedCheckpoint, threads: float
+    inputs: RobustnessInputs,
+    groups: Sequence[tuple[Condition, ...]],
+    checkpoint: OpenedCheckpoint,
+    runtime: RuntimeConfig,
 ) -> ConditionCost:
     """Read and predict a recording or two in this process, one of each kind of corruption at its strongest."""
     sample = inputs.recordings_by_subject[0][:N_TIMED_RECORDINGS]
-    dataset, model = registry.open_reader(inputs.data), _ConditionPredictor(checkpoint, threads)
+    torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
+    dataset = registry.open_reader(inputs.data)
+    model = _ConditionPredictor(checkpoint, runtime, cluster.choose_driver_device(runtime))
     started = time.monotonic()
     prepared = prepare_subject_eeg(dataset, sample, inputs)
     load_time = time.monotonic() - started

@@ -18,6 +18,7 @@ from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
 from eav_ray.data.shards.dataset import open_shards
 from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.ray_workarounds import configure_ray_data, map_with_retries
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.compatibility import check_preprocessing, match_dataset_channels
@@ -62,7 +63,7 @@ def predict_recordings(
     require_preprocessing_extras(experiment)
     failed = [f"{p.subject} {p.recording} {p.file}: {p.reason}" for p in listing.problems]
     with (
-        cluster.connect_to_ray(experiment.runtime),
+        connect_experiment(experiment) as experiment,
         _preserve_row_order(),
         open_progress_bar("predict", len(recordings), "recordings") as bar,
     ):
@@ -112,7 +113,7 @@ def predict_shards(
     if not total:
         raise DataError(f"there is nothing to predict in {data.shards}; run `eav check` to see why")
     with (
-        cluster.connect_to_ray(experiment.runtime),
+        connect_experiment(experiment) as experiment,
         _preserve_row_order(),
         open_progress_bar("predict", total, "windows") as bar,
     ):
@@ -184,10 +185,10 @@ def map_on_actors(
         rows.map_batches,
         actor,
         retries=0,
-        fn_constructor_args=(checkpoint, runtime.cpus_per_worker),
+        fn_constructor_args=(checkpoint, runtime),
         batch_size=BATCH_SIZE,
         num_cpus=runtime.cpus_per_worker,
-        num_gpus=runtime.gpus_per_worker or None,
+        num_gpus=runtime.gpus or None,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max_actors),
     )
 
@@ -231,10 +232,15 @@ def _deliver_predictions(
 class PredictionActor:
     """An actor: one loaded checkpoint, batch after batch."""
 
-    def __init__(self, checkpoint: OpenedCheckpoint, threads: float) -> None:
-        torch.set_num_threads(max(1, int(threads)))
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._predictor = Predictor(checkpoint, device)
+    def __init__(
+        self, checkpoint: OpenedCheckpoint, runtime: RuntimeConfig, device: torch.device | None = None
+    ) -> None:
+        """Load the checkpoint.
+
+        Args:
+            device: Where to compute in a process that is no actor.
+        """
+        self._predictor = Predictor(checkpoint, device or cluster.set_up_torch(runtime))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         table = self._predictor(batch)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from eav_ray.config import RuntimeConfig
 from eav_ray.config.paths import retarget_experiment
 from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_runtime
 from eav_ray.distributed.ray_workarounds import get_serve_address
 from eav_ray.distributed.watchers import on_signals
 from eav_ray.errors import ConfigError, DataError
@@ -59,7 +60,7 @@ def serve_checkpoint(
         cluster.check_local_resources(runtime)
         _check_port(host, port)
     with (
-        cluster.connect_to_ray(runtime),
+        connect_runtime(runtime) as runtime,
         _watch_stop_signals() as stop_requested,
     ):  # Ray sets a handler of its own when it starts
         url = _start_serve(host, port, token, route)
@@ -117,7 +118,7 @@ def _deploy(
     applications = serve.status().applications
     if name in applications:
         raise ConfigError(f"the cluster serves an application {name} already; give another --name and --route")
-    resources = {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker}
+    resources = {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus}
     deployment: Any = serve.deployment(
         name="model",
         num_replicas=replicas,

@@ -32,7 +32,11 @@ def cross_validate_nested(experiment: Experiment) -> CVReport:
     plans = plan_fold_searches(e, data)
     # What a fold trains is known when it is searched.
     folds = [PlannedFold(plan.fold, plan.outer_split, []) for plan in plans]
-    return load_or_run(e, folds, data, make_nested_key(e, plans), lambda: _search_and_evaluate(e, plans, data, results))
+
+    def search_and_evaluate(connected: Experiment) -> tuple[CVResult, dict[int, str]]:
+        return _search_and_evaluate(connected, plans, data, results)
+
+    return load_or_run(e, folds, data, make_nested_key(e, plans), search_and_evaluate)
 
 
 def plan_fold_searches(experiment: Experiment, data: Dataset) -> list[SearchPlan]:
@@ -59,6 +63,7 @@ def make_nested_key(experiment: Experiment, plans: list[SearchPlan]) -> str:
 def _search_and_evaluate(
     e: Experiment, plans: list[SearchPlan], data: Dataset, results: Store
 ) -> tuple[CVResult, dict[int, str]]:
+    plans = [replace(plan, experiment=replace(plan.experiment, runtime=e.runtime)) for plan in plans]
     announce_search(e, plans, data)
     chosen, failed = _search_folds(plans, data, _train_encoders(e, plans, data))
     chosen_plans = {plan.fold: plan for plan in plans if plan.fold in chosen}

@@ -5,9 +5,11 @@ results store, under `searches/<study>/`: `candidates.parquet` (one row per cand
 `experiment.json` and the study's journal. Tune's own store is scratch: opening it would unpickle it.
 """
 
+from dataclasses import replace
+
 from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import Dataset, open_dataset
-from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.errors import DataError
 from eav_ray.pipelines.search.candidate_runs import prune_candidate_runs
@@ -24,7 +26,8 @@ def search_experiment(experiment: Experiment) -> SearchResult:
     """Search one outer fold, or continue that search."""
     data = open_dataset(experiment)
     plan = plan_search(experiment, data)
-    with cluster.connect_to_ray(experiment.runtime):
+    with connect_experiment(experiment) as experiment:
+        plan = replace(plan, experiment=experiment)
         announce_search(experiment, [plan], data)
         return run_search(plan, data)
 

@@ -162,7 +162,7 @@ def _search_fusions(
     trainable = tune.with_parameters(run_fusion_batch, experiment=e, inner_cv=plan.inner_cv, data=data)
     needs = f" waits for {cluster.describe_worker_needs(e.runtime)}"
     notifier = WaitNotifier(lambda waits: bar.set_done(bar.done, note=needs if waits else " "))
-    resources = {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus_per_worker}
+    resources = {"CPU": e.runtime.cpus_per_worker, "GPU": e.runtime.gpus}
     return searcher, tuner.run(trainable, resources, searcher, callbacks=[notifier], retries=1)
 
 

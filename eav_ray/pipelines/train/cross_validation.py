@@ -14,7 +14,7 @@ from eav_ray.config import Experiment, digest, to_dict
 from eav_ray.data.io import parquet
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.splits import Split, count_folds, list_labeled_recordings, make_split
-from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.distributed.worker_groups import train_runs
 from eav_ray.errors import ConfigError, DataError
@@ -71,19 +71,24 @@ def cross_validate(experiment: Experiment) -> CVReport:
     data, results = open_dataset(e), Store(e.store.results)
     folds = plan_cv_folds(e, data)
 
-    def train_and_evaluate() -> tuple[CVResult, dict[int, str]]:
+    def train_and_evaluate(e: Experiment) -> tuple[CVResult, dict[int, str]]:
         return evaluate_folds(e, folds, data, results, train_folds(e, folds, data, results))
 
     return load_or_run(e, folds, data, make_protocol_key(e, folds), train_and_evaluate)
 
 
 def load_or_run(
-    e: Experiment, folds: list[PlannedFold], data: Dataset, key: str, run: Callable[[], tuple[CVResult, dict[int, str]]]
+    e: Experiment,
+    folds: list[PlannedFold],
+    data: Dataset,
+    key: str,
+    run: Callable[[Experiment], tuple[CVResult, dict[int, str]]],
 ) -> CVReport:
     """What the results store keeps of a protocol of this key, or else what is made now, on a Ray.
 
     Args:
-        run: Returns what is to be kept, and why folds are missing; where none is, it is committed.
+        run: Takes the experiment, connected to Ray; returns what is to be kept, and why folds are missing; where none
+            is, it is committed.
     Raises:
         DataError: Not one fold could be scored, or another process is at the same.
     """
@@ -93,8 +98,8 @@ def load_or_run(
         if results.is_committed(name):
             result = read_cv_result(results, name)
         else:
-            with cluster.connect_to_ray(e.runtime):
-                result, failed = run()
+            with connect_experiment(e) as connected:
+                result, failed = run(connected)
             if not result.fold_records:
                 raise DataError(describe_missing_folds(failed, folds))
             if not failed:

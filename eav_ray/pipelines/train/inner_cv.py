@@ -12,7 +12,7 @@ import pandas as pd
 from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.splits import list_labeled_recordings, make_inner_splits
-from eav_ray.distributed import cluster
+from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.distributed.worker_groups import train_all_runs
 from eav_ray.pipelines.train.workload import announce_workload
@@ -44,7 +44,7 @@ def out_of_fold_predictions(
         for inner in make_inner_splits(items, replace(one.split, index=number))
     ]
     runs = [run for _, _, fold_runs in inner_folds for run in fold_runs]
-    with cluster.connect_to_ray(experiment.runtime):
+    with connect_experiment(first) as first:
         announce_workload(first, runs, data)
         done = train_all_runs(first, runs, data, title="train inner folds, for the temperature")
         results = Store(experiment.store.results)

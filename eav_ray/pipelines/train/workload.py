@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from eav_ray.config import Experiment, digest, to_dict
+from eav_ray.config import Experiment, RuntimeConfig, digest, to_dict
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
@@ -34,7 +34,7 @@ def announce_workload(
     results = Store(e.store.results)
     todo = [r for r in {r.key: r for r in runs}.values() if not is_run_finished(r, results)]
     models = {r.key: r.experiment for r in todo}  # candidates of a search are taken to be as large as the experiment
-    speed = _SpeedEstimator(DataShapes(data.index.eeg_channels, len(data.index.classes)))
+    speed = _SpeedEstimator(DataShapes(data.index.eeg_channels, len(data.index.classes)), e.runtime)
 
     def estimate_seconds(run: Run) -> float:
         """Seconds of one worker; a joint step costs what its encoders cost, the head of a frozen encoder nothing."""
@@ -78,14 +78,15 @@ def announce_workload(
 class _SpeedEstimator:
     """Seconds that one worker trains on a window, of each model once."""
 
-    def __init__(self, shapes: DataShapes) -> None:
-        self._shapes = shapes
+    def __init__(self, shapes: DataShapes, runtime: RuntimeConfig) -> None:
+        self._shapes, self._runtime = shapes, runtime  # runs were planned before it was connected
         self._seconds: dict[str, float] = {}
 
     def estimate_encoder(self, experiment: Experiment, modality: str) -> float:
         key = digest(modality, getattr(experiment.model, modality))
         if key not in self._seconds:
-            unimodal = replace(experiment, data=replace(experiment.data, modalities=(modality,)))
+            data = replace(experiment.data, modalities=(modality,))
+            unimodal = replace(experiment, data=data, runtime=self._runtime)
             self._seconds[key] = estimate_seconds_per_window(unimodal, self._shapes)[modality]
         return self._seconds[key]
 
@@ -93,7 +94,8 @@ class _SpeedEstimator:
         names = sorted(experiment.data.modalities)
         key = digest(experiment.fusion, [to_dict(getattr(experiment.model, m)) for m in names], names)
         if key not in self._seconds:
-            self._seconds[key] = estimate_seconds_per_fused_window(experiment, self._shapes)
+            connected = replace(experiment, runtime=self._runtime)
+            self._seconds[key] = estimate_seconds_per_fused_window(connected, self._shapes)
         return self._seconds[key]
 
 

@@ -294,7 +294,8 @@ def test_small_models_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "measure_cpu_flops", lambda: pytest.fail("it was counted"))
     small = {f"model.eeg.{k}": v for k, v in {"filters": 4, "width": 32, "temporal_width": 32, "heads": 2}.items()}
     threads = torch.get_num_threads()
-    found = cost.estimate_seconds_per_window(override(Experiment(), small | {"data.modalities": ["eeg"]}), SHAPES)
+    small |= {"data.modalities": ["eeg"], "runtime.gpus_per_worker": 0}
+    found = cost.estimate_seconds_per_window(override(Experiment(), small), SHAPES)
     assert list(found) == ["eeg"] and 0 < found["eeg"] < 10
     assert torch.get_num_threads() == threads
 

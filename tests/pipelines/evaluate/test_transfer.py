@@ -202,7 +202,8 @@ def test_what_a_data_set_lacks_is_missing_to_the_model(tmp_path: Path) -> None:
 def test_an_equal_id_of_another_data_set_is_another_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scored where the sets differ, refused where they are one; and another montage's EEG is never read."""
     shards, results = Shards(tmp_path / "shards"), Store(tmp_path / "results")
-    e = override(small(), {"store.results": str(results), "store.cache": str(tmp_path / "cache")})
+    changes = {"store.results": str(results), "store.cache": str(tmp_path / "cache"), "runtime.gpus_per_worker": 0}
+    e = override(small(), changes)
     model = Classifier(e, DataShapes(30, 5))
     split = Split("subject_kfold", ("p0/0", "p0/1"), (), ("p1/0",))
     whole = save_checkpoint(results, make_checkpoint(e, tuple("abcde"), split, weights=model.state_dict()))
