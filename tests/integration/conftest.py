@@ -46,7 +46,8 @@ def cluster(job_environment: dict[str, str], tmp_path_factory: pytest.TempPathFa
     joined |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", NO_DASHBOARD_VARIABLE: "1"}
     ports = (f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}")
     size = (f"--num-cpus={os.cpu_count()}", "--object-store-memory=300000000", "--include-dashboard=false")
-    with open_head(joined, folder / "log", *ports, *size):
+    # As on a node with a GPU, of which workers without one must see nothing (test_gpus.py).
+    with open_head(joined | {"CUDA_VISIBLE_DEVICES": "0"}, folder / "log", *ports, *size):
         yield joined | {"RAY_ADDRESS": f"127.0.0.1:{gcs}"}
 
 

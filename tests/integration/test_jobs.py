@@ -178,7 +178,7 @@ def test_robustness_is_measured_one_modality_at_a_time_and_the_command_continues
     clean = tables["clean"]
     # Clean recordings are predicted as jobs/evaluate.py does from the shards.
     places = [f"store.{key}={place / folder}" for key, folder in (("shards", "data/shards"), ("cache", "cache"))]
-    experiment = load_experiment(TINY, parse_changes([*preprocessed[1:], *places]))
+    experiment = load_experiment(TINY, parse_changes([*preprocessed[1:], *places, "runtime.gpus_per_worker=0"]))
     data, test = open_dataset(experiment), tuple(json.loads((best / "split.json").read_text())["test"])
     _, scored, _ = Scorer(experiment, data, test).score(0, ScoringTask(open_checkpoint(str(best)), test))
     kept = scored.require()
