@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -18,7 +19,7 @@ from ray._private.accelerators import get_accelerator_manager_for_resource
 from eav_ray.config.environment import environment_variables
 
 if TYPE_CHECKING:
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
 # `module:attribute` -> (Ray in which it was seen, when it may go). A name in quotes is a text that the module holds.
 # tests/distributed/test_private_names.py resolves them all.
@@ -41,6 +42,10 @@ PRIVATE_NAMES = {
         "when a group ends at once on a Ray without a dashboard",
     ),
     "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback": ("2.60.0", "with it"),
+    "ray.train.torch.config:_TorchBackend.on_start": (
+        "2.60.0",
+        "when a worker whose GPU torch cannot use is told apart from others before NCCL ends the group",
+    ),
     "ray.tune.experiment:Trial.get_pickled_error": (
         "2.60.0",
         "when ResultGrid.errors opens no pickle",
@@ -178,6 +183,35 @@ def get_torch_trainer_class() -> "type[TorchTrainer]":
             return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 
     return FastShutdownTorchTrainer
+
+
+def make_torch_config(backend: str) -> "TorchConfig":
+    """Make the configuration of a group's process group: NCCL only where torch sees a GPU in each worker.
+
+    Without one NCCL ends the group, by an error that names neither the node nor the way out. By gloo the workers start
+    and say both (`cluster.has_gpu`).
+    """
+    from ray.train.torch import TorchConfig
+    from ray.train.torch.config import _TorchBackend
+
+    class CheckedBackend(_TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+            if backend_config.backend == "nccl" and not all(worker_group.execute(_sees_gpu)):
+                backend_config = replace(backend_config, backend="gloo")
+            super().on_start(worker_group, backend_config)
+
+    class CheckedTorchConfig(TorchConfig):
+        @property
+        def backend_cls(self) -> type[_TorchBackend]:
+            return CheckedBackend
+
+    return CheckedTorchConfig(backend=backend)
+
+
+def _sees_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @contextmanager

@@ -18,12 +18,12 @@ import ray
 import ray.train
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, get_device
+from ray.train.torch import get_device
 
 from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
-from eav_ray.distributed.ray_workarounds import get_torch_trainer_class
+from eav_ray.distributed.ray_workarounds import get_torch_trainer_class, make_torch_config
 from eav_ray.distributed.run_queue import END, MAX_ATTEMPTS, WAIT, QueueState, RunQueue
 from eav_ray.distributed.watchers import on_signals, poll_in_background
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
@@ -196,7 +196,7 @@ class WorkerGroup:
                 resources_per_worker=cluster.get_worker_resources(runtime),
             ),
             # NCCL refuses two ranks on one GPU.
-            torch_config=TorchConfig(backend="nccl" if runtime.gpus >= 1 else "gloo"),
+            torch_config=make_torch_config("nccl" if runtime.gpus >= 1 else "gloo"),
             run_config=RunConfig(
                 # Candidates of a search start groups side by side.
                 name=f"group-{self.number}-{int(time.time())}-{secrets.token_hex(4)}",

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from eav_ray.data.splits import Split
 from eav_ray.distributed import cluster, connection
 from eav_ray.distributed.capacity import ClusterCapacity, list_max_nodes
 from eav_ray.distributed.connection import choose_gpus_per_worker, connect_experiment, connect_runtime
+from eav_ray.distributed.ray_workarounds import make_torch_config
 from eav_ray.training.run_spec import plan_runs
 from tests.helpers.paths import REPOSITORY
 
@@ -156,6 +158,21 @@ def test_a_worker_without_a_gpu_is_shown_none(
     monkeypatch.setattr(cluster, "count_local_gpus", lambda: local_gpus)
     runtime = RuntimeConfig(address=address, gpus_per_worker=gpus)
     assert cluster.list_worker_variables(runtime) == ({"CUDA_VISIBLE_DEVICES": ""} if hides else {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "sees_gpu", "taken"),
+    [("nccl", [True, True], "nccl"), ("nccl", [True, False], "gloo"), ("gloo", [False, False], "gloo")],
+)
+def test_workers_whose_gpu_torch_cannot_use_start_and_say_so(
+    asked: str, sees_gpu: list[bool], taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL would end the group before they can."""
+    config = make_torch_config(asked)
+    started: list[Any] = []
+    monkeypatch.setattr(config.backend_cls.__mro__[1], "on_start", lambda self, group, config: started.append(config))
+    config.backend_cls().on_start(SimpleNamespace(execute=lambda function: sees_gpu), config)  # pyright: ignore[reportArgumentType]
+    assert [each.backend for each in started] == [taken]
 
 
 def test_an_actor_without_a_gpu_hides_those_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
