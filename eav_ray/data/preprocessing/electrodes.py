@@ -3,10 +3,12 @@
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-
-import mne
+from typing import TYPE_CHECKING
 
 from eav_ray.errors import DataError
+
+if TYPE_CHECKING:
+    import mne
 
 MIN_MAP_CHANNELS = 4  # that a map of the head is drawn of
 
@@ -37,12 +39,14 @@ def canonicalize_channel_name(name: str) -> str:
     return _find_electrode(name) or name.strip()
 
 
-def locate_channels(channels: Sequence[str]) -> tuple[list[int], mne.Info] | None:
+def locate_channels(channels: Sequence[str]) -> tuple[list[int], "mne.Info"] | None:
     """Find the channels whose place on the head is known, for a map of it: their numbers, and MNE's info of them.
 
     Returns:
         None where these are too few for a map.
     """
+    import mne
+
     sites = resolve_electrodes(channels)
     known_channels = [i for i, site in enumerate(sites) if site]
     if len(known_channels) < MIN_MAP_CHANNELS:
@@ -93,7 +97,9 @@ def _list_known_positions() -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def load_standard_montage() -> mne.channels.DigMontage:
+def load_standard_montage() -> "mne.channels.DigMontage":
     """The 10-05 positions, which MNE renames in 1.14."""
+    import mne
+
     name = "colin27_1005" if "colin27_1005" in mne.channels.get_builtin_montages() else "standard_1005"
     return mne.channels.make_standard_montage(name)
