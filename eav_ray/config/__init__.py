@@ -13,13 +13,7 @@ from eav_ray.config.digests import digest, to_dict
 from eav_ray.config.encoders.base import EncoderConfig
 from eav_ray.config.fusion.base import FusionConfig
 from eav_ray.config.keys import list_keys, list_other_kinds
-from eav_ray.config.loading import (
-    build_experiment,
-    list_experiment_names,
-    load_experiment,
-    override,
-    parse_changes,
-)
+from eav_ray.config.loading import build_experiment, list_experiment_names, load_experiment, override, parse_changes
 from eav_ray.config.modalities import (
     MODALITIES,
     ModalityName,
@@ -28,7 +22,6 @@ from eav_ray.config.modalities import (
     select_channel_modalities,
     select_worn_modalities,
 )
-from eav_ray.config.model_sections import ModelConfig
 from eav_ray.config.sections import Experiment
 from eav_ray.config.training_sections import (
     EncoderOptimConfig,
@@ -38,38 +31,3 @@ from eav_ray.config.training_sections import (
     SearchConfig,
     SearchDimension,
 )
-
-__all__ = [
-    "STRICT",
-    "DataConfig",
-    "EEGPreprocessing",
-    "EncoderConfig",
-    "EncoderOptimConfig",
-    "Experiment",
-    "FusionConfig",
-    "MODALITIES",
-    "ModalityName",
-    "ModelConfig",
-    "OptimConfig",
-    "Precision",
-    "Preprocessing",
-    "Protocol",
-    "RuntimeConfig",
-    "SearchConfig",
-    "SearchDimension",
-    "SplitConfig",
-    "VideoPreprocessing",
-    "build_experiment",
-    "digest",
-    "get_modality_info",
-    "list_experiment_names",
-    "list_keys",
-    "list_other_kinds",
-    "load_experiment",
-    "order_modalities",
-    "override",
-    "parse_changes",
-    "select_channel_modalities",
-    "select_worn_modalities",
-    "to_dict",
-]

@@ -2,12 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -21,6 +16,16 @@ Protocol = Literal["paper", "within", "within_validated", "subject_kfold", "loso
 STRICT = ConfigDict(extra="forbid")
 
 
+def define(default: Any, meaning: str | None = None, **limits: Any) -> Any:
+    """Define a key of a section.
+
+    Args:
+        meaning: What `eav keys` says of it.
+        limits: Of its values, as `pydantic.Field` takes them.
+    """
+    return Field(default=default, description=meaning, **limits)
+
+
 def _check_dataset(name: str) -> str:
     try:
         check_dataset_name(name)
@@ -31,19 +36,15 @@ def _check_dataset(name: str) -> str:
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    dataset: Annotated[str, AfterValidator(_check_dataset)] = Field(
-        default="eav", description="which reader opens `data.root`"
+    dataset: Annotated[str, AfterValidator(_check_dataset)] = define("eav", "which reader opens `data.root`")
+    root: str = define("", "folder of the data set, or the CSV/Parquet file of `data.dataset=recordings_table`")
+    modalities: tuple[ModalityName, ...] = define(MODALITIES, "any subset of audio, eeg, video")
+    tasks: tuple[Literal["speaking", "listening"], ...] = define(
+        ("speaking",), "EAV: which recordings; listening rows are only ever trained on"
     )
-    root: str = Field(
-        default="", description="folder of the data set, or the CSV/Parquet file of `data.dataset=recordings_table`"
-    )
-    modalities: tuple[ModalityName, ...] = Field(default=MODALITIES, description="any subset of audio, eeg, video")
-    tasks: tuple[Literal["speaking", "listening"], ...] = Field(
-        default=("speaking",), description="EAV: which recordings; listening rows are only ever trained on"
-    )
-    subjects: tuple[str, ...] = Field(default=(), description="only these people, by the reader's ids; empty means all")
-    labels: Literal["true", "permuted"] = Field(
-        default="true", description="permuted: labels shuffled within each person, a control that must score at chance"
+    subjects: tuple[str, ...] = define((), "only these people, by the reader's ids; empty means all")
+    labels: Literal["true", "permuted"] = define(
+        "true", "permuted: labels shuffled within each person, a control that must score at chance"
     )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,29 +65,25 @@ class DataConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class EEGPreprocessing:
-    kind: Literal["clean", "official"] = Field(
-        default="clean", description="our cleaning, or the steps of EAV's authors: causal, over the concatenation"
+    kind: Literal["clean", "official"] = define(
+        "clean", "our cleaning, or the steps of EAV's authors: causal, over the concatenation"
     )
-    hz: int = Field(default=100, gt=0, description="sampling rate of the stored windows, Hz")
-    low_hz: float = Field(default=0.5, gt=0, description="lower edge of the pass band, Hz")
-    high_hz: float = Field(default=45.0, gt=0, description="upper edge of the pass band, Hz")
-    notch_hz: float = Field(default=50.0, ge=0, description="mains frequency, notched before decimation; 0 for none")
-    reference: Literal["average", "none"] = Field(default="average", description="average reference, or as recorded")
-    unit: Literal["auto", "microvolt", "volt"] = Field(default="auto", description="unit of the raw numbers")
-    bad_channel_correlation: float = Field(
-        default=0.4,
-        ge=0,
-        lt=1,
-        description="a channel that correlates less than this with every other is bad; 0 to not look",
+    hz: int = define(100, "sampling rate of the stored windows, Hz", gt=0)
+    low_hz: float = define(0.5, "lower edge of the pass band, Hz", gt=0)
+    high_hz: float = define(45.0, "upper edge of the pass band, Hz", gt=0)
+    notch_hz: float = define(50.0, "mains frequency, notched before decimation; 0 for none", ge=0)
+    reference: Literal["average", "none"] = define("average", "average reference, or as recorded")
+    unit: Literal["auto", "microvolt", "volt"] = define("auto", "unit of the raw numbers")
+    bad_channel_correlation: float = define(
+        0.4, "a channel that correlates less than this with every other is bad; 0 to not look", ge=0, lt=1
     )
-    artefacts: Literal["none", "blinks", "all"] = Field(
-        default="none",
-        description="take out independent components that ICLabel calls eye blinks, or all that it calls artefacts",
+    artefacts: Literal["none", "blinks", "all"] = define(
+        "none", "take out independent components that ICLabel calls eye blinks, or all that it calls artefacts"
     )
-    align: Literal["none", "standardise", "euclidean"] = Field(
-        default="none",
-        description="bring each person's EEG to common terms, by all of their recordings and no label: each channel to "
-        "SD 1, or their mean covariance to the identity",
+    align: Literal["none", "standardise", "euclidean"] = define(
+        "none",
+        "bring each person's EEG to common terms, by all of their recordings and no label: each channel to SD 1, or "
+        "their mean covariance to the identity",
     )
 
     @model_validator(mode="after")
@@ -102,40 +99,40 @@ class EEGPreprocessing:
 
 @dataclass(frozen=True, config=STRICT)
 class AudioPreprocessing:
-    hz: Literal[16000] = Field(default=16000, description="AST's filter bank is defined at 16 kHz")
+    hz: Literal[16000] = define(16000, "AST's filter bank is defined at 16 kHz")
 
 
 @dataclass(frozen=True, config=STRICT)
 class VideoPreprocessing:
-    fps: int = Field(default=5, gt=0, description="frames per second that are kept, chosen by time stamp")
-    size: int = Field(default=224, gt=0, description="stored frames are size x size pixels")
-    codec: Literal["jpeg", "raw"] = Field(default="jpeg", description="how frames are stored")
-    quality: int = Field(default=95, ge=1, le=100, description="of JPEG frames")
-    crop: Literal["none", "face"] = Field(default="none", description="the whole frame, or a square around the face")
-    face_step: int = Field(default=5, gt=0, description="the face is looked for in every so many kept frames")
+    fps: int = define(5, "frames per second that are kept, chosen by time stamp", gt=0)
+    size: int = define(224, "stored frames are size x size pixels", gt=0)
+    codec: Literal["jpeg", "raw"] = define("jpeg", "how frames are stored")
+    quality: int = define(95, "of JPEG frames", ge=1, le=100)
+    crop: Literal["none", "face"] = define("none", "the whole frame, or a square around the face")
+    face_step: int = define(5, "the face is looked for in every so many kept frames", gt=0)
 
 
 @dataclass(frozen=True, config=STRICT)
 class Preprocessing:
     """What the shards contain. Shards of different preprocessing never mix: its hash is in their path."""
 
-    window_s: int = Field(default=5, gt=0, description="length of a window, seconds")
+    window_s: int = define(5, "length of a window, seconds", gt=0)
     eeg: EEGPreprocessing = EEGPreprocessing()
     audio: AudioPreprocessing = AudioPreprocessing()
     video: VideoPreprocessing = VideoPreprocessing()
-    on_bad: Literal["partial", "drop", "fail"] = Field(
-        default="partial",
-        description="a file that is missing or cannot be used: keep the recording's other modalities, leave the "
-        "recording out, or stop",
+    on_bad: Literal["partial", "drop", "fail"] = define(
+        "partial",
+        "a file that is missing or cannot be used: keep the recording's other modalities, leave the recording out, or "
+        "stop",
     )
-    file_timeout_s: int = Field(default=120, gt=0, description="a recording that takes longer to decode is set aside")
-    recordings_per_shard: int = Field(default=25, gt=0, description="recordings per shard")
+    file_timeout_s: int = define(120, "a recording that takes longer to decode is set aside", gt=0)
+    recordings_per_shard: int = define(25, "recordings per shard", gt=0)
 
 
 @dataclass(frozen=True, config=STRICT)
 class SplitConfig:
-    protocol: Protocol = Field(default="subject_kfold", description="how people and recordings are divided")
-    index: int = Field(default=0, ge=0, description="which fold; within-subject protocols: which person")
-    n_folds: int = Field(default=6, ge=2, description="subject_kfold: number of folds")
-    n_inner_folds: int = Field(default=3, ge=2, description="inner folds of the training people, for every choice")
-    seed: int = Field(default=0, ge=0, description="shuffles people into folds")
+    protocol: Protocol = define("subject_kfold", "how people and recordings are divided")
+    index: int = define(0, "which fold; within-subject protocols: which person", ge=0)
+    n_folds: int = define(6, "subject_kfold: number of folds", ge=2)
+    n_inner_folds: int = define(3, "inner folds of the training people, for every choice", ge=2)
+    seed: int = define(0, "shuffles people into folds", ge=0)

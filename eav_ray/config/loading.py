@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import (
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import TypeAdapter, ValidationError
 
 from eav_ray.config.digests import to_dict
 from eav_ray.config.keys import list_key_names, list_keys

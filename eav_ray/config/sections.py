@@ -7,14 +7,10 @@ Runs without torch and without ray.
 
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, model_validator
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT, DataConfig, Preprocessing, SplitConfig
+from eav_ray.config.data_sections import STRICT, DataConfig, Preprocessing, SplitConfig, define
 from eav_ray.config.kinds import import_plugins
 from eav_ray.config.model_sections import DEFAULT_FUSION, AnyFusionConfig, ModelConfig
 from eav_ray.config.training_sections import OptimConfig, RuntimeConfig, SearchConfig, TrainConfig
@@ -25,22 +21,22 @@ StoreURL = Annotated[str, AfterValidator(check_no_secret)]
 
 @dataclass(frozen=True, config=STRICT)
 class StoreConfig:
-    shards: StoreURL = Field(default="data/shards", description="where preprocessing writes: a folder, s3:// or gs://")
-    results: StoreURL = Field(
-        default="results",
-        description="checkpoints, embeddings and result tables: a folder, s3:// or gs://; options follow, as "
+    shards: StoreURL = define("data/shards", "where preprocessing writes: a folder, s3:// or gs://")
+    results: StoreURL = define(
+        "results",
+        "checkpoints, embeddings and result tables: a folder, s3:// or gs://; options follow, as "
         "s3://lab/eav?endpoint=http://minio:9000&region=eu",
     )
-    exclusive: bool = Field(
-        default=True,
-        description="guard runs and searches in object stores by leases; false for a server that cannot write "
-        "conditionally, on which two jobs then may overwrite each other",
+    exclusive: bool = define(
+        True,
+        "guard runs and searches in object stores by leases; false for a server that cannot write conditionally, on "
+        "which two jobs then may overwrite each other",
     )
-    cache: str = Field(default="cache", description="local folder of the memory-mapped windows of each node")
-    cache_gb: float = Field(default=200.0, gt=0, description="largest size of that folder, GiB")
-    mlflow: str = Field(
-        default="",
-        description="MLflow's tracking URI, which is told the curves of trainings: http://127.0.0.1:5000, "
+    cache: str = define("cache", "local folder of the memory-mapped windows of each node")
+    cache_gb: float = define(200.0, "largest size of that folder, GiB", gt=0)
+    mlflow: str = define(
+        "",
+        "MLflow's tracking URI, which is told the curves of trainings: http://127.0.0.1:5000, "
         "sqlite:///results/mlflow.db; empty for none",
     )
 
@@ -62,19 +58,15 @@ class Experiment:
     It is frozen. `load_experiment` makes one, from a YAML file and changes; `eav keys` lists its keys.
     """
 
-    name: str = Field(
-        default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names its folder of results"
-    )
-    seed: int = Field(default=0, ge=0)
-    plugins: tuple[str, ...] = Field(
-        default=(), description="modules that define further kinds of encoders, fusions and data sets"
-    )
+    name: str = define("experiment", "names its folder of results", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = define(0, ge=0)
+    plugins: tuple[str, ...] = define((), "modules that define further kinds of encoders, fusions and data sets")
     data: DataConfig = DataConfig()
     preprocessing: Preprocessing = Preprocessing()
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     fusion: AnyFusionConfig = DEFAULT_FUSION
-    optim: OptimConfig = Field(default=OptimConfig(), description="the fusion's, or everything's in end_to_end")
+    optim: OptimConfig = define(OptimConfig(), "the fusion's, or everything's in end_to_end")
     train: TrainConfig = TrainConfig()
     search: SearchConfig = SearchConfig()
     runtime: RuntimeConfig = RuntimeConfig()

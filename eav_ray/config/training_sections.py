@@ -3,15 +3,10 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    PlainValidator,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PlainValidator, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT
+from eav_ray.config.data_sections import STRICT, define
 from eav_ray.config.urls import check_no_secret
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -21,30 +16,26 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class OptimConfig:
     """AdamW with a linear warm-up and a cosine decay to zero."""
 
-    lr: float = Field(default=3e-4, gt=0, description="peak learning rate")
-    weight_decay: float = Field(default=0.01, ge=0, description="not applied to biases and norms")
-    epochs: int = Field(default=10, gt=0)
-    batch: int = Field(default=32, gt=0, description="global batch, windows; must be a multiple of runtime.workers")
-    warmup: float = Field(default=0.1, ge=0, le=1, description="share of the steps that warm up")
-    clip: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 for none")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    encoder_lr_scale: float = Field(
-        default=1.0, ge=0, description="learning rate of encoders, as a multiple of that of heads and fusion"
-    )
-    class_weights: bool = Field(default=False, description="weigh each class by the inverse of its training windows")
-    mixup: float = Field(
-        default=0.0, ge=0, description="alpha of the Beta distribution by which windows are mixed; 0 for none"
-    )
+    lr: float = define(3e-4, "peak learning rate", gt=0)
+    weight_decay: float = define(0.01, "not applied to biases and norms", ge=0)
+    epochs: int = define(10, gt=0)
+    batch: int = define(32, "global batch, windows; must be a multiple of runtime.workers", gt=0)
+    warmup: float = define(0.1, "share of the steps that warm up", ge=0, le=1)
+    clip: float = define(1.0, "largest gradient norm; 0 for none", ge=0)
+    label_smoothing: float = define(0.0, ge=0, lt=1)
+    encoder_lr_scale: float = define(1.0, "learning rate of encoders, as a multiple of that of heads and fusion", ge=0)
+    class_weights: bool = define(False, "weigh each class by the inverse of its training windows")
+    mixup: float = define(0.0, "alpha of the Beta distribution by which windows are mixed; 0 for none", ge=0)
 
 
 @dataclass(frozen=True, config=STRICT)
 class EncoderOptimConfig(OptimConfig):
     """Of one encoder alone: published weights are first kept, under a head that learns, and then trained on."""
 
-    frozen_epochs: int = Field(
-        default=0, ge=0, description="epochs before `epochs` that train the head alone; skipped without model weights"
+    frozen_epochs: int = define(
+        0, "epochs before `epochs` that train the head alone; skipped without model weights", ge=0
     )
-    frozen_lr: float = Field(default=5e-4, gt=0, description="peak learning rate of those epochs")
+    frozen_lr: float = define(5e-4, "peak learning rate of those epochs", gt=0)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -56,31 +47,28 @@ class PerModalityOptimConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
-    mode: Literal["staged", "end_to_end", "staged_then_joint"] = Field(
-        default="staged",
-        description="each encoder alone, then fusion on frozen encoders; all together from the start; or staged, and "
-        "then all together from there",
+    mode: Literal["staged", "end_to_end", "staged_then_joint"] = define(
+        "staged",
+        "each encoder alone, then fusion on frozen encoders; all together from the start; or staged, and then all "
+        "together from there",
     )
     encoders: PerModalityOptimConfig = PerModalityOptimConfig()
-    joint: OptimConfig = Field(default=OptimConfig(lr=5e-6, epochs=5), description="the last part of staged_then_joint")
-    adaptation: OptimConfig = Field(
-        default=OptimConfig(lr=3e-5, epochs=10, batch=8, encoder_lr_scale=0.0),
-        description="training on labelled recordings of a new person; with encoder_lr_scale=0 encoders stay as they "
-        "are",
+    joint: OptimConfig = define(OptimConfig(lr=5e-6, epochs=5), "the last part of staged_then_joint")
+    adaptation: OptimConfig = define(
+        OptimConfig(lr=3e-5, epochs=10, batch=8, encoder_lr_scale=0.0),
+        "training on labelled recordings of a new person; with encoder_lr_scale=0 encoders stay as they are",
     )
-    checkpoint_epochs: int = Field(default=5, gt=0, description="a checkpoint to resume from every so many epochs")
-    checkpoint_steps: int = Field(default=0, ge=0, description="and every so many steps; 0 for none")
-    checkpoint_minutes: float = Field(
-        default=10.0, ge=0, description="and when the last one is so many minutes old; 0 for none"
+    checkpoint_epochs: int = define(5, "a checkpoint to resume from every so many epochs", gt=0)
+    checkpoint_steps: int = define(0, "and every so many steps; 0 for none", ge=0)
+    checkpoint_minutes: float = define(10.0, "and when the last one is so many minutes old; 0 for none", ge=0)
+    keep_checkpoints: int = define(
+        2, "checkpoints that are kept while a training runs, beside the best by validation", gt=0
     )
-    keep_checkpoints: int = Field(
-        default=2, gt=0, description="checkpoints that are kept while a training runs, beside the best by validation"
-    )
-    validate_epochs: int = Field(
-        default=0,
+    validate_epochs: int = define(
+        0,
+        "measure a fusion or joint training on its validation rows, and save it, every so many epochs; 0: only at the "
+        "end. The result is the last epoch all the same",
         ge=0,
-        description="measure a fusion or joint training on its validation rows, and save it, every so many epochs; "
-        "0: only at the end. The result is the last epoch all the same",
     )
 
 
@@ -88,10 +76,10 @@ class TrainConfig:
 class SearchDimension:
     """One dimension of a search space: either `choice`, or `low` and `high`."""
 
-    choice: tuple[int | float | str, ...] = Field(default=(), description="allowed values")
-    low: float | None = Field(default=None, description="lower end of a range")
-    high: float | None = Field(default=None, description="upper end of a range")
-    log: bool = Field(default=False, description="search the range in its logarithm")
+    choice: tuple[int | float | str, ...] = define((), "allowed values")
+    low: float | None = define(None, "lower end of a range")
+    high: float | None = define(None, "upper end of a range")
+    log: bool = define(False, "search the range in its logarithm")
 
     @model_validator(mode="after")
     def _check_one_kind(self) -> "SearchDimension":
@@ -105,51 +93,43 @@ class SearchDimension:
 
 @dataclass(frozen=True, config=STRICT)
 class SearchConfig:
-    mode: Literal["fusion", "full"] = Field(
-        default="fusion",
-        description="what a candidate trains: the fusion, on embeddings of encoders that are trained once; or "
-        "everything, as train.mode says, by a group of runtime.workers of its own",
+    mode: Literal["fusion", "full"] = define(
+        "fusion",
+        "what a candidate trains: the fusion, on embeddings of encoders that are trained once; or everything, as "
+        "train.mode says, by a group of runtime.workers of its own",
     )
-    candidates: int = Field(default=16, gt=0, description="how many sets of changes are tried")
-    ask_batch_size: int = Field(
-        default=4, gt=0, description="candidates that are suggested together; part of what makes it repeatable"
-    )
-    max_concurrent_trials: int = Field(
-        default=0,
+    candidates: int = define(16, "how many sets of changes are tried", gt=0)
+    ask_batch_size: int = define(4, "candidates that are suggested together; part of what makes it repeatable", gt=0)
+    max_concurrent_trials: int = define(
+        0,
+        "workers that a batch of candidates is shared out to, with mode=full groups of workers: a cluster grows for "
+        "them as far as its own limits let it. 0: as many as there is room for, by those limits where they are known",
         ge=0,
-        description="workers that a batch of candidates is shared out to, with mode=full groups of workers: a cluster "
-        "grows for them as far as its own limits let it. 0: as many as there is room for, by those limits where they "
-        "are known",
     )
-    fusion_batch_size: int = Field(
-        default=64, gt=0, description="fusion trainings that are computed as one batch; 1: one after the other"
+    fusion_batch_size: int = define(64, "fusion trainings that are computed as one batch; 1: one after the other", gt=0)
+    sampler: Literal["tpe", "random", "cmaes", "grid"] = define(
+        "tpe", "Optuna's; cmaes draws what is no number at random; grid takes every combination of lists in turn"
     )
-    sampler: Literal["tpe", "random", "cmaes", "grid"] = Field(
-        default="tpe",
-        description="Optuna's; cmaes draws what is no number at random; grid takes every combination of lists in turn",
+    cost: Literal["", "parameters", "gmac"] = define(
+        "",
+        "what is kept small beside a high score: the parameters of the whole model, or its multiplications for a "
+        "window (10^9). The best candidates are then those that no other beats in both",
     )
-    cost: Literal["", "parameters", "gmac"] = Field(
-        default="",
-        description="what is kept small beside a high score: the parameters of the whole model, or its multiplications "
-        "for a window (10^9). The best candidates are then those that no other beats in both",
+    refit: int = define(1, "how many of the best candidates are trained again, on all training rows, and kept", gt=0)
+    prune: bool = define(
+        False,
+        "train a candidate on no more folds once the mean of its scores lies below the median that candidates of "
+        "earlier batches had on as many folds",
     )
-    refit: int = Field(
-        default=1, gt=0, description="how many of the best candidates are trained again, on all training rows, and kept"
+    rungs: tuple[float, ...] = define(
+        (),
+        "shares of its epochs, as [0.25, 0.5], after which a fusion is compared in the same way, and left; with "
+        "mode=fusion",
     )
-    prune: bool = Field(
-        default=False,
-        description="train a candidate on no more folds once the mean of its scores lies below the median that "
-        "candidates of earlier batches had on as many folds",
-    )
-    rungs: tuple[float, ...] = Field(
-        default=(),
-        description="shares of its epochs, as [0.25, 0.5], after which a fusion is compared in the same way, and left; "
-        "with mode=fusion",
-    )
-    storage: str = Field(
-        default="",
-        description="database of the study, as sqlite:///search.db or postgresql://user@host/name; empty: a journal in "
-        "the results store",
+    storage: str = define(
+        "",
+        "database of the study, as sqlite:///search.db or postgresql://user@host/name; empty: a journal in the "
+        "results store",
     )
 
     @field_validator("rungs")
@@ -188,47 +168,40 @@ def _check_gpus(value: Any) -> float | Literal["auto"]:
 
 @dataclass(frozen=True, config=STRICT)
 class RuntimeConfig:
-    address: str = Field(
-        default="", description="Ray cluster to join (host:port); empty: RAY_ADDRESS, else a Ray of its own"
+    address: str = define("", "Ray cluster to join (host:port); empty: RAY_ADDRESS, else a Ray of its own")
+    workers: int = define(2, "training workers of a group, one process each", gt=0)
+    min_workers: int = define(
+        0, "a group goes on with as few as these when nodes are lost, and grows again; 0: always `workers`", ge=0
     )
-    workers: int = Field(default=2, gt=0, description="training workers of a group, one process each")
-    min_workers: int = Field(
-        default=0,
+    cpus_per_worker: float = define(1, gt=0)
+    gpus_per_worker: Annotated[float | Literal["auto"], PlainValidator(_check_gpus)] = define(
+        "auto",
+        "auto: 1 where the nodes that are there, or that the autoscaler may add, have a GPU for each worker, else 0",
+    )
+    groups: int = define(1, "worker groups that pull runs from the queue side by side", gt=0)
+    engine: Literal["deepspeed", "torch"] = define("deepspeed", "training engine")
+    zero_stage: Literal[0, 1, 2, 3] = define(
+        0,
+        "what DeepSpeed's ZeRO splits between workers: nothing, optimizer state, gradients too, weights too. Each "
+        "stage saves memory and costs time",
+    )
+    offload: bool = define(False, "keep the optimizer state in CPU memory; deepspeed with zero_stage 1 to 3")
+    micro_batch: int = define(
+        0,
+        "windows that a worker computes at once; gradients of its share of the batch are accumulated. 0: the whole "
+        "share at once",
         ge=0,
-        description="a group goes on with as few as these when nodes are lost, and grows again; 0: always `workers`",
     )
-    cpus_per_worker: float = Field(default=1, gt=0)
-    gpus_per_worker: Annotated[float | Literal["auto"], PlainValidator(_check_gpus)] = Field(
-        default="auto",
-        description="auto: 1 where the nodes that are there, or that the autoscaler may add, have a GPU for each "
-        "worker, else 0",
+    precision: Precision = define(
+        "fp32",
+        "compute in float32, bfloat16 or float16, this with a dynamic scale of the loss; weights and optimizer state "
+        "stay in fp32",
     )
-    groups: int = Field(default=1, gt=0, description="worker groups that pull runs from the queue side by side")
-    engine: Literal["deepspeed", "torch"] = Field(default="deepspeed", description="training engine")
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        default=0,
-        description="what DeepSpeed's ZeRO splits between workers: nothing, optimizer state, gradients too, weights "
-        "too. Each stage saves memory and costs time",
+    gradient_checkpointing: bool = define(
+        False, "compute activations of encoders again in the backward pass: less memory, more time"
     )
-    offload: bool = Field(
-        default=False, description="keep the optimizer state in CPU memory; deepspeed with zero_stage 1 to 3"
-    )
-    micro_batch: int = Field(
-        default=0,
-        ge=0,
-        description="windows that a worker computes at once; gradients of its share of the batch are accumulated. "
-        "0: the whole share at once",
-    )
-    precision: Precision = Field(
-        default="fp32",
-        description="compute in float32, bfloat16 or float16, this with a dynamic scale of the loss; weights and "
-        "optimizer state stay in fp32",
-    )
-    gradient_checkpointing: bool = Field(
-        default=False, description="compute activations of encoders again in the backward pass: less memory, more time"
-    )
-    dashboard: bool = Field(default=False, description="start Ray's dashboard with a local Ray")
-    dashboard_host: str = Field(default="127.0.0.1", description="beyond loopback only with RAY_AUTH_MODE=token")
+    dashboard: bool = define(False, "start Ray's dashboard with a local Ray")
+    dashboard_host: str = define("127.0.0.1", "beyond loopback only with RAY_AUTH_MODE=token")
 
     @model_validator(mode="after")
     def _check_min_workers(self) -> "RuntimeConfig":

@@ -44,14 +44,7 @@ def make_study_name(experiment: Experiment, data_digest: str, splits: list[Split
     """
     e = experiment
     space = {key: vars(choice) for key, choice in e.search.space.items()}
-    fixed = (
-        vars(e.fusion),
-        vars(e.optim),
-        e.search.sampler,
-        e.search.ask_batch_size,
-        e.seed,
-        vars(e.split),
-    )
+    fixed = (vars(e.fusion), vars(e.optim), e.search.sampler, e.search.ask_batch_size, e.seed, vars(e.split))
     inner = [[sorted(s.train), sorted(s.validation)] for s in splits]
     options = (e.search.prune, e.search.mode, e.search.cost, e.search.rungs)
     return f"{e.name}-{digest(STUDY_FORMAT, space, fixed, data_digest, inner, sorted(encoders), *options)}"

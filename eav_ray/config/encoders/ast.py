@@ -2,11 +2,10 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT, Preprocessing
-from eav_ray.config.encoders.base import WEIGHTS_HELP, EncoderConfig, check_heads
+from eav_ray.config.data_sections import STRICT, Preprocessing, define
+from eav_ray.config.encoders.base import WEIGHTS_HELP, EncoderConfig
 from eav_ray.config.modalities import ModalityName
 
 
@@ -16,22 +15,15 @@ class ASTConfig(EncoderConfig):
 
     modality: ClassVar[ModalityName] = "audio"
     kind: Literal["ast"] = "ast"
-    weights: str = Field(default="", description=f"{WEIGHTS_HELP}, or its name on the Hugging Face hub")
-    width: int = Field(default=768, gt=0, description="hidden size")
-    depth: int = Field(default=12, gt=0, description="layers")
-    heads: int = Field(default=12, gt=0, description="attention heads; must divide the width")
-    max_length: int = Field(
-        default=512, ge=16, description="spectrogram frames the model sees (10 ms each); 1024 is parity"
-    )
-    stride: int = Field(default=10, gt=0, description="stride of the 16 x 16 patches; published weights want 10")
-    mask_bands: int = Field(default=0, ge=0, le=128, description="SpecAugment: at most so many mel bands are hidden")
-    mask_frames: int = Field(default=0, ge=0, description="SpecAugment: at most so many frames of 10 ms are hidden")
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _check_sizes(self) -> "ASTConfig":
-        check_heads(self.heads, self.width)
-        return self
+    weights: str = define("", f"{WEIGHTS_HELP}, or its name on the Hugging Face hub")
+    width: int = define(768, "hidden size", gt=0)
+    depth: int = define(12, "layers", gt=0)
+    heads: int = define(12, "attention heads; must divide the width", gt=0)
+    max_length: int = define(512, "spectrogram frames the model sees (10 ms each); 1024 is parity", ge=16)
+    stride: int = define(10, "stride of the 16 x 16 patches; published weights want 10", gt=0)
+    mask_bands: int = define(0, "SpecAugment: at most so many mel bands are hidden", ge=0, le=128)
+    mask_frames: int = define(0, "SpecAugment: at most so many frames of 10 ms are hidden", ge=0)
+    dropout: float = define(0.0, ge=0, lt=1)
 
     @property
     def augments(self) -> bool:

@@ -2,10 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT
+from eav_ray.config.data_sections import STRICT, define
 from eav_ray.config.encoders.base import EncoderConfig
 from eav_ray.config.modalities import ModalityName
 
@@ -17,6 +16,6 @@ class BandPowerConfig(EncoderConfig):
     modality: ClassVar[ModalityName] = "eeg"
     is_handcrafted: ClassVar[bool] = True
     kind: Literal["bandpower"] = "bandpower"
-    width: int = Field(default=64, gt=0, description="width of the hidden layer and of the tokens")
-    segments: int = Field(default=5, gt=0, description="time segments, one token each")
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    width: int = define(64, "width of the hidden layer and of the tokens", gt=0)
+    segments: int = define(5, "time segments, one token each", gt=0)
+    dropout: float = define(0.3, ge=0, lt=1)

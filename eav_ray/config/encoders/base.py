@@ -1,11 +1,11 @@
 """What all sections of encoders share."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT, Preprocessing
+from eav_ray.config.data_sections import STRICT, Preprocessing, define
 from eav_ray.config.modalities import ModalityName
 
 WEIGHTS_HELP = "published weights to start from: a folder as a hub has them (safetensors)"
@@ -25,10 +25,15 @@ class EncoderConfig:
     """
 
     kind: str = ""
-    width: int = Field(default=64, gt=0, description="width of the tokens")
+    width: int = define(64, "width of the tokens", gt=0)
     modality: ClassVar[ModalityName]
     revision: ClassVar[int] = 1
     is_handcrafted: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        check_heads(getattr(self, "heads", 1), self.width, self.token_width)
+        return self
 
     @property
     def token_width(self) -> int:

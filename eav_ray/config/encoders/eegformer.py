@@ -3,11 +3,11 @@
 import math
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT
-from eav_ray.config.encoders.base import EncoderConfig, check_heads, round_to_multiple
+from eav_ray.config.data_sections import STRICT, define
+from eav_ray.config.encoders.base import EncoderConfig, round_to_multiple
 from eav_ray.config.modalities import ModalityName
 
 
@@ -17,17 +17,16 @@ class EEGformerConfig(EncoderConfig):
 
     modality: ClassVar[ModalityName] = "eeg"
     kind: Literal["eegformer"] = "eegformer"
-    filters: int = Field(default=32, gt=0, description="filters per electrode of the 1-D convolutions (C)")
-    width: int = Field(default=128, gt=0, description="width of the regional and synchronous blocks (D)")
-    temporal_width: int = Field(default=256, gt=0, description="width of the temporal blocks and of the tokens (Dt)")
-    segments: int = Field(default=8, gt=0, description="contiguous time segments, one token each (M)")
-    depth: int = Field(default=2, gt=0, description="blocks per stage")
-    heads: int = Field(default=8, gt=0, description="attention heads; must divide both widths")
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    filters: int = define(32, "filters per electrode of the 1-D convolutions (C)", gt=0)
+    width: int = define(128, "width of the regional and synchronous blocks (D)", gt=0)
+    temporal_width: int = define(256, "width of the temporal blocks and of the tokens (Dt)", gt=0)
+    segments: int = define(8, "contiguous time segments, one token each (M)", gt=0)
+    depth: int = define(2, "blocks per stage", gt=0)
+    heads: int = define(8, "attention heads; must divide both widths", gt=0)
+    dropout: float = define(0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _check_sizes(self) -> "EEGformerConfig":
-        check_heads(self.heads, self.width, self.temporal_width)
+    def _check_segments(self) -> "EEGformerConfig":
         if self.width % self.segments:
             raise ValueError(f"segments is {self.segments}, which does not divide width {self.width}")
         return self

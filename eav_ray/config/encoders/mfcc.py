@@ -2,10 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT
+from eav_ray.config.data_sections import STRICT, define
 from eav_ray.config.encoders.base import EncoderConfig
 from eav_ray.config.modalities import ModalityName
 
@@ -17,7 +16,7 @@ class MFCCConfig(EncoderConfig):
     modality: ClassVar[ModalityName] = "audio"
     is_handcrafted: ClassVar[bool] = True
     kind: Literal["mfcc"] = "mfcc"
-    coefficients: int = Field(default=20, gt=1, le=128, description="cepstral coefficients")
-    width: int = Field(default=64, gt=0, description="width of the hidden layer and of the tokens")
-    segments: int = Field(default=10, gt=0, description="time segments, one token each")
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    coefficients: int = define(20, "cepstral coefficients", gt=1, le=128)
+    width: int = define(64, "width of the hidden layer and of the tokens", gt=0)
+    segments: int = define(10, "time segments, one token each", gt=0)
+    dropout: float = define(0.3, ge=0, lt=1)

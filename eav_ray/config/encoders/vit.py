@@ -2,11 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT, Preprocessing
-from eav_ray.config.encoders.base import WEIGHTS_HELP, EncoderConfig, check_heads
+from eav_ray.config.data_sections import STRICT, Preprocessing, define
+from eav_ray.config.encoders.base import WEIGHTS_HELP, EncoderConfig
 from eav_ray.config.modalities import ModalityName
 
 
@@ -16,28 +16,25 @@ class ViTConfig(EncoderConfig):
 
     modality: ClassVar[ModalityName] = "video"
     kind: Literal["vit"] = "vit"
-    name: str = Field(
-        default="vit_base_patch16_224",
-        description="a plain `vit_*` of timm with a class token: no relpos, rope, dinov3, siglip, gap",
+    name: str = define(
+        "vit_base_patch16_224", "a plain `vit_*` of timm with a class token: no relpos, rope, dinov3, siglip, gap"
     )
-    weights: str = Field(
-        default="",
-        description=f'{WEIGHTS_HELP}, of timm or of a transformers ViT, or one such file; "timm" fetches timm\'s',
+    weights: str = define(
+        "", f'{WEIGHTS_HELP}, of timm or of a transformers ViT, or one such file; "timm" fetches timm\'s'
     )
-    norm_eps: float = Field(default=1e-6, gt=0, description="of the LayerNorms; 1e-12 for weights of transformers")
-    image_size: int = Field(default=224, gt=0, description="must equal preprocessing.video.size")
-    patch: int = Field(default=16, gt=0, description="patch size; must divide image_size")
-    width: int = Field(default=768, gt=0, description="embedding width")
-    depth: int = Field(default=12, gt=0, description="blocks")
-    heads: int = Field(default=12, gt=0, description="attention heads; must divide the width")
-    frames: int = Field(default=25, gt=0, description="frames per window that are used, evenly spaced")
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    norm_eps: float = define(1e-6, "of the LayerNorms; 1e-12 for weights of transformers", gt=0)
+    image_size: int = define(224, "must equal preprocessing.video.size", gt=0)
+    patch: int = define(16, "patch size; must divide image_size", gt=0)
+    width: int = define(768, "embedding width", gt=0)
+    depth: int = define(12, "blocks", gt=0)
+    heads: int = define(12, "attention heads; must divide the width", gt=0)
+    frames: int = define(25, "frames per window that are used, evenly spaced", gt=0)
+    dropout: float = define(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _check_sizes(self) -> "ViTConfig":
+    def _check_patch(self) -> "ViTConfig":
         if self.image_size % self.patch:
             raise ValueError(f"patch is {self.patch}, which does not divide image_size {self.image_size}")
-        check_heads(self.heads, self.width)
         return self
 
     def find_problems(self, preprocessing: Preprocessing) -> list[str]:

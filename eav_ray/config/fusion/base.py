@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT
+from eav_ray.config.data_sections import STRICT, define
 from eav_ray.config.encoders.base import check_heads, round_to_multiple
 
 TRAINING_KEYS = (
@@ -31,13 +31,9 @@ class FusionConfig:
     """
 
     kind: str = ""
-    modality_dropout: float = Field(
-        default=0.2, ge=0, lt=1, description="chance that training hides a modality; never all"
-    )
-    modality_weight_loss: float = Field(
-        default=1.0,
-        ge=0,
-        description="how much training draws modality weights to the modalities that are right; 0 for not at all",
+    modality_dropout: float = define(0.2, "chance that training hides a modality; never all", ge=0, lt=1)
+    modality_weight_loss: float = define(
+        1.0, "how much training draws modality weights to the modalities that are right; 0 for not at all", ge=0
     )
     revision: ClassVar[int] = 1
     has_parameters: ClassVar[bool] = True
@@ -75,16 +71,15 @@ class FusionConfig:
 class TokenFusionConfig(FusionConfig):
     """What sections of fusions that read tokens share."""
 
-    input: Literal["tokens", "pooled"] = Field(
-        default="tokens", description="what is read: all time tokens, or one pooled token a modality"
+    input: Literal["tokens", "pooled"] = define(
+        "tokens", "what is read: all time tokens, or one pooled token a modality"
     )
-    width: int = Field(default=256, gt=0, description="width of the shared tokens")
-    heads: int = Field(default=8, gt=0, description="attention heads; must divide the width")
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    positions: bool = Field(
-        default=True,
-        description="time encodings of tokens; without them, when something was said is known only as far as the "
-        "encoders tell",
+    width: int = define(256, "width of the shared tokens", gt=0)
+    heads: int = define(8, "attention heads; must divide the width", gt=0)
+    dropout: float = define(0.1, ge=0, lt=1)
+    positions: bool = define(
+        True,
+        "time encodings of tokens; without them, when something was said is known only as far as the encoders tell",
     )
 
     @model_validator(mode="after")

@@ -2,10 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT
+from eav_ray.config.data_sections import STRICT, define
 from eav_ray.config.fusion.base import TokenFusionConfig
 
 
@@ -15,5 +14,5 @@ class BottleneckConfig(TokenFusionConfig):
 
     is_batchable: ClassVar[bool] = True
     kind: Literal["bottleneck"] = "bottleneck"
-    depth: int = Field(default=2, gt=0, description="layers")
-    bottlenecks: int = Field(default=4, gt=0, description="tokens through which modalities exchange")
+    depth: int = define(2, "layers", gt=0)
+    bottlenecks: int = define(4, "tokens through which modalities exchange", gt=0)

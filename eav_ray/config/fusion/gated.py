@@ -2,10 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT
+from eav_ray.config.data_sections import STRICT, define
 from eav_ray.config.fusion.base import FusionConfig
 
 
@@ -15,8 +14,8 @@ class GatedConfig(FusionConfig):
 
     is_batchable: ClassVar[bool] = True
     kind: Literal["gated"] = "gated"
-    width: int = Field(default=256, gt=0, description="width to which the pooled features are projected")
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    width: int = define(256, "width to which the pooled features are projected", gt=0)
+    dropout: float = define(0.1, ge=0, lt=1)
 
     @property
     def uses_pooled_features(self) -> bool:

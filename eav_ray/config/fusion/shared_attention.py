@@ -2,10 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT
+from eav_ray.config.data_sections import STRICT, define
 from eav_ray.config.fusion.base import TokenFusionConfig
 
 
@@ -15,13 +14,11 @@ class SharedAttentionConfig(TokenFusionConfig):
 
     is_batchable: ClassVar[bool] = True
     kind: Literal["shared_attention"] = "shared_attention"
-    n_query_steps: int = Field(
-        default=1,
+    n_query_steps: int = define(
+        1,
+        "how often the query reads all tokens; from the second on what it asks of one modality depends on the others",
         gt=0,
-        description="how often the query reads all tokens; from the second on what it asks of one modality depends on "
-        "the others",
     )
-    late_fusion_residual: bool = Field(
-        default=True,
-        description="what is read is added to the unimodal log probabilities, weighed by the modality weights",
+    late_fusion_residual: bool = define(
+        True, "what is read is added to the unimodal log probabilities, weighed by the modality weights"
     )

@@ -2,10 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from eav_ray.config.data_sections import STRICT
+from eav_ray.config.data_sections import STRICT, define
 from eav_ray.config.fusion.base import FusionConfig
 
 
@@ -15,8 +14,8 @@ class SingleTokenConfig(FusionConfig):
 
     is_batchable: ClassVar[bool] = True
     kind: Literal["single_token"] = "single_token"
-    heads: int = Field(default=8, gt=0, description="attention heads; must divide the widths of all encoders together")
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    heads: int = define(8, "attention heads; must divide the widths of all encoders together", gt=0)
+    dropout: float = define(0.1, ge=0, lt=1)
 
     @property
     def uses_pooled_features(self) -> bool:
