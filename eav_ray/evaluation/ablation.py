@@ -1,8 +1,7 @@
 """Compare ablation variants on the same recordings, paired over subjects."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -17,13 +16,13 @@ from eav_ray.evaluation.ablation_variants import (
     list_modality_subsets,
 )
 from eav_ray.evaluation.correctness import mark_correct_recordings
+from eav_ray.evaluation.results_tree import finite_or_none, to_json_value
 from eav_ray.evaluation.statistics import (
     ALPHA,
     MIN_SUBJECTS,
     PairedComparison,
-    compare_paired,
+    compare_pairs,
     compute_bootstrap_interval,
-    holm,
 )
 from eav_ray.training.metrics import RECORDING_COLUMNS, compute_scores
 
@@ -64,7 +63,7 @@ def compare_variants(
             continue
         results["groups"][group] = {"n_subjects": int(common["subject"].nunique()), "recordings": len(common)}
         compared = [next(v for v in variants if v.name == BASE_VARIANT), *members]
-        pairs = compare_variant_pairs(common, [(v.name, v.reference) for v in members])
+        pairs = compare_pairs(common, [(v.name, v.reference) for v in members])
         for variant, comparison in zip(compared, [None, *pairs], strict=True):
             windows = windows_by_variant[variant.name].merge(common[RECORDING_COLUMNS], on=RECORDING_COLUMNS)
             results["variants"].append(
@@ -75,8 +74,8 @@ def compare_variants(
                     "size": variant.size,
                     "changes": variant.changes,
                     "modalities": variant.list_tested_modalities(base),
-                    "accuracy": _replace_non_finite(asdict(compute_bootstrap_interval(common, variant.name))),
-                    "balanced_accuracy": _finite_or_none(compute_scores(windows)["recording_balanced_accuracy"]),
+                    "accuracy": to_json_value(asdict(compute_bootstrap_interval(common, variant.name))),
+                    "balanced_accuracy": finite_or_none(compute_scores(windows)["recording_balanced_accuracy"]),
                     "comparison": comparison_to_dict(comparison) if comparison else None,
                     "cost": costs.get(variant.name, {}),
                 }
@@ -86,30 +85,11 @@ def compare_variants(
     return results
 
 
-def compare_variant_pairs(common: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[PairedComparison]:
-    """Each pair's first against its second, over people, with Holm's correction for all of them.
-
-    Args:
-        common: One row a recording: `subject`, and a column of rights for each name.
-    """
-    uncorrected = [compare_paired(common, ours, {other: common[other]})[0] for ours, other in pairs]
-    adjusted = holm([one.p_value for one in uncorrected])
-    return [replace(one, holm_p_value=p) for one, p in zip(uncorrected, adjusted, strict=True)]
-
-
 def comparison_to_dict(comparison: PairedComparison) -> dict[str, Any]:
-    """A comparison, as it is kept."""
-    statistics = {
-        "other": comparison.other,
-        "n_subjects": comparison.n_subjects,
-        "p_value": comparison.p_value,
-        "holm": comparison.holm_p_value,
-        "effect": comparison.effect,
-    }
-    return _replace_non_finite(asdict(comparison.difference) | statistics) | {
-        "significant": comparison.significant,
-        "verdict": describe_significance(comparison),
-    }
+    """Turn a comparison into what is kept of it."""
+    tree = asdict(comparison.difference)
+    tree |= {name: getattr(comparison, name) for name in ("other", "n_subjects", "p_value", "effect", "significant")}
+    return to_json_value(tree | {"holm": comparison.holm_p_value, "verdict": describe_significance(comparison)})
 
 
 def describe_significance(comparison: PairedComparison) -> str:
@@ -127,26 +107,19 @@ def _compare_with_and_without(
     costs: dict[str, dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """Every subset with a modality against the same without it."""
-    all_modalities = tuple(sorted(base.data.modalities))
     rows: list[tuple[str, str, str, str]] = []  # mode, size, with, without
     if group == "subsets":
         for mode, name in (("retrained", format_subset_name), ("masked", format_masked_name)):
-            for some in (*list_modality_subsets(base), all_modalities):
-                rest = [m for m in some if m != modality]
-                if modality in some and rest:
-                    rows.append(
-                        (mode, BASE_VARIANT, BASE_VARIANT if some == all_modalities else name(some), name(rest))
-                    )
+            with_modality = [some for some in list_modality_subsets(base) if modality in some and len(some) > 1]
+            pairs = [(name(some), name([m for m in some if m != modality])) for some in with_modality]
+            pairs.append((BASE_VARIANT, name([m for m in base.data.modalities if m != modality])))
+            rows += [(mode, BASE_VARIANT, *pair) for pair in pairs]
     if group == "sizes":
         sizes = dict.fromkeys(v.size for v in members)
         rows = [("retrained", size, size, f"{size} without {modality}") for size in sizes]
     rows = [row for row in rows if {row[2], row[3]} <= set(common.columns)]
-    if not rows:
-        return []
     results = []
-    for (mode, size, ours, other), one in zip(
-        rows, compare_variant_pairs(common, [(r[2], r[3]) for r in rows]), strict=True
-    ):
+    for (mode, size, ours, other), one in zip(rows, compare_pairs(common, [row[2:] for row in rows]), strict=True):
         extra_cost = _compute_extra_cost(costs.get(ours, {}), costs.get(other, {})) if mode == "retrained" else {}
         results.append(
             {"modality": modality, "group": group, "mode": mode, "size": size, "with": ours, "without": other}
@@ -158,12 +131,3 @@ def _compare_with_and_without(
 def _compute_extra_cost(ours: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     shared_keys = [k for k in ("parameters", "gmac", "seconds", "latency_ms") if k in ours and k in other]
     return {k: ours[k] - other[k] for k in shared_keys if ours[k] is not None and other[k] is not None}
-
-
-def _finite_or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _replace_non_finite(numbers: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: nothing stands for it."""
-    return {k: _finite_or_none(v) if isinstance(v, float) else v for k, v in numbers.items()}

@@ -155,15 +155,11 @@ def _build_size_variants(base: Experiment, sizes: Sequence[str]) -> list[Ablatio
     for m in base.data.modalities:
         if getattr(base.train.encoders, m).encoder_lr_scale == 0:
             return f"train.encoders.{m}.encoder_lr_scale=0 keeps published weights, which other sizes do not have"
+    changes_by_size = {size: _scale_sizes(base, factor) for size, factor in SIZE_FACTORS.items()}
+    changes_by_size |= {BASE_VARIANT: {}, HANDCRAFTED: _use_handcrafted_features(base)}
     built = []
     for size in (BASE_VARIANT, *sizes):
-        changes = (
-            {}
-            if size == BASE_VARIANT
-            else _use_handcrafted_features(base)
-            if size == HANDCRAFTED
-            else _scale_sizes(base, SIZE_FACTORS[size])
-        )
+        changes = changes_by_size[size]
         if size != BASE_VARIANT:
             built.append(AblationVariant(size, "sizes", _adjust_fusion(base, changes), size=size))
         for m in select_worn_modalities(base.data.modalities):

@@ -18,6 +18,7 @@ from eav_ray.evaluation.probabilities import (
     list_modalities,
     name_probability_column,
 )
+from eav_ray.evaluation.results_tree import finite_or_none
 from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
 from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.metrics import WINDOW_COLUMNS
@@ -54,7 +55,8 @@ class Predictor:
         ids = pd.DataFrame({c: batch[c] for c in ID_COLUMNS})
         present = np.stack([batch[f"has_{m}"] for m in modalities], 1)
         keep = np.asarray(present.any(1))
-        inputs = {m: torch.from_numpy(self._decode(m, batch[m][keep])).to(self._device) for m in modalities}
+        arrays = {m: get_modality(m).decode(batch[m][keep], self.preprocessing) for m in modalities}
+        inputs = {m: torch.from_numpy(np.ascontiguousarray(x)).to(self._device) for m, x in arrays.items()}
         table = build_empty_predictions(modalities, self._model.n_outputs)
         if keep.any():
             with torch.no_grad():
@@ -66,9 +68,6 @@ class Predictor:
             bad = ids.iloc[np.flatnonzero(~keep)].assign(reason=batch["reason"][~keep])
             table = pd.concat([table.assign(reason=""), bad], ignore_index=True)
         return table
-
-    def _decode(self, modality: str, values: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(get_modality(modality).decode(values, self.preprocessing))
 
     def predict_windows(self, windows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         """Predict windows as `windowing.cut_recording` makes them; frames become what a shard would hold of them."""
@@ -123,23 +122,19 @@ def build_prediction_trees(table: pd.DataFrame, classes: Sequence[str]) -> list[
 
     Numbers that are not finite become null, and so does a prediction of them.
     """
-    predictions = add_probabilities(table, classes)
-    trees = []
-    for _, row in predictions.iterrows():
-        modalities = list_modalities(table)
-        trees.append(
-            {
-                "predicted": row[PREDICTED_COLUMN] or None,
-                "probabilities": {c: _null_unless_finite(row[name_probability_column("fusion", c)]) for c in classes},
-                "weights": {m: _null_unless_finite(row[f"weight.{m}"]) for m in modalities},
-                "corrected_weights": {m: _null_unless_finite(row[f"corrected.{m}"]) for m in modalities},
-                "by_modality": {
-                    m: {c: _null_unless_finite(row[name_probability_column(m, c)]) for c in classes} for m in modalities
-                },
-            }
-        )
-    return trees
+    modalities = list_modalities(table)
 
+    def build_tree(row: pd.Series) -> dict[str, Any]:
+        probabilities = {
+            source: {c: finite_or_none(row[name_probability_column(source, c)]) for c in classes}
+            for source in ("fusion", *modalities)
+        }
+        return {
+            "predicted": row[PREDICTED_COLUMN] or None,
+            "probabilities": probabilities.pop("fusion"),
+            "weights": {m: finite_or_none(row[f"weight.{m}"]) for m in modalities},
+            "corrected_weights": {m: finite_or_none(row[f"corrected.{m}"]) for m in modalities},
+            "by_modality": probabilities,
+        }
 
-def _null_unless_finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return [build_tree(row) for _, row in add_probabilities(table, classes).iterrows()]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from eav_ray.training.metrics import (
     ALWAYS_PRESENT_SOURCES,
@@ -19,9 +20,7 @@ PREDICTED_COLUMN = "predicted"
 def softmax(logits_VK: np.ndarray) -> np.ndarray:
     """Probabilities over the last axis, float64; a row with a value that is not finite is NaN throughout."""
     known = np.isfinite(logits_VK).all(-1, keepdims=True)
-    x_VK = np.where(known, logits_VK, 0.0).astype(np.float64)
-    x_VK = np.exp(x_VK - x_VK.max(-1, keepdims=True))
-    return np.where(known, x_VK / x_VK.sum(-1, keepdims=True), np.nan)
+    return np.where(known, special.softmax(np.where(known, logits_VK, 0.0).astype(np.float64), axis=-1), np.nan)
 
 
 def name_probability_column(source: str, class_name: str) -> str:

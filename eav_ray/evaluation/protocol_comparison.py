@@ -4,6 +4,7 @@ import importlib.resources
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from eav_ray.evaluation import statistics
@@ -17,11 +18,9 @@ PUBLISHED_SOURCE = "Yin, Shin, Li and Lee 2024, arXiv 2411.00822: one model a pe
 
 def read_published_accuracy() -> pd.DataFrame:
     """Accuracy, 0 to 1, of the reference on EAV: rows subject1 to subject42; video, audio, eeg, multimodal."""
-    text = importlib.resources.files("eav_ray.evaluation").joinpath("yin2024.csv").read_text()
-    rows = [line.split(",") for line in text.split()]
-    table = pd.DataFrame([[float(v) / 100 for v in row[1:]] for row in rows[1:]], columns=rows[0][1:])
-    table.index = pd.Index([f"subject{row[0]}" for row in rows[1:]])
-    return table
+    with importlib.resources.files("eav_ray.evaluation").joinpath("yin2024.csv").open() as file:
+        table = pd.read_csv(file, index_col=0) / 100
+    return table.rename(index=lambda number: f"subject{number}").rename_axis(None)
 
 
 def summarize_protocols(tables: dict[str, pd.DataFrame], modalities: Sequence[str]) -> list[ResultsTree]:
@@ -40,11 +39,7 @@ def summarize_protocols(tables: dict[str, pd.DataFrame], modalities: Sequence[st
                 "n_subjects": len(subject_accuracy),
                 "recordings": count_recordings(windows),
                 "sources": {
-                    s: {
-                        **compute_unit_accuracies(windows, s),
-                        "sd": float(subject_accuracy[s].std(ddof=1)) if len(subject_accuracy) > 1 else math.nan,
-                    }
-                    for s in sources
+                    s: {**compute_unit_accuracies(windows, s), "sd": float(subject_accuracy[s].std())} for s in sources
                 },
             }
         )
@@ -68,20 +63,9 @@ def compare_protocols(tables: dict[str, pd.DataFrame], modalities: Sequence[str]
         if name == base:
             continue
         paired = pd.concat([subject_means, means[base]], axis=1, keys=["mine", "base"]).dropna()
-        differences = (paired["mine"] - paired["base"]).to_numpy()
-        p, effect = statistics.signed_rank(differences)
-        rows.append(
-            {
-                "protocol": name,
-                "unit": "frame" if name == "paper" else "recording",
-                "base": base,
-                "source": source,
-                "n_subjects": len(paired),
-                "difference": float(differences.mean()) if len(differences) else math.nan,
-                "p": p,
-                "effect": effect,
-            }
-        )
+        unit = "frame" if name == "paper" else "recording"
+        row = {"protocol": name, "unit": unit, "base": base, "source": source}
+        rows.append(row | _test_differences((paired["mine"] - paired["base"]).to_numpy()))
     return _add_holm(rows)
 
 
@@ -96,20 +80,16 @@ def compare_with_published(ours: pd.DataFrame, modalities: Sequence[str]) -> lis
     pairs = [(m, m) for m in modalities] + ([("fusion", "multimodal")] if len(modalities) == 3 else [])
     rows = []
     for source, column in pairs:
-        differences = (ours[source] - theirs[column]).dropna().to_numpy()
-        p, effect = statistics.signed_rank(differences)
-        rows.append(
-            {
-                "ours": source,
-                "n_subjects": len(differences),
-                "mean": float(ours[source].mean()),
-                "published": float(theirs[column].mean()),
-                "difference": float(differences.mean()),
-                "p": p,
-                "effect": effect,
-            }
-        )
+        row = {"ours": source, "mean": float(ours[source].mean()), "published": float(theirs[column].mean())}
+        rows.append(row | _test_differences((ours[source] - theirs[column]).dropna().to_numpy()))
     return _add_holm(rows)
+
+
+def _test_differences(differences: np.ndarray) -> ResultsTree:
+    """Test paired differences, one a person."""
+    p, effect = statistics.signed_rank(differences)
+    mean = float(differences.mean()) if len(differences) else math.nan
+    return {"n_subjects": len(differences), "difference": mean, "p": p, "effect": effect}
 
 
 def compute_published_unit_accuracy(windows: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
@@ -128,12 +108,10 @@ def compute_published_unit_accuracy(windows: pd.DataFrame, modalities: Sequence[
 def _add_holm(rows: list[ResultsTree]) -> list[ResultsTree]:
     """Adds `holm` and a `verdict` to comparisons that have `p` and `people`."""
     for row, p in zip(rows, statistics.holm([one["p"] for one in rows]), strict=True):
-        too_few_subjects = row["n_subjects"] < statistics.MIN_SUBJECTS
-        significance = "significant" if p < statistics.ALPHA else "not significant"
-        row |= {
-            "holm": p,
-            "verdict": f"of {row['n_subjects']} people none could be significant" if too_few_subjects else significance,
-        }
+        verdict = "significant" if p < statistics.ALPHA else "not significant"
+        if row["n_subjects"] < statistics.MIN_SUBJECTS:
+            verdict = f"of {row['n_subjects']} people none could be significant"
+        row |= {"holm": p, "verdict": verdict}
     return rows
 
 
@@ -152,10 +130,6 @@ def summarize_seeds(tables: dict[int, pd.DataFrame], modalities: Sequence[str]) 
     return {
         "seeds": sorted(tables),
         "sources": {
-            s: {
-                "means": {str(k): float(v) for k, v in table[s].items()},
-                "sd": float(table[s].std(ddof=1)) if len(table) > 1 else math.nan,
-            }
-            for s in sources
+            s: {"means": {str(k): float(v) for k, v in table[s].items()}, "sd": float(table[s].std())} for s in sources
         },
     }

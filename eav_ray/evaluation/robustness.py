@@ -39,13 +39,9 @@ def build_robustness_results(
     clean = tables[conditions[0]["name"]]
     recordings = clean[[*RECORDING_COLUMNS, "label"]].drop_duplicates(RECORDING_COLUMNS)
     counts = recordings["label"].value_counts()
+    unequal = counts.nunique() > 1
     summaries = [
-        {
-            **c,
-            **_summarize_condition(
-                tables[c["name"]], c, clean, recordings, sources, modalities, unequal=counts.nunique() > 1
-            ),
-        }
+        {**c, **_summarize_condition(tables[c["name"]], c, clean, recordings, modalities, unequal=unequal)}
         for c in conditions
     ]
     return {
@@ -67,11 +63,11 @@ def _summarize_condition(
     condition: Mapping[str, Any],
     clean: pd.DataFrame,
     recordings: pd.DataFrame,
-    sources: list[str],
     modalities: Sequence[str],
     *,
     unequal: bool,
 ) -> dict[str, Any]:
+    sources = list_sources(modalities)
     windows, clean_windows = _select_windows(table), _select_windows(clean)
     correct = mark_correct_recordings(windows, sources).drop(columns="label")
     # A recording, or a modality of it, that cannot be used at all is not right.
@@ -149,22 +145,12 @@ def _test_weight_changes(
         changes_of_kind = []
         for kind in dict.fromkeys(c["kind"] for c in conditions if len(c["modalities"]) == 1):
             m = next(c["modalities"][0] for c in conditions if c["kind"] == kind)
-            n_clean_windows = len(
-                _select_with_modality(_select_windows(clean), m)
-            )  # nothing can be lost where there is nothing
-            steps = [
-                c
-                for c in conditions
-                if n_clean_windows and c["kind"] == kind and 1 - c["refused_share"][m] >= MIN_USABLE_SHARE
-            ]
-            if steps:
-                changes_of_kind.append(
-                    _test_weight_change(clean, tables[steps[-1]["name"]], steps[-1], m, weight, column)
-                )
-            else:
-                changes_of_kind.append(
-                    {"kind": kind, "modality": m, "weight": weight, "p": None, "holm": None, "verdict": "not testable"}
-                )
+            steps = [c for c in conditions if c["kind"] == kind and 1 - c["refused_share"][m] >= MIN_USABLE_SHARE]
+            change = {"kind": kind, "modality": m, "weight": weight, "p": None, "holm": None, "verdict": "not testable"}
+            # Nothing can be lost where there is nothing.
+            if steps and len(_select_with_modality(_select_windows(clean), m)):
+                change |= _test_weight_change(clean, tables[steps[-1]["name"]], steps[-1], m, column)
+            changes_of_kind.append(change)
         tested = [c for c in changes_of_kind if c["p"] is not None]
         for change, p in zip(tested, statistics.holm([c["p"] for c in tested]), strict=True):
             change["holm"] = p
@@ -177,7 +163,7 @@ def _test_weight_changes(
 
 
 def _test_weight_change(
-    clean: pd.DataFrame, corrupted: pd.DataFrame, condition: Mapping[str, Any], m: str, weight: str, column: str
+    clean: pd.DataFrame, corrupted: pd.DataFrame, condition: Mapping[str, Any], m: str, column: str
 ) -> dict[str, Any]:
     pair = [
         _select_with_modality(_select_windows(t), m)[[*RECORDING_COLUMNS, "window", f"{column}.{m}"]]
@@ -190,13 +176,11 @@ def _test_weight_change(
     paired_over_subjects = len(subject_means) >= statistics.MIN_SUBJECTS
     p, effect = statistics.signed_rank((subject_means if paired_over_subjects else means)["difference"].to_numpy())
     bounds = statistics.compute_bootstrap_interval(means, "difference")
+    level = condition["levels"][0]
     return {
-        "kind": condition["kind"],
-        "modality": m,
-        "weight": weight,
         "severity": condition["severity"],
-        "level": condition["levels"][0]["level"],
-        "unit": condition["levels"][0]["unit"],
+        "level": level["level"],
+        "unit": level["unit"],
         "clean": float(subject_means[f"{column}.{m}_clean"].mean()),
         "corrupted": float(subject_means[f"{column}.{m}_corrupted"].mean()),
         "difference": bounds.mean,
@@ -206,6 +190,4 @@ def _test_weight_change(
         "n": len(subject_means) if paired_over_subjects else len(means),
         "p": p,
         "effect": effect,
-        "holm": None,
-        "verdict": "",
     }

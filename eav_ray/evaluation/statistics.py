@@ -1,13 +1,14 @@
 """What an accuracy is worth: intervals, chance, and comparisons paired over people. Windows are never the unit."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from sklearn.metrics import f1_score
 
 N_BOOTSTRAP_DRAWS = 10_000  # of a bootstrap
 
@@ -85,7 +86,7 @@ def _resample_subjects(drawn: np.ndarray, rng: np.random.Generator) -> np.ndarra
     return drawn[draw_index, subject_index]
 
 
-def compute_balanced_interval(correct: pd.DataFrame, source: str, *, seed: int = 0) -> Interval:
+def compute_balanced_interval(correct: pd.DataFrame, source: str) -> Interval:
     """Of balanced accuracy: the mean over classes of the share that is right, of all people's recordings together.
 
     The same two stages as `interval`; a draw without any recording of a class averages the others.
@@ -95,22 +96,16 @@ def compute_balanced_interval(correct: pd.DataFrame, source: str, *, seed: int =
     Returns:
         The SD is NaN: a single person need not have every class.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     classes = np.unique(correct["label"])
-    counts_per_subject = [
-        np.array(
-            [[(~r).sum(), r.sum()] for r in (group.loc[group["label"] == k, source].to_numpy(bool) for k in classes)]
-        )
-        for _, group in correct.groupby("subject")
-    ]  # of each person: (classes, wrong and right)
-    drawn = np.stack(
-        [
-            rng.multinomial(p.sum(), p.ravel() / p.sum(), N_BOOTSTRAP_DRAWS).reshape(N_BOOTSTRAP_DRAWS, *p.shape)
-            for p in counts_per_subject
-        ],
-        1,
-    )
-    counts = _resample_subjects(drawn, rng).sum(1)
+    counts_per_subject, drawn = [], []  # of each person: (classes, wrong and right)
+    for _, group in correct.groupby("subject"):
+        right = [group.loc[group["label"] == k, source].to_numpy(bool) for k in classes]
+        p = np.array([[(~r).sum(), r.sum()] for r in right])
+        counts_per_subject.append(p)
+        draws = rng.multinomial(p.sum(), p.ravel() / p.sum(), N_BOOTSTRAP_DRAWS)
+        drawn.append(draws.reshape(N_BOOTSTRAP_DRAWS, *p.shape))
+    counts = _resample_subjects(np.stack(drawn, 1), rng).sum(1)
     with np.errstate(invalid="ignore"):
         low, high = np.quantile(np.nanmean(counts[..., 1] / counts.sum(-1), axis=1), [0.025, 0.975])
     total_counts = np.sum(counts_per_subject, axis=0)
@@ -129,14 +124,14 @@ def has_unequal_classes(label: np.ndarray, n_classes: int) -> bool:
     return len(counts) < n_classes or bool(counts.max() > IMBALANCE_RATIO * counts.min())
 
 
-def compute_balanced_chance_band(label: np.ndarray, n_classes: int, *, seed: int = 0) -> tuple[float, float]:
+def compute_balanced_chance_band(label: np.ndarray, n_classes: int) -> tuple[float, float]:
     """As `compute_chance_band`, of balanced accuracy: binomial over the recordings of each class that occurs.
 
     Args:
         label: Of each recording.
     """
     counts = np.unique(label, return_counts=True)[1]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = np.mean([rng.binomial(n, 1 / n_classes, N_CHANCE_DRAWS) / n for n in counts], axis=0)
     low, high = np.quantile(drawn, [(1 - CHANCE_BAND_COVERAGE) / 2, (1 + CHANCE_BAND_COVERAGE) / 2])
     return float(low), float(high)
@@ -187,31 +182,28 @@ class PairedComparison:
         return description if self.significant else f"{description}: not significant"
 
 
-def compare_paired(
-    correct: pd.DataFrame, ours: str, others: Mapping[str, pd.Series], *, seed: int = 0
-) -> list[PairedComparison]:
-    """One source against several, with Holm's correction for as many.
+def compare_paired(correct: pd.DataFrame, ours: str, others: Mapping[str, pd.Series]) -> list[PairedComparison]:
+    """Compare one source with several, with Holm's correction for as many.
 
     Args:
         correct: One row a recording: `subject`, and whether each source is right.
         others: Name -> whether it is right, for the rows of `correct`.
     """
+    return compare_pairs(correct.assign(**others), [(ours, name) for name in others])
+
+
+def compare_pairs(correct: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> list[PairedComparison]:
+    """Compare each pair's first source with its second, over people, with Holm's correction for all of them.
+
+    Args:
+        correct: One row a recording: `subject`, and whether each source is right.
+    """
     comparisons = []
-    for name, other in others.items():
-        differences = correct[ours].astype(float) - other.astype(float)
+    for ours, other in pairs:
+        differences = correct[ours].astype(float) - correct[other].astype(float)
         values = [group.to_numpy() for _, group in differences.groupby(correct["subject"])]
-        means = np.array([v.mean() for v in values])
-        p, effect = signed_rank(means)
-        comparisons.append(PairedComparison(ours, name, _compute_interval(values, seed), len(values), p, effect))
-    adjusted = holm([one.p_value for one in comparisons])
-    return [replace(one, holm_p_value=p) for one, p in zip(comparisons, adjusted, strict=True)]
-
-
-def compare_all_pairs(correct: pd.DataFrame, sources: Sequence[str], *, seed: int = 0) -> list[PairedComparison]:
-    """Every source against every other, with Holm's correction for all pairs."""
-    comparisons: list[PairedComparison] = []
-    for n, ours in enumerate(sources):
-        comparisons += compare_paired(correct, ours, {other: correct[other] for other in sources[n + 1 :]}, seed=seed)
+        p, effect = signed_rank(np.array([v.mean() for v in values]))
+        comparisons.append(PairedComparison(ours, other, _compute_interval(values, 0), len(values), p, effect))
     adjusted = holm([one.p_value for one in comparisons])
     return [replace(one, holm_p_value=p) for one, p in zip(comparisons, adjusted, strict=True)]
 
@@ -229,11 +221,9 @@ def signed_rank(differences: np.ndarray) -> tuple[float, float]:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p values (Holm 1979), in the order given."""
-    order, adjusted, most = np.argsort(p_values), [0.0] * len(p_values), 0.0
-    for rank, n in enumerate(order):
-        most = max(most, min(1.0, (len(p_values) - rank) * p_values[n]))
-        adjusted[n] = most
-    return adjusted
+    order, n = np.argsort(p_values), len(p_values)
+    adjusted = np.minimum(1.0, np.maximum.accumulate(np.arange(n, 0, -1) * np.array(p_values)[order]))
+    return adjusted[np.argsort(order)].tolist()
 
 
 def collect_fusion_baselines(correct: pd.DataFrame, modalities: Sequence[str]) -> dict[str, pd.Series]:
@@ -243,10 +233,8 @@ def collect_fusion_baselines(correct: pd.DataFrame, modalities: Sequence[str]) -
     if "late_mean" in correct:
         baselines["late_mean"] = correct["late_mean"]
     best_modality = compute_subject_accuracy(correct, list(modalities)).idxmax(axis=1)
-    best_per_recording = correct["subject"].map(best_modality)
-    correct_best = [
-        bool(row[m]) for m, (_, row) in zip(best_per_recording, correct[list(modalities)].iterrows(), strict=True)
-    ]
+    column = pd.Index(modalities).get_indexer(correct["subject"].map(best_modality))
+    correct_best = correct[list(modalities)].to_numpy(bool)[np.arange(len(correct)), column]
     baselines["best single modality per subject"] = pd.Series(correct_best, index=correct.index)
     return baselines
 
@@ -263,11 +251,7 @@ def compute_oracle_correct(correct: pd.DataFrame, modalities: Sequence[str]) -> 
 
 def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
     """Mean of the F1 scores of the classes that occur; a class that is never named has 0."""
-    scores = []
-    for k in np.unique(truth):
-        n_correct = int(((truth == k) & (guess == k)).sum())
-        scores.append(2 * n_correct / (int((truth == k).sum()) + int((guess == k).sum())))
-    return float(np.mean(scores))
+    return float(f1_score(truth, guess, labels=np.unique(truth), average="macro", zero_division=0))
 
 
 def describe_significance(comparison: PairedComparison) -> str:

@@ -4,13 +4,16 @@ Shares are between 0 and 1. Recordings are the unit wherever something is compar
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from sklearn.metrics import confusion_matrix
 
 from eav_ray.evaluation import statistics
 from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
@@ -38,21 +41,15 @@ def summarize_accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_class
     correct = mark_correct_recordings(windows, sources)
     recordings = average_per_recording(windows)
     label = correct["label"].to_numpy()
-    low, high = statistics.compute_chance_band(len(correct), n_classes)
-    balanced_low, balanced_high = statistics.compute_balanced_chance_band(label, n_classes)
+    chance = {"level": 1 / n_classes, "band": statistics.CHANCE_BAND_COVERAGE}
+    chance["low"], chance["high"] = statistics.compute_chance_band(len(correct), n_classes)
+    chance["balanced_low"], chance["balanced_high"] = statistics.compute_balanced_chance_band(label, n_classes)
     results: ResultsTree = {
         "n_subjects": int(correct["subject"].nunique()),
         "recordings": len(correct),
         "windows": len(windows),
         "unequal": statistics.has_unequal_classes(label, n_classes),
-        "chance": {
-            "level": 1 / n_classes,
-            "low": low,
-            "high": high,
-            "balanced_low": balanced_low,
-            "balanced_high": balanced_high,
-            "band": statistics.CHANCE_BAND_COVERAGE,
-        },
+        "chance": chance,
         "sources": {},
     }
     for source in sources:
@@ -71,26 +68,20 @@ def summarize_accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_class
             **compute_unit_accuracies(windows, source),
         }
     if len(modalities) > 1:
-        results["oracle"] = float(
-            statistics.compute_oracle_correct(correct, modalities).groupby(correct["subject"]).mean().mean()
-        )
+        oracle = statistics.compute_oracle_correct(correct, modalities)
+        results["oracle"] = float(oracle.groupby(correct["subject"]).mean().mean())
     return results
 
 
 def compute_unit_accuracies(windows: pd.DataFrame, source: str) -> ResultsTree:
-    """Accuracy per frame, window and recording, each the mean over people; None per frame where there is no video."""
-    means = compute_subject_mean_scores(windows, source)
+    """Compute accuracy per frame, window and recording, each the mean over people.
+
+    A window without the source counts as wrong. Per frame it is NaN where there is no video.
+    """
     column = source + FRAMES_CORRECT_SUFFIX
-    per_frame = windows.groupby("subject")[column].mean().mean() if column in windows else math.nan
-    return {"frame": float(per_frame), "window": means["window"], "recording": means["recording"]}
-
-
-def compute_subject_mean_scores(windows: pd.DataFrame, source: str) -> dict[str, float]:
-    """Mean over people of the accuracy per window and per recording; a window without the source counts as wrong."""
-    scores_per_subject = [compute_scores(subject_windows, source) for _, subject_windows in windows.groupby("subject")]
-    return {
-        unit: float(np.mean([s[f"{unit}_accuracy"] for s in scores_per_subject])) for unit in ("window", "recording")
-    }
+    means = {"frame": float(windows.groupby("subject")[column].mean().mean()) if column in windows else math.nan}
+    scores = [compute_scores(subject_windows, source) for _, subject_windows in windows.groupby("subject")]
+    return means | {unit: float(np.mean([s[f"{unit}_accuracy"] for s in scores])) for unit in ("window", "recording")}
 
 
 def summarize_subjects(
@@ -122,12 +113,10 @@ def compare_sources(windows: pd.DataFrame, modalities: Sequence[str]) -> Results
         return {"fusion": [], "modalities": []}
     correct = mark_correct_recordings(windows, list_sources(modalities))
     baselines = statistics.collect_fusion_baselines(correct, modalities)
+    pairs = combinations(list_sources(modalities)[: len(modalities)], 2)
     return {
         "fusion": [comparison_to_dict(one) for one in statistics.compare_paired(correct, "fusion", baselines)],
-        "modalities": [
-            comparison_to_dict(one)
-            for one in statistics.compare_all_pairs(correct, list_sources(modalities)[: len(modalities)])
-        ],
+        "modalities": [comparison_to_dict(one) for one in statistics.compare_pairs(correct, pairs)],
     }
 
 
@@ -148,12 +137,11 @@ def comparison_to_dict(comparison: statistics.PairedComparison) -> ResultsTree:
 def count_confusions(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -> ResultsTree:
     """Counts of recordings of each source, rows true and columns predicted; the last column is for no prediction."""
     recordings = average_per_recording(windows)
-    confusions: ResultsTree = {}
-    for source in list_sources(modalities):
-        counts = np.zeros((n_classes, n_classes + 1), int)
-        np.add.at(counts, (recordings["label"].to_numpy(), predict_classes(recordings, source) % (n_classes + 1)), 1)
-        confusions[source] = counts.tolist()
-    return confusions
+    classes = [*range(n_classes), -1]
+    return {
+        s: confusion_matrix(recordings["label"], predict_classes(recordings, s), labels=classes)[:-1].tolist()
+        for s in list_sources(modalities)
+    }
 
 
 def summarize_modality_weights(windows: pd.DataFrame, modalities: Sequence[str], classes: Sequence[str]) -> ResultsTree:
@@ -257,22 +245,13 @@ def summarize_worst_subjects(
     for row in rows[::-1][: min(MAX_WORST_SUBJECTS, len(rows) // 2)]:
         subject_recordings = table[table["subject"] == row["subject"]]
         guess = predict_classes(subject_recordings, "fusion")
-        wrong = guess != subject_recordings["label"].to_numpy()
-        pairs = pd.Series(
-            [
-                f"{classes[t]} as {classes[g]}"
-                for t, g in zip(subject_recordings["label"][wrong], guess[wrong], strict=True)
-                if g >= 0
-            ]
-        )
-        summary: ResultsTree = {**row, "mistakes": {str(k): int(v) for k, v in pairs.value_counts().head(3).items()}}
+        pairs = [(t, g) for t, g in zip(subject_recordings["label"], guess, strict=True) if g not in (t, -1)]
+        mistakes = Counter(f"{classes[t]} as {classes[g]}" for t, g in pairs)
+        summary: ResultsTree = {**row, "mistakes": dict(mistakes.most_common(3))}
         if quality_per_recording is not None:
-            subject_quality = (
-                quality_per_recording[quality_per_recording["subject"] == row["subject"]]
-                .drop(columns=RECORDING_COLUMNS)
-                .mean()
-            )
-            summary["signal_quality"] = {str(k): float(v) for k, v in subject_quality.items()}
+            subject_quality = quality_per_recording[quality_per_recording["subject"] == row["subject"]]
+            means = subject_quality.drop(columns=RECORDING_COLUMNS).mean()
+            summary["signal_quality"] = {str(k): float(v) for k, v in means.items()}
         summaries.append(summary)
     return summaries
 

@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, brier_score_loss, confusion
 from eav_ray.evaluation import protocol_comparison, results_tree, statistics, summary
 from eav_ray.evaluation.correctness import mark_correct_recordings
 from eav_ray.evaluation.probability_calibration import compute_reliability, fit_temperature, summarize_calibration
-from eav_ray.evaluation.statistics import compare_all_pairs, compute_balanced_interval
+from eav_ray.evaluation.statistics import compare_pairs, compute_balanced_interval
 from eav_ray.reporting import tables as reporting_tables
 from eav_ray.training.metrics import average_per_recording, predict_classes
 from tests.helpers.predictions import CLASSES, MODALITIES, draw_predictions
@@ -107,7 +107,7 @@ def test_all_pairs_of_modalities_share_one_correction() -> None:
     assert max(c["holm"] for c in table) <= 1 and all(c["holm"] >= c["p"] for c in table)
     assert min(c["holm"] for c in table) == pytest.approx(min(1.0, 3 * min(c["p"] for c in table)))
     correct = pd.DataFrame({"subject": [f"p{n // 2}" for n in range(16)], "a": [1.0] * 16, "b": [0.0] * 16})
-    (pair,) = compare_all_pairs(correct, ["a", "b"])
+    (pair,) = compare_pairs(correct, [("a", "b")])
     assert pair.holm_p_value == pair.p_value and pair.effect == 1
 
 
