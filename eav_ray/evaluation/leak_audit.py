@@ -30,6 +30,7 @@ from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.statistics import fit_model_statistics
 
 RELATIVE_TOLERANCE = 1e-4  # of statistics that are computed again: relative, float32
+CONTENT, STATISTICS = "equal windows in two splits", "statistics fitted on training rows only"  # names of checks
 MAX_SHOWN_NAMES = 3  # names, at most, in a finding
 
 
@@ -94,29 +95,27 @@ def audit_checkpoint(
     """
     e, windows = tested_experiment or checkpoint.experiment, window_digests.windows
     if tested_experiment:
-        items = list_labeled_recordings(windows.ids, tested_experiment.data, tested_experiment.seed)
-        outer = _make_outer_split(items, tested_experiment)
+        items = list_labeled_recordings(windows.ids, e.data, e.seed)
+        outer = _make_outer_split(items, e)
         validation = outer.validation if outer else ()
-        claimed_split = Split(
-            tested_experiment.split.protocol, checkpoint.split.train, validation, tuple(scored_recordings)
-        )
+        claimed_split = Split(e.split.protocol, checkpoint.split.train, validation, tuple(scored_recordings))
     else:
         claimed_split = checkpoint.split
         items, outer = _find_matching_split(e, claimed_split, windows)
     split = replace(claimed_split, test=tuple(scored_recordings) or claimed_split.test)
     # An adapted model starts from one that was trained on the other side of its fold.
     pretrained_on = (*outer.train, *outer.validation) if outer and split.protocol == "adapted" else ()
-    return LeakAudit(
-        (
-            _audit_split(claimed_split, outer, items),
-            _audit_recordings(split),
-            _audit_subjects(split),
-            _audit_content(split, pretrained_on, window_digests, e.data.modalities),
-            _audit_statistics(checkpoint, outer or split, windows),
-            _audit_selection(e, split, items, checkpoint.state.position.epoch),
-            *([_audit_encoders(checkpoint, split, encoder_recordings or {})] if checkpoint.state.encoder_keys else []),
-        )
-    )
+    checks = [
+        _audit_split(claimed_split, outer, items),
+        _judge("recordings in two splits", _describe_shared(split, str), "no recording is on two sides"),
+        _audit_subjects(split),
+        _audit_content(split, pretrained_on, window_digests, e.data.modalities),
+        _audit_statistics(checkpoint, outer or split, windows),
+        _audit_selection(e, split, items, checkpoint.state.position.epoch),
+    ]
+    if checkpoint.state.encoder_keys:
+        checks.append(_audit_encoders(checkpoint, split, encoder_recordings or {}))
+    return LeakAudit(tuple(checks))
 
 
 def audit_transfer(
@@ -137,40 +136,31 @@ def audit_transfer(
     shards_missing = (
         "its own shards are not at hand: give the store.shards, data.root and preprocessing that it was trained with"
     )
-    check_name = "equal windows in two splits"
-    if training_digests is None:
-        content_check = LeakCheck(check_name, None, shards_missing)
-        statistics_check = LeakCheck("statistics fitted on training rows only", None, shards_missing)
-    else:
-        rows, test_windows = (
-            training_digests.windows.find_rows((*checkpoint.split.train, *checkpoint.split.validation)),
-            test_digests.windows,
-        )
-        leak: LeakCheck | None = None
+    content_check, statistics_check = (LeakCheck(name, None, shards_missing) for name in (CONTENT, STATISTICS))
+    if training_digests is not None:
+        rows = training_digests.windows.find_rows((*checkpoint.split.train, *checkpoint.split.validation))
+        test_rows = test_digests.windows.find_rows(tuple(scored_recordings))
+        problem = ""
         for m in tested_modalities:
-            shared = (
-                {*training_digests.get_digests(m)[rows]}
-                & {*test_digests.get_digests(m)[test_windows.find_rows(tuple(scored_recordings))]}
-            ) - {""}
-            if shared:
-                ids = test_windows.ids["id"][[digest in shared for digest in test_digests.get_digests(m)]]
-                leak = leak or LeakCheck(
-                    check_name, False, f"{len(shared)} equal signals of {m}: {_describe_names(set(ids))}"
-                )
-        content_check = leak or LeakCheck(
-            check_name, True, f"no signal of {len(scored_recordings)} recordings is among those of the training"
-        )
+            digests = test_digests.get_digests(m)
+            shared = ({*training_digests.get_digests(m)[rows]} & {*digests[test_rows]}) - {""}
+            if shared and not problem:
+                ids = test_digests.windows.ids["id"][[digest in shared for digest in digests]]
+                problem = f"{len(shared)} equal signals of {m}: {_describe_names(set(ids))}"
+        otherwise = f"no signal of {len(scored_recordings)} recordings is among those of the training"
+        content_check = _judge(CONTENT, problem, otherwise)
         _, outer = _find_matching_split(checkpoint.experiment, checkpoint.split, training_digests.windows)
         statistics_check = _audit_statistics(checkpoint, outer or checkpoint.split, training_digests.windows)
     names = "names of two data sets say nothing of each other; the content of the windows was compared instead"
+    selection_check = LeakCheck("model selection", True, "nothing was chosen or fitted on the other data set")
     return LeakAudit(
-        (
-            LeakCheck("subjects in two splits", None, names),
-            content_check,
-            statistics_check,
-            LeakCheck("model selection", True, "nothing was chosen or fitted on the other data set"),
-        )
+        (LeakCheck("subjects in two splits", None, names), content_check, statistics_check, selection_check)
     )
+
+
+def _judge(name: str, problem: str, otherwise: str) -> LeakCheck:
+    """Fail a check for a problem; without one it is passed, with another detail."""
+    return LeakCheck(name, not problem, problem or otherwise)
 
 
 def _make_outer_split(items: list[LabeledRecording], e: Experiment) -> Split | None:
@@ -226,36 +216,26 @@ def _audit_split(split: Split, outer: Split | None, items: Sequence[LabeledRecor
     name = "split, recomputed"
     if outer is None:
         return LeakCheck(name, False, "the experiment's fold cannot be made of the recordings that are stored")
-    if difference := _describe_split_difference(split, outer):
-        return LeakCheck(name, False, difference)
-    if split.protocol == "adapted":
-        return LeakCheck(name, True, "what adapted it and what is tested are of the fold's own test side")
     counts = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
-    return LeakCheck(name, True, f"{split.protocol} gives the same sides of {len(items)} recordings: {counts}")
-
-
-def _audit_recordings(split: Split) -> LeakCheck:
-    shared = _find_shared(split, lambda i: i)
-    return LeakCheck(
-        "recordings in two splits",
-        not shared,
-        f"shared: {_describe_names(shared)}" if shared else "no recording is on two sides",
-    )
+    detail = f"{split.protocol} gives the same sides of {len(items)} recordings: {counts}"
+    if split.protocol == "adapted":
+        detail = "what adapted it and what is tested are of the fold's own test side"
+    return _judge(name, _describe_split_difference(split, outer), detail)
 
 
 def _audit_subjects(split: Split) -> LeakCheck:
     name = "subjects in two splits"
     if split.protocol not in CROSS_SUBJECT_PROTOCOLS:
-        return LeakCheck(
-            name, True, f"{split.protocol} tests people of whom other recordings were trained on, and says so"
-        )
-    shared = _find_shared(split, lambda i: i.split("/")[0])
-    return LeakCheck(name, not shared, f"shared: {_describe_names(shared)}" if shared else "no person is on two sides")
+        detail = f"{split.protocol} tests people of whom other recordings were trained on, and says so"
+        return LeakCheck(name, True, detail)
+    return _judge(name, _describe_shared(split, lambda i: i.split("/")[0]), "no person is on two sides")
 
 
-def _find_shared(split: Split, key: Callable[[str], str]) -> set[str]:
+def _describe_shared(split: Split, key: Callable[[str], str]) -> str:
+    """Name what is on two sides of a split; empty where nothing is."""
     train, validation, test = ({key(i) for i in side} for side in (split.train, split.validation, split.test))
-    return (train & test) | (train & validation) | (validation & test)
+    shared = (train & test) | (train & validation) | (validation & test)
+    return f"shared: {_describe_names(shared)}" if shared else ""
 
 
 def _audit_content(
@@ -266,7 +246,7 @@ def _audit_content(
     Args:
         pretrained_on: Recordings that were trained on, too, before the split's own training side.
     """
-    name, windows = "equal windows in two splits", window_digests.windows
+    windows = window_digests.windows
     test_rows = windows.find_rows(split.test)
     other_rows = windows.find_rows((*split.train, *split.validation, *pretrained_on))
     compared = 0
@@ -278,27 +258,21 @@ def _audit_content(
             rows = [r for r in (*test_rows, *other_rows) if digests[r] in shared]
             ids = windows.ids.iloc[rows]
             examples = _describe_names({f"{i} window {w}" for i, w in zip(ids["id"], ids["window"], strict=True)})
-            return LeakCheck(name, False, f"{len(shared)} equal signals of {m}: {examples}")
-    return LeakCheck(name, True, f"{compared} signals of test windows, by content: none is on another side")
+            return LeakCheck(CONTENT, False, f"{len(shared)} equal signals of {m}: {examples}")
+    return LeakCheck(CONTENT, True, f"{compared} signals of test windows, by content: none is on another side")
 
 
 def _audit_statistics(checkpoint: Checkpoint, fitted_on: Split, windows: WindowCache) -> LeakCheck:
     """What was fitted to data before training is what the training rows alone give."""
-    name = "statistics fitted on training rows only"
     recording_sets = fitted_on.train, (*fitted_on.train, *fitted_on.validation, *fitted_on.test)
     own, on_all_rows = _refit_statistics(checkpoint, windows, recording_sets)
     if not own:
-        return LeakCheck(name, True, "its encoders have no statistics of data")
+        return LeakCheck(STATISTICS, True, "its encoders have no statistics of data")
     differing = sorted(n for n, value in own.items() if not _is_close(checkpoint.weights[n], value))
-    if differing:
-        return LeakCheck(name, False, f"{', '.join(differing)} differ from what the training rows give")
+    problem = f"{', '.join(differing)} differ from what the training rows give" if differing else ""
     n_distinguishing = sum(not _is_close(own[n], on_all_rows[n]) for n in own)
-    return LeakCheck(
-        name,
-        True,
-        f"{', '.join(sorted(own))} are those of the training rows; {n_distinguishing} of {len(own)} would be others "
-        "with test rows among them",
-    )
+    others = f"{n_distinguishing} of {len(own)} would be others with test rows among them"
+    return _judge(STATISTICS, problem, f"{', '.join(sorted(own))} are those of the training rows; {others}")
 
 
 def _refit_statistics(
@@ -318,18 +292,16 @@ def _refit_statistics(
 
 
 def _is_close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(
-        a.float(), b.float(), rtol=RELATIVE_TOLERANCE, atol=RELATIVE_TOLERANCE * float(b.abs().max())
-    )
+    tolerance = RELATIVE_TOLERANCE * float(b.abs().max())
+    return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=RELATIVE_TOLERANCE, atol=tolerance)
 
 
 def _audit_selection(e: Experiment, split: Split, items: list[LabeledRecording], epoch: int) -> LeakCheck:
     """Nothing was chosen by a test recording: neither an epoch, nor, on the inner folds of a search, a candidate."""
     name = "model selection"
-    if leaked_validation := set(split.validation) & set(split.test):
-        return LeakCheck(
-            name, False, f"test recordings among those that choices are made by: {_describe_names(leaked_validation)}"
-        )
+    if leaked := set(split.validation) & set(split.test):
+        problem = f"test recordings among those that choices are made by: {_describe_names(leaked)}"
+        return LeakCheck(name, False, problem)
     detail = "no recording of the test side validates"
     if split.protocol in CROSS_SUBJECT_PROTOCOLS:
         try:
@@ -350,17 +322,13 @@ def _audit_encoders(
     name = "encoders trained on training rows only"
     for m, trained in sorted(encoder_recordings.items()):
         if foreign := set(trained) - set(split.train):
-            return LeakCheck(
-                name,
-                False,
-                f"the encoder of {m} was trained on what is not of the training side: {_describe_names(foreign)}",
-            )
+            problem = f"the encoder of {m} was trained on what is not of the training side: {_describe_names(foreign)}"
+            return LeakCheck(name, False, problem)
     missing = sorted(set(checkpoint.state.encoder_keys) - set(encoder_recordings))
     if missing:
         return LeakCheck(name, None, f"the results store has not the encoder runs of {', '.join(missing)}")
-    return LeakCheck(
-        name, True, f"{', '.join(sorted(encoder_recordings))}: trained on recordings of the training side alone"
-    )
+    modalities = ", ".join(sorted(encoder_recordings))
+    return LeakCheck(name, True, f"{modalities}: trained on recordings of the training side alone")
 
 
 def _describe_names(names: set[str]) -> str:

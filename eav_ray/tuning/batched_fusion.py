@@ -8,7 +8,6 @@ order, modality dropout and dropout masks, learning rate, weight decay and lengt
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,11 +91,7 @@ def score_fusions(
             pending[:0] = [numbers[start : start + max_members] for start in range(0, len(numbers), max_members)]
             continue
         try:
-            stack_schedule = replace(
-                pruning_schedule,
-                keeps_training=partial(_keeps_training_in_stack, pruning_schedule.keeps_training, numbers),
-            )
-            metrics = _train_and_score([runs[n] for n in numbers], inputs, context, stack_schedule)
+            metrics = _train_and_score(runs, numbers, inputs, pruning_schedule)
         except torch.cuda.OutOfMemoryError:
             half = len(numbers) // 2
             if half:
@@ -106,35 +101,31 @@ def score_fusions(
         yield numbers, metrics
 
 
-def _keeps_training_in_stack(
-    keeps_training: Callable[[int, float, float], bool], numbers: list[int], member: int, *rung_and_score: float
-) -> bool:
-    return keeps_training(numbers[member], *rung_and_score)
-
-
 def _train_and_score(
-    runs: list[Run], inputs: "_SharedInputs", context: WorkerContext, pruning_schedule: PruningSchedule
+    runs: list[Run], numbers: list[int], inputs: "_SharedInputs", pruning_schedule: PruningSchedule
 ) -> list[Metrics]:
-    members = [inputs.make_member(run) for run in runs]
+    """Train the fusions of these numbers as one stack."""
+    members = [inputs.make_member(runs[n]) for n in numbers]
     due = [pruning_schedule.resolve_epochs(head.optim.epochs) for head in members]
     rung_scores: list[Metrics] = [{} for _ in members]
     pruned: dict[int, Metrics] = {}
 
+    def validate(stack: FusionStack, rows: dict[int, int]) -> dict[int, Metrics]:
+        return _validate_members(stack, rows, [runs[n] for n in numbers], members, inputs.context)
+
     def report_intermediate(epoch: int, stack: FusionStack, rows: dict[int, int]) -> set[int]:
         """Score the fusions that are due after so many epochs; returns those that are pruned."""
-        scored = _validate_members(
-            stack, {h: row for h, row in rows.items() if epoch in due[h]}, runs, members, context
-        )
+        scored = validate(stack, {h: row for h, row in rows.items() if epoch in due[h]})
         for h, metrics in ((h, metrics) for h, metrics in scored.items() if metrics):
             rung, score = due[h][epoch], metrics[SELECTION_METRIC]
             rung_scores[h][format_rung_column(rung)] = score
-            if not pruning_schedule.keeps_training(h, rung, score):
+            if not pruning_schedule.keeps_training(numbers[h], rung, score):
                 pruned[h] = metrics | {"epochs_share": rung}
         return scored.keys() & pruned.keys()
 
-    stack = train_fusions(members, context.device, report_intermediate=report_intermediate if any(due) else None)
-    completed = _validate_members(stack, {h: h for h in range(len(members)) if h not in pruned}, runs, members, context)
-    metrics = completed | pruned
+    device = inputs.context.device
+    stack = train_fusions(members, device, report_intermediate=report_intermediate if any(due) else None)
+    metrics = validate(stack, {h: h for h in range(len(members)) if h not in pruned}) | pruned
     return [metrics[h] | rung_scores[h] for h in range(len(members))]
 
 
@@ -221,7 +212,7 @@ class _SharedInputs:
     """What several runs share: embeddings by their encoders, labels, batches."""
 
     def __init__(self, context: WorkerContext) -> None:
-        self._context = context
+        self.context = context
         self._sources: dict[Any, Source] = {}
         self._labels: dict[Any, WindowLabels] = {}
         self._loaders: dict[Any, BatchLoader] = {}
@@ -230,11 +221,11 @@ class _SharedInputs:
         e = run.experiment
         source = (tuple(sorted(run.encoder_keys.items())), run.embedded_recordings, e.fusion.uses_pooled_features)
         if source not in self._sources:
-            self._sources[source] = open_source(run, self._context)
+            self._sources[source] = open_source(run, self.context)
         labels = (e.data, e.seed)
         if labels not in self._labels:
-            self._labels[labels] = build_labels(run, self._context)
-        return prepare_run(run, self._context, fresh=True, source=self._sources[source], labels=self._labels[labels])
+            self._labels[labels] = build_labels(run, self.context)
+        return prepare_run(run, self.context, fresh=True, source=self._sources[source], labels=self._labels[labels])
 
     def get_loader(self, prepared: PreparedRun) -> BatchLoader:
         """One and the same for runs with the same batches."""
@@ -247,7 +238,7 @@ class _SharedInputs:
     def make_member(self, run: Run) -> FusionMember:
         prepared = self.prepare(run)
         assert isinstance(prepared.module, FusionClassifier)
-        return FusionMember(prepared.module.to(self._context.device), run.optim, self.get_loader(prepared))
+        return FusionMember(prepared.module.to(self.context.device), run.optim, self.get_loader(prepared))
 
 
 def _validate_members(

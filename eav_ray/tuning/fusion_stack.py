@@ -23,7 +23,15 @@ from eav_ray.tuning.function_modes import BatchedFusionMode, DropoutRecorder
 PADDED_ATTENTION_HEADS = 16
 
 
-BETAS, EPS = (0.9, 0.999), 1e-8  # of torch.optim.AdamW, which trains a fusion alone
+# Of torch.optim.AdamW, which trains a fusion alone.
+ADAMW_OPTIONS: dict[str, Any] = {
+    "fused": True,
+    "amsgrad": False,
+    "maximize": False,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "eps": 1e-8,
+}
 
 
 @dataclass(frozen=True)
@@ -66,15 +74,9 @@ class FusionStack:
         # Of shared attention: which channels belong to which head of each row.
         parts = [f.heads_HD.to(device) for f in fusions if isinstance(f, SharedAttentionFusion)]
         self._head_counts = [len(p) for p in parts] or [0] * len(modules)
-        most = max(self._head_counts, default=0)
         self._exact_heads = {len(p): p for p in parts}
-        self._padded_heads = (
-            torch.stack(
-                [pad_rows(p, PADDED_ATTENTION_HEADS if most <= PADDED_ATTENTION_HEADS else most, 0) for p in parts]
-            )
-            if parts
-            else None
-        )
+        n_rows = max(PADDED_ATTENTION_HEADS, *self._head_counts)
+        self._padded_heads = torch.stack([pad_rows(p, n_rows, 0) for p in parts]) if parts else None
 
     def __len__(self) -> int:
         return len(self._decay)
@@ -115,17 +117,14 @@ class FusionStack:
         masks = self._draw_masks(batches, stream)
         count = torch.tensor([batches[s].global_count for s in stream], device=self._weights.device)
 
-        def compute_loss(
-            parameters: dict[str, Tensor], data: dict[str, Tensor], masks: list[Tensor], share: Tensor
-        ) -> Any:
+        def compute_loss(parameters: Any, data: Any, masks: list[Tensor], share: Tensor) -> Any:
             output, batch = self._forward(parameters, data, masks)
             total = compute_loss_sum(output.logits_BK, batch, self._smoothing)
             return total, total + share * compute_modality_weight_loss(output, batch) if learns_weights else total
 
         self.module.train()
-        total, every = vmap(compute_loss)(
-            self._split_parameters() | self._list_buffers(), data, masks, self._weight_loss
-        )
+        parameters = self._split_parameters() | self._list_buffers()
+        total, every = vmap(compute_loss)(parameters, data, masks, self._weight_loss)
         (gradient,) = torch.autograd.grad((every / count).sum(), self._weights)
         self._update(gradient, lr)
         return total.detach()
@@ -150,9 +149,8 @@ class FusionStack:
             encoded, logits = self.module.encode(inputs, batch.present_BM)
             named = {name.removeprefix("fusion."): p for name, p in parameters.items()}
             fused = functional_call(cast(nn.Module, self.module.fusion), named, (encoded, logits, batch.present_BM))
-        return cast_output_to_float32(
-            ClassifierOutput(fused.logits_BK, logits, fused.weights_BM, fused.corrected_BM)
-        ), batch
+        output = ClassifierOutput(fused.logits_BK, logits, fused.weights_BM, fused.corrected_BM)
+        return cast_output_to_float32(output), batch
 
     def _stack_batches(self, batches: list[Batch], stream: list[int], size: int) -> dict[str, Tensor]:
         """Each fusion's batch, filled up with rows of weight 0 to a size that does not depend on the others.
@@ -231,23 +229,9 @@ class FusionStack:
             if clip[row] != 1:
                 gradient[row].mul_(clip[row])
             for part, wd in ((slice(None, self._decayed), decay), (slice(self._decayed, None), 0.0)):
-                w, g, m, v = ([x[row, part]] for x in (weights, gradient, first, second))
-                adamw(
-                    w,
-                    g,
-                    m,
-                    v,
-                    [],
-                    [self._step_count.clone()],  # which it counts up
-                    fused=True,
-                    amsgrad=False,
-                    beta1=BETAS[0],
-                    beta2=BETAS[1],
-                    lr=rate,
-                    weight_decay=wd,
-                    eps=EPS,
-                    maximize=False,
-                )
+                tensors = ([x[row, part]] for x in (weights, gradient, first, second))
+                step = self._step_count.clone()  # which it counts up
+                adamw(*tensors, [], [step], lr=rate, weight_decay=wd, **ADAMW_OPTIONS)
         self._step_count += 1
 
 

@@ -33,10 +33,8 @@ def apply_candidate(experiment: Experiment, changes: dict[str, Any]) -> Experime
     foreign: set[str] = set()
     for place in KIND_PLACES.values():
         section: Any = functools.reduce(getattr, place.key.split("."), experiment)
-        keys = {
-            kind: {f"{place.key}.{field.name}" for field in fields(kind_section)}
-            for kind, kind_section in place.list_kinds().items()
-        }
+        kinds = place.list_kinds().items()
+        keys = {kind: {f"{place.key}.{field.name}" for field in fields(other)} for kind, other in kinds}
         if own := keys.get(changes.get(f"{place.key}.kind", section.kind)):
             foreign |= set().union(*keys.values()) - own
     return override(experiment, {key: value for key, value in changes.items() if key not in foreign})
@@ -76,20 +74,20 @@ def check_search_space(experiment: Experiment) -> None:
         ConfigError: Naming the first combination that is refused, and why.
     """
     e = experiment
-    is_fusion_search = e.search.mode == "fusion"
+    is_fusion_search, is_cmaes = e.search.mode == "fusion", e.search.sampler == "cmaes"
     if is_fusion_search and e.train.mode != "staged":
         raise ConfigError(
             f"train.mode is {e.train.mode}, but search.mode=fusion tries fusions on the embeddings of frozen encoders; "
             "set train.mode=staged, or search.mode=full"
         )
-    if e.search.sampler == "cmaes":
+    if is_cmaes:
         require_extra("cmaes", "search.sampler=cmaes", {"cmaes": "cmaes"}, "use another search.sampler")
     ranges = [key for key, choice in e.search.space.items() if not choice.choice]
     if e.search.sampler == "grid" and ranges:
         raise ConfigError(
             f"search.sampler is grid, but search.space.{ranges[0]} is a range; list its values as choice: [...]"
         )
-    if e.search.sampler == "cmaes" and e.search.ask_batch_size < MIN_CMAES_BATCH:
+    if is_cmaes and e.search.ask_batch_size < MIN_CMAES_BATCH:
         raise ConfigError(
             f"search.ask_batch_size is {e.search.ask_batch_size}, but search.sampler=cmaes learns from "
             f"{MIN_CMAES_BATCH} or more at a time; set search.ask_batch_size to at least {MIN_CMAES_BATCH}"
@@ -99,7 +97,7 @@ def check_search_space(experiment: Experiment) -> None:
             "search.rungs compares fusions on the way, but search.mode=full trains all of a candidate; use "
             "search.prune, which compares after folds"
         )
-    if e.search.sampler == "cmaes" and e.search.cost:
+    if is_cmaes and e.search.cost:
         raise ConfigError(
             f"search.sampler is cmaes, which has one objective, but search.cost={e.search.cost} is a second; use tpe"
         )

@@ -69,7 +69,11 @@ class StudyClient:
         self._study = _open_study(storage, name, self._directions)
         self._batch_study: optuna.Study | None = None  # of the batch that is asked for
         # What an earlier client left running is run again, under its own number: nobody else has this study.
-        self._resumed = [t.number for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+        self._resumed = [t.number for t in self._trials if t.state == TrialState.RUNNING]
+
+    @property
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
 
     @property
     def n_candidates(self) -> int:
@@ -77,17 +81,17 @@ class StudyClient:
 
     @property
     def n_asked(self) -> int:
-        return len(self._study.get_trials(deepcopy=False))
+        return len(self._trials)
 
     def ask(self) -> Candidate | None:
         """The next candidate; None while the batch before it is not scored. Raises StopIteration at the end."""
         if self._resumed:
-            trial = self._study.get_trials(deepcopy=False)[self._resumed.pop(0)]
+            trial = self._trials[self._resumed.pop(0)]
             return Candidate(trial.number, dict(trial.params))
         number = self.n_asked
         if number >= self.n_candidates:
             raise StopIteration
-        if number % self.search.ask_batch_size == 0 and self._has_running_candidates():
+        if number % self.search.ask_batch_size == 0 and any(t.state == TrialState.RUNNING for t in self._trials):
             return None
         params = self._suggest(number)
         # One entry of the journal: a search killed here leaves the whole candidate or none of it.
@@ -98,16 +102,13 @@ class StudyClient:
         """A function of the scores of earlier batches alone: its own batch counts as running."""
         if self.search.sampler == "grid":
             return decode_grid_point(self.search.space, number)
-        trials = self._study.get_trials(deepcopy=False)[:number]
+        trials = self._trials[:number]
         if self.search.sampler == "cmaes":
             study = optuna.create_study(directions=self._directions, sampler=self._make_sampler(number))
             return _replay_and_suggest(study, trials, self.search.ask_batch_size, self._distributions)
-        if (
-            self._batch_study is None
-            or number % self.search.ask_batch_size == 0
-            or len(self._batch_study.get_trials(deepcopy=False)) != number
-        ):
-            self._batch_study = self._copy_study(trials, number - number % self.search.ask_batch_size)
+        n_in_batch = number % self.search.ask_batch_size
+        if self._batch_study is None or not n_in_batch or len(self._batch_study.get_trials(deepcopy=False)) != number:
+            self._batch_study = self._copy_study(trials, number - n_in_batch)
         # What it suggests stays in the copy as running, as it does in the study.
         self._batch_study.sampler = self._make_sampler(number)
         return dict(self._batch_study.ask(self._distributions).params)
@@ -135,11 +136,11 @@ class StudyClient:
             self._study.tell(number, [score, cost] if self.search.cost else score)
 
     def completed(self) -> list[int]:
-        return [t.number for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
+        return [t.number for t in self._trials if t.state.is_finished()]
 
     def list_changes(self) -> dict[int, dict[str, Any]]:
         """Of every candidate that is completed."""
-        return {t.number: dict(t.params) for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()}
+        return {t.number: dict(t.params) for t in self._trials if t.state.is_finished()}
 
     def find_best(self) -> tuple[Candidate, float] | None:
         """The best completed candidate; of equals the first."""
@@ -150,7 +151,7 @@ class StudyClient:
 
         With a cost, those that no other beats in both.
         """
-        complete = [t for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+        complete = [t for t in self._trials if t.state == TrialState.COMPLETE]
         if self.search.cost:
             complete = self._study.best_trials
         ranked = sorted(complete, key=lambda t: (*(-s * v for s, v in zip((1, -1), t.values, strict=False)), t.number))
@@ -161,7 +162,7 @@ class StudyClient:
 
         By Optuna's fANOVA (Hutter, Hoos and Leyton-Brown, 2014).
         """
-        scores = {t.values[0] for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE}
+        scores = {t.values[0] for t in self._trials if t.state == TrialState.COMPLETE}
         varied = [key for key, distribution in self._distributions.items() if not distribution.single()]
         if len(scores) < 2 or not varied:
             return {}
@@ -173,20 +174,19 @@ class StudyClient:
         except RuntimeError:  # scores that differ by nothing, or of equal candidates
             return {}
 
-    def _has_running_candidates(self) -> bool:
-        return any(t.state == TrialState.RUNNING for t in self._study.get_trials(deepcopy=False))
-
     def _make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
         seed = int(digest(self.name, number, length=8), 16) % 2**31
         match self.search.sampler:
             case "tpe":
                 # The liar keeps the candidates of one batch apart while none of them has a score.
-                return optuna.samplers.TPESampler(
-                    seed=seed, constant_liar=True, n_startup_trials=self.search.ask_batch_size
-                )
+                n_startup = self.search.ask_batch_size
+                return optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=n_startup)
             case "cmaes":
                 # One for all candidates: it is followed from the first on (`_replay_and_suggest`).
-                return _make_cmaes_sampler(int(digest(self.name, length=8), 16) % 2**31, self.search.ask_batch_size)
+                seed = int(digest(self.name, length=8), 16) % 2**31
+                return optuna.samplers.CmaEsSampler(
+                    seed=seed, popsize=self.search.ask_batch_size, n_startup_trials=0, warn_independent_sampling=False
+                )
             case _:
                 return optuna.samplers.RandomSampler(seed=seed)
 
@@ -211,10 +211,6 @@ def _open_study(storage: Path | str, name: str, directions: Sequence[StudyDirect
         raise DataError(
             f"{storage} is no journal of a search ({describe_error(error)}); delete it and search anew"
         ) from None
-
-
-def _make_cmaes_sampler(seed: int, batch: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.CmaEsSampler(seed=seed, popsize=batch, n_startup_trials=0, warn_independent_sampling=False)
 
 
 def _replay_and_suggest(
