@@ -245,7 +245,7 @@ class Predictor:
         self._predictor = predictor.Predictor(open_finished_checkpoint(str(checkpoint)), torch.device(name))
         self.classes: tuple[str, ...] = self._predictor.classes
         self.modalities: tuple[str, ...] = self._predictor.modalities
-        self.eeg_channels: tuple[str, ...] = self._predictor.eeg_channel_names
+        self.eeg_channels: tuple[str, ...] = self._predictor.inputs.eeg_channel_names
 
     def predict(
         self,

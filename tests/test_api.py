@@ -123,7 +123,7 @@ def test_a_recording_is_predicted_as_a_request_is(predictor: api.Predictor, file
     for shares in (found.probabilities, *found.by_modality.values(), found.weights):
         assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
     assert list(found.probabilities) == list(predictor.classes) and set(found.by_modality) == set(predictor.modalities)
-    assert predictor.eeg_channels == EAV_CHANNELS == make_predictor().eeg_channel_names
+    assert predictor.eeg_channels == EAV_CHANNELS == make_predictor().inputs.eeg_channel_names
 
 
 def test_eeg_is_the_same_however_it_is_given(predictor: api.Predictor, files: Path) -> None:

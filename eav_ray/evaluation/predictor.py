@@ -10,6 +10,7 @@ import torch
 from eav_ray.config import ModalityName
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.shards.tables import encode_window
+from eav_ray.data.streaming.messages import ModelInputs
 from eav_ray.data.streaming.upload import UPLOAD_LIMITS, Upload, UploadLimits, make_windows
 from eav_ray.evaluation.probabilities import (
     PREDICTED_COLUMN,
@@ -32,15 +33,15 @@ class Predictor:
     """A loaded model.
 
     Attributes:
-        eeg_channel_names: Names of the EEG channels that it was trained on, where the data set has them; else empty.
+        inputs: What it takes.
     """
 
     def __init__(self, checkpoint: Checkpoint | OpenedCheckpoint, device: torch.device) -> None:
         e = checkpoint.experiment
         self.classes, self.preprocessing = checkpoint.state.classes, e.preprocessing
         self.modalities: tuple[ModalityName, ...] = e.data.modalities
-        self.eeg_channels = checkpoint.state.shapes.eeg_channels
-        self.eeg_channel_names = checkpoint.state.shapes.eeg_channel_names
+        shapes = checkpoint.state.shapes
+        self.inputs = ModelInputs(e.preprocessing, e.data.modalities, shapes.eeg_channels, shapes.eeg_channel_names)
         self._device = device
         self._model = build_trained_model(checkpoint).to(device).eval()
 
@@ -86,9 +87,7 @@ class Predictor:
             that is `not_used`, and `windows`, each with its `start_s`. No windows: nothing can be used, and the tree
             has only these three.
         """
-        cut_result, not_used = make_windows(
-            upload, self.preprocessing, self.modalities, self.eeg_channels, self.eeg_channel_names, limits
-        )
+        cut_result, not_used = make_windows(upload, self.inputs, limits)
         used = [m for m in self.modalities if m not in not_used]
         if not cut_result.windows:
             return {"used": used, "not_used": not_used, "windows": []}

@@ -233,7 +233,7 @@ def collect_fusion_baselines(correct: pd.DataFrame, modalities: Sequence[str]) -
     if "late_mean" in correct:
         baselines["late_mean"] = correct["late_mean"]
     best_modality = compute_subject_accuracy(correct, list(modalities)).idxmax(axis=1)
-    column = pd.Index(modalities).get_indexer(correct["subject"].map(best_modality))
+    column = pd.Index(modalities).get_indexer(pd.Index(correct["subject"].map(best_modality)))
     correct_best = correct[list(modalities)].to_numpy(bool)[np.arange(len(correct)), column]
     baselines["best single modality per subject"] = pd.Series(correct_best, index=correct.index)
     return baselines
@@ -251,7 +251,7 @@ def compute_oracle_correct(correct: pd.DataFrame, modalities: Sequence[str]) -> 
 
 def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
     """Mean of the F1 scores of the classes that occur; a class that is never named has 0."""
-    return float(f1_score(truth, guess, labels=np.unique(truth), average="macro", zero_division=0))
+    return float(f1_score(truth, guess, labels=np.unique(truth), average="macro"))
 
 
 def describe_significance(comparison: PairedComparison) -> str:

@@ -229,9 +229,9 @@ class FusionStack:
             if clip[row] != 1:
                 gradient[row].mul_(clip[row])
             for part, wd in ((slice(None, self._decayed), decay), (slice(self._decayed, None), 0.0)):
-                tensors = ([x[row, part]] for x in (weights, gradient, first, second))
+                w, g, m, v = ([x[row, part]] for x in (weights, gradient, first, second))
                 step = self._step_count.clone()  # which it counts up
-                adamw(*tensors, [], [step], lr=rate, weight_decay=wd, **ADAMW_OPTIONS)
+                adamw(w, g, m, v, [], [step], lr=rate, weight_decay=wd, **ADAMW_OPTIONS)
         self._step_count += 1
 
 

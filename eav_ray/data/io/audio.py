@@ -1,7 +1,6 @@
 """Audio of one recording, decoded once to mono at the stored rate."""
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import soundfile
 
 from eav_ray.data.io import soundtrack
-from eav_ray.data.io.soundtrack import MAX_AUDIO_HZ, MIN_AUDIO_HZ
+from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, DecodingLimits
 from eav_ray.data.recordings import MAX_RECORDING_S
 from eav_ray.errors import DataError
 
@@ -42,17 +41,18 @@ def read_audio(
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected an audio file such as .wav or .flac")
     is_video = Path(path).suffix.lower() in soundtrack.CONTAINER_SUFFIXES
-    x_T, source_hz = (soundtrack.read_soundtrack if is_video else _read_sound_file)(path, timeout_s, max_duration_s)
+    limits = DecodingLimits(path, timeout_s, max_duration_s)
+    x_T, source_hz = (soundtrack.read_soundtrack if is_video else _read_sound_file)(path, limits)
     if corruption is not None:
         _require_finite(x_T, path)
         x_T = corruption(x_T, source_hz)
     return resample_audio(x_T, source_hz, hz, path)
 
 
-def _read_sound_file(path: str | Path, timeout_s: float, max_duration_s: float) -> tuple[np.ndarray, int]:
+def _read_sound_file(path: str | Path, limits: DecodingLimits) -> tuple[np.ndarray, int]:
     """What libsndfile makes of a file: (n,) float32, mono, and samples per second."""
     blocks: list[np.ndarray] = []
-    deadline = time.monotonic() + timeout_s
+    n_samples = 0
     try:
         with soundfile.SoundFile(path) as file:
             source_hz = file.samplerate
@@ -61,19 +61,12 @@ def _read_sound_file(path: str | Path, timeout_s: float, max_duration_s: float) 
                 raise DataError(
                     f"{path} says that it is sampled at {source_hz} Hz; {MIN_AUDIO_HZ} to {MAX_AUDIO_HZ} Hz are read"
                 )
-            remaining = max_duration_s * source_hz
             # Mono already here: channels of a long file need not all be kept.
             while len(block := file.read(max(1, BLOCK_SAMPLES // file.channels), dtype="float32", always_2d=True)):
                 with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and refused below
                     blocks.append(block.mean(axis=1))
-                remaining -= len(block)
-                if remaining < 0:
-                    raise DataError(f"{path} is longer than {max_duration_s:g} s; cut it into recordings")
-                if time.monotonic() > deadline:
-                    raise DataError(
-                        f"{path} takes over {timeout_s:g} s to decode; replace it, or raise "
-                        "preprocessing.file_timeout_s"
-                    )
+                n_samples += len(block)
+                limits.check(n_samples / source_hz)
     except DataError:
         raise
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:

@@ -1,6 +1,5 @@
 """The sound of a film: its first audio stream, as recorded, for files that libsndfile does not know."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,17 +8,14 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 
+from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, DecodingLimits
 from eav_ray.data.io.video import DECODE_ERRORS, MAX_GAP_S, MAX_MISSING_S, read_duration_s
-from eav_ray.data.recordings import MAX_RECORDING_S
 from eav_ray.errors import DataError
 
 CONTAINER_SUFFIXES = (".mp4", ".m4a", ".m4v", ".mov", ".flv", ".mkv", ".webm", ".avi")
-MIN_AUDIO_HZ, MAX_AUDIO_HZ = 1_000, 768_000
 
 
-def read_soundtrack(
-    path: str | Path, timeout_s: float, max_duration_s: float = MAX_RECORDING_S
-) -> tuple[np.ndarray, int]:
+def read_soundtrack(path: str | Path, limits: DecodingLimits) -> tuple[np.ndarray, int]:
     """Decode the whole stream, on the clock of the picture where there is one.
 
     Sound that begins after the first frame of the picture is preceded by silence, sound from before it is cut off: the
@@ -29,27 +25,23 @@ def read_soundtrack(
     Returns:
         (n,) float32, mono (mean of the channels), and samples per second.
     Raises:
-        DataError: Damaged, without sound, breaks off before the length that it states, longer than `max_duration_s`,
-            sampled at a rate that no recorder has, or takes too long.
+        DataError: Damaged, without sound, breaks off before the length that it states, beyond a limit, or sampled at a
+            rate that no recorder has.
     """
-    deadline = time.monotonic() + timeout_s
     try:
-        with av.open(str(path), metadata_errors="ignore", timeout=timeout_s) as container:
+        with av.open(str(path), metadata_errors="ignore", timeout=limits.timeout_s) as container:
             if not container.streams.audio:
                 raise DataError(f"{path} has no sound; give an audio file, or leave its audio out")
-            return _decode_stream(container, path, deadline, timeout_s, max_duration_s)
+            return _decode_stream(container, path, limits)
     except DataError:
         raise
     except DECODE_ERRORS as error:
-        if time.monotonic() > deadline:
-            raise _make_timeout_error(path, timeout_s) from None
+        limits.check_time()
         reason = " ".join(str(error).split())
         raise DataError(f"{path} has sound that cannot be decoded ({reason}); replace it or leave it out") from None
 
 
-def _decode_stream(
-    container: InputContainer, path: str | Path, deadline: float, timeout_s: float, max_duration_s: float
-) -> tuple[np.ndarray, int]:
+def _decode_stream(container: InputContainer, path: str | Path, limits: DecodingLimits) -> tuple[np.ndarray, int]:
     stream = container.streams.audio[0]
     stated_s = read_duration_s(container, stream)
     hz, n_samples, delay_s = 0, 0, 0.0
@@ -65,10 +57,7 @@ def _decode_stream(
             raise DataError(f"{path} has sound whose sampling rate changes; convert it or leave it out")
         parts.append(_to_mono(frame))
         n_samples += len(parts[-1])
-        if n_samples > max_duration_s * hz:
-            raise DataError(f"{path} is longer than {max_duration_s:g} s; cut it into recordings")
-        if time.monotonic() > deadline:
-            raise _make_timeout_error(path, timeout_s)
+        limits.check(n_samples / hz)
     if not n_samples:
         raise DataError(f"{path} holds no audio samples; replace it or leave it out")
     decoded_s = n_samples / hz + max(0.0, delay_s)
@@ -109,7 +98,3 @@ def _to_mono(frame: av.AudioFrame) -> np.ndarray:
         x = (x - (full_scale if x.dtype.kind == "u" else 0.0)) / full_scale
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and refused by who reads it
         return x.mean(axis=0).astype(np.float32)
-
-
-def _make_timeout_error(path: str | Path, timeout_s: float) -> DataError:
-    return DataError(f"{path} takes over {timeout_s:g} s to decode; replace it, or raise preprocessing.file_timeout_s")

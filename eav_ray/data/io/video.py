@@ -1,9 +1,8 @@
 """Video of one recording: the frames of a fixed rate, chosen by time stamp in one pass."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import av
 import av.error
@@ -11,6 +10,7 @@ import numpy as np
 from av.container import InputContainer
 
 from eav_ray.data.io.face_crop import FaceCropper
+from eav_ray.data.io.limits import DecodingLimits
 from eav_ray.data.recordings import MAX_RECORDING_S
 from eav_ray.errors import DataError
 
@@ -38,14 +38,6 @@ class DecodedVideo(NamedTuple):
     faceless: np.ndarray | None = None  # (n,) bool: no face was found; None where none was looked for
 
 
-class _TruncatedError(Exception):
-    pass
-
-
-class _TooLongError(Exception):
-    pass
-
-
 class FrameResizer:
     """Frames to pictures as they are, whatever their aspect ratio."""
 
@@ -65,8 +57,6 @@ def read_video(
     path: str | Path,
     fps: int,
     size: int,
-    seconds: float | None = None,
-    threads: Literal["NONE", "SLICE", "FRAME", "AUTO"] = "NONE",
     timeout_s: float = 120.0,
     face_step: int = 0,
     max_duration_s: float = MAX_RECORDING_S,
@@ -81,9 +71,7 @@ def read_video(
     Args:
         fps: Frames per second to keep.
         size: Height and width of a returned frame, pixels; the aspect ratio is not kept.
-        seconds: Stop there; None for the whole file.
         timeout_s: Give up after so long.
-        threads: FFmpeg's decoder threads; one by default, since Ray runs one task a core.
         face_step: Crop to the face, looked for in every so many chosen frames (`data/io/face_crop.py`); 0 for the
             whole frame.
         max_duration_s: Longer files are refused.
@@ -97,31 +85,26 @@ def read_video(
     collector = FaceCropper(size, face_step) if face_step else FrameResizer(size)
     end_s = stated_s = 0.0
     reason = "no frame could be decoded"
-    deadline = time.monotonic() + timeout_s
+    limits = DecodingLimits(path, timeout_s, max_duration_s)
     try:
         with av.open(str(path), metadata_errors="ignore", timeout=timeout_s) as container:
             if container.streams.video:
                 stream = container.streams.video[0]
                 stated_s = read_duration_s(container, stream)
                 end_s = _select_frames(
-                    container, stream, fps, seconds, threads, collector, deadline, max_duration_s, corruption
+                    _iter_frames(container, stream, path), stream, fps, collector, limits, corruption
                 )
                 collector.flush()
             else:
                 reason = "it has no video stream"
-    except _TruncatedError:
-        raise DataError(f"{path} breaks off in the middle of a frame; copy it again or leave it out") from None
-    except _TooLongError:
-        raise DataError(f"{path} is longer than {max_duration_s:g} s; cut it into recordings") from None
+    except DataError:
+        raise
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split())
-    if not collector.pictures and time.monotonic() < deadline:
+    limits.check_time()
+    if not collector.pictures:
         raise DataError(f"{path} cannot be decoded as video ({reason}); replace it or leave its video out")
-    if time.monotonic() > deadline:
-        raise DataError(
-            f"{path} takes over {timeout_s:g} s to decode; replace it, or raise preprocessing.file_timeout_s"
-        )
-    if min(stated_s, seconds or stated_s) - end_s > MAX_MISSING_S:
+    if stated_s - end_s > MAX_MISSING_S:
         raise DataError(f"{path} breaks off: {end_s:.1f} of {stated_s:.1f} s decode; copy it again or leave it out")
     faceless = np.array(collector.faceless) if isinstance(collector, FaceCropper) else None
     return DecodedVideo(np.stack(collector.pictures), end_s, faceless)
@@ -137,47 +120,37 @@ def read_duration_s(container: InputContainer, stream: av.VideoStream | av.Audio
 
 
 def _select_frames(
-    container: InputContainer,
+    frames: Iterator[av.VideoFrame],
     stream: av.VideoStream,
     fps: int,
-    seconds: float | None,
-    threads: Literal["NONE", "SLICE", "FRAME", "AUTO"],
-    collector: "FrameResizer | FaceCropper",
-    deadline: float,
-    max_duration_s: float,
+    collector: FrameResizer | FaceCropper,
+    limits: DecodingLimits,
     corruption: FrameCorruption | None,
 ) -> float:
     """Give the chosen frames to `collector`; returns the time at which the last decoded frame ends."""
-    stream.thread_type = threads
-    if threads == "NONE":
-        stream.thread_count = 1
+    stream.thread_type, stream.thread_count = "NONE", 1  # Ray runs one task a core
     rate = stream.average_rate or stream.guessed_rate
     frame_s = 1 / float(rate) if rate else 0.0
     tolerance_s = min(frame_s, 1 / fps) / 2  # keeps rounded time stamps from choosing a neighbour
     start_s: float | None = None
     end_s, n_emitted = 0.0, 0
-    for index, frame in enumerate(_iter_frames(container, stream)):
+    for index, frame in enumerate(frames):
         time_s = index * frame_s if frame.time is None else frame.time
         start_s = time_s if start_s is None else start_s
         time_s -= start_s
-        if time_s > end_s + MAX_GAP_S or time.monotonic() > deadline:
+        if time_s > end_s + MAX_GAP_S:
             break
         n_due = int((time_s + tolerance_s) * fps) + 1  # frames due by now: all k with k / fps <= time_s + slack_s
-        if seconds is not None:
-            n_due = min(n_due, round(seconds * fps))
         corrupted = frame if corruption is None else corruption.replace_lost_frame(frame, time_s)
         if n_due > n_emitted and corrupted is not None:
             collector.add(corrupted if corruption is None else corruption.corrupt_frame(corrupted), n_due - n_emitted)
             n_emitted = n_due
         end_s = max(end_s, time_s + frame_s)
-        if end_s > max_duration_s:
-            raise _TooLongError
-        if seconds is not None and end_s >= seconds:
-            return seconds
+        limits.check(end_s)
     return end_s
 
 
-def _iter_frames(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+def _iter_frames(container: InputContainer, stream: av.VideoStream, path: str | Path) -> Iterator[av.VideoFrame]:
     """All frames that decode. A damaged packet is skipped; where the file breaks off, the decoder is emptied."""
     packets = container.demux(stream)
     while True:
@@ -188,7 +161,7 @@ def _iter_frames(container: InputContainer, stream: av.VideoStream) -> Iterator[
         except DECODE_ERRORS:
             break
         if packet.is_corrupt:  # only a part of it could be read: the file ends here
-            raise _TruncatedError
+            raise DataError(f"{path} breaks off in the middle of a frame; copy it again or leave it out")
         try:
             yield from packet.decode()
         except av.error.FFmpegError:

@@ -48,10 +48,9 @@ def make_upload(
     """
     if eeg is None and audio is None and video is None:
         raise ConfigError("there is nothing to predict; give at least one of eeg, audio and video")
-    frames = () if video is None or not isinstance(video, np.ndarray) else _check_frames(video)
+    frames = _check_frames(video) if isinstance(video, np.ndarray) else ()
     return Upload(
         eeg=None if eeg is None else _read_eeg(eeg, known_eeg_names, eeg_hz, eeg_channels, eeg_unit),
-        eeg_names_given=not isinstance(eeg, np.ndarray) or bool(eeg_channels),
         audio=None if audio is None else _read_audio(audio, audio_hz),
         video=None if video is None or isinstance(video, np.ndarray) else _find_file("video", video),
         frames=frames,
@@ -82,8 +81,7 @@ def _read_eeg(
             raise ConfigError(f"eeg has shape {source.shape}; give {expected}")
         if unit not in UNITS:
             raise ConfigError(f"eeg_unit is {unit!r}; use one of {', '.join(UNITS)}")
-        names = tuple(channels) or tuple(f"channel {i + 1}" for i in range(len(source)))
-        return RawEEG(np.asarray(source, dtype=np.float64), rate, names, unit)
+        return RawEEG(np.asarray(source, dtype=np.float64), rate, tuple(channels), unit)
     if isinstance(source, mne.io.BaseRaw):
         return _read_raw(source, known_names)
     raw = open_eeg_file(Path(source).expanduser())

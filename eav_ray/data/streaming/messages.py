@@ -9,13 +9,13 @@ import binascii
 import io
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from eav_ray.config import ModalityName, Preprocessing
 from eav_ray.data.preprocessing.eeg import match_raw_channels
 from eav_ray.data.preprocessing.resampling import compute_resampling_ratio
 from eav_ray.data.recordings import RawEEG
@@ -36,6 +36,20 @@ HEADER_KEYS = {
     "audio": ("modality", "time", "hz", "channels", "dtype"),
     "video": ("modality", "time"),
 }
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """Describe what a model takes.
+
+    Attributes:
+        eeg_channel_names: Names of its EEG channels, where they are known.
+    """
+
+    preprocessing: Preprocessing
+    modalities: tuple[ModalityName, ...]
+    eeg_channels: int
+    eeg_channel_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,10 +85,9 @@ def parse_chunk(message: bytes) -> Chunk:
     after the other, all channels of each, little-endian. Audio: `int16` or `float32`, `channels` is their number
     (default 1). EEG: `float32` or `float64`, `channels` their names or their number, `unit` one of `UNITS`.
     """
-    if len(message) > MAX_MESSAGE_BYTES:
-        raise DataError(
-            f"a message has {len(message)} bytes; at most {MAX_MESSAGE_BYTES} are taken: send shorter pieces"
-        )
+    size = len(message)
+    if size > MAX_MESSAGE_BYTES:
+        raise DataError(f"a message has {size} bytes; at most {MAX_MESSAGE_BYTES} are taken: send shorter pieces")
     line, newline, payload = message[:MAX_HEADER_BYTES].partition(b"\n")
     if not newline:
         raise DataError(
@@ -115,7 +128,7 @@ def parse_eeg(tree: Any) -> RawEEG:
     """EEG of one recording: `{"hz", "channels", "unit", "values"}`.
 
     `values` is a list of lists, one a channel, or base64 of little-endian float32, channel after channel; `channels`
-    are their names or their number.
+    are their names or their number: then the result has none.
     """
     if not isinstance(tree, dict):
         raise DataError('eeg is no object; give {"hz": 500, "channels": [...], "unit": "microvolt", "values": [...]}')
@@ -138,22 +151,23 @@ def parse_eeg(tree: Any) -> RawEEG:
         raise DataError("eeg.values is neither a list of lists of numbers of equal length nor base64") from None
     if x_CT.ndim != 2 or len(x_CT) != count or not x_CT.shape[1]:
         raise DataError(f"eeg.values has shape {x_CT.shape}; it must be ({count} channels, samples)")
-    return RawEEG(x_CT, hz, names or tuple(f"channel {i + 1}" for i in range(count)), parse_unit(tree))
+    return RawEEG(x_CT, hz, names, parse_unit(tree))
 
 
-def arrange_channels(raw: RawEEG, n_channels: int, montage: tuple[str, ...], *, names_given: bool) -> RawEEG:
-    """EEG with the channels that a model was trained on, in its order.
+def arrange_channels(raw: RawEEG, inputs: ModelInputs) -> RawEEG:
+    """Arrange EEG to the channels that a model was trained on, in its order.
 
     Args:
-        n_channels: Number of channels of the model.
-        montage: Their names; empty where they are not known, and the order is that of who sends.
-        names_given: Whether the names in `raw` are those of who sends.
+        raw: Its channels have no names where the sender gave none. Then they are in the model's order, and so they are
+            where the model has none.
     """
-    if names_given and montage:
-        return match_raw_channels(raw, montage, "what was sent")
-    if len(raw.channels) != n_channels:
-        raise DataError(f"EEG has {len(raw.channels)} channels, but the model was trained on {n_channels}")
-    return RawEEG(raw.values_CT, raw.hz, montage or raw.channels, raw.unit)
+    if raw.channels and inputs.eeg_channel_names:
+        return match_raw_channels(raw, inputs.eeg_channel_names, "what was sent")
+    count = len(raw.values_CT)
+    if count != inputs.eeg_channels:
+        raise DataError(f"EEG has {count} channels, but the model was trained on {inputs.eeg_channels}")
+    names = inputs.eeg_channel_names or raw.channels or tuple(f"channel {i + 1}" for i in range(count))
+    return RawEEG(raw.values_CT, raw.hz, names, raw.unit)
 
 
 def check_rate(hz: float, target_hz: int) -> None:
@@ -206,9 +220,8 @@ def require_jpeg(data: bytes) -> bytes:
     return data
 
 
-def check_keys(tree: dict[str, Any], allowed: Iterable[str], source: str) -> None:
-    """Raises DataError for a key that means nothing."""
-    allowed = tuple(allowed)
+def check_keys(tree: dict[str, Any], allowed: tuple[str, ...], source: str) -> None:
+    """Raise DataError for a key that means nothing."""
     for key in tree:
         if key not in allowed:
             raise DataError(

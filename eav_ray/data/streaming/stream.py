@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from eav_ray.config import ModalityName, Preprocessing, VideoPreprocessing
-from eav_ray.data.io import audio, soundtrack
+from eav_ray.config import Preprocessing, VideoPreprocessing
+from eav_ray.data.io import audio
 from eav_ray.data.io.face_crop import FaceCropper
+from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ
 from eav_ray.data.io.video import DECODE_ERRORS, FrameResizer
 from eav_ray.data.modalities.registry import make_empty_window
 from eav_ray.data.preprocessing.eeg import PreparedEEG
@@ -41,7 +42,6 @@ class StreamSnapshot:
     stop_s: float  # up to here it was heard
     eeg: RawEEG | None
     eeg_start_s: float
-    eeg_names_given: bool
     audio_T: np.ndarray  # (samples,) at `audio_hz`
     audio_received_T: np.ndarray  # (samples,) whether it came
     audio_hz: int
@@ -50,22 +50,10 @@ class StreamSnapshot:
 
 
 class LiveStream:
-    """What one client streams.
+    """What one client streams."""
 
-    Args:
-        modalities: Of the model.
-        montage: Names of its EEG channels, where they are known.
-    """
-
-    def __init__(
-        self,
-        preprocessing: Preprocessing,
-        modalities: Sequence[ModalityName],
-        eeg_channels: int,
-        montage: tuple[str, ...],
-    ) -> None:
-        self.preprocessing, self.modalities = preprocessing, tuple(modalities)
-        self.eeg_channels, self.montage = eeg_channels, montage
+    def __init__(self, inputs: messages.ModelInputs) -> None:
+        self.inputs, self.preprocessing = inputs, inputs.preprocessing
         self.n_refused = 0  # pieces
         self.start_s: float | None = None  # time of the first sample
         self.newest_s = 0.0
@@ -73,9 +61,8 @@ class LiveStream:
         self._errors: dict[str, str] = {}
         self._eeg: tuple[SampleBuffer, messages.Chunk] | None = None
         self._audio: SampleBuffer | None = None
-        self._frames = FrameBuffer(
-            preprocessing.window_s + 2 * HOP_S, int((preprocessing.window_s + 2 * HOP_S) * MAX_FPS)
-        )
+        self._keep_s = self.preprocessing.window_s + 2 * HOP_S
+        self._frames = FrameBuffer(self._keep_s, int(self._keep_s * MAX_FPS))
         self._ends: dict[str, float] = {}  # modality -> how far it is
         self._due_since_s = 0.0  # wall time at which the next answer's end was first reached
 
@@ -102,27 +89,26 @@ class LiveStream:
             self._due_since_s = wall_s
 
     def _ingest_chunk(self, chunk: messages.Chunk) -> None:
-        if chunk.modality not in self.modalities:
-            raise DataError(f"the model has no {chunk.modality}; it has {', '.join(self.modalities)}")
+        if chunk.modality not in self.inputs.modalities:
+            raise DataError(f"the model has no {chunk.modality}; it has {', '.join(self.inputs.modalities)}")
         if self.start_s is not None and abs(chunk.time_s - self.newest_s) > MAX_CLOCK_JUMP_S:
             raise DataError(
                 f"time is {chunk.time_s:g}, more than {MAX_CLOCK_JUMP_S:g} s from the newest of this stream, "
                 f"{self.newest_s:g}; begin a new stream for a new clock"
             )
-        keep_s = self.preprocessing.window_s + 2 * HOP_S
         match chunk.modality:
             case "eeg":
-                self._check_eeg(chunk)
-                if self._eeg is None or not _is_same_format(self._eeg[1], chunk):
+                messages.check_rate(chunk.hz, self.preprocessing.eeg.hz)
+                raw = RawEEG(chunk.values_CT[:, :1], chunk.hz, chunk.channels, chunk.unit)
+                messages.arrange_channels(raw, self.inputs)
+                if self._eeg is None or _describe_format(self._eeg[1]) != _describe_format(chunk):
                     self._eeg = SampleBuffer(len(chunk.values_CT), chunk.hz, EEG_CONTEXT_S + 2 * HOP_S), chunk
                 end_s = self._append_samples(self._eeg[0], chunk)
             case "audio":
-                if chunk.hz != int(chunk.hz) or not soundtrack.MIN_AUDIO_HZ <= chunk.hz <= soundtrack.MAX_AUDIO_HZ:
-                    raise DataError(
-                        f"hz of audio is {chunk.hz:g}; {soundtrack.MIN_AUDIO_HZ} to {soundtrack.MAX_AUDIO_HZ} are taken"
-                    )
+                if chunk.hz != int(chunk.hz) or not MIN_AUDIO_HZ <= chunk.hz <= MAX_AUDIO_HZ:
+                    raise DataError(f"hz of audio is {chunk.hz:g}; {MIN_AUDIO_HZ} to {MAX_AUDIO_HZ} are taken")
                 if self._audio is None or self._audio.hz != chunk.hz:
-                    self._audio = SampleBuffer(1, chunk.hz, keep_s + AUDIO_CONTEXT_S)
+                    self._audio = SampleBuffer(1, chunk.hz, self._keep_s + AUDIO_CONTEXT_S)
                 end_s = self._append_samples(self._audio, chunk)
             case _:
                 self._frames.push(chunk.time_s, chunk.jpeg)
@@ -132,12 +118,6 @@ class LiveStream:
             self.newest_s = end_s
         self._ends[chunk.modality] = max(end_s, self._ends.get(chunk.modality, end_s))
         self.newest_s = max(self.newest_s, end_s)
-
-    def _check_eeg(self, chunk: messages.Chunk) -> None:
-        messages.check_rate(chunk.hz, self.preprocessing.eeg.hz)
-        names = chunk.channels or tuple(map(str, range(len(chunk.values_CT))))
-        raw = RawEEG(chunk.values_CT[:, :1], chunk.hz, names, chunk.unit)
-        messages.arrange_channels(raw, self.eeg_channels, self.montage, names_given=bool(chunk.channels))
 
     def _append_samples(self, samples: SampleBuffer, chunk: messages.Chunk) -> float:
         seconds = chunk.values_CT.shape[1] / chunk.hz
@@ -177,57 +157,41 @@ class LiveStream:
         self.answered_s, self._due_since_s = end_s, 0.0
         window_s = self.preprocessing.window_s
         start_s = max(self.start_s, end_s - window_s)
-        eeg, eeg_start_s, names_given = None, start_s, False
+        eeg, eeg_start_s = None, start_s
         if self._eeg is not None:
             samples, template = self._eeg
             x_CT, eeg_start_s = samples.read_last_contiguous(end_s)
             n_kept = round(EEG_CONTEXT_S * template.hz)
             eeg_start_s += max(x_CT.shape[1] - n_kept, 0) / template.hz
-            x_CT = x_CT[:, -n_kept:]
-            names_given = bool(template.channels)
-            names = template.channels or tuple(f"channel {i + 1}" for i in range(len(x_CT)))
-            eeg = RawEEG(x_CT, template.hz, names, template.unit)
+            eeg = RawEEG(x_CT[:, -n_kept:], template.hz, template.channels, template.unit)
         sound, heard, hz = np.zeros(0, np.float32), np.zeros(0, bool), self.preprocessing.audio.hz
         if self._audio is not None:
             hz = int(self._audio.hz)
             x_CT, heard = self._audio.read_span(start_s - AUDIO_CONTEXT_S, end_s - start_s + AUDIO_CONTEXT_S)
             sound = x_CT[0]
         frames = tuple(self._frames.list_frames_before(end_s))
-        return StreamSnapshot(
-            start_s, end_s, eeg, eeg_start_s, names_given, sound, heard, hz, frames, dict(self._errors)
-        )
+        return StreamSnapshot(start_s, end_s, eeg, eeg_start_s, sound, heard, hz, frames, dict(self._errors))
 
 
-def _is_same_format(one: messages.Chunk, other: messages.Chunk) -> bool:
-    return (one.hz, one.channels, one.unit, len(one.values_CT)) == (
-        other.hz,
-        other.channels,
-        other.unit,
-        len(other.values_CT),
-    )
+def _describe_format(chunk: messages.Chunk) -> tuple[object, ...]:
+    return chunk.hz, chunk.channels, chunk.unit, len(chunk.values_CT)
 
 
-def make_window(
-    snapshot: StreamSnapshot,
-    preprocessing: Preprocessing,
-    modalities: Sequence[ModalityName],
-    eeg_channels: int,
-    montage: tuple[str, ...],
-) -> tuple[dict[str, object], dict[str, str]]:
+def make_window(snapshot: StreamSnapshot, inputs: messages.ModelInputs) -> tuple[dict[str, object], dict[str, str]]:
     """One window as `windowing.cut_recording` makes it, and for each modality that is not in it, why.
 
     A modality is present where it covers at least half of the window; what it lacks is zeros (video: its next frame,
     or the last one).
     """
-    window_s = preprocessing.window_s
+    preprocessing, window_s = inputs.preprocessing, inputs.preprocessing.window_s
     row: dict[str, object] = {"subject": "stream", "recording": "stream", "window": 0, "label": 0}
     reasons: dict[str, str] = {}
-    for m in modalities:
-        values, seconds = make_empty_window(m, preprocessing, eeg_channels), 0.0
+    for m in inputs.modalities:
+        values, seconds = make_empty_window(m, preprocessing, inputs.eeg_channels), 0.0
         try:
             match m:
                 case "eeg" if snapshot.eeg is not None:
-                    seconds = _fill_eeg(snapshot, preprocessing, eeg_channels, montage, values)
+                    seconds = _fill_eeg(snapshot, inputs, values)
                 case "audio" if snapshot.audio_T.size:
                     seconds = _fill_audio(snapshot, preprocessing, values)
                 case "video" if snapshot.frames:
@@ -244,23 +208,18 @@ def make_window(
     return row, reasons
 
 
-def _fill_eeg(
-    snapshot: StreamSnapshot, preprocessing: Preprocessing, channels: int, montage: tuple[str, ...], out_CT: np.ndarray
-) -> float:
+def _fill_eeg(snapshot: StreamSnapshot, inputs: messages.ModelInputs, out_CT: np.ndarray) -> float:
     assert snapshot.eeg is not None
-    hz, window_s = preprocessing.eeg.hz, preprocessing.window_s
+    hz, window_s = inputs.preprocessing.eeg.hz, inputs.preprocessing.window_s
     seconds = snapshot.eeg.values_CT.shape[1] / snapshot.eeg.hz
     inside_s = snapshot.eeg_start_s + seconds - max(snapshot.start_s, snapshot.eeg_start_s)
     if inside_s < MIN_COVERAGE * window_s - 1e-6:
         return max(inside_s, 0.0)  # too little to filter
-    prepared = prepare_single_recording(
-        snapshot.eeg, preprocessing, channels, montage, names_given=snapshot.eeg_names_given
-    )
+    prepared = prepare_single_recording(snapshot.eeg, inputs)
     if not isinstance(prepared, PreparedEEG):
         raise prepared
-    at = round(
-        (snapshot.start_s - snapshot.eeg_start_s) * hz
-    )  # of the window in the run; negative where the run is younger
+    # Of the window in the run; negative where the run is younger.
+    at = round((snapshot.start_s - snapshot.eeg_start_s) * hz)
     piece = prepared.x_CT[:, max(at, 0) : at + out_CT.shape[1]]
     out_CT[:, max(-at, 0) : max(-at, 0) + piece.shape[1]] = piece
     return piece.shape[1] / hz

@@ -2,17 +2,17 @@
 
 import io
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from PIL import Image
 
-from eav_ray.config import MODALITIES, ModalityName, Preprocessing
+from eav_ray.config import MODALITIES
 from eav_ray.data.io.video import DECODE_ERRORS
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
@@ -40,13 +40,12 @@ UPLOAD_LIMITS = UploadLimits()
 class Upload:
     """What was sent of each modality: as it came, or why it cannot be used. Keys are the modalities that were sent."""
 
-    eeg: RawEEG | None = None
-    eeg_names_given: bool = False  # channels by their own names
+    eeg: RawEEG | None = None  # its channels have names only where they were given
     audio: bytes | Path | None = None  # a file: what it holds, or where it lies
     video: bytes | Path | None = None
     frames: tuple[bytes, ...] | np.ndarray = ()  # instead of `video`: JPEG files, or (n, height, width, 3) uint8 RGB
     frames_hz: float = 0.0
-    errors: dict[str, str] | None = None  # modality -> reason
+    errors: dict[str, str] = field(default_factory=dict)  # modality -> reason
 
 
 def parse_upload(tree: dict[str, Any]) -> Upload:
@@ -63,10 +62,7 @@ def parse_upload(tree: dict[str, Any]) -> Upload:
         try:
             match m:
                 case "eeg":
-                    parts |= {
-                        "eeg": messages.parse_eeg(value),
-                        "eeg_names_given": isinstance(value.get("channels"), list),
-                    }
+                    parts["eeg"] = messages.parse_eeg(value)
                 case "audio":
                     parts["audio"] = messages.require_audio_file(_decode_bytes(value, m))
                 case _ if isinstance(value, dict):
@@ -94,24 +90,17 @@ def _parse_frames(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_windows(
-    upload: Upload,
-    preprocessing: Preprocessing,
-    modalities: Sequence[ModalityName],
-    eeg_channels: int,
-    montage: tuple[str, ...],
-    limits: UploadLimits = UPLOAD_LIMITS,
+    upload: Upload, inputs: messages.ModelInputs, limits: UploadLimits = UPLOAD_LIMITS
 ) -> tuple[WindowedRecording, dict[str, str]]:
     """Windows of what was sent, as `windowing.cut_recording` makes them, and for each modality without any, why.
 
     Args:
-        modalities: Of the model.
-        montage: Names of its EEG channels, where they are known.
         limits: How long the recording and its decoding may last.
     """
-    reasons = dict.fromkeys(modalities, NOT_SENT) | {m: r for m, r in (upload.errors or {}).items() if m in modalities}
-    upload_preprocessing = replace(
-        preprocessing, on_bad="partial", file_timeout_s=min(preprocessing.file_timeout_s, limits.decode_timeout_s)
-    )
+    modalities = inputs.modalities
+    reasons = dict.fromkeys(modalities, NOT_SENT) | {m: r for m, r in upload.errors.items() if m in modalities}
+    timeout_s = min(inputs.preprocessing.file_timeout_s, limits.decode_timeout_s)
+    preprocessing = replace(inputs.preprocessing, on_bad="partial", file_timeout_s=timeout_s)
     with tempfile.TemporaryDirectory(prefix="eav-ray-") as folder:
         files: dict[str, str] = {}
         for m in ("audio", "video"):
@@ -120,25 +109,17 @@ def make_windows(
                     files[m] = str(path)
             except DataError as error:
                 reasons[m] = str(error)
-        audio, video = files.get("audio"), files.get("video")
-        recording = Recording("sent", "sent", 0, "speaking", 0, audio=audio, video=video)
+        recording = Recording("sent", "sent", 0, "speaking", 0, audio=files.get("audio"), video=files.get("video"))
         prepared: PreparedEEG | DataError | None = None
         if upload.eeg is not None and "eeg" in modalities:
             recording = replace(recording, eeg="eeg")
-            prepared = prepare_single_recording(
-                upload.eeg,
-                upload_preprocessing,
-                eeg_channels,
-                montage,
-                names_given=upload.eeg_names_given,
-                max_duration_s=limits.max_duration_s,
-            )
+            prepared = prepare_single_recording(upload.eeg, inputs, limits.max_duration_s)
         result = cut_recording(
             recording,
-            upload_preprocessing,
+            preprocessing,
             modalities,
             prepared_eeg=prepared,
-            eeg_channels=eeg_channels,
+            eeg_channels=inputs.eeg_channels,
             max_duration_s=limits.max_duration_s,
         )
     for problem in result.problems:
@@ -149,13 +130,7 @@ def make_windows(
 
 
 def prepare_single_recording(
-    raw: RawEEG,
-    preprocessing: Preprocessing,
-    eeg_channels: int,
-    montage: tuple[str, ...],
-    *,
-    names_given: bool,
-    max_duration_s: float = MAX_UPLOAD_S,
+    raw: RawEEG, inputs: messages.ModelInputs, max_duration_s: float = MAX_UPLOAD_S
 ) -> PreparedEEG | DataError:
     """EEG of one recording alone, cleaned as `preprocessing.eeg` says; or why it cannot be used."""
     try:
@@ -164,11 +139,10 @@ def prepare_single_recording(
             raise DataError(
                 f"EEG is {seconds:.0f} s long; at most {max_duration_s:g} s are taken: cut it into recordings"
             )
-        messages.check_rate(raw.hz, preprocessing.eeg.hz)
-        raw = messages.arrange_channels(raw, eeg_channels, montage, names_given=names_given)
-        ((_, prepared),) = prepare_eeg(
-            _UploadedDataset(raw), [Recording("sent", "sent", 0, "", 0, eeg="eeg")], preprocessing.eeg
-        )
+        messages.check_rate(raw.hz, inputs.preprocessing.eeg.hz)
+        reader = _UploadedDataset(messages.arrange_channels(raw, inputs))
+        recording = Recording("sent", "sent", 0, "", 0, eeg="eeg")
+        ((_, prepared),) = prepare_eeg(reader, [recording], inputs.preprocessing.eeg)
         if isinstance(prepared, DataError):
             return DataError(str(prepared).removeprefix("eeg (sent/sent): "))
         if not np.isfinite(prepared.x_CT).all():
@@ -189,23 +163,20 @@ class _UploadedDataset(DatasetReader):
 
 
 def _write_file(upload: Upload, modality: str, folder: Path) -> Path | None:
-    content = upload.audio if modality == "audio" else upload.video
+    content, path = upload.audio if modality == "audio" else upload.video, folder / modality
     if isinstance(content, Path):
         return content
     if content is not None:
-        path = folder / modality
         path.write_bytes(content)
         if modality == "video":
             _check_frame_size(path)
         return path
-    if modality == "video" and len(upload.frames):
-        path = folder / "video.mkv"
-        if isinstance(upload.frames, np.ndarray):
-            _write_lossless(upload.frames, upload.frames_hz, path)
-        else:
-            _write_mjpeg(upload.frames, upload.frames_hz, path)
-        return path
-    return None
+    if modality == "audio" or not len(upload.frames):
+        return None
+    write = _write_lossless if isinstance(upload.frames, np.ndarray) else _write_mjpeg
+    with av.open(str(path), "w", format="matroska") as container:
+        write(upload.frames, Fraction(upload.frames_hz).limit_denominator(1000), container)
+    return path
 
 
 def _check_frame_size(path: Path) -> None:
@@ -213,40 +184,31 @@ def _check_frame_size(path: Path) -> None:
     try:
         with av.open(str(path), metadata_errors="ignore", timeout=DECODE_TIMEOUT_S) as container:
             for stream in container.streams.video:
-                if max(stream.width or 0, stream.height or 0) > messages.MAX_FRAME_PIXELS:
-                    raise DataError(
-                        f"video has {stream.width} x {stream.height} pixels; at most {messages.MAX_FRAME_PIXELS} x "
-                        f"{messages.MAX_FRAME_PIXELS}"
-                    )
+                width, height, most = stream.width or 0, stream.height or 0, messages.MAX_FRAME_PIXELS
+                if max(width, height) > most:
+                    raise DataError(f"video has {width} x {height} pixels; at most {most} x {most}")
     except DataError:
         raise
     except DECODE_ERRORS:
         return  # `video.read_video` says what is wrong with it
 
 
-def _write_lossless(frames: np.ndarray, hz: float, path: Path) -> None:
-    """Write pictures, (n, height, width, 3) uint8 RGB, to a film that holds them as they are."""
-    with av.open(str(path), "w", format="matroska") as container:
-        stream = container.add_stream("ffv1", rate=_make_rate(hz))
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "bgr0"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())
+def _write_lossless(frames: Any, rate: Fraction, container: OutputContainer) -> None:
+    """Write pictures, (n, height, width, 3) uint8 RGB, as they are."""
+    stream = container.add_stream("ffv1", rate=rate)
+    stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "bgr0"
+    for frame in frames:
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+    container.mux(stream.encode())
 
 
-def _make_rate(hz: float) -> Fraction:
-    return Fraction(hz).limit_denominator(1000)
-
-
-def _write_mjpeg(frames: Sequence[bytes], hz: float, path: Path) -> None:
-    """JPEG files to a film, as they are."""
-    rate = _make_rate(hz)
+def _write_mjpeg(frames: Any, rate: Fraction, container: OutputContainer) -> None:
+    """Write JPEG files as they are."""
+    stream = container.add_stream("mjpeg", rate=rate)
     with Image.open(io.BytesIO(frames[0])) as first:
-        width, height = first.size
-    with av.open(str(path), "w", format="matroska") as container:
-        stream = container.add_stream("mjpeg", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuvj420p"
-        for k, frame in enumerate(frames):
-            packet = av.Packet(frame)
-            packet.stream, packet.time_base, packet.pts, packet.dts = stream, 1 / rate, k, k
-            container.mux(packet)
+        stream.width, stream.height = first.size
+    stream.pix_fmt = "yuvj420p"
+    for k, frame in enumerate(frames):
+        packet = av.Packet(frame)
+        packet.stream, packet.time_base, packet.pts, packet.dts = stream, 1 / rate, k, k
+        container.mux(packet)

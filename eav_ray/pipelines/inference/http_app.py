@@ -86,7 +86,7 @@ class PredictionService:
                 "classes": list(p.classes),
                 "modalities": list(p.modalities),
                 "window_s": p.preprocessing.window_s,
-                "eeg_channels": list(p.eeg_channel_names) or p.eeg_channels,
+                "eeg_channels": list(p.inputs.eeg_channel_names) or p.inputs.eeg_channels,
                 "uptime_s": round(time.monotonic() - self._started_s, 1),
                 "streams": self._n_streams,
                 "longest_s": MAX_UPLOAD_S,
@@ -166,9 +166,8 @@ class StreamSession:
     """One client's stream: one task takes messages, however many; the other answers when it is time."""
 
     def __init__(self, socket: WebSocket, predictor: Predictor, limits: Limits, executor: ThreadPoolExecutor) -> None:
-        p = predictor
         self._socket, self._predictor, self._limits, self._executor = socket, predictor, limits, executor
-        self._stream = LiveStream(p.preprocessing, p.modalities, p.eeg_channels, p.eeg_channel_names)
+        self._stream = LiveStream(predictor.inputs)
         self._message_arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._last_message_s = self._loop.time()
@@ -235,7 +234,7 @@ class StreamSession:
 
     def _predict_snapshot(self, snapshot: StreamSnapshot) -> dict[str, Any]:
         p = self._predictor
-        row, not_used = make_window(snapshot, p.preprocessing, p.modalities, p.eeg_channels, p.eeg_channel_names)
+        row, not_used = make_window(snapshot, p.inputs)
         tree = {
             "time": snapshot.stop_s,
             "start": snapshot.start_s,

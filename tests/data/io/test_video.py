@@ -62,25 +62,10 @@ def test_a_gap_is_bridged_by_the_frame_after_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(shown_s(frames)[10:], np.arange(10, 20) / 5, atol=0.08)
 
 
-def test_seconds_stop_the_reading(tmp_path: Path) -> None:
-    write(tmp_path / "a.mp4", np.arange(120) / 30)
-    frames, duration_s, _ = video.read_video(tmp_path / "a.mp4", 5, 16, seconds=2)
-    whole, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
-    assert duration_s == 2
-    np.testing.assert_array_equal(frames, whole[:10])
-
-
 def test_missing_frames_at_the_end_are_not_invented(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4", np.arange(75) / 30)
-    frames, duration_s, _ = video.read_video(tmp_path / "a.mp4", 5, 16, seconds=4)
+    frames, duration_s, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
     assert len(frames) == 13 and duration_s == pytest.approx(2.5, abs=0.05)
-
-
-def test_threads_change_nothing(tmp_path: Path) -> None:
-    write(tmp_path / "a.mp4", np.arange(60) / 30)
-    one, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16)
-    many, _, _ = video.read_video(tmp_path / "a.mp4", 5, 16, threads="AUTO")
-    np.testing.assert_array_equal(one, many)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.99])

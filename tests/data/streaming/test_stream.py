@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from eav_ray.data.datasets.eav import EAV_CHANNELS
 from eav_ray.data.streaming import messages
 from eav_ray.data.streaming.buffers import FrameBuffer, SampleBuffer, select_frames
+from eav_ray.data.streaming.messages import ModelInputs
 from eav_ray.data.streaming.stream import EEG_CONTEXT_S, GRACE_S, LiveStream, make_window
 from eav_ray.data.streaming.upload import NOT_SENT, make_windows, parse_upload
 from eav_ray.errors import DataError
@@ -28,18 +29,18 @@ from tests.helpers.serving import (
 )
 
 ALL = ("audio", "eeg", "video")
-MODEL: Any = (get_preprocessing(), ALL, len(EAV_CHANNELS), EAV_CHANNELS)
+MODEL = ModelInputs(get_preprocessing(), ALL, len(EAV_CHANNELS), EAV_CHANNELS)
 
 
 def streamed(sent: Sent, end_s: float, *modalities: str, **words: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    live = LiveStream(*MODEL)
+    live = LiveStream(MODEL)
     for _, data in sent.messages(*modalities, **words):
         live.push(data, 0.0)
-    return make_window(live.take_snapshot(end_s), *MODEL)
+    return make_window(live.take_snapshot(end_s), MODEL)
 
 
 def of_file(sent: Sent, window: int) -> dict[str, Any]:
-    made, not_used = make_windows(parse_upload(sent.tree()), *MODEL)
+    made, not_used = make_windows(parse_upload(sent.tree()), MODEL)
     assert not not_used and not made.problems
     return made.windows[window]
 
@@ -58,11 +59,11 @@ def test_the_last_window_of_a_stream_is_that_of_the_file(seconds: int, piece_s: 
 
 def test_before_the_end_only_eeg_differs_and_most_at_its_end() -> None:
     """Its filters do not know yet what comes next."""
-    sent, live = Sent(10), LiveStream(*MODEL)
+    sent, live = Sent(10), LiveStream(MODEL)
     for time_s, data in sent.messages():
         if time_s <= 105:
             live.push(data, 0.0)
-    row, _ = make_window(live.take_snapshot(105.0), *MODEL)
+    row, _ = make_window(live.take_snapshot(105.0), MODEL)
     wanted = of_file(sent, 0)
     assert np.array_equal(row["audio"], wanted["audio"]) and np.array_equal(row["video"], wanted["video"])
     error_T = np.abs(row["eeg"] - wanted["eeg"]).max(axis=0) / wanted["eeg"].std()
@@ -73,12 +74,12 @@ def test_a_stream_forgets_what_it_does_not_need() -> None:
     """After a minute it answers as if it had begun a while ago, and holds no more."""
     long, short = Sent(60), Sent(60)
     row, _ = streamed(long, 160.0)
-    late = LiveStream(*MODEL)
+    late = LiveStream(MODEL)
     for time_s, data in short.messages():
         if time_s > 160 - EEG_CONTEXT_S - 1.99:
             late.push(data, 0.0)
     shot = late.take_snapshot(160.0)
-    again, _ = make_window(shot, *MODEL)
+    again, _ = make_window(shot, MODEL)
     assert shot.eeg is not None and shot.eeg.values_CT.shape[1] == EEG_CONTEXT_S * EEG_HZ
     for m in ALL:
         assert np.array_equal(row[m], again[m]), m
@@ -93,12 +94,12 @@ def test_a_modality_that_is_not_sent_is_masked(absent: str) -> None:
 
 @pytest.mark.parametrize("m", ALL)
 def test_a_modality_that_stops_is_masked_once_half_a_window_lacks_it(m: str) -> None:
-    live = LiveStream(*MODEL)
+    live = LiveStream(MODEL)
     for time_s, data in Sent(12).messages():
         if json.loads(data.split(b"\n")[0])["modality"] != m or time_s <= 105.001:
             live.push(data, 0.0)
     for end_s in (106.0, 107.0, 108.0, 109.0, 110.0):
-        _, reasons = make_window(live.take_snapshot(end_s), *MODEL)
+        _, reasons = make_window(live.take_snapshot(end_s), MODEL)
         assert (m in reasons) == (end_s > 107), end_s
         assert end_s <= 107 or "of the last 5 s came" in reasons[m]
 
@@ -106,19 +107,19 @@ def test_a_modality_that_stops_is_masked_once_half_a_window_lacks_it(m: str) -> 
 def test_a_gap_in_eeg_starts_its_filters_anew() -> None:
     """What lies before it does not ring into what comes after."""
     sent = Sent(12)
-    with_gap, fresh = LiveStream(*MODEL), LiveStream(*MODEL)
+    with_gap, fresh = LiveStream(MODEL), LiveStream(MODEL)
     for time_s, data in sent.messages("eeg"):
         if not 105.1 < time_s < 107.1:
             with_gap.push(data, 0.0)
         if time_s > 107.1:
             fresh.push(data, 0.0)
-    a, _ = make_window(with_gap.take_snapshot(112.0), *MODEL)
-    b, _ = make_window(fresh.take_snapshot(112.0), *MODEL)
+    a, _ = make_window(with_gap.take_snapshot(112.0), MODEL)
+    b, _ = make_window(fresh.take_snapshot(112.0), MODEL)
     assert a["has_eeg"] and np.array_equal(a["eeg"], b["eeg"])
 
 
 def test_an_answer_is_due_every_second_and_waits_a_little_for_the_last_modality() -> None:
-    live, due = LiveStream(*MODEL), []
+    live, due = LiveStream(MODEL), []
     assert live.find_due_window_end(0.0) is None
     for time_s, data in Sent(6).messages(piece_s=0.1):
         live.push(data, time_s)
@@ -126,7 +127,7 @@ def test_an_answer_is_due_every_second_and_waits_a_little_for_the_last_modality(
             due.append(end_s)
             live.take_snapshot(end_s)
     assert due == [101, 102, 103, 104, 105, 106]
-    late = LiveStream(*MODEL)
+    late = LiveStream(MODEL)
     late.push(encode_audio(100.0, np.zeros(16_000)), 0.0)
     late.push(encode_eeg(100.0, np.zeros((30, 400))), 0.0)  # 0.2 s short
     assert late.find_due_window_end(0.0) is None and late.find_due_window_end(GRACE_S * 0.9) is None
@@ -136,7 +137,7 @@ def test_an_answer_is_due_every_second_and_waits_a_little_for_the_last_modality(
 
 
 def test_seconds_that_nobody_could_answer_are_left_out() -> None:
-    live = LiveStream(*MODEL)
+    live = LiveStream(MODEL)
     for k in range(40):
         live.push(encode_audio(100.0 + k, np.zeros(16_000)), 0.0)
     assert live.find_due_window_end(9.0) == 140.0
@@ -152,12 +153,12 @@ def test_a_damaged_frame_is_as_if_it_had_not_come() -> None:
     middle[start + 5 : start + 9] = b"\x00\x00\x00\x00"
     with pytest.raises(DataError, match="no JPEG file|breaks off|cannot"):
         messages.require_jpeg(sent.frames[0][:200])
-    live = LiveStream(*MODEL)
+    live = LiveStream(MODEL)
     for k, frame in enumerate(sent.frames):
         live.push(encode_video(100 + k / 5, frame), 0.0)
     shot = live.take_snapshot(105.0)
     shot.frames[0].jpeg = bytes(middle)  # what the header's check let through
-    row, reasons = make_window(shot, *MODEL)
+    row, reasons = make_window(shot, MODEL)
     assert "video" not in reasons
     assert np.array_equal(row["video"][1:], good["video"][1:]) and row["video"][0].any()
 
@@ -195,12 +196,12 @@ def test_of_large_frames_whose_faces_are_wanted_one_is_held_at_a_time(monkeypatc
     monkeypatch.setattr("eav_ray.data.streaming.stream.resize_frame", picture)
     monkeypatch.setattr("eav_ray.data.streaming.stream.FaceCropper", Crops)
     p, sent = get_preprocessing(), Sent(5)
-    model: Any = (replace(p, video=replace(p.video, crop="face")), *MODEL[1:])
-    live = LiveStream(*model)
+    model = replace(MODEL, preprocessing=replace(p, video=replace(p.video, crop="face")))
+    live = LiveStream(model)
     for _, data in sent.messages("video"):
         live.push(data, 0.0)
     for _ in range(2):
-        row, reasons = make_window(live.take_snapshot(105.0), *model)
+        row, reasons = make_window(live.take_snapshot(105.0), model)
         assert "video" not in reasons and row["has_video"]
     assert most <= 2 and decoded.count(sent.frames[0]) == 1
 
@@ -309,7 +310,7 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_wrong_is_refused_in_one_line_and_the_stream_goes_on(what: str) -> None:
-    live = LiveStream(*MODEL)
+    live = LiveStream(MODEL)
     live.push(encode_audio(0.0, np.zeros(100)), 0.0)
     with pytest.raises(DataError) as reported:
         live.push(WRONG[what], 0.0)
@@ -319,7 +320,7 @@ def test_what_is_wrong_is_refused_in_one_line_and_the_stream_goes_on(what: str) 
 
 
 def test_a_time_far_from_the_others_is_refused() -> None:
-    live = LiveStream(*MODEL)
+    live = LiveStream(MODEL)
     live.push(encode_audio(5.0, np.zeros(1600)), 0.0)
     for time_s in (1e9, -1e9):
         with pytest.raises(DataError, match="begin a new stream"):
@@ -342,8 +343,8 @@ def test_channels_are_found_by_name_and_put_in_the_order_of_the_model() -> None:
     sent = Sent(5)
     order = np.random.default_rng(1).permutation(30)
     tree = sent.tree("eeg")
-    wanted = make_windows(parse_upload(tree), *MODEL)[0].windows[0]["eeg"]
+    wanted = make_windows(parse_upload(tree), MODEL)[0].windows[0]["eeg"]
     tree["eeg"] |= {"channels": ["EKG", *(EAV_CHANNELS[i].upper() for i in order)]}
     tree["eeg"]["values"] = np.vstack([np.zeros(2500), sent.eeg_CT[order]]).tolist()
-    found, not_used = make_windows(parse_upload(tree), *MODEL)
+    found, not_used = make_windows(parse_upload(tree), MODEL)
     assert "eeg" not in not_used and np.allclose(found.windows[0]["eeg"], wanted, atol=1e-4)

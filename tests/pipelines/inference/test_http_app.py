@@ -29,7 +29,7 @@ from eav_ray.evaluation.predictor import build_prediction_trees
 from eav_ray.pipelines.inference import auth
 from eav_ray.pipelines.inference.auth import hash_token
 from eav_ray.pipelines.inference.http_app import Limits, PredictionService, make_app
-from tests.helpers.serving import Sent, draw_jpeg, encode_audio, encode_message, get_preprocessing, make_predictor
+from tests.helpers.serving import Sent, draw_jpeg, encode_audio, encode_message, make_predictor
 
 SENT = Sent(5)
 LIMITS = Limits(max_body_bytes=2_000_000, max_streams=2, idle_timeout_s=0.6, max_unusable_messages=5)
@@ -44,7 +44,7 @@ def client() -> Iterator[TestClient]:
 
 def by_hand(tree: dict[str, Any]) -> list[dict[str, Any]]:
     p = make_predictor()
-    made, _ = make_windows(parse_upload(tree), get_preprocessing(), p.modalities, len(EAV_CHANNELS), EAV_CHANNELS)
+    made, _ = make_windows(parse_upload(tree), p.inputs)
     return build_prediction_trees(p.predict_windows(made.windows), p.classes)
 
 
