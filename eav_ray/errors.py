@@ -4,6 +4,9 @@ exception with two arguments does not survive the trip between Ray processes."""
 import difflib
 from collections.abc import Iterable
 
+# What libraries raise on damaged files: they trust the lengths and types that a file states.
+DAMAGE_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError, ArithmeticError)
+
 
 class ConfigError(ValueError):
     """A request that cannot be met: a wrong key or value, a fold that does not exist, too many workers."""

@@ -4,7 +4,7 @@ A *recording* is one interaction (20 s in EAV). A reader only lists and decodes;
 windows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -36,6 +36,12 @@ class Recording:
     @property
     def id(self) -> str:
         return f"{self.subject}/{self.recording}"
+
+    def get_eeg_file(self) -> str:
+        """Return the path of the EEG; raises DataError where there is none."""
+        if self.eeg is None:
+            raise DataError(f"{self.id} has no EEG file")
+        return self.eeg
 
 
 @dataclass(frozen=True)
@@ -113,3 +119,20 @@ class DatasetReader(DatasetKind):
         raise DataError(
             f"{recording.id}: {self.name} has no EEG; set data.modalities=[{','.join(self.modalities)}] or fewer"
         )
+
+
+class TransformedReader(DatasetReader):
+    """Read a data set whose EEG is changed on its way.
+
+    Args:
+        transform: Makes what is read of a recording's EEG.
+    """
+
+    def __init__(self, reader: DatasetReader, transform: Callable[[RawEEG, Recording], RawEEG]) -> None:
+        self._reader, self._transform = reader, transform
+
+    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
+        return self._reader.session_recordings(recordings)
+
+    def read_eeg(self, recording: Recording) -> RawEEG:
+        return self._transform(self._reader.read_eeg(recording), recording)

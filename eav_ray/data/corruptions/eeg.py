@@ -11,7 +11,7 @@ from scipy.signal import butter, detrend, sosfiltfilt
 from eav_ray.data.corruptions.base import Corruption, scale_to_snr
 from eav_ray.data.preprocessing.electrodes import resolve_electrodes
 from eav_ray.data.preprocessing.units import resolve_unit
-from eav_ray.data.recordings import DatasetReader, Listing, RawEEG, Recording
+from eav_ray.data.recordings import DatasetReader, RawEEG, TransformedReader
 from eav_ray.errors import DataError
 
 MIN_SIGNAL_HZ = 0.5  # power below is offset and drift of the electrodes, and no signal
@@ -27,25 +27,13 @@ POSTERIOR_BLINK_GAIN, UNKNOWN_BLINK_GAIN = 0.02, 0.2
 ELECTRODE_ROW = re.compile(r"[A-Za-z]+?(?=z|\d|$)")
 
 
-class CorruptedDataset(DatasetReader):
-    """A data set whose EEG is corrupted, for whatever takes a `DatasetReader`.
+def corrupt_dataset(reader: DatasetReader, corruption: Corruption, unit: str) -> DatasetReader:
+    """Corrupt the EEG of a data set, for whatever reads it.
 
     Args:
         unit: `preprocessing.eeg.unit`, which speaks where a file states none.
     """
-
-    def __init__(self, dataset: DatasetReader, corruption: Corruption, unit: str) -> None:
-        self._dataset, self._corruption, self._unit = dataset, corruption, unit
-        self.classes, self.modalities = dataset.classes, dataset.modalities
-
-    def scan(self) -> Listing:
-        return self._dataset.scan()
-
-    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
-        return self._dataset.session_recordings(recordings)
-
-    def read_eeg(self, recording: Recording) -> RawEEG:
-        return corrupt_eeg(self._dataset.read_eeg(recording), self._corruption, recording.id, self._unit)
+    return TransformedReader(reader, lambda raw, recording: corrupt_eeg(raw, corruption, recording.id, unit))
 
 
 def corrupt_eeg(raw: RawEEG, corruption: Corruption, recording: str, unit: str = "auto") -> RawEEG:

@@ -5,39 +5,20 @@ What is done to it then: `data/preprocessing/eeg_clean.py`, `data/preprocessing/
 
 import configparser
 import mmap
-import struct
 import warnings
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import mne
 import numpy as np
-from scipy.io.matlab import MatReadError
 
+from eav_ray.data.io.matlab import MATLAB_READ_ERRORS
 from eav_ray.data.recordings import RawEEG
-from eav_ray.errors import DataError
+from eav_ray.errors import DataError, describe_error
 
 # What MNE's many readers raise on damaged files. MNE has no error class of its own for that.
-READ_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    RuntimeError,
-    AttributeError,
-    AssertionError,
-    EOFError,
-    OverflowError,
-    ZeroDivisionError,
-    MemoryError,
-    configparser.Error,
-    struct.error,
-    zlib.error,
-    MatReadError,
-)
+READ_ERRORS = (*MATLAB_READ_ERRORS, AssertionError, configparser.Error)
 
 
 NUMPY_TAG_PREFIX = b"NUMPY:"  # begins a tag of h5py
@@ -58,9 +39,7 @@ def open_eeg_file(path: str | Path) -> mne.io.BaseRaw:
                 _check_hdf5(Path(path))
             raw = _open_by_suffix(Path(path))
     except READ_ERRORS as error:
-        raise DataError(
-            f"{path} cannot be read as EEG ({_describe_error(error)}); replace it or leave it out"
-        ) from None
+        raise DataError(f"{path} cannot be read as EEG ({describe_error(error)}); replace it or leave it out") from None
     if any("does not match the file size" in str(w.message) for w in caught):
         raw.close()
         raise DataError(f"{path} breaks off, or goes on: it is not as long as its header says; copy it again")
@@ -136,10 +115,6 @@ def read_channels(raw: mne.io.BaseRaw, channels: Sequence[str], source: str) -> 
         values_CT = np.asarray(raw.get_data(picks=np.array(channels), verbose="ERROR"), dtype=np.float64) * 1e6
     except READ_ERRORS as error:
         raise DataError(
-            f"{source} cannot be read to its end ({_describe_error(error)}); replace it or leave it out"
+            f"{source} cannot be read to its end ({describe_error(error)}); replace it or leave it out"
         ) from None
     return RawEEG(values_CT, float(raw.info["sfreq"]), tuple(channels), "microvolt")
-
-
-def _describe_error(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -16,29 +16,13 @@ import numpy as np
 import scipy.io
 from scipy.io.matlab import MatReadError, matfile_version
 
-from eav_ray.errors import DataError
+from eav_ray.errors import DAMAGE_ERRORS, DataError, describe_error
 
 MAX_VALUES = 2**28  # values in one array: four times a person of EAV, 2 GiB in double precision
 COMPRESSED_ELEMENT, MATRIX_ELEMENT = 15, 14  # types of data elements of a v5 file
 HEADER_BYTES = 1024  # bytes of an element that hold its flags, shape, name and the size of its values
-# What SciPy and h5py raise on damaged files: they trust the lengths and types that the file states.
-MATLAB_READ_ERRORS = (
-    MatReadError,
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    NameError,  # SciPy 1.17 has a branch that returns what it never set
-    NotImplementedError,
-    RuntimeError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
+# NameError: SciPy 1.17 has a branch that returns what it never set.
+MATLAB_READ_ERRORS = (*DAMAGE_ERRORS, MatReadError, NameError, MemoryError, struct.error, zlib.error)
 
 
 @contextlib.contextmanager
@@ -51,8 +35,7 @@ def _translate_errors(path: Path, what: str) -> Iterator[None]:
         except DataError:
             raise
         except MATLAB_READ_ERRORS as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise DataError(f"{path} cannot be read{what} ({reason}); download it again") from None
+            raise DataError(f"{path} cannot be read{what} ({describe_error(error)}); download it again") from None
 
 
 def read_array_shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -125,11 +108,10 @@ def _check_stated_sizes(path: Path, shapes_by_name: dict[str, tuple[int, ...]]) 
                     name, claimed = _parse_array_header(zlib.decompressobj().decompress(head, HEADER_BYTES), order)
                 elif kind == MATRIX_ELEMENT:
                     name, claimed = _parse_array_header(tag + head, order)
-            if name in shapes_by_name and claimed > 8 * np.prod(shapes_by_name[name], dtype=float):
-                raise DataError(
-                    f"{path}: {name} has the shape {shapes_by_name[name]}, but claims {claimed:,} bytes; download it "
-                    "again"
-                )
+            shape = shapes_by_name.get(name)
+            if shape is not None and claimed > 8 * np.prod(shape, dtype=float):
+                reason = f"{name} has the shape {shape}, but claims {claimed:,} bytes"
+                raise DataError(f"{path}: {reason}; download it again")
             if start + length > size:
                 break
             file.seek(start + length)

@@ -11,20 +11,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eav_ray.errors import DataError, describe_error
+from eav_ray.errors import DAMAGE_ERRORS, DataError, describe_error
 from eav_ray.storage import check_format
 
 # What pyarrow raises on damaged files, and what a library's types raise on metadata that is not theirs.
-ARROW_READ_ERRORS = (
-    pa.ArrowException,
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    OverflowError,
-    RuntimeError,
-)
+ARROW_READ_ERRORS = (*DAMAGE_ERRORS, pa.ArrowException)
 
 
 TABLE_FORMAT = 1  # of a table that is kept; raise when its columns change their meaning

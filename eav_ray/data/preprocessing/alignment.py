@@ -32,8 +32,4 @@ def compute_alignment(session: Sequence[np.ndarray], kind: str) -> np.ndarray:
         return np.diag(np.where(sd_C > 0, 1 / np.where(sd_C > 0, sd_C, 1), 0))
     values, vectors = np.linalg.eigh(mean_CC)
     is_nonzero = values > RANK_TOLERANCE * values.max()
-    return (
-        (vectors[:, is_nonzero] / np.sqrt(values[is_nonzero])) @ vectors[:, is_nonzero].T
-        if is_nonzero.any()
-        else np.zeros_like(mean_CC)
-    )
+    return (vectors[:, is_nonzero] / np.sqrt(values[is_nonzero])) @ vectors[:, is_nonzero].T

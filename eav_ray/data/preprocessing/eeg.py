@@ -2,26 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from eav_ray.config import EEGPreprocessing
 from eav_ray.data.preprocessing.alignment import compute_alignment
-from eav_ray.data.preprocessing.eeg_clean import clean_eeg
+from eav_ray.data.preprocessing.eeg_clean import PreparedEEG, clean_eeg
 from eav_ray.data.preprocessing.eeg_official import filter_official
 from eav_ray.data.preprocessing.electrodes import match_channels
-from eav_ray.data.recordings import DatasetReader, RawEEG, Recording
+from eav_ray.data.recordings import DatasetReader, RawEEG, Recording, TransformedReader
 from eav_ray.errors import DataError
-
-
-@dataclass(frozen=True)
-class PreparedEEG:
-    # float32, at the rate of `preprocessing.eeg.hz`; microvolts, or no unit where `preprocessing.eeg.align` is set.
-    x_CT: np.ndarray
-    unit: str  # that the file had
-    bad_channels: dict[str, str]  # bad channel -> reason
-    removed_components: tuple[str, ...] = ()  # labels of the components that were taken out
 
 
 def prepare_eeg(
@@ -42,7 +32,8 @@ def prepare_eeg(
             that an extra electrode takes no part in the average reference; all as they stand, where none are named.
     """
     if channels:
-        reader = ChannelMatcher(reader, channels)
+        wanted = tuple(channels)
+        reader = TransformedReader(reader, lambda raw, r: match_raw_channels(raw, wanted, r.eeg or r.id))
     if preprocessing.align == "none":
         yield from _filter_recordings(reader, recordings, preprocessing)
         return
@@ -52,27 +43,13 @@ def prepare_eeg(
     counts = Counter(len(x_CT) for x_CT in signals)
     # A recording of another montage is left as it is: whoever cuts it says what is wrong with it.
     n_chans = counts.most_common(1)[0][0] if counts else 0
-    matrix_CC = (
-        compute_alignment([x_CT for x_CT in signals if len(x_CT) == n_chans], preprocessing.align) if counts else None
-    )
+    session = [x_CT for x_CT in signals if len(x_CT) == n_chans]
+    matrix_CC = compute_alignment(session, preprocessing.align) if session else None
     for recording in recordings:
         result = results[recording.id]
         if matrix_CC is not None and isinstance(result, PreparedEEG) and len(result.x_CT) == n_chans:
-            result = replace(result, x_CT=(matrix_CC @ result.x_CT).astype(np.float32))
+            result = result._replace(x_CT=(matrix_CC @ result.x_CT).astype(np.float32))
         yield recording, result
-
-
-class ChannelMatcher(DatasetReader):
-    """Read a data set with the channels that are wanted, in their order."""
-
-    def __init__(self, reader: DatasetReader, channels: Sequence[str]) -> None:
-        self._reader, self.channels = reader, tuple(channels)
-
-    def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
-        return self._reader.session_recordings(recordings)
-
-    def read_eeg(self, recording: Recording) -> RawEEG:
-        return match_raw_channels(self._reader.read_eeg(recording), self.channels, recording.eeg or recording.id)
 
 
 def match_raw_channels(raw: RawEEG, channels: tuple[str, ...], where: str) -> RawEEG:
@@ -94,8 +71,7 @@ def _filter_recordings(
         return
     for recording in recordings:
         try:
-            cleaned = clean_eeg(reader.read_eeg(recording), preprocessing)
-            yield recording, PreparedEEG(cleaned.x_CT, cleaned.unit, cleaned.bad_channels, cleaned.removed_components)
+            yield recording, clean_eeg(reader.read_eeg(recording), preprocessing)
         except DataError as error:
             yield recording, add_recording_to_error(error, recording)
 

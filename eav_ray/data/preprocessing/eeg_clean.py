@@ -33,15 +33,15 @@ HEAD_CENTRE = (0.0, 0.0, 0.04)  # of MNE's spherical head model, metres in head 
 MIN_CORRELATION_CHANNELS = 8  # channels: fewer lie too far apart to expect anything of their correlation
 
 
-class CleanedEEG(NamedTuple):
-    x_CT: np.ndarray  # float32, microvolts, at `preprocessing.hz`
-    unit: str  # of the input
-    bad_channels: dict[str, str]  # channel -> one of REASONS
-    masked_channels: tuple[str, ...]  # bad channels without a known position, hence zero
+class PreparedEEG(NamedTuple):
+    # float32, at the rate of `preprocessing.eeg.hz`; microvolts, or no unit where `preprocessing.eeg.align` is set.
+    x_CT: np.ndarray
+    unit: str  # that the file had
+    bad_channels: dict[str, str]  # bad channel -> reason; those without a known position are zero
     removed_components: tuple[str, ...] = ()  # labels of the components that were taken out
 
 
-def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> CleanedEEG:
+def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> PreparedEEG:
     """Bring one recording to the stored rate, band, reference and unit. Zero-phase throughout.
 
     Offset, mains notch, decimation, band-pass, search for bad channels, artefacts, interpolation, reference. The notch
@@ -65,9 +65,8 @@ def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> CleanedEEG:
     x_CT -= x_CT.mean(axis=1, keepdims=True)
     sd_C = x_CT.std(axis=1)
     unit, scale = resolve_unit(raw.unit, preprocessing.unit, sd_C[finite_C])
-    bad = _mark_bad(~finite_C, "not finite", raw.channels) | _mark_bad(
-        finite_C & (sd_C * scale <= FLAT_SD_UV), "flat", raw.channels
-    )
+    bad = _mark_bad(~finite_C, "not finite", raw.channels)
+    bad |= _mark_bad(finite_C & (sd_C * scale <= FLAT_SD_UV), "flat", raw.channels)
     _require_half_good(bad, raw.channels)
     x_CT *= scale
     broad_CT = x_CT
@@ -85,17 +84,15 @@ def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> CleanedEEG:
         electrodes = resolve_electrodes(raw.channels)
         used_C = good_C & np.array([site != "" for site in electrodes])
         names = [site for site, used in zip(electrodes, used_C, strict=True) if used]
-        part_CT, removed = estimate_artifacts(
-            broad_CT[used_C], raw.hz, names, load_standard_montage(), preprocessing.artefacts
-        )
+        montage = load_standard_montage()
+        part_CT, removed = estimate_artifacts(broad_CT[used_C], raw.hz, names, montage, preprocessing.artefacts)
         if removed:  # filters are linear: what is taken out is filtered like what it is taken from
             x_CT[used_C] -= filter_eeg(part_CT, raw.hz, preprocessing)
     masked_C = _interpolate(x_CT, good_C, raw.channels, preprocessing.hz)
     if preprocessing.reference == "average":
         x_CT -= x_CT[good_C].mean(axis=0)
     x_CT[masked_C] = 0.0
-    masked = tuple(np.array(raw.channels)[masked_C].tolist())
-    return CleanedEEG(x_CT.astype(np.float32), unit, bad, masked, removed)
+    return PreparedEEG(x_CT.astype(np.float32), unit, bad, removed)
 
 
 def find_extreme_channels(x_CT: np.ndarray, preprocessing: EEGPreprocessing) -> np.ndarray:
@@ -174,9 +171,8 @@ def _design_notches(hz: float, preprocessing: EEGPreprocessing) -> list[tuple[np
     """
     if not preprocessing.notch_hz:
         return []
-    mains = np.arange(
-        preprocessing.notch_hz, max(preprocessing.hz / 2, preprocessing.notch_hz) + 1e-9, preprocessing.notch_hz
-    )
+    notch_hz = preprocessing.notch_hz
+    mains = np.arange(notch_hz, max(preprocessing.hz / 2, notch_hz) + 1e-9, notch_hz)
     return [_design_filter(hz, f + 1.5, f - 1.5, 1) for f in mains.tolist() if f + 2.5 < hz / 2]
 
 
@@ -186,15 +182,9 @@ def _design_filter(hz: float, low_hz: float, high_hz: float, order: int) -> tupl
 
     Designed once: MNE's own filter functions design and check at every call, which costs more than the filtering.
     """
+    kind = {"order": order, "ftype": "butter", "output": "sos"}
     design: Any = mne.filter.create_filter(
-        None,
-        hz,
-        low_hz,
-        high_hz,
-        method="iir",
-        iir_params={"order": order, "ftype": "butter", "output": "sos"},
-        phase="zero",
-        verbose="ERROR",
+        None, hz, low_hz, high_hz, method="iir", iir_params=kind, phase="zero", verbose="ERROR"
     )
     return design["sos"], int(design["padlen"])
 

@@ -58,14 +58,8 @@ def estimate_artifacts(
     band_limited = broadband.copy().filter(LOW_HZ, min(HIGH_HZ, hz / 2 - 1), method="iir", verbose="ERROR")
     # The average reference takes one dimension; few samples cannot tell many components apart.
     count = min(len(channels) - 1, int((x_CT.shape[1] / SAMPLES_PER_WEIGHT) ** 0.5))
-    ica = mne.preprocessing.ICA(
-        count,
-        method="picard",
-        fit_params={"ortho": False, "extended": True},
-        max_iter="auto",
-        random_state=0,
-        verbose="ERROR",
-    )
+    options: Any = {"method": "picard", "fit_params": {"ortho": False, "extended": True}, "max_iter": "auto"}
+    ica = mne.preprocessing.ICA(count, **options, random_state=0, verbose="ERROR")
     with warnings.catch_warnings():
         # Not converged after 200 rounds: what it has by then is labelled all the same. ICLabel remarks on rates below
         # 200 Hz and on filters that it would have set otherwise.

@@ -15,6 +15,7 @@ from eav_ray.data.recordings import MAX_RECORDING_S, Problem, Recording
 from eav_ray.errors import DataError
 
 MIN_COVERAGE = 0.5  # share of a window that a modality must cover to count as present
+RECORDING_FIELDS = ("subject", "recording", "label", "task", "order")  # that every window has
 LAST_WINDOW_TOLERANCE = 0.05  # share of a window that the last one may lack: videos end some frames early
 
 
@@ -60,10 +61,8 @@ def read_signals(
                     if isinstance(prepared_eeg, DataError):
                         raise prepared_eeg
                     _check_channels(prepared_eeg, recording, eeg_channels)
-                    signals["eeg"], durations_s["eeg"] = (
-                        prepared_eeg.x_CT,
-                        prepared_eeg.x_CT.shape[1] / preprocessing.eeg.hz,
-                    )
+                    signals["eeg"] = prepared_eeg.x_CT
+                    durations_s["eeg"] = prepared_eeg.x_CT.shape[1] / preprocessing.eeg.hz
                     quality |= {"eeg_unit": prepared_eeg.unit, "eeg_bad_channel_reasons": prepared_eeg.bad_channels}
                     if preprocessing.eeg.artefacts != "none":
                         quality["eeg_removed_components"] = prepared_eeg.removed_components
@@ -147,14 +146,7 @@ def cut_signals(
     n_windows = max(1, int(max(durations_s.values()) / window_s + LAST_WINDOW_TOLERANCE))
     rows: list[dict[str, Any]] = []
     for w in range(n_windows):
-        row: dict[str, Any] = {
-            "subject": recording.subject,
-            "recording": recording.recording,
-            "window": w,
-            "label": recording.label,
-            "task": recording.task,
-            "order": recording.order,
-        }
+        row: dict[str, Any] = {name: getattr(recording, name) for name in RECORDING_FIELDS} | {"window": w}
         for m in modalities:
             covered_s = float(np.clip(durations_s.get(m, 0.0) - w * window_s, 0.0, window_s))
             present = covered_s > 0 and (n_windows == 1 or covered_s >= MIN_COVERAGE * window_s)

@@ -19,7 +19,7 @@ import torch
 from eav_ray.config import DataConfig, ModalityName, Preprocessing, RuntimeConfig
 from eav_ray.data.corruptions.audio import AudioCorruption
 from eav_ray.data.corruptions.base import Corruption
-from eav_ray.data.corruptions.eeg import CorruptedDataset
+from eav_ray.data.corruptions.eeg import corrupt_dataset
 from eav_ray.data.corruptions.video import VideoCorruption
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing import windowing
@@ -146,7 +146,7 @@ def prepare_subject_eeg(
     """The EEG of recordings of one person, by id, under a condition."""
     with_eeg = [r for r in recordings if r.eeg is not None]
     corruption = next((d for d in condition.corruptions if d.modality == "eeg"), None) if condition else None
-    source = CorruptedDataset(dataset, corruption, inputs.preprocessing.eeg.unit) if corruption else dataset
+    source = corrupt_dataset(dataset, corruption, inputs.preprocessing.eeg.unit) if corruption else dataset
     subject_recordings = inputs.subject_recordings.get(with_eeg[0].subject, ()) if with_eeg else ()
     channels = inputs.shapes.eeg_channel_names
     prepared = prepare_eeg(source, with_eeg, inputs.preprocessing.eeg, subject_recordings, channels)

@@ -12,7 +12,7 @@ from scipy.signal import welch
 
 from eav_ray.data.corruptions.audio import AudioCorruption, shuffle_talkers
 from eav_ray.data.corruptions.base import CORRUPTION_KINDS, Corruption, compute_levels, draw_lost_blocks, select_kinds
-from eav_ray.data.corruptions.eeg import CorruptedDataset, compute_blink_gains, compute_power, corrupt_eeg
+from eav_ray.data.corruptions.eeg import compute_blink_gains, compute_power, corrupt_dataset, corrupt_eeg
 from eav_ray.data.corruptions.video import VideoCorruption
 from eav_ray.data.io import audio, video
 from eav_ray.data.recordings import Listing, RawEEG, Recording
@@ -194,7 +194,7 @@ class Source:
 
 def test_a_data_set_reads_its_eeg_disturbed() -> None:
     d = Corruption("eeg.pink", 0.0, 3)
-    found = CorruptedDataset(Source(), d, "auto").read_eeg(ME)
+    found = corrupt_dataset(Source(), d, "auto").read_eeg(ME)
     np.testing.assert_array_equal(found.values_CT, corrupt_eeg(scalp(), d, "me/007").values_CT)
 
 
