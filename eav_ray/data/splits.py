@@ -5,6 +5,7 @@ A split names recordings, never windows, so the windows of one recording cannot 
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -38,6 +39,10 @@ class Split:
     train: tuple[str, ...]
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
+
+    @property
+    def sides(self) -> dict[str, tuple[str, ...]]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 def add_permutation_groups(ids: pd.DataFrame) -> pd.DataFrame:
@@ -129,16 +134,11 @@ def make_split(items: list[LabeledRecording], config: SplitConfig) -> Split:
             np.random.default_rng(config.seed).shuffle(shuffled)
         test_subjects = set(shuffled[config.index :: n_folds])
         train = [i for i in items if i.subject not in test_subjects]
-        split = Split(
-            config.protocol,
-            _sort_ids(train),
-            (),
-            _sort_ids(_drop_listening(i for i in items if i.subject in test_subjects)),
-        )
+        test = [i for i in items if i.subject in test_subjects]
     else:
         subject_items = [i for i in items if i.subject == subjects[config.index]]
         train, test = _split_in_time_order(subject_items, lambda n: n - round(0.7 * n))
-        split = Split(config.protocol, _sort_ids(train), (), _sort_ids(_drop_listening(test)))
+    split = Split(config.protocol, _sort_ids(train), (), _sort_ids(_drop_listening(test)))
     if config.protocol == "within_validated":
         split = _hold_out_last(split, items)
     check_split(split, items)
@@ -190,9 +190,8 @@ def make_adaptation_split(split: Split, items: list[LabeledRecording], subject: 
     Raises:
         ConfigError: The person is not on the test side, or nothing would be left to score.
     """
-    subject_items = sorted(
-        (i for i in items if i.subject == subject and i.id in set(split.test)), key=lambda i: i.order
-    )
+    test_ids = set(split.test)
+    subject_items = sorted((i for i in items if i.subject == subject and i.id in test_ids), key=lambda i: i.order)
     if not subject_items:
         test_subjects = sorted({i.split("/")[0] for i in split.test}, key=_make_natural_sort_key)
         raise ConfigError(
@@ -203,18 +202,13 @@ def make_adaptation_split(split: Split, items: list[LabeledRecording], subject: 
             f"{n_recordings} recordings cannot adapt a model to {subject}, who has {len(subject_items)}: give 1 to "
             f"{len(subject_items) - 1}, as those that adapt it are never scored"
         )
-    class_counts: dict[int, int] = {}
+    class_counts: Counter[int] = Counter()
     ranked_items = []
     for item in subject_items:
-        class_counts[item.label] = class_counts.get(item.label, 0) + 1
+        class_counts[item.label] += 1
         ranked_items.append((class_counts[item.label], item.order, item))
-    train_ids = {item.id for _, _, item in sorted(ranked_items, key=lambda turn: turn[:2])[:n_recordings]}
-    return Split(
-        "adapted",
-        _sort_ids(i for i in subject_items if i.id in train_ids),
-        (),
-        _sort_ids(i for i in subject_items if i.id not in train_ids),
-    )
+    ranked = [item for _, _, item in sorted(ranked_items, key=lambda turn: turn[:2])]
+    return Split("adapted", _sort_ids(ranked[:n_recordings]), (), _sort_ids(ranked[n_recordings:]))
 
 
 def check_split(split: Split, items: list[LabeledRecording]) -> None:
@@ -223,10 +217,9 @@ def check_split(split: Split, items: list[LabeledRecording]) -> None:
     Raises:
         ConfigError: Naming the recording or the person, and the sides.
     """
-    sides = {"train": split.train, "validation": split.validation, "test": split.test}
-    by_id = {i.id: i for i in items}
-    for name, ids in sides.items():
-        for unknown in set(ids) - set(by_id):
+    known = {i.id for i in items}
+    for name, ids in split.sides.items():
+        for unknown in set(ids) - known:
             raise ConfigError(f"the split's {name} side names {unknown}, which is not in the data set")
     if not split.train:
         raise ConfigError("the split leaves nothing to train on; use fewer folds or more recordings")
@@ -241,14 +234,14 @@ def check_disjoint(split: Split) -> None:
     Raises:
         ConfigError: A recording is on two sides, or, across people, a person is.
     """
-    sides = {"train": split.train, "validation": split.validation, "test": split.test}
     for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
-        for shared in sorted(set(sides[one]) & set(sides[other])):
-            raise ConfigError(f"recording {shared} is both in {one} and in {other}; the run does not start")
+        pair = [set(split.sides[side]) for side in (one, other)]
+        shared = [f"recording {i}" for i in sorted(pair[0] & pair[1])]
         if split.protocol in CROSS_SUBJECT_PROTOCOLS:
-            side_subjects = [{i.split("/")[0] for i in sides[side]} for side in (one, other)]
-            for shared in sorted(side_subjects[0] & side_subjects[1]):
-                raise ConfigError(f"subject {shared} is both in {one} and in {other}; the run does not start")
+            subjects = [{i.split("/")[0] for i in ids} for ids in pair]
+            shared += [f"subject {name}" for name in sorted(subjects[0] & subjects[1])]
+        if shared:
+            raise ConfigError(f"{shared[0]} is both in {one} and in {other}; the run does not start")
 
 
 def _hold_out_last(split: Split, items: list[LabeledRecording]) -> Split:

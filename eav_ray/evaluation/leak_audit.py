@@ -204,8 +204,8 @@ def _describe_split_difference(split: Split, outer: Split) -> str:
     if split.protocol == "adapted":
         foreign = {*split.train, *split.test} - set(outer.test)
         return f"not of the fold's test side: {_describe_names(foreign)}" if foreign else ""
-    for side in ("train", "validation", "test"):
-        mine, theirs = set(getattr(split, side)), set(getattr(outer, side))
+    for side, ids in split.sides.items():
+        mine, theirs = set(ids), set(outer.sides[side])
         if mine != theirs:
             return f"its {side} side differs from what {split.protocol} gives: {_describe_names(mine ^ theirs)}"
     return ""
@@ -233,7 +233,7 @@ def _audit_subjects(split: Split) -> LeakCheck:
 
 def _describe_shared(split: Split, key: Callable[[str], str]) -> str:
     """Name what is on two sides of a split; empty where nothing is."""
-    train, validation, test = ({key(i) for i in side} for side in (split.train, split.validation, split.test))
+    train, validation, test = ({key(i) for i in side} for side in split.sides.values())
     shared = (train & test) | (train & validation) | (validation & test)
     return f"shared: {_describe_names(shared)}" if shared else ""
 

@@ -13,12 +13,13 @@ from eav_ray.errors import DataError
 
 CODE_TO_LABEL = {"ANG": 0, "HAP": 1, "NEU": 2, "SAD": 3}
 CLASSES = ("Anger", "Happiness", "Neutral", "Sadness")
-UNUSED_EMOTIONS = ("DIS", "FEA")  # which EAV does not have
+EMOTIONS = (*CODE_TO_LABEL, "DIS", "FEA")  # of which EAV does not have the last two
 ACTOR_IDS = range(1001, 1092)
 CLIP_PATTERN = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_(LO|MD|HI|XX?)")  # one published clip has the level X
 # Folders by what is taken first, with the suffixes of their files.
 AUDIO_FOLDERS = {"AudioWAV": (".wav", ".flac"), "AudioMP3": (".mp3",)}
 VIDEO_FOLDERS = {"VideoFlash": (".flv", ".mp4")}
+FOLDERS = (*AUDIO_FOLDERS, *VIDEO_FOLDERS)
 LFS_POINTER_PREFIX = b"version https://git-lfs"  # what a clone without Git LFS holds in place of a file
 
 
@@ -39,15 +40,13 @@ class CREMAD(DatasetReader):
     def __init__(self, root: str) -> None:
         given = Path(root).expanduser().absolute()
         for folder in (given, given / "cremad", given / "CREMA-D"):
-            self.folders = {
-                name: folder / name for name in (*AUDIO_FOLDERS, *VIDEO_FOLDERS) if (folder / name).is_dir()
-            }
+            self.folders = {name: folder / name for name in FOLDERS if (folder / name).is_dir()}
             if self.folders:
                 break
         else:
             raise DataError(
-                f"{given} is not a CREMA-D folder: no {', '.join((*AUDIO_FOLDERS, *VIDEO_FOLDERS))} inside; set "
-                "data.root to the folder with them"
+                f"{given} is not a CREMA-D folder: no {', '.join(FOLDERS)} inside; set data.root to the folder "
+                "with them"
             )
         # Who wants the sound alone need not fetch the films.
         pointers = {name for name, place in self.folders.items() if _is_lfs_pointer(place)}
@@ -57,9 +56,8 @@ class CREMAD(DatasetReader):
                 "`git lfs pull` there"
             )
         self.folders = {name: place for name, place in self.folders.items() if name not in pointers}
-        self.modalities: tuple[ModalityName, ...] = (
-            ("audio", "video") if set(VIDEO_FOLDERS) & set(self.folders) else ("audio",)
-        )
+        has_video = bool(set(VIDEO_FOLDERS) & set(self.folders))
+        self.modalities: tuple[ModalityName, ...] = ("audio", "video") if has_video else ("audio",)
 
     def scan(self) -> Listing:
         """One recording a clip; disgust and fear are not listed. `order` is the position by file name.
@@ -96,15 +94,11 @@ class CREMAD(DatasetReader):
                 if path.suffix.lower() not in suffixes or path.name.startswith("."):
                     continue
                 match = CLIP_PATTERN.fullmatch(path.stem)
-                if (
-                    match is None
-                    or int(match[1]) not in ACTOR_IDS
-                    or match[3] not in (*CODE_TO_LABEL, *UNUSED_EMOTIONS)
-                ):
+                if match is None or int(match[1]) not in ACTOR_IDS or match[3] not in EMOTIONS:
                     reason = (
                         f"its name is not ACTOR_SENTENCE_EMOTION_LEVEL with an actor of {ACTOR_IDS[0]} to "
-                        f"{ACTOR_IDS[-1]}, an emotion of {', '.join(sorted((*CODE_TO_LABEL, *UNUSED_EMOTIONS)))} and a "
-                        "level of LO, MD, HI, XX; rename it or take it out"
+                        f"{ACTOR_IDS[-1]}, an emotion of {', '.join(sorted(EMOTIONS))} and a level of LO, MD, HI, XX; "
+                        "rename it or take it out"
                     )
                     problems.append(Problem("", path.stem, str(path), reason))
                 elif match[3] in CODE_TO_LABEL:

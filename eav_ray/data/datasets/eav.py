@@ -96,9 +96,7 @@ class EAV(DatasetReader):
             DataError: The file is missing, damaged, or not (samples, 30, recordings).
         """
         first = recordings[0]
-        if first.eeg is None:
-            raise DataError(f"{first.id} has no EEG file")
-        _, (_, _, count) = _read_eeg_header(Path(first.eeg))
+        _, (_, _, count) = _read_eeg_header(Path(first.get_eeg_file()))
         return [replace(first, recording=f"{i + 1:03d}", eeg_index=i) for i in range(count)]
 
     def read_eeg(self, recording: Recording) -> RawEEG:
@@ -109,9 +107,7 @@ class EAV(DatasetReader):
         Raises:
             DataError: The file is missing, damaged, or not (samples, 30, recordings).
         """
-        path = recording.eeg
-        if path is None:
-            raise DataError(f"{recording.id} has no EEG file")
+        path = recording.get_eeg_file()
         if self._cached_eeg is None or self._cached_eeg[0] != path:
             self._cached_eeg = None  # first let go of the old one: two do not fit every worker
             self._cached_eeg = (path, _load_eeg(Path(path)))
@@ -155,17 +151,9 @@ class _SubjectFolder:
                 self._report(f"{key:03d}", self.folder / "Video", f"no video file begins with {key:03d}_")
             if task == "speaking" and audio is not None and key not in audio:
                 self._report(f"{key:03d}", self.folder / "Audio", f"no audio file begins with {key:03d}_")
-            recording = Recording(
-                self.subject,
-                f"{key:03d}",
-                row // 2,
-                task,
-                index,
-                eeg=eeg,
-                eeg_index=index,
-                audio=(audio or {}).get(key) if task == "speaking" else None,
-                video=(video or {}).get(key),
-            )
+            recording = Recording(self.subject, f"{key:03d}", row // 2, task, index, eeg=eeg, eeg_index=index)
+            sound = (audio or {}).get(key) if task == "speaking" else None
+            recording = replace(recording, audio=sound, video=(video or {}).get(key))
             if recording.eeg or recording.audio or recording.video:
                 self.recordings.append(recording)
             else:
@@ -187,10 +175,9 @@ class _SubjectFolder:
         try:
             path = self._find_eeg_file("eeg")
             _, shape = _read_eeg_header(path)
-            if shape[2] != n_labels:
-                raise DataError(
-                    f"{path} holds {shape[2]} recordings, but the label matrix {n_labels}; download it again"
-                )
+            count = shape[2]
+            if count != n_labels:
+                raise DataError(f"{path} holds {count} recordings, but the label matrix {n_labels}; download it again")
         except DataError as error:
             self._report("", self.folder / "EEG", f"{error}; this person's EEG is not used")
             return None
@@ -210,11 +197,9 @@ class _SubjectFolder:
             match = MEDIA_NAME_PATTERN.fullmatch(path.stem)
             if match is None:
                 expected = f"002_Trial_02_Speaking_Neutral{'_Aud' if kind == 'Audio' else ''}{suffix}"
-                self._report(
-                    path.name[:3] if path.name[:3].isdecimal() else "", path, f"expected a name like {expected}"
-                )
-                if path.name[:3].isdecimal():
-                    untrusted_keys.add(int(path.name[:3]))
+                prefix = path.name[:3] if path.name[:3].isdecimal() else ""
+                self._report(prefix, path, f"expected a name like {expected}")
+                untrusted_keys |= {int(prefix)} if prefix else set()
                 continue
             key = int(match[1])
             if not 1 <= key <= len(labels_N):
@@ -222,17 +207,14 @@ class _SubjectFolder:
                 continue
             paths_by_key.setdefault(key, []).append(path)
             row = labels_N[key - 1]
-            if row is not None and (match[2].lower(), match[3].lower()) != (
-                TASKS[row % 2],
-                EAV_CLASSES[row // 2].lower(),
-            ):
+            labelled = None if row is None else f"{TASKS[row % 2]} {EAV_CLASSES[row // 2]}"
+            if labelled is not None and f"{match[2]} {match[3]}".lower() != labelled.lower():
                 untrusted_keys.add(key)
-                stated = f"{match[2]} {match[3]}, the label matrix {TASKS[row % 2]} {EAV_CLASSES[row // 2]}"
+                stated = f"{match[2]} {match[3]}, the label matrix {labelled}"
                 self._report(match[1], path, f"its name says {stated}; left out, as one of them must be wrong")
         if not paths_by_key:
-            self._report(
-                "", self.folder / kind, f"no {suffix} file that can be used; recordings have no {kind.lower()}"
-            )
+            reason = f"no {suffix} file that can be used; recordings have no {kind.lower()}"
+            self._report("", self.folder / kind, reason)
             return None
         for key, paths in paths_by_key.items():
             if len(paths) > 1:

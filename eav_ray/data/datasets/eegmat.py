@@ -68,7 +68,5 @@ class EEGMAT(DatasetReader):
         Raises:
             DataError: The file is missing, damaged, or lacks a channel.
         """
-        if recording.eeg is None:
-            raise DataError(f"{recording.id} has no EEG file")
-        raw = eeg.read_eeg_file(recording.eeg, [f"EEG {name}" for name in EEGMAT_CHANNELS])
+        raw = eeg.read_eeg_file(recording.get_eeg_file(), [f"EEG {name}" for name in EEGMAT_CHANNELS])
         return RawEEG(raw.values_CT, raw.hz, EEGMAT_CHANNELS, raw.unit)

@@ -38,15 +38,10 @@ class RAVDESS(DatasetReader):
     def __init__(self, root: str) -> None:
         given = Path(root).expanduser().absolute()
         for folder in (given, given / "ravdess"):
-            actor_folders = sorted(
-                p
-                for place in ACTOR_FOLDER_GLOBS
-                for p in folder.glob(place)
-                if ACTOR_PATTERN.fullmatch(p.name) and p.is_dir()
-            )
             self.actors: dict[str, list[Path]] = {}
-            for path in actor_folders:
-                self.actors.setdefault(path.name[-2:], []).append(path)
+            for path in sorted(path for place in ACTOR_FOLDER_GLOBS for path in folder.glob(place)):
+                if ACTOR_PATTERN.fullmatch(path.name) and path.is_dir():
+                    self.actors.setdefault(path.name[-2:], []).append(path)
             if self.actors:
                 return
         raise DataError(f"{given} is not a RAVDESS folder: no Actor_NN/ inside; set data.root to the folder with them")
@@ -70,17 +65,12 @@ class RAVDESS(DatasetReader):
             for order, (clip, files) in enumerate(sorted(clips.items())):
                 duplicates = next((paths for paths in files.values() if len(paths) > 1), None)
                 if duplicates:
-                    names = ", ".join(p.name for p in duplicates)
-                    problems.append(
-                        Problem(subject, clip, str(duplicates[1]), f"the same clip twice ({names}); keep one")
-                    )
+                    reason = f"the same clip twice ({', '.join(p.name for p in duplicates)}); keep one"
+                    problems.append(Problem(subject, clip, str(duplicates[1]), reason))
                     continue
-                path_by_modality = {modality: str(path) for modality, (path,) in files.items()}
+                paths = {modality: str(path) for modality, (path,) in files.items()}
                 label = CODE_TO_LABEL[clip.split("-")[1]]
-                audio, video = (
-                    path_by_modality.get("03", path_by_modality.get("01")),
-                    path_by_modality.get("01", path_by_modality.get("02")),
-                )
+                audio, video = paths.get("03", paths.get("01")), paths.get("01", paths.get("02"))
                 recordings.append(Recording(subject, clip, label, "speaking", order, audio=audio, video=video))
         return Listing(tuple(recordings), tuple(problems))
 

@@ -39,11 +39,9 @@ class RecordingsTable(DatasetReader):
         columns = _read_columns(self.path)
         for column in REQUIRED_COLUMNS:
             if column not in columns:
-                raise DataError(
-                    f"{self.path} has no column {column}; it has {', '.join(columns)}; required are "
-                    f"{', '.join(REQUIRED_COLUMNS)}, optional "
-                    f"{', '.join(OPTIONAL_COLUMNS)}{suggest_nearest(column, columns)}"
-                )
+                known = f"required are {', '.join(REQUIRED_COLUMNS)}, optional {', '.join(OPTIONAL_COLUMNS)}"
+                nearest = suggest_nearest(column, columns)
+                raise DataError(f"{self.path} has no column {column}; it has {', '.join(columns)}; {known}{nearest}")
         self.modalities: tuple[ModalityName, ...] = tuple(m for m in MODALITIES if m in columns)
         if not self.modalities:
             raise DataError(
@@ -65,52 +63,23 @@ class RecordingsTable(DatasetReader):
         for line, row in enumerate(self.rows):
             rows_by_id.setdefault((row["subject"], row["recording"]), []).append(line)
         for (subject, name), row_numbers in rows_by_id.items():
-
-            def problem(reason: str, file: str = "", subject: str = subject, name: str = name) -> None:
-                problems.append(Problem(subject, name, file or str(self.path), reason))
-
-            row = self.rows[row_numbers[0]]
-            where = f"row {row_numbers[0] + 1}"
-            missing = [c for c in REQUIRED_COLUMNS if not row[c]]
-            if missing:
-                why = ": training needs it; for prediction alone any text will do" if missing == ["label"] else ""
-                problem(f"{where} has no {' and no '.join(missing)}; fill it in{why}")
+            row, where = self.rows[row_numbers[0]], f"row {row_numbers[0] + 1}"
+            media: dict[str, str] = {}
+            if reason := _find_row_problem(row, row_numbers):
+                problems.append(Problem(subject, name, str(self.path), reason))
                 continue
-            invalid = next((c for c in NAME_COLUMNS if row[c] in (".", "..") or set(row[c]) & set("/\\\0")), None)
-            if invalid:
-                names = f"{invalid} is {row[invalid]!r}; it names files"
-                problem(f"{where}: {names}, so it must not contain / or \\, nor be . or ..; rename it")
+            for m in (m for m in self.modalities if row[m]):
+                media[m] = str(self.path.parent / row[m])
+                if not Path(media[m]).is_file():
+                    reason = f"{where}: the {m} file does not exist; correct the path or empty the cell"
+                    problems.append(Problem(subject, name, media.pop(m), reason))
+            if not media:
+                reason = f"{where} has no file of {', '.join(self.modalities)}; left out"
+                problems.append(Problem(subject, name, str(self.path), reason))
                 continue
-            if len(row_numbers) > 1:
-                rows = ", ".join(str(i + 1) for i in row_numbers)
-                problem(f"rows {rows} name the same recording; keep one, or rename the others")
-                continue
-            order = row.get("order") or str(row_numbers[0])
-            if not order.isdecimal():
-                problem(f"{where}: order is {order!r}; it must be a whole number from 0")
-                continue
-            media: dict[str, str | None] = {}
-            for m in self.modalities:
-                path = str(self.path.parent / row[m]) if row[m] else None
-                if path is not None and not Path(path).is_file():
-                    problem(f"{where}: the {m} file does not exist; correct the path or empty the cell", path)
-                    path = None
-                media[m] = path
-            if not any(media.values()):
-                problem(f"{where} has no file of {', '.join(self.modalities)}; left out")
-                continue
-            recordings.append(
-                Recording(
-                    subject,
-                    name,
-                    self.classes.index(row["label"]),
-                    (row.get("task") or "speaking").lower(),
-                    int(order),
-                    eeg=media.get("eeg"),
-                    audio=media.get("audio"),
-                    video=media.get("video"),
-                )
-            )
+            label, task = self.classes.index(row["label"]), (row.get("task") or "speaking").lower()
+            recording = Recording(subject, name, label, task, int(row.get("order") or row_numbers[0]))
+            recordings.append(replace(recording, **media))
         recordings.sort(key=lambda r: (r.subject, r.order, r.recording))
         return Listing(tuple(recordings), tuple(problems))
 
@@ -131,18 +100,39 @@ class RecordingsTable(DatasetReader):
         Raises:
             DataError: The file is missing, damaged, or its EEG channels are not those of the first recording.
         """
-        if recording.eeg is None:
-            raise DataError(f"{recording.id} has no EEG file")
-        names = _read_channel_names(recording.eeg)
+        path = recording.get_eeg_file()
+        names = _read_channel_names(path)
         positions, wanted = ({canonicalize_channel_name(n) for n in channels} for channels in (names, self.channels))
         if positions != wanted:
             differing = ", ".join(sorted(positions ^ wanted))
             raise DataError(
-                f"{recording.eeg} has other EEG channels than the first EEG file of {self.path} (differing: "
+                f"{path} has other EEG channels than the first EEG file of {self.path} (differing: "
                 f"{differing}); all recordings need the same: leave it out or select channels beforehand"
             )
-        order = match_channels(names, self.channels, recording.eeg)
-        return replace(eeg.read_eeg_file(recording.eeg, [names[i] for i in order]), channels=self.channels)
+        order = match_channels(names, self.channels, path)
+        return replace(eeg.read_eeg_file(path, [names[i] for i in order]), channels=self.channels)
+
+
+def _find_row_problem(row: dict[str, str], row_numbers: list[int]) -> str:
+    """Say what is wrong with a row; empty where nothing is.
+
+    Args:
+        row_numbers: Of all rows that name its recording, from 0; its own first.
+    """
+    where = f"row {row_numbers[0] + 1}"
+    missing = [c for c in REQUIRED_COLUMNS if not row[c]]
+    if missing:
+        why = ": training needs it; for prediction alone any text will do" if missing == ["label"] else ""
+        return f"{where} has no {' and no '.join(missing)}; fill it in{why}"
+    invalid = next((c for c in NAME_COLUMNS if row[c] in (".", "..") or set(row[c]) & set("/\\\0")), None)
+    if invalid:
+        names = f"{invalid} is {row[invalid]!r}; it names files"
+        return f"{where}: {names}, so it must not contain / or \\, nor be . or ..; rename it"
+    if len(row_numbers) > 1:
+        rows = ", ".join(str(i + 1) for i in row_numbers)
+        return f"rows {rows} name the same recording; keep one, or rename the others"
+    order = row.get("order") or "0"
+    return "" if order.isdecimal() else f"{where}: order is {order!r}; it must be a whole number from 0"
 
 
 def _read_first_channel_names(paths: Iterable[str]) -> tuple[str, ...]:
