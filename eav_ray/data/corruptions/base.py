@@ -34,15 +34,14 @@ class CorruptionKind:
 
 SNR_UNIT = "dB SNR"
 INF = float("inf")
+LOG = True  # of `log_scale`
 # The milder end is what a good laboratory has on a bad day, the stronger what would be thrown away by hand.
 CORRUPTION_KINDS: dict[str, CorruptionKind] = {
     "eeg.gaussian": CorruptionKind("eeg", SNR_UNIT, 10, -10, INF, "white noise of each channel's own"),
     "eeg.pink": CorruptionKind("eeg", SNR_UNIT, 10, -10, INF, "1/f noise of each channel's own, from 0.5 Hz"),
     "eeg.mains": CorruptionKind("eeg", SNR_UNIT, 0, -30, INF, "mains hum at 50 Hz and its third harmonic"),
     "eeg.dropout": CorruptionKind("eeg", "of electrodes flat", 0.1, 0.7, 0, "electrodes that have come off"),
-    "eeg.drift": CorruptionKind(
-        "eeg", "uV at most", 50, 5000, 0, "electrodes that wander, as a random walk", log_scale=True
-    ),
+    "eeg.drift": CorruptionKind("eeg", "uV at most", 50, 5000, 0, "electrodes that wander, as a random walk", LOG),
     "eeg.blinks": CorruptionKind("eeg", "uV at Fp", 100, 500, 0, "30 blinks a minute, strongest in front"),
     "eeg.muscle": CorruptionKind("eeg", SNR_UNIT, 10, -10, INF, "bursts of muscle, 20 to 150 Hz, in half of the time"),
     "audio.babble": CorruptionKind(
@@ -50,13 +49,9 @@ CORRUPTION_KINDS: dict[str, CorruptionKind] = {
     ),
     "audio.gaussian": CorruptionKind("audio", SNR_UNIT, 20, -10, INF, "white noise"),
     "audio.clipping": CorruptionKind("audio", "dB below the peak", 10, 30, 0, "samples cut off at a level"),
-    "audio.band": CorruptionKind(
-        "audio", "Hz", 4000, 1000, INF, "nothing above a frequency, as on a telephone", log_scale=True
-    ),
+    "audio.band": CorruptionKind("audio", "Hz", 4000, 1000, INF, "nothing above a frequency, as on a telephone", LOG),
     "audio.silence": CorruptionKind("audio", "of the time", 0.2, 0.8, 0, "half seconds without sound"),
-    "video.blur": CorruptionKind(
-        "video", "% of the height", 1, 8, 0, "out of focus: SD of a Gaussian blur", log_scale=True
-    ),
+    "video.blur": CorruptionKind("video", "% of the height", 1, 8, 0, "out of focus: SD of a Gaussian blur", LOG),
     "video.darkness": CorruptionKind("video", "stops", 1, 5, 0, "light halved again and again"),
     "video.occlusion": CorruptionKind("video", "of the picture", 0.1, 0.6, 0, "a black square in front of the camera"),
     "video.dropped": CorruptionKind(
@@ -142,9 +137,8 @@ def scale_to_snr(noise: np.ndarray, power: np.ndarray | float, snr_db: float) ->
     """
     noise = noise - noise.mean(axis=-1, keepdims=True)
     noise_power = np.square(noise).mean(axis=-1)
-    gain = np.sqrt(
-        np.divide(power, noise_power * 10 ** (snr_db / 10), out=np.zeros_like(noise_power), where=noise_power > 0)
-    )
+    wanted = noise_power * 10 ** (snr_db / 10)
+    gain = np.sqrt(np.divide(power, wanted, out=np.zeros_like(noise_power), where=noise_power > 0))
     return noise * gain[..., None]
 
 

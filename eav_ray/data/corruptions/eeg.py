@@ -92,9 +92,8 @@ def compute_power(x_CT: np.ndarray, hz: float) -> np.ndarray:
 def compute_blink_gains(channels: Sequence[str]) -> np.ndarray:
     """How much of a blink each channel sees, by its name: (channels,), 1 at Fp1 and Fp2."""
     rows = [ELECTRODE_ROW.match(site) for site in resolve_electrodes(channels)]
-    return np.array(
-        [BLINK_GAINS.get(row[0].upper(), POSTERIOR_BLINK_GAIN) if row else UNKNOWN_BLINK_GAIN for row in rows]
-    )
+    known = [row and BLINK_GAINS.get(row[0].upper(), POSTERIOR_BLINK_GAIN) for row in rows]
+    return np.array([UNKNOWN_BLINK_GAIN if gain is None else gain for gain in known])
 
 
 def _make_pink_noise(rng: np.random.Generator, shape: tuple[int, ...], hz: float) -> np.ndarray:

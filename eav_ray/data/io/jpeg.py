@@ -1,5 +1,6 @@
 """How video windows are stored: as JPEG, a ninth of the bytes of raw frames, or raw (docs/decisions/0008)."""
 
+import contextlib
 import io
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -82,14 +83,10 @@ def read_jpeg_window_shape(column: pa.Field) -> tuple[int, ...] | None:
     text = (column.metadata or {}).get(SHAPE_KEY)
     if text is None or isinstance(column.type, pa.FixedShapeTensorType):
         return None
-    try:
+    with contextlib.suppress(ValueError):  # no numbers
         shape = tuple(map(int, text.decode().split(",")))
-        if len(shape) == 4 and min(shape) > 0 and _is_jpeg_list(column.type, shape[0]):
+        kind = column.type
+        is_list = pa.types.is_fixed_size_list(kind) and kind.list_size == shape[0] and kind.value_type == pa.binary()
+        if len(shape) == 4 and min(shape) > 0 and is_list:
             return shape
-    except ValueError:  # no numbers
-        pass
     raise DataError(f"the column {column.name} of a shard says no shape that its frames have; preprocess again")
-
-
-def _is_jpeg_list(kind: pa.DataType, count: int) -> bool:
-    return pa.types.is_fixed_size_list(kind) and kind.list_size == count and kind.value_type == pa.binary()

@@ -73,9 +73,9 @@ def read_index(store: Store) -> ShardIndex:
             versions={str(k): str(v) for k, v in tree["versions"].items()},
             eeg_channel_names=tuple(map(str, tree["eeg_channel_names"])),
         )
+    except DataError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(
             f"{store.format_path(INDEX_FILE)} is not an index of shards ({error!r}); preprocess again"
         ) from None

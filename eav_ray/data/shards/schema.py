@@ -13,17 +13,8 @@ from eav_ray.data.io import jpeg
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.errors import DataError
 
-ID_FIELDS = (
-    pa.field("subject", pa.string()),
-    pa.field("recording", pa.string()),
-    pa.field("window", pa.int32()),
-    pa.field("label", pa.int32()),
-    pa.field("task", pa.string()),
-    pa.field("order", pa.int32()),
-)
-
-
-ID_COLUMNS = tuple(field.name for field in ID_FIELDS)
+ID_COLUMNS = ("subject", "recording", "window", "label", "task", "order")
+ID_FIELDS = tuple(pa.field(c, pa.int32() if c in ("window", "label", "order") else pa.string()) for c in ID_COLUMNS)
 
 
 def make_schema(preprocessing: Preprocessing, eeg_channels: int, modalities: Sequence[str]) -> pa.Schema:

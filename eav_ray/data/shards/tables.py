@@ -47,9 +47,9 @@ def encode_parquet(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def decode_parquet(data: bytes, *, name: str, columns: list[str] | None = None) -> pa.Table:
+def decode_parquet(data: bytes, *, name: str) -> pa.Table:
     """Raises DataError, naming the shard, for whatever is not one."""
     try:
-        return parquet.read_parquet_table(pa.BufferReader(data), columns)
+        return parquet.read_parquet_table(pa.BufferReader(data))
     except parquet.ARROW_READ_ERRORS as error:
         raise DataError(f"shard {name} cannot be read: {errors.describe_error(error)}; preprocess again") from None

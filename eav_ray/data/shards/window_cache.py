@@ -46,10 +46,10 @@ class WindowCache:
             allowed_recordings: The recordings that exist for this object, by id; row numbers count these alone. A
                 search is given its training recordings, so that no test row can reach it.
         """
-        allowed_subjects = (
-            None if allowed_recordings is None else {recording.split("/")[0] for recording in allowed_recordings}
-        )
-        files = [s for s in index.shards if allowed_subjects is None or not s.subject or s.subject in allowed_subjects]
+        files = list(index.shards)
+        if allowed_recordings is not None:
+            allowed_subjects = {"", *(recording.split("/")[0] for recording in allowed_recordings)}
+            files = [shard for shard in files if shard.subject in allowed_subjects]
         folder = Path(cache)
         folder.mkdir(parents=True, exist_ok=True)
         self.index = index
@@ -67,9 +67,7 @@ class WindowCache:
         columns = [*ID_COLUMNS, *(f"has_{m}" for m in index.modalities)]
         ids = pd.concat([t.select(columns).to_pandas() for t in self._tables], ignore_index=True)
         ids = add_permutation_groups(ids.assign(id=ids["subject"] + "/" + ids["recording"]))
-        is_allowed = (
-            np.ones(len(ids), bool) if allowed_recordings is None else ids["id"].isin(allowed_recordings).to_numpy()
-        )
+        is_allowed = ids["id"].isin(ids["id"] if allowed_recordings is None else allowed_recordings).to_numpy()
         self._stored_rows = np.flatnonzero(is_allowed)  # where each row lies among all that the files hold
         self.ids = ids[is_allowed].reset_index(drop=True)
 

@@ -69,26 +69,20 @@ class SyntheticSpec:
     cue: str = "own"  # which modality carries the cue that one is useless: "own" that one, "next" the one after it
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {getattr(self, name)}; {rule}"
-            for name, is_valid, rule in (
-                ("n_subjects", self.n_subjects >= 1, "at least 1"),
-                (
-                    "per_class",
-                    self.per_class >= 1 and self.recordings_per_subject <= 999,
-                    "1 to 999 recordings have 3-digit keys",
-                ),
-                ("seconds", self.seconds >= 5, "at least 5, one window"),
-                ("eeg_hz", self.eeg_hz >= 200, "at least 200, the artefacts need it"),
-                ("audio_hz", self.audio_hz in AUDIO_RATES, f"one of {AUDIO_RATES}"),
-                ("video_size", all(n >= 48 and n % 2 == 0 for n in self.video_size), "even, at least 48"),
-                ("fps", self.fps >= 1, "at least 1"),
-                ("seed", self.seed >= 0, "at least 0"),
-                ("mat_version", self.mat_version in ("5", "7.3"), '"5" or "7.3"'),
-                ("cue", self.cue in ("own", "next"), '"own" or "next"'),
-            )
-            if not is_valid
-        ]
+        has_keys = self.per_class >= 1 and self.recordings_per_subject <= 999
+        rules = (
+            ("n_subjects", self.n_subjects >= 1, "at least 1"),
+            ("per_class", has_keys, "1 to 999 recordings have 3-digit keys"),
+            ("seconds", self.seconds >= 5, "at least 5, one window"),
+            ("eeg_hz", self.eeg_hz >= 200, "at least 200, the artefacts need it"),
+            ("audio_hz", self.audio_hz in AUDIO_RATES, f"one of {AUDIO_RATES}"),
+            ("video_size", all(n >= 48 and n % 2 == 0 for n in self.video_size), "even, at least 48"),
+            ("fps", self.fps >= 1, "at least 1"),
+            ("seed", self.seed >= 0, "at least 0"),
+            ("mat_version", self.mat_version in ("5", "7.3"), '"5" or "7.3"'),
+            ("cue", self.cue in ("own", "next"), '"own" or "next"'),
+        )
+        problems = [f"{name} is {getattr(self, name)}; {rule}" for name, is_valid, rule in rules if not is_valid]
         if problems:
             raise ConfigError("cannot generate: " + "; ".join(problems))
 
@@ -126,15 +120,11 @@ def draw_ground_truths(spec: SyntheticSpec, subject_number: int) -> tuple[Ground
 def _draw_ground_truth(rng: np.random.Generator, key: int, label: int, task: str, *, cue: str) -> GroundTruth:
     present = [m for m in MODALITIES if m != "audio" or task == SPEAKING]
     useless = present[rng.integers(len(present))] if rng.random() < USELESS_SHARE else None
-    latents = {
-        m: int(
-            rng.integers(len(CLASSES)) if m == useless else rng.choice(len(CLASSES), p=get_confusion_matrix(m)[label])
-        )
-        for m in present
-    }
-    return GroundTruth(
-        key, label, task, latents, useless, find_cue_modality(useless, present, cue) if useless else None
-    )
+    shares = {m: None if m == useless else get_confusion_matrix(m)[label] for m in present}
+    n = len(CLASSES)
+    latents = {m: int(rng.integers(n) if p is None else rng.choice(n, p=p)) for m, p in shares.items()}
+    cue_modality = find_cue_modality(useless, present, cue) if useless else None
+    return GroundTruth(key, label, task, latents, useless, cue_modality)
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,8 @@ def draw_voice(rng: np.random.Generator) -> VoiceTraits:
     )
 
 
-def _compute_spread_C(centre_2: np.ndarray, width: float = 0.35) -> np.ndarray:
-    return np.exp(-((POSITIONS_C2 - centre_2) ** 2).sum(1) / (2 * width**2))
+def _compute_spread_C(centre_2: np.ndarray) -> np.ndarray:
+    return np.exp(-((POSITIONS_C2 - centre_2) ** 2).sum(1) / (2 * 0.35**2))
 
 
 def make_colored_noise(rng: np.random.Generator, shape: tuple[int, ...], exponent: float) -> np.ndarray:
@@ -151,9 +151,8 @@ def render_eeg(
     x_CT += np.outer(3 * _compute_spread_C(scalp.shift_2 + [0, -0.9]), _make_oscillation(rng, scalp.alpha_hz, t))
     rhythm = RHYTHMS[latent_class]
     strength = rhythm.microvolt * np.exp(rng.normal(0, 0.15))
-    x_CT += np.outer(
-        strength * _compute_spread_C(scalp.shift_2 + rhythm.centre), _make_oscillation(rng, rhythm.hz * scalp.pace, t)
-    )
+    spread_C = _compute_spread_C(scalp.shift_2 + rhythm.centre)
+    x_CT += np.outer(strength * spread_C, _make_oscillation(rng, rhythm.hz * scalp.pace, t))
     x_CT += np.outer(150 * _compute_spread_C(np.array([0.0, 1.1])), _make_blinks(rng, t))
     x_CT += 2 * np.sin(2 * np.pi * 50 * t + rng.uniform(0, 6.3, (count, 1)))
     if has_cue:

@@ -79,14 +79,9 @@ def _draw_poses(face: FaceTraits, shape: Expression, rng: np.random.Generator, c
         return size * np.sin(2 * np.pi * rng.uniform(0.1, 0.35) * t + rng.uniform(0, 6.3))
 
     eyes = np.where(rng.random(count) < 0.04, 0.05, shape.eyes)  # blinks
-    talk = 0.03 * rng.random(count)
-    values = (
-        face.centre_2[0] + make_sway(0.015),
-        face.centre_2[1] + make_sway(0.01),
-        make_sway(0.03),
-        eyes,
-        shape.opening + talk,
-    )
+    opening = shape.opening + 0.03 * rng.random(count)
+    x, y = face.centre_2[0] + make_sway(0.015), face.centre_2[1] + make_sway(0.01)
+    values = (x, y, make_sway(0.03), eyes, opening)
     return _Pose(*(v.astype(np.float32)[:, None, None] for v in values))
 
 
@@ -119,9 +114,8 @@ def _draw_states(face: FaceTraits, shape: Expression, pose: _Pose, size: tuple[i
     iris = compute_coverage(0.085 - np.hypot(side - 0.32, v + 0.16)) * white
     _paint(image, iris, np.array([25, 20, 20]))
     brow = v + 0.42 - shape.brow_drop - shape.brow_slope * (side - 0.32)
-    _paint(
-        image, compute_coverage(0.05 - np.abs(brow)) * compute_coverage(0.22 - np.abs(side - 0.32)), face.hair_3 * 0.6
-    )
+    brow_width = compute_coverage(0.22 - np.abs(side - 0.32))
+    _paint(image, compute_coverage(0.05 - np.abs(brow)) * brow_width, face.hair_3 * 0.6)
     bow = 1 - (u / np.float32(face.mouth)) ** 2
     line = v - 0.46 - shape.smile * (bow - 0.5)
     gap = pose.opening * np.sqrt(np.clip(bow, 0, 1))
@@ -162,10 +156,8 @@ def render_video(
     poses = _draw_poses(face, shape, rng, seconds * STATES_HZ)
     left, exposure = rng.random() < 0.5, rng.uniform(0.4, 0.5)
     # Bytes that wrap around: pictures stay GRAIN away from 0 and 255, so adding needs neither a cast nor a clip.
-    grain = (
-        np.clip(rng.normal(0, 2, (8, height, width, 1)).round(), -MAX_GRAIN, MAX_GRAIN).astype(np.int8).view(np.uint8)
-    )
-    grain = np.repeat(grain, 3, axis=-1)
+    noise = rng.normal(0, 2, (8, height, width, 1)).round().clip(-MAX_GRAIN, MAX_GRAIN)
+    grain = np.repeat(noise.astype(np.int8).view(np.uint8), 3, axis=-1)
     frame_state = np.arange(fps * seconds) * STATES_HZ // fps
     block = max(1, 2**18 // (width * height))  # bounds memory at 640x480, and fits the cache at 96x72
     for start in range(0, seconds * STATES_HZ, block):
