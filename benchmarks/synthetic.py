@@ -23,16 +23,11 @@ import pandas as pd
 from scipy.stats import binomtest, wilcoxon
 
 from benchmarks.common import Goal, finish_benchmark, parse_arguments
+from benchmarks.fixed_weights import find_best_fixed_weights
 from eav_ray.config import MODALITIES, Experiment, load_experiment, override, parse_changes
 from eav_ray.data.shards.dataset import open_dataset
 from eav_ray.data.synthetic.generate import SyntheticSpec, draw_ground_truths, generate_dataset
-from eav_ray.data.synthetic.ideal_observer import (
-    CLASSES,
-    USELESS_SHARE,
-    bayes_accuracy,
-    find_best_fixed_weights,
-    get_confusion_matrix,
-)
+from eav_ray.data.synthetic.ideal_observer import CLASSES, USELESS_SHARE, bayes_accuracy, get_confusion_matrix
 from eav_ray.distributed import cluster
 from eav_ray.pipelines.evaluate.split_predictions import predict_test_split
 from eav_ray.pipelines.preprocess.preprocess import preprocess

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from eav_ray.config import Preprocessing
-from eav_ray.data.modalities.base import Modality, RecordingSignals, cut_samples
+from eav_ray.data.modalities.base import Modality, RecordingSignals
 
 FULL_SCALE = 0.999
 NOISE_LEVEL = 0.1
@@ -18,9 +18,6 @@ class Audio(Modality):
 
     def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
         return (preprocessing.audio.hz * preprocessing.window_s,)
-
-    def cut(self, signal: np.ndarray | None, number: int, shape: tuple[int, ...]) -> np.ndarray:
-        return cut_samples(signal, number, shape)
 
     def measure(self, window: np.ndarray, number: int, signals: RecordingSignals, *, present: bool) -> dict[str, Any]:
         rms = float(np.sqrt(np.mean(np.square(window, dtype=np.float64))))

@@ -45,9 +45,16 @@ class Modality(ABC):
             n_channels: Of a modality with named channels; the others have none.
         """
 
-    @abstractmethod
     def cut(self, signal: np.ndarray | None, number: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Cut a window out of a recording's signal; what it lacks is padded, and without a signal it is zero."""
+        """Cut a window out of a recording's signal, along the last axis.
+
+        What it lacks is padded, here with zeros, and without a signal it is zero.
+        """
+        out = np.zeros(shape, dtype=self.dtype)
+        if signal is not None:
+            piece = signal[..., number * shape[-1] : (number + 1) * shape[-1]]
+            out[..., : piece.shape[-1]] = piece
+        return out
 
     @abstractmethod
     def measure(self, window: np.ndarray, number: int, signals: RecordingSignals, *, present: bool) -> dict[str, Any]:
@@ -69,12 +76,3 @@ class Modality(ABC):
     def decode(self, stored: Any, preprocessing: Preprocessing) -> np.ndarray:
         """Decode one window, or several, as `encode` made them."""
         return np.asarray(stored)
-
-
-def cut_samples(signal: np.ndarray | None, number: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Cut a window along the last axis, with zeros after the signal's end."""
-    out = np.zeros(shape, dtype=np.float32)
-    if signal is not None:
-        piece = signal[..., number * shape[-1] : (number + 1) * shape[-1]]
-        out[..., : piece.shape[-1]] = piece
-    return out

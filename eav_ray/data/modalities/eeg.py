@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from eav_ray.config import Preprocessing
-from eav_ray.data.modalities.base import Modality, RecordingSignals, cut_samples
+from eav_ray.data.modalities.base import Modality, RecordingSignals
 
 
 class EEG(Modality):
@@ -16,9 +16,6 @@ class EEG(Modality):
 
     def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
         return (n_channels, preprocessing.eeg.hz * preprocessing.window_s)
-
-    def cut(self, signal: np.ndarray | None, number: int, shape: tuple[int, ...]) -> np.ndarray:
-        return cut_samples(signal, number, shape)
 
     def measure(self, window: np.ndarray, number: int, signals: RecordingSignals, *, present: bool) -> dict[str, Any]:
         return {"eeg_bad_channels": len(signals.quality.get("eeg_bad_channel_reasons", ())) if present else 0}

@@ -111,10 +111,8 @@ def parse_chunk(message: bytes) -> Chunk:
         raise DataError(f"{count} channels at {hz:g} Hz are more than {MAX_VALUES_PER_S} values a second; send less")
     bytes_per_sample = np.dtype(dtype).itemsize * count
     if not len(payload) or len(payload) % bytes_per_sample:
-        raise DataError(
-            f"a piece of {modality} has {len(payload)} bytes, which are not whole moments of {count} x {dtype} "
-            f"({bytes_per_sample} bytes)"
-        )
+        moment = f"{count} x {dtype} ({bytes_per_sample} bytes)"
+        raise DataError(f"a piece of {modality} has {len(payload)} bytes, which are not whole moments of {moment}")
     x_TC = np.frombuffer(payload, np.dtype(dtype).newbyteorder("<")).reshape(-1, count)
     if modality == "audio":
         x_TC = x_TC.astype(np.float32) / (32768 if dtype == "int16" else 1)  # as libsndfile does
@@ -145,9 +143,9 @@ def parse_eeg(tree: Any) -> RawEEG:
         else:
             x_CT = np.asarray(values, dtype=np.float64)
             names, count = _parse_channels(tree.get("channels", len(x_CT) if x_CT.ndim == 2 else 1))
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise DataError("eeg.values is neither a list of lists of numbers of equal length nor base64") from None
     if x_CT.ndim != 2 or len(x_CT) != count or not x_CT.shape[1]:
         raise DataError(f"eeg.values has shape {x_CT.shape}; it must be ({count} channels, samples)")
@@ -211,10 +209,9 @@ def require_jpeg(data: bytes) -> bytes:
     # Pillow warns of files that are bombs, and raises for worse ones.
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, TypeError):
         raise DataError("a frame is no JPEG file") from None
-    if max(width, height) > MAX_FRAME_PIXELS:
-        raise DataError(
-            f"a frame has {width} x {height} pixels; at most {MAX_FRAME_PIXELS} x {MAX_FRAME_PIXELS} are taken"
-        )
+    most = MAX_FRAME_PIXELS
+    if max(width, height) > most:
+        raise DataError(f"a frame has {width} x {height} pixels; at most {most} x {most} are taken")
     if b"\xff\xd9" not in data[-64:]:  # cameras pad the end
         raise DataError("a frame breaks off: its JPEG file has no end")
     return data
@@ -224,10 +221,8 @@ def check_keys(tree: dict[str, Any], allowed: tuple[str, ...], source: str) -> N
     """Raise DataError for a key that means nothing."""
     for key in tree:
         if key not in allowed:
-            raise DataError(
-                f"{source} has the key {_format_value(key)}; it may have "
-                f"{', '.join(allowed)}{suggest_nearest(key, allowed)}"
-            )
+            rest = f"it may have {', '.join(allowed)}{suggest_nearest(key, allowed)}"
+            raise DataError(f"{source} has the key {_format_value(key)}; {rest}")
 
 
 def parse_number(tree: dict[str, Any], key: str, minimum: float, maximum: float) -> float:

@@ -37,7 +37,7 @@ from eav_ray.data.synthetic.ideal_observer import (
     find_cue_modality,
     get_confusion_matrix,
 )
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import ConfigError
 
 LISTENING, SPEAKING = "Listening", "Speaking"  # in the order of the label rows: row = 2 * class + (1 if speaking)
 
@@ -271,18 +271,6 @@ def generate_subject(root: str | os.PathLike[str], subject_number: int, spec: Sy
         write(partial_folder / name, spec, subject_number, traits, recordings)
     (partial_folder / SYNTHETIC_MARKER).write_text(json.dumps(_build_metadata(spec, recordings)))
     os.replace(partial_folder, folder)
-
-
-def read_ground_truths(root: str | os.PathLike[str], subject_number: int) -> tuple[GroundTruth, ...]:
-    """What `synthetic.json` says about a subject, in time. For tests and reference figures, never for training.
-
-    Raises:
-        DataError: There is no such file.
-    """
-    path = Path(root) / f"subject{subject_number}" / SYNTHETIC_MARKER
-    if not path.is_file():
-        raise DataError(f"{path} is missing; generate this subject first")
-    return tuple(GroundTruth(**entry) for entry in json.loads(path.read_text())["recordings"])
 
 
 def generate_dataset(

@@ -14,15 +14,22 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks import fixed_weights
 from eav_ray.data.datasets.eav import SYNTHETIC_MARKER
 from eav_ray.data.synthetic import generate, ideal_observer, render, render_face
 from eav_ray.data.synthetic.generate import SyntheticSpec
 from eav_ray.data.synthetic.ideal_observer import CLASSES, MODALITIES
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import ConfigError
 
 SMALL = SyntheticSpec(n_subjects=2, per_class=2, listening=True, seconds=5, video_size=(64, 48), fps=10)
 DRAWS = 200_000
 WINDOW_S, WINDOWS = 5, 2
+
+
+def read_ground_truths(root: Path, subject_number: int) -> tuple[generate.GroundTruth, ...]:
+    """Read what `synthetic.json` says about a subject, in time."""
+    tree = json.loads((root / f"subject{subject_number}" / SYNTHETIC_MARKER).read_text())
+    return tuple(generate.GroundTruth(**entry) for entry in tree["recordings"])
 
 
 # --- the best possible accuracy ---
@@ -84,14 +91,14 @@ def test_the_cue_blind_accuracy_is_that_of_a_mixture_over_what_may_be_useless(dr
     rows = [ideal_observer.get_confusion_matrix(m).T[latents[m]] for m in MODALITIES]
     cases = [0.7 * np.prod(rows, axis=0)]
     cases += [0.1 * 0.2 * np.prod([r for k, r in enumerate(rows) if k != lost], axis=0) for lost in range(3)]
-    assert ideal_observer.bayes_accuracy_without_cues() == pytest.approx(
+    assert fixed_weights.bayes_accuracy_without_cues() == pytest.approx(
         (np.sum(cases, axis=0).argmax(1) == label).mean(), abs=0.004
     )
 
 
 def test_the_best_fixed_weights_reach_what_they_promise(drawn):
     label, _, latents = drawn
-    weights, promised = ideal_observer.find_best_fixed_weights(steps=6)
+    weights, promised = fixed_weights.find_best_fixed_weights(steps=6)
     score = sum(
         w * np.log(0.9 * ideal_observer.get_confusion_matrix(m) + 0.02).T[latents[m]] for m, w in weights.items()
     )
@@ -105,8 +112,8 @@ def test_single_modalities_are_mediocre_and_ordered_and_the_three_together_are_g
 
 
 def test_whoever_sees_the_cue_beats_every_fixed_combination():
-    blind = ideal_observer.bayes_accuracy_without_cues()
-    assert ideal_observer.find_best_fixed_weights(steps=6)[1] <= blind + 1e-9
+    blind = fixed_weights.bayes_accuracy_without_cues()
+    assert fixed_weights.find_best_fixed_weights(steps=6)[1] <= blind + 1e-9
     assert ideal_observer.bayes_accuracy(MODALITIES) > blind + 0.02
 
 
@@ -139,14 +146,14 @@ def test_eeg_and_labels_have_the_keys_and_shapes_of_eav(root, subject, key):
     label = scipy.io.loadmat(root / f"subject{subject}/EEG/subject{subject}_eeg_label.mat")["label"]
     assert eeg.shape == (2500, 30, 20) and eeg.dtype == np.float32 and np.isfinite(eeg).all()
     assert label.shape == (10, 20)
-    for truth in generate.read_ground_truths(root, subject):
+    for truth in read_ground_truths(root, subject):
         expected = np.eye(10)[2 * truth.label + (truth.task == "Speaking")]
         assert (label[:, truth.key - 1] == expected).all()
 
 
 @pytest.mark.parametrize("subject", [1, 2])
 def test_file_names_carry_the_key_that_joins_modalities(root, subject):
-    truth = {t.key: t for t in generate.read_ground_truths(root, subject)}
+    truth = {t.key: t for t in read_ground_truths(root, subject)}
     video = {int(p.name[:3]): p.stem.split("_") for p in (root / f"subject{subject}/Video").iterdir()}
     audio = {int(p.name[:3]): p.stem.split("_") for p in (root / f"subject{subject}/Audio").iterdir()}
     assert sorted(video) == sorted(truth) == list(range(1, 21))
@@ -170,7 +177,7 @@ def test_a_video_and_a_sound_decode_to_the_planned_size(root):
 
 
 def test_classes_are_mixed_in_time(root):
-    labels = [t.label for t in generate.read_ground_truths(root, 1)]
+    labels = [t.label for t in read_ground_truths(root, 1)]
     assert sum(a != b for a, b in itertools.pairwise(labels)) > 8
 
 
@@ -240,11 +247,6 @@ def test_a_spec_that_cannot_be_generated_names_the_key(change):
 def test_an_observer_of_nothing_or_of_something_unknown_is_refused(modalities):
     with pytest.raises(ConfigError, match="audio, eeg, video"):
         ideal_observer.bayes_accuracy(modalities)
-
-
-def test_a_missing_truth_is_reported(tmp_path):
-    with pytest.raises(DataError, match="missing"):
-        generate.read_ground_truths(tmp_path, 1)
 
 
 # --- what the signals show, to a linear classifier, in an unseen subject ---
