@@ -236,12 +236,12 @@ def check_disjoint(split: Split) -> None:
     """
     for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
         pair = [set(split.sides[side]) for side in (one, other)]
-        shared = [f"recording {i}" for i in sorted(pair[0] & pair[1])]
+        for shared in sorted(pair[0] & pair[1]):
+            raise ConfigError(f"recording {shared} is both in {one} and in {other}; the run does not start")
         if split.protocol in CROSS_SUBJECT_PROTOCOLS:
             subjects = [{i.split("/")[0] for i in ids} for ids in pair]
-            shared += [f"subject {name}" for name in sorted(subjects[0] & subjects[1])]
-        if shared:
-            raise ConfigError(f"{shared[0]} is both in {one} and in {other}; the run does not start")
+            for shared in sorted(subjects[0] & subjects[1]):
+                raise ConfigError(f"subject {shared} is both in {one} and in {other}; the run does not start")
 
 
 def _hold_out_last(split: Split, items: list[LabeledRecording]) -> Split:

@@ -65,8 +65,8 @@ class RAVDESS(DatasetReader):
             for order, (clip, files) in enumerate(sorted(clips.items())):
                 duplicates = next((paths for paths in files.values() if len(paths) > 1), None)
                 if duplicates:
-                    reason = f"the same clip twice ({', '.join(p.name for p in duplicates)}); keep one"
-                    problems.append(Problem(subject, clip, str(duplicates[1]), reason))
+                    names, second = ", ".join(p.name for p in duplicates), str(duplicates[1])
+                    problems.append(Problem(subject, clip, second, f"the same clip twice ({names}); keep one"))
                     continue
                 paths = {modality: str(path) for modality, (path,) in files.items()}
                 label = CODE_TO_LABEL[clip.split("-")[1]]

@@ -39,9 +39,11 @@ class RecordingsTable(DatasetReader):
         columns = _read_columns(self.path)
         for column in REQUIRED_COLUMNS:
             if column not in columns:
-                known = f"required are {', '.join(REQUIRED_COLUMNS)}, optional {', '.join(OPTIONAL_COLUMNS)}"
-                nearest = suggest_nearest(column, columns)
-                raise DataError(f"{self.path} has no column {column}; it has {', '.join(columns)}; {known}{nearest}")
+                required, optional = ", ".join(REQUIRED_COLUMNS), ", ".join(OPTIONAL_COLUMNS)
+                raise DataError(
+                    f"{self.path} has no column {column}; it has {', '.join(columns)}; required are {required}, "
+                    f"optional {optional}{suggest_nearest(column, columns)}"
+                )
         self.modalities: tuple[ModalityName, ...] = tuple(m for m in MODALITIES if m in columns)
         if not self.modalities:
             raise DataError(

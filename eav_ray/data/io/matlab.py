@@ -110,8 +110,9 @@ def _check_stated_sizes(path: Path, shapes_by_name: dict[str, tuple[int, ...]]) 
                     name, claimed = _parse_array_header(tag + head, order)
             shape = shapes_by_name.get(name)
             if shape is not None and claimed > 8 * np.prod(shape, dtype=float):
-                reason = f"{name} has the shape {shape}, but claims {claimed:,} bytes"
-                raise DataError(f"{path}: {reason}; download it again")
+                raise DataError(
+                    f"{path}: {name} has the shape {shape}, but claims {claimed:,} bytes; download it again"
+                )
             if start + length > size:
                 break
             file.seek(start + length)

@@ -111,8 +111,10 @@ def parse_chunk(message: bytes) -> Chunk:
         raise DataError(f"{count} channels at {hz:g} Hz are more than {MAX_VALUES_PER_S} values a second; send less")
     bytes_per_sample = np.dtype(dtype).itemsize * count
     if not len(payload) or len(payload) % bytes_per_sample:
-        moment = f"{count} x {dtype} ({bytes_per_sample} bytes)"
-        raise DataError(f"a piece of {modality} has {len(payload)} bytes, which are not whole moments of {moment}")
+        raise DataError(
+            f"a piece of {modality} has {len(payload)} bytes, which are not whole moments of {count} x {dtype} "
+            f"({bytes_per_sample} bytes)"
+        )
     x_TC = np.frombuffer(payload, np.dtype(dtype).newbyteorder("<")).reshape(-1, count)
     if modality == "audio":
         x_TC = x_TC.astype(np.float32) / (32768 if dtype == "int16" else 1)  # as libsndfile does
@@ -221,8 +223,8 @@ def check_keys(tree: dict[str, Any], allowed: tuple[str, ...], source: str) -> N
     """Raise DataError for a key that means nothing."""
     for key in tree:
         if key not in allowed:
-            rest = f"it may have {', '.join(allowed)}{suggest_nearest(key, allowed)}"
-            raise DataError(f"{source} has the key {_format_value(key)}; {rest}")
+            nearest = suggest_nearest(key, allowed)
+            raise DataError(f"{source} has the key {_format_value(key)}; it may have {', '.join(allowed)}{nearest}")
 
 
 def parse_number(tree: dict[str, Any], key: str, minimum: float, maximum: float) -> float:
