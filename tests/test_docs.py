@@ -42,7 +42,13 @@ class ErrorText:
 ERRORS = ("ConfigError", "DataError", "StorageError", "ValueError", "TrainingInterrupted")
 LISTS = ("problems", "wrong")  # of texts that become one error
 # Functions that return texts.
-DESCRIBING = ("_explain_validation_error", "find_batch_problem", "find_problems", "describe_missing_folds")
+DESCRIBING = (
+    "_explain_validation_error",
+    "_find_row_problem",
+    "describe_missing_folds",
+    "find_batch_problem",
+    "find_problems",
+)
 REPORTING = ("problem", "_report")  # functions that are given a reason
 # Where an error passes a text on that was made elsewhere, and collected there.
 ANYWHERE = {"table"}  # a line of `distributed.scoring`: why there is no table

@@ -128,13 +128,17 @@ def _find_row_problem(row: dict[str, str], row_numbers: list[int]) -> str:
         return f"{where} has no {' and no '.join(missing)}; fill it in{why}"
     invalid = next((c for c in NAME_COLUMNS if row[c] in (".", "..") or set(row[c]) & set("/\\\0")), None)
     if invalid:
-        names = f"{invalid} is {row[invalid]!r}; it names files"
-        return f"{where}: {names}, so it must not contain / or \\, nor be . or ..; rename it"
+        return (
+            f"{where}: {invalid} is {row[invalid]!r}; it names files, so it must not contain / or \\, nor be . or ..; "
+            "rename it"
+        )
     if len(row_numbers) > 1:
         rows = ", ".join(str(i + 1) for i in row_numbers)
         return f"rows {rows} name the same recording; keep one, or rename the others"
     order = row.get("order") or "0"
-    return "" if order.isdecimal() else f"{where}: order is {order!r}; it must be a whole number from 0"
+    if not order.isdecimal():
+        return f"{where}: order is {order!r}; it must be a whole number from 0"
+    return ""
 
 
 def _read_first_channel_names(paths: Iterable[str]) -> tuple[str, ...]:
