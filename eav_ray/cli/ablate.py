@@ -2,17 +2,13 @@
 
 from typing import Annotated
 
-import typer
-
-from eav_ray.cli.arguments import ExperimentWords, load_experiment, split_list
+from eav_ray.cli.arguments import ExperimentWords, load_experiment, offer, split_list
 
 
 def ablate(
     words: ExperimentWords = None,
-    parts: Annotated[
-        str, typer.Option(help="any of subsets, kinds, dropout, positions, sizes", show_default="all")
-    ] = "",
-    sizes: Annotated[str, typer.Option(help="any of handcrafted, quarter, half, double")] = "handcrafted,half",
+    parts: Annotated[str, offer("any of subsets, kinds, dropout, positions, sizes", show_default="all")] = "",
+    sizes: Annotated[str, offer("any of handcrafted, quarter, half, double")] = "handcrafted,half",
 ) -> int:
     """Measure what each part of an experiment is worth.
 

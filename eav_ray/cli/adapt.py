@@ -2,16 +2,14 @@
 
 from typing import Annotated
 
-import typer
-
-from eav_ray.cli.arguments import ExperimentWords, load_experiment
+from eav_ray.cli.arguments import ExperimentWords, load_experiment, offer
 
 
 def adapt(
-    checkpoint: Annotated[str, typer.Option(help="a checkpoint folder", show_default=False)],
-    subject: Annotated[str, typer.Option(help="a person whom it never saw, such as subject9", show_default=False)],
+    checkpoint: Annotated[str, offer("a checkpoint folder", show_default=False)],
+    subject: Annotated[str, offer("a person whom it never saw, such as subject9", show_default=False)],
     words: ExperimentWords = None,
-    recordings: Annotated[int, typer.Option(min=1, help="how many labelled recordings to train on")] = 10,
+    recordings: Annotated[int, offer("how many labelled recordings to train on", min=1)] = 10,
 ) -> None:
     """Adapt a checkpoint to a person it never saw.
 

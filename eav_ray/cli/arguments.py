@@ -16,6 +16,17 @@ WORDS_HELP = (
 )
 
 
+def offer(meaning: str, *names: str, **settings: Any) -> Any:
+    """Offer an option of a command.
+
+    Args:
+        meaning: What its help says.
+        names: As `--search`; without one it is named like its argument.
+        settings: As `typer.Option` takes them.
+    """
+    return typer.Option(*names, help=meaning, **settings)
+
+
 def split_words(words: list[str] | None, what: str) -> tuple[str, dict[str, Any]]:
     """Split the words of a command into the one thing that it works on and the changes.
 

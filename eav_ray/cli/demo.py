@@ -3,15 +3,13 @@
 import os
 from typing import Annotated
 
-import typer
-
-from eav_ray.cli.arguments import ExperimentWords, load_experiment
+from eav_ray.cli.arguments import ExperimentWords, load_experiment, offer
 
 
 def demo(
     words: ExperimentWords = None,
-    subjects: Annotated[int, typer.Option(min=1, help="how many people are generated")] = 9,
-    per_class: Annotated[int, typer.Option(min=1, help="recordings of each person and class")] = 6,
+    subjects: Annotated[int, offer("how many people are generated", min=1)] = 9,
+    per_class: Annotated[int, offer("recordings of each person and class", min=1)] = 6,
 ) -> int:
     """Run the whole path on generated recordings.
 

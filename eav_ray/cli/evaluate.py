@@ -2,25 +2,15 @@
 
 from typing import Annotated
 
-import typer
-
-from eav_ray.cli.arguments import ExperimentWords, load_experiment
+from eav_ray.cli.arguments import ExperimentWords, load_experiment, offer
 
 
 def evaluate(
     words: ExperimentWords = None,
-    checkpoint: Annotated[
-        str, typer.Option(help="a checkpoint folder; by default the whole protocol", show_default=False)
-    ] = "",
-    out: Annotated[
-        str, typer.Option(help="folder of the page; by default in the results store", show_default=False)
-    ] = "",
-    search: Annotated[
-        bool, typer.Option("--search", help="without --checkpoint: the protocol that was run with --search")
-    ] = False,
-    temperature: Annotated[
-        bool, typer.Option("--temperature", help="train the inner folds, to fit a temperature on them")
-    ] = False,
+    checkpoint: Annotated[str, offer("a checkpoint folder; by default the whole protocol", show_default=False)] = "",
+    out: Annotated[str, offer("folder of the page; by default in the results store", show_default=False)] = "",
+    search: Annotated[bool, offer("without --checkpoint: the protocol that was run with --search", "--search")] = False,
+    temperature: Annotated[bool, offer("train the inner folds, to fit a temperature on them", "--temperature")] = False,
 ) -> None:
     """Test a checkpoint or a protocol, and write the results page.
 

@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
+from eav_ray.cli.arguments import offer, split_list
+
 
 def keys(
     prefix: Annotated[str, typer.Argument(help="only keys that begin so, such as optim", show_default=False)] = "",
-    plugins: Annotated[
-        str, typer.Option(help="modules that define further kinds, separated by commas", show_default=False)
-    ] = "",
+    plugins: Annotated[str, offer("modules that define further kinds, separated by commas", show_default=False)] = "",
 ) -> None:
     """List the keys of an experiment.
 
@@ -19,7 +19,6 @@ def keys(
     eav keys optim
     eav keys model.eeg
     """
-    from eav_ray.cli.arguments import split_list
     from eav_ray.config.keys import format_keys
     from eav_ray.config.kinds import import_plugins
 

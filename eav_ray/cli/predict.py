@@ -2,19 +2,13 @@
 
 from typing import Annotated
 
-import typer
-
-from eav_ray.cli.arguments import CheckpointWords, split_checkpoint_words
+from eav_ray.cli.arguments import CheckpointWords, offer, split_checkpoint_words
 
 
 def predict(
     words: CheckpointWords = None,
-    out: Annotated[
-        str, typer.Option(help="the table that is written, Parquet or CSV by its name")
-    ] = "predictions.parquet",
-    shards: Annotated[
-        bool, typer.Option("--shards", help="predict the windows in store.shards instead of raw recordings")
-    ] = False,
+    out: Annotated[str, offer("the table that is written, Parquet or CSV by its name")] = "predictions.parquet",
+    shards: Annotated[bool, offer("predict the windows in store.shards instead of raw recordings", "--shards")] = False,
 ) -> None:
     """Predict recordings with a checkpoint.
 

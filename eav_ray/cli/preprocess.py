@@ -2,14 +2,12 @@
 
 from typing import Annotated
 
-import typer
-
-from eav_ray.cli.arguments import ExperimentWords, load_experiment
+from eav_ray.cli.arguments import ExperimentWords, load_experiment, offer
 
 
 def preprocess(
     words: ExperimentWords = None,
-    frames: Annotated[bool, typer.Option("--frames", help="show a face of each person on the quality page")] = False,
+    frames: Annotated[bool, offer("show a face of each person on the quality page", "--frames")] = False,
 ) -> None:
     """Clean raw recordings and write their windows to shards.
 

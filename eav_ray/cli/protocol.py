@@ -2,15 +2,13 @@
 
 from typing import Annotated
 
-import typer
-
-from eav_ray.cli.arguments import ExperimentWords, load_experiment
+from eav_ray.cli.arguments import ExperimentWords, load_experiment, offer
 
 
 def protocol(
     words: ExperimentWords = None,
     search: Annotated[
-        bool, typer.Option("--search", help="search every fold first, on inner folds of its own training people")
+        bool, offer("search every fold first, on inner folds of its own training people", "--search")
     ] = False,
 ) -> int:
     """Train and test all folds of a protocol.

@@ -4,25 +4,19 @@ from typing import Annotated
 
 import typer
 
-from eav_ray.cli.arguments import split_words
+from eav_ray.cli.arguments import offer, split_words
 
 StoreWords = Annotated[list[str] | None, typer.Argument(metavar="RESULTS", hidden=True)]
 
 
 def pull(
     words: StoreWords = None,
-    list_: Annotated[
-        bool, typer.Option("--list", help="show the searches of the store, or with --study its candidates")
-    ] = False,
-    study: Annotated[
-        str, typer.Option(help="a search by its name, where the store has several", show_default=False)
-    ] = "",
-    to: Annotated[str, typer.Option(help="the folder that is written")] = "best",
-    top: Annotated[
-        int | None, typer.Option(min=1, help="fetch so many of the best, or list so many", show_default=False)
-    ] = None,
-    metric: Annotated[str, typer.Option(help="what --list --study orders by", show_default=False)] = "",
-    next_best: Annotated[bool, typer.Option("--next-best", help="take the next one where one is damaged")] = False,
+    list_: Annotated[bool, offer("show the searches of the store, or with --study its candidates", "--list")] = False,
+    study: Annotated[str, offer("a search by its name, where the store has several", show_default=False)] = "",
+    to: Annotated[str, offer("the folder that is written")] = "best",
+    top: Annotated[int | None, offer("fetch so many of the best, or list so many", min=1, show_default=False)] = None,
+    metric: Annotated[str, offer("what --list --study orders by", show_default=False)] = "",
+    next_best: Annotated[bool, offer("take the next one where one is damaged", "--next-best")] = False,
 ) -> None:
     """Fetch the best checkpoints of a search.
 

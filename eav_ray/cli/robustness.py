@@ -2,20 +2,16 @@
 
 from typing import Annotated
 
-import typer
-
-from eav_ray.cli.arguments import CheckpointWords, split_checkpoint_words, split_list
+from eav_ray.cli.arguments import CheckpointWords, offer, split_checkpoint_words, split_list
 
 
 def robustness(
     words: CheckpointWords = None,
-    modalities: Annotated[str, typer.Option(help="which to corrupt, such as eeg,audio", show_default="all")] = "",
-    corruptions: Annotated[str, typer.Option(help="which of them, such as pink,babble", show_default="all")] = "",
-    severity_levels: Annotated[int, typer.Option(min=1, help="levels of each corruption")] = 3,
-    all_: Annotated[
-        bool, typer.Option("--all", help="all recordings of data.root, which may be another data set")
-    ] = False,
-    out: Annotated[str, typer.Option(help="results store", show_default="store.results, or results")] = "",
+    modalities: Annotated[str, offer("which to corrupt, such as eeg,audio", show_default="all")] = "",
+    corruptions: Annotated[str, offer("which of them, such as pink,babble", show_default="all")] = "",
+    severity_levels: Annotated[int, offer("levels of each corruption", min=1)] = 3,
+    all_: Annotated[bool, offer("all recordings of data.root, which may be another data set", "--all")] = False,
+    out: Annotated[str, offer("results store", show_default="store.results, or results")] = "",
 ) -> None:
     """Measure a checkpoint's accuracy on corrupted recordings.
 

@@ -2,21 +2,19 @@
 
 from typing import Annotated
 
-import typer
-
-from eav_ray.cli.arguments import CheckpointWords, split_checkpoint_words
+from eav_ray.cli.arguments import CheckpointWords, offer, split_checkpoint_words
 
 
 def serve(
     words: CheckpointWords = None,
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
+    host: Annotated[str, offer("address to listen on")] = "127.0.0.1",
+    port: Annotated[int, offer("port to listen on", min=1, max=65535)] = 8000,
     token_file: Annotated[
-        str, typer.Option(help="file of the token that requests must bring", show_default="EAV_RAY_SERVE_TOKEN")
+        str, offer("file of the token that requests must bring", show_default="EAV_RAY_SERVE_TOKEN")
     ] = "",
-    name: Annotated[str, typer.Option(help="the application's name on a cluster")] = "eav-ray",
-    route: Annotated[str, typer.Option(help="the application's prefix of paths")] = "/",
-    replicas: Annotated[int, typer.Option(min=1, help="how many copies answer")] = 1,
+    name: Annotated[str, offer("the application's name on a cluster")] = "eav-ray",
+    route: Annotated[str, offer("the application's prefix of paths")] = "/",
+    replicas: Annotated[int, offer("how many copies answer", min=1)] = 1,
 ) -> None:
     """Serve a checkpoint over HTTP and WebSocket.
 
