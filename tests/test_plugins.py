@@ -21,7 +21,7 @@ from eav_ray.config import (
 from eav_ray.config.keys import format_keys
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.eeg import prepare_eeg
-from eav_ray.data.preprocessing.windowing import cut_recording
+from eav_ray.data.preprocessing.windowing import WindowFormat, cut_recording
 from eav_ray.data.shards.index import ShardFile, ShardIndex, read_index, write_index
 from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import encode_window
@@ -75,9 +75,7 @@ def windows(experiment: Experiment) -> Iterator[WindowCache]:
     schema = make_schema(e.preprocessing, len(CHANNELS), e.data.modalities)
     with ShardWriter(store, "shards/a.parquet", schema) as shard:
         for recording, prepared in prepare_eeg(reader, listing.recordings, e.preprocessing.eeg):
-            cut = cut_recording(
-                recording, e.preprocessing, e.data.modalities, prepared_eeg=prepared, eeg_channels=len(CHANNELS)
-            )
+            cut = cut_recording(recording, WindowFormat(e.preprocessing, e.data.modalities, len(CHANNELS)), prepared)
             assert not cut.problems
             shard.add([encode_window(window, e.preprocessing) for window in cut.windows])
     file = ShardFile(shard.name, shard.sha256, shard.rows, "")

@@ -9,8 +9,8 @@ import torch
 
 from eav_ray.config import ModalityName
 from eav_ray.data.modalities.registry import get_modality
+from eav_ray.data.preprocessing.windowing import WindowFormat
 from eav_ray.data.shards.tables import encode_window
-from eav_ray.data.streaming.messages import ModelInputs
 from eav_ray.data.streaming.upload import UPLOAD_LIMITS, Upload, UploadLimits, make_windows
 from eav_ray.evaluation.probabilities import (
     PREDICTED_COLUMN,
@@ -41,7 +41,7 @@ class Predictor:
         self.classes, self.preprocessing = checkpoint.state.classes, e.preprocessing
         self.modalities: tuple[ModalityName, ...] = e.data.modalities
         shapes = checkpoint.state.shapes
-        self.inputs = ModelInputs(e.preprocessing, e.data.modalities, shapes.eeg_channels, shapes.eeg_channel_names)
+        self.inputs = WindowFormat(e.preprocessing, e.data.modalities, shapes.eeg_channels, shapes.eeg_channel_names)
         self._device = device
         self._model = build_trained_model(checkpoint).to(device).eval()
 

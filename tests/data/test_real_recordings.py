@@ -11,7 +11,7 @@ from eav_ray.config import DataConfig, Preprocessing
 from eav_ray.data.datasets import registry
 from eav_ray.data.io import audio, video
 from eav_ray.data.preprocessing.eeg import prepare_eeg
-from eav_ray.data.preprocessing.windowing import cut_recording
+from eav_ray.data.preprocessing.windowing import WindowFormat, cut_recording
 from eav_ray.errors import DataError
 
 pytestmark = pytest.mark.real
@@ -32,7 +32,7 @@ def test_a_ravdess_clip_is_one_window(real: Path) -> None:
         DataConfig(dataset="ravdess", root=str(real / "ravdess"), modalities=("audio",))
     )
     for recording in listing.recordings[::50]:
-        made = cut_recording(recording, Preprocessing(), ("audio",), prepared_eeg=None, eeg_channels=0)
+        made = cut_recording(recording, WindowFormat(Preprocessing(), ("audio",), 0), None)
         (row,) = made.windows
         assert made.problems == ()
         assert row["has_audio"] and 2 < row["audio_seconds"] <= 5
@@ -66,7 +66,7 @@ def test_eegmat_has_its_shapes(real: Path) -> None:
         raw = dataset.read_eeg(recording)
         assert raw.values_CT.shape == (19, 500 * seconds) and raw.hz == 500
         assert not {"A2-A1", "ECG"} & set(raw.channels)
-        made = cut_recording(recording, Preprocessing(), ("eeg",), prepared_eeg=prepared, eeg_channels=19)
+        made = cut_recording(recording, WindowFormat(Preprocessing(), ("eeg",), 19), prepared)
         assert made.problems == () and len(made.windows) == seconds // 5
         assert all(1 < row["eeg"].std() < 100 for row in made.windows)  # microvolts
 

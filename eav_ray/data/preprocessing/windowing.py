@@ -1,6 +1,6 @@
 """Cut one recording into windows that do not overlap, all modalities on one clock that starts with the recording."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,22 @@ LAST_WINDOW_TOLERANCE = 0.05  # share of a window that the last one may lack: vi
 
 
 @dataclass(frozen=True)
+class WindowFormat:
+    """Describe the windows that are made of recordings.
+
+    Attributes:
+        modalities: Those that windows have; need not all exist in a recording.
+        eeg_channels: Number of EEG channels, for recordings without EEG, too.
+        eeg_channel_names: Their names, where they are known.
+    """
+
+    preprocessing: Preprocessing
+    modalities: tuple[ModalityName, ...]
+    eeg_channels: int
+    eeg_channel_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class WindowedRecording:
     """One recording, read and cut."""
 
@@ -30,11 +46,8 @@ class WindowedRecording:
 
 def read_signals(
     recording: Recording,
-    preprocessing: Preprocessing,
-    modalities: Sequence[ModalityName],
-    *,
+    window_format: WindowFormat,
     prepared_eeg: PreparedEEG | DataError | None,
-    eeg_channels: int,
     max_duration_s: float = MAX_RECORDING_S,
     audio_corruption: Callable[[np.ndarray, int], np.ndarray] | None = None,
     video_corruption: video.FrameCorruption | None = None,
@@ -42,25 +55,24 @@ def read_signals(
     """Read one recording. A file that cannot be used is a problem, and its modality is not there.
 
     Args:
-        modalities: Which to read; need not all exist in this recording.
         prepared_eeg: The recording's EEG (`preprocessing.eeg.prepare_eeg`), why it cannot be used, or None where there
             is none.
-        eeg_channels: Number of EEG channels of the data set.
         max_duration_s: A file that lasts longer is refused.
         audio_corruption, video_corruption: What becomes of decoded audio and video.
     """
+    preprocessing = window_format.preprocessing
     durations_s: dict[str, float] = {}
     signals: dict[str, np.ndarray] = {}
     problems: list[Problem] = []
     quality: dict[str, Any] = {}
     faceless: np.ndarray | None = None
-    for m in modalities:
+    for m in window_format.modalities:
         try:
             match m:
                 case "eeg" if prepared_eeg is not None:
                     if isinstance(prepared_eeg, DataError):
                         raise prepared_eeg
-                    _check_channels(prepared_eeg, recording, eeg_channels)
+                    _check_channels(prepared_eeg, recording, window_format.eeg_channels)
                     signals["eeg"] = prepared_eeg.x_CT
                     durations_s["eeg"] = prepared_eeg.x_CT.shape[1] / preprocessing.eeg.hz
                     quality |= {"eeg_unit": prepared_eeg.unit, "eeg_bad_channel_reasons": prepared_eeg.bad_channels}
@@ -92,32 +104,17 @@ def read_signals(
 
 def cut_recording(
     recording: Recording,
-    preprocessing: Preprocessing,
-    modalities: Sequence[ModalityName],
-    *,
+    window_format: WindowFormat,
     prepared_eeg: PreparedEEG | DataError | None,
-    eeg_channels: int,
     max_duration_s: float = MAX_RECORDING_S,
 ) -> WindowedRecording:
     """Read and cut one recording (`read`, `cut_signals`). The policy says what becomes of one with a problem."""
-    signals = read_signals(
-        recording,
-        preprocessing,
-        modalities,
-        prepared_eeg=prepared_eeg,
-        eeg_channels=eeg_channels,
-        max_duration_s=max_duration_s,
-    )
-    return cut_signals(signals, recording, preprocessing, modalities, eeg_channels=eeg_channels)
+    signals = read_signals(recording, window_format, prepared_eeg, max_duration_s)
+    return cut_signals(signals, recording, window_format)
 
 
 def cut_signals(
-    recording_signals: RecordingSignals,
-    recording: Recording,
-    preprocessing: Preprocessing,
-    modalities: Sequence[ModalityName],
-    *,
-    eeg_channels: int,
+    recording_signals: RecordingSignals, recording: Recording, window_format: WindowFormat
 ) -> WindowedRecording:
     """Cut what was read of one recording.
 
@@ -125,9 +122,6 @@ def cut_signals(
     window where it covers at least half of it, or where it covers anything of the only window; what it lacks there
     is padded (audio and EEG with zeros, video with its last frame). Where it is not present its array is zero.
 
-    Args:
-        modalities: Which keys the windows get; need not all exist in this recording.
-        eeg_channels: Number of EEG channels of the data set, for recordings without EEG.
     Returns:
         Windows, one dictionary each: `subject`, `recording`, `window`, `label`, `task`, `order`; for each modality
         `has_<m>` (bool), `<m>_seconds` (float, seconds of real signal), the columns that its `Modality` measures,
@@ -135,7 +129,7 @@ def cut_signals(
         `eeg` float32 (channels, eeg.hz * window_s) in microvolts, `audio` float32 (audio.hz * window_s,),
         `video` uint8 (video.fps * window_s, size, size, 3).
     """
-    window_s = preprocessing.window_s
+    preprocessing, window_s = window_format.preprocessing, window_format.preprocessing.window_s
     arrays, durations_s = recording_signals.arrays, recording_signals.durations_s
     problems = recording_signals.problems
     quality: dict[str, Any] = {"recording": recording.recording, "label": recording.label, **recording_signals.quality}
@@ -147,13 +141,13 @@ def cut_signals(
     rows: list[dict[str, Any]] = []
     for w in range(n_windows):
         row: dict[str, Any] = {name: getattr(recording, name) for name in RECORDING_FIELDS} | {"window": w}
-        for m in modalities:
+        for m in window_format.modalities:
             covered_s = float(np.clip(durations_s.get(m, 0.0) - w * window_s, 0.0, window_s))
             present = covered_s > 0 and (n_windows == 1 or covered_s >= MIN_COVERAGE * window_s)
             row[f"has_{m}"] = present
             row[f"{m}_seconds"] = covered_s if present else 0.0
             modality = get_modality(m)
-            row[m] = modality.cut(arrays.get(m), w, modality.compute_shape(preprocessing, eeg_channels))
+            row[m] = modality.cut(arrays.get(m), w, modality.compute_shape(preprocessing, window_format.eeg_channels))
             if not present:
                 row[m] = np.zeros_like(row[m])
             row |= modality.measure(row[m], w, recording_signals, present=present)

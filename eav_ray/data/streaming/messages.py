@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from eav_ray.config import ModalityName, Preprocessing
 from eav_ray.data.preprocessing.eeg import match_raw_channels
 from eav_ray.data.preprocessing.resampling import compute_resampling_ratio
+from eav_ray.data.preprocessing.windowing import WindowFormat
 from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError, suggest_nearest
 
@@ -36,20 +36,6 @@ HEADER_KEYS = {
     "audio": ("modality", "time", "hz", "channels", "dtype"),
     "video": ("modality", "time"),
 }
-
-
-@dataclass(frozen=True)
-class ModelInputs:
-    """Describe what a model takes.
-
-    Attributes:
-        eeg_channel_names: Names of its EEG channels, where they are known.
-    """
-
-    preprocessing: Preprocessing
-    modalities: tuple[ModalityName, ...]
-    eeg_channels: int
-    eeg_channel_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -154,7 +140,7 @@ def parse_eeg(tree: Any) -> RawEEG:
     return RawEEG(x_CT, hz, names, parse_unit(tree))
 
 
-def arrange_channels(raw: RawEEG, inputs: ModelInputs) -> RawEEG:
+def arrange_channels(raw: RawEEG, inputs: WindowFormat) -> RawEEG:
     """Arrange EEG to the channels that a model was trained on, in its order.
 
     Args:

@@ -19,7 +19,7 @@ from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ
 from eav_ray.data.io.video import DECODE_ERRORS, FrameResizer
 from eav_ray.data.modalities.registry import make_empty_window
 from eav_ray.data.preprocessing.eeg import PreparedEEG
-from eav_ray.data.preprocessing.windowing import MIN_COVERAGE
+from eav_ray.data.preprocessing.windowing import MIN_COVERAGE, WindowFormat
 from eav_ray.data.recordings import RawEEG
 from eav_ray.data.streaming import messages
 from eav_ray.data.streaming.buffers import Frame, FrameBuffer, SampleBuffer, select_frames
@@ -52,7 +52,7 @@ class StreamSnapshot:
 class LiveStream:
     """What one client streams."""
 
-    def __init__(self, inputs: messages.ModelInputs) -> None:
+    def __init__(self, inputs: WindowFormat) -> None:
         self.inputs, self.preprocessing = inputs, inputs.preprocessing
         self.n_refused = 0  # pieces
         self.start_s: float | None = None  # time of the first sample
@@ -177,7 +177,7 @@ def _describe_format(chunk: messages.Chunk) -> tuple[object, ...]:
     return chunk.hz, chunk.channels, chunk.unit, len(chunk.values_CT)
 
 
-def make_window(snapshot: StreamSnapshot, inputs: messages.ModelInputs) -> tuple[dict[str, object], dict[str, str]]:
+def make_window(snapshot: StreamSnapshot, inputs: WindowFormat) -> tuple[dict[str, object], dict[str, str]]:
     """One window as `windowing.cut_recording` makes it, and for each modality that is not in it, why.
 
     A modality is present where it covers at least half of the window; what it lacks is zeros (video: its next frame,
@@ -208,7 +208,7 @@ def make_window(snapshot: StreamSnapshot, inputs: messages.ModelInputs) -> tuple
     return row, reasons
 
 
-def _fill_eeg(snapshot: StreamSnapshot, inputs: messages.ModelInputs, out_CT: np.ndarray) -> float:
+def _fill_eeg(snapshot: StreamSnapshot, inputs: WindowFormat, out_CT: np.ndarray) -> float:
     assert snapshot.eeg is not None
     hz, window_s = inputs.preprocessing.eeg.hz, inputs.preprocessing.window_s
     seconds = snapshot.eeg.values_CT.shape[1] / snapshot.eeg.hz

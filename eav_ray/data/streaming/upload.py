@@ -15,7 +15,7 @@ from PIL import Image
 from eav_ray.config import MODALITIES
 from eav_ray.data.io.video import DECODE_ERRORS
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
-from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
+from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording
 from eav_ray.data.recordings import DatasetReader, RawEEG, Recording
 from eav_ray.data.streaming import messages
 from eav_ray.errors import DataError
@@ -90,7 +90,7 @@ def _parse_frames(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_windows(
-    upload: Upload, inputs: messages.ModelInputs, limits: UploadLimits = UPLOAD_LIMITS
+    upload: Upload, inputs: WindowFormat, limits: UploadLimits = UPLOAD_LIMITS
 ) -> tuple[WindowedRecording, dict[str, str]]:
     """Windows of what was sent, as `windowing.cut_recording` makes them, and for each modality without any, why.
 
@@ -114,14 +114,8 @@ def make_windows(
         if upload.eeg is not None and "eeg" in modalities:
             recording = replace(recording, eeg="eeg")
             prepared = prepare_single_recording(upload.eeg, inputs, limits.max_duration_s)
-        result = cut_recording(
-            recording,
-            preprocessing,
-            modalities,
-            prepared_eeg=prepared,
-            eeg_channels=inputs.eeg_channels,
-            max_duration_s=limits.max_duration_s,
-        )
+        window_format = replace(inputs, preprocessing=preprocessing)
+        result = cut_recording(recording, window_format, prepared, limits.max_duration_s)
     for problem in result.problems:
         m = next((m for m, path in files.items() if path == problem.file), "eeg")
         reasons[m] = problem.reason.replace(problem.file, m)
@@ -130,7 +124,7 @@ def make_windows(
 
 
 def prepare_single_recording(
-    raw: RawEEG, inputs: messages.ModelInputs, max_duration_s: float = MAX_UPLOAD_S
+    raw: RawEEG, inputs: WindowFormat, max_duration_s: float = MAX_UPLOAD_S
 ) -> PreparedEEG | DataError:
     """EEG of one recording alone, cleaned as `preprocessing.eeg` says; or why it cannot be used."""
     try:

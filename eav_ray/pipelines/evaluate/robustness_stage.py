@@ -164,10 +164,8 @@ def read_signals(
     corruption_by_modality = {d.modality: d for d in condition.corruptions} if condition else {}
     return windowing.read_signals(
         recording,
-        inputs.preprocessing,
-        modalities,
-        prepared_eeg=prepared,
-        eeg_channels=inputs.shapes.eeg_channels,
+        windowing.WindowFormat(inputs.preprocessing, tuple(modalities), inputs.shapes.eeg_channels),
+        prepared,
         audio_corruption=AudioCorruption(corruption_by_modality["audio"], recording, inputs.speech_files)
         if "audio" in corruption_by_modality
         else None,
@@ -188,7 +186,8 @@ def _make_rows(
     recording: Recording, inputs: RobustnessInputs, signals: windowing.RecordingSignals
 ) -> list[dict[str, Any]]:
     modalities, shapes, preprocessing = inputs.modalities, inputs.shapes, inputs.preprocessing
-    windowed = windowing.cut_signals(signals, recording, preprocessing, modalities, eeg_channels=shapes.eeg_channels)
+    window_format = windowing.WindowFormat(preprocessing, modalities, shapes.eeg_channels)
+    windowed = windowing.cut_signals(signals, recording, window_format)
     return make_rows(recording, windowed, preprocessing, modalities, shapes)
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from eav_ray.config import Experiment, ModalityName, Preprocessing, get_modality_info
 from eav_ray.data.modalities.registry import make_empty_window
-from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
+from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording
 from eav_ray.data.recordings import Recording
 from eav_ray.data.shards.index import ShardFile, read_shard
 from eav_ray.data.shards.tables import encode_window
@@ -67,9 +67,7 @@ def cut_raw_windows(
     prepared, rows = eeg_stage.unpack_eeg(row), []
     for recording in units[row["unit"]]:
         eeg = prepared.get(recording.recording)
-        windowed = cut_recording(
-            recording, preprocessing, modalities, prepared_eeg=eeg, eeg_channels=shapes.eeg_channels
-        )
+        windowed = cut_recording(recording, WindowFormat(preprocessing, modalities, shapes.eeg_channels), eeg)
         rows += make_rows(recording, windowed, preprocessing, modalities, shapes)
     return rows
 

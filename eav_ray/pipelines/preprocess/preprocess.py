@@ -18,7 +18,7 @@ from eav_ray.config import DataConfig, Experiment, Preprocessing, digest
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
-from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
+from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording
 from eav_ray.data.recordings import LISTENING, Listing, Problem, Recording
 from eav_ray.data.shards.index import SHARDS_FORMAT, ShardFile, ShardIndex, write_index
 from eav_ray.data.shards.location import open_shard_store
@@ -237,9 +237,8 @@ class ChunkMaker:
         self._cut(recording, eeg)
 
     def _cut(self, recording: Recording, eeg: PreparedEEG | DataError | None) -> WindowedRecording:
-        return cut_recording(
-            recording, self.preprocessing, self.data.modalities, prepared_eeg=eeg, eeg_channels=len(self.channels)
-        )
+        window_format = WindowFormat(self.preprocessing, self.data.modalities, len(self.channels))
+        return cut_recording(recording, window_format, eeg)
 
     def write_chunk(self, row: dict[str, Any], *, chunks: list[Chunk], crash_reasons: dict[str, str]) -> dict[str, Any]:
         """Write one chunk: its shard, and then its record."""

@@ -10,7 +10,7 @@ import pytest
 from eav_ray.config import DataConfig, ModalityName, Preprocessing
 from eav_ray.data.datasets import registry
 from eav_ray.data.datasets.ravdess import RAVDESS
-from eav_ray.data.preprocessing.windowing import cut_recording
+from eav_ray.data.preprocessing.windowing import WindowFormat, cut_recording
 from eav_ray.data.recordings import Listing, Recording
 from eav_ray.errors import ConfigError, DataError
 from tests.helpers.speech import draw_tone, write_film
@@ -157,9 +157,7 @@ def test_a_film_becomes_a_window_of_sound_and_picture_and_a_damaged_one_a_proble
 ) -> None:
     write(tmp_path, *names)
     _, listing = scan(which, tmp_path)
-    whole, damaged = (
-        cut_recording(r, Preprocessing(), BOTH, prepared_eeg=None, eeg_channels=0) for r in listing.recordings
-    )
+    whole, damaged = (cut_recording(r, WindowFormat(Preprocessing(), BOTH, 0), None) for r in listing.recordings)
     (row,) = whole.windows
     assert row["has_audio"] and row["has_video"] and whole.problems == ()
     assert row["audio_seconds"] == pytest.approx(2, abs=0.05) and row["video_seconds"] == pytest.approx(2, abs=0.05)

@@ -14,7 +14,7 @@ import soundfile
 
 from eav_ray.config import ModalityName, Preprocessing, VideoPreprocessing
 from eav_ray.data.preprocessing.eeg import prepare_eeg
-from eav_ray.data.preprocessing.windowing import WindowedRecording, cut_recording
+from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording
 from eav_ray.data.recordings import Listing, RawEEG, Recording
 
 PROFILE = Preprocessing(window_s=1, video=VideoPreprocessing(fps=5, size=16))
@@ -88,7 +88,7 @@ def cut_all(
     eeg_channels: int,
 ) -> WindowedRecording:
     prepared = next(prepare_eeg(dataset, [made], preprocessing.eeg))[1] if made.eeg else None
-    return cut_recording(made, preprocessing, modalities, prepared_eeg=prepared, eeg_channels=eeg_channels)
+    return cut_recording(made, WindowFormat(preprocessing, modalities, eeg_channels), prepared)
 
 
 def cut_rows(*args, eeg_channels: int) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eav_ray.data.datasets.eav import EAV_CHANNELS
+from eav_ray.data.preprocessing.windowing import WindowFormat
 from eav_ray.data.streaming import messages
 from eav_ray.data.streaming.buffers import FrameBuffer, SampleBuffer, select_frames
-from eav_ray.data.streaming.messages import ModelInputs
 from eav_ray.data.streaming.stream import EEG_CONTEXT_S, GRACE_S, LiveStream, make_window
 from eav_ray.data.streaming.upload import NOT_SENT, make_windows, parse_upload
 from eav_ray.errors import DataError
@@ -29,7 +29,7 @@ from tests.helpers.serving import (
 )
 
 ALL = ("audio", "eeg", "video")
-MODEL = ModelInputs(get_preprocessing(), ALL, len(EAV_CHANNELS), EAV_CHANNELS)
+MODEL = WindowFormat(get_preprocessing(), ALL, len(EAV_CHANNELS), EAV_CHANNELS)
 
 
 def streamed(sent: Sent, end_s: float, *modalities: str, **words: Any) -> tuple[dict[str, Any], dict[str, str]]:
