@@ -1,8 +1,20 @@
-"""The two errors that a user can cause, and the end of a training that was asked to leave. All take one string: an
+"""The errors that a user can cause, and the end of a training that was asked to leave. All take one string: an
 exception with two arguments does not survive the trip between Ray processes."""
 
 import difflib
-from collections.abc import Iterable
+import errno
+import re
+import socket
+from collections.abc import Iterable, Iterator
+
+LASTING_TYPES = {"PermissionDeniedError", "UnauthenticatedError"}  # of clients of object stores
+LASTING_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+# How S3, GCS and their clients say that a request will be refused again.
+LASTING_TEXT = re.compile(
+    r"access.?denied|permission.?denied|forbidden|InvalidAccessKeyId|SignatureDoesNotMatch|no.?such.?bucket|"
+    r"no space left|quota exceeded|\bHTTP (?:status )?40[13]\b",
+    re.IGNORECASE,
+)
 
 # What libraries raise on damaged files: they trust the lengths and types that a file states.
 DAMAGE_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError, ArithmeticError)
@@ -28,6 +40,13 @@ class StorageError(DataError):
         self.permanent = permanent
 
 
+class UnrecoverableError(DataError):
+    """A fault of a machine or of a store that no further attempt heals: no rights, a full disk, no GPU.
+
+    Its text names the machine. Whoever trains many runs ends all of them.
+    """
+
+
 class TrainingInterrupted(Exception):
     """A training saved and left before its end, because it was asked to; the text says why."""
 
@@ -41,3 +60,33 @@ def suggest_nearest(word: str, allowed: Iterable[str]) -> str:
 def describe_error(error: BaseException) -> str:
     """One line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, is one that another attempt would meet again on this machine."""
+    return any(
+        isinstance(each, UnrecoverableError)
+        or (isinstance(each, StorageError) and each.permanent)
+        or type(each).__name__ in LASTING_TYPES
+        or (isinstance(each, OSError) and (each.errno in LASTING_ERRNOS or bool(LASTING_TEXT.search(str(each)))))
+        for each in _list_causes(error)
+    )
+
+
+def _list_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """List an error and all that it was raised from, what `from None` hides included."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def make_unrecoverable(error: BaseException) -> UnrecoverableError:
+    """Make the error that ends all runs, of one that this machine met; its text names the machine."""
+    if isinstance(error, UnrecoverableError):
+        return error
+    reason = describe_error(error)
+    if isinstance(error, OSError) and error.strerror:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return UnrecoverableError(f"{reason} (on the machine {socket.gethostname()})")

@@ -22,7 +22,7 @@ from eav_ray.cli.robustness import robustness
 from eav_ray.cli.search import search
 from eav_ray.cli.serve import serve
 from eav_ray.cli.train import train
-from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
+from eav_ray.errors import ConfigError, DataError, TrainingInterrupted, is_lasting, make_unrecoverable
 
 COMMANDS: tuple[Callable[..., int | None], ...] = (
     demo,
@@ -73,6 +73,10 @@ def run_command(words: Sequence[str]) -> int:
         return _print_errors([f"{error.format_message().rstrip('.')} (`{command} --help` lists what it takes)"])
     except list_user_errors() as error:
         return _print_errors(_explain(error))
+    except OSError as error:
+        if not is_lasting(error):
+            raise
+        return _print_errors([str(make_unrecoverable(error))])
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130

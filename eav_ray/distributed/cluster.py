@@ -205,9 +205,14 @@ def make_local_strategy() -> Any:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def start_actor_here(actor_class: type, *arguments: Any) -> Any:
-    """Start an actor on this node that takes no CPU of a worker."""
-    return ray.remote(num_cpus=0, scheduling_strategy=make_local_strategy())(actor_class).remote(*arguments)
+def start_actor_here(actor_class: type, *arguments: Any, restarts: bool = False) -> Any:
+    """Start an actor on this node that takes no CPU of a worker.
+
+    Args:
+        restarts: Ray starts it again, with the same arguments, whenever its process ends; calls wait for that.
+    """
+    lives: dict[str, Any] = {"max_restarts": -1, "max_task_retries": -1} if restarts else {}
+    return ray.remote(num_cpus=0, scheduling_strategy=make_local_strategy(), **lives)(actor_class).remote(*arguments)
 
 
 def _start_local_ray(runtime: RuntimeConfig) -> None:

@@ -46,6 +46,10 @@ PRIVATE_NAMES = {
         "2.60.0",
         "when a worker whose GPU torch cannot use is told apart from others before NCCL ends the group",
     ),
+    "ray.train.v2._internal.exceptions:WorkerHealthCheckFailedError'health_check_failure'": (
+        "2.60.0; read by eav_ray.distributed.rank_errors, which imports no torch",
+        "when Ray Train says in public why a worker ended",
+    ),
     "ray.tune.experiment:Trial.get_pickled_error": (
         "2.60.0",
         "when ResultGrid.errors opens no pickle",
@@ -72,6 +76,8 @@ PRIVATE_NAMES = {
 # A flag of Ray's C++ core, RAY_<name>, which no Python module holds: it may go when a task that runs out of memory is
 # not retried for ever by default.
 CORE_FLAGS = ("task_oom_retries",)
+# A text of Ray's control service, by which the end of a worker with its node is told from its own end.
+CORE_TEXTS = ("its node has died",)
 
 NO_DASHBOARD_VARIABLE = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of the job's own that has none
 AUTOSCALING_CONFIG_OPTION = "--autoscaling-config="

@@ -31,12 +31,12 @@ def on_signals(handle: Callable[[], object], *numbers: signal.Signals) -> Iterat
 
 
 @contextmanager
-def poll_in_background(poll: Callable[[], object]) -> Iterator[None]:
-    """Call a function every second from a thread of its own. A store or an actor that was away is asked again."""
+def poll_in_background(poll: Callable[[], object], interval_s: float = POLL_INTERVAL_S) -> Iterator[None]:
+    """Call a function every few seconds from a thread of its own. A store or an actor that was away is asked again."""
     stop = threading.Event()
 
     def run() -> None:
-        while not stop.wait(POLL_INTERVAL_S):
+        while not stop.wait(interval_s):
             with contextlib.suppress(DataError, RayError):
                 poll()
 

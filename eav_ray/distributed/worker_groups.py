@@ -1,39 +1,56 @@
 """Groups of Ray Train workers that live as long as there are runs in the queue.
 
-A group whose worker dies is restarted by Ray Train, and takes its run up again from the last checkpoint. The workers
-alone import what trains: Ray Train's own actors load this module too.
+A group whose worker dies is restarted by Ray Train, and takes its run up again from the last checkpoint. How often is
+for the queue to say, which counts what is lost. The workers alone import what trains: Ray Train's own actors load this
+module too.
 """
 
 import contextlib
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
 from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import get_device
 
 from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
+from eav_ray.distributed.rank_errors import classify_worker_errors, describe_rank_error
 from eav_ray.distributed.ray_workarounds import get_torch_trainer_class, make_torch_config
-from eav_ray.distributed.run_queue import END, MAX_ATTEMPTS, WAIT, QueueState, RunQueue
+from eav_ray.distributed.run_queue import END, HOLD_INTERVAL_S, WAIT, QueueActor, QueueState
 from eav_ray.distributed.watchers import on_signals, poll_in_background
-from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
+from eav_ray.errors import (
+    ConfigError,
+    DataError,
+    StorageError,
+    TrainingInterrupted,
+    UnrecoverableError,
+    is_lasting,
+    make_unrecoverable,
+)
 from eav_ray.storage import Store
 from eav_ray.tracking.mlflow import MLflowTracker
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar
 from eav_ray.tracking.tensorboard import TensorBoardTracker, open_tensorboard_tracker
+from eav_ray.training.positions import find_newest_position
 from eav_ray.training.run_spec import Progress, Run, list_needed_recordings
 
+if TYPE_CHECKING:
+    from eav_ray.training.prepared_run import WorkerContext
+
 POLL_S = 0.2
+LEAVE_S = 60.0  # for the other groups to save and leave when one has ended
 WAIT_NOTICE_S = 20.0  # without a worker, after which the progress line says what is waited for
 STOP_REQUESTED = "the job was told to end"
 
@@ -74,7 +91,8 @@ def train_runs(
         should_stop: Is called every second with how far all are; where it says True, the runs are saved where they are,
             and left.
     Raises:
-        DataError: A group could not start, or ended too often.
+        UnrecoverableError: No run can go on: a machine or the store is at fault, or no group could start.
+        DataError: A group ended in a way that Ray Train does not go on from.
         TrainingInterrupted: The job was asked to end (SIGTERM, or Ctrl-C, or by `should_stop`), and the runs were saved
             where they were.
     """
@@ -93,33 +111,52 @@ def train_runs(
         from eav_ray.distributed.frozen_features import compute_frozen_features
 
         compute_frozen_features(experiment, [run for run in unique if not is_run_finished(run, results)], data)
-    queue: Any = cluster.start_actor_here(RunQueue, unique)
+    queue: Any = cluster.start_actor_here(QueueActor, unique, results, restarts=True)
+    stop_requested = threading.Event()  # a queue that was started again does not know
+
+    def request_stop() -> None:
+        stop_requested.set()
+        queue.stop.remote()
+
     allowed_recordings = list_needed_recordings(unique)
     groups = [
-        WorkerGroup(number, experiment, data, allowed_recordings, len(unique), queue)
-        for number in range(experiment.runtime.groups)
+        WorkerGroup(number, experiment, data, allowed_recordings, queue) for number in range(experiment.runtime.groups)
     ]
     with (
         contextlib.nullcontext(on_progress) if on_progress else _open_trackers(experiment, unique) as log_progress,
         open_progress_bar(title, sum(run.epochs for run in unique), "epochs") as bar,
-        _watch_progress(queue, bar, log_progress, should_stop, experiment.runtime),
-        on_signals(queue.stop.remote, signal.SIGTERM),
+        _watch_progress(
+            queue, bar, log_progress, lambda state: stop_requested.is_set() or should_stop(state), experiment.runtime
+        ),
+        on_signals(request_stop, signal.SIGTERM),
     ):
         run_elsewhere = _run_group.options(scheduling_strategy=cluster.make_local_strategy())
         others = [run_elsewhere.remote(group) for group in groups[1:]]
         try:
             groups[0].run()
             ray.get(others)
-        except (TrainingFailedError, RayError) as error:
+        except (TrainingFailedError, RayError, OSError) as error:
+            request_stop()
+            if others:
+                ray.wait(others, num_returns=len(others), timeout=LEAVE_S)
+            _raise_cause(ray.get(queue.get_state.remote()))
+            if is_lasting(error):  # Ray Train writes to the store too
+                raise make_unrecoverable(error) from None
             reason = str(error).strip().splitlines()[-1]
             raise DataError(f"a group of training workers ended: {reason}; the same command continues") from None
     state: QueueState = ray.get(queue.get_state.remote())
     ray.kill(queue)
+    _raise_cause(state)
     if state.stopped or len(state.done) + len(state.failed) < len(unique):
         raise TrainingInterrupted(f"{len(state.done)} of {len(unique)} trainings are finished")
     for line in state.damaged_checkpoints:
         print(f"skipped a damaged checkpoint: {line}", flush=True)
     return state
+
+
+def _raise_cause(state: QueueState) -> None:
+    if state.cause:
+        raise UnrecoverableError(f"no training can go on: {state.cause}; correct that, and give the command again")
 
 
 @contextmanager
@@ -180,13 +217,11 @@ class WorkerGroup:
     experiment: Experiment
     data: Dataset
     allowed_recordings: tuple[str, ...]  # that its workers may see at all
-    n_runs: int  # that the queue hands out
-    queue: Any  # a RunQueue, which is an actor
+    queue: Any  # a QueueActor
 
     def run(self) -> None:
         """Start the workers, and wait for them."""
-        runtime, results = self.experiment.runtime, self.experiment.store.results
-        storage = results if "://" in results else str(Path(results).absolute())
+        runtime = self.experiment.runtime
         trainer = get_torch_trainer_class()(
             _run_worker,
             train_loop_config={"group": self},
@@ -200,53 +235,94 @@ class WorkerGroup:
             run_config=RunConfig(
                 # Candidates of a search start groups side by side.
                 name=f"group-{self.number}-{int(time.time())}-{secrets.token_hex(4)}",
-                storage_path=f"{storage}/ray",
-                # Each run has its own few attempts, which the queue counts; a group that cannot even start ends at
-                # last.
-                failure_config=FailureConfig(max_failures=MAX_ATTEMPTS * (self.n_runs + 1)),
+                storage_path=cluster.find_scratch_folder(self.experiment.store),
+                # Without end: the queue counts, and `LossReporter` ends the group.
+                failure_config=FailureConfig(max_failures=-1),
+                callbacks=[LossReporter(self)],
                 # Ray Train asks torch for GPUs before `_run_worker` is called.
                 worker_runtime_env={"env_vars": cluster.list_worker_variables(runtime)},
             ),
         )
         trainer.fit()
 
-    def pull(self) -> Run | str:
-        return ray.get(self.queue.pull.remote(self.number))
+    def pull(self, results: Store) -> Run | str:
+        """Take a run from the queue, and report where it stands. On the first rank alone."""
+        task: Run | str = ray.get(self.queue.pull.remote(self.number, ray.train.get_context().get_world_size()))
+        if isinstance(task, Run):
+            with contextlib.suppress(DataError):  # the run itself meets a store that does not answer
+                self.queue.report_start.remote(self.number, find_newest_position(results, task.key))
+        return task
 
-    def finish(self, prefix: str) -> None:
+    def hold(self, run: Run) -> None:
+        """Say what this group is training; a queue that was started again has forgotten it."""
+        self.queue.hold.remote(self.number, run.key)
+
+    def finish(self, run: Run, prefix: str) -> None:
+        self.hold(run)
         ray.get(self.queue.finish.remote(self.number, prefix))
 
-    def fail(self, error: ConfigError | DataError) -> None:
+    def fail(self, run: Run, error: ConfigError | DataError) -> None:
         """Report a run's own fault; a request that cannot be met would fail again wherever it is trained."""
+        self.hold(run)
         ray.get(self.queue.fail.remote(self.number, str(error), permanent=isinstance(error, ConfigError)))
 
     def release(self) -> None:
         ray.get(self.queue.release.remote(self.number))
 
+    def abort(self, error: UnrecoverableError) -> None:
+        """Report what no run can go on with."""
+        ray.get(self.queue.abort.remote(str(error)))
+
     def report_error(self, error: Exception) -> None:
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ray.get(self.queue.report_error.remote(self.number, text))
+        """Report what ends this rank."""
+        context = ray.train.get_context()
+        described = describe_rank_error(error, context.get_world_rank(), context.get_world_size())
+        ray.get(self.queue.report_error.remote(self.number, described))
+
+
+class LossReporter(UserCallback):
+    """Tells the queue, from a group's controller, that the group lost its workers."""
+
+    def __init__(self, group: WorkerGroup) -> None:
+        self._queue, self._number = group.queue, group.number
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Report a loss.
+
+        Raises:
+            RuntimeError: The group must not be started again: this is how a callback ends it.
+        """
+        loss = classify_worker_errors(worker_exceptions)
+        if loss and (cause := ray.get(self._queue.report_loss.remote(self._number, loss))):
+            raise RuntimeError(cause)
 
 
 def _run_worker(config: dict[str, Any]) -> None:
     """Run every run on every rank, until the queue is empty."""
+    group: WorkerGroup = config["group"]
+    try:
+        _run_rank(group)
+    except TrainingInterrupted:
+        raise
+    except Exception as error:  # ends the group, which Ray Train starts again
+        group.report_error(error)
+        raise
+
+
+def _run_rank(group: WorkerGroup) -> None:
     import torch
 
-    from eav_ray.training.collectives import broadcast_object, gather_from_all_ranks
-    from eav_ray.training.prepared_run import open_worker_context
+    from eav_ray.training.collectives import broadcast_object, run_on_all_ranks
     from eav_ray.training.runner import execute_run
 
-    group: WorkerGroup = config["group"]
-    runtime = group.experiment.runtime
     is_first = ray.train.get_context().get_world_rank() == 0
-    torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
-    device_error, device = "", torch.device("cpu")
+    torch.set_num_threads(max(1, int(group.experiment.runtime.cpus_per_worker)))
     try:
-        device = get_device() if cluster.has_gpu(runtime) else device
-    except ConfigError as error:
-        device_error = str(error)  # raised for each run: an error here would only start the group again
-    device_error = next((reason for reason in gather_from_all_ranks(device_error) if reason), "")
-    context = open_worker_context(group.experiment, group.data, device, group.allowed_recordings)
+        context = run_on_all_ranks(partial(_open_context, group))
+    except UnrecoverableError as error:
+        if is_first:
+            group.abort(error)
+        return
 
     def find_stop_reason() -> str:
         if broadcast_object(ray.get(group.queue.is_stopped.remote()) if is_first else None):
@@ -254,19 +330,26 @@ def _run_worker(config: dict[str, Any]) -> None:
         # A node that is drained says when it goes. Who raises on all ranks is started again elsewhere at once.
         return "" if ray.train.get_preemption_info() is None else "its node is about to go"
 
-    while (task := broadcast_object(group.pull() if is_first else None)) != END:
+    while (task := broadcast_object(group.pull(context.results) if is_first else None)) != END:
         if task == WAIT:
             time.sleep(POLL_S)
             continue
         assert isinstance(task, Run)
         try:
-            if device_error:
-                raise ConfigError(device_error)
-            prefix = execute_run(task, context, group.queue.report_progress.remote, find_stop_reason)
+            hold = poll_in_background(partial(group.hold, task), HOLD_INTERVAL_S)
+            with hold if is_first else contextlib.nullcontext():
+                prefix = execute_run(task, context, group.queue.report_progress.remote, find_stop_reason)
+        except UnrecoverableError as error:
+            if is_first:
+                group.abort(error)
+            return
+        except StorageError:
+            # A store that did not answer for minutes says nothing of the run: another attempt, as after a loss.
+            raise
         except (ConfigError, DataError) as error:
             # On every rank (`run_on_all_ranks`). Anything else ends the group, which Ray Train restarts.
             if is_first:
-                group.fail(error)
+                group.fail(task, error)
             continue
         except TrainingInterrupted as error:
             if is_first:
@@ -274,8 +357,22 @@ def _run_worker(config: dict[str, Any]) -> None:
             if str(error) == STOP_REQUESTED:
                 return
             raise
-        except Exception as error:
-            group.report_error(error)
-            raise
         if is_first:
-            group.finish(prefix)
+            group.finish(task, prefix)
+
+
+def _open_context(group: WorkerGroup) -> "WorkerContext":
+    """Open what this rank needs for any run.
+
+    Raises:
+        UnrecoverableError: Its GPU is not there, or the cache does not fit: it would be so again.
+    """
+    import torch
+
+    from eav_ray.training.prepared_run import open_worker_context
+
+    try:
+        device = get_device() if cluster.has_gpu(group.experiment.runtime) else torch.device("cpu")
+        return open_worker_context(group.experiment, group.data, device, group.allowed_recordings)
+    except ConfigError as error:
+        raise make_unrecoverable(error) from None

@@ -21,9 +21,9 @@ from eav_ray.models.classifier import Classifier
 from eav_ray.storage import COMMIT, Commit, Store, split_store_path
 from eav_ray.training import checkpoint_files as files
 from eav_ray.training.checkpoint_files import Checkpoint, CheckpointState
+from eav_ray.training.positions import CHECKPOINT_NAME, make_checkpoint_prefix
 from eav_ray.training.run_spec import SELECTION_METRIC, Position
 
-CHECKPOINT_NAME = re.compile(rf"(a\d+-[0-9a-f]+)/e(\d+)-s(\d+)/{COMMIT}$")
 ATTEMPT_NAME = re.compile(r"a\d+-[0-9a-f]+")
 
 
@@ -110,10 +110,6 @@ def write_checkpoint(store: Store, attempt: str, checkpoint: Checkpoint) -> Open
     prefix = make_checkpoint_prefix(state.key, attempt, state.position)
     store.commit(prefix, files.encode_checkpoint(checkpoint))
     return OpenedCheckpoint(store, prefix)
-
-
-def make_checkpoint_prefix(key: str, attempt: str, position: Position) -> str:
-    return f"runs/{key}/{attempt}/e{position.epoch:04d}-s{position.step:06d}"
 
 
 def open_checkpoint(path: str) -> OpenedCheckpoint:

@@ -14,13 +14,13 @@ from eav_ray.storage import Store
 from eav_ray.training.checkpoint import (
     load_trained,
     make_attempt_name,
-    make_checkpoint_prefix,
     prune_checkpoints,
     write_checkpoint,
 )
 from eav_ray.training.checkpoint_files import Checkpoint, CheckpointState
 from eav_ray.training.collectives import broadcast_int, broadcast_object, rank_and_world_size, run_on_all_ranks
 from eav_ray.training.engines.base import Engine
+from eav_ray.training.positions import make_checkpoint_prefix
 from eav_ray.training.run_spec import Position, Run
 
 STOP_POLL_S = 2.0  # seconds between two questions whether to leave

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from eav_ray.errors import ConfigError, DataError, StorageError
+from eav_ray.errors import ConfigError, DataError, StorageError, UnrecoverableError, is_lasting, make_unrecoverable
 
 T = TypeVar("T")
 
@@ -44,19 +44,27 @@ def run_on_all_ranks(action: Callable[[], T]) -> T:
     """Do something that may fail on one rank alone, and fail on all of them if it does. Every rank must call it.
 
     Raises:
-        DataError: The reason of the first rank that has one; a StorageError where that had one.
+        UnrecoverableError: The reason of the first rank that has one which no further attempt would heal.
+        StorageError: Otherwise, where a store did not answer the first rank that has a reason.
+        DataError: Otherwise the reason of that rank.
     """
-    value, failure = None, {"reason": ""}
+    value, failure = None, {"reason": "", "kind": ""}
     try:
         value = action()
-    except StorageError as error:
-        failure = {"reason": str(error), "permanent": error.permanent}
-    except (ConfigError, DataError) as error:
-        failure = {"reason": str(error)}
-    except OSError as error:
-        failure = {"reason": f"{error.filename or 'storage'}: {error.strerror or error}"}
-    if first := next((f for f in gather_from_all_ranks(failure) if f["reason"]), None):
-        if "permanent" in first:
-            raise StorageError(str(first["reason"]), bool(first["permanent"]))
-        raise DataError(str(first["reason"]))
+    except (ConfigError, DataError, OSError) as error:
+        failure["reason"] = str(error)
+        if is_lasting(error):
+            failure = {"reason": str(make_unrecoverable(error)), "kind": "lasting"}
+        elif isinstance(error, StorageError):
+            failure["kind"] = "storage"
+        elif isinstance(error, OSError):
+            failure["reason"] = f"{error.filename or 'storage'}: {error.strerror or error}"
+    failures = [one for one in gather_from_all_ranks(failure) if one["reason"]]
+    if lasting_reason := next((one["reason"] for one in failures if one["kind"] == "lasting"), ""):
+        raise UnrecoverableError(lasting_reason)
+    if first := next(iter(failures), None):
+        first_reason = first["reason"]
+        if first["kind"] == "storage":
+            raise StorageError(first_reason)
+        raise DataError(first_reason)
     return value  # pyright: ignore[reportReturnType]

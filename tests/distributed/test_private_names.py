@@ -12,7 +12,14 @@ import ray
 
 from eav_ray.config.environment import environment_variables
 from eav_ray.config.paths import SUBMITTED_JOB_VARIABLE
-from eav_ray.distributed.ray_workarounds import CORE_FLAGS, LOCAL_RAY_VARIABLES, PRIVATE_NAMES, ray_environment
+from eav_ray.distributed.rank_errors import NODE_DIED
+from eav_ray.distributed.ray_workarounds import (
+    CORE_FLAGS,
+    CORE_TEXTS,
+    LOCAL_RAY_VARIABLES,
+    PRIVATE_NAMES,
+    ray_environment,
+)
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.private_names import list_missing_names
 
@@ -35,6 +42,12 @@ def test_rays_core_has_every_flag() -> None:
     raylet = (Path(ray.__file__).parent / "core" / "src" / "ray" / "raylet" / "raylet").read_bytes()
     assert [flag for flag in CORE_FLAGS if flag.encode() not in raylet] == []
     assert {f"RAY_{flag}" for flag in CORE_FLAGS} < set(LOCAL_RAY_VARIABLES)
+
+
+def test_rays_core_has_the_texts_that_are_looked_for() -> None:
+    service = (Path(ray.__file__).parent / "core" / "src" / "ray" / "gcs" / "gcs_server").read_bytes()
+    assert [text for text in CORE_TEXTS if text.encode() not in service] == []
+    assert NODE_DIED in CORE_TEXTS
 
 
 def test_the_names_were_seen_in_the_pinned_ray() -> None:

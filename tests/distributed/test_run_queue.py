@@ -6,7 +6,7 @@ import pytest
 
 from eav_ray.config import Experiment, load_experiment
 from eav_ray.data.splits import Split
-from eav_ray.distributed.run_queue import END, MAX_ATTEMPTS, WAIT, RunQueue
+from eav_ray.distributed.run_queue import END, WAIT, RunQueue
 from eav_ray.training.run_spec import Progress, Run, plan_encoder_run, plan_fusion_run
 from tests.helpers.paths import DEMO
 
@@ -88,19 +88,3 @@ def test_a_checkpoint_that_was_passed_over_is_told_once(runs: list[Run]) -> None
             Progress(run.key, run.title, epoch, 2, 5 * epoch, {"train_loss": 1.0}, ("e0001 is damaged",))
         )
     assert queue.get_state().damaged_checkpoints == ("e0001 is damaged",)
-
-
-def test_a_run_that_ends_its_workers_each_time_fails_and_leaves_the_others(runs: list[Run]) -> None:
-    queue = RunQueue(runs)
-    first = pull(queue, 0)
-    for _ in range(MAX_ATTEMPTS - 1):
-        queue.report_error(0, "RuntimeError: no memory")
-        assert pull(queue, 0).key == first.key
-    queue.report_error(0, "RuntimeError: no memory")
-    others = []
-    while isinstance(task := queue.pull(0), Run):
-        others.append(task.kind)
-        queue.finish(0, "prefix")
-    assert others == ["encoder", "encoder"]
-    failed = queue.get_state().failed
-    assert "RuntimeError: no memory" in failed[first.key] and len(failed) == 2  # and the fusion that needs it

@@ -10,7 +10,7 @@ from eav_ray.config import Experiment, digest
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.splits import count_folds, list_labeled_recordings
 from eav_ray.distributed.worker_groups import train_runs
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import ConfigError, DataError, UnrecoverableError
 from eav_ray.pipelines.search.search import announce_search, rank_candidates
 from eav_ray.pipelines.search.search_plan import SearchPlan, plan_search
 from eav_ray.pipelines.search.search_store import RankedCandidate
@@ -114,6 +114,8 @@ def _search_folds(
         try:
             with plan.store.lock(plan.experiment):
                 chosen[plan.fold] = rank_candidates(plan, data)
+        except UnrecoverableError:
+            raise
         except DataError as error:
             failed[plan.fold] = str(error)
     return chosen, failed

@@ -17,7 +17,7 @@ from eav_ray.data.splits import Split, count_folds, list_labeled_recordings, mak
 from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.distributed.worker_groups import train_runs
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import ConfigError, DataError, UnrecoverableError
 from eav_ray.evaluation.summary import compute_optimism
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.reporting.tables import describe_test_side, format_optimism, format_protocol_table
@@ -141,6 +141,8 @@ def train_folds(e: Experiment, folds: list[PlannedFold], data: Dataset, results:
         return {}
     try:
         return train_runs(e, [run for f in left for run in f.runs], data, title="train").failed
+    except UnrecoverableError:
+        raise
     except DataError as error:
         return {"": str(error)}  # what was trained is in the store
 
