@@ -16,5 +16,6 @@ def test_a_row_names_tests_that_are_there(row: str) -> None:
         assert row in list_rows(f"{file}::{test or 'test_anything'}[case]")
 
 
-def test_rows_are_complete() -> None:
-    assert list(ROWS) == [f"R{n}" for n in range(1, 21)]
+def test_rows_are_complete_and_in_order() -> None:
+    numbers = [int(row.removeprefix("R")) for row in ROWS]
+    assert numbers == sorted(numbers) and set(range(1, 21)) < set(numbers)

@@ -223,7 +223,7 @@ class WorkerGroup:
         """Start the workers, and wait for them."""
         runtime = self.experiment.runtime
         trainer = get_torch_trainer_class()(
-            _run_worker,
+            run_worker,
             train_loop_config={"group": self},
             scaling_config=ScalingConfig(
                 num_workers=(runtime.min_workers, runtime.workers) if runtime.min_workers else runtime.workers,
@@ -297,7 +297,7 @@ class LossReporter(UserCallback):
             raise RuntimeError(cause)
 
 
-def _run_worker(config: dict[str, Any]) -> None:
+def run_worker(config: dict[str, Any]) -> None:
     """Run every run on every rank, until the queue is empty."""
     group: WorkerGroup = config["group"]
     try:

@@ -234,7 +234,9 @@ def test_resizes_without_end_and_without_progress_end() -> None:
 
 
 def make_death(text: str, reason: "NodeDeathInfo.Reason" = NodeDeathInfo.UNSPECIFIED) -> Exception:
-    context = ActorDiedErrorContext(error_message=text, actor_id=bytes(16), node_death_info=NodeDeathInfo(reason=reason))
+    context = ActorDiedErrorContext(
+        error_message=text, actor_id=bytes(16), node_death_info=NodeDeathInfo(reason=reason)
+    )
     return WorkerHealthCheckFailedError("a worker ended", ActorDiedError(context))
 
 

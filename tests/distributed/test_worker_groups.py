@@ -57,7 +57,7 @@ class PlayedGroup:
             self.starts += 1
             error: Exception = SIGKILLED
             try:
-                worker_groups._run_worker({"group": self.group})  # pyright: ignore[reportPrivateUsage]
+                worker_groups.run_worker({"group": self.group})
                 return ""
             except Killed:
                 pass

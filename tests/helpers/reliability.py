@@ -155,6 +155,46 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "tests/data/test_splits.py::test_a_forced_leak",
         ),
     ),
+    "R22": (
+        "a training loses its workers 50 times, each time after something newer was committed; then without progress",
+        "bit-identical; failed after three attempts without progress, with the error of the rank that raised first",
+        (
+            "tests/distributed/test_worker_groups.py::test_a_training_that_",
+            "tests/distributed/test_failures.py::test_a_run_that_commits",
+            "tests/distributed/test_failures.py::test_three_losses",
+            "tests/distributed/test_failures.py::test_the_first_original_error",
+            "tests/integration/test_failures.py::test_a_training_that_fails",
+        ),
+    ),
+    "R23": (
+        "an elastic group shrinks and grows ten times",
+        "it ends; a resize is no lost attempt",
+        (
+            "tests/distributed/test_failures.py::test_a_group_that_is_resized",
+            "tests/distributed/test_failures.py::test_a_machine_that_went_away",
+            "tests/distributed/test_failures.py::test_what_ray_says_of_a_group",
+        ),
+    ),
+    "R26": (
+        "a store without rights, a cache larger than the disk, no GPU, a cache file that cannot be read",
+        "one line with cause and machine; at most three starts of a group, whatever the number of runs",
+        (
+            "tests/distributed/test_worker_groups.py::test_a_cache_",
+            "tests/distributed/test_worker_groups.py::test_a_gpu_",
+            "tests/distributed/test_worker_groups.py::test_a_store_",
+            "tests/distributed/test_worker_groups.py::test_a_group_whose_workers_cannot_start",
+            "tests/distributed/test_failures.py::test_a_lasting_error",
+            "tests/distributed/test_failures.py::test_a_group_that_cannot_start",
+        ),
+    ),
+    "R27": (
+        "the actor of the queue is killed",
+        "rebuilt from the store; no run is handed out twice, no worker is started anew",
+        (
+            "tests/integration/test_failures.py::test_a_killed_queue",
+            "tests/distributed/test_failures.py::test_a_queue_that_was_started_again",
+        ),
+    ),
 }
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -13,9 +12,10 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.run_spec import Position
 from tests.helpers.clusters import wait_for_checkpoint
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.reliability import CHAOS
 
 pytestmark = pytest.mark.ray
-WORDS = ("runtime.engine=torch", "train.checkpoint_steps=3")
+WORDS = ("runtime.engine=torch", "train.checkpoint_steps=2")
 
 
 def start_training(place: Path, environment: dict[str, str], *words: str) -> "subprocess.Popen[str]":
@@ -33,8 +33,8 @@ def find_queue(process: "subprocess.Popen[str]") -> psutil.Process:
 def test_a_killed_queue_is_rebuilt_and_the_job_goes_on(
     preprocessed: list[str], place: Path, job_environment: dict[str, str]
 ) -> None:
-    words = [*preprocessed, *WORDS, "data.modalities=[audio,eeg]", "train.encoders.eeg.epochs=12"]
-    words += ["train.encoders.audio.epochs=12", "store.results=forgotten"]
+    words = [*preprocessed, *WORDS, "data.modalities=[audio,eeg]", "train.encoders.eeg.epochs=4"]
+    words += ["train.encoders.audio.epochs=4", "runtime.workers=1", "store.results=forgotten"]
     process = start_training(place, job_environment, *words)
     try:
         wait_for_checkpoint(place / "forgotten", Position(0, 0), process)
@@ -52,12 +52,12 @@ def test_a_killed_queue_is_rebuilt_and_the_job_goes_on(
     assert all(len(store.list_folders(f"runs/{key}")) == 1 for key in keys)  # no worker was started anew
 
 
+@pytest.mark.skipif(not CHAOS, reason="in `make chaos` only: three starts of a group take a minute")
 def test_a_training_that_fails_each_time_is_told_with_the_error_of_the_rank_that_raised(
     preprocessed: list[str], place: Path, job_environment: dict[str, str]
 ) -> None:
     words = [*preprocessed, *WORDS, "plugins=[tests.helpers.failing_encoder]", "data.modalities=[eeg]"]
-    words += ["model.eeg.kind=failing_encoder", "model.eeg={kind: failing_encoder}", "store.results=failing"]
-    began = time.monotonic()
+    words += ["model.eeg={kind: failing_encoder}", "store.results=failing"]
     process = start_training(place, job_environment, *words)
     try:
         _, reported = process.communicate(timeout=120)
@@ -67,5 +67,5 @@ def test_a_training_that_fails_each_time_is_told_with_the_error_of_the_rank_that
             process.wait()
     assert process.returncode == 2 and "Traceback" not in reported, reported
     line = reported.splitlines()[-1]
-    assert "1 of 1 runs failed" in line, time.monotonic() - began
-    assert "its workers ended 3 times without progress: KeyError: \"an error of the second rank's own\"" in line
+    assert "1 of 1 runs failed" in line
+    assert 'its workers ended 3 times without progress: KeyError: "an error of the second rank\'s own"' in line
