@@ -153,11 +153,8 @@ def test_every_entry_says_what_to_do() -> None:
 
 
 def test_an_error_that_passes_a_text_on_is_known() -> None:
-    passing = [
-        (t, source)
-        for t, source, error in TEXTS
-        if t.passes_on and error in ("ConfigError", "DataError", "UnrecoverableError")
-    ]
+    checked = ("ConfigError", "DataError", "UnrecoverableError")
+    passing = [(t, source) for t, source, error in TEXTS if t.passes_on and error in checked]
     unknown = [
         f"{text.place}: {source}"
         for text, source in passing

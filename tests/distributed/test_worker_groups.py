@@ -1,4 +1,4 @@
-"""A group of one rank in this process, on real trainings and a store: what Ray Train does is played, all else is ours."""
+"""A group of one rank in this process, on real trainings and a store: Ray Train is played, all else is ours."""
 
 import errno
 from collections.abc import Callable

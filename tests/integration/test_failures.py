@@ -1,4 +1,4 @@
-"""On real Ray: the error of the rank that raised first is told, and a queue that is killed is rebuilt from the store."""
+"""On real Ray: the error of the rank that raised first is told, and a killed queue is rebuilt from the store."""
 
 import subprocess
 import sys
