@@ -16,7 +16,6 @@ REFUSED = {
     "door": "run_command or main",
     "Owner": "StudyClient",
     "Leases": "CandidateSearcher",
-    "lease": "run_fusion_batch",
     "Looks": "PruningSchedule",
     "looks": "rungs",
     "lanes": "max_concurrent_trials",
