@@ -40,10 +40,16 @@ def split_words(words: list[str] | None, what: str) -> tuple[str, dict[str, Any]
     from eav_ray.config import parse_changes
     from eav_ray.errors import ConfigError
 
-    named = [word for word in words or [] if "=" not in word]
+    named = [word for word in words or [] if not is_change(word)]
     if len(named) != 1:
         raise ConfigError(f"give exactly one {what}; got {', '.join(named) or 'none'}")
-    return named[0], parse_changes([word for word in words or [] if "=" in word])
+    return named[0], parse_changes([word for word in words or [] if is_change(word)])
+
+
+def is_change(word: str) -> bool:
+    """Tell a change, `key=value`, from what a command works on: a URL may have options."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and "://" not in key
 
 
 def load_experiment(words: list[str] | None, used_stores: tuple[str, ...] | None = None) -> "Experiment":

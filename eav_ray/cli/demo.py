@@ -3,7 +3,7 @@
 import os
 from typing import Annotated
 
-from eav_ray.cli.arguments import ExperimentWords, load_experiment, offer
+from eav_ray.cli.arguments import ExperimentWords, is_change, load_experiment, offer
 
 
 def demo(
@@ -20,7 +20,7 @@ def demo(
     eav demo
     eav demo --subjects 9 --per-class 6
     """
-    named = any("=" not in word for word in words or [])
+    named = any(not is_change(word) for word in words or [])
     experiment = load_experiment([*([] if named else ["demo"]), *(words or [])])
 
     from eav_ray.pipelines.demo import run_demo

@@ -23,6 +23,7 @@ from eav_ray.storage.location import StoreLocation
 T = TypeVar("T")
 
 RETRY_S = 300.0
+FIRST_CONTACT_S = 20.0  # for which a store is asked that has never answered: its name may be wrong
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
 MISSING_PAUSE_S = 0.2  # before a name that is missing is asked for again
 MISSING_BUCKET_S = 5.0  # for which a request is repeated to which the server says that the bucket is missing
@@ -30,6 +31,9 @@ MISSING_BUCKET_S = 5.0  # for which a request is repeated to which the server sa
 
 class Backend(ABC):
     """The files below one root. Writing is atomic: a reader sees the old content or the new, never a part."""
+
+    def assume_reachable(self) -> None:  # noqa: B027
+        """Wait for a store that does not answer as long as for one that has answered this process before."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -168,9 +172,12 @@ class ObjectBackend(Backend):
 
     def __init__(self, location: StoreLocation) -> None:
         self._retry_s = float(location.get_option("retry_s") or RETRY_S)
-        self._location = location
+        self._location, self.has_answered = location, False
         with io_errors(f"open the store {location}", "; check its name, the network and your credentials"):
             self._store = _open_bucket(location, self._retry_s)
+
+    def assume_reachable(self) -> None:
+        self.has_answered = True
 
     def read(self, name: str) -> bytes:
         return self._ask_twice(name, lambda: bytes(self._obstore.get(self._store, name).bytes()))
@@ -262,14 +269,18 @@ class ObjectBackend(Backend):
         began, pause_s = time.monotonic(), FIRST_PAUSE_S
         while True:
             try:
-                return ask()
+                answer = ask()
+                self.has_answered = True
+                return answer
             except (BaseError, OSError) as error:
                 is_missing = isinstance(error, FileNotFoundError)
                 if is_missing and verb == "read":
+                    self.has_answered = True
                     raise
                 final = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
                 # A bucket that does not exist will not come.
-                limit_s = min(self._retry_s, MISSING_BUCKET_S) if is_missing else self._retry_s
+                limit_s = MISSING_BUCKET_S if is_missing else self._retry_s if self.has_answered else FIRST_CONTACT_S
+                limit_s = min(limit_s, self._retry_s)
                 if final or time.monotonic() - began + pause_s > limit_s:
                     what = self._location.join(name) if name else str(self._location)
                     raise StorageError(f"cannot {verb} {what}: {_describe(error)}", permanent=final) from None

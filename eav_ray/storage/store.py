@@ -118,6 +118,11 @@ class Store:
         """Travel by name: whoever opens it elsewhere does so with their own credentials."""
         return Store, (self.root,)
 
+    def assume_reachable(self) -> "Store":
+        """Be patient from the first request on: another process of this job has reached the store."""
+        self._backend.assume_reachable()
+        return self
+
     def open_substore(self, name: str) -> "Store":
         return Store(self.format_path(check_store_name(name)))
 

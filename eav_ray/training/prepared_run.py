@@ -42,7 +42,8 @@ def open_worker_context(
     experiment: Experiment, data: Dataset, device: torch.device, allowed_recordings: tuple[str, ...]
 ) -> WorkerContext:
     """Open the windows of some recordings, and the results store, for whatever runs this process executes."""
-    return WorkerContext(data.open_windows(allowed_recordings), Store(experiment.store.results), device)
+    results = Store(experiment.store.results).assume_reachable()
+    return WorkerContext(data.open_windows(allowed_recordings), results, device)
 
 
 @dataclass(frozen=True)
