@@ -86,7 +86,7 @@ def make_unrecoverable(error: BaseException) -> UnrecoverableError:
     """Make the error that ends all runs, of one that this machine met; its text names the machine."""
     if isinstance(error, UnrecoverableError):
         return error
-    reason = describe_error(error)
+    reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return UnrecoverableError(f"{reason} (on the machine {socket.gethostname()})")

@@ -85,7 +85,8 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
 
 
 def make_runs(results: Path, n: int, **changes: Any) -> list[Run]:
-    e = override(make_experiment("torch"), {"store.results": str(results), "runtime.cpus_per_worker": 1})
+    changes_of_all = {"store.results": str(results), "runtime.cpus_per_worker": 1, "runtime.gpus_per_worker": 0}
+    e = override(make_experiment("torch"), changes_of_all)
     e = override(e, {key.replace("__", "."): value for key, value in changes.items()})
     test = ("subject1/007",)
     return [Run("joint", e, Split("within", TRAIN[: len(TRAIN) - k], (), test), "data") for k in range(n)]
