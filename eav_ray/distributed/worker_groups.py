@@ -239,7 +239,7 @@ class WorkerGroup:
                 # Without end: the queue counts, and `LossReporter` ends the group.
                 failure_config=FailureConfig(max_failures=-1),
                 callbacks=[LossReporter(self)],
-                # Ray Train asks torch for GPUs before `_run_worker` is called.
+                # Ray Train asks torch for GPUs before `run_worker` is called.
                 worker_runtime_env={"env_vars": cluster.list_worker_variables(runtime)},
             ),
         )
@@ -343,10 +343,10 @@ def _run_rank(group: WorkerGroup) -> None:
             if is_first:
                 group.abort(error)
             return
-        except StorageError:
-            # A store that did not answer for minutes says nothing of the run: another attempt, as after a loss.
-            raise
         except (ConfigError, DataError) as error:
+            # A remote store that did not answer for minutes says nothing of the run: another attempt, as after a loss.
+            if isinstance(error, StorageError) and not context.results.is_local:
+                raise
             # On every rank (`run_on_all_ranks`). Anything else ends the group, which Ray Train restarts.
             if is_first:
                 group.fail(task, error)

@@ -34,10 +34,10 @@ results, seen = Path(sys.argv[1]), Path(sys.argv[1], "seen")
 def work(config):
     seen.write_text(str(show()))
 
-worker_groups._run_worker = work
+worker_groups.run_worker = work
 with connect_experiment(override(Experiment(), {"store.results": str(results), "runtime.workers": 1})) as e:
     actor = ray.get(cluster.start_actor_here(Actor, e.runtime).report.remote())
-    worker_groups.WorkerGroup(0, e, None, (), 1, None).run()
+    worker_groups.WorkerGroup(0, e, None, (), None).run()
 print(json.dumps({"gpus": e.runtime.gpus, "actor": actor, "train": seen.read_text()}))
 """
 

@@ -119,7 +119,8 @@ def test_a_protocol_is_one_job_that_continues(job: Job, continued: Continued) ->
     shutil.rmtree(results / "evaluations")
     path = str(results / folds[1]["checkpoint"])
     alone = job("evaluate", TINY, *places, *CHANGES, "--checkpoint", path).stdout.splitlines()
-    means = [line.split()[1] for source in SOURCES for line in alone if line.startswith(f"{source:12}")]
+    words = [line.split() for line in alone]
+    means = [next(row[1] for row in words if row[:1] == [source]) for source in SOURCES]
     (mine,) = [line.split() for line in table if line.split()[:2] == ["1", "subject2"]]
     assert mine[2:] == means
     expected = predictions[predictions["fold"] == 1].drop(columns="fold").reset_index(drop=True)
