@@ -51,7 +51,8 @@ class Backend(ABC):
         """Return the bytes of each file below a folder, by its name below the root; partial files are left out."""
 
     @abstractmethod
-    def delete_files(self, names: Iterable[str]) -> None: ...
+    def delete_files(self, names: Iterable[str]) -> None:
+        """Delete files, those that are missing included; an object store takes them in no order of ours."""
 
     @abstractmethod
     def delete_folder(self, prefix: str) -> None: ...
@@ -180,14 +181,14 @@ class ObjectBackend(Backend):
         self.has_answered = True
 
     def read(self, name: str) -> bytes:
-        return self._ask_twice(name, lambda: bytes(self._obstore.get(self._store, name).bytes()))
+        return self._ask_twice("read", name, lambda: bytes(self._obstore.get(self._store, name).bytes()))
 
     def write(self, name: str, data: bytes) -> None:
         self._retry("write", name, lambda: self._obstore.put(self._store, name, data))
 
     def measure(self, name: str) -> int | None:
         with contextlib.suppress(FileNotFoundError):
-            return self._ask_twice(name, lambda: int(self._obstore.head(self._store, name)["size"]))
+            return self._ask_twice("read", name, lambda: int(self._obstore.head(self._store, name)["size"]))
         return None
 
     def list_sizes(self, prefix: str) -> dict[str, int]:
@@ -198,12 +199,11 @@ class ObjectBackend(Backend):
         return self._retry("list", prefix, ask)
 
     def delete_files(self, names: Iterable[str]) -> None:
-        def ask(part: list[str]) -> None:
-            with contextlib.suppress(FileNotFoundError):
-                self._obstore.delete(self._store, part)
+        listed = list(names)
 
-        for name in names:
-            self._retry("delete", name, lambda name=name: ask([name]))
+        if listed:
+            with contextlib.suppress(FileNotFoundError):
+                self._ask_twice("delete", listed[0], lambda: self._obstore.delete(self._store, listed))
 
     def delete_folder(self, prefix: str) -> None:
         self.delete_files(self.list_sizes(prefix))
@@ -222,7 +222,7 @@ class ObjectBackend(Backend):
             return bytes(found.bytes()), str(found.meta["e_tag"])
 
         with contextlib.suppress(FileNotFoundError):
-            return self._ask_twice(name, ask)
+            return self._ask_twice("read", name, ask)
         return None
 
     def create(self, name: str, data: bytes) -> str | None:
@@ -255,15 +255,15 @@ class ObjectBackend(Backend):
 
         return obstore
 
-    def _ask_twice(self, name: str, ask: Callable[[], T]) -> T:
+    def _ask_twice(self, verb: str, name: str, ask: Callable[[], T]) -> T:
         """Ask for a name again that a server does not know, before it is believed."""
         try:
-            return self._retry("read", name, ask)
+            return self._retry(verb, name, ask, may_be_missing=True)
         except FileNotFoundError:
             time.sleep(MISSING_PAUSE_S)
-            return self._retry("read", name, ask)
+            return self._retry(verb, name, ask, may_be_missing=True)
 
-    def _retry(self, verb: str, name: str, ask: Callable[[], T]) -> T:
+    def _retry(self, verb: str, name: str, ask: Callable[[], T], *, may_be_missing: bool = False) -> T:
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         began, pause_s = time.monotonic(), FIRST_PAUSE_S
@@ -274,7 +274,7 @@ class ObjectBackend(Backend):
                 return answer
             except (BaseError, OSError) as error:
                 is_missing = isinstance(error, FileNotFoundError)
-                if is_missing and verb == "read":
+                if is_missing and may_be_missing:
                     self.has_answered = True
                     raise
                 final = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)

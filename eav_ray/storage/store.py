@@ -208,7 +208,8 @@ class Store:
             names = self.list_files(prefix)
             first = [name for name in names if PurePosixPath(name).name == COMMIT]
             rest = [name for name in names if last and name not in first and name != f"{prefix}/{last}"]
-            self._backend.delete_files(first + rest)
+            self._backend.delete_files(first)
+            self._backend.delete_files(rest)
             self._backend.delete_folder(checked)
 
     def commit(self, prefix: str, files: dict[str, bytes], *, already_written: tuple[str, ...] = ()) -> None:
