@@ -15,6 +15,12 @@ ROOMS_OF_ALL_MODALITIES = ("training", "models/fusion", "models/classifier.py", 
 ROOMS_OF_ALL_MODALITIES += ("tuning", "distributed")
 
 
+# What makes objects from bytes by running what they name.
+PICKLING_NAMES = (
+    r"\b(pickle|cloudpickle|dill|(all_)?gather_object|broadcast_object_list|(?<!safetensors\.)torch\.load)\b"
+)
+
+
 def list_files(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (REPOSITORY / folder).rglob("*.py"))
 
@@ -121,3 +127,11 @@ def test_only_templates_know_html() -> None:
     assert {name: found for name, found in tags.items() if found} == {}
     (page,) = (REPOSITORY / "eav_ray/reporting/templates").glob("*.html.jinja")
     assert "</body>" in page.read_text()
+
+
+def test_nothing_of_ours_unpickles() -> None:
+    """Ranks exchange JSON and tensors, stores hold JSON and safetensors."""
+    for file in list_files("eav_ray", "jobs"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute | ast.Import | ast.ImportFrom):
+                assert not re.search(PICKLING_NAMES, ast.unparse(node)), f"{file.name}: {ast.unparse(node)}"

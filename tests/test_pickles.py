@@ -335,9 +335,8 @@ def journal(folder: Path, before: bool) -> TablePlace:
 
 def trials(folder: Path) -> TablePlace:
     of, owner = SearchStore(Store(folder), "s"), cast(StudyClient, SimpleNamespace(completed=lambda: [0]))
-    return TablePlace(
-        partial(of.results.write, of.candidates_file), lambda: of.read_completed_rows(owner), of.candidates_file
-    )
+    name = f"{of.folder}/candidates/000001-a.parquet"
+    return TablePlace(partial(of.results.write, name), lambda: of.read_completed_rows(owner), name)
 
 
 def predictions(folder: Path) -> TablePlace:
@@ -367,12 +366,18 @@ def folds(folder: Path, name: str) -> TablePlace:
 def embedded(folder: Path, name: str) -> TablePlace:
     shards = Shards(folder / "shards", (0,))
     store, windows = Store(folder / "results"), shards.windows(folder / "cache")
-    kept = {"part-0000.parquet": encode_parquet(embedding()), "times.json": b'{"format": 1, "times_s": [0.5]}'}
+    kept = {"part-0000.parquet": encode_parquet(embedding()), "times.json": b'{"format": 2, "times_s": [0.5]}'}
+    pointer = b'{"format": 2, "attempt": "a"}'
+
+    def put(data: bytes) -> None:
+        store.commit("e/a", kept | ({name: data} if name in kept else {}))
+        store.write("e/current.json", data if name == "current.json" else pointer)
 
     def read() -> None:
         EmbeddingSource(store, {"eeg": "e"}, windows).get(np.arange(5))
 
-    return TablePlace(lambda data: store.commit("e", kept | {name: data}), read, "e/part" if "part" in name else "/e ")
+    names = {"part-0000.parquet": "e/a/part", "times.json": "/e "}
+    return TablePlace(put, read, names.get(name, "current.json"))
 
 
 def embedding() -> pa.Table:
@@ -443,6 +448,7 @@ PLACES: dict[str, Callable[[Path], TablePlace]] = {
     "folds of a protocol": partial(folds, name="folds.json"),
     "embeddings": partial(embedded, name="part-0000.parquet"),
     "times of embeddings": partial(embedded, name="times.json"),
+    "the name of embeddings": partial(embedded, name="current.json"),
     "weights": partial(weights, name="model.safetensors"),
     "facts beside weights": partial(weights, name="config.json", beside_others=True),
     "weights in a folder": partial(weights, name="pytorch_model.bin"),

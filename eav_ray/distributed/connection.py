@@ -9,11 +9,13 @@ import ray
 from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.distributed import cluster
 from eav_ray.distributed.capacity import ClusterCapacity, NodeResources, read_cluster_capacity, read_current_nodes
+from eav_ray.storage import Store
 
 
 @contextmanager
 def connect_experiment(experiment: Experiment) -> Iterator[Experiment]:
-    """As `connect_runtime`; yields the experiment with that runtime."""
+    """As `connect_runtime`, once the results store has been tried; yields the experiment with that runtime."""
+    Store(experiment.store.results).probe()
     with connect_runtime(experiment.runtime) as runtime:
         yield replace(experiment, runtime=runtime)
 

@@ -27,12 +27,14 @@ from eav_ray.training.embeddings import (
     commit_embeddings,
     compute_embeddings,
     get_token_times,
+    has_embeddings,
     write_embedding_part,
 )
 from eav_ray.training.prepared_run import load_pretrained_encoders
 from eav_ray.training.run_spec import Run
 
 BATCH_SIZE = 32  # windows
+PASS = "shards"  # parts are of one shard each and never replaced, so all passes over the shards fill one folder
 
 
 def compute_frozen_features(experiment: Experiment, runs: list[Run], data: Dataset) -> None:
@@ -43,23 +45,23 @@ def compute_frozen_features(experiment: Experiment, runs: list[Run], data: Datas
     """
     results = Store(experiment.store.results)
     for key, run in {run.features_prefix: run for run in runs if run.features_prefix}.items():
-        if results.is_committed(key):
+        if has_embeddings(results, key):
             continue
         (m,) = run.experiment.data.modalities
         note = f"waits for another job that embeds {m}"
-        with results.lock(f"{key}.lock", timeout_s=math.inf, on_wait=partial(print, note, flush=True)):
-            if results.is_committed(key):
+        with results.lock(f"{key}.lock", timeout_s=math.inf, on_wait=partial(print, note, flush=True)) as guarded:
+            if has_embeddings(results, key):
                 continue
             index, shapes = data.index, DataShapes(data.index.eeg_channels, len(data.index.classes))
             model = _load_published(run.experiment, shapes)  # what is wrong with the weights is said here
-            todo = [f for f in index.shards if not results.exists(build_part_name(key, _get_part_id(f)))]
+            todo = [f for f in index.shards if not results.exists(build_part_name(key, PASS, _get_part_id(f)))]
             total, done = sum(f.rows for f in index.shards), sum(f.rows for f in index.shards if f not in todo)
             with open_progress_bar(f"compute {m} features", total, "windows") as bar:
                 bar.set_done(done)
                 for rows in _embed_shards(run, key, todo, data, shapes, experiment.runtime) if todo else []:
                     done += rows
                     bar.set_done(done)
-            commit_embeddings(results, key, get_token_times(model))
+            commit_embeddings(guarded, key, PASS, get_token_times(model))
 
 
 def _get_part_id(file: ShardFile) -> str:
@@ -115,5 +117,5 @@ class FrozenEncoder:
         table = compute_embeddings(
             self.model, batches, windows, self._device, precision=e.runtime.precision, arrays=FEATURE_ARRAYS
         )
-        write_embedding_part(Store(e.store.results), self._key, _get_part_id(file), table)
+        write_embedding_part(Store(e.store.results), self._key, PASS, _get_part_id(file), table)
         return len(windows)

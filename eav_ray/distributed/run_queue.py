@@ -174,6 +174,9 @@ class RunQueue:
         except DataError:  # the store does not answer: not known to be newer
             return None
 
+    def get_run(self, key: str) -> Run:
+        return self._runs[key]
+
     def report_start(self, group: int, position: Position | None) -> None:
         """Take where a run stands that a group has pulled: what is committed later is newer."""
         if group in self._running:

@@ -119,8 +119,10 @@ def train_runs(
         queue.stop.remote()
 
     allowed_recordings = list_needed_recordings(unique)
+    holder = secrets.token_hex(8)
     groups = [
-        WorkerGroup(number, experiment, data, allowed_recordings, queue) for number in range(experiment.runtime.groups)
+        WorkerGroup(number, experiment, data, allowed_recordings, queue, holder)
+        for number in range(experiment.runtime.groups)
     ]
     with (
         contextlib.nullcontext(on_progress) if on_progress else _open_trackers(experiment, unique) as log_progress,
@@ -218,6 +220,9 @@ class WorkerGroup:
     data: Dataset
     allowed_recordings: tuple[str, ...]  # that its workers may see at all
     queue: Any  # a QueueActor
+    holder: str = (
+        ""  # of the locks of its runs, one for all groups of a job: workers that are started anew take them over
+    )
 
     def run(self) -> None:
         """Start the workers, and wait for them."""
@@ -252,6 +257,9 @@ class WorkerGroup:
             with contextlib.suppress(DataError):  # the run itself meets a store that does not answer
                 self.queue.report_start.remote(self.number, find_newest_position(results, task.key))
         return task
+
+    def get_run(self, key: str) -> Run:
+        return ray.get(self.queue.get_run.remote(key))
 
     def hold(self, run: Run) -> None:
         """Say what this group is training; a queue that was started again has forgotten it."""
@@ -325,16 +333,20 @@ def _run_rank(group: WorkerGroup) -> None:
         return
 
     def find_stop_reason() -> str:
-        if broadcast_object(ray.get(group.queue.is_stopped.remote()) if is_first else None):
+        if broadcast_object(is_first and ray.get(group.queue.is_stopped.remote())):
             return STOP_REQUESTED
         # A node that is drained says when it goes. Who raises on all ranks is started again elsewhere at once.
         return "" if ray.train.get_preemption_info() is None else "its node is about to go"
 
-    while (task := broadcast_object(group.pull(context.results) if is_first else None)) != END:
-        if task == WAIT:
+    while True:
+        task = group.pull(context.results) if is_first else ""
+        key = broadcast_object(task.key if isinstance(task, Run) else task)
+        if key == END:
+            return
+        if key == WAIT:
             time.sleep(POLL_S)
             continue
-        assert isinstance(task, Run)
+        task = task if isinstance(task, Run) else group.get_run(key)
         try:
             hold = poll_in_background(partial(group.hold, task), HOLD_INTERVAL_S)
             with hold if is_first else contextlib.nullcontext():
@@ -373,6 +385,6 @@ def _open_context(group: WorkerGroup) -> "WorkerContext":
 
     try:
         device = get_device() if cluster.has_gpu(group.experiment.runtime) else torch.device("cpu")
-        return open_worker_context(group.experiment, group.data, device, group.allowed_recordings)
+        return open_worker_context(group.experiment, group.data, device, group.allowed_recordings, group.holder)
     except ConfigError as error:
         raise make_unrecoverable(error) from None

@@ -30,15 +30,15 @@ class Lease:
     Args:
         path: What the file is called in an error.
         holder: Who asks: processes of one holder take the lease over from each other at once.
-        ttl_s: Seconds without a renewal, after which it may be taken over.
+        ttl_s: Seconds without a renewal, after which it may be taken over; `TTL_S` where none are given.
     Attributes:
         fence: Its fencing number, once it is held: higher than that of every earlier holder.
     """
 
-    def __init__(self, backend: Backend, name: str, path: str, *, holder: str = "", ttl_s: float = TTL_S) -> None:
-        self._backend, self._name, self._path, self._ttl_s = backend, name, path, ttl_s
+    def __init__(self, backend: Backend, name: str, path: str, *, holder: str = "", ttl_s: float = 0.0) -> None:
+        self._backend, self._name, self._path, self._ttl_s = backend, name, path, ttl_s or TTL_S
         self._holder = holder or secrets.token_hex(8)
-        self._since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._process = describe_process()
         self._version, self._renewals = "", 0
         self._renewed_at = 0.0
         self._lost_to, self._guard = "", threading.Lock()
@@ -64,13 +64,10 @@ class Lease:
                 if self._try_create():
                     break
             else:
-                record = _parse(found[0])
+                record = parse_record(found[0])
                 if found[1] != seen:
                     if seen and now - began > timeout_s:
-                        raise DataError(
-                            f"{self._path} is held by {record.get('process', 'another process')} since "
-                            f"{record.get('since', '?')}, which is alive; wait for it, or end it"
-                        )
+                        raise DataError(f"{self._path} is held by {format_holder(record)}; wait for it, or end it")
                     seen, seen_at = found[1], now
                 is_free = record.get("ended") or record.get("holder") == self._holder or now - seen_at > self._ttl_s
                 if is_free and self._try_replace(found[1], int(record.get("fence", 0)) + 1):
@@ -99,6 +96,24 @@ class Lease:
                     f"{self._ttl_s:g} s; nothing more is written"
                 )
 
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file that each holder of this lease writes.
+
+        What the file was is looked up before the check, and must still be so when it is written: what a later holder
+        has written meanwhile stays, however long this process stood still.
+
+        Raises:
+            DataError: Another process has taken the lease over.
+        """
+        backend, version = self._backend, self._backend.find_version(name)
+        self.check()
+        new_version = backend.create(name, data) if version is None else backend.replace(name, data, version)
+        if new_version is None:
+            with self._guard:
+                self._renew()
+            self.check()
+            raise DataError(f"{name} beside {self._path} was changed by another process; give the command again")
+
     def release(self) -> None:
         self._ended.set()
         if self._thread:
@@ -112,7 +127,7 @@ class Lease:
         version = self._backend.create(self._name, self._encode())
         if version is None:
             return False
-        if self._backend.create(self._name, self._encode()) is not None:
+        if not self._backend.refuses_second_creation(self._name, self._encode()):
             raise ConfigError(
                 f"the server of {self._path} cannot write conditionally, so that two jobs could overwrite each other; "
                 "set store.exclusive=false, and never run two jobs on it at once"
@@ -141,18 +156,27 @@ class Lease:
         version = self._backend.replace(self._name, self._encode(), self._version)
         if version is None:
             found = self._backend.read_version(self._name)
-            self._lost_to = _parse(found[0]).get("process", "another process") if found else "who deleted it"
+            self._lost_to = parse_record(found[0]).get("process", "another process") if found else "who deleted it"
         else:
             self._version, self._renewed_at = version, time.monotonic()
 
     def _encode(self, *, ended: bool = False) -> bytes:
-        process = f"process {os.getpid()} on {socket.gethostname()}"
-        record: dict[str, Any] = {"format": FORMAT, "holder": self._holder, "process": process, "since": self._since}
+        record = self._process | {"format": FORMAT, "holder": self._holder}
         record |= {"fence": self.fence, "renewals": self._renewals, "ended": ended}
         return json.dumps(record, sort_keys=True).encode()
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def describe_process() -> dict[str, Any]:
+    """Describe this process, for others that want what it holds."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"process": f"process {os.getpid()} on {socket.gethostname()}", "since": now}
+
+
+def format_holder(record: dict[str, Any]) -> str:
+    return f"{record.get('process', 'another process')} since {record.get('since', '?')}, which is alive"
+
+
+def parse_record(data: bytes) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
         record = json.loads(data)
         if isinstance(record, dict):

@@ -11,9 +11,11 @@ REMOTE_SCHEMES = ("s3", "gs", "az")
 OPTIONS = {
     "region": "region of the bucket",
     "endpoint": "address of a server that is not Amazon's, such as http://minio:9000",
+    "checksum": "sha256: send a hash beside each file; none: sign no hash of it either",
     "exclusive": "false: write without leases, to a server that cannot write conditionally",
     "retry_s": "seconds for which a request that fails is repeated",
 }
+CHECKSUMS = ("sha256", "none")
 
 
 @dataclass(frozen=True)
@@ -72,4 +74,6 @@ def parse_location(text: str) -> StoreLocation:
             raise DataError(
                 f"{text} has the option {name}; a store takes {', '.join(OPTIONS)}{suggest_nearest(name, OPTIONS)}"
             )
+    if options.get("checksum", "none") not in CHECKSUMS:
+        raise DataError(f"{text} has checksum={options['checksum']}; it may be {' or '.join(CHECKSUMS)}")
     return StoreLocation(url.scheme, path, tuple(sorted(options.items())))

@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,13 +16,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from eav_ray.errors import DataError
-from eav_ray.storage.backends import LocalBackend, open_backend
+from eav_ray.storage.backends import Backend, LocalBackend
+from eav_ray.storage.file_lock import FileLock
 from eav_ray.storage.files import check_format, check_store_name, io_errors, sha256
 from eav_ray.storage.lease import Lease
-from eav_ray.storage.location import parse_location
+from eav_ray.storage.location import StoreLocation, parse_location
+from eav_ray.storage.object_backend import ObjectBackend
+from eav_ray.storage.probe import probe_backend
 
 COMMIT = "COMMIT"
-LOCK_RETRY_S = 1.0
+LARGEST_CONDITIONAL_BYTES = 64 * 2**20  # of a write under a lease
 COMMIT_FORMAT = 1  # of `COMMIT`
 FLUSH_BYTES = 4 * 2**20  # bytes of a stream that are brought to the disk together
 
@@ -42,6 +44,10 @@ def split_store_path(path: str) -> tuple["Store", str]:
     if not name or (remote and not parent):
         raise DataError(f"{path!r} names no folder; give a folder, or one below a bucket: s3://bucket/folder")
     return Store(f"{scheme}://{parent}{question}{query}" if remote else parent or "/"), name
+
+
+def _open_backend(location: StoreLocation) -> Backend:
+    return ObjectBackend(location) if location.scheme else LocalBackend(location.path)
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,10 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self._location = parse_location(str(root))
         self.root = str(self._location)
-        self._backend = open_backend(self._location)
+        self._backend = _open_backend(self._location)
         self.is_local = isinstance(self._backend, LocalBackend)
+        self._lease: Lease | None = None
+        self.fence = 0  # where it was given by `lock`: higher than that of every earlier holder
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Store) and other.root == self.root
@@ -123,6 +131,12 @@ class Store:
         self._backend.assume_reachable()
         return self
 
+    def probe(self) -> None:
+        """Try whether the store does all that is asked of it, before anything starts (`storage.probe`)."""
+        if not self.is_local:
+            with self._explain("use", ""):
+                probe_backend(self._backend, self.root, is_exclusive=not self._is_shared_without_conditions)
+
     def open_substore(self, name: str) -> "Store":
         return Store(self.format_path(check_store_name(name)))
 
@@ -136,8 +150,42 @@ class Store:
         return self._location.join(name)
 
     def write(self, name: str, data: bytes) -> None:
+        """Write one thing.
+
+        Raises:
+            DataError: The store was given by `lock`, and another process has taken the lock over.
+        """
         with self._explain("write", name, "; nothing was changed"):
-            self._backend.write(check_store_name(name), data)
+            self.check_lock()
+            # A conditional write is one request; what is large goes in parts, and lies under an attempt of its own.
+            if self._lease is None or len(data) > LARGEST_CONDITIONAL_BYTES:
+                self._backend.write(check_store_name(name), data)
+            else:
+                self._lease.write(check_store_name(name), data)
+
+    def write_if_missing(self, name: str, data: bytes) -> bool:
+        """Write one thing unless there is one of this name; tell whether it was written."""
+        with self._explain("write", name, "; nothing was changed"):
+            self.check_lock()
+            if self._is_shared_without_conditions:
+                if self.exists(name):
+                    return False
+                self._backend.write(check_store_name(name), data)
+                return True
+            return self._backend.create(check_store_name(name), data) is not None
+
+    def check_lock(self) -> None:
+        """Check, before something is written, that the lock that gave this store is still held.
+
+        Raises:
+            DataError: Another process has taken it over.
+        """
+        if self._lease is not None:
+            self._lease.check()
+
+    @property
+    def _is_shared_without_conditions(self) -> bool:
+        return not self.is_local and self._location.get_option("exclusive") == "false"
 
     @contextlib.contextmanager
     def open_writer(self, name: str) -> Iterator["HashingWriter"]:
@@ -204,6 +252,7 @@ class Store:
                 found and finished.
         """
         checked = check_store_name(prefix)
+        self.check_lock()
         with self._explain("delete", prefix):
             names = self.list_files(prefix)
             first = [name for name in names if PurePosixPath(name).name == COMMIT]
@@ -223,7 +272,11 @@ class Store:
             self.write(f"{prefix}/{name}", data)
         hashes: dict[str, dict[str, Any]] = {}
         for name in (*files, *already_written):
-            stored = self.read(f"{prefix}/{name}")
+            try:
+                stored = self.read(f"{prefix}/{name}")
+            except DataError:
+                self.check_lock()  # a later holder may have deleted it
+                raise
             if name in files and stored != files[name]:
                 raise DataError(f"{self.format_path(prefix)}/{name} reads back differently from what was written")
             hashes[name] = {"sha256": sha256(stored), "bytes": len(stored)}
@@ -281,7 +334,7 @@ class Store:
         timeout_s: float = 0.0,
         on_wait: Callable[[], object] = lambda: None,
         holder: str = "",
-    ) -> Iterator[Callable[[], None]]:
+    ) -> Iterator["Store"]:
         """Let one process write at a time: on a disk by a lock that ends with the process, else by a lease.
 
         Args:
@@ -289,46 +342,28 @@ class Store:
             on_wait: Called once, when there is a wait.
             holder: Who asks: processes of one holder take a lease over from each other at once.
         Returns:
-            A check, for the moment before something is written that others write too.
+            This store, for what others write too: after a takeover it writes nothing more.
         Raises:
             DataError: Another process holds it.
         """
-        if self.is_local:
-            with self._lock_file(name, timeout_s, on_wait):
-                yield lambda: None
+        checked, path = check_store_name(name), self.format_path(name)
+        if self._is_shared_without_conditions:
+            yield self
             return
-        if self._location.get_option("exclusive") == "false":
-            yield lambda: None
-            return
-        lease = Lease(self._backend, check_store_name(name), self.format_path(name), holder=holder)
-        lease.acquire(timeout_s=timeout_s, on_wait=on_wait)
-        try:
-            yield lease.check
-        finally:
-            lease.release()
-
-    @contextlib.contextmanager
-    def _lock_file(self, name: str, timeout_s: float, on_wait: Callable[[], object]) -> Iterator[None]:
-        import fcntl
-
-        path = Path(self.resolve_path(name))
-        with self._explain("write", name):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "a")  # noqa: SIM115
-        with file:
-            deadline, waits = time.monotonic() + timeout_s, False
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    if time.monotonic() >= deadline:
-                        raise DataError(
-                            f"{self.root} is being written by another process; wait for it, or give another "
-                            "store.results"
-                        ) from None
-                if not waits:
-                    on_wait()
-                waits = True
-                time.sleep(LOCK_RETRY_S)
-            yield
+        guarded = Store(self.root)
+        with contextlib.ExitStack() as stack:
+            if self.is_local:
+                lock = FileLock(self.resolve_path(name), path)
+                with self._explain("write", name):
+                    has_lock = lock.acquire(timeout_s=timeout_s, on_wait=on_wait)
+                if has_lock:
+                    stack.callback(lock.release)
+                    guarded.fence = lock.fence
+                    yield guarded
+                    return
+            lease = Lease(self._backend, f"{checked}.lease" if self.is_local else checked, path, holder=holder)
+            with self._explain("write", name):
+                lease.acquire(timeout_s=timeout_s, on_wait=on_wait)
+            stack.callback(lease.release)
+            guarded._lease, guarded.fence = lease, lease.fence
+            yield guarded

@@ -1,5 +1,7 @@
 """The embedding cache: what a frozen encoder makes of windows, in Parquet, under a key that names all it depends on.
 
+Under the key, each attempt has a folder of its own. `current.json` names the one that counts; it is written once.
+
 The key holds the encoder's own key, and that one the set of recordings it was trained on: an encoder that saw a person
 can never serve a fold that tests on that person, because that fold asks for another key.
 """
@@ -30,9 +32,8 @@ EMBEDDING_ARRAYS = ("tokens", "mask", "pooled", "logits")
 
 
 FEATURE_ARRAYS = EMBEDDING_ARRAYS[:-1]  # of an encoder without a head
-
-
-EMBEDDINGS_FORMAT = 1  # raise when the arrays change
+EMBEDDINGS_FORMAT = 2  # raise when the arrays or the places change
+POINTER = "current.json"
 
 
 def build_embedding_key(encoder_key: str, recordings: tuple[str, ...]) -> str:
@@ -75,23 +76,53 @@ def compute_embeddings(
     return pa.table(columns)
 
 
-def write_embedding_part(store: Store, key: str, part: int | str, table: pa.Table) -> None:
-    """
-    Args:
-        part: Its name, or the rank that computed it.
-    """
-    store.write(build_part_name(key, part), encode_parquet(table))
+def write_embedding_part(store: Store, key: str, attempt: str, part: str, table: pa.Table) -> None:
+    """Write what one rank, or of one shard, was embedded; what is there stays."""
+    store.write_if_missing(build_part_name(key, attempt, part), encode_parquet(table))
 
 
-def build_part_name(key: str, part: int | str) -> str:
-    return f"{key}/part-{part if isinstance(part, str) else f'{part:04d}'}.parquet"
+def build_part_name(key: str, attempt: str, part: str) -> str:
+    return f"{key}/{attempt}/part-{part}.parquet"
 
 
-def commit_embeddings(store: Store, key: str, times_s: Tensor) -> None:
-    """Make all parts count, once every rank has written its own."""
-    parts = tuple(n.rsplit("/", 1)[1] for n in store.list_files(key) if n.endswith(".parquet"))
+def commit_embeddings(store: Store, key: str, attempt: str, times_s: Tensor) -> None:
+    """Make the parts of an attempt count, once all are written; unless those of another already do."""
+    folder = f"{key}/{attempt}"
+    parts = tuple(n.rsplit("/", 1)[1] for n in store.list_files(folder) if n.endswith(".parquet"))
     times = {"format": EMBEDDINGS_FORMAT, "times_s": times_s.tolist()}
-    store.commit(key, {"times.json": json.dumps(times).encode()}, already_written=parts)
+    store.commit(folder, {"times.json": json.dumps(times).encode()}, already_written=parts)
+    pointer = {"format": EMBEDDINGS_FORMAT, "attempt": attempt}
+    store.write_if_missing(f"{key}/{POINTER}", json.dumps(pointer).encode())
+    current = find_embeddings(store, key)
+    for name in store.list_folders(key):
+        if f"{key}/{name}" != current:
+            store.delete(f"{key}/{name}")
+
+
+def has_embeddings(store: Store, key: str) -> bool:
+    return store.exists(f"{key}/{POINTER}")
+
+
+def delete_embeddings(store: Store, key: str) -> None:
+    """Delete the embeddings of a key, what names them first."""
+    store.delete(f"{key}/{POINTER}")
+    store.delete(key)
+
+
+def find_embeddings(store: Store, key: str) -> str:
+    """Find the committed prefix of the embeddings of a key.
+
+    Raises:
+        DataError: There are none, or what names them is damaged.
+    """
+    pointer = store.read_json(f"{key}/{POINTER}")
+    path = store.format_path(f"{key}/{POINTER}")
+    remedy = f"delete {store.format_path(key)} and train again"
+    number, attempt = (pointer.get("format"), pointer.get("attempt")) if isinstance(pointer, dict) else (None, None)
+    check_format(number, EMBEDDINGS_FORMAT, path, remedy)
+    if not isinstance(attempt, str):
+        raise DataError(f"{path} names no attempt; {remedy}")
+    return f"{key}/{attempt}"
 
 
 class EmbeddingSource:
@@ -122,8 +153,9 @@ class EmbeddingSource:
         self._present = ids[[f"has_{m}" for m in self.names]].to_numpy()
         self._table_rows = {m: np.full(len(windows), -1) for m in self.names}
         for m in self.names:
-            files = store.read_committed(keys[m])
-            parts = [decode_parquet(files[n], name=f"{keys[m]}/{n}") for n in sorted(files) if n.endswith(".parquet")]
+            prefix = find_embeddings(store, keys[m])
+            files = store.read_committed(prefix)
+            parts = [decode_parquet(files[n], name=f"{prefix}/{n}") for n in sorted(files) if n.endswith(".parquet")]
             try:
                 table = pa.concat_tables(parts).combine_chunks()
                 times = json.loads(files["times.json"])
@@ -165,7 +197,7 @@ def is_embedded(run: Run, results: Store) -> bool:
     return (
         run.kind != "encoder"
         or not run.embedded_recordings
-        or results.is_committed(build_embedding_key(run.key, run.embedded_recordings))
+        or has_embeddings(results, build_embedding_key(run.key, run.embedded_recordings))
     )
 
 

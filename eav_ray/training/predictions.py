@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from eav_ray.data.io.parquet import decode_dataframe, encode_dataframe
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.models.classifier import ClassifierOutput
-from eav_ray.training.collectives import gather_from_all_ranks
+from eav_ray.training.collectives import gather_bytes
 from eav_ray.training.dataloader import Batch, Source, WindowLabels, make_inference_batches
 from eav_ray.training.engines.base import Engine
 from eav_ray.training.metrics import WINDOW_COLUMNS
@@ -22,12 +23,11 @@ def predict_rows(
     # Equally many forward passes on every rank: in ZeRO 3 each of them gathers parameters from all.
     n_missing = -(-len(rows) // engine.world_size) - len(own_rows)
     padded = np.concatenate([own_rows, rows[:n_missing]])
-    own = (
-        [compute_predictions(engine.predict, source, labels, padded, windows, batch_size).iloc[: len(own_rows)]]
-        if len(padded)
-        else []
-    )
-    whole = [frame for frames in gather_from_all_ranks(own) for frame in frames]
+    own = b""
+    if len(padded):
+        own_table = compute_predictions(engine.predict, source, labels, padded, windows, batch_size)
+        own = encode_dataframe(own_table.iloc[: len(own_rows)])
+    whole = [decode_dataframe(data, "predictions of a rank") for data in gather_bytes(own) if data]
     return pd.concat(whole, ignore_index=True).sort_values(WINDOW_COLUMNS, ignore_index=True)
 
 

@@ -36,14 +36,15 @@ class WorkerContext:
     windows: WindowCache
     results: Store
     device: torch.device
+    holder: str = ""  # of the locks of its runs (`Store.lock`)
 
 
 def open_worker_context(
-    experiment: Experiment, data: Dataset, device: torch.device, allowed_recordings: tuple[str, ...]
+    experiment: Experiment, data: Dataset, device: torch.device, allowed_recordings: tuple[str, ...], holder: str = ""
 ) -> WorkerContext:
     """Open the windows of some recordings, and the results store, for whatever runs this process executes."""
     results = Store(experiment.store.results).assume_reachable()
-    return WorkerContext(data.open_windows(allowed_recordings), results, device)
+    return WorkerContext(data.open_windows(allowed_recordings), results, device, holder)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,12 @@ from eav_ray.data.splits import check_disjoint
 from eav_ray.errors import TrainingInterrupted
 from eav_ray.models.classifier import Classifier, HeadClassifier
 from eav_ray.storage import Store
-from eav_ray.training.checkpoint import OpenedCheckpoint, find_finished_checkpoint, load_latest_checkpoint
+from eav_ray.training.checkpoint import (
+    OpenedCheckpoint,
+    find_finished_checkpoint,
+    load_latest_checkpoint,
+    make_attempt_name,
+)
 from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.checkpoint_writer import CheckpointPolicy, CheckpointWriter
 from eav_ray.training.collectives import broadcast_object, gather_from_all_ranks, rank_and_world_size, run_on_all_ranks
@@ -29,6 +34,7 @@ from eav_ray.training.embeddings import (
     commit_embeddings,
     compute_embeddings,
     get_token_times,
+    has_embeddings,
     is_embedded,
     write_embedding_part,
 )
@@ -83,12 +89,14 @@ def execute_run(
     check_disjoint(run.split)
     with contextlib.ExitStack() as stack:
 
-        def acquire_lock() -> None:
-            if rank_and_world_size()[0] == 0:
-                # Two jobs must not write one run. Workers of a group that has just died may hold it for seconds yet.
-                stack.enter_context(context.results.lock(f"runs/{run.key}/lock", timeout_s=LOCK_TIMEOUT_S))
+        def acquire_lock() -> Store:
+            if rank_and_world_size()[0]:
+                return context.results
+            # Two jobs must not write one run. Workers of a group that has just died may hold it for seconds yet.
+            lock = context.results.lock(f"runs/{run.key}/lock", timeout_s=LOCK_TIMEOUT_S, holder=context.holder)
+            return stack.enter_context(lock)
 
-        run_on_all_ranks(acquire_lock)
+        context = replace(context, results=run_on_all_ranks(acquire_lock))
         return _execute_locked(run, context, report, get_stop_reason)
 
 
@@ -139,7 +147,8 @@ def choose_start(run: Run, results: Store) -> Start:
         return Start(latest[0] if latest else "", False, latest[1] if latest else None, damaged)
 
     own = run_on_all_ranks(choose)
-    prefix, is_done, damaged = broadcast_object((own.prefix, own.is_done, own.damaged))
+    prefix, is_done = broadcast_object(own.prefix), broadcast_object(own.is_done)
+    damaged = broadcast_object(own.damaged)
 
     def load() -> Checkpoint | None:
         return OpenedCheckpoint(results, prefix).load() if prefix and not is_done else None
@@ -337,9 +346,11 @@ def _write_embeddings(prepared: PreparedRun) -> None:
     """Embed all wanted recordings, each rank its share."""
     run, context, module = prepared.run, prepared.context, prepared.module
     key = build_embedding_key(run.key, run.embedded_recordings)
-    if not run.embedded_recordings or broadcast_object(context.results.is_committed(key)):
+    if not run.embedded_recordings or broadcast_object(has_embeddings(context.results, key)):
         return
     rank, size = rank_and_world_size()
+    # Their own attempt: one that died may have left parts of other ranks.
+    attempt = broadcast_object(make_attempt_name(context.results, run.key))
     source = run_on_all_ranks(lambda: open_features(run, context)) if run.features_prefix else prepared.source
 
     def write_own_part() -> None:
@@ -350,7 +361,7 @@ def _write_embeddings(prepared: PreparedRun) -> None:
         batches = make_inference_batches(source, prepared.labels, rows, 64)
         precision = run.experiment.runtime.precision
         table = compute_embeddings(module, batches, context.windows, context.device, precision=precision)
-        write_embedding_part(context.results, key, rank, table)
+        write_embedding_part(context.results, key, attempt, f"{rank:04d}", table)
 
     run_on_all_ranks(write_own_part)
     if isinstance(source, EmbeddingSource):
@@ -358,4 +369,4 @@ def _write_embeddings(prepared: PreparedRun) -> None:
     else:
         assert isinstance(module, Classifier)
         times_s = get_token_times(module)
-    run_on_all_ranks(lambda: commit_embeddings(context.results, key, times_s) if rank == 0 else None)
+    run_on_all_ranks(lambda: commit_embeddings(context.results, key, attempt, times_s) if rank == 0 else None)

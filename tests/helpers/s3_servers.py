@@ -38,12 +38,14 @@ class FaultyProxy:
 
     Attributes:
         choose_fault: Takes method and path, and returns one of `refuse` (503), `lose` (the request is done, the answer
-            is a 503), `hide` (404), `cut` (half of the answer), or nothing.
+            is a 503), `hide` (404), `cut` (half of the answer), `hold` (until `is_open`), the
+            number of another status, or nothing.
     """
 
     server: str
     choose_fault: Callable[[str, str], str] = lambda method, path: ""
     requests: list[tuple[str, str]] = field(default_factory=list)
+    is_open: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         method, path = handler.command, handler.path
@@ -51,7 +53,11 @@ class FaultyProxy:
         fault = self.choose_fault(method, path)
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         status, headers, data = 503, [], b""
-        if fault not in ("refuse", "hide"):
+        if fault == "hold":
+            self.is_open.wait()
+        if fault.isdigit():
+            status = int(fault)
+        elif fault not in ("refuse", "hide"):
             connection = http.client.HTTPConnection(self.server.removeprefix("http://"), timeout=20)
             connection.request(method, path, body, dict(handler.headers))
             response = connection.getresponse()

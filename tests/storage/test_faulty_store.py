@@ -1,6 +1,6 @@
 """A store that fails single requests, and one that two processes share (R21, R25, R28)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,16 +9,17 @@ import torch
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError, DataError, StorageError
-from eav_ray.storage import Store, backends
-from eav_ray.storage.backends import LocalBackend, ObjectBackend
+from eav_ray.storage import Store, object_backend
+from eav_ray.storage.backends import LocalBackend
 from eav_ray.storage.lease import Lease
 from eav_ray.storage.location import parse_location
+from eav_ray.storage.object_backend import ObjectBackend
 from eav_ray.training.checkpoint import list_checkpoints
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import Run
 from eav_ray.training.runner import choose_start, execute_run
 from tests.helpers.reliability import CHAOS
-from tests.helpers.s3_servers import FaultyProxy, open_conditional_server, open_faulty_proxy
+from tests.helpers.s3_servers import CREDENTIALS, FaultyProxy, open_conditional_server, open_faulty_proxy
 from tests.helpers.trainings import TRAIN, Killed, make_experiment, make_windows
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -41,8 +42,8 @@ def proxied(server: str) -> Iterator[tuple[str, FaultyProxy]]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between requests are short."""
-    monkeypatch.setattr(backends, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(backends, "MISSING_PAUSE_S", 0.01)
+    monkeypatch.setattr(object_backend, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(object_backend, "MISSING_PAUSE_S", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +177,53 @@ def test_a_server_that_writes_whatever_the_condition_is_named(
         pass
     with Store(f"s3://lab/careless?endpoint={address}&exclusive=false").lock("lock"):
         pass
+
+
+# What a server can do
+
+
+def test_a_server_that_does_all_is_used_and_nothing_is_left_there(server: str) -> None:
+    for checksum in ("", "&checksum=sha256", "&checksum=none"):
+        store = Store(f"s3://lab/probed?endpoint={server}{checksum}")
+        store.probe()
+        assert store.list_files() == []
+        store.write("a", b"1" * 10**7)
+        assert store.read("a") == b"1" * 10**7
+        store.delete("a")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda method, path: "411" if method == "PUT" else "", "411 .*checksum=sha256 or checksum=none in the URL"),
+        (lambda method, path: "501" if method == "PUT" else "", "501 .*checksum=sha256 or checksum=none in the URL"),
+        (lambda method, path: "403" if method == "PUT" else "", "cannot write s3://lab/probed/probe-.*403"),
+        (lambda method, path: "403" if "delete" in path else "", "does not delete.*give the right to delete"),
+    ],
+)
+def test_what_a_server_cannot_do_is_said_before_anything_starts(
+    proxied: tuple[str, FaultyProxy], fault: Callable[[str, str], str], words: str
+) -> None:
+    address, proxy = proxied
+    store = Store(f"s3://lab/probed?endpoint={address}&retry_s=0.2")
+    proxy.choose_fault = fault
+    with pytest.raises((ConfigError, StorageError), match=words) as caught:
+        store.probe()
+    assert "\n" not in str(caught.value)
+
+
+def test_keys_come_from_the_environment_or_the_file_of_amazons_tools(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"s3://lab/keys?endpoint={server}&region=us-east-1"
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name)
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    with pytest.raises(ConfigError, match="there are no credentials for s3://lab/keys.*on every machine"):
+        Store(url)
+    file.write_text("[lab]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    with pytest.raises(ConfigError, match="there are no credentials"):
+        Store(url)
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    Store(url).probe()

@@ -16,7 +16,7 @@ import torch
 from eav_ray.config import override
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split
-from eav_ray.errors import DataError
+from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import COMMIT, Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.checkpoint_files import Checkpoint
@@ -84,6 +84,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
     return make_windows(tmp_path_factory.mktemp("windows"))
+
+
+def test_the_probe_finds_a_server_without_conditional_writes(server: Server) -> None:
+    with pytest.raises(ConfigError, match="cannot write conditionally; set store.exclusive=false"):
+        Store("s3://lab/probed").probe()
+    store = Store(f"s3://lab/probed{OPTIONS}")
+    store.probe()
+    assert store.list_files() == []
 
 
 def test_what_is_committed_is_read_listed_and_deleted(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from eav_ray.errors import ConfigError, DataError, StorageError
-from eav_ray.storage import COMMIT, Store, check_store_name, sha256, split_store_path
+from eav_ray.storage import COMMIT, Store, check_store_name, lease, sha256, split_store_path
+from eav_ray.storage.backends import LocalBackend
 from tests.helpers.reliability import CHAOS
 
 FILES = {"a.json": b'{"a": 1}', "b.bin": bytes(range(256)), "deep/c.bin": b"c" * 1000}
@@ -226,12 +228,56 @@ def test_a_lock_has_one_holder_and_dies_with_it(store: Store) -> None:
     command = [sys.executable, "-c", HOLDER, store.root]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout and holder.stdout.readline() == b"held\n"
-        with pytest.raises(DataError, match="another process"), store.lock("lock"):
+        with pytest.raises(DataError, match=f"is held by process {holder.pid} on .* since 20"), store.lock("lock"):
             pass
         holder.kill()
         holder.wait()
-    with store.lock("lock"), pytest.raises(DataError, match="another process"), Store(store.root).lock("lock"):
-        pass
+    with store.lock("lock") as one:
+        assert one.fence == 2
+        with pytest.raises(DataError, match="is held by process"), Store(store.root).lock("lock"):
+            pass
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_disk_without_locks_has_leases(store: Store, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network file systems without `flock`, and those in user space that have no links either."""
+
+    def refuse(number: int) -> Callable[..., None]:
+        def raise_error(*args: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return raise_error
+
+    monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
+    monkeypatch.setattr(lease, "TTL_S", 0.4)
+    if not links:
+        monkeypatch.setattr(os, "link", refuse(errno.EPERM))
+    with contextlib.ExitStack() as stack:
+        with monkeypatch.context() as patch:
+            patch.setattr(lease.Lease, "renew_until_ended", lambda self: None)  # it stands still after this
+            first = stack.enter_context(store.lock("lock"))
+            first.write("best.json", b"1")
+            first.write("best.json", b"2")
+        with store.lock("lock") as second:
+            assert second.fence == 2
+            second.write("best.json", b"3")
+            with pytest.raises(DataError, match="was taken over by process"):
+                first.write("best.json", b"late")
+            with pytest.raises(DataError, match="is held by process"), store.lock("lock"):
+                pass
+    assert store.read("best.json") == b"3" and not list(Path(store.root).glob("*.partial"))
+
+
+def test_a_replacement_that_was_cut_off_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = LocalBackend(str(tmp_path))
+    version = backend.create("lock", b"1")
+    assert version
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", lambda source, target: (_ for _ in ()).throw(KeyboardInterrupt))
+        backend.replace("lock", b"2", version)
+    assert backend.replace("lock", b"3", version) is None  # the one that was cut off counts
+    found = backend.read_version("lock")
+    assert found and found[0] == b"2" and backend.replace("lock", b"4", found[1])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from eav_ray.data.synthetic import generate, ideal_observer, render
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
-from eav_ray.training.embeddings import build_embedding_key
+from eav_ray.training.embeddings import build_embedding_key, find_embeddings
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import plan_encoder_run
 from eav_ray.training.runner import execute_run
@@ -110,6 +110,7 @@ def test_half_precision_trains_and_leaves_the_clock_exact(place: WorkerContext, 
     prefix = execute_run(run, place, lambda progress: None)
     saved = OpenedCheckpoint(place.results, prefix).load()
     assert saved.metrics["train_loss"] < 2 and all(torch.isfinite(t).all() for t in saved.weights.values())
-    times = place.results.read_json(f"{build_embedding_key(run.key, run.embedded_recordings)}/times.json")
+    embeddings = find_embeddings(place.results, build_embedding_key(run.key, run.embedded_recordings))
+    times = place.results.read_json(f"{embeddings}/times.json")
     exact = build_trained_model(saved).encoders["eeg"].times_s
     assert isinstance(exact, torch.Tensor) and torch.equal(torch.tensor(times["times_s"]), exact)

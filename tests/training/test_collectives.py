@@ -12,7 +12,7 @@ from eav_ray.config import Experiment, override
 from eav_ray.errors import DataError
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
-from eav_ray.training.collectives import run_on_all_ranks
+from eav_ray.training.collectives import broadcast_object, gather_bytes, gather_from_all_ranks, run_on_all_ranks
 from eav_ray.training.dataloader import Batch
 from eav_ray.training.engines.select import make_engine
 from tests.helpers.process_groups import leave_group
@@ -45,6 +45,9 @@ def rank(number: int, folder: str, size: int) -> None:
             continue
         raise AssertionError(f"rank {number} went on")
     assert run_on_all_ranks(lambda: number) == number  # and the ranks are still in step
+    assert gather_bytes(bytes(number) + b"x" * number) == [b"", b"\0x"]
+    said = [{"loss": float("inf"), "texts": ["ä"] * rank, "none": None} for rank in range(size)]
+    assert gather_from_all_ranks(said[number]) == said and broadcast_object(said[number]) == said[0]
     for engine in ("torch", "deepspeed"):
         batch_statistics_become_equal(number, size, engine)
     Path(folder, f"rank-{number}").touch()
@@ -79,6 +82,12 @@ def batch_statistics_become_equal(number: int, size: int, engine: str) -> None:
 def test_an_error_on_one_rank_reaches_every_rank_and_what_they_gather_becomes_equal(tmp_path: Path) -> None:
     mp.spawn(rank, args=(str(tmp_path), 2), nprocs=2)
     assert {p.name for p in tmp_path.glob("rank-*")} == {"rank-0", "rank-1"}
+
+
+def test_what_is_not_json_is_refused() -> None:
+    for value in ((1, 2), {1: 2}, Path("a")):
+        with pytest.raises((TypeError, AssertionError)):
+            gather_from_all_ranks(value)
 
 
 def test_alone_the_error_is_the_same() -> None:

@@ -60,7 +60,7 @@ def embed(run: Run, stored: tuple[Path, WindowCache], results: Path) -> None:
     data = Dataset(Store(shards), index, mine.experiment.store.cache, 1)
     actor = FrozenEncoder(mine, run.features_prefix, data, DataShapes(30, 5), RuntimeConfig(gpus_per_worker=0))
     assert actor({"file": np.array([index.shards[0].file])})["windows"].tolist() == [8]
-    commit_embeddings(Store(results), run.features_prefix, get_token_times(actor.model))
+    commit_embeddings(Store(results), run.features_prefix, "shards", get_token_times(actor.model))
     assert len(windows) == 7
 
 

@@ -19,7 +19,7 @@ from eav_ray.models.classifier import FusionClassifier
 from eav_ray.models.fusion.factory import build_fusion
 from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.training.dataloader import BatchLoader, WindowLabels
-from eav_ray.training.embeddings import build_embedding_key, commit_embeddings, write_embedding_part
+from eav_ray.training.embeddings import build_embedding_key, commit_embeddings, has_embeddings, write_embedding_part
 from eav_ray.training.engines.base import Engine
 from eav_ray.training.engines.ddp import TorchEngine
 from eav_ray.training.loop import Metrics, fit, make_lr_schedule
@@ -263,11 +263,10 @@ def embed(run: Run, place: WorkerContext) -> None:
         for name, x in arrays.items():
             x = x.astype(np.uint8 if name == "mask" else np.float32)
             columns[name] = pa.FixedShapeTensorArray.from_numpy_ndarray(x)
-        if not place.results.is_committed(build_embedding_key(key, run.embedded_recordings)):
-            write_embedding_part(place.results, build_embedding_key(key, run.embedded_recordings), 0, pa.table(columns))
-            commit_embeddings(
-                place.results, build_embedding_key(key, run.embedded_recordings), torch.tensor([1.0, 2.5, 4.0])
-            )
+        folder = build_embedding_key(key, run.embedded_recordings)
+        if not has_embeddings(place.results, folder):
+            write_embedding_part(place.results, folder, "a", "0000", pa.table(columns))
+            commit_embeddings(place.results, folder, "a", torch.tensor([1.0, 2.5, 4.0]))
 
 
 def runs_of(kind: str, place: WorkerContext) -> list[Run]:

@@ -61,7 +61,7 @@ def run_ablation(
     variant_folds = plan_variant_folds(e, chosen_variants, data)
     name = f"ablations/{compute_ablation_key(e, variant_folds)}"
     failed: list[str] = []
-    with results.lock(f"{name}/lock"):
+    with results.lock(f"{name}/lock") as results:
         if results.is_committed(name):
             tree = _read_results(results, name)
         else:

@@ -81,7 +81,7 @@ def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOption
         "classes": list(checkpoint.state.classes),
         "versions": list_package_versions(),
     }
-    with results.lock(f"{name}/lock"):
+    with results.lock(f"{name}/lock") as results:
         tree = results.read_json(f"{name}/results.json") if results.exists(f"{name}/results.json") else {}
         if tree.get("format") != TREE_FORMAT:  # predictions of an earlier version are counted anew
             inputs = _build_inputs(checkpoint, experiment, listing, recordings, speech_files)

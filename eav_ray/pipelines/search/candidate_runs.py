@@ -5,7 +5,7 @@ import contextlib
 from eav_ray.errors import DataError
 from eav_ray.pipelines.search.search_plan import SearchPlan, plan_candidate_runs
 from eav_ray.storage import Store
-from eav_ray.training.embeddings import build_embedding_key
+from eav_ray.training.embeddings import build_embedding_key, delete_embeddings, has_embeddings
 from eav_ray.training.runner import is_run_finished
 from eav_ray.tuning.search_space import apply_candidate
 from eav_ray.tuning.study import Candidate
@@ -38,7 +38,7 @@ def list_missing_keys(plan: SearchPlan, candidate: Candidate) -> frozenset[str]:
         if key not in shared and (key in result_keys or not is_run_finished(run, results))
     ]
     features = {run.features_prefix for run in runs.values()} - {""}
-    return frozenset([*missing, *(prefix for prefix in features if not results.is_committed(prefix))])
+    return frozenset([*missing, *(prefix for prefix in features if not has_embeddings(results, prefix))])
 
 
 def prune_candidate_runs(plan: SearchPlan, candidate: Candidate, *, include_encoders: bool = False) -> None:
@@ -54,7 +54,7 @@ def prune_candidate_runs(plan: SearchPlan, candidate: Candidate, *, include_enco
             name = f"runs/{run.key}"
             if run.key in shared or not belongs_to_study(results, run.key, plan.study_name):
                 continue
-            with contextlib.suppress(DataError), results.lock(f"{name}/lock"):  # somebody else is at it
+            with contextlib.suppress(DataError), results.lock(f"{name}/lock") as locked:  # somebody else is at it
                 if run.kind == "encoder" and run.embedded_recordings:
-                    results.delete(build_embedding_key(run.key, run.embedded_recordings))
-                results.delete(name, last=STUDY_FILE)
+                    delete_embeddings(locked, build_embedding_key(run.key, run.embedded_recordings))
+                locked.delete(name, last=STUDY_FILE)

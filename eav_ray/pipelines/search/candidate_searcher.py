@@ -41,6 +41,7 @@ class CandidateSearcher(Searcher):
     ) -> None:
         super().__init__(metric=SELECTION_METRIC, mode="max")
         self._study, self._store, self._rows = study, store, rows
+        self._own_rows: list[Row] = []
         self._max_candidates, self._compute_cost = max_candidates, compute_cost
         self._running: dict[str, dict[int, Candidate]] = {}
         self._claimed: dict[str, frozenset[str]] = {}
@@ -138,7 +139,7 @@ class CandidateSearcher(Searcher):
                 self.unbatchable.setdefault(summary["unbatchable_reason"], []).append(candidate.number)
             if summary.get("failed"):
                 self.failed[candidate.number] = summary["failed"]
-            self._rows += [
+            new_rows: list[Row] = [
                 {"study": self._study.name, "candidate": candidate.number}
                 | {"state": state if math.isfinite(score) else "FAIL"}
                 | {"changes": json.dumps(candidate.changes, sort_keys=True)}
@@ -146,10 +147,12 @@ class CandidateSearcher(Searcher):
                 | fold
                 for fold in summary["folds"]
             ]
+            self._rows += new_rows
+            self._own_rows += new_rows
         if not finished:
             return
         # The rows first: a candidate that is completed but has no rows could not be made up for.
-        self._store.write_candidates(self._rows)
+        self._store.write_candidates(self._own_rows, self._rows)
         for candidate, score, pruned, cost in finished:
             self._study.tell(candidate.number, score, pruned=pruned, cost=cost)
         # Only what the kept study knows may be forgotten.

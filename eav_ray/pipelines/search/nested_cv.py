@@ -68,8 +68,7 @@ def _search_and_evaluate(
     chosen, failed = _search_folds(plans, data, _train_encoders(e, plans, data))
     chosen_plans = {plan.fold: plan for plan in plans if plan.fold in chosen}
     with contextlib.ExitStack() as stack:
-        for plan in chosen_plans.values():
-            stack.enter_context(plan.store.lock(plan.experiment))
+        chosen_plans = {fold: stack.enter_context(plan.lock()) for fold, plan in chosen_plans.items()}
         todo = [run for ranked in chosen.values() for one in ranked for run in one.runs]
         state = train_runs(e, todo, data, title="refit the best of each fold")
         for fold, ranked in chosen.items():
@@ -112,8 +111,8 @@ def _search_folds(
             failed[plan.fold] = f"{keys[0]}: {failed_encoders[keys[0]]}"
             continue
         try:
-            with plan.store.lock(plan.experiment):
-                chosen[plan.fold] = rank_candidates(plan, data)
+            with plan.lock() as locked:
+                chosen[plan.fold] = rank_candidates(locked, data)
         except UnrecoverableError:
             raise
         except DataError as error:

@@ -51,7 +51,7 @@ def run_search(plan: SearchPlan, data: Dataset) -> SearchResult:
     """
     if plan.encoder_runs:
         train_all_runs(plan.experiment, plan.encoder_runs, data, title="train encoders")
-    with plan.store.lock(plan.experiment):
+    with plan.lock() as plan:
         ranked = rank_candidates(plan, data)
         title = "refit the best candidate" if len(ranked) == 1 else f"refit the best {len(ranked)} candidates"
         prefixes = train_all_runs(plan.experiment, [run for one in ranked for run in one.runs], data, title=title)

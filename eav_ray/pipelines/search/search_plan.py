@@ -1,6 +1,7 @@
 """Plan a search: its inner folds, the encoders that candidates share, and the study's name."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from eav_ray.config import Experiment
@@ -42,6 +43,7 @@ class SearchPlan:
     inner_encoder_runs: list[Run]  # equal sets of training rows are trained once; none where candidates train their own
     outer_encoder_runs: list[Run]
     study_name: str
+    locked_store: SearchStore | None = None  # while this process holds the search
 
     @property
     def fold(self) -> int:
@@ -51,7 +53,17 @@ class SearchPlan:
     @property
     def store(self) -> SearchStore:
         """What the results store keeps of this search."""
-        return SearchStore(Store(self.experiment.store.results), self.study_name)
+        return self.locked_store or SearchStore(Store(self.experiment.store.results), self.study_name)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator["SearchPlan"]:
+        """Hold the search for this process alone; returns the plan whose store it may write.
+
+        Raises:
+            DataError: Another process holds it.
+        """
+        with self.store.lock(self.experiment) as store:
+            yield replace(self, locked_store=store)
 
     @property
     def encoder_runs(self) -> list[Run]:

@@ -1,5 +1,6 @@
 """Read and write what the results store keeps of a search, under `searches/<study>/`."""
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,10 +51,14 @@ class RankedCandidate:
 
 @dataclass(frozen=True)
 class SearchStore:
-    """The folder of a search: `candidates.parquet`, `best.json`, `search.html`, and the study's journal."""
+    """The folder of a search: `candidates.parquet`, `best.json`, `search.html`, and the study's journal.
+
+    Each driver keeps its own rows and its own copy of a journal, so that none can lose another's.
+    """
 
     results: Store
     study_name: str
+    driver: str = ""  # the name of a process that holds the lock; sorts after those of all that held it before
 
     @property
     def folder(self) -> str:
@@ -65,18 +70,25 @@ class SearchStore:
         return f"{self.folder}/candidates.parquet"
 
     @contextmanager
-    def lock(self, experiment: Experiment) -> Iterator[None]:
-        """Hold the folder for this process alone.
+    def lock(self, experiment: Experiment) -> Iterator["SearchStore"]:
+        """Hold the folder for this process alone; returns what it may write.
 
         Raises:
             DataError: Another process holds it.
         """
-        with self.results.lock(f"{self.folder}/lock"):
-            self.results.write_json(f"{self.folder}/experiment.json", to_dict(experiment))
-            self.results.write_json(
+        with self.results.lock(f"{self.folder}/lock") as results:
+            results.write_json(f"{self.folder}/experiment.json", to_dict(experiment))
+            results.write_json(
                 f"{self.folder}/versions.json", {"format": VERSIONS_FORMAT, "packages": list_package_versions()}
             )
-            yield
+            # A server that cannot write conditionally counts no holders.
+            number = results.fence or 1 + max((_parse_number(name) for name in self._list_journals()), default=0)
+            locked = SearchStore(results, self.study_name, f"{number:06d}-{secrets.token_hex(4)}")
+            try:
+                yield locked
+            finally:
+                if not results.is_local:
+                    locked._journal_path.unlink(missing_ok=True)
 
     def open_study(self, search: SearchConfig) -> StudyClient:
         """Open the study, in the database that the experiment names, or in its journal."""
@@ -87,31 +99,46 @@ class SearchStore:
         """The study's journal: beside the results on a local disk, else a local file that is copied at every batch."""
         if self.results.is_local:
             return Path(self.results.resolve_path(f"{self.folder}/journal.log"))
-        return Path("journals") / f"{self.folder.replace('/', '-')}.log"
+        return Path("journals") / f"{self.study_name}-{self.driver}.log"
+
+    def _list_journals(self) -> list[str]:
+        """List the copies that drivers have made, the newest last."""
+        return self.results.list_files(f"{self.folder}/journals")
 
     def _prepare_journal(self) -> Path:
-        path, name = self._journal_path, f"{self.folder}/journal.log"
+        path = self._journal_path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.results.is_local and self.results.exists(name):
-            # The store's copy counts: a local one may be of a search that was continued elsewhere since.
-            path.write_bytes(self.results.read(name))
+        if copies := self._list_journals():
+            path.write_bytes(self.results.read(copies[-1]))
         return path
 
     def upload_journal(self, study: StudyClient) -> None:
         """Copy the journal to the results store, where it does not lie there."""
         if not self.results.is_local and not study.search.storage:
-            self.results.write(f"{self.folder}/journal.log", self._journal_path.read_bytes())
+            self.results.write(f"{self.folder}/journals/{self.driver}.log", self._journal_path.read_bytes())
 
-    def write_candidates(self, rows: list[Row]) -> None:
-        self.results.write(self.candidates_file, parquet.encode_dataframe(build_candidates_table(rows)))
+    def write_candidates(self, own_rows: list[Row], rows: list[Row]) -> None:
+        """Write the rows that this driver has made, and `candidates.parquet`, in which are all.
+
+        Raises:
+            DataError: Another driver has taken the search over.
+        """
+        for name, table in (
+            (f"{self.folder}/candidates/{self.driver}.parquet", own_rows),
+            (self.candidates_file, rows),
+        ):
+            self.results.write(name, parquet.encode_dataframe(build_candidates_table(table)))
 
     def read_candidates(self) -> pd.DataFrame:
-        """Read the table of candidates; empty where there is none yet."""
-        if not self.results.exists(self.candidates_file):
+        """Read the rows of all drivers, of each candidate those of the last; empty where there are none yet."""
+        tables: list[pd.DataFrame] = []
+        for name in reversed(self.results.list_files(f"{self.folder}/candidates")):
+            table = parquet.decode_dataframe(self.results.read(name), self.results.format_path(name))
+            known = [number for later in tables for number in later["candidate"]]
+            tables.append(table[~table["candidate"].isin(known)])
+        if not tables:
             return pd.DataFrame()
-        return parquet.decode_dataframe(
-            self.results.read(self.candidates_file), self.results.format_path(self.candidates_file)
-        )
+        return pd.concat(tables).sort_values(["candidate", "fold"], ignore_index=True)
 
     def read_completed_rows(self, study: StudyClient) -> list[Row]:
         """Read the rows of the candidates that the study knows the score of."""
@@ -142,3 +169,7 @@ class SearchStore:
         return SearchResult(
             self.study_name, first.candidate, first.score, checkpoint, self.results.format_path(checkpoint)
         )
+
+
+def _parse_number(name: str) -> int:
+    return int(Path(name).name.partition("-")[0])

@@ -94,7 +94,7 @@ def load_or_run(
     """
     results, name = Store(e.store.results), f"protocols/{key}"
     failed: dict[int, str] = {}
-    with results.lock(f"{name}/lock"):
+    with results.lock(f"{name}/lock") as results:
         if results.is_committed(name):
             result = read_cv_result(results, name)
         else:

@@ -9,6 +9,7 @@ from eav_ray.data.shards.dataset import Dataset
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.storage import Store
 from eav_ray.training.cost import WORKER_GROUP_START_S, estimate_seconds_per_fused_window, estimate_seconds_per_window
+from eav_ray.training.embeddings import has_embeddings
 from eav_ray.training.run_spec import Run
 from eav_ray.training.runner import is_run_finished
 
@@ -49,7 +50,7 @@ def announce_workload(
         )
 
     frozen = {run.features_prefix: run for run in (*todo, *candidate_runs, *refit_runs) if run.features_prefix}
-    frozen = {key: run for key, run in frozen.items() if not results.is_committed(key)}
+    frozen = {key: run for key, run in frozen.items() if not has_embeddings(results, key)}
     # Backward, which they do without, is twice forward.
     frozen_seconds = sum(
         len(data.windows) * speed.estimate_encoder(e, run.experiment.data.modalities[0]) / 3 for run in frozen.values()

@@ -95,7 +95,8 @@ class Trained:
         self.kept: list[dict[str, Any]] = []
         self.forgotten: list[int] = []
         store = SimpleNamespace(
-            write_candidates=lambda rows: self.kept.extend(rows[len(self.kept) :]), upload_journal=lambda study: None
+            write_candidates=lambda own, rows: self.kept.extend(rows[len(self.kept) :]),
+            upload_journal=lambda study: None,
         )
         self.leases = CandidateSearcher(self.owner, cast(SearchStore, store), [])
         self.leases.list_needed_keys = lambda candidate: frozenset(
