@@ -1,5 +1,6 @@
 """Synthetic people and job commands for the tests on real Ray."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import pytest
 
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 from eav_ray.distributed.ray_workarounds import NO_DASHBOARD_VARIABLE
+from eav_ray.storage import Store
 from tests.helpers.clusters import Job, find_free_ports, open_head
 from tests.helpers.job_shell import JobShell, open_job_shell
 from tests.helpers.paths import REPOSITORY, TINY
+from tests.helpers.s3_servers import BUCKET, CREDENTIALS, open_conditional_server, open_faulty_proxy
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +35,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def job_environment() -> dict[str, str]:
     """What a job has in its environment, on a Ray of its own."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return kept | {"OMP_NUM_THREADS": "1"} | CREDENTIALS
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +114,15 @@ def uninterrupted(job: Job, long_training: list[str], place: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tuned(job: Job, preprocessed: list[str], place: Path) -> Path:
-    """The results store after a search."""
-    done = job("search", *preprocessed)
+    """The results store after a search in a bucket, of whose requests one in fifty fails; copied to a folder."""
+    faults, seen = ("refuse", "lose", "hide", "cut"), itertools.count(1)
+    with open_conditional_server() as server, open_faulty_proxy(server) as (address, proxy):
+        proxy.choose_fault = lambda method, path: faults[n // 50 % 4] if (n := next(seen)) % 50 == 0 else ""
+        done = job("search", *preprocessed, f"store.results=s3://{BUCKET}/tiny?endpoint={address}")
+        assert next(seen) > 500
+        bucket = Store(f"s3://{BUCKET}/tiny?endpoint={server}")
+        for name in bucket.list_files():
+            Store(place / "results").write(name, bucket.read(name))
     assert "9 encoder trainings" in done.stdout and "4 fusion trainings of the search" in done.stdout
+    assert not list((place / "journals").iterdir())
     return place / "results"

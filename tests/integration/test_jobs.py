@@ -269,7 +269,7 @@ def test_a_frozen_encoder_runs_once_over_all_shards(
     assert "1 frozen encoders once over 120 windows; 1 encoder trainings" in first.stdout
     assert "compute video features (windows)" in first.stderr
     (features,) = [p for p in (place / "frozen" / "features").iterdir() if p.is_dir()]
-    parts = sorted(features.glob("*.parquet"))
+    parts = sorted(features.glob("shards/*.parquet"))
     assert sum(pd.read_parquet(part, columns=["window"]).shape[0] for part in parts) == 120
     # The checkpoint is whole.
     weights = safetensors.torch.load_file(Path(first.stdout.split("checkpoint: ")[1].strip()) / "model.safetensors")

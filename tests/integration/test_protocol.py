@@ -33,7 +33,8 @@ def table_of(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def files_of(folder: Path) -> dict[Path, int]:
-    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    """List when each file was written, but for locks, which are taken anew each time."""
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != "lock"}
 
 
 def places_of(preprocessed: list[str], place: Path, results: Path) -> list[str]:

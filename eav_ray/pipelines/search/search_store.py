@@ -108,7 +108,8 @@ class SearchStore:
     def _prepare_journal(self) -> Path:
         path = self._journal_path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if copies := self._list_journals():
+        is_here = self.results.is_local and path.exists()
+        if not is_here and (copies := self._list_journals()):
             path.write_bytes(self.results.read(copies[-1]))
         return path
 
