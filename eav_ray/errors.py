@@ -7,7 +7,6 @@ import re
 import socket
 from collections.abc import Iterable, Iterator
 
-LASTING_TYPES = {"PermissionDeniedError", "UnauthenticatedError"}  # of clients of object stores
 LASTING_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 # How S3, GCS and their clients say that a request will be refused again.
 LASTING_TEXT = re.compile(
@@ -67,7 +66,6 @@ def is_lasting(error: BaseException) -> bool:
     return any(
         isinstance(each, UnrecoverableError)
         or (isinstance(each, StorageError) and each.permanent)
-        or type(each).__name__ in LASTING_TYPES
         or (isinstance(each, OSError) and (each.errno in LASTING_ERRNOS or bool(LASTING_TEXT.search(str(each)))))
         for each in _list_causes(error)
     )

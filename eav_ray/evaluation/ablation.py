@@ -18,11 +18,10 @@ from eav_ray.evaluation.ablation_variants import (
 from eav_ray.evaluation.correctness import mark_correct_recordings
 from eav_ray.evaluation.results_tree import finite_or_none, to_json_value
 from eav_ray.evaluation.statistics import (
-    ALPHA,
-    MIN_SUBJECTS,
     PairedComparison,
     compare_pairs,
     compute_bootstrap_interval,
+    describe_significance,
 )
 from eav_ray.training.metrics import RECORDING_COLUMNS, compute_scores
 
@@ -90,12 +89,6 @@ def comparison_to_dict(comparison: PairedComparison) -> dict[str, Any]:
     tree = asdict(comparison.difference)
     tree |= {name: getattr(comparison, name) for name in ("other", "n_subjects", "p_value", "effect", "significant")}
     return to_json_value(tree | {"holm": comparison.holm_p_value, "verdict": describe_significance(comparison)})
-
-
-def describe_significance(comparison: PairedComparison) -> str:
-    if comparison.n_subjects < MIN_SUBJECTS:
-        return f"{comparison.n_subjects} people: none could be significant"
-    return f"significant (Holm p < {ALPHA:g})" if comparison.significant else "not significant"
 
 
 def _compare_with_and_without(

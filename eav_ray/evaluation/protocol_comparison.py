@@ -110,7 +110,7 @@ def _add_holm(rows: list[ResultsTree]) -> list[ResultsTree]:
     for row, p in zip(rows, statistics.holm([one["p"] for one in rows]), strict=True):
         verdict = "significant" if p < statistics.ALPHA else "not significant"
         if row["n_subjects"] < statistics.MIN_SUBJECTS:
-            verdict = f"of {row['n_subjects']} people none could be significant"
+            verdict = f"of {row['n_subjects']} people no difference could be significant"
         row |= {"holm": p, "verdict": verdict}
     return rows
 

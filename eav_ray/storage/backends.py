@@ -64,15 +64,15 @@ class Backend(ABC):
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> str | None:
-        """Write a file that must not be there yet; returns its version, None where it was there."""
+        """Write a file that must not be there yet; returns its version, None where other content was there."""
 
     @abstractmethod
     def replace(self, name: str, data: bytes, version: str) -> str | None:
         """Write a file that must still be of a version; returns its new one, None where it has changed."""
 
-    def refuses_second_creation(self, name: str, data: bytes) -> bool:
+    def refuses_second_creation(self, name: str) -> bool:
         """Tell whether a file that is there is not created again: whether conditional writes can be relied on."""
-        return self.create(name, data) is None
+        return self.create(name, b"a second time") is None
 
 
 class LocalBackend(Backend):

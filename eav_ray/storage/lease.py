@@ -127,7 +127,7 @@ class Lease:
         version = self._backend.create(self._name, self._encode())
         if version is None:
             return False
-        if not self._backend.refuses_second_creation(self._name, self._encode()):
+        if not self._backend.refuses_second_creation(self._name):
             raise ConfigError(
                 f"the server of {self._path} cannot write conditionally, so that two jobs could overwrite each other; "
                 "set store.exclusive=false, and never run two jobs on it at once"

@@ -95,34 +95,37 @@ class ObjectBackend(Backend):
         return None
 
     def create(self, name: str, data: bytes) -> str | None:
-        return self._put_if(name, data, "create")
+        return self._put_if(name, data, None)
 
     def replace(self, name: str, data: bytes, version: str) -> str | None:
-        return self._put_if(name, data, {"e_tag": version})
+        return self._put_if(name, data, version)
 
-    def refuses_second_creation(self, name: str, data: bytes) -> bool:
+    def refuses_second_creation(self, name: str) -> bool:
         server = (self._location.get_option("endpoint"), self._location.bucket_and_folder[0])
         if server not in ObjectBackend._conditional_servers:
-            if not super().refuses_second_creation(name, data):
+            if not super().refuses_second_creation(name):
                 return False
             ObjectBackend._conditional_servers.add(server)
         return True
 
-    def _put_if(self, name: str, data: bytes, mode: Any) -> str | None:
+    def _put_if(self, name: str, data: bytes, version: str | None) -> str | None:
+        """Write a file that must still be of a version, or must not be there (None)."""
         from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
 
         refusals = (AlreadyExistsError, FileExistsError, PreconditionError, NotFoundError, FileNotFoundError)
-        tries = 0
+        mode: Any = "create" if version is None else {"e_tag": version}
 
         def ask() -> str | None:
-            nonlocal tries
-            tries += 1
             try:
                 return str(self._obstore.put(self._store, name, data, mode=mode)["e_tag"])
             except refusals:
-                # The answer to an earlier try may have been lost, not the write: the content tells.
-                found = self.read_version(name) if tries > 1 else None
-                return found[1] if found and found[0] == data else None
+                # What is there tells: the write may have been done and its answer lost, or refused for no reason.
+                found = self.read_version(name)
+                if found and found[0] == data:
+                    return found[1]
+                if (found and found[1]) == version:
+                    raise
+                return None
 
         return self._retry("write", name, ask)
 

@@ -126,8 +126,8 @@ def test_a_variant_without_predictions_is_named_and_the_rest_compared() -> None:
 def test_of_few_people_nothing_is_called_significant(subjects: int) -> None:
     found = tree(predictions({BASE_VARIANT: 1.0, "eeg": 0.0}, subjects=subjects))
     eeg = entry(found, "eeg")["comparison"]
-    assert not eeg["significant"] and eeg["verdict"] == f"{subjects} people: none could be significant"
-    assert "none could be significant" in sections_ablation.format_ablation(found)
+    assert not eeg["significant"] and eeg["verdict"] == f"of {subjects} people no difference could be significant"
+    assert "no difference could be significant" in sections_ablation.format_ablation(found)
 
 
 def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:

@@ -67,9 +67,16 @@ def use_store(store: Store, folder: str) -> dict[str, bytes]:
         store.list_folders(folder) == ["one"] and store.exists(f"{folder}/one") and store.is_committed(f"{folder}/one")
     )
     assert not store.exists(f"{folder}/nothing") and store.read(f"{folder}/streamed") == b"12345" * 100
+    with store.lock(f"{folder}/lock") as guarded:
+        for text in (b"first", b"second"):
+            guarded.write(f"{folder}/shared", text)
+        guarded.check_lock()
+    assert store.write_if_missing(f"{folder}/once", b"1") and not store.write_if_missing(f"{folder}/once", b"2")
+    assert (store.read(f"{folder}/shared"), store.read(f"{folder}/once")) == (b"second", b"1")
     found = store.read_committed(f"{folder}/one")
-    store.delete(f"{folder}/one")
-    assert store.list_files(folder) == [f"{folder}/streamed"]
+    for name in ("one", "once", "shared"):
+        store.delete(f"{folder}/{name}")
+    assert store.list_files(folder) == [f"{folder}/lock", f"{folder}/streamed"]
     return found
 
 
