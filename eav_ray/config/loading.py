@@ -13,6 +13,7 @@ from eav_ray.config.keys import list_key_names, list_keys
 from eav_ray.config.kinds import check_plugins_imported, import_plugins
 from eav_ray.config.model_sections import KIND_PLACES
 from eav_ray.config.sections import Experiment
+from eav_ray.config.urls import check_no_secret
 from eav_ray.errors import ConfigError, suggest_nearest
 
 EXPERIMENT_ADAPTER = TypeAdapter(Experiment)
@@ -46,6 +47,7 @@ def build_experiment(tree: Any, *, source: str) -> Experiment:
             or a plugin that is not imported.
     """
     try:
+        _check_no_secrets(tree)
         check_plugins_imported(_list_plugins(tree))
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
@@ -54,6 +56,21 @@ def build_experiment(tree: Any, *, source: str) -> Experiment:
     except ValidationError as error:
         problems = [f"{source}: {_explain_validation_error(e, tree)}" for e in error.errors()]
         raise ConfigError("\n".join(problems)) from None
+
+
+def _check_no_secrets(value: Any, key: str = "") -> None:
+    """Refuse a URL with a secret under any key, before an error or a checkpoint repeats it."""
+    if isinstance(value, dict):
+        for name, child in value.items():
+            _check_no_secrets(child, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for child in value:
+            _check_no_secrets(child, key)
+    elif isinstance(value, str):
+        try:
+            check_no_secret(value)
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from None
 
 
 def _list_plugins(tree: Any) -> list[str]:

@@ -5,24 +5,21 @@ The command line, the search and the tests change an experiment in one way only:
 Runs without torch and without ray.
 """
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, model_validator
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from eav_ray.config.data_sections import STRICT, DataConfig, Preprocessing, SplitConfig, define
 from eav_ray.config.kinds import import_plugins
 from eav_ray.config.model_sections import DEFAULT_FUSION, AnyFusionConfig, ModelConfig
 from eav_ray.config.training_sections import OptimConfig, RuntimeConfig, SearchConfig, TrainConfig
-from eav_ray.config.urls import check_no_secret
-
-StoreURL = Annotated[str, AfterValidator(check_no_secret)]
 
 
 @dataclass(frozen=True, config=STRICT)
 class StoreConfig:
-    shards: StoreURL = define("data/shards", "where preprocessing writes: a folder, s3:// or gs://")
-    results: StoreURL = define(
+    shards: str = define("data/shards", "where preprocessing writes: a folder, s3:// or gs://")
+    results: str = define(
         "results",
         "checkpoints, embeddings and result tables: a folder, s3:// or gs://; options follow, as "
         "s3://lab/eav?endpoint=http://minio:9000&region=eu",
@@ -47,7 +44,6 @@ class StoreConfig:
                 f"mlflow is {self.mlflow!r}; give a tracking URI, for example http://127.0.0.1:5000 or "
                 "sqlite:///results/mlflow.db"
             )
-        check_no_secret(self.mlflow)  # every checkpoint holds the experiment that it is of
         return self
 
 

@@ -7,7 +7,6 @@ from pydantic import Field, PlainValidator, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from eav_ray.config.data_sections import STRICT, define
-from eav_ray.config.urls import check_no_secret
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -138,11 +137,6 @@ class SearchConfig:
         if any(not 0 < look < 1 for look in rungs) or list(rungs) != sorted(set(rungs)):
             raise ValueError("give shares between 0 and 1 in ascending order, as [0.25, 0.5]")
         return rungs
-
-    @field_validator("storage")
-    @classmethod
-    def _check_no_password(cls, url: str) -> str:
-        return check_no_secret(url)  # it is a part of every experiment.json
 
     space: dict[str, SearchDimension] = Field(
         default_factory=lambda: {

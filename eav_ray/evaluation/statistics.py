@@ -257,4 +257,4 @@ def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
 def describe_significance(comparison: PairedComparison) -> str:
     if comparison.n_subjects < MIN_SUBJECTS:
         return f"of {comparison.n_subjects} people no difference could be significant"
-    return "significant" if comparison.significant else "not significant"
+    return f"significant (Holm p < {ALPHA:g})" if comparison.significant else "not significant"

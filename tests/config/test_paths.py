@@ -2,7 +2,7 @@
 
 import pytest
 
-from eav_ray.config import Experiment, override
+from eav_ray.config import Experiment, load_experiment, override
 from eav_ray.config.paths import resolve_experiment_paths, retarget_experiment
 from eav_ray.errors import ConfigError
 
@@ -29,3 +29,11 @@ def test_home_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
     found = resolve_experiment_paths(override(Experiment(), changes))
     assert (found.data.root, found.store.shards) == ("/home/me/EAV", "/home/me/shards")
     assert (found.store.results, found.store.cache) == ("s3://lab/~", "/home/me")
+
+
+@pytest.mark.parametrize("key", ["store.results", "store.mlflow", "search.storage", "data.root", "name"])
+def test_a_secret_in_a_url_under_any_key_is_refused_and_not_repeated(key: str) -> None:
+    for url in ("s3://KEY:PLANTED@lab/x", "https://host/x?token=PLANTED", "postgresql://me:PLANTED@nowhere/x"):
+        with pytest.raises(ConfigError, match=f"{key}.* has a secret in") as caught:
+            load_experiment("demo", {key: url})
+        assert "PLANTED" not in str(caught.value) and "\n" not in str(caught.value)

@@ -155,6 +155,16 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "tests/data/test_splits.py::test_a_forced_leak",
         ),
     ),
+    "R21": (
+        "every request of a resume and of a save fails on one rank: refused, done but lost, hidden, cut, for good",
+        "all ranks go on from the very position that the first chose, or fail together; nothing is called damaged",
+        (
+            "tests/training/test_faulty_ranks.py",
+            "tests/storage/test_faulty_store.py::test_each_request",
+            "tests/storage/test_faulty_store.py::test_a_resume",
+            "tests/integration/test_jobs.py::test_the_search_keeps",
+        ),
+    ),
     "R22": (
         "a training loses its workers 50 times, each time after something newer was committed; then without progress",
         "bit-identical; failed after three attempts without progress, with the error of the rank that raised first",
@@ -173,6 +183,20 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "tests/distributed/test_failures.py::test_a_group_that_is_resized",
             "tests/distributed/test_failures.py::test_a_machine_that_went_away",
             "tests/distributed/test_failures.py::test_what_ray_says_of_a_group",
+        ),
+    ),
+    "R24": (
+        "a machine with GPUs and a run without",
+        "workers see no GPU; the engine's device is DeepSpeed's; `auto` takes one a worker where there are",
+        ("tests/integration/test_gpus.py", "tests/distributed/test_connection.py"),
+    ),
+    "R25": (
+        "two drivers on one store: the first stands still at a request, the second takes over, the first wakes late",
+        "the second is refused while the first lives; the late one writes nothing more; no row is lost, nothing mixed",
+        (
+            "tests/pipelines/search/test_two_drivers.py",
+            "tests/storage/test_faulty_store.py::test_a_lease_",
+            "tests/storage/test_storage.py::test_a_disk_without_locks",
         ),
     ),
     "R26": (
@@ -194,6 +218,21 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "tests/integration/test_failures.py::test_a_killed_queue",
             "tests/distributed/test_failures.py::test_a_queue_that_was_started_again",
         ),
+    ),
+    "R28": (
+        "a fault of the store on one rank only",
+        "ranks stay in step; the attempt ends on all of them, and the next goes on",
+        ("tests/training/test_faulty_ranks.py", "tests/training/test_collectives.py"),
+    ),
+    "R30": (
+        "a secret in any URL of an experiment",
+        "refused before anything is written, without saying it",
+        ("tests/config/test_paths.py::test_a_secret",),
+    ),
+    "R37": (
+        "Ray, DeepSpeed or torch are upgraded",
+        "a private or unstable name that is gone is named",
+        ("tests/distributed/test_private_names.py", "tests/training/test_private_names.py"),
     ),
 }
 
