@@ -65,13 +65,13 @@ def decode_frames(windows: Iterable[Iterable[bytes]], shape: tuple[int, ...]) ->
 
 def _decode_jpeg(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(file), formats=["JPEG"]) as image:
-            picture = np.asarray(image)
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+        with Image.open(io.BytesIO(file), formats=["JPEG"]) as image:  # which is decoded by `np.asarray`
+            found = (image.height, image.width, len(image.getbands()))
+            if found == shape:
+                return np.asarray(image)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
         raise DataError(f"a stored frame is not a JPEG file ({error}); preprocess again") from None
-    if picture.shape != shape:
-        raise DataError(f"a stored frame has shape {picture.shape}, not {shape}; preprocess again")
-    return picture
+    raise DataError(f"a stored frame has shape {found}, not {shape}; preprocess again")
 
 
 def read_jpeg_window_shape(column: pa.Field) -> tuple[int, ...] | None:

@@ -1,11 +1,26 @@
-"""Bound the decoding of one file: the time that it takes, and how long what it holds may last."""
+"""Bound the decoding of one file: its time, and how long and how large what it holds may be."""
 
 import time
 from pathlib import Path
 
+import av
+
 from eav_ray.errors import DataError
 
 MIN_AUDIO_HZ, MAX_AUDIO_HZ = 1_000, 768_000
+MAX_FRAME_PIXELS = 4096  # of a picture, in each direction
+
+
+def limit_frames(decoder: av.VideoCodecContext) -> None:
+    """Let a decoder refuse every frame of more pixels before it takes memory for it. To be called before the first."""
+    decoder.options = {"max_pixels": str(MAX_FRAME_PIXELS**2)}
+
+
+def require_frame_size(width: int, height: int, source: str) -> None:
+    """Raise DataError for a picture that is too large to be decoded."""
+    most = MAX_FRAME_PIXELS
+    if max(width, height) > most:
+        raise DataError(f"{source} has {width} x {height} pixels; at most {most} x {most} are taken: make it smaller")
 
 
 class DecodingLimits:

@@ -10,7 +10,7 @@ import numpy as np
 from av.container import InputContainer
 
 from eav_ray.data.io.face_crop import FaceCropper
-from eav_ray.data.io.limits import DecodingLimits
+from eav_ray.data.io.limits import DecodingLimits, limit_frames, require_frame_size
 from eav_ray.data.recordings import MAX_RECORDING_S
 from eav_ray.errors import DataError
 
@@ -77,8 +77,8 @@ def read_video(
         max_duration_s: Longer files are refused.
         corruption: What becomes of decoded frames before they are chosen and resized.
     Raises:
-        DataError: The file is missing or damaged, has no video stream, yields no frame, breaks off before the length
-            that it states, is longer than `max_duration_s`, or takes too long.
+        DataError: The file is missing or damaged, has no video stream, yields no frame, has one that is too large,
+            breaks off before the length that it states, is longer than `max_duration_s`, or takes too long.
     """
     if not Path(path).is_file():
         raise DataError(f"{path} is missing; expected a video file such as .mp4")
@@ -90,6 +90,9 @@ def read_video(
         with av.open(str(path), metadata_errors="ignore", timeout=timeout_s) as container:
             if container.streams.video:
                 stream = container.streams.video[0]
+                if decoder := stream.codec_context:  # a damaged header may name no codec
+                    require_frame_size(decoder.width, decoder.height, str(path))
+                    limit_frames(decoder)
                 stated_s = read_duration_s(container, stream)
                 end_s = _select_frames(
                     _iter_frames(container, stream, path), stream, fps, collector, limits, corruption
@@ -165,5 +168,7 @@ def _iter_frames(container: InputContainer, stream: av.VideoStream, path: str | 
         try:
             yield from packet.decode()
         except av.error.FFmpegError:
+            if stream.codec_context and not stream.codec_context.width:  # it has no size any more
+                raise DataError(f"{path} has a frame that is too large, or is damaged; leave its video out") from None
             continue
     yield from stream.codec_context.decode(None)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from eav_ray.data.io.limits import require_frame_size
 from eav_ray.data.preprocessing.eeg import match_raw_channels
 from eav_ray.data.preprocessing.resampling import compute_resampling_ratio
 from eav_ray.data.preprocessing.windowing import WindowFormat
@@ -28,7 +29,6 @@ MAX_CHANNELS = 512
 MAX_VALUES_PER_S = 400_000  # a second, of all channels together
 MAX_RATIO_TERM = 10_000  # of a ratio of two sampling rates: the filter between them is so long
 MAX_JPEG_BYTES = 2 * 2**20
-MAX_FRAME_PIXELS = 4096  # of a frame, in each direction
 UNITS = ("auto", "microvolt", "volt")
 DTYPES = {"eeg": ("float32", "float64"), "audio": ("int16", "float32")}
 HEADER_KEYS = {
@@ -197,9 +197,7 @@ def require_jpeg(data: bytes) -> bytes:
     # Pillow warns of files that are bombs, and raises for worse ones.
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, TypeError):
         raise DataError("a frame is no JPEG file") from None
-    most = MAX_FRAME_PIXELS
-    if max(width, height) > most:
-        raise DataError(f"a frame has {width} x {height} pixels; at most {most} x {most} are taken")
+    require_frame_size(width, height, "a frame")
     if b"\xff\xd9" not in data[-64:]:  # cameras pad the end
         raise DataError("a frame breaks off: its JPEG file has no end")
     return data

@@ -15,7 +15,7 @@ import numpy as np
 from eav_ray.config import Preprocessing, VideoPreprocessing
 from eav_ray.data.io import audio
 from eav_ray.data.io.face_crop import FaceCropper
-from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ
+from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, limit_frames
 from eav_ray.data.io.video import DECODE_ERRORS, FrameResizer
 from eav_ray.data.modalities.registry import make_empty_window
 from eav_ray.data.preprocessing.eeg import PreparedEEG
@@ -30,7 +30,6 @@ HOP_S = 1.0  # an answer every second
 EEG_CONTEXT_S = 20.0  # that its filters see
 AUDIO_CONTEXT_S = 0.5  # of audio before the window, for the resampler
 GRACE_S = 0.25  # an answer waits so long for the modality that is last
-MAX_CLOCK_JUMP_S = 60.0  # a time stamp this far from the others is damaged
 MAX_FPS = 120
 
 
@@ -64,6 +63,7 @@ class LiveStream:
         self._keep_s = self.preprocessing.window_s + 2 * HOP_S
         self._frames = FrameBuffer(self._keep_s, int(self._keep_s * MAX_FPS))
         self._ends: dict[str, float] = {}  # modality -> how far it is
+        self._jump_s = -np.inf  # time of the last piece that was refused for being ahead of the others
         self._due_since_s = 0.0  # wall time at which the next answer's end was first reached
 
     def push(self, message: bytes, wall_s: float) -> None:
@@ -91,11 +91,8 @@ class LiveStream:
     def _ingest_chunk(self, chunk: messages.Chunk) -> None:
         if chunk.modality not in self.inputs.modalities:
             raise DataError(f"the model has no {chunk.modality}; it has {', '.join(self.inputs.modalities)}")
-        if self.start_s is not None and abs(chunk.time_s - self.newest_s) > MAX_CLOCK_JUMP_S:
-            raise DataError(
-                f"time is {chunk.time_s:g}, more than {MAX_CLOCK_JUMP_S:g} s from the newest of this stream, "
-                f"{self.newest_s:g}; begin a new stream for a new clock"
-            )
+        if self.start_s is not None:
+            self._check_time(chunk.time_s)
         match chunk.modality:
             case "eeg":
                 messages.check_rate(chunk.hz, self.preprocessing.eeg.hz)
@@ -118,6 +115,25 @@ class LiveStream:
             self.newest_s = end_s
         self._ends[chunk.modality] = max(end_s, self._ends.get(chunk.modality, end_s))
         self.newest_s = max(self.newest_s, end_s)
+
+    def _check_time(self, time_s: float) -> None:
+        """Refuse what is too late to be used, and what jumps ahead, unless the piece before it did the same.
+
+        A single damaged time stamp would hold up the answers until the others have reached it. After an outage all
+        jump.
+        """
+        gap_s, newest = self.preprocessing.window_s, f"the newest of this stream, {self.newest_s:g}"
+        if time_s < self.newest_s - self._keep_s:
+            raise DataError(
+                f"time is {time_s:g}, more than {self._keep_s:g} s before {newest}; begin a new stream for a new clock"
+            )
+        if time_s > self.newest_s + gap_s:
+            is_confirmed, self._jump_s = abs(time_s - self._jump_s) <= gap_s, time_s
+            if not is_confirmed:
+                raise DataError(
+                    f"time is {time_s:g}, more than {gap_s} s after {newest}; it is taken if the next piece is from "
+                    "then too"
+                )
 
     def _append_samples(self, samples: SampleBuffer, chunk: messages.Chunk) -> float:
         seconds = chunk.values_CT.shape[1] / chunk.hz
@@ -277,6 +293,7 @@ def resize_frame(frame: Frame, video: VideoPreprocessing) -> np.ndarray | av.Vid
     if frame.resized is None:
         decoder = av.CodecContext.create("mjpeg", "r")
         assert isinstance(decoder, av.VideoCodecContext)
+        limit_frames(decoder)
         try:
             decoded = [*decoder.decode(av.Packet(frame.jpeg)), *decoder.decode(None)]
         except DECODE_ERRORS:

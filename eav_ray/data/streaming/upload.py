@@ -13,7 +13,6 @@ from av.container import OutputContainer
 from PIL import Image
 
 from eav_ray.config import MODALITIES
-from eav_ray.data.io.video import DECODE_ERRORS
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording
 from eav_ray.data.recordings import DatasetReader, RawEEG, Recording
@@ -104,11 +103,8 @@ def make_windows(
     with tempfile.TemporaryDirectory(prefix="eav-ray-") as folder:
         files: dict[str, str] = {}
         for m in ("audio", "video"):
-            try:
-                if m in modalities and (path := _write_file(upload, m, Path(folder))):
-                    files[m] = str(path)
-            except DataError as error:
-                reasons[m] = str(error)
+            if m in modalities and (path := _write_file(upload, m, Path(folder))):
+                files[m] = str(path)
         recording = Recording("sent", "sent", 0, "speaking", 0, audio=files.get("audio"), video=files.get("video"))
         prepared: PreparedEEG | DataError | None = None
         if upload.eeg is not None and "eeg" in modalities:
@@ -162,8 +158,6 @@ def _write_file(upload: Upload, modality: str, folder: Path) -> Path | None:
         return content
     if content is not None:
         path.write_bytes(content)
-        if modality == "video":
-            _check_frame_size(path)
         return path
     if modality == "audio" or not len(upload.frames):
         return None
@@ -171,20 +165,6 @@ def _write_file(upload: Upload, modality: str, folder: Path) -> Path | None:
     with av.open(str(path), "w", format="matroska") as container:
         write(upload.frames, Fraction(upload.frames_hz).limit_denominator(1000), container)
     return path
-
-
-def _check_frame_size(path: Path) -> None:
-    """A film of huge pictures would take the memory of everybody."""
-    try:
-        with av.open(str(path), metadata_errors="ignore", timeout=DECODE_TIMEOUT_S) as container:
-            for stream in container.streams.video:
-                width, height, most = stream.width or 0, stream.height or 0, messages.MAX_FRAME_PIXELS
-                if max(width, height) > most:
-                    raise DataError(f"video has {width} x {height} pixels; at most {most} x {most}")
-    except DataError:
-        raise
-    except DECODE_ERRORS:
-        return  # `video.read_video` says what is wrong with it
 
 
 def _write_lossless(frames: Any, rate: Fraction, container: OutputContainer) -> None:

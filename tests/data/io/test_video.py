@@ -8,8 +8,13 @@ import av
 import numpy as np
 import pytest
 
-from eav_ray.data.io import video
+from eav_ray.config import VideoPreprocessing
+from eav_ray.data.io import jpeg, video
+from eav_ray.data.streaming.buffers import Frame
+from eav_ray.data.streaming.stream import resize_frame
 from eav_ray.errors import DataError
+from tests.helpers.memory import peak_memory
+from tests.helpers.serving import draw_jpeg
 
 
 def write(path: Path, times_s: Sequence[float], *, rate: int = 30, faststart: bool = True, shape=(48, 64)) -> None:
@@ -126,3 +131,49 @@ def test_garbled_bytes_give_frames_or_a_data_error(tmp_path: Path) -> None:
             assert path.name in str(error)
         else:
             assert 0 < len(frames) < 5 * 60 * 60
+
+
+# Sizes
+
+
+def claim_size(file: bytes, height: int, width: int) -> bytes:
+    """A JPEG file whose header says another size; a decoder takes memory for it before it misses anything."""
+    at = file.index(b"\xff\xc0") + 5
+    return file[:at] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + file[at + 4 : -2] + bytes(4_000_000) + END
+
+
+END = b"\xff\xd9"
+SMALL = draw_jpeg(np.random.default_rng(0))
+HUGE = claim_size(SMALL, 16_000, 16_000)
+
+
+def write_jpegs(path: Path, files: list[bytes]) -> None:
+    with av.open(str(path), "w", format="matroska") as container:
+        stream = container.add_stream("mjpeg", rate=5)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for k, file in enumerate(files):
+            packet = av.Packet(file)
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 5), k, k
+            container.mux(packet)
+
+
+@pytest.mark.parametrize("at", [0, 1, 20])
+def test_a_film_with_a_frame_of_256_megapixels_takes_no_memory(at: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    write_jpegs(path, [SMALL] * at + [HUGE] * 3)
+    with peak_memory() as peak, pytest.raises(DataError, match=r"a\.mkv has (16000 x 16000|a frame that is too large)"):
+        video.read_video(path, 5, 16)
+    assert peak.mib < 100
+    write_jpegs(path, [SMALL] * 23)
+    assert len(video.read_video(path, 5, 16).frames) == 23
+
+
+def test_single_frames_of_256_megapixels_take_no_memory() -> None:
+    with peak_memory() as peak:
+        assert resize_frame(Frame(0.0, HUGE), VideoPreprocessing(size=16)) is None
+        for side, reason in ((16_000, "decompression bomb"), (9000, r"shape \(9000, 9000, 3\)")):
+            with pytest.raises(DataError, match=reason):
+                jpeg.decode_frames([[claim_size(SMALL, side, side)]], (1, 48, 64, 3))
+    assert peak.mib < 100
+    assert resize_frame(Frame(0.0, SMALL), VideoPreprocessing(size=16)) is not None

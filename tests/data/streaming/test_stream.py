@@ -319,13 +319,24 @@ def test_what_is_wrong_is_refused_in_one_line_and_the_stream_goes_on(what: str) 
     assert live.n_refused == 1 and live.find_due_window_end(1.0) == 1.0
 
 
-def test_a_time_far_from_the_others_is_refused() -> None:
+def test_a_damaged_time_stamp_holds_up_no_answer() -> None:
     live = LiveStream(MODEL)
     live.push(encode_audio(5.0, np.zeros(1600)), 0.0)
-    for time_s in (1e9, -1e9):
-        with pytest.raises(DataError, match="begin a new stream"):
+    for time_s, reason in ((59.0, "taken if the next"), (1e9, "taken if the next"), (-3.0, "begin a new stream")):
+        with pytest.raises(DataError, match=reason):
             live.push(encode_audio(time_s, np.zeros(1600)), 0.0)
     assert live.newest_s == pytest.approx(5.1)
+    live.push(encode_audio(5.1, np.zeros(16_000)), 1.0)
+    assert live.find_due_window_end(2.0) == 6.0
+
+
+def test_after_an_outage_a_stream_goes_on_with_its_second_piece() -> None:
+    live = LiveStream(MODEL)
+    live.push(encode_audio(5.0, np.zeros(1600)), 0.0)
+    with pytest.raises(DataError, match="taken if the next"):
+        live.push(encode_video(700.0, draw_jpeg(np.random.default_rng(0))), 1.0)
+    live.push(encode_audio(700.1, np.zeros(32_000)), 1.0)
+    assert live.find_due_window_end(2.0) == 702.0 and live.n_refused == 1
 
 
 @given(st.binary(max_size=300))
