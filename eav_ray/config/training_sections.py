@@ -194,8 +194,7 @@ class RuntimeConfig:
     gradient_checkpointing: bool = define(
         False, "compute activations of encoders again in the backward pass: less memory, more time"
     )
-    dashboard: bool = define(False, "start Ray's dashboard with a local Ray")
-    dashboard_host: str = define("127.0.0.1", "beyond loopback only with RAY_AUTH_MODE=token")
+    dashboard: bool = define(False, "start Ray's dashboard with a local Ray, on 127.0.0.1")
 
     @model_validator(mode="after")
     def _check_min_workers(self) -> "RuntimeConfig":

@@ -1,4 +1,4 @@
-"""Which Ray a job runs on: one of its own, or a cluster that it joins. Refuses what is not protected."""
+"""Which Ray a job runs on: one of its own, or a cluster that it joins. Refuses one that wants no token."""
 
 import ipaddress
 import logging
@@ -13,7 +13,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eav_ray.config import RuntimeConfig
 from eav_ray.config.sections import StoreConfig
-from eav_ray.distributed.ray_workarounds import count_local_gpus, ray_environment
+from eav_ray.distributed.ray_workarounds import (
+    answers_without_token,
+    count_local_gpus,
+    ray_environment,
+    secure_token_file,
+)
 from eav_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,19 +37,21 @@ def connect_to_ray(runtime: RuntimeConfig) -> Iterator[None]:
     a Ray of its own on this machine and ends it. Within an open session this does nothing.
 
     Raises:
-        ConfigError: More workers than this machine has CPUs or GPUs, a dashboard open to the network without a token,
-            or no cluster at the address.
+        ConfigError: More workers than this machine has CPUs or GPUs, no cluster at the address, a Ray that wants no
+            token, or a token that others can read.
     """
     if ray.is_initialized():
         yield
         return
     address = resolve_address(runtime)
+    secure_token_file(is_local=not address)
     with ray_environment(is_local=not address, dashboard=runtime.dashboard):
         if address:
             _join_cluster(address)
         else:
             _start_local_ray(runtime)
         try:
+            require_token_of_cluster(ray.get_runtime_context().gcs_address)
             yield
         finally:
             ray.shutdown()
@@ -72,8 +79,6 @@ def check_local_resources(runtime: RuntimeConfig) -> None:
     _check_resource(runtime, "cpus_per_worker", os.cpu_count() or 1)
     if runtime.gpus_per_worker not in ("auto", 0):
         _check_resource(runtime, "gpus_per_worker", count_local_gpus(), "runtime.gpus_per_worker=0")
-    if runtime.dashboard:
-        require_protected_address(runtime.dashboard_host, "runtime.dashboard_host")
 
 
 def _check_resource(runtime: RuntimeConfig, key: str, available: int, alternative: str = "") -> None:
@@ -95,16 +100,24 @@ def _check_resource(runtime: RuntimeConfig, key: str, available: int, alternativ
     )
 
 
-def require_protected_address(host: str, name: str) -> None:
-    """Whoever reaches a dashboard or job server without a token can run any code on the cluster."""
-    if not is_loopback(host) and os.environ.get("RAY_AUTH_MODE") != "token":
+def require_token_of_cluster(address: str) -> None:
+    """Ask a cluster for something without a token, and refuse one that answers: whoever reaches it can run any code.
+
+    Neither its address nor the environment says that it is protected: a dashboard on loopback is one of many ports, and
+    a token that a client sends is one that the cluster need not want.
+
+    Args:
+        address: HOST:PORT of its control service, to which all that join it talk.
+    """
+    if answers_without_token(address):
         raise ConfigError(
-            f"{name} is {host}: a dashboard and job server beyond loopback without a token lets anyone who reaches it "
-            "run code; use 127.0.0.1, or set RAY_AUTH_MODE=token for the head and for this command"
+            f"the Ray at {address} answers without a token: anyone who reaches it could run code there; start its head "
+            "and its nodes with RAY_AUTH_MODE=token, and set the same for this command (for a Ray of its own, unset it)"
         )
 
 
 def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -222,7 +235,7 @@ def _start_local_ray(runtime: RuntimeConfig) -> None:
         address="local",
         num_cpus=os.cpu_count(),
         include_dashboard=runtime.dashboard,
-        dashboard_host=runtime.dashboard_host,
+        dashboard_host="127.0.0.1",
         object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -231,17 +244,9 @@ def _start_local_ray(runtime: RuntimeConfig) -> None:
 
 def _join_cluster(address: str) -> None:
     try:
-        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}; start one with `ray start --head`, or "
             "leave runtime.address and RAY_ADDRESS empty for a local one"
         ) from None
-    url = context.dashboard_url
-    if url:
-        host = url.removeprefix("http://").removeprefix("https://").rsplit(":", 1)[0]
-        try:
-            require_protected_address(host, f"the dashboard of the cluster at {address}")
-        except ConfigError:
-            ray.shutdown()
-            raise

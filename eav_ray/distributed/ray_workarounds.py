@@ -6,17 +6,23 @@ Imports no torch: the workers that preprocess import this module too.
 import contextlib
 import logging
 import os
+import secrets
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import ray.data
+from ray._private import ray_constants
 from ray._private.accelerators import get_accelerator_manager_for_resource
 
 from eav_ray.config.environment import environment_variables
+from eav_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -68,6 +74,19 @@ PRIVATE_NAMES = {
         "2.60.0; read by eav_ray.config.paths, which may not import this module",
         "when Ray says in public whether a process is a submitted job's entrypoint",
     ),
+    "ray._private.ray_constants:ENABLE_RAY_CLUSTER": (
+        "2.60.0",
+        "when ray.init takes the address that a local Ray listens on",
+    ),
+    "ray._private.ray_constants:'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'": ("2.60.0", "with it"),
+    "ray._private.authentication.authentication_token_setup:'auth_token'": (
+        "2.60.0",
+        "when Ray writes the file of its token for its owner alone",
+    ),
+    "ray.core.generated.gcs_service_pb2_grpc:'/ray.rpc.NodeInfoGcsService/GetClusterId'": (
+        "2.60.0",
+        "when Ray says in public whether a cluster wants a token",
+    ),
     "ray.autoscaler._private.monitor:'--autoscaling-config'": (
         "2.60.0",
         "when a driver can ask Ray for the limits of its autoscaler",
@@ -80,9 +99,16 @@ CORE_FLAGS = ("task_oom_retries",)
 CORE_TEXTS = ("its node has died",)
 
 NO_DASHBOARD_VARIABLE = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of the job's own that has none
+ASK_TIMEOUT_S = 10.0
 AUTOSCALING_CONFIG_OPTION = "--autoscaling-config="
 CONNECTION_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0"}
+LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 LOCAL_RAY_VARIABLES = {
+    # All that this Ray and its workers listen on is on loopback, as Ray itself has it where there are no clusters. It
+    # is read by the processes that are started; in this one, `ray_environment` sets what was read of it.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "GLOO_SOCKET_IFNAME": LOOPBACK_INTERFACE,
+    "NCCL_SOCKET_IFNAME": LOOPBACK_INTERFACE,
     # Ray gives its workers a low priority, by which Linux spreads them badly: two on one core, the other idle
     # (docs/log.md). This Ray is the job's own, so nobody gains by it.
     "RAY_worker_niceness": "0",
@@ -91,7 +117,8 @@ LOCAL_RAY_VARIABLES = {
 }
 
 
-def ray_environment(*, is_local: bool, dashboard: bool) -> AbstractContextManager[None]:
+@contextmanager
+def ray_environment(*, is_local: bool, dashboard: bool) -> Iterator[None]:
     """What Ray reads of the environment when it is joined or started; what the user has set stays.
 
     Args:
@@ -99,7 +126,75 @@ def ray_environment(*, is_local: bool, dashboard: bool) -> AbstractContextManage
     """
     variables = CONNECTION_VARIABLES | (LOCAL_RAY_VARIABLES if is_local else {})
     variables |= {NO_DASHBOARD_VARIABLE: "1"} if is_local and not dashboard else {}
-    return environment_variables(variables, keep_existing=True)
+    is_cluster_enabled = ray_constants.ENABLE_RAY_CLUSTER
+    try:
+        with environment_variables(variables, keep_existing=True):
+            ray_constants.ENABLE_RAY_CLUSTER = is_cluster_enabled and not is_local
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = is_cluster_enabled
+
+
+def secure_token_file(*, is_local: bool) -> None:
+    """Let nobody but this user read the token by which Ray is reached.
+
+    Ray 2.60 draws one for a Ray that it starts, and writes its file as the umask says: for all to read, as a rule.
+
+    Args:
+        is_local: A Ray is going to be started; without a token one is drawn.
+    Raises:
+        ConfigError: The file cannot be written, or others can read one that RAY_AUTH_TOKEN_PATH names or that is not
+            this user's.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH", "")
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    try:
+        if not path.exists():
+            if is_local:
+                _write_token_file(path)
+        elif path.stat().st_mode & 0o077:
+            if named:
+                raise PermissionError(f"others can read it; type `chmod 600 {path}`")
+            path.chmod(0o600)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"the token of Ray in {path} is not for this user alone: {reason}; or name another file by "
+            "RAY_AUTH_TOKEN_PATH"
+        ) from None
+
+
+def _write_token_file(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # which only its owner can read
+        file.write(secrets.token_hex(32))
+        file.flush()
+        with contextlib.suppress(FileExistsError):  # another command was faster, and its Ray has read that one
+            os.link(file.name, path)
+
+
+def answers_without_token(gcs_address: str) -> bool:
+    """Ask the control service of a cluster for the cluster's number, without a token.
+
+    Raises:
+        ConfigError: It does not say whether it wants one.
+    """
+    import grpc
+
+    with grpc.insecure_channel(gcs_address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=ASK_TIMEOUT_S)
+        except grpc.RpcError as error:
+            code = error.code()  # pyright: ignore[reportAttributeAccessIssue]
+            if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                return False
+            raise ConfigError(
+                f"the Ray at {gcs_address} does not say whether it wants a token: {code.name}; check what is between, "
+                "and start it without RAY_USE_TLS"
+            ) from None
+    return True
 
 
 def count_local_gpus() -> int:
@@ -200,10 +295,13 @@ def make_torch_config(backend: str) -> "TorchConfig":
     from ray.train.torch import TorchConfig
     from ray.train.torch.config import _TorchBackend
 
+    from eav_ray.training.torch_workarounds import bind_rendezvous
+
     class CheckedBackend(_TorchBackend):
         def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
             if backend_config.backend == "nccl" and not all(worker_group.execute(_sees_gpu)):
                 backend_config = replace(backend_config, backend="gloo")
+            worker_group.execute(bind_rendezvous)
             super().on_start(worker_group, backend_config)
 
     class CheckedTorchConfig(TorchConfig):

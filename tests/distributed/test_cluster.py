@@ -1,10 +1,25 @@
-"""A Ray of a command's own fits this machine, and nothing listens beyond loopback without a token."""
+"""A Ray of a command's own fits this machine, and a Ray that wants no token is not used."""
 
+import importlib
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
 import pytest
+import torch
 
 from eav_ray.config import RuntimeConfig
 from eav_ray.distributed import cluster
+from eav_ray.distributed.ray_workarounds import secure_token_file
 from eav_ray.errors import ConfigError
+from eav_ray.training.torch_workarounds import bind_rendezvous
+from tests.helpers.clusters import find_free_ports
 
 
 @pytest.fixture(autouse=True)
@@ -13,17 +28,112 @@ def no_ray_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]"])
-def test_loopback_needs_no_token(host: str) -> None:
-    cluster.require_protected_address(host, "host")
+@contextmanager
+def control_service(status: grpc.StatusCode | None) -> Iterator[str]:
+    """What answers as the control service of a cluster does; yields its address."""
+    asked: list[Any] = []
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        asked.append(context.invocation_metadata())
+        if status:
+            context.abort(status, "no")
+        return b""
+
+    handlers = {"GetClusterId": grpc.unary_unary_rpc_method_handler(answer)}
+    with ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", handlers),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+    assert len(asked) == 1 and not [key for key, _ in asked[0] if "authorization" in key]
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "head.example.org"])
-def test_beyond_loopback_a_token_is_needed(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="token"):
-        cluster.require_protected_address(host, "host")
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    cluster.require_protected_address(host, "host")
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_a_cluster_without_a_token_is_refused_whatever_the_client_has(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers, and its address is one of loopback."""
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+    with control_service(None) as address, pytest.raises(ConfigError, match=f"{address} answers without a token"):
+        cluster.require_token_of_cluster(address)
+
+
+@pytest.mark.parametrize("status", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED])
+def test_a_cluster_that_wants_a_token_is_joined(status: grpc.StatusCode) -> None:
+    with control_service(status) as address:
+        cluster.require_token_of_cluster(address)
+
+
+def test_a_cluster_that_does_not_say_is_refused() -> None:
+    (port,) = find_free_ports(1)
+    with pytest.raises(ConfigError, match="does not say whether it wants a token: UNAVAILABLE"):
+        cluster.require_token_of_cluster(f"127.0.0.1:{port}")
+    with (
+        control_service(grpc.StatusCode.INTERNAL) as address,
+        pytest.raises(ConfigError, match="wants a token: INTERNAL"),
+    ):
+        cluster.require_token_of_cluster(address)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a token; returns where Ray looks for one."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(variable, raising=False)
+    return tmp_path / ".ray" / "auth_token"
+
+
+def test_the_token_of_a_ray_of_its_own_is_for_its_owner_alone(home: Path) -> None:
+    secure_token_file(is_local=False)
+    assert not home.exists()
+    umask = os.umask(0)
+    try:
+        secure_token_file(is_local=True)
+    finally:
+        os.umask(umask)
+    token = home.read_text()
+    assert re.fullmatch("[0-9a-f]{64}", token) and home.stat().st_mode & 0o777 == 0o600
+    home.chmod(0o644)  # as Ray writes it
+    secure_token_file(is_local=True)
+    assert home.read_text() == token and home.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(home.parent) == [home.name]
+
+
+def test_a_named_token_that_others_can_read_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = home.parent.parent / "token"
+    file.write_text("a" * 64)
+    file.chmod(0o640)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    with pytest.raises(ConfigError, match=f"chmod 600 {file}"):
+        secure_token_file(is_local=False)
+    file.chmod(0o600)
+    secure_token_file(is_local=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/proc/nowhere/token")
+    with pytest.raises(ConfigError, match="/proc/nowhere/token is not for this user alone: No such file"):
+        secure_token_file(is_local=True)
+
+
+def test_ranks_find_each_other_at_one_address() -> None:
+    """The store that PyTorch would open to every address is read and written at that one alone."""
+    bind_rendezvous()
+    (port,) = find_free_ports(1)
+    rendezvous = importlib.import_module("torch.distributed.rendezvous")
+    try:
+        ranks = [f"tcp://127.0.0.1:{port}?rank={rank}&world_size=2" for rank in (0, 1)]
+        with ThreadPoolExecutor(2) as pool:
+            stores = [found[0] for found in pool.map(lambda url: next(rendezvous.rendezvous(url)), ranks)]
+        stores[0].set("a", "b")
+        assert stores[1].get("a") == b"b"
+        listening = [
+            c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.laddr.port == port and not c.raddr
+        ]
+        assert listening == ["127.0.0.1"]
+    finally:
+        rendezvous.TCPStore = torch.distributed.TCPStore
 
 
 def test_a_local_request_that_fits_is_accepted() -> None:
@@ -38,10 +148,6 @@ def test_an_address_of_local_is_this_machine(where: str, monkeypatch: pytest.Mon
     assert cluster.resolve_address(RuntimeConfig(address=address)) == ""
     with pytest.raises(ConfigError, match="needs 4096 CPUs"):
         cluster.check_local_resources(RuntimeConfig(address=address, workers=4096))
-    with pytest.raises(ConfigError, match="RAY_AUTH_MODE=token"):
-        cluster.check_local_resources(
-            RuntimeConfig(address=address, workers=1, dashboard=True, dashboard_host="0.0.0.0")
-        )
 
 
 def test_what_a_cluster_has_is_not_asked_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 """Ray on this machine: a head, free ports, and what its training workers have saved."""
 
 import contextlib
+import secrets
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +32,14 @@ def find_free_ports(count: int) -> list[int]:
     for s in sockets:
         s.close()
     return ports
+
+
+def write_token(folder: Path) -> dict[str, str]:
+    """Write a token of Ray's for this test alone; returns what a head, a node or a command has in its environment."""
+    file = folder / "token"
+    file.touch(0o600)
+    file.write_text(secrets.token_hex(32))
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file)}
 
 
 @contextmanager
@@ -78,6 +88,37 @@ def wait_for_checkpoint(results: Path, after: Position, process: "subprocess.Pop
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     raise AssertionError(f"nothing was saved after {after}")
+
+
+def run_watched(
+    command: list[str], sockets: set[tuple[str, str]], **options: Any
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command, and note at which addresses it and all that it starts listen, as (program, address)."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options) as process:
+        ended = threading.Event()
+        watcher = threading.Thread(target=_watch_sockets, args=(psutil.Process(process.pid), sockets, ended))
+        watcher.start()
+        try:
+            out, err = process.communicate(timeout=600)
+        finally:
+            process.kill()
+            ended.set()
+            watcher.join()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _watch_sockets(root: psutil.Process, sockets: set[tuple[str, str]], ended: threading.Event) -> None:
+    while not ended.wait(0.2):
+        with contextlib.suppress(psutil.Error):
+            for process in (root, *root.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    name = (process.cmdline() or ["?"])[0].split("/")[-1].split(" ")[0].split(".")[0]
+                    sockets |= {
+                        (name, c.laddr.ip.removeprefix("::ffff:"))
+                        for c in process.net_connections("inet")
+                        if c.status == psutil.CONN_LISTEN or (c.type == socket.SOCK_DGRAM and not c.raddr)
+                    }
 
 
 def find_workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:

@@ -123,7 +123,7 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "a dashboard or job server beyond loopback, or without a token",
         "refused",
         (
-            "tests/distributed/test_cluster.py::test_beyond_loopback",
+            "tests/cli/test_bad_input.py::test_bad_input_is_one_line",
             "tests/integration/test_submit.py::test_the_job_server_refuses",
         ),
     ),
@@ -233,6 +233,32 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Ray, DeepSpeed or torch are upgraded",
         "a private or unstable name that is gone is named",
         ("tests/distributed/test_private_names.py", "tests/training/test_private_names.py"),
+    ),
+    "R29": (
+        "a cluster without a token whose dashboard is on loopback; a token in the client's environment only",
+        "refused: it is asked once without a token",
+        (
+            "tests/distributed/test_cluster.py::test_a_cluster_",
+            "tests/integration/test_access.py::test_a_cluster_without_a_token",
+        ),
+    ),
+    "R34": (
+        "connections that never finish their headers, send no body or no message; frames of 16000 x 16000; no token",
+        "closed within 10 seconds; less than 100 MiB more memory; a 401 for everything but a liveness route",
+        (
+            "tests/data/io/test_video.py::test_a_film_with_a_frame",
+            "tests/data/io/test_video.py::test_single_frames",
+        ),
+    ),
+    "R35": (
+        "a neighbour on the network of a machine that trains, and another user of it",
+        "everything listens on loopback; the file of the token is its owner's alone",
+        (
+            "tests/integration/test_access.py::test_a_ray_of_a_jobs_own",
+            "tests/distributed/test_cluster.py::test_the_token_of_a_ray",
+            "tests/distributed/test_cluster.py::test_a_named_token",
+            "tests/distributed/test_cluster.py::test_ranks_find_each_other",
+        ),
     ),
 }
 

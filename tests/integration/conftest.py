@@ -12,7 +12,7 @@ import pytest
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 from eav_ray.distributed.ray_workarounds import NO_DASHBOARD_VARIABLE
 from eav_ray.storage import Store
-from tests.helpers.clusters import Job, find_free_ports, open_head
+from tests.helpers.clusters import Job, find_free_ports, open_head, run_watched, write_token
 from tests.helpers.job_shell import JobShell, open_job_shell
 from tests.helpers.paths import REPOSITORY, TINY
 from tests.helpers.s3_servers import BUCKET, CREDENTIALS, open_conditional_server, open_faulty_proxy
@@ -43,9 +43,8 @@ def job_environment() -> dict[str, str]:
 def cluster(job_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a job that joins a cluster of one node; to start a Ray is most of what a small job costs."""
     folder = tmp_path_factory.mktemp("cluster")
-    (folder / "token").write_text("d" * 64)
     gcs, client, agent = find_free_ports(3)
-    joined = job_environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    joined = job_environment | write_token(folder)
     # As a job does with a Ray of its own.
     joined |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", NO_DASHBOARD_VARIABLE: "1"}
     ports = (f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}")
@@ -62,7 +61,13 @@ def shell(cluster: dict[str, str]) -> Iterator[JobShell]:
 
 
 @pytest.fixture(scope="session")
-def job(job_environment: dict[str, str], shell: JobShell, place: Path) -> Job:
+def sockets() -> set[tuple[str, str]]:
+    """At which addresses jobs with a Ray of their own have listened so far, as (program, address)."""
+    return set()
+
+
+@pytest.fixture(scope="session")
+def job(job_environment: dict[str, str], shell: JobShell, place: Path, sockets: set[tuple[str, str]]) -> Job:
     """Run `eav <name> <words>` in the shell of the session's cluster."""
 
     def run(
@@ -70,14 +75,8 @@ def job(job_environment: dict[str, str], shell: JobShell, place: Path) -> Job:
     ) -> subprocess.CompletedProcess[str]:
         """With `own_ray` run `jobs/<name>.py`, a process with a Ray of its own; `more` goes into its environment."""
         if own_ray:
-            done = subprocess.run(
-                [sys.executable, str(REPOSITORY / "jobs" / f"{name}.py"), *words],
-                cwd=place,
-                env=job_environment | (more or {}),
-                capture_output=True,
-                text=True,
-                timeout=600,
-            )
+            command = [sys.executable, str(REPOSITORY / "jobs" / f"{name}.py"), *words]
+            done = run_watched(command, sockets, cwd=place, env=job_environment | (more or {}))
         else:
             done = shell.run([name, *map(str, words)], place)
         assert done.returncode == expect, f"{name} {words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from eav_ray.distributed.cluster import FAKE_GPUS_ENV
-from tests.helpers.clusters import RAY, end_process, find_free_ports
+from tests.helpers.clusters import RAY, end_process, find_free_ports, write_token
 from tests.helpers.paths import REPOSITORY
 
 pytestmark = pytest.mark.ray
@@ -61,7 +61,6 @@ class Growing:
 
 @pytest.fixture
 def growing(tmp_path: Path) -> Iterator[Growing]:
-    (tmp_path / "token").write_text("c" * 64)
     gcs, client, agent = find_free_ports(3)
     address = f"127.0.0.1:{gcs}"
     head, gpu = {"CPU": 0}, {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000}
@@ -88,7 +87,7 @@ def growing(tmp_path: Path) -> Iterator[Growing]:
     limits |= {key: [] for key in ("cluster_synced_files", "rsync_exclude", "rsync_filter")}
     (tmp_path / "limits.json").write_text(json.dumps(limits))
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "RAY_USAGE_STATS_ENABLED": "0"}
+    kept |= write_token(tmp_path) | {"RAY_USAGE_STATS_ENABLED": "0"}
     kept |= {"OMP_NUM_THREADS": "1", "RAY_DEDUP_LOGS": "0"}
     fake = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     fake |= {FAKE_GPUS_ENV: "1", "RAY_CLOUD_INSTANCE_ID": HEAD, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD}

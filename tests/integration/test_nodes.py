@@ -19,7 +19,14 @@ import pytest
 import torch
 
 from eav_ray.training.run_spec import Position
-from tests.helpers.clusters import RAY, find_free_ports, find_furthest, read_finished, wait_for_checkpoint
+from tests.helpers.clusters import (
+    RAY,
+    find_free_ports,
+    find_furthest,
+    read_finished,
+    wait_for_checkpoint,
+    write_token,
+)
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.reliability import CHAOS
 
@@ -106,9 +113,8 @@ def end(node: subprocess.Popen[bytes], how: signal.Signals) -> None:
 @pytest.fixture
 def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
     """As many nodes as the test asks for."""
-    (tmp_path / "token").write_text("b" * 64)
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    kept |= write_token(tmp_path)
     # A node that is gone is noticed within seconds, not within half a minute.
     kept |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
     made = Nodes(kept | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}, tmp_path / "log")

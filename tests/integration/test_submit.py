@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.clusters import RAY, find_free_ports, open_head
+from tests.helpers.clusters import RAY, find_free_ports, open_head, write_token
 from tests.helpers.paths import REPOSITORY
 
 pytestmark = pytest.mark.ray
@@ -19,17 +19,10 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Token authentication with a token of this test's own."""
-    token = tmp_path_factory.mktemp("token") / "auth_token"
-    token.write_text("a" * 64)
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
-    return kept | {
-        "PATH": path,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "OMP_NUM_THREADS": "1",
-    }
+    kept |= {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    return kept | write_token(tmp_path_factory.mktemp("token"))
 
 
 @pytest.fixture(scope="module")
