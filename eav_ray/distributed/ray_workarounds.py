@@ -66,6 +66,10 @@ PRIVATE_NAMES = {
         "2.60.0",
         "when ray.serve says in public where its proxies listen",
     ),
+    "ray.serve._private.constants:'RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH'": (
+        "2.60.0; read by ray.serve's proxy, for eav_ray.pipelines.inference.proxy",
+        "when HTTPOptions takes middlewares, and a limit of time for the headers of a request",
+    ),
     "ray._private.ray_constants:'RAY_worker_niceness'": (
         "2.60.0",
         "when workers of equal niceness are spread over the cores (docs/log.md)",
@@ -99,6 +103,7 @@ CORE_FLAGS = ("task_oom_retries",)
 CORE_TEXTS = ("its node has died",)
 
 NO_DASHBOARD_VARIABLE = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of the job's own that has none
+SERVE_CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 ASK_TIMEOUT_S = 10.0
 AUTOSCALING_CONFIG_OPTION = "--autoscaling-config="
 CONNECTION_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0"}

@@ -248,6 +248,8 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (
             "tests/data/io/test_video.py::test_a_film_with_a_frame",
             "tests/data/io/test_video.py::test_single_frames",
+            "tests/pipelines/inference/test_proxy.py",
+            "tests/integration/test_serve.py",
         ),
     ),
     "R35": (

@@ -3,26 +3,30 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.helpers.clusters import find_free_ports
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.reliability import CHAOS
 from tests.helpers.serving import Sent, write_checkpoint
 
 pytestmark = pytest.mark.ray
 TOKEN = "a-token-of-some-length"
+N_SLOW = 400 if CHAOS else 20
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -32,6 +36,7 @@ def server(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"OMP_NUM_THREADS": "1", "EAV_RAY_SERVE_TOKEN": TOKEN}
     command = [sys.executable, str(REPOSITORY / "jobs" / "serve.py"), write_checkpoint(tmp_path), "--port", str(port)]
+    command += ["--replicas", "2", "runtime.cpus_per_worker=0.5"]
     process = subprocess.Popen(
         command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -55,10 +60,27 @@ def ask(url: str, tree: Any = None, headers: dict[str, str] = HEADERS) -> tuple[
         return error.code, json.load(error)
 
 
+def send_and_hear(stream: Any, sent: Sent, first: float, last: float) -> list[Any]:
+    """Send what lies between two times; returns what is reported until there is an answer at the second."""
+    for time_s, data in sent.messages():
+        if first < time_s <= last:
+            stream.send(data)
+    reported: list[Any] = []
+    while not reported or "waiting" in reported[-1] or reported[-1]["time"] < last:
+        reported.append(json.loads(stream.recv(timeout=30)))
+    return reported
+
+
 def test_it_is_watched_asked_streamed_to_and_ended(server: tuple["subprocess.Popen[str]", str]) -> None:
     process, url = server
     whole = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    assert ask(f"{url}/health", headers={})[0] == 401
+    assert {ask(f"{url}/{path}", headers={})[0] for path in ("health", "-/routes", "nope")} == {401}
+    with urllib.request.urlopen(f"http://{url}/-/healthz", timeout=60) as alive:
+        assert alive.read() == b"success"
+    host, port = url.split(":")
+    slow = [socket.create_connection((host, int(port))) for _ in range(N_SLOW)]
+    for s in slow:
+        s.sendall(b"GET /health HTTP/1.1\r\nX: ")
     status, health = ask(f"{url}/health")
     assert status == 200 and health["ok"] and health["modalities"] == ["audio", "eeg", "video"]
 
@@ -71,17 +93,29 @@ def test_it_is_watched_asked_streamed_to_and_ended(server: tuple["subprocess.Pop
     with pytest.raises(InvalidStatus) as refused:
         connect(f"ws://{url}/stream")
     assert refused.value.response.status_code in (401, 403)
+    reported: list[Any] = []
     with connect(f"ws://{url}/stream", additional_headers=HEADERS) as stream:
-        reported: list[Any] = []
         for first, last in ((0, 105), (105, 106)):
-            for time_s, data in sent.messages():
-                if first < time_s <= last:
-                    stream.send(data)
-            while not reported or "waiting" in reported[-1] or reported[-1]["time"] < last:
-                reported.append(json.loads(stream.recv(timeout=30)))
+            reported += send_and_hear(stream, sent, first, last)
     answers = [t for t in reported if t["time"] >= 105 and "waiting" not in t]
     assert [t["start"] for t in answers] == [100.0, 101.0]
     assert [t["used"] for t in answers] == [["audio", "eeg", "video"]] * 2
+
+    one, other = [p for p in whole if "ServeReplica" in p.name()]
+    with connect(f"ws://{url}/stream", additional_headers=HEADERS) as stream:
+        send_and_hear(stream, sent, 0, 103)
+        one.kill()
+        statuses = [ask(f"{url}/predict", sent.tree("audio"))[0] for _ in range(8)]
+        assert set(statuses) <= {200, 503} and statuses[-1] == 200, statuses
+        with suppress(ConnectionClosed):  # where it was a stream of that replica
+            send_and_hear(stream, sent, 103, 105)
+    with connect(f"ws://{url}/stream", additional_headers=HEADERS) as stream:
+        assert send_and_hear(stream, sent, 0, 105)[-1]["used"] == ["audio", "eeg", "video"]
+    assert other.is_running()
+    for s in slow:
+        s.settimeout(30)
+        assert s.recv(1) == b""
+        s.close()
 
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)

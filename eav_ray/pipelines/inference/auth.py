@@ -56,13 +56,14 @@ def hash_token(token: str) -> str:
 
 
 class TokenAuthMiddleware:
-    """Lets requests through that bring the token."""
+    """Lets requests through that bring the token, and those for one path."""
 
-    def __init__(self, app: ASGIApp, token_digest: str) -> None:
-        self._app, self._digest = app, token_digest
+    def __init__(self, app: ASGIApp, token_digest: str, open_path: str = "") -> None:
+        self._app, self._digest, self._open_path = app, token_digest, open_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket") and self._digest:
+        is_open = scope["type"] == "http" and scope["path"] == self._open_path
+        if scope["type"] in ("http", "websocket") and self._digest and not is_open:
             scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
             given = hash_token(token.strip()) if scheme.lower() == "bearer" else ""
             if not hmac.compare_digest(given, self._digest):

@@ -38,6 +38,7 @@ POLL_INTERVAL_S = 0.1
 class Limits:
     max_body_bytes: int = 32 * 2**20
     body_timeout_s: float = 60.0  # to send it
+    body_idle_s: float = 10.0  # without a byte of it
     max_requests: int = 8  # at once; they are computed one after the other
     max_streams: int = 16
     idle_timeout_s: float = 60.0  # a stream without a message ends
@@ -118,11 +119,13 @@ class PredictionService:
             answer.exception()  # asked for, in case nobody waits for it any more
 
     async def _read_body(self, request: Request) -> bytes:
-        max_bytes = self._limits.max_body_bytes
-        parts, size = [], 0
+        limits, max_bytes = self._limits, self._limits.max_body_bytes
+        parts, size, now = [], 0, asyncio.get_running_loop().time
+        end_s = now() + limits.body_timeout_s
         try:
-            async with asyncio.timeout(self._limits.body_timeout_s):
+            async with asyncio.timeout(limits.body_idle_s) as timeout:
                 async for part in request.stream():
+                    timeout.reschedule(min(end_s, now() + limits.body_idle_s))
                     parts.append(part)
                     size += len(part)
                     if size > max_bytes:
@@ -130,7 +133,11 @@ class PredictionService:
                             413, f"the request is longer than {max_bytes} bytes; send a shorter recording"
                         )
         except TimeoutError:
-            raise RequestError(408, f"the request did not end within {self._limits.body_timeout_s:g} s") from None
+            raise RequestError(
+                408,
+                f"nothing of the request came for {limits.body_idle_s:g} s, or not all of it within "
+                f"{limits.body_timeout_s:g} s",
+            ) from None
         except ClientDisconnect:
             raise RequestError(400, "the request broke off") from None
         return b"".join(parts)

@@ -1,5 +1,6 @@
 """A checkpoint behind Ray Serve, on a Ray of its own or on a cluster that it joins."""
 
+import http.client
 import logging
 import re
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import ray
 from starlette.types import ASGIApp
 
 from eav_ray.config import RuntimeConfig
@@ -22,6 +24,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.predictor import Predictor
 from eav_ray.pipelines.inference.auth import hash_token, read_token, require_token
 from eav_ray.pipelines.inference.http_app import make_app
+from eav_ray.pipelines.inference.proxy import LimitedProtocol, list_proxy_variables
 from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
 
 with warnings.catch_warnings():  # of Ray's own declarations, by pydantic
@@ -32,6 +35,7 @@ with warnings.catch_warnings():  # of Ray's own declarations, by pydantic
     from ray.serve.schema import LoggingConfig
 
 MAX_ONGOING_REQUESTS = 64  # requests and streams that one replica has open: `http_app.Limits` are below
+HEAD_RESOURCE = "node:__internal_head__"  # of the node where Ray Serve's proxy is
 HEALTH_CHECK_INTERVAL_S = 10.0
 LOGGING_CONFIG = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
@@ -104,12 +108,46 @@ def _watch_stop_signals() -> Iterator[threading.Event]:
 def _start_serve(host: str, port: int, token: str, route: str) -> str:
     """Ray Serve at this address, unless the cluster has one; its address."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    options = HTTPOptions(host=host, port=port)
-    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=LOGGING_CONFIG)
+    serve.start(
+        proxy_location=ProxyLocation.HeadOnly,
+        http_options=HTTPOptions(host=host, port=port, keep_alive_timeout_s=round(LimitedProtocol.head_timeout_s)),
+        controller_options={"runtime_env": {"env_vars": list_proxy_variables(token)}},
+        logging_config=LOGGING_CONFIG,
+    )
     actual_host, actual_port = get_serve_address() or (host, port)
     if actual_host and actual_host != host:
         require_token(actual_host, token)
-    return f"http://{actual_host}:{actual_port}{'' if route == '/' else route}"
+    url = f"http://{actual_host}:{actual_port}"
+    asker = ray.remote(num_cpus=0, resources={HEAD_RESOURCE: 0.001})(check_proxy)
+    if problem := ray.get(asker.remote(actual_host, actual_port, token)):
+        raise ConfigError(
+            f"Ray Serve at {url} {problem}; give the token that it was started with by --token-file, or end it by "
+            "`serve shutdown` and start this again"
+        )
+    return url + ("" if route == "/" else route)
+
+
+def check_proxy(host: str, port: int, token: str) -> str:
+    """Ask Ray Serve which applications it has, without the token and with it; returns what is wrong with its answers.
+
+    It may have been started by another job, with another token or without a guard. To be called on its node, where it
+    may listen on loopback.
+    """
+    if token and _ask_for_routes(host, port, {}) != 401:
+        return "answers without a token"
+    if _ask_for_routes(host, port, {"Authorization": f"Bearer {token}"} if token else {}) == 401:
+        return "wants another token"
+    return ""
+
+
+def _ask_for_routes(host: str, port: int, headers: dict[str, str]) -> int:
+    this_machine = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+    connection = http.client.HTTPConnection(this_machine.get(host, host), port, timeout=30)
+    try:
+        connection.request("GET", "/-/routes", headers=headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def _deploy(
@@ -123,6 +161,7 @@ def _deploy(
         name="model",
         num_replicas=replicas,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        max_queued_requests=MAX_ONGOING_REQUESTS,  # with their bodies, in the proxy
         ray_actor_options=resources,
         graceful_shutdown_timeout_s=2,
         logging_config=LOGGING_CONFIG,
