@@ -107,11 +107,11 @@ SERVE_CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 ASK_TIMEOUT_S = 10.0
 AUTOSCALING_CONFIG_OPTION = "--autoscaling-config="
 CONNECTION_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0"}
+# All that a Ray of the job's own and its workers listen on is on loopback, as Ray itself has it where there are no
+# clusters. It is read by the processes that are started; in this one, `ray_environment` sets what was read of it.
+LOOPBACK_VARIABLES = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 LOCAL_RAY_VARIABLES = {
-    # All that this Ray and its workers listen on is on loopback, as Ray itself has it where there are no clusters. It
-    # is read by the processes that are started; in this one, `ray_environment` sets what was read of it.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "GLOO_SOCKET_IFNAME": LOOPBACK_INTERFACE,
     "NCCL_SOCKET_IFNAME": LOOPBACK_INTERFACE,
     # Ray gives its workers a low priority, by which Linux spreads them badly: two on one core, the other idle
@@ -133,7 +133,10 @@ def ray_environment(*, is_local: bool, dashboard: bool) -> Iterator[None]:
     variables |= {NO_DASHBOARD_VARIABLE: "1"} if is_local and not dashboard else {}
     is_cluster_enabled = ray_constants.ENABLE_RAY_CLUSTER
     try:
-        with environment_variables(variables, keep_existing=True):
+        with (
+            environment_variables(variables, keep_existing=True),
+            environment_variables(LOOPBACK_VARIABLES if is_local else {}),
+        ):
             ray_constants.ENABLE_RAY_CLUSTER = is_cluster_enabled and not is_local
             yield
     finally:
