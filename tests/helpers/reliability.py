@@ -123,7 +123,7 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "a dashboard or job server beyond loopback, or without a token",
         "refused",
         (
-            "tests/cli/test_bad_input.py::test_bad_input_is_one_line",
+            "tests/distributed/test_cluster.py::test_a_cluster_",
             "tests/integration/test_submit.py::test_the_job_server_refuses",
         ),
     ),
