@@ -17,6 +17,7 @@ from eav_ray.distributed.ray_workarounds import (
     CORE_FLAGS,
     CORE_TEXTS,
     LOCAL_RAY_VARIABLES,
+    LOOPBACK_VARIABLES,
     PRIVATE_NAMES,
     ray_environment,
 )
@@ -78,6 +79,16 @@ def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
         assert set(LOCAL_RAY_VARIABLES) < set(os.environ)
         raise KeyError
     assert dict(os.environ) == before
+
+
+def test_a_ray_of_its_own_is_started_on_loopback_whatever_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    (variable,) = LOOPBACK_VARIABLES
+    monkeypatch.setenv(variable, "1")
+    before = ray.util.get_node_ip_address()
+    with ray_environment(is_local=True, dashboard=False):
+        assert (os.environ[variable], ray.util.get_node_ip_address()) == ("0", "127.0.0.1")
+    with ray_environment(is_local=False, dashboard=False):
+        assert (os.environ[variable], ray.util.get_node_ip_address()) == ("1", before)
 
 
 def test_what_preprocesses_loads_no_torch() -> None:
