@@ -18,12 +18,12 @@ def find_credentials() -> dict[str, str]:
     parser, found = configparser.RawConfigParser(), {}
     with contextlib.suppress(OSError, configparser.Error, UnicodeDecodeError):
         parser.read_string(file.read_text())
-    profile = os.environ.get("AWS_PROFILE", "default")
+    section = os.environ.get("AWS_PROFILE", "default")
     for ours, theirs in (
         ("access_key_id", "aws_access_key_id"),
         ("secret_access_key", "aws_secret_access_key"),
         ("session_token", "aws_session_token"),
     ):
-        if value := parser.get(profile, theirs, fallback=""):
+        if value := parser.get(section, theirs, fallback=""):
             found[ours] = value
     return found
