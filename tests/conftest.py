@@ -1,4 +1,4 @@
-"""Where the real recordings are, and the page that `make chaos` leaves."""
+"""Where real recordings and schemas are, and the page that `make chaos` leaves."""
 
 import os
 import time
@@ -17,17 +17,28 @@ settings.register_profile("chaos", settings.get_profile("default"), max_examples
 settings.load_profile(os.environ.get("EAV_RAY_HYPOTHESIS", "default"))
 
 
-@pytest.fixture(scope="session")
-def real() -> Path:
-    """The folder of real recordings: EAV_RAY_REAL, else `shared/real` beside the repository.
+def _find_shared(what: str, name: str, variable: str) -> Path:
+    """The folder that a variable names, else that beside the repository.
 
     Without it the test is skipped; where EAV_RAY_REQUIRE_REAL is 1, it fails.
     """
-    folder = Path(os.environ.get("EAV_RAY_REAL") or REPOSITORY.parent / "shared" / "real")
+    folder = Path(os.environ.get(variable) or REPOSITORY.parent / "shared" / name)
     if not folder.is_dir():
-        reason = f"no real recordings: {folder} is no folder; set EAV_RAY_REAL to the one that holds them"
+        reason = f"no {what}: {folder} is no folder; set {variable} to the one that holds them"
         pytest.fail(reason) if os.environ.get("EAV_RAY_REQUIRE_REAL") == "1" else pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real recordings."""
+    return _find_shared("real recordings", "real", "EAV_RAY_REAL")
+
+
+@pytest.fixture(scope="session")
+def kuberay() -> Path:
+    """The folder of the KubeRay operator's schemas."""
+    return _find_shared("schemas of KubeRay", "kuberay", "EAV_RAY_KUBERAY")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,7 +4,6 @@ limit, and an image made of files that exist and of versions that are pinned."""
 import copy
 import re
 import subprocess
-import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -15,30 +14,11 @@ from packaging.utils import canonicalize_name
 from ray._private.authentication.authentication_token_setup import _get_default_token_path
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from eav_ray.config import load_experiment
+from tests.helpers.infra import CLUSTER, CONSTRAINTS, DOCKERFILE, PINS, PYPROJECT, WORKERS
 from tests.helpers.paths import REPOSITORY
 
-ROOT = REPOSITORY
-CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# Comments dropped, continued lines joined: one string an instruction.
-DOCKERFILE = [
-    line
-    for line in re.sub(r"^#.*\n", "", (ROOT / "infra/Dockerfile").read_text(), flags=re.M)
-    .replace("\\\n", " ")
-    .splitlines()
-    if line.strip()
-]
-CONSTRAINTS = [
-    line.strip()
-    for line in (ROOT / "constraints.txt").read_text().splitlines()
-    if line.strip() and not line.startswith("#")
-]
-PINS = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in CONSTRAINTS)}
 EXTRAS = {name: d for name, d in PYPROJECT["optional-dependencies"].items() if name != "all"}
 DEPENDENCIES = [*PYPROJECT["dependencies"], *(d for extra in EXTRAS.values() for d in extra)]
-
-WORKERS = {name: node for name, node in CLUSTER["available_node_types"].items() if name != CLUSTER["head_node_type"]}
 GPU_WORKERS = {name: node for name, node in WORKERS.items() if node["resources"].get("GPU", 0) > 0}
 
 
@@ -55,62 +35,8 @@ def start_commands(config: dict, side: str) -> list[str]:
 def shipped_files() -> list[str]:
     """Tracked, or new and not ignored: what a commit, and so the image, can hold."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
-    return [name for name in listed if (ROOT / name).is_file()]
-
-
-# Kubernetes
-
-KUBERAY = yaml.safe_load((ROOT / "infra" / "kuberay-cluster.yaml").read_text())["spec"]
-SEARCH = yaml.safe_load((ROOT / "infra" / "kuberay-search.yaml").read_text())["spec"]
-GROUPS = {group["groupName"]: group for group in KUBERAY["workerGroupSpecs"]}
-
-
-def test_both_manifests_describe_one_cluster():
-    assert SEARCH["rayClusterSpec"] == KUBERAY
-
-
-def test_kubernetes_has_the_limits_of_the_cluster_file():
-    assert GROUPS.keys() == WORKERS.keys()
-    for name, group in GROUPS.items():
-        limits = (group["replicas"], group["minReplicas"], group["maxReplicas"])
-        assert limits == (0, WORKERS[name]["min_workers"], WORKERS[name]["max_workers"])
-    assert KUBERAY["autoscalerOptions"]["idleTimeoutSeconds"] == 60 * CLUSTER["idle_timeout_minutes"]
-    assert KUBERAY["enableInTreeAutoscaling"] and KUBERAY["autoscalerOptions"]["version"] == "v2"
-
-
-@pytest.mark.parametrize("name", WORKERS)
-def test_a_pod_has_what_a_node_of_the_cluster_file_has(name):
-    (container,) = GROUPS[name]["template"]["spec"]["containers"]
-    limits = container["resources"]["limits"]
-    assert limits == container["resources"]["requests"]  # a pod that is promised less may be removed while it works
-    wanted = WORKERS[name]["resources"]
-    assert int(limits["cpu"]) == wanted["CPU"] and int(limits.get("nvidia.com/gpu", 0)) == wanted.get("GPU", 0)
-
-
-def test_kubernetes_runs_the_same_ray_and_image_with_a_token():
-    assert KUBERAY["rayVersion"] == PINS["ray"] and KUBERAY["authOptions"] == {"mode": "token"}
-    assert KUBERAY["headGroupSpec"]["rayStartParams"]["num-cpus"] == str(
-        CLUSTER["available_node_types"]["head"]["resources"]["CPU"]
-    )
-    for group in (KUBERAY["headGroupSpec"], *GROUPS.values()):
-        (container,) = group["template"]["spec"]["containers"]
-        assert container["image"] == CLUSTER["docker"]["image"]
-        assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
-        assert not any("token" in str(variable).lower() for variable in container["env"])
-
-
-def test_the_search_on_kubernetes_is_a_command_that_the_program_takes():
-    python, job, experiment, *changes = SEARCH["entrypoint"].split()
-    assert python == "python"
-    copied = {target for _, target in (line.split()[1:] for line in DOCKERFILE if line.startswith("COPY jobs"))}
-    assert copied == {"jobs"}  # beside the working folder of the image
-    for path in (job, experiment):
-        assert (ROOT / path.removeprefix("/opt/eav-ray/")).is_file()
-    e = load_experiment(
-        ROOT / experiment.removeprefix("/opt/eav-ray/"), dict(change.split("=", 1) for change in changes)
-    )
-    assert e.search.max_concurrent_trials <= GROUPS["gpu"]["maxReplicas"] and e.runtime.gpus_per_worker == 1
+    listed = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.splitlines()
+    return [name for name in listed if (REPOSITORY / name).is_file()]
 
 
 # cluster.yaml
@@ -178,7 +104,7 @@ def test_the_token_is_handed_over_as_the_file_that_ray_reads():
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "infra/Dockerfile", "infra/README.md"])
 def test_no_shipped_file_holds_a_token_or_switches_it_off(name):
-    text = (ROOT / name).read_text()
+    text = (REPOSITORY / name).read_text()
     assert not re.search(r"\bRAY_AUTH_TOKEN=", text)
     assert set(re.findall(r"\bRAY_AUTH_MODE=(\w+)", text)) == {"token"}
 
@@ -203,8 +129,8 @@ def test_nodes_install_nothing_when_they_start(prepared):
 def test_the_cluster_runs_the_image_of_this_version():
     image = CLUSTER["docker"]["image"]
     assert image.endswith(f"/{PYPROJECT['name']}:{PYPROJECT['version']}")
-    assert f"-t {image} " in (ROOT / "infra/Dockerfile").read_text()
-    assert f"-t {image} " in (ROOT / "infra/README.md").read_text()
+    assert f"-t {image} " in (REPOSITORY / "infra/Dockerfile").read_text()
+    assert f"-t {image} " in (REPOSITORY / "infra/README.md").read_text()
 
 
 def test_every_source_that_the_image_copies_is_a_file_of_the_repository():
@@ -266,7 +192,7 @@ def test_every_dependency_has_a_pin_that_its_floor_allows(dependency):
 def test_all_holds_every_extra_that_a_command_uses():
     (everything,) = map(Requirement, PYPROJECT["optional-dependencies"]["all"])
     assert everything.name == PYPROJECT["name"] and everything.extras == EXTRAS.keys() - {"bench", "dev"}
-    assert "-e '.[dev,all]'" in (ROOT / "Makefile").read_text()
+    assert "-e '.[dev,all]'" in (REPOSITORY / "Makefile").read_text()
 
 
 @pytest.mark.parametrize(
@@ -287,5 +213,5 @@ def test_torch_and_torchvision_move_together_and_torchaudio_stays_away():
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "infra/Dockerfile", "infra/README.md"])
 def test_no_other_ray_than_the_pinned_one_is_named(name):
-    named = re.findall(r"(?<![\w/-])ray(?:\[[\w,]*\])?(?:==|:)(\d+(?:\.\d+)+)", (ROOT / name).read_text())
+    named = re.findall(r"(?<![\w/-])ray(?:\[[\w,]*\])?(?:==|:)(\d+(?:\.\d+)+)", (REPOSITORY / name).read_text())
     assert set(named) <= {PINS["ray"]}

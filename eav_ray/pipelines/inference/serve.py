@@ -156,23 +156,43 @@ def _deploy(
     applications = serve.status().applications
     if name in applications:
         raise ConfigError(f"the cluster serves an application {name} already; give another --name and --route")
-    resources = {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus}
-    deployment: Any = serve.deployment(
-        name="model",
-        num_replicas=replicas,
-        max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        max_queued_requests=MAX_ONGOING_REQUESTS,  # with their bodies, in the proxy
-        ray_actor_options=resources,
-        graceful_shutdown_timeout_s=2,
-        logging_config=LOGGING_CONFIG,
-    )(serve.ingress()(ServedModel))
     try:
-        serve.run(deployment.bind(checkpoint, token_digest, runtime), name=name, route_prefix=route)
+        serve.run(_bind(checkpoint, token_digest, runtime, replicas), name=name, route_prefix=route)
     except (RayServeException, RuntimeError, ValueError) as error:
         reason = serve.status().applications.get(name)
         text = " ".join((reason.message if reason and reason.message else str(error)).split())
         messages = re.findall(r"(?:eav_ray\.errors|ray\.serve\.exceptions)\.\w+: (.+?)(?= Traceback|$)", text)
         raise DataError(f"{name} cannot be served: {messages[-1] if messages else text[-400:]}") from None
+
+
+def build_application(arguments: dict[str, Any]) -> Any:
+    """Build what a RayService serves, whose `import_path` names this function (infra/kuberay-serve.yaml).
+
+    Args:
+        arguments: `checkpoint` and `token_file`, and `runtime.*` as `eav serve` takes them; no GPU by default.
+    Raises:
+        ConfigError: No token, or a key that there is not.
+        DataError: The checkpoint is damaged or not finished.
+    """
+    changes = {"runtime.gpus_per_worker": 0, **arguments}
+    path, token = changes.pop("checkpoint", ""), read_token(changes.pop("token_file", ""))
+    require_token("0.0.0.0", token)
+    checkpoint = open_finished_checkpoint(path)
+    runtime = retarget_experiment(checkpoint.experiment, changes).runtime
+    return _bind(checkpoint, hash_token(token), runtime, replicas=1)
+
+
+def _bind(checkpoint: OpenedCheckpoint, token_digest: str, runtime: RuntimeConfig, replicas: int) -> Any:
+    deployment: Any = serve.deployment(
+        name="model",
+        num_replicas=replicas,
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        max_queued_requests=MAX_ONGOING_REQUESTS,  # with their bodies, in the proxy
+        ray_actor_options={"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus},
+        graceful_shutdown_timeout_s=2,
+        logging_config=LOGGING_CONFIG,
+    )(serve.ingress()(ServedModel))
+    return deployment.bind(checkpoint, token_digest, runtime)
 
 
 class ServedModel:
