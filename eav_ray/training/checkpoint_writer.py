@@ -64,8 +64,12 @@ class CheckpointWriter:
     def finish(self, weights: dict[str, Tensor], position: Position, metrics: dict[str, Any]) -> str:
         """The last one, of weights alone. Returns its prefix when it is committed."""
         self._begin_write(weights, {}, position, metrics)
-        run_on_all_ranks(self._wait_for_write)
+        self.flush()
         return make_checkpoint_prefix(self._run.key, self.attempt, position)
+
+    def flush(self) -> None:
+        """Return when all that was begun is written: a rank that left sooner would take the group along."""
+        run_on_all_ranks(self._wait_for_write)
 
     def close(self) -> None:
         """Ends when all that was begun is written, whatever ended the training."""
@@ -78,7 +82,7 @@ class CheckpointWriter:
         position: Position,
         metrics: dict[str, Any],
     ) -> None:
-        run_on_all_ranks(self._wait_for_write)
+        self.flush()
         if rank_and_world_size()[0] == 0:
             self._pending_write = self._pool.submit(self._write, weights, optimizer_state, position, metrics)
 

@@ -291,6 +291,7 @@ class CheckpointedTraining:
         if should_report and position.step < self._steps_per_epoch:  # the last step is told with the epoch
             self._report_progress(engine, position, sums, {})
         if reason:
+            self._writer.flush()
             raise TrainingInterrupted(reason)
 
     def _on_epoch_end(self, engine: Engine, position: Position, sums: Metrics) -> None:

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ import torch.distributed as dist
 
 from eav_ray.config import override
 from eav_ray.data.splits import Split
+from eav_ray.errors import TrainingInterrupted
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training import checkpoint_writer
@@ -36,9 +40,7 @@ def the_run(engine: str) -> Run:
     )
 
 
-def rank(number: int, folder: str, engine: str, attempt: int, steps: int, victims: tuple[int, ...]) -> None:
-    """Train, and kill this process, if it is a victim, after so many steps of this attempt."""
-    checkpoint_writer.STOP_POLL_S = 0.0
+def join_group(number: int, folder: str, attempt: int) -> WorkerContext:
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/group-{attempt}",
@@ -46,6 +48,15 @@ def rank(number: int, folder: str, engine: str, attempt: int, steps: int, victim
         world_size=2,
         timeout=timedelta(seconds=60),
     )
+    torch.set_num_threads(1)
+    windows = make_windows(Path(folder, f"rank-{number}"))
+    return WorkerContext(windows, Store(Path(folder, "results")), torch.device("cpu"))
+
+
+def rank(number: int, folder: str, engine: str, attempt: int, steps: int, victims: tuple[int, ...]) -> None:
+    """Train, and kill this process, if it is a victim, after so many steps of this attempt."""
+    checkpoint_writer.STOP_POLL_S = 0.0
+    place = join_group(number, folder, attempt)
     left = steps
 
     def ends() -> str:
@@ -55,23 +66,34 @@ def rank(number: int, folder: str, engine: str, attempt: int, steps: int, victim
             os.kill(os.getpid(), signal.SIGKILL)
         return ""
 
-    torch.set_num_threads(1)
-    place = WorkerContext(
-        make_windows(Path(folder, f"rank-{number}")), Store(Path(folder, "results")), torch.device("cpu")
-    )
     execute_run(the_run(engine), place, lambda progress: None, ends)
     leave_group()
 
 
-def start(folder: Path, engine: str, attempt: int, steps: int, victims: tuple[int, ...]) -> None:
-    """Both ranks, until they end; when one was killed, the other goes too, as Ray ends a group."""
+def leave(number: int, folder: str) -> None:
+    """Leave at the first step, while the first rank takes its time to save."""
+    checkpoint_writer.STOP_POLL_S = 0.0
+    write = checkpoint_writer.write_checkpoint
+    checkpoint_writer.write_checkpoint = lambda *words: time.sleep(1) or write(*words)
+    place = join_group(number, folder, 0)
+    with pytest.raises(TrainingInterrupted, match="the node goes"):
+        execute_run(the_run("torch"), place, lambda progress: None, lambda: "the node goes")
+    assert ckpt.list_checkpoints(place.results, the_run("torch").key)
+    leave_group()
+
+
+def start_ranks(target: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
     context = get_context("forkserver")
     context.set_forkserver_preload(["tests.training.test_kill", "deepspeed"])
-    ranks: list[BaseProcess] = [
-        context.Process(target=rank, args=(n, str(folder), engine, attempt, steps, victims)) for n in range(2)
-    ]
+    ranks: list[BaseProcess] = [context.Process(target=target, args=(n, *arguments)) for n in range(2)]
     for process in ranks:
         process.start()
+    return ranks
+
+
+def start(folder: Path, engine: str, attempt: int, steps: int, victims: tuple[int, ...]) -> None:
+    """Both ranks, until they end; when one was killed, the other goes too, as Ray ends a group."""
+    ranks = start_ranks(rank, str(folder), engine, attempt, steps, victims)
     for number in victims or (0, 1):
         ranks[number].join(120)
     for process in ranks:
@@ -109,3 +131,11 @@ def test_killed_ranks_end_bit_identical(engine: str, tmp_path: Path) -> None:
     assert a[1].weights.keys() == b[1].weights.keys()
     for name, tensor in a[1].weights.items():
         assert torch.equal(tensor, b[1].weights[name]), name
+
+
+def test_no_rank_leaves_before_its_groups_checkpoint_is_committed(tmp_path: Path) -> None:
+    """Ray ends the whole group with the first rank that leaves, be the other in the middle of writing."""
+    ranks = start_ranks(leave, str(tmp_path))
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0, 0]
