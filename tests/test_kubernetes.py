@@ -14,26 +14,23 @@ import yaml
 
 from eav_ray.config import load_experiment
 from eav_ray.errors import ConfigError, DataError
-from tests.helpers.infra import CLUSTER, DOCKERFILE, PINS, WORKERS
+from tests.helpers.infra import (
+    CLUSTER,
+    DOCKERFILE,
+    KUBERAY,
+    MANIFESTS,
+    PINS,
+    PODS,
+    SEARCH,
+    SERVICE,
+    WORKERS,
+    list_pods,
+)
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.serving import write_checkpoint
 
-MANIFESTS = {
-    kind: yaml.safe_load((REPOSITORY / "infra" / f"kuberay-{name}.yaml").read_text())
-    for kind, name in {"RayCluster": "cluster", "RayJob": "search", "RayService": "serve"}.items()
-}
-KUBERAY, SEARCH, SERVICE = (MANIFESTS[kind]["spec"] for kind in ("RayCluster", "RayJob", "RayService"))
 GROUPS = {group["groupName"]: group for group in KUBERAY["workerGroupSpecs"]}
 SERVE_CONFIG = yaml.safe_load(SERVICE["serveConfigV2"])
-
-
-def list_pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
-    """List the pods' specs, the head's first."""
-    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    return [group["template"]["spec"] for group in groups]
-
-
-PODS = [*list_pods(KUBERAY), *list_pods(SEARCH["rayClusterSpec"]), *list_pods(SERVICE["rayClusterConfig"])]
 
 
 def import_builder(path: str) -> Callable[[dict[str, Any]], Any]:

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from typing import Any
 
 import yaml
 from packaging.utils import canonicalize_name
@@ -26,3 +27,18 @@ CONSTRAINTS = [
 PINS = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in CONSTRAINTS)}
 
 WORKERS = {name: node for name, node in CLUSTER["available_node_types"].items() if name != CLUSTER["head_node_type"]}
+
+MANIFESTS = {
+    kind: yaml.safe_load((REPOSITORY / "infra" / f"kuberay-{name}.yaml").read_text())
+    for kind, name in {"RayCluster": "cluster", "RayJob": "search", "RayService": "serve"}.items()
+}
+KUBERAY, SEARCH, SERVICE = (MANIFESTS[kind]["spec"] for kind in ("RayCluster", "RayJob", "RayService"))
+
+
+def list_pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
+    """List the pods' specs, the head's first."""
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    return [group["template"]["spec"] for group in groups]
+
+
+PODS = [*list_pods(KUBERAY), *list_pods(SEARCH["rayClusterSpec"]), *list_pods(SERVICE["rayClusterConfig"])]
