@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from eav_ray.training.prepared_run import WorkerContext
 
 POLL_S = 0.2
-# For a group to save and leave: it may be in the middle of one save of 2 GB at 50 MB/s, and begins another, 40 s each.
+# For a group to save and leave: at worst it writes 2 GB at 50 MB/s, and as much is due and waits, 40 s each.
 # The same number is in cluster.yaml and under infra/ (docs/cluster.md, "Time to leave").
 LEAVE_S = 120.0
 WAIT_NOTICE_S = 20.0  # without a worker, after which the progress line says what is waited for

@@ -67,6 +67,11 @@ class CheckpointWriter:
         self.flush()
         return make_checkpoint_prefix(self._run.key, self.attempt, position)
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether this rank is in the middle of writing one."""
+        return self._pending_write is not None and not self._pending_write.done()
+
     def flush(self) -> None:
         """Return when all that was begun is written: a rank that left sooner would take the group along."""
         run_on_all_ranks(self._wait_for_write)
@@ -134,15 +139,19 @@ class CheckpointPolicy:
         self._polled_at = float("-inf")  # the first step is reported at once
 
     def decide_after_step(self, position: Position, engine: Engine) -> tuple[bool, bool, str]:
-        """(whether to save, whether to tell how far it is, why to leave)."""
+        """(whether to save, whether to tell how far it is, why to leave).
+
+        Who leaves saves, unless a save is being written: that one is waited for, and a further one would take too long.
+        """
         now, minutes = time.monotonic(), self._train_config.checkpoint_minutes
         poll_flag = 1 if now - self._polled_at >= STOP_POLL_S else 0
         save_flag = 2 if minutes and now - self._writer.saved_at >= 60 * minutes else 0
-        flags = broadcast_int(poll_flag + save_flag, engine.device)
+        flags = broadcast_int(poll_flag + save_flag + 4 * self._writer.is_writing, engine.device)
         reason = ""
         if flags & 1:
             self._polled_at = now
             reason = self._get_stop_reason()
         every = self._train_config.checkpoint_steps
         step_due = bool(every) and (position.epoch * self._steps_per_epoch + position.step) % every == 0
-        return bool(flags & 2) or step_due or bool(reason), bool(flags & 1), reason
+        should_save = not flags & 4 if reason else bool(flags & 2) or step_due
+        return should_save, bool(flags & 1), reason

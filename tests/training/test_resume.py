@@ -1,5 +1,6 @@
 """A run that was stopped and given again ends with the weights of the run that was not, bit for bit."""
 
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -201,6 +202,28 @@ def test_a_run_that_is_asked_to_leave_saves_at_that_step_and_counts_the_whole_ep
     reported.clear()
     execute_run(run, place, report)
     assert reported == {epoch: loss for epoch, loss in whole.items() if epoch > 1.5}
+
+
+def test_a_run_that_is_asked_to_leave_in_the_middle_of_a_save_ends_that_one(
+    windows: WindowCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_writer, "STOP_POLL_S", 0.0)
+    asked, write = threading.Event(), checkpoint_writer.write_checkpoint
+    monkeypatch.setattr(checkpoint_writer, "write_checkpoint", lambda *words: asked.wait(60) and write(*words))
+
+    def ask(left: list[int]) -> str:
+        left[0] -= 1
+        if left[0]:
+            return ""
+        asked.set()
+        return "the node goes"
+
+    e = override(make_experiment("torch"), {"train.checkpoint_steps": 1, "optim.batch": 2})
+    run = Run("joint", e, Split("within", TRAIN, (), ("subject1/007",)), "data")
+    place = WorkerContext(windows, Store(tmp_path), torch.device("cpu"))
+    with pytest.raises(TrainingInterrupted, match="the node goes"):
+        execute_run(run, place, lambda progress: None, partial(ask, [2]))
+    assert [p for _, p, _ in ckpt.list_checkpoints(place.results, run.key)] == [Position(0, 1)]
 
 
 def test_validation_on_the_way_is_told_and_the_best_is_kept(windows: WindowCache, tmp_path: Path) -> None:
