@@ -7,33 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.infra import DOCKERFILE
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.slurm import SCRIPT, list_folders, open_job
 
-SCRIPT = REPOSITORY / "infra" / "slurm.sbatch"
+Submit = Callable[..., "subprocess.Popen[str]"]
 DEFINITION = (REPOSITORY / "infra" / "apptainer.def").read_text()
 
-# What each stand-in is asked goes into a log, a line a call. `srun` runs its words once a node, here.
-STAND_INS = {
-    "hostname": "echo 127.0.0.1 192.0.2.1",
-    "scontrol": 'echo "scontrol $*" >>"$LOG"',
-    "srun": """
-        while [[ $1 == -* ]]; do shift; done
-        for node in $(seq 0 $((SLURM_JOB_NUM_NODES - 1))); do SLURM_NODEID=$node "$@" & done
-        trap 'kill -TERM $(jobs -p)' TERM
-        while [[ -n $(jobs -pr) ]]; do wait; done""",
-    "python": 'cat >/dev/null; until (($(grep -c "^ray" "$LOG") == SLURM_JOB_NUM_NODES)); do sleep 0.1; done',
-    "eav": """
-        echo "eav $RAY_ADDRESS $*" >>"$LOG"
-        trap 'echo saved >>"$LOG"; exit 130' TERM
-        for _ in $(seq "$1"); do sleep 0.1; done
-        exit "$2" """,
-}
 RAY = f"""#!{sys.executable}
 import os, signal, socket, stat, sys
 
@@ -55,28 +41,28 @@ note(" ".join(["ray", *words]))
 while True:
     signal.pause()
 """
-Submit = Callable[..., "subprocess.Popen[str]"]
+# What each is asked goes into a log, a line a call.
+PROGRAMS = {
+    "ray": RAY,
+    "python": 'cat >/dev/null; until (($(grep -c "^ray" "$LOG") == SLURM_JOB_NUM_NODES)); do sleep 0.1; done',
+    "eav": """
+        echo "eav $RAY_ADDRESS $*" >>"$LOG"
+        trap 'echo saved >>"$LOG"; exit 130' TERM
+        for _ in $(seq "$1"); do sleep 0.1; done
+        exit "$2" """,
+}
 
 
 @pytest.fixture
-def submit(tmp_path: Path) -> Submit:
-    """Starts the script as Slurm does: with its variables, from the folder of `sbatch`."""
-    for name, text in STAND_INS.items():
-        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
-    (tmp_path / "ray").write_text(RAY)
-    for name in (*STAND_INS, "ray"):
+def submit(tmp_path: Path) -> Iterator[Submit]:
+    """Submits to two nodes, or as many as are given."""
+    for name, text in PROGRAMS.items():
+        (tmp_path / name).write_text(text if text.startswith("#!") else f"#!/usr/bin/env bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
-
-    def start(*words: str, nodes: int = 2) -> "subprocess.Popen[str]":
-        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "LOG": str(tmp_path / "log")}
-        environment |= {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_CPUS_PER_TASK": "3"}
-        environment |= {"SLURM_GPUS_ON_NODE": "2"}
-        (tmp_path / "log").touch()
-        return subprocess.Popen(
-            ["bash", str(SCRIPT), *words], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    with ExitStack() as stack:
+        yield lambda *words, nodes=2: stack.enter_context(
+            open_job(tmp_path, {"PATH": "/usr/bin:/bin"}, *words, nodes=nodes, place=tmp_path)
         )
-
-    return start
 
 
 def wait_for(log: Path, words: str) -> None:
@@ -96,12 +82,12 @@ def test_a_command_has_a_cluster_of_its_own_for_as_long_as_it_lasts(submit: Subm
     (port,) = re.findall(r" --port=(\d+) ", head)
     for line, node in ((head, "0"), (worker, "1")):
         assert line.startswith(f"ray {node} token 0o600 0o700 ")  # the token's file, and Ray's folder
-        assert "--num-cpus=3" in line and "--num-gpus=2" in line and "start" in line and "--block" in line
+        assert "--num-cpus=2" in line and "--num-gpus=0" in line and "start" in line and "--block" in line
     assert "--head" in head and "--node-ip-address=127.0.0.1" in head and "--include-dashboard=false" in head
     assert f"--address=127.0.0.1:{port}" in worker and "--head" not in worker
     assert lines[2:3] == [f"eav 127.0.0.1:{port} 3 0 data.root=/with a space"]  # when all nodes are there
     assert sorted(lines[3:]) == ["ended 0", "ended 1"]
-    assert not list(Path("/tmp").glob(f"eav-ray-{os.getpid()}-*"))
+    assert not list_folders()
 
 
 @pytest.mark.parametrize(("sent", "is_requeued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])

@@ -260,6 +260,25 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "tests/distributed/test_cluster.py::test_the_token_of_a_ray",
             "tests/distributed/test_cluster.py::test_a_named_token",
             "tests/distributed/test_cluster.py::test_ranks_find_each_other",
+    ),
+    "R31": (
+        "a job is stopped, or a node gets SIGTERM, while 2 GB are saved at 50 MB/s",
+        "saved; grace times of Ray, Kubernetes and Slurm fit two such saves",
+        (
+            "tests/test_leave.py",
+            "tests/training/test_kill.py::test_no_rank_leaves",
+            "tests/training/test_resume.py::test_a_run_that_is_asked_to_leave",
+            "tests/integration/test_submit.py::test_a_job_that_is_stopped",
+            "tests/integration/test_nodes.py::test_a_node_that_must_end",
+            "tests/integration/test_slurm.py",
+        ),
+    ),
+    "R38": (
+        "head and driver are lost in a search and in a protocol",
+        "the same command on a new head goes on; a protocol ends bit-identical",
+        (
+            "tests/integration/test_protocol.py::test_a_protocol_whose_head",
+            "tests/integration/test_full_search.py",
         ),
     ),
 }

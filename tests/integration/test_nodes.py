@@ -18,7 +18,9 @@ import psutil
 import pytest
 import torch
 
+from eav_ray.distributed.worker_groups import LEAVE_S
 from eav_ray.training.run_spec import Position
+from tests.helpers import slow_saves
 from tests.helpers.clusters import (
     RAY,
     find_free_ports,
@@ -117,6 +119,8 @@ def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
     kept |= write_token(tmp_path)
     # A node that is gone is noticed within seconds, not within half a minute.
     kept |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
+    kept |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": f"{LEAVE_S:.0f}"}
+    kept |= {slow_saves.VARIABLE: f"{2e9 / 50e6}:{tmp_path / 'saves'}"}  # for whoever asks for it: 2 GB at 50 MB/s
     made = Nodes(kept | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}, tmp_path / "log")
     try:
         gcs, client, *agents = find_free_ports(3 + request.param)
@@ -170,6 +174,25 @@ def test_a_drained_node_and_a_lost_one_change_nothing(
         assert torch.equal(tensor, moved.weights[name]), name
 
 
+@pytest.mark.parametrize("nodes", [4], indirect=True)
+def test_a_node_that_must_end_in_the_middle_of_a_save_has_saved(
+    nodes: Nodes, long_training: list[str], place: Path, tmp_path: Path
+) -> None:
+    """SIGTERM to `ray start --block`, as Kubernetes and Slurm send it, on each node that trains."""
+    results, begun = place / "ended", tmp_path / "saves"
+    words = [*long_training, "train.encoders.eeg.epochs=2", "train.checkpoint_steps=4"]
+    with training_on(nodes, place, "ended", [*words, f"plugins=[{slow_saves.__name__}]"]) as training:
+        before = slow_saves.wait_for_saves(begun, 1)
+        ending = nodes.with_a_worker()
+        ending.send_signal(signal.SIGTERM)
+        ending.wait(timeout=LEAVE_S + 30)
+        assert find_furthest(results) >= before[-1]
+        _, reported = training.communicate(timeout=400)
+        assert training.returncode == 0, reported
+    assert len(attempts(results)) == 2
+    assert before[-1] < slow_saves.read_begun(begun)[len(before)]  # what follows goes on from there
+
+
 @pytest.mark.parametrize("nodes", [2], indirect=True)
 def test_a_group_that_may_shrink_goes_on_with_the_nodes_that_are_left(
     nodes: Nodes, long_training: list[str], place: Path
@@ -181,7 +204,7 @@ def test_a_group_that_may_shrink_goes_on_with_the_nodes_that_are_left(
         nodes.lose(nodes.with_a_worker())
         _, reported = training.communicate(timeout=300)
         assert training.returncode == 0, reported
-    assert read_finished(results).position == Position(40, 0)
+    assert read_finished(results).state.position == Position(40, 0)
     assert len(attempts(results)) == 2
 
 

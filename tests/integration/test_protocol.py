@@ -4,12 +4,15 @@ So is its ablation, for which only what is new is trained."""
 import json
 import shutil
 import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from eav_ray.config import load_experiment, parse_changes
 from eav_ray.data.shards.dataset import open_dataset
@@ -17,9 +20,11 @@ from eav_ray.errors import DataError
 from eav_ray.pipelines.evaluate.ablation import run_ablation
 from eav_ray.pipelines.evaluate.evaluate import evaluate_cross_validation
 from eav_ray.pipelines.train.cross_validation import cross_validate, plan_cv_folds
+from eav_ray.storage import Store
+from eav_ray.training.checkpoint import find_finished_checkpoint
 from eav_ray.training.embeddings import build_embedding_key
-from tests.helpers.clusters import Job
-from tests.helpers.paths import TINY
+from tests.helpers.clusters import Job, end_process
+from tests.helpers.paths import REPOSITORY, TINY
 
 pytestmark = pytest.mark.ray
 CHANGES = ["split.protocol=within", "data.modalities=[audio,eeg]", "model.audio.kind=mfcc", "model.eeg.kind=bandpower"]
@@ -178,6 +183,44 @@ def test_a_page_has_every_fold_audited_and_the_ablation(job: Job, continued: Con
     other = load_experiment(TINY, parse_changes([*continued.places, *CHANGES, "split.protocol=loso"]))
     with pytest.raises(DataError, match="has no finished protocol loso"):
         evaluate_cross_validation(other, searched=False, out="")
+
+
+def test_a_protocol_whose_head_and_driver_are_lost_ends_on_a_new_head_as_if_it_had_not_been(
+    job: Job,
+    continued: Continued,
+    preprocessed: list[str],
+    place: Path,
+    job_environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    words = [str(TINY), *places_of(preprocessed, place, tmp_path), *CHANGES]
+    command = [sys.executable, str(REPOSITORY / "jobs" / "protocol.py"), *words]
+    lost = subprocess.Popen(command, cwd=place, env=job_environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        results = Store(tmp_path)
+        for _ in range(1200):
+            finished = {k for k in results.list_folders("runs") if find_finished_checkpoint(results, k)}
+            if finished:
+                break
+            assert lost.poll() is None, lost.communicate()
+            time.sleep(0.1)
+    finally:
+        end_process(lost)  # and the Ray that it had started: its head, and all workers
+    written = {key: files_of(tmp_path / "runs" / key) for key in finished}
+    job("protocol", *words)
+    expected = Store(continued.results)
+    assert len(finished) < len(results.list_folders("runs")) == 9
+    for key in results.list_folders("runs"):
+        theirs, ours = (find_finished_checkpoint(store, key) for store in (expected, results))
+        assert theirs and ours and ours.weights.keys() == theirs.weights.keys()
+        for name, tensor in theirs.weights.items():
+            assert torch.equal(tensor, ours.weights[name]), (key, name)
+    assert all(files_of(tmp_path / "runs" / key) == files for key, files in written.items())  # none was trained twice
+    theirs, ours = (
+        pd.read_parquet(next((r / "protocols").iterdir()) / "predictions.parquet")
+        for r in (continued.results, tmp_path)
+    )
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 
 def test_each_fold_has_a_search_of_its_own(job: Job, preprocessed: list[str], place: Path, tmp_path: Path) -> None:

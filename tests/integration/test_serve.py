@@ -1,5 +1,6 @@
 """A checkpoint is served by Ray Serve as a user would do it: with a token, in pieces, until it is told to end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -16,10 +17,12 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from tests.helpers.clusters import find_free_ports
+from tests.helpers.clusters import end_process, find_free_ports
+from tests.helpers.infra import SERVICE
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.reliability import CHAOS
 from tests.helpers.serving import Sent, write_checkpoint
@@ -126,3 +129,37 @@ def test_it_is_watched_asked_streamed_to_and_ended(server: tuple["subprocess.Pop
             return
         time.sleep(0.1)
     raise AssertionError(left)
+
+
+def test_what_kubernetes_serves_answers(cluster: dict[str, str], tmp_path: Path) -> None:
+    """`serve run` reads a configuration as the operator hands it to Ray Serve."""
+    (port,) = find_free_ports(1)
+    config = yaml.safe_load(SERVICE["serveConfigV2"])
+    config["http_options"] = {"host": "127.0.0.1", "port": port}
+    (application,) = config["applications"]
+    (tmp_path / "token").write_text(TOKEN)
+    application["args"] |= {"checkpoint": write_checkpoint(tmp_path), "token_file": str(tmp_path / "token")}
+    application["args"]["runtime.cpus_per_worker"] = 1
+    application["deployments"][0]["num_replicas"] = 1
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))
+    command = [str(Path(sys.executable).with_name("serve")), "run", "--address", cluster["RAY_ADDRESS"]]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "serve.yaml")], env=cluster, cwd=REPOSITORY, stdout=log, stderr=log
+        )
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError, ValueError):
+                status, health = ask(f"127.0.0.1:{port}/health")
+                if status == 200:
+                    break
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        else:
+            raise AssertionError((tmp_path / "log").read_text())
+        assert health["ok"]
+        assert ask(f"127.0.0.1:{port}/health", headers={})[0] == 401
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    finally:
+        end_process(process)

@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.helpers.clusters import RAY, find_free_ports, open_head, write_token
+from eav_ray.distributed.worker_groups import LEAVE_S
+from tests.helpers import slow_saves
+from tests.helpers.clusters import RAY, Job, find_free_ports, find_furthest, open_head, read_finished, write_token
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.reliability import CHAOS
 
 pytestmark = pytest.mark.ray
+SAVE_S = 2e9 / 50e6 if CHAOS else 4  # 2 GB at 50 MB/s; more than Ray gives a job by default
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +26,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Token authentication with a token of this test's own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    folder = tmp_path_factory.mktemp("token")
     kept |= {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    return kept | write_token(tmp_path_factory.mktemp("token"))
+    kept |= {"RAY_JOB_STOP_WAIT_TIME_S": f"{LEAVE_S:.0f}", slow_saves.VARIABLE: f"{SAVE_S}:{folder / 'saves'}"}
+    return kept | write_token(folder)
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +98,33 @@ def test_the_job_server_refuses_who_has_no_token(server: str, environment: dict[
     admitted = submit(server, environment, *words)  # so it was the token, and nothing else
     assert admitted.returncode == 0, admitted.stdout + admitted.stderr
     assert "3 subjects, 30 recordings, 0 problems" in admitted.stdout
+
+
+def test_a_job_that_is_stopped_in_the_middle_of_a_save_has_saved(
+    server: str, environment: dict[str, str], preprocessed: list[str], place: Path, job: Job
+) -> None:
+    words = [*preprocessed, "data.modalities=[eeg]", "runtime.workers=1", "runtime.engine=torch"]
+    words += ["train.encoders.eeg.epochs=4", "train.checkpoint_steps=1", f"plugins=[{slow_saves.__name__}]"]
+    stores = {"shards": "data/shards", "results": "stopped_by_server", "cache": "cache"}
+    words += [f"store.{name}={place / folder}" for name, folder in stores.items()]
+    results, begun = place / stores["results"], Path(environment[slow_saves.VARIABLE].split(":", 1)[1])
+    ask = [RAY, "job", "submit", "--address", server, "--submission-id", "slow", "--no-wait", "--working-dir", "."]
+    run(environment, *ask, "--", "python", "jobs/train.py", *words)
+    before = slow_saves.wait_for_saves(begun, 2)
+    run(environment, RAY, "job", "stop", "--address", server, "slow")
+    assert find_furthest(results) == slow_saves.read_begun(begun)[-1] >= before[-1]
+    logs = run(environment, RAY, "job", "logs", "--address", server, "slow").stdout
+    assert "stopped: 0 of 1 trainings are finished; the same command continues" in logs
+    if CHAOS:
+        job("train", *words)
+        (folder,) = (results / "runs").iterdir()
+        assert len(list(folder.glob("a*"))) == 2
+        job("train", *words, f"store.results={place / 'not_stopped'}")
+        whole, stopped = read_finished(place / "not_stopped"), read_finished(results)
+        assert all(torch.equal(tensor, stopped.weights[name]) for name, tensor in whole.weights.items())
+
+
+def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, check=True, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
+    )
