@@ -260,6 +260,7 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "tests/distributed/test_cluster.py::test_the_token_of_a_ray",
             "tests/distributed/test_cluster.py::test_a_named_token",
             "tests/distributed/test_cluster.py::test_ranks_find_each_other",
+        ),
     ),
     "R31": (
         "a job is stopped, or a node gets SIGTERM, while 2 GB are saved at 50 MB/s",

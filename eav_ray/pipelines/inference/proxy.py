@@ -14,11 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from eav_ray.distributed.ray_workarounds import SERVE_CALLBACK_VARIABLE
-from eav_ray.pipelines.inference.auth import TokenAuthMiddleware, hash_token, make_json_response
+from eav_ray.pipelines.inference.auth import TokenAuthMiddleware, hash_token, make_json_response, read_token
 from eav_ray.pipelines.inference.http_app import Limits
 
 LIVENESS_PATH = "/-/healthz"  # of Ray Serve: "success", or why not, without a name of anything
-DIGEST_VARIABLE = "EAV_RAY_SERVE_DIGEST"  # `hash_token` of the token, in the environment of the proxy
+# In the environment of the proxy: `hash_token` of the token, or else the file that holds the token.
+DIGEST_VARIABLE, TOKEN_FILE_VARIABLE = "EAV_RAY_SERVE_DIGEST", "EAV_RAY_SERVE_TOKEN_FILE"
 MAX_BODY_BYTES = 2 * Limits.max_body_bytes  # the application itself says so before, of what is only a little too long
 MAX_CONNECTIONS = 512  # without those of streams; Ray starts its processes with 1024 descriptors or more
 
@@ -84,7 +85,10 @@ class ProxyGuard:
 def make_middlewares() -> list[Middleware]:
     """Make what Ray Serve puts around its proxy; it has no option for the class of its connections."""
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{LimitedProtocol.__name__}"
-    return [Middleware(ProxyGuard, token_digest=os.environ.get(DIGEST_VARIABLE, ""))]
+    digest = os.environ.get(DIGEST_VARIABLE, "")
+    if file := os.environ.get(TOKEN_FILE_VARIABLE):
+        digest = hash_token(read_token(file))
+    return [Middleware(ProxyGuard, token_digest=digest)]
 
 
 def list_proxy_variables(token: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,3 +211,13 @@ def test_a_stream_outlives_the_limits_of_requests_and_ends_when_it_is_silent(ser
 def test_the_proxy_is_given_the_hash_of_the_token_alone() -> None:
     assert TOKEN not in str(list_proxy_variables(TOKEN)) and TOKEN_VARIABLE not in list_proxy_variables(TOKEN)
     assert list_proxy_variables("")[proxy.DIGEST_VARIABLE] == ""
+
+
+def test_a_proxy_that_nobody_of_ours_started_reads_the_token_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a RayService."""
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.setenv(proxy.TOKEN_FILE_VARIABLE, str(tmp_path / "token"))
+    (middleware,) = proxy.make_middlewares()
+    assert middleware.kwargs["token_digest"] == hash_token(TOKEN)
