@@ -125,7 +125,7 @@ def test_a_pod_is_not_root_and_has_a_limit_and_no_token_in_its_environment(pod: 
     # A pod that is promised less may be removed while it works.
     assert container["resources"]["limits"] == container["resources"]["requests"]
     assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
-        assert not any("token" in v["name"].lower() for v in container["env"] if not v["name"].endswith("_FILE"))
+    assert not any("token" in v["name"].lower() for v in container["env"] if not v["name"].endswith("_FILE"))
 
 
 def test_the_search_on_kubernetes_is_a_command_that_the_program_takes():

@@ -243,7 +243,7 @@ def shard(folder: Path) -> TablePlace:
 def cached(folder: Path) -> TablePlace:
     shards = Shards(folder / "shards", (0,))
     seen(shards, folder)
-    (file,) = (folder / "cache").iterdir()
+    (file,) = (folder / "cache").glob("*.arrow")
     return TablePlace(file.write_bytes, lambda: seen(shards, folder), file.name)
 
 
@@ -376,8 +376,16 @@ def embedded(folder: Path, name: str) -> TablePlace:
     def read() -> None:
         EmbeddingSource(store, {"eeg": "e"}, windows).get(np.arange(5))
 
-    names = {"part-0000.parquet": "e/a/part", "times.json": "/e "}
+    names = {"part-0000.parquet": "e/a/part", "times.json": "/e/a "}
     return TablePlace(put, read, names.get(name, "current.json"))
+
+
+def cached_embeddings(folder: Path, name: str) -> TablePlace:
+    place = embedded(folder, "part-0000.parquet")
+    place.put(encode_parquet(embedding()))
+    place.read()
+    (made,) = (folder / "cache").glob("*.embeddings")
+    return TablePlace((made / name).write_bytes, place.read, made.name)
 
 
 def embedding() -> pa.Table:
@@ -447,6 +455,7 @@ PLACES: dict[str, Callable[[Path], TablePlace]] = {
     "predictions of a protocol": partial(folds, name="predictions.parquet"),
     "folds of a protocol": partial(folds, name="folds.json"),
     "embeddings": partial(embedded, name="part-0000.parquet"),
+    **{f"cached {n}": partial(cached_embeddings, name=n) for n in ("pooled.npy", "contents.json")},
     "times of embeddings": partial(embedded, name="times.json"),
     "the name of embeddings": partial(embedded, name="current.json"),
     "weights": partial(weights, name="model.safetensors"),

@@ -11,6 +11,7 @@ from eav_ray.storage.files import (
     sha256,
 )
 from eav_ray.storage.lease import Lease
+from eav_ray.storage.node_cache import NodeCache
 from eav_ray.storage.store import COMMIT, Commit, CommittedFile, HashingWriter, Store, split_store_path
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "CommittedFile",
     "HashingWriter",
     "Lease",
+    "NodeCache",
     "Store",
     "check_format",
     "check_store_name",

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from eav_ray.config import Precision, digest
-from eav_ray.data.io.parquet import ARROW_READ_ERRORS
-from eav_ray.data.shards.tables import decode_parquet, encode_parquet
+from eav_ray.data.shards.tables import encode_parquet
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.errors import DataError, describe_error
 from eav_ray.models.classifier import Classifier, HeadClassifier
@@ -24,6 +23,7 @@ from eav_ray.storage import Store, check_format
 from eav_ray.training.dataloader import (
     Batch,
 )
+from eav_ray.training.mapped_embeddings import EMBEDDINGS_FORMAT, TIMES, open_embeddings
 from eav_ray.training.metrics import WINDOW_COLUMNS
 from eav_ray.training.precision import autocast
 from eav_ray.training.run_spec import Run
@@ -32,7 +32,6 @@ EMBEDDING_ARRAYS = ("tokens", "mask", "pooled", "logits")
 
 
 FEATURE_ARRAYS = EMBEDDING_ARRAYS[:-1]  # of an encoder without a head
-EMBEDDINGS_FORMAT = 2  # raise when the arrays or the places change
 POINTER = "current.json"
 
 
@@ -90,7 +89,7 @@ def commit_embeddings(store: Store, key: str, attempt: str, times_s: Tensor) -> 
     folder = f"{key}/{attempt}"
     parts = tuple(n.rsplit("/", 1)[1] for n in store.list_files(folder) if n.endswith(".parquet"))
     times = {"format": EMBEDDINGS_FORMAT, "times_s": times_s.tolist()}
-    store.commit(folder, {"times.json": json.dumps(times).encode()}, already_written=parts)
+    store.commit(folder, {TIMES: json.dumps(times).encode()}, already_written=parts)
     pointer = {"format": EMBEDDINGS_FORMAT, "attempt": attempt}
     store.write_if_missing(f"{key}/{POINTER}", json.dumps(pointer).encode())
     current = find_embeddings(store, key)
@@ -153,25 +152,19 @@ class EmbeddingSource:
         self._present = ids[[f"has_{m}" for m in self.names]].to_numpy()
         self._table_rows = {m: np.full(len(windows), -1) for m in self.names}
         for m in self.names:
-            prefix = find_embeddings(store, keys[m])
-            files = store.read_committed(prefix)
-            parts = [decode_parquet(files[n], name=f"{prefix}/{n}") for n in sorted(files) if n.endswith(".parquet")]
+            found = open_embeddings(store, find_embeddings(store, keys[m]), windows.node_cache)
+            self.times_s[m] = torch.tensor(found.times_s)
             try:
-                table = pa.concat_tables(parts).combine_chunks()
-                times = json.loads(files["times.json"])
-                number, self.times_s[m] = times.get("format"), torch.tensor(times["times_s"])
-                columns = {array: table.column(array).chunk(0).to_numpy_ndarray() for array in arrays}
+                columns: dict[str, np.ndarray] = {array: found.arrays[array] for array in arrays}
                 if pooled:
-                    columns |= {"tokens": columns["pooled"][:, None], "mask": columns["mask"].any(1, keepdims=True)}
-                self._arrays |= {f"{m}.{array}": values for array, values in columns.items()}
-                names = zip(*(table.column(c).to_pylist() for c in WINDOW_COLUMNS), strict=True)
-                matches = [(row, row_of_window[name]) for row, name in enumerate(names) if name in row_of_window]
-                self._table_rows[m][[row for _, row in matches]] = [row for row, _ in matches]
-            except ARROW_READ_ERRORS as error:
+                    columns |= {"tokens": columns["pooled"][:, None], "mask": np.any(columns["mask"], 1, keepdims=True)}
+            except (LookupError, ValueError) as error:
                 raise DataError(
                     f"{store.format_path(keys[m])} is damaged ({describe_error(error)}); delete it and train again"
                 ) from None
-            check_format(number, EMBEDDINGS_FORMAT, store.format_path(keys[m]), "delete it and train again")
+            self._arrays |= {f"{m}.{array}": values for array, values in columns.items()}
+            matches = [(row, row_of_window[name]) for row, name in enumerate(found.windows) if name in row_of_window]
+            self._table_rows[m][[row for _, row in matches]] = [row for row, _ in matches]
 
     @property
     def widths(self) -> dict[str, int]:

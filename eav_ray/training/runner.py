@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -55,6 +56,9 @@ from eav_ray.training.prepared_run import (
 from eav_ray.training.run_spec import Position, Progress, Run
 
 MAX_COLLAPSE_WINDOWS = 512  # that the collapse check looks at, evenly taken
+
+
+EMBEDDING_PART_WINDOWS = 1024  # of one file; a file is in memory as a whole
 
 
 LOCK_TIMEOUT_S = 30  # seconds to wait for the lock of a run
@@ -359,10 +363,11 @@ def _write_embeddings(prepared: PreparedRun) -> None:
         rows = context.windows.find_rows(run.embedded_recordings)[rank::size]
         if not len(rows):
             return
-        batches = make_inference_batches(source, prepared.labels, rows, 64)
         precision = run.experiment.runtime.precision
-        table = compute_embeddings(module, batches, context.windows, context.device, precision=precision)
-        write_embedding_part(context.results, key, attempt, f"{rank:04d}", table)
+        for part, some in enumerate(np.array_split(rows, -(-len(rows) // EMBEDDING_PART_WINDOWS))):
+            batches = make_inference_batches(source, prepared.labels, some, 64)
+            table = compute_embeddings(module, batches, context.windows, context.device, precision=precision)
+            write_embedding_part(context.results, key, attempt, f"{rank:04d}-{part:04d}", table)
 
     run_on_all_ranks(write_own_part)
     if isinstance(source, EmbeddingSource):

@@ -4,6 +4,7 @@ A file names the type of each column, and a library can bring types of its own, 
 has one whose values are pickles: whoever looks at one runs what is in it. None of our tables has such a column.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def read_parquet_table(source: Any, columns: list[str] | None = None) -> pa.Tabl
     return check_table(pq.read_table(source, columns=columns))
 
 
+def iterate_parquet_tables(source: Any, max_rows: int) -> Iterator[pa.Table]:
+    """Read a file some rows at a time, each time as one chunk.
+
+    Raises:
+        Any of `ERRORS`: As `read_parquet_table`.
+    """
+    file = pq.ParquetFile(source)
+    _check_fields(file.schema_arrow)
+    for batch in file.iter_batches(max_rows):
+        yield check_table(pa.Table.from_batches([batch]))
+
+
 def read_memory_mapped(path: Path) -> pa.Table:
     """An uncompressed Arrow file, whose values stay on the disk until they are looked at.
 
@@ -50,10 +63,14 @@ def check_table(table: pa.Table) -> pa.Table:
     Raises:
         ValueError: It has a column of a type that a library brought.
     """
-    for field in table.schema:
+    _check_fields(table.schema)
+    return table.replace_schema_metadata()
+
+
+def _check_fields(schema: pa.Schema) -> None:
+    for field in schema:
         if name := _find_extension_type(field):
             raise ValueError(f"its column {field.name} is of the type {name}, which can run code when it is read")
-    return table.replace_schema_metadata()
 
 
 def decode_dataframe(data: bytes, name: str) -> pd.DataFrame:

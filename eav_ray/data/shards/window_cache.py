@@ -4,10 +4,9 @@ Compressed Parquet can be neither mapped nor read a row at a time. The cache is 
 share it, and a changed shard never meets an old cache file.
 """
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import pyarrow as pa
 
 from eav_ray import errors
 from eav_ray.data.io import jpeg, parquet
-from eav_ray.data.shards.index import ShardIndex, read_shard
+from eav_ray.data.shards.index import ShardFile, ShardIndex, read_shard
 from eav_ray.data.shards.schema import ID_COLUMNS, check_column_types
 from eav_ray.data.splits import add_permutation_groups
-from eav_ray.errors import ConfigError, DataError
-from eav_ray.storage import Store, replace_file
+from eav_ray.errors import DataError
+from eav_ray.storage import NodeCache, Store
 
 
 class WindowCache:
@@ -29,7 +28,8 @@ class WindowCache:
 
     `ids` is a table with one row a window: subject, recording, window, label, task, order, has_<modality>, `id`, which
     is "subject/recording", and `permutation_index` and
-    `permutation_labels` (`splits.add_permutation_groups`), which count all that is stored.
+    `permutation_labels` (`splits.add_permutation_groups`), which count all that is stored. `node_cache` is where the
+    files lie.
     """
 
     def __init__(
@@ -50,18 +50,12 @@ class WindowCache:
         if allowed_recordings is not None:
             allowed_subjects = {"", *(recording.split("/")[0] for recording in allowed_recordings)}
             files = [shard for shard in files if shard.subject in allowed_subjects]
-        folder = Path(cache)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.index = index
+        self.index, self.node_cache = index, NodeCache(cache, cache_gb)
         self._tables: list[pa.Table] = []
-        paths = [folder / f"{shard.sha256}.arrow" for shard in files]
-        for shard, path in zip(files, paths, strict=True):
-            if not path.exists():
-                table = read_shard(shards, shard)
-                _evict_files(folder, table.nbytes, paths, cache_gb)
-                _write_table(table.combine_chunks(), path)
-            os.utime(path)  # last use, for the size cap
-            self._tables.append(_open_table(path))
+        self.node_cache.protect([_format_name(shard) for shard in files])
+        for shard in files:
+            make = partial(_make_table, self.node_cache, shards, shard)
+            self._tables.append(self.node_cache.open(_format_name(shard), make, _open_table))
             _check_schema(self._tables[-1].schema, self._tables[0].schema, index, shard.file)
         self._starts = np.cumsum([0, *(t.num_rows for t in self._tables)])
         columns = [*ID_COLUMNS, *(f"has_{m}" for m in index.modalities)]
@@ -137,9 +131,22 @@ class WindowCache:
         return np.flatnonzero(self.ids["id"].isin(recordings).to_numpy())
 
 
+def _format_name(shard: ShardFile) -> str:
+    return f"{shard.sha256}.arrow"
+
+
+def _make_table(cache: NodeCache, shards: Store, shard: ShardFile, path: Path) -> None:
+    table = read_shard(shards, shard)
+    cache.reserve(table.nbytes)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+
+
 def _open_table(path: Path) -> pa.Table:
     try:
         return parquet.read_memory_mapped(path)
+    except FileNotFoundError:  # it was evicted
+        raise
     except parquet.ARROW_READ_ERRORS as error:
         raise DataError(
             f"{path} cannot be read as cached windows ({errors.describe_error(error)}); delete it, it is made anew"
@@ -153,30 +160,3 @@ def _check_schema(schema: pa.Schema, first: pa.Schema, index: ShardIndex, file: 
             raise DataError(f"shard {file} has no column {column}; preprocess again")
         if schema.field(column).type != first.field(column).type:
             raise DataError(f"shard {file} holds {column} in another shape or type than the first; preprocess again")
-
-
-def _write_table(table: pa.Table, path: Path) -> None:
-    # Several workers of a node may do this at once: all write the same bytes.
-    with (
-        replace_file(path) as partial,
-        pa.OSFile(str(partial), "wb") as sink,
-        pa.ipc.new_file(sink, table.schema) as writer,
-    ):
-        writer.write_table(table)
-
-
-def _evict_files(folder: Path, needed_bytes: int, protected: list[Path], cache_gb: float) -> None:
-    """Delete the files that were not used for longest, but never one of this index."""
-    max_bytes = cache_gb * 2**30
-    files = {p: p.stat() for p in folder.glob("*.arrow")}
-    used_bytes = sum(s.st_size for s in files.values())
-    for path in sorted(files, key=lambda p: files[p].st_mtime):
-        if used_bytes + needed_bytes > max_bytes and path not in protected:
-            used_bytes -= files[path].st_size
-            with contextlib.suppress(FileNotFoundError):  # another worker was first
-                path.unlink()
-    if used_bytes + needed_bytes > max_bytes:
-        raise ConfigError(
-            f"store.cache_gb is {cache_gb:g}, but the windows of this experiment need more "
-            f"({(used_bytes + needed_bytes) / 2**30:.2f} GiB so far); raise store.cache_gb"
-        )

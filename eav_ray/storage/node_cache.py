@@ -1,0 +1,117 @@
+"""Files that a node makes once from what a store holds, and that all of its processes map into their memory."""
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from eav_ray.errors import ConfigError
+
+T = TypeVar("T")
+
+LOCK = ".lock"
+LEFTOVER = ".partial"  # how the name of an entry ends that is being made, or deleted
+SUFFIXES = (".arrow", ".embeddings", LEFTOVER)  # what else lies in the folder is not the cache's
+
+
+class NodeCache:
+    """Entries, each a file or a folder, in a folder on a disk of this node.
+
+    One process makes or deletes an entry at a time, and the others wait for it: so an entry is made once, and what a
+    killed process left half made is found by its name, counts as used, and is deleted first of all.
+
+    Args:
+        folder: Is created where it is missing.
+        max_gb: GiB that all entries may take; those that were not opened for longest make room.
+    """
+
+    def __init__(self, folder: str | Path, max_gb: float) -> None:
+        self._folder, self._max_gb = Path(folder), max_gb
+        self._protected: frozenset[str] = frozenset()
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def protect(self, names: Collection[str]) -> None:
+        """Never let these entries make room for others."""
+        self._protected |= frozenset(names)
+
+    def open(self, name: str, make: Callable[[Path], None], open_entry: Callable[[Path], T]) -> T:
+        """Open an entry, which is made before where it is missing.
+
+        Args:
+            make: Writes the entry to a path, and calls `reserve` before it takes space.
+            open_entry: Must raise FileNotFoundError where the entry is gone; once it has returned, the entry may be
+                deleted: mapped files stay readable.
+        Raises:
+            ConfigError: From `reserve`.
+        """
+        path = self._folder / name
+        with contextlib.suppress(FileNotFoundError):  # it is missing, or another process has just evicted it
+            return _open_used(path, open_entry)
+        with self._lock():
+            with contextlib.suppress(FileNotFoundError):  # it is missing, or a file of it is
+                return _open_used(path, open_entry)
+            self._delete_leftovers()
+            partial = self._make_partial_path(name)
+            try:
+                make(partial)
+                _delete(path)
+                os.replace(partial, path)
+            finally:
+                _delete(partial)
+            return _open_used(path, open_entry)
+
+    def reserve(self, n_bytes: int) -> None:
+        """Delete the entries that were not opened for longest, until there is room for more; for `make` alone.
+
+        Raises:
+            ConfigError: The entries that must stay leave too little room.
+        """
+        entries = {path: _measure(path) for path in self._folder.iterdir() if path.suffix in SUFFIXES}
+        excess = sum(entries.values()) + n_bytes - self._max_gb * 2**30
+        for path in sorted(entries, key=lambda p: p.stat().st_mtime):
+            if excess > 0 and path.name not in self._protected and path.suffix != LEFTOVER:
+                renamed = self._make_partial_path(path.name)  # a process killed here leaves no half of an entry
+                path.rename(renamed)
+                _delete(renamed)
+                excess -= entries[path]
+        if excess > 0:
+            raise ConfigError(
+                f"store.cache_gb is {self._max_gb:g}, but the windows and embeddings of this experiment need more "
+                f"({excess / 2**30 + self._max_gb:.2f} GiB so far); raise store.cache_gb"
+            )
+
+    def _make_partial_path(self, name: str) -> Path:
+        return self._folder / f".{name}.{uuid.uuid4().hex[:8]}{LEFTOVER}"
+
+    def _delete_leftovers(self) -> None:
+        """Delete what killed processes left: who holds the lock knows that nobody writes."""
+        for path in self._folder.glob(f".*{LEFTOVER}"):
+            _delete(path)
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        import fcntl
+
+        with open(self._folder / LOCK, "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process
+            yield
+
+
+def _open_used(path: Path, open_entry: Callable[[Path], T]) -> T:
+    os.utime(path)  # last use
+    return open_entry(path)
+
+
+def _measure(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return sum(p.stat().st_size for p in (path.iterdir() if path.is_dir() else [path]))
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
