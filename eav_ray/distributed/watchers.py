@@ -32,12 +32,15 @@ def on_signals(handle: Callable[[], object], *numbers: signal.Signals) -> Iterat
 
 @contextmanager
 def poll_in_background(poll: Callable[[], object], interval_s: float = POLL_INTERVAL_S) -> Iterator[None]:
-    """Call a function every few seconds from a thread of its own. A store or an actor that was away is asked again."""
+    """Call a function every few seconds from a thread of its own.
+
+    What was away or refused is asked again: a store, an actor, a full disk below what it writes.
+    """
     stop = threading.Event()
 
     def run() -> None:
         while not stop.wait(interval_s):
-            with contextlib.suppress(DataError, RayError):
+            with contextlib.suppress(DataError, RayError, OSError):
                 poll()
 
     thread = threading.Thread(target=run, daemon=True)

@@ -169,9 +169,8 @@ def _open_trackers(experiment: Experiment, runs: list[Run]) -> Iterator[Callable
     store = experiment.store
     with contextlib.ExitStack() as stack:
         folder = Path(store.cache if "://" in store.results else store.results, "tensorboard")
-        trackers: list[TensorBoardTracker | MLflowTracker] = []
-        if tensorboard := open_tensorboard_tracker(folder):
-            trackers.append(stack.enter_context(contextlib.closing(tensorboard)))
+        tensorboard = open_tensorboard_tracker(folder)
+        trackers: list[TensorBoardTracker | MLflowTracker] = [tensorboard] if tensorboard else []
         if store.mlflow:
             trackers.append(stack.enter_context(contextlib.closing(MLflowTracker(experiment, runs))))
 

@@ -75,7 +75,7 @@ class MLflowTracker:
         self._client: Any = None
         self._experiment_id = ""
         self._run_ids: dict[str, str] = {}  # key -> id of the MLflow run
-        self._completed: dict[str, bool] = {}  # key -> whether its last epoch was logged
+        self._unfinished: set[str] = set()  # keys whose last epoch was not logged
         self._retry_at, self._has_warned = 0.0, False
         self._environment = contextlib.ExitStack()
         self._environment.enter_context(mlflow_environment())
@@ -86,10 +86,7 @@ class MLflowTracker:
         self._queue.put(progress)
 
     def close(self) -> None:
-        """Set the state of the MLflow runs: finished where the last epoch was logged, failed where it was not.
-
-        A training that was stopped is failed until it goes on.
-        """
+        """Log what is left, and mark as failed what is not finished; what was stopped is, until it goes on."""
         self._queue.put(None)
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
@@ -111,7 +108,7 @@ class MLflowTracker:
                 if pending:
                     self._send(pending)
                 if closing:
-                    self._set_run_states()
+                    self._fail_unfinished()
             except Exception as error:  # whatever it is, the trainings go on
                 self._retry_at = time.monotonic() + RETRY_INTERVAL_S
                 self._warn_once(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
@@ -120,9 +117,9 @@ class MLflowTracker:
         """Once: what follows would say the same."""
         if not self._has_warned:
             self._has_warned = True
-            tqdm.write(
-                f"MLflow at {self._uri} does not take the curves; trainings go on without it: {reason}", file=sys.stderr
-            )
+            line = f"MLflow at {self._uri} does not take the curves; trainings go on without it: {reason}"
+            with contextlib.suppress(OSError):  # the disk of a log file may be full too
+                tqdm.write(line, file=sys.stderr)
 
     def _send(self, pending: deque[Progress]) -> None:
         """Log entries, of which the same twice count once: a request that failed in its middle is made again."""
@@ -139,7 +136,11 @@ class MLflowTracker:
             ]
             for start in range(0, len(metrics), MAX_METRICS_PER_REQUEST):
                 self._client.log_batch(self._run_ids[key], metrics=metrics[start : start + MAX_METRICS_PER_REQUEST])
-            self._completed[key] = own_progress[-1].epoch == own_progress[-1].epochs
+            if own_progress[-1].epoch < own_progress[-1].epochs:
+                self._unfinished.add(key)
+            else:  # now: at the end of a job thousands of requests would be late
+                self._client.set_terminated(self._run_ids[key], "FINISHED")
+                self._unfinished.discard(key)
         pending.clear()
 
     def _connect(self) -> None:
@@ -171,9 +172,9 @@ class MLflowTracker:
             self._client.log_batch(run.info.run_id, params=params[start : start + MAX_PARAMS_PER_REQUEST])
         return run.info.run_id
 
-    def _set_run_states(self) -> None:
-        for key, run_id in self._run_ids.items():
-            self._client.set_terminated(run_id, "FINISHED" if self._completed.get(key) else "FAILED")
+    def _fail_unfinished(self) -> None:
+        for key in sorted(self._unfinished):
+            self._client.set_terminated(self._run_ids[key], "FAILED")
 
 
 def flatten_config(tree: dict[str, Any]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """One line a stage: a bar, the count, the time so far and the time to go."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ class ProgressBar:
         if note:
             self._bar.set_postfix_str(note, refresh=False)
         if self._is_terminal or time.monotonic() - self._refreshed_at > LOG_FILE_INTERVAL_S:
-            self._bar.refresh()
+            with contextlib.suppress(OSError):  # the disk of a log file may be full
+                self._bar.refresh()
             self._refreshed_at = time.monotonic()
 
 
@@ -50,4 +52,5 @@ def open_progress_bar(title: str, total: int, unit: str) -> Iterator[ProgressBar
     try:
         yield ProgressBar(bar, is_terminal)
     finally:
-        bar.close()
+        with contextlib.suppress(OSError):
+            bar.close()

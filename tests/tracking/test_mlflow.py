@@ -1,5 +1,6 @@
 """What MLflow is given is what the trainings told; MLflow cannot break or hold up a training."""
 
+import os
 import socket
 import sys
 import threading
@@ -19,6 +20,7 @@ from eav_ray.tracking import mlflow
 from eav_ray.tracking.mlflow import RUN_KEY_TAG, MLflowTracker, flatten_config, make_mlflow_client, mlflow_environment
 from eav_ray.training.run_spec import Progress, Run
 from tests.helpers.paths import DEMO
+from tests.helpers.reliability import CHAOS
 
 DEMO = str(DEMO)
 # MLflow's tables use a loader of SQLAlchemy that is to go.
@@ -126,6 +128,21 @@ def test_what_a_server_did_not_take_is_told_when_it_is_back(
     assert [step for step, _ in curve(uri, found.info.run_id)] == [5, 10, 30] and found.info.status == "FINISHED"
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("go on without it: OSError: away for a while")
+
+
+def test_many_trainings_keep_no_connection_and_no_thread(uri: str) -> None:
+    e = experiment(uri, "many")
+    runs = [training(override(e, {"seed": seed})) for seed in range(300 if CHAOS else 15)]
+    with closing(MLflowTracker(e, runs)) as board:
+        counts: list[tuple[int, int]] = []
+        for run in runs:
+            for progress in reported(run, 1, 3):
+                board.log(progress)
+            while len(finished := [r for r in runs_of(uri, "many") if r.info.status == "FINISHED"]) <= len(counts):
+                time.sleep(0.05)
+            counts.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+    assert len(finished) == len(runs)  # before the end of the job
+    assert counts[-1][0] - counts[0][0] <= 10 and counts[-1][1] - counts[0][1] <= 5
 
 
 def test_an_unreachable_server_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,5 @@
 """R5: a disk that fills up at any write is one line; what was committed before loads, and the run goes on from it."""
 
-import contextlib
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +15,11 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import Run
 from eav_ray.training.runner import execute_run
+from tests.helpers.disks import small_disk
 from tests.helpers.reliability import CHAOS
 from tests.helpers.trainings import TRAIN, make_experiment, make_windows
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-
-
-@contextlib.contextmanager
-def small_disk(place: Path, kib: int) -> Iterator[None]:
-    """A file system in memory of this size; skips where this user may not mount one."""
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(place)], capture_output=True)
-    if done.returncode:
-        pytest.skip("only root can mount a small disk")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.fixture(scope="module")
