@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, is_dataclass
+from functools import lru_cache
 from typing import Any
 
 
@@ -11,10 +12,31 @@ def to_dict(experiment: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(experiment)))
 
 
+class EncodedJSON(str):
+    """The JSON text of a value, or of some after each other: what many digests share is encoded once."""
+
+    __slots__ = ()
+
+
 def digest(*parts: Any, length: int = 16) -> str:
     """A short hash of JSON-like values; dataclasses count by their fields, and the order of keys is irrelevant."""
-    plain = [to_dict(p) if is_dataclass(p) and not isinstance(p, type) else p for p in parts]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:length]
+    return hashlib.sha256(f"[{encode_parts(*parts)}]".encode()).hexdigest()[:length]
+
+
+def encode_parts(*parts: Any) -> EncodedJSON:
+    """Encode parts of a digest."""
+    return EncodedJSON(", ".join(part if isinstance(part, EncodedJSON) else _encode(part) for part in parts))
+
+
+def _encode(part: Any) -> str:
+    plain = asdict(part) if is_dataclass(part) and not isinstance(part, type) else part
+    return json.dumps(plain, sort_keys=True)
+
+
+@lru_cache(maxsize=1024)
+def encode_sorted(names: tuple[str, ...]) -> EncodedJSON:
+    """Encode names, sorted; for tuples that many digests are made of."""
+    return EncodedJSON(json.dumps(sorted(names)))
 
 
 def flatten_sections(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ can never serve a fold that tests on that person, because that fold asks for ano
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,12 @@ POINTER = "current.json"
 
 
 def build_embedding_key(encoder_key: str, recordings: tuple[str, ...]) -> str:
-    return f"embeddings/{encoder_key}-{digest(EMBEDDINGS_FORMAT, sorted(recordings), length=8)}"
+    return f"embeddings/{encoder_key}-{_digest_recordings(recordings)}"
+
+
+@lru_cache(maxsize=1024)
+def _digest_recordings(recordings: tuple[str, ...]) -> str:
+    return digest(EMBEDDINGS_FORMAT, sorted(recordings), length=8)
 
 
 def compute_embeddings(

@@ -1,12 +1,13 @@
 """What a training is, before it runs: its parts, its key, its place in a queue. Runs without torch."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from eav_ray.config import EncoderOptimConfig, Experiment, OptimConfig, digest
+from eav_ray.config.digests import EncodedJSON, encode_parts, encode_sorted
 from eav_ray.data.splits import Split
 from eav_ray.storage import hash_content
 
@@ -76,31 +77,14 @@ class Run:
 
         Validation and test rows are not in it, training rows are.
         """
-        e = self.experiment
         optim = self.optim
         if isinstance(optim, EncoderOptimConfig) and not self.frozen_epochs:
             optim = replace(optim, frozen_epochs=0, frozen_lr=EncoderOptimConfig().frozen_lr)
-        common = (
-            RUN_FORMAT,
-            self.kind,
-            self.data_digest,
-            sorted(self.split.train),
-            e.seed,
-            e.data.labels,
-            e.runtime.precision,
-            optim,
-        )
-        preprocessing = {m: getattr(e.preprocessing, m) for m in e.data.modalities} | {
-            "window_s": e.preprocessing.window_s
-        }
-        preprocessing = {k: v if isinstance(v, int) else vars(v) for k, v in preprocessing.items()}
-        models = {m: _section_to_dict(getattr(e.model, m)) for m in e.data.modalities}
-        for section in models.values():
-            if section.get("weights"):
-                section["weights"] = hash_content(section["weights"])
-        fusion = None if self.kind == "encoder" else _section_to_dict(e.fusion)
+        rows = encode_sorted(self.split.train)
+        settings = _encode_settings(_Same(self.experiment), self.kind, optim)
         start = self.init_commit_hash or self.init_from
-        return f"{self.kind}-{digest(*common, preprocessing, models, fusion, self.encoder_keys, start)}"
+        parts = (RUN_FORMAT, self.kind, self.data_digest, rows, settings, self.encoder_keys, start)
+        return f"{self.kind}-{digest(*parts)}"
 
     @property
     def features_prefix(self) -> str:
@@ -133,6 +117,39 @@ class Run:
             *self.encoder_keys.values(),
             *([self.init_from] if self.init_from and not self.init_commit_hash else []),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """An experiment that equals none but itself: one object is of all folds."""
+
+    experiment: Experiment
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.experiment is self.experiment
+
+    def __hash__(self) -> int:
+        return id(self.experiment)
+
+
+@lru_cache(maxsize=64)
+def _encode_settings(of: _Same, kind: str, optim: OptimConfig) -> EncodedJSON:
+    """Encode what a key holds of an experiment."""
+    e = of.experiment
+    preprocessing: dict[str, Any] = {m: vars(getattr(e.preprocessing, m)) for m in e.data.modalities}
+    models = {m: _section_to_dict(getattr(e.model, m)) for m in e.data.modalities}
+    for section in models.values():
+        if section.get("weights"):
+            section["weights"] = hash_content(section["weights"])
+    return encode_parts(
+        e.seed,
+        e.data.labels,
+        e.runtime.precision,
+        optim,
+        preprocessing | {"window_s": e.preprocessing.window_s},
+        models,
+        None if kind == "encoder" else _section_to_dict(e.fusion),
+    )
 
 
 def _section_to_dict(section: Any) -> dict[str, Any]:
@@ -168,29 +185,24 @@ def plan_encoder_run(
     experiment: Experiment, modality: str, split: Split, data_digest: str, embedded_recordings: tuple[str, ...]
 ) -> Run:
     """The training of one encoder on the training rows of a split, and nothing else of it."""
-    unimodal = replace(experiment, data=replace(experiment.data, modalities=(modality,)))
+    unimodal = _select_modality(experiment, modality)
     return Run("encoder", unimodal, split, data_digest, embedded_recordings=embedded_recordings)
+
+
+def _select_modality(experiment: Experiment, modality: str) -> Experiment:
+    return replace(experiment, data=replace(experiment.data, modalities=(modality,)))
 
 
 def plan_fusion_run(
     experiment: Experiment, split: Split, data_digest: str, embedded_recordings: tuple[str, ...]
 ) -> Run:
-    encoder_keys = {
-        m: plan_encoder_run(experiment, m, split, data_digest, embedded_recordings).key
-        for m in sorted(experiment.data.modalities)
-    }
-    return Run("fusion", experiment, split, data_digest, encoder_keys, embedded_recordings)
+    return _plan_staged_runs(experiment, [split], data_digest, embedded_recordings)[0][-1]
 
 
 def plan_joint_run(experiment: Experiment, split: Split, data_digest: str, embedded_recordings: tuple[str, ...]) -> Run:
     """All together, from where the staged training of the same split ends."""
-    return Run(
-        "joint",
-        experiment,
-        split,
-        data_digest,
-        init_from=plan_fusion_run(experiment, split, data_digest, embedded_recordings).key,
-    )
+    fusion = plan_fusion_run(experiment, split, data_digest, embedded_recordings)
+    return Run("joint", experiment, split, data_digest, init_from=fusion.key)
 
 
 def plan_adaptation_run(
@@ -216,18 +228,36 @@ def plan_runs(
         embedded_recordings: Recordings whose embeddings are kept; those that the split trains and validates on, where
             none are named.
     """
+    return plan_runs_of_splits(experiment, [split], data_digest, embedded_recordings=embedded_recordings)[0]
+
+
+def plan_runs_of_splits(
+    experiment: Experiment, splits: Sequence[Split], data_digest: str, *, embedded_recordings: tuple[str, ...] = ()
+) -> list[list[Run]]:
+    """`plan_runs` of each split."""
     e = experiment
-    embedded_recordings = embedded_recordings or tuple(sorted({*split.train, *split.validation}))
-    names = sorted(e.data.modalities)
-    encoders = [plan_encoder_run(e, m, split, data_digest, embedded_recordings) for m in names]
-    if len(names) == 1:
-        return [replace(encoders[0], embedded_recordings=())]
-    if e.train.mode == "end_to_end":
-        return [Run("joint", e, split, data_digest)]
-    staged = [*encoders, plan_fusion_run(e, split, data_digest, embedded_recordings)]
+    if len(e.data.modalities) > 1 and e.train.mode == "end_to_end":
+        return [[Run("joint", e, split, data_digest)] for split in splits]
+    if len(e.data.modalities) == 1:
+        return [[plan_encoder_run(e, e.data.modalities[0], split, data_digest, ())] for split in splits]
+    staged = _plan_staged_runs(e, splits, data_digest, embedded_recordings)
     if e.train.mode == "staged_then_joint":
-        return [*staged, plan_joint_run(e, split, data_digest, embedded_recordings)]
+        return [[*runs, Run("joint", e, runs[-1].split, data_digest, init_from=runs[-1].key)] for runs in staged]
     return staged
+
+
+def _plan_staged_runs(
+    e: Experiment, splits: Sequence[Split], data_digest: str, embedded_recordings: tuple[str, ...]
+) -> list[list[Run]]:
+    """The encoders of each split, and then the fusion."""
+    unimodal = {m: _select_modality(e, m) for m in sorted(e.data.modalities)}
+    planned: list[list[Run]] = []
+    for split in splits:
+        embedded = embedded_recordings or tuple(sorted({*split.train, *split.validation}))
+        encoders = {m: Run("encoder", one, split, data_digest, {}, embedded) for m, one in unimodal.items()}
+        keys = {m: run.key for m, run in encoders.items()}
+        planned.append([*encoders.values(), Run("fusion", e, split, data_digest, keys, embedded)])
+    return planned
 
 
 def list_needed_recordings(runs: Iterable[Run]) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
@@ -103,14 +102,13 @@ class StudyClient:
         if self.search.sampler == "grid":
             return decode_grid_point(self.search.space, number)
         trials = self._trials[:number]
-        if self.search.sampler == "cmaes":
-            study = optuna.create_study(directions=self._directions, sampler=self._make_sampler(number))
-            return _replay_and_suggest(study, trials, self.search.ask_batch_size, self._distributions)
         n_in_batch = number % self.search.ask_batch_size
         if self._batch_study is None or not n_in_batch or len(self._batch_study.get_trials(deepcopy=False)) != number:
-            self._batch_study = self._copy_study(trials, number - n_in_batch)
+            make = self._replay_study if self.search.sampler == "cmaes" else self._copy_study
+            self._batch_study = make(trials, number - n_in_batch)
+        if self.search.sampler != "cmaes":  # which has a state, and is one for all candidates
+            self._batch_study.sampler = self._make_sampler(number)
         # What it suggests stays in the copy as running, as it does in the study.
-        self._batch_study.sampler = self._make_sampler(number)
         return dict(self._batch_study.ask(self._distributions).params)
 
     def _copy_study(self, trials: Sequence[FrozenTrial], batch: int) -> optuna.Study:
@@ -120,6 +118,27 @@ class StudyClient:
             if trial.number >= batch:
                 trial = create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self._distributions)
             study.add_trial(trial)
+        return study
+
+    def _replay_study(self, trials: Sequence[FrozenTrial], batch: int) -> optuna.Study:
+        """The study in memory, whose sampler was led through all that came before; once a batch.
+
+        Optuna keeps the state of such a sampler as a pickle beside the study; here it never leaves the memory.
+        """
+        study = optuna.create_study(directions=self._directions, sampler=self._make_sampler(batch))
+        worst = min((t.value for t in trials[:batch] if t.value is not None), default=0.0)
+        for start in range(0, len(trials), self.search.ask_batch_size):
+            generation = trials[start : start + self.search.ask_batch_size]
+            asked = [study.ask(self._distributions) for _ in generation]
+            if start == batch:
+                break  # its own batch, of which nothing is known
+            for trial, known in zip(asked, generation, strict=True):
+                if known.state == TrialState.COMPLETE:
+                    study.tell(trial, known.value)
+                elif known.state == TrialState.PRUNED:
+                    study.tell(trial, worst)  # it learns nothing from one without a value
+                else:
+                    study.tell(trial, state=TrialState.FAIL)
         return study
 
     def tell(self, number: int, score: float, *, pruned: bool = False, cost: float = math.nan) -> None:
@@ -182,7 +201,7 @@ class StudyClient:
                 n_startup = self.search.ask_batch_size
                 return optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=n_startup)
             case "cmaes":
-                # One for all candidates: it is followed from the first on (`_replay_and_suggest`).
+                # One for all candidates: it is followed from the first on (`_replay_study`).
                 seed = int(digest(self.name, length=8), 16) % 2**31
                 return optuna.samplers.CmaEsSampler(
                     seed=seed, popsize=self.search.ask_batch_size, n_startup_trials=0, warn_independent_sampling=False
@@ -211,26 +230,3 @@ def _open_study(storage: Path | str, name: str, directions: Sequence[StudyDirect
         raise DataError(
             f"{storage} is no journal of a search ({describe_error(error)}); delete it and search anew"
         ) from None
-
-
-def _replay_and_suggest(
-    study: optuna.Study, trials: Sequence[FrozenTrial], batch: int, space: dict[str, BaseDistribution]
-) -> dict[str, Any]:
-    """What a sampler with a state suggests next, which is led through all that came before.
-
-    Optuna keeps that state as a pickle beside the study; here it never leaves the memory.
-    """
-    worst = min((t.value for t in trials if t.value is not None), default=0.0)
-    for start in range(0, len(trials), batch):
-        generation = trials[start : start + batch]
-        asked = [study.ask(space) for _ in generation]
-        if len(generation) < batch:
-            break  # its own batch, of which nothing is known
-        for trial, known in zip(asked, generation, strict=True):
-            if known.state == TrialState.COMPLETE:
-                study.tell(trial, known.value)
-            elif known.state == TrialState.PRUNED:
-                study.tell(trial, worst)  # it learns nothing from one without a value
-            else:
-                study.tell(trial, state=TrialState.FAIL)
-    return dict(study.ask(space).params)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import optuna_dashboard
 import pytest
 from optuna.storages import JournalStorage
@@ -177,6 +178,21 @@ def test_cmaes_learns_from_what_it_is_told(tmp_path: Path) -> None:
         far.append(abs(math.log10(candidate.changes["optim.lr"]) + 2) + abs(candidate.changes["fusion.dropout"] - 0.8))
         owner.tell(candidate.number, -far[-1])
     assert sum(far[-12:]) < 0.5 * sum(far[:12])
+
+
+def test_cmaes_is_led_through_a_study_once_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+    ask = optuna.Study.ask
+
+    def count(study: optuna.Study, *given: Any, **named: Any) -> optuna.Trial:
+        nonlocal asked
+        asked += 1
+        return ask(study, *given, **named)
+
+    monkeypatch.setattr(optuna.Study, "ask", count)
+    of = replace(TPE, sampler="cmaes", ask_batch_size=10, candidates=60)
+    search(tmp_path / "journal", of)
+    assert asked == 60 + sum(range(0, 60, 10))
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])

@@ -6,7 +6,7 @@ A trial trains one or more candidates. The driver is the only writer of the stud
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ray import tune
@@ -45,6 +45,7 @@ class CandidateSearcher(Searcher):
         self._max_candidates, self._compute_cost = max_candidates, compute_cost
         self._running: dict[str, dict[int, Candidate]] = {}
         self._claimed: dict[str, frozenset[str]] = {}
+        self._thresholds: dict[int, list[tuple[float, float]]] = {}  # of the newest batch, by its first candidate
         self._blocked: list[Candidate] = []  # that wait for what a trial is training
         self.crashed_candidate: int | None = None  # a candidate whose trial ended in an error
         self.stopped = False
@@ -58,8 +59,8 @@ class CandidateSearcher(Searcher):
         """
         return frozenset()
 
-    def on_completed(self, candidate: Candidate) -> None:
-        """Called with each candidate that the kept study knows the score of."""
+    def on_completed(self, candidate: Candidate, trained_folds: Collection[int]) -> None:
+        """Called with each candidate that the kept study knows the score of, and the folds that have scores too."""
 
     def on_progress(self, n_completed: int, note: str) -> None:
         """Called with how many candidates have a score."""
@@ -81,15 +82,19 @@ class CandidateSearcher(Searcher):
         if not candidates:
             return Searcher.FINISHED if ended else None
         self._running[trial_id] = candidates
-        first = min(candidates)
-        thresholds = compute_pruning_thresholds(
-            self._rows, SELECTION_METRIC, first - first % self._study.search.ask_batch_size, self._study.search
-        )
         return {
             "candidates": [(c.number, c.changes) for c in candidates.values()],
-            "pruning_thresholds": sorted(thresholds.items()),
+            "pruning_thresholds": self._list_thresholds(min(candidates)),
             "known_rows": [row for c in candidates.values() for row in self._find_known_rows(c)],
         }
+
+    def _list_thresholds(self, number: int) -> list[tuple[float, float]]:
+        """List the pruning thresholds of a candidate: those of its whole batch, as earlier batches are all scored."""
+        batch = number - number % self._study.search.ask_batch_size
+        if batch not in self._thresholds:
+            found = compute_pruning_thresholds(self._rows, SELECTION_METRIC, batch, self._study.search)
+            self._thresholds = {batch: sorted(found.items())}
+        return self._thresholds[batch]
 
     def _take_candidate(self, trial_id: str) -> Candidate | None:
         """One that may start now, which this trial then has a claim on what it needs."""
@@ -110,7 +115,7 @@ class CandidateSearcher(Searcher):
 
     def _try_claim(self, trial_id: str, candidate: Candidate) -> bool:
         needs = self.list_needed_keys(candidate)
-        others = (claimed for trial, claimed in self._claimed.items() if trial != trial_id)
+        others = (claimed for trial, claimed in list(self._claimed.items()) if trial != trial_id)
         if any(needs & claimed for claimed in others):
             return False
         self._claimed[trial_id] = self._claimed.get(trial_id, frozenset()) | needs
@@ -128,12 +133,15 @@ class CandidateSearcher(Searcher):
         """Some candidates of a trial are finished."""
         running = self._running.get(trial_id, {})
         finished: list[tuple[Candidate, float, bool, float]] = []
+        trained_folds: dict[int, list[int]] = {}
         for summary in json.loads(result.get("summaries", "[]")):
             candidate = running.pop(summary["candidate"], None)
             if candidate is None:
                 continue
             score, cost = summary[SELECTION_METRIC], self._compute_cost(candidate)
             finished.append((candidate, score, summary["pruned"], cost))
+            folds = summary["folds"]
+            trained_folds[candidate.number] = [f["fold"] for f in folds if math.isfinite(f[SELECTION_METRIC])]
             state = "PRUNED" if summary["pruned"] else "COMPLETE"
             if summary["unbatchable_reason"]:
                 self.unbatchable.setdefault(summary["unbatchable_reason"], []).append(candidate.number)
@@ -145,7 +153,7 @@ class CandidateSearcher(Searcher):
                 | {"changes": json.dumps(candidate.changes, sort_keys=True)}
                 | ({"cost": cost} if self._study.search.cost else {})
                 | fold
-                for fold in summary["folds"]
+                for fold in folds
             ]
             self._rows += new_rows
             self._own_rows += new_rows
@@ -158,7 +166,7 @@ class CandidateSearcher(Searcher):
         # Only what the kept study knows may be forgotten.
         self._store.upload_journal(self._study)
         for candidate, *_ in finished:
-            self.on_completed(candidate)
+            self.on_completed(candidate, trained_folds[candidate.number])
         self.on_progress(len(self._study.completed()), self._format_note())
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

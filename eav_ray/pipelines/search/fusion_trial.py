@@ -14,9 +14,9 @@ from eav_ray.config import Experiment
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
 from eav_ray.pipelines.search.candidate_summary import FoldScores, summarize_candidate
-from eav_ray.pipelines.search.search_plan import InnerCV
+from eav_ray.pipelines.search.search_plan import InnerCV, plan_candidate_runs
 from eav_ray.training.prepared_run import WorkerContext, open_worker_context
-from eav_ray.training.run_spec import SELECTION_METRIC, Run, plan_fusion_run
+from eav_ray.training.run_spec import SELECTION_METRIC, Run
 from eav_ray.training.runner import train_and_score_split
 from eav_ray.tuning.batched_fusion import score_fusions, unbatchable_reason
 from eav_ray.tuning.pruning import PruningSchedule, compute_folds_done, compute_mean
@@ -33,10 +33,9 @@ def run_fusion_batch(config: dict[str, Any], experiment: Experiment, inner_cv: I
     # Without a bar all folds are trained at once.
     for part in [[fold] for fold in folds] if pruning_thresholds else [list(folds)]:
         jobs = [(number, fold) for number in fold_scores for fold in part]
-        runs = [
-            plan_fusion_run(candidates[n], inner_cv.splits[fold], inner_cv.data_digest, inner_cv.embedded_recordings)
-            for n, fold in jobs
-        ]
+        splits = [inner_cv.splits[fold] for fold in part]
+        planned = [plan_candidate_runs(candidates[n], replace(inner_cv, splits=splits)) for n in fold_scores]
+        runs = [fold_runs[-1] for folds_runs in planned for fold_runs in folds_runs]
         reasons = [unbatchable_reason(run) for run in runs]
         unbatchable = {number: reason for (number, _), reason in zip(jobs, reasons, strict=True)}
 

@@ -68,8 +68,7 @@ def rank_candidates(plan: SearchPlan, data: Dataset) -> list[RankedCandidate]:
     study = store.open_study(e.search)
     run_candidates(plan, data, study)
     if e.search.mode == "full":
-        for number, changes in study.list_changes().items():
-            prune_candidate_runs(plan, Candidate(number, changes), include_encoders=True)
+        prune_candidate_runs(plan, (Candidate(number, changes) for number, changes in study.list_changes().items()))
     # Lists of values are drawn again and again: equal candidates are refitted once.
     ranked: dict[str, RankedCandidate] = {}
     for candidate, score in study.rank():

@@ -10,7 +10,7 @@ from eav_ray.data.splits import Split, list_labeled_recordings, make_inner_split
 from eav_ray.errors import ConfigError
 from eav_ray.pipelines.search.search_store import SearchStore
 from eav_ray.storage import Store
-from eav_ray.training.run_spec import Run, plan_encoder_run, plan_runs
+from eav_ray.training.run_spec import Run, plan_encoder_run, plan_runs, plan_runs_of_splits
 from eav_ray.tuning.search_space import apply_candidate, check_search_space, is_integer_key
 from eav_ray.tuning.study import count_candidates, make_study_name
 
@@ -30,7 +30,9 @@ class InnerCV:
 
 def plan_candidate_runs(experiment: Experiment, inner_cv: InnerCV) -> list[list[Run]]:
     """Plan what one candidate trains on each inner fold; the last run of each is scored."""
-    return [inner_cv.plan_runs(experiment, split) for split in inner_cv.splits]
+    return plan_runs_of_splits(
+        experiment, inner_cv.splits, inner_cv.data_digest, embedded_recordings=inner_cv.embedded_recordings
+    )
 
 
 @dataclass(frozen=True)

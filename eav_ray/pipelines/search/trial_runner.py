@@ -5,7 +5,8 @@ import io
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from eav_ray.distributed.ray_workarounds import tune_settings
 from eav_ray.distributed.watchers import on_signals, poll_in_background
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted
 from eav_ray.models.encoders.base import DataShapes
-from eav_ray.pipelines.search.candidate_runs import list_missing_keys, prune_candidate_runs
+from eav_ray.pipelines.search.candidate_runs import CandidateRuns, prune_runs
 from eav_ray.pipelines.search.candidate_searcher import CandidateSearcher, WaitNotifier
 from eav_ray.pipelines.search.end_to_end_trial import StopSignal, run_end_to_end_candidate
 from eav_ray.pipelines.search.fusion_trial import run_fusion_batch
@@ -131,13 +132,22 @@ class TrainingSearcher(CandidateSearcher):
         self, plan: SearchPlan, study: StudyClient, rows: list[Row], compute_cost: Callable[[Candidate], float]
     ) -> None:
         super().__init__(study, plan.store, rows, 1, compute_cost)
-        self._plan = plan
+        self._plan, self._runs = plan, CandidateRuns(plan)
+        self._deleter = ThreadPoolExecutor(1)  # to delete takes a store many requests
 
     def list_needed_keys(self, candidate: Candidate) -> frozenset[str]:
-        return list_missing_keys(self._plan, candidate)
+        return self._runs.list_missing_keys(candidate)
 
-    def on_completed(self, candidate: Candidate) -> None:
-        prune_candidate_runs(self._plan, candidate)
+    def on_completed(self, candidate: Candidate, trained_folds: Collection[int]) -> None:
+        runs = self._runs.finish(candidate, trained_folds)
+        claim = f"deletion of {candidate.number}"
+        self._claimed[claim] = frozenset(run.key for run in runs)  # no trial begins what is being deleted
+        deletion = self._deleter.submit(prune_runs, self._plan, runs)
+        deletion.add_done_callback(lambda _: self._claimed.pop(claim))
+
+    def close(self) -> None:
+        """Wait until all is deleted; what a store refused is deleted at the end of the search."""
+        self._deleter.shutdown()
 
 
 def _make_cost_estimator(e: Experiment, data: Dataset) -> Callable[[Candidate], float]:
@@ -174,7 +184,7 @@ def _search_trainings(
     searcher = TrainingSearcher(plan, study, rows, _make_cost_estimator(e, data))
     # Beside this process: a node that goes must not take drivers along, and they need no CPU of a worker.
     driver_node = {f"node:{ray.util.get_node_ip_address()}": 0.001, "CPU": 0}
-    with _open_stop_signal(searcher, study, bar) as stop_signal:
+    with contextlib.closing(searcher), _open_stop_signal(searcher, study, bar) as stop_signal:
         trainable = tune.with_parameters(
             run_end_to_end_candidate,
             experiment=e,

@@ -2,7 +2,10 @@
 
 import json
 import math
-from dataclasses import dataclass
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,13 +18,15 @@ from eav_ray.config.paths import resolve_experiment_paths
 from eav_ray.data.splits import Split
 from eav_ray.distributed import cluster
 from eav_ray.errors import ConfigError
-from eav_ray.pipelines.search import search_plan
-from eav_ray.pipelines.search.candidate_runs import mark_run, prune_candidate_runs
+from eav_ray.pipelines.search import candidate_runs, search_plan
+from eav_ray.pipelines.search.candidate_runs import CandidateRuns, mark_run, prune_candidate_runs, prune_runs
 from eav_ray.pipelines.search.candidate_searcher import CandidateSearcher, WaitNotifier
 from eav_ray.pipelines.search.candidate_summary import summarize_candidate
 from eav_ray.pipelines.search.search_plan import InnerCV, plan_candidate_runs
 from eav_ray.pipelines.search.search_store import SearchStore
+from eav_ray.pipelines.search.trial_runner import TrainingSearcher
 from eav_ray.storage import Store
+from eav_ray.training import run_spec
 from eav_ray.training.run_spec import SELECTION_METRIC
 from eav_ray.tuning.search_space import check_search_space
 from eav_ray.tuning.study import Candidate, StudyClient
@@ -102,7 +107,7 @@ class Trained:
         self.leases.list_needed_keys = lambda candidate: frozenset(
             [needs.get(str(candidate.changes["optim.lr"]), ""), str(candidate.changes["optim.lr"])]
         )
-        self.leases.on_completed = lambda candidate: self.forgotten.append(candidate.number)
+        self.leases.on_completed = lambda candidate, trained_folds: self.forgotten.append(candidate.number)
 
     def _ask(self) -> Candidate | None:
         if not self._left:
@@ -148,6 +153,62 @@ def test_a_candidate_without_a_score_says_why_and_one_that_left_stays_open(tmp_p
     search.leases.on_trial_complete("b", {SELECTION_METRIC: math.nan})
     assert search.leases.crashed_candidate == 1 and search.forgotten == [0]
     assert {row["state"] for row in search.kept} == {"FAIL"}
+
+
+def test_the_driver_plans_a_candidate_of_42_folds_once_and_asks_the_store_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what Tune calls; to delete models is for another thread."""
+    plan = planned(tmp_path, **FULL, **{"search.candidates": 6, "search.space.model.eeg.depth": {"choice": [1, 2]}})
+    ids = [f"subject{k}/{number:03d}" for k in range(42) for number in range(100)]
+    splits = [Split("loso", tuple(i for i in ids if not i.startswith(f"subject{k}/")), (), ()) for k in range(42)]
+    plan = replace(plan, inner_cv=InnerCV(splits, "data", tuple(ids)))
+    study = StudyClient(plan.experiment.search, "s", tmp_path / "journal")
+    searcher = TrainingSearcher(plan, study, [], lambda candidate: math.nan)
+    main, asked, keys, cpu_s = threading.current_thread(), [], [], []
+    for name in ("list_files", "exists", "read"):
+        plain = getattr(Store, name)
+
+        def count(store: Store, *given: Any, plain: Any = plain) -> Any:
+            if threading.current_thread() is main:
+                asked.append(given)
+            return plain(store, *given)
+
+        monkeypatch.setattr(Store, name, count)
+    plain_digest = run_spec.digest
+    monkeypatch.setattr(run_spec, "digest", lambda *parts: (keys.append(parts), plain_digest(*parts))[1])
+    with closing(searcher):
+        for number in range(6):
+            began = time.thread_time()
+            found = searcher.suggest(f"trial{number}")
+            assert [n for n, _ in found["candidates"]] == [number]
+            folds = [{"fold": fold, SELECTION_METRIC: 0.5} for fold in range(42)]
+            reported = [summarize_candidate(number, folds, 42, {})]
+            searcher.on_trial_complete(f"trial{number}", {"summaries": json.dumps(reported)})
+            cpu_s.append(time.thread_time() - began)
+    assert len(keys) == 6 * 42 * 3 and asked == []
+    assert sorted(cpu_s)[3] < 0.5  # about 0.04; 1 when keys were computed whenever they were asked for
+
+
+def test_what_is_finished_before_a_driver_begins_is_asked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(tmp_path, **FULL, **{"search.space.model.eeg.depth": {"choice": [1, 2]}})
+    candidate = Candidate(0, {"model.eeg.depth": 1})
+    folds = plan_candidate_runs(override(plan.experiment, candidate.changes), plan.inner_cv)
+    done = folds[0][0].key
+    Store(tmp_path).write(f"runs/{done}/a0000/model", b"weights")
+    asked: list[str] = []
+    monkeypatch.setattr(
+        candidate_runs, "is_run_finished", lambda run, results: (asked.append(run.key), run.key == done)[1]
+    )
+    runs = CandidateRuns(plan)
+    every = {run.key for fold in folds for run in fold}
+    assert runs.list_missing_keys(candidate) == every - {done} == runs.list_missing_keys(candidate)
+    assert asked == [done]
+    assert [run.key for run in runs.finish(candidate, [1])] == [fold[-1].key for fold in folds]
+    other = Candidate(1, {"model.eeg.depth": 1})
+    assert runs.list_missing_keys(other) == every - {done, *(run.key for run in folds[1][:-1])}
 
 
 SPLIT = ("subject_kfold", ("p0/1", "p1/1"), ("p2/1",))
@@ -245,8 +306,8 @@ def test_what_a_search_began_is_forgotten_and_nothing_else(tmp_path: Path) -> No
     def left() -> list[list[bool]]:
         return [[bool(results.list_files(f"runs/{run.key}")) for run in runs] for runs in folds]
 
-    prune_candidate_runs(plan, candidate)
+    prune_runs(plan, [runs[-1] for runs in folds])
     assert left() == [[True, True, False], [True, True, True], [True, True, False]]
     with results.lock(f"runs/{folds[0][0].key}/lock"):  # another search is at it
-        prune_candidate_runs(plan, candidate, include_encoders=True)
+        prune_candidate_runs(plan, [candidate])
     assert left() == [[True, False, False], [True, True, True], [False, False, False]]
