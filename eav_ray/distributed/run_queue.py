@@ -89,7 +89,8 @@ class RunQueue:
         self._has_pulled: set[int] = set()  # groups whose present workers have asked for a run
         self._failed_starts: dict[int, int] = {}  # in a row
         self._changes = 0  # counts what may give a waiting group something to do
-        self._waited_at: dict[int, int] = {}  # `_changes` when a group was last told to wait
+        self._nothing_at = -1  # `_changes` when no run could start
+        self._n_open = len(runs)  # runs that were neither finished nor failed then
         self._note = self._cause = ""
         self._damaged_checkpoints: list[str] = []
         self._stopped = self._has_started = False
@@ -120,8 +121,21 @@ class RunQueue:
             return END
         if group in self._running and self._may_go_on(group, errors, loss, is_resized):
             return self._runs[self._running[group]]
-        if time.monotonic() < self._rejoin_until or self._waited_at.get(group) == self._changes:
+        if time.monotonic() < self._rejoin_until:
             return WAIT
+        if run := self._find_next_run():
+            self._running[group] = run.key
+            return run
+        if self._n_open < len(self._groups):  # however the rest goes, one group too many waits for it
+            self._groups.discard(group)
+            self._changes += 1
+            return END
+        return WAIT
+
+    def _find_next_run(self) -> Run | None:
+        """Find a run that can start; looked for once after each change, whatever the number of groups that wait."""
+        if self._nothing_at == self._changes:
+            return None
         open_runs = [r for k, r in self._runs.items() if k not in self._done and k not in self._failed]
         running = set(self._running.values())
         for run in open_runs:
@@ -131,15 +145,10 @@ class RunQueue:
                 self._permanent_failures |= {run.key} if failed_encoder in self._permanent_failures else set()
                 self._changes += 1
             elif run.key not in running and all(k in self._done or k not in self._runs for k in run.dependencies):
-                self._running[group] = run.key
                 return run
-        n_open = sum(r.key not in self._failed for r in open_runs)
-        if n_open < len(self._groups):  # however the rest goes, one group too many waits for it
-            self._groups.discard(group)
-            self._changes += 1
-            return END
-        self._waited_at[group] = self._changes
-        return WAIT
+        self._n_open = sum(r.key not in self._failed for r in open_runs)
+        self._nothing_at = self._changes
+        return None
 
     def _may_go_on(self, group: int, errors: list[RankError], loss: Loss | None, is_resized: bool) -> bool:
         """Count the end of a group's workers in the middle of a run; fails the run where that is enough."""
@@ -296,25 +305,26 @@ class QueueActor(RunQueue):
     What it forgets is why runs have failed: they are tried again.
     """
 
-    def __init__(self, runs: list[Run], results: Store) -> None:
+    def __init__(self, runs: list[Run], results: Store, done: Mapping[str, str]) -> None:
+        """
+        Args:
+            done: Runs that were finished when the job began: key -> prefix of the checkpoint.
+        """
         is_rebuilt = ray.get_runtime_context().was_current_actor_reconstructed
         super().__init__(
             runs,
-            done=_find_finished_runs(runs, results) if is_rebuilt else {},
+            done=_find_finished_runs(runs, results) if is_rebuilt else done,
             find_newest_position=partial(find_newest_position, results),
             rejoin_s=REJOIN_S if is_rebuilt else 0.0,
         )
 
 
 def _find_finished_runs(runs: list[Run], results: Store) -> dict[str, str]:
-    from eav_ray.training.runner import find_finished_run  # loads torch
+    from eav_ray.training.runner import find_finished_runs  # loads torch
 
-    done = {}
-    for run in runs:
-        with contextlib.suppress(DataError):  # whoever trains it finds it finished, or says what is wrong
-            if finished := find_finished_run(run, results):
-                done[run.key] = finished.prefix
-    return done
+    with contextlib.suppress(DataError):  # whoever trains a run finds it finished, or says what is wrong
+        return {key: checkpoint.prefix for key, checkpoint in find_finished_runs(runs, results).items()}
+    return {}
 
 
 def _format_note(progress: Progress) -> str:

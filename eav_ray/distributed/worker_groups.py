@@ -49,7 +49,7 @@ from eav_ray.training.run_spec import Progress, Run, list_needed_recordings
 if TYPE_CHECKING:
     from eav_ray.training.prepared_run import WorkerContext
 
-POLL_S = 0.2
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 5.0  # between two times that a group asks for a run while none can start
 # For a group to save and leave: at worst it writes 2 GB at 50 MB/s, and as much is due and waits, 40 s each.
 # The same number is in cluster.yaml and under infra/ (docs/cluster.md, "Time to leave").
 LEAVE_S = 120.0
@@ -98,22 +98,18 @@ def train_runs(
         TrainingInterrupted: The job was asked to end (SIGTERM, or Ctrl-C, or by `should_stop`), and the runs were saved
             where they were.
     """
-    from eav_ray.training.runner import find_finished_run, is_run_finished
+    from eav_ray.training.runner import find_finished_runs
 
     unique = list({run.key: run for run in runs}.values())
     results = Store(experiment.store.results)
-    done: dict[str, str] = {}
-    for run in unique:
-        if not (finished := find_finished_run(run, results)):
-            break
-        done[run.key] = finished.prefix
-    else:  # a group would start, find nothing to do and end: half a minute
+    done = {key: checkpoint.prefix for key, checkpoint in find_finished_runs(unique, results).items()}
+    if len(done) == len(unique):  # a group would start, find nothing to do and end: half a minute
         return QueueState(done, {}, 0.0, "", False, ())
     if any(run.features_prefix for run in unique):
         from eav_ray.distributed.frozen_features import compute_frozen_features
 
-        compute_frozen_features(experiment, [run for run in unique if not is_run_finished(run, results)], data)
-    queue: Any = cluster.start_actor_here(QueueActor, unique, results, restarts=True)
+        compute_frozen_features(experiment, [run for run in unique if run.key not in done], data)
+    queue: Any = cluster.start_actor_here(QueueActor, unique, results, done, restarts=True)
     stop_requested = threading.Event()  # a queue that was started again does not know
 
     def request_stop() -> None:
@@ -339,14 +335,17 @@ def _run_rank(group: WorkerGroup) -> None:
         # A node that is drained says when it goes. Who raises on all ranks is started again elsewhere at once.
         return "" if ray.train.get_preemption_info() is None else "its node is about to go"
 
+    wait_s = FIRST_WAIT_S
     while True:
         task = group.pull(context.results) if is_first else ""
         key = broadcast_object(task.key if isinstance(task, Run) else task)
         if key == END:
             return
         if key == WAIT:
-            time.sleep(POLL_S)
+            time.sleep(wait_s)
+            wait_s = min(1.5 * wait_s, LONGEST_WAIT_S)
             continue
+        wait_s = FIRST_WAIT_S
         task = task if isinstance(task, Run) else group.get_run(key)
         try:
             hold = poll_in_background(partial(group.hold, task), HOLD_INTERVAL_S)

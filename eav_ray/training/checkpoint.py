@@ -7,9 +7,10 @@ A run's folder is `runs/<key>/<attempt>/e<epoch>-s<step>/`. What has no valid CO
 import contextlib
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +25,7 @@ from eav_ray.training.checkpoint_files import Checkpoint, CheckpointState
 from eav_ray.training.positions import CHECKPOINT_NAME, make_checkpoint_prefix
 from eav_ray.training.run_spec import SELECTION_METRIC, Position
 
+MAX_REQUESTS = 32  # to a store at once
 ATTEMPT_NAME = re.compile(r"a\d+-[0-9a-f]+")
 
 
@@ -94,10 +96,14 @@ class OpenedCheckpoint:
         """Read all of its files as they are."""
         return {name: self._read(name) for name in self.commit.files}
 
-    def has_all_files(self) -> bool:
-        """Whether every file is there and as long as `COMMIT` says; reads none but that."""
-        sizes = self.store.measure_files(self.prefix)
-        return all(sizes.get(name) == file.size for name, file in self.commit.files.items())
+    def has_all_files(self, sizes: Mapping[str, int]) -> bool:
+        """Whether every file is there and as long as `COMMIT` says; reads none but that.
+
+        Args:
+            sizes: Bytes of the files of the store, by name below `runs`.
+        """
+        place = self.prefix.removeprefix("runs/")
+        return all(sizes.get(f"{place}/{name}") == file.size for name, file in self.commit.files.items())
 
     def _read(self, name: str) -> bytes:
         files.get_file(self.commit.files, name, self.path)
@@ -150,27 +156,51 @@ def list_checkpoints(store: Store, key: str) -> list[tuple[str, Position, Opened
     The latest attempt comes before all others, however far they are: one that was given up, and writes on because
     it does not know, cannot win.
     """
+    return _sort_checkpoints(store, (name.removeprefix("runs/") for name in store.list_files(f"runs/{key}")))
+
+
+def _sort_checkpoints(store: Store, names: Iterable[str]) -> list[tuple[str, Position, OpenedCheckpoint]]:
+    """Sort those of one run, of whose files the names below `runs` are given."""
     found = []
-    for name in store.list_files(f"runs/{key}"):
+    for name in names:
         if match := CHECKPOINT_NAME.search(name):
             attempt, epoch, step = match.groups()
-            checkpoint = OpenedCheckpoint(store, name.removesuffix(f"/{COMMIT}"))
+            checkpoint = OpenedCheckpoint(store, f"runs/{name.removesuffix(f'/{COMMIT}')}")
             found.append((attempt, Position(int(epoch), int(step)), checkpoint))
     return sorted(found, key=lambda one: one[:2], reverse=True)
 
 
 def find_finished_checkpoint(store: Store, key: str) -> OpenedCheckpoint | None:
-    """Find the finished checkpoint of a run, by what it says of itself; reads no tensors.
+    """Find the finished checkpoint of a run, as `find_finished_checkpoints`."""
+    return find_finished_checkpoints(store, [key]).get(key)
 
-    One that lacks a file, or a part of one, does not count, and neither does one whose state cannot be read. What else
-    is damaged shows, and is said, when it is read.
+
+def find_finished_checkpoints(store: Store, keys: Collection[str]) -> dict[str, OpenedCheckpoint]:
+    """Find the finished checkpoint of each run that has one, by what it says of itself; reads no tensors.
+
+    Many runs are found by one listing, and small files are read several at a time. A checkpoint that lacks a file, or a
+    part of one, does not count, and neither does one whose state cannot be read. What else is damaged shows, and is
+    said, when it is read.
 
     Raises:
         StorageError: The store does not answer, which says nothing of a checkpoint.
     """
-    for _, _, checkpoint in list_checkpoints(store, key):
+    wanted, by_run = set(keys), dict[str, dict[str, int]]()
+    with ThreadPoolExecutor(min(len(wanted), MAX_REQUESTS) or 1) as pool:
+        places = ["runs"] if len(wanted) > MAX_REQUESTS else [f"runs/{key}" for key in wanted]
+        for place, sizes in zip(places, pool.map(store.measure_files, places), strict=True):
+            for name, size in sizes.items():
+                name = f"{place}/{name}".removeprefix("runs/")
+                if (key := name.split("/")[0]) in wanted:
+                    by_run.setdefault(key, {})[name] = size
+        found = pool.map(partial(_find_finished, store), by_run.values())
+        return {key: checkpoint for key, checkpoint in zip(by_run, found, strict=True) if checkpoint}
+
+
+def _find_finished(store: Store, sizes: Mapping[str, int]) -> OpenedCheckpoint | None:
+    for _, _, checkpoint in _sort_checkpoints(store, sizes):
         with suppress_damage():
-            if checkpoint.state.finished and checkpoint.has_all_files():
+            if checkpoint.state.finished and checkpoint.has_all_files(sizes):
                 return checkpoint
     return None
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -91,6 +92,19 @@ class CheckpointWriter:
         if rank_and_world_size()[0] == 0:
             self._pending_write = self._pool.submit(self._write, weights, optimizer_state, position, metrics)
 
+    @cached_property  # read once a run: they are most of what a store is asked for
+    def _encoders(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The encoders that a fusion's checkpoint carries, so that one path is enough to predict; their histories."""
+        weights, histories = dict[str, Tensor](), dict[str, Any]()
+        for m, key in self._run.encoder_keys.items():
+            encoder = load_trained(self._results, key)
+            histories[m] = encoder.metrics.get("history", [])
+            own_prefixes = (f"encoders.{m}.", f"heads.{m}.")
+            weights.update({n: t for n, t in encoder.weights.items() if n.startswith(own_prefixes)})
+            if get_modality_info(m).has_named_channels or "normalise.mean" not in weights:
+                weights.update({n: t for n, t in encoder.weights.items() if n.startswith("normalise.")})
+        return weights, histories
+
     def _wait_for_write(self) -> None:
         pending_write, self._pending_write = self._pending_write, None
         if pending_write is not None:
@@ -103,15 +117,8 @@ class CheckpointWriter:
         position: Position,
         metrics: dict[str, Any],
     ) -> None:
-        run, all_weights, histories = self._run, self._frozen_tensors | weights, {}
-        for m, key in run.encoder_keys.items():
-            # A fusion checkpoint carries its encoders, so that one path is enough to predict.
-            encoder = load_trained(self._results, key)
-            histories[m] = encoder.metrics.get("history", [])
-            own_prefixes = (f"encoders.{m}.", f"heads.{m}.")
-            all_weights.update({n: t for n, t in encoder.weights.items() if n.startswith(own_prefixes)})
-            if get_modality_info(m).has_named_channels or "normalise.mean" not in all_weights:
-                all_weights.update({n: t for n, t in encoder.weights.items() if n.startswith("normalise.")})
+        run, (encoder_weights, histories) = self._run, self._encoders
+        all_weights = self._frozen_tensors | weights | encoder_weights
         finished = position.epoch == run.epochs
         state = CheckpointState(
             run.key, position, finished, self._classes, self._shapes, run.data_digest, run.encoder_keys

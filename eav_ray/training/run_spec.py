@@ -262,7 +262,8 @@ def _plan_staged_runs(
 
 def list_needed_recordings(runs: Iterable[Run]) -> tuple[str, ...]:
     """List the recordings that some of these runs trains, validates or embeds, sorted."""
-    sides = (ids for run in runs for ids in (run.split.train, run.split.validation, run.embedded_recordings))
+    # Runs of one split share its sides, of which each is looked at once.
+    sides = {ids for run in runs for ids in (run.split.train, run.split.validation, run.embedded_recordings)}
     return tuple(sorted({recording for ids in sides for recording in ids}))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,8 +16,9 @@ from eav_ray.errors import TrainingInterrupted
 from eav_ray.models.classifier import Classifier, HeadClassifier
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import (
+    MAX_REQUESTS,
     OpenedCheckpoint,
-    find_finished_checkpoint,
+    find_finished_checkpoints,
     load_latest_checkpoint,
     make_attempt_name,
 )
@@ -65,8 +67,20 @@ LOCK_TIMEOUT_S = 30  # seconds to wait for the lock of a run
 
 
 def find_finished_run(run: Run, results: Store) -> OpenedCheckpoint | None:
-    """Find the finished checkpoint of a run, if the embeddings that are wanted of it exist too; reads no tensors."""
-    return find_finished_checkpoint(results, run.key) if is_embedded(run, results) else None
+    """Find the finished checkpoint of a run, as `find_finished_runs`."""
+    return find_finished_runs([run], results).get(run.key)
+
+
+def find_finished_runs(runs: Sequence[Run], results: Store) -> dict[str, OpenedCheckpoint]:
+    """Find the finished checkpoints of runs, by key, if the embeddings that are wanted of them exist too.
+
+    Reads no tensors, and asks a remote store several things at a time.
+    """
+    found = find_finished_checkpoints(results, [run.key for run in runs])
+    finished = {run.key: run for run in runs if run.key in found}
+    with ThreadPoolExecutor(min(len(finished), MAX_REQUESTS) or 1) as pool:
+        embedded = pool.map(partial(is_embedded, results=results), finished.values())
+        return {key: found[key] for key, is_whole in zip(finished, embedded, strict=True) if is_whole}
 
 
 def is_run_finished(run: Run, results: Store) -> bool:

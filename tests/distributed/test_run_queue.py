@@ -1,5 +1,6 @@
 """The queue hands out each run once, after the encoders it needs, and one failure leaves its neighbours alone."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,9 @@ import pytest
 from eav_ray.config import Experiment, load_experiment
 from eav_ray.data.splits import Split
 from eav_ray.distributed.run_queue import END, WAIT, RunQueue
-from eav_ray.training.run_spec import Progress, Run, plan_encoder_run, plan_fusion_run
+from eav_ray.training.run_spec import Progress, Run, plan_encoder_run, plan_fusion_run, plan_runs_of_splits
 from tests.helpers.paths import DEMO
+from tests.helpers.reliability import CHAOS
 
 SPLIT = Split("subject_kfold", ("a/1", "b/1"), (), ("c/1",))
 
@@ -88,3 +90,24 @@ def test_a_checkpoint_that_was_passed_over_is_told_once(runs: list[Run]) -> None
             Progress(run.key, run.title, epoch, 2, 5 * epoch, {"train_loss": 1.0}, ("e0001 is damaged",))
         )
     assert queue.get_state().damaged_checkpoints == ("e0001 is damaged",)
+
+
+def test_2016_runs_and_300_groups_take_a_queue_seconds(experiment: Experiment) -> None:
+    """Groups ask again and again while none can start; each change makes the queue look once."""
+    splits = [replace(SPLIT, train=(f"a/{number}", "b/1")) for number in range(504 if CHAOS else 126)]
+    runs = [run for planned in plan_runs_of_splits(experiment, splits, "data") for run in planned]
+    queue, n_groups = RunQueue(runs), 300
+    groups, pulls, done = dict[int, Run | str](), 0, list[str]()
+    began = time.process_time()
+    while len(done) < len(runs):
+        idle = [group for group in range(n_groups) if groups.get(group, WAIT) == WAIT]
+        for group in idle:
+            groups[group] = queue.pull(group)
+            pulls += 1
+        for group in [group for group, run in groups.items() if isinstance(run, Run)][::7]:
+            done.append(groups.pop(group).key)  # pyright: ignore[reportAttributeAccessIssue]
+            queue.finish(group, "prefix")
+        # No group waits for runs that others will have.
+        assert sum(run != END for run in groups.values()) <= max(1, len(runs) - len(done))
+    assert len(set(done)) == len(runs) and pulls > len(runs)
+    assert time.process_time() - began < 60  # a second, of hours

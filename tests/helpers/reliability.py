@@ -282,6 +282,18 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "tests/integration/test_full_search.py",
         ),
     ),
+    "R36": (
+        "2,016 runs and 300 groups, faked; a search of 42 folds",
+        "the queue looks once after each change; one listing says what is finished, and no weights are read for it; "
+        "waiting groups end when fewer runs are left than groups; the driver of a search plans a candidate once",
+        (
+            "tests/distributed/test_run_queue.py::test_2016_runs",
+            "tests/training/test_checkpoint.py::test_many_runs_are_found",
+            "tests/training/test_checkpoint.py::test_finding_which_of_many_runs",
+            "tests/pipelines/search/test_search.py::test_the_driver_plans_a_candidate",
+            "tests/tuning/test_study.py::test_cmaes_is_led",
+        ),
+    ),
 }
 
 

@@ -17,6 +17,7 @@ from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.checkpoint_files import Checkpoint, CheckpointState, parse_checkpoint
 from eav_ray.training.run_spec import SELECTION_METRIC, Position
 from tests.helpers.checkpoints import change_state
+from tests.helpers.reliability import CHAOS
 
 KEY = "run"
 FIRST, SECOND, THIRD = (
@@ -103,10 +104,23 @@ def test_finding_which_of_many_runs_are_finished_reads_no_tensors(
     for n, key in enumerate(keys):
         write(store, FIRST, at(1, key=key))
         write(store, FIRST, at(4, finished=n % 2 == 0, key=key))
+    write(store, FIRST, at(4, finished=True, key="other"))
     read = watch_reads(monkeypatch)
-    found = [ckpt.find_finished_checkpoint(store, key) for key in keys]
-    assert [checkpoint is not None for checkpoint in found] == [n % 2 == 0 for n in range(len(keys))]
-    assert read and set(read) == {COMMIT, "state.json"}
+    found = ckpt.find_finished_checkpoints(store, [*keys, "none"])
+    assert sorted(found) == sorted(keys[::2]) and all(c.key == key for key, c in found.items())
+    assert read and set(read) == {COMMIT, "state.json"} and len(read) == 2 * (len(keys) + 6)
+    assert [ckpt.find_finished_checkpoint(store, key) for key in keys] == [found.get(key) for key in keys]
+
+
+def test_many_runs_are_found_by_one_listing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [f"run-{n}" for n in range(2000 if CHAOS else 50)]
+    for key in keys[:40]:
+        write(store, FIRST, at(4, finished=True, key=key))
+    listed: list[str] = []
+    monkeypatch.setattr(
+        Store, "measure_files", lambda store, p, plain=Store.measure_files: (listed.append(p), plain(store, p))[1]
+    )
+    assert sorted(ckpt.find_finished_checkpoints(store, keys)) == sorted(keys[:40]) and listed == ["runs"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json", "metrics.json", COMMIT])

@@ -26,7 +26,7 @@ from eav_ray.reporting.html import Page
 from eav_ray.reporting.sections import ablation as sections_ablation
 from eav_ray.reporting.sections import cost
 from eav_ray.storage import Store, check_format, list_package_versions
-from eav_ray.training.checkpoint import find_finished_checkpoint
+from eav_ray.training.checkpoint import find_finished_checkpoints
 
 PREDICTION_COLUMNS = (
     "subject",
@@ -90,10 +90,10 @@ def _score_variants(
     failed: dict[str, None] = {}  # in order, each once
     tasks: list[tuple[VariantFold, ScoringTask]] = []
     keys = dict.fromkeys(t.fold.runs[-1].key for t in variant_folds)
-    checkpoints = {key: find_finished_checkpoint(results, key) for key in keys}
+    checkpoints = find_finished_checkpoints(results, keys)
     for variant_fold in variant_folds:
         key = variant_fold.fold.runs[-1].key
-        checkpoint = checkpoints[key]
+        checkpoint = checkpoints.get(key)
         if checkpoint is None:
             reason = reasons.get(key, reasons.get("", "it has no finished checkpoint"))
             failed[f"{_describe_variant_fold(variant_fold)} could not be trained: {reason}"] = None

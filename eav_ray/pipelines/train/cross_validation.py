@@ -22,10 +22,10 @@ from eav_ray.evaluation.summary import compute_optimism
 from eav_ray.pipelines.train.workload import announce_workload
 from eav_ray.reporting.tables import describe_test_side, format_optimism, format_protocol_table
 from eav_ray.storage import Store, check_format, encode_documents, list_package_versions
-from eav_ray.training.checkpoint import OpenedCheckpoint, find_finished_checkpoint
+from eav_ray.training.checkpoint import OpenedCheckpoint, find_finished_checkpoints
 from eav_ray.training.metrics import RECORDING_COLUMNS
 from eav_ray.training.run_spec import Run, plan_runs
-from eav_ray.training.runner import is_run_finished
+from eav_ray.training.runner import find_finished_runs
 
 FORMAT_VERSION = 1  # raise when what is kept of a protocol changes
 
@@ -136,7 +136,8 @@ def make_protocol_key(experiment: Experiment, folds: list[PlannedFold]) -> str:
 def train_folds(e: Experiment, folds: list[PlannedFold], data: Dataset, results: Store) -> dict[str, str]:
     """Train what is not trained yet; returns why a run, by its key, could not be; "" stands for all others."""
     announce_workload(e, [run for f in folds for run in f.runs], data)
-    left = [f for f in folds if not is_run_finished(f.runs[-1], results)]
+    finished = find_finished_runs([f.runs[-1] for f in folds], results)
+    left = [f for f in folds if f.runs[-1].key not in finished]
     if not left:
         return {}
     try:
@@ -158,9 +159,10 @@ def evaluate_folds(
     default_reason = reasons.get("", "it has no finished checkpoint")
     trained: list[tuple[PlannedFold, OpenedCheckpoint]] = []
     failed: dict[int, str] = {}
+    finished = find_finished_checkpoints(results, [fold.runs[-1].key for fold in folds])
     for fold in folds:
         key = fold.runs[-1].key
-        if checkpoint := find_finished_checkpoint(results, key):
+        if checkpoint := finished.get(key):
             trained.append((fold, checkpoint))
         else:
             failed[fold.number] = reasons.get(key, default_reason)

@@ -11,7 +11,7 @@ from eav_ray.storage import Store
 from eav_ray.training.cost import WORKER_GROUP_START_S, estimate_seconds_per_fused_window, estimate_seconds_per_window
 from eav_ray.training.embeddings import has_embeddings
 from eav_ray.training.run_spec import Run
-from eav_ray.training.runner import is_run_finished
+from eav_ray.training.runner import find_finished_runs
 
 
 def announce_workload(
@@ -33,7 +33,9 @@ def announce_workload(
     """
     e = experiment
     results = Store(e.store.results)
-    todo = [r for r in {r.key: r for r in runs}.values() if not is_run_finished(r, results)]
+    unique = {run.key: run for run in runs}
+    finished = find_finished_runs(list(unique.values()), results)
+    todo = [run for key, run in unique.items() if key not in finished]
     models = {r.key: r.experiment for r in todo}  # candidates of a search are taken to be as large as the experiment
     speed = _SpeedEstimator(DataShapes(data.index.eeg_channels, len(data.index.classes)), e.runtime)
 
@@ -70,7 +72,7 @@ def announce_workload(
             0 if is_fusion_search else WORKER_GROUP_START_S * e.search.candidates / max_concurrent_trials
         )  # each starts a group
         parts += [f"{format_run_counts(candidate_runs)} of the search", f"{format_run_counts(refit_runs)} of the refit"]
-    skipped = len({r.key for r in runs}) - len(todo)
+    skipped = len(unique) - len(todo)
     already = f" ({skipped} finished earlier)" if skipped else ""
     print(f"to do: {'; '.join(parts)}{already}; about {format_duration(seconds)}", flush=True)
     return seconds

@@ -104,7 +104,7 @@ def test_a_group_that_ends_does_not_end_the_job(experiment: Experiment, monkeypa
         raise DataError("a group of training workers ended: no")
 
     monkeypatch.setattr(cross_validation, "announce_workload", lambda *_: 0.0)
-    monkeypatch.setattr(cross_validation, "is_run_finished", lambda *_: False)
+    monkeypatch.setattr(cross_validation, "find_finished_runs", lambda *_: {})
     monkeypatch.setattr(cross_validation, "train_runs", run_each)
     data = make_dataset(experiment)
     assert (
