@@ -35,7 +35,7 @@ from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.splits import Split
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 from eav_ray.distributed import cluster
-from eav_ray.distributed.ray_workarounds import get_torch_trainer_class
+from eav_ray.distributed.ray_workarounds import get_trainer_class, make_process_group_config
 from eav_ray.models.classifier import FusionClassifier
 from eav_ray.models.fusion.factory import build_fusion
 from eav_ray.pipelines.preprocess.preprocess import preprocess
@@ -109,9 +109,10 @@ def _run_candidates(
     for number, change in enumerate(changes):
         name = f"candidate-{os.getpid()}-{number}"
         config = {"experiment": e, "planned": search_plan, "data": data, "changes": change}
-        get_torch_trainer_class()(
+        get_trainer_class()(
             _run_candidate,
             train_loop_config=config,
+            backend_config=make_process_group_config("gloo"),
             scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(name=name, storage_path=folder),
         ).fit()

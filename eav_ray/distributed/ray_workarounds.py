@@ -11,8 +11,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,13 @@ import psutil
 import ray.data
 from ray._private import ray_constants
 from ray._private.accelerators import get_accelerator_manager_for_resource
+from ray.exceptions import GetTimeoutError
 
 from eav_ray.config.environment import environment_variables
 from eav_ray.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.backend import BackendConfig
 
 # `module:attribute` -> (Ray in which it was seen, when it may go). A name in quotes is a text that the module holds.
 # tests/distributed/test_private_names.py resolves them all.
@@ -43,15 +43,20 @@ PRIVATE_NAMES = {
         "2.60.0, deprecated",
         "when Ray Data takes max_retries and max_restarts as arguments of their own",
     ),
-    "ray.train.torch:TorchTrainer._create_default_callbacks": (
+    "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks": (
         "2.60.0",
-        "when a group ends at once on a Ray without a dashboard",
+        "when TorchTrainer's controller loads no torch, and a group ends at once on a Ray without a dashboard",
     ),
     "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback": ("2.60.0", "with it"),
-    "ray.train.torch.config:_TorchBackend.on_start": (
-        "2.60.0",
-        "when a worker whose GPU torch cannot use is told apart from others before NCCL ends the group",
-    ),
+    **{
+        name: ("2.60.0", "when TorchTrainer's controller loads no torch")
+        for name in (
+            "ray.train._internal.utils:get_address_and_port",
+            "ray.train.torch.config:_set_torch_distributed_env_vars",
+            "ray.train.torch.config:_setup_torch_process_group",
+            "ray.train.torch.config:_shutdown_torch",
+        )
+    },
     "ray.train.v2._internal.exceptions:WorkerHealthCheckFailedError'health_check_failure'": (
         "2.60.0; read by eav_ray.distributed.rank_errors, which imports no torch",
         "when Ray Train says in public why a worker ended",
@@ -102,6 +107,7 @@ CORE_FLAGS = ("task_oom_retries",)
 # A text of Ray's control service, by which the end of a worker with its node is told from its own end.
 CORE_TEXTS = ("its node has died",)
 
+LEAVE_TIMEOUT_S = 30.0  # for the workers of a group to leave their process group
 NO_DASHBOARD_VARIABLE = "EAV_RAY_NO_DASHBOARD"  # in the environment of a Ray of the job's own that has none
 SERVE_CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 ASK_TIMEOUT_S = 10.0
@@ -274,56 +280,92 @@ def map_with_retries(
         return method(work, ray_remote_args_fn=make_remote_args, **options)
 
 
-def get_torch_trainer_class() -> "type[TorchTrainer]":
+def get_trainer_class() -> type[Any]:
     """Return Ray Train's trainer; on a Ray without a dashboard, one that ends at once.
+
+    TorchTrainer would load torch in every controller, which takes none of it and half a GiB on the head (docs/log.md).
 
     Ray Train 2.60 starts an actor that frees the workers' resources should their controller die. It asks the dashboard
     whether that lives, and where there is none, each group waits twelve seconds in the end for it to stop asking
     (docs/log.md). Such a Ray is the job's own, and ends with it.
     """
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     if NO_DASHBOARD_VARIABLE not in os.environ:
-        return TorchTrainer
+        return DataParallelTrainer
 
-    class FastShutdownTorchTrainer(TorchTrainer):
+    class FastShutdownTrainer(DataParallelTrainer):
         def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()  # pyright: ignore[reportAttributeAccessIssue]
+            callbacks = super()._create_default_callbacks()
             return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 
-    return FastShutdownTorchTrainer
+    return FastShutdownTrainer
 
 
-def make_torch_config(backend: str) -> "TorchConfig":
-    """Make the configuration of a group's process group: NCCL only where torch sees a GPU in each worker.
+def make_process_group_config(backend: str) -> "BackendConfig":
+    """Make the configuration of a group's process group, which only its workers load torch for.
 
-    Without one NCCL ends the group, by an error that names neither the node nor the way out. By gloo the workers start
-    and say both (`cluster.has_gpu`).
+    NCCL only where torch sees a GPU in each worker: without one it ends the group, by an error that names neither the
+    node nor the way out. By gloo the workers start and say both (`cluster.has_gpu`).
     """
-    from ray.train.torch import TorchConfig
-    from ray.train.torch.config import _TorchBackend
+    from ray.train.backend import Backend, BackendConfig
 
-    from eav_ray.training.torch_workarounds import bind_rendezvous
+    class ProcessGroupBackend(Backend):
+        share_cuda_visible_devices = True
 
-    class CheckedBackend(_TorchBackend):
-        def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-            if backend_config.backend == "nccl" and not all(worker_group.execute(_sees_gpu)):
-                backend_config = replace(backend_config, backend="gloo")
-            worker_group.execute(bind_rendezvous)
-            super().on_start(worker_group, backend_config)
+        def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+            from ray.train._internal.utils import get_address_and_port
 
-    class CheckedTorchConfig(TorchConfig):
-        @property
-        def backend_cls(self) -> type[_TorchBackend]:
-            return CheckedBackend
+            chosen = "nccl" if backend == "nccl" and all(worker_group.execute(_sees_gpu)) else "gloo"
+            address, size = worker_group.execute_single(0, get_address_and_port), len(worker_group)
+            join = worker_group.execute_single_async
+            ray.get([join(rank, _join_process_group, chosen, *address, rank, size) for rank in range(size)])
 
-    return CheckedTorchConfig(backend=backend)
+        def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
+            with contextlib.suppress(GetTimeoutError):
+                ray.get(
+                    worker_group.execute_async(_leave_process_group, len(worker_group) > 1), timeout=LEAVE_TIMEOUT_S
+                )
+
+    class ProcessGroupConfig(BackendConfig):
+        backend_cls = ProcessGroupBackend
+        train_func_context = staticmethod(_choose_gpu)
+
+    return ProcessGroupConfig()
+
+
+@contextmanager
+def _choose_gpu() -> Iterator[None]:
+    """Make a worker's GPU the one that torch takes by default."""
+    import torch
+    from ray.train.torch import get_device
+
+    if torch.cuda.is_available() and (device := get_device()).type == "cuda":
+        torch.cuda.set_device(device)
+    yield
 
 
 def _sees_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _join_process_group(backend: str, address: str, port: int, rank: int, world_size: int) -> None:
+    from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group
+
+    from eav_ray.training.torch_workarounds import bind_rendezvous
+
+    bind_rendezvous()
+    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    _set_torch_distributed_env_vars()
+    _setup_torch_process_group(backend, rank, world_size, "env://")
+
+
+def _leave_process_group(destroy: bool) -> None:
+    from ray.train.torch.config import _shutdown_torch
+
+    _shutdown_torch(destroy_process_group=destroy)
 
 
 @contextmanager

@@ -21,13 +21,12 @@ import ray
 import ray.train
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
-from ray.train.torch import get_device
 
 from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
 from eav_ray.distributed.rank_errors import classify_worker_errors, describe_rank_error
-from eav_ray.distributed.ray_workarounds import get_torch_trainer_class, make_torch_config
+from eav_ray.distributed.ray_workarounds import get_trainer_class, make_process_group_config
 from eav_ray.distributed.run_queue import END, HOLD_INTERVAL_S, WAIT, QueueActor, QueueState
 from eav_ray.distributed.watchers import on_signals, poll_in_background
 from eav_ray.errors import (
@@ -224,7 +223,7 @@ class WorkerGroup:
     def run(self) -> None:
         """Start the workers, and wait for them."""
         runtime = self.experiment.runtime
-        trainer = get_torch_trainer_class()(
+        trainer = get_trainer_class()(
             run_worker,
             train_loop_config={"group": self},
             scaling_config=ScalingConfig(
@@ -233,7 +232,7 @@ class WorkerGroup:
                 resources_per_worker=cluster.get_worker_resources(runtime),
             ),
             # NCCL refuses two ranks on one GPU.
-            torch_config=make_torch_config("nccl" if runtime.gpus >= 1 else "gloo"),
+            backend_config=make_process_group_config("nccl" if runtime.gpus >= 1 else "gloo"),
             run_config=RunConfig(
                 # Candidates of a search start groups side by side.
                 name=f"group-{self.number}-{int(time.time())}-{secrets.token_hex(4)}",
@@ -380,6 +379,7 @@ def _open_context(group: WorkerGroup) -> "WorkerContext":
         UnrecoverableError: Its GPU is not there, or the cache does not fit: it would be so again.
     """
     import torch
+    from ray.train.torch import get_device
 
     from eav_ray.training.prepared_run import open_worker_context
 

@@ -2,7 +2,6 @@
 
 import os
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from eav_ray.data.splits import Split
 from eav_ray.distributed import cluster, connection
 from eav_ray.distributed.capacity import ClusterCapacity, list_max_nodes
 from eav_ray.distributed.connection import choose_gpus_per_worker, connect_experiment, connect_runtime
-from eav_ray.distributed.ray_workarounds import make_torch_config
+from eav_ray.distributed.ray_workarounds import make_process_group_config
 from eav_ray.training.run_spec import plan_runs
 from tests.helpers.paths import REPOSITORY
 
@@ -168,11 +167,20 @@ def test_workers_whose_gpu_torch_cannot_use_start_and_say_so(
     asked: str, sees_gpu: list[bool], taken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NCCL would end the group before they can."""
-    config = make_torch_config(asked)
-    started: list[Any] = []
-    monkeypatch.setattr(config.backend_cls.__mro__[1], "on_start", lambda self, group, config: started.append(config))
-    config.backend_cls().on_start(SimpleNamespace(execute=lambda function: sees_gpu), config)  # pyright: ignore[reportArgumentType]
-    assert [each.backend for each in started] == [taken]
+    joined: list[tuple[Any, ...]] = []
+
+    class Group:
+        execute = staticmethod(lambda function: sees_gpu)
+        execute_single = staticmethod(lambda rank, function: ("10.0.0.1", 1234))
+        execute_single_async = staticmethod(lambda rank, function, *given: joined.append((rank, *given)))
+
+        def __len__(self) -> int:
+            return len(sees_gpu)
+
+    monkeypatch.setattr("ray.get", lambda futures: futures)
+    config = make_process_group_config(asked)
+    config.backend_cls().on_start(Group(), config)  # pyright: ignore[reportArgumentType]
+    assert joined == [(rank, taken, "10.0.0.1", 1234, rank, 2) for rank in range(2)]
 
 
 def test_an_actor_without_a_gpu_hides_those_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
