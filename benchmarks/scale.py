@@ -54,7 +54,7 @@ from eav_ray.tracking.tensorboard import TensorBoardTracker
 from eav_ray.training.checkpoint import write_checkpoint
 from eav_ray.training.checkpoint_files import Checkpoint, CheckpointState
 from eav_ray.training.checkpoint_writer import STOP_POLL_S
-from eav_ray.training.embeddings import commit_embeddings, write_embedding_part
+from eav_ray.training.embeddings import POINTER, build_embedding_key, commit_embeddings, write_embedding_part
 from eav_ray.training.mapped_embeddings import open_embeddings
 from eav_ray.training.run_spec import SELECTION_METRIC, Position, Progress, Run, plan_runs_of_splits
 from eav_ray.training.runner import find_finished_runs
@@ -105,7 +105,7 @@ def open_mapped(results: str, cache: str) -> tuple[float, float]:
     store, node_cache = Store(results), NodeCache(cache, 100)
     with PeakMemory() as memory:
         began = time.perf_counter()
-        open_embeddings(store, "e", node_cache)
+        open_embeddings(store, "e/a", node_cache)
         seconds = time.perf_counter() - began
     return seconds, memory.peak
 
@@ -115,7 +115,7 @@ def open_whole(results: str) -> tuple[float, float]:
     store = Store(results)
     with PeakMemory() as memory:
         began = time.perf_counter()
-        files = store.read_committed("e")
+        files = store.read_committed("e/a")
         tables = [pq.read_table(pa.BufferReader(files[name])) for name in sorted(files) if name.endswith(".parquet")]
         table = pa.concat_tables(tables).combine_chunks()
         [table.column(name).chunk(0).to_numpy_ndarray() for name in ("tokens", "pooled")]
@@ -131,9 +131,9 @@ def run_embeddings(folder: Path, gib: float) -> Part:
         arrays |= {"pooled": arrays["tokens"].mean(1), "mask": np.ones((256, 100), np.uint8)}
         tensors = {name: pa.FixedShapeTensorArray.from_numpy_ndarray(values) for name, values in arrays.items()}
         ids = {"subject": [f"p{part}"] * 256, "recording": ["0"] * 256, "window": list(range(256))}
-        write_embedding_part(store, "e", part, pa.table(ids | tensors))
+        write_embedding_part(store, "e", "a", f"{part:04d}", pa.table(ids | tensors))
         size, part = size + sum(values.nbytes for values in arrays.values()), part + 1
-    commit_embeddings(store, "e", torch.zeros(100))
+    commit_embeddings(store, "e", "a", torch.zeros(100))
     cache = str(folder / "embeddings-cache")
     first, second = (run_in_process(open_mapped, store.root, cache) for _ in range(2))
     whole = run_in_process(open_whole, store.root)
@@ -315,9 +315,7 @@ def write_finished(store: Store, runs: list[Run]) -> None:
         checkpoint = Checkpoint(state, run.experiment, split, {}, weights, {})
         write_checkpoint(store, "a0000-aaaaaaaa", checkpoint)
         if run.kind == "encoder":
-            from eav_ray.training.embeddings import build_embedding_key
-
-            store.commit(build_embedding_key(run.key, run.embedded_recordings), {"times.json": b"{}"})
+            store.write(f"{build_embedding_key(run.key, run.embedded_recordings)}/{POINTER}", b"{}")
 
 
 def run_store(folder: Path) -> Part:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import asdict, is_dataclass
-from functools import lru_cache
 from typing import Any
 
 
@@ -16,6 +15,19 @@ class EncodedJSON(str):
     """The JSON text of a value, or of some after each other: what many digests share is encoded once."""
 
     __slots__ = ()
+
+
+class HashedParts:
+    """The hash of what many digests begin with."""
+
+    def __init__(self, *parts: Any) -> None:
+        self._hash = hashlib.sha256(f"[{encode_parts(*parts)}".encode())
+
+    def digest(self, *parts: Any, length: int = 16) -> str:
+        """Return `digest` of what came before and these parts."""
+        whole = self._hash.copy()
+        whole.update(f", {encode_parts(*parts)}]".encode())
+        return whole.hexdigest()[:length]
 
 
 def digest(*parts: Any, length: int = 16) -> str:
@@ -31,12 +43,6 @@ def encode_parts(*parts: Any) -> EncodedJSON:
 def _encode(part: Any) -> str:
     plain = asdict(part) if is_dataclass(part) and not isinstance(part, type) else part
     return json.dumps(plain, sort_keys=True)
-
-
-@lru_cache(maxsize=1024)
-def encode_sorted(names: tuple[str, ...]) -> EncodedJSON:
-    """Encode names, sorted; for tuples that many digests are made of."""
-    return EncodedJSON(json.dumps(sorted(names)))
 
 
 def flatten_sections(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

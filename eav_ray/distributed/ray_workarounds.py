@@ -328,8 +328,13 @@ def make_process_group_config(backend: str) -> "BackendConfig":
                 )
 
     class ProcessGroupConfig(BackendConfig):
-        backend_cls = ProcessGroupBackend
-        train_func_context = staticmethod(_choose_gpu)
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return ProcessGroupBackend
+
+        @property
+        def train_func_context(self) -> Any:
+            return _choose_gpu
 
     return ProcessGroupConfig()
 

@@ -31,7 +31,7 @@ class TensorBoardTracker:
 
     def log(self, progress: Progress) -> None:
         """Write what a training has reported; a disk that does not take it is one line on stderr."""
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
         event = Event(wall_time=progress.timestamp, step=progress.step)
         for name, value in progress.metrics.items():

@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from eav_ray.config import EncoderOptimConfig, Experiment, OptimConfig, digest
-from eav_ray.config.digests import EncodedJSON, encode_parts, encode_sorted
+from eav_ray.config.digests import EncodedJSON, HashedParts, encode_parts
 from eav_ray.data.splits import Split
 from eav_ray.storage import hash_content
 
@@ -77,14 +77,9 @@ class Run:
 
         Validation and test rows are not in it, training rows are.
         """
-        optim = self.optim
-        if isinstance(optim, EncoderOptimConfig) and not self.frozen_epochs:
-            optim = replace(optim, frozen_epochs=0, frozen_lr=EncoderOptimConfig().frozen_lr)
-        rows = encode_sorted(self.split.train)
-        settings = _encode_settings(_Same(self.experiment), self.kind, optim)
-        start = self.init_commit_hash or self.init_from
-        parts = (RUN_FORMAT, self.kind, self.data_digest, rows, settings, self.encoder_keys, start)
-        return f"{self.kind}-{digest(*parts)}"
+        settings = _encode_settings(_Same(self.experiment), self.kind, self.optim, bool(self.frozen_epochs))
+        rows = _hash_rows(self.kind, self.data_digest, self.split.train)
+        return f"{self.kind}-{rows.digest(settings, self.encoder_keys, self.init_commit_hash or self.init_from)}"
 
     @property
     def features_prefix(self) -> str:
@@ -132,10 +127,17 @@ class _Same:
         return id(self.experiment)
 
 
+@lru_cache(maxsize=1024)
+def _hash_rows(kind: str, data_digest: str, train: tuple[str, ...]) -> HashedParts:
+    return HashedParts(RUN_FORMAT, kind, data_digest, sorted(train))
+
+
 @lru_cache(maxsize=64)
-def _encode_settings(of: _Same, kind: str, optim: OptimConfig) -> EncodedJSON:
+def _encode_settings(of: _Same, kind: str, optim: OptimConfig, has_frozen_epochs: bool) -> EncodedJSON:
     """Encode what a key holds of an experiment."""
     e = of.experiment
+    if isinstance(optim, EncoderOptimConfig) and not has_frozen_epochs:
+        optim = replace(optim, frozen_epochs=0, frozen_lr=EncoderOptimConfig().frozen_lr)
     preprocessing: dict[str, Any] = {m: vars(getattr(e.preprocessing, m)) for m in e.data.modalities}
     models = {m: _section_to_dict(getattr(e.model, m)) for m in e.data.modalities}
     for section in models.values():

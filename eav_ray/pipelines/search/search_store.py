@@ -124,11 +124,11 @@ class SearchStore:
         Raises:
             DataError: Another driver has taken the search over.
         """
-        for name, table in (
-            (f"{self.folder}/candidates/{self.driver}.parquet", own_rows),
-            (self.candidates_file, rows),
-        ):
-            self.results.write(name, parquet.encode_dataframe(build_candidates_table(table)))
+        own = parquet.encode_dataframe(build_candidates_table(own_rows))
+        self.results.write(f"{self.folder}/candidates/{self.driver}.parquet", own)
+        is_whole = len(own_rows) == len(rows)  # no other driver was there before
+        data = own if is_whole else parquet.encode_dataframe(build_candidates_table(rows))
+        self.results.write(self.candidates_file, data)
 
     def read_candidates(self) -> pd.DataFrame:
         """Read the rows of all drivers, of each candidate those of the last; empty where there are none yet."""

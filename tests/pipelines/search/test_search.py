@@ -14,6 +14,7 @@ import pytest
 from ray.tune.search import Searcher
 
 from eav_ray.config import Experiment, RuntimeConfig, SearchConfig, SearchDimension, override
+from eav_ray.config.digests import HashedParts
 from eav_ray.config.paths import resolve_experiment_paths
 from eav_ray.data.splits import Split
 from eav_ray.distributed import cluster
@@ -26,7 +27,6 @@ from eav_ray.pipelines.search.search_plan import InnerCV, plan_candidate_runs
 from eav_ray.pipelines.search.search_store import SearchStore
 from eav_ray.pipelines.search.trial_runner import TrainingSearcher
 from eav_ray.storage import Store
-from eav_ray.training import run_spec
 from eav_ray.training.run_spec import SELECTION_METRIC
 from eav_ray.tuning.search_space import check_search_space
 from eav_ray.tuning.study import Candidate, StudyClient
@@ -175,8 +175,8 @@ def test_the_driver_plans_a_candidate_of_42_folds_once_and_asks_the_store_nothin
             return plain(store, *given)
 
         monkeypatch.setattr(Store, name, count)
-    plain_digest = run_spec.digest
-    monkeypatch.setattr(run_spec, "digest", lambda *parts: (keys.append(parts), plain_digest(*parts))[1])
+    plain_digest = HashedParts.digest
+    monkeypatch.setattr(HashedParts, "digest", lambda *parts: (keys.append(parts), plain_digest(*parts))[1])
     with closing(searcher):
         for number in range(6):
             began = time.thread_time()
