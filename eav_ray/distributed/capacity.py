@@ -5,10 +5,12 @@ on the head, the file that the autoscaler was started with says them. On Kuberne
 the limits stay unknown.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import yaml
 
@@ -16,6 +18,10 @@ from eav_ray.config import Experiment
 from eav_ray.distributed.cluster import count_workers_on, describe_worker_resources
 from eav_ray.distributed.ray_workarounds import find_autoscaler_config
 from eav_ray.errors import ConfigError
+
+# Memory of their own on the node of the job (`benchmarks/scale.py`): of a group the task that waits for it and Ray
+# Train's controller, of a candidate a driver, which loads torch, and a controller.
+GROUP_BYTES, TRIAL_BYTES = 2**28, 2**29
 
 NodeResources = dict[str, float]  # resource -> how much of it
 
@@ -26,10 +32,15 @@ class ClusterCapacity:
     max_nodes: (
         list[NodeResources] | None
     )  # all nodes, once the cluster has grown as far as it may; None where that is not known
+    free_bytes: float = field(default=math.inf, compare=False)  # of memory on the node of this process
 
 
 def read_cluster_capacity() -> ClusterCapacity:
     """Of the cluster that this process is connected to."""
+    return replace(_read_nodes(), free_bytes=psutil.virtual_memory().available)
+
+
+def _read_nodes() -> ClusterCapacity:
     current_nodes = read_current_nodes()
     config_path = find_autoscaler_config(ray.get_runtime_context().gcs_address)
     if config_path is None:
@@ -86,12 +97,34 @@ def count_concurrent_groups(experiment: Experiment, capacity: ClusterCapacity) -
     """How many candidates of `search.mode=full` are trained side by side, each by a group of `runtime.workers`.
 
     A candidate's driver takes no CPU: it runs beside the search, and what it costs is memory. So all CPUs and GPUs are
-    the workers'.
+    the workers', and no more groups start than this node has memory for their drivers.
 
     Raises:
         ConfigError: The cluster cannot hold one group, or not as many as `search.max_concurrent_trials` asks for,
-            whatever it grows.
+            whatever it grows, or this node not as many drivers.
     """
+    requested = experiment.search.max_concurrent_trials
+    check_head_memory("search.max_concurrent_trials", requested, TRIAL_BYTES, capacity.free_bytes)
+    drivers = max(1.0, capacity.free_bytes / TRIAL_BYTES)
+    return int(min(_count_groups(experiment, capacity), drivers))
+
+
+def check_head_memory(key: str, count: int, bytes_each: int, free_bytes: float) -> None:
+    """Refuse more processes on this node than it has memory for.
+
+    Raises:
+        ConfigError: Naming the key, and what would fit.
+    """
+    if count > 1 and count * bytes_each > free_bytes:
+        raise ConfigError(
+            f"{key}={count} needs {count * bytes_each / 2**30:.1f} GiB of memory on this node, where their drivers and "
+            f"controllers run, but it has {free_bytes / 2**30:.1f} GiB free; set {key} to at most "
+            f"{max(1, int(free_bytes // bytes_each))}, or give the head more memory"
+        )
+
+
+def _count_groups(experiment: Experiment, capacity: ClusterCapacity) -> int:
+    """Count the groups that CPUs and GPUs allow, as `count_concurrent_groups`."""
     runtime, requested = experiment.runtime, experiment.search.max_concurrent_trials
     current_groups = count_workers_on(capacity.current_nodes, runtime) // runtime.min_group_size
     if capacity.max_nodes is None:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import ray
 import ray.train
 from ray.exceptions import RayError
@@ -25,6 +26,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from eav_ray.config import Experiment, RuntimeConfig
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.distributed import cluster
+from eav_ray.distributed.capacity import GROUP_BYTES, check_head_memory
 from eav_ray.distributed.rank_errors import classify_worker_errors, describe_rank_error
 from eav_ray.distributed.ray_workarounds import get_trainer_class, make_process_group_config
 from eav_ray.distributed.run_queue import END, HOLD_INTERVAL_S, WAIT, QueueActor, QueueState
@@ -92,6 +94,7 @@ def train_runs(
         should_stop: Is called every second with how far all are; where it says True, the runs are saved where they are,
             and left.
     Raises:
+        ConfigError: This node has too little memory for the groups' controllers.
         UnrecoverableError: No run can go on: a machine or the store is at fault, or no group could start.
         DataError: A group ended in a way that Ray Train does not go on from.
         TrainingInterrupted: The job was asked to end (SIGTERM, or Ctrl-C, or by `should_stop`), and the runs were saved
@@ -108,6 +111,8 @@ def train_runs(
         from eav_ray.distributed.frozen_features import compute_frozen_features
 
         compute_frozen_features(experiment, [run for run in unique if run.key not in done], data)
+    groups = experiment.runtime.groups
+    check_head_memory("runtime.groups", groups, GROUP_BYTES, psutil.virtual_memory().available)
     queue: Any = cluster.start_actor_here(QueueActor, unique, results, done, restarts=True)
     stop_requested = threading.Event()  # a queue that was started again does not know
 

@@ -52,6 +52,19 @@ def test_drivers_take_nothing_and_workers_fit_node_by_node() -> None:
     )
 
 
+def test_no_more_candidates_start_than_this_node_has_memory_for_their_drivers() -> None:
+    nodes = [HEAD, *[GPU] * 40]
+    for free_gib, expected in ((100, 200), (20, 40), (0.1, 1)):
+        known = ClusterCapacity(nodes, nodes, free_bytes=free_gib * 2**30)
+        assert count_concurrent_groups(experiment(runtime__workers=1), known) == min(expected, 320)
+    with pytest.raises(ConfigError) as reported:
+        count_concurrent_groups(experiment(runtime__workers=1, search__max_concurrent_trials=41), known)
+    assert str(reported.value) == (
+        "search.max_concurrent_trials=41 needs 20.5 GiB of memory on this node, where their drivers and controllers "
+        "run, but it has 0.1 GiB free; set search.max_concurrent_trials to at most 1, or give the head more memory"
+    )
+
+
 def test_what_the_cluster_can_never_hold_is_refused_with_the_arithmetic() -> None:
     known = ClusterCapacity([HEAD, GPU], [HEAD, GPU, GPU, GPU])
     with pytest.raises(ConfigError) as reported:
