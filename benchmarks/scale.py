@@ -287,6 +287,13 @@ def slow_store() -> Iterator[Counter[str]]:
     """Let each request of a local store take as long as one to an object store, and count them and their bytes."""
     counts, lock = Counter[str](), threading.Lock()
     plain = {name: getattr(LocalBackend, name) for name in ("read", "measure", "list_sizes")}
+    exists = Store.exists
+
+    def look(store: Store, name: str) -> bool:
+        time.sleep(LATENCY_S)
+        with lock:
+            counts["requests"] += 1
+        return exists(store, name)
 
     def ask(name: str, backend: LocalBackend, *given: Any) -> Any:
         found = plain[name](backend, *given)
@@ -302,8 +309,10 @@ def slow_store() -> Iterator[Counter[str]]:
     try:
         for name in plain:
             setattr(LocalBackend, name, lambda *given, name=name: ask(name, *given))
+        Store.exists = look
         yield counts
     finally:
+        Store.exists = exists
         for name, method in plain.items():
             setattr(LocalBackend, name, method)
 

@@ -46,6 +46,7 @@ def _hash_file(path: Path, size: int, modified_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@lru_cache(maxsize=1)  # every checkpoint holds them, and to look them up takes longer than to write a small one
 def list_package_versions() -> dict[str, str]:
     """Of this program and of what its results depend on."""
     names = ("eav-ray", "torch", "ray", "deepspeed", "timm", "transformers", "mne", "numpy", "pyarrow")

@@ -200,6 +200,11 @@ def find_finished_checkpoints(store: Store, keys: Collection[str]) -> dict[str, 
 def _find_finished(store: Store, sizes: Mapping[str, int]) -> OpenedCheckpoint | None:
     for _, _, checkpoint in _sort_checkpoints(store, sizes):
         with suppress_damage():
+            # Python 3.11 lets one thread at a time compute a cached property, of all objects: they are put in.
+            commit = store.read_commit(checkpoint.prefix)
+            files.get_file(commit.files, files.STATE, checkpoint.path)
+            data = store.read_committed_file(checkpoint.prefix, files.STATE, commit)
+            vars(checkpoint).update(commit=commit, state=files.parse_state(data, checkpoint.path))
             if checkpoint.state.finished and checkpoint.has_all_files(sizes):
                 return checkpoint
     return None
