@@ -309,7 +309,7 @@ def slow_store() -> Iterator[Counter[str]]:
     try:
         for name in plain:
             setattr(LocalBackend, name, lambda *given, name=name: ask(name, *given))
-        Store.exists = look
+        Store.exists = look  # pyright: ignore[reportAttributeAccessIssue]
         yield counts
     finally:
         Store.exists = exists
@@ -374,7 +374,7 @@ def play_groups(queue: Any, numbers: list[int], until: float, rng: np.random.Gen
         number = min(due, key=lambda n: due[n])
         time.sleep(max(0.0, due[number] - time.monotonic()))
         if number not in running:
-            task = ray.get(queue.pull.remote(number, 1))
+            task: Any = ray.get(queue.pull.remote(number, 1))
             if task == END:
                 del due[number]
             elif task == WAIT:
