@@ -224,16 +224,6 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "ranks stay in step; the attempt ends on all of them, and the next goes on",
         ("tests/training/test_faulty_ranks.py", "tests/training/test_collectives.py"),
     ),
-    "R30": (
-        "a secret in any URL of an experiment",
-        "refused before anything is written, without saying it",
-        ("tests/config/test_paths.py::test_a_secret",),
-    ),
-    "R37": (
-        "Ray, DeepSpeed or torch are upgraded",
-        "a private or unstable name that is gone is named",
-        ("tests/distributed/test_private_names.py", "tests/training/test_private_names.py"),
-    ),
     "R29": (
         "a cluster without a token whose dashboard is on loopback; a token in the client's environment only",
         "refused: it is asked once without a token",
@@ -241,6 +231,37 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "tests/distributed/test_cluster.py::test_a_cluster_",
             "tests/integration/test_access.py::test_a_cluster_without_a_token",
         ),
+    ),
+    "R30": (
+        "a secret in any URL of an experiment",
+        "refused before anything is written, without saying it",
+        ("tests/config/test_paths.py::test_a_secret",),
+    ),
+    "R31": (
+        "a job is stopped, or a node gets SIGTERM, while 2 GB are saved at 50 MB/s",
+        "saved; grace times of Ray, Kubernetes and Slurm fit two such saves",
+        (
+            "tests/test_leave.py",
+            "tests/training/test_kill.py::test_no_rank_leaves",
+            "tests/training/test_resume.py::test_a_run_that_is_asked_to_leave",
+            "tests/integration/test_submit.py::test_a_job_that_is_stopped",
+            "tests/integration/test_nodes.py::test_a_node_that_must_end",
+            "tests/integration/test_slurm.py",
+        ),
+    ),
+    "R32": (
+        "300 trainings in one job; a full disk under the trackers",
+        "no more descriptors and threads than with one; the watcher lives, the training goes on, with one line",
+        (
+            "tests/tracking/test_tensorboard.py::test_300_trainings",
+            "tests/tracking/test_tensorboard.py::test_a_full_disk",
+            "tests/tracking/test_mlflow.py::test_many_trainings",
+        ),
+    ),
+    "R33": (
+        "8 workers of a node open one data set; one is killed as it writes the cache; files go while they are opened",
+        "each shard is fetched once; what is left over counts and goes; no error; embeddings are mapped, not copied",
+        ("tests/storage/test_node_cache.py", "tests/training/test_mapped_embeddings.py"),
     ),
     "R34": (
         "connections that never finish their headers, send no body or no message; frames of 16000 x 16000; no token",
@@ -262,26 +283,6 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "tests/distributed/test_cluster.py::test_ranks_find_each_other",
         ),
     ),
-    "R31": (
-        "a job is stopped, or a node gets SIGTERM, while 2 GB are saved at 50 MB/s",
-        "saved; grace times of Ray, Kubernetes and Slurm fit two such saves",
-        (
-            "tests/test_leave.py",
-            "tests/training/test_kill.py::test_no_rank_leaves",
-            "tests/training/test_resume.py::test_a_run_that_is_asked_to_leave",
-            "tests/integration/test_submit.py::test_a_job_that_is_stopped",
-            "tests/integration/test_nodes.py::test_a_node_that_must_end",
-            "tests/integration/test_slurm.py",
-        ),
-    ),
-    "R38": (
-        "head and driver are lost in a search and in a protocol",
-        "the same command on a new head goes on; a protocol ends bit-identical",
-        (
-            "tests/integration/test_protocol.py::test_a_protocol_whose_head",
-            "tests/integration/test_full_search.py",
-        ),
-    ),
     "R36": (
         "2,016 runs and 300 groups, faked; a search of 42 folds",
         "the queue looks once after each change; one listing says what is finished, and no weights are read for it; "
@@ -292,6 +293,19 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "tests/training/test_checkpoint.py::test_finding_which_of_many_runs",
             "tests/pipelines/search/test_search.py::test_the_driver_plans_a_candidate",
             "tests/tuning/test_study.py::test_cmaes_is_led",
+        ),
+    ),
+    "R37": (
+        "Ray, DeepSpeed or torch are upgraded",
+        "a private or unstable name that is gone is named",
+        ("tests/distributed/test_private_names.py", "tests/training/test_private_names.py"),
+    ),
+    "R38": (
+        "head and driver are lost in a search and in a protocol",
+        "the same command on a new head goes on; a protocol ends bit-identical",
+        (
+            "tests/integration/test_protocol.py::test_a_protocol_whose_head",
+            "tests/integration/test_full_search.py",
         ),
     ),
 }
