@@ -14,6 +14,7 @@ from eav_ray.distributed.ray_workarounds import NO_DASHBOARD_VARIABLE
 from eav_ray.storage import Store
 from tests.helpers.clusters import Job, find_free_ports, open_head, run_watched, write_token
 from tests.helpers.job_shell import JobShell, open_job_shell
+from tests.helpers.nodes import Nodes, open_nodes
 from tests.helpers.paths import REPOSITORY, TINY
 from tests.helpers.s3_servers import BUCKET, CREDENTIALS, open_conditional_server, open_faulty_proxy
 
@@ -125,3 +126,10 @@ def tuned(job: Job, preprocessed: list[str], place: Path) -> Path:
     assert "9 encoder trainings" in done.stdout and "4 fusion trainings of the search" in done.stdout
     assert not list((place / "journals").iterdir())
     return place / "results"
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    """A cluster of as many nodes as the test asks for."""
+    with open_nodes(tmp_path, request.param) as opened:
+        yield opened

@@ -4,17 +4,14 @@ With `runtime.min_workers` it also goes on where nothing takes the place of a lo
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -22,13 +19,11 @@ from eav_ray.distributed.worker_groups import LEAVE_S
 from eav_ray.training.run_spec import Position
 from tests.helpers import slow_saves
 from tests.helpers.clusters import (
-    RAY,
-    find_free_ports,
     find_furthest,
     read_finished,
     wait_for_checkpoint,
-    write_token,
 )
+from tests.helpers.nodes import Nodes
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.reliability import CHAOS
 
@@ -39,100 +34,6 @@ pytestmark = [
 ]
 GROUPS = "import json, ray; ray.init(address={!r}, log_to_driver=False); from ray.util import placement_group_table; "
 GROUPS += "print(json.dumps([g['state'] for g in placement_group_table().values()]))"
-
-
-@dataclass
-class Nodes:
-    """A head without CPUs and some nodes of one CPU each, on this machine, each a process group of its own."""
-
-    environment: dict[str, str]
-    log: Path
-    address: str = ""
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def start(self, *words: str) -> None:
-        words = ("start", "--block", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000", *words)
-        with self.log.open("a") as out:
-            made = subprocess.Popen(
-                [RAY, *words], env=self.environment, stdout=out, stderr=out, start_new_session=True, cwd=REPOSITORY
-            )
-        self.running.append(made)
-        for _ in range(600):
-            assert made.poll() is None, self.log.read_text()
-            if self.raylet(made):
-                return
-            time.sleep(0.1)
-        raise AssertionError(self.log.read_text())
-
-    def raylet(self, node: subprocess.Popen[bytes]) -> psutil.Process | None:
-        """None where it has ended, as that of a node that was drained does."""
-        try:
-            whole = psutil.Process(node.pid).children(recursive=True)
-            return next((child for child in whole if child.name() == "raylet"), None)
-        except psutil.Error:
-            return None
-
-    def has_a_worker(self, node: subprocess.Popen[bytes]) -> bool:
-        try:
-            raylet = self.raylet(node)
-            return bool(raylet) and any("RayTrainWorker" in " ".join(c.cmdline()) for c in raylet.children())
-        except psutil.Error:
-            return False
-
-    def with_a_worker(self, other_than: subprocess.Popen[bytes] | None = None) -> subprocess.Popen[bytes]:
-        """A node on which a training worker runs."""
-        for _ in range(600):
-            for node in self.running[1:]:
-                if node is not other_than and self.has_a_worker(node):
-                    return node
-            time.sleep(0.1)
-        raise AssertionError("no training worker runs")
-
-    def drain(self, node: subprocess.Popen[bytes], seconds: int) -> None:
-        raylet = self.raylet(node)
-        assert raylet
-        words = raylet.cmdline()
-        (name,) = {w.split("=", 1)[1] for w in words if w.startswith("--node_id=")}
-        command = [RAY, "drain-node", "--address", self.address, "--node-id", name]
-        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the spot market"]
-        command += ["--deadline-remaining-seconds", str(seconds)]
-        subprocess.run(command, check=True, capture_output=True, env=self.environment)
-
-    def lose(self, node: subprocess.Popen[bytes]) -> None:
-        self.running.remove(node)
-        end(node, signal.SIGKILL)
-
-
-def end(node: subprocess.Popen[bytes], how: signal.Signals) -> None:
-    """The node's processes, and those of its own that made a group for themselves."""
-    whole = psutil.Process(node.pid).children(recursive=True)
-    os.killpg(node.pid, how)
-    node.wait(timeout=60)
-    for process in psutil.wait_procs(whole, timeout=20)[1]:
-        process.kill()
-
-
-@pytest.fixture
-def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
-    """As many nodes as the test asks for."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    kept |= write_token(tmp_path)
-    # A node that is gone is noticed within seconds, not within half a minute.
-    kept |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
-    kept |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": f"{LEAVE_S:.0f}"}
-    kept |= {slow_saves.VARIABLE: f"{2e9 / 50e6}:{tmp_path / 'saves'}"}  # for whoever asks for it: 2 GB at 50 MB/s
-    made = Nodes(kept | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}, tmp_path / "log")
-    try:
-        gcs, client, *agents = find_free_ports(3 + request.param)
-        made.address = f"127.0.0.1:{gcs}"
-        head = ("--head", "--num-cpus=0", f"--port={gcs}", f"--ray-client-server-port={client}")
-        made.start(*head, "--include-dashboard=false", f"--dashboard-agent-listen-port={agents[0]}")
-        for agent in agents[1:]:
-            made.start("--num-cpus=1", f"--address={made.address}", f"--dashboard-agent-listen-port={agent}")
-        yield made
-    finally:
-        for node in reversed(made.running):
-            end(node, signal.SIGTERM)
 
 
 @contextmanager
