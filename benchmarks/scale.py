@@ -384,8 +384,7 @@ def play_groups(queue: Any, numbers: list[int], until: float, rng: np.random.Gen
                 due[number], wait_s[number] = time.monotonic() + min(HOLD_INTERVAL_S, STOP_POLL_S), 0.2
             continue
         run, ends = running[number]
-        queue.hold.remote(number, run.key)
-        ray.get(queue.is_stopped.remote())
+        ray.get(queue.hold.remote(number, run.key))
         queue.report_progress.remote(Progress(run.key, run.title, 0.5, run.epochs, 1, {"train_loss": 0.5}))
         due[number] = time.monotonic() + min(HOLD_INTERVAL_S, STOP_POLL_S)
         if time.monotonic() > ends:

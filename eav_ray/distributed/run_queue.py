@@ -191,14 +191,19 @@ class RunQueue:
         if group in self._running:
             self._attempts.setdefault(self._running[group], _Attempts(position))
 
-    def hold(self, group: int, key: str) -> None:
-        """A group is training this run: a queue that took the place of another does not know it yet."""
+    def hold(self, group: int, key: str) -> bool:
+        """A group is training this run: a queue that took the place of another does not know it yet.
+
+        Returns:
+            Whether it should save and leave.
+        """
         if key in self._runs and key not in self._done:
             self._running[group] = key
             if group not in self._groups:
                 self._groups.add(group)
                 self._has_pulled.add(group)
                 self._changes += 1
+        return self._stopped
 
     def finish(self, group: int, prefix: str) -> None:
         if key := self._running.pop(group, None):
@@ -222,16 +227,13 @@ class RunQueue:
                 self._permanent_failures.add(key)
 
     def stop(self) -> None:
-        """Hand out nothing more; groups that ask `stopped` save and leave."""
+        """Hand out nothing more; groups save and leave, as `hold` says."""
         self._stopped = True
 
     def abort(self, cause: str) -> None:
         """Hand out nothing more, because no run can go on: a machine or the store is at fault."""
         self._cause = self._cause or cause
         self._stopped = True
-
-    def is_stopped(self) -> bool:
-        return self._stopped
 
     def release(self, group: int) -> None:
         """A group has saved its run and left it, through no fault of the run's."""

@@ -262,9 +262,9 @@ class WorkerGroup:
     def get_run(self, key: str) -> Run:
         return ray.get(self.queue.get_run.remote(key))
 
-    def hold(self, run: Run) -> None:
+    def hold(self, run: Run) -> bool:
         """Say what this group is training; a queue that was started again has forgotten it."""
-        self.queue.hold.remote(self.number, run.key)
+        return ray.get(self.queue.hold.remote(self.number, run.key))
 
     def finish(self, run: Run, prefix: str) -> None:
         self.hold(run)
@@ -333,8 +333,10 @@ def _run_rank(group: WorkerGroup) -> None:
             group.abort(error)
         return
 
+    stop_requested = threading.Event()
+
     def find_stop_reason() -> str:
-        if broadcast_object(is_first and ray.get(group.queue.is_stopped.remote())):
+        if broadcast_object(stop_requested.is_set()):
             return STOP_REQUESTED
         # A node that is drained says when it goes. Who raises on all ranks is started again elsewhere at once.
         return "" if ray.train.get_preemption_info() is None else "its node is about to go"
@@ -352,7 +354,7 @@ def _run_rank(group: WorkerGroup) -> None:
         wait_s = FIRST_WAIT_S
         task = task if isinstance(task, Run) else group.get_run(key)
         try:
-            hold = poll_in_background(partial(group.hold, task), HOLD_INTERVAL_S)
+            hold = poll_in_background(partial(_hold, group, task, stop_requested), HOLD_INTERVAL_S)
             with hold if is_first else contextlib.nullcontext():
                 prefix = execute_run(task, context, group.queue.report_progress.remote, find_stop_reason)
         except UnrecoverableError as error:
@@ -375,6 +377,11 @@ def _run_rank(group: WorkerGroup) -> None:
             raise
         if is_first:
             group.finish(task, prefix)
+
+
+def _hold(group: WorkerGroup, run: Run, stop_requested: threading.Event) -> None:
+    if group.hold(run):
+        stop_requested.set()
 
 
 def _open_context(group: WorkerGroup) -> "WorkerContext":

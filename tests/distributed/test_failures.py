@@ -288,7 +288,7 @@ def test_a_lasting_error_of_one_rank_ends_all_runs_and_starts_no_group_again() -
         queue.pull(group)
     refused = describe_rank_error(PermissionError(errno.EACCES, "Permission denied", "/cache/a.arrow"), 1)
     assert lose(queue, refused, CONSEQUENCE, group=2) == queue.get_state().cause
-    assert queue.is_stopped() and all(queue.pull(group) == END for group in range(4))
+    assert queue.get_state().stopped and all(queue.pull(group) == END for group in range(4))
     cause = queue.get_state().cause
     assert cause.startswith("/cache/a.arrow: Permission denied (on the machine ") and "\n" not in cause
     queue.abort("a later one")
