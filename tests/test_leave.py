@@ -31,9 +31,8 @@ def test_there_is_time_for_a_save_that_has_begun_and_for_the_last_one() -> None:
         START[1]: (JOB, NODE),
         "\n".join(DOCKERFILE): (JOB, NODE),
         read("apptainer.def"): (JOB, NODE),
-        read("slurm.sbatch"): (NODE,),
     }.items(),
-    ids=["container", "head", "worker", "Dockerfile", "Apptainer", "Slurm"],
+    ids=["container", "head", "worker", "Dockerfile", "Apptainer"],
 )
 def test_a_file_gives_jobs_and_nodes_that_time(text: str, names: tuple[str, ...]) -> None:
     for name in names:

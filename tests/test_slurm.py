@@ -34,7 +34,8 @@ def leave(*_):
 words = dict(word.removeprefix("--").partition("=")[::2] for word in sys.argv[1:])
 if "head" in words:
     server = socket.create_server((words["node-ip-address"], int(words["port"])))
-modes = [stat.S_IMODE(os.stat(path).st_mode) for path in (os.environ["RAY_AUTH_TOKEN_PATH"], words["temp-dir"])]
+private = os.environ["RAY_AUTH_TOKEN_PATH"], os.path.dirname(words["temp-dir"])
+modes = [stat.S_IMODE(os.stat(path).st_mode) for path in private]
 signal.signal(signal.SIGTERM, leave)
 words = [os.environ["SLURM_NODEID"], os.environ["RAY_AUTH_MODE"], *map(oct, modes), *sorted(sys.argv[1:])]
 note(" ".join(["ray", *words]))
@@ -81,7 +82,7 @@ def test_a_command_has_a_cluster_of_its_own_for_as_long_as_it_lasts(submit: Subm
     head, worker = sorted(line for line in lines if line.startswith("ray "))
     (port,) = re.findall(r" --port=(\d+) ", head)
     for line, node in ((head, "0"), (worker, "1")):
-        assert line.startswith(f"ray {node} token 0o600 0o700 ")  # the token's file, and Ray's folder
+        assert line.startswith(f"ray {node} token 0o600 0o700 ")  # the token's file, and the folder around Ray's
         assert "--num-cpus=2" in line and "--num-gpus=0" in line and "start" in line and "--block" in line
     assert "--head" in head and "--node-ip-address=127.0.0.1" in head and "--include-dashboard=false" in head
     assert f"--address=127.0.0.1:{port}" in worker and "--head" not in worker

@@ -215,7 +215,8 @@ def test_a_protocol_whose_head_and_driver_are_lost_ends_on_a_new_head_as_if_it_h
         assert theirs and ours and ours.weights.keys() == theirs.weights.keys()
         for name, tensor in theirs.weights.items():
             assert torch.equal(tensor, ours.weights[name]), (key, name)
-    assert all(files_of(tmp_path / "runs" / key) == files for key, files in written.items())  # none was trained twice
+    for key, files in written.items():  # which was not trained again
+        assert files.items() <= files_of(tmp_path / "runs" / key).items()
     theirs, ours = (
         pd.read_parquet(next((r / "protocols").iterdir()) / "predictions.parquet")
         for r in (continued.results, tmp_path)
