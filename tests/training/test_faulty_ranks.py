@@ -27,7 +27,7 @@ from tests.helpers.trainings import TRAIN, Killed, make_experiment, make_windows
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 FAULTS = ("refuse", "lose", "hide", "cut")
-STEP = 1 if CHAOS else 20  # every so many requests are failed
+STEP, TRAINING_STEP = (1, 3) if CHAOS else (20, 60)  # every so many requests of a resume and of a training are failed
 CONTROL = "/control/"
 
 
@@ -112,8 +112,8 @@ def check_trainings(rank: Rank, total: int) -> None:
     rank.fail(-1, "none")
     store = rank.open_store("whole")
     expected = OpenedCheckpoint(store, rank.train(store)).weights
-    for number in range(2, total, STEP):
-        fault = FAULTS[number // STEP % len(FAULTS)]
+    for number in range(2, total, TRAINING_STEP):
+        fault = FAULTS[number // TRAINING_STEP % len(FAULTS)]
         rank.fail(number, fault)
         store = rank.open_store(f"{number}-once")
         weights = OpenedCheckpoint(store, rank.train(store)).weights
