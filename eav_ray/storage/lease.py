@@ -58,8 +58,11 @@ class Lease:
         """
         began, seen, seen_at, waits = time.monotonic(), "", 0.0, False
         while True:
+            asked_at = time.monotonic()
             found = self._backend.read_version(self._name)
             now = time.monotonic()
+            if now - asked_at > self._ttl_s / 3:
+                seen_at = now  # the store was away: its holder could not renew it either
             if found is None:
                 if self._try_create():
                     break
@@ -119,7 +122,8 @@ class Lease:
         if self._thread:
             self._thread.join()
         with self._guard, contextlib.suppress(DataError):
-            if not self._lost_to:
+            # Where it could not be renewed, the store is away, and the lease ends by itself.
+            if not self._lost_to and time.monotonic() - self._renewed_at < self._ttl_s:
                 self._backend.replace(self._name, self._encode(ended=True), self._version)
 
     def _try_create(self) -> bool:

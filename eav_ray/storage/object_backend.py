@@ -192,7 +192,8 @@ def _open_bucket(location: StoreLocation, retry_s: float) -> Any:
     from obstore.store import S3Store, from_url
 
     # What obstore repeats by itself is a part of an upload; whole requests are repeated here.
-    retry: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=min(retry_s, 20.0))}
+    backoff = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=2), "base": 2}
+    retry: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=min(retry_s, 20.0)), "backoff": backoff}
     client: Any = {"timeout": "60s", "connect_timeout": "5s"}
     if location.scheme != "s3":
         url = f"{location.scheme}://{location.path}"

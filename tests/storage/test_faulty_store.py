@@ -1,5 +1,6 @@
 """A store that fails single requests, and one that two processes share (R21, R25, R28)."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError, DataError, StorageError
-from eav_ray.storage import Store, object_backend
+from eav_ray.storage import Store, lease, object_backend
 from eav_ray.storage.backends import LocalBackend
 from eav_ray.storage.lease import Lease
 from eav_ray.storage.location import parse_location
@@ -172,6 +173,34 @@ def test_processes_of_one_holder_take_a_lease_over_at_once(backend: LocalBackend
     again.acquire()
     assert again.fence == dead.fence + 1
     again.release()
+
+
+def test_a_lease_outlives_a_store_that_is_away_for_longer_than_it_lasts(
+    proxied: tuple[str, FaultyProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, proxy = proxied
+    monkeypatch.setattr(object_backend, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(lease, "TTL_S", 1.0)
+    store = Store(f"s3://lab/away?endpoint={address}&retry_s=60")
+    with store.lock("lock") as guarded:
+        refused: list[DataError] = []
+
+        def want() -> None:
+            try:
+                with store.lock("lock", timeout_s=3.0):
+                    pass
+            except DataError as error:
+                refused.append(error)
+
+        other = threading.Thread(target=want)
+        other.start()
+        other.join(0.3)  # it has seen the lease
+        proxy.choose_fault = lambda method, path: "refuse"
+        other.join(2.0)
+        proxy.choose_fault = lambda method, path: ""
+        other.join()
+        guarded.write("best.json", b"1")
+        assert refused and "is held by process" in str(refused[0])
 
 
 def test_a_server_that_writes_whatever_the_condition_is_named(
