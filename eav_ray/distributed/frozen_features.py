@@ -117,5 +117,5 @@ class FrozenEncoder:
         table = compute_embeddings(
             self.model, batches, windows, self._device, precision=e.runtime.precision, arrays=FEATURE_ARRAYS
         )
-        write_embedding_part(Store(e.store.results), self._key, PASS, _get_part_id(file), table)
+        write_embedding_part(Store(e.store.results).assume_reachable(), self._key, PASS, _get_part_id(file), table)
         return len(windows)

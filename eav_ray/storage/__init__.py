@@ -12,10 +12,11 @@ from eav_ray.storage.files import (
 )
 from eav_ray.storage.lease import Lease
 from eav_ray.storage.node_cache import NodeCache
-from eav_ray.storage.store import COMMIT, Commit, CommittedFile, HashingWriter, Store, split_store_path
+from eav_ray.storage.store import COMMIT, LOCK, Commit, CommittedFile, HashingWriter, Store, split_store_path
 
 __all__ = [
     "COMMIT",
+    "LOCK",
     "Commit",
     "CommittedFile",
     "HashingWriter",

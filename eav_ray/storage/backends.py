@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-import tempfile
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +13,7 @@ from typing import BinaryIO
 from eav_ray.errors import DataError
 from eav_ray.storage.files import replace_file, sha256
 
+SMALL_BYTES = 4096  # that are written at once
 # What a file system says that has no links.
 WITHOUT_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
@@ -44,7 +45,7 @@ class Backend(ABC):
 
     @abstractmethod
     def delete_folder(self, prefix: str) -> None:
-        """Delete a folder, or a file of this name."""
+        """Delete a folder and what is in it, where there are folders."""
 
     @abstractmethod
     def open_writer(self, name: str) -> contextlib.AbstractContextManager[tuple[BinaryIO, ThreadPoolExecutor | None]]:
@@ -143,25 +144,37 @@ class LocalBackend(Backend):
     def create(self, name: str, data: bytes) -> str | None:
         path = self.resolve(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            try:
-                os.link(file.name, path)  # refused where the name is there, on every file system of a cluster too
-            except FileExistsError:
-                return None
-            except OSError as error:
-                if error.errno not in WITHOUT_LINKS:
-                    raise
-                return self._create_in_place(path, data)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            with open(partial, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(partial, path)  # refused where the name is there, on every file system of a cluster too
+        except FileExistsError:
+            return None
+        except OSError as error:
+            if error.errno not in WITHOUT_LINKS:
+                raise
+            return self._create_without_links(path, partial, data)
+        finally:
+            partial.unlink(missing_ok=True)
         return sha256(data)
 
-    def _create_in_place(self, path: Path, data: bytes) -> str | None:
-        """Create a file on a disk without links: whoever reads it at once may see it empty."""
+    def _create_without_links(self, path: Path, partial: Path, data: bytes) -> str | None:
+        """Create a file: a small one at its place, so that only one process can; a large one whole or not at all."""
+        if len(data) > SMALL_BYTES:
+            if path.exists():
+                return None
+            os.replace(partial, path)
+            return sha256(data)
         try:
             with open(path, "xb") as file:
-                file.write(data)
+                try:
+                    file.write(data)
+                except OSError:
+                    path.unlink()
+                    raise
         except FileExistsError:
             return None
         return sha256(data)
@@ -171,10 +184,11 @@ class LocalBackend(Backend):
         # one that died in between holds nobody up.
         follower = f"{name}.after-{version[:16]}.partial"
         is_first = self.create(follower, data) is not None
-        if self.find_version(name) != version:
+        found = self.find_version(name)
+        if found != version:
             if is_first:
                 self.delete_files([follower])
-            return None
+            return found if found == sha256(data) else None  # another process may have moved it into place
         with contextlib.suppress(FileNotFoundError):  # another process has just moved it
             os.replace(self.resolve(follower), self.resolve(name))
         return sha256(data) if is_first else None

@@ -35,8 +35,7 @@ class FileLock:
         Raises:
             DataError: Another process holds it.
         """
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
+        self._open()
         try:
             if not self._wait(timeout_s, on_wait):
                 self.release()
@@ -51,12 +50,26 @@ class FileLock:
             self.release()
             raise
 
+    def _open(self) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(self._file))
+        except FileNotFoundError:
+            return False
+
     def _wait(self, timeout_s: float, on_wait: Callable[[], object]) -> bool:
         deadline, has_waited = time.monotonic() + timeout_s, False
         while True:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
+                if self._is_in_place():
+                    return True
+                self.release()  # its holder has deleted it, and another may have made it anew
+                self._open()
+                continue
             except OSError as error:
                 if error.errno in WITHOUT_LOCKS:
                     return False

@@ -127,7 +127,7 @@ class Lease:
                 self._backend.replace(self._name, self._encode(ended=True), self._version)
 
     def _try_create(self) -> bool:
-        self.fence = 1
+        self.fence, asked_at = 1, time.monotonic()
         version = self._backend.create(self._name, self._encode())
         if version is None:
             return False
@@ -136,15 +136,15 @@ class Lease:
                 f"the server of {self._path} cannot write conditionally, so that two jobs could overwrite each other; "
                 "set store.exclusive=false, and never run two jobs on it at once"
             )
-        self._version, self._renewed_at = version, time.monotonic()
+        self._version, self._renewed_at = version, asked_at
         return True
 
     def _try_replace(self, version: str, fence: int) -> bool:
-        self.fence = fence
+        self.fence, asked_at = fence, time.monotonic()
         new_version = self._backend.replace(self._name, self._encode(), version)
         if new_version is None:
             return False
-        self._version, self._renewed_at = new_version, time.monotonic()
+        self._version, self._renewed_at = new_version, asked_at
         return True
 
     def renew_until_ended(self) -> None:
@@ -152,17 +152,23 @@ class Lease:
             with self._guard:
                 if self._lost_to:
                     return
-                with contextlib.suppress(StorageError):  # the server is away: the next renewal may reach it
+                with contextlib.suppress(StorageError, OSError):  # it is away: the next renewal may reach it
                     self._renew()
 
     def _renew(self) -> None:
         self._renewals += 1
+        # From when it was asked: this process may stand still before it reads the answer.
+        asked_at = time.monotonic()
         version = self._backend.replace(self._name, self._encode(), self._version)
         if version is None:
             found = self._backend.read_version(self._name)
-            self._lost_to = parse_record(found[0]).get("process", "another process") if found else "who deleted it"
-        else:
-            self._version, self._renewed_at = version, time.monotonic()
+            record = parse_record(found[0]) if found else {}
+            if found and (record.get("holder"), record.get("fence")) == (self._holder, self.fence):
+                version = found[1]  # an earlier renewal, whose answer was lost
+            else:
+                self._lost_to = record.get("process", "another process") if found else "who deleted it"
+                return
+        self._version, self._renewed_at = version, asked_at
 
     def _encode(self, *, ended: bool = False) -> bytes:
         record = self._process | {"format": FORMAT, "holder": self._holder}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from eav_ray.errors import ConfigError, StorageError, describe_error
-from eav_ray.storage.backends import Backend
+from eav_ray.storage.backends import SMALL_BYTES, Backend
 from eav_ray.storage.credentials import find_credentials
 from eav_ray.storage.files import io_errors
 from eav_ray.storage.location import StoreLocation
@@ -39,7 +39,9 @@ class ObjectBackend(Backend):
         self._retry_s = float(location.get_option("retry_s") or RETRY_S)
         self._location, self.has_answered = location, False
         with io_errors(f"open the store {location}", "; check its name, the network and your credentials"):
-            self._store = _open_bucket(location, self._retry_s)
+            self._store = _open_bucket(location, self._retry_s, {"read_timeout": "60s"})
+            # A request for a lease that hangs must not cost the lease.
+            self._quick_store = _open_bucket(location, self._retry_s, {"timeout": "8s"})
 
     def assume_reachable(self) -> None:
         self.has_answered = True
@@ -70,7 +72,7 @@ class ObjectBackend(Backend):
                 self._ask_twice("delete", listed[0], lambda: self._obstore.delete(self._store, listed))
 
     def delete_folder(self, prefix: str) -> None:
-        self.delete_files(self.list_sizes(prefix) or [prefix])  # or it is a file
+        """A bucket has no folders."""
 
     @contextlib.contextmanager
     def open_writer(self, name: str) -> Iterator[tuple[BinaryIO, ThreadPoolExecutor | None]]:
@@ -82,8 +84,8 @@ class ObjectBackend(Backend):
 
     def read_version(self, name: str) -> tuple[bytes, str] | None:
         def ask() -> tuple[bytes, str]:
-            found = self._obstore.get(self._store, name)
-            return bytes(found.bytes()), str(found.meta["e_tag"])
+            found = self._obstore.get(self._quick_store, name)
+            return bytes(found.bytes()), self._get_version(found.meta)
 
         with contextlib.suppress(FileNotFoundError):
             return self._ask_twice("read", name, ask)
@@ -91,7 +93,7 @@ class ObjectBackend(Backend):
 
     def find_version(self, name: str) -> str | None:
         with contextlib.suppress(FileNotFoundError):
-            return self._ask_twice("read", name, lambda: str(self._obstore.head(self._store, name)["e_tag"]))
+            return self._ask_twice("read", name, lambda: self._get_version(self._obstore.head(self._quick_store, name)))
         return None
 
     def create(self, name: str, data: bytes) -> str | None:
@@ -113,11 +115,12 @@ class ObjectBackend(Backend):
         from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
 
         refusals = (AlreadyExistsError, FileExistsError, PreconditionError, NotFoundError, FileNotFoundError)
-        mode: Any = "create" if version is None else {"e_tag": version}
+        mode: Any = "create" if version is None else {"version" if self._has_generations else "e_tag": version}
+        store = self._quick_store if len(data) <= SMALL_BYTES else self._store
 
         def ask() -> str | None:
             try:
-                return str(self._obstore.put(self._store, name, data, mode=mode)["e_tag"])
+                return self._get_version(self._obstore.put(store, name, data, mode=mode))
             except refusals:
                 # What is there tells: the write may have been done and its answer lost, or refused for no reason.
                 found = self.read_version(name)
@@ -128,6 +131,13 @@ class ObjectBackend(Backend):
                 return None
 
         return self._retry("write", name, ask)
+
+    @property
+    def _has_generations(self) -> bool:
+        return self._location.scheme == "gs"
+
+    def _get_version(self, meta: Any) -> str:
+        return str(meta["version" if self._has_generations else "e_tag"])
 
     @property
     def _obstore(self) -> Any:
@@ -188,13 +198,13 @@ def _describe(error: BaseException) -> str:
     return describe_error(ValueError(text.rpartition(" - ")[2]))
 
 
-def _open_bucket(location: StoreLocation, retry_s: float) -> Any:
+def _open_bucket(location: StoreLocation, retry_s: float, timeouts: dict[str, str]) -> Any:
     from obstore.store import S3Store, from_url
 
     # What obstore repeats by itself is a part of an upload; whole requests are repeated here.
     backoff = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=2), "base": 2}
     retry: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=min(retry_s, 20.0)), "backoff": backoff}
-    client: Any = {"timeout": "60s", "connect_timeout": "5s"}
+    client: Any = {"connect_timeout": "5s"} | timeouts
     if location.scheme != "s3":
         url = f"{location.scheme}://{location.path}"
         return from_url(url, client_options=client, retry_config=retry)

@@ -25,6 +25,7 @@ from eav_ray.storage.object_backend import ObjectBackend
 from eav_ray.storage.probe import probe_backend
 
 COMMIT = "COMMIT"
+LOCK = "lock"  # of a folder that one process writes at a time
 LARGEST_CONDITIONAL_BYTES = 64 * 2**20  # of a write under a lease
 COMMIT_FORMAT = 1  # of `COMMIT`
 FLUSH_BYTES = 4 * 2**20  # bytes of a stream that are brought to the disk together
@@ -167,7 +168,7 @@ class Store:
         """Write one thing unless there is one of this name; tell whether it was written."""
         with self._explain("write", name, "; nothing was changed"):
             self.check_lock()
-            if self._is_shared_without_conditions:
+            if self._is_shared_without_conditions or len(data) > LARGEST_CONDITIONAL_BYTES:
                 if self.exists(name):
                     return False
                 self._backend.write(check_store_name(name), data)
@@ -254,11 +255,14 @@ class Store:
         checked = check_store_name(prefix)
         self.check_lock()
         with self._explain("delete", prefix):
-            names = self.list_files(prefix)
+            names = self.list_files(prefix) or ([] if self.is_local else [checked])  # of a folder, or a file itself
             first = [name for name in names if PurePosixPath(name).name == COMMIT]
-            rest = [name for name in names if last and name not in first and name != f"{prefix}/{last}"]
+            ends = [f"{prefix}/{last}", f"{prefix}/{LOCK}"]  # the lock last: another process may then take it
             self._backend.delete_files(first)
-            self._backend.delete_files(rest)
+            self._backend.delete_files([name for name in names if name not in (*first, *ends)])
+            for name in ends:
+                self._backend.delete_files([name] if name in names else [])
+            # What came later is left alone in a bucket; of a folder, only its holder writes there.
             self._backend.delete_folder(checked)
 
     def commit(self, prefix: str, files: dict[str, bytes], *, already_written: tuple[str, ...] = ()) -> None:
@@ -351,6 +355,7 @@ class Store:
             yield self
             return
         guarded = Store(self.root)
+        guarded._backend = self._backend
         with contextlib.ExitStack() as stack:
             if self.is_local:
                 lock = FileLock(self.resolve_path(name), path)

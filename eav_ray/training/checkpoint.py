@@ -239,17 +239,17 @@ def load_latest_checkpoint(store: Store, key: str) -> tuple[tuple[str, Checkpoin
 
 
 def load_trained(store: Store, key: str) -> Checkpoint:
-    """Load the newest whole checkpoint of a run that another builds on.
+    """Load the finished checkpoint of a run that another builds on.
 
     Raises:
         DataError: There is none.
     """
     latest, damaged = load_latest_checkpoint(store, key)
-    if latest is None and damaged:
+    if damaged and not (latest and latest[1].state.finished):
         raise DataError(
             f"{damaged[0]}; delete {store.format_path(f'runs/{key}')} and give the command again, which trains it again"
         )
-    if latest is None:
+    if latest is None or not latest[1].state.finished:
         raise DataError(f"the run {key} has no checkpoint; train it first")
     return latest[1]
 

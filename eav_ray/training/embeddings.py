@@ -24,13 +24,10 @@ from eav_ray.storage import Store, check_format
 from eav_ray.training.dataloader import (
     Batch,
 )
-from eav_ray.training.mapped_embeddings import EMBEDDINGS_FORMAT, TIMES, open_embeddings
+from eav_ray.training.mapped_embeddings import EMBEDDING_ARRAYS, EMBEDDINGS_FORMAT, TIMES, open_embeddings
 from eav_ray.training.metrics import WINDOW_COLUMNS
 from eav_ray.training.precision import autocast
 from eav_ray.training.run_spec import Run
-
-EMBEDDING_ARRAYS = ("tokens", "mask", "pooled", "logits")
-
 
 FEATURE_ARRAYS = EMBEDDING_ARRAYS[:-1]  # of an encoder without a head
 POINTER = "current.json"

@@ -16,6 +16,7 @@ from eav_ray.errors import DataError, describe_error
 from eav_ray.storage import Commit, NodeCache, Store, check_format
 from eav_ray.training.metrics import WINDOW_COLUMNS
 
+EMBEDDING_ARRAYS = ("tokens", "mask", "pooled", "logits")
 EMBEDDINGS_FORMAT = 2  # raise when the arrays or the places change
 TIMES, CONTENTS = "times.json", "contents.json"  # in the store, and beside the arrays of the cache
 WINDOW_TYPES = dict(zip(WINDOW_COLUMNS, (pa.string(), pa.string(), pa.int64()), strict=True))
@@ -52,6 +53,9 @@ def _make_arrays(store: Store, prefix: str, commit: Commit, cache: NodeCache, fo
             for rows, arrays in _iterate_parts(data, store.format_path(f"{prefix}/{file}")):
                 cache.reserve(sum(values.nbytes for values in arrays.values()))
                 windows += rows
+                if set(arrays) - set(EMBEDDING_ARRAYS) or (writers and set(arrays) != set(writers)):
+                    path = store.format_path(prefix)
+                    raise DataError(f"{path} is damaged (the columns of {file}); delete it and train again")
                 for name, values in arrays.items():
                     if name not in writers:
                         writers[name] = _ArrayWriter(stack.enter_context(open(folder / f"{name}.npy", "wb")), values)

@@ -365,11 +365,13 @@ def _write_embeddings(prepared: PreparedRun) -> None:
     """Embed all wanted recordings, each rank its share."""
     run, context, module = prepared.run, prepared.context, prepared.module
     key = build_embedding_key(run.key, run.embedded_recordings)
-    if not run.embedded_recordings or broadcast_object(has_embeddings(context.results, key)):
-        return
     rank, size = rank_and_world_size()
+    if not run.embedded_recordings or broadcast_object(
+        run_on_all_ranks(lambda: rank == 0 and has_embeddings(context.results, key))
+    ):
+        return
     # Their own attempt: one that died may have left parts of other ranks.
-    attempt = broadcast_object(make_attempt_name(context.results, run.key))
+    attempt = broadcast_object(run_on_all_ranks(lambda: "" if rank else make_attempt_name(context.results, run.key)))
     source = run_on_all_ranks(lambda: open_features(run, context)) if run.features_prefix else prepared.source
 
     def write_own_part() -> None:

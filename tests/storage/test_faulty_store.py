@@ -1,8 +1,10 @@
 """A store that fails single requests, and one that two processes share (R21, R25, R28)."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,6 +166,46 @@ def test_a_lease_without_renewal_is_taken_over_and_the_late_one_writes_nothing_m
     paused.release()
     other.check()  # the late one has not ended it
     other.release()
+
+
+def test_a_holder_that_stands_still_before_it_reads_an_answer_has_lost_the_lease(
+    backend: LocalBackend | ObjectBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused, other = (Lease(backend, "lock", "the lock", ttl_s=0.5) for _ in range(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "renew_until_ended", lambda self: None)
+        paused.acquire()
+    replace, has_stood_still = type(backend).replace, threading.Event()
+
+    def stand_still(self: Any, name: str, data: bytes, version: str) -> str | None:
+        new_version = replace(self, name, data, version)
+        if not has_stood_still.is_set():
+            has_stood_still.set()
+            time.sleep(1.5)
+        return new_version
+
+    monkeypatch.setattr(type(backend), "replace", stand_still)
+    time.sleep(0.3)  # so that the next check renews it
+    renewing = threading.Thread(target=paused.check)
+    renewing.start()
+    has_stood_still.wait()
+    other.acquire()
+    renewing.join()
+    with pytest.raises(DataError, match="was taken over by process"):
+        paused.write("best.json", b"late")
+    other.write("best.json", b"1")
+    other.release()
+
+
+def test_an_earlier_renewal_whose_answer_was_lost_is_ones_own(backend: LocalBackend | ObjectBackend) -> None:
+    holder = Lease(backend, "lock", "the lock", ttl_s=0.5)
+    holder.acquire()
+    found = backend.read_version("lock")
+    assert found
+    assert backend.replace("lock", found[0].replace(b'"renewals": 0', b'"renewals": 1'), found[1])
+    time.sleep(0.6)
+    holder.check()
+    holder.release()
 
 
 def test_processes_of_one_holder_take_a_lease_over_at_once(backend: LocalBackend | ObjectBackend) -> None:

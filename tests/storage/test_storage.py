@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -210,7 +211,7 @@ def test_a_deletion_that_is_cut_off_leaves_nothing_that_counts_and_can_be_found(
         with contextlib.suppress(Killed):
             Store(tmp_path / "store").delete("run", last="owner.json")
     assert store.is_committed("run/one") == (killed_after == 0)
-    assert store.exists("run/owner.json") == (killed_after < 4) and store.exists("run/lock") == (killed_after < 2)
+    assert store.exists("run/owner.json") == (killed_after < 3) and store.exists("run/lock") == (killed_after < 4)
     store.delete("run", last="owner.json")
     assert not store.exists("run")
 
@@ -236,6 +237,26 @@ def test_a_lock_has_one_holder_and_dies_with_it(store: Store) -> None:
         assert one.fence == 2
         with pytest.raises(DataError, match="is held by process"), Store(store.root).lock("lock"):
             pass
+
+
+def test_a_lock_whose_folder_its_holder_deletes_is_not_taken_twice(store: Store) -> None:
+    has_it, may_end = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with store.lock("run/lock", timeout_s=20):
+            has_it.set()
+            may_end.wait(20)
+
+    waiter = threading.Thread(target=wait)
+    with store.lock("run/lock") as holder:
+        waiter.start()
+        waiter.join(0.2)
+        holder.delete("run")
+    assert has_it.wait(20)
+    with pytest.raises(DataError, match="is held by process"), store.lock("run/lock"):
+        pass
+    may_end.set()
+    waiter.join()
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -5,26 +5,26 @@ from collections.abc import Collection, Iterable
 
 from eav_ray.errors import DataError
 from eav_ray.pipelines.search.search_plan import SearchPlan, plan_candidate_runs
-from eav_ray.storage import Store
+from eav_ray.storage import LOCK, Store
 from eav_ray.training.embeddings import build_embedding_key, delete_embeddings, has_embeddings
 from eav_ray.training.run_spec import Run
 from eav_ray.training.runner import is_run_finished
 from eav_ray.tuning.search_space import apply_candidate
 from eav_ray.tuning.study import Candidate
 
-STUDY_FILE = "search.json"  # beside a run's attempts: the study whose candidate began it
-STUDY_FILE_FORMAT = 1
+MARKS = "studies"  # beside a run's attempts: a file for each study whose candidates train it
+MARK_FORMAT = 1
 
 
 def mark_run(results: Store, key: str, study_name: str) -> None:
-    """Mark a run, before it begins, as begun by a candidate of a study."""
-    results.write_json(f"runs/{key}/{STUDY_FILE}", {"format": STUDY_FILE_FORMAT, "study": study_name})
+    """Mark a run as trained by candidates of a study, unless another job has begun it, whose own it is."""
+    names = [name for name in results.list_files(f"runs/{key}") if name != f"runs/{key}/{LOCK}"]
+    if not names or any(name.startswith(f"runs/{key}/{MARKS}/") for name in names):
+        results.write_json(_name_mark(key, study_name), {"format": MARK_FORMAT, "study": study_name})
 
 
-def belongs_to_study(results: Store, key: str, study_name: str) -> bool:
-    """Tell whether a candidate of this study began a run; what another job or search began is its own."""
-    name = f"runs/{key}/{STUDY_FILE}"
-    return results.exists(name) and results.read_json(name) == {"format": STUDY_FILE_FORMAT, "study": study_name}
+def _name_mark(key: str, study_name: str) -> str:
+    return f"runs/{key}/{MARKS}/{study_name}.json"
 
 
 class CandidateRuns:
@@ -92,10 +92,13 @@ def prune_runs(plan: SearchPlan, runs: Iterable[Run]) -> None:
     results = plan.store.results
     shared = {run.key for run in plan.encoder_runs}
     for run in runs:
-        name = f"runs/{run.key}"
-        if run.key in shared or not belongs_to_study(results, run.key, plan.study_name):
+        name, mark = f"runs/{run.key}", _name_mark(run.key, plan.study_name)
+        if run.key in shared or not results.exists(mark):
             continue
         with contextlib.suppress(DataError), results.lock(f"{name}/lock") as locked:  # somebody else is at it
+            if results.list_files(f"{name}/{MARKS}") != [mark]:
+                locked.delete(mark)  # another study trains it too
+                continue
             if run.kind == "encoder" and run.embedded_recordings:
                 delete_embeddings(locked, build_embedding_key(run.key, run.embedded_recordings))
-            locked.delete(name, last=STUDY_FILE)
+            locked.delete(name, last=f"{MARKS}/{plan.study_name}.json")

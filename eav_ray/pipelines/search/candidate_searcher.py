@@ -68,6 +68,7 @@ class CandidateSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self.crashed_candidate is not None or self.stopped:
             return Searcher.FINISHED
+        self._store.check_lock()  # a study in a database has no other guard
         candidates: dict[int, Candidate] = {}
         ended = False
         while len(candidates) < self._max_candidates:

@@ -96,8 +96,7 @@ class EndToEndTrial:
         if self._update(self._state) or not todo:
             return
         for run in todo:
-            if not self._results.list_files(f"runs/{run.key}"):
-                mark_run(self._results, run.key, study_name)
+            mark_run(self._results, run.key, study_name)
         title = f"candidate {self._number}"
         try:
             self._update(train_runs(self._experiment, todo, self._data, title=title, should_stop=self._update))

@@ -90,6 +90,14 @@ class SearchStore:
                 if not results.is_local:
                     locked._journal_path.unlink(missing_ok=True)
 
+    def check_lock(self) -> None:
+        """Check that no other driver has taken the search over.
+
+        Raises:
+            DataError: One has.
+        """
+        self.results.check_lock()
+
     def open_study(self, search: SearchConfig) -> StudyClient:
         """Open the study, in the database that the experiment names, or in its journal."""
         return StudyClient(search, self.study_name, search.storage or self._prepare_journal())

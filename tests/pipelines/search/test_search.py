@@ -102,6 +102,7 @@ class Trained:
         store = SimpleNamespace(
             write_candidates=lambda own, rows: self.kept.extend(rows[len(self.kept) :]),
             upload_journal=lambda study: None,
+            check_lock=lambda: None,
         )
         self.leases = CandidateSearcher(self.owner, cast(SearchStore, store), [])
         self.leases.list_needed_keys = lambda candidate: frozenset(
@@ -300,8 +301,8 @@ def test_what_a_search_began_is_forgotten_and_nothing_else(tmp_path: Path) -> No
     assert [[run.kind for run in fold] for fold in folds] == [["encoder", "encoder", "fusion"]] * 3
     for fold, runs in enumerate(folds):
         for run in runs:
-            results.write(f"runs/{run.key}/a0000/model", b"weights")
             mark_run(results, run.key, "another" if fold == 1 else plan.study_name)
+            results.write(f"runs/{run.key}/a0000/model", b"weights")
 
     def left() -> list[list[bool]]:
         return [[bool(results.list_files(f"runs/{run.key}")) for run in runs] for runs in folds]
@@ -311,3 +312,14 @@ def test_what_a_search_began_is_forgotten_and_nothing_else(tmp_path: Path) -> No
     with results.lock(f"runs/{folds[0][0].key}/lock"):  # another search is at it
         prune_candidate_runs(plan, [candidate])
     assert left() == [[True, False, False], [True, True, True], [False, False, False]]
+    # What two searches train is left to the last of them; what another job began, to that.
+    (shared, _, _), other = folds[1], replace(plan, study_name="another")
+    mark_run(results, shared.key, plan.study_name)
+    prune_runs(plan, [shared])
+    assert left()[1][0]
+    prune_runs(other, [shared])
+    assert not left()[1][0]
+    results.write(f"runs/{shared.key}/a0000/model", b"of a job")
+    mark_run(results, shared.key, plan.study_name)
+    prune_runs(plan, [shared])
+    assert left()[1][0]
