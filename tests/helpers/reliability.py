@@ -5,7 +5,10 @@
 
 import os
 
+import pytest
+
 CHAOS = os.environ.get("EAV_RAY_HYPOTHESIS") == "chaos"  # full counts instead of a short case (`make chaos`)
+IN_CHAOS = pytest.mark.skipif(not CHAOS, reason="in `make chaos` only: it takes more than a minute")
 
 
 # Row -> what is done to the program, what must come of it, and where that is tested. A place is a file, or the

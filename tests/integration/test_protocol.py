@@ -25,6 +25,7 @@ from eav_ray.training.checkpoint import find_finished_checkpoint
 from eav_ray.training.embeddings import build_embedding_key
 from tests.helpers.clusters import Job, end_process
 from tests.helpers.paths import REPOSITORY, TINY
+from tests.helpers.reliability import IN_CHAOS
 
 pytestmark = pytest.mark.ray
 CHANGES = ["split.protocol=within", "data.modalities=[audio,eeg]", "model.audio.kind=mfcc", "model.eeg.kind=bandpower"]
@@ -185,6 +186,7 @@ def test_a_page_has_every_fold_audited_and_the_ablation(job: Job, continued: Con
         evaluate_cross_validation(other, searched=False, out="")
 
 
+@IN_CHAOS
 def test_a_protocol_whose_head_and_driver_are_lost_ends_on_a_new_head_as_if_it_had_not_been(
     job: Job,
     continued: Continued,

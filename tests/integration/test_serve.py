@@ -24,7 +24,7 @@ from websockets.sync.client import connect
 from tests.helpers.clusters import end_process, find_free_ports
 from tests.helpers.infra import SERVICE
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.reliability import CHAOS
+from tests.helpers.reliability import CHAOS, IN_CHAOS
 from tests.helpers.serving import Sent, write_checkpoint
 
 pytestmark = pytest.mark.ray
@@ -131,6 +131,7 @@ def test_it_is_watched_asked_streamed_to_and_ended(server: tuple["subprocess.Pop
     raise AssertionError(left)
 
 
+@IN_CHAOS
 def test_what_kubernetes_serves_answers(cluster: dict[str, str], tmp_path: Path) -> None:
     """`serve run` reads a configuration as the operator hands it to Ray Serve."""
     (port,) = find_free_ports(1)

@@ -10,11 +10,13 @@ import pytest
 from tests.helpers import slow_saves
 from tests.helpers.clusters import find_furthest
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.reliability import IN_CHAOS
 from tests.helpers.slurm import list_folders, open_job
 
 pytestmark = pytest.mark.ray
 
 
+@IN_CHAOS
 def test_a_training_whose_time_is_nearly_over_saves_and_is_queued_again(
     preprocessed: list[str], place: Path, job_environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -183,6 +183,10 @@ class CandidateSearcher(Searcher):
         best = self._study.find_best()
         return f" best {best[1]:.3f}" if best else ""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave nothing to the pickle that Tune makes of it, which nobody reads."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a search is resumed from the study, never from Tune's pickles."""
 
