@@ -27,7 +27,7 @@ from tests.helpers.trainings import TRAIN, Killed, make_experiment, make_windows
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 FAULTS = ("refuse", "lose", "hide", "cut")
-STEP = 1 if CHAOS else 6  # every so many requests of a run are failed
+STEP = 1 if CHAOS else 13  # every so many requests of a run are failed
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from tests.helpers.trainings import TRAIN, Killed, make_experiment, make_windows
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 FAULTS = ("refuse", "lose", "hide", "cut")
-STEP, TRAINING_STEP = (1, 3) if CHAOS else (20, 60)  # every so many requests of a resume and of a training are failed
+STEP, TRAINING_STEP = (1, 3) if CHAOS else (20, 200)  # every so many requests of a resume and of a training are failed
 CONTROL = "/control/"
 
 

@@ -30,7 +30,7 @@ from tests.helpers.searches import SPACE
 pytestmark = pytest.mark.filterwarnings("ignore")
 SEARCH = SearchConfig(candidates=6, ask_batch_size=2, sampler="tpe", space=SPACE)
 STUDY, EMBEDDINGS = "study", "embeddings/eeg"
-N_PAUSES = 200 if CHAOS else 4
+N_PAUSES = 200 if CHAOS else 2
 
 
 @pytest.fixture(scope="module")
