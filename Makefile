@@ -38,7 +38,7 @@ demo: $(STAMP)
 
 # Two workers with a thread each, to which whole files go, so that what a file shares is made once. What starts Ray has
 # the cores for itself.
-PURE := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PURE := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 test: $(STAMP) $(BROWSER)
 	$(PURE) -m 'not ray'

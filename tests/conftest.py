@@ -45,9 +45,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if list_rows(item.nodeid):
             item.add_marker(pytest.mark.reliability)
-    # Files that take long go first: one that begins last would keep one worker busy alone (`--no-loadscope-reorder`).
-    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow_files)
 
 
 class Page:
