@@ -27,7 +27,7 @@ from tests.helpers.trainings import TRAIN, Killed, make_experiment, make_windows
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 FAULTS = ("refuse", "lose", "hide", "cut")
-STEP, TRAINING_STEP = (1, 3) if CHAOS else (20, 200)  # every so many requests of a resume and of a training are failed
+STEP, TRAINING_STEP = (1 if CHAOS else 20), 3  # every so many requests of a resume and of a training are failed
 CONTROL = "/control/"
 
 
@@ -83,7 +83,7 @@ def check_ranks(number: int, folder: str, server: str, proxy: str, faulty_rank: 
     object_backend.FIRST_PAUSE_S = object_backend.MISSING_PAUSE_S = 0.01
     rank = Rank(number, folder, server, proxy, faulty_rank)
     check_resumes(rank, totals[0])
-    if faulty_rank == 0:  # the other makes no request while it trains
+    if CHAOS and faulty_rank == 0:  # takes minutes; the other rank makes no request while it trains
         check_trainings(rank, totals[1])
     Path(folder, f"rank-{faulty_rank}-{number}").touch()
     leave_group()
