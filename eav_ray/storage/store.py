@@ -257,7 +257,7 @@ class Store:
         with self._explain("delete", prefix):
             names = self.list_files(prefix) or ([] if self.is_local else [checked])  # of a folder, or a file itself
             first = [name for name in names if PurePosixPath(name).name == COMMIT]
-            ends = [f"{prefix}/{last}", f"{prefix}/{LOCK}"]  # the lock last: another process may then take it
+            ends = [f"{prefix}/{LOCK}", f"{prefix}/{last}"]
             self._backend.delete_files(first)
             self._backend.delete_files([name for name in names if name not in (*first, *ends)])
             for name in ends:
