@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from eav_ray.errors import DataError
-from eav_ray.storage.files import replace_file, sha256
+from eav_ray.storage.files import PARTIAL, make_partial_path, replace_file, sha256
 
 SMALL_BYTES = 4096  # that are written at once
 # What a file system says that has no links.
@@ -105,7 +104,7 @@ class LocalBackend(Backend):
             for name in names:
                 path = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):  # another process has just deleted it
-                    if path.is_file() and path.suffix != ".partial":
+                    if path.is_file() and path.suffix != PARTIAL:
                         found[str(path.relative_to(self.root))] = path.stat().st_size
         return found
 
@@ -144,7 +143,7 @@ class LocalBackend(Backend):
     def create(self, name: str, data: bytes) -> str | None:
         path = self.resolve(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        partial = make_partial_path(path)
         try:
             with open(partial, "xb") as file:
                 file.write(data)
@@ -182,7 +181,7 @@ class LocalBackend(Backend):
     def replace(self, name: str, data: bytes, version: str) -> str | None:
         # Only one process can create the name that follows a version, and whoever finds it there moves it on, so that
         # one that died in between holds nobody up.
-        follower = f"{name}.after-{version[:16]}.partial"
+        follower = f"{name}.after-{version[:16]}{PARTIAL}"
         is_first = self.create(follower, data) is not None
         found = self.find_version(name)
         if found != version:

@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from eav_ray.errors import DataError, StorageError
 
+PARTIAL = ".partial"  # how the name of a file ends that is being made, or deleted
+
 
 def check_store_name(name: str) -> str:
     """A relative name that stays below its folder.
@@ -53,6 +55,11 @@ def list_package_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
+def make_partial_path(path: Path) -> Path:
+    """Make a name of this process' own beside a path, for what is being made or deleted."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+
+
 @contextlib.contextmanager
 def replace_file(path: str | Path) -> Iterator[Path]:
     """Write a file under a name of its own, which becomes `path` when the block ends, and goes when it raises.
@@ -60,7 +67,7 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     Several processes may do this at once: whoever ends last wins.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = make_partial_path(path)
     try:
         yield partial
         os.replace(partial, path)

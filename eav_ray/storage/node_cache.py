@@ -3,18 +3,17 @@
 import contextlib
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from eav_ray.errors import ConfigError
+from eav_ray.storage.files import PARTIAL, make_partial_path
 
 T = TypeVar("T")
 
 LOCK = ".lock"
-LEFTOVER = ".partial"  # how the name of an entry ends that is being made, or deleted
-SUFFIXES = (".arrow", ".embeddings", LEFTOVER)  # what else lies in the folder is not the cache's
+SUFFIXES = (".arrow", ".embeddings", PARTIAL)  # what else lies in the folder is not the cache's
 
 
 class NodeCache:
@@ -54,7 +53,7 @@ class NodeCache:
             with contextlib.suppress(FileNotFoundError):  # it is missing, or a file of it is
                 return _open_used(path, open_entry)
             self._delete_leftovers()
-            partial = self._make_partial_path(name)
+            partial = make_partial_path(path)
             try:
                 make(partial)
                 _delete(path)
@@ -72,8 +71,8 @@ class NodeCache:
         entries = {path: _measure(path) for path in self._folder.iterdir() if path.suffix in SUFFIXES}
         excess = sum(entries.values()) + n_bytes - self._max_gb * 2**30
         for path in sorted(entries, key=lambda p: p.stat().st_mtime):
-            if excess > 0 and path.name not in self._protected and path.suffix != LEFTOVER:
-                renamed = self._make_partial_path(path.name)  # a process killed here leaves no half of an entry
+            if excess > 0 and path.name not in self._protected and path.suffix != PARTIAL:
+                renamed = make_partial_path(path)  # a process killed here leaves no half of an entry
                 path.rename(renamed)
                 _delete(renamed)
                 excess -= entries[path]
@@ -83,12 +82,9 @@ class NodeCache:
                 f"({excess / 2**30 + self._max_gb:.2f} GiB so far); raise store.cache_gb"
             )
 
-    def _make_partial_path(self, name: str) -> Path:
-        return self._folder / f".{name}.{uuid.uuid4().hex[:8]}{LEFTOVER}"
-
     def _delete_leftovers(self) -> None:
         """Delete what killed processes left: who holds the lock knows that nobody writes."""
-        for path in self._folder.glob(f".*{LEFTOVER}"):
+        for path in self._folder.glob(f".*{PARTIAL}"):
             _delete(path)
 
     @contextlib.contextmanager

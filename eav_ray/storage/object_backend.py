@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
@@ -40,8 +41,11 @@ class ObjectBackend(Backend):
         self._location, self.has_answered = location, False
         with io_errors(f"open the store {location}", "; check its name, the network and your credentials"):
             self._store = _open_bucket(location, self._retry_s, {"read_timeout": "60s"})
-            # A request for a lease that hangs must not cost the lease.
-            self._quick_store = _open_bucket(location, self._retry_s, {"timeout": "8s"})
+
+    @cached_property
+    def _quick_store(self) -> Any:
+        """For small files: a request for a lease that hangs must not cost the lease. Few stores need it."""
+        return _open_bucket(self._location, self._retry_s, {"timeout": "8s"})
 
     def assume_reachable(self) -> None:
         self.has_answered = True

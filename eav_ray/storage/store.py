@@ -157,9 +157,9 @@ class Store:
             DataError: The store was given by `lock`, and another process has taken the lock over.
         """
         with self._explain("write", name, "; nothing was changed"):
-            self.check_lock()
             # A conditional write is one request; what is large goes in parts, and lies under an attempt of its own.
             if self._lease is None or len(data) > LARGEST_CONDITIONAL_BYTES:
+                self.check_lock()
                 self._backend.write(check_store_name(name), data)
             else:
                 self._lease.write(check_store_name(name), data)
@@ -329,6 +329,19 @@ class Store:
         """
         commit = self.read_commit(prefix)
         return {name: self.read_committed_file(prefix, name, commit) for name in commit.files}
+
+    @contextlib.contextmanager
+    def lock_unfinished(self, prefix: str) -> Iterator["Store"]:
+        """As `lock`, for what one process makes below a prefix; what is committed is read, and needs no right to write.
+
+        Raises:
+            DataError: Another process is making it.
+        """
+        if self.is_committed(prefix):
+            yield self
+        else:
+            with self.lock(f"{prefix}/{LOCK}") as guarded:
+                yield guarded
 
     @contextlib.contextmanager
     def lock(

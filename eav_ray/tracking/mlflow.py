@@ -3,19 +3,17 @@
 import contextlib
 import json
 import queue
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from tqdm import tqdm
-
 from eav_ray.config import Experiment, to_dict
 from eav_ray.config.digests import flatten_sections
 from eav_ray.config.environment import environment_variables
 from eav_ray.config.extras import require_extra
+from eav_ray.tracking.progress import FirstWarning
 from eav_ray.training.run_spec import Progress, Run
 
 RUN_KEY_TAG = "eav_ray.key"  # by which a training finds its MLflow run again
@@ -76,7 +74,7 @@ class MLflowTracker:
         self._experiment_id = ""
         self._run_ids: dict[str, str] = {}  # key -> id of the MLflow run
         self._unfinished: set[str] = set()  # keys whose last epoch was not logged
-        self._retry_at, self._has_warned = 0.0, False
+        self._retry_at, self._warning = 0.0, FirstWarning()
         self._environment = contextlib.ExitStack()
         self._environment.enter_context(mlflow_environment())
         self._thread = threading.Thread(target=self._run_sender, daemon=True)
@@ -90,7 +88,7 @@ class MLflowTracker:
         self._queue.put(None)
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            self._warn_once("no answer")
+            self._warn("no answer")
         self._environment.close()
 
     def _run_sender(self) -> None:
@@ -111,15 +109,10 @@ class MLflowTracker:
                     self._fail_unfinished()
             except Exception as error:  # whatever it is, the trainings go on
                 self._retry_at = time.monotonic() + RETRY_INTERVAL_S
-                self._warn_once(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                self._warn(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
-    def _warn_once(self, reason: str) -> None:
-        """Once: what follows would say the same."""
-        if not self._has_warned:
-            self._has_warned = True
-            line = f"MLflow at {self._uri} does not take the curves; trainings go on without it: {reason}"
-            with contextlib.suppress(OSError):  # the disk of a log file may be full too
-                tqdm.write(line, file=sys.stderr)
+    def _warn(self, reason: str) -> None:
+        self._warning.write(f"MLflow at {self._uri} does not take the curves; trainings go on without it: {reason}")
 
     def _send(self, pending: deque[Progress]) -> None:
         """Log entries, of which the same twice count once: a request that failed in its middle is made again."""

@@ -4,7 +4,6 @@ tensorboardX's own writer keeps a thread and a file open for each training, and 
 is full. Here a file is open for as long as something is written to it.
 """
 
-import contextlib
 import errno
 import os
 import socket
@@ -17,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from eav_ray.config.extras import is_installed
+from eav_ray.tracking.progress import FirstWarning
 from eav_ray.training.run_spec import Progress
 
 FILE_VERSION = "brain.Event:2"  # the first thing that TensorBoard reads of a file
@@ -27,7 +27,7 @@ class TensorBoardTracker:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._file_name = folder, f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
-        self._has_warned = False
+        self._warning = FirstWarning()
 
     def log(self, progress: Progress) -> None:
         """Write what a training has reported; a disk that does not take it is one line on stderr."""
@@ -43,14 +43,9 @@ class TensorBoardTracker:
             start = Event(wall_time=progress.timestamp, file_version=FILE_VERSION)
             _append(path, [event] if path.exists() and path.stat().st_size else [start, event])
         except OSError as error:
-            self._warn_once(error)
-
-    def _warn_once(self, error: OSError) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            line = f"TensorBoard's files in {self._folder} miss curves; trainings go on without it: {error.strerror}"
-            with contextlib.suppress(OSError):  # the disk of a log file may be full too
-                tqdm.write(line, file=sys.stderr)
+            self._warning.write(
+                f"TensorBoard's files in {self._folder} miss curves; trainings go on without it: {error.strerror}"
+            )
 
 
 def _append(path: Path, events: list[Any]) -> None:

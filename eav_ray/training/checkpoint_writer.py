@@ -19,7 +19,7 @@ from eav_ray.training.checkpoint import (
     write_checkpoint,
 )
 from eav_ray.training.checkpoint_files import Checkpoint, CheckpointState
-from eav_ray.training.collectives import broadcast_int, broadcast_object, rank_and_world_size, run_on_all_ranks
+from eav_ray.training.collectives import broadcast_int, rank_and_world_size, run_on_all_ranks, run_on_first_rank
 from eav_ray.training.engines.base import Engine
 from eav_ray.training.positions import make_checkpoint_prefix
 from eav_ray.training.run_spec import Position, Run
@@ -48,8 +48,7 @@ class CheckpointWriter:
         """
         self._run, self._results, self._classes, self._shapes = run, results, index.classes, shapes
         self._frozen_tensors = frozen_tensors or {}
-        first = rank_and_world_size()[0] == 0
-        self.attempt = broadcast_object(run_on_all_ranks(lambda: make_attempt_name(results, run.key) if first else ""))
+        self.attempt = run_on_first_rank(lambda: make_attempt_name(results, run.key))
         self._pool = ThreadPoolExecutor(1)
         self._pending_write: Future[None] | None = None
         self.saved_at = time.monotonic()

@@ -52,6 +52,16 @@ def broadcast_object(value: T) -> T:
     return gather_from_all_ranks(value)[0]
 
 
+def run_on_first_rank(action: Callable[[], T]) -> T:
+    """Do something on rank 0 alone, and return its result, which must be JSON, on every rank. Every rank must call it.
+
+    Raises:
+        DataError, StorageError, UnrecoverableError: On every rank, as `run_on_all_ranks`.
+    """
+    is_first = rank_and_world_size()[0] == 0
+    return broadcast_object(run_on_all_ranks(lambda: action() if is_first else None))  # pyright: ignore[reportReturnType]
+
+
 def broadcast_int(number: int, device: torch.device) -> int:
     """Rank 0's number; cheap enough for every step."""
     if rank_and_world_size()[1] == 1:

@@ -24,7 +24,13 @@ from eav_ray.training.checkpoint import (
 )
 from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.checkpoint_writer import CheckpointPolicy, CheckpointWriter
-from eav_ray.training.collectives import broadcast_object, gather_from_all_ranks, rank_and_world_size, run_on_all_ranks
+from eav_ray.training.collectives import (
+    broadcast_object,
+    gather_from_all_ranks,
+    rank_and_world_size,
+    run_on_all_ranks,
+    run_on_first_rank,
+)
 from eav_ray.training.dataloader import (
     make_inference_batches,
     prefetch,
@@ -366,12 +372,10 @@ def _write_embeddings(prepared: PreparedRun) -> None:
     run, context, module = prepared.run, prepared.context, prepared.module
     key = build_embedding_key(run.key, run.embedded_recordings)
     rank, size = rank_and_world_size()
-    if not run.embedded_recordings or broadcast_object(
-        run_on_all_ranks(lambda: rank == 0 and has_embeddings(context.results, key))
-    ):
+    if not run.embedded_recordings or run_on_first_rank(lambda: has_embeddings(context.results, key)):
         return
     # Their own attempt: one that died may have left parts of other ranks.
-    attempt = broadcast_object(run_on_all_ranks(lambda: "" if rank else make_attempt_name(context.results, run.key)))
+    attempt = run_on_first_rank(lambda: make_attempt_name(context.results, run.key))
     source = run_on_all_ranks(lambda: open_features(run, context)) if run.features_prefix else prepared.source
 
     def write_own_part() -> None:
@@ -391,4 +395,4 @@ def _write_embeddings(prepared: PreparedRun) -> None:
     else:
         assert isinstance(module, Classifier)
         times_s = get_token_times(module)
-    run_on_all_ranks(lambda: commit_embeddings(context.results, key, attempt, times_s) if rank == 0 else None)
+    run_on_first_rank(lambda: commit_embeddings(context.results, key, attempt, times_s))

@@ -4,7 +4,6 @@ The trainings of all variants and folds are one queue, equal ones once: variants
 change. Each test recording is scored once by each variant's model of its fold.
 """
 
-import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,9 +61,7 @@ def run_ablation(
     variant_folds = plan_variant_folds(e, chosen_variants, data)
     name = f"ablations/{compute_ablation_key(e, variant_folds)}"
     failed: list[str] = []
-    with contextlib.ExitStack() as stack:
-        if not results.is_committed(name):  # else it is only read, for which there need be no right to write
-            results = stack.enter_context(results.lock(f"{name}/lock"))
+    with results.lock_unfinished(name) as results:
         if results.is_committed(name):
             tree = _read_results(results, name)
         else:

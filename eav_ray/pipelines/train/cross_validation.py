@@ -3,7 +3,6 @@
 A fold that fails is named at the end; the others are trained, scored and shown all the same.
 """
 
-import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -95,9 +94,7 @@ def load_or_run(
     """
     results, name = Store(e.store.results), f"protocols/{key}"
     failed: dict[int, str] = {}
-    with contextlib.ExitStack() as stack:
-        if not results.is_committed(name):  # else it is only read, for which there need be no right to write
-            results = stack.enter_context(results.lock(f"{name}/lock"))
+    with results.lock_unfinished(name) as results:
         if results.is_committed(name):
             result = read_cv_result(results, name)
         else:
