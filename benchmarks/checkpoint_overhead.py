@@ -142,7 +142,7 @@ def train_once(folder: Path, engine: str, changes: dict[str, Any], every: int, c
     more = {f"train.encoders.{m}.epochs": 1, "train.checkpoint_steps": every, "train.checkpoint_minutes": 0.0}
     more |= {"runtime.engine": engine, "runtime.workers": 1}
     e = load_experiment("eav_ray/experiments/demo.yaml", changes | more)
-    windows = make_noise_windows(folder, e, (every * (checkpoints + 1) - 1) * getattr(e.train.encoders, m).batch)
+    windows = make_noise_windows(folder, e, (every * (checkpoints + 1) - 1) * e.train.encoders[m].batch)
     run = Run("encoder", e, Split("within", tuple(sorted(set(windows.ids["id"]))), (), ()), "benchmark")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with record_training() as record:

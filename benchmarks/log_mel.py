@@ -62,7 +62,7 @@ class EncoderTraining:
 
 
 def make_encoder(experiment: Experiment) -> AST:
-    a = experiment.model.audio
+    a = experiment.model["audio"]
     torch.manual_seed(0)
     sizes = {"width": a.width, "depth": a.depth, "heads": a.heads, "max_length": a.max_length, "stride": a.stride}
     return AST(window_s=WINDOW_S, dropout=0.0, **sizes)
@@ -101,7 +101,7 @@ def main() -> int:
     goals: list[Goal] = []
     for name, (path, batch, steps) in SIZES.items():
         experiment = load_experiment(path)
-        a = experiment.model.audio
+        a = experiment.model["audio"]
         t, once_ms, sizes = measure_training(experiment, batch, steps)
         ratio = t["wave"] / t["stored"]
         lines.append(

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from eav_ray.config import list_keys, list_other_kinds
+from eav_ray.config import list_feature_keys, list_keys, list_other_kinds
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACEHOLDER = re.compile(r"^<!-- (keys|modules|file)(?:: (\S+))? -->$", re.MULTILINE)
@@ -44,6 +44,7 @@ def format_key_tables() -> str:
     for key, row in list_keys().items():
         sections.setdefault(key.rpartition(".")[0] or "experiment", {})[key] = row
     sections |= dict(list_other_kinds())
+    sections["Features that others have computed, of any NAME"] = list_feature_keys()
     return "\n\n".join(f"## {title}\n\n{_format_table(rows)}" for title, rows in sections.items())
 
 

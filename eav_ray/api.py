@@ -19,6 +19,7 @@ from eav_ray.data.streaming.local_recording import EEGSource, MediaSource, make_
 from eav_ray.data.streaming.upload import UploadLimits
 from eav_ray.errors import DataError
 from eav_ray.evaluation import predictor
+from eav_ray.evaluation.compatibility import require_single_recordings
 from eav_ray.training.checkpoint import open_finished_checkpoint
 
 if TYPE_CHECKING:  # the functions that need Ray import it when they are called
@@ -242,7 +243,9 @@ class Predictor:
 
     def __init__(self, checkpoint: str | Path, *, device: str = "") -> None:
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._predictor = predictor.Predictor(open_finished_checkpoint(str(checkpoint)), torch.device(name))
+        opened = open_finished_checkpoint(str(checkpoint))
+        require_single_recordings(opened)
+        self._predictor = predictor.Predictor(opened, torch.device(name))
         self.classes: tuple[str, ...] = self._predictor.classes
         self.modalities: tuple[str, ...] = self._predictor.modalities
         self.eeg_channels: tuple[str, ...] = self._predictor.inputs.eeg_channel_names

@@ -4,6 +4,8 @@ from eav_ray.config.data_sections import (
     STRICT,
     DataConfig,
     EEGPreprocessing,
+    FeatureFile,
+    FeaturePreprocessing,
     Preprocessing,
     Protocol,
     SplitConfig,
@@ -12,7 +14,7 @@ from eav_ray.config.data_sections import (
 from eav_ray.config.digests import digest, to_dict
 from eav_ray.config.encoders.base import EncoderConfig
 from eav_ray.config.fusion.base import FusionConfig
-from eav_ray.config.keys import list_keys, list_other_kinds
+from eav_ray.config.keys import list_feature_keys, list_keys, list_other_kinds
 from eav_ray.config.loading import build_experiment, list_experiment_names, load_experiment, override, parse_changes
 from eav_ray.config.modalities import (
     MODALITIES,

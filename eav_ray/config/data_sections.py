@@ -1,8 +1,9 @@
 """Sections of an experiment on data: recordings, preprocessing, splits."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -10,6 +11,7 @@ from eav_ray.config.kinds import check_dataset_name, find_dataset_module, import
 from eav_ray.config.modalities import MODALITIES, ModalityName
 from eav_ray.errors import ConfigError
 
+AccessLevel = Literal["source_only", "unlabelled_block", "unlabelled_first_n", "labelled_k"]
 Protocol = Literal["paper", "within", "within_validated", "subject_kfold", "loso"]
 
 
@@ -20,9 +22,12 @@ def define(default: Any, meaning: str | None = None, **limits: Any) -> Any:
     """Define a key of a section.
 
     Args:
+        default: A dictionary is copied for each section.
         meaning: What `eav keys` says of it.
         limits: Of its values, as `pydantic.Field` takes them.
     """
+    if isinstance(default, dict):
+        return Field(default_factory=lambda: dict(default), description=meaning, **limits)
     return Field(default=default, description=meaning, **limits)
 
 
@@ -35,10 +40,32 @@ def _check_dataset(name: str) -> str:
 
 
 @dataclass(frozen=True, config=STRICT)
+class FeatureFile:
+    """Where the features of a modality are that somebody else has computed."""
+
+    path: str = define(
+        "",
+        "a CSV or Parquet file with one row a recording, or a folder with one npy, Parquet or safetensors file a "
+        "recording, in it or in a folder of each subject",
+    )
+    key: str = define(
+        "recording",
+        "the column of a table that names recordings: as the reader does, as subject/recording, or by the name of one "
+        "of its files",
+    )
+    hz: float = define(0.0, "rows per second of files without times", ge=0)
+
+
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
     dataset: Annotated[str, AfterValidator(_check_dataset)] = define("eav", "which reader opens `data.root`")
     root: str = define("", "folder of the data set, or the CSV/Parquet file of `data.dataset=recordings_table`")
-    modalities: tuple[ModalityName, ...] = define(MODALITIES, "any subset of audio, eeg, video")
+    modalities: tuple[ModalityName, ...] = define(
+        MODALITIES, "any of audio, eeg and video, and of the names under preprocessing.features"
+    )
+    features: dict[str, FeatureFile] = define(
+        {}, "files with features of others: the name of the modality -> path, key, hz"
+    )
     tasks: tuple[Literal["speaking", "listening"], ...] = define(
         ("speaking",), "EAV: which recordings; listening rows are only ever trained on"
     )
@@ -112,6 +139,36 @@ class VideoPreprocessing:
     face_step: int = define(5, "the face is looked for in every so many kept frames", gt=0)
 
 
+FEATURE_NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
+# Names that stand for something else in tables, or whose columns would.
+RESERVED_NAMES = {"fusion", "product", "mean_probability", "stacking", "late_mean", "window_s", "features", "normalise"}
+RESERVED_NAMES |= {"subject", "recording", "window", "label", "task", "order", "id", "fold", "weight", "reason"}
+RESERVED_PREFIXES = ("has_", "logit_", "audio_", "eeg_", "video_")
+
+
+@dataclass(frozen=True, config=STRICT)
+class FeaturePreprocessing:
+    """How given features are stored: (steps, width) a window."""
+
+    columns: tuple[str, ...] = define((), "columns of a table or Parquet file that are read, in this order")
+    width: int = define(0, "features of an array, or of columns that hold lists; 0: as many as columns", ge=0)
+    steps: int = define(
+        1, "parts of a window, each the mean of the rows whose times lie in it; 1 for one row a recording", gt=0
+    )
+
+    @model_validator(mode="after")
+    def _check_width(self) -> "FeaturePreprocessing":
+        if not self.columns and not self.width:
+            raise ValueError("give columns=[...] of the table, or width=... of the arrays")
+        if len(set(self.columns)) != len(self.columns):
+            raise ValueError("columns names one twice; name each once")
+        return self
+
+    @property
+    def n_features(self) -> int:
+        return self.width or len(self.columns)
+
+
 @dataclass(frozen=True, config=STRICT)
 class Preprocessing:
     """What the shards contain. Shards of different preprocessing never mix: its hash is in their path."""
@@ -120,6 +177,9 @@ class Preprocessing:
     eeg: EEGPreprocessing = EEGPreprocessing()
     audio: AudioPreprocessing = AudioPreprocessing()
     video: VideoPreprocessing = VideoPreprocessing()
+    features: dict[str, FeaturePreprocessing] = define(
+        {}, "further modalities, of features that others have computed: name -> columns or width, and steps"
+    )
     on_bad: Literal["partial", "drop", "fail"] = define(
         "partial",
         "a file that is missing or cannot be used: keep the recording's other modalities, leave the recording out, or "
@@ -127,6 +187,26 @@ class Preprocessing:
     )
     file_timeout_s: int = define(120, "a recording that takes longer to decode is set aside", gt=0)
     recordings_per_shard: int = define(25, "recordings per shard", gt=0)
+
+    @field_validator("features")
+    @classmethod
+    def _check_feature_names(cls, features: dict[str, FeaturePreprocessing]) -> dict[str, FeaturePreprocessing]:
+        for name in features:
+            if name in MODALITIES:
+                raise ValueError(
+                    f"{name} is read from recordings; name features of it otherwise, for example given_{name}"
+                )
+            is_reserved = name in RESERVED_NAMES or name.startswith(RESERVED_PREFIXES)
+            if is_reserved or not FEATURE_NAME_PATTERN.fullmatch(name):
+                raise ValueError(
+                    f'"{name}" cannot be the name of a modality; use small letters, digits and _, and none of '
+                    f"{', '.join(sorted(RESERVED_NAMES))} and what begins with {', '.join(RESERVED_PREFIXES)}"
+                )
+        return features
+
+    def get_section(self, modality: str) -> Any:
+        """Return the section of a modality."""
+        return getattr(self, modality) if modality in MODALITIES else self.features[modality]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -136,3 +216,17 @@ class SplitConfig:
     n_folds: int = define(6, "subject_kfold: number of folds", ge=2)
     n_inner_folds: int = define(3, "inner folds of the training people, for every choice", ge=2)
     seed: int = define(0, "shuffles people into folds", ge=0)
+    access: AccessLevel = define(
+        "source_only",
+        "what may be known of a tested subject: nothing but the recording itself; all recordings without labels; the "
+        "first `access_recordings` without labels; or so many with labels (`eav adapt`)",
+    )
+    access_recordings: int = define(0, "how many, with unlabelled_first_n and labelled_k", ge=0)
+
+    @model_validator(mode="after")
+    def _check_access(self) -> "SplitConfig":
+        counts = self.access in ("unlabelled_first_n", "labelled_k")
+        if counts != bool(self.access_recordings):
+            need = "a number above 0" if counts else "0"
+            raise ValueError(f"access={self.access} needs access_recordings of {need}; it is {self.access_recordings}")
+        return self

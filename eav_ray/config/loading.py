@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from eav_ray.config.digests import to_dict
 from eav_ray.config.keys import list_key_names, list_keys
 from eav_ray.config.kinds import check_plugins_imported, import_plugins
-from eav_ray.config.model_sections import KIND_PLACES
+from eav_ray.config.model_sections import MODEL_PREFIX, KindPlace, find_kind_place, get_kind_place
 from eav_ray.config.sections import Experiment
 from eav_ray.config.urls import check_no_secret
 from eav_ray.errors import ConfigError, suggest_nearest
@@ -52,10 +52,24 @@ def build_experiment(tree: Any, *, source: str) -> Experiment:
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
     try:
-        return EXPERIMENT_ADAPTER.validate_python(tree)
+        return EXPERIMENT_ADAPTER.validate_python(_add_feature_sections(tree))
     except ValidationError as error:
         problems = [f"{source}: {_explain_validation_error(e, tree)}" for e in error.errors()]
         raise ConfigError("\n".join(problems)) from None
+
+
+def _add_feature_sections(tree: Any) -> Any:
+    """Add what a tree leaves out of a modality of given features: its encoder, and how that is trained."""
+    names = _get_section(tree, "preprocessing.features")
+    for key, default in (("model", {"kind": "features"}), ("train.encoders", {})):
+        if isinstance(tree, dict) and names:
+            *above, last = key.split(".")
+            parent = tree
+            for part in above:
+                parent = parent.setdefault(part, {})
+            if isinstance(sections := parent.setdefault(last, {}), dict):
+                parent[last] = {name: dict(default) for name in names} | sections
+    return tree
 
 
 def _check_no_secrets(value: Any, key: str = "") -> None:
@@ -82,14 +96,15 @@ def _list_plugins(tree: Any) -> list[str]:
 def _explain_validation_error(error: Any, tree: Any) -> str:
     loc = [str(part) for part in error["loc"]]
     path = ".".join(loc)
+    if error["type"] == "not_sections":
+        return f"{path} is {error['input']!r}; give a section for each modality"
     if error["type"] == "not_a_section":
-        return (
-            f"{path} is {error['input']!r}; give a section with a kind of {', '.join(KIND_PLACES[path].list_kinds())}"
-        )
+        kinds = ", ".join(get_kind_place(path).list_kinds())
+        return f"{path} is {error['input']!r}; give a section with a kind of {kinds}"
     if error["type"] == "unknown_kind":
-        return f"{path}.kind is {error['ctx']['kind']!r}; use one of {', '.join(KIND_PLACES[path].list_kinds())}"
+        return f"{path}.kind is {error['ctx']['kind']!r}; use one of {', '.join(get_kind_place(path).list_kinds())}"
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        if place := next((p for p in KIND_PLACES.values() if path.startswith(f"{p.key}.")), None):
+        if place := _find_place_around(path):
             kind = _get_section(tree, place.key).get("kind", place.default)
             tables = {name: list_keys(section(), f"{place.key}.") for name, section in place.list_kinds().items()}
             others = ", ".join(name for name, table in tables.items() if path in table)
@@ -103,6 +118,12 @@ def _explain_validation_error(error: Any, tree: Any) -> str:
         text = str(error["ctx"]["error"]).replace("\n", "; ")
         return f"{path}: {text}" if path else text
     return f"{path} is {error['input']!r}: {error['msg']}"
+
+
+def _find_place_around(path: str) -> KindPlace | None:
+    """Find the place of kinds that a key of one of its sections lies in."""
+    parts = path.split(".")
+    return find_kind_place(".".join(parts[: 2 if path.startswith(MODEL_PREFIX) else 1])) if len(parts) > 1 else None
 
 
 def _get_section(tree: Any, key: str) -> dict[str, Any]:
@@ -181,7 +202,7 @@ def _fill_defaults(defaults: dict[str, Any], tree: dict[str, Any], place: str = 
         filled[key] = value
         if isinstance(default, dict) and isinstance(value, dict) and key_path != "search.space":
             is_other_kind = (
-                key_path in KIND_PLACES and value.get("kind", default["kind"]) != default["kind"]
+                find_kind_place(key_path) is not None and value.get("kind", default["kind"]) != default["kind"]
             )  # which has other keys
             filled[key] = value if is_other_kind else _fill_defaults(default, value, f"{key_path}.")
     return filled
@@ -208,8 +229,8 @@ def _apply_changes(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
                 )
             node = child
         place = ".".join(parts[:-1])
-        if parts[-1] == "kind" and place in KIND_PLACES:
-            switched = KIND_PLACES[place].switch_kind(node, value)
+        if parts[-1] == "kind" and (kinds := find_kind_place(place)):
+            switched = kinds.switch_kind(node, value)
             node.clear()
             node.update(switched)
         node[parts[-1]] = _fill_section_defaults(".".join(parts), value)
@@ -218,7 +239,7 @@ def _apply_changes(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
 
 def _fill_section_defaults(place: str, value: Any) -> Any:
     """A section that a change gives as a whole, with the defaults of its place for the keys that it leaves out."""
-    if not isinstance(value, dict) or place in (*KIND_PLACES, "search.space"):
+    if not isinstance(value, dict) or place == "search.space" or find_kind_place(place):
         return value
     default: Any = to_dict(Experiment())
     for part in place.split("."):

@@ -1,14 +1,15 @@
 """The modalities: what all of the program has to know of each before any data is read.
 
-How their windows are stored, cut and measured: `eav_ray.data.modalities`.
+Three are recorded. Others are features that somebody else has computed, under names that the experiment gives
+(`preprocessing.features`). How their windows are stored, cut and measured: `eav_ray.data.modalities`.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-ModalityName = Literal["audio", "eeg", "video"]
-MODALITIES: tuple[ModalityName, ...] = get_args(ModalityName)
+ModalityName = str
+MODALITIES: tuple[ModalityName, ...] = ("audio", "eeg", "video")  # that are recorded
+FEATURE_COLORS = ("#cc79a7", "#56b4e9", "#d55e00", "#000000")  # of the same palette, by turns
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,24 @@ _INFOS = {
 
 
 def get_modality_info(name: str) -> ModalityInfo:
-    return _INFOS[name]
+    """Return what is known of a modality; those of given features have their name as title."""
+    if name in _INFOS:
+        return _INFOS[name]
+    color = FEATURE_COLORS[sum(name.encode()) % len(FEATURE_COLORS)]
+    return ModalityInfo(name, name.replace("_", " ").capitalize(), color)
 
 
 def order_modalities(names: Iterable[str]) -> list[str]:
-    """Bring names of modalities into the order of tables."""
-    return sorted(names, key=list(_INFOS).index)
+    """Bring names of modalities into the order of tables: recorded ones first, then given features by name."""
+    order = list(_INFOS)
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def select_channel_modalities(names: Iterable[str]) -> list[str]:
     """Select the modalities whose channels are known by name."""
-    return [name for name in names if _INFOS[name].has_named_channels]
+    return [name for name in names if get_modality_info(name).has_named_channels]
 
 
 def select_worn_modalities(names: Iterable[str]) -> list[str]:
     """Select the modalities whose sensors are worn."""
-    return [name for name in names if _INFOS[name].is_worn]
+    return [name for name in names if get_modality_info(name).is_worn]

@@ -4,15 +4,10 @@ import dataclasses
 import functools
 from typing import Annotated, Any
 
-from pydantic import PlainValidator, TypeAdapter
-from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticCustomError
+from pydantic import PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from eav_ray.config.data_sections import STRICT
-from eav_ray.config.encoders.ast import ASTConfig
 from eav_ray.config.encoders.base import EncoderConfig
-from eav_ray.config.encoders.eegformer import EEGformerConfig
-from eav_ray.config.encoders.vit import ViTConfig
 from eav_ray.config.fusion.base import FusionConfig
 from eav_ray.config.fusion.shared_attention import SharedAttentionConfig
 from eav_ray.config.kinds import import_installed_plugins, import_modules, index_kinds, list_subclasses
@@ -98,12 +93,47 @@ KIND_PLACES = {
 }
 
 
-@dataclass(frozen=True, config=STRICT)
-class ModelConfig:
-    eeg: Annotated[EncoderConfig, PlainValidator(KIND_PLACES["model.eeg"].validate)] = EEGformerConfig()
-    audio: Annotated[EncoderConfig, PlainValidator(KIND_PLACES["model.audio"].validate)] = ASTConfig()
-    video: Annotated[EncoderConfig, PlainValidator(KIND_PLACES["model.video"].validate)] = ViTConfig()
+MODEL_PREFIX = "model."
 
 
+def find_kind_place(key: str) -> KindPlace | None:
+    """Find the place of kinds at a key; that of given features is at `model.<name>` of any other name."""
+    if key in KIND_PLACES:
+        return KIND_PLACES[key]
+    name = key.removeprefix(MODEL_PREFIX)
+    is_model = key.startswith(MODEL_PREFIX) and bool(name) and "." not in name
+    return KindPlace(key, EncoderConfig, "eav_ray.config.encoders", "features") if is_model else None
+
+
+def get_kind_place(key: str) -> KindPlace:
+    """Return the place of kinds at a key where there is one."""
+    place = find_kind_place(key)
+    assert place is not None, key
+    return place
+
+
+def validate_models(value: Any) -> dict[str, EncoderConfig]:
+    """Turn a tree into the section of each modality's encoder; those that it leaves out are the default ones."""
+    if not isinstance(value, dict):
+        raise PydanticCustomError("not_sections", "give a section for each modality")
+    found: dict[str, EncoderConfig] = {}
+    errors: list[InitErrorDetails] = []
+    for name, section in (dict.fromkeys(DEFAULT_ENCODERS, {}) | value).items():
+        try:
+            found[name] = get_kind_place(f"{MODEL_PREFIX}{name}").validate(section)
+        except PydanticCustomError as error:
+            errors.append(InitErrorDetails(type=error, loc=(name,), input=section))
+        except ValidationError as error:
+            errors += [
+                InitErrorDetails(type=e["type"], loc=(name, *e["loc"]), input=e["input"], ctx=e.get("ctx", {}))
+                for e in error.errors()
+            ]
+    if errors:
+        raise ValidationError.from_exception_data("model", errors)
+    return found
+
+
+DEFAULT_ENCODERS = tuple(place.modality for place in KIND_PLACES.values() if place.modality)
+ModelSections = Annotated[dict[str, EncoderConfig], PlainValidator(validate_models)]
 AnyFusionConfig = Annotated[FusionConfig, PlainValidator(KIND_PLACES["fusion"].validate)]
 DEFAULT_FUSION = SharedAttentionConfig()

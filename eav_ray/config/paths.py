@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from eav_ray.config.loading import override
-from eav_ray.config.modalities import MODALITIES
 from eav_ray.config.sections import Experiment
 from eav_ray.errors import ConfigError
 
@@ -24,8 +23,8 @@ def resolve_experiment_paths(experiment: Experiment, used_stores: tuple[str, ...
     given_paths = {"data.root": experiment.data.root} | {
         f"store.{k}": getattr(experiment.store, k) for k in used_stores
     }
-    for m in MODALITIES:
-        weights = getattr(getattr(experiment.model, m), "weights", "")
+    for m in experiment.model:
+        weights = getattr(experiment.model[m], "weights", "")
         if weights and Path(weights).expanduser().exists():  # otherwise a name on a hub
             given_paths[f"model.{m}.weights"] = weights
     changes = {key: resolve_user_path(key, path) for key, path in given_paths.items()}

@@ -7,13 +7,15 @@ Runs without torch and without ray.
 
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from eav_ray.config.data_sections import STRICT, DataConfig, Preprocessing, SplitConfig, define
 from eav_ray.config.kinds import import_plugins
-from eav_ray.config.model_sections import DEFAULT_FUSION, AnyFusionConfig, ModelConfig
+from eav_ray.config.modalities import MODALITIES
+from eav_ray.config.model_sections import DEFAULT_FUSION, AnyFusionConfig, ModelSections, validate_models
 from eav_ray.config.training_sections import OptimConfig, RuntimeConfig, SearchConfig, TrainConfig
+from eav_ray.errors import suggest_nearest
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,7 +62,9 @@ class Experiment:
     data: DataConfig = DataConfig()
     preprocessing: Preprocessing = Preprocessing()
     split: SplitConfig = SplitConfig()
-    model: ModelConfig = ModelConfig()
+    model: ModelSections = Field(
+        default_factory=lambda: validate_models({}), description="the encoder of each modality"
+    )
     fusion: AnyFusionConfig = DEFAULT_FUSION
     optim: OptimConfig = define(OptimConfig(), "the fusion's, or everything's in end_to_end")
     train: TrainConfig = TrainConfig()
@@ -73,17 +77,84 @@ class Experiment:
         import_plugins(state["plugins"])
         self.__dict__.update(state)
 
+    def _list_unknown_modalities(self) -> list[str]:
+        """List names of modalities that are neither recorded nor declared as given features, a line each."""
+        known = [*MODALITIES, *self.preprocessing.features]
+        places = {
+            "data.modalities": self.data.modalities,
+            "data.features": self.data.features,
+            "model": self.model,
+            "train.encoders": self.train.encoders,
+        }
+        problems = [
+            f'"{place}.{name}" is not a key of an experiment{suggest_nearest(name, known)} (`eav keys` lists all keys)'
+            if place != "data.modalities"
+            else f"data.modalities names {name}; use {', '.join(known)}{suggest_nearest(name, known)}, or say under "
+            f"preprocessing.features.{name} what the features of that name are"
+            for place, names in places.items()
+            for name in names
+            if name not in known
+        ]
+        # A section that a file leaves out was filled in when it was read; Python can leave it out too.
+        return problems + [
+            f"{place}.{name} is missing; give a section of each name under preprocessing.features"
+            for place in ("model", "train.encoders")
+            for name in known
+            if name not in places[place]
+        ]
+
+    def _list_transductive_preprocessing(self) -> list[str]:
+        """List settings of preprocessing that look at all recordings of a subject at once."""
+        eeg = self.preprocessing.eeg
+        settings = (("kind", eeg.kind, eeg.kind == "official"), ("align", eeg.align, eeg.align != "none"))
+        used = settings if "eeg" in self.data.modalities else ()
+        return [f"preprocessing.eeg.{key}={value}" for key, value, is_transductive in used if is_transductive]
+
+    def list_transductive_settings(self) -> list[str]:
+        """List the settings by which a model looks at other recordings of a tested subject, without labels."""
+        normalised = [m for m in sorted(self.data.modalities) if self.model[m].subject_normalisation != "none"]
+        return self._list_transductive_preprocessing() + [f"model.{m}.subject_normalisation" for m in normalised]
+
+    def _list_access_problems(self) -> list[str]:
+        """List keys that look at more of a tested subject than the access level declares, a line each."""
+        problems: list[str] = []
+        needs_all = self._list_transductive_preprocessing()
+        if needs_all and self.split.access != "unlabelled_block":
+            problems.append(
+                f"{' and '.join(needs_all)} looks at all recordings of a subject, the tested ones included, but "
+                f"split.access is {self.split.access}; declare it: split.access=unlabelled_block"
+            )
+        for m in self.data.modalities:
+            section = self.model[m]
+            if section.subject_normalisation == "none":
+                continue
+            if not section.normalises_subjects:
+                problems.append(
+                    f"model.{m}.kind={section.kind} has no features that can be normalised within subjects; set "
+                    f"model.{m}.subject_normalisation=none"
+                )
+            elif self.split.access == "source_only":
+                problems.append(
+                    f"model.{m}.subject_normalisation={section.subject_normalisation} looks at recordings of the "
+                    "tested subject, but split.access is source_only; declare it: split.access=unlabelled_block, or "
+                    "unlabelled_first_n with split.access_recordings"
+                )
+        return problems
+
     @model_validator(mode="after")
     def _check_consistency(self) -> "Experiment":
-        problems: list[str] = []
+        problems = self._list_unknown_modalities()
+        if problems:
+            raise ValueError("\n".join(problems))
         for m in sorted(self.data.modalities):
-            problems += getattr(self.model, m).find_problems(self.preprocessing)
+            problems += self.model[m].find_problems(self.preprocessing)
         if len(self.data.modalities) > 1:
-            problems += self.fusion.find_problems([getattr(self.model, m).token_width for m in self.data.modalities])
+            problems += self.fusion.find_problems([self.model[m].token_width for m in self.data.modalities])
+        problems += self._list_access_problems()
         batches = {"optim.batch": self.optim.batch}
         if self.train.mode == "staged_then_joint":
             batches["train.joint.batch"] = self.train.joint.batch
-        batches |= {f"train.encoders.{m}.batch": getattr(self.train.encoders, m).batch for m in self.data.modalities}
+        batches |= {f"train.encoders.{m}.batch": self.train.encoders[m].batch for m in self.data.modalities}
         for key, batch in batches.items():
             if problem := self.runtime.find_batch_problem(key, batch):
                 problems.append(problem)

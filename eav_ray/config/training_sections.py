@@ -37,11 +37,11 @@ class EncoderOptimConfig(OptimConfig):
     frozen_lr: float = define(5e-4, "peak learning rate of those epochs", gt=0)
 
 
-@dataclass(frozen=True, config=STRICT)
-class PerModalityOptimConfig:
-    eeg: EncoderOptimConfig = EncoderOptimConfig(lr=1e-4, epochs=100)
-    audio: EncoderOptimConfig = EncoderOptimConfig(lr=5e-5, epochs=15, batch=32, frozen_epochs=10)
-    video: EncoderOptimConfig = EncoderOptimConfig(lr=5e-5, epochs=15, batch=64, frozen_epochs=10)
+DEFAULT_ENCODER_OPTIMS = {
+    "eeg": EncoderOptimConfig(lr=1e-4, epochs=100),
+    "audio": EncoderOptimConfig(lr=5e-5, epochs=15, batch=32, frozen_epochs=10),
+    "video": EncoderOptimConfig(lr=5e-5, epochs=15, batch=64, frozen_epochs=10),
+}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,7 +51,7 @@ class TrainConfig:
         "each encoder alone, then fusion on frozen encoders; all together from the start; or staged, and then all "
         "together from there",
     )
-    encoders: PerModalityOptimConfig = PerModalityOptimConfig()
+    encoders: dict[str, EncoderOptimConfig] = define(DEFAULT_ENCODER_OPTIMS, "the training of each encoder alone")
     joint: OptimConfig = define(OptimConfig(lr=5e-6, epochs=5), "the last part of staged_then_joint")
     adaptation: OptimConfig = define(
         OptimConfig(lr=3e-5, epochs=10, batch=8, encoder_lr_scale=0.0),

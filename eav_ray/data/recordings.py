@@ -4,19 +4,28 @@ A *recording* is one interaction (20 s in EAV). A reader only lists and decodes;
 windows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from eav_ray.config import DataConfig, ModalityName
+from eav_ray.config import MODALITIES, DataConfig, ModalityName
 from eav_ray.config.kinds import DatasetKind
 from eav_ray.errors import DataError
 
 MAX_RECORDING_S = 3600  # of one recording: longer files are damaged, hostile, or whole sessions
 LISTENING = "listening"  # recordings of this task are only ever trained on
+
+
+@dataclass(frozen=True)
+class GivenFeatures:
+    """Features of one recording that somebody else has computed: a row of a table, or a file of rows with times."""
+
+    path: str
+    values: tuple[float, ...] = ()  # of a table's row; none: `path` is a file of this recording alone
+    hz: float = 0.0  # rows per second of such a file, where it holds no times
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,14 @@ class Recording:
     eeg_index: int = 0  # position on that file's recording axis, where it has one
     audio: str | None = None
     video: str | None = None
+    features: Mapping[str, GivenFeatures] = field(default_factory=dict)  # by the name of the modality
+
+    def get_source(self, modality: str) -> str | None:
+        """Return the file that a modality of this recording lies in; None where it does not exist."""
+        if modality in MODALITIES:
+            return getattr(self, modality)
+        given = self.features.get(modality)
+        return given.path if given else None
 
     @property
     def id(self) -> str:

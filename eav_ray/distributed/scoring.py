@@ -19,6 +19,7 @@ from eav_ray.data.io import parquet
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import ShardIndex
+from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import check_disjoint, list_labeled_recordings
 from eav_ray.distributed import cluster
 from eav_ray.distributed.connection import connect_experiment
@@ -26,6 +27,7 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.frame_scores import compute_frames_correct, predict_with_frames
 from eav_ray.storage import Store
 from eav_ray.tracking.progress import open_progress_bar
+from eav_ray.training.access import list_split_recordings
 from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
 from eav_ray.training.dataloader import (
     MaskedSource,
@@ -38,6 +40,7 @@ from eav_ray.training.dataloader import (
 from eav_ray.training.metrics import WINDOW_COLUMNS
 from eav_ray.training.predictions import build_empty_predictions, build_predictions
 from eav_ray.training.prepared_run import open_worker_context
+from eav_ray.training.subject_statistics import normalise_source
 
 BATCH_SIZE = 32
 FORMAT_VERSION = 1  # raise when what is kept of a task changes
@@ -169,6 +172,14 @@ class Scorer:
             result = ScoringResult(pd.DataFrame(), str(error))
         return number, result, len(task.recordings)
 
+    def _open_subject_recordings(self, task: ScoringTask) -> tuple[WindowCache, tuple[str, ...]]:
+        """Open the recordings of the subjects that are scored: those of the checkpoint's split, as in its training, or
+        where these are other people, those that are scored."""
+        subjects = {recording.split("/")[0] for recording in task.recordings}
+        known = () if task.is_other_dataset else list_split_recordings(self._split, task.recordings)
+        recordings = tuple(r for r in known if r.split("/")[0] in subjects) or task.recordings
+        return self._context.open_windows(recordings), recordings
+
     def _predict(self, task: ScoringTask) -> pd.DataFrame:
         if task.checkpoint != self._checkpoint:
             checkpoint = task.checkpoint
@@ -188,9 +199,14 @@ class Scorer:
         }
         seen = [m for m in names if m not in zero_shapes]
         channel_orders = find_channel_orders(windows, seen, task.checkpoint.state.shapes.eeg_channel_names)
-        source = MaskedSource(
-            RawSource(windows, names, zero_shapes, channel_orders), task.visible_modalities or tuple(names)
+        stored = normalise_source(
+            RawSource(windows, names, zero_shapes, channel_orders),
+            task.checkpoint.experiment,
+            task.checkpoint.state.shapes,
+            windows,
+            lambda: self._open_subject_recordings(task),
         )
+        source = MaskedSource(stored, task.visible_modalities or tuple(names))
         for part, batch in make_inference_batches(source, self._labels, rows, BATCH_SIZE):
             inputs = {m: x.to(device) for m, x in batch.inputs.items()}
             output, frames = predict_with_frames(self._model, inputs, batch.present_BM.to(device))

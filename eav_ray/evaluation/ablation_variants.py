@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from eav_ray.config import EncoderConfig, Experiment, FusionConfig, override, select_worn_modalities
-from eav_ray.config.model_sections import KIND_PLACES
+from eav_ray.config.model_sections import KIND_PLACES, get_kind_place
 from eav_ray.errors import ConfigError
 
 ABLATION_PARTS = ("subsets", "kinds", "dropout", "positions", "sizes")
@@ -153,7 +153,7 @@ def _build_position_variants(base: Experiment) -> list[AblationVariant] | str:
 def _build_size_variants(base: Experiment, sizes: Sequence[str]) -> list[AblationVariant] | str:
     """Each size, and the same without each worn sensor, so that what that adds is known at each."""
     for m in base.data.modalities:
-        if getattr(base.train.encoders, m).encoder_lr_scale == 0:
+        if base.train.encoders[m].encoder_lr_scale == 0:
             return f"train.encoders.{m}.encoder_lr_scale=0 keeps published weights, which other sizes do not have"
     changes_by_size = {size: _scale_sizes(base, factor) for size, factor in SIZE_FACTORS.items()}
     changes_by_size |= {BASE_VARIANT: {}, HANDCRAFTED: _use_handcrafted_features(base)}
@@ -173,7 +173,7 @@ def _scale_sizes(base: Experiment, factor: float) -> dict[str, Any]:
     """Widths, and depths, times a factor, as near as what divides them allows; published weights do not fit and go."""
     changes: dict[str, Any] = {}
     for m in sorted(base.data.modalities):
-        section: EncoderConfig = getattr(base.model, m)
+        section: EncoderConfig = base.model[m]
         changes |= {f"model.{m}.{key}": value for key, value in section.scale_sizes(factor).items()}
         if getattr(section, "weights", ""):
             changes[f"model.{m}.weights"] = ""
@@ -187,11 +187,11 @@ def _use_handcrafted_features(base: Experiment) -> dict[str, Any]:
     scaled = _scale_sizes(base, SIZE_FACTORS["quarter"])
     changes: dict[str, Any] = {}
     for m in sorted(base.data.modalities):
-        kinds = KIND_PLACES[f"model.{m}"].list_kinds()
+        kinds = get_kind_place(f"model.{m}").list_kinds()
         handcrafted = next((kind for kind, section in kinds.items() if section.is_handcrafted), "")
         if not handcrafted:
             changes |= {key: value for key, value in scaled.items() if key.startswith(f"model.{m}.")}
-        elif not getattr(base.model, m).is_handcrafted:
+        elif not base.model[m].is_handcrafted:
             changes[f"model.{m}.kind"] = handcrafted
     return changes
 
@@ -204,5 +204,5 @@ def _adjust_fusion(base: Experiment, changes: dict[str, Any]) -> dict[str, Any]:
         changed = override(base, changes | {"data.modalities": modalities[:1]})
     except ConfigError:
         return changes  # making the variant says why
-    fitted = changed.fusion.fit_to_widths([getattr(changed.model, m).token_width for m in modalities])
+    fitted = changed.fusion.fit_to_widths([changed.model[m].token_width for m in modalities])
     return changes | {f"fusion.{key}": value for key, value in fitted.items()}

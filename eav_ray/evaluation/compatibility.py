@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from eav_ray.config import Experiment
 from eav_ray.config.digests import flatten_sections
 from eav_ray.data.preprocessing.electrodes import describe_left_out, match_channels
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.errors import ConfigError, DataError
+from eav_ray.training.access import list_normalised_modalities
 from eav_ray.training.checkpoint import OpenedCheckpoint
 
 
@@ -30,7 +32,7 @@ def check_preprocessing(
     """
     sections = ("window_s", *(checkpoint.experiment.data.modalities if modalities is None else modalities))
     wanted, trained = (
-        flatten_sections({k: v for k, v in asdict(e.preprocessing).items() if k in sections})
+        flatten_sections({k: v for k, v in _list_preprocessing(e).items() if k in sections})
         for e in (experiment, checkpoint.experiment)
     )
     differences = [
@@ -39,6 +41,28 @@ def check_preprocessing(
     if differences:
         raise ConfigError(
             f"{checkpoint.path} was trained with other preprocessing ({'; '.join(differences)}); give the same settings"
+        )
+
+
+def _list_preprocessing(experiment: Experiment) -> dict[str, Any]:
+    """List the preprocessing of each modality, that of given features under its name too."""
+    tree = asdict(experiment.preprocessing)
+    return tree | tree.pop("features")
+
+
+def require_single_recordings(checkpoint: OpenedCheckpoint) -> None:
+    """Refuse a checkpoint that needs more of a subject than the recording that is predicted.
+
+    Raises:
+        ConfigError: Its encoders normalise within subjects.
+    """
+    normalised = list_normalised_modalities(checkpoint.experiment)
+    if normalised:
+        access = checkpoint.experiment.split.access
+        raise ConfigError(
+            f"{checkpoint.path} normalises {', '.join(normalised)} within subjects (split.access={access}), by more "
+            "recordings than are at hand here; use `eav predict` on all recordings of the subjects, or a checkpoint of "
+            "split.access=source_only"
         )
 
 

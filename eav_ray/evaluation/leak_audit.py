@@ -26,8 +26,11 @@ from eav_ray.data.splits import (
 from eav_ray.errors import ConfigError
 from eav_ray.models.classifier import Classifier
 from eav_ray.storage import sha256
+from eav_ray.training.access import list_split_recordings
 from eav_ray.training.checkpoint_files import Checkpoint
+from eav_ray.training.dataloader import RawSource
 from eav_ray.training.statistics import fit_model_statistics
+from eav_ray.training.subject_statistics import normalise_source
 
 RELATIVE_TOLERANCE = 1e-4  # of statistics that are computed again: relative, float32
 CONTENT, STATISTICS = "equal windows in two splits", "statistics fitted on training rows only"  # names of checks
@@ -284,8 +287,13 @@ def _refit_statistics(
     saved_names = model.state_dict().keys()
     buffers = {n: t for n, t in model.named_buffers() if n in saved_names}  # parameters are trained, not fitted
     before, fitted = {n: t.clone() for n, t in buffers.items()}, []
+    stored = RawSource(windows, model.modalities)
+    everything = list_split_recordings(checkpoint.split)
+    source = normalise_source(
+        stored, checkpoint.experiment, checkpoint.state.shapes, windows, lambda: (windows, everything)
+    )
     for recordings in recording_sets:
-        fit_model_statistics(model, windows, recordings)
+        fit_model_statistics(model, windows, recordings, source)
         fitted.append({n: t.clone() for n, t in buffers.items()})
     names = [n for n in buffers if not torch.equal(fitted[0][n], before[n])]
     return [{n: one[n] for n in names} for one in fitted]

@@ -1,6 +1,6 @@
 """A checkpoint at work on windows that are in memory: the one way by which batches and requests are predicted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,12 @@ from eav_ray.evaluation.probabilities import (
     name_probability_column,
 )
 from eav_ray.evaluation.results_tree import finite_or_none
+from eav_ray.models.encoders.base import Encoder
 from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
 from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.metrics import WINDOW_COLUMNS
 from eav_ray.training.predictions import build_empty_predictions, build_predictions
+from eav_ray.training.subject_statistics import FeatureSums, SubjectMoments, make_subject_inputs, sum_features
 
 ID_COLUMNS = (*WINDOW_COLUMNS, "label")
 BATCH_WINDOWS = 32
@@ -36,13 +38,22 @@ class Predictor:
         inputs: What it takes.
     """
 
-    def __init__(self, checkpoint: Checkpoint | OpenedCheckpoint, device: torch.device) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint | OpenedCheckpoint,
+        device: torch.device,
+        moments: Mapping[str, SubjectMoments] | None = None,
+    ) -> None:
+        """
+        Args:
+            moments: By modality, what encoders that normalise within subjects go by.
+        """
         e = checkpoint.experiment
         self.classes, self.preprocessing = checkpoint.state.classes, e.preprocessing
         self.modalities: tuple[ModalityName, ...] = e.data.modalities
         shapes = checkpoint.state.shapes
         self.inputs = WindowFormat(e.preprocessing, e.data.modalities, shapes.eeg_channels, shapes.eeg_channel_names)
-        self._device = device
+        self._device, self._moments = device, moments or {}
         self._model = build_trained_model(checkpoint).to(device).eval()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -60,6 +71,10 @@ class Predictor:
         inputs = {m: torch.from_numpy(np.ascontiguousarray(x)).to(self._device) for m, x in arrays.items()}
         table = build_empty_predictions(modalities, self._model.n_outputs)
         if keep.any():
+            has = dict(zip(modalities, present[keep].T, strict=True))
+            subjects = ids["subject"].to_numpy()[keep].tolist()
+            subject_inputs = make_subject_inputs(self._moments, subjects, has)
+            inputs |= {name: x.to(self._device) for name, x in subject_inputs.items()}
             with torch.no_grad():
                 output = self._model(inputs, torch.from_numpy(present[keep]).to(self._device))
             table = build_predictions(
@@ -69,6 +84,22 @@ class Predictor:
             bad = ids.iloc[np.flatnonzero(~keep)].assign(reason=batch["reason"][~keep])
             table = pd.concat([table.assign(reason=""), bad], ignore_index=True)
         return table
+
+    def sum_subject_features(self, batch: dict[str, np.ndarray]) -> Iterator[tuple[str, str, FeatureSums]]:
+        """Sum the features by which windows are normalised: (subject, modality, sums).
+
+        Args:
+            batch: As of `__call__`.
+        """
+        subjects = np.asarray(batch["subject"]).astype(str)
+        for m in self._model.subject_normalised:
+            encoder = self._model.encoders[m]
+            assert isinstance(encoder, Encoder)
+            has = np.asarray(batch[f"has_{m}"], bool)
+            for subject in dict.fromkeys(subjects[has].tolist()):
+                own = has & (subjects == subject)
+                x = get_modality(m).decode(batch[m][own], self.preprocessing)
+                yield subject, m, sum_features(encoder, torch.from_numpy(np.ascontiguousarray(x)).to(self._device))
 
     def predict_windows(self, windows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         """Predict windows as `windowing.cut_recording` makes them; frames become what a shard would hold of them."""

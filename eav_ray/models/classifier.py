@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from eav_ray.config import Experiment, get_modality_info
 from eav_ray.errors import DataError
-from eav_ray.models.encoders.base import DataShapes, EncoderOutput
+from eav_ray.models.encoders.base import DataShapes, EncoderOutput, pick_subject_statistics
 from eav_ray.models.encoders.factory import build_encoder
 from eav_ray.models.fusion.base import FusionOutput
 from eav_ray.models.fusion.factory import build_fusion
@@ -39,6 +39,7 @@ class Classifier(nn.Module):
             widths, times_s = ({m: getattr(e, key) for m, e in encoders.items()} for key in ("width", "times_s"))
             self.fusion = build_fusion(experiment, widths, times_s, shapes.n_outputs)
         self.frozen = False
+        self.subject_normalised = [m for m in self.modalities if experiment.model[m].subject_normalisation != "none"]
         if experiment.runtime.gradient_checkpointing:
             for encoder in encoders.values():
                 encoder.enable_gradient_checkpointing()
@@ -58,8 +59,21 @@ class Classifier(nn.Module):
         return self
 
     def prepare_input(self, modality: str, x: Tensor) -> Tensor:
-        """Stored windows as the modality's encoder takes them."""
-        return self.normalise(x) if get_modality_info(modality).has_named_channels else x
+        """Stored windows as the modality's encoder takes them. One that normalises within subjects does it itself."""
+        is_standardised = get_modality_info(modality).has_named_channels and modality not in self.subject_normalised
+        return self.normalise(x) if is_standardised else x
+
+    def _run_encoder(self, modality: str, inputs: dict[str, Tensor], present_B: Tensor) -> EncoderOutput:
+        x = self.prepare_input(modality, inputs[modality])
+        subject = pick_subject_statistics(inputs, modality)
+        if subject is not None:
+            return self.encoders[modality](x, present_B, subject)
+        if modality in self.subject_normalised and not x.is_meta:  # where only the arithmetic is counted
+            raise DataError(
+                f"this model normalises {modality} within subjects (model.{modality}.subject_normalisation), and "
+                "nothing says by which statistics; give it whole recordings of known subjects"
+            )
+        return self.encoders[modality](x, present_B)
 
     def encode(
         self, inputs: dict[str, Tensor], present_BM: Tensor
@@ -68,7 +82,7 @@ class Classifier(nn.Module):
         encoded: dict[str, EncoderOutput] = {}
         logits: dict[str, Tensor] = {}
         for column, m in enumerate(self.modalities):
-            encoded[m] = self.encoders[m](self.prepare_input(m, inputs[m]), present_BM[:, column])
+            encoded[m] = self._run_encoder(m, inputs, present_BM[:, column])
             pooled_BD = encoded[m].pooled_BD.detach() if self.detach_heads else encoded[m].pooled_BD
             logits[m] = self.heads[m](pooled_BD)
         return encoded, logits

@@ -79,16 +79,24 @@ class FeatureStandardizer(_Standardizer):
         Args:
             batches: (rows, features) each; nothing changes where there are no rows.
         """
-        count = 0
-        total = torch.zeros(len(self.mean), dtype=torch.float64)
-        squares = torch.zeros_like(total)
-        for batch in batches:
-            x = batch.double().cpu()
-            count, total, squares = count + len(x), total + x.sum(0), squares + x.square().sum(0)
-        if not count:
+        self.fit_features((batch, torch.ones_like(batch, dtype=torch.bool)) for batch in batches)
+
+    def fit_features(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """
+        Args:
+            batches: Features (..., features), and which of them count, of the same shape or with a last axis of 1.
+                Nothing changes where none does.
+        """
+        n_features = len(self.mean)
+        count, total, squares = (torch.zeros(n_features, dtype=torch.float64) for _ in range(3))
+        for values, known in batches:
+            counts = known.expand(values.shape).reshape(-1, n_features).cpu()
+            x = torch.where(counts, values.double().cpu().reshape(-1, n_features), 0)
+            count, total, squares = count + counts.sum(0), total + x.sum(0), squares + x.square().sum(0)
+        if not count.any():
             return
-        mean = total / count
-        sd = (squares / count - mean.square()).clamp(min=0).sqrt()
+        mean = total / count.clamp(min=1)
+        sd = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
         self.mean.copy_(mean)
         # What never changes has no spread; divided by 1 it stays 0.
         self.sd.copy_(torch.where(sd > 1e-6 * (1 + mean.abs()), sd, 1.0))

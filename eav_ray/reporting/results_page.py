@@ -68,6 +68,6 @@ def _describe_result(results: ResultsTree) -> str:
     within_chance = "; this is inside the band of chance" if one["inside_chance"] else ""
     return (
         f"{main_source}: {name} {format_percent(mean)} % (95 % {format_interval(interval)}) over "
-        f"{scores['recordings']} recordings of {scores['n_subjects']} people {results['separation']}; chance "
-        f"{format_percent(scores['chance']['level'])} %{within_chance}."
+        f"{scores['recordings']} recordings of {scores['n_subjects']} people {results['separation']}; access to them "
+        f"{results['access']['level']}; chance {format_percent(scores['chance']['level'])} %{within_chance}."
     )

@@ -63,7 +63,7 @@ def _count_fusion_flops(experiment: Experiment, shapes: DataShapes) -> int:
     present = torch.ones(1, n, dtype=torch.bool, device="meta")
     with torch.device("meta"):
         if e.fusion.uses_pooled_features:  # no encoder is needed, whose libraries take seconds to load
-            widths = {m: getattr(e.model, m).token_width for m in sorted(e.data.modalities)}
+            widths = {m: e.model[m].token_width for m in sorted(e.data.modalities)}
             fusion = build_fusion(e, widths, {m: torch.zeros(1) for m in widths}, shapes.n_outputs)
             tokens = {m: torch.zeros(1, 1, width) for m, width in widths.items()}
             encoded = {m: EncoderOutput(x, torch.ones(1, 1, dtype=torch.bool), x[:, 0]) for m, x in tokens.items()}

@@ -1,5 +1,6 @@
 """Prepare a run: its data, its module and the weights that it starts from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from eav_ray.models.classifier import Classifier, FusionClassifier, HeadClassifi
 from eav_ray.models.encoders.base import DataShapes, Encoder
 from eav_ray.models.fusion.factory import build_fusion
 from eav_ray.storage import Store
+from eav_ray.training.access import list_split_recordings
 from eav_ray.training.checkpoint import OpenedCheckpoint, load_trained, open_checkpoint
 from eav_ray.training.collectives import rank_and_world_size
 from eav_ray.training.dataloader import (
@@ -27,6 +29,7 @@ from eav_ray.training.dataloader import (
 from eav_ray.training.embeddings import FEATURE_ARRAYS, EmbeddingSource, build_embedding_key
 from eav_ray.training.run_spec import Run
 from eav_ray.training.statistics import compute_class_weights, fit_model_statistics
+from eav_ray.training.subject_statistics import normalise_source
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,14 @@ class WorkerContext:
     results: Store
     device: torch.device
     holder: str = ""  # of the locks of its runs (`Store.lock`)
+    open_recordings: Callable[[tuple[str, ...]], WindowCache] | None = None  # of others than `windows` has
+
+    def open_windows(self, recordings: tuple[str, ...]) -> WindowCache:
+        """Open the windows of recordings that statistics without labels may be taken of.
+
+        These may be more than `windows` has: what a run may look at so is its access level (`split.access`).
+        """
+        return self.open_recordings(recordings) if self.open_recordings else self.windows
 
 
 def open_worker_context(
@@ -44,7 +55,7 @@ def open_worker_context(
 ) -> WorkerContext:
     """Open the windows of some recordings, and the results store, for whatever runs this process executes."""
     results = Store(experiment.store.results).assume_reachable()
-    return WorkerContext(data.open_windows(allowed_recordings), results, device, holder)
+    return WorkerContext(data.open_windows(allowed_recordings), results, device, holder, data.open_windows)
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ def prepare_run(
     torch.manual_seed(run.experiment.seed)
     module, shapes = build_module(run, context, source)
     if fresh and not run.init_from:
-        _fit_module_statistics(module, run, context)
+        _fit_module_statistics(module, run, context, source)
     if fresh and run.init_from:
         module.load_state_dict(_load_initial_weights(run, context))
     elif fresh and isinstance(module, Classifier):
@@ -127,8 +138,17 @@ def open_source(run: Run, context: WorkerContext) -> Source:
         return open_features(run, context, pooled=True)
     if run.kind != "fusion":
         names = run.experiment.data.modalities
-        known = find_shapes(run, context).eeg_channel_names
-        return RawSource(context.windows, names, channel_orders=find_channel_orders(context.windows, names, known))
+        shapes = find_shapes(run, context)
+        orders = find_channel_orders(context.windows, names, shapes.eeg_channel_names)
+        source = RawSource(context.windows, names, channel_orders=orders)
+        recordings = list_split_recordings(run.split, run.embedded_recordings)
+        return normalise_source(
+            source,
+            run.experiment,
+            shapes,
+            context.windows,
+            lambda: (context.open_windows(recordings), recordings),
+        )
     keys = {m: build_embedding_key(key, run.embedded_recordings) for m, key in run.encoder_keys.items()}
     return EmbeddingSource(context.results, keys, context.windows, pooled=run.experiment.fusion.uses_pooled_features)
 
@@ -140,9 +160,9 @@ def open_features(run: Run, context: WorkerContext, *, pooled: bool = False) -> 
     )
 
 
-def _fit_module_statistics(module: nn.Module, run: Run, context: WorkerContext) -> None:
+def _fit_module_statistics(module: nn.Module, run: Run, context: WorkerContext, source: Source) -> None:
     if isinstance(module, Classifier):
-        fit_model_statistics(module, context.windows, run.split.train)
+        fit_model_statistics(module, context.windows, run.split.train, source)
 
 
 def build_module(
@@ -163,7 +183,7 @@ def build_module(
 def load_pretrained_encoders(module: Classifier, experiment: Experiment) -> None:
     """Raises ConfigError where the weights that the experiment names are not there or do not fit."""
     for m in module.modalities:
-        weights = getattr(getattr(experiment.model, m), "weights", "")
+        weights = getattr(experiment.model[m], "weights", "")
         if weights:
             encoder = module.encoders[m]
             assert isinstance(encoder, Encoder)

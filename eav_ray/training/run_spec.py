@@ -10,6 +10,7 @@ from eav_ray.config import EncoderOptimConfig, Experiment, OptimConfig, digest
 from eav_ray.config.digests import EncodedJSON, HashedParts, encode_parts
 from eav_ray.data.splits import Split
 from eav_ray.storage import hash_content
+from eav_ray.training.access import digest_access
 
 RUN_FORMAT = 1  # raise when what a training computes changes: what was trained before does not count as finished then
 FEATURES_FORMAT = 1  # raise when what is kept of frozen encoders changes
@@ -42,7 +43,7 @@ class Run:
     def optim(self) -> OptimConfig:
         e = self.experiment
         if self.kind == "encoder":
-            return getattr(e.train.encoders, e.data.modalities[0])
+            return e.train.encoders[e.data.modalities[0]]
         if self.init_commit_hash:
             return e.train.adaptation
         return e.train.joint if self.init_from else e.optim
@@ -51,9 +52,7 @@ class Run:
     def frozen_epochs(self) -> int:
         """Epochs that train a head on an encoder that keeps its published weights; none where there are none."""
         e, optim = self.experiment, self.optim
-        if not isinstance(optim, EncoderOptimConfig) or not getattr(
-            getattr(e.model, e.data.modalities[0]), "weights", ""
-        ):
+        if not isinstance(optim, EncoderOptimConfig) or not getattr(e.model[e.data.modalities[0]], "weights", ""):
             return 0
         return optim.frozen_epochs
 
@@ -79,7 +78,10 @@ class Run:
         """
         settings = _encode_settings(_Same(self.experiment), self.kind, self.optim, bool(self.frozen_epochs))
         rows = _hash_rows(self.kind, self.data_digest, self.split.train)
-        return f"{self.kind}-{rows.digest(settings, self.encoder_keys, self.init_commit_hash or self.init_from)}"
+        access = digest_access(self.experiment, self.split, self.embedded_recordings)
+        return (
+            f"{self.kind}-{rows.digest(settings, self.encoder_keys, self.init_commit_hash or self.init_from, access)}"
+        )
 
     @property
     def features_prefix(self) -> str:
@@ -92,12 +94,12 @@ class Run:
         if self.kind != "encoder" or optim.encoder_lr_scale or optim.mixup:
             return ""
         (m,) = e.data.modalities
-        encoder = getattr(e.model, m)
+        encoder = e.model[m]
         section = _section_to_dict(encoder)
-        if not section.get("weights") or encoder.augments:
+        if not section.get("weights") or encoder.augments or encoder.subject_normalisation != "none":
             return ""
         section["weights"] = hash_content(section["weights"])
-        preprocessing = [e.preprocessing.window_s, vars(getattr(e.preprocessing, m))]
+        preprocessing = [e.preprocessing.window_s, vars(e.preprocessing.get_section(m))]
         return f"features/{m}-{digest(FEATURES_FORMAT, self.data_digest, preprocessing, section, e.runtime.precision)}"
 
     @property
@@ -138,8 +140,8 @@ def _encode_settings(of: _Same, kind: str, optim: OptimConfig, has_frozen_epochs
     e = of.experiment
     if isinstance(optim, EncoderOptimConfig) and not has_frozen_epochs:
         optim = replace(optim, frozen_epochs=0, frozen_lr=EncoderOptimConfig().frozen_lr)
-    preprocessing: dict[str, Any] = {m: vars(getattr(e.preprocessing, m)) for m in e.data.modalities}
-    models = {m: _section_to_dict(getattr(e.model, m)) for m in e.data.modalities}
+    preprocessing: dict[str, Any] = {m: vars(e.preprocessing.get_section(m)) for m in e.data.modalities}
+    models = {m: _section_to_dict(e.model[m]) for m in e.data.modalities}
     for section in models.values():
         if section.get("weights"):
             section["weights"] = hash_content(section["weights"])

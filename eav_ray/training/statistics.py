@@ -8,8 +8,8 @@ from eav_ray.config import select_channel_modalities
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.errors import DataError
 from eav_ray.models.classifier import Classifier
-from eav_ray.models.encoders.base import Encoder
-from eav_ray.training.dataloader import select_rows_with_modality, subsample_evenly
+from eav_ray.models.encoders.base import Encoder, SubjectStatistics, pick_subject_statistics
+from eav_ray.training.dataloader import Source, select_rows_with_modality, subsample_evenly
 
 MAX_STATISTICS_WINDOWS = 2048  # that the statistics of computed features are taken of
 
@@ -21,8 +21,12 @@ def compute_class_weights(labels: np.ndarray, n_outputs: int) -> np.ndarray:
     return np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0).astype(np.float32)
 
 
-def fit_model_statistics(model: Classifier, windows: WindowCache, recordings: tuple[str, ...]) -> None:
-    """Fit the normalisation of channels, and of what encoders compute, on training rows; it becomes weights."""
+def fit_model_statistics(model: Classifier, windows: WindowCache, recordings: tuple[str, ...], source: Source) -> None:
+    """Fit the normalisation of channels, and of what encoders compute, on training rows; it becomes weights.
+
+    Args:
+        source: The model's inputs.
+    """
     for m in select_channel_modalities(model.modalities):
         mean, sd = compute_channel_statistics(windows, m, select_rows_with_modality(windows, recordings, (m,)))
         model.normalise.mean.copy_(mean)
@@ -33,7 +37,14 @@ def fit_model_statistics(model: Classifier, windows: WindowCache, recordings: tu
         rows = subsample_evenly(select_rows_with_modality(windows, recordings, (m,)), MAX_STATISTICS_WINDOWS)
         parts = (rows[start : start + 64] for start in range(0, len(rows), 64))
         # Only those that need them read them.
-        encoder.fit_statistics(model.prepare_input(m, torch.from_numpy(windows.get(part, m))) for part in parts)
+        encoder.fit_statistics(_read_inputs(model, m, source, part) for part in parts)
+
+
+def _read_inputs(
+    model: Classifier, modality: str, source: Source, rows: np.ndarray
+) -> tuple[Tensor, SubjectStatistics | None]:
+    inputs = source.get(rows)
+    return model.prepare_input(modality, inputs[modality]), pick_subject_statistics(inputs, modality)
 
 
 def compute_channel_statistics(windows: WindowCache, modality: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -1,18 +1,18 @@
 """Check a search space, and turn it into Optuna's distributions."""
 
-import functools
 import itertools
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from eav_ray.config import Experiment, SearchDimension, list_keys, list_other_kinds, override
+from eav_ray.config import Experiment, SearchDimension, list_feature_keys, list_keys, list_other_kinds, override
 from eav_ray.config.extras import require_extra
-from eav_ray.config.model_sections import KIND_PLACES
+from eav_ray.config.model_sections import KIND_PLACES, MODEL_PREFIX, get_kind_place
 from eav_ray.errors import ConfigError
 
 MIN_CMAES_BATCH = 4  # candidates of a generation; of fewer, the better half is one
@@ -31,8 +31,9 @@ def apply_candidate(experiment: Experiment, changes: dict[str, Any]) -> Experime
         ConfigError: A key that no kind has, or a value that does not fit.
     """
     foreign: set[str] = set()
-    for place in KIND_PLACES.values():
-        section: Any = functools.reduce(getattr, place.key.split("."), experiment)
+    sections: dict[str, Any] = {f"{MODEL_PREFIX}{m}": section for m, section in experiment.model.items()}
+    for key, section in (sections | {"fusion": experiment.fusion}).items():
+        place = get_kind_place(key)
         kinds = place.list_kinds().items()
         keys = {kind: {f"{place.key}.{field.name}" for field in fields(other)} for kind, other in kinds}
         if own := keys.get(changes.get(f"{place.key}.kind", section.kind)):
@@ -60,8 +61,9 @@ def make_distribution(key: str, choice: SearchDimension) -> BaseDistribution:
 
 def is_integer_key(key: str) -> bool:
     """Whether a key of an experiment is a whole number."""
-    tables = [list_keys(), *(table for _, table in list_other_kinds())]
-    return any(table[key][0] == "int" for table in tables if key in table)
+    tables = [list_keys(), *(table for _, table in list_other_kinds()), list_feature_keys()]
+    names = (key, re.sub(r"^(model|train\.encoders)\.\w+\.", r"\1.NAME.", key))
+    return any(table[name][0] == "int" for table in tables for name in names if name in table)
 
 
 def check_search_space(experiment: Experiment) -> None:

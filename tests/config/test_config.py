@@ -167,7 +167,7 @@ def test_a_group_that_may_shrink_needs_a_batch_that_every_number_of_workers_divi
 
 def test_the_batch_of_an_encoder_that_is_not_used_does_not_matter() -> None:
     changes = {"data.modalities": ["eeg"], "train.encoders.video.batch": 7}
-    assert override(Experiment(), changes).train.encoders.video.batch == 7
+    assert override(Experiment(), changes).train.encoders["video"].batch == 7
 
 
 @pytest.mark.parametrize("text", ["3e-4", "3E-4", "3.0e-4", "0.0003", ".0003"])
@@ -256,7 +256,7 @@ def test_a_change_to_one_of_two_aliased_sections_changes_one(tmp_path: Path) -> 
     path = tmp_path / "mine.yaml"
     path.write_text("train: {encoders: {audio: &same {lr: 0.1}, video: *same}}")
     encoders = load_experiment(path, {"train.encoders.audio.lr": 0.2}).train.encoders
-    assert (encoders.audio.lr, encoders.video.lr) == (0.2, 0.1)
+    assert (encoders["audio"].lr, encoders["video"].lr) == (0.2, 0.1)
 
 
 def test_text_outside_of_ascii_is_read_as_utf8(tmp_path: Path) -> None:
@@ -319,8 +319,8 @@ def test_a_digest_depends_on_values_and_not_on_their_order() -> None:
 def test_another_kind_of_encoder_is_another_section() -> None:
     small = override(Experiment(), {"model.eeg.filters": 8})
     other = override(small, {"model.eeg.width": 32, "model.eeg.kind": "bandpower"})
-    assert other.model.eeg == BandPowerConfig(width=32)
-    assert override(other, {"model.eeg.segments": 4}).model.eeg == BandPowerConfig(width=32, segments=4)
+    assert other.model["eeg"] == BandPowerConfig(width=32)
+    assert override(other, {"model.eeg.segments": 4}).model["eeg"] == BandPowerConfig(width=32, segments=4)
     assert override(small, {"model.eeg.kind": "eegformer"}) == small
     assert build_experiment(to_dict(other), source="json") == other
 
@@ -328,9 +328,9 @@ def test_another_kind_of_encoder_is_another_section() -> None:
 def test_a_file_without_a_kind_means_the_default(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("model: {eeg: {filters: 8}, audio: {kind: mfcc, width: 32}}")
-    assert load_experiment(path).model.eeg == EEGformerConfig(filters=8)
-    assert load_experiment(path).model.audio == MFCCConfig(width=32)
-    assert load_experiment(path, {"model.eeg.kind": "eav_transformer"}).model.eeg == EAVTransformerConfig()
+    assert load_experiment(path).model["eeg"] == EEGformerConfig(filters=8)
+    assert load_experiment(path).model["audio"] == MFCCConfig(width=32)
+    assert load_experiment(path, {"model.eeg.kind": "eav_transformer"}).model["eeg"] == EAVTransformerConfig()
 
 
 def test_a_wrong_kind_or_key_of_a_kind_is_a_line_with_what_is_allowed() -> None:
@@ -362,16 +362,16 @@ def test_a_section_that_is_none_is_told_what_it_may_be(section: Any) -> None:
 def test_defaults_of_a_place_survive_an_empty_section_and_a_section_given_as_a_whole(text: str, tmp_path: Path) -> None:
     path = tmp_path / "e.yaml"
     path.write_text(text)
-    default = Experiment().train.encoders.audio
+    default = Experiment().train.encoders["audio"]
     for change in ({"train.encoders.audio.lr": 1e-3}, {"train.encoders.audio": {"lr": 1e-3}}):
-        assert load_experiment(path, change).train.encoders.audio == replace(default, lr=1e-3)
+        assert load_experiment(path, change).train.encoders["audio"] == replace(default, lr=1e-3)
     assert load_experiment(path) == Experiment()
 
 
 def test_an_empty_section_of_a_file_takes_changes(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("model:\n")
-    assert load_experiment(path, {"model.eeg.kind": "bandpower"}).model.eeg == BandPowerConfig()
+    assert load_experiment(path, {"model.eeg.kind": "bandpower"}).model["eeg"] == BandPowerConfig()
 
 
 def test_heads_of_a_single_token_concern_the_modalities_together_only() -> None:

@@ -37,6 +37,7 @@ def build_tree(modalities: list[str] = MODALITIES, subjects: int = 8) -> Results
         "title": "t<1>",
         "description": "about & more",
         "separation": "that were never trained on",
+        "access": {"level": "unlabelled_block", "description": "unlabelled_block: all recordings, without labels"},
         "protocol": "loso",
         "modalities": modalities,
         "classes": list(CLASSES),

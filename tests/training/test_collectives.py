@@ -60,7 +60,7 @@ def batch_statistics_become_equal(number: int, size: int, engine: str) -> None:
     e = override(Experiment(), changes | {"runtime.engine": engine, "train.encoders.eeg.batch": 4})
     torch.manual_seed(0)
     module = Classifier(e, DataShapes(5, 3))
-    made = make_engine(module, e.train.encoders.eeg, e.runtime, device=torch.device("cpu"))
+    made = make_engine(module, e.train.encoders["eeg"], e.runtime, device=torch.device("cpu"))
     x_BST = (1 + 9 * number) * torch.randn(2, 5, 100)
     ones = torch.ones(2)
     made.train_step(Batch({"eeg": x_BST}, ones[:, None].bool(), torch.arange(2), ones, 2 * size, 0), 1e-3)

@@ -66,7 +66,7 @@ def test_without_published_weights_there_is_no_frozen_phase(tmp_path: Path) -> N
     assert run.epochs == 7
     assert [(p.first_epoch, p.end_epoch, p.encoders_frozen, p.optim.lr) for p in run.phases] == [
         (0, 4, True, 5e-4),
-        (4, 7, False, e.train.encoders.audio.lr),
+        (4, 7, False, e.train.encoders["audio"].lr),
     ]
     before = run.key
     assert before != fresh.key

@@ -15,6 +15,7 @@ class BandPowerConfig(EncoderConfig):
 
     modality: ClassVar[ModalityName] = "eeg"
     is_handcrafted: ClassVar[bool] = True
+    normalises_subjects: ClassVar[bool] = True
     kind: Literal["bandpower"] = "bandpower"
     width: int = define(64, "width of the hidden layer and of the tokens", gt=0)
     segments: int = define(5, "time segments, one token each", gt=0)

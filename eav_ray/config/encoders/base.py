@@ -1,6 +1,6 @@
 """What all sections of encoders share."""
 
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
@@ -19,16 +19,24 @@ class EncoderConfig:
     `eav_ray.models.encoders`, or, for a kind from outside the package, of the section's own module.
 
     Attributes:
-        modality: Which of the modalities it encodes.
+        modality: Which of the recorded modalities it encodes; empty: given features.
         revision: Raise it when what the encoder computes changes, so that what was trained before is not reused.
         is_handcrafted: Whether it starts from computed features instead of learning them.
+        normalises_subjects: Whether it has features that can be normalised within subjects
+            (`Encoder.compute_features`).
     """
 
     kind: str = ""
     width: int = define(64, "width of the tokens", gt=0)
-    modality: ClassVar[ModalityName]
+    subject_normalisation: Literal["none", "standardise"] = define(
+        "none",
+        "bring what the encoder computes of a window to mean 0 and SD 1 within each subject, over the recordings that "
+        "split.access allows",
+    )
+    modality: ClassVar[ModalityName] = ""
     revision: ClassVar[int] = 1
     is_handcrafted: ClassVar[bool] = False
+    normalises_subjects: ClassVar[bool] = False
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:

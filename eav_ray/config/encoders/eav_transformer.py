@@ -14,6 +14,7 @@ class EAVTransformerConfig(EncoderConfig):
     """The EEG transformer that the reference's released code trains, with its sizes."""
 
     modality: ClassVar[ModalityName] = "eeg"
+    normalises_subjects: ClassVar[bool] = True
     kind: Literal["eav_transformer"] = "eav_transformer"
     width: int = define(60, "filters of the second convolution, and width of the tokens", gt=0)
     feed_forward: int = define(3, "width of the feed-forward layers", gt=0)

@@ -16,6 +16,7 @@ class EEGformerConfig(EncoderConfig):
     """Wan et al. 2023 (Frontiers in Neuroscience 17:1148855)."""
 
     modality: ClassVar[ModalityName] = "eeg"
+    normalises_subjects: ClassVar[bool] = True
     kind: Literal["eegformer"] = "eegformer"
     filters: int = define(32, "filters per electrode of the 1-D convolutions (C)", gt=0)
     width: int = define(128, "width of the regional and synchronous blocks (D)", gt=0)

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 from pyarrow import csv
 
 from eav_ray import errors
-from eav_ray.config import MODALITIES, ModalityName
+from eav_ray.config import MODALITIES, DataConfig, ModalityName
 from eav_ray.data.io import eeg, parquet
 from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, RawEEG, Recording
@@ -34,7 +34,17 @@ class RecordingsTable(DatasetReader):
 
     name = "recordings_table"
 
-    def __init__(self, path: str) -> None:
+    @classmethod
+    def open(cls, data: DataConfig) -> Self:
+        return cls(data.root, needs_media=not data.features)
+
+    def __init__(self, path: str, *, needs_media: bool = True) -> None:
+        """
+        Args:
+            needs_media: Whether a recording must have a file; where there are given features (`data.features`), it
+                may have these alone.
+        """
+        self._needs_media = needs_media
         self.path = Path(path).expanduser().absolute()
         columns = _read_columns(self.path)
         for column in REQUIRED_COLUMNS:
@@ -45,10 +55,10 @@ class RecordingsTable(DatasetReader):
                     f"optional {optional}{suggest_nearest(column, columns)}"
                 )
         self.modalities: tuple[ModalityName, ...] = tuple(m for m in MODALITIES if m in columns)
-        if not self.modalities:
+        if not self.modalities and needs_media:
             raise DataError(
                 f"{self.path} has none of the columns {', '.join(MEDIA_COLUMNS)}; it has {', '.join(columns)}; add at "
-                "least one"
+                "least one, or name given features under data.features"
             )
         names = list(columns)
         self.rows = [dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
@@ -75,7 +85,7 @@ class RecordingsTable(DatasetReader):
                 if not Path(media[m]).is_file():
                     reason = f"{where}: the {m} file does not exist; correct the path or empty the cell"
                     problems.append(Problem(subject, name, media.pop(m), reason))
-            if not media:
+            if not media and self._needs_media:
                 reason = f"{where} has no file of {', '.join(self.modalities)}; left out"
                 problems.append(Problem(subject, name, str(self.path), reason))
                 continue

@@ -1,9 +1,10 @@
 """From the section `data` of an experiment to a reader and its recordings."""
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import replace
 
-from eav_ray.config import DataConfig
+from eav_ray.config import DataConfig, FeaturePreprocessing
 from eav_ray.config.kinds import (
     DATASETS_PACKAGE,
     check_dataset_name,
@@ -11,6 +12,7 @@ from eav_ray.config.kinds import (
     list_package_datasets,
     list_subclasses,
 )
+from eav_ray.data.datasets.features import attach_features
 from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name
 from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem
 from eav_ray.errors import ConfigError, suggest_nearest
@@ -40,9 +42,9 @@ def open_reader(data: DataConfig) -> DatasetReader:
             f"data.root is empty; set data.root=... to the folder (recordings_table: the file) of {data.dataset}"
         )
     reader = find_reader(data.dataset).open(data)
-    missing = [m for m in data.modalities if m not in reader.modalities]
+    missing = [m for m in data.modalities if m not in reader.modalities and m not in data.features]
     if missing:
-        offered = ",".join(reader.modalities)
+        offered = ",".join([*reader.modalities, *data.features])
         raise ConfigError(
             f"data.modalities asks for {', '.join(missing)}, but {data.dataset} in {data.root} offers {offered}; "
             f"set data.modalities=[{offered}] or fewer"
@@ -50,20 +52,25 @@ def open_reader(data: DataConfig) -> DatasetReader:
     return reader
 
 
-def scan_dataset(data: DataConfig) -> tuple[DatasetReader, Listing]:
+def scan_dataset(
+    data: DataConfig, features: Mapping[str, FeaturePreprocessing] | None = None
+) -> tuple[DatasetReader, Listing]:
     """Open and list, keeping `data.subjects`, and of their recordings those with any of `data.modalities`.
 
     Listening recordings are kept only where `data.tasks` names them.
+
+    Args:
+        features: The modalities of given features, by name (`preprocessing.features`).
 
     Raises:
         ConfigError: As `open_reader`; or `data.subjects` names someone whom the set does not have.
         DataError: As `open_reader`.
     """
     reader = open_reader(data)
-    listing = reader.scan()
+    listing = attach_features(reader.scan(), data, features or {})
     subjects = {r.subject for r in listing.recordings} | {p.subject for p in listing.problems}
     if not subjects.issuperset(data.subjects):
-        _, full_listing = scan_dataset(replace(data, subjects=()))
+        _, full_listing = scan_dataset(replace(data, subjects=()), features)
         _check_subjects(data.subjects, [r.subject for r in full_listing.recordings])
     # Only listening is ever unwanted: other sets have tasks of their own, which data.tasks does not name.
     excluded_tasks = {LISTENING} - set(data.tasks)
@@ -72,7 +79,7 @@ def scan_dataset(data: DataConfig) -> tuple[DatasetReader, Listing]:
     for r in listing.recordings:
         if (data.subjects and r.subject not in data.subjects) or r.task in excluded_tasks:
             continue
-        if any(getattr(r, m) is not None for m in data.modalities):
+        if any(r.get_source(m) is not None for m in data.modalities):
             recordings.append(r)
         elif r.task != LISTENING:  # a listening recording has no audio, which is no defect
             reason = f"has none of {', '.join(data.modalities)}; left out"

@@ -8,14 +8,15 @@ import numpy as np
 from eav_ray.config import Preprocessing
 from eav_ray.config.kinds import import_modules, index_kinds, list_subclasses
 from eav_ray.data.modalities.base import Modality
+from eav_ray.data.modalities.features import Features
 
 
 @cache
 def get_modality(name: str) -> Modality:
-    """Return the modality of this name; each is defined by a module of this package."""
+    """Return the modality of this name; each that is recorded is defined by a module of this package."""
     import_modules("eav_ray.data.modalities")
-    found: type[Any] = index_kinds(list_subclasses(Modality), "name")[name]
-    return found()
+    found: dict[str, type[Any]] = index_kinds(list_subclasses(Modality), "name")
+    return found[name]() if name in found else Features(name)
 
 
 def make_empty_window(name: str, preprocessing: Preprocessing, n_channels: int) -> np.ndarray:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eav_ray.config import ModalityName, Preprocessing
-from eav_ray.data.io import audio, video
+from eav_ray.data.io import audio, features, video
 from eav_ray.data.modalities.base import RecordingSignals
+from eav_ray.data.modalities.features import average_into_steps
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.preprocessing.eeg import PreparedEEG
 from eav_ray.data.recordings import MAX_RECORDING_S, Problem, Recording
@@ -66,7 +68,8 @@ def read_signals(
     problems: list[Problem] = []
     quality: dict[str, Any] = {}
     faceless: np.ndarray | None = None
-    for m in window_format.modalities:
+    # Features last: those of a whole recording last as long as what was recorded of it.
+    for m in sorted(window_format.modalities, key=lambda m: m in preprocessing.features):
         try:
             match m:
                 case "eeg" if prepared_eeg is not None:
@@ -95,10 +98,13 @@ def read_signals(
                         max_duration_s=max_duration_s,
                         corruption=video_corruption,
                     )
+                case _ if m in recording.features:
+                    longest_s = max(durations_s.values(), default=0.0)
+                    signals[m], durations_s[m] = _read_features(m, recording, preprocessing, longest_s)
                 case _:
                     pass
         except DataError as error:
-            problems.append(Problem(recording.subject, recording.recording, getattr(recording, m) or "", str(error)))
+            problems.append(Problem(recording.subject, recording.recording, recording.get_source(m) or "", str(error)))
     return RecordingSignals(signals, durations_s, tuple(problems), quality, faceless)
 
 
@@ -157,6 +163,28 @@ def cut_signals(
             if measured := [row[name] for row in rows if row[f"has_{m}"] and row[name] is not None]:
                 quality[name] = float(np.mean(measured))
     return WindowedRecording(rows, problems, quality)
+
+
+def _read_features(
+    modality: str, recording: Recording, preprocessing: Preprocessing, longest_s: float
+) -> tuple[np.ndarray, float]:
+    """Read the features of a recording, by parts of its windows.
+
+    Args:
+        longest_s: Of what was recorded; 0 where there is nothing.
+    Returns:
+        ((windows * steps, features), seconds that they cover).
+    """
+    given, section = recording.features[modality], preprocessing.features[modality]
+    window_s = preprocessing.window_s
+    if given.values:
+        duration_s = longest_s or float(window_s)
+        n_parts = max(1, int(np.ceil(duration_s / window_s - 1e-9))) * section.steps
+        return np.tile(np.array(given.values, np.float32), (n_parts, 1)), duration_s
+    times_s, values = features.read_feature_file(Path(given.path), modality, section, given.hz)
+    duration_s = min(max(longest_s, float(times_s[-1])) if len(times_s) else longest_s, float(MAX_RECORDING_S))
+    covered_s = float(times_s[-1]) + (1 / given.hz / 2 if given.hz else 0.0) if len(times_s) else 0.0
+    return average_into_steps(times_s, values, window_s, section.steps, duration_s or window_s), covered_s
 
 
 def _check_channels(prepared_eeg: PreparedEEG, recording: Recording, eeg_channels: int) -> None:

@@ -18,5 +18,8 @@ def select_content_settings(preprocessing: Preprocessing) -> dict[str, Any]:
 def open_shard_store(experiment: Experiment) -> Store:
     """Where the shards of this data set and preprocessing lie; other preprocessing lies elsewhere."""
     e = experiment
-    key = digest(SHARDS_FORMAT, select_content_settings(e.preprocessing), e.data.dataset, e.data.root, e.data.tasks)
+    # Of given features those that are used: the rows of another table are other windows.
+    features = {m: asdict(file) for m, file in e.data.features.items() if m in e.data.modalities}
+    settings = select_content_settings(e.preprocessing)
+    key = digest(SHARDS_FORMAT, settings, e.data.dataset, e.data.root, e.data.tasks, features)
     return Store(e.store.shards).open_substore(f"{e.data.dataset}-{key}")

@@ -31,9 +31,11 @@ def make_schema(preprocessing: Preprocessing, eeg_channels: int, modalities: Seq
 
 def check_column_types(schema: pa.Schema, file: str) -> None:
     """Raises DataError where a column that is there does not hold what its name says."""
-    expected_types = {field.name: field.type for field in ID_FIELDS} | {f"has_{m}": pa.bool_() for m in MODALITIES}
+    # A column without `has_` beside it is none of a modality, unless it should be.
+    modalities = {*MODALITIES, *(name.removeprefix("has_") for name in schema.names if name.startswith("has_"))}
+    expected_types = {field.name: field.type for field in ID_FIELDS} | {f"has_{m}": pa.bool_() for m in modalities}
     for field in schema:
-        is_bad_signal = field.name in MODALITIES and not (
+        is_bad_signal = field.name in modalities and not (
             isinstance(field.type, pa.FixedShapeTensorType) or jpeg.read_jpeg_window_shape(field) is not None
         )
         if is_bad_signal or field.type != expected_types.get(field.name, field.type):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eav_ray import errors
-from eav_ray.config import MODALITIES, Preprocessing
+from eav_ray.config import Preprocessing
 from eav_ray.data.io import parquet
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.errors import DataError
@@ -21,7 +21,8 @@ COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 
 def encode_window(row: dict[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
     """Encode a window of `windowing.cut_recording` as a shard holds it: video frames become JPEG files."""
-    return row | {m: get_modality(m).encode(row[m], preprocessing) for m in MODALITIES if m in row}
+    names = [name.removeprefix("has_") for name in row if name.startswith("has_")]
+    return row | {m: get_modality(m).encode(row[m], preprocessing) for m in names if m in row}
 
 
 def build_window_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

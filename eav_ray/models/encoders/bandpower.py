@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from eav_ray.config import Preprocessing
 from eav_ray.config.encoders.bandpower import BandPowerConfig
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoders.base import DataShapes, Encoder, EncoderOutput, collect_module_arguments
+from eav_ray.models.encoders.base import (
+    DataShapes,
+    Encoder,
+    EncoderOutput,
+    Features,
+    SubjectStatistics,
+    collect_module_arguments,
+)
 from eav_ray.models.layers import build_feature_mlp, build_position_embedding
 
 BANDS_HZ = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}
@@ -76,13 +83,19 @@ class BandPower(Encoder):
         entropy = 0.5 * torch.log(2 * math.pi * math.e * power.clamp(min=VARIANCE_FLOOR))
         return entropy.transpose(1, 2).reshape(b, self.segments, -1)
 
-    def forward(self, x_BST: Tensor, present_B: Tensor) -> EncoderOutput:
+    def compute_features(self, x: Tensor) -> Features:
+        """Compute the entropy of each band, and which electrodes are not masked, that is zero throughout."""
+        known_BS = x.ne(0).any(-1)
+        n_bands = len(self.bins)
+        return Features(self.compute_differential_entropy(x), known_BS.repeat_interleave(n_bands, 1)[:, None])
+
+    def forward(self, x_BST: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
         """
         Args:
-            x_BST: Standardised EEG, (batch, electrodes, samples).
+            x_BST: EEG, standardised or as `subject` is of, (batch, electrodes, samples).
             present_B: True where the window has EEG.
         """
-        tokens = self.network(self.compute_differential_entropy(x_BST)) + self.position
+        tokens = self.network(self.normalise_features(x_BST, subject).values) + self.position
         return self.build_output(tokens, tokens.mean(1), present_B)
 
 

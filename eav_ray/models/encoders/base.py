@@ -1,8 +1,9 @@
 """The one interface of all encoders, and the transformer block that our own models share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from eav_ray.config import EncoderConfig
@@ -18,17 +19,75 @@ class EncoderOutput(NamedTuple):
     pooled_BD: Tensor
 
 
+MEAN_SUFFIX, SD_SUFFIX = ".subject_mean", ".subject_sd"  # of a model's inputs, after the name of a modality
+
+
+class SubjectStatistics(NamedTuple):
+    """Mean and SD of features over recordings of the subject of each window, by which they are normalised."""
+
+    mean_BF: Tensor
+    sd_BF: Tensor
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Normalise (batch, ..., features)."""
+        shape = (len(x), *[1] * (x.ndim - 2), x.shape[-1])
+        return (x - self.mean_BF.view(shape)) / self.sd_BF.view(shape)
+
+
+def pick_subject_statistics(inputs: Mapping[str, Tensor], modality: str) -> SubjectStatistics | None:
+    """Pick what the inputs of a model say of the subjects of its windows; None where they say nothing."""
+    mean = inputs.get(f"{modality}{MEAN_SUFFIX}")
+    return None if mean is None else SubjectStatistics(mean, inputs[f"{modality}{SD_SUFFIX}"])
+
+
+class Features(NamedTuple):
+    """What an encoder computes of windows before anything that is learned."""
+
+    values: Tensor  # (batch, ..., features)
+    known: Tensor  # bool, of the same shape or with a last axis of 1: which of them count
+
+
+def compute_signal_features(x_BST: Tensor) -> Features:
+    """Take channels for features, sample by sample; one that is zero throughout a window is masked there.
+
+    Args:
+        x_BST: (batch, channels, samples).
+    """
+    return Features(x_BST.transpose(1, 2), x_BST.ne(0).any(-1)[:, None])
+
+
 class Encoder(nn.Module):
-    """`forward(x, present_B) -> EncoderOutput`; `times_s` places the N tokens on the window's clock, in seconds."""
+    """`forward(x, present_B, subject) -> EncoderOutput`.
+
+    `times_s` places the N tokens on the window's clock, in seconds. `subject` is given where the section of the encoder
+    asks for normalisation within subjects; what is normalised is what `compute_features` returns.
+    """
 
     width: int
     times_s: Tensor  # (N,)
 
-    def fit_statistics(self, batches: Iterable[Tensor]) -> None:
+    def compute_features(self, x: Tensor) -> Features:
+        """Compute what normalisation within subjects is of.
+
+        Args:
+            x: Windows as `forward` takes them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no features that are normalised within subjects")
+
+    def normalise_features(self, x: Tensor, subject: SubjectStatistics | None) -> Features:
+        """Compute features, and normalise them by those of the subject where these are given."""
+        features = self.compute_features(x)
+        if subject is None:
+            return features
+        # Where nothing is known, 0 stays the mean.
+        values = torch.where(features.known, subject.normalise(features.values), 0)
+        return features._replace(values=values)
+
+    def fit_statistics(self, batches: Iterable[tuple[Tensor, SubjectStatistics | None]]) -> None:
         """Take statistics of training rows, before training; most encoders need none.
 
         Args:
-            batches: Windows that have this modality, as `forward` takes them.
+            batches: Windows that have this modality, as `forward` takes them, and the statistics of their subjects.
         """
 
     def build_head(self, n_outputs: int) -> nn.Module:
@@ -76,8 +135,9 @@ class DataShapes(NamedTuple):
     eeg_channels: int
     n_outputs: int
     eeg_channel_names: tuple[str, ...] = ()  # in order, in canonical form; empty where nobody knows them
+    modality: str = ""  # which an encoder is built for
 
 
 def collect_module_arguments(section: EncoderConfig) -> dict[str, Any]:
     """Collect the keys of a section that its module takes, which has the same names for them."""
-    return {k: v for k, v in vars(section).items() if k not in ("kind", "weights")}
+    return {k: v for k, v in vars(section).items() if k not in ("kind", "weights", "subject_normalisation")}

@@ -7,7 +7,15 @@ from torch.utils.checkpoint import checkpoint
 from eav_ray.config import Preprocessing
 from eav_ray.config.encoders.eav_transformer import EAVTransformerConfig
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoders.base import DataShapes, Encoder, EncoderOutput, collect_module_arguments
+from eav_ray.models.encoders.base import (
+    DataShapes,
+    Encoder,
+    EncoderOutput,
+    Features,
+    SubjectStatistics,
+    collect_module_arguments,
+    compute_signal_features,
+)
 
 KERNEL_SIZE = 11
 
@@ -70,12 +78,17 @@ class EAVTransformer(Encoder):
             nn.Linear(self.width, hidden), nn.ReLU(), nn.Dropout(self.dropout), nn.Linear(hidden, n_outputs)
         )
 
-    def forward(self, x_BST: Tensor, present_B: Tensor) -> EncoderOutput:
+    def compute_features(self, x: Tensor) -> Features:
+        return compute_signal_features(x)
+
+    def forward(self, x_BST: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
         """
         Args:
-            x_BST: Standardised EEG, (batch, electrodes, samples).
+            x_BST: EEG, standardised or as `subject` is of, (batch, electrodes, samples).
             present_B: True where the window has EEG.
         """
+        if subject is not None:
+            x_BST = self.normalise_features(x_BST, subject).values.transpose(1, 2)
         samples_BTD = self.conv(x_BST).transpose(1, 2)
         for block in self.blocks:
             recompute = self.recompute and self.training

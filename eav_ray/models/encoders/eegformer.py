@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from eav_ray.config import Preprocessing
 from eav_ray.config.encoders.eegformer import EEGformerConfig
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoders.base import DataShapes, Encoder, EncoderOutput, collect_module_arguments
+from eav_ray.models.encoders.base import (
+    DataShapes,
+    Encoder,
+    EncoderOutput,
+    Features,
+    SubjectStatistics,
+    collect_module_arguments,
+    compute_signal_features,
+)
 from eav_ray.models.layers import TransformerBlock, build_position_embedding
 
 KERNEL_SIZE, N_CONV_LAYERS = 10, 3
@@ -89,12 +97,17 @@ class EEGformer(Encoder):
         self.temporal = nn.Sequential(*(TransformerBlock(temporal_width, heads, dropout=dropout) for _ in range(depth)))
         self.norm = nn.LayerNorm(temporal_width)
 
-    def forward(self, x_BST: Tensor, present_B: Tensor) -> EncoderOutput:
+    def compute_features(self, x: Tensor) -> Features:
+        return compute_signal_features(x)
+
+    def forward(self, x_BST: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
         """
         Args:
-            x_BST: Standardised EEG, (batch, electrodes, samples).
+            x_BST: EEG, standardised or as `subject` is of, (batch, electrodes, samples).
             present_B: True where the window has EEG.
         """
+        if subject is not None:
+            x_BST = self.normalise_features(x_BST, subject).values.transpose(1, 2)
         b, s, t = x_BST.shape
         filtered = self.filters(x_BST.reshape(b * s, 1, t))  # (b*s, C, Le)
         c = filtered.shape[1]

@@ -11,5 +11,5 @@ def build_encoder(experiment: Experiment, modality: str, shapes: DataShapes) -> 
     Raises:
         ConfigError: The section's sizes do not fit the stored windows, or its kind has no network.
     """
-    section = getattr(experiment.model, modality)
-    return import_implementation(section).build(section, experiment.preprocessing, shapes)
+    section = experiment.model[modality]
+    return import_implementation(section).build(section, experiment.preprocessing, shapes._replace(modality=modality))

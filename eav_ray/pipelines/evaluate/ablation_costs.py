@@ -72,7 +72,7 @@ def _with_search_cost(experiment: Experiment, cost_kind: Any) -> Experiment:
 def _compute_model_identity(experiment: Experiment) -> str:
     """Equal for models that compute the same of a window, however they were trained."""
     names = sorted(experiment.data.modalities)
-    sections = {m: to_dict(getattr(experiment.model, m)) for m in names}
+    sections = {m: to_dict(experiment.model[m]) for m in names}
     return digest(sections, experiment.fusion.drop_training_keys() if len(names) > 1 else None)
 
 

@@ -1,6 +1,8 @@
 """A trained checkpoint brought closer to one new person, by some labelled recordings of theirs."""
 
-from eav_ray.config import MODALITIES, Experiment, OptimConfig, override, to_dict
+from typing import Any
+
+from eav_ray.config import Experiment, OptimConfig, override, to_dict
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.splits import list_labeled_recordings, make_adaptation_split
 from eav_ray.distributed.connection import connect_experiment
@@ -39,6 +41,7 @@ def plan_adaptation(experiment: Experiment, data: Dataset, path: str, subject: s
             "runtime": current["runtime"],
             "store": current["store"],
             "train.adaptation": current["train"]["adaptation"],
+            **_declare_access(trained_experiment, recordings),
             **batches,
         },
     )
@@ -47,9 +50,16 @@ def plan_adaptation(experiment: Experiment, data: Dataset, path: str, subject: s
     return plan_adaptation_run(e, adaptation_split, data.digest, checkpoint.path, checkpoint.commit_sha256)
 
 
+def _declare_access(experiment: Experiment, recordings: int) -> dict[str, Any]:
+    """Declare that labelled recordings are used, of a model that looked at nothing else of a tested subject."""
+    if experiment.split.access != "source_only":
+        return {}
+    return {"split.access": "labelled_k", "split.access_recordings": recordings}
+
+
 def _list_optimizer_sections(experiment: Experiment) -> dict[str, OptimConfig]:
     train, encoders = experiment.train, experiment.train.encoders
-    named = {f"train.encoders.{m}": getattr(encoders, m) for m in MODALITIES}
+    named = {f"train.encoders.{m}": encoders[m] for m in encoders}
     return {"optim": experiment.optim, "train.joint": train.joint} | named
 
 

@@ -18,6 +18,7 @@ from eav_ray.pipelines.evaluate.provenance import collect_provenance
 from eav_ray.pipelines.evaluate.related_results import is_recorded_eav
 from eav_ray.reporting import results_page
 from eav_ray.storage import sha256
+from eav_ray.training.access import describe_access
 from eav_ray.training.dataloader import subsample_evenly
 from eav_ray.training.metrics import RECORDING_COLUMNS
 
@@ -70,6 +71,7 @@ def build_results(
     train_subjects = {i.split("/")[0] for i in train_ids}
     is_adapted = audited[0].checkpoint.split.protocol == "adapted"
     earlier_training = "the training side of its fold, then " if is_adapted else ""
+    access = describe_access(trained_experiment, audited[0].checkpoint.split.protocol)
     subject_scores, quality = (
         summary.summarize_subjects(predictions, modalities, published),
         _average_quality(data, predictions),
@@ -80,13 +82,14 @@ def build_results(
         "description": page_info.description,
         "separation": page_info.separation,
         "protocol": page_info.protocol,
+        "access": {"level": trained_experiment.split.access, "description": access},
         "modalities": modalities,
         "classes": list(classes),
         "experiment": to_dict(trained_experiment),
         "model": {
             "Tensors": f"{audited[0].n_parameters:,} numbers",
             "Encoders": ", ".join(
-                f"{m}: {getattr(getattr(trained_experiment.model, m), 'kind', 'vit')}"
+                f"{m}: {getattr(trained_experiment.model[m], 'kind', 'vit')}"
                 for m in sorted(trained_experiment.data.modalities)
             ),
             "Fusion": trained_experiment.fusion.kind if len(trained_experiment.data.modalities) > 1 else "none",
@@ -101,6 +104,7 @@ def build_results(
                 "people"
             ),
             "Labels": tested_experiment.data.labels,
+            "Access to tested subjects": access,
             "Shards that were tested": f"{data.index.key}, content {digest(data.index.fingerprint)}",
         },
         "accuracy": accuracy,

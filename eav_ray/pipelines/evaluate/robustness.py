@@ -18,7 +18,7 @@ from eav_ray.data.recordings import DatasetReader, Listing, Recording
 from eav_ray.distributed import cluster, ray_workarounds
 from eav_ray.distributed.connection import connect_runtime
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.evaluation.compatibility import match_dataset_channels
+from eav_ray.evaluation.compatibility import match_dataset_channels, require_single_recordings
 from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT as TREE_FORMAT
 from eav_ray.evaluation.robustness import build_robustness_results
 from eav_ray.pipelines.evaluate.robustness_stage import Condition, RobustnessInputs, measure_cost, predict_conditions
@@ -59,8 +59,9 @@ def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOption
         DataError: The data root does not hold the test recordings, or has other classes or channels.
     """
     checkpoint = open_finished_checkpoint(path)
+    require_single_recordings(checkpoint)
     experiment = retarget_experiment(checkpoint.experiment, changes)
-    dataset, listing = registry.scan_dataset(experiment.data)
+    dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     recordings, recordings_description = _select_recordings(checkpoint, experiment, dataset, listing, options)
     speech_files = _list_speech_files(experiment)
     conditions = plan_conditions(experiment, options, {subject_id for subject_id, _ in speech_files})
@@ -207,7 +208,7 @@ def _list_speech_files(experiment: Experiment) -> tuple[tuple[str, str], ...]:
     """(person, path) of all speech of the data set, whoever is predicted."""
     if "audio" not in experiment.data.modalities:
         return ()
-    _, listing = registry.scan_dataset(replace(experiment.data, subjects=()))
+    _, listing = registry.scan_dataset(replace(experiment.data, subjects=()), experiment.preprocessing.features)
     return tuple((r.subject, r.audio) for r in listing.recordings if r.audio is not None)
 
 

@@ -250,7 +250,7 @@ def measure_cost(
     sample = inputs.recordings_by_subject[0][:N_TIMED_RECORDINGS]
     torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
     dataset = registry.open_reader(inputs.data)
-    model = _ConditionPredictor(checkpoint, runtime, cluster.choose_driver_device(runtime))
+    model = _ConditionPredictor(checkpoint, runtime, device=cluster.choose_driver_device(runtime))
     started = time.monotonic()
     prepared = prepare_subject_eeg(dataset, sample, inputs)
     load_time = time.monotonic() - started

@@ -13,7 +13,7 @@ import ray
 import ray.data
 import torch
 
-from eav_ray.config import Experiment, ModalityName, RuntimeConfig
+from eav_ray.config import MODALITIES, Experiment, ModalityName, RuntimeConfig
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
 from eav_ray.data.shards.dataset import open_shards
@@ -26,8 +26,10 @@ from eav_ray.evaluation.predictor import Predictor
 from eav_ray.pipelines.inference.inference_windows import cut_raw_windows, read_shard_windows
 from eav_ray.pipelines.preprocess import eeg_stage
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar
+from eav_ray.training.access import list_normalised_modalities
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.metrics import is_averaged_column
+from eav_ray.training.subject_statistics import FeatureSums, SubjectMoments, select_accessible_recordings
 
 BATCH_SIZE = 32
 
@@ -51,12 +53,13 @@ def predict_recordings(
         A line for each recording that could not be read.
     """
     modalities = _require_known_modalities(experiment, checkpoint)
-    dataset, listing = registry.scan_dataset(experiment.data)
+    dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     if "eeg" in experiment.data.modalities:
         _, note = match_dataset_channels(experiment, checkpoint, registry.list_eeg_channels(dataset, listing))
         print_note(note)
     # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
-    masked_modalities = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
+    # Given features that are not wanted were not attached.
+    masked_modalities = dict.fromkeys(m for m in MODALITIES if m in modalities and m not in experiment.data.modalities)
     recordings = [replace(r, **masked_modalities) for r in listing.recordings]
     if not recordings:
         raise DataError(f"there is nothing to predict in {experiment.data.root}; run `eav check` to see why")
@@ -86,8 +89,10 @@ def predict_recordings(
             cut_windows,
             num_cpus=1,
         )
+        ids = pd.DataFrame([{"id": r.id, "subject": r.subject, "order": r.order} for r in recordings])
+        moments = measure_subjects(rows, checkpoint, experiment.runtime, lambda: ids)
         return failed + _deliver_predictions(
-            map_on_actors(rows, PredictionActor, checkpoint, experiment.runtime),
+            map_on_actors(rows, PredictionActor, checkpoint, experiment.runtime, moments),
             dataset.classes,
             on_predictions,
             bar,
@@ -128,8 +133,9 @@ def predict_shards(
         )
         numbers = ray.data.from_items([{"shard": i} for i in range(len(files))], override_num_blocks=len(files))
         rows = map_with_retries(numbers.flat_map, read_windows, num_cpus=1)
+        moments = measure_subjects(rows, checkpoint, experiment.runtime, lambda: data.windows.ids)
         return _deliver_predictions(
-            map_on_actors(rows, PredictionActor, checkpoint, experiment.runtime),
+            map_on_actors(rows, PredictionActor, checkpoint, experiment.runtime, moments),
             data.index.classes,
             on_predictions,
             bar,
@@ -172,12 +178,14 @@ def map_on_actors(
     actor: type["PredictionActor"],
     checkpoint: OpenedCheckpoint,
     runtime: RuntimeConfig,
+    moments: dict[str, SubjectMoments] | None = None,
     *,
     max_actors: int = 1,
 ) -> ray.data.Dataset:
     """Windows through actors that have loaded a checkpoint, batch after batch.
 
     Args:
+        moments: By modality, what encoders that normalise within subjects go by.
         max_actors: How many actors there may be.
     """
     # Predicting is short: an actor that died is an error, and the same command starts anew.
@@ -185,12 +193,67 @@ def map_on_actors(
         rows.map_batches,
         actor,
         retries=0,
-        fn_constructor_args=(checkpoint, runtime),
+        fn_constructor_args=(checkpoint, runtime, moments),
         batch_size=BATCH_SIZE,
         num_cpus=runtime.cpus_per_worker,
         num_gpus=runtime.gpus or None,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max_actors),
     )
+
+
+def measure_subjects(
+    rows: ray.data.Dataset,
+    checkpoint: OpenedCheckpoint,
+    runtime: RuntimeConfig,
+    list_recordings: Callable[[], pd.DataFrame],
+) -> dict[str, SubjectMoments]:
+    """Measure by what each subject's windows are normalised, over the recordings that the access level allows.
+
+    The recordings are read once for it, before they are read to be predicted.
+
+    Args:
+        list_recordings: Lists them: `id`, `subject`, `order`.
+    Returns:
+        By modality; nothing of a checkpoint that does not normalise within subjects.
+    """
+    e = checkpoint.experiment
+    if not list_normalised_modalities(e):
+        return {}
+    ids = list_recordings()
+    accessible = frozenset(select_accessible_recordings(ids, ids["id"], e.split))
+    measured = map_with_retries(
+        rows.map_batches,
+        MeasuringActor,
+        retries=0,
+        fn_constructor_args=(checkpoint, runtime, accessible),
+        batch_size=BATCH_SIZE,
+        num_cpus=runtime.cpus_per_worker,
+        num_gpus=runtime.gpus or None,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=1),
+    )
+    sums: dict[str, dict[str, FeatureSums]] = {}
+    for row in measured.iter_rows():
+        part = FeatureSums(*np.frombuffer(row["sums"]).reshape(3, -1))
+        by_subject = sums.setdefault(row["modality"], {})
+        subject = str(row["subject"])
+        by_subject[subject] = by_subject[subject] + part if subject in by_subject else part
+    return {m: SubjectMoments.from_sums(by_subject) for m, by_subject in sums.items()}
+
+
+class MeasuringActor:
+    """An actor: sums the features of the windows that may be looked at, subject by subject."""
+
+    def __init__(self, checkpoint: OpenedCheckpoint, runtime: RuntimeConfig, accessible: frozenset[str]) -> None:
+        self._predictor = Predictor(checkpoint, cluster.set_up_torch(runtime))
+        self._accessible = accessible
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        ids = [f"{s}/{r}" for s, r in zip(batch["subject"], batch["recording"], strict=True)]
+        keep = np.array([one in self._accessible for one in ids], bool)
+        found = list(self._predictor.sum_subject_features({name: x[keep] for name, x in batch.items()}))
+        columns = {"subject": [s for s, _, _ in found], "modality": [m for _, m, _ in found]}
+        sums = [np.stack([each.count, each.total, each.squares]).tobytes() for _, _, each in found]
+        return {name: np.array(values, object) for name, values in (columns | {"sums": sums}).items()}
 
 
 def _deliver_predictions(
@@ -233,14 +296,19 @@ class PredictionActor:
     """An actor: one loaded checkpoint, batch after batch."""
 
     def __init__(
-        self, checkpoint: OpenedCheckpoint, runtime: RuntimeConfig, device: torch.device | None = None
+        self,
+        checkpoint: OpenedCheckpoint,
+        runtime: RuntimeConfig,
+        moments: dict[str, SubjectMoments] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """Load the checkpoint.
 
         Args:
+            moments: By modality, what encoders that normalise within subjects go by.
             device: Where to compute in a process that is no actor.
         """
-        self._predictor = Predictor(checkpoint, device or cluster.set_up_torch(runtime))
+        self._predictor = Predictor(checkpoint, device or cluster.set_up_torch(runtime), moments)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         table = self._predictor(batch)

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from eav_ray.config import Experiment
+from eav_ray.config import MODALITIES, Experiment, order_modalities
 from eav_ray.data.datasets import registry
 from eav_ray.data.recordings import Problem, Recording
 
@@ -13,11 +13,13 @@ class DatasetCheck:
     classes: tuple[str, ...]
     recordings: tuple[Recording, ...]
     problems: tuple[Problem, ...]
+    modalities: tuple[str, ...]  # recorded ones, and given features that the experiment uses
 
 
 def check_dataset(experiment: Experiment) -> DatasetCheck:
-    dataset, listing = registry.scan_dataset(experiment.data)
-    return DatasetCheck(dataset.classes, listing.recordings, listing.problems)
+    dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
+    modalities = order_modalities({*MODALITIES, *experiment.data.modalities})
+    return DatasetCheck(dataset.classes, listing.recordings, listing.problems, tuple(modalities))
 
 
 def format_dataset_check(result: DatasetCheck) -> str:
@@ -26,11 +28,14 @@ def format_dataset_check(result: DatasetCheck) -> str:
     for recording in result.recordings:
         by_subject.setdefault(recording.subject, []).append(recording)
     header = f"{'subject':14}{'recordings':>11}" + "".join(f"{c[:10]:>11}" for c in result.classes)
-    lines = [header + f"{'eeg':>7}{'audio':>7}{'video':>7}"]
+    lines = [header + "".join(f"{m[:12]:>{max(7, len(m[:12]) + 1)}}" for m in result.modalities)]
     for subject, recordings in by_subject.items():
         classes = Counter(r.label for r in recordings)
         counts = "".join(f"{classes[k]:>11}" for k in range(len(result.classes)))
-        present = "".join(f"{sum(getattr(r, m) is not None for r in recordings):>7}" for m in ("eeg", "audio", "video"))
+        present = "".join(
+            f"{sum(r.get_source(m) is not None for r in recordings):>{max(7, len(m[:12]) + 1)}}"
+            for m in result.modalities
+        )
         lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
     lines.append(f"{len(by_subject)} subjects, {len(result.recordings)} recordings, {len(result.problems)} problems")
     return "\n".join([*lines, *format_problems(result.problems)])

@@ -74,7 +74,8 @@ def plan_chunks(experiment: Experiment, listing: Listing) -> list[Chunk]:
 def _collect_recording_facts(recording: Recording) -> list[Any]:
     """What a shard's content depends on: the facts of a recording, and its files' sizes and times of change."""
     facts = asdict(recording)
-    for path in (recording.eeg, recording.audio, recording.video):
+    given = [one.path for one in recording.features.values() if not one.values]
+    for path in (recording.eeg, recording.audio, recording.video, *given):
         if path is not None and os.path.exists(path):
             facts[path] = [os.path.getsize(path), os.stat(path).st_mtime_ns]
     return sorted((k, v) for k, v in facts.items() if v is not None)
@@ -86,7 +87,7 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     Raises:
         DataError: No recording could be used, or some file could not and `preprocessing.on_bad=fail`.
     """
-    dataset, listing = registry.scan_dataset(experiment.data)
+    dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     _check_problem_policy(experiment, listing.problems)
     listing = _drop_incomplete_recordings(experiment, listing)
     require_preprocessing_extras(experiment)
@@ -150,7 +151,7 @@ def _drop_incomplete_recordings(experiment: Experiment, listing: Listing) -> Lis
         return listing
     complete, problems = [], list(listing.problems)
     for r in listing.recordings:
-        lacks = [m for m in experiment.data.modalities if getattr(r, m) is None]
+        lacks = [m for m in experiment.data.modalities if r.get_source(m) is None]
         if r.task == LISTENING and "audio" in lacks:  # which nobody spoke in
             lacks.remove("audio")
         if lacks:

@@ -25,7 +25,7 @@ def write_quality_page(experiment: Experiment, result: PreprocessingResult, *, f
     Returns:
         The table for the terminal, and the path of the page.
     """
-    dataset, listing = registry.scan_dataset(experiment.data)
+    dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     store = open_shard_store(experiment)
     quality = QualityReport(
         result.index.classes,

@@ -216,7 +216,8 @@ def format_cv_report(
     scored = result.predictions[RECORDING_COLUMNS].drop_duplicates()
     head = (
         f"{e.split.protocol}, {len(result.fold_records)} of {len(folds)} folds: accuracy in percent, {len(scored)} "
-        f"recordings of {scored['subject'].nunique()} people {describe_test_side(folds[0].split)}"
+        f"recordings of {scored['subject'].nunique()} people {describe_test_side(folds[0].split)}; access to them "
+        f"{e.split.access}"
     )
     findings = {record["fold"]: record["modality_collapse"] for record in result.fold_records}
     lines = [head, format_protocol_table(result.predictions, sorted(e.data.modalities), len(classes), findings)]

@@ -86,7 +86,7 @@ class _SpeedEstimator:
         self._seconds: dict[str, float] = {}
 
     def estimate_encoder(self, experiment: Experiment, modality: str) -> float:
-        key = digest(modality, getattr(experiment.model, modality))
+        key = digest(modality, experiment.model[modality])
         if key not in self._seconds:
             data = replace(experiment.data, modalities=(modality,))
             unimodal = replace(experiment, data=data, runtime=self._runtime)
@@ -95,7 +95,7 @@ class _SpeedEstimator:
 
     def estimate_fusion(self, experiment: Experiment) -> float:
         names = sorted(experiment.data.modalities)
-        key = digest(experiment.fusion, [to_dict(getattr(experiment.model, m)) for m in names], names)
+        key = digest(experiment.fusion, [to_dict(experiment.model[m]) for m in names], names)
         if key not in self._seconds:
             connected = replace(experiment, runtime=self._runtime)
             self._seconds[key] = estimate_seconds_per_fused_window(connected, self._shapes)

@@ -27,6 +27,7 @@ def build_accuracy(results: ResultsTree) -> Section:
         f"guessing stays between {format_percent(chance['low'])} and {format_percent(chance['high'])} in "
         f"{100 * chance['band']:.1f} % of the cases (binomial over recordings)."
     ]
+    sentences.append(f"Access to tested subjects: {results['access']['description']}.")
     if accuracy["unequal"]:
         sentences.append(
             "Classes are unequal, so naming the largest one beats chance: read the balanced columns, in which "

@@ -1,0 +1,104 @@
+"""Attach features that others have computed to the recordings of a data set, whichever reader lists them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from eav_ray.config import DataConfig, FeatureFile, FeaturePreprocessing
+from eav_ray.data.io.features import FILE_SUFFIXES, read_feature_table
+from eav_ray.data.recordings import GivenFeatures, Listing, Recording
+from eav_ray.errors import DataError
+
+
+def attach_features(listing: Listing, data: DataConfig, formats: Mapping[str, FeaturePreprocessing]) -> Listing:
+    """Attach what `data.features` names to the recordings that it belongs to; the others lack that modality.
+
+    Args:
+        formats: How the features of each name are stored (`preprocessing.features`).
+    Raises:
+        DataError: There is no such file, it cannot be read, or its rows do not name recordings of the data set.
+    """
+    found: dict[str, dict[str, GivenFeatures]] = {}
+    for name in (m for m in data.modalities if m in formats):
+        file = data.features.get(name, FeatureFile())
+        path = Path(file.path).expanduser().absolute()
+        if not file.path or not path.exists():
+            raise DataError(
+                f"data.features.{name}.path is {file.path!r}, which does not exist; give a CSV or Parquet table, or a "
+                "folder with a file a recording"
+            )
+        find = _find_files if path.is_dir() else _find_rows
+        found[name] = find(path, listing.recordings, file, name, formats[name])
+    recordings = [
+        replace(r, features={name: given[r.id] for name, given in found.items() if r.id in given})
+        for r in listing.recordings
+    ]
+    return replace(listing, recordings=tuple(recordings))
+
+
+def _find_files(
+    folder: Path, recordings: Sequence[Recording], file: FeatureFile, name: str, section: FeaturePreprocessing
+) -> dict[str, GivenFeatures]:
+    """Find the file of each recording: `<subject>/<recording>.*`, or `<recording>.*` or `<name of a file>.*`."""
+    by_name = _index_recordings(recordings)
+    found: dict[str, GivenFeatures] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in FILE_SUFFIXES and p.is_file()):
+        below = path.relative_to(folder).with_suffix("").as_posix()
+        ids = by_name.get(below) or by_name.get(path.stem, ())
+        _add(found, ids, GivenFeatures(str(path), hz=file.hz), str(path), below)
+    if not found:
+        raise DataError(
+            f"data.features.{name}: {folder} has no {', '.join(FILE_SUFFIXES)} file that is named as a recording, such "
+            f"as {_give_example(recordings)}"
+        )
+    return found
+
+
+def _find_rows(
+    path: Path, recordings: Sequence[Recording], file: FeatureFile, name: str, section: FeaturePreprocessing
+) -> dict[str, GivenFeatures]:
+    """Find the row of each recording in a table."""
+    table = read_feature_table(path, file.key, name, section)
+    by_name = _index_recordings(recordings)
+    found: dict[str, GivenFeatures] = {}
+    for row, key in enumerate(table.keys):
+        names = [f"{table.subjects[row]}/{key}"] if table.subjects else []
+        ids = next((by_name[n] for n in [*names, key] if n in by_name), ())
+        values = tuple(map(float, table.values[row]))
+        _add(found, ids, GivenFeatures(str(path), values), f"{path}: row {row + 1}", key)
+    if not found:
+        first = table.keys[0] if table.keys else ""
+        raise DataError(
+            f"data.features.{name}: no row of {path} names a recording; {file.key} is {first!r} there, and recordings "
+            f"are called {_give_example(recordings)}; set data.features.{name}.key"
+        )
+    return found
+
+
+def _add(found: dict[str, GivenFeatures], ids: Sequence[str], given: GivenFeatures, where: str, key: str) -> None:
+    if len(ids) > 1:
+        raise DataError(
+            f"{where} names {key}, which are {len(ids)} recordings: {', '.join(ids[:3])}; name them as "
+            "subject/recording"
+        )
+    for one in ids:
+        if one in found:
+            raise DataError(f"{where} names {key}, which another has named already; keep one")
+        found[one] = given
+
+
+def _index_recordings(recordings: Sequence[Recording]) -> dict[str, tuple[str, ...]]:
+    """Map every name that a recording goes by to the ids of those that it may mean."""
+    ids: dict[str, dict[str, None]] = {}
+    for r in recordings:
+        stems = [Path(path).stem for path in (r.audio, r.video) if path is not None]
+        if r.eeg is not None and r.eeg_index == 0:
+            stems.append(Path(r.eeg).stem)
+        for name in (r.id, r.recording, *stems):
+            ids.setdefault(name, {})[r.id] = None
+    return {name: tuple(each) for name, each in ids.items()}
+
+
+def _give_example(recordings: Sequence[Recording]) -> str:
+    first = recordings[0] if recordings else None
+    return f"{first.id} or {first.recording}" if first else "none"

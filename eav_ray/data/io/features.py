@@ -1,0 +1,153 @@
+"""Read features that somebody else has computed: tables with one row a recording, and files with rows over time.
+
+Nothing that is read here can run code: CSV, Parquet without types of other libraries, npy without objects, safetensors.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import safetensors.numpy
+from pyarrow import csv
+from safetensors import SafetensorError
+
+from eav_ray.config import FeaturePreprocessing
+from eav_ray.data.io import parquet
+from eav_ray.errors import DataError, describe_error, suggest_nearest
+
+PARQUET_SUFFIXES, ARRAY_SUFFIXES = (".parquet", ".pq"), (".npy", ".safetensors")
+FILE_SUFFIXES = (*ARRAY_SUFFIXES, *PARQUET_SUFFIXES)  # of a file of one recording
+TIME_NAME, VALUES_NAME = "time_s", "values"  # a column or tensor with times, and the tensor with features
+READ_ERRORS = (*parquet.ARROW_READ_ERRORS, SafetensorError)
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """A table with one row a recording."""
+
+    keys: tuple[str, ...]  # what each row names
+    subjects: tuple[str, ...]  # whose recording; none where there is no such column
+    values: np.ndarray  # (rows, features) float32, NaN where a cell is empty
+
+
+def read_feature_table(path: Path, key: str, name: str, section: FeaturePreprocessing) -> FeatureTable:
+    """Read a CSV or Parquet table.
+
+    Args:
+        key: The column that names recordings.
+        name: Of the modality, for errors.
+    Raises:
+        DataError: No such table or column, a cell that is no number, or another number of features.
+    """
+    table = _read_table(path)
+    if key not in table.column_names:
+        available = ", ".join(table.column_names[:8])
+        raise DataError(
+            f"{path} has no column {key}; it begins with {available}; set data.features.{name}.key to the column that "
+            "names recordings"
+        )
+    if not section.columns:
+        found = ", ".join(n for n in table.column_names if n not in (key, "subject"))
+        raise DataError(f"{path} is a table; choose its columns: preprocessing.features.{name}.columns=[{found}]")
+    keys = tuple(str(value).strip() for value in table.column(key).to_pylist())
+    subjects = tuple(map(str, table.column("subject").to_pylist())) if "subject" in table.column_names else ()
+    return FeatureTable(keys, subjects, _stack_columns(table, path, name, section))
+
+
+def read_feature_file(path: Path, name: str, section: FeaturePreprocessing, hz: float) -> tuple[np.ndarray, np.ndarray]:
+    """Read the features of one recording.
+
+    Args:
+        hz: Rows per second of a file that holds no times.
+    Returns:
+        ((rows,) seconds since the recording began, ascending; (rows, features) float32).
+    Raises:
+        DataError: It cannot be read, has another width, or nothing says when its rows are.
+    """
+    try:
+        times_s, values = _read_rows(path, name, section)
+    except READ_ERRORS as error:
+        raise DataError(f"{path} cannot be read as features ({describe_error(error)}); replace it") from None
+    if values.ndim == 1:
+        values = values[None]
+    if values.ndim != 2 or values.shape[1] != section.n_features:
+        raise DataError(
+            f"{path} has an array of {' x '.join(map(str, values.shape))}; preprocessing.features.{name} wants rows of "
+            f"{section.n_features} features; correct width"
+        )
+    if times_s is None:
+        if not hz and len(values) > 1:
+            raise DataError(
+                f"{path} does not say when its {len(values)} rows are; set data.features.{name}.hz, or give them "
+                f"{TIME_NAME} in seconds"
+            )
+        times_s = (np.arange(len(values)) + 0.5) / (hz or 1.0)
+    if times_s.shape != (len(values),) or not np.isfinite(times_s).all() or (np.diff(times_s) < 0).any():
+        raise DataError(f"{path}: {TIME_NAME} must be one ascending number of seconds for each of {len(values)} rows")
+    return times_s.astype(np.float64), values.astype(np.float32)
+
+
+def _read_rows(path: Path, name: str, section: FeaturePreprocessing) -> tuple[np.ndarray | None, np.ndarray]:
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return None, np.load(path, allow_pickle=False)
+    if suffix == ".safetensors":
+        tensors = safetensors.numpy.load(path.read_bytes())
+        if VALUES_NAME not in tensors:
+            raise DataError(f"{path} has no tensor {VALUES_NAME}; it has {', '.join(tensors) or 'none'}; name it so")
+        return tensors.get(TIME_NAME), tensors[VALUES_NAME]
+    table = parquet.read_parquet_table(path)
+    times_s = table.column(TIME_NAME).to_numpy() if TIME_NAME in table.column_names else None
+    if not section.columns:
+        found = ", ".join(n for n in table.column_names if n != TIME_NAME)
+        raise DataError(f"{path} is a table; choose its columns: preprocessing.features.{name}.columns=[{found}]")
+    return times_s, _stack_columns(table, path, name, section)
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        if path.suffix.lower() in PARQUET_SUFFIXES:
+            return parquet.read_parquet_table(path)
+        # Names of recordings are text: "01" is not the number 1. What is a number is found out column by column.
+        with csv.open_csv(path) as header:
+            names = header.schema.names
+        options = csv.ConvertOptions(column_types={n: pa.string() for n in names}, strings_can_be_null=False)
+        return csv.read_csv(path, convert_options=options)
+    except READ_ERRORS as error:
+        raise DataError(
+            f"{path} cannot be read as a CSV or Parquet table of features ({describe_error(error)})"
+        ) from None
+
+
+def _stack_columns(table: pa.Table, path: Path, name: str, section: FeaturePreprocessing) -> np.ndarray:
+    """Stack the columns that are wanted, in their order: (rows, features) float32."""
+    parts: list[np.ndarray] = []
+    for column in section.columns:
+        if column not in table.column_names:
+            raise DataError(
+                f"{path} has no column {column}, which preprocessing.features.{name}.columns names"
+                f"{suggest_nearest(column, table.column_names)}"
+            )
+        cells = table.column(column).to_pylist()
+        try:
+            parts.append(np.array([_parse_cell(cell) for cell in cells], np.float32).reshape(len(cells), -1))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}: column {column} does not hold one number, or one list of as many, in each row "
+                f"({describe_error(error)})"
+            ) from None
+    values = np.concatenate(parts, 1)
+    if values.shape[1] != section.n_features:
+        raise DataError(
+            f"{path}: the columns hold {values.shape[1]} features, preprocessing.features.{name} says "
+            f"{section.n_features}; correct width"
+        )
+    return np.where(np.isfinite(values), values, np.nan).astype(np.float32)
+
+
+def _parse_cell(cell: Any) -> Any:
+    if isinstance(cell, list):
+        return [np.nan if value is None else float(value) for value in cell]
+    return np.nan if cell is None or cell == "" else float(cell)

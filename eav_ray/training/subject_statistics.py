@@ -1,0 +1,199 @@
+"""Mean and SD of features within each subject, for encoders that normalise by them.
+
+Which recordings of a subject count is the access level of the experiment (`split.access`). No label is looked at.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from eav_ray.config import Experiment, SplitConfig
+from eav_ray.data.shards.window_cache import WindowCache
+from eav_ray.errors import DataError
+from eav_ray.models.encoders.base import MEAN_SUFFIX, SD_SUFFIX, DataShapes, Encoder, SubjectStatistics
+from eav_ray.models.encoders.factory import build_encoder
+from eav_ray.training.access import list_normalised_modalities
+from eav_ray.training.dataloader import RawSource, Source, find_channel_orders
+
+STATISTICS_WINDOWS = 64  # that are read at once
+
+
+def select_accessible_recordings(ids: pd.DataFrame, recordings: Iterable[str], access: SplitConfig) -> tuple[str, ...]:
+    """Select the recordings that the access level lets statistics be taken of.
+
+    Args:
+        ids: One row a window: `id`, `subject`, `order`.
+        recordings: Those that there are.
+    Raises:
+        DataError: The access level allows none.
+    """
+    if access.access == "source_only":
+        raise DataError("split.access=source_only allows no statistics of a subject; set it to unlabelled_block")
+    each = ids[ids["id"].isin(list(recordings))].drop_duplicates("id").sort_values(["subject", "order", "id"])
+    if access.access != "unlabelled_block":
+        each = each.groupby("subject").head(access.access_recordings)
+    return tuple(each["id"])
+
+
+@dataclass(frozen=True)
+class FeatureSums:
+    """Sums over windows, of which the statistics of a subject are made: (features,) float64 each."""
+
+    count: np.ndarray
+    total: np.ndarray
+    squares: np.ndarray
+
+    def __add__(self, other: "FeatureSums") -> "FeatureSums":
+        return FeatureSums(self.count + other.count, self.total + other.total, self.squares + other.squares)
+
+    def compute_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Compute mean and SD; what never changes, or was never known, has an SD of 1, so that it stays 0."""
+        n = np.maximum(self.count, 1)
+        mean = self.total / n
+        sd = np.sqrt(np.maximum(self.squares / n - np.square(mean), 0))
+        return mean, np.where(sd > 1e-6 * (1 + np.abs(mean)), sd, 1.0)
+
+
+def sum_features(encoder: Encoder, x: Tensor) -> FeatureSums:
+    """Sum what an encoder computes of windows of one subject."""
+    with torch.no_grad():
+        features = encoder.compute_features(x)
+    values = features.values.double().cpu().numpy().reshape(-1, features.values.shape[-1])
+    known = features.known.expand(features.values.shape).cpu().numpy().reshape(values.shape)
+    return FeatureSums(
+        known.sum(0).astype(np.float64),
+        np.where(known, values, 0).sum(0),
+        np.where(known, np.square(values), 0).sum(0),
+    )
+
+
+@dataclass(frozen=True)
+class SubjectMoments:
+    """Statistics of one modality, by subject."""
+
+    mean: Mapping[str, np.ndarray]  # (features,) float64
+    sd: Mapping[str, np.ndarray]
+
+    @classmethod
+    def from_sums(cls, sums: Mapping[str, FeatureSums]) -> "SubjectMoments":
+        """Compute the statistics of each subject."""
+        moments = {subject: each.compute_moments() for subject, each in sums.items()}
+        return cls({s: mean for s, (mean, _) in moments.items()}, {s: sd for s, (_, sd) in moments.items()})
+
+    def get(self, subjects: Sequence[str], modality: str) -> SubjectStatistics:
+        """Return those of the subject of each window.
+
+        Raises:
+            DataError: There are none of a subject.
+        """
+        for subject in subjects:
+            if subject not in self.mean:
+                raise DataError(
+                    f"there is no recording of {subject} with {modality} by which split.access lets it be normalised; "
+                    f"leave {subject} out, or set model.{modality}.subject_normalisation=none"
+                )
+        parts = (np.stack([table[s] for s in subjects]) for table in (self.mean, self.sd))
+        return SubjectStatistics(*(torch.from_numpy(part).float() for part in parts))
+
+
+def compute_subject_moments(
+    encoder: Encoder, read: Callable[[np.ndarray], Tensor], rows: np.ndarray, subjects: np.ndarray
+) -> SubjectMoments:
+    """Compute the mean and SD of an encoder's features over the windows of each subject.
+
+    Args:
+        read: Reads windows by row number.
+        rows: Windows that have the modality and may be looked at.
+        subjects: Whose each of them is.
+    """
+    sums: dict[str, FeatureSums] = {}
+    for subject in dict.fromkeys(subjects.tolist()):
+        own_rows = rows[subjects == subject]
+        for start in range(0, len(own_rows), STATISTICS_WINDOWS):
+            part = sum_features(encoder, read(own_rows[start : start + STATISTICS_WINDOWS]))
+            sums[subject] = sums[subject] + part if subject in sums else part
+    return SubjectMoments.from_sums(sums)
+
+
+def make_subject_inputs(
+    moments: Mapping[str, SubjectMoments], subjects: Sequence[str], present: Mapping[str, np.ndarray]
+) -> dict[str, Tensor]:
+    """Make what a model's inputs say of the subjects of windows.
+
+    Args:
+        moments: By modality.
+        subjects: Whose each window is.
+        present: Whether each window has the modality; of one that lacks it any numbers will do, as it is masked.
+    """
+    inputs: dict[str, Tensor] = {}
+    for m, found in moments.items():
+        any_subject = next(iter(found.mean))
+        known = [s if has else any_subject for s, has in zip(subjects, present[m], strict=True)]
+        statistics = found.get(known, m)
+        inputs |= {f"{m}{MEAN_SUFFIX}": statistics.mean_BF, f"{m}{SD_SUFFIX}": statistics.sd_BF}
+    return inputs
+
+
+class NormalisedSource:
+    """A source that says with each window what its subject's features are normalised by.
+
+    Args:
+        subjects: Whose each row is.
+    """
+
+    def __init__(self, source: Source, moments: Mapping[str, SubjectMoments], subjects: np.ndarray) -> None:
+        self.names = source.names
+        self._source, self._moments, self._subjects = source, moments, subjects
+
+    def get(self, rows: np.ndarray) -> dict[str, Tensor]:
+        present = dict(zip(self.names, self._source.get_presence(rows).T, strict=True))
+        return self._source.get(rows) | make_subject_inputs(self._moments, self._subjects[rows].tolist(), present)
+
+    def get_presence(self, rows: np.ndarray) -> np.ndarray:
+        return self._source.get_presence(rows)
+
+
+def normalise_source(
+    source: Source,
+    experiment: Experiment,
+    shapes: DataShapes,
+    windows: WindowCache,
+    open_recordings: Callable[[], tuple[WindowCache, tuple[str, ...]]],
+) -> Source:
+    """Let a source of stored windows say what each window's subject is normalised by, where encoders ask for it.
+
+    Args:
+        shapes: Of the model.
+        windows: What the source is of.
+        open_recordings: Opens windows, and names the recordings of the subjects among them; the access level chooses
+            of which of them statistics are.
+    """
+    modalities = [m for m in list_normalised_modalities(experiment) if m in source.names]
+    if not modalities:
+        return source
+    opened, recordings = open_recordings()
+    accessible = select_accessible_recordings(opened.ids, recordings, experiment.split)
+    moments = {m: _compute_stored_moments(experiment, m, shapes, opened, accessible) for m in modalities}
+    return NormalisedSource(source, moments, windows.ids["subject"].to_numpy())
+
+
+def _compute_stored_moments(
+    experiment: Experiment, modality: str, shapes: DataShapes, windows: WindowCache, recordings: tuple[str, ...]
+) -> SubjectMoments:
+    stored = RawSource(
+        windows, [modality], channel_orders=find_channel_orders(windows, [modality], shapes.eeg_channel_names)
+    )
+    rows = windows.find_rows(recordings)
+    rows = rows[stored.get_presence(rows)[:, 0]]
+    if not len(rows):
+        raise DataError(
+            f"no recording that split.access={experiment.split.access} lets be looked at has {modality}; take "
+            f"{modality} out of data.modalities"
+        )
+    encoder = build_encoder(experiment, modality, shapes).eval()
+    subjects = windows.ids["subject"].to_numpy()[rows]
+    return compute_subject_moments(encoder, lambda part: stored.get(part)[modality], rows, subjects)
