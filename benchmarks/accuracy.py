@@ -39,6 +39,7 @@ from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.bandpower import BandPower
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.models.encoders.mfcc import MFCC, SAMPLE_RATE_HZ
+from eav_ray.models.encoders.silence import find_sound
 from eav_ray.pipelines.preprocess.preprocess import preprocess
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
@@ -50,6 +51,7 @@ from eav_ray.training.run_spec import plan_runs
 from eav_ray.training.runner import execute_run
 
 SEEDS, FOLDS = 3, 8
+SILENCE_DB = 30.0  # as the sections of audio encoders have it
 SVM_LABEL = "support-vector machine"
 
 
@@ -142,12 +144,14 @@ def cache_features() -> None:
         return
     plain, known = MFCC.compute_features, {}
 
-    def features(self: MFCC, x_BT: np.ndarray) -> np.ndarray:
-        keys = [(self.segments, self.coefficients, hashlib.sha256(row.tobytes()).digest()) for row in x_BT]
+    def features(self: MFCC, x_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        own = (self.segments, self.coefficients, self.silence_db)
+        keys = [(own, hashlib.sha256(row.numpy().tobytes()).digest()) for row in x_BT]
         new = [i for i, key in enumerate(keys) if key not in known]
         if new:
-            known.update(zip((keys[i] for i in new), plain(self, x_BT[new]), strict=True))
-        return np.stack([known[key] for key in keys])
+            known.update(zip((keys[i] for i in new), zip(*plain(self, x_BT[new]), strict=True), strict=True))
+        found, masks = zip(*(known[key] for key in keys), strict=True)
+        return torch.stack(found), torch.stack(masks)
 
     features.known = known  # pyright: ignore[reportFunctionMemberAccess]
     MFCC.compute_features = features
@@ -195,7 +199,7 @@ def predict_classes(model: Classifier, data: Dataset, labels: WindowLabels, rows
     return table[[c for c in table.columns if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
 
 
-FEATURES_VERSION = 1  # raise when the features below change
+FEATURES_VERSION = 2  # raise when the features below change
 
 
 def predict_by_svm(
@@ -213,7 +217,7 @@ def predict_by_svm(
 
 
 def compute_features(kind: str, e: Experiment, data: Dataset, rows: np.ndarray) -> np.ndarray:
-    """(rows, features) of whole windows; of audio, of what was recorded, without the zeros that fill a window up."""
+    """(rows, features) of whole windows; of audio, of what is sound, without silent ends."""
     if kind == "bands":
         x = torch.from_numpy(data.windows.get(rows, "eeg"))
         bands = BandPower(
@@ -221,12 +225,13 @@ def compute_features(kind: str, e: Experiment, data: Dataset, rows: np.ndarray) 
         )
         return bands.compute_differential_entropy(x).flatten(1).numpy()
     found = []
-    mfcc = MFCC(window_s=5, coefficients=20, segments=1, width=1, dropout=0.0)
+    mfcc = MFCC(window_s=5, coefficients=20, segments=1, width=1, dropout=0.0, silence_db=SILENCE_DB)
     for wave in data.windows.get(rows, "audio"):
-        sound = wave[: int(np.flatnonzero(wave).max(initial=SAMPLE_RATE_HZ)) + 1]
         if kind == "mfcc":
-            found.append(mfcc.compute_features(sound[None])[0, 0])
+            found.append(mfcc.compute_features(torch.from_numpy(wave[None]))[0][0, 0].numpy())
         else:
+            bounds = find_sound(torch.from_numpy(wave[None]), SILENCE_DB)
+            sound = wave[int(bounds.begin_B) : int(bounds.end_B)]
             mel = librosa.feature.melspectrogram(y=sound, sr=SAMPLE_RATE_HZ, n_fft=512, hop_length=160, n_mels=64)
             decibel = librosa.power_to_db(mel, top_db=None)
             found.append(np.concatenate([decibel.mean(-1), decibel.std(-1)]))

@@ -53,7 +53,11 @@ class EncoderTraining:
         began = time.perf_counter()
         for start in range(0, len(self.mapped), self.batch):
             x = torch.from_numpy(np.array(self.mapped[start : start + self.batch])).float()
-            encoded = self.encoder(x, torch.ones(len(x), dtype=torch.bool))
+            present = torch.ones(len(x), dtype=torch.bool)
+            if x.ndim == 2:  # waveforms
+                encoded = self.encoder(x, present)
+            else:  # spectrograms; which of their frames are silent changes no time
+                encoded = self.encoder.encode_features(x, torch.ones(x.shape[:2], dtype=torch.bool), present)
             loss = nn.functional.cross_entropy(self.head(encoded.pooled_BD), torch.arange(len(x)) % 5)
             self.optimizer.zero_grad()
             loss.backward()
@@ -65,7 +69,7 @@ def make_encoder(experiment: Experiment) -> AST:
     a = experiment.model["audio"]
     torch.manual_seed(0)
     sizes = {"width": a.width, "depth": a.depth, "heads": a.heads, "max_length": a.max_length, "stride": a.stride}
-    return AST(window_s=WINDOW_S, dropout=0.0, **sizes)
+    return AST(window_s=WINDOW_S, dropout=0.0, silence_db=a.silence_db, **sizes)
 
 
 def measure_training(
@@ -78,10 +82,9 @@ def measure_training(
         from_wave = EncoderTraining(make_encoder(experiment), x_BT, Path(folder) / "wave", batch)
         began = time.perf_counter()
         with torch.no_grad():
-            features = from_wave.encoder.filter_bank(torch.from_numpy(x_BT)).numpy()
+            features = from_wave.encoder.compute_features(torch.from_numpy(x_BT))[0].numpy()
         once_ms = 1e3 * (time.perf_counter() - began) / len(x_BT)
         stored = EncoderTraining(make_encoder(experiment), features, Path(folder) / "mel", batch)
-        stored.encoder.filter_bank = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         sides = {"wave": from_wave, "stored": stored}
         for k in range(-1, RUNS):  # the first is not counted
             for name in sides if k % 2 == 0 else reversed(sides):

@@ -33,5 +33,5 @@ def make_batch(e: Experiment, n: int = 4) -> Batch:
 
 
 def make_ast(max_length: int = 512, **changes: Any) -> AST:
-    sizes = dict(width=24, depth=2, heads=2, stride=10, dropout=0.0) | changes
+    sizes = dict(width=24, depth=2, heads=2, stride=10, dropout=0.0, silence_db=30) | changes
     return AST(window_s=5, max_length=max_length, **sizes).eval()

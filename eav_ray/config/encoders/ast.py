@@ -5,15 +5,14 @@ from typing import ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from eav_ray.config.data_sections import STRICT, Preprocessing, define
-from eav_ray.config.encoders.base import WEIGHTS_HELP, EncoderConfig
-from eav_ray.config.modalities import ModalityName
+from eav_ray.config.encoders.base import WEIGHTS_HELP, AudioEncoderConfig
 
 
 @dataclass(frozen=True, config=STRICT)
-class ASTConfig(EncoderConfig):
+class ASTConfig(AudioEncoderConfig):
     """Gong et al. 2021, through `transformers.ASTModel`."""
 
-    modality: ClassVar[ModalityName] = "audio"
+    revision: ClassVar[int] = 2
     kind: Literal["ast"] = "ast"
     weights: str = define("", f"{WEIGHTS_HELP}, or its name on the Hugging Face hub")
     width: int = define(768, "hidden size", gt=0)

@@ -65,6 +65,19 @@ class EncoderConfig:
         return sizes
 
 
+@dataclass(frozen=True, config=STRICT)
+class AudioEncoderConfig(EncoderConfig):
+    """Share the keys of every kind of audio encoder; no kind of its own."""
+
+    modality: ClassVar[ModalityName] = "audio"
+    silence_db: float = define(
+        30.0,
+        "the ends of a window that are quieter than its loudest part by so many dB are silence: not in statistics, "
+        "and masked in tokens. 0: only digital zeros that fill a window up",
+        ge=0,
+    )
+
+
 def round_to_multiple(value: float, unit: int) -> int:
     """Round to a multiple of a unit, at least one."""
     return unit * max(1, round(value / unit))

@@ -5,15 +5,14 @@ from typing import ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from eav_ray.config.data_sections import STRICT, define
-from eav_ray.config.encoders.base import EncoderConfig
-from eav_ray.config.modalities import ModalityName
+from eav_ray.config.encoders.base import AudioEncoderConfig
 
 
 @dataclass(frozen=True, config=STRICT)
-class MFCCConfig(EncoderConfig):
+class MFCCConfig(AudioEncoderConfig):
     """Mel-frequency cepstral coefficients with their first and second differences, by librosa, and a small network."""
 
-    modality: ClassVar[ModalityName] = "audio"
+    revision: ClassVar[int] = 2
     is_handcrafted: ClassVar[bool] = True
     kind: Literal["mfcc"] = "mfcc"
     coefficients: int = define(20, "cepstral coefficients", gt=1, le=128)

@@ -17,8 +17,9 @@ from eav_ray.models.encoders.pretrained import (
     read_weights,
     rename_tensors,
 )
+from eav_ray.models.encoders.silence import find_sound
 
-FRAME_SAMPLES, HOP_SAMPLES, N_FFT, N_MELS, SAMPLE_RATE_HZ = 400, 160, 512, 128, 16000
+FRAME_SAMPLES, HOP_SAMPLES, N_FFT, N_MELS, SAMPLE_RATE_HZ, PATCH_SIZE = 400, 160, 512, 128, 16000, 16
 AUDIOSET_MEAN, AUDIOSET_SD = -4.2677393, 4.5689974  # AudioSet's log-mel statistics, which the published weights expect
 POWER_FLOOR = 1.1920929e-07
 
@@ -34,16 +35,22 @@ class FilterBank(nn.Module):
         super().__init__()
         self.max_length = max_length
 
-    def forward(self, wave_BT: Tensor) -> Tensor:
+    def forward(self, wave_BT: Tensor, n_samples_B: Tensor | None = None) -> Tensor:
         """(batch, samples) at 16 kHz in [-1, 1] to (batch, max_length, 128), normalised as AST expects.
 
         Longer input is cut; shorter input is padded with zeros before normalisation, as the library does.
+
+        Args:
+            n_samples_B: How many samples of each row are a recording; features of the rest are padding. None: all.
         """
         # One window at a time on a CPU, where its 3 MB stay in the cache: half the time of a batch.
         chunks = wave_BT.split(1) if wave_BT.device.type == "cpu" else [wave_BT]
         logmel = torch.cat([self._compute_log_mel(part) for part in chunks])
         missing = self.max_length - logmel.shape[1]
         logmel = nn.functional.pad(logmel, (0, 0, 0, missing)) if missing > 0 else logmel[:, : self.max_length]
+        if n_samples_B is not None:
+            frame_T = torch.arange(self.max_length, device=wave_BT.device)
+            logmel = logmel.masked_fill((frame_T >= count_frames(n_samples_B)[:, None])[..., None], 0)
         return (logmel - AUDIOSET_MEAN) / (2 * AUDIOSET_SD)
 
     def _compute_log_mel(self, wave_BT: Tensor) -> Tensor:
@@ -57,6 +64,11 @@ class FilterBank(nn.Module):
         spectrum = torch.fft.rfft(frames, n=N_FFT)
         power = spectrum.real.square() + spectrum.imag.square()
         return torch.clamp(power @ _build_mel_filters().to(wave_BT.device), min=POWER_FLOOR).log().float()
+
+
+def count_frames(n_samples_B: Tensor) -> Tensor:
+    """(batch,) whole frames in so many samples, at least one."""
+    return ((n_samples_B - FRAME_SAMPLES) // HOP_SAMPLES + 1).clamp(min=1)
 
 
 def _build_mel_filters() -> Tensor:
@@ -88,14 +100,19 @@ def mask_random_span(x_BTF: Tensor, max_length: int, dim: int) -> Tensor:
 class AST(Encoder):
     """Audio windows to time tokens: the patch tokens averaged over frequency.
 
+    The network gets what the library's extractor makes of the recording alone, its silent ends included, with features
+    padded where the window is filled up. Time tokens whose patches hold no sound (`silence.find_sound`) are masked. In
+    the network itself every token attends to every other, to padding too, and the pooled features are the mean of the
+    two special tokens, which read them all: so the published weights were trained, and their outputs stay those of the
+    library.
+
     Args:
         max_length: Spectrogram frames (10 ms each) that the model sees.
         stride: Of the 16 x 16 patches, in both directions.
         mask_bands, mask_frames: SpecAugment (Park et al. 2019, arXiv 1904.08779): in training a run of mel bands
             and one of frames, of random length up to these, are replaced by the mean.
+        silence_db: How far below a window's loudest part silence begins; 0: only padding is silence.
     """
-
-    real_N: Tensor  # True where a patch covers sound, not padding
 
     def __init__(
         self,
@@ -107,6 +124,7 @@ class AST(Encoder):
         max_length: int,
         stride: int,
         dropout: float,
+        silence_db: float,
         mask_bands: int = 0,
         mask_frames: int = 0,
     ) -> None:
@@ -116,7 +134,8 @@ class AST(Encoder):
         # Two seconds, in every process that a search or a group starts; most of them build no AST.
         from transformers import ASTConfig, ASTModel
 
-        self.width, self.mask_bands, self.mask_frames = width, mask_bands, mask_frames
+        self.width, self.stride, self.silence_db = width, stride, silence_db
+        self.mask_bands, self.mask_frames = mask_bands, mask_frames
         self.filter_bank = FilterBank(max_length)
         self.model = ASTModel(
             ASTConfig(
@@ -136,25 +155,41 @@ class AST(Encoder):
         embeddings = self.model.embeddings
         for table in (embeddings.position_embeddings, embeddings.cls_token, embeddings.distillation_token):
             nn.init.trunc_normal_(table, std=0.02)
-        self.n_patch_bands = (N_MELS - 16) // stride + 1
-        n_tokens = (max_length - 16) // stride + 1
-        centre_frames = torch.arange(n_tokens) * stride + 8
+        self.n_patch_bands = (N_MELS - PATCH_SIZE) // stride + 1
+        n_tokens = (max_length - PATCH_SIZE) // stride + 1
+        centre_frames = torch.arange(n_tokens) * stride + PATCH_SIZE // 2
         times = torch.clamp(centre_frames * HOP_SAMPLES / SAMPLE_RATE_HZ, max=window_s)
         self.register_buffer("times_s", times, persistent=False)
-        # Patches that lie wholly in the zero padding carry nothing.
-        n_valid_frames = math.floor((window_s * SAMPLE_RATE_HZ - FRAME_SAMPLES) / HOP_SAMPLES) + 1
-        self.register_buffer("real_N", torch.arange(n_tokens) * stride < n_valid_frames, persistent=False)
 
     def enable_gradient_checkpointing(self) -> None:
         self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def forward(self, x_BT: Tensor, present_B: Tensor) -> EncoderOutput:
-        """
+    def compute_features(self, x_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the log-mel spectrogram, and which of its frames hold sound; at least one in each window.
+
         Args:
             x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
+        Returns:
+            (batch, max_length, 128), normalised and padded as the library's extractor does with the recording alone,
+            and (batch, max_length), True where a frame touches sound.
+        """
+        sound = find_sound(x_BT, self.silence_db)
+        max_length = self.filter_bank.max_length
+        last_frame_B = torch.minimum(-(-sound.end_B // HOP_SAMPLES), count_frames(sound.n_samples_B)) - 1
+        last_frame_B = last_frame_B.clamp(max=max_length - 1)
+        first_frame_B = ((sound.begin_B - FRAME_SAMPLES) // HOP_SAMPLES + 1).clamp(min=0)
+        first_frame_B = torch.minimum(first_frame_B, last_frame_B)
+        frame_T = torch.arange(max_length, device=x_BT.device)
+        mask_BT = (frame_T >= first_frame_B[:, None]) & (frame_T <= last_frame_B[:, None])
+        return self.filter_bank(x_BT, sound.n_samples_B), mask_BT
+
+    def encode_features(self, features_BTF: Tensor, mask_BT: Tensor, present_B: Tensor) -> EncoderOutput:
+        """Encode what `compute_features` made of windows.
+
+        Args:
             present_B: True where the window has audio.
         """
-        features = self.filter_bank(x_BT)
+        features = features_BTF
         if self.training:
             features = mask_random_span(mask_random_span(features, self.mask_bands, 2), self.mask_frames, 1)
         out = self.model(features)
@@ -162,7 +197,19 @@ class AST(Encoder):
         b, _, d = patches.shape
         tokens = patches.view(b, self.n_patch_bands, -1, d).mean(1)
         encoded = self.build_output(tokens, out.pooler_output, present_B)
-        return encoded._replace(mask_BN=encoded.mask_BN & self.real_N)
+        # A patch holds sound where any of its frames does.
+        mask_BN = nn.functional.max_pool1d(mask_BT[:, None].float(), PATCH_SIZE, self.stride)[:, 0] > 0
+        # The last frames may belong to no patch; a window keeps tokens all the same.
+        mask_BN = mask_BN | ~mask_BN.any(1, keepdim=True)
+        return encoded._replace(mask_BN=encoded.mask_BN & mask_BN)
+
+    def forward(self, x_BT: Tensor, present_B: Tensor) -> EncoderOutput:
+        """
+        Args:
+            x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
+            present_B: True where the window has audio.
+        """
+        return self.encode_features(*self.compute_features(x_BT), present_B)
 
     def load_pretrained(self, weights: str) -> None:
         key = "model.audio.weights"
