@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eav_ray.models.classifier import Classifier, ClassifierOutput
-from eav_ray.models.encoders.base import EncoderOutput, FrameEncoder
+from eav_ray.models.encoders.base import EncoderOutput, FrameEncoder, compute_unimodal_logits
 from eav_ray.training.metrics import FRAMES_CORRECT_SUFFIX
 from eav_ray.training.predictions import split_unimodal_logits
 
@@ -48,9 +48,9 @@ def predict_with_frames(
     whole, outputs = encoded[modality], []
     for frame in range(whole.tokens_BND.shape[1]):
         tokens, pooled = encoder.hold_frame(whole.tokens_BND, frame)
-        frame_encoded = encoded | {modality: EncoderOutput(tokens, whole.mask_BN, pooled)}
-        frame_logits = logits | {modality: model.heads[modality](pooled)}
-        outputs.append(model.fuse(frame_encoded, frame_logits, present_BM))
+        held = EncoderOutput(tokens, whole.mask_BN, pooled)
+        frame_logits = logits | {modality: compute_unimodal_logits(model.heads[modality], held)}
+        outputs.append(model.fuse(encoded | {modality: held}, frame_logits, present_BM))
     return window_output, FrameOutputs(modality, outputs)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from eav_ray.config import Experiment, get_modality_info
 from eav_ray.errors import DataError
-from eav_ray.models.encoders.base import DataShapes, EncoderOutput, pick_subject_statistics
+from eav_ray.models.encoders.base import DataShapes, EncoderOutput, compute_unimodal_logits, pick_subject_statistics
 from eav_ray.models.encoders.factory import build_encoder
 from eav_ray.models.fusion.base import FusionOutput
 from eav_ray.models.fusion.factory import build_fusion
@@ -83,8 +83,7 @@ class Classifier(nn.Module):
         logits: dict[str, Tensor] = {}
         for column, m in enumerate(self.modalities):
             encoded[m] = self._run_encoder(m, inputs, present_BM[:, column])
-            pooled_BD = encoded[m].pooled_BD.detach() if self.detach_heads else encoded[m].pooled_BD
-            logits[m] = self.heads[m](pooled_BD)
+            logits[m] = compute_unimodal_logits(self.heads[m], encoded[m], detach=self.detach_heads)
         return encoded, logits
 
     def fuse(
@@ -114,8 +113,8 @@ class HeadClassifier(nn.Module):
     def encode(
         self, inputs: dict[str, Tensor], present_BM: Tensor
     ) -> tuple[dict[str, EncoderOutput], dict[str, Tensor]]:
-        tokens, mask, pooled = (inputs[f"{self.modality}.{array}"] for array in ("tokens", "mask", "pooled"))
-        return {self.modality: EncoderOutput(tokens, mask, pooled)}, {self.modality: self.heads[self.modality](pooled)}
+        encoded = EncoderOutput(*(inputs[f"{self.modality}.{array}"] for array in ("tokens", "mask", "pooled")))
+        return {self.modality: encoded}, {self.modality: compute_unimodal_logits(self.heads[self.modality], encoded)}
 
     def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> ClassifierOutput:
         return fuse(None, *self.encode(inputs, present_BM), present_BM)

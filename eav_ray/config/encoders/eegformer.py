@@ -25,6 +25,11 @@ class EEGformerConfig(EncoderConfig):
     depth: int = define(2, "blocks per stage", gt=0)
     heads: int = define(8, "attention heads; must divide both widths", gt=0)
     dropout: float = define(0.1, ge=0, lt=1)
+    decoder: Literal["pooled", "convolutional"] = define(
+        "pooled",
+        "what the encoder alone is read by: a linear layer on the mean over time; or, as in the paper, three "
+        "convolutions and a linear layer on the tokens in order of time",
+    )
 
     @model_validator(mode="after")
     def _check_segments(self) -> "EEGformerConfig":

@@ -56,6 +56,21 @@ def compute_signal_features(x_BST: Tensor) -> Features:
     return Features(x_BST.transpose(1, 2), x_BST.ne(0).any(-1)[:, None])
 
 
+class TokenHead(nn.Module):
+    """A head that reads an encoder's tokens, (batch, n, width) in order of time, instead of its pooled features."""
+
+
+def compute_unimodal_logits(head: nn.Module, encoded: EncoderOutput, *, detach: bool = False) -> Tensor:
+    """Compute (batch, outputs) logits by a head from what it reads of an encoder's output.
+
+    Args:
+        head: From `Encoder.build_head`.
+        detach: Let no gradient reach the encoder.
+    """
+    features = encoded.tokens_BND if isinstance(head, TokenHead) else encoded.pooled_BD
+    return head(features.detach() if detach else features)
+
+
 class Encoder(nn.Module):
     """`forward(x, present_B, subject) -> EncoderOutput`.
 
@@ -91,7 +106,7 @@ class Encoder(nn.Module):
         """
 
     def build_head(self, n_outputs: int) -> nn.Module:
-        """What turns the pooled features into logits when this encoder works alone."""
+        """Build what turns the pooled features, or as a `TokenHead` the tokens, into logits of this encoder alone."""
         return nn.Linear(self.width, n_outputs)
 
     def load_pretrained(self, weights: str) -> None:

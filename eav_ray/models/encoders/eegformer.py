@@ -4,6 +4,8 @@ Three transformers look at one window in turn: along the filters of an electrode
 (synchronous), and along time (temporal).
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from eav_ray.models.encoders.base import (
     EncoderOutput,
     Features,
     SubjectStatistics,
+    TokenHead,
     collect_module_arguments,
     compute_signal_features,
 )
@@ -32,6 +35,35 @@ def _build_resampling_matrix(n_in: int, n_out: int) -> Tensor:
     return weights / weights.square().sum(1, keepdim=True).sqrt()
 
 
+class ConvolutionalDecoder(TokenHead):
+    """EEGformer's decoder: three small convolutions and a linear layer on the temporal transformer's output.
+
+    In the paper (as public re-implementations read it) the output is M x S x C, and the convolutions, of kernel 1,
+    combine in turn its C filters to one, its S electrodes to N, and its M segments to M / 2. Here filters and
+    electrodes were projected to one axis Dt before the temporal transformer, so the first two both combine features:
+    Dt to Dt / 4, and that to Dt / 16. N is not given with the sizes that this project has of the paper, nor is what
+    stands between the layers: GELU is our choice, without which all four would be one linear map.
+
+    Args:
+        width: Of the tokens (Dt).
+        segments: Tokens of a window (M).
+    """
+
+    def __init__(self, width: int, segments: int, n_outputs: int) -> None:
+        super().__init__()
+        hidden, combined, kept_segments = (max(1, n) for n in (width // 4, width // 16, segments // 2))
+        self.combine_features = nn.Sequential(
+            nn.Conv1d(width, hidden, 1), nn.GELU(), nn.Conv1d(hidden, combined, 1), nn.GELU()
+        )
+        self.combine_segments = nn.Sequential(nn.Conv1d(segments, kept_segments, 1), nn.GELU())
+        self.output = nn.Linear(kept_segments * combined, n_outputs)
+
+    def forward(self, tokens_BMD: Tensor) -> Tensor:
+        """(batch, segments, width) to (batch, outputs) logits."""
+        combined_BMN = self.combine_features(tokens_BMD.transpose(1, 2)).transpose(1, 2)
+        return self.output(self.combine_segments(combined_BMN).flatten(1))
+
+
 class EEGformer(Encoder):
     """EEG windows to one token per time segment.
 
@@ -41,6 +73,8 @@ class EEGformer(Encoder):
         window_s: Its length, seconds; only to place the tokens in time.
         filters, width, temporal_width, segments: C, D, Dt and M of the paper.
         depth: Blocks in each of the three stages.
+        decoder: What `build_head` makes: "pooled", a linear layer on the mean of the tokens, or "convolutional", the
+            paper's. Fusion reads the tokens either way.
     Raises:
         ConfigError: The window is shorter than the convolutions need.
 
@@ -61,6 +95,7 @@ class EEGformer(Encoder):
         depth: int,
         heads: int,
         dropout: float,
+        decoder: Literal["pooled", "convolutional"] = "pooled",
     ) -> None:
         super().__init__()
         n_conv_samples = n_times - N_CONV_LAYERS * (KERNEL_SIZE - 1)
@@ -69,7 +104,7 @@ class EEGformer(Encoder):
                 f"an EEG window has {n_times} samples, but EEGformer's convolutions need at least "
                 f"{N_CONV_LAYERS * (KERNEL_SIZE - 1) + 1}; raise preprocessing.window_s or preprocessing.eeg.hz"
             )
-        self.width, self.segments = temporal_width, segments
+        self.width, self.segments, self.decoder = temporal_width, segments, decoder
         self.register_buffer("times_s", (torch.arange(segments) + 0.5) * window_s / segments, persistent=False)
         # Without a nonlinearity the three layers would be one filter, and a band's power, which carries most of what
         # EEG tells, is no linear function of the signal.
@@ -96,6 +131,11 @@ class EEGformer(Encoder):
         self.temporal_position = build_position_embedding(segments, temporal_width)
         self.temporal = nn.Sequential(*(TransformerBlock(temporal_width, heads, dropout=dropout) for _ in range(depth)))
         self.norm = nn.LayerNorm(temporal_width)
+
+    def build_head(self, n_outputs: int) -> nn.Module:
+        if self.decoder == "convolutional":
+            return ConvolutionalDecoder(self.width, self.segments, n_outputs)
+        return super().build_head(n_outputs)
 
     def compute_features(self, x: Tensor) -> Features:
         return compute_signal_features(x)
