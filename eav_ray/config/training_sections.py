@@ -13,13 +13,16 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, config=STRICT)
 class OptimConfig:
-    """AdamW with a linear warm-up and a cosine decay to zero."""
+    """AdamW with a linear warm-up; without weight decay it is Adam."""
 
     lr: float = define(3e-4, "peak learning rate", gt=0)
-    weight_decay: float = define(0.01, "not applied to biases and norms", ge=0)
+    weight_decay: float = define(0.01, "not applied to biases and norms; 0: plain Adam", ge=0)
     epochs: int = define(10, gt=0)
     batch: int = define(32, "global batch, windows; must be a multiple of runtime.workers", gt=0)
     warmup: float = define(0.1, "share of the steps that warm up", ge=0, le=1)
+    schedule: Literal["cosine", "constant"] = define(
+        "cosine", "after the warm-up the rate falls to zero along a cosine, or stays at its peak"
+    )
     clip: float = define(1.0, "largest gradient norm; 0 for none", ge=0)
     label_smoothing: float = define(0.0, ge=0, lt=1)
     encoder_lr_scale: float = define(1.0, "learning rate of encoders, as a multiple of that of heads and fusion", ge=0)

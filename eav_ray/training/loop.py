@@ -56,7 +56,7 @@ def fit(
 
 
 def make_lr_schedule(optim: OptimConfig, steps_per_epoch: int, *, first_epoch: int = 0) -> Callable[[Position], float]:
-    """Linear warm-up, then a cosine to zero; a function of the position, so that there is no state to save.
+    """Linear warm-up, then `optim.schedule`; a function of the position, so that there is no state to save.
 
     Args:
         first_epoch: Epoch at which it begins.
@@ -68,6 +68,8 @@ def make_lr_schedule(optim: OptimConfig, steps_per_epoch: int, *, first_epoch: i
         steps_done = (position.epoch - first_epoch) * steps_per_epoch + position.step
         if steps_done < warmup:
             return optim.lr * (steps_done + 1) / warmup
+        if optim.schedule == "constant":
+            return optim.lr
         return optim.lr * 0.5 * (1 + math.cos(math.pi * (steps_done - warmup) / max(1, total - warmup)))
 
     return lr

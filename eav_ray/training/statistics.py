@@ -28,6 +28,8 @@ def fit_model_statistics(model: Classifier, windows: WindowCache, recordings: tu
         source: The model's inputs.
     """
     for m in select_channel_modalities(model.modalities):
+        if not model.encoders[m].standardises_channels:
+            continue  # mean 0 and SD 1 leave them as they are
         mean, sd = compute_channel_statistics(windows, m, select_rows_with_modality(windows, recordings, (m,)))
         model.normalise.mean.copy_(mean)
         model.normalise.sd.copy_(sd)

@@ -230,6 +230,14 @@ def test_the_learning_rate_warms_up_to_its_peak_and_ends_near_zero(warmup: float
         assert rates[-1] < 0.01
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.2])
+def test_a_constant_rate_stays_at_its_peak_after_the_warm_up(warmup: float) -> None:
+    lr = make_lr_schedule(OptimConfig(lr=2.0, epochs=10, warmup=warmup, schedule="constant"), 10, first_epoch=3)
+    rates = [lr(Position(3 + e, s)) for e in range(10) for s in range(10)]
+    np.testing.assert_allclose(rates[: round(100 * warmup)], 2 * np.arange(1, round(100 * warmup) + 1) / 20)
+    assert set(rates[round(100 * warmup) :]) == {2.0}
+
+
 def test_the_warm_up_is_a_straight_line_and_the_decay_is_torchs_cosine() -> None:
     optim = OptimConfig(lr=1.0, epochs=10, warmup=0.2)
     lr = make_lr_schedule(optim, 10)

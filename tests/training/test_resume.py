@@ -22,6 +22,7 @@ from eav_ray.training import checkpoint_writer
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import SELECTION_METRIC, Position, Progress, Run, plan_adaptation_run
 from eav_ray.training.runner import execute_run
+from eav_ray.training.statistics import fit_model_statistics
 from tests.helpers.paths import DEMO
 from tests.helpers.trainings import TRAIN, Killed, make_experiment, make_windows, train
 
@@ -150,6 +151,20 @@ def test_computed_features_are_standardised_by_the_training_rows_that_have_them(
     made = encoder.standardise(features)[mask]
     torch.testing.assert_close(made.mean(0), torch.zeros(made.shape[1]), atol=1e-3, rtol=0)
     torch.testing.assert_close(made.std(0, unbiased=False), torch.ones(made.shape[1]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_channels_are_standardised_unless_the_encoder_wants_microvolts(windows: WindowCache, standardise: bool) -> None:
+    kind = {"kind": "eav_transformer", "standardise": standardise}
+    e = override(load_experiment(DEMO), {"model.eeg": kind, "data.modalities": ["eeg"]})
+    model = Classifier(e, DataShapes(30, 5))
+    fit_model_statistics(model, windows, TRAIN)
+    x = torch.from_numpy(windows.get(np.arange(len(windows)), "eeg"))
+    found = model.prepare_input("eeg", x)
+    if standardise:
+        torch.testing.assert_close(found.mean((0, 2)), torch.zeros(30), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.std((0, 2), unbiased=False), torch.ones(30), rtol=0, atol=1e-5)
+    assert torch.equal(found, x) is not standardise
 
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])

@@ -22,3 +22,6 @@ class EAVTransformerConfig(EncoderConfig):
     heads: int = define(4, "attention heads; must divide the width", gt=0)
     segments: int = define(10, "time segments that fusion sees, one token each", gt=0)
     dropout: float = define(0.1, ge=0, lt=1)
+    standardise: bool = define(
+        True, "standardise each channel by the training rows; false: microvolts as they are, as the released code does"
+    )

@@ -76,8 +76,12 @@ class Encoder(nn.Module):
 
     `times_s` places the N tokens on the window's clock, in seconds. `subject` is given where the section of the encoder
     asks for normalisation within subjects; what is normalised is what `compute_features` returns.
+
+    Attributes:
+        standardises_channels: Whether named channels are to be standardised by the training rows before they come here.
     """
 
+    standardises_channels: bool = True
     width: int
     times_s: Tensor  # (N,)
 

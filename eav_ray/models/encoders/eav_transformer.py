@@ -30,6 +30,7 @@ class EAVTransformer(Encoder):
         n_chans: Electrodes; any number.
         n_times: Samples of a window.
         window_s: Its length, seconds; only to place the tokens in time.
+        standardise: Whether each channel is standardised by the training rows before it comes here.
         segments: The samples' tokens are averaged over so many segments for a fusion that reads tokens.
     Raises:
         ConfigError: The window is shorter than a convolution or has fewer samples than segments.
@@ -47,6 +48,7 @@ class EAVTransformer(Encoder):
         heads: int,
         segments: int,
         dropout: float,
+        standardise: bool = True,
     ) -> None:
         super().__init__()
         if n_times < max(KERNEL_SIZE, segments):
@@ -55,6 +57,7 @@ class EAVTransformer(Encoder):
                 f"{max(KERNEL_SIZE, segments)}; raise preprocessing.window_s or preprocessing.eeg.hz"
             )
         self.width, self.segments, self.dropout, self.recompute = width, segments, dropout, False
+        self.standardises_channels = standardise
         self.register_buffer("times_s", (torch.arange(segments) + 0.5) * window_s / segments, persistent=False)
         self.conv = nn.Sequential(
             nn.Conv1d(n_chans, n_chans, KERNEL_SIZE, padding=KERNEL_SIZE // 2, bias=False),

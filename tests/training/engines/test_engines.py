@@ -2,6 +2,7 @@
 
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +40,25 @@ def test_each_engine_takes_the_steps_of_plain_pytorch(name: Any, stage: Any, ref
     engine.close()
     assert losses == pytest.approx(reference, abs=1e-6)  # mean losses of 50 steps in fp32
     assert sum(losses[-10:]) < sum(losses[:10])
+
+
+@engines
+def test_without_decay_and_clipping_each_engine_is_torchs_adam(name: Any, stage: Any) -> None:
+    plain = make_module(0.0)
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)
+    expected = []
+    for step in range(12):
+        batch = make_token_batch(step)
+        loss = nn.functional.cross_entropy(plain(batch.inputs, batch.present_BM).logits_BK, batch.label_B)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    optim, runtime = replace(OPTIM, weight_decay=0.0, clip=0.0), RuntimeConfig(engine=name, zero_stage=stage, workers=1)
+    engine = make_engine(make_module(0.0), optim, runtime, device=torch.device("cpu"))
+    losses = [engine.train_step(make_token_batch(step), 1e-2) / 8 for step in range(12)]
+    engine.close()
+    assert losses == pytest.approx(expected, abs=1e-6)
 
 
 @engines
