@@ -37,7 +37,7 @@ from eav_ray.data.shards.location import open_shard_store
 from eav_ray.data.splits import list_labeled_recordings, make_split
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.bandpower import BandPower
-from eav_ray.models.encoders.base import DataShapes
+from eav_ray.models.encoders.base import DataShapes, Features
 from eav_ray.models.encoders.mfcc import MFCC, SAMPLE_RATE_HZ
 from eav_ray.models.encoders.silence import find_sound
 from eav_ray.pipelines.preprocess.preprocess import preprocess
@@ -144,14 +144,14 @@ def cache_features() -> None:
         return
     plain, known = MFCC.compute_features, {}
 
-    def features(self: MFCC, x_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def features(self: MFCC, x_BT: torch.Tensor) -> Features:
         own = (self.segments, self.coefficients, self.silence_db)
         keys = [(own, hashlib.sha256(row.numpy().tobytes()).digest()) for row in x_BT]
         new = [i for i, key in enumerate(keys) if key not in known]
         if new:
             known.update(zip((keys[i] for i in new), zip(*plain(self, x_BT[new]), strict=True), strict=True))
         found, masks = zip(*(known[key] for key in keys), strict=True)
-        return torch.stack(found), torch.stack(masks)
+        return Features(torch.stack(found), torch.stack(masks))
 
     features.known = known  # pyright: ignore[reportFunctionMemberAccess]
     MFCC.compute_features = features

@@ -84,13 +84,13 @@ class FeatureStandardizer(_Standardizer):
     def fit_features(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """
         Args:
-            batches: Features (..., features), and which of them count, of the same shape or with a last axis of 1.
-                Nothing changes where none does.
+            batches: Features (..., features), and which of them count, of the same shape. Nothing changes where none
+                does.
         """
         n_features = len(self.mean)
         count, total, squares = (torch.zeros(n_features, dtype=torch.float64) for _ in range(3))
         for values, known in batches:
-            counts = known.expand(values.shape).reshape(-1, n_features).cpu()
+            counts = known.reshape(-1, n_features).cpu()
             x = torch.where(counts, values.double().cpu().reshape(-1, n_features), 0)
             count, total, squares = count + counts.sum(0), total + x.sum(0), squares + x.square().sum(0)
         if not count.any():

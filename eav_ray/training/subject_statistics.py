@@ -63,7 +63,7 @@ def sum_features(encoder: Encoder, x: Tensor) -> FeatureSums:
     with torch.no_grad():
         features = encoder.compute_features(x)
     values = features.values.double().cpu().numpy().reshape(-1, features.values.shape[-1])
-    known = features.known.expand(features.values.shape).cpu().numpy().reshape(values.shape)
+    known = features.expand_known().cpu().numpy().reshape(values.shape)
     return FeatureSums(
         known.sum(0).astype(np.float64),
         np.where(known, values, 0).sum(0),

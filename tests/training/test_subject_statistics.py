@@ -33,6 +33,7 @@ from eav_ray.training.subject_statistics import (
     SubjectMoments,
     normalise_source,
     select_accessible_recordings,
+    sum_features,
 )
 from tests.helpers.given_features import write_tables
 
@@ -183,22 +184,30 @@ def test_a_model_that_normalises_says_so_instead_of_predicting_without(plain: Ex
         model({"face": torch.zeros(2, 1, 3)}, torch.ones(2, 1, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("kind", ["bandpower", "eegformer", "eav_transformer"])
-def test_gain_and_offset_of_a_subject_change_nothing(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("modality", "changes"),
+    [
+        ("eeg", {"model.eeg.kind": "bandpower"}),
+        ("eeg", {"model.eeg.kind": "eegformer"}),
+        ("eeg", {"model.eeg.kind": "eav_transformer"}),
+        ("audio", {"model.audio.kind": "mfcc"}),
+        ("audio", {"model.audio.width": 16, "model.audio.depth": 1, "model.audio.heads": 2}),
+    ],
+)
+def test_the_gain_of_a_subjects_sensors_changes_nothing(modality: str, changes: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    changes = {"data.modalities": ["eeg"], "model.eeg.kind": kind, "model.eeg.subject_normalisation": "standardise"}
-    e = load_experiment("fusion", changes | {"split.access": "unlabelled_block"})
-    model = Classifier(e, DataShapes(4, 2)).eval()
-    encoder: Any = model.encoders["eeg"]
-    x = 20 * torch.randn(6, 4, 500)
-    gain = torch.tensor([0.2, 1.0, 3.0, 7.0])[:, None]
+    changes |= {"data.modalities": [modality], f"model.{modality}.subject_normalisation": "standardise"}
+    model = Classifier(load_experiment("fusion", changes | {"split.access": "unlabelled_block"}), DataShapes(4, 2))
+    encoder: Any = model.eval().encoders[modality]
+    x, gain = 20 * torch.randn(6, 4, 500), torch.tensor([0.2, 1.0, 3.0, 7.0])[:, None]
+    if modality == "audio":
+        x, gain = 0.02 * torch.randn(6, 80_000), torch.tensor(5.0)
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        values = encoder.compute_features(x).values
-        flat = values.reshape(-1, values.shape[-1])
-        own = {"eeg.subject_mean": flat.mean(0), "eeg.subject_sd": flat.std(0, correction=0)}
-        inputs = {"eeg": x} | {name: v.expand(len(x), -1) for name, v in own.items()}
-        return model(inputs, torch.ones(len(x), 1, dtype=torch.bool)).logits_BK
+        mean, sd = sum_features(encoder, x).compute_moments()
+        own = {f"{modality}.subject_mean": mean, f"{modality}.subject_sd": sd}
+        inputs = {name: torch.from_numpy(v).float().expand(len(x), -1) for name, v in own.items()}
+        return model({modality: x} | inputs, torch.ones(len(x), 1, dtype=torch.bool)).logits_BK
 
     with torch.no_grad():
         torch.testing.assert_close(run(gain * x), run(x), rtol=1e-3, atol=1e-4)

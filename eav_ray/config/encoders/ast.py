@@ -13,6 +13,7 @@ class ASTConfig(AudioEncoderConfig):
     """Gong et al. 2021, through `transformers.ASTModel`."""
 
     revision: ClassVar[int] = 2
+    normalises_subjects: ClassVar[bool] = True
     kind: Literal["ast"] = "ast"
     weights: str = define("", f"{WEIGHTS_HELP}, or its name on the Hugging Face hub")
     width: int = define(768, "hidden size", gt=0)

@@ -14,6 +14,7 @@ class MFCCConfig(AudioEncoderConfig):
 
     revision: ClassVar[int] = 2
     is_handcrafted: ClassVar[bool] = True
+    normalises_subjects: ClassVar[bool] = True
     kind: Literal["mfcc"] = "mfcc"
     coefficients: int = define(20, "cepstral coefficients", gt=1, le=128)
     width: int = define(64, "width of the hidden layer and of the tokens", gt=0)

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 from eav_ray.config import Preprocessing
 from eav_ray.config.encoders.ast import ASTConfig
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoders.base import DataShapes, Encoder, EncoderOutput, collect_module_arguments
+from eav_ray.models.encoders.base import (
+    DataShapes,
+    Encoder,
+    EncoderOutput,
+    Features,
+    SubjectStatistics,
+    collect_module_arguments,
+)
 from eav_ray.models.encoders.pretrained import (
     RENAMING_RULES,
     ExpectedSetting,
@@ -164,24 +171,35 @@ class AST(Encoder):
     def enable_gradient_checkpointing(self) -> None:
         self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def compute_features(self, x_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def compute_features(self, x: Tensor) -> Features:
         """Compute the log-mel spectrogram, and which of its frames hold sound; at least one in each window.
 
         Args:
-            x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
+            x: Waveform in [-1, 1], 16 kHz, (batch, samples).
         Returns:
             (batch, max_length, 128), normalised and padded as the library's extractor does with the recording alone,
             and (batch, max_length), True where a frame touches sound.
         """
-        sound = find_sound(x_BT, self.silence_db)
+        sound = find_sound(x, self.silence_db)
         max_length = self.filter_bank.max_length
         last_frame_B = torch.minimum(-(-sound.end_B // HOP_SAMPLES), count_frames(sound.n_samples_B)) - 1
         last_frame_B = last_frame_B.clamp(max=max_length - 1)
         first_frame_B = ((sound.begin_B - FRAME_SAMPLES) // HOP_SAMPLES + 1).clamp(min=0)
         first_frame_B = torch.minimum(first_frame_B, last_frame_B)
-        frame_T = torch.arange(max_length, device=x_BT.device)
+        frame_T = torch.arange(max_length, device=x.device)
         mask_BT = (frame_T >= first_frame_B[:, None]) & (frame_T <= last_frame_B[:, None])
-        return self.filter_bank(x_BT, sound.n_samples_B), mask_BT
+        return Features(self.filter_bank(x, sound.n_samples_B), mask_BT)
+
+    def normalise_features(self, x: Tensor, subject: SubjectStatistics | None) -> Features:
+        """Compute the spectrogram, its sounding frames normalised by those of the subject where these are given.
+
+        To an SD of 1/2, as the library's; what does not sound stays as it is, padding above all.
+        """
+        features = self.compute_features(x)
+        if subject is None:
+            return features
+        normalised = subject.normalise(features.values) / 2
+        return features._replace(values=torch.where(features.expand_known(), normalised, features.values))
 
     def encode_features(self, features_BTF: Tensor, mask_BT: Tensor, present_B: Tensor) -> EncoderOutput:
         """Encode what `compute_features` made of windows.
@@ -203,13 +221,13 @@ class AST(Encoder):
         mask_BN = mask_BN | ~mask_BN.any(1, keepdim=True)
         return encoded._replace(mask_BN=encoded.mask_BN & mask_BN)
 
-    def forward(self, x_BT: Tensor, present_B: Tensor) -> EncoderOutput:
+    def forward(self, x_BT: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
         """
         Args:
             x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
             present_B: True where the window has audio.
         """
-        return self.encode_features(*self.compute_features(x_BT), present_B)
+        return self.encode_features(*self.normalise_features(x_BT, subject), present_B)
 
     def load_pretrained(self, weights: str) -> None:
         key = "model.audio.weights"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from eav_ray.config import EncoderConfig
 from eav_ray.errors import ConfigError
-from eav_ray.models.layers import TransformerBlock
+from eav_ray.models.layers import FeatureStandardizer, TransformerBlock
 
 
 class EncoderOutput(NamedTuple):
@@ -44,7 +44,12 @@ class Features(NamedTuple):
     """What an encoder computes of windows before anything that is learned."""
 
     values: Tensor  # (batch, ..., features)
-    known: Tensor  # bool, of the same shape or with a last axis of 1: which of them count
+    known: Tensor  # bool, of the same shape, or without the last axis: which of them count
+
+    def expand_known(self) -> Tensor:
+        """Expand what says which features count to the shape of the features."""
+        known = self.known[..., None] if self.known.ndim < self.values.ndim else self.known
+        return known.expand(self.values.shape)
 
 
 def compute_signal_features(x_BST: Tensor) -> Features:
@@ -99,8 +104,15 @@ class Encoder(nn.Module):
         if subject is None:
             return features
         # Where nothing is known, 0 stays the mean.
-        values = torch.where(features.known, subject.normalise(features.values), 0)
+        values = torch.where(features.expand_known(), subject.normalise(features.values), 0)
         return features._replace(values=values)
+
+    def fit_standardiser(
+        self, standardise: FeatureStandardizer, batches: Iterable[tuple[Tensor, SubjectStatistics | None]]
+    ) -> None:
+        """Fit the standardisation of features to training rows, as they are after normalisation within subjects."""
+        features = (self.normalise_features(x, subject) for x, subject in batches)
+        standardise.fit_features((each.values, each.expand_known()) for each in features)
 
     def fit_statistics(self, batches: Iterable[tuple[Tensor, SubjectStatistics | None]]) -> None:
         """Take statistics of training rows, before training; most encoders need none.

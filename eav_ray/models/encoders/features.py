@@ -42,7 +42,7 @@ class GivenFeatures(Encoder):
         return Features(torch.where(known, x_BNF, 0), known)
 
     def fit_statistics(self, batches: Iterable[tuple[Tensor, SubjectStatistics | None]]) -> None:
-        self.standardise.fit_features(self.normalise_features(x, subject) for x, subject in batches)
+        self.fit_standardiser(self.standardise, batches)
 
     def forward(self, x_BNF: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
         """

@@ -10,7 +10,14 @@ from torch import Tensor
 from eav_ray.config import Preprocessing
 from eav_ray.config.encoders.mfcc import MFCCConfig
 from eav_ray.errors import ConfigError
-from eav_ray.models.encoders.base import DataShapes, Encoder, EncoderOutput, collect_module_arguments
+from eav_ray.models.encoders.base import (
+    DataShapes,
+    Encoder,
+    EncoderOutput,
+    Features,
+    SubjectStatistics,
+    collect_module_arguments,
+)
 from eav_ray.models.encoders.silence import find_sound
 from eav_ray.models.layers import FeatureStandardizer, build_feature_mlp, build_position_embedding
 
@@ -49,19 +56,19 @@ class MFCC(Encoder):
         self.network = build_feature_mlp(6 * coefficients, width, dropout)
         self.position = build_position_embedding(segments, width)
 
-    def compute_features(self, x_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def compute_features(self, x: Tensor) -> Features:
         """Compute means and SDs over the sounding frames of each segment, and which segments have any.
 
         Args:
-            x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
+            x: Waveform in [-1, 1], 16 kHz, (batch, samples).
         Returns:
             (batch, segments, 6 * coefficients), zero where a segment has no sound, and (batch, segments), True where it
             has.
         """
-        shape, device = (len(x_BT), self.segments, 6 * self.coefficients), x_BT.device
-        if x_BT.is_meta:  # where only the arithmetic is counted
-            return x_BT.new_empty(shape), torch.ones(shape[:2], dtype=torch.bool, device=device)
-        x_BT = x_BT.cpu()
+        shape, device = (len(x), self.segments, 6 * self.coefficients), x.device
+        if x.is_meta:  # where only the arithmetic is counted
+            return Features(x.new_empty(shape), torch.ones(shape[:2], dtype=torch.bool, device=device))
+        x_BT = x.cpu()
         sound = find_sound(x_BT, self.silence_db)
         features_BNF, mask_BN = torch.zeros(shape), torch.zeros(shape[:2], dtype=torch.bool)
         cepstra_BCT = self._compute_cepstra(x_BT.numpy())
@@ -74,7 +81,7 @@ class MFCC(Encoder):
                 part = with_differences[:, segment_T == segment]
                 features_BNF[row, segment] = torch.from_numpy(np.concatenate([part.mean(1), part.std(1)]))
                 mask_BN[row, segment] = True
-        return features_BNF.to(device), mask_BN.to(device)
+        return Features(features_BNF.to(device), mask_BN.to(device))
 
     def _compute_cepstra(self, x_BT: np.ndarray) -> np.ndarray:
         """(batch, coefficients, frames)."""
@@ -86,8 +93,8 @@ class MFCC(Encoder):
             S=librosa.power_to_db(mel, top_db=None), sr=SAMPLE_RATE_HZ, n_mfcc=self.coefficients
         )
 
-    def fit_statistics(self, batches: Iterable[Tensor]) -> None:
-        self.standardise.fit(features[mask] for features, mask in map(self.compute_features, batches))
+    def fit_statistics(self, batches: Iterable[tuple[Tensor, SubjectStatistics | None]]) -> None:
+        self.fit_standardiser(self.standardise, batches)
 
     def encode_features(self, features_BNF: Tensor, mask_BN: Tensor, present_B: Tensor) -> EncoderOutput:
         """Encode what `compute_features` made of windows.
@@ -100,13 +107,13 @@ class MFCC(Encoder):
         encoded = self.build_output(tokens, pooled, present_B)
         return encoded._replace(mask_BN=encoded.mask_BN & mask_BN)
 
-    def forward(self, x_BT: Tensor, present_B: Tensor) -> EncoderOutput:
+    def forward(self, x_BT: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
         """
         Args:
             x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
             present_B: True where the window has audio.
         """
-        return self.encode_features(*self.compute_features(x_BT), present_B)
+        return self.encode_features(*self.normalise_features(x_BT, subject), present_B)
 
 
 def _append_differences(cepstra_CT: np.ndarray) -> np.ndarray:
