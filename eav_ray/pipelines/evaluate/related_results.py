@@ -187,13 +187,20 @@ def _describe_protocol(stored: Experiment, experiment: Experiment, *, searched: 
         label += f", of {stored.split.n_folds}, split seed {stored.split.seed}"
     if searched and (stored.search, stored.split.n_inner_folds) != (experiment.search, experiment.split.n_inner_folds):
         label += ", another search"
+    settings = stored.list_transductive_settings()
+    if (stored.split.access, settings) != (experiment.split.access, experiment.list_transductive_settings()):
+        label += f", {stored.split.access}{'' if settings or stored.split.access == 'source_only' else ' without use'}"
     return label
 
 
 def _compute_protocol_identity(e: Experiment) -> str:
-    """Of what makes two protocols comparable: all but how they are divided, seeded, computed and kept."""
+    """Of what makes two protocols comparable: all but how they are divided, seeded, computed and kept, and what they
+    know of tested subjects."""
     ignored_sections = ("split", "seed", "runtime", "store", "search", "name")
     tree = {k: v for k, v in to_dict(e).items() if k not in ignored_sections}
+    tree["model"] = {
+        m: {k: v for k, v in section.items() if k != "subject_normalisation"} for m, section in tree["model"].items()
+    }
     tree["data"] = {k: v for k, v in tree["data"].items() if k != "root"}
     tree["preprocessing"] = {
         k: v for k, v in tree["preprocessing"].items() if k not in ("recordings_per_shard", "file_timeout_s")

@@ -255,7 +255,7 @@ def test_statistics_of_training_rows_are_of_sounding_segments_alone() -> None:
     x = fill_windows(np.concatenate([room, make_noise(1), room]), make_noise(2), make_noise(5))
     encoder = make_mfcc()
     features, mask = encoder.compute_features(x)
-    encoder.fit_statistics([x[:1], x[1:]])
+    encoder.fit_statistics([(x[:1], None), (x[1:], None)])
     rows = features[mask]
     assert 3 <= mask.sum(1)[0] <= 4 and len(rows) < 20
     torch.testing.assert_close(encoder.standardise.mean, rows.mean(0), rtol=1e-4, atol=1e-3)

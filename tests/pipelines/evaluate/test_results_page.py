@@ -95,13 +95,17 @@ def test_protocols_of_the_same_experiment_are_found_and_no_others(tmp_path: Path
     keep("y-nested-j", {"split.protocol": "loso", "seed": 7, "search.candidates": 3})
     keep("k", {"split.protocol": "within_validated"})
     results.write("protocols/k/predictions.parquet", b"half a fi")
+    block = {"split.access": "unlabelled_block"}
+    keep("m", {"split.protocol": "within", "model.eeg.subject_normalisation": "standardise"} | block)
+    keep("n", {"split.protocol": "within"} | block)
     keep("l", {})
     results.write("protocols/l/experiment.json", b"{")
     data: Any = SimpleNamespace(windows=SimpleNamespace(ids={"id": known}), digest="shards")
     skipped_results: list[str] = []
     found, of_seed = collect_stored_protocols(results, replace(own), data, skipped_results)
     of_2 = f"subject_kfold, of 2, split seed {own.split.seed}"
-    assert set(found) == {"within", "paper", "loso, searched", of_2}
+    access = {"within, unlabelled_block", "within, unlabelled_block without use"}
+    assert set(found) == {"within", "paper", "loso, searched", of_2} | access
     assert set(of_seed["within"]) == {own.seed, 7} and set(of_seed["paper"]) == {own.seed}
     assert set(of_seed["loso, searched"]) == {own.seed} and "subject_kfold" not in of_seed
     assert (
