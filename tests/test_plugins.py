@@ -202,7 +202,9 @@ def test_an_installed_package_may_name_a_plugin(tmp_path: Path) -> None:
     (info / "entry_points.txt").write_text("[eav_ray.plugins]\nmine = installed_kind\n")
     code = "from eav_ray.config import *; print(override(Experiment(), {'fusion.kind': 'toy_fusion'}).fusion)"
     assert "ToyFusionConfig" in run_python(code, path=tmp_path)
-    with pytest.raises(AssertionError, match="use one of bottleneck, gated, late_mean, shared_attention, single_token"):
+    with pytest.raises(
+        AssertionError, match="use one of bottleneck, gated, mean_probability, product, shared_attention, single_token"
+    ):
         run_python(code)
 
 

@@ -43,7 +43,7 @@ from eav_ray.training.prepared_run import open_worker_context
 from eav_ray.training.subject_statistics import normalise_source
 
 BATCH_SIZE = 32
-FORMAT_VERSION = 1  # raise when what is kept of a task changes
+FORMAT_VERSION = 2  # raise when what is kept of a task changes
 
 
 @dataclass(frozen=True)

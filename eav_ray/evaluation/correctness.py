@@ -7,9 +7,9 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from eav_ray.config import order_modalities
-from eav_ray.training.metrics import RECORDING_COLUMNS, average_per_recording, predict_classes
+from eav_ray.training.metrics import RECORDING_COLUMNS, RULE_SOURCES, average_per_recording, predict_classes
 
-COMBINED_SOURCES = ("late_mean", "fusion")
+COMBINED_SOURCES = (*RULE_SOURCES, "fusion")
 
 
 def list_sources(modalities: Sequence[str]) -> list[str]:
@@ -30,30 +30,82 @@ def mark_correct_recordings(windows: pd.DataFrame, sources: list[str]) -> pd.Dat
     return result
 
 
+def find_best_source(correct: pd.DataFrame, sources: Sequence[str]) -> str:
+    """Name the most accurate of some sources, by the mean over people; of equal ones the first.
+
+    It is chosen on the very rows that it is then compared on, so it is a harder bar than one that was named before.
+    """
+    return max(sources, key=lambda s: float(correct.groupby("subject")[s].mean().mean()))
+
+
 @dataclass(frozen=True)
 class FusionComparison:
-    """Fusion against the best single modality, paired over recordings."""
+    """Fusion against another source, paired over recordings."""
 
-    best_single: str
+    other: str
     fusion_only: int  # recordings that only fusion gets right
-    single_only: int  # recordings that only the single modality gets right
+    other_only: int  # recordings that only the other source gets right
     p_value: float  # exact McNemar test, two-sided
-
-    @property
-    def fusion_wins(self) -> bool:
-        return self.fusion_only > self.single_only
 
     def __str__(self) -> str:
         return (
-            f"fusion against {self.best_single}, paired over recordings: {self.fusion_only} right by fusion alone, "
-            f"{self.single_only} by {self.best_single} alone; exact McNemar p = {self.p_value:.3g}"
+            f"fusion against {self.other}, paired over recordings: {self.fusion_only} right by fusion alone, "
+            f"{self.other_only} by {self.other} alone; exact McNemar p = {self.p_value:.3g}"
         )
 
 
-def compare_fusion(correct: pd.DataFrame, modalities: Sequence[str]) -> FusionComparison:
-    best = max(modalities, key=lambda m: float(correct[m].mean()))
-    fusion_only = int((correct["fusion"] & ~correct[best]).sum())
-    single_only = int((~correct["fusion"] & correct[best]).sum())
-    n = fusion_only + single_only
+def compare_fusion(correct: pd.DataFrame, modalities: Sequence[str]) -> list[FusionComparison]:
+    """Count fusion against the best single modality and against the better rule of fusion, in this order."""
+    bars = [find_best_source(correct, sources) for sources in (modalities, RULE_SOURCES)]
+    return [_compare_with(correct, bar) for bar in bars]
+
+
+def _compare_with(correct: pd.DataFrame, other: str) -> FusionComparison:
+    fusion_only = int((correct["fusion"] & ~correct[other]).sum())
+    other_only = int((~correct["fusion"] & correct[other]).sum())
+    n = fusion_only + other_only
     p = float(binomtest(fusion_only, n).pvalue) if n else 1.0
-    return FusionComparison(best, fusion_only, single_only, p)
+    return FusionComparison(other, fusion_only, other_only, p)
+
+
+@dataclass(frozen=True)
+class Rescue:
+    """What a source makes of the recordings that the best single modality gets wrong, and of those it gets right."""
+
+    source: str
+    rescued: int  # right, where the single modality is wrong
+    lost: int  # wrong, where the single modality is right
+
+
+@dataclass(frozen=True)
+class RescueTable:
+    """Rescued and lost recordings of every combined source.
+
+    Attributes:
+        best_single: The modality that is most accurate on these very recordings.
+        n_wrong, n_right: How many of them it gets wrong, and right.
+    """
+
+    best_single: str
+    n_wrong: int
+    n_right: int
+    rows: list[Rescue]
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{row.source} {row.rescued} and {row.lost}" for row in self.rows)
+        return (
+            f"rescued, of {self.n_wrong} recordings that {self.best_single} gets wrong, and lost, of {self.n_right} "
+            f"that it gets right: {counts}"
+        )
+
+
+def count_rescues(correct: pd.DataFrame, modalities: Sequence[str], sources: Sequence[str]) -> RescueTable:
+    """Count what each of some sources rescues and loses beside the best single modality.
+
+    Args:
+        correct: One row a recording: whether each modality and source is right.
+    """
+    best = find_best_source(correct, modalities)
+    right = correct[best].to_numpy(bool)
+    rows = [Rescue(s, int((correct[s] & ~right).sum()), int((~correct[s] & right).sum())) for s in sources]
+    return RescueTable(best, int((~right).sum()), int(right.sum()), rows)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eav_ray.models.classifier import Classifier, ClassifierOutput
 from eav_ray.models.encoders.base import EncoderOutput, FrameEncoder, compute_unimodal_logits
-from eav_ray.training.metrics import FRAMES_CORRECT_SUFFIX
+from eav_ray.training.metrics import FRAMES_CORRECT_SUFFIX, RULE_SOURCES
 from eav_ray.training.predictions import split_unimodal_logits
 
 
@@ -74,9 +74,10 @@ def compute_frames_correct(
     }
     if len(modalities) > 1:
         logits_by_source |= {
-            "late_mean": lambda o: split_unimodal_logits(o, modalities, present_BM)[1],
-            "fusion": lambda o: _to_numpy(o.logits_BK),
+            rule: lambda o, rule=rule: split_unimodal_logits(o, modalities, present_BM)[1][rule]
+            for rule in RULE_SOURCES
         }
+        logits_by_source["fusion"] = lambda o: _to_numpy(o.logits_BK)
     correct = {
         source + FRAMES_CORRECT_SUFFIX: np.mean([logits(o).argmax(1) == label_B for o in frames.outputs], 0)
         for source, logits in logits_by_source.items()

@@ -11,7 +11,7 @@ from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
 from eav_ray.evaluation.results_tree import finite_or_none
 from eav_ray.training.metrics import RECORDING_COLUMNS, average_per_recording
 
-ROBUSTNESS_FORMAT = 1  # raise when the tree changes
+ROBUSTNESS_FORMAT = 2  # raise when the tree changes
 
 
 WEIGHT_COLUMNS = {"raw": "weight", "corrected": "corrected"}  # in the tree, in the predictions

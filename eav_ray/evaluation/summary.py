@@ -16,7 +16,8 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from eav_ray.evaluation import statistics
-from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
+from eav_ray.evaluation.correctness import COMBINED_SOURCES, count_rescues, list_sources, mark_correct_recordings
+from eav_ray.evaluation.fusion_claim import judge_fusion
 from eav_ray.evaluation.probability_calibration import average_windows_per_fold
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.evaluation.statistics import describe_significance
@@ -108,16 +109,48 @@ def summarize_subjects(
 
 
 def compare_sources(windows: pd.DataFrame, modalities: Sequence[str]) -> ResultsTree:
-    """The fusion against what it must beat, and the modalities against each other: paired over people, Holm each."""
+    """The fusion against what it must beat, and the modalities against each other: paired over people, Holm each.
+
+    Returns:
+        `fusion` and `modalities`: lists of comparisons; `claim`: whether the fusion helps; `rescue`: what the combined
+        sources make of the recordings that the best single modality gets wrong. The last two are None of one modality.
+    """
     if len(modalities) < 2:
-        return {"fusion": [], "modalities": []}
+        return {"fusion": [], "modalities": [], "claim": None, "rescue": None}
     correct = mark_correct_recordings(windows, list_sources(modalities))
     baselines = statistics.collect_fusion_baselines(correct, modalities)
     pairs = combinations(list_sources(modalities)[: len(modalities)], 2)
     return {
         "fusion": [comparison_to_dict(one) for one in statistics.compare_paired(correct, "fusion", baselines)],
         "modalities": [comparison_to_dict(one) for one in statistics.compare_pairs(correct, pairs)],
+        "claim": _summarize_claim(correct, modalities),
+        "rescue": _summarize_rescues(correct, modalities),
     }
+
+
+def _summarize_claim(correct: pd.DataFrame, modalities: Sequence[str]) -> ResultsTree:
+    claim = judge_fusion(correct, modalities)
+    return {
+        "best_single": claim.best_single,
+        "better_rule": claim.better_rule,
+        "helps": claim.helps,
+        "text": str(claim),
+    }
+
+
+def _summarize_rescues(correct: pd.DataFrame, modalities: Sequence[str]) -> ResultsTree:
+    """Shares are NaN where the best single modality gets nothing wrong, or nothing right."""
+    table = count_rescues(correct, modalities, COMBINED_SOURCES)
+    rows = {
+        row.source: {
+            "rescued": row.rescued,
+            "rescued_share": row.rescued / table.n_wrong if table.n_wrong else math.nan,
+            "lost": row.lost,
+            "lost_share": row.lost / table.n_right if table.n_right else math.nan,
+        }
+        for row in table.rows
+    }
+    return {"best_single": table.best_single, "n_wrong": table.n_wrong, "n_right": table.n_right, "sources": rows}
 
 
 def comparison_to_dict(comparison: statistics.PairedComparison) -> ResultsTree:

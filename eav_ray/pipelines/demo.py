@@ -21,9 +21,18 @@ from eav_ray.reporting.tables import format_optimism
 from eav_ray.storage import Store
 from eav_ray.tracking.progress import open_progress_bar
 
+SYNTHETIC_NOTE = (
+    "the subjects are synthetic: their signals are generated, with a known best possible accuracy, and say nothing of "
+    "people; numbers differ between processors and numbers of threads"
+)
 
-def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers: int) -> bool:
-    """Run everything, skipping what an earlier demo finished; whether fusion beat the best single modality."""
+
+def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers: int) -> None:
+    """Run everything, skipping what an earlier demo finished.
+
+    Whether the fusion beats a single modality or a rule is printed with its counts and decides nothing: with the few
+    recordings of a demo it may come out either way.
+    """
     began = time.perf_counter()
     e = experiment
     spec = SyntheticSpec(n_subjects=n_subjects, per_class=per_class)
@@ -57,11 +66,8 @@ def run_demo(experiment: Experiment, *, n_subjects: int, per_class: int, workers
     print(f"\n{predictions.text}\n\n{evaluation.text}\n{optimism_line}\n")
     print(f"checkpoint: {path}")
     print(f"results:    {e.store.results}/searches/{best.study_name} (search.html)")
+    print(f"note:       {SYNTHETIC_NOTE}")
     print(f"took {(time.perf_counter() - began) / 60:.1f} minutes")
-    assert evaluation.comparison is not None
-    if not evaluation.comparison.fusion_wins:
-        print(f"fusion does not beat {evaluation.comparison.best_single}: the demo has failed")
-    return evaluation.comparison.fusion_wins
 
 
 def pull_if_missing(results: str, study: str, checkpoint: str) -> str:

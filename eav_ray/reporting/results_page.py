@@ -9,7 +9,7 @@ from eav_ray.reporting.formatting import format_interval, format_percent
 from eav_ray.reporting.html import Page, Section
 from eav_ray.reporting.sections import accuracy, diagnostics, modalities, protocols, provenance
 
-RESULTS_FORMAT = 1  # of results.json
+RESULTS_FORMAT = 2  # of results.json
 
 # Key of results.json -> its section, in the order of the page: sections of other commands come between.
 RESULT_SECTIONS = {

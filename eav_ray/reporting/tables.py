@@ -9,7 +9,14 @@ import pandas as pd
 
 from eav_ray.data.splits import CROSS_SUBJECT_PROTOCOLS, Split
 from eav_ray.evaluation import statistics
-from eav_ray.evaluation.correctness import compare_fusion, list_sources, mark_correct_recordings
+from eav_ray.evaluation.correctness import (
+    COMBINED_SOURCES,
+    compare_fusion,
+    count_rescues,
+    list_sources,
+    mark_correct_recordings,
+)
+from eav_ray.evaluation.fusion_claim import judge_fusion
 from eav_ray.evaluation.summary import SearchOptimism
 from eav_ray.reporting.formatting import format_changes, format_percent
 from eav_ray.reporting.html import Column, Table, build_table
@@ -78,7 +85,7 @@ def format_protocol_table(
     correct = mark_correct_recordings(windows, sources)
     lines = [format_accuracy_table(correct, sources, n_classes, {}, subject_columns=False)]
     if len(modalities) > 1:
-        lines.append(str(compare_fusion(correct, modalities)))
+        lines.append(format_fusion_comparison(correct, modalities))
     if correct["subject"].nunique() > 1:
         lines.append(format_statistics(correct, modalities, n_classes))
     folds = windows.drop_duplicates(RECORDING_COLUMNS)[[*RECORDING_COLUMNS, "fold"]]
@@ -95,6 +102,16 @@ def format_protocol_table(
         counted = ", ".join(f"{check} ({count} of {len(findings)})" for check, count in counts.most_common())
         lines.append(f"warning: what the collapse check found, in how many folds: {counted}")
     return "\n".join(lines)
+
+
+def format_fusion_comparison(correct: pd.DataFrame, modalities: Sequence[str]) -> str:
+    """Lines on the fusion beside the best single modality and the better rule: counts, and whether it helps.
+
+    Args:
+        correct: As `correctness.mark_correct_recordings` makes it, of two modalities or more.
+    """
+    lines = [*compare_fusion(correct, modalities), count_rescues(correct, modalities, COMBINED_SOURCES)]
+    return "\n".join(map(str, [*lines, judge_fusion(correct, modalities)]))
 
 
 def format_optimism(folds: dict[int, SearchOptimism]) -> str:
@@ -137,14 +154,14 @@ def format_statistics(correct: pd.DataFrame, modalities: Sequence[str], n_classe
         bounds = statistics.compute_bootstrap_interval(correct, source)
         is_within_chance = statistics.is_within_chance(correct, source, n_classes)
         chance_note = f"; inside the {coverage} band of chance" if is_within_chance else ""
-        lines.append(f"{source:12}    95 % {100 * bounds.low:6.2f} to {100 * bounds.high:6.2f}{chance_note}")
-    lines.append(f"{'chance':12}  {coverage} {100 * low:6.2f} to {100 * high:6.2f}")
+        lines.append(f"{source:16}    95 % {100 * bounds.low:6.2f} to {100 * bounds.high:6.2f}{chance_note}")
+    lines.append(f"{'chance':16}  {coverage} {100 * low:6.2f} to {100 * high:6.2f}")
     if statistics.has_unequal_classes(labels, n_classes):
         low, high = statistics.compute_balanced_chance_band(labels, n_classes)
         lines.append(f"classes are unequal: judged by balanced accuracy, chance {100 * low:.2f} to {100 * high:.2f}")
     if len(modalities) > 1:
         oracle = 100 * float(statistics.compute_oracle_correct(correct, modalities).mean())
-        lines.append(f"{'oracle':12}{oracle:8.2f}, right where any modality is")
+        lines.append(f"{'oracle':16}{oracle:8.2f}, right where any modality is")
         if n_subjects < statistics.MIN_SUBJECTS:
             least = statistics.MIN_SUBJECTS
             lines.append(f"{n_subjects} people are too few for a test over people, which wants {least}")

@@ -1,7 +1,14 @@
-"""Scores per window and per recording. A recording's logits are the mean of its windows' logits. Runs without torch."""
+"""Scores per window and per recording. A recording's logits are the mean of its windows' logits. Runs without torch.
+
+That holds for every source, the rules of fusion included: a rule combines the modalities of each window, and the
+windows of a recording are then averaged as they are for a single modality, so that two rows of a table that differ by
+their rule differ by nothing else. `mean_probability` of a recording is therefore the geometric mean over its windows of
+the arithmetic mean over its modalities.
+"""
 
 import numpy as np
 import pandas as pd
+from scipy.special import log_softmax, logsumexp
 
 Scores = dict[str, float]
 RECORDING_COLUMNS = ["subject", "recording"]  # that name a recording in tables of predictions
@@ -10,10 +17,36 @@ LOGIT_PREFIX = "logit_"
 FRAMES_CORRECT_SUFFIX = (
     ".frames_correct"  # after the name of a source: share of a window's frames that are right (`training.frames`)
 )
-ALWAYS_PRESENT_SOURCES = (
-    "fusion",
-    "late_mean",
-)  # sources that speak of every window; a modality says nothing where it is absent
+RULE_SOURCES = ("mean_probability", "product")  # of modalities without training: `combine_by_rules`
+# Sources that speak of every window; a modality says nothing where it is absent.
+ALWAYS_PRESENT_SOURCES = ("fusion", *RULE_SOURCES)
+
+
+def combine_by_rules(logits_BMK: np.ndarray, present_BM: np.ndarray) -> dict[str, np.ndarray]:
+    """Fuse the modalities of each window by the rules that train nothing: a name of `RULE_SOURCES` -> (batch, classes).
+
+    `mean_probability` is the logarithm of the mean of the probabilities, so that its softmax is that mean. `product` is
+    the mean of the log probabilities: its softmax is their normalised geometric mean. Kittler's product rule (1998,
+    doi:10.1109/34.667881; all classes equally likely) has their sum in place of the mean. It names the same class of a
+    window, but is as many times surer as there are modalities, as if they erred independently. The mean stays
+    comparable with one modality, and between windows that have more and fewer of them.
+
+    Args:
+        logits_BMK: Unimodal logits.
+        present_BM: Which modalities a window has: the others weigh nothing, whatever their logits, NaN included.
+    Returns:
+        NaN where a window has no modality, or one that it has is not finite: that model has diverged.
+    """
+    present = present_BM[..., None]
+    log_p_BMK = log_softmax(np.where(present & np.isfinite(logits_BMK), logits_BMK, 0).astype(np.float64), axis=-1)
+    n_present_B1 = present_BM.sum(1, keepdims=True)
+    known_B1 = (np.isfinite(logits_BMK) | ~present).all(-1).all(-1, keepdims=True) & (n_present_B1 > 0)
+    n_B1 = np.maximum(n_present_B1, 1)
+    combined = {
+        "mean_probability": logsumexp(log_p_BMK, axis=1, b=present) - np.log(n_B1),
+        "product": np.where(present, log_p_BMK, 0).sum(1) / n_B1,
+    }
+    return {rule: np.where(known_B1, x_BK, np.nan).astype(logits_BMK.dtype) for rule, x_BK in combined.items()}
 
 
 def is_averaged_column(column: str) -> bool:
@@ -32,7 +65,7 @@ def average_per_recording(windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def predict_classes(table: pd.DataFrame, source: str) -> np.ndarray:
-    """Class with the highest logit of one source (`fusion`, `late_mean`, `audio`, ...); -1 where it has none."""
+    """Class with the highest logit of one source (`fusion`, `product`, `audio`, ...); -1 where it has none."""
     return _select_best_classes(select_logits(table, source))
 
 

@@ -12,7 +12,7 @@ from eav_ray.models.classifier import ClassifierOutput
 from eav_ray.training.collectives import gather_bytes
 from eav_ray.training.dataloader import Batch, Source, WindowLabels, make_inference_batches
 from eav_ray.training.engines.base import Engine
-from eav_ray.training.metrics import WINDOW_COLUMNS
+from eav_ray.training.metrics import WINDOW_COLUMNS, combine_by_rules
 
 
 def predict_rows(
@@ -54,14 +54,15 @@ def compute_predictions(
 def build_predictions(
     output: ClassifierOutput, ids: pd.DataFrame, present_BM: np.ndarray, names: list[str], label: np.ndarray
 ) -> pd.DataFrame:
-    """One row a window: ids, label, logits of the fusion, of `late_mean` and of each modality, modality weights.
+    """One row a window: ids, label, logits of the fusion, of the rules of fusion (`combine_by_rules`) and of
+    each modality, modality weights.
 
     A modality that a window lacks has NaN logits.
     """
     columns: dict[str, np.ndarray] = {c: ids[c].to_numpy() for c in WINDOW_COLUMNS}
     columns["label"] = label
-    unimodal, late_mean = split_unimodal_logits(output, names, present_BM)
-    sources = {"fusion": output.logits_BK.float().cpu().numpy(), "late_mean": late_mean} | unimodal
+    unimodal, by_rule = split_unimodal_logits(output, names, present_BM)
+    sources = {"fusion": output.logits_BK.float().cpu().numpy()} | by_rule | unimodal
     for source, logits in sources.items():
         columns |= {f"{source}.logit_{k}": logits[:, k] for k in range(logits.shape[1])}
     for position, m in enumerate(names):
@@ -72,13 +73,13 @@ def build_predictions(
 
 def split_unimodal_logits(
     output: ClassifierOutput, names: list[str], present_BM: np.ndarray
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return (logits of each modality, NaN where a window lacks it; their mean over those that it has)."""
-    unimodal = {}
-    for position, m in enumerate(names):
-        logits = output.unimodal_logits[m].float().cpu().numpy()
-        unimodal[m] = np.where(present_BM[:, position, None], logits, np.nan)
-    return unimodal, np.nanmean(np.stack([unimodal[m] for m in names]), 0)
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return (logits of each modality, NaN where a window lacks it; those of each rule of fusion, of what it has)."""
+    logits_BMK = np.stack([output.unimodal_logits[m].float().cpu().numpy() for m in names], 1)
+    unimodal = {
+        m: np.where(present_BM[:, position, None], logits_BMK[:, position], np.nan) for position, m in enumerate(names)
+    }
+    return unimodal, combine_by_rules(logits_BMK, present_BM)
 
 
 def build_empty_predictions(names: list[str], n_outputs: int) -> pd.DataFrame:
@@ -87,5 +88,9 @@ def build_empty_predictions(names: list[str], n_outputs: int) -> pd.DataFrame:
     weights = torch.zeros(0, len(names))
     ids = pd.DataFrame({"subject": [], "recording": [], "window": []})
     return build_predictions(
-        ClassifierOutput(none, {m: none for m in names}, weights, weights), ids, weights.numpy(), names, np.zeros(0)
+        ClassifierOutput(none, {m: none for m in names}, weights, weights),
+        ids,
+        weights.bool().numpy(),
+        names,
+        np.zeros(0),
     )

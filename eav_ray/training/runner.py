@@ -298,7 +298,7 @@ class CheckpointedTraining:
         """Fit, saving on the way; returns the prefix of the finished checkpoint."""
         with contextlib.closing(self._writer):
             module = self._prepared.module
-            if not any(p.requires_grad for p in module.parameters()):  # late_mean has nothing to train
+            if not any(p.requires_grad for p in module.parameters()):  # a rule of fusion has nothing to train
                 self._finish(module.state_dict(), Position(self._run.epochs, 0), {})
                 return self._prefix
             self._steps_per_epoch = build_batch_loader(self._prepared).steps_per_epoch

@@ -95,8 +95,8 @@ def test_the_other_way_of_each_switch_is_taken() -> None:
     found, _ = build_ablation_variants(e, ["dropout", "positions"], [])
     changed = [v.apply_to(e).fusion for v in found[1:]]
     assert [(f.modality_dropout > 0, f.positions) for f in changed] == [(True, False), (False, True)]
-    _, left_out = build_ablation_variants(override(e, {"fusion.kind": "late_mean"}), ["dropout", "positions"], [])
-    assert "late_mean has nothing to train" in left_out[0] and "late_mean reads no time tokens" in left_out[1]
+    _, left_out = build_ablation_variants(override(e, {"fusion.kind": "product"}), ["dropout", "positions"], [])
+    assert "product has nothing to train" in left_out[0] and "product reads no time tokens" in left_out[1]
 
 
 def test_sizes_are_ordered_by_cost_and_each_also_goes_without_eeg() -> None:

@@ -8,6 +8,7 @@ from eav_ray.config import load_experiment
 from eav_ray.evaluation.frame_scores import compute_frames_correct, predict_with_frames
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import DataShapes
+from eav_ray.training.metrics import RULE_SOURCES
 from tests.helpers.paths import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -27,7 +28,7 @@ def batch(n: int = 6) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray
     return {"eeg": torch.randn(n, 30, 500, generator=rng), "video": video}, present, np.arange(n) % 5
 
 
-@pytest.mark.parametrize("kind", ["shared_attention", "single_token", "late_mean"])
+@pytest.mark.parametrize("kind", ["shared_attention", "single_token", "product", "mean_probability"])
 @torch.no_grad()
 def test_each_frame_is_what_the_model_says_of_a_window_that_holds_it(kind: str) -> None:
     whole = model(["eeg", "video"], **{"fusion.kind": kind})
@@ -44,8 +45,9 @@ def test_each_frame_is_what_the_model_says_of_a_window_that_holds_it(kind: str) 
         expected += there.logits_BK.argmax(1).numpy() == label
     assert right["fusion.frames_correct"][1:].tolist() == pytest.approx((expected / 5)[1:].tolist())
     assert all(np.isnan(share[0]) for share in right.values())  # nothing is said of frames that are not there
-    if kind == "late_mean":
-        assert np.allclose(right["late_mean.frames_correct"][1:], right["fusion.frames_correct"][1:])
+    assert {f"{rule}.frames_correct" for rule in RULE_SOURCES} < set(right)
+    if kind in RULE_SOURCES:
+        assert np.allclose(right[f"{kind}.frames_correct"][1:], right["fusion.frames_correct"][1:])
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ def windows(count: int = 12, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     ids = {"subject": ["b", "a"] * (count // 2), "recording": [f"{i // 6}" for i in range(count)]}
     table = pd.DataFrame(ids | {"window": range(count), "label": ["sad"] * count})
-    for source in ("fusion", "late_mean", *NAMES):
+    for source in ("fusion", "product", "mean_probability", *NAMES):
         for k in range(len(CLASSES)):
             table[f"{source}.logit_{k}"] = rng.normal(0, 3, count)
     table.loc[table["subject"] == "a", [f"video.logit_{k}" for k in range(len(CLASSES))]] = np.nan

@@ -41,7 +41,7 @@ def table(n_subjects: int, right: float, weight: float, *, heard: float = 1.0, n
                 row: dict[str, Any] = {"subject": f"p{subject}", "recording": str(recording), "window": window}
                 row |= {"label": label, "reason": "", "weight.eeg": eeg, "weight.audio": 1 - eeg}
                 row |= {"corrected.eeg": eeg, "corrected.audio": 1 - eeg}
-                for source in ("fusion", "late_mean", "audio", "eeg"):
+                for source in ("fusion", "mean_probability", "product", "audio", "eeg"):
                     known = there or source != "eeg"
                     row |= {f"{source}.logit_{k}": float(k == guess) if known else np.nan for k in range(N_CLASSES)}
                 rows.append(row)
@@ -199,6 +199,6 @@ def test_the_sections_show_every_kind_to_who_sees_and_who_does_not() -> None:
     figures = page.split("<figure ")[1:]
     assert len(figures) == 2 and all('role="img" aria-label="' in f for f in figures)
     curves = figures[0].split('aria-label="')[1].split('"')[0]
-    assert "eeg.pink at 20 dB SNR: eeg 60.0, late_mean 60.0, fusion 60.0" in curves
+    assert "eeg.pink at 20 dB SNR: eeg 60.0, mean_probability 60.0, product 60.0, fusion 60.0" in curves
     assert page.count("eeg.muscle") > 4 and "Areas under the curves" in page and "falls" in page
     assert page.count("<script") == 1 and "src=" not in page and 'href="http' not in page

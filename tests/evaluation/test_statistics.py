@@ -81,7 +81,7 @@ def test_holm_is_bonferroni_step_by_step() -> None:
 
 
 def test_what_could_be_chance_is_called_not_significant() -> None:
-    level = subjects({"fusion": [0.6] * 20, "eeg": [0.6] * 20, "audio": [0.3] * 20, "late_mean": [0.6] * 20})
+    level = subjects({"fusion": [0.6] * 20, "eeg": [0.6] * 20, "audio": [0.3] * 20, "product": [0.6] * 20})
     by_name = {
         one.other: one for one in compare_paired(level, "fusion", collect_fusion_baselines(level, ["audio", "eeg"]))
     }
@@ -112,7 +112,7 @@ def test_macro_f1_is_sklearns() -> None:
 
 
 def test_the_lines_name_chance_and_leave_nothing_out() -> None:
-    table = subjects({"audio": [0.2] * 8, "eeg": [0.5] * 8, "late_mean": [0.5] * 8, "fusion": [0.7] * 8})
+    table = subjects({"audio": [0.2] * 8, "eeg": [0.5] * 8, "product": [0.5] * 8, "fusion": [0.7] * 8})
     lines = format_statistics(table, ["audio", "eeg"], 5).splitlines()
     assert "8 people and their 320 recordings" in lines[0]
     assert "inside the 99.9 % band of chance" in next(line for line in lines if line.startswith("audio"))

@@ -71,6 +71,32 @@ def test_guessing_is_called_guessing() -> None:
     assert {c["verdict"] for c in few["fusion"]} == {"of 4 people no difference could be significant"}
 
 
+def test_rescued_and_lost_are_shares_of_what_the_best_single_modality_gets_wrong_and_right() -> None:
+    table = draw_predictions()
+    found = summary.compare_sources(table, MODALITIES)["rescue"]
+    correct = mark_correct_recordings(table, [*MODALITIES, *found["sources"]])
+    assert list(found["sources"]) == ["mean_probability", "product", "fusion"]
+    best = correct[found["best_single"]]
+    assert best.mean() == max(correct[m].mean() for m in MODALITIES)
+    assert (found["n_wrong"], found["n_right"]) == ((~best).sum(), best.sum())
+    for source, one in found["sources"].items():
+        assert one["rescued_share"] == pytest.approx(correct.loc[~best, source].mean())
+        assert one["lost_share"] == pytest.approx(1 - correct.loc[best, source].mean())
+    assert summary.compare_sources(table, ["eeg"])["rescue"] is None
+
+
+def test_the_claim_of_the_page_asks_for_the_better_rule_too() -> None:
+    """A fusion that is the product rule beats every modality and does not help."""
+    table = draw_predictions(subjects=12, gain=1.0)
+    for k in range(len(CLASSES)):
+        table[f"fusion.logit_{k}"] = table[f"product.logit_{k}"]
+        table[f"mean_probability.logit_{k}"] = table[f"eeg.logit_{k}"]
+    compared = summary.compare_sources(table, MODALITIES)
+    assert compared["claim"]["better_rule"] == "product" and not compared["claim"]["helps"]
+    weakest = next(c for c in compared["fusion"] if c["other"] == "eeg")
+    assert weakest["difference"] > 0 and weakest["verdict"].startswith("significant")
+
+
 @pytest.mark.parametrize("skill", [0.0, 1.0])
 def test_naming_the_largest_class_is_called_guessing(skill: float) -> None:
     table = draw_predictions(subjects=9, recordings=12, unequal=True)

@@ -52,6 +52,7 @@ REFUSED = {
     "distort": "corrupt",
     "distorted": "corrupted",
     "stress": "robustness",
+    "late_mean": "product",
     "lapses": "draw_lost_blocks",
     "wire": "messages",
 }

@@ -5,7 +5,7 @@ import pandas as pd
 
 CLASSES = ("calm", "glad", "sad")
 MODALITIES = ["audio", "eeg", "video"]
-STRENGTH = {"audio": 1.0, "eeg": 0.5, "video": 1.2, "late_mean": 1.6, "fusion": 2.0}
+STRENGTH = {"audio": 1.0, "eeg": 0.5, "video": 1.2, "mean_probability": 1.5, "product": 1.6, "fusion": 2.0}
 
 
 def draw_predictions(
@@ -30,6 +30,7 @@ def draw_predictions(
                 share = rng.dirichlet([4, 2 + 3 * (label == 1), 4])
                 for kind in ("weight", "corrected"):
                     row |= {f"{kind}.{m}": float(w) for m, w in zip(MODALITIES, share, strict=True)}
-                row |= {f"{s}.frames_correct": float(rng.integers(0, 6)) / 5 for s in ("video", "late_mean", "fusion")}
+                seeing = ("video", "mean_probability", "product", "fusion")
+                row |= {f"{s}.frames_correct": float(rng.integers(0, 6)) / 5 for s in seeing}
                 rows.append(row)
     return pd.DataFrame(rows)

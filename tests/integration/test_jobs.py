@@ -108,7 +108,9 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     split = json.loads((best / "split.json").read_text())
     assert not {r.split("/")[0] for r in split["train"]} & {r.split("/")[0] for r in split["test"]}
     first = job("evaluate", *preprocessed, "--checkpoint", str(best))
-    assert "10 recordings of 1 people" in first.stdout and "late_mean" in first.stdout and "chance" in first.stdout
+    assert (
+        "10 recordings of 1 people" in first.stdout and "mean_probability" in first.stdout and "chance" in first.stdout
+    )
     again = job("evaluate", *preprocessed, "--checkpoint", str(best))
     assert again.stdout == first.stdout and len(list((tuned / "evaluations").iterdir())) == 2  # and the training side
     page = Path(first.stdout.rsplit("page: ", 1)[1].strip())

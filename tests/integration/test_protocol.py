@@ -30,7 +30,7 @@ from tests.helpers.reliability import IN_CHAOS
 pytestmark = pytest.mark.ray
 CHANGES = ["split.protocol=within", "data.modalities=[audio,eeg]", "model.audio.kind=mfcc", "model.eeg.kind=bandpower"]
 CHANGES += ["runtime.engine=torch", "runtime.workers=1"]  # which start soonest
-SOURCES = ["audio", "eeg", "late_mean", "fusion"]
+SOURCES = ["audio", "eeg", "mean_probability", "product", "fusion"]
 
 
 def table_of(done: subprocess.CompletedProcess[str]) -> list[str]:

@@ -33,7 +33,7 @@ def build_tree(modalities: list[str] = MODALITIES, subjects: int = 8) -> Results
     checks = [{"fold": n, "name": "model selection", "passed": True, "detail": "a<b>"} for n in range(2)]
     rows = summary.summarize_subjects(table, modalities)
     tree: ResultsTree = {
-        "format": 1,
+        "format": 2,
         "title": "t<1>",
         "description": "about & more",
         "separation": "that were never trained on",
@@ -151,7 +151,7 @@ def test_the_page_changes_with_the_numbers_and_with_nothing_else(tree: ResultsTr
 
 def test_one_modality_and_few_people_have_a_page_too() -> None:
     alone = render_results_page(build_tree(["eeg"]))
-    assert "Modality weights" not in alone and "Comparisons" not in alone and "late_mean" not in alone
+    assert "Modality weights" not in alone and "Comparisons" not in alone and "mean_probability" not in alone
     few = render_results_page(build_tree(subjects=4))
     assert "of 4 people no difference could be significant" in few and "too few people" in few
 

@@ -5,9 +5,15 @@ import pandas as pd
 import pytest
 
 from eav_ray.config import MODALITIES
-from eav_ray.evaluation.correctness import compare_fusion, list_sources, mark_correct_recordings
+from eav_ray.evaluation.correctness import compare_fusion, count_rescues, list_sources, mark_correct_recordings
 from eav_ray.evaluation.statistics import compute_subject_accuracy
-from eav_ray.reporting.tables import MAX_FOLD_LINES, format_accuracy_table, format_protocol_table, format_statistics
+from eav_ray.reporting.tables import (
+    MAX_FOLD_LINES,
+    format_accuracy_table,
+    format_fusion_comparison,
+    format_protocol_table,
+    format_statistics,
+)
 
 SOURCES = list_sources(MODALITIES)
 
@@ -64,26 +70,46 @@ def of(**columns: list[int]) -> pd.DataFrame:
     return table.assign(subject=[f"p{i // 4}" for i in range(n)])
 
 
-def test_the_comparison_is_paired_and_with_the_best_single_modality() -> None:
+WRONG = [0] * 8  # of rules that nothing is compared with
+
+
+def test_the_comparison_is_paired_with_the_best_single_modality_and_the_better_rule() -> None:
     correct = of(
         fusion=[1, 1, 1, 1, 0, 0, 1, 1],
         eeg=[0, 0, 0, 0, 0, 0, 0, 1],
         audio=[1, 1, 0, 0, 1, 0, 1, 0],
+        mean_probability=[1, 0, 0, 0, 0, 0, 0, 0],
+        product=[1, 1, 1, 1, 1, 1, 0, 0],
     )
-    found = compare_fusion(correct, ["eeg", "audio"])
-    assert found.best_single == "audio"
-    assert (found.fusion_only, found.single_only) == (3, 1)
+    found, rule = compare_fusion(correct, ["eeg", "audio"])
+    assert found.other == "audio" and (found.fusion_only, found.other_only) == (3, 1)
     assert found.p_value == pytest.approx(2 * (1 + 4) / 2**4)  # both tails of 4 fair coins, 3 or more of a kind
-    assert found.fusion_wins
+    assert rule.other == "product" and (rule.fusion_only, rule.other_only, rule.p_value) == (2, 2, 1.0)
     shuffled = correct.assign(fusion=correct["fusion"].to_numpy()[::-1])
-    assert compare_fusion(shuffled, ["eeg", "audio"]).fusion_only != found.fusion_only  # equal accuracy, other pairs
+    assert compare_fusion(shuffled, ["eeg", "audio"])[0].fusion_only != found.fusion_only  # equal accuracy, other pairs
 
 
-def test_equal_answers_are_no_win() -> None:
-    same = compare_fusion(of(fusion=[1, 0, 1, 1], eeg=[1, 0, 1, 1]), ["eeg"])
-    assert (same.fusion_only, same.single_only, same.p_value) == (0, 0, 1.0)
-    assert not same.fusion_wins
-    assert not compare_fusion(of(fusion=[0, 0, 1, 1], eeg=[1, 0, 1, 1]), ["eeg"]).fusion_wins
+def test_equal_answers_differ_in_nothing() -> None:
+    answers = [1, 0, 1, 1, 0, 1, 0, 0]
+    for one in compare_fusion(of(fusion=answers, eeg=answers, mean_probability=WRONG, product=answers), ["eeg"]):
+        assert (one.fusion_only, one.other_only, one.p_value) == (0, 0, 1.0)
+
+
+def test_what_a_source_rescues_and_loses_adds_up_to_its_gain() -> None:
+    correct = of(
+        fusion=[1, 1, 1, 0, 0, 0, 1, 1],
+        eeg=[0, 0, 0, 0, 0, 0, 0, 1],
+        audio=[1, 1, 0, 0, 1, 0, 1, 0],
+        mean_probability=WRONG,
+        product=[1, 1, 1, 1, 1, 1, 1, 0],
+    )
+    table = count_rescues(correct, ["eeg", "audio"], ["product", "mean_probability", "fusion"])
+    assert (table.best_single, table.n_wrong, table.n_right) == ("audio", 4, 4)
+    counts = {row.source: (row.rescued, row.lost) for row in table.rows}
+    assert counts == {"product": (3, 0), "mean_probability": (0, 4), "fusion": (2, 1)}
+    for source, (rescued, lost) in counts.items():
+        assert rescued - lost == correct[source].sum() - correct["audio"].sum()
+    assert "rescued, of 4 recordings that audio gets wrong" in str(table) and "fusion 2 and 1" in str(table)
 
 
 def test_per_person_is_the_mean_over_that_persons_recordings() -> None:
@@ -120,12 +146,14 @@ def test_the_table_of_a_protocol_has_the_numbers_of_all_folds_together_and_of_ea
     correct = mark_correct_recordings(table, SOURCES)
     lines = format_protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
     subjects = compute_subject_accuracy(correct, SOURCES) * 100
-    for line, source in zip(lines[1:6], SOURCES, strict=True):
+    n = len(SOURCES)
+    for line, source in zip(lines[1 : 1 + n], SOURCES, strict=True):
         assert line.split() == [source, f"{subjects[source].mean():.2f}", f"{subjects[source].std(ddof=1):.2f}"]
-    assert lines[6].split() == ["chance", "33.33"]
-    assert lines[7] == str(compare_fusion(correct, NAMES)) and "McNemar" in lines[7]
+    assert lines[1 + n].split() == ["chance", "33.33"]
+    compared = format_fusion_comparison(correct, NAMES).splitlines()
+    assert lines[2 + n : 6 + n] == compared and all("McNemar" in line for line in compared[:2])
     start = next(n for n, line in enumerate(lines) if line.split() == ["fold", "people", *SOURCES])
-    assert lines[8:start] == format_statistics(correct, NAMES, N_CLASSES).splitlines()
+    assert lines[6 + n : start] == format_statistics(correct, NAMES, N_CLASSES).splitlines()
     for number, line in enumerate(lines[start + 1 :]):
         own = [f"{subjects.loc[f'p{number}', s]:.2f}" for s in SOURCES]
         assert line.split() == [str(number), f"p{number}", *own]
@@ -136,7 +164,7 @@ def test_a_fold_of_several_people_is_the_mean_over_them() -> None:
     table = folds(4).assign(fold=0)
     lines = format_protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
     assert lines[-1].split()[:3] == ["0", "4", "people"]
-    assert lines[-1].split()[3:] == [line.split()[1] for line in lines[1:6]]
+    assert lines[-1].split()[3:] == [line.split()[1] for line in lines[1 : 1 + len(SOURCES)]]
 
 
 def test_many_folds_have_no_line_each() -> None:
@@ -148,7 +176,7 @@ def test_many_folds_have_no_line_each() -> None:
 
 def test_one_modality_alone_is_compared_with_nothing() -> None:
     table = format_protocol_table(folds(2), ["eeg"], N_CLASSES, {})
-    assert not any(word in table for word in ("fusion", "late_mean", "McNemar", "oracle"))
+    assert not any(word in table for word in ("fusion", "product", "McNemar", "oracle"))
     first = [line.split()[0] for line in table.splitlines()[1:]]
     assert first == ["eeg", "chance", "intervals:", "eeg", "chance", "fold", "0", "1"]
 

@@ -9,7 +9,7 @@ from eav_ray.models.classifier import FusionClassifier
 from eav_ray.models.fusion.base import Fusion
 from eav_ray.models.fusion.bottleneck import BottleneckFusion
 from eav_ray.models.fusion.gated import GatedFusion
-from eav_ray.models.fusion.late_mean import LateMeanFusion
+from eav_ray.models.fusion.product import ProductFusion
 from eav_ray.models.fusion.shared_attention import SharedAttentionFusion
 from eav_ray.models.fusion.single_token import SingleTokenFusion
 from eav_ray.training.dataloader import Batch
@@ -109,7 +109,7 @@ def test_the_mean_of_logits_is_judged_by_what_its_modalities_add() -> None:
         for k in range(8):
             batch.inputs[f"{m}.logits"][:, k] = ((k >> column) & 1 == bit).float() * (0 if m == "video" else 4)
     batch.inputs["video.logits"] = 2 * torch.randn(N, 8)
-    found = find_modality_collapse(FusionClassifier(LateMeanFusion(), list(MODALITIES)), [batch], CPU)
+    found = find_modality_collapse(FusionClassifier(ProductFusion(), list(MODALITIES)), [batch], CPU)
     assert [f.text.split()[1] for f in found] == ["video"]
 
 

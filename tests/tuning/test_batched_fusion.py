@@ -199,7 +199,7 @@ def test_what_a_head_becomes_does_not_depend_on_who_is_trained_with_it(kind: str
 def test_what_cannot_be_batched_says_why() -> None:
     split = Split("within", ("a/1",), ("a/2",), ())
     reasons = {
-        "fusion.kind": "late_mean",
+        "fusion.kind": "product",
         "optim.mixup": 0.2,
         "runtime.precision": "bf16",
         "runtime.micro_batch": 4,

@@ -369,7 +369,7 @@ def test_a_candidate_has_the_keys_of_its_kind() -> None:
         ({"fusion.dropout": {"low": 0.1, "high": 1.0}}, "fusion.dropout=1.0: .*less than 1"),
         ({"fusion.widht": {"choice": [64, 48]}}, 'did you mean "fusion.width"'),
         ({"fusion.kind": {"low": 0, "high": 1}}, "use one of .*shared_attention"),
-        ({"fusion.kind": {"choice": ["shared_attention", "late_mean"]}}, "late_mean.*take it out of the space"),
+        ({"fusion.kind": {"choice": ["shared_attention", "product"]}}, "product.*take it out of the space"),
         (
             {"fusion.width": {"low": 64, "high": 512}, "fusion.heads": {"low": 1, "high": 64}},
             "does not divide width .*4096 of 28736 combinations were tried",

@@ -10,7 +10,7 @@ from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, is_stored
 from eav_ray.errors import DataError
-from eav_ray.evaluation.correctness import FusionComparison, compare_fusion, list_sources, mark_correct_recordings
+from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
 from eav_ray.pipelines.evaluate.audited_checkpoint import EvaluatedCheckpoint
 from eav_ray.pipelines.evaluate.page_results import PageInfo
 from eav_ray.pipelines.evaluate.results_page import write_results_page, write_transfer_page
@@ -25,7 +25,12 @@ from eav_ray.pipelines.train.cross_validation import (
     read_cv_result,
 )
 from eav_ray.pipelines.train.inner_cv import out_of_fold_predictions
-from eav_ray.reporting.tables import describe_test_side, format_accuracy_table, format_collapse_warnings
+from eav_ray.reporting.tables import (
+    describe_test_side,
+    format_accuracy_table,
+    format_collapse_warnings,
+    format_fusion_comparison,
+)
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
 from eav_ray.tuning.search_space import apply_candidate
@@ -34,7 +39,6 @@ from eav_ray.tuning.search_space import apply_candidate
 @dataclass(frozen=True)
 class EvaluationResult:
     correct: pd.DataFrame  # one row a recording, one column a source
-    comparison: FusionComparison | None  # None where there is one modality only
     text: str
     page_path: str  # path of the results page
 
@@ -84,10 +88,8 @@ def _write_checkpoint_page(
         f"accuracy in percent, {len(correct)} recordings of {n_subjects} people {describe_test_side(checkpoint.split)}",
         format_accuracy_table(correct, sources, len(data.index.classes), bayes),
     ]
-    comparison = None
     if len(modalities) > 1:
-        comparison = compare_fusion(correct, modalities)
-        lines.append(str(comparison))
+        lines.append(format_fusion_comparison(correct, modalities))
         lines += format_collapse_warnings(checkpoint.metrics)
     trained_experiment, fold_index = checkpoint.experiment, checkpoint.experiment.split.index
     out = out or f"{Store(experiment.store.results)}/results_pages/{checkpoint.key}"
@@ -111,7 +113,7 @@ def _write_checkpoint_page(
         out_of_fold,
     )
     lines.append(f"page: {page_path}")
-    return EvaluationResult(correct, comparison, "\n".join(lines), page_path)
+    return EvaluationResult(correct, "\n".join(lines), page_path)
 
 
 def _write_transfer_page(
@@ -136,7 +138,7 @@ def _write_transfer_page(
     page_path = write_transfer_page(
         experiment, data, evaluated, sorted(result.modalities), result.classes, page_info, out
     )
-    return EvaluationResult(result.correct, result.comparison, f"{result.text}\npage: {page_path}", page_path)
+    return EvaluationResult(result.correct, f"{result.text}\npage: {page_path}", page_path)
 
 
 def _describe_labels(e: Experiment) -> str:

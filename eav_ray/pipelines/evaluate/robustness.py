@@ -28,7 +28,7 @@ from eav_ray.storage import Store, list_package_versions, sha256
 from eav_ray.tracking.progress import open_progress_bar
 from eav_ray.training.checkpoint import OpenedCheckpoint, open_finished_checkpoint
 
-FORMAT = 1  # raise when corruptions or predictions come out differently
+FORMAT = 2  # raise when corruptions or predictions come out differently
 
 
 @dataclass(frozen=True)

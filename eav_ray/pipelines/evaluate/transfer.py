@@ -14,17 +14,11 @@ from eav_ray.data.splits import LabeledRecording, list_labeled_recordings
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.compatibility import check_preprocessing, match_dataset_channels
-from eav_ray.evaluation.correctness import (
-    COMBINED_SOURCES,
-    FusionComparison,
-    compare_fusion,
-    list_sources,
-    mark_correct_recordings,
-)
+from eav_ray.evaluation.correctness import COMBINED_SOURCES, list_sources, mark_correct_recordings
 from eav_ray.reporting import tables
 from eav_ray.reporting.tables import MAX_FOLD_LINES, format_accuracy_table
 from eav_ray.training.checkpoint import OpenedCheckpoint
-from eav_ray.training.metrics import LOGIT_PREFIX, WINDOW_COLUMNS, compute_scores
+from eav_ray.training.metrics import LOGIT_PREFIX, WINDOW_COLUMNS, combine_by_rules, compute_scores
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,6 @@ class TransferResult:
     classes: tuple[str, ...]  # that both sets have, in the checkpoint's order
     modalities: tuple[str, ...]  # that were seen
     correct: pd.DataFrame  # one row a recording, one column a source
-    comparison: FusionComparison | None  # None where one modality was seen
     text: str
 
 
@@ -95,16 +88,15 @@ def evaluate_transfer(experiment: Experiment, data: Dataset, checkpoint: OpenedC
         for named, title in ((checkpoint_classes, trained_on), (data.index.classes, tested_on))
         if set(named) - set(classes)
     ]
-    combined_sources = COMBINED_SOURCES if len(shown) > 1 else COMBINED_SOURCES[1:]  # the mean of one is that one
+    combined_sources = COMBINED_SOURCES if len(shown) > 1 else ("fusion",)  # a rule of one modality is that one
     sources = [
         s for s in list_sources(sorted(checkpoint.experiment.data.modalities)) if s in (*shown, *combined_sources)
     ]
     correct = mark_correct_recordings(predictions, sources)
-    comparison = compare_fusion(correct, shown) if len(shown) > 1 else None
     lines = [head, *unshared_notes, *notes, *_format_result(predictions, correct, sources, shown, len(classes))]
-    if comparison:
-        lines.append(str(comparison))
-    return TransferResult(predictions, classes, shown, correct, comparison, "\n".join(lines))
+    if len(shown) > 1:
+        lines.append(tables.format_fusion_comparison(correct, shown))
+    return TransferResult(predictions, classes, shown, correct, "\n".join(lines))
 
 
 def describe_datasets(trained: DataConfig, tested: DataConfig) -> tuple[str, str]:
@@ -214,11 +206,13 @@ def restrict_to_classes(
     columns = {c: table[c].to_numpy() for c in (*WINDOW_COLUMNS, "label")}
     ids = table["subject"] + "/" + table["recording"]
     columns["label"] = ids.map(label_by_id).to_numpy(np.int64)
-    for source in (*COMBINED_SOURCES[::-1], *shown):
-        columns |= {
-            f"{source}.{LOGIT_PREFIX}{n}": table[f"{source}.{LOGIT_PREFIX}{checkpoint_classes.index(k)}"]
-            for n, k in enumerate(classes)
-        }
+    numbers = [checkpoint_classes.index(k) for k in classes]
+    logits = {s: table[[f"{s}.{LOGIT_PREFIX}{k}" for k in numbers]].to_numpy() for s in ("fusion", *shown)}
+    unimodal_BMK = np.stack([logits[m] for m in shown], 1)
+    # Anew: the mean of probabilities among the shared classes is not that of all, cut.
+    rules = combine_by_rules(unimodal_BMK, np.asarray(~np.isnan(unimodal_BMK).all(-1)))
+    for source, logits_BK in ({"fusion": logits["fusion"]} | rules | {m: logits[m] for m in shown}).items():
+        columns |= {f"{source}.{LOGIT_PREFIX}{n}": logits_BK[:, n] for n in range(len(classes))}
     columns |= {f"{part}.{m}": table[f"{part}.{m}"] for m in shown for part in ("weight", "corrected")}
     return pd.DataFrame(columns)
 

@@ -17,7 +17,7 @@ from eav_ray.pipelines.search.search_store import RankedCandidate
 from eav_ray.pipelines.train.cross_validation import CVReport, CVResult, PlannedFold, evaluate_folds, load_or_run
 from eav_ray.storage import Store
 
-FORMAT_VERSION = 1  # raise when what is kept changes
+FORMAT_VERSION = 2  # raise when what is kept changes
 
 
 def cross_validate_nested(experiment: Experiment) -> CVReport:

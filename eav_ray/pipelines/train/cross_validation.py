@@ -27,7 +27,7 @@ from eav_ray.training.metrics import RECORDING_COLUMNS
 from eav_ray.training.run_spec import Run, plan_runs
 from eav_ray.training.runner import find_finished_runs
 
-FORMAT_VERSION = 1  # raise when what is kept of a protocol changes
+FORMAT_VERSION = 2  # raise when what is kept of a protocol changes
 
 
 @dataclass(frozen=True)

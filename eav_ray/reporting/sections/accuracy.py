@@ -3,8 +3,12 @@
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
 from eav_ray.reporting.formatting import PUBLISHED_LABEL, TEST_COLUMNS, format_interval, format_percent, format_points
-from eav_ray.reporting.html import Drawing, Note, Section, build_table
+from eav_ray.reporting.html import Drawing, Note, Part, Section, build_table
 
+CLAIM_NOTE = (
+    "To help, a trained fusion has to beat the best single modality and the better of the two rules that train "
+    "nothing, mean_probability and product. Both are chosen on these recordings, which makes the bar higher."
+)
 UNIT_COLUMNS = [(f"per {unit}", unit, format_percent) for unit in ("frame", "window", "recording")]
 
 
@@ -76,12 +80,39 @@ def build_comparisons(results: ResultsTree) -> Section | None:
     for name, title in (("fusion", "The fusion against the rest"), ("modalities", "Modalities against each other")):
         if rows := [c | {"pair": f"{c['ours']} – {c['other']}"} for c in results["comparisons"][name]]:
             tables.append(build_table(rows, columns, left=True, title=title))
+    if not tables:
+        return None
     note = Note(
         "Paired over people: Wilcoxon's signed-rank test, two-sided, Holm's correction within each table. The best "
         "single modality per subject is chosen with its test labels, so it is an upper bound that no honest choice "
         "reaches."
     )
-    return Section("Comparisons", [*tables, note]) if tables else None
+    claim, rescue = results["comparisons"]["claim"], results["comparisons"]["rescue"]
+    return Section(
+        "Comparisons", [f"{_capitalize(claim['text'])}. {CLAIM_NOTE}", *tables, note, *_build_rescue(rescue)]
+    )
+
+
+def _capitalize(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _build_rescue(rescue: ResultsTree) -> list[Part]:
+    single = rescue["best_single"]
+    columns = [
+        ("source", "source", ""),
+        ("rescued", "rescued", ""),
+        ("rescued, %", "rescued_share", format_percent),
+        ("lost", "lost", ""),
+        ("lost, %", "lost_share", format_percent),
+    ]
+    title = f"Recordings that {single} gets wrong, and what becomes of them"
+    note = Note(
+        f"{single} is the best single modality, chosen on these very recordings. It gets {rescue['n_wrong']} of them "
+        f"wrong and {rescue['n_right']} right. Rescued: right where it is wrong, as a share of the wrong ones. Lost: "
+        "wrong where it is right, as a share of the right ones. Recordings are counted, not people."
+    )
+    return [build_table([{"source": s, **one} for s, one in rescue["sources"].items()], columns, title=title), note]
 
 
 def build_seeds(results: ResultsTree) -> Section:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +15,8 @@ from eav_ray.reporting.figures import choose_color, make_panels
 from eav_ray.reporting.formatting import apply_format, format_bounds, format_short_percent
 from eav_ray.reporting.html import Drawing, Section, Table, build_table
 
-LINE_STYLES = {"fusion": "-", "late_mean": "--"}  # of what combines modalities
+# Of what combines modalities.
+LINE_STYLES: dict[str, Any] = {"fusion": "-", "mean_probability": (0, (1, 1)), "product": "--"}
 WEIGHT_DESCRIPTIONS = {"raw": "as the model gives it", "corrected": "corrected for the number of tokens"}
 AREA_NOTE = (
     "Area under accuracy against the steps, the clean recordings first, all steps equally far apart: as a share of the "
@@ -221,7 +223,7 @@ def _mark_steps(axes: Axes, marks: Sequence[str], unit: str) -> None:
 def _draw_accuracy_curves(results: ResultsTree, kinds: Sequence[str], modality: str) -> Drawing:
     """Draw accuracy against the steps of each kind, in a panel of its own."""
     clean, by_kind = results["conditions"][0], _group_by_kind(results)
-    shown_sources = [s for s in results["sources"] if s in ("fusion", "late_mean", modality) or not modality]
+    shown_sources = [s for s in results["sources"] if s in (*LINE_STYLES, modality) or not modality]
     strongest = [by_kind[kind][-1] for kind in kinds]
     titles = [describe_level(c) if len(c["levels"]) > 1 else c["kind"].partition(".")[2] for c in strongest]
     figure, panels = _make_step_panels(titles, "accuracy of recordings, %")
@@ -230,7 +232,7 @@ def _draw_accuracy_curves(results: ResultsTree, kinds: Sequence[str], modality: 
         for s in shown_sources:
             color, scores = choose_color(s), [c["sources"][s] for c in steps]
             accuracy, low, high = ([100 * one[key] for one in scores] for key in ("accuracy", "low", "high"))
-            axes.plot(range(len(steps)), accuracy, LINE_STYLES.get(s, "-."), marker="o", ms=3, color=color, label=s)
+            axes.plot(range(len(steps)), accuracy, ls=LINE_STYLES.get(s, "-."), marker="o", ms=3, color=color, label=s)
             if s in ("fusion", modality):
                 axes.fill_between(range(len(steps)), low, high, color=color, alpha=0.12, lw=0)
         for x, c in enumerate(steps):

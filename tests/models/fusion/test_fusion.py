@@ -18,9 +18,11 @@ from eav_ray.models.fusion.base import Fusion
 from eav_ray.models.fusion.bottleneck import BottleneckFusion
 from eav_ray.models.fusion.factory import build_fusion
 from eav_ray.models.fusion.gated import GatedFusion
-from eav_ray.models.fusion.late_mean import LateMeanFusion
+from eav_ray.models.fusion.mean_probability import MeanProbabilityFusion
+from eav_ray.models.fusion.product import ProductFusion
 from eav_ray.models.fusion.shared_attention import SharedAttentionFusion
 from eav_ray.models.fusion.single_token import SingleTokenFusion
+from eav_ray.training.metrics import combine_by_rules
 
 WIDTHS = {"audio": 6, "eeg": 8, "video": 10}
 TOKENS = {"audio": 5, "eeg": 3, "video": 4}
@@ -92,11 +94,16 @@ def single_token(names: tuple[str, ...] = MODALITIES) -> SingleTokenFusion:
     return SingleTokenFusion({m: WIDTHS[m] for m in names}, n_outputs=N_OUTPUTS, heads=2, dropout=0.0).eval()
 
 
-def late_mean(names: tuple[str, ...] = MODALITIES) -> LateMeanFusion:
-    return LateMeanFusion()
+def product(names: tuple[str, ...] = MODALITIES) -> ProductFusion:
+    return ProductFusion()
 
 
-FUSIONS = [attention, plain_attention, pooled_attention, bottleneck, gated, single_token, late_mean]
+def mean_probability(names: tuple[str, ...] = MODALITIES) -> MeanProbabilityFusion:
+    return MeanProbabilityFusion()
+
+
+FUSIONS = [attention, plain_attention, pooled_attention, bottleneck, gated, single_token, product, mean_probability]
+RULES = {"mean_probability": MeanProbabilityFusion(), "product": ProductFusion()}
 Make = Callable[..., Fusion]
 
 
@@ -280,11 +287,37 @@ def test_a_sample_with_nothing_is_an_error_and_not_a_number() -> None:
             fuse(fusion, parts, logits, present)
 
 
-def test_late_mean_is_the_mean_of_the_logits_that_are_present() -> None:
+@pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
+def test_the_rules_are_means_of_the_probabilities_that_are_present(subset: tuple[str, ...]) -> None:
+    """The arithmetic mean, and the normalised geometric one, which is the softmax of the mean of the logits."""
     parts, logits = encoded()
-    for subset in SUBSETS:
-        expected = torch.stack([logits[m] for m in subset]).mean(0)
-        torch.testing.assert_close(LateMeanFusion()(parts, logits, only(subset)).logits_BK, expected)
+    present = only(subset)
+    found = {m: fusion(parts, logits, present).logits_BK.softmax(-1) for m, fusion in RULES.items()}
+    torch.testing.assert_close(found["mean_probability"], torch.stack([logits[m].softmax(-1) for m in subset]).mean(0))
+    torch.testing.assert_close(found["product"], torch.stack([logits[m] for m in subset]).mean(0).softmax(-1))
+    multiplied = torch.stack([logits[m].softmax(-1) for m in subset]).prod(0)
+    assert torch.equal(found["product"].argmax(-1), multiplied.argmax(-1))
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
+def test_a_rule_as_a_fusion_is_the_source_of_its_name(subset: tuple[str, ...]) -> None:
+    parts, logits = encoded()
+    present = only(subset)
+    stacked = torch.stack([logits[m] for m in MODALITIES], 1).numpy()
+    sources = combine_by_rules(stacked, present.numpy())
+    for rule, fusion in RULES.items():
+        torch.testing.assert_close(fusion(parts, logits, present).logits_BK, torch.from_numpy(sources[rule]))
+
+
+def test_a_mean_of_probabilities_is_a_number_where_a_product_would_be_none() -> None:
+    """Half precision, and logits so far apart that a probability is 0 in float32."""
+    parts, _ = encoded()
+    logits = {m: torch.full((BATCH, N_OUTPUTS), -300.0).half() for m in MODALITIES}
+    for k, m in enumerate(MODALITIES):
+        logits[m][:, k] = 300
+    found = MeanProbabilityFusion()(parts, logits, everyone()).logits_BK
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.softmax(-1)[:, : len(MODALITIES)], torch.full((BATCH, len(MODALITIES)), 1 / 3))
 
 
 def test_attention_reads_its_tokens_as_torchs_attention_does() -> None:

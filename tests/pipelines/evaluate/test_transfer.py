@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import softmax
 
 from eav_ray.config import Experiment, digest, override
 from eav_ray.data.datasets.cremad import CREMAD
@@ -32,6 +33,7 @@ from eav_ray.pipelines.evaluate.transfer import (
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.dataloader import RawSource
+from eav_ray.training.metrics import select_logits
 from eav_ray.training.predictions import build_predictions
 from tests.helpers.checkpoints import make_checkpoint, save_checkpoint
 from tests.helpers.shards import Shards
@@ -117,9 +119,26 @@ def test_labels_and_logits_follow_the_names() -> None:
     found = restrict_to_classes(table, theirs, shared, label_of, ("audio",))
     assert [c for c in found.columns if c.startswith("fusion.")] == [f"fusion.logit_{k}" for k in range(4)]
     assert not [c for c in found.columns if "eeg" in c]
-    for source in ("fusion", "late_mean", "audio"):
+    for source in ("fusion", "product", "mean_probability", "audio"):
         named = found[[f"{source}.logit_{k}" for k in range(4)]].to_numpy().argmax(1)
         assert (named == found["label"]).all() and [shared[k] for k in named] == list(mine)
+
+
+def test_rules_of_fusion_are_of_the_probabilities_among_the_shared_classes() -> None:
+    """The mean of two distributions over all classes, cut to some, is another: it heeds most who spares the rest."""
+    rng, weights = np.random.default_rng(0), torch.full((6, 2), 0.5)
+    logits = {m: torch.from_numpy(rng.normal(0, 3, (6, 3)).astype(np.float32)) for m in ("audio", "eeg")}
+    ids = pd.DataFrame({"subject": "p", "recording": [str(n) for n in range(6)], "window": 0})
+    output = ClassifierOutput(logits["audio"], logits, weights, weights)
+    present = np.array([[True, True]] * 5 + [[False, True]])
+    table = build_predictions(output, ids, present, ["audio", "eeg"], np.zeros(6, int))
+    label_of = {f"p/{n}": 0 for n in range(6)}
+    found = restrict_to_classes(table, ("a", "b", "c"), ("c", "a"), label_of, ("audio", "eeg"))
+    p = {m: x[:, [2, 0]].softmax(-1).numpy() for m, x in logits.items()}
+    mean = np.where(present[:, :1], (p["audio"] + p["eeg"]) / 2, p["eeg"])
+    geometric = np.where(present[:, :1], np.sqrt(p["audio"] * p["eeg"]), p["eeg"])
+    for rule, expected in (("mean_probability", mean), ("product", geometric / geometric.sum(1, keepdims=True))):
+        assert softmax(select_logits(found, rule), axis=1) == pytest.approx(expected, rel=1e-4)
 
 
 # --- modalities ---

@@ -75,7 +75,7 @@ def test_other_test_recordings_of_the_same_models_are_another_result(experiment:
 
 def scored(folds: list[PlannedFold]) -> CVResult:
     rng = np.random.default_rng(0)
-    sources = ("audio", "eeg", "late_mean", "fusion")
+    sources = ("audio", "eeg", "mean_probability", "product", "fusion")
     rows = [
         {"subject": i.split("/")[0], "recording": i.split("/")[1], "window": 0, "label": n % 2, "fold": f.number}
         | {f"{s}.logit_{k}": rng.normal() for s in sources for k in range(2)}

@@ -1,4 +1,4 @@
-"""Configure late fusion."""
+"""Configure late fusion by the mean of probabilities."""
 
 from typing import ClassVar, Literal
 
@@ -9,8 +9,8 @@ from eav_ray.config.fusion.base import FusionConfig
 
 
 @dataclass(frozen=True, config=STRICT)
-class LateMeanConfig(FusionConfig):
-    """The mean of the unimodal logits; nothing is trained."""
+class MeanProbabilityConfig(FusionConfig):
+    """The mean of the unimodal probabilities; nothing is trained."""
 
     has_parameters: ClassVar[bool] = False
-    kind: Literal["late_mean"] = "late_mean"
+    kind: Literal["mean_probability"] = "mean_probability"

@@ -1,0 +1,16 @@
+"""Configure late fusion by the product rule."""
+
+from typing import ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from eav_ray.config.data_sections import STRICT
+from eav_ray.config.fusion.base import FusionConfig
+
+
+@dataclass(frozen=True, config=STRICT)
+class ProductConfig(FusionConfig):
+    """The normalised geometric mean of the unimodal probabilities; nothing is trained."""
+
+    has_parameters: ClassVar[bool] = False
+    kind: Literal["product"] = "product"
