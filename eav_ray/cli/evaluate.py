@@ -10,7 +10,7 @@ def evaluate(
     checkpoint: Annotated[str, offer("a checkpoint folder; by default the whole protocol", show_default=False)] = "",
     out: Annotated[str, offer("folder of the page; by default in the results store", show_default=False)] = "",
     search: Annotated[bool, offer("without --checkpoint: the protocol that was run with --search", "--search")] = False,
-    temperature: Annotated[bool, offer("train the inner folds, to fit a temperature on them", "--temperature")] = False,
+    temperature: Annotated[bool, offer("train inner folds, for a temperature and stacking", "--temperature")] = False,
 ) -> None:
     """Test a checkpoint or a protocol, and write the results page.
 

@@ -7,14 +7,31 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from eav_ray.config import order_modalities
-from eav_ray.training.metrics import RECORDING_COLUMNS, RULE_SOURCES, average_per_recording, predict_classes
+from eav_ray.training.metrics import (
+    LOGIT_PREFIX,
+    RECORDING_COLUMNS,
+    RULE_SOURCES,
+    STACKING,
+    average_per_recording,
+    predict_classes,
+)
 
 COMBINED_SOURCES = (*RULE_SOURCES, "fusion")
 
 
-def list_sources(modalities: Sequence[str]) -> list[str]:
-    """What predictions of these modalities are accounted for by, in the order of the table."""
-    return [*order_modalities(modalities), *(COMBINED_SOURCES if len(modalities) > 1 else ())]
+def list_sources(modalities: Sequence[str], windows: pd.DataFrame | None = None) -> list[str]:
+    """List what predictions of these modalities are accounted for by, in the order of the table, the main one last.
+
+    Args:
+        windows: The predictions; where they have stacking (`evaluation.stacking`), it is among the sources.
+    """
+    return [*order_modalities(modalities), *(list_combined_sources(windows) if len(modalities) > 1 else ())]
+
+
+def list_combined_sources(windows: pd.DataFrame | None = None) -> list[str]:
+    """List the sources that combine modalities; `windows` as for `list_sources`."""
+    has_stacking = windows is not None and f"{STACKING}.{LOGIT_PREFIX}0" in windows
+    return [*RULE_SOURCES, *([STACKING] if has_stacking else []), "fusion"]
 
 
 def mark_correct_recordings(windows: pd.DataFrame, sources: list[str]) -> pd.DataFrame:

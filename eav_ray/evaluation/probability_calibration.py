@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from eav_ray.training.metrics import average_per_recording, select_logits
+from eav_ray.training.metrics import LOGIT_PREFIX, average_per_recording, select_logits
 
 N_BINS = 10
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
@@ -80,7 +80,8 @@ def summarize_calibration(
     for source in sources:
         logits, label = select_logits(tested, source), tested["label"].to_numpy()
         result: dict[str, object] = {"raw": compute_reliability(logits, label)}
-        if validation is not None:
+        # Of stacking, which is fitted on these rows, there is none: it is as sure as it was right on them.
+        if validation is not None and f"{source}.{LOGIT_PREFIX}0" in validation:
             validation_recordings = average_windows_per_fold(validation)
             scale, temperatures = np.ones(len(tested)), {}
             for fold, fold_recordings in validation_recordings.groupby("fold"):

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from eav_ray.training.metrics import RULE_SOURCES
+from eav_ray.training.metrics import RULE_SOURCES, STACKING
 
 N_BOOTSTRAP_DRAWS = 10_000  # of a bootstrap
 
@@ -229,10 +229,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def collect_fusion_baselines(correct: pd.DataFrame, modalities: Sequence[str]) -> dict[str, pd.Series]:
-    """What a fusion is compared with, each as whether it is right: every modality, the rules of fusion where they are
-    there, and the modality that is best for each person, chosen on the very recordings: a bar that no single machine
-    can reach."""
-    baselines = {source: correct[source] for source in (*modalities, *RULE_SOURCES) if source in correct}
+    """What a fusion is compared with, each as whether it is right: every modality, the rules of fusion and stacking
+    where they are there, and the modality that is best for each person, chosen on the very recordings: a bar that no
+    single machine can reach."""
+    baselines = {source: correct[source] for source in (*modalities, *RULE_SOURCES, STACKING) if source in correct}
     best_modality = compute_subject_accuracy(correct, list(modalities)).idxmax(axis=1)
     column = pd.Index(modalities).get_indexer(pd.Index(correct["subject"].map(best_modality)))
     correct_best = correct[list(modalities)].to_numpy(bool)[np.arange(len(correct)), column]

@@ -16,7 +16,12 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from eav_ray.evaluation import statistics
-from eav_ray.evaluation.correctness import COMBINED_SOURCES, count_rescues, list_sources, mark_correct_recordings
+from eav_ray.evaluation.correctness import (
+    count_rescues,
+    list_combined_sources,
+    list_sources,
+    mark_correct_recordings,
+)
 from eav_ray.evaluation.fusion_claim import judge_fusion
 from eav_ray.evaluation.probability_calibration import average_windows_per_fold
 from eav_ray.evaluation.results_tree import ResultsTree
@@ -38,7 +43,7 @@ def summarize_accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_class
     Args:
         windows: Predictions, one row a window (`training.predictions.build_predictions`), with a column `fold`.
     """
-    sources = list_sources(modalities)
+    sources = list_sources(modalities, windows)
     correct = mark_correct_recordings(windows, sources)
     recordings = average_per_recording(windows)
     label = correct["label"].to_numpy()
@@ -93,7 +98,7 @@ def summarize_subjects(
     Args:
         reference: Published accuracy of the same people (`reference_rows`), for real EAV alone.
     """
-    sources = list_sources(modalities)
+    sources = list_sources(modalities, windows)
     correct = mark_correct_recordings(windows, sources)
     rows = []
     for name, subject_rows in correct.groupby("subject"):
@@ -117,14 +122,14 @@ def compare_sources(windows: pd.DataFrame, modalities: Sequence[str]) -> Results
     """
     if len(modalities) < 2:
         return {"fusion": [], "modalities": [], "claim": None, "rescue": None}
-    correct = mark_correct_recordings(windows, list_sources(modalities))
+    correct = mark_correct_recordings(windows, list_sources(modalities, windows))
     baselines = statistics.collect_fusion_baselines(correct, modalities)
     pairs = combinations(list_sources(modalities)[: len(modalities)], 2)
     return {
         "fusion": [comparison_to_dict(one) for one in statistics.compare_paired(correct, "fusion", baselines)],
         "modalities": [comparison_to_dict(one) for one in statistics.compare_pairs(correct, pairs)],
         "claim": _summarize_claim(correct, modalities),
-        "rescue": _summarize_rescues(correct, modalities),
+        "rescue": _summarize_rescues(correct, modalities, list_combined_sources(windows)),
     }
 
 
@@ -138,9 +143,9 @@ def _summarize_claim(correct: pd.DataFrame, modalities: Sequence[str]) -> Result
     }
 
 
-def _summarize_rescues(correct: pd.DataFrame, modalities: Sequence[str]) -> ResultsTree:
+def _summarize_rescues(correct: pd.DataFrame, modalities: Sequence[str], sources: list[str]) -> ResultsTree:
     """Shares are NaN where the best single modality gets nothing wrong, or nothing right."""
-    table = count_rescues(correct, modalities, COMBINED_SOURCES)
+    table = count_rescues(correct, modalities, sources)
     rows = {
         row.source: {
             "rescued": row.rescued,
@@ -173,7 +178,7 @@ def count_confusions(windows: pd.DataFrame, modalities: Sequence[str], n_classes
     classes = [*range(n_classes), -1]
     return {
         s: confusion_matrix(recordings["label"], predict_classes(recordings, s), labels=classes)[:-1].tolist()
-        for s in list_sources(modalities)
+        for s in list_sources(modalities, windows)
     }
 
 

@@ -16,7 +16,7 @@ from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.training.run_spec import SELECTION_METRIC
 
 # Of what combines modalities, of the palette of the modalities' own colors.
-COMBINED_COLORS = {"mean_probability": "#666666", "product": "#999999", "fusion": "#d55e00"}
+COMBINED_COLORS = {"mean_probability": "#666666", "product": "#999999", "stacking": "#333333", "fusion": "#d55e00"}
 OTHER_COLOR = "#cc79a7"
 
 

@@ -18,8 +18,9 @@ FRAMES_CORRECT_SUFFIX = (
     ".frames_correct"  # after the name of a source: share of a window's frames that are right (`training.frames`)
 )
 RULE_SOURCES = ("mean_probability", "product")  # of modalities without training: `combine_by_rules`
+STACKING = "stacking"  # a logistic regression on what the modalities say: `evaluation.stacking`
 # Sources that speak of every window; a modality says nothing where it is absent.
-ALWAYS_PRESENT_SOURCES = ("fusion", *RULE_SOURCES)
+ALWAYS_PRESENT_SOURCES = ("fusion", *RULE_SOURCES, STACKING)
 
 
 def combine_by_rules(logits_BMK: np.ndarray, present_BM: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 
 from eav_ray.data.datasets.eav import EAV_CHANNELS
 from eav_ray.data.preprocessing.band_power import FREQUENCY_BANDS
-from eav_ray.evaluation import probability_calibration, protocol_comparison, results_tree, summary
+from eav_ray.evaluation import probability_calibration, protocol_comparison, results_tree, stacking, summary
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
 from eav_ray.reporting.model_card import render_model_card
@@ -201,6 +201,29 @@ def test_a_model_that_diverged_has_a_page() -> None:
     shown = render_results_page(tree)
     assert "Modality weights" in shown and "Skipped results" in shown and not re.search(r"\bnan\b", shown)
     assert "Expected calibration error" not in render_model_card(tree)
+
+
+def test_stacking_is_on_the_page_and_the_line_on_it_where_there_is_none(tree: ResultsTree) -> None:
+    table = stacking.add_stacking(draw_predictions(), draw_predictions(seed=4), MODALITIES, len(CLASSES))
+    assert table is not None
+    rows = summary.summarize_subjects(table, MODALITIES)
+    parts = {
+        "accuracy": summary.summarize_accuracy(table, MODALITIES, 3),
+        "subjects": rows,
+        "comparisons": summary.compare_sources(table, MODALITIES),
+        "confusion": summary.count_confusions(table, MODALITIES, 3),
+        "worst_subjects": summary.summarize_worst_subjects(rows, table, None, CLASSES),
+        "stacking_note": stacking.describe_stacking(None, added=False, out_of_fold=False),
+    }
+    shown = render_results_page(results_tree.to_json_value(tree | parts))
+    assert shown.count("<td>stacking</td>") >= 2 and "No stacking: this split has no validation rows" in shown
+
+
+def test_rescued_recordings_and_the_claim_are_on_the_page(tree: ResultsTree, shown: str) -> None:
+    comparisons, rescue = tree["comparisons"], tree["comparisons"]["rescue"]
+    assert comparisons["claim"]["text"][1:] in shown and comparisons["claim"]["text"] in render_model_card(tree)
+    assert f"Recordings that {rescue['best_single']} gets wrong" in shown
+    assert f"{100 * rescue['sources']['product']['rescued_share']:.2f}" in shown
 
 
 def test_many_classes_keep_apart(tree: ResultsTree) -> None:

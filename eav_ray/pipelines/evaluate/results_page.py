@@ -16,7 +16,7 @@ from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.distributed.connection import connect_experiment
 from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.evaluation import probability_calibration, results_tree, summary
+from eav_ray.evaluation import probability_calibration, results_tree, stacking, summary
 from eav_ray.evaluation.correctness import list_sources
 from eav_ray.evaluation.leak_audit import LeakAudit, WindowDigests, audit_checkpoint, audit_transfer
 from eav_ray.pipelines.evaluate.audited_checkpoint import (
@@ -77,12 +77,18 @@ def write_results_page(
     predictions = pd.concat([f.predictions.assign(fold=f.fold) for f in evaluated], ignore_index=True)
     with connect_experiment(e) as e:
         train_predictions, validation_predictions = _score_train_and_validation(e, audited, data)
+    validation_predictions = out_of_fold if out_of_fold is not None else validation_predictions
+    stacked = stacking.add_stacking(predictions, validation_predictions, modalities, len(data.index.classes))
+    predictions = predictions if stacked is None else stacked
     tree = build_results(
         trained_experiment, trained_experiment, data, audited, page_info, predictions, modalities, data.index.classes
     )
-    validation_predictions = out_of_fold if out_of_fold is not None else validation_predictions
+    if len(modalities) > 1:
+        tree["stacking_note"] = stacking.describe_stacking(
+            validation_predictions, added=stacked is not None, out_of_fold=out_of_fold is not None
+        )
     tree["calibration"] = probability_calibration.summarize_calibration(
-        predictions, list_sources(modalities), validation_predictions
+        predictions, list_sources(modalities, predictions), validation_predictions
     )
     tree["calibration_note"] = describe_temperature(validation_predictions, out_of_fold is not None)
     tree["generalization_gap"] = summary.compute_generalization_gap(predictions, train_predictions, modalities)
@@ -125,6 +131,8 @@ def write_transfer_page(
         audited[0].checkpoint.experiment, e, data, audited, page_info, predictions, modalities, classes
     )
     tree["calibration"] = probability_calibration.summarize_calibration(predictions, list_sources(modalities), None)
+    if len(modalities) > 1:
+        tree["stacking_note"] = "No stacking: the other data set has no rows to fit it on."
     tree["calibration_note"] = "No temperature: the other data set has no rows to fit one on."
     return _write_page_files(tree, [], Store(e.store.results), [], out)
 

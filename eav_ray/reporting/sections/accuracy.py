@@ -47,6 +47,8 @@ def build_accuracy(results: ResultsTree) -> Section:
         sentences.append(
             f"An oracle that always heeds a right modality would reach {format_percent(accuracy['oracle'])}."
         )
+    if results.get("stacking_note"):
+        sentences.append(results["stacking_note"])
     table = build_table([{"source": s, **one} for s, one in sources.items()], columns)
     return Section("Accuracy", [table, Note(" ".join(sentences))])
 
