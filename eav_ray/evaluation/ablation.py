@@ -15,15 +15,11 @@ from eav_ray.evaluation.ablation_variants import (
     format_subset_name,
     list_modality_subsets,
 )
+from eav_ray.evaluation.comparisons import PairedComparison, compare_pairs
 from eav_ray.evaluation.correctness import mark_correct_recordings
-from eav_ray.evaluation.results_tree import finite_or_none, to_json_value
-from eav_ray.evaluation.statistics import (
-    PairedComparison,
-    compare_pairs,
-    compute_bootstrap_interval,
-    describe_significance,
-)
-from eav_ray.training.metrics import RECORDING_COLUMNS, compute_scores
+from eav_ray.evaluation.results_tree import to_json_value
+from eav_ray.evaluation.statistics import compute_accuracy_interval, compute_balanced_accuracy
+from eav_ray.training.metrics import RECORDING_COLUMNS
 
 SOURCE = "fusion"  # of a model of one modality its only logits
 
@@ -44,11 +40,11 @@ def compare_variants(
         groups: name -> how many people and recordings; variants: an entry for each, in its group, which has the
         experiment itself first; worn: each subset with a worn sensor against the same without; missing: names.
     """
-    windows_by_variant = {str(name): windows for name, windows in predictions.groupby("variant")}
     correct_by_variant = {
-        n: mark_correct_recordings(w, [SOURCE]).set_index(RECORDING_COLUMNS)[SOURCE]
-        for n, w in windows_by_variant.items()
+        str(n): mark_correct_recordings(windows, [SOURCE]).set_index(RECORDING_COLUMNS)[SOURCE]
+        for n, windows in predictions.groupby("variant")
     }
+    labels = predictions[[*RECORDING_COLUMNS, "label"]].drop_duplicates(RECORDING_COLUMNS)
     results: dict[str, Any] = {"groups": {}, "variants": [], "worn": []}
     results["missing"] = [v.name for v in variants if v.name not in correct_by_variant]
     for group in [g for g in ABLATION_PARTS if any(v.group == g for v in variants)]:
@@ -57,6 +53,7 @@ def compare_variants(
             continue
         names = list(dict.fromkeys([BASE_VARIANT, *(v.reference for v in members), *(v.name for v in members)]))
         common = pd.concat({n: correct_by_variant[n] for n in names}, axis=1, join="inner").reset_index()
+        common = common.merge(labels, on=RECORDING_COLUMNS)
         if common.empty:
             results["missing"] += [v.name for v in members]
             continue
@@ -64,7 +61,6 @@ def compare_variants(
         compared = [next(v for v in variants if v.name == BASE_VARIANT), *members]
         pairs = compare_pairs(common, [(v.name, v.reference) for v in members])
         for variant, comparison in zip(compared, [None, *pairs], strict=True):
-            windows = windows_by_variant[variant.name].merge(common[RECORDING_COLUMNS], on=RECORDING_COLUMNS)
             results["variants"].append(
                 {
                     "group": group,
@@ -73,8 +69,8 @@ def compare_variants(
                     "size": variant.size,
                     "changes": variant.changes,
                     "modalities": variant.list_tested_modalities(base),
-                    "accuracy": to_json_value(asdict(compute_bootstrap_interval(common, variant.name))),
-                    "balanced_accuracy": finite_or_none(compute_scores(windows)["recording_balanced_accuracy"]),
+                    "accuracy": to_json_value(asdict(compute_accuracy_interval(common, variant.name))),
+                    "balanced_accuracy": compute_balanced_accuracy(common, variant.name),
                     "comparison": comparison_to_dict(comparison) if comparison else None,
                     "cost": costs.get(variant.name, {}),
                 }
@@ -87,8 +83,10 @@ def compare_variants(
 def comparison_to_dict(comparison: PairedComparison) -> dict[str, Any]:
     """Turn a comparison into what is kept of it."""
     tree = asdict(comparison.difference)
-    tree |= {name: getattr(comparison, name) for name in ("other", "n_subjects", "p_value", "effect", "significant")}
-    return to_json_value(tree | {"holm": comparison.holm_p_value, "verdict": describe_significance(comparison)})
+    counts = ("n_subjects", "n_better", "n_worse", "n_equal", "n_comparisons", "n_subjects_wanted")
+    names = ("other", *counts, "p_value", "effect", "significant", "verdict")
+    tree |= {name: getattr(comparison, name) for name in names}
+    return to_json_value(tree | {"holm": comparison.holm_p_value})
 
 
 def _compare_with_and_without(

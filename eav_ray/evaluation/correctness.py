@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from scipy.stats import binomtest
 
 from eav_ray.config import order_modalities
 from eav_ray.training.metrics import (
@@ -53,36 +52,6 @@ def find_best_source(correct: pd.DataFrame, sources: Sequence[str]) -> str:
     It is chosen on the very rows that it is then compared on, so it is a harder bar than one that was named before.
     """
     return max(sources, key=lambda s: float(correct.groupby("subject")[s].mean().mean()))
-
-
-@dataclass(frozen=True)
-class FusionComparison:
-    """Fusion against another source, paired over recordings."""
-
-    other: str
-    fusion_only: int  # recordings that only fusion gets right
-    other_only: int  # recordings that only the other source gets right
-    p_value: float  # exact McNemar test, two-sided
-
-    def __str__(self) -> str:
-        return (
-            f"fusion against {self.other}, paired over recordings: {self.fusion_only} right by fusion alone, "
-            f"{self.other_only} by {self.other} alone; exact McNemar p = {self.p_value:.3g}"
-        )
-
-
-def compare_fusion(correct: pd.DataFrame, modalities: Sequence[str]) -> list[FusionComparison]:
-    """Count fusion against the best single modality and against the better rule of fusion, in this order."""
-    bars = [find_best_source(correct, sources) for sources in (modalities, RULE_SOURCES)]
-    return [_compare_with(correct, bar) for bar in bars]
-
-
-def _compare_with(correct: pd.DataFrame, other: str) -> FusionComparison:
-    fusion_only = int((correct["fusion"] & ~correct[other]).sum())
-    other_only = int((~correct["fusion"] & correct[other]).sum())
-    n = fusion_only + other_only
-    p = float(binomtest(fusion_only, n).pvalue) if n else 1.0
-    return FusionComparison(other, fusion_only, other_only, p)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from eav_ray.evaluation.comparisons import MIN_SUBJECTS, PairedComparison, compare_paired, format_subject_count
 from eav_ray.evaluation.correctness import find_best_source
-from eav_ray.evaluation.statistics import MIN_SUBJECTS, PairedComparison, compare_paired
 from eav_ray.training.metrics import RULE_SOURCES
 
 
@@ -26,7 +26,8 @@ class FusionClaim:
     def __str__(self) -> str:
         n_subjects = self.comparisons[0].n_subjects
         if n_subjects < MIN_SUBJECTS:
-            return f"whether the fusion helps cannot be said of {n_subjects} people: a test over people wants more"
+            of = format_subject_count(n_subjects)
+            return f"whether the fusion helps cannot be said of {of}: a test over people wants more"
         differences = " and ".join(
             f"{100 * one.difference.mean:+.2f} points against {one.other} (Holm p = {one.holm_p_value:.3g})"
             for one in self.comparisons

@@ -1,13 +1,12 @@
 """Whole protocols against each other, against published results, and against themselves with another seed."""
 
 import importlib.resources
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from eav_ray.evaluation import statistics
+from eav_ray.evaluation.comparisons import compare_differences, comparison_to_dict
 from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.evaluation.summary import compute_unit_accuracies, count_recordings
@@ -58,15 +57,16 @@ def compare_protocols(tables: dict[str, pd.DataFrame], modalities: Sequence[str]
         else statistics.compute_subject_accuracy(mark_correct_recordings(table, [source]), [source])[source]
         for name, table in tables.items()
     }
-    rows = []
+    rows, differences = [], []
     for name, subject_means in means.items():
         if name == base:
             continue
         paired = pd.concat([subject_means, means[base]], axis=1, keys=["mine", "base"]).dropna()
         unit = "frame" if name == "paper" else "recording"
-        row = {"protocol": name, "unit": unit, "base": base, "source": source}
-        rows.append(row | _test_differences((paired["mine"] - paired["base"]).to_numpy()))
-    return _add_holm(rows)
+        rows.append({"protocol": name, "unit": unit, "base": base, "source": source})
+        differences.append((name, base, (paired["mine"] - paired["base"]).to_numpy()))
+    tests = compare_differences(differences)
+    return [row | comparison_to_dict(test) for row, test in zip(rows, tests, strict=True)]
 
 
 def compare_with_published(ours: pd.DataFrame, modalities: Sequence[str]) -> list[ResultsTree]:
@@ -78,18 +78,12 @@ def compare_with_published(ours: pd.DataFrame, modalities: Sequence[str]) -> lis
     theirs = read_published_accuracy().loc[list(ours.index)]
     # The published fusion reads all three: one of two of them answers another question.
     pairs = [(m, m) for m in modalities] + ([("fusion", "multimodal")] if len(modalities) == 3 else [])
-    rows = []
+    rows, differences = [], []
     for source, column in pairs:
-        row = {"ours": source, "mean": float(ours[source].mean()), "published": float(theirs[column].mean())}
-        rows.append(row | _test_differences((ours[source] - theirs[column]).dropna().to_numpy()))
-    return _add_holm(rows)
-
-
-def _test_differences(differences: np.ndarray) -> ResultsTree:
-    """Test paired differences, one a person."""
-    p, effect = statistics.signed_rank(differences)
-    mean = float(differences.mean()) if len(differences) else math.nan
-    return {"n_subjects": len(differences), "difference": mean, "p": p, "effect": effect}
+        rows.append({"ours": source, "mean": float(ours[source].mean()), "published": float(theirs[column].mean())})
+        differences.append((source, column, (ours[source] - theirs[column]).dropna().to_numpy()))
+    tests = compare_differences(differences)
+    return [row | comparison_to_dict(test) for row, test in zip(rows, tests, strict=True)]
 
 
 def compute_published_unit_accuracy(windows: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
@@ -103,16 +97,6 @@ def compute_published_unit_accuracy(windows: pd.DataFrame, modalities: Sequence[
         frame_correct = windows.get(source + FRAMES_CORRECT_SUFFIX)
         correct[source] = window_correct if frame_correct is None else frame_correct.fillna(window_correct)
     return correct.groupby("subject").mean()
-
-
-def _add_holm(rows: list[ResultsTree]) -> list[ResultsTree]:
-    """Adds `holm` and a `verdict` to comparisons that have `p` and `people`."""
-    for row, p in zip(rows, statistics.holm([one["p"] for one in rows]), strict=True):
-        verdict = "significant" if p < statistics.ALPHA else "not significant"
-        if row["n_subjects"] < statistics.MIN_SUBJECTS:
-            verdict = f"of {row['n_subjects']} people no difference could be significant"
-        row |= {"holm": p, "verdict": verdict}
-    return rows
 
 
 def summarize_seeds(tables: dict[int, pd.DataFrame], modalities: Sequence[str]) -> ResultsTree:

@@ -7,14 +7,18 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.evaluation import statistics
+from eav_ray.evaluation.comparisons import compare_differences, comparison_to_dict
 from eav_ray.evaluation.correctness import list_sources, mark_correct_recordings
-from eav_ray.evaluation.results_tree import finite_or_none
+from eav_ray.evaluation.results_tree import finite_or_none, to_json_value
 from eav_ray.training.metrics import RECORDING_COLUMNS, average_per_recording
 
 ROBUSTNESS_FORMAT = 2  # raise when the tree changes
 
 
 WEIGHT_COLUMNS = {"raw": "weight", "corrected": "corrected"}  # in the tree, in the predictions
+
+
+NOT_TESTABLE = "not testable"  # verdict on a weight that nothing was left of
 
 
 MIN_USABLE_SHARE = 0.5  # share of the recordings that must have kept a modality for its weight to be tested at a step
@@ -88,10 +92,15 @@ def _select_windows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compute_score(correct: pd.DataFrame, source: str, *, unequal: bool) -> dict[str, float | None]:
-    bounds = statistics.compute_bootstrap_interval(correct, source)
-    score = {"accuracy": bounds.mean, "sd": finite_or_none(bounds.sd), "low": bounds.low, "high": bounds.high}
+    bounds = statistics.compute_accuracy_interval(correct, source)
+    score = {
+        "accuracy": bounds.mean,
+        "sd": finite_or_none(bounds.sd),
+        "low": finite_or_none(bounds.low),
+        "high": finite_or_none(bounds.high),
+    }
     if unequal:
-        score["balanced_accuracy"] = float(correct.groupby("label")[source].mean().mean())
+        score["balanced_accuracy"] = statistics.compute_balanced_accuracy(correct, source)
     return score
 
 
@@ -134,60 +143,40 @@ def _test_weight_changes(
 ) -> list[dict[str, Any]]:
     """Does the weight of the corrupted modality fall? Clean against the strongest step at which it is still used.
 
-    Paired over people, or over recordings where fewer than 6 people are there; Holm's correction over the kinds. Called
-    a fall or a rise where the 95 % interval over people and recordings leaves 0 out as well.
+    Paired over people, Holm's correction over the kinds.
     """
     if len(modalities) < 2:
         return []
     clean = tables[conditions[0]["name"]]
     changes: list[dict[str, Any]] = []
     for weight, column in WEIGHT_COLUMNS.items():
-        changes_of_kind = []
+        measured, differences = [], []
         for kind in dict.fromkeys(c["kind"] for c in conditions if len(c["modalities"]) == 1):
             m = next(c["modalities"][0] for c in conditions if c["kind"] == kind)
             steps = [c for c in conditions if c["kind"] == kind and 1 - c["refused_share"][m] >= MIN_USABLE_SHARE]
-            change = {"kind": kind, "modality": m, "weight": weight, "p": None, "holm": None, "verdict": "not testable"}
+            change = {"kind": kind, "modality": m, "weight": weight, "p": None, "holm": None, "verdict": NOT_TESTABLE}
+            changes.append(change)
             # Nothing can be lost where there is nothing.
             if steps and len(_select_with_modality(_select_windows(clean), m)):
-                change |= _test_weight_change(clean, tables[steps[-1]["name"]], steps[-1], m, column)
-            changes_of_kind.append(change)
-        tested = [c for c in changes_of_kind if c["p"] is not None]
-        for change, p in zip(tested, statistics.holm([c["p"] for c in tested]), strict=True):
-            change["holm"] = p
-            # Recordings of few people are many, and what is special about these people looks sure: the interval, which
-            # draws people, must agree.
-            significant = p < statistics.ALPHA and (change["low"] > 0 or change["high"] < 0)
-            change["verdict"] = ("falls" if change["difference"] < 0 else "rises") if significant else "not significant"
-        changes += changes_of_kind
+                weights = _average_weights_per_subject(clean, tables[steps[-1]["name"]], f"{column}.{m}")
+                level = steps[-1]["levels"][0]
+                change |= {"severity": steps[-1]["severity"], "level": level["level"], "unit": level["unit"]}
+                change |= {side: float(mean) for side, mean in weights.mean().items()}
+                measured.append(change)
+                differences.append((kind, m, (weights["corrupted"] - weights["clean"]).to_numpy()))
+        for change, test in zip(measured, compare_differences(differences), strict=True):
+            change |= to_json_value(comparison_to_dict(test))
+            if test.significant:
+                change["verdict"] = "falls" if test.difference.mean < 0 else "rises"
     return changes
 
 
-def _test_weight_change(
-    clean: pd.DataFrame, corrupted: pd.DataFrame, condition: Mapping[str, Any], m: str, column: str
-) -> dict[str, Any]:
+def _average_weights_per_subject(clean: pd.DataFrame, corrupted: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The mean over each person's recordings, of windows that both have: rows people, columns `clean`, `corrupted`."""
+    m = column.split(".")[1]
     pair = [
-        _select_with_modality(_select_windows(t), m)[[*RECORDING_COLUMNS, "window", f"{column}.{m}"]]
-        for t in (clean, corrupted)
+        _select_with_modality(_select_windows(t), m)[[*RECORDING_COLUMNS, "window", column]] for t in (clean, corrupted)
     ]
-    both = pair[0].merge(pair[1], on=[*RECORDING_COLUMNS, "window"], suffixes=("_clean", "_corrupted"))
-    means = both.drop(columns="window").groupby(RECORDING_COLUMNS).mean().reset_index()
-    means["difference"] = means[f"{column}.{m}_corrupted"] - means[f"{column}.{m}_clean"]
-    subject_means = means.groupby("subject").mean(numeric_only=True)
-    paired_over_subjects = len(subject_means) >= statistics.MIN_SUBJECTS
-    p, effect = statistics.signed_rank((subject_means if paired_over_subjects else means)["difference"].to_numpy())
-    bounds = statistics.compute_bootstrap_interval(means, "difference")
-    level = condition["levels"][0]
-    return {
-        "severity": condition["severity"],
-        "level": level["level"],
-        "unit": level["unit"],
-        "clean": float(subject_means[f"{column}.{m}_clean"].mean()),
-        "corrupted": float(subject_means[f"{column}.{m}_corrupted"].mean()),
-        "difference": bounds.mean,
-        "low": bounds.low,
-        "high": bounds.high,
-        "paired_over": "subjects" if paired_over_subjects else "recordings",
-        "n": len(subject_means) if paired_over_subjects else len(means),
-        "p": p,
-        "effect": effect,
-    }
+    both = pair[0].merge(pair[1], on=[*RECORDING_COLUMNS, "window"], suffixes=(".clean", ".corrupted"))
+    means = both.drop(columns="window").groupby(RECORDING_COLUMNS).mean().groupby("subject").mean()
+    return means.set_axis(["clean", "corrupted"], axis=1)

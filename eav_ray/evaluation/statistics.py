@@ -1,21 +1,15 @@
-"""What an accuracy is worth: intervals, chance, and comparisons paired over people. Windows are never the unit."""
+"""What an accuracy is worth: intervals over people, and what guessing reaches. Windows are never the unit."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 from sklearn.metrics import f1_score
 
-from eav_ray.training.metrics import RULE_SOURCES, STACKING
-
-N_BOOTSTRAP_DRAWS = 10_000  # of a bootstrap
-
-
-ALPHA = 0.05
+COVERAGE = 0.95  # of intervals
 
 
 CHANCE_BAND_COVERAGE = 0.999  # of the chance band
@@ -27,12 +21,12 @@ N_CHANCE_DRAWS = 200_000  # draws of the band of balanced accuracy, whose ends a
 IMBALANCE_RATIO = 1.05  # the largest class over the smallest, from which classes are called unequal
 
 
-MIN_SUBJECTS = 6  # with fewer the smallest p value of a signed-rank test is above ALPHA
-
-
 @dataclass(frozen=True)
 class Interval:
-    """Mean over people, and where 95 % of a bootstrap lie."""
+    """Mean over people, and where the mean of all such people lies in 95 % of the cases.
+
+    The ends are NaN where nothing says how much people differ: of one person, and where all have the same value.
+    """
 
     mean: float
     sd: float  # over people; NaN of one
@@ -40,78 +34,87 @@ class Interval:
     high: float
 
 
-def compute_bootstrap_interval(correct: pd.DataFrame, source: str, *, seed: int = 0) -> Interval:
-    """Of a source's accuracy.
+def compute_difference_interval(values: np.ndarray) -> Interval:
+    """Compute Student's t interval of the mean of one value a person, such as differences of shares.
 
-    A bootstrap in two stages (Davison and Hinkley 1997, 3.8): people are drawn with replacement, and of each their
-    recordings. What one person's recordings have in common is so not taken for evidence about others. Of a single
-    person it speaks of their recordings alone.
+    A person is the unit, with the mean over all of their recordings: how far recordings scatter is in the scatter of
+    these means already, and to draw recordings again, as a bootstrap in two stages does, counts it twice.
+
+    Args:
+        values: One a person.
+    """
+    mean, sd = _compute_mean_and_sd(values)
+    half_width = _compute_half_width(sd, len(values))
+    return Interval(mean, sd, mean - half_width, mean + half_width)
+
+
+def compute_share_interval(values: np.ndarray, share: float | None = None) -> Interval:
+    """Compute the interval of a mean share: Student's t on the scale of log odds, by the delta method.
+
+    It stays between 0 and 1 and is longer towards one half. On the plain scale it holds the truth too rarely near 0
+    and 1 (90 % in place of 95 % where people lie around 0.9), and a bootstrap (percentile, BCa) does so everywhere
+    below 20 people (`benchmarks/statistics.py`).
+
+    Args:
+        values: Of each person, between 0 and 1, or a jackknife's pseudo-values.
+        share: The estimate, where it is not the mean of `values`.
+    """
+    mean, sd = _compute_mean_and_sd(values)
+    share = mean if share is None else share
+    if not 0 < share < 1:  # nobody, or everybody, is ever right
+        return Interval(share, sd, math.nan, math.nan)
+    center, half_width = special.logit(share), _compute_half_width(sd, len(values)) / (share * (1 - share))
+    return Interval(share, sd, float(special.expit(center - half_width)), float(special.expit(center + half_width)))
+
+
+def _compute_mean_and_sd(values: np.ndarray) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def _compute_half_width(sd: float, n_subjects: int) -> float:
+    """NaN where people do not differ, or there is one alone."""
+    if not sd > 1e-12:
+        return math.nan
+    return float(special.stdtrit(n_subjects - 1, (1 + COVERAGE) / 2)) * sd / math.sqrt(n_subjects)
+
+
+def compute_accuracy_interval(correct: pd.DataFrame, source: str) -> Interval:
+    """Compute a source's accuracy, the mean over people of each person's share of right recordings, and its interval.
 
     Args:
         correct: One row a recording: `subject`, and whether each source is right.
     """
-    return _compute_interval([group.to_numpy(float) for _, group in correct.groupby("subject")[source]], seed)
-
-
-def _compute_interval(values: Sequence[np.ndarray], seed: int) -> Interval:
-    """
-    Args:
-        values: Of each person's recordings.
-    """
-    rng = np.random.default_rng(seed)
-    means = np.array([v.mean() for v in values])
-    drawn_means = np.empty((N_BOOTSTRAP_DRAWS, len(values)))
-    for subject, v in enumerate(values):
-        # Of 0 and 1 a drawn mean is binomial; of differences it is drawn from the values.
-        if set(np.unique(v)) <= {0.0, 1.0}:
-            drawn_means[:, subject] = rng.binomial(len(v), v.mean(), N_BOOTSTRAP_DRAWS) / len(v)
-        else:
-            drawn_means[:, subject] = v[rng.integers(0, len(v), (N_BOOTSTRAP_DRAWS, len(v)))].mean(1)
-    drawn_means = _resample_subjects(drawn_means, rng)
-    low, high = np.quantile(drawn_means.mean(1), [0.025, 0.975])
-    sd = float(means.std(ddof=1)) if len(means) > 1 else math.nan
-    return Interval(float(means.mean()), sd, float(low), float(high))
-
-
-def _resample_subjects(drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The second stage of a bootstrap: people with replacement.
-
-    Args:
-        drawn: (draws, people, ...) of the first, in which each person's recordings were drawn.
-    """
-    draws, n_subjects = drawn.shape[:2]
-    if n_subjects == 1:
-        return drawn
-    # Someone who is drawn twice has their recordings drawn twice, each time anew.
-    subject_index = rng.integers(0, n_subjects, (draws, n_subjects))
-    draw_index = rng.permuted(np.tile(np.arange(draws), (n_subjects, 1)), axis=1).T
-    return drawn[draw_index, subject_index]
+    return compute_share_interval(correct.groupby("subject")[source].mean().to_numpy(float))
 
 
 def compute_balanced_interval(correct: pd.DataFrame, source: str) -> Interval:
-    """Of balanced accuracy: the mean over classes of the share that is right, of all people's recordings together.
+    """Compute balanced accuracy, and its interval by a jackknife over people.
 
-    The same two stages as `interval`; a draw without any recording of a class averages the others.
+    Balanced accuracy is the mean over classes of the recall, and the recall of a class the mean over the people who
+    have recordings of it. Where everybody has every class this is the mean over people of each person's balanced
+    accuracy, and the pseudo-values of the jackknife are these.
 
     Args:
         correct: One row a recording: `subject`, `label`, and whether the source is right.
-    Returns:
-        The SD is NaN: a single person need not have every class.
     """
-    rng = np.random.default_rng(0)
-    classes = np.unique(correct["label"])
-    counts_per_subject, drawn = [], []  # of each person: (classes, wrong and right)
-    for _, group in correct.groupby("subject"):
-        right = [group.loc[group["label"] == k, source].to_numpy(bool) for k in classes]
-        p = np.array([[(~r).sum(), r.sum()] for r in right])
-        counts_per_subject.append(p)
-        draws = rng.multinomial(p.sum(), p.ravel() / p.sum(), N_BOOTSTRAP_DRAWS)
-        drawn.append(draws.reshape(N_BOOTSTRAP_DRAWS, *p.shape))
-    counts = _resample_subjects(np.stack(drawn, 1), rng).sum(1)
-    with np.errstate(invalid="ignore"):
-        low, high = np.quantile(np.nanmean(counts[..., 1] / counts.sum(-1), axis=1), [0.025, 0.975])
-    total_counts = np.sum(counts_per_subject, axis=0)
-    return Interval(float((total_counts[:, 1] / total_counts.sum(1)).mean()), math.nan, float(low), float(high))
+    recall_SK = correct.groupby(["subject", "label"])[source].mean().unstack().to_numpy(float)
+    share, n = _average_recall(recall_SK), len(recall_SK)
+    if n == 1:
+        return compute_share_interval(np.array([share]))
+    without_one = np.array([_average_recall(np.delete(recall_SK, k, axis=0)) for k in range(n)])
+    return compute_share_interval(n * share - (n - 1) * without_one, share)
+
+
+def compute_balanced_accuracy(correct: pd.DataFrame, source: str) -> float:
+    """Compute balanced accuracy as `compute_balanced_interval` defines it."""
+    return _average_recall(correct.groupby(["subject", "label"])[source].mean().unstack().to_numpy(float))
+
+
+def _average_recall(recall_SK: np.ndarray) -> float:
+    """Average over people, then over classes; NaN stands where a person has no recording of a class."""
+    present = ~np.isnan(recall_SK)
+    counts = present.sum(0)
+    return float((np.where(present, recall_SK, 0).sum(0)[counts > 0] / counts[counts > 0]).mean())
 
 
 def compute_chance_band(n_recordings: int, n_classes: int) -> tuple[float, float]:
@@ -126,16 +129,19 @@ def has_unequal_classes(label: np.ndarray, n_classes: int) -> bool:
     return len(counts) < n_classes or bool(counts.max() > IMBALANCE_RATIO * counts.min())
 
 
-def compute_balanced_chance_band(label: np.ndarray, n_classes: int) -> tuple[float, float]:
-    """As `compute_chance_band`, of balanced accuracy: binomial over the recordings of each class that occurs.
+def compute_balanced_chance_band(correct: pd.DataFrame, n_classes: int) -> tuple[float, float]:
+    """As `compute_chance_band`, of balanced accuracy: binomial over each person's recordings of each class.
 
     Args:
-        label: Of each recording.
+        correct: One row a recording: `subject` and `label`.
     """
-    counts = np.unique(label, return_counts=True)[1]
-    rng = np.random.default_rng(0)
-    drawn = np.mean([rng.binomial(n, 1 / n_classes, N_CHANCE_DRAWS) / n for n in counts], axis=0)
-    low, high = np.quantile(drawn, [(1 - CHANCE_BAND_COVERAGE) / 2, (1 + CHANCE_BAND_COVERAGE) / 2])
+    rng, recalls = np.random.default_rng(0), []
+    for counts in correct.groupby("label")["subject"].value_counts().groupby("label").agg(list):
+        # People with as many recordings as others are drawn as one: the sum of their binomials is binomial.
+        sizes = zip(*np.unique(counts, return_counts=True), strict=True)
+        drawn = sum(rng.binomial(n * k, 1 / n_classes, N_CHANCE_DRAWS) / n for n, k in sizes)
+        recalls.append(drawn / len(counts))
+    low, high = np.quantile(np.mean(recalls, axis=0), [(1 - CHANCE_BAND_COVERAGE) / 2, (1 + CHANCE_BAND_COVERAGE) / 2])
     return float(low), float(high)
 
 
@@ -144,100 +150,15 @@ def is_within_chance(correct: pd.DataFrame, source: str, n_classes: int) -> bool
     naming the largest class is guessing too.
 
     Args:
-        correct: One row a recording: `label`, and whether the source is right.
+        correct: One row a recording: `subject`, `label`, and whether the source is right.
     """
-    label = correct["label"].to_numpy()
-    if has_unequal_classes(label, n_classes):
-        low, high = compute_balanced_chance_band(label, n_classes)
-        share = float(correct.groupby("label")[source].mean().mean())
+    if has_unequal_classes(correct["label"].to_numpy(), n_classes):
+        low, high = compute_balanced_chance_band(correct, n_classes)
+        share = compute_balanced_accuracy(correct, source)
     else:
         low, high = compute_chance_band(len(correct), n_classes)
         share = float(correct[source].mean())
     return low <= share <= high
-
-
-@dataclass(frozen=True)
-class PairedComparison:
-    """One source against another, person by person."""
-
-    ours: str
-    other: str
-    difference: Interval  # ours less the other
-    n_subjects: int
-    p_value: float  # Wilcoxon's signed-rank test, two-sided; 1 where nobody differs
-    effect: float  # matched-pairs rank-biserial correlation (Kerby 2014): 1 where everybody gains
-    holm_p_value: float = math.nan  # adjusted for the comparisons made with it
-
-    @property
-    def significant(self) -> bool:
-        return self.holm_p_value < ALPHA
-
-    def __str__(self) -> str:
-        d = self.difference
-        description = (
-            f"{self.ours} against {self.other}, paired over {self.n_subjects} people: {100 * d.mean:+.2f} points "
-            f"(95 % {100 * d.low:+.2f} to {100 * d.high:+.2f}), Wilcoxon p = {self.p_value:.3g}, Holm "
-            f"{self.holm_p_value:.3g}, rank-biserial {self.effect:+.2f}"
-        )
-        if self.n_subjects < MIN_SUBJECTS:
-            return f"{description}: of {self.n_subjects} people no difference could be significant"
-        return description if self.significant else f"{description}: not significant"
-
-
-def compare_paired(correct: pd.DataFrame, ours: str, others: Mapping[str, pd.Series]) -> list[PairedComparison]:
-    """Compare one source with several, with Holm's correction for as many.
-
-    Args:
-        correct: One row a recording: `subject`, and whether each source is right.
-        others: Name -> whether it is right, for the rows of `correct`.
-    """
-    return compare_pairs(correct.assign(**others), [(ours, name) for name in others])
-
-
-def compare_pairs(correct: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> list[PairedComparison]:
-    """Compare each pair's first source with its second, over people, with Holm's correction for all of them.
-
-    Args:
-        correct: One row a recording: `subject`, and whether each source is right.
-    """
-    comparisons = []
-    for ours, other in pairs:
-        differences = correct[ours].astype(float) - correct[other].astype(float)
-        values = [group.to_numpy() for _, group in differences.groupby(correct["subject"])]
-        p, effect = signed_rank(np.array([v.mean() for v in values]))
-        comparisons.append(PairedComparison(ours, other, _compute_interval(values, 0), len(values), p, effect))
-    adjusted = holm([one.p_value for one in comparisons])
-    return [replace(one, holm_p_value=p) for one, p in zip(comparisons, adjusted, strict=True)]
-
-
-def signed_rank(differences: np.ndarray) -> tuple[float, float]:
-    """(p value, rank-biserial correlation) of paired differences; people without one say nothing."""
-    nonzero = differences[np.abs(differences) > 1e-12]
-    if not len(nonzero):
-        return 1.0, 0.0
-    ranks = stats.rankdata(np.abs(nonzero))
-    effect = float((ranks * np.sign(nonzero)).sum() / ranks.sum())
-    result: Any = stats.wilcoxon(nonzero)
-    return float(result.pvalue), effect
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values (Holm 1979), in the order given."""
-    order, n = np.argsort(p_values), len(p_values)
-    adjusted = np.minimum(1.0, np.maximum.accumulate(np.arange(n, 0, -1) * np.array(p_values)[order]))
-    return adjusted[np.argsort(order)].tolist()
-
-
-def collect_fusion_baselines(correct: pd.DataFrame, modalities: Sequence[str]) -> dict[str, pd.Series]:
-    """What a fusion is compared with, each as whether it is right: every modality, the rules of fusion and stacking
-    where they are there, and the modality that is best for each person, chosen on the very recordings: a bar that no
-    single machine can reach."""
-    baselines = {source: correct[source] for source in (*modalities, *RULE_SOURCES, STACKING) if source in correct}
-    best_modality = compute_subject_accuracy(correct, list(modalities)).idxmax(axis=1)
-    column = pd.Index(modalities).get_indexer(pd.Index(correct["subject"].map(best_modality)))
-    correct_best = correct[list(modalities)].to_numpy(bool)[np.arange(len(correct)), column]
-    baselines["best single modality per subject"] = pd.Series(correct_best, index=correct.index)
-    return baselines
 
 
 def compute_subject_accuracy(correct: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
@@ -253,9 +174,3 @@ def compute_oracle_correct(correct: pd.DataFrame, modalities: Sequence[str]) -> 
 def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
     """Mean of the F1 scores of the classes that occur; a class that is never named has 0."""
     return float(f1_score(truth, guess, labels=np.unique(truth), average="macro"))
-
-
-def describe_significance(comparison: PairedComparison) -> str:
-    if comparison.n_subjects < MIN_SUBJECTS:
-        return f"of {comparison.n_subjects} people no difference could be significant"
-    return f"significant (Holm p < {ALPHA:g})" if comparison.significant else "not significant"

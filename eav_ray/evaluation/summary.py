@@ -15,7 +15,8 @@ import pandas as pd
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
-from eav_ray.evaluation import statistics
+from eav_ray.evaluation import comparisons, statistics
+from eav_ray.evaluation.comparisons import MIN_SUBJECTS, PairedComparison
 from eav_ray.evaluation.correctness import (
     count_rescues,
     list_combined_sources,
@@ -25,7 +26,6 @@ from eav_ray.evaluation.correctness import (
 from eav_ray.evaluation.fusion_claim import judge_fusion
 from eav_ray.evaluation.probability_calibration import average_windows_per_fold
 from eav_ray.evaluation.results_tree import ResultsTree
-from eav_ray.evaluation.statistics import describe_significance
 from eav_ray.training.metrics import (
     FRAMES_CORRECT_SUFFIX,
     RECORDING_COLUMNS,
@@ -33,6 +33,9 @@ from eav_ray.training.metrics import (
     compute_scores,
     predict_classes,
 )
+
+N_PERMUTATIONS = 9_999  # draws of a rank correlation; with few people all permutations are gone through
+
 
 MAX_WORST_SUBJECTS = 5  # people of whom more is said
 
@@ -49,7 +52,7 @@ def summarize_accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_class
     label = correct["label"].to_numpy()
     chance = {"level": 1 / n_classes, "band": statistics.CHANCE_BAND_COVERAGE}
     chance["low"], chance["high"] = statistics.compute_chance_band(len(correct), n_classes)
-    chance["balanced_low"], chance["balanced_high"] = statistics.compute_balanced_chance_band(label, n_classes)
+    chance["balanced_low"], chance["balanced_high"] = statistics.compute_balanced_chance_band(correct, n_classes)
     results: ResultsTree = {
         "n_subjects": int(correct["subject"].nunique()),
         "recordings": len(correct),
@@ -60,7 +63,7 @@ def summarize_accuracy(windows: pd.DataFrame, modalities: Sequence[str], n_class
     }
     for source in sources:
         guess = predict_classes(recordings, source)
-        mean = statistics.compute_bootstrap_interval(correct, source)
+        mean = statistics.compute_accuracy_interval(correct, source)
         balanced = statistics.compute_balanced_interval(correct, source)
         results["sources"][source] = {
             "mean": mean.mean,
@@ -123,11 +126,11 @@ def compare_sources(windows: pd.DataFrame, modalities: Sequence[str]) -> Results
     if len(modalities) < 2:
         return {"fusion": [], "modalities": [], "claim": None, "rescue": None}
     correct = mark_correct_recordings(windows, list_sources(modalities, windows))
-    baselines = statistics.collect_fusion_baselines(correct, modalities)
+    baselines = comparisons.collect_fusion_baselines(correct, modalities)
     pairs = combinations(list_sources(modalities)[: len(modalities)], 2)
     return {
-        "fusion": [comparison_to_dict(one) for one in statistics.compare_paired(correct, "fusion", baselines)],
-        "modalities": [comparison_to_dict(one) for one in statistics.compare_pairs(correct, pairs)],
+        "fusion": [_name_and_describe(one) for one in comparisons.compare_paired(correct, "fusion", baselines)],
+        "modalities": [_name_and_describe(one) for one in comparisons.compare_pairs(correct, pairs)],
         "claim": _summarize_claim(correct, modalities),
         "rescue": _summarize_rescues(correct, modalities, list_combined_sources(windows)),
     }
@@ -158,18 +161,8 @@ def _summarize_rescues(correct: pd.DataFrame, modalities: Sequence[str], sources
     return {"best_single": table.best_single, "n_wrong": table.n_wrong, "n_right": table.n_right, "sources": rows}
 
 
-def comparison_to_dict(comparison: statistics.PairedComparison) -> ResultsTree:
-    return {
-        "ours": comparison.ours,
-        "other": comparison.other,
-        "difference": comparison.difference.mean,
-        "interval": [comparison.difference.low, comparison.difference.high],
-        "n_subjects": comparison.n_subjects,
-        "p": comparison.p_value,
-        "holm": comparison.holm_p_value,
-        "effect": comparison.effect,
-        "verdict": describe_significance(comparison),
-    }
+def _name_and_describe(comparison: PairedComparison) -> ResultsTree:
+    return {"ours": comparison.ours, "other": comparison.other, **comparisons.comparison_to_dict(comparison)}
 
 
 def count_confusions(windows: pd.DataFrame, modalities: Sequence[str], n_classes: int) -> ResultsTree:
@@ -203,7 +196,7 @@ def summarize_modality_weights(windows: pd.DataFrame, modalities: Sequence[str],
     for m in modalities:
         subject_means = table.pivot_table(f"corrected.{m}", "subject", "label").dropna()
         varied = subject_means.nunique(axis=1).max() > 1  # of a plain mean, and of one that diverged, there is no test
-        if len(subject_means) >= statistics.MIN_SUBJECTS and subject_means.shape[1] > 2 and varied:
+        if len(subject_means) >= MIN_SUBJECTS and subject_means.shape[1] > 2 and varied:
             p = float(stats.friedmanchisquare(*subject_means.to_numpy().T).pvalue)
             results["classes_differ"][m] = {"n_subjects": len(subject_means), "p": p}
     return results
@@ -259,15 +252,38 @@ def correlate_signal_quality(
             if len(pairs) < 3:
                 continue
             constant = pairs[column].nunique() < 2 or pairs[source].nunique() < 2
-            too_few_subjects = len(pairs) < statistics.MIN_SUBJECTS
-            correlation: Any = None if constant or too_few_subjects else stats.spearmanr(pairs[column], pairs[source])
+            too_few_subjects = len(pairs) < MIN_SUBJECTS
             points = [[str(p), float(x), float(y)] for p, (x, y) in zip(pairs.index, pairs.to_numpy(), strict=True)]
-            rho, p = (None, None) if correlation is None else (float(correlation.statistic), float(correlation.pvalue))
-            correlations.append({"quality_measure": column, "source": source, "rho": rho, "p": p, "points": points})
+            rho, p = (None, None) if constant or too_few_subjects else _correlate_ranks(pairs[column], pairs[source])
+            verdict = "too few people" if too_few_subjects else "the same for everybody"
+            correlations.append(
+                {"quality_measure": column, "source": source, "rho": rho, "p": p, "verdict": verdict, "points": points}
+            )
     tested = [one for one in correlations if one["p"] is not None]
-    for one, p in zip(tested, statistics.holm([one["p"] for one in tested]), strict=True):
+    smallest = comparisons.holm([_smallest_permutation_p_value(len(one["points"])) for one in tested])
+    adjusted = comparisons.holm([one["p"] for one in tested])
+    for one, p, least in zip(tested, adjusted, smallest, strict=True):
         one["holm"] = p
+        one["verdict"] = comparisons.describe_verdict(p, least, len(one["points"]), len(tested))
     return correlations
+
+
+def _correlate_ranks(x: pd.Series, y: pd.Series) -> tuple[float, float]:
+    """Spearman's correlation and its p value by permutation: Student's t is far off with few people."""
+    scores_x, scores_y = stats.zscore(stats.rankdata(x)), stats.zscore(stats.rankdata(y))
+    test: Any = stats.permutation_test(
+        (scores_x,),
+        lambda drawn, axis: (drawn * scores_y).mean(axis),
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=N_PERMUTATIONS,
+        rng=np.random.default_rng(0),
+    )
+    return float(test.statistic), float(test.pvalue)
+
+
+def _smallest_permutation_p_value(n_subjects: int) -> float:
+    return 2 / min(math.factorial(n_subjects), N_PERMUTATIONS + 1)
 
 
 def summarize_worst_subjects(

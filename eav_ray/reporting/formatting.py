@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from eav_ray.evaluation.comparisons import format_subjects_wanted
+
 Format = str | Callable[[Any], str]  # a format specification, or a function
 
 PUBLISHED_LABEL = "published"
@@ -26,6 +28,9 @@ def format_points(difference: float | None, digits: int = 2) -> str:
 
 
 def format_interval(pair: Sequence[float | None], form: Format = format_percent) -> str:
+    """Format both ends; a dash stands for an interval that there is not: of one person, or of people who are equal."""
+    if pair[0] is None or pair[0] != pair[0]:
+        return MISSING
     return f"{apply_format(pair[0], form)} to {apply_format(pair[1], form)}"
 
 
@@ -59,8 +64,12 @@ def format_changes(changes: Mapping[str, Any] | None) -> str:
 
 # Columns of paired tests, as `html.build_table` takes them.
 TEST_COLUMNS: list[tuple[str, str, Format]] = [
+    ("better", "n_better", ""),
+    ("worse", "n_worse", ""),
+    ("equal", "n_equal", ""),
     ("Wilcoxon p", "p", ".3g"),
     ("Holm", "holm", ".3g"),
     ("rank-biserial", "effect", "+.2f"),
+    ("people wanted", "n_subjects_wanted", format_subjects_wanted),
     ("verdict", "verdict", ""),
 ]

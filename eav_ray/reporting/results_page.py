@@ -65,9 +65,10 @@ def _describe_result(results: ResultsTree) -> str:
     name, mean, interval = "accuracy", one["mean"], one["interval"]
     if scores["unequal"]:
         name, mean, interval = "balanced accuracy", one["balanced"], one["balanced_interval"]
+    bounds = "no interval" if None in interval else f"95 % {format_interval(interval)}"
     within_chance = "; this is inside the band of chance" if one["inside_chance"] else ""
     return (
-        f"{main_source}: {name} {format_percent(mean)} % (95 % {format_interval(interval)}) over "
+        f"{main_source}: {name} {format_percent(mean)} % ({bounds}) over "
         f"{scores['recordings']} recordings of {scores['n_subjects']} people {results['separation']}; access to them "
         f"{results['access']['level']}; chance {format_percent(scores['chance']['level'])} %{within_chance}."
     )

@@ -9,16 +9,11 @@ import pandas as pd
 
 from eav_ray.data.splits import CROSS_SUBJECT_PROTOCOLS, Split
 from eav_ray.evaluation import statistics
-from eav_ray.evaluation.correctness import (
-    COMBINED_SOURCES,
-    compare_fusion,
-    count_rescues,
-    list_sources,
-    mark_correct_recordings,
-)
+from eav_ray.evaluation.comparisons import MIN_SUBJECTS, collect_fusion_baselines, compare_paired
+from eav_ray.evaluation.correctness import COMBINED_SOURCES, count_rescues, list_sources, mark_correct_recordings
 from eav_ray.evaluation.fusion_claim import judge_fusion
 from eav_ray.evaluation.summary import SearchOptimism
-from eav_ray.reporting.formatting import format_changes, format_percent
+from eav_ray.reporting.formatting import format_changes, format_interval, format_percent
 from eav_ray.reporting.html import Column, Table, build_table
 from eav_ray.training.metrics import RECORDING_COLUMNS
 
@@ -105,13 +100,15 @@ def format_protocol_table(
 
 
 def format_fusion_comparison(correct: pd.DataFrame, modalities: Sequence[str]) -> str:
-    """Lines on the fusion beside the best single modality and the better rule: counts, and whether it helps.
+    """Format what a fusion rescues and loses, and whether it helps; of one person its comparisons too, as nothing else
+    has them.
 
     Args:
         correct: As `correctness.mark_correct_recordings` makes it, of two modalities or more.
     """
-    lines = [*compare_fusion(correct, modalities), count_rescues(correct, modalities, COMBINED_SOURCES)]
-    return "\n".join(map(str, [*lines, judge_fusion(correct, modalities)]))
+    claim = judge_fusion(correct, modalities)
+    alone = claim.comparisons if correct["subject"].nunique() == 1 else []
+    return "\n".join(map(str, [*alone, count_rescues(correct, modalities, COMBINED_SOURCES), claim]))
 
 
 def format_optimism(folds: dict[int, SearchOptimism]) -> str:
@@ -146,26 +143,23 @@ def format_statistics(correct: pd.DataFrame, modalities: Sequence[str], n_classe
     n_subjects, n_recordings, labels = correct["subject"].nunique(), len(correct), correct["label"].to_numpy()
     low, high = statistics.compute_chance_band(n_recordings, n_classes)
     coverage = f"{100 * statistics.CHANCE_BAND_COVERAGE:.1f} %"
-    lines = [
-        f"intervals: bootstrap over {n_subjects} people and their {n_recordings} recordings, "
-        f"{statistics.N_BOOTSTRAP_DRAWS:,} draws"
-    ]
+    lines = [f"intervals: Student's t over {n_subjects} people, each with the mean of their recordings"]
+    if n_subjects == 1:
+        lines = [f"no intervals: {n_recordings} recordings of one person say nothing of other people"]
     for source in [c for c in correct.columns if c not in (*RECORDING_COLUMNS, "label")]:
-        bounds = statistics.compute_bootstrap_interval(correct, source)
+        bounds = statistics.compute_accuracy_interval(correct, source)
         is_within_chance = statistics.is_within_chance(correct, source, n_classes)
         chance_note = f"; inside the {coverage} band of chance" if is_within_chance else ""
-        lines.append(f"{source:16}    95 % {100 * bounds.low:6.2f} to {100 * bounds.high:6.2f}{chance_note}")
+        ends = format_interval((bounds.low, bounds.high), lambda share: f"{100 * share:6.2f}")
+        lines.append(f"{source:16}    95 % {ends}{chance_note}")
     lines.append(f"{'chance':16}  {coverage} {100 * low:6.2f} to {100 * high:6.2f}")
     if statistics.has_unequal_classes(labels, n_classes):
-        low, high = statistics.compute_balanced_chance_band(labels, n_classes)
+        low, high = statistics.compute_balanced_chance_band(correct, n_classes)
         lines.append(f"classes are unequal: judged by balanced accuracy, chance {100 * low:.2f} to {100 * high:.2f}")
     if len(modalities) > 1:
         oracle = 100 * float(statistics.compute_oracle_correct(correct, modalities).mean())
         lines.append(f"{'oracle':16}{oracle:8.2f}, right where any modality is")
-        if n_subjects < statistics.MIN_SUBJECTS:
-            least = statistics.MIN_SUBJECTS
-            lines.append(f"{n_subjects} people are too few for a test over people, which wants {least}")
-        else:
-            baselines = statistics.collect_fusion_baselines(correct, modalities)
-            lines += map(str, statistics.compare_paired(correct, "fusion", baselines))
+        if n_subjects < MIN_SUBJECTS:
+            lines.append(f"{n_subjects} people are too few for a test over people, which wants {MIN_SUBJECTS}: counts")
+        lines += map(str, compare_paired(correct, "fusion", collect_fusion_baselines(correct, modalities)))
     return "\n".join(lines)

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from eav_ray.config import Experiment, override
-from eav_ray.evaluation import ablation, statistics
+from eav_ray.evaluation import ablation
 from eav_ray.evaluation.ablation_variants import BASE_VARIANT, AblationVariant, build_ablation_variants
-from eav_ray.evaluation.statistics import compare_paired, compute_bootstrap_interval, holm
+from eav_ray.evaluation.comparisons import compare_paired, holm
+from eav_ray.evaluation.statistics import compute_accuracy_interval
 from eav_ray.reporting.html import Page
 from eav_ray.reporting.sections import ablation as sections_ablation
 from eav_ray.reporting.sections import cost
@@ -18,11 +19,6 @@ from eav_ray.reporting.sections import cost
 E = override(Experiment(), {"data.modalities": ["audio", "eeg"]})
 PARTS = ("subsets", "dropout", "sizes")
 HARDWARE = {"device": "a machine", "threads": 1, "workers": 2, "gpus": 0, "cores": 2, "load": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "N_BOOTSTRAP_DRAWS", 100)
 
 
 def made() -> list[AblationVariant]:
@@ -76,7 +72,7 @@ def test_accuracies_and_differences_are_those_of_the_statistics_of_recordings_an
     found = tree(table)
     one = table[table["window"] == 0].assign(right=lambda t: t["fusion.logit_1"] == t["label"])
     wide = one.pivot(index=["subject", "recording"], columns="variant", values="right").reset_index()
-    expected = compute_bootstrap_interval(wide, "eeg")
+    expected = compute_accuracy_interval(wide, "eeg")
     eeg = entry(found, "eeg")
     assert (eeg["accuracy"]["mean"], eeg["accuracy"]["low"]) == (expected.mean, expected.low)
     assert eeg["balanced_accuracy"] == pytest.approx(wide["eeg"].groupby(np.arange(len(wide)) % 20 % 2).mean().mean())
@@ -122,12 +118,29 @@ def test_a_variant_without_predictions_is_named_and_the_rest_compared() -> None:
     assert not any(side == "eeg" for pair in found["worn"] for side in (pair["with"], pair["without"]))
 
 
-@pytest.mark.parametrize("subjects", [1, 3])
+@pytest.mark.parametrize("subjects", [2, 5])
 def test_of_few_people_nothing_is_called_significant(subjects: int) -> None:
     found = tree(predictions({BASE_VARIANT: 1.0, "eeg": 0.0}, subjects=subjects))
     eeg = entry(found, "eeg")["comparison"]
     assert not eeg["significant"] and eeg["verdict"] == f"of {subjects} people no difference could be significant"
+    assert (eeg["n_better"], eeg["n_worse"], eeg["n_equal"], eeg["p_value"]) == (0, subjects, 0, None)
     assert "no difference could be significant" in sections_ablation.format_ablation(found)
+
+
+def test_of_one_person_there_is_a_page_without_intervals() -> None:
+    found = tree(predictions({BASE_VARIANT: 0.9, "eeg": 0.3}, subjects=1))
+    assert entry(found, "eeg")["accuracy"]["low"] is None and entry(found, "eeg")["comparison"]["low"] is None
+    assert "of 1 person no difference could be significant" in render(found)
+
+
+def test_of_seven_people_so_many_comparisons_could_not_be_significant() -> None:
+    """Seven who all gain have p = 1 / 64: enough for 3 comparisons, and too little for 4."""
+    rates = {BASE_VARIANT: 1.0, "eeg": 0.0}
+    subsets = [v["comparison"] for v in tree(predictions(rates, subjects=7))["variants"] if v["group"] == "subsets"]
+    assert {c["verdict"] for c in subsets if c} == {
+        "of 7 people no difference could be significant among 4 comparisons"
+    }
+    assert entry(tree(predictions(rates, subjects=8)), "eeg")["comparison"]["significant"]
 
 
 def test_what_eeg_adds_is_each_set_with_it_against_the_same_without() -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eav_ray.evaluation import statistics
 from eav_ray.evaluation.robustness import build_robustness_results
 from eav_ray.reporting.html import Page
 from eav_ray.reporting.sections.robustness import build_robustness_sections, describe_weight_changes, format_robustness
@@ -15,12 +14,6 @@ from eav_ray.reporting.sections.robustness import build_robustness_sections, des
 NAMES = ["audio", "eeg"]
 FACTS = {"recordings_description": "the test side", "seed": 0}
 N_CLASSES, PER_SUBJECT, WINDOWS = 5, 20, 2
-
-
-@pytest.fixture(autouse=True)
-def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals of fewer draws are soon made."""
-    monkeypatch.setattr(statistics, "N_BOOTSTRAP_DRAWS", 500)
 
 
 def table(n_subjects: int, right: float, weight: float, *, heard: float = 1.0, noise: float = 0.02) -> pd.DataFrame:
@@ -78,22 +71,25 @@ def test_an_area_is_1_where_nothing_is_lost_and_the_mean_accuracy_of_its_steps()
     assert muscle["mean_accuracy"] == pytest.approx((0.8 / 2 + 0.6 + 0.2 / 2) / 2)
     assert muscle["relative_to_clean"] == pytest.approx(muscle["mean_accuracy"] / 0.8)
     assert [c["sources"]["fusion"]["accuracy"] for c in tree["conditions"][3:]] == pytest.approx([0.6, 0.2])
-    clean = tree["conditions"][0]["sources"]["fusion"]
-    assert clean["low"] < clean["accuracy"] < clean["high"]
+
+
+def test_accuracy_has_an_interval_where_people_differ_and_none_where_they_do_not() -> None:
+    assert build_results()["conditions"][0]["sources"]["fusion"]["low"] is None
+    good, bad = table(8, 0.9, 0.5), table(8, 0.7, 0.5)
+    differ = pd.concat([good[good["subject"] < "p4"], bad[bad["subject"] >= "p4"]])
+    tree = build_robustness_results({"clean.0": differ}, [condition("clean", 0)], NAMES, N_CLASSES, FACTS)
+    score = tree["conditions"][0]["sources"]["fusion"]
+    assert score["accuracy"] == pytest.approx(0.8) and 0.65 < score["low"] < 0.75 < 0.85 < score["high"] < 0.95
 
 
 def test_a_weight_that_falls_is_said_to_fall_over_subjects() -> None:
     tree = build_results(pink=[table(8, 0.7, 0.45), table(8, 0.6, 0.3)])
     found = find_change(tree)
-    assert found["verdict"] == "falls" and (found["paired_over"], found["n"], found["severity"]) == ("subjects", 8, 2)
-    assert (
-        found["difference"] == pytest.approx(-0.2, abs=0.02)
-        and found["low"] < found["difference"] < found["high"] < -0.1
-    )
+    assert found["verdict"] == "falls" and (found["n_worse"], found["n_subjects"], found["severity"]) == (8, 8, 2)
+    assert found["difference"] == pytest.approx(-0.2, abs=0.02)
+    assert found["interval"][0] < found["difference"] < found["interval"][1] < -0.1
     assert found["p"] == pytest.approx(2 / 2**8) and found["effect"] == -1
-    assert "falls in 1 of 1 kinds" in describe_weight_changes(tree) and "over 8 subjects" in describe_weight_changes(
-        tree
-    )
+    assert "falls in 1 of 1 kinds" in describe_weight_changes(tree) and "over 8 people" in describe_weight_changes(tree)
 
 
 def test_a_weight_that_does_not_fall_is_said_not_to() -> None:
@@ -114,27 +110,24 @@ def test_the_more_kinds_are_tested_the_more_each_must_show() -> None:
     assert find_change(tree)["holm"] == pytest.approx(3 * find_change(tree)["p"])
 
 
-def test_of_few_people_the_recordings_are_paired_and_it_is_said() -> None:
-    tree = build_results(3, pink=[table(3, 0.6, 0.3)])
-    assert (find_change(tree)["paired_over"], find_change(tree)["n"]) == ("recordings", 3 * PER_SUBJECT)
-    assert "fewer than 6 people" in describe_weight_changes(tree)
+def test_of_few_people_it_is_counted_and_no_fall_is_claimed() -> None:
+    """However sure it is over recordings: these people are three."""
+    tree = build_results(3, pink=[table(3, 0.6, 0.3)], muscle=[table(3, 0.6, 0.6)])
+    found = find_change(tree)
+    assert (found["n_subjects"], found["n_worse"], found["p"], found["holm"]) == (3, 3, None, None)
+    assert found["verdict"] == "of 3 people no difference could be significant"
+    reported = describe_weight_changes(tree)
+    assert "falls in 0 of 2 kinds" in reported and "eeg.pink (lower in 3 of 3 people)" in reported
+    assert "eeg.muscle (lower in 0 of 3 people)" in reported
+    assert found["verdict"] in format_robustness(tree) and found["verdict"] in render(tree)
 
 
-def test_what_only_one_of_three_people_shows_is_not_significant() -> None:
-    """However sure it is over recordings: the interval draws people."""
-    made = table(3, 0.8, 0.5, noise=0.001)
-    made["corrected.eeg"] += np.where(made["subject"] == "p0", -0.2, -0.002)
-    same = table(3, 0.8, 0.5, noise=0.001)
-    same["corrected.eeg"] += np.where(same["subject"] == "p0", 0, 0.0045)
-    conditions = [condition("clean", 0), condition("eeg.pink", 1)]
-    tree = build_robustness_results({"clean.0": same, "eeg.pink.1": made}, conditions, NAMES, N_CLASSES, FACTS)
-    assert find_change(tree)["holm"] < 1e-6 and find_change(tree)["verdict"] == "falls"  # all fall, if by little
-    made.loc[made["subject"] == "p1", "corrected.eeg"] += 0.008
-    tree = build_robustness_results({"clean.0": same, "eeg.pink.1": made}, conditions, NAMES, N_CLASSES, FACTS)
-    assert (
-        find_change(tree)["holm"] < 0.05 < find_change(tree)["high"] + 0.05
-        and find_change(tree)["verdict"] == "not significant"
-    )
+def test_so_many_kinds_that_no_fall_could_be_significant_are_not_called_still() -> None:
+    """Eight people who all fall have p = 1 / 128: enough for 6 kinds, and too little for 7."""
+    few, many = (build_results(**{f"kind{k}": [table(8, 0.6, 0.3)] for k in range(n)}) for n in (6, 7))
+    assert find_change(few, "eeg.kind0")["verdict"] == "falls"
+    verdict = "of 8 people no difference could be significant among 7 comparisons"
+    assert find_change(many, "eeg.kind0")["verdict"] == verdict and verdict in describe_weight_changes(many)
 
 
 def test_a_modality_that_is_masked_says_nothing_of_its_weight() -> None:

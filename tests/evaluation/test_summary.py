@@ -10,9 +10,10 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, confusion_matrix, log_loss
 
 from eav_ray.evaluation import protocol_comparison, results_tree, statistics, summary
+from eav_ray.evaluation.comparisons import compare_pairs
 from eav_ray.evaluation.correctness import mark_correct_recordings
 from eav_ray.evaluation.probability_calibration import compute_reliability, fit_temperature, summarize_calibration
-from eav_ray.evaluation.statistics import compare_pairs, compute_balanced_interval
+from eav_ray.evaluation.statistics import compute_balanced_interval
 from eav_ray.reporting import tables as reporting_tables
 from eav_ray.training.metrics import average_per_recording, predict_classes
 from tests.helpers.predictions import CLASSES, MODALITIES, draw_predictions
@@ -110,9 +111,14 @@ def test_naming_the_largest_class_is_called_guessing(skill: float) -> None:
 
 
 def test_the_band_of_balanced_accuracy_is_the_binomial_one_where_classes_are_equal() -> None:
-    equal = statistics.compute_balanced_chance_band(np.arange(200) % 5, 5)
-    assert equal == pytest.approx(statistics.compute_chance_band(200, 5), abs=0.006)
-    wider = statistics.compute_balanced_chance_band(np.repeat([0, 1], [190, 10]), 2)
+    def compute_band(label: np.ndarray, n_subjects: int, n_classes: int) -> tuple[float, float]:
+        table = pd.DataFrame({"subject": np.arange(len(label)) // (len(label) // n_subjects), "label": label})
+        return statistics.compute_balanced_chance_band(table, n_classes)
+
+    for n_subjects in (1, 4):
+        equal = compute_band(np.arange(200) % 5, n_subjects, 5)
+        assert equal == pytest.approx(statistics.compute_chance_band(200, 5), abs=0.006)
+    wider = compute_band(np.repeat([0, 1], [190, 10]), 1, 2)
     assert wider[1] - wider[0] > 1.5 * (
         statistics.compute_chance_band(200, 2)[1] - statistics.compute_chance_band(200, 2)[0]
     )

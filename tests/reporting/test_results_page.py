@@ -14,7 +14,7 @@ from eav_ray.evaluation import probability_calibration, protocol_comparison, res
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
 from eav_ray.reporting.model_card import render_model_card
-from eav_ray.reporting.results_page import render_results_page
+from eav_ray.reporting.results_page import RESULTS_FORMAT, render_results_page
 from tests.helpers.browser import find_faults, measure_smallest_text, open_page
 from tests.helpers.predictions import CLASSES, MODALITIES, draw_predictions
 
@@ -33,7 +33,7 @@ def build_tree(modalities: list[str] = MODALITIES, subjects: int = 8) -> Results
     checks = [{"fold": n, "name": "model selection", "passed": True, "detail": "a<b>"} for n in range(2)]
     rows = summary.summarize_subjects(table, modalities)
     tree: ResultsTree = {
-        "format": 2,
+        "format": RESULTS_FORMAT,
         "title": "t<1>",
         "description": "about & more",
         "separation": "that were never trained on",

@@ -1,11 +1,10 @@
-"""Fusion is compared with the best single modality on the same recordings, and what is missing is never right."""
+"""Tables show what their recordings say, and what is missing is never right."""
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from eav_ray.config import MODALITIES
-from eav_ray.evaluation.correctness import compare_fusion, count_rescues, list_sources, mark_correct_recordings
+from eav_ray.evaluation.correctness import count_rescues, list_sources, mark_correct_recordings
 from eav_ray.evaluation.statistics import compute_subject_accuracy
 from eav_ray.reporting.tables import (
     MAX_FOLD_LINES,
@@ -73,28 +72,6 @@ def of(**columns: list[int]) -> pd.DataFrame:
 WRONG = [0] * 8  # of rules that nothing is compared with
 
 
-def test_the_comparison_is_paired_with_the_best_single_modality_and_the_better_rule() -> None:
-    correct = of(
-        fusion=[1, 1, 1, 1, 0, 0, 1, 1],
-        eeg=[0, 0, 0, 0, 0, 0, 0, 1],
-        audio=[1, 1, 0, 0, 1, 0, 1, 0],
-        mean_probability=[1, 0, 0, 0, 0, 0, 0, 0],
-        product=[1, 1, 1, 1, 1, 1, 0, 0],
-    )
-    found, rule = compare_fusion(correct, ["eeg", "audio"])
-    assert found.other == "audio" and (found.fusion_only, found.other_only) == (3, 1)
-    assert found.p_value == pytest.approx(2 * (1 + 4) / 2**4)  # both tails of 4 fair coins, 3 or more of a kind
-    assert rule.other == "product" and (rule.fusion_only, rule.other_only, rule.p_value) == (2, 2, 1.0)
-    shuffled = correct.assign(fusion=correct["fusion"].to_numpy()[::-1])
-    assert compare_fusion(shuffled, ["eeg", "audio"])[0].fusion_only != found.fusion_only  # equal accuracy, other pairs
-
-
-def test_equal_answers_differ_in_nothing() -> None:
-    answers = [1, 0, 1, 1, 0, 1, 0, 0]
-    for one in compare_fusion(of(fusion=answers, eeg=answers, mean_probability=WRONG, product=answers), ["eeg"]):
-        assert (one.fusion_only, one.other_only, one.p_value) == (0, 0, 1.0)
-
-
 def test_what_a_source_rescues_and_loses_adds_up_to_its_gain() -> None:
     correct = of(
         fusion=[1, 1, 1, 0, 0, 0, 1, 1],
@@ -151,13 +128,24 @@ def test_the_table_of_a_protocol_has_the_numbers_of_all_folds_together_and_of_ea
         assert line.split() == [source, f"{subjects[source].mean():.2f}", f"{subjects[source].std(ddof=1):.2f}"]
     assert lines[1 + n].split() == ["chance", "33.33"]
     compared = format_fusion_comparison(correct, NAMES).splitlines()
-    assert lines[2 + n : 6 + n] == compared and all("McNemar" in line for line in compared[:2])
+    assert lines[2 + n : 4 + n] == compared and "rescued" in compared[0] and "cannot be said of 4 people" in compared[1]
     start = next(n for n, line in enumerate(lines) if line.split() == ["fold", "people", *SOURCES])
-    assert lines[6 + n : start] == format_statistics(correct, NAMES, N_CLASSES).splitlines()
+    assert lines[4 + n : start] == format_statistics(correct, NAMES, N_CLASSES).splitlines()
     for number, line in enumerate(lines[start + 1 :]):
         own = [f"{subjects.loc[f'p{number}', s]:.2f}" for s in SOURCES]
         assert line.split() == [str(number), f"p{number}", *own]
     assert len(lines) == start + 5
+
+
+def test_of_one_person_the_fusion_is_counted_against_the_best_modality() -> None:
+    table = folds(1)
+    lines = format_protocol_table(table, NAMES, N_CLASSES, {}).splitlines()
+    n = 2 + len(SOURCES)
+    compared = format_fusion_comparison(mark_correct_recordings(table, SOURCES), NAMES).splitlines()
+    assert lines[n : n + 4] == compared
+    for line in compared[:2]:
+        assert "no interval" in line and "of 1 person no difference could be significant" in line
+    assert "cannot be said of 1 person" in compared[3]
 
 
 def test_a_fold_of_several_people_is_the_mean_over_them() -> None:
@@ -176,7 +164,7 @@ def test_many_folds_have_no_line_each() -> None:
 
 def test_one_modality_alone_is_compared_with_nothing() -> None:
     table = format_protocol_table(folds(2), ["eeg"], N_CLASSES, {})
-    assert not any(word in table for word in ("fusion", "product", "McNemar", "oracle"))
+    assert not any(word in table for word in ("fusion", "product", "paired", "oracle"))
     first = [line.split()[0] for line in table.splitlines()[1:]]
     assert first == ["eeg", "chance", "intervals:", "eeg", "chance", "fold", "0", "1"]
 

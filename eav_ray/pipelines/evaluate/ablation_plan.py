@@ -9,7 +9,7 @@ from eav_ray.evaluation.ablation_variants import AblationVariant
 from eav_ray.pipelines.train.cross_validation import PlannedFold, plan_cv_folds
 from eav_ray.training.run_spec import plan_runs
 
-FORMAT = 1  # raise when what is kept of an ablation changes
+FORMAT = 2  # raise when what is kept of an ablation changes
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation.compatibility import check_preprocessing, match_dataset_channels
 from eav_ray.evaluation.correctness import COMBINED_SOURCES, list_sources, mark_correct_recordings
+from eav_ray.evaluation.statistics import compute_balanced_accuracy
 from eav_ray.reporting import tables
 from eav_ray.reporting.tables import MAX_FOLD_LINES, format_accuracy_table
 from eav_ray.training.checkpoint import OpenedCheckpoint
-from eav_ray.training.metrics import LOGIT_PREFIX, WINDOW_COLUMNS, combine_by_rules, compute_scores
+from eav_ray.training.metrics import LOGIT_PREFIX, WINDOW_COLUMNS, combine_by_rules
 
 
 @dataclass(frozen=True)
@@ -217,13 +218,9 @@ def restrict_to_classes(
     return pd.DataFrame(columns)
 
 
-def _format_result(
-    predictions: pd.DataFrame, correct: pd.DataFrame, sources: list[str], shown: Sequence[str], n_classes: int
-) -> list[str]:
+def _format_result(correct: pd.DataFrame, sources: list[str], shown: Sequence[str], n_classes: int) -> list[str]:
     n_subjects = correct["subject"].nunique()
-    shares = ", ".join(
-        f"{s} {100 * compute_scores(predictions, s)['recording_balanced_accuracy']:.2f}" for s in sources
-    )
+    shares = ", ".join(f"{s} {100 * compute_balanced_accuracy(correct, s):.2f}" for s in sources)
     return [
         f"accuracy in percent, {len(correct)} recordings of {n_subjects} people of the other data set",
         format_accuracy_table(correct, sources, n_classes, {}, subject_columns=n_subjects <= MAX_FOLD_LINES),

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from eav_ray.config import get_modality_info
 from eav_ray.evaluation.ablation_variants import ABLATION_PARTS, format_subset_name
+from eav_ray.evaluation.comparisons import format_subjects_wanted
 from eav_ray.reporting.figures import add_legend, make_axes
 from eav_ray.reporting.formatting import (
     format_bounds,
@@ -46,9 +47,13 @@ GROUP_COLUMNS: list[Column] = [
     ("difference, points", "mean", format_short_points),
     ("95 % of it", "comparison", format_point_bounds),
     ("against", "other", ""),
+    ("better", "n_better", ""),
+    ("worse", "n_worse", ""),
+    ("equal", "n_equal", ""),
     ("p", "p_value", ".3g"),
     ("Holm", "holm", ".3g"),
     ("rank-biserial", "effect", "+.2f"),
+    ("people wanted", "n_subjects_wanted", format_subjects_wanted),
     ("", "verdict", ""),
 ]
 TERMINAL_COLUMNS: list[Column] = [
@@ -130,13 +135,14 @@ def _plot_subsets(variants: list[dict[str, Any]]) -> Figure:
     axes.plot([], [], color="0.3", lw=1, label="whole")
     axes.set_yticks(range(len(rows)), [format_subset_name(r) for r in rows])
     axes.invert_yaxis()
-    axes.set(xlabel="accuracy of recordings, %; 95 % intervals over people and recordings")
+    axes.set(xlabel="accuracy of recordings, %; 95 % intervals over people")
     add_legend(axes, fontsize=8, ncols=3)
     return figure
 
 
 def _plot_interval(axes: Axes, interval: dict[str, Any], at: float, color: str, marker: str) -> None:
-    axes.plot([100 * interval["low"], 100 * interval["high"]], [at, at], color=color, lw=1.4)
+    if interval["low"] is not None:
+        axes.plot([100 * interval["low"], 100 * interval["high"]], [at, at], color=color, lw=1.4)
     axes.plot([100 * interval["mean"]], [at], marker, color=color, ms=5)
 
 
@@ -155,7 +161,7 @@ def _plot_forest(compared: list[dict[str, Any]]) -> Figure:
     axes.axvline(0, color="0.3", lw=1)
     axes.set_yticks(range(len(compared)), [v["name"] for v in compared], fontsize=8)
     axes.invert_yaxis()
-    axes.set(xlabel="difference, points; grey: not significant", ylim=(len(compared) - 0.4, -0.6))
+    axes.set(xlabel="difference, points; grey: no significant one", ylim=(len(compared) - 0.4, -0.6))
     return figure
 
 

@@ -25,9 +25,13 @@ def build_accuracy(results: ResultsTree) -> Section:
         ("macro-F1", "macro_f1", format_percent),
         *UNIT_COLUMNS,
     ]
+    n_subjects = accuracy["n_subjects"]
+    intervals = f"intervals by Student's t over {n_subjects} people, each with the mean of their recordings"
+    if n_subjects == 1:
+        intervals = "no intervals: recordings of one person say nothing of other people"
     sentences = [
-        f"Percent. Mean and SD over people; intervals by a bootstrap over {accuracy['n_subjects']} people and their "
-        f"{accuracy['recordings']} recordings, never over windows. Chance is {format_percent(chance['level'])}; "
+        f"Percent. Mean and SD over people; {intervals} ({accuracy['recordings']} in all). Balanced: the mean over "
+        f"classes of their recall, which is the mean over people. Chance is {format_percent(chance['level'])}; "
         f"guessing stays between {format_percent(chance['low'])} and {format_percent(chance['high'])} in "
         f"{100 * chance['band']:.1f} % of the cases (binomial over recordings)."
     ]
@@ -85,9 +89,10 @@ def build_comparisons(results: ResultsTree) -> Section | None:
     if not tables:
         return None
     note = Note(
-        "Paired over people: Wilcoxon's signed-rank test, two-sided, Holm's correction within each table. The best "
-        "single modality per subject is chosen with its test labels, so it is an upper bound that no honest choice "
-        "reaches."
+        "Paired over people: Wilcoxon's signed-rank test, exact, two-sided, from 6 people on, Holm's correction within "
+        "each table; intervals by Student's t over people. People wanted: with so many a difference of this size would "
+        "be found with a power of 0.8 (one comparison, two-sided 0.05). The best single modality per subject is chosen "
+        "with its test labels, so it is an upper bound that no honest choice reaches."
     )
     claim, rescue = results["comparisons"]["claim"], results["comparisons"]["rescue"]
     return Section(

@@ -3,7 +3,6 @@
 from eav_ray.config import MODALITIES, select_worn_modalities
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.evaluation.results_tree import ResultsTree
-from eav_ray.evaluation.statistics import ALPHA, MIN_SUBJECTS
 from eav_ray.reporting import figures
 from eav_ray.reporting.formatting import format_percent, format_points
 from eav_ray.reporting.html import Drawing, Folded, Note, Section, Table, build_table
@@ -93,11 +92,7 @@ def build_signal_quality(results: ResultsTree) -> Section:
     worn_columns = [c for m in select_worn_modalities(MODALITIES) for c in get_modality(m).quality_columns]
     for one in results["quality"]:
         n_subjects, name = len(one["points"]), one["quality_measure"].replace("_", " ")
-        if one["rho"] is not None:
-            verdict = "significant" if one["holm"] < ALPHA else "not significant"
-        else:
-            verdict = "too few people" if n_subjects < MIN_SUBJECTS else "the same for everybody"
-        rows.append(one | {"name": name, "n_subjects": n_subjects, "verdict": verdict})
+        rows.append(one | {"name": name, "n_subjects": n_subjects})
         if one["rho"] is not None and one["quality_measure"] in worn_columns:
             caption = f"{name} against accuracy of {one['source']}, a dot a person."
             drawings.append(Drawing(figures.plot_signal_quality(one, one["source"]), caption))
@@ -110,7 +105,9 @@ def build_signal_quality(results: ResultsTree) -> Section:
         ("Holm", "holm", ".3g"),
         ("verdict", "verdict", ""),
     ]
-    note = Note("Means over each person's tested recordings, as preprocessing measured them.")
+    note = Note(
+        "Means over each person's tested recordings, as preprocessing measured them; p by permutation of people."
+    )
     return Section("Signal quality against accuracy", [build_table(rows, columns, left=True), note, *drawings])
 
 

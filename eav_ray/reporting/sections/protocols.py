@@ -2,7 +2,7 @@
 
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
-from eav_ray.reporting.formatting import PUBLISHED_LABEL, TEST_COLUMNS, format_percent, format_points
+from eav_ray.reporting.formatting import PUBLISHED_LABEL, TEST_COLUMNS, format_interval, format_percent, format_points
 from eav_ray.reporting.html import Drawing, Note, Part, Section, build_table
 from eav_ray.reporting.sections.accuracy import UNIT_COLUMNS
 
@@ -36,6 +36,7 @@ def build_protocols(results: ResultsTree) -> Section:
             ("source", "source", ""),
             ("people", "n_subjects", ""),
             ("points", "difference", format_points),
+            ("95 % interval", "interval", lambda pair: format_interval(pair, format_points)),
             *TEST_COLUMNS,
         ]
         parts.append(build_table(rows, columns, left=True, title="What a protocol adds"))
@@ -53,6 +54,7 @@ def build_reference(results: ResultsTree) -> Section:
         ("ours", "mean", format_percent),
         (PUBLISHED_LABEL, "published", format_percent),
         ("points", "difference", format_points),
+        ("95 % interval", "interval", lambda pair: format_interval(pair, format_points)),
         *TEST_COLUMNS,
     ]
     note = Note(f"Published: {reference['source']}. Paired over people. {reference['note']}")

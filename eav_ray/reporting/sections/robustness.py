@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eav_ray.config import get_modality_info
+from eav_ray.evaluation.comparisons import format_subjects_wanted
 from eav_ray.evaluation.results_tree import ResultsTree
-from eav_ray.evaluation.robustness import MIN_USABLE_SHARE
+from eav_ray.evaluation.robustness import MIN_USABLE_SHARE, NOT_TESTABLE
 from eav_ray.reporting.figures import choose_color, make_panels
-from eav_ray.reporting.formatting import apply_format, format_bounds, format_short_percent
+from eav_ray.reporting.formatting import apply_format, format_bounds, format_interval, format_short_percent
 from eav_ray.reporting.html import Drawing, Section, Table, build_table
 
 # Of what combines modalities.
@@ -85,27 +86,36 @@ def describe_weight_changes(results: ResultsTree) -> str:
     changes = [c for c in results["weight_changes"] if c["weight"] == "corrected"]
     if not changes:
         return "One modality has no weights to test." if len(results["modalities"]) < 2 else ""
-    tested = [c for c in changes if c["p"] is not None]
-    if tested and all(abs(c["difference"]) < 1e-9 for c in tested):
+    measured = [c for c in changes if c["verdict"] != NOT_TESTABLE]
+    if measured and all(abs(c["difference"]) < 1e-9 for c in measured):
         return "The weights do not depend on the input: this fusion gives every modality that is there the same."
     kinds_by_verdict: dict[str, list[str]] = {}
     for c in changes:
         kinds_by_verdict.setdefault(c["verdict"], []).append(c["kind"])
     falls = len(kinds_by_verdict.get("falls", []))
-    clauses = [f"The weight of the corrupted modality falls in {falls} of {len(tested)} kinds of corruption"]
-    for verdict, form in (
-        ("not significant", "does not fall significantly in {}"),
-        ("rises", "RISES in {}"),
-        ("not testable", "is not testable in {}, as it was not there, or preprocessing refused most of it"),
-    ):
-        if verdict in kinds_by_verdict:
-            clauses.append(form.format(", ".join(kinds_by_verdict[verdict])))
+    clauses = [f"The weight of the corrupted modality falls in {falls} of {len(measured)} kinds of corruption"]
+    forms = {
+        "falls": "",
+        "not significant": "does not fall significantly in {}",
+        "rises": "RISES in {}",
+        NOT_TESTABLE: "is not testable in {}, as it was not there, or preprocessing refused most of it",
+    }
+    clauses += [
+        form.format(", ".join(kinds_by_verdict[verdict]))
+        for verdict, form in forms.items()
+        if form and verdict in kinds_by_verdict
+    ]
+    for verdict in [v for v in kinds_by_verdict if v not in forms]:  # too few people
+        counted = [
+            f"{c['kind']} (lower in {c['n_worse']} of {c['n_subjects']} people)"
+            for c in measured
+            if c["verdict"] == verdict
+        ]
+        clauses.append(f"{verdict}: {', '.join(counted)}")
     test = "Wilcoxon's signed-rank test with Holm's correction"
-    if tested:
-        test += f", paired over {tested[0]['n']} {tested[0]['paired_over']}"
-        if tested[0]["paired_over"] == "recordings":
-            test += " (fewer than 6 people: recordings of one person are not independent)"
-    return f"{'; '.join(clauses)}. {test}; the 95 % interval must leave 0 out as well."
+    if measured:
+        test += f", paired over {measured[0]['n_subjects']} people"
+    return f"{'; '.join(clauses)}. {test}."
 
 
 def describe_level(condition: ResultsTree) -> str:
@@ -145,12 +155,12 @@ def _describe_weight_change(results: ResultsTree, strongest: ResultsTree) -> str
     changes = {c["kind"]: c for c in results["weight_changes"] if c["weight"] == "corrected"}
     if (change := changes.get(strongest["kind"])) is None:
         return ""
-    if change["p"] is None:
-        return "not testable"
+    if change["verdict"] == NOT_TESTABLE:
+        return NOT_TESTABLE
     at = f" at {change['level']:g}" if change["severity"] != strongest["severity"] else ""
     return (
-        f"{change['clean']:.3f} to {change['corrupted']:.3f} ({format_bounds(change, '+.3f')}), "
-        f"{change['holm']:.2g}: {change['verdict']}{at}"
+        f"{change['clean']:.3f} to {change['corrupted']:.3f} ({format_interval(change['interval'], '+.3f')}), "
+        f"{apply_format(change['holm'], '.2g')}: {change['verdict']}{at}"
     )
 
 
@@ -191,17 +201,21 @@ def _build_weight_table(results: ResultsTree, weight: str) -> Table:
         ("clean", "clean", ".3f"),
         ("corrupted", "corrupted", ".3f"),
         ("difference (95 %)", "change", ""),
+        ("lower", "n_worse", ""),
+        ("higher", "n_better", ""),
+        ("equal", "n_equal", ""),
         ("Wilcoxon p", "p", ".2g"),
         ("Holm", "holm", ".2g"),
         ("rank-biserial", "effect", "+.2f"),
+        ("people wanted", "n_subjects_wanted", format_subjects_wanted),
         ("the weight", "verdict", ""),
     ]
     rows = []
     for c in [c for c in results["weight_changes"] if c["weight"] == weight]:
-        if c["p"] is None:
+        if c["verdict"] == NOT_TESTABLE:
             rows.append({"kind": c["kind"], "verdict": c["verdict"]})
         else:
-            change = f"{c['difference']:+.3f} ({format_bounds(c, '+.3f')})"
+            change = f"{c['difference']:+.3f} ({format_interval(c['interval'], '+.3f')})"
             rows.append(c | {"at": f"{c['level']:g} {c['unit']}", "change": change})
     return build_table(rows, columns, title=f"Weight {WEIGHT_DESCRIPTIONS[weight]}", missing="")
 
@@ -231,7 +245,10 @@ def _draw_accuracy_curves(results: ResultsTree, kinds: Sequence[str], modality: 
         steps = [clean, *by_kind[kind]]
         for s in shown_sources:
             color, scores = choose_color(s), [c["sources"][s] for c in steps]
-            accuracy, low, high = ([100 * one[key] for one in scores] for key in ("accuracy", "low", "high"))
+            accuracy, low, high = (
+                [np.nan if one[key] is None else 100 * one[key] for one in scores]
+                for key in ("accuracy", "low", "high")
+            )
             axes.plot(range(len(steps)), accuracy, ls=LINE_STYLES.get(s, "-."), marker="o", ms=3, color=color, label=s)
             if s in ("fusion", modality):
                 axes.fill_between(range(len(steps)), low, high, color=color, alpha=0.12, lw=0)
