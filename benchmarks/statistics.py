@@ -10,6 +10,7 @@ recordings, and McNemar's test over all recordings together. About three minutes
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,8 +83,8 @@ def compute_bca_interval(values: np.ndarray) -> tuple[float, float]:
 def compute_two_stage_interval(values: np.ndarray) -> tuple[float, float]:
     """Draw people, and of each their recordings."""
     rng = np.random.default_rng(0)
-    people = values[rng.integers(0, len(values), (N_DRAWS, len(values)))]
-    low, high = np.quantile(rng.binomial(RECORDINGS, people).mean(1) / RECORDINGS, [0.025, 0.975])
+    drawn = values[rng.integers(0, len(values), (N_DRAWS, len(values)))]
+    low, high = np.quantile(rng.binomial(RECORDINGS, drawn).mean(1) / RECORDINGS, [0.025, 0.975])
     return low, high
 
 
@@ -130,8 +131,9 @@ def measure_coverage(n_studies: int) -> tuple[list[str], list[Goal]]:
                 [f"{100 * mean:.0f}", f"{100 * sd:.0f}", str(n), f"{mine[-1]:.1f}", *(f"{c:.1f}" for c in others)]
             )
     lines = [
-        f"Accuracy: people with {RECORDINGS} recordings each, {n_studies:,} studies a row ({n_beside} of a bootstrap). How "
-        "many percent of the 95 % intervals hold the true mean.",
+        f"Accuracy: people with {RECORDINGS} recordings each, {n_studies:,} studies a row ({n_beside} of a "
+        "bootstrap). How "
+        "many percent of the 95 % intervals hold the true mean; studies whose people are all equal have none.",
         "",
         *format_table(["mean", "SD over people", "people", "t, log odds (used)", *rivals], rows),
     ]
@@ -167,7 +169,8 @@ def measure_coverage(n_studies: int) -> tuple[list[str], list[Goal]]:
         balanced_rows.append([str(n), f"{of_balanced[-1]:.1f}"])
     lines += [
         "",
-        f"Balanced accuracy of unequal classes (5 to 40 %), of which some people lack some, {n_balanced:,} studies a row.",
+        f"Balanced accuracy of unequal classes (5 to 40 %), of which some people lack some, {n_balanced:,} "
+        "studies a row.",
         "",
         *format_table(["people", "coverage, %"], balanced_rows),
     ]
@@ -177,7 +180,8 @@ def measure_coverage(n_studies: int) -> tuple[list[str], list[Goal]]:
         goals.append(Goal(f"highest coverage of the interval of {name}", max(found), HIGH, " %", at_least=False))
     lines += [
         "",
-        f"The bootstrap in two stages holds the truth in {min(two_stage):.0f} to {max(two_stage):.0f} %: it is too long "
+        f"The bootstrap in two stages holds the truth in {min(two_stage):.0f} to {max(two_stage):.0f} %: it is "
+        "too long "
         "where people differ less than their recordings scatter.",
     ]
     return lines, goals
@@ -195,7 +199,8 @@ def measure_tests(n_studies: int) -> tuple[list[str], list[Goal]]:
                 differences = only_ours - only_other
                 wilcoxon = compute_rejections(np.array([signed_rank(one / RECORDINGS)[0] for one in differences]))
                 mcnemar = compute_rejections(compute_mcnemar_p_values(only_ours, only_other))
-                t_test = compute_rejections(np.nan_to_num(stats.ttest_1samp(differences, 0, axis=1).pvalue, nan=1.0))
+                t_p_values: Any = stats.ttest_1samp(differences, 0, axis=1)[1]
+                t_test = compute_rejections(t_p_values)
                 cells += [f"{wilcoxon:.1f}", f"{t_test:.1f}", f"{mcnemar:.1f}"]
                 if not advantage:
                     errors.append(wilcoxon)
@@ -207,7 +212,8 @@ def measure_tests(n_studies: int) -> tuple[list[str], list[Goal]]:
     lines = [
         "",
         f"How many percent of {n_studies:,} studies have p < {ALPHA:g}: exact signed-rank test over people (used), t "
-        "test over people, exact McNemar test over all recordings together. At +0 points this is the error of the first "
+        "test over people, exact McNemar test over all recordings together. At +0 points this is the error of "
+        "the first "
         "kind, else the power. With 6 people the signed-rank test has p < 0.05 only where all are on one side.",
         "",
         *format_table(head, rows),
@@ -246,8 +252,8 @@ def main() -> int:
         *coverage_lines,
         *test_lines,
         "",
-        f"A figure of {n_studies:,} studies at 95 % (or 5 %) is uncertain by {scatter:.1f} points to each side (95 %), of "
-        f"{n_beside} by {scatter * np.sqrt(n_studies / n_beside):.1f}. One seed.",
+        f"A figure of {n_studies:,} studies at 95 % (or 5 %) is uncertain by {scatter:.1f} points to each side (95 %), "
+        f"of {n_beside} by {scatter * np.sqrt(n_studies / n_beside):.1f}. One seed.",
     ]
     return finish_benchmark(
         "statistics", "Intervals and tests over people, simulated", "\n".join(lines), [*coverage_goals, *test_goals]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, wilcoxon
+from scipy.stats import wilcoxon
 
 from benchmarks.common import Goal, finish_benchmark, parse_arguments
 from benchmarks.fixed_weights import find_best_fixed_weights
@@ -29,6 +29,7 @@ from eav_ray.data.shards.dataset import open_dataset
 from eav_ray.data.synthetic.generate import SyntheticSpec, draw_ground_truths, generate_dataset
 from eav_ray.data.synthetic.ideal_observer import CLASSES, USELESS_SHARE, bayes_accuracy, get_confusion_matrix
 from eav_ray.distributed import cluster
+from eav_ray.evaluation.comparisons import compare_paired
 from eav_ray.evaluation.correctness import COMBINED_SOURCES, mark_correct_recordings
 from eav_ray.evaluation.fusion_claim import judge_fusion
 from eav_ray.pipelines.evaluate.split_predictions import predict_test_split
@@ -212,15 +213,16 @@ def write_report(
         )
     lines += [
         "",
-        f"Weights that depend on the recording against fixed ones, paired over recordings. {explanation}",
+        f"Weights that depend on the recording against fixed ones, paired over people. {explanation}",
         "",
-        "| against | their accuracy | fusion alone right, they alone right | exact McNemar p |",
-        "|---|---|---|---|",
+        "| against | their accuracy | people better, worse, equal | Wilcoxon p | Holm |",
+        "|---|---|---|---|---|",
     ]
-    for name, other in others.items():
-        discordant = int((by_fusion & ~other).sum()), int((~by_fusion & other).sum())
-        p = float(binomtest(discordant[0], sum(discordant)).pvalue) if sum(discordant) else 1.0
-        lines.append(f"| {name} | {other.mean():.1%} | {discordant[0]}, {discordant[1]} | {p:.2g} |")
+    columns = {name: pd.Series(other, table.index) for name, other in others.items()}
+    tests = compare_paired(table[["subject"]].assign(fusion=by_fusion), "fusion", columns)
+    for (name, other), test in zip(others.items(), tests, strict=True):
+        counts = f"{test.n_better}, {test.n_worse}, {test.n_equal}"
+        lines.append(f"| {name} | {other.mean():.1%} | {counts} | {test.p_value:.2g} | {test.holm_p_value:.2g} |")
         goals.append(Goal(f"fusion less {name}", 100 * float(by_fusion.mean() - other.mean()), 0, " points"))
     claim = judge_fusion(mark_correct_recordings(table, [*MODALITIES, *COMBINED_SOURCES]), MODALITIES)
     lines += ["", f"Over people, against the best single modality and the better rule: {claim}."]

@@ -70,7 +70,8 @@ class PairedComparison:
             )
         parts.append(self.verdict)
         if self.n_subjects_wanted is not None:
-            parts.append(f"a difference of this size wants {format_subjects_wanted(self.n_subjects_wanted)} people")
+            wanted = format_subjects_wanted(self.n_subjects_wanted)
+            parts.append(f"a difference of this size wants {wanted} people (power {POWER:g})")
         return "; ".join(parts)
 
 

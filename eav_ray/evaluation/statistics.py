@@ -52,8 +52,8 @@ def compute_share_interval(values: np.ndarray, share: float | None = None) -> In
     """Compute the interval of a mean share: Student's t on the scale of log odds, by the delta method.
 
     It stays between 0 and 1 and is longer towards one half. On the plain scale it holds the truth too rarely near 0
-    and 1 (90 % in place of 95 % where people lie around 0.9), and a bootstrap (percentile, BCa) does so everywhere
-    below 20 people (`benchmarks/statistics.py`).
+    and 1 (89 to 93 % in place of 95 % where people lie around 0.9, SD 0.1), and a bootstrap (BCa) does so below 20
+    people wherever they lie (`benchmarks/statistics.py`).
 
     Args:
         values: Of each person, between 0 and 1, or a jackknife's pseudo-values.

@@ -99,8 +99,8 @@ def test_few_people_are_counted_and_not_tested(n_subjects: int) -> None:
     (one,) = compare_pairs(subjects(rates), [("fusion", "eeg")])
     assert (one.n_better, one.n_worse, one.n_equal) == (n_subjects, 0, 0)
     assert math.isnan(one.p_value) and math.isnan(one.holm_p_value) and not one.significant
-    people = "1 person" if n_subjects == 1 else f"{n_subjects} people"
-    assert one.verdict == f"of {people} no difference could be significant" and f"paired over {people}:" in str(one)
+    counted = "1 person" if n_subjects == 1 else f"{n_subjects} people"
+    assert one.verdict == f"of {counted} no difference could be significant" and f"paired over {counted}:" in str(one)
     assert "p =" not in str(one) and f"{n_subjects} better, 0 worse, 0 equal" in str(one)
     assert math.isnan(one.difference.low) == (n_subjects == 1)
 

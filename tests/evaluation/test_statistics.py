@@ -52,8 +52,8 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(n_subjects: int, mean: 
 def test_a_bootstrap_in_two_stages_would_not_pass() -> None:
     rng, inside = np.random.default_rng(0), []
     for one in draw_accuracies(16, 0.6, 100)[:500]:
-        people = rng.integers(0, 16, (500, 16))
-        low, high = np.quantile((rng.binomial(RECORDINGS, one[people]) / RECORDINGS).mean(1), [0.025, 0.975])
+        drawn = rng.integers(0, 16, (500, 16))
+        low, high = np.quantile((rng.binomial(RECORDINGS, one[drawn]) / RECORDINGS).mean(1), [0.025, 0.975])
         inside.append(low <= 0.6 <= high)
     assert np.mean(inside) > 0.97
 
