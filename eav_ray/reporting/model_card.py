@@ -2,7 +2,7 @@
 
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting.html import render_template
-from eav_ray.reporting.sections.provenance import list_facts
+from eav_ray.reporting.sections.provenance import describe_outcomes, list_facts
 
 
 def render_model_card(results: ResultsTree) -> str:
@@ -11,4 +11,7 @@ def render_model_card(results: ResultsTree) -> str:
     calibration = (results.get("calibration") or {}).get(main_source, {})
     values = {"worst_subjects": None, "modality_collapse": None, **results, "main_source": main_source}
     ece = calibration.get("raw", {}).get("ece")
-    return render_template("model_card.md.jinja", **values, ece=ece, facts=list_facts(results))
+    audit_outcome = describe_outcomes(results["audit"]["outcomes"])
+    return render_template(
+        "model_card.md.jinja", **values, ece=ece, facts=list_facts(results), audit_outcome=audit_outcome
+    )

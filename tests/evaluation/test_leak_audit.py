@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from eav_ray.data.shards.window_cache import WindowCache
-from eav_ray.evaluation.leak_audit import WindowDigests, audit_checkpoint
+from eav_ray.evaluation.leak_audit.audit import audit_checkpoint
+from eav_ray.evaluation.leak_audit.checks import LeakAudit, LeakCheck, count_outcomes
+from eav_ray.evaluation.leak_audit.content import WindowDigests
 from eav_ray.models.classifier import Classifier
 from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.statistics import fit_model_statistics
@@ -29,13 +31,13 @@ def contents(windows: WindowCache) -> WindowDigests:
 
 
 def failed(checkpoint: Checkpoint, windows: WindowCache, scored: tuple[str, ...] = ()) -> list[str]:
-    return [c.name for c in audit_checkpoint(checkpoint, contents(windows), scored).checks if not c.passed]
+    return [c.name for c in audit_checkpoint(checkpoint, contents(windows), scored).checks if c.outcome == "failed"]
 
 
 @pytest.mark.parametrize("protocol", ["loso", "within", "paper", "within_validated"])
 def test_an_honest_checkpoint_passes_and_says_what_was_compared(windows: WindowCache, protocol: str) -> None:
     found = audit_checkpoint(make_honest_checkpoint(windows, protocol), contents(windows))
-    assert found.passed and not found.first_failure
+    assert not found.failed and not found.first_failure
     reported = {c.name: c.detail for c in found.checks}
     assert len(reported) == 6
     assert "4 of 4 would be others with test rows among them" in reported["statistics fitted on training rows only"]
@@ -92,7 +94,7 @@ def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_
 
     def reported(scored: tuple[str, ...], changes: Callable[[Checkpoint], Checkpoint] = lambda c: c) -> list[str]:
         found = audit_checkpoint(changes(inner), contents(windows), scored, tested_experiment=one.experiment)
-        return [c.name for c in found.checks if not c.passed]
+        return [c.name for c in found.checks if c.outcome == "failed"]
 
     assert reported(one.split.test) == []
     assert reported(one.split.test[1:]) == ["split, recomputed"]
@@ -100,20 +102,20 @@ def test_a_training_that_was_first_made_for_an_inner_fold_is_judged_by_the_fold_
     validated = make_honest_checkpoint(windows, "within_validated")
     bare = replace(validated, split=replace(validated.split, test=()))
     found = audit_checkpoint(bare, contents(windows), validated.split.test, tested_experiment=validated.experiment)
-    assert found.passed and "p1/007" in validated.split.test
+    assert not found.failed and "p1/007" in validated.split.test
 
 
 def test_encoders_that_saw_more_than_the_fusion_are_found(windows: WindowCache) -> None:
     one = change_state(make_honest_checkpoint(windows), encoder_keys={"audio": "encoder-1", "eeg": "encoder-2"})
     name = "encoders trained on training rows only"
 
-    def reported(encoders: dict[str, tuple[str, ...]]) -> bool | None:
-        return {c.name: c.passed for c in audit_checkpoint(one, contents(windows), (), encoders).checks}[name]
+    def reported(encoders: dict[str, tuple[str, ...]]) -> str:
+        return {c.name: c.outcome for c in audit_checkpoint(one, contents(windows), (), encoders).checks}[name]
 
     sound = dict.fromkeys(("audio", "eeg"), one.split.train)
-    assert reported(sound) is True
-    assert reported({"audio": one.split.train}) is None  # the other's run is not at hand
-    assert reported(sound | {"eeg": (*one.split.train, one.split.test[0])}) is False
+    assert reported(sound) == "passed"
+    assert reported({"audio": one.split.train}) == "cannot tell"  # the other's run is not at hand
+    assert reported(sound | {"eeg": (*one.split.train, one.split.test[0])}) == "failed"
 
 
 def moved(one: Checkpoint) -> Checkpoint:
@@ -186,3 +188,9 @@ def test_other_recordings_than_those_that_are_stored_do_not_pass(windows: Window
     one = make_honest_checkpoint(windows)
     smaller = replace(one, experiment=replace(one.experiment, data=replace(one.experiment.data, subjects=("p0", "p1"))))
     assert "split, recomputed" in failed(smaller, windows)
+
+
+def test_what_cannot_be_told_is_neither_a_pass_nor_a_leak() -> None:
+    passed, open_ = LeakCheck("a", "passed", ""), LeakCheck("b", "cannot tell", "why")
+    assert not LeakAudit((passed, open_)).failed and LeakAudit((passed, open_)).first_failure == ""
+    assert count_outcomes(c.outcome for c in (passed, open_, open_)) == {"passed": 1, "failed": 0, "cannot tell": 2}

@@ -30,7 +30,10 @@ def build_tree(modalities: list[str] = MODALITIES, subjects: int = 8) -> Results
     rng = np.random.default_rng(0)
     names = ["fusion"] if len(modalities) == 1 else MODALITIES
     history = [{"epoch": n, "train_loss": 2.0 / n, "seconds": 3.0, "windows": 90} for n in range(1, 5)]
-    checks = [{"fold": n, "name": "model selection", "passed": True, "detail": "a<b>"} for n in range(2)]
+    checks = [{"fold": n, "name": "model selection", "outcome": "passed", "detail": "a<b>"} for n in range(2)]
+    checks += [
+        {"fold": n, "name": "origin", "outcome": ("passed", "cannot tell")[n], "detail": f"d{n}"} for n in range(2)
+    ]
     rows = summary.summarize_subjects(table, modalities)
     tree: ResultsTree = {
         "format": RESULTS_FORMAT,
@@ -68,7 +71,11 @@ def build_tree(modalities: list[str] = MODALITIES, subjects: int = 8) -> Results
         "seeds": protocol_comparison.summarize_seeds({0: table, 1: other}, modalities),
         "reference": None,
         "search": [{"study": "s-1", "candidates": 8, "inner_score": 0.9, "test": 0.85, "changes": {"fusion.heads": 4}}],
-        "audit": {"checks": checks, "sha256": "0" * 64},
+        "audit": {
+            "checks": checks,
+            "outcomes": {"passed": 3, "failed": 0, "cannot tell": 1},
+            "sha256": "0" * 64,
+        },
         "provenance": {"command": "eav evaluate a<b", "seed": "0", "versions": {"torch": "2"}},
     }
     return results_tree.to_json_value(tree)
@@ -237,7 +244,13 @@ def test_the_card_says_what_a_user_must_know(tree: ResultsTree) -> None:
     text = render_model_card(tree)
     for part in ("## Model", "## Meant for", "## Data", "## Results", "## Limits", "## Reproduce", "sees <one> key"):
         assert part in text
-    assert "| fusion | " in text and "Leak audit passed, sha256 " + "0" * 64 in text
+    assert "| fusion | " in text and "Leak audit: 3 checks passed, 0 failed, 1 cannot tell, sha256 " + "0" * 64 in text
+
+
+def test_what_the_audit_cannot_tell_is_seen_and_is_no_pass(shown: str) -> None:
+    (row,) = re.findall(r"<td>origin</td>.*?</tr>", shown, re.DOTALL)
+    assert "1 passed, 1 cannot tell" in row and "d1 (fold 1)" in row
+    assert "3 checks passed, 0 failed, 1 cannot tell, which is not a pass" in shown
 
 
 @pytest.mark.parametrize("width", [1200, 375])

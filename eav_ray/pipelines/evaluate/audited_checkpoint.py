@@ -8,7 +8,7 @@ import pandas as pd
 
 from eav_ray.data.splits import Split
 from eav_ray.errors import DataError
-from eav_ray.evaluation.leak_audit import LeakAudit
+from eav_ray.evaluation.leak_audit.checks import LeakAudit
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint, list_checkpoints
 from eav_ray.training.checkpoint_files import Checkpoint
@@ -31,7 +31,7 @@ class EvaluatedCheckpoint:
 
 @dataclass(frozen=True)
 class AuditedCheckpoint:
-    """A tested checkpoint that passed the audit."""
+    """A tested checkpoint in which the audit found no leak."""
 
     evaluated: EvaluatedCheckpoint
     n_parameters: int
@@ -50,7 +50,7 @@ def open_audited(evaluated: EvaluatedCheckpoint, run_audit: Callable[[Checkpoint
     """
     loaded = evaluated.checkpoint.load()
     audit_result = run_audit(loaded)
-    if not audit_result.passed:
+    if audit_result.failed:
         raise DataError(
             f"{evaluated.checkpoint.path} fails the leak audit, so there is no page of it: "
             f"{audit_result.first_failure}; "

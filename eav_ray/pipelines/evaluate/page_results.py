@@ -13,6 +13,7 @@ from eav_ray.data.preprocessing.band_power import FREQUENCY_BANDS, compute_band_
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.splits import list_labeled_recordings
 from eav_ray.evaluation import protocol_comparison, statistics, summary
+from eav_ray.evaluation.leak_audit.checks import count_outcomes
 from eav_ray.pipelines.evaluate.audited_checkpoint import AuditedCheckpoint
 from eav_ray.pipelines.evaluate.provenance import collect_provenance
 from eav_ray.pipelines.evaluate.related_results import is_recorded_eav
@@ -135,7 +136,11 @@ def build_results(
             }
             for one in audited
         ],
-        "audit": {"checks": checks, "sha256": sha256(json.dumps(checks, sort_keys=True).encode())},
+        "audit": {
+            "checks": checks,
+            "outcomes": count_outcomes(str(check["outcome"]) for check in checks),
+            "sha256": sha256(json.dumps(checks, sort_keys=True).encode()),
+        },
         "provenance": collect_provenance(trained_experiment, data.index),
     }
 

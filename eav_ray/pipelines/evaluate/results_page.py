@@ -18,7 +18,9 @@ from eav_ray.distributed.scoring import ScoringTask, score_checkpoints
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation import probability_calibration, results_tree, stacking, summary
 from eav_ray.evaluation.correctness import list_sources
-from eav_ray.evaluation.leak_audit import LeakAudit, WindowDigests, audit_checkpoint, audit_transfer
+from eav_ray.evaluation.leak_audit.audit import audit_checkpoint, audit_transfer
+from eav_ray.evaluation.leak_audit.checks import LeakAudit
+from eav_ray.evaluation.leak_audit.content import WindowDigests
 from eav_ray.pipelines.evaluate.audited_checkpoint import (
     AuditedCheckpoint,
     EvaluatedCheckpoint,

@@ -1,6 +1,7 @@
 """Sections of the results page on the search, the leak audit and how to reproduce the result."""
 
 import json
+from collections.abc import Mapping
 
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting.formatting import format_changes, format_percent, format_points
@@ -30,15 +31,24 @@ def build_leak_audit(results: ResultsTree) -> Section:
     audit, rows = results["audit"], []
     for name in dict.fromkeys(one["name"] for one in audit["checks"]):
         same_check = [one for one in audit["checks"] if one["name"] == name]
-        performed = [one["passed"] for one in same_check if one["passed"] is not None]
-        fold = f" (fold {same_check[0]['fold']})" if len(same_check) > 1 else ""
-        passed = f"{sum(performed)} of {len(same_check)} passed" if performed else "not looked at"
-        rows.append([name, passed, same_check[0]["detail"] + fold])
+        outcomes = [one["outcome"] for one in same_check]
+        parts = [f"{outcomes.count(o)} {o}" for o in ("passed", "failed", "cannot tell") if o in outcomes]
+        # What is open comes before what is settled.
+        shown = next((one for one in same_check if one["outcome"] != "passed"), same_check[0])
+        fold = f" (fold {shown['fold']})" if len(same_check) > 1 else ""
+        rows.append([name, ", ".join(parts), shown["detail"] + fold])
+    n_open = audit["outcomes"]["cannot tell"]
     note = Note(
         "Derived again from each checkpoint's own split.json, its weights and the content of the windows. A run that "
-        f"fails has no page. sha256 of the summary: {audit['sha256']}."
+        f"fails has no page. {describe_outcomes(audit['outcomes'])}"
+        f"{', which is not a pass' if n_open else ''}. sha256 of the summary: {audit['sha256']}."
     )
     return Section("Leak audit", [note, Table(["check", "checkpoints", "detail"], rows, left=True)])
+
+
+def describe_outcomes(outcomes: Mapping[str, int]) -> str:
+    """Say how the checks of an audit ended: "21 checks passed, 0 failed, 3 cannot tell"."""
+    return f"{outcomes['passed']} checks passed, {outcomes['failed']} failed, {outcomes['cannot tell']} cannot tell"
 
 
 def build_skipped_results(results: ResultsTree) -> Section:

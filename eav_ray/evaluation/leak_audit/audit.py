@@ -1,0 +1,98 @@
+"""All checks of a checkpoint, in the order in which they are shown."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from eav_ray.config import Experiment
+from eav_ray.data.splits import Split, list_labeled_recordings
+from eav_ray.evaluation.leak_audit.checks import LeakAudit, judge, leave_open
+from eav_ray.evaluation.leak_audit.content import (
+    EQUAL_WINDOWS,
+    WindowDigests,
+    audit_equal_signals_of_datasets,
+    audit_equal_windows,
+)
+from eav_ray.evaluation.leak_audit.splits import (
+    audit_encoders,
+    audit_recordings,
+    audit_selection,
+    audit_split,
+    audit_subjects,
+    find_matching_split,
+    make_outer_split,
+)
+from eav_ray.evaluation.leak_audit.statistics import STATISTICS, audit_statistics
+from eav_ray.training.checkpoint_files import Checkpoint
+
+
+def audit_checkpoint(
+    checkpoint: Checkpoint,
+    window_digests: WindowDigests,
+    scored_recordings: Sequence[str] = (),
+    encoder_recordings: Mapping[str, tuple[str, ...]] | None = None,
+    tested_experiment: Experiment | None = None,
+) -> LeakAudit:
+    """Every check of one checkpoint.
+
+    Args:
+        window_digests: Of all stored windows of the data set that it was trained and tested on.
+        scored_recordings: The recordings whose scores are reported; those of its own test side, if none are named.
+        encoder_recordings: What the encoders that it was trained on were themselves trained on: modality -> recordings,
+            of those whose own checkpoints are at hand.
+        tested_experiment: Whose fold is tested, where that is not the checkpoint's own: equal training rows are trained
+            once, for an inner fold or another protocol perhaps, whose other sides are not those of this one.
+    """
+    e, windows = tested_experiment or checkpoint.experiment, window_digests.windows
+    if tested_experiment:
+        items = list_labeled_recordings(windows.ids, e.data, e.seed)
+        outer = make_outer_split(items, e)
+        validation = outer.validation if outer else ()
+        claimed_split = Split(e.split.protocol, checkpoint.split.train, validation, tuple(scored_recordings))
+    else:
+        claimed_split = checkpoint.split
+        items, outer = find_matching_split(e, claimed_split, windows)
+    split = replace(claimed_split, test=tuple(scored_recordings) or claimed_split.test)
+    # An adapted model starts from one that was trained on the other side of its fold.
+    pretrained_on = (*outer.train, *outer.validation) if outer and split.protocol == "adapted" else ()
+    checks = [
+        audit_split(claimed_split, outer, items),
+        audit_recordings(split),
+        audit_subjects(split),
+        audit_equal_windows(split, pretrained_on, window_digests, e.data.modalities),
+        audit_statistics(checkpoint, outer or split, windows),
+        audit_selection(e, split, items, checkpoint.state.position.epoch),
+    ]
+    if checkpoint.state.encoder_keys:
+        checks.append(audit_encoders(checkpoint, split, encoder_recordings or {}))
+    return LeakAudit(tuple(checks))
+
+
+def audit_transfer(
+    checkpoint: Checkpoint,
+    training_digests: WindowDigests | None,
+    test_digests: WindowDigests,
+    scored_recordings: Sequence[str],
+    tested_modalities: Sequence[str],
+) -> LeakAudit:
+    """Every check of a checkpoint that is tested on another data set.
+
+    Args:
+        training_digests: Of the windows that it was trained on; None where they are not at hand.
+        test_digests: Of the other data set.
+        scored_recordings: Recordings of the other data set.
+        tested_modalities: The modalities that it is tested with.
+    """
+    shards_missing = (
+        "its own shards are not at hand: give the store.shards, data.root and preprocessing that it was trained with"
+    )
+    content_check, statistics_check = (leave_open(name, shards_missing) for name in (EQUAL_WINDOWS, STATISTICS))
+    if training_digests is not None:
+        trained_on = (*checkpoint.split.train, *checkpoint.split.validation)
+        content_check = audit_equal_signals_of_datasets(
+            training_digests, trained_on, test_digests, tuple(scored_recordings), tested_modalities
+        )
+        _, outer = find_matching_split(checkpoint.experiment, checkpoint.split, training_digests.windows)
+        statistics_check = audit_statistics(checkpoint, outer or checkpoint.split, training_digests.windows)
+    names = "names of two data sets say nothing of each other; the content of the windows was compared instead"
+    selection_check = judge("model selection", "", "nothing was chosen or fitted on the other data set")
+    return LeakAudit((leave_open("subjects in two splits", names), content_check, statistics_check, selection_check))
