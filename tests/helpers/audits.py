@@ -29,7 +29,11 @@ def make_experiment(protocol: str = "loso") -> Experiment:
 
 
 def store_windows(
-    folder: Path, twin: tuple[int, int] | None = None, silent: bool = False, without: tuple[int, ...] = ()
+    folder: Path,
+    twin: tuple[int, int] | None = None,
+    silent: bool = False,
+    without: tuple[int, ...] = (),
+    equal: bool = False,
 ) -> WindowCache:
     """Noise of people who differ in loudness, a window a recording.
 
@@ -37,6 +41,7 @@ def store_windows(
         twin: Numbers of two windows, of which the second has the first one's EEG.
         silent: All audio is digital silence, which is equal everywhere and no leak.
         without: Numbers of windows that have no EEG.
+        equal: All windows are one.
     """
     rng, rows, e = np.random.default_rng(0), [], make_experiment()
     for n in range(PEOPLE * RECORDINGS):
@@ -47,6 +52,8 @@ def store_windows(
         row["audio"] = (0 if silent else 0.02 * (subject + 1)) * rng.standard_normal(80000).astype(np.float32)
         row["eeg"] = (subject + 1) * row["has_eeg"] * rng.standard_normal((30, 500)).astype(np.float32)
         rows.append(row)
+    if equal:
+        rows = [row | {m: rows[0][m] for m in ("audio", "eeg")} for row in rows]
     if twin:
         rows[twin[1]]["eeg"] = rows[twin[0]]["eeg"]
     store = Store(folder / "shards")

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from eav_ray.config import Experiment
+from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split, list_labeled_recordings
-from eav_ray.evaluation.leak_audit.checks import LeakAudit, judge, leave_open
+from eav_ray.evaluation.leak_audit.checks import LeakAudit, LeakCheck, judge, leave_open
 from eav_ray.evaluation.leak_audit.content import (
     EQUAL_WINDOWS,
     WindowDigests,
@@ -54,12 +55,13 @@ def audit_checkpoint(
     split = replace(claimed_split, test=tuple(scored_recordings) or claimed_split.test)
     # An adapted model starts from one that was trained on the other side of its fold.
     pretrained_on = (*outer.train, *outer.validation) if outer and split.protocol == "adapted" else ()
+    fitted_on = outer.train if outer and split.protocol == "adapted" else split.train
     checks = [
         audit_split(claimed_split, outer, items),
         audit_recordings(split),
         audit_subjects(split),
         audit_equal_windows(split, pretrained_on, window_digests, e.data.modalities),
-        audit_statistics(checkpoint, outer or split, windows),
+        audit_statistics(checkpoint, fitted_on, split.test, windows),
         audit_selection(e, split, items, checkpoint.state.position.epoch),
     ]
     if checkpoint.state.encoder_keys:
@@ -91,8 +93,15 @@ def audit_transfer(
         content_check = audit_equal_signals_of_datasets(
             training_digests, trained_on, test_digests, tuple(scored_recordings), tested_modalities
         )
-        _, outer = find_matching_split(checkpoint.experiment, checkpoint.split, training_digests.windows)
-        statistics_check = audit_statistics(checkpoint, outer or checkpoint.split, training_digests.windows)
+        statistics_check = audit_transferred_statistics(checkpoint, training_digests.windows)
     names = "names of two data sets say nothing of each other; the content of the windows was compared instead"
     selection_check = judge("model selection", "", "nothing was chosen or fitted on the other data set")
     return LeakAudit((leave_open("subjects in two splits", names), content_check, statistics_check, selection_check))
+
+
+def audit_transferred_statistics(checkpoint: Checkpoint, windows: WindowCache) -> LeakCheck:
+    """Compute the statistics again on the data set that it was trained on: of its own training side, as always."""
+    _, outer = find_matching_split(checkpoint.experiment, checkpoint.split, windows)
+    split = checkpoint.split
+    fitted_on = outer.train if outer and split.protocol == "adapted" else split.train
+    return audit_statistics(checkpoint, fitted_on, split.test, windows)

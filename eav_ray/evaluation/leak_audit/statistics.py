@@ -1,50 +1,201 @@
-"""The check of what was fitted to data before training."""
+"""The check of what was fitted to data before training, computed again by arithmetic of its own.
 
-from collections.abc import Sequence
+What encoders compute of a window is theirs; which windows it is computed of, and the means and SDs, are done here anew.
+"""
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from eav_ray.config import select_channel_modalities
 from eav_ray.data.shards.window_cache import WindowCache
-from eav_ray.data.splits import Split
-from eav_ray.evaluation.leak_audit.checks import LeakCheck, judge, leave_open
+from eav_ray.evaluation.leak_audit.checks import LeakCheck, describe_names, judge, leave_open
 from eav_ray.models.classifier import Classifier
+from eav_ray.models.encoders.base import Encoder
+from eav_ray.models.layers import FeatureStandardizer
 from eav_ray.training.checkpoint_files import Checkpoint
-from eav_ray.training.statistics import fit_model_statistics
+from eav_ray.training.statistics import MAX_STATISTICS_WINDOWS
 
-RELATIVE_TOLERANCE = 1e-4  # of statistics that are computed again: relative, float32
 STATISTICS = "statistics fitted on training rows only"  # name of a check
+TOLERANCE_SD = 1e-3  # by which two computations of the same numbers in float32 may differ, in SDs of the data
+NO_SPREAD = 1e-6  # SD, relative to the mean, of what never changes
+BLOCK = 64  # windows that are in memory at once
+TRAINING, WITH_TEST = "the training rows alone", "training and test rows together"
 
 
-def audit_statistics(checkpoint: Checkpoint, fitted_on: Split, windows: WindowCache) -> LeakCheck:
-    """What was fitted to data before training is what the training rows alone give."""
-    recording_sets = fitted_on.train, (*fitted_on.train, *fitted_on.validation, *fitted_on.test)
-    own, on_all_rows = _refit_statistics(checkpoint, windows, recording_sets)
-    if not own:
-        return leave_open(STATISTICS, "its encoders have no statistics of data")
-    differing = sorted(n for n, value in own.items() if not _is_close(checkpoint.weights[n], value))
-    problem = f"{', '.join(differing)} differ from what the training rows give" if differing else ""
-    n_distinguishing = sum(not _is_close(own[n], on_all_rows[n]) for n in own)
-    others = f"{n_distinguishing} of {len(own)} would be others with test rows among them"
-    return judge(STATISTICS, problem, f"{', '.join(sorted(own))} are those of the training rows; {others}")
+@dataclass(frozen=True)
+class Moments:
+    """Mean and SD of each channel or feature: (features,) float64 each."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+
+    def measure_distance(self, other: "Moments") -> float:
+        """Measure how far other numbers are off these, at most over the features, in SDs; infinite in another shape.
+
+        Features without spread are left out: dividing by their SD would make anything of them.
+        """
+        if other.mean.shape != self.mean.shape:
+            return np.inf
+        moves = self.sd > NO_SPREAD * (1 + np.abs(self.mean))
+        if not moves.any():
+            return 0.0
+        errors = np.abs(np.stack([other.mean - self.mean, other.sd - self.sd]))[:, moves] / self.sd[moves]
+        return float(np.nan_to_num(errors, nan=np.inf).max())
 
 
-def _refit_statistics(
-    checkpoint: Checkpoint, windows: WindowCache, recording_sets: Sequence[tuple[str, ...]]
-) -> list[dict[str, Tensor]]:
-    """The tensors that are fitted before training, of each of some sets of recordings, the names of the first alone."""
+@dataclass(frozen=True)
+class StoredStatistics:
+    """A mean and an SD among a checkpoint's weights, and how to compute them of rows.
+
+    Attributes:
+        name: Of the tensors: `<name>.mean` and `<name>.sd`.
+        compute: The same of the windows of recordings; None where there are none.
+    """
+
+    name: str
+    modality: str
+    moments: Moments
+    compute: Callable[[Sequence[str]], Moments | None]
+
+
+def audit_statistics(
+    checkpoint: Checkpoint, trained_on: Sequence[str], tested_on: Sequence[str], windows: WindowCache
+) -> LeakCheck:
+    """Means and SDs among the weights are those of the training rows alone.
+
+    A check that passes must be able to fail: where the test rows would not have changed the numbers, it cannot tell.
+
+    Args:
+        trained_on: Recordings that the statistics should be of.
+        tested_on: Recordings that they must not be of.
+    """
+    if absent := {*trained_on, *tested_on} - set(windows.ids["id"]):
+        return leave_open(STATISTICS, f"the windows of {describe_names(absent)} are not at hand")
+    stored, open_reasons = list_stored_statistics(checkpoint, windows)
+    if not stored and not open_reasons:
+        return leave_open(STATISTICS, "its encoders have no statistics of data, so there is nothing to compare")
+    wrong: list[str] = []
+    settled: list[str] = []
+    margins: list[float] = []
+    for one in stored:
+        own, with_test = one.compute(trained_on), one.compute((*trained_on, *tested_on))
+        if own is None or with_test is None:
+            open_reasons.append(f"no training row has {one.modality}, which {one.name} is of")
+            continue
+        distance, margin = own.measure_distance(one.moments), own.measure_distance(with_test)
+        if distance > TOLERANCE_SD:
+            is_leak = with_test.measure_distance(one.moments) <= TOLERANCE_SD
+            match = f"match {WITH_TEST}" if is_leak else f"do not match {WITH_TEST} either"
+            wrong.append(f"{one.name} is off {TRAINING} by up to {distance:.3g} SD; its numbers {match}")
+        elif margin <= 2 * TOLERANCE_SD:
+            open_reasons.append(
+                f"{one.name} would be the same with test rows among the training rows (to {margin:.2g} SD)"
+            )
+        else:
+            settled.append(one.name)
+            margins.append(margin)
+    if wrong or not open_reasons:
+        otherwise = f"{', '.join(settled)}: those of {TRAINING}; test rows among them would move each"
+        return judge(STATISTICS, "; ".join(wrong), f"{otherwise} by {min(margins, default=0):.2g} SD or more")
+    return leave_open(STATISTICS, "; ".join(open_reasons))
+
+
+def list_stored_statistics(checkpoint: Checkpoint, windows: WindowCache) -> tuple[list[StoredStatistics], list[str]]:
+    """List the means and SDs among a checkpoint's weights, and what else is fitted to data and cannot be compared."""
     torch.manual_seed(0)
     model = Classifier(checkpoint.experiment, checkpoint.state.shapes)
-    saved_names = model.state_dict().keys()
-    buffers = {n: t for n, t in model.named_buffers() if n in saved_names}  # parameters are trained, not fitted
-    before, fitted = {n: t.clone() for n, t in buffers.items()}, []
-    for recordings in recording_sets:
-        fit_model_statistics(model, windows, recordings)
-        fitted.append({n: t.clone() for n, t in buffers.items()})
-    names = [n for n in buffers if not torch.equal(fitted[0][n], before[n])]
-    return [{n: one[n] for n in names} for one in fitted]
+    # Encoders standardise by what is stored, so that a fault in one number shows there and not in all that follow.
+    model.load_state_dict(checkpoint.weights, strict=False)
+    stored: list[StoredStatistics] = []
+    open_reasons: list[str] = []
+
+    def add(name: str, modality: str, compute: Callable[[Sequence[str]], Moments | None]) -> None:
+        tensors = [checkpoint.weights.get(f"{name}.{part}") for part in ("mean", "sd")]
+        mean, sd = (None if t is None else t.double().numpy() for t in tensors)
+        if mean is None or sd is None:
+            open_reasons.append(f"{name} is not among its weights")
+        else:
+            stored.append(StoredStatistics(name, modality, Moments(mean, sd), compute))
+
+    for m in model.modalities:
+        if select_channel_modalities([m]):
+            add("normalise", m, lambda ids, m=m: compute_channel_moments(windows, m, ids))
+        encoder = model.encoders[m]
+        assert isinstance(encoder, Encoder)
+        standardizers = {n: s for n, s in encoder.named_modules() if isinstance(s, FeatureStandardizer)}
+        for name, module in standardizers.items():
+            add(
+                f"encoders.{m}.{name}",
+                m,
+                lambda ids, m=m, module=module: compute_feature_moments(model, m, module, windows, ids),
+            )
+        if not standardizers and type(encoder).fit_statistics is not Encoder.fit_statistics:
+            open_reasons.append(f"{type(encoder).__name__} of {m} fits itself in a way that cannot be computed again")
+    return stored, open_reasons
 
 
-def _is_close(a: Tensor, b: Tensor) -> bool:
-    tolerance = RELATIVE_TOLERANCE * float(b.abs().max())
-    return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=RELATIVE_TOLERANCE, atol=tolerance)
+def compute_channel_moments(windows: WindowCache, modality: str, recordings: Sequence[str]) -> Moments | None:
+    """Compute mean and SD of each channel over all windows of recordings; None where none has the modality."""
+    rows = _select_rows(windows, modality, recordings)
+    blocks = (windows.get(part, modality) for part in _split(rows))
+    return merge_moments(x_BCT.transpose(0, 2, 1).reshape(-1, x_BCT.shape[1]) for x_BCT in blocks)
+
+
+def compute_feature_moments(
+    model: Classifier, modality: str, standardizer: FeatureStandardizer, windows: WindowCache, recordings: Sequence[str]
+) -> Moments | None:
+    """Compute mean and SD of what an encoder gives its standardiser, over as many windows as a training takes.
+
+    The encoder is asked to fit itself, and what would be fitted is kept instead.
+    """
+    rows = _select_rows(windows, modality, recordings)
+    if len(rows) > MAX_STATISTICS_WINDOWS:
+        rows = rows[np.linspace(0, len(rows) - 1, MAX_STATISTICS_WINDOWS).astype(int)]
+    encoder = model.encoders[modality]
+    assert isinstance(encoder, Encoder)
+    kept: list[np.ndarray] = []
+
+    def keep(batches: Iterable[Tensor]) -> None:
+        kept.extend(batch.detach().cpu().numpy() for batch in batches)
+
+    standardizer.fit = keep  # of this object alone, which is thrown away with the model
+    with torch.no_grad():
+        encoder.fit_statistics(
+            model.prepare_input(modality, torch.from_numpy(windows.get(part, modality))) for part in _split(rows)
+        )
+    return merge_moments(kept)
+
+
+def merge_moments(blocks: Iterable[np.ndarray]) -> Moments | None:
+    """Compute mean and SD of the columns of blocks of rows; None where there is no row.
+
+    In float64, each block about its own mean, and merged (Chan, Golub and LeVeque 1983): nothing cancels where a mean
+    is large beside its SD.
+    """
+    count, mean, squares = 0, np.zeros(0), np.zeros(0)
+    for block in blocks:
+        x = block.astype(np.float64)
+        if not len(x):
+            continue
+        block_mean = x.mean(0)
+        block_squares = np.square(x - block_mean).sum(0)
+        if not count:
+            count, mean, squares = len(x), block_mean, block_squares
+            continue
+        shift, total = block_mean - mean, count + len(x)
+        squares = squares + block_squares + np.square(shift) * count * len(x) / total
+        mean, count = mean + shift * len(x) / total, total
+    return Moments(mean, np.sqrt(squares / count)) if count else None
+
+
+def _select_rows(windows: WindowCache, modality: str, recordings: Sequence[str]) -> np.ndarray:
+    is_of_them = windows.ids["id"].isin(set(recordings)).to_numpy()
+    return np.flatnonzero(is_of_them & windows.ids[f"has_{modality}"].to_numpy())
+
+
+def _split(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[at : at + BLOCK] for at in range(0, len(rows), BLOCK))
