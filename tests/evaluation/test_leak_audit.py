@@ -10,12 +10,14 @@ import pytest
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.evaluation.leak_audit.audit import audit_checkpoint
 from eav_ray.evaluation.leak_audit.checks import LeakAudit, LeakCheck, count_outcomes
-from eav_ray.evaluation.leak_audit.content import WindowDigests
+from eav_ray.evaluation.leak_audit.content import WindowContents
 from eav_ray.models.classifier import Classifier
 from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.statistics import fit_model_statistics
-from tests.helpers.audits import RECORDINGS, make_honest_checkpoint, store_windows, validate_on_test
+from tests.helpers.audits import RECORDINGS, make_experiment, make_honest_checkpoint, store_windows, validate_on_test
 from tests.helpers.checkpoints import change_state
+
+TWINS_OF_EEG = ["equal windows in two splits", "near-duplicates of eeg in two splits"]
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +26,9 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> WindowCache:
 
 
 @cache
-def contents(windows: WindowCache) -> WindowDigests:
+def contents(windows: WindowCache) -> WindowContents:
     """Hashed once for all tests."""
-    return WindowDigests(windows)
+    return WindowContents(windows, make_experiment().preprocessing)
 
 
 def failed(checkpoint: Checkpoint, windows: WindowCache, scored: tuple[str, ...] = ()) -> list[str]:
@@ -38,12 +40,15 @@ def test_an_honest_checkpoint_passes_and_says_what_was_compared(windows: WindowC
     found = audit_checkpoint(make_honest_checkpoint(windows, protocol), contents(windows))
     assert not found.failed and not found.first_failure
     reported = {c.name: c.detail for c in found.checks}
-    assert len(reported) == 6
+    assert len(reported) == 8
     statistics = reported["statistics fitted on training rows only"]
     assert statistics.startswith("encoders.audio.standardise, normalise: those of the training rows alone; test rows")
     assert {c.outcome for c in found.checks} == {"passed"}
     tested = 2 * len(make_honest_checkpoint(windows, protocol).split.test)
     assert reported["equal windows in two splits"].startswith(f"{tested} signals")
+    for m in ("audio", "eeg"):
+        detail = reported[f"near-duplicates of {m} in two splits"]
+        assert detail.startswith(f"{tested // 2} of {tested // 2} test recordings compared with ")
     again = audit_checkpoint(make_honest_checkpoint(windows, protocol), contents(windows))
     assert (
         again.sha256
@@ -52,9 +57,12 @@ def test_an_honest_checkpoint_passes_and_says_what_was_compared(windows: WindowC
     )
 
 
-def test_silence_is_no_leak(tmp_path: Path) -> None:
+def test_silence_is_no_leak_and_tells_nothing(tmp_path: Path) -> None:
     quiet = store_windows(tmp_path, silent=True)
     assert failed(make_honest_checkpoint(quiet), quiet) == []
+    outcomes = {c.name: c.outcome for c in audit_checkpoint(make_honest_checkpoint(quiet), contents(quiet)).checks}
+    assert outcomes["near-duplicates of audio in two splits"] == "cannot tell"
+    assert outcomes["near-duplicates of eeg in two splits"] == "passed"
 
 
 def test_an_encoder_that_a_fusion_follows_passes_though_people_lack_its_modality(tmp_path: Path) -> None:
@@ -77,7 +85,7 @@ def test_what_trained_before_an_adaptation_is_known_too(tmp_path: Path) -> None:
         return replace(one, split=replace(one.split, protocol="adapted", train=own[:2], test=own[2:]))
 
     twins = store_windows(tmp_path, twin=(0, RECORDINGS + 5))  # of p0, who trained the fold, and of p1
-    assert failed(adapted(twins), twins) == ["equal windows in two splits"]
+    assert failed(adapted(twins), twins) == TWINS_OF_EEG
     sound = store_windows(tmp_path / "sound")
     assert failed(adapted(sound), sound) == []
     stranger = adapted(sound)
@@ -137,6 +145,8 @@ LEAKS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], set[str]]] = {
             "recordings in two splits",
             "subjects in two splits",
             "equal windows in two splits",
+            "near-duplicates of audio in two splits",
+            "near-duplicates of eeg in two splits",
             "statistics fitted on training rows only",  # which are not of all that is called training rows
         },
     ),
@@ -151,6 +161,8 @@ LEAKS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], set[str]]] = {
             "recordings in two splits",
             "subjects in two splits",
             "equal windows in two splits",
+            "near-duplicates of audio in two splits",
+            "near-duplicates of eeg in two splits",
             "model selection",
         },
     ),
@@ -168,7 +180,7 @@ def test_a_leak_in_the_split_is_named(windows: WindowCache, leak: str) -> None:
 def test_equal_signals_under_two_names_are_found_where_the_split_parts_them(tmp_path: Path) -> None:
     """The split is sound by all names; only the content tells."""
     twins = store_windows(tmp_path, twin=(0, RECORDINGS))  # of p0 and of p1, who is tested
-    assert failed(make_honest_checkpoint(twins), twins) == ["equal windows in two splits"]
+    assert failed(make_honest_checkpoint(twins), twins) == TWINS_OF_EEG
     detail = audit_checkpoint(make_honest_checkpoint(twins), contents(twins)).first_failure
     assert "1 equal signals of eeg" in detail and "p0/000 window 0" in detail and "p1/000 window 0" in detail
     inside = store_windows(tmp_path / "same", twin=(0, 1))  # on one side: a duplicate, and no leak

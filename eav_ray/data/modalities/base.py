@@ -30,12 +30,15 @@ class Modality(ABC):
         dtype: Of a decoded window.
         quality_columns: What is measured of every window, float32, a column of the shards each.
         averaged_columns: Those of which a recording has the mean over its windows in the table of qualities.
+        duplicate_similarity: Two recordings whose fingerprints correlate by at least this, at the best shift, are taken
+            for one. It lies between what was measured of copies and of all other pairs (docs/log.md, 2026-11-27).
     """
 
     name: ClassVar[str]
     dtype: ClassVar[type[np.generic]]
     quality_columns: ClassVar[tuple[str, ...]]
     averaged_columns: ClassVar[tuple[str, ...]]
+    duplicate_similarity: ClassVar[float] = 1.0
 
     @abstractmethod
     def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
@@ -76,3 +79,25 @@ class Modality(ABC):
     def decode(self, stored: Any, preprocessing: Preprocessing) -> np.ndarray:
         """Decode one window, or several, as `encode` made them."""
         return np.asarray(stored)
+
+    def compute_fingerprint(self, windows: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+        """Describe windows by what stays when a recording is encoded anew, gets louder or begins a little later.
+
+        Args:
+            windows: (windows, *shape of one), decoded.
+        Returns:
+            (windows, steps, features) float32: courses over time, each with mean 0, and 0 where the signal is padded. A
+            window that has nothing to be told apart by is all zero, as is everything of a modality without fingerprint.
+        """
+        return np.zeros((len(windows), 1, 1), dtype=np.float32)
+
+
+def center_courses(x_BTF: np.ndarray, is_signal_BT: np.ndarray) -> np.ndarray:
+    """Take the mean over time from each course, and set what is padded to zero: (windows, steps, features) float32.
+
+    Args:
+        is_signal_BT: (windows, steps) False where a window is padded.
+    """
+    weight_BT1 = is_signal_BT[..., None].astype(np.float32)
+    mean_B1F = (x_BTF * weight_BT1).sum(1, keepdims=True) / np.maximum(weight_BT1.sum(1, keepdims=True), 1)
+    return ((x_BTF - mean_B1F) * weight_BT1).astype(np.float32)

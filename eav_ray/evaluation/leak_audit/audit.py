@@ -9,9 +9,10 @@ from eav_ray.data.splits import Split, list_labeled_recordings
 from eav_ray.evaluation.leak_audit.checks import LeakAudit, LeakCheck, judge, leave_open
 from eav_ray.evaluation.leak_audit.content import (
     EQUAL_WINDOWS,
-    WindowDigests,
+    WindowContents,
     audit_equal_signals_of_datasets,
     audit_equal_windows,
+    audit_near_duplicates,
 )
 from eav_ray.evaluation.leak_audit.splits import (
     audit_encoders,
@@ -28,7 +29,7 @@ from eav_ray.training.checkpoint_files import Checkpoint
 
 def audit_checkpoint(
     checkpoint: Checkpoint,
-    window_digests: WindowDigests,
+    contents: WindowContents,
     scored_recordings: Sequence[str] = (),
     encoder_recordings: Mapping[str, tuple[str, ...]] | None = None,
     tested_experiment: Experiment | None = None,
@@ -36,14 +37,14 @@ def audit_checkpoint(
     """Every check of one checkpoint.
 
     Args:
-        window_digests: Of all stored windows of the data set that it was trained and tested on.
+        contents: What all stored windows hold of the data set that it was trained and tested on.
         scored_recordings: The recordings whose scores are reported; those of its own test side, if none are named.
         encoder_recordings: What the encoders that it was trained on were themselves trained on: modality -> recordings,
             of those whose own checkpoints are at hand.
         tested_experiment: Whose fold is tested, where that is not the checkpoint's own: equal training rows are trained
             once, for an inner fold or another protocol perhaps, whose other sides are not those of this one.
     """
-    e, windows = tested_experiment or checkpoint.experiment, window_digests.windows
+    e, windows = tested_experiment or checkpoint.experiment, contents.windows
     if tested_experiment:
         items = list_labeled_recordings(windows.ids, e.data, e.seed)
         outer = make_outer_split(items, e)
@@ -60,7 +61,8 @@ def audit_checkpoint(
         audit_split(claimed_split, outer, items),
         audit_recordings(split),
         audit_subjects(split),
-        audit_equal_windows(split, pretrained_on, window_digests, e.data.modalities),
+        audit_equal_windows(split, pretrained_on, contents, e.data.modalities),
+        *audit_copies(split, pretrained_on, contents, e.data.modalities),
         audit_statistics(checkpoint, fitted_on, split.test, windows),
         audit_selection(e, split, items, checkpoint.state.position.epoch),
     ]
@@ -71,16 +73,16 @@ def audit_checkpoint(
 
 def audit_transfer(
     checkpoint: Checkpoint,
-    training_digests: WindowDigests | None,
-    test_digests: WindowDigests,
+    training_contents: WindowContents | None,
+    test_contents: WindowContents,
     scored_recordings: Sequence[str],
     tested_modalities: Sequence[str],
 ) -> LeakAudit:
     """Every check of a checkpoint that is tested on another data set.
 
     Args:
-        training_digests: Of the windows that it was trained on; None where they are not at hand.
-        test_digests: Of the other data set.
+        training_contents: Of the windows that it was trained on; None where they are not at hand.
+        test_contents: Of the other data set.
         scored_recordings: Recordings of the other data set.
         tested_modalities: The modalities that it is tested with.
     """
@@ -88,15 +90,37 @@ def audit_transfer(
         "its own shards are not at hand: give the store.shards, data.root and preprocessing that it was trained with"
     )
     content_check, statistics_check = (leave_open(name, shards_missing) for name in (EQUAL_WINDOWS, STATISTICS))
-    if training_digests is not None:
+    copies: list[LeakCheck] = []
+    if training_contents is not None:
         trained_on = (*checkpoint.split.train, *checkpoint.split.validation)
         content_check = audit_equal_signals_of_datasets(
-            training_digests, trained_on, test_digests, tuple(scored_recordings), tested_modalities
+            training_contents, trained_on, test_contents, tuple(scored_recordings), tested_modalities
         )
-        statistics_check = audit_transferred_statistics(checkpoint, training_digests.windows)
+        copies = [
+            audit_near_duplicates(
+                m,
+                test_contents.fingerprints.get(m, tuple(scored_recordings)),
+                training_contents.fingerprints.get(m, trained_on),
+                len(scored_recordings),
+            )
+            for m in sorted(tested_modalities)
+        ]
+        statistics_check = audit_transferred_statistics(checkpoint, training_contents.windows)
     names = "names of two data sets say nothing of each other; the content of the windows was compared instead"
     selection_check = judge("model selection", "", "nothing was chosen or fitted on the other data set")
-    return LeakAudit((leave_open("subjects in two splits", names), content_check, statistics_check, selection_check))
+    open_names = leave_open("subjects in two splits", names)
+    return LeakAudit((open_names, content_check, *copies, statistics_check, selection_check))
+
+
+def audit_copies(
+    split: Split, pretrained_on: tuple[str, ...], contents: WindowContents, modalities: Sequence[str]
+) -> list[LeakCheck]:
+    """Look for near-duplicates between the test side and the others, a check a modality."""
+    others, fingerprints = (*split.train, *split.validation, *pretrained_on), contents.fingerprints
+    return [
+        audit_near_duplicates(m, fingerprints.get(m, split.test), fingerprints.get(m, others), len(split.test))
+        for m in sorted(modalities)
+    ]
 
 
 def audit_transferred_statistics(checkpoint: Checkpoint, windows: WindowCache) -> LeakCheck:

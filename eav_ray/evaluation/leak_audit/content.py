@@ -4,40 +4,47 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from eav_ray.config import Preprocessing
+from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split
-from eav_ray.evaluation.leak_audit.checks import LeakCheck, describe_names, judge
+from eav_ray.evaluation.leak_audit.checks import MAX_SHOWN_NAMES, LeakCheck, describe_names, judge, leave_open
+from eav_ray.evaluation.leak_audit.near_duplicates import MIN_STEPS, FingerprintCache, Fingerprints, find_alike_pairs
 
 EQUAL_WINDOWS = "equal windows in two splits"  # name of a check
 
 
-class WindowDigests:
-    """Hashes of the content of all windows, computed once for any number of checkpoints."""
+class WindowContents:
+    """Hashes of all windows and fingerprints of recordings, computed once for any number of checkpoints.
 
-    def __init__(self, windows: WindowCache) -> None:
-        self.windows = windows
-        self._by_modality: dict[str, np.ndarray] = {}
+    Args:
+        preprocessing: That the windows were made with.
+    """
+
+    def __init__(self, windows: WindowCache, preprocessing: Preprocessing) -> None:
+        self.windows, self.fingerprints = windows, FingerprintCache(windows, preprocessing)
+        self._digests: dict[str, np.ndarray] = {}
 
     def get_digests(self, modality: str) -> np.ndarray:
-        if modality not in self._by_modality:
-            self._by_modality[modality] = self.windows.compute_digests(modality)
-        return self._by_modality[modality]
+        if modality not in self._digests:
+            self._digests[modality] = self.windows.compute_digests(modality)
+        return self._digests[modality]
 
 
 def audit_equal_windows(
-    split: Split, pretrained_on: tuple[str, ...], window_digests: WindowDigests, modalities: Sequence[str]
+    split: Split, pretrained_on: tuple[str, ...], contents: WindowContents, modalities: Sequence[str]
 ) -> LeakCheck:
     """No signal of a test window is also among the windows of the other sides, under whatever name.
 
     Args:
         pretrained_on: Recordings that were trained on, too, before the split's own training side.
     """
-    windows = window_digests.windows
+    windows = contents.windows
     test_rows = windows.find_rows(split.test)
     other_rows = windows.find_rows((*split.train, *split.validation, *pretrained_on))
     compared = 0
     for m in modalities:
-        digests = window_digests.get_digests(m)
+        digests = contents.get_digests(m)
         mine, theirs = set(digests[test_rows]) - {""}, set(digests[other_rows]) - {""}
         compared += len(mine)
         if shared := mine & theirs:
@@ -49,18 +56,42 @@ def audit_equal_windows(
 
 
 def audit_equal_signals_of_datasets(
-    training_digests: WindowDigests,
+    training_contents: WindowContents,
     trained_on: tuple[str, ...],
-    test_digests: WindowDigests,
+    test_contents: WindowContents,
     tested_on: tuple[str, ...],
     modalities: Sequence[str],
 ) -> LeakCheck:
     """No signal of the tested recordings of one data set is among those of another that was trained on."""
-    rows, test_rows = training_digests.windows.find_rows(trained_on), test_digests.windows.find_rows(tested_on)
+    rows, test_rows = training_contents.windows.find_rows(trained_on), test_contents.windows.find_rows(tested_on)
     for m in modalities:
-        digests = test_digests.get_digests(m)
-        shared = ({*training_digests.get_digests(m)[rows]} & {*digests[test_rows]}) - {""}
+        digests = test_contents.get_digests(m)
+        shared = ({*training_contents.get_digests(m)[rows]} & {*digests[test_rows]}) - {""}
         if shared:
-            ids = test_digests.windows.ids["id"][[digest in shared for digest in digests]]
+            ids = test_contents.windows.ids["id"][[digest in shared for digest in digests]]
             return judge(EQUAL_WINDOWS, f"{len(shared)} equal signals of {m}: {describe_names(set(ids))}", "")
     return judge(EQUAL_WINDOWS, "", f"no signal of {len(tested_on)} recordings is among those of the training")
+
+
+def audit_near_duplicates(modality: str, tested: Fingerprints, others: Fingerprints, n_tested: int) -> LeakCheck:
+    """No recording of the test side is a copy of one of another side: encoded anew, scaled, or begun a little later.
+
+    Args:
+        n_tested: Number of recordings on the test side, with a fingerprint or without.
+    """
+    name = f"near-duplicates of {modality} in two splits"
+    if not tested.ids or not others.ids:
+        side = "another" if tested.ids else "the test"
+        reason = f"no recording on {side} side has {modality} that could be told from others: none, still or too plain"
+        return leave_open(name, reason)
+    if tested.values.shape[1:] != others.values.shape[1:]:
+        return leave_open(name, f"windows of {modality} have another form in the two data sets")
+    if np.prod(tested.values.shape[1:3]) < MIN_STEPS:
+        return leave_open(name, f"windows of {modality} have too few steps in time to be told apart")
+    threshold = get_modality(modality).duplicate_similarity
+    pairs, most = find_alike_pairs(tested, others, threshold)
+    shown = [f"{p.first} and {p.second} (correlation {p.similarity:.2f})" for p in pairs[:MAX_SHOWN_NAMES]]
+    more = f" and {len(pairs) - MAX_SHOWN_NAMES} more" if len(pairs) > MAX_SHOWN_NAMES else ""
+    compared = f"{len(tested.ids)} of {n_tested} test recordings compared with {len(others.ids)} others"
+    otherwise = f"{compared}: their fingerprints correlate by {most:.2f} at most, copies by {threshold} and more"
+    return judge(name, f"alike: {', '.join(shown)}{more}" if pairs else "", otherwise)

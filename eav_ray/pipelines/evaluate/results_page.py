@@ -20,7 +20,7 @@ from eav_ray.evaluation import probability_calibration, results_tree, stacking, 
 from eav_ray.evaluation.correctness import list_sources
 from eav_ray.evaluation.leak_audit.audit import audit_checkpoint, audit_transfer
 from eav_ray.evaluation.leak_audit.checks import LeakAudit
-from eav_ray.evaluation.leak_audit.content import WindowDigests
+from eav_ray.evaluation.leak_audit.content import WindowContents
 from eav_ray.pipelines.evaluate.audited_checkpoint import (
     AuditedCheckpoint,
     EvaluatedCheckpoint,
@@ -60,7 +60,7 @@ def write_results_page(
         DataError: A checkpoint fails the audit.
     """
     results = Store(e.store.results)
-    contents = WindowDigests(data.windows)
+    contents = WindowContents(data.windows, e.preprocessing)
 
     def audit_fold(fold: EvaluatedCheckpoint) -> AuditedCheckpoint:
         # Whatever is reported is audited, whether or not it is what was said to be.
@@ -120,7 +120,7 @@ def write_transfer_page(
         classes: Those that both sets have.
     Returns, raises: As `write`.
     """
-    contents = WindowDigests(data.windows)
+    contents = WindowContents(data.windows, e.preprocessing)
 
     def audit_transferred(checkpoint: Checkpoint) -> LeakAudit:
         return audit_transfer(
@@ -139,7 +139,7 @@ def write_transfer_page(
     return _write_page_files(tree, [], Store(e.store.results), [], out)
 
 
-def _load_training_contents(e: Experiment, checkpoint: Checkpoint) -> WindowDigests | None:
+def _load_training_contents(e: Experiment, checkpoint: Checkpoint) -> WindowContents | None:
     """Of the data set that a checkpoint was trained on, where its shards lie where they did."""
     try:
         training_data = open_dataset(
@@ -147,7 +147,9 @@ def _load_training_contents(e: Experiment, checkpoint: Checkpoint) -> WindowDige
         )
     except (ConfigError, DataError):
         return None
-    return WindowDigests(training_data.windows) if checkpoint.state.data_digest == training_data.digest else None
+    if checkpoint.state.data_digest != training_data.digest:
+        return None
+    return WindowContents(training_data.windows, checkpoint.experiment.preprocessing)
 
 
 def _write_page_files(
