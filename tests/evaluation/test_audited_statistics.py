@@ -138,10 +138,10 @@ def test_moments_are_those_of_sklearn_however_rows_are_cut_and_wherever_they_lie
     reference = StandardScaler().fit(x)
     assert reference.mean_ is not None and reference.scale_ is not None
     for cuts in ([], [1, 2, 500], [0, 999]):
-        moments = merge_moments(np.split(x, cuts))
-        assert moments is not None
-        np.testing.assert_allclose(moments.mean, reference.mean_, rtol=1e-12)
-        np.testing.assert_allclose(moments.sd, reference.scale_, rtol=1e-6)
+        found = merge_moments(np.split(x, cuts))
+        assert found is not None
+        np.testing.assert_allclose(found.mean, reference.mean_, rtol=1e-12)
+        np.testing.assert_allclose(found.sd, reference.scale_, rtol=1e-6)
     assert merge_moments([]) is None and merge_moments([np.zeros((0, 3))]) is None
 
 

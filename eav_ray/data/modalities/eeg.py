@@ -37,10 +37,10 @@ class EEG(Modality):
 
         hz = preprocessing.eeg.hz
         x_BCT = windows[:, :: -(-windows.shape[1] // MAX_FINGERPRINT_CHANNELS)].astype(np.float32)
-        is_signal_BT = x_BCT.any(1)
+        is_signal_BT = np.asarray(x_BCT.any(1))
         # Symmetric, so that a course stays in its place.
         taps = np.asarray(scipy.signal.firwin(2 * hz // FINGERPRINT_MAX_HZ + 1, FINGERPRINT_MAX_HZ, fs=hz))
-        slow_BCT = scipy.signal.oaconvolve(x_BCT, taps.astype(np.float32)[None, None], mode="same", axes=-1)
+        slow_BCT = np.asarray(scipy.signal.oaconvolve(x_BCT, taps.astype(np.float32)[None, None], mode="same", axes=-1))
         steps = np.round(np.arange(0, x_BCT.shape[-1], hz / FINGERPRINT_STEPS_PER_S)).astype(int)
         steps = steps[steps < x_BCT.shape[-1]]
         x_BTC = center_courses(slow_BCT[..., steps].transpose(0, 2, 1), is_signal_BT[:, steps])

@@ -14,6 +14,7 @@ from eav_ray.evaluation.leak_audit.content import (
     audit_equal_windows,
     audit_near_duplicates,
 )
+from eav_ray.evaluation.leak_audit.origins import SearchRecord, audit_pretrained_weights, audit_searched_values
 from eav_ray.evaluation.leak_audit.splits import (
     audit_encoders,
     audit_recordings,
@@ -33,6 +34,7 @@ def audit_checkpoint(
     scored_recordings: Sequence[str] = (),
     encoder_recordings: Mapping[str, tuple[str, ...]] | None = None,
     tested_experiment: Experiment | None = None,
+    searches: Sequence[SearchRecord] | None = None,
 ) -> LeakAudit:
     """Every check of one checkpoint.
 
@@ -43,6 +45,7 @@ def audit_checkpoint(
             of those whose own checkpoints are at hand.
         tested_experiment: Whose fold is tested, where that is not the checkpoint's own: equal training rows are trained
             once, for an inner fold or another protocol perhaps, whose other sides are not those of this one.
+        searches: The finished searches of the results store; None where there is no store.
     """
     e, windows = tested_experiment or checkpoint.experiment, contents.windows
     if tested_experiment:
@@ -66,6 +69,8 @@ def audit_checkpoint(
         audit_statistics(checkpoint, fitted_on, split.test, windows),
         audit_selection(e, split, items, checkpoint.state.position.epoch),
     ]
+    checks.append(audit_pretrained_weights(checkpoint.experiment))
+    checks.append(audit_searched_values(checkpoint.experiment, checkpoint.state.key, split, searches))
     if checkpoint.state.encoder_keys:
         checks.append(audit_encoders(checkpoint, split, encoder_recordings or {}))
     return LeakAudit(tuple(checks))
@@ -109,7 +114,8 @@ def audit_transfer(
     names = "names of two data sets say nothing of each other; the content of the windows was compared instead"
     selection_check = judge("model selection", "", "nothing was chosen or fitted on the other data set")
     open_names = leave_open("subjects in two splits", names)
-    return LeakAudit((open_names, content_check, *copies, statistics_check, selection_check))
+    weights_check = audit_pretrained_weights(checkpoint.experiment)
+    return LeakAudit((open_names, content_check, *copies, statistics_check, selection_check, weights_check))
 
 
 def audit_copies(

@@ -82,8 +82,8 @@ def audit_near_duplicates(modality: str, tested: Fingerprints, others: Fingerpri
     name = f"near-duplicates of {modality} in two splits"
     if not tested.ids or not others.ids:
         side = "another" if tested.ids else "the test"
-        reason = f"no recording on {side} side has {modality} that could be told from others: none, still or too plain"
-        return leave_open(name, reason)
+        detail = f"no recording on {side} side has {modality} that could be told from others: none, still or too plain"
+        return leave_open(name, detail)
     if tested.values.shape[1:] != others.values.shape[1:]:
         return leave_open(name, f"windows of {modality} have another form in the two data sets")
     if np.prod(tested.values.shape[1:3]) < MIN_STEPS:

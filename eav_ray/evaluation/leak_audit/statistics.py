@@ -58,7 +58,7 @@ class StoredStatistics:
 
     name: str
     modality: str
-    moments: Moments
+    values: Moments
     compute: Callable[[Sequence[str]], Moments | None]
 
 
@@ -78,7 +78,7 @@ def audit_statistics(
     stored, open_reasons = list_stored_statistics(checkpoint, windows)
     if not stored and not open_reasons:
         return leave_open(STATISTICS, "its encoders have no statistics of data, so there is nothing to compare")
-    wrong: list[str] = []
+    differing: list[str] = []
     settled: list[str] = []
     margins: list[float] = []
     for one in stored:
@@ -86,11 +86,11 @@ def audit_statistics(
         if own is None or with_test is None:
             open_reasons.append(f"no training row has {one.modality}, which {one.name} is of")
             continue
-        distance, margin = own.measure_distance(one.moments), own.measure_distance(with_test)
+        distance, margin = own.measure_distance(one.values), own.measure_distance(with_test)
         if distance > TOLERANCE_SD:
-            is_leak = with_test.measure_distance(one.moments) <= TOLERANCE_SD
+            is_leak = with_test.measure_distance(one.values) <= TOLERANCE_SD
             match = f"match {WITH_TEST}" if is_leak else f"do not match {WITH_TEST} either"
-            wrong.append(f"{one.name} is off {TRAINING} by up to {distance:.3g} SD; its numbers {match}")
+            differing.append(f"{one.name} is off {TRAINING} by up to {distance:.3g} SD; its numbers {match}")
         elif margin <= 2 * TOLERANCE_SD:
             open_reasons.append(
                 f"{one.name} would be the same with test rows among the training rows (to {margin:.2g} SD)"
@@ -98,9 +98,9 @@ def audit_statistics(
         else:
             settled.append(one.name)
             margins.append(margin)
-    if wrong or not open_reasons:
+    if differing or not open_reasons:
         otherwise = f"{', '.join(settled)}: those of {TRAINING}; test rows among them would move each"
-        return judge(STATISTICS, "; ".join(wrong), f"{otherwise} by {min(margins, default=0):.2g} SD or more")
+        return judge(STATISTICS, "; ".join(differing), f"{otherwise} by {min(margins, default=0):.2g} SD or more")
     return leave_open(STATISTICS, "; ".join(open_reasons))
 
 

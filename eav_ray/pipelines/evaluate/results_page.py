@@ -29,6 +29,7 @@ from eav_ray.pipelines.evaluate.audited_checkpoint import (
 )
 from eav_ray.pipelines.evaluate.page_results import PageInfo, ResultsTree, build_results, describe_temperature
 from eav_ray.pipelines.evaluate.related_results import collect_related, collect_searches, compare_protocols
+from eav_ray.pipelines.evaluate.search_records import read_search_records
 from eav_ray.reporting import results_page
 from eav_ray.reporting.html import Section
 from eav_ray.reporting.model_card import render_model_card
@@ -70,7 +71,14 @@ def write_results_page(
         )
         return open_audited(
             fold,
-            lambda c: audit_checkpoint(c, contents, reported, read_encoder_train_ids(results, c), expected_experiment),
+            lambda c: audit_checkpoint(
+                c,
+                contents,
+                reported,
+                read_encoder_train_ids(results, c),
+                expected_experiment,
+                read_search_records(results, data, c.experiment.data.dataset),
+            ),
         )
 
     audited = [audit_fold(fold) for fold in evaluated]
