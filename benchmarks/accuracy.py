@@ -265,7 +265,7 @@ def announce(jobs: list[tuple[Case, int, int]], folder: Path, workers: int) -> N
         encoders += count
         shapes = DataShapes(data.index.eeg_channels, len(data.index.classes))
         (each,) = estimate_seconds_per_window(override(e, {"runtime.gpus_per_worker": 0}), shapes).values()
-        epochs = getattr(e.train.encoders, e.data.modalities[0]).epochs
+        epochs = e.train.encoders[e.data.modalities[0]].epochs
         seconds += each * windows * epochs * count
     print(
         f"to do: {encoders} encoder trainings, {len(jobs) - encoders} support-vector machines; about "

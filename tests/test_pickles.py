@@ -356,7 +356,7 @@ def folds(folder: Path, name: str) -> TablePlace:
     store = Store(folder)
     kept = {
         "predictions.parquet": parquet.encode_dataframe(pd.DataFrame({"subject": ["p0"]})),
-        "folds.json": b'{"format": 1, "folds": []}',
+        "folds.json": b'{"format": 2, "folds": []}',
     }
     return TablePlace(
         lambda data: store.commit("p", kept | {name: data}), lambda: cross_validation.read_cv_result(store, "p"), "/p "

@@ -41,7 +41,7 @@ class Recording:
     eeg_index: int = 0  # position on that file's recording axis, where it has one
     audio: str | None = None
     video: str | None = None
-    features: Mapping[str, GivenFeatures] = field(default_factory=dict)  # by the name of the modality
+    features: Mapping[str, GivenFeatures] = field(default_factory=dict, hash=False)  # by the name of the modality
 
     def get_source(self, modality: str) -> str | None:
         """Return the file that a modality of this recording lies in; None where it does not exist."""

@@ -9,7 +9,7 @@ from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.errors import DataError
 from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.base import Encoder, SubjectStatistics, pick_subject_statistics
-from eav_ray.training.dataloader import Source, select_rows_with_modality, subsample_evenly
+from eav_ray.training.dataloader import RawSource, Source, select_rows_with_modality, subsample_evenly
 
 MAX_STATISTICS_WINDOWS = 2048  # that the statistics of computed features are taken of
 
@@ -21,12 +21,15 @@ def compute_class_weights(labels: np.ndarray, n_outputs: int) -> np.ndarray:
     return np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0).astype(np.float32)
 
 
-def fit_model_statistics(model: Classifier, windows: WindowCache, recordings: tuple[str, ...], source: Source) -> None:
+def fit_model_statistics(
+    model: Classifier, windows: WindowCache, recordings: tuple[str, ...], source: Source | None = None
+) -> None:
     """Fit the normalisation of channels, and of what encoders compute, on training rows; it becomes weights.
 
     Args:
-        source: The model's inputs.
+        source: The model's inputs; stored windows as they are, where none is given.
     """
+    source = source or RawSource(windows, model.modalities)
     for m in select_channel_modalities(model.modalities):
         if not model.encoders[m].standardises_channels:
             continue  # mean 0 and SD 1 leave them as they are

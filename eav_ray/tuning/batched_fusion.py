@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eav_ray.config import OptimConfig
+from eav_ray.config import OptimConfig, digest
 from eav_ray.config.fusion.shared_attention import SharedAttentionConfig
 from eav_ray.data.splits import check_disjoint
 from eav_ray.models.classifier import FusionClassifier
@@ -222,7 +222,7 @@ class _SharedInputs:
         source = (tuple(sorted(run.encoder_keys.items())), run.embedded_recordings, e.fusion.uses_pooled_features)
         if source not in self._sources:
             self._sources[source] = open_source(run, self.context)
-        labels = (e.data, e.seed)
+        labels = (digest(e.data), e.seed)
         if labels not in self._labels:
             self._labels[labels] = build_labels(run, self.context)
         return prepare_run(run, self.context, fresh=True, source=self._sources[source], labels=self._labels[labels])

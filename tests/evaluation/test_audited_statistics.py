@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
+from eav_ray.config import override
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.evaluation.leak_audit.checks import LeakCheck
 from eav_ray.evaluation.leak_audit.statistics import Moments, audit_statistics, merge_moments
@@ -77,7 +78,7 @@ def test_arithmetic_of_the_training_that_is_wrong_is_not_repeated(
     def fit_wrongly(self: FeatureStandardizer, batches: object) -> None:
         self.mean.fill_(3.0)
 
-    monkeypatch.setattr(FeatureStandardizer, "fit", fit_wrongly)
+    monkeypatch.setattr(FeatureStandardizer, "fit_features", fit_wrongly)
     monkeypatch.setattr(
         statistics, "compute_channel_statistics", lambda *_: (torch.full((30,), 0.5), torch.full((30,), 2.0))
     )
@@ -101,8 +102,8 @@ def test_without_the_windows_nothing_is_told(windows: WindowCache) -> None:
 
 def without_statistics(one: Checkpoint) -> Checkpoint:
     e = one.experiment
-    model = replace(e.model, audio=replace(type(e.model)().audio, width=12, depth=1, heads=2, stride=16))
-    e = replace(e, data=replace(e.data, modalities=("audio",)), model=model)
+    changes = {"data.modalities": ["audio"], "model.audio.kind": "ast", "model.audio.width": 12}
+    e = override(e, changes | {"model.audio.depth": 1, "model.audio.heads": 2, "model.audio.stride": 16})
     return replace(one, experiment=e, weights=Classifier(e, one.state.shapes).state_dict())
 
 

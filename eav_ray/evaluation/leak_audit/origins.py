@@ -34,7 +34,7 @@ def audit_pretrained_weights(experiment: Experiment) -> LeakCheck:
     sources = {
         m: weights
         for m in sorted(experiment.data.modalities)
-        if (weights := getattr(getattr(experiment.model, m), "weights", ""))
+        if (weights := getattr(experiment.model[m], "weights", ""))
     }
     if not sources:
         return judge(PRETRAINED_WEIGHTS, "", "every encoder starts from fresh weights")

@@ -3,7 +3,7 @@
 What encoders compute of a window is theirs; which windows it is computed of, and the means and SDs, are done here anew.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from eav_ray.config import select_channel_modalities
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.evaluation.leak_audit.checks import LeakCheck, describe_names, judge, leave_open
 from eav_ray.models.classifier import Classifier
-from eav_ray.models.encoders.base import Encoder
+from eav_ray.models.encoders.base import Encoder, SubjectStatistics
 from eav_ray.models.layers import FeatureStandardizer
 from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.statistics import MAX_STATISTICS_WINDOWS
@@ -122,16 +122,19 @@ def list_stored_statistics(checkpoint: Checkpoint, windows: WindowCache) -> tupl
             stored.append(StoredStatistics(name, modality, Moments(mean, sd), compute))
 
     for m in model.modalities:
-        if select_channel_modalities([m]):
-            add("normalise", m, lambda ids, m=m: compute_channel_moments(windows, m, ids))
         encoder = model.encoders[m]
         assert isinstance(encoder, Encoder)
+        if select_channel_modalities([m]) and encoder.standardises_channels:
+            add("normalise", m, lambda ids, m=m: compute_channel_moments(windows, m, ids))
+        subjects = compute_subject_moments(model, m, windows, checkpoint) if m in model.subject_normalised else {}
         standardizers = {n: s for n, s in encoder.named_modules() if isinstance(s, FeatureStandardizer)}
         for name, module in standardizers.items():
             add(
                 f"encoders.{m}.{name}",
                 m,
-                lambda ids, m=m, module=module: compute_feature_moments(model, m, module, windows, ids),
+                lambda ids, m=m, module=module, subjects=subjects: compute_feature_moments(
+                    model, m, module, windows, ids, subjects
+                ),
             )
         if not standardizers and type(encoder).fit_statistics is not Encoder.fit_statistics:
             open_reasons.append(f"{type(encoder).__name__} of {m} fits itself in a way that cannot be computed again")
@@ -145,12 +148,48 @@ def compute_channel_moments(windows: WindowCache, modality: str, recordings: Seq
     return merge_moments(x_BCT.transpose(0, 2, 1).reshape(-1, x_BCT.shape[1]) for x_BCT in blocks)
 
 
+def compute_subject_moments(
+    model: Classifier, modality: str, windows: WindowCache, checkpoint: Checkpoint
+) -> dict[str, Moments]:
+    """Compute what each subject is normalised by: mean and SD of features over the recordings that are accessible."""
+    access, split = checkpoint.experiment.split, checkpoint.split
+    of_split = {*split.train, *split.validation, *split.test}
+    each = windows.ids[windows.ids["id"].isin(of_split)].drop_duplicates("id").sort_values(["subject", "order", "id"])
+    n = len(each) if access.access == "unlabelled_block" else access.access_recordings
+    encoder = model.encoders[modality]
+    assert isinstance(encoder, Encoder)
+    found: dict[str, Moments] = {}
+    for subject, own in each.groupby("subject")["id"]:
+        rows = _select_rows(windows, modality, own.head(n).tolist())
+        with torch.no_grad():
+            blocks = [encoder.compute_features(torch.from_numpy(windows.get(b, modality))) for b in _split(rows)]
+        moments = merge_moments(_mask_unknown(features.values, features.expand_known()) for features in blocks)
+        if moments is not None:
+            spread = moments.sd > NO_SPREAD * (1 + np.abs(moments.mean))
+            found[str(subject)] = Moments(moments.mean, np.where(spread, moments.sd, 1))
+    return found
+
+
+def _mask_unknown(values: Tensor, known: Tensor) -> np.ndarray:
+    """(rows, features), NaN where a feature is not known."""
+    x = torch.where(known, values, torch.nan).detach().cpu().numpy()
+    return x.reshape(-1, x.shape[-1])
+
+
 def compute_feature_moments(
-    model: Classifier, modality: str, standardizer: FeatureStandardizer, windows: WindowCache, recordings: Sequence[str]
+    model: Classifier,
+    modality: str,
+    standardizer: FeatureStandardizer,
+    windows: WindowCache,
+    recordings: Sequence[str],
+    subjects: Mapping[str, Moments],
 ) -> Moments | None:
     """Compute mean and SD of what an encoder gives its standardiser, over as many windows as a training takes.
 
     The encoder is asked to fit itself, and what would be fitted is kept instead.
+
+    Args:
+        subjects: What each subject is normalised by; nothing where the encoder does not normalise within subjects.
     """
     rows = _select_rows(windows, modality, recordings)
     if len(rows) > MAX_STATISTICS_WINDOWS:
@@ -159,37 +198,40 @@ def compute_feature_moments(
     assert isinstance(encoder, Encoder)
     kept: list[np.ndarray] = []
 
-    def keep(batches: Iterable[Tensor]) -> None:
-        kept.extend(batch.detach().cpu().numpy() for batch in batches)
+    def keep(batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        kept.extend(_mask_unknown(values, known) for values, known in batches)
 
-    standardizer.fit = keep  # of this object alone, which is thrown away with the model
+    def read(part: np.ndarray) -> tuple[Tensor, SubjectStatistics | None]:
+        x = model.prepare_input(modality, torch.from_numpy(windows.get(part, modality)))
+        if not subjects:
+            return x, None
+        own = [subjects[s] for s in windows.ids["subject"].to_numpy()[part]]
+        stacked = (np.stack([getattr(one, name) for one in own]) for name in ("mean", "sd"))
+        return x, SubjectStatistics(*(torch.from_numpy(values).float() for values in stacked))
+
+    standardizer.fit_features = keep  # of this object alone, which is thrown away with the model
     with torch.no_grad():
-        encoder.fit_statistics(
-            model.prepare_input(modality, torch.from_numpy(windows.get(part, modality))) for part in _split(rows)
-        )
+        encoder.fit_statistics(read(part) for part in _split(rows))
     return merge_moments(kept)
 
 
 def merge_moments(blocks: Iterable[np.ndarray]) -> Moments | None:
-    """Compute mean and SD of the columns of blocks of rows; None where there is no row.
+    """Compute mean and SD of the columns of blocks of rows, NaN left out; None where there is nothing else.
 
     In float64, each block about its own mean, and merged (Chan, Golub and LeVeque 1983): nothing cancels where a mean
     is large beside its SD.
     """
-    count, mean, squares = 0, np.zeros(0), np.zeros(0)
+    count, mean, squares = (np.zeros(1) for _ in range(3))
     for block in blocks:
         x = block.astype(np.float64)
-        if not len(x):
-            continue
-        block_mean = x.mean(0)
-        block_squares = np.square(x - block_mean).sum(0)
-        if not count:
-            count, mean, squares = len(x), block_mean, block_squares
-            continue
-        shift, total = block_mean - mean, count + len(x)
-        squares = squares + block_squares + np.square(shift) * count * len(x) / total
-        mean, count = mean + shift * len(x) / total, total
-    return Moments(mean, np.sqrt(squares / count)) if count else None
+        known = ~np.isnan(x)
+        n = known.sum(0)
+        block_mean = np.where(known, x, 0).sum(0) / np.maximum(n, 1)
+        block_squares = np.where(known, np.square(x - block_mean), 0).sum(0)
+        shift, total = block_mean - mean, np.maximum(count + n, 1)
+        squares = squares + block_squares + np.square(shift) * count * n / total
+        mean, count = mean + shift * n / total, count + n
+    return Moments(mean, np.sqrt(squares / np.maximum(count, 1))) if count.any() else None
 
 
 def _select_rows(windows: WindowCache, modality: str, recordings: Sequence[str]) -> np.ndarray:

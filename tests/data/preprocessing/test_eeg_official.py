@@ -100,7 +100,7 @@ def test_it_is_one_pipeline_and_not_a_family(change: dict[str, object]) -> None:
 
 def test_the_profiles_share_no_shards() -> None:
     clean = override(Experiment(), {"store.shards": "shards", "data.root": "EAV"})
-    official = override(clean, {"preprocessing.eeg.kind": "official"})
+    official = override(clean, {"preprocessing.eeg.kind": "official", "split.access": "unlabelled_block"})
     assert open_shard_store(clean).root != open_shard_store(official).root
     assert open_shard_store(clean).root == open_shard_store(replace(clean, name="another")).root
 
