@@ -37,9 +37,9 @@ class GivenFeatures(Encoder):
         self.network = build_feature_mlp(n_features, width, dropout)
         self.position = build_position_embedding(steps, width)
 
-    def compute_features(self, x_BNF: Tensor) -> Features:
-        known = torch.isfinite(x_BNF)
-        return Features(torch.where(known, x_BNF, 0), known)
+    def compute_features(self, x: Tensor) -> Features:
+        known = torch.isfinite(x)
+        return Features(torch.where(known, x, 0), known)
 
     def fit_statistics(self, batches: Iterable[tuple[Tensor, SubjectStatistics | None]]) -> None:
         self.fit_standardiser(self.standardise, batches)

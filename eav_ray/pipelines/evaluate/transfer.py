@@ -94,7 +94,7 @@ def evaluate_transfer(experiment: Experiment, data: Dataset, checkpoint: OpenedC
         s for s in list_sources(sorted(checkpoint.experiment.data.modalities)) if s in (*shown, *combined_sources)
     ]
     correct = mark_correct_recordings(predictions, sources)
-    lines = [head, *unshared_notes, *notes, *_format_result(predictions, correct, sources, shown, len(classes))]
+    lines = [head, *unshared_notes, *notes, *_format_result(correct, sources, shown, len(classes))]
     if len(shown) > 1:
         lines.append(tables.format_fusion_comparison(correct, shown))
     return TransferResult(predictions, classes, shown, correct, "\n".join(lines))
