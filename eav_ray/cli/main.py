@@ -10,6 +10,7 @@ import typer
 from eav_ray.cli.ablate import ablate
 from eav_ray.cli.adapt import adapt
 from eav_ray.cli.arguments import WORDS_HELP
+from eav_ray.cli.baseline import baseline
 from eav_ray.cli.check import check
 from eav_ray.cli.demo import demo
 from eav_ray.cli.evaluate import evaluate
@@ -32,6 +33,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     protocol,
     search,
     pull,
+    baseline,
     evaluate,
     predict,
     serve,

@@ -7,13 +7,14 @@ import matplotlib
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting.formatting import format_interval, format_percent
 from eav_ray.reporting.html import Page, Section
-from eav_ray.reporting.sections import accuracy, diagnostics, modalities, protocols, provenance
+from eav_ray.reporting.sections import accuracy, baselines, diagnostics, modalities, protocols, provenance
 
 RESULTS_FORMAT = 2  # of results.json
 
 # Key of results.json -> its section, in the order of the page: sections of other commands come between.
 RESULT_SECTIONS = {
     "accuracy": accuracy.build_accuracy,
+    "baselines": baselines.build_baselines,
     "protocols": protocols.build_protocols,
     "reference": protocols.build_reference,
     "subjects": accuracy.build_subjects,

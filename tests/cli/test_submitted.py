@@ -12,6 +12,7 @@ from tests.helpers.paths import REPOSITORY
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "infra/README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 SHOWN = [words for page in PAGES for words in list_shown_commands(page, "ray job submit") if "..." not in words]
 WORK = {
+    "baseline": "eav_ray.pipelines.evaluate.baseline.run_baselines",
     "check": "eav_ray.pipelines.preprocess.dataset_check.check_dataset",
     "evaluate": "eav_ray.pipelines.evaluate.evaluate.evaluate_checkpoint",
     "predict": "eav_ray.pipelines.inference.export.predict_to_file",
@@ -28,6 +29,7 @@ SUBMITTED = [
     ["preprocess", "demo", "data.root=/mnt/EAV", STORES[0]],
     ["train", "demo", "data.root=/mnt/EAV", *STORES],
     ["protocol", "demo", "data.root=/mnt/EAV", *STORES],
+    ["baseline", "demo", "data.root=/mnt/EAV", *STORES],
     ["evaluate", "demo", "data.root=/mnt/EAV", "--checkpoint", "s3://lab/best", *STORES],
     ["predict", "s3://lab/best", "data.root=/mnt/new", "--out", "/mnt/predictions.csv"],
 ]

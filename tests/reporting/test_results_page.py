@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from eav_ray.data.datasets.eav import EAV_CHANNELS
-from eav_ray.data.preprocessing.band_power import FREQUENCY_BANDS
+from eav_ray.data.modalities.band_power import FREQUENCY_BANDS
 from eav_ray.evaluation import probability_calibration, protocol_comparison, results_tree, stacking, summary
+from eav_ray.evaluation.baselines.folds import summarize_baselines
 from eav_ray.evaluation.results_tree import ResultsTree
 from eav_ray.reporting import figures
 from eav_ray.reporting.model_card import render_model_card
@@ -63,6 +64,12 @@ def build_tree(modalities: list[str] = MODALITIES, subjects: int = 8) -> Results
         },
         "calibration": probability_calibration.summarize_calibration(table, list(modalities), other),
         "calibration_note": "Fitted on others.",
+        "baselines": {
+            "access": "unlabelled_block",
+            "rows": summarize_baselines(
+                table, {"audio": "SVM on MFCC + log-mel", "eeg": "Riemannian tangent space on EEG"}
+            ),
+        },
         "protocols": {
             "rows": protocol_comparison.summarize_protocols({"within": other, "loso": table}, modalities),
             "inflation": protocol_comparison.compare_protocols({"within": other, "loso": table}, modalities, "loso"),
@@ -93,6 +100,7 @@ def shown(tree: ResultsTree) -> str:
 
 SECTIONS = [
     "Accuracy",
+    "Baselines",
     "Protocols side by side",
     "People",
     "Comparisons",
@@ -116,6 +124,7 @@ def test_a_page_has_every_part_that_there_are_numbers_for_and_no_other(tree: Res
     assert re.findall(r"<h2 id=\"[^\"]+\">(.*?)</h2>", shown) == SECTIONS
     bare = copy.deepcopy(tree)
     for name in (
+        "baselines",
         "protocols",
         "seeds",
         "modality_collapse",
@@ -263,3 +272,10 @@ def test_it_opens_in_a_browser_without_a_fault_and_is_readable_on_a_phone(shown:
         cells = "[...document.querySelector('#people ~ .wide table').tBodies[0].rows].map(r => +r.cells[2].textContent)"
         values = opened.evaluate(cells)
         assert values == sorted(values) and len(values) == 8 and before
+
+
+def test_baselines_stand_apart_from_the_sources(tree: ResultsTree, shown: str) -> None:
+    accuracy, baselines = re.findall(r"<h2 id=\"(?:accuracy|baselines)\".*?(?=<h2)", shown, re.DOTALL)
+    assert "SVM on MFCC + log-mel" in baselines and "SVM" not in accuracy
+    (row, _) = tree["baselines"]["rows"]
+    assert f"{100 * row['recording_balanced_accuracy']:.2f}" in baselines and "unlabelled_block" in baselines

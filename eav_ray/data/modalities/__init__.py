@@ -1,1 +1,1 @@
-"""How windows of each modality are stored, cut and measured: one module a modality."""
+"""How windows of each modality are stored, cut and measured, and what baselines read of them: one module a modality."""

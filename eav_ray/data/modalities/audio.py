@@ -15,6 +15,8 @@ FINGERPRINT_STEPS_PER_S, FINGERPRINT_SPECTRUM_S = 12.5, 0.256
 FINGERPRINT_BANDS, FINGERPRINT_MAX_HZ = 64, 2000
 FINGERPRINT_FLOOR = 1e-2  # of the loudest band of a window, below which there may be noise
 BLOCK = 32  # windows whose spectra are in memory at once
+# Of what baselines read: silence begins this far below the loudest part; spectra of 32 ms every 10 ms.
+SILENCE_DB, N_CEPSTRA, N_MELS, N_FFT, HOP_SAMPLES = 30, 30, 64, 512, 160
 
 
 class Audio(Modality):
@@ -22,6 +24,8 @@ class Audio(Modality):
     dtype = np.float32
     quality_columns = averaged_columns = ("audio_db", "audio_clipped")  # RMS, dB of full scale; share at full scale
     duplicate_similarity = 0.9
+    baseline_title = "MFCC + log-mel"
+    baseline_kinds = ("svm", "logistic")
 
     def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
         return (preprocessing.audio.hz * preprocessing.window_s,)
@@ -50,3 +54,25 @@ class Audio(Modality):
         floor_B11 = np.where(loudest_B11 > 0, FINGERPRINT_FLOOR * loudest_B11, 1.0)
         # What is silent is masked as padding is: encoders turn the one into the other.
         return center_courses(np.log(power_BTF + floor_B11), power_BTF.max(-1) > floor_B11[..., 0])
+
+    def compute_baseline_features(self, windows: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+        """Compute statistics of cepstra and of log-mel bands over the frames of each window, silent ends left out.
+
+        Returns:
+            (windows, 3 * 30 + 2 * 64): of 30 cepstral coefficients means, SDs and SDs of their first differences; of 64
+            log-mel bands means and SDs, decibel.
+        """
+        return np.array([_compute_spectral_statistics(x, preprocessing.audio.hz) for x in windows], np.float64)
+
+
+def _compute_spectral_statistics(x_T: np.ndarray, hz: int) -> np.ndarray:
+    import librosa
+
+    recorded = np.trim_zeros(x_T, "b")  # the end of a short recording is padding
+    sound, _ = librosa.effects.trim(recorded if len(recorded) else x_T, top_db=SILENCE_DB)
+    sound = np.pad(sound, (0, max(0, N_FFT - len(sound))))
+    mel = librosa.feature.melspectrogram(y=sound, sr=hz, n_fft=N_FFT, hop_length=HOP_SAMPLES, n_mels=N_MELS)
+    cepstra = librosa.feature.mfcc(y=sound, sr=hz, n_mfcc=N_CEPSTRA, n_fft=N_FFT, hop_length=HOP_SAMPLES)
+    differences = librosa.feature.delta(cepstra, mode="nearest")  # which any number of frames has
+    decibel = librosa.power_to_db(mel)
+    return np.concatenate([cepstra.mean(1), cepstra.std(1), differences.std(1), decibel.mean(1), decibel.std(1)])

@@ -32,6 +32,10 @@ class Modality(ABC):
         averaged_columns: Those of which a recording has the mean over its windows in the table of qualities.
         duplicate_similarity: Two recordings whose fingerprints correlate by at least this, at the best shift, are taken
             for one. It lies between what was measured of copies and of all other pairs (docs/log.md, 2026-11-27).
+        baseline_title: What classical baselines (`eav_ray.evaluation.baselines`) read, as tables name it; empty where
+            there is nothing that they could.
+        baseline_kinds: The classifiers that there are for it.
+        baseline_revision: Raised when what `compute_baseline_features` computes changes.
     """
 
     name: ClassVar[str]
@@ -39,6 +43,9 @@ class Modality(ABC):
     quality_columns: ClassVar[tuple[str, ...]]
     averaged_columns: ClassVar[tuple[str, ...]]
     duplicate_similarity: ClassVar[float] = 1.0
+    baseline_title: ClassVar[str] = ""
+    baseline_kinds: ClassVar[tuple[str, ...]] = ()
+    baseline_revision: ClassVar[int] = 1
 
     @abstractmethod
     def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
@@ -66,6 +73,13 @@ class Modality(ABC):
     @abstractmethod
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Draw windows of noise of this dtype, as loud as recordings are."""
+
+    def compute_baseline_features(self, windows: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+        """Compute what classical baselines read of windows: (windows, features) float64, NaN where nothing is known.
+
+        A modality without a `baseline_title` has no features.
+        """
+        return np.empty((len(windows), 0))
 
     def make_field(self, preprocessing: Preprocessing, n_channels: int) -> pa.Field:
         """Make the column of a shard that holds the windows."""

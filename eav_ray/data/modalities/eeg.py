@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from eav_ray.config import Preprocessing
+from eav_ray.data.modalities.band_power import compute_band_power
 from eav_ray.data.modalities.base import Modality, RecordingSignals, center_courses
 
 FINGERPRINT_MAX_HZ = 8  # slower than what a shift of some milliseconds turns over
@@ -18,6 +19,8 @@ class EEG(Modality):
     quality_columns = ("eeg_bad_channels",)
     averaged_columns = ()  # a recording's bad channels are known by name
     duplicate_similarity = 0.8
+    baseline_title = "band powers"
+    baseline_kinds = ("svm", "logistic", "riemann")
 
     def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
         return (n_channels, preprocessing.eeg.hz * preprocessing.window_s)
@@ -46,3 +49,7 @@ class EEG(Modality):
         x_BTC = center_courses(slow_BCT[..., steps].transpose(0, 2, 1), is_signal_BT[:, steps])
         sd_B1C = np.sqrt(np.square(x_BTC).mean(1, keepdims=True))
         return x_BTC / np.where(sd_B1C == 0, 1, sd_B1C)
+
+    def compute_baseline_features(self, windows: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+        """Compute the log power of each channel in each band, decibel; NaN of a flat channel."""
+        return compute_band_power(windows.astype(np.float64), preprocessing.eeg.hz).reshape(len(windows), -1)

@@ -13,9 +13,11 @@ class Features(Modality):
 
     dtype = np.float32
     averaged_columns = ()
+    baseline_kinds = ("svm", "logistic")
 
     def __init__(self, name: str) -> None:
         self.name = name  # pyright: ignore[reportAttributeAccessIssue] - of the object, as there are many
+        self.baseline_title = f"given features ({name})"  # pyright: ignore[reportAttributeAccessIssue]
         self.quality_columns = (f"{name}_missing",)  # pyright: ignore[reportAttributeAccessIssue]
 
     def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
@@ -35,6 +37,21 @@ class Features(Modality):
 
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
+
+    def compute_baseline_features(self, windows: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+        """Take the features as they are; of several steps their mean and SD over those that are known."""
+        values = windows.astype(np.float64)
+        if windows.shape[1] == 1:
+            return values[:, 0]
+        known = np.isfinite(values)
+        count = known.sum(1)
+
+        def average(x: np.ndarray) -> np.ndarray:
+            total = np.where(known, x, 0).sum(1)
+            return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+        mean = average(values)
+        return np.concatenate([mean, np.sqrt(average(np.square(values - mean[:, None])))], 1)
 
 
 def average_into_steps(

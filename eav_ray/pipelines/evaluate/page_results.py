@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.config import Experiment, digest, to_dict
+from eav_ray.data.modalities.band_power import FREQUENCY_BANDS, compute_band_power
 from eav_ray.data.modalities.registry import get_modality
-from eav_ray.data.preprocessing.band_power import FREQUENCY_BANDS, compute_band_power
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.splits import list_labeled_recordings
 from eav_ray.evaluation import protocol_comparison, statistics, summary

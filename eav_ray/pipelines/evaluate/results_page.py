@@ -27,6 +27,7 @@ from eav_ray.pipelines.evaluate.audited_checkpoint import (
     open_audited,
     read_encoder_train_ids,
 )
+from eav_ray.pipelines.evaluate.baseline import collect_baselines
 from eav_ray.pipelines.evaluate.page_results import PageInfo, ResultsTree, build_results, describe_temperature
 from eav_ray.pipelines.evaluate.related_results import collect_related, collect_searches, compare_protocols
 from eav_ray.pipelines.evaluate.search_records import read_search_records
@@ -106,6 +107,8 @@ def write_results_page(
     tree |= compare_protocols(
         trained_experiment, results, data, page_info.protocol, predictions, modalities, skipped_results
     )
+    if audited[0].checkpoint.split.protocol == trained_experiment.split.protocol:  # not of an adaptation
+        tree["baselines"] = collect_baselines(results, trained_experiment, data, predictions, skipped_results)
     search_sections, tree["search"] = collect_searches(results, audited, trained_experiment, skipped_results)
     return _write_page_files(tree | {"skipped_results": skipped_results}, search_sections, results, audited, out)
 

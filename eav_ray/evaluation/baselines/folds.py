@@ -1,0 +1,185 @@
+"""Baselines on one fold of a protocol: chosen on inner folds, fitted on training rows, and the test rows predicted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eav_ray.config import SplitConfig
+from eav_ray.data.splits import Split
+from eav_ray.errors import ConfigError
+from eav_ray.evaluation.baselines.classifiers import KINDS, Rows, fit_and_predict
+from eav_ray.evaluation.baselines.inputs import Inputs, Source, normalise_within_subjects
+from eav_ray.evaluation.results_tree import ResultsTree
+from eav_ray.training.access import list_split_recordings
+from eav_ray.training.metrics import LOGIT_PREFIX, WINDOW_COLUMNS, combine_by_rules, compute_scores
+from eav_ray.training.subject_statistics import select_accessible_recordings
+
+FUSED = "fused"  # how the names of sources begin that combine modalities
+# Of a modality in a fusion where nothing could be chosen; the first that there is.
+UNCHOSEN_ORDER = ("logistic", "svm", "riemann")
+
+
+@dataclass(frozen=True)
+class PlannedFold:
+    """A fold and the inner folds of its training rows; none where the protocol has no rows to choose on."""
+
+    number: int
+    split: Split
+    inner: tuple[Split, ...]
+
+
+@dataclass(frozen=True)
+class BaselineData:
+    """What all folds share.
+
+    Attributes:
+        ids: One row a window, as `WindowCache.ids`.
+        label: (windows,) class numbers, -1 of a window that no fold uses.
+        inputs: By modality.
+    """
+
+    ids: pd.DataFrame
+    label: np.ndarray
+    inputs: Mapping[str, Inputs]
+    n_classes: int
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """Predictions of the test windows, and what was chosen."""
+
+    predictions: pd.DataFrame  # as `training.predictions` lays them out, of sources `Source.name` and `fused.<rule>`
+    chosen: dict[str, Any]  # source -> parameters, inner score, temperature; `fused` -> kind by modality
+
+
+def check_access(split: SplitConfig) -> None:
+    """Check that baselines can be trained at an access level.
+
+    Raises:
+        ConfigError: It is that of an adaptation.
+    """
+    if split.access == "labelled_k":
+        raise ConfigError(
+            "split.access=labelled_k is what `eav adapt` makes of a checkpoint; baselines know source_only, "
+            "unlabelled_block and unlabelled_first_n"
+        )
+
+
+def predict_fold(data: BaselineData, fold: PlannedFold, sources: Sequence[Source], access: SplitConfig) -> FoldResult:
+    """Predict the test windows of a fold by every baseline, and by the rules of fusion over the modalities.
+
+    In a fusion each modality is represented by the kind that its inner folds found best.
+
+    Args:
+        access: Names the access level; the rest of it does not matter.
+    Raises:
+        DataError: A subject has no recording by which it could be normalised.
+    """
+    inputs = dict(data.inputs)
+    if access.access != "source_only":
+        in_fold = data.ids["id"].isin(list_split_recordings(fold.split)).to_numpy()
+        accessible = select_accessible_recordings(data.ids[in_fold], list_split_recordings(fold.split), access)
+        inputs = {m: _normalise(one, m, data, in_fold, accessible) for m, one in inputs.items()}
+    test = np.flatnonzero(data.ids["id"].isin(fold.split.test).to_numpy())
+    table = data.ids.iloc[test][WINDOW_COLUMNS].assign(label=data.label[test], fold=fold.number)
+    columns: dict[str, np.ndarray] = {}
+    chosen: dict[str, Any] = {}
+    scores: dict[str, tuple[float, float] | None] = {}
+    for source in sources:
+        log_p_VK, choice = _predict_source(data, inputs[source.modality], fold, source, test)
+        columns |= _name_columns(source.name, log_p_VK)
+        if choice is not None:
+            chosen[source.name] = {
+                "parameters": dict(choice.parameters),
+                "inner_score": choice.score and choice.score[0],
+                "temperature": choice.temperature,
+            }
+            scores[source.name] = choice.score
+    modalities = list(dict.fromkeys(s.modality for s in sources))
+    if len(modalities) > 1:
+        represented = {m: _choose_kind([s for s in sources if s.modality == m], scores) for m in modalities}
+        logits = [
+            np.stack([columns[c] for c in _list_columns(s.name, data.n_classes)], 1) for s in represented.values()
+        ]
+        logits_BMK = np.stack(logits, 1)
+        present_BM = np.asarray(np.isfinite(logits_BMK).all(2))
+        for rule, log_p_VK in combine_by_rules(logits_BMK, present_BM).items():
+            columns |= _name_columns(f"{FUSED}.{rule}", log_p_VK)
+        chosen[FUSED] = {m: s.kind for m, s in represented.items()}
+    return FoldResult(table.assign(**columns).reset_index(drop=True), chosen)
+
+
+def _normalise(
+    inputs: Inputs, modality: str, data: BaselineData, in_fold: np.ndarray, accessible: tuple[str, ...]
+) -> Inputs:
+    of_fold = Inputs(inputs.present & in_fold, inputs.features, inputs.covariances)
+    may_look = data.ids["id"].isin(accessible).to_numpy()
+    return normalise_within_subjects(of_fold, modality, data.ids["subject"].to_numpy(), may_look)
+
+
+def _predict_source(
+    data: BaselineData, inputs: Inputs, fold: PlannedFold, source: Source, test: np.ndarray
+) -> tuple[np.ndarray, Any]:
+    """Return (test windows, classes) log probabilities, NaN where the modality is missing, and the choice."""
+    x = inputs.covariances if KINDS[source.kind].reads_covariances else inputs.features
+    assert x is not None, "covariances are computed where a kind reads them"
+    whole = Rows(x, data.label, data.ids["id"].to_numpy())
+
+    def select(recordings: Sequence[str]) -> Rows:
+        return whole.select(data.ids["id"].isin(recordings).to_numpy() & inputs.present)
+
+    inner = [(select(one.train), select(one.validation)) for one in fold.inner]
+    has = inputs.present[test]
+    found = fit_and_predict(KINDS[source.kind], select(fold.split.train), inner, x[test[has]], data.n_classes)
+    log_p_VK = np.full((len(test), data.n_classes), np.nan)
+    if found is None:
+        return log_p_VK, None
+    log_p_VK[has], choice = found
+    return log_p_VK, choice
+
+
+def _choose_kind(sources: Sequence[Source], scores: Mapping[str, tuple[float, float] | None]) -> Source:
+    """Choose the kind that stands for a modality in a fusion: the best on inner folds, of equal ones the first."""
+    in_order = sorted(sources, key=lambda s: UNCHOSEN_ORDER.index(s.kind))
+    return max(in_order, key=lambda s: scores.get(s.name) or (-1.0, -1.0))
+
+
+def _list_columns(source: str, n_classes: int) -> list[str]:
+    return [f"{source}.{LOGIT_PREFIX}{k}" for k in range(n_classes)]
+
+
+def _name_columns(source: str, log_p_VK: np.ndarray) -> dict[str, np.ndarray]:
+    return dict(zip(_list_columns(source, log_p_VK.shape[1]), log_p_VK.T, strict=True))
+
+
+def list_titles(sources: Sequence[Source]) -> dict[str, str]:
+    """Name the sources of predictions as tables do, those of the fusion last."""
+    titles = {s.name: s.title for s in sources}
+    if len({s.modality for s in sources}) > 1:
+        titles |= {
+            f"{FUSED}.product": "baselines fused, product of probabilities",
+            f"{FUSED}.mean_probability": "baselines fused, mean of probabilities",
+        }
+    return titles
+
+
+def summarize_baselines(windows: pd.DataFrame, titles: Mapping[str, str]) -> list[ResultsTree]:
+    """Compute accuracy and balanced accuracy of recordings, and that of windows: mean and SD over subjects, by source.
+
+    Args:
+        windows: Predictions of all folds (`FoldResult.predictions`). What a source knows nothing of counts as
+            wrong.
+        titles: Of the sources (`list_titles`).
+    """
+    rows = []
+    for source, title in titles.items():
+        scores = pd.DataFrame([compute_scores(own, source) for _, own in windows.groupby("subject")])
+        row: ResultsTree = {"source": source, "title": title, "n_subjects": len(scores)}
+        row["recordings"] = len(windows[["subject", "recording"]].drop_duplicates())
+        for name in ("recording_balanced_accuracy", "recording_accuracy", "window_balanced_accuracy"):
+            row |= {name: float(scores[name].mean()), f"{name}_sd": float(scores[name].std(ddof=1))}
+        rows.append(row)
+    return rows
