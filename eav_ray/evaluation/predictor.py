@@ -42,18 +42,18 @@ class Predictor:
         self,
         checkpoint: Checkpoint | OpenedCheckpoint,
         device: torch.device,
-        moments: Mapping[str, SubjectMoments] | None = None,
+        subject_statistics: Mapping[str, SubjectMoments] | None = None,
     ) -> None:
         """
         Args:
-            moments: By modality, what encoders that normalise within subjects go by.
+            subject_statistics: By modality, what encoders that normalise within subjects go by.
         """
         e = checkpoint.experiment
         self.classes, self.preprocessing = checkpoint.state.classes, e.preprocessing
         self.modalities: tuple[ModalityName, ...] = e.data.modalities
         shapes = checkpoint.state.shapes
         self.inputs = WindowFormat(e.preprocessing, e.data.modalities, shapes.eeg_channels, shapes.eeg_channel_names)
-        self._device, self._moments = device, moments or {}
+        self._device, self._subject_statistics = device, subject_statistics or {}
         self._model = build_trained_model(checkpoint).to(device).eval()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -73,7 +73,7 @@ class Predictor:
         if keep.any():
             has = dict(zip(modalities, present[keep].T, strict=True))
             subjects = ids["subject"].to_numpy()[keep].tolist()
-            subject_inputs = make_subject_inputs(self._moments, subjects, has)
+            subject_inputs = make_subject_inputs(self._subject_statistics, subjects, has)
             inputs |= {name: x.to(self._device) for name, x in subject_inputs.items()}
             with torch.no_grad():
                 output = self._model(inputs, torch.from_numpy(present[keep]).to(self._device))

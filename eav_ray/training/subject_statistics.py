@@ -81,8 +81,11 @@ class SubjectMoments:
     @classmethod
     def from_sums(cls, sums: Mapping[str, FeatureSums]) -> "SubjectMoments":
         """Compute the statistics of each subject."""
-        moments = {subject: each.compute_moments() for subject, each in sums.items()}
-        return cls({s: mean for s, (mean, _) in moments.items()}, {s: sd for s, (_, sd) in moments.items()})
+        subject_statistics = {subject: each.compute_moments() for subject, each in sums.items()}
+        return cls(
+            {s: mean for s, (mean, _) in subject_statistics.items()},
+            {s: sd for s, (_, sd) in subject_statistics.items()},
+        )
 
     def get(self, subjects: Sequence[str], modality: str) -> SubjectStatistics:
         """Return those of the subject of each window.
@@ -120,17 +123,17 @@ def compute_subject_moments(
 
 
 def make_subject_inputs(
-    moments: Mapping[str, SubjectMoments], subjects: Sequence[str], present: Mapping[str, np.ndarray]
+    subject_statistics: Mapping[str, SubjectMoments], subjects: Sequence[str], present: Mapping[str, np.ndarray]
 ) -> dict[str, Tensor]:
     """Make what a model's inputs say of the subjects of windows.
 
     Args:
-        moments: By modality.
+        subject_statistics: By modality.
         subjects: Whose each window is.
         present: Whether each window has the modality; of one that lacks it any numbers will do, as it is masked.
     """
     inputs: dict[str, Tensor] = {}
-    for m, found in moments.items():
+    for m, found in subject_statistics.items():
         any_subject = next(iter(found.mean))
         known = [s if has else any_subject for s, has in zip(subjects, present[m], strict=True)]
         statistics = found.get(known, m)
@@ -145,13 +148,15 @@ class NormalisedSource:
         subjects: Whose each row is.
     """
 
-    def __init__(self, source: Source, moments: Mapping[str, SubjectMoments], subjects: np.ndarray) -> None:
+    def __init__(self, source: Source, subject_statistics: Mapping[str, SubjectMoments], subjects: np.ndarray) -> None:
         self.names = source.names
-        self._source, self._moments, self._subjects = source, moments, subjects
+        self._source, self._subject_statistics, self._subjects = source, subject_statistics, subjects
 
     def get(self, rows: np.ndarray) -> dict[str, Tensor]:
         present = dict(zip(self.names, self._source.get_presence(rows).T, strict=True))
-        return self._source.get(rows) | make_subject_inputs(self._moments, self._subjects[rows].tolist(), present)
+        return self._source.get(rows) | make_subject_inputs(
+            self._subject_statistics, self._subjects[rows].tolist(), present
+        )
 
     def get_presence(self, rows: np.ndarray) -> np.ndarray:
         return self._source.get_presence(rows)
@@ -177,8 +182,8 @@ def normalise_source(
         return source
     opened, recordings = open_recordings()
     accessible = select_accessible_recordings(opened.ids, recordings, experiment.split)
-    moments = {m: _compute_stored_moments(experiment, m, shapes, opened, accessible) for m in modalities}
-    return NormalisedSource(source, moments, windows.ids["subject"].to_numpy())
+    subject_statistics = {m: _compute_stored_moments(experiment, m, shapes, opened, accessible) for m in modalities}
+    return NormalisedSource(source, subject_statistics, windows.ids["subject"].to_numpy())
 
 
 def _compute_stored_moments(

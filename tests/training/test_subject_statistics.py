@@ -87,8 +87,8 @@ def predict(checkpoint: OpenedCheckpoint, windows: WindowCache, recordings: tupl
     sums: dict[str, Any] = {}
     for subject, _, part in Predictor(checkpoint, torch.device("cpu")).sum_subject_features(batch):
         sums[subject] = sums[subject] + part if subject in sums else part
-    moments = {"face": SubjectMoments.from_sums(sums)} if sums else {}
-    return Predictor(checkpoint, torch.device("cpu"), moments)(batch)
+    subject_statistics = {"face": SubjectMoments.from_sums(sums)} if sums else {}
+    return Predictor(checkpoint, torch.device("cpu"), subject_statistics)(batch)
 
 
 def test_people_who_differ_more_than_classes_are_told_apart_only_with_their_own_terms(

@@ -163,10 +163,10 @@ def compute_subject_moments(
         rows = _select_rows(windows, modality, own.head(n).tolist())
         with torch.no_grad():
             blocks = [encoder.compute_features(torch.from_numpy(windows.get(b, modality))) for b in _split(rows)]
-        moments = merge_moments(_mask_unknown(features.values, features.expand_known()) for features in blocks)
-        if moments is not None:
-            spread = moments.sd > NO_SPREAD * (1 + np.abs(moments.mean))
-            found[str(subject)] = Moments(moments.mean, np.where(spread, moments.sd, 1))
+        own_moments = merge_moments(_mask_unknown(features.values, features.expand_known()) for features in blocks)
+        if own_moments is not None:
+            spread = own_moments.sd > NO_SPREAD * (1 + np.abs(own_moments.mean))
+            found[str(subject)] = Moments(own_moments.mean, np.where(spread, own_moments.sd, 1))
     return found
 
 

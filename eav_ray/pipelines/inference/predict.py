@@ -90,9 +90,9 @@ def predict_recordings(
             num_cpus=1,
         )
         ids = pd.DataFrame([{"id": r.id, "subject": r.subject, "order": r.order} for r in recordings])
-        moments = measure_subjects(rows, checkpoint, experiment.runtime, lambda: ids)
+        subject_statistics = measure_subjects(rows, checkpoint, experiment.runtime, lambda: ids)
         return failed + _deliver_predictions(
-            map_on_actors(rows, PredictionActor, checkpoint, experiment.runtime, moments),
+            map_on_actors(rows, PredictionActor, checkpoint, experiment.runtime, subject_statistics),
             dataset.classes,
             on_predictions,
             bar,
@@ -133,9 +133,9 @@ def predict_shards(
         )
         numbers = ray.data.from_items([{"shard": i} for i in range(len(files))], override_num_blocks=len(files))
         rows = map_with_retries(numbers.flat_map, read_windows, num_cpus=1)
-        moments = measure_subjects(rows, checkpoint, experiment.runtime, lambda: data.windows.ids)
+        subject_statistics = measure_subjects(rows, checkpoint, experiment.runtime, lambda: data.windows.ids)
         return _deliver_predictions(
-            map_on_actors(rows, PredictionActor, checkpoint, experiment.runtime, moments),
+            map_on_actors(rows, PredictionActor, checkpoint, experiment.runtime, subject_statistics),
             data.index.classes,
             on_predictions,
             bar,
@@ -178,14 +178,14 @@ def map_on_actors(
     actor: type["PredictionActor"],
     checkpoint: OpenedCheckpoint,
     runtime: RuntimeConfig,
-    moments: dict[str, SubjectMoments] | None = None,
+    subject_statistics: dict[str, SubjectMoments] | None = None,
     *,
     max_actors: int = 1,
 ) -> ray.data.Dataset:
     """Windows through actors that have loaded a checkpoint, batch after batch.
 
     Args:
-        moments: By modality, what encoders that normalise within subjects go by.
+        subject_statistics: By modality, what encoders that normalise within subjects go by.
         max_actors: How many actors there may be.
     """
     # Predicting is short: an actor that died is an error, and the same command starts anew.
@@ -193,7 +193,7 @@ def map_on_actors(
         rows.map_batches,
         actor,
         retries=0,
-        fn_constructor_args=(checkpoint, runtime, moments),
+        fn_constructor_args=(checkpoint, runtime, subject_statistics),
         batch_size=BATCH_SIZE,
         num_cpus=runtime.cpus_per_worker,
         num_gpus=runtime.gpus or None,
@@ -299,16 +299,16 @@ class PredictionActor:
         self,
         checkpoint: OpenedCheckpoint,
         runtime: RuntimeConfig,
-        moments: dict[str, SubjectMoments] | None = None,
+        subject_statistics: dict[str, SubjectMoments] | None = None,
         device: torch.device | None = None,
     ) -> None:
         """Load the checkpoint.
 
         Args:
-            moments: By modality, what encoders that normalise within subjects go by.
+            subject_statistics: By modality, what encoders that normalise within subjects go by.
             device: Where to compute in a process that is no actor.
         """
-        self._predictor = Predictor(checkpoint, device or cluster.set_up_torch(runtime), moments)
+        self._predictor = Predictor(checkpoint, device or cluster.set_up_torch(runtime), subject_statistics)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         table = self._predictor(batch)
