@@ -42,7 +42,8 @@ def test_a_chunk_is_done_if_it_has_a_record_without_problems_and_its_shard(
 
 
 CHANGES = [
-    {"preprocessing.eeg.kind": "official"},
+    {"preprocessing.eeg.kind": "official", "split.access": "unlabelled_block"},
+    {"preprocessing.features": {"face": {"width": 3}}},
     {"preprocessing.eeg.artefacts": "blinks"},
     {"preprocessing.eeg.notch_hz": 60.0},
     {"preprocessing.video.crop": "face"},
