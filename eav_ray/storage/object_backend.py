@@ -28,6 +28,7 @@ RETRY_S = 300.0
 FIRST_CONTACT_S = 20.0  # for which a store is asked that has never answered: its name may be wrong
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
 MISSING_PAUSE_S = 0.2  # before a name that is missing is asked for again
+_JITTER = random.Random()  # of its own: whoever seeds the module's generator must not get other numbers from it
 MISSING_BUCKET_S = 5.0  # for which a request is repeated to which the server says that the bucket is missing
 
 
@@ -178,7 +179,7 @@ class ObjectBackend(Backend):
                 if final or time.monotonic() - began + pause_s > limit_s:
                     what = self._location.join(name) if name else str(self._location)
                     raise StorageError(f"cannot {verb} {what}: {_describe(error)}", permanent=final) from None
-            time.sleep(pause_s * random.uniform(0.5, 1.0))
+            time.sleep(pause_s * _JITTER.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
