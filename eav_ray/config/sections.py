@@ -103,7 +103,7 @@ class Experiment:
             if name not in places[place]
         ]
 
-    def _list_transductive_preprocessing(self) -> list[str]:
+    def list_transductive_preprocessing(self) -> list[str]:
         """List settings of preprocessing that look at all recordings of a subject at once."""
         eeg = self.preprocessing.eeg
         settings = (("kind", eeg.kind, eeg.kind == "official"), ("align", eeg.align, eeg.align != "none"))
@@ -113,12 +113,12 @@ class Experiment:
     def list_transductive_settings(self) -> list[str]:
         """List the settings by which a model looks at other recordings of a tested subject, without labels."""
         normalised = [m for m in sorted(self.data.modalities) if self.model[m].subject_normalisation != "none"]
-        return self._list_transductive_preprocessing() + [f"model.{m}.subject_normalisation" for m in normalised]
+        return self.list_transductive_preprocessing() + [f"model.{m}.subject_normalisation" for m in normalised]
 
     def _list_access_problems(self) -> list[str]:
         """List keys that look at more of a tested subject than the access level declares, a line each."""
         problems: list[str] = []
-        needs_all = self._list_transductive_preprocessing()
+        needs_all = self.list_transductive_preprocessing()
         if needs_all and self.split.access != "unlabelled_block":
             problems.append(
                 f"{' and '.join(needs_all)} looks at all recordings of a subject, the tested ones included, but "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from eav_ray.config import override
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.evaluation.leak_audit.audit import audit_checkpoint
 from eav_ray.evaluation.leak_audit.checks import LeakAudit, LeakCheck, count_outcomes
@@ -40,7 +41,7 @@ def test_an_honest_checkpoint_passes_and_says_what_was_compared(windows: WindowC
     found = audit_checkpoint(make_honest_checkpoint(windows, protocol), contents(windows))
     assert not found.failed and not found.first_failure
     reported = {c.name: c.detail for c in found.checks}
-    assert len(reported) == 10
+    assert len(reported) == 11
     statistics = reported["statistics fitted on training rows only"]
     assert statistics.startswith("encoders.audio.standardise, normalise: those of the training rows alone; test rows")
     assert [c.name for c in found.checks if c.outcome != "passed"] == ["origin of searched values"]
@@ -82,7 +83,8 @@ def test_what_trained_before_an_adaptation_is_known_too(tmp_path: Path) -> None:
     def adapted(windows: WindowCache) -> Checkpoint:
         one = make_honest_checkpoint(windows)
         own = one.split.test
-        return replace(one, split=replace(one.split, protocol="adapted", train=own[:2], test=own[2:]))
+        e = override(one.experiment, {"split.access": "labelled_k", "split.access_recordings": 2})
+        return replace(one, experiment=e, split=replace(one.split, protocol="adapted", train=own[:2], test=own[2:]))
 
     twins = store_windows(tmp_path, twin=(0, RECORDINGS + 5))  # of p0, who trained the fold, and of p1
     assert failed(adapted(twins), twins) == TWINS_OF_EEG
@@ -144,6 +146,7 @@ LEAKS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], set[str]]] = {
             "split, recomputed",
             "recordings in two splits",
             "subjects in two splits",
+            "access to tested subjects",
             "equal windows in two splits",
             "near-duplicates of audio in two splits",
             "near-duplicates of eeg in two splits",
@@ -152,7 +155,12 @@ LEAKS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], set[str]]] = {
     ),
     "a subject on both sides": (
         other_person,
-        {"split, recomputed", "subjects in two splits", "statistics fitted on training rows only"},
+        {
+            "split, recomputed",
+            "subjects in two splits",
+            "access to tested subjects",
+            "statistics fitted on training rows only",
+        },
     ),
     "choices by the test": (
         validate_on_test,
@@ -160,6 +168,7 @@ LEAKS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], set[str]]] = {
             "split, recomputed",
             "recordings in two splits",
             "subjects in two splits",
+            "access to tested subjects",
             "equal windows in two splits",
             "near-duplicates of audio in two splits",
             "near-duplicates of eeg in two splits",

@@ -176,7 +176,7 @@ def test_a_page_has_every_fold_audited_and_the_ablation(job: Job, continued: Con
     tree = json.loads((tmp_path / "results.json").read_text())
     folds = json.loads(next((continued.results / "protocols").iterdir()).joinpath("folds.json").read_text())["folds"]
     checks = tree["audit"]["checks"]
-    assert len(checks) == 3 * (9 + len(tree["modalities"])) and tree["audit"]["outcomes"]["failed"] == 0
+    assert len(checks) == 3 * (10 + len(tree["modalities"])) and tree["audit"]["outcomes"]["failed"] == 0
     assert {c["outcome"] for c in checks if c["name"] == "origin of searched values"} == {"cannot tell"}
     assert [f["run"] for f in tree["folds"]] == [f["run"] for f in folds]
     assert tree["accuracy"]["recordings"] == 15 and len(tree["subjects"]) == 3

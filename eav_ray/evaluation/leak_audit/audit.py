@@ -6,6 +6,7 @@ from dataclasses import replace
 from eav_ray.config import Experiment
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import Split, list_labeled_recordings
+from eav_ray.evaluation.leak_audit.access import audit_access
 from eav_ray.evaluation.leak_audit.checks import LeakAudit, LeakCheck, judge, leave_open
 from eav_ray.evaluation.leak_audit.content import (
     EQUAL_WINDOWS,
@@ -69,6 +70,7 @@ def audit_checkpoint(
         audit_statistics(checkpoint, fitted_on, split.test, windows),
         audit_selection(e, split, items, checkpoint.state.position.epoch),
     ]
+    checks.append(audit_access(checkpoint.experiment, split, split.test))
     checks.append(audit_pretrained_weights(checkpoint.experiment))
     checks.append(audit_searched_values(checkpoint.experiment, checkpoint.state.key, split, searches))
     if checkpoint.state.encoder_keys:
@@ -115,7 +117,9 @@ def audit_transfer(
     selection_check = judge("model selection", "", "nothing was chosen or fitted on the other data set")
     open_names = leave_open("subjects in two splits", names)
     weights_check = audit_pretrained_weights(checkpoint.experiment)
-    return LeakAudit((open_names, content_check, *copies, statistics_check, selection_check, weights_check))
+    access_check = audit_access(checkpoint.experiment, replace(checkpoint.split, train=(), validation=()), ())
+    others = (statistics_check, selection_check, access_check, weights_check)
+    return LeakAudit((open_names, content_check, *copies, *others))
 
 
 def audit_copies(
