@@ -117,7 +117,7 @@ def test_the_pulled_checkpoint_is_tested_once_and_predicts_raw_files(
     assert page.parent.parent == tuned / "results_pages" and "Leak audit" in page.read_text()
     results = json.loads((page.parent / "results.json").read_text())
     outcomes = {check["name"]: check["outcome"] for check in results["audit"]["checks"]}
-    assert len(outcomes) == 9 + 3 and "failed" not in outcomes.values()
+    assert len(outcomes) == 10 + 3 and "failed" not in outcomes.values()
     assert outcomes["origin of searched values"] == "passed"
     assert outcomes["statistics fitted on training rows only"] == "passed"
     assert results["reference"] is None  # these people were drawn: no published number is of them
