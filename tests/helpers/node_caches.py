@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
 
 from eav_ray.data.shards.index import read_index
 from eav_ray.data.shards.window_cache import WindowCache
@@ -38,8 +39,9 @@ def measure_opening(results: str, prefix: str, cache: str) -> None:
     process = psutil.Process()
 
     def measure_own() -> int:
-        memory = process.memory_full_info()
-        return int(memory.uss)
+        # Arrow gives back what it has freed when it sees fit, later on a busy machine.
+        pa.default_memory_pool().release_unused()
+        return int(process.memory_full_info().uss)
 
     before = measure_own()
     found = open_embeddings(Store(results), prefix, NodeCache(cache, 1))
