@@ -112,8 +112,12 @@ class Experiment:
 
     def list_transductive_settings(self) -> list[str]:
         """List the settings by which a model looks at other recordings of a tested subject, without labels."""
-        normalised = [m for m in sorted(self.data.modalities) if self.model[m].subject_normalisation != "none"]
+        normalised = self.list_normalised_modalities()
         return self.list_transductive_preprocessing() + [f"model.{m}.subject_normalisation" for m in normalised]
+
+    def list_normalised_modalities(self) -> list[str]:
+        """List the modalities whose encoders normalise within subjects, sorted."""
+        return sorted(m for m in self.data.modalities if self.model[m].subject_normalisation != "none")
 
     def _list_access_problems(self) -> list[str]:
         """List keys that look at more of a tested subject than the access level declares, a line each."""
@@ -124,10 +128,8 @@ class Experiment:
                 f"{' and '.join(needs_all)} looks at all recordings of a subject, the tested ones included, but "
                 f"split.access is {self.split.access}; declare it: split.access=unlabelled_block"
             )
-        for m in self.data.modalities:
+        for m in self.list_normalised_modalities():
             section = self.model[m]
-            if section.subject_normalisation == "none":
-                continue
             if not section.normalises_subjects:
                 problems.append(
                     f"model.{m}.kind={section.kind} has no features that can be normalised within subjects; set "

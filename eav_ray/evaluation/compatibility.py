@@ -9,7 +9,6 @@ from eav_ray.config.digests import flatten_sections
 from eav_ray.data.preprocessing.electrodes import describe_left_out, match_channels
 from eav_ray.data.shards.index import ShardIndex
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.training.access import list_normalised_modalities
 from eav_ray.training.checkpoint import OpenedCheckpoint
 
 
@@ -56,7 +55,7 @@ def require_single_recordings(checkpoint: OpenedCheckpoint) -> None:
     Raises:
         ConfigError: Its encoders normalise within subjects.
     """
-    normalised = list_normalised_modalities(checkpoint.experiment)
+    normalised = checkpoint.experiment.list_normalised_modalities()
     if normalised:
         access = checkpoint.experiment.split.access
         raise ConfigError(

@@ -39,7 +39,7 @@ class Classifier(nn.Module):
             widths, times_s = ({m: getattr(e, key) for m, e in encoders.items()} for key in ("width", "times_s"))
             self.fusion = build_fusion(experiment, widths, times_s, shapes.n_outputs)
         self.frozen = False
-        self.subject_normalised = [m for m in self.modalities if experiment.model[m].subject_normalisation != "none"]
+        self.subject_normalised = experiment.list_normalised_modalities()
         if experiment.runtime.gradient_checkpointing:
             for encoder in encoders.values():
                 encoder.enable_gradient_checkpointing()

@@ -6,11 +6,6 @@ from eav_ray.config import Experiment, digest
 from eav_ray.data.splits import Split
 
 
-def list_normalised_modalities(experiment: Experiment) -> list[str]:
-    """List the modalities whose encoders normalise within subjects, sorted."""
-    return sorted(m for m in experiment.data.modalities if experiment.model[m].subject_normalisation != "none")
-
-
 def list_split_recordings(split: Split, further: Iterable[str] = ()) -> tuple[str, ...]:
     """List all recordings of a split, and others that are embedded with it, sorted."""
     return tuple(sorted({*split.train, *split.validation, *split.test, *further}))
@@ -21,7 +16,7 @@ def digest_access(experiment: Experiment, split: Split, further: Iterable[str]) 
 
     Recordings of subjects whom nothing is trained on do not change a weight.
     """
-    if not list_normalised_modalities(experiment):
+    if not experiment.list_normalised_modalities():
         return ""
     subjects = {recording.split("/")[0] for recording in split.train}
     recordings = [r for r in list_split_recordings(split, further) if r.split("/")[0] in subjects]

@@ -16,7 +16,6 @@ from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.errors import DataError
 from eav_ray.models.encoders.base import MEAN_SUFFIX, SD_SUFFIX, DataShapes, Encoder, SubjectStatistics
 from eav_ray.models.encoders.factory import build_encoder
-from eav_ray.training.access import list_normalised_modalities
 from eav_ray.training.dataloader import RawSource, Source, find_channel_orders
 
 STATISTICS_WINDOWS = 64  # that are read at once
@@ -177,7 +176,7 @@ def normalise_source(
         open_recordings: Opens windows, and names the recordings of the subjects among them; the access level chooses
             of which of them statistics are.
     """
-    modalities = [m for m in list_normalised_modalities(experiment) if m in source.names]
+    modalities = [m for m in experiment.list_normalised_modalities() if m in source.names]
     if not modalities:
         return source
     opened, recordings = open_recordings()

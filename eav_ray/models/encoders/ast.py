@@ -9,8 +9,8 @@ from eav_ray.config import Preprocessing
 from eav_ray.config.encoders.ast import ASTConfig
 from eav_ray.errors import ConfigError
 from eav_ray.models.encoders.base import (
+    AudioEncoder,
     DataShapes,
-    Encoder,
     EncoderOutput,
     Features,
     SubjectStatistics,
@@ -104,7 +104,7 @@ def mask_random_span(x_BTF: Tensor, max_length: int, dim: int) -> Tensor:
     return x_BTF.masked_fill(masked[:, :, None] if dim == 1 else masked[:, None], 0)
 
 
-class AST(Encoder):
+class AST(AudioEncoder):
     """Audio windows to time tokens: the patch tokens averaged over frequency.
 
     The network gets what the library's extractor makes of the recording alone, its silent ends included, with features
@@ -201,13 +201,7 @@ class AST(Encoder):
         normalised = subject.normalise(features.values) / 2
         return features._replace(values=torch.where(features.expand_known(), normalised, features.values))
 
-    def encode_features(self, features_BTF: Tensor, mask_BT: Tensor, present_B: Tensor) -> EncoderOutput:
-        """Encode what `compute_features` made of windows.
-
-        Args:
-            present_B: True where the window has audio.
-        """
-        features = features_BTF
+    def encode_features(self, features: Tensor, mask: Tensor, present_B: Tensor) -> EncoderOutput:
         if self.training:
             features = mask_random_span(mask_random_span(features, self.mask_bands, 2), self.mask_frames, 1)
         out = self.model(features)
@@ -216,18 +210,10 @@ class AST(Encoder):
         tokens = patches.view(b, self.n_patch_bands, -1, d).mean(1)
         encoded = self.build_output(tokens, out.pooler_output, present_B)
         # A patch holds sound where any of its frames does.
-        mask_BN = nn.functional.max_pool1d(mask_BT[:, None].float(), PATCH_SIZE, self.stride)[:, 0] > 0
+        mask_BN = nn.functional.max_pool1d(mask[:, None].float(), PATCH_SIZE, self.stride)[:, 0] > 0
         # The last frames may belong to no patch; a window keeps tokens all the same.
         mask_BN = mask_BN | ~mask_BN.any(1, keepdim=True)
         return encoded._replace(mask_BN=encoded.mask_BN & mask_BN)
-
-    def forward(self, x_BT: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
-        """
-        Args:
-            x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
-            present_B: True where the window has audio.
-        """
-        return self.encode_features(*self.normalise_features(x_BT, subject), present_B)
 
     def load_pretrained(self, weights: str) -> None:
         key = "model.audio.weights"

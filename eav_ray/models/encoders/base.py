@@ -147,6 +147,26 @@ class Encoder(nn.Module):
         return EncoderOutput(tokens_BND, mask_BN, pooled_BD)
 
 
+class AudioEncoder(Encoder):
+    """An encoder whose network reads what `compute_features` makes of a waveform, silence masked."""
+
+    def encode_features(self, features: Tensor, mask: Tensor, present_B: Tensor) -> EncoderOutput:
+        """Encode what `compute_features` made of windows.
+
+        Args:
+            present_B: True where the window has audio.
+        """
+        raise NotImplementedError
+
+    def forward(self, x_BT: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
+        """
+        Args:
+            x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
+            present_B: True where the window has audio.
+        """
+        return self.encode_features(*self.normalise_features(x_BT, subject), present_B)
+
+
 class FrameEncoder(Encoder):
     """An encoder that looks at single frames, so that each frame of a window can be scored alone."""
 

@@ -11,8 +11,8 @@ from eav_ray.config import Preprocessing
 from eav_ray.config.encoders.mfcc import MFCCConfig
 from eav_ray.errors import ConfigError
 from eav_ray.models.encoders.base import (
+    AudioEncoder,
     DataShapes,
-    Encoder,
     EncoderOutput,
     Features,
     SubjectStatistics,
@@ -24,7 +24,7 @@ from eav_ray.models.layers import FeatureStandardizer, build_feature_mlp, build_
 SAMPLE_RATE_HZ, N_FFT, HOP_SAMPLES, N_MELS, DELTA_WIDTH = 16000, 512, 160, 64, 9
 
 
-class MFCC(Encoder):
+class MFCC(AudioEncoder):
     """Audio windows to one token per time segment: mean and SD of coefficients, first and second differences.
 
     Statistics are of the frames that hold sound (`silence.find_sound`), and differences are taken along these alone.
@@ -96,24 +96,11 @@ class MFCC(Encoder):
     def fit_statistics(self, batches: Iterable[tuple[Tensor, SubjectStatistics | None]]) -> None:
         self.fit_standardiser(self.standardise, batches)
 
-    def encode_features(self, features_BNF: Tensor, mask_BN: Tensor, present_B: Tensor) -> EncoderOutput:
-        """Encode what `compute_features` made of windows.
-
-        Args:
-            present_B: True where the window has audio.
-        """
-        tokens = self.network(self.standardise(features_BNF)) + self.position
-        pooled = (tokens * mask_BN[..., None]).sum(1) / mask_BN.sum(1, keepdim=True)
+    def encode_features(self, features: Tensor, mask: Tensor, present_B: Tensor) -> EncoderOutput:
+        tokens = self.network(self.standardise(features)) + self.position
+        pooled = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         encoded = self.build_output(tokens, pooled, present_B)
-        return encoded._replace(mask_BN=encoded.mask_BN & mask_BN)
-
-    def forward(self, x_BT: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
-        """
-        Args:
-            x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).
-            present_B: True where the window has audio.
-        """
-        return self.encode_features(*self.normalise_features(x_BT, subject), present_B)
+        return encoded._replace(mask_BN=encoded.mask_BN & mask)
 
 
 def _append_differences(cepstra_CT: np.ndarray) -> np.ndarray:

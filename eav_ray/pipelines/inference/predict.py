@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,6 @@ from eav_ray.evaluation.predictor import Predictor
 from eav_ray.pipelines.inference.inference_windows import cut_raw_windows, read_shard_windows
 from eav_ray.pipelines.preprocess import eeg_stage
 from eav_ray.tracking.progress import ProgressBar, open_progress_bar
-from eav_ray.training.access import list_normalised_modalities
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.metrics import is_averaged_column
 from eav_ray.training.subject_statistics import FeatureSums, SubjectMoments, select_accessible_recordings
@@ -175,17 +175,17 @@ def _preserve_row_order() -> Iterator[None]:
 
 def map_on_actors(
     rows: ray.data.Dataset,
-    actor: type["PredictionActor"],
+    actor: type["PredictionActor | MeasuringActor"],
     checkpoint: OpenedCheckpoint,
     runtime: RuntimeConfig,
-    subject_statistics: dict[str, SubjectMoments] | None = None,
+    argument: Any = None,
     *,
     max_actors: int = 1,
 ) -> ray.data.Dataset:
     """Windows through actors that have loaded a checkpoint, batch after batch.
 
     Args:
-        subject_statistics: By modality, what encoders that normalise within subjects go by.
+        argument: The third one that an actor is made with.
         max_actors: How many actors there may be.
     """
     # Predicting is short: an actor that died is an error, and the same command starts anew.
@@ -193,7 +193,7 @@ def map_on_actors(
         rows.map_batches,
         actor,
         retries=0,
-        fn_constructor_args=(checkpoint, runtime, subject_statistics),
+        fn_constructor_args=(checkpoint, runtime, argument),
         batch_size=BATCH_SIZE,
         num_cpus=runtime.cpus_per_worker,
         num_gpus=runtime.gpus or None,
@@ -217,20 +217,11 @@ def measure_subjects(
         By modality; nothing of a checkpoint that does not normalise within subjects.
     """
     e = checkpoint.experiment
-    if not list_normalised_modalities(e):
+    if not e.list_normalised_modalities():
         return {}
     ids = list_recordings()
     accessible = frozenset(select_accessible_recordings(ids, ids["id"], e.split))
-    measured = map_with_retries(
-        rows.map_batches,
-        MeasuringActor,
-        retries=0,
-        fn_constructor_args=(checkpoint, runtime, accessible),
-        batch_size=BATCH_SIZE,
-        num_cpus=runtime.cpus_per_worker,
-        num_gpus=runtime.gpus or None,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=1),
-    )
+    measured = map_on_actors(rows, MeasuringActor, checkpoint, runtime, accessible)
     sums: dict[str, dict[str, FeatureSums]] = {}
     for row in measured.iter_rows():
         part = FeatureSums(*np.frombuffer(row["sums"]).reshape(3, -1))
