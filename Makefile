@@ -55,7 +55,7 @@ results: $(STAMP)
 	$(PY) -m benchmarks.synthetic results/synthetic
 	$(PY) -m benchmarks.adaptation results/synthetic
 	$(PY) -m benchmarks.ablations results/synthetic
-	$(PY) -m benchmarks.accuracy results/accuracy
+	$(PY) -m benchmarks.real results/real
 
 # Warnings are errors. The variable silences an advertisement for the successor of mkdocs-material.
 docs: $(STAMP)

@@ -34,6 +34,7 @@ ENCODERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ),
     ("eav_transformer", "eeg", {"model.eeg": {"kind": "eav_transformer"}}),
     ("bandpower", "eeg", {"model.eeg": {"kind": "bandpower"}}),
+    ("covariance", "eeg", {"model.eeg": {"kind": "covariance"}}),
     ("AST, 512 frames", "audio", {}),
     ("AST, 1024 frames", "audio", {"model.audio.max_length": 1024}),
     ("AST, small", "audio", {"model.audio": {"width": 96, "depth": 4, "heads": 3, "stride": 16}}),

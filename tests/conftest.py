@@ -59,6 +59,8 @@ class Page:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
         if report.when == "call" or report.outcome != "passed":
             self.outcomes[report.nodeid] = report.outcome
+        if report.failed:  # at once: the run takes an hour, and pytest tells at its end
+            print(f"\n{report.nodeid}, {report.when}:\n{report.longreprtext}\n{report.capstderr[-4000:]}", flush=True)
 
     def pytest_sessionfinish(self) -> None:
         from benchmarks.common import format_page_head

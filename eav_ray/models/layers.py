@@ -111,6 +111,7 @@ def build_position_embedding(*shape: int) -> nn.Parameter:
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=0.02))
 
 
-def build_feature_mlp(n_features: int, width: int, dropout: float) -> nn.Sequential:
-    """The small network of the branches that start from computed features: (..., n_features) to (..., width)."""
-    return nn.Sequential(nn.Linear(n_features, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width))
+def build_feature_mlp(n_features: int, width: int, dropout: float, input_dropout: float = 0.0) -> nn.Sequential:
+    """Build the small network of the branches that start from computed features: (..., n_features) to (..., width)."""
+    hidden = (nn.Linear(n_features, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width))
+    return nn.Sequential(nn.Dropout(input_dropout), *hidden) if input_dropout else nn.Sequential(*hidden)

@@ -14,6 +14,7 @@ from eav_ray.models.classifier import ClassifierOutput, FusionClassifier
 from eav_ray.models.fusion.base import Fusion
 from eav_ray.models.fusion.shared_attention import SharedAttentionFusion
 from eav_ray.training.dataloader import Batch
+from eav_ray.training.engines.base import seed_generators
 from eav_ray.training.losses import cast_output_to_float32, compute_loss_sum, compute_modality_weight_loss
 from eav_ray.training.torch_workarounds import adamw
 from eav_ray.tuning.function_modes import BatchedFusionMode, DropoutRecorder
@@ -207,7 +208,7 @@ class FusionStack:
             key = (batches[s].seed, len(batches[s].label_B), heads, p)
             if key not in masks_by_draw:
                 draws, _ = self._plan_dropout(batches[s], heads)  # which draws too: before the seed
-                torch.manual_seed(batches[s].seed * 1024)
+                seed_generators(batches[s].seed * 1024, device)
                 found = []
                 for draw in draws:
                     mask = nn.functional.dropout(torch.ones(draw.shape, dtype=draw.dtype, device=device), p)

@@ -335,7 +335,7 @@ def test_a_file_without_a_kind_means_the_default(tmp_path: Path) -> None:
 
 def test_a_wrong_kind_or_key_of_a_kind_is_a_line_with_what_is_allowed() -> None:
     with pytest.raises(
-        ConfigError, match=r"model\.eeg\.kind is 'eegnet'; use one of bandpower, eav_transformer, eegformer"
+        ConfigError, match=r"model\.eeg\.kind is 'eegnet'; use one of bandpower, covariance, eav_transformer, eegformer"
     ):
         override(Experiment(), {"model.eeg.kind": "eegnet"})
     with pytest.raises(ConfigError, match=r'"model\.audio\.coeficients".*did you mean "model\.audio\.coefficients"'):
@@ -354,7 +354,7 @@ def test_the_key_of_another_kind_is_answered_by_this_kinds_keys() -> None:
 
 @pytest.mark.parametrize("section", [None, "bandpower", {"kind": None}, 3])
 def test_a_section_that_is_none_is_told_what_it_may_be(section: Any) -> None:
-    with pytest.raises(ConfigError, match=r"model\.eeg.*bandpower, eav_transformer, eegformer"):
+    with pytest.raises(ConfigError, match=r"model\.eeg.*bandpower, covariance, eav_transformer, eegformer"):
         override(Experiment(), {"model.eeg": section})
 
 

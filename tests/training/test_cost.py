@@ -27,6 +27,7 @@ FUSIONS: dict[str, dict[str, Any]] = {
     "bottleneck": {"fusion.kind": "bottleneck", "fusion.input": "pooled"},
     "one modality": {"data.modalities": ["eeg"]},
     "segments of EEG": {"model.eeg": {"kind": "bandpower", "width": 24}},
+    "covariances of EEG": {"model.eeg": {"kind": "covariance", "width": 24}},
 }
 
 

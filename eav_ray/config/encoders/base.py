@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 from eav_ray.config.data_sections import STRICT, Preprocessing, define
 from eav_ray.config.modalities import ModalityName
 
+INPUT_DROPOUT_HELP = "chance that training hides a feature of a window: less is learned by heart of few people"
 WEIGHTS_HELP = "published weights to start from: a folder as a hub has them (safetensors)"
 
 

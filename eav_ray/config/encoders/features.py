@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from eav_ray.config.data_sections import STRICT, define
-from eav_ray.config.encoders.base import EncoderConfig
+from eav_ray.config.encoders.base import INPUT_DROPOUT_HELP, EncoderConfig
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -17,3 +17,4 @@ class FeaturesConfig(EncoderConfig):
     kind: Literal["features"] = "features"
     width: int = define(64, "width of the hidden layer and of the tokens", gt=0)
     dropout: float = define(0.3, ge=0, lt=1)
+    input_dropout: float = define(0.0, INPUT_DROPOUT_HELP, ge=0, lt=1)

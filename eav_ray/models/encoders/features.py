@@ -27,14 +27,17 @@ class GivenFeatures(Encoder):
         n_features: Width of what is given.
         steps: Parts of a window, each a row of features.
         window_s: Length of a window, seconds.
+        input_dropout: Chance that training hides a feature.
     """
 
-    def __init__(self, n_features: int, steps: int, *, window_s: float, width: int, dropout: float) -> None:
+    def __init__(
+        self, n_features: int, steps: int, *, window_s: float, width: int, dropout: float, input_dropout: float
+    ) -> None:
         super().__init__()
         self.width, self.steps, self.n_features = width, steps, n_features
         self.register_buffer("times_s", (torch.arange(steps) + 0.5) * window_s / steps, persistent=False)
         self.standardise = FeatureStandardizer(n_features)
-        self.network = build_feature_mlp(n_features, width, dropout)
+        self.network = build_feature_mlp(n_features, width, dropout, input_dropout)
         self.position = build_position_embedding(steps, width)
 
     def compute_features(self, x: Tensor) -> Features:

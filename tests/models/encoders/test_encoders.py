@@ -24,6 +24,7 @@ from eav_ray.models.classifier import Classifier
 from eav_ray.models.encoders.ast import AST, AUDIOSET_SD, SAMPLE_RATE_HZ, FilterBank
 from eav_ray.models.encoders.bandpower import BandPower
 from eav_ray.models.encoders.base import DataShapes, Encoder
+from eav_ray.models.encoders.covariance import Covariance
 from eav_ray.models.encoders.eav_transformer import EAVTransformer
 from eav_ray.models.encoders.eegformer import EEGformer
 from eav_ray.models.encoders.factory import build_encoder
@@ -65,8 +66,14 @@ def bandpower(**changes: Any) -> BandPower:
     return BandPower(CHANNELS, EEG_HZ * WINDOW_S, hz=EEG_HZ, window_s=WINDOW_S, **sizes)
 
 
+def covariance(**changes: Any) -> Covariance:
+    sizes = dict(width=16, segments=2, dropout=0.5, input_dropout=0.0, shrinkage=0.05) | changes
+    return Covariance(CHANNELS, EEG_HZ * WINDOW_S, hz=EEG_HZ, window_s=WINDOW_S, **sizes)
+
+
 def mfcc(**changes: Any) -> MFCC:
-    sizes = dict(coefficients=8, width=16, segments=4, dropout=0.5, silence_db=30) | changes
+    sizes = dict(coefficients=8, log_mel=True, width=16, segments=4, dropout=0.5, input_dropout=0.0, silence_db=30)
+    sizes |= changes
     return MFCC(window_s=WINDOW_S, **sizes)
 
 
@@ -86,6 +93,7 @@ ENCODERS = {  # by kind
     "eegformer": (eegformer, eeg_input, 4),
     "eav_transformer": (eav_transformer, eeg_input, 5),
     "bandpower": (bandpower, eeg_input, 2),
+    "covariance": (covariance, eeg_input, 2),
     "ast": (ast, audio_input, 16),
     "mfcc": (mfcc, audio_input, 4),
     "vit": (vit, video_input, 3),
@@ -191,10 +199,10 @@ def test_tokens_in_another_order_of_time_give_another_result(make: Make, inputs:
         assert not torch.allclose(shifted, after.tokens_BND, atol=1e-4)
 
 
-@pytest.mark.parametrize("make", [eegformer, bandpower, ast, mfcc, vit])
+@pytest.mark.parametrize("make", [eegformer, bandpower, covariance, ast, mfcc, vit])
 def test_every_position_table_is_used(make: Make) -> None:
     encoder, present = make().eval(), torch.ones(1, dtype=torch.bool)
-    x = {eegformer: eeg_input, bandpower: eeg_input, ast: audio_input, mfcc: audio_input, vit: video_input}[make](1)
+    x = {ast: audio_input, mfcc: audio_input, vit: video_input}.get(make, eeg_input)(1)
     before = encoder(x, present).tokens_BND
     tables = [n for n, _ in encoder.named_parameters() if "position" in n or "pos_embed" in n]
     assert tables
@@ -278,7 +286,13 @@ def test_published_sizes_are_estimated_without_being_built(
 
 
 @pytest.mark.parametrize(
-    "kind", ["model.eeg.kind=eav_transformer", "model.eeg.kind=bandpower", "model.audio.kind=mfcc"]
+    "kind",
+    [
+        "model.eeg.kind=eav_transformer",
+        "model.eeg.kind=bandpower",
+        "model.eeg.kind=covariance",
+        "model.audio.kind=mfcc",
+    ],
 )
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_the_time_of_every_kind_is_estimated(kind: str, gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -571,7 +585,7 @@ def test_the_references_eeg_transformer_has_its_size_and_layers() -> None:
 
 
 @pytest.mark.parametrize("n_chans", [1, 19, 30, 64])
-@pytest.mark.parametrize("kind", ["eegformer", "eav_transformer", "bandpower"])
+@pytest.mark.parametrize("kind", ["eegformer", "eav_transformer", "bandpower", "covariance"])
 def test_any_number_of_electrodes_and_samples_will_do(kind: str, n_chans: int) -> None:
     for window_s, hz in ((5, 100), (2, 128), (3, 250)):
         changes = {
@@ -590,6 +604,8 @@ def test_a_window_too_short_for_an_eeg_encoder_is_refused() -> None:
         EAVTransformer(CHANNELS, 10, window_s=1, width=12, feed_forward=3, depth=1, heads=4, segments=5, dropout=0.0)
     with pytest.raises(ConfigError, match=r"model\.eeg\.segments"):
         bandpower(segments=50)
+    with pytest.raises(ConfigError, match=r"kind=covariance .* model\.eeg\.segments"):
+        covariance(segments=50)
     with pytest.raises(ConfigError, match=r"model\.audio\.segments"):
         mfcc(segments=100)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import librosa
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -42,9 +43,12 @@ def clips(real: Path) -> list[np.ndarray]:
     return found
 
 
-def make_mfcc(*, segments: int = 10, silence_db: float = SILENCE_DB) -> MFCC:
-    encoder = MFCC(window_s=WINDOW_S, coefficients=8, width=16, segments=segments, dropout=0.5, silence_db=silence_db)
-    return encoder.eval()
+MFCC_SIZES: dict[str, Any] = dict(coefficients=8, log_mel=False, width=16, dropout=0.5, input_dropout=0.0)
+
+
+def make_mfcc(*, segments: int = 10, silence_db: float = SILENCE_DB, **changes: Any) -> MFCC:
+    sizes = MFCC_SIZES | changes
+    return MFCC(window_s=WINDOW_S, segments=segments, silence_db=silence_db, **sizes).eval()
 
 
 def make_ast(**changes: Any) -> AST:
@@ -214,6 +218,18 @@ def test_statistics_of_mfcc_are_librosas_over_what_is_sound(clips: list[np.ndarr
         np.testing.assert_allclose(row[0], compute_statistics(cepstra), rtol=1e-4, atol=2e-3)
 
 
+def test_statistics_of_log_mel_bands_are_those_of_what_is_sound(clips: list[np.ndarray]) -> None:
+    found, _ = make_mfcc(segments=1, log_mel=True).compute_features(fill_windows(*clips))
+    cepstra_alone, _ = make_mfcc(segments=1).compute_features(fill_windows(*clips))
+    assert torch.equal(found[..., :48], cepstra_alone)
+    for row, clip in zip(found, clips, strict=True):
+        begin, end = librosa.effects.trim(clip, top_db=SILENCE_DB)[1]
+        mel = librosa.feature.melspectrogram(y=clip, sr=HZ, n_fft=512, hop_length=160, n_mels=64)
+        bands = pd.DataFrame(librosa.power_to_db(mel, top_db=None)[:, begin // 160 : -(-end // 160)].T)
+        expected = [bands.mean(), bands.std(ddof=0), *(bands.quantile(q) for q in (0.1, 0.5, 0.9))]
+        np.testing.assert_allclose(row[0, 48:], np.concatenate(expected), rtol=1e-4, atol=2e-3)
+
+
 def test_a_segment_that_is_partly_silent_has_the_statistics_of_its_sound(clips: list[np.ndarray]) -> None:
     """Each half-second on the window's clock, by the frames in it that are sound."""
     found, mask = make_mfcc().compute_features(fill_windows(*clips))
@@ -241,7 +257,7 @@ def test_a_clip_has_the_same_sound_in_a_longer_window(kind: str, clips: list[np.
     longer = ENCODERS[kind]()
     features, mask = longer.compute_features(fill_windows(clip))
     shorter = {
-        "mfcc": lambda: MFCC(window_s=2.5, coefficients=8, width=16, segments=5, dropout=0.5, silence_db=SILENCE_DB),
+        "mfcc": lambda: MFCC(window_s=2.5, segments=5, silence_db=SILENCE_DB, **MFCC_SIZES),
         "ast": lambda: make_ast(max_length=256),
     }[kind]()
     other_features, other_mask = shorter.compute_features(fill_windows(clip)[:, : int(2.5 * HZ)])

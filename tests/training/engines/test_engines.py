@@ -17,7 +17,7 @@ from eav_ray.errors import ConfigError
 from eav_ray.models.classifier import ClassifierOutput
 from eav_ray.training.dataloader import Batch
 from eav_ray.training.engines import deepspeed_workarounds
-from eav_ray.training.engines.base import Engine
+from eav_ray.training.engines.base import Engine, seed_generators
 from eav_ray.training.engines.select import make_engine
 from eav_ray.training.losses import compute_loss_sum, compute_modality_weight_loss, restrict_to_modality
 from tests.helpers.engines import ENGINES, OPTIM, STEPS, engines, make_module, make_token_batch, train_steps
@@ -262,3 +262,14 @@ def test_deepspeed_takes_the_gpu_that_the_worker_has(
     with deepspeed_workarounds.local_rank_variable(torch.device(device)):
         assert os.environ["LOCAL_RANK"] == expected
     assert os.environ["LOCAL_RANK"] == "3"
+
+
+def test_generators_are_seeded_as_torch_seeds_them_and_no_other_device_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed((3 << 44) + 5)
+    expected = torch.rand(4)
+    for device in (torch.cuda, torch.xpu, torch.mtia):
+        monkeypatch.setattr(device, "manual_seed_all", lambda seed: pytest.fail("it was asked"))
+    seed_generators((3 << 44) + 5, torch.device("cpu"))
+    assert torch.equal(torch.rand(4), expected)
