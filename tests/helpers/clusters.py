@@ -20,6 +20,7 @@ from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.run_spec import Position
 from tests.helpers.paths import REPOSITORY
 
+PATIENCE_S = 600  # after which a test takes something for hung: also where the machine is busy
 RAY = str(Path(sys.executable).with_name("ray"))  # the command
 Job = Callable[..., subprocess.CompletedProcess[str]]  # runs a job as a user does
 
@@ -51,7 +52,7 @@ def open_head(environment: dict[str, str], log: Path, *words: str) -> Iterator["
             command, env=environment, stdout=out, stderr=out, start_new_session=True, cwd=REPOSITORY
         )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_S
         while "Ray runtime started" not in log.read_text():
             assert head.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
@@ -82,7 +83,7 @@ def find_furthest(results: Path) -> Position:
 
 
 def wait_for_checkpoint(results: Path, after: Position, process: "subprocess.Popen[str]") -> Position:
-    for _ in range(1200):
+    for _ in range(10 * PATIENCE_S):
         if (found := find_furthest(results)) > after:
             return found
         assert process.poll() is None, process.communicate()
@@ -100,7 +101,7 @@ def run_watched(
         watcher = threading.Thread(target=_watch_sockets, args=(psutil.Process(process.pid), sockets, ended))
         watcher.start()
         try:
-            out, err = process.communicate(timeout=600)
+            out, err = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
             ended.set()

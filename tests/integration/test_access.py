@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.clusters import find_free_ports, open_head, write_token
+from tests.helpers.clusters import PATIENCE_S, find_free_ports, open_head, write_token
 from tests.helpers.paths import REPOSITORY, TINY
 
 pytestmark = pytest.mark.ray
@@ -28,7 +28,9 @@ def test_a_cluster_without_a_token_is_refused(job_environment: dict[str, str], s
         command = [sys.executable, str(REPOSITORY / "jobs" / "preprocess.py"), str(TINY), f"data.root={synthetic}"]
         for mine in (open_to_all, job_environment | write_token(tmp_path)):
             environment = mine | {"RAY_ADDRESS": f"127.0.0.1:{gcs}"}
-            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+            done = subprocess.run(
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+            )
             assert done.returncode == 2 and re.fullmatch(
                 r"error: the Ray at [0-9.:]+ answers without a token: .*RAY_AUTH_MODE=token.*\n", done.stderr
             ), done.stderr

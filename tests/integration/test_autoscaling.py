@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from eav_ray.distributed.cluster import FAKE_GPUS_ENV
-from tests.helpers.clusters import RAY, end_process, find_free_ports, write_token
+from tests.helpers.clusters import PATIENCE_S, RAY, end_process, find_free_ports, write_token
 from tests.helpers.paths import REPOSITORY
 
 pytestmark = pytest.mark.ray
@@ -127,7 +127,7 @@ def test_a_search_grows_a_cluster_and_gives_it_back(
     assert growing.alive()[-1:] in ([], [0])
     command = [sys.executable, str(REPOSITORY / "jobs" / "search.py"), *words, *cluster]
     searched = subprocess.run(
-        command, cwd=place, env=growing.environment, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=place, env=growing.environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert searched.returncode == 0, searched.stdout + searched.stderr
     assert "0 encoder trainings" in searched.stdout

@@ -10,7 +10,7 @@ import pytest
 from eav_ray.storage import Store
 from eav_ray.training import checkpoint as ckpt
 from eav_ray.training.run_spec import Position
-from tests.helpers.clusters import wait_for_checkpoint
+from tests.helpers.clusters import PATIENCE_S, wait_for_checkpoint
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.reliability import CHAOS
 
@@ -39,7 +39,7 @@ def test_a_killed_queue_is_rebuilt_and_the_job_goes_on(
     try:
         wait_for_checkpoint(place / "forgotten", Position(0, 0), process)
         find_queue(process).kill()
-        _, reported = process.communicate(timeout=120)
+        _, reported = process.communicate(timeout=PATIENCE_S)
     finally:
         if process.poll() is None:
             process.kill()
@@ -60,7 +60,7 @@ def test_a_training_that_fails_each_time_is_told_with_the_error_of_the_rank_that
     words += ["model.eeg={kind: failing_encoder}", "store.results=failing"]
     process = start_training(place, job_environment, *words)
     try:
-        _, reported = process.communicate(timeout=120)
+        _, reported = process.communicate(timeout=PATIENCE_S)
     finally:
         if process.poll() is None:
             process.kill()

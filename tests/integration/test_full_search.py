@@ -17,7 +17,7 @@ from eav_ray.config import load_experiment, parse_changes
 from eav_ray.storage import Store
 from eav_ray.training.run_spec import SELECTION_METRIC
 from eav_ray.tuning.study import StudyClient
-from tests.helpers.clusters import end_process, find_workers
+from tests.helpers.clusters import PATIENCE_S, end_process, find_workers
 from tests.helpers.paths import REPOSITORY, TINY
 from tests.helpers.reliability import CHAOS
 
@@ -62,7 +62,7 @@ class Search:
 
     def wait_for(self, candidates: int) -> pd.DataFrame:
         """Rows, once there are some of that many candidates."""
-        for _ in range(1200):
+        for _ in range(10 * PATIENCE_S):
             for path in (self.place / "full" / "searches").glob("*/candidates.parquet"):
                 rows = pd.read_parquet(path)
                 if rows["candidate"].nunique() >= candidates:
@@ -91,11 +91,11 @@ def test_a_search_of_whole_trainings_survives_a_kill_and_a_stop(search: Search, 
         assert second.poll() is None, second.communicate()
         time.sleep(0.2)
     second.send_signal(signal.SIGTERM)
-    _, reported = second.communicate(timeout=120)
+    _, reported = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 130 and "Traceback" not in reported, reported
     assert f"of {LEFT + 1} candidates are finished; the same command continues" in reported.splitlines()[-1]
     third = search.start()
-    out, reported = third.communicate(timeout=400)
+    out, reported = third.communicate(timeout=PATIENCE_S)
     assert third.returncode == 0 and "Traceback" not in reported, reported
     assert f"{2 * (LEFT + 1)} joint trainings of the search; 1 joint trainings of the refit" in out
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.clusters import PATIENCE_S
+
 pytestmark = pytest.mark.ray
 
 # Prints the CUDA_VISIBLE_DEVICES of an actor of Ray before and after it is set up, and of a worker of Ray Train when
@@ -44,7 +46,7 @@ print(json.dumps({"gpus": e.runtime.gpus, "actor": actor, "train": seen.read_tex
 
 def test_workers_see_no_gpu_though_the_node_shows_one(cluster: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    done = subprocess.run(command, env=cluster, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=cluster, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
     assert seen == {"gpus": 0, "actor": ["0", "", "cpu"], "train": ""}

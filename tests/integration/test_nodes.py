@@ -19,6 +19,7 @@ from eav_ray.distributed.worker_groups import LEAVE_S
 from eav_ray.training.run_spec import Position
 from tests.helpers import slow_saves
 from tests.helpers.clusters import (
+    PATIENCE_S,
     find_furthest,
     read_finished,
     wait_for_checkpoint,
@@ -64,7 +65,7 @@ def test_a_drained_node_and_a_lost_one_change_nothing(
             assert training.poll() is None, training.communicate()
         second = wait_for_checkpoint(results, max(first, find_furthest(results)), training)
         nodes.lose(nodes.with_a_worker(other_than=drained))
-        _, reported = training.communicate(timeout=300)
+        _, reported = training.communicate(timeout=PATIENCE_S)
         assert training.returncode == 0, reported
         assert second < Position(40, 0)
     command = [sys.executable, "-c", GROUPS.format(nodes.address)]
@@ -88,7 +89,7 @@ def test_a_node_that_must_end_in_the_middle_of_a_save_has_saved(
         ending.send_signal(signal.SIGTERM)
         ending.wait(timeout=LEAVE_S + 30)
         assert find_furthest(results) >= before[-1]
-        _, reported = training.communicate(timeout=400)
+        _, reported = training.communicate(timeout=PATIENCE_S)
         assert training.returncode == 0, reported
     assert len(attempts(results)) == 2
     assert before[-1] < slow_saves.read_begun(begun)[len(before)]  # what follows goes on from there
@@ -103,7 +104,7 @@ def test_a_group_that_may_shrink_goes_on_with_the_nodes_that_are_left(
         wait_for_checkpoint(results, Position(0, 0), training)
         assert all(nodes.has_a_worker(node) for node in nodes.running[1:])
         nodes.lose(nodes.with_a_worker())
-        _, reported = training.communicate(timeout=300)
+        _, reported = training.communicate(timeout=PATIENCE_S)
         assert training.returncode == 0, reported
     assert read_finished(results).state.position == Position(40, 0)
     assert len(attempts(results)) == 2

@@ -23,7 +23,7 @@ from eav_ray.pipelines.train.cross_validation import cross_validate, plan_cv_fol
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import find_finished_checkpoint
 from eav_ray.training.embeddings import build_embedding_key
-from tests.helpers.clusters import Job, end_process
+from tests.helpers.clusters import PATIENCE_S, Job, end_process
 from tests.helpers.paths import REPOSITORY, TINY
 from tests.helpers.reliability import IN_CHAOS
 
@@ -202,7 +202,7 @@ def test_a_protocol_whose_head_and_driver_are_lost_ends_on_a_new_head_as_if_it_h
     lost = subprocess.Popen(command, cwd=place, env=job_environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         results = Store(tmp_path)
-        for _ in range(1200):
+        for _ in range(10 * PATIENCE_S):
             finished = {k for k in results.list_folders("runs") if find_finished_checkpoint(results, k)}
             if finished:
                 break

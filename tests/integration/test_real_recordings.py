@@ -10,7 +10,7 @@ from tests.helpers.paths import EXPERIMENTS
 pytestmark = [pytest.mark.ray, pytest.mark.real]
 
 CASES = {
-    "ravdess": ["data.subjects=[actor01,actor02]", "train.encoders.audio.epochs=1", "model.audio.depth=1"],
+    "ravdess": ["data.subjects=[actor01,actor02]", "train.encoders.audio.epochs=1"],
     "eegmat": ["data.subjects=[subject00,subject01]", "train.encoders.eeg.epochs=1"],
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import slow_saves
-from tests.helpers.clusters import find_furthest
+from tests.helpers.clusters import PATIENCE_S, find_furthest
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.reliability import IN_CHAOS
 from tests.helpers.slurm import list_folders, open_job
@@ -28,7 +28,7 @@ def test_a_training_whose_time_is_nearly_over_saves_and_is_queued_again(
     with open_job(tmp_path, environment, "train", *words, "store.results=slurm", nodes=1, place=place) as job:
         slow_saves.wait_for_saves(begun, 2)
         job.send_signal(signal.SIGUSR1)
-        _, reported = job.communicate(timeout=120)
+        _, reported = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 130, reported
     assert "stopped: 0 of 1 trainings are finished; the same command continues" in reported
     assert find_furthest(place / "slurm") == slow_saves.read_begun(begun)[-1]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from eav_ray.training.run_spec import Position
-from tests.helpers.clusters import Job, find_furthest, find_workers, read_finished, wait_for_checkpoint
+from tests.helpers.clusters import PATIENCE_S, Job, find_furthest, find_workers, read_finished, wait_for_checkpoint
 from tests.helpers.paths import REPOSITORY
 
 pytestmark = pytest.mark.ray
@@ -38,7 +38,7 @@ def test_a_killed_worker_and_a_job_that_is_told_to_end_change_nothing(
     second = wait_for_checkpoint(place / "stopped", first, started)
     assert second < Position(30, 0)  # there is a training left to stop
     started.send_signal(signal.SIGTERM)
-    _, reported = started.communicate(timeout=120)
+    _, reported = started.communicate(timeout=PATIENCE_S)
     assert started.returncode == 130 and "Traceback" not in reported
     assert "stopped: 0 of 1 trainings are finished; the same command continues" in reported.splitlines()[-1]
     assert second <= find_furthest(place / "stopped") < Position(40, 0)

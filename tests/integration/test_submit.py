@@ -13,7 +13,16 @@ import torch
 
 from eav_ray.distributed.worker_groups import LEAVE_S
 from tests.helpers import slow_saves
-from tests.helpers.clusters import RAY, Job, find_free_ports, find_furthest, open_head, read_finished, write_token
+from tests.helpers.clusters import (
+    PATIENCE_S,
+    RAY,
+    Job,
+    find_free_ports,
+    find_furthest,
+    open_head,
+    read_finished,
+    write_token,
+)
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.reliability import CHAOS
 
@@ -46,7 +55,7 @@ def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 
 
 def wait_for(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         assert head.poll() is None, log.read_text()
         try:
@@ -68,7 +77,7 @@ def submit(server: str, environment: dict[str, str], *words: str) -> subprocess.
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
 
 
@@ -126,5 +135,5 @@ def test_a_job_that_is_stopped_in_the_middle_of_a_save_has_saved(
 
 def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, check=True, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
+        command, check=True, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
     )
