@@ -6,7 +6,7 @@ an experiment are relative to the current folder.
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,9 @@ import torch
 from eav_ray.config import Experiment, load_experiment
 from eav_ray.data.recordings import MAX_RECORDING_S
 from eav_ray.data.streaming.local_recording import EEGSource, MediaSource, make_upload
-from eav_ray.data.streaming.upload import UploadLimits
-from eav_ray.errors import DataError
+from eav_ray.data.streaming.upload import Upload, UploadLimits
+from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation import predictor
-from eav_ray.evaluation.compatibility import require_single_recordings
 from eav_ray.training.checkpoint import open_finished_checkpoint
 
 if TYPE_CHECKING:  # the functions that need Ray import it when they are called
@@ -223,6 +222,8 @@ class Predictor:
         classes: The classes that it knows.
         modalities: The modalities that it was trained on.
         eeg_channels: The names of its EEG channels, in order; empty where they are not known.
+        access: What it may know of a person whom it predicts (`split.access`).
+        normalised: The modalities that it normalises within people: `measure_subject` comes before `predict`.
 
     Raises:
         DataError: There is no such checkpoint, or it is damaged or not finished.
@@ -244,11 +245,49 @@ class Predictor:
     def __init__(self, checkpoint: str | Path, *, device: str = "") -> None:
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
         opened = open_finished_checkpoint(str(checkpoint))
-        require_single_recordings(opened)
+        self._split = opened.experiment.split
         self._predictor = predictor.Predictor(opened, torch.device(name))
         self.classes: tuple[str, ...] = self._predictor.classes
         self.modalities: tuple[str, ...] = self._predictor.modalities
         self.eeg_channels: tuple[str, ...] = self._predictor.inputs.eeg_channel_names
+        self.access: str = self._split.access
+        self.normalised: tuple[str, ...] = self._predictor.subject_normalised
+
+    def measure_subject(self, recordings: Sequence[Mapping[str, Any]]) -> int:
+        """Measure by what the features of a person are normalised, over recordings without labels.
+
+        What is predicted from then on is taken for that person's; of the next person it is called again.
+
+        Args:
+            recordings: All that there are of the person, in time order, each of them the arguments of `predict`. With
+                `access="unlabelled_first_n"` only the first n count.
+
+        Returns:
+            How many of them counted.
+
+        Raises:
+            ConfigError: The checkpoint does not normalise, or none is given.
+            DataError: None of them can be used.
+
+        Example:
+            >>> import eav_ray
+            >>> predictor = eav_ray.Predictor("normalised")
+            >>> predictor.access, predictor.normalised
+            ('unlabelled_block', ('audio',))
+            >>> predictor.measure_subject([{"audio": "speech.wav"}, {"audio": "later.wav"}])
+            2
+            >>> predictor.predict(audio="speech.wav").used
+            ('audio',)
+        """
+        if not self.normalised:
+            raise ConfigError("this model does not normalise within people: predict without measuring them")
+        counted = list(recordings)
+        if self.access == "unlabelled_first_n":
+            counted = counted[: self._split.access_recordings]
+        if not counted:
+            raise ConfigError('give recordings of the person, such as [{"audio": "speech.wav"}]')
+        self._predictor.measure_subject([self._make_upload(**each) for each in counted], self._make_limits())
+        return len(counted)
 
     def predict(
         self,
@@ -280,6 +319,7 @@ class Predictor:
 
         Raises:
             ConfigError: Nothing is given, or an array without its rate or of another shape.
+            ConfigError: The person has not been measured, by whom the checkpoint normalises (`measure_subject`).
             DataError: Nothing that is given can be used; the text says why.
 
         Example:
@@ -291,24 +331,40 @@ class Predictor:
             >>> prediction.used
             ('audio', 'eeg')
         """
-        upload = make_upload(
-            eeg,
-            audio,
-            video,
-            known_eeg_names=self.eeg_channels,
+        if not self._predictor.is_ready:
+            raise ConfigError(
+                f"this model normalises {', '.join(self.normalised)} within people (split.access={self.access}): give "
+                "recordings of the person to measure_subject first"
+            )
+        upload = self._make_upload(
+            eeg=eeg,
+            audio=audio,
+            video=video,
             eeg_hz=eeg_hz,
             eeg_channels=eeg_channels,
             eeg_unit=eeg_unit,
             audio_hz=audio_hz,
             video_fps=video_fps,
         )
-        limits = UploadLimits(MAX_RECORDING_S, self._predictor.preprocessing.file_timeout_s)
-        tree = self._predictor.predict_upload(upload, limits)
+        tree = self._predictor.predict_upload(upload, self._make_limits())
         if not tree["windows"]:
             reasons = "; ".join(f"{m}: {reason}" for m, reason in tree["not_used"].items())
             raise DataError(f"nothing of this recording can be used ({reasons})")
         windows = tuple(_make_prediction(window, {}, ()) for window in tree["windows"])
         return _make_prediction(tree, tree["not_used"], windows)
+
+    def _make_upload(
+        self,
+        *,
+        eeg: EEGSource | None = None,
+        audio: MediaSource | None = None,
+        video: MediaSource | None = None,
+        **options: Any,
+    ) -> Upload:
+        return make_upload(eeg, audio, video, known_eeg_names=self.eeg_channels, **options)
+
+    def _make_limits(self) -> UploadLimits:
+        return UploadLimits(MAX_RECORDING_S, self._predictor.preprocessing.file_timeout_s)
 
 
 def _make_prediction(tree: dict[str, Any], not_used: dict[str, str], windows: tuple[Prediction, ...]) -> Prediction:

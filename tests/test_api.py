@@ -15,7 +15,14 @@ from eav_ray import api
 from eav_ray.config import load_experiment
 from eav_ray.data.datasets.eav import EAV_CHANNELS
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.serving import AUDIO_HZ, EEG_HZ, Sent, make_predictor, write_checkpoint
+from tests.helpers.serving import (
+    AUDIO_HZ,
+    EEG_HZ,
+    Sent,
+    make_predictor,
+    write_checkpoint,
+    write_normalising_checkpoint,
+)
 
 SENT = Sent(10.0)
 FACE = {"ConfigError", "DataError", *api.__all__}
@@ -61,7 +68,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint and one recording of 10 s, as files."""
     folder = tmp_path_factory.mktemp("files")
     Path(write_checkpoint(folder / "store")).rename(folder / "best")
+    Path(write_normalising_checkpoint(folder / "other_store")).rename(folder / "normalised")
     (folder / "speech.wav").write_bytes(SENT.wav)
+    (folder / "later.wav").write_bytes(Sent(10.0, seed=1).wav)
     make_raw().save(folder / "recorded_raw.fif", verbose="ERROR")
     write_film(folder / "face.mp4")
     return folder
@@ -217,3 +226,70 @@ def test_files_that_are_missing_are_named(predictor: api.Predictor) -> None:
         predictor.predict(eeg="/nowhere")
     with pytest.raises(eav_ray.DataError, match="/nowhere"):
         api.Predictor("/nowhere/best")
+
+
+# People by whom a model normalises
+
+
+def make_voices(n: int, gain: float = 1.0) -> list[dict[str, object]]:
+    """Recordings of noise of other colours, as `predict` takes them."""
+    rng = np.random.default_rng(3)
+    found = []
+    for k in range(n):
+        x_T = np.convolve(rng.standard_normal(7 * AUDIO_HZ), np.linspace(1, 0, 2 + 3 * k), mode="same")
+        found.append({"audio": (gain * 0.1 * x_T / np.abs(x_T).max()).astype(np.float32), "audio_hz": AUDIO_HZ})
+    return found
+
+
+def test_a_person_is_measured_before_they_are_predicted(files: Path) -> None:
+    predictor = api.Predictor(files / "normalised", device="cpu")
+    assert (predictor.access, predictor.normalised) == ("unlabelled_block", ("audio",))
+    quiet, loud = make_voices(4), make_voices(4, gain=5.0)
+    with pytest.raises(eav_ray.ConfigError, match=r"unlabelled_block.*measure_subject first"):
+        predictor.predict(**quiet[0])
+    assert predictor.measure_subject(quiet) == 4
+    expected = [numbers(predictor.predict(**one)) for one in quiet]
+    mixed_up = [numbers(predictor.predict(**one)) for one in loud]
+    assert not np.allclose(mixed_up, expected, atol=1e-2)
+    # The same person farther from the microphone is the same, measured as such; in another order too.
+    assert predictor.measure_subject(loud[::-1]) == 4
+    np.testing.assert_allclose([numbers(predictor.predict(**one)) for one in loud], expected, atol=1e-3)
+
+
+def test_only_the_first_recordings_count_where_the_level_allows_no_more(tmp_path: Path) -> None:
+    words = {"split__access": "unlabelled_first_n", "split__access_recordings": 2}
+    predictor = api.Predictor(write_normalising_checkpoint(tmp_path, **words), device="cpu")
+    voices = make_voices(4)
+    assert predictor.measure_subject(voices[:2]) == 2
+    expected = numbers(predictor.predict(**voices[3]))
+    assert predictor.measure_subject(voices) == 2
+    np.testing.assert_array_equal(numbers(predictor.predict(**voices[3])), expected)
+    predictor.measure_subject(voices[1:])
+    assert not np.allclose(numbers(predictor.predict(**voices[3])), expected, atol=1e-3)
+
+
+def test_a_modality_in_which_a_person_was_not_measured_is_not_used(files: Path, tmp_path: Path) -> None:
+    more = {"data__modalities": ["audio", "eeg"]}
+    more |= {"model__eeg": {"kind": "bandpower", "width": 16, "subject_normalisation": "standardise"}}
+    predictor = api.Predictor(write_normalising_checkpoint(tmp_path, **more), device="cpu")
+    assert predictor.normalised == ("audio", "eeg")
+    assert predictor.measure_subject([{"audio": files / "speech.wav"}, {"audio": files / "later.wav"}]) == 2
+    alone = predictor.predict(audio=files / "speech.wav")
+    both = predictor.predict(audio=files / "speech.wav", eeg=make_raw())
+    assert both.used == ("audio",) and "no recording by which the subject was measured" in both.not_used["eeg"]
+    np.testing.assert_array_equal(numbers(both), numbers(alone))
+    with pytest.raises(eav_ray.DataError, match="nothing of this recording can be used .*was measured has it"):
+        predictor.predict(eeg=make_raw())
+    predictor.measure_subject([{"audio": files / "speech.wav", "eeg": make_raw()}])
+    assert predictor.predict(audio=files / "speech.wav", eeg=make_raw()).used == ("audio", "eeg")
+
+
+def test_what_cannot_be_measured_is_told(files: Path, predictor: api.Predictor, tmp_path: Path) -> None:
+    with pytest.raises(eav_ray.ConfigError, match="does not normalise within people"):
+        predictor.measure_subject([{"audio": files / "speech.wav"}])
+    normalised = api.Predictor(files / "normalised", device="cpu")
+    with pytest.raises(eav_ray.ConfigError, match="give recordings of the person"):
+        normalised.measure_subject([])
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    with pytest.raises(eav_ray.DataError, match=r"none of the recordings can be measured \(audio: .*\)"):
+        normalised.measure_subject([{"audio": tmp_path / "broken.wav"}])

@@ -12,6 +12,7 @@ from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.preprocessing.windowing import WindowFormat
 from eav_ray.data.shards.tables import encode_window
 from eav_ray.data.streaming.upload import UPLOAD_LIMITS, Upload, UploadLimits, make_windows
+from eav_ray.errors import DataError
 from eav_ray.evaluation.probabilities import (
     PREDICTED_COLUMN,
     RecordingAverager,
@@ -36,6 +37,7 @@ class Predictor:
 
     Attributes:
         inputs: What it takes.
+        subject_normalised: The modalities that it normalises within subjects.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class Predictor:
         self.inputs = WindowFormat(e.preprocessing, e.data.modalities, shapes.eeg_channels, shapes.eeg_channel_names)
         self._device, self._subject_statistics = device, subject_statistics or {}
         self._model = build_trained_model(checkpoint).to(device).eval()
+        self.subject_normalised: tuple[ModalityName, ...] = tuple(self._model.subject_normalised)
+        self._unmeasured: tuple[ModalityName, ...] = ()  # by `measure_subject`
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pd.DataFrame:
         """Predictions, as `predictions.build_predictions` has them.
@@ -92,7 +96,7 @@ class Predictor:
             batch: As of `__call__`.
         """
         subjects = np.asarray(batch["subject"]).astype(str)
-        for m in self._model.subject_normalised:
+        for m in self.subject_normalised:
             encoder = self._model.encoders[m]
             assert isinstance(encoder, Encoder)
             has = np.asarray(batch[f"has_{m}"], bool)
@@ -103,12 +107,53 @@ class Predictor:
 
     def predict_windows(self, windows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         """Predict windows as `windowing.cut_recording` makes them; frames become what a shard would hold of them."""
-        tables = []
+        return pd.concat([self(batch) for batch in self._batch_windows(windows)], ignore_index=True)
+
+    def _batch_windows(self, windows: Sequence[dict[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
         for at in range(0, len(windows), BATCH_WINDOWS):
             stored = [encode_window(row, self.preprocessing) for row in windows[at : at + BATCH_WINDOWS]]
             columns = [*ID_COLUMNS, *self.modalities, *(f"has_{m}" for m in self.modalities)]
-            tables.append(self({c: stack_column([row[c] for row in stored]) for c in columns}))
-        return pd.concat(tables, ignore_index=True)
+            yield {c: stack_column([row[c] for row in stored]) for c in columns}
+
+    def measure_subject(self, uploads: Sequence[Upload], limits: UploadLimits = UPLOAD_LIMITS) -> None:
+        """Measure by what the windows of a subject are normalised; what is sent from then on is taken for theirs.
+
+        Args:
+            uploads: Recordings of the subject. A modality that none of them has stays unused.
+        Raises:
+            DataError: None of them has any modality that is normalised.
+        """
+        sums: dict[str, FeatureSums] = {}
+        reasons: dict[str, str] = {}
+        widths: dict[str, int] = {}
+        subject = ""
+        for upload in uploads:
+            cut_result, not_used = make_windows(upload, self.inputs, limits)
+            reasons |= {m: not_used[m] for m in self.subject_normalised if m in not_used}
+            for batch in self._batch_windows(cut_result.windows):
+                widths = widths or {m: self._count_features(batch, m) for m in self.subject_normalised}
+                for name, m, part in self.sum_subject_features(batch):
+                    subject, sums[m] = name, sums[m] + part if m in sums else part
+        if not sums:
+            described = "; ".join(f"{m}: {reason}" for m, reason in reasons.items())
+            raise DataError(f"none of the recordings can be measured ({described})")
+        self._unmeasured = tuple(m for m in self.subject_normalised if m not in sums)
+        # Of what is hidden any numbers will do: mean 0 and SD 1.
+        hidden = {m: FeatureSums(*np.zeros((3, widths[m]))) for m in self._unmeasured}
+        self._subject_statistics = {m: SubjectMoments.from_sums({subject: s}) for m, s in (sums | hidden).items()}
+
+    def _count_features(self, batch: dict[str, np.ndarray], modality: str) -> int:
+        encoder = self._model.encoders[modality]
+        assert isinstance(encoder, Encoder)
+        x = get_modality(modality).decode(batch[modality][:1], self.preprocessing)
+        with torch.no_grad():
+            features = encoder.compute_features(torch.from_numpy(np.ascontiguousarray(x)).to(self._device))
+        return features.values.shape[-1]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether windows can be predicted: a model that normalises within subjects must have measured one first."""
+        return set(self.subject_normalised) <= set(self._subject_statistics)
 
     def predict_upload(self, upload: Upload, limits: UploadLimits = UPLOAD_LIMITS) -> dict[str, Any]:
         """Predict one recording, whatever of it can be used.
@@ -119,16 +164,20 @@ class Predictor:
             has only these three.
         """
         cut_result, not_used = make_windows(upload, self.inputs, limits)
+        for m in self._unmeasured:
+            not_used.setdefault(m, "no recording by which the subject was measured has it")
         used = [m for m in self.modalities if m not in not_used]
-        if not cut_result.windows:
+        windows_used = [w | {f"has_{m}": False for m in self._unmeasured} for w in cut_result.windows]
+        windows_used = [w for w in windows_used if self.list_used_modalities(w)]
+        if not windows_used:
             return {"used": used, "not_used": not_used, "windows": []}
-        table = self.predict_windows(cut_result.windows)
+        table = self.predict_windows(windows_used)
         recording_means = RecordingAverager()
         recording_means.add(table)
         (recording,) = build_prediction_trees(recording_means.compute_means(), self.classes)
         windows = [
             {"start_s": row["window"] * self.preprocessing.window_s, "used": self.list_used_modalities(row)} | answer
-            for row, answer in zip(cut_result.windows, build_prediction_trees(table, self.classes), strict=True)
+            for row, answer in zip(windows_used, build_prediction_trees(table, self.classes), strict=True)
         ]
         return recording | {"used": used, "not_used": not_used, "windows": windows}
 

@@ -1,7 +1,6 @@
 """A cluster of several nodes on this machine, of which single ones are drained, lost and added."""
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import psutil
 
 from eav_ray.distributed.worker_groups import LEAVE_S
 from tests.helpers import slow_saves
-from tests.helpers.clusters import RAY, find_free_ports, write_token
+from tests.helpers.clusters import PATIENCE_S, RAY, end_process, find_free_ports, write_token
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.s3_servers import CREDENTIALS
 
@@ -34,7 +33,7 @@ class Nodes:
                 [RAY, *words], env=self.environment, stdout=out, stderr=out, start_new_session=True, cwd=REPOSITORY
             )
         self.running.append(made)
-        for _ in range(600):
+        for _ in range(10 * PATIENCE_S):
             assert made.poll() is None, self.log.read_text()
             if self.raylet(made):
                 return
@@ -58,7 +57,7 @@ class Nodes:
 
     def with_a_worker(self, other_than: subprocess.Popen[bytes] | None = None) -> subprocess.Popen[bytes]:
         """A node on which a training worker runs."""
-        for _ in range(600):
+        for _ in range(10 * PATIENCE_S):
             for node in self.running[1:]:
                 if node is not other_than and self.has_a_worker(node):
                     return node
@@ -82,16 +81,7 @@ class Nodes:
 
     def lose(self, node: subprocess.Popen[bytes]) -> None:
         self.running.remove(node)
-        end_node(node, signal.SIGKILL)
-
-
-def end_node(node: subprocess.Popen[bytes], how: signal.Signals) -> None:
-    """The node's processes, and those of its own that made a group for themselves."""
-    whole = psutil.Process(node.pid).children(recursive=True)
-    os.killpg(node.pid, how)
-    node.wait(timeout=60)
-    for process in psutil.wait_procs(whole, timeout=20)[1]:
-        process.kill()
+        end_process(node)
 
 
 @contextmanager
@@ -114,4 +104,4 @@ def open_nodes(folder: Path, count: int) -> Iterator[Nodes]:
         yield made
     finally:
         for node in reversed(made.running):
-            end_node(node, signal.SIGTERM)
+            end_process(node)  # a node that is told to end waits for its workers, a head for all its time

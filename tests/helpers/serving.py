@@ -13,7 +13,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from eav_ray.config import Preprocessing, load_experiment
+from eav_ray.config import Experiment, Preprocessing, load_experiment, override
 from eav_ray.data.datasets.eav import EAV_CHANNELS, EAV_CLASSES
 from eav_ray.evaluation.predictor import Predictor
 from eav_ray.models.classifier import Classifier
@@ -29,12 +29,30 @@ EEG_HZ, AUDIO_HZ, FRAMES_HZ = 500, 16_000, 5
 
 @cache
 def make_checkpoint() -> Checkpoint:
+    return make_untrained_checkpoint(EXPERIMENT)
+
+
+def make_untrained_checkpoint(experiment: Experiment) -> Checkpoint:
     torch.manual_seed(0)
     shapes = DataShapes(len(EAV_CHANNELS), len(EAV_CLASSES), EAV_CHANNELS)
-    model = Classifier(EXPERIMENT, shapes)
+    model = Classifier(experiment, shapes)
     model.normalise.sd.fill_(20.0)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    return checkpoints.make_checkpoint(EXPERIMENT, EAV_CLASSES, key="tiny", shapes=shapes, weights=weights)
+    return checkpoints.make_checkpoint(experiment, EAV_CLASSES, key="tiny", shapes=shapes, weights=weights)
+
+
+def write_normalising_checkpoint(folder: Path, **changes: Any) -> str:
+    """Write one that normalises audio within subjects, and whatever else the changes say."""
+    e = override(
+        EXPERIMENT,
+        {
+            "data.modalities": ["audio"],
+            "model.audio": {"kind": "mfcc", "width": 16, "segments": 2, "subject_normalisation": "standardise"},
+            "split.access": "unlabelled_block",
+            **{key.replace("__", "."): value for key, value in changes.items()},
+        },
+    )
+    return checkpoints.save_checkpoint(Store(folder), make_untrained_checkpoint(e)).path
 
 
 @cache
