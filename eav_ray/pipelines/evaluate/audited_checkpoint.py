@@ -18,6 +18,11 @@ from eav_ray.training.checkpoint_files import Checkpoint
 DAMAGED_FILE_ERRORS = (DataError, KeyError, TypeError, AttributeError, ValueError, IndexError)
 
 
+def describe_damage(results: Store, path: str, error: Exception) -> str:
+    """Describe why something in a results store was left out."""
+    return str(error) if isinstance(error, DataError) else f"{results.format_path(path)} cannot be read: {error!r}"
+
+
 @dataclass(frozen=True)
 class EvaluatedCheckpoint:
     """One tested checkpoint."""

@@ -33,7 +33,7 @@ from eav_ray.evaluation.baselines.folds import (
 )
 from eav_ray.evaluation.baselines.inputs import Source, compute_inputs, list_baselines
 from eav_ray.evaluation.results_tree import ResultsTree
-from eav_ray.pipelines.evaluate.audited_checkpoint import DAMAGED_FILE_ERRORS
+from eav_ray.pipelines.evaluate.audited_checkpoint import DAMAGED_FILE_ERRORS, describe_damage
 from eav_ray.reporting.html import build_table
 from eav_ray.reporting.sections.baselines import BASELINE_COLUMNS
 from eav_ray.reporting.tables import describe_test_side, format_table
@@ -215,9 +215,7 @@ def collect_baselines(
         except ConfigError:  # of a version that had other keys
             continue
         except DAMAGED_FILE_ERRORS as error:
-            skipped_results.append(
-                str(error) if isinstance(error, DataError) else f"{prefix} cannot be read: {error!r}"
-            )
+            skipped_results.append(describe_damage(results, prefix, error))
     return {"access": experiment.split.access, "rows": list(rows.values())} if rows else None
 
 

@@ -10,12 +10,12 @@ from eav_ray.config import Experiment, build_experiment, digest, to_dict
 from eav_ray.data.io import parquet
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import INDEX_FILE
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.errors import ConfigError
 from eav_ray.evaluation import protocol_comparison
 from eav_ray.evaluation.correctness import mark_correct_recordings
 from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT
 from eav_ray.pipelines.evaluate.ablation_plan import FORMAT as ABLATION_FORMAT
-from eav_ray.pipelines.evaluate.audited_checkpoint import DAMAGED_FILE_ERRORS, AuditedCheckpoint
+from eav_ray.pipelines.evaluate.audited_checkpoint import DAMAGED_FILE_ERRORS, AuditedCheckpoint, describe_damage
 from eav_ray.pipelines.train.cross_validation import read_cv_result
 from eav_ray.reporting.html import Section
 from eav_ray.reporting.sections import ablation, cost, robustness, search
@@ -48,7 +48,7 @@ def collect_related(
                 sections["ablation"] = [*ablation.build_ablation_sections(tree), *cost.build_cost_sections(tree)]
                 found["ablation"] = tree
         except DAMAGED_FILE_ERRORS as error:
-            skipped_results.append(_describe_damage(results, path, error))
+            skipped_results.append(describe_damage(results, path, error))
     for name in results.list_folders("robustness"):
         path = f"robustness/{name}/results.json"
         try:
@@ -61,12 +61,8 @@ def collect_related(
                 sections["robustness"] = robustness.build_robustness_sections(tree)
                 found["robustness"] = tree
         except DAMAGED_FILE_ERRORS as error:
-            skipped_results.append(_describe_damage(results, path, error))
+            skipped_results.append(describe_damage(results, path, error))
     return [part for of_job in sections.values() for part in of_job], found
-
-
-def _describe_damage(results: Store, path: str, error: Exception) -> str:
-    return str(error) if isinstance(error, DataError) else f"{results.format_path(path)} cannot be read: {error!r}"
 
 
 def _is_larger(tree: ResultsTree, other: ResultsTree | None, key: str) -> bool:
@@ -163,7 +159,7 @@ def collect_stored_protocols(
         except ConfigError:  # of an earlier version, which had fewer keys, or of one that had others
             continue
         except DAMAGED_FILE_ERRORS as error:
-            skipped_results.append(_describe_damage(results, prefix, error))
+            skipped_results.append(describe_damage(results, prefix, error))
             continue
         label = _describe_protocol(stored, experiment, searched="-nested-" in name)
         by_seed.setdefault(label, {})[stored.seed] = table
@@ -225,7 +221,7 @@ def collect_searches(
             sections = sections or search.build_search_sections(candidates, {}, experiment.search)
             n_candidates = int(candidates["candidate"].nunique())
         except DAMAGED_FILE_ERRORS as error:
-            skipped_results.append(_describe_damage(results, f"searches/{study}", error))
+            skipped_results.append(describe_damage(results, f"searches/{study}", error))
             continue
         correct = [
             mark_correct_recordings(one.evaluated.predictions, ["fusion"])
