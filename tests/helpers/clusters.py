@@ -25,14 +25,20 @@ RAY = str(Path(sys.executable).with_name("ray"))  # the command
 Job = Callable[..., subprocess.CompletedProcess[str]]  # runs a job as a user does
 
 
+# Above the ports that Ray's workers take, below those that Linux gives to whoever connects: of these one may be taken
+# before a cluster has started on it.
+PORTS = range(20_000, 32_000)
+
+
 def find_free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Find ports at which nothing listens, at any address of this machine."""
+    found: list[int] = []
+    while len(found) < count:
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        with socket.socket() as candidate, contextlib.suppress(OSError):
+            candidate.bind(("", port))
+            found += [port] * (port not in found)
+    return found
 
 
 def write_token(folder: Path) -> dict[str, str]:
