@@ -8,9 +8,9 @@ BROWSER := .venv/.browser-$(shell sha256sum tests/helpers/chromium.py | cut -c1-
 .PHONY: help install demo test test-fast chaos results docs check format clean
 
 help:
-	@echo "make demo    the whole path on synthetic people, about 5 minutes"
-	@echo "make test    all tests, about 15 minutes on 2 cores"
-	@echo "make test-fast  the tests that start no Ray and take no tens of seconds, about 3 minutes"
+	@echo "make demo    the whole path on synthetic people, about 8 minutes"
+	@echo "make test    all tests, about 45 minutes on 2 cores"
+	@echo "make test-fast  the tests that start no Ray and take no tens of seconds, some minutes"
 	@echo "make chaos   kills, damage and hostile files at full count, for the background; writes docs/results/reliability.md"
 	@echo "make results accuracy on real and synthetic people, hours; continues where it was stopped"
 	@echo "make docs    the documentation as a site, in site/index.html"
