@@ -47,7 +47,6 @@ from eav_ray.models.classifier import Classifier
 from eav_ray.pipelines.evaluate.baseline import run_baselines
 from eav_ray.pipelines.preprocess.preprocess import preprocess
 from eav_ray.storage import Store
-from eav_ray.training.access import list_split_recordings
 from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
 from eav_ray.training.dataloader import RawSource, WindowLabels, find_channel_orders
 from eav_ray.training.metrics import RULE_SOURCES, average_per_recording, predict_classes
@@ -80,22 +79,21 @@ class Set:
     bars: Mapping[str, tuple[float, str]]
 
 
-def list_action_units() -> list[str]:
-    header = (find_real_data() / "ravdess_faces" / "action_units.csv").open().readline().strip().split(",")
-    return [name for name in header if name != "clip"]
+def make_design_changes(*modalities: str) -> dict[str, Any]:
+    """Make the changes of an experiment that name the encoders of some modalities and their trainings."""
+    changes: dict[str, Any] = {"data.modalities": list(modalities)}
+    for m in modalities:
+        changes |= {f"model.{m}": DESIGNS[m], **{f"train.encoders.{m}.{k}": v for k, v in TRAININGS[m].items()}}
+    return changes
 
 
 def make_ravdess_changes() -> dict[str, Any]:
     faces = find_real_data() / "ravdess_faces" / "action_units.csv"
-    return {
-        "data.modalities": ["audio", "face"],
+    columns = [name for name in pd.read_csv(faces, nrows=0).columns if name != "clip"]
+    return make_design_changes("audio", "face") | {
         "data.features": {"face": {"path": str(faces), "key": "clip"}},
-        "preprocessing.features": {"face": {"columns": list_action_units()}},
-        "model.audio": DESIGNS["audio"],
-        "model.face": DESIGNS["face"],
+        "preprocessing.features": {"face": {"columns": columns}},
         "fusion": DESIGNS["fusion"],
-        **{f"train.encoders.audio.{k}": v for k, v in TRAININGS["audio"].items()},
-        **{f"train.encoders.face.{k}": v for k, v in TRAININGS["face"].items()},
         **{f"optim.{k}": v for k, v in TRAININGS["fusion"].items()},
     }
 
@@ -137,11 +135,7 @@ def list_sets() -> list[Set]:
             "EEG During Mental Arithmetic, rest against arithmetic, 16 people",
             50,
             "window",
-            {
-                "data.modalities": ["eeg"],
-                "model.eeg": DESIGNS["eeg"],
-                **{f"train.encoders.eeg.{k}": v for k, v in TRAININGS["eeg"].items()},
-            },
+            make_design_changes("eeg"),
             {EEG: (68.6, "logistic.eeg")},
         ),
     ]
@@ -237,14 +231,7 @@ def score_variant(
     stored = RawSource(
         windows, model.modalities, channel_orders=find_channel_orders(windows, model.modalities, channel_names)
     )
-    recordings = list_split_recordings(split)
-    source = normalise_source(
-        stored,
-        e,
-        checkpoint.state.shapes,
-        windows,
-        lambda: (windows, tuple(r for r in recordings if r in set(split.test))),
-    )
+    source = normalise_source(stored, e, checkpoint.state.shapes, windows, lambda: (windows, split.test))
 
     def predict() -> pd.DataFrame:
         with torch.no_grad():
@@ -287,11 +274,10 @@ def score_subjects(predictions: pd.DataFrame, names: Mapping[str, str], unit: st
     return pd.concat(parts, ignore_index=True)
 
 
-def score_baselines(one: Set, folder: str, access: str) -> pd.DataFrame:
-    """Score the people by every baseline, as `score_job` does."""
-    e = make_experiment(one, folder, Job(one.name, access, 0, 0), {})
-    result = run_baselines(e).result
-    return score_subjects(result.predictions, {source: source for source in result.titles}, one.unit)
+def score_baselines(one: Set, folder: str, access: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Score the people by every baseline, as `score_job` does; also returns what tables call each."""
+    result = run_baselines(make_experiment(one, folder, Job(one.name, access, 0, 0), {})).result
+    return score_subjects(result.predictions, {source: source for source in result.titles}, one.unit), result.titles
 
 
 def run_jobs(
@@ -416,9 +402,9 @@ def main() -> int:
     titles: dict[str, str] = {}
     for one in sets:
         for access in levels:
-            e = make_experiment(one, folder, Job(one.name, access, 0, 0), {})
-            titles |= run_baselines(e).result.titles
-            parts.append(score_baselines(one, folder, access).assign(dataset=one.name, access=access, seed=""))
+            table, own_titles = score_baselines(one, folder, access)
+            titles |= own_titles
+            parts.append(table.assign(dataset=one.name, access=access, seed=""))
     if len(sets) < len(list_sets()) or len(levels) < len(ACCESS_LEVELS):
         print("a part of the data sets or levels makes no page")
         return 0

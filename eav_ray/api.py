@@ -353,15 +353,8 @@ class Predictor:
         windows = tuple(_make_prediction(window, {}, ()) for window in tree["windows"])
         return _make_prediction(tree, tree["not_used"], windows)
 
-    def _make_upload(
-        self,
-        *,
-        eeg: EEGSource | None = None,
-        audio: MediaSource | None = None,
-        video: MediaSource | None = None,
-        **options: Any,
-    ) -> Upload:
-        return make_upload(eeg, audio, video, known_eeg_names=self.eeg_channels, **options)
+    def _make_upload(self, **given: Any) -> Upload:
+        return make_upload(**given, known_eeg_names=self.eeg_channels)
 
     def _make_limits(self) -> UploadLimits:
         return UploadLimits(MAX_RECORDING_S, self._predictor.preprocessing.file_timeout_s)

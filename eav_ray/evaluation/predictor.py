@@ -125,13 +125,11 @@ class Predictor:
         """
         sums: dict[str, FeatureSums] = {}
         reasons: dict[str, str] = {}
-        widths: dict[str, int] = {}
-        subject = ""
+        subject, batch = "", {}
         for upload in uploads:
             cut_result, not_used = make_windows(upload, self.inputs, limits)
             reasons |= {m: not_used[m] for m in self.subject_normalised if m in not_used}
             for batch in self._batch_windows(cut_result.windows):
-                widths = widths or {m: self._count_features(batch, m) for m in self.subject_normalised}
                 for name, m, part in self.sum_subject_features(batch):
                     subject, sums[m] = name, sums[m] + part if m in sums else part
         if not sums:
@@ -139,7 +137,7 @@ class Predictor:
             raise DataError(f"none of the recordings can be measured ({described})")
         self._unmeasured = tuple(m for m in self.subject_normalised if m not in sums)
         # Of what is hidden any numbers will do: mean 0 and SD 1.
-        hidden = {m: FeatureSums(*np.zeros((3, widths[m]))) for m in self._unmeasured}
+        hidden = {m: FeatureSums(*np.zeros((3, self._count_features(batch, m)))) for m in self._unmeasured}
         self._subject_statistics = {m: SubjectMoments.from_sums({subject: s}) for m, s in (sums | hidden).items()}
 
     def _count_features(self, batch: dict[str, np.ndarray], modality: str) -> int:
