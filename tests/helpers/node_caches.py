@@ -35,19 +35,22 @@ def die_while_making(cache: str, name: str) -> None:
 
 
 def measure_opening(results: str, prefix: str, cache: str) -> None:
-    """Exit with an error where opening embeddings takes more than a third of their size in memory of one's own."""
+    """Exit with an error where opening embeddings takes more than half their size in memory of one's own.
+
+    A part or two may stay: glibc and Arrow give back what was freed when they see fit, later on a busy machine.
+    """
     process = psutil.Process()
 
     def measure_own() -> int:
-        # Arrow gives back what it has freed when it sees fit, later on a busy machine.
         pa.default_memory_pool().release_unused()
         return int(process.memory_full_info().uss)
 
     before = measure_own()
     found = open_embeddings(Store(results), prefix, NodeCache(cache, 1))
     size = sum(values.nbytes for values in found.arrays.values())
-    assert size > 2**26 and all(not values.flags.owndata for values in found.arrays.values())
+    assert size > 2**27 and all(not values.flags.owndata for values in found.arrays.values())
     rows = np.random.default_rng(0).integers(0, len(found.windows), 32)
     assert found.arrays["tokens"][rows].shape[0] == 32
-    if measure_own() - before > size / 3:
-        sys.exit(f"opening {size} bytes took {measure_own() - before} bytes")
+    taken = measure_own() - before
+    if taken > size / 2:
+        sys.exit(f"opening {size} bytes took {taken} bytes")

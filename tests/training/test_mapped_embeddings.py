@@ -64,7 +64,7 @@ def test_what_was_made_anew_is_not_taken_for_what_was_there(tmp_path: Path) -> N
 
 def test_opening_takes_no_memory_of_the_size_of_the_arrays(tmp_path: Path) -> None:
     store = Store(tmp_path / "results")
-    write_parts(store, *[1024] * 7)
+    write_parts(store, *[1024] * 14)
     arguments = (str(tmp_path / "results"), "e/a", str(tmp_path / "cache"))
     NodeCache(tmp_path / "cache", 1)
     for _ in range(2):  # the process that fetches them, and one that finds them
