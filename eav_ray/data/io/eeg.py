@@ -13,7 +13,8 @@ import h5py
 import mne
 import numpy as np
 
-from eav_ray.data.io.matlab import MATLAB_READ_ERRORS
+from eav_ray.data.io.mat5 import check_mat5, is_mat5
+from eav_ray.data.io.matlab import MATLAB_READ_ERRORS, has_sound_chunks
 from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError, describe_error
 
@@ -37,6 +38,8 @@ def open_eeg_file(path: str | Path) -> mne.io.BaseRaw:
             warnings.simplefilter("always")
             if h5py.is_hdf5(path):
                 _check_hdf5(Path(path))
+            elif is_mat5(Path(path)):
+                check_mat5(Path(path))
             raw = _open_by_suffix(Path(path))
     except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read as EEG ({describe_error(error)}); replace it or leave it out") from None
@@ -53,7 +56,8 @@ def _check_hdf5(path: Path) -> None:
     they are: as addresses of Python objects, so that whoever wrote the file says what is run.
 
     Raises:
-        ValueError: There is such a tag somewhere, or a link to another file, where there may be one.
+        ValueError: There is such a tag somewhere, a link to another file, where there may be one, or an array
+            whose parts are of another shape.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data.find(NUMPY_TAG_PREFIX) >= 0:
@@ -61,6 +65,8 @@ def _check_hdf5(path: Path) -> None:
     with h5py.File(path, "r") as links:
         if links.visititems_links(lambda _, link: isinstance(link, h5py.ExternalLink) or None):
             raise ValueError("it points into another file")
+        if links.visititems(lambda _, found: (isinstance(found, h5py.Dataset) and not has_sound_chunks(found)) or None):
+            raise ValueError("an array in it has parts of another shape than the whole")
 
 
 def _open_by_suffix(path: Path) -> mne.io.BaseRaw:

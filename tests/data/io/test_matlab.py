@@ -3,13 +3,16 @@
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 
-from eav_ray.data.io import matlab
+from eav_ray.data.io import mat5, matlab
+from eav_ray.data.io.eeg import open_eeg_file
 from eav_ray.errors import DataError
 
 
@@ -92,3 +95,78 @@ def test_cells_and_text_are_no_signal(tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / "a.mat", {"seg": np.array([["x"]], dtype=object)})
     with pytest.raises(DataError, match=r"a\.mat"):
         matlab.read_array(tmp_path / "a.mat", "seg", matlab.read_array_shapes(tmp_path / "a.mat", ["seg"])["seg"])
+
+
+def write_element_type(path: Path, kind: int, *, compressed: bool) -> None:
+    """Write a file whose array says that its values are of a type."""
+    body = element(6, struct.pack("<II", 7, 0)) + element(5, struct.pack("<3i", 2, 3, 4)) + element(1, b"seg")
+    matrix = element(14, body + element(kind, bytes(96)))
+    if compressed:
+        packed = zlib.compress(matrix)
+        matrix = struct.pack("<II", 15, len(packed)) + packed
+    path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM" + matrix)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kind", [0, 8, 14, 15, 19, 115, 0x0107])
+def test_a_type_that_is_none_is_refused_before_scipy_sees_it(tmp_path: Path, kind: int, compressed: bool) -> None:
+    """SciPy 1.17 ends the process at it."""
+    write_element_type(tmp_path / "a.mat", kind, compressed=compressed)
+    with pytest.raises(DataError, match=rf"a\.mat is damaged \(a part of an array has the type {kind}, which"):
+        matlab.read_array_shapes(tmp_path / "a.mat", ["seg"])
+    with pytest.raises(DataError, match=rf"the type {kind}, which"):
+        mat5.check_mat5(tmp_path / "a.mat")
+
+
+@pytest.mark.parametrize("values", [np.ones((2, 3)) * 1j, "text", {"a": 1}, np.array([1, "x"], object)])
+def test_what_holds_no_real_numbers_is_refused_unread(tmp_path: Path, values: Any) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", {"seg": values})
+    with pytest.raises(DataError, match="seg holds no real numbers"):
+        matlab.read_array_shapes(tmp_path / "a.mat", ["seg"])
+
+
+def test_an_array_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    write_v5(tmp_path / "a.mat", compressed=False, seg=np.ones((2, 3)))
+    whole = (tmp_path / "a.mat").read_bytes()
+    (tmp_path / "a.mat").write_bytes(whole + whole[128:])
+    with pytest.raises(DataError, match="holds seg twice"):
+        matlab.read_array_shapes(tmp_path / "a.mat", ["seg"])
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_whatever_scipy_writes_is_well_formed(tmp_path: Path, compressed: bool) -> None:
+    deep = {"chanlocs": [{"labels": f"E{k}", "X": k / 3, "urchan": []} for k in range(9)], "data": np.ones((3, 40))}
+    tree = {"EEG": deep, "cells": np.array([np.arange(3), "ä", [[]], 1j], object), "sparse": scipy.sparse.eye(5) * 1.0}
+    scipy.io.savemat(tmp_path / "a.mat", tree, do_compression=compressed)
+    assert mat5.is_mat5(tmp_path / "a.mat")
+    mat5.check_mat5(tmp_path / "a.mat")
+    (tmp_path / "b.mat").write_bytes((tmp_path / "a.mat").read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"b\.mat breaks off"):
+        mat5.check_mat5(tmp_path / "b.mat")
+
+
+def test_files_that_matlab_wrote_are_well_formed() -> None:
+    """SciPy brings some along, of many versions and on many processors."""
+    folder = Path(scipy.io.__file__).parent / "matlab/tests/data"
+    if not folder.is_dir():
+        pytest.skip("this SciPy came without its tests")
+    names = [p for p in sorted(folder.glob("test*.mat")) if mat5.is_mat5(p)]
+    assert len(names) > 50
+    for path in names:
+        mat5.check_mat5(path)
+
+
+def test_hdf5_whose_parts_have_more_axes_than_the_whole_is_refused(tmp_path: Path) -> None:
+    """HDF5 takes memory for it until there is none."""
+    path = tmp_path / "a.mat"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("seg", data=np.ones((3, 30, 40), np.float32), chunks=(2, 30, 40), compression="gzip")
+    whole = bytearray(path.read_bytes())
+    at = whole.index(struct.pack("<BBBB4xQQQ", 1, 3, 1, 0, 3, 30, 40))  # version, rank, flags: a dataspace message
+    whole[at + 1] = 1
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match="parts of another shape"):
+        matlab.read_array_shapes(path, ["seg"])
+    path.rename(tmp_path / "a.set")
+    with pytest.raises(DataError, match="parts of another shape"):
+        open_eeg_file(tmp_path / "a.set")
