@@ -15,10 +15,11 @@ import torch
 
 from eav_ray.config import Experiment, load_experiment
 from eav_ray.data.recordings import MAX_RECORDING_S
-from eav_ray.data.streaming.local_recording import EEGSource, MediaSource, make_upload
+from eav_ray.data.streaming.local_recording import EEGSource, FeatureSource, MediaSource, make_upload
 from eav_ray.data.streaming.upload import Upload, UploadLimits
 from eav_ray.errors import ConfigError, DataError
 from eav_ray.evaluation import predictor
+from eav_ray.evaluation.subject_measurement import MIN_WINDOWS, SubjectMeasurement
 from eav_ray.training.checkpoint import open_finished_checkpoint
 
 if TYPE_CHECKING:  # the functions that need Ray import it when they are called
@@ -252,6 +253,7 @@ class Predictor:
         self.eeg_channels: tuple[str, ...] = self._predictor.inputs.eeg_channel_names
         self.access: str = self._split.access
         self.normalised: tuple[str, ...] = self._predictor.subject_normalised
+        self._measurement: SubjectMeasurement | None = None
 
     def measure_subject(self, recordings: Sequence[Mapping[str, Any]]) -> int:
         """Measure by what the features of a person are normalised, over recordings without labels.
@@ -267,7 +269,7 @@ class Predictor:
 
         Raises:
             ConfigError: The checkpoint does not normalise, or none is given.
-            DataError: None of them can be used.
+            DataError: They have less than two windows that can be used; of one alone there is no SD.
 
         Example:
             >>> import eav_ray
@@ -282,11 +284,23 @@ class Predictor:
         if not self.normalised:
             raise ConfigError("this model does not normalise within people: predict without measuring them")
         counted = list(recordings)
-        if self.access == "unlabelled_first_n":
+        if self.access != "unlabelled_block":
             counted = counted[: self._split.access_recordings]
         if not counted:
             raise ConfigError('give recordings of the person, such as [{"audio": "speech.wav"}]')
-        self._predictor.measure_subject([self._make_upload(**each) for each in counted], self._make_limits())
+        total, reasons = SubjectMeasurement(), dict[str, str]()
+        for each in counted:
+            found, not_measured = self._predictor.measure_upload(self._make_upload(**each), self._make_limits())
+            total += found
+            reasons |= not_measured
+        if not any(total.has(m) for m in self.normalised):
+            n_windows = max(total.n_windows.values(), default=0)
+            described = "; ".join(f"{m}: {reason}" for m, reason in reasons.items())
+            raise DataError(
+                f"the recordings have {n_windows} windows by which the person can be measured; at least {MIN_WINDOWS} "
+                f"are needed{f' ({described})' if described else ''}"
+            )
+        self._measurement = total
         return len(counted)
 
     def predict(
@@ -300,6 +314,8 @@ class Predictor:
         eeg_unit: str = "auto",
         audio_hz: int | None = None,
         video_fps: float | None = None,
+        features: Mapping[str, FeatureSource] | None = None,
+        features_hz: Mapping[str, float] | None = None,
     ) -> Prediction:
         """Predict one recording from whatever there is of it, as it was preprocessed for training.
 
@@ -313,6 +329,9 @@ class Predictor:
             eeg_unit: The unit of an array: `"microvolt"`, `"volt"`, or `"auto"` to tell by its size.
             audio_hz: The rate of an array, samples a second.
             video_fps: The rate of an array, frames a second.
+            features: Given features by name: a file (.npy, .safetensors, .parquet), one row (features,) of the whole
+                recording, or (rows, features) at a rate.
+            features_hz: The rate of such rows by name, rows a second.
 
         Returns:
             The prediction of the recording, and of its windows. A modality that cannot be used is in `not_used`.
@@ -331,7 +350,7 @@ class Predictor:
             >>> prediction.used
             ('audio', 'eeg')
         """
-        if not self._predictor.is_ready:
+        if self.normalised and self._measurement is None:
             raise ConfigError(
                 f"this model normalises {', '.join(self.normalised)} within people (split.access={self.access}): give "
                 "recordings of the person to measure_subject first"
@@ -345,8 +364,10 @@ class Predictor:
             eeg_unit=eeg_unit,
             audio_hz=audio_hz,
             video_fps=video_fps,
+            features=features,
+            features_hz=features_hz,
         )
-        tree = self._predictor.predict_upload(upload, self._make_limits())
+        tree = self._predictor.predict_upload(upload, self._make_limits(), self._measurement)
         if not tree["windows"]:
             reasons = "; ".join(f"{m}: {reason}" for m, reason in tree["not_used"].items())
             raise DataError(f"nothing of this recording can be used ({reasons})")
@@ -354,7 +375,7 @@ class Predictor:
         return _make_prediction(tree, tree["not_used"], windows)
 
     def _make_upload(self, **given: Any) -> Upload:
-        return make_upload(**given, known_eeg_names=self.eeg_channels)
+        return make_upload(**given, known_eeg_names=self.eeg_channels, feature_names=self._predictor.feature_names)
 
     def _make_limits(self) -> UploadLimits:
         return UploadLimits(MAX_RECORDING_S, self._predictor.preprocessing.file_timeout_s)

@@ -4,6 +4,7 @@ import doctest
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mne
 import numpy as np
@@ -202,7 +203,7 @@ def test_a_modality_that_cannot_be_used_is_named_and_the_others_are_used(
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "give at least one of eeg, audio and video"),
+        ({}, "give at least one of eeg, audio, video"),
         ({"eeg": np.zeros((30, 100))}, "eeg is an array, .*eeg_hz=500"),
         ({"audio": np.zeros(100)}, "audio is an array, .*audio_hz=16000"),
         ({"video": np.zeros((5, 8, 8, 3), np.uint8)}, "video is an array, .*video_fps=25"),
@@ -229,6 +230,9 @@ def test_files_that_are_missing_are_named(predictor: api.Predictor) -> None:
 
 
 # People by whom a model normalises
+
+
+PLAIN = {"model__audio": {"kind": "mfcc", "width": 16, "segments": 2, "subject_normalisation": "none"}}
 
 
 def make_voices(n: int, gain: float = 1.0) -> list[dict[str, object]]:
@@ -276,12 +280,35 @@ def test_a_modality_in_which_a_person_was_not_measured_is_not_used(files: Path, 
     assert predictor.measure_subject([{"audio": files / "speech.wav"}, {"audio": files / "later.wav"}]) == 2
     alone = predictor.predict(audio=files / "speech.wav")
     both = predictor.predict(audio=files / "speech.wav", eeg=make_raw())
-    assert both.used == ("audio",) and "no recording by which the subject was measured" in both.not_used["eeg"]
+    assert both.used == ("audio",) and "measured in 0 of 2 windows with eeg" in both.not_used["eeg"]
     np.testing.assert_array_equal(numbers(both), numbers(alone))
-    with pytest.raises(eav_ray.DataError, match="nothing of this recording can be used .*was measured has it"):
+    with pytest.raises(eav_ray.DataError, match="nothing of this recording can be used .*measured in 0 of 2 windows"):
         predictor.predict(eeg=make_raw())
     predictor.measure_subject([{"audio": files / "speech.wav", "eeg": make_raw()}])
     assert predictor.predict(audio=files / "speech.wav", eeg=make_raw()).used == ("audio", "eeg")
+
+
+def test_given_features_are_predicted_from_a_file_and_from_rows(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"data__modalities": ["audio", "face"], "preprocessing__features": {"face": {"width": 3}}}
+    more |= {"model__face": {"kind": "features", "width": 16, "subject_normalisation": "none"}}
+    predictor = api.Predictor(write_normalising_checkpoint(tmp_path, split__access="source_only", **more, **PLAIN))
+    row = np.array([0.5, np.nan, 2.0])
+    np.save(tmp_path / "row.npy", row)
+    given = predictor.predict(features={"face": row})
+    assert given.used == ("face",) and given.not_used["audio"] == "not sent"
+    np.testing.assert_array_equal(numbers(predictor.predict(features={"face": tmp_path / "row.npy"})), numbers(given))
+    rows = predictor.predict(features={"face": np.tile(row, (20, 1))}, features_hz={"face": 2})
+    assert len(rows.windows) == 2
+    np.testing.assert_allclose(numbers(rows)[0], numbers(given)[0], atol=1e-5)
+    for words, reason in (
+        ({"features": {"fase": row}}, 'the model has face; did you mean "face"'),
+        ({"features": {"face": np.ones((4, 3))}}, "4 rows, so their rate is needed"),
+        ({"features": {"face": np.array(["a"])}}, "give .features,. or .rows, features."),
+        ({"features": {"face": tmp_path / "none.npy"}}, "where there is no file"),
+        ({"features": {"face": np.ones(4)}}, r"face: .*wants rows of 3 features"),
+    ):
+        with pytest.raises((eav_ray.ConfigError, eav_ray.DataError), match=reason):
+            predictor.predict(**words)
 
 
 def test_what_cannot_be_measured_is_told(files: Path, predictor: api.Predictor, tmp_path: Path) -> None:
@@ -291,5 +318,7 @@ def test_what_cannot_be_measured_is_told(files: Path, predictor: api.Predictor, 
     with pytest.raises(eav_ray.ConfigError, match="give recordings of the person"):
         normalised.measure_subject([])
     (tmp_path / "broken.wav").write_bytes(b"no sound")
-    with pytest.raises(eav_ray.DataError, match=r"none of the recordings can be measured \(audio: .*\)"):
+    with pytest.raises(
+        eav_ray.DataError, match=r"0 windows by which the person can be measured; at least 2 are needed \(audio: .*\)"
+    ):
         normalised.measure_subject([{"audio": tmp_path / "broken.wav"}])

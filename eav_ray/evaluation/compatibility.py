@@ -49,22 +49,6 @@ def _list_preprocessing(experiment: Experiment) -> dict[str, Any]:
     return tree | tree.pop("features")
 
 
-def require_single_recordings(checkpoint: OpenedCheckpoint) -> None:
-    """Refuse a checkpoint that needs more of a subject than the recording that is predicted.
-
-    Raises:
-        ConfigError: Its encoders normalise within subjects.
-    """
-    normalised = checkpoint.experiment.list_normalised_modalities()
-    if normalised:
-        access = checkpoint.experiment.split.access
-        raise ConfigError(
-            f"{checkpoint.path} normalises {', '.join(normalised)} within subjects (split.access={access}), by more "
-            "recordings than are at hand here; use `eav predict` on all recordings of the subjects, or a checkpoint of "
-            "split.access=source_only"
-        )
-
-
 def match_dataset_channels(
     experiment: Experiment, checkpoint: OpenedCheckpoint, channels: tuple[str, ...], n_channels: int = 0
 ) -> tuple[list[int], str]:

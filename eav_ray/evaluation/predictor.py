@@ -1,6 +1,8 @@
 """A checkpoint at work on windows that are in memory: the one way by which batches and requests are predicted."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -8,11 +10,10 @@ import pandas as pd
 import torch
 
 from eav_ray.config import ModalityName
-from eav_ray.data.modalities.registry import get_modality
+from eav_ray.data.modalities.registry import get_modality, make_empty_window
 from eav_ray.data.preprocessing.windowing import WindowFormat
 from eav_ray.data.shards.tables import encode_window
 from eav_ray.data.streaming.upload import UPLOAD_LIMITS, Upload, UploadLimits, make_windows
-from eav_ray.errors import DataError
 from eav_ray.evaluation.probabilities import (
     PREDICTED_COLUMN,
     RecordingAverager,
@@ -21,6 +22,7 @@ from eav_ray.evaluation.probabilities import (
     name_probability_column,
 )
 from eav_ray.evaluation.results_tree import finite_or_none
+from eav_ray.evaluation.subject_measurement import MIN_WINDOWS, SubjectMeasurement
 from eav_ray.models.encoders.base import Encoder
 from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
 from eav_ray.training.checkpoint_files import Checkpoint
@@ -37,6 +39,8 @@ class Predictor:
 
     Attributes:
         inputs: What it takes.
+        access: What it may know of a subject.
+        feature_names: The modalities that are given features.
         subject_normalised: The modalities that it normalises within subjects.
     """
 
@@ -48,24 +52,26 @@ class Predictor:
     ) -> None:
         """
         Args:
-            subject_statistics: By modality, what encoders that normalise within subjects go by.
+            subject_statistics: By modality, what encoders that normalise within subjects go by; without them each call
+                wants a measurement.
         """
         e = checkpoint.experiment
         self.classes, self.preprocessing = checkpoint.state.classes, e.preprocessing
         self.modalities: tuple[ModalityName, ...] = e.data.modalities
+        self.access, self.feature_names = e.split, [m for m in e.data.modalities if m in e.preprocessing.features]
         shapes = checkpoint.state.shapes
         self.inputs = WindowFormat(e.preprocessing, e.data.modalities, shapes.eeg_channels, shapes.eeg_channel_names)
         self._device, self._subject_statistics = device, subject_statistics or {}
         self._model = build_trained_model(checkpoint).to(device).eval()
         self.subject_normalised: tuple[ModalityName, ...] = tuple(self._model.subject_normalised)
-        self._unmeasured: tuple[ModalityName, ...] = ()  # by `measure_subject`
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> pd.DataFrame:
+    def __call__(self, batch: dict[str, np.ndarray], measurement: SubjectMeasurement | None = None) -> pd.DataFrame:
         """Predictions, as `predictions.build_predictions` has them.
 
         Args:
             batch: Of windows as a shard holds them: `ID_COLUMNS`, the modalities and `has_<modality>`. Where there is a
                 column `reason`, windows without any modality come last, with theirs.
+            measurement: Of the subject, whose all of them are; by default what the predictor was made with.
         """
         modalities = self._model.modalities
         ids = pd.DataFrame({c: batch[c] for c in ID_COLUMNS})
@@ -77,7 +83,14 @@ class Predictor:
         if keep.any():
             has = dict(zip(modalities, present[keep].T, strict=True))
             subjects = ids["subject"].to_numpy()[keep].tolist()
-            subject_inputs = make_subject_inputs(self._subject_statistics, subjects, has)
+            statistics = dict(self._subject_statistics)
+            if measurement is not None:
+                statistics = measurement.compute_moments(subjects[0], self.n_normalised_features)
+            for m in self.subject_normalised:  # what no window has was measured in nobody: any numbers will do
+                if m not in statistics and not has[m].any():
+                    n_features = {m: self.n_normalised_features[m]}
+                    statistics |= SubjectMeasurement().compute_moments(subjects[0], n_features)
+            subject_inputs = make_subject_inputs(statistics, subjects, has)
             inputs |= {name: x.to(self._device) for name, x in subject_inputs.items()}
             with torch.no_grad():
                 output = self._model(inputs, torch.from_numpy(present[keep]).to(self._device))
@@ -105,9 +118,16 @@ class Predictor:
                 x = get_modality(m).decode(batch[m][own], self.preprocessing)
                 yield subject, m, sum_features(encoder, torch.from_numpy(np.ascontiguousarray(x)).to(self._device))
 
-    def predict_windows(self, windows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-        """Predict windows as `windowing.cut_recording` makes them; frames become what a shard would hold of them."""
-        return pd.concat([self(batch) for batch in self._batch_windows(windows)], ignore_index=True)
+    def predict_windows(
+        self, windows: Sequence[dict[str, Any]], measurement: SubjectMeasurement | None = None
+    ) -> pd.DataFrame:
+        """Predict windows as `windowing.cut_recording` makes them; frames become what a shard would hold of them.
+
+        Args:
+            measurement: Of their subject; where it lacks a modality that is normalised, windows must lack it too
+                (`hide_unmeasured`).
+        """
+        return pd.concat([self(batch, measurement) for batch in self._batch_windows(windows)], ignore_index=True)
 
     def _batch_windows(self, windows: Sequence[dict[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
         for at in range(0, len(windows), BATCH_WINDOWS):
@@ -115,61 +135,81 @@ class Predictor:
             columns = [*ID_COLUMNS, *self.modalities, *(f"has_{m}" for m in self.modalities)]
             yield {c: stack_column([row[c] for row in stored]) for c in columns}
 
-    def measure_subject(self, uploads: Sequence[Upload], limits: UploadLimits = UPLOAD_LIMITS) -> None:
-        """Measure by what the windows of a subject are normalised; what is sent from then on is taken for theirs.
+    @cached_property
+    def n_normalised_features(self) -> dict[str, int]:
+        """How many features of each modality are normalised within subjects."""
+        return {m: self._count_features(m) for m in self.subject_normalised}
 
-        Args:
-            uploads: Recordings of the subject. A modality that none of them has stays unused.
-        Raises:
-            DataError: None of them has any modality that is normalised.
-        """
-        sums: dict[str, FeatureSums] = {}
-        reasons: dict[str, str] = {}
-        subject, batch = "", {}
-        for upload in uploads:
-            cut_result, not_used = make_windows(upload, self.inputs, limits)
-            reasons |= {m: not_used[m] for m in self.subject_normalised if m in not_used}
-            for batch in self._batch_windows(cut_result.windows):
-                for name, m, part in self.sum_subject_features(batch):
-                    subject, sums[m] = name, sums[m] + part if m in sums else part
-        if not sums:
-            described = "; ".join(f"{m}: {reason}" for m, reason in reasons.items())
-            raise DataError(f"none of the recordings can be measured ({described})")
-        self._unmeasured = tuple(m for m in self.subject_normalised if m not in sums)
-        # Of what is hidden any numbers will do: mean 0 and SD 1.
-        hidden = {m: FeatureSums(*np.zeros((3, self._count_features(batch, m)))) for m in self._unmeasured}
-        self._subject_statistics = {m: SubjectMoments.from_sums({subject: s}) for m, s in (sums | hidden).items()}
-
-    def _count_features(self, batch: dict[str, np.ndarray], modality: str) -> int:
+    def _count_features(self, modality: str) -> int:
         encoder = self._model.encoders[modality]
         assert isinstance(encoder, Encoder)
-        x = get_modality(modality).decode(batch[modality][:1], self.preprocessing)
+        # Noise, as some encoders take logarithms of what they see.
+        shape = make_empty_window(modality, self.preprocessing, self.inputs.eeg_channels).shape
+        x = get_modality(modality).draw_noise(np.random.default_rng(0), shape)
         with torch.no_grad():
-            features = encoder.compute_features(torch.from_numpy(np.ascontiguousarray(x)).to(self._device))
-        return features.values.shape[-1]
+            return encoder.compute_features(torch.from_numpy(x[None]).to(self._device)).values.shape[-1]
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether windows can be predicted: a model that normalises within subjects must have measured one first."""
-        return set(self.subject_normalised) <= set(self._subject_statistics)
+    def measure_windows(self, windows: Sequence[dict[str, Any]]) -> SubjectMeasurement:
+        """Measure by what windows of one subject, as `windowing.cut_recording` makes them, are normalised."""
+        total = SubjectMeasurement()
+        for batch in self._batch_windows(windows):
+            sums = {m: part for _, m, part in self.sum_subject_features(batch)}
+            total += SubjectMeasurement(sums, {m: int(np.sum(batch[f"has_{m}"])) for m in sums})
+        return total
 
-    def predict_upload(self, upload: Upload, limits: UploadLimits = UPLOAD_LIMITS) -> dict[str, Any]:
+    def measure_upload(
+        self, upload: Upload, limits: UploadLimits = UPLOAD_LIMITS
+    ) -> tuple[SubjectMeasurement, dict[str, str]]:
+        """Measure a subject by one recording.
+
+        Returns:
+            What was measured, nothing perhaps; and for each modality that is normalised and was not, why.
+        """
+        cut_result, not_used = make_windows(upload, self.inputs, limits)
+        found = replace(self.measure_windows(cut_result.windows), n_recordings=1)
+        return found, {m: not_used[m] for m in self.subject_normalised if m in not_used}
+
+    def hide_unmeasured(
+        self, windows: Sequence[dict[str, Any]], measurement: SubjectMeasurement, n_windows: int = MIN_WINDOWS
+    ) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """Take from windows what cannot be normalised.
+
+        Args:
+            n_windows: In so many a modality must have been measured.
+        Returns:
+            The windows, and for each modality that was taken from them, why.
+        """
+        hidden = [m for m in self.subject_normalised if not measurement.has(m, n_windows)]
+        reasons = {
+            m: f"the subject was measured in {measurement.n_windows.get(m, 0)} of {n_windows} windows with {m} that it "
+            "takes"
+            for m in hidden
+        }
+        return [w | {f"has_{m}": False for m in hidden} for w in windows], reasons
+
+    def predict_upload(
+        self, upload: Upload, limits: UploadLimits = UPLOAD_LIMITS, measurement: SubjectMeasurement | None = None
+    ) -> dict[str, Any]:
         """Predict one recording, whatever of it can be used.
 
+        Args:
+            measurement: Of its subject, for a model that normalises within subjects.
         Returns:
             A tree of JSON, as of `build_prediction_trees`, with the modalities that were `used`, the reason for each
             that is `not_used`, and `windows`, each with its `start_s`. No windows: nothing can be used, and the tree
             has only these three.
         """
         cut_result, not_used = make_windows(upload, self.inputs, limits)
-        for m in self._unmeasured:
-            not_used.setdefault(m, "no recording by which the subject was measured has it")
+        windows_used = cut_result.windows
+        if self.subject_normalised:
+            measurement = measurement or SubjectMeasurement()
+            windows_used, unmeasured = self.hide_unmeasured(windows_used, measurement)
+            not_used = unmeasured | not_used
         used = [m for m in self.modalities if m not in not_used]
-        windows_used = [w | {f"has_{m}": False for m in self._unmeasured} for w in cut_result.windows]
         windows_used = [w for w in windows_used if self.list_used_modalities(w)]
         if not windows_used:
             return {"used": used, "not_used": not_used, "windows": []}
-        table = self.predict_windows(windows_used)
+        table = self.predict_windows(windows_used, measurement)
         recording_means = RecordingAverager()
         recording_means.add(table)
         (recording,) = build_prediction_trees(recording_means.compute_means(), self.classes)

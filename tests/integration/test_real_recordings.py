@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from tests.helpers.clusters import Job
@@ -25,3 +27,21 @@ def test_a_real_data_set_is_trained_on_and_tested(name: str, job: Job, real: Pat
     path = trained.stdout.split("checkpoint: ")[1].strip()
     tested = job("evaluate", *words, "--checkpoint", path)
     assert "of 1 people" in tested.stdout and "chance" in tested.stdout
+    if name == "ravdess":  # which normalises within people: measured as they are, and then corrupted
+        places = [f"data.root={real / name}", "--out", str(tmp_path / "corrupted")]
+        job("robustness", path, *places, "--corruptions", "gaussian", "--severity-levels", "1")
+        (found,) = (tmp_path / "corrupted" / "robustness").iterdir()
+        clean, noisy = (pd.read_parquet(found / f"{each}.parquet") for each in ("clean", "audio.gaussian.1"))
+        job(
+            "predict",
+            path,
+            *places[:1],
+            "data.subjects=[actor01,actor02]",
+            "--out",
+            str(tmp_path / "predicted.parquet"),
+        )
+        windows = pd.read_parquet(next(p for p in tmp_path.glob("predicted*") if p.name != "predicted.parquet"))
+        both = clean.merge(windows, on=["subject", "recording", "window"], suffixes=("", ".predicted"))
+        assert len(both) == len(clean) == len(noisy)
+        np.testing.assert_allclose(both["fusion.logit_0"], both["fusion.logit_0.predicted"], rtol=1e-4, atol=1e-5)
+        assert not np.allclose(noisy["fusion.logit_0"], clean["fusion.logit_0"], atol=1e-2)

@@ -56,13 +56,16 @@ def read_feature_table(path: Path, key: str, name: str, section: FeaturePreproce
     return FeatureTable(keys, subjects, _stack_columns(table, path, name, section))
 
 
-def read_feature_file(path: Path, name: str, section: FeaturePreprocessing, hz: float) -> tuple[np.ndarray, np.ndarray]:
+def read_feature_file(
+    path: Path, name: str, section: FeaturePreprocessing, hz: float
+) -> tuple[np.ndarray | None, np.ndarray]:
     """Read the features of one recording.
 
     Args:
         hz: Rows per second of a file that holds no times.
     Returns:
-        ((rows,) seconds since the recording began, ascending; (rows, features) float32).
+        ((rows,) seconds since the recording began, ascending; (rows, features) float32). A single row that does not say
+        when it is has no times: it is of the whole recording.
     Raises:
         DataError: It cannot be read, has another width, or nothing says when its rows are.
     """
@@ -77,16 +80,19 @@ def read_feature_file(path: Path, name: str, section: FeaturePreprocessing, hz: 
             f"{path} has an array of {' x '.join(map(str, values.shape))}; preprocessing.features.{name} wants rows of "
             f"{section.n_features} features; correct width"
         )
+    values = np.where(np.isfinite(values), values, np.nan).astype(np.float32)
+    if times_s is None and not hz and len(values) == 1:
+        return None, values
     if times_s is None:
-        if not hz and len(values) > 1:
+        if not hz:
             raise DataError(
                 f"{path} does not say when its {len(values)} rows are; set data.features.{name}.hz, or give them "
                 f"{TIME_NAME} in seconds"
             )
-        times_s = (np.arange(len(values)) + 0.5) / (hz or 1.0)
+        times_s = (np.arange(len(values)) + 0.5) / hz
     if times_s.shape != (len(values),) or not np.isfinite(times_s).all() or (np.diff(times_s) < 0).any():
         raise DataError(f"{path}: {TIME_NAME} must be one ascending number of seconds for each of {len(values)} rows")
-    return times_s.astype(np.float64), values.astype(np.float32)
+    return times_s.astype(np.float64), values
 
 
 def _read_rows(path: Path, name: str, section: FeaturePreprocessing) -> tuple[np.ndarray | None, np.ndarray]:

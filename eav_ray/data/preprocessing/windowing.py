@@ -177,11 +177,13 @@ def _read_features(
     """
     given, section = recording.features[modality], preprocessing.features[modality]
     window_s = preprocessing.window_s
-    if given.values:
+    times_s, values = None, np.array([given.values], np.float32)
+    if not given.values:
+        times_s, values = features.read_feature_file(Path(given.path), modality, section, given.hz)
+    if times_s is None:
         duration_s = longest_s or float(window_s)
         n_parts = max(1, int(np.ceil(duration_s / window_s - 1e-9))) * section.steps
-        return np.tile(np.array(given.values, np.float32), (n_parts, 1)), duration_s
-    times_s, values = features.read_feature_file(Path(given.path), modality, section, given.hz)
+        return np.tile(values, (n_parts, 1)), duration_s
     duration_s = min(max(longest_s, float(times_s[-1])) if len(times_s) else longest_s, float(MAX_RECORDING_S))
     covered_s = float(times_s[-1]) + (1 / given.hz / 2 if given.hz else 0.0) if len(times_s) else 0.0
     return average_into_steps(times_s, values, window_s, section.steps, duration_s or window_s), covered_s

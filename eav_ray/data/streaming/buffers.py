@@ -1,5 +1,6 @@
 """The last seconds of signals that arrive in pieces, each on the clock of its time stamps."""
 
+import bisect
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,6 +135,37 @@ class FrameBuffer:
 
     def list_frames_before(self, stop_s: float) -> list[Frame]:
         return [f for f in self._frames if f.time_s < stop_s]
+
+
+class RowBuffer:
+    """Rows of features, in the order of their times.
+
+    Args:
+        keep_s: Older rows are forgotten,
+        max_rows: as are those before the newest so many.
+    """
+
+    def __init__(self, keep_s: float, max_rows: int) -> None:
+        self._keep_s, self._max_rows = keep_s, max_rows
+        self._times: list[float] = []
+        self._rows: list[np.ndarray] = []
+
+    def push(self, time_s: float, row: np.ndarray) -> None:
+        at = bisect.bisect_left(self._times, time_s)
+        if at < len(self._times) and self._times[at] == time_s:
+            return  # what is there already stays
+        self._times.insert(at, time_s)
+        self._rows.insert(at, row)
+        first_kept = bisect.bisect_left(self._times, self._times[-1] - self._keep_s)
+        drop = max(first_kept, len(self._times) - self._max_rows)
+        del self._times[:drop], self._rows[:drop]
+
+    def read_span(self, start_s: float, stop_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """Rows from a time on and before another: (n,) their times, (n, features)."""
+        first, last = bisect.bisect_left(self._times, start_s), bisect.bisect_left(self._times, stop_s)
+        if first == last:
+            return np.zeros(0), np.zeros((0, 0), np.float32)
+        return np.array(self._times[first:last]), np.stack(self._rows[first:last])
 
 
 def select_frames(

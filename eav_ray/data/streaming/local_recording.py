@@ -1,7 +1,7 @@
 """One recording as Python code gives it: paths of files, arrays with their rates, or MNE's objects."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mne
@@ -11,11 +11,12 @@ import soundfile
 from eav_ray.data.io.eeg import open_eeg_file, read_channels
 from eav_ray.data.recordings import RawEEG
 from eav_ray.data.streaming.messages import UNITS
-from eav_ray.data.streaming.upload import Upload
-from eav_ray.errors import ConfigError, DataError
+from eav_ray.data.streaming.upload import FeatureRows, Upload
+from eav_ray.errors import ConfigError, DataError, suggest_nearest
 
 EEGSource = str | Path | np.ndarray | mne.io.BaseRaw
 MediaSource = str | Path | np.ndarray
+FeatureSource = str | Path | np.ndarray
 
 
 def make_upload(
@@ -29,6 +30,9 @@ def make_upload(
     eeg_unit: str = "auto",
     audio_hz: int | None = None,
     video_fps: float | None = None,
+    features: Mapping[str, FeatureSource] | None = None,
+    features_hz: Mapping[str, float] | None = None,
+    feature_names: Sequence[str] = (),
 ) -> Upload:
     """Bring one recording into the form in which it is predicted. Files of audio and video are not read here.
 
@@ -41,13 +45,22 @@ def make_upload(
         eeg_hz, audio_hz, video_fps: Rates of arrays, per second.
         eeg_channels: Names of an array's channels.
         eeg_unit: Of an array: "microvolt", "volt", or "auto" to tell by its size.
+        features: Given features by name: a file, (features,) of the whole recording, or (rows, features) at a rate.
+        features_hz: The rate of such rows by name, per second.
+        feature_names: The names that the model knows.
 
     Raises:
-        ConfigError: Nothing is given, an array without its rate or of another shape, or an unknown unit.
+        ConfigError: Nothing is given, an array without its rate or of another shape, an unknown unit or name.
         DataError: The EEG file cannot be read.
     """
-    if eeg is None and audio is None and video is None:
-        raise ConfigError("there is nothing to predict; give at least one of eeg, audio and video")
+    features, rates = features or {}, features_hz or {}
+    if eeg is None and audio is None and video is None and not features:
+        known = ", ".join(["eeg", "audio", "video", *(f"features[{name!r}]" for name in feature_names)])
+        raise ConfigError(f"there is nothing to predict; give at least one of {known}")
+    for name in (*features, *rates):
+        if name not in feature_names:
+            known = ", ".join(feature_names) or "none"
+            raise ConfigError(f"features names {name}; the model has {known}{suggest_nearest(name, feature_names)}")
     frames = _check_frames(video) if isinstance(video, np.ndarray) else ()
     return Upload(
         eeg=None if eeg is None else _read_eeg(eeg, known_eeg_names, eeg_hz, eeg_channels, eeg_unit),
@@ -55,7 +68,24 @@ def make_upload(
         video=None if video is None or isinstance(video, np.ndarray) else _find_file("video", video),
         frames=frames,
         frames_hz=_require_rate("video", "video_fps", video_fps, 25) if len(frames) else 0.0,
+        features={name: _read_features(name, source, rates.get(name)) for name, source in features.items()},
     )
+
+
+def _read_features(name: str, source: FeatureSource, hz: float | None) -> Path | FeatureRows:
+    what = f"features[{name!r}]"
+    if not isinstance(source, np.ndarray):
+        return _find_file(what, source)
+    if source.ndim not in (1, 2) or source.dtype.kind not in "fiu":
+        raise ConfigError(
+            f"{what} has shape {source.shape} and holds {source.dtype}; give (features,) or (rows, features)"
+        )
+    rows = np.atleast_2d(source).astype(np.float32)
+    if (hz is not None and not hz > 0) or (hz is None and len(rows) > 1):
+        raise ConfigError(
+            f"{what} has {len(rows)} rows, so their rate is needed: for example features_hz={{{name!r}: 25}}"
+        )
+    return FeatureRows(rows, hz=hz or 0.0)
 
 
 def _find_file(name: str, path: str | Path) -> Path:

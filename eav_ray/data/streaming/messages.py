@@ -9,6 +9,7 @@ import binascii
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,11 +27,13 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_MESSAGE_BYTES = 4 * 2**20
 MIN_HZ, MAX_HZ = 1.0, 768_000.0
 MAX_CHANNELS = 512
+MAX_FEATURE_HZ = 1000.0  # rows a second of given features
 MAX_VALUES_PER_S = 400_000  # a second, of all channels together
 MAX_RATIO_TERM = 10_000  # of a ratio of two sampling rates: the filter between them is so long
 MAX_JPEG_BYTES = 2 * 2**20
 UNITS = ("auto", "microvolt", "volt")
 DTYPES = {"eeg": ("float32", "float64"), "audio": ("int16", "float32")}
+FEATURE_KEYS = ("modality", "time")
 HEADER_KEYS = {
     "eeg": ("modality", "time", "hz", "channels", "unit", "dtype"),
     "audio": ("modality", "time", "hz", "channels", "dtype"),
@@ -50,6 +53,7 @@ class Chunk:
     # EEG in `unit`; audio (1, samples) in [-1, 1]
     values_CT: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32), repr=False)
     jpeg: bytes = b""
+    row: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)  # (features,) float32
 
 
 def parse_json(data: bytes | str, source: str) -> dict[str, Any]:
@@ -64,12 +68,16 @@ def parse_json(data: bytes | str, source: str) -> dict[str, Any]:
     return tree
 
 
-def parse_chunk(message: bytes) -> Chunk:
-    """A binary message of a stream: one line of JSON, a line feed, and the samples or the JPEG file.
+def parse_chunk(message: bytes, feature_names: Sequence[str] = ()) -> Chunk:
+    """A binary message of a stream: one line of JSON, a line feed, and the samples, the JPEG file or the features.
 
     The header has `modality` and `time` (seconds), with `hz`, `channels` and `dtype` for samples, which lie one moment
     after the other, all channels of each, little-endian. Audio: `int16` or `float32`, `channels` is their number
-    (default 1). EEG: `float32` or `float64`, `channels` their names or their number, `unit` one of `UNITS`.
+    (default 1). EEG: `float32` or `float64`, `channels` their names or their number, `unit` one of `UNITS`. Given
+    features: one row, `float32`.
+
+    Args:
+        feature_names: Names of given features.
     """
     size = len(message)
     if size > MAX_MESSAGE_BYTES:
@@ -82,12 +90,17 @@ def parse_chunk(message: bytes) -> Chunk:
     header = parse_json(line, "the first line of a message")
     payload = memoryview(message)[len(line) + 1 :]
     modality = header.get("modality")
-    if not isinstance(modality, str) or modality not in HEADER_KEYS:
-        raise DataError(f"modality is {_format_value(modality)}; use one of {', '.join(HEADER_KEYS)}")
-    check_keys(header, HEADER_KEYS[modality], "the header")
+    keys = HEADER_KEYS | dict.fromkeys(feature_names, FEATURE_KEYS)
+    if not isinstance(modality, str) or modality not in keys:
+        raise DataError(f"modality is {_format_value(modality)}; use one of {', '.join(keys)}")
+    check_keys(header, keys[modality], "the header")
     time_s = parse_number(header, "time", -1e12, 1e12)
     if modality == "video":
         return Chunk(modality, time_s, jpeg=require_jpeg(bytes(payload)))
+    if modality not in HEADER_KEYS:
+        if not len(payload) or len(payload) % 4:
+            raise DataError(f"a row of {modality} has {len(payload)} bytes, which are no float32 numbers")
+        return Chunk(modality, time_s, row=np.frombuffer(payload, "<f4").astype(np.float32))
     dtype = header.get("dtype", "float32")
     if dtype not in DTYPES[modality]:
         raise DataError(f"dtype of {modality} is {_format_value(dtype)}; use {' or '.join(DTYPES[modality])}")

@@ -7,7 +7,7 @@ of it.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import av
 import numpy as np
@@ -17,12 +17,13 @@ from eav_ray.data.io import audio
 from eav_ray.data.io.face_crop import FaceCropper
 from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, limit_frames
 from eav_ray.data.io.video import DECODE_ERRORS, FrameResizer
+from eav_ray.data.modalities.features import average_into_steps
 from eav_ray.data.modalities.registry import make_empty_window
 from eav_ray.data.preprocessing.eeg import PreparedEEG
 from eav_ray.data.preprocessing.windowing import MIN_COVERAGE, WindowFormat
 from eav_ray.data.recordings import RawEEG
 from eav_ray.data.streaming import messages
-from eav_ray.data.streaming.buffers import Frame, FrameBuffer, SampleBuffer, select_frames
+from eav_ray.data.streaming.buffers import Frame, FrameBuffer, RowBuffer, SampleBuffer, select_frames
 from eav_ray.data.streaming.upload import NOT_SENT, prepare_single_recording
 from eav_ray.errors import DataError
 
@@ -46,6 +47,7 @@ class StreamSnapshot:
     audio_hz: int
     frames: tuple[Frame, ...]
     errors: dict[str, str]  # modality -> why its last piece was refused
+    features: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # name -> times and rows of it
 
 
 class LiveStream:
@@ -62,6 +64,11 @@ class LiveStream:
         self._audio: SampleBuffer | None = None
         self._keep_s = self.preprocessing.window_s + 2 * HOP_S
         self._frames = FrameBuffer(self._keep_s, int(self._keep_s * MAX_FPS))
+        self._rows = {
+            m: RowBuffer(self._keep_s, int(self._keep_s * messages.MAX_FEATURE_HZ))
+            for m in inputs.modalities
+            if m in self.preprocessing.features
+        }
         self._ends: dict[str, float] = {}  # modality -> how far it is
         self._jump_s = -np.inf  # time of the last piece that was refused for being ahead of the others
         self._due_since_s = 0.0  # wall time at which the next answer's end was first reached
@@ -76,7 +83,7 @@ class LiveStream:
         """
         modality = ""
         try:
-            chunk = messages.parse_chunk(message)
+            chunk = messages.parse_chunk(message, list(self._rows))
             modality = chunk.modality
             self._ingest_chunk(chunk)
         except DataError as error:
@@ -107,6 +114,12 @@ class LiveStream:
                 if self._audio is None or self._audio.hz != chunk.hz:
                     self._audio = SampleBuffer(1, chunk.hz, self._keep_s + AUDIO_CONTEXT_S)
                 end_s = self._append_samples(self._audio, chunk)
+            case m if m in self._rows:
+                wanted = self.preprocessing.features[m].n_features
+                if len(chunk.row) != wanted:
+                    raise DataError(f"a row of {m} has {len(chunk.row)} features; the model wants {wanted}")
+                self._rows[m].push(chunk.time_s, chunk.row)
+                end_s = chunk.time_s
             case _:
                 self._frames.push(chunk.time_s, chunk.jpeg)
                 end_s = chunk.time_s
@@ -157,11 +170,13 @@ class LiveStream:
             return None
         end_s = self.start_s + np.floor((self.newest_s - self.start_s) / HOP_S + 1e-6) * HOP_S
         # Frames come one by one: the last before the end is up to a frame early.
-        slack_s = 1 / self.preprocessing.video.fps
+        slack_s = {"video": 1 / self.preprocessing.video.fps}
+        # So do rows of features, each of which is the last of its part perhaps.
+        slack_s |= {m: self.preprocessing.window_s / self.preprocessing.features[m].steps for m in self._rows}
         late_modalities = [
             m
             for m, at_s in self._ends.items()
-            if at_s < end_s - (slack_s if m == "video" else 1e-6) and at_s > end_s - self.preprocessing.window_s
+            if at_s < end_s - slack_s.get(m, 1e-6) and at_s > end_s - self.preprocessing.window_s
         ]
         if late_modalities and self.newest_s < end_s + GRACE_S and wall_s < self._due_since_s + GRACE_S:
             return None
@@ -186,7 +201,8 @@ class LiveStream:
             x_CT, heard = self._audio.read_span(start_s - AUDIO_CONTEXT_S, end_s - start_s + AUDIO_CONTEXT_S)
             sound = x_CT[0]
         frames = tuple(self._frames.list_frames_before(end_s))
-        return StreamSnapshot(start_s, end_s, eeg, eeg_start_s, sound, heard, hz, frames, dict(self._errors))
+        features = {m: rows.read_span(start_s, end_s) for m, rows in self._rows.items()}
+        return StreamSnapshot(start_s, end_s, eeg, eeg_start_s, sound, heard, hz, frames, dict(self._errors), features)
 
 
 def _describe_format(chunk: messages.Chunk) -> tuple[object, ...]:
@@ -212,6 +228,8 @@ def make_window(snapshot: StreamSnapshot, inputs: WindowFormat) -> tuple[dict[st
                     seconds = _fill_audio(snapshot, preprocessing, values)
                 case "video" if snapshot.frames:
                     values, seconds = _make_video(snapshot, preprocessing, values)
+                case _ if len(snapshot.features.get(m, ((), ()))[0]):
+                    values, seconds = _make_features(snapshot, m, preprocessing)
                 case _:
                     raise DataError(snapshot.errors.get(m, NOT_SENT))
             if seconds < MIN_COVERAGE * window_s - 1e-6:
@@ -246,6 +264,20 @@ def _fill_audio(snapshot: StreamSnapshot, preprocessing: Preprocessing, out_T: n
     x_T = audio.resample_audio(snapshot.audio_T, snapshot.audio_hz, hz, "audio")[round(AUDIO_CONTEXT_S * hz) :]
     out_T[: len(x_T)] = x_T[: len(out_T)]
     return float(snapshot.audio_received_T[round(AUDIO_CONTEXT_S * snapshot.audio_hz) :].sum() / snapshot.audio_hz)
+
+
+def _make_features(snapshot: StreamSnapshot, name: str, preprocessing: Preprocessing) -> tuple[np.ndarray, float]:
+    """The parts of a window that have a row, and the seconds that rows speak of: each up to the next.
+
+    A row speaks of no more than a part of the window.
+    """
+    section, window_s = preprocessing.features[name], preprocessing.window_s
+    times, rows = snapshot.features[name]
+    since_s = np.maximum(times - snapshot.start_s, 0)  # what is rounded must not fall before the window
+    values = average_into_steps(since_s, rows, window_s, section.steps, window_s)
+    longest_s = window_s / section.steps
+    spans = np.diff(np.append(times, snapshot.stop_s))
+    return values, float(np.minimum(spans, longest_s).sum())
 
 
 def _make_video(snapshot: StreamSnapshot, preprocessing: Preprocessing, empty: np.ndarray) -> tuple[np.ndarray, float]:

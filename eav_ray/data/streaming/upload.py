@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 
 import av
 import numpy as np
+import safetensors.numpy
 from av.container import OutputContainer
 from PIL import Image
 
 from eav_ray.config import MODALITIES
+from eav_ray.data.io.features import TIME_NAME, VALUES_NAME
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording
-from eav_ray.data.recordings import DatasetReader, RawEEG, Recording
+from eav_ray.data.recordings import DatasetReader, GivenFeatures, RawEEG, Recording
 from eav_ray.data.streaming import messages
 from eav_ray.errors import DataError
 
@@ -36,6 +39,15 @@ UPLOAD_LIMITS = UploadLimits()
 
 
 @dataclass(frozen=True)
+class FeatureRows:
+    """Features that somebody else has computed of one recording."""
+
+    values: np.ndarray  # (rows, features) float32, NaN where a number is not known
+    times_s: np.ndarray | None = None  # (rows,) since the recording began; none: one row, or rows at a rate
+    hz: float = 0.0
+
+
+@dataclass(frozen=True)
 class Upload:
     """What was sent of each modality: as it came, or why it cannot be used. Keys are the modalities that were sent."""
 
@@ -44,16 +56,22 @@ class Upload:
     video: bytes | Path | None = None
     frames: tuple[bytes, ...] | np.ndarray = ()  # instead of `video`: JPEG files, or (n, height, width, 3) uint8 RGB
     frames_hz: float = 0.0
+    features: Mapping[str, FeatureRows | Path] = field(default_factory=dict)  # by the name of the modality
     errors: dict[str, str] = field(default_factory=dict)  # modality -> reason
 
 
-def parse_upload(tree: dict[str, Any]) -> Upload:
-    """`{"eeg": {...}, "audio": base64, "video": base64 or {"hz", "frames": [base64]}}`, any of them.
+def parse_upload(tree: dict[str, Any], feature_names: Sequence[str] = ()) -> Upload:
+    """Read what was sent of one recording.
 
-    A modality that is wrong is set aside with its reason; a key that means nothing is an error.
+    `{"eeg": {...}, "audio": base64, "video": base64 or {"hz", "frames": [base64]}, "NAME": {"values", "time_s" or
+    "hz"}}`, any of them. A modality that is wrong is set aside with its reason; a key that means nothing is an error.
+
+    Args:
+        feature_names: Names of given features.
     """
-    messages.check_keys(tree, MODALITIES, "the request")
+    messages.check_keys(tree, (*MODALITIES, *feature_names), "the request")
     parts: dict[str, Any] = {}
+    features: dict[str, FeatureRows] = {}
     errors: dict[str, str] = {}
     for m, value in tree.items():
         if value is None:
@@ -64,13 +82,29 @@ def parse_upload(tree: dict[str, Any]) -> Upload:
                     parts["eeg"] = messages.parse_eeg(value)
                 case "audio":
                     parts["audio"] = messages.require_audio_file(_decode_bytes(value, m))
+                case _ if m in feature_names:
+                    features[m] = _parse_features(value, m)
                 case _ if isinstance(value, dict):
                     parts |= _parse_frames(value)
                 case _:
                     parts["video"] = messages.require_video_file(_decode_bytes(value, m))
         except DataError as error:
             errors[m] = str(error)
-    return Upload(**parts, errors=errors)
+    return Upload(**parts, features=features, errors=errors)
+
+
+def _parse_features(value: Any, name: str) -> FeatureRows:
+    tree = messages.parse_json(value, name) if isinstance(value, bytes) else value
+    if not isinstance(tree, dict):
+        raise DataError(f'{name} is no object; give {{"values": [...]}}, or rows of them with "time_s" or "hz"')
+    messages.check_keys(tree, ("values", "time_s", "hz"), name)
+    hz = messages.parse_number(tree, "hz", 1e-3, messages.MAX_FEATURE_HZ) if "hz" in tree else 0.0
+    try:
+        values = np.array(tree.get("values"), np.float32)  # null becomes NaN
+        times_s = None if tree.get("time_s") is None else np.array(tree["time_s"], np.float64)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise DataError(f"{name}.values and {name}.time_s must be numbers, or rows of equally many") from None
+    return FeatureRows(np.atleast_2d(values), times_s, hz)
 
 
 def _decode_bytes(value: Any, source: str) -> bytes:
@@ -105,7 +139,12 @@ def make_windows(
         for m in ("audio", "video"):
             if m in modalities and (path := _write_file(upload, m, Path(folder))):
                 files[m] = str(path)
-        recording = Recording("sent", "sent", 0, "speaking", 0, audio=files.get("audio"), video=files.get("video"))
+        given = {m: _store_features(rows, Path(folder) / f"{m}.safetensors") for m, rows in upload.features.items()}
+        given = {m: each for m, each in given.items() if m in modalities}
+        files |= {m: each.path for m, each in given.items()}
+        recording = Recording(
+            "sent", "sent", 0, "speaking", 0, audio=files.get("audio"), video=files.get("video"), features=given
+        )
         prepared: PreparedEEG | DataError | None = None
         if upload.eeg is not None and "eeg" in modalities:
             recording = replace(recording, eeg="eeg")
@@ -117,6 +156,17 @@ def make_windows(
         reasons[m] = problem.reason.replace(problem.file, m)
     sent = {m for m in modalities if any(w[f"has_{m}"] for w in result.windows)}
     return result, {m: reason for m, reason in reasons.items() if m not in sent}
+
+
+def _store_features(rows: FeatureRows | Path, path: Path) -> GivenFeatures:
+    """Store them as a file of one recording, so that what reads such files checks them."""
+    if isinstance(rows, Path):
+        return GivenFeatures(str(rows))
+    tensors: dict[str, np.ndarray] = {VALUES_NAME: np.ascontiguousarray(rows.values, np.float32)}
+    if rows.times_s is not None:
+        tensors[TIME_NAME] = np.ascontiguousarray(rows.times_s, np.float64)
+    safetensors.numpy.save_file(tensors, path)
+    return GivenFeatures(str(path), hz=rows.hz)
 
 
 def prepare_single_recording(

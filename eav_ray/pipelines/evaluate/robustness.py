@@ -18,10 +18,17 @@ from eav_ray.data.recordings import DatasetReader, Listing, Recording
 from eav_ray.distributed import cluster, ray_workarounds
 from eav_ray.distributed.connection import connect_runtime
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.evaluation.compatibility import match_dataset_channels, require_single_recordings
+from eav_ray.evaluation.compatibility import match_dataset_channels
 from eav_ray.evaluation.robustness import ROBUSTNESS_FORMAT as TREE_FORMAT
 from eav_ray.evaluation.robustness import build_robustness_results
-from eav_ray.pipelines.evaluate.robustness_stage import Condition, RobustnessInputs, measure_cost, predict_conditions
+from eav_ray.pipelines.evaluate.robustness_stage import (
+    CLEAN,
+    Condition,
+    RobustnessInputs,
+    measure_clean_subjects,
+    measure_cost,
+    predict_conditions,
+)
 from eav_ray.pipelines.inference.predict import print_note
 from eav_ray.reporting.sections.robustness import format_robustness
 from eav_ray.storage import Store, list_package_versions, sha256
@@ -59,7 +66,6 @@ def run_robustness(path: str, changes: dict[str, Any], options: RobustnessOption
         DataError: The data root does not hold the test recordings, or has other classes or channels.
     """
     checkpoint = open_finished_checkpoint(path)
-    require_single_recordings(checkpoint)
     experiment = retarget_experiment(checkpoint.experiment, changes)
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     recordings, recordings_description = _select_recordings(checkpoint, experiment, dataset, listing, options)
@@ -118,7 +124,7 @@ def plan_conditions(experiment: Experiment, options: RobustnessOptions, speakers
             )
         print("audio.babble is left out: the data root has only one person with audio", flush=True)
         kinds = tuple(k for k in kinds if k != "audio.babble")
-    conditions = [Condition("clean", "clean", 0, ())]
+    conditions = [CLEAN]
     for kind in kinds:
         for step, level in enumerate(compute_levels(kind, options.steps), start=1):
             conditions.append(Condition(f"{kind}.{step}", kind, step, (Corruption(kind, level, experiment.seed),)))
@@ -222,13 +228,14 @@ def _build_inputs(
     require_preprocessing_extras(experiment)
     # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
     modalities: tuple[ModalityName, ...] = checkpoint.experiment.data.modalities
-    masked_modalities = dict.fromkeys(m for m in modalities if m not in experiment.data.modalities)
+    # Given features that are not wanted were not attached.
+    masked_modalities = dict.fromkeys(m for m in MODALITIES if m in modalities and m not in experiment.data.modalities)
     recordings_by_subject = [
         tuple(replace(r, **masked_modalities) for r in group)
         for _, group in groupby(recordings, key=lambda r: r.subject)
     ]
     subject_recordings = {
-        of[0].subject: tuple(r for r in listing.recordings if r.subject == of[0].subject)
+        of[0].subject: tuple(replace(r, **masked_modalities) for r in listing.recordings if r.subject == of[0].subject)
         for of in recordings_by_subject
     }
     # A modality that its preprocessing refuses is masked, as it would be in use, whatever training did with such.
@@ -259,8 +266,9 @@ def _load_or_predict(
         groups = [tuple(group) for _, group in groupby(todo, key=lambda c: c.kind)]
         count = sum(map(len, inputs.recordings_by_subject))
         with connect_runtime(runtime) as runtime:
-            cost = measure_cost(inputs, groups, checkpoint, runtime)
             ray_workarounds.configure_ray_data()
+            subject_statistics = measure_clean_subjects(inputs, checkpoint, runtime)
+            cost = measure_cost(inputs, groups, checkpoint, runtime, subject_statistics)
             n_workers = cluster.count_fitting_workers(runtime)
             seconds = cost.estimate_seconds(groups, inputs, n_workers, max(1, n_workers // 2))
             minutes = max(1, round(seconds / 60))
@@ -272,7 +280,9 @@ def _load_or_predict(
                 flush=True,
             )
             with open_progress_bar("robustness", len(todo) * count, "recordings") as bar:
-                for condition_name, table in predict_conditions(inputs, groups, checkpoint, runtime, bar):
+                for condition_name, table in predict_conditions(
+                    inputs, groups, checkpoint, runtime, bar, subject_statistics
+                ):
                     results.write(files[condition_name], parquet.encode_dataframe(table))
     return {c: parquet.decode_dataframe(results.read(file), results.format_path(file)) for c, file in files.items()}
 

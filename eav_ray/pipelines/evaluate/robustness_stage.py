@@ -6,7 +6,7 @@ A task takes one person and one kind of corruption: what the kind leaves alone i
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,10 +31,11 @@ from eav_ray.errors import DataError
 from eav_ray.evaluation.predictor import stack_column
 from eav_ray.models.encoders.base import DataShapes
 from eav_ray.pipelines.inference.inference_windows import make_rows
-from eav_ray.pipelines.inference.predict import RECORDINGS_PER_TASK, PredictionActor, map_on_actors
+from eav_ray.pipelines.inference.predict import RECORDINGS_PER_TASK, PredictionActor, map_on_actors, measure_subjects
 from eav_ray.tracking.progress import ProgressBar
 from eav_ray.training.checkpoint import OpenedCheckpoint
 from eav_ray.training.metrics import is_averaged_column
+from eav_ray.training.subject_statistics import SubjectMoments
 
 N_TIMED_RECORDINGS = 2  # recordings that are read and predicted to say how long all will take
 
@@ -49,6 +50,9 @@ class Condition:
     corruptions: tuple[Corruption, ...]
 
 
+CLEAN = Condition("clean", "clean", 0, ())
+
+
 @dataclass(frozen=True)
 class RobustnessInputs:
     """What every task knows."""
@@ -58,9 +62,8 @@ class RobustnessInputs:
     modalities: tuple[ModalityName, ...]  # of the checkpoint
     shapes: DataShapes
     recordings_by_subject: tuple[tuple[Recording, ...], ...]  # the recordings of each that are predicted
-    subject_recordings: dict[
-        str, tuple[Recording, ...]
-    ]  # all recordings of each of them, which `preprocessing.eeg.align` looks at
+    # All recordings of each of them, which `preprocessing.eeg.align` and normalisation within subjects look at.
+    subject_recordings: dict[str, tuple[Recording, ...]]
     speech_files: tuple[tuple[str, str], ...]  # (person, path) of all speech of the data set
 
 
@@ -70,19 +73,21 @@ def predict_conditions(
     checkpoint: OpenedCheckpoint,
     runtime: RuntimeConfig,
     bar: ProgressBar,
+    subject_statistics: dict[str, SubjectMoments],
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """The predictions of each condition (its name, a table) as soon as all recordings are through.
 
     Args:
         groups: Conditions of one kind together.
+        subject_statistics: Of `measure_clean_subjects`.
     """
-    rows = [
-        {"group": g, "subject_index": p} for g in range(len(groups)) for p in range(len(inputs.recordings_by_subject))
-    ]
-    tasks: Any = partial(_make_condition_windows, groups=tuple(groups), inputs=inputs)
-    read = map_with_retries(ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map, tasks, num_cpus=1)
     predictions = map_on_actors(
-        read, _ConditionPredictor, checkpoint, runtime, max_actors=max(1, cluster.count_fitting_workers(runtime) // 2)
+        _read_conditions(inputs, groups),
+        _ConditionPredictor,
+        checkpoint,
+        runtime,
+        subject_statistics,
+        max_actors=max(1, cluster.count_fitting_workers(runtime) // 2),
     )
     total = sum(len(recordings) for recordings in inputs.recordings_by_subject)
     parts: dict[str, list[pd.DataFrame]] = {c.name: [] for group in groups for c in group}
@@ -101,6 +106,33 @@ def predict_conditions(
                     bar.set_done(bar.done + 1)
             if not recordings_left[name]:
                 yield name, _concatenate_parts(parts.pop(name))
+
+
+def measure_clean_subjects(
+    inputs: RobustnessInputs, checkpoint: OpenedCheckpoint, runtime: RuntimeConfig
+) -> dict[str, SubjectMoments]:
+    """Measure by what each subject is normalised, over their recordings as they are.
+
+    A microphone fails after somebody was measured: what is corrupted is not taken into the measure.
+
+    Returns:
+        By modality; nothing of a checkpoint that does not normalise within subjects.
+    """
+    if not checkpoint.experiment.list_normalised_modalities():
+        return {}
+    everything = tuple(inputs.subject_recordings[own[0].subject] for own in inputs.recordings_by_subject)
+    ids = pd.DataFrame([{"id": r.id, "subject": r.subject, "order": r.order} for own in everything for r in own])
+    rows = _read_conditions(replace(inputs, recordings_by_subject=everything), [(CLEAN,)])
+    return measure_subjects(rows, checkpoint, runtime, lambda: ids)
+
+
+def _read_conditions(inputs: RobustnessInputs, groups: Sequence[tuple[Condition, ...]]) -> ray.data.Dataset:
+    """Read windows under conditions, a task for each subject and group."""
+    rows = [
+        {"group": g, "subject_index": p} for g in range(len(groups)) for p in range(len(inputs.recordings_by_subject))
+    ]
+    tasks: Any = partial(_make_condition_windows, groups=tuple(groups), inputs=inputs)
+    return map_with_retries(ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map, tasks, num_cpus=1)
 
 
 def _concatenate_parts(parts: list[pd.DataFrame]) -> pd.DataFrame:
@@ -245,12 +277,18 @@ def measure_cost(
     groups: Sequence[tuple[Condition, ...]],
     checkpoint: OpenedCheckpoint,
     runtime: RuntimeConfig,
+    subject_statistics: dict[str, SubjectMoments],
 ) -> ConditionCost:
-    """Read and predict a recording or two in this process, one of each kind of corruption at its strongest."""
+    """Read and predict a recording or two in this process, one of each kind of corruption at its strongest.
+
+    Args:
+        subject_statistics: Of `measure_clean_subjects`.
+    """
     sample = inputs.recordings_by_subject[0][:N_TIMED_RECORDINGS]
     torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
     dataset = registry.open_reader(inputs.data)
-    model = _ConditionPredictor(checkpoint, runtime, device=cluster.choose_driver_device(runtime))
+    device = cluster.choose_driver_device(runtime)
+    model = _ConditionPredictor(checkpoint, runtime, subject_statistics, device)
     started = time.monotonic()
     prepared = prepare_subject_eeg(dataset, sample, inputs)
     load_time = time.monotonic() - started

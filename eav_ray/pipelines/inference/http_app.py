@@ -1,12 +1,16 @@
 """A predictor behind HTTP and WebSocket: an ASGI app that knows nothing of Ray. Whatever comes in, no answer is a 500.
 
 GET /health      what is served
-POST /predict    one recording, any of its modalities: JSON, or a form with the parts `eeg` (JSON), `audio`, `video`
+POST /predict    one recording, any of its modalities: JSON, or a form with the parts `eeg` (JSON), `audio`, `video` and
+                 given features (JSON); of a model that normalises within subjects, `subject` (JSON) too
+POST /measure    one recording of a subject, and `subject` if there were others: answers `subject`
 WS /stream       pieces of any modality (`messages.parse_chunk`); an answer every second on the last window
 """
 
 import asyncio
+import math
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,14 +28,16 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from eav_ray.data.streaming.messages import parse_json
+from eav_ray.data.streaming.messages import check_keys, parse_json
 from eav_ray.data.streaming.stream import HOP_S, LiveStream, StreamSnapshot, make_window
-from eav_ray.data.streaming.upload import MAX_UPLOAD_S, parse_upload
+from eav_ray.data.streaming.upload import MAX_UPLOAD_S, Upload, parse_upload
 from eav_ray.errors import DataError
 from eav_ray.evaluation.predictor import Predictor, build_prediction_trees
+from eav_ray.evaluation.subject_measurement import MIN_WINDOWS, SubjectMeasurement
 from eav_ray.pipelines.inference.auth import TokenAuthMiddleware, encode_json, make_json_response
 
 POLL_INTERVAL_S = 0.1
+MAX_PARTS = 16  # of a form: the modalities and the subject
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Limits:
     max_streams: int = 16
     idle_timeout_s: float = 60.0  # a stream without a message ends
     max_unusable_messages: int = 100  # messages that cannot be used; then a stream ends
+    n_measured_windows: int = 12  # of a stream, by which a subject is measured before what is normalised is used
 
 
 class RequestError(Exception):
@@ -63,6 +70,7 @@ def make_app(predictor: Predictor, name: str, token_digest: str = "", limits: Li
     routes = [
         Route("/health", service.health, methods=["GET"]),
         Route("/predict", service.predict, methods=["POST"]),
+        Route("/measure", service.measure, methods=["POST"]),
         WebSocketRoute("/stream", service.stream),
     ]
     handlers: Any = {RequestError: _respond_to_request_error, HTTPException: _respond_to_http_error}
@@ -91,10 +99,20 @@ class PredictionService:
                 "uptime_s": round(time.monotonic() - self._started_s, 1),
                 "streams": self._n_streams,
                 "longest_s": MAX_UPLOAD_S,
+                "access": p.access.access,
+                "normalised": list(p.subject_normalised),
             }
         )
 
     async def predict(self, request: Request) -> Response:
+        return await self._answer(request, self.predict_body)
+
+    async def measure(self, request: Request) -> Response:
+        return await self._answer(request, self.measure_body)
+
+    async def _answer(
+        self, request: Request, compute: Callable[["bytes | dict[str, Any]"], dict[str, Any]]
+    ) -> Response:
         if self.n_requests >= self._limits.max_requests:
             raise RequestError(503, f"{self.n_requests} requests are being answered; try again")
         self.n_requests += 1
@@ -102,7 +120,7 @@ class PredictionService:
             body = await self._read_body(request)
             kind = request.headers.get("content-type", "")
             form = await _parse_form(request, body) if kind.lower().startswith("multipart/") else None
-            work = partial(self.predict_body, body if form is None else form)
+            work = partial(compute, body if form is None else form)
             await self._request_lock.acquire()
         except BaseException:
             self.n_requests -= 1
@@ -144,18 +162,58 @@ class PredictionService:
 
     def predict_body(self, request: bytes | dict[str, Any]) -> dict[str, Any]:
         p = self._predictor
-        try:
-            tree = request if isinstance(request, dict) else parse_json(request, "the request")
-            if isinstance(tree.get("eeg"), bytes):
-                tree["eeg"] = parse_json(tree["eeg"], "eeg")
-            upload = parse_upload(tree)
-        except DataError as error:
-            raise RequestError(400, str(error)) from None
-        answer = p.predict_upload(upload)
+        upload, measurement = self._parse_body(request)
+        if p.subject_normalised and measurement is None:
+            raise RequestError(
+                422,
+                f"the model normalises {', '.join(p.subject_normalised)} within subjects (split.access="
+                f"{p.access.access}): send recordings of the subject to POST /measure, and with this one the `subject` "
+                "that it answers",
+            )
+        answer = p.predict_upload(upload, measurement=measurement)
         if not answer["windows"]:
             reasons = "; ".join(f"{m}: {reason}" for m, reason in answer["not_used"].items())
             raise RequestError(422, f"nothing in this request can be used ({reasons})", not_used=answer["not_used"])
         return answer
+
+    def measure_body(self, request: bytes | dict[str, Any]) -> dict[str, Any]:
+        """Measure a subject by one recording more."""
+        p = self._predictor
+        upload, earlier = self._parse_body(request)
+        if not p.subject_normalised:
+            raise RequestError(422, "the model does not normalise within subjects: predict without measuring them")
+        earlier = earlier or SubjectMeasurement()
+        if p.access.access != "unlabelled_block" and earlier.n_recordings >= p.access.access_recordings:
+            raise RequestError(
+                422,
+                f"{earlier.n_recordings} recordings of the subject are measured, as many as split.access_recordings "
+                "lets count; predict by them",
+            )
+        found, not_used = p.measure_upload(upload)
+        if not found.sums:
+            reasons = "; ".join(f"{m}: {reason}" for m, reason in not_used.items())
+            raise RequestError(422, f"nothing in this request can be measured ({reasons})", not_used=not_used)
+        total = earlier + found
+        return {
+            "subject": total.to_tree(self._name),
+            "recordings": total.n_recordings,
+            "measured_windows": dict(total.n_windows),
+            "not_measured": not_used,
+        }
+
+    def _parse_body(self, request: bytes | dict[str, Any]) -> tuple[Upload, SubjectMeasurement | None]:
+        p = self._predictor
+        try:
+            tree = dict(request) if isinstance(request, dict) else parse_json(request, "the request")
+            if isinstance(tree.get("eeg"), bytes):
+                tree["eeg"] = parse_json(tree["eeg"], "eeg")
+            subject = tree.pop("subject", None)
+            if isinstance(subject, bytes):
+                subject = parse_json(subject, "subject")
+            measurement = None if subject is None else parse_subject(subject, p, self._name)
+            return parse_upload(tree, p.feature_names), measurement
+        except DataError as error:
+            raise RequestError(400, str(error)) from None
 
     async def stream(self, socket: WebSocket) -> None:
         await socket.accept()
@@ -164,17 +222,36 @@ class PredictionService:
             return
         self._n_streams += 1
         try:
-            await StreamSession(socket, self._predictor, self._limits, self._stream_executor).run()
+            await StreamSession(socket, self._predictor, self._name, self._limits, self._stream_executor).run()
         finally:
             self._n_streams -= 1
 
 
-class StreamSession:
-    """One client's stream: one task takes messages, however many; the other answers when it is time."""
+def parse_subject(tree: Any, predictor: Predictor, model: str) -> SubjectMeasurement:
+    """Read the measurement of a subject, whoever sent it.
 
-    def __init__(self, socket: WebSocket, predictor: Predictor, limits: Limits, executor: ThreadPoolExecutor) -> None:
+    Raises:
+        DataError: It is none, or the model measures nobody.
+    """
+    if not predictor.subject_normalised:
+        raise DataError("the model does not normalise within subjects; leave `subject` out")
+    return SubjectMeasurement.from_tree(tree, model, predictor.n_normalised_features)
+
+
+class StreamSession:
+    """One client's stream: one task takes messages, however many; the other answers when it is time.
+
+    A model that normalises within subjects measures the one who streams, by windows that do not overlap, or is sent
+    what POST /measure answered: a text message, `{"subject": {...}}`.
+    """
+
+    def __init__(
+        self, socket: WebSocket, predictor: Predictor, name: str, limits: Limits, executor: ThreadPoolExecutor
+    ) -> None:
         self._socket, self._predictor, self._limits, self._executor = socket, predictor, limits, executor
+        self._name = name
         self._stream = LiveStream(predictor.inputs)
+        self._subject = StreamedSubject(predictor, limits.n_measured_windows)
         self._message_arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._last_message_s = self._loop.time()
@@ -203,12 +280,23 @@ class StreamSession:
         data = message.get("bytes")
         try:
             if data is None:
-                raise DataError("a message is text; send binary ones: a line of JSON, a line feed, the samples")
-            self._stream.push(data, self._loop.time())
+                self._take_subject(message.get("text") or "")
+            else:
+                self._stream.push(data, self._loop.time())
             self._n_unusable = 0
         except DataError as error:
             self._last_error = str(error)
             self._n_unusable += 1
+
+    def _take_subject(self, text: str) -> None:
+        try:
+            tree = parse_json(text, "a text message")
+            check_keys(tree, ("subject",), "a text message")
+        except DataError as error:
+            raise DataError(
+                f"{error}; a text message holds `subject`, signals are binary: a line of JSON, a line feed, the samples"
+            ) from None
+        self._subject.replace(parse_subject(tree.get("subject"), self._predictor, self._name))
 
     async def _send_predictions(self, receiving: "asyncio.Task[None]") -> str:
         """Returns why the stream ends, empty where the client has ended it."""
@@ -242,16 +330,71 @@ class StreamSession:
     def _predict_snapshot(self, snapshot: StreamSnapshot) -> dict[str, Any]:
         p = self._predictor
         row, not_used = make_window(snapshot, p.inputs)
-        tree = {
-            "time": snapshot.stop_s,
-            "start": snapshot.start_s,
-            "used": p.list_used_modalities(row),
-            "not_used": not_used,
-        }
+        tree: dict[str, Any] = {"time": snapshot.stop_s, "start": snapshot.start_s}
+        measurement = None
+        if p.subject_normalised:
+            described = self._subject.measure(row, snapshot)
+            measurement = self._subject.measurement
+            (row,), unmeasured = p.hide_unmeasured([row], measurement, self._subject.n_wanted)
+            not_used = unmeasured | not_used
+            tree["subject"] = described
+        tree |= {"used": p.list_used_modalities(row), "not_used": not_used}
         if not tree["used"]:
             return tree | {"predicted": None, "probabilities": None}
-        (answer,) = build_prediction_trees(p.predict_windows([row]), p.classes)
+        (answer,) = build_prediction_trees(p.predict_windows([row], measurement), p.classes)
         return tree | answer
+
+
+class StreamedSubject:
+    """What is known of the subject who streams, and when it changes.
+
+    Where the access level is `unlabelled_block` it grows as long as the stream lasts; else what was measured first, or
+    was sent, stays.
+
+    Args:
+        n_windows: By so many windows of a stream a modality is measured before it is used.
+    """
+
+    def __init__(self, predictor: Predictor, n_windows: int) -> None:
+        self._predictor, self.n_wanted = predictor, n_windows
+        self.measurement = SubjectMeasurement()
+        self._grows = predictor.access.access == "unlabelled_block"
+        self._measured_until_s = -math.inf
+        self._changed = False  # by what was sent
+
+    def replace(self, measurement: SubjectMeasurement) -> None:
+        """Go by what was measured before the stream."""
+        self.measurement, self.n_wanted = measurement, MIN_WINDOWS
+        self._changed = True
+
+    def measure(self, row: dict[str, Any], snapshot: StreamSnapshot) -> dict[str, Any]:
+        """Count a window, unless one that was counted overlaps with it.
+
+        Returns:
+            Of each modality that is normalised, `windows` that were counted, its `state` (measuring, growing, fixed),
+            and whether it `changed` since the answer before.
+        """
+        open_modalities = [
+            m for m in self._predictor.subject_normalised if self._grows or not self.measurement.has(m, self.n_wanted)
+        ]
+        before, was_changed = self.measurement, self._changed
+        self._changed = False
+        window_s = self._predictor.preprocessing.window_s
+        is_whole = snapshot.stop_s - snapshot.start_s >= window_s - 1e-6
+        if open_modalities and is_whole and snapshot.start_s >= self._measured_until_s - 1e-6:
+            closed = {f"has_{m}": False for m in self._predictor.subject_normalised if m not in open_modalities}
+            self.measurement += self._predictor.measure_windows([row | closed])
+            self._measured_until_s = snapshot.start_s + window_s
+        described: dict[str, Any] = {}
+        for m in self._predictor.subject_normalised:
+            n_windows = self.measurement.n_windows.get(m, 0)
+            state = "growing" if self._grows else "fixed"
+            described[m] = {
+                "windows": n_windows,
+                "state": state if self.measurement.has(m, self.n_wanted) else "measuring",
+                "changed": was_changed or n_windows != before.n_windows.get(m, 0),
+            }
+        return described
 
 
 async def _parse_form(request: Request, body: bytes) -> dict[str, Any]:
@@ -263,7 +406,9 @@ async def _parse_form(request: Request, body: bytes) -> dict[str, Any]:
     scope = {k: v for k, v in request.scope.items() if k != "app"}  # with it, Starlette answers by itself
     parts: dict[str, Any] = {}
     try:
-        async with Request(scope, receive).form(max_files=3, max_fields=3, max_part_size=len(body)) as form:
+        async with Request(scope, receive).form(
+            max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=len(body)
+        ) as form:
             for name, value in form.multi_items():
                 if name in parts:
                     raise RequestError(400, f"the form has {name!r} twice")
@@ -278,7 +423,7 @@ async def _respond_to_request_error(request: Request, error: RequestError) -> Re
 
 
 async def _respond_to_http_error(request: Request, error: HTTPException) -> Response:
-    allowed = "GET /health, POST /predict, WebSocket /stream"
+    allowed = "GET /health, POST /predict, POST /measure, WebSocket /stream"
     return make_json_response(
         {"error": f"{request.method} {request.url.path}: {error.detail}; there are {allowed}"}, error.status_code
     )

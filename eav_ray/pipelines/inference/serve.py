@@ -21,7 +21,6 @@ from eav_ray.distributed.connection import connect_runtime
 from eav_ray.distributed.ray_workarounds import get_serve_address
 from eav_ray.distributed.watchers import on_signals
 from eav_ray.errors import ConfigError, DataError
-from eav_ray.evaluation.compatibility import require_single_recordings
 from eav_ray.evaluation.predictor import Predictor
 from eav_ray.pipelines.inference.auth import hash_token, read_token, require_token
 from eav_ray.pipelines.inference.http_app import make_app
@@ -56,7 +55,6 @@ def serve_checkpoint(
         DataError: The checkpoint is damaged or not finished, or cannot be opened where it is to be served.
     """
     checkpoint = open_finished_checkpoint(path)
-    require_single_recordings(checkpoint)
     experiment = retarget_experiment(checkpoint.experiment, changes)
     runtime = experiment.runtime
     token = read_token(token_file)
@@ -180,7 +178,6 @@ def build_application(arguments: dict[str, Any]) -> Any:
     path, token = changes.pop("checkpoint", ""), read_token(changes.pop("token_file", ""))
     require_token("0.0.0.0", token)
     checkpoint = open_finished_checkpoint(path)
-    require_single_recordings(checkpoint)
     runtime = retarget_experiment(checkpoint.experiment, changes).runtime
     return _bind(checkpoint, hash_token(token), runtime, replicas=1)
 
