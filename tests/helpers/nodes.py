@@ -89,6 +89,8 @@ def open_nodes(folder: Path, count: int) -> Iterator[Nodes]:
     """Start a head and some nodes; end them with the block."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     kept |= write_token(folder) | CREDENTIALS
+    # Plugins of tests are imported in every process, whatever the folder that it starts in.
+    kept["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     # A node that is gone is noticed within seconds, not within half a minute.
     kept |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
     kept |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": f"{LEAVE_S:.0f}"}

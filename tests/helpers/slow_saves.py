@@ -4,6 +4,7 @@
 """
 
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ def read_begun(log: Path) -> list[Position]:
     return [Position(*map(int, line.split())) for line in lines]
 
 
-def wait_for_saves(log: Path, count: int) -> list[Position]:
+def wait_for_saves(log: Path, count: int, training: "subprocess.Popen[str] | None" = None) -> list[Position]:
+    """Wait until so many saves have begun; fails at once where the training has ended."""
     for _ in range(1800):
         if len(begun := read_begun(log)) >= count:
             return begun
+        assert training is None or training.poll() is None, training.communicate()
         time.sleep(0.1)
     raise AssertionError(f"{len(begun)} of {count} saves have begun")

@@ -84,7 +84,7 @@ def test_a_node_that_must_end_in_the_middle_of_a_save_has_saved(
     results, begun = place / "ended", tmp_path / "saves"
     words = [*long_training, "train.encoders.eeg.epochs=2", "train.checkpoint_steps=4"]
     with training_on(nodes, place, "ended", [*words, f"plugins=[{slow_saves.__name__}]"]) as training:
-        before = slow_saves.wait_for_saves(begun, 1)
+        before = slow_saves.wait_for_saves(begun, 1, training)
         ending = nodes.with_a_worker()
         ending.send_signal(signal.SIGTERM)
         ending.wait(timeout=LEAVE_S + 30)
