@@ -53,6 +53,7 @@ chaos: $(STAMP)
 results: $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(PY) -m benchmarks.synthetic results/synthetic
+	$(PY) -m benchmarks.synthetic_hard results/synthetic_hard
 	$(PY) -m benchmarks.adaptation results/synthetic
 	$(PY) -m benchmarks.ablations results/synthetic
 	$(PY) -m benchmarks.real results/real

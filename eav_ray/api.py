@@ -288,6 +288,7 @@ class Predictor:
             counted = counted[: self._split.access_recordings]
         if not counted:
             raise ConfigError('give recordings of the person, such as [{"audio": "speech.wav"}]')
+        self._measurement = None  # nobody is taken for the person before
         total, reasons = SubjectMeasurement(), dict[str, str]()
         for each in counted:
             found, not_measured = self._predictor.measure_upload(self._make_upload(**each), self._make_limits())
@@ -298,7 +299,7 @@ class Predictor:
             described = "; ".join(f"{m}: {reason}" for m, reason in reasons.items())
             raise DataError(
                 f"the recordings have {n_windows} windows by which the person can be measured; at least {MIN_WINDOWS} "
-                f"are needed{f' ({described})' if described else ''}"
+                f"that differ are needed{f' ({described})' if described else ''}"
             )
         self._measurement = total
         return len(counted)

@@ -288,6 +288,16 @@ def test_a_modality_in_which_a_person_was_not_measured_is_not_used(files: Path, 
     assert predictor.predict(audio=files / "speech.wav", eeg=make_raw()).used == ("audio", "eeg")
 
 
+def test_nobody_is_predicted_by_the_person_before(files: Path) -> None:
+    predictor = api.Predictor(files / "normalised", device="cpu")
+    first, second = make_voices(2), make_voices(1, gain=5.0)
+    predictor.measure_subject(first)
+    with pytest.raises(eav_ray.DataError, match="1 windows by which"):
+        predictor.measure_subject([{"audio": second[0]["audio"][: 5 * AUDIO_HZ], "audio_hz": AUDIO_HZ}])
+    with pytest.raises(eav_ray.ConfigError, match="measure_subject first"):
+        predictor.predict(**second[0])
+
+
 def test_given_features_are_predicted_from_a_file_and_from_rows(tmp_path: Path) -> None:
     more: dict[str, Any] = {"data__modalities": ["audio", "face"], "preprocessing__features": {"face": {"width": 3}}}
     more |= {"model__face": {"kind": "features", "width": 16, "subject_normalisation": "none"}}
@@ -298,12 +308,22 @@ def test_given_features_are_predicted_from_a_file_and_from_rows(tmp_path: Path) 
     assert given.used == ("face",) and given.not_used["audio"] == "not sent"
     np.testing.assert_array_equal(numbers(predictor.predict(features={"face": tmp_path / "row.npy"})), numbers(given))
     rows = predictor.predict(features={"face": np.tile(row, (20, 1))}, features_hz={"face": 2})
+    np.save(tmp_path / "rows.npy", np.tile(row, (20, 1)))
+    stored = predictor.predict(features={"face": tmp_path / "rows.npy"}, features_hz={"face": 2})
+    np.testing.assert_array_equal(numbers(stored), numbers(rows))
+    (tmp_path / "table.csv").write_text("AU01\n1\n")
     assert len(rows.windows) == 2
     np.testing.assert_allclose(numbers(rows)[0], numbers(given)[0], atol=1e-5)
     for words, reason in (
         ({"features": {"fase": row}}, 'the model has face; did you mean "face"'),
         ({"features": {"face": np.ones((4, 3))}}, "4 rows, so their rate is needed"),
-        ({"features": {"face": np.array(["a"])}}, "give .features,. or .rows, features."),
+        ({"features": {"face": np.array(["a"])}}, "give an array of numbers"),
+        ({"features": {"face": [1.0, 2.0]}}, "is a list; give an array"),
+        ({"features": row}, "features is a ndarray; give it by name"),
+        ({"features": {"face": row}, "features_hz": 2}, "features_hz is a int; give it by name"),
+        ({"features": {"face": row}, "features_hz": {"face": np.inf}}, "give the rows a second"),
+        ({"features": {"face": tmp_path / "table.csv"}}, r"give a \.npy"),
+        ({"features": {"face": np.ones((10, 3))}, "features_hz": {"face": 1e-3}}, "lasts at most 3600 s"),
         ({"features": {"face": tmp_path / "none.npy"}}, "where there is no file"),
         ({"features": {"face": np.ones(4)}}, r"face: .*wants rows of 3 features"),
     ):
@@ -319,6 +339,7 @@ def test_what_cannot_be_measured_is_told(files: Path, predictor: api.Predictor, 
         normalised.measure_subject([])
     (tmp_path / "broken.wav").write_bytes(b"no sound")
     with pytest.raises(
-        eav_ray.DataError, match=r"0 windows by which the person can be measured; at least 2 are needed \(audio: .*\)"
+        eav_ray.DataError,
+        match=r"0 windows by which the person can be measured; at least 2 that differ are needed \(audio: .*\)",
     ):
         normalised.measure_subject([{"audio": tmp_path / "broken.wav"}])

@@ -86,7 +86,7 @@ class Predictor:
             statistics = dict(self._subject_statistics)
             if measurement is not None:
                 statistics = measurement.compute_moments(subjects[0], self.n_normalised_features)
-            for m in self.subject_normalised:  # what no window has was measured in nobody: any numbers will do
+            for m in self.subject_normalised:  # what no window has was measured in nobody
                 if m not in statistics and not has[m].any():
                     n_features = {m: self.n_normalised_features[m]}
                     statistics |= SubjectMeasurement().compute_moments(subjects[0], n_features)
@@ -170,21 +170,26 @@ class Predictor:
         return found, {m: not_used[m] for m in self.subject_normalised if m in not_used}
 
     def hide_unmeasured(
-        self, windows: Sequence[dict[str, Any]], measurement: SubjectMeasurement, n_windows: int = MIN_WINDOWS
+        self,
+        windows: Sequence[dict[str, Any]],
+        measurement: SubjectMeasurement,
+        n_wanted: Mapping[str, int] | None = None,
     ) -> tuple[list[dict[str, Any]], dict[str, str]]:
         """Take from windows what cannot be normalised.
 
         Args:
-            n_windows: In so many a modality must have been measured.
+            n_wanted: In how many windows a modality must have been measured; `MIN_WINDOWS` by default.
         Returns:
             The windows, and for each modality that was taken from them, why.
         """
-        hidden = [m for m in self.subject_normalised if not measurement.has(m, n_windows)]
-        reasons = {
-            m: f"the subject was measured in {measurement.n_windows.get(m, 0)} of {n_windows} windows with {m} that it "
-            "takes"
-            for m in hidden
-        }
+        wanted = dict.fromkeys(self.subject_normalised, MIN_WINDOWS) | dict(n_wanted or {})
+        hidden = [m for m in self.subject_normalised if not measurement.has(m, wanted[m])]
+        reasons: dict[str, str] = {}
+        for m in hidden:
+            n_windows = measurement.n_windows.get(m, 0)
+            reasons[m] = f"the subject was measured in {n_windows} of {wanted[m]} windows with {m} that it takes"
+            if n_windows >= wanted[m]:
+                reasons[m] = f"the {n_windows} windows with {m} by which the subject was measured are all alike"
         return [w | {f"has_{m}": False for m in hidden} for w in windows], reasons
 
     def predict_upload(

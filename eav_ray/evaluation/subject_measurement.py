@@ -10,6 +10,8 @@ from eav_ray.errors import DataError
 from eav_ray.training.subject_statistics import FeatureSums, SubjectMoments
 
 MIN_WINDOWS = 2  # of a modality: one window alone has no SD
+MIN_COUNT = 2  # windows or steps in which a feature must be known, or it counts as the mean from then on
+MAX_SUM = 1e30  # of features, which are float32
 SUM_NAMES = ("count", "total", "squares")
 
 
@@ -34,16 +36,29 @@ class SubjectMeasurement:
         return SubjectMeasurement(sums, windows, self.n_recordings + other.n_recordings)
 
     def has(self, modality: str, n_windows: int = MIN_WINDOWS) -> bool:
-        """Whether a modality was measured in enough windows."""
-        return self.n_windows.get(modality, 0) >= n_windows
+        """Whether a modality was measured in enough windows, which are not all alike."""
+        return self.n_windows.get(modality, 0) >= n_windows and not self.is_constant(modality)
+
+    def is_constant(self, modality: str) -> bool:
+        """Whether no feature of a modality differs between what was measured: copies, or one row of one recording."""
+        if modality not in self.sums:
+            return True
+        sums = self.sums[modality]
+        n = np.maximum(sums.count, 1)
+        mean, mean_square = sums.total / n, sums.squares / n
+        return not (mean_square - np.square(mean) > 1e-9 * (1 + mean_square)).any()
 
     def compute_moments(self, subject: str, n_features: Mapping[str, int]) -> dict[str, SubjectMoments]:
         """Compute mean and SD of each modality of `n_features`.
 
-        Of one that was not measured, which has to be hidden, they are 0 and 1.
+        Of a feature that was measured too rarely the SD is infinite: whatever it is then counts as the mean.
         """
-        sums = {m: self.sums.get(m, FeatureSums(*np.zeros((3, n)))) for m, n in n_features.items()}
-        return {m: SubjectMoments.from_sums({subject: each}) for m, each in sums.items()}
+        found: dict[str, SubjectMoments] = {}
+        for m, n in n_features.items():
+            sums = self.sums.get(m, FeatureSums(*np.zeros((3, n))))
+            mean, sd = sums.compute_moments()
+            found[m] = SubjectMoments({subject: mean}, {subject: np.where(sums.count >= MIN_COUNT, sd, np.inf)})
+        return found
 
     def to_tree(self, model: str) -> dict[str, Any]:
         """Make a tree of JSON.
@@ -87,10 +102,13 @@ def _parse_count(value: Any) -> int:
 
 
 def _parse_sums(tree: Any, n_features: int) -> FeatureSums:
-    sums = FeatureSums(*(np.array(tree[name], np.float64) for name in SUM_NAMES))
-    for values in (sums.count, sums.total, sums.squares):
-        if values.shape != (n_features,) or not np.isfinite(values).all():
+    for name in SUM_NAMES:
+        values = tree[name]
+        is_list = isinstance(values, list) and len(values) == n_features
+        if not is_list or not all(type(v) in (int, float) and abs(v) <= MAX_SUM for v in values):  # NaN is not
             raise ValueError(f"sums are not {n_features} numbers")
-    if (sums.count < 0).any() or (sums.squares < 0).any():
-        raise ValueError("a sum is negative")
+    sums = FeatureSums(*(np.array(tree[name], np.float64) for name in SUM_NAMES))
+    could_be = sums.count * sums.squares * (1 + 1e-6) + 1e-6 >= np.square(sums.total)
+    if (sums.count < 0).any() or (sums.count % 1).any() or not could_be.all():
+        raise ValueError("sums that no features have")
     return sums

@@ -6,7 +6,6 @@ import pytest
 from scipy import signal
 
 from eav_ray.config import Preprocessing
-from eav_ray.config.loading import load_experiment
 from eav_ray.data.modalities.band_power import FREQUENCY_BANDS
 from eav_ray.data.modalities.registry import get_modality
 
@@ -72,8 +71,25 @@ def test_given_features_are_themselves_and_of_several_steps_mean_and_sd_of_what_
     np.testing.assert_allclose(compute("face", steps), [[2, 5, 1, 0], [np.nan, 1, np.nan, 0]])
 
 
-def test_pictures_have_no_baseline() -> None:
-    video = get_modality("video")
-    assert not video.baseline_title and not video.baseline_kinds
-    shape = video.compute_shape(load_experiment("demo").preprocessing, 0)
-    assert video.compute_baseline_features(np.zeros((2, *shape), np.uint8), Preprocessing()).shape == (2, 0)
+def test_pictures_are_how_light_their_blocks_are_and_how_strong_edges() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (3, 4, 48, 32, 3), dtype=np.uint8)
+    found = compute("video", x).reshape(3, 2, 3, 8, 8)
+    grey = np.log(x.astype(float).mean(-1) + 10)
+    light = grey.reshape(3, 4, 8, 6, 8, 4).mean((3, 5))
+    np.testing.assert_allclose(found[:, 0, 0], light.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(found[:, 1, 0], light.std(1), rtol=1e-3, atol=1e-5)
+    down = np.zeros_like(grey)
+    down[:, :, :-1] = np.abs(grey[:, :, 1:] - grey[:, :, :-1])
+    np.testing.assert_allclose(found[:, 0, 1], down.reshape(3, 4, 8, 6, 8, 4).mean((1, 3, 5)), rtol=1e-4)
+    assert compute("video", x[:0]).shape[0] == 0
+
+
+def test_light_that_is_twice_as_strong_moves_no_edge() -> None:
+    x = np.random.default_rng(0).integers(40, 120, (1, 2, 50, 50, 3)).astype(np.uint8)
+    dim, bright = (compute("video", each).reshape(2, 3, -1) for each in (x, 2 * x))
+    assert np.abs(bright[:, 1:] - dim[:, 1:]).max() < 0.1 < (bright[0, 0] - dim[0, 0]).min()
+
+
+def test_pictures_of_fewer_pixels_than_blocks_keep_each() -> None:
+    assert compute("video", np.zeros((1, 2, 5, 4, 3), np.uint8)).shape == (1, 2 * 3 * 20)

@@ -1,6 +1,9 @@
 """Baselines are what scikit-learn and pyriemann make of training rows; no test row is in any fit or choice."""
 
+import os
+import signal
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +27,7 @@ from eav_ray.evaluation.baselines.folds import (
     check_access,
     list_titles,
     predict_fold,
+    predict_folds,
     summarize_baselines,
 )
 from eav_ray.evaluation.baselines.inputs import (
@@ -202,6 +206,35 @@ def test_parameters_are_those_with_the_best_mean_over_inner_folds() -> None:
     assert scores[list(kind.grid).index(choice.parameters)] == pytest.approx(max(scores))
 
 
+def test_how_many_folds_are_predicted_at_once_changes_no_digit() -> None:
+    data = make_data()
+    folds = [plan_fold(data, replace(LOSO, index=k)) for k in range(3)]
+    one, two = (list(predict_folds(data, folds, SOURCES, LOSO, n)) for n in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        pd.testing.assert_frame_equal(a.predictions, b.predictions, check_exact=True)
+        assert a.chosen == b.chosen
+
+
+def test_a_process_that_is_killed_costs_only_time(capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_data()
+    folds = [plan_fold(data, replace(LOSO, index=k)) for k in range(2)]
+    expected = list(predict_folds(data, folds, SOURCES, LOSO, 1))
+    hostile: Any = {"nothing": KillsWhoeverReceivesIt()}
+    found = list(predict_folds(replace(data, inputs={**data.inputs, **hostile}), folds, SOURCES, LOSO, 2))
+    assert "one at a time" in capsys.readouterr().err
+    for a, b in zip(expected, found, strict=True):
+        pd.testing.assert_frame_equal(a.predictions, b.predictions, check_exact=True)
+
+
+class KillsWhoeverReceivesIt:
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return end_this_process, ()
+
+
+def end_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_protocol_without_rows_to_choose_on_takes_the_defaults() -> None:
     data = make_data()
     within = replace(LOSO, protocol="within")
@@ -246,8 +279,11 @@ def test_baselines_that_there_are_not_are_refused() -> None:
     with pytest.raises(ConfigError, match="--kinds names forest; use any of svm, logistic, riemann"):
         list_baselines(["eeg"], ["forest"])
     with pytest.raises(ConfigError, match="there is no baseline of video"):
-        list_baselines(["video"])
-    assert [s.name for s in list_baselines(["video", "eeg"])] == ["svm.eeg", "logistic.eeg", "riemann.eeg"]
+        list_baselines(["video"], ["riemann"])
+    assert [s.name for s in list_baselines(["video", "eeg"])] == [
+        *("svm.video", "logistic.video"),
+        *("svm.eeg", "logistic.eeg", "riemann.eeg"),
+    ]
     assert Source("svm", "audio").title == "SVM on MFCC + log-mel"
     with pytest.raises(ConfigError, match="split.access=labelled_k"):
         check_access(SplitConfig(access="labelled_k", access_recordings=2))

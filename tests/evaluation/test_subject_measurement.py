@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,15 +34,21 @@ def test_parts_add_up_to_the_whole() -> None:
     np.testing.assert_allclose(moments["audio"].sd["p1"], np.nanstd(x, 0))
 
 
-def test_of_what_was_not_measured_the_numbers_change_nothing() -> None:
-    moments = measure(np.ones((4, 3))).compute_moments("p1", N_FEATURES)
-    assert moments["face"].mean["p1"].tolist() == [0, 0] and moments["face"].sd["p1"].tolist() == [1, 1]
+def test_what_was_measured_too_rarely_counts_as_the_mean_whatever_it_is() -> None:
+    x = np.random.default_rng(0).normal(1000, 2, (6, 3))
+    x[1:, 0], x[:, 1] = np.nan, np.nan  # known once, and never
+    moments = measure(x).compute_moments("p1", N_FEATURES)
+    statistics = moments["audio"].get(["p1"], "audio")
+    normalised = statistics.normalise(torch.tensor([[1005.0, 1005.0, 1005.0]]))[0]
+    assert normalised[:2].tolist() == [0, 0] and normalised[2] != 0
+    assert np.isinf(moments["face"].sd["p1"]).all()
 
 
-def test_one_window_alone_measures_nobody() -> None:
-    one = measure(np.ones((1, 3)))
-    assert not one.has("audio") and (one + one).has("audio") and not (one + one).has("face")
-    assert not (one + one).has("audio", 3)
+def test_one_window_or_copies_of_one_measure_nobody() -> None:
+    one, another = measure(np.ones((1, 3))), measure(np.full((1, 3), 2.0))
+    assert not one.has("audio") and not (one + one).has("audio") and (one + one).is_constant("audio")
+    assert (one + another).has("audio") and not (one + another).has("face") and not (one + another).has("audio", 3)
+    assert not measure(np.full((5, 3), np.nan)).has("audio")
 
 
 def test_it_goes_over_the_network_to_the_last_bit() -> None:
@@ -72,6 +79,10 @@ def test_of_another_model_it_is_refused() -> None:
         {"modalities": {"audio": {"windows": 4, "count": [4] * 3, "total": [0] * 3}}},
         {"modalities": {"audio": {"windows": 4, "count": [4] * 3, "total": [0] * 3, "squares": [float("nan")] * 3}}},
         {"modalities": {"audio": {"windows": 4, "count": [-4] * 3, "total": [0] * 3, "squares": [0] * 3}}},
+        {"modalities": {"audio": {"windows": 4, "count": ["4"] * 3, "total": [0] * 3, "squares": [0] * 3}}},
+        {"modalities": {"audio": {"windows": 4, "count": [0.5] * 3, "total": [0] * 3, "squares": [0] * 3}}},
+        {"modalities": {"audio": {"windows": 4, "count": [4] * 3, "total": [9] * 3, "squares": [1] * 3}}},
+        {"modalities": {"audio": {"windows": 4, "count": [4] * 3, "total": [0] * 3, "squares": [1e300] * 3}}},
         {"modalities": {"audio": {"windows": 4.5, "count": [4] * 3, "total": [0] * 3, "squares": [0] * 3}}},
         {"modalities": {"audio": {"windows": 4, "count": [[4]] * 3, "total": [0] * 3, "squares": [0] * 3}}},
     ],

@@ -86,8 +86,8 @@ def read_feature_file(
     if times_s is None:
         if not hz:
             raise DataError(
-                f"{path} does not say when its {len(values)} rows are; set data.features.{name}.hz, or give them "
-                f"{TIME_NAME} in seconds"
+                f"{path} does not say when its {len(values)} rows are; give their rate (data.features.{name}.hz; hz, "
+                f"where they are sent), or {TIME_NAME} in seconds"
             )
         times_s = (np.arange(len(values)) + 0.5) / hz
     if times_s.shape != (len(values),) or not np.isfinite(times_s).all() or (np.diff(times_s) < 0).any():

@@ -19,11 +19,11 @@ from eav_ray.errors import DataError
 COMPRESSED, MATRIX = 15, 14  # types of elements
 NUMBERS = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 12, 13})
 TEXTS = NUMBERS | {16, 17, 18}
-UNSIGNED, SIGNED, BYTES = frozenset({6}), frozenset({5, 6}), frozenset({1, 2, 16})
+WHOLE, BYTES = frozenset({5, 6}), frozenset({1, 2, 16})
 CELL, STRUCT, OBJECT, CHAR, SPARSE, FUNCTION, OPAQUE = 1, 2, 3, 4, 5, 16, 17  # classes of arrays
 NUMERIC_CLASSES = range(6, 16)
 IS_COMPLEX = 0x0800  # of the flags
-MAX_DEPTH = 64  # structures within structures
+MAX_DEPTH, MAX_ARRAYS = 64, 5_000_000  # structures within structures; arrays in one, seconds to look at
 MAX_HEADER_BYTES = 2**20  # of a shape, a name or the names of fields
 HEADER_SIZE, VERSION_AT = 128, 124  # of a file, bytes
 
@@ -119,7 +119,7 @@ class _Walker:
     """Goes through one array and what it holds, in the order in which it is stored."""
 
     def __init__(self, file: "BinaryIO | io.BufferedReader", order: str, path: Path) -> None:
-        self._file, self._order, self._path = file, order, path
+        self._file, self._order, self._path, self._n_arrays = file, order, path, 0
 
     def walk_matrix(self) -> None:
         """Walk through an array, from its tag on.
@@ -150,8 +150,9 @@ class _Walker:
             raise DataError(f"{self._path} is damaged ({error}); download it again") from None
 
     def _walk_matrix(self, depth: int) -> None:
-        if depth > MAX_DEPTH:
-            raise ValueError("structures are nested too deeply")
+        self._n_arrays += 1
+        if depth > MAX_DEPTH or self._n_arrays > MAX_ARRAYS:
+            raise ValueError("structures are nested too deeply, or hold too many arrays")
         header = self._take_header()
         if header is None:
             return
@@ -161,8 +162,8 @@ class _Walker:
                 self._take_data(BYTES)
             self._walk_matrix(depth + 1)
         elif array_class == SPARSE:
-            self._skip_data(SIGNED)
-            self._skip_data(SIGNED)
+            self._skip_data(NUMBERS)
+            self._skip_data(NUMBERS)
             self._skip_values(header)
         elif array_class == CHAR:
             self._skip_data(TEXTS)
@@ -182,7 +183,7 @@ class _Walker:
             raise ValueError(f"an array of class {array_class}, which there is not")
 
     def _count_fields(self) -> int:
-        (name_length,) = struct.unpack(self._order + "i", self._take_data(SIGNED, 4))
+        (name_length,) = struct.unpack(self._order + "i", self._take_data(WHOLE, 4))
         names = self._take_data(BYTES)
         if name_length <= 0 or len(names) % name_length:
             raise ValueError("names of fields have no whole length")
@@ -195,12 +196,12 @@ class _Walker:
             raise ValueError(f"an element of type {kind} where an array should be")
         if length == 0:
             return None
-        (flags, _) = struct.unpack(self._order + "II", self._take_data(UNSIGNED, 8))
+        (flags, _) = struct.unpack(self._order + "II", self._take_data(WHOLE, 8))
         array_class, shape = flags & 0xFF, tuple[int, ...]()
         if array_class != OPAQUE:
-            data = self._take_data(SIGNED)
+            data = self._take_data(WHOLE)
             shape = struct.unpack(f"{self._order}{len(data) // 4}i", data)
-            if len(data) % 4 or len(shape) < 2 or min(shape) < 0:
+            if len(data) % 4 or not shape or min(shape) < 0:
                 raise ValueError(f"an array has the shape {shape}")
         name = self._take_data(BYTES).decode("latin-1")
         return ArrayHeader(name, array_class, shape, bool(flags & IS_COMPLEX), 0)

@@ -70,6 +70,10 @@ class Modality(ABC):
     def measure(self, window: np.ndarray, number: int, signals: RecordingSignals, *, present: bool) -> dict[str, Any]:
         """Measure how good a window is, by `quality_columns`; None where a thing was not looked for."""
 
+    def is_known(self, window: np.ndarray) -> bool:
+        """Whether a window holds anything; one that holds nothing lacks the modality."""
+        return True
+
     @abstractmethod
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Draw windows of noise of this dtype, as loud as recordings are."""

@@ -35,6 +35,9 @@ class Features(Modality):
     def measure(self, window: np.ndarray, number: int, signals: RecordingSignals, *, present: bool) -> dict[str, Any]:
         return {self.quality_columns[0]: float(np.isnan(window).mean()) if present else None}
 
+    def is_known(self, window: np.ndarray) -> bool:
+        return bool(np.isfinite(window).any())
+
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
 

@@ -11,6 +11,7 @@ from eav_ray.data.io import jpeg
 from eav_ray.data.modalities.base import Modality, RecordingSignals, center_courses
 
 FINGERPRINT_SIZE, PIXEL_STEP = 16, 2  # blocks of a side; pixels of which one is looked at, in each direction
+BASELINE_SIZE = 8  # blocks of a side that baselines read, or as many as there are pixels
 MIN_MOTION = 1.0  # RMS of a block around its mean over time, 0 to 255: with less there is but the codec's noise
 
 
@@ -20,6 +21,8 @@ class Video(Modality):
     # Mean brightness, 0 to 255; share of frames equal to the one before; share without a face.
     quality_columns = averaged_columns = ("video_luma", "video_repeated", "video_faceless")
     duplicate_similarity = 0.85
+    baseline_title = "grey blocks and contrasts"
+    baseline_kinds = ("svm", "logistic")
 
     def compute_shape(self, preprocessing: Preprocessing, n_channels: int) -> tuple[int, ...]:
         video = preprocessing.video
@@ -59,6 +62,34 @@ class Video(Modality):
         is_single = isinstance(stored[0], bytes) if len(stored) else False
         decoded = jpeg.decode_frames([stored] if is_single else stored, self.compute_shape(preprocessing, 0))
         return decoded[0] if is_single else decoded
+
+    def compute_baseline_features(self, windows: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+        """Compute how light blocks of the pictures are, and how strong edges across and along, over the frames.
+
+        Of the logarithm of grey, so that light that is twice as strong only adds a number.
+
+        Args:
+            windows: (windows, frames, height, width, 3), 0 to 255.
+        Returns:
+            (windows, 6 * 64) float64: means over frames, then SDs.
+        """
+        found = [self._average_blocks(frames) for frames in windows]
+        return np.array([np.concatenate([x.mean(0), x.std(0)]) for x in found], np.float64)
+
+    def _average_blocks(self, frames: np.ndarray) -> np.ndarray:
+        """(frames, height, width, 3) to (frames, 3 * blocks)."""
+        grey_THW = np.log(frames.mean(-1, dtype=np.float32) + 10)
+        down, across = (np.abs(np.diff(grey_THW, axis=axis, append=0)) for axis in (1, 2))
+        down[:, -1], across[:, :, -1] = 0, 0  # there is no pixel beyond the last
+        parts = []
+        for picture in (grey_THW, down, across):
+            for axis in (1, 2):
+                n = picture.shape[axis]
+                edges = np.arange(min(BASELINE_SIZE, n)) * n // min(BASELINE_SIZE, n)
+                lengths = np.diff(np.append(edges, n)).reshape((-1, 1) if axis == 1 else (1, -1))
+                picture = np.add.reduceat(picture, edges, axis) / lengths
+            parts.append(picture.reshape(len(picture), -1))
+        return np.concatenate(parts, 1).astype(np.float64)
 
     def compute_fingerprint(self, windows: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
         """(windows, frames, height, width, 3) to (windows, frames, 256): how blocks of pixels get lighter and darker.

@@ -100,7 +100,7 @@ def read_signals(
                     )
                 case _ if m in recording.features:
                     longest_s = max(durations_s.values(), default=0.0)
-                    signals[m], durations_s[m] = _read_features(m, recording, preprocessing, longest_s)
+                    signals[m], durations_s[m] = _read_features(m, recording, preprocessing, longest_s, max_duration_s)
                 case _:
                     pass
         except DataError as error:
@@ -150,12 +150,12 @@ def cut_signals(
         for m in window_format.modalities:
             covered_s = float(np.clip(durations_s.get(m, 0.0) - w * window_s, 0.0, window_s))
             present = covered_s > 0 and (n_windows == 1 or covered_s >= MIN_COVERAGE * window_s)
-            row[f"has_{m}"] = present
-            row[f"{m}_seconds"] = covered_s if present else 0.0
             modality = get_modality(m)
             row[m] = modality.cut(arrays.get(m), w, modality.compute_shape(preprocessing, window_format.eeg_channels))
+            row[f"has_{m}"] = present = present and modality.is_known(row[m])
             if not present:
                 row[m] = np.zeros_like(row[m])
+            row[f"{m}_seconds"] = covered_s if present else 0.0
             row |= modality.measure(row[m], w, recording_signals, present=present)
         rows.append(row)
     for m in arrays:
@@ -166,14 +166,17 @@ def cut_signals(
 
 
 def _read_features(
-    modality: str, recording: Recording, preprocessing: Preprocessing, longest_s: float
+    modality: str, recording: Recording, preprocessing: Preprocessing, longest_s: float, max_duration_s: float
 ) -> tuple[np.ndarray, float]:
     """Read the features of a recording, by parts of its windows.
 
     Args:
         longest_s: Of what was recorded; 0 where there is nothing.
+        max_duration_s: Features that last longer are refused.
     Returns:
         ((windows * steps, features), seconds that they cover).
+    Raises:
+        DataError: They cannot be read, or last too long.
     """
     given, section = recording.features[modality], preprocessing.features[modality]
     window_s = preprocessing.window_s
@@ -184,9 +187,14 @@ def _read_features(
         duration_s = longest_s or float(window_s)
         n_parts = max(1, int(np.ceil(duration_s / window_s - 1e-9))) * section.steps
         return np.tile(values, (n_parts, 1)), duration_s
-    duration_s = min(max(longest_s, float(times_s[-1])) if len(times_s) else longest_s, float(MAX_RECORDING_S))
     covered_s = float(times_s[-1]) + (1 / given.hz / 2 if given.hz else 0.0) if len(times_s) else 0.0
-    return average_into_steps(times_s, values, window_s, section.steps, duration_s or window_s), covered_s
+    if covered_s > max_duration_s:
+        raise DataError(
+            f"{given.path} has features up to second {covered_s:.0f}; times count from the beginning of the recording, "
+            f"which lasts at most {max_duration_s:g} s"
+        )
+    duration_s = max(longest_s, covered_s) or float(window_s)
+    return average_into_steps(times_s, values, window_s, section.steps, duration_s), covered_s
 
 
 def _check_channels(prepared_eeg: PreparedEEG, recording: Recording, eeg_channels: int) -> None:

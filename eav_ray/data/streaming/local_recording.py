@@ -1,6 +1,7 @@
 """One recording as Python code gives it: paths of files, arrays with their rates, or MNE's objects."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import soundfile
 
 from eav_ray.data.io.eeg import open_eeg_file, read_channels
-from eav_ray.data.recordings import RawEEG
+from eav_ray.data.io.features import FILE_SUFFIXES
+from eav_ray.data.recordings import GivenFeatures, RawEEG
 from eav_ray.data.streaming.messages import UNITS
 from eav_ray.data.streaming.upload import FeatureRows, Upload
 from eav_ray.errors import ConfigError, DataError, suggest_nearest
@@ -53,14 +55,10 @@ def make_upload(
         ConfigError: Nothing is given, an array without its rate or of another shape, an unknown unit or name.
         DataError: The EEG file cannot be read.
     """
-    features, rates = features or {}, features_hz or {}
-    if eeg is None and audio is None and video is None and not features:
+    given = _read_features(features, features_hz, feature_names)
+    if eeg is None and audio is None and video is None and not given:
         known = ", ".join(["eeg", "audio", "video", *(f"features[{name!r}]" for name in feature_names)])
         raise ConfigError(f"there is nothing to predict; give at least one of {known}")
-    for name in (*features, *rates):
-        if name not in feature_names:
-            known = ", ".join(feature_names) or "none"
-            raise ConfigError(f"features names {name}; the model has {known}{suggest_nearest(name, feature_names)}")
     frames = _check_frames(video) if isinstance(video, np.ndarray) else ()
     return Upload(
         eeg=None if eeg is None else _read_eeg(eeg, known_eeg_names, eeg_hz, eeg_channels, eeg_unit),
@@ -68,24 +66,46 @@ def make_upload(
         video=None if video is None or isinstance(video, np.ndarray) else _find_file("video", video),
         frames=frames,
         frames_hz=_require_rate("video", "video_fps", video_fps, 25) if len(frames) else 0.0,
-        features={name: _read_features(name, source, rates.get(name)) for name, source in features.items()},
+        features=given,
     )
 
 
-def _read_features(name: str, source: FeatureSource, hz: float | None) -> Path | FeatureRows:
-    what = f"features[{name!r}]"
-    if not isinstance(source, np.ndarray):
-        return _find_file(what, source)
-    if source.ndim not in (1, 2) or source.dtype.kind not in "fiu":
-        raise ConfigError(
-            f"{what} has shape {source.shape} and holds {source.dtype}; give (features,) or (rows, features)"
-        )
-    rows = np.atleast_2d(source).astype(np.float32)
-    if (hz is not None and not hz > 0) or (hz is None and len(rows) > 1):
-        raise ConfigError(
-            f"{what} has {len(rows)} rows, so their rate is needed: for example features_hz={{{name!r}: 25}}"
-        )
-    return FeatureRows(rows, hz=hz or 0.0)
+def _read_features(
+    features: Mapping[str, FeatureSource] | None, rates: Mapping[str, float] | None, known_names: Sequence[str]
+) -> dict[str, FeatureRows | GivenFeatures]:
+    for argument, values in (("features", features), ("features_hz", rates)):
+        if values is not None and not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(
+                f'{argument} is a {type(values).__name__}; give it by name, such as {argument}={{"face": ...}}'
+            )
+        for name in values or {}:
+            if name not in known_names:
+                known = ", ".join(known_names) or "none"
+                raise ConfigError(f"{argument} names {name}; the model has {known}{suggest_nearest(name, known_names)}")
+    found: dict[str, FeatureRows | GivenFeatures] = {}
+    for name, source in (features or {}).items():
+        what, hz = f"features[{name!r}]", (rates or {}).get(name, 0.0)
+        if not isinstance(hz, int | float) or not 0 <= hz < math.inf:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"features_hz[{name!r}] is {hz!r}; give the rows a second")
+        if isinstance(source, str | Path):
+            path = _find_file(what, source)
+            if path.suffix.lower() not in FILE_SUFFIXES:
+                raise ConfigError(f"{what} is {path.name}; give a {', '.join(FILE_SUFFIXES)} file, or an array")
+            found[name] = GivenFeatures(str(path), hz=float(hz))
+            continue
+        is_array = isinstance(source, np.ndarray) and source.ndim in (1, 2) and source.dtype.kind in "fiu"  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_array:
+            shape = f" of shape {source.shape}" if isinstance(source, np.ndarray) else ""
+            raise ConfigError(
+                f"{what} is a {type(source).__name__}{shape}; give an array of numbers, (features,) or (rows, features)"
+            )
+        rows = np.atleast_2d(source).astype(np.float32)
+        if len(rows) > 1 and not hz:
+            raise ConfigError(
+                f"{what} has {len(rows)} rows, so their rate is needed: for example features_hz={{{name!r}: 25}}"
+            )
+        found[name] = FeatureRows(rows, hz=float(hz))
+    return found
 
 
 def _find_file(name: str, path: str | Path) -> Path:

@@ -18,7 +18,7 @@ from eav_ray.data.io.face_crop import FaceCropper
 from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, limit_frames
 from eav_ray.data.io.video import DECODE_ERRORS, FrameResizer
 from eav_ray.data.modalities.features import average_into_steps
-from eav_ray.data.modalities.registry import make_empty_window
+from eav_ray.data.modalities.registry import get_modality, make_empty_window
 from eav_ray.data.preprocessing.eeg import PreparedEEG
 from eav_ray.data.preprocessing.windowing import MIN_COVERAGE, WindowFormat
 from eav_ray.data.recordings import RawEEG
@@ -232,6 +232,8 @@ def make_window(snapshot: StreamSnapshot, inputs: WindowFormat) -> tuple[dict[st
                     values, seconds = _make_features(snapshot, m, preprocessing)
                 case _:
                     raise DataError(snapshot.errors.get(m, NOT_SENT))
+            if not get_modality(m).is_known(values):
+                raise DataError(f"no number of the last {window_s} s is known")
             if seconds < MIN_COVERAGE * window_s - 1e-6:
                 late = f": {snapshot.errors[m]}" if m in snapshot.errors else ""
                 raise DataError(f"{seconds:.1f} of the last {window_s} s came{late}")

@@ -25,6 +25,8 @@ from eav_ray.errors import DataError
 MAX_UPLOAD_S = 120  # of what is sent
 DECODE_TIMEOUT_S = 20  # to decode one file
 NOT_SENT = "not sent"
+NOTHING_KNOWN = "it covers less than half of every window, or no number of it is known"
+MAX_FEATURE_VALUES = 2**22  # of given features
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Upload:
     video: bytes | Path | None = None
     frames: tuple[bytes, ...] | np.ndarray = ()  # instead of `video`: JPEG files, or (n, height, width, 3) uint8 RGB
     frames_hz: float = 0.0
-    features: Mapping[str, FeatureRows | Path] = field(default_factory=dict)  # by the name of the modality
+    features: Mapping[str, FeatureRows | GivenFeatures] = field(default_factory=dict)  # by the name of the modality
     errors: dict[str, str] = field(default_factory=dict)  # modality -> reason
 
 
@@ -99,8 +101,13 @@ def _parse_features(value: Any, name: str) -> FeatureRows:
         raise DataError(f'{name} is no object; give {{"values": [...]}}, or rows of them with "time_s" or "hz"')
     messages.check_keys(tree, ("values", "time_s", "hz"), name)
     hz = messages.parse_number(tree, "hz", 1e-3, messages.MAX_FEATURE_HZ) if "hz" in tree else 0.0
+    values = tree.get("values")
+    rows = values if isinstance(values, list) and values and isinstance(values[0], list) else [values]
+    widest = max((len(row) for row in rows if isinstance(row, list)), default=0)
+    if len(rows) > MAX_UPLOAD_S * messages.MAX_FEATURE_HZ or len(rows) * widest > MAX_FEATURE_VALUES:
+        raise DataError(f"{name}.values has {len(rows)} rows of up to {widest} numbers; send fewer")
     try:
-        values = np.array(tree.get("values"), np.float32)  # null becomes NaN
+        values = np.array(values, np.float32)  # null becomes NaN
         times_s = None if tree.get("time_s") is None else np.array(tree["time_s"], np.float64)
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise DataError(f"{name}.values and {name}.time_s must be numbers, or rows of equally many") from None
@@ -154,14 +161,16 @@ def make_windows(
     for problem in result.problems:
         m = next((m for m, path in files.items() if path == problem.file), "eeg")
         reasons[m] = problem.reason.replace(problem.file, m)
-    sent = {m for m in modalities if any(w[f"has_{m}"] for w in result.windows)}
-    return result, {m: reason for m, reason in reasons.items() if m not in sent}
+    used = {m for m in modalities if any(w[f"has_{m}"] for w in result.windows)}
+    sent = {m for m in modalities if recording.get_source(m) is not None}
+    reasons |= {m: NOTHING_KNOWN for m in sent if reasons[m] == NOT_SENT}
+    return result, {m: reason for m, reason in reasons.items() if m not in used}
 
 
-def _store_features(rows: FeatureRows | Path, path: Path) -> GivenFeatures:
+def _store_features(rows: FeatureRows | GivenFeatures, path: Path) -> GivenFeatures:
     """Store them as a file of one recording, so that what reads such files checks them."""
-    if isinstance(rows, Path):
-        return GivenFeatures(str(rows))
+    if isinstance(rows, GivenFeatures):
+        return rows
     tensors: dict[str, np.ndarray] = {VALUES_NAME: np.ascontiguousarray(rows.values, np.float32)}
     if rows.times_s is not None:
         tensors[TIME_NAME] = np.ascontiguousarray(rows.times_s, np.float64)

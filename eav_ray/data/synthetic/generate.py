@@ -6,6 +6,10 @@ only source of error. In 30 % of the recordings one modality is *useless*: it sh
 looking at the label, and carries a cue that says so. A model that ignores the cue is misled. With `cue="next"` the
 next modality carries it instead: then no modality alone can know that it is useless, only a model that sees them all.
 
+The signatures of the plain kind are so plain that a support-vector machine on means over a window recovers them: it
+tests that everything is connected. `kind="hard"` hides the class from such means and sets people farther apart, so that
+it tests encoders; the best possible accuracy is the same.
+
     python -m eav_ray.data.synthetic.generate ROOT --n-subjects 8 --per-class 10
 
 The truth about a subject is written beside the recordings, as `synthetic.json`. Training never reads it.
@@ -67,6 +71,7 @@ class SyntheticSpec:
     seed: int = 0
     mat_version: str = "5"  # of the EEG file: "5", or "7.3", which is HDF5
     cue: str = "own"  # which modality carries the cue that one is useless: "own" that one, "next" the one after it
+    kind: str = "plain"  # "hard": classes lie in the order of what is shown, people differ more, noise is louder
 
     def __post_init__(self) -> None:
         has_keys = self.per_class >= 1 and self.recordings_per_subject <= 999
@@ -81,6 +86,8 @@ class SyntheticSpec:
             ("seed", self.seed >= 0, "at least 0"),
             ("mat_version", self.mat_version in ("5", "7.3"), '"5" or "7.3"'),
             ("cue", self.cue in ("own", "next"), '"own" or "next"'),
+            ("kind", self.kind in ("plain", "hard"), '"plain" or "hard"'),
+            ("seconds", self.kind == "plain" or self.seconds % render.BLOCK_S == 0, "a multiple of 5 for kind=hard"),
         )
         problems = [f"{name} is {getattr(self, name)}; {rule}" for name, is_valid, rule in rules if not is_valid]
         if problems:
@@ -143,7 +150,10 @@ def _make_rng(spec: SyntheticSpec, subject_number: int, key: int, stream: int) -
 
 def _draw_subject_traits(spec: SyntheticSpec, subject_number: int) -> _SubjectTraits:
     scalp, voice, face = (_make_rng(spec, subject_number, 0, stream) for stream in range(3))
-    return _SubjectTraits(render.draw_scalp(scalp), render.draw_voice(voice), render_face.draw_face(face))
+    hard = spec.kind == "hard"
+    return _SubjectTraits(
+        render.draw_scalp(scalp, hard=hard), render.draw_voice(voice, hard=hard), render_face.draw_face(face, hard=hard)
+    )
 
 
 def _write_mat73(path: Path, key: str, values: np.ndarray) -> None:
@@ -165,7 +175,13 @@ def _write_eeg(
         latent_class, has_cue = truth.latents["eeg"], truth.cue_modality == "eeg"
         rng = _make_rng(spec, subject_number, truth.key, 0)
         values[:, :, column] = render.render_eeg(
-            traits.scalp, latent_class, has_cue, rng, hz=spec.eeg_hz, seconds=spec.seconds
+            traits.scalp,
+            latent_class,
+            has_cue,
+            rng,
+            hz=spec.eeg_hz,
+            seconds=spec.seconds,
+            hard=spec.kind == "hard",
         )
         label[2 * truth.label + (truth.task == SPEAKING), column] = 1
     key = "seg" if subject_number % 4 == 1 else "seg1"  # about the proportion in EAV: 11 subjects and 31
@@ -186,7 +202,15 @@ def _write_audio(
         name = f"{truth.key:03d}_Trial_{numbers[truth.key]:02d}_{truth.task}_{CLASSES[truth.label]}_{suffix}.wav"
         latent_class, has_cue = truth.latents["audio"], truth.cue_modality == "audio"
         rng = _make_rng(spec, subject_number, truth.key, 1)
-        sound = render.render_audio(traits.voice, latent_class, has_cue, rng, hz=spec.audio_hz, seconds=spec.seconds)
+        sound = render.render_audio(
+            traits.voice,
+            latent_class,
+            has_cue,
+            rng,
+            hz=spec.audio_hz,
+            seconds=spec.seconds,
+            hard=spec.kind == "hard",
+        )
         soundfile.write(folder / name, sound, spec.audio_hz, subtype="PCM_16")
 
 
@@ -237,7 +261,10 @@ def _is_generated(folder: Path, spec: SyntheticSpec) -> bool:
     expected = _build_metadata(spec, ())
     try:
         metadata = json.loads(path.read_bytes())
-        is_same = all(metadata[name] == expected[name] for name in ("renderer", "spec"))
+        # People of before there were kinds are plain.
+        is_same = (
+            metadata["renderer"] == expected["renderer"] and {"kind": "plain", **metadata["spec"]} == expected["spec"]
+        )
     except (ValueError, TypeError, LookupError):
         is_same = False
     if not is_same:
@@ -319,6 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--video-size", type=int, nargs=2, default=default.video_size, metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--listening", action="store_true", help="add as many listening recordings, without audio")
     parser.add_argument("--mat-version", choices=("5", "7.3"), default=default.mat_version)
+    parser.add_argument("--kind", choices=("plain", "hard"), default=default.kind)
     parser.add_argument("--workers", type=int, default=1)
     options = vars(parser.parse_args(arguments))
     root, workers = options.pop("root"), options.pop("workers")

@@ -4,6 +4,10 @@ Every person differs (electrode gains, pitch, skin, head), every recording diffe
 each class has a signature that is present in every 5 s window. A signal with the *cue* shows a class just as clearly,
 but also something that a human would notice at once; what it means is up to `data/synthetic/generate.py`. The
 signatures are inventions: nothing about real emotions can be learned from them.
+
+In the hard kind people differ more, noise is louder, and EEG and speech of every class hold the signatures of all: the
+class lies in when each comes, counted from the beginning of five seconds, which no mean over a window shows. Faces are
+as of the plain kind, but anywhere in the picture, of any size, tilted and lit from a side.
 """
 
 from dataclasses import dataclass
@@ -62,6 +66,19 @@ SPEECH = (
 )
 
 
+HARD_SPEECH = Speech(0.0, 3.5, 1.0, 0.0, 0.0)  # of every class of the hard kind
+
+
+# Of the hard kind: which class's signature comes in each second of five, by class. Every class shows all signatures for
+# equally long, and no two of them the same one at the same time: only when they come tells the class.
+BLOCK_S = 5
+ORDERS = tuple(tuple((k + 2 * part) % 5 for part in range(BLOCK_S)) for k in range(5))
+JITTER_S = 0.08  # SD of when a signature changes
+RAMP_S = 0.1  # that a change takes
+HARD_RHYTHM = 0.7  # what a rhythm has of its strength
+HARD_SNR_DB = (8.0, 16.0)
+
+
 @dataclass(frozen=True)
 class ScalpTraits:
     """What a person's EEG has in common across recordings."""
@@ -81,21 +98,37 @@ class VoiceTraits:
     tempo: float
 
 
-def draw_scalp(rng: np.random.Generator) -> ScalpTraits:
-    count = len(POSITIONS_C2)
+def draw_scalp(rng: np.random.Generator, *, hard: bool = False) -> ScalpTraits:
+    """Draw a subject's scalp; of the hard kind they differ about twice as much."""
+    count, drift = len(POSITIONS_C2), 2 if hard else 1
     return ScalpTraits(
-        gain_C=np.exp(rng.normal(0, 0.2, count)),
+        gain_C=np.exp(rng.normal(0, 0.2 * drift, count)),
         offset_C=rng.normal(0, 120, count),
         alpha_hz=rng.uniform(9, 11),
-        shift_2=rng.normal(0, 0.05, 2),
-        pace=rng.uniform(0.96, 1.04),
+        shift_2=rng.normal(0, 0.05 * drift, 2),
+        pace=rng.uniform(1 - 0.04 * drift, 1 + 0.04 * drift),
     )
 
 
-def draw_voice(rng: np.random.Generator) -> VoiceTraits:
+def draw_voice(rng: np.random.Generator, *, hard: bool = False) -> VoiceTraits:
+    """Draw a subject's voice; of the hard kind they differ about twice as much."""
+    formants, level_sd = ((0.87, 1.15), 0.4) if hard else ((0.94, 1.07), 0.1)
     return VoiceTraits(
-        rng.uniform(105, 200), rng.uniform(0.94, 1.07), 0.03 * np.exp(rng.normal(0, 0.1)), rng.uniform(0.95, 1.05)
+        rng.uniform(105, 200), rng.uniform(*formants), 0.03 * np.exp(rng.normal(0, level_sd)), rng.uniform(0.95, 1.05)
     )
+
+
+def _make_gates(rng: np.random.Generator, latent_class: int, hz: int, seconds: int) -> np.ndarray:
+    """How much of each class's signature there is at a time, by the order of a class: (5, hz * seconds), 0 to 1."""
+    t = np.arange(hz * seconds) / hz
+    gates = np.zeros((5, len(t)))
+    changes = np.arange(seconds + 1, dtype=float)
+    changes[1:] += rng.normal(0, JITTER_S, seconds)
+    for number, (begin, end) in enumerate(zip(changes[:-1], changes[1:], strict=True)):
+        rising, falling = (np.clip(0.5 + (t - at) / RAMP_S, 0, 1) for at in (begin, end))
+        gates[ORDERS[latent_class][number % BLOCK_S]] += np.sin(np.pi / 2 * (rising - falling)) ** 2
+    gates[ORDERS[latent_class][0], t < RAMP_S] = 1  # the first is there from the start
+    return gates
 
 
 def _compute_spread_C(centre_2: np.ndarray) -> np.ndarray:
@@ -134,10 +167,29 @@ def _make_artefacts_CT(rng: np.random.Generator, count: int, t: np.ndarray, hz: 
     return loose * (30 * np.fft.irfft(spectrum, len(t), axis=-1) + 60 * drift)
 
 
+def _make_rhythm(
+    rng: np.random.Generator, scalp: ScalpTraits, rhythm: Rhythm, t: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A rhythm's strength at each electrode, microvolt, and its course over time."""
+    strength = rhythm.microvolt * np.exp(rng.normal(0, 0.15))
+    spread_C = _compute_spread_C(scalp.shift_2 + rhythm.centre)
+    return strength * spread_C, _make_oscillation(rng, rhythm.hz * scalp.pace, t)
+
+
 def render_eeg(
-    scalp: ScalpTraits, latent_class: int, has_cue: bool, rng: np.random.Generator, *, hz: int, seconds: int
+    scalp: ScalpTraits,
+    latent_class: int,
+    has_cue: bool,
+    rng: np.random.Generator,
+    *,
+    hz: int,
+    seconds: int,
+    hard: bool = False,
 ) -> np.ndarray:
     """One recording's EEG: pink noise, alpha, blinks and hum, plus the rhythm of the class `latent_class`.
+
+    Args:
+        hard: All rhythms instead, weaker, in the order of the class.
 
     Returns:
         (hz * seconds, 30), float32, microvolts, channels in the order of `ELECTRODES`.
@@ -149,10 +201,11 @@ def render_eeg(
     mixing *= 12 / np.sqrt((mixing**2).sum(1, keepdims=True))
     x_CT = mixing @ make_colored_noise(rng, (count, len(t)), exponent=1.0)
     x_CT += np.outer(3 * _compute_spread_C(scalp.shift_2 + [0, -0.9]), _make_oscillation(rng, scalp.alpha_hz, t))
-    rhythm = RHYTHMS[latent_class]
-    strength = rhythm.microvolt * np.exp(rng.normal(0, 0.15))
-    spread_C = _compute_spread_C(scalp.shift_2 + rhythm.centre)
-    x_CT += np.outer(strength * spread_C, _make_oscillation(rng, rhythm.hz * scalp.pace, t))
+    if hard:
+        for rhythm, gate in zip(RHYTHMS, _make_gates(rng, latent_class, hz, seconds), strict=True):
+            x_CT += np.outer(*_make_rhythm(rng, scalp, rhythm, t)) * (HARD_RHYTHM * gate)
+    else:
+        x_CT += np.outer(*_make_rhythm(rng, scalp, RHYTHMS[latent_class], t))
     x_CT += np.outer(150 * _compute_spread_C(np.array([0.0, 1.1])), _make_blinks(rng, t))
     x_CT += 2 * np.sin(2 * np.pi * 50 * t + rng.uniform(0, 6.3, (count, 1)))
     if has_cue:
@@ -186,22 +239,39 @@ def _compute_vocal_tract_gain(f: np.ndarray, formant: float, band_hz: float) -> 
 
 
 def render_audio(
-    voice: VoiceTraits, latent_class: int, has_cue: bool, rng: np.random.Generator, *, hz: int, seconds: int
+    voice: VoiceTraits,
+    latent_class: int,
+    has_cue: bool,
+    rng: np.random.Generator,
+    *,
+    hz: int,
+    seconds: int,
+    hard: bool = False,
 ) -> np.ndarray:
     """One recording's speech-like sound. The cue is loud white noise instead of a quiet background.
+
+    Args:
+        hard: One way to speak for all classes, in which the emphasised bands come in the order of the class.
 
     Returns:
         (hz * seconds,), float32, full scale = 1.
     """
-    n, speech = hz * seconds, SPEECH[latent_class]
+    n, speech = hz * seconds, HARD_SPEECH if hard else SPEECH[latent_class]
     position, envelope = _make_syllables(rng, speech.syllables_hz * voice.tempo, n, hz)
     melody = 1 + 0.06 * np.sin(2 * np.pi * rng.uniform(0.2, 0.5) / hz * np.arange(n) + rng.uniform(0, 6.3))
     pitch_hz = voice.pitch_hz * speech.pitch * melody * (1 + speech.glide * (position - 0.5))
     source = envelope * (_make_voiced_sound(pitch_hz, hz) + 0.25 * rng.standard_normal(n, dtype=np.float32))
-    tract = _compute_vocal_tract_gain(np.fft.rfftfreq(n, 1 / hz), voice.formant, speech.band_hz)
-    sound = np.fft.irfft(np.fft.rfft(source) * tract, n)
+    spectrum, f = np.fft.rfft(source), np.fft.rfftfreq(n, 1 / hz)
+    if hard:
+        sound = np.zeros(n)
+        for each, gate in zip(SPEECH, _make_gates(rng, latent_class, hz, seconds), strict=True):
+            # A band moves with the formants; all are equally loud.
+            part = np.fft.irfft(spectrum * _compute_vocal_tract_gain(f, voice.formant, each.band_hz * voice.formant), n)
+            sound += gate * part / np.sqrt((part**2).mean())
+    else:
+        sound = np.fft.irfft(spectrum * _compute_vocal_tract_gain(f, voice.formant, speech.band_hz), n)
     level = voice.level * 10 ** ((speech.loudness_db + rng.normal(0, 1)) / 20)
     sound *= level / np.sqrt((sound**2).mean())
-    snr_db = rng.uniform(0, 4) if has_cue else rng.uniform(22, 32)
+    snr_db = rng.uniform(0, 4) if has_cue else rng.uniform(*(HARD_SNR_DB if hard else (22, 32)))
     noise = make_colored_noise(rng, (n,), 0.0 if has_cue else rng.uniform(0.3, 1.5))
     return np.clip(sound + level * 10 ** (-snr_db / 20) * noise, -0.99, 0.99).astype(np.float32)

@@ -44,10 +44,23 @@ class FaceTraits:
     head: float
     mouth: float
     light: float  # brightness falls by this share from one side to the other
+    sway: float = 1.0  # factor on how much it moves
 
 
-def draw_face(rng: np.random.Generator) -> FaceTraits:
+def draw_face(rng: np.random.Generator, *, hard: bool = False) -> FaceTraits:
+    """Draw a subject's face; of the hard kind their cameras differ too."""
     tone = rng.uniform(0.1, 0.7)
+    if hard:
+        return FaceTraits(
+            skin_3=np.array([235, 195, 170]) * (1 - tone) + np.array([150, 100, 75]) * tone,
+            hair_3=np.array([60, 40, 25]) * rng.uniform(0.4, 2.5),
+            backdrop_3=rng.uniform(50, 200, 3),
+            centre_2=rng.uniform((-0.3, -0.1), (0.3, 0.1)),
+            head=rng.uniform(0.55, 0.85),
+            mouth=rng.uniform(0.34, 0.45),
+            light=rng.uniform(-0.4, 0.4),
+            sway=5.0,
+        )
     return FaceTraits(
         skin_3=np.array([235, 195, 170]) * (1 - tone) + np.array([150, 100, 75]) * tone,
         hair_3=np.array([60, 40, 25]) * rng.uniform(0.6, 1.2),
@@ -76,7 +89,7 @@ def _draw_poses(face: FaceTraits, shape: Expression, rng: np.random.Generator, c
     t = np.arange(count) / STATES_HZ
 
     def make_sway(size: float) -> np.ndarray:
-        return size * np.sin(2 * np.pi * rng.uniform(0.1, 0.35) * t + rng.uniform(0, 6.3))
+        return face.sway * size * np.sin(2 * np.pi * rng.uniform(0.1, 0.35) * t + rng.uniform(0, 6.3))
 
     eyes = np.where(rng.random(count) < 0.04, 0.05, shape.eyes)  # blinks
     opening = shape.opening + 0.03 * rng.random(count)

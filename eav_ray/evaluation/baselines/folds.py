@@ -1,18 +1,25 @@
 """Baselines on one fold of a protocol: chosen on inner folds, fitted on training rows, and the test rows predicted."""
 
-from collections.abc import Mapping, Sequence
+import multiprocessing
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import threadpoolctl
 
 from eav_ray.config import SplitConfig
 from eav_ray.data.splits import Split
 from eav_ray.errors import ConfigError
 from eav_ray.evaluation.baselines.classifiers import KINDS, Rows, fit_and_predict
 from eav_ray.evaluation.baselines.inputs import Inputs, Source, normalise_within_subjects
-from eav_ray.evaluation.results_tree import ResultsTree
+from eav_ray.evaluation.results_tree import ResultsTree, finite_or_none
+from eav_ray.evaluation.statistics import compute_share_interval
 from eav_ray.training.access import list_split_recordings
 from eav_ray.training.metrics import LOGIT_PREFIX, WINDOW_COLUMNS, combine_by_rules, compute_scores
 from eav_ray.training.subject_statistics import select_accessible_recordings
@@ -46,6 +53,12 @@ class BaselineData:
     inputs: Mapping[str, Inputs]
     n_classes: int
 
+    @property
+    def n_bytes(self) -> int:
+        """Return the size of the inputs."""
+        arrays = [x for one in self.inputs.values() for x in (one.features, one.covariances) if x is not None]
+        return sum(x.nbytes for x in arrays)
+
 
 @dataclass(frozen=True)
 class FoldResult:
@@ -68,6 +81,43 @@ def check_access(split: SplitConfig) -> None:
         )
 
 
+def predict_folds(
+    data: BaselineData, folds: Sequence[PlannedFold], sources: Sequence[Source], access: SplitConfig, n_processes: int
+) -> Iterator[FoldResult]:
+    """Predict folds (`predict_fold`) in their order, several at a time; their number changes no digit.
+
+    Args:
+        n_processes: How many at a time; with one, in this process.
+    """
+    if n_processes <= 1:
+        for fold in folds:
+            yield predict_fold(data, fold, sources, access)
+        return
+    # Spawned, not forked: the caller may hold threads.
+    spawn = multiprocessing.get_context("spawn")
+    n_done = 0
+    try:
+        with ProcessPoolExecutor(n_processes, spawn, _set_data, (data,)) as pool:
+            for found in pool.map(partial(_predict_shared, sources=sources, access=access), folds):
+                yield found
+                n_done += 1
+    except BrokenProcessPool:  # one was killed, of too little memory perhaps, or the caller's program has no main
+        print("a process ended that fitted baselines; going on with one at a time", file=sys.stderr, flush=True)
+        for fold in folds[n_done:]:
+            yield predict_fold(data, fold, sources, access)
+
+
+_shared: dict[str, BaselineData] = {}  # of a process of `predict_folds`, so that it is sent once
+
+
+def _set_data(data: BaselineData) -> None:
+    _shared["data"] = data
+
+
+def _predict_shared(fold: PlannedFold, sources: Sequence[Source], access: SplitConfig) -> FoldResult:
+    return predict_fold(_shared["data"], fold, sources, access)
+
+
 def predict_fold(data: BaselineData, fold: PlannedFold, sources: Sequence[Source], access: SplitConfig) -> FoldResult:
     """Predict the test windows of a fold by every baseline, and by the rules of fusion over the modalities.
 
@@ -78,6 +128,12 @@ def predict_fold(data: BaselineData, fold: PlannedFold, sources: Sequence[Source
     Raises:
         DataError: A subject has no recording by which it could be normalised.
     """
+    # One thread: sums of several are added in another order.
+    with threadpoolctl.threadpool_limits(1):
+        return _predict_fold(data, fold, sources, access)
+
+
+def _predict_fold(data: BaselineData, fold: PlannedFold, sources: Sequence[Source], access: SplitConfig) -> FoldResult:
     inputs = dict(data.inputs)
     if access.access != "source_only":
         in_fold = data.ids["id"].isin(list_split_recordings(fold.split)).to_numpy()
@@ -167,7 +223,9 @@ def list_titles(sources: Sequence[Source]) -> dict[str, str]:
 
 
 def summarize_baselines(windows: pd.DataFrame, titles: Mapping[str, str]) -> list[ResultsTree]:
-    """Compute accuracy and balanced accuracy of recordings, and that of windows: mean and SD over subjects, by source.
+    """Compute accuracy and balanced accuracy of recordings, and that of windows, by source.
+
+    Each with its mean, SD and 95 % interval over subjects.
 
     Args:
         windows: Predictions of all folds (`FoldResult.predictions`). What a source knows nothing of counts as
@@ -181,5 +239,7 @@ def summarize_baselines(windows: pd.DataFrame, titles: Mapping[str, str]) -> lis
         row["recordings"] = len(windows[["subject", "recording"]].drop_duplicates())
         for name in ("recording_balanced_accuracy", "recording_accuracy", "window_balanced_accuracy"):
             row |= {name: float(scores[name].mean()), f"{name}_sd": float(scores[name].std(ddof=1))}
+            bounds = compute_share_interval(scores[name].to_numpy())
+            row[f"{name}_interval"] = [finite_or_none(bounds.low), finite_or_none(bounds.high)]
         rows.append(row)
     return rows

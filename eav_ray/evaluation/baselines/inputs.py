@@ -39,7 +39,7 @@ class Source:
 
 
 def list_baselines(modalities: Sequence[str], kinds: Sequence[str] = ()) -> list[Source]:
-    """List the baselines of some modalities; those that have none, such as raw pictures, are left out.
+    """List the baselines of some modalities; those that have none are left out.
 
     Args:
         kinds: Names of `KINDS`; all where there are none.

@@ -1,12 +1,14 @@
-"""Baselines over all folds of a protocol: fitted, predicted, stored and shown. One process, no Ray, no GPU."""
+"""Baselines over all folds of a protocol: fitted, predicted, stored and shown. One machine, no Ray, no GPU."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from tqdm import tqdm
 
 from eav_ray.config import Experiment, build_experiment, digest, order_modalities, to_dict
@@ -28,7 +30,7 @@ from eav_ray.evaluation.baselines.folds import (
     PlannedFold,
     check_access,
     list_titles,
-    predict_fold,
+    predict_folds,
     summarize_baselines,
 )
 from eav_ray.evaluation.baselines.inputs import Source, compute_inputs, list_baselines
@@ -42,6 +44,8 @@ from eav_ray.training.metrics import RECORDING_COLUMNS
 
 FORMAT_VERSION = 1  # raise when what baselines compute, or what is kept of them, changes
 FOLDER = "baselines"
+PROCESS_BYTES = 2**29  # of a process without inputs
+MIN_PARALLEL_WINDOWS = 20_000  # of all folds together; below it processes take longer to start than they save
 
 
 @dataclass(frozen=True)
@@ -133,11 +137,22 @@ def _compute_baselines(
     label = data.windows.ids["id"].map({i.id: i.label for i in items}).fillna(-1).to_numpy(np.int64)
     shared = BaselineData(data.windows.ids, label, inputs, len(data.index.classes))
     tables, records = [], []
-    for fold in tqdm(folds, desc="folds", unit="fold", disable=None):
-        found = predict_fold(shared, fold, sources, e.split)
+    predicted = zip(
+        folds, predict_folds(shared, folds, sources, e.split, _count_processes(shared, len(folds))), strict=True
+    )
+    for fold, found in tqdm(predicted, desc="folds", unit="fold", total=len(folds), disable=None):
         tables.append(found.predictions)
         records.append({"fold": fold.number, "test": list(fold.split.test), "chosen": found.chosen})
     return BaselineResult(pd.concat(tables, ignore_index=True), list_titles(sources), records, data.digest)
+
+
+def _count_processes(data: BaselineData, n_folds: int) -> int:
+    """How many folds are predicted at a time: each process has a copy of all inputs, and one of those of a fold."""
+    if len(data.label) * n_folds < MIN_PARALLEL_WINDOWS:
+        return 1
+    n_cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
+    n_fitting = psutil.virtual_memory().available // (4 * data.n_bytes + PROCESS_BYTES)
+    return max(1, min(n_folds, n_cores, n_fitting))
 
 
 def _encode_result(e: Experiment, result: BaselineResult) -> dict[str, bytes]:
@@ -197,7 +212,7 @@ def collect_baselines(
         `access` and `rows` (`summarize_baselines`), each source once; None where there are none.
     """
     wanted, shown = _make_identity(experiment), set(predictions["subject"] + "/" + predictions["recording"])
-    rows: dict[str, ResultsTree] = {}
+    collected: list[list[ResultsTree]] = []
     for name in results.list_folders(FOLDER):
         prefix = f"{FOLDER}/{name}"
         if not results.is_committed(prefix):
@@ -211,11 +226,14 @@ def collect_baselines(
             ids = table["subject"] + "/" + table["recording"]
             if kept.data_digest == data.digest and shown <= set(ids):
                 found = summarize_baselines(table[ids.isin(shown).to_numpy()], kept.titles)
-                rows = {row["source"]: row for row in found} | rows
+                collected.append(found)
         except ConfigError:  # of a version that had other keys
             continue
         except DAMAGED_FILE_ERRORS as error:
             skipped_results.append(describe_damage(results, prefix, error))
+    rows: dict[str, ResultsTree] = {}
+    for found in sorted(collected, key=len, reverse=True):  # the fusion is that of most baselines
+        rows = {row["source"]: row for row in found} | rows
     return {"access": experiment.split.access, "rows": list(rows.values())} if rows else None
 
 

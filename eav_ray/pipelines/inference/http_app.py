@@ -28,7 +28,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from eav_ray.data.streaming.messages import check_keys, parse_json
+from eav_ray.data.streaming.messages import MAX_MESSAGE_BYTES, check_keys, parse_json
 from eav_ray.data.streaming.stream import HOP_S, LiveStream, StreamSnapshot, make_window
 from eav_ray.data.streaming.upload import MAX_UPLOAD_S, Upload, parse_upload
 from eav_ray.errors import DataError
@@ -289,6 +289,8 @@ class StreamSession:
             self._n_unusable += 1
 
     def _take_subject(self, text: str) -> None:
+        if len(text) > MAX_MESSAGE_BYTES:
+            raise DataError(f"a text message has {len(text)} characters; at most {MAX_MESSAGE_BYTES} are taken")
         try:
             tree = parse_json(text, "a text message")
             check_keys(tree, ("subject",), "a text message")
@@ -356,16 +358,16 @@ class StreamedSubject:
     """
 
     def __init__(self, predictor: Predictor, n_windows: int) -> None:
-        self._predictor, self.n_wanted = predictor, n_windows
+        self._predictor = predictor
+        self.n_wanted = dict.fromkeys(predictor.subject_normalised, n_windows)
         self.measurement = SubjectMeasurement()
-        self._grows = predictor.access.access == "unlabelled_block"
+        self._grows, self._is_closed = predictor.access.access == "unlabelled_block", False
         self._measured_until_s = -math.inf
-        self._changed = False  # by what was sent
+        self._sent: SubjectMeasurement | None = None
 
     def replace(self, measurement: SubjectMeasurement) -> None:
-        """Go by what was measured before the stream."""
-        self.measurement, self.n_wanted = measurement, MIN_WINDOWS
-        self._changed = True
+        """Go by what was measured before the stream, from the next answer on: the one before is being made perhaps."""
+        self._sent = measurement
 
     def measure(self, row: dict[str, Any], snapshot: StreamSnapshot) -> dict[str, Any]:
         """Count a window, unless one that was counted overlaps with it.
@@ -374,11 +376,16 @@ class StreamedSubject:
             Of each modality that is normalised, `windows` that were counted, its `state` (measuring, growing, fixed),
             and whether it `changed` since the answer before.
         """
+        sent, self._sent = self._sent, None
+        access = self._predictor.access
+        if sent is not None:
+            self.measurement = sent
+            self.n_wanted |= {m: MIN_WINDOWS for m in self.n_wanted if sent.has(m)}
+            self._is_closed = not self._grows and sent.n_recordings >= access.access_recordings
         open_modalities = [
-            m for m in self._predictor.subject_normalised if self._grows or not self.measurement.has(m, self.n_wanted)
+            m for m, n in self.n_wanted.items() if self._grows or not (self._is_closed or self.measurement.has(m, n))
         ]
-        before, was_changed = self.measurement, self._changed
-        self._changed = False
+        before = self.measurement
         window_s = self._predictor.preprocessing.window_s
         is_whole = snapshot.stop_s - snapshot.start_s >= window_s - 1e-6
         if open_modalities and is_whole and snapshot.start_s >= self._measured_until_s - 1e-6:
@@ -389,10 +396,11 @@ class StreamedSubject:
         for m in self._predictor.subject_normalised:
             n_windows = self.measurement.n_windows.get(m, 0)
             state = "growing" if self._grows else "fixed"
+            is_settled = self._is_closed or self.measurement.has(m, self.n_wanted[m])
             described[m] = {
                 "windows": n_windows,
-                "state": state if self.measurement.has(m, self.n_wanted) else "measuring",
-                "changed": was_changed or n_windows != before.n_windows.get(m, 0),
+                "state": state if is_settled else "measuring",
+                "changed": sent is not None or n_windows != before.n_windows.get(m, 0),
             }
         return described
 

@@ -69,7 +69,10 @@ def serve_checkpoint(
     ):  # Ray sets a handler of its own when it starts
         url = _start_serve(host, port, token, route)
         _deploy(checkpoint, hash_token(token) if token else "", runtime, name, route, replicas)
-        print(f"serving {path} at {url} (health, predict, stream){'' if token else ', without a token'}", flush=True)
+        print(
+            f"serving {path} at {url} (health, predict, measure, stream){'' if token else ', without a token'}",
+            flush=True,
+        )
         try:
             while not stop_requested.wait(HEALTH_CHECK_INTERVAL_S):
                 serve.status()  # raises where the cluster is gone

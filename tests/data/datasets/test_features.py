@@ -176,7 +176,7 @@ def test_a_table_that_does_not_fit_is_refused(damage: Any, message: str, tmp_pat
     ("content", "message"),
     [
         (np.zeros((4, 2)), "an array of 4 x 2; .* wants rows of 3 features"),
-        (np.zeros((4, 3)), "does not say when its 4 rows are; set data.features.face.hz"),
+        (np.zeros((4, 3)), "does not say when its 4 rows are; give their rate .data.features.face.hz"),
         (np.array([{}], object), "cannot be read as features"),
     ],
 )

@@ -145,6 +145,15 @@ def test_whatever_scipy_writes_is_well_formed(tmp_path: Path, compressed: bool) 
         mat5.check_mat5(tmp_path / "b.mat")
 
 
+def test_an_array_of_one_axis_and_flags_of_another_writer_are_read(tmp_path: Path) -> None:
+    body = element(5, struct.pack("<II", 6, 0)) + element(5, struct.pack("<i", 4)) + element(1, b"seg")
+    matrix = element(14, body + element(9, np.arange(4.0).tobytes()))
+    path = tmp_path / "a.mat"
+    path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM" + matrix)
+    assert matlab.read_array_shapes(path, ["seg"]) == {"seg": (4,)}
+    np.testing.assert_array_equal(matlab.read_array(path, "seg", (4,)), np.arange(4.0))
+
+
 def test_files_that_matlab_wrote_are_well_formed() -> None:
     """SciPy brings some along, of many versions and on many processors."""
     folder = Path(scipy.io.__file__).parent / "matlab/tests/data"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -236,7 +237,14 @@ def test_folders_of_another_origin_are_not_touched(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"n_subjects": 0}, {"per_class": 200}, {"audio_hz": 8000}, {"video_size": (65, 48)}, {"mat_version": "4"}],
+    [
+        {"n_subjects": 0},
+        {"per_class": 200},
+        {"audio_hz": 8000},
+        {"video_size": (65, 48)},
+        {"mat_version": "4"},
+        {"kind": "easy"},
+    ],
 )
 def test_a_spec_that_cannot_be_generated_names_the_key(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
@@ -305,6 +313,54 @@ def test_a_linear_classifier_sees_class_and_cue_in_every_window_of_an_unseen_per
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
         model.fit(x[~unseen], target[~unseen])
         assert model.score(x[unseen], target[unseen]) > least
+
+
+@pytest.mark.parametrize("modality", ["audio", "eeg"])
+def test_in_the_hard_kind_only_the_order_within_a_window_tells_the_class(modality):
+    """Means over a window are at chance in an unseen person; those of each second find nearly all."""
+    whole, seconds, shown, subject = [], [], [], []
+    for who, label, take in itertools.product(range(9), range(5), range(2)):
+        cast = np.random.default_rng([12, who])
+        rng = np.random.default_rng([12, who, label, take])
+        words = {"seconds": WINDOWS * WINDOW_S, "hard": True}
+        if modality == "eeg":
+            x = render.render_eeg(render.draw_scalp(cast, hard=True), label, False, rng, hz=500, **words)
+            compute = _band_powers
+        else:
+            x = render.render_audio(render.draw_voice(cast, hard=True), label, False, rng, hz=16000, **words)
+            compute = _mel_energies
+        for window in np.split(x, WINDOWS):
+            parts = np.array([compute(part) for part in np.split(window, WINDOW_S)])
+            whole.append(np.concatenate([parts.mean(0), parts.std(0)]))
+            seconds.append(parts.ravel())
+            shown.append(label)
+            subject.append(who)
+    label, unseen = np.array(shown), np.array(subject) >= 6
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
+    accuracy = [
+        model.fit(x[~unseen], label[~unseen]).score(x[unseen], label[unseen]) for x in map(np.array, (whole, seconds))
+    ]
+    assert accuracy[0] < 0.35 and accuracy[1] > 0.9, accuracy
+
+
+def test_the_hard_kind_is_generated_and_is_not_taken_for_the_plain_one(tmp_path):
+    spec = SyntheticSpec(n_subjects=1, per_class=1, seconds=5, kind="hard")
+    generate.generate_subject(tmp_path, 1, spec)
+    assert len(list((tmp_path / "subject1" / "Video").iterdir())) == 5
+    with pytest.raises(ConfigError, match="other settings"):
+        generate.generate_subject(tmp_path, 1, replace(spec, kind="plain"))
+
+
+def test_people_of_before_there_were_kinds_are_plain_ones(tmp_path):
+    spec = replace(SMALL, n_subjects=1)
+    generate.generate_subject(tmp_path, 1, spec)
+    marker = tmp_path / "subject1" / SYNTHETIC_MARKER
+    tree = json.loads(marker.read_text())
+    del tree["spec"]["kind"]
+    marker.write_text(json.dumps(tree))
+    generate.generate_subject(tmp_path, 1, spec)
+    with pytest.raises(ConfigError, match="other settings"):
+        generate.generate_subject(tmp_path, 1, replace(spec, kind="hard"))
 
 
 @pytest.mark.parametrize("hz", generate.AUDIO_RATES)

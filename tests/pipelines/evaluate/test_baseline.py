@@ -69,7 +69,7 @@ def test_every_recording_is_tested_once_by_the_folds_of_the_protocol(
 def test_what_was_computed_is_kept_and_read(
     experiment: Experiment, report: baseline.BaselineReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baseline, "predict_fold", None)  # which would be called
+    monkeypatch.setattr(baseline, "predict_folds", None)  # which would be called
     again = run_baselines(override(experiment, BLOCK))
     assert again.text == report.text and again.result.folds == report.result.folds
     with pytest.raises(TypeError):  # of another access level nothing is kept

@@ -186,6 +186,28 @@ def test_a_stream_measures_first_and_says_when_it_changes(
     assert "measured in 2 of 3 windows with audio" in answers[12]["not_used"]["audio"]
 
 
+def test_what_is_sent_shortens_the_measuring_of_no_other_modality(faces: TestClient) -> None:
+    measured = measure(faces, voice(1).tree("audio"), voice(2).tree("audio"))
+    with faces.websocket_connect("/stream") as socket:
+        socket.send_text(json.dumps({"subject": measured["subject"]}))
+        for k, row in enumerate(make_rows(11)):
+            socket.send_bytes(encode_message(row.tobytes(), modality="face", time=k / 2))
+        answer = listen(socket, 10.0)[-1]
+    assert answer["subject"]["audio"]["state"] == "growing" and answer["subject"]["face"]["state"] == "measuring"
+    assert "of 3 windows with face" in answer["not_used"]["face"]
+    with faces.websocket_connect("/stream") as socket:
+        socket.send_text(json.dumps({"subject": measured["subject"] | {"modalities": {}}}))
+        answer = stream(socket, voice(1), 10)[-1]
+    assert answer["subject"]["audio"]["state"] == "measuring"
+
+
+def test_a_text_of_megabytes_is_not_read(client: TestClient) -> None:
+    with client.websocket_connect("/stream") as socket:
+        socket.send_text('{"subject": [' + "[]," * 2_000_000 + "0]}")
+        send_second(socket, voice(1), 0)
+        assert "at most" in listen(socket, 1.0)[0]["error"]
+
+
 def test_a_stream_by_whom_was_measured_before_is_predicted_at_once(client: TestClient, first_n: TestClient) -> None:
     for server, state in ((client, "growing"), (first_n, "fixed")):
         measured = measure(server, voice(1).tree("audio"), voice(2).tree("audio"))
@@ -239,6 +261,8 @@ def test_given_features_are_sent_measured_and_predicted(faces: TestClient) -> No
 
 def test_a_row_of_a_whole_recording_is_in_all_of_its_windows(faces: TestClient) -> None:
     body = {"face": {"values": [0.1, None, 2]}} | voice(1).tree("audio")
+    alone = faces.post("/predict", json=body | {"subject": measure(faces, body)["subject"]}).json()
+    assert alone["used"] == ["audio"] and "are all alike" in alone["not_used"]["face"]
     measured = measure(faces, body, {"face": {"values": [0.3, 4, 5]}} | voice(2).tree("audio"))
     tree = faces.post("/predict", json=body | {"subject": measured["subject"]}).json()
     assert [w["used"] for w in tree["windows"]] == [["audio", "face"]] * 2
@@ -258,12 +282,29 @@ def test_a_row_of_a_whole_recording_is_in_all_of_its_windows(faces: TestClient) 
         ({"values": [1, 2, 3], "rate": 1}, 'the key "rate"'),
         ({}, "3 features"),
         ({"values": [[[1]]]}, "3 features"),
+        ({"values": [[1, 2, 3], [2, 3, 4]], "time_s": [0, 20000]}, "up to second 20000"),
+        ({"values": [[1, 2, 3], [2, 3, 4]], "time_s": [0, 1.7e9]}, "at most 120 s"),
+        ({"values": [[1, 2, 3]] * 4, "hz": 0.001}, "at most 120 s"),
+        ({"values": [[1, 2, 3]] * 2, "time_s": [-5, -1]}, "no number of it is known"),
+        ({"values": [[None] * 3] * 20, "hz": 2}, "no number of it is known"),
+        ({"values": [[]] * 1_000_000}, "send fewer"),
     ],
 )
 def test_features_that_cannot_be_used_say_why(faces: TestClient, value: Any, reason: str) -> None:
     done = faces.post("/measure", json={"face": value})
     assert done.status_code == 422, done.text
     assert reason in done.json()["not_used"]["face"] and "/tmp" not in done.text
+
+
+def test_nothing_is_predicted_of_what_is_not_known(faces: TestClient) -> None:
+    rows = {"face": {"values": make_rows(10).tolist(), "hz": 2}}
+    subject = {"subject": measure(faces, rows)["subject"]}
+    unknown = {"face": {"values": [[None] * 3] * 20, "hz": 2}}
+    done = faces.post("/predict", json=unknown | subject)
+    assert done.status_code == 422 and "no number of it is known" in done.json()["error"]
+    gap = {"face": {"values": [[1, 2, 3], [2, 3, 4]], "time_s": [0, 22]}}
+    tree = faces.post("/predict", json=gap | subject).json()
+    assert [w["start_s"] for w in tree["windows"]] == [0] and tree["predicted"]  # the last is covered by less than half
 
 
 def test_given_features_are_streamed(faces: TestClient) -> None:
