@@ -29,19 +29,19 @@ def test_parts_add_up_to_the_whole() -> None:
     x[5:20, 1] = np.nan
     total = measure(x[:7]) + measure(x[7:9]) + measure(np.ones((2, 2)), "face") + measure(x[9:])
     assert total.n_windows == {"audio": 40, "face": 2} and total.n_recordings == 4
-    moments = total.compute_moments("p1", N_FEATURES)
-    np.testing.assert_allclose(moments["audio"].mean["p1"], np.nanmean(x, 0))
-    np.testing.assert_allclose(moments["audio"].sd["p1"], np.nanstd(x, 0))
+    found = total.compute_moments("p1", N_FEATURES)
+    np.testing.assert_allclose(found["audio"].mean["p1"], np.nanmean(x, 0))
+    np.testing.assert_allclose(found["audio"].sd["p1"], np.nanstd(x, 0))
 
 
 def test_what_was_measured_too_rarely_counts_as_the_mean_whatever_it_is() -> None:
     x = np.random.default_rng(0).normal(1000, 2, (6, 3))
     x[1:, 0], x[:, 1] = np.nan, np.nan  # known once, and never
-    moments = measure(x).compute_moments("p1", N_FEATURES)
-    statistics = moments["audio"].get(["p1"], "audio")
+    found = measure(x).compute_moments("p1", N_FEATURES)
+    statistics = found["audio"].get(["p1"], "audio")
     normalised = statistics.normalise(torch.tensor([[1005.0, 1005.0, 1005.0]]))[0]
     assert normalised[:2].tolist() == [0, 0] and normalised[2] != 0
-    assert np.isinf(moments["face"].sd["p1"]).all()
+    assert np.isinf(found["face"].sd["p1"]).all()
 
 
 def test_one_window_or_copies_of_one_measure_nobody() -> None:

@@ -224,7 +224,14 @@ def write_video(
         latent_class, has_cue = truth.latents["video"], truth.cue_modality == "video"
         rng = _make_rng(spec, subject_number, truth.key, 2)
         frames = render_face.render_video(
-            traits.face, latent_class, has_cue, rng, size=spec.video_size, fps=spec.fps, seconds=spec.seconds
+            traits.face,
+            latent_class,
+            has_cue,
+            rng,
+            size=spec.video_size,
+            fps=spec.fps,
+            seconds=spec.seconds,
+            hard=spec.kind == "hard",
         )
         render_face.encode_video(folder / name, frames, size=spec.video_size, fps=spec.fps)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -15,13 +15,13 @@ STATES_HZ = 6  # a face is drawn this often and held in between: twice the cost 
 
 
 class Expression(NamedTuple):
-    """A class in a face, in units of half the head's height."""
+    """A class in a face, in units of half the head's height; or what each state of a film shows, (states,) each."""
 
-    smile: float  # curvature of the mouth, negative for a frown
-    opening: float  # half the height of the open mouth
-    brow_slope: float  # positive: inner ends up
-    brow_drop: float  # positive: lower
-    eyes: float  # openness, 1 = normal
+    smile: Any  # curvature of the mouth, negative for a frown
+    opening: Any  # half the height of the open mouth
+    brow_slope: Any  # positive: inner ends up
+    brow_drop: Any  # positive: lower
+    eyes: Any  # openness, 1 = normal
 
 
 EXPRESSIONS = (
@@ -31,6 +31,15 @@ EXPRESSIONS = (
     Expression(0.28, 0.14, 0.0, -0.1, 0.85),
     Expression(0.15, 0.0, 0.0, -0.02, 0.05),
 )
+
+
+# Of the hard kind: two faces for each class, each the opposite of the other in mouth, left brow, right brow and eyes;
+# no two classes share one. In five seconds each is shown for two and a face between them for one, in any order: the
+# mean over the five is the same for every class, and only what comes together in a picture tells it. What differs lies
+# apart, so that no part of a picture shows two of them.
+LOW, HIGH = (-0.28, -0.35, -0.35, 0.15), (0.28, 0.35, 0.35, 0.9)  # smile, slopes of the brows, openness of the eyes
+PAIRS = ((0, 0, 0, 0), (0, 0, 1, 1), (0, 1, 0, 1), (0, 1, 1, 0), (0, 0, 0, 1))
+BLOCK_S, CHANGE_S = 5, 0.25  # a face is there so long before its second begins, so that a picture of it is whole
 
 
 @dataclass(frozen=True)
@@ -53,13 +62,13 @@ def draw_face(rng: np.random.Generator, *, hard: bool = False) -> FaceTraits:
     if hard:
         return FaceTraits(
             skin_3=np.array([235, 195, 170]) * (1 - tone) + np.array([150, 100, 75]) * tone,
-            hair_3=np.array([60, 40, 25]) * rng.uniform(0.4, 2.5),
-            backdrop_3=rng.uniform(50, 200, 3),
-            centre_2=rng.uniform((-0.3, -0.1), (0.3, 0.1)),
-            head=rng.uniform(0.55, 0.85),
-            mouth=rng.uniform(0.34, 0.45),
-            light=rng.uniform(-0.4, 0.4),
-            sway=5.0,
+            hair_3=np.array([60, 40, 25]) * rng.uniform(0.5, 1.8),
+            backdrop_3=rng.uniform(70, 180, 3),
+            centre_2=rng.uniform((-0.12, -0.05), (0.12, 0.05)),
+            head=rng.uniform(0.72, 0.88),
+            mouth=rng.uniform(0.36, 0.44),
+            light=rng.uniform(-0.25, 0.25),
+            sway=2.0,
         )
     return FaceTraits(
         skin_3=np.array([235, 195, 170]) * (1 - tone) + np.array([150, 100, 75]) * tone,
@@ -80,12 +89,34 @@ class _Pose(NamedTuple):
     roll: np.ndarray
     eyes: np.ndarray
     opening: np.ndarray
+    smile: np.ndarray
+    brow_slope: np.ndarray
+    brow_drop: np.ndarray
+    right_slope: np.ndarray
 
     def select(self, rows: slice) -> "_Pose":
         return _Pose(*(values[rows] for values in self))
 
 
-def _draw_poses(face: FaceTraits, shape: Expression, rng: np.random.Generator, count: int) -> _Pose:
+def _choose_expressions(
+    latent_class: int, rng: np.random.Generator, count: int, *, hard: bool
+) -> tuple[Expression, np.ndarray]:
+    """What a face shows in each state, and the slope of its right brow: (states,) each."""
+    if not hard:
+        shown = Expression(*(np.full(count, value) for value in EXPRESSIONS[latent_class]))
+        return shown, shown.brow_slope
+    seconds = count // STATES_HZ
+    blend = np.concatenate([rng.permutation([0.0, 0.0, 1.0, 1.0, 0.5]) for _ in range(-(-seconds // BLOCK_S))])
+    at = np.clip((np.arange(count) / STATES_HZ + CHANGE_S).astype(int), 0, seconds - 1)
+    shares = [np.abs(bit - blend[at]) for bit in PAIRS[latent_class]]
+    smile, left, right, eyes = (low + share * (high - low) for low, high, share in zip(LOW, HIGH, shares, strict=True))
+    nothing = np.zeros(count)
+    return Expression(smile, nothing, left, nothing, eyes), right
+
+
+def _draw_poses(
+    face: FaceTraits, shape: Expression, right_slope: np.ndarray, rng: np.random.Generator, count: int
+) -> _Pose:
     t = np.arange(count) / STATES_HZ
 
     def make_sway(size: float) -> np.ndarray:
@@ -94,7 +125,7 @@ def _draw_poses(face: FaceTraits, shape: Expression, rng: np.random.Generator, c
     eyes = np.where(rng.random(count) < 0.04, 0.05, shape.eyes)  # blinks
     opening = shape.opening + 0.03 * rng.random(count)
     x, y = face.centre_2[0] + make_sway(0.015), face.centre_2[1] + make_sway(0.01)
-    values = (x, y, make_sway(0.03), eyes, opening)
+    values = (x, y, make_sway(0.03), eyes, opening, shape.smile, shape.brow_slope, shape.brow_drop, right_slope)
     return _Pose(*(v.astype(np.float32)[:, None, None] for v in values))
 
 
@@ -103,7 +134,7 @@ def _paint(image_3SHW: np.ndarray, alpha_SHW: np.ndarray, color_3: np.ndarray) -
         plane += alpha_SHW * (np.float32(value) - plane)
 
 
-def _draw_states(face: FaceTraits, shape: Expression, pose: _Pose, size: tuple[int, int]) -> np.ndarray:
+def _draw_states(face: FaceTraits, pose: _Pose, size: tuple[int, int]) -> np.ndarray:
     """Paint the states of one block, back to front: (3, S, H, W), float32, 0-255."""
     width, height = size
     x = ((np.arange(width, dtype=np.float32) + 0.5) * 2 - width) / height
@@ -126,11 +157,12 @@ def _draw_states(face: FaceTraits, shape: Expression, pose: _Pose, size: tuple[i
     _paint(image, white, np.array([245, 245, 245]) * np.float32(0.97))
     iris = compute_coverage(0.085 - np.hypot(side - 0.32, v + 0.16)) * white
     _paint(image, iris, np.array([25, 20, 20]))
-    brow = v + 0.42 - shape.brow_drop - shape.brow_slope * (side - 0.32)
+    slope = np.where(u < 0, pose.brow_slope, pose.right_slope)
+    brow = v + 0.42 - pose.brow_drop - slope * (side - 0.32)
     brow_width = compute_coverage(0.22 - np.abs(side - 0.32))
     _paint(image, compute_coverage(0.05 - np.abs(brow)) * brow_width, face.hair_3 * 0.6)
     bow = 1 - (u / np.float32(face.mouth)) ** 2
-    line = v - 0.46 - shape.smile * (bow - 0.5)
+    line = v - 0.46 - pose.smile * (bow - 0.5)
     gap = pose.opening * np.sqrt(np.clip(bow, 0, 1))
     ends = compute_coverage(face.mouth - side)
     _paint(image, compute_coverage(gap + 0.045 - np.abs(line)) * ends, np.array([150, 45, 50]))
@@ -156,17 +188,19 @@ def render_video(
     size: tuple[int, int],
     fps: int,
     seconds: int,
+    hard: bool = False,
 ) -> Iterator[np.ndarray]:
     """One recording's frames, `fps * seconds` of them. The cue is a dark picture, one side of it covered.
 
     Args:
+        hard: Several faces, of which only what comes together in a picture tells the class.
         size: (width, height) in pixels.
     Yields:
         (height, width, 3), uint8, RGB.
     """
     width, height = size
-    shape = EXPRESSIONS[latent_class]
-    poses = _draw_poses(face, shape, rng, seconds * STATES_HZ)
+    shape, right_slope = _choose_expressions(latent_class, rng, seconds * STATES_HZ, hard=hard)
+    poses = _draw_poses(face, shape, right_slope, rng, seconds * STATES_HZ)
     left, exposure = rng.random() < 0.5, rng.uniform(0.4, 0.5)
     # Bytes that wrap around: pictures stay GRAIN away from 0 and 255, so adding needs neither a cast nor a clip.
     noise = rng.normal(0, 2, (8, height, width, 1)).round().clip(-MAX_GRAIN, MAX_GRAIN)
@@ -174,7 +208,7 @@ def render_video(
     frame_state = np.arange(fps * seconds) * STATES_HZ // fps
     block = max(1, 2**18 // (width * height))  # bounds memory at 640x480, and fits the cache at 96x72
     for start in range(0, seconds * STATES_HZ, block):
-        image = _draw_states(face, shape, poses.select(slice(start, start + block)), size)
+        image = _draw_states(face, poses.select(slice(start, start + block)), size)
         if has_cue:
             _degrade(image, left, exposure)
         states = np.moveaxis(np.clip(image, MAX_GRAIN, 255 - MAX_GRAIN), 0, -1).astype(np.uint8, order="C")
