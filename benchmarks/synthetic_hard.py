@@ -2,11 +2,12 @@
 
     python -m benchmarks.synthetic_hard [FOLDER] [seeds=5] [workers=2] [modality=eeg] [people=0] [key=value ...]
 
-Twelve synthetic people of 50 recordings, four held out in each of three folds, each encoder alone. What speech and EEG
-show of a class is the order in which signatures come, which no mean over a window holds; faces are anywhere in the
-picture, of any size, tilted and lit from a side (`kind="hard"` of eav_ray/data/synthetic/generate.py). The best
-possible accuracy is that of the plain kind. The rivals are those of `eav baseline`: a support-vector machine on cepstra
-and log-mel bands, on band powers, and on blocks of grey and edges.
+Twelve synthetic people of 50 recordings, four held out in each of three folds, each encoder alone. What is shown has
+the same mean over a window whatever the class: in speech and EEG a class is when each of five signatures comes, in a
+face what comes together in a picture; people and their microphones and cameras differ more than in the plain kind
+(`kind="hard"` of eav_ray/data/synthetic/generate.py). The best possible accuracy is that of the plain kind. The rivals
+are those of `eav baseline`: a support-vector machine on cepstra and log-mel bands, on band powers, and on blocks of
+grey and edges.
 
 `key=value` words change an experiment, on other people (`people=0`): so the designs below were chosen. FOLDER keeps
 what is done.
