@@ -49,7 +49,7 @@ RIVAL = "svm"
 CHANGES: dict[str, Any] = {
     "train.encoders.audio.epochs": 8,
     "train.encoders.eeg.epochs": 4,
-    "train.encoders.video.epochs": 4,
+    "train.encoders.video.epochs": 16,
     "model.eeg.dropout": 0.3,
 }
 
