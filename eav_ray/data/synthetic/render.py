@@ -5,9 +5,9 @@ each class has a signature that is present in every 5 s window. A signal with th
 but also something that a human would notice at once; what it means is up to `data/synthetic/generate.py`. The
 signatures are inventions: nothing about real emotions can be learned from them.
 
-In the hard kind people differ more, noise is louder, and what is shown has the same mean over five seconds whatever the
-class: EEG and speech hold the signatures of all classes, and the class lies in when each comes; a face shows several
-expressions, and the class lies in what comes together in a picture.
+In the hard kind people differ more and noise is louder. EEG and speech hold the signatures of all classes, so that
+their mean over five seconds is the same, and the class lies in when each comes. A face shows an expression and its
+opposite, and the class lies in which parts of the face go together, wherever it is in the picture.
 """
 
 from dataclasses import dataclass

@@ -34,9 +34,8 @@ EXPRESSIONS = (
 
 
 # Of the hard kind: two faces for each class, each the opposite of the other in mouth, left brow, right brow and eyes;
-# no two classes share one. In five seconds each is shown for two and a face between them for one, in any order: the
-# mean over the five is the same for every class, and only what comes together in a picture tells it. What differs lies
-# apart, so that no part of a picture shows two of them.
+# no two classes share one. Of five seconds one is shown for four and the other for one: what tells a class is which
+# parts of a face go together, and these lie apart, so that no block of a picture shows two of them.
 LOW, HIGH = (-0.28, -0.35, -0.35, 0.15), (0.28, 0.35, 0.35, 0.9)  # smile, slopes of the brows, openness of the eyes
 PAIRS = ((0, 0, 0, 0), (0, 0, 1, 1), (0, 1, 0, 1), (0, 1, 1, 0), (0, 0, 0, 1))
 BLOCK_S, CHANGE_S = 5, 0.25  # a face is there so long before its second begins, so that a picture of it is whole
@@ -106,7 +105,7 @@ def _choose_expressions(
         shown = Expression(*(np.full(count, value) for value in EXPRESSIONS[latent_class]))
         return shown, shown.brow_slope
     seconds = count // STATES_HZ
-    blend = np.concatenate([rng.permutation([0.0, 0.0, 1.0, 1.0, 0.5]) for _ in range(-(-seconds // BLOCK_S))])
+    blend = np.concatenate([rng.permutation([0.0, 0.0, 0.0, 0.0, 1.0]) for _ in range(-(-seconds // BLOCK_S))])
     at = np.clip((np.arange(count) / STATES_HZ + CHANGE_S).astype(int), 0, seconds - 1)
     shares = [np.abs(bit - blend[at]) for bit in PAIRS[latent_class]]
     smile, left, right, eyes = (low + share * (high - low) for low, high, share in zip(LOW, HIGH, shares, strict=True))

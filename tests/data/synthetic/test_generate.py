@@ -344,23 +344,30 @@ def test_in_the_hard_kind_only_the_order_within_a_window_tells_the_class(modalit
     assert accuracy[0] < 0.35 and accuracy[1] > 0.9, accuracy
 
 
-def test_in_the_hard_kind_only_what_comes_together_in_a_picture_tells_the_class():
-    pictures, shown, subject = [], [], []
-    for who, label, take in itertools.product(range(12), range(5), range(2)):
-        face = render_face.draw_face(np.random.default_rng([13, who]))  # who sits still, in the middle
-        rng = np.random.default_rng([13, who, label, take])
-        words = {"size": (96, 72), "fps": 1, "seconds": WINDOW_S, "hard": True}
-        frames = list(render_face.render_video(face, label, False, rng, **words))
-        pictures.append([_edges(frame[None].astype(np.float32)) for frame in frames])
-        shown.append(label)
-        subject.append(who)
-    x_BTF, label, unseen = np.array(pictures), np.array(shown), np.array(subject) >= 9
-    whole = np.concatenate([x_BTF.mean(1), x_BTF.std(1)], 1)
+def test_in_the_hard_kind_means_over_pictures_of_people_who_move_tell_little():
+    """Of people who sit still in the middle, single pictures tell the class to who has seen others of them."""
+
+    def draw(hard_traits):
+        pictures, shown, subject = [], [], []
+        for who, label, take in itertools.product(range(12), range(5), range(2)):
+            face = render_face.draw_face(np.random.default_rng([13, who]), hard=hard_traits)
+            rng = np.random.default_rng([13, who, label, take])
+            frames = render_face.render_video(
+                face, label, False, rng, size=(96, 72), fps=1, seconds=WINDOW_S, hard=True
+            )
+            pictures.append([_edges(frame[None].astype(np.float32)) for frame in frames])
+            shown.append(label)
+            subject.append(who)
+        return np.array(pictures), np.array(shown), np.array(subject) >= 9
+
     model = make_pipeline(StandardScaler(), SVC(C=10.0))
-    assert model.fit(whole[~unseen], label[~unseen]).score(whole[unseen], label[unseen]) < 0.4
+    x_BTF, label, unseen = draw(hard_traits=True)
+    whole = np.concatenate([x_BTF.mean(1), x_BTF.std(1)], 1)
+    assert model.fit(whole[~unseen], label[~unseen]).score(whole[unseen], label[unseen]) < 0.5
+    x_BTF, label, unseen = draw(hard_traits=False)
     model.fit(x_BTF[~unseen].reshape(-1, x_BTF.shape[-1]), label[~unseen].repeat(WINDOW_S))
     votes = model.decision_function(x_BTF[unseen].reshape(-1, x_BTF.shape[-1])).reshape(-1, WINDOW_S, 5).sum(1)
-    assert (votes.argmax(1) == label[unseen]).mean() > 0.6
+    assert (votes.argmax(1) == label[unseen]).mean() > 0.7
 
 
 def test_the_hard_kind_is_generated_and_is_not_taken_for_the_plain_one(tmp_path):
