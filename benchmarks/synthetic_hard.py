@@ -8,8 +8,8 @@ people and their microphones and cameras differ more than in the plain kind (`ki
 eav_ray/data/synthetic/generate.py). The best possible accuracy is that of the plain kind. The rivals are those of
 `eav baseline`: a support-vector machine on cepstra and log-mel bands, on band powers, and on blocks of grey and edges.
 
-`key=value` words change an experiment, on other people (`people=0`): so the designs below were chosen. FOLDER keeps
-what is done.
+`key=value` words change an experiment, on other people (`people=0`, `people=1`): so the designs below were chosen.
+FOLDER keeps what is done.
 """
 
 import multiprocessing
@@ -42,10 +42,10 @@ from eav_ray.training.dataloader import WindowLabels
 from eav_ray.training.run_spec import plan_runs
 
 FOLDS, SEEDS = 3, 5
-SPEC = SyntheticSpec(n_subjects=9, per_class=8, seed=1, kind="hard")  # other people than the designs were chosen on
+SPEC = SyntheticSpec(n_subjects=9, per_class=8, seed=2, kind="hard")  # other people than the designs were chosen on
 MARGIN = 10.0  # points that the rivals stay below the best possible accuracy
 RIVAL = "svm"
-# Chosen on the people of seed 0.
+# Chosen on the people of seeds 0 and 1; there 16 epochs of video left a fold of three at chance, and 32 are not tried.
 CHANGES: dict[str, Any] = {
     "train.encoders.audio.epochs": 12,
     "train.encoders.eeg.epochs": 4,

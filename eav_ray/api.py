@@ -296,7 +296,7 @@ class Predictor:
             reasons |= not_measured
         if not any(total.has(m) for m in self.normalised):
             n_windows = max(total.n_windows.values(), default=0)
-            described = "; ".join(f"{m}: {reason}" for m, reason in reasons.items())
+            described = predictor.join_reasons(reasons)
             raise DataError(
                 f"the recordings have {n_windows} windows by which the person can be measured; at least {MIN_WINDOWS} "
                 f"that differ are needed{f' ({described})' if described else ''}"
@@ -370,7 +370,7 @@ class Predictor:
         )
         tree = self._predictor.predict_upload(upload, self._make_limits(), self._measurement)
         if not tree["windows"]:
-            reasons = "; ".join(f"{m}: {reason}" for m, reason in tree["not_used"].items())
+            reasons = predictor.join_reasons(tree["not_used"])
             raise DataError(f"nothing of this recording can be used ({reasons})")
         windows = tuple(_make_prediction(window, {}, ()) for window in tree["windows"])
         return _make_prediction(tree, tree["not_used"], windows)

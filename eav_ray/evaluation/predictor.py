@@ -228,6 +228,11 @@ class Predictor:
         return [m for m in self.modalities if window[f"has_{m}"]]
 
 
+def join_reasons(not_used: Mapping[str, str]) -> str:
+    """Join why modalities are not used, for an error in one line."""
+    return "; ".join(f"{m}: {reason}" for m, reason in not_used.items())
+
+
 def stack_column(values: list[Any]) -> np.ndarray:
     """Stack what rows hold in one column, as Ray Data batches it: a window of frames is a list of files."""
     if isinstance(values[0], np.ndarray):

@@ -94,6 +94,11 @@ class SyntheticSpec:
             raise ConfigError("cannot generate: " + "; ".join(problems))
 
     @property
+    def is_hard(self) -> bool:
+        """Whether means over a window hardly show the class."""
+        return self.kind == "hard"
+
+    @property
     def recordings_per_subject(self) -> int:
         """Recordings per subject."""
         return self.per_class * len(CLASSES) * (2 if self.listening else 1)
@@ -150,7 +155,7 @@ def _make_rng(spec: SyntheticSpec, subject_number: int, key: int, stream: int) -
 
 def _draw_subject_traits(spec: SyntheticSpec, subject_number: int) -> _SubjectTraits:
     scalp, voice, face = (_make_rng(spec, subject_number, 0, stream) for stream in range(3))
-    hard = spec.kind == "hard"
+    hard = spec.is_hard
     return _SubjectTraits(
         render.draw_scalp(scalp, hard=hard), render.draw_voice(voice, hard=hard), render_face.draw_face(face, hard=hard)
     )
@@ -181,7 +186,7 @@ def _write_eeg(
             rng,
             hz=spec.eeg_hz,
             seconds=spec.seconds,
-            hard=spec.kind == "hard",
+            hard=spec.is_hard,
         )
         label[2 * truth.label + (truth.task == SPEAKING), column] = 1
     key = "seg" if subject_number % 4 == 1 else "seg1"  # about the proportion in EAV: 11 subjects and 31
@@ -209,7 +214,7 @@ def _write_audio(
             rng,
             hz=spec.audio_hz,
             seconds=spec.seconds,
-            hard=spec.kind == "hard",
+            hard=spec.is_hard,
         )
         soundfile.write(folder / name, sound, spec.audio_hz, subtype="PCM_16")
 
@@ -231,7 +236,7 @@ def write_video(
             size=spec.video_size,
             fps=spec.fps,
             seconds=spec.seconds,
-            hard=spec.kind == "hard",
+            hard=spec.is_hard,
         )
         render_face.encode_video(folder / name, frames, size=spec.video_size, fps=spec.fps)
 

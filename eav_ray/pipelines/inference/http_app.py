@@ -32,7 +32,7 @@ from eav_ray.data.streaming.messages import MAX_MESSAGE_BYTES, check_keys, parse
 from eav_ray.data.streaming.stream import HOP_S, LiveStream, StreamSnapshot, make_window
 from eav_ray.data.streaming.upload import MAX_UPLOAD_S, Upload, parse_upload
 from eav_ray.errors import DataError
-from eav_ray.evaluation.predictor import Predictor, build_prediction_trees
+from eav_ray.evaluation.predictor import Predictor, build_prediction_trees, join_reasons
 from eav_ray.evaluation.subject_measurement import MIN_WINDOWS, SubjectMeasurement
 from eav_ray.pipelines.inference.auth import TokenAuthMiddleware, encode_json, make_json_response
 
@@ -172,7 +172,7 @@ class PredictionService:
             )
         answer = p.predict_upload(upload, measurement=measurement)
         if not answer["windows"]:
-            reasons = "; ".join(f"{m}: {reason}" for m, reason in answer["not_used"].items())
+            reasons = join_reasons(answer["not_used"])
             raise RequestError(422, f"nothing in this request can be used ({reasons})", not_used=answer["not_used"])
         return answer
 
@@ -191,7 +191,7 @@ class PredictionService:
             )
         found, not_used = p.measure_upload(upload)
         if not found.sums:
-            reasons = "; ".join(f"{m}: {reason}" for m, reason in not_used.items())
+            reasons = join_reasons(not_used)
             raise RequestError(422, f"nothing in this request can be measured ({reasons})", not_used=not_used)
         total = earlier + found
         return {
