@@ -434,12 +434,12 @@ def run_groups(folder: Path) -> Part:
     while job.poll() is None:
         for child in [process, *process.children(recursive=True)]:
             try:
-                name = child.cmdline()[0] if child.pid != job.pid else "the driver"
+                name = child.cmdline()[0] if child.pid != job.pid else "driver"
                 memory = int(child.memory_full_info().uss)
                 has_torch = any("libtorch" in mapped.path for mapped in child.memory_maps())
             except (psutil.Error, IndexError):
                 continue
-            if (name.startswith("ray::") and "IDLE" not in name) or name == "the driver":
+            if (name.startswith("ray::") and "IDLE" not in name) or name == "driver":
                 before = used.get(child.pid, ("", 0, False))
                 used[child.pid] = name, max(before[1], memory), before[2] or has_torch
         time.sleep(0.5)
