@@ -16,6 +16,8 @@ from eav_ray.config.kinds import DatasetKind
 from eav_ray.errors import DataError
 
 MAX_RECORDING_S = 3600  # of one recording: longer files are damaged, hostile, or whole sessions
+Span = tuple[float, float]  # from, to: seconds since the recording began
+
 LISTENING = "listening"  # recordings of this task are only ever trained on
 
 
@@ -79,12 +81,31 @@ class Listing:
 
 @dataclass(frozen=True)
 class RawEEG:
-    """EEG as recorded."""
+    """EEG as recorded.
+
+    Attributes:
+        bad_channels: Channels that the file itself calls bad, and in which words.
+        missing_s: Where nothing was recorded, or the file says that it is not to be used; values there count for
+            nothing. What lies before and after such a span are pieces that know nothing of each other.
+        remarks: What the file says of itself that changed what is stored, in a line each.
+    """
 
     values_CT: np.ndarray = field(repr=False)  # (channels, samples), float, in the file's unit
     hz: float
     channels: tuple[str, ...]
     unit: str  # "microvolt", "volt", or "auto" where the file does not say
+    bad_channels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    missing_s: tuple[Span, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def measure_overlap(spans_s: Sequence[Span], start_s: float, end_s: float) -> float:
+    """Measure how many seconds between two times lie in any of some spans, which may overlap."""
+    covered_s, reached_s = 0.0, start_s
+    for first_s, last_s in sorted(spans_s):
+        covered_s += max(0.0, min(last_s, end_s) - max(first_s, reached_s))
+        reached_s = max(reached_s, last_s)
+    return covered_s
 
 
 class DatasetReader(DatasetKind):

@@ -77,8 +77,9 @@ def summarize_quality_per_subject(report: QualityReport) -> pd.DataFrame:
 
 
 def format_quality(report: QualityReport) -> str:
-    """Format a line a person."""
-    return format_table(_build_subject_table(report))
+    """Format a line a person, and a line for everything that files say of themselves."""
+    remarks = _build_remark_table(report)
+    return "\n\n".join(format_table(t) for t in (_build_subject_table(report), remarks) if t.rows)
 
 
 def render_quality_page(report: QualityReport) -> str:
@@ -89,6 +90,8 @@ def render_quality_page(report: QualityReport) -> str:
         Section("People", [_build_subject_table(report), note]),
         Section("Recordings per class", [_build_class_table(report)]),
     ]
+    if (remarks := _build_remark_table(report)).rows:
+        sections.append(Section("What files say of themselves, and was used", [remarks]))
     bad_channels = [q["eeg_bad_channel_reasons"] for q in report.recordings if "eeg_bad_channel_reasons" in q]
     if bad_channels:
         parts = [_build_bad_channel_map(bad_channels, report.channels), _build_bad_channel_table(bad_channels)]
@@ -108,6 +111,16 @@ def _build_subject_table(report: QualityReport) -> Table:
     measured = [column for column in (*QUALITY_COLUMNS, ("EEG unit", "unit", "")) if column[1] in summary]
     counts = [("subject", "subject", ""), ("recordings", "recordings", ""), ("windows", "windows", "")]
     return build_table(summary.reset_index().to_dict("records"), [*counts, *measured, ("problems", "problems", "")])
+
+
+def _build_remark_table(report: QualityReport) -> Table:
+    """A row for each thing that files say, the most frequent first, with the first recording of which it is said."""
+    said: dict[str, list[str]] = {}
+    for q in report.recordings:
+        for remark in q.get("remarks", ()):
+            said.setdefault(remark, []).append(f"{q['subject']}/{q['recording']}")
+    rows = [[remark, str(len(of)), of[0]] for remark, of in sorted(said.items(), key=lambda item: -len(item[1]))]
+    return Table(["what files say of themselves", "recordings", "the first"], rows, left=True)
 
 
 def _build_class_table(report: QualityReport) -> Table:

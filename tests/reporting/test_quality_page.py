@@ -68,3 +68,14 @@ def test_audio_alone_has_neither_head_nor_faces() -> None:
         and "bad channels" not in page
         and "10.00%" in format_quality(QualityReport(("a",), [recording], ()))
     )
+
+
+def test_what_files_say_is_shown_once_with_how_many_say_it() -> None:
+    said = {"remarks": ["eeg: volts"]}
+    rows = [row("p1", 0, {}) | said, row("p1", 1, {}) | {"remarks": ["video: turned <by> 90"]}, row("p2", 0, {}) | said]
+    report = QualityReport(("calm", "angry"), rows, ())
+    last = format_quality(report).splitlines()[-2:]
+    assert [line.split()[-2:] for line in last] == [["2", "p1/000"], ["1", "p1/001"]]
+    page = render_quality_page(report)
+    assert "eeg: volts" in page and "turned &lt;by&gt; 90" in page and page.count("p1/000") == 1
+    assert "files say" not in render_quality_page(QUALITY)

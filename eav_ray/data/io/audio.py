@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import librosa
 import numpy as np
@@ -10,7 +11,7 @@ import soundfile
 
 from eav_ray.data.io import soundtrack
 from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, DecodingLimits
-from eav_ray.data.recordings import MAX_RECORDING_S
+from eav_ray.data.recordings import MAX_RECORDING_S, Span
 from eav_ray.errors import DataError
 
 UNKNOWN_LENGTH_BYTES = 0x7FFFF000  # recorders that cannot go back to the header write a length like 0xFFFFFFFF
@@ -18,21 +19,32 @@ LENGTH_PATTERN = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # in 
 BLOCK_SAMPLES = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
 
+class DecodedAudio(NamedTuple):
+    samples_T: np.ndarray  # (n,) float32 in [-1, 1], mono (mean of the channels), at the rate that was asked for
+    missing_s: tuple[Span, ...] = ()  # where the file has nothing; samples there are zero
+    remarks: tuple[str, ...] = ()  # what the file says of itself that changed what is stored, in a line each
+
+
 def read_audio(
+    path: str | Path, hz: int, timeout_s: float = 120.0, max_duration_s: float = MAX_RECORDING_S
+) -> np.ndarray:
+    """Decode a file as `decode_audio` does: the samples alone."""
+    return decode_audio(path, hz, timeout_s, max_duration_s).samples_T
+
+
+def decode_audio(
     path: str | Path,
     hz: int,
     timeout_s: float = 120.0,
     max_duration_s: float = MAX_RECORDING_S,
     corruption: Callable[[np.ndarray, int], np.ndarray] | None = None,
-) -> np.ndarray:
+) -> DecodedAudio:
     """Decode a file of any rate, number of channels and format that libsndfile knows (wav, flac, ogg, mp3), or a film.
 
     Args:
         timeout_s: Give up after so long.
         max_duration_s: Longer files are refused.
         corruption: What becomes of the decoded signal, at the file's rate (`data/corruptions/audio.py`).
-    Returns:
-        (n,) float32 in [-1, 1], mono (mean of the channels), `hz` samples per second.
     Raises:
         DataError: The file is missing, unreadable, empty, shorter than its header says, longer than `max_duration_s`,
             sampled at a rate that no recorder has, takes too long, or holds a value that is not finite; or a film has
@@ -46,7 +58,7 @@ def read_audio(
     if corruption is not None:
         _require_finite(x_T, path)
         x_T = corruption(x_T, source_hz)
-    return resample_audio(x_T, source_hz, hz, path)
+    return DecodedAudio(resample_audio(x_T, source_hz, hz, path))
 
 
 def _read_sound_file(path: str | Path, limits: DecodingLimits) -> tuple[np.ndarray, int]:

@@ -11,7 +11,7 @@ from av.container import InputContainer
 
 from eav_ray.data.io.face_crop import FaceCropper
 from eav_ray.data.io.limits import DecodingLimits, limit_frames, require_frame_size
-from eav_ray.data.recordings import MAX_RECORDING_S
+from eav_ray.data.recordings import MAX_RECORDING_S, Span
 from eav_ray.errors import DataError
 
 MAX_MISSING_S = 0.5  # a stream may state a few frames more than it has
@@ -36,6 +36,8 @@ class DecodedVideo(NamedTuple):
     frames: np.ndarray  # (n, size, size, 3) uint8 RGB
     duration_s: float  # duration of what was decoded
     faceless: np.ndarray | None = None  # (n,) bool: no face was found; None where none was looked for
+    missing_s: tuple[Span, ...] = ()  # where the film has nothing; frames there are those before it
+    remarks: tuple[str, ...] = ()  # what the file says of itself that changed what is stored, in a line each
 
 
 class FrameResizer:

@@ -9,18 +9,23 @@ import numpy as np
 import pyarrow as pa
 
 from eav_ray.config import Preprocessing
-from eav_ray.data.recordings import Problem
+from eav_ray.data.recordings import Problem, Span
 
 
 @dataclass(frozen=True)
 class RecordingSignals:
-    """One recording, read: what there is of each modality, at the stored rates."""
+    """One recording, read: what there is of each modality, at the stored rates.
+
+    Attributes:
+        missing_s: Spans in which a modality is missing, by its name.
+    """
 
     arrays: Mapping[str, np.ndarray]
     durations_s: Mapping[str, float]
     problems: tuple[Problem, ...] = ()
     quality: Mapping[str, Any] = field(default_factory=dict)
     faceless: np.ndarray | None = None  # (frames,) bool; None where faces were not looked for
+    missing_s: Mapping[str, tuple[Span, ...]] = field(default_factory=dict)
 
 
 class Modality(ABC):

@@ -15,7 +15,7 @@ from eav_ray.data.preprocessing.eeg_ica import estimate_artifacts
 from eav_ray.data.preprocessing.electrodes import load_standard_montage, resolve_electrodes
 from eav_ray.data.preprocessing.resampling import compute_resampling_ratio, decimate
 from eav_ray.data.preprocessing.units import resolve_unit
-from eav_ray.data.recordings import RawEEG
+from eav_ray.data.recordings import RawEEG, Span
 from eav_ray.errors import DataError
 
 FLAT_SD_UV = 0.1  # less than an amplifier's own noise
@@ -39,6 +39,8 @@ class PreparedEEG(NamedTuple):
     unit: str  # that the file had
     bad_channels: dict[str, str]  # bad channel -> reason; those without a known position are zero
     removed_components: tuple[str, ...] = ()  # labels of the components that were taken out
+    missing_s: tuple[Span, ...] = ()  # as of `RawEEG`; zero in `x_CT`
+    remarks: tuple[str, ...] = ()  # as of `RawEEG`
 
 
 def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> PreparedEEG:

@@ -13,7 +13,7 @@ from eav_ray.data.modalities.base import RecordingSignals
 from eav_ray.data.modalities.features import average_into_steps
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.preprocessing.eeg import PreparedEEG
-from eav_ray.data.recordings import MAX_RECORDING_S, Problem, Recording
+from eav_ray.data.recordings import MAX_RECORDING_S, Problem, Recording, Span, measure_overlap
 from eav_ray.errors import DataError
 
 MIN_COVERAGE = 0.5  # share of a window that a modality must cover to count as present
@@ -67,6 +67,8 @@ def read_signals(
     signals: dict[str, np.ndarray] = {}
     problems: list[Problem] = []
     quality: dict[str, Any] = {}
+    missing_s: dict[str, tuple[Span, ...]] = {}
+    remarks: list[str] = []
     faceless: np.ndarray | None = None
     # Features last: those of a whole recording last as long as what was recorded of it.
     for m in sorted(window_format.modalities, key=lambda m: m in preprocessing.features):
@@ -81,15 +83,19 @@ def read_signals(
                     quality |= {"eeg_unit": prepared_eeg.unit, "eeg_bad_channel_reasons": prepared_eeg.bad_channels}
                     if preprocessing.eeg.artefacts != "none":
                         quality["eeg_removed_components"] = prepared_eeg.removed_components
+                    missing_s["eeg"] = prepared_eeg.missing_s
+                    remarks += [f"eeg: {remark}" for remark in prepared_eeg.remarks]
                 case "audio" if recording.audio is not None:
                     limit_s = preprocessing.file_timeout_s
-                    signals["audio"] = audio.read_audio(
+                    sound = audio.decode_audio(
                         recording.audio, preprocessing.audio.hz, limit_s, max_duration_s, audio_corruption
                     )
+                    signals["audio"], missing_s["audio"] = sound.samples_T, sound.missing_s
+                    remarks += [f"audio: {remark}" for remark in sound.remarks]
                     durations_s["audio"] = len(signals["audio"]) / preprocessing.audio.hz
                 case "video" if recording.video is not None:
                     v = preprocessing.video
-                    signals["video"], durations_s["video"], faceless = video.read_video(
+                    film = video.read_video(
                         recording.video,
                         v.fps,
                         v.size,
@@ -98,6 +104,9 @@ def read_signals(
                         max_duration_s=max_duration_s,
                         corruption=video_corruption,
                     )
+                    signals["video"], durations_s["video"], faceless = film.frames, film.duration_s, film.faceless
+                    missing_s["video"] = film.missing_s
+                    remarks += [f"video: {remark}" for remark in film.remarks]
                 case _ if m in recording.features:
                     longest_s = max(durations_s.values(), default=0.0)
                     signals[m], durations_s[m] = _read_features(m, recording, preprocessing, longest_s, max_duration_s)
@@ -105,7 +114,9 @@ def read_signals(
                     pass
         except DataError as error:
             problems.append(Problem(recording.subject, recording.recording, recording.get_source(m) or "", str(error)))
-    return RecordingSignals(signals, durations_s, tuple(problems), quality, faceless)
+    if remarks:
+        quality["remarks"] = remarks
+    return RecordingSignals(signals, durations_s, tuple(problems), quality, faceless, missing_s)
 
 
 def cut_recording(
@@ -126,7 +137,8 @@ def cut_signals(
 
     The longest modality decides how many windows there are: the whole ones, at least one. A modality is present in a
     window where it covers at least half of it, or where it covers anything of the only window; what it lacks there
-    is padded (audio and EEG with zeros, video with its last frame). Where it is not present its array is zero.
+    is padded (audio and EEG with zeros, video with its last frame). Spans in which it is missing do not count as
+    covered. Where it is not present its array is zero.
 
     Returns:
         Windows, one dictionary each: `subject`, `recording`, `window`, `label`, `task`, `order`; for each modality
@@ -148,7 +160,10 @@ def cut_signals(
     for w in range(n_windows):
         row: dict[str, Any] = {name: getattr(recording, name) for name in RECORDING_FIELDS} | {"window": w}
         for m in window_format.modalities:
-            covered_s = float(np.clip(durations_s.get(m, 0.0) - w * window_s, 0.0, window_s))
+            start_s = float(w * window_s)
+            end_s = min(durations_s.get(m, 0.0), start_s + window_s)
+            gaps_s = recording_signals.missing_s.get(m, ())
+            covered_s = max(0.0, end_s - start_s) - measure_overlap(gaps_s, start_s, end_s)
             present = covered_s > 0 and (n_windows == 1 or covered_s >= MIN_COVERAGE * window_s)
             modality = get_modality(m)
             row[m] = modality.cut(arrays.get(m), w, modality.compute_shape(preprocessing, window_format.eeg_channels))

@@ -210,7 +210,10 @@ def read_signals(
 def merge_signals(first: windowing.RecordingSignals, second: windowing.RecordingSignals) -> windowing.RecordingSignals:
     """Two readings of one recording, of different modalities."""
     return windowing.RecordingSignals(
-        {**first.arrays, **second.arrays}, {**first.durations_s, **second.durations_s}, first.problems + second.problems
+        {**first.arrays, **second.arrays},
+        {**first.durations_s, **second.durations_s},
+        first.problems + second.problems,
+        missing_s={**first.missing_s, **second.missing_s},
     )
 
 

@@ -102,6 +102,8 @@ def prepare_subject(
                     "unit": found.unit,
                     "bad_channels": found.bad_channels,
                     "removed_components": found.removed_components,
+                    "missing_s": found.missing_s,
+                    "remarks": found.remarks,
                 }
                 tensors[recording.recording] = found.x_CT
         yield {
@@ -118,6 +120,13 @@ def unpack_eeg(row: dict[str, Any]) -> dict[str, PreparedEEG | DataError]:
     return {
         name: DataError(fact)
         if isinstance(fact, str)
-        else PreparedEEG(tensors[name], fact["unit"], fact["bad_channels"], tuple(fact["removed_components"]))
+        else PreparedEEG(
+            tensors[name],
+            fact["unit"],
+            fact["bad_channels"],
+            tuple(fact["removed_components"]),
+            tuple((first_s, last_s) for first_s, last_s in fact["missing_s"]),
+            tuple(fact["remarks"]),
+        )
         for name, fact in facts.items()
     }

@@ -13,8 +13,9 @@ import pytest
 import soundfile
 
 from eav_ray.config import ModalityName, Preprocessing, VideoPreprocessing
-from eav_ray.data.preprocessing.eeg import prepare_eeg
-from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording
+from eav_ray.data.modalities.base import RecordingSignals
+from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
+from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording, cut_signals
 from eav_ray.data.recordings import Listing, RawEEG, Recording
 
 PROFILE = Preprocessing(window_s=1, video=VideoPreprocessing(fps=5, size=16))
@@ -211,3 +212,24 @@ def test_quality_says_how_loud_and_how_still_a_recording_is(tmp_path: Path) -> N
     assert found.quality["audio_db"] == pytest.approx(20 * np.log10(np.clip(2 * sine, -1, 1).std()), abs=0.1)
     assert found.quality["video_repeated"] == 0 and found.quality["video_luma"] == pytest.approx(46, abs=3)
     assert "eeg_bad_channel_reasons" not in found.quality
+
+
+def test_spans_that_are_missing_are_not_covered() -> None:
+    """Two spans that overlap, across the ends of windows of a second; more than half of a window must be there."""
+    signals = RecordingSignals(
+        {"audio": np.ones(4 * 16_000, np.float32)}, {"audio": 4.0}, missing_s={"audio": ((0.8, 1.6), (1.2, 1.7))}
+    )
+    made = Recording("p1", "007", 0, "speaking", 6, audio="a.wav")
+    windows = cut_signals(signals, made, WindowFormat(PROFILE, ("audio",), 0)).windows
+    assert [w["audio_seconds"] for w in windows] == pytest.approx([0.8, 0.0, 1.0, 1.0])
+    assert [w["has_audio"] for w in windows] == [True, False, True, True]
+    assert not windows[1]["audio"].any()
+
+
+def test_what_files_say_of_themselves_is_kept(tmp_path: Path) -> None:
+    """Missing spans and remarks of EEG come through the stage before."""
+    _, made = recording(tmp_path, eeg_s=3)
+    prepared = PreparedEEG(np.ones((4, 3 * PROFILE.eeg.hz), np.float32), "volt", {}, (), ((1.0, 2.0),), ("one", "two"))
+    found = cut_recording(made, WindowFormat(PROFILE, ("eeg",), 4), prepared)
+    assert [w["has_eeg"] for w in found.windows] == [True, False, True]
+    assert found.quality["remarks"] == ["eeg: one", "eeg: two"]
