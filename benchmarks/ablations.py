@@ -22,21 +22,28 @@ from typing import Any
 
 import pandas as pd
 import torch
-from scipy.stats import wilcoxon
 
-from benchmarks import accuracy, synthetic
-from benchmarks.common import finish_benchmark, parse_arguments, read_table, write_table
-from eav_ray.config import Experiment, digest, override
+from benchmarks import synthetic
+from benchmarks.common import find_real_data, finish_benchmark, format_gains, parse_arguments, read_table, write_table
+from benchmarks.real import score_subjects
+from eav_ray.config import Experiment, digest, load_experiment, override
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.splits import Split, list_labeled_recordings, make_split
 from eav_ray.pipelines.preprocess.preprocess import preprocess
 from eav_ray.storage import Store
-from eav_ray.training.metrics import average_per_recording, predict_classes
 from eav_ray.training.prepared_run import WorkerContext
 from eav_ray.training.run_spec import Run, plan_encoder_run, plan_fusion_run
 from eav_ray.training.runner import execute_run, train_and_predict_split
 
-SEEDS = 3
+SEEDS, FOLDS_OF_REAL_PEOPLE = 3, 8
+MFCC_CHANGES: dict[str, Any] = {
+    "model.audio": {"kind": "mfcc"},
+    "split.n_folds": FOLDS_OF_REAL_PEOPLE,
+    "train.encoders.audio.lr": 2e-3,
+    "train.encoders.audio.epochs": 30,
+    "train.encoders.audio.batch": 32,
+    "train.checkpoint_epochs": 1000,
+}
 SMALL_JOINT_CHANGES = {
     "data.modalities": ["audio", "eeg"],
     "model.audio": {"kind": "mfcc"},
@@ -78,25 +85,25 @@ OPTIONS = (
     Option("joint", "no weight loss", SMALL_JOINT_CHANGES | {"fusion.modality_weight_loss": 0.0}),
 )
 PART_DESCRIPTIONS = {
-    "fusion": "shared attention on frozen encoders, synthetic people, accuracy of recordings",
+    "fusion": "shared attention on frozen encoders, synthetic people, balanced accuracy of recordings",
     "audio": "`mfcc` on RAVDESS, balanced accuracy of windows",
-    "spectrogram": "AST (96 wide, 3 layers), synthetic people, accuracy of recordings",
-    "joint": "`mfcc` and `bandpower` trained end to end, synthetic people, accuracy of recordings",
+    "spectrogram": "AST (96 wide, 3 layers), synthetic people, balanced accuracy of recordings",
+    "joint": "`mfcc` and `bandpower` trained end to end, synthetic people, balanced accuracy of recordings",
 }
 Job = tuple[Option, int, int]  # fold, seed
 
 
 def make_experiment(option: Option, folder: Path, fold: int) -> Experiment:
+    here: dict[str, Any] = {"runtime.engine": "torch", "runtime.workers": 1, "split.index": fold}
     if option.part == "audio":
-        case = next(c for c in accuracy.CASES if c.name == "mfcc")
-        plain = {"train.encoders.audio.class_weights": False}
-        return override(accuracy.make_experiment(case, folder, fold), plain | option.changes)
-    here = {"runtime.engine": "torch", "runtime.workers": 1, "split.index": fold}
+        here |= {"data.root": str(find_real_data() / "ravdess")}
+        here |= {f"store.{k}": str(folder / k) for k in ("shards", "results", "cache")}
+        return load_experiment("eav_ray/experiments/ravdess.yaml", here | MFCC_CHANGES | option.changes)
     return synthetic.make_experiment(folder, here | option.changes)
 
 
 def count_folds(part: str) -> int:
-    return accuracy.FOLDS if part == "audio" else synthetic.FOLDS
+    return FOLDS_OF_REAL_PEOPLE if part == "audio" else synthetic.FOLDS
 
 
 def make_run(part: str, e: Experiment, data: Dataset, seed: int) -> Run:
@@ -114,9 +121,8 @@ def make_run(part: str, e: Experiment, data: Dataset, seed: int) -> Run:
 
 
 def evaluate_option(job: Job, folder: Path) -> pd.DataFrame:
-    """`subject`, and the share of right recordings or the balanced accuracy of windows, by subject."""
+    """`subject`, and `accuracy`: the balanced accuracy of their recordings, or on real people windows."""
     torch.set_num_threads(1)
-    accuracy.cache_features()
     option, fold, seed = job
     e = make_experiment(option, folder, fold)
     data = open_dataset(e)
@@ -126,15 +132,8 @@ def evaluate_option(job: Job, folder: Path) -> pd.DataFrame:
     if cached is not None:
         return cached
     table = train_and_predict_split(run, WorkerContext(data.windows, results, torch.device("cpu")))
-    if option.part == "audio":
-        predicted_class = table[[c for c in table if c.startswith("fusion.logit_")]].to_numpy().argmax(1)
-        subject_accuracy = accuracy.compute_subject_accuracy([table.assign(guess=predicted_class)])
-    else:
-        table = average_per_recording(table)
-        subject_accuracy = (
-            pd.Series(predict_classes(table, "fusion") == table["label"]).groupby(table["subject"]).mean()
-        )
-    return write_table(results, name, subject_accuracy.rename("accuracy").rename_axis("subject").reset_index())
+    unit = "window" if option.part == "audio" else "recording"
+    return write_table(results, name, score_subjects(table, {"fusion": option.name}, unit))
 
 
 def write_embeddings(folder: Path, fold: int) -> None:
@@ -167,16 +166,8 @@ def format_report(tables: dict[tuple[str, str], list[pd.DataFrame]]) -> list[str
             "",
             f"{len(accuracy_by_option['none'])} people, {SEEDS} seeds.",
             "",
-            "| turned | mean | SD over people | gain | better, worse | Wilcoxon p |",
-            "|---|---|---|---|---|---|",
+            *format_gains("turned", accuracy_by_option, "none"),
         ]
-        for name, values in accuracy_by_option.items():
-            gain = (values - accuracy_by_option["none"]).round(6).to_numpy()
-            p = f"{wilcoxon(gain).pvalue:.2g}" if gain.any() else "-"
-            lines.append(
-                f"| {name} | {values.mean():.1f} | {values.std(ddof=1):.1f} | {gain.mean():+.1f} | "
-                f"{(gain > 0).sum()}, {(gain < 0).sum()} | {p} |"
-            )
     return lines
 
 

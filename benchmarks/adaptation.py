@@ -8,11 +8,9 @@ recordings is scored on the same ones: those that the largest number does not ad
 
 import sys
 
-import numpy as np
 import pandas as pd
-from scipy.stats import wilcoxon
 
-from benchmarks.common import Goal, finish_benchmark, parse_arguments
+from benchmarks.common import Goal, finish_benchmark, format_gains, parse_arguments
 from benchmarks.synthetic import FOLDS, SPEC, make_experiment
 from eav_ray.config import override
 from eav_ray.data.shards.dataset import open_dataset
@@ -60,16 +58,8 @@ def main() -> int:
         f"{SPEC.n_subjects} synthetic people never seen before, {parts[0]['scored']} recordings of each scored; fusion "
         "and heads trained on, encoders as they were.",
         "",
-        "| labelled recordings | accuracy | SD over people | gain | better, worse | Wilcoxon p |",
-        "|---|---|---|---|---|---|",
+        *format_gains("labelled recordings", {str(k): table[k] for k in RECORDING_COUNTS}, "0"),
     ]
-    for k in RECORDING_COUNTS:
-        gain = (table[k] - table[0]).to_numpy()
-        p = f"{wilcoxon(gain).pvalue:.2g}" if np.any(gain) else "-"
-        lines.append(
-            f"| {k} | {table[k].mean():.1f} | {table[k].std(ddof=1):.1f} | {gain.mean():+.1f} | "
-            f"{(gain > 0).sum()}, {(gain < 0).sum()} | {p} |"
-        )
     goal = Goal(
         f"gain by {RECORDING_COUNTS[-1]} recordings",
         float((table[RECORDING_COUNTS[-1]] - table[0]).mean()),

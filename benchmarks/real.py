@@ -36,7 +36,6 @@ from benchmarks.common import (
     read_table,
     write_table,
 )
-from benchmarks.feature_cache import cache_features
 from eav_ray.config import Experiment, digest, load_experiment, override, parse_changes
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.shards.location import open_shard_store
@@ -48,6 +47,7 @@ from eav_ray.pipelines.evaluate.baseline import run_baselines
 from eav_ray.pipelines.preprocess.preprocess import preprocess
 from eav_ray.storage import Store
 from eav_ray.training.checkpoint import OpenedCheckpoint, build_trained_model
+from eav_ray.training.computed_features import FeatureMemory
 from eav_ray.training.dataloader import RawSource, WindowLabels, find_channel_orders
 from eav_ray.training.metrics import RULE_SOURCES, average_per_recording, predict_classes
 from eav_ray.training.predictions import compute_predictions
@@ -58,6 +58,7 @@ from eav_ray.training.subject_statistics import normalise_source
 
 SEEDS, FOLDS, INNER_FOLDS = 5, 8, 7
 ACCESS_LEVELS = ("source_only", "unlabelled_block")
+FEATURES = FeatureMemory()  # for all trainings of a process
 FORMAT_VERSION = 1  # raise when what is kept of a fold changes
 
 
@@ -187,7 +188,6 @@ def score_job(job: Job, folder: str, changes: Mapping[str, Any]) -> tuple[Job, f
     """
     began = time.perf_counter()
     torch.set_num_threads(1)
-    cache_features()
     (one,) = (s for s in list_sets() if s.name == job.dataset)
     e = make_experiment(one, folder, job, changes)
     data = open_dataset(e)
@@ -220,7 +220,7 @@ def score_variant(
     Args:
         label: What the fusion is called.
     """
-    context = WorkerContext(data.windows, Store(e.store.results), torch.device("cpu"))
+    context = WorkerContext(data.windows, Store(e.store.results), torch.device("cpu"), features=FEATURES)
     prefix = ""
     for run in plan_runs(e, split, data.digest):
         prefix = execute_run(run, context, lambda progress: None)
@@ -231,7 +231,7 @@ def score_variant(
     stored = RawSource(
         windows, model.modalities, channel_orders=find_channel_orders(windows, model.modalities, channel_names)
     )
-    source = normalise_source(stored, e, checkpoint.state.shapes, windows, lambda: (windows, split.test))
+    source = normalise_source(stored, e, checkpoint.state.shapes, windows, lambda: (windows, split.test), FEATURES)
 
     def predict() -> pd.DataFrame:
         with torch.no_grad():

@@ -1,12 +1,20 @@
 """From an experiment to modules: one `match` per closed union, and the classifier that puts the parts together."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from eav_ray.config import Experiment, get_modality_info
 from eav_ray.errors import DataError
-from eav_ray.models.encoders.base import DataShapes, EncoderOutput, compute_unimodal_logits, pick_subject_statistics
+from eav_ray.models.encoders.base import (
+    DataShapes,
+    EncoderOutput,
+    Features,
+    compute_unimodal_logits,
+    pick_features,
+    pick_subject_statistics,
+)
 from eav_ray.models.encoders.factory import build_encoder
 from eav_ray.models.fusion.base import FusionOutput
 from eav_ray.models.fusion.factory import build_fusion
@@ -58,17 +66,20 @@ class Classifier(nn.Module):
             self.encoders.eval()
         return self
 
-    def prepare_input(self, modality: str, x: Tensor) -> Tensor:
+    def prepare_input(self, inputs: Mapping[str, Tensor], modality: str) -> Tensor | Features:
         """Stored windows as the modality's encoder takes them. One that normalises within subjects does it itself."""
+        if (features := pick_features(inputs, modality)) is not None:
+            return features
+        x = inputs[modality]
         is_standardised = get_modality_info(modality).has_named_channels and modality not in self.subject_normalised
         return self.normalise(x) if is_standardised else x
 
     def _run_encoder(self, modality: str, inputs: dict[str, Tensor], present_B: Tensor) -> EncoderOutput:
-        x = self.prepare_input(modality, inputs[modality])
+        x = self.prepare_input(inputs, modality)
         subject = pick_subject_statistics(inputs, modality)
         if subject is not None:
             return self.encoders[modality](x, present_B, subject)
-        if modality in self.subject_normalised and not x.is_meta:  # where only the arithmetic is counted
+        if modality in self.subject_normalised and not present_B.is_meta:  # where only the arithmetic is counted
             raise DataError(
                 f"this model normalises {modality} within subjects (model.{modality}.subject_normalisation), and "
                 "nothing says by which statistics; give it whole recordings of known subjects"

@@ -74,9 +74,10 @@ class RawSource:
         self._present = np.stack(has, axis=1)
 
     def get(self, rows: np.ndarray) -> dict[str, Tensor]:
-        return {m: self._get(rows, m) for m in self.names}
+        return {m: self.get_modality(rows, m) for m in self.names}
 
-    def _get(self, rows: np.ndarray, modality: str) -> Tensor:
+    def get_modality(self, rows: np.ndarray, modality: str) -> Tensor:
+        """Read one modality of windows."""
         if modality in self._missing_shapes:
             shape = (len(rows), *self._missing_shapes[modality])
             return torch.from_numpy(np.zeros(shape, get_modality(modality).dtype))

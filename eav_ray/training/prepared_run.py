@@ -1,7 +1,7 @@
 """Prepare a run: its data, its module and the weights that it starts from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from eav_ray.storage import Store
 from eav_ray.training.access import list_split_recordings
 from eav_ray.training.checkpoint import OpenedCheckpoint, load_trained, open_checkpoint
 from eav_ray.training.collectives import rank_and_world_size
+from eav_ray.training.computed_features import FeatureMemory, FeatureSource, StoredFeatures, list_computed_modalities
 from eav_ray.training.dataloader import (
     BatchLoader,
     RawSource,
@@ -41,6 +42,7 @@ class WorkerContext:
     device: torch.device
     holder: str = ""  # of the locks of its runs (`Store.lock`)
     open_recordings: Callable[[tuple[str, ...]], WindowCache] | None = None  # of others than `windows` has
+    features: FeatureMemory = field(default_factory=FeatureMemory)  # for all its runs
 
     def open_windows(self, recordings: tuple[str, ...]) -> WindowCache:
         """Open the windows of recordings that statistics without labels may be taken of.
@@ -140,7 +142,13 @@ def open_source(run: Run, context: WorkerContext) -> Source:
         names = run.experiment.data.modalities
         shapes = find_shapes(run, context)
         orders = find_channel_orders(context.windows, names, shapes.eeg_channel_names)
-        source = RawSource(context.windows, names, channel_orders=orders)
+        raw = RawSource(context.windows, names, channel_orders=orders)
+        # Mixup is of windows, not of features.
+        computed = [] if run.optim.mixup else list_computed_modalities(run.experiment)
+        source = FeatureSource(
+            raw,
+            {m: StoredFeatures(run.experiment, m, shapes, raw, context.windows, context.features) for m in computed},
+        )
         recordings = list_split_recordings(run.split, run.embedded_recordings)
         return normalise_source(
             source,
@@ -148,6 +156,7 @@ def open_source(run: Run, context: WorkerContext) -> Source:
             shapes,
             context.windows,
             lambda: (context.open_windows(recordings), recordings),
+            context.features,
         )
     keys = {m: build_embedding_key(key, run.embedded_recordings) for m, key in run.encoder_keys.items()}
     return EmbeddingSource(context.results, keys, context.windows, pooled=run.experiment.fusion.uses_pooled_features)

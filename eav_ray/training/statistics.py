@@ -8,7 +8,7 @@ from eav_ray.config import select_channel_modalities
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.errors import DataError
 from eav_ray.models.classifier import Classifier
-from eav_ray.models.encoders.base import Encoder, SubjectStatistics, pick_subject_statistics
+from eav_ray.models.encoders.base import Encoder, Features, SubjectStatistics, pick_subject_statistics
 from eav_ray.training.dataloader import RawSource, Source, select_rows_with_modality, subsample_evenly
 
 MAX_STATISTICS_WINDOWS = 2048  # that the statistics of computed features are taken of
@@ -47,9 +47,9 @@ def fit_model_statistics(
 
 def _read_inputs(
     model: Classifier, modality: str, source: Source, rows: np.ndarray
-) -> tuple[Tensor, SubjectStatistics | None]:
+) -> tuple[Tensor | Features, SubjectStatistics | None]:
     inputs = source.get(rows)
-    return model.prepare_input(modality, inputs[modality]), pick_subject_statistics(inputs, modality)
+    return model.prepare_input(inputs, modality), pick_subject_statistics(inputs, modality)
 
 
 def compute_channel_statistics(windows: WindowCache, modality: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:

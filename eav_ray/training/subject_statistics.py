@@ -14,11 +14,9 @@ from torch import Tensor
 from eav_ray.config import Experiment, SplitConfig
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.errors import DataError
-from eav_ray.models.encoders.base import MEAN_SUFFIX, SD_SUFFIX, DataShapes, Encoder, SubjectStatistics
-from eav_ray.models.encoders.factory import build_encoder
+from eav_ray.models.encoders.base import MEAN_SUFFIX, SD_SUFFIX, DataShapes, Encoder, Features, SubjectStatistics
+from eav_ray.training.computed_features import FeatureMemory, StoredFeatures
 from eav_ray.training.dataloader import RawSource, Source, find_channel_orders
-
-STATISTICS_WINDOWS = 64  # that are read at once
 
 
 def select_accessible_recordings(ids: pd.DataFrame, recordings: Iterable[str], access: SplitConfig) -> tuple[str, ...]:
@@ -60,7 +58,11 @@ class FeatureSums:
 def sum_features(encoder: Encoder, x: Tensor) -> FeatureSums:
     """Sum what an encoder computes of windows of one subject."""
     with torch.no_grad():
-        features = encoder.compute_features(x)
+        first, *rest = (_sum_values(encoder.compute_features(part)) for part in x.split(encoder.statistics_windows))
+    return sum(rest, start=first)
+
+
+def _sum_values(features: Features) -> FeatureSums:
     values = features.values.double().cpu().numpy().reshape(-1, features.values.shape[-1])
     known = features.expand_known().cpu().numpy().reshape(values.shape)
     return FeatureSums(
@@ -103,20 +105,21 @@ class SubjectMoments:
 
 
 def compute_subject_moments(
-    encoder: Encoder, read: Callable[[np.ndarray], Tensor], rows: np.ndarray, subjects: np.ndarray
+    read: Callable[[np.ndarray], Features], rows: np.ndarray, subjects: np.ndarray, block: int
 ) -> SubjectMoments:
     """Compute the mean and SD of an encoder's features over the windows of each subject.
 
     Args:
-        read: Reads windows by row number.
+        read: Reads the features of windows by row number.
         rows: Windows that have the modality and may be looked at.
         subjects: Whose each of them is.
+        block: Windows that are read at once.
     """
     sums: dict[str, FeatureSums] = {}
     for subject in dict.fromkeys(subjects.tolist()):
         own_rows = rows[subjects == subject]
-        for start in range(0, len(own_rows), STATISTICS_WINDOWS):
-            part = sum_features(encoder, read(own_rows[start : start + STATISTICS_WINDOWS]))
+        for start in range(0, len(own_rows), block):
+            part = _sum_values(read(own_rows[start : start + block]))
             sums[subject] = sums[subject] + part if subject in sums else part
     return SubjectMoments.from_sums(sums)
 
@@ -167,6 +170,7 @@ def normalise_source(
     shapes: DataShapes,
     windows: WindowCache,
     open_recordings: Callable[[], tuple[WindowCache, tuple[str, ...]]],
+    memory: FeatureMemory | None = None,
 ) -> Source:
     """Let a source of stored windows say what each window's subject is normalised by, where encoders ask for it.
 
@@ -175,18 +179,27 @@ def normalise_source(
         windows: What the source is of.
         open_recordings: Opens windows, and names the recordings of the subjects among them; the access level chooses
             of which of them statistics are.
+        memory: What was computed of windows already.
     """
     modalities = [m for m in experiment.list_normalised_modalities() if m in source.names]
     if not modalities:
         return source
     opened, recordings = open_recordings()
     accessible = select_accessible_recordings(opened.ids, recordings, experiment.split)
-    subject_statistics = {m: _compute_stored_moments(experiment, m, shapes, opened, accessible) for m in modalities}
+    subject_statistics = {
+        m: _compute_stored_moments(experiment, m, shapes, opened, accessible, memory or FeatureMemory(0))
+        for m in modalities
+    }
     return NormalisedSource(source, subject_statistics, windows.ids["subject"].to_numpy())
 
 
 def _compute_stored_moments(
-    experiment: Experiment, modality: str, shapes: DataShapes, windows: WindowCache, recordings: tuple[str, ...]
+    experiment: Experiment,
+    modality: str,
+    shapes: DataShapes,
+    windows: WindowCache,
+    recordings: tuple[str, ...],
+    memory: FeatureMemory,
 ) -> SubjectMoments:
     stored = RawSource(
         windows, [modality], channel_orders=find_channel_orders(windows, [modality], shapes.eeg_channel_names)
@@ -198,6 +211,7 @@ def _compute_stored_moments(
             f"no recording that split.access={experiment.split.access} lets be looked at has {modality}; take "
             f"{modality} out of data.modalities"
         )
-    encoder = build_encoder(experiment, modality, shapes).eval()
     subjects = windows.ids["subject"].to_numpy()[rows]
-    return compute_subject_moments(encoder, lambda part: stored.get(part)[modality], rows, subjects)
+    features = StoredFeatures(experiment, modality, shapes, stored, windows, memory)
+    read = features.get if experiment.model[modality].is_handcrafted else features.compute
+    return compute_subject_moments(read, rows, subjects, features.encoder.statistics_windows)

@@ -160,7 +160,7 @@ def test_channels_are_standardised_unless_the_encoder_wants_microvolts(windows: 
     model = Classifier(e, DataShapes(30, 5))
     fit_model_statistics(model, windows, TRAIN)
     x = torch.from_numpy(windows.get(np.arange(len(windows)), "eeg"))
-    found = model.prepare_input("eeg", x)
+    found = model.prepare_input({"eeg": x}, "eeg")
     if standardise:
         torch.testing.assert_close(found.mean((0, 2)), torch.zeros(30), rtol=0, atol=1e-5)
         torch.testing.assert_close(found.std((0, 2), unbiased=False), torch.ones(30), rtol=0, atol=1e-5)

@@ -184,6 +184,9 @@ def test_a_model_that_normalises_says_so_instead_of_predicting_without(plain: Ex
         model({"face": torch.zeros(2, 1, 3)}, torch.ones(2, 1, dtype=torch.bool))
 
 
+SMALL_VIT = {"image_size": 32, "patch": 16, "width": 16, "depth": 1, "heads": 2, "frames": 5}
+
+
 @pytest.mark.parametrize(
     ("modality", "changes"),
     [
@@ -192,6 +195,7 @@ def test_a_model_that_normalises_says_so_instead_of_predicting_without(plain: Ex
         ("eeg", {"model.eeg.kind": "eav_transformer"}),
         ("audio", {"model.audio.kind": "mfcc"}),
         ("audio", {"model.audio.width": 16, "model.audio.depth": 1, "model.audio.heads": 2}),
+        ("video", {f"model.video.{key}": value for key, value in SMALL_VIT.items()} | {"preprocessing.video.size": 32}),
     ],
 )
 def test_the_gain_of_a_subjects_sensors_changes_nothing(modality: str, changes: dict[str, Any]) -> None:
@@ -202,6 +206,8 @@ def test_the_gain_of_a_subjects_sensors_changes_nothing(modality: str, changes: 
     x, gain = 20 * torch.randn(6, 4, 500), torch.tensor([0.2, 1.0, 3.0, 7.0])[:, None]
     if modality == "audio":
         x, gain = 0.02 * torch.randn(6, 80_000), torch.tensor(5.0)
+    if modality == "video":  # light of another colour
+        x, gain = torch.randint(60, (6, 25, 32, 32, 3), dtype=torch.uint8), torch.tensor([1, 2, 4], dtype=torch.uint8)
 
     def run(x: torch.Tensor) -> torch.Tensor:
         mean, sd = sum_features(encoder, x).compute_moments()

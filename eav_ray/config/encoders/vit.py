@@ -12,9 +12,13 @@ from eav_ray.config.modalities import ModalityName
 
 @dataclass(frozen=True, config=STRICT)
 class ViTConfig(EncoderConfig):
-    """A Vision Transformer of timm on single frames; its class tokens are the time tokens."""
+    """A Vision Transformer of timm on single frames; its class tokens are the time tokens.
+
+    `subject_normalisation` is of red, green and blue: light and camera of a subject, not what the face does.
+    """
 
     modality: ClassVar[ModalityName] = "video"
+    normalises_subjects: ClassVar[bool] = True
     kind: Literal["vit"] = "vit"
     name: str = define(
         "vit_base_patch16_224", "a plain `vit_*` of timm with a class token: no relpos, rope, dinov3, siglip, gap"

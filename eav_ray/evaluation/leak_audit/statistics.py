@@ -14,7 +14,7 @@ from eav_ray.config import select_channel_modalities
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.evaluation.leak_audit.checks import LeakCheck, describe_names, judge, leave_open
 from eav_ray.models.classifier import Classifier
-from eav_ray.models.encoders.base import Encoder, SubjectStatistics
+from eav_ray.models.encoders.base import Encoder, Features, SubjectStatistics
 from eav_ray.models.layers import FeatureStandardizer
 from eav_ray.training.checkpoint_files import Checkpoint
 from eav_ray.training.statistics import MAX_STATISTICS_WINDOWS
@@ -126,8 +126,9 @@ def list_stored_statistics(checkpoint: Checkpoint, windows: WindowCache) -> tupl
         assert isinstance(encoder, Encoder)
         if select_channel_modalities([m]) and encoder.standardises_channels:
             add("normalise", m, lambda ids, m=m: compute_channel_moments(windows, m, ids))
-        subjects = compute_subject_moments(model, m, windows, checkpoint) if m in model.subject_normalised else {}
         standardizers = {n: s for n, s in encoder.named_modules() if isinstance(s, FeatureStandardizer)}
+        is_normalised = m in model.subject_normalised and bool(standardizers)
+        subjects = compute_subject_moments(model, m, windows, checkpoint) if is_normalised else {}
         for name, module in standardizers.items():
             add(
                 f"encoders.{m}.{name}",
@@ -201,8 +202,8 @@ def compute_feature_moments(
     def keep(batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         kept.extend(_mask_unknown(values, known) for values, known in batches)
 
-    def read(part: np.ndarray) -> tuple[Tensor, SubjectStatistics | None]:
-        x = model.prepare_input(modality, torch.from_numpy(windows.get(part, modality)))
+    def read(part: np.ndarray) -> tuple[Tensor | Features, SubjectStatistics | None]:
+        x = model.prepare_input({modality: torch.from_numpy(windows.get(part, modality))}, modality)
         if not subjects:
             return x, None
         own = [subjects[s] for s in windows.ids["subject"].to_numpy()[part]]

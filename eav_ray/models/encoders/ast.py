@@ -190,12 +190,12 @@ class AST(AudioEncoder):
         mask_BT = (frame_T >= first_frame_B[:, None]) & (frame_T <= last_frame_B[:, None])
         return Features(self.filter_bank(x, sound.n_samples_B), mask_BT)
 
-    def normalise_features(self, x: Tensor, subject: SubjectStatistics | None) -> Features:
+    def normalise_features(self, x: Tensor | Features, subject: SubjectStatistics | None) -> Features:
         """Compute the spectrogram, its sounding frames normalised by those of the subject where these are given.
 
         To an SD of 1/2, as the library's; what does not sound stays as it is, padding above all.
         """
-        features = self.compute_features(x)
+        features = self.get_features(x)
         if subject is None:
             return features
         normalised = subject.normalise(features.values) / 2

@@ -61,7 +61,9 @@ class BandPower(Encoder):
             self.compute_differential_entropy(x), known_BS.repeat_interleave(self.spectra.n_bands, 1)[:, None]
         )
 
-    def forward(self, x_BST: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
+    def forward(
+        self, x_BST: Tensor | Features, present_B: Tensor, subject: SubjectStatistics | None = None
+    ) -> EncoderOutput:
         """
         Args:
             x_BST: EEG, standardised or as `subject` is of, (batch, electrodes, samples).

@@ -19,7 +19,9 @@ class EncoderOutput(NamedTuple):
     pooled_BD: Tensor
 
 
-MEAN_SUFFIX, SD_SUFFIX = ".subject_mean", ".subject_sd"  # of a model's inputs, after the name of a modality
+# Of a model's inputs, after the name of a modality. Features that are at hand stand in place of windows.
+MEAN_SUFFIX, SD_SUFFIX = ".subject_mean", ".subject_sd"
+VALUES_SUFFIX, KNOWN_SUFFIX = ".features", ".known"
 
 
 class SubjectStatistics(NamedTuple):
@@ -52,6 +54,12 @@ class Features(NamedTuple):
         return known.expand(self.values.shape)
 
 
+def pick_features(inputs: Mapping[str, Tensor], modality: str) -> Features | None:
+    """Pick features that were computed before from the inputs of a model; None where there are windows."""
+    values = inputs.get(f"{modality}{VALUES_SUFFIX}")
+    return None if values is None else Features(values, inputs[f"{modality}{KNOWN_SUFFIX}"])
+
+
 def compute_signal_features(x_BST: Tensor) -> Features:
     """Take channels for features, sample by sample; one that is zero throughout a window is masked there.
 
@@ -77,16 +85,18 @@ def compute_unimodal_logits(head: nn.Module, encoded: EncoderOutput, *, detach: 
 
 
 class Encoder(nn.Module):
-    """`forward(x, present_B, subject) -> EncoderOutput`.
+    """`forward(x, present_B, subject) -> EncoderOutput`, of windows or of what `compute_features` made of them.
 
     `times_s` places the N tokens on the window's clock, in seconds. `subject` is given where the section of the encoder
     asks for normalisation within subjects; what is normalised is what `compute_features` returns.
 
     Attributes:
         standardises_channels: Whether named channels are to be standardised by the training rows before they come here.
+        statistics_windows: Of how many windows the features are in memory at once while statistics are taken.
     """
 
     standardises_channels: bool = True
+    statistics_windows: int = 64
     width: int
     times_s: Tensor  # (N,)
 
@@ -98,9 +108,13 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no features that are normalised within subjects")
 
-    def normalise_features(self, x: Tensor, subject: SubjectStatistics | None) -> Features:
-        """Compute features, and normalise them by those of the subject where these are given."""
-        features = self.compute_features(x)
+    def get_features(self, x: Tensor | Features) -> Features:
+        """Return features that are at hand, or compute those of windows."""
+        return x if isinstance(x, Features) else self.compute_features(x)
+
+    def normalise_features(self, x: Tensor | Features, subject: SubjectStatistics | None) -> Features:
+        """Compute features, where they are not at hand, and normalise them by the subject's where these are given."""
+        features = self.get_features(x)
         if subject is None:
             return features
         # Where nothing is known, 0 stays the mean.
@@ -108,13 +122,13 @@ class Encoder(nn.Module):
         return features._replace(values=values)
 
     def fit_standardiser(
-        self, standardise: FeatureStandardizer, batches: Iterable[tuple[Tensor, SubjectStatistics | None]]
+        self, standardise: FeatureStandardizer, batches: Iterable[tuple[Tensor | Features, SubjectStatistics | None]]
     ) -> None:
         """Fit the standardisation of features to training rows, as they are after normalisation within subjects."""
         features = (self.normalise_features(x, subject) for x, subject in batches)
         standardise.fit_features((each.values, each.expand_known()) for each in features)
 
-    def fit_statistics(self, batches: Iterable[tuple[Tensor, SubjectStatistics | None]]) -> None:
+    def fit_statistics(self, batches: Iterable[tuple[Tensor | Features, SubjectStatistics | None]]) -> None:
         """Take statistics of training rows, before training; most encoders need none.
 
         Args:
@@ -158,7 +172,9 @@ class AudioEncoder(Encoder):
         """
         raise NotImplementedError
 
-    def forward(self, x_BT: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
+    def forward(
+        self, x_BT: Tensor | Features, present_B: Tensor, subject: SubjectStatistics | None = None
+    ) -> EncoderOutput:
         """
         Args:
             x_BT: Waveform in [-1, 1], 16 kHz, (batch, samples).

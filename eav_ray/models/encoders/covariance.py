@@ -95,10 +95,12 @@ class Covariance(Encoder):
         known = known_BP[:, None, None].expand(triangle.shape).flatten(2)
         return Features(torch.where(known, triangle.float().flatten(2), 0), known)
 
-    def fit_statistics(self, batches: Iterable[tuple[Tensor, SubjectStatistics | None]]) -> None:
+    def fit_statistics(self, batches: Iterable[tuple[Tensor | Features, SubjectStatistics | None]]) -> None:
         self.fit_standardiser(self.standardise, batches)
 
-    def forward(self, x_BST: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
+    def forward(
+        self, x_BST: Tensor | Features, present_B: Tensor, subject: SubjectStatistics | None = None
+    ) -> EncoderOutput:
         """
         Args:
             x_BST: EEG, standardised or as `subject` is of, (batch, electrodes, samples).

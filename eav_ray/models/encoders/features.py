@@ -44,10 +44,12 @@ class GivenFeatures(Encoder):
         known = torch.isfinite(x)
         return Features(torch.where(known, x, 0), known)
 
-    def fit_statistics(self, batches: Iterable[tuple[Tensor, SubjectStatistics | None]]) -> None:
+    def fit_statistics(self, batches: Iterable[tuple[Tensor | Features, SubjectStatistics | None]]) -> None:
         self.fit_standardiser(self.standardise, batches)
 
-    def forward(self, x_BNF: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
+    def forward(
+        self, x_BNF: Tensor | Features, present_B: Tensor, subject: SubjectStatistics | None = None
+    ) -> EncoderOutput:
         """
         Args:
             x_BNF: Features, NaN where not known, (batch, steps, features).

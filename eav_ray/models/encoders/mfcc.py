@@ -112,7 +112,7 @@ class MFCC(AudioEncoder):
         decibel = librosa.power_to_db(mel, top_db=None)
         return decibel, librosa.feature.mfcc(S=decibel, sr=SAMPLE_RATE_HZ, n_mfcc=self.coefficients)
 
-    def fit_statistics(self, batches: Iterable[tuple[Tensor, SubjectStatistics | None]]) -> None:
+    def fit_statistics(self, batches: Iterable[tuple[Tensor | Features, SubjectStatistics | None]]) -> None:
         self.fit_standardiser(self.standardise, batches)
 
     def encode_features(self, features: Tensor, mask: Tensor, present_B: Tensor) -> EncoderOutput:

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from eav_ray.config import Preprocessing
 from eav_ray.config.encoders.vit import ViTConfig
 from eav_ray.errors import ConfigError, suggest_nearest
-from eav_ray.models.encoders.base import DataShapes, EncoderOutput, FrameEncoder, collect_module_arguments
+from eav_ray.models.encoders.base import (
+    DataShapes,
+    EncoderOutput,
+    Features,
+    FrameEncoder,
+    SubjectStatistics,
+    collect_module_arguments,
+)
 from eav_ray.models.encoders.pretrained import (
     RENAMING_RULES,
     ExpectedSetting,
@@ -51,6 +58,7 @@ class ViT(FrameEncoder):
         frames: How many of them are used, evenly spaced.
     """
 
+    statistics_windows = 4  # of which 25 frames of 224 pixels are 60 MB
     frame_indices: Tensor  # (frames,) which stored frames are used
     mean: Tensor  # (3, 1, 1) of the pixels that the published weights of this model expect, and their SD
     sd: Tensor
@@ -112,17 +120,25 @@ class ViT(FrameEncoder):
     def enable_gradient_checkpointing(self) -> None:
         self.model.set_grad_checkpointing(True)
 
-    def forward(self, x_BFHWC: Tensor, present_B: Tensor) -> EncoderOutput:
+    def compute_features(self, x: Tensor) -> Features:
+        """Scale the frames that are used: (batch, frames, height, width, 3), a colour a feature.
+
+        Args:
+            x: (batch, stored frames, height, width, 3), uint8 RGB.
+        """
+        frames = x[:, self.frame_indices]
+        scaled = (frames.float() / 255 - self.mean.flatten()) / self.sd.flatten()
+        return Features(scaled, torch.ones_like(scaled[..., 0], dtype=torch.bool))
+
+    def forward(self, x_BFHWC: Tensor, present_B: Tensor, subject: SubjectStatistics | None = None) -> EncoderOutput:
         """
         Args:
             x_BFHWC: Stored frames, uint8 RGB, (batch, frames, height, width, 3).
             present_B: True where the window has video.
         """
-        frames = x_BFHWC[:, self.frame_indices]
+        frames = self.normalise_features(x_BFHWC, subject).values
         b, f = frames.shape[:2]
-        pixels = frames.reshape(b * f, *frames.shape[2:]).permute(0, 3, 1, 2)
-        scaled = (pixels.float() / 255 - self.mean) / self.sd
-        class_tokens = self.model.forward_features(scaled)[:, 0]
+        class_tokens = self.model.forward_features(frames.flatten(0, 1).permute(0, 3, 1, 2))[:, 0]
         tokens = class_tokens.view(b, f, self.width) + self.position
         return self.build_output(tokens, tokens.mean(1), present_B)
 
