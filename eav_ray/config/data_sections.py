@@ -46,7 +46,8 @@ class FeatureFile:
     path: str = define(
         "",
         "a CSV or Parquet file with one row a recording, or a folder with one npy, Parquet or safetensors file a "
-        "recording, in it or in a folder of each subject",
+        "recording, in it or in a folder of each subject; of signals such a folder of EEG-like files, or nothing: the "
+        "EEG file of each recording",
     )
     key: str = define(
         "recording",
@@ -148,25 +149,41 @@ RESERVED_PREFIXES = ("has_", "logit_", "audio_", "eeg_", "video_")
 
 @dataclass(frozen=True, config=STRICT)
 class FeaturePreprocessing:
-    """How given features are stored: (steps, width) a window."""
+    """How given features, or signals other than EEG, are stored: (steps, width) a window."""
 
     columns: tuple[str, ...] = define((), "columns of a table or Parquet file that are read, in this order")
     width: int = define(0, "features of an array, or of columns that hold lists; 0: as many as columns", ge=0)
     steps: int = define(
         1, "parts of a window, each the mean of the rows whose times lie in it; 1 for one row a recording", gt=0
     )
+    signals: tuple[str, ...] = define(
+        (),
+        "channels of EEG-like files, such as ECG, skin conductance, respiration or gaze, that are stored in place of "
+        "features, `steps` samples a window",
+    )
+    low_hz: float = define(0.0, "signals: slower than this is filtered out; 0: nothing is", ge=0)
+    high_hz: float = define(0.0, "signals: faster than this is filtered out; 0: only what `steps` cannot hold", ge=0)
 
     @model_validator(mode="after")
     def _check_width(self) -> "FeaturePreprocessing":
-        if not self.columns and not self.width:
-            raise ValueError("give columns=[...] of the table, or width=... of the arrays")
-        if len(set(self.columns)) != len(self.columns):
-            raise ValueError("columns names one twice; name each once")
+        if self.signals and (self.columns or self.width):
+            raise ValueError("give either signals=[...], or columns=[...] or width=... of features")
+        if not self.columns and not self.width and not self.signals:
+            raise ValueError(
+                "give columns=[...] of the table, width=... of the arrays, or signals=[...], channels of EEG-like files"
+            )
+        for key, names in (("columns", self.columns), ("signals", self.signals)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{key} names one twice; name each once")
+        if not self.signals and (self.low_hz or self.high_hz):
+            raise ValueError("low_hz and high_hz are of signals=[...]; features are not filtered")
+        if self.high_hz and self.low_hz >= self.high_hz:
+            raise ValueError(f"low_hz is {self.low_hz:g}; it must be below high_hz={self.high_hz:g}")
         return self
 
     @property
     def n_features(self) -> int:
-        return self.width or len(self.columns)
+        return self.width or len(self.columns) or len(self.signals)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -178,7 +195,9 @@ class Preprocessing:
     audio: AudioPreprocessing = AudioPreprocessing()
     video: VideoPreprocessing = VideoPreprocessing()
     features: dict[str, FeaturePreprocessing] = define(
-        {}, "further modalities, of features that others have computed: name -> columns or width, and steps"
+        {},
+        "further modalities, of features that others have computed, or of other signals: name -> columns, width or "
+        "signals, and steps",
     )
     on_bad: Literal["partial", "drop", "fail"] = define(
         "partial",

@@ -60,15 +60,24 @@ def build_experiment(tree: Any, *, source: str) -> Experiment:
 
 def _add_feature_sections(tree: Any) -> Any:
     """Add what a tree leaves out of a modality of given features: its encoder, and how that is trained."""
-    names = _get_section(tree, "preprocessing.features")
-    for key, default in (("model", {"kind": "features"}), ("train.encoders", {})):
-        if isinstance(tree, dict) and names:
+    given = _get_section(tree, "preprocessing.features")
+    kinds = {
+        name: {"kind": "signal" if isinstance(section, dict) and section.get("signals") else "features"}
+        for name, section in given.items()
+    }
+    for key, defaults in (("model", kinds), ("train.encoders", {name: {} for name in given})):
+        if isinstance(tree, dict) and given:
             *above, last = key.split(".")
             parent = tree
             for part in above:
                 parent = parent.setdefault(part, {})
             if isinstance(sections := parent.setdefault(last, {}), dict):
-                parent[last] = {name: dict(default) for name in names} | sections
+                # A section that is given may leave out its kind, and whatever is no section is refused later.
+                given_sections = {
+                    name: defaults.get(name, {}) | own if isinstance(own, dict) else own
+                    for name, own in sections.items()
+                }
+                parent[last] = defaults | given_sections
     return tree
 
 

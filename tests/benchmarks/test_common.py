@@ -24,8 +24,8 @@ def test_a_benchmark_can_be_imported(name: str) -> None:
 
 def test_gains_are_paired_and_adjusted_for_their_number() -> None:
     """Seven people: one option helps each by about ten points, the other nobody."""
-    people = [f"p{k}" for k in range(7)]
-    base = pd.Series([50.0, 60, 70, 40, 55, 65, 45], people)
+    names = [f"p{k}" for k in range(7)]
+    base = pd.Series([50.0, 60, 70, 40, 55, 65, 45], names)
     helps, same = base + [9.0, 10, 11, 10, 9, 11, 10], base + 0.0
     _, _, *lines = format_gains("turned", {"none": base, "helps": helps, "same": same}, "none")
     assert lines[0] == "| none | 55.0 | 10.8 | - | - | - |"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from eav_ray.config import DataConfig, FeatureFile, FeaturePreprocessing
+from eav_ray.data.io.eeg import SIGNAL_SUFFIXES
 from eav_ray.data.io.features import FILE_SUFFIXES, read_feature_table
 from eav_ray.data.recordings import GivenFeatures, Listing, Recording
 from eav_ray.errors import DataError
@@ -22,6 +23,9 @@ def attach_features(listing: Listing, data: DataConfig, formats: Mapping[str, Fe
     for name in (m for m in data.modalities if m in formats):
         file = data.features.get(name, FeatureFile())
         path = Path(file.path).expanduser().absolute()
+        if formats[name].signals and not file.path:
+            found[name] = {r.id: GivenFeatures(r.eeg) for r in listing.recordings if r.eeg is not None}
+            continue
         if not file.path or not path.exists():
             raise DataError(
                 f"data.features.{name}.path is {file.path!r}, which does not exist; give a CSV or Parquet table, or a "
@@ -42,13 +46,14 @@ def _find_files(
     """Find the file of each recording: `<subject>/<recording>.*`, or `<recording>.*` or `<name of a file>.*`."""
     by_name = _index_recordings(recordings)
     found: dict[str, GivenFeatures] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in FILE_SUFFIXES and p.is_file()):
+    suffixes = SIGNAL_SUFFIXES if section.signals else FILE_SUFFIXES
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file()):
         below = path.relative_to(folder).with_suffix("").as_posix()
         ids = by_name.get(below) or by_name.get(path.stem, ())
         _add(found, ids, GivenFeatures(str(path), hz=file.hz), str(path), below)
     if not found:
         raise DataError(
-            f"data.features.{name}: {folder} has no {', '.join(FILE_SUFFIXES)} file that is named as a recording, such "
+            f"data.features.{name}: {folder} has no {', '.join(suffixes)} file that is named as a recording, such "
             f"as {_give_example(recordings)}"
         )
     return found
@@ -58,6 +63,10 @@ def _find_rows(
     path: Path, recordings: Sequence[Recording], file: FeatureFile, name: str, section: FeaturePreprocessing
 ) -> dict[str, GivenFeatures]:
     """Find the row of each recording in a table."""
+    if section.signals:
+        raise DataError(
+            f"data.features.{name}.path is {str(path)!r}, a file; signals have one of each recording: give the folder"
+        )
     table = read_feature_table(path, file.key, name, section)
     by_name = _index_recordings(recordings)
     found: dict[str, GivenFeatures] = {}

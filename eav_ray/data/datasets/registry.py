@@ -34,22 +34,14 @@ def open_reader(data: DataConfig) -> DatasetReader:
     """The reader that `data.dataset` names.
 
     Raises:
-        ConfigError: `data.root` is empty, or a modality is asked for that the set does not offer.
+        ConfigError: `data.root` is empty.
         DataError: `data.root` is not such a data set.
     """
     if not data.root:
         raise ConfigError(
             f"data.root is empty; set data.root=... to the folder (recordings_table: the file) of {data.dataset}"
         )
-    reader = find_reader(data.dataset).open(data)
-    missing = [m for m in data.modalities if m not in reader.modalities and m not in data.features]
-    if missing:
-        offered = ",".join([*reader.modalities, *data.features])
-        raise ConfigError(
-            f"data.modalities asks for {', '.join(missing)}, but {data.dataset} in {data.root} offers {offered}; "
-            f"set data.modalities=[{offered}] or fewer"
-        )
-    return reader
+    return find_reader(data.dataset).open(data)
 
 
 def scan_dataset(
@@ -63,10 +55,12 @@ def scan_dataset(
         features: The modalities of given features, by name (`preprocessing.features`).
 
     Raises:
-        ConfigError: As `open_reader`; or `data.subjects` names someone whom the set does not have.
+        ConfigError: As `open_reader`; a modality is asked for that the set does not offer; or `data.subjects` names
+            someone whom it does not have.
         DataError: As `open_reader`.
     """
     reader = open_reader(data)
+    _check_modalities(data, reader, features or {})
     listing = attach_features(reader.scan(), data, features or {})
     subjects = {r.subject for r in listing.recordings} | {p.subject for p in listing.problems}
     if not subjects.issuperset(data.subjects):
@@ -85,6 +79,19 @@ def scan_dataset(
             reason = f"has none of {', '.join(data.modalities)}; left out"
             problems.append(Problem(r.subject, r.recording, "", reason))
     return reader, Listing(tuple(recordings), tuple(problems))
+
+
+def _check_modalities(data: DataConfig, reader: DatasetReader, features: Mapping[str, FeaturePreprocessing]) -> None:
+    given = list(data.features)
+    if "eeg" in reader.modalities:  # signals are read from the same files, where no other is named
+        given += [name for name, section in features.items() if section.signals and name not in given]
+    missing = [m for m in data.modalities if m not in reader.modalities and m not in given]
+    if missing:
+        offered = ",".join([*reader.modalities, *given])
+        raise ConfigError(
+            f"data.modalities asks for {', '.join(missing)}, but {data.dataset} in {data.root} offers {offered}; "
+            f"set data.modalities=[{offered}] or fewer"
+        )
 
 
 def list_eeg_channels(reader: DatasetReader, listing: Listing) -> tuple[str, ...]:

@@ -22,6 +22,9 @@ from eav_ray.errors import DataError, describe_error
 READ_ERRORS = (*MATLAB_READ_ERRORS, AssertionError, configparser.Error)
 
 
+# Of files that `mne.io.read_raw` opens; of those in several parts the one that names the others.
+SIGNAL_SUFFIXES = (".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif", ".cnt")
+
 NUMPY_TAG_PREFIX = b"NUMPY:"  # begins a tag of h5py
 
 

@@ -13,6 +13,7 @@ from eav_ray.data.modalities.base import RecordingSignals
 from eav_ray.data.modalities.features import average_into_steps
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.preprocessing.eeg import PreparedEEG
+from eav_ray.data.preprocessing.signals import prepare_signals
 from eav_ray.data.recordings import MAX_RECORDING_S, Problem, Recording, Span, measure_overlap
 from eav_ray.errors import DataError
 
@@ -183,7 +184,7 @@ def cut_signals(
 def _read_features(
     modality: str, recording: Recording, preprocessing: Preprocessing, longest_s: float, max_duration_s: float
 ) -> tuple[np.ndarray, float]:
-    """Read the features of a recording, by parts of its windows.
+    """Read the features of a recording, or its signals, by parts of its windows.
 
     Args:
         longest_s: Of what was recorded; 0 where there is nothing.
@@ -195,6 +196,8 @@ def _read_features(
     """
     given, section = recording.features[modality], preprocessing.features[modality]
     window_s = preprocessing.window_s
+    if section.signals:
+        return prepare_signals(given.path, section, window_s, max_duration_s)
     times_s, values = None, np.array([given.values], np.float32)
     if not given.values:
         times_s, values = features.read_feature_file(Path(given.path), modality, section, given.hz)

@@ -147,7 +147,7 @@ def test_the_experiment_may_only_ask_for_what_there_is(media: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"asks for eeg, but recordings_table .* offers audio,video; set data.modalities="
     ):
-        registry.open_reader(DataConfig(dataset="recordings_table", root=path))
+        registry.scan_dataset(DataConfig(dataset="recordings_table", root=path))
     many = write(media, *(f"p{i},x,0,a.wav," for i in range(20)))
     with pytest.raises(ConfigError, match=r'"q1"; allowed are p0, p1, .*\(20 people\)'):
         registry.scan_dataset(

@@ -1,0 +1,137 @@
+"""Signals other than EEG keep their time, their amplitude and their gaps, at any rate, and can be learned from."""
+
+from pathlib import Path
+from typing import Any
+
+import mne
+import numpy as np
+import pandas as pd
+import pytest
+
+from eav_ray.config import Experiment, FeaturePreprocessing, load_experiment
+from eav_ray.data.datasets import registry
+from eav_ray.data.preprocessing.signals import prepare_signals
+from eav_ray.data.preprocessing.windowing import WindowFormat, cut_recording
+from eav_ray.errors import ConfigError, DataError
+from eav_ray.models.encoders.base import DataShapes
+from eav_ray.models.encoders.factory import build_encoder
+
+SECTION = FeaturePreprocessing(signals=("ECG", "GSR"), steps=500)  # 100 Hz
+
+
+def write_fif(path: Path, values_CT: np.ndarray, hz: float, names: tuple[str, ...] = ("Fp1", "ECG", "GSR")) -> Path:
+    kinds: Any = ["eeg" if n == "Fp1" else "ecg" if n == "ECG" else "misc" for n in names]
+    raw = mne.io.RawArray(values_CT, mne.create_info(list(names), hz, kinds, verbose="ERROR"), verbose="ERROR")
+    raw.save(path, overwrite=True, verbose="ERROR")
+    return path
+
+
+@pytest.mark.parametrize("hz", [100.0, 128.0, 499.907, 1000.0])
+def test_a_pulse_comes_out_at_its_time_and_an_offset_at_its_size(tmp_path: Path, hz: float) -> None:
+    """A pulse of 40 ms at 7.3 s on the one channel; on the other 5 volts that grow by a hundredth each second."""
+    t = np.arange(round(20 * hz)) / hz
+    pulse, slow = np.exp(-0.5 * ((t - 7.3) / 0.04) ** 2), 5 + 0.01 * t
+    path = write_fif(tmp_path / "a_raw.fif", np.stack([0 * t, 1e-3 * pulse, slow]), hz)
+    values, duration_s = prepare_signals(str(path), SECTION, 5, 3600)
+    assert duration_s == pytest.approx(20, abs=1 / hz) and len(values) == pytest.approx(2000, abs=1)
+    assert abs(values[:, 0].argmax() / 100 - 7.3) <= 0.01
+    assert values[:, 0].max() == pytest.approx(1e3, rel=0.05)  # microvolts
+    np.testing.assert_allclose(values[:, 1] / 1e6, 5 + 0.01 * np.arange(len(values)) / 100, atol=2e-3)
+
+
+def test_what_is_beyond_the_band_is_filtered_out(tmp_path: Path) -> None:
+    t = np.arange(20_000) / 1000
+    slow, fast = np.sin(2 * np.pi * 0.05 * t), np.sin(2 * np.pi * 45 * t)
+    path = write_fif(
+        tmp_path / "a_raw.fif", np.stack([0 * t, 1e-6 * (slow + fast + np.sin(2 * np.pi * 8 * t)), slow]), 1e3
+    )
+    section = FeaturePreprocessing(signals=("ECG",), steps=500, low_hz=1, high_hz=20)
+    values, _ = prepare_signals(str(path), section, 5, 3600)
+    middle = values[500:1500, 0]
+    power = np.abs(np.fft.rfft(middle)) ** 2
+    assert power.argmax() == 80 and power[80] > 0.99 * power.sum()
+    assert np.std(middle) == pytest.approx(np.sqrt(0.5), rel=0.05)
+
+
+def test_nothing_folds_into_what_is_stored(tmp_path: Path) -> None:
+    """80 Hz at 100 samples a second would come out as 20 Hz."""
+    t = np.arange(20_000) / 1000
+    path = write_fif(tmp_path / "a_raw.fif", np.stack([0 * t, 1e-6 * np.sin(2 * np.pi * 80 * t), 0 * t]), 1e3)
+    values, _ = prepare_signals(str(path), SECTION, 5, 3600)
+    assert np.std(values[100:-100, 0]) < 0.01
+
+
+def test_samples_that_are_lost_are_missing_and_move_nothing(tmp_path: Path) -> None:
+    t = np.arange(2000) / 100
+    values_CT = np.stack([0 * t, 1e-6 * t, t])
+    values_CT[1, 300:420] = np.nan
+    path = write_fif(tmp_path / "a_raw.fif", values_CT, 100)
+    section = FeaturePreprocessing(signals=("ECG",), steps=500)
+    values, _ = prepare_signals(str(path), section, 5, 3600)
+    assert np.isnan(values[300:420]).all()
+    known = np.r_[0:300, 420:2000]
+    np.testing.assert_allclose(values[known, 0], t[known], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (FeaturePreprocessing(signals=("EKG",), steps=500), "no channel EKG; it has Fp1, ECG, GSR"),
+        (FeaturePreprocessing(signals=("ECG",), steps=500, high_hz=50), "sampled at 100 Hz, too slowly for"),
+    ],
+)
+def test_what_cannot_be_read_so_is_said(tmp_path: Path, section: FeaturePreprocessing, words: str) -> None:
+    path = write_fif(tmp_path / "a_raw.fif", np.zeros((3, 1000)), 100)
+    with pytest.raises(DataError, match=words):
+        prepare_signals(str(path), section, 5, 3600)
+    with pytest.raises(DataError, match="lasts 10 s; a recording may last 5 s"):
+        prepare_signals(str(path), SECTION, 5, 5)
+
+
+def make_experiment(folder: Path, **changes: Any) -> Experiment:
+    """Two subjects with a heart rate each; EEG and ECG are in one file."""
+    rows = []
+    t = np.arange(1100) / 100
+    for subject, beats_per_s in (("a", 1.0), ("b", 2.0)):
+        ecg = 1e-3 * (np.cos(2 * np.pi * beats_per_s * t) > 0.95)
+        eeg = 1e-5 * np.random.default_rng(0).standard_normal(len(t))
+        write_fif(folder / f"{subject}_raw.fif", np.stack([eeg, ecg, 0 * t]), 100)
+        rows.append({"subject": subject, "recording": "r", "label": subject, "eeg": f"{subject}_raw.fif"})
+    pd.DataFrame(rows).to_csv(folder / "recordings.csv", index=False)
+    signals = {"preprocessing.features": {"heart": {"signals": ["ECG"], "steps": 500}}}
+    table = {"data.dataset": "recordings_table", "data.root": str(folder / "recordings.csv")}
+    return load_experiment("fusion", table | signals | {"data.modalities": ["heart"]} | changes)
+
+
+def test_signals_are_cut_into_windows_like_everything_else(tmp_path: Path) -> None:
+    e = make_experiment(tmp_path)
+    _, listing = registry.scan_dataset(e.data, e.preprocessing.features)
+    cut = cut_recording(listing.recordings[1], WindowFormat(e.preprocessing, ("heart",), 0), None)
+    assert not cut.problems and [w["has_heart"] for w in cut.windows] == [True, True]
+    for window in cut.windows:
+        x = window["heart"][:, 0]
+        assert window["heart"].shape == (500, 1) and np.abs(np.fft.rfft(x - x.mean())).argmax() == 10  # 2 Hz in 5 s
+
+
+def test_signals_may_lie_in_files_of_their_own(tmp_path: Path) -> None:
+    own = tmp_path / "belt"
+    own.mkdir()
+    t = np.arange(1000) / 100
+    for subject in "ab":
+        (own / subject).mkdir()
+        write_fif(own / subject / "r.fif", np.stack([np.sin(2 * np.pi * 0.4 * t)]), 100, ("RESP",))
+    section = {"breath": {"signals": ["RESP"], "steps": 250}}
+    words = {"data.modalities": ["breath"], "preprocessing.features": section}
+    e = make_experiment(tmp_path, **words | {"data.features": {"breath": {"path": str(own)}}})
+    _, listing = registry.scan_dataset(e.data, e.preprocessing.features)
+    assert [Path(r.features["breath"].path).parent.name for r in listing.recordings] == ["a", "b"]
+    cut = cut_recording(listing.recordings[0], WindowFormat(e.preprocessing, ("breath",), 0), None)
+    assert np.abs(np.fft.rfft(cut.windows[0]["breath"][:, 0])).argmax() == 2  # 0.4 Hz in 5 s
+
+
+def test_the_encoder_of_signals_is_chosen_and_its_sizes_are_checked(tmp_path: Path) -> None:
+    e = make_experiment(tmp_path)
+    assert e.model["heart"].kind == "signal" and e.model["heart"].normalises_subjects
+    short = make_experiment(tmp_path, **{"model.heart.depth": 8})
+    with pytest.raises(ConfigError, match=r"steps is 500, but model.heart.kind=signal .* needs at least 1280"):
+        build_encoder(short, "heart", DataShapes(0, 2))
