@@ -39,7 +39,7 @@ def prepare_signals(
             f"{path} is sampled at {raw.hz:g} Hz, too slowly for low_hz={section.low_hz:g} and "
             f"high_hz={section.high_hz:g}; they must be below {raw.hz / 2:g}"
         )
-    known_T = np.isfinite(raw.values_CT).all(0)
+    known_T = np.array(np.isfinite(raw.values_CT).all(0))
     for start_s, end_s in raw.missing_s:
         known_T[round(start_s * raw.hz) : round(end_s * raw.hz)] = False
     out_TC = np.full((_count_samples(duration_s, hz), len(section.signals)), np.nan, np.float32)
@@ -75,4 +75,7 @@ def _design_filters(hz: float, stored_hz: float, low_hz: float, high_hz: float) 
         wanted.append((BAND_ORDER, high_hz, "lowpass"))
     if stored_hz < hz:
         wanted.append((ANTI_ALIAS_ORDER, PASSED_SHARE * stored_hz / 2, "lowpass"))
-    return [(butter(order, edge, kind, fs=hz, output="sos"), round(3 * hz / edge)) for order, edge, kind in wanted]
+    return [
+        (np.asarray(butter(order, edge, kind, fs=hz, output="sos")), round(3 * hz / edge))
+        for order, edge, kind in wanted
+    ]
