@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from eav_ray.config import MODALITIES, Experiment, order_modalities
 from eav_ray.data.datasets import registry
 from eav_ray.data.recordings import Problem, Recording
+from eav_ray.pipelines.preprocess.duplicates import Duplicate, find_duplicate_files, format_duplicates
 
 
 @dataclass(frozen=True)
@@ -14,12 +15,14 @@ class DatasetCheck:
     recordings: tuple[Recording, ...]
     problems: tuple[Problem, ...]
     modalities: tuple[str, ...]  # recorded ones, and given features that the experiment uses
+    duplicates: tuple[Duplicate, ...] = ()  # recordings of one file, or of files of equal bytes
 
 
 def check_dataset(experiment: Experiment) -> DatasetCheck:
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     modalities = order_modalities({*MODALITIES, *experiment.data.modalities})
-    return DatasetCheck(dataset.classes, listing.recordings, listing.problems, tuple(modalities))
+    duplicates = find_duplicate_files(listing.recordings, experiment.data.modalities)
+    return DatasetCheck(dataset.classes, listing.recordings, listing.problems, tuple(modalities), duplicates)
 
 
 def format_dataset_check(result: DatasetCheck) -> str:
@@ -38,7 +41,8 @@ def format_dataset_check(result: DatasetCheck) -> str:
         )
         lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
     lines.append(f"{len(by_subject)} subjects, {len(result.recordings)} recordings, {len(result.problems)} problems")
-    return "\n".join([*lines, *format_problems(result.problems)])
+    lines += format_problems(result.problems)
+    return "\n".join([*lines, *format_duplicates(result.duplicates, result.classes)])
 
 
 def format_problems(problems: tuple[Problem, ...]) -> list[str]:
