@@ -279,10 +279,5 @@ def test_a_person_called_by_a_number_is_not_taken_for_every_number(tmp_path: Pat
     store.write("d.html", b"worst: 1/004")
     store.write("e.parquet", parquet.encode_dataframe(draw_predictions(1, 1).assign(subject="1")))
     store.write("f.parquet", parquet.encode_dataframe(draw_predictions(1, 1).assign(note="1")))
-    assert {n for n in store.list_files() if holds_subject(store, n, "1")} == {
-        "b.json",
-        "c.json",
-        "d.html",
-        "e.parquet",
-    }
-    assert json.loads(store.read("a.json"))["layer"] == "1"
+    found = [n for n in store.list_files() if holds_subject(store, n, "1")]
+    assert found == ["b.json", "c.json", "d.html", "e.parquet"]
