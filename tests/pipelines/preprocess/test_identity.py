@@ -18,7 +18,7 @@ from eav_ray.data.shards.dataset import open_dataset
 from eav_ray.errors import DataError
 from eav_ray.pipelines.preprocess.preprocess import PreprocessingResult, preprocess
 from eav_ray.storage import Store
-from tests.helpers.in_process_preprocessing import MadeChunks, change_while_cutting, run_in_process
+from tests.helpers.in_process_preprocessing import MadeChunks, change_once_read, run_in_process
 
 HZ, SECONDS = 100, 12
 NAMES = ["Fp1", "Fp2", "C3", "C4", "P3", "P4", "O1", "O2"]
@@ -206,7 +206,7 @@ def test_a_file_that_changes_while_it_is_read_is_left_out_and_said(
         write_brainvision(tmp_path, name, make_signal(seed))
     e = experiment(tmp_path, write_table(tmp_path, ["p1,r1,calm,a.vhdr", "p1,r2,angry,b.vhdr"]))
     with monkeypatch.context() as patch:
-        change_while_cutting(patch, {f"p1/r1|{tmp_path / 'a.eeg'}": make_signal(5).T.astype("<f4").tobytes()})
+        change_once_read(patch, "p1/r1", tmp_path / "a.eeg", make_signal(5).T.astype("<f4").tobytes())
         result = preprocess(e)
     (problem,) = result.problems
     assert problem.file == str(tmp_path / "a.eeg") and "changed while this job ran" in problem.reason
