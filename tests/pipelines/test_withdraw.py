@@ -21,12 +21,13 @@ from eav_ray.pipelines.preprocess.preprocess import preprocess
 from eav_ray.pipelines.preprocess.quality_page import write_quality_page
 from eav_ray.pipelines.withdraw.mentions import holds_subject
 from eav_ray.pipelines.withdraw.withdraw import find_holdings, withdraw
-from eav_ray.storage import NodeCache, Store, encode_documents
+from eav_ray.storage import NodeCache, Store, encode_documents, lease
 from eav_ray.training.embeddings import commit_embeddings, write_embedding_part
 from eav_ray.training.mapped_embeddings import open_embeddings
-from tests.helpers.checkpoints import make_checkpoint, save_checkpoint
+from tests.helpers.checkpoints import change_state, make_checkpoint, save_checkpoint
 from tests.helpers.in_process_preprocessing import run_in_process
 from tests.helpers.predictions import draw_predictions
+from tests.helpers.s3_servers import BUCKET, open_conditional_server
 
 GONE, SUBJECTS = "p1", ("p0", "p1", "p1-b", "p10", "p2")
 
@@ -101,8 +102,12 @@ def write_results(e: Experiment) -> None:
         "chosen": Split("loso", ("p0/r0",), ("p1/r0",), ("p2/r0",)),
         "tested": Split("loso", ("p0/r0",), (), ("p1/r0",)),
         "other": Split("loso", ("p0/r0", "p10/r0"), (), ("p1-b/r0",)),
+        "adapted": Split("adapted", ("p2/r0",), (), ("p2/r1",)),
+        "fusion": Split("loso", ("p0/r0",), (), ("p1/r0",)),
     }.items():
-        save_checkpoint(results, make_checkpoint(e, split=split, key=key, weights={"w": torch.zeros(1)}))
+        checkpoint = make_checkpoint(e, split=split, key=key, weights={"w": torch.zeros(1)})
+        encoders = {"audio": "trained"} if key == "fusion" else {}
+        save_checkpoint(results, change_state(checkpoint, encoder_keys=encoders))
 
 
 def list_files(*folders: str) -> dict[str, bytes]:
@@ -133,8 +138,10 @@ def test_nothing_holds_the_subject_and_all_else_is_as_it_was(e: Experiment, caps
     assert found.results.models == {
         "runs/trained": "trained on 1 of their recordings",
         "runs/chosen": "chosen by 1 of their recordings",
+        "runs/fusion": "made of runs/trained, which knows them",
         "searches/all": "searched with an experiment that names them",
     }
+    assert found.results.adapted == ["runs/adapted"]
     assert found.results.tested == ["runs/tested"] and found.results.unknown == ["mine/all.txt"]
     withdraw(e, GONE, models=True)
     after = list_files(*stores)
@@ -171,7 +178,7 @@ def test_models_stay_and_are_named_unless_it_is_said(e: Experiment, capsys: pyte
     assert run_command(["withdraw", "demo", GONE, "--yes", *words]) == 0
     assert "nothing was deleted" not in capsys.readouterr().out
     results = Store(e.store.results)
-    assert results.list_folders("runs") == ["chosen", "other", "tested", "trained"]
+    assert results.list_folders("runs") == ["adapted", "chosen", "fusion", "other", "tested", "trained"]
     assert results.list_folders("embeddings") == ["others"]
 
 
@@ -281,3 +288,57 @@ def test_a_person_called_by_a_number_is_not_taken_for_every_number(tmp_path: Pat
     store.write("f.parquet", parquet.encode_dataframe(draw_predictions(1, 1).assign(note="1")))
     found = [n for n in store.list_files() if holds_subject(store, n, "1")]
     assert found == ["b.json", "c.json", "d.html", "e.parquet"]
+
+
+def test_what_an_earlier_version_made_goes_too(e: Experiment) -> None:
+    """It had one data set a folder, and its index beside the shards; whoever is in it counts all the same."""
+    store = Store(e.store.shards)
+    old = "recordings_table-0123456789abcdef"
+    rows = [{"file": f"shards/{s}-r0-1.parquet", "sha256": "", "rows": 1, "subject": s} for s in SUBJECTS]
+    store.write_json(f"{old}/index.json", {"shards": rows, "data": {"root": e.data.root}})
+    store.write_json(f"{old}/problems.json", {"problems": [{"subject": GONE, "recording": "r1"}]})
+    store.write(f"{old}/quality.html", b"all")
+    for s in SUBJECTS:
+        store.write_json(f"{old}/records/{s}-r0-1.json", {"subject": s})
+        store.write(f"{old}/shards/{s}-r0-1.parquet", b"old")
+    withdraw(e, GONE)
+    assert not list(find_traces(list_files(e.store.shards), GONE))
+    left = {Path(n).name for n in store.list_files(old)}
+    assert left == {"index.json", "problems.json"} | {
+        f"{s}-r0-1.{suffix}" for s in SUBJECTS if s != GONE for suffix in ("json", "parquet")
+    }
+
+
+def test_what_a_killed_job_left_half_written_goes_too(e: Experiment) -> None:
+    (shards,) = Path(e.store.shards).glob("recordings_table-*/shards")
+    for s in (GONE, "p10"):
+        (shards / f".{s}-r0-1.parquet.0123abcd.partial").write_bytes(b"half")
+    (lost,) = shards.glob(f"{GONE}-r0-*.parquet")
+    (shards / f"{GONE}-r0-0000000000.parquet").write_bytes(lost.read_bytes())  # without a record
+    withdraw(e, GONE)
+    assert [p.name for p in shards.iterdir() if p.name.startswith(".")] == [".p10-r0-1.parquet.0123abcd.partial"]
+    assert not list(find_traces(list_files(e.store.shards), GONE))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_stores_in_a_bucket(e: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "TTL_S", 3.0)
+    with open_conditional_server() as address:
+        stores = {f"store.{n}": f"s3://{BUCKET}/{n}?endpoint={address}&region=us-east-1" for n in ("shards", "results")}
+        remote = override(e, stores)
+        preprocess_and_map(remote)
+        write_results(remote)
+        shards, results = Store(remote.store.shards), Store(remote.store.results)
+
+        def read_all() -> dict[str, bytes]:
+            return {f"{s.root}/{n}": s.read(n) for s in (shards, results) for n in s.list_files()}
+
+        before = read_all()
+        with results.lock("runs/trained/lock"), pytest.raises(DataError, match="is held by"):
+            withdraw(remote, GONE)
+        assert {n for n in before if not n.endswith("lock")} <= set(read_all())
+        withdraw(remote, GONE, models=True)
+        after = read_all()
+        assert not [n for n in find_traces(after, GONE) if "/runs/tested/" not in n]
+        assert all(before[n] == data for n, data in after.items() if not n.endswith(("lock", ".json")))
+        assert set(open_dataset(remote).windows.ids["subject"]) == {"p0", "p1-b", "p10", "p2"}

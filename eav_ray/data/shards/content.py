@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 from typing import Any
 
@@ -72,9 +73,16 @@ def find_changed_file(files: Iterable[FileContent]) -> str:
     Another machine may have files of its own at the same paths: what looks changed is hashed anew.
     """
     for file in files:
-        if stat_file(file.path) != file.stat and hash_file(file.path) != file.sha256:
+        stat = stat_file(file.path)
+        if stat != file.stat and _hash_file_as_of(file.path, stat) != file.sha256:
             return file.path
     return ""
+
+
+@lru_cache(maxsize=256)
+def _hash_file_as_of(path: str, stat: FileStat) -> str:
+    """Hash a file once for all recordings that lie in it."""
+    return hash_file(path)
 
 
 def list_sources(recording: Recording, modalities: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ SEARCHES = "searches"
 WHOLE = (MODELS, SEARCHES, "ablations", "baselines", "embeddings", "features", "protocols", "robustness")
 SINGLE = ("evaluations",)  # folders of files that are each made as a whole
 EXPERIMENT_FILES = ("experiment.json", "results.json")
-SPLIT_FILE = "split.json"
+SPLIT_FILE, STATE_FILE = "split.json", "state.json"  # of a checkpoint
 PAGE_FILES = ("index.html", "results.json")
 
 
@@ -29,6 +29,7 @@ class ResultHoldings:
     Attributes:
         deleted: Folders and files that go.
         models: Runs and searches that have learned from the subject, or were chosen by them: name -> how.
+        adapted: Runs that began with a model of which they do not say whom it knows.
         tested: Runs that only name the subject, as one whom they were not trained on.
         other_roots: Of other data sets with a subject of this name, which are left alone.
         unknown: Files that name the subject, and that this program is not known to have written: they are left alone.
@@ -36,6 +37,7 @@ class ResultHoldings:
 
     deleted: list[str] = field(default_factory=list)
     models: dict[str, str] = field(default_factory=dict)
+    adapted: list[str] = field(default_factory=list)
     tested: list[str] = field(default_factory=list)
     other_roots: set[str] = field(default_factory=set)
     unknown: list[str] = field(default_factory=list)
@@ -70,6 +72,7 @@ def find_result_holdings(store: Store, subject: str, roots: set[str]) -> ResultH
                 held = [n for n in names if holds_subject(store, n, subject)]
                 found.deleted += [n for n in held if _is_table_of_ours(store, n)]
                 found.unknown += [n for n in held if n not in found.deleted]
+    _add_models_of_encoders(store, units, found)
     return found
 
 
@@ -140,20 +143,36 @@ def _find_root(store: Store, names: list[str]) -> str:
 
 def _add_model(store: Store, unit: str, names: list[str], subject: str, roots: set[str], found: ResultHoldings) -> None:
     counts: dict[str, int] = {}
+    is_adapted = False
     for name in (n for n in names if PurePosixPath(n).name == SPLIT_FILE):
         split = _read_json(store, name)
+        split = split if isinstance(split, dict) else {}
+        is_adapted |= split.get("protocol") == "adapted"
         for side in ("train", "validation", "test"):
-            ids = split.get(side, ()) if isinstance(split, dict) else ()
-            counts[side] = max(counts.get(side, 0), sum(is_of_subject(str(i), subject) for i in ids))
+            count = sum(is_of_subject(str(i), subject) for i in split.get(side, ()))
+            counts[side] = max(counts.get(side, 0), count)
     root = _find_root(store, names)
-    if not any(counts.values()):
-        return
     if root and root not in roots:
-        found.other_roots.add(root)
-    elif counts["train"] or counts["validation"]:
-        words = [
-            f"{verb} {counts[s]}" for verb, s in (("trained on", "train"), ("chosen by", "validation")) if counts[s]
-        ]
+        found.other_roots |= {root} if any(counts.values()) else set()
+    elif counts.get("train") or counts.get("validation"):
+        sides = (("trained on", "train"), ("chosen by", "validation"))
+        words = [f"{verb} {counts[side]}" for verb, side in sides if counts[side]]
         found.models[unit] = f"{' and '.join(words)} of their recordings"
-    else:
+    elif is_adapted:
+        found.adapted.append(unit)
+    elif any(counts.values()):
         found.tested.append(unit)
+
+
+def _add_models_of_encoders(store: Store, units: dict[str, list[str]], found: ResultHoldings) -> None:
+    """Add the fusions of encoders that know the subject."""
+    for unit, names in units.items():
+        if unit.split("/")[0] != MODELS or unit in found.models:
+            continue
+        for name in (n for n in names if PurePosixPath(n).name == STATE_FILE):
+            tree = _read_json(store, name)
+            keys = tree.get("encoder_keys") if isinstance(tree, dict) else None
+            known = [k for k in (keys.values() if isinstance(keys, dict) else ()) if f"{MODELS}/{k}" in found.models]
+            if known:
+                found.models[unit] = f"made of {MODELS}/{known[0]}, which knows them"
+                found.tested = [one for one in found.tested if one != unit]

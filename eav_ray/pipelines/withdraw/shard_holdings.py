@@ -47,7 +47,7 @@ def find_shard_holdings(store: Store, data: DataConfig, subject: str) -> ShardHo
     indexes = {
         str(PurePosixPath(name).parent): _read_tree(store, name)
         for name in names
-        if name.startswith(f"{data.dataset}-") and name.endswith(f"/{INDEX_FILE}") and f"/{INDEXES_FOLDER}/" in name
+        if name.startswith(f"{data.dataset}-") and _is_index(name)
     }
     shards = {folder: _list_shards(folder, tree, subject) for folder, tree in indexes.items()}
     is_growing = True
@@ -60,9 +60,10 @@ def find_shard_holdings(store: Store, data: DataConfig, subject: str) -> ShardHo
     for folder, tree in indexes.items():
         if _get_root(tree) in found.roots:
             found.subjects |= {str(shard.get("subject", "")) for shard in tree.get("shards", [])}
-            if any(holds_subject(store, n, subject) for n in names if n.startswith(f"{folder}/") and _is_json(n)):
+            beside = [n for n in names if str(PurePosixPath(n).parent) == folder]
+            if any(holds_subject(store, n, subject) for n in beside if n.endswith(".json")):
                 found.indexes.append(folder)
-                found.files += [n for n in names if n.startswith(f"{folder}/") and n.endswith(".html")]
+                found.files += [n for n in beside if n.endswith(".html")]
         else:
             protected |= shards[folder]
             found.other_roots |= {_get_root(tree)} if shards[folder] else set()
@@ -111,7 +112,7 @@ def delete_shard_holdings(store: Store, found: ShardHoldings, subject: str) -> N
 
 def _rewrite_index(store: Store, folder: str, subject: str) -> None:
     for name in store.list_files(folder):
-        if not _is_json(name):
+        if not name.endswith(".json") or str(PurePosixPath(name).parent) != folder:
             continue
         tree = _read_tree(store, name)
         for rows in ("shards", "problems"):
@@ -148,8 +149,10 @@ def _list_shards(folder: str, tree: dict[str, Any], subject: str) -> set[str]:
     return {f"{place}/{s['file']}" for s in tree.get("shards", []) if s.get("subject") == subject and s.get("file")}
 
 
-def _is_json(name: str) -> bool:
-    return name.endswith(".json")
+def _is_index(name: str) -> bool:
+    """Tell whether a file is an index: of a data set, or, as earlier versions had it, of a folder of shards."""
+    parts = PurePosixPath(name).parts
+    return parts[-1] == INDEX_FILE and (len(parts) == 2 or (len(parts) == 4 and parts[1] == INDEXES_FOLDER))
 
 
 def _is_shard_of(store: Store, name: str, subject: str) -> bool:

@@ -112,6 +112,9 @@ def format_holdings(found: Holdings, experiment: Experiment, *, deleted: bool, m
     if r.unknown:
         lines.append(f"{len(r.unknown)} files name {found.subject} that no command is known to have written; they stay")
         lines += _shorten(r.unknown)
+    if r.adapted:
+        lines.append(f"{len(r.adapted)} models were adapted from others, which may know {found.subject}; they stay")
+        lines += _shorten(r.adapted)
     if r.tested:
         lines.append(f"{len(r.tested)} models were not trained on {found.subject}, and name them on their test side")
     others = sorted(s.other_roots | r.other_roots)
