@@ -38,7 +38,9 @@ from eav_ray.data.recordings import Recording
 from eav_ray.data.shards.location import open_shard_store
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 from eav_ray.distributed import cluster
-from eav_ray.pipelines.preprocess.preprocess import ChunkMaker, plan_chunks
+from eav_ray.pipelines.preprocess.chunks import hash_listing, plan_chunks
+from eav_ray.pipelines.preprocess.preprocess import ChunkMaker
+from eav_ray.storage import Store
 
 RUNS = 5
 N_SUBJECTS = 4  # of the whole job
@@ -111,11 +113,12 @@ def time_ray_data(experiment: Experiment, shards: Path, cpus: float | None = Non
         cpus: Of how many cores Ray Data may use; None for all.
     """
     e = override(experiment, {"store.shards": str(shards)})
-    _, listing = registry.scan_dataset(e.data)
+    reader, listing = registry.scan_dataset(e.data)
+    planned = plan_chunks(e, listing, hash_listing(e, reader, listing, Store(e.store.shards)))
     options = ray.data.DataContext.get_current().execution_options
     options.resource_limits = ray.data.ExecutionResources.for_limits(cpu=cpus)
     began = time.perf_counter()
-    for _ in ChunkMaker(e.data, e.preprocessing, open_shard_store(e), ()).make(plan_chunks(e, listing)):
+    for _ in ChunkMaker(e.data, e.preprocessing, open_shard_store(e), ()).make(planned):
         pass
     return time.perf_counter() - began
 

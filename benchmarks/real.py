@@ -38,7 +38,7 @@ from benchmarks.common import (
 )
 from eav_ray.config import Experiment, digest, load_experiment, override, parse_changes
 from eav_ray.data.shards.dataset import Dataset, open_dataset
-from eav_ray.data.shards.location import open_shard_store
+from eav_ray.data.shards.location import name_index_folder, open_shard_store
 from eav_ray.data.splits import LabeledRecording, Split, list_labeled_recordings, make_inner_splits, make_split
 from eav_ray.evaluation.comparisons import PairedComparison, compare_differences
 from eav_ray.evaluation.statistics import compute_difference_interval
@@ -391,7 +391,7 @@ def main() -> int:
     levels = [a for a in ACCESS_LEVELS if words.get("access", a) == a]
     for one in sets:
         e = make_experiment(one, folder, Job(one.name, "source_only", 0, 0), {})
-        if not open_shard_store(e).exists("index.json"):
+        if not open_shard_store(e).exists(f"{name_index_folder(e)}/index.json"):
             preprocess(override(e, {"runtime.engine": "deepspeed"}))
     run = partial(run_jobs, folder=folder, changes=changes, workers=workers)
     if inner:

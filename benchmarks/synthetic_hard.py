@@ -29,7 +29,7 @@ from benchmarks.common import Goal, finish_benchmark, parse_arguments, read_tabl
 from benchmarks.real import score_subjects, score_variant
 from eav_ray.config import MODALITIES, Experiment, digest, load_experiment, parse_changes
 from eav_ray.data.shards.dataset import open_dataset
-from eav_ray.data.shards.location import open_shard_store
+from eav_ray.data.shards.location import name_index_folder, open_shard_store
 from eav_ray.data.splits import list_labeled_recordings, make_split
 from eav_ray.data.synthetic.generate import SyntheticSpec, generate_dataset
 from eav_ray.data.synthetic.ideal_observer import bayes_accuracy
@@ -146,7 +146,7 @@ def main() -> int:
     modalities = [m for m in MODALITIES if words.get("modality", m) == m]
     generate_dataset(Path(folder) / "EAV", spec, workers=2)
     e = make_experiment(folder, "", {"runtime.engine": "deepspeed"})
-    if not open_shard_store(e).exists("index.json"):
+    if not open_shard_store(e).exists(f"{name_index_folder(e)}/index.json"):
         preprocess(e)
     jobs = [Job(m, seed, fold) for seed in range(seeds) for m in modalities for fold in range(FOLDS)]
     print(f"to do: {len(jobs)} folds; what is done in {folder} is read", flush=True)

@@ -47,7 +47,7 @@ from eav_ray.data.io.parquet import FORMAT_KEY, TABLE_FORMAT
 from eav_ray.data.recordings import Recording
 from eav_ray.data.shards.dataset import Dataset, open_dataset
 from eav_ray.data.shards.index import INDEX_FILE, ShardFile, ShardIndex
-from eav_ray.data.shards.location import open_shard_store
+from eav_ray.data.shards.location import name_index_folder, open_shard_store
 from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import build_window_table, encode_parquet
 from eav_ray.distributed import ray_workarounds
@@ -56,8 +56,9 @@ from eav_ray.errors import ConfigError, DataError
 from eav_ray.models.encoders.vit import ViT
 from eav_ray.pipelines.inference.pull import format_studies, pull
 from eav_ray.pipelines.preprocess import eeg_stage
+from eav_ray.pipelines.preprocess.chunks import Chunk, hash_listing, plan_chunks
 from eav_ray.pipelines.preprocess.dataset_check import check_dataset
-from eav_ray.pipelines.preprocess.preprocess import Chunk, ChunkMaker, plan_chunks, preprocess
+from eav_ray.pipelines.preprocess.preprocess import ChunkMaker, preprocess
 from eav_ray.pipelines.search.search_store import SearchStore
 from eav_ray.pipelines.train import cross_validation
 from eav_ray.storage import COMMIT, Store, sha256
@@ -213,12 +214,15 @@ def own_experiment(folder: Path) -> Experiment:
 
 def index(folder: Path) -> TablePlace:
     e = own_experiment(folder)
-    return TablePlace(partial(open_shard_store(e).write, INDEX_FILE), lambda: open_dataset(e), INDEX_FILE)
+    return TablePlace(
+        partial(open_shard_store(e).write, f"{name_index_folder(e)}/{INDEX_FILE}"), lambda: open_dataset(e), INDEX_FILE
+    )
 
 
 def record(folder: Path) -> TablePlace:
     e = own_experiment(folder)
-    (chunk,) = plan_chunks(e, registry.scan_dataset(e.data)[1])
+    reader, listing = registry.scan_dataset(e.data)
+    (chunk,) = plan_chunks(e, listing, hash_listing(e, reader, listing, Store(e.store.shards)))
     return TablePlace(
         partial(open_shard_store(e).write, f"records/{chunk.name}.json"), lambda: preprocess(e), chunk.name
     )

@@ -23,6 +23,7 @@ from eav_ray.cli.robustness import robustness
 from eav_ray.cli.search import search
 from eav_ray.cli.serve import serve
 from eav_ray.cli.train import train
+from eav_ray.cli.withdraw import withdraw
 from eav_ray.errors import ConfigError, DataError, TrainingInterrupted, is_lasting, make_unrecoverable
 
 COMMANDS: tuple[Callable[..., int | None], ...] = (
@@ -40,6 +41,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     ablate,
     robustness,
     adapt,
+    withdraw,
     keys,
 )
 HELP = """Recognise emotions from EEG, audio and video: from raw recordings to a checkpoint that predicts.

@@ -19,6 +19,7 @@ def preprocess(
 
     from eav_ray.data.shards.location import open_shard_store
     from eav_ray.pipelines.preprocess.dataset_check import format_problems
+    from eav_ray.pipelines.preprocess.duplicates import summarize_duplicates
     from eav_ray.pipelines.preprocess.preprocess import preprocess as preprocess_dataset
     from eav_ray.pipelines.preprocess.quality_page import write_quality_page
 
@@ -26,6 +27,8 @@ def preprocess(
     windows = sum(s.rows for s in result.index.shards)
     print(f"{windows} windows in {len(result.index.shards)} shards, {result.n_skipped} of them finished earlier")
     print(f"{len(result.problems)} recordings or files set aside", *format_problems(result.problems), sep="\n")
+    if shared := summarize_duplicates(result.duplicates):
+        print(shared)
     table, page = write_quality_page(experiment, result, frames=frames)
     print(table)
     print(f"shards: {open_shard_store(experiment)}\nquality: {page}")

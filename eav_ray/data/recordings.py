@@ -148,6 +148,14 @@ class DatasetReader(DatasetKind):
         """
         return list(recordings)
 
+    def list_companion_files(self, recording: Recording) -> tuple[str, ...]:
+        """List files besides the recording's own that `read_eeg` looks at, such as tables of channels or of events.
+
+        A recording is made anew where one of them changes. Files that belong to others by their format (`.eeg` of a
+        `.vhdr`) are found anyway, and what `scan` takes from labels counts as it stands in the recording.
+        """
+        return ()
+
     def read_eeg(self, recording: Recording) -> RawEEG:
         """Read one recording's EEG, scalp channels only.
 
@@ -171,6 +179,9 @@ class TransformedReader(DatasetReader):
 
     def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         return self._reader.session_recordings(recordings)
+
+    def list_companion_files(self, recording: Recording) -> tuple[str, ...]:
+        return self._reader.list_companion_files(recording)
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         return self._transform(self._reader.read_eeg(recording), recording)

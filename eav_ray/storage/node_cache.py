@@ -62,13 +62,24 @@ class NodeCache:
                 _delete(partial)
             return _open_used(path, open_entry)
 
+    def list_entries(self) -> list[Path]:
+        """List the entries, those that are half made included."""
+        return sorted(p for p in self._folder.iterdir() if p.suffix in SUFFIXES)
+
+    def delete(self, names: Collection[str]) -> None:
+        """Delete entries; processes that have mapped them go on with what they have."""
+        with self._lock():
+            self._delete_leftovers()
+            for name in names:
+                _delete(self._folder / name)
+
     def reserve(self, n_bytes: int) -> None:
         """Delete the entries that were not opened for longest, until there is room for more; for `make` alone.
 
         Raises:
             ConfigError: The entries that must stay leave too little room.
         """
-        entries = {path: _measure(path) for path in self._folder.iterdir() if path.suffix in SUFFIXES}
+        entries = {path: _measure(path) for path in self.list_entries()}
         excess = sum(entries.values()) + n_bytes - self._max_gb * 2**30
         for path in sorted(entries, key=lambda p: p.stat().st_mtime):
             if excess > 0 and path.name not in self._protected and path.suffix != PARTIAL:

@@ -66,6 +66,15 @@ def _make_arrays(store: Store, prefix: str, commit: Commit, cache: NodeCache, fo
     (folder / CONTENTS).write_text(json.dumps(tree))
 
 
+def read_mapped_subjects(folder: Path) -> set[str]:
+    """Read whose windows an entry of the cache holds.
+
+    Raises:
+        DataError: It was damaged.
+    """
+    return {str(window[0]) for window in _map_arrays(folder).windows}
+
+
 def _read_times(store: Store, prefix: str, commit: Commit) -> list[float]:
     name = store.format_path(prefix)
     try:

@@ -1,11 +1,13 @@
 """Shards of a whole data set, written by this process without Ray."""
 
+from dataclasses import asdict
+
 from eav_ray.config import Experiment
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.eeg import prepare_eeg
 from eav_ray.data.preprocessing.windowing import WindowFormat, cut_recording
-from eav_ray.data.shards.index import ShardFile, ShardIndex, write_index
-from eav_ray.data.shards.location import open_shard_store
+from eav_ray.data.shards.index import INDEX_FILE, ShardFile, ShardIndex, write_index
+from eav_ray.data.shards.location import name_index_folder, open_shard_store
 from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import encode_window
 from eav_ray.data.shards.writer import ShardWriter
@@ -36,4 +38,7 @@ def write_shards(e: Experiment) -> None:
         files.append(ShardFile(shard.name, shard.sha256, shard.rows, subject))
     versions = list_package_versions()
     modalities = tuple(sorted(e.data.modalities))
-    write_index(store, ShardIndex("k", reader.classes, modalities, len(channels), tuple(files), versions, channels))
+    index = ShardIndex("k", reader.classes, modalities, len(channels), tuple(files), versions, channels)
+    write_index(
+        store, index, {"data": asdict(e.data), "is_real": reader.is_real}, f"{name_index_folder(e)}/{INDEX_FILE}"
+    )

@@ -6,11 +6,13 @@ from typing import Any
 
 from eav_ray.config import Experiment, digest
 from eav_ray.data.shards.index import INDEX_FILE, ShardIndex, read_index
-from eav_ray.data.shards.location import open_shard_store
+from eav_ray.data.shards.location import INDEXES_FOLDER, name_index_folder, open_shard_store
 from eav_ray.data.shards.window_cache import WindowCache
 from eav_ray.data.splits import check_subjects
 from eav_ray.errors import DataError
 from eav_ray.storage import Store
+
+MAX_SHOWN_ROOTS = 3
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Dataset:
     index: ShardIndex
     cache: str  # folder of the memory-mapped windows
     cache_gb: float
+    index_file: str = INDEX_FILE  # name of the index in `shards`
 
     @cached_property
     def windows(self) -> WindowCache:
@@ -62,9 +65,10 @@ def open_shards(experiment: Experiment) -> Dataset:
     Raises:
         DataError: As `open_dataset`.
     """
-    store = open_shard_store(experiment)
-    index = read_index(store)
-    stored_subjects = tuple(store.read_json(INDEX_FILE).get("data", {}).get("subjects", ()))
+    store, name = open_shard_store(experiment), f"{name_index_folder(experiment)}/{INDEX_FILE}"
+    _check_preprocessed(experiment, store, name)
+    index = read_index(store, name)
+    stored_subjects = tuple(store.read_json(name).get("data", {}).get("subjects", ()))
     wanted_subjects = experiment.data.subjects
     if stored_subjects and not (wanted_subjects and set(wanted_subjects) <= set(stored_subjects)):
         raise DataError(
@@ -77,4 +81,16 @@ def open_shards(experiment: Experiment) -> Dataset:
             f"the shards in {store} hold {', '.join(index.modalities)}, not {', '.join(absent)}; run "
             "`eav preprocess` with the same experiment first"
         )
-    return Dataset(store, index, experiment.store.cache, experiment.store.cache_gb)
+    return Dataset(store, index, experiment.store.cache, experiment.store.cache_gb, name)
+
+
+def _check_preprocessed(experiment: Experiment, store: Store, name: str) -> None:
+    """Say what there is where there is no index of this data set."""
+    others = [n for n in store.list_files(INDEXES_FOLDER) if n.endswith(f"/{INDEX_FILE}")]
+    if name in others or not others:
+        return
+    roots = [str(store.read_json(n).get("data", {}).get("root", "?")) for n in others[:MAX_SHOWN_ROOTS]]
+    raise DataError(
+        f"no shards in {store} of data.root={experiment.data.root}, but of {', '.join(roots)}; run `eav preprocess` "
+        "with the same experiment first: what is equal, wherever it lies, is not made again"
+    )

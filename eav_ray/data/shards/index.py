@@ -40,26 +40,29 @@ class ShardIndex:
         return tuple(sorted(shard.sha256 for shard in self.shards))
 
 
-def write_index(store: Store, index: ShardIndex, facts: dict[str, Any] | None = None) -> None:
+def write_index(store: Store, index: ShardIndex, facts: dict[str, Any] | None = None, name: str = INDEX_FILE) -> None:
     """Write the index, which makes its shards count.
 
     Args:
         facts: What else is to be known of them: the settings and the data set that they were made from.
+        name: Of the index in the store.
     """
-    store.write_json(INDEX_FILE, {"format": SHARDS_FORMAT} | asdict(index) | (facts or {}))
+    store.write_json(name, {"format": SHARDS_FORMAT} | asdict(index) | (facts or {}))
 
 
-def read_index(store: Store) -> ShardIndex:
+def read_index(store: Store, name: str = INDEX_FILE) -> ShardIndex:
     """Open the index of one data set's shards.
 
+    Args:
+        name: Of the index in the store.
     Raises:
         DataError: Not preprocessed yet, or damaged.
     """
-    if not store.exists(INDEX_FILE):
+    if not store.exists(name):
         raise DataError(f"no shards in {store}; run `eav preprocess` with the same experiment first")
-    tree = store.read_json(INDEX_FILE)
+    tree = store.read_json(name)
     try:
-        check_format(tree.get("format"), SHARDS_FORMAT, store.format_path(INDEX_FILE), "preprocess again")
+        check_format(tree.get("format"), SHARDS_FORMAT, store.format_path(name), "preprocess again")
         shards = tuple(
             ShardFile(check_store_name(s["file"]), str(s["sha256"]), int(s["rows"]), str(s["subject"]))
             for s in tree["shards"]
@@ -76,9 +79,7 @@ def read_index(store: Store) -> ShardIndex:
     except DataError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{store.format_path(INDEX_FILE)} is not an index of shards ({error!r}); preprocess again"
-        ) from None
+        raise DataError(f"{store.format_path(name)} is not an index of shards ({error!r}); preprocess again") from None
 
 
 def read_shard(store: Store, shard: ShardFile) -> pa.Table:

@@ -135,6 +135,16 @@ def _format_name(shard: ShardFile) -> str:
     return f"{shard.sha256}.arrow"
 
 
+def read_mapped_subjects(path: Path) -> set[str]:
+    """Read whose windows a file of the cache holds.
+
+    Raises:
+        DataError: It was damaged.
+    """
+    table = _open_table(path)
+    return {str(s) for s in table.column("subject").unique().to_pylist()} if "subject" in table.schema.names else set()
+
+
 def _make_table(cache: NodeCache, shards: Store, shard: ShardFile, path: Path) -> None:
     table = read_shard(shards, shard)
     cache.reserve(table.nbytes)

@@ -12,6 +12,7 @@ from eav_ray.evaluation.leak_audit.checks import MAX_SHOWN_NAMES, LeakCheck, des
 from eav_ray.evaluation.leak_audit.near_duplicates import MIN_STEPS, FingerprintCache, Fingerprints, find_alike_pairs
 
 EQUAL_WINDOWS = "equal windows in two splits"  # name of a check
+WAY_OUT = "drop one recording of each pair from the data set and preprocess again (`eav check --deep` lists all pairs)"
 
 
 class WindowContents:
@@ -51,7 +52,7 @@ def audit_equal_windows(
             rows = [r for r in (*test_rows, *other_rows) if digests[r] in shared]
             ids = windows.ids.iloc[rows]
             examples = describe_names({f"{i} window {w}" for i, w in zip(ids["id"], ids["window"], strict=True)})
-            return judge(EQUAL_WINDOWS, f"{len(shared)} equal signals of {m}: {examples}", "")
+            return judge(EQUAL_WINDOWS, f"{len(shared)} equal signals of {m}: {examples}; {WAY_OUT}", "")
     return judge(EQUAL_WINDOWS, "", f"{compared} signals of test windows, by content: none is on another side")
 
 
@@ -69,7 +70,8 @@ def audit_equal_signals_of_datasets(
         shared = ({*training_contents.get_digests(m)[rows]} & {*digests[test_rows]}) - {""}
         if shared:
             ids = test_contents.windows.ids["id"][[digest in shared for digest in digests]]
-            return judge(EQUAL_WINDOWS, f"{len(shared)} equal signals of {m}: {describe_names(set(ids))}", "")
+            names = describe_names(set(ids))
+            return judge(EQUAL_WINDOWS, f"{len(shared)} equal signals of {m}: {names}; {WAY_OUT}", "")
     return judge(EQUAL_WINDOWS, "", f"no signal of {len(tested_on)} recordings is among those of the training")
 
 
@@ -94,4 +96,4 @@ def audit_near_duplicates(modality: str, tested: Fingerprints, others: Fingerpri
     more = f" and {len(pairs) - MAX_SHOWN_NAMES} more" if len(pairs) > MAX_SHOWN_NAMES else ""
     compared = f"{len(tested.ids)} of {n_tested} test recordings compared with {len(others.ids)} others"
     otherwise = f"{compared}: their fingerprints correlate by {most:.2f} at most, copies by {threshold} and more"
-    return judge(name, f"alike: {', '.join(shown)}{more}" if pairs else "", otherwise)
+    return judge(name, f"alike: {', '.join(shown)}{more}; {WAY_OUT}" if pairs else "", otherwise)

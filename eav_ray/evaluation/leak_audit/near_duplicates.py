@@ -6,6 +6,7 @@ alike as the correlation of its fingerprints at the shift that suits it best.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -39,6 +40,11 @@ class Fingerprints:
     values: np.ndarray
     max_lag: int
 
+    @classmethod
+    def build(cls, ids: Sequence[str], values: np.ndarray, preprocessing: Preprocessing) -> Self:
+        """Build them of values whose rate follows from the length of a window."""
+        return cls(tuple(ids), values, round(MAX_SHIFT_S * values.shape[2] / preprocessing.window_s))
+
 
 @dataclass(frozen=True)
 class AlikePair:
@@ -60,8 +66,7 @@ class FingerprintCache:
         self._compute_missing(modality, [i for i in dict.fromkeys(recordings) if i not in known])
         ids = tuple(i for i in dict.fromkeys(recordings) if known[i].any())
         values = np.stack([known[i] for i in ids]) if ids else np.zeros((0, N_WINDOWS, 1, 1), dtype=np.float16)
-        steps_per_s = values.shape[2] / self._preprocessing.window_s
-        return Fingerprints(ids, values, round(MAX_SHIFT_S * steps_per_s))
+        return Fingerprints.build(ids, values, self._preprocessing)
 
     def _compute_missing(self, modality: str, recordings: Sequence[str]) -> None:
         table, known = self._windows.ids, self._by_modality[modality]
@@ -70,8 +75,7 @@ class FingerprintCache:
         shape = (1, 1)
         for at in range(0, len(rows), BLOCK // 16):
             part = rows[at : at + BLOCK // 16]
-            x_BTF = get_modality(modality).compute_fingerprint(self._windows.get(part, modality), self._preprocessing)
-            x_BTF = np.where(measure_complexity(x_BTF)[:, None, None] >= MIN_COMPLEXITY, x_BTF, 0)
+            x_BTF = compute_fingerprints(modality, self._windows.get(part, modality), self._preprocessing)
             shape = x_BTF.shape[1:]
             for one_TF, recording, window in zip(
                 x_BTF, table["id"].iloc[part], table["window"].iloc[part], strict=True
@@ -79,6 +83,12 @@ class FingerprintCache:
                 known.setdefault(recording, np.zeros((N_WINDOWS, *shape), np.float16))[window] = one_TF
         for recording in recordings:
             known.setdefault(recording, np.zeros((N_WINDOWS, *shape), np.float16))
+
+
+def compute_fingerprints(modality: str, windows: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Compute the fingerprints of windows: (windows, steps, features); zero where one is too plain to tell anything."""
+    x_BTF = get_modality(modality).compute_fingerprint(windows, preprocessing)
+    return np.where(measure_complexity(x_BTF)[:, None, None] >= MIN_COMPLEXITY, x_BTF, 0)
 
 
 def measure_complexity(x_BTF: np.ndarray) -> np.ndarray:
@@ -96,11 +106,28 @@ def find_alike_pairs(mine: Fingerprints, theirs: Fingerprints, threshold: float)
     Returns:
         The pairs, the most alike first, and how alike the most alike of all pairs are: 0 where none can be compared.
     """
+    return _select_alike_pairs(_correlate_all(mine, theirs), mine, theirs, threshold)
+
+
+def find_alike_pairs_within(fingerprints: Fingerprints, threshold: float) -> list[AlikePair]:
+    """Find the pairs of recordings of one side that are alike, each once, the most alike first."""
+    best_NN = _correlate_all(fingerprints, fingerprints)
+    best_NN[np.tril_indices(len(best_NN))] = 0
+    return _select_alike_pairs(best_NN, fingerprints, fingerprints, threshold)[0]
+
+
+def _correlate_all(mine: Fingerprints, theirs: Fingerprints) -> np.ndarray:
     best_NM = np.zeros((len(mine.ids), len(theirs.ids)), dtype=np.float32)
     for row in range(0, len(mine.ids), BLOCK):
         for column in range(0, len(theirs.ids), BLOCK):
             part = slice(row, row + BLOCK), slice(column, column + BLOCK)
             best_NM[part] = _correlate_at_whole_steps(mine.values[part[0]], theirs.values[part[1]], mine.max_lag)
+    return best_NM
+
+
+def _select_alike_pairs(
+    best_NM: np.ndarray, mine: Fingerprints, theirs: Fingerprints, threshold: float
+) -> tuple[list[AlikePair], float]:
     most = float(best_NM.max(initial=0))
     rows, columns = np.nonzero(best_NM >= threshold - SCREENING_MARGIN)
     order = np.argsort(-best_NM[rows, columns], kind="stable")[:MAX_REFINED_PAIRS]

@@ -9,7 +9,6 @@ import pandas as pd
 from eav_ray.config import Experiment, build_experiment, digest, to_dict
 from eav_ray.data.io import parquet
 from eav_ray.data.shards.dataset import Dataset
-from eav_ray.data.shards.index import INDEX_FILE
 from eav_ray.errors import ConfigError
 from eav_ray.evaluation import protocol_comparison
 from eav_ray.evaluation.correctness import mark_correct_recordings
@@ -82,7 +81,7 @@ def is_recorded_eav(experiment: Experiment, data: Dataset) -> bool:
     return (
         experiment.data.dataset == "eav"
         and experiment.data.labels == "true"
-        and data.shards.read_json(INDEX_FILE).get("is_real") is True
+        and data.shards.read_json(data.index_file).get("is_real") is True
     )
 
 

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from eav_ray.config import MODALITIES, Experiment, order_modalities
 from eav_ray.data.datasets import registry
 from eav_ray.data.recordings import Problem, Recording
+from eav_ray.pipelines.preprocess.duplicates import find_duplicate_files, format_duplicates
+from eav_ray.pipelines.preprocess.near_duplicates import find_near_duplicates, format_near_duplicates
+
+SHALLOW = "what is the same, but encoded anew, louder or begun later, only decoding shows: `eav check --deep`"
 
 
 @dataclass(frozen=True)
@@ -14,12 +18,26 @@ class DatasetCheck:
     recordings: tuple[Recording, ...]
     problems: tuple[Problem, ...]
     modalities: tuple[str, ...]  # recorded ones, and given features that the experiment uses
+    notes: tuple[str, ...] = ()  # lines on recordings that are used, and that somebody should look at
 
 
-def check_dataset(experiment: Experiment) -> DatasetCheck:
+def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck:
+    """List a data set, what cannot be used of it, and recordings that are one signal.
+
+    Args:
+        deep: Decode all recordings, and compare what they hold.
+    """
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     modalities = order_modalities({*MODALITIES, *experiment.data.modalities})
-    return DatasetCheck(dataset.classes, listing.recordings, listing.problems, tuple(modalities))
+    duplicates = find_duplicate_files(listing.recordings, experiment.data.modalities)
+    notes, problems = format_duplicates(duplicates, dataset.classes), listing.problems
+    if deep:
+        found = find_near_duplicates(experiment, dataset, listing, duplicates)
+        notes += format_near_duplicates(found, listing.recordings, dataset.classes)
+        problems += found.problems
+    else:
+        notes.append(SHALLOW)
+    return DatasetCheck(dataset.classes, listing.recordings, problems, tuple(modalities), tuple(notes))
 
 
 def format_dataset_check(result: DatasetCheck) -> str:
@@ -38,7 +56,7 @@ def format_dataset_check(result: DatasetCheck) -> str:
         )
         lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
     lines.append(f"{len(by_subject)} subjects, {len(result.recordings)} recordings, {len(result.problems)} problems")
-    return "\n".join([*lines, *format_problems(result.problems)])
+    return "\n".join([*lines, *format_problems(result.problems), *result.notes])
 
 
 def format_problems(problems: tuple[Problem, ...]) -> list[str]:

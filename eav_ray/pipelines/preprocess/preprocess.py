@@ -4,24 +4,23 @@ The unit of work is a chunk of one person's recordings. Whoever finishes a chunk
 so a job that was killed continues with the chunks that have no record.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
-from eav_ray.config import DataConfig, Experiment, Preprocessing, digest
+from eav_ray.config import DataConfig, Experiment, Preprocessing
 from eav_ray.data.datasets import registry
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
 from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording
-from eav_ray.data.recordings import LISTENING, Listing, Problem, Recording
-from eav_ray.data.shards.index import SHARDS_FORMAT, ShardFile, ShardIndex, write_index
-from eav_ray.data.shards.location import open_shard_store
+from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem, Recording
+from eav_ray.data.shards.content import find_changed_file
+from eav_ray.data.shards.index import INDEX_FILE, SHARDS_FORMAT, ShardFile, ShardIndex, write_index
+from eav_ray.data.shards.location import name_index_folder, open_shard_store
 from eav_ray.data.shards.schema import make_schema
 from eav_ray.data.shards.tables import encode_window
 from eav_ray.data.shards.writer import ShardWriter
@@ -29,19 +28,19 @@ from eav_ray.distributed import cluster
 from eav_ray.distributed.ray_workarounds import configure_ray_data, map_with_retries
 from eav_ray.errors import DataError
 from eav_ray.pipelines.preprocess import eeg_stage
-from eav_ray.storage import Store, list_package_versions
+from eav_ray.pipelines.preprocess.chunks import Chunk, hash_listing, plan_chunks
+from eav_ray.pipelines.preprocess.duplicates import Duplicate, find_duplicates
+from eav_ray.storage import LOCK, Store, list_package_versions
 from eav_ray.tracking.progress import open_progress_bar
 
+CHANGED = (
+    "it was changed while this job ran, so the recording is left out; give the command again once nobody writes to it"
+)
 CRASH_ERRORS = (WorkerCrashedError, OutOfMemoryError)
 
 
-@dataclass(frozen=True)
-class Chunk:
-    name: str  # of the shard: person, first recording, and a hash of all that its content depends on
-    recordings: tuple[Recording, ...]
-
-
-PROBLEMS_FORMAT = 1  # of `problems.json`
+PROBLEMS_FILE = "problems.json"
+PROBLEMS_FORMAT = 1  # of that file
 
 
 @dataclass(frozen=True)
@@ -50,35 +49,7 @@ class PreprocessingResult:
     problems: tuple[Problem, ...]  # everything that was set aside, by the reader or while decoding
     n_skipped: int  # chunks that an earlier job had finished
     quality: tuple[dict[str, Any], ...]  # one row a recording: subject, and what `windowing.cut_recording` measured
-
-
-def plan_chunks(experiment: Experiment, listing: Listing) -> list[Chunk]:
-    planned = []
-    for subject, group in groupby(listing.recordings, key=lambda r: r.subject):
-        recordings = list(group)
-        # Alignment makes a recording's windows depend on all recordings of the person.
-        aligned = "eeg" in experiment.data.modalities and experiment.preprocessing.eeg.align != "none"
-        subject_facts = [_collect_recording_facts(r) for r in recordings] if aligned else []
-        for start in range(0, len(recordings), experiment.preprocessing.recordings_per_shard):
-            part = tuple(recordings[start : start + experiment.preprocessing.recordings_per_shard])
-            content = digest(
-                [_collect_recording_facts(r) for r in part],
-                sorted(experiment.data.modalities),
-                subject_facts,
-                length=10,
-            )
-            planned.append(Chunk(f"{subject}-{part[0].recording}-{content}", part))
-    return planned
-
-
-def _collect_recording_facts(recording: Recording) -> list[Any]:
-    """What a shard's content depends on: the facts of a recording, and its files' sizes and times of change."""
-    facts = asdict(recording)
-    given = [one.path for one in recording.features.values() if not one.values]
-    for path in (recording.eeg, recording.audio, recording.video, *given):
-        if path is not None and os.path.exists(path):
-            facts[path] = [os.path.getsize(path), os.stat(path).st_mtime_ns]
-    return sorted((k, v) for k, v in facts.items() if v is not None)
+    duplicates: tuple[Duplicate, ...] = ()  # recordings of one file, or of equal bytes
 
 
 def preprocess(experiment: Experiment) -> PreprocessingResult:
@@ -91,38 +62,53 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     _check_problem_policy(experiment, listing.problems)
     listing = _drop_incomplete_recordings(experiment, listing)
     require_preprocessing_extras(experiment)
-    store = open_shard_store(experiment)
-    planned = plan_chunks(experiment, listing)
-    todo = [c for c in planned if not is_chunk_done(store, c)]
-    channels = registry.list_eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else ()
-    if todo:
-        maker = ChunkMaker(experiment.data, experiment.preprocessing, store, channels, listing.recordings)
-        total = sum(len(c.recordings) for c in todo)
-        with cluster.connect_to_ray(experiment.runtime), open_progress_bar("preprocess", total, "recordings") as bar:
-            for chunk in maker.make(todo):
-                bar.set_done(bar.done + len(chunk.recordings))
-    records = [store.read_json(f"records/{c.name}.json") for c in planned]
-    problems = listing.problems + tuple(Problem(**p) for r in records for p in r["problems"])
-    _check_problem_policy(experiment, problems)
+    store, folder = open_shard_store(experiment), name_index_folder(experiment)
+    with store.lock(f"{folder}/{LOCK}") as store:
+        contents = hash_listing(experiment, dataset, listing, Store(experiment.store.shards))
+        channels = registry.list_eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else ()
+        planned = plan_chunks(experiment, listing, contents, channels)
+        todo = [c for c in planned if not is_chunk_done(store, c)]
+        if todo:
+            maker = ChunkMaker(experiment.data, experiment.preprocessing, store, channels, listing.recordings)
+            _make_chunks(experiment, maker, todo)
+        records = [store.read_json(f"records/{c.name}.json") for c in planned]
+        problems = listing.problems + tuple(Problem(**p) for r in records for p in r["problems"])
+        _check_problem_policy(experiment, problems)
+        index = _build_index(experiment, store, dataset, channels, records)
+        settings = {"preprocessing": asdict(experiment.preprocessing), "data": asdict(experiment.data)}
+        settings |= {"is_real": dataset.is_real}
+        write_index(store, index, settings, f"{folder}/{INDEX_FILE}")
+        tree = {"format": PROBLEMS_FORMAT, "problems": [asdict(p) for p in problems]}
+        store.write_json(f"{folder}/{PROBLEMS_FILE}", tree)
+    quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
+    duplicates = find_duplicates(listing.recordings, contents)
+    return PreprocessingResult(index, problems, len(planned) - len(todo), quality, duplicates)
+
+
+def _make_chunks(experiment: Experiment, maker: "ChunkMaker", todo: list[Chunk]) -> None:
+    total = sum(len(c.recordings) for c in todo)
+    with cluster.connect_to_ray(experiment.runtime), open_progress_bar("preprocess", total, "recordings") as bar:
+        for chunk in maker.make(todo):
+            bar.set_done(bar.done + len(chunk.recordings))
+
+
+def _build_index(
+    experiment: Experiment,
+    store: Store,
+    dataset: DatasetReader,
+    channels: tuple[str, ...],
+    records: list[dict[str, Any]],
+) -> ShardIndex:
+    """Build the index of all shards that have windows.
+
+    Raises:
+        DataError: There is none.
+    """
     shards = tuple(ShardFile(r["file"], r["sha256"], r["rows"], r["subject"]) for r in records if r["rows"])
     if not shards:
         raise DataError(f"not one recording of {experiment.data.root} could be read; run `eav check` to see why")
-    modalities = tuple(sorted(experiment.data.modalities))
-    index = ShardIndex(
-        store.root.rsplit("-", 1)[1],
-        dataset.classes,
-        modalities,
-        len(channels),
-        shards,
-        list_package_versions(),
-        channels,
-    )
-    settings = {"preprocessing": asdict(experiment.preprocessing), "data": asdict(experiment.data)}
-    settings |= {"is_real": dataset.is_real}
-    write_index(store, index, settings)
-    store.write_json("problems.json", {"format": PROBLEMS_FORMAT, "problems": [asdict(p) for p in problems]})
-    quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
-    return PreprocessingResult(index, problems, len(planned) - len(todo), quality)
+    key, modalities = store.root.rsplit("-", 1)[1], tuple(sorted(experiment.data.modalities))
+    return ShardIndex(key, dataset.classes, modalities, len(channels), shards, list_package_versions(), channels)
 
 
 def is_chunk_done(store: Store, chunk: Chunk) -> bool:
@@ -253,6 +239,9 @@ class ChunkMaker:
                     problems.append(Problem(recording.subject, recording.recording, "", crash_reasons[recording.id]))
                     continue
                 cut_result = self._cut(recording, eeg_by_recording.get(recording.recording))
+                if changed := find_changed_file(chunk.files.get(recording.id, ())):
+                    problems.append(Problem(recording.subject, recording.recording, changed, CHANGED))
+                    continue
                 problems += cut_result.problems
                 quality.append(cut_result.quality | {"windows": len(cut_result.windows)})
                 shard.add([encode_window(w, self.preprocessing) for w in cut_result.windows])

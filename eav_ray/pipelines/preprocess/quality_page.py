@@ -8,7 +8,7 @@ from eav_ray.data.datasets import registry
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.recordings import DatasetReader, Recording
 from eav_ray.data.shards.index import read_shard
-from eav_ray.data.shards.location import open_shard_store
+from eav_ray.data.shards.location import name_index_folder, open_shard_store
 from eav_ray.errors import DataError
 from eav_ray.pipelines.preprocess.preprocess import PreprocessingResult
 from eav_ray.reporting.quality_page import EEGSpectrum, QualityReport, format_quality, render_quality_page
@@ -35,8 +35,9 @@ def write_quality_page(experiment: Experiment, result: PreprocessingResult, *, f
         spectrum=_compute_spectrum(experiment, result, dataset, list(listing.recordings)),
         frames=_pick_example_frames(experiment, result) if frames and "video" in result.index.modalities else None,
     )
-    store.write(PAGE_NAME, render_quality_page(quality).encode())
-    return format_quality(quality), store.format_path(PAGE_NAME)
+    name = f"{name_index_folder(experiment)}/{PAGE_NAME}"
+    store.write(name, render_quality_page(quality).encode())
+    return format_quality(quality), store.format_path(name)
 
 
 def _compute_spectrum(

@@ -9,12 +9,12 @@ from eav_ray.config import Experiment, Preprocessing, override
 from eav_ray.data.io import face_crop
 from eav_ray.data.preprocessing import eeg_ica
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
-from eav_ray.data.recordings import Listing, Recording
 from eav_ray.data.shards.index import SHARDS_FORMAT
 from eav_ray.data.shards.location import open_shard_store, select_content_settings
 from eav_ray.distributed import ray_workarounds
 from eav_ray.errors import ConfigError
-from eav_ray.pipelines.preprocess.preprocess import Chunk, is_chunk_done, plan_chunks
+from eav_ray.pipelines.preprocess.chunks import Chunk
+from eav_ray.pipelines.preprocess.preprocess import is_chunk_done
 from eav_ray.storage import Store
 
 PROBLEM = {"subject": "p1", "recording": "001", "file": "a.mp4", "reason": "takes over 120 s to decode"}
@@ -50,7 +50,6 @@ CHANGES = [
     {"preprocessing.video.quality": 90},
     {"preprocessing.window_s": 4, "model.video.frames": 20},
     {"preprocessing.on_bad": "drop"},
-    {"data.root": "elsewhere"},
     {"data.tasks": ["speaking", "listening"]},
 ]
 
@@ -64,17 +63,6 @@ def test_shards_of_different_windows_never_share_a_folder() -> None:
 @pytest.mark.parametrize("change", [{"recordings_per_shard": 7}, {"file_timeout_s": 5}, {"on_bad": "fail"}])
 def test_what_leaves_windows_as_they_are_leaves_shards_where_they_are(change: dict) -> None:
     assert select_content_settings(replace(Preprocessing(), **change)) == select_content_settings(Preprocessing())
-
-
-def test_a_chunk_of_a_file_that_changed_is_another_chunk(tmp_path: Path) -> None:
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"one")
-    listing = Listing((Recording("p1", "001", 0, "speaking", 0, audio=str(path)),))
-    (before,) = plan_chunks(Experiment(), listing)
-    assert plan_chunks(Experiment(), listing) == [before]
-    path.write_bytes(b"other")
-    (after,) = plan_chunks(Experiment(), listing)
-    assert before.name != after.name and before.recordings == after.recordings
 
 
 def test_optional_packages_are_asked_for_only_where_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Take a subject out of the stores."""
