@@ -77,6 +77,7 @@ class Problem:
 class Listing:
     recordings: tuple[Recording, ...]
     problems: tuple[Problem, ...] = ()
+    remarks: tuple[str, ...] = ()  # how tables were understood, where that may not be as it was meant, a line each
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def scan_dataset(
         elif r.task != LISTENING:  # a listening recording has no audio, which is no defect
             reason = f"has none of {', '.join(data.modalities)}; left out"
             problems.append(Problem(r.subject, r.recording, "", reason))
-    return reader, Listing(tuple(recordings), tuple(problems))
+    return reader, Listing(tuple(recordings), tuple(problems), listing.remarks)
 
 
 def list_eeg_channels(reader: DatasetReader, listing: Listing) -> tuple[str, ...]:

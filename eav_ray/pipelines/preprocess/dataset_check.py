@@ -14,16 +14,17 @@ class DatasetCheck:
     recordings: tuple[Recording, ...]
     problems: tuple[Problem, ...]
     modalities: tuple[str, ...]  # recorded ones, and given features that the experiment uses
+    remarks: tuple[str, ...] = ()  # how tables were understood
 
 
 def check_dataset(experiment: Experiment) -> DatasetCheck:
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     modalities = order_modalities({*MODALITIES, *experiment.data.modalities})
-    return DatasetCheck(dataset.classes, listing.recordings, listing.problems, tuple(modalities))
+    return DatasetCheck(dataset.classes, listing.recordings, listing.problems, tuple(modalities), listing.remarks)
 
 
 def format_dataset_check(result: DatasetCheck) -> str:
-    """A line a subject: recordings per class and modality; then a line a problem."""
+    """A line a subject: recordings per class and modality; then a line a problem and a remark."""
     by_subject: dict[str, list[Recording]] = {}
     for recording in result.recordings:
         by_subject.setdefault(recording.subject, []).append(recording)
@@ -38,7 +39,7 @@ def format_dataset_check(result: DatasetCheck) -> str:
         )
         lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
     lines.append(f"{len(by_subject)} subjects, {len(result.recordings)} recordings, {len(result.problems)} problems")
-    return "\n".join([*lines, *format_problems(result.problems)])
+    return "\n".join([*lines, *format_problems(result.problems), *(f"  {remark}" for remark in result.remarks)])
 
 
 def format_problems(problems: tuple[Problem, ...]) -> list[str]:
