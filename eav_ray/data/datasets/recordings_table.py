@@ -1,8 +1,6 @@
 """A user's own recordings, listed in a CSV or Parquet file."""
 
 import re
-import stat
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,18 +8,16 @@ from typing import Self
 
 from eav_ray.config import MODALITIES, DataConfig, ModalityName
 from eav_ray.data.io import eeg
-from eav_ray.data.io.tables import EMPTY_CELLS, Table, read_tabular_file
+from eav_ray.data.io.tables import EMPTY_CELLS, Table, find_named_file, read_tabular_file
 from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, RawEEG, Recording
-from eav_ray.errors import DataError, describe_error, suggest_nearest
+from eav_ray.errors import DataError, suggest_nearest
 
 REQUIRED_COLUMNS = ("subject", "recording", "label")
 MEDIA_COLUMNS = ("eeg", "audio", "video")
 OPTIONAL_COLUMNS = (*MEDIA_COLUMNS, "task", "order")
 NAME_COLUMNS = ("subject", "recording")  # parts of file names and of recordings' ids
 NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f]")
-WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class RecordingsTable(DatasetReader):
@@ -84,7 +80,7 @@ class RecordingsTable(DatasetReader):
                 problems.append(Problem(subject, name, str(self.path), reason))
                 continue
             for m in (m for m in self.modalities if row[m]):
-                media[m], reason = _find_file(self.path.parent, row[m], f"{where}: the {m} file")
+                media[m], reason = find_named_file(self.path.parent, row[m], f"{where}: the {m} file")
                 if reason:
                     problems.append(Problem(subject, name, media.pop(m), reason))
             if not media and self._needs_media:
@@ -203,47 +199,6 @@ def _find_row_problem(rows: Sequence[_Row]) -> str:
     if not order.isdecimal() or len(order) > 9:
         return f"{where}: order is {order!r}; it must be a whole number from 0"
     return ""
-
-
-def _find_file(folder: Path, cell: str, what: str) -> tuple[str, str]:
-    """Find the file that a cell names: its path, and what is wrong with it.
-
-    Where nothing has that very name, it is looked for as Windows, spreadsheets and macOS write it.
-
-    Args:
-        folder: Of the table.
-        what: How the file is called.
-    """
-    unquoted = cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] and cell[0] in "\"'" else cell
-    spellings = [cell, *(unicodedata.normalize(f, unquoted.replace("\\", "/")) for f in ("NFC", "NFD"))]
-    for spelling in spellings:
-        path = folder / spelling
-        try:
-            if stat.S_ISREG(path.stat().st_mode):
-                return str(path), ""
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            reason = f"{what} cannot be looked at ({describe_error(error)}); correct the path or its rights"
-            return str(path), reason
-        reason = f"{what} is a folder, or no file; correct the path or empty the cell"
-        return str(path), reason
-    reason = f"{what} does not exist; correct the path or empty the cell"
-    if WINDOWS_PATH.match(unquoted):
-        reason = f"{what} is on a drive of Windows; write its path relative to the table's folder, or as it is here"
-    elif ADDRESS.match(unquoted):
-        reason = f"{what} is an address; write the path of a file that is here"
-    elif other := _find_other_case(folder / spellings[1]):
-        reason = f"{what} does not exist, but {other} does; small and capital letters must agree"
-    return str(folder / cell), reason
-
-
-def _find_other_case(path: Path) -> str:
-    """The name of a file that differs from a path in small and capital letters alone; empty where there is none."""
-    try:
-        return next((p.name for p in sorted(path.parent.iterdir()) if p.name.lower() == path.name.lower()), "")
-    except OSError:
-        return ""
 
 
 def _read_first_channel_names(paths: Iterable[str]) -> tuple[str, ...]:

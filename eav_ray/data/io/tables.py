@@ -9,6 +9,7 @@ import csv
 import datetime
 import io
 import re
+import stat
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ MAX_TEXT_BYTES = (
 MAX_TITLE_LINES = 30  # the header is looked for so far, to say where it is
 INVISIBLE = "\ufeff\u200b\u2060"  # marks without width, which tables carry along when they are copied
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')  # the first line by which Excel is told of a separator
+WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 INDEX_NAME = re.compile(r"(?:Unnamed: \d+|__index_level_\d+__)?")  # of the column that pandas writes beside the others
 WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 WHOLE_NUMBER_COMMA = re.compile(r"(-?(?:0|[1-9]\d*))[.,]0+")
@@ -140,6 +143,47 @@ def normalise_name(text: str, decimal_comma: bool = False) -> str:
     text = unicodedata.normalize("NFC", text)
     whole = (WHOLE_NUMBER_COMMA if decimal_comma else WHOLE_NUMBER).fullmatch(text)
     return whole[1] if whole else text
+
+
+def find_named_file(folder: Path, cell: str, what: str) -> tuple[str, str]:
+    """Find the file that a cell names: its path, and what is wrong with it.
+
+    Where nothing has that very name, it is looked for as Windows, spreadsheets and macOS write it.
+
+    Args:
+        folder: Of the table.
+        what: How the file is called.
+    """
+    unquoted = cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] and cell[0] in "\"'" else cell
+    spellings = [cell, *(unicodedata.normalize(f, unquoted.replace("\\", "/")) for f in ("NFC", "NFD"))]
+    for spelling in spellings:
+        path = folder / spelling
+        try:
+            if stat.S_ISREG(path.stat().st_mode):
+                return str(path), ""
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            reason = f"{what} cannot be looked at ({describe_error(error)}); correct the path or its rights"
+            return str(path), reason
+        reason = f"{what} is a folder, or no file; correct the path or empty the cell"
+        return str(path), reason
+    reason = f"{what} does not exist; correct the path or empty the cell"
+    if WINDOWS_PATH.match(unquoted):
+        reason = f"{what} is on a drive of Windows; write its path relative to the table's folder, or as it is here"
+    elif ADDRESS.match(unquoted):
+        reason = f"{what} is an address; write the path of a file that is here"
+    elif other := _find_other_case(folder / spellings[1]):
+        reason = f"{what} does not exist, but {other} does; small and capital letters must agree"
+    return str(folder / cell), reason
+
+
+def _find_other_case(path: Path) -> str:
+    """The name of a file that differs from a path in small and capital letters alone; empty where there is none."""
+    try:
+        return next((p.name for p in sorted(path.parent.iterdir()) if p.name.lower() == path.name.lower()), "")
+    except OSError:
+        return ""
 
 
 def _strip(text: str) -> str:
