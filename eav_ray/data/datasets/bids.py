@@ -33,6 +33,7 @@ from eav_ray.errors import DataError, suggest_nearest
 TASK_PREFIX = "task-"  # a task called listening is none of `recordings.LISTENING`
 KINDS: tuple[ModalityName, ...] = ("audio", "eeg", "video")
 Report = Callable[[str, object], None]  # takes what is wrong, and the file
+EEG_SIDECARS = (("channels", ".tsv"), ("events", ".tsv"), ("eeg", ".json"))
 SCALES = {"V": 1e6, "mV": 1e3, "µV": 1.0, "μV": 1.0, "uV": 1.0, "nV": 1e-3}  # to microvolts
 
 
@@ -97,12 +98,10 @@ class BIDS(DatasetReader):
             self.tables.read(path, "participant_id", column)
 
     def _list_recordings(self) -> tuple[Listing, tuple[str, ...]]:
-        problems = [
-            Problem(
-                path.relative_to(self.root).parts[0], "", str(path), "its name says another subject than its folder"
-            )
-            for path in self._misplaced
-        ]
+        problems: list[Problem] = []
+        for path in self._misplaced:
+            reason = f"{path.name} says another subject than its folder; rename or move it"
+            problems.append(Problem(path.relative_to(self.root).parts[0], "", str(path), reason))
         labelled: list[tuple[Recording, str]] = []
         remarks: dict[str, None] = {}
         for subject in dict.fromkeys(run.subject for run in self.runs):
@@ -115,11 +114,10 @@ class BIDS(DatasetReader):
         classes = tuple(sorted({label for _, label in labelled}))
         missing = [name for name in self.section.classes if name not in classes]
         if missing or not classes:
-            what = f"has the {self.section.label} {missing[0]}" if missing else f"has a {self.section.label}"
-            why = (
-                f"the first problem: {problems[0].reason}" if problems else f"there are {', '.join(classes) or 'none'}"
-            )
-            raise DataError(f"{self.root}: nothing {what}; {why}")
+            wanted = f"{self.section.label} {missing[0]}" if missing else self.section.label
+            why = f"there are {', '.join(classes)}" if classes else "no label is there"
+            why = f"the first problem: {problems[0].reason}" if problems and not classes else why
+            raise DataError(f"{self.root} has nothing with {wanted}; {why}")
         orders: dict[str, int] = {}
         recordings = []
         for recording, label in labelled:
@@ -190,7 +188,7 @@ class BIDS(DatasetReader):
             (event, event.cells[column])
             for event in events
             if event.cells[column]
-            and not is_mark(event.cells[column])
+            and not (event.is_mark or is_mark(event.cells[column]))
             and (not self.section.classes or event.cells[column] in self.section.classes)
         ]
         found: list[tuple[Recording, str]] = []
@@ -341,9 +339,6 @@ class BIDS(DatasetReader):
         if left:
             remarks.append(f"not EEG, left out: {', '.join(f'{name} ({kind})' for name, kind in left.items())}")
         return tuple(names), remarks, table
-
-
-EEG_SIDECARS = (("channels", ".tsv"), ("events", ".tsv"), ("eeg", ".json"))
 
 
 def _list_channel_types(path: Path) -> dict[str, str]:

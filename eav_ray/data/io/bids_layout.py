@@ -24,6 +24,7 @@ MEDIA_SUFFIXES = {
 }
 IDENTITY = ("ses", "task", "acq", "run")  # entities that files of one run share
 OTHER_FOLDERS = ("derivatives", "sourcedata")
+MAX_DEPTH = 3  # folders within the folder of a subject: a session, a type of data, and one more
 MAX_JSON_BYTES = 2**24
 
 
@@ -129,13 +130,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _list_files(folder: Path) -> Iterator[Path]:
+def _list_files(folder: Path, depth: int = 0) -> Iterator[Path]:
     """List the files of a subject, sorted; links to what is not here, as DataLad leaves them, too."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name in OTHER_FOLDERS:
             continue
         if path.is_dir():
-            yield from _list_files(path)
+            if depth < MAX_DEPTH:  # a link may lead back
+                yield from _list_files(path, depth + 1)
         elif path.name.startswith("sub-"):
             yield path
 

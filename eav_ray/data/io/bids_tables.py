@@ -55,6 +55,7 @@ class BIDSTables:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._tables: dict[Path, Table | DataError] = {}
+        self._rows: dict[Path, dict[str, dict[str, str]]] = {}
 
     def read(self, path: Path, *names: str) -> Table:
         """Read a table once; raises DataError where it cannot be, or has none of the columns."""
@@ -73,14 +74,17 @@ class BIDSTables:
         return table
 
     def _read_rows(self, path: Path, key: str, *names: str) -> dict[str, dict[str, str]]:
-        """Read the rows of a table by the cells of its first column."""
+        """Read the rows of a table, once, by the cells of a column; raises DataError where two rows have one."""
         table = self.read(path, key, *names)
+        if path in self._rows:
+            return self._rows[path]
         columns = {name: table.read_names(name) for name in table.columns}
         rows: dict[str, dict[str, str]] = {}
         for i, name in enumerate(columns[key]):
             if name in rows:
                 raise DataError(f"{path}: two rows have the {key} {name}; keep one")
             rows[name] = {column: "" if cells[i] in EMPTY_CELLS else cells[i] for column, cells in columns.items()}
+        self._rows[path] = rows
         return rows
 
     def _find_scans_table(self, run: Run) -> Path:
@@ -189,8 +193,8 @@ class BIDSTables:
         path = find_sidecar(self.root, source, "channels")
         if path is None:
             return {}
-        for _, reason in self.read(path, "name", "type").problems:
-            raise DataError(f"{path}: {reason}")
+        if problems := self.read(path, "name", "type").problems:
+            raise DataError(f"{path} has rows that cannot be used ({problems[0][1]})")
         channels: dict[str, Channel] = {}
         for name, row in self._read_rows(path, "name", "type").items():
             bad = ""

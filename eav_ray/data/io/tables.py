@@ -271,8 +271,8 @@ def _parse_text(path: Path, text: str, known_columns: Collection[str], remarks: 
         ) from None
     if 1 < n_rows == n_longer:
         raise DataError(
-            f"{path} has one cell more in each row than in its header; give the first column a name too (in R: "
-            "write.csv with row.names=FALSE)"
+            f"{path} has one cell more in each row than in its header; give the first column a name too, or write no "
+            "names of rows (R)"
         )
     return Table(columns, numbers, tuple(problems), remarks, separator != ",")
 

@@ -21,5 +21,6 @@ def open_shard_store(experiment: Experiment) -> Store:
     # Of given features those that are used: the rows of another table are other windows.
     features = {m: asdict(file) for m, file in e.data.features.items() if m in e.data.modalities}
     settings = select_content_settings(e.preprocessing)
-    key = digest(SHARDS_FORMAT, settings, e.data.dataset, e.data.root, e.data.tasks, features)
+    columns = [asdict(e.data.bids)] if e.data.dataset == "bids" else []  # other labels are another data set
+    key = digest(SHARDS_FORMAT, settings, e.data.dataset, e.data.root, e.data.tasks, features, *columns)
     return Store(e.store.shards).open_substore(f"{e.data.dataset}-{key}")
