@@ -7,7 +7,7 @@ are of events, each labelled event is one, from its onset for its duration, so t
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -116,7 +116,9 @@ class BIDS(DatasetReader):
         if missing or not classes:
             wanted = f"{self.section.label} {missing[0]}" if missing else self.section.label
             why = f"there are {', '.join(classes)}" if classes else "no label is there"
-            why = f"the first problem: {problems[0].reason}" if problems and not classes else why
+            if problems and not classes:
+                first = problems[0]
+                why = f"the first problem: {'' if first.file in first.reason else f'{first.file}: '}{first.reason}"
             raise DataError(f"{self.root} has nothing with {wanted}; {why}")
         orders: dict[str, int] = {}
         recordings = []
@@ -138,8 +140,9 @@ class BIDS(DatasetReader):
                 remarks[f"{path.name.split('_')[-1]} files are what was played to people, and are not used"] = None
         media = self._find_media(run, report)
         if not media:
-            raise DataError(f"{run.subject} {run.name} has no file that can be used; left out")
-        base = Recording(run.subject, run.name, 0, f"{TASK_PREFIX}{run.task}", 0, **media)
+            raise DataError("no file of this run can be used; left out")
+        base = Recording(run.subject, run.name, 0, f"{TASK_PREFIX}{run.task}", 0)
+        base = replace(base, **media)
         table, _, column = self.section.label.partition(".")
         if table != "events":
             label = self.tables.read_run_label(run, self.section.label)
@@ -177,9 +180,7 @@ class BIDS(DatasetReader):
         source = run.source
         path = find_sidecar(self.root, source, "events") if source else None
         if source is None or path is None:
-            raise DataError(
-                f"{run.subject} {run.name} has no events.tsv; add it, or leave the run out by data.bids.tasks"
-            )
+            raise DataError("this run has no events.tsv; add it, or leave the run out by data.bids.tasks")
         self.tables.read(path, "onset", column)
         events, wrong = self.tables.read_events(source)
         for reason in wrong:
@@ -286,15 +287,15 @@ class BIDS(DatasetReader):
         if facts.get("RecordingType") == "epoched":
             raise DataError(f"{path} holds epochs and no recording, as {facts_path} says; export the whole recording")
         names, remarks, table = self._choose_channels(path)
-        order = match_channels(names, self.channels, path)
+        order = match_channels(names, self.channels, str(path))
         if extra := [name for i, name in enumerate(names) if i not in order]:
             remarks.append(f"channels that the first recording lacks, left out: {', '.join(extra)}")
         taken = [names[i] for i in order]
         raw = eeg.read_eeg_file(path, taken)
-        stated_hz = facts.get("SamplingFrequency")
-        if isinstance(stated_hz, int | float) and abs(stated_hz - raw.hz) > 1e-3 * raw.hz:
+        stated_hz = _read_number(facts, "SamplingFrequency")
+        if stated_hz and abs(stated_hz - raw.hz) > 1e-3 * raw.hz:
             remarks.append(f"eeg.json states {stated_hz:g} Hz, the file {raw.hz:g} Hz, which is used")
-        mains_hz = facts.get("PowerLineFrequency")
+        spans_s, wrong = self.tables.find_missing_spans(path)
         values_CT, unit_remarks = _scale_unitless(path, raw.values_CT, [table.get(name) for name in taken])
         bad = {
             n: table[name].bad
@@ -309,9 +310,9 @@ class BIDS(DatasetReader):
             values_CT=values_CT,
             channels=self.channels,
             bad_channels=marked | bad,
-            missing_s=(*raw.missing_s, *self.tables.find_missing_spans(path)),
-            remarks=(*raw.remarks, *remarks, *unit_remarks),
-            mains_hz=float(mains_hz) if isinstance(mains_hz, int | float) else 0.0,
+            missing_s=(*raw.missing_s, *spans_s),
+            remarks=(*raw.remarks, *remarks, *unit_remarks, *wrong),
+            mains_hz=_read_number(facts, "PowerLineFrequency"),
         )
 
     def _choose_channels(self, path: Path) -> tuple[tuple[str, ...], list[str], dict[str, Channel]]:
@@ -347,6 +348,13 @@ def _list_channel_types(path: Path) -> dict[str, str]:
     types = dict(zip(file.ch_names, file.get_channel_types(), strict=True))
     file.close()
     return types
+
+
+def _read_number(facts: dict[str, Any], name: str) -> float:
+    """Read a number above 0 that a sidecar states; 0 where there is none."""
+    value = facts.get(name)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value < 1e9 else 0.0
 
 
 def _scale_unitless(path: Path, values_CT: np.ndarray, channels: list[Channel | None]) -> tuple[np.ndarray, list[str]]:

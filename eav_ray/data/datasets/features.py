@@ -35,7 +35,7 @@ def attach_features(listing: Listing, data: DataConfig, formats: Mapping[str, Fe
         table = read_feature_table(path, file.key, name, formats[name])
         found[name] = _find_rows(path, listing.recordings, file, name, table)
         problems += [Problem("", "", str(path), reason) for reason in table.problems]
-        remarks += table.remarks
+        remarks += [*table.remarks, *_describe_strangers(path, listing.recordings, table)]
     recordings = [
         replace(r, features={name: given[r.id] for name, given in found.items() if r.id in given})
         for r in listing.recordings
@@ -68,8 +68,7 @@ def _find_rows(
     by_name = _index_recordings(recordings)
     found: dict[str, GivenFeatures] = {}
     for row, key in enumerate(table.keys):
-        names = [f"{table.subjects[row]}/{key}"] if table.subjects else []
-        ids = next((by_name[n] for n in [*names, key] if n in by_name), ())
+        ids = next((by_name[n] for n in _list_names(table, row) if n in by_name), ())
         values = tuple(map(float, table.values[row]))
         _add(found, ids, GivenFeatures(str(path), values), f"{path}: row {table.numbers[row]}", key)
     if not found:
@@ -79,6 +78,22 @@ def _find_rows(
             f"are called {_give_example(recordings)}; set data.features.{name}.key"
         )
     return found
+
+
+def _describe_strangers(path: Path, recordings: Sequence[Recording], table: FeatureTable) -> list[str]:
+    """A line on rows that name no recording of the data set, where there are any."""
+    by_name = _index_recordings(recordings)
+    rows = [i for i in range(len(table.keys)) if not any(name in by_name for name in _list_names(table, i))]
+    if not rows:
+        return []
+    first = f"row {table.numbers[rows[0]]}, {table.keys[rows[0]]!r}"
+    return [f"{path}: {len(rows)} of {len(table.keys)} rows name no recording (the first: {first}), and are not used"]
+
+
+def _list_names(table: FeatureTable, row: int) -> list[str]:
+    """List what a row may call its recording, the fullest name first."""
+    key = table.keys[row]
+    return [*([f"{table.subjects[row]}/{key}"] if table.subjects else []), key]
 
 
 def _add(found: dict[str, GivenFeatures], ids: Sequence[str], given: GivenFeatures, where: str, key: str) -> None:

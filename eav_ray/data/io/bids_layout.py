@@ -23,6 +23,7 @@ MEDIA_SUFFIXES = {
     "video": (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"),
 }
 IDENTITY = ("ses", "task", "acq", "run")  # entities that files of one run share
+NAMELESS = "run"  # a run whose files have no name but the subject's
 OTHER_FOLDERS = ("derivatives", "sourcedata")
 MAX_DEPTH = 3  # folders within the folder of a subject: a session, a type of data, and one more
 MAX_JSON_BYTES = 2**24
@@ -79,6 +80,7 @@ def find_runs(root: Path) -> tuple[list[Run], list[Path]]:
                 misplaced.append(path)
                 continue
             name = "_".join(part for part in path.name.split("_")[1:-1] if part.split("-")[0] in IDENTITY)
+            name = name or NAMELESS
             run = runs.setdefault(
                 (folder.name, name), Run(folder.name, name, entities["session"] or "", entities["task"] or "")
             )

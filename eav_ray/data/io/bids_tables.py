@@ -104,7 +104,7 @@ class BIDSTables:
             name = file.relative_to(path.parent) if file.is_relative_to(path.parent) else file
             if (row := rows.get(name.with_suffix("").as_posix())) is not None:
                 return row, path
-        raise DataError(f"{path} has no row for {run.source}; add one")
+        raise DataError(f"{path} has no row for {run.source} that can be used; add one, or correct its cells")
 
     def list_label_columns(self, run: Run) -> list[str]:
         """List the columns that may hold labels, by the tables of the first run."""
@@ -137,7 +137,7 @@ class BIDSTables:
             rows = self._read_rows(path, key, column)
             row = rows.get(where) or rows.get(where.split("-", 1)[1])
             if row is None:
-                raise DataError(f"{path} has no row for {where}; add one")
+                raise DataError(f"{path} has no row for {where} that can be used; add one, or correct its cells")
         if not row[column]:
             raise DataError(f"{path}: {where} has no {column}; fill it in")
         return row[column]
@@ -175,14 +175,15 @@ class BIDSTables:
                 return runs
         return [run for _, run in sorted(zip(times, runs, strict=True), key=lambda pair: pair[0])]
 
-    def find_missing_spans(self, source: Path) -> tuple[Span, ...]:
-        """Find what `events.tsv` says is not to be used, and where the recording was joined, in seconds."""
-        events, _ = self.read_events(source)
-        return tuple(
-            (max(0.0, e.start_s), max(0.0, e.start_s) + (e.duration_s if e.duration_s > 0 else 0.0))
-            for e in events
-            if e.is_mark
-        )
+    def find_missing_spans(self, source: Path) -> tuple[tuple[Span, ...], list[str]]:
+        """Find what `events.tsv` says is not to be used, and where the recording was joined; and what is wrong in it.
+
+        Returns:
+            Spans in seconds; those of joins are empty. A line for each row that cannot be used.
+        """
+        events, wrong = self.read_events(source)
+        spans = [(e.start_s, e.start_s + (e.duration_s if e.duration_s > 0 else 0.0)) for e in events if e.is_mark]
+        return tuple((max(0.0, first_s), last_s) for first_s, last_s in spans if last_s >= 0), wrong
 
     def read_channels(self, source: Path) -> dict[str, Channel]:
         """Read the channels beside a file, by name, in order; none where there is no table.

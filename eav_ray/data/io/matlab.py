@@ -45,6 +45,7 @@ V5_KINDS = {
     mat5.OPAQUE: "object",
 }
 HDF5_KINDS = {"cell": "cell", "struct": "struct", "char": "char", "string": "object", "function_handle": "function"}
+HDF5Item = h5py.Group | h5py.Dataset | h5py.Datatype
 SPARSE_PARTS = ("data", "ir", "jc")  # of the group that is a sparse array in HDF5: values, their rows, begin of columns
 
 
@@ -95,15 +96,11 @@ def read_array(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
     with _translate_errors(path, " to its end"):
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
-                values = (
-                    _read_hdf5_sparse(file, name, shape) if _is_sparse(file, name) else _read_hdf5_array(file, name)
-                )
+                group = _find_sparse_group(file, name)
+                values = _read_sparse(file, group, name, shape) if group is not None else _read_dense(file, name)
         else:
-            values = scipy.io.loadmat(str(path), variable_names=[name])[name]
-        if scipy.sparse.issparse(values):
-            values.check_format(full_check=True)  # toarray() writes wherever the file says
-            values = values.toarray()
-        values = np.asarray(values).reshape(shape)
+            values = _fill_in(scipy.io.loadmat(str(path), variable_names=[name])[name])
+        values = values.reshape(shape)
     if values.dtype.kind not in "fiub":
         raise DataError(f"{path}: {name} holds {values.dtype}, not real numbers")
     return values
@@ -121,45 +118,54 @@ def _refuse_kind(path: str | Path, name: str, kind: str) -> DataError:
     return DataError(f"{path}: {name} is {what}; save {expression.replace('{}', name)} instead")
 
 
+def _fill_in(values: Any) -> np.ndarray:
+    """Make an array of a sparse one, with its zeros; others stay as they are."""
+    if scipy.sparse.issparse(values):
+        values.check_format(full_check=True)  # toarray() writes wherever the file says
+        values = values.toarray()
+    return np.asarray(values)
+
+
+def _find_sparse_group(file: h5py.File, name: str) -> h5py.Group | None:
+    """Find the group that is a sparse array; None where there is none."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        return None
+    item = file[name]
+    return item if isinstance(item, h5py.Group) and "MATLAB_sparse" in item.attrs else None
+
+
 def _read_hdf5_shape(file: h5py.File, name: str) -> tuple[int, ...]:
     """The shape of an array, sparse or not, in MATLAB's order of axes."""
-    if not _is_sparse(file, name):
+    group = _find_sparse_group(file, name)
+    if group is None:
         return tuple(reversed(_require_local_array(file, name).shape))
     columns = _require_local_array(file, f"{name}/jc").shape
     if len(columns) != 1 or columns[0] > MAX_VALUES:
         raise DataError(f"{file.filename}: {name} has columns of the shape {columns}; save full({name}) instead")
-    return int(_read_attribute(file[name], "MATLAB_sparse") or 0), columns[0] - 1
+    return int(_read_attribute(group, "MATLAB_sparse") or 0), columns[0] - 1
 
 
-def _read_hdf5_array(file: h5py.File, name: str) -> np.ndarray:
+def _read_dense(file: h5py.File, name: str) -> np.ndarray:
     return np.asarray(_require_local_array(file, name)).T
 
 
-def _read_hdf5_sparse(file: h5py.File, name: str, shape: tuple[int, ...]) -> scipy.sparse.csc_array:
+def _read_sparse(file: h5py.File, group: h5py.Group, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A sparse array; where all of its values are 0, MATLAB writes none, and no rows of them."""
-    arrays = {
-        part: _require_local_array(file, f"{name}/{part}")
-        for part in SPARSE_PARTS
-        if part == "jc" or part in file[name]
-    }
-    n_values = max(a.size for a in arrays.values())
-    if n_values > np.prod(shape, dtype=float) + shape[1] + 1:
-        raise DataError(f"{file.filename}: {name} holds more values than its shape {shape}; save full({name}) instead")
-    values, rows, columns = (
-        np.asarray(arrays[part]).astype(kind) if part in arrays else np.zeros(0, kind)
-        for part, kind in zip(SPARSE_PARTS, (np.float64, np.int64, np.int64), strict=True)
-    )
-    return scipy.sparse.csc_array((values, rows, columns), shape=shape)
+    parts: list[np.ndarray] = []
+    for part, kind in zip(SPARSE_PARTS, (np.float64, np.int64, np.int64), strict=True):
+        if part != "jc" and part not in group:
+            parts.append(np.zeros(0, kind))
+            continue
+        array = _require_local_array(file, f"{name}/{part}")
+        if np.prod(array.shape, dtype=float) > np.prod(shape, dtype=float) + shape[1] + 1:
+            raise DataError(
+                f"{file.filename}: {name} holds more values than its shape {shape}; save full({name}) instead"
+            )
+        parts.append(np.asarray(array).astype(kind))
+    return _fill_in(scipy.sparse.csc_array(tuple(parts), shape=shape))
 
 
-def _is_sparse(file: h5py.File, name: str) -> bool:
-    link = file.get(name, getlink=True)
-    return (
-        isinstance(link, h5py.HardLink) and isinstance(file[name], h5py.Group) and "MATLAB_sparse" in file[name].attrs
-    )
-
-
-def _read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
+def _read_attribute(item: HDF5Item, name: str) -> Any:
     """A text or a number that MATLAB wrote beside an array; None where there is none.
 
     Its type is looked at before it is read: h5py takes opaque values for addresses of Python objects.
@@ -188,7 +194,7 @@ def _require_local_array(file: h5py.File, name: str) -> h5py.Dataset:
     return array
 
 
-def _refuse_other_kinds(item: h5py.Group | h5py.Dataset, path: str, name: str) -> None:
+def _refuse_other_kinds(item: HDF5Item, path: str, name: str) -> None:
     """Raise DataError for what MATLAB says is no array of numbers, though HDF5 holds numbers for it."""
     matlab_class = str(_read_attribute(item, "MATLAB_class") or "")
     if "MATLAB_object_decode" in item.attrs:

@@ -298,6 +298,8 @@ def _find_header(path: Path, lines: io.StringIO, known_columns: Collection[str])
             first = (begin, best)
             if n_known[best]:
                 break
+            if len(known.intersection(line.lower().replace('"', "").split())) > 1:
+                raise DataError(f"{path} has spaces between its columns; save it with commas, semicolons or tabs")
         elif n_known[best] > 1:
             raise DataError(f"{path}: the names of its columns are in line {number}; delete what stands above them")
     begin, separator = first or (0, ",")

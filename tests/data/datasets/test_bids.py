@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -419,7 +420,7 @@ def rename_channel(folder: Path) -> None:
 RUN_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no events": (
         lambda f: remove(f / "eeg/sub-01_task-film_events.tsv"),
-        r"sub-01 task-film has no events\.tsv; add it, or leave the run out by data\.bids\.tasks",
+        r"this run has no events\.tsv; add it, or leave the run out by data\.bids\.tasks",
     ),
     "no event of a class": (
         lambda f: (f / "eeg/sub-01_task-film_events.tsv").write_text("onset\tduration\ttrial_type\n1\t1\tBAD_x\n"),
@@ -495,6 +496,65 @@ def test_names_of_no_kind_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "derivatives" / "sub-01" / "eeg").mkdir(parents=True)
     (tmp_path / "derivatives" / "sub-01" / "eeg" / "sub-01_task-clean_eeg.edf").touch()
     assert len(read(tmp_path)[1].recordings) == 3
+
+
+def test_names_that_bids_does_not_know_end_in_no_traceback(tmp_path: Path) -> None:
+    folder = write_run(tmp_path).parent
+    rng = np.random.default_rng(0)
+    parts = ["sub-01", "ses-", "task-a", "run-1", "run-01", "-", "", "acq-x-y", "proc-a", "é", "sub-", "foo-bar", "run"]
+    ends = ["eeg.edf", "audio.wav", "video.mp4", "eeg.json", "eeg", "eeg.vhdr.gz", "stim.wav", "EEG.edf", "eeg.EDF"]
+    for _ in range(300):
+        name = "_".join(["sub-01", *rng.choice(parts, rng.integers(0, 4)), rng.choice(ends)])
+        (folder / name).touch()
+    reader, listing = read(tmp_path)
+    assert [r.recording for r in listing.recordings if r.recording.startswith("task-film_event")] == [
+        f"task-film_event-{k:03d}" for k in (1, 2, 3)
+    ]
+    assert len({r.recording for r in listing.recordings}) == len(listing.recordings)
+    assert reader.channels == NAMES
+
+
+def test_a_run_without_a_name_has_one(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, kind="EDF").parent
+    for path in folder.iterdir():
+        path.rename(path.with_name(path.name.replace("_task-film", "")))
+    reader, listing = read(tmp_path)
+    assert [r.id for r in listing.recordings] == [f"sub-01/run_event-{k:03d}" for k in (1, 2, 3)]
+    assert list(reader.read_eeg(listing.recordings[0]).channels) == list(NAMES)
+
+
+def test_a_mark_that_cannot_be_read_is_remarked_on(tmp_path: Path) -> None:
+    write_labels(tmp_path)
+    table = tmp_path / "sub-01/ses-a/eeg/sub-01_ses-a_task-film_events.tsv"
+    table.write_text("onset\tduration\ttrial_type\n-1\t3\tBAD_start\nn/a\t5\tBAD_move\n-4\t2\tBAD_early\n")
+    reader, listing = read(tmp_path, BIDSData(label="participants.group"))
+    raw = reader.read_eeg(listing.recordings[0])
+    assert (0.0, 2.0) in raw.missing_s
+    assert f"{table}: row 2 has no onset and duration in seconds; correct it" in raw.remarks
+
+
+def test_film_beside_the_eeg_is_cut_by_the_same_events(tmp_path: Path) -> None:
+    eeg = write_run(tmp_path, events=[(4.0, 6.0, "happy"), (20.0, 4.0, "sad")])
+    write_film(eeg.with_name("sub-01_task-film_video.mp4"), DURATION_S)
+    reader, listing = read(tmp_path)
+    assert reader.modalities == ("eeg", "video")
+    for recording, (first_s, n_windows) in zip(listing.recordings, [(4, 3), (20, 2)], strict=True):
+        cut = cut_recording(recording, WindowFormat(Preprocessing(window_s=2), ("video",), 0), None)
+        assert not cut.problems and len(cut.windows) == n_windows
+        grey = np.concatenate([w["video"] for w in cut.windows]).mean(axis=(1, 2, 3))
+        expected_s = first_s + np.arange(len(grey)) / 5
+        np.testing.assert_allclose(grey, 20 + 5 * expected_s, atol=3)
+
+
+def write_film(path: Path, duration_s: int) -> None:
+    """A film that grows brighter: 5 levels a second."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", 10)
+        stream.width = stream.height = 64
+        for k in range(10 * duration_s):
+            pixels = np.full((64, 64, 3), round(20 + 5 * k / 10), np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(stream.encode(None))
 
 
 def test_a_column_without_its_table_is_refused() -> None:

@@ -241,6 +241,16 @@ def test_rows_that_cannot_be_used_are_problems_with_their_number(tmp_path: Path)
     assert any(p.reason.startswith("row 3 has 3 cells, the header 4") for p in listing.problems)
 
 
+def test_rows_that_name_no_recording_are_counted(tmp_path: Path) -> None:
+    e = load(tmp_path)
+    table = pd.read_csv(tmp_path / "faces.csv")
+    table.loc[[3, 5], "clip"] = ["p0/r99", ""]
+    table.to_csv(tmp_path / "faces.csv", index=False)
+    _, listing = registry.scan_dataset(e.data, e.preprocessing.features)
+    rows = f"2 of {len(table)} rows name no recording (the first: row 4, 'p0/r99'), and are not used"
+    assert listing.remarks == (f"{tmp_path / 'faces.csv'}: {rows}",)
+
+
 def test_whole_numbers_that_became_floats_name_the_same_recordings(tmp_path: Path) -> None:
     recordings = pd.DataFrame({"subject": [1, 2], "recording": [1, 2], "label": ["a", "b"]})
     features = pd.DataFrame({"subject": [1.0, 2, np.nan], "clip": [1.0, 2, np.nan], "AU01": [5, 6, 7]})

@@ -66,6 +66,7 @@ def test_windows_1252_is_read_and_said_with_a_word_that_shows_it(tmp_path: Path)
         (join(",").encode("utf-16-le"), "no text, or UTF-16 without a mark"),
         (b"subject,recording,label\n1,2,\0\n", "no text, or UTF-16 without a mark"),
         (b"Recordings of 2024\n\nsubject,recording,label\n1,2,3\n", "names of its columns are in line 3; delete"),
+        (b'"subject" "recording" "label"\n"1" "a" "x"\n', "has spaces between its columns; save it with commas"),
         (b'subject,recording,label\n1,2,3\n"2,2,3\n3,2,3\n', "row 2 cannot be read .*a quote must be closed"),
         (b'subject,recording,label\n"a"b,2,3\n', "row 1 cannot be read .*a quote must be closed"),
         (b"subject,recording,subject\n1,2,3\n", "names a column twice: subject, recording, subject; rename one"),
