@@ -622,10 +622,7 @@ def test_a_type_that_can_run_code_is_not_read(place: str, kind: str, tmp_path: P
         for file in (tmp_path / "cache").glob("*.arrow"):
             file.unlink()  # which there is of the shard before
         there.put(stored(with_column(whole, column, COLUMNS[kind](whole.num_rows, proof))))
-        if (kind, place) == ("bytes", "a table in Parquet"):
-            expect_skipped(there.read, proof)  # taken for text
-        else:
-            refused(there.read, "", proof)
+        refused(there.read, "", proof)
 
 
 @pytest.mark.parametrize("place", TABLES)

@@ -39,6 +39,13 @@ def _check_dataset(name: str) -> str:
     return name
 
 
+def _check_bids_column(column: str) -> str:
+    table, _, name = column.partition(".")
+    if column and (table not in BIDS_TABLES or not name):
+        raise ValueError(f"{column} is no column of a BIDS table; write {', '.join(BIDS_TABLES)}, a point and its name")
+    return column
+
+
 @dataclass(frozen=True, config=STRICT)
 class FeatureFile:
     """Where the features of a modality are that somebody else has computed."""
@@ -57,6 +64,29 @@ class FeatureFile:
     hz: float = define(0.0, "rows per second of files without times", ge=0)
 
 
+BIDS_TABLES = ("participants", "sessions", "scans", "events")
+BIDSColumn = Annotated[str, AfterValidator(_check_bids_column)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class BIDSData:
+    """What is used of a BIDS data set (`data.dataset=bids`). A column is named with its table: `events.trial_type`."""
+
+    label: BIDSColumn = define(
+        "",
+        "the column with labels: of participants, sessions or scans, a label a run; of events, a recording each, from "
+        "its onset for its duration, or to the next one",
+    )
+    classes: tuple[str, ...] = define((), "only these labels; empty means all that there are")
+    tasks: tuple[str, ...] = define((), "only these tasks; empty means all")
+    audio: BIDSColumn = define(
+        "", "the column of scans or events with sound files; empty: files with the names of the EEG that end in _audio"
+    )
+    video: BIDSColumn = define(
+        "", "the column of scans or events with films; empty: files with the names of the EEG that end in _video"
+    )
+
+
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
     dataset: Annotated[str, AfterValidator(_check_dataset)] = define("eav", "which reader opens `data.root`")
@@ -71,6 +101,7 @@ class DataConfig:
         ("speaking",), "EAV: which recordings; listening rows are only ever trained on"
     )
     subjects: tuple[str, ...] = define((), "only these people, by the reader's ids; empty means all")
+    bids: BIDSData = BIDSData()
     labels: Literal["true", "permuted"] = define(
         "true", "permuted: labels shuffled within each person, a control that must score at chance"
     )

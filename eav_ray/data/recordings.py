@@ -44,6 +44,8 @@ class Recording:
     audio: str | None = None
     video: str | None = None
     features: Mapping[str, GivenFeatures] = field(default_factory=dict, hash=False)  # by the name of the modality
+    # By modality: the part of its file that is this recording, seconds; the whole file where nothing stands.
+    spans_s: Mapping[str, Span] = field(default_factory=dict, hash=False)
 
     def get_source(self, modality: str) -> str | None:
         """Return the file that a modality of this recording lies in; None where it does not exist."""
@@ -77,6 +79,7 @@ class Problem:
 class Listing:
     recordings: tuple[Recording, ...]
     problems: tuple[Problem, ...] = ()
+    remarks: tuple[str, ...] = ()  # how tables were understood, where that may not be as it was meant, a line each
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,16 @@ class RawEEG:
     bad_channels: Mapping[str, str] = field(default_factory=dict, hash=False)
     missing_s: tuple[Span, ...] = ()
     remarks: tuple[str, ...] = ()
+    mains_hz: float = 0.0  # frequency of the mains where it was recorded; 0 where nothing says so
+
+
+def shift_spans(spans_s: Sequence[Span], start_s: float, end_s: float) -> tuple[Span, ...]:
+    """Keep what of some spans lies between two times, in seconds since the first of them."""
+    return tuple(
+        (max(first_s, start_s) - start_s, min(last_s, end_s) - start_s)
+        for first_s, last_s in spans_s
+        if first_s < end_s and last_s >= start_s
+    )
 
 
 def measure_overlap(spans_s: Sequence[Span], start_s: float, end_s: float) -> float:

@@ -54,6 +54,7 @@ class QualityReport:
     channels: tuple[str, ...] = ()
     spectrum: EEGSpectrum | None = None
     frames: dict[str, np.ndarray] | None = None
+    remarks: tuple[str, ...] = ()  # on the whole data set
 
 
 def summarize_quality_per_subject(report: QualityReport) -> pd.DataFrame:
@@ -119,7 +120,8 @@ def _build_remark_table(report: QualityReport) -> Table:
     for q in report.recordings:
         for remark in q.get("remarks", ()):
             said.setdefault(remark, []).append(f"{q['subject']}/{q['recording']}")
-    rows = [[remark, str(len(of)), of[0]] for remark, of in sorted(said.items(), key=lambda item: -len(item[1]))]
+    rows = [[remark, "all", ""] for remark in report.remarks]
+    rows += [[remark, str(len(of)), of[0]] for remark, of in sorted(said.items(), key=lambda item: -len(item[1]))]
     return Table(["what files say of themselves", "recordings", "the first"], rows, left=True)
 
 

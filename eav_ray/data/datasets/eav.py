@@ -257,7 +257,8 @@ def _read_eeg_header(path: Path) -> tuple[str, tuple[int, int, int]]:
         shape = (*shape, 1)
     if len(shape) != 3 or shape[1] != len(EAV_CHANNELS):
         raise DataError(
-            f"{path}: {name} has shape {shape}; it must be (samples, {len(EAV_CHANNELS)} channels, recordings)"
+            f"{path}: {name} has shape {shape}; it must be (samples, {len(EAV_CHANNELS)} channels, recordings): turn "
+            "its axes with permute and save it again"
         )
     return name, (int(shape[0]), int(shape[1]), int(shape[2]))
 

@@ -1,16 +1,14 @@
 """A user's own recordings, listed in a CSV or Parquet file."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import pyarrow as pa
-from pyarrow import csv
-
-from eav_ray import errors
 from eav_ray.config import MODALITIES, DataConfig, ModalityName
-from eav_ray.data.io import eeg, parquet
+from eav_ray.data.io import eeg
+from eav_ray.data.io.tables import EMPTY_CELLS, Table, find_named_file, read_tabular_file
 from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError, suggest_nearest
@@ -19,6 +17,7 @@ REQUIRED_COLUMNS = ("subject", "recording", "label")
 MEDIA_COLUMNS = ("eeg", "audio", "video")
 OPTIONAL_COLUMNS = (*MEDIA_COLUMNS, "task", "order")
 NAME_COLUMNS = ("subject", "recording")  # parts of file names and of recordings' ids
+NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f]")
 
 
 class RecordingsTable(DatasetReader):
@@ -46,7 +45,8 @@ class RecordingsTable(DatasetReader):
         """
         self._needs_media = needs_media
         self.path = Path(path).expanduser().absolute()
-        columns = _read_columns(self.path)
+        self.table = _read_known_columns(self.path)
+        columns = self.table.columns
         for column in REQUIRED_COLUMNS:
             if column not in columns:
                 required, optional = ", ".join(REQUIRED_COLUMNS), ", ".join(OPTIONAL_COLUMNS)
@@ -60,40 +60,56 @@ class RecordingsTable(DatasetReader):
                 f"{self.path} has none of the columns {', '.join(MEDIA_COLUMNS)}; it has {', '.join(columns)}; add at "
                 "least one, or name given features under data.features"
             )
-        names = list(columns)
-        self.rows = [dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
-        self.classes: tuple[str, ...] = tuple(sorted({row["label"] for row in self.rows if row["label"]}))
+        self.rows = _list_rows(self.path, self.table)
+        self.classes: tuple[str, ...] = tuple(sorted({row.cells["label"] for row in self.rows if row.cells["label"]}))
         if not self.classes:
             raise DataError(f"{self.path} has no row with a label; add at least one recording")
         self._channels: tuple[str, ...] | None = None
 
     def scan(self) -> Listing:
         """Rows that name a recording twice, or lack a value, are left out; a missing file costs that modality."""
-        problems: list[Problem] = []
+        problems = [Problem("", "", str(self.path), reason) for _, reason in self.table.problems]
         recordings: list[Recording] = []
-        rows_by_id: dict[tuple[str, str], list[int]] = {}
-        for line, row in enumerate(self.rows):
-            rows_by_id.setdefault((row["subject"], row["recording"]), []).append(line)
-        for (subject, name), row_numbers in rows_by_id.items():
-            row, where = self.rows[row_numbers[0]], f"row {row_numbers[0] + 1}"
+        rows_by_id: dict[tuple[str, str], list[_Row]] = {}
+        for row in self.rows:
+            rows_by_id.setdefault((row.cells["subject"], row.cells["recording"]), []).append(row)
+        for (subject, name), rows in rows_by_id.items():
+            row, where = rows[0].cells, f"row {rows[0].number}"
             media: dict[str, str] = {}
-            if reason := _find_row_problem(row, row_numbers):
+            if reason := _find_row_problem(rows):
                 problems.append(Problem(subject, name, str(self.path), reason))
                 continue
             for m in (m for m in self.modalities if row[m]):
-                media[m] = str(self.path.parent / row[m])
-                if not Path(media[m]).is_file():
-                    reason = f"{where}: the {m} file does not exist; correct the path or empty the cell"
+                media[m], reason = find_named_file(self.path.parent, row[m], f"{where}: the {m} file")
+                if reason:
                     problems.append(Problem(subject, name, media.pop(m), reason))
             if not media and self._needs_media:
                 reason = f"{where} has no file of {', '.join(self.modalities)}; left out"
                 problems.append(Problem(subject, name, str(self.path), reason))
                 continue
             label, task = self.classes.index(row["label"]), (row.get("task") or "speaking").lower()
-            recording = Recording(subject, name, label, task, int(row.get("order") or row_numbers[0]))
+            recording = Recording(subject, name, label, task, int(row.get("order") or rows[0].number - 1))
             recordings.append(replace(recording, **media))
         recordings.sort(key=lambda r: (r.subject, r.order, r.recording))
-        return Listing(tuple(recordings), tuple(problems))
+        return Listing(tuple(recordings), tuple(problems), (*self.table.remarks, *self._describe_rows()))
+
+    def _describe_rows(self) -> Iterator[str]:
+        """What in the rows may not be meant as it stands, a line each."""
+        for column in ("subject", "label"):
+            by_form: dict[str, list[str]] = {}
+            for name in dict.fromkeys(row.cells[column] for row in self.rows):
+                by_form.setdefault(name.casefold().lstrip("0"), []).append(name)
+            for alike in by_form.values():
+                if len(alike) > 1:
+                    names = " and ".join(map(repr, alike))
+                    yield f"{self.path}: {column} {names} count as different; write them alike if they are not"
+        orderless = [row.number for row in self.rows if not row.cells.get("order", "")]
+        if 0 < len(orderless) < len(self.rows) and "order" in self.table.columns:
+            rows = ", ".join(map(str, orderless[:5]))
+            yield f"{self.path}: rows without order ({len(orderless)}: {rows}) take their position in the table for it"
+        known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
+        if unused := [name for name in self.table.columns if name not in known]:
+            yield f"{self.path}: columns that are not used: {', '.join(unused)}; used are {', '.join(known)}"
 
     @property  # what is known only once a file is opened
     def channels(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -125,28 +141,62 @@ class RecordingsTable(DatasetReader):
         return replace(eeg.read_eeg_file(path, [names[i] for i in order]), channels=self.channels)
 
 
-def _find_row_problem(row: dict[str, str], row_numbers: list[int]) -> str:
+@dataclass(frozen=True)
+class _Row:
+    number: int  # from 1, below the header
+    cells: dict[str, str]  # of the known columns; "" where there is nothing
+    stated: dict[str, str]  # as they stand
+
+
+def _read_known_columns(path: Path) -> Table:
+    """Read the table; raises DataError where a column is called nearly as one that is known."""
+    known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
+    if not path.is_file():
+        raise DataError(f"{path} is missing; set data.root to a CSV or Parquet file with {', '.join(REQUIRED_COLUMNS)}")
+    table = read_tabular_file(path, known)
+    for name in table.columns:
+        if name not in known and name.lower() in known:
+            raise DataError(f"{path} has a column {name}; names of columns are lower case: rename it {name.lower()}")
+    return table
+
+
+def _list_rows(path: Path, table: Table) -> list[_Row]:
+    columns: dict[str, list[str]] = {}
+    for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS):
+        if name in table.columns:
+            try:
+                columns[name] = (table.read_text if name in MEDIA_COLUMNS else table.read_names)(name)
+            except ValueError as error:
+                raise DataError(f"{path}: column {name} cannot be read ({error}); write text or numbers") from None
+    rows = []
+    for number, cells in zip(table.numbers, zip(*columns.values(), strict=True), strict=True):
+        stated = dict(zip(columns, cells, strict=True))
+        rows.append(_Row(number, {c: "" if cell in EMPTY_CELLS else cell for c, cell in stated.items()}, stated))
+    return rows
+
+
+def _find_row_problem(rows: Sequence[_Row]) -> str:
     """Say what is wrong with a row; empty where nothing is.
 
     Args:
-        row_numbers: Of all rows that name its recording, from 0; its own first.
+        rows: All that name its recording, its own first.
     """
-    where = f"row {row_numbers[0] + 1}"
+    row, where = rows[0].cells, f"row {rows[0].number}"
     missing = [c for c in REQUIRED_COLUMNS if not row[c]]
     if missing:
         why = ": training needs it; for prediction alone any text will do" if missing == ["label"] else ""
-        return f"{where} has no {' and no '.join(missing)}; fill it in{why}"
-    invalid = next((c for c in NAME_COLUMNS if row[c] in (".", "..") or set(row[c]) & set("/\\\0")), None)
-    if invalid:
+        stated = " and ".join(f"{rows[0].stated[c]} means empty" for c in missing if rows[0].stated[c])
+        return f"{where} has no {' and no '.join(missing)}{stated and f' ({stated})'}; fill it in{why}"
+    if invalid := next((c for c in NAME_COLUMNS if row[c] in (".", "..") or NOT_IN_NAMES.search(row[c])), None):
         return (
             f"{where}: {invalid} is {row[invalid]!r}; it names files, so it must not contain / or \\, nor be . or ..; "
             "rename it"
         )
-    if len(row_numbers) > 1:
-        rows = ", ".join(str(i + 1) for i in row_numbers)
-        return f"rows {rows} name the same recording; keep one, or rename the others"
+    if len(rows) > 1:
+        numbers = ", ".join(str(r.number) for r in rows)
+        return f"rows {numbers} name the same recording; keep one, or rename the others"
     order = row.get("order") or "0"
-    if not order.isdecimal():
+    if not order.isdecimal() or len(order) > 9:
         return f"{where}: order is {order!r}; it must be a whole number from 0"
     return ""
 
@@ -170,32 +220,3 @@ def _read_channel_names(path: str) -> tuple[str, ...]:
     if not names:
         raise DataError(f"{path} has no channel of type EEG; it has {', '.join(raw.ch_names)}")
     return names
-
-
-def _read_columns(path: Path) -> dict[str, list[str]]:
-    """Column name -> its cells as stripped text, "" for a null."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing; set data.root to a CSV or Parquet file with {', '.join(REQUIRED_COLUMNS)}")
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            table = parquet.read_parquet_table(path)
-        else:
-            # As text: "01" is the name of a person, not the number 1. pyarrow keeps spaces of the header in its names.
-            with csv.open_csv(path) as header:
-                names = header.schema.names
-            options = csv.ConvertOptions(
-                column_types={n: pa.string() for n in names if n.strip() in REQUIRED_COLUMNS + OPTIONAL_COLUMNS}
-            )
-            table = csv.read_csv(path, convert_options=options)
-        table.validate(full=True)  # text that is no UTF-8, offsets beyond the end: what a reader would trust
-        cells = [[_cell_to_text(c) for c in column.to_pylist()] for column in table.columns]
-    except parquet.ARROW_READ_ERRORS as error:
-        raise DataError(f"{path} cannot be read as a CSV or Parquet table ({errors.describe_error(error)})") from None
-    names = [name.strip() for name in table.column_names]
-    if len(set(names)) < len(names):
-        raise DataError(f"{path} names a column twice: {', '.join(names)}; rename one")
-    return dict(zip(names, cells, strict=True))
-
-
-def _cell_to_text(cell: Any) -> str:
-    return "" if cell is None else str(cell).strip()

@@ -17,6 +17,9 @@ from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name
 from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem
 from eav_ray.errors import ConfigError, suggest_nearest
 
+# Of which every user has another: people of the same name in two of them are not the same.
+GENERIC_DATASETS = ("recordings_table", "bids")
+
 
 def find_reader(name: str) -> type[DatasetReader]:
     """Find the reader that `data.dataset` names: in the module of that name here, or from outside the package.
@@ -78,7 +81,7 @@ def scan_dataset(
         elif r.task != LISTENING:  # a listening recording has no audio, which is no defect
             reason = f"has none of {', '.join(data.modalities)}; left out"
             problems.append(Problem(r.subject, r.recording, "", reason))
-    return reader, Listing(tuple(recordings), tuple(problems))
+    return reader, Listing(tuple(recordings), tuple(problems), listing.remarks)
 
 
 def _check_modalities(data: DataConfig, reader: DatasetReader, features: Mapping[str, FeaturePreprocessing]) -> None:

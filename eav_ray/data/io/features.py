@@ -3,21 +3,22 @@
 Nothing that is read here can run code: CSV, Parquet without types of other libraries, npy without objects, safetensors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import safetensors.numpy
-from pyarrow import csv
 from safetensors import SafetensorError
 
 from eav_ray.config import FeaturePreprocessing
 from eav_ray.data.io import parquet
+from eav_ray.data.io.tables import EMPTY_CELLS, Table, read_tabular_file
 from eav_ray.errors import DataError, describe_error, suggest_nearest
 
 PARQUET_SUFFIXES, ARRAY_SUFFIXES = (".parquet", ".pq"), (".npy", ".safetensors")
+SUBJECT_NAME = "subject"  # the column of a table that says whose recording a row is of
 FILE_SUFFIXES = (*ARRAY_SUFFIXES, *PARQUET_SUFFIXES)  # of a file of one recording
 TIME_NAME, VALUES_NAME = "time_s", "values"  # a column or tensor with times, and the tensor with features
 READ_ERRORS = (*parquet.ARROW_READ_ERRORS, SafetensorError)
@@ -30,6 +31,9 @@ class FeatureTable:
     keys: tuple[str, ...]  # what each row names
     subjects: tuple[str, ...]  # whose recording; none where there is no such column
     values: np.ndarray  # (rows, features) float32, NaN where a cell is empty
+    numbers: Sequence[int]  # of the rows, from 1 below the header
+    problems: tuple[str, ...] = ()  # rows that were left out, and why
+    remarks: tuple[str, ...] = ()  # as of `tables.Table`
 
 
 def read_feature_table(path: Path, key: str, name: str, section: FeaturePreprocessing) -> FeatureTable:
@@ -41,19 +45,25 @@ def read_feature_table(path: Path, key: str, name: str, section: FeaturePreproce
     Raises:
         DataError: No such table or column, a cell that is no number, or another number of features.
     """
-    table = _read_table(path)
-    if key not in table.column_names:
-        available = ", ".join(table.column_names[:8])
+    table = read_tabular_file(path, {key, SUBJECT_NAME, *section.columns})
+    if key not in table.columns:
+        available = ", ".join(list(table.columns)[:8])
         raise DataError(
             f"{path} has no column {key}; it begins with {available}; set data.features.{name}.key to the column that "
             "names recordings"
         )
     if not section.columns:
-        found = ", ".join(n for n in table.column_names if n not in (key, "subject"))
+        found = ", ".join(n for n in table.columns if n not in (key, SUBJECT_NAME))
         raise DataError(f"{path} is a table; choose its columns: preprocessing.features.{name}.columns=[{found}]")
-    keys = tuple(str(value).strip() for value in table.column(key).to_pylist())
-    subjects = tuple(map(str, table.column("subject").to_pylist())) if "subject" in table.column_names else ()
-    return FeatureTable(keys, subjects, _stack_columns(table, path, name, section))
+    try:
+        keys = tuple(table.read_names(key))
+        subjects = tuple(table.read_names(SUBJECT_NAME)) if SUBJECT_NAME in table.columns else ()
+    except ValueError as error:
+        raise DataError(f"{path}: the columns that name recordings cannot be read ({describe_error(error)})") from None
+    problems = tuple(reason for _, reason in table.problems)
+    return FeatureTable(
+        keys, subjects, _stack_columns(table, path, name, section), table.numbers, problems, table.remarks
+    )
 
 
 def read_feature_file(
@@ -104,41 +114,31 @@ def _read_rows(path: Path, name: str, section: FeaturePreprocessing) -> tuple[np
         if VALUES_NAME not in tensors:
             raise DataError(f"{path} has no tensor {VALUES_NAME}; it has {', '.join(tensors) or 'none'}; name it so")
         return tensors.get(TIME_NAME), tensors[VALUES_NAME]
-    table = parquet.read_parquet_table(path)
-    times_s = table.column(TIME_NAME).to_numpy() if TIME_NAME in table.column_names else None
+    rows = parquet.read_parquet_table(path)
+    times_s = rows.column(TIME_NAME).to_numpy() if TIME_NAME in rows.column_names else None
     if not section.columns:
-        found = ", ".join(n for n in table.column_names if n != TIME_NAME)
+        found = ", ".join(n for n in rows.column_names if n != TIME_NAME)
         raise DataError(f"{path} is a table; choose its columns: preprocessing.features.{name}.columns=[{found}]")
+    table = Table(
+        {n: rows.column(n).to_pylist() for n in section.columns if n in rows.column_names}, range(1, len(rows) + 1)
+    )
     return times_s, _stack_columns(table, path, name, section)
 
 
-def _read_table(path: Path) -> pa.Table:
-    try:
-        if path.suffix.lower() in PARQUET_SUFFIXES:
-            return parquet.read_parquet_table(path)
-        # Names of recordings are text: "01" is not the number 1. What is a number is found out column by column.
-        with csv.open_csv(path) as header:
-            names = header.schema.names
-        options = csv.ConvertOptions(column_types={n: pa.string() for n in names}, strings_can_be_null=False)
-        return csv.read_csv(path, convert_options=options)
-    except READ_ERRORS as error:
-        raise DataError(
-            f"{path} cannot be read as a CSV or Parquet table of features ({describe_error(error)})"
-        ) from None
-
-
-def _stack_columns(table: pa.Table, path: Path, name: str, section: FeaturePreprocessing) -> np.ndarray:
+def _stack_columns(table: Table, path: Path, name: str, section: FeaturePreprocessing) -> np.ndarray:
     """Stack the columns that are wanted, in their order: (rows, features) float32."""
     parts: list[np.ndarray] = []
     for column in section.columns:
-        if column not in table.column_names:
+        if column not in table.columns:
             raise DataError(
                 f"{path} has no column {column}, which preprocessing.features.{name}.columns names"
-                f"{suggest_nearest(column, table.column_names)}"
+                f"{suggest_nearest(column, table.columns)}"
             )
-        cells = table.column(column).to_pylist()
+        cells = table.columns[column]
+        _check_decimal_points(table, column, path)
         try:
-            parts.append(np.array([_parse_cell(cell) for cell in cells], np.float32).reshape(len(cells), -1))
+            rows = [_parse_cell(cell, table.decimal_comma) for cell in cells]
+            parts.append(np.array(rows, np.float32).reshape(len(cells), -1))
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"{path}: column {column} does not hold one number, or one list of as many, in each row "
@@ -153,7 +153,21 @@ def _stack_columns(table: pa.Table, path: Path, name: str, section: FeaturePrepr
     return np.where(np.isfinite(values), values, np.nan).astype(np.float32)
 
 
-def _parse_cell(cell: Any) -> Any:
+def _check_decimal_points(table: Table, column: str, path: Path) -> None:
+    """Raise DataError where both `.` and `,` are in the numbers of a column: one of them parts thousands then."""
+    if not table.decimal_comma:
+        return
+    texts = [cell for cell in table.columns[column] if isinstance(cell, str)]
+    point, comma = (next((t for t in texts if mark in t), "") for mark in ".,")
+    if point and comma:
+        raise DataError(
+            f"{path}: column {column} has numbers with a point ({point}) and with a comma ({comma}); use one"
+        )
+
+
+def _parse_cell(cell: Any, decimal_comma: bool) -> Any:
     if isinstance(cell, list):
         return [np.nan if value is None else float(value) for value in cell]
-    return np.nan if cell is None or cell == "" else float(cell)
+    if cell is None or cell in EMPTY_CELLS:
+        return np.nan
+    return float(cell.replace(",", ".") if decimal_comma and isinstance(cell, str) else cell)

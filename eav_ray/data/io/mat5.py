@@ -36,12 +36,17 @@ class ArrayHeader:
     array_class: int
     shape: tuple[int, ...]
     is_complex: bool
-    n_bytes: int  # of its values; 0 where they are no numbers
+    n_bytes: int  # of its values, and of their places where it is sparse; 0 where they are no numbers
 
     @property
     def is_real(self) -> bool:
-        """Whether it holds real numbers."""
-        return self.array_class in NUMERIC_CLASSES and not self.is_complex
+        """Whether it holds real numbers, sparse or not."""
+        return (self.is_sparse or self.array_class in NUMERIC_CLASSES) and not self.is_complex
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it holds only the values that are not 0, and where they are."""
+        return self.array_class == SPARSE
 
 
 def is_mat5(path: Path) -> bool:
@@ -138,8 +143,12 @@ class _Walker:
         """
         with self._name_file():
             header = self._take_header()
-            if header is None or header.array_class not in NUMERIC_CLASSES:
-                return header or ArrayHeader("", OPAQUE, (), False, 0)
+            if header is None:
+                return ArrayHeader("", OPAQUE, (), False, 0)
+            if header.is_sparse and header.is_real:
+                return replace(header, n_bytes=sum(self._skip_data(NUMBERS) for _ in range(3)))
+            if header.array_class not in NUMERIC_CLASSES:
+                return header
             return replace(header, n_bytes=self._take_tag(NUMBERS)[1])
 
     @contextmanager
@@ -224,11 +233,13 @@ class _Walker:
             self._take(-length % 8)
         return data
 
-    def _skip_data(self, allowed: frozenset[int]) -> None:
+    def _skip_data(self, allowed: frozenset[int]) -> int:
+        """Skip the data of a part; returns their length in bytes."""
         short, length = self._take_tag(allowed)
         left = 0 if short is not None else length + -length % 8
         while left:
             left -= len(self._take(min(left, 2**20)))
+        return length
 
     def _take_tag(self, allowed: frozenset[int]) -> tuple[bytes | None, int]:
         """Take a tag: the data of a short part, which lies within it, and the length in bytes."""

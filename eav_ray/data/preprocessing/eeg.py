@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,6 +32,7 @@ def prepare_eeg(
         channels: Names of the channels that are wanted, in order, found by position before anything is filtered, so
             that an extra electrode takes no part in the average reference; all as they stand, where none are named.
     """
+    reader = TransformedReader(reader, lambda raw, _: compare_mains(raw, preprocessing))
     if channels:
         wanted = tuple(channels)
         reader = TransformedReader(reader, lambda raw, r: match_raw_channels(raw, wanted, r.eeg or r.id))
@@ -60,7 +62,15 @@ def match_raw_channels(raw: RawEEG, channels: tuple[str, ...], where: str) -> Ra
     """
     if raw.channels == channels:
         return raw
-    return RawEEG(raw.values_CT[match_channels(raw.channels, channels, where)], raw.hz, channels, raw.unit)
+    return replace(raw, values_CT=raw.values_CT[match_channels(raw.channels, channels, where)], channels=channels)
+
+
+def compare_mains(raw: RawEEG, preprocessing: EEGPreprocessing) -> RawEEG:
+    """Remark on mains that the recorder states and that are not filtered out."""
+    if not raw.mains_hz or not preprocessing.notch_hz or abs(raw.mains_hz - preprocessing.notch_hz) < 1:
+        return raw
+    remark = f"mains of {raw.mains_hz:g} Hz, but preprocessing.eeg.notch_hz is {preprocessing.notch_hz:g}"
+    return replace(raw, remarks=(*raw.remarks, remark))
 
 
 def _filter_recordings(

@@ -8,6 +8,7 @@ from scipy.signal import butter, sosfiltfilt
 
 from eav_ray.config import FeaturePreprocessing
 from eav_ray.data.io.eeg import read_eeg_file
+from eav_ray.data.recordings import Span
 from eav_ray.errors import DataError
 
 BAND_ORDER, ANTI_ALIAS_ORDER = 2, 8  # Butterworth, run forwards and backwards
@@ -16,13 +17,15 @@ MIN_SAMPLES = 4  # of a piece, for a cubic spline
 
 
 def prepare_signals(
-    path: str, section: FeaturePreprocessing, window_s: float, max_duration_s: float
+    path: str, section: FeaturePreprocessing, window_s: float, max_duration_s: float, span_s: Span | None = None
 ) -> tuple[np.ndarray, float]:
     """Read channels of an EEG-like file, filter them, and bring them to `section.steps` samples a window.
 
     Each piece between what is missing is filtered by itself. Stored samples are read off a cubic spline at their own
     times, so that any rate can be brought to any other.
 
+    Args:
+        span_s: The part of the file that is wanted; all of it where none is given.
     Returns:
         ((samples, channels) float32, in microvolts where the file states volts, NaN where nothing was recorded; seconds
         that they cover).
@@ -53,7 +56,12 @@ def prepare_signals(
         # Between the piece's last sample and its end the spline is not continued.
         position_T = np.minimum(position_T, end - start - 1)
         out_TC[first:last] = CubicSpline(np.arange(end - start), piece_CT, axis=1)(position_T).T
-    return out_TC, duration_s
+    if span_s is None:
+        return out_TC, duration_s
+    start_s, end_s = span_s[0], min(span_s[1], duration_s)
+    if start_s >= end_s:
+        raise DataError(f"{path} lasts {duration_s:g} s, so nothing of it is of an event at {start_s:g} s")
+    return out_TC[round(start_s * hz) : round(end_s * hz)], end_s - start_s
 
 
 def _count_samples(seconds: float, hz: float) -> int:

@@ -14,7 +14,7 @@ from eav_ray.data.modalities.features import average_into_steps
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.preprocessing.eeg import PreparedEEG
 from eav_ray.data.preprocessing.signals import prepare_signals
-from eav_ray.data.recordings import MAX_RECORDING_S, Problem, Recording, Span, measure_overlap
+from eav_ray.data.recordings import MAX_RECORDING_S, Problem, Recording, Span, measure_overlap, shift_spans
 from eav_ray.errors import DataError
 
 MIN_COVERAGE = 0.5  # share of a window that a modality must cover to count as present
@@ -91,7 +91,13 @@ def read_signals(
                     sound = audio.decode_audio(
                         recording.audio, preprocessing.audio.hz, limit_s, max_duration_s, audio_corruption
                     )
-                    signals["audio"], missing_s["audio"] = sound.samples_T, sound.missing_s
+                    samples, span_s = slice(None), recording.spans_s.get("audio")
+                    missing_s["audio"] = sound.missing_s
+                    if span_s is not None:
+                        count = len(sound.samples_T)
+                        samples = _find_samples(span_s, preprocessing.audio.hz, count, recording.audio)
+                        missing_s["audio"] = shift_spans(sound.missing_s, *span_s)
+                    signals["audio"] = sound.samples_T[samples]
                     remarks += [f"audio: {remark}" for remark in sound.remarks]
                     durations_s["audio"] = len(signals["audio"]) / preprocessing.audio.hz
                 case "video" if recording.video is not None:
@@ -107,6 +113,11 @@ def read_signals(
                     )
                     signals["video"], durations_s["video"], faceless = film.frames, film.duration_s, film.faceless
                     missing_s["video"] = film.missing_s
+                    if (span_s := recording.spans_s.get("video")) is not None:
+                        frames = _find_samples(span_s, v.fps, len(film.frames), recording.video)
+                        signals["video"], missing_s["video"] = film.frames[frames], shift_spans(film.missing_s, *span_s)
+                        durations_s["video"] = min(span_s[1], film.duration_s) - span_s[0]
+                        faceless = None if film.faceless is None else film.faceless[frames]
                     remarks += [f"video: {remark}" for remark in film.remarks]
                 case _ if m in recording.features:
                     longest_s = max(durations_s.values(), default=0.0)
@@ -181,6 +192,14 @@ def cut_signals(
     return WindowedRecording(rows, problems, quality)
 
 
+def _find_samples(span_s: Span, hz: float, count: int, source: str) -> slice:
+    """Find the samples of a part of a file; raises DataError where it begins after the end."""
+    first, last = (round(time_s * hz) for time_s in span_s)
+    if first >= count:
+        raise DataError(f"{source} lasts {count / hz:g} s, so nothing of it is of an event at {span_s[0]:g} s")
+    return slice(first, min(last, count))
+
+
 def _read_features(
     modality: str, recording: Recording, preprocessing: Preprocessing, longest_s: float, max_duration_s: float
 ) -> tuple[np.ndarray, float]:
@@ -197,7 +216,8 @@ def _read_features(
     given, section = recording.features[modality], preprocessing.features[modality]
     window_s = preprocessing.window_s
     if section.signals:
-        return prepare_signals(given.path, section, window_s, max_duration_s)
+        span_s = recording.spans_s.get("eeg") if given.path == recording.eeg else None
+        return prepare_signals(given.path, section, window_s, max_duration_s, span_s)
     times_s, values = None, np.array([given.values], np.float32)
     if not given.values:
         times_s, values = features.read_feature_file(Path(given.path), modality, section, given.hz)

@@ -33,4 +33,5 @@ def name_index_folder(experiment: Experiment) -> str:
     data = experiment.data
     # Of given features those that are used: the rows of another table are other windows.
     features = {m: asdict(file) for m, file in data.features.items() if m in data.modalities}
-    return f"{INDEXES_FOLDER}/{digest(data.root, features, length=10)}"
+    columns = [asdict(data.bids)] if data.dataset == "bids" else []  # other labels are another data set
+    return f"{INDEXES_FOLDER}/{digest(data.root, features, *columns, length=10)}"

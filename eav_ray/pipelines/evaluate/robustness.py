@@ -202,11 +202,12 @@ def _select_recordings(
 def names_training_dataset(checkpoint: OpenedCheckpoint, experiment: Experiment) -> bool:
     """Tell whether the data set is the checkpoint's own, as `transfer.is_training_dataset` does.
 
-    A reader names the same people wherever the files lie; two tables of a user need not.
+    A reader names the same people wherever the files lie; two sets of a user need not.
     """
     data, training_data = experiment.data, checkpoint.experiment.data
     return data.dataset == training_data.dataset and (
-        data.dataset != "recordings_table" or os.path.abspath(data.root) == os.path.abspath(training_data.root)
+        data.dataset not in registry.GENERIC_DATASETS
+        or os.path.abspath(data.root) == os.path.abspath(training_data.root)
     )
 
 

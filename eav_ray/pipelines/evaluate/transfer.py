@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from eav_ray.config import DataConfig, Experiment, digest
+from eav_ray.data.datasets import registry
 from eav_ray.data.recordings import LISTENING
 from eav_ray.data.shards.dataset import Dataset
 from eav_ray.data.shards.index import ShardIndex
@@ -43,7 +44,7 @@ def is_training_dataset(experiment: Experiment, checkpoint: OpenedCheckpoint, in
     if checkpoint.state.data_digest == digest(index.fingerprint):
         return True
     return data.dataset == training_data.dataset and (
-        data.dataset != "recordings_table" or data.root == training_data.root
+        data.dataset not in registry.GENERIC_DATASETS or data.root == training_data.root
     )
 
 

@@ -19,6 +19,7 @@ class DatasetCheck:
     problems: tuple[Problem, ...]
     modalities: tuple[str, ...]  # recorded ones, and given features that the experiment uses
     notes: tuple[str, ...] = ()  # lines on recordings that are used, and that somebody should look at
+    remarks: tuple[str, ...] = ()  # how tables were understood
 
 
 def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck:
@@ -37,11 +38,13 @@ def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck
         problems += found.problems
     else:
         notes.append(SHALLOW)
-    return DatasetCheck(dataset.classes, listing.recordings, problems, tuple(modalities), tuple(notes))
+    return DatasetCheck(
+        dataset.classes, listing.recordings, problems, tuple(modalities), tuple(notes), listing.remarks
+    )
 
 
 def format_dataset_check(result: DatasetCheck) -> str:
-    """A line a subject: recordings per class and modality; then a line a problem."""
+    """A line a subject: recordings per class and modality; then a line a problem and a remark."""
     by_subject: dict[str, list[Recording]] = {}
     for recording in result.recordings:
         by_subject.setdefault(recording.subject, []).append(recording)
@@ -56,7 +59,8 @@ def format_dataset_check(result: DatasetCheck) -> str:
         )
         lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
     lines.append(f"{len(by_subject)} subjects, {len(result.recordings)} recordings, {len(result.problems)} problems")
-    return "\n".join([*lines, *format_problems(result.problems), *result.notes])
+    remarks = [f"  {remark}" for remark in result.remarks]
+    return "\n".join([*lines, *format_problems(result.problems), *remarks, *result.notes])
 
 
 def format_problems(problems: tuple[Problem, ...]) -> list[str]:

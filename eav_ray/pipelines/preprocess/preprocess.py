@@ -145,7 +145,7 @@ def _drop_incomplete_recordings(experiment: Experiment, listing: Listing) -> Lis
             problems.append(Problem(r.subject, r.recording, "", reason))
         else:
             complete.append(r)
-    return Listing(tuple(complete), tuple(problems))
+    return Listing(tuple(complete), tuple(problems), listing.remarks)
 
 
 @dataclass(frozen=True)

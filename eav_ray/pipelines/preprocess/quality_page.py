@@ -33,6 +33,7 @@ def write_quality_page(experiment: Experiment, result: PreprocessingResult, *, f
         result.problems,
         channels=tuple(getattr(dataset, "channels", ())),
         spectrum=_compute_spectrum(experiment, result, dataset, list(listing.recordings)),
+        remarks=listing.remarks,
         frames=_pick_example_frames(experiment, result) if frames and "video" in result.index.modalities else None,
     )
     name = f"{name_index_folder(experiment)}/{PAGE_NAME}"

@@ -1,11 +1,14 @@
 """EAV is read alike in each of its layouts, and a recording that cannot be trusted is named, not used."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 
 from eav_ray.config import DataConfig
 from eav_ray.data.datasets import registry
@@ -159,6 +162,71 @@ def test_eeg_of_the_wrong_shape_is_not_used(tmp_path: Path, shape: tuple[int, ..
     listing = EAV(str(tmp_path)).scan()
     assert len(listing.problems) == 1 and "EEG is not used" in listing.problems[0].reason
     assert len(listing.recordings) == 4 and all(r.eeg is None for r in listing.recordings)
+
+
+FORMS: dict[str, Callable[[np.ndarray], Any]] = {
+    "logical": lambda m: m.astype(bool),
+    "int16": lambda m: m.astype(np.int16),
+    "single": lambda m: m.astype(np.float32),
+    "transposed": lambda m: m.T,
+    "sparse": scipy.sparse.csc_matrix,
+    "sparse and logical": lambda m: scipy.sparse.csc_matrix(m.astype(bool)),
+    "sparse and transposed": lambda m: scipy.sparse.csc_matrix(m.T),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_labels_are_read_in_every_form_in_which_they_are_clear(tmp_path: Path, form: str) -> None:
+    subject = write_subject(tmp_path)
+    expected = [(r.recording, r.label) for r in EAV(str(tmp_path)).scan().recordings]
+    scipy.io.savemat(subject / "EEG" / "subject1_eeg_label.mat", {"label": FORMS[form](encode_labels())})
+    listing = EAV(str(tmp_path)).scan()
+    assert listing.problems == ()
+    assert [(r.recording, r.label) for r in listing.recordings] == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.array([[1, "x"]], object), r"label is a cell array; save cell2mat\(label\) instead"),
+        ("Neutral", "label is text; save the numbers that it stands for instead"),
+        ({"label": 1}, "label is a structure; save the field of it"),
+        (np.array([[1.0, 2, 3, 4, 5, 6]]), r"shape \(10, recordings\); it has \(1, 6\)"),
+    ],
+)
+def test_labels_in_another_form_say_how_to_save_them(tmp_path: Path, values: Any, words: str) -> None:
+    scipy.io.savemat(write_subject(tmp_path) / "EEG" / "subject1_eeg_label.mat", {"label": values})
+    (problem,) = EAV(str(tmp_path)).scan().problems
+    assert re.search(words, problem.reason) and "without labels nothing of this person" in problem.reason
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
+def test_eeg_is_read_in_every_type_of_number(tmp_path: Path, dtype: type) -> None:
+    subject = write_subject(tmp_path)
+    values = (make_signal() % 30_000).astype(dtype)
+    scipy.io.savemat(subject / "EEG" / "subject1_eeg.mat", {"seg": values})
+    dataset = EAV(str(tmp_path))
+    np.testing.assert_array_equal(dataset.read_eeg(dataset.scan().recordings[1]).values_CT, values[:, :, 2].T)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            make_signal().transpose(1, 0, 2),
+            r"it must be \(samples, 30 channels, recordings\): turn its axes with permute",
+        ),
+        (make_signal() * 1j, r"seg is an array of complex numbers; save real\(seg\) instead"),
+        (make_signal()[:0], "seg is empty"),
+        (np.array([[make_signal()]], object), r"seg is a cell array; save cell2mat\(seg\)"),
+        (scipy.sparse.csc_matrix(make_signal()[:, :, 0]), "holds 1 recordings, but the label matrix 6"),
+    ],
+)
+def test_eeg_in_another_form_says_how_to_save_it(tmp_path: Path, values: Any, words: str) -> None:
+    scipy.io.savemat(write_subject(tmp_path) / "EEG" / "subject1_eeg.mat", {"seg": values})
+    listing = EAV(str(tmp_path)).scan()
+    assert len(listing.recordings) == 4 and all(r.eeg is None for r in listing.recordings)
+    assert re.search(words, listing.problems[0].reason) and len(listing.problems) == 1
 
 
 def test_a_label_column_that_is_not_one_hot_costs_its_recording(tmp_path: Path) -> None:

@@ -204,3 +204,60 @@ def test_a_file_that_does_not_fit_is_refused(content: np.ndarray, message: str, 
 def test_a_name_that_is_declared_nowhere_or_taken_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_experiment("fusion", changes)
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_tables_of_spreadsheets_hold_the_same_features(tmp_path: Path, separator: str, decimal: str) -> None:
+    e = load(tmp_path)
+    expected = cut(e, scan(e)[0])[0]["face"]
+    table = pd.read_csv(tmp_path / "faces.csv")
+    table.to_csv(tmp_path / "faces.csv", index=False, sep=separator, decimal=decimal, encoding="utf-16")
+    np.testing.assert_array_equal(cut(e, scan(e)[0])[0]["face"], expected)
+
+
+def test_points_and_commas_in_one_column_of_numbers_are_refused(tmp_path: Path) -> None:
+    e = load(tmp_path)
+    (tmp_path / "faces.csv").write_text("clip;AU01;AU12;AU45\np0/r00;1.234;1;1\np0/r01;0,5;1;1\n")
+    with pytest.raises(DataError, match=r"column AU01 has numbers with a point \(1.234\) and with a comma \(0,5\)"):
+        scan(e)
+
+
+def test_marks_of_empty_cells_are_not_known(tmp_path: Path) -> None:
+    e = load(tmp_path)
+    (tmp_path / "faces.csv").write_text("clip,AU01,AU12,AU45\np0/r00,NA,#N/A,3\n")
+    (window,) = cut(e, scan(e)[0])
+    np.testing.assert_array_equal(window["face"], [[np.nan, np.nan, 3]])
+
+
+def test_rows_that_cannot_be_used_are_problems_with_their_number(tmp_path: Path) -> None:
+    e = load(tmp_path)
+    (tmp_path / "faces.csv").write_text("clip,AU01,AU12,AU45\n\np0/r00,1,2,3\np0/r01,1,2\np0/r02,1,2,x\n")
+    with pytest.raises(DataError, match=r"column AU45 .* \(could not convert .* 'x'\)"):
+        scan(e)
+    (tmp_path / "faces.csv").write_text("clip,AU01,AU12,AU45\n\np0/r00,1,2,3\np0/r01,1,2\n")
+    _, listing = registry.scan_dataset(e.data, e.preprocessing.features)
+    assert [r.id for r in listing.recordings] == ["p0/r00"]
+    assert any(p.reason.startswith("row 3 has 3 cells, the header 4") for p in listing.problems)
+
+
+def test_rows_that_name_no_recording_are_counted(tmp_path: Path) -> None:
+    e = load(tmp_path)
+    table = pd.read_csv(tmp_path / "faces.csv")
+    table.loc[[3, 5], "clip"] = ["p0/r99", ""]
+    table.to_csv(tmp_path / "faces.csv", index=False)
+    _, listing = registry.scan_dataset(e.data, e.preprocessing.features)
+    rows = f"2 of {len(table)} rows name no recording (the first: row 4, 'p0/r99'), and are not used"
+    assert listing.remarks == (f"{tmp_path / 'faces.csv'}: {rows}",)
+
+
+def test_whole_numbers_that_became_floats_name_the_same_recordings(tmp_path: Path) -> None:
+    recordings = pd.DataFrame({"subject": [1, 2], "recording": [1, 2], "label": ["a", "b"]})
+    features = pd.DataFrame({"subject": [1.0, 2, np.nan], "clip": [1.0, 2, np.nan], "AU01": [5, 6, 7]})
+    changes = write_tables(tmp_path) | {"preprocessing.features": {"face": {"columns": ["AU01"]}}}
+    recordings.to_csv(tmp_path / "recordings.csv", index=False)
+    for name in ("faces.csv", "faces.parquet"):
+        features.to_csv(tmp_path / name) if name.endswith("csv") else features.to_parquet(tmp_path / name)
+        changes |= {"data.features": {"face": {"path": str(tmp_path / name), "key": "clip"}}}
+        found = {r.id: r.features["face"].values for r in scan(load_experiment("fusion", changes))}
+        assert found == {"1/1": (5.0,), "2/2": (6.0,)}

@@ -1,18 +1,24 @@
 """A user's own table is checked row by row, and its EEG has the same channels everywhere."""
 
 import re
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import mne
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from eav_ray.config import DataConfig
+from eav_ray.config import DataConfig, Experiment, override
 from eav_ray.data.datasets import registry
 from eav_ray.data.datasets.recordings_table import RecordingsTable
+from eav_ray.data.io.tables import EMPTY_CELLS
+from eav_ray.data.recordings import Listing
 from eav_ray.errors import ConfigError, DataError
+from eav_ray.pipelines.preprocess.dataset_check import check_dataset, format_dataset_check
 
 
 def write(folder: Path, *rows: str, header: str = "subject,recording,label,audio,video") -> str:
@@ -170,3 +176,138 @@ def test_the_channels_are_those_of_the_first_eeg_that_can_be_read(tmp_path: Path
     none = RecordingsTable(write(tmp_path, *rows[:2], header=header))
     with pytest.raises(DataError, match="bad.edf"):
         registry.list_eeg_channels(none, none.scan())
+
+
+def scan_text(folder: Path, text: str, name: str = "mine.csv") -> tuple[RecordingsTable, Listing]:
+    (folder / name).write_text(text)
+    table = RecordingsTable(str(folder / name))
+    return table, table.scan()
+
+
+def test_floats_of_pandas_stand_for_whole_numbers_in_every_format(media: Path) -> None:
+    """One empty cell makes a column of whole numbers floats."""
+    frame = pd.DataFrame(
+        {"subject": [1.0, 1, 2], "recording": [1, 2, 1], "label": [0.0, 1, np.nan], "order": [3.0, 0, np.nan]}
+    ).assign(audio=["a.wav", "b.wav", "a.wav"])
+    frame.to_parquet(media / "a.parquet")
+    frame.to_csv(media / "a.csv", index=False)
+    frame.to_csv(media / "b.csv")
+    frame.to_csv(media / "c.csv", index=False, sep=";", decimal=",")
+    for name in ("a.parquet", "a.csv", "b.csv", "c.csv"):
+        table = RecordingsTable(str(media / name))
+        listing = table.scan()
+        assert table.classes == ("0", "1"), name
+        assert [(r.id, r.label, r.order) for r in listing.recordings] == [("1/2", 1, 0), ("1/1", 0, 3)], name
+        assert [(p.subject, p.reason[:18]) for p in listing.problems] == [("2", "row 3 has no label")], name
+
+
+@pytest.mark.parametrize("order", ["-1", "1.5", "first", "1e3", "9" * 5000, "²"])
+def test_an_order_that_is_no_whole_number_is_a_problem(media: Path, order: str) -> None:
+    _, listing = scan_text(media, f"subject,recording,label,audio,order\n1,x,a,a.wav,{order}\n1,y,a,a.wav,2.0\n")
+    assert [(r.recording, r.order) for r in listing.recordings] == [("y", 2)]
+    assert "must be a whole number from 0" in listing.problems[0].reason
+
+
+@pytest.mark.parametrize("mark", sorted(EMPTY_CELLS - {""}))
+def test_marks_of_empty_cells_are_no_class_and_no_file(media: Path, mark: str) -> None:
+    text = f"subject,recording,label,audio,video,order\n1,x,calm,a.wav,{mark},{mark}\n1,y,{mark},b.wav,a.mp4,1\n"
+    table, listing = scan_text(media, text)
+    assert table.classes == ("calm",)
+    assert [(r.recording, r.video, r.order) for r in listing.recordings] == [("x", None, 0)]
+    assert [p.reason for p in listing.problems] == [
+        f"row 2 has no label ({mark} means empty); fill it in: training needs it; for prediction alone any text will do"
+    ]
+
+
+def test_none_in_small_letters_is_a_class(media: Path) -> None:
+    assert scan_text(media, "subject,recording,label,audio\n1,x,none,a.wav\n")[0].classes == ("none",)
+
+
+def test_rows_of_another_length_cost_themselves_and_no_other(media: Path) -> None:
+    text = "subject,recording,label,audio\n1,x,calm,a.wav\n\n1,y,b.wav\n1,z,sad, very,b.wav\n1,w,calm,b.wav\n"
+    _, listing = scan_text(media, text)
+    assert [(r.recording, r.order) for r in listing.recordings] == [("x", 0), ("w", 4)]
+    assert [p.reason[:20] for p in listing.problems] == ["row 3 has 3 cells, t", "row 4 has 5 cells, t"]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [r"sub\a b.wav", r".\sub\a b.wav", "./sub/a b.wav", "'sub/a b.wav'", r'"""sub\a b.wav"""', "sub/../sub/a b.wav"],
+)
+def test_paths_as_other_programs_write_them_are_found(media: Path, cell: str) -> None:
+    (media / "sub").mkdir()
+    (media / "sub" / "a b.wav").touch()
+    _, listing = scan_text(media, f"subject,recording,label,audio\n1,x,calm,{cell}\n")
+    (recording,) = listing.recordings
+    assert recording.audio is not None and Path(recording.audio).samefile(media / "sub" / "a b.wav")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+def test_letters_of_a_file_name_are_composed_or_not(media: Path, form: Any, written: Any) -> None:
+    (media / unicodedata.normalize(form, "Jörg.wav")).touch()
+    _, listing = scan_text(
+        media, f"subject,recording,label,audio\n1,x,calm,{unicodedata.normalize(written, 'Jörg.wav')}\n"
+    )
+    assert listing.problems == () and len(listing.recordings) == 1
+
+
+def test_a_file_whose_name_has_a_backslash_is_itself(media: Path) -> None:
+    (media / r"sub\a.wav").touch()
+    _, listing = scan_text(media, "subject,recording,label,audio\n1,x,calm,sub\\a.wav\n")
+    assert listing.recordings[0].audio == str(media / r"sub\a.wav")
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (r"C:\data\a.wav", "the audio file is on a drive of Windows; write its path relative to the table's folder"),
+        ("D:/data/a.wav", "is on a drive of Windows"),
+        (r"\\server\share\a.wav", "is on a drive of Windows"),
+        ("https://example.org/a.wav", "the audio file is an address"),
+        ("A.WAV", "does not exist, but a.wav does; small and capital letters must agree"),
+        ("folder", "is a folder, or no file"),
+        ("a" * 5000, "cannot be looked at"),
+        ("a.wav/b.wav", "cannot be looked at"),
+        ("c.wav", "does not exist; correct the path or empty the cell"),
+    ],
+)
+def test_a_path_that_cannot_be_used_says_why_once_for_its_row(media: Path, cell: str, words: str) -> None:
+    (media / "folder").mkdir()
+    _, listing = scan_text(media, f"subject,recording,label,audio,video\n1,x,calm,{cell},a.mp4\n")
+    assert [(r.recording, r.audio is None, r.video is None) for r in listing.recordings] == [("x", True, False)]
+    (problem,) = listing.problems
+    assert problem.reason.startswith("row 1: ") and words in problem.reason
+
+
+@pytest.mark.parametrize("header", ["Subject,recording,label,audio", "subject,recording,label,audio,VIDEO"])
+def test_a_known_column_in_capitals_is_never_passed_over(media: Path, header: str) -> None:
+    with pytest.raises(DataError, match="names of columns are lower case: rename it (subject|video)"):
+        scan_text(media, f"{header}\n1,x,calm,a.wav{',a.mp4' * header.count('VIDEO')}\n")
+
+
+def test_what_may_be_meant_otherwise_is_remarked_on(media: Path) -> None:
+    rows = ["Anna,x,calm,a.wav,1,7", "anna,x,Calm,b.wav,,8", "1,x,glad,a.wav,0,9", "01,x,glad,a.wav,0,9"]
+    _, listing = scan_text(media, "\n".join(["subject,recording,label,audio,order,age", *rows]))
+    assert listing.problems == () and len(listing.recordings) == 4
+    assert [remark.split(": ", 1)[1].split(";")[0] for remark in listing.remarks] == [
+        "subject 'Anna' and 'anna' count as different",
+        "subject '1' and '01' count as different",
+        "label 'calm' and 'Calm' count as different",
+        "rows without order (1: 2) take their position in the table for it",
+        "columns that are not used: age",
+    ]
+
+
+def test_remarks_are_shown_by_check(media: Path) -> None:
+    path = write(media, "1,x,calm,a.wav,,7", header="subject,recording,label,audio,video,age")
+    changes = {"data.dataset": "recordings_table", "data.root": path, "data.modalities": ["audio"]}
+    shown = format_dataset_check(check_dataset(override(Experiment(), changes)))
+    assert f"  {path}: columns that are not used: age; used are" in shown
+
+
+def test_a_column_of_lists_is_refused_by_name(media: Path) -> None:
+    columns = {"subject": [["a"]], "recording": ["x"], "label": ["calm"], "audio": ["a.wav"]}
+    parquet.write_table(pa.table(columns), media / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: column subject cannot be read \(a cell holds a list"):
+        RecordingsTable(str(media / "a.parquet"))

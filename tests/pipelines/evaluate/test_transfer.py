@@ -64,17 +64,18 @@ def target(**changes: Any) -> Experiment:
 # --- which data set ---
 
 
-def test_a_readers_data_set_is_one_wherever_it_lies_and_a_table_where_it_is_the_same(trained: Trained) -> None:
+@pytest.mark.parametrize("kind", ["recordings_table", "bids"])
+def test_a_readers_data_set_is_one_wherever_it_lies_and_a_users_where_it_is_the_same(
+    trained: Trained, kind: str
+) -> None:
     eav = trained(**{"data.dataset": "eav", "data.root": "/here"})
     assert is_training_dataset(target(**{"data.dataset": "eav", "data.root": "/there"}), eav, OTHER)
     assert not is_training_dataset(target(**{"data.dataset": "ravdess", "data.root": "/here"}), eav, OTHER)
-    mine = trained(**{"data.dataset": "recordings_table", "data.root": "/here.csv"})
-    there = target(**{"data.dataset": "recordings_table", "data.root": "/there.csv"})
+    mine = trained(**{"data.dataset": kind, "data.root": "/here"})
+    there = target(**{"data.dataset": kind, "data.root": "/there"})
     assert not is_training_dataset(there, mine, OTHER)
     assert is_training_dataset(there, mine, INDEX)  # moved
-    assert is_training_dataset(
-        target(**{"data.dataset": "recordings_table", "data.root": "/here.csv"}), mine, OTHER
-    )  # made anew
+    assert is_training_dataset(target(**{"data.dataset": kind, "data.root": "/here"}), mine, OTHER)  # made anew
 
 
 @pytest.mark.parametrize("seen", ["p1", "p3"])

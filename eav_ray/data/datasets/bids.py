@@ -1,0 +1,391 @@
+"""A BIDS data set, of any task: EEG, and speech and film beside it, with labels from one of its tables.
+
+A run is what was recorded at one time. Where labels are of people, sessions or scans, a run is a recording; where they
+are of events, each labelled event is one, from its onset for its duration, so that one file holds many.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from eav_ray.config import DataConfig, ModalityName
+from eav_ray.config.data_sections import BIDSData
+from eav_ray.data.io import eeg
+from eav_ray.data.io.bids_layout import Run, find_runs, find_sidecar, read_json
+from eav_ray.data.io.bids_tables import BIDSTables, Channel, Event, is_mark
+from eav_ray.data.io.tables import find_named_file
+from eav_ray.data.preprocessing.electrodes import match_channels
+from eav_ray.data.recordings import (
+    MAX_RECORDING_S,
+    DatasetReader,
+    Listing,
+    Problem,
+    RawEEG,
+    Recording,
+    Span,
+    shift_spans,
+)
+from eav_ray.errors import DataError, suggest_nearest
+
+TASK_PREFIX = "task-"  # a task called listening is none of `recordings.LISTENING`
+KINDS: tuple[ModalityName, ...] = ("audio", "eeg", "video")
+Report = Callable[[str, object], None]  # takes what is wrong, and the file
+EEG_SIDECARS = (("channels", ".tsv"), ("events", ".tsv"), ("eeg", ".json"))
+SCALES = {"V": 1e6, "mV": 1e3, "µV": 1.0, "μV": 1.0, "uV": 1.0, "nV": 1e-3}  # to microvolts
+
+
+class BIDS(DatasetReader):
+    """Reader of a data set in BIDS.
+
+    People are called as in `participants.tsv`, so several sessions of one person are of one person. EEG is what
+    `channels.tsv` calls EEG, less the channels that it calls bad, and what `events.tsv` calls `BAD_...` is missing.
+
+    Args:
+        root: The folder with `participants.tsv`.
+        section: Which columns hold labels, sound and films.
+    Raises:
+        DataError: No BIDS data set; the column of labels is not there, or is not said.
+    """
+
+    name = "bids"
+
+    @classmethod
+    def open(cls, data: DataConfig) -> Self:
+        return cls(data.root, data.bids)
+
+    def __init__(self, root: str, section: BIDSData) -> None:
+        super().__init__(root)
+        self.section, self.tables = section, BIDSTables(self.root)
+        runs, self._misplaced = find_runs(self.root)
+        self.runs = self._choose_runs(runs)
+        self._kept_eeg: tuple[str, RawEEG] | None = None  # of the file that was read last
+        self._channels: tuple[str, ...] | None = None
+        self._check_label_column()
+        self._listing, self.classes = self._list_recordings()
+        found = {m for r in self._listing.recordings for m in KINDS if r.get_source(m)}
+        self.modalities: tuple[ModalityName, ...] = tuple(m for m in KINDS if m in found)
+
+    def scan(self) -> Listing:
+        """A run or an event that lacks a label, or a file of it that is not there, is a problem; others are kept."""
+        return self._listing
+
+    def _choose_runs(self, runs: list[Run]) -> list[Run]:
+        tasks = sorted({run.task for run in runs if run.task})
+        for task in self.section.tasks:
+            if task not in tasks:
+                raise DataError(
+                    f"data.bids.tasks: {self.root} has no task {task}; it has {', '.join(tasks) or 'none'}"
+                    f"{suggest_nearest(task, tasks)}"
+                )
+        return [run for run in runs if not self.section.tasks or run.task in self.section.tasks]
+
+    def _check_label_column(self) -> None:
+        """Refuse a label that is not said, with the columns that there are, and a table of people without it."""
+        table, _, column = self.section.label.partition(".")
+        if not table:
+            raise DataError(
+                f"data.bids.label is empty; set it to one of {', '.join(self.tables.list_label_columns(self.runs[0]))}"
+            )
+        if table == "participants":
+            path = self.root / "participants.tsv"
+            if not path.is_file():
+                raise DataError(
+                    f"{path} is missing, so there is no {self.section.label}; set data.bids.label otherwise"
+                )
+            self.tables.read(path, "participant_id", column)
+
+    def _list_recordings(self) -> tuple[Listing, tuple[str, ...]]:
+        problems: list[Problem] = []
+        for path in self._misplaced:
+            reason = f"{path.name} says another subject than its folder; rename or move it"
+            problems.append(Problem(path.relative_to(self.root).parts[0], "", str(path), reason))
+        labelled: list[tuple[Recording, str]] = []
+        remarks: dict[str, None] = {}
+        for subject in dict.fromkeys(run.subject for run in self.runs):
+            own = [run for run in self.runs if run.subject == subject]
+            for run in self.tables.sort_by_time(own):
+                try:
+                    labelled += self._list_run(run, problems, remarks)
+                except DataError as error:
+                    problems.append(Problem(run.subject, run.name, str(run.source or ""), str(error)))
+        classes = tuple(sorted({label for _, label in labelled}))
+        missing = [name for name in self.section.classes if name not in classes]
+        if missing or not classes:
+            wanted = f"{self.section.label} {missing[0]}" if missing else self.section.label
+            why = f"there are {', '.join(classes)}" if classes else "no label is there"
+            if problems and not classes:
+                first = problems[0]
+                why = f"the first problem: {'' if first.file in first.reason else f'{first.file}: '}{first.reason}"
+            raise DataError(f"{self.root} has nothing with {wanted}; {why}")
+        orders: dict[str, int] = {}
+        recordings = []
+        for recording, label in labelled:
+            order = orders[recording.subject] = orders.get(recording.subject, -1) + 1
+            recordings.append(replace(recording, label=classes.index(label), order=order))
+        return Listing(tuple(recordings), tuple(problems), tuple(remarks)), classes
+
+    def _list_run(self, run: Run, problems: list[Problem], remarks: dict[str, None]) -> list[tuple[Recording, str]]:
+        """List the recordings of a run with their labels; raises DataError where there can be none."""
+
+        def report(reason: str, file: object) -> None:
+            problems.append(Problem(run.subject, run.name, str(file or run.source or ""), reason))
+
+        for path in run.unknown:
+            report(f"{path.name} is EEG of no format that BIDS has; convert it to EDF or BrainVision", path)
+        for path in run.stimuli:
+            if not self.section.audio and not self.section.video:
+                remarks[f"{path.name.split('_')[-1]} files are what was played to people, and are not used"] = None
+        media = self._find_media(run, report)
+        if not media:
+            raise DataError("no file of this run can be used; left out")
+        base = Recording(run.subject, run.name, 0, f"{TASK_PREFIX}{run.task}", 0)
+        base = replace(base, **media)
+        table, _, column = self.section.label.partition(".")
+        if table != "events":
+            label = self.tables.read_run_label(run, self.section.label)
+            return [(base, label)] if not self.section.classes or label in self.section.classes else []
+        return self._cut_run(run, base, column, report, remarks)
+
+    def _find_media(self, run: Run, report: Report) -> dict[str, str]:
+        """Find the files of a run: at most one of each modality."""
+        media: dict[str, str] = {}
+        for m, paths in run.files.items():
+            column = getattr(self.section, m, "")
+            if column.startswith("scans."):
+                paths = []
+                try:
+                    row, table = self.tables.read_scan(run, column.partition(".")[2])
+                    if cell := row[column.partition(".")[2]]:
+                        media |= self._find_named_medium(m, cell, table, f"the {m} file of {column}", report)
+                except DataError as error:
+                    report(str(error), "")
+            elif column:
+                paths = []  # each event names its own
+            if len(paths) > 1:
+                names = ", ".join(path.name for path in paths)
+                report(f"{len(paths)} {m} files are of one run ({names}); keep one, or name it in a column", paths[0])
+            elif paths and not paths[0].is_file():
+                report(f"{paths[0].name} is a link to a file that is not here; fetch it (datalad get)", paths[0])
+            elif paths:
+                media[m] = str(paths[0])
+        return media
+
+    def _cut_run(
+        self, run: Run, base: Recording, column: str, report: Report, remarks: dict[str, None]
+    ) -> list[tuple[Recording, str]]:
+        """Make a recording of each labelled event of a run."""
+        source = run.source
+        path = find_sidecar(self.root, source, "events") if source else None
+        if source is None or path is None:
+            raise DataError("this run has no events.tsv; add it, or leave the run out by data.bids.tasks")
+        self.tables.read(path, "onset", column)
+        events, wrong = self.tables.read_events(source)
+        for reason in wrong:
+            report(reason, path)
+        labelled = [
+            (event, event.cells[column])
+            for event in events
+            if event.cells[column]
+            and not (event.is_mark or is_mark(event.cells[column]))
+            and (not self.section.classes or event.cells[column] in self.section.classes)
+        ]
+        found: list[tuple[Recording, str]] = []
+        for i, (event, label) in enumerate(labelled):
+            later = (other.start_s for other, _ in labelled[i + 1 :] if other.start_s > event.start_s)
+            next_s = next(later, event.start_s + MAX_RECORDING_S)
+            end_s = event.start_s + event.duration_s if event.duration_s > 0 else next_s
+            if event.start_s < 0:
+                report(f"{path}: row {event.number} begins before the recording; left out", path)
+                continue
+            if not event.duration_s > 0:
+                remarks["events without a duration last to the next one that has a label"] = None
+            elif end_s > next_s + 1e-6:
+                remarks["events overlap, so that recordings share signals"] = None
+            media = {m: getattr(base, m) for m in ("eeg", "audio", "video") if getattr(base, m) is not None}
+            spans = dict.fromkeys(media, (event.start_s, end_s))
+            media |= self._find_event_media(event, path, report)
+            name = f"{run.name}_event-{event.number:03d}"
+            recording = replace(base, recording=name, spans_s=spans)
+            found.append((replace(recording, **media), label))
+        if not found:
+            raise DataError(f"{path} has no event with a {column} that is a class; correct data.bids.classes")
+        return found
+
+    def _find_event_media(self, event: Event, path: Path, report: Report) -> dict[str, str]:
+        """Find the files that an event itself names."""
+        media: dict[str, str] = {}
+        for m in ("audio", "video"):
+            table, _, column = getattr(self.section, m).partition(".")
+            if table != "events":
+                continue
+            self.tables.read(path, column)
+            if cell := event.cells[column]:
+                media |= self._find_named_medium(m, cell, path, f"row {event.number}: the {m} file", report)
+        return media
+
+    def _find_named_medium(self, m: str, cell: str, table: Path, what: str, report: Report) -> dict[str, str]:
+        """Find a file that a table names, from the folder of the table or of the data set on."""
+        file, reason = find_named_file(table.parent, cell, what)
+        if reason:
+            file, reason = find_named_file(self.root, cell, what)
+        if reason:
+            report(reason, file)
+            return {}
+        return {m: file}
+
+    # EEG
+
+    @property  # what is known only once a file is opened
+    def channels(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Names of the EEG channels, in the order of the first EEG file that can be read; all others must have them.
+
+        Raises:
+            DataError: There are EEG files, and not one can be read; says why of the first.
+        """
+        if self._channels is None:
+            first: DataError | None = None
+            for path in dict.fromkeys(r.eeg for r in self._listing.recordings if r.eeg is not None):
+                try:
+                    self._channels = self._choose_channels(Path(path))[0]
+                    return self._channels
+                except DataError as error:  # a damaged file costs its own recordings, not the job
+                    first = first or error
+            if first:
+                raise first
+            self._channels = ()
+        return self._channels
+
+    def list_companion_files(self, recording: Recording) -> tuple[str, ...]:
+        """List the sidecars that `read_eeg` looks at."""
+        if recording.eeg is None:
+            return ()
+        found = (find_sidecar(self.root, Path(recording.eeg), *sidecar) for sidecar in EEG_SIDECARS)
+        return tuple(str(path) for path in found if path is not None)
+
+    def read_eeg(self, recording: Recording) -> RawEEG:
+        """The channels that `channels.tsv` calls EEG, (channels, samples), microvolts, in the order of `channels`.
+
+        Recordings of one run share a file, so the file that was read last is kept.
+
+        Raises:
+            DataError: The file is missing, damaged, or of epochs, its channels are not those of `channels.tsv` or lack
+                one of the first recording, or the recording begins after its end.
+        """
+        path = recording.get_eeg_file()
+        if self._kept_eeg is None or self._kept_eeg[0] != path:
+            self._kept_eeg = None  # first let go of the old one
+            self._kept_eeg = (path, self._read_file(Path(path)))
+        span_s = recording.spans_s.get("eeg")
+        return self._kept_eeg[1] if span_s is None else _cut_eeg(self._kept_eeg[1], span_s, f"{path} ({recording.id})")
+
+    def _read_file(self, path: Path) -> RawEEG:
+        facts_path = find_sidecar(self.root, path, "eeg", ".json")
+        facts = read_json(facts_path) if facts_path else {}
+        if facts.get("RecordingType") == "epoched":
+            raise DataError(f"{path} holds epochs and no recording, as {facts_path} says; export the whole recording")
+        names, remarks, table = self._choose_channels(path)
+        order = match_channels(names, self.channels, str(path))
+        if extra := [name for i, name in enumerate(names) if i not in order]:
+            remarks.append(f"channels that the first recording lacks, left out: {', '.join(extra)}")
+        taken = [names[i] for i in order]
+        raw = eeg.read_eeg_file(path, taken)
+        stated_hz = _read_number(facts, "SamplingFrequency")
+        if stated_hz and abs(stated_hz - raw.hz) > 1e-3 * raw.hz:
+            remarks.append(f"eeg.json states {stated_hz:g} Hz, the file {raw.hz:g} Hz, which is used")
+        spans_s, wrong = self.tables.find_missing_spans(path)
+        values_CT, unit_remarks = _scale_unitless(path, raw.values_CT, [table.get(name) for name in taken])
+        bad = {
+            n: table[name].bad
+            for n, name in zip(self.channels, taken, strict=True)
+            if name in table and table[name].bad
+        }
+        marked = {
+            n: raw.bad_channels[name] for n, name in zip(self.channels, taken, strict=True) if name in raw.bad_channels
+        }
+        return replace(
+            raw,
+            values_CT=values_CT,
+            channels=self.channels,
+            bad_channels=marked | bad,
+            missing_s=(*raw.missing_s, *spans_s),
+            remarks=(*raw.remarks, *remarks, *unit_remarks, *wrong),
+            mains_hz=_read_number(facts, "PowerLineFrequency"),
+        )
+
+    def _choose_channels(self, path: Path) -> tuple[tuple[str, ...], list[str], dict[str, Channel]]:
+        """Choose the EEG channels of a file: names, what is left out, and the table beside it."""
+        types = _list_channel_types(path)
+        table = self.tables.read_channels(path)
+        if not table:
+            names = [name for name, kind in types.items() if kind == "eeg"]
+            left = {name: kind for name, kind in types.items() if kind != "eeg"}
+        else:
+            if missing := [name for name, channel in table.items() if channel.kind == "EEG" and name not in types]:
+                raise DataError(
+                    f"{path} has no channel {', '.join(missing)}, which its channels.tsv calls EEG; it has "
+                    f"{', '.join(types)}; correct the names"
+                )
+            names = [name for name in types if name in table and table[name].kind == "EEG"]
+            left = {
+                name: table[name].kind if name in table else "not in channels.tsv"
+                for name in types
+                if name not in names
+            }
+        if not names:
+            raise DataError(f"{path} has no channel of type EEG; it has {', '.join(types)}")
+        remarks = []
+        if left:
+            remarks.append(f"not EEG, left out: {', '.join(f'{name} ({kind})' for name, kind in left.items())}")
+        return tuple(names), remarks, table
+
+
+def _list_channel_types(path: Path) -> dict[str, str]:
+    """List the channels of a file with MNE's types; raises DataError where it cannot be opened."""
+    file = eeg.open_eeg_file(path)
+    types = dict(zip(file.ch_names, file.get_channel_types(), strict=True))
+    file.close()
+    return types
+
+
+def _read_number(facts: dict[str, Any], name: str) -> float:
+    """Read a number above 0 that a sidecar states; 0 where there is none."""
+    value = facts.get(name)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value < 1e9 else 0.0
+
+
+def _scale_unitless(path: Path, values_CT: np.ndarray, channels: list[Channel | None]) -> tuple[np.ndarray, list[str]]:
+    """Bring to microvolts what a file of EEGLAB holds, which states no unit and counts as microvolts, by the table."""
+    units = [channel.unit if channel else "" for channel in channels]
+    unknown = sorted({unit for unit in units if unit and unit not in SCALES})
+    remarks = (
+        [f"units of channels.tsv that are not known: {', '.join(unknown)}; those of the file are used"]
+        if unknown
+        else []
+    )
+    if path.suffix.lower() != ".set":
+        return values_CT, remarks
+    scales_C = np.array([SCALES.get(unit, 1.0) for unit in units])
+    if (scales_C != 1).any():
+        remarks.append(
+            f"in {', '.join(sorted(set(units) & set(SCALES)))}, as channels.tsv says, and brought to microvolts"
+        )
+        values_CT = values_CT * scales_C[:, None]
+    return values_CT, remarks
+
+
+def _cut_eeg(raw: RawEEG, span_s: Span, where: str) -> RawEEG:
+    """Cut a part out of the EEG of a file; raises DataError where it begins after the end."""
+    n_samples = raw.values_CT.shape[1]
+    first, last = (round(time_s * raw.hz) for time_s in span_s)
+    if first >= n_samples:
+        raise DataError(f"{where} begins at {span_s[0]:g} s, after the end of the file ({n_samples / raw.hz:g} s)")
+    remarks = raw.remarks
+    if last > n_samples + 1 and span_s[1] - span_s[0] < MAX_RECORDING_S:
+        remarks = (*remarks, "an event goes on beyond the end of the file: what there is of it is used")
+    last = min(last, n_samples)
+    missing_s = shift_spans(raw.missing_s, first / raw.hz, last / raw.hz)
+    return replace(raw, values_CT=raw.values_CT[:, first:last], missing_s=missing_s, remarks=remarks)
