@@ -84,9 +84,11 @@ class RawEEG:
     """EEG as recorded.
 
     Attributes:
+        values_CT: Not a number where nothing was recorded.
         bad_channels: Channels that the file itself calls bad, and in which words.
-        missing_s: Where nothing was recorded, or the file says that it is not to be used; values there count for
-            nothing. What lies before and after such a span are pieces that know nothing of each other.
+        missing_s: Where nothing was recorded, or the file says that it is not to be used.
+        joins_s: Times at which two pieces meet that were not recorded one after the other: no filter may see across.
+        stated_unit: The unit that the file states for its numbers, where they were brought to microvolts.
         remarks: What the file says of itself that changed what is stored, in a line each.
     """
 
@@ -96,6 +98,8 @@ class RawEEG:
     unit: str  # "microvolt", "volt", or "auto" where the file does not say
     bad_channels: Mapping[str, str] = field(default_factory=dict, hash=False)
     missing_s: tuple[Span, ...] = ()
+    joins_s: tuple[float, ...] = ()
+    stated_unit: str = ""
     remarks: tuple[str, ...] = ()
 
 
@@ -116,12 +120,14 @@ class DatasetReader(DatasetKind):
         classes: Names of the classes, by label.
         modalities: What the data set can offer.
         channels: Names of the EEG channels, where they are known without reading a recording.
+        wanted_channels: Those that the experiment wants (`preprocessing.eeg.channels`); all where it names none.
         is_real: False where the recordings are synthetic: published results are not of them.
     """
 
     classes: tuple[str, ...] = ()
     modalities: tuple[ModalityName, ...] = ()
     channels: tuple[str, ...] = ()
+    wanted_channels: tuple[str, ...] = ()
     is_real: bool = True
 
     @classmethod

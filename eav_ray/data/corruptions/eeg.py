@@ -10,7 +10,7 @@ from scipy.signal import butter, detrend, sosfiltfilt
 
 from eav_ray.data.corruptions.base import Corruption, scale_to_snr
 from eav_ray.data.preprocessing.electrodes import resolve_electrodes
-from eav_ray.data.preprocessing.units import resolve_unit
+from eav_ray.data.preprocessing.units import measure_sd, resolve_unit
 from eav_ray.data.recordings import DatasetReader, RawEEG, TransformedReader
 from eav_ray.errors import DataError
 
@@ -56,7 +56,7 @@ def corrupt_eeg(raw: RawEEG, corruption: Corruption, recording: str, unit: str =
     finite_C = np.asarray(np.isfinite(x_CT).all(axis=1))
     clean_CT = np.where(finite_C[:, None], x_CT, 0.0)
     power_C = compute_power(clean_CT, raw.hz)
-    stated_unit, to_microvolts = resolve_unit(raw.unit, unit, clean_CT[finite_C].std(axis=1))
+    resolved_unit, to_microvolts, _ = resolve_unit(raw, unit, measure_sd(clean_CT[finite_C], raw.hz))
     shape = x_CT.shape
     match kind:
         case "gaussian":
@@ -78,7 +78,9 @@ def corrupt_eeg(raw: RawEEG, corruption: Corruption, recording: str, unit: str =
             added_CT = height_C[:, None] * _make_blinks(rng, shape[1], raw.hz)
         case _:
             raise AssertionError(kind)
-    return replace(raw, values_CT=(x_CT + added_CT).astype(dtype), unit=stated_unit)
+    return replace(
+        raw, values_CT=(x_CT + added_CT).astype(dtype), unit=resolved_unit if raw.unit == "auto" else raw.unit
+    )
 
 
 def compute_power(x_CT: np.ndarray, hz: float) -> np.ndarray:

@@ -94,7 +94,11 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     store = open_shard_store(experiment)
     planned = plan_chunks(experiment, listing)
     todo = [c for c in planned if not is_chunk_done(store, c)]
-    channels = registry.list_eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else ()
+    channels = (
+        registry.list_eeg_channels(dataset, listing, experiment.preprocessing.eeg.channels)
+        if "eeg" in experiment.data.modalities
+        else ()
+    )
     if todo:
         maker = ChunkMaker(experiment.data, experiment.preprocessing, store, channels, listing.recordings)
         total = sum(len(c.recordings) for c in todo)

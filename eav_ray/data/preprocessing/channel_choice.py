@@ -1,0 +1,123 @@
+"""Choose the channels of a file that are EEG of the scalp, by what the file says of them, else by their names."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eav_ray.data.preprocessing.electrodes import (
+    BIOSEMI_PREFIX,
+    canonicalize_channel_name,
+    is_reference,
+    is_scalp_position,
+)
+from eav_ray.errors import DataError
+
+# What laboratories and headsets record beside EEG. Whole words, with a number or a side behind them.
+OTHER_SIGNALS = re.compile(
+    r"(?:[hv][ _-]?)?(?:"
+    r"exg|ex|ecg|ekg|e[ho]g|eog[hvlr]*|veo|heo|emg|gsr|eda|erg|resp\w*|plet\w*|ppg|temp\w*|status|sti|stim\w*|trig\w*|marker\w*|"
+    r"mrk|counter|interpolated|gyro\w*|acc\w*|mag[xyz]|cq\w*|raw_cq|quality|battery|aux\w*|bip\w*|misc\w*|target|label|class|"
+    r"event\w*|time\w*|clock|sync\w*|sample\w*|packet\w*|index|spo2|sao2|pulse\w*|hr|hrate|heart\w*|flow\w*|airflow|snore|"
+    r"thor\w*|abd\w*|chest|leg\w*|chin\w*|photo\w*|diode\w*|audio\w*|sound|mic\w*|key\w*|button\w*|response\w*|"
+    r"gaze\w*|pupil\w*|eye\w*|ref\w*|gnd|ground|dc|digital\w*|din|code|condition|stimulus|annotations?|edf annotations|"
+    r"bdf annotations|[ap]\d[ap]\d|photic|pr|osat|loc|roc|rsp|scr|skt|bvp|emotion|valence|arousal|rating"
+    r")(?:[ _-]?(?:\d+|[xyzlr]|left|right|ch\d+|[+-]))*",
+    re.IGNORECASE,
+)
+CHANNEL_PREFIX = re.compile(r"^(?:EEG|POL)[ _:-]+", re.IGNORECASE)
+BIOSEMI_NAME = re.compile(r"[A-H](?:[1-9]|[12]\d|3[0-2])", re.IGNORECASE)  # of its own montages of 32 to 256
+NUMBERED_NAME = re.compile(r"(?:EEG|E|Ch|Chan|Channel|Elec|Electrode)?[ _-]?0*\d{1,3}", re.IGNORECASE)
+MIN_BIOSEMI_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class ChannelChoice:
+    """Names of channels as a file writes them.
+
+    Attributes:
+        taken: Those that are EEG, in the file's order.
+        left_out: The others.
+        spelt: How each that is taken is called from here on.
+    """
+
+    taken: tuple[str, ...]
+    left_out: tuple[str, ...]
+    spelt: tuple[str, ...]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return (f"left out, as no EEG of the scalp: {', '.join(self.left_out)}",) if self.left_out else ()
+
+
+def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence[str] = ()) -> ChannelChoice:
+    """Choose the channels that are EEG of the scalp.
+
+    Those with the name of a scalp position, if there are any; else, where a laboratory numbers its electrodes or names
+    them in its own way, all that are of type EEG and whose name does not say that they are something else.
+
+    Args:
+        types: Of the channels, in MNE's words.
+        wanted: Names in any spelling: these instead, in this order (`preprocessing.eeg.channels`).
+    Raises:
+        DataError: A wanted one is not there, is there twice, or is no EEG.
+    """
+    is_eeg = [kind == "eeg" for kind in types]
+    spelt = _spell(names, is_eeg)
+    if wanted:
+        return _select(names, spelt, is_eeg, wanted)
+    candidates = [i for i in range(len(names)) if is_eeg[i]]
+    scalp = [i for i in candidates if is_scalp_position(spelt[i])]
+    numbered = [i for i in candidates if spelt[i].startswith(BIOSEMI_PREFIX) or _is_numbered(spelt[i])]
+    if len(numbered) > len(scalp):
+        taken = sorted({*scalp, *numbered})
+    else:
+        taken = scalp or [i for i in candidates if not is_other_signal(names[i])]
+    left_out = [name for i, name in enumerate(names) if i not in taken]
+    return ChannelChoice(tuple(names[i] for i in taken), tuple(left_out), tuple(spelt[i] for i in taken))
+
+
+def is_other_signal(name: str) -> bool:
+    """Tell whether a name says that a channel is no EEG of the scalp: a reference, a marker, another sensor."""
+    word = CHANNEL_PREFIX.sub("", name.strip()).rstrip(".")
+    return is_reference(word) or OTHER_SIGNALS.fullmatch(word) is not None
+
+
+def _is_numbered(name: str) -> bool:
+    return NUMBERED_NAME.fullmatch(name.strip()) is not None
+
+
+def _spell(names: Sequence[str], is_eeg: Sequence[bool]) -> list[str]:
+    """Spell channels by their position.
+
+    BioSemi's own names run from A1 to H32, and C3 among them is no C3 of the 10-20 system: they are marked as such.
+    """
+    words = [CHANNEL_PREFIX.sub("", name.strip()) for name in names]
+    own = [i for i, word in enumerate(words) if is_eeg[i] and BIOSEMI_NAME.fullmatch(word)]
+    certain = [i for i in own if not is_scalp_position(canonicalize_channel_name(words[i]))]
+    others = [
+        i
+        for i, word in enumerate(words)
+        if i not in own and is_eeg[i] and is_scalp_position(canonicalize_channel_name(word))
+    ]
+    spelt = [canonicalize_channel_name(name) for name in names]
+    if len(certain) >= MIN_BIOSEMI_CHANNELS and len(certain) > len(others):
+        for i in own:
+            spelt[i] = BIOSEMI_PREFIX + words[i].upper()
+    return spelt
+
+
+def _select(names: Sequence[str], spelt: Sequence[str], is_eeg: Sequence[bool], wanted: Sequence[str]) -> ChannelChoice:
+    taken: list[int] = []
+    possible = [i for i in range(len(names)) if is_eeg[i] and (is_reference(spelt[i]) or not is_other_signal(names[i]))]
+    for name in wanted:
+        position = canonicalize_channel_name(name)
+        found = [i for i in possible if names[i].strip() == name.strip()]
+        found = found or [i for i in possible if position in (spelt[i], spelt[i].removeprefix(BIOSEMI_PREFIX))]
+        found = found or [i for i in possible if spelt[i].lower() == position.lower()]
+        if len(found) != 1:
+            there = ", ".join(dict.fromkeys(spelt[i] for i in possible)) or "none"
+            what = "more than one EEG channel" if found else "no EEG channel"
+            raise DataError(f"it has {what} {name} (preprocessing.eeg.channels); its EEG channels are {there}")
+        taken += found
+    left_out = [name for i, name in enumerate(names) if i not in taken]
+    return ChannelChoice(tuple(names[i] for i in taken), tuple(left_out), tuple(spelt[i] for i in taken))
