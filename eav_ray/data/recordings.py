@@ -146,6 +146,14 @@ class DatasetReader(DatasetKind):
         """List all recordings in (subject, order), and everything that had to be left out."""
         raise NotImplementedError
 
+    def check_eeg_channels(self, recordings: Sequence[Recording]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+        """Look at the channels of EEG files, without their samples.
+
+        Returns:
+            What is to be said of the whole data set, in a line each; and the files that cannot be used.
+        """
+        return (), ()
+
     def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         """List all recordings of one subject whose EEG was recorded one after the other with these, in that order.
 

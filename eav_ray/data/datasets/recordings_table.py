@@ -1,5 +1,6 @@
 """A user's own recordings, listed in a CSV or Parquet file."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -117,20 +118,44 @@ class RecordingsTable(DatasetReader):
         path = recording.get_eeg_file()
         file = eeg.open_eeg_file(path)
         try:
-            choice = _choose_channels(file, self.wanted_channels)
-            positions, wanted = set(choice.spelt), set(self.channels)
-            if positions != wanted:
-                differing = ", ".join(sorted(positions ^ wanted))
-                raise DataError(
-                    f"{path} has other EEG channels than the first EEG file of {self.path} (differing: {differing}); "
-                    "all recordings need the same: leave it out, or choose channels by preprocessing.eeg.channels"
-                )
+            choice = self._choose_same_channels(file)
             order = match_channels(choice.spelt, self.channels, path)
             raw = file.read([choice.taken[i] for i in order])
         finally:
             file.close()
         bad = {choice.spelt[choice.taken.index(name)]: reason for name, reason in raw.bad_channels.items()}
         return replace(raw, channels=self.channels, bad_channels=bad, remarks=(*choice.remarks, *raw.remarks))
+
+    def check_eeg_channels(self, recordings: Sequence[Recording]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+        """Open each EEG file, and choose its channels; says what is left out, and which files cannot be used."""
+        counts: Counter[str] = Counter()
+        problems: list[Problem] = []
+        with_eeg = [r for r in recordings if r.eeg is not None]
+        for recording in with_eeg:
+            path = recording.get_eeg_file()
+            try:
+                file = eeg.open_eeg_file(path)
+                try:
+                    choice = self._choose_same_channels(file)
+                    match_channels(choice.spelt, self.channels, path)
+                    counts.update(choice.remarks)
+                finally:
+                    file.close()
+            except DataError as error:
+                problems.append(Problem(recording.subject, recording.recording, path, str(error)))
+        remarks = [f"{remark} ({n} of {len(with_eeg)} recordings)" for remark, n in counts.most_common()]
+        return tuple(remarks), tuple(problems)
+
+    def _choose_same_channels(self, file: eeg.EEGFile) -> ChannelChoice:
+        """Choose the channels of a file, which must be those of the first."""
+        choice = choose_channels(file.names, file.types, self.wanted_channels, file.source)
+        if set(choice.spelt) != set(self.channels):
+            differing = ", ".join(sorted(set(choice.spelt) ^ set(self.channels)))
+            raise DataError(
+                f"{file.source} has other EEG channels than the first of {self.path} (differing: {differing}); all "
+                "recordings need the same: leave it out, or choose channels by preprocessing.eeg.channels"
+            )
+        return choice
 
 
 def _find_row_problem(row: dict[str, str], row_numbers: list[int]) -> str:
@@ -165,7 +190,7 @@ def _read_first_channels(paths: Iterable[str], wanted: Sequence[str]) -> tuple[s
         try:
             file = eeg.open_eeg_file(path)
             try:
-                return _choose_channels(file, wanted).spelt
+                return choose_channels(file.names, file.types, wanted, file.source).spelt
             finally:
                 file.close()
         except DataError as error:  # a damaged file costs its own recording, not the job
@@ -173,16 +198,6 @@ def _read_first_channels(paths: Iterable[str], wanted: Sequence[str]) -> tuple[s
     if first:
         raise first
     return ()
-
-
-def _choose_channels(file: eeg.EEGFile, wanted: Sequence[str]) -> ChannelChoice:
-    try:
-        choice = choose_channels(file.names, file.types, wanted)
-    except DataError as error:
-        raise DataError(f"{file.source}: {error}") from None
-    if not choice.taken:
-        raise DataError(f"{file.source} has no channel of type EEG; it has {', '.join(file.names)}")
-    return choice
 
 
 def _read_columns(path: Path) -> dict[str, list[str]]:

@@ -10,14 +10,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import mne
 import numpy as np
 
 from eav_ray.data.io import brainvision, edf
-from eav_ray.data.io.eeg_marks import Annotation, Marks, find_marks, find_segments, join_marks, place_samples
+from eav_ray.data.io.eeg_marks import (
+    Annotation,
+    Marks,
+    PlacedSamples,
+    find_marks,
+    find_segments,
+    join_marks,
+    place_samples,
+)
 from eav_ray.data.io.eeg_units import MICROVOLTS, is_no_voltage, is_usual_unit, parse_unit
 from eav_ray.data.io.mat5 import check_mat5, is_mat5
 from eav_ray.data.io.matlab import MATLAB_READ_ERRORS, has_sound_chunks
@@ -73,6 +80,8 @@ class EEGFile:
             warnings.simplefilter("ignore")  # what matters is checked here
             try:
                 return self._read(channels)
+            except DataError:
+                raise
             except READ_ERRORS as error:
                 raise DataError(
                     f"{self.source} cannot be read to its end ({describe_error(error)}); replace it or leave it out"
@@ -126,7 +135,7 @@ class MNEFile(EEGFile):
             remarks=(*remarks, *raw.remarks, *placed.remarks),
         )
 
-    def _place(self, values_CT: np.ndarray, hz: float, channels: Sequence[str]) -> Any:
+    def _place(self, values_CT: np.ndarray, hz: float, channels: Sequence[str]) -> PlacedSamples:
         annotations = list_annotations(self.raw.annotations, self.raw.first_time)
         suffix = self.path.suffix.lower() if self.path else ""
         marks = Marks()
@@ -134,11 +143,8 @@ class MNEFile(EEGFile):
             # MNE cuts the duration of a boundary at the end of what is left.
             annotations = list_annotations(mne.read_annotations(self.path), 0.0)
         if self.path and suffix in (".vhdr", ".ahdr"):
-            marks = find_segments(brainvision.read_marker_text(self.path), hz)
-        try:
-            return place_samples(values_CT, hz, join_marks(find_marks(annotations, hz), marks), channels)
-        except DataError as error:
-            raise DataError(f"{self.source}: {error}") from None
+            marks = find_segments(brainvision.read_marker_text(self.path), hz, self.source)
+        return place_samples(values_CT, hz, join_marks(find_marks(annotations, hz), marks), channels, self.source)
 
 
 class EDFFile(EEGFile):
@@ -172,10 +178,7 @@ class EDFFile(EEGFile):
         found = convert_units(values_CT, hz, channels, units, scales)
         marks = find_marks(edf.list_annotations(header), hz, is_on_real_clock=True)
         marks = join_marks(marks, Marks(pauses=tuple((k * per_record, late_s) for k, late_s in gaps)))
-        try:
-            placed = place_samples(found.values_CT, hz, marks, channels)
-        except DataError as error:
-            raise DataError(f"{self.path}: {error}") from None
+        placed = place_samples(found.values_CT, hz, marks, channels, self.source)
         remarks = []
         if header.stated_records != header.n_records:
             remarks.append(NOT_ENDED if header.stated_records == -1 else MISCOUNTED)

@@ -82,18 +82,23 @@ def find_marks(annotations: Sequence[Annotation], hz: float, *, is_on_real_clock
             pauses += [(sample, mark.duration_s)] if is_pause else []
             joins += [] if is_pause else [sample]
         elif word.startswith(NOTHING_RECORDED) and lasts:
+            # MNE marks a skip once more that is marked already.
             blank.append((round(mark.onset_s * hz), round((mark.onset_s + mark.duration_s) * hz)))
         elif word.startswith("bad") and lasts:
             span = (mark.onset_s, mark.onset_s + mark.duration_s)
             bad_channels_s += [(name, span) for name in mark.channels]
             bad_s += [] if mark.channels else [span]
     return Marks(
-        tuple(sorted(pauses)), tuple(sorted(set(joins))), tuple(blank), tuple(bad_s), tuple(bad_channels_s),
-        is_on_real_clock,
-    )  # fmt: skip
+        pauses=tuple(sorted(pauses)),
+        joins=tuple(sorted(set(joins))),
+        blank=tuple(sorted(set(blank))),
+        bad_s=tuple(bad_s),
+        bad_channels_s=tuple(bad_channels_s),
+        is_on_real_clock=is_on_real_clock,
+    )
 
 
-def find_segments(marker_text: str, hz: float) -> Marks:
+def find_segments(marker_text: str, hz: float, source: str) -> Marks:
     """Find the pauses and joins between the segments of a BrainVision recording, from the text of its marker file.
 
     A `New Segment` says when it began; where one does not, it is a join.
@@ -113,7 +118,9 @@ def find_segments(marker_text: str, hz: float) -> Marks:
         if first is not None and began is not None:
             late_s = (began - first[1]).total_seconds() - (sample - first[0]) / hz - paused_s
             if late_s < -MAX_OVERLAP_S:
-                raise DataError(f"a segment begins {-late_s:.3g} s before the one before it ends; mend its marker file")
+                raise DataError(
+                    f"{source}: a segment begins {-late_s:.3g} s before the one before it ends; mend its marker file"
+                )
             if late_s >= MIN_PAUSE_S and sample > 0:
                 pauses.append((sample, late_s))
                 paused_s += late_s
@@ -149,7 +156,9 @@ def join_marks(first: Marks, second: Marks) -> Marks:
     )
 
 
-def place_samples(values_CT: np.ndarray, hz: float, marks: Marks, channels: Sequence[str]) -> PlacedSamples:
+def place_samples(
+    values_CT: np.ndarray, hz: float, marks: Marks, channels: Sequence[str], source: str
+) -> PlacedSamples:
     """Put the samples of a file on the clock on which it was recorded.
 
     Args:
@@ -163,7 +172,8 @@ def place_samples(values_CT: np.ndarray, hz: float, marks: Marks, channels: Sequ
     total_s = sum(seconds for _, seconds in pauses)
     if total_s > MAX_RECORDING_S:
         raise DataError(
-            f"its pauses last {total_s:.0f} s together; a recording lasts at most {MAX_RECORDING_S} s: cut it there"
+            f"{source}: its pauses last {total_s:.0f} s together; a recording lasts at most {MAX_RECORDING_S} s: cut "
+            "it there"
         )
     for first, last in marks.blank:
         values_CT[:, max(first, 0) : last] = np.nan

@@ -28,7 +28,8 @@ def parse_unit(text: str) -> str:
     word = _simplify(text)
     if word.startswith("MV"):
         return "auto"
-    match = re.fullmatch(r"(?:([a-z]+?)[ ._-]*)?v(?:olts?)?", word.lower())
+    # A field of EDF has eight letters, which cuts "microvolt" off.
+    match = re.fullmatch(r"(?:([a-z]+?)[ ._-]*)?v(?:o(?:l(?:ts?)?)?)?", word.lower())
     return PREFIXES.get(match[1] or "", "auto") if match else "auto"
 
 

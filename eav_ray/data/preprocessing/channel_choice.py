@@ -49,7 +49,7 @@ class ChannelChoice:
         return (f"left out, as no EEG of the scalp: {', '.join(self.left_out)}",) if self.left_out else ()
 
 
-def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence[str] = ()) -> ChannelChoice:
+def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence[str], where: str) -> ChannelChoice:
     """Choose the channels that are EEG of the scalp.
 
     Those with the name of a scalp position, if there are any; else, where a laboratory numbers its electrodes or names
@@ -57,14 +57,15 @@ def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence
 
     Args:
         types: Of the channels, in MNE's words.
-        wanted: Names in any spelling: these instead, in this order (`preprocessing.eeg.channels`).
+        wanted: Names in any spelling: these instead, in this order (`preprocessing.eeg.channels`); none: as above.
+        where: What the file is called in an error.
     Raises:
-        DataError: A wanted one is not there, is there twice, or is no EEG.
+        DataError: There is no EEG, or a wanted one is not there, is there twice, or is no EEG.
     """
     is_eeg = [kind == "eeg" for kind in types]
     spelt = _spell(names, is_eeg)
     if wanted:
-        return _select(names, spelt, is_eeg, wanted)
+        return _select(names, spelt, is_eeg, wanted, where)
     candidates = [i for i in range(len(names)) if is_eeg[i]]
     scalp = [i for i in candidates if is_scalp_position(spelt[i])]
     numbered = [i for i in candidates if spelt[i].startswith(BIOSEMI_PREFIX) or _is_numbered(spelt[i])]
@@ -72,6 +73,8 @@ def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence
         taken = sorted({*scalp, *numbered})
     else:
         taken = scalp or [i for i in candidates if not is_other_signal(names[i])]
+    if not taken:
+        raise DataError(f"{where} has no EEG channel; it has {', '.join(names) or 'none'}")
     left_out = [name for i, name in enumerate(names) if i not in taken]
     return ChannelChoice(tuple(names[i] for i in taken), tuple(left_out), tuple(spelt[i] for i in taken))
 
@@ -106,18 +109,26 @@ def _spell(names: Sequence[str], is_eeg: Sequence[bool]) -> list[str]:
     return spelt
 
 
-def _select(names: Sequence[str], spelt: Sequence[str], is_eeg: Sequence[bool], wanted: Sequence[str]) -> ChannelChoice:
+def _select(
+    names: Sequence[str], spelt: Sequence[str], is_eeg: Sequence[bool], wanted: Sequence[str], where: str
+) -> ChannelChoice:
     taken: list[int] = []
-    possible = [i for i in range(len(names)) if is_eeg[i] and (is_reference(spelt[i]) or not is_other_signal(names[i]))]
+    # Whoever asks for an ear lobe or a mastoid may have it.
+    possible = [
+        i
+        for i in range(len(names))
+        if is_eeg[i]
+        and (spelt[i].startswith(BIOSEMI_PREFIX) or is_reference(spelt[i]) or not is_other_signal(names[i]))
+    ]
     for name in wanted:
         position = canonicalize_channel_name(name)
         found = [i for i in possible if names[i].strip() == name.strip()]
         found = found or [i for i in possible if position in (spelt[i], spelt[i].removeprefix(BIOSEMI_PREFIX))]
         found = found or [i for i in possible if spelt[i].lower() == position.lower()]
         if len(found) != 1:
-            there = ", ".join(dict.fromkeys(spelt[i] for i in possible)) or "none"
+            there = ", ".join(names[i].strip() for i in possible) or "none"
             what = "more than one EEG channel" if found else "no EEG channel"
-            raise DataError(f"it has {what} {name} (preprocessing.eeg.channels); its EEG channels are {there}")
+            raise DataError(f"{where} has {what} {name} (preprocessing.eeg.channels); its EEG channels are {there}")
         taken += found
     left_out = [name for i, name in enumerate(names) if i not in taken]
     return ChannelChoice(tuple(names[i] for i in taken), tuple(left_out), tuple(spelt[i] for i in taken))

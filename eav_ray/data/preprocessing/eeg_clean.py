@@ -3,7 +3,6 @@
 Every step sees one recording alone: filtering a concatenation of recordings lets each ring into the next.
 """
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from eav_ray.config import EEGPreprocessing
 from eav_ray.data.preprocessing.eeg_ica import estimate_artifacts
 from eav_ray.data.preprocessing.eeg_pieces import Piece, find_pieces, to_seconds
 from eav_ray.data.preprocessing.electrodes import load_standard_montage, resolve_electrodes
-from eav_ray.data.preprocessing.resampling import count_resampled, resample
+from eav_ray.data.preprocessing.resampling import count_resampled, find_lead, resample
 from eav_ray.data.preprocessing.units import measure_sd, resolve_unit
 from eav_ray.data.recordings import RawEEG, Span
 from eav_ray.errors import DataError
@@ -192,19 +191,22 @@ class PlannedPiece(NamedTuple):
     """Where a piece lies before and after resampling."""
 
     samples: Piece
+    lead: int  # samples from the last one before the piece that the new rate has, too
     output: Piece
 
 
 def plan_pieces(pieces: Sequence[Piece], hz: float, target_hz: int) -> list[PlannedPiece]:
-    """Plan where pieces go, so that nothing moves by more than half a sample of the recorded rate.
-
-    A piece that begins inside begins with the first sample that the new rate has, too.
-    """
+    """Plan where pieces go, each on the one grid of the new rate."""
     planned = []
     for first, last in pieces:
-        start = math.ceil(first * target_hz / hz - 1e-9)
-        aligned = first if first == 0 else min(max(first, round(start * hz / target_hz)), last)
-        planned.append(PlannedPiece((aligned, last), (start, start + count_resampled(last - aligned, hz, target_hz))))
+        lead = find_lead(first, hz, target_hz)
+        start = round((first - lead) * target_hz / hz)
+        skipped = count_resampled(lead, hz, target_hz)
+        planned.append(
+            PlannedPiece(
+                (first, last), lead, (start + skipped, start + count_resampled(lead + last - first, hz, target_hz))
+            )
+        )
     return planned
 
 
@@ -216,14 +218,18 @@ def filter_pieces(
     if len(pieces) == 1 and pieces[0].samples == (0, n_times):
         return filter_eeg(x_CT, hz, preprocessing)
     out_CT = np.zeros((len(x_CT), count_resampled(n_times, hz, preprocessing.hz)))
-    for (first, last), (start, end) in pieces:
-        end = min(end, out_CT.shape[1])
-        out_CT[:, start:end] = filter_eeg(x_CT[:, first:last], hz, preprocessing)[:, : end - start]
+    for (first, last), lead, (start, end) in pieces:
+        out_CT[:, start:end] = filter_eeg(x_CT[:, first:last], hz, preprocessing, lead)[:, : out_CT.shape[1] - start]
     return out_CT
 
 
-def filter_eeg(x_CT: np.ndarray, hz: float, preprocessing: EEGPreprocessing) -> np.ndarray:
-    """Notch at the recorded rate, decimate, then band-pass at the new rate, where it costs a fifth."""
+def filter_eeg(x_CT: np.ndarray, hz: float, preprocessing: EEGPreprocessing, lead: int = 0) -> np.ndarray:
+    """Notch at the recorded rate, decimate, then band-pass at the new rate, where it costs a fifth.
+
+    Args:
+        lead: So many samples before the first lies one that is the first of the new rate; the result begins with the
+            first of the new rate that is not before the signal.
+    """
     for sos, padding in _design_notches(hz, preprocessing):
         x_CT = _filter_zero_phase(x_CT, sos, padding)
     if hz != preprocessing.hz:
@@ -231,8 +237,12 @@ def filter_eeg(x_CT: np.ndarray, hz: float, preprocessing: EEGPreprocessing) -> 
         # padtype="line"; zeros there would make a step at each end. In single precision, for an error of 1e-6 SD.
         first_C, slope_C = x_CT[:, :1], (x_CT[:, -1:] - x_CT[:, :1]) / (x_CT.shape[1] - 1)
         level_CT = (x_CT - (first_C + slope_C * np.arange(x_CT.shape[1]))).astype(np.float32)
-        new_CT = resample(level_CT, hz, preprocessing.hz)
-        x_CT = new_CT + (first_C + slope_C * (np.arange(new_CT.shape[1]) * (hz / preprocessing.hz)))
+        skipped = count_resampled(lead, hz, preprocessing.hz)
+        new_CT = resample(np.pad(level_CT, ((0, 0), (lead, 0))) if lead else level_CT, hz, preprocessing.hz)[
+            :, skipped:
+        ]
+        times_T = np.arange(skipped, skipped + new_CT.shape[1]) * (hz / preprocessing.hz) - lead
+        x_CT = new_CT + (first_C + slope_C * times_T)
     return _filter_zero_phase(x_CT, *_design_filter(preprocessing.hz, preprocessing.low_hz, preprocessing.high_hz, 4))
 
 

@@ -5,7 +5,6 @@ recording rings into the next, and a causal filter delays what it passes (292 ms
 EAV has none of, pauses, joins and lost samples inside of a recording, begins the filter anew.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +14,7 @@ from scipy.signal import butter, sosfilt
 from eav_ray.config import EEGPreprocessing
 from eav_ray.data.preprocessing.eeg_clean import MIN_DURATION_S, PreparedEEG, interpolate_channels
 from eav_ray.data.preprocessing.eeg_pieces import Pieces, find_pieces, to_seconds
-from eav_ray.data.preprocessing.resampling import count_resampled, resample
+from eav_ray.data.preprocessing.resampling import count_resampled, find_lead, resample
 from eav_ray.data.preprocessing.units import measure_sd, resolve_unit
 from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError
@@ -103,24 +102,27 @@ def _filter_run(
         FILTER_ORDER, [preprocessing.low_hz, preprocessing.high_hz], "bandpass", fs=preprocessing.hz, output="sos"
     )
     lengths = [last - first for _, first, last in run.parts]
+    lead = find_lead(run.parts[0][1], hz, preprocessing.hz)
     # The number of samples is rounded up.
-    ends = [count_resampled(int(n), hz, preprocessing.hz) for n in np.cumsum(lengths)]
+    start = count_resampled(lead, hz, preprocessing.hz)
+    ends = [count_resampled(lead + int(n), hz, preprocessing.hz) - start for n in np.cumsum(lengths)]
     n_chans = len(found[0].values_CT)
     filtered_CT = np.empty((n_chans, ends[-1]), dtype=np.float32)
-    concatenated_T = np.empty(sum(lengths), dtype=dtype)
+    concatenated_T = np.empty(lead + sum(lengths), dtype=dtype)
     # Offsets are hundreds of times the signal and would take its last digits. Filters are linear: the offset is taken
     # out before, and what becomes of it (it rings at the start) is added in double precision.
     step_response_T = np.asarray(sosfilt(sos, resample(np.ones(len(concatenated_T)), hz, preprocessing.hz)))
     for c in range(n_chans):
-        offset_samples = 0
+        offset_samples = lead
         for (k, first, last), length in zip(run.parts, lengths, strict=True):
             good = not found[k].lost_channels.any()
             concatenated_T[offset_samples : offset_samples + length] = found[k].values_CT[c, first:last] if good else 0
             offset_samples += length
-        offset = concatenated_T.dtype.type(concatenated_T.mean(dtype=np.float64))
+        offset = concatenated_T.dtype.type(concatenated_T[lead:].mean(dtype=np.float64))
         concatenated_T -= offset
-        decimated_T = resample(concatenated_T, hz, preprocessing.hz).astype(np.float64)
-        filtered_CT[c] = sosfilt(sos, decimated_T) + (float(offset) if is_first else 0.0) * step_response_T
+        concatenated_T[:lead] = 0
+        decimated_T = resample(concatenated_T, hz, preprocessing.hz)[start:].astype(np.float64)
+        filtered_CT[c] = sosfilt(sos, decimated_T) + (float(offset) if is_first else 0.0) * step_response_T[start:]
     return ends, filtered_CT
 
 
@@ -149,7 +151,8 @@ def _assemble(
             (len(raw.channels), count_resampled(raw.values_CT.shape[1], raw.hz, preprocessing.hz)), np.float32
         )
         for first, piece_CT in filtered.items():
-            start = math.ceil(first * preprocessing.hz / raw.hz - 1e-9)
+            lead = find_lead(first, raw.hz, preprocessing.hz)
+            start = round((first - lead) * preprocessing.hz / raw.hz) + count_resampled(lead, raw.hz, preprocessing.hz)
             kept_CT = piece_CT[:, : x_CT.shape[1] - start]
             x_CT[:, start : start + kept_CT.shape[1]] = kept_CT * np.float32(scale)
     missing_s = to_seconds(found.missing, raw.hz)

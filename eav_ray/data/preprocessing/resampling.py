@@ -29,6 +29,17 @@ def count_resampled(n_times: int, hz: float, target_hz: int) -> int:
     return math.ceil(n_times * target_hz / hz - 1e-9)
 
 
+def find_lead(first: int, hz: float, target_hz: int) -> int:
+    """Find how many samples before one lies another that the new rate has, too, or nearly (to a hundredth of one)."""
+    if hz == target_hz:
+        return 0
+    leads = np.arange(min(first, MAX_POLYPHASE_TERM) + 1)
+    places = (first - leads) * (target_hz / hz)
+    off = np.abs(places - np.round(places))
+    near = np.flatnonzero(off < 1e-6)
+    return int(leads[near[0]] if len(near) else leads[np.argmin(off)])
+
+
 def resample(x: np.ndarray, hz: float, target_hz: int) -> np.ndarray:
     """Resample the last axis, in the precision of the input; beyond its ends the signal counts as zero.
 

@@ -7,7 +7,8 @@ from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError
 
 MAX_VOLT_SD = 1e-3  # scalp EEG has an SD of some 1e-5 V or some 10 to 300 uV: anything in between is neither
-MIN_SD_UV, MAX_SD_UV = 1e-3, 1e4  # of EEG as recorded; less than the lower one is less than any amplifier resolves
+MIN_SD_UV, MAX_SD_UV = 1e-3, 1e4  # of EEG as recorded, hum included; less than any amplifier resolves, to its range
+USUAL_SD_UV = (0.1, 1e3)  # outside, an experiment that states another unit than the file is right
 BLOCK_S = 1.0
 
 
@@ -42,13 +43,13 @@ def resolve_unit(raw: RawEEG, configured_unit: str, sd_C: np.ndarray) -> tuple[s
     sd_C = sd_C[np.isfinite(sd_C) & (sd_C > 0)]
     sd = float(np.median(sd_C)) if sd_C.size else None
     if raw.unit != "auto":
-        scale = MICROVOLTS[raw.unit]
-        if _is_plausible(sd, scale) or configured_unit == "auto":
-            return raw.unit, require_plausible(sd, scale, raw.stated_unit or raw.unit), ()
+        scale, stated = MICROVOLTS[raw.unit], raw.stated_unit or raw.unit
+        is_usual = sd is None or USUAL_SD_UV[0] <= sd * scale <= USUAL_SD_UV[1]
+        if is_usual or configured_unit in ("auto", stated):
+            return raw.unit, require_plausible(sd, scale, stated), ()
         # Back to the numbers of the file, which the experiment knows better.
-        scale *= MICROVOLTS[configured_unit] / MICROVOLTS[raw.stated_unit or raw.unit]
+        scale *= MICROVOLTS[configured_unit] / MICROVOLTS[stated]
         require_plausible(sd, scale, configured_unit)
-        stated = raw.stated_unit or raw.unit
         return configured_unit, scale, (f"the file says {stated}, preprocessing.eeg.unit={configured_unit} is used",)
     unit = configured_unit
     if unit == "auto":

@@ -149,9 +149,7 @@ def _read_channels(file: EEGFile, known_names: Sequence[str]) -> RawEEG:
     available = [name for name, kind in zip(file.names, file.types, strict=True) if kind != "stim"]
     names = [name for name in available if canonicalize_channel_name(name) in known]
     if not known or len({canonicalize_channel_name(name) for name in names}) < len(known):
-        names = list(choose_channels(file.names, file.types).taken)
-    if not names:
-        raise DataError(f"eeg has no EEG channel; it has {', '.join(file.names) or 'none'}")
+        names = list(choose_channels(file.names, file.types, (), "eeg").taken)
     return file.read(names)
 
 

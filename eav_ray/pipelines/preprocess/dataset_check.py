@@ -14,12 +14,19 @@ class DatasetCheck:
     recordings: tuple[Recording, ...]
     problems: tuple[Problem, ...]
     modalities: tuple[str, ...]  # recorded ones, and given features that the experiment uses
+    remarks: tuple[str, ...] = ()  # what EEG files say of their channels, in a line each
 
 
 def check_dataset(experiment: Experiment) -> DatasetCheck:
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     modalities = order_modalities({*MODALITIES, *experiment.data.modalities})
-    return DatasetCheck(dataset.classes, listing.recordings, listing.problems, tuple(modalities))
+    remarks: tuple[str, ...] = ()
+    problems = listing.problems
+    if "eeg" in experiment.data.modalities:
+        dataset.wanted_channels = experiment.preprocessing.eeg.channels
+        remarks, found = dataset.check_eeg_channels(listing.recordings)
+        problems = (*problems, *found)
+    return DatasetCheck(dataset.classes, listing.recordings, problems, tuple(modalities), remarks)
 
 
 def format_dataset_check(result: DatasetCheck) -> str:
@@ -38,7 +45,7 @@ def format_dataset_check(result: DatasetCheck) -> str:
         )
         lines.append(f"{subject:14}{len(recordings):>11}{counts}{present}")
     lines.append(f"{len(by_subject)} subjects, {len(result.recordings)} recordings, {len(result.problems)} problems")
-    return "\n".join([*lines, *format_problems(result.problems)])
+    return "\n".join([*lines, *(f"  eeg: {remark}" for remark in result.remarks), *format_problems(result.problems)])
 
 
 def format_problems(problems: tuple[Problem, ...]) -> list[str]:
