@@ -152,8 +152,8 @@ class RecordingsTable(DatasetReader):
         if set(choice.spelt) != set(self.channels):
             differing = ", ".join(sorted(set(choice.spelt) ^ set(self.channels)))
             raise DataError(
-                f"{file.source} has other EEG channels than the first of {self.path} (differing: {differing}); all "
-                "recordings need the same: leave it out, or choose channels by preprocessing.eeg.channels"
+                f"{file.source} has other EEG channels than the first file of {self.path} (differing: {differing}): "
+                "all need the same; leave it out, or choose channels by preprocessing.eeg.channels"
             )
         return choice
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eav_ray.data.io.eeg_marks import Annotation
-from eav_ray.errors import DataError
+from eav_ray.errors import DataError, describe_error
 
 FIXED_BYTES, CHANNEL_BYTES = 256, 256
 BLANKS = " \t\n\r\x0b\x0c"  # that MNE strips of a field
@@ -109,7 +109,7 @@ def read_edf_header(path: Path) -> EDFHeader:
                 raise ValueError("a number of samples, of records or a duration is negative")
         except (ValueError, OverflowError) as error:
             raise DataError(
-                f"{path} cannot be read as EEG: it has no {kind} header ({error}); replace it or leave it out"
+                f"{path} cannot be read as EEG ({kind}: {describe_error(error)}); replace it or leave it out"
             ) from None
     n_records = (size - header_bytes) // (sum(n_samples) * sample_bytes)
     # As MNE strips and decodes them.

@@ -125,10 +125,14 @@ def _select(
         found = [i for i in possible if names[i].strip() == name.strip()]
         found = found or [i for i in possible if position in (spelt[i], spelt[i].removeprefix(BIOSEMI_PREFIX))]
         found = found or [i for i in possible if spelt[i].lower() == position.lower()]
-        if len(found) != 1:
-            there = ", ".join(names[i].strip() for i in possible) or "none"
-            what = "more than one EEG channel" if found else "no EEG channel"
-            raise DataError(f"{where} has {what} {name} (preprocessing.eeg.channels); its EEG channels are {there}")
+        there = ", ".join(names[i].strip() for i in possible) or "none"
+        if not found:
+            raise DataError(f"{where} has no EEG channel {name} (preprocessing.eeg.channels); it has {there}")
+        if len(found) > 1:
+            raise DataError(
+                f"{where} has more than one EEG channel {name} (preprocessing.eeg.channels); name it as the file does: "
+                f"{there}"
+            )
         taken += found
     left_out = [name for i, name in enumerate(names) if i not in taken]
     return ChannelChoice(tuple(names[i] for i in taken), tuple(left_out), tuple(spelt[i] for i in taken))

@@ -64,7 +64,8 @@ def filter_official(session: Sequence[RawEEG], preprocessing: EEGPreprocessing) 
     usable = [
         piece for k, pieces in enumerate(filtered) if not found[k].lost_channels.any() for piece in pieces.values()
     ]
-    sd_C = measure_sd(np.concatenate(usable, axis=1), preprocessing.hz) if usable else np.zeros(0)
+    sd_PC = [sd_C for piece in usable if np.isfinite(sd_C := measure_sd(piece, preprocessing.hz)).all()]
+    sd_C = np.median(sd_PC, axis=0) if sd_PC else np.zeros(0)
     unit, scale, remarks = resolve_unit(session[0], preprocessing.unit, sd_C)
     return [
         _assemble(raw, pieces, of, preprocessing, unit, scale, remarks)

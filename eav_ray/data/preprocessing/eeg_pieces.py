@@ -52,14 +52,16 @@ def find_pieces(raw: RawEEG, min_s: float) -> Pieces:
     x_CT, hz = raw.values_CT, raw.hz
     n_chans, n_times = x_CT.shape
     finite_CT = np.isfinite(x_CT)
-    lost_C = ~finite_CT.any(axis=1)
+    lost_C = np.zeros(n_chans, dtype=bool)
     remarks: list[str] = []
     gone_T = np.zeros(n_times, dtype=bool)  # of which nothing can be used, and across which nothing may be filtered
-    if not finite_CT.all() and not lost_C.all():
-        x_CT = x_CT.copy()
-        gone_T, lost_C, remarks = _mend(x_CT, finite_CT, lost_C, hz)
+    if not finite_CT.all():
+        lost_C = ~finite_CT.any(axis=1)
+        if not lost_C.all():
+            x_CT = x_CT.copy()
+            gone_T, lost_C, remarks = _mend(x_CT, finite_CT, lost_C, hz)
     gone = _find_runs(gone_T)
-    flat = [(a, b) for a, b in _find_flat_spans(x_CT[~lost_C], hz) if not gone_T[a:b].all()]
+    flat = [(a, b) for a, b in _find_flat_spans(x_CT, ~lost_C, hz) if not gone_T[a:b].all()]
     if flat:
         remarks.append(FLAT)
     for first, last in flat:
@@ -113,14 +115,14 @@ def _mend(
     return gone_T, lost_C, remarks
 
 
-def _find_flat_spans(x_CT: np.ndarray, hz: float) -> list[Piece]:
+def _find_flat_spans(x_CT: np.ndarray, used_C: np.ndarray, hz: float) -> list[Piece]:
     """Find spans of at least a second in which no channel changes, of those that ever do."""
     shortest = int(MIN_FLAT_S * hz)
-    if not len(x_CT) or x_CT.shape[1] <= shortest:
+    if x_CT.shape[1] <= shortest:
         return []
     still_T = np.ones(x_CT.shape[1] - 1, dtype=bool)
     any_live = False
-    for row_T in x_CT:
+    for row_T in (x_CT[c] for c in np.flatnonzero(used_C)):
         same_T = row_T[1:] == row_T[:-1]
         if same_T.all():
             continue  # flat throughout: a bad channel

@@ -18,7 +18,7 @@ from eav_ray.data.io.eeg_units import MICROVOLTS
 from eav_ray.data.preprocessing.channel_choice import choose_channels
 from eav_ray.data.recordings import RawEEG
 from eav_ray.errors import DataError
-from tests.data.io.test_hostile_files import DAMAGE, Change, several
+from tests.helpers.damage import DAMAGE, Change, several
 from tests.helpers.eeg_files import NAMES, make_eeg, make_raw, write_brainvision, write_edf, write_fif, write_set
 
 SECONDS = 4

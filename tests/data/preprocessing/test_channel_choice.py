@@ -90,7 +90,7 @@ def test_types_of_the_file_win_over_names() -> None:
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        (("Fp1", "Cz"), r"a\.edf has no EEG channel Cz .* are Fp1, Fp2, C3, C4, P3, P4, O1, O2"),
+        (("Fp1", "Cz"), r"a\.edf has no EEG channel Cz .* has Fp1, Fp2, C3, C4, P3, P4, O1, O2"),
         (("Fp1", "MARKER"), "has no EEG channel MARKER"),
         (("Fp1", "STI 014"), "has no EEG channel STI 014"),
     ],
@@ -106,7 +106,7 @@ def test_wanted_channels_come_in_their_order_and_in_any_spelling() -> None:
 
 
 def test_two_channels_of_one_position_are_refused_by_name() -> None:
-    with pytest.raises(DataError, match="more than one EEG channel EEG T7-REF .* are T3, T7, Cz"):
+    with pytest.raises(DataError, match="more than one EEG channel EEG T7-REF .*: T3, T7, Cz"):
         choose(["T3", "T7", "Cz"], wanted=("EEG T7-REF",))
     assert choose(["T3", "T7", "Cz"], wanted=("T7",)).taken == ("T7",)  # as it is written
 
