@@ -6,22 +6,23 @@ from dataclasses import dataclass
 
 from eav_ray.data.preprocessing.electrodes import (
     BIOSEMI_PREFIX,
+    CHANNEL_NAME_AFFIXES,
     canonicalize_channel_name,
     is_reference,
     is_scalp_position,
 )
 from eav_ray.errors import DataError
 
-# What laboratories and headsets record beside EEG. Whole words, with a number or a side behind them.
-OTHER_SIGNALS = re.compile(
-    r"(?:[hv][ _-]?)?(?:"
-    r"exg|ex|ecg|ekg|e[ho]g|eog[hvlr]*|veo|heo|emg|gsr|eda|erg|resp\w*|plet\w*|ppg|temp\w*|status|sti|stim\w*|trig\w*|marker\w*|"
-    r"mrk|counter|interpolated|gyro\w*|acc\w*|mag[xyz]|cq\w*|raw_cq|quality|battery|aux\w*|bip\w*|misc\w*|target|label|class|"
-    r"event\w*|time\w*|clock|sync\w*|sample\w*|packet\w*|index|spo2|sao2|pulse\w*|hr|hrate|heart\w*|flow\w*|airflow|snore|"
-    r"thor\w*|abd\w*|chest|leg\w*|chin\w*|photo\w*|diode\w*|audio\w*|sound|mic\w*|key\w*|button\w*|response\w*|"
-    r"gaze\w*|pupil\w*|eye\w*|ref\w*|gnd|ground|dc|digital\w*|din|code|condition|stimulus|annotations?|edf annotations|"
-    r"bdf annotations|[ap]\d[ap]\d|photic|pr|osat|loc|roc|rsp|scr|skt|bvp|emotion|valence|arousal|rating"
-    r")(?:[ _-]?(?:\d+|[xyzlr]|left|right|ch\d+|[+-]))*",
+# What laboratories and headsets record beside EEG: words that a name may hold, and words that a part of it may be.
+OTHER_SENSORS = re.compile(
+    r"eog|ecg|ekg|emg|gsr|ppg|bvp|resp|plet|status|trig|marker|stim|counter|interpolat|gyro|quality|batter|annotation|"
+    r"event|gaze|pupil|pulse|heart|snor|flow|thora|abdo|spo2|sao2|photo|timestamp|packet|emotion|valence|arousal|sensor",
+    re.IGNORECASE,
+)
+OTHER_WORDS = re.compile(
+    r"(?:exg|ex|eda|erg|temp(?:erature)?|sti|mrk|acc\w*|mag[xyz]|cq|aux\w*|bip\w*|misc\w*|target|label|class|time\w*|clock|sync\w*|"
+    r"sample\w*|index|hr|chest|leg|legs|chin|diode|audio|sound|mic|key\w*|button\w*|eyes?|ref\w*|gnd|ground|dc|digital\w*|"
+    r"din|code|condition|photic|pr|osat|loc|roc|veo|heo|scr|skt|rating|vns|light|nasal|oral|body|position)(?:\d+|[xyzlr])?",
     re.IGNORECASE,
 )
 CHANNEL_PREFIX = re.compile(r"^(?:EEG|POL)[ _:-]+", re.IGNORECASE)
@@ -81,12 +82,18 @@ def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence
 
 def is_other_signal(name: str) -> bool:
     """Tell whether a name says that a channel is no EEG of the scalp: a reference, a marker, another sensor."""
-    word = CHANNEL_PREFIX.sub("", name.strip()).rstrip(".")
-    return is_reference(word) or OTHER_SIGNALS.fullmatch(word) is not None
+    # What a channel is referred to says nothing of what it is.
+    word = CHANNEL_NAME_AFFIXES.sub("", CHANNEL_PREFIX.sub("", name.strip()))
+    parts = [part for part in re.split(r"[\W_]+", word) if part]
+    return (
+        OTHER_SENSORS.search(word) is not None
+        or any(OTHER_WORDS.fullmatch(part) for part in parts)
+        or all(is_reference(part) for part in parts)
+    )
 
 
 def _is_numbered(name: str) -> bool:
-    return NUMBERED_NAME.fullmatch(name.strip()) is not None
+    return NUMBERED_NAME.fullmatch(CHANNEL_NAME_AFFIXES.sub("", name.strip())) is not None
 
 
 def _spell(names: Sequence[str], is_eeg: Sequence[bool]) -> list[str]:

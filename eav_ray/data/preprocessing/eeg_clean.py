@@ -87,7 +87,7 @@ def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> PreparedEEG:
     missing_s = to_seconds(found.missing, raw.hz)
     pieces = plan_pieces(found.pieces, raw.hz, preprocessing.hz)
     x_CT = filter_pieces(x_CT, raw.hz, pieces, preprocessing)
-    used_T = slice(None)
+    used_T, out_missing = slice(None), []
     if not found.is_whole:
         out_missing = [(round(a * preprocessing.hz), round(b * preprocessing.hz)) for a, b in missing_s]
         used_T = _select([p.output for p in pieces], out_missing, x_CT.shape[1])
@@ -119,7 +119,7 @@ def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> PreparedEEG:
         x_CT -= x_CT[good_C].mean(axis=0)
     x_CT[masked_C] = 0.0
     if not found.is_whole:
-        x_CT[:, ~used_T] = 0.0
+        x_CT[:, ~_select([p.output for p in pieces], out_missing, x_CT.shape[1])] = 0.0
     remarks = (*raw.remarks, *unit_remarks, *found.remarks)
     return PreparedEEG(x_CT.astype(np.float32), unit, bad, removed, missing_s, remarks)
 

@@ -44,37 +44,31 @@ def resolve_unit(raw: RawEEG, configured_unit: str, sd_C: np.ndarray) -> tuple[s
         DataError: The result is no amplitude of EEG.
     """
     sd_C = sd_C[np.isfinite(sd_C) & (sd_C > 0)]
-    sd = float(np.median(sd_C)) if sd_C.size else None
-    if raw.unit != "auto":
-        scale, stated = MICROVOLTS[raw.unit], raw.stated_unit or raw.unit
-        is_usual = sd is None or USUAL_SD_UV[0] <= sd * scale <= USUAL_SD_UV[1]
-        if is_usual or configured_unit in ("auto", stated):
-            return raw.unit, require_plausible(sd, scale, stated), ()
-        # Back to the numbers of the file, which the experiment knows better.
-        scale *= MICROVOLTS[configured_unit] / MICROVOLTS[stated]
-        require_plausible(sd, scale, configured_unit)
-        return configured_unit, scale, (f"the file says {stated}, preprocessing.eeg.unit={configured_unit} is used",)
-    unit = configured_unit
-    if unit == "auto":
-        unit = "volt" if sd is not None and sd < MAX_VOLT_SD else "microvolt"
-    return unit, require_plausible(sd, MICROVOLTS[unit], unit), ()
+    sd = float(np.median(sd_C)) if sd_C.size else None  # all are flat, which is for others to say
+    if raw.unit == "auto":
+        unit, lowest = configured_unit, MIN_SD_UV
+        if unit == "auto":
+            unit, lowest = "volt" if sd is not None and sd < MAX_VOLT_SD else "microvolt", USUAL_SD_UV[0]
+        return unit, _require_plausible(sd, MICROVOLTS[unit], unit, lowest), ()
+    scale, stated = MICROVOLTS[raw.unit], raw.stated_unit or raw.unit
+    is_usual = sd is None or USUAL_SD_UV[0] <= sd * scale <= USUAL_SD_UV[1]
+    if is_usual or configured_unit in ("auto", stated):
+        return raw.unit, _require_plausible(sd, scale, stated), ()
+    # Back to the numbers of the file, which the experiment knows better.
+    scale *= MICROVOLTS[configured_unit] / MICROVOLTS[stated]
+    remark = f"the file says {stated}, preprocessing.eeg.unit={configured_unit} is used"
+    return configured_unit, _require_plausible(sd, scale, configured_unit), (remark,)
 
 
-def require_plausible(sd: float | None, scale: float, unit: str) -> float:
+def _require_plausible(sd: float | None, scale: float, unit: str, lowest: float = MIN_SD_UV) -> float:
     """Raise DataError where an SD is none of EEG; return the scale.
 
     Args:
-        sd: Typical SD of a channel; None where all are flat, which is for others to say.
         scale: Microvolts in one.
     """
-    if not _is_plausible(sd, scale):
-        assert sd is not None
+    if sd is not None and not lowest <= sd * scale <= MAX_SD_UV:
         raise DataError(
             f"EEG has an SD of {sd * scale:.3g} uV if its numbers are in {unit}, which EEG cannot have; set "
             f"preprocessing.eeg.unit to what they are in ({', '.join(MICROVOLTS)}), or leave this recording out"
         )
     return scale
-
-
-def _is_plausible(sd: float | None, scale: float) -> bool:
-    return sd is None or MIN_SD_UV <= sd * scale <= MAX_SD_UV

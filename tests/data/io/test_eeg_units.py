@@ -172,3 +172,11 @@ def test_an_object_of_mne_states_volts(tmp_path: Path) -> None:
     raw = MNEFile(make_raw(EEG_CT), "eeg").read(NAMES)
     assert (raw.unit, raw.stated_unit) == ("microvolt", "volt")
     np.testing.assert_allclose(raw.values_CT, EEG_CT, atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", ["nanovolt", "millivolt"])
+def test_numbers_that_nobody_names_are_not_guessed_to_be_off_by_a_thousand(tmp_path: Path, unit: str) -> None:
+    scale = PER_MICROVOLT[unit]
+    write_edf(tmp_path / "a.edf", EEG_CT * scale, units="", physical=(-300 * scale, 300 * scale))
+    with pytest.raises(DataError, match=r"set preprocessing\.eeg\.unit to what they are in \(nanovolt, microvolt"):
+        clean(read_eeg_file(tmp_path / "a.edf", NAMES))

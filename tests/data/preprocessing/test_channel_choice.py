@@ -59,7 +59,13 @@ def test_older_names_are_the_same_positions() -> None:
         ([str(i) for i in range(1, 33)], ["Status"]),
         ([f"Ch{i}" for i in range(1, 9)], ["MARKER", "ACC1"]),
         (["left frontal", "right frontal", "left temporal"], ["label", "GSR"]),
-        (["Fp1-F7", "F7-T7", "T7-P7", "P7-O1"], ["ECG", "VNS"][:1]),
+        (["Fp1-F7", "F7-T7", "T7-P7", "P7-O1"], ["ECG", "VNS"]),
+        (
+            ["EEG Fpz-Cz", "EEG Pz-Oz"],
+            ["EOG horizontal", "Resp oro-nasal", "EMG submental", "Temp rectal", "Event marker"],
+        ),
+        (["EEG F4-M1 x", "EEG C4-Cz"], ["LOC-A2", "ROC-A1", "Chin 1-Chin 2", "ECG 1-ECG 2", "EMG1-EMG2", "SpO2 BB"]),
+        (["E1-REF", "E2-REF", "E3-REF"], ["leftEOG", "VEOGu", "ECGL", "x_ACC", "left eye"]),
     ],
 )
 def test_montages_of_their_own_names_are_taken_whole(names: list[str], others: list[str]) -> None:
