@@ -132,7 +132,12 @@ class EEGPreprocessing:
     high_hz: float = define(45.0, "upper edge of the pass band, Hz", gt=0)
     notch_hz: float = define(50.0, "mains frequency, notched before decimation; 0 for none", ge=0)
     reference: Literal["average", "none"] = define("average", "average reference, or as recorded")
-    unit: Literal["auto", "microvolt", "volt"] = define("auto", "unit of the raw numbers")
+    unit: Literal["auto", "nanovolt", "microvolt", "millivolt", "volt"] = define(
+        "auto", "unit of the raw numbers, where a file states none, or one that makes no EEG of them"
+    )
+    channels: tuple[str, ...] = define(
+        (), "only these, in this order and in any spelling; empty means all that are on the scalp"
+    )
     bad_channel_correlation: float = define(
         0.4, "a channel that correlates less than this with every other is bad; 0 to not look", ge=0, lt=1
     )

@@ -87,9 +87,11 @@ class RawEEG:
     """EEG as recorded.
 
     Attributes:
+        values_CT: Not a number where nothing was recorded.
         bad_channels: Channels that the file itself calls bad, and in which words.
-        missing_s: Where nothing was recorded, or the file says that it is not to be used; values there count for
-            nothing. What lies before and after such a span are pieces that know nothing of each other.
+        missing_s: Where nothing was recorded, or the file says that it is not to be used.
+        joins_s: Times at which two pieces meet that were not recorded one after the other: no filter may see across.
+        stated_unit: The unit that the file states for its numbers, where they were brought to microvolts.
         remarks: What the file says of itself that changed what is stored, in a line each.
     """
 
@@ -99,6 +101,8 @@ class RawEEG:
     unit: str  # "microvolt", "volt", or "auto" where the file does not say
     bad_channels: Mapping[str, str] = field(default_factory=dict, hash=False)
     missing_s: tuple[Span, ...] = ()
+    joins_s: tuple[float, ...] = ()
+    stated_unit: str = ""
     remarks: tuple[str, ...] = ()
     mains_hz: float = 0.0  # frequency of the mains where it was recorded; 0 where nothing says so
 
@@ -129,12 +133,14 @@ class DatasetReader(DatasetKind):
         classes: Names of the classes, by label.
         modalities: What the data set can offer.
         channels: Names of the EEG channels, where they are known without reading a recording.
+        wanted_channels: Those that the experiment wants (`preprocessing.eeg.channels`); all where it names none.
         is_real: False where the recordings are synthetic: published results are not of them.
     """
 
     classes: tuple[str, ...] = ()
     modalities: tuple[ModalityName, ...] = ()
     channels: tuple[str, ...] = ()
+    wanted_channels: tuple[str, ...] = ()
     is_real: bool = True
 
     @classmethod
@@ -152,6 +158,14 @@ class DatasetReader(DatasetKind):
     def scan(self) -> Listing:
         """List all recordings in (subject, order), and everything that had to be left out."""
         raise NotImplementedError
+
+    def check_eeg_channels(self, recordings: Sequence[Recording]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+        """Look at the channels of EEG files, without their samples.
+
+        Returns:
+            What is to be said of the whole data set, in a line each; and the files that cannot be used.
+        """
+        return (), ()
 
     def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         """List all recordings of one subject whose EEG was recorded one after the other with these, in that order.
@@ -189,6 +203,14 @@ class TransformedReader(DatasetReader):
 
     def __init__(self, reader: DatasetReader, transform: Callable[[RawEEG, Recording], RawEEG]) -> None:
         self._reader, self._transform = reader, transform
+
+    @property  # what is wanted is asked of the data set itself
+    def wanted_channels(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._reader.wanted_channels
+
+    @wanted_channels.setter
+    def wanted_channels(self, names: tuple[str, ...]) -> None:
+        self._reader.wanted_channels = names
 
     def session_recordings(self, recordings: Sequence[Recording]) -> list[Recording]:
         return self._reader.session_recordings(recordings)

@@ -10,7 +10,7 @@ from scipy.signal import butter, detrend, sosfiltfilt
 
 from eav_ray.data.corruptions.base import Corruption, scale_to_snr
 from eav_ray.data.preprocessing.electrodes import resolve_electrodes
-from eav_ray.data.preprocessing.units import resolve_unit
+from eav_ray.data.preprocessing.units import measure_sd, resolve_unit
 from eav_ray.data.recordings import DatasetReader, RawEEG, TransformedReader
 from eav_ray.errors import DataError
 
@@ -39,8 +39,8 @@ def corrupt_dataset(reader: DatasetReader, corruption: Corruption, unit: str) ->
 def corrupt_eeg(raw: RawEEG, corruption: Corruption, recording: str, unit: str = "auto") -> RawEEG:
     """One recording, corrupted; same shape, rate and channels.
 
-    The ratio of signal to noise is each channel's own: its power above 0.5 Hz over that of what is added. Channels that
-    are not finite stay as they are. The unit is settled by the recording as it was, and stated in the result: noise
+    The ratio of signal to noise is each channel's own: its power above 0.5 Hz over that of what is added. What is not
+    finite stays as it is. The unit is settled by the recording as it was, and stated in the result: noise
     must not make volts look like microvolts.
 
     Args:
@@ -53,10 +53,14 @@ def corrupt_eeg(raw: RawEEG, corruption: Corruption, recording: str, unit: str =
     kind, level, rng = corruption.name, corruption.level, corruption.make_rng(recording)
     dtype = raw.values_CT.dtype if raw.values_CT.dtype.kind == "f" else np.dtype(np.float64)
     x_CT = raw.values_CT.astype(np.float64)
-    finite_C = np.asarray(np.isfinite(x_CT).all(axis=1))
-    clean_CT = np.where(finite_C[:, None], x_CT, 0.0)
-    power_C = compute_power(clean_CT, raw.hz)
-    stated_unit, to_microvolts = resolve_unit(raw.unit, unit, clean_CT[finite_C].std(axis=1))
+    finite_CT = np.isfinite(x_CT)
+    finite_C = np.asarray(finite_CT.any(axis=1))
+    n_finite_C = np.maximum(finite_CT.sum(axis=1, keepdims=True), 1)
+    mean_C = np.where(finite_CT, x_CT, 0.0).sum(axis=1, keepdims=True) / n_finite_C
+    clean_CT = x_CT if finite_CT.all() else np.where(finite_CT, x_CT, mean_C)
+    # What is missing has no power; what is added is not finite there, either.
+    power_C = compute_power(clean_CT, raw.hz) * (x_CT.shape[1] / n_finite_C[:, 0])
+    resolved_unit, to_microvolts, _ = resolve_unit(raw, unit, measure_sd(clean_CT[finite_C], raw.hz))
     shape = x_CT.shape
     match kind:
         case "gaussian":
@@ -69,7 +73,8 @@ def corrupt_eeg(raw: RawEEG, corruption: Corruption, recording: str, unit: str =
             added_CT = scale_to_snr(_make_muscle_bursts(rng, shape, raw.hz), power_C, level)
         case "dropout":
             flat_channels = rng.permutation(shape[0])[: round(level * shape[0])]
-            x_CT[flat_channels] = clean_CT[flat_channels].mean(axis=1, keepdims=True)
+            flat_CT = np.broadcast_to(clean_CT[flat_channels].mean(axis=1, keepdims=True), x_CT[flat_channels].shape)
+            x_CT[flat_channels] = np.where(finite_CT[flat_channels], flat_CT, np.nan)
             added_CT = np.zeros(shape)
         case "drift":
             added_CT = _make_random_walks(rng, shape) * (level / to_microvolts)
@@ -78,7 +83,9 @@ def corrupt_eeg(raw: RawEEG, corruption: Corruption, recording: str, unit: str =
             added_CT = height_C[:, None] * _make_blinks(rng, shape[1], raw.hz)
         case _:
             raise AssertionError(kind)
-    return replace(raw, values_CT=(x_CT + added_CT).astype(dtype), unit=stated_unit)
+    return replace(
+        raw, values_CT=(x_CT + added_CT).astype(dtype), unit=resolved_unit if raw.unit == "auto" else raw.unit
+    )
 
 
 def compute_power(x_CT: np.ndarray, hz: float) -> np.ndarray:

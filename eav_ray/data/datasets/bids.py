@@ -4,10 +4,11 @@ A run is what was recorded at one time. Where labels are of people, sessions or 
 are of events, each labelled event is one, from its onset for its duration, so that one file holds many.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from eav_ray.data.io import eeg
 from eav_ray.data.io.bids_layout import Run, find_runs, find_sidecar, read_json
 from eav_ray.data.io.bids_tables import BIDSTables, Channel, Event, is_mark
 from eav_ray.data.io.tables import find_named_file
+from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels
 from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.recordings import (
     MAX_RECORDING_S,
@@ -62,7 +64,7 @@ class BIDS(DatasetReader):
         runs, self._misplaced = find_runs(self.root)
         self.runs = self._choose_runs(runs)
         self._kept_eeg: tuple[str, RawEEG] | None = None  # of the file that was read last
-        self._channels: tuple[str, ...] | None = None
+        self._channels: dict[tuple[str, ...], tuple[str, ...]] = {}  # by those that are wanted
         self._check_label_column()
         self._listing, self.classes = self._list_recordings()
         found = {m for r in self._listing.recordings for m in KINDS if r.get_source(m)}
@@ -245,18 +247,38 @@ class BIDS(DatasetReader):
         Raises:
             DataError: There are EEG files, and not one can be read; says why of the first.
         """
-        if self._channels is None:
-            first: DataError | None = None
-            for path in dict.fromkeys(r.eeg for r in self._listing.recordings if r.eeg is not None):
-                try:
-                    self._channels = self._choose_channels(Path(path))[0]
-                    return self._channels
-                except DataError as error:  # a damaged file costs its own recordings, not the job
-                    first = first or error
-            if first:
-                raise first
-            self._channels = ()
-        return self._channels
+        if self.wanted_channels not in self._channels:
+            self._channels[self.wanted_channels] = self._find_first_channels()
+        return self._channels[self.wanted_channels]
+
+    def _find_first_channels(self) -> tuple[str, ...]:
+        first: DataError | None = None
+        for path in self._list_eeg_files(self._listing.recordings):
+            try:
+                return self._choose_channels(Path(path)).choice.spelt
+            except DataError as error:  # a damaged file costs its own recordings, not the job
+                first = first or error
+        if first:
+            raise first
+        return ()
+
+    def check_eeg_channels(self, recordings: Sequence[Recording]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+        """Open each EEG file, and choose its channels; says what is left out, and which files cannot be used."""
+        counts: Counter[str] = Counter()
+        problems: list[Problem] = []
+        paths = self._list_eeg_files(recordings)
+        for path in paths:
+            try:
+                chosen = self._choose_channels(Path(path))
+                match_channels(chosen.choice.spelt, self.channels, path)
+                counts.update(chosen.choice.remarks)
+            except DataError as error:
+                of_file = next(r for r in recordings if r.eeg == path)
+                problems.append(Problem(of_file.subject, of_file.recording, path, str(error)))
+        return tuple(f"{remark} ({n} of {len(paths)} runs)" for remark, n in counts.most_common()), tuple(problems)
+
+    def _list_eeg_files(self, recordings: Sequence[Recording]) -> list[str]:
+        return list(dict.fromkeys(r.eeg for r in recordings if r.eeg is not None))
 
     def list_companion_files(self, recording: Recording) -> tuple[str, ...]:
         """List the sidecars that `read_eeg` looks at."""
@@ -286,16 +308,17 @@ class BIDS(DatasetReader):
         facts = read_json(facts_path) if facts_path else {}
         if facts.get("RecordingType") == "epoched":
             raise DataError(f"{path} holds epochs and no recording, as {facts_path} says; export the whole recording")
-        names, remarks, table = self._choose_channels(path)
-        order = match_channels(names, self.channels, str(path))
-        if extra := [name for i, name in enumerate(names) if i not in order]:
+        choice, table = self._choose_channels(path)
+        order = match_channels(choice.spelt, self.channels, str(path))
+        remarks = list(choice.remarks)
+        if extra := [name for i, name in enumerate(choice.taken) if i not in order]:
             remarks.append(f"channels that the first recording lacks, left out: {', '.join(extra)}")
-        taken = [names[i] for i in order]
+        taken = [choice.taken[i] for i in order]
         raw = eeg.read_eeg_file(path, taken)
         stated_hz = _read_number(facts, "SamplingFrequency")
         if stated_hz and abs(stated_hz - raw.hz) > 1e-3 * raw.hz:
             remarks.append(f"eeg.json states {stated_hz:g} Hz, the file {raw.hz:g} Hz, which is used")
-        spans_s, wrong = self.tables.find_missing_spans(path)
+        spans_s, joins_s, wrong = self.tables.find_missing_spans(path)
         values_CT, unit_remarks = _scale_unitless(path, raw.values_CT, [table.get(name) for name in taken])
         bad = {
             n: table[name].bad
@@ -311,43 +334,32 @@ class BIDS(DatasetReader):
             channels=self.channels,
             bad_channels=marked | bad,
             missing_s=(*raw.missing_s, *spans_s),
+            joins_s=(*raw.joins_s, *joins_s),
             remarks=(*raw.remarks, *remarks, *unit_remarks, *wrong),
             mains_hz=_read_number(facts, "PowerLineFrequency"),
         )
 
-    def _choose_channels(self, path: Path) -> tuple[tuple[str, ...], list[str], dict[str, Channel]]:
-        """Choose the EEG channels of a file: names, what is left out, and the table beside it."""
-        types = _list_channel_types(path)
+    def _choose_channels(self, path: Path) -> "ChosenChannels":
+        """Choose the EEG channels of a file: by the types of the table beside it, else by those of the file."""
+        file = eeg.open_eeg_file(path)
+        try:
+            names, types = file.names, file.types
+        finally:
+            file.close()
         table = self.tables.read_channels(path)
-        if not table:
-            names = [name for name, kind in types.items() if kind == "eeg"]
-            left = {name: kind for name, kind in types.items() if kind != "eeg"}
-        else:
-            if missing := [name for name, channel in table.items() if channel.kind == "EEG" and name not in types]:
-                raise DataError(
-                    f"{path} has no channel {', '.join(missing)}, which its channels.tsv calls EEG; it has "
-                    f"{', '.join(types)}; correct the names"
-                )
-            names = [name for name in types if name in table and table[name].kind == "EEG"]
-            left = {
-                name: table[name].kind if name in table else "not in channels.tsv"
-                for name in types
-                if name not in names
-            }
-        if not names:
-            raise DataError(f"{path} has no channel of type EEG; it has {', '.join(types)}")
-        remarks = []
-        if left:
-            remarks.append(f"not EEG, left out: {', '.join(f'{name} ({kind})' for name, kind in left.items())}")
-        return tuple(names), remarks, table
+        if missing := [name for name, channel in table.items() if channel.kind == "EEG" and name not in names]:
+            raise DataError(
+                f"{path} has no channel {', '.join(missing)}, which its channels.tsv calls EEG; it has "
+                f"{', '.join(names)}; correct the names"
+            )
+        if table:
+            types = tuple("eeg" if name in table and table[name].kind == "EEG" else "misc" for name in names)
+        return ChosenChannels(choose_channels(names, types, self.wanted_channels, str(path)), table)
 
 
-def _list_channel_types(path: Path) -> dict[str, str]:
-    """List the channels of a file with MNE's types; raises DataError where it cannot be opened."""
-    file = eeg.open_eeg_file(path)
-    types = dict(zip(file.ch_names, file.get_channel_types(), strict=True))
-    file.close()
-    return types
+class ChosenChannels(NamedTuple):
+    choice: ChannelChoice
+    table: dict[str, Channel]  # by name; none where there is no channels.tsv
 
 
 def _read_number(facts: dict[str, Any], name: str) -> float:
@@ -387,5 +399,11 @@ def _cut_eeg(raw: RawEEG, span_s: Span, where: str) -> RawEEG:
     if last > n_samples + 1 and span_s[1] - span_s[0] < MAX_RECORDING_S:
         remarks = (*remarks, "an event goes on beyond the end of the file: what there is of it is used")
     last = min(last, n_samples)
-    missing_s = shift_spans(raw.missing_s, first / raw.hz, last / raw.hz)
-    return replace(raw, values_CT=raw.values_CT[:, first:last], missing_s=missing_s, remarks=remarks)
+    start_s, end_s = first / raw.hz, last / raw.hz
+    return replace(
+        raw,
+        values_CT=raw.values_CT[:, first:last],
+        missing_s=shift_spans(raw.missing_s, start_s, end_s),
+        joins_s=tuple(time_s - start_s for time_s in raw.joins_s if start_s < time_s < end_s),
+        remarks=remarks,
+    )

@@ -4,6 +4,7 @@ Zyma et al. 2019, doi:10.3390/data4010014. 19 scalp channels at 500 Hz; `Subject
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from eav_ray.config import ModalityName
@@ -69,4 +70,4 @@ class EEGMAT(DatasetReader):
             DataError: The file is missing, damaged, or lacks a channel.
         """
         raw = eeg.read_eeg_file(recording.get_eeg_file(), [f"EEG {name}" for name in EEGMAT_CHANNELS])
-        return RawEEG(raw.values_CT, raw.hz, EEGMAT_CHANNELS, raw.unit)
+        return replace(raw, channels=EEGMAT_CHANNELS)

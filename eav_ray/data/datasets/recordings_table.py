@@ -1,6 +1,7 @@
 """A user's own recordings, listed in a CSV or Parquet file."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Self
 from eav_ray.config import MODALITIES, DataConfig, ModalityName
 from eav_ray.data.io import eeg
 from eav_ray.data.io.tables import EMPTY_CELLS, Table, find_named_file, read_tabular_file
-from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name, match_channels
+from eav_ray.data.preprocessing.channel_choice import ChannelChoice, choose_channels
+from eav_ray.data.preprocessing.electrodes import match_channels
 from eav_ray.data.recordings import DatasetReader, Listing, Problem, RawEEG, Recording
 from eav_ray.errors import DataError, suggest_nearest
 
@@ -64,7 +66,7 @@ class RecordingsTable(DatasetReader):
         self.classes: tuple[str, ...] = tuple(sorted({row.cells["label"] for row in self.rows if row.cells["label"]}))
         if not self.classes:
             raise DataError(f"{self.path} has no row with a label; add at least one recording")
-        self._channels: tuple[str, ...] | None = None
+        self._channels: dict[tuple[str, ...], tuple[str, ...]] = {}  # by those that are wanted
 
     def scan(self) -> Listing:
         """Rows that name a recording twice, or lack a value, are left out; a missing file costs that modality."""
@@ -118,9 +120,10 @@ class RecordingsTable(DatasetReader):
         Raises:
             DataError: There are EEG files, and not one can be opened and has EEG channels; says why of the first.
         """
-        if self._channels is None:
-            self._channels = _read_first_channel_names(r.eeg for r in self.scan().recordings if r.eeg is not None)
-        return self._channels
+        if self.wanted_channels not in self._channels:
+            paths = [r.eeg for r in self.scan().recordings if r.eeg is not None]
+            self._channels[self.wanted_channels] = _read_first_channels(paths, self.wanted_channels)
+        return self._channels[self.wanted_channels]
 
     def read_eeg(self, recording: Recording) -> RawEEG:
         """The channels of type EEG, (channels, samples), microvolts, in the order of `channels`.
@@ -129,16 +132,46 @@ class RecordingsTable(DatasetReader):
             DataError: The file is missing, damaged, or its EEG channels are not those of the first recording.
         """
         path = recording.get_eeg_file()
-        names = _read_channel_names(path)
-        positions, wanted = ({canonicalize_channel_name(n) for n in channels} for channels in (names, self.channels))
-        if positions != wanted:
-            differing = ", ".join(sorted(positions ^ wanted))
+        file = eeg.open_eeg_file(path)
+        try:
+            choice = self._choose_same_channels(file)
+            order = match_channels(choice.spelt, self.channels, path)
+            raw = file.read([choice.taken[i] for i in order])
+        finally:
+            file.close()
+        bad = {choice.spelt[choice.taken.index(name)]: reason for name, reason in raw.bad_channels.items()}
+        return replace(raw, channels=self.channels, bad_channels=bad, remarks=(*choice.remarks, *raw.remarks))
+
+    def check_eeg_channels(self, recordings: Sequence[Recording]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+        """Open each EEG file, and choose its channels; says what is left out, and which files cannot be used."""
+        counts: Counter[str] = Counter()
+        problems: list[Problem] = []
+        with_eeg = [r for r in recordings if r.eeg is not None]
+        for recording in with_eeg:
+            path = recording.get_eeg_file()
+            try:
+                file = eeg.open_eeg_file(path)
+                try:
+                    choice = self._choose_same_channels(file)
+                    match_channels(choice.spelt, self.channels, path)
+                    counts.update(choice.remarks)
+                finally:
+                    file.close()
+            except DataError as error:
+                problems.append(Problem(recording.subject, recording.recording, path, str(error)))
+        remarks = [f"{remark} ({n} of {len(with_eeg)} recordings)" for remark, n in counts.most_common()]
+        return tuple(remarks), tuple(problems)
+
+    def _choose_same_channels(self, file: eeg.EEGFile) -> ChannelChoice:
+        """Choose the channels of a file, which must be those of the first."""
+        choice = choose_channels(file.names, file.types, self.wanted_channels, file.source)
+        if set(choice.spelt) != set(self.channels):
+            differing = ", ".join(sorted(set(choice.spelt) ^ set(self.channels)))
             raise DataError(
-                f"{path} has other EEG channels than the first EEG file of {self.path} (differing: "
-                f"{differing}); all recordings need the same: leave it out or select channels beforehand"
+                f"{file.source} has other EEG channels than the first file of {self.path} (differing: {differing}): "
+                "all need the same; leave it out, or choose channels by preprocessing.eeg.channels"
             )
-        order = match_channels(names, self.channels, path)
-        return replace(eeg.read_eeg_file(path, [names[i] for i in order]), channels=self.channels)
+        return choice
 
 
 @dataclass(frozen=True)
@@ -201,22 +234,17 @@ def _find_row_problem(rows: Sequence[_Row]) -> str:
     return ""
 
 
-def _read_first_channel_names(paths: Iterable[str]) -> tuple[str, ...]:
+def _read_first_channels(paths: Iterable[str], wanted: Sequence[str]) -> tuple[str, ...]:
     first: DataError | None = None
     for path in paths:
         try:
-            return _read_channel_names(path)
+            file = eeg.open_eeg_file(path)
+            try:
+                return choose_channels(file.names, file.types, wanted, file.source).spelt
+            finally:
+                file.close()
         except DataError as error:  # a damaged file costs its own recording, not the job
             first = first or error
     if first:
         raise first
     return ()
-
-
-def _read_channel_names(path: str) -> tuple[str, ...]:
-    raw = eeg.open_eeg_file(path)
-    names = tuple(n for n, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True) if kind == "eeg")
-    raw.close()
-    if not names:
-        raise DataError(f"{path} has no channel of type EEG; it has {', '.join(raw.ch_names)}")
-    return names

@@ -1,7 +1,7 @@
 """From the section `data` of an experiment to a reader and its recordings."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from eav_ray.config import DataConfig, FeaturePreprocessing
@@ -13,7 +13,7 @@ from eav_ray.config.kinds import (
     list_subclasses,
 )
 from eav_ray.data.datasets.features import attach_features
-from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name
+from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.data.recordings import LISTENING, DatasetReader, Listing, Problem
 from eav_ray.errors import ConfigError, suggest_nearest
 
@@ -97,17 +97,23 @@ def _check_modalities(data: DataConfig, reader: DatasetReader, features: Mapping
         )
 
 
-def list_eeg_channels(reader: DatasetReader, listing: Listing) -> tuple[str, ...]:
+def list_eeg_channels(reader: DatasetReader, listing: Listing, wanted: Sequence[str] = ()) -> tuple[str, ...]:
     """List a data set's EEG channels, as its first recording has them; empty where it has no EEG.
 
     Reads no signals where the reader knows.
 
+    Args:
+        wanted: Those that are wanted, in order (`preprocessing.eeg.channels`); all where none are named.
+
     Raises:
-        DataError: Not one EEG file of a user's table can be opened.
+        DataError: Not one EEG file of a user's table can be opened, or a wanted channel is not there.
     """
+    reader.wanted_channels = tuple(wanted)
     names = reader.channels
     if not names and (first := next((r for r in listing.recordings if r.eeg is not None), None)):
         names = reader.read_eeg(first).channels
+    if wanted and names:
+        names = [names[i] for i in match_channels(names, wanted, f"preprocessing.eeg.channels: {reader.name}")]
     return tuple(map(canonicalize_channel_name, names))
 
 

@@ -1,4 +1,4 @@
-"""Read the EEG of one file through MNE.
+"""Read the EEG of one file through MNE, and what the file says of it: units, pauses, joins, marks.
 
 What is done to it then: `data/preprocessing/eeg_clean.py`, `data/preprocessing/eeg_official.py`.
 """
@@ -6,13 +6,26 @@ What is done to it then: `data/preprocessing/eeg_clean.py`, `data/preprocessing/
 import configparser
 import mmap
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import mne
 import numpy as np
 
+from eav_ray.data.io import brainvision, edf
+from eav_ray.data.io.eeg_marks import (
+    Annotation,
+    Marks,
+    PlacedSamples,
+    find_marks,
+    find_segments,
+    join_marks,
+    place_samples,
+)
+from eav_ray.data.io.eeg_units import MICROVOLTS, is_no_voltage, is_usual_unit, parse_unit
 from eav_ray.data.io.mat5 import check_mat5, is_mat5
 from eav_ray.data.io.matlab import MATLAB_READ_ERRORS, has_sound_chunks
 from eav_ray.data.recordings import RawEEG
@@ -21,35 +34,242 @@ from eav_ray.errors import DataError, describe_error
 # What MNE's many readers raise on damaged files. MNE has no error class of its own for that.
 READ_ERRORS = (*MATLAB_READ_ERRORS, AssertionError, configparser.Error)
 
-
 # Of files that `mne.io.read_raw` opens; of those in several parts the one that names the others.
 SIGNAL_SUFFIXES = (".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif", ".cnt")
 
 NUMPY_TAG_PREFIX = b"NUMPY:"  # begins a tag of h5py
 
+# What MNE makes volts of, as the fields of EDF and BDF are written; of any other unit it takes the numbers as they are.
+EDF_SCALES = {"uV": 1e-6, "\u00b5V": 1e-6, "\u03bcV": 1e-6, "\x83\u00caV": 1e-6, "mV": 1e-3}
+BRAINVISION_SCALES = {"V": 1.0, "mV": 1e-3, "\u00b5V": 1e-6, "uV": 1e-6, "nV": 1e-9}
 
-def open_eeg_file(path: str | Path) -> mne.io.BaseRaw:
+MARKED_BAD = "marked bad in the file"
+NOT_ENDED = "the header does not say how many records there are: those that are there are used"
+MISCOUNTED = "the header counts other records than the file holds: those that are there are used"
+EPOCHS = (
+    "it holds epochs and no recording; export the continuous recording, or each epoch as a file of its own, with a row "
+    "each in the table"
+)
+
+
+class EEGFile:
+    """An EEG file that is open, or an object of MNE.
+
+    Attributes:
+        source: What it is called in errors.
+        names: Of all its channels, as they are written.
+        types: Of each, in MNE's words ("eeg", "eog", "stim", "misc", ...), as the file states or MNE takes them.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    types: tuple[str, ...]
+
+    def read(self, channels: Sequence[str]) -> RawEEG:
+        """Read the named channels, in that order.
+
+        Raises:
+            DataError: A channel is missing or there twice, or the samples or what the header states of them cannot be
+                used.
+        """
+        if missing := [name for name in channels if name not in self.names]:
+            raise DataError(
+                f"{self.source} has no channel {', '.join(missing)}; it has {', '.join(self.names)}; "
+                "all recordings of a data set need the same channels"
+            )
+        if twice := [name for name in channels if self.names.count(name) > 1]:
+            raise DataError(f"{self.source} has more than one channel {', '.join(twice)}; rename one")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters is checked here
+            try:
+                return self._read(channels)
+            except DataError:
+                raise
+            except READ_ERRORS as error:
+                raise DataError(
+                    f"{self.source} cannot be read to its end ({describe_error(error)}); replace it or leave it out"
+                ) from None
+
+    def _read(self, channels: Sequence[str]) -> RawEEG:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class MNEFile(EEGFile):
+    """What `mne.io.read_raw` opens, or an object of MNE."""
+
+    def __init__(self, raw: mne.io.BaseRaw, source: str, path: Path | None = None) -> None:
+        self.raw, self.source, self.path = raw, source, path
+        self.names = tuple(raw.ch_names)
+        self.types = tuple(raw.get_channel_types())
+        self.units: dict[str, str] = {}  # as they are written, by channel
+        if path is not None and path.suffix.lower() in (".vhdr", ".ahdr"):
+            self.units = dict(brainvision.read_header_units(path))
+            self.types = tuple(map(self._find_type, self.names, self.types))
+
+    def _find_type(self, name: str, kind: str) -> str:
+        """MNE takes a channel for no EEG where it does not know how its unit is written."""
+        unit = self.units.get(name, "uV")
+        return "eeg" if kind == "misc" and unit not in BRAINVISION_SCALES and not is_no_voltage(unit) else kind
+
+    def close(self) -> None:
+        self.raw.close()
+
+    def _read(self, channels: Sequence[str]) -> RawEEG:
+        values_CT = np.asarray(self.raw.get_data(picks=np.array(channels), verbose="ERROR"), dtype=np.float64)
+        hz, suffix = float(self.raw.info["sfreq"]), self.path.suffix.lower() if self.path else ""
+        units, scales, remarks = ["V"] * len(channels), [1.0] * len(channels), []
+        if suffix in (".vhdr", ".ahdr"):
+            units = [self.units.get(name, "uV") for name in channels]
+            scales = [BRAINVISION_SCALES.get(unit.replace("\u00c2", ""), 1.0) for unit in units]
+        elif suffix == ".set":  # by convention
+            units, scales = ["uV"] * len(channels), [1e-6] * len(channels)
+        raw = convert_units(values_CT, hz, channels, units, scales)
+        placed = self._place(raw.values_CT, hz, channels)
+        bad = {name: MARKED_BAD for name in self.raw.info["bads"] if name in channels}
+        return replace(
+            raw,
+            values_CT=placed.values_CT,
+            bad_channels=bad,
+            missing_s=placed.missing_s,
+            joins_s=placed.joins_s,
+            remarks=(*remarks, *raw.remarks, *placed.remarks),
+        )
+
+    def _place(self, values_CT: np.ndarray, hz: float, channels: Sequence[str]) -> PlacedSamples:
+        annotations = list_annotations(self.raw.annotations, self.raw.first_time)
+        suffix = self.path.suffix.lower() if self.path else ""
+        marks = Marks()
+        if self.path and suffix == ".set" and any(a.description.lower() in ("boundary", "-99") for a in annotations):
+            # MNE cuts the duration of a boundary at the end of what is left.
+            annotations = list_annotations(mne.read_annotations(self.path), 0.0)
+        if self.path and suffix in (".vhdr", ".ahdr"):
+            marks = find_segments(brainvision.read_marker_text(self.path), hz, self.source)
+        return place_samples(values_CT, hz, join_marks(find_marks(annotations, hz), marks), channels, self.source)
+
+
+class EDFFile(EEGFile):
+    """An EDF, EDF+, BDF or BDF+ file, whose header is read here."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.source = path, str(path)
+        self.header = edf.read_edf_header(path)
+        kept = [i for i, is_list in enumerate(self.header.is_annotation) if not is_list]
+        self.names = tuple(self.header.labels[i] for i in kept)
+        self.types = tuple("misc" if is_no_voltage(self.header.units[i]) else "eeg" for i in kept)
+
+    def _read(self, channels: Sequence[str]) -> RawEEG:
+        header = self.header
+        indices = [header.labels.index(name) for name in channels]
+        hz = edf.check_channels(header, indices)
+        gaps = edf.find_gaps(header)
+        per_record = header.n_samples[indices[0]]
+        read = mne.io.read_raw_bdf if header.sample_bytes == 3 else mne.io.read_raw_edf
+        # latin1 decodes any byte: for others MNE raises a bare Exception, and annotations are read here.
+        # Channels of a higher rate than these would have MNE resample all.
+        raw = read(self.path, include=list(channels), encoding="latin1", preload=False, verbose="ERROR")
+        try:
+            values_CT = np.asarray(raw.get_data(picks=np.array(channels), verbose="ERROR"), dtype=np.float64)
+        finally:
+            raw.close()
+        if values_CT.shape[1] != header.n_records * per_record:
+            raise DataError(f"{self.path} is not as long as its header says; copy it again")
+        units = [header.units[i] for i in indices]
+        scales = [EDF_SCALES.get(unit.strip(edf.BLANKS), 1.0) for unit in units]
+        found = convert_units(values_CT, hz, channels, units, scales)
+        marks = find_marks(edf.list_annotations(header), hz, is_on_real_clock=True)
+        marks = join_marks(marks, Marks(pauses=tuple((k * per_record, late_s) for k, late_s in gaps)))
+        placed = place_samples(found.values_CT, hz, marks, channels, self.source)
+        remarks = []
+        if header.stated_records != header.n_records:
+            remarks.append(NOT_ENDED if header.stated_records == -1 else MISCOUNTED)
+        return replace(
+            found,
+            values_CT=placed.values_CT,
+            missing_s=placed.missing_s,
+            joins_s=placed.joins_s,
+            remarks=(*remarks, *found.remarks, *placed.remarks),
+        )
+
+
+def open_eeg_file(path: str | Path) -> EEGFile:
     """Open a file of any format that `mne.io.read_raw` knows, without loading its samples.
 
     Raises:
         DataError: The file is missing, damaged, or of a format that MNE does not know.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise DataError(f"{path} is missing; expected an EEG file that mne.io.read_raw opens")
+    if path.suffix.lower() in (".edf", ".bdf"):
+        return EDFFile(path)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if h5py.is_hdf5(path):
-                _check_hdf5(Path(path))
-            elif is_mat5(Path(path)):
-                check_mat5(Path(path))
-            raw = _open_by_suffix(Path(path))
+                _check_hdf5(path)
+            elif is_mat5(path):
+                check_mat5(path)
+            raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
+            if any("does not match the file size" in str(w.message) for w in caught):
+                raw.close()
+                raise DataError(f"{path} breaks off, or goes on: it is not as long as its header says; copy it again")
+            return MNEFile(raw, str(path), path)
     except READ_ERRORS as error:
+        if "number of trials is" in str(error) or path.name.lower().endswith(("-epo.fif", "_epo.fif", "-epo.fif.gz")):
+            raise DataError(f"{path} cannot be read as EEG: {EPOCHS}") from None
         raise DataError(f"{path} cannot be read as EEG ({describe_error(error)}); replace it or leave it out") from None
-    if any("does not match the file size" in str(w.message) for w in caught):
-        raw.close()
-        raise DataError(f"{path} breaks off, or goes on: it is not as long as its header says; copy it again")
-    return raw
+
+
+def list_annotations(annotations: mne.Annotations, first_s: float) -> list[Annotation]:
+    """List what MNE read, in seconds since the first sample."""
+    return [
+        Annotation(float(onset) - first_s, float(duration), str(text), tuple(names))
+        for onset, duration, text, names in zip(
+            annotations.onset, annotations.duration, annotations.description, annotations.ch_names, strict=True
+        )
+    ]
+
+
+def convert_units(
+    values_CT: np.ndarray, hz: float, channels: Sequence[str], units: Sequence[str], scales: Sequence[float]
+) -> RawEEG:
+    """Bring values that MNE hands out to microvolts where their unit is known, else to the numbers of the file.
+
+    Where some channels state a unit and others none, those take the commonest of the stated ones.
+
+    Args:
+        values_CT: What MNE made of the numbers; changed in place.
+        units: As they are written.
+        scales: By which MNE multiplied the numbers of each channel.
+    """
+    parsed = [parse_unit(unit) for unit in units]
+    remarks = []
+    for unit, written in dict.fromkeys(zip(parsed, units, strict=True)):
+        if unit == "auto":
+            remarks.append(
+                f"unit {written.strip()!r} is none that is known: preprocessing.eeg.unit decides, or the amplitude"
+            )
+        elif not is_usual_unit(written):
+            remarks.append(f"unit {written.strip()!r} is read as {unit}")
+    known = Counter(unit for unit in parsed if unit != "auto")
+    if known and "auto" in parsed:
+        commonest = known.most_common(1)[0][0]
+        remarks.append(f"channels without a known unit are taken as {commonest}, as the others")
+        parsed = [commonest if unit == "auto" else unit for unit in parsed]
+    to_unit = [MICROVOLTS.get(unit, 1.0) / scale for unit, scale in zip(parsed, scales, strict=True)]
+    values_CT *= np.array(to_unit)[:, None]
+    stated = set(parsed) if "auto" not in parsed else set()
+    return RawEEG(
+        values_CT,
+        hz,
+        tuple(channels),
+        "microvolt" if known else "auto",
+        remarks=tuple(remarks),
+        stated_unit=stated.pop() if len(stated) == 1 else "",
+    )
 
 
 def _check_hdf5(path: Path) -> None:
@@ -72,58 +292,16 @@ def _check_hdf5(path: Path) -> None:
             raise ValueError("an array in it has parts of another shape than the whole")
 
 
-def _open_by_suffix(path: Path) -> mne.io.BaseRaw:
-    match path.suffix.lower():
-        case ".edf":
-            # latin1 decodes any byte: for others MNE raises a bare Exception, and annotations are not used here.
-            return mne.io.read_raw_edf(path, encoding="latin1", preload=False, verbose="WARNING")
-        case ".bdf":
-            return mne.io.read_raw_bdf(path, encoding="latin1", preload=False, verbose="WARNING")
-        case _:
-            return mne.io.read_raw(path, preload=False, verbose="WARNING")
-
-
 def read_eeg_file(path: str | Path, channels: Sequence[str]) -> RawEEG:
     """Read the named channels of a file, in that order.
 
-    MNE hands out volts; they become microvolts here, so that later steps need not guess.
-
     Returns:
-        `values_CT` float64 (len(channels), samples), microvolts.
+        `values_CT` float64 (len(channels), samples), microvolts, or as the file has them where it states no known unit.
     Raises:
-        DataError: As `open_eeg_file`; or a channel is missing.
+        DataError: As `open_eeg_file` and `EEGFile.read`.
     """
-    raw = open_eeg_file(path)
-    missing = [name for name in channels if name not in raw.ch_names]
-    if missing:
-        raise DataError(
-            f"{path} has no channel {', '.join(missing)}; it has {', '.join(raw.ch_names)}; "
-            "all recordings of a data set need the same channels"
-        )
+    file = open_eeg_file(path)
     try:
-        return read_channels(raw, channels, str(path))
+        return file.read(channels)
     finally:
-        raw.close()
-
-
-def read_channels(raw: mne.io.BaseRaw, channels: Sequence[str], source: str) -> RawEEG:
-    """Read the named channels of an object of MNE, which it has, in that order.
-
-    Args:
-        raw: It hands out volts, whatever its file holds.
-        channels: Names.
-        source: What it is called in the error.
-
-    Returns:
-        `values_CT` float64 (len(channels), samples), microvolts.
-
-    Raises:
-        DataError: The samples cannot be read.
-    """
-    try:
-        values_CT = np.asarray(raw.get_data(picks=np.array(channels), verbose="ERROR"), dtype=np.float64) * 1e6
-    except READ_ERRORS as error:
-        raise DataError(
-            f"{source} cannot be read to its end ({describe_error(error)}); replace it or leave it out"
-        ) from None
-    return RawEEG(values_CT, float(raw.info["sfreq"]), tuple(channels), "microvolt")
+        file.close()

@@ -10,7 +10,7 @@ from eav_ray.config import EEGPreprocessing
 from eav_ray.data.preprocessing.alignment import compute_alignment
 from eav_ray.data.preprocessing.eeg_clean import PreparedEEG, clean_eeg
 from eav_ray.data.preprocessing.eeg_official import filter_official
-from eav_ray.data.preprocessing.electrodes import match_channels
+from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name, match_channels
 from eav_ray.data.recordings import DatasetReader, RawEEG, Recording, TransformedReader
 from eav_ray.errors import DataError
 
@@ -32,16 +32,17 @@ def prepare_eeg(
         channels: Names of the channels that are wanted, in order, found by position before anything is filtered, so
             that an extra electrode takes no part in the average reference; all as they stand, where none are named.
     """
+    reader.wanted_channels = preprocessing.channels
     reader = TransformedReader(reader, lambda raw, _: compare_mains(raw, preprocessing))
-    if channels:
-        wanted = tuple(channels)
+    if channels or preprocessing.channels:
+        wanted = tuple(channels) or tuple(map(canonicalize_channel_name, preprocessing.channels))
         reader = TransformedReader(reader, lambda raw, r: match_raw_channels(raw, wanted, r.eeg or r.id))
     if preprocessing.align == "none":
         yield from _filter_recordings(reader, recordings, preprocessing)
         return
     recordings_by_id = {r.id: r for r in (*all_recordings, *recordings) if r.eeg is not None}
     results = {r.id: result for r, result in _filter_recordings(reader, list(recordings_by_id.values()), preprocessing)}
-    signals = [p.x_CT for p in results.values() if isinstance(p, PreparedEEG)]
+    signals = [_drop_missing(p, preprocessing.hz) for p in results.values() if isinstance(p, PreparedEEG)]
     counts = Counter(len(x_CT) for x_CT in signals)
     # A recording of another montage is left as it is: whoever cuts it says what is wrong with it.
     n_chans = counts.most_common(1)[0][0] if counts else 0
@@ -54,6 +55,14 @@ def prepare_eeg(
         yield recording, result
 
 
+def _drop_missing(prepared: PreparedEEG, hz: int) -> np.ndarray:
+    """What was recorded of a recording, so that what is missing does not count as silence."""
+    kept_T = np.ones(prepared.x_CT.shape[1], dtype=bool)
+    for first_s, last_s in prepared.missing_s:
+        kept_T[round(first_s * hz) : round(last_s * hz)] = False
+    return prepared.x_CT if kept_T.all() or not kept_T.any() else prepared.x_CT[:, kept_T]
+
+
 def match_raw_channels(raw: RawEEG, channels: tuple[str, ...], where: str) -> RawEEG:
     """Reorder EEG to the channels that are wanted; extra ones are left out.
 
@@ -62,7 +71,13 @@ def match_raw_channels(raw: RawEEG, channels: tuple[str, ...], where: str) -> Ra
     """
     if raw.channels == channels:
         return raw
-    return replace(raw, values_CT=raw.values_CT[match_channels(raw.channels, channels, where)], channels=channels)
+    order = match_channels(raw.channels, channels, where)
+    bad = {
+        wanted: raw.bad_channels[raw.channels[i]]
+        for wanted, i in zip(channels, order, strict=True)
+        if raw.channels[i] in raw.bad_channels
+    }
+    return replace(raw, values_CT=raw.values_CT[order], channels=channels, bad_channels=bad)
 
 
 def compare_mains(raw: RawEEG, preprocessing: EEGPreprocessing) -> RawEEG:
@@ -98,9 +113,7 @@ def _filter_session(
             except DataError as error:
                 results[recording.id] = error
         if raws:
-            signals, unit = filter_official(list(raws.values()), preprocessing)
-            for name, signal in zip(raws, signals, strict=True):
-                results[name] = signal if isinstance(signal, DataError) else PreparedEEG(signal, unit, {})
+            results |= dict(zip(raws, filter_official(list(raws.values()), preprocessing), strict=True))
     except DataError as error:
         results = {r.id: error for r in recordings}
     for recording in recordings:

@@ -3,6 +3,7 @@
 Every step sees one recording alone: filtering a concatenation of recordings lets each ring into the next.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,9 +13,10 @@ from scipy.signal import sosfiltfilt
 
 from eav_ray.config import EEGPreprocessing
 from eav_ray.data.preprocessing.eeg_ica import estimate_artifacts
+from eav_ray.data.preprocessing.eeg_pieces import Piece, find_pieces, to_seconds
 from eav_ray.data.preprocessing.electrodes import load_standard_montage, resolve_electrodes
-from eav_ray.data.preprocessing.resampling import compute_resampling_ratio, decimate
-from eav_ray.data.preprocessing.units import resolve_unit
+from eav_ray.data.preprocessing.resampling import count_resampled, find_lead, resample
+from eav_ray.data.preprocessing.units import measure_sd, resolve_unit
 from eav_ray.data.recordings import RawEEG, Span
 from eav_ray.errors import DataError
 
@@ -49,8 +51,10 @@ def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> PreparedEEG:
     Offset, mains notch, decimation, band-pass, search for bad channels, artefacts, interpolation, reference. The notch
     comes before decimation because a mains frequency above the new Nyquist frequency would fold into the band.
 
-    A unit that the file states wins; `preprocessing.unit` speaks where it does not ("auto"); where both are "auto" a
-    typical (median) channel SD below 1e-3 means volts.
+    Pieces that were not recorded one after the other are filtered each on its own. Lost samples are bridged, or are
+    missing; what the file marks as bad is filtered along, and missing.
+
+    A unit that the file states wins where it gives an amplitude of EEG; `preprocessing.unit` speaks where it does not.
 
     Args:
         raw: Values (channels, samples).
@@ -61,22 +65,38 @@ def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> PreparedEEG:
             or more than half of the channels are bad.
     """
     _check_input(raw, preprocessing)
-    x_CT = np.array(raw.values_CT, dtype=np.float64)
-    finite_C = np.isfinite(x_CT).all(axis=1)
-    x_CT[~finite_C] = 0.0  # one NaN would spread over its whole channel in the filters, and to all in the reference
-    x_CT -= x_CT.mean(axis=1, keepdims=True)
-    sd_C = x_CT.std(axis=1)
-    unit, scale = resolve_unit(raw.unit, preprocessing.unit, sd_C[finite_C])
-    bad = _mark_bad(~finite_C, "not finite", raw.channels)
-    bad |= _mark_bad(finite_C & (sd_C * scale <= FLAT_SD_UV), "flat", raw.channels)
+    found = find_pieces(raw, MIN_DURATION_S)
+    bad = _mark_bad(found.lost_channels, "not finite", raw.channels)
+    _require_half_good(bad, raw.channels)
+    if not found.pieces:
+        raise DataError(
+            f"EEG has no piece of {MIN_DURATION_S:g} s without pauses, lost samples or joins; leave this recording out"
+        )
+    x_CT = np.array(found.values_CT, dtype=np.float64)
+    for first, last in found.pieces:
+        x_CT[:, first:last] -= x_CT[:, first:last].mean(axis=1, keepdims=True)
+    known_CT = x_CT if found.is_whole else x_CT[:, _select(found.pieces, found.missing, x_CT.shape[1])]
+    known_CT = known_CT if known_CT.size else x_CT[:, _select(found.pieces, (), x_CT.shape[1])]
+    sd_C = known_CT.std(axis=1)
+    unit, scale, unit_remarks = resolve_unit(raw, preprocessing.unit, measure_sd(known_CT, raw.hz))
+    bad |= _mark_bad(~found.lost_channels & (sd_C * scale <= FLAT_SD_UV), "flat", raw.channels)
+    bad |= {name: reason for name, reason in raw.bad_channels.items() if name in raw.channels}
     _require_half_good(bad, raw.channels)
     x_CT *= scale
     broad_CT = x_CT
-    x_CT = filter_eeg(x_CT, raw.hz, preprocessing)
+    missing_s = to_seconds(found.missing, raw.hz)
+    pieces = plan_pieces(found.pieces, raw.hz, preprocessing.hz)
+    x_CT = filter_pieces(x_CT, raw.hz, pieces, preprocessing)
+    used_T, out_missing = slice(None), []
+    if not found.is_whole:
+        out_missing = [(round(a * preprocessing.hz), round(b * preprocessing.hz)) for a, b in missing_s]
+        used_T = _select([p.output for p in pieces], out_missing, x_CT.shape[1])
+        if not used_T.any():
+            used_T = _select([p.output for p in pieces], (), x_CT.shape[1])
     for reason, find_bad in (("extreme", find_extreme_channels), ("uncorrelated", find_uncorrelated_channels)):
         good = [i for i, name in enumerate(raw.channels) if name not in bad]
         wrong_C = np.zeros(len(raw.channels), dtype=bool)
-        wrong_C[good] = find_bad(x_CT[good], preprocessing)
+        wrong_C[good] = find_bad(x_CT[good][:, used_T], preprocessing)
         bad |= _mark_bad(wrong_C, reason, raw.channels)
         _require_half_good(bad, raw.channels)
 
@@ -87,14 +107,31 @@ def clean_eeg(raw: RawEEG, preprocessing: EEGPreprocessing) -> PreparedEEG:
         used_C = good_C & np.array([site != "" for site in electrodes])
         names = [site for site, used in zip(electrodes, used_C, strict=True) if used]
         montage = load_standard_montage()
-        part_CT, removed = estimate_artifacts(broad_CT[used_C], raw.hz, names, montage, preprocessing.artefacts)
+        known_T = _select(found.pieces, found.missing, broad_CT.shape[1])
+        part_CT = np.zeros((int(used_C.sum()), broad_CT.shape[1]))
+        part_CT[:, known_T], removed = estimate_artifacts(
+            broad_CT[used_C][:, known_T], raw.hz, names, montage, preprocessing.artefacts
+        )
         if removed:  # filters are linear: what is taken out is filtered like what it is taken from
-            x_CT[used_C] -= filter_eeg(part_CT, raw.hz, preprocessing)
-    masked_C = _interpolate(x_CT, good_C, raw.channels, preprocessing.hz)
+            x_CT[used_C] -= filter_pieces(part_CT, raw.hz, pieces, preprocessing)
+    masked_C = interpolate_channels(x_CT, good_C, raw.channels, preprocessing.hz)
     if preprocessing.reference == "average":
         x_CT -= x_CT[good_C].mean(axis=0)
     x_CT[masked_C] = 0.0
-    return PreparedEEG(x_CT.astype(np.float32), unit, bad, removed)
+    if not found.is_whole:
+        x_CT[:, ~_select([p.output for p in pieces], out_missing, x_CT.shape[1])] = 0.0
+    remarks = (*raw.remarks, *unit_remarks, *found.remarks)
+    return PreparedEEG(x_CT.astype(np.float32), unit, bad, removed, missing_s, remarks)
+
+
+def _select(spans: Sequence[Piece], without: Sequence[Piece], n_times: int) -> np.ndarray:
+    """Samples that lie in some spans and not in others: (samples,) bool."""
+    selected_T = np.zeros(n_times, dtype=bool)
+    for first, last in spans:
+        selected_T[first:last] = True
+    for first, last in without:
+        selected_T[first:last] = False
+    return selected_T
 
 
 def find_extreme_channels(x_CT: np.ndarray, preprocessing: EEGPreprocessing) -> np.ndarray:
@@ -150,18 +187,62 @@ def _require_half_good(bad: dict[str, str], channels: tuple[str, ...]) -> None:
         )
 
 
-def filter_eeg(x_CT: np.ndarray, hz: float, preprocessing: EEGPreprocessing) -> np.ndarray:
-    """Notch at the recorded rate, decimate, then band-pass at the new rate, where it costs a fifth."""
+class PlannedPiece(NamedTuple):
+    """Where a piece lies before and after resampling."""
+
+    samples: Piece
+    lead: int  # samples from the last one before the piece that the new rate has, too
+    output: Piece
+
+
+def plan_pieces(pieces: Sequence[Piece], hz: float, target_hz: int) -> list[PlannedPiece]:
+    """Plan where pieces go, each on the one grid of the new rate."""
+    planned = []
+    for first, last in pieces:
+        lead = find_lead(first, hz, target_hz)
+        start = round((first - lead) * target_hz / hz)
+        skipped = count_resampled(lead, hz, target_hz)
+        planned.append(
+            PlannedPiece(
+                (first, last), lead, (start + skipped, start + count_resampled(lead + last - first, hz, target_hz))
+            )
+        )
+    return planned
+
+
+def filter_pieces(
+    x_CT: np.ndarray, hz: float, pieces: Sequence[PlannedPiece], preprocessing: EEGPreprocessing
+) -> np.ndarray:
+    """Filter each piece on its own (`filter_eeg`); what lies in none is zero."""
+    n_times = x_CT.shape[1]
+    if len(pieces) == 1 and pieces[0].samples == (0, n_times):
+        return filter_eeg(x_CT, hz, preprocessing)
+    out_CT = np.zeros((len(x_CT), count_resampled(n_times, hz, preprocessing.hz)))
+    for (first, last), lead, (start, end) in pieces:
+        out_CT[:, start:end] = filter_eeg(x_CT[:, first:last], hz, preprocessing, lead)[:, : out_CT.shape[1] - start]
+    return out_CT
+
+
+def filter_eeg(x_CT: np.ndarray, hz: float, preprocessing: EEGPreprocessing, lead: int = 0) -> np.ndarray:
+    """Notch at the recorded rate, decimate, then band-pass at the new rate, where it costs a fifth.
+
+    Args:
+        lead: So many samples before the first lies one that is the first of the new rate; the result begins with the
+            first of the new rate that is not before the signal.
+    """
     for sos, padding in _design_notches(hz, preprocessing):
         x_CT = _filter_zero_phase(x_CT, sos, padding)
     if hz != preprocessing.hz:
         # Beyond its ends a recording drifts on, along the line from its first sample to its last, as with SciPy's
         # padtype="line"; zeros there would make a step at each end. In single precision, for an error of 1e-6 SD.
-        up, down = compute_resampling_ratio(preprocessing.hz, hz)
         first_C, slope_C = x_CT[:, :1], (x_CT[:, -1:] - x_CT[:, :1]) / (x_CT.shape[1] - 1)
         level_CT = (x_CT - (first_C + slope_C * np.arange(x_CT.shape[1]))).astype(np.float32)
-        new_CT = decimate(level_CT, up, down)
-        x_CT = new_CT + (first_C + slope_C * (np.arange(new_CT.shape[1]) * (down / up)))
+        skipped = count_resampled(lead, hz, preprocessing.hz)
+        new_CT = resample(np.pad(level_CT, ((0, 0), (lead, 0))) if lead else level_CT, hz, preprocessing.hz)[
+            :, skipped:
+        ]
+        times_T = np.arange(skipped, skipped + new_CT.shape[1]) * (hz / preprocessing.hz) - lead
+        x_CT = new_CT + (first_C + slope_C * times_T)
     return _filter_zero_phase(x_CT, *_design_filter(preprocessing.hz, preprocessing.low_hz, preprocessing.high_hz, 4))
 
 
@@ -196,7 +277,7 @@ def _filter_zero_phase(x_CT: np.ndarray, sos: np.ndarray, padding: int) -> np.nd
     return sosfiltfilt(sos, x_CT, axis=1, padtype="odd", padlen=min(padding, x_CT.shape[1] - 1))
 
 
-def _interpolate(x_CT: np.ndarray, good_C: np.ndarray, channels: tuple[str, ...], hz: int) -> np.ndarray:
+def interpolate_channels(x_CT: np.ndarray, good_C: np.ndarray, channels: tuple[str, ...], hz: int) -> np.ndarray:
     """Overwrite bad channels by spherical splines (Perrin et al. 1989, as in MNE); returns which could not be."""
     electrodes = resolve_electrodes(channels)
     known_C = np.array([site != "" for site in electrodes])

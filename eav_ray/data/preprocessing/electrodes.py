@@ -10,13 +10,18 @@ from eav_ray.errors import DataError
 if TYPE_CHECKING:
     import mne
 
+BIOSEMI_PREFIX = "BioSemi "  # of its own names, A1 to H32, of which C3 is no C3 of the 10-20 system
 MIN_MAP_CHANNELS = 4  # that a map of the head is drawn of
 
 # Positions of the older 10-20 nomenclature, by what 10-05 calls them.
 OLDER_NAMES = {"t3": "T7", "t4": "T8", "t5": "P7", "t6": "P8"}
 
 # What recorders write around the name of a position: a prefix, dots, and what it is referred to.
-CHANNEL_NAME_AFFIXES = re.compile(r"^EEG[ _-]?|\.+$|-(?:ref|le|re|ar|avg?|[am][12]|a1a2|m1m2)$", re.IGNORECASE)
+CHANNEL_NAME_AFFIXES = re.compile(
+    r"^(?:EEG[ _-]*|POL[ _-]+)|\.+$|[ ]*[-_/ ][ ]*(?:ref|le|re|ar|avg?|average|car|ear|[am][12]|a1a2|m1m2)$",
+    re.IGNORECASE,
+)
+REFERENCES = ("A1", "A2", "M1", "M2")  # the ear lobes and mastoids, which the montage knows, too
 
 
 def resolve_electrodes(channels: Sequence[str]) -> list[str]:
@@ -37,6 +42,16 @@ def canonicalize_channel_name(name: str) -> str:
     `EEG FP1-REF`, `fp1` and `Fp1.` are `Fp1`; T3, T4, T5 and T6 are T7, T8, P7 and P8.
     """
     return _find_electrode(name) or name.strip()
+
+
+def is_reference(name: str) -> bool:
+    """Tell whether a name means an ear lobe or a mastoid, which are references and no EEG of the scalp."""
+    return canonicalize_channel_name(name) in REFERENCES
+
+
+def is_scalp_position(name: str) -> bool:
+    """Tell whether a name, in any spelling, means a 10-05 position on the scalp."""
+    return bool(_find_electrode(name)) and not is_reference(name)
 
 
 def locate_channels(channels: Sequence[str]) -> tuple[list[int], "mne.Info"] | None:
@@ -70,6 +85,9 @@ def match_channels(available: Sequence[str], wanted: Sequence[str], where: str) 
     """
     names = [canonicalize_channel_name(name) for name in available]
     canonical = [canonicalize_channel_name(name) for name in wanted]
+    canonical = [
+        BIOSEMI_PREFIX + name if name not in names and BIOSEMI_PREFIX + name in names else name for name in canonical
+    ]
     if missing := [name for name in canonical if name not in names]:
         raise DataError(
             f"{where} has no EEG channel {', '.join(missing)}; wanted are {', '.join(canonical)}, and it has "

@@ -9,8 +9,10 @@ import mne
 import numpy as np
 import soundfile
 
-from eav_ray.data.io.eeg import open_eeg_file, read_channels
+from eav_ray.data.io.eeg import EEGFile, MNEFile, open_eeg_file
 from eav_ray.data.io.features import FILE_SUFFIXES
+from eav_ray.data.preprocessing.channel_choice import choose_channels
+from eav_ray.data.preprocessing.electrodes import canonicalize_channel_name
 from eav_ray.data.recordings import GivenFeatures, RawEEG
 from eav_ray.data.streaming.messages import UNITS
 from eav_ray.data.streaming.upload import FeatureRows, Upload
@@ -133,24 +135,22 @@ def _read_eeg(
             raise ConfigError(f"eeg_unit is {unit!r}; use one of {', '.join(UNITS)}")
         return RawEEG(np.asarray(source, dtype=np.float64), rate, tuple(channels), unit)
     if isinstance(source, mne.io.BaseRaw):
-        return _read_raw(source, known_names)
-    raw = open_eeg_file(Path(source).expanduser())
+        return _read_channels(MNEFile(source, "eeg"), known_names)
+    file = open_eeg_file(Path(source).expanduser())
     try:
-        return _read_raw(raw, known_names)
+        return _read_channels(file, known_names)
     finally:
-        raw.close()
+        file.close()
 
 
-def _read_raw(raw: mne.io.BaseRaw, known_names: Sequence[str]) -> RawEEG:
-    """Read the channels that the model knows, or all EEG channels, from an object of MNE, which holds volts."""
-    by_name = {name.strip().lower(): name for name in raw.ch_names}
-    if known_names and all(name.lower() in by_name for name in known_names):
-        names = [by_name[name.lower()] for name in known_names]
-    else:
-        names = [n for n, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True) if kind == "eeg"]
-    if not names:
-        raise DataError(f"eeg has no EEG channel; it has {', '.join(raw.ch_names) or 'none'}")
-    return read_channels(raw, names, "eeg")
+def _read_channels(file: EEGFile, known_names: Sequence[str]) -> RawEEG:
+    """Read the channels that the model knows, or all scalp channels."""
+    known = {canonicalize_channel_name(name) for name in known_names}
+    available = [name for name, kind in zip(file.names, file.types, strict=True) if kind != "stim"]
+    names = [name for name in available if canonicalize_channel_name(name) in known]
+    if not known or len({canonicalize_channel_name(name) for name in names}) < len(known):
+        names = list(choose_channels(file.names, file.types, (), "eeg").taken)
+    return file.read(names)
 
 
 def _read_audio(source: MediaSource, hz: int | None) -> Path | bytes:

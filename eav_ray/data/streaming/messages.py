@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -166,7 +166,7 @@ def arrange_channels(raw: RawEEG, inputs: WindowFormat) -> RawEEG:
     if count != inputs.eeg_channels:
         raise DataError(f"EEG has {count} channels, but the model was trained on {inputs.eeg_channels}")
     names = inputs.eeg_channel_names or raw.channels or tuple(f"channel {i + 1}" for i in range(count))
-    return RawEEG(raw.values_CT, raw.hz, names, raw.unit)
+    return replace(raw, channels=names)
 
 
 def check_rate(hz: float, target_hz: int) -> None:

@@ -21,7 +21,7 @@ from eav_ray.data.modalities.features import average_into_steps
 from eav_ray.data.modalities.registry import get_modality, make_empty_window
 from eav_ray.data.preprocessing.eeg import PreparedEEG
 from eav_ray.data.preprocessing.windowing import MIN_COVERAGE, WindowFormat
-from eav_ray.data.recordings import RawEEG
+from eav_ray.data.recordings import RawEEG, measure_overlap
 from eav_ray.data.streaming import messages
 from eav_ray.data.streaming.buffers import Frame, FrameBuffer, RowBuffer, SampleBuffer, select_frames
 from eav_ray.data.streaming.upload import NOT_SENT, prepare_single_recording
@@ -258,7 +258,9 @@ def _fill_eeg(snapshot: StreamSnapshot, inputs: WindowFormat, out_CT: np.ndarray
     at = round((snapshot.start_s - snapshot.eeg_start_s) * hz)
     piece = prepared.x_CT[:, max(at, 0) : at + out_CT.shape[1]]
     out_CT[:, max(-at, 0) : max(-at, 0) + piece.shape[1]] = piece
-    return piece.shape[1] / hz
+    first_s = max(at, 0) / hz
+    missing_s = measure_overlap(prepared.missing_s, first_s, first_s + piece.shape[1] / hz)
+    return piece.shape[1] / hz - missing_s
 
 
 def _fill_audio(snapshot: StreamSnapshot, preprocessing: Preprocessing, out_T: np.ndarray) -> float:

@@ -170,7 +170,9 @@ def _select_recordings(
     if absent:
         raise ConfigError(f"data.modalities names {', '.join(absent)}, which {path} was not trained on")
     if "eeg" in experiment.data.modalities:
-        _, note = match_dataset_channels(experiment, checkpoint, registry.list_eeg_channels(dataset, listing))
+        _, note = match_dataset_channels(
+            experiment, checkpoint, registry.list_eeg_channels(dataset, listing, experiment.preprocessing.eeg.channels)
+        )
         print_note(note)
     if options.all_recordings:
         if not listing.recordings:

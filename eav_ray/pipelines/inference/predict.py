@@ -55,7 +55,9 @@ def predict_recordings(
     modalities = _require_known_modalities(experiment, checkpoint)
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     if "eeg" in experiment.data.modalities:
-        _, note = match_dataset_channels(experiment, checkpoint, registry.list_eeg_channels(dataset, listing))
+        _, note = match_dataset_channels(
+            experiment, checkpoint, registry.list_eeg_channels(dataset, listing, experiment.preprocessing.eeg.channels)
+        )
         print_note(note)
     # Modalities that are not wanted are missing ones to the model, which knows what to do without them.
     # Given features that are not wanted were not attached.

@@ -19,7 +19,7 @@ class DatasetCheck:
     problems: tuple[Problem, ...]
     modalities: tuple[str, ...]  # recorded ones, and given features that the experiment uses
     notes: tuple[str, ...] = ()  # lines on recordings that are used, and that somebody should look at
-    remarks: tuple[str, ...] = ()  # how tables were understood
+    remarks: tuple[str, ...] = ()  # how tables were understood, and what EEG files say of their channels, a line each
 
 
 def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck:
@@ -30,17 +30,20 @@ def check_dataset(experiment: Experiment, *, deep: bool = False) -> DatasetCheck
     """
     dataset, listing = registry.scan_dataset(experiment.data, experiment.preprocessing.features)
     modalities = order_modalities({*MODALITIES, *experiment.data.modalities})
+    remarks, problems = listing.remarks, listing.problems
+    if "eeg" in experiment.data.modalities:
+        dataset.wanted_channels = experiment.preprocessing.eeg.channels
+        said, unusable = dataset.check_eeg_channels(listing.recordings)
+        remarks, problems = (*remarks, *(f"eeg: {remark}" for remark in said)), (*problems, *unusable)
     duplicates = find_duplicate_files(listing.recordings, experiment.data.modalities)
-    notes, problems = format_duplicates(duplicates, dataset.classes), listing.problems
+    notes = format_duplicates(duplicates, dataset.classes)
     if deep:
         found = find_near_duplicates(experiment, dataset, listing, duplicates)
         notes += format_near_duplicates(found, listing.recordings, dataset.classes)
         problems += found.problems
     else:
         notes.append(SHALLOW)
-    return DatasetCheck(
-        dataset.classes, listing.recordings, problems, tuple(modalities), tuple(notes), listing.remarks
-    )
+    return DatasetCheck(dataset.classes, listing.recordings, problems, tuple(modalities), tuple(notes), remarks)
 
 
 def format_dataset_check(result: DatasetCheck) -> str:

@@ -65,7 +65,8 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     store, folder = open_shard_store(experiment), name_index_folder(experiment)
     with store.lock(f"{folder}/{LOCK}") as store:
         contents = hash_listing(experiment, dataset, listing, Store(experiment.store.shards))
-        channels = registry.list_eeg_channels(dataset, listing) if "eeg" in experiment.data.modalities else ()
+        wanted = experiment.preprocessing.eeg.channels
+        channels = registry.list_eeg_channels(dataset, listing, wanted) if "eeg" in experiment.data.modalities else ()
         planned = plan_chunks(experiment, listing, contents, channels)
         todo = [c for c in planned if not is_chunk_done(store, c)]
         if todo:

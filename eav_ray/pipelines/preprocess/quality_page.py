@@ -5,6 +5,7 @@ from scipy.signal import welch
 
 from eav_ray.config import Experiment
 from eav_ray.data.datasets import registry
+from eav_ray.data.io.eeg_units import MICROVOLTS
 from eav_ray.data.modalities.registry import get_modality
 from eav_ray.data.recordings import DatasetReader, Recording
 from eav_ray.data.shards.index import read_shard
@@ -66,7 +67,10 @@ def _compute_spectrum(
         good_C = np.isfinite(raw.values_CT).all(axis=1)
         if not stored or not good_C.any():
             continue
-        scale = 1e6 if _find_eeg_unit(result, recording) == "volt" else 1.0
+        unit = _find_eeg_unit(result, recording)
+        scale = MICROVOLTS.get(unit, 1.0)
+        if raw.unit not in (unit, "auto"):  # the experiment knew better than the file
+            scale /= MICROVOLTS[raw.stated_unit or raw.unit]
         hz_before, power = welch(raw.values_CT[good_C] * scale, raw.hz, nperseg=int(2 * raw.hz))
         before.append(10 * np.log10(np.median(power, axis=0) + 1e-12))
         x_CT = np.concatenate(list(stored[0]), axis=1)

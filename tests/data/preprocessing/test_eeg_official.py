@@ -73,9 +73,9 @@ def test_what_was_recorded_before_rings_into_a_recording() -> None:
     assert change[:, :50].max() > 1000 * change[:, -50:].max()
 
 
-def test_a_recording_that_is_not_finite_is_refused_and_reaches_no_other() -> None:
+def test_a_recording_whose_channel_lacks_too_much_is_refused_and_reaches_no_other() -> None:
     data = Sitting()
-    data.seg[1, 3, 17] = np.nan
+    data.seg[1, 3, 17:4000] = np.nan
     found = dict(prepare_eeg(data, RECORDINGS, OFFICIAL))
     bad = found[RECORDINGS[1]]
     assert isinstance(bad, DataError) and "p1.mat (p1/002)" in str(bad) and "not finite" in str(bad)

@@ -1,0 +1,145 @@
+"""Choose the channels of a file that are EEG of the scalp, by what the file says of them, else by their names."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eav_ray.data.preprocessing.electrodes import (
+    BIOSEMI_PREFIX,
+    CHANNEL_NAME_AFFIXES,
+    canonicalize_channel_name,
+    is_reference,
+    is_scalp_position,
+)
+from eav_ray.errors import DataError
+
+# What laboratories and headsets record beside EEG: words that a name may hold, and words that a part of it may be.
+OTHER_SENSORS = re.compile(
+    r"eog|ecg|ekg|emg|gsr|ppg|bvp|resp|plet|status|trig|marker|stim|counter|interpolat|gyro|quality|batter|annotation|"
+    r"event|gaze|pupil|pulse|heart|snor|flow|thora|abdo|spo2|sao2|photo|timestamp|packet|emotion|valence|arousal|sensor",
+    re.IGNORECASE,
+)
+OTHER_WORDS = re.compile(
+    r"(?:exg|ex|eda|erg|temp(?:erature)?|sti|mrk|acc\w*|mag[xyz]|cq|aux\w*|bip\w*|misc\w*|target|label|class|time\w*|clock|sync\w*|"
+    r"sample\w*|index|hr|chest|leg|legs|chin|diode|audio|sound|mic|key\w*|button\w*|eyes?|ref\w*|gnd|ground|dc|digital\w*|"
+    r"din|code|condition|photic|pr|osat|loc|roc|veo|heo|scr|skt|rating|vns|light|nasal|oral|body|position)(?:\d+|[xyzlr])?",
+    re.IGNORECASE,
+)
+CHANNEL_PREFIX = re.compile(r"^(?:EEG|POL)[ _:-]+", re.IGNORECASE)
+BIOSEMI_NAME = re.compile(r"[A-H](?:[1-9]|[12]\d|3[0-2])", re.IGNORECASE)  # of its own montages of 32 to 256
+NUMBERED_NAME = re.compile(r"(?:EEG|E|Ch|Chan|Channel|Elec|Electrode)?[ _-]?0*\d{1,3}", re.IGNORECASE)
+MIN_BIOSEMI_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class ChannelChoice:
+    """Names of channels as a file writes them.
+
+    Attributes:
+        taken: Those that are EEG, in the file's order.
+        left_out: The others.
+        spelt: How each that is taken is called from here on.
+    """
+
+    taken: tuple[str, ...]
+    left_out: tuple[str, ...]
+    spelt: tuple[str, ...]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return (f"left out, as no EEG of the scalp: {', '.join(self.left_out)}",) if self.left_out else ()
+
+
+def choose_channels(names: Sequence[str], types: Sequence[str], wanted: Sequence[str], where: str) -> ChannelChoice:
+    """Choose the channels that are EEG of the scalp.
+
+    Those with the name of a scalp position, if there are any; else, where a laboratory numbers its electrodes or names
+    them in its own way, all that are of type EEG and whose name does not say that they are something else.
+
+    Args:
+        types: Of the channels, in MNE's words.
+        wanted: Names in any spelling: these instead, in this order (`preprocessing.eeg.channels`); none: as above.
+        where: What the file is called in an error.
+    Raises:
+        DataError: There is no EEG, or a wanted one is not there, is there twice, or is no EEG.
+    """
+    is_eeg = [kind == "eeg" for kind in types]
+    spelt = _spell(names, is_eeg)
+    if wanted:
+        return _select(names, spelt, is_eeg, wanted, where)
+    candidates = [i for i in range(len(names)) if is_eeg[i]]
+    scalp = [i for i in candidates if is_scalp_position(spelt[i])]
+    numbered = [i for i in candidates if spelt[i].startswith(BIOSEMI_PREFIX) or _is_numbered(spelt[i])]
+    if len(numbered) > len(scalp):
+        taken = sorted({*scalp, *numbered})
+    else:
+        taken = scalp or [i for i in candidates if not is_other_signal(names[i])]
+    if not taken:
+        raise DataError(f"{where} has no EEG channel; it has {', '.join(names) or 'none'}")
+    left_out = [name for i, name in enumerate(names) if i not in taken]
+    return ChannelChoice(tuple(names[i] for i in taken), tuple(left_out), tuple(spelt[i] for i in taken))
+
+
+def is_other_signal(name: str) -> bool:
+    """Tell whether a name says that a channel is no EEG of the scalp: a reference, a marker, another sensor."""
+    # What a channel is referred to says nothing of what it is.
+    word = CHANNEL_NAME_AFFIXES.sub("", CHANNEL_PREFIX.sub("", name.strip()))
+    parts = [part for part in re.split(r"[\W_]+", word) if part]
+    return (
+        OTHER_SENSORS.search(word) is not None
+        or any(OTHER_WORDS.fullmatch(part) for part in parts)
+        or all(is_reference(part) for part in parts)
+    )
+
+
+def _is_numbered(name: str) -> bool:
+    return NUMBERED_NAME.fullmatch(CHANNEL_NAME_AFFIXES.sub("", name.strip())) is not None
+
+
+def _spell(names: Sequence[str], is_eeg: Sequence[bool]) -> list[str]:
+    """Spell channels by their position.
+
+    BioSemi's own names run from A1 to H32, and C3 among them is no C3 of the 10-20 system: they are marked as such.
+    """
+    words = [CHANNEL_PREFIX.sub("", name.strip()) for name in names]
+    own = [i for i, word in enumerate(words) if is_eeg[i] and BIOSEMI_NAME.fullmatch(word)]
+    certain = [i for i in own if not is_scalp_position(canonicalize_channel_name(words[i]))]
+    others = [
+        i
+        for i, word in enumerate(words)
+        if i not in own and is_eeg[i] and is_scalp_position(canonicalize_channel_name(word))
+    ]
+    spelt = [canonicalize_channel_name(name) for name in names]
+    if len(certain) >= MIN_BIOSEMI_CHANNELS and len(certain) > len(others):
+        for i in own:
+            spelt[i] = BIOSEMI_PREFIX + words[i].upper()
+    return spelt
+
+
+def _select(
+    names: Sequence[str], spelt: Sequence[str], is_eeg: Sequence[bool], wanted: Sequence[str], where: str
+) -> ChannelChoice:
+    taken: list[int] = []
+    # Whoever asks for an ear lobe or a mastoid may have it.
+    possible = [
+        i
+        for i in range(len(names))
+        if is_eeg[i]
+        and (spelt[i].startswith(BIOSEMI_PREFIX) or is_reference(spelt[i]) or not is_other_signal(names[i]))
+    ]
+    for name in wanted:
+        position = canonicalize_channel_name(name)
+        found = [i for i in possible if names[i].strip() == name.strip()]
+        found = found or [i for i in possible if position in (spelt[i], spelt[i].removeprefix(BIOSEMI_PREFIX))]
+        found = found or [i for i in possible if spelt[i].lower() == position.lower()]
+        there = ", ".join(names[i].strip() for i in possible) or "none"
+        if not found:
+            raise DataError(f"{where} has no EEG channel {name} (preprocessing.eeg.channels); it has {there}")
+        if len(found) > 1:
+            raise DataError(
+                f"{where} has more than one EEG channel {name} (preprocessing.eeg.channels); name it as the file does: "
+                f"{there}"
+            )
+        taken += found
+    left_out = [name for i, name in enumerate(names) if i not in taken]
+    return ChannelChoice(tuple(names[i] for i in taken), tuple(left_out), tuple(spelt[i] for i in taken))
