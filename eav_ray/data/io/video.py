@@ -101,7 +101,7 @@ def read_video(
         raise DataError(f"{path} is missing; expected a video file such as .mp4")
     film = _Film(path, fps, FaceCropper(size, face_step) if face_step else FrameResizer(size), corruption)
     film.limits = limits = DecodingLimits(path, timeout_s, max_duration_s)
-    reason = "no frame could be decoded"
+    collector, reason = film.collector, ""
     try:
         with open_container(path, timeout_s) as container:
             film.read(container)
@@ -110,8 +110,8 @@ def read_video(
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split())
     limits.check_time()
-    collector = film.collector
-    if not collector.pictures:
+    if reason or not collector.pictures:
+        reason = reason or "no frame could be decoded"
         raise DataError(f"{path} cannot be decoded as video ({reason}); replace it or leave its video out")
     film.require_stated_length()
     faceless = np.array(collector.faceless) if isinstance(collector, FaceCropper) else None
@@ -252,7 +252,7 @@ class _Film:
 
     def _decode(self, stream: av.VideoStream, packet: av.Packet) -> Iterator[tuple[av.VideoFrame, _Mark]]:
         try:
-            frames = stream.decode(packet if packet.size else None)
+            frames = packet.decode() if packet.stream is not None else stream.codec_context.decode(None)
         except av.error.FFmpegError:
             if stream.codec_context and not stream.codec_context.width:  # it has no size any more
                 raise DataError(
@@ -262,14 +262,16 @@ class _Film:
             return
         for frame in frames:
             assert isinstance(frame, av.VideoFrame)
-            yield frame, self._mark(frame)
+            yield frame, self._mark(frame, stream)
 
-    def _mark(self, frame: av.VideoFrame) -> _Mark:
+    def _mark(self, frame: av.VideoFrame, stream: av.VideoStream) -> _Mark:
         if frame.is_corrupt:
             self._note_damage()
         elif frame.key_frame:
             self._is_damaged = False
-        return _Mark(frame.time, self._is_damaged)
+        # Its own time base is not set where the decoder was emptied after an error.
+        time_s = None if frame.pts is None or not stream.time_base else float(frame.pts * stream.time_base)
+        return _Mark(time_s, self._is_damaged)
 
     def _note_damage(self) -> None:
         self._is_damaged = True
