@@ -1,5 +1,6 @@
 """Audio of one recording, decoded once to mono at the stored rate."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ LENGTH_PATTERN = re.compile(r"SSND : (\d+) \(should be (\d+)\)")  # in libsndfil
 UNKNOWN_FRAMES = 1 << 40  # libsndfile's count where a file states none is beyond
 # What begins so is libsndfile's; all else is FFmpeg's, whatever its name is.
 SOUND_FILE_MAGIC = (b"FORM", b"caff", b"riff\x2e\x91\xcf\x11", b"fLaC", b".snd", b"NIST_1A")
+OTHER_MAGIC = (b"OggS", b"ID3", b"\x1a\x45\xdf\xa3")  # of FFmpeg's, so that they are no raw samples
 RAW_SUFFIXES = (".raw", ".pcm", ".s16", ".s16le", ".s24le", ".s32le", ".f32", ".f32le", ".u8", ".sw", ".vox")
 SILENT_LEVEL = 1e-4  # -80 dB of full scale, three steps of 16 bits: any microphone's own noise is above
 MAX_LEVEL = 16.0  # of full scale: 24 dB above it; beyond, numbers have another scale
@@ -87,14 +89,15 @@ def _read_sound(path: str | Path, limits: DecodingLimits) -> soundtrack.Sound:
         head = file.read(16)
     if is_wav(head):
         header = check_wav_header(path)
-        sound = (soundtrack.read_soundtrack if header.has_length_of_zero else _read_sound_file)(path, limits)
+        is_for_ffmpeg = header.has_length_of_zero or header.is_compressed
+        sound = (soundtrack.read_soundtrack if is_for_ffmpeg else _read_sound_file)(path, limits)
         said = ("its header states no length, as if its recorder was stopped; what is there is used",)
         rest = ("something that is no sound follows its end, and was left out",)
         remarks = (said if header.is_unfinished else ()) + (rest if header.has_rest else ())
         return sound._replace(remarks=sound.remarks + remarks)
     if head.startswith(SOUND_FILE_MAGIC):
         return _read_sound_file(path, limits)
-    if Path(path).suffix.lower() in RAW_SUFFIXES:
+    if Path(path).suffix.lower() in RAW_SUFFIXES and not head.startswith(OTHER_MAGIC) and head[4:8] != b"ftyp":
         raise DataError(
             f"{path} is raw samples without a header, which do not say their rate; convert it, for example with "
             "`ffmpeg -f s16le -ar 16000 -ac 1 -i FILE FILE.wav`"
@@ -107,7 +110,8 @@ def _read_sound_file(path: str | Path, limits: DecodingLimits) -> soundtrack.Sou
     blocks: list[np.ndarray] = []
     n_samples = 0
     try:
-        with Path(path).open("rb") as opened, soundfile.SoundFile(opened) as file:
+        # A descriptor has no name that could lie.
+        with soundfile.SoundFile(os.open(path, os.O_RDONLY), closefd=True) as file:
             source_hz, stated = file.samplerate, file.frames
             truncation = _describe_truncation(file.extra_info)
             if not MIN_AUDIO_HZ <= source_hz <= MAX_AUDIO_HZ:

@@ -21,6 +21,7 @@ from eav_ray.data.io.containers import (
     read_start_s,
     select_sound,
 )
+from eav_ray.data.io.file_structure import check_structure
 from eav_ray.data.io.limits import MAX_AUDIO_HZ, MIN_AUDIO_HZ, DecodingLimits
 from eav_ray.data.recordings import Span
 from eav_ray.errors import DataError
@@ -49,12 +50,13 @@ def read_soundtrack(path: str | Path, limits: DecodingLimits) -> Sound:
         DataError: Damaged, without sound, breaks off before the length that it states, beyond a limit, sampled at a
             rate that no recorder has, or with time stamps that cannot be.
     """
+    structure = check_structure(path)
     try:
         with open_container(path, limits.timeout_s) as container:
             stream, remarks = select_sound(container)
             if stream is None:
                 raise DataError(f"{path} has no sound; give an audio file, or leave its audio out")
-            return _Track(path, limits, set(remarks)).read(container, stream)
+            return _Track(path, limits, {*structure.remarks, *remarks}, structure.is_open_ended).read(container, stream)
     except DataError:
         raise
     except DECODE_ERRORS as error:
@@ -70,6 +72,7 @@ class _Track:
     path: str | Path
     limits: DecodingLimits
     remarks: set[str]
+    is_open_ended: bool
     hz: int = 0
     n_samples: int = 0  # so far, with what is missing
     parts: list[np.ndarray] = field(default_factory=list)
@@ -78,7 +81,8 @@ class _Track:
 
     def read(self, container: InputContainer, stream: av.AudioStream) -> Sound:
         """Read all of it; raises DataError, or what PyAV raises."""
-        start_s, duration_s = read_start_s(container), read_duration_s(container, stream)
+        start_s = read_start_s(container)
+        duration_s = 0.0 if self.is_open_ended else read_duration_s(container, stream)
         n_frames = n_misplaced = n_decoded = 0
         for frame in self._iter_frames(container, stream, bool(duration_s)):
             self._check_rate(frame.sample_rate)

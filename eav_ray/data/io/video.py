@@ -23,6 +23,7 @@ from eav_ray.data.io.containers import (
     select_film,
 )
 from eav_ray.data.io.face_crop import FaceCropper
+from eav_ray.data.io.file_structure import Structure, check_structure
 from eav_ray.data.io.geometry import FrameCorrector, deinterlace
 from eav_ray.data.io.limits import DecodingLimits, limit_frames, require_frame_size
 from eav_ray.data.recordings import MAX_RECORDING_S, Span
@@ -101,6 +102,7 @@ def read_video(
         raise DataError(f"{path} is missing; expected a video file such as .mp4")
     film = _Film(path, fps, FaceCropper(size, face_step) if face_step else FrameResizer(size), corruption)
     film.limits = limits = DecodingLimits(path, timeout_s, max_duration_s)
+    film.structure = check_structure(path)
     collector, reason = film.collector, ""
     try:
         with open_container(path, timeout_s) as container:
@@ -142,6 +144,7 @@ class _Film:
     missing_s: list[Span] = field(default_factory=list)
     remarks: set[str] = field(default_factory=set)
     limits: DecodingLimits = field(init=False)
+    structure: Structure = field(init=False)
     _is_damaged: bool = False  # what is decoded leans on what was lost
     _n_frames: int = 0
     _damaged_from_s: float | None = None
@@ -149,14 +152,14 @@ class _Film:
     def read(self, container: InputContainer) -> None:
         """Read the frames into the collector; raises DataError, or what PyAV raises."""
         stream, remarks = select_film(container, self.path, self.limits.timeout_s)
-        self.remarks |= set(remarks)
+        self.remarks |= {*self.structure.remarks, *remarks}
         if decoder := stream.codec_context:  # a damaged header may name no codec
             require_frame_size(decoder.width, decoder.height, str(self.path))
             limit_frames(decoder)
         stream.thread_type, stream.thread_count = "NONE", 1  # Ray runs one task a core
         self.frame_s = read_frame_s(stream)
         start_s = read_start_s(container)
-        if duration_s := read_duration_s(container, stream):
+        if (duration_s := read_duration_s(container, stream)) and not self.structure.is_open_ended:
             self.stated_s = duration_s + read_lateness_s(stream, start_s)
         corrector = FrameCorrector(
             self.path, stream.sample_aspect_ratio, square_pixels=isinstance(self.collector, FaceCropper)

@@ -18,6 +18,7 @@ BITS_BY_CODING = {ALAW: (8,), MULAW: (8,), 2: (4,), 0x11: (4,)}  # 2 and 0x11: A
 class WavHeader(NamedTuple):
     is_unfinished: bool  # it states no length: its recorder was stopped, or could not go back
     has_length_of_zero: bool  # which libsndfile takes at its word
+    is_compressed: bool  # in a coding of which libsndfile knows few
     has_rest: bool  # something that is no sound follows the file's stated end
 
 
@@ -42,7 +43,7 @@ def _walk(file: BinaryIO, file_bytes: int, path: str | Path) -> WavHeader:
     head = file.read(12)
     order = ">" if head[:4] == b"RIFX" else "<"
     riff_end = 8 + struct.unpack(order + "I", head[4:8])[0]
-    at, block_bytes, long_bytes = 12, 0, 0
+    at, block_bytes, is_compressed, long_bytes = 12, 0, False, 0
     found: WavHeader | None = None
     for _ in range(MAX_CHUNKS):
         file.seek(at)
@@ -58,22 +59,22 @@ def _walk(file: BinaryIO, file_bytes: int, path: str | Path) -> WavHeader:
             case b"ds64":
                 long_bytes = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
             case b"fmt ":
-                block_bytes = _check_format(file.read(min(n_bytes, 64)), order, path)
+                block_bytes, is_compressed = _check_format(file.read(min(n_bytes, 64)), order, path)
             case b"data":
                 there = file_bytes - at - 8
                 n_bytes = long_bytes if n_bytes == 0xFFFFFFFF and long_bytes else n_bytes
                 if not block_bytes:
                     raise DataError(_format_contradiction(path, "its samples have no format"))
                 if n_bytes == 0 and there >= block_bytes and not _has_chunk(file, at + 8, file_bytes, order):
-                    return WavHeader(True, True, False)
+                    return WavHeader(True, True, is_compressed, False)
                 if n_bytes >= UNKNOWN_LENGTH_BYTES and n_bytes > there:
-                    return WavHeader(True, False, False)
+                    return WavHeader(True, False, is_compressed, False)
                 if n_bytes > there:
                     raise DataError(
                         f"{path} breaks off: {there} of {n_bytes} bytes of samples are there; copy it again or leave "
                         "it out"
                     )
-                found = WavHeader(False, False, False)
+                found = WavHeader(False, False, is_compressed, False)
         at += 8 + n_bytes + n_bytes % 2
         if at > file_bytes + 1 and found is None:
             raise DataError(_format_contradiction(path, f"its chunk {name!r} is longer than the file"))
@@ -82,8 +83,12 @@ def _walk(file: BinaryIO, file_bytes: int, path: str | Path) -> WavHeader:
     return found
 
 
-def _check_format(fmt: bytes, order: str, path: str | Path) -> int:
-    """Check the numbers that follow from each other; returns the bytes of one sample of all channels."""
+def _check_format(fmt: bytes, order: str, path: str | Path) -> tuple[int, bool]:
+    """Check the numbers that follow from each other.
+
+    Returns:
+        The bytes of one sample of all channels, and whether they are compressed.
+    """
     if len(fmt) < 16:
         raise DataError(_format_contradiction(path, "its format is cut off"))
     coding, channels, hz, bytes_per_s, block_bytes, bits = struct.unpack(order + "HHIIHH", fmt[:16])
@@ -102,7 +107,7 @@ def _check_format(fmt: bytes, order: str, path: str | Path) -> int:
                     path, f"{hz} samples a second of {block_bytes} bytes are not {bytes_per_s} bytes a second"
                 )
             )
-    return max(1, block_bytes)
+    return max(1, block_bytes), coding not in (PCM, FLOAT, ALAW, MULAW)
 
 
 def _format_contradiction(path: str | Path, what: str) -> str:
