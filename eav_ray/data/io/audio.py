@@ -23,7 +23,6 @@ SOUND_FILE_MAGIC = (b"FORM", b"caff", b"riff\x2e\x91\xcf\x11", b"fLaC", b".snd",
 OTHER_MAGIC = (b"OggS", b"ID3", b"\x1a\x45\xdf\xa3")  # of FFmpeg's, so that they are no raw samples
 RAW_SUFFIXES = (".raw", ".pcm", ".s16", ".s16le", ".s24le", ".s32le", ".f32", ".f32le", ".u8", ".sw", ".vox")
 SILENT_LEVEL = 1e-4  # -80 dB of full scale, three steps of 16 bits: any microphone's own noise is above
-MAX_LEVEL = 16.0  # of full scale: 24 dB above it; beyond, numbers have another scale
 BLOCK_SAMPLES = 1 << 18  # read in blocks: a damaged header may promise more samples than memory holds
 
 
@@ -68,7 +67,7 @@ def decode_audio(
     x_T, missing_s, remarks = sound.samples_T, sound.missing_s, list(sound.remarks)
     _require_finite(x_T, path)
     lowest, highest = (float(x_T.min()), float(x_T.max())) if x_T.size else (0.0, 0.0)
-    if max(-lowest, highest) > MAX_LEVEL:
+    if max(-lowest, highest) > soundtrack.MAX_LEVEL:
         raise DataError(
             f"{path} holds samples up to {max(-lowest, highest):.0f}, where full scale is 1; divide them by the full "
             "scale that they have, such as 32768, and save it anew"
@@ -89,12 +88,14 @@ def _read_sound(path: str | Path, limits: DecodingLimits) -> soundtrack.Sound:
         head = file.read(16)
     if is_wav(head):
         header = check_wav_header(path)
-        is_for_ffmpeg = header.has_length_of_zero or header.is_compressed
-        sound = (soundtrack.read_soundtrack if is_for_ffmpeg else _read_sound_file)(path, limits)
+        if header.has_length_of_zero or header.is_compressed:
+            sound = soundtrack.read_soundtrack(path, limits, is_open_ended=header.is_unfinished)
+        else:
+            sound = _read_sound_file(path, limits)
         said = ("its header states no length, as if its recorder was stopped; what is there is used",)
         rest = ("something that is no sound follows its end, and was left out",)
         remarks = (said if header.is_unfinished else ()) + (rest if header.has_rest else ())
-        return sound._replace(remarks=sound.remarks + remarks)
+        return sound._replace(remarks=(sound.remarks if not header.is_unfinished else ()) + remarks)
     if head.startswith(SOUND_FILE_MAGIC):
         return _read_sound_file(path, limits)
     if Path(path).suffix.lower() in RAW_SUFFIXES and not head.startswith(OTHER_MAGIC) and head[4:8] != b"ftyp":

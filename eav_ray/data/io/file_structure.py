@@ -59,6 +59,8 @@ def _check_mp4(file: BinaryIO, file_bytes: int, path: str | Path) -> Structure:
         n_head = 8
         if n_bytes == 1 and len(head) == 16:
             n_bytes, n_head = struct.unpack(">Q", head[8:])[0], 16
+        if at + n_bytes > file_bytes and name != b"mdat":
+            return Structure()  # it breaks off: FFmpeg says how much of it is there
         names.add(name)
         if name == b"moov" and n_bytes <= MAX_HEADER_BYTES:
             file.seek(at + n_head)

@@ -10,11 +10,10 @@ import av.error
 import numpy as np
 from av.sidedata.sidedata import Type
 
+from eav_ray.data.io.dynamic_range import TRANSFERS, map_to_standard_range
 from eav_ray.data.io.limits import MAX_FRAME_PIXELS
 from eav_ray.errors import DataError
 
-HDR_TRANSFERS = {16: "PQ", 18: "HLG"}  # numbers of ITU-T H.273
-STANDARD_RANGE = "out_transfer=bt709:out_primaries=bt709:intent=perceptual"
 MAX_PIXEL_ASPECT = 8  # anamorphic film has up to 2.4; beyond this a header is damaged
 Facts = TypeVar("Facts")
 Steps = tuple[tuple[str, str], ...]  # of a filter graph: names and arguments
@@ -129,12 +128,13 @@ class FrameCorrector:
         if any(component.is_alpha for component in frame.format.components):
             self.remarks.add("its transparency was left out")
         steps: list[tuple[str, str]] = []
-        if transfer := HDR_TRANSFERS.get(int(frame.color_trc)):
-            steps += [("scale", STANDARD_RANGE), ("format", "rgb24")]
+        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        if transfer := TRANSFERS.get(int(frame.color_trc)):
+            frame = map_to_standard_range(frame)
             self.remarks.add(f"its high dynamic range ({transfer}) was mapped to the standard one")
         if self._square_pixels and not math.isclose(self._pixel_aspect, 1, rel_tol=1e-3):
             steps.append(("scale", self._describe_stretch(frame)))
-        if (matrix := frame.side_data.get(Type.DISPLAYMATRIX)) is not None:
+        if matrix is not None:
             steps += self._list_turns(np.frombuffer(bytes(matrix), "<i4", 9))
         if not steps:
             return frame

@@ -28,6 +28,7 @@ from eav_ray.errors import DataError
 
 # Time stamps are rounded to a millisecond in some containers, and the shortest packet that can be lost lasts 20 ms.
 TOLERANCE_S = 0.015
+MAX_LEVEL = 16.0  # of full scale: 24 dB above it; beyond, numbers have another scale, or are none
 MAX_MISPLACED = 0.9  # share of packets that are not where the one before ends, beyond which the rate is wrong
 MIN_PACKETS = 10  # of which that can be said
 
@@ -39,13 +40,15 @@ class Sound(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def read_soundtrack(path: str | Path, limits: DecodingLimits) -> Sound:
+def read_soundtrack(path: str | Path, limits: DecodingLimits, *, is_open_ended: bool = False) -> Sound:
     """Decode the whole stream, on the clock that it shares with the film (`containers.read_start_s`).
 
     Samples follow each other as long as their time stamps agree to within `TOLERANCE_S`; beyond that the stamps are
     right, and what nothing was recorded of, or a damaged packet held, is silent and missing. What comes after stays in
     its place. A damaged packet where there are no time stamps is an error, since what follows would come too early.
 
+    Args:
+        is_open_ended: The file does not state how long it is.
     Raises:
         DataError: Damaged, without sound, breaks off before the length that it states, beyond a limit, sampled at a
             rate that no recorder has, or with time stamps that cannot be.
@@ -56,7 +59,9 @@ def read_soundtrack(path: str | Path, limits: DecodingLimits) -> Sound:
             stream, remarks = select_sound(container)
             if stream is None:
                 raise DataError(f"{path} has no sound; give an audio file, or leave its audio out")
-            return _Track(path, limits, {*structure.remarks, *remarks}, structure.is_open_ended).read(container, stream)
+            return _Track(path, limits, {*structure.remarks, *remarks}, is_open_ended or structure.is_open_ended).read(
+                container, stream
+            )
     except DataError:
         raise
     except DECODE_ERRORS as error:
@@ -87,6 +92,9 @@ class _Track:
         for frame in self._iter_frames(container, stream, bool(duration_s)):
             self._check_rate(frame.sample_rate)
             samples_T = _to_mono(frame)
+            if not _is_pcm(stream) and np.abs(samples_T).max() > MAX_LEVEL:  # a decoder's noise from damaged bytes
+                self._note_damage()
+                continue
             if frame.time is not None:
                 start_s = frame.time if start_s is None else start_s
                 samples_T, is_misplaced = self._place(samples_T, frame.time - start_s)
@@ -166,15 +174,16 @@ class _Track:
         self, container: InputContainer, stream: av.AudioStream, states_length: bool
     ) -> Iterator[av.AudioFrame]:
         """All frames that decode; what was damaged in between is noted."""
-        corrupt: av.Packet | None = None
+        corrupt = False
         reason: Exception | None = None
         for packet in container.demux(stream):
-            if corrupt is not None and packet.size:  # the file goes on after it: it was damaged, not cut off
+            if corrupt and packet.size:  # the file goes on after it: it was damaged, not cut off
                 self._note_damage()
-                corrupt = None
+                corrupt = False
             if packet.is_corrupt:
-                corrupt = packet
-                continue
+                corrupt = True
+                if states_length or not _is_pcm(stream):  # of samples as such, half a packet holds half
+                    continue
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
@@ -182,7 +191,7 @@ class _Track:
                 self._note_damage()
                 continue
             yield from (f for f in frames if isinstance(f, av.AudioFrame) and f.samples)
-        if corrupt is not None:
+        if corrupt:
             if states_length:
                 raise DataError(f"{self.path} breaks off in the middle of its sound; copy it again or leave it out")
             self.remarks.add("it ends in the middle of a packet, as if its recorder was stopped; what is there is used")
@@ -192,6 +201,10 @@ class _Track:
     def _note_damage(self) -> None:
         self.is_damaged = True
         self.remarks.add("it has damaged or lost packets; what they touch is missing")
+
+
+def _is_pcm(stream: av.AudioStream) -> bool:
+    return stream.codec_context is not None and stream.codec_context.name.startswith("pcm_")
 
 
 def _to_mono(frame: av.AudioFrame) -> np.ndarray:

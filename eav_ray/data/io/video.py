@@ -145,7 +145,9 @@ class _Film:
     remarks: set[str] = field(default_factory=set)
     limits: DecodingLimits = field(init=False)
     structure: Structure = field(init=False)
-    _is_damaged: bool = False  # what is decoded leans on what was lost
+    _damaged_until_s: float | None = None  # on the stream's clock; what is decoded up to the next key frame leans on it
+    _waiting_s: set[float] = field(default_factory=set)  # times of packets that came to no frame yet
+    _last_s: float | None = None  # of the frame before, on the stream's clock
     _n_frames: int = 0
     _damaged_from_s: float | None = None
 
@@ -243,17 +245,22 @@ class _Film:
                 break
             except DECODE_ERRORS:
                 packet, has_ended = av.Packet(), True
+            time_s = _read_time_s(packet.pts, stream)
             if corrupt and packet.size:  # the file goes on after it: it was damaged, not cut off
-                self._note_damage()
+                self._note_damage(time_s)
             corrupt = packet.is_corrupt if packet.size else corrupt
             if not corrupt or not packet.size:
-                yield from self._decode(stream, packet)
+                if time_s is not None and not packet.is_discard:
+                    self._waiting_s.add(time_s)
+                yield from self._decode(stream, packet, time_s)
         if corrupt:
             if self.stated_s:
                 raise DataError(f"{self.path} breaks off in the middle of a frame; copy it again or leave it out")
             self.remarks.add("it ends in the middle of a frame, as if its recorder was stopped; what is there is used")
 
-    def _decode(self, stream: av.VideoStream, packet: av.Packet) -> Iterator[tuple[av.VideoFrame, _Mark]]:
+    def _decode(
+        self, stream: av.VideoStream, packet: av.Packet, packet_s: float | None
+    ) -> Iterator[tuple[av.VideoFrame, _Mark]]:
         try:
             frames = packet.decode() if packet.stream is not None else stream.codec_context.decode(None)
         except av.error.FFmpegError:
@@ -261,21 +268,39 @@ class _Film:
                 raise DataError(
                     f"{self.path} has a frame that is too large, or is damaged; leave its video out"
                 ) from None
-            self._note_damage()
+            self._note_damage(packet_s)
             return
         for frame in frames:
             assert isinstance(frame, av.VideoFrame)
             yield frame, self._mark(frame, stream)
 
     def _mark(self, frame: av.VideoFrame, stream: av.VideoStream) -> _Mark:
+        # A frame's own time base is not set where the decoder was emptied after an error.
+        time_s = _read_time_s(frame.pts, stream)
+        if time_s is not None:
+            self._note_lost_packets(time_s)
         if frame.is_corrupt:
-            self._note_damage()
-        elif frame.key_frame:
-            self._is_damaged = False
-        # Its own time base is not set where the decoder was emptied after an error.
-        time_s = None if frame.pts is None or not stream.time_base else float(frame.pts * stream.time_base)
-        return _Mark(time_s, self._is_damaged)
+            self._note_damage(time_s)
+        elif frame.key_frame and (time_s is None or time_s > (self._damaged_until_s or 0.0)):
+            self._damaged_until_s = None
+        return _Mark(time_s, self._damaged_until_s is not None)
 
-    def _note_damage(self) -> None:
-        self._is_damaged = True
+    def _note_lost_packets(self, time_s: float) -> None:
+        """Note packets from between the last two frames that came to nothing: some decoders drop them without a word.
+
+        Half frames come in two packets, so that a frame must be missing, too.
+        """
+        last_s, self._last_s = self._last_s, time_s
+        if last_s is not None and time_s - last_s > 1.5 * self.frame_s:
+            between = [s for s in self._waiting_s if last_s + self.frame_s / 2 < s < time_s - self.frame_s / 2]
+            if between and self.frame_s:
+                self._note_damage(max(between))
+        self._waiting_s = {s for s in self._waiting_s if s > time_s}
+
+    def _note_damage(self, time_s: float | None) -> None:
+        self._damaged_until_s = max(self._damaged_until_s or 0.0, time_s or 0.0)
         self.remarks.add("it has damaged or lost packets; what they touch is missing")
+
+
+def _read_time_s(pts: int | None, stream: av.VideoStream) -> float | None:
+    return None if pts is None or not stream.time_base else float(pts * stream.time_base)
