@@ -14,6 +14,7 @@ PEAK = 1000.0  # cd/m2 of the screens that films are made for; of HLG by its def
 BT2020_TO_BT709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
 )
+LONGEST_SIDE = 1024  # pixels; larger frames are made smaller before, which stored pictures do not show
 STANDARD_GAMMA = 2.4  # of a screen, BT.1886
 N_STEPS = 4096  # of the last table
 
@@ -24,7 +25,9 @@ def map_to_standard_range(frame: av.VideoFrame) -> av.VideoFrame:
     Light above diffuse white is compressed (Reinhard's curve, which ends at 1000 cd/m2), and colours beyond BT.709 are
     cut off.
     """
-    rgb_HWC = frame.reformat(format="rgb48le").to_ndarray()
+    scale = min(1.0, LONGEST_SIDE / max(frame.width, frame.height))
+    wide, high = (max(1, round(n * scale)) for n in (frame.width, frame.height))
+    rgb_HWC = frame.reformat(wide, high, format="rgb48le", interpolation="AREA").to_ndarray()
     light_HWC = _list_light(int(frame.color_trc))[rgb_HWC]
     if TRANSFERS[int(frame.color_trc)] == "HLG":  # its screen's light depends on the brightness of all three
         luminance = light_HWC @ np.array([0.2627, 0.678, 0.0593], np.float32)

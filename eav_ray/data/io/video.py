@@ -128,6 +128,7 @@ class _Mark:
 
     time_s: float | None
     is_damaged: bool
+    follows_damage: bool  # something between it and the frame before was lost
 
 
 @dataclass
@@ -146,6 +147,7 @@ class _Film:
     limits: DecodingLimits = field(init=False)
     structure: Structure = field(init=False)
     _damaged_until_s: float | None = None  # on the stream's clock; what is decoded up to the next key frame leans on it
+    _is_new_damage: bool = False  # since the frame before
     _waiting_s: set[float] = field(default_factory=set)  # times of packets that came to no frame yet
     _last_s: float | None = None  # of the frame before, on the stream's clock
     _n_frames: int = 0
@@ -228,6 +230,10 @@ class _Film:
             self.remarks.add(
                 "its time stamps leave gaps, where nothing was recorded" if self._n_frames else "it begins late"
             )
+        elif mark.follows_damage and self._n_frames and not mark.is_damaged and self._damaged_from_s is None:
+            self.missing_s.append((min(self.end_s, time_s), time_s))
+        if time_s < self.end_s - 1.5 * self.frame_s:
+            self.remarks.add("its time stamps go back; what came first was kept")
         if mark.is_damaged and self._damaged_from_s is None:
             self._damaged_from_s = min(time_s, self.end_s) if self._n_frames else time_s
         elif not mark.is_damaged and self._damaged_from_s is not None:
@@ -283,7 +289,8 @@ class _Film:
             self._note_damage(time_s)
         elif frame.key_frame and (time_s is None or time_s > (self._damaged_until_s or 0.0)):
             self._damaged_until_s = None
-        return _Mark(time_s, self._damaged_until_s is not None)
+        follows_damage, self._is_new_damage = self._is_new_damage, False
+        return _Mark(time_s, self._damaged_until_s is not None, follows_damage)
 
     def _note_lost_packets(self, time_s: float) -> None:
         """Note packets from between the last two frames that came to nothing: some decoders drop them without a word.
@@ -299,6 +306,7 @@ class _Film:
 
     def _note_damage(self, time_s: float | None) -> None:
         self._damaged_until_s = max(self._damaged_until_s or 0.0, time_s or 0.0)
+        self._is_new_damage = True
         self.remarks.add("it has damaged or lost packets; what they touch is missing")
 
 

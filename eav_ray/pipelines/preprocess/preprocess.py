@@ -16,6 +16,7 @@ from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from eav_ray.config import DataConfig, Experiment, Preprocessing, digest
 from eav_ray.data.datasets import registry
+from eav_ray.data.io.stated_durations import remark_long_clips
 from eav_ray.data.preprocessing.eeg import PreparedEEG, prepare_eeg
 from eav_ray.data.preprocessing.extras import require_preprocessing_extras
 from eav_ray.data.preprocessing.windowing import WindowedRecording, WindowFormat, cut_recording
@@ -122,6 +123,7 @@ def preprocess(experiment: Experiment) -> PreprocessingResult:
     write_index(store, index, settings)
     store.write_json("problems.json", {"format": PROBLEMS_FORMAT, "problems": [asdict(p) for p in problems]})
     quality = tuple({"subject": r["subject"], **q} for r in records for q in r["quality"])
+    remark_long_clips(quality)
     return PreprocessingResult(index, problems, len(planned) - len(todo), quality)
 
 
