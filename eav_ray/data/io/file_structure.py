@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+
 from eav_ray.errors import DataError
 
 MAX_DISAGREEMENT_S = 0.5  # lengths of one track; recorders round, and count the last frame or not
@@ -75,7 +77,7 @@ def _check_mp4(file: BinaryIO, file_bytes: int, path: str | Path) -> Structure:
         )
     if b"moof" in names:  # each fragment states its own frames
         return Structure(is_open_ended=True)
-    return Structure(_check_moov(moov, path) if moov else ())
+    return Structure(_check_moov(moov, file_bytes, path) if moov else ())
 
 
 class _Track(NamedTuple):
@@ -85,11 +87,13 @@ class _Track(NamedTuple):
     frames_s: float  # of all its frames
     n_timed: int  # frames that have a time
     n_sized: int | None  # frames that have a size
+    chunks: np.ndarray  # (chunks, 2) int64: where runs of its frames begin and end in the file
 
 
-def _check_moov(moov: bytes, path: str | Path) -> tuple[str, ...]:
+def _check_moov(moov: bytes, file_bytes: int, path: str | Path) -> tuple[str, ...]:
     remarks: list[str] = []
     movie_hz = 0
+    chunks = np.zeros((0, 2), np.int64)
     for name, body in _iter_boxes(moov):
         if name == b"mvhd" and len(body) >= 32:
             movie_hz = struct.unpack(">I", body[20:24] if body[0] else body[12:16])[0]
@@ -97,10 +101,11 @@ def _check_moov(moov: bytes, path: str | Path) -> tuple[str, ...]:
             continue
         try:
             track = _read_track(body, movie_hz)
-        except struct.error:
-            raise DataError(_format_contradiction(path, "a track is cut off")) from None
+        except (struct.error, ValueError, IndexError, OverflowError) as error:
+            raise DataError(_format_contradiction(path, f"the tables of a track are damaged ({error})")) from None
         if track is None:
             continue
+        chunks = np.concatenate([chunks, track.chunks])
         if track.n_sized is not None and track.n_timed != track.n_sized:
             raise DataError(
                 _format_contradiction(path, f"{track.n_timed} frames have a time, {track.n_sized} have a size")
@@ -119,6 +124,14 @@ def _check_moov(moov: bytes, path: str | Path) -> tuple[str, ...]:
                 )
             if track.shown_s < track.frames_s - MAX_DISAGREEMENT_S:
                 remarks.append("its edit list shows a part of it, and the rest was left out")
+    chunks = chunks[chunks[:, 0].argsort(kind="stable")]
+    if len(chunks) and chunks[:, 1].max() > file_bytes:
+        raise DataError(
+            f"{path} breaks off: it has {file_bytes} bytes, and its frames lie up to byte {chunks[:, 1].max()}; copy "
+            "it again or leave it out"
+        )
+    if (chunks[1:, 0] < chunks[:-1, 1]).any():
+        raise DataError(_format_contradiction(path, "some of its frames lie in the same place"))
     return tuple(dict.fromkeys(remarks))
 
 
@@ -134,9 +147,11 @@ def _iter_boxes(data: bytes, depth: int = 0) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _find_boxes(data: bytes) -> dict[bytes, bytes]:
-    """The boxes of a track at all depths, the first of a name."""
+    """The boxes of a track at all depths, the first of a name; raises ValueError where a name is none."""
     found: dict[bytes, bytes] = {}
     for name, body in _iter_boxes(data):
+        if not all(32 <= byte < 127 or byte == 0xA9 for byte in name):
+            raise ValueError("a box has no name")
         found.setdefault(name, body)
         if name in CONTAINER_BOXES:
             found = _find_boxes(body) | found
@@ -145,14 +160,16 @@ def _find_boxes(data: bytes) -> dict[bytes, bytes]:
 
 def _read_track(body: bytes, movie_hz: int) -> _Track | None:
     boxes = _find_boxes(body)
-    if boxes.get(b"hdlr", b"")[8:12] not in (b"vide", b"soun") or b"mdhd" not in boxes or b"stts" not in boxes:
+    if boxes.get(b"hdlr", b"")[8:12] not in (b"vide", b"soun"):
         return None
+    if b"mdhd" not in boxes or b"stts" not in boxes:
+        raise ValueError("it has no times")
     mdhd, stts = boxes[b"mdhd"], boxes[b"stts"]
     media_hz, media = struct.unpack(">IQ", mdhd[20:32]) if mdhd[0] else struct.unpack(">II", mdhd[12:20])
     (n_entries,) = struct.unpack(">I", stts[4:8])
     entries = list(struct.iter_unpack(">II", stts[8 : 8 + 8 * n_entries]))
-    if not media_hz or not entries:
-        return None
+    if not entries:
+        return None  # its frames are in fragments, or there are none
     tkhd = boxes.get(b"tkhd", b"")
     shown = struct.unpack(">Q", tkhd[28:36])[0] if tkhd[:1] == b"\1" else struct.unpack(">I", tkhd[20:24])[0]
     shown_s = shown / movie_hz if movie_hz and shown not in UNKNOWN_DURATIONS else None
@@ -163,6 +180,8 @@ def _read_track(body: bytes, movie_hz: int) -> _Track | None:
         (n_edits,) = struct.unpack(">I", elst[4:8])
         n_bytes = struct.calcsize(layout) * n_edits
         edits = list(struct.iter_unpack(layout, elst[8 : 8 + n_bytes])) if len(elst) >= 8 + n_bytes else []
+        if any(rate != 1 << 16 for _, start, rate in edits if start >= 0):
+            raise ValueError("it plays at another speed")
         lasting = sum(duration for duration, start, _ in edits if start >= 0)
         shown_s = lasting / movie_hz if lasting not in UNKNOWN_DURATIONS else None
     n_sized = struct.unpack(">I", boxes[b"stsz"][8:12])[0] if b"stsz" in boxes else None
@@ -173,7 +192,32 @@ def _read_track(body: bytes, movie_hz: int) -> _Track | None:
         sum(count * delta for count, delta in entries) / media_hz,
         sum(count for count, _ in entries),
         n_sized,
+        _list_chunks(boxes, n_sized),
     )
+
+
+def _list_chunks(boxes: dict[bytes, bytes], n_sized: int | None) -> np.ndarray:
+    """Where runs of frames begin and end in the file, (chunks, 2) int64; none where the tables are of another kind."""
+    offsets_box, stsc, stsz = (
+        boxes.get(b"stco", boxes.get(b"co64", b"")),
+        boxes.get(b"stsc", b""),
+        boxes.get(b"stsz", b""),
+    )
+    if not offsets_box or len(stsc) < 20 or not n_sized:
+        return np.zeros((0, 2), np.int64)
+    (n_chunks,) = struct.unpack(">I", offsets_box[4:8])
+    starts = np.frombuffer(offsets_box, ">u4" if b"stco" in boxes else ">u8", n_chunks, 8).astype(np.int64)
+    (one_size,) = struct.unpack(">I", stsz[4:8])
+    runs = np.frombuffer(stsc, ">u4", 3 * struct.unpack(">I", stsc[4:8])[0], 8).reshape(-1, 3).astype(np.int64)
+    frames_by_chunk = np.repeat(runs[:, 1], np.diff(np.append(runs[:, 0], n_chunks + 1)))
+    if frames_by_chunk.sum() != n_sized or runs[0, 0] != 1:
+        raise ValueError("its chunks have other numbers of frames")
+    ends = np.cumsum(frames_by_chunk)
+    if one_size:
+        # Samples of sound as such may be counted one by one here, whatever the size of one is said to be.
+        return np.zeros((0, 2), np.int64)
+    total = np.concatenate([[0], np.cumsum(np.frombuffer(stsz, ">u4", n_sized, 12).astype(np.int64))])
+    return np.stack([starts, starts + total[ends] - total[ends - frames_by_chunk]], 1)
 
 
 def _format_contradiction(path: str | Path, what: str) -> str:
@@ -216,6 +260,8 @@ def _check_matroska(file: BinaryIO, file_bytes: int, path: str | Path) -> bool:
                         path, f"the checksum of what it says of its {CHECKED_ELEMENTS[name]} is wrong"
                     )
                 )
+        if start + n_bytes > file_bytes:
+            break
         file.seek(start + n_bytes)
     return is_open_ended
 
